@@ -1,0 +1,112 @@
+//! Addresses, ports and endpoints in the byte order of the wire.
+
+use core::fmt;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{packet::Packet, parse::Header};
+
+/// What the pipeline needs to know of an address family.
+///
+/// Everything above this trait is written once for all families; each family has maps of its own.
+pub trait Address: Pod + Eq + fmt::Debug {
+    /// The address of nobody.
+    const UNSPECIFIED: Self;
+
+    /// Sum of the address's 16-bit words in memory order, as RFC 1071 adds them.
+    fn sum(self) -> u32;
+
+    /// Whether a packet from outside may carry it as its source (RFC 1812 section 5.3.7).
+    fn is_valid_source(self) -> bool;
+
+    /// Whether packets to it go to one host, not to a group or a whole link.
+    fn is_unicast(self) -> bool;
+
+    /// The address that stands `offset` after this one.
+    fn offset_by(self, offset: u32) -> Self;
+
+    /// How far `last` stands after this one, 0 if they are equal or `last` is lower.
+    fn distance_to(self, last: Self) -> u32;
+
+    /// A number that depends on every bit of the address.
+    fn mix(self) -> u32;
+
+    /// Reads the family's header at `offset`; `None` if it is malformed or cut off.
+    fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>>;
+
+    /// Writes both addresses into the header at `offset` and corrects the header's own checksum,
+    /// where the family has one. `diff` is the sum of new minus old words of the two addresses.
+    fn write_addresses<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        source: Self,
+        destination: Self,
+        diff: crate::checksum::Diff,
+    ) -> Option<()>;
+}
+
+/// An IPv4 address in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Addr4(pub [u8; 4]);
+
+/// A TCP or UDP port or an ICMP query identifier in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable, Default)]
+#[repr(transparent)]
+pub struct Port(pub [u8; 2]);
+
+/// An address and a port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct Endpoint<A> {
+    /// The address.
+    pub address: A,
+    /// The port; 0 for protocols without ports.
+    pub port: Port,
+}
+
+impl Port {
+    /// No port.
+    pub const ZERO: Self = Self([0, 0]);
+
+    /// From a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be_bytes())
+    }
+
+    /// As a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+
+    /// The word as it lies in memory, for checksums.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sum(self) -> u32 {
+        u16::from_ne_bytes(self.0) as u32
+    }
+}
+
+impl<A: Address> Endpoint<A> {
+    /// From its parts.
+    #[inline(always)]
+    pub const fn new(address: A, port: Port) -> Self {
+        Self { address, port }
+    }
+}
+
+impl fmt::Debug for Addr4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::net::Ipv4Addr::from(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.number().fmt(f)
+    }
+}

@@ -1,0 +1,90 @@
+//! Counters per rule and reasons for dropping a packet.
+
+/// Value of `COUNTERS`, per CPU, at the index of the rule's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct RuleCounters {
+    /// Packets from the uplink to the guests.
+    pub packets_in: u64,
+    /// Bytes of those packets from the IP header on.
+    pub bytes_in: u64,
+    /// Packets from the guests to the uplink.
+    pub packets_out: u64,
+    /// Bytes of those packets from the IP header on.
+    pub bytes_out: u64,
+    /// Sessions opened.
+    pub opened: u64,
+    /// Sessions ended.
+    pub closed: u64,
+}
+
+crate::map_layout!(RuleCounters, 48);
+
+/// Number of the counters of what belongs to no rule, which are never shown.
+pub const NO_RULE: u32 = 0;
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
+        /// Why a packet was dropped. Numbers are stable: new ones are only ever added at the end.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant = $number,)*
+        }
+
+        impl DropReason {
+            /// All reasons in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in `natbpf stats`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// A header is cut off or contradicts itself.
+    Malformed = 0, "malformed";
+    /// A source that no packet may have (RFC 1812 section 5.3.7).
+    MartianSource = 1, "martian_source";
+    /// A packet from outside with an inside source.
+    InternalSource = 2, "internal_source";
+    /// The mapping's filter does not let this remote send.
+    Filtered = 3, "filtered";
+    /// To an external address that the host does not hold, and nobody asked for it.
+    Unsolicited = 4, "unsolicited";
+    /// The session table or another table of the data plane is full.
+    TableFull = 5, "table_full";
+    /// No external port is free.
+    PortsExhausted = 6, "ports_exhausted";
+    /// Protocol without ports, and another guest already talks to that remote.
+    RemoteInUse = 7, "remote_in_use";
+    /// From an inside address, belongs to no session and cannot open one: it must not leak.
+    NoSession = 8, "no_session";
+    /// An ICMP error whose checksum is wrong.
+    BadChecksum = 9, "bad_checksum";
+    /// A later fragment whose first one has not been seen.
+    FragmentUnknown = 10, "fragment_unknown";
+    /// The session or mapping was being removed at that very moment.
+    Ending = 11, "ending";
+    /// Rewriting failed: the packet could not be made writable.
+    RewriteFailed = 12, "rewrite_failed";
+}
+
+/// How many reasons there are.
+pub const DROP_REASONS: u32 = DropReason::ALL.len() as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_reasons_stand_at_their_numbers() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The IPv4 header (RFC 791).
+
+use core::mem::offset_of;
+
+use network_types::ip::Ipv4Hdr;
+
+use crate::{
+    address::{Addr4, Address},
+    checksum::Diff,
+    packet::Packet,
+    parse::Header,
+};
+
+/// Length of a header without options in bytes.
+pub const HEADER_LEN: usize = Ipv4Hdr::LEN;
+
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+impl Address for Addr4 {
+    const UNSPECIFIED: Self = Self([0; 4]);
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let word = u32::from_ne_bytes(self.0);
+        (word & 0xffff) + (word >> 16)
+    }
+
+    #[inline(always)]
+    fn is_valid_source(self) -> bool {
+        // 0/8 this network, 127/8 loopback, 224/4 multicast, 240/4 reserved and broadcast.
+        !matches!(self.0[0], 0 | 127 | 224..)
+    }
+
+    #[inline(always)]
+    fn is_unicast(self) -> bool {
+        self.0[0] < 224
+    }
+
+    #[inline(always)]
+    fn offset_by(self, offset: u32) -> Self {
+        Self(u32::from_be_bytes(self.0).wrapping_add(offset).to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn distance_to(self, last: Self) -> u32 {
+        u32::from_be_bytes(last.0).saturating_sub(u32::from_be_bytes(self.0))
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u32 {
+        // Fibonacci hashing: neighbours land far apart.
+        let mixed = u32::from_be_bytes(self.0).wrapping_mul(0x9e37_79b1);
+        mixed ^ (mixed >> 15)
+    }
+
+    #[inline(always)]
+    fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
+        let bytes = packet.read::<HEADER_LEN>(offset)?;
+        let header_len = usize::from(bytes[0] & 0x0f) * 4;
+        if bytes[0] >> 4 != 4 || header_len < HEADER_LEN {
+            return None;
+        }
+        let fragment = u16::from_be_bytes([bytes[6], bytes[7]]);
+        Some(Header {
+            source: Self([bytes[12], bytes[13], bytes[14], bytes[15]]),
+            destination: Self([bytes[16], bytes[17], bytes[18], bytes[19]]),
+            protocol: bytes[9],
+            header_len,
+            total_len: usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+            id: u32::from(u16::from_be_bytes([bytes[4], bytes[5]])),
+            fragment_offset: (fragment & FRAGMENT_OFFSET) * 8,
+            more_fragments: fragment & MORE_FRAGMENTS != 0,
+        })
+    }
+
+    #[inline(always)]
+    fn write_addresses<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        source: Self,
+        destination: Self,
+        diff: Diff,
+    ) -> Option<()> {
+        let check = offset + offset_of!(Ipv4Hdr, check);
+        let field = packet.read::<2>(check)?;
+        packet.write(check, diff.apply(field))?;
+        packet.write(offset + offset_of!(Ipv4Hdr, src_addr), source.0)?;
+        packet.write(offset + offset_of!(Ipv4Hdr, dst_addr), destination.0)
+    }
+}

@@ -1,0 +1,49 @@
+//! natbpf's packet pipeline and the layout of everything that sits in a BPF map.
+//!
+//! Every packet goes one way: **parse → look up → translate → rewrite → forward**. The code here
+//! is generic over two traits, [`packet::Packet`] (read and write bytes) and [`tables::Tables`]
+//! (look up and change state), so that the very same functions run in the kernel and, over a byte
+//! slice and ordinary maps, in unit tests and fuzzers.
+//!
+//! This crate makes no system call, allocates nothing and calls no BPF helper.
+
+#![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+/// Makes a type fit for a map: plain bytes without padding, of exactly the size that is written
+/// here.
+macro_rules! map_layout {
+    ($type:ty, $size:literal) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size);
+        // SAFETY: all fields are integers or byte arrays, valid for every bit pattern, and the
+        // size written above is the sum of theirs, so there is no padding.
+        unsafe impl bytemuck::Zeroable for $type {}
+        // SAFETY: as above; the type is `Copy` and holds no reference.
+        unsafe impl bytemuck::Pod for $type {}
+    };
+}
+pub(crate) use map_layout;
+
+pub mod address;
+pub mod checksum;
+pub mod counter;
+pub mod icmp;
+pub mod ipv4;
+pub mod mapping;
+pub mod open;
+pub mod packet;
+pub mod parse;
+pub mod pipeline;
+pub mod port;
+pub mod rewrite;
+pub mod rule;
+pub mod session;
+pub mod shared;
+pub mod sweep;
+pub mod tables;
+pub mod tcp;
+pub mod work;
+
+/// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
+/// what has the same one. It changes whenever a key or value in this crate does.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -1,0 +1,273 @@
+//! Reading a packet's headers.
+//!
+//! Lengths are checked here, once: what comes after may rely on the whole transport header being
+//! there.
+
+use network_types::{icmp::Icmpv4Hdr, ip::IpProto, tcp::TcpHdr, udp::UdpHdr};
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    counter::DropReason,
+    icmp::{self, IcmpClass},
+    packet::Packet,
+    session::{SessionKey, View},
+    tables::Traffic,
+    work::settle,
+};
+
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = IpProto::Icmp as u8;
+/// IP protocol number of TCP.
+pub const TCP: u8 = IpProto::Tcp as u8;
+/// IP protocol number of UDP.
+pub const UDP: u8 = IpProto::Udp as u8;
+
+/// A network header, of either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Protocol number of what follows.
+    pub protocol: u8,
+    /// Length in bytes, options included.
+    pub header_len: usize,
+    /// Length of header and payload in bytes.
+    pub total_len: usize,
+    /// Identification for reassembly.
+    pub id: u32,
+    /// Where the fragment's payload stands in the whole, in bytes.
+    pub fragment_offset: u16,
+    /// Whether more fragments follow.
+    pub more_fragments: bool,
+}
+
+/// What follows the network header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Byte 13 of the header.
+        flags: u8,
+    },
+    /// UDP.
+    Udp,
+    /// An ICMP query or its answer.
+    IcmpQuery {
+        /// Whether it is the answer.
+        is_reply: bool,
+    },
+    /// An ICMP error about another packet.
+    IcmpError,
+    /// ICMP that is meant for one link: redirects, router discovery.
+    IcmpOther,
+    /// A protocol without ports that a NAT could rewrite.
+    Opaque,
+    /// A fragment other than the first: its ports stand in the first one.
+    LaterFragment,
+}
+
+/// A packet's headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parsed<A> {
+    /// Where the network header starts.
+    pub l3: usize,
+    /// Where the transport header starts.
+    pub l4: usize,
+    /// The network header.
+    pub header: Header<A>,
+    /// What follows it.
+    pub transport: Transport,
+    /// Length of the transport header in bytes.
+    pub transport_len: usize,
+    /// Source port, or the identifier of an ICMP query.
+    pub source_port: Port,
+    /// Destination port, or the identifier of an answer to an ICMP query.
+    pub destination_port: Port,
+    /// Whether the ports are known: those of a later fragment stand in the first one.
+    pub has_ports: bool,
+}
+
+impl<A: Address> Parsed<A> {
+    /// Where the packet ends; what follows is padding of the link.
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        self.l3 + self.header.total_len
+    }
+
+    /// The source.
+    #[inline(always)]
+    pub fn source(&self) -> Endpoint<A> {
+        Endpoint::new(self.header.source, self.source_port)
+    }
+
+    /// The destination.
+    #[inline(always)]
+    pub fn destination(&self) -> Endpoint<A> {
+        Endpoint::new(self.header.destination, self.destination_port)
+    }
+
+    /// The key under which its session stands in `view`.
+    #[inline(always)]
+    pub fn key(&self, view: View, network: u16) -> SessionKey<A> {
+        SessionKey {
+            source: self.header.source,
+            destination: self.header.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            network,
+            protocol: self.header.protocol,
+            view: view as u8,
+        }
+    }
+
+    /// Whether it carries data behind the transport header.
+    #[inline(always)]
+    pub fn has_data(&self) -> bool {
+        self.l4 + self.transport_len < self.end()
+    }
+
+    /// Whether it could be the first packet of a session.
+    #[inline(always)]
+    pub fn may_open(&self) -> bool {
+        match self.transport {
+            Transport::Tcp { flags } => flags & crate::tcp::RST == 0,
+            // An answer that nobody asked for opens nothing.
+            Transport::IcmpQuery { is_reply } => !is_reply,
+            Transport::Udp | Transport::Opaque => true,
+            Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+        }
+    }
+
+    /// What counters are told, as frames on a wire.
+    #[inline(always)]
+    pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
+        let headers = (self.l4 - self.l3 + self.transport_len) as u64;
+        let bytes = self.header.total_len as u64;
+        let segment = u64::from(packet.frames().segment_len);
+        let packets = match bytes.saturating_sub(headers).div_ceil(segment.max(1)) {
+            _ if segment == 0 => 1,
+            frames => frames.max(1),
+        };
+        Traffic { is_in, packets, bytes: bytes + (packets - 1) * headers }
+    }
+}
+
+/// Reads the headers of the packet whose network header starts at `l3`.
+///
+/// # Errors
+///
+/// [`DropReason::Malformed`] if a header is cut off or contradicts itself.
+#[inline(always)]
+pub fn parse<A: Address, P: Packet>(
+    packet: &P,
+    l3: usize,
+    parsed: &mut Parsed<A>,
+) -> Result<(), DropReason> {
+    let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
+    let room = packet.len().saturating_sub(l3);
+    if header.total_len == 0 {
+        // A packet of over 64 KiB that is still to be segmented (BIG TCP).
+        header.total_len = room;
+    }
+    if header.total_len < header.header_len || header.total_len > room {
+        return Err(DropReason::Malformed);
+    }
+    *parsed = Parsed {
+        l3,
+        l4: l3 + header.header_len,
+        header,
+        transport: Transport::LaterFragment,
+        transport_len: 0,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+        has_ports: header.fragment_offset == 0,
+    };
+    if header.fragment_offset == 0 {
+        parse_transport(packet, parsed).ok_or(DropReason::Malformed)?;
+    }
+    settle(parsed);
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Option<()> {
+    let room = parsed.header.total_len - parsed.header.header_len;
+    match parsed.header.protocol {
+        TCP => parse_tcp(packet, parsed, room),
+        UDP => parse_udp(packet, parsed, room),
+        ICMP => parse_icmp(packet, parsed, room),
+        _ => {
+            parsed.transport = Transport::Opaque;
+            Some(())
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_tcp<A: Address, P: Packet>(
+    packet: &P,
+    parsed: &mut Parsed<A>,
+    room: usize,
+) -> Option<()> {
+    let bytes = packet.read::<14>(parsed.l4)?;
+    let len = usize::from(bytes[12] >> 4) * 4;
+    if len < TcpHdr::LEN || len > room {
+        return None;
+    }
+    parsed.transport = Transport::Tcp { flags: bytes[13] };
+    parsed.transport_len = len;
+    parsed.source_port = Port([bytes[0], bytes[1]]);
+    parsed.destination_port = Port([bytes[2], bytes[3]]);
+    // The checksum, which is to be rewritten.
+    packet.read::<{ TcpHdr::LEN }>(parsed.l4).map(|_| ())
+}
+
+#[inline(always)]
+fn parse_udp<A: Address, P: Packet>(
+    packet: &P,
+    parsed: &mut Parsed<A>,
+    room: usize,
+) -> Option<()> {
+    let bytes = packet.read::<{ UdpHdr::LEN }>(parsed.l4)?;
+    let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    // In a first fragment the rest of the datagram is still to come; and a length of 0 stands in
+    // datagrams of over 64 KiB that are still to be segmented.
+    let fits = parsed.header.more_fragments || len <= room;
+    if room < UdpHdr::LEN || (len < UdpHdr::LEN && packet.frames().segment_len == 0) || !fits {
+        return None;
+    }
+    parsed.transport = Transport::Udp;
+    parsed.transport_len = UdpHdr::LEN;
+    parsed.source_port = Port([bytes[0], bytes[1]]);
+    parsed.destination_port = Port([bytes[2], bytes[3]]);
+    Some(())
+}
+
+#[inline(always)]
+fn parse_icmp<A: Address, P: Packet>(
+    packet: &P,
+    parsed: &mut Parsed<A>,
+    room: usize,
+) -> Option<()> {
+    if room < Icmpv4Hdr::LEN {
+        return None;
+    }
+    let bytes = packet.read::<{ Icmpv4Hdr::LEN }>(parsed.l4)?;
+    let id = Port([bytes[4], bytes[5]]);
+    parsed.transport_len = Icmpv4Hdr::LEN;
+    parsed.transport = match icmp::classify(bytes[0]) {
+        IcmpClass::Request => {
+            parsed.source_port = id;
+            Transport::IcmpQuery { is_reply: false }
+        }
+        IcmpClass::Reply => {
+            parsed.destination_port = id;
+            Transport::IcmpQuery { is_reply: true }
+        }
+        IcmpClass::Error => Transport::IcmpError,
+        IcmpClass::Other => Transport::IcmpOther,
+    };
+    Some(())
+}

@@ -1,0 +1,169 @@
+//! Network, ingress and egress: packets between guests by an external address.
+//!
+//! At ingress only the destination is rewritten, so that the kernel sees a packet from a guest to
+//! a guest and routes it as such; a source of the host's own would be a martian to it. At egress
+//! the source is. Both ends see external addresses alone.
+
+use super::{
+    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+};
+use crate::{
+    address::{Address, Endpoint},
+    counter::DropReason,
+    mapping::PortKey,
+    open::{Origin, Server, forward_target, open_hairpin},
+    packet::Packet,
+    parse::{Parsed, Transport, parse},
+    rewrite::rewrite,
+    rule::{ExternalAddress, Snat, filtering, forward_flags, mapping},
+    session::{View, flags},
+    tables::Tables,
+    work::Work,
+};
+
+/// Decides on a packet that a guest has sent.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    parse(packet, place.l3, parsed)?;
+    let generation = generation(tables);
+    let Some(external) = tables.external_address(generation, parsed.header.destination) else {
+        return Ok(Verdict::Untouched);
+    };
+    let network = network_of(tables, place.interface);
+    if parsed.transport == Transport::IcmpError {
+        return error::from_guest(packet, tables, parsed);
+    }
+    resolve_fragment(tables, parsed, View::Inside, network);
+    if !parsed.has_ports {
+        return Ok(Verdict::Untouched);
+    }
+    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
+        if !session.has(flags::HAIRPIN) {
+            return Ok(Verdict::Untouched);
+        }
+        let destination = session.destination_endpoint();
+        return translate(packet, tables, parsed, session, parsed.source(), destination);
+    }
+    if !parsed.may_open() {
+        return Ok(Verdict::Untouched);
+    }
+    let origin = Origin { generation, uplink: external.uplink, network };
+    match server(tables, parsed, origin) {
+        Some(server) => open(packet, tables, work, origin, &server),
+        None => not_ours(external),
+    }
+}
+
+/// What natbpf knows nothing of is the host's, if the host holds the address.
+#[inline(always)]
+fn not_ours(external: &ExternalAddress) -> Outcome {
+    if external.is_host != 0 { Ok(Verdict::Untouched) } else { Err(DropReason::Unsolicited) }
+}
+
+/// The guest behind an external endpoint: of a forward rule, else of a mapping. Guests are behind
+/// the same NAT: no filter stands between them (RFC 4787 REQ-9 asks for the translation alone).
+#[inline(always)]
+fn server<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    origin: Origin,
+) -> Option<Server<A>> {
+    let protocol = parsed.header.protocol;
+    if let Some(forward) = tables.forward(origin.generation, protocol, parsed.destination()) {
+        return (forward.flags & forward_flags::HAIRPIN != 0).then(|| Server {
+            endpoint: forward_target(parsed, forward),
+            network: forward.network,
+            rule: forward.rule,
+        });
+    }
+    let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
+    owner.is_exclusive().then(|| Server {
+        endpoint: Endpoint::new(owner.address, owner.port),
+        network: owner.network,
+        rule: owner.rule,
+    })
+}
+
+#[inline(never)]
+fn open<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    server: &Server<A>,
+) -> Outcome {
+    let source = work.parsed.header.source;
+    match tables.snat(origin.generation, origin.uplink, origin.network, source) {
+        Some(snat) => open_hairpin(tables, work, origin, snat, server)?,
+        None => {
+            // No rule hides this guest: it hides behind the address that it has sent to, or the
+            // server would answer past natbpf.
+            let external = work.parsed.header.destination;
+            let snat = Snat {
+                first: external,
+                last: external,
+                rule: server.rule,
+                first_port: 1024,
+                last_port: u16::MAX,
+                mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
+                filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
+                has_excludes: 0,
+                reserved: 0,
+            };
+            open_hairpin(tables, work, origin, &snat, server)?;
+        }
+    }
+    let parsed = &work.parsed;
+    let traffic = parsed.traffic(packet, true);
+    rewrite(packet, parsed, parsed.source(), server.endpoint)?;
+    tables.count(server.rule, traffic);
+    Ok(Verdict::Opened)
+}
+
+/// Decides on a packet that is about to leave to a guest.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    let network = network_of(tables, packet.ingress_interface());
+    let is_host = packet.ingress_interface() == 0;
+    if network == 0 && !is_host {
+        return Ok(Verdict::Untouched);
+    }
+    parse(packet, place.l3, parsed)?;
+    if parsed.transport == Transport::IcmpError {
+        return error::to_guest(packet, tables, parsed, network, place);
+    }
+    if is_host {
+        return Ok(Verdict::Untouched);
+    }
+    resolve_fragment(tables, parsed, View::Between, network);
+    if !parsed.has_ports {
+        return Ok(Verdict::Untouched);
+    }
+    match tables.session(&parsed.key(View::Between, network)) {
+        Some(session) => {
+            rewrite(packet, parsed, session.source_endpoint(), parsed.destination())?;
+            Ok(Verdict::Translated)
+        }
+        None => Ok(Verdict::Untouched),
+    }
+}

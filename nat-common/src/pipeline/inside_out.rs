@@ -1,0 +1,142 @@
+//! Uplink, egress: packets that the kernel has routed to the outside.
+
+use super::{
+    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+};
+use crate::{
+    address::{Address, Port},
+    counter::{DropReason, NO_RULE},
+    open::{Origin, open_outbound},
+    packet::Packet,
+    parse::{Transport, parse},
+    rewrite::rewrite,
+    rule::{Snat, filtering, mapping, role},
+    session::{View, flags},
+    tables::Tables,
+    tcp,
+    work::Work,
+};
+
+/// Decides on a packet that is about to leave by an uplink.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    parse(packet, place.l3, parsed)?;
+    let network = network_of(tables, packet.ingress_interface());
+    let uplink = match tables.interface(place.interface) {
+        Some(interface) if interface.role == role::UPLINK => interface.number,
+        _ => return Ok(Verdict::Untouched),
+    };
+    if parsed.transport == Transport::IcmpError {
+        return error::outbound(packet, tables, parsed, network, uplink);
+    }
+    resolve_fragment(tables, parsed, View::Inside, network);
+    if parsed.has_ports
+        && let Some(session) = find(tables, &parsed.key(View::Inside, network))
+    {
+        let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
+        return translate(packet, tables, parsed, session, source, destination);
+    }
+    let origin = Origin { generation: generation(tables), uplink, network };
+    match tables.snat(origin.generation, uplink, network, parsed.header.source) {
+        Some(snat) => from_inside(packet, tables, work, origin, snat),
+        None if packet.ingress_interface() == 0 => from_host(packet, tables, work, origin),
+        None => Ok(Verdict::Untouched),
+    }
+}
+
+/// A packet from an inside source without a session: it opens one, or it does not leave.
+#[inline(never)]
+fn from_inside<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+) -> Outcome {
+    let parsed = &work.parsed;
+    let destination = parsed.header.destination;
+    if snat.has_excludes != 0 && tables.is_excluded(origin.generation, snat.rule, destination) {
+        return Ok(Verdict::Untouched);
+    }
+    if !parsed.has_ports {
+        return Err(DropReason::FragmentUnknown);
+    }
+    if !parsed.may_open() || !destination.is_unicast() {
+        return Err(DropReason::NoSession);
+    }
+    open(packet, tables, work, origin, snat)
+}
+
+/// A packet of the host's own. It goes out as it is, unless a guest's session has exactly these
+/// addresses: then the host's gets another port. A query of the host's is noted, so that no guest
+/// gets the same identifier towards that remote.
+#[inline(never)]
+fn from_host<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> Outcome {
+    let parsed = &work.parsed;
+    let is_query = match parsed.transport {
+        Transport::Tcp { flags } if flags & tcp::SYN == 0 => return Ok(Verdict::Untouched),
+        Transport::Tcp { .. } | Transport::Udp => false,
+        Transport::IcmpQuery { is_reply: false } => true,
+        _ => return Ok(Verdict::Untouched),
+    };
+    let source = parsed.header.source;
+    if tables.external_address(origin.generation, source).is_none() {
+        return Ok(Verdict::Untouched);
+    }
+    let answer = parsed.key(View::Outside, 0).reversed();
+    let is_taken = tables.session(&answer).is_some_and(|session| {
+        // The answer to what a forward rule let in is the guest's too, but then this packet is
+        // not from the host: only entries made for guests count.
+        !session.has(flags::HOST)
+    });
+    if !is_taken && !is_query {
+        return Ok(Verdict::Untouched);
+    }
+    let ports = if is_query { (Port::new(1), Port::new(u16::MAX)) } else { HOST_PORTS };
+    let snat = Snat {
+        first: source,
+        last: source,
+        rule: NO_RULE,
+        first_port: ports.0.number(),
+        last_port: ports.1.number(),
+        mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
+        filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
+        has_excludes: 0,
+        reserved: 0,
+    };
+    open(packet, tables, work, origin, &snat)
+}
+
+/// Ports that a connection of the host's may be moved to.
+const HOST_PORTS: (Port, Port) = (Port::new(1024), Port::new(u16::MAX));
+
+#[inline(always)]
+fn open<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+) -> Outcome {
+    let source = open_outbound(tables, work, origin, snat)?;
+    let parsed = &work.parsed;
+    let traffic = parsed.traffic(packet, false);
+    rewrite(packet, parsed, source, parsed.destination())?;
+    tables.count(snat.rule, traffic);
+    Ok(Verdict::Opened)
+}

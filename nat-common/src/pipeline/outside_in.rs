@@ -1,0 +1,169 @@
+//! Uplink, ingress: packets from outside.
+
+use super::{Outcome, Place, Verdict, error, find, generation, resolve_fragment, translate};
+use crate::{
+    address::{Address, Endpoint},
+    counter::DropReason,
+    mapping::{PermitKey, PortKey, PortOwner},
+    open::{open_forward, open_to_mapping},
+    packet::Packet,
+    parse::{Parsed, Transport, parse},
+    rewrite::rewrite,
+    rule::{ExternalAddress, Forward, filtering},
+    session::View,
+    tables::{HostSocket, Tables},
+    work::Work,
+};
+
+/// Decides on a packet that came in by an uplink.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    parse(packet, place.l3, parsed)?;
+    if parsed.transport == Transport::IcmpError {
+        return error::inbound(packet, tables, parsed);
+    }
+    resolve_fragment(tables, parsed, View::Outside, 0);
+    if parsed.has_ports
+        && let Some(session) = find(tables, &parsed.key(View::Outside, 0))
+    {
+        let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
+        return translate(packet, tables, parsed, session, source, destination);
+    }
+    without_session(packet, tables, work)
+}
+
+#[inline(never)]
+fn without_session<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &work.parsed;
+    let generation = generation(tables);
+    if !parsed.header.source.is_valid_source() {
+        return Err(DropReason::MartianSource);
+    }
+    if tables.inside(generation, parsed.header.source).is_some() {
+        return Err(DropReason::InternalSource);
+    }
+    let Some(external) = tables.external_address(generation, parsed.header.destination) else {
+        return Ok(Verdict::Untouched);
+    };
+    if !parsed.has_ports {
+        return not_ours(external, DropReason::FragmentUnknown);
+    }
+    if !parsed.may_open() {
+        return not_for_guests(tables, parsed, external);
+    }
+    let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());
+    if let Some(forward) = forward {
+        return by_forward(packet, tables, work, forward);
+    }
+    let key = PortKey::new(parsed.destination(), parsed.header.protocol);
+    match tables.port(&key) {
+        Some(owner) if owner.is_exclusive() => by_mapping(packet, tables, work, owner),
+        Some(_) if host_socket(tables, parsed) == HostSocket::None => Err(DropReason::Filtered),
+        _ => not_ours(external, DropReason::Unsolicited),
+    }
+}
+
+/// What natbpf knows nothing of is the host's, if the host holds the address.
+#[inline(always)]
+fn not_ours(external: &ExternalAddress, reason: DropReason) -> Outcome {
+    if external.is_host != 0 { Ok(Verdict::Untouched) } else { Err(reason) }
+}
+
+/// A packet that can open no session: an answer, a reset, a later fragment. To a guest's port it
+/// is dropped, otherwise it is the host's.
+#[inline(always)]
+fn not_for_guests<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    external: &ExternalAddress,
+) -> Outcome {
+    let key = PortKey::new(parsed.destination(), parsed.header.protocol);
+    let is_guests = tables.port(&key).is_some();
+    if is_guests && host_socket(tables, parsed) == HostSocket::None {
+        return Err(DropReason::Filtered);
+    }
+    not_ours(external, DropReason::Unsolicited)
+}
+
+#[inline(always)]
+fn host_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostSocket {
+    tables.host_socket(parsed.header.protocol, parsed.source(), parsed.destination())
+}
+
+#[inline(always)]
+fn by_forward<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    forward: &Forward<A>,
+) -> Outcome {
+    // The host's own connections come first, also from a port that a rule forwards.
+    if host_socket(tables, &work.parsed) == HostSocket::Connected {
+        return Ok(Verdict::Untouched);
+    }
+    let (source, destination) = open_forward(tables, work, forward)?;
+    opened(packet, tables, &work.parsed, forward.rule, source, destination)
+}
+
+#[inline(always)]
+fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    owner: &PortOwner<A>,
+) -> Outcome {
+    let parsed = &work.parsed;
+    if host_socket(tables, parsed) == HostSocket::Connected {
+        return Ok(Verdict::Untouched);
+    }
+    let protocol = parsed.header.protocol;
+    let is_permitted = match owner.filtering {
+        filtering::ENDPOINT_INDEPENDENT => true,
+        filtering::ADDRESS_DEPENDENT => {
+            let key = PermitKey::new(parsed.destination(), parsed.header.source, protocol);
+            tables.permit(&key).is_some()
+        }
+        _ => false,
+    };
+    // A connection begins with SYN: anything else belongs to one that is over.
+    let begins = match parsed.transport {
+        Transport::Tcp { flags } => flags & crate::tcp::SYN != 0,
+        _ => true,
+    };
+    if !is_permitted || !begins {
+        return Err(DropReason::Filtered);
+    }
+    let destination = open_to_mapping(tables, work, owner)?;
+    let parsed = &work.parsed;
+    opened(packet, tables, parsed, owner.rule, parsed.source(), destination)
+}
+
+/// Rewrites and counts the packet that opened a session.
+#[inline(always)]
+fn opened<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    rule: u32,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+) -> Outcome {
+    let traffic = parsed.traffic(packet, true);
+    rewrite(packet, parsed, source, destination)?;
+    tables.count(rule, traffic);
+    Ok(Verdict::Opened)
+}

@@ -1,0 +1,97 @@
+//! Writing a translation into a packet.
+//!
+//! Everything that is written here was read by [`crate::parse`] before, so it cannot stop half
+//! way for want of bytes.
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    checksum::Diff,
+    counter::DropReason,
+    packet::{ChecksumKind, Packet},
+    parse::{Parsed, Transport},
+};
+
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header.
+pub(crate) const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in an ICMP header.
+pub(crate) const ICMP_CHECKSUM: usize = 2;
+/// Offset of the identifier in an ICMP query.
+const ICMP_ID: usize = 4;
+
+/// UDP-Lite and DCCP keep a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
+const UDP_LITE: u8 = 136;
+const DCCP: u8 = 33;
+
+/// Gives the packet a new source and destination.
+///
+/// # Errors
+///
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to; the caller drops it.
+#[inline(always)]
+pub fn rewrite<A: Address, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+) -> Result<(), DropReason> {
+    write(packet, parsed, source, destination).ok_or(DropReason::RewriteFailed)
+}
+
+#[inline(always)]
+fn write<A: Address, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+) -> Option<()> {
+    let addresses = Diff::NONE.replace(
+        parsed.header.source.sum() + parsed.header.destination.sum(),
+        source.address.sum() + destination.address.sum(),
+    );
+    let ports = Diff::NONE.replace(
+        parsed.source_port.sum() + parsed.destination_port.sum(),
+        source.port.sum() + destination.port.sum(),
+    );
+    write_transport(packet, parsed, addresses, ports, [source.port, destination.port])?;
+    A::write_addresses(packet, parsed.l3, source.address, destination.address, addresses)
+}
+
+#[inline(always)]
+fn write_transport<A: Address, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    addresses: Diff,
+    ports: Diff,
+    [source, destination]: [Port; 2],
+) -> Option<()> {
+    let l4 = parsed.l4;
+    match parsed.transport {
+        Transport::Tcp { .. } => {
+            packet.write(l4, both(source, destination))?;
+            packet.update_checksum(l4 + TCP_CHECKSUM, ChecksumKind::Tcp, addresses, ports)
+        }
+        Transport::Udp => {
+            packet.write(l4, both(source, destination))?;
+            packet.update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Udp, addresses, ports)
+        }
+        Transport::IcmpQuery { is_reply } => {
+            let id = if is_reply { destination } else { source };
+            packet.write(l4 + ICMP_ID, id.0)?;
+            packet.update_checksum(l4 + ICMP_CHECKSUM, ChecksumKind::Icmp, Diff::NONE, ports)
+        }
+        Transport::Opaque if matches!(parsed.header.protocol, UDP_LITE | DCCP) => packet
+            .update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE),
+        Transport::Opaque
+        | Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::LaterFragment => Some(()),
+    }
+}
+
+#[inline(always)]
+const fn both(source: Port, destination: Port) -> [u8; 4] {
+    let ([a, b], [c, d]) = (source.0, destination.0);
+    [a, b, c, d]
+}

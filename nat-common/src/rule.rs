@@ -1,0 +1,295 @@
+//! Compiled rules: what the daemon makes of the configuration, and what a lookup gives.
+//!
+//! Every key starts with the generation of the rule set, so that a new set is written beside the
+//! one in use and taken into use by one write of [`Settings::generation`].
+
+use crate::address::{Addr4, Port};
+
+/// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct ForwardKey<A> {
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// IP protocol number, or [`OTHER_PROTOCOLS`].
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// External address.
+    pub address: A,
+    /// External port; 0 for protocols without ports and for ICMP queries.
+    pub port: Port,
+    /// Zero, behind the prefix.
+    pub padding: [u8; 2],
+}
+
+/// [`ForwardKey::protocol`] of all protocols but TCP, UDP and ICMP. (0 is the IPv6 hop-by-hop
+/// option, which no IPv4 packet carries as its protocol.)
+pub const OTHER_PROTOCOLS: u8 = 0;
+
+/// Value of `FORWARDS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Forward<A> {
+    /// The guest's address.
+    pub to: A,
+    /// Number of the rule.
+    pub rule: u32,
+    /// Number of the guest's network, 0 if none has its address.
+    pub network: u16,
+    /// First external port of the range.
+    pub first_external: u16,
+    /// The guest's port for it.
+    pub first_internal: u16,
+    /// Bits of [`forward_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Bits of [`Forward::flags`].
+pub mod forward_flags {
+    /// All ports of the range go to the first internal one.
+    pub const MANY_TO_ONE: u8 = 1 << 0;
+    /// Guests reach it by the external address as well.
+    pub const HAIRPIN: u8 = 1 << 1;
+}
+
+/// Key of `SNATS`, a longest-prefix match over the source address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct SnatKey<A> {
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// Number of the network that the packet came from, 0 if from none.
+    pub network: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Source address.
+    pub source: A,
+}
+
+/// Value of `SNATS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Snat<A> {
+    /// First external address.
+    pub first: A,
+    /// Last external address.
+    pub last: A,
+    /// Number of the rule.
+    pub rule: u32,
+    /// First external port.
+    pub first_port: u16,
+    /// Last external port.
+    pub last_port: u16,
+    /// [`mapping`].
+    pub mapping: u8,
+    /// [`filtering`].
+    pub filtering: u8,
+    /// 1 if the rule has entries in `EXCLUDES`.
+    pub has_excludes: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Mapping behaviour (RFC 4787 section 4.1).
+pub mod mapping {
+    /// One external endpoint for an internal one.
+    pub const ENDPOINT_INDEPENDENT: u8 = 0;
+    /// An external port may be shared towards different remotes.
+    pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 1;
+}
+
+/// Filtering behaviour (RFC 4787 section 5).
+pub mod filtering {
+    /// Anybody may send.
+    pub const ENDPOINT_INDEPENDENT: u8 = 0;
+    /// Addresses that the guest has sent to.
+    pub const ADDRESS_DEPENDENT: u8 = 1;
+    /// Endpoints that the guest has sent to.
+    pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 2;
+}
+
+/// Key of `EXCLUDES`, a longest-prefix match over the destination address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct ExcludeKey<A> {
+    /// Number of the rule.
+    pub rule: u32,
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Destination address.
+    pub destination: A,
+}
+
+/// Key of `ADDRESSES`: an external address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct AddressKey<A> {
+    /// The address.
+    pub address: A,
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Value of `ADDRESSES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ExternalAddress {
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// 1 if the host holds the address, so that what natbpf does not know is the host's.
+    pub is_host: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Key of `INSIDE`, a longest-prefix match over inside addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct InsideKey<A> {
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// The address.
+    pub address: A,
+}
+
+/// Value of `INSIDE`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Inside {
+    /// Number of the network, 0 if the prefix stands in a rule alone.
+    pub network: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `INTERFACES`, whose key is the interface's index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Interface {
+    /// [`role`].
+    pub role: u16,
+    /// Number of the uplink or network, from 1.
+    pub number: u16,
+}
+
+/// What an interface is.
+pub mod role {
+    /// A way to the outside.
+    pub const UPLINK: u16 = 1;
+    /// An inside network.
+    pub const NETWORK: u16 = 2;
+}
+
+/// The only value of `SETTINGS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Settings {
+    /// Generation of the rule set in use.
+    pub generation: u32,
+    /// Idle time of UDP sessions in seconds.
+    pub udp_s: u32,
+    /// Idle time of TCP sessions before the handshake is complete in seconds.
+    pub tcp_opening_s: u32,
+    /// Idle time of established TCP sessions in seconds.
+    pub tcp_established_s: u32,
+    /// Idle time of closed TCP sessions in seconds.
+    pub tcp_closing_s: u32,
+    /// Idle time of ICMP queries in seconds.
+    pub icmp_s: u32,
+    /// Idle time of all other sessions in seconds.
+    pub other_s: u32,
+    /// How long the ports of a fragmented packet are remembered in seconds.
+    pub fragment_s: u32,
+}
+
+/// Key of `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// The packet's identification.
+    pub id: u32,
+    /// Number of the network that it came from.
+    pub network: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`crate::session::View`].
+    pub view: u8,
+}
+
+/// Value of `FRAGMENTS`: what the first fragment said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct FragmentPorts {
+    /// Source port.
+    pub source_port: Port,
+    /// Destination port.
+    pub destination_port: Port,
+    /// When the first fragment came, in seconds of the monotonic clock.
+    pub seen_s: u32,
+}
+
+impl<A> Forward<A> {
+    /// The guest's port for an external port of the range.
+    #[inline(always)]
+    #[must_use]
+    pub fn internal_port(&self, external: Port) -> Port {
+        if self.flags & forward_flags::MANY_TO_ONE != 0 {
+            return Port::new(self.first_internal);
+        }
+        let shift = self.first_internal.wrapping_sub(self.first_external);
+        Port::new(external.number().wrapping_add(shift))
+    }
+}
+
+/// IPv4 key of `FORWARDS`.
+pub type ForwardKey4 = ForwardKey<Addr4>;
+/// IPv4 value of `FORWARDS`.
+pub type Forward4 = Forward<Addr4>;
+/// IPv4 key of `SNATS`.
+pub type SnatKey4 = SnatKey<Addr4>;
+/// IPv4 value of `SNATS`.
+pub type Snat4 = Snat<Addr4>;
+/// IPv4 key of `EXCLUDES`.
+pub type ExcludeKey4 = ExcludeKey<Addr4>;
+/// IPv4 key of `ADDRESSES`.
+pub type AddressKey4 = AddressKey<Addr4>;
+/// IPv4 key of `INSIDE`.
+pub type InsideKey4 = InsideKey<Addr4>;
+/// IPv4 key of `FRAGMENTS`.
+pub type FragmentKey4 = FragmentKey<Addr4>;
+
+crate::map_layout!(ForwardKey4, 12);
+crate::map_layout!(Forward4, 16);
+crate::map_layout!(SnatKey4, 12);
+crate::map_layout!(Snat4, 20);
+crate::map_layout!(ExcludeKey4, 12);
+crate::map_layout!(AddressKey4, 8);
+crate::map_layout!(ExternalAddress, 4);
+crate::map_layout!(InsideKey4, 8);
+crate::map_layout!(Inside, 4);
+crate::map_layout!(Interface, 4);
+crate::map_layout!(Settings, 32);
+crate::map_layout!(FragmentKey4, 16);
+crate::map_layout!(FragmentPorts, 8);
+
+/// Bits before the port in [`ForwardKey4`].
+pub const FORWARD_FIXED_BITS: u32 = 64;
+/// Bits before the address in [`SnatKey4`] and [`ExcludeKey4`].
+pub const SNAT_FIXED_BITS: u32 = 64;
+/// Bits before the address in [`InsideKey4`].
+pub const INSIDE_FIXED_BITS: u32 = 32;

@@ -1,0 +1,154 @@
+//! Ending sessions: by idle time, or because they are no longer wanted.
+
+use crate::{
+    address::{Address, Endpoint},
+    open::release,
+    parse::{ICMP, TCP, UDP},
+    rule::Settings,
+    session::{DEAD, Session, SessionKey, View, flags},
+    tables::Tables,
+    tcp::{self, Phase},
+};
+
+/// What the program `end_sessions` does with the sessions that it is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum EndMode {
+    /// Ends those that have been idle for too long.
+    Idle = 0,
+    /// Ends them all.
+    Now = 1,
+}
+
+/// How many keys `end_sessions` takes at a time.
+///
+/// Its input is a packet: the [`EndMode`] and the number of keys as native `u32`, and the keys from
+/// [`END_KEYS_OFFSET`] on.
+pub const END_BATCH: u32 = 64;
+/// Where the first key stands in the input of `end_sessions`, in bytes.
+pub const END_KEYS_OFFSET: usize = 16;
+
+/// How long a session may be idle in seconds.
+#[inline(always)]
+#[must_use]
+pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
+    match protocol {
+        TCP => match tcp::phase(state) {
+            Phase::Opening => settings.tcp_opening_s,
+            Phase::Established => settings.tcp_established_s,
+            Phase::Closing => settings.tcp_closing_s,
+        },
+        UDP => settings.udp_s,
+        ICMP => settings.icmp_s,
+        _ => settings.other_s,
+    }
+}
+
+/// Ends the session of a primary entry if it has been idle for too long.
+///
+/// Both directions are judged, and taken only if no packet has passed since: a packet that comes
+/// at this very moment keeps the whole session.
+#[inline(always)]
+pub fn expire<A: Address, T: Tables<A>>(
+    tables: &T,
+    settings: &Settings,
+    now_s: u32,
+    key: &SessionKey<A>,
+    session: &Session<A>,
+) -> bool {
+    if !session.has(flags::PRIMARY) {
+        return false;
+    }
+    let timeout_s = timeout_s(settings, key.protocol, session.state.load());
+    let seen_s = session.seen_s.load();
+    if !is_idle(now_s, seen_s, timeout_s) {
+        return false;
+    }
+    let peer_key = session.peer_key(key.protocol);
+    if let Some(peer) = tables.session(&peer_key) {
+        let peer_seen_s = peer.seen_s.load();
+        // A remote alone does not keep a mapping alive that it has found (RFC 4787 REQ-6): the
+        // guest must have answered.
+        let counts = peer.has(flags::HAIRPIN)
+            || !is_unanswered_by_guest(session)
+            || !session.has(flags::HOLDS_PORT);
+        if counts && !is_idle(now_s, peer_seen_s, timeout_s) {
+            return false;
+        }
+        if !peer.kill(peer_seen_s) {
+            return false;
+        }
+        if !session.kill(seen_s) {
+            peer.seen_s.store(peer_seen_s);
+            return false;
+        }
+    } else if !session.kill(seen_s) {
+        return false;
+    }
+    remove(tables, key, session);
+    true
+}
+
+/// Ends the session of a primary entry at once; `false` if it is not primary, already ending, or
+/// if a packet passed at this very moment, so that it must be tried again.
+#[inline(always)]
+pub fn end<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &SessionKey<A>,
+    session: &Session<A>,
+) -> bool {
+    let seen_s = session.seen_s.load();
+    if !session.has(flags::PRIMARY) || seen_s == DEAD || !session.kill(seen_s) {
+        return false;
+    }
+    if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
+        peer.seen_s.store(DEAD);
+    }
+    remove(tables, key, session);
+    true
+}
+
+#[inline(always)]
+const fn is_idle(now_s: u32, seen_s: u32, timeout_s: u32) -> bool {
+    seen_s == DEAD || now_s.saturating_sub(seen_s) >= timeout_s
+}
+
+/// Opened from outside, and the guest has not sent in it.
+#[inline(always)]
+fn is_unanswered_by_guest<A: Address>(session: &Session<A>) -> bool {
+    !session.has(flags::FROM_INITIATOR) && session.state.load() & tcp::REPLIED == 0
+}
+
+/// Removes all entries of a session that is out of use, and what it held.
+#[inline(always)]
+fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
+    let protocol = key.protocol;
+    let peer_key = session.peer_key(protocol);
+    let external = session.source_endpoint();
+    let remote = match session.has(flags::HAIRPIN) {
+        // The primary entry of a hairpinned session is the request's: its key still has the
+        // external address that the client sent to.
+        true => key.destination,
+        false => session.destination,
+    };
+    let (held, rule) = (session.flags, session.rule);
+    if session.has(flags::HAIRPIN) {
+        let answer_to = Endpoint::new(key.source, key.source_port);
+        tables.remove_session(&between(key, session.destination_endpoint()));
+        tables.remove_session(&between(&peer_key, answer_to));
+    }
+    tables.remove_session(&peer_key);
+    tables.remove_session(key);
+    release(tables, protocol, external, remote, held);
+    tables.count_closed(rule);
+}
+
+#[inline(always)]
+fn between<A: Address>(inside: &SessionKey<A>, destination: Endpoint<A>) -> SessionKey<A> {
+    SessionKey {
+        destination: destination.address,
+        destination_port: destination.port,
+        view: View::Between as u8,
+        ..*inside
+    }
+}

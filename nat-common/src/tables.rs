@@ -1,0 +1,119 @@
+//! The tables that decisions are made from.
+
+use crate::{
+    address::{Address, Endpoint},
+    counter::DropReason,
+    mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
+    rule::{ExternalAddress, Forward, FragmentKey, FragmentPorts, Interface, Settings, Snat},
+    session::{Session, SessionKey, SessionRecord},
+};
+
+/// Why an entry was not added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InsertError {
+    /// There is one under this key.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+impl From<InsertError> for DropReason {
+    fn from(_: InsertError) -> Self {
+        Self::TableFull
+    }
+}
+
+/// Which socket of the host would take a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostSocket {
+    /// None.
+    None,
+    /// One that waits for anybody.
+    Listening,
+    /// One that is connected to this remote.
+    Connected,
+}
+
+/// What counters are told of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Whether it goes to the guests.
+    pub is_in: bool,
+    /// Frames.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}
+
+/// The tables, the clock and the chance of a data plane.
+///
+/// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one is
+/// atomic.
+pub trait Tables<A: Address> {
+    /// The monotonic clock in seconds.
+    fn now_s(&self) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// Calls `step` with 0, 1, … as long as it says so, at the most `times` times.
+    fn repeat(&self, times: u32, step: impl FnMut(u32) -> bool);
+    /// What the configuration sets for all packets.
+    fn settings(&self) -> Option<&Settings>;
+    /// The role of an interface.
+    fn interface(&self, index: u32) -> Option<&Interface>;
+
+    /// Looks a session's entry up.
+    fn session(&self, key: &SessionKey<A>) -> Option<&Session<A>>;
+    /// Adds a session's entry.
+    fn add_session(&self, key: &SessionKey<A>, record: &SessionRecord<A>)
+    -> Result<(), InsertError>;
+    /// Removes a session's entry.
+    fn remove_session(&self, key: &SessionKey<A>);
+
+    /// Looks the external endpoint of an internal one up.
+    fn mapping(&self, key: &MappingKey<A>) -> Option<&MappingRecord<A>>;
+    /// Adds a mapping.
+    fn add_mapping(&self, key: &MappingKey<A>, record: &MappingRecord<A>)
+    -> Result<(), InsertError>;
+    /// Removes a mapping.
+    fn remove_mapping(&self, key: &MappingKey<A>);
+
+    /// Looks the owner of an external port up.
+    fn port(&self, key: &PortKey<A>) -> Option<&PortOwner<A>>;
+    /// Claims an external port.
+    fn add_port(&self, key: &PortKey<A>, record: &PortRecord<A>) -> Result<(), InsertError>;
+    /// Gives an external port back.
+    fn remove_port(&self, key: &PortKey<A>);
+
+    /// Looks up whether a remote address may send to an external port.
+    fn permit(&self, key: &PermitKey<A>) -> Option<&References>;
+    /// Adds a permit with one reference.
+    fn add_permit(&self, key: &PermitKey<A>) -> Result<(), InsertError>;
+    /// Removes a permit.
+    fn remove_permit(&self, key: &PermitKey<A>);
+
+    /// The forward rule for packets to an external endpoint.
+    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;
+    /// The source translation rule for packets of `source` that leave by `uplink`.
+    fn snat(&self, generation: u16, uplink: u16, network: u16, source: A) -> Option<&Snat<A>>;
+    /// Whether a source translation rule leaves packets to `destination` alone.
+    fn is_excluded(&self, generation: u16, rule: u32, destination: A) -> bool;
+    /// The uplink of an external address.
+    fn external_address(&self, generation: u16, address: A) -> Option<&ExternalAddress>;
+    /// The network that an inside address is in, 0 if only a rule names it.
+    fn inside(&self, generation: u16, address: A) -> Option<u16>;
+
+    /// What the first fragment of a packet said.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
+    /// Remembers what the first fragment of a packet says; the oldest make room.
+    fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+
+    /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
+    fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;
+
+    /// Counts a packet under a rule.
+    fn count(&self, rule: u32, traffic: Traffic);
+    /// Counts a session that was opened.
+    fn count_opened(&self, rule: u32);
+    /// Counts a session that has ended.
+    fn count_closed(&self, rule: u32);
+}

@@ -1,0 +1,113 @@
+//! natbpf's BPF programs: entry points and the table of what becomes of a packet.
+//!
+//! Decisions are made in `nat-common`. Here stand the hooks, the maps and the access to packets;
+//! no decision about addresses.
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+
+mod maps;
+mod sessions;
+mod skb;
+mod socket;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use aya_log_ebpf::{debug, trace};
+use maps::{Maps, count_drop, work_area};
+use nat_common::{
+    address::Addr4,
+    pipeline::{self, Outcome, Place, Verdict},
+    work::Work,
+};
+use skb::Skb;
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET: usize = 14;
+/// Length of the link-layer header of a device that has none (PPP, WireGuard, TUN).
+const NO_LINK_LAYER: usize = 0;
+
+/// What goes on, with or without changes, goes to the next program and then to the stack, so that
+/// other programs on the same hook run as well.
+const NEXT: i32 = TC_ACT_UNSPEC;
+
+macro_rules! entry_points {
+    ($($(#[$doc:meta])* $name:ident, $raw_name:ident => $function:path;)*) => {
+        $(
+            $(#[$doc])*
+            #[classifier]
+            pub fn $name(ctx: TcContext) -> i32 {
+                run::<ETHERNET>(&ctx, $function)
+            }
+
+            $(#[$doc])*
+            ///
+            /// For devices without a link-layer header.
+            #[classifier]
+            pub fn $raw_name(ctx: TcContext) -> i32 {
+                run::<NO_LINK_LAYER>(&ctx, $function)
+            }
+        )*
+    };
+}
+
+entry_points! {
+    /// Uplink, ingress.
+    nat_inbound, nat_inbound_l3 => pipeline::inbound::<Addr4, _, _>;
+    /// Uplink, egress.
+    nat_outbound, nat_outbound_l3 => pipeline::outbound::<Addr4, _, _>;
+    /// Network, ingress.
+    nat_from_guest, nat_from_guest_l3 => pipeline::from_guest::<Addr4, _, _>;
+    /// Network, egress.
+    nat_to_guest, nat_to_guest_l3 => pipeline::to_guest::<Addr4, _, _>;
+}
+
+/// Runs a hook's decision on an IPv4 packet and turns the outcome into what the kernel is told.
+#[inline(always)]
+fn run<const L3: usize>(
+    ctx: &TcContext,
+    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Outcome,
+) -> i32 {
+    let Some(mut skb) = Skb::ipv4(ctx, L3) else { return NEXT };
+    let Some(work) = work_area() else { return NEXT };
+    let place = Place { l3: L3, interface: skb.interface() };
+    match decide(&mut skb, &Maps { skb: ctx.skb.skb }, place, work) {
+        Ok(Verdict::Untouched) => NEXT,
+        Ok(Verdict::Translated) => NEXT,
+        Ok(Verdict::Opened) => {
+            trace!(ctx, "interface {}: session opened", place.interface);
+            NEXT
+        }
+        Err(reason) => {
+            debug!(ctx, "interface {}: dropped: {}", place.interface, reason.name());
+            count_drop(reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// Ends the sessions whose primary keys stand in the packet; see [`sessions`]. The daemon runs it
+/// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
+#[classifier]
+pub fn end_sessions(ctx: TcContext) -> i32 {
+    sessions::end_all(&ctx, &Maps { skb: ctx.as_ptr().cast() })
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lends some helpers to programs with a GPL-compatible licence only.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

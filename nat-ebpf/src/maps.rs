@@ -1,0 +1,313 @@
+//! The maps, and the tables that the pipeline sees in them.
+//!
+//! All maps are pinned by their names. Sizes written here are replaced by the loader.
+
+use core::{
+    ffi::c_void,
+    ptr::{self, NonNull},
+};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_NOEXIST},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_ktime_get_coarse_ns, bpf_loop},
+    },
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+};
+use nat_common::{
+    address::{Addr4, Endpoint, Port},
+    counter::{DROP_REASONS, DropReason, RuleCounters},
+    mapping::{
+        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    },
+    parse::{ICMP, TCP, UDP},
+    rule::{
+        AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
+        FragmentKey4, FragmentPorts, INSIDE_FIXED_BITS, Inside, InsideKey4, Interface,
+        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4,
+    },
+    session::{Session, SessionKey4, SessionRecord4},
+    tables::{HostSocket, InsertError, Tables, Traffic},
+    work::Work,
+};
+
+use crate::socket;
+
+const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+const EEXIST: i32 = -17;
+
+#[map]
+static SESSIONS: HashMap<SessionKey4, SessionRecord4> = HashMap::pinned(2 * 262_144, 0);
+#[map]
+static MAPPINGS: HashMap<MappingKey4, MappingRecord4> = HashMap::pinned(262_144, 0);
+#[map]
+static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
+#[map]
+static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
+#[map]
+static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
+#[map]
+static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
+#[map]
+static EXCLUDES: LpmTrie<ExcludeKey4, u8> = LpmTrie::pinned(1 << 16, 0);
+#[map]
+static INSIDE: LpmTrie<InsideKey4, Inside> = LpmTrie::pinned(1 << 16, 0);
+#[map]
+static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
+#[map]
+static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
+#[map]
+static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey4, FragmentPorts> = LruHashMap::pinned(16_384, 0);
+#[map]
+static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
+#[map]
+static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
+
+/// Where a packet's headers are kept while it is decided on.
+#[map]
+static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's work area.
+#[inline(always)]
+pub(crate) fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
+    // SAFETY: the slot is this CPU's own, one program at a time runs at the hooks of a CPU, and
+    // each asks once. Zeroes are a valid value, and so is what a packet before left behind.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub(crate) fn count_drop(reason: DropReason) {
+    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Calls `step` until it says no, through the kernel's own loop: the verifier looks at one turn,
+/// where an unrolled loop would cost it all of them.
+#[inline(always)]
+fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
+    unsafe extern "C" fn turn<F: FnMut(u32) -> bool>(index: u64, step: *mut c_void) -> u64 {
+        // SAFETY: the kernel hands the pointer through that was given to it below.
+        let step = unsafe { &mut *step.cast::<F>() };
+        u64::from(!step(index as u32))
+    }
+    let turn: unsafe extern "C" fn(u64, *mut c_void) -> u64 = turn::<F>;
+    // SAFETY: the callback has the signature that the helper asks for, and `step` outlives it.
+    unsafe { bpf_loop(times, turn as *mut c_void, ptr::from_mut(step).cast(), 0) };
+}
+
+/// The maps as the pipeline's tables, in the network namespace of a packet.
+pub(crate) struct Maps {
+    pub(crate) skb: *mut __sk_buff,
+}
+
+#[inline(always)]
+fn insert_error(code: i32) -> InsertError {
+    if code == EEXIST { InsertError::Exists } else { InsertError::Full }
+}
+
+/// Borrows a map's value as the type that packets share.
+///
+/// # Safety
+///
+/// `T` must have the layout of the map's value, with atomics for what changes.
+#[inline(always)]
+unsafe fn shared<'a, T>(value: Option<*mut impl Sized>) -> Option<&'a T> {
+    // SAFETY: the kernel gives a pointer to a whole value that stays readable while the program
+    // runs; a slot that is recycled meanwhile holds another valid value.
+    value.and_then(NonNull::new).map(|value| unsafe { value.cast::<T>().as_ref() })
+}
+
+impl Tables<Addr4> for Maps {
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        // SAFETY: reads a clock.
+        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_SECOND) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: reads the kernel's generator.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn repeat(&self, times: u32, mut step: impl FnMut(u32) -> bool) {
+        repeat(times, &mut step);
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        // SAFETY: entries are written by the daemon alone, whole.
+        unsafe { INTERFACES.get(index) }
+    }
+
+    #[inline(always)]
+    fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
+        // SAFETY: `Session` is `SessionRecord` with atomics.
+        unsafe { shared(SESSIONS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
+        SESSIONS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_session(&self, key: &SessionKey4) {
+        let _gone_already = SESSIONS.remove(key);
+    }
+
+    #[inline(always)]
+    fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
+        // SAFETY: entries never change after they were added.
+        unsafe { MAPPINGS.get(key) }
+    }
+
+    #[inline(always)]
+    fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
+        MAPPINGS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_mapping(&self, key: &MappingKey4) {
+        let _gone_already = MAPPINGS.remove(key);
+    }
+
+    #[inline(always)]
+    fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
+        // SAFETY: `PortOwner` is `PortRecord` with an atomic.
+        unsafe { shared(PORTS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
+        PORTS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_port(&self, key: &PortKey4) {
+        let _gone_already = PORTS.remove(key);
+    }
+
+    #[inline(always)]
+    fn permit(&self, key: &PermitKey4) -> Option<&References> {
+        // SAFETY: `References` is an atomic `u32`.
+        unsafe { shared(PERMITS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
+        PERMITS.insert(key, 1, u64::from(BPF_NOEXIST)).map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_permit(&self, key: &PermitKey4) {
+        let _gone_already = PERMITS.remove(key);
+    }
+
+    #[inline(always)]
+    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
+        let (protocol, port) = match protocol {
+            TCP | UDP => (protocol, to.port),
+            ICMP => (protocol, Port::ZERO),
+            _ => (OTHER_PROTOCOLS, Port::ZERO),
+        };
+        let key = ForwardKey4 {
+            generation,
+            protocol,
+            reserved: 0,
+            address: to.address,
+            port,
+            padding: [0; 2],
+        };
+        FORWARDS.get(Key::new(FORWARD_FIXED_BITS + 16, key))
+    }
+
+    #[inline(always)]
+    fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
+        let key = SnatKey4 { generation, uplink, network, reserved: [0; 2], source };
+        SNATS.get(Key::new(SNAT_FIXED_BITS + 32, key))
+    }
+
+    #[inline(always)]
+    fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
+        let key = ExcludeKey4 { rule, generation, reserved: [0; 2], destination };
+        EXCLUDES.get(Key::new(SNAT_FIXED_BITS + 32, key)).is_some()
+    }
+
+    #[inline(always)]
+    fn external_address(&self, generation: u16, address: Addr4) -> Option<&ExternalAddress> {
+        let key = AddressKey4 { address, generation, reserved: [0; 2] };
+        // SAFETY: entries are written by the daemon alone, whole.
+        unsafe { ADDRESSES.get(key) }
+    }
+
+    #[inline(always)]
+    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+        let key = InsideKey4 { generation, reserved: [0; 2], address };
+        INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key)).map(|inside| inside.network)
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
+        // SAFETY: an entry that is recycled while it is read gives ports without a session.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
+        let _full_of_newer = FRAGMENTS.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn host_socket(
+        &self,
+        protocol: u8,
+        remote: Endpoint<Addr4>,
+        local: Endpoint<Addr4>,
+    ) -> HostSocket {
+        socket::find(self.skb, protocol, remote, local)
+    }
+
+    #[inline(always)]
+    fn count(&self, rule: u32, traffic: Traffic) {
+        let Some(counters) = COUNTERS.get_ptr_mut(rule) else { return };
+        // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
+        let counters = unsafe { &mut *counters };
+        if traffic.is_in {
+            counters.packets_in += traffic.packets;
+            counters.bytes_in += traffic.bytes;
+        } else {
+            counters.packets_out += traffic.packets;
+            counters.bytes_out += traffic.bytes;
+        }
+    }
+
+    #[inline(always)]
+    fn count_opened(&self, rule: u32) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
+            // SAFETY: as above.
+            unsafe { (*counters).opened += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_closed(&self, rule: u32) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
+            // SAFETY: as above.
+            unsafe { (*counters).closed += 1 };
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Ending sessions on behalf of the daemon.
+//!
+//! The daemon finds the sessions that may end, and this program decides: in the kernel, where it
+//! can be done without losing a packet that comes at the same moment.
+
+use aya_ebpf::programs::TcContext;
+use nat_common::{
+    session::SessionKey4,
+    sweep::{self, END_BATCH, END_KEYS_OFFSET, EndMode},
+    tables::Tables,
+};
+
+use crate::maps::Maps;
+
+/// Ends the sessions that the packet names and gives how many that were.
+#[inline(always)]
+pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
+    let Ok(mode) = ctx.load::<u32>(0) else { return 0 };
+    let Ok(count) = ctx.load::<u32>(4) else { return 0 };
+    let Some(settings) = maps.settings() else { return 0 };
+    let now_s = maps.now_s();
+    let mut ended = 0;
+    maps.repeat(if count < END_BATCH { count } else { END_BATCH }, |index| {
+        let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey4>();
+        let Ok(key) = ctx.load::<SessionKey4>(offset) else { return false };
+        let Some(session) = maps.session(&key) else { return true };
+        let has_ended = if mode == EndMode::Now as u32 {
+            sweep::end(maps, &key, session)
+        } else {
+            sweep::expire(maps, settings, now_s, &key, session)
+        };
+        ended += i32::from(has_ended);
+        true
+    });
+    ended
+}

@@ -1,0 +1,200 @@
+//! A packet at a traffic control hook.
+
+use core::{mem::size_of, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, __sk_buff},
+    helpers::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use nat_common::{
+    checksum::{Diff, fold},
+    packet::{ChecksumKind, Frames, Packet},
+};
+use network_types::eth::EtherType;
+
+/// Bytes that hold all headers that are looked at: those of the packet itself with options, and
+/// those of one that an ICMP error quotes.
+const HEADERS: u32 = 192;
+
+/// The VLAN identifier in a tag; the rest is priority.
+const VLAN_ID: u32 = 0x0fff;
+
+/// No header that is looked at starts later. The verifier wants to see a bound, and a power of two
+/// is the one that the compiler leaves standing.
+const MAX_OFFSET: usize = 0x3fff;
+
+/// How much of a message is summed up at a time, in bytes.
+const CHUNK: usize = 64;
+/// How many chunks a message may have.
+const CHUNKS: usize = 64;
+
+/// A packet at a traffic control hook.
+pub(crate) struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// The packet if it is IPv4, with its headers where they can be read.
+    ///
+    /// A packet with a VLAN tag is not this interface's but that of a VLAN on top of it; only a
+    /// tag without a number, which says the priority alone, does not count.
+    #[inline(always)]
+    pub(crate) fn ipv4(ctx: &TcContext, l3: usize) -> Option<Self> {
+        let skb = ctx.skb.skb;
+        // SAFETY: the kernel gives a valid context to every program.
+        let (protocol, tag, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
+        if protocol != EtherType::Ipv4 as u16 as u32 || tag & VLAN_ID != 0 {
+            return None;
+        }
+        let wanted = if len < HEADERS { len } else { HEADERS };
+        let this = Self { skb };
+        if this.linear() < wanted as usize || this.linear() <= l3 {
+            // SAFETY: the context is valid; all packet pointers are made anew after this.
+            unsafe { bpf_skb_pull_data(skb, wanted) };
+        }
+        Some(this)
+    }
+
+    /// Index of the interface whose hook this is.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        self.data_end() - self.data()
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).data_end as usize }
+    }
+
+    /// A pointer to `N` bytes that lie within the packet.
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        let start = self.data() + (offset & MAX_OFFSET);
+        if start + N > self.data_end() {
+            return None;
+        }
+        Some(start as *mut [u8; N])
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).len as usize }
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // SAFETY: the pointer was checked against the packet's end.
+        self.at::<N>(offset).map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        // SAFETY: as above.
+        self.at::<N>(offset).map(|place| unsafe { ptr::write_unaligned(place, bytes) })
+    }
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        kind: ChecksumKind,
+        pseudo: Diff,
+        payload: Diff,
+    ) -> Option<()> {
+        let udp = match kind {
+            ChecksumKind::Udp => {
+                // A sum of 0 is none and stays; the helper's own check comes too late in kernels
+                // that write 0xffff over it.
+                if self.read::<2>(offset)? == [0, 0] && self.is_finished(offset) {
+                    return Some(());
+                }
+                u64::from(BPF_F_MARK_MANGLED_0)
+            }
+            ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
+        };
+        if kind != ChecksumKind::Icmp {
+            self.replace(offset, pseudo, udp | u64::from(BPF_F_PSEUDO_HDR))?;
+        }
+        self.replace(offset, payload, udp)
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, end: usize) -> Option<u32> {
+        // SAFETY: the context is valid; all packet pointers are made anew after this.
+        unsafe { bpf_skb_pull_data(self.skb, end as u32) };
+        let mut at = offset;
+        let mut sum = 0;
+        for _ in 0..CHUNKS {
+            if at + CHUNK > end {
+                break;
+            }
+            let chunk = self.at::<CHUNK>(at)?;
+            // SAFETY: the chunk lies within the packet, and nothing is subtracted.
+            sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, chunk.cast(), CHUNK as u32, sum) }
+                as u32;
+            at += CHUNK;
+        }
+        let mut total = u32::from(fold(sum));
+        for _ in 0..CHUNK / size_of::<u16>() {
+            if at + 2 > end {
+                break;
+            }
+            total += u32::from(u16::from_ne_bytes(self.read::<2>(at)?));
+            at += 2;
+        }
+        if at + 1 == end {
+            // Read with the byte before: the verifier takes no bound from a check for one byte.
+            let [_, last] = self.read::<2>(at - 1)?;
+            total += u32::from(u16::from_ne_bytes([last, 0]));
+            at += 1;
+        }
+        (at == end).then_some(total)
+    }
+
+    #[inline(always)]
+    fn frames(&self) -> Frames {
+        // SAFETY: the context is valid.
+        Frames { segment_len: unsafe { (*self.skb).gso_size } }
+    }
+
+    #[inline(always)]
+    fn ingress_interface(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+}
+
+impl Skb {
+    #[inline(always)]
+    fn replace(&self, offset: usize, diff: Diff, flags: u64) -> Option<()> {
+        let diff = u64::from(fold(diff.0));
+        // SAFETY: the context is valid; all packet pointers are made anew after this. A size of 0
+        // in the flags makes the third argument unused and the fourth a difference.
+        let result = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, diff, flags) };
+        (result == 0).then_some(())
+    }
+
+    /// Whether a UDP checksum of 0 means "none". In a packet whose checksum is left to the
+    /// hardware the field holds the pseudo-header's sum, which is 0 but for a crafted packet.
+    #[inline(always)]
+    fn is_finished(&self, _offset: usize) -> bool {
+        true
+    }
+}
