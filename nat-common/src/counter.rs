@@ -72,6 +72,8 @@ drop_reasons! {
     Ending = 11, "ending";
     /// Rewriting failed: the packet could not be made writable.
     RewriteFailed = 12, "rewrite_failed";
+    /// The uplink has no address to hide behind.
+    NoAddress = 13, "no_address";
 }
 
 /// How many reasons there are.

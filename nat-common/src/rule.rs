@@ -75,7 +75,7 @@ pub struct SnatKey<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Snat<A> {
-    /// First external address.
+    /// First external address; unspecified if the uplink has none, and then nothing leaves.
     pub first: A,
     /// Last external address.
     pub last: A,
@@ -101,6 +101,8 @@ pub mod mapping {
     pub const ENDPOINT_INDEPENDENT: u8 = 0;
     /// An external port may be shared towards different remotes.
     pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 1;
+    /// No translation: an address of the host's own within the prefix of a rule.
+    pub const NONE: u8 = 2;
 }
 
 /// Filtering behaviour (RFC 4787 section 5).

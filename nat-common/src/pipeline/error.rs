@@ -9,6 +9,7 @@ use crate::{
     icmp::{ErrorTranslation, Quoted, parse_quoted, rewrite_error, verify_checksum},
     packet::Packet,
     parse::Parsed,
+    rule::mapping,
     session::{Session, View, flags},
     tables::Tables,
 };
@@ -73,8 +74,8 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     let Some((quoted, session)) = session else {
         // Without a session it must not show an inside address.
         return match tables.snat(generation, uplink, network, source) {
-            Some(_) => Err(DropReason::NoSession),
-            None => Ok(Verdict::Untouched),
+            Some(snat) if snat.mapping != mapping::NONE => Err(DropReason::NoSession),
+            _ => Ok(Verdict::Untouched),
         };
     };
     if !is_host {

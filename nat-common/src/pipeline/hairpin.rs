@@ -103,7 +103,8 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     server: &Server<A>,
 ) -> Outcome {
     let source = work.parsed.header.source;
-    match tables.snat(origin.generation, origin.uplink, origin.network, source) {
+    let snat = tables.snat(origin.generation, origin.uplink, origin.network, source);
+    match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
         Some(snat) => open_hairpin(tables, work, origin, snat, server)?,
         None => {
             // No rule hides this guest: it hides behind the address that it has sent to, or the

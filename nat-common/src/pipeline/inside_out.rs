@@ -47,7 +47,8 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
         return translate(packet, tables, parsed, session, source, destination);
     }
     let origin = Origin { generation: generation(tables), uplink, network };
-    match tables.snat(origin.generation, uplink, network, parsed.header.source) {
+    let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
+    match snat.filter(|snat| snat.mapping != mapping::NONE) {
         Some(snat) => from_inside(packet, tables, work, origin, snat),
         None if packet.ingress_interface() == 0 => from_host(packet, tables, work, origin),
         None => Ok(Verdict::Untouched),
@@ -67,6 +68,9 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     let destination = parsed.header.destination;
     if snat.has_excludes != 0 && tables.is_excluded(origin.generation, snat.rule, destination) {
         return Ok(Verdict::Untouched);
+    }
+    if snat.first == A::UNSPECIFIED {
+        return Err(DropReason::NoAddress);
     }
     if !parsed.has_ports {
         return Err(DropReason::FragmentUnknown);

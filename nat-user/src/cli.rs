@@ -1,0 +1,170 @@
+//! The command line: what stands there, as types. What the commands do is not known here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::report::filter::SessionFilter;
+
+/// eBPF NAT for virtual-machine hosts
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "natbpf", version, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Control socket, lock and state
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Pinned programs and maps
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/natbpf/natbpf.toml";
+const DEFAULT_RUN_DIR: &str = "/run/natbpf";
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/natbpf";
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Set up and translate, in the foreground; the data plane stays when it stops
+    Run(RunArgs),
+    /// Validate the configuration; needs no privileges
+    Check,
+    /// Have the running daemon take its configuration again
+    Reload,
+    /// Show interfaces, hooks, addresses, table occupancy, uptime
+    Status(StatusArgs),
+    /// Show counters per rule and reasons for drops
+    Stats(StatsArgs),
+    /// List, count or end live sessions
+    #[command(subcommand)]
+    Conntrack(ConntrackCommand),
+    /// Remove everything that natbpf made
+    Down,
+}
+
+/// Arguments of `natbpf run`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// Log what the data plane decides on packets that open sessions (slow)
+    #[arg(long = "debug-packets")]
+    pub log_packets: bool,
+}
+
+/// Arguments of `natbpf status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `natbpf stats`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatsArgs {
+    /// Print JSON; one line a second with --watch
+    #[arg(long)]
+    pub json: bool,
+    /// Show new values once a second until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// What to do with live sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ConntrackCommand {
+    /// Show sessions, one a line
+    List(ListArgs),
+    /// Print how many sessions there are
+    Count(SessionFilter),
+    /// End sessions; all of them if nothing narrows it down
+    Flush(SessionFilter),
+}
+
+/// Arguments of `natbpf conntrack list`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which sessions.
+    #[command(flatten)]
+    pub filter: SessionFilter,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_page() {
+        for flag in ["-h", "--help"] {
+            let error = parse(&format!("natbpf {flag}")).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::DisplayHelp, 0));
+            let text = error.to_string();
+            println!("{text}");
+            assert!(text.lines().count() <= 24, "{text}");
+            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_host() {
+        let cli = parse("natbpf check").unwrap();
+        assert_eq!(cli.config, PathBuf::from("/etc/natbpf/natbpf.toml"));
+        assert_eq!(cli.run_dir, PathBuf::from("/run/natbpf"));
+        assert_eq!(cli.bpffs, PathBuf::from("/sys/fs/bpf/natbpf"));
+        assert_eq!(cli.command, Command::Check);
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        let before = parse("natbpf -c a.toml --run-dir r --bpffs b stats --json --watch").unwrap();
+        let after = parse("natbpf stats --watch --json --bpffs b --run-dir r --config a.toml");
+        assert_eq!(before, after.unwrap());
+        assert_eq!(before.command, Command::Stats(StatsArgs { json: true, watch: true }));
+        assert_eq!(before.run_dir, PathBuf::from("r"));
+    }
+
+    #[test]
+    fn every_command_of_the_interface_is_known() {
+        let lines = [
+            "run", "run --debug-packets", "check", "reload", "status", "status --json", "stats",
+            "conntrack list --json", "conntrack list --protocol tcp --remote 1.2.3.4:443",
+            "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",
+            "conntrack flush --rule web", "down",
+        ];
+        for line in lines {
+            parse(&format!("natbpf {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        let lines = [
+            "natbpf fly", "natbpf stats --jsn", "natbpf reload now", "natbpf -c",
+            "natbpf conntrack", "natbpf conntrack list --protocol http", "natbpf",
+            "natbpf conntrack count --internal 10.0.0", "natbpf check --json",
+        ];
+        for line in lines {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The clocks of the kernel.
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Seconds of the monotonic clock, which the programs use.
+#[must_use]
+pub fn monotonic_s() -> u32 {
+    seconds(ClockId::CLOCK_MONOTONIC) as u32
+}
+
+/// Seconds since the machine was started, sleep included.
+#[must_use]
+pub fn boottime_s() -> u64 {
+    seconds(ClockId::CLOCK_BOOTTIME)
+}
+
+fn seconds(clock: ClockId) -> u64 {
+    // These clocks exist on every kernel that has BPF, and never stand before zero.
+    clock_gettime(clock).map_or(0, |time| time.tv_sec().unsigned_abs())
+}

@@ -1,0 +1,483 @@
+//! The rule compiler: from a configuration to the entries of the rule tables.
+//!
+//! The order of the rules is resolved here, once, so that a packet costs the same with one rule
+//! and with a hundred thousand: each port of each address belongs to one forward rule at the most,
+//! each source prefix to one source translation rule. Ranges of ports are cut into prefixes, which
+//! the tables match by the longest.
+//!
+//! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+use nat_common::{
+    address::{Addr4, Port},
+    parse::{ICMP, TCP, UDP},
+    rule::{
+        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
+        INSIDE_FIXED_BITS, Inside, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
+        forward_flags,
+    },
+};
+
+use crate::config::model::{
+    Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NetworkId,
+    PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+};
+use crate::state::{Numbers, RuleKind};
+
+/// All ports of a protocol, which a rule without ports forwards.
+const ALL_PORTS: PortForward = PortForward {
+    external: PortRange { first: 0, last: u16::MAX },
+    internal: PortRange { first: 0, last: u16::MAX },
+};
+
+/// What the configuration leaves to the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// The own addresses of each uplink's interface, in the kernel's order, by [`UplinkId`].
+    pub uplink_addresses: Vec<Vec<Ipv4Addr>>,
+    /// All addresses that the host holds on any interface.
+    pub host_addresses: HashSet<Ipv4Addr>,
+}
+
+/// The numbers by which the data plane knows what the configuration names.
+pub trait Numbering {
+    /// An uplink's number, from 1.
+    fn uplink(&mut self, name: &str) -> u16;
+    /// A network's number, from 1.
+    fn network(&mut self, name: &str) -> u16;
+    /// The number of a `[[snat]]` rule, from 1.
+    fn snat(&mut self, name: &str) -> u32;
+    /// The number of a `[[forward]]` rule, from 1.
+    fn forward(&mut self, name: &str) -> u32;
+}
+
+impl Numbering for Numbers {
+    fn uplink(&mut self, name: &str) -> u16 {
+        self.uplink(name)
+    }
+
+    fn network(&mut self, name: &str) -> u16 {
+        self.network(name)
+    }
+
+    fn snat(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Snat, name)
+    }
+
+    fn forward(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Forward, name)
+    }
+}
+
+/// A key of a longest-prefix match and the number of its bits that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix<K> {
+    /// How many bits count.
+    pub bits: u32,
+    /// The key; its generation is set when it is written.
+    pub key: K,
+}
+
+/// The entries of all rule tables, without their generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// `FORWARDS`.
+    pub forwards: Vec<(Prefix<ForwardKey4>, Forward4)>,
+    /// `SNATS`.
+    pub snats: Vec<(Prefix<SnatKey4>, Snat4)>,
+    /// `EXCLUDES`.
+    pub excludes: Vec<Prefix<ExcludeKey4>>,
+    /// `ADDRESSES`.
+    pub addresses: Vec<(Addr4, ExternalAddress)>,
+    /// `INSIDE`.
+    pub inside: Vec<(Prefix<InsideKey4>, Inside)>,
+}
+
+/// Compiles a configuration.
+pub fn compile(
+    config: &Config,
+    environment: &Environment,
+    numbers: &mut impl Numbering,
+) -> Ruleset {
+    let mut compiler = Compiler::new(config, environment, numbers);
+    compiler.addresses();
+    compiler.inside();
+    compiler.forwards(numbers);
+    compiler.snats(numbers);
+    compiler.ruleset
+}
+
+/// An IPv4 address in wire order.
+#[must_use]
+pub fn wire(address: Ipv4Addr) -> Addr4 {
+    Addr4(address.octets())
+}
+
+struct Compiler<'a> {
+    config: &'a Config,
+    environment: &'a Environment,
+    uplinks: Vec<u16>,
+    networks: Vec<u16>,
+    ruleset: Ruleset,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(
+        config: &'a Config,
+        environment: &'a Environment,
+        numbers: &mut impl Numbering,
+    ) -> Self {
+        Self {
+            config,
+            environment,
+            uplinks: config.uplinks.iter().map(|uplink| numbers.uplink(&uplink.name)).collect(),
+            networks: config.networks.iter().map(|net| numbers.network(&net.name)).collect(),
+            ruleset: Ruleset::default(),
+        }
+    }
+
+    fn uplink_addresses(&self, id: UplinkId) -> &'a [Ipv4Addr] {
+        match &self.config.uplinks[id.0].addresses {
+            UplinkAddresses::Fixed(addresses) => addresses,
+            UplinkAddresses::Interface => {
+                self.environment.uplink_addresses.get(id.0).map_or(&[], Vec::as_slice)
+            }
+        }
+    }
+
+    /// The uplinks' addresses and the pools of the source translation rules.
+    fn addresses(&mut self) {
+        let mut seen = BTreeMap::new();
+        for (id, _) in self.config.uplinks.iter().enumerate() {
+            for address in self.uplink_addresses(UplinkId(id)) {
+                seen.entry(*address).or_insert(id);
+            }
+        }
+        for rule in &self.config.snat {
+            if let SnatTarget::Pool { first, last } = rule.to {
+                for address in u32::from(first)..=u32::from(last) {
+                    seen.entry(address.into()).or_insert(rule.uplink.0);
+                }
+            }
+        }
+        for (address, uplink) in seen {
+            let is_host = self.environment.host_addresses.contains(&address);
+            let external = ExternalAddress {
+                uplink: self.uplinks[uplink],
+                is_host: is_host.into(),
+                reserved: 0,
+            };
+            self.ruleset.addresses.push((wire(address), external));
+        }
+    }
+
+    /// The networks' prefixes, and those that only a rule names. A prefix that holds an external
+    /// address of the host's (`0.0.0.0/0`, say) does not make its addresses inside ones.
+    fn inside(&mut self) {
+        let mut prefixes = BTreeMap::new();
+        for rule in &self.config.snat {
+            if let SnatSource::Prefix(prefix) = rule.source
+                && !self.holds_external_address(prefix)
+            {
+                prefixes.insert(prefix.trunc(), self.network_of(prefix.addr()));
+            }
+        }
+        for (id, network) in self.config.networks.iter().enumerate() {
+            prefixes.insert(network.address.trunc(), self.networks[id]);
+        }
+        for (prefix, network) in prefixes {
+            let key = InsideKey4 { generation: 0, reserved: [0; 2], address: wire(prefix.addr()) };
+            let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
+            let inside = Inside { network, reserved: 0 };
+            self.ruleset.inside.push((Prefix { bits, key }, inside));
+        }
+    }
+
+    fn holds_external_address(&self, prefix: Ipv4Net) -> bool {
+        let mut ids = (0..self.config.uplinks.len()).map(UplinkId);
+        ids.any(|id| self.uplink_addresses(id).iter().any(|address| prefix.contains(address)))
+    }
+
+    /// The number of the network whose prefix holds an address, 0 if none does.
+    fn network_of(&self, address: Ipv4Addr) -> u16 {
+        let mut networks = self.config.networks.iter().zip(&self.networks);
+        networks
+            .find(|(network, _)| network.address.contains(&address))
+            .map_or(0, |(_, number)| *number)
+    }
+
+    fn forwards(&mut self, numbers: &mut impl Numbering) {
+        let mut taken: BTreeMap<(u8, Ipv4Addr), Taken> = BTreeMap::new();
+        for forward in &self.config.forwards {
+            let number = numbers.forward(&forward.name);
+            let addresses = match &forward.address {
+                Some(address) => std::slice::from_ref(address),
+                None => self.uplink_addresses(forward.uplink),
+            };
+            for &address in addresses {
+                for protocol in wire_protocols(&forward.matches.protocols) {
+                    let taken = taken.entry((protocol, address)).or_default();
+                    self.forward(forward, number, protocol, address, taken);
+                }
+            }
+        }
+    }
+
+    /// One rule for one protocol and address.
+    fn forward(
+        &mut self,
+        forward: &ForwardRule,
+        number: u32,
+        protocol: u8,
+        address: Ipv4Addr,
+        taken: &mut Taken,
+    ) {
+        let all = [ALL_PORTS];
+        let ports = match forward.matches.ports.as_slice() {
+            [] => all.as_slice(),
+            ports => ports,
+        };
+        let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
+        for mapping in ports {
+            let names_one_port = mapping.external.count() == 1;
+            let entry = self.forward_entry(forward, number, *mapping);
+            for piece in taken.take(mapping.external) {
+                let pieces = if names_one_port { vec![piece] } else { without(piece, &kept) };
+                for (port, bits) in pieces.into_iter().flat_map(prefixes) {
+                    let key = forward_key(protocol, address, port);
+                    let bits = FORWARD_FIXED_BITS + bits;
+                    self.ruleset.forwards.push((Prefix { bits, key }, entry));
+                }
+            }
+        }
+    }
+
+    fn forward_entry(&self, forward: &ForwardRule, number: u32, ports: PortForward) -> Forward4 {
+        let is_many_to_one = ports.internal.count() != ports.external.count();
+        let mut flags = 0;
+        if is_many_to_one {
+            flags |= forward_flags::MANY_TO_ONE;
+        }
+        if forward.hairpin {
+            flags |= forward_flags::HAIRPIN;
+        }
+        Forward4 {
+            to: wire(forward.to),
+            rule: number,
+            network: self.network_of(forward.to),
+            first_external: ports.external.first,
+            first_internal: ports.internal.first,
+            flags,
+            reserved: 0,
+        }
+    }
+
+    /// Ports of the host's own address that no range and no `all` takes away, in order.
+    fn kept_ports(&self, uplink: &Uplink, protocol: u8, address: Ipv4Addr) -> BTreeSet<u16> {
+        if !self.environment.host_addresses.contains(&address) {
+            return BTreeSet::new();
+        }
+        let is_protocol = |kept: ForwardProtocol| match kept {
+            ForwardProtocol::Tcp => protocol == TCP,
+            ForwardProtocol::Udp => protocol == UDP,
+            ForwardProtocol::Icmp | ForwardProtocol::All => false,
+        };
+        let keep = uplink.keep.iter().filter(|(kept, _)| is_protocol(*kept));
+        keep.map(|(_, port)| *port).collect()
+    }
+
+    fn snats(&mut self, numbers: &mut impl Numbering) {
+        let rules: Vec<u32> =
+            self.config.snat.iter().map(|rule| numbers.snat(&rule.name)).collect();
+        for (rule, &number) in self.config.snat.iter().zip(&rules) {
+            for prefix in &rule.exclude {
+                let key = ExcludeKey4 {
+                    rule: number,
+                    generation: 0,
+                    reserved: [0; 2],
+                    destination: wire(prefix.network()),
+                };
+                let bits = SNAT_FIXED_BITS + u32::from(prefix.prefix_len());
+                self.ruleset.excludes.push(Prefix { bits, key });
+            }
+        }
+        for uplink in (0..self.config.uplinks.len()).map(UplinkId) {
+            // What comes from no network at all is known by its address alone.
+            self.snats_of(uplink, None, &rules);
+            for network in (0..self.config.networks.len()).map(NetworkId) {
+                self.snats_of(uplink, Some(network), &rules);
+            }
+        }
+    }
+
+    /// The rules for packets of one network that leave by one uplink.
+    fn snats_of(&mut self, uplink: UplinkId, network: Option<NetworkId>, numbers: &[u32]) {
+        let mut rules = Vec::new();
+        for (rule, &number) in self.config.snat.iter().zip(numbers) {
+            let prefix = match rule.source {
+                SnatSource::Prefix(prefix) => prefix.trunc(),
+                SnatSource::Network(id) if network.is_none_or(|network| network == id) => {
+                    self.config.networks[id.0].address.trunc()
+                }
+                SnatSource::Network(_) => continue,
+            };
+            if rule.uplink == uplink {
+                rules.push((prefix, self.snat_entry(rule, number)));
+            }
+        }
+        let prefixes: BTreeSet<Ipv4Net> = rules.iter().map(|(prefix, _)| *prefix).collect();
+        let number = network.map_or(0, |id| self.networks[id.0]);
+        for prefix in prefixes {
+            // The first rule of all that cover this prefix.
+            let covering = rules.iter().find(|(covering, _)| covering.contains(&prefix));
+            if let Some((_, entry)) = covering {
+                self.push_snat(uplink, number, prefix, *entry);
+            }
+        }
+        if network.is_none() {
+            self.spare_host(uplink, &rules);
+        }
+    }
+
+    /// The host's own traffic is not a guest's, even where a rule's prefix holds its address.
+    fn spare_host(&mut self, uplink: UplinkId, rules: &[(Ipv4Net, Snat4)]) {
+        for &address in self.uplink_addresses(uplink) {
+            let host = Ipv4Net::from(address);
+            if rules.iter().any(|(prefix, _)| prefix.contains(&host)) {
+                let entry = Snat4 { mapping: rule::mapping::NONE, ..rules[0].1 };
+                self.push_snat(uplink, 0, host, entry);
+            }
+        }
+    }
+
+    fn push_snat(&mut self, uplink: UplinkId, network: u16, prefix: Ipv4Net, entry: Snat4) {
+        let key = SnatKey4 {
+            generation: 0,
+            uplink: self.uplinks[uplink.0],
+            network,
+            reserved: [0; 2],
+            source: wire(prefix.addr()),
+        };
+        let bits = SNAT_FIXED_BITS + u32::from(prefix.prefix_len());
+        self.ruleset.snats.push((Prefix { bits, key }, entry));
+    }
+
+    fn snat_entry(&self, rule: &SnatRule, number: u32) -> Snat4 {
+        let (first, last) = match rule.to {
+            SnatTarget::Pool { first, last } => (first, last),
+            SnatTarget::Masquerade => {
+                let first = self.uplink_addresses(rule.uplink).first();
+                let address = first.copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+                (address, address)
+            }
+        };
+        Snat4 {
+            first: wire(first),
+            last: wire(last),
+            rule: number,
+            first_port: rule.ports.first,
+            last_port: rule.ports.last,
+            mapping: match rule.mapping {
+                MappingBehaviour::EndpointIndependent => rule::mapping::ENDPOINT_INDEPENDENT,
+                MappingBehaviour::AddressAndPortDependent => {
+                    rule::mapping::ADDRESS_AND_PORT_DEPENDENT
+                }
+            },
+            filtering: match rule.filtering {
+                FilteringBehaviour::EndpointIndependent => rule::filtering::ENDPOINT_INDEPENDENT,
+                FilteringBehaviour::AddressDependent => rule::filtering::ADDRESS_DEPENDENT,
+                FilteringBehaviour::AddressAndPortDependent => {
+                    rule::filtering::ADDRESS_AND_PORT_DEPENDENT
+                }
+            },
+            has_excludes: (!rule.exclude.is_empty()).into(),
+            reserved: 0,
+        }
+    }
+}
+
+/// The protocol numbers of the table that a rule's protocols stand for.
+fn wire_protocols(protocols: &[ForwardProtocol]) -> BTreeSet<u8> {
+    let mut numbers = BTreeSet::new();
+    for protocol in protocols {
+        match protocol {
+            ForwardProtocol::Tcp => numbers.extend([TCP]),
+            ForwardProtocol::Udp => numbers.extend([UDP]),
+            ForwardProtocol::Icmp => numbers.extend([ICMP]),
+            ForwardProtocol::All => numbers.extend([TCP, UDP, ICMP, OTHER_PROTOCOLS]),
+        }
+    }
+    numbers
+}
+
+fn forward_key(protocol: u8, address: Ipv4Addr, port: u16) -> ForwardKey4 {
+    ForwardKey4 {
+        generation: 0,
+        protocol,
+        reserved: 0,
+        address: wire(address),
+        port: Port::new(port),
+        padding: [0; 2],
+    }
+}
+
+/// The ports of one address and protocol that earlier rules have, as ranges that do not touch.
+#[derive(Debug, Default)]
+struct Taken {
+    /// First port to last port.
+    ranges: BTreeMap<u16, u16>,
+}
+
+impl Taken {
+    /// Takes a range and gives the parts of it that were free.
+    fn take(&mut self, range: PortRange) -> Vec<PortRange> {
+        let mut free = Vec::new();
+        let mut next = u32::from(range.first);
+        let before = self.ranges.range(..range.first).next_back().map(|(&first, _)| first);
+        let start = before.unwrap_or(range.first);
+        for (&first, &last) in self.ranges.range(start..=range.last) {
+            if u32::from(first) > next {
+                free.push(PortRange { first: next as u16, last: first - 1 });
+            }
+            next = next.max(u32::from(last) + 1);
+        }
+        if next <= u32::from(range.last) {
+            free.push(PortRange { first: next as u16, last: range.last });
+        }
+        for piece in &free {
+            self.ranges.insert(piece.first, piece.last);
+        }
+        free
+    }
+}
+
+/// A range without some ports.
+fn without(range: PortRange, ports: &BTreeSet<u16>) -> Vec<PortRange> {
+    let mut taken = Taken::default();
+    for &port in ports {
+        taken.take(PortRange { first: port, last: port });
+    }
+    taken.take(range)
+}
+
+/// Cuts a range of ports into prefixes: the first port of each and how many of its bits count.
+fn prefixes(range: PortRange) -> Vec<(u16, u32)> {
+    let (mut first, last) = (u32::from(range.first), u32::from(range.last));
+    let mut cut = Vec::new();
+    while first <= last {
+        let aligned = first.trailing_zeros().min(16);
+        let fitting = (last - first + 1).ilog2();
+        let free_bits = aligned.min(fitting);
+        cut.push((first as u16, 16 - free_bits));
+        first += 1 << free_bits;
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+//! `[[forward]]`.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use super::diagnostic::{Fault, Report};
+use super::model::{
+    ForwardMatch, ForwardProtocol, ForwardRule, Network, PortForward, PortRange, SnatRule,
+    SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+};
+use super::network::ByAddress;
+use super::parse::{Field, Key, Section, key, quote};
+use super::tables::{Item, Names};
+use super::uplink::SSH;
+use super::values;
+
+/// The keys of `[[forward]]`.
+pub(super) const KEYS: &[Key] = &[
+    key("name", "\"web\""),
+    key("uplink", "\"wan\""),
+    key("protocol", "\"tcp\""),
+    key("address", "\"192.0.2.10\""),
+    key("ports", "\"10000-10999\""),
+    key("to", "\"172.22.161.170\""),
+    key("to_ports", "80"),
+    key("hairpin", "true"),
+];
+
+pub(super) fn read(
+    section: &Section<'_>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Option<ForwardRule> {
+    report.errors(section.unknown_keys());
+    let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
+    let protocols = report.keep(section.required("protocol", protocols));
+    let address = report.keep(section.optional("address", values::host_address));
+    let ports = report.keep(ports(section, protocols.as_deref()));
+    let to = report.keep(section.required("to", values::host_address));
+    let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    Some(ForwardRule {
+        name: section.name.to_string(),
+        uplink: uplink?,
+        matches: ForwardMatch {
+            protocols: protocols?,
+            ports: ports?,
+        },
+        address: address?,
+        to: to?,
+        hairpin: hairpin?.unwrap_or(true),
+    })
+}
+
+fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault> {
+    let choices = [
+        ("tcp", ForwardProtocol::Tcp),
+        ("udp", ForwardProtocol::Udp),
+        ("icmp", ForwardProtocol::Icmp),
+        ("all", ForwardProtocol::All),
+    ];
+    let protocols = values::distinct(field.some_items()?, |item| item.choice(&choices))?;
+    if protocols.len() > 1 && protocols.contains(&ForwardProtocol::All) {
+        return Err(field.fault(
+            "`all` stands beside others, which it contains",
+            "write \"all\" alone",
+        ));
+    }
+    Ok(protocols)
+}
+
+/// Whether ports say anything about one of the protocols.
+fn have_ports(protocols: &[ForwardProtocol]) -> bool {
+    protocols
+        .iter()
+        .any(|one| matches!(one, ForwardProtocol::Tcp | ForwardProtocol::Udp))
+}
+
+/// Pairs `ports` with `to_ports`. What `protocols` is unknown if that key is wrong itself.
+fn ports(
+    section: &Section<'_>,
+    protocols: Option<&[ForwardProtocol]>,
+) -> Result<Vec<PortForward>, Fault> {
+    let Some(ports) = section.field("ports") else {
+        return match section.field("to_ports") {
+            Some(_) if section.mistyped("ports").is_some() => Ok(Vec::new()),
+            Some(to_ports) => {
+                Err(to_ports.fault("needs ports beside it", "add ports = 80, for example"))
+            }
+            None => Ok(Vec::new()),
+        };
+    };
+    if protocols.is_some_and(|protocols| !have_ports(protocols)) {
+        let remedy = "leave ports out, or write protocol = \"tcp\" or \"udp\"";
+        return Err(ports.fault("protocols without tcp and udp have no ports", remedy));
+    }
+    let external = external_ports(ports)?;
+    match section.field("to_ports") {
+        Some(to_ports) => paired(&external, to_ports),
+        None => Ok(external.iter().map(|range| pair(*range, *range)).collect()),
+    }
+}
+
+fn pair(external: PortRange, internal: PortRange) -> PortForward {
+    PortForward { external, internal }
+}
+
+fn external_ports(field: Field<'_>) -> Result<Vec<PortRange>, Fault> {
+    let items = field.some_items()?;
+    let ranges: Vec<_> = items
+        .iter()
+        .map(|item| values::port_range(*item))
+        .collect::<Result<_, _>>()?;
+    match overlap(&ranges) {
+        None => Ok(ranges),
+        Some((before, after)) => {
+            let problem = format!(
+                "{} overlaps {} of the same list",
+                text(ranges[after]),
+                text(ranges[before])
+            );
+            Err(items[after].fault(problem, "write each port once"))
+        }
+    }
+}
+
+/// The indices, in order, of two ranges that share a port.
+fn overlap(ranges: &[PortRange]) -> Option<(usize, usize)> {
+    let mut by_start: Vec<_> = (0..ranges.len()).collect();
+    by_start.sort_by_key(|index| ranges[*index]);
+    let shared = by_start
+        .windows(2)
+        .find(|pair| ranges[pair[0]].overlaps(ranges[pair[1]]))?;
+    Some((shared[0].min(shared[1]), shared[0].max(shared[1])))
+}
+
+/// A range as it is written in the file.
+pub(super) fn text(range: PortRange) -> String {
+    if range.first == range.last {
+        range.first.to_string()
+    } else {
+        format!("{}-{}", range.first, range.last)
+    }
+}
+
+/// One port takes all; otherwise each item of `ports` has one of `to_ports` beside it.
+fn paired(external: &[PortRange], field: Field<'_>) -> Result<Vec<PortForward>, Fault> {
+    let items = field.some_items()?;
+    let internal: Vec<_> = items
+        .iter()
+        .map(|item| values::port_range(*item))
+        .collect::<Result<_, _>>()?;
+    if let [one] = internal[..]
+        && one.count() == 1
+    {
+        return Ok(external.iter().map(|range| pair(*range, one)).collect());
+    }
+    if internal.len() != external.len() {
+        let problem = format!("has {} items, ports has {}", internal.len(), external.len());
+        return Err(field.fault(
+            problem,
+            "write one item for each of ports, or one port for all",
+        ));
+    }
+    let misfit = external.iter().zip(&internal);
+    let misfit = misfit
+        .zip(&items)
+        .find(|((external, internal), _)| !fits(**external, **internal));
+    match misfit {
+        Some(((external, internal), item)) => Err(unequal(*external, *internal, *item)),
+        None => Ok(external
+            .iter()
+            .zip(&internal)
+            .map(|(e, i)| pair(*e, *i))
+            .collect()),
+    }
+}
+
+fn fits(external: PortRange, internal: PortRange) -> bool {
+    internal.count() == 1 || internal.count() == external.count()
+}
+
+fn unequal(external: PortRange, internal: PortRange, item: Field<'_>) -> Fault {
+    let problem = format!(
+        "{} holds {} ports, but {} of ports holds {}",
+        text(internal),
+        internal.count(),
+        text(external),
+        external.count(),
+    );
+    let last = u32::from(internal.first) + external.count() - 1;
+    let remedy = match u16::try_from(last) {
+        Ok(last) => {
+            let fitting = PortRange {
+                first: internal.first,
+                last,
+            };
+            format!("write \"{}\", or one port", text(fitting))
+        }
+        Err(_) => format!("write a range of {} ports, or one port", external.count()),
+    };
+    item.fault(problem, remedy)
+}
+
+/// Refuses targets that are no host of the network in which they are.
+pub(super) fn targets(
+    rules: &[Item<'_, ForwardRule>],
+    networks: &ByAddress<'_>,
+    report: &mut Report<'_>,
+) {
+    for rule in rules {
+        let to = rule.value.to;
+        let Some(network) = networks.find(to) else {
+            continue;
+        };
+        if let Some(what) = values::reserved_in(network.address, to) {
+            let problem = format!("{to} is {what} in network {}", quote(&network.name));
+            report.error(
+                rule.section
+                    .fault("to", &problem, &values::hosts_of(network.address)),
+            );
+        }
+    }
+}
+
+/// What the warnings about forwards look at besides the rules.
+pub(super) struct Surroundings<'c> {
+    pub(super) uplinks: &'c [Item<'c, Uplink>],
+    pub(super) networks: &'c [Item<'c, Network>],
+    pub(super) snat: &'c [Item<'c, SnatRule>],
+}
+
+/// Warns of what is possible, but hardly meant.
+pub(super) fn doubts(
+    rules: &[Item<'_, ForwardRule>],
+    around: &Surroundings<'_>,
+    report: &mut Report<'_>,
+) {
+    let by_address = ByAddress::new(around.networks);
+    let named_ssh: HashSet<_> = rules
+        .iter()
+        .filter(|rule| names_ssh(&rule.value))
+        .map(scope)
+        .collect();
+    for rule in rules {
+        let faults = [
+            foreign_target(rule, &by_address, around.snat),
+            foreign_address(rule, around),
+            kept_ssh(rule, around.uplinks, &named_ssh),
+        ];
+        faults
+            .into_iter()
+            .flatten()
+            .for_each(|fault| report.warn(fault));
+    }
+}
+
+type Scope = (UplinkId, Option<Ipv4Addr>);
+
+fn scope(rule: &Item<'_, ForwardRule>) -> Scope {
+    (rule.value.uplink, rule.value.address)
+}
+
+/// The target is not where guests are; a routed guest may be anywhere.
+fn foreign_target(
+    rule: &Item<'_, ForwardRule>,
+    networks: &ByAddress<'_>,
+    snat: &[Item<'_, SnatRule>],
+) -> Option<Fault> {
+    let to = rule.value.to;
+    if let Some(network) = networks.find(to) {
+        return (network.address.addr() == to).then(|| {
+            let name = quote(&network.name);
+            let problem = format!("{to} is the host's own address in network {name}");
+            rule.section
+                .fault("to", &problem, "write a guest's address")
+        });
+    }
+    let is_inside = |rule: &Item<'_, SnatRule>| match rule.value.source {
+        SnatSource::Prefix(prefix) => prefix.contains(&to),
+        SnatSource::Network(_) => false,
+    };
+    if snat.iter().any(is_inside) {
+        return None;
+    }
+    let problem = format!("{to} is in no [network]");
+    let remedy = "write a guest's address, or ignore this if the guest is routed";
+    Some(rule.section.fault("to", &problem, remedy))
+}
+
+/// The external address is none that the uplink is known to have.
+fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
+    let address = rule.value.address?;
+    let uplink = &around.uplinks.get(rule.value.uplink.0)?.value;
+    let UplinkAddresses::Fixed(addresses) = &uplink.addresses else {
+        return None;
+    };
+    let in_pool = |snat: &Item<'_, SnatRule>| match snat.value.to {
+        SnatTarget::Pool { first, last } => {
+            snat.value.uplink == rule.value.uplink && (first..=last).contains(&address)
+        }
+        SnatTarget::Masquerade => false,
+    };
+    if addresses.contains(&address) || around.snat.iter().any(in_pool) {
+        return None;
+    }
+    let problem = format!(
+        "{address} is not an address of uplink {}",
+        quote(&uplink.name)
+    );
+    let remedy = "add it to the uplink's addresses, unless it is routed to the host";
+    Some(rule.section.fault("address", &problem, remedy))
+}
+
+fn names_ssh(rule: &ForwardRule) -> bool {
+    let single = PortRange {
+        first: SSH.1,
+        last: SSH.1,
+    };
+    rule.matches.protocols.contains(&SSH.0)
+        && rule
+            .matches
+            .ports
+            .iter()
+            .any(|ports| ports.external == single)
+}
+
+/// The rule seems to take ssh away from the host, which natbpf does not do by the way. Nobody who
+/// has written `keep` needs to be told.
+fn kept_ssh(
+    rule: &Item<'_, ForwardRule>,
+    uplinks: &[Item<'_, Uplink>],
+    named: &HashSet<Scope>,
+) -> Option<Fault> {
+    let reason = takes_ssh(&rule.value)?;
+    let uplink = uplinks.get(rule.value.uplink.0)?;
+    let by_default = uplink.section.field("keep").is_none();
+    let own_address = match (&uplink.value.addresses, rule.value.address) {
+        (UplinkAddresses::Fixed(addresses), Some(address)) => addresses.contains(&address),
+        _ => true,
+    };
+    let named = named.contains(&(rule.value.uplink, None)) || named.contains(&scope(rule));
+    if !by_default || !own_address || named {
+        return None;
+    }
+    let problem = format!("tcp port 22 stays with the host, although {reason} contains it");
+    let remedy = format!(
+        "name 22 on its own to forward it, or set {}.keep to what the host keeps",
+        uplink.section.path()
+    );
+    let key = if rule.value.matches.ports.is_empty() {
+        "protocol"
+    } else {
+        "ports"
+    };
+    Some(rule.section.fault(key, &problem, &remedy))
+}
+
+/// What of a rule contains the host's ssh port without naming it.
+fn takes_ssh(rule: &ForwardRule) -> Option<String> {
+    let matches = &rule.matches;
+    let all = matches.protocols.contains(&ForwardProtocol::All);
+    let tcp = matches.protocols.contains(&SSH.0);
+    if matches.ports.is_empty() {
+        return (all || tcp).then(|| if all { "`all`" } else { "tcp without ports" }.to_owned());
+    }
+    let ranges = matches.ports.iter().map(|ports| ports.external);
+    let mut wide = ranges.filter(|range| range.count() > 1);
+    let range = wide.find(|range| (range.first..=range.last).contains(&SSH.1))?;
+    tcp.then(|| text(range))
+}

@@ -1,0 +1,169 @@
+//! The configuration file: from text to a checked [`model::Config`], or to errors that say where,
+//! what and how it would be right.
+//!
+//! Nothing here looks at the host: what only the host can tell (does an interface exist?) is
+//! checked elsewhere, which makes its errors with [`Source::diagnostic`].
+
+pub mod model;
+
+mod diagnostic;
+mod forward;
+mod interfaces;
+mod limits;
+mod network;
+mod parse;
+mod shadow;
+mod snat;
+mod suggest;
+mod syntax;
+mod tables;
+mod uplink;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use self::diagnostic::{Lines, Report};
+use self::model::Config;
+use self::parse::Section;
+
+pub use self::diagnostic::{ConfigError, Diagnostic, Position};
+
+/// 100,000 forwards are a quarter of this. More than that is no configuration, but `/dev/zero`.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// A configuration that is right.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What is allowed, but hardly meant; in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+    /// Where its parts stand, for errors that only the host can tell.
+    pub source: Source,
+}
+
+/// The text of a configuration.
+#[derive(Debug, Clone)]
+pub struct Source {
+    file: Arc<Path>,
+    text: Arc<str>,
+}
+
+/// Reads and checks a configuration file. It looks at nothing but the file.
+///
+/// # Errors
+/// When the file cannot be read, is not UTF-8, is not TOML or does not make a configuration.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    let bytes = read(path).map_err(|error| unreadable(path, &error))?;
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(text, path),
+        Err(error) => Err(not_utf8(path, &bytes, error.valid_up_to())),
+    }
+}
+
+/// Checks the text of a configuration. `file` is the name under which messages speak of it.
+///
+/// # Errors
+/// When the text is not TOML or does not make a configuration.
+pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
+    let source = Source {
+        file: file.into(),
+        text: text.into(),
+    };
+    let mut report = Report::new(text);
+    let document = match syntax::document(text) {
+        Ok(document) => document,
+        Err((first, others)) => return Err(report.refuse(first, others, &source.file)),
+    };
+    let root = Section::root(document.get_ref(), tables::KEYS);
+    let config = tables::read(&root, text.len(), &mut report);
+    let warnings = report.finish(&source.file)?;
+    Ok(Loaded {
+        config,
+        warnings,
+        source,
+    })
+}
+
+impl Source {
+    /// A remark about a key of this configuration that only the host could lead to, such as an
+    /// interface that does not exist. `path` is that of the key, as in
+    /// `["uplink", "wan", "interface"]`; a key that is not written stands for the table around it.
+    #[must_use]
+    pub fn diagnostic(&self, path: &[&str], problem: &str, remedy: &str) -> Diagnostic {
+        Diagnostic {
+            file: Arc::clone(&self.file),
+            position: Some(
+                Lines::new(self.text.as_bytes()).position(parse::locate(&self.text, path)),
+            ),
+            key: parse::dotted(path),
+            problem: problem.to_owned(),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    /// The file's name, as it was given.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
+    let (problem, remedy) = match error.kind() {
+        io::ErrorKind::NotFound => (
+            "there is no such file",
+            "write it, or name another with --config",
+        ),
+        io::ErrorKind::IsADirectory => ("is a directory", "name a file in it"),
+        io::ErrorKind::PermissionDenied => {
+            ("may not be read", "run as root, or change its permissions")
+        }
+        io::ErrorKind::FileTooLarge => ("is larger than 64 MiB", "name a configuration file"),
+        _ => {
+            let problem = format!("cannot be read: {error}");
+            return whole_file(path, None, problem, "name a file that can");
+        }
+    };
+    whole_file(path, None, problem.to_owned(), remedy)
+}
+
+fn not_utf8(path: &Path, bytes: &[u8], at: usize) -> ConfigError {
+    let position = Lines::new(bytes).position(at);
+    let byte = bytes.get(at).copied().unwrap_or_default();
+    let problem = format!("byte 0x{byte:02x} is not UTF-8");
+    whole_file(path, Some(position), problem, "save the file as UTF-8")
+}
+
+fn whole_file(
+    path: &Path,
+    position: Option<Position>,
+    problem: String,
+    remedy: &str,
+) -> ConfigError {
+    let diagnostic = Diagnostic {
+        file: path.into(),
+        position,
+        key: String::new(),
+        problem,
+        remedy: remedy.to_owned(),
+    };
+    diagnostic.into()
+}

@@ -1,0 +1,268 @@
+//! What a configuration means, once it is known to be right.
+//!
+//! Every value here is checked: prefixes hold what they should, ranges are not inverted, names
+//! resolve. The rest of the program never sees the text of the file. Indices such as
+//! [`UplinkId`] point into the vectors of [`Config`].
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[uplink.NAME]`, in the order of the file.
+    pub uplinks: Vec<Uplink>,
+    /// `[network.NAME]`, in the order of the file.
+    pub networks: Vec<Network>,
+    /// `[[snat]]`, in the order in which they are tried.
+    pub snat: Vec<SnatRule>,
+    /// `[[forward]]`, in the order in which they are tried.
+    pub forwards: Vec<ForwardRule>,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+}
+
+/// Index into [`Config::uplinks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UplinkId(pub usize);
+
+/// Index into [`Config::networks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkId(pub usize);
+
+/// A way to the outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The name in `[uplink.NAME]`.
+    pub name: String,
+    /// The network interface.
+    pub interface: String,
+    /// The external addresses.
+    pub addresses: UplinkAddresses,
+    /// Which hook carries inbound packets.
+    pub mode: Mode,
+    /// Ports (of tcp or udp, nothing else) of the host's own addresses that a forward takes only by
+    /// naming them on their own, never by a range, by `all` or by having no ports.
+    pub keep: Vec<(ForwardProtocol, u16)>,
+}
+
+/// Where an uplink's external addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UplinkAddresses {
+    /// The interface's own addresses, followed as they change.
+    Interface,
+    /// Exactly these, in this order; the first is the one that masquerade uses.
+    Fixed(Vec<Ipv4Addr>),
+}
+
+/// Which hook carries inbound packets of an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The one that is best for the interface.
+    Auto,
+    /// Traffic control.
+    Tc,
+    /// XDP for what it can carry, traffic control for the rest.
+    Xdp,
+}
+
+/// An inside network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The name in `[network.NAME]`.
+    pub name: String,
+    /// The bridge or plain interface.
+    pub interface: String,
+    /// The host's address in the network and the length of its prefix.
+    pub address: Ipv4Net,
+    /// Whether natbpf makes the bridge if it is missing.
+    pub create: bool,
+    /// Interfaces to attach to a bridge that natbpf makes.
+    pub ports: Vec<String>,
+}
+
+/// A source translation rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnatRule {
+    /// Unique among the `[[snat]]` rules.
+    pub name: String,
+    /// Whose packets it translates.
+    pub source: SnatSource,
+    /// The uplink by which they leave.
+    pub uplink: UplinkId,
+    /// The external addresses.
+    pub to: SnatTarget,
+    /// External ports that it may use.
+    pub ports: PortRange,
+    /// Mapping behaviour (RFC 4787 section 4.1).
+    pub mapping: MappingBehaviour,
+    /// Filtering behaviour (RFC 4787 section 5).
+    pub filtering: FilteringBehaviour,
+    /// Destinations left alone.
+    pub exclude: Vec<Ipv4Net>,
+}
+
+/// Whose packets a `[[snat]]` rule translates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnatSource {
+    /// Those of a network.
+    Network(NetworkId),
+    /// Those from a prefix, by whatever interface they came.
+    Prefix(Ipv4Net),
+}
+
+/// The external addresses of a `[[snat]]` rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnatTarget {
+    /// The uplink's first address, followed as it changes.
+    Masquerade,
+    /// One address (`first == last`) or a pool of consecutive ones.
+    Pool {
+        /// The lowest address.
+        first: Ipv4Addr,
+        /// The highest address, itself included.
+        last: Ipv4Addr,
+    },
+}
+
+/// Ports from `first` to `last`, both included, `1 <= first <= last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
+
+/// Mapping behaviour (RFC 4787 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MappingBehaviour {
+    /// One external endpoint for an internal endpoint, whatever the remote is.
+    EndpointIndependent,
+    /// An external port may serve several internal endpoints towards different remotes.
+    AddressAndPortDependent,
+}
+
+/// Filtering behaviour (RFC 4787 section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilteringBehaviour {
+    /// Anybody may send to a mapping.
+    EndpointIndependent,
+    /// Any port of an address that the internal endpoint has sent to.
+    AddressDependent,
+    /// Only the endpoints that the internal endpoint has sent to.
+    AddressAndPortDependent,
+}
+
+/// A destination translation rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardRule {
+    /// Unique among the `[[forward]]` rules.
+    pub name: String,
+    /// The uplink whose addresses it is about.
+    pub uplink: UplinkId,
+    /// What it forwards.
+    pub matches: ForwardMatch,
+    /// The external address; `None` is every address of the uplink.
+    pub address: Option<Ipv4Addr>,
+    /// The guest.
+    pub to: Ipv4Addr,
+    /// Whether guests reach it by the public address as well.
+    pub hairpin: bool,
+}
+
+/// What a `[[forward]]` rule forwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardMatch {
+    /// The protocols, each once. `All` stands alone.
+    pub protocols: Vec<ForwardProtocol>,
+    /// Which ports go to which; empty means all ports, unchanged (and always for a rule that has
+    /// neither tcp nor udp). Ranges do not overlap within one rule.
+    pub ports: Vec<PortForward>,
+}
+
+/// A protocol in a `[[forward]]` rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ForwardProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP queries. Errors follow the sessions that they are about.
+    Icmp,
+    /// Every IP protocol.
+    All,
+}
+
+/// External ports and the guest's ports that they go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortForward {
+    /// The external ports.
+    pub external: PortRange,
+    /// The guest's ports: a range of the same size (port by port, maybe shifted) or one port
+    /// (many to one).
+    pub internal: PortRange,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions at the most; both directions of a connection are one session.
+    pub sessions: u32,
+}
+
+/// `[timeouts]`, idle time after which a session ends, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP (RFC 4787 REQ-5).
+    pub udp_s: u32,
+    /// TCP before the handshake is complete (RFC 5382 REQ-5).
+    pub tcp_opening_s: u32,
+    /// TCP after the handshake (RFC 5382 REQ-5).
+    pub tcp_established_s: u32,
+    /// TCP after FIN both ways or RST (RFC 5382 REQ-5, RFC 7857 section 2).
+    pub tcp_closing_s: u32,
+    /// ICMP queries (RFC 5508 REQ-2).
+    pub icmp_s: u32,
+    /// Every other protocol.
+    pub other_s: u32,
+    /// Fragments of one packet (RFC 4787 section 11).
+    pub fragment_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sessions: 262_144 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            udp_s: 300,
+            tcp_opening_s: 240,
+            tcp_established_s: 7440,
+            tcp_closing_s: 240,
+            icmp_s: 60,
+            other_s: 600,
+            fragment_s: 30,
+        }
+    }
+}
+
+impl PortRange {
+    /// How many ports it holds, 1 to 65535.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+
+    /// Whether the two share a port.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}

@@ -1,0 +1,101 @@
+//! `[network.NAME]`.
+
+use std::net::Ipv4Addr;
+
+use super::diagnostic::{Fault, Report};
+use super::model::Network;
+use super::parse::{Key, Section, key, quote};
+use super::tables::Item;
+use super::values;
+
+/// The keys of `[network.NAME]`.
+pub(super) const KEYS: &[Key] = &[
+    key("interface", "\"vmbr1\""),
+    key("address", "\"172.22.161.254/24\""),
+    key("create", "true"),
+    key("ports", "[\"tap1\"]"),
+];
+
+pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
+    report.errors(section.unknown_keys());
+    let interface = report.keep(section.required("interface", values::interface));
+    let address = report.keep(section.required("address", values::address_in_prefix));
+    let create = report.keep(section.optional("create", |field| field.boolean()));
+    // A name that is there twice is found with all other uses of interfaces.
+    let ports = section.optional("ports", |field| {
+        field.items().into_iter().map(values::interface).collect()
+    });
+    let ports = report.keep(ports);
+    let network = Network {
+        name: section.name.to_string(),
+        interface: interface?,
+        address: address?,
+        create: create?.unwrap_or(false),
+        ports: ports?.unwrap_or_default(),
+    };
+    if !network.create && !network.ports.is_empty() {
+        let problem = "has no effect, as natbpf attaches ports only to a bridge that it makes";
+        report.warn(section.fault("ports", problem, "add create = true, or leave ports out"));
+    }
+    Some(network)
+}
+
+/// Networks must not share addresses: a guest is found by its address alone.
+pub(super) fn overlaps(networks: &[Item<'_, Network>], report: &mut Report<'_>) {
+    let mut by_start: Vec<_> = networks.iter().collect();
+    by_start.sort_by_key(|network| network.value.address.network());
+    let mut reaches_furthest: Option<&Item<'_, Network>> = None;
+    for network in by_start {
+        let (range, before) = (network.value.address, reaches_furthest);
+        if let Some(before) =
+            before.filter(|before| before.value.address.contains(&range.network()))
+        {
+            let in_file = if before.section.at < network.section.at {
+                (before, network)
+            } else {
+                (network, before)
+            };
+            report.error(overlap(in_file));
+        }
+        if before.is_none_or(|before| before.value.address.broadcast() < range.broadcast()) {
+            reaches_furthest = Some(network);
+        }
+    }
+}
+
+fn overlap((first, second): (&Item<'_, Network>, &Item<'_, Network>)) -> Fault {
+    let problem = format!(
+        "{} overlaps {} of network {}",
+        second.value.address.trunc(),
+        first.value.address.trunc(),
+        quote(&first.value.name),
+    );
+    let remedy = "give each network a prefix of its own";
+    second
+        .section
+        .fault("address", &problem, remedy)
+        .see(first.section.at)
+}
+
+/// Where guests are, for a search by address.
+#[derive(Debug)]
+pub(super) struct ByAddress<'n> {
+    sorted: Vec<&'n Network>,
+}
+
+impl<'n> ByAddress<'n> {
+    /// Networks that overlap are an error anyway, so one of them is enough of an answer.
+    pub(super) fn new(networks: &'n [Item<'_, Network>]) -> Self {
+        let mut sorted: Vec<_> = networks.iter().map(|network| &network.value).collect();
+        sorted.sort_by_key(|network| network.address.network());
+        Self { sorted }
+    }
+
+    pub(super) fn find(&self, address: Ipv4Addr) -> Option<&'n Network> {
+        let after = self
+            .sorted
+            .partition_point(|network| network.address.network() <= address);
+        let network = self.sorted[..after].last()?;
+        network.address.contains(&address).then_some(*network)
+    }
+}

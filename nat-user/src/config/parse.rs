@@ -1,0 +1,624 @@
+//! TOML tables whose parts know their place and their full name.
+//!
+//! This walks the parsed tables itself instead of deserializing into structs: so every mistake is
+//! found at once, each with its place and its key in full, and a value may have several forms.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::diagnostic::{Fault, Report};
+use super::{suggest, syntax};
+
+/// A key that a table may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// A value as it would be written, for messages.
+    pub(super) example: &'static str,
+}
+
+/// A [`Key`], in one line.
+pub(super) const fn key(name: &'static str, example: &'static str) -> Key {
+    Key { name, example }
+}
+
+/// One table of the file.
+#[derive(Debug)]
+pub(super) struct Section<'a> {
+    /// The kind of table, such as `uplink`; empty for the whole file.
+    kind: &'static str,
+    /// The name of an uplink, a network or a rule; empty for a table that has none.
+    pub(super) name: Cow<'a, str>,
+    /// Byte offset of its header.
+    pub(super) at: usize,
+    table: &'a DeTable<'a>,
+    keys: &'static [Key],
+}
+
+/// One value of a [`Section`], or one item of a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field<'s> {
+    section: &'s Section<'s>,
+    key: &'static Key,
+    value: &'s Spanned<DeValue<'s>>,
+}
+
+/// Names are printed in tables and metrics.
+const LONGEST_NAME: usize = 64;
+
+/// How much of a wrong value a message repeats; a whole name at least.
+const LONGEST_QUOTE: usize = 64;
+
+/// A piece of the file between backticks, shortened if it is long.
+pub(super) fn quote(text: &str) -> String {
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
+    format!("`{}`", shortened(text))
+}
+
+/// Whether TOML takes the character in a key without quotes.
+pub(super) fn is_bare(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// A path as messages write it.
+pub(super) fn dotted(path: &[&str]) -> String {
+    let parts: Vec<_> = path.iter().map(|part| dotted_part(part)).collect();
+    parts.join(".")
+}
+
+/// A name as a part of a dotted key: in quotes where TOML asks for them, shortened if it is too
+/// long for a name.
+fn dotted_part(name: &str) -> String {
+    let name = shortened(name);
+    if !name.is_empty() && name.chars().all(is_bare) {
+        return name.into_owned();
+    }
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The beginning of a text, if it is longer than anybody would want to read.
+pub(super) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+impl<'a> Section<'a> {
+    /// The whole file.
+    pub(super) fn root(table: &'a DeTable<'a>, keys: &'static [Key]) -> Self {
+        Self {
+            kind: "",
+            name: Cow::Borrowed(""),
+            at: 0,
+            table,
+            keys,
+        }
+    }
+
+    /// The table `[KEY]`, if it is there.
+    pub(super) fn table(
+        &self,
+        key: &'static str,
+        keys: &'static [Key],
+        report: &mut Report<'_>,
+    ) -> Option<Section<'a>> {
+        let (value, _) = self.entry(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            report.error(wrong_shape(self.key_path(key), value, &format!("[{key}]")));
+            return None;
+        };
+        Some(Section {
+            kind: key,
+            name: Cow::Borrowed(""),
+            at: value.span().start,
+            table,
+            keys,
+        })
+    }
+
+    /// The tables `[KEY.NAME]`, in the order of the file.
+    pub(super) fn named_tables(
+        &self,
+        key: &'static str,
+        keys: &'static [Key],
+        report: &mut Report<'_>,
+    ) -> Vec<Section<'a>> {
+        let Some((value, _)) = self.entry(key) else {
+            return Vec::new();
+        };
+        let shape = format!("[{key}.NAME]");
+        let DeValue::Table(tables) = value.get_ref() else {
+            report.error(wrong_shape(self.key_path(key), value, &shape));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (name, value) in tables {
+            let path = || dotted(&[key, name.get_ref()]);
+            if name_problem(name.get_ref()).is_some() {
+                report.error(name_fault(name.span().start, path(), name.get_ref()));
+            }
+            match value.get_ref() {
+                DeValue::Table(table) => sections.push(Section {
+                    kind: key,
+                    name: Cow::Borrowed(name.get_ref()),
+                    at: value.span().start,
+                    table,
+                    keys,
+                }),
+                _ => report.error(wrong_shape(path(), value, &shape)),
+            }
+        }
+        sections.sort_by_key(|section| section.at);
+        sections
+    }
+
+    /// The tables `[[KEY]]`. Each gets its name from its key `name`, or from its position.
+    pub(super) fn rules(
+        &self,
+        key: &'static str,
+        keys: &'static [Key],
+        report: &mut Report<'_>,
+    ) -> Vec<Section<'a>> {
+        let Some((value, _)) = self.entry(key) else {
+            return Vec::new();
+        };
+        let shape = format!("[[{key}]]");
+        let mut sections = Vec::new();
+        for (index, item) in items(value).into_iter().enumerate() {
+            match item.get_ref() {
+                // `[forward]` is a table, but not one of a list.
+                DeValue::Table(table) if !std::ptr::eq(item, value) => {
+                    sections.push(rule(key, index, table, item.span().start, keys));
+                }
+                _ => report.error(wrong_shape(self.key_path(key), item, &shape)),
+            }
+        }
+        report.errors(sections.iter().filter_map(Section::bad_name));
+        report.errors(repeated_names(&sections));
+        sections
+    }
+
+    /// A fault for the key `name` of a rule if it cannot be one.
+    fn bad_name(&self) -> Option<Fault> {
+        let field = self.field("name")?;
+        match field.string() {
+            Ok(name) => name_problem(name)
+                .map(|_| name_fault(field.value.span().start, self.key_path("name"), name)),
+            Err(fault) => Some(fault),
+        }
+    }
+
+    /// The keys that this table does not know.
+    pub(super) fn unknown_keys(&self) -> impl Iterator<Item = Fault> {
+        let is_known = |name: &str| self.keys.iter().any(|key| key.name == name);
+        let unknown = self
+            .table
+            .keys()
+            .filter(move |key| !is_known(key.get_ref()));
+        unknown.map(|key| self.unknown_key(key))
+    }
+
+    fn unknown_key(&self, key: &Spanned<DeString<'_>>) -> Fault {
+        let remedy = match self.meant_by(key.get_ref()) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None => {
+                let known: Vec<_> = self
+                    .keys
+                    .iter()
+                    .map(|key| format!("`{}`", key.name))
+                    .collect();
+                format!("the keys here are {}", known.join(", "))
+            }
+        };
+        Fault {
+            at: key.span().start,
+            key: self.key_path(key.get_ref()),
+            problem: format!("unknown key {}", quote(key.get_ref())),
+            see: None,
+            remedy,
+        }
+    }
+
+    fn meant_by(&self, unknown: &str) -> Option<&'static str> {
+        suggest::nearest(unknown, self.keys.iter().map(|key| key.name))
+    }
+
+    /// The value of a key, if it is there.
+    pub(super) fn field<'s>(&'s self, name: &str) -> Option<Field<'s>> {
+        let (value, key) = self.entry(name)?;
+        Some(Field {
+            section: self,
+            key,
+            value,
+        })
+    }
+
+    fn entry(&self, name: &str) -> Option<(&'a Spanned<DeValue<'a>>, &'static Key)> {
+        let key = self.key(name);
+        Some((self.table.get(name)?, key))
+    }
+
+    /// Every key that the code asks for is in the list against which unknown keys are held.
+    fn key(&self, name: &str) -> &'static Key {
+        let key = self.keys.iter().find(|key| key.name == name);
+        key.unwrap_or_else(|| unreachable!("`{name}` is not in the list of keys"))
+    }
+
+    /// What `check` makes of a value that may be missing.
+    pub(super) fn optional<'s, T>(
+        &'s self,
+        name: &str,
+        check: impl FnOnce(Field<'s>) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        self.field(name).map(check).transpose()
+    }
+
+    /// What `check` makes of a value that must be there.
+    pub(super) fn required<'s, T>(
+        &'s self,
+        name: &str,
+        check: impl FnOnce(Field<'s>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match self.field(name) {
+            Some(field) => check(field),
+            None => Err(self.missing(name)),
+        }
+    }
+
+    /// A required key is missing. If it is only mistyped, then that is the fault.
+    fn missing(&self, name: &str) -> Fault {
+        self.mistyped(name).unwrap_or_else(|| {
+            let remedy = format!("write {name} = {}", self.key(name).example);
+            self.fault_here(name, "is missing", &remedy)
+        })
+    }
+
+    /// The fault of an unknown key by which the key `name` was probably meant.
+    pub(super) fn mistyped(&self, name: &str) -> Option<Fault> {
+        let meant = |key: &&Spanned<DeString<'_>>| {
+            let written = key.get_ref().as_ref();
+            self.keys.iter().all(|known| known.name != written)
+                && self.meant_by(written) == Some(name)
+        };
+        self.table
+            .keys()
+            .find(meant)
+            .map(|key| self.unknown_key(key))
+    }
+
+    /// A fault at a value, or at the table's header if the key is not there.
+    pub(super) fn fault(&self, name: &str, problem: &str, remedy: &str) -> Fault {
+        match self.table.get(name) {
+            Some(value) => Fault {
+                at: value.span().start,
+                ..self.fault_here(name, problem, remedy)
+            },
+            None => self.fault_here(name, problem, remedy),
+        }
+    }
+
+    /// A fault about a key (or about the table itself, if `name` is empty) at the header.
+    pub(super) fn fault_here(&self, name: &str, problem: &str, remedy: &str) -> Fault {
+        let key = if name.is_empty() {
+            self.path()
+        } else {
+            self.key_path(name)
+        };
+        Fault {
+            at: self.at,
+            key,
+            problem: problem.to_owned(),
+            see: None,
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    fn key_path(&self, name: &str) -> String {
+        match self.path() {
+            path if path.is_empty() => dotted_part(name),
+            path => format!("{path}.{}", dotted_part(name)),
+        }
+    }
+
+    /// The dotted name under which messages speak of the table; empty for the whole file.
+    pub(super) fn path(&self) -> String {
+        match &*self.name {
+            "" => self.kind.to_owned(),
+            name => dotted(&[self.kind, name]),
+        }
+    }
+}
+
+/// A value stands where a table of the form `shape` is wanted.
+fn wrong_shape(path: String, value: &Spanned<DeValue<'_>>, shape: &str) -> Fault {
+    Fault {
+        at: value.span().start,
+        key: path,
+        problem: format!("wants {shape}, not {}", kind(value.get_ref())),
+        see: None,
+        remedy: format!("begin it with a line {shape}"),
+    }
+}
+
+/// One table of `[[KEY]]`.
+fn rule<'a>(
+    kind: &'static str,
+    index: usize,
+    table: &'a DeTable<'a>,
+    at: usize,
+    keys: &'static [Key],
+) -> Section<'a> {
+    Section {
+        kind,
+        name: rule_name(kind, index, table),
+        at,
+        table,
+        keys,
+    }
+}
+
+/// A rule's own name, or the one that its position gives it. A name that cannot be one is reported
+/// by [`Section::bad_name`].
+fn rule_name<'a>(kind: &str, index: usize, table: &'a DeTable<'a>) -> Cow<'a, str> {
+    let written = table.get("name").and_then(|value| value.get_ref().as_str());
+    match written.filter(|name| name_problem(name).is_none()) {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("{kind}-{}", index + 1)),
+    }
+}
+
+/// Rules of one kind that share a name. At least one of two has it written, the other may have it
+/// from its position.
+fn repeated_names(sections: &[Section<'_>]) -> Vec<Fault> {
+    let named = |section: &&Section<'_>| section.field("name").is_some();
+    let defaults = sections.iter().filter(|section| !named(section));
+    let mut seen: HashMap<&str, usize> = defaults
+        .map(|section| (&*section.name, section.at))
+        .collect();
+    let mut faults = Vec::new();
+    for section in sections.iter().filter(named) {
+        match seen.entry(&section.name) {
+            Entry::Vacant(free) => {
+                free.insert(section.at);
+            }
+            Entry::Occupied(taken) => {
+                let problem = format!("another rule is called {}", quote(&section.name));
+                let remedy = "give each a name of its own (one without is called by its position)";
+                faults.push(section.fault("name", &problem, remedy).see(*taken.get()));
+            }
+        }
+    }
+    faults
+}
+
+/// Why a text cannot be a name.
+fn name_problem(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("is empty")
+    } else if name.chars().nth(LONGEST_NAME).is_some() {
+        Some("is longer than 64 characters")
+    } else if name.chars().any(char::is_control) {
+        Some("holds a control character")
+    } else {
+        None
+    }
+}
+
+fn name_fault(at: usize, key: String, name: &str) -> Fault {
+    Fault {
+        at,
+        key,
+        problem: format!(
+            "the name {} {}",
+            quote(name),
+            name_problem(name).unwrap_or_default()
+        ),
+        see: None,
+        remedy: "write 1 to 64 visible characters".to_owned(),
+    }
+}
+
+/// The items of a list; any other value is the only item.
+fn items<'v>(value: &'v Spanned<DeValue<'v>>) -> Vec<&'v Spanned<DeValue<'v>>> {
+    match value.get_ref() {
+        DeValue::Array(items) => items.iter().collect(),
+        _ => vec![value],
+    }
+}
+
+/// The place of the value under a path such as `["uplink", "wan", "interface"]`, or of the nearest
+/// table around it. A rule is known by its name, also by one that it has from its position.
+pub(super) fn locate(text: &str, path: &[&str]) -> usize {
+    let Ok(document) = syntax::document(text) else {
+        return 0;
+    };
+    let mut value = None;
+    let mut table = document.get_ref();
+    for (index, part) in path.iter().enumerate() {
+        let next = match (path.get(index.wrapping_sub(1)), value.map(Spanned::get_ref)) {
+            (Some(kind), Some(DeValue::Array(rules))) => nth_rule(kind, rules, part),
+            _ => table.get(*part),
+        };
+        let Some(next) = next else { break };
+        value = Some(next);
+        if let DeValue::Table(inner) = next.get_ref() {
+            table = inner;
+        }
+    }
+    value.map_or(0, |value| value.span().start)
+}
+
+/// The rule of a name among the tables `[[KIND]]`.
+fn nth_rule<'v>(
+    kind: &str,
+    rules: &'v [Spanned<DeValue<'v>>],
+    name: &str,
+) -> Option<&'v Spanned<DeValue<'v>>> {
+    let mut rules = rules.iter().enumerate();
+    let is_meant = |index, table: &'v DeTable<'v>| rule_name(kind, index, table) == name;
+    let found = rules.find(|(index, value)| {
+        matches!(value.get_ref(), DeValue::Table(table) if is_meant(*index, table))
+    });
+    found.map(|(_, value)| value)
+}
+
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+impl<'s> Field<'s> {
+    /// A fault at this value.
+    pub(super) fn fault(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Fault {
+        Fault {
+            at: self.value.span().start,
+            key: self.section.key_path(self.key.name),
+            problem: problem.into(),
+            see: None,
+            remedy: remedy.into(),
+        }
+    }
+
+    /// The fault of an item that stands earlier in the same list.
+    pub(super) fn repeated(&self) -> Fault {
+        let written = match self.value.get_ref() {
+            DeValue::String(text) => quote(text),
+            DeValue::Integer(integer) => format!("`{integer}`"),
+            value => kind(value).to_owned(),
+        };
+        self.fault(format!("{written} is in the list twice"), "write it once")
+    }
+
+    /// Byte offset of this value.
+    pub(super) fn at(&self) -> usize {
+        self.value.span().start
+    }
+
+    fn wants(&self, what: &str) -> Fault {
+        self.fault(
+            format!("wants {what}, not {}", kind(self.value.get_ref())),
+            format!("write {} = {}", self.key.name, self.key.example),
+        )
+    }
+
+    pub(super) fn string(&self) -> Result<&'s str, Fault> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Ok(text),
+            _ => Err(self.wants("a string")),
+        }
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, Fault> {
+        match self.value.get_ref() {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(self.wants("true or false")),
+        }
+    }
+
+    /// An integer from `least` to `most`.
+    pub(super) fn integer(&self, least: u32, most: u32) -> Result<u32, Fault> {
+        let DeValue::Integer(integer) = self.value.get_ref() else {
+            return Err(self.wants("an integer"));
+        };
+        let value = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let value = value.and_then(|value| u32::try_from(value).ok());
+        value
+            .filter(|value| (least..=most).contains(value))
+            .ok_or_else(|| {
+                self.fault(
+                    format!("{integer} is out of range"),
+                    format!("write a number from {least} to {most}"),
+                )
+            })
+    }
+
+    /// Text that stands for a port or a range: a string, or an integer's digits.
+    pub(super) fn digits(&self) -> Result<Cow<'s, str>, Fault> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Ok(Cow::Borrowed(text.trim())),
+            DeValue::Integer(integer) if integer.radix() == 10 => {
+                Ok(Cow::Borrowed(integer.as_str().trim_start_matches('+')))
+            }
+            DeValue::Integer(integer) => {
+                let value = i64::from_str_radix(integer.as_str(), integer.radix());
+                Ok(Cow::Owned(value.map_or_else(
+                    |_| integer.to_string(),
+                    |value| value.to_string(),
+                )))
+            }
+            _ => Err(self.wants("a port or a range of ports")),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Fault> {
+        let text = self.string()?;
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        let words = choices.iter().map(|(word, _)| *word);
+        let remedy = match suggest::nearest(text, words.clone()) {
+            Some(word) => format!("did you mean \"{word}\"?"),
+            None => {
+                let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
+                format!("write one of {}", words.join(", "))
+            }
+        };
+        Err(self.fault(format!("does not know {}", quote(text)), remedy))
+    }
+
+    /// The items of a list; a single value is a list of one.
+    pub(super) fn items(self) -> Vec<Field<'s>> {
+        items(self.value)
+            .into_iter()
+            .map(|value| Field { value, ..self })
+            .collect()
+    }
+
+    /// The same, where an empty list would mean nothing.
+    pub(super) fn some_items(self) -> Result<Vec<Field<'s>>, Fault> {
+        let items = self.items();
+        if items.is_empty() {
+            let remedy = format!(
+                "write {} = {}, or leave it out",
+                self.key.name, self.key.example
+            );
+            return Err(self.fault("is an empty list", remedy));
+        }
+        Ok(items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_quoted_in_part() {
+        assert_eq!(quote("ü"), "`ü`");
+        assert_eq!(quote(&"ü".repeat(200)), format!("`{}…`", "ü".repeat(64)));
+    }
+
+    #[test]
+    fn names_stand_in_a_dotted_key_as_toml_writes_them() {
+        assert_eq!(dotted_part("web-1_a"), "web-1_a");
+        assert_eq!(dotted_part("a.b"), "\"a.b\"");
+        assert_eq!(dotted_part("a\"b"), "\"a\\\"b\"");
+        assert_eq!(dotted_part(""), "\"\"");
+    }
+}

@@ -1,0 +1,188 @@
+//! `[[snat]]`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ipnet::Ipv4Net;
+
+use super::diagnostic::{Fault, Report};
+use super::model::{
+    FilteringBehaviour, MappingBehaviour, Network, NetworkId, PortRange, SnatRule, SnatSource,
+    UplinkId,
+};
+use super::parse::{Field, Key, Section, key, quote};
+use super::tables::{Item, Names};
+use super::values;
+
+/// The keys of `[[snat]]`.
+pub(super) const KEYS: &[Key] = &[
+    key("name", "\"lan-out\""),
+    key("network", "\"lan\""),
+    key("source", "\"172.22.161.0/24\""),
+    key("uplink", "\"wan\""),
+    key("to", "\"masquerade\""),
+    key("ports", "\"1024-65535\""),
+    key("mapping", "\"endpoint-independent\""),
+    key("filtering", "\"address-dependent\""),
+    key("exclude", "[\"10.0.0.0/8\"]"),
+];
+
+const PORTS: PortRange = PortRange {
+    first: 1024,
+    last: 65535,
+};
+
+pub(super) fn read(
+    section: &Section<'_>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Option<SnatRule> {
+    report.errors(section.unknown_keys());
+    let source = report.keep(source(section, names));
+    let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
+    let to = report.keep(section.required("to", values::snat_target));
+    let ports = report.keep(section.optional("ports", ports));
+    let mapping = report.keep(section.optional("mapping", mapping));
+    let filtering = report.keep(section.optional("filtering", filtering));
+    let exclude = section.optional("exclude", |field| {
+        values::distinct(field.items(), values::prefix)
+    });
+    let exclude = report.keep(exclude);
+    Some(SnatRule {
+        name: section.name.to_string(),
+        source: source?,
+        uplink: uplink?,
+        to: to?,
+        ports: ports?.unwrap_or(PORTS),
+        mapping: mapping?.unwrap_or(MappingBehaviour::EndpointIndependent),
+        filtering: filtering?.unwrap_or(FilteringBehaviour::AddressDependent),
+        exclude: exclude?.unwrap_or_default(),
+    })
+}
+
+fn source(section: &Section<'_>, names: &Names<'_>) -> Result<SnatSource, Fault> {
+    match (section.field("network"), section.field("source")) {
+        (Some(network), None) => names.network(network).map(SnatSource::Network),
+        (None, Some(source)) => values::prefix(source).map(SnatSource::Prefix),
+        (Some(_), Some(source)) => {
+            Err(source.fault("cannot stand beside network", "keep one of the two"))
+        }
+        (None, None) => {
+            // A mistyped `network` or `source` is reported as that.
+            let mistyped = [section.mistyped("network"), section.mistyped("source")];
+            let missing = || {
+                let remedy = "write network = \"NAME\" or source = \"PREFIX\"";
+                section.fault_here("network", "is missing, and so is source", remedy)
+            };
+            Err(mistyped
+                .into_iter()
+                .flatten()
+                .next()
+                .unwrap_or_else(missing))
+        }
+    }
+}
+
+fn ports(field: Field<'_>) -> Result<PortRange, Fault> {
+    match field.items()[..] {
+        [item] => values::port_range(item),
+        _ => Err(field.fault("is a list", "write one range, as in ports = \"1024-65535\"")),
+    }
+}
+
+fn mapping(field: Field<'_>) -> Result<MappingBehaviour, Fault> {
+    use MappingBehaviour::{AddressAndPortDependent, EndpointIndependent};
+    field.choice(&[
+        ("endpoint-independent", EndpointIndependent),
+        ("address-and-port-dependent", AddressAndPortDependent),
+    ])
+}
+
+fn filtering(field: Field<'_>) -> Result<FilteringBehaviour, Fault> {
+    use FilteringBehaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
+    field.choice(&[
+        ("endpoint-independent", EndpointIndependent),
+        ("address-dependent", AddressDependent),
+        ("address-and-port-dependent", AddressAndPortDependent),
+    ])
+}
+
+/// Warns of rules that can never match, because an earlier one takes every packet.
+pub(super) fn shadowed(
+    rules: &[Item<'_, SnatRule>],
+    networks: &[Item<'_, Network>],
+    report: &mut Report<'_>,
+) {
+    let mut earlier = Earlier::default();
+    for rule in rules {
+        let prefix = match rule.value.source {
+            SnatSource::Prefix(prefix) => Some(prefix),
+            SnatSource::Network(NetworkId(id)) => networks
+                .get(id)
+                .map(|network| network.value.address.trunc()),
+        };
+        if let Some(before) = earlier.covering(&rule.value, prefix) {
+            let problem = format!(
+                "can never match: all its packets go to {}",
+                quote(&before.value.name)
+            );
+            let remedy = "put it before that rule, or remove it";
+            report.warn(
+                rule.section
+                    .fault_here("", &problem, remedy)
+                    .see(before.section.at),
+            );
+        } else {
+            earlier.add(rule);
+        }
+    }
+}
+
+/// The rules so far, by what they match.
+#[derive(Default)]
+struct Earlier<'r> {
+    by_network: HashMap<(UplinkId, NetworkId), Vec<&'r Item<'r, SnatRule>>>,
+    by_prefix: HashMap<(UplinkId, Ipv4Net), Vec<&'r Item<'r, SnatRule>>>,
+    /// Which lengths of prefixes there are, so that others need no look-up.
+    lengths: BTreeSet<u8>,
+}
+
+impl<'r> Earlier<'r> {
+    fn add(&mut self, rule: &'r Item<'r, SnatRule>) {
+        let uplink = rule.value.uplink;
+        match rule.value.source {
+            SnatSource::Network(id) => self.by_network.entry((uplink, id)).or_default().push(rule),
+            SnatSource::Prefix(prefix) => {
+                self.lengths.insert(prefix.prefix_len());
+                self.by_prefix
+                    .entry((uplink, prefix))
+                    .or_default()
+                    .push(rule);
+            }
+        }
+    }
+
+    /// A rule that takes all that `rule`, whose sources are within `prefix`, would match.
+    fn covering(&self, rule: &SnatRule, prefix: Option<Ipv4Net>) -> Option<&'r Item<'r, SnatRule>> {
+        let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
+        let same_network = match rule.source {
+            SnatSource::Network(id) => self.by_network.get(&(rule.uplink, id)),
+            SnatSource::Prefix(_) => None,
+        };
+        if let Some(before) = same_network.and_then(|rules| rules.iter().find(covers)) {
+            return Some(before);
+        }
+        let prefix = prefix?;
+        let lengths = self.lengths.range(..=prefix.prefix_len());
+        let wider = lengths.filter_map(|length| Ipv4Net::new(prefix.addr(), *length).ok());
+        let mut rules = wider.filter_map(|wider| self.by_prefix.get(&(rule.uplink, wider.trunc())));
+        rules.find_map(|rules| rules.iter().find(covers)).copied()
+    }
+}
+
+/// Whether all that `before` leaves alone is left alone by `rule` too.
+fn excludes_no_more(before: &SnatRule, rule: &SnatRule) -> bool {
+    before
+        .exclude
+        .iter()
+        .all(|prefix| rule.exclude.iter().any(|wider| wider.contains(prefix)))
+}

@@ -1,0 +1,189 @@
+//! Reads the tables of a file one after the other, then checks what only several together can tell.
+
+use std::collections::BTreeMap;
+
+use super::diagnostic::{Fault, Report};
+use super::model::{
+    Config, ForwardRule, Limits, Network, NetworkId, SnatRule, Timeouts, Uplink, UplinkId,
+};
+use super::parse::{Field, Key, Section, key, quote};
+use super::{forward, interfaces, limits, network, shadow, snat, suggest, uplink};
+
+/// The tables of a file.
+pub(super) const KEYS: &[Key] = &[
+    key("uplink", ""),
+    key("network", ""),
+    key("snat", ""),
+    key("forward", ""),
+    key("limits", ""),
+    key("timeouts", ""),
+];
+
+/// Something that was read, with the table that it was read from.
+#[derive(Debug)]
+pub(super) struct Item<'a, T> {
+    pub(super) section: Section<'a>,
+    pub(super) value: T,
+}
+
+/// The names of uplinks and networks, which rules refer to.
+#[derive(Debug)]
+pub(super) struct Names<'n> {
+    uplinks: BTreeMap<&'n str, usize>,
+    networks: BTreeMap<&'n str, usize>,
+}
+
+impl<'n> Names<'n> {
+    fn new(uplinks: &'n [Section<'_>], networks: &'n [Section<'_>]) -> Self {
+        let by_name = |sections: &'n [Section<'_>]| {
+            let names = sections.iter().map(|section| &*section.name);
+            names.zip(0..).collect()
+        };
+        Self {
+            uplinks: by_name(uplinks),
+            networks: by_name(networks),
+        }
+    }
+
+    pub(super) fn uplink(&self, field: Field<'_>) -> Result<UplinkId, Fault> {
+        find("uplink", &self.uplinks, field).map(UplinkId)
+    }
+
+    pub(super) fn network(&self, field: Field<'_>) -> Result<NetworkId, Fault> {
+        find("network", &self.networks, field).map(NetworkId)
+    }
+}
+
+/// How many of the names that exist a message lists.
+const NAMES_SHOWN: usize = 8;
+
+fn find(kind: &str, names: &BTreeMap<&str, usize>, field: Field<'_>) -> Result<usize, Fault> {
+    let name = field.string()?;
+    if let Some(index) = names.get(name) {
+        return Ok(*index);
+    }
+    let mut existing: Vec<_> = names.iter().collect();
+    existing.sort_by_key(|(_, index)| **index);
+    let listed: Vec<_> = existing
+        .iter()
+        .take(NAMES_SHOWN)
+        .map(|(name, _)| quote(name))
+        .collect();
+    let more = if existing.len() > NAMES_SHOWN {
+        ", …"
+    } else {
+        ""
+    };
+    let nearest = suggest::nearest(name, existing.iter().map(|(name, _)| **name));
+    let remedy = match (nearest, &listed[..]) {
+        (_, []) => format!("there is none at all, so add [{kind}.NAME]"),
+        (Some(near), [_]) => format!("did you mean {}?", quote(near)),
+        (Some(near), _) => format!(
+            "did you mean {}? there are {}{more}",
+            quote(near),
+            listed.join(", ")
+        ),
+        (None, [only]) => format!("the only {kind} is {only}"),
+        (None, _) => format!("the {kind}s are {}{more}", listed.join(", ")),
+    };
+    Err(field.fault(format!("there is no {kind} {}", quote(name)), remedy))
+}
+
+/// Reads what `read` makes of each table. One that fails has left an error in the report.
+fn read_each<'a, T>(
+    sections: Vec<Section<'a>>,
+    report: &mut Report<'_>,
+    read: impl Fn(&Section<'a>, &mut Report<'_>) -> Option<T>,
+) -> Vec<Item<'a, T>> {
+    let read_one =
+        |section: Section<'a>| read(&section, report).map(|value| Item { section, value });
+    sections.into_iter().filter_map(read_one).collect()
+}
+
+/// Everything that has been read.
+#[derive(Debug)]
+struct Parts<'a> {
+    uplinks: Vec<Item<'a, Uplink>>,
+    networks: Vec<Item<'a, Network>>,
+    snat: Vec<Item<'a, SnatRule>>,
+    forwards: Vec<Item<'a, ForwardRule>>,
+    limits: Limits,
+    timeouts: Timeouts,
+}
+
+/// Reads the tables, one after the other, then what only several together can tell.
+pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> Config {
+    report.errors(root.unknown_keys());
+    let uplinks = root.named_tables("uplink", uplink::KEYS, report);
+    let networks = root.named_tables("network", network::KEYS, report);
+    if uplinks.is_empty() {
+        report.error(no_uplink(root, end));
+    }
+    interfaces::roles(&uplinks, &networks, report);
+
+    let names = Names::new(&uplinks, &networks);
+    let snat = root.rules("snat", snat::KEYS, report);
+    let snat = read_each(snat, report, |section, report| {
+        snat::read(section, &names, report)
+    });
+    let forwards = root.rules("forward", forward::KEYS, report);
+    let forwards = read_each(forwards, report, |section, report| {
+        forward::read(section, &names, report)
+    });
+    let limits = root.table("limits", limits::LIMITS, report);
+    let limits = limits.and_then(|section| limits::limits(&section, report));
+    let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
+    let timeouts = timeouts.and_then(|section| limits::timeouts(&section, report));
+    let parts = Parts {
+        uplinks: read_each(uplinks, report, uplink::read),
+        networks: read_each(networks, report, network::read),
+        snat,
+        forwards,
+        limits: limits.unwrap_or_default(),
+        timeouts: timeouts.unwrap_or_default(),
+    };
+    check_together(&parts, report);
+    parts.into_config()
+}
+
+fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
+    let problem = "there is no uplink";
+    let remedy = "add [uplink.NAME] with interface = \"vmbr0\", for example";
+    let missing = root.fault_here("uplink", problem, remedy);
+    root.mistyped("uplink")
+        .unwrap_or(Fault { at: end, ..missing })
+}
+
+fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
+    network::overlaps(&parts.networks, report);
+    forward::targets(
+        &parts.forwards,
+        &network::ByAddress::new(&parts.networks),
+        report,
+    );
+    shadow::check(&parts.forwards, &parts.uplinks, report);
+    snat::shadowed(&parts.snat, &parts.networks, report);
+    let around = forward::Surroundings {
+        uplinks: &parts.uplinks,
+        networks: &parts.networks,
+        snat: &parts.snat,
+    };
+    forward::doubts(&parts.forwards, &around, report);
+}
+
+impl Parts<'_> {
+    fn into_config(self) -> Config {
+        Config {
+            uplinks: values_of(self.uplinks),
+            networks: values_of(self.networks),
+            snat: values_of(self.snat),
+            forwards: values_of(self.forwards),
+            limits: self.limits,
+            timeouts: self.timeouts,
+        }
+    }
+}
+
+fn values_of<T>(items: Vec<Item<'_, T>>) -> Vec<T> {
+    items.into_iter().map(|item| item.value).collect()
+}

@@ -1,0 +1,60 @@
+//! Tests of whole configurations.
+
+mod bad_files;
+mod bad_input;
+mod doubts;
+mod forms;
+mod reachable;
+mod round_trip;
+
+use std::path::Path;
+
+use super::{Loaded, model::Config, parse};
+
+/// The uplink and the network to which most tests add something. Seven lines.
+const BASE: &str = r#"[uplink.wan]
+interface = "vmbr0"
+addresses = ["19.19.8.10"]
+[network.lan]
+interface = "vmbr1"
+address = "172.22.161.254/24"
+
+"#;
+
+fn load(text: &str) -> Loaded {
+    parse(text, Path::new("n.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn config(text: &str) -> Config {
+    load(text).config
+}
+
+/// The line that a configuration is refused with.
+fn refusal(text: &str) -> String {
+    let error = parse(text, Path::new("n.toml")).expect_err(text);
+    error.to_string()
+}
+
+/// The same for lines that follow [`BASE`].
+fn refusal_of(lines: &str) -> String {
+    refusal(&format!("{BASE}{lines}"))
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    load(text)
+        .warnings
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// A `[[forward]]` of tcp to a guest of [`BASE`], in six lines with those given.
+fn forward(name: &str, lines: &str) -> String {
+    let to = "to = \"172.22.161.170\"";
+    format!("[[forward]]\nname = \"{name}\"\nuplink = \"wan\"\n{to}\n{lines}\n")
+}
+
+/// A `[[snat]]` out of the uplink of [`BASE`], with the lines given.
+fn snat(name: &str, lines: &str) -> String {
+    format!("[[snat]]\nname = \"{name}\"\nuplink = \"wan\"\n{lines}\n")
+}

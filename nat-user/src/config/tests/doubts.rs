@@ -1,0 +1,260 @@
+//! What is allowed, but hardly meant.
+
+use super::{BASE, forward, load, snat, warnings};
+
+fn warnings_of(lines: &str) -> Vec<String> {
+    warnings(&format!("{BASE}{lines}"))
+}
+
+#[test]
+fn a_forward_behind_a_wider_range() {
+    let wide = forward(
+        "wide",
+        "protocol = [\"tcp\", \"udp\"]\nports = \"8000-8999\"",
+    );
+    let narrow = forward(
+        "narrow",
+        "protocol = \"udp\"\nports = 8080\naddress = \"19.19.8.10\"",
+    );
+    assert_eq!(
+        warnings_of(&format!("{wide}{narrow}")),
+        [
+            "n.toml:14:1: forward.narrow: can never match: earlier rules take all of it, \
+          beginning with `wide` (line 8); put it before them, or remove it"
+        ]
+    );
+    assert!(warnings_of(&format!("{narrow}{wide}")).is_empty());
+}
+
+#[test]
+fn a_forward_behind_several_that_take_it_together() {
+    let lines = [
+        forward("a", "protocol = \"tcp\"\nports = \"100-199\""),
+        forward(
+            "b",
+            "protocol = \"tcp\"\nports = [\"200-249\", \"251-300\"]",
+        ),
+        forward(
+            "c",
+            "protocol = \"tcp\"\nports = 250\naddress = \"19.19.8.10\"",
+        ),
+        forward("d", "protocol = \"tcp\"\nports = \"150-260\""),
+    ];
+    // The uplink has one address only, so that what is taken there is taken everywhere.
+    assert_eq!(warnings_of(&lines.concat()).len(), 1);
+    // With the interface's own addresses nobody knows.
+    let unknown = BASE.replace("addresses", "#");
+    assert!(warnings(&format!("{unknown}{}", lines.concat())).is_empty());
+}
+
+#[test]
+fn a_forward_that_overlaps_only_in_part() {
+    let lines = [
+        forward("a", "protocol = \"tcp\"\nports = \"100-199\""),
+        forward("b", "protocol = \"tcp\"\nports = \"150-250\""),
+        forward("c", "protocol = [\"tcp\", \"udp\"]\nports = \"100-199\""),
+        forward("d", "protocol = \"icmp\""),
+    ];
+    assert!(warnings_of(&lines.concat()).is_empty());
+}
+
+#[test]
+fn a_forward_behind_all() {
+    let all = forward("all", "protocol = \"all\"");
+    let web = forward("web", "protocol = \"tcp\"\nports = 80");
+    let ping = forward("ping", "protocol = \"icmp\"");
+    let lines = warnings_of(&format!("{all}{web}{ping}"));
+    assert!(
+        lines[0].contains("forward.all.protocol: tcp port 22 stays"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].contains("forward.web: can never match"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[2].contains("forward.ping: can never match"),
+        "{lines:?}"
+    );
+    assert!(warnings_of(&format!("{web}{ping}")).is_empty());
+}
+
+#[test]
+fn ssh_that_a_range_does_not_take() {
+    let expected = "stays with the host, although 1-1023 contains it; \
+                    name 22 on its own to forward it, or set uplink.wan.keep to what the host keeps";
+    let range = forward("low", "protocol = \"tcp\"\nports = \"1-1023\"");
+    assert_eq!(
+        warnings_of(&range),
+        [format!(
+            "n.toml:13:9: forward.low.ports: tcp port 22 {expected}"
+        )]
+    );
+    // A rule that names it does take it, before or after: the range leaves it out.
+    let named = forward("ssh", "protocol = \"tcp\"\nports = 22");
+    assert!(warnings_of(&format!("{range}{named}")).is_empty());
+    assert!(warnings_of(&format!("{named}{range}")).is_empty());
+    // Who has written `keep` knows it.
+    let keep = BASE.replace("[network", "keep = []\n[network");
+    assert!(warnings(&format!("{keep}{range}")).is_empty());
+    // udp has no ssh.
+    assert!(warnings_of(&range.replace("tcp", "udp")).is_empty());
+}
+
+#[test]
+fn ssh_that_all_does_not_take() {
+    assert_eq!(
+        warnings_of(&forward("all", "protocol = \"all\"")),
+        [
+            "n.toml:12:12: forward.all.protocol: tcp port 22 stays with the host, although `all` \
+          contains it; name 22 on its own to forward it, or set uplink.wan.keep to what the host \
+          keeps"
+        ]
+    );
+}
+
+#[test]
+fn a_port_that_is_not_kept_is_shadowed_by_a_range() {
+    let keep = BASE.replace("[network", "keep = [\"udp/53\"]\n[network");
+    let range = forward("low", "protocol = [\"tcp\", \"udp\"]\nports = \"1-1023\"");
+    let ssh = forward("ssh", "protocol = \"tcp\"\nports = 22");
+    let dns = forward("dns", "protocol = \"udp\"\nports = 53");
+    let lines = warnings(&format!("{keep}{range}{ssh}{dns}"));
+    assert_eq!(lines.len(), 1);
+    assert!(
+        lines[0].contains("forward.ssh: can never match"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_target_outside_every_network() {
+    let routed = forward("web", "protocol = \"tcp\"\nports = 80").replace("172.22", "172.23");
+    assert_eq!(
+        warnings_of(&routed),
+        [
+            "n.toml:11:6: forward.web.to: 172.23.161.170 is in no [network]; \
+          write a guest's address, or ignore this if the guest is routed"
+        ]
+    );
+    // A rule about its prefix shows that it is a guest.
+    let source = snat("routed", "source = \"172.23.0.0/16\"\nto = \"masquerade\"");
+    assert!(warnings_of(&format!("{routed}{source}")).is_empty());
+}
+
+#[test]
+fn a_target_that_is_the_host() {
+    let lines = forward("web", "protocol = \"tcp\"\nports = 80").replace(".170", ".254");
+    assert_eq!(
+        warnings_of(&lines),
+        [
+            "n.toml:11:6: forward.web.to: 172.22.161.254 is the host's own address in network `lan`; \
+          write a guest's address"
+        ]
+    );
+}
+
+#[test]
+fn an_external_address_that_the_uplink_does_not_have() {
+    let web = forward(
+        "web",
+        "protocol = \"tcp\"\nports = 80\naddress = \"19.19.8.11\"",
+    );
+    assert_eq!(
+        warnings_of(&web),
+        [
+            "n.toml:14:11: forward.web.address: 19.19.8.11 is not an address of uplink `wan`; \
+          add it to the uplink's addresses, unless it is routed to the host"
+        ]
+    );
+    let pool = snat("out", "network = \"lan\"\nto = \"19.19.8.11-19.19.8.14\"");
+    assert!(warnings_of(&format!("{web}{pool}")).is_empty());
+}
+
+#[test]
+fn a_snat_rule_behind_one_that_takes_everything() {
+    let network = snat("net", "network = \"lan\"\nto = \"masquerade\"");
+    let prefix = snat("prefix", "source = \"172.22.0.0/16\"\nto = \"19.19.8.10\"");
+    assert_eq!(
+        warnings_of(&format!("{prefix}{network}")),
+        [
+            "n.toml:13:1: snat.net: can never match: all its packets go to `prefix` (line 8); \
+          put it before that rule, or remove it"
+        ]
+    );
+    assert!(warnings_of(&format!("{network}{prefix}")).is_empty());
+    let twice = format!("{network}{}", network.replace("net\"", "again\""));
+    assert_eq!(warnings_of(&twice).len(), 1);
+}
+
+#[test]
+fn a_snat_rule_behind_one_with_exclusions_may_match() {
+    let first = snat(
+        "a",
+        "network = \"lan\"\nto = \"masquerade\"\nexclude = \"10.1.0.0/16\"",
+    );
+    let all = snat("b", "network = \"lan\"\nto = \"19.19.8.10\"");
+    let less = snat(
+        "b",
+        "network = \"lan\"\nto = \"19.19.8.10\"\nexclude = \"10.0.0.0/8\"",
+    );
+    assert!(warnings_of(&format!("{first}{all}")).is_empty());
+    assert_eq!(warnings_of(&format!("{first}{less}")).len(), 1);
+}
+
+#[test]
+fn bridge_ports_without_create() {
+    assert_eq!(
+        warnings(&format!(
+            "{}ports = \"tap1\"\n",
+            BASE.trim_end().to_owned() + "\n"
+        )),
+        [
+            "n.toml:7:9: network.lan.ports: has no effect, as natbpf attaches ports only to a bridge \
+          that it makes; add create = true, or leave ports out"
+        ]
+    );
+}
+
+#[test]
+fn timeouts_below_the_standards() {
+    assert_eq!(
+        warnings_of("[timeouts]\nudp = 119\nicmp = 59\nother = 1\nfragment = 1\n"),
+        [
+            "n.toml:9:7: timeouts.udp: 119 s is less than the 120 s of RFC 4787 REQ-5; \
+             write 120 or more",
+            "n.toml:10:8: timeouts.icmp: 59 s is less than the 60 s of RFC 5508 REQ-2; \
+             write 60 or more",
+        ]
+    );
+    assert!(warnings_of("[timeouts]\nudp = 120\n").is_empty());
+}
+
+#[test]
+fn remarks_of_the_host_point_at_the_key() {
+    let text = format!("{BASE}{}", forward("web", "protocol = \"tcp\"\nports = 80"));
+    let source = load(&text).source;
+    let line = |path: &[&str]| source.diagnostic(path, "no", "yes").to_string();
+    assert_eq!(
+        line(&["uplink", "wan", "interface"]),
+        "n.toml:2:13: uplink.wan.interface: no; yes"
+    );
+    assert_eq!(
+        line(&["network", "lan", "create"]),
+        "n.toml:4:1: network.lan.create: no; yes"
+    );
+    assert_eq!(
+        line(&["forward", "web", "to"]),
+        "n.toml:11:6: forward.web.to: no; yes"
+    );
+    assert_eq!(
+        line(&["forward", "gone", "to"]),
+        "n.toml:8:1: forward.gone.to: no; yes"
+    );
+    let unnamed = load(&text.replace("name =", "#")).source;
+    let line = unnamed.diagnostic(&["forward", "forward-1", "ports"], "no", "yes");
+    assert_eq!(
+        line.to_string(),
+        "n.toml:13:9: forward.forward-1.ports: no; yes"
+    );
+}

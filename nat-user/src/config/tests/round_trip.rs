@@ -1,0 +1,524 @@
+//! Any text gives a configuration or errors; a configuration that is written out is read as it was.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, subsequence};
+
+use super::super::model::{
+    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Limits,
+    MappingBehaviour, Mode, Network, NetworkId, PortForward, PortRange, SnatRule, SnatSource,
+    SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+};
+use super::super::parse;
+use super::BASE;
+
+/// A piece of a configuration, right or wrong.
+fn scrap() -> impl Strategy<Value = String> {
+    let words = [
+        "[uplink.wan]",
+        "[network.lan]",
+        "[[snat]]",
+        "[[forward]]",
+        "[limits]",
+        "[timeouts]",
+        "interface = ",
+        "address = ",
+        "addresses = ",
+        "ports = ",
+        "to_ports = ",
+        "to = ",
+        "protocol = ",
+        "uplink = ",
+        "network = ",
+        "source = ",
+        "sessions = ",
+        "keep = ",
+        "udp = ",
+        "name = ",
+        "\"wan\"",
+        "\"lan\"",
+        "\"tcp\"",
+        "\"10.0.0.1/8\"",
+        "\"10.0.0.1\"",
+        "\"10.0.0.9-10.0.0.1\"",
+        "\"80-90\"",
+        "[\"tcp\", \"all\"]",
+        "[80, \"70-90\"]",
+        "80",
+        "0",
+        "-1",
+        "true",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "'''",
+        "=",
+        ".",
+        ",",
+        "#",
+        "\n",
+        "\r\n",
+        "\u{feff}",
+        "ü",
+        "\0",
+    ];
+    prop_oneof![
+        4 => prop::sample::select(words.to_vec()).prop_map(str::to_owned),
+        1 => ".{0,4}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics_and_says_one_line(text in "(?s).{0,200}") {
+        if let Err(error) = parse(&text, Path::new("n.toml")) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn text_that_is_nearly_a_configuration_never_panics(
+        scraps in vec(scrap(), 0..40),
+        separator in prop::sample::select(vec!["", "\n", " "]),
+        after_base: bool,
+    ) {
+        let text = scraps.join(separator);
+        let text = if after_base { format!("{BASE}{text}") } else { text };
+        if let Err(error) = parse(&text, Path::new("n.toml")) {
+            let lines = text.split('\n').count();
+            for one in error.all() {
+                let line = one.to_string();
+                prop_assert!(line.lines().count() == 1 && line.contains("; "), "{}", line);
+                let place = one.position.expect("a text has places");
+                prop_assert!((1..=lines).contains(&place.line), "{}", line);
+            }
+        }
+    }
+
+    #[test]
+    fn a_valid_configuration_round_trips(config in configs()) {
+        let text = written(&config);
+        match parse(&text, Path::new("n.toml")) {
+            Ok(loaded) => prop_assert_eq!(loaded.config, config, "{}", text),
+            Err(error) => prop_assert!(false, "{}\n{}", error, text),
+        }
+    }
+}
+
+fn names() -> impl Strategy<Value = String> {
+    "[a-z0-9._ \"\\\\äß-]{1,12}"
+}
+
+fn host() -> impl Strategy<Value = Ipv4Addr> {
+    (1_u8..=223, any::<[u8; 3]>())
+        .prop_filter("loopback", |(first, _)| *first != 127)
+        .prop_map(|(first, [a, b, c])| Ipv4Addr::new(first, a, b, c))
+}
+
+fn hosts() -> impl Strategy<Value = Vec<Ipv4Addr>> {
+    vec(host(), 1..4).prop_map(|hosts| BTreeSet::from_iter(hosts).into_iter().collect())
+}
+
+fn prefix() -> impl Strategy<Value = Ipv4Net> {
+    (any::<u32>(), 0_u8..=32).prop_map(|(address, length)| {
+        Ipv4Net::new(address.into(), length)
+            .expect("the length is right")
+            .trunc()
+    })
+}
+
+fn prefixes() -> impl Strategy<Value = Vec<Ipv4Net>> {
+    vec(prefix(), 0..3).prop_map(|nets| BTreeSet::from_iter(nets).into_iter().collect())
+}
+
+fn range() -> impl Strategy<Value = PortRange> {
+    (1_u16.., 1_u16..).prop_map(|(a, b)| PortRange {
+        first: a.min(b),
+        last: a.max(b),
+    })
+}
+
+fn uplink() -> impl Strategy<Value = Uplink> {
+    let addresses = prop_oneof![
+        Just(UplinkAddresses::Interface),
+        hosts().prop_map(UplinkAddresses::Fixed),
+    ];
+    let mode = prop_oneof![Just(Mode::Auto), Just(Mode::Tc), Just(Mode::Xdp)];
+    let protocol = prop_oneof![Just(ForwardProtocol::Tcp), Just(ForwardProtocol::Udp)];
+    let keep = prop::collection::btree_set((protocol, 1_u16..), 0..3);
+    (names(), addresses, mode, keep).prop_map(|(name, addresses, mode, keep)| Uplink {
+        name,
+        interface: String::new(),
+        addresses,
+        mode,
+        keep: keep.into_iter().collect(),
+    })
+}
+
+fn snat_rule() -> impl Strategy<Value = (SnatRule, Index, Index)> {
+    let source = prop_oneof![
+        Just(SnatSource::Network(NetworkId(0))),
+        prefix().prop_map(SnatSource::Prefix),
+    ];
+    let pool = (host(), 0_u32..65536).prop_map(|(first, more)| {
+        let last = Ipv4Addr::from(u32::from(first) + more);
+        let last = if last.is_multicast() || last.is_loopback() {
+            first
+        } else {
+            last
+        };
+        SnatTarget::Pool { first, last }
+    });
+    let to = prop_oneof![Just(SnatTarget::Masquerade), pool];
+    let behaviours = (0..2_usize, 0..3_usize).prop_map(|(mapping, filtering)| {
+        let mapping = [
+            MappingBehaviour::EndpointIndependent,
+            MappingBehaviour::AddressAndPortDependent,
+        ][mapping];
+        (mapping, FILTERING[filtering].0)
+    });
+    let rule = (names(), source, to, range(), behaviours, prefixes());
+    (rule, any::<Index>(), any::<Index>()).prop_map(|(rule, uplink, network)| {
+        let (name, source, to, ports, (mapping, filtering), exclude) = rule;
+        let uplink_id = UplinkId(0);
+        let rule = SnatRule {
+            name,
+            source,
+            uplink: uplink_id,
+            to,
+            ports,
+            mapping,
+            filtering,
+            exclude,
+        };
+        (rule, uplink, network)
+    })
+}
+
+const FILTERING: [(FilteringBehaviour, &str); 3] = [
+    (
+        FilteringBehaviour::EndpointIndependent,
+        "endpoint-independent",
+    ),
+    (FilteringBehaviour::AddressDependent, "address-dependent"),
+    (
+        FilteringBehaviour::AddressAndPortDependent,
+        "address-and-port-dependent",
+    ),
+];
+
+/// What the ports of a generated rule go to.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Same,
+    Shifted,
+    OnePort(u16),
+}
+
+/// A forward whose ports lie in a block that [`settle`] gives to it alone.
+fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target, Index)> {
+    let tcp_udp = vec![
+        ForwardProtocol::Tcp,
+        ForwardProtocol::Udp,
+        ForwardProtocol::Icmp,
+    ];
+    let protocols = subsequence(tcp_udp, 1..=3);
+    let target = prop_oneof![
+        Just(Target::Same),
+        Just(Target::Shifted),
+        (1_u16..).prop_map(Target::OnePort),
+    ];
+    let pieces = vec((0_u16..8, 0_u16..2), 1..4);
+    let rule = (
+        names(),
+        protocols,
+        prop::option::of(host()),
+        1_u8..200,
+        any::<bool>(),
+    );
+    (rule, pieces, target, any::<Index>()).prop_map(|(rule, pieces, target, uplink)| {
+        let (name, protocols, address, to, hairpin) = rule;
+        let rule = ForwardRule {
+            name,
+            uplink: UplinkId(0),
+            matches: ForwardMatch {
+                protocols,
+                ports: Vec::new(),
+            },
+            address,
+            to: Ipv4Addr::new(172, 30, 0, to),
+            hairpin,
+        };
+        (rule, pieces, target, uplink)
+    })
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    prop::array::uniform7(1_u32..=1 << 31).prop_map(|[a, b, c, d, e, f, g]| Timeouts {
+        udp_s: a,
+        tcp_opening_s: b,
+        tcp_established_s: c,
+        tcp_closing_s: d,
+        icmp_s: e,
+        other_s: f,
+        fragment_s: g,
+    })
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let networks = vec((names(), any::<bool>(), 0..3_usize, 20_u8..=32), 0..4);
+    let tables = (vec(uplink(), 1..4), networks, 1_u32..=4_194_304, timeouts());
+    let rules = (vec(snat_rule(), 0..5), vec(forward_rule(), 0..12));
+    (tables, rules).prop_map(
+        |((uplinks, networks, sessions, timeouts), (snat, forwards))| {
+            let mut config = Config {
+                uplinks,
+                networks: (0..).zip(networks).map(network).collect(),
+                snat: Vec::new(),
+                forwards: Vec::new(),
+                limits: Limits { sessions },
+                timeouts,
+            };
+            for (mut rule, uplink, network) in snat {
+                rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
+                if let SnatSource::Network(id) = &mut rule.source {
+                    let Some(last) = config.networks.len().checked_sub(1) else {
+                        continue;
+                    };
+                    *id = NetworkId(network.index(last + 1));
+                }
+                config.snat.push(rule);
+            }
+            for (index, (mut rule, pieces, target, uplink)) in (0_u16..).zip(forwards) {
+                rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
+                rule.matches.ports = port_forwards(index * 1000 + 100, &pieces, target);
+                config.forwards.push(rule);
+            }
+            settle(config)
+        },
+    )
+}
+
+fn network((index, (name, create, ports, length)): (u8, (String, bool, usize, u8))) -> Network {
+    Network {
+        name,
+        interface: format!("br{index}"),
+        address: Ipv4Net::new(Ipv4Addr::new(10, index, 0, 1), length).expect("the length is right"),
+        create,
+        ports: (0..ports)
+            .map(|port| format!("tap{index}.{port}"))
+            .collect(),
+    }
+}
+
+/// Ranges one behind the other from `start`, with gaps; single ports where the length is 0.
+fn port_forwards(start: u16, pieces: &[(u16, u16)], target: Target) -> Vec<PortForward> {
+    let mut first = start;
+    let pieces = pieces.iter().map(|(more, gap)| {
+        let external = PortRange {
+            first,
+            last: first + more,
+        };
+        first = external.last + 1 + gap;
+        let internal = match target {
+            Target::Same => external,
+            Target::Shifted => PortRange {
+                first: external.first + 7,
+                last: external.last + 7,
+            },
+            Target::OnePort(port) => PortRange {
+                first: port,
+                last: port,
+            },
+        };
+        PortForward { external, internal }
+    });
+    pieces.collect()
+}
+
+/// Makes names and interfaces unique, and leaves out ports where no protocol has any.
+fn settle(mut config: Config) -> Config {
+    for (index, uplink) in config.uplinks.iter_mut().enumerate() {
+        uplink.interface = format!("eth{index}");
+        write!(uplink.name, "-{index}").expect("a text takes all");
+    }
+    for (index, network) in config.networks.iter_mut().enumerate() {
+        write!(network.name, "-{index}").expect("a text takes all");
+    }
+    for (index, rule) in config.snat.iter_mut().enumerate() {
+        write!(rule.name, "-{index}").expect("a text takes all");
+    }
+    let mut seen = BTreeSet::new();
+    config.forwards.retain_mut(|rule| {
+        write!(rule.name, "-{}", seen.len()).expect("a text takes all");
+        if rule.matches.protocols == [ForwardProtocol::Icmp] {
+            rule.matches.ports.clear();
+        }
+        let ports: Vec<_> = rule
+            .matches
+            .ports
+            .iter()
+            .map(|ports| ports.external)
+            .collect();
+        let is_new = seen.insert((rule.uplink, ports.clone()));
+        is_new || !ports.is_empty()
+    });
+    config
+}
+
+/// The configuration as a file.
+fn written(config: &Config) -> String {
+    let mut text = String::new();
+    for uplink in &config.uplinks {
+        write_uplink(&mut text, uplink);
+    }
+    for network in &config.networks {
+        let Network {
+            name,
+            interface,
+            address,
+            create,
+            ports,
+        } = network;
+        let ports = list(ports.iter());
+        text += &format!(
+            "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
+             create = {create}\nports = {ports}\n",
+            quoted(name)
+        );
+    }
+    for rule in &config.snat {
+        write_snat(&mut text, config, rule);
+    }
+    for rule in &config.forwards {
+        write_forward(&mut text, config, rule);
+    }
+    let t = &config.timeouts;
+    text += &format!(
+        "[limits]\nsessions = {}\n[timeouts]\nudp = {}\n",
+        config.limits.sessions, t.udp_s
+    );
+    text += &format!(
+        "tcp_opening = {}\ntcp_established = {}\n",
+        t.tcp_opening_s, t.tcp_established_s
+    );
+    text += &format!("tcp_closing = {}\nicmp = {}\n", t.tcp_closing_s, t.icmp_s);
+    text + &format!("other = {}\nfragment = {}\n", t.other_s, t.fragment_s)
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let items: Vec<_> = items.map(|item| quoted(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn ports_text(range: PortRange) -> String {
+    if range.first == range.last {
+        range.first.to_string()
+    } else {
+        format!("\"{}-{}\"", range.first, range.last)
+    }
+}
+
+fn write_uplink(text: &mut String, uplink: &Uplink) {
+    let mode = match uplink.mode {
+        Mode::Auto => "auto",
+        Mode::Tc => "tc",
+        Mode::Xdp => "xdp",
+    };
+    let keep = uplink.keep.iter().map(|(protocol, port)| match protocol {
+        ForwardProtocol::Udp => format!("udp/{port}"),
+        _ => format!("tcp/{port}"),
+    });
+    let (name, interface) = (quoted(&uplink.name), &uplink.interface);
+    *text += &format!("[uplink.{name}]\ninterface = {interface:?}\nmode = {mode:?}\n");
+    *text += &format!("keep = {}\n", list(keep));
+    if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {
+        *text += &format!("addresses = {}\n", list(addresses.iter()));
+    }
+}
+
+fn write_snat(text: &mut String, config: &Config, rule: &SnatRule) {
+    let source = match rule.source {
+        SnatSource::Network(id) => format!("network = {}", quoted(&config.networks[id.0].name)),
+        SnatSource::Prefix(prefix) => format!("source = \"{prefix}\""),
+    };
+    let to = match rule.to {
+        SnatTarget::Masquerade => "masquerade".to_owned(),
+        SnatTarget::Pool { first, last } if first == last => first.to_string(),
+        SnatTarget::Pool { first, last } => format!("{first}-{last}"),
+    };
+    let mapping = match rule.mapping {
+        MappingBehaviour::EndpointIndependent => "endpoint-independent",
+        MappingBehaviour::AddressAndPortDependent => "address-and-port-dependent",
+    };
+    let filtering = FILTERING
+        .iter()
+        .find(|(one, _)| *one == rule.filtering)
+        .expect("all are there")
+        .1;
+    let (name, uplink) = (
+        quoted(&rule.name),
+        quoted(&config.uplinks[rule.uplink.0].name),
+    );
+    *text += &format!("[[snat]]\nname = {name}\nuplink = {uplink}\n{source}\nto = \"{to}\"\n");
+    *text += &format!(
+        "ports = {}\nmapping = \"{mapping}\"\n",
+        ports_text(rule.ports)
+    );
+    *text += &format!(
+        "filtering = \"{filtering}\"\nexclude = {}\n",
+        list(rule.exclude.iter())
+    );
+}
+
+fn write_forward(text: &mut String, config: &Config, rule: &ForwardRule) {
+    let protocols = rule
+        .matches
+        .protocols
+        .iter()
+        .map(|protocol| match protocol {
+            ForwardProtocol::Tcp => "tcp",
+            ForwardProtocol::Udp => "udp",
+            ForwardProtocol::Icmp => "icmp",
+            ForwardProtocol::All => "all",
+        });
+    let (name, uplink) = (
+        quoted(&rule.name),
+        quoted(&config.uplinks[rule.uplink.0].name),
+    );
+    *text += &format!("[[forward]]\nname = {name}\nuplink = {uplink}\n");
+    *text += &format!(
+        "protocol = {}\nto = \"{}\"\nhairpin = {}\n",
+        list(protocols),
+        rule.to,
+        rule.hairpin
+    );
+    if let Some(address) = rule.address {
+        *text += &format!("address = \"{address}\"\n");
+    }
+    let ports = &rule.matches.ports;
+    if !ports.is_empty() {
+        let external: Vec<_> = ports
+            .iter()
+            .map(|ports| ports_text(ports.external))
+            .collect();
+        let internal: Vec<_> = ports
+            .iter()
+            .map(|ports| ports_text(ports.internal))
+            .collect();
+        *text += &format!("ports = [{}]\n", external.join(", "));
+        *text += &format!("to_ports = [{}]\n", internal.join(", "));
+    }
+}

@@ -1,0 +1,43 @@
+//! `[uplink.NAME]`.
+
+use super::diagnostic::{Fault, Report};
+use super::model::{ForwardProtocol, Mode, Uplink, UplinkAddresses};
+use super::parse::{Field, Key, Section, key};
+use super::values;
+
+/// The keys of `[uplink.NAME]`.
+pub(super) const KEYS: &[Key] = &[
+    key("interface", "\"vmbr0\""),
+    key("addresses", "[\"192.0.2.10\"]"),
+    key("mode", "\"auto\""),
+    key("keep", "[\"tcp/22\"]"),
+];
+
+/// What no range takes away from the host unless the configuration says so: the way to repair it.
+pub(super) const SSH: (ForwardProtocol, u16) = (ForwardProtocol::Tcp, 22);
+
+pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Uplink> {
+    report.errors(section.unknown_keys());
+    let interface = report.keep(section.required("interface", values::interface));
+    let addresses = report.keep(section.optional("addresses", addresses));
+    let mode = report.keep(section.optional("mode", mode));
+    let keep = section.optional("keep", |field| {
+        values::distinct(field.items(), values::kept_port)
+    });
+    let keep = report.keep(keep);
+    Some(Uplink {
+        name: section.name.to_string(),
+        interface: interface?,
+        addresses: addresses?.unwrap_or(UplinkAddresses::Interface),
+        mode: mode?.unwrap_or(Mode::Auto),
+        keep: keep?.unwrap_or_else(|| vec![SSH]),
+    })
+}
+
+fn addresses(field: Field<'_>) -> Result<UplinkAddresses, Fault> {
+    values::distinct(field.some_items()?, values::host_address).map(UplinkAddresses::Fixed)
+}
+
+fn mode(field: Field<'_>) -> Result<Mode, Fault> {
+    field.choice(&[("auto", Mode::Auto), ("tc", Mode::Tc), ("xdp", Mode::Xdp)])
+}

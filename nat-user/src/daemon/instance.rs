@@ -1,0 +1,416 @@
+//! One configuration at work: what the daemon holds, and how it follows changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::Ipv4Addr,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nat_common::{
+    rule::{Interface, role},
+    session::{SessionKey4, flags},
+};
+
+use super::{Options, tear_down};
+use crate::{
+    compile::{Environment, Ruleset, compile},
+    config::{self, Loaded, model::Config},
+    dataplane::{
+        Dataplane, EndMode, Pins, Programs, SessionEntry, Sizes,
+        attach::{self, Mechanism, Role, Target},
+    },
+    host::{
+        journal::Journal,
+        netlink::{Address, Layer, Link, Netlink},
+        setup::{self, Plan, Problems},
+    },
+    state::{InterfaceState, RuleKind, State},
+};
+
+/// A running configuration.
+pub(super) struct Instance {
+    options: Options,
+    config: Config,
+    netlink: Netlink,
+    journal: Journal,
+    dataplane: Dataplane,
+    programs: Programs,
+    state: State,
+    applied: Applied,
+    /// Writes the programs' messages to the log as long as it lives.
+    packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// What was last written into the maps.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Applied {
+    ruleset: Ruleset,
+    targets: Vec<Target>,
+}
+
+/// What the host is like.
+struct Host {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+}
+
+impl Instance {
+    /// Brings the configuration up: host, programs, rules, attachments.
+    pub(super) async fn start(options: Options) -> Result<Self> {
+        let loaded = load_config(&options)?;
+        let netlink = Netlink::connect()?;
+        let mut journal = Journal::open(&options.run_dir)?;
+        let is_first = !Pins::below(&options.bpffs).exist();
+        set_up(&netlink, &mut journal, &loaded).await?;
+        let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
+        match Self::bring_up(options, loaded.config, netlink, journal).await {
+            Err(error) if is_first => {
+                // Nothing was there before: nothing is left behind.
+                match tear_down(&run_dir, &bpffs).await {
+                    Ok(_) => Err(error),
+                    Err(second) => Err(error.context(format!("and undoing failed: {second:#}"))),
+                }
+            }
+            result => result,
+        }
+    }
+
+    async fn bring_up(
+        options: Options,
+        config: Config,
+        netlink: Netlink,
+        journal: Journal,
+    ) -> Result<Self> {
+        let begun = Instant::now();
+        let pins = Pins::below(&options.bpffs);
+        let sizes = Sizes::new(config.limits.sessions, config.snat.len() + config.forwards.len());
+        let known = if pins.exist() { State::load(&options.run_dir)? } else { None };
+        let (dataplane, mut programs) = Dataplane::load(pins, &sizes, options.log_packets)?;
+        log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
+        let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
+        let mut instance = Self {
+            state: State::new(&options.config, &options.bpffs, known.as_ref())?,
+            applied: Applied::default(),
+            options,
+            config,
+            netlink,
+            journal,
+            dataplane,
+            programs,
+            packet_log,
+        };
+        instance.state.sessions_max = instance.dataplane.session_capacity()?;
+        let host = instance.host().await?;
+        let config = instance.config.clone();
+        instance.apply(&config, &host)?;
+        Ok(instance)
+    }
+
+    async fn host(&self) -> Result<Host> {
+        Ok(Host {
+            links: self.netlink.links().await?,
+            addresses: self.netlink.addresses().await?,
+        })
+    }
+
+    /// Writes the rules, attaches the programs, and notes both. The rules come first: a program
+    /// never runs without them.
+    fn apply(&mut self, config: &Config, host: &Host) -> Result<()> {
+        let environment = environment(config, host);
+        let mut numbers = self.state.numbers.clone();
+        let ruleset = compile(config, &environment, &mut numbers);
+        let rules = numbers.rule_count();
+        if rules >= self.dataplane.rule_capacity() {
+            bail!(
+                "{rules} rules are more than the {} that the running data plane can count; \
+                 natbpf down and run make room",
+                self.dataplane.rule_capacity() - 1
+            );
+        }
+        let begun = Instant::now();
+        self.state.numbers = numbers;
+        self.state.generation = self.dataplane.set_rules(&ruleset, &config.timeouts)?;
+        self.mark_active(config);
+        let targets = targets(config, host);
+        self.dataplane.set_interfaces(&self.interfaces(config, host))?;
+        attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;
+        log::info!(
+            "generation {} in use after {} ms",
+            self.state.generation,
+            begun.elapsed().as_millis()
+        );
+        self.state.interfaces = self.interface_states(config, host);
+        self.applied = Applied { ruleset, targets };
+        self.state.save(&self.options.run_dir)
+    }
+
+    fn mark_active(&mut self, config: &Config) {
+        let snat = config.snat.iter().map(|rule| (RuleKind::Snat, rule.name.clone()));
+        let forwards = config.forwards.iter().map(|rule| (RuleKind::Forward, rule.name.clone()));
+        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).collect();
+        self.state.numbers.set_active(|kind, name| active.contains(&(kind, name.to_owned())));
+    }
+
+    /// What the programs are told of interfaces.
+    fn interfaces(&self, config: &Config, host: &Host) -> BTreeMap<u32, Interface> {
+        let numbers = &self.state.numbers;
+        let uplinks = config.uplinks.iter().map(|uplink| {
+            let number = numbers.uplinks.get(&uplink.name).copied().unwrap_or(0);
+            (&uplink.interface, Interface { role: role::UPLINK, number })
+        });
+        let networks = config.networks.iter().map(|network| {
+            let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
+            (&network.interface, Interface { role: role::NETWORK, number })
+        });
+        uplinks
+            .chain(networks)
+            .filter_map(|(name, interface)| Some((host.link(name)?.index, interface)))
+            .collect()
+    }
+
+    fn interface_states(&self, config: &Config, host: &Host) -> Vec<InterfaceState> {
+        let uplinks = config.uplinks.iter().map(|up| ("uplink", &up.name, &up.interface));
+        let networks = config.networks.iter().map(|net| ("network", &net.name, &net.interface));
+        uplinks
+            .chain(networks)
+            .map(|(role, owner, name)| {
+                let link = host.link(name);
+                InterfaceState {
+                    name: name.clone(),
+                    index: link.map_or(0, |link| link.index),
+                    role: role.to_owned(),
+                    owner: owner.clone(),
+                    hooks: link.map(|_| attach::hooks()).unwrap_or_default(),
+                    attachment: Mechanism::of_kernel().name().to_owned(),
+                    addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
+                }
+            })
+            .collect()
+    }
+
+    /// Looks at the host again and follows what has changed.
+    pub(super) async fn refresh(&mut self) -> Result<()> {
+        let host = self.host().await?;
+        let config = self.config.clone();
+        let environment = environment(&config, &host);
+        let mut numbers = self.state.numbers.clone();
+        let ruleset = compile(&config, &environment, &mut numbers);
+        if ruleset == self.applied.ruleset && targets(&config, &host) == self.applied.targets {
+            return Ok(());
+        }
+        let before = self.external_addresses();
+        self.apply(&config, &host)?;
+        let ended = self.end_sessions_of_lost_addresses(&before)?;
+        log::info!("followed a change of interfaces or addresses; {ended} sessions ended");
+        Ok(())
+    }
+
+    /// Reads the configuration again and takes it into use. Gives what changed, line by line.
+    pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
+        let loaded = load_config(&self.options)?;
+        set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        let host = self.host().await?;
+        let before = self.external_addresses();
+        let old = self.config.clone();
+        if let Err(error) = self.apply(&loaded.config, &host) {
+            self.go_back(&old).await;
+            return Err(error);
+        }
+        let mut lines = differences(&old, &loaded.config);
+        let gone = self.changed_rules(&old, &loaded.config);
+        let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
+        ended += self.end_sessions_of_lost_addresses(&before)?;
+        if loaded.config.limits != old.limits {
+            lines.push("limits: take effect after natbpf down and natbpf run".to_owned());
+        }
+        self.config = loaded.config;
+        lines.push(format!("generation {}; {ended} sessions ended", self.state.generation));
+        Ok(lines)
+    }
+
+    /// Takes the configuration in use before a failed reload into use again.
+    async fn go_back(&mut self, old: &Config) {
+        let result = async {
+            setup::apply(&self.netlink, &mut self.journal, &Plan::from_config(old)).await?;
+            let host = self.host().await?;
+            self.apply(old, &host)
+        };
+        if let Err(error) = result.await {
+            log::error!("going back to the configuration before failed: {error:#}");
+        }
+    }
+
+    /// Numbers of the rules that were removed or changed.
+    fn changed_rules(&self, old: &Config, new: &Config) -> BTreeSet<u32> {
+        let numbers = &self.state.numbers;
+        let snat = old.snat.iter().filter(|rule| !new.snat.contains(rule));
+        let snat = snat.filter_map(|rule| numbers.find_rule(RuleKind::Snat, &rule.name));
+        let forwards = old.forwards.iter().filter(|rule| !new.forwards.contains(rule));
+        let forwards = forwards.filter_map(|rule| numbers.find_rule(RuleKind::Forward, &rule.name));
+        snat.chain(forwards).collect()
+    }
+
+    fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let addresses = &self.applied.ruleset.addresses;
+        addresses.iter().map(|(address, _)| Ipv4Addr::from(address.0)).collect()
+    }
+
+    /// Ends the sessions on external addresses that are no longer used.
+    fn end_sessions_of_lost_addresses(&self, before: &BTreeSet<Ipv4Addr>) -> Result<u32> {
+        let now = self.external_addresses();
+        let lost: BTreeSet<Ipv4Addr> = before.difference(&now).copied().collect();
+        if lost.is_empty() {
+            return Ok(0);
+        }
+        self.end_matching(|entry| lost.contains(&external_address(entry)))
+    }
+
+    fn end_matching(&self, matches: impl Fn(&SessionEntry) -> bool) -> Result<u32> {
+        let entries = self.dataplane.session_entries()?;
+        let is_primary = |entry: &&SessionEntry| entry.record.flags & flags::PRIMARY != 0;
+        let keys: Vec<SessionKey4> = entries
+            .iter()
+            .filter(is_primary)
+            .filter(|entry| matches(entry))
+            .map(|entry| entry.key)
+            .collect();
+        self.dataplane.end(&keys, EndMode::Now)
+    }
+
+    /// Ends idle sessions.
+    pub(super) fn sweep(&self) {
+        match self.dataplane.expire(crate::clock::monotonic_s()) {
+            Ok(expired) if expired.ended > 0 => {
+                log::debug!("{} of {} sessions expired", expired.ended, expired.sessions);
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("ending idle sessions: {error:#}"),
+        }
+    }
+
+    /// Writes the programs' debug messages to the log.
+    pub(super) fn flush_packet_log(&mut self) {
+        if let Some(packet_log) = &mut self.packet_log {
+            packet_log.flush();
+        }
+    }
+
+    /// Removes everything.
+    pub(super) async fn down(self) -> Result<Vec<String>> {
+        let Options { run_dir, bpffs, .. } = self.options.clone();
+        drop(self);
+        tear_down(&run_dir, &bpffs).await
+    }
+}
+
+impl Host {
+    fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    fn addresses_of(&self, link: &Link) -> Vec<Ipv4Addr> {
+        let own = self.addresses.iter().filter(|address| address.ifindex == link.index);
+        own.map(|address| address.net.addr()).collect()
+    }
+}
+
+fn load_config(options: &Options) -> Result<Loaded> {
+    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(loaded)
+}
+
+/// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
+/// tell is said of the place in the file.
+async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Result<()> {
+    let plan = Plan::from_config(&loaded.config);
+    let report = setup::apply(netlink, journal, &plan).await.map_err(|error| {
+        match error.downcast_ref::<Problems>().and_then(|problems| problems.0.first()) {
+            Some(problem) => {
+                let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+                anyhow!("{}", loaded.source.diagnostic(&path, &problem.problem, &problem.remedy))
+            }
+            None => error,
+        }
+    })?;
+    for line in report.done.iter().chain(&report.notes) {
+        log::info!("{line}");
+    }
+    let links = netlink.links().await?;
+    for bridge in setup::netfilter_bridges(&plan, &links).context("look for netfilter bridges")? {
+        log::warn!(
+            "bridge {bridge}: netfilter sees its packets (bridge-nf-call-iptables): stateful \
+             FORWARD rules of this host may take hairpinned packets for invalid ones"
+        );
+    }
+    Ok(())
+}
+
+fn environment(config: &Config, host: &Host) -> Environment {
+    let own = |interface: &str| {
+        host.link(interface).map(|link| host.addresses_of(link)).unwrap_or_default()
+    };
+    Environment {
+        uplink_addresses: config.uplinks.iter().map(|uplink| own(&uplink.interface)).collect(),
+        host_addresses: host.addresses.iter().map(|address| address.net.addr()).collect(),
+    }
+}
+
+/// The interfaces that are there.
+fn targets(config: &Config, host: &Host) -> Vec<Target> {
+    let uplinks = config.uplinks.iter().map(|uplink| (&uplink.interface, Role::Uplink));
+    let networks = config.networks.iter().map(|network| (&network.interface, Role::Network));
+    uplinks
+        .chain(networks)
+        .filter_map(|(name, role)| {
+            let link = host.link(name)?;
+            let has_ethernet = link.layer == Layer::Ethernet;
+            Some(Target { name: name.clone(), index: link.index, role, has_ethernet })
+        })
+        .collect()
+}
+
+/// The external address of the session that a primary entry stands for.
+fn external_address(entry: &SessionEntry) -> Ipv4Addr {
+    match entry.record.flags & flags::HAIRPIN != 0 {
+        true => entry.key.destination.0.into(),
+        false => entry.record.source.0.into(),
+    }
+}
+
+/// What a reload has changed, line by line.
+fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    fn named<'a, R>(rules: &'a [R], name: impl Fn(&'a R) -> &'a str) -> BTreeMap<&'a str, &'a R> {
+        rules.iter().map(|rule| (name(rule), rule)).collect()
+    }
+    compare(&mut lines, "uplink", &named(&old.uplinks, |r| &r.name), &named(&new.uplinks, |r| &r.name));
+    compare(&mut lines, "network", &named(&old.networks, |r| &r.name), &named(&new.networks, |r| &r.name));
+    compare(&mut lines, "snat", &named(&old.snat, |r| &r.name), &named(&new.snat, |r| &r.name));
+    compare(&mut lines, "forward", &named(&old.forwards, |r| &r.name), &named(&new.forwards, |r| &r.name));
+    if old.timeouts != new.timeouts {
+        lines.push("timeouts: changed".to_owned());
+    }
+    lines
+}
+
+fn compare<R: PartialEq>(
+    lines: &mut Vec<String>,
+    kind: &str,
+    old: &BTreeMap<&str, &R>,
+    new: &BTreeMap<&str, &R>,
+) {
+    for (name, rule) in new {
+        match old.get(name) {
+            None => lines.push(format!("{kind} {name}: added")),
+            Some(before) if before != rule => lines.push(format!("{kind} {name}: changed")),
+            Some(_) => {}
+        }
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        lines.push(format!("{kind} {name}: removed"));
+    }
+}

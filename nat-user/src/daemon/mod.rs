@@ -1,0 +1,162 @@
+//! The daemon: brings the data plane up, keeps it right while the host changes, ends idle
+//! sessions, and answers the control socket.
+//!
+//! The data plane does not need it: killed, it is missed only by sessions that would have expired
+//! and by addresses that would have been followed.
+
+mod instance;
+mod privileges;
+mod teardown;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    control::{ControlServer, Reply, Request, Response},
+    host::events::Events,
+    state,
+};
+use instance::Instance;
+
+pub use privileges::check as check_privileges;
+pub use teardown::tear_down;
+
+/// How often idle sessions are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the host's changes are gathered before they are looked at: they come in swarms.
+const SETTLE_TIME: Duration = Duration::from_millis(50);
+
+/// Where a daemon finds and keeps its things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Control socket, lock and state.
+    pub run_dir: PathBuf,
+    /// Pins.
+    pub bpffs: PathBuf,
+    /// Whether the programs write debug messages.
+    pub log_packets: bool,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+///
+/// When it cannot start; then all that it did is undone, and what was there before goes on.
+pub async fn run(options: Options) -> Result<()> {
+    check_privileges()?;
+    let lock = state::lock(&options.run_dir)?;
+    let control = ControlServer::bind(&options.run_dir)?;
+    let mut daemon = Daemon {
+        // Subscribed before the first look at the host, so that no change falls in between.
+        events: Events::subscribe()?,
+        signals: Signals::new()?,
+        sweep: sweep_interval(),
+        instance: Instance::start(options).await?,
+        control,
+    };
+    notify_systemd(&[NotifyState::Ready]);
+    log::info!("packets are translated");
+    let end = daemon.serve().await;
+    notify_systemd(&[NotifyState::Stopping]);
+    let Some(reply) = end else {
+        log::info!("stopped; the data plane goes on");
+        return Ok(());
+    };
+    let result = daemon.instance.down().await;
+    reply.send(Response::from_result(result.as_ref().map(Clone::clone))).await;
+    drop(lock);
+    result.map(|_| ())
+}
+
+/// The parts of a running daemon.
+struct Daemon {
+    instance: Instance,
+    control: ControlServer,
+    events: Events,
+    signals: Signals,
+    sweep: Interval,
+}
+
+/// The signals that a daemon listens to.
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen to signals");
+        Ok(Self {
+            reload: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}
+
+impl Daemon {
+    /// Serves until a signal says stop, or until somebody asks for everything to be removed: then
+    /// it gives the way back to who asked.
+    async fn serve(&mut self) -> Option<Reply> {
+        loop {
+            tokio::select! {
+                _ = self.signals.terminate.recv() => return None,
+                _ = self.signals.interrupt.recv() => return None,
+                _ = self.signals.reload.recv() => self.reload_by_signal().await,
+                incoming = self.control.accept() => match incoming.request {
+                    Request::Reload => {
+                        let result = self.instance.reload().await;
+                        let response = Response::from_result(result.as_ref().map(Clone::clone));
+                        // A peer that is slow to take its answer keeps nobody waiting.
+                        tokio::spawn(incoming.reply.send(response));
+                    }
+                    Request::Down => return Some(incoming.reply),
+                },
+                _ = self.events.next() => self.follow_host().await,
+                _ = self.sweep.tick() => self.tick(),
+            }
+        }
+    }
+
+    async fn reload_by_signal(&mut self) {
+        match self.instance.reload().await {
+            Ok(lines) => lines.iter().for_each(|line| log::info!("reload: {line}")),
+            Err(error) => log::error!("reload refused, nothing changed: {error:#}"),
+        }
+    }
+
+    async fn follow_host(&mut self) {
+        sleep(SETTLE_TIME).await;
+        if let Err(error) = self.instance.refresh().await {
+            log::error!("following a change of the host: {error:#}");
+        }
+    }
+
+    fn tick(&mut self) {
+        self.instance.sweep();
+        self.instance.flush_packet_log();
+        notify_systemd(&[NotifyState::Watchdog]);
+    }
+}
+
+fn sweep_interval() -> Interval {
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    sweep
+}
+
+/// Tells systemd, if it has started this process.
+fn notify_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("notify systemd: {error}");
+    }
+}

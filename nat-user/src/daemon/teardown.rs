@@ -1,0 +1,54 @@
+//! Removing everything that natbpf made.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    dataplane::{Pins, attach},
+    host::{journal::Journal, netlink::Netlink, setup},
+    state::State,
+};
+
+/// Takes the data plane down and the host back to what it was. Gives what was done, line by line.
+///
+/// # Errors
+///
+/// When something could not be removed; the rest is.
+pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
+    let state = State::load(run_dir)?;
+    let pins = Pins::below(bpffs);
+    let mut lines = Vec::new();
+    for interface in state.iter().flat_map(|state| &state.interfaces) {
+        attach::detach_filters(&interface.name);
+    }
+    if pins.exist() {
+        lines.push(format!("removed programs and maps in {}", pins.directory().display()));
+    }
+    pins.remove()?;
+    let mut journal = Journal::open(run_dir)?;
+    let report = setup::undo(&Netlink::connect()?, &mut journal).await?;
+    lines.extend(report.done);
+    lines.extend(report.notes);
+    if !report.failed.is_empty() {
+        anyhow::bail!("{}", report.failed.join("; "));
+    }
+    remove_run_files(run_dir)?;
+    Ok(lines)
+}
+
+/// Removes natbpf's own files, and the directory if nothing else is in it.
+fn remove_run_files(run_dir: &Path) -> Result<()> {
+    for name in ["state.json", "host.json", "control.sock", "lock"] {
+        let path = run_dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).context(format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    // It stays if somebody keeps other things in it, or if systemd made it.
+    let _in_use = fs::remove_dir(run_dir);
+    Ok(())
+}

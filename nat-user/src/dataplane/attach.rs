@@ -1,0 +1,226 @@
+//! Attaching the programs to interfaces, and taking them off.
+//!
+//! From Linux 6.6 on an attachment is a link that is pinned (TCX), before that a filter of a
+//! `clsact` qdisc, which stays by itself. Either way a program is replaced in place, without a gap.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{
+            NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
+            qdisc_add_clsact,
+        },
+    },
+    util::KernelVersion,
+};
+
+use super::{Pins, Programs};
+
+/// Priority of natbpf's filters where there are no links: before those that chose none.
+const PRIORITY: u16 = 100;
+/// Handle by which natbpf knows its filters again.
+const HANDLE: TcHandle = TcHandle::new(0x6e, 0x6274);
+
+/// What an interface is to natbpf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// A way to the outside.
+    Uplink,
+    /// An inside network.
+    Network,
+}
+
+/// An interface that the programs are to be attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// What it is.
+    pub role: Role,
+    /// Whether its packets begin with an Ethernet header.
+    pub has_ethernet: bool,
+}
+
+/// How programs are attached on this kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Links in the order of TCX.
+    Tcx,
+    /// Filters of a `clsact` qdisc.
+    Netlink,
+}
+
+impl Mechanism {
+    /// The best that the running kernel has.
+    #[must_use]
+    pub fn of_kernel() -> Self {
+        let has_links =
+            KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+        if has_links { Self::Tcx } else { Self::Netlink }
+    }
+
+    /// Its name in `natbpf status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Netlink => "clsact",
+        }
+    }
+}
+
+/// A side of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Ingress,
+    Egress,
+}
+
+impl Side {
+    const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// Its name in `natbpf status` and in the names of pins.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "tc-ingress",
+            Self::Egress => "tc-egress",
+        }
+    }
+}
+
+/// The hooks in use on every interface, as `natbpf status` names them.
+#[must_use]
+pub fn hooks() -> Vec<String> {
+    Side::BOTH.iter().map(|side| side.name().to_owned()).collect()
+}
+
+impl Target {
+    fn program(&self, side: Side) -> &'static str {
+        match (self.role, side, self.has_ethernet) {
+            (Role::Uplink, Side::Ingress, true) => "nat_inbound",
+            (Role::Uplink, Side::Ingress, false) => "nat_inbound_l3",
+            (Role::Uplink, Side::Egress, true) => "nat_outbound",
+            (Role::Uplink, Side::Egress, false) => "nat_outbound_l3",
+            (Role::Network, Side::Ingress, true) => "nat_from_guest",
+            (Role::Network, Side::Ingress, false) => "nat_from_guest_l3",
+            (Role::Network, Side::Egress, true) => "nat_to_guest",
+            (Role::Network, Side::Egress, false) => "nat_to_guest_l3",
+        }
+    }
+
+    fn pin(&self, pins: &Pins, side: Side) -> PathBuf {
+        pins.links().join(format!("{}-{}", self.index, side.name()))
+    }
+}
+
+/// Attaches the programs to exactly these interfaces: those that have older ones get them
+/// replaced, and links of interfaces that are not named go.
+///
+/// # Errors
+///
+/// At the first that the kernel refuses; those attached before stay.
+pub fn attach(programs: &mut Programs, pins: &Pins, targets: &[Target]) -> Result<()> {
+    for target in targets {
+        for side in Side::BOTH {
+            let program = programs.program(target.program(side))?;
+            attach_one(program, pins, target, side).with_context(|| {
+                format!("attach {} to {} ({})", target.program(side), target.name, side.name())
+            })?;
+        }
+    }
+    let wanted: BTreeSet<PathBuf> = targets
+        .iter()
+        .flat_map(|target| Side::BOTH.map(|side| target.pin(pins, side)))
+        .collect();
+    for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
+        let path = entry?.path();
+        if !wanted.contains(&path) {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn attach_one(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    target: &Target,
+    side: Side,
+) -> Result<()> {
+    match Mechanism::of_kernel() {
+        Mechanism::Tcx => attach_link(program, pins, target, side),
+        Mechanism::Netlink => attach_filter(program, target, side),
+    }
+}
+
+fn attach_link(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    target: &Target,
+    side: Side,
+) -> Result<()> {
+    let path = target.pin(pins, side);
+    if path.exists() {
+        let link = FdLink::from(PinnedLink::from_pin(&path)?);
+        let updated = program.attach_to_link(link.try_into()?);
+        match updated {
+            // The pin holds it already.
+            Ok(id) => return forget(program, id),
+            // The interface is gone, and its link with it.
+            Err(_) => fs::remove_file(&path)?,
+        }
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(&target.name, side.attach_type(), order)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(&path)?;
+    Ok(())
+}
+
+/// Leaves an attachment to what holds it in the kernel.
+fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn attach_filter(program: &mut SchedClassifier, target: &Target, side: Side) -> Result<()> {
+    // It is there already if anybody else uses it.
+    let _exists = qdisc_add_clsact(&target.name);
+    let attach_type = side.attach_type();
+    let existing =
+        SchedClassifierLink::attached(&target.name, attach_type, PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(existing) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = TcAttachOptions::Netlink(options);
+            program.attach_with_options(&target.name, attach_type, options)?
+        }
+    };
+    forget(program, id)
+}
+
+/// Takes natbpf's filters off an interface, where attachments are not links. (Links go with their
+/// pins.)
+pub fn detach_filters(interface: &str) {
+    if Mechanism::of_kernel() == Mechanism::Netlink {
+        for side in Side::BOTH {
+            let attach_type = side.attach_type();
+            // Dropping the link detaches; an interface that is gone has no filters.
+            drop(SchedClassifierLink::attached(interface, attach_type, PRIORITY, HANDLE, None));
+        }
+    }
+}

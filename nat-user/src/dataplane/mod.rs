@@ -1,0 +1,196 @@
+//! The data plane as the daemon and the command line see it: programs, maps and pins.
+//!
+//! Everything is pinned under a directory that carries the version of the layout, so that it
+//! outlives the process. What can be had from pins alone ([`Dataplane::open`]) works without a
+//! daemon: counters, sessions, ending sessions.
+
+pub mod attach;
+mod batch;
+mod object;
+mod pins;
+mod plain;
+mod rules;
+mod sessions;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
+    programs::SchedClassifier,
+};
+use nat_common::{
+    counter::{DropReason, RuleCounters},
+    rule::{
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
+        Interface, Settings, Snat4, SnatKey4,
+    },
+    session::{SessionKey4, SessionRecord4},
+};
+
+pub use object::{OBJECT, Sizes};
+pub use pins::Pins;
+pub use plain::Plain;
+pub use sessions::{EndMode, SessionEntry};
+
+/// The maps of a data plane.
+pub struct Dataplane {
+    pins: Pins,
+    /// The same map as `sessions`, to be read by the thousand.
+    session_table: MapData,
+    sessions: HashMap<MapData, Plain<SessionKey4>, Plain<SessionRecord4>>,
+    counters: PerCpuArray<MapData, Plain<RuleCounters>>,
+    drops: PerCpuArray<MapData, u64>,
+    settings: Array<MapData, Plain<Settings>>,
+    interfaces: HashMap<MapData, u32, Plain<Interface>>,
+    addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
+    forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
+    snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
+    excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
+    inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside>>,
+    end_sessions: SchedClassifier,
+}
+
+impl Dataplane {
+    /// Opens a data plane that is pinned already.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, when it has another layout, or without the privilege.
+    pub fn open(pins: Pins) -> Result<Self> {
+        pins.check()?;
+        let map = |name: &str| {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
+        };
+        let program = pins.program("end_sessions");
+        Ok(Self {
+            session_table: map("SESSIONS")?,
+            sessions: HashMap::try_from(Map::HashMap(map("SESSIONS")?))?,
+            counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
+            drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
+            settings: Array::try_from(Map::Array(map("SETTINGS")?))?,
+            interfaces: HashMap::try_from(Map::HashMap(map("INTERFACES")?))?,
+            addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
+            forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
+            snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
+            excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
+            inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
+            end_sessions: SchedClassifier::from_pin(&program)
+                .with_context(|| format!("open program {}", program.display()))?,
+            pins,
+        })
+    }
+
+    /// Loads the programs over the maps that are pinned, or over new ones of these sizes, and pins
+    /// what is not pinned yet. Attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map or a program; what was pinned before stays.
+    pub fn load(pins: Pins, sizes: &Sizes, log_packets: bool) -> Result<(Self, Programs)> {
+        pins.create()?;
+        let mut ebpf = object::load(&pins, sizes, log_packets)?;
+        object::pin_end_sessions(&mut ebpf, &pins)?;
+        let dataplane = Self::open(pins)?;
+        Ok((dataplane, Programs { ebpf }))
+    }
+
+    /// Where it is pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The settings in use; all zero before the first rules are written.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn settings(&self) -> Result<Settings> {
+        Ok(self.settings.get(&0, 0).context("read map SETTINGS")?.0)
+    }
+
+    /// The counters of a rule, summed over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn rule_counters(&self, rule: u32) -> Result<RuleCounters> {
+        let values = self.counters.get(&rule, 0).context("read map COUNTERS")?;
+        Ok(values.iter().fold(RuleCounters::default(), |sum, Plain(cpu)| RuleCounters {
+            packets_in: sum.packets_in + cpu.packets_in,
+            bytes_in: sum.bytes_in + cpu.bytes_in,
+            packets_out: sum.packets_out + cpu.packets_out,
+            bytes_out: sum.bytes_out + cpu.bytes_out,
+            opened: sum.opened + cpu.opened,
+            closed: sum.closed + cpu.closed,
+        }))
+    }
+
+    /// How many rules can be counted, number 0 included.
+    #[must_use]
+    pub fn rule_capacity(&self) -> u32 {
+        self.counters.len()
+    }
+
+    /// How many packets were dropped, by reason.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn drops(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let mut drops = BTreeMap::new();
+        for &reason in DropReason::ALL {
+            let values = self.drops.get(&(reason as u32), 0).context("read map DROPS")?;
+            drops.insert(reason.name(), values.iter().sum());
+        }
+        Ok(drops)
+    }
+
+    /// Tells the programs what each interface is; those that are not named are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn set_interfaces(&mut self, wanted: &BTreeMap<u32, Interface>) -> Result<()> {
+        let known: Vec<u32> = self.interfaces.keys().collect::<Result<_, _>>()?;
+        for (&index, &interface) in wanted {
+            let result = self.interfaces.insert(index, Plain(interface), 0);
+            result.context("write map INTERFACES")?;
+        }
+        for index in known.into_iter().filter(|index| !wanted.contains_key(index)) {
+            self.interfaces.remove(&index).context("write map INTERFACES")?;
+        }
+        Ok(())
+    }
+}
+
+/// The loaded programs, to be attached.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// A program by its name.
+    fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Starts to write the programs' debug messages to the log, as long as the result lives.
+    ///
+    /// # Errors
+    ///
+    /// When the programs were loaded without messages.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' message buffer")
+    }
+}
+
+/// The directory of a data plane of this layout below `bpffs`.
+#[must_use]
+pub fn versioned(bpffs: &Path) -> std::path::PathBuf {
+    bpffs.join(format!("v{}", nat_common::LAYOUT_VERSION))
+}

@@ -1,0 +1,78 @@
+//! The BPF object and its loading.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+
+use super::Pins;
+
+/// The compiled programs.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf.o"));
+
+/// aya-log's levels: 0 leaves all messages out when the programs are verified, so that they cost
+/// nothing; 5 is everything.
+const LOG_NOTHING: u8 = 0;
+const LOG_ALL: u8 = 5;
+
+/// How many entries the tables of a new data plane have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Sessions.
+    pub sessions: u32,
+    /// Rules that can be counted.
+    pub rules: u32,
+}
+
+impl Sizes {
+    /// The fewest rules that there is room for, so that a few can be added later.
+    const FEWEST_RULES: u32 = 1024;
+
+    /// For a configuration of this many rules, with room to grow.
+    #[must_use]
+    pub fn new(sessions: u32, rules: usize) -> Self {
+        let rules = u32::try_from(rules).unwrap_or(u32::MAX / 4);
+        Self { sessions, rules: (2 * (rules + 1)).next_power_of_two().max(Self::FEWEST_RULES) }
+    }
+}
+
+/// Loads all programs. Maps that are pinned are taken over as they are.
+pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
+    if pins.exist() {
+        pins.check()?;
+    }
+    let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
+    let mut loader = EbpfLoader::new();
+    loader
+        .default_map_pin_directory(pins.directory())
+        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .override_global("AYA_LOG_LEVEL", &level, true)
+        .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
+        .map_max_entries("COUNTERS", sizes.rules);
+    for table in ["MAPPINGS", "PORTS", "PERMITS"] {
+        loader.map_max_entries(table, sizes.sessions);
+    }
+    let mut ebpf = loader.load(OBJECT).context("load the BPF object")?;
+    for (name, program) in ebpf.programs_mut() {
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load().with_context(|| {
+            format!("load program {name}: refused by the kernel; is it older than Linux 6.1?")
+        })?;
+    }
+    Ok(ebpf)
+}
+
+/// Pins the program that ends sessions in place of an older one.
+pub(super) fn pin_end_sessions(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
+    const NAME: &str = "end_sessions";
+    let program = ebpf.program_mut(NAME).context("no program end_sessions")?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    let path = pins.program(NAME);
+    // (A bpffs takes no dots in names.)
+    let fresh = pins.program("end_sessions-new");
+    if fresh.exists() {
+        fs::remove_file(&fresh).with_context(|| format!("remove {}", fresh.display()))?;
+    }
+    program.pin(&fresh).with_context(|| format!("pin program {}", fresh.display()))?;
+    fs::rename(&fresh, &path).with_context(|| format!("pin program {}", path.display()))
+}

@@ -1,0 +1,156 @@
+//! Writing a rule set into the maps: beside the one in use, then one write that switches.
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    sys::SyscallError,
+};
+use nat_common::rule::{
+    AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4,
+};
+
+use super::{Dataplane, Plain};
+use crate::{
+    compile::{Prefix, Ruleset},
+    config::model::Timeouts,
+};
+
+/// A key that carries the generation of its rule set.
+trait Generational {
+    fn generation(&self) -> u16;
+    fn with_generation(self, generation: u16) -> Self;
+}
+
+macro_rules! generational {
+    ($($key:ty),*) => {
+        $(impl Generational for $key {
+            fn generation(&self) -> u16 {
+                self.generation
+            }
+
+            fn with_generation(self, generation: u16) -> Self {
+                Self { generation, ..self }
+            }
+        })*
+    };
+}
+
+generational!(AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, SnatKey4);
+
+impl Dataplane {
+    /// Takes a rule set and timeouts into use, in one write, and gives the new generation.
+    ///
+    /// # Errors
+    ///
+    /// When a table is full; then nothing has changed.
+    pub fn set_rules(&mut self, ruleset: &Ruleset, timeouts: &Timeouts) -> Result<u32> {
+        let before = self.settings()?.generation;
+        let generation = before.wrapping_add(1).max(1);
+        // What an interrupted attempt has left would mix with the new set.
+        self.remove_generations(|other| other != before as u16)?;
+        if let Err(error) = self.write_rules(ruleset, generation as u16) {
+            self.remove_generations(|other| other != before as u16)?;
+            return Err(error);
+        }
+        let settings = Settings {
+            generation,
+            udp_s: timeouts.udp_s,
+            tcp_opening_s: timeouts.tcp_opening_s,
+            tcp_established_s: timeouts.tcp_established_s,
+            tcp_closing_s: timeouts.tcp_closing_s,
+            icmp_s: timeouts.icmp_s,
+            other_s: timeouts.other_s,
+            fragment_s: timeouts.fragment_s,
+        };
+        self.settings.set(0, Plain(settings), 0).context("write map SETTINGS")?;
+        self.remove_generations(|other| other != generation as u16)?;
+        Ok(generation)
+    }
+
+    fn write_rules(&mut self, rules: &Ruleset, generation: u16) -> Result<()> {
+        for (address, external) in &rules.addresses {
+            let key = AddressKey4 { address: *address, generation, reserved: [0; 2] };
+            let result = self.addresses.insert(Plain(key), Plain(*external), 0);
+            result.map_err(|error| refused("ADDRESSES", error))?;
+        }
+        for (prefix, inside) in &rules.inside {
+            put(&mut self.inside, "INSIDE", *prefix, generation, Plain(*inside))?;
+        }
+        for (prefix, forward) in &rules.forwards {
+            put(&mut self.forwards, "FORWARDS", *prefix, generation, Plain(*forward))?;
+        }
+        for prefix in &rules.excludes {
+            put(&mut self.excludes, "EXCLUDES", *prefix, generation, 1)?;
+        }
+        for (prefix, snat) in &rules.snats {
+            put(&mut self.snats, "SNATS", *prefix, generation, Plain(*snat))?;
+        }
+        Ok(())
+    }
+
+    fn remove_generations(&mut self, unwanted: impl Fn(u16) -> bool + Copy) -> Result<()> {
+        remove_addresses(&mut self.addresses, unwanted)?;
+        remove(&mut self.inside, unwanted)?;
+        remove(&mut self.forwards, unwanted)?;
+        remove(&mut self.excludes, unwanted)?;
+        remove(&mut self.snats, unwanted)
+    }
+}
+
+fn refused(map: &str, error: MapError) -> anyhow::Error {
+    match error {
+        MapError::SyscallError(SyscallError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::ENOSPC)
+                || io_error.raw_os_error() == Some(libc::E2BIG) =>
+        {
+            anyhow!("map {map} is full: the configuration has too many rules")
+        }
+        error => anyhow!(error).context(format!("write map {map}")),
+    }
+}
+
+fn put<K, V>(
+    map: &mut LpmTrie<MapData, Plain<K>, V>,
+    name: &str,
+    prefix: Prefix<K>,
+    generation: u16,
+    value: V,
+) -> Result<()>
+where
+    K: bytemuck::Pod + Generational,
+    V: aya::Pod,
+{
+    let key = Key::new(prefix.bits, Plain(prefix.key.with_generation(generation)));
+    map.insert(&key, value, 0).map_err(|error| refused(name, error))
+}
+
+fn remove<K, V>(
+    map: &mut LpmTrie<MapData, Plain<K>, V>,
+    unwanted: impl Fn(u16) -> bool,
+) -> Result<()>
+where
+    K: bytemuck::Pod + Generational,
+    V: aya::Pod,
+{
+    // All keys first: removing while walking starts the walk over.
+    let keys: Vec<Key<Plain<K>>> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        if unwanted(key.data().0.generation()) {
+            map.remove(&key).context("remove an old rule")?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_addresses<V: aya::Pod>(
+    map: &mut HashMap<MapData, Plain<AddressKey4>, V>,
+    unwanted: impl Fn(u16) -> bool,
+) -> Result<()> {
+    let keys: Vec<Plain<AddressKey4>> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        if unwanted(key.0.generation()) {
+            map.remove(&key).context("remove an old address")?;
+        }
+    }
+    Ok(())
+}

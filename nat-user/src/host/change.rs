@@ -1,0 +1,516 @@
+//! One change to the host: what it takes to make it and to undo it.
+//!
+//! A change is plain data and stands in the [journal](super::journal) before it is made. Undoing
+//! one that was never made, or was undone by somebody else, does nothing; undoing one whose object
+//! has another value by now leaves it alone.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::netlink::{Kind, Link, Netlink};
+use super::sysctl::{self, Key};
+
+/// A change to the host. Interfaces are known by name and index, so that one that was deleted and
+/// made again is not taken for the one that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Change {
+    /// A kernel setting.
+    Sysctl {
+        /// The setting.
+        key: Key,
+        /// Its value before natbpf first set it.
+        before: String,
+        /// The value that natbpf gave it.
+        set: String,
+        /// What the kernel sets along with it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        followers: Vec<Follower>,
+    },
+    /// A bridge that natbpf made.
+    Bridge {
+        /// Its name.
+        name: String,
+        /// Its Ethernet address, chosen at random. By it the bridge is known as ours if the
+        /// daemon was killed before it could learn the index.
+        mac: [u8; 6],
+        /// Its index, once it is made.
+        ifindex: Option<u32>,
+    },
+    /// An address that natbpf added to an interface.
+    Address {
+        /// The interface.
+        interface: String,
+        /// The interface's index.
+        ifindex: u32,
+        /// The address and the length of its prefix.
+        #[serde(with = "net_as_text")]
+        address: Ipv4Net,
+    },
+    /// An interface that natbpf made a port of a bridge.
+    Port {
+        /// The interface.
+        port: String,
+        /// The interface's index.
+        ifindex: u32,
+        /// The bridge.
+        bridge: String,
+        /// What it was a port of before natbpf first attached it.
+        previous: Option<String>,
+    },
+    /// An interface that natbpf set up.
+    LinkUp {
+        /// The interface.
+        name: String,
+        /// The interface's index.
+        ifindex: u32,
+        /// What it was a port of then. If it is in something else now, that needs it up.
+        master: Option<String>,
+    },
+}
+
+/// A setting that changes with another one: writing `ip_forward` sets `forwarding` of every
+/// interface and `accept_redirects` (`inet_forward_change()` in `net/ipv4/devinet.c`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follower {
+    /// The setting.
+    pub key: Key,
+    /// Its value before.
+    pub before: String,
+    /// The value that the kernel gives it.
+    pub becomes: String,
+}
+
+/// What undoing a change came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// It is undone; says how.
+    Done(String),
+    /// There was nothing to undo: it was never made, or is gone.
+    Nothing,
+    /// Somebody changed it since, so it is left as it is; says what is there.
+    LeftAlone(String),
+}
+
+impl Change {
+    /// Whether both are about the same object, so that the later one takes the earlier one's
+    /// place in the journal.
+    #[must_use]
+    pub fn same_object(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sysctl { key: a, .. }, Self::Sysctl { key: b, .. }) => a == b,
+            (Self::Bridge { name: a, .. }, Self::Bridge { name: b, .. })
+            | (Self::Port { port: a, .. }, Self::Port { port: b, .. })
+            | (Self::LinkUp { name: a, .. }, Self::LinkUp { name: b, .. }) => a == b,
+            (
+                Self::Address {
+                    interface: a,
+                    address: x,
+                    ..
+                },
+                Self::Address {
+                    interface: b,
+                    address: y,
+                    ..
+                },
+            ) => (a, x) == (b, y),
+            _ => false,
+        }
+    }
+
+    /// Makes this change the later one of two of the same object: what was there before is what
+    /// was there before the earlier one.
+    pub(super) fn follow(&mut self, earlier: &Self) {
+        match (self, earlier) {
+            (
+                Self::Sysctl {
+                    before, followers, ..
+                },
+                Self::Sysctl {
+                    before: first,
+                    followers: first_followers,
+                    ..
+                },
+            ) => {
+                before.clone_from(first);
+                followers.clone_from(first_followers);
+            }
+            (
+                Self::Port {
+                    previous, ifindex, ..
+                },
+                Self::Port {
+                    previous: first,
+                    ifindex: same,
+                    ..
+                },
+            )
+            | (
+                Self::LinkUp {
+                    master: previous,
+                    ifindex,
+                    ..
+                },
+                Self::LinkUp {
+                    master: first,
+                    ifindex: same,
+                    ..
+                },
+            ) if ifindex == same => previous.clone_from(first),
+            _ => {}
+        }
+    }
+
+    /// Whether what an earlier run changed is still the same object, among these interfaces.
+    pub(super) fn is_about(&self, links: &[Link]) -> bool {
+        let is_there = |name: &str, ifindex: u32| {
+            (links.iter()).any(|link| link.name == name && link.index == ifindex)
+        };
+        match self {
+            Self::Sysctl { .. } => true,
+            Self::Bridge { .. } => links.iter().any(|link| self.made(link)),
+            Self::Address {
+                interface: name,
+                ifindex,
+                ..
+            }
+            | Self::Port {
+                port: name,
+                ifindex,
+                ..
+            }
+            | Self::LinkUp { name, ifindex, .. } => is_there(name, *ifindex),
+        }
+    }
+
+    /// Whether an interface is the bridge that this change made, under whatever name.
+    pub(super) fn made(&self, link: &Link) -> bool {
+        match self {
+            Self::Bridge { mac, ifindex, .. } => {
+                link.kind == Kind::Bridge
+                    && match ifindex {
+                        Some(index) => link.index == *index,
+                        None => link.mac == Some(*mac),
+                    }
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this change is gone when that bridge is deleted. An entry for a bridge of which the
+    /// index is not known yet is alone.
+    pub(super) fn goes_with(&self, bridge: &Self) -> bool {
+        let Self::Bridge {
+            name,
+            ifindex: Some(bridge),
+            ..
+        } = bridge
+        else {
+            return false;
+        };
+        match self {
+            Self::Sysctl { key, .. } => key.is_of_interface(name),
+            Self::Address { ifindex, .. } | Self::LinkUp { ifindex, .. } => ifindex == bridge,
+            Self::Bridge { .. } | Self::Port { .. } => false,
+        }
+    }
+
+    /// Makes the change. For a bridge it fills in the index.
+    pub(super) async fn make(&mut self, netlink: &Netlink) -> Result<()> {
+        match self {
+            Self::Sysctl { key, set, .. } => key.write(set)?,
+            Self::Bridge { name, mac, ifindex } => {
+                netlink.create_bridge(name, *mac).await?;
+                *ifindex = Some(find(netlink, name).await?.index);
+            }
+            Self::Address {
+                interface,
+                ifindex,
+                address,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.add_address(&link, *address).await?;
+            }
+            Self::Port {
+                port,
+                ifindex,
+                bridge,
+                ..
+            } => {
+                let port = find_same(netlink, port, *ifindex).await?;
+                let bridge = find(netlink, bridge).await?;
+                netlink.attach(&port, &bridge).await?;
+            }
+            Self::LinkUp { name, ifindex, .. } => {
+                let link = find_same(netlink, name, *ifindex).await?;
+                netlink.set_up(&link).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes the change, if what is there is still what natbpf made of it.
+    pub(super) async fn undo(&self, netlink: &Netlink) -> Result<Undone> {
+        match self {
+            Self::Sysctl {
+                key,
+                before,
+                set,
+                followers,
+            } => undo_sysctl(key, before, set, followers),
+            Self::Bridge { .. } => self.undo_bridge(netlink).await,
+            Self::Address {
+                interface,
+                ifindex,
+                address,
+            } => undo_address(netlink, (interface, *ifindex), *address).await,
+            Self::Port {
+                port,
+                ifindex,
+                bridge,
+                previous,
+            } => undo_port(netlink, (port, *ifindex), bridge, previous.as_deref()).await,
+            Self::LinkUp {
+                name,
+                ifindex,
+                master,
+            } => undo_link_up(netlink, (name, *ifindex), master.as_deref()).await,
+        }
+    }
+
+    async fn undo_bridge(&self, netlink: &Netlink) -> Result<Undone> {
+        let candidates = match self {
+            Self::Bridge {
+                ifindex: Some(index),
+                ..
+            } => netlink.link_at(*index).await?.into_iter().collect(),
+            _ => netlink.links().await?,
+        };
+        let Some(link) = candidates.iter().find(|link| self.made(link)) else {
+            return Ok(Undone::Nothing);
+        };
+        netlink.delete_link(link).await?;
+        Ok(Undone::Done(format!("deleted bridge {}", link.name)))
+    }
+}
+
+/// Says what was done, for logs: `added 172.22.161.254/24 to vmbr1`.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sysctl {
+                key, before, set, ..
+            } => write!(f, "set {key} to {set} (was {before})"),
+            Self::Bridge { name, .. } => write!(f, "created bridge {name}"),
+            Self::Address {
+                interface, address, ..
+            } => write!(f, "added {address} to {interface}"),
+            Self::Port { port, bridge, .. } => write!(f, "attached {port} to {bridge}"),
+            Self::LinkUp { name, .. } => write!(f, "set {name} up"),
+        }
+    }
+}
+
+fn undo_sysctl(key: &Key, before: &str, set: &str, followers: &[Follower]) -> Result<Undone> {
+    match key.read()? {
+        None => return Ok(Undone::Nothing),
+        Some(now) if now == before => return Ok(Undone::Nothing),
+        Some(now) if now != set => {
+            return Ok(Undone::LeftAlone(format!(
+                "{key} is {now}, not {set} as natbpf set it: left as it is"
+            )));
+        }
+        Some(_) => {}
+    }
+    // What somebody gave a follower since is kept, although the kernel changes it once more now.
+    let mut wanted = Vec::new();
+    for follower in followers {
+        match follower.key.read()? {
+            Some(now) if now == follower.becomes => {
+                wanted.push((&follower.key, follower.before.clone()));
+            }
+            Some(now) => wanted.push((&follower.key, now)),
+            None => {}
+        }
+    }
+    key.write(before)?;
+    for (follower, value) in wanted {
+        if follower.read()?.is_some_and(|now| now != value) {
+            follower.write(&value)?;
+        }
+    }
+    Ok(Undone::Done(format!("set {key} back to {before}")))
+}
+
+async fn undo_address(
+    netlink: &Netlink,
+    (interface, ifindex): (&str, u32),
+    address: Ipv4Net,
+) -> Result<Undone> {
+    let Some(link) = same(netlink, interface, ifindex).await? else {
+        return Ok(Undone::Nothing);
+    };
+    let present = netlink.addresses_of(ifindex).await?;
+    let Some(ours) = present.iter().find(|present| present.net == address) else {
+        return Ok(Undone::Nothing);
+    };
+    let others_hang_on_it = !ours.secondary
+        && (present.iter()).any(|other| {
+            other.secondary
+                && other.net.prefix_len() == address.prefix_len()
+                && other.net.network() == address.network()
+        });
+    if others_hang_on_it {
+        let key = Key::ipv4_conf(interface, "promote_secondaries")?;
+        with_setting(&key, "1", netlink.delete_address(&link, address)).await?;
+    } else {
+        netlink.delete_address(&link, address).await?;
+    }
+    Ok(Undone::Done(format!("removed {address} from {interface}")))
+}
+
+/// Does something while a setting has another value than usual.
+async fn with_setting<E>(
+    key: &Key,
+    value: &str,
+    action: impl Future<Output = Result<(), E>>,
+) -> Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let usual = key.read()?.unwrap_or_default();
+    key.write(value)?;
+    let result = action.await;
+    key.write(&usual)?;
+    Ok(result?)
+}
+
+async fn undo_port(
+    netlink: &Netlink,
+    (port, ifindex): (&str, u32),
+    bridge: &str,
+    previous: Option<&str>,
+) -> Result<Undone> {
+    let Some(link) = same(netlink, port, ifindex).await? else {
+        return Ok(Undone::Nothing);
+    };
+    let master = master_of(netlink, &link).await?;
+    match master.as_deref() {
+        None => return Ok(Undone::Nothing),
+        now if now == previous => return Ok(Undone::Nothing),
+        Some(now) if now != bridge => {
+            return Ok(Undone::LeftAlone(format!(
+                "{port} is in {now}, not in {bridge} to which natbpf attached it: left there"
+            )));
+        }
+        Some(_) => {}
+    }
+    if let Some(previous) = previous
+        && let Some(previous) = netlink.link(previous).await?
+    {
+        netlink.attach(&link, &previous).await?;
+        let back = format!("moved {port} back to {}", previous.name);
+        return Ok(Undone::Done(back));
+    }
+    netlink.release(&link).await?;
+    Ok(Undone::Done(format!("released {port} from {bridge}")))
+}
+
+async fn undo_link_up(
+    netlink: &Netlink,
+    (name, ifindex): (&str, u32),
+    master: Option<&str>,
+) -> Result<Undone> {
+    let Some(link) = same(netlink, name, ifindex).await?.filter(|link| link.up) else {
+        return Ok(Undone::Nothing);
+    };
+    match master_of(netlink, &link).await? {
+        Some(now) if Some(now.as_str()) != master => Ok(Undone::LeftAlone(format!(
+            "{name} is in {now} now: left up"
+        ))),
+        _ => {
+            netlink.set_down(&link).await?;
+            Ok(Undone::Done(format!("set {name} down again")))
+        }
+    }
+}
+
+/// The name of what an interface is a port of.
+async fn master_of(netlink: &Netlink, link: &Link) -> Result<Option<String>> {
+    let Some(index) = link.master else {
+        return Ok(None);
+    };
+    let master = netlink.link_at(index).await?;
+    Ok(master.map(|master| master.name))
+}
+
+async fn find(netlink: &Netlink, name: &str) -> Result<Link> {
+    let link = netlink.link(name).await?;
+    link.with_context(|| format!("interface {name} has vanished"))
+}
+
+async fn find_same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Link> {
+    let link = find(netlink, name).await?;
+    if link.index != ifindex {
+        bail!("interface {name} was deleted and made again in the meantime");
+    }
+    Ok(link)
+}
+
+/// The interface, if it is still the one of that index.
+async fn same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Option<Link>> {
+    let link = netlink.link(name).await?;
+    Ok(link.filter(|link| link.index == ifindex))
+}
+
+/// The change that sets `ip_forward`, which is 0, with all that the kernel changes along with it.
+///
+/// # Errors
+/// When a setting cannot be read.
+pub(super) fn forwarding_on(key: Key, before: String) -> Result<Change> {
+    let mut followers = Vec::new();
+    let mut follow = |key: Key, becomes: &str| -> Result<()> {
+        if let Some(before) = key.read()? {
+            followers.push(Follower {
+                key,
+                before,
+                becomes: becomes.to_owned(),
+            });
+        }
+        Ok(())
+    };
+    // `all/forwarding` is ip_forward itself under another name.
+    for name in sysctl::ipv4_conf_names()? {
+        if name != "all" {
+            follow(Key::ipv4_conf(&name, "forwarding")?, "1")?;
+        }
+    }
+    follow(Key::ipv4_conf("all", "accept_redirects")?, "0")?;
+    Ok(Change::Sysctl {
+        key,
+        before,
+        set: "1".to_owned(),
+        followers,
+    })
+}
+
+/// `172.22.161.254/24`, host part kept.
+mod net_as_text {
+    use ipnet::Ipv4Net;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        net: &Ipv4Net,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(net)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Ipv4Net, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}

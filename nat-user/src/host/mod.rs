@@ -1,0 +1,19 @@
+//! What the daemon does to the host outside of BPF: bridges, addresses, ports and sysctls.
+//!
+//! Every change is a value ([`change::Change`]) that knows how it is made and how it is undone. It
+//! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
+//! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
+//! makes the difference; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
+//!
+//! This module must not touch what natbpf did not make: a value that somebody changed in the
+//! meantime, an interface that was deleted and made again, another's address on our bridge.
+
+pub mod change;
+pub mod events;
+pub mod journal;
+pub mod netlink;
+pub mod setup;
+pub mod sysctl;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,472 @@
+//! Brings the host to what the configuration asks for, and back.
+//!
+//! [`apply`] compares a [`Plan`] with the host and the journal, makes what is missing, and undoes
+//! what an earlier plan asked for and this one does not. It may be called again at any time: what
+//! is as it should be is left alone and costs no write. A run that fails undoes its own part.
+//!
+//! What it sets, and why the data path needs it:
+//! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. Where it is on already but
+//!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
+//! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
+//!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
+//!   send the next one to its neighbour directly, past the translation.
+//!
+//! `rp_filter` stays as it is: translation at TC ingress and egress leaves the source of a packet
+//! as it was when the filter looks at it, on the interface where it came in. That holds for a
+//! server that reaches itself, whose packets have one address as source and destination then.
+
+mod problem;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+
+use super::change::{self, Change, Undone};
+use super::journal::Journal;
+use super::netlink::{Address, Kind, Link, Netlink};
+use super::sysctl::Key;
+use crate::config::model::Config;
+
+pub use self::problem::{Problem, Problems, problems};
+
+/// What the host should look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The ways to the outside.
+    pub uplinks: Vec<Uplink>,
+    /// The inside networks.
+    pub networks: Vec<Network>,
+}
+
+/// What an uplink asks of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The name in `[uplink.NAME]`.
+    pub name: String,
+    /// The interface, which must exist.
+    pub interface: String,
+}
+
+/// What a network asks of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The name in `[network.NAME]`.
+    pub name: String,
+    /// The bridge or plain interface.
+    pub interface: String,
+    /// The address that it is to have, with the length of its prefix.
+    pub address: Ipv4Net,
+    /// Whether to make the bridge if it is missing.
+    pub create: bool,
+    /// Interfaces to attach to the bridge if natbpf made it.
+    pub ports: Vec<String>,
+}
+
+/// What was done, in lines for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Changes made or undone, in that order.
+    pub done: Vec<String>,
+    /// What was left as it is, and why.
+    pub notes: Vec<String>,
+    /// What should have been undone and could not be; it stays in the journal.
+    pub failed: Vec<String>,
+}
+
+impl Plan {
+    /// The part of a configuration that is about interfaces.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let uplinks = config.uplinks.iter().map(|uplink| Uplink {
+            name: uplink.name.clone(),
+            interface: uplink.interface.clone(),
+        });
+        let networks = config.networks.iter().map(|network| Network {
+            name: network.name.clone(),
+            interface: network.interface.clone(),
+            address: network.address,
+            create: network.create,
+            ports: network.ports.clone(),
+        });
+        Self {
+            uplinks: uplinks.collect(),
+            networks: networks.collect(),
+        }
+    }
+}
+
+/// Makes the difference between the host and the plan. When it fails, all that it did is undone,
+/// and what earlier runs did stays. When it is cut off, by a kill or by dropping the future, the
+/// journal on disk knows of all that it did.
+///
+/// # Errors
+/// [`Problems`] (to be downcast) when the plan does not fit the host; nothing is changed then.
+/// Otherwise when the kernel refuses a change or the journal cannot be written.
+pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Result<Report> {
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
+    let problems = problem::find(plan, &links, &addresses, journal.changes());
+    if !problems.is_empty() {
+        return Err(Problems(problems).into());
+    }
+    let before = journal.changes().to_vec();
+    let mut run = Run {
+        netlink,
+        journal,
+        report: Report::default(),
+        kept: Vec::new(),
+        todo: Vec::new(),
+    };
+    match run.make(plan, links).await {
+        Ok(()) => {
+            run.undo_unwanted().await;
+            Ok(run.report)
+        }
+        Err(error) => {
+            run.roll_back(before).await;
+            Err(error)
+        }
+    }
+}
+
+/// Undoes all that the journal holds, the last first. What fails is reported, stays in the
+/// journal, and does not stop the rest.
+///
+/// # Errors
+/// When the journal cannot be written.
+pub async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<Report> {
+    let mut report = Report::default();
+    let changes = journal.changes().to_vec();
+    let remaining = undo_each(netlink, changes, &mut report).await;
+    journal.replace(remaining);
+    journal.save()?;
+    Ok(report)
+}
+
+/// The plan's bridges on which netfilter sees packets before natbpf translates them, because
+/// `net/bridge/bridge-nf-call-iptables` or the bridge's own `nf_call_iptables` is on.
+///
+/// Its connection tracking then knows a connection by its external address while the FORWARD
+/// chain is shown the internal one, so that stateful rules take replies for invalid packets.
+///
+/// # Errors
+/// When the setting is there and cannot be read.
+pub fn netfilter_bridges(plan: &Plan, links: &[Link]) -> Result<Vec<String>> {
+    let key = Key::new(&["net", "bridge", "bridge-nf-call-iptables"])?;
+    let for_all = key.read()?.is_some_and(|value| value != "0");
+    let mut bridges: Vec<_> = (plan.interfaces())
+        .filter_map(|name| links.iter().find(|link| link.name == name))
+        .filter(|link| link.kind == Kind::Bridge && (for_all || link.calls_netfilter))
+        .map(|link| link.name.clone())
+        .collect();
+    bridges.sort();
+    bridges.dedup();
+    Ok(bridges)
+}
+
+impl Plan {
+    fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let uplinks = self.uplinks.iter().map(|uplink| uplink.interface.as_str());
+        let networks = self
+            .networks
+            .iter()
+            .map(|network| network.interface.as_str());
+        uplinks.chain(networks)
+    }
+}
+
+/// One run of [`apply`].
+struct Run<'a> {
+    netlink: &'a Netlink,
+    journal: &'a mut Journal,
+    report: Report,
+    /// What the plan asks for and is natbpf's own, by this run or an earlier one.
+    kept: Vec<Change>,
+    /// What is still to be made.
+    todo: Vec<Change>,
+}
+
+impl Run<'_> {
+    async fn make(&mut self, plan: &Plan, mut links: Vec<Link>) -> Result<()> {
+        for network in &plan.networks {
+            self.plan_bridge(network, &links)?;
+        }
+        if self.make_planned().await? {
+            links = self.netlink.links().await?;
+        }
+
+        self.plan_sysctl(Key::ipv4_conf("all", "send_redirects")?, "0")?;
+        for network in &plan.networks {
+            self.plan_sysctl(Key::ipv4_conf(&network.interface, "send_redirects")?, "0")?;
+        }
+        self.plan_sysctl(Key::new(&["net", "ipv4", "ip_forward"])?, "1")?;
+        self.make_planned().await?;
+
+        // ip_forward has set this one too, so it is looked at only now.
+        for interface in plan.interfaces() {
+            self.plan_sysctl(Key::ipv4_conf(interface, "forwarding")?, "1")?;
+        }
+        let addresses = self.netlink.addresses().await?;
+        for network in &plan.networks {
+            self.plan_network(network, &links, &addresses)?;
+        }
+        self.make_planned().await?;
+        Ok(())
+    }
+
+    fn plan_bridge(&mut self, network: &Network, links: &[Link]) -> Result<()> {
+        match named(links, &network.interface) {
+            Some(bridge) => {
+                let ours = self
+                    .journal
+                    .changes()
+                    .iter()
+                    .find(|known| known.made(bridge));
+                let Some(Change::Bridge { name, mac, .. }) = ours else {
+                    return Ok(());
+                };
+                // The index is missing if the daemon was killed just after it made the bridge.
+                let known = Change::Bridge {
+                    name: name.clone(),
+                    mac: *mac,
+                    ifindex: Some(bridge.index),
+                };
+                self.journal.record(known.clone());
+                self.kept.push(known);
+            }
+            None => self.todo.push(Change::Bridge {
+                name: network.interface.clone(),
+                mac: random_mac()?,
+                ifindex: None,
+            }),
+        }
+        Ok(())
+    }
+
+    fn plan_sysctl(&mut self, key: Key, set: &str) -> Result<()> {
+        let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
+        let is_so = now == set;
+        let change = if key.is_ip_forward() && !is_so {
+            change::forwarding_on(key, now)?
+        } else {
+            Change::Sysctl {
+                key,
+                before: now,
+                set: set.to_owned(),
+                followers: Vec::new(),
+            }
+        };
+        self.want(change, is_so, &[]);
+        Ok(())
+    }
+
+    fn plan_network(
+        &mut self,
+        network: &Network,
+        links: &[Link],
+        addresses: &[Address],
+    ) -> Result<()> {
+        let name = &network.interface;
+        let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
+        let address = Change::Address {
+            interface: name.clone(),
+            ifindex: link.index,
+            address: network.address,
+        };
+        let has_it =
+            |address: &Address| address.ifindex == link.index && address.net == network.address;
+        self.want(address, addresses.iter().any(has_it), links);
+        if self.kept.iter().any(|kept| kept.made(link)) {
+            for port in &network.ports {
+                self.plan_port(port, link, links);
+            }
+        } else if !network.ports.is_empty() {
+            self.report.notes.push(format!(
+                "{name} was there before: its ports are left as they are"
+            ));
+        }
+        self.want_up(link, links);
+        Ok(())
+    }
+
+    fn plan_port(&mut self, port: &str, bridge: &Link, links: &[Link]) {
+        let Some(link) = named(links, port) else {
+            let note = format!("there is no {port} to attach to {} yet", bridge.name);
+            self.report.notes.push(note);
+            return;
+        };
+        // Up first: undone the other way round, it is seen where the port went.
+        self.want_up(link, links);
+        let change = Change::Port {
+            port: port.to_owned(),
+            ifindex: link.index,
+            bridge: bridge.name.clone(),
+            previous: master_name(link, links),
+        };
+        self.want(change, link.master == Some(bridge.index), links);
+    }
+
+    fn want_up(&mut self, link: &Link, links: &[Link]) {
+        let change = Change::LinkUp {
+            name: link.name.clone(),
+            ifindex: link.index,
+            master: master_name(link, links),
+        };
+        self.want(change, link.up, links);
+    }
+
+    /// Plans a change, unless the host is so already. If it is so because an earlier run made it
+    /// so, it is kept.
+    fn want(&mut self, change: Change, is_so: bool, links: &[Link]) {
+        if !is_so {
+            self.todo.push(change);
+        } else if let Some(known) = self.journal.find(&change)
+            && known.is_about(links)
+        {
+            self.kept.push(known.clone());
+        }
+    }
+
+    /// Makes what is planned, all of it recorded on disk first. Says whether there was anything.
+    async fn make_planned(&mut self) -> Result<bool> {
+        let todo = std::mem::take(&mut self.todo);
+        for change in &todo {
+            self.journal.record(change.clone());
+        }
+        self.journal.save()?;
+        let any = !todo.is_empty();
+        for mut change in todo {
+            change.make(self.netlink).await?;
+            self.report.done.push(change.to_string());
+            self.journal.record(change.clone());
+            self.kept.push(change);
+        }
+        self.journal.save()?;
+        Ok(any)
+    }
+
+    /// Undoes what an earlier plan asked for and this one does not.
+    async fn undo_unwanted(&mut self) {
+        let wanted = |change: &Change| self.kept.iter().any(|kept| kept.same_object(change));
+        let (wanted, unwanted) =
+            (self.journal.changes().iter().cloned()).partition::<Vec<_>, _>(wanted);
+        let mut remaining = undo_each(self.netlink, unwanted, &mut self.report).await;
+        remaining.extend(wanted);
+        self.journal.replace(remaining);
+        if let Err(error) = self.journal.save() {
+            self.report.failed.push(format!("{error:#}"));
+        }
+    }
+
+    /// Undoes what this run did. `before` is the journal as it found it.
+    async fn roll_back(&mut self, before: Vec<Change>) {
+        let mut report = Report::default();
+        let mut new = Vec::new();
+        for change in self.journal.changes() {
+            match before.iter().find(|known| known.same_object(change)) {
+                Some(known) if known == change => {}
+                // It was moved from one of our bridges to another.
+                Some(known @ Change::Port { .. }) => {
+                    if let Err(error) = known.clone().make(self.netlink).await {
+                        report.failed.push(format!("{error:#}"));
+                    }
+                }
+                _ => new.push(change.clone()),
+            }
+        }
+        let failed = undo_each(self.netlink, new, &mut report).await;
+        self.journal.replace(before);
+        failed
+            .into_iter()
+            .for_each(|change| self.journal.record(change));
+        if let Err(error) = self.journal.save() {
+            report.failed.push(format!("{error:#}"));
+        }
+        let level = if report.failed.is_empty() {
+            log::Level::Info
+        } else {
+            log::Level::Warn
+        };
+        log::log!(level, "undone what was done so far: {report}");
+    }
+}
+
+/// Undoes changes, the last first. Returns those that could not be undone, in order.
+///
+/// What was done to a bridge that is to be deleted goes with it and is not undone one by one.
+async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report) -> Vec<Change> {
+    let bridges: Vec<_> = (changes.iter())
+        .filter(|change| matches!(change, Change::Bridge { .. }))
+        .cloned()
+        .collect();
+    let goes_with = |change: &Change| bridges.iter().find(|bridge| change.goes_with(bridge));
+    let mut failed = Vec::new();
+    for change in changes.iter().rev() {
+        if goes_with(change).is_some() {
+            continue;
+        }
+        match change.undo(netlink).await {
+            Ok(Undone::Done(how)) => report.done.push(how),
+            Ok(Undone::Nothing) => {}
+            Ok(Undone::LeftAlone(what)) => report.notes.push(what),
+            Err(error) => {
+                report.failed.push(format!("{error:#}"));
+                failed.push(change.clone());
+            }
+        }
+    }
+    let remains = |change: &Change| failed.contains(goes_with(change).unwrap_or(change));
+    changes.into_iter().filter(remains).collect()
+}
+
+fn named<'l>(links: &'l [Link], name: &str) -> Option<&'l Link> {
+    links.iter().find(|link| link.name == name)
+}
+
+fn master_name(link: &Link, links: &[Link]) -> Option<String> {
+    let master = links
+        .iter()
+        .find(|master| Some(master.index) == link.master);
+    master.map(|master| master.name.clone())
+}
+
+/// A unicast address of the locally administered kind (IEEE 802-2014 section 8.4).
+fn random_mac() -> Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut mac))
+        .context("read /dev/urandom")?;
+    mac[0] = (mac[0] & !0x01) | 0x02;
+    Ok(mac)
+}
+
+impl Report {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.notes.is_empty() && self.failed.is_empty()
+    }
+
+    /// All lines: what was done, what was not, what failed.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let failed = self.failed.iter().map(|line| format!("failed: {line}"));
+        let others = self.done.iter().chain(&self.notes).cloned();
+        others.chain(failed)
+    }
+}
+
+/// One line; `nothing` if it is empty.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing");
+        }
+        f.write_str(&self.lines().collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests;

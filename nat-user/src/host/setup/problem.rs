@@ -1,0 +1,158 @@
+//! Where a plan does not fit the host.
+
+use std::fmt;
+
+use super::{Network, Plan, Uplink, named};
+use crate::host::change::Change;
+use crate::host::netlink::{Address, Kind, Link, Netlink, RequestError};
+
+/// Something that the configuration asks for and the host does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key in the configuration, as in `["uplink", "wan", "interface"]`.
+    pub key: [String; 3],
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// All problems of a plan, as an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+/// Compares a plan with the host, and changes nothing. Needs no privileges. `ours` is what natbpf
+/// did to the host so far (a journal's changes).
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn problems(
+    netlink: &Netlink,
+    plan: &Plan,
+    ours: &[Change],
+) -> Result<Vec<Problem>, RequestError> {
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
+    Ok(find(plan, &links, &addresses, ours))
+}
+
+pub(super) fn find(
+    plan: &Plan,
+    links: &[Link],
+    addresses: &[Address],
+    ours: &[Change],
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for uplink in &plan.uplinks {
+        problems.extend(uplink_problem(uplink, links));
+    }
+    for network in &plan.networks {
+        problems.extend(network_problem(network, links, addresses, ours));
+    }
+    problems
+}
+
+fn uplink_problem(uplink: &Uplink, links: &[Link]) -> Option<Problem> {
+    let Uplink { name, interface } = uplink;
+    let key = ["uplink", name, "interface"];
+    let Some(link) = named(links, interface) else {
+        let problem = format!("interface \"{interface}\" of uplink \"{name}\" does not exist");
+        return Some(Problem::new(key, problem, "create it or name another"));
+    };
+    port_problem(key, link, links)
+}
+
+fn network_problem(
+    network: &Network,
+    links: &[Link],
+    addresses: &[Address],
+    ours: &[Change],
+) -> Option<Problem> {
+    let Network {
+        name, interface, ..
+    } = network;
+    let Some(link) = named(links, interface) else {
+        let problem = format!("interface \"{interface}\" of network \"{name}\" does not exist");
+        let remedy = "create it or set create = true";
+        return (!network.create)
+            .then(|| Problem::new(["network", name, "interface"], problem, remedy));
+    };
+    if link.kind != Kind::Bridge && !network.ports.is_empty() {
+        let problem = format!("interface \"{interface}\" of network \"{name}\" is not a bridge");
+        let remedy = "remove ports or name a bridge";
+        return Some(Problem::new(["network", name, "ports"], problem, remedy));
+    }
+    port_problem(["network", name, "interface"], link, links)
+        .or_else(|| address_problem(network, link, addresses, ours))
+}
+
+/// The port of a bridge or bond has no IP layer of its own. To name the network card where the
+/// bridge above it is meant is an easy mistake.
+fn port_problem(key: [&str; 3], link: &Link, links: &[Link]) -> Option<Problem> {
+    let master = (links.iter()).find(|master| Some(master.index) == link.master)?;
+    let takes_packets = match &master.kind {
+        Kind::Bridge => true,
+        Kind::Other(kind) => matches!(kind.as_str(), "bond" | "team" | "openvswitch"),
+        _ => false,
+    };
+    let (port, master) = (&link.name, &master.name);
+    let [kind, name, _] = key;
+    let problem = format!("interface \"{port}\" of {kind} \"{name}\" is a port of {master}");
+    takes_packets.then(|| Problem::new(key, problem, &format!("name {master}")))
+}
+
+/// The same address with a prefix of another length makes a second route to half or twice the
+/// guests.
+fn address_problem(
+    network: &Network,
+    link: &Link,
+    addresses: &[Address],
+    ours: &[Change],
+) -> Option<Problem> {
+    let wanted = network.address;
+    let other = addresses.iter().find(|address| {
+        address.ifindex == link.index
+            && address.net.addr() == wanted.addr()
+            && address.net.prefix_len() != wanted.prefix_len()
+            && address.peer.is_none()
+    })?;
+    let is_ours = ours.iter().any(|change| {
+        matches!(change, Change::Address { ifindex, address, .. }
+            if *ifindex == link.index && *address == other.net)
+    });
+    let (interface, present) = (&link.name, other.net);
+    let problem = format!("{interface} has {present}, not {wanted}");
+    let remedy = "make the prefixes the same";
+    (!is_ours).then(|| Problem::new(["network", &network.name, "address"], problem, remedy))
+}
+
+impl Problem {
+    fn new(key: [&str; 3], problem: String, remedy: &str) -> Self {
+        Self {
+            key: key.map(str::to_owned),
+            problem,
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.problem, self.remedy)
+    }
+}
+
+/// One line each.
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, problem) in self.0.iter().enumerate() {
+            if number > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

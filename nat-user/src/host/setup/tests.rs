@@ -1,0 +1,744 @@
+use std::path::Path;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::host::testing::{HostState, in_namespace, ip};
+
+fn uplink(interface: &str) -> Uplink {
+    Uplink {
+        name: "wan".to_owned(),
+        interface: interface.to_owned(),
+    }
+}
+
+fn network(name: &str, interface: &str, address: &str) -> Network {
+    Network {
+        name: name.to_owned(),
+        interface: interface.to_owned(),
+        address: address.parse().unwrap(),
+        create: true,
+        ports: Vec::new(),
+    }
+}
+
+fn plan(networks: &[Network]) -> Plan {
+    Plan {
+        uplinks: vec![uplink("vmbr0")],
+        networks: networks.to_vec(),
+    }
+}
+
+fn lan() -> Network {
+    Network {
+        ports: vec!["tap1".to_owned(), "tap2".to_owned()],
+        ..network("lan", "vmbr1", "172.22.161.254/24")
+    }
+}
+
+fn dmz() -> Network {
+    network("dmz", "vmbr2", "10.7.0.1/16")
+}
+
+/// A host with an uplink bridge, two guests' ports and forwarding off; and a directory for the
+/// journal.
+struct Host {
+    netlink: Netlink,
+    directory: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        sysctl("ip_forward", "0");
+        ip("link set lo up");
+        ip("link add vmbr0 type bridge");
+        ip("addr add 19.19.8.10/24 dev vmbr0");
+        ip("link set vmbr0 up");
+        for guest in [1, 2] {
+            ip(&format!(
+                "link add tap{guest} type veth peer name guest{guest}"
+            ));
+            ip(&format!("link set guest{guest} up"));
+        }
+        Self {
+            netlink: Netlink::connect().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// As a daemon that has just started would.
+    fn journal(&self) -> Journal {
+        Journal::open(self.directory.path()).unwrap()
+    }
+
+    async fn apply(&self, plan: &Plan) -> Result<Report> {
+        apply(&self.netlink, &mut self.journal(), plan).await
+    }
+
+    async fn undo(&self) -> Report {
+        undo(&self.netlink, &mut self.journal()).await.unwrap()
+    }
+
+    async fn link(&self, name: &str) -> Link {
+        self.netlink.link(name).await.unwrap().expect(name)
+    }
+
+    fn has_record(&self) -> bool {
+        self.directory.path().join("host.json").exists()
+    }
+}
+
+/// Sets `net/ipv4/KEY`.
+#[track_caller]
+fn sysctl(key: &str, value: &str) {
+    std::fs::write(Path::new("/proc/sys/net/ipv4").join(key), value).unwrap();
+}
+
+#[track_caller]
+fn sysctl_is(key: &str, value: &str) {
+    let now = std::fs::read_to_string(Path::new("/proc/sys/net/ipv4").join(key)).unwrap();
+    assert_eq!(now.trim(), value, "{key}");
+}
+
+#[test]
+fn apply_then_undo_leaves_the_host_as_it_was() {
+    in_namespace(async || {
+        let host = Host::new();
+        sysctl("conf/guest1/forwarding", "1");
+        sysctl("conf/default/forwarding", "1");
+        let before = HostState::read();
+        let report = host.apply(&plan(&[lan(), dmz()])).await.unwrap();
+        assert_eq!(
+            report.done,
+            [
+                "created bridge vmbr1",
+                "created bridge vmbr2",
+                "set net/ipv4/conf/all/send_redirects to 0 (was 1)",
+                "set net/ipv4/conf/vmbr1/send_redirects to 0 (was 1)",
+                "set net/ipv4/conf/vmbr2/send_redirects to 0 (was 1)",
+                "set net/ipv4/ip_forward to 1 (was 0)",
+                "added 172.22.161.254/24 to vmbr1",
+                "set tap1 up",
+                "attached tap1 to vmbr1",
+                "set tap2 up",
+                "attached tap2 to vmbr1",
+                "set vmbr1 up",
+                "added 10.7.0.1/16 to vmbr2",
+                "set vmbr2 up",
+            ]
+        );
+        assert_eq!((report.notes.len(), report.failed.len()), (0, 0));
+        sysctl_is("conf/vmbr0/forwarding", "1");
+        sysctl_is("conf/all/accept_redirects", "0");
+        let (bridge, port) = (host.link("vmbr1").await, host.link("tap2").await);
+        assert_eq!(port.master, Some(bridge.index));
+        assert!(bridge.up && port.up);
+        assert!(ip("-4 route").contains("172.22.161.0/24 dev vmbr1"));
+
+        let report = host.undo().await;
+        before.assert_unchanged();
+        assert_eq!(report.notes, [""; 0]);
+        assert_eq!(report.failed, [""; 0]);
+        assert!(
+            report
+                .done
+                .contains(&"set net/ipv4/ip_forward back to 0".to_owned())
+        );
+        assert_eq!(report.done.last().unwrap(), "deleted bridge vmbr1");
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn interfaces_that_were_there_are_completed_and_given_back() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link add inner type veth peer name tenant");
+        ip("link add vmbr1 type bridge");
+        ip("link set vmbr1 up");
+        ip("addr add 172.22.161.254/24 dev vmbr1");
+        let before = HostState::read();
+        let snat = Network {
+            create: false,
+            ..network("tenant", "inner", "1.1.1.3/24")
+        };
+        let report = host.apply(&plan(&[lan(), snat])).await.unwrap();
+        assert_eq!(
+            report.notes,
+            ["vmbr1 was there before: its ports are left as they are"]
+        );
+        assert!(
+            report
+                .done
+                .contains(&"added 1.1.1.3/24 to inner".to_owned())
+        );
+        assert!(report.done.contains(&"set inner up".to_owned()));
+        assert!(
+            !report
+                .done
+                .iter()
+                .any(|line| line.contains("172.22.161.254")),
+            "{report}"
+        );
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn applying_again_changes_and_writes_nothing() {
+    in_namespace(async || {
+        let host = Host::new();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        let (state, file) = (HostState::read(), host.directory.path().join("host.json"));
+        let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+        let report = host.apply(&plan(&[lan()])).await.unwrap();
+        assert!(report.is_empty(), "{report}");
+        state.assert_unchanged();
+        assert_eq!(
+            std::fs::metadata(&file).unwrap().modified().unwrap(),
+            written
+        );
+    });
+}
+
+#[test]
+fn a_restarted_daemon_still_knows_what_was_before() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        host.apply(&plan(&[lan(), dmz()])).await.unwrap();
+        // Something else turns it off; the next start turns it on again.
+        sysctl("ip_forward", "0");
+        let report = host.apply(&plan(&[lan(), dmz()])).await.unwrap();
+        assert_eq!(report.done, ["set net/ipv4/ip_forward to 1 (was 0)"]);
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn a_plan_that_does_not_fit_changes_nothing() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let mut wrong = plan(&[
+            dmz(),
+            Network {
+                create: false,
+                ..lan()
+            },
+        ]);
+        wrong.uplinks[0].interface = "eno1".to_owned();
+        let error = host.apply(&wrong).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "interface \"eno1\" of uplink \"wan\" does not exist; create it or name another\n\
+             interface \"vmbr1\" of network \"lan\" does not exist; create it or set create = true"
+        );
+        let Problems(problems) = error.downcast_ref().unwrap();
+        assert_eq!(problems[1].key, ["network", "lan", "interface"]);
+        before.assert_unchanged();
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn a_change_that_fails_midway_undoes_the_ones_before_it() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        // The kernel takes no loopback into a bridge.
+        let mut wrong = lan();
+        wrong.ports.push("lo".to_owned());
+        let error = host.apply(&plan(&[dmz(), wrong])).await.unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with("attach lo to vmbr1: "),
+            "{error:#}"
+        );
+        before.assert_unchanged();
+        assert!(!host.has_record());
+
+        let too_long = network("long", "a-name-too-long-for-linux", "10.8.0.1/24");
+        let error = host.apply(&plan(&[dmz(), too_long])).await.unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with("create bridge a-name-too-long"),
+            "{error:#}"
+        );
+        before.assert_unchanged();
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn a_reload_that_fails_leaves_what_earlier_runs_made() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        let (running, record) = (HostState::read(), host.journal().changes().to_vec());
+        // tap1 moves to the new bridge before the failure.
+        let mut with_tap1 = dmz();
+        with_tap1.ports = vec!["tap1".to_owned(), "lo".to_owned()];
+        let mut without_tap1 = lan();
+        without_tap1.ports.remove(0);
+        host.apply(&plan(&[without_tap1, with_tap1]))
+            .await
+            .unwrap_err();
+        running.assert_unchanged();
+        assert_eq!(host.journal().changes(), record);
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn a_reload_makes_and_undoes_the_difference_only() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        host.apply(&plan(&[lan(), dmz()])).await.unwrap();
+        let mut wider = lan();
+        wider.address = "172.22.161.254/23".parse().unwrap();
+        wider.ports.pop();
+        let report = host.apply(&plan(&[wider])).await.unwrap();
+        assert_eq!(
+            report.done,
+            [
+                "added 172.22.161.254/23 to vmbr1",
+                "released tap2 from vmbr1",
+                "set tap2 down again",
+                "removed 172.22.161.254/24 from vmbr1",
+                "deleted bridge vmbr2",
+            ]
+        );
+        assert!(ip("-4 route").contains("172.22.160.0/23 dev vmbr1"));
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn what_others_changed_since_is_left_alone() {
+    in_namespace(async || {
+        let host = Host::new();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        ip("link add fwbr0 type bridge");
+        ip("link set tap1 master fwbr0");
+        sysctl("conf/all/send_redirects", "2");
+        sysctl("conf/guest1/forwarding", "0");
+        sysctl("conf/guest2/forwarding", "2");
+        ip("link set tap2 down");
+        let report = host.undo().await;
+        assert_eq!(
+            report.notes,
+            [
+                "tap1 is in fwbr0, not in vmbr1 to which natbpf attached it: left there",
+                "tap1 is in fwbr0 now: left up",
+                "net/ipv4/conf/all/send_redirects is 2, not 0 as natbpf set it: left as it is",
+            ]
+        );
+        assert_eq!(report.failed, [""; 0]);
+        assert_eq!(
+            host.link("tap1").await.master,
+            Some(host.link("fwbr0").await.index)
+        );
+        sysctl_is("ip_forward", "0");
+        sysctl_is("conf/all/send_redirects", "2");
+        sysctl_is("conf/guest1/forwarding", "0");
+        sysctl_is("conf/guest2/forwarding", "2");
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn an_interface_made_again_by_others_is_not_ours() {
+    in_namespace(async || {
+        let host = Host::new();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        ip("link del vmbr1");
+        ip("link add vmbr1 type bridge");
+        ip("addr add 172.22.161.254/24 dev vmbr1");
+        ip("link set vmbr1 up");
+        let report = host.apply(&plan(&[lan()])).await.unwrap();
+        let line = "set net/ipv4/conf/vmbr1/send_redirects to 0 (was 1)";
+        let note = "vmbr1 was there before: its ports are left as they are";
+        let down = ["set tap2 down again", "set tap1 down again"];
+        assert_eq!(
+            report.lines().collect::<Vec<_>>(),
+            [line, down[0], down[1], note]
+        );
+        let forgotten = |change: &Change| matches!(change, Change::Sysctl { .. });
+        assert!(host.journal().changes().iter().all(forgotten));
+        let report = host.undo().await;
+        assert_eq!(report.failed, [""; 0]);
+        assert!(ip("addr show vmbr1").contains("172.22.161.254/24"));
+        assert!(host.link("vmbr1").await.up);
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn a_bridge_that_vanished_is_made_again() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        ip("link del vmbr1");
+        ip("link set tap1 down");
+        host.apply(&plan(&[lan()])).await.unwrap();
+        assert!(ip("addr show vmbr1").contains("172.22.161.254/24"));
+        assert_eq!(
+            host.link("tap1").await.master,
+            Some(host.link("vmbr1").await.index)
+        );
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn addresses_of_others_outlive_ours() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link add vmbr1 type bridge");
+        host.apply(&plan(&[lan()])).await.unwrap();
+        ip("addr add 172.22.161.253/24 dev vmbr1");
+        sysctl("conf/vmbr1/promote_secondaries", "0");
+        host.undo().await;
+        let addresses = ip("-4 addr show vmbr1");
+        assert!(addresses.contains("172.22.161.253/24"), "{addresses}");
+        assert!(!addresses.contains("172.22.161.254"), "{addresses}");
+        sysctl_is("conf/vmbr1/promote_secondaries", "0");
+    });
+}
+
+#[test]
+fn a_daemon_killed_before_its_first_change_has_nothing_to_undo() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let vmbr0 = host.link("vmbr0").await;
+        let mut journal = host.journal();
+        let forward = Key::new(&["net", "ipv4", "ip_forward"]).unwrap();
+        for change in [
+            change::forwarding_on(forward, "0".to_owned()).unwrap(),
+            Change::Bridge {
+                name: "vmbr1".to_owned(),
+                mac: random_mac().unwrap(),
+                ifindex: None,
+            },
+            Change::Address {
+                interface: "vmbr0".to_owned(),
+                ifindex: vmbr0.index,
+                address: "172.22.161.254/24".parse().unwrap(),
+            },
+            Change::Port {
+                port: "tap1".to_owned(),
+                ifindex: host.link("tap1").await.index,
+                bridge: "vmbr1".to_owned(),
+                previous: None,
+            },
+            Change::LinkUp {
+                name: "tap1".to_owned(),
+                ifindex: host.link("tap1").await.index,
+                master: None,
+            },
+        ] {
+            journal.record(change);
+        }
+        journal.save().unwrap();
+        let report = host.undo().await;
+        assert!(report.is_empty(), "{report}");
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn a_daemon_killed_at_any_point_leaves_nothing_behind() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let mut finished = false;
+        let mut steps = 0;
+        while !finished {
+            let mut journal = host.journal();
+            let plan = plan(&[lan(), dmz()]);
+            let run = apply(&host.netlink, &mut journal, &plan);
+            finished = stop_after(steps, run).await.is_some();
+            // The request that was under way is answered before this one.
+            host.netlink.links().await.unwrap();
+            // Every other time the daemon starts again before it is told to undo all.
+            if steps % 2 == 0 {
+                host.apply(&plan).await.unwrap();
+            }
+            let report = host.undo().await;
+            assert_eq!((&report.notes[..], &report.failed[..]), (&[][..], &[][..]));
+            before.assert_unchanged();
+            assert!(!host.has_record());
+            steps += 1;
+        }
+        assert!(steps > 20, "{steps} steps");
+    });
+}
+
+/// Drives a future until it has waited so many times, then drops it.
+async fn stop_after<F: Future>(waits: usize, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut left = waits;
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_bridge_is_known_as_ours_after_a_kill_between_making_and_recording_it() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let made = async || {
+            let mut journal = host.journal();
+            let mac = random_mac().unwrap();
+            journal.record(Change::Bridge {
+                name: "vmbr1".to_owned(),
+                mac,
+                ifindex: None,
+            });
+            journal.save().unwrap();
+            host.netlink.create_bridge("vmbr1", mac).await.unwrap();
+        };
+        made().await;
+        host.undo().await;
+        before.assert_unchanged();
+
+        made().await;
+        host.apply(&plan(&[lan()])).await.unwrap();
+        let index = host.link("vmbr1").await.index;
+        let recorded = host.journal().changes().iter().any(|change| {
+            matches!(change, Change::Bridge { ifindex: Some(known), .. } if *known == index)
+        });
+        assert!(recorded, "adopted, with its index");
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn forwarding_of_single_interfaces_is_turned_on_and_off_again() {
+    in_namespace(async || {
+        let host = Host::new();
+        sysctl("ip_forward", "1");
+        sysctl("conf/vmbr0/forwarding", "0");
+        let before = HostState::read();
+        let report = host.apply(&plan(&[lan()])).await.unwrap();
+        let line = "set net/ipv4/conf/vmbr0/forwarding to 1 (was 0)";
+        assert!(report.done.contains(&line.to_owned()), "{report}");
+        assert!(!report.done.iter().any(|line| line.contains("ip_forward")));
+        host.undo().await;
+        before.assert_unchanged();
+
+        // Off for all by somebody else, then a restart: both are ours then.
+        host.apply(&plan(&[lan()])).await.unwrap();
+        sysctl("ip_forward", "0");
+        host.apply(&plan(&[lan()])).await.unwrap();
+        sysctl_is("conf/vmbr0/forwarding", "1");
+        host.undo().await;
+        sysctl_is("ip_forward", "0");
+        sysctl_is("conf/vmbr0/forwarding", "0");
+    });
+}
+
+#[test]
+fn a_port_that_comes_later_is_attached_then() {
+    in_namespace(async || {
+        let host = Host::new();
+        let mut later = lan();
+        later.ports.push("tap3".to_owned());
+        let report = host.apply(&plan(&[later.clone()])).await.unwrap();
+        assert_eq!(report.notes, ["there is no tap3 to attach to vmbr1 yet"]);
+        ip("link add tap3 type veth peer name guest3");
+        let before = HostState::read();
+        let report = host.apply(&plan(&[later])).await.unwrap();
+        assert_eq!(report.done, ["set tap3 up", "attached tap3 to vmbr1"]);
+        host.apply(&plan(&[lan()])).await.unwrap();
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn a_port_is_given_back_to_the_bridge_that_it_was_in() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link add virbr0 type bridge");
+        ip("link set tap1 master virbr0");
+        let before = HostState::read();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        let report = host.undo().await;
+        assert!(
+            report
+                .done
+                .contains(&"moved tap1 back to virbr0".to_owned()),
+            "{report}"
+        );
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn what_cannot_be_undone_is_reported_and_does_not_stop_the_rest() {
+    in_namespace(async || {
+        let host = Host::new();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        // A setting that takes no such value stands for one that refuses.
+        let mut journal = host.journal();
+        let changes = journal
+            .changes()
+            .iter()
+            .cloned()
+            .map(|change| match change {
+                Change::Sysctl { key, set, .. }
+                    if key.to_string().ends_with("all/send_redirects") =>
+                {
+                    Change::Sysctl {
+                        key,
+                        set,
+                        before: "no number".to_owned(),
+                        followers: Vec::new(),
+                    }
+                }
+                other => other,
+            });
+        let changes = changes.collect();
+        journal.replace(changes);
+        journal.save().unwrap();
+        let report = host.undo().await;
+        assert_eq!(report.failed.len(), 1);
+        let start = "set sysctl net/ipv4/conf/all/send_redirects to no number: Invalid argument";
+        assert!(report.failed[0].starts_with(start), "{report}");
+        assert_eq!(host.netlink.link("vmbr1").await.unwrap(), None);
+        sysctl_is("ip_forward", "0");
+        assert_eq!(host.journal().changes().len(), 1, "kept for another try");
+    });
+}
+
+#[test]
+fn bridges_that_call_netfilter_are_found() {
+    in_namespace(async || {
+        let key = Key::new(&["net", "bridge", "bridge-nf-call-iptables"]).unwrap();
+        let host = Host::new();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        let found = async || {
+            let links = host.netlink.links().await.unwrap();
+            netfilter_bridges(&plan(&[lan()]), &links).unwrap()
+        };
+        if key.read().unwrap().is_some() {
+            key.write("1").unwrap();
+            assert_eq!(found().await, ["vmbr0", "vmbr1"]);
+            key.write("0").unwrap();
+        }
+        assert_eq!(found().await, [""; 0]);
+        ip("link set vmbr1 type bridge nf_call_iptables 1");
+        assert_eq!(found().await, ["vmbr1"]);
+    });
+}
+
+#[test]
+fn two_hundred_networks_are_set_up_in_time() {
+    in_namespace(async || {
+        let host = Host::new();
+        let networks: Vec<_> = (0..200)
+            .map(|number| network("n", &format!("br{number}"), &format!("10.9.{number}.1/24")))
+            .collect();
+        let start = Instant::now();
+        host.apply(&plan(&networks)).await.unwrap();
+        let (took, again) = (start.elapsed(), Instant::now());
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let report = host.apply(&plan(&networks)).await.unwrap();
+        assert!(report.is_empty());
+        assert!(
+            again.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            again.elapsed()
+        );
+    });
+}
+
+#[test]
+fn ports_of_bridges_and_other_prefixes_are_problems() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link set guest1 master vmbr0");
+        ip("link add vmbr1 type bridge");
+        ip("addr add 172.22.161.254/16 dev vmbr1");
+        ip("link add inner type veth peer name tenant");
+        let mut wrong = plan(&[
+            lan(),
+            Network {
+                ports: vec!["tap1".to_owned()],
+                ..network("tenant", "inner", "1.1.1.3/24")
+            },
+        ]);
+        wrong.uplinks[0].interface = "guest1".to_owned();
+        let problems = problems(&host.netlink, &wrong, &[]).await.unwrap();
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "interface \"guest1\" of uplink \"wan\" is a port of vmbr0; name vmbr0",
+                "vmbr1 has 172.22.161.254/16, not 172.22.161.254/24; make the prefixes the same",
+                "interface \"inner\" of network \"tenant\" is not a bridge; remove ports or name \
+                 a bridge",
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_random_mac_is_unicast_and_locally_administered() {
+    let (first, second) = (random_mac().unwrap(), random_mac().unwrap());
+    assert_ne!(first, second);
+    for mac in [first, second] {
+        assert_eq!(mac[0] & 0x03, 0x02, "{mac:02x?}");
+    }
+}
+
+#[test]
+fn the_plan_is_taken_from_the_configuration() {
+    let text = r#"
+        [uplink.wan]
+        interface = "vmbr0"
+
+        [network.lan]
+        interface = "vmbr1"
+        address = "172.22.161.254/24"
+        create = true
+        ports = ["tap1", "tap2"]
+    "#;
+    let config = crate::config::parse(text, Path::new("natbpf.toml"))
+        .unwrap()
+        .config;
+    assert_eq!(Plan::from_config(&config), plan(&[lan()]));
+}
+
+#[test]
+fn the_reverse_path_filter_is_not_touched() {
+    in_namespace(async || {
+        let host = Host::new();
+        let filters = || {
+            ["all", "default", "vmbr0", "tap1"].map(|interface| {
+                let key = Key::ipv4_conf(interface, "rp_filter").unwrap();
+                key.read().unwrap().unwrap()
+            })
+        };
+        let before = filters();
+        host.apply(&plan(&[lan()])).await.unwrap();
+        assert_eq!(filters(), before);
+    });
+}

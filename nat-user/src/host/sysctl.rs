@@ -1,0 +1,188 @@
+//! Kernel settings under `/proc/sys`.
+//!
+//! A setting is named by its path there, never by the dotted form, in which the name of a VLAN
+//! interface such as `vmbr1.10` could not be told from two components. What lies under `net/`
+//! belongs to the network namespace of the thread that reads or writes.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+const ROOT: &str = "/proc/sys";
+
+/// The name of a setting: its path under `/proc/sys`, such as `net/ipv4/ip_forward`.
+///
+/// `sysctl(8)` takes this form too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Key(String);
+
+impl Key {
+    /// Puts a name together from its components, each of which may hold dots.
+    ///
+    /// # Errors
+    /// When a component is not the name of a file: empty, `.`, `..`, or with a slash in it.
+    pub fn new(components: &[&str]) -> Result<Self> {
+        let sound = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains(['/', '\0']);
+        if components.is_empty() || !components.iter().all(sound) {
+            bail!("{:?} is not the name of a sysctl", components.join("/"));
+        }
+        Ok(Self(components.join("/")))
+    }
+
+    /// `net/ipv4/conf/INTERFACE/SETTING`; the interface may be `all` or `default`.
+    ///
+    /// # Errors
+    /// When the interface's name cannot be the name of a file.
+    pub fn ipv4_conf(interface: &str, setting: &str) -> Result<Self> {
+        Self::new(&["net", "ipv4", "conf", interface, setting])
+    }
+
+    /// Whether it is `net/ipv4/ip_forward`, which changes others along with it.
+    #[must_use]
+    pub fn is_ip_forward(&self) -> bool {
+        self.0 == "net/ipv4/ip_forward"
+    }
+
+    /// Whether it is under `net/ipv4/conf/INTERFACE`.
+    #[must_use]
+    pub fn is_of_interface(&self, interface: &str) -> bool {
+        let below = self.0.strip_prefix("net/ipv4/conf/");
+        let below = below.and_then(|path| path.strip_prefix(interface));
+        below.is_some_and(|path| path.starts_with('/'))
+    }
+
+    /// The present value, without the line's end. `None` when there is no such setting (any more):
+    /// the interface is gone, or the part of the kernel that has it is not loaded.
+    ///
+    /// # Errors
+    /// When the setting is there and cannot be read.
+    pub fn read(&self) -> Result<Option<String>> {
+        match fs::read_to_string(self.path()) {
+            Ok(text) => Ok(Some(text.trim_end().to_owned())),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read sysctl {self}")),
+        }
+    }
+
+    /// Sets the value.
+    ///
+    /// # Errors
+    /// When there is no such setting, or the kernel or the sandbox refuses.
+    pub fn write(&self, value: &str) -> Result<()> {
+        let Err(error) = fs::write(self.path(), value) else {
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::EROFS) => {
+                bail!("set sysctl {self} to {value}: {error}; needs root and a writable {ROOT}")
+            }
+            _ => bail!("set sysctl {self} to {value}: {error}"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(ROOT).join(&self.0)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = anyhow::Error;
+
+    fn try_from(path: String) -> Result<Self> {
+        Self::new(&path.split('/').collect::<Vec<_>>())
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
+/// The names of all interfaces that have IPv4 settings, `all` and `default` among them.
+///
+/// # Errors
+/// When `/proc/sys/net/ipv4/conf` cannot be read.
+pub fn ipv4_conf_names() -> Result<Vec<String>> {
+    let directory = Path::new(ROOT).join("net/ipv4/conf");
+    let entries = fs::read_dir(&directory)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .with_context(|| format!("list {}", directory.display()))?;
+    // A name that is not UTF-8 is none that the rest of natbpf can speak of.
+    let mut names: Vec<_> = (entries.iter())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// An interface that vanishes between `open` and `read` makes the read fail with ENODEV.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::{in_namespace, ip};
+
+    #[test]
+    fn a_name_cannot_leave_proc_sys() {
+        for bad in ["", ".", "..", "a/b", "a\0"] {
+            assert!(Key::ipv4_conf(bad, "forwarding").is_err(), "{bad:?}");
+        }
+        assert!(Key::try_from("net/../../etc/passwd".to_owned()).is_err());
+        assert!(Key::try_from("/etc/passwd".to_owned()).is_err());
+        let key = Key::ipv4_conf("vmbr1.10", "send_redirects").unwrap();
+        assert_eq!(key.to_string(), "net/ipv4/conf/vmbr1.10/send_redirects");
+        assert!(key.is_of_interface("vmbr1.10") && !key.is_of_interface("vmbr1"));
+    }
+
+    #[test]
+    fn settings_are_those_of_the_threads_namespace() {
+        let forward = || Key::new(&["net", "ipv4", "ip_forward"]).unwrap();
+        let outside = forward().read().unwrap();
+        in_namespace(async move || {
+            let flipped = if forward().read().unwrap().unwrap() == "0" {
+                "1"
+            } else {
+                "0"
+            };
+            forward().write(flipped).unwrap();
+            assert_eq!(forward().read().unwrap().unwrap(), flipped);
+            // A program started from here sees the same.
+            let out = std::process::Command::new("cat")
+                .arg("/proc/sys/net/ipv4/ip_forward")
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), flipped);
+        });
+        assert_eq!(forward().read().unwrap(), outside);
+    }
+
+    #[test]
+    fn an_interface_name_with_dots_works() {
+        in_namespace(async || {
+            ip("link add vm.br.1 type bridge");
+            let key = Key::ipv4_conf("vm.br.1", "send_redirects").unwrap();
+            key.write("0").unwrap();
+            assert_eq!(key.read().unwrap().as_deref(), Some("0"));
+            assert!(ipv4_conf_names().unwrap().contains(&"vm.br.1".to_owned()));
+            ip("link del vm.br.1");
+            assert_eq!(key.read().unwrap(), None);
+            let error = key.write("0").unwrap_err().to_string();
+            assert!(error.starts_with("set sysctl net/ipv4/conf/vm.br.1/send_redirects to 0: No"));
+        });
+    }
+}

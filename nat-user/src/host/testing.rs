@@ -1,0 +1,113 @@
+//! Network namespaces for tests. They need root and `ip`, and fail loudly without.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Runs a test in a network namespace of its own, in a thread of its own. The namespace is gone
+/// when the thread has ended and all its sockets are closed.
+pub(super) fn in_namespace<F>(test: F)
+where
+    F: AsyncFnOnce() + Send + 'static,
+{
+    let thread = thread::spawn(|| {
+        // SAFETY: unshare takes no pointers; it moves this thread alone to a new namespace.
+        let status = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        let error = std::io::Error::last_os_error();
+        assert_eq!(
+            status, 0,
+            "make a network namespace: {error}; run the tests as root"
+        );
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("start a runtime")
+            .block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs `ip` with arguments that hold no spaces, and returns what it prints.
+pub(super) fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("run ip (Debian: iproute2)");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).expect("ip prints UTF-8")
+}
+
+/// Interfaces, addresses, routes and IPv4 settings: all that `host` may change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HostState(Vec<String>);
+
+impl HostState {
+    /// What the namespace looks like now.
+    pub(super) fn read() -> Self {
+        let mut lines = Vec::new();
+        for command in ["-o link", "-o -4 addr", "-4 route show table all"] {
+            lines.extend(ip(command).lines().map(without_transient));
+        }
+        settings(Path::new("/proc/sys/net/ipv4"), &mut lines);
+        settings(Path::new("/proc/sys/net/bridge"), &mut lines);
+        Self(lines)
+    }
+
+    /// Waits for the namespace to look like this again, since the kernel removes some routes a
+    /// moment after their interface; fails with the difference.
+    #[track_caller]
+    pub(super) fn assert_unchanged(&self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            let now = Self::read();
+            if now == *self {
+                return;
+            }
+            if Instant::now() > deadline {
+                let missing = self.0.iter().filter(|line| !now.0.contains(line));
+                let added = now.0.iter().filter(|line| !self.0.contains(line));
+                let missing = missing.collect::<Vec<_>>();
+                panic!("gone: {missing:#?}, new: {:#?}", added.collect::<Vec<_>>());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Without what the kernel changes in its own time: an interface that was up once keeps its
+/// queueing discipline when it is down again, and a carrier comes and goes with the other end.
+fn without_transient(line: &str) -> String {
+    let mut words = Vec::new();
+    let mut rest = line.split_whitespace();
+    while let Some(word) = rest.next() {
+        match word {
+            "qdisc" | "state" => drop(rest.next()),
+            _ if word.starts_with('<') => {
+                let flags = word.split(['<', '>', ',']);
+                words.extend(flags.filter(|flag| !matches!(*flag, "NO-CARRIER" | "LOWER_UP")));
+            }
+            _ => words.push(word),
+        }
+    }
+    words.join(" ")
+}
+
+fn settings(directory: &Path, lines: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            settings(&path, lines);
+        } else if let Ok(value) = fs::read_to_string(&path) {
+            lines.push(format!("{} = {}", path.display(), value.trim_end()));
+        }
+    }
+}

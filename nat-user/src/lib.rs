@@ -1,0 +1,13 @@
+//! natbpf's control plane: configuration, rule compiler, loader, host set-up and reports.
+//!
+//! It holds no packet logic: that is in `nat-common`, which the programs in the kernel are made
+//! of.
+
+pub mod clock;
+pub mod compile;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod dataplane;
+pub mod host;
+pub mod state;

@@ -1,0 +1,187 @@
+//! A session as people think of it, from the two entries by which the data plane keeps it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use nat_common::{
+    address::{Addr4, Port},
+    parse::{ICMP, TCP},
+    rule::Settings,
+    session::{DEAD, SessionKey4, SessionRecord4, flags},
+    sweep::timeout_s,
+    tcp::{self, Phase},
+};
+use serde::Serialize;
+
+use super::protocol::Protocol;
+
+/// An address and a port; the identifier of an ICMP echo, 0 where there is neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port.
+    pub port: u16,
+}
+
+/// A session. Sorts by protocol, then by its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionView {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The guest; of two guests the one that was reached by the external address.
+    pub internal: Endpoint,
+    /// What stands for the guest outside.
+    pub external: Endpoint,
+    /// Who talks to the guest, as the guest sees it.
+    pub remote: Endpoint,
+    /// Number of the rule that it counts under.
+    pub rule_number: u32,
+    /// How far it is.
+    pub state: SessionState,
+    /// Seconds since a packet passed either way.
+    pub idle_s: u32,
+    /// Seconds until it ends if no packet comes.
+    pub expires_s: u32,
+}
+
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// TCP before the handshake is complete.
+    Opening,
+    /// TCP after it.
+    Established,
+    /// TCP after FIN both ways or RST.
+    Closing,
+    /// Another protocol, and no answer has come.
+    Unreplied,
+    /// Another protocol, and packets have passed both ways.
+    Replied,
+}
+
+impl SessionView {
+    /// From the entries of both directions at `now_s` of the monotonic clock.
+    ///
+    /// `None` if the first is not the session's primary entry, if the session is being removed, or
+    /// if it is the host's own.
+    #[must_use]
+    pub fn from_entries(
+        key: &SessionKey4,
+        record: &SessionRecord4,
+        peer: Option<&SessionRecord4>,
+        settings: &Settings,
+        now_s: u32,
+    ) -> Option<Self> {
+        let has = |flag| record.flags & flag != 0;
+        if !has(flags::PRIMARY) || has(flags::HOST) || record.seen_s == DEAD {
+            return None;
+        }
+        let ports = Ports::new(key, record);
+        let [internal, external, remote] = if has(flags::HAIRPIN) {
+            // This is the client's direction: what it sends to, what that becomes, and what the
+            // client becomes.
+            [
+                Endpoint::new(record.destination, ports.destination_after),
+                Endpoint::new(key.destination, ports.destination_before),
+                Endpoint::new(record.source, ports.source_after),
+            ]
+        } else {
+            [
+                Endpoint::new(key.source, ports.source_before),
+                Endpoint::new(record.source, ports.source_after),
+                Endpoint::new(record.destination, ports.destination_after),
+            ]
+        };
+        let peer_seen_s = peer.map(|peer| peer.seen_s).filter(|seen_s| *seen_s != DEAD);
+        let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
+        // Packets of a remote alone do not keep a mapping alive that it has found, as in
+        // `nat_common::sweep::expire`.
+        let is_kept_by_peer = has(flags::HAIRPIN)
+            || has(flags::FROM_INITIATOR)
+            || record.state & tcp::REPLIED != 0
+            || !has(flags::HOLDS_PORT);
+        let counted_s = if is_kept_by_peer { seen_s } else { record.seen_s };
+        let timeout_s = timeout_s(settings, key.protocol, record.state);
+        Some(Self {
+            protocol: Protocol(key.protocol),
+            internal,
+            external,
+            remote,
+            rule_number: record.rule,
+            state: SessionState::new(key.protocol, record.state),
+            idle_s: now_s.saturating_sub(seen_s),
+            expires_s: timeout_s.saturating_sub(now_s.saturating_sub(counted_s)),
+        })
+    }
+}
+
+/// The ports of an entry before and after translation.
+struct Ports {
+    source_before: Port,
+    destination_before: Port,
+    source_after: Port,
+    destination_after: Port,
+}
+
+impl Ports {
+    fn new(key: &SessionKey4, record: &SessionRecord4) -> Self {
+        let mut ports = Self {
+            source_before: key.source_port,
+            destination_before: key.destination_port,
+            source_after: record.source_port,
+            destination_after: record.destination_port,
+        };
+        if key.protocol == ICMP {
+            // The identifier stands on one side, and is the same for both ends.
+            let before = Port::new(key.source_port.number() | key.destination_port.number());
+            let after = Port::new(record.source_port.number() | record.destination_port.number());
+            (ports.source_before, ports.destination_before) = (before, before);
+            (ports.source_after, ports.destination_after) = (after, after);
+        }
+        ports
+    }
+}
+
+impl Endpoint {
+    fn new(address: Addr4, port: Port) -> Self {
+        Self { address: address.0.into(), port: port.number() }
+    }
+}
+
+impl SessionState {
+    fn new(protocol: u8, state: u32) -> Self {
+        match tcp::phase(state) {
+            Phase::Opening if protocol == TCP => Self::Opening,
+            Phase::Established if protocol == TCP => Self::Established,
+            Phase::Closing if protocol == TCP => Self::Closing,
+            _ if state & tcp::REPLIED != 0 => Self::Replied,
+            _ => Self::Unreplied,
+        }
+    }
+
+    /// The name in all reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Unreplied => "unreplied",
+            Self::Replied => "replied",
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            0 => f.pad(&self.address.to_string()),
+            port => f.pad(&format!("{}:{port}", self.address)),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

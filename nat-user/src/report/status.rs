@@ -1,0 +1,242 @@
+//! `natbpf status`: where the data plane is attached, and how full it is.
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Format, Occupancy, duration, table, write_table};
+use crate::state::State;
+
+/// What is shown of an instance.
+#[derive(Debug, Clone)]
+pub struct StatusView<'a> {
+    /// What the daemon has left.
+    pub state: &'a State,
+    /// Whether the daemon runs; without it the data plane goes on by itself.
+    pub is_running: bool,
+    /// The session table.
+    pub sessions: Occupancy,
+    /// Other tables by name.
+    pub tables: Vec<(&'static str, Occupancy)>,
+}
+
+#[derive(Serialize)]
+struct JsonStatus<'a> {
+    version: &'a str,
+    generation: u32,
+    uptime_s: u64,
+    running: bool,
+    pid: Option<u32>,
+    config: &'a Path,
+    bpffs: &'a Path,
+    interfaces: Vec<JsonInterface<'a>>,
+    sessions: Occupancy,
+    tables: serde_json::Map<String, serde_json::Value>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct JsonInterface<'a> {
+    name: &'a str,
+    index: u32,
+    role: &'a str,
+    owner: &'a str,
+    hooks: &'a [String],
+    attachment: &'a str,
+    addresses: &'a [Ipv4Addr],
+}
+
+/// Writes the status.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::Result<()> {
+    match format {
+        Format::Human => show_human(output, status),
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *output, &json(status)?)?;
+            writeln!(output)
+        }
+    }
+}
+
+/// Seconds since the daemon started, 0 if it does not run.
+fn uptime_s(status: &StatusView) -> u64 {
+    if status.is_running { status.state.uptime_s() } else { 0 }
+}
+
+fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
+    let state = status.state;
+    let interface = |interface: &'a crate::state::InterfaceState| JsonInterface {
+        name: &interface.name,
+        index: interface.index,
+        role: &interface.role,
+        owner: &interface.owner,
+        hooks: &interface.hooks,
+        attachment: &interface.attachment,
+        addresses: &interface.addresses,
+    };
+    let mut tables = serde_json::Map::new();
+    for (name, occupancy) in &status.tables {
+        tables.insert((*name).to_owned(), serde_json::to_value(occupancy)?);
+    }
+    Ok(JsonStatus {
+        version: &state.version,
+        generation: state.generation,
+        uptime_s: uptime_s(status),
+        running: status.is_running,
+        pid: status.is_running.then_some(state.pid),
+        config: &state.config,
+        bpffs: &state.bpffs,
+        interfaces: state.interfaces.iter().map(interface).collect(),
+        sessions: status.sessions,
+        tables,
+        warnings: &state.warnings,
+    })
+}
+
+fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
+    let state = status.state;
+    if status.is_running {
+        let uptime = duration(uptime_s(status));
+        writeln!(output, "natbpf {}: running for {uptime}, pid {}", state.version, state.pid)?;
+    } else {
+        writeln!(
+            output,
+            "natbpf {}: the daemon is not running; the data plane goes on, but idle sessions do \
+             not end",
+            state.version
+        )?;
+    }
+    let config = state.config.display();
+    writeln!(output, "configuration: {config}, generation {}\n", state.generation)?;
+    show_interfaces(output, state)?;
+    let mut tables = table(&["table", "entries", "room for"], 1..3);
+    let sessions = std::iter::once(("sessions", status.sessions));
+    for (name, Occupancy { active, max }) in sessions.chain(status.tables.iter().copied()) {
+        tables.add_row([name.to_owned(), active.to_string(), max.to_string()]);
+    }
+    writeln!(output)?;
+    write_table(output, &tables)?;
+    for warning in &state.warnings {
+        writeln!(output, "\nwarning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
+    const HEADER: [&str; 5] = ["interface", "role", "hooks", "attached by", "addresses"];
+    let mut interfaces = table(&HEADER, 0..0);
+    for interface in &state.interfaces {
+        let addresses: Vec<String> = interface.addresses.iter().map(Ipv4Addr::to_string).collect();
+        interfaces.add_row([
+            interface.name.clone(),
+            format!("{} {}", interface.role, interface.owner),
+            or_none(&interface.hooks.join(", ")),
+            or_none(&interface.attachment),
+            or_none(&addresses.join(", ")),
+        ]);
+    }
+    write_table(output, &interfaces)
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::clock::boottime_s;
+    use crate::state::{InterfaceState, Numbers};
+
+    fn state() -> State {
+        let interface = |name: &str, role: &str, owner: &str, hooks: &[&str]| InterfaceState {
+            name: name.to_owned(),
+            index: 2,
+            role: role.to_owned(),
+            owner: owner.to_owned(),
+            hooks: hooks.iter().map(|hook| (*hook).to_owned()).collect(),
+            attachment: "tcx".to_owned(),
+            addresses: if hooks.is_empty() { vec![] } else { vec![[19, 19, 8, 10].into()] },
+        };
+        State {
+            version: "0.1.0".to_owned(),
+            pid: 123,
+            generation: 4,
+            started_boottime_s: boottime_s(),
+            config: "/etc/natbpf/natbpf.toml".into(),
+            bpffs: "/sys/fs/bpf/natbpf".into(),
+            sessions_max: 262_144,
+            numbers: Numbers::default(),
+            interfaces: vec![
+                interface("vmbr0", "uplink", "wan", &["tc-ingress", "tc-egress"]),
+                interface("vmbr1", "network", "lan", &[]),
+            ],
+            warnings: vec!["vmbr1 is not there".to_owned()],
+        }
+    }
+
+    fn shown(is_running: bool, format: Format) -> String {
+        let mut state = state();
+        // Ten seconds' grace for a slow machine: the shown unit is minutes.
+        state.started_boottime_s = boottime_s().saturating_sub(30);
+        let status = StatusView {
+            state: &state,
+            is_running,
+            sessions: Occupancy { active: 12, max: 262_144 },
+            tables: vec![("mappings", Occupancy { active: 3, max: 1000 })],
+        };
+        let mut output = Vec::new();
+        show(&mut output, &status, format).unwrap();
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn the_report_for_people_has_interfaces_tables_and_warnings() {
+        let text = shown(true, Format::Human);
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert!(first.starts_with("natbpf 0.1.0: running for ") && first.ends_with(", pid 123"));
+        let expected = "\
+configuration: /etc/natbpf/natbpf.toml, generation 4
+
+interface  role         hooks                  attached by  addresses
+vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10
+vmbr1      network lan  none                   tcx          none
+
+table     entries  room for
+sessions       12    262144
+mappings        3      1000
+
+warning: vmbr1 is not there
+";
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn without_the_daemon_it_says_what_goes_on() {
+        let text = shown(false, Format::Human);
+        assert!(text.starts_with("natbpf 0.1.0: the daemon is not running; the data plane goes"));
+        let status: Value = serde_json::from_str(&shown(false, Format::Json)).unwrap();
+        assert_eq!((&status["running"], &status["pid"]), (&json!(false), &Value::Null));
+        assert_eq!(status["uptime_s"], json!(0));
+    }
+
+    #[test]
+    fn the_report_for_programs_keeps_the_contract() {
+        let status: Value = serde_json::from_str(&shown(true, Format::Json)).unwrap();
+        assert_eq!((&status["version"], &status["generation"]), (&json!("0.1.0"), &json!(4)));
+        assert!(status["uptime_s"].as_u64().is_some());
+        assert_eq!(status["sessions"], json!({"active": 12, "max": 262_144}));
+        assert_eq!(status["tables"]["mappings"], json!({"active": 3, "max": 1000}));
+        let interface = &status["interfaces"][0];
+        assert_eq!(interface["name"], json!("vmbr0"));
+        assert_eq!(interface["role"], json!("uplink"));
+        assert_eq!(interface["hooks"], json!(["tc-ingress", "tc-egress"]));
+        assert_eq!(interface["addresses"], json!(["19.19.8.10"]));
+    }
+}

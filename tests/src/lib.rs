@@ -1,0 +1,84 @@
+//! What natbpf's tests have in common: packets made by hand, the wire watched for what must never
+//! be on it, bulk transfers, and the kernel's own NAT as an oracle for the tests themselves.
+//!
+//! Nothing in here shares code with natbpf: what is wrong there must not look right here.
+
+pub mod bulk;
+pub mod craft;
+mod nat;
+mod oracle;
+pub mod snapshot;
+mod watch;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub use nat::Nat;
+pub use watch::Watch;
+
+/// An address with a port.
+#[must_use]
+pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+/// Sends a datagram that must arrive at `server` as it is; gives the source that it shows there.
+///
+/// # Errors
+/// When nothing arrives within 3 s, or something else.
+pub fn deliver(
+    client: &UdpSocket,
+    to: SocketAddrV4,
+    server: &UdpSocket,
+    payload: &[u8],
+) -> Result<SocketAddrV4> {
+    client
+        .send_to(payload, to)
+        .with_context(|| format!("send to {to}"))?;
+    let mut buffer = [0; 2048];
+    let (length, from) = server
+        .recv_from(&mut buffer)
+        .with_context(|| format!("nothing sent to {to} arrived"))?;
+    ensure!(
+        buffer[..length] == *payload,
+        "{length} other bytes arrived than were sent to {to}"
+    );
+    match from {
+        SocketAddr::V4(from) => Ok(from),
+        SocketAddr::V6(from) => bail!("arrived from {from}"),
+    }
+}
+
+/// Sends a datagram to `server`, which answers where it came from: both must arrive as they are,
+/// the answer from where the question went. Gives the client's address as the server saw it.
+///
+/// # Errors
+/// When one of the two does not arrive as it should.
+pub fn exchange(
+    client: &UdpSocket,
+    to: SocketAddrV4,
+    server: &UdpSocket,
+    payload: &[u8],
+) -> Result<SocketAddrV4> {
+    let seen = deliver(client, to, server, payload)?;
+    let answer: Vec<u8> = payload.iter().rev().copied().collect();
+    let from = deliver(server, seen, client, &answer).context("the answer")?;
+    ensure!(from == to, "sent to {to}, answered from {from}");
+    Ok(seen)
+}
+
+/// Whether anything arrives at a socket in half a second, for what must not.
+///
+/// # Errors
+/// When the time limit cannot be set.
+pub fn hears(socket: &UdpSocket) -> Result<Option<(Vec<u8>, SocketAddr)>> {
+    let usual = socket.read_timeout().context("time limit")?;
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .context("time limit")?;
+    let mut buffer = [0; 2048];
+    let heard = socket.recv_from(&mut buffer).ok();
+    socket.set_read_timeout(usual).context("time limit")?;
+    Ok(heard.map(|(length, from)| (buffer[..length].to_vec(), from)))
+}

@@ -1,0 +1,84 @@
+//! What a host looks like, to see that natbpf leaves no trace.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lab::Host;
+
+/// Everything of a host that natbpf could change: interfaces, addresses, routes, qdiscs and
+/// filters, XDP programs, and every sysctl of IPv4 and of the bridges; a line for each.
+///
+/// # Errors
+/// When the host does not say.
+pub fn take(host: &Host) -> Result<Vec<String>> {
+    let mut text = String::new();
+    for command in [
+        "ip -o link show",
+        "ip -o address show",
+        "ip route show table all",
+        "ip rule show",
+        "tc qdisc show",
+        "bridge link show",
+    ] {
+        let said = host.check(command.split(' '))?;
+        writeln!(text, "# {command}\n{said}")?;
+    }
+    for interface in interfaces(host)? {
+        for side in ["ingress", "egress"] {
+            let said = host.run(["tc", "filter", "show", "dev", &interface, side])?;
+            writeln!(text, "# filters of {interface}, {side}\n{}", said.stdout)?;
+        }
+    }
+    let sysctls = host.enter(|| {
+        let mut lines = Vec::new();
+        for root in ["ipv4", "bridge"] {
+            read_all(&Path::new("/proc/sys/net").join(root), &mut lines);
+        }
+        lines.sort();
+        lines
+    })?;
+    Ok(text.lines().map(str::to_owned).chain(sysctls).collect())
+}
+
+/// The lines in which two snapshots differ, for messages.
+#[must_use]
+pub fn difference(before: &[String], after: &[String]) -> String {
+    let gone = before
+        .iter()
+        .filter(|line| !after.contains(line))
+        .map(|line| format!("- {line}\n"));
+    let new = after
+        .iter()
+        .filter(|line| !before.contains(line))
+        .map(|line| format!("+ {line}\n"));
+    gone.chain(new).collect()
+}
+
+fn interfaces(host: &Host) -> Result<Vec<String>> {
+    let said = host.check(["ip", "-o", "link", "show"])?;
+    // 2: eth0@if3: <BROADCAST,…
+    said.lines()
+        .map(|line| {
+            let name = line
+                .split(": ")
+                .nth(1)
+                .and_then(|name| name.split('@').next());
+            name.map(str::to_owned)
+                .with_context(|| format!("no interface in {line}"))
+        })
+        .collect()
+}
+
+/// Reads a tree of sysctls, leaving out those that move by themselves or cannot be read.
+fn read_all(folder: &Path, lines: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_all(&path, lines);
+        } else if let Ok(value) = fs::read_to_string(&path) {
+            lines.push(format!("{} = {}", path.display(), value.trim()));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! natbpf between hosts in network namespaces: one test for each case of the behaviour list,
+//! named by its id. Needs root.
+//!
+//! With `NATBPF_TEST_ORACLE=1`, those tests that must pass for any NAT run against nftables
+//! instead, to judge the tests themselves.
+
+mod namespaces {
+    mod control;
+    mod icmp;
+    mod ports;
+    mod rules;
+    mod scenarios;
+    mod security;
+    mod tcp;
+    mod udp;
+    mod wire;
+}

@@ -1,0 +1,147 @@
+//! Offloads and other uplinks: O1, O2.
+
+use anyhow::{Context, Result, ensure};
+use lab::topology::{Options, Proxmox, Uplink};
+use lab::{Host, Offload};
+use tests::bulk::{Sender, transfer};
+use tests::{Nat, Watch, at, exchange};
+
+const MEGABYTE: usize = 1_000_000;
+
+/// Segments that a host's TCP threw away because of their checksum.
+fn bad_checksums(host: &Host) -> Result<u64> {
+    let text = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let mut total = 0;
+    let rows: Vec<&str> = text.lines().collect();
+    for pair in rows.chunks(2) {
+        let names = pair[0].split_whitespace();
+        let values = pair.get(1).copied().unwrap_or_default().split_whitespace();
+        for (_, value) in names
+            .zip(values)
+            .filter(|(name, _)| *name == "InCsumErrors")
+        {
+            total += value.parse::<u64>().context("InCsumErrors")?;
+        }
+    }
+    Ok(total)
+}
+
+/// One connection through the forward and one through masquerade, each sending both ways.
+fn all_ways(net: &Proxmox) -> Result<()> {
+    for sender in [Sender::Client, Sender::Server] {
+        let forwarded = at(Proxmox::PUBLIC, 10001);
+        transfer(&net.cli, forwarded, &net.vm1, 10001, sender, MEGABYTE)
+            .with_context(|| format!("forward, {sender:?} sends"))?;
+        transfer(
+            &net.vm1,
+            at(Proxmox::CLI, 7000),
+            &net.cli,
+            7000,
+            sender,
+            MEGABYTE,
+        )
+        .with_context(|| format!("masquerade, {sender:?} sends"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn o1_offloads_on_and_off_at_each_end() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    let watch = Watch::proxmox(&net)?;
+    for (guest, outside, host) in [
+        (true, true, true),
+        (false, true, true),
+        (true, false, true),
+        (true, true, false),
+        (false, false, false),
+    ] {
+        net.vm1.set_offloads("eth0", guest)?;
+        net.cli.set_offloads("eth0", outside)?;
+        for interface in ["tap1", net.wire] {
+            net.host.set_offloads(interface, host)?;
+        }
+        all_ways(&net)
+            .with_context(|| format!("offloads: guest {guest}, outside {outside}, host {host}"))?;
+    }
+    for host in [&net.vm1, &net.cli] {
+        let bad = bad_checksums(host)?;
+        ensure!(bad == 0, "{} threw {bad} packets away", host.name());
+    }
+    watch.finish().map(drop)
+}
+
+#[test]
+fn o2_a_checksum_left_to_the_device_is_right_on_the_wire() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    // The guest leaves its checksums unfinished; this device does not finish them, so that the
+    // kernel has to, after the translation.
+    net.host.set_offload(net.wire, Offload::Checksum, false)?;
+    let watch = Watch::proxmox(&net)?;
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    exchange(
+        &net.vm1.udp("0.0.0.0:5000")?,
+        at(Proxmox::CLI, 7000),
+        &server,
+        b"question",
+    )?;
+    all_ways(&net)?;
+    for (frame, packet) in watch.finish()? {
+        ensure!(!frame.checksum_pending, "unfinished: {packet}");
+    }
+    Ok(())
+}
+
+#[test]
+fn o2_a_checksum_left_to_the_device_survives_a_hairpin() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    for tap in ["tap1", "tap2"] {
+        net.host.set_offload(tap, Offload::Checksum, false)?;
+    }
+    let captures = [net.vm1.capture("eth0")?, net.vm2.capture("eth0")?];
+    let service = net.vm2.udp("0.0.0.0:10000")?;
+    let client = net.vm1.udp("0.0.0.0:5000")?;
+    exchange(&client, at(Proxmox::PUBLIC, 10000), &service, b"question")?;
+    transfer(
+        &net.vm2,
+        at(Proxmox::PUBLIC, 10001),
+        &net.vm1,
+        10001,
+        Sender::Client,
+        MEGABYTE,
+    )?;
+    for capture in captures {
+        for (frame, packet) in capture.packets() {
+            frame.checksums().with_context(|| packet.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_uplink_that_is_a_plain_nic_works() -> Result<()> {
+    on_another_uplink(Uplink::Nic)
+}
+
+#[test]
+fn an_uplink_without_ethernet_header_works() -> Result<()> {
+    on_another_uplink(Uplink::Tun)
+}
+
+fn on_another_uplink(uplink: Uplink) -> Result<()> {
+    let net = Proxmox::with(&Options {
+        uplink,
+        ..Options::default()
+    })?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    let watch = Watch::proxmox(&net)?;
+    net.vm2
+        .check(["ping", "-n", "-c2", "-i0.2", "-W2", "198.51.100.2"])?;
+    net.cli
+        .check(["ping", "-n", "-c2", "-i0.2", "-W2", "19.19.8.10"])?;
+    all_ways(&net)?;
+    watch.finish().map(drop)
+}

@@ -1,0 +1,171 @@
+//! Recording what passes an interface.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+
+use crate::Host;
+use crate::packet::{self, Packet};
+use crate::socket::RawSocket;
+
+/// How soon the recording thread sees that it shall stop.
+const STOP_CHECK: Duration = Duration::from_millis(20);
+
+/// A frame as a packet socket saw it.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When the kernel saw it.
+    pub at: SystemTime,
+    /// Whether it left by the interface; otherwise it came in.
+    pub outgoing: bool,
+    /// Whether it begins with an Ethernet header; otherwise with the IP header.
+    pub has_ethernet: bool,
+    /// The VLAN of a tag that the kernel keeps beside the frame.
+    pub vlan: Option<u16>,
+    /// Whether the L4 checksum is still to be finished (CHECKSUM_PARTIAL).
+    pub checksum_pending: bool,
+    /// The frame, from the link layer up.
+    pub bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// The IPv4 packet in the frame, in as many bytes as its header says; `None` when it holds
+    /// something else.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<&[u8]> {
+        packet::ipv4_of(if self.has_ethernet {
+            match self.bytes.get(12..14)? {
+                [0x08, 0x00] => self.bytes.get(14..)?,
+                [0x81, 0x00] if self.bytes.get(16..18)? == [0x08, 0x00] => self.bytes.get(18..)?,
+                _ => return None,
+            }
+        } else {
+            &self.bytes
+        })
+    }
+
+    /// The IPv4 packet in the frame, taken apart.
+    #[must_use]
+    pub fn packet(&self) -> Option<Packet> {
+        Packet::parse(self.ipv4()?)
+    }
+
+    /// Whether all checksums outside are right; see [`crate::checksums`]. True for frames
+    /// without an IPv4 packet.
+    ///
+    /// # Errors
+    /// Says which one is wrong.
+    pub fn checksums(&self) -> Result<()> {
+        self.ipv4().map_or(Ok(()), |bytes| {
+            packet::checksums(bytes, self.checksum_pending)
+        })
+    }
+}
+
+/// A running recording of an interface; ends when dropped.
+#[derive(Debug)]
+pub struct Capture {
+    what: String,
+    stop: Arc<AtomicBool>,
+    frames: Arc<Mutex<Vec<Frame>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    pub(crate) fn start(host: &Host, interface: &str) -> Result<Self> {
+        let what = format!("{interface} of {}", host.name());
+        let socket = host
+            .enter(|| RawSocket::receiving(interface))?
+            .with_context(|| format!("capture on {what}"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let thread = thread::spawn({
+            let (stop, frames) = (stop.clone(), frames.clone());
+            move || record(&socket, &stop, &frames)
+        });
+        Ok(Self {
+            what,
+            stop,
+            frames,
+            thread: Some(thread),
+        })
+    }
+
+    /// What has been recorded so far.
+    #[must_use]
+    pub fn frames(&self) -> Vec<Frame> {
+        self.frames
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The IPv4 packets recorded so far, each with its frame.
+    #[must_use]
+    pub fn packets(&self) -> Vec<(Frame, Packet)> {
+        let frames = self.frames().into_iter();
+        frames
+            .filter_map(|frame| frame.packet().map(|packet| (frame, packet)))
+            .collect()
+    }
+
+    /// The first IPv4 packet that fits, recorded already or within 3 s.
+    ///
+    /// # Errors
+    /// When there is none; the message lists what was seen instead.
+    pub fn wait_for(&self, fits: impl Fn(&Frame, &Packet) -> bool) -> Result<(Frame, Packet)> {
+        let deadline = Instant::now() + crate::host::PATIENCE;
+        loop {
+            let packets = self.packets();
+            if let Some(found) = packets.iter().find(|(frame, packet)| fits(frame, packet)) {
+                return Ok(found.clone());
+            }
+            if Instant::now() > deadline {
+                let seen: Vec<String> = packets.iter().map(|(_, p)| p.to_string()).collect();
+                bail!("not seen on {}; seen was:\n{}", self.what, seen.join("\n"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends the recording and gives everything that was on the interface until now.
+    #[must_use]
+    pub fn stop(mut self) -> Vec<Frame> {
+        self.end();
+        std::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn record(socket: &RawSocket, stop: &AtomicBool, frames: &Mutex<Vec<Frame>>) {
+    loop {
+        // Asked before the last reading, so that nothing that came earlier is lost.
+        let last = stop.load(Ordering::Relaxed);
+        socket.wait(if last { Duration::ZERO } else { STOP_CHECK });
+        // An error (the interface went away) ends one reading, not the recording.
+        while let Ok(Some(frame)) = socket.receive() {
+            frames
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(frame);
+        }
+        if last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! natbpf's development commands: `cargo xtask help` lists them.
+//!
+//! Each command is a module. None of them ships; what ships is built from `nat-user`.
+
+mod build;
+mod check;
+mod command;
+mod lab;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Set up, build, run and test natbpf
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Install what building and testing need; changes nothing the second time
+    Setup,
+    /// Build natbpf, and print where it is
+    Build(build::BuildArgs),
+    /// Show natbpf at work in a lab of network namespaces, or run it on this host with -c FILE
+    Run(run::RunArgs),
+    /// Make the lab's hosts and keep them, for playing with
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+    /// Check the format and run clippy, for the host and for the BPF target
+    Check,
+    /// Run all checks and tests, or only the named ones
+    Test(test::TestArgs),
+}
+
+fn main() -> ExitCode {
+    match perform(Task::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run()?,
+        Task::Build(args) => build::run(&args)?,
+        Task::Run(args) => run::run(args)?,
+        Task::Lab(command) => lab::run(command)?,
+        Task::Check => return check::run(),
+        Task::Test(args) => return Ok(test::run(&args)),
+    }
+    Ok(ExitCode::SUCCESS)
+}

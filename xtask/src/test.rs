@@ -1,0 +1,409 @@
+//! `cargo xtask test`: every check and every test, and one line with the totals at the end.
+//!
+//! Tests are ordinary `cargo test` targets. What this adds: set-up, the checks, the program that
+//! the tests run, a summary, and the rule that a suite which ran nothing has failed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+use std::{fmt, io};
+
+use anyhow::{Context, Result, bail};
+use bpf_toolchain::Workspace;
+use bpf_toolchain::process::{capture, line, show};
+use clap::Args;
+use serde_json::Value;
+
+use crate::check::CHECKS;
+use crate::command::{cargo, workspace};
+use crate::setup::{self, Needs};
+
+/// The package with the tests of loaded programs and of whole hosts.
+const TEST_PACKAGE: &str = "tests";
+
+/// What to test.
+#[derive(Args, Debug)]
+pub(crate) struct TestArgs {
+    /// `check`, `unit`, or a file of tests/tests without its ending; all of them if none is named
+    suites: Vec<String>,
+    /// Passed on to the test programs, for instance a part of a test's name
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+/// What came of one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    /// The tests that failed, by name, or why the step itself did.
+    complaints: Vec<String>,
+}
+
+/// The steps made so far.
+#[derive(Default)]
+struct Report {
+    steps: Vec<(String, f64, Outcome)>,
+}
+
+/// The command itself. The totals are its last line, whatever happens.
+pub(crate) fn run(args: &TestArgs) -> ExitCode {
+    let mut report = Report::default();
+    if let Err(error) = perform(args, &mut report) {
+        report.steps.push((
+            "xtask".to_owned(),
+            0.0,
+            Outcome::failure(format!("{error:#}")),
+        ));
+    }
+    println!("\n{report}");
+    if report.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
+    let workspace = workspace()?;
+    let suites = Suites::of(&workspace)?;
+    let wanted = suites.select(&args.suites)?;
+    setup::ensure(Needs::Tests)?;
+    if wanted.check {
+        for (name, check) in CHECKS {
+            report.step(name, || check(&workspace).into());
+        }
+    }
+    if wanted.tests.is_empty() {
+        return Ok(());
+    }
+    let built = report.step("build", || {
+        // The programs too: tests of whole hosts run them.
+        show(cargo(&workspace, "build").arg("--all-targets")).into()
+    });
+    if !built {
+        return Ok(());
+    }
+    for (name, targets) in wanted.tests {
+        report.step(&name, || {
+            let outcome = run_suite(&workspace, targets, &args.args);
+            if args.args.is_empty() {
+                outcome.must_have_run()
+            } else {
+                outcome
+            }
+        });
+    }
+    if report.passed() + report.failed() == 0 {
+        bail!("no test has this in its name: {}", args.args.join(" "));
+    }
+    Ok(())
+}
+
+/// The suites that exist, each with cargo's arguments for it: one call of cargo per group.
+struct Suites(Vec<(String, Vec<Vec<String>>)>);
+
+/// The suites that were asked for.
+#[derive(Debug)]
+struct Selection<'a> {
+    check: bool,
+    tests: Vec<(String, &'a [Vec<String>])>,
+}
+
+impl Suites {
+    /// Finds the integration tests that the workspace has at present.
+    fn of(workspace: &Workspace) -> Result<Self> {
+        let mut ask = cargo(workspace, "metadata");
+        let metadata = capture(ask.args(["--no-deps", "--format-version=1"]))?;
+        Self::from_metadata(&serde_json::from_str(&metadata).context("read cargo metadata")?)
+    }
+
+    fn from_metadata(metadata: &Value) -> Result<Self> {
+        let mut unit = vec!["--lib".to_owned(), "--bins".to_owned()];
+        let mut whole = BTreeMap::new();
+        for package in metadata["packages"]
+            .as_array()
+            .context("cargo metadata: no packages")?
+        {
+            let tests = package["targets"].as_array().into_iter().flatten();
+            for test in tests.filter(|target| target["kind"][0] == "test") {
+                let name = test["name"]
+                    .as_str()
+                    .context("cargo metadata: a test without name")?;
+                let target = ["--test".to_owned(), name.to_owned()];
+                if package["name"] == TEST_PACKAGE {
+                    whole.insert(name.to_owned(), vec![target.to_vec()]);
+                } else {
+                    unit.extend(target);
+                }
+            }
+        }
+        let mut suites = vec![("unit".to_owned(), vec![unit, vec!["--doc".to_owned()]])];
+        // Programs come before the hosts that need them: what fails there fails here, clearer.
+        suites.extend(whole.remove_entry("programs"));
+        suites.extend(whole);
+        Ok(Self(suites))
+    }
+
+    /// The suites with these names, or all of them.
+    fn select(&self, names: &[String]) -> Result<Selection<'_>> {
+        let known: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        let unknown = |name: &&String| *name != "check" && !known.contains(&name.as_str());
+        if let Some(name) = names.iter().find(unknown) {
+            bail!(
+                "there is no suite {name:?}; there are: check {}",
+                known.join(" ")
+            );
+        }
+        let wanted = |suite: &str| names.is_empty() || names.iter().any(|name| name == suite);
+        let tests = self.0.iter().filter(|(name, _)| wanted(name));
+        let tests = tests
+            .map(|(name, targets)| (name.clone(), targets.as_slice()))
+            .collect();
+        Ok(Selection {
+            check: wanted("check"),
+            tests,
+        })
+    }
+}
+
+/// Runs one suite's test programs, all of them even if one fails.
+fn run_suite(workspace: &Workspace, groups: &[Vec<String>], args: &[String]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for targets in groups {
+        let mut command = cargo(workspace, "test");
+        command
+            .arg("--no-fail-fast")
+            .args(targets)
+            .arg("--")
+            .args(args);
+        match run_tests(&mut command) {
+            Ok(part) => outcome.add(part),
+            Err(error) => outcome.add(Outcome::failure(format!("{error:#}"))),
+        }
+    }
+    outcome
+}
+
+/// Runs `cargo test`, passes its output on as it comes, and counts.
+fn run_tests(command: &mut Command) -> Result<Outcome> {
+    let text = line(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{text}`"))?;
+    let mut output = BufReader::new(child.stdout.take().context("the tests' output")?);
+    let mut outcome = Outcome::default();
+    let mut bytes = Vec::new();
+    while output.read_until(b'\n', &mut bytes)? > 0 {
+        io::stdout().write_all(&bytes)?;
+        outcome.read(&String::from_utf8_lossy(&bytes));
+        bytes.clear();
+    }
+    let status = child.wait()?;
+    if !status.success() && outcome.failed == 0 {
+        outcome.add(Outcome::failure(format!(
+            "`{text}` failed ({status}) outside of its tests"
+        )));
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn failure(complaint: String) -> Self {
+        Self {
+            failed: 1,
+            complaints: vec![complaint],
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.complaints.extend(other.complaints);
+    }
+
+    /// Takes in one line of a test program's output.
+    fn read(&mut self, line: &str) {
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        {
+            if name.1.trim_end() == "FAILED" {
+                self.complaints.push(name.0.to_owned());
+            }
+        } else if let Some(totals) = line.strip_prefix("test result: ") {
+            let count = |what: &str| count_before(totals, what).unwrap_or(0);
+            self.passed += count(" passed;");
+            self.failed += count(" failed;");
+            self.ignored += count(" ignored;");
+        }
+    }
+
+    /// A suite in which nothing ran proves nothing.
+    fn must_have_run(mut self) -> Self {
+        if self.passed + self.failed == 0 {
+            self.add(Self::failure("no test ran".to_owned()));
+        }
+        self
+    }
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(result: Result<()>) -> Self {
+        result
+            .err()
+            .map_or_else(Self::default, |error| Self::failure(format!("{error:#}")))
+    }
+}
+
+/// The number that stands before `what`.
+fn count_before(text: &str, what: &str) -> Option<usize> {
+    let (before, _) = text.split_once(what)?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+impl Report {
+    /// Makes one step, with a line before it and its time taken; true if it did not fail.
+    fn step(&mut self, name: &str, make: impl FnOnce() -> Outcome) -> bool {
+        eprintln!("\n==> {name}");
+        let start = Instant::now();
+        let outcome = make();
+        let good = outcome.failed == 0;
+        self.steps
+            .push((name.to_owned(), start.elapsed().as_secs_f64(), outcome));
+        good
+    }
+
+    fn passed(&self) -> usize {
+        self.steps
+            .iter()
+            .map(|(_, _, outcome)| outcome.passed)
+            .sum()
+    }
+
+    fn failed(&self) -> usize {
+        self.steps
+            .iter()
+            .map(|(_, _, outcome)| outcome.failed)
+            .sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, seconds, outcome) in &self.steps {
+            let verdict = if outcome.failed == 0 { "ok" } else { "FAILED" };
+            write!(f, "{name:<20} {verdict:<6} {seconds:>7.1} s")?;
+            if outcome.passed > 0 {
+                write!(f, "  {} passed", outcome.passed)?;
+            }
+            if outcome.ignored > 0 {
+                write!(f, "  {} ignored", outcome.ignored)?;
+            }
+            writeln!(f)?;
+            for complaint in &outcome.complaints {
+                writeln!(f, "    {}", complaint.replace('\n', "\n    "))?;
+            }
+        }
+        write!(f, "{} passed, {} failed", self.passed(), self.failed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "running 3 tests\n\
+        test u1_masquerade ... ok\n\
+        test u2_forward ... FAILED\n\
+        test slow ... ignored\n\
+        \n\
+        test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out\n";
+
+    fn read(output: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        output.lines().for_each(|line| outcome.read(line));
+        outcome
+    }
+
+    #[test]
+    fn results_are_counted_and_failures_named() {
+        let outcome = read(&OUTPUT.repeat(2));
+        assert_eq!((outcome.passed, outcome.failed, outcome.ignored), (2, 2, 2));
+        assert_eq!(outcome.complaints, ["u2_forward", "u2_forward"]);
+    }
+
+    #[test]
+    fn coloured_results_are_counted() {
+        let outcome = read("test result: \u{1b}[32mok\u{1b}[m. 12 passed; 0 failed; 0 ignored;");
+        assert_eq!((outcome.passed, outcome.failed), (12, 0));
+    }
+
+    #[test]
+    fn a_suite_without_tests_has_failed() {
+        assert_eq!(read("").must_have_run().failed, 1);
+        assert_eq!(read(OUTPUT).must_have_run().failed, 1);
+    }
+
+    #[test]
+    fn a_crash_of_a_test_program_is_a_failure() {
+        let script = "echo 'test a ... ok'; kill -SEGV $$";
+        let outcome = run_tests(Command::new("sh").args(["-c", script])).unwrap();
+        assert_eq!((outcome.passed, outcome.failed), (0, 1));
+    }
+
+    #[test]
+    fn the_totals_stand_alone_on_the_last_line() {
+        let mut report = Report::default();
+        report.step("unit", || read(OUTPUT));
+        report.step("fmt", || Err(anyhow::anyhow!("not formatted")).into());
+        assert_eq!(
+            report.to_string().lines().last(),
+            Some("1 passed, 2 failed")
+        );
+    }
+
+    fn suites() -> Suites {
+        let metadata = serde_json::json!({"packages": [
+            {"name": "tests", "targets": [
+                {"kind": ["lib"], "name": "tests"},
+                {"kind": ["test"], "name": "namespaces"},
+                {"kind": ["test"], "name": "programs"},
+            ]},
+            {"name": "nat-user", "targets": [{"kind": ["test"], "name": "cli"}]},
+        ]});
+        Suites::from_metadata(&metadata).unwrap()
+    }
+
+    #[test]
+    fn all_suites_are_run_if_none_is_named() {
+        let suites = suites();
+        let all = suites.select(&[]).unwrap();
+        let names: Vec<_> = all.tests.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(all.check);
+        assert_eq!(names, ["unit", "programs", "namespaces"]);
+        assert_eq!(all.tests[0].1[0], ["--lib", "--bins", "--test", "cli"]);
+    }
+
+    #[test]
+    fn only_the_named_suites_are_run() {
+        let suites = suites();
+        let some = suites.select(&["programs".to_owned()]).unwrap();
+        assert!(!some.check);
+        assert_eq!(some.tests.len(), 1);
+        let error = suites
+            .select(&["program".to_owned()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("\"program\"") && error.contains("namespaces"),
+            "{error}"
+        );
+    }
+}

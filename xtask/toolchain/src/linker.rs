@@ -1,0 +1,105 @@
+//! `bpf-linker`: finding one that fits the compiler, and building it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::compiler::Compiler;
+use crate::object;
+use crate::process::{capture, find_program, show};
+use crate::workspace::Workspace;
+
+/// The version that `setup` installs.
+const VERSION: &str = "0.13.0";
+
+/// A note beside an installed linker that says what it was built for.
+const NOTE: &str = "bpf-linker.txt";
+
+/// The LLVM of the compiler in Debian's packages, for when that compiler is not installed yet.
+const PACKAGED_LLVM: u32 = 22;
+
+/// A linker that runs and can read what `compiler` writes, if there is one.
+pub(crate) fn find(workspace: &Workspace, compiler: &Compiler) -> Option<PathBuf> {
+    let ours = workspace
+        .tool_places()
+        .into_iter()
+        .filter(|tools| fits(tools, compiler));
+    ours.map(|tools| tools.join("bin/bpf-linker"))
+        .chain(find_program("bpf-linker"))
+        .find(|linker| runs(linker))
+}
+
+/// Whether the linker in `tools` was built for this compiler's LLVM. One without a note was put
+/// there by hand, and is trusted.
+fn fits(tools: &Path, compiler: &Compiler) -> bool {
+    fs::read_to_string(tools.join(NOTE)).map_or(true, |text| text == note(compiler))
+}
+
+/// Whether the program starts at all: an upgrade may have taken its LLVM away.
+fn runs(linker: &Path) -> bool {
+    linker.is_file() && capture(Command::new(linker).arg("--version")).is_ok()
+}
+
+fn note(compiler: &Compiler) -> String {
+    format!("bpf-linker {VERSION} for LLVM {}\n", compiler.llvm)
+}
+
+/// The Debian package with which a linker for `compiler` is built, if it is missing. Without a
+/// compiler, for the one that the distribution has at present.
+pub(crate) fn missing_package(compiler: Option<&Compiler>) -> Option<String> {
+    let llvm = compiler.map_or(PACKAGED_LLVM, |compiler| compiler.llvm);
+    let is_here = llvm_prefix(llvm).join("bin/llvm-config").is_file();
+    (!is_here).then(|| format!("llvm-{llvm}-dev"))
+}
+
+/// Where Debian keeps one version of LLVM.
+fn llvm_prefix(version: u32) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{version}"))
+}
+
+/// Builds the linker for `compiler` and puts it under the workspace's target directory.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn install(workspace: &Workspace, compiler: &Compiler) -> Result<PathBuf> {
+    eprintln!(
+        "setup: building bpf-linker {VERSION} for LLVM {} (a minute or two)",
+        compiler.llvm
+    );
+    let tools = workspace.tools();
+    show(&mut install_command(compiler, &tools)).context("build bpf-linker")?;
+    // The intermediate files are large, and never needed again.
+    let _ = fs::remove_dir_all(tools.join("build"));
+    let file = tools.join(NOTE);
+    fs::write(&file, note(compiler)).with_context(|| format!("write {}", file.display()))?;
+    Ok(tools.join("bin/bpf-linker"))
+}
+
+fn install_command(compiler: &Compiler, tools: &Path) -> Command {
+    let mut command = Command::new(compiler.program("cargo"));
+    object::clean_environment(&mut command);
+    command
+        .env("RUSTC", compiler.program("rustc"))
+        .env("LLVM_PREFIX", llvm_prefix(compiler.llvm))
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            VERSION,
+            "--locked",
+            "--force",
+        ])
+        .args([
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{}", compiler.llvm),
+        ])
+        .arg("--root")
+        .arg(tools)
+        .arg("--target-dir")
+        .arg(tools.join("build"));
+    command
+}

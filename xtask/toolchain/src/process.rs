@@ -1,0 +1,100 @@
+//! Running programs: found without a shell, with the command line in every error.
+
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Where administration programs are, also for users whose `PATH` does not say so.
+const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// The path of the program `name`, looked up in `PATH` and in the system's own directories.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(SYSTEM_DIRS.map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Runs `command` with its output shown as progress on stderr.
+///
+/// # Errors
+/// When the program cannot be started or fails.
+pub fn show(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(io::stderr()))
+        .status()
+        .with_context(|| format!("start `{}`", line(command)))?;
+    if !status.success() {
+        bail!("`{}` failed ({status}); its output is above", line(command));
+    }
+    Ok(())
+}
+
+/// Runs `command` and returns what it wrote to stdout.
+///
+/// # Errors
+/// When the program cannot be started, or when it fails: then with what it wrote to stderr.
+pub fn capture(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start `{}`", line(command)))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`{}` failed ({}):\n{}",
+            line(command),
+            output.status,
+            stderr.trim_end()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as one would type it.
+#[must_use]
+pub fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut words = vec![program.display().to_string()];
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_name() {
+        assert!(find_program("sh").is_some());
+        assert_eq!(find_program("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_repeats_its_stderr() {
+        let error =
+            capture(Command::new("sh").args(["-c", "echo broken >&2; exit 3"])).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("`sh -c "), "{text}");
+        assert!(
+            text.contains("exit status: 3") && text.ends_with("broken"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named() {
+        let error = capture(&mut Command::new("no-such-program-anywhere")).unwrap_err();
+        assert_eq!(error.to_string(), "start `no-such-program-anywhere`");
+    }
+}
