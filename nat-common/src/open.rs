@@ -219,22 +219,22 @@ fn add_hairpin<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
     let request_between = between_key(&opening.request);
-    if tables.session(&request_between).is_some() {
-        // The client reaches the same server by another external port from the same port: in
-        // between the two could not be told apart.
-        return Err(Refusal::Final(DropReason::RemoteInUse));
-    }
     let answer_between = between_key(&opening.answer);
-    tables.add_session(&answer_between, &opening.answer.record)?;
-    let result = match tables.add_session(&request_between, &opening.request.record) {
-        Ok(()) => add_pair(tables, opening),
-        Err(error) => Err(error.into()),
+    // Of a client that reaches the same server by another external port from the same port: in
+    // between the two could not be told apart, whatever the port.
+    let in_use = |error| match error {
+        InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
+        InsertError::Full => Refusal::Final(DropReason::TableFull),
     };
-    if result.is_err() {
-        tables.remove_session(&answer_between);
-        tables.remove_session(&request_between);
-    }
-    result
+    tables.add_session(&answer_between, &opening.answer.record).map_err(in_use)?;
+    // Expiry looks at one entry of a session, which is not this one.
+    opening.request.record.flags &= !flags::PRIMARY;
+    let between = tables.add_session(&request_between, &opening.request.record).map_err(in_use);
+    opening.request.record.flags |= flags::PRIMARY;
+    let result = between.and_then(|()| {
+        add_pair(tables, opening).inspect_err(|_| tables.remove_session(&request_between))
+    });
+    result.inspect_err(|_| tables.remove_session(&answer_between))
 }
 
 /// The guest behind an external endpoint.

@@ -3,11 +3,14 @@
 //! It holds no packet logic: that is in `nat-common`, which the programs in the kernel are made
 //! of.
 
+pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod compile;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod host;
+pub mod report;
 pub mod state;

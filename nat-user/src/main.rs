@@ -1,11 +1,44 @@
-//! temporary
-fn main() -> anyhow::Result<()> {
-    env_logger::Builder::new().filter_level(log::LevelFilter::Debug).filter_module("netlink_proto", log::LevelFilter::Info).filter_module("aya_obj", log::LevelFilter::Info).init();
-    let a: Vec<String> = std::env::args().collect();
-    let options = nat_user::daemon::Options { config: a[2].clone().into(), run_dir: a[3].clone().into(), bpffs: a[4].clone().into(), log_packets: a.len()>5 };
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match a[1].as_str() {
-        "run" => rt.block_on(nat_user::daemon::run(options)),
-        _ => { for l in rt.block_on(nat_user::daemon::tear_down(&options.run_dir, &options.bpffs))? { println!("{l}"); } Ok(()) }
+//! `natbpf`: NAT for virtual-machine hosts, in eBPF.
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use clap::Parser as _;
+use nat_user::{cli::Cli, commands};
+
+fn main() -> ExitCode {
+    init_log();
+    match commands::execute(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("natbpf: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
+
+/// Logs go to standard error; under systemd each line carries its priority for the journal
+/// (sd-daemon(3)), on a terminal the time.
+fn init_log() {
+    let filter = std::env::var("NATBPF_LOG").unwrap_or_else(|_| DEFAULT_LOG.to_owned());
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(&filter);
+    if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
+        builder.format(|output, record| {
+            use std::io::Write as _;
+            let priority = match record.level() {
+                log::Level::Error => 3,
+                log::Level::Warn => 4,
+                log::Level::Info => 6,
+                log::Level::Debug | log::Level::Trace => 7,
+            };
+            writeln!(output, "<{priority}>{}", record.args())
+        });
+    } else {
+        builder.format_target(false);
+    }
+    builder.init();
+}
+
+/// Libraries speak up only when something is wrong; the programs' messages come as debug and are
+/// there only with `--debug-packets`.
+const DEFAULT_LOG: &str = "warn,nat_user=info,nat_ebpf=trace";

@@ -21,7 +21,7 @@ struct Tool {
 }
 
 /// Everything that the lab and the tests run, besides natbpf.
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 7] = [
     Tool {
         program: "ip",
         package: "iproute2",
@@ -36,11 +36,6 @@ const TOOLS: [Tool; 10] = [
         program: "nft",
         package: "nftables",
         why: "is the NAT to compare with, and a firewall",
-    },
-    Tool {
-        program: "iptables",
-        package: "iptables",
-        why: "is the firewall that many hosts have",
     },
     Tool {
         program: "ping",
@@ -61,16 +56,6 @@ const TOOLS: [Tool; 10] = [
         program: "curl",
         package: "curl",
         why: "is the HTTP client behind or before the NAT",
-    },
-    Tool {
-        program: "socat",
-        package: "socat",
-        why: "is any TCP or UDP client or server",
-    },
-    Tool {
-        program: "ethtool",
-        package: "ethtool",
-        why: "switches offloads on and off",
     },
 ];
 

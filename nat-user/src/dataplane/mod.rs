@@ -26,7 +26,6 @@ use nat_common::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
     },
-    session::{SessionKey4, SessionRecord4},
 };
 
 pub use object::{OBJECT, Sizes};
@@ -37,9 +36,7 @@ pub use sessions::{EndMode, SessionEntry};
 /// The maps of a data plane.
 pub struct Dataplane {
     pins: Pins,
-    /// The same map as `sessions`, to be read by the thousand.
-    session_table: MapData,
-    sessions: HashMap<MapData, Plain<SessionKey4>, Plain<SessionRecord4>>,
+    sessions: MapData,
     counters: PerCpuArray<MapData, Plain<RuleCounters>>,
     drops: PerCpuArray<MapData, u64>,
     settings: Array<MapData, Plain<Settings>>,
@@ -66,8 +63,7 @@ impl Dataplane {
         };
         let program = pins.program("end_sessions");
         Ok(Self {
-            session_table: map("SESSIONS")?,
-            sessions: HashMap::try_from(Map::HashMap(map("SESSIONS")?))?,
+            sessions: map("SESSIONS")?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
             settings: Array::try_from(Map::Array(map("SETTINGS")?))?,

@@ -21,6 +21,23 @@ pub struct SessionEntry {
     pub record: SessionRecord4,
 }
 
+impl SessionEntry {
+    /// The key of the other direction's entry.
+    #[must_use]
+    pub fn peer_key(&self) -> SessionKey4 {
+        let Self { key, record } = self;
+        SessionKey4 {
+            source: record.destination,
+            destination: record.source,
+            source_port: record.destination_port,
+            destination_port: record.source_port,
+            network: record.peer_network,
+            protocol: key.protocol,
+            view: record.peer_view,
+        }
+    }
+}
+
 /// What a pass over the sessions has found and done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Expired {
@@ -44,33 +61,17 @@ impl Dataplane {
         Ok(entries)
     }
 
-    /// The other direction's entry of a session.
-    #[must_use]
-    pub fn peer(&self, entry: &SessionEntry) -> Option<SessionRecord4> {
-        let SessionEntry { key, record } = entry;
-        let peer = SessionKey4 {
-            source: record.destination,
-            destination: record.source,
-            source_port: record.destination_port,
-            destination_port: record.source_port,
-            network: record.peer_network,
-            protocol: key.protocol,
-            view: record.peer_view,
-        };
-        self.sessions.get(&super::Plain(peer), 0).ok().map(|peer| peer.0)
-    }
-
     /// How many sessions the table has room for.
     ///
     /// # Errors
     ///
     /// When the map cannot be asked.
     pub fn session_capacity(&self) -> Result<u32> {
-        Ok(self.session_table.info().context("ask for map SESSIONS")?.max_entries() / 2)
+        Ok(self.sessions.info().context("ask for map SESSIONS")?.max_entries() / 2)
     }
 
     fn visit_sessions(&self, visit: impl FnMut(&SessionKey4, &SessionRecord4)) -> Result<()> {
-        let map = self.session_table.fd().as_fd().as_raw_fd();
+        let map = self.sessions.fd().as_fd().as_raw_fd();
         batch::for_each(map, visit).context("read map SESSIONS")
     }
 

@@ -85,19 +85,6 @@ impl StatsView {
     }
 }
 
-/// Sums a rule's counters over all CPUs.
-#[must_use]
-pub fn sum(per_cpu: &[RuleCounters]) -> RuleCounters {
-    per_cpu.iter().fold(RuleCounters::default(), |sum, cpu| RuleCounters {
-        packets_in: sum.packets_in.wrapping_add(cpu.packets_in),
-        bytes_in: sum.bytes_in.wrapping_add(cpu.bytes_in),
-        packets_out: sum.packets_out.wrapping_add(cpu.packets_out),
-        bytes_out: sum.bytes_out.wrapping_add(cpu.bytes_out),
-        opened: sum.opened.wrapping_add(cpu.opened),
-        closed: sum.closed.wrapping_add(cpu.closed),
-    })
-}
-
 /// Writes the counters.
 ///
 /// # Errors

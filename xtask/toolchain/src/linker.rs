@@ -103,3 +103,40 @@ fn install_command(compiler: &Compiler, tools: &Path) -> Command {
         .arg(tools.join("build"));
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiler(llvm: u32) -> Compiler {
+        Compiler {
+            bin: PathBuf::from("/nonexistent"),
+            release: "1.96.0".to_owned(),
+            llvm,
+            build_std: false,
+        }
+    }
+
+    #[test]
+    fn a_linker_fits_the_llvm_that_it_was_built_for() {
+        let tools = std::env::temp_dir().join(format!("natbpf-linker-{}", std::process::id()));
+        fs::create_dir_all(&tools).unwrap();
+        assert!(fits(&tools, &compiler(22)), "one without a note is trusted");
+        fs::write(tools.join(NOTE), note(&compiler(22))).unwrap();
+        assert!(fits(&tools, &compiler(22)));
+        assert!(!fits(&tools, &compiler(23)));
+        fs::remove_dir_all(tools).unwrap();
+    }
+
+    #[test]
+    fn a_missing_llvm_is_named_as_its_package() {
+        let package = missing_package(Some(&compiler(9999)));
+        assert_eq!(package.as_deref(), Some("llvm-9999-dev"));
+    }
+
+    #[test]
+    fn a_program_that_does_not_start_is_no_linker() {
+        assert!(!runs(Path::new("/nonexistent/bpf-linker")));
+        assert!(!runs(Path::new("/etc/hostname")));
+    }
+}

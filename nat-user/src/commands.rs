@@ -1,0 +1,190 @@
+//! What the commands do: the daemon is asked, or the data plane is read from its pins.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nat_common::session::{SessionKey4, flags};
+
+use crate::{
+    cli::{Cli, Command, ConntrackCommand},
+    clock, config,
+    control::{self, Request},
+    daemon::{self, Options},
+    dataplane::{Dataplane, EndMode, Pins},
+    host::{
+        journal::Journal,
+        netlink::Netlink,
+        setup::{self, Plan},
+    },
+    report::{
+        self, Format, Occupancy, conntrack,
+        filter::SessionFilter,
+        session::SessionView,
+        stats::{self, StatsView},
+        status::{self, StatusView},
+    },
+    state::{self, Numbers, State},
+};
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// What was refused or has failed, and what to do about it.
+pub fn execute(cli: Cli) -> Result<()> {
+    match &cli.command {
+        Command::Run(args) => {
+            let options = Options {
+                config: cli.config.clone(),
+                run_dir: cli.run_dir.clone(),
+                bpffs: cli.bpffs.clone(),
+                log_packets: args.log_packets,
+            };
+            runtime()?.block_on(daemon::run(options))
+        }
+        Command::Check => runtime()?.block_on(check(&cli.config, &cli.run_dir)),
+        Command::Reload => print(control::request(&cli.run_dir, Request::Reload)?.into_result()?),
+        Command::Status(args) => show_status(&cli, Format::new(args.json)),
+        Command::Stats(args) if args.watch => {
+            runtime()?.block_on(stats::watch(|| collect_stats(&cli), Format::new(args.json)))
+        }
+        Command::Stats(args) => {
+            let stats = collect_stats(&cli)?;
+            report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
+        }
+        Command::Conntrack(ConntrackCommand::List(args)) => {
+            let (numbers, sessions) = sessions(&cli, &args.filter)?;
+            let views = sessions.into_iter().map(|(_, view)| view).collect();
+            let format = Format::new(args.json);
+            report::to_stdout(|output| conntrack::list(output, views, &numbers, format))
+        }
+        Command::Conntrack(ConntrackCommand::Count(filter)) => {
+            let (_, sessions) = sessions(&cli, filter)?;
+            report::to_stdout(|output| conntrack::count(output, sessions.len()))
+        }
+        Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
+        Command::Down => down(&cli),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")
+}
+
+fn print(lines: Vec<String>) -> Result<()> {
+    report::to_stdout(|output| lines.iter().try_for_each(|line| writeln!(output, "{line}")))
+}
+
+/// Validates the configuration, and whether this host has what it names.
+async fn check(file: &Path, run_dir: &Path) -> Result<()> {
+    let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let netlink = Netlink::connect()?;
+    let plan = Plan::from_config(&loaded.config);
+    // What natbpf itself has made belongs to the host while it runs.
+    let journal = Journal::open(run_dir)?;
+    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    if let Some(problem) = problems.first() {
+        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+        bail!("{}", loaded.source.diagnostic(&path, &problem.problem, &problem.remedy));
+    }
+    let config = &loaded.config;
+    print(vec![format!(
+        "{}: {} uplinks, {} networks, {} snat and {} forward rules, all right",
+        file.display(),
+        config.uplinks.len(),
+        config.networks.len(),
+        config.snat.len(),
+        config.forwards.len(),
+    )])
+}
+
+fn open(cli: &Cli) -> Result<(Dataplane, State)> {
+    let dataplane = Dataplane::open(Pins::below(&cli.bpffs))?;
+    let state = State::load(&cli.run_dir)?.with_context(|| {
+        format!("no state.json in {}; name the --run-dir of natbpf run", cli.run_dir.display())
+    })?;
+    Ok((dataplane, state))
+}
+
+fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
+    let entries = dataplane.session_entries()?;
+    let is_shown = |flags: u8| flags & flags::PRIMARY != 0 && flags & flags::HOST == 0;
+    let active = entries.iter().filter(|entry| is_shown(entry.record.flags)).count();
+    Ok(Occupancy { active: active as u64, max: dataplane.session_capacity()?.into() })
+}
+
+fn collect_stats(cli: &Cli) -> Result<StatsView> {
+    let (dataplane, state) = open(cli)?;
+    let drops = dataplane.drops()?;
+    let counters = |rule| dataplane.rule_counters(rule);
+    StatsView::collect(&state.numbers, counters, &drops, occupancy(&dataplane)?)
+}
+
+fn show_status(cli: &Cli, format: Format) -> Result<()> {
+    let (dataplane, state) = open(cli)?;
+    let status = StatusView {
+        state: &state,
+        is_running: control::is_running(&cli.run_dir),
+        sessions: occupancy(&dataplane)?,
+        tables: Vec::new(),
+    };
+    report::to_stdout(|output| status::show(output, &status, format))
+}
+
+/// The sessions that the filter lets through, with their primary keys.
+fn sessions(
+    cli: &Cli,
+    filter: &SessionFilter,
+) -> Result<(Numbers, Vec<(SessionKey4, SessionView)>)> {
+    let (dataplane, State { numbers, .. }) = open(cli)?;
+    if let Some(rule) = filter.rule.as_deref().filter(|rule| !numbers.knows_rule(rule)) {
+        bail!("no rule is called `{rule}`; natbpf stats shows them");
+    }
+    let (settings, now_s) = (dataplane.settings()?, clock::monotonic_s());
+    let entries = dataplane.session_entries()?;
+    let by_key: HashMap<_, _> =
+        entries.iter().map(|entry| (entry.key, &entry.record)).collect();
+    let views = entries.iter().filter_map(|entry| {
+        let peer = by_key.get(&entry.peer_key()).copied();
+        let view =
+            SessionView::from_entries(&entry.key, &entry.record, peer, &settings, now_s)?;
+        filter.matches(&view, numbers.rule_name(view.rule_number)).then_some((entry.key, view))
+    });
+    let views = views.collect();
+    Ok((numbers, views))
+}
+
+fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
+    let (_, sessions) = sessions(cli, filter)?;
+    let keys: Vec<SessionKey4> = sessions.into_iter().map(|(key, _)| key).collect();
+    let (dataplane, _) = open(cli)?;
+    let mut ended = 0;
+    // One that a packet passed in at that very moment is tried again.
+    for _ in 0..FLUSH_ATTEMPTS {
+        ended += dataplane.end(&keys, EndMode::Now)?;
+        if ended as usize >= keys.len() {
+            break;
+        }
+    }
+    print(vec![format!("{ended} sessions ended")])
+}
+
+const FLUSH_ATTEMPTS: u32 = 3;
+
+/// Removes everything: the daemon does it if it runs.
+fn down(cli: &Cli) -> Result<()> {
+    if control::is_running(&cli.run_dir) {
+        return print(control::request(&cli.run_dir, Request::Down)?.into_result()?);
+    }
+    daemon::check_privileges()?;
+    let lock = state::lock(&cli.run_dir)?;
+    let lines = runtime()?.block_on(daemon::tear_down(&cli.run_dir, &cli.bpffs))?;
+    drop(lock);
+    print(if lines.is_empty() { vec!["nothing to remove".to_owned()] } else { lines })
+}
