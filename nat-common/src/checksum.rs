@@ -45,7 +45,11 @@ impl Diff {
             return field;
         }
         let new = self.apply(field);
-        if u16::from_ne_bytes(new) == 0 { [0xff, 0xff] } else { new }
+        if u16::from_ne_bytes(new) == 0 {
+            [0xff, 0xff]
+        } else {
+            new
+        }
     }
 }
 

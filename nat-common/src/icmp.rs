@@ -1,7 +1,5 @@
 //! ICMP errors: they quote the packet that they are about, and both are translated (RFC 5508).
 
-
-
 use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
@@ -179,7 +177,13 @@ fn write_quoted<A: Address, P: Packet>(
     );
     // The quoted header's sum does not change, since its checksum follows its addresses: nothing
     // of it reaches the error's own checksum.
-    A::write_addresses(packet, quoted.l3, source.address, destination.address, addresses)?;
+    A::write_addresses(
+        packet,
+        quoted.l3,
+        source.address,
+        destination.address,
+        addresses,
+    )?;
     let (field, kind) = match quoted.protocol {
         TCP => (quoted.l4 + 16, ChecksumKind::Tcp),
         UDP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Udp),
@@ -187,7 +191,11 @@ fn write_quoted<A: Address, P: Packet>(
         _ => return Some(Diff::NONE),
     };
     if quoted.protocol == ICMP {
-        let id = if source.port == Port::ZERO { destination.port } else { source.port };
+        let id = if source.port == Port::ZERO {
+            destination.port
+        } else {
+            source.port
+        };
         packet.write(quoted.l4 + 4, id.0)?;
     } else {
         packet.write(quoted.l4, source.port.0)?;
@@ -211,16 +219,19 @@ fn write_quoted_checksum<P: Packet>(
     if field + 2 > end {
         return Diff::NONE;
     }
-    let Some(old) = packet.read::<2>(field) else { return Diff::NONE };
+    let Some(old) = packet.read::<2>(field) else {
+        return Diff::NONE;
+    };
     let new = match kind {
         ChecksumKind::Tcp => addresses.and(ports).apply(old),
         ChecksumKind::Udp => addresses.and(ports).apply_udp(old),
         ChecksumKind::Icmp => ports.apply(old),
     };
     match packet.write(field, new) {
-        Some(()) => Diff::NONE
-            .replace(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new))),
+        Some(()) => Diff::NONE.replace(
+            u32::from(u16::from_ne_bytes(old)),
+            u32::from(u16::from_ne_bytes(new)),
+        ),
         None => Diff::NONE,
     }
 }
-

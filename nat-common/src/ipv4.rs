@@ -39,7 +39,11 @@ impl Address for Addr4 {
 
     #[inline(always)]
     fn offset_by(self, offset: u32) -> Self {
-        Self(u32::from_be_bytes(self.0).wrapping_add(offset).to_be_bytes())
+        Self(
+            u32::from_be_bytes(self.0)
+                .wrapping_add(offset)
+                .to_be_bytes(),
+        )
     }
 
     #[inline(always)]

@@ -140,8 +140,7 @@ impl References {
     /// One less; `true` if it was the last and the caller must now remove the entry.
     #[inline(always)]
     pub fn release(&self) -> bool {
-        self.0.fetch_add(u32::MAX) == 1
-            && self.0.exchange_if(0, GONE) == 0
+        self.0.fetch_add(u32::MAX) == 1 && self.0.exchange_if(0, GONE) == 0
     }
 }
 
@@ -170,7 +169,12 @@ impl<A: Address> PortKey<A> {
     /// The key of an external endpoint.
     #[inline(always)]
     pub fn new(external: Endpoint<A>, protocol: u8) -> Self {
-        Self { address: external.address, port: external.port, protocol, reserved: 0 }
+        Self {
+            address: external.address,
+            port: external.port,
+            protocol,
+            reserved: 0,
+        }
     }
 }
 
@@ -178,7 +182,13 @@ impl<A: Address> PermitKey<A> {
     /// The key of a remote address that may send to an external endpoint.
     #[inline(always)]
     pub fn new(external: Endpoint<A>, remote: A, protocol: u8) -> Self {
-        Self { external: external.address, remote, port: external.port, protocol, reserved: 0 }
+        Self {
+            external: external.address,
+            remote,
+            port: external.port,
+            protocol,
+            reserved: 0,
+        }
     }
 }
 

@@ -77,7 +77,14 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     };
     opening.answer.record = SessionRecord {
         flags: flags::IN | host,
-        ..record(tables, remote, internal, View::Inside, origin.network, snat.rule)
+        ..record(
+            tables,
+            remote,
+            internal,
+            View::Inside,
+            origin.network,
+            snat.rule,
+        )
     };
     opening.origin = origin;
     opening.snat = *snat;
@@ -114,7 +121,14 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         }
         opening.request.record = SessionRecord {
             flags: flags::IN | flags::FROM_INITIATOR,
-            ..record(tables, towards_guest, internal, View::Inside, forward.network, forward.rule)
+            ..record(
+                tables,
+                towards_guest,
+                internal,
+                View::Inside,
+                forward.network,
+                forward.rule,
+            )
         };
         opening.answer.key = answer_key(&opening.request);
         settle(opening);
@@ -158,7 +172,14 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
         flags: flags::IN | flags::FROM_INITIATOR,
-        ..record(tables, remote, internal, View::Inside, owner.network, owner.rule)
+        ..record(
+            tables,
+            remote,
+            internal,
+            View::Inside,
+            owner.network,
+            owner.rule,
+        )
     };
     opening.answer.record = SessionRecord {
         flags: flags::PRIMARY | held,
@@ -194,7 +215,11 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     server: &Server<A>,
 ) -> Result<(), DropReason> {
     let Work { parsed, opening } = work;
-    let Server { endpoint, network, rule } = *server;
+    let Server {
+        endpoint,
+        network,
+        rule,
+    } = *server;
     let (client, external) = (parsed.source(), parsed.destination());
     opening.request = Entry {
         key: parsed.key(View::Inside, origin.network),
@@ -226,10 +251,14 @@ fn add_hairpin<A: Address, T: Tables<A>>(
         InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
         InsertError::Full => Refusal::Final(DropReason::TableFull),
     };
-    tables.add_session(&answer_between, &opening.answer.record).map_err(in_use)?;
+    tables
+        .add_session(&answer_between, &opening.answer.record)
+        .map_err(in_use)?;
     // Expiry looks at one entry of a session, which is not this one.
     opening.request.record.flags &= !flags::PRIMARY;
-    let between = tables.add_session(&request_between, &opening.request.record).map_err(in_use);
+    let between = tables
+        .add_session(&request_between, &opening.request.record)
+        .map_err(in_use);
     opening.request.record.flags |= flags::PRIMARY;
     let result = between.and_then(|()| {
         add_pair(tables, opening).inspect_err(|_| tables.remove_session(&request_between))
@@ -320,19 +349,18 @@ fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
 
 /// Adds both entries of a session or none; that of answers, which is the claim, first.
 #[inline(always)]
-fn add_pair<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &mut Opening<A>,
-) -> Result<(), Refusal> {
+fn add_pair<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     tables.add_session(&opening.answer.key, &opening.answer.record)?;
-    tables.add_session(&opening.request.key, &opening.request.record).map_err(|error| {
-        tables.remove_session(&opening.answer.key);
-        match error {
-            // The same flow was opened on another CPU just now.
-            InsertError::Exists => Refusal::Final(DropReason::Ending),
-            InsertError::Full => Refusal::Final(DropReason::TableFull),
-        }
-    })
+    tables
+        .add_session(&opening.request.key, &opening.request.record)
+        .map_err(|error| {
+            tables.remove_session(&opening.answer.key);
+            match error {
+                // The same flow was opened on another CPU just now.
+                InsertError::Exists => Refusal::Final(DropReason::Ending),
+                InsertError::Full => Refusal::Final(DropReason::TableFull),
+            }
+        })
 }
 
 /// Finds an external endpoint for the source of [`Opening::request`] with which both entries can be
@@ -354,15 +382,17 @@ fn with_external<A: Address, T: Tables<A>>(
     opening.search = PortSearch::new(request.key.protocol, wanted, first, last, tables.random());
     opening.outcome = Err(DropReason::PortsExhausted);
     settle(opening);
-    tables.repeat(attempts, |attempt| match attempt_external(tables, opening, attempt) {
-        Ok(external) => {
-            opening.outcome = Ok(external);
-            false
-        }
-        Err(Refusal::PortTaken) => true,
-        Err(Refusal::Final(reason)) => {
-            opening.outcome = Err(reason);
-            false
+    tables.repeat(attempts, |attempt| {
+        match attempt_external(tables, opening, attempt) {
+            Ok(external) => {
+                opening.outcome = Ok(external);
+                false
+            }
+            Err(Refusal::PortTaken) => true,
+            Err(Refusal::Final(reason)) => {
+                opening.outcome = Err(reason);
+                false
+            }
         }
     });
     settle(opening);
@@ -457,7 +487,8 @@ const fn wants_permit<A>(snat: &Snat<A>) -> bool {
 #[inline(always)]
 fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
     let count = snat.first.distance_to(snat.last).wrapping_add(1);
-    snat.first.offset_by(internal.mix().checked_rem(count).unwrap_or(0))
+    snat.first
+        .offset_by(internal.mix().checked_rem(count).unwrap_or(0))
 }
 
 /// The external endpoint that the internal one has already, with a reference to it.
@@ -469,7 +500,9 @@ fn existing_mapping<A: Address, T: Tables<A>>(
     if opening.snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT {
         return Ok(None);
     }
-    let Some(mapping) = tables.mapping(&mapping_key(opening)) else { return Ok(None) };
+    let Some(mapping) = tables.mapping(&mapping_key(opening)) else {
+        return Ok(None);
+    };
     let external = Endpoint::new(mapping.address, mapping.port);
     match tables.port(&PortKey::new(external, opening.request.key.protocol)) {
         Some(owner) if owner.references.acquire() => Ok(Some(external)),
@@ -497,19 +530,36 @@ fn claim<A: Address, T: Tables<A>>(
     opening: &Opening<A>,
     external: Endpoint<A>,
 ) -> Result<(), Refusal> {
-    let Opening { request, origin, snat, .. } = opening;
+    let Opening {
+        request,
+        origin,
+        snat,
+        ..
+    } = opening;
     let key = PortKey::new(external, request.key.protocol);
     let is_shared = snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT;
     if let Some(owner) = tables.port(&key) {
         let joined = is_shared && !owner.is_exclusive() && owner.references.acquire();
-        return if joined { Ok(()) } else { Err(Refusal::PortTaken) };
+        return if joined {
+            Ok(())
+        } else {
+            Err(Refusal::PortTaken)
+        };
     }
     if is_reserved(tables, opening, external) {
         return Err(Refusal::PortTaken);
     }
     let record = PortRecord {
-        address: if is_shared { A::UNSPECIFIED } else { request.key.source },
-        port: if is_shared { Port::ZERO } else { request.key.source_port },
+        address: if is_shared {
+            A::UNSPECIFIED
+        } else {
+            request.key.source
+        },
+        port: if is_shared {
+            Port::ZERO
+        } else {
+            request.key.source_port
+        },
         network: origin.network,
         uplink: origin.uplink,
         filtering: snat.filtering,
@@ -521,13 +571,18 @@ fn claim<A: Address, T: Tables<A>>(
     if is_shared {
         return Ok(());
     }
-    let mapping =
-        MappingRecord { address: external.address, port: external.port, reserved: [0; 2] };
-    tables.add_mapping(&mapping_key(opening), &mapping).map_err(|error| {
-        // Another CPU made one for the same internal endpoint: that is found at the next turn.
-        tables.remove_port(&key);
-        error.into()
-    })
+    let mapping = MappingRecord {
+        address: external.address,
+        port: external.port,
+        reserved: [0; 2],
+    };
+    tables
+        .add_mapping(&mapping_key(opening), &mapping)
+        .map_err(|error| {
+            // Another CPU made one for the same internal endpoint: that is found at the next turn.
+            tables.remove_port(&key);
+            error.into()
+        })
 }
 
 /// Whether an external port is spoken for by a forward rule or by a socket of the host.
@@ -537,10 +592,14 @@ fn is_reserved<A: Address, T: Tables<A>>(
     opening: &Opening<A>,
     external: Endpoint<A>,
 ) -> bool {
-    let Opening { request, origin, .. } = opening;
+    let Opening {
+        request, origin, ..
+    } = opening;
     let protocol = request.key.protocol;
     protocol != ICMP
-        && (tables.forward(origin.generation, protocol, external).is_some()
+        && (tables
+            .forward(origin.generation, protocol, external)
+            .is_some()
             || tables.host_socket(protocol, request.key.destination_endpoint(), external)
                 != HostSocket::None)
 }
@@ -580,7 +639,11 @@ fn add_permit<A: Address, T: Tables<A>>(
 ) -> Result<(), DropReason> {
     let key = PermitKey::new(external, remote, protocol);
     if let Some(references) = tables.permit(&key) {
-        return if references.acquire() { Ok(()) } else { Err(DropReason::Ending) };
+        return if references.acquire() {
+            Ok(())
+        } else {
+            Err(DropReason::Ending)
+        };
     }
     match tables.add_permit(&key) {
         Ok(()) => Ok(()),
@@ -604,7 +667,10 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
 ) {
     if held & flags::HOLDS_PERMIT != 0 {
         let key = PermitKey::new(external, remote, protocol);
-        if tables.permit(&key).is_some_and(mapping::References::release) {
+        if tables
+            .permit(&key)
+            .is_some_and(mapping::References::release)
+        {
             tables.remove_permit(&key);
         }
     }

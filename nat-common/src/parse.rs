@@ -150,7 +150,11 @@ impl<A: Address> Parsed<A> {
             _ if segment == 0 => 1,
             frames => frames.max(1),
         };
-        Traffic { is_in, packets, bytes: bytes + (packets - 1) * headers }
+        Traffic {
+            is_in,
+            packets,
+            bytes: bytes + (packets - 1) * headers,
+        }
     }
 }
 
@@ -206,11 +210,7 @@ fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) ->
 }
 
 #[inline(always)]
-fn parse_tcp<A: Address, P: Packet>(
-    packet: &P,
-    parsed: &mut Parsed<A>,
-    room: usize,
-) -> Option<()> {
+fn parse_tcp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     let bytes = packet.read::<14>(parsed.l4)?;
     let len = usize::from(bytes[12] >> 4) * 4;
     if len < TcpHdr::LEN || len > room {
@@ -225,11 +225,7 @@ fn parse_tcp<A: Address, P: Packet>(
 }
 
 #[inline(always)]
-fn parse_udp<A: Address, P: Packet>(
-    packet: &P,
-    parsed: &mut Parsed<A>,
-    room: usize,
-) -> Option<()> {
+fn parse_udp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     let bytes = packet.read::<{ UdpHdr::LEN }>(parsed.l4)?;
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     // In a first fragment the rest of the datagram is still to come; and a length of 0 stands in

@@ -24,7 +24,13 @@ pub struct PortSearch {
 
 impl PortSearch {
     /// Of no flow yet.
-    pub(crate) const EMPTY: Self = Self { preferred: None, first: 0, count: 0, start: 0, stride: 0 };
+    pub(crate) const EMPTY: Self = Self {
+        preferred: None,
+        first: 0,
+        count: 0,
+        start: 0,
+        stride: 0,
+    };
 
     /// For a flow whose internal port is `wanted`, under a rule that may use `first..=last`.
     /// Identifiers of ICMP queries are no ports: the rule's range does not bind them, and only 0 is
@@ -53,9 +59,23 @@ impl PortSearch {
     #[inline(always)]
     fn band(wanted: u16, first: u16, last: u16) -> (u16, u16) {
         if wanted < FIRST_USER_PORT && first < FIRST_USER_PORT {
-            (first, if last < FIRST_USER_PORT { last } else { FIRST_USER_PORT - 1 })
+            (
+                first,
+                if last < FIRST_USER_PORT {
+                    last
+                } else {
+                    FIRST_USER_PORT - 1
+                },
+            )
         } else if wanted >= FIRST_USER_PORT && last >= FIRST_USER_PORT {
-            (if first < FIRST_USER_PORT { FIRST_USER_PORT } else { first }, last)
+            (
+                if first < FIRST_USER_PORT {
+                    FIRST_USER_PORT
+                } else {
+                    first
+                },
+                last,
+            )
         } else {
             (first, last)
         }
@@ -88,7 +108,10 @@ mod tests {
     use crate::parse::UDP;
 
     fn candidates(search: PortSearch, attempts: u32) -> std::vec::Vec<u16> {
-        (0..attempts).map_while(|n| search.candidate(n)).map(Port::number).collect()
+        (0..attempts)
+            .map_while(|n| search.candidate(n))
+            .map(Port::number)
+            .collect()
     }
 
     #[test]
@@ -111,7 +134,11 @@ mod tests {
     #[test]
     fn stays_in_the_band_of_the_internal_port() {
         let low = PortSearch::new(UDP, Port::new(53), 1, 65535, 12345);
-        assert!(candidates(low, 500).iter().all(|&port| port < 1024 && port > 0));
+        assert!(
+            candidates(low, 500)
+                .iter()
+                .all(|&port| port < 1024 && port > 0)
+        );
         let high = PortSearch::new(UDP, Port::new(53000), 1, 65535, 12345);
         assert!(candidates(high, 500).iter().all(|&port| port >= 1024));
     }
@@ -119,7 +146,11 @@ mod tests {
     #[test]
     fn uses_the_other_band_when_the_rule_leaves_no_choice() {
         let search = PortSearch::new(UDP, Port::new(53), 1024, 65535, 5);
-        assert!(search.candidate(0).is_some_and(|port| port.number() >= 1024));
+        assert!(
+            search
+                .candidate(0)
+                .is_some_and(|port| port.number() >= 1024)
+        );
     }
 
     #[test]

@@ -54,8 +54,20 @@ fn write<A: Address, P: Packet>(
         parsed.source_port.sum() + parsed.destination_port.sum(),
         source.port.sum() + destination.port.sum(),
     );
-    write_transport(packet, parsed, addresses, ports, [source.port, destination.port])?;
-    A::write_addresses(packet, parsed.l3, source.address, destination.address, addresses)
+    write_transport(
+        packet,
+        parsed,
+        addresses,
+        ports,
+        [source.port, destination.port],
+    )?;
+    A::write_addresses(
+        packet,
+        parsed.l3,
+        source.address,
+        destination.address,
+        addresses,
+    )
 }
 
 #[inline(always)]
@@ -81,8 +93,9 @@ fn write_transport<A: Address, P: Packet>(
             packet.write(l4 + ICMP_ID, id.0)?;
             packet.update_checksum(l4 + ICMP_CHECKSUM, ChecksumKind::Icmp, Diff::NONE, ports)
         }
-        Transport::Opaque if matches!(parsed.header.protocol, UDP_LITE | DCCP) => packet
-            .update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE),
+        Transport::Opaque if matches!(parsed.header.protocol, UDP_LITE | DCCP) => {
+            packet.update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE)
+        }
         Transport::Opaque
         | Transport::IcmpError
         | Transport::IcmpOther

@@ -7,7 +7,6 @@
 //! A hairpinned session (guest to guest by an external address) has two more, for the hook at
 //! which a packet leaves towards the server with only its destination rewritten.
 
-
 use crate::{
     address::{Addr4, Address, Endpoint, Port},
     shared::Shared,

@@ -5,10 +5,10 @@
 //! [`AtomicU32`](core::sync::atomic::AtomicU32). No order between different words is promised or
 //! needed.
 
-#[cfg(target_arch = "bpf")]
-use core::{arch::asm, cell::UnsafeCell};
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+#[cfg(target_arch = "bpf")]
+use core::{arch::asm, cell::UnsafeCell};
 
 /// A word that packets on several CPUs change at once.
 #[derive(Debug)]
@@ -52,7 +52,9 @@ impl Shared {
 
     /// Sets the value to `new` if it is `current`; gives the value before.
     pub fn exchange_if(&self, current: u32, new: u32) -> u32 {
-        self.0.compare_exchange(current, new, Relaxed, Relaxed).unwrap_or_else(|before| before)
+        self.0
+            .compare_exchange(current, new, Relaxed, Relaxed)
+            .unwrap_or_else(|before| before)
     }
 }
 

@@ -64,16 +64,22 @@ pub trait Tables<A: Address> {
     /// Looks a session's entry up.
     fn session(&self, key: &SessionKey<A>) -> Option<&Session<A>>;
     /// Adds a session's entry.
-    fn add_session(&self, key: &SessionKey<A>, record: &SessionRecord<A>)
-    -> Result<(), InsertError>;
+    fn add_session(
+        &self,
+        key: &SessionKey<A>,
+        record: &SessionRecord<A>,
+    ) -> Result<(), InsertError>;
     /// Removes a session's entry.
     fn remove_session(&self, key: &SessionKey<A>);
 
     /// Looks the external endpoint of an internal one up.
     fn mapping(&self, key: &MappingKey<A>) -> Option<&MappingRecord<A>>;
     /// Adds a mapping.
-    fn add_mapping(&self, key: &MappingKey<A>, record: &MappingRecord<A>)
-    -> Result<(), InsertError>;
+    fn add_mapping(
+        &self,
+        key: &MappingKey<A>,
+        record: &MappingRecord<A>,
+    ) -> Result<(), InsertError>;
     /// Removes a mapping.
     fn remove_mapping(&self, key: &MappingKey<A>);
 

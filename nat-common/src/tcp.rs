@@ -63,14 +63,26 @@ pub const fn phase(state: u32) -> Phase {
 #[inline(always)]
 #[must_use]
 pub const fn next(state: u32, segment: Segment) -> u32 {
-    let Segment { flags, has_data, from_initiator } = segment;
+    let Segment {
+        flags,
+        has_data,
+        from_initiator,
+    } = segment;
     if flags & RST != 0 {
         return state | RESET;
     }
     if flags & SYN != 0 {
         // A SYN on a closed connection opens a new one (RFC 7857 section 2.2 keeps the mapping).
-        let state = if matches!(phase(state), Phase::Closing) { 0 } else { state };
-        return if from_initiator { state } else { state | REPLIED };
+        let state = if matches!(phase(state), Phase::Closing) {
+            0
+        } else {
+            state
+        };
+        return if from_initiator {
+            state
+        } else {
+            state | REPLIED
+        };
     }
     let mut state = state;
     if has_data {
@@ -81,9 +93,18 @@ pub const fn next(state: u32, segment: Segment) -> u32 {
         }
     }
     if flags & FIN != 0 {
-        state |= if from_initiator { INITIATOR_FIN } else { RESPONDER_FIN };
+        state |= if from_initiator {
+            INITIATOR_FIN
+        } else {
+            RESPONDER_FIN
+        };
     }
-    state | if from_initiator { INITIATOR_SENT } else { REPLIED }
+    state
+        | if from_initiator {
+            INITIATOR_SENT
+        } else {
+            REPLIED
+        }
 }
 
 #[cfg(test)]
@@ -91,14 +112,26 @@ mod tests {
     use super::*;
 
     fn run(segments: &[(u8, bool, bool)]) -> u32 {
-        segments.iter().fold(0, |state, &(flags, has_data, from_initiator)| {
-            next(state, Segment { flags, has_data, from_initiator })
-        })
+        segments
+            .iter()
+            .fold(0, |state, &(flags, has_data, from_initiator)| {
+                next(
+                    state,
+                    Segment {
+                        flags,
+                        has_data,
+                        from_initiator,
+                    },
+                )
+            })
     }
 
     const ACK: u8 = 0x10;
-    const HANDSHAKE: [(u8, bool, bool); 3] =
-        [(SYN, false, true), (SYN | ACK, false, false), (ACK, false, true)];
+    const HANDSHAKE: [(u8, bool, bool); 3] = [
+        (SYN, false, true),
+        (SYN | ACK, false, false),
+        (ACK, false, true),
+    ];
 
     #[test]
     fn syn_and_its_answer_alone_do_not_establish() {

@@ -58,17 +58,27 @@ impl<A: Address> Work<A> {
     /// Of no packet yet.
     #[must_use]
     pub const fn new() -> Self {
-        let entry = Entry { key: SessionKey::EMPTY, record: SessionRecord::EMPTY };
+        let entry = Entry {
+            key: SessionKey::EMPTY,
+            record: SessionRecord::EMPTY,
+        };
         let opening = Opening {
             request: entry,
             answer: entry,
-            origin: Origin { generation: 0, uplink: 0, network: 0 },
+            origin: Origin {
+                generation: 0,
+                uplink: 0,
+                network: 0,
+            },
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,
             search: PortSearch::EMPTY,
             outcome: Err(DropReason::PortsExhausted),
         };
-        Self { parsed: Parsed::EMPTY, opening }
+        Self {
+            parsed: Parsed::EMPTY,
+            opening,
+        }
     }
 }
 

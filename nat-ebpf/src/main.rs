@@ -72,9 +72,14 @@ fn run<const L3: usize>(
     ctx: &TcContext,
     decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Outcome,
 ) -> i32 {
-    let Some(mut skb) = Skb::ipv4(ctx, L3) else { return NEXT };
+    let Some(mut skb) = Skb::ipv4(ctx, L3) else {
+        return NEXT;
+    };
     let Some(work) = work_area() else { return NEXT };
-    let place = Place { l3: L3, interface: skb.interface() };
+    let place = Place {
+        l3: L3,
+        interface: skb.interface(),
+    };
     match decide(&mut skb, &Maps { skb: ctx.skb.skb }, place, work) {
         Ok(Verdict::Untouched) => NEXT,
         Ok(Verdict::Translated) => NEXT,
@@ -83,7 +88,12 @@ fn run<const L3: usize>(
             NEXT
         }
         Err(reason) => {
-            debug!(ctx, "interface {}: dropped: {}", place.interface, reason.name());
+            debug!(
+                ctx,
+                "interface {}: dropped: {}",
+                place.interface,
+                reason.name()
+            );
             count_drop(reason);
             TC_ACT_SHOT
         }
@@ -94,7 +104,12 @@ fn run<const L3: usize>(
 /// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
 #[classifier]
 pub fn end_sessions(ctx: TcContext) -> i32 {
-    sessions::end_all(&ctx, &Maps { skb: ctx.as_ptr().cast() })
+    sessions::end_all(
+        &ctx,
+        &Maps {
+            skb: ctx.as_ptr().cast(),
+        },
+    )
 }
 
 #[cfg(target_arch = "bpf")]

@@ -109,7 +109,11 @@ pub(crate) struct Maps {
 
 #[inline(always)]
 fn insert_error(code: i32) -> InsertError {
-    if code == EEXIST { InsertError::Exists } else { InsertError::Full }
+    if code == EEXIST {
+        InsertError::Exists
+    } else {
+        InsertError::Full
+    }
 }
 
 /// Borrows a map's value as the type that packets share.
@@ -121,7 +125,9 @@ fn insert_error(code: i32) -> InsertError {
 unsafe fn shared<'a, T>(value: Option<*mut impl Sized>) -> Option<&'a T> {
     // SAFETY: the kernel gives a pointer to a whole value that stays readable while the program
     // runs; a slot that is recycled meanwhile holds another valid value.
-    value.and_then(NonNull::new).map(|value| unsafe { value.cast::<T>().as_ref() })
+    value
+        .and_then(NonNull::new)
+        .map(|value| unsafe { value.cast::<T>().as_ref() })
 }
 
 impl Tables<Addr4> for Maps {
@@ -161,7 +167,9 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
-        SESSIONS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+        SESSIONS
+            .insert(key, record, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
     }
 
     #[inline(always)]
@@ -177,7 +185,9 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
-        MAPPINGS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+        MAPPINGS
+            .insert(key, record, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
     }
 
     #[inline(always)]
@@ -193,7 +203,9 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
-        PORTS.insert(key, record, u64::from(BPF_NOEXIST)).map_err(insert_error)
+        PORTS
+            .insert(key, record, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
     }
 
     #[inline(always)]
@@ -209,7 +221,9 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
-        PERMITS.insert(key, 1, u64::from(BPF_NOEXIST)).map_err(insert_error)
+        PERMITS
+            .insert(key, 1, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
     }
 
     #[inline(always)]
@@ -237,27 +251,48 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
-        let key = SnatKey4 { generation, uplink, network, reserved: [0; 2], source };
+        let key = SnatKey4 {
+            generation,
+            uplink,
+            network,
+            reserved: [0; 2],
+            source,
+        };
         SNATS.get(Key::new(SNAT_FIXED_BITS + 32, key))
     }
 
     #[inline(always)]
     fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
-        let key = ExcludeKey4 { rule, generation, reserved: [0; 2], destination };
+        let key = ExcludeKey4 {
+            rule,
+            generation,
+            reserved: [0; 2],
+            destination,
+        };
         EXCLUDES.get(Key::new(SNAT_FIXED_BITS + 32, key)).is_some()
     }
 
     #[inline(always)]
     fn external_address(&self, generation: u16, address: Addr4) -> Option<&ExternalAddress> {
-        let key = AddressKey4 { address, generation, reserved: [0; 2] };
+        let key = AddressKey4 {
+            address,
+            generation,
+            reserved: [0; 2],
+        };
         // SAFETY: entries are written by the daemon alone, whole.
         unsafe { ADDRESSES.get(key) }
     }
 
     #[inline(always)]
     fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
-        let key = InsideKey4 { generation, reserved: [0; 2], address };
-        INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key)).map(|inside| inside.network)
+        let key = InsideKey4 {
+            generation,
+            reserved: [0; 2],
+            address,
+        };
+        INSIDE
+            .get(Key::new(INSIDE_FIXED_BITS + 32, key))
+            .map(|inside| inside.network)
     }
 
     #[inline(always)]
@@ -283,7 +318,9 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn count(&self, rule: u32, traffic: Traffic) {
-        let Some(counters) = COUNTERS.get_ptr_mut(rule) else { return };
+        let Some(counters) = COUNTERS.get_ptr_mut(rule) else {
+            return;
+        };
         // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
         let counters = unsafe { &mut *counters };
         if traffic.is_in {

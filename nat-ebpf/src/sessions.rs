@@ -15,15 +15,25 @@ use crate::maps::Maps;
 /// Ends the sessions that the packet names and gives how many that were.
 #[inline(always)]
 pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
-    let Ok(mode) = ctx.load::<u32>(0) else { return 0 };
-    let Ok(count) = ctx.load::<u32>(4) else { return 0 };
-    let Some(settings) = maps.settings() else { return 0 };
+    let Ok(mode) = ctx.load::<u32>(0) else {
+        return 0;
+    };
+    let Ok(count) = ctx.load::<u32>(4) else {
+        return 0;
+    };
+    let Some(settings) = maps.settings() else {
+        return 0;
+    };
     let now_s = maps.now_s();
     let mut ended = 0;
     maps.repeat(if count < END_BATCH { count } else { END_BATCH }, |index| {
         let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey4>();
-        let Ok(key) = ctx.load::<SessionKey4>(offset) else { return false };
-        let Some(session) = maps.session(&key) else { return true };
+        let Ok(key) = ctx.load::<SessionKey4>(offset) else {
+            return false;
+        };
+        let Some(session) = maps.session(&key) else {
+            return true;
+        };
         let has_ended = if mode == EndMode::Now as u32 {
             sweep::end(maps, &key, session)
         } else {

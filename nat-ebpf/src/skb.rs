@@ -3,7 +3,7 @@
 use core::{mem::size_of, ptr};
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, __sk_buff},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_pull_data},
     programs::TcContext,
 };
@@ -101,13 +101,15 @@ impl Packet for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: the pointer was checked against the packet's end.
-        self.at::<N>(offset).map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+        self.at::<N>(offset)
+            .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as above.
-        self.at::<N>(offset).map(|place| unsafe { ptr::write_unaligned(place, bytes) })
+        self.at::<N>(offset)
+            .map(|place| unsafe { ptr::write_unaligned(place, bytes) })
     }
 
     #[inline(always)]
@@ -171,7 +173,9 @@ impl Packet for Skb {
     #[inline(always)]
     fn frames(&self) -> Frames {
         // SAFETY: the context is valid.
-        Frames { segment_len: unsafe { (*self.skb).gso_size } }
+        Frames {
+            segment_len: unsafe { (*self.skb).gso_size },
+        }
     }
 
     #[inline(always)]

@@ -61,5 +61,9 @@ pub(crate) fn find(
     };
     // SAFETY: it was looked up above and is not used after this.
     unsafe { bpf_sk_release(socket.cast()) };
-    if is_connected { HostSocket::Connected } else { HostSocket::Listening }
+    if is_connected {
+        HostSocket::Connected
+    } else {
+        HostSocket::Listening
+    }
 }

@@ -117,7 +117,10 @@ mod tests {
     fn help_fits_a_terminal_page() {
         for flag in ["-h", "--help"] {
             let error = parse(&format!("natbpf {flag}")).unwrap_err();
-            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::DisplayHelp, 0));
+            assert_eq!(
+                (error.kind(), error.exit_code()),
+                (ErrorKind::DisplayHelp, 0)
+            );
             let text = error.to_string();
             println!("{text}");
             assert!(text.lines().count() <= 24, "{text}");
@@ -139,17 +142,31 @@ mod tests {
         let before = parse("natbpf -c a.toml --run-dir r --bpffs b stats --json --watch").unwrap();
         let after = parse("natbpf stats --watch --json --bpffs b --run-dir r --config a.toml");
         assert_eq!(before, after.unwrap());
-        assert_eq!(before.command, Command::Stats(StatsArgs { json: true, watch: true }));
+        assert_eq!(
+            before.command,
+            Command::Stats(StatsArgs {
+                json: true,
+                watch: true
+            })
+        );
         assert_eq!(before.run_dir, PathBuf::from("r"));
     }
 
     #[test]
     fn every_command_of_the_interface_is_known() {
         let lines = [
-            "run", "run --debug-packets", "check", "reload", "status", "status --json", "stats",
-            "conntrack list --json", "conntrack list --protocol tcp --remote 1.2.3.4:443",
+            "run",
+            "run --debug-packets",
+            "check",
+            "reload",
+            "status",
+            "status --json",
+            "stats",
+            "conntrack list --json",
+            "conntrack list --protocol tcp --remote 1.2.3.4:443",
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",
-            "conntrack flush --rule web", "down",
+            "conntrack flush --rule web",
+            "down",
         ];
         for line in lines {
             parse(&format!("natbpf {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -159,9 +176,15 @@ mod tests {
     #[test]
     fn wrong_usage_exits_with_2() {
         let lines = [
-            "natbpf fly", "natbpf stats --jsn", "natbpf reload now", "natbpf -c",
-            "natbpf conntrack", "natbpf conntrack list --protocol http", "natbpf",
-            "natbpf conntrack count --internal 10.0.0", "natbpf check --json",
+            "natbpf fly",
+            "natbpf stats --jsn",
+            "natbpf reload now",
+            "natbpf -c",
+            "natbpf conntrack",
+            "natbpf conntrack list --protocol http",
+            "natbpf",
+            "natbpf conntrack count --internal 10.0.0",
+            "natbpf check --json",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

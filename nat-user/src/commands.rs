@@ -1,9 +1,6 @@
 //! What the commands do: the daemon is asked, or the data plane is read from its pins.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::session::{SessionKey4, flags};
@@ -71,7 +68,10 @@ pub fn execute(cli: Cli) -> Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start tokio")
 }
 
 fn print(lines: Vec<String>) -> Result<()> {
@@ -91,7 +91,12 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
     let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
     if let Some(problem) = problems.first() {
         let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-        bail!("{}", loaded.source.diagnostic(&path, &problem.problem, &problem.remedy));
+        bail!(
+            "{}",
+            loaded
+                .source
+                .diagnostic(&path, &problem.problem, &problem.remedy)
+        );
     }
     let config = &loaded.config;
     print(vec![format!(
@@ -107,7 +112,10 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
 fn open(cli: &Cli) -> Result<(Dataplane, State)> {
     let dataplane = Dataplane::open(Pins::below(&cli.bpffs))?;
     let state = State::load(&cli.run_dir)?.with_context(|| {
-        format!("no state.json in {}; name the --run-dir of natbpf run", cli.run_dir.display())
+        format!(
+            "no state.json in {}; name the --run-dir of natbpf run",
+            cli.run_dir.display()
+        )
     })?;
     Ok((dataplane, state))
 }
@@ -115,8 +123,14 @@ fn open(cli: &Cli) -> Result<(Dataplane, State)> {
 fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
     let entries = dataplane.session_entries()?;
     let is_shown = |flags: u8| flags & flags::PRIMARY != 0 && flags & flags::HOST == 0;
-    let active = entries.iter().filter(|entry| is_shown(entry.record.flags)).count();
-    Ok(Occupancy { active: active as u64, max: dataplane.session_capacity()?.into() })
+    let active = entries
+        .iter()
+        .filter(|entry| is_shown(entry.record.flags))
+        .count();
+    Ok(Occupancy {
+        active: active as u64,
+        max: dataplane.session_capacity()?.into(),
+    })
 }
 
 fn collect_stats(cli: &Cli) -> Result<StatsView> {
@@ -143,18 +157,25 @@ fn sessions(
     filter: &SessionFilter,
 ) -> Result<(Numbers, Vec<(SessionKey4, SessionView)>)> {
     let (dataplane, State { numbers, .. }) = open(cli)?;
-    if let Some(rule) = filter.rule.as_deref().filter(|rule| !numbers.knows_rule(rule)) {
+    if let Some(rule) = filter
+        .rule
+        .as_deref()
+        .filter(|rule| !numbers.knows_rule(rule))
+    {
         bail!("no rule is called `{rule}`; natbpf stats shows them");
     }
     let (settings, now_s) = (dataplane.settings()?, clock::monotonic_s());
     let entries = dataplane.session_entries()?;
-    let by_key: HashMap<_, _> =
-        entries.iter().map(|entry| (entry.key, &entry.record)).collect();
+    let by_key: HashMap<_, _> = entries
+        .iter()
+        .map(|entry| (entry.key, &entry.record))
+        .collect();
     let views = entries.iter().filter_map(|entry| {
         let peer = by_key.get(&entry.peer_key()).copied();
-        let view =
-            SessionView::from_entries(&entry.key, &entry.record, peer, &settings, now_s)?;
-        filter.matches(&view, numbers.rule_name(view.rule_number)).then_some((entry.key, view))
+        let view = SessionView::from_entries(&entry.key, &entry.record, peer, &settings, now_s)?;
+        filter
+            .matches(&view, numbers.rule_name(view.rule_number))
+            .then_some((entry.key, view))
     });
     let views = views.collect();
     Ok((numbers, views))
@@ -186,5 +207,9 @@ fn down(cli: &Cli) -> Result<()> {
     let lock = state::lock(&cli.run_dir)?;
     let lines = runtime()?.block_on(daemon::tear_down(&cli.run_dir, &cli.bpffs))?;
     drop(lock);
-    print(if lines.is_empty() { vec!["nothing to remove".to_owned()] } else { lines })
+    print(if lines.is_empty() {
+        vec!["nothing to remove".to_owned()]
+    } else {
+        lines
+    })
 }

@@ -31,8 +31,14 @@ use crate::state::{Numbers, RuleKind};
 
 /// All ports of a protocol, which a rule without ports forwards.
 const ALL_PORTS: PortForward = PortForward {
-    external: PortRange { first: 0, last: u16::MAX },
-    internal: PortRange { first: 0, last: u16::MAX },
+    external: PortRange {
+        first: 0,
+        last: u16::MAX,
+    },
+    internal: PortRange {
+        first: 0,
+        last: u16::MAX,
+    },
 };
 
 /// What the configuration leaves to the host.
@@ -127,16 +133,20 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(
-        config: &'a Config,
-        environment: &'a Environment,
-        numbers: &mut impl Numbering,
-    ) -> Self {
+    fn new(config: &'a Config, environment: &'a Environment, numbers: &mut impl Numbering) -> Self {
         Self {
             config,
             environment,
-            uplinks: config.uplinks.iter().map(|uplink| numbers.uplink(&uplink.name)).collect(),
-            networks: config.networks.iter().map(|net| numbers.network(&net.name)).collect(),
+            uplinks: config
+                .uplinks
+                .iter()
+                .map(|uplink| numbers.uplink(&uplink.name))
+                .collect(),
+            networks: config
+                .networks
+                .iter()
+                .map(|net| numbers.network(&net.name))
+                .collect(),
             ruleset: Ruleset::default(),
         }
     }
@@ -144,9 +154,11 @@ impl<'a> Compiler<'a> {
     fn uplink_addresses(&self, id: UplinkId) -> &'a [Ipv4Addr] {
         match &self.config.uplinks[id.0].addresses {
             UplinkAddresses::Fixed(addresses) => addresses,
-            UplinkAddresses::Interface => {
-                self.environment.uplink_addresses.get(id.0).map_or(&[], Vec::as_slice)
-            }
+            UplinkAddresses::Interface => self
+                .environment
+                .uplink_addresses
+                .get(id.0)
+                .map_or(&[], Vec::as_slice),
         }
     }
 
@@ -191,16 +203,27 @@ impl<'a> Compiler<'a> {
             prefixes.insert(network.address.trunc(), self.networks[id]);
         }
         for (prefix, network) in prefixes {
-            let key = InsideKey4 { generation: 0, reserved: [0; 2], address: wire(prefix.addr()) };
+            let key = InsideKey4 {
+                generation: 0,
+                reserved: [0; 2],
+                address: wire(prefix.addr()),
+            };
             let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
-            let inside = Inside { network, reserved: 0 };
+            let inside = Inside {
+                network,
+                reserved: 0,
+            };
             self.ruleset.inside.push((Prefix { bits, key }, inside));
         }
     }
 
     fn holds_external_address(&self, prefix: Ipv4Net) -> bool {
         let mut ids = (0..self.config.uplinks.len()).map(UplinkId);
-        ids.any(|id| self.uplink_addresses(id).iter().any(|address| prefix.contains(address)))
+        ids.any(|id| {
+            self.uplink_addresses(id)
+                .iter()
+                .any(|address| prefix.contains(address))
+        })
     }
 
     /// The number of the network whose prefix holds an address, 0 if none does.
@@ -247,7 +270,11 @@ impl<'a> Compiler<'a> {
             let names_one_port = mapping.external.count() == 1;
             let entry = self.forward_entry(forward, number, *mapping);
             for piece in taken.take(mapping.external) {
-                let pieces = if names_one_port { vec![piece] } else { without(piece, &kept) };
+                let pieces = if names_one_port {
+                    vec![piece]
+                } else {
+                    without(piece, &kept)
+                };
                 for (port, bits) in pieces.into_iter().flat_map(prefixes) {
                     let key = forward_key(protocol, address, port);
                     let bits = FORWARD_FIXED_BITS + bits;
@@ -292,8 +319,12 @@ impl<'a> Compiler<'a> {
     }
 
     fn snats(&mut self, numbers: &mut impl Numbering) {
-        let rules: Vec<u32> =
-            self.config.snat.iter().map(|rule| numbers.snat(&rule.name)).collect();
+        let rules: Vec<u32> = self
+            .config
+            .snat
+            .iter()
+            .map(|rule| numbers.snat(&rule.name))
+            .collect();
         for (rule, &number) in self.config.snat.iter().zip(&rules) {
             for prefix in &rule.exclude {
                 let key = ExcludeKey4 {
@@ -334,7 +365,9 @@ impl<'a> Compiler<'a> {
         let number = network.map_or(0, |id| self.networks[id.0]);
         for prefix in prefixes {
             // The first rule of all that cover this prefix.
-            let covering = rules.iter().find(|(covering, _)| covering.contains(&prefix));
+            let covering = rules
+                .iter()
+                .find(|(covering, _)| covering.contains(&prefix));
             if let Some((_, entry)) = covering {
                 self.push_snat(uplink, number, prefix, *entry);
             }
@@ -349,7 +382,10 @@ impl<'a> Compiler<'a> {
         for &address in self.uplink_addresses(uplink) {
             let host = Ipv4Net::from(address);
             if rules.iter().any(|(prefix, _)| prefix.contains(&host)) {
-                let entry = Snat4 { mapping: rule::mapping::NONE, ..rules[0].1 };
+                let entry = Snat4 {
+                    mapping: rule::mapping::NONE,
+                    ..rules[0].1
+                };
                 self.push_snat(uplink, 0, host, entry);
             }
         }
@@ -438,16 +474,26 @@ impl Taken {
     fn take(&mut self, range: PortRange) -> Vec<PortRange> {
         let mut free = Vec::new();
         let mut next = u32::from(range.first);
-        let before = self.ranges.range(..range.first).next_back().map(|(&first, _)| first);
+        let before = self
+            .ranges
+            .range(..range.first)
+            .next_back()
+            .map(|(&first, _)| first);
         let start = before.unwrap_or(range.first);
         for (&first, &last) in self.ranges.range(start..=range.last) {
             if u32::from(first) > next {
-                free.push(PortRange { first: next as u16, last: first - 1 });
+                free.push(PortRange {
+                    first: next as u16,
+                    last: first - 1,
+                });
             }
             next = next.max(u32::from(last) + 1);
         }
         if next <= u32::from(range.last) {
-            free.push(PortRange { first: next as u16, last: range.last });
+            free.push(PortRange {
+                first: next as u16,
+                last: range.last,
+            });
         }
         for piece in &free {
             self.ranges.insert(piece.first, piece.last);
@@ -460,7 +506,10 @@ impl Taken {
 fn without(range: PortRange, ports: &BTreeSet<u16>) -> Vec<PortRange> {
     let mut taken = Taken::default();
     for &port in ports {
-        taken.take(PortRange { first: port, last: port });
+        taken.take(PortRange {
+            first: port,
+            last: port,
+        });
     }
     taken.take(range)
 }

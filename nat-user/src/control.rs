@@ -103,7 +103,9 @@ impl Response {
     pub fn from_result(result: Result<Vec<String>, &anyhow::Error>) -> Self {
         match result {
             Ok(lines) => Self::Done { lines },
-            Err(error) => Self::Refused { error: format!("{error:#}") },
+            Err(error) => Self::Refused {
+                error: format!("{error:#}"),
+            },
         }
     }
 
@@ -124,10 +126,14 @@ impl TryFrom<StoredResponse> for Response {
 
     fn try_from(stored: StoredResponse) -> Result<Self, Self::Error> {
         match stored {
-            StoredResponse { ok: true, lines, .. } => {
-                Ok(Self::Done { lines: lines.unwrap_or_default() })
-            }
-            StoredResponse { error: Some(error), .. } => Ok(Self::Refused { error }),
+            StoredResponse {
+                ok: true, lines, ..
+            } => Ok(Self::Done {
+                lines: lines.unwrap_or_default(),
+            }),
+            StoredResponse {
+                error: Some(error), ..
+            } => Ok(Self::Refused { error }),
             StoredResponse { .. } => Err("a refusal without a reason"),
         }
     }
@@ -136,8 +142,16 @@ impl TryFrom<StoredResponse> for Response {
 impl From<Response> for StoredResponse {
     fn from(response: Response) -> Self {
         match response {
-            Response::Done { lines } => Self { ok: true, lines: Some(lines), error: None },
-            Response::Refused { error } => Self { ok: false, lines: None, error: Some(error) },
+            Response::Done { lines } => Self {
+                ok: true,
+                lines: Some(lines),
+                error: None,
+            },
+            Response::Refused { error } => Self {
+                ok: false,
+                lines: None,
+                error: Some(error),
+            },
         }
     }
 }
@@ -166,7 +180,11 @@ impl ControlServer {
             .with_context(|| format!("open the control socket {}", path.display()))?;
         let (sender, incoming) = mpsc::channel(1);
         let acceptor = tokio::spawn(accept_peers(listener, sender));
-        Ok(Self { path, incoming, acceptor })
+        Ok(Self {
+            path,
+            incoming,
+            acceptor,
+        })
     }
 
     /// The next request. Safe to cancel.
@@ -234,13 +252,18 @@ async fn serve_peer(stream: UnixStream, requests: mpsc::Sender<Incoming>) -> Res
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(error) => {
-                let response = Response::Refused { error: format!("{error:#}") };
+                let response = Response::Refused {
+                    error: format!("{error:#}"),
+                };
                 write_response(&mut output, response).await?;
                 return Err(error);
             }
         };
         let (to, answer) = oneshot::channel();
-        let incoming = Incoming { request, reply: Reply { to } };
+        let incoming = Incoming {
+            request,
+            reply: Reply { to },
+        };
         if requests.send(incoming).await.is_err() {
             return write_response(&mut output, stopping()).await;
         }
@@ -256,13 +279,13 @@ async fn serve_peer(stream: UnixStream, requests: mpsc::Sender<Incoming>) -> Res
 }
 
 fn stopping() -> Response {
-    Response::Refused { error: "natbpf is stopping; try again when it runs".to_owned() }
+    Response::Refused {
+        error: "natbpf is stopping; try again when it runs".to_owned(),
+    }
 }
 
 /// The peer's next request, `None` once it has closed.
-async fn read_request(
-    input: &mut tokio::io::BufReader<OwnedReadHalf>,
-) -> Result<Option<Request>> {
+async fn read_request(input: &mut tokio::io::BufReader<OwnedReadHalf>) -> Result<Option<Request>> {
     let mut line = Vec::new();
     let mut input = input.take(LINE_LIMIT);
     timeout(REQUEST_LIMIT, input.read_until(b'\n', &mut line))
@@ -324,7 +347,10 @@ fn exchange(mut stream: BlockingStream, request: Request) -> Result<Response> {
     let mut answer = Vec::new();
     match BufReader::new(stream).read_until(b'\n', &mut answer) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            bail!("no answer within {} s; see the daemon's log", ANSWER_LIMIT.as_secs())
+            bail!(
+                "no answer within {} s; see the daemon's log",
+                ANSWER_LIMIT.as_secs()
+            )
         }
         Err(error) => return Err(error.into()),
         Ok(0) => bail!("it ended without an answer; see the daemon's log"),

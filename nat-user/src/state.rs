@@ -135,7 +135,9 @@ impl State {
             config: absolute(config)?,
             bpffs: absolute(bpffs)?,
             sessions_max: earlier.map_or(0, |state| state.sessions_max),
-            numbers: earlier.map(|state| state.numbers.clone()).unwrap_or_default(),
+            numbers: earlier
+                .map(|state| state.numbers.clone())
+                .unwrap_or_default(),
             interfaces: Vec::new(),
             warnings: Vec::new(),
         })
@@ -167,7 +169,8 @@ impl State {
     /// When it cannot be written; the old one is still there then.
     pub fn save(&self, run_dir: &Path) -> Result<()> {
         let file = run_dir.join(FILE);
-        self.write(run_dir, &file).with_context(|| format!("write {}", file.display()))
+        self.write(run_dir, &file)
+            .with_context(|| format!("write {}", file.display()))
     }
 
     fn write(&self, run_dir: &Path, file: &Path) -> Result<()> {
@@ -233,7 +236,12 @@ impl Numbers {
             return number;
         }
         let number = u32::try_from(self.rules.len() + 1).expect("fewer than 2^32 rules");
-        self.rules.push(RuleEntry { number, kind, name: name.to_owned(), is_active: true });
+        self.rules.push(RuleEntry {
+            number,
+            kind,
+            name: name.to_owned(),
+            is_active: true,
+        });
         self.by_name[kind as usize].insert(name.to_owned(), number);
         number
     }
@@ -296,29 +304,55 @@ impl TryFrom<StoredNumbers> for Numbers {
     type Error = String;
 
     fn try_from(stored: StoredNumbers) -> Result<Self, String> {
-        let StoredNumbers { uplinks, networks, rules } = stored;
+        let StoredNumbers {
+            uplinks,
+            networks,
+            rules,
+        } = stored;
         for (kind, numbers) in [("uplinks", &uplinks), ("networks", &networks)] {
             let mut given: Vec<u16> = numbers.values().copied().collect();
             given.sort_unstable();
             if !given.into_iter().map(usize::from).eq(1..=numbers.len()) {
-                return Err(format!("the numbers of {kind} are not 1 to {}", numbers.len()));
+                return Err(format!(
+                    "the numbers of {kind} are not 1 to {}",
+                    numbers.len()
+                ));
             }
         }
         let mut by_name = [HashMap::new(), HashMap::new()];
         for (rule, number) in rules.iter().zip(1..) {
-            let is_new = by_name[rule.kind as usize].insert(rule.name.clone(), number).is_none();
+            let is_new = by_name[rule.kind as usize]
+                .insert(rule.name.clone(), number)
+                .is_none();
             if rule.number != number || !is_new {
-                return Err(format!("rule number {} is out of order or twice there", rule.number));
+                return Err(format!(
+                    "rule number {} is out of order or twice there",
+                    rule.number
+                ));
             }
         }
-        Ok(Self { uplinks, networks, rules, by_name })
+        Ok(Self {
+            uplinks,
+            networks,
+            rules,
+            by_name,
+        })
     }
 }
 
 impl From<Numbers> for StoredNumbers {
     fn from(numbers: Numbers) -> Self {
-        let Numbers { uplinks, networks, rules, .. } = numbers;
-        Self { uplinks, networks, rules }
+        let Numbers {
+            uplinks,
+            networks,
+            rules,
+            ..
+        } = numbers;
+        Self {
+            uplinks,
+            networks,
+            rules,
+        }
     }
 }
 
@@ -468,7 +502,14 @@ mod tests {
         let mut numbers = Numbers::default();
         assert_eq!(numbers.rule(RuleKind::Snat, "a"), 1);
         assert_eq!(numbers.rule(RuleKind::Forward, "a"), 2);
-        assert_eq!([numbers.uplink("w"), numbers.uplink("x"), numbers.uplink("w")], [1, 2, 1]);
+        assert_eq!(
+            [
+                numbers.uplink("w"),
+                numbers.uplink("x"),
+                numbers.uplink("w")
+            ],
+            [1, 2, 1]
+        );
         assert_eq!(numbers.network("w"), 1);
 
         numbers.set_active(|_, _| false);
@@ -479,7 +520,14 @@ mod tests {
         assert_eq!((numbers.uplink("y"), numbers.network("v")), (3, 2));
         let active: Vec<bool> = numbers.rules().iter().map(|rule| rule.is_active).collect();
         assert_eq!(active, [false, true, true]);
-        assert_eq!((numbers.rule_name(1), numbers.rule_name(0), numbers.rule_name(4)), ("a", "", ""));
+        assert_eq!(
+            (
+                numbers.rule_name(1),
+                numbers.rule_name(0),
+                numbers.rule_name(4)
+            ),
+            ("a", "", "")
+        );
         assert!(numbers.knows_rule("b") && !numbers.knows_rule("c"));
     }
 

@@ -101,7 +101,9 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     error: &Parsed<A>,
 ) -> Outcome {
     let generation = generation(tables);
-    let Some(quoted) = parse_quoted(packet, error) else { return Ok(Verdict::Untouched) };
+    let Some(quoted) = parse_quoted(packet, error) else {
+        return Ok(Verdict::Untouched);
+    };
     let Some(network) = tables.inside(generation, quoted.destination.address) else {
         return Ok(Verdict::Untouched);
     };
@@ -130,7 +132,9 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     network: u16,
     place: Place,
 ) -> Outcome {
-    let Some(quoted) = parse_quoted(packet, error) else { return Ok(Verdict::Untouched) };
+    let Some(quoted) = parse_quoted(packet, error) else {
+        return Ok(Verdict::Untouched);
+    };
     // The quoted packet's sender is in the network to which the error goes.
     let sender_network = network_of(tables, place.interface);
     let to = if network == 0 {
@@ -138,8 +142,15 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
             return Ok(Verdict::Untouched);
         };
         let peer_key = session.peer_key(quoted.protocol);
-        let Some(peer) = tables.session(&peer_key) else { return Ok(Verdict::Untouched) };
-        translation(error.header.source, error, quoted.source, peer.source_endpoint())
+        let Some(peer) = tables.session(&peer_key) else {
+            return Ok(Verdict::Untouched);
+        };
+        translation(
+            error.header.source,
+            error,
+            quoted.source,
+            peer.source_endpoint(),
+        )
     } else {
         match tables.session(&quoted.key(View::Inside, sender_network)) {
             Some(session) if session.has(flags::HAIRPIN) => {}

@@ -52,12 +52,23 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
             return Ok(Verdict::Untouched);
         }
         let destination = session.destination_endpoint();
-        return translate(packet, tables, parsed, session, parsed.source(), destination);
+        return translate(
+            packet,
+            tables,
+            parsed,
+            session,
+            parsed.source(),
+            destination,
+        );
     }
     if !parsed.may_open() {
         return Ok(Verdict::Untouched);
     }
-    let origin = Origin { generation, uplink: external.uplink, network };
+    let origin = Origin {
+        generation,
+        uplink: external.uplink,
+        network,
+    };
     match server(tables, parsed, origin) {
         Some(server) => open(packet, tables, work, origin, &server),
         None => not_ours(external),
@@ -67,7 +78,11 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
 /// What natbpf knows nothing of is the host's, if the host holds the address.
 #[inline(always)]
 fn not_ours(external: &ExternalAddress) -> Outcome {
-    if external.is_host != 0 { Ok(Verdict::Untouched) } else { Err(DropReason::Unsolicited) }
+    if external.is_host != 0 {
+        Ok(Verdict::Untouched)
+    } else {
+        Err(DropReason::Unsolicited)
+    }
 }
 
 /// The guest behind an external endpoint: of a forward rule, else of a mapping. Guests are behind
@@ -162,7 +177,12 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     }
     match tables.session(&parsed.key(View::Between, network)) {
         Some(session) => {
-            rewrite(packet, parsed, session.source_endpoint(), parsed.destination())?;
+            rewrite(
+                packet,
+                parsed,
+                session.source_endpoint(),
+                parsed.destination(),
+            )?;
             Ok(Verdict::Translated)
         }
         None => Ok(Verdict::Untouched),

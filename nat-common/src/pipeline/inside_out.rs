@@ -46,7 +46,11 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         return translate(packet, tables, parsed, session, source, destination);
     }
-    let origin = Origin { generation: generation(tables), uplink, network };
+    let origin = Origin {
+        generation: generation(tables),
+        uplink,
+        network,
+    };
     let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
     match snat.filter(|snat| snat.mapping != mapping::NONE) {
         Some(snat) => from_inside(packet, tables, work, origin, snat),
@@ -111,7 +115,11 @@ fn from_host<A: Address, P: Packet, T: Tables<A>>(
     if !is_taken && !is_query {
         return Ok(Verdict::Untouched);
     }
-    let ports = if is_query { (Port::new(1), Port::new(u16::MAX)) } else { HOST_PORTS };
+    let ports = if is_query {
+        (Port::new(1), Port::new(u16::MAX))
+    } else {
+        HOST_PORTS
+    };
     let snat = Snat {
         first: source,
         last: source,

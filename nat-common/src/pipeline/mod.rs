@@ -63,7 +63,9 @@ fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -> u16 {
 /// The generation of the rule set in use.
 #[inline(always)]
 fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
-    tables.settings().map_or(0, |settings| settings.generation as u16)
+    tables
+        .settings()
+        .map_or(0, |settings| settings.generation as u16)
 }
 
 /// Looks a live session up and notes that a packet passes.
@@ -72,7 +74,9 @@ fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &SessionKey<A>,
 ) -> Option<&'t Session<A>> {
-    tables.session(key).filter(|session| session.touch(tables.now_s()))
+    tables
+        .session(key)
+        .filter(|session| session.touch(tables.now_s()))
 }
 
 /// Rewrites a packet of a session, follows the connection, and counts.
@@ -98,9 +102,14 @@ fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Se
     let from_initiator = session.has(flags::FROM_INITIATOR);
     let state = session.state.load();
     let next = match parsed.transport {
-        Transport::Tcp { flags } => {
-            tcp::next(state, Segment { flags, has_data: parsed.has_data(), from_initiator })
-        }
+        Transport::Tcp { flags } => tcp::next(
+            state,
+            Segment {
+                flags,
+                has_data: parsed.has_data(),
+                from_initiator,
+            },
+        ),
         _ if from_initiator => state,
         _ => state | tcp::REPLIED,
     };

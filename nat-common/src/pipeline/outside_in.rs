@@ -80,7 +80,11 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
 /// What natbpf knows nothing of is the host's, if the host holds the address.
 #[inline(always)]
 fn not_ours(external: &ExternalAddress, reason: DropReason) -> Outcome {
-    if external.is_host != 0 { Ok(Verdict::Untouched) } else { Err(reason) }
+    if external.is_host != 0 {
+        Ok(Verdict::Untouched)
+    } else {
+        Err(reason)
+    }
 }
 
 /// A packet that can open no session: an answer, a reset, a later fragment. To a guest's port it
@@ -101,7 +105,11 @@ fn not_for_guests<A: Address, T: Tables<A>>(
 
 #[inline(always)]
 fn host_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostSocket {
-    tables.host_socket(parsed.header.protocol, parsed.source(), parsed.destination())
+    tables.host_socket(
+        parsed.header.protocol,
+        parsed.source(),
+        parsed.destination(),
+    )
 }
 
 #[inline(always)]
@@ -116,7 +124,14 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     }
     let (source, destination) = open_forward(tables, work, forward)?;
-    opened(packet, tables, &work.parsed, forward.rule, source, destination)
+    opened(
+        packet,
+        tables,
+        &work.parsed,
+        forward.rule,
+        source,
+        destination,
+    )
 }
 
 #[inline(always)]
@@ -127,7 +142,8 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
     owner: &PortOwner<A>,
 ) -> Outcome {
     let parsed = &work.parsed;
-    if host_socket(tables, parsed) == HostSocket::Connected {
+    let host_socket = host_socket(tables, parsed);
+    if host_socket == HostSocket::Connected {
         return Ok(Verdict::Untouched);
     }
     let protocol = parsed.header.protocol;
@@ -145,11 +161,23 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
         _ => true,
     };
     if !is_permitted || !begins {
-        return Err(DropReason::Filtered);
+        // A service that the host has started on the port since serves whom the guest has not
+        // sent to.
+        return match host_socket {
+            HostSocket::None => Err(DropReason::Filtered),
+            _ => Ok(Verdict::Untouched),
+        };
     }
     let destination = open_to_mapping(tables, work, owner)?;
     let parsed = &work.parsed;
-    opened(packet, tables, parsed, owner.rule, parsed.source(), destination)
+    opened(
+        packet,
+        tables,
+        parsed,
+        owner.rule,
+        parsed.source(),
+        destination,
+    )
 }
 
 /// Rewrites and counts the packet that opened a session.

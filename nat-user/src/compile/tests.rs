@@ -49,7 +49,10 @@ impl Numbering for InOrder {
 
 fn environment() -> Environment {
     let own: Ipv4Addr = "19.19.8.10".parse().unwrap();
-    Environment { uplink_addresses: vec![vec![own]], host_addresses: HashSet::from([own]) }
+    Environment {
+        uplink_addresses: vec![vec![own]],
+        host_addresses: HashSet::from([own]),
+    }
 }
 
 fn ruleset(rules: &str) -> Ruleset {
@@ -66,8 +69,11 @@ fn lookup(ruleset: &Ruleset, protocol: u8, address: &str, port: u16) -> Option<F
             && prefix.key.address == address
             && u32::from(prefix.key.port.number()) >> free_bits == u32::from(port) >> free_bits
     };
-    let found: Vec<_> =
-        ruleset.forwards.iter().filter(|(prefix, _)| matches(prefix)).collect();
+    let found: Vec<_> = ruleset
+        .forwards
+        .iter()
+        .filter(|(prefix, _)| matches(prefix))
+        .collect();
     assert!(found.len() <= 1, "port {port} has {} entries", found.len());
     found.first().map(|(_, forward)| *forward)
 }
@@ -97,7 +103,11 @@ to = "172.22.161.170"
     assert_eq!(internal(&rules, 10000), Some((guest(170), 10000)));
     assert_eq!(internal(&rules, 10999), Some((guest(170), 10999)));
     assert_eq!(internal(&rules, 11000), None);
-    assert!(rules.forwards.len() < 20, "{} prefixes", rules.forwards.len());
+    assert!(
+        rules.forwards.len() < 20,
+        "{} prefixes",
+        rules.forwards.len()
+    );
 }
 
 #[test]
@@ -144,7 +154,14 @@ ports = "500-3000"
 to = "172.22.161.2"
 "#,
     );
-    for (port, to) in [(500, 2), (999, 2), (1000, 1), (1999, 1), (2000, 2), (3000, 2)] {
+    for (port, to) in [
+        (500, 2),
+        (999, 2),
+        (1000, 1),
+        (1999, 1),
+        (2000, 2),
+        (3000, 2),
+    ] {
         assert_eq!(internal(&rules, port), Some((guest(to), port)));
     }
 }
@@ -227,12 +244,25 @@ to = "19.19.8.12"
                 && prefix.key.source == Addr4(source)
                 && prefix.bits == SNAT_FIXED_BITS + length
         };
-        rules.snats.iter().find(|(prefix, _)| is_it(prefix)).map(|(_, snat)| snat.first)
+        rules
+            .snats
+            .iter()
+            .find(|(prefix, _)| is_it(prefix))
+            .map(|(_, snat)| snat.first)
     };
     for network in [0, 1] {
-        assert_eq!(of(network, [172, 22, 161, 128], 25), Some(Addr4([19, 19, 8, 11])));
-        assert_eq!(of(network, [172, 22, 161, 0], 24), Some(Addr4([19, 19, 8, 10])));
-        assert_eq!(of(network, [172, 22, 161, 200], 32), Some(Addr4([19, 19, 8, 11])));
+        assert_eq!(
+            of(network, [172, 22, 161, 128], 25),
+            Some(Addr4([19, 19, 8, 11]))
+        );
+        assert_eq!(
+            of(network, [172, 22, 161, 0], 24),
+            Some(Addr4([19, 19, 8, 10]))
+        );
+        assert_eq!(
+            of(network, [172, 22, 161, 200], 32),
+            Some(Addr4([19, 19, 8, 11]))
+        );
     }
 }
 
@@ -247,9 +277,17 @@ uplink = "wan"
 to = "masquerade"
 "#,
     );
-    let host = rules.snats.iter().find(|(prefix, _)| prefix.key.source == Addr4([19, 19, 8, 10]));
+    let host = rules
+        .snats
+        .iter()
+        .find(|(prefix, _)| prefix.key.source == Addr4([19, 19, 8, 10]));
     assert_eq!(host.map(|(_, snat)| snat.mapping), Some(mapping::NONE));
-    assert!(rules.inside.iter().all(|(prefix, _)| prefix.bits > INSIDE_FIXED_BITS));
+    assert!(
+        rules
+            .inside
+            .iter()
+            .all(|(prefix, _)| prefix.bits > INSIDE_FIXED_BITS)
+    );
 }
 
 #[test]
@@ -263,14 +301,24 @@ uplink = "wan"
 to = "19.19.8.20-19.19.8.23"
 "#,
     );
-    let hosts: Vec<(u8, u8)> =
-        rules.addresses.iter().map(|(address, ext)| (address.0[3], ext.is_host)).collect();
+    let hosts: Vec<(u8, u8)> = rules
+        .addresses
+        .iter()
+        .map(|(address, ext)| (address.0[3], ext.is_host))
+        .collect();
     assert_eq!(hosts, [(10, 1), (20, 0), (21, 0), (22, 0), (23, 0)]);
 }
 
 #[test]
 fn prefixes_cover_a_range_exactly() {
-    for (first, last) in [(0, 65535), (1, 65535), (0, 65534), (10000, 10999), (7, 7), (3, 4)] {
+    for (first, last) in [
+        (0, 65535),
+        (1, 65535),
+        (0, 65534),
+        (10000, 10999),
+        (7, 7),
+        (3, 4),
+    ] {
         let mut next = u32::from(first);
         for (start, bits) in prefixes(PortRange { first, last }) {
             assert_eq!(u32::from(start), next);

@@ -30,13 +30,21 @@ fn with_daemon_answering(
 }
 
 fn in_runtime<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test)
 }
 
 fn answer(request: Request) -> Response {
     match request {
-        Request::Reload => Response::Done { lines: vec!["nothing changed".to_owned()] },
-        Request::Down => Response::Refused { error: "not now".to_owned() },
+        Request::Reload => Response::Done {
+            lines: vec!["nothing changed".to_owned()],
+        },
+        Request::Down => Response::Refused {
+            error: "not now".to_owned(),
+        },
     }
 }
 
@@ -59,12 +67,21 @@ fn response_to(run_dir: &Path, bytes: &[u8]) -> String {
 fn requests_are_answered_in_the_words_of_the_protocol() {
     with_daemon(|run_dir| {
         assert_eq!(
-            response_to(&run_dir, b"{\"command\":\"reload\"}\n{\"command\":\"down\"}\n"),
+            response_to(
+                &run_dir,
+                b"{\"command\":\"reload\"}\n{\"command\":\"down\"}\n"
+            ),
             "{\"ok\":true,\"lines\":[\"nothing changed\"]}\n{\"ok\":false,\"error\":\"not now\"}\n"
         );
-        let lines = request(&run_dir, Request::Reload).unwrap().into_result().unwrap();
+        let lines = request(&run_dir, Request::Reload)
+            .unwrap()
+            .into_result()
+            .unwrap();
         assert_eq!(lines, ["nothing changed"]);
-        let refusal = request(&run_dir, Request::Down).unwrap().into_result().unwrap_err();
+        let refusal = request(&run_dir, Request::Down)
+            .unwrap()
+            .into_result()
+            .unwrap_err();
         assert_eq!(refusal.to_string(), "not now");
     });
 }
@@ -73,8 +90,14 @@ fn requests_are_answered_in_the_words_of_the_protocol() {
 fn peers_that_misbehave_are_told_so_and_cost_the_daemon_nothing() {
     with_daemon(|run_dir| {
         let long = vec![b'x'; 200 << 10];
-        let garbage: [&[u8]; 6] =
-            [b"hello\n", b"{\"command\":\"fly\"}\n", b"\n", b"\xff\xfe\n", b"{", &long];
+        let garbage: [&[u8]; 6] = [
+            b"hello\n",
+            b"{\"command\":\"fly\"}\n",
+            b"\n",
+            b"\xff\xfe\n",
+            b"{",
+            &long,
+        ];
         for bytes in garbage {
             let text = response_to(&run_dir, bytes);
             assert!(text.starts_with("{\"ok\":false,\"error\":"), "{text}");
@@ -82,7 +105,9 @@ fn peers_that_misbehave_are_told_so_and_cost_the_daemon_nothing() {
         // Gone before, in and after a request.
         drop(connect(&run_dir));
         connect(&run_dir).write_all(b"{\"comm").unwrap();
-        connect(&run_dir).write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        connect(&run_dir)
+            .write_all(b"{\"command\":\"reload\"}\n")
+            .unwrap();
         assert!(request(&run_dir, Request::Reload).is_ok());
     });
 }
@@ -124,19 +149,27 @@ fn an_answer_is_written_before_the_daemon_ends() {
         reply.send(Response::Done { lines }).await;
         peer
     });
-    assert_eq!(peer.join().unwrap().unwrap().into_result().unwrap().len(), 10_000);
+    assert_eq!(
+        peer.join().unwrap().unwrap().into_result().unwrap().len(),
+        10_000
+    );
     assert!(!run_dir.join(SOCKET).exists());
 }
 
 #[test]
 fn a_peer_that_takes_no_answer_holds_the_daemon_up_for_a_moment_only() {
     with_daemon_answering(
-        |_| Response::Done { lines: vec!["x".repeat(100); 100_000] },
+        |_| Response::Done {
+            lines: vec!["x".repeat(100); 100_000],
+        },
         |run_dir| {
             let mut stream = connect(&run_dir);
             stream.write_all(b"{\"command\":\"reload\"}\n").unwrap();
             let start = Instant::now();
-            let lines = request(&run_dir, Request::Reload).unwrap().into_result().unwrap();
+            let lines = request(&run_dir, Request::Reload)
+                .unwrap()
+                .into_result()
+                .unwrap();
             assert_eq!(lines.len(), 100_000);
             assert!(start.elapsed() < RESPONSE_LIMIT * 2);
         },
@@ -163,10 +196,20 @@ fn without_a_daemon_the_error_says_how_to_start_it() {
         "natbpf is not running (no control socket in {}); start it with natbpf run",
         directory.path().display()
     );
-    assert_eq!(request(directory.path(), Request::Down).unwrap_err().to_string(), expected);
+    assert_eq!(
+        request(directory.path(), Request::Down)
+            .unwrap_err()
+            .to_string(),
+        expected
+    );
     drop(std::os::unix::net::UnixListener::bind(directory.path().join(SOCKET)).unwrap());
     assert!(!is_running(directory.path()));
-    assert_eq!(request(directory.path(), Request::Down).unwrap_err().to_string(), expected);
+    assert_eq!(
+        request(directory.path(), Request::Down)
+            .unwrap_err()
+            .to_string(),
+        expected
+    );
 }
 
 #[test]
@@ -178,7 +221,10 @@ fn a_stale_socket_is_replaced_by_one_for_the_owner_alone() {
     in_runtime(async {
         let _server = ControlServer::bind(directory.path()).unwrap();
         assert!(is_running(directory.path()));
-        let mode = std::fs::metadata(directory.path().join(SOCKET)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(directory.path().join(SOCKET))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!directory.path().join(NEW_SOCKET).exists());
     });

@@ -22,7 +22,7 @@ use crate::{
     },
     host::{
         journal::Journal,
-        netlink::{Address, Layer, Link, Netlink},
+        netlink::{Address, AddressScope, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
     },
     state::{InterfaceState, RuleKind, State},
@@ -62,9 +62,9 @@ impl Instance {
         let netlink = Netlink::connect()?;
         let mut journal = Journal::open(&options.run_dir)?;
         let is_first = !Pins::below(&options.bpffs).exist();
-        set_up(&netlink, &mut journal, &loaded).await?;
+        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
         let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
-        match Self::bring_up(options, loaded.config, netlink, journal).await {
+        match Self::bring_up(options, loaded.config, warnings, netlink, journal).await {
             Err(error) if is_first => {
                 // Nothing was there before: nothing is left behind.
                 match tear_down(&run_dir, &bpffs).await {
@@ -79,13 +79,21 @@ impl Instance {
     async fn bring_up(
         options: Options,
         config: Config,
+        warnings: Vec<String>,
         netlink: Netlink,
         journal: Journal,
     ) -> Result<Self> {
         let begun = Instant::now();
         let pins = Pins::below(&options.bpffs);
-        let sizes = Sizes::new(config.limits.sessions, config.snat.len() + config.forwards.len());
-        let known = if pins.exist() { State::load(&options.run_dir)? } else { None };
+        let sizes = Sizes::new(
+            config.limits.sessions,
+            config.snat.len() + config.forwards.len(),
+        );
+        let known = if pins.exist() {
+            State::load(&options.run_dir)?
+        } else {
+            None
+        };
         let (dataplane, mut programs) = Dataplane::load(pins, &sizes, options.log_packets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
@@ -100,6 +108,7 @@ impl Instance {
             programs,
             packet_log,
         };
+        instance.state.warnings = warnings;
         instance.state.sessions_max = instance.dataplane.session_capacity()?;
         let host = instance.host().await?;
         let config = instance.config.clone();
@@ -133,7 +142,8 @@ impl Instance {
         self.state.generation = self.dataplane.set_rules(&ruleset, &config.timeouts)?;
         self.mark_active(config);
         let targets = targets(config, host);
-        self.dataplane.set_interfaces(&self.interfaces(config, host))?;
+        self.dataplane
+            .set_interfaces(&self.interfaces(config, host))?;
         attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;
         log::info!(
             "generation {} in use after {} ms",
@@ -146,10 +156,18 @@ impl Instance {
     }
 
     fn mark_active(&mut self, config: &Config) {
-        let snat = config.snat.iter().map(|rule| (RuleKind::Snat, rule.name.clone()));
-        let forwards = config.forwards.iter().map(|rule| (RuleKind::Forward, rule.name.clone()));
+        let snat = config
+            .snat
+            .iter()
+            .map(|rule| (RuleKind::Snat, rule.name.clone()));
+        let forwards = config
+            .forwards
+            .iter()
+            .map(|rule| (RuleKind::Forward, rule.name.clone()));
         let active: HashSet<(RuleKind, String)> = snat.chain(forwards).collect();
-        self.state.numbers.set_active(|kind, name| active.contains(&(kind, name.to_owned())));
+        self.state
+            .numbers
+            .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
     }
 
     /// What the programs are told of interfaces.
@@ -157,11 +175,23 @@ impl Instance {
         let numbers = &self.state.numbers;
         let uplinks = config.uplinks.iter().map(|uplink| {
             let number = numbers.uplinks.get(&uplink.name).copied().unwrap_or(0);
-            (&uplink.interface, Interface { role: role::UPLINK, number })
+            (
+                &uplink.interface,
+                Interface {
+                    role: role::UPLINK,
+                    number,
+                },
+            )
         });
         let networks = config.networks.iter().map(|network| {
             let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
-            (&network.interface, Interface { role: role::NETWORK, number })
+            (
+                &network.interface,
+                Interface {
+                    role: role::NETWORK,
+                    number,
+                },
+            )
         });
         uplinks
             .chain(networks)
@@ -170,8 +200,14 @@ impl Instance {
     }
 
     fn interface_states(&self, config: &Config, host: &Host) -> Vec<InterfaceState> {
-        let uplinks = config.uplinks.iter().map(|up| ("uplink", &up.name, &up.interface));
-        let networks = config.networks.iter().map(|net| ("network", &net.name, &net.interface));
+        let uplinks = config
+            .uplinks
+            .iter()
+            .map(|up| ("uplink", &up.name, &up.interface));
+        let networks = config
+            .networks
+            .iter()
+            .map(|net| ("network", &net.name, &net.interface));
         uplinks
             .chain(networks)
             .map(|(role, owner, name)| {
@@ -191,8 +227,15 @@ impl Instance {
 
     /// Looks at the host again and follows what has changed.
     pub(super) async fn refresh(&mut self) -> Result<()> {
-        let host = self.host().await?;
         let config = self.config.clone();
+        // Ports that have appeared are attached, a bridge that was deleted is made again. What the
+        // host lacks meanwhile is waited for.
+        let plan = Plan::from_config(&config);
+        match setup::apply(&self.netlink, &mut self.journal, &plan).await {
+            Ok(report) => report.done.iter().for_each(|line| log::info!("{line}")),
+            Err(error) => log::warn!("{error:#}"),
+        }
+        let host = self.host().await?;
         let environment = environment(&config, &host);
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
@@ -209,10 +252,11 @@ impl Instance {
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
         let loaded = load_config(&self.options)?;
-        set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
         let host = self.host().await?;
         let before = self.external_addresses();
         let old = self.config.clone();
+        self.state.warnings = warnings;
         if let Err(error) = self.apply(&loaded.config, &host) {
             self.go_back(&old).await;
             return Err(error);
@@ -225,7 +269,10 @@ impl Instance {
             lines.push("limits: take effect after natbpf down and natbpf run".to_owned());
         }
         self.config = loaded.config;
-        lines.push(format!("generation {}; {ended} sessions ended", self.state.generation));
+        lines.push(format!(
+            "generation {}; {ended} sessions ended",
+            self.state.generation
+        ));
         Ok(lines)
     }
 
@@ -246,14 +293,20 @@ impl Instance {
         let numbers = &self.state.numbers;
         let snat = old.snat.iter().filter(|rule| !new.snat.contains(rule));
         let snat = snat.filter_map(|rule| numbers.find_rule(RuleKind::Snat, &rule.name));
-        let forwards = old.forwards.iter().filter(|rule| !new.forwards.contains(rule));
+        let forwards = old
+            .forwards
+            .iter()
+            .filter(|rule| !new.forwards.contains(rule));
         let forwards = forwards.filter_map(|rule| numbers.find_rule(RuleKind::Forward, &rule.name));
         snat.chain(forwards).collect()
     }
 
     fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {
         let addresses = &self.applied.ruleset.addresses;
-        addresses.iter().map(|(address, _)| Ipv4Addr::from(address.0)).collect()
+        addresses
+            .iter()
+            .map(|(address, _)| Ipv4Addr::from(address.0))
+            .collect()
     }
 
     /// Ends the sessions on external addresses that are no longer used.
@@ -309,66 +362,111 @@ impl Host {
         self.links.iter().find(|link| link.name == name)
     }
 
+    /// The addresses of an interface, the one first that the host itself would use: the kernel
+    /// lists those of narrower scopes before it.
     fn addresses_of(&self, link: &Link) -> Vec<Ipv4Addr> {
-        let own = self.addresses.iter().filter(|address| address.ifindex == link.index);
-        own.map(|address| address.net.addr()).collect()
+        let own = self
+            .addresses
+            .iter()
+            .filter(|address| address.ifindex == link.index);
+        let mut own: Vec<&Address> = own.collect();
+        own.sort_by_key(|address| (address.scope != AddressScope::Universe, address.secondary));
+        own.into_iter().map(|address| address.net.addr()).collect()
     }
 }
 
 fn load_config(options: &Options) -> Result<Loaded> {
-    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
-    for warning in &loaded.warnings {
-        log::warn!("{warning}");
-    }
-    Ok(loaded)
+    config::load(&options.config).map_err(|error| anyhow!("{error}"))
 }
 
 /// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
 /// tell is said of the place in the file.
-async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Result<()> {
+///
+/// Gives warnings that stay true for as long as the configuration is in use.
+async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Result<Vec<String>> {
     let plan = Plan::from_config(&loaded.config);
-    let report = setup::apply(netlink, journal, &plan).await.map_err(|error| {
-        match error.downcast_ref::<Problems>().and_then(|problems| problems.0.first()) {
-            Some(problem) => {
-                let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-                anyhow!("{}", loaded.source.diagnostic(&path, &problem.problem, &problem.remedy))
+    let report = setup::apply(netlink, journal, &plan)
+        .await
+        .map_err(|error| {
+            match error
+                .downcast_ref::<Problems>()
+                .and_then(|problems| problems.0.first())
+            {
+                Some(problem) => {
+                    let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+                    anyhow!(
+                        "{}",
+                        loaded
+                            .source
+                            .diagnostic(&path, &problem.problem, &problem.remedy)
+                    )
+                }
+                None => error,
             }
-            None => error,
-        }
-    })?;
+        })?;
     for line in report.done.iter().chain(&report.notes) {
         log::info!("{line}");
     }
     let links = netlink.links().await?;
-    for bridge in setup::netfilter_bridges(&plan, &links).context("look for netfilter bridges")? {
-        log::warn!(
-            "bridge {bridge}: netfilter sees its packets (bridge-nf-call-iptables): stateful \
-             FORWARD rules of this host may take hairpinned packets for invalid ones"
-        );
-    }
-    Ok(())
+    let bridges = setup::netfilter_bridges(&plan, &links).context("look for netfilter bridges")?;
+    let warnings = bridges.into_iter().map(|bridge| {
+        format!(
+            "bridge {bridge}: netfilter sees its packets before they are translated, so stateful \
+             FORWARD rules of this host may take them for invalid; without such rules this does \
+             no harm, otherwise set net.bridge.bridge-nf-call-iptables=0"
+        )
+    });
+    let warnings: Vec<String> = loaded
+        .warnings
+        .iter()
+        .map(ToString::to_string)
+        .chain(warnings)
+        .collect();
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(warnings)
 }
 
 fn environment(config: &Config, host: &Host) -> Environment {
     let own = |interface: &str| {
-        host.link(interface).map(|link| host.addresses_of(link)).unwrap_or_default()
+        host.link(interface)
+            .map(|link| host.addresses_of(link))
+            .unwrap_or_default()
     };
     Environment {
-        uplink_addresses: config.uplinks.iter().map(|uplink| own(&uplink.interface)).collect(),
-        host_addresses: host.addresses.iter().map(|address| address.net.addr()).collect(),
+        uplink_addresses: config
+            .uplinks
+            .iter()
+            .map(|uplink| own(&uplink.interface))
+            .collect(),
+        host_addresses: host
+            .addresses
+            .iter()
+            .map(|address| address.net.addr())
+            .collect(),
     }
 }
 
 /// The interfaces that are there.
 fn targets(config: &Config, host: &Host) -> Vec<Target> {
-    let uplinks = config.uplinks.iter().map(|uplink| (&uplink.interface, Role::Uplink));
-    let networks = config.networks.iter().map(|network| (&network.interface, Role::Network));
+    let uplinks = config
+        .uplinks
+        .iter()
+        .map(|uplink| (&uplink.interface, Role::Uplink));
+    let networks = config
+        .networks
+        .iter()
+        .map(|network| (&network.interface, Role::Network));
     uplinks
         .chain(networks)
         .filter_map(|(name, role)| {
             let link = host.link(name)?;
             let has_ethernet = link.layer == Layer::Ethernet;
-            Some(Target { name: name.clone(), index: link.index, role, has_ethernet })
+            Some(Target {
+                name: name.clone(),
+                index: link.index,
+                role,
+                has_ethernet,
+            })
         })
         .collect()
 }
@@ -387,10 +485,30 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     fn named<'a, R>(rules: &'a [R], name: impl Fn(&'a R) -> &'a str) -> BTreeMap<&'a str, &'a R> {
         rules.iter().map(|rule| (name(rule), rule)).collect()
     }
-    compare(&mut lines, "uplink", &named(&old.uplinks, |r| &r.name), &named(&new.uplinks, |r| &r.name));
-    compare(&mut lines, "network", &named(&old.networks, |r| &r.name), &named(&new.networks, |r| &r.name));
-    compare(&mut lines, "snat", &named(&old.snat, |r| &r.name), &named(&new.snat, |r| &r.name));
-    compare(&mut lines, "forward", &named(&old.forwards, |r| &r.name), &named(&new.forwards, |r| &r.name));
+    compare(
+        &mut lines,
+        "uplink",
+        &named(&old.uplinks, |r| &r.name),
+        &named(&new.uplinks, |r| &r.name),
+    );
+    compare(
+        &mut lines,
+        "network",
+        &named(&old.networks, |r| &r.name),
+        &named(&new.networks, |r| &r.name),
+    );
+    compare(
+        &mut lines,
+        "snat",
+        &named(&old.snat, |r| &r.name),
+        &named(&new.snat, |r| &r.name),
+    );
+    compare(
+        &mut lines,
+        "forward",
+        &named(&old.forwards, |r| &r.name),
+        &named(&new.forwards, |r| &r.name),
+    );
     if old.timeouts != new.timeouts {
         lines.push("timeouts: changed".to_owned());
     }

@@ -71,7 +71,9 @@ pub async fn run(options: Options) -> Result<()> {
         return Ok(());
     };
     let result = daemon.instance.down().await;
-    reply.send(Response::from_result(result.as_ref().map(Clone::clone))).await;
+    reply
+        .send(Response::from_result(result.as_ref().map(Clone::clone)))
+        .await;
     drop(lock);
     result.map(|_| ())
 }

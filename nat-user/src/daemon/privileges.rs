@@ -6,9 +6,17 @@ use anyhow::{Context as _, Result, bail};
 
 /// Capabilities with their numbers (`include/uapi/linux/capability.h`) and what needs them.
 const NEEDED: &[(u32, &str, &str)] = &[
-    (12, "CAP_NET_ADMIN", "sets up interfaces and attaches programs"),
+    (
+        12,
+        "CAP_NET_ADMIN",
+        "sets up interfaces and attaches programs",
+    ),
     (39, "CAP_BPF", "makes maps and loads programs"),
-    (38, "CAP_PERFMON", "lets programs use packet pointers at full speed"),
+    (
+        38,
+        "CAP_PERFMON",
+        "lets programs use packet pointers at full speed",
+    ),
 ];
 /// Before capabilities were split, this one held CAP_BPF and CAP_PERFMON.
 const CAP_SYS_ADMIN: u32 = 21;

@@ -23,7 +23,10 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
         attach::detach_filters(&interface.name);
     }
     if pins.exist() {
-        lines.push(format!("removed programs and maps in {}", pins.directory().display()));
+        lines.push(format!(
+            "removed programs and maps in {}",
+            pins.directory().display()
+        ));
     }
     pins.remove()?;
     let mut journal = Journal::open(run_dir)?;

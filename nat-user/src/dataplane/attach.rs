@@ -104,7 +104,10 @@ impl Side {
 /// The hooks in use on every interface, as `natbpf status` names them.
 #[must_use]
 pub fn hooks() -> Vec<String> {
-    Side::BOTH.iter().map(|side| side.name().to_owned()).collect()
+    Side::BOTH
+        .iter()
+        .map(|side| side.name().to_owned())
+        .collect()
 }
 
 impl Target {
@@ -137,7 +140,12 @@ pub fn attach(programs: &mut Programs, pins: &Pins, targets: &[Target]) -> Resul
         for side in Side::BOTH {
             let program = programs.program(target.program(side))?;
             attach_one(program, pins, target, side).with_context(|| {
-                format!("attach {} to {} ({})", target.program(side), target.name, side.name())
+                format!(
+                    "attach {} to {} ({})",
+                    target.program(side),
+                    target.name,
+                    side.name()
+                )
             })?;
         }
     }
@@ -205,7 +213,11 @@ fn attach_filter(program: &mut SchedClassifier, target: &Target, side: Side) -> 
     let id = match program.attach_to_link(existing) {
         Ok(id) => id,
         Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                classid: None,
+            };
             let options = TcAttachOptions::Netlink(options);
             program.attach_with_options(&target.name, attach_type, options)?
         }
@@ -220,7 +232,13 @@ pub fn detach_filters(interface: &str) {
         for side in Side::BOTH {
             let attach_type = side.attach_type();
             // Dropping the link detaches; an interface that is gone has no filters.
-            drop(SchedClassifierLink::attached(interface, attach_type, PRIORITY, HANDLE, None));
+            drop(SchedClassifierLink::attached(
+                interface,
+                attach_type,
+                PRIORITY,
+                HANDLE,
+                None,
+            ));
         }
     }
 }

@@ -45,7 +45,11 @@ pub(super) fn for_each<K: Pod, V: Pod>(
     let mut is_first = true;
     loop {
         let mut attr = BatchAttr {
-            in_batch: if is_first { 0 } else { (&raw const place) as u64 },
+            in_batch: if is_first {
+                0
+            } else {
+                (&raw const place) as u64
+            },
             out_batch: (&raw mut place) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,

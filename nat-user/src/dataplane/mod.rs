@@ -115,14 +115,16 @@ impl Dataplane {
     /// When the map cannot be read.
     pub fn rule_counters(&self, rule: u32) -> Result<RuleCounters> {
         let values = self.counters.get(&rule, 0).context("read map COUNTERS")?;
-        Ok(values.iter().fold(RuleCounters::default(), |sum, Plain(cpu)| RuleCounters {
-            packets_in: sum.packets_in + cpu.packets_in,
-            bytes_in: sum.bytes_in + cpu.bytes_in,
-            packets_out: sum.packets_out + cpu.packets_out,
-            bytes_out: sum.bytes_out + cpu.bytes_out,
-            opened: sum.opened + cpu.opened,
-            closed: sum.closed + cpu.closed,
-        }))
+        Ok(values
+            .iter()
+            .fold(RuleCounters::default(), |sum, Plain(cpu)| RuleCounters {
+                packets_in: sum.packets_in + cpu.packets_in,
+                bytes_in: sum.bytes_in + cpu.bytes_in,
+                packets_out: sum.packets_out + cpu.packets_out,
+                bytes_out: sum.bytes_out + cpu.bytes_out,
+                opened: sum.opened + cpu.opened,
+                closed: sum.closed + cpu.closed,
+            }))
     }
 
     /// How many rules can be counted, number 0 included.
@@ -139,7 +141,10 @@ impl Dataplane {
     pub fn drops(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut drops = BTreeMap::new();
         for &reason in DropReason::ALL {
-            let values = self.drops.get(&(reason as u32), 0).context("read map DROPS")?;
+            let values = self
+                .drops
+                .get(&(reason as u32), 0)
+                .context("read map DROPS")?;
             drops.insert(reason.name(), values.iter().sum());
         }
         Ok(drops)
@@ -156,8 +161,13 @@ impl Dataplane {
             let result = self.interfaces.insert(index, Plain(interface), 0);
             result.context("write map INTERFACES")?;
         }
-        for index in known.into_iter().filter(|index| !wanted.contains_key(index)) {
-            self.interfaces.remove(&index).context("write map INTERFACES")?;
+        for index in known
+            .into_iter()
+            .filter(|index| !wanted.contains_key(index))
+        {
+            self.interfaces
+                .remove(&index)
+                .context("write map INTERFACES")?;
         }
         Ok(())
     }
@@ -171,7 +181,10 @@ pub struct Programs {
 impl Programs {
     /// A program by its name.
     fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?;
         Ok(program.try_into()?)
     }
 

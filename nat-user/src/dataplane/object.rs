@@ -32,7 +32,12 @@ impl Sizes {
     #[must_use]
     pub fn new(sessions: u32, rules: usize) -> Self {
         let rules = u32::try_from(rules).unwrap_or(u32::MAX / 4);
-        Self { sessions, rules: (2 * (rules + 1)).next_power_of_two().max(Self::FEWEST_RULES) }
+        Self {
+            sessions,
+            rules: (2 * (rules + 1))
+                .next_power_of_two()
+                .max(Self::FEWEST_RULES),
+        }
     }
 }
 
@@ -73,6 +78,8 @@ pub(super) fn pin_end_sessions(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
     if fresh.exists() {
         fs::remove_file(&fresh).with_context(|| format!("remove {}", fresh.display()))?;
     }
-    program.pin(&fresh).with_context(|| format!("pin program {}", fresh.display()))?;
+    program
+        .pin(&fresh)
+        .with_context(|| format!("pin program {}", fresh.display()))?;
     fs::rename(&fresh, &path).with_context(|| format!("pin program {}", path.display()))
 }

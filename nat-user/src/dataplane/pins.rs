@@ -29,18 +29,50 @@ const PREFIX_LEN: usize = size_of::<u32>();
 
 /// Every pinned map with the sizes of its key and value in bytes.
 const MAPS: &[(&str, usize, usize)] = &[
-    ("SESSIONS", size_of::<SessionKey4>(), size_of::<SessionRecord4>()),
-    ("MAPPINGS", size_of::<MappingKey4>(), size_of::<MappingRecord4>()),
+    (
+        "SESSIONS",
+        size_of::<SessionKey4>(),
+        size_of::<SessionRecord4>(),
+    ),
+    (
+        "MAPPINGS",
+        size_of::<MappingKey4>(),
+        size_of::<MappingRecord4>(),
+    ),
     ("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
     ("PERMITS", size_of::<PermitKey4>(), size_of::<u32>()),
-    ("FORWARDS", PREFIX_LEN + size_of::<ForwardKey4>(), size_of::<Forward4>()),
-    ("SNATS", PREFIX_LEN + size_of::<SnatKey4>(), size_of::<Snat4>()),
-    ("EXCLUDES", PREFIX_LEN + size_of::<ExcludeKey4>(), size_of::<u8>()),
-    ("INSIDE", PREFIX_LEN + size_of::<InsideKey4>(), size_of::<Inside>()),
-    ("ADDRESSES", size_of::<AddressKey4>(), size_of::<ExternalAddress>()),
+    (
+        "FORWARDS",
+        PREFIX_LEN + size_of::<ForwardKey4>(),
+        size_of::<Forward4>(),
+    ),
+    (
+        "SNATS",
+        PREFIX_LEN + size_of::<SnatKey4>(),
+        size_of::<Snat4>(),
+    ),
+    (
+        "EXCLUDES",
+        PREFIX_LEN + size_of::<ExcludeKey4>(),
+        size_of::<u8>(),
+    ),
+    (
+        "INSIDE",
+        PREFIX_LEN + size_of::<InsideKey4>(),
+        size_of::<Inside>(),
+    ),
+    (
+        "ADDRESSES",
+        size_of::<AddressKey4>(),
+        size_of::<ExternalAddress>(),
+    ),
     ("INTERFACES", size_of::<u32>(), size_of::<Interface>()),
     ("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
-    ("FRAGMENTS", size_of::<FragmentKey4>(), size_of::<FragmentPorts>()),
+    (
+        "FRAGMENTS",
+        size_of::<FragmentKey4>(),
+        size_of::<FragmentPorts>(),
+    ),
     ("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
     ("DROPS", size_of::<u32>(), size_of::<u64>()),
 ];
@@ -56,7 +88,10 @@ impl Pins {
     /// Below the directory that `--bpffs` names.
     #[must_use]
     pub fn below(bpffs: &Path) -> Self {
-        Self { bpffs: bpffs.to_owned(), directory: super::versioned(bpffs) }
+        Self {
+            bpffs: bpffs.to_owned(),
+            directory: super::versioned(bpffs),
+        }
     }
 
     /// The directory that carries the layout's version.
@@ -96,7 +131,11 @@ impl Pins {
     /// When the kernel refuses.
     pub(super) fn create(&self) -> Result<()> {
         self.mount_if_needed()?;
-        for directory in [&self.directory, &self.links(), &self.directory.join("programs")] {
+        for directory in [
+            &self.directory,
+            &self.links(),
+            &self.directory.join("programs"),
+        ] {
             fs::create_dir_all(directory)
                 .with_context(|| format!("make directory {}", directory.display()))?;
         }
@@ -129,7 +168,8 @@ impl Pins {
                 self.directory.display()
             );
         }
-        MAPS.iter().try_for_each(|&(name, key, value)| self.check_map(name, key, value))
+        MAPS.iter()
+            .try_for_each(|&(name, key, value)| self.check_map(name, key, value))
     }
 
     fn check_map(&self, name: &str, key: usize, value: usize) -> Result<()> {
@@ -156,13 +196,16 @@ impl Pins {
     /// When one cannot be removed.
     pub fn remove(&self) -> Result<()> {
         // Links first: a program leaves its hook before its maps go.
-        for directory in [self.links(), self.directory.join("programs"), self.directory.clone()] {
+        for directory in [
+            self.links(),
+            self.directory.join("programs"),
+            self.directory.clone(),
+        ] {
             remove_files(&directory)?;
             remove_directory(&directory)?;
         }
         if is_mount_point(&self.bpffs) && is_empty(&self.bpffs) && self.is_ours() {
-            umount(&self.bpffs)
-                .with_context(|| format!("unmount {}", self.bpffs.display()))?;
+            umount(&self.bpffs).with_context(|| format!("unmount {}", self.bpffs.display()))?;
         }
         match is_empty(&self.bpffs) && !is_mount_point(&self.bpffs) {
             true => remove_directory(&self.bpffs),
@@ -172,7 +215,9 @@ impl Pins {
 
     /// A mount that natbpf made carries its name as the source.
     fn is_ours(&self) -> bool {
-        let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return false };
+        let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
+            return false;
+        };
         mounts.lines().any(|line| {
             let mut fields = line.split(' ');
             let source = fields.next();
@@ -190,14 +235,21 @@ fn is_bpffs(path: &Path) -> bool {
 
 fn mount_bpffs(path: &Path) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some(MOUNT_SOURCE), path, Some("bpf"), flags, Some("mode=0700"))
-        .with_context(|| format!("mount a bpffs on {}; needs CAP_SYS_ADMIN", path.display()))
+    mount(
+        Some(MOUNT_SOURCE),
+        path,
+        Some("bpf"),
+        flags,
+        Some("mode=0700"),
+    )
+    .with_context(|| format!("mount a bpffs on {}; needs CAP_SYS_ADMIN", path.display()))
 }
 
 fn is_mount_point(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    path.parent().is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
+    path.parent()
+        .is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -227,4 +279,3 @@ fn remove_directory(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
-

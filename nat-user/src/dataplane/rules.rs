@@ -5,9 +5,7 @@ use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
     sys::SyscallError,
 };
-use nat_common::rule::{
-    AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4,
-};
+use nat_common::rule::{AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4};
 
 use super::{Dataplane, Plain};
 use crate::{
@@ -62,22 +60,40 @@ impl Dataplane {
             other_s: timeouts.other_s,
             fragment_s: timeouts.fragment_s,
         };
-        self.settings.set(0, Plain(settings), 0).context("write map SETTINGS")?;
+        self.settings
+            .set(0, Plain(settings), 0)
+            .context("write map SETTINGS")?;
         self.remove_generations(|other| other != generation as u16)?;
         Ok(generation)
     }
 
     fn write_rules(&mut self, rules: &Ruleset, generation: u16) -> Result<()> {
         for (address, external) in &rules.addresses {
-            let key = AddressKey4 { address: *address, generation, reserved: [0; 2] };
+            let key = AddressKey4 {
+                address: *address,
+                generation,
+                reserved: [0; 2],
+            };
             let result = self.addresses.insert(Plain(key), Plain(*external), 0);
             result.map_err(|error| refused("ADDRESSES", error))?;
         }
         for (prefix, inside) in &rules.inside {
-            put(&mut self.inside, "INSIDE", *prefix, generation, Plain(*inside))?;
+            put(
+                &mut self.inside,
+                "INSIDE",
+                *prefix,
+                generation,
+                Plain(*inside),
+            )?;
         }
         for (prefix, forward) in &rules.forwards {
-            put(&mut self.forwards, "FORWARDS", *prefix, generation, Plain(*forward))?;
+            put(
+                &mut self.forwards,
+                "FORWARDS",
+                *prefix,
+                generation,
+                Plain(*forward),
+            )?;
         }
         for prefix in &rules.excludes {
             put(&mut self.excludes, "EXCLUDES", *prefix, generation, 1)?;
@@ -121,7 +137,8 @@ where
     V: aya::Pod,
 {
     let key = Key::new(prefix.bits, Plain(prefix.key.with_generation(generation)));
-    map.insert(&key, value, 0).map_err(|error| refused(name, error))
+    map.insert(&key, value, 0)
+        .map_err(|error| refused(name, error))
 }
 
 fn remove<K, V>(

@@ -56,7 +56,10 @@ impl Dataplane {
     pub fn session_entries(&self) -> Result<Vec<SessionEntry>> {
         let mut entries = Vec::new();
         self.visit_sessions(|key, record| {
-            entries.push(SessionEntry { key: *key, record: *record });
+            entries.push(SessionEntry {
+                key: *key,
+                record: *record,
+            });
         })?;
         Ok(entries)
     }
@@ -67,7 +70,12 @@ impl Dataplane {
     ///
     /// When the map cannot be asked.
     pub fn session_capacity(&self) -> Result<u32> {
-        Ok(self.sessions.info().context("ask for map SESSIONS")?.max_entries() / 2)
+        Ok(self
+            .sessions
+            .info()
+            .context("ask for map SESSIONS")?
+            .max_entries()
+            / 2)
     }
 
     fn visit_sessions(&self, visit: impl FnMut(&SessionKey4, &SessionRecord4)) -> Result<()> {
@@ -92,8 +100,7 @@ impl Dataplane {
             }
             sessions += 1;
             let timeout_s = timeout_s(&settings, key.protocol, record.state);
-            let is_idle = record.seen_s == DEAD
-                || now_s.saturating_sub(record.seen_s) >= timeout_s;
+            let is_idle = record.seen_s == DEAD || now_s.saturating_sub(record.seen_s) >= timeout_s;
             if is_idle {
                 idle.push(*key);
             }
@@ -114,9 +121,14 @@ impl Dataplane {
             input[..4].copy_from_slice(&(mode as u32).to_ne_bytes());
             input[4..8].copy_from_slice(&(chunk.len() as u32).to_ne_bytes());
             input.extend_from_slice(bytemuck::cast_slice(chunk));
-            let options =
-                TestRunOptions { data_in: Some(&input), ..TestRunOptions::default() };
-            let result = self.end_sessions.test_run(options).context("run end_sessions")?;
+            let options = TestRunOptions {
+                data_in: Some(&input),
+                ..TestRunOptions::default()
+            };
+            let result = self
+                .end_sessions
+                .test_run(options)
+                .context("run end_sessions")?;
             ended += result.return_value;
         }
         Ok(ended)

@@ -25,7 +25,9 @@ struct JsonSession<'a> {
 
 /// Columns of the list; those after are numbers of seconds.
 const COLUMNS: usize = 6;
-const HEADER: [&str; COLUMNS] = ["protocol", "internal", "external", "remote", "rule", "state"];
+const HEADER: [&str; COLUMNS] = [
+    "protocol", "internal", "external", "remote", "rule", "state",
+];
 
 /// Writes the sessions in their order, one a line. `sessions` is sorted on the way.
 ///
@@ -126,7 +128,11 @@ fn list_json(
         };
         serde_json::to_writer(&mut *output, &json)?;
     }
-    output.write_all(if sessions.is_empty() { b"[]\n" } else { b"\n]\n" })
+    output.write_all(if sessions.is_empty() {
+        b"[]\n"
+    } else {
+        b"\n]\n"
+    })
 }
 
 #[cfg(test)]
@@ -136,7 +142,10 @@ mod tests {
     use super::*;
 
     fn endpoint(last: u8, port: u16) -> Endpoint {
-        Endpoint { address: [10, 0, 0, last].into(), port }
+        Endpoint {
+            address: [10, 0, 0, last].into(),
+            port,
+        }
     }
 
     fn sessions() -> (Vec<SessionView>, Numbers) {

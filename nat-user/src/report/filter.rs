@@ -43,7 +43,8 @@ impl SessionFilter {
         let at = |filter: Option<EndpointFilter>, endpoint| {
             filter.is_none_or(|filter| filter.matches(endpoint))
         };
-        self.protocol.is_none_or(|protocol| protocol == session.protocol)
+        self.protocol
+            .is_none_or(|protocol| protocol == session.protocol)
             && at(self.internal, session.internal)
             && at(self.external, session.external)
             && at(self.remote, session.remote)
@@ -69,14 +70,23 @@ impl FromStr for EndpointFilter {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse::<Ipv4Addr>() {
-            return Ok(Self { addresses: address.into(), port: None });
+            return Ok(Self {
+                addresses: address.into(),
+                port: None,
+            });
         }
         if let Ok(endpoint) = text.parse::<SocketAddrV4>() {
             let port = Some(endpoint.port());
-            return Ok(Self { addresses: (*endpoint.ip()).into(), port });
+            return Ok(Self {
+                addresses: (*endpoint.ip()).into(),
+                port,
+            });
         }
         match text.parse() {
-            Ok(addresses) => Ok(Self { addresses, port: None }),
+            Ok(addresses) => Ok(Self {
+                addresses,
+                port: None,
+            }),
             Err(_) => Err("expected ADDRESS, ADDRESS:PORT or a prefix such as 10.0.0.0/8"),
         }
     }
@@ -88,7 +98,10 @@ mod tests {
     use crate::report::session::SessionState;
 
     fn endpoint(address: [u8; 4], port: u16) -> Endpoint {
-        Endpoint { address: address.into(), port }
+        Endpoint {
+            address: address.into(),
+            port,
+        }
     }
 
     fn session() -> SessionView {
@@ -121,11 +134,26 @@ mod tests {
         assert!(SessionFilter::default().matches(&session(), ""));
         assert!(SessionFilter::default().is_empty() && !all.is_empty());
         let others = [
-            SessionFilter { protocol: Some(Protocol(6)), ..all.clone() },
-            SessionFilter { internal: at("172.22.162.0/24"), ..all.clone() },
-            SessionFilter { external: at("19.19.8.10:5000"), ..all.clone() },
-            SessionFilter { remote: at("1.2.3.5:53"), ..all.clone() },
-            SessionFilter { rule: Some("lan".to_owned()), ..all.clone() },
+            SessionFilter {
+                protocol: Some(Protocol(6)),
+                ..all.clone()
+            },
+            SessionFilter {
+                internal: at("172.22.162.0/24"),
+                ..all.clone()
+            },
+            SessionFilter {
+                external: at("19.19.8.10:5000"),
+                ..all.clone()
+            },
+            SessionFilter {
+                remote: at("1.2.3.5:53"),
+                ..all.clone()
+            },
+            SessionFilter {
+                rule: Some("lan".to_owned()),
+                ..all.clone()
+            },
         ];
         for other in others {
             assert!(!other.matches(&session(), "lan-out"), "{other:?}");
@@ -134,15 +162,31 @@ mod tests {
 
     #[test]
     fn a_prefix_holds_all_of_its_addresses() {
-        for prefix in ["0.0.0.0/0", "172.16.0.0/12", "172.22.161.170/32", "172.22.161.1/24"] {
-            let filter = SessionFilter { internal: at(prefix), ..SessionFilter::default() };
+        for prefix in [
+            "0.0.0.0/0",
+            "172.16.0.0/12",
+            "172.22.161.170/32",
+            "172.22.161.1/24",
+        ] {
+            let filter = SessionFilter {
+                internal: at(prefix),
+                ..SessionFilter::default()
+            };
             assert!(filter.matches(&session(), ""), "{prefix}");
         }
     }
 
     #[test]
     fn what_is_no_endpoint_is_refused_with_what_would_be_one() {
-        for text in ["", "web", "10.0.0", "10.0.0.0/33", "10.0.0.1:65536", "10.0.0.1:", "::1"] {
+        for text in [
+            "",
+            "web",
+            "10.0.0",
+            "10.0.0.0/33",
+            "10.0.0.1:65536",
+            "10.0.0.1:",
+            "::1",
+        ] {
             let error = text.parse::<EndpointFilter>().unwrap_err();
             assert!(error.contains("ADDRESS:PORT or a prefix"), "{text}");
         }

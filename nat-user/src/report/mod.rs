@@ -47,7 +47,9 @@ impl Format {
 /// # Errors
 /// When it cannot be written.
 pub fn to_stdout(report: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    is_read(print(report)).context("write to standard output").map(|_| ())
+    is_read(print(report))
+        .context("write to standard output")
+        .map(|_| ())
 }
 
 fn print(report: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -68,7 +70,9 @@ fn is_read(result: io::Result<()>) -> io::Result<bool> {
 /// An empty table with a header; the columns of numbers are aligned to the right.
 fn table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if numbers.contains(&index) {
@@ -108,7 +112,10 @@ fn duration(seconds: u64) -> String {
         (seconds / 60 % 60, "min"),
         (seconds % 60, "s"),
     ];
-    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len() - 1);
+    let first = parts
+        .iter()
+        .position(|(count, _)| *count > 0)
+        .unwrap_or(parts.len() - 1);
     let mut text = String::new();
     for (count, unit) in parts.iter().skip(first).take(2) {
         let space = if text.is_empty() { "" } else { " " };

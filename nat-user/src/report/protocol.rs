@@ -9,8 +9,14 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);
 
-const NAMES: [(&str, u8); 6] =
-    [("tcp", 6), ("udp", 17), ("icmp", 1), ("sctp", 132), ("gre", 47), ("esp", 50)];
+const NAMES: [(&str, u8); 6] = [
+    ("tcp", 6),
+    ("udp", 17),
+    ("icmp", 1),
+    ("sctp", 132),
+    ("gre", 47),
+    ("esp", 50),
+];
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +31,10 @@ impl FromStr for Protocol {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some((_, number)) = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        if let Some((_, number)) = NAMES
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text))
+        {
             return Ok(Self(*number));
         }
         text.parse().map(Self).map_err(|_| {
@@ -58,7 +67,10 @@ mod tests {
     fn unknown_protocols_are_refused_with_those_that_are_known() {
         for text in ["", "http", "256", "-1"] {
             let error = text.parse::<Protocol>().unwrap_err();
-            assert!(error.contains("tcp, udp, icmp, sctp, gre, esp or a number"), "{error}");
+            assert!(
+                error.contains("tcp, udp, icmp, sctp, gre, esp or a number"),
+                "{error}"
+            );
         }
     }
 }

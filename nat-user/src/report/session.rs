@@ -94,7 +94,9 @@ impl SessionView {
                 Endpoint::new(record.destination, ports.destination_after),
             ]
         };
-        let peer_seen_s = peer.map(|peer| peer.seen_s).filter(|seen_s| *seen_s != DEAD);
+        let peer_seen_s = peer
+            .map(|peer| peer.seen_s)
+            .filter(|seen_s| *seen_s != DEAD);
         let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
         // Packets of a remote alone do not keep a mapping alive that it has found, as in
         // `nat_common::sweep::expire`.
@@ -102,7 +104,11 @@ impl SessionView {
             || has(flags::FROM_INITIATOR)
             || record.state & tcp::REPLIED != 0
             || !has(flags::HOLDS_PORT);
-        let counted_s = if is_kept_by_peer { seen_s } else { record.seen_s };
+        let counted_s = if is_kept_by_peer {
+            seen_s
+        } else {
+            record.seen_s
+        };
         let timeout_s = timeout_s(settings, key.protocol, record.state);
         Some(Self {
             protocol: Protocol(key.protocol),
@@ -146,7 +152,10 @@ impl Ports {
 
 impl Endpoint {
     fn new(address: Addr4, port: Port) -> Self {
-        Self { address: address.0.into(), port: port.number() }
+        Self {
+            address: address.0.into(),
+            port: port.number(),
+        }
     }
 }
 

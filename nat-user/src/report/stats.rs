@@ -80,8 +80,14 @@ impl StatsView {
             });
         }
         let names = DropReason::ALL.iter().map(|reason| reason.name());
-        let drops = names.map(|name| (name, drops.get(name).copied().unwrap_or(0))).collect();
-        Ok(Self { rules, drops, sessions })
+        let drops = names
+            .map(|name| (name, drops.get(name).copied().unwrap_or(0)))
+            .collect();
+        Ok(Self {
+            rules,
+            drops,
+            sessions,
+        })
     }
 }
 
@@ -147,12 +153,22 @@ fn show_next(
 
 fn show_human(output: &mut dyn Write, stats: &StatsView) -> io::Result<()> {
     const HEADER: [&str; 8] = [
-        "rule", "kind", "packets in", "bytes in", "packets out", "bytes out", "connections",
+        "rule",
+        "kind",
+        "packets in",
+        "bytes in",
+        "packets out",
+        "bytes out",
+        "connections",
         "active",
     ];
     let mut rules = table(&HEADER, 2..HEADER.len());
     // A rule that is gone is of interest as long as sessions live under it.
-    for rule in stats.rules.iter().filter(|rule| rule.configured || rule.active > 0) {
+    for rule in stats
+        .rules
+        .iter()
+        .filter(|rule| rule.configured || rule.active > 0)
+    {
         let removed = if rule.configured { "" } else { " (removed)" };
         rules.add_row([
             format!("{}{removed}", rule.name),
@@ -174,7 +190,11 @@ fn show_human(output: &mut dyn Write, stats: &StatsView) -> io::Result<()> {
         writeln!(output)?;
         write_table(output, &drops)?;
     }
-    writeln!(output, "\nsessions: {} of {}", stats.sessions.active, stats.sessions.max)
+    writeln!(
+        output,
+        "\nsessions: {} of {}",
+        stats.sessions.active, stats.sessions.max
+    )
 }
 
 #[cfg(test)]
@@ -201,7 +221,10 @@ mod tests {
             })
         };
         let drops = BTreeMap::from([("filtered", 12)]);
-        let sessions = Occupancy { active: 9, max: 262_144 };
+        let sessions = Occupancy {
+            active: 9,
+            max: 262_144,
+        };
         StatsView::collect(&numbers, counters, &drops, sessions).unwrap()
     }
 
@@ -246,7 +269,10 @@ sessions: 9 of 262144
         assert_eq!(stats["sessions"], json!({"active": 9, "max": 262_144}));
         let drops = stats["drops"].as_object().unwrap();
         assert_eq!(drops.len(), DropReason::ALL.len());
-        assert_eq!((&drops["filtered"], &drops["malformed"]), (&json!(12), &json!(0)));
+        assert_eq!(
+            (&drops["filtered"], &drops["malformed"]),
+            (&json!(12), &json!(0))
+        );
     }
 
     #[test]
@@ -256,13 +282,22 @@ sessions: 9 of 262144
             show_next(&mut output, &stats(), format, is_terminal).unwrap();
             String::from_utf8(output).unwrap()
         };
-        assert_eq!(next(Format::Human, true), format!("{CLEAR}{}", shown(Format::Human)));
-        assert_eq!(next(Format::Human, false), format!("{}\n", shown(Format::Human)));
+        assert_eq!(
+            next(Format::Human, true),
+            format!("{CLEAR}{}", shown(Format::Human))
+        );
+        assert_eq!(
+            next(Format::Human, false),
+            format!("{}\n", shown(Format::Human))
+        );
         for is_terminal in [true, false] {
             let line = next(Format::Json, is_terminal);
             assert_eq!(line.matches('\n').count(), 1);
             let value: Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(value, serde_json::from_str::<Value>(&shown(Format::Json)).unwrap());
+            assert_eq!(
+                value,
+                serde_json::from_str::<Value>(&shown(Format::Json)).unwrap()
+            );
         }
     }
 

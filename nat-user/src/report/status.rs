@@ -64,7 +64,11 @@ pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::
 
 /// Seconds since the daemon started, 0 if it does not run.
 fn uptime_s(status: &StatusView) -> u64 {
-    if status.is_running { status.state.uptime_s() } else { 0 }
+    if status.is_running {
+        status.state.uptime_s()
+    } else {
+        0
+    }
 }
 
 fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
@@ -101,7 +105,11 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
     let state = status.state;
     if status.is_running {
         let uptime = duration(uptime_s(status));
-        writeln!(output, "natbpf {}: running for {uptime}, pid {}", state.version, state.pid)?;
+        writeln!(
+            output,
+            "natbpf {}: running for {uptime}, pid {}",
+            state.version, state.pid
+        )?;
     } else {
         writeln!(
             output,
@@ -111,7 +119,11 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
         )?;
     }
     let config = state.config.display();
-    writeln!(output, "configuration: {config}, generation {}\n", state.generation)?;
+    writeln!(
+        output,
+        "configuration: {config}, generation {}\n",
+        state.generation
+    )?;
     show_interfaces(output, state)?;
     let mut tables = table(&["table", "entries", "room for"], 1..3);
     let sessions = std::iter::once(("sessions", status.sessions));
@@ -130,7 +142,11 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
     const HEADER: [&str; 5] = ["interface", "role", "hooks", "attached by", "addresses"];
     let mut interfaces = table(&HEADER, 0..0);
     for interface in &state.interfaces {
-        let addresses: Vec<String> = interface.addresses.iter().map(Ipv4Addr::to_string).collect();
+        let addresses: Vec<String> = interface
+            .addresses
+            .iter()
+            .map(Ipv4Addr::to_string)
+            .collect();
         interfaces.add_row([
             interface.name.clone(),
             format!("{} {}", interface.role, interface.owner),
@@ -143,7 +159,11 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
 }
 
 fn or_none(text: &str) -> String {
-    if text.is_empty() { "none".to_owned() } else { text.to_owned() }
+    if text.is_empty() {
+        "none".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +182,11 @@ mod tests {
             owner: owner.to_owned(),
             hooks: hooks.iter().map(|hook| (*hook).to_owned()).collect(),
             attachment: "tcx".to_owned(),
-            addresses: if hooks.is_empty() { vec![] } else { vec![[19, 19, 8, 10].into()] },
+            addresses: if hooks.is_empty() {
+                vec![]
+            } else {
+                vec![[19, 19, 8, 10].into()]
+            },
         };
         State {
             version: "0.1.0".to_owned(),
@@ -188,8 +212,17 @@ mod tests {
         let status = StatusView {
             state: &state,
             is_running,
-            sessions: Occupancy { active: 12, max: 262_144 },
-            tables: vec![("mappings", Occupancy { active: 3, max: 1000 })],
+            sessions: Occupancy {
+                active: 12,
+                max: 262_144,
+            },
+            tables: vec![(
+                "mappings",
+                Occupancy {
+                    active: 3,
+                    max: 1000,
+                },
+            )],
         };
         let mut output = Vec::new();
         show(&mut output, &status, format).unwrap();
@@ -222,17 +255,26 @@ warning: vmbr1 is not there
         let text = shown(false, Format::Human);
         assert!(text.starts_with("natbpf 0.1.0: the daemon is not running; the data plane goes"));
         let status: Value = serde_json::from_str(&shown(false, Format::Json)).unwrap();
-        assert_eq!((&status["running"], &status["pid"]), (&json!(false), &Value::Null));
+        assert_eq!(
+            (&status["running"], &status["pid"]),
+            (&json!(false), &Value::Null)
+        );
         assert_eq!(status["uptime_s"], json!(0));
     }
 
     #[test]
     fn the_report_for_programs_keeps_the_contract() {
         let status: Value = serde_json::from_str(&shown(true, Format::Json)).unwrap();
-        assert_eq!((&status["version"], &status["generation"]), (&json!("0.1.0"), &json!(4)));
+        assert_eq!(
+            (&status["version"], &status["generation"]),
+            (&json!("0.1.0"), &json!(4))
+        );
         assert!(status["uptime_s"].as_u64().is_some());
         assert_eq!(status["sessions"], json!({"active": 12, "max": 262_144}));
-        assert_eq!(status["tables"]["mappings"], json!({"active": 3, "max": 1000}));
+        assert_eq!(
+            status["tables"]["mappings"],
+            json!({"active": 3, "max": 1000})
+        );
         let interface = &status["interfaces"][0];
         assert_eq!(interface["name"], json!("vmbr0"));
         assert_eq!(interface["role"], json!("uplink"));

@@ -302,8 +302,8 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
     let make = format!("{address}create = true\nports = [\"tap1\", \"tap2\"]\n");
     let good = net.config().replace(address, &make);
     for (bad, named) in [
-        // Found only when the bridge is there already, or the uplink is looked at.
-        (good.replace("\"tap2\"]", "\"tap9\"]"), "tap9"),
+        // Found only when the bridge is there and the programs are loaded.
+        (good.clone() + &too_many_addresses(), "ADDRESSES is full"),
         (
             good.replace("interface = \"vmbr0\"", "interface = \"vmbr9\""),
             "vmbr9",
@@ -326,6 +326,17 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
         leaves_nothing(&net, &natbpf, &before).with_context(|| named.to_owned())?;
     }
     Ok(())
+}
+
+/// Rules with pools of more addresses together than the table holds.
+fn too_many_addresses() -> String {
+    let pool = |n: u8| {
+        format!(
+            "[[snat]]\nname = \"pool-{n}\"\nsource = \"10.{n}.0.0/16\"\nuplink = \"wan\"\n\
+             to = \"20.{n}.0.0-20.{n}.255.255\"\n"
+        )
+    };
+    (0..3).map(pool).collect()
 }
 
 #[test]

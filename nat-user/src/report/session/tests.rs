@@ -66,7 +66,12 @@ const HAIRPINNED: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flag
 
 #[test]
 fn the_guests_direction_gives_all_three_endpoints() {
-    let view = view(TCP, FROM_INSIDE, (GUEST, 40000, REMOTE, 443), (EXTERNAL, 50000, REMOTE, 443));
+    let view = view(
+        TCP,
+        FROM_INSIDE,
+        (GUEST, 40000, REMOTE, 443),
+        (EXTERNAL, 50000, REMOTE, 443),
+    );
     let expected = ["172.22.161.170:40000", "19.19.8.10:50000", "1.2.3.4:443"];
     assert_eq!(endpoints(&view), expected);
     assert_eq!((view.protocol, view.rule_number), (Protocol(TCP), 3));
@@ -82,20 +87,43 @@ fn a_hairpinned_sessions_guest_is_the_one_reached_by_the_external_address() {
 
 #[test]
 fn an_echo_shows_its_identifier_at_every_endpoint_whoever_began_it() {
-    let from_inside = view(ICMP, FROM_INSIDE, (GUEST, 7, REMOTE, 0), (EXTERNAL, 9, REMOTE, 0));
+    let from_inside = view(
+        ICMP,
+        FROM_INSIDE,
+        (GUEST, 7, REMOTE, 0),
+        (EXTERNAL, 9, REMOTE, 0),
+    );
     let expected = ["172.22.161.170:7", "19.19.8.10:9", "1.2.3.4:9"];
     assert_eq!(endpoints(&from_inside), expected);
-    let from_outside = view(ICMP, FROM_OUTSIDE, (GUEST, 0, REMOTE, 7), (EXTERNAL, 0, REMOTE, 9));
+    let from_outside = view(
+        ICMP,
+        FROM_OUTSIDE,
+        (GUEST, 0, REMOTE, 7),
+        (EXTERNAL, 0, REMOTE, 9),
+    );
     assert_eq!(endpoints(&from_outside), expected);
-    let hairpinned = view(ICMP, HAIRPINNED, (CLIENT, 7, EXTERNAL, 0), (EXTERNAL, 9, GUEST, 0));
+    let hairpinned = view(
+        ICMP,
+        HAIRPINNED,
+        (CLIENT, 7, EXTERNAL, 0),
+        (EXTERNAL, 9, GUEST, 0),
+    );
     let expected = ["172.22.161.170:9", "19.19.8.10:7", "19.19.8.10:9"];
     assert_eq!(endpoints(&hairpinned), expected);
 }
 
 #[test]
 fn a_protocol_without_ports_shows_addresses_alone() {
-    let view = view(GRE, FROM_INSIDE, (GUEST, 0, REMOTE, 0), (EXTERNAL, 0, REMOTE, 0));
-    assert_eq!(endpoints(&view), ["172.22.161.170", "19.19.8.10", "1.2.3.4"]);
+    let view = view(
+        GRE,
+        FROM_INSIDE,
+        (GUEST, 0, REMOTE, 0),
+        (EXTERNAL, 0, REMOTE, 0),
+    );
+    assert_eq!(
+        endpoints(&view),
+        ["172.22.161.170", "19.19.8.10", "1.2.3.4"]
+    );
     assert_eq!(view.expires_s, 580);
 }
 
@@ -109,7 +137,10 @@ fn only_primary_entries_of_guests_sessions_that_live_are_shown() {
     assert!(is_shown(record(FROM_INSIDE, way)));
     assert!(!is_shown(record(flags::IN, way)));
     assert!(!is_shown(record(FROM_INSIDE | flags::HOST, way)));
-    assert!(!is_shown(SessionRecord4 { seen_s: DEAD, ..record(FROM_INSIDE, way) }));
+    assert!(!is_shown(SessionRecord4 {
+        seen_s: DEAD,
+        ..record(FROM_INSIDE, way)
+    }));
 }
 
 #[test]
@@ -124,7 +155,10 @@ fn states_are_named_by_what_has_passed() {
         (ICMP, tcp::REPLIED, "replied", 40),
     ];
     for (protocol, state, name, expires_s) in cases {
-        let record = SessionRecord4 { state, ..record(FROM_INSIDE, way) };
+        let record = SessionRecord4 {
+            state,
+            ..record(FROM_INSIDE, way)
+        };
         let key = key(protocol, way);
         let view = SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S).unwrap();
         assert_eq!((view.state.name(), view.expires_s), (name, expires_s));
@@ -134,8 +168,14 @@ fn states_are_named_by_what_has_passed() {
 /// Idle and remaining seconds with a peer that was seen at `peer_seen_s`.
 fn times(flags: u8, peer_seen_s: u32, state: u32) -> (u32, u32) {
     let way = (GUEST, 1, REMOTE, 2);
-    let record = SessionRecord4 { state, ..record(flags, way) };
-    let peer = SessionRecord4 { seen_s: peer_seen_s, ..record };
+    let record = SessionRecord4 {
+        state,
+        ..record(flags, way)
+    };
+    let peer = SessionRecord4 {
+        seen_s: peer_seen_s,
+        ..record
+    };
     let key = key(UDP, way);
     let view = SessionView::from_entries(&key, &record, Some(&peer), &SETTINGS, NOW_S).unwrap();
     (view.idle_s, view.expires_s)
