@@ -40,7 +40,7 @@ macro_rules! entry_points {
         $(
             $(#[$doc])*
             #[classifier]
-            pub fn $name(ctx: TcContext) -> i32 {
+            pub(crate) fn $name(ctx: TcContext) -> i32 {
                 run::<ETHERNET>(&ctx, $function)
             }
 
@@ -48,7 +48,7 @@ macro_rules! entry_points {
             ///
             /// For devices without a link-layer header.
             #[classifier]
-            pub fn $raw_name(ctx: TcContext) -> i32 {
+            pub(crate) fn $raw_name(ctx: TcContext) -> i32 {
                 run::<NO_LINK_LAYER>(&ctx, $function)
             }
         )*
@@ -103,7 +103,7 @@ fn run<const L3: usize>(
 /// Ends the sessions whose primary keys stand in the packet; see [`sessions`]. The daemon runs it
 /// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
 #[classifier]
-pub fn end_sessions(ctx: TcContext) -> i32 {
+pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
     sessions::end_all(
         &ctx,
         &Maps {

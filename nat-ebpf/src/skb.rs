@@ -44,7 +44,7 @@ impl Skb {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel gives a valid context to every program.
         let (protocol, tag, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
-        if protocol != EtherType::Ipv4 as u16 as u32 || tag & VLAN_ID != 0 {
+        if protocol != u32::from(EtherType::Ipv4 as u16) || tag & VLAN_ID != 0 {
             return None;
         }
         let wanted = if len < HEADERS { len } else { HEADERS };
@@ -120,15 +120,9 @@ impl Packet for Skb {
         pseudo: Diff,
         payload: Diff,
     ) -> Option<()> {
+        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
         let udp = match kind {
-            ChecksumKind::Udp => {
-                // A sum of 0 is none and stays; the helper's own check comes too late in kernels
-                // that write 0xffff over it.
-                if self.read::<2>(offset)? == [0, 0] && self.is_finished(offset) {
-                    return Some(());
-                }
-                u64::from(BPF_F_MARK_MANGLED_0)
-            }
+            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
             ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
         };
         if kind != ChecksumKind::Icmp {
@@ -173,9 +167,8 @@ impl Packet for Skb {
     #[inline(always)]
     fn frames(&self) -> Frames {
         // SAFETY: the context is valid.
-        Frames {
-            segment_len: unsafe { (*self.skb).gso_size },
-        }
+        let segment_len = unsafe { (*self.skb).gso_size };
+        Frames { segment_len }
     }
 
     #[inline(always)]
@@ -193,12 +186,5 @@ impl Skb {
         // in the flags makes the third argument unused and the fourth a difference.
         let result = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, diff, flags) };
         (result == 0).then_some(())
-    }
-
-    /// Whether a UDP checksum of 0 means "none". In a packet whose checksum is left to the
-    /// hardware the field holds the pseudo-header's sum, which is 0 but for a crafted packet.
-    #[inline(always)]
-    fn is_finished(&self, _offset: usize) -> bool {
-        true
     }
 }

@@ -31,7 +31,7 @@ const DEFAULT_BPFFS: &str = "/sys/fs/bpf/natbpf";
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Set up and translate, in the foreground; the data plane stays when it stops
+    /// Set up and translate, in the foreground
     Run(RunArgs),
     /// Validate the configuration; needs no privileges
     Check,
@@ -51,7 +51,7 @@ pub enum Command {
 /// Arguments of `natbpf run`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RunArgs {
-    /// Log what the data plane decides on packets that open sessions (slow)
+    /// Log what the data plane decides on packets that open sessions (slows it down)
     #[arg(long = "debug-packets")]
     pub log_packets: bool,
 }
@@ -122,7 +122,6 @@ mod tests {
                 (ErrorKind::DisplayHelp, 0)
             );
             let text = error.to_string();
-            println!("{text}");
             assert!(text.lines().count() <= 24, "{text}");
             assert!(text.lines().all(|line| line.len() <= 80), "{text}");
         }

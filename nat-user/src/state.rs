@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -395,6 +395,10 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
         Err((file, Errno::EWOULDBLOCK)) => return Err(held(run_dir, file)),
         Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
     };
+    if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+        // `natbpf down` removed it between the two steps: this is a lock on nothing.
+        return lock(run_dir);
+    }
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))

@@ -43,7 +43,7 @@ fn missing(effective: u64) -> Vec<String> {
     let has = |number: u32| effective & (1 << number) != 0;
     NEEDED
         .iter()
-        .filter(|(number, ..)| !has(*number) && !(*number > 32 && has(CAP_SYS_ADMIN)))
+        .filter(|(number, ..)| !(has(*number) || *number > 32 && has(CAP_SYS_ADMIN)))
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect()
 }

@@ -29,7 +29,7 @@ const HEADER: [&str; COLUMNS] = [
     "protocol", "internal", "external", "remote", "rule", "state",
 ];
 
-/// Writes the sessions in their order, one a line. `sessions` is sorted on the way.
+/// Writes the sessions, one a line, sorted by protocol and endpoints.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -300,17 +300,4 @@ sessions: 9 of 262144
             );
         }
     }
-
-    #[test]
-    fn counters_are_summed_over_cpus() {
-        let cpu = |count| RuleCounters {
-            packets_in: count,
-            bytes_in: count * 2,
-            packets_out: count * 3,
-            bytes_out: count * 4,
-            opened: count * 5,
-            closed: count * 6,
-        };
-        assert_eq!(sum(&[cpu(1), cpu(10)]), cpu(11));
-    }
 }
