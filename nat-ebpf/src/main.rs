@@ -17,10 +17,11 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use aya_log_ebpf::{debug, trace};
+use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
+    parse::Parsed,
     pipeline::{self, Outcome, Place, Verdict},
     work::Work,
 };
@@ -81,23 +82,34 @@ fn run<const L3: usize>(
         interface: skb.interface(),
     };
     match decide(&mut skb, &Maps { skb: ctx.skb.skb }, place, work) {
-        Ok(Verdict::Untouched) => NEXT,
-        Ok(Verdict::Translated) => NEXT,
+        Ok(Verdict::Untouched | Verdict::Translated) => NEXT,
         Ok(Verdict::Opened) => {
-            trace!(ctx, "interface {}: session opened", place.interface);
+            log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
         Err(reason) => {
-            debug!(
-                ctx,
-                "interface {}: dropped: {}",
-                place.interface,
-                reason.name()
-            );
+            log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
             TC_ACT_SHOT
         }
     }
+}
+
+/// Writes a debug message, if the programs were loaded with them: otherwise the verifier takes all
+/// of this out.
+#[inline(never)]
+fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &str) {
+    debug!(
+        ctx,
+        "interface {}: protocol {}, {:i}:{} to {:i}:{}: {}",
+        interface,
+        parsed.header.protocol,
+        parsed.header.source.0,
+        parsed.source_port.number(),
+        parsed.header.destination.0,
+        parsed.destination_port.number(),
+        what
+    );
 }
 
 /// Ends the sessions whose primary keys stand in the packet; see [`sessions`]. The daemon runs it

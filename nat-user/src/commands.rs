@@ -142,11 +142,23 @@ fn collect_stats(cli: &Cli) -> Result<StatsView> {
 
 fn show_status(cli: &Cli, format: Format) -> Result<()> {
     let (dataplane, state) = open(cli)?;
+    let tables = dataplane
+        .occupancies()?
+        .into_iter()
+        .map(|(name, active, max)| {
+            (
+                name,
+                Occupancy {
+                    active: active.into(),
+                    max: max.into(),
+                },
+            )
+        });
     let status = StatusView {
         state: &state,
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
-        tables: Vec::new(),
+        tables: tables.collect(),
     };
     report::to_stdout(|output| status::show(output, &status, format))
 }

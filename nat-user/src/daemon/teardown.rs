@@ -16,9 +16,13 @@ use crate::{
 ///
 /// When something could not be removed; the rest is.
 pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
-    let state = State::load(run_dir)?;
     let pins = Pins::below(bpffs);
     let mut lines = Vec::new();
+    // A damaged state file must not keep anybody from getting rid of it.
+    let state = State::load(run_dir).unwrap_or_else(|error| {
+        lines.push(format!("{error:#}; removed it"));
+        None
+    });
     for interface in state.iter().flat_map(|state| &state.interfaces) {
         attach::detach_filters(&interface.name);
     }
@@ -40,9 +44,20 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// What natbpf keeps in its run directory, with what an interrupted write leaves.
+const RUN_FILES: [&str; 7] = [
+    "state.json",
+    "state.json.new",
+    "host.json",
+    "host.json.new",
+    "control.sock",
+    "control.sock.new",
+    "lock",
+];
+
 /// Removes natbpf's own files, and the directory if nothing else is in it.
 fn remove_run_files(run_dir: &Path) -> Result<()> {
-    for name in ["state.json", "host.json", "control.sock", "lock"] {
+    for name in RUN_FILES {
         let path = run_dir.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

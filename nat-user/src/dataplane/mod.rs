@@ -12,7 +12,11 @@ mod plain;
 mod rules;
 mod sessions;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -22,6 +26,7 @@ use aya::{
 };
 use nat_common::{
     counter::{DropReason, RuleCounters},
+    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
@@ -148,6 +153,32 @@ impl Dataplane {
             drops.insert(reason.name(), values.iter().sum());
         }
         Ok(drops)
+    }
+
+    /// How many entries the tables beside the sessions have and can have: mappings, external ports
+    /// and remote addresses that may answer.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    pub fn occupancies(&self) -> Result<Vec<(&'static str, u32, u32)>> {
+        let mappings = self.occupancy::<MappingKey4, MappingRecord4>("MAPPINGS")?;
+        let ports = self.occupancy::<PortKey4, PortRecord4>("PORTS")?;
+        let permits = self.occupancy::<PermitKey4, u32>("PERMITS")?;
+        let named = |name, (entries, max)| (name, entries, max);
+        Ok(vec![
+            named("mappings", mappings),
+            named("ports", ports),
+            named("permits", permits),
+        ])
+    }
+
+    fn occupancy<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> Result<(u32, u32)> {
+        let map = MapData::from_pin(self.pins.map(name)).with_context(|| format!("open {name}"))?;
+        let mut entries = 0;
+        batch::for_each(map.fd().as_fd().as_raw_fd(), |_: &K, _: &V| entries += 1)
+            .with_context(|| format!("read map {name}"))?;
+        Ok((entries, map.info()?.max_entries()))
     }
 
     /// Tells the programs what each interface is; those that are not named are forgotten.
