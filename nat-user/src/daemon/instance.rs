@@ -83,7 +83,6 @@ impl Instance {
         netlink: Netlink,
         journal: Journal,
     ) -> Result<Self> {
-        let begun = Instant::now();
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
@@ -95,7 +94,6 @@ impl Instance {
             None
         };
         let (dataplane, mut programs) = Dataplane::load(pins, &sizes, options.log_packets)?;
-        log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
         let mut instance = Self {
             state: State::new(&options.config, &options.bpffs, known.as_ref())?,
@@ -137,11 +135,14 @@ impl Instance {
                 self.dataplane.rule_capacity() - 1
             );
         }
+        let targets = targets(config, host);
+        let begun = Instant::now();
+        attach::load(&mut self.programs, &targets)?;
+        log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let begun = Instant::now();
         self.state.numbers = numbers;
         self.state.generation = self.dataplane.set_rules(&ruleset, &config.timeouts)?;
         self.mark_active(config);
-        let targets = targets(config, host);
         self.dataplane
             .set_interfaces(&self.interfaces(config, host))?;
         attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;

@@ -129,6 +129,21 @@ impl Target {
     }
 }
 
+/// Loads the programs that these interfaces need. Done before anything is attached: what the kernel
+/// refuses then changes nothing.
+///
+/// # Errors
+///
+/// At the first that the kernel refuses.
+pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
+    for target in targets {
+        for side in Side::BOTH {
+            programs.program(target.program(side))?;
+        }
+    }
+    Ok(())
+}
+
 /// Attaches the programs to exactly these interfaces: those that have older ones get them
 /// replaced, and links of interfaces that are not named go.
 ///

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
-    programs::SchedClassifier,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use nat_common::{
     counter::{DropReason, RuleCounters},
@@ -204,19 +204,77 @@ impl Dataplane {
     }
 }
 
+/// Length of `struct __sk_buff` up to the end of what is set here, in bytes.
+const SK_BUFF_LEN: usize = 44;
+/// Offset of `ingress_ifindex` in `struct __sk_buff` (`include/uapi/linux/bpf.h`).
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+/// Offset of `ifindex` in `struct __sk_buff`.
+const SK_BUFF_IFINDEX: usize = 40;
+
+/// What a program has made of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestRunOutput {
+    /// What it told the kernel: -1 to go on, 2 to drop (`TC_ACT_UNSPEC`, `TC_ACT_SHOT`).
+    pub verdict: i32,
+    /// The packet after it.
+    pub packet: Vec<u8>,
+}
+
 /// The loaded programs, to be attached.
 pub struct Programs {
     ebpf: Ebpf,
 }
 
 impl Programs {
-    /// A program by its name.
+    /// A program by its name, loaded when it is first asked for: devices without Ethernet headers
+    /// have programs of their own, which most hosts never need.
     fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("no program {name}"))?;
-        Ok(program.try_into()?)
+        object::program(&mut self.ebpf, name)
+    }
+
+    /// Runs one packet through a program that need not be attached, with the tables as they are.
+    ///
+    /// `packet` starts with its link-layer header; `interface` is the one whose hook it is to be
+    /// at and must exist, `ingress_interface` the one by which it came into the host, 0 if the
+    /// host made it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet, as it does those shorter than an Ethernet header.
+    pub fn test_run(
+        &mut self,
+        program: &str,
+        packet: &[u8],
+        interface: u32,
+        ingress_interface: u32,
+    ) -> Result<TestRunOutput> {
+        let mut context = [0; SK_BUFF_LEN];
+        context[SK_BUFF_INGRESS_IFINDEX..][..4].copy_from_slice(&ingress_interface.to_ne_bytes());
+        context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
+        let mut output = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut output),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.program(program)?.test_run(options)?;
+        let verdict = result.return_value.cast_signed();
+        Ok(TestRunOutput {
+            verdict,
+            packet: output,
+        })
+    }
+
+    /// How many instructions the verifier looked at to accept a program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program.
+    pub fn verified_instructions(&mut self, program: &str) -> Result<u32> {
+        let info = self.program(program)?.info()?;
+        info.verified_instruction_count()
+            .context("the kernel does not say")
     }
 
     /// Starts to write the programs' debug messages to the log, as long as the result lives.

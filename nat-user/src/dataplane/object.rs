@@ -57,21 +57,27 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
     for table in ["MAPPINGS", "PORTS", "PERMITS"] {
         loader.map_max_entries(table, sizes.sessions);
     }
-    let mut ebpf = loader.load(OBJECT).context("load the BPF object")?;
-    for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into()?;
+    loader.load(OBJECT).context("load the BPF object")
+}
+
+/// A program by its name, loaded into the kernel when it is first asked for.
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    if program.fd().is_err() {
         program.load().with_context(|| {
             format!("load program {name}: refused by the kernel; is it older than Linux 6.1?")
         })?;
     }
-    Ok(ebpf)
+    Ok(program)
 }
 
 /// Pins the program that ends sessions in place of an older one.
 pub(super) fn pin_end_sessions(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
     const NAME: &str = "end_sessions";
-    let program = ebpf.program_mut(NAME).context("no program end_sessions")?;
-    let program: &mut SchedClassifier = program.try_into()?;
+    let program = program(ebpf, NAME)?;
     let path = pins.program(NAME);
     // (A bpffs takes no dots in names.)
     let fresh = pins.program("end_sessions-new");

@@ -1,0 +1,9 @@
+//! Packets through the loaded programs, by `BPF_PROG_TEST_RUN`: packet in, packet out, verdict.
+//!
+//! They need root: the kernel loads programs for nobody else. Each test has maps of its own.
+
+mod programs {
+    mod budget;
+    mod harness;
+    mod vectors;
+}

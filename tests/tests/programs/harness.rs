@@ -1,0 +1,128 @@
+//! A data plane with rules, pinned on a bpffs of its own and attached nowhere.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use anyhow::{Context as _, Result};
+use nat_common::rule::{Interface, role};
+use nat_user::{
+    compile::{Environment, compile},
+    config,
+    dataplane::{Dataplane, Pins, Programs, Sizes, TestRunOutput},
+    state::Numbers,
+};
+use tempfile::TempDir;
+
+/// The loopback interface, the one that exists in every network namespace.
+pub(super) const HOOK: u32 = 1;
+/// Where a guest's packets come into the host.
+pub(super) const LAN: u32 = 77;
+
+/// The host's own and only external address.
+pub(super) const PUBLIC: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 10);
+
+const CONFIG: &str = r#"
+[uplink.wan]
+interface = "wan0"
+[network.lan]
+interface = "lan0"
+address = "172.22.161.254/24"
+[[snat]]
+name = "out"
+network = "lan"
+uplink = "wan"
+to = "masquerade"
+exclude = ["10.0.0.0/8"]
+[[forward]]
+name = "web"
+uplink = "wan"
+protocol = ["tcp", "udp"]
+ports = "10000-10999"
+to = "172.22.161.170"
+[[forward]]
+name = "ping"
+uplink = "wan"
+protocol = "icmp"
+to = "172.22.161.170"
+"#;
+
+/// A loaded data plane.
+pub(super) struct Plane {
+    pub(super) dataplane: Dataplane,
+    pub(super) programs: Programs,
+    _directory: Mounted,
+}
+
+/// A directory that natbpf mounts a bpffs on, unmounted at the end.
+struct Mounted(TempDir);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let path = self.0.path().join("bpf");
+        if let Err(error) = Pins::below(&path).remove() {
+            eprintln!("clean up {}: {error:#}", path.display());
+        }
+    }
+}
+
+impl Plane {
+    pub(super) fn new() -> Result<Self> {
+        let directory = Mounted(tempfile::tempdir()?);
+        let pins = Pins::below(&directory.0.path().join("bpf"));
+        let sizes = Sizes::new(1024, 16);
+        let (mut dataplane, programs) =
+            Dataplane::load(pins, &sizes, false).context("load; are the tests run as root?")?;
+        let config = config::parse(CONFIG, Path::new("test.toml"))?.config;
+        let environment = Environment {
+            uplink_addresses: vec![vec![PUBLIC]],
+            host_addresses: [PUBLIC].into(),
+        };
+        let ruleset = compile(&config, &environment, &mut Numbers::default());
+        dataplane.set_rules(&ruleset, &config.timeouts)?;
+        Ok(Self {
+            dataplane,
+            programs,
+            _directory: directory,
+        })
+    }
+
+    /// A packet from outside at the uplink.
+    pub(super) fn inbound(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
+        self.run("nat_inbound", role::UPLINK, packet, HOOK)
+    }
+
+    /// A packet from a guest, routed to the uplink.
+    pub(super) fn outbound(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
+        self.run("nat_outbound", role::UPLINK, packet, LAN)
+    }
+
+    /// A packet of the host's own at the uplink.
+    pub(super) fn host_outbound(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
+        self.run("nat_outbound", role::UPLINK, packet, 0)
+    }
+
+    /// Any program on any hook.
+    pub(super) fn run(
+        &mut self,
+        program: &str,
+        role: u16,
+        packet: &[u8],
+        ingress: u32,
+    ) -> Result<TestRunOutput> {
+        let network = Interface {
+            role: role::NETWORK,
+            number: 1,
+        };
+        let interfaces = BTreeMap::from([(LAN, network), (HOOK, Interface { role, number: 1 })]);
+        self.dataplane.set_interfaces(&interfaces)?;
+        self.programs.test_run(program, packet, HOOK, ingress)
+    }
+
+    /// How many packets were dropped for a reason.
+    pub(super) fn dropped(&self, reason: &str) -> Result<u64> {
+        self.dataplane
+            .drops()?
+            .get(reason)
+            .copied()
+            .context("no such reason")
+    }
+}
