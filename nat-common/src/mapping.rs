@@ -127,6 +127,13 @@ pub struct References(Shared);
 const GONE: u32 = 1 << 31;
 
 impl References {
+    /// This many.
+    #[cfg(not(target_arch = "bpf"))]
+    #[must_use]
+    pub const fn new(count: u32) -> Self {
+        Self(Shared::new(count))
+    }
+
     /// One more; `false` if the entry is being removed.
     #[inline(always)]
     pub fn acquire(&self) -> bool {
