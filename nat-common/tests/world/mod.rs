@@ -42,10 +42,13 @@ pub(crate) struct Flow {
     pub(crate) destination: ([u8; 4], u16),
 }
 
+/// What a remote has received, and the guest's endpoint that it came from.
+type Received = (Flow, ([u8; 4], u16));
+
 pub(crate) struct World {
     tables: MemoryTables,
     /// What each remote has last received, and from which guest's endpoint it came.
-    received: [Option<(Flow, ([u8; 4], u16))>; 3],
+    received: [Option<Received>; 3],
 }
 
 fn guest(number: u8) -> [u8; 4] {
