@@ -2,6 +2,7 @@
 //!
 //! Each command is a module. None of them ships; what ships is built from `nat-user`.
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -30,6 +31,8 @@ enum Task {
     Lab(lab::LabCommand),
     /// Check the format and run clippy, for the host and for the BPF target
     Check,
+    /// Measure natbpf against nftables in the lab
+    Bench(bench::BenchArgs),
     /// Run all checks and tests, or only the named ones
     Test(test::TestArgs),
 }
@@ -50,6 +53,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Build(args) => build::run(&args)?,
         Task::Run(args) => run::run(args)?,
         Task::Lab(command) => lab::run(command)?,
+        Task::Bench(args) => bench::run(&args)?,
         Task::Check => return check::run(),
         Task::Test(args) => return Ok(test::run(&args)),
     }
