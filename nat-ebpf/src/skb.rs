@@ -10,12 +10,13 @@ use aya_ebpf::{
 use nat_common::{
     checksum::{Diff, fold},
     packet::{ChecksumKind, Frames, Packet},
+    parse::ICMP,
 };
-use network_types::eth::EtherType;
+use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
-/// Bytes that hold all headers that are looked at: those of the packet itself with options, and
-/// those of one that an ICMP error quotes.
-const HEADERS: u32 = 192;
+/// Bytes that hold the headers of an ICMP packet, and those of one that an ICMP error quotes, with
+/// all options.
+const ICMP_HEADERS: usize = 192;
 
 /// The VLAN identifier in a tag; the rest is priority.
 const VLAN_ID: u32 = 0x0fff;
@@ -47,13 +48,33 @@ impl Skb {
         if protocol != u32::from(EtherType::Ipv4 as u16) || tag & VLAN_ID != 0 {
             return None;
         }
-        let wanted = if len < HEADERS { len } else { HEADERS };
         let this = Self { skb };
-        if this.linear() < wanted as usize || this.linear() <= l3 {
-            // SAFETY: the context is valid; all packet pointers are made anew after this.
-            unsafe { bpf_skb_pull_data(skb, wanted) };
+        this.pull(l3 + Ipv4Hdr::LEN, len);
+        if let Some(header) = this.read::<{ Ipv4Hdr::LEN }>(l3) {
+            let headers = match header[9] {
+                ICMP => ICMP_HEADERS,
+                _ => l3 + usize::from(header[0] & 0x0f) * 4 + TcpHdr::LEN,
+            };
+            this.pull(headers, len);
         }
         Some(this)
+    }
+
+    /// Makes `wanted` bytes readable, or all `len` that there are.
+    ///
+    /// No more than that: the payload of a large TCP packet lies in pages that the receiver takes
+    /// as they are, and moving a part of it costs more than everything else here.
+    #[inline(always)]
+    fn pull(&self, wanted: usize, len: u32) {
+        let wanted = if wanted < len as usize {
+            wanted
+        } else {
+            len as usize
+        };
+        if self.linear() < wanted {
+            // SAFETY: the context is valid; all packet pointers are made anew after this.
+            unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
+        }
     }
 
     /// Index of the interface whose hook this is.

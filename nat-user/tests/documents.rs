@@ -1,0 +1,45 @@
+//! The configurations in the documents are right.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use nat_user::config;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The ```` ```toml ```` blocks of a page.
+fn configurations(page: &str) -> Vec<&str> {
+    let mut blocks = page.split("```toml\n").skip(1);
+    let mut found = Vec::new();
+    while let Some(block) = blocks.next().and_then(|rest| rest.split("```").next()) {
+        found.push(block);
+    }
+    found
+}
+
+#[test]
+fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
+    let recipes = fs::read_dir(root().join("docs/recipes")).unwrap();
+    let mut pages: Vec<PathBuf> = recipes.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(pages.len(), 5, "one page for each of the five hosts");
+    pages.push(root().join("README.md"));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let configurations = configurations(&text);
+        assert!(!configurations.is_empty(), "{}", page.display());
+        for configuration in configurations {
+            match config::parse(configuration, &page) {
+                Ok(loaded) => {
+                    let warnings: Vec<String> =
+                        loaded.warnings.iter().map(ToString::to_string).collect();
+                    assert!(warnings.is_empty(), "{warnings:?}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
