@@ -128,6 +128,24 @@ fn u7_a_sum_that_computes_to_zero_is_sent_as_ffff() -> Result<()> {
     Ok(())
 }
 
+/// Options between the addresses and the ports stay where they are.
+#[test]
+fn ip_options_are_kept() -> Result<()> {
+    let mut plane = Plane::new()?;
+    let mut packet = udp(GUEST, REMOTE, (5000, 7000), b"with options");
+    // Four bytes of "no operation" (RFC 791), counted in both lengths.
+    packet.splice(34..34, [1, 1, 1, 1]);
+    packet[14] = 0x46;
+    packet[17] += 4;
+    let (mut ip, _) = etherparse::Ipv4Header::from_slice(&packet[14..])?;
+    ip.header_checksum = ip.calc_header_checksum();
+    packet[24..26].copy_from_slice(&ip.header_checksum.to_be_bytes());
+    let out = plane.outbound(&packet)?;
+    ensure!(flow(&out.packet)? == (PUBLIC, 5000, REMOTE.into(), 7000));
+    ensure!(out.packet[34..38] == [1, 1, 1, 1]);
+    Ok(())
+}
+
 /// A packet with a VLAN tag belongs to an interface on top of this one.
 #[test]
 fn o3_tagged_packets_on_the_parent_device_are_left_alone() -> Result<()> {
