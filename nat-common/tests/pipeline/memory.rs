@@ -369,12 +369,3 @@ impl Tables<Addr4> for MemoryTables {
         self.counters(rule, |counters| counters.closed += 1);
     }
 }
-
-/// All bits of a key of the tables that are matched by prefix.
-pub(crate) mod whole {
-    use super::{FORWARD_FIXED_BITS, INSIDE_FIXED_BITS, SNAT_FIXED_BITS};
-
-    pub(crate) const FORWARD: u32 = FORWARD_FIXED_BITS + 16;
-    pub(crate) const SNAT: u32 = SNAT_FIXED_BITS;
-    pub(crate) const INSIDE: u32 = INSIDE_FIXED_BITS;
-}

@@ -1,12 +1,14 @@
 //! One host of the lab: a network namespace, and everything that can be done in it.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -255,7 +257,7 @@ impl Host {
     /// # Errors
     /// When the address is not the host's or taken.
     pub fn tcp_listen(&self, address: &str) -> Result<TcpListener> {
-        self.enter(|| TcpListener::bind(address))?
+        self.enter(|| bind(|| TcpListener::bind(address)))?
             .with_context(|| format!("listen on {address} on {}", self.name()))
     }
 
@@ -337,6 +339,21 @@ impl Host {
             .try_for_each(|offload| self.set_offload(interface, offload, on))
     }
 }
+
+/// Binds, and waits a little for an address that is still taken: a child that another thread is
+/// starting holds all sockets for a moment, those that were closed meanwhile as well.
+fn bind<S>(mut attempt: impl FnMut() -> io::Result<S>) -> io::Result<S> {
+    for _ in 0..BIND_ATTEMPTS {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_PAUSE),
+            result => return result,
+        }
+    }
+    attempt()
+}
+
+const BIND_ATTEMPTS: u32 = 20;
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 fn ip_command(words: &[&str]) -> Command {
     let mut command = Command::new("ip");
