@@ -134,6 +134,13 @@ impl References {
         Self(Shared::new(count))
     }
 
+    /// How many there are.
+    #[cfg(not(target_arch = "bpf"))]
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.load()
+    }
+
     /// One more; `false` if the entry is being removed.
     #[inline(always)]
     pub fn acquire(&self) -> bool {

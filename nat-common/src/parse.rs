@@ -171,7 +171,7 @@ pub fn parse<A: Address, P: Packet>(
 ) -> Result<(), DropReason> {
     let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
     let room = packet.len().saturating_sub(l3);
-    if header.total_len == 0 {
+    if header.total_len == 0 && packet.frames().segment_len != 0 {
         // A packet of over 64 KiB that is still to be segmented (BIG TCP).
         header.total_len = room;
     }

@@ -31,9 +31,20 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     if session.has(flags::HOST) && session.destination_endpoint() == quoted.source {
         return Ok(Verdict::Untouched);
     }
+    let source = error.header.source;
+    if !source.is_valid_source() {
+        return Err(DropReason::MartianSource);
+    }
+    if tables.inside(generation(tables), source).is_some() {
+        return Err(DropReason::InternalSource);
+    }
+    // An error goes to whom it quotes (RFC 1122 section 3.2.2).
+    if error.header.destination != quoted.source.address {
+        return not_for_guests(tables, error);
+    }
     verify_checksum(packet, error)?;
     let to = ErrorTranslation {
-        source: error.header.source,
+        source,
         destination: session.destination,
         quoted_source: session.destination_endpoint(),
         quoted_destination: session.source_endpoint(),

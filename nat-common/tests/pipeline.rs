@@ -1,0 +1,19 @@
+//! The pipeline on the host: the same code as in the kernel, over a byte slice and ordinary maps.
+//!
+//! Packets run through the hooks in the order of a real host. Cases carry the id that they have in
+//! the project's list of behaviours.
+
+mod pipeline {
+    mod hairpin;
+    mod host;
+    mod icmp;
+    mod limits;
+    mod malformed;
+    mod memory;
+    mod packets;
+    mod portless;
+    mod rules;
+    mod tcp;
+    mod udp;
+    mod world;
+}

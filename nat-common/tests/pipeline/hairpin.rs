@@ -1,0 +1,278 @@
+//! Guest to guest by an external address: U5, T10, and errors about it: I4.
+
+use nat_common::{
+    counter::DropReason,
+    parse::{ICMP, TCP, UDP},
+};
+
+use super::{
+    packets::{
+        ACK, At, ETHERNET, GRE, SYN, answer, ends, error, fragments, raw, read, reassemble,
+        request, tcp, udp,
+    },
+    world::{C1, C2, C3, DMZ, FORWARD_RULE, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
+};
+
+const FORWARDED: At = At(PUBLIC, 10_000);
+const SERVER: At = At(C2, 80);
+
+/// A host that forwards a port of every protocol, and echo requests, to [`SERVER`].
+fn forwarding() -> World {
+    let mut world = World::new();
+    for protocol in [TCP, UDP] {
+        world.forward(protocol, 10_000..=10_009, SERVER);
+    }
+    world.forward(ICMP, 0..=0, SERVER);
+    world
+}
+
+/// A request and its answer by the external address, as both ends see them.
+#[track_caller]
+fn exchange(world: &World, protocol: u8, client: At, public: At, server: At) -> At {
+    let asked = world.guest_sends(&request(protocol, client, public).bytes());
+    let (shown, at) = ends(&asked.guest());
+    assert_eq!(at.0, server.0);
+    assert_eq!(shown.0, PUBLIC, "the server sees an inside address");
+    if matches!(protocol, TCP | UDP) {
+        assert_eq!(at, server);
+    }
+    let answered = world.guest_sends(&answer(protocol, at, shown).bytes());
+    let sent = answer(protocol, public, client).bytes();
+    assert_eq!(ends(&answered.guest()), ends(&sent));
+    world.check();
+    shown
+}
+
+/// Guests reach a forwarded port by the public address, from both networks, and the server sees
+/// the client's external address.
+#[test]
+fn u5_hairpin_by_a_forward_shows_the_external_source() {
+    for protocol in [UDP, TCP, ICMP] {
+        let world = forwarding();
+        for client in [At(C1, 5000), At(C3, 5000)] {
+            exchange(&world, protocol, client, FORWARDED, SERVER);
+        }
+        assert_eq!(world.counters(FORWARD_RULE).opened, 2);
+        assert_eq!(world.counters(FORWARD_RULE).packets_in, 2);
+        assert_eq!(world.counters(FORWARD_RULE).packets_out, 2);
+    }
+}
+
+/// The source that the server sees is the mapping that the client has towards the outside too.
+#[test]
+fn u5_hairpin_uses_the_mapping_of_the_client() {
+    let world = forwarding();
+    world
+        .guest_sends(&udp(At(C3, 5000), At(S2, 9)).bytes())
+        .uplink();
+    let outside = world.guest_sends(&udp(At(C1, 5000), At(S1A, 7000)).bytes());
+    let external = ends(&outside.uplink()).0;
+    assert_ne!(external, At(PUBLIC, 5000));
+    let shown = exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
+    assert_eq!(shown, external);
+}
+
+/// Guests reach each other by the external endpoints that they have towards the outside, whoever
+/// sends first, and both at once.
+#[test]
+fn u5_hairpin_by_a_mapping_shows_the_external_source() {
+    let world = World::new();
+    let ends_of = [At(C1, 5000), At(C2, 6000)];
+    let externals = ends_of.map(|guest| {
+        let out = world.guest_sends(&udp(guest, At(S1A, 3478)).bytes());
+        ends(&out.uplink()).0
+    });
+    for [from, to] in [[0, 1], [1, 0], [0, 1]] {
+        let sent = udp(ends_of[from], externals[to]).bytes();
+        let seen = ends(&world.guest_sends(&sent).guest());
+        assert_eq!(seen, (externals[from], ends_of[to]));
+    }
+    world.check();
+}
+
+/// The server reaches itself by the public address, though in between source and destination are
+/// the same address.
+#[test]
+fn t10_a_server_reaches_itself_by_the_public_address() {
+    for protocol in [UDP, TCP] {
+        let world = forwarding();
+        exchange(&world, protocol, At(C2, 5000), FORWARDED, SERVER);
+    }
+}
+
+/// A whole connection between guests by the public address.
+#[test]
+fn t10_a_hairpinned_connection_is_established() {
+    let mut world = forwarding();
+    let client = At(C1, 5000);
+    let shown = exchange(&world, TCP, client, FORWARDED, SERVER);
+    for (from, to, seen) in [
+        (client, FORWARDED, (shown, SERVER)),
+        (SERVER, shown, (FORWARDED, client)),
+    ] {
+        let packet = tcp(from, to, ACK).payload(b"data").bytes();
+        assert_eq!(ends(&world.guest_sends(&packet).guest()), seen);
+    }
+    assert_eq!(world.wait(7439), 0);
+    assert_eq!(world.wait(1), 1);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+/// A guest that no rule hides is hidden behind the address that it has sent to.
+#[test]
+fn t10_a_guest_without_a_rule_hides_behind_the_address_it_asks() {
+    let mut world = forwarding();
+    world.without_snat(C1);
+    exchange(&world, TCP, At(C1, 5000), FORWARDED, SERVER);
+}
+
+/// Clients with the same port, and one client at several ports, stay apart.
+#[test]
+fn t10_hairpins_with_the_same_ports_stay_apart() {
+    let world = forwarding();
+    let mut shown = Vec::new();
+    for client in [C1, C2, C3] {
+        shown.push(exchange(&world, TCP, At(client, 5000), FORWARDED, SERVER));
+    }
+    shown.dedup();
+    assert_eq!(shown.len(), 3);
+    let next = At(PUBLIC, 10_001);
+    exchange(&world, TCP, At(C1, 5000), next, At(C2, 81));
+}
+
+/// Of two ports that lead to one of the server's, a client can use one at a time from one port of
+/// its own: in between the two could not be told apart.
+#[test]
+fn m2_hairpins_that_cannot_be_told_apart_are_refused() {
+    let mut world = World::new();
+    world.forward_to_one(UDP, 10_000..=10_001, SERVER);
+    let client = At(C1, 5000);
+    exchange(&world, UDP, client, FORWARDED, SERVER);
+    let second = world.guest_sends(&udp(client, At(PUBLIC, 10_001)).bytes());
+    assert_eq!(second.reason(), DropReason::RemoteInUse);
+    world.check();
+    exchange(&world, UDP, client, FORWARDED, SERVER);
+}
+
+/// A port that is nobody's is the host's, also for guests.
+#[test]
+fn s6_guests_reach_services_of_the_host_at_its_public_address() {
+    let world = forwarding();
+    let packet = tcp(At(C1, 5000), At(PUBLIC, 22), SYN).bytes();
+    assert_eq!(world.guest_sends(&packet).host(), packet);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+/// Fragments of a hairpinned datagram arrive whole at both ends.
+#[test]
+fn f1_hairpinned_fragments_arrive_whole() {
+    let world = forwarding();
+    let client = At(C1, 5000);
+    let shown = exchange(&world, UDP, client, FORWARDED, SERVER);
+    let flows = [
+        (client, FORWARDED, (shown, SERVER)),
+        (SERVER, shown, (FORWARDED, client)),
+    ];
+    for (from, to, seen) in flows {
+        let whole = udp(from, to).payload(&[9; 900]).bytes();
+        let parts = fragments(&whole, 400);
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|part| world.guest_sends(part).guest())
+            .collect();
+        assert_eq!(ends(&reassemble(&parts)), seen);
+    }
+}
+
+/// Protocols without ports are hairpinned by the address alone.
+#[test]
+fn p4_other_protocols_are_hairpinned_by_address() {
+    let mut world = World::new();
+    world.forward_all(C2);
+    let sent = raw(GRE, C1, PUBLIC).bytes();
+    assert_eq!(
+        ends(&world.guest_sends(&sent).guest()),
+        (At(PUBLIC, 0), At(C2, 0))
+    );
+    let back = raw(GRE, C2, PUBLIC).bytes();
+    assert_eq!(
+        ends(&world.guest_sends(&back).guest()),
+        (At(PUBLIC, 0), At(C1, 0))
+    );
+    world.check();
+}
+
+/// What the guest at the other end sees of an error about what it has sent: the packet is quoted
+/// as it was sent, and the error comes from whom it was sent to.
+#[track_caller]
+fn assert_error(fate: Fate, sent: &[u8], from: [u8; 4]) {
+    let seen = read(&fate.guest());
+    assert_eq!(seen.source.0, from);
+    assert_eq!(seen.destination.0, sent[ETHERNET + 12..][..4]);
+    let quoted = &sent[ETHERNET..];
+    assert_eq!(seen.payload, quoted[..seen.payload.len()]);
+}
+
+/// An error from either guest about a hairpinned packet reaches its sender, which sees what it has
+/// sent quoted, whatever the protocol.
+#[test]
+fn i4_an_error_of_a_guest_about_a_hairpin_reaches_the_sender() {
+    for protocol in [UDP, TCP, ICMP] {
+        for client in [At(C1, 5000), At(C3, 5000), At(C2, 5000)] {
+            let world = forwarding();
+            let shown = exchange(&world, protocol, client, FORWARDED, SERVER);
+            let asked = request(protocol, client, FORWARDED).bytes();
+            let received = world.guest_sends(&asked).guest();
+            let refused = error(C2, &received, 3, 28).bytes();
+            assert_error(world.guest_sends(&refused), &asked, PUBLIC);
+            let answered = answer(protocol, SERVER, shown).bytes();
+            let received = world.guest_sends(&answered).guest();
+            let refused = error(client.0, &received, 3, 1000).bytes();
+            assert_error(world.guest_sends(&refused), &answered, PUBLIC);
+            world.check();
+        }
+    }
+}
+
+/// An error that the host itself sends about a hairpinned packet quotes what the host saw in
+/// between; its sender sees what it has sent.
+#[test]
+fn i4_an_error_of_the_host_about_a_hairpin_reaches_the_sender() {
+    const HOST: [u8; 4] = [172, 22, 161, 254];
+    for protocol in [UDP, TCP, ICMP] {
+        let world = forwarding();
+        let client = At(C1, 5000);
+        let shown = exchange(&world, protocol, client, FORWARDED, SERVER);
+        for sent in [
+            request(protocol, client, FORWARDED),
+            answer(protocol, SERVER, shown),
+        ] {
+            let sent = sent.bytes();
+            let (_, between) = world.run(Hook::FromGuest, &sent, LAN, LAN).unwrap();
+            let expired = error(HOST, &between, 11, 28).bytes();
+            assert_error(world.host_sends(&expired), &sent, HOST);
+        }
+    }
+}
+
+/// An error between guests that is not about a hairpinned packet is none of natbpf's.
+#[test]
+fn i4_an_error_between_guests_without_a_session_is_left_alone() {
+    let world = forwarding();
+    let direct = udp(At(C1, 5000), At(C3, 80)).bytes();
+    let packet = error(C3, &direct, 3, 28).bytes();
+    assert_eq!(world.network_sends(DMZ, &packet).guest(), packet);
+}
+
+/// A checksum that is wrong is not made right.
+#[test]
+fn i5_a_damaged_error_about_a_hairpin_is_dropped() {
+    let world = forwarding();
+    exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
+    let asked = udp(At(C1, 5000), FORWARDED).bytes();
+    let received = world.guest_sends(&asked).guest();
+    let mut damaged = error(C2, &received, 3, 28).bytes();
+    damaged[ETHERNET + 22] ^= 1;
+    let fate = world.guest_sends(&damaged);
+    assert_eq!(fate.reason(), DropReason::BadChecksum);
+}

@@ -1,0 +1,171 @@
+//! What must not come in, and the host's own traffic: S1, S2, S6.
+
+use nat_common::{
+    counter::DropReason,
+    parse::{ICMP, TCP, UDP},
+    rule::{filtering, mapping},
+};
+
+use super::{
+    packets::{ACK, At, GRE, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
+    world::{C1, C2, C3, PUBLIC, S1A, S2, World},
+};
+
+/// Sources that nobody outside can have, to a forwarded port, to a guest's and to the host's.
+#[test]
+fn s1_martian_sources_are_dropped() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    world.snat(|snat| snat.filtering = filtering::ENDPOINT_INDEPENDENT);
+    world
+        .guest_sends(&udp(At(C1, 5000), At(S1A, 1)).bytes())
+        .uplink();
+    for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
+        for port in [10_000, 5000, 22] {
+            let packet = udp(At(source, 1), At(PUBLIC, port)).bytes();
+            let fate = world.outside_sends(&packet);
+            assert_eq!(fate.reason(), DropReason::MartianSource);
+        }
+    }
+    assert_eq!(world.entries()[0], 2);
+}
+
+/// A guest's address does not come in from outside, whatever it is sent to.
+#[test]
+fn s2_inside_sources_from_outside_are_dropped() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    for source in [C2, C3] {
+        for to in [At(PUBLIC, 10_000), At(PUBLIC, 22), At(C1, 80)] {
+            let fate = world.outside_sends(&udp(At(source, 1), to).bytes());
+            assert_eq!(fate.reason(), DropReason::InternalSource);
+        }
+    }
+}
+
+/// What natbpf knows nothing of is the host's.
+#[test]
+fn s6_packets_that_nobody_asked_for_are_the_hosts() {
+    let world = World::new();
+    let packets = [
+        udp(At(S1A, 1), At(PUBLIC, 22)).bytes(),
+        tcp(At(S1A, 1), At(PUBLIC, 22), SYN).bytes(),
+        tcp(At(S1A, 1), At(PUBLIC, 22), ACK).bytes(),
+        ping(At(S1A, 1), PUBLIC).bytes(),
+        pong(S1A, At(PUBLIC, 1)).bytes(),
+        raw(GRE, S1A, PUBLIC).bytes(),
+    ];
+    for packet in packets {
+        assert_eq!(world.outside_sends(&packet).host(), packet);
+    }
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+/// The host's own packets leave as they are.
+#[test]
+fn s6_the_hosts_own_packets_leave_untouched() {
+    let world = World::new();
+    for protocol in [UDP, TCP, ICMP, GRE] {
+        for make in [request, answer] {
+            let packet = make(protocol, At(PUBLIC, 5000), At(S1A, 7000)).bytes();
+            assert_eq!(world.host_sends(&packet).uplink(), packet);
+        }
+    }
+}
+
+/// A guest gets no port on which the host waits, and the host's service answers there.
+#[test]
+fn s6_ports_of_the_hosts_services_are_not_taken() {
+    for protocol in [UDP, TCP] {
+        for mode in [
+            mapping::ENDPOINT_INDEPENDENT,
+            mapping::ADDRESS_AND_PORT_DEPENDENT,
+        ] {
+            let mut world = World::new();
+            world.snat(|snat| snat.mapping = mode);
+            world.socket(protocol, At(PUBLIC, 5000), None);
+            let packet = request(protocol, At(C1, 5000), At(S1A, 7000)).bytes();
+            let out = world.guest_sends(&packet).uplink();
+            assert_ne!(ends(&out).0, At(PUBLIC, 5000));
+            let asked = request(protocol, At(S1A, 7000), At(PUBLIC, 5000)).bytes();
+            assert_eq!(world.outside_sends(&asked).host(), asked);
+        }
+    }
+}
+
+/// A connection of the host's from a port that is forwarded keeps its answers.
+#[test]
+fn s6_a_connection_of_the_host_comes_before_a_forward() {
+    let mut world = World::new();
+    world.forward(UDP, 5000..=5000, At(C1, 80));
+    let (local, remote) = (At(PUBLIC, 5000), At(S1A, 7000));
+    world.socket(UDP, local, Some(remote));
+    let packet = udp(remote, local).bytes();
+    assert_eq!(world.outside_sends(&packet).host(), packet);
+    let other = world.outside_sends(&udp(At(S2, 7000), local).bytes());
+    assert_eq!(ends(&other.guest()).1, At(C1, 80));
+}
+
+/// A service of the host's that was started on a guest's port serves those that the guest has not
+/// sent to.
+#[test]
+fn s6_a_later_service_of_the_host_serves_strangers_of_a_mapping() {
+    let mut world = World::new();
+    let guest = At(C1, 5000);
+    world.guest_sends(&udp(guest, At(S1A, 1)).bytes()).uplink();
+    world.socket(UDP, At(PUBLIC, 5000), None);
+    let known = world.outside_sends(&udp(At(S1A, 2), At(PUBLIC, 5000)).bytes());
+    assert_eq!(ends(&known.guest()).1, guest);
+    let stranger = udp(At(S2, 1), At(PUBLIC, 5000)).bytes();
+    assert_eq!(world.outside_sends(&stranger).host(), stranger);
+}
+
+/// A connection of the host's with the addresses of a guest's session gets another port, and keeps
+/// it while it lasts.
+#[test]
+fn s6_a_colliding_connection_of_the_host_gets_another_port() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        let (local, remote) = (At(PUBLIC, 5000), At(S1A, 7000));
+        world
+            .guest_sends(&request(protocol, At(C1, 5000), remote).bytes())
+            .uplink();
+        let sent = request(protocol, local, remote).bytes();
+        let moved = ends(&world.host_sends(&sent).uplink()).0;
+        assert_ne!(moved, local);
+        assert_eq!(ends(&world.host_sends(&sent).uplink()).0, moved);
+        let back = world.outside_sends(&answer(protocol, remote, moved).bytes());
+        assert_eq!(
+            ends(&back.host()),
+            ends(&answer(protocol, remote, local).bytes())
+        );
+        let back = world.outside_sends(&answer(protocol, remote, local).bytes());
+        assert_eq!(ends(&back.guest()).1, At(C1, 5000));
+        world.check();
+        world.wait(10_000);
+        assert_eq!(world.entries(), [0; 4]);
+    }
+}
+
+/// A ping of the host's and one of a guest's with the same identifier both get their answers,
+/// whoever is first.
+#[test]
+fn s6_pings_of_the_host_and_of_guests_stay_apart() {
+    for host_first in [true, false] {
+        let world = World::new();
+        let mut ids = [0; 2];
+        for is_host in [host_first, !host_first] {
+            let out = match is_host {
+                true => world.host_sends(&ping(At(PUBLIC, 77), S1A).bytes()),
+                false => world.guest_sends(&ping(At(C1, 77), S1A).bytes()),
+            };
+            ids[usize::from(is_host)] = ends(&out.uplink()).0.1;
+        }
+        assert_ne!(ids[0], ids[1]);
+        let to_guest = world.outside_sends(&pong(S1A, At(PUBLIC, ids[0])).bytes());
+        assert_eq!(ends(&to_guest.guest()).1, At(C1, 77));
+        let to_host = world.outside_sends(&pong(S1A, At(PUBLIC, ids[1])).bytes());
+        assert_eq!(ends(&to_host.host()).1, At(PUBLIC, 77));
+        world.check();
+    }
+}

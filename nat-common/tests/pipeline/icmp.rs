@@ -1,0 +1,363 @@
+//! ICMP queries and errors: I1 to I7.
+
+use nat_common::{
+    counter::DropReason,
+    parse::{ICMP, TCP, UDP},
+};
+
+use super::{
+    packets::{
+        At, ETHERNET, GRE, Ip, Make, answer, ends, error, ping, pong, raw, read, request, tcp, udp,
+        with_rest,
+    },
+    world::{C1, C2, FORWARD_RULE, PUBLIC, S1A, S1B, S2, SNAT_RULE, World},
+};
+
+/// A router between the host and the remote.
+const ROUTER: Ip = [100, 64, 0, 1];
+const REMOTE: At = At(S1A, 7000);
+
+/// Asserts that an error about `sent` shows its sender the packet as it was sent.
+#[track_caller]
+fn assert_quotes(seen: &[u8], sent: &[u8], from: Ip) {
+    let seen = read(seen);
+    let quoted = &sent[ETHERNET..];
+    assert_eq!(seen.source.0, from);
+    assert_eq!(seen.destination.0, quoted[12..16]);
+    assert_eq!(seen.payload, quoted[..seen.payload.len()]);
+}
+
+/// Two guests ping the same remote with the same identifier, and each gets its own answer.
+#[test]
+fn i1_guests_with_the_same_identifier_both_get_their_answers() {
+    let world = World::new();
+    let ids = [C1, C2].map(|guest| {
+        let out = world.guest_sends(&ping(At(guest, 77), S1A).bytes());
+        let (source, destination) = ends(&out.uplink());
+        assert_eq!((source.0, destination), (PUBLIC, At(S1A, 0)));
+        source.1
+    });
+    assert_ne!(ids[0], ids[1]);
+    for (id, guest) in ids.into_iter().zip([C1, C2]) {
+        let back = world.outside_sends(&pong(S1A, At(PUBLIC, id)).bytes());
+        assert_eq!(ends(&back.guest()), (At(S1A, 0), At(guest, 77)));
+    }
+    world.check();
+}
+
+/// Identifier 0 is one like any other.
+#[test]
+fn i1_identifier_zero_is_translated_and_restored() {
+    let world = World::new();
+    let sent = ping(At(C1, 0), S1A).bytes();
+    let id = ends(&world.guest_sends(&sent).uplink()).0.1;
+    let back = world.outside_sends(&pong(S1A, At(PUBLIC, id)).bytes());
+    assert_eq!(ends(&back.guest()), (At(S1A, 0), At(C1, 0)));
+}
+
+/// A forwarded ping reaches the guest, and its answer the remote, also from two remotes with the
+/// same identifier.
+#[test]
+fn i1_forwarded_pings_are_answered() {
+    let mut world = World::new();
+    world.forward(ICMP, 0..=0, At(C1, 0));
+    for remote in [S1A, S1B] {
+        for id in [77, 0] {
+            let asked = world.outside_sends(&ping(At(remote, id), PUBLIC).bytes());
+            assert_eq!(ends(&asked.guest()), (At(remote, id), At(C1, 0)));
+            let answered = world.guest_sends(&pong(C1, At(remote, id)).bytes());
+            assert_eq!(ends(&answered.uplink()), (At(PUBLIC, 0), At(remote, id)));
+        }
+    }
+    world.check();
+}
+
+/// An answer that nobody asked for is the host's, or nobody's if the identifier is a guest's.
+#[test]
+fn i1_an_answer_nobody_asked_for_reaches_no_guest() {
+    let world = World::new();
+    let answer = pong(S1A, At(PUBLIC, 77)).bytes();
+    assert_eq!(world.outside_sends(&answer).host(), answer);
+    world.guest_sends(&ping(At(C1, 77), S2).bytes()).uplink();
+    let fate = world.outside_sends(&answer);
+    assert_eq!(fate.reason(), DropReason::Filtered);
+}
+
+/// Errors from a router about what a guest has sent, of all types and all protocols and quoting
+/// as little or as much as they may, reach that guest with the quoted packet as it was sent.
+#[test]
+fn i2_an_error_from_outside_reaches_the_guest_with_its_own_packet() {
+    for protocol in [UDP, TCP, ICMP, GRE] {
+        let world = World::new();
+        // Another guest has the ports, so that those of this one change.
+        for guest in [C2, C1] {
+            if protocol == GRE && guest == C2 {
+                continue;
+            }
+            world
+                .guest_sends(&request(protocol, At(guest, 5000), REMOTE).bytes())
+                .uplink();
+        }
+        let sent = request(protocol, At(C1, 5000), REMOTE).bytes();
+        let out = world.guest_sends(&sent).uplink();
+        for kind in [3, 11, 12] {
+            for len in [28, 29, 36, 1000] {
+                let packet = error(ROUTER, &out, kind, len).bytes();
+                let seen = world.outside_sends(&packet).guest();
+                assert_quotes(&seen, &sent, ROUTER);
+            }
+        }
+        assert_eq!(world.counters(SNAT_RULE).packets_in, 12);
+    }
+}
+
+/// Errors about what a guest has answered through a forward reach it as well.
+#[test]
+fn i2_an_error_about_an_answer_of_a_forward_reaches_the_guest() {
+    for protocol in [UDP, TCP, ICMP] {
+        let mut world = World::new();
+        world.forward(protocol, 0..=0, At(C1, 0));
+        world.forward(protocol, 10_000..=10_000, At(C1, 80));
+        let asked = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
+        let (client, server) = ends(&world.outside_sends(&asked).guest());
+        let sent = answer(protocol, server, client).bytes();
+        let out = world.guest_sends(&sent).uplink();
+        let packet = error(ROUTER, &out, 3, 28).bytes();
+        assert_quotes(&world.outside_sends(&packet).guest(), &sent, ROUTER);
+    }
+}
+
+/// An error from a guest about what came in by a forward: the remote sees what it has sent, and no
+/// inside address.
+#[test]
+fn i3_an_error_of_a_guest_shows_the_remote_its_own_packet() {
+    for protocol in [UDP, TCP, ICMP] {
+        let mut world = World::new();
+        world.forward(protocol, 0..=0, At(C1, 0));
+        world.forward(protocol, 10_000..=10_000, At(C1, 80));
+        let sent = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
+        let received = world.outside_sends(&sent).guest();
+        for len in [28, 1000] {
+            let packet = error(C1, &received, 3, len).bytes();
+            let seen = world.guest_sends(&packet).uplink();
+            assert_quotes(&seen, &sent, PUBLIC);
+        }
+        assert_eq!(world.counters(FORWARD_RULE).packets_out, 2);
+    }
+}
+
+/// An error of the host's own about a forwarded packet shows the remote its own packet, and comes
+/// from the host.
+#[test]
+fn i3_an_error_of_the_host_about_a_forward_shows_the_remote_its_own_packet() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    let sent = udp(REMOTE, At(PUBLIC, 10_000)).bytes();
+    let received = world.outside_sends(&sent).guest();
+    for host in [PUBLIC, [172, 22, 161, 254]] {
+        let packet = error(host, &received, 3, 28).bytes();
+        assert_quotes(&world.host_sends(&packet).uplink(), &sent, PUBLIC);
+    }
+}
+
+/// A router behind the host is hidden like the guest that the packet was for.
+#[test]
+fn i3_an_error_of_a_router_inside_hides_it() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    let sent = udp(REMOTE, At(PUBLIC, 10_000)).bytes();
+    let received = world.outside_sends(&sent).guest();
+    let packet = error(C2, &received, 11, 28).bytes();
+    assert_quotes(&world.guest_sends(&packet).uplink(), &sent, PUBLIC);
+}
+
+/// An error of a guest that is about no session does not leave.
+#[test]
+fn i5_an_error_of_a_guest_without_a_session_does_not_leave() {
+    let world = World::new();
+    let packet = error(C1, &udp(REMOTE, At(C1, 80)).bytes(), 3, 28).bytes();
+    assert_eq!(world.guest_sends(&packet).reason(), DropReason::NoSession);
+}
+
+/// An error about no session is the host's.
+#[test]
+fn i5_an_error_without_a_session_is_the_hosts() {
+    let world = World::new();
+    let packet = error(ROUTER, &udp(At(PUBLIC, 5000), REMOTE).bytes(), 3, 28).bytes();
+    assert_eq!(world.outside_sends(&packet).host(), packet);
+}
+
+/// An error whose checksum is wrong is delivered to nobody, in either direction.
+#[test]
+fn i5_an_error_with_a_wrong_checksum_is_dropped() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    let mut packet = error(ROUTER, &out, 3, 28).bytes();
+    packet[ETHERNET + 20 + 2] ^= 0x10;
+    let fate = world.outside_sends(&packet);
+    assert_eq!(fate.reason(), DropReason::BadChecksum);
+    let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
+    let mut packet = error(C1, &received.guest(), 3, 28).bytes();
+    *packet.last_mut().unwrap() ^= 1;
+    let fate = world.guest_sends(&packet);
+    assert_eq!(fate.reason(), DropReason::BadChecksum);
+}
+
+/// An error that was sent to another than the sender of the packet it quotes is forged.
+#[test]
+fn i5_an_error_that_quotes_a_packet_of_another_reaches_no_guest() {
+    let mut world = World::new();
+    const OTHER: Ip = [19, 19, 8, 11];
+    world.external(OTHER, false);
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    let mut about = out.clone();
+    about[ETHERNET + 12..][..4].copy_from_slice(&OTHER);
+    let elsewhere = read(&error(ROUTER, &about, 3, 28).bytes()).destination;
+    assert_eq!(elsewhere.0, OTHER);
+    let mut packet = error(ROUTER, &out, 3, 28).bytes();
+    packet[ETHERNET + 16..][..4].copy_from_slice(&OTHER);
+    let fate = world.outside_sends(&packet);
+    assert_eq!(fate.reason(), DropReason::Unsolicited);
+}
+
+/// Errors with a source that no packet from outside may have are dropped.
+#[test]
+fn s1_s2_errors_with_impossible_sources_are_dropped() {
+    let world = World::new();
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
+        let packet = error(source, &out, 3, 28).bytes();
+        let fate = world.outside_sends(&packet);
+        assert_eq!(fate.reason(), DropReason::MartianSource, "{source:?}");
+    }
+    let fate = world.outside_sends(&error(C2, &out, 3, 28).bytes());
+    assert_eq!(fate.reason(), DropReason::InternalSource);
+}
+
+/// IP options in the quoted packet, and in the error itself, are stepped over and kept.
+#[test]
+fn i6_options_inside_and_outside_are_kept() {
+    const OPTIONS: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
+    for protocol in [UDP, TCP, ICMP] {
+        let world = World::new();
+        world
+            .guest_sends(&request(protocol, At(C2, 5000), REMOTE).bytes())
+            .uplink();
+        let sent = request(protocol, At(C1, 5000), REMOTE)
+            .options(&OPTIONS)
+            .bytes();
+        let out = world.guest_sends(&sent).uplink();
+        assert_eq!(out[ETHERNET + 20..][..8], OPTIONS);
+        for len in [36, 1000] {
+            let packet = error(ROUTER, &out, 11, len).options(&OPTIONS).bytes();
+            let seen = world.outside_sends(&packet).guest();
+            assert_eq!(seen[ETHERNET + 20..][..8], OPTIONS);
+            assert_quotes(&seen, &sent, ROUTER);
+        }
+    }
+}
+
+/// A quotation with less than the 8 bytes that name the ports belongs to no session.
+#[test]
+fn i6_a_quotation_that_is_too_short_reaches_no_guest() {
+    let world = World::new();
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    for len in 0..28 {
+        let packet = error(ROUTER, &out, 3, len).bytes();
+        assert_eq!(world.outside_sends(&packet).host(), packet, "{len} bytes");
+    }
+}
+
+/// Extensions behind the quoted packet (RFC 4884) are kept byte for byte.
+#[test]
+fn i6_extensions_behind_the_quotation_are_kept() {
+    let world = World::new();
+    world
+        .guest_sends(&udp(At(C2, 5000), REMOTE).bytes())
+        .uplink();
+    let sent = udp(At(C1, 5000), REMOTE).payload(&[5; 200]).bytes();
+    let out = world.guest_sends(&sent).uplink();
+    // An interface information object with two bytes of address.
+    let extension = [0x20, 0, 0x12, 0x34, 0, 8, 2, 1, 10, 0, 0, 1];
+    let mut quoted = out[ETHERNET..][..128].to_vec();
+    quoted.extend(extension);
+    let packet: Make = error(ROUTER, &out, 11, 128).payload(&quoted);
+    // The length of the quotation in words.
+    let packet = with_rest(packet, [0, 32, 0, 0]).bytes();
+    let seen = read(&world.outside_sends(&packet).guest());
+    assert_eq!(seen.payload[..128], sent[ETHERNET..][..128]);
+    assert_eq!(seen.payload[128..], extension);
+}
+
+/// The MTU in a "fragmentation needed" is kept.
+#[test]
+fn f9_the_mtu_of_fragmentation_needed_is_kept() {
+    let world = World::new();
+    let sent = tcp(At(C1, 5000), REMOTE, super::packets::SYN).bytes();
+    let out = world.guest_sends(&sent).uplink();
+    let packet = with_rest(error(ROUTER, &out, 3, 28), [0, 0, 0x05, 0x00]).bytes();
+    let seen = world.outside_sends(&packet).guest();
+    assert_eq!(seen[ETHERNET + 20 + 4..][..4], [0, 0, 5, 0]);
+    assert_quotes(&seen, &sent, ROUTER);
+}
+
+/// An error neither refreshes nor ends the session that it is about.
+#[test]
+fn i7_an_error_does_not_touch_the_session() {
+    let mut world = World::new();
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    assert_eq!(world.wait(299), 0);
+    let packet = error(ROUTER, &out, 3, 28).bytes();
+    world.outside_sends(&packet).guest();
+    let answer = udp(REMOTE, At(PUBLIC, 5000)).bytes();
+    let received = answer.clone();
+    assert_eq!(world.wait(1), 1);
+    assert_eq!(world.outside_sends(&received).host(), answer);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+/// An error of a guest about an answer that it did not expect does not keep the session either.
+#[test]
+fn i7_an_error_of_a_guest_does_not_refresh() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
+    let refused = error(C1, &received.guest(), 3, 28).bytes();
+    assert_eq!(world.wait(299), 0);
+    world.guest_sends(&refused).uplink();
+    assert_eq!(world.wait(1), 1);
+}
+
+/// An error that says it is about an error is about nothing.
+#[test]
+fn i7_no_error_is_translated_about_an_error() {
+    let world = World::new();
+    let out = world
+        .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
+        .uplink();
+    let about = error(PUBLIC, &udp(REMOTE, At(PUBLIC, 5000)).bytes(), 3, 28).bytes();
+    let packet = error(ROUTER, &about, 3, 60).bytes();
+    assert_eq!(world.outside_sends(&packet).host(), packet);
+    assert_eq!(ends(&out).0, At(PUBLIC, 5000));
+}
+
+/// Errors about a protocol without ports find the guest by the address.
+#[test]
+fn p2_errors_about_a_protocol_without_ports_reach_the_guest() {
+    let world = World::new();
+    let sent = raw(GRE, C1, S1A).bytes();
+    let out = world.guest_sends(&sent).uplink();
+    let packet = error(ROUTER, &out, 3, 28).bytes();
+    assert_quotes(&world.outside_sends(&packet).guest(), &sent, ROUTER);
+}

@@ -1,0 +1,370 @@
+//! The data plane's tables as ordinary maps.
+//!
+//! Entries are leaked: a reference to one lives as long as the program, as a BPF program may go on
+//! reading an entry that another CPU has removed.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
+
+use nat_common::{
+    address::{Addr4, Endpoint, Port},
+    counter::RuleCounters,
+    mapping::{
+        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    },
+    parse::{ICMP, TCP, UDP},
+    rule::{
+        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, FragmentKey4, FragmentPorts, Inside,
+        InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
+    },
+    session::{Session, SessionKey4, SessionRecord4},
+    shared::Shared,
+    tables::{HostSocket, InsertError, Tables, Traffic},
+};
+
+/// A longest-prefix match over the bits of a key in memory order.
+#[derive(Debug)]
+pub(crate) struct Lpm<V>(BTreeMap<u32, HashMap<Vec<u8>, V>>);
+
+impl<V> Default for Lpm<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<V> Lpm<V> {
+    /// Adds an entry of which `bits` count.
+    pub(crate) fn insert(&mut self, bits: u32, key: &impl bytemuck::Pod, value: V) {
+        let entries = self.0.entry(bits).or_default();
+        entries.insert(prefix(key, bits), value);
+    }
+
+    fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
+        let mut by_length = self.0.iter().rev();
+        by_length.find_map(|(&bits, entries)| entries.get(&prefix(key, bits)))
+    }
+}
+
+fn prefix(key: &impl bytemuck::Pod, bits: u32) -> Vec<u8> {
+    let (whole, rest) = (bits as usize / 8, bits % 8);
+    let key = bytemuck::bytes_of(key);
+    let mut prefix = key[..whole].to_vec();
+    if rest > 0 {
+        prefix.push(key[whole] & !(0xff >> rest));
+    }
+    prefix
+}
+
+/// A hash table that is full at some number of entries.
+#[derive(Debug)]
+pub(crate) struct Table<K, V: 'static> {
+    entries: RefCell<HashMap<K, &'static V>>,
+    /// How many entries there is room for.
+    pub(crate) capacity: usize,
+}
+
+impl<K, V: 'static> Default for Table<K, V> {
+    fn default() -> Self {
+        Self {
+            entries: RefCell::default(),
+            capacity: usize::MAX,
+        }
+    }
+}
+
+impl<K: Hash + Eq + Copy, V: 'static> Table<K, V> {
+    /// All entries at this moment.
+    pub(crate) fn entries(&self) -> Vec<(K, &'static V)> {
+        let entries = self.entries.borrow();
+        entries.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+
+    fn get(&self, key: &K) -> Option<&'static V> {
+        self.entries.borrow().get(key).copied()
+    }
+
+    fn add(&self, key: K, value: V) -> Result<(), InsertError> {
+        let mut entries = self.entries.borrow_mut();
+        if entries.contains_key(&key) {
+            return Err(InsertError::Exists);
+        }
+        if entries.len() >= self.capacity {
+            return Err(InsertError::Full);
+        }
+        entries.insert(key, Box::leak(Box::new(value)));
+        Ok(())
+    }
+
+    fn remove(&self, key: &K) {
+        self.entries.borrow_mut().remove(key);
+    }
+}
+
+/// A socket of the host's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Socket {
+    pub(crate) protocol: u8,
+    pub(crate) local: Endpoint<Addr4>,
+    /// `None` if it takes packets from anybody.
+    pub(crate) remote: Option<Endpoint<Addr4>>,
+}
+
+/// What happens in the middle of another packet's way.
+type Interruption = Box<dyn FnOnce(&MemoryTables)>;
+
+/// The rules, sessions, clock and chance of a data plane in memory.
+#[derive(Default)]
+pub(crate) struct MemoryTables {
+    pub(crate) now_s: u32,
+    pub(crate) settings: Option<Settings>,
+    pub(crate) interfaces: HashMap<u32, Interface>,
+    pub(crate) forwards: Lpm<Forward4>,
+    pub(crate) snats: Lpm<Snat4>,
+    pub(crate) excludes: Lpm<()>,
+    pub(crate) inside: Lpm<Inside>,
+    pub(crate) addresses: HashMap<Addr4, ExternalAddress>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) sessions: Table<SessionKey4, Session<Addr4>>,
+    pub(crate) mappings: Table<MappingKey4, MappingRecord4>,
+    pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
+    pub(crate) permits: Table<PermitKey4, References>,
+    pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
+    pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
+    /// What the generator has given last.
+    pub(crate) random: Cell<u32>,
+    /// Numbers that come before those of the generator.
+    pub(crate) foretold: Cell<Option<u32>>,
+    /// After how many accesses to the shared tables what happens.
+    pub(crate) interruption: RefCell<Option<(u32, Interruption)>>,
+}
+
+impl MemoryTables {
+    /// Called before each access to a table that packets change.
+    fn interrupt(&self) {
+        let mut due = None;
+        if let Some((left, _)) = self.interruption.borrow_mut().as_mut() {
+            due = left.checked_sub(1).is_none().then_some(());
+            *left = left.saturating_sub(1);
+        }
+        if due.is_some()
+            && let Some((_, happens)) = self.interruption.take()
+        {
+            happens(self);
+        }
+    }
+
+    fn counters(&self, rule: u32, change: impl FnOnce(&mut RuleCounters)) {
+        change(self.counters.borrow_mut().entry(rule).or_default());
+    }
+}
+
+impl Tables<Addr4> for MemoryTables {
+    fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    fn random(&self) -> u32 {
+        if let Some(number) = self.foretold.take() {
+            return number;
+        }
+        let next = self.random.get().wrapping_mul(1_664_525);
+        self.random.set(next.wrapping_add(1_013_904_223));
+        self.random.get()
+    }
+
+    fn repeat(&self, times: u32, mut step: impl FnMut(u32) -> bool) {
+        let _stopped = (0..times).all(&mut step);
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(&index)
+    }
+
+    fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
+        self.interrupt();
+        self.sessions.get(key)
+    }
+
+    fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
+        self.interrupt();
+        let session = Session {
+            source: record.source,
+            destination: record.destination,
+            source_port: record.source_port,
+            destination_port: record.destination_port,
+            peer_network: record.peer_network,
+            peer_view: record.peer_view,
+            flags: record.flags,
+            rule: record.rule,
+            opened_s: record.opened_s,
+            seen_s: Shared::new(record.seen_s),
+            state: Shared::new(record.state),
+        };
+        self.sessions.add(*key, session)
+    }
+
+    fn remove_session(&self, key: &SessionKey4) {
+        self.interrupt();
+        self.sessions.remove(key);
+    }
+
+    fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
+        self.interrupt();
+        self.mappings.get(key)
+    }
+
+    fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
+        self.interrupt();
+        self.mappings.add(*key, *record)
+    }
+
+    fn remove_mapping(&self, key: &MappingKey4) {
+        self.interrupt();
+        self.mappings.remove(key);
+    }
+
+    fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
+        self.interrupt();
+        self.ports.get(key)
+    }
+
+    fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
+        self.interrupt();
+        let owner = PortOwner {
+            address: record.address,
+            port: record.port,
+            network: record.network,
+            uplink: record.uplink,
+            filtering: record.filtering,
+            flags: record.flags,
+            rule: record.rule,
+            references: References::new(record.references),
+        };
+        self.ports.add(*key, owner)
+    }
+
+    fn remove_port(&self, key: &PortKey4) {
+        self.interrupt();
+        self.ports.remove(key);
+    }
+
+    fn permit(&self, key: &PermitKey4) -> Option<&References> {
+        self.interrupt();
+        self.permits.get(key)
+    }
+
+    fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
+        self.interrupt();
+        self.permits.add(*key, References::new(1))
+    }
+
+    fn remove_permit(&self, key: &PermitKey4) {
+        self.interrupt();
+        self.permits.remove(key);
+    }
+
+    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
+        let (protocol, port) = match protocol {
+            TCP | UDP => (protocol, to.port),
+            ICMP => (protocol, Port::ZERO),
+            _ => (OTHER_PROTOCOLS, Port::ZERO),
+        };
+        self.forwards.get(&ForwardKey4 {
+            generation,
+            protocol,
+            reserved: 0,
+            address: to.address,
+            port,
+            padding: [0; 2],
+        })
+    }
+
+    fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
+        self.snats.get(&SnatKey4 {
+            generation,
+            uplink,
+            network,
+            reserved: [0; 2],
+            source,
+        })
+    }
+
+    fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
+        let key = ExcludeKey4 {
+            rule,
+            generation,
+            reserved: [0; 2],
+            destination,
+        };
+        self.excludes.get(&key).is_some()
+    }
+
+    fn external_address(&self, _generation: u16, address: Addr4) -> Option<&ExternalAddress> {
+        self.addresses.get(&address)
+    }
+
+    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+        let key = InsideKey4 {
+            generation,
+            reserved: [0; 2],
+            address,
+        };
+        self.inside.get(&key).map(|inside| inside.network)
+    }
+
+    fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
+        let ports = Box::leak(Box::new(*ports));
+        self.fragments.borrow_mut().insert(*key, ports);
+    }
+
+    fn host_socket(
+        &self,
+        protocol: u8,
+        remote: Endpoint<Addr4>,
+        local: Endpoint<Addr4>,
+    ) -> HostSocket {
+        let mut found = HostSocket::None;
+        for socket in &self.sockets {
+            if (socket.protocol, socket.local) != (protocol, local) {
+                continue;
+            }
+            match socket.remote {
+                Some(peer) if peer == remote => return HostSocket::Connected,
+                Some(_) => {}
+                None => found = HostSocket::Listening,
+            }
+        }
+        found
+    }
+
+    fn count(&self, rule: u32, traffic: Traffic) {
+        self.counters(rule, |counters| {
+            if traffic.is_in {
+                counters.packets_in += traffic.packets;
+                counters.bytes_in += traffic.bytes;
+            } else {
+                counters.packets_out += traffic.packets;
+                counters.bytes_out += traffic.bytes;
+            }
+        });
+    }
+
+    fn count_opened(&self, rule: u32) {
+        self.counters(rule, |counters| counters.opened += 1);
+    }
+
+    fn count_closed(&self, rule: u32) {
+        self.counters(rule, |counters| counters.closed += 1);
+    }
+}

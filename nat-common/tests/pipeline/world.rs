@@ -1,0 +1,555 @@
+//! A host with one uplink and two networks in memory, and the way that packets take through it.
+
+use std::{collections::HashMap, ops::RangeInclusive};
+
+use nat_common::{
+    address::{Addr4, Endpoint, Port},
+    counter::{DropReason, RuleCounters},
+    mapping::{PermitKey, PortKey},
+    packet::SlicePacket,
+    parse::{ICMP, TCP, UDP},
+    pipeline::{self, Place, Verdict},
+    rule::{
+        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
+        INSIDE_FIXED_BITS, Inside, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        Settings, Snat4, SnatKey4, forward_flags, role,
+    },
+    session::{Session, SessionKey4, View, flags},
+    sweep,
+    tables::Tables as _,
+    work::Work,
+};
+
+use super::{
+    memory::{MemoryTables, Socket},
+    packets::{At, ETHERNET, Ip, read},
+};
+
+const GENERATION: u16 = 1;
+
+const UPLINK: u32 = 1;
+pub(crate) const LAN: u32 = 2;
+pub(crate) const DMZ: u32 = 3;
+
+/// The host's own address on the uplink.
+pub(crate) const PUBLIC: Ip = [19, 19, 8, 10];
+/// A pool of four addresses that the host does not hold.
+pub(crate) const POOL: [Ip; 2] = [[19, 19, 8, 12], [19, 19, 8, 15]];
+
+pub(crate) const C1: Ip = [172, 22, 161, 170];
+pub(crate) const C2: Ip = [172, 22, 161, 171];
+/// In the other network.
+pub(crate) const C3: Ip = [10, 50, 0, 7];
+
+/// A remote with two addresses, and another remote.
+pub(crate) const S1A: Ip = [198, 51, 100, 2];
+pub(crate) const S1B: Ip = [198, 51, 100, 3];
+pub(crate) const S2: Ip = [203, 0, 113, 2];
+
+pub(crate) const SNAT_RULE: u32 = 1;
+pub(crate) const FORWARD_RULE: u32 = 2;
+
+/// Where a packet has ended up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nowhere.
+    Dropped(DropReason),
+    /// In the host's own stack.
+    Host(Vec<u8>),
+    /// On the uplink.
+    Uplink(Vec<u8>),
+    /// In the network of this interface.
+    Network(u32, Vec<u8>),
+}
+
+impl Fate {
+    /// The packet that left by the uplink.
+    #[track_caller]
+    pub(crate) fn uplink(self) -> Vec<u8> {
+        match self {
+            Self::Uplink(packet) => packet,
+            other => panic!("not on the uplink: {other:?}"),
+        }
+    }
+
+    /// The packet that a guest has received.
+    #[track_caller]
+    pub(crate) fn guest(self) -> Vec<u8> {
+        match self {
+            Self::Network(_, packet) => packet,
+            other => panic!("not at a guest: {other:?}"),
+        }
+    }
+
+    /// The packet that the host itself has received.
+    #[track_caller]
+    pub(crate) fn host(self) -> Vec<u8> {
+        match self {
+            Self::Host(packet) => packet,
+            other => panic!("not at the host: {other:?}"),
+        }
+    }
+
+    /// Why it was dropped.
+    #[track_caller]
+    pub(crate) fn reason(self) -> DropReason {
+        match self {
+            Self::Dropped(reason) => reason,
+            other => panic!("not dropped: {other:?}"),
+        }
+    }
+}
+
+/// One of the four hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Inbound,
+    Outbound,
+    FromGuest,
+    ToGuest,
+}
+
+impl Hook {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Inbound,
+        Self::Outbound,
+        Self::FromGuest,
+        Self::ToGuest,
+    ];
+}
+
+/// A number of entries in each of the tables: sessions, mappings, ports, permits.
+pub(crate) type Entries = [usize; 4];
+
+/// The host.
+pub(crate) struct World {
+    pub(crate) tables: MemoryTables,
+    snat: Snat4,
+}
+
+impl World {
+    /// Guests of both networks hide behind the host's address; nothing is forwarded.
+    pub(crate) fn new() -> Self {
+        let snat = Snat4 {
+            first: Addr4(PUBLIC),
+            last: Addr4(PUBLIC),
+            rule: SNAT_RULE,
+            first_port: 1024,
+            last_port: 65535,
+            mapping: rule::mapping::ENDPOINT_INDEPENDENT,
+            filtering: rule::filtering::ADDRESS_DEPENDENT,
+            has_excludes: 0,
+            reserved: 0,
+        };
+        let mut world = Self {
+            tables: MemoryTables {
+                now_s: 1000,
+                settings: Some(settings()),
+                interfaces: interfaces(),
+                ..MemoryTables::default()
+            },
+            snat,
+        };
+        world.external(PUBLIC, true);
+        for (prefix, network) in [(C1, 1), (C3, 2)] {
+            let key = InsideKey4 {
+                generation: GENERATION,
+                reserved: [0; 2],
+                address: Addr4(prefix),
+            };
+            let inside = Inside {
+                network,
+                reserved: 0,
+            };
+            world
+                .tables
+                .inside
+                .insert(INSIDE_FIXED_BITS + 24, &key, inside);
+        }
+        world.snat(|_| ());
+        world
+    }
+
+    /// Makes an address an external one.
+    pub(crate) fn external(&mut self, address: Ip, is_host: bool) {
+        let external = ExternalAddress {
+            uplink: 1,
+            is_host: is_host.into(),
+            reserved: 0,
+        };
+        self.tables.addresses.insert(Addr4(address), external);
+    }
+
+    /// Changes the rule that guests hide by.
+    pub(crate) fn snat(&mut self, change: impl FnOnce(&mut Snat4)) {
+        change(&mut self.snat);
+        for (network, address) in [(1, C1), (2, C3)] {
+            let key = SnatKey4 {
+                generation: GENERATION,
+                uplink: 1,
+                network,
+                reserved: [0; 2],
+                source: Addr4(address),
+            };
+            let snats = &mut self.tables.snats;
+            snats.insert(SNAT_FIXED_BITS + 24, &key, self.snat);
+        }
+    }
+
+    /// Leaves a guest without a rule to hide by.
+    pub(crate) fn without_snat(&mut self, guest: Ip) {
+        let key = SnatKey4 {
+            generation: GENERATION,
+            uplink: 1,
+            network: 1,
+            reserved: [0; 2],
+            source: Addr4(guest),
+        };
+        let none = Snat4 {
+            mapping: rule::mapping::NONE,
+            ..self.snat
+        };
+        let snats = &mut self.tables.snats;
+        snats.insert(SNAT_FIXED_BITS + 32, &key, none);
+    }
+
+    /// Excludes a prefix of destinations from the rule that guests hide by.
+    pub(crate) fn exclude(&mut self, destination: Ip, prefix_len: u32) {
+        self.snat(|snat| snat.has_excludes = 1);
+        let key = ExcludeKey4 {
+            rule: SNAT_RULE,
+            generation: GENERATION,
+            reserved: [0; 2],
+            destination: Addr4(destination),
+        };
+        let excludes = &mut self.tables.excludes;
+        excludes.insert(SNAT_FIXED_BITS + prefix_len, &key, ());
+    }
+
+    /// Forwards ports of the host's address, each to one of the guest's from `to` on.
+    pub(crate) fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+        self.forward_with(protocol, ports, to, 0);
+    }
+
+    /// Forwards all ports of a range to one of the guest's.
+    pub(crate) fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+        self.forward_with(protocol, ports, to, forward_flags::MANY_TO_ONE);
+    }
+
+    fn forward_with(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At, flags: u8) {
+        let network = self.tables.inside(GENERATION, Addr4(to.0));
+        let forward = Forward4 {
+            to: Addr4(to.0),
+            rule: FORWARD_RULE,
+            network: network.unwrap_or(0),
+            first_external: *ports.start(),
+            first_internal: to.1,
+            flags: flags | forward_flags::HAIRPIN,
+            reserved: 0,
+        };
+        for port in ports {
+            let bits = FORWARD_FIXED_BITS + 16;
+            let key = forward_key(protocol, port);
+            self.tables.forwards.insert(bits, &key, forward);
+        }
+    }
+
+    /// Forwards everything that is sent to the host's address.
+    pub(crate) fn forward_all(&mut self, to: Ip) {
+        self.forward(ICMP, 0..=0, At(to, 0));
+        self.forward(OTHER_PROTOCOLS, 0..=0, At(to, 0));
+        for protocol in [TCP, UDP] {
+            self.forward(protocol, 0..=0, At(to, 0));
+            let key = forward_key(protocol, 0);
+            let all = *self
+                .tables
+                .forward(GENERATION, protocol, at(PUBLIC, 0))
+                .unwrap();
+            let forwards = &mut self.tables.forwards;
+            forwards.insert(FORWARD_FIXED_BITS, &key, all);
+        }
+    }
+
+    /// Opens a socket of the host's.
+    pub(crate) fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
+        self.tables.sockets.push(Socket {
+            protocol,
+            local: at(local.0, local.1),
+            remote: remote.map(|remote| at(remote.0, remote.1)),
+        });
+    }
+
+    /// A guest sends a packet, in the network that its address is in.
+    pub(crate) fn guest_sends(&self, packet: &[u8]) -> Fate {
+        let source = read_address(packet, 12);
+        self.network_sends(network_of(source).unwrap_or(LAN), packet)
+    }
+
+    /// A packet comes in from a network.
+    pub(crate) fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
+        match self.run(Hook::FromGuest, packet, interface, interface) {
+            Ok((_, packet)) => self.route(&packet, interface),
+            Err(reason) => Fate::Dropped(reason),
+        }
+    }
+
+    /// A packet comes in by the uplink.
+    pub(crate) fn outside_sends(&self, packet: &[u8]) -> Fate {
+        match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
+            Ok((_, packet)) => self.route(&packet, UPLINK),
+            Err(reason) => Fate::Dropped(reason),
+        }
+    }
+
+    /// The host itself sends a packet.
+    pub(crate) fn host_sends(&self, packet: &[u8]) -> Fate {
+        self.route(packet, 0)
+    }
+
+    /// What the kernel does between the hooks, and the hook by which the packet leaves.
+    fn route(&self, packet: &[u8], ingress: u32) -> Fate {
+        let destination = read_address(packet, 16);
+        if destination == PUBLIC {
+            return Fate::Host(packet.to_vec());
+        }
+        let (hook, egress) = match network_of(destination) {
+            Some(interface) => (Hook::ToGuest, interface),
+            None => (Hook::Outbound, UPLINK),
+        };
+        match self.run(hook, packet, egress, ingress) {
+            Ok((_, packet)) if egress == UPLINK => Fate::Uplink(packet),
+            Ok((_, packet)) => Fate::Network(egress, packet),
+            Err(reason) => Fate::Dropped(reason),
+        }
+    }
+
+    /// A packet at one hook, wherever it comes from.
+    pub(crate) fn run(
+        &self,
+        hook: Hook,
+        packet: &[u8],
+        interface: u32,
+        ingress_interface: u32,
+    ) -> Result<(Verdict, Vec<u8>), DropReason> {
+        run(&self.tables, hook, packet, interface, ingress_interface)
+    }
+
+    /// Time passes, and nobody looks for idle sessions.
+    pub(crate) fn advance(&mut self, seconds: u32) {
+        self.tables.now_s += seconds;
+    }
+
+    /// The daemon ends idle sessions and gives how many that were.
+    pub(crate) fn expire(&self) -> usize {
+        let sessions = self.tables.sessions.entries();
+        let settings = settings();
+        let now_s = self.tables.now_s;
+        let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
+            sweep::expire(&self.tables, &settings, now_s, key, session)
+        };
+        sessions.iter().filter(|entry| expires(entry)).count()
+    }
+
+    /// Time passes, and idle sessions end.
+    pub(crate) fn wait(&mut self, seconds: u32) -> usize {
+        self.advance(seconds);
+        self.expire()
+    }
+
+    /// The daemon ends all sessions at once.
+    pub(crate) fn end_all(&self) {
+        for (key, session) in self.tables.sessions.entries() {
+            sweep::end(&self.tables, &key, session);
+        }
+    }
+
+    /// How many entries the tables have.
+    pub(crate) fn entries(&self) -> Entries {
+        let tables = &self.tables;
+        [
+            tables.sessions.entries().len(),
+            tables.mappings.entries().len(),
+            tables.ports.entries().len(),
+            tables.permits.entries().len(),
+        ]
+    }
+
+    /// What a rule has counted.
+    pub(crate) fn counters(&self, rule: u32) -> RuleCounters {
+        let counters = self.tables.counters.borrow();
+        counters.get(&rule).copied().unwrap_or_default()
+    }
+
+    /// Checks that the tables agree with one another.
+    pub(crate) fn check(&self) {
+        let mut held = HashMap::new();
+        for (key, session) in self.tables.sessions.entries() {
+            self.check_entry(&key, session);
+            if !session.has(flags::PRIMARY) {
+                continue;
+            }
+            for (port, permit) in references(&key, session) {
+                let count = match permit {
+                    None => held.entry((port, None)),
+                    Some(remote) => held.entry((port, Some(remote))),
+                };
+                *count.or_insert(0) += 1;
+            }
+        }
+        for (key, owner) in self.tables.ports.entries() {
+            let count = held.remove(&(key, None));
+            assert_eq!(count, Some(owner.references.count()), "{key:?}");
+            if owner.is_exclusive() {
+                let mapping = self.tables.mapping(&owner.mapping_key(key.protocol));
+                let external = mapping.map(|mapping| (mapping.address, mapping.port));
+                assert_eq!(external, Some((key.address, key.port)), "{owner:?}");
+            }
+        }
+        for (key, references) in self.tables.permits.entries() {
+            let port = PortKey::new(Endpoint::new(key.external, key.port), key.protocol);
+            let count = held.remove(&(port, Some(key)));
+            assert_eq!(count, Some(references.count()), "{key:?}");
+        }
+        assert!(held.is_empty(), "sessions hold what is not there: {held:?}");
+        for (key, mapping) in self.tables.mappings.entries() {
+            let external = Endpoint::new(mapping.address, mapping.port);
+            let owner = self.tables.port(&PortKey::new(external, key.protocol));
+            let owner = owner.map(|owner| owner.mapping_key(key.protocol));
+            assert_eq!(owner, Some(key), "whose port is {external:?}");
+        }
+    }
+
+    /// Checks that an entry's session is whole.
+    fn check_entry(&self, key: &SessionKey4, session: &Session<Addr4>) {
+        let peer_key = session.peer_key(key.protocol);
+        let peer = self.tables.session(&peer_key).expect("the other direction");
+        if key.view == View::Between as u8 {
+            return;
+        }
+        assert_eq!(peer.peer_key(key.protocol), *key, "{session:?}");
+        let primary = [session, peer].map(|entry| entry.has(flags::PRIMARY));
+        assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
+        if session.has(flags::HAIRPIN) {
+            let between = SessionKey4 {
+                destination: session.destination,
+                destination_port: session.destination_port,
+                view: View::Between as u8,
+                ..*key
+            };
+            assert!(self.tables.session(&between).is_some(), "{between:?}");
+        }
+    }
+}
+
+type Reference = (PortKey<Addr4>, Option<PermitKey<Addr4>>);
+
+/// What a session's primary entry says that it holds.
+fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
+    let external = session.source_endpoint();
+    let port = PortKey::new(external, key.protocol);
+    let remote = match session.has(flags::HAIRPIN) {
+        true => key.destination,
+        false => session.destination,
+    };
+    let mut references = Vec::new();
+    if session.has(flags::HOLDS_PORT) {
+        references.push((port, None));
+    }
+    if session.has(flags::HOLDS_PERMIT) {
+        let permit = PermitKey::new(external, remote, key.protocol);
+        references.push((port, Some(permit)));
+    }
+    references
+}
+
+/// Runs a packet through one hook.
+pub(crate) fn run(
+    tables: &MemoryTables,
+    hook: Hook,
+    packet: &[u8],
+    interface: u32,
+    ingress_interface: u32,
+) -> Result<(Verdict, Vec<u8>), DropReason> {
+    let mut bytes = packet.to_vec();
+    let mut packet = SlicePacket {
+        bytes: &mut bytes,
+        ingress_interface,
+    };
+    let place = Place {
+        l3: ETHERNET,
+        interface,
+    };
+    let mut work = Work::<Addr4>::new();
+    let verdict = match hook {
+        Hook::Inbound => pipeline::inbound(&mut packet, tables, place, &mut work),
+        Hook::Outbound => pipeline::outbound(&mut packet, tables, place, &mut work),
+        Hook::FromGuest => pipeline::from_guest(&mut packet, tables, place, &mut work),
+        Hook::ToGuest => pipeline::to_guest(&mut packet, tables, place, &mut work),
+    }?;
+    Ok((verdict, bytes))
+}
+
+/// Whether an address is a guest's.
+pub(crate) fn is_inside(address: Ip) -> bool {
+    network_of(address).is_some()
+}
+
+/// Checks that no packet on the uplink shows a guest's address.
+#[track_caller]
+pub(crate) fn assert_hidden(packet: &[u8]) {
+    let seen = read(packet);
+    assert!(!is_inside(seen.source.0), "{seen:?}");
+    assert!(!is_inside(seen.destination.0), "{seen:?}");
+}
+
+fn network_of(address: Ip) -> Option<u32> {
+    match address {
+        [172, 22, 161, _] => Some(LAN),
+        [10, 50, 0, _] => Some(DMZ),
+        _ => None,
+    }
+}
+
+fn read_address(packet: &[u8], offset: usize) -> Ip {
+    let bytes = packet
+        .get(ETHERNET + offset..)
+        .and_then(<[u8]>::first_chunk);
+    bytes.copied().unwrap_or_default()
+}
+
+fn forward_key(protocol: u8, port: u16) -> ForwardKey4 {
+    ForwardKey4 {
+        generation: GENERATION,
+        protocol,
+        reserved: 0,
+        address: Addr4(PUBLIC),
+        port: Port::new(port),
+        padding: [0; 2],
+    }
+}
+
+fn at(address: Ip, port: u16) -> Endpoint<Addr4> {
+    Endpoint::new(Addr4(address), Port::new(port))
+}
+
+fn interfaces() -> HashMap<u32, Interface> {
+    let interface = |role, number| Interface { role, number };
+    HashMap::from([
+        (UPLINK, interface(role::UPLINK, 1)),
+        (LAN, interface(role::NETWORK, 1)),
+        (DMZ, interface(role::NETWORK, 2)),
+    ])
+}
+
+fn settings() -> Settings {
+    Settings {
+        generation: GENERATION.into(),
+        udp_s: 300,
+        tcp_opening_s: 240,
+        tcp_established_s: 7440,
+        tcp_closing_s: 240,
+        icmp_s: 60,
+        other_s: 600,
+        fragment_s: 30,
+    }
+}
