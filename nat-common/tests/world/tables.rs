@@ -1,0 +1,289 @@
+//! The tables as ordinary maps.
+//!
+//! Entries are leaked: references to them live as long as the table, as in the kernel.
+
+use std::{cell::RefCell, collections::HashMap, hash::Hash};
+
+use nat_common::{
+    address::{Addr4, Endpoint, Port},
+    mapping::{
+        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    },
+    parse::{ICMP, TCP, UDP},
+    rule::{
+        self, ExternalAddress, Forward4, FragmentKey4, FragmentPorts, Interface, Settings, Snat4,
+        forward_flags, role,
+    },
+    session::{Session, SessionKey4, SessionRecord4},
+    shared::Shared,
+    tables::{HostSocket, InsertError, Tables, Traffic},
+};
+
+use super::{LAN, PUBLIC, UPLINK, guest};
+
+type Table<K, V> = RefCell<HashMap<K, &'static V>>;
+
+pub(crate) struct MemoryTables {
+    now_s: u32,
+    random: RefCell<u32>,
+    settings: Settings,
+    interfaces: HashMap<u32, Interface>,
+    external: ExternalAddress,
+    forward: Forward4,
+    snat: Snat4,
+    sessions: Table<SessionKey4, Session<Addr4>>,
+    mappings: Table<MappingKey4, MappingRecord4>,
+    ports: Table<PortKey4, PortOwner<Addr4>>,
+    permits: Table<PermitKey4, References>,
+    fragments: Table<FragmentKey4, FragmentPorts>,
+}
+
+fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
+    let mut table = table.borrow_mut();
+    if table.contains_key(&key) {
+        return Err(InsertError::Exists);
+    }
+    table.insert(key, Box::leak(Box::new(value)));
+    Ok(())
+}
+
+impl MemoryTables {
+    pub(crate) fn new() -> Self {
+        let settings = Settings {
+            generation: 1,
+            udp_s: 300,
+            tcp_opening_s: 240,
+            tcp_established_s: 7440,
+            tcp_closing_s: 240,
+            icmp_s: 60,
+            other_s: 600,
+            fragment_s: 30,
+        };
+        let forward = Forward4 {
+            to: Addr4(guest(super::SERVER)),
+            rule: 2,
+            network: 1,
+            first_external: 10_000,
+            first_internal: 80,
+            flags: forward_flags::HAIRPIN,
+            reserved: 0,
+        };
+        let snat = Snat4 {
+            first: Addr4(PUBLIC),
+            last: Addr4(PUBLIC),
+            rule: 1,
+            first_port: 1024,
+            last_port: 65535,
+            mapping: rule::mapping::ENDPOINT_INDEPENDENT,
+            filtering: rule::filtering::ADDRESS_DEPENDENT,
+            has_excludes: 0,
+            reserved: 0,
+        };
+        Self {
+            now_s: 100,
+            random: RefCell::new(12345),
+            settings,
+            interfaces: HashMap::from([
+                (
+                    UPLINK,
+                    Interface {
+                        role: role::UPLINK,
+                        number: 1,
+                    },
+                ),
+                (
+                    LAN,
+                    Interface {
+                        role: role::NETWORK,
+                        number: 1,
+                    },
+                ),
+            ]),
+            external: ExternalAddress {
+                uplink: 1,
+                is_host: 1,
+                reserved: 0,
+            },
+            forward,
+            snat,
+            sessions: Table::default(),
+            mappings: Table::default(),
+            ports: Table::default(),
+            permits: Table::default(),
+            fragments: Table::default(),
+        }
+    }
+
+    pub(crate) fn advance(&mut self, seconds: u32) {
+        self.now_s += seconds;
+    }
+
+    pub(crate) fn now(&self) -> u32 {
+        self.now_s
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn session_keys(&self) -> Vec<SessionKey4> {
+        self.sessions.borrow().keys().copied().collect()
+    }
+
+    /// Sessions' entries, mappings, ports, permits.
+    pub(crate) fn entries(&self) -> (usize, usize, usize, usize) {
+        let (sessions, mappings) = (self.sessions.borrow().len(), self.mappings.borrow().len());
+        (
+            sessions,
+            mappings,
+            self.ports.borrow().len(),
+            self.permits.borrow().len(),
+        )
+    }
+}
+
+impl Tables<Addr4> for MemoryTables {
+    fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    fn random(&self) -> u32 {
+        let mut random = self.random.borrow_mut();
+        *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *random
+    }
+
+    fn repeat(&self, times: u32, mut step: impl FnMut(u32) -> bool) {
+        let _stopped = (0..times).all(&mut step);
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(&index)
+    }
+
+    fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
+        self.sessions.borrow().get(key).copied()
+    }
+
+    fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
+        let session = Session {
+            source: record.source,
+            destination: record.destination,
+            source_port: record.source_port,
+            destination_port: record.destination_port,
+            peer_network: record.peer_network,
+            peer_view: record.peer_view,
+            flags: record.flags,
+            rule: record.rule,
+            opened_s: record.opened_s,
+            seen_s: Shared::new(record.seen_s),
+            state: Shared::new(record.state),
+        };
+        add(&self.sessions, *key, session)
+    }
+
+    fn remove_session(&self, key: &SessionKey4) {
+        self.sessions.borrow_mut().remove(key);
+    }
+
+    fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
+        self.mappings.borrow().get(key).copied()
+    }
+
+    fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
+        add(&self.mappings, *key, *record)
+    }
+
+    fn remove_mapping(&self, key: &MappingKey4) {
+        self.mappings.borrow_mut().remove(key);
+    }
+
+    fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
+        self.ports.borrow().get(key).copied()
+    }
+
+    fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
+        let owner = PortOwner {
+            address: record.address,
+            port: record.port,
+            network: record.network,
+            uplink: record.uplink,
+            filtering: record.filtering,
+            flags: record.flags,
+            rule: record.rule,
+            references: References::new(record.references),
+        };
+        add(&self.ports, *key, owner)
+    }
+
+    fn remove_port(&self, key: &PortKey4) {
+        self.ports.borrow_mut().remove(key);
+    }
+
+    fn permit(&self, key: &PermitKey4) -> Option<&References> {
+        self.permits.borrow().get(key).copied()
+    }
+
+    fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
+        add(&self.permits, *key, References::new(1))
+    }
+
+    fn remove_permit(&self, key: &PermitKey4) {
+        self.permits.borrow_mut().remove(key);
+    }
+
+    fn forward(&self, _: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
+        let is_range = (10_000..10_100).contains(&to.port.number());
+        let is_forwarded = match protocol {
+            TCP | UDP => is_range,
+            ICMP => true,
+            _ => false,
+        };
+        (to.address == Addr4(PUBLIC) && is_forwarded).then_some(&self.forward)
+    }
+
+    fn snat(&self, _: u16, _: u16, _: u16, source: Addr4) -> Option<&Snat4> {
+        (source.0[..3] == [172, 22, 161]).then_some(&self.snat)
+    }
+
+    fn is_excluded(&self, _: u16, _: u32, _: Addr4) -> bool {
+        false
+    }
+
+    fn external_address(&self, _: u16, address: Addr4) -> Option<&ExternalAddress> {
+        (address == Addr4(PUBLIC)).then_some(&self.external)
+    }
+
+    fn inside(&self, _: u16, address: Addr4) -> Option<u16> {
+        (address.0[..3] == [172, 22, 161]).then_some(1)
+    }
+
+    fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
+        self.fragments
+            .borrow_mut()
+            .insert(*key, Box::leak(Box::new(*ports)));
+    }
+
+    fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {
+        // A service of the host on a port that guests would like to have.
+        if local.port == Port::new(5001) {
+            HostSocket::Listening
+        } else {
+            HostSocket::None
+        }
+    }
+
+    fn count(&self, _: u32, _: Traffic) {}
+
+    fn count_opened(&self, _: u32) {}
+
+    fn count_closed(&self, _: u32) {}
+}
