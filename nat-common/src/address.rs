@@ -43,6 +43,12 @@ pub trait Address: Pod + Eq + fmt::Debug {
         destination: Self,
         diff: crate::checksum::Diff,
     ) -> Option<()>;
+
+    /// Writes the identification for reassembly into the header at `offset`.
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
+
+    /// An identification for reassembly, from a random number.
+    fn id_from(random: u32) -> u32;
 }
 
 /// An IPv4 address in wire order.

@@ -92,4 +92,22 @@ impl Address for Addr4 {
         packet.write(offset + offset_of!(Ipv4Hdr, src_addr), source.0)?;
         packet.write(offset + offset_of!(Ipv4Hdr, dst_addr), destination.0)
     }
+
+    #[inline(always)]
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
+        let (check, field) = (
+            offset + offset_of!(Ipv4Hdr, check),
+            offset + offset_of!(Ipv4Hdr, id),
+        );
+        let (old, new) = (packet.read::<2>(field)?, (id as u16).to_be_bytes());
+        let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
+        let sum = packet.read::<2>(check)?;
+        packet.write(check, Diff::NONE.replace(word(old), word(new)).apply(sum))?;
+        packet.write(field, new)
+    }
+
+    #[inline(always)]
+    fn id_from(random: u32) -> u32 {
+        random & u32::from(u16::MAX)
+    }
 }

@@ -27,6 +27,7 @@ pub(crate) use map_layout;
 pub mod address;
 pub mod checksum;
 pub mod counter;
+pub mod fragment;
 pub mod icmp;
 pub mod ipv4;
 pub mod mapping;
@@ -46,4 +47,4 @@ pub mod work;
 
 /// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
 /// what has the same one. It changes whenever a key or value in this crate does.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

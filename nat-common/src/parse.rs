@@ -189,7 +189,10 @@ pub fn parse<A: Address, P: Packet>(
         has_ports: header.fragment_offset == 0,
     };
     if header.fragment_offset == 0 {
-        parse_transport(packet, parsed).ok_or(DropReason::Malformed)?;
+        parse_transport(packet, parsed).ok_or(match header.more_fragments {
+            true => DropReason::FragmentTiny,
+            false => DropReason::Malformed,
+        })?;
     }
     settle(parsed);
     Ok(())

@@ -215,36 +215,6 @@ pub struct Settings {
     pub fragment_s: u32,
 }
 
-/// Key of `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
-pub struct FragmentKey<A> {
-    /// Source address.
-    pub source: A,
-    /// Destination address.
-    pub destination: A,
-    /// The packet's identification.
-    pub id: u32,
-    /// Number of the network that it came from.
-    pub network: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// A [`crate::session::View`].
-    pub view: u8,
-}
-
-/// Value of `FRAGMENTS`: what the first fragment said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub struct FragmentPorts {
-    /// Source port.
-    pub source_port: Port,
-    /// Destination port.
-    pub destination_port: Port,
-    /// When the first fragment came, in seconds of the monotonic clock.
-    pub seen_s: u32,
-}
-
 impl<A> Forward<A> {
     /// The guest's port for an external port of the range.
     #[inline(always)]
@@ -272,8 +242,6 @@ pub type ExcludeKey4 = ExcludeKey<Addr4>;
 pub type AddressKey4 = AddressKey<Addr4>;
 /// IPv4 key of `INSIDE`.
 pub type InsideKey4 = InsideKey<Addr4>;
-/// IPv4 key of `FRAGMENTS`.
-pub type FragmentKey4 = FragmentKey<Addr4>;
 
 crate::map_layout!(ForwardKey4, 12);
 crate::map_layout!(Forward4, 16);
@@ -286,8 +254,6 @@ crate::map_layout!(InsideKey4, 8);
 crate::map_layout!(Inside, 4);
 crate::map_layout!(Interface, 4);
 crate::map_layout!(Settings, 32);
-crate::map_layout!(FragmentKey4, 16);
-crate::map_layout!(FragmentPorts, 8);
 
 /// Bits before the port in [`ForwardKey4`].
 pub const FORWARD_FIXED_BITS: u32 = 64;

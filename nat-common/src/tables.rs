@@ -3,8 +3,9 @@
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::{Datagram, FragmentKey, FragmentPorts, Held},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
-    rule::{ExternalAddress, Forward, FragmentKey, FragmentPorts, Interface, Settings, Snat},
+    rule::{ExternalAddress, Forward, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
 };
 
@@ -112,12 +113,24 @@ pub trait Tables<A: Address> {
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
     /// Remembers what the first fragment of a packet says; the oldest make room.
     fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+    /// Adds what the first fragment of a packet said; the oldest make room.
+    fn add_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) -> Result<(), InsertError>;
+    /// Looks a packet up that is being sent in fragments.
+    fn datagram(&self, key: &FragmentKey<A>) -> Option<&Datagram>;
+    /// Adds one of which nothing has come; the oldest make room.
+    fn add_datagram(&self, key: &FragmentKey<A>) -> Result<(), InsertError>;
+    /// Removes one.
+    fn remove_datagram(&self, key: &FragmentKey<A>);
+    /// A slot for a fragment that waits for the first one.
+    fn held(&self, slot: u32) -> Option<&Held<A>>;
 
     /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;
 
     /// Counts a packet under a rule.
     fn count(&self, rule: u32, traffic: Traffic);
+    /// Counts a dropped packet.
+    fn count_drop(&self, reason: DropReason);
     /// Counts a session that was opened.
     fn count_opened(&self, rule: u32);
     /// Counts a session that has ended.

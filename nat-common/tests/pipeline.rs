@@ -4,6 +4,7 @@
 //! the project's list of behaviours.
 
 mod pipeline {
+    mod fragments;
     mod hairpin;
     mod host;
     mod icmp;

@@ -21,6 +21,7 @@ use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
+    fragment,
     parse::Parsed,
     pipeline::{self, Outcome, Place, Verdict},
     work::Work,
@@ -87,6 +88,7 @@ fn run<const L3: usize>(
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
+        Ok(Verdict::Kept) => TC_ACT_SHOT,
         Err(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
@@ -122,6 +124,15 @@ pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
             skb: ctx.as_ptr().cast(),
         },
     )
+}
+
+/// Frees the fragments that have waited for too long for the first one of their packet. The daemon
+/// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
+#[classifier]
+pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
+    fragment::expire_all(&Maps {
+        skb: ctx.as_ptr().cast(),
+    })
 }
 
 #[cfg(target_arch = "bpf")]

@@ -5,11 +5,13 @@
 //! the source is. Both ends see external addresses alone.
 
 use super::{
-    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+    Outcome, Place, Verdict, enter, error, find, generation, network_of, renumber,
+    resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::Order,
     mapping::PortKey,
     open::{Origin, Server, forward_target, open_hairpin},
     packet::Packet,
@@ -36,10 +38,14 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let generation = generation(tables);
+    let network = network_of(tables, place.interface);
+    if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
+    {
+        return Ok(Verdict::Kept);
+    }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
         return Ok(Verdict::Untouched);
     };
-    let network = network_of(tables, place.interface);
     if parsed.transport == Transport::IcmpError {
         return error::from_guest(packet, tables, parsed);
     }
@@ -177,12 +183,16 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     }
     match tables.session(&parsed.key(View::Between, network)) {
         Some(session) => {
-            rewrite(
+            let source = session.source_endpoint();
+            renumber(
                 packet,
+                tables,
                 parsed,
-                session.source_endpoint(),
-                parsed.destination(),
+                View::Between,
+                network,
+                source.address,
             )?;
+            rewrite(packet, parsed, source, parsed.destination())?;
             Ok(Verdict::Translated)
         }
         None => Ok(Verdict::Untouched),

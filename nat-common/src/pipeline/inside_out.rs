@@ -1,7 +1,8 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use super::{
-    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+    Outcome, Place, Verdict, error, find, generation, network_of, renumber, resolve_fragment,
+    translate,
 };
 use crate::{
     address::{Address, Port},
@@ -44,6 +45,14 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
         && let Some(session) = find(tables, &parsed.key(View::Inside, network))
     {
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
+        renumber(
+            packet,
+            tables,
+            parsed,
+            View::Inside,
+            network,
+            source.address,
+        )?;
         return translate(packet, tables, parsed, session, source, destination);
     }
     let origin = Origin {
@@ -148,6 +157,14 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     let source = open_outbound(tables, work, origin, snat)?;
     let parsed = &work.parsed;
     let traffic = parsed.traffic(packet, false);
+    renumber(
+        packet,
+        tables,
+        parsed,
+        View::Inside,
+        origin.network,
+        source.address,
+    )?;
     rewrite(packet, parsed, source, parsed.destination())?;
     tables.count(snat.rule, traffic);
     Ok(Verdict::Opened)

@@ -1,9 +1,10 @@
 //! Uplink, ingress: packets from outside.
 
-use super::{Outcome, Place, Verdict, error, find, generation, resolve_fragment, translate};
+use super::{Outcome, Place, Verdict, enter, error, find, generation, resolve_fragment, translate};
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::Order,
     mapping::{PermitKey, PortKey, PortOwner},
     open::{open_forward, open_to_mapping},
     packet::Packet,
@@ -31,6 +32,9 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
     parse(packet, place.l3, parsed)?;
     if parsed.transport == Transport::IcmpError {
         return error::inbound(packet, tables, parsed);
+    }
+    if parsed.is_fragment() && enter(packet, tables, parsed, View::Outside, 0)? == Order::Kept {
+        return Ok(Verdict::Kept);
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if parsed.has_ports

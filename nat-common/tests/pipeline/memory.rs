@@ -11,14 +11,15 @@ use std::{
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::RuleCounters,
+    counter::{DropReason, RuleCounters},
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
     rule::{
-        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, FragmentKey4, FragmentPorts, Inside,
-        InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
+        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4, Interface,
+        OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -132,7 +133,12 @@ pub(crate) struct MemoryTables {
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
     pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
+    pub(crate) datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
+    pub(crate) held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
+    pub(crate) drops: RefCell<Vec<DropReason>>,
+    /// Frames that were kept and sent on, for which hook and which interface.
+    pub(crate) sent: RefCell<Vec<Vec<u8>>>,
     /// What the generator has given last.
     pub(crate) random: Cell<u32>,
     /// Numbers that come before those of the generator.
@@ -328,6 +334,39 @@ impl Tables<Addr4> for MemoryTables {
         self.fragments.borrow_mut().insert(*key, ports);
     }
 
+    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+        if self.fragments.borrow().contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        self.put_fragment(key, ports);
+        Ok(())
+    }
+
+    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+        let mut datagrams = self.datagrams.borrow_mut();
+        if datagrams.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        datagrams.insert(*key, Box::leak(Box::default()));
+        Ok(())
+    }
+
+    fn remove_datagram(&self, key: &FragmentKey4) {
+        self.datagrams.borrow_mut().remove(key);
+    }
+
+    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+        let mut held = self.held.borrow_mut();
+        Some(
+            held.entry(slot)
+                .or_insert_with(|| Box::leak(Box::default())),
+        )
+    }
+
     fn host_socket(
         &self,
         protocol: u8,
@@ -358,6 +397,10 @@ impl Tables<Addr4> for MemoryTables {
                 counters.bytes_out += traffic.bytes;
             }
         });
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        self.drops.borrow_mut().push(reason);
     }
 
     fn count_opened(&self, rule: u32) {

@@ -54,6 +54,8 @@ pub(crate) const FORWARD_RULE: u32 = 2;
 pub(crate) enum Fate {
     /// Nowhere.
     Dropped(DropReason),
+    /// Into a slot, until the first fragment of its packet comes.
+    Kept,
     /// In the host's own stack.
     Host(Vec<u8>),
     /// On the uplink.
@@ -288,6 +290,7 @@ impl World {
     /// A packet comes in from a network.
     pub(crate) fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
         match self.run(Hook::FromGuest, packet, interface, interface) {
+            Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, interface),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -296,6 +299,7 @@ impl World {
     /// A packet comes in by the uplink.
     pub(crate) fn outside_sends(&self, packet: &[u8]) -> Fate {
         match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
+            Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, UPLINK),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -304,6 +308,26 @@ impl World {
     /// The host itself sends a packet.
     pub(crate) fn host_sends(&self, packet: &[u8]) -> Fate {
         self.route(packet, 0)
+    }
+
+    /// A fragment comes in at one end; all fragments that then go on, in their order.
+    pub(crate) fn fragment(&self, hook: Hook, packet: &[u8]) -> Vec<Fate> {
+        let interface = match hook {
+            Hook::Inbound => UPLINK,
+            _ => network_of(read_address(packet, 12)).unwrap_or(LAN),
+        };
+        let mut fates = Vec::new();
+        let mut waiting = vec![(packet.to_vec(), false)];
+        while let Some((packet, was_kept)) = waiting.pop() {
+            match run_frame(&self.tables, hook, &packet, interface, interface, was_kept) {
+                Ok((Verdict::Kept, _)) => {}
+                Ok((_, packet)) => fates.push(self.route(&packet, interface)),
+                Err(reason) => fates.push(Fate::Dropped(reason)),
+            }
+            let sent = self.tables.sent.take();
+            waiting.extend(sent.into_iter().rev().map(|frame| (frame, true)));
+        }
+        fates
     }
 
     /// What the kernel does between the hooks, and the hook by which the packet leaves.
@@ -470,10 +494,23 @@ pub(crate) fn run(
     interface: u32,
     ingress_interface: u32,
 ) -> Result<(Verdict, Vec<u8>), DropReason> {
+    run_frame(tables, hook, packet, interface, ingress_interface, false)
+}
+
+fn run_frame(
+    tables: &MemoryTables,
+    hook: Hook,
+    packet: &[u8],
+    interface: u32,
+    ingress_interface: u32,
+    was_kept: bool,
+) -> Result<(Verdict, Vec<u8>), DropReason> {
     let mut bytes = packet.to_vec();
+    let mut send = |frame: &[u8]| tables.sent.borrow_mut().push(frame.to_vec());
     let mut packet = SlicePacket {
-        bytes: &mut bytes,
-        ingress_interface,
+        was_kept,
+        send_kept: Some(&mut send),
+        ..SlicePacket::new(&mut bytes, ingress_interface)
     };
     let place = Place {
         l3: ETHERNET,

@@ -6,14 +6,13 @@ use std::{cell::RefCell, collections::HashMap, hash::Hash};
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
+    counter::DropReason,
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
-    rule::{
-        self, ExternalAddress, Forward4, FragmentKey4, FragmentPorts, Interface, Settings, Snat4,
-        forward_flags, role,
-    },
+    rule::{self, ExternalAddress, Forward4, Interface, Settings, Snat4, forward_flags, role},
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
@@ -36,6 +35,8 @@ pub(crate) struct MemoryTables {
     ports: Table<PortKey4, PortOwner<Addr4>>,
     permits: Table<PermitKey4, References>,
     fragments: Table<FragmentKey4, FragmentPorts>,
+    datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
+    held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
 }
 
 fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
@@ -111,6 +112,8 @@ impl MemoryTables {
             ports: Table::default(),
             permits: Table::default(),
             fragments: Table::default(),
+            datagrams: RefCell::default(),
+            held: RefCell::default(),
         }
     }
 
@@ -272,6 +275,39 @@ impl Tables<Addr4> for MemoryTables {
             .insert(*key, Box::leak(Box::new(*ports)));
     }
 
+    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+        if self.fragments.borrow().contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        self.put_fragment(key, ports);
+        Ok(())
+    }
+
+    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+        let mut datagrams = self.datagrams.borrow_mut();
+        if datagrams.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        datagrams.insert(*key, Box::leak(Box::default()));
+        Ok(())
+    }
+
+    fn remove_datagram(&self, key: &FragmentKey4) {
+        self.datagrams.borrow_mut().remove(key);
+    }
+
+    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+        let mut held = self.held.borrow_mut();
+        Some(
+            held.entry(slot)
+                .or_insert_with(|| Box::leak(Box::default())),
+        )
+    }
+
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {
         // A service of the host on a port that guests would like to have.
         if local.port == Port::new(5001) {
@@ -282,6 +318,8 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn count(&self, _: u32, _: Traffic) {}
+
+    fn count_drop(&self, _: DropReason) {}
 
     fn count_opened(&self, _: u32) {}
 
