@@ -95,15 +95,16 @@ impl Address for Addr4 {
 
     #[inline(always)]
     fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
-        let (check, field) = (
-            offset + offset_of!(Ipv4Hdr, check),
-            offset + offset_of!(Ipv4Hdr, id),
-        );
-        let (old, new) = (packet.read::<2>(field)?, (id as u16).to_be_bytes());
+        // From the identification to the checksum.
+        let start = offset + offset_of!(Ipv4Hdr, id);
+        let mut bytes = packet.read::<8>(start)?;
+        let (old, new) = ([bytes[0], bytes[1]], (id as u16).to_be_bytes());
         let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
-        let sum = packet.read::<2>(check)?;
-        packet.write(check, Diff::NONE.replace(word(old), word(new)).apply(sum))?;
-        packet.write(field, new)
+        let diff = Diff::NONE.replace(word(old), word(new));
+        let check = diff.apply([bytes[6], bytes[7]]);
+        bytes[..2].copy_from_slice(&new);
+        bytes[6..].copy_from_slice(&check);
+        packet.write(start, bytes)
     }
 
     #[inline(always)]

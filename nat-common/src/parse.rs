@@ -188,6 +188,7 @@ pub fn parse<A: Address, P: Packet>(
         destination_port: Port::ZERO,
         has_ports: header.fragment_offset == 0,
     };
+    settle(parsed);
     if header.fragment_offset == 0 {
         parse_transport(packet, parsed).ok_or(match header.more_fragments {
             true => DropReason::FragmentTiny,

@@ -18,6 +18,7 @@ use nat_common::{
     fragment::{FragmentKey, HELD_BYTES, Held},
     packet::{ChecksumKind, Frames, Packet},
     parse::ICMP,
+    work::settle,
 };
 
 use crate::maps;
@@ -282,13 +283,28 @@ pub(crate) struct Saved {
     bytes: [u8; SAVED_BYTES],
 }
 
+/// `len` if a packet can be as long and there is room for it.
+///
+/// In two comparisons, neither with 0: the compiler would make one of them, and from "not 0" the
+/// verifier of Linux 6.1 does not learn that the length is positive.
+#[inline(always)]
+fn packet_len(len: u32, room: u32) -> Option<u32> {
+    if len > room {
+        return None;
+    }
+    let mut len = u64::from(len);
+    settle(&mut len);
+    if len < Ipv4Hdr::LEN as u64 {
+        return None;
+    }
+    Some(len as u32)
+}
+
 impl Skb {
     /// Copies the whole packet to `place`, which has room for `room` bytes.
     #[inline(always)]
     fn load_whole(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
-        if len == 0 || len > room {
-            return None;
-        }
+        let len = packet_len(len, room)?;
         // SAFETY: the context is valid, and `place` has room for `len` bytes.
         let result = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, place.cast(), len) };
         (result == 0).then_some(())
@@ -297,9 +313,7 @@ impl Skb {
     /// Makes this packet one of the `len` bytes at `place`, which has `room` bytes.
     #[inline(always)]
     fn become_other(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
-        if len == 0 || len > room {
-            return None;
-        }
+        let len = packet_len(len, room)?;
         // SAFETY: the context is valid, and `place` has `len` bytes. All packet pointers are made
         // anew after this.
         unsafe {
