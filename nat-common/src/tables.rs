@@ -5,7 +5,7 @@ use crate::{
     counter::DropReason,
     fragment::{Datagram, FragmentKey, FragmentPorts, Held},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
-    rule::{ExternalAddress, Forward, Interface, Settings, Snat},
+    rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
 };
 
@@ -106,8 +106,8 @@ pub trait Tables<A: Address> {
     fn is_excluded(&self, generation: u16, rule: u32, destination: A) -> bool;
     /// The uplink of an external address.
     fn external_address(&self, generation: u16, address: A) -> Option<&ExternalAddress>;
-    /// The network that an inside address is in, 0 if only a rule names it.
-    fn inside(&self, generation: u16, address: A) -> Option<u16>;
+    /// What is known of an inside address.
+    fn inside(&self, generation: u16, address: A) -> Option<&Inside<A>>;
 
     /// What the first fragment of a packet said.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;

@@ -26,7 +26,7 @@ use nat_common::{
     parse::{ICMP, TCP, UDP},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
         Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
@@ -54,7 +54,7 @@ static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
 #[map]
 static EXCLUDES: LpmTrie<ExcludeKey4, u8> = LpmTrie::pinned(1 << 16, 0);
 #[map]
-static INSIDE: LpmTrie<InsideKey4, Inside> = LpmTrie::pinned(1 << 16, 0);
+static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
 #[map]
 static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
@@ -308,15 +308,13 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
             generation,
             reserved: [0; 2],
             address,
         };
-        INSIDE
-            .get(Key::new(INSIDE_FIXED_BITS + 32, key))
-            .map(|inside| inside.network)
+        INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key))
     }
 
     #[inline(always)]

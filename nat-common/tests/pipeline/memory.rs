@@ -18,7 +18,7 @@ use nat_common::{
     },
     parse::{ICMP, TCP, UDP},
     rule::{
-        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4, Interface,
+        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4, Interface,
         OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
@@ -125,7 +125,7 @@ pub(crate) struct MemoryTables {
     pub(crate) forwards: Lpm<Forward4>,
     pub(crate) snats: Lpm<Snat4>,
     pub(crate) excludes: Lpm<()>,
-    pub(crate) inside: Lpm<Inside>,
+    pub(crate) inside: Lpm<Inside4>,
     pub(crate) addresses: HashMap<Addr4, ExternalAddress>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) sessions: Table<SessionKey4, Session<Addr4>>,
@@ -316,13 +316,13 @@ impl Tables<Addr4> for MemoryTables {
         self.addresses.get(&address)
     }
 
-    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
             generation,
             reserved: [0; 2],
             address,
         };
-        self.inside.get(&key).map(|inside| inside.network)
+        self.inside.get(&key)
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

@@ -11,7 +11,7 @@ use nat_common::{
     pipeline::{self, Place, Verdict},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
         Settings, Snat4, SnatKey4, forward_flags, role,
     },
     session::{Session, SessionKey4, View, flags},
@@ -159,9 +159,12 @@ impl World {
                 reserved: [0; 2],
                 address: Addr4(prefix),
             };
-            let inside = Inside {
+            let inside = Inside4 {
                 network,
-                reserved: 0,
+                flags: 0,
+                gateway: Addr4([prefix[0], prefix[1], prefix[2], 254]),
+                mac: [0; 6],
+                reserved: [0; 2],
             };
             world
                 .tables
@@ -243,7 +246,7 @@ impl World {
         let forward = Forward4 {
             to: Addr4(to.0),
             rule: FORWARD_RULE,
-            network: network.unwrap_or(0),
+            network: network.map_or(0, |inside| inside.network),
             first_external: *ports.start(),
             first_internal: to.1,
             flags: flags | forward_flags::HAIRPIN,
@@ -570,7 +573,11 @@ fn at(address: Ip, port: u16) -> Endpoint<Addr4> {
 }
 
 fn interfaces() -> HashMap<u32, Interface> {
-    let interface = |role, number| Interface { role, number };
+    let interface = |role, number| Interface {
+        role,
+        number,
+        ..Interface::default()
+    };
     HashMap::from([
         (UPLINK, interface(role::UPLINK, 1)),
         (LAN, interface(role::NETWORK, 1)),
@@ -588,5 +595,7 @@ fn settings() -> Settings {
         icmp_s: 60,
         other_s: 600,
         fragment_s: 30,
+        sessions_per_guest: 0,
+        ports_per_guest: 0,
     }
 }

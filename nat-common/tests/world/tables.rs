@@ -12,7 +12,9 @@ use nat_common::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
-    rule::{self, ExternalAddress, Forward4, Interface, Settings, Snat4, forward_flags, role},
+    rule::{
+        self, ExternalAddress, Forward4, Inside4, Interface, Settings, Snat4, forward_flags, role,
+    },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
@@ -29,6 +31,7 @@ pub(crate) struct MemoryTables {
     interfaces: HashMap<u32, Interface>,
     external: ExternalAddress,
     forward: Forward4,
+    inside: Inside4,
     snat: Snat4,
     sessions: Table<SessionKey4, Session<Addr4>>,
     mappings: Table<MappingKey4, MappingRecord4>,
@@ -59,6 +62,8 @@ impl MemoryTables {
             icmp_s: 60,
             other_s: 600,
             fragment_s: 30,
+            sessions_per_guest: 0,
+            ports_per_guest: 0,
         };
         let forward = Forward4 {
             to: Addr4(guest(super::SERVER)),
@@ -90,6 +95,7 @@ impl MemoryTables {
                     Interface {
                         role: role::UPLINK,
                         number: 1,
+                        ..Interface::default()
                     },
                 ),
                 (
@@ -97,6 +103,7 @@ impl MemoryTables {
                     Interface {
                         role: role::NETWORK,
                         number: 1,
+                        ..Interface::default()
                     },
                 ),
             ]),
@@ -106,6 +113,13 @@ impl MemoryTables {
                 reserved: 0,
             },
             forward,
+            inside: Inside4 {
+                network: 1,
+                flags: 0,
+                gateway: Addr4([172, 22, 161, 254]),
+                mac: [0; 6],
+                reserved: [0; 2],
+            },
             snat,
             sessions: Table::default(),
             mappings: Table::default(),
@@ -261,8 +275,8 @@ impl Tables<Addr4> for MemoryTables {
         (address == Addr4(PUBLIC)).then_some(&self.external)
     }
 
-    fn inside(&self, _: u16, address: Addr4) -> Option<u16> {
-        (address.0[..3] == [172, 22, 161]).then_some(1)
+    fn inside(&self, _: u16, address: Addr4) -> Option<&Inside4> {
+        (address.0[..3] == [172, 22, 161]).then_some(&self.inside)
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

@@ -181,6 +181,7 @@ impl Instance {
                 Interface {
                     role: role::UPLINK,
                     number,
+                    ..Interface::default()
                 },
             )
         });
@@ -191,6 +192,7 @@ impl Instance {
                 Interface {
                     role: role::NETWORK,
                     number,
+                    ..Interface::default()
                 },
             )
         });

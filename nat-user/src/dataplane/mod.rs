@@ -28,7 +28,7 @@ use nat_common::{
     counter::{DropReason, RuleCounters},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
     },
 };
@@ -50,7 +50,7 @@ pub struct Dataplane {
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
     snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
     excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
-    inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside>>,
+    inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
     end_sessions: SchedClassifier,
     expire_fragments: SchedClassifier,
 }

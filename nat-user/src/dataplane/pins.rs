@@ -13,7 +13,7 @@ use nat_common::{
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
     },
     session::{SessionKey4, SessionRecord4},
@@ -61,7 +61,7 @@ const MAPS: &[(&str, usize, usize)] = &[
     (
         "INSIDE",
         PREFIX_LEN + size_of::<InsideKey4>(),
-        size_of::<Inside>(),
+        size_of::<Inside4>(),
     ),
     (
         "ADDRESSES",
