@@ -31,6 +31,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod ipv4;
 pub mod mapping;
+pub mod mss;
 pub mod open;
 pub mod packet;
 pub mod parse;

@@ -53,6 +53,12 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | ICMP)
 }
 
+/// Whether there is an external port to be found: not for protocols without ports, nor where the
+/// guest has an address of its own.
+const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
+    has_ports(protocol) && snat.mapping != rule::mapping::ONE_TO_ONE
+}
+
 /// Opens a session from inside and gives the external endpoint.
 ///
 /// # Errors
@@ -372,10 +378,9 @@ fn with_external<A: Address, T: Tables<A>>(
 ) -> Result<Endpoint<A>, DropReason> {
     let Opening { request, snat, .. } = opening;
     let mut attempts = MAX_ATTEMPTS;
-    let mut wanted = request.key.source_port;
-    if !has_ports(request.key.protocol) {
+    let wanted = request.key.source_port;
+    if !is_searched(request.key.protocol, snat) {
         attempts = 1;
-        wanted = Port::ZERO;
     }
     opening.address = pooled_address(snat, request.key.source);
     let (first, last) = (snat.first_port, snat.last_port);
@@ -410,8 +415,9 @@ fn attempt_external<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
     attempt: u32,
 ) -> Result<Endpoint<A>, Refusal> {
-    if !has_ports(opening.request.key.protocol) {
-        let external = Endpoint::new(opening.address, Port::ZERO);
+    let key = &opening.request.key;
+    if !is_searched(key.protocol, &opening.snat) {
+        let external = Endpoint::new(opening.address, key.source_port);
         return match add_entries(tables, opening, external, 0) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
             result => result.map(|()| external),

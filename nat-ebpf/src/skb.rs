@@ -141,6 +141,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn make_readable(&mut self, end: usize) {
+        self.pull(end, self.len() as u32);
+    }
+
+    #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as above.
         self.at::<N>(offset)
