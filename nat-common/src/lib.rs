@@ -28,6 +28,7 @@ pub mod address;
 pub mod checksum;
 pub mod counter;
 pub mod fragment;
+pub mod guest;
 pub mod icmp;
 pub mod ipv4;
 pub mod mapping;

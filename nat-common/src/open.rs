@@ -8,6 +8,7 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::{DropReason, NO_RULE},
+    guest::{self, GuestKey},
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
@@ -118,6 +119,8 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         flags: flags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, forward.rule)
     };
+    opening.guest = GuestKey::new(internal.address, forward.network);
+    guest::enter(tables, &opening.guest)?;
     let mut outcome = Err(DropReason::PortsExhausted);
     tables.repeat(MAX_REMOTE_ATTEMPTS, |attempt| {
         let mut towards_guest = remote;
@@ -151,8 +154,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         }
         false
     });
-    if outcome.is_ok() {
-        tables.count_opened(forward.rule);
+    match outcome {
+        Ok(_) => tables.count_opened(forward.rule),
+        Err(_) => guest::leave(tables, &opening.guest),
     }
     outcome
 }
@@ -174,7 +178,15 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     let (external, remote) = (parsed.destination(), parsed.source());
     let internal = Endpoint::new(owner.address, owner.port);
     let permit = owner.filtering == rule::filtering::ADDRESS_DEPENDENT;
-    let held = hold(tables, external, remote.address, protocol, owner, permit)?;
+    opening.guest = GuestKey::new(owner.address, owner.network);
+    guest::enter(tables, &opening.guest)?;
+    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(held) => held,
+        Err(reason) => {
+            guest::leave(tables, &opening.guest);
+            return Err(reason);
+        }
+    };
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
         flags: flags::IN | flags::FROM_INITIATOR,
@@ -200,6 +212,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         }
         Err(refusal) => {
             release(tables, protocol, external, remote.address, held);
+            guest::leave(tables, &opening.guest);
             Err(refusal.reason())
         }
     }
@@ -376,6 +389,12 @@ fn with_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<Endpoint<A>, DropReason> {
+    let key = &opening.request.key;
+    opening.guest = GuestKey::new(key.source, key.network);
+    let is_guests = opening.request.record.flags & flags::HOST == 0;
+    if is_guests {
+        guest::enter(tables, &opening.guest)?;
+    }
     let Opening { request, snat, .. } = opening;
     let mut attempts = MAX_ATTEMPTS;
     let wanted = request.key.source_port;
@@ -401,8 +420,10 @@ fn with_external<A: Address, T: Tables<A>>(
         }
     });
     settle(opening);
-    if opening.outcome.is_ok() {
-        tables.count_opened(opening.request.record.rule);
+    match opening.outcome {
+        Ok(_) => tables.count_opened(opening.request.record.rule),
+        Err(_) if is_guests => guest::leave(tables, &opening.guest),
+        Err(_) => {}
     }
     opening.outcome
 }
@@ -539,6 +560,7 @@ fn claim<A: Address, T: Tables<A>>(
     let Opening {
         request,
         origin,
+        guest,
         snat,
         ..
     } = opening;
@@ -573,10 +595,15 @@ fn claim<A: Address, T: Tables<A>>(
         rule: snat.rule,
         references: 1,
     };
-    tables.add_port(&key, &record)?;
     if is_shared {
-        return Ok(());
+        return tables.add_port(&key, &record).map_err(Refusal::from);
     }
+    if !guest::take_port(tables, guest) {
+        return Err(Refusal::Final(DropReason::GuestPorts));
+    }
+    tables
+        .add_port(&key, &record)
+        .inspect_err(|_| guest::give_port(tables, guest))?;
     let mapping = MappingRecord {
         address: external.address,
         port: external.port,
@@ -587,6 +614,7 @@ fn claim<A: Address, T: Tables<A>>(
         .map_err(|error| {
             // Another CPU made one for the same internal endpoint: that is found at the next turn.
             tables.remove_port(&key);
+            guest::give_port(tables, guest);
             error.into()
         })
 }
@@ -687,6 +715,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
         {
             if owner.is_exclusive() {
                 tables.remove_mapping(&owner.mapping_key(protocol));
+                guest::give_port(tables, &GuestKey::new(owner.address, owner.network));
             }
             tables.remove_port(&key);
         }

@@ -4,6 +4,7 @@ use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
     fragment::{Datagram, FragmentKey, FragmentPorts, Held},
+    guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
     rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
@@ -97,6 +98,13 @@ pub trait Tables<A: Address> {
     fn add_permit(&self, key: &PermitKey<A>) -> Result<(), InsertError>;
     /// Removes a permit.
     fn remove_permit(&self, key: &PermitKey<A>);
+
+    /// Looks up what a guest has.
+    fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
+    /// Adds a guest with one session.
+    fn add_guest(&self, key: &GuestKey<A>) -> Result<(), InsertError>;
+    /// Removes a guest.
+    fn remove_guest(&self, key: &GuestKey<A>);
 
     /// The forward rule for packets to an external endpoint.
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;

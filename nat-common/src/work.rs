@@ -7,6 +7,7 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::DropReason,
+    guest::GuestKey,
     open::Origin,
     parse::Parsed,
     port::PortSearch,
@@ -34,6 +35,8 @@ pub struct Opening<A> {
     pub answer: Entry<A>,
     /// Where the packet comes from.
     pub origin: Origin,
+    /// Whose session it is.
+    pub guest: GuestKey<A>,
     /// The rule that gives the request its external source.
     pub snat: Snat<A>,
     /// The external address.
@@ -69,6 +72,11 @@ impl<A: Address> Work<A> {
                 generation: 0,
                 uplink: 0,
                 network: 0,
+            },
+            guest: GuestKey {
+                address: A::UNSPECIFIED,
+                network: 0,
+                reserved: 0,
             },
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,

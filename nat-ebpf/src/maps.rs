@@ -20,6 +20,7 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DROP_REASONS, DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
+    guest::{Guest, GuestKey4, GuestRecord},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
@@ -47,6 +48,8 @@ static MAPPINGS: HashMap<MappingKey4, MappingRecord4> = HashMap::pinned(262_144,
 static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
 #[map]
 static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
+#[map]
+static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
 #[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
 #[map]
@@ -253,6 +256,28 @@ impl Tables<Addr4> for Maps {
     #[inline(always)]
     fn remove_permit(&self, key: &PermitKey4) {
         let _gone_already = PERMITS.remove(key);
+    }
+
+    #[inline(always)]
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        // SAFETY: `Guest` is `GuestRecord` with atomics.
+        unsafe { shared(GUESTS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        let one = GuestRecord {
+            sessions: 1,
+            ports: 0,
+        };
+        GUESTS
+            .insert(key, one, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_guest(&self, key: &GuestKey4) {
+        let _gone_already = GUESTS.remove(key);
     }
 
     #[inline(always)]

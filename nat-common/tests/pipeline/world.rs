@@ -5,6 +5,7 @@ use std::{collections::HashMap, ops::RangeInclusive};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
+    guest::GuestKey,
     mapping::{PermitKey, PortKey},
     packet::SlicePacket,
     parse::{ICMP, TCP, UDP},
@@ -410,6 +411,7 @@ impl World {
     /// Checks that the tables agree with one another.
     pub(crate) fn check(&self) {
         let mut held = HashMap::new();
+        self.check_guests();
         for (key, session) in self.tables.sessions.entries() {
             self.check_entry(&key, session);
             if !session.has(flags::PRIMARY) {
@@ -444,6 +446,29 @@ impl World {
             let owner = owner.map(|owner| owner.mapping_key(key.protocol));
             assert_eq!(owner, Some(key), "whose port is {external:?}");
         }
+    }
+
+    /// Checks that what guests have is what they are said to have.
+    fn check_guests(&self) {
+        let mut expected: HashMap<_, (u32, u32)> = HashMap::new();
+        for (key, session) in self.tables.sessions.entries() {
+            if session.has(flags::PRIMARY) && !session.has(flags::HOST) {
+                let guest = GuestKey::new(key.source, key.network);
+                expected.entry(guest).or_default().0 += 1;
+            }
+        }
+        for (_, owner) in self.tables.ports.entries() {
+            if owner.is_exclusive() {
+                let guest = GuestKey::new(owner.address, owner.network);
+                expected.entry(guest).or_default().1 += 1;
+            }
+        }
+        let guests = self.tables.guests.entries();
+        let counted = guests.iter().map(|(key, guest)| {
+            let counts = (guest.sessions.count(), guest.ports.load());
+            (*key, counts)
+        });
+        assert_eq!(counted.collect::<HashMap<_, _>>(), expected);
     }
 
     /// Checks that an entry's session is whole.
