@@ -38,6 +38,7 @@ pub mod packet;
 pub mod parse;
 pub mod pipeline;
 pub mod port;
+pub mod refusal;
 pub mod rewrite;
 pub mod rule;
 pub mod session;

@@ -72,7 +72,9 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     origin: Origin,
     snat: &Snat<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let host = if snat.rule == NO_RULE { flags::HOST } else { 0 };
     let (internal, remote) = (parsed.source(), parsed.destination());
     opening.request = Entry {
@@ -110,7 +112,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     forward: &Forward<A>,
 ) -> Result<(Endpoint<A>, Endpoint<A>), DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let internal = forward_target(parsed, forward);
     let (external, remote) = (parsed.destination(), parsed.source());
     let protocol = parsed.header.protocol;
@@ -173,7 +177,9 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     owner: &PortOwner<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let protocol = parsed.header.protocol;
     let (external, remote) = (parsed.destination(), parsed.source());
     let internal = Endpoint::new(owner.address, owner.port);
@@ -233,7 +239,9 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     snat: &Snat<A>,
     server: &Server<A>,
 ) -> Result<(), DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let Server {
         endpoint,
         network,

@@ -8,6 +8,7 @@ use crate::{
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
     rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
+    shared::Shared,
 };
 
 /// Why an entry was not added.
@@ -131,6 +132,9 @@ pub trait Tables<A: Address> {
     fn remove_datagram(&self, key: &FragmentKey<A>);
     /// A slot for a fragment that waits for the first one.
     fn held(&self, slot: u32) -> Option<&Held<A>>;
+
+    /// The clock of refusals with this number, below [`crate::refusal::CLOCKS`].
+    fn refusal_clock(&self, number: u32) -> Option<&Shared>;
 
     /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;

@@ -11,6 +11,7 @@ use crate::{
     open::Origin,
     parse::Parsed,
     port::PortSearch,
+    refusal,
     rule::Snat,
     session::{SessionKey, SessionRecord},
 };
@@ -23,6 +24,8 @@ pub struct Work<A> {
     pub parsed: Parsed<A>,
     /// The session that it opens.
     pub opening: Opening<A>,
+    /// The answer to its refusal.
+    pub refusal: [u8; refusal::MAX_LEN],
 }
 
 /// The two entries of a session that is being opened.
@@ -86,6 +89,7 @@ impl<A: Address> Work<A> {
         Self {
             parsed: Parsed::EMPTY,
             opening,
+            refusal: [0; refusal::MAX_LEN],
         }
     }
 }

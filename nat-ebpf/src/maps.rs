@@ -25,12 +25,14 @@ use nat_common::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
+    refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
         Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
+    shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
     work::{Work, settle},
 };
@@ -74,6 +76,10 @@ static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
 static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
+
+/// When guests were last told of refusals.
+#[map]
+static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
 
 /// Where a packet's headers are kept while it is decided on.
 #[map]
@@ -383,6 +389,12 @@ impl Tables<Addr4> for Maps {
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
         // SAFETY: what changes in the value is atomic, or guarded by what is.
         unsafe { shared(HELD.get_ptr_mut(slot)) }
+    }
+
+    #[inline(always)]
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        // SAFETY: `Shared` is an atomic `u32`.
+        unsafe { shared(REFUSALS.get_ptr_mut(number)) }
     }
 
     #[inline(always)]

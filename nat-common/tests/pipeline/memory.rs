@@ -137,6 +137,7 @@ pub(crate) struct MemoryTables {
     pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
     pub(crate) datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
     pub(crate) held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    pub(crate) refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
     pub(crate) drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
@@ -386,6 +387,12 @@ impl Tables<Addr4> for MemoryTables {
             held.entry(slot)
                 .or_insert_with(|| Box::leak(Box::default())),
         )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
 
     fn host_socket(

@@ -42,6 +42,7 @@ pub(crate) struct MemoryTables {
     fragments: Table<FragmentKey4, FragmentPorts>,
     datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
     held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
 }
 
 fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
@@ -131,6 +132,7 @@ impl MemoryTables {
             fragments: Table::default(),
             datagrams: RefCell::default(),
             held: RefCell::default(),
+            refusal_clocks: RefCell::default(),
         }
     }
 
@@ -339,6 +341,12 @@ impl Tables<Addr4> for MemoryTables {
             held.entry(slot)
                 .or_insert_with(|| Box::leak(Box::default())),
         )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
 
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {
