@@ -90,6 +90,8 @@ pub mod flags {
     pub const HAIRPIN: u8 = 1 << 5;
     /// The host's own traffic: it is claimed, not counted under a rule.
     pub const HOST: u8 = 1 << 6;
+    /// The hairpinned session holds a reference to the owner of the port that it was sent to.
+    pub const HOLDS_SERVER: u8 = 1 << 7;
 }
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.

@@ -3,7 +3,7 @@
 use crate::{
     address::{Address, Endpoint},
     guest::{self, GuestKey},
-    open::release,
+    open::{release, release_port},
     parse::{ICMP, TCP, UDP},
     rule::Settings,
     session::{DEAD, Session, SessionKey, View, flags},
@@ -141,6 +141,9 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     tables.remove_session(&peer_key);
     tables.remove_session(key);
     release(tables, protocol, external, remote, held);
+    if held & flags::HOLDS_SERVER != 0 {
+        release_port(tables, protocol, key.destination_endpoint());
+    }
     if held & flags::HOST == 0 {
         guest::leave(tables, &GuestKey::new(key.source, key.network));
     }

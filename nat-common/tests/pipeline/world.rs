@@ -539,7 +539,8 @@ impl World {
         }
         let guests = self.tables.guests.entries();
         let counted = guests.iter().map(|(key, guest)| {
-            let counts = (guest.sessions.count(), guest.ports.load());
+            let counts = (guest.sessions.load(), guest.ports.load());
+            assert_eq!(guest.references.count(), counts.0 + counts.1);
             (*key, counts)
         });
         assert_eq!(counted.collect::<HashMap<_, _>>(), expected);
@@ -580,6 +581,10 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
     let mut references = Vec::new();
     if session.has(flags::HOLDS_PORT) {
         references.push((port, None));
+    }
+    if session.has(flags::HOLDS_SERVER) {
+        let server = PortKey::new(key.destination_endpoint(), key.protocol);
+        references.push((server, None));
     }
     if session.has(flags::HOLDS_PERMIT) {
         let permit = PermitKey::new(external, remote, key.protocol);
