@@ -5,6 +5,7 @@
 //! [`UplinkId`] point into the vectors of [`Config`].
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use ipnet::Ipv4Net;
 
@@ -212,6 +213,10 @@ pub struct PortForward {
 pub struct Limits {
     /// Sessions at the most; both directions of a connection are one session.
     pub sessions: u32,
+    /// Sessions that one guest may have; `None` is as many as there is room for.
+    pub sessions_per_guest: Option<NonZeroU32>,
+    /// External ports that one guest may have; `None` is as many as there are.
+    pub ports_per_guest: Option<NonZeroU32>,
 }
 
 /// `[timeouts]`, idle time after which a session ends, in seconds.
@@ -235,7 +240,11 @@ pub struct Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 262_144 }
+        Self {
+            sessions: 262_144,
+            sessions_per_guest: None,
+            ports_per_guest: None,
+        }
     }
 }
 

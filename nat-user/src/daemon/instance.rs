@@ -12,7 +12,7 @@ use nat_common::{
     session::{SessionKey4, flags},
 };
 
-use super::{Options, tear_down};
+use super::{Options, differences::differences, tear_down};
 use crate::{
     compile::{Environment, Ruleset, compile},
     config::{self, Loaded, model::Config},
@@ -141,7 +141,9 @@ impl Instance {
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let begun = Instant::now();
         self.state.numbers = numbers;
-        self.state.generation = self.dataplane.set_rules(&ruleset, &config.timeouts)?;
+        self.state.generation =
+            self.dataplane
+                .set_rules(&ruleset, &config.timeouts, &config.limits)?;
         self.mark_active(config);
         self.dataplane
             .set_interfaces(&self.interfaces(config, host))?;
@@ -268,9 +270,6 @@ impl Instance {
         let gone = self.changed_rules(&old, &loaded.config);
         let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
-        if loaded.config.limits != old.limits {
-            lines.push("limits: take effect after natbpf down and natbpf run".to_owned());
-        }
         self.config = loaded.config;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
@@ -482,59 +481,5 @@ fn external_address(entry: &SessionEntry) -> Ipv4Addr {
     match entry.record.flags & flags::HAIRPIN != 0 {
         true => entry.key.destination.0.into(),
         false => entry.record.source.0.into(),
-    }
-}
-
-/// What a reload has changed, line by line.
-fn differences(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    fn named<'a, R>(rules: &'a [R], name: impl Fn(&'a R) -> &'a str) -> BTreeMap<&'a str, &'a R> {
-        rules.iter().map(|rule| (name(rule), rule)).collect()
-    }
-    compare(
-        &mut lines,
-        "uplink",
-        &named(&old.uplinks, |r| &r.name),
-        &named(&new.uplinks, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "network",
-        &named(&old.networks, |r| &r.name),
-        &named(&new.networks, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "snat",
-        &named(&old.snat, |r| &r.name),
-        &named(&new.snat, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "forward",
-        &named(&old.forwards, |r| &r.name),
-        &named(&new.forwards, |r| &r.name),
-    );
-    if old.timeouts != new.timeouts {
-        lines.push("timeouts: changed".to_owned());
-    }
-    lines
-}
-
-fn compare<R: PartialEq>(
-    lines: &mut Vec<String>,
-    kind: &str,
-    old: &BTreeMap<&str, &R>,
-    new: &BTreeMap<&str, &R>,
-) {
-    for (name, rule) in new {
-        match old.get(name) {
-            None => lines.push(format!("{kind} {name}: added")),
-            Some(before) if before != rule => lines.push(format!("{kind} {name}: changed")),
-            Some(_) => {}
-        }
-    }
-    for name in old.keys().filter(|name| !new.contains_key(*name)) {
-        lines.push(format!("{kind} {name}: removed"));
     }
 }

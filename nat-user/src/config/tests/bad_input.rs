@@ -682,6 +682,31 @@ fn sessions_out_of_range() {
 }
 
 #[test]
+fn limit_per_guest_out_of_range() {
+    for key in ["sessions_per_guest", "ports_per_guest"] {
+        let with = |value: &str| refusal_of(&format!("[limits]\n{key} = {value}\n"));
+        let place = format!("n.toml:9:{}: limits.{key}", key.len() + 4);
+        assert_eq!(
+            with("0"),
+            format!(
+                "{place}: 0 would leave a guest nothing; \
+                 write a number from 1 to 4194304, or leave it out"
+            )
+        );
+        for value in ["-1", "4194305"] {
+            let line = with(value);
+            let expected = format!("{place}: {value} is out of range; ");
+            assert!(line.starts_with(&expected), "{line}");
+        }
+    }
+    assert_eq!(
+        refusal_of("[limits]\nsession_per_guest = 5\n"),
+        "n.toml:9:1: limits.session_per_guest: unknown key `session_per_guest`; \
+         did you mean `sessions_per_guest`?"
+    );
+}
+
+#[test]
 fn timeout_out_of_range() {
     for seconds in ["0", "2147483649"] {
         assert_eq!(

@@ -1,6 +1,7 @@
 //! The forms that values may have, and what is taken when they are left out.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -325,6 +326,20 @@ fn limits_and_timeouts_up_to_their_ends() {
         (4_194_304, 1 << 31)
     );
     assert_eq!(config.timeouts.udp_s, 300);
+}
+
+#[test]
+fn guests_have_no_limits_of_their_own_but_those_written() {
+    let limits = |lines: &str| config(&format!("{BASE}{lines}")).limits;
+    let none = limits("[limits]\nsessions = 1000\n");
+    assert_eq!(
+        (none.sessions_per_guest, none.ports_per_guest),
+        (None, None)
+    );
+    let some = limits("[limits]\nsessions_per_guest = 100\nports_per_guest = 4_194_304\n");
+    assert_eq!(some.sessions, Limits::default().sessions);
+    assert_eq!(some.sessions_per_guest, NonZeroU32::new(100));
+    assert_eq!(some.ports_per_guest, NonZeroU32::new(4_194_304));
 }
 
 #[test]

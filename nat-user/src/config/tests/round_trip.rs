@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
@@ -273,18 +274,28 @@ fn timeouts() -> impl Strategy<Value = Timeouts> {
     })
 }
 
+fn limits() -> impl Strategy<Value = Limits> {
+    let number = 1_u32..=4_194_304;
+    let per_guest = || prop::option::of(number.clone().prop_map(NonZeroU32::new));
+    (number.clone(), per_guest(), per_guest()).prop_map(|(sessions, of_guest, ports)| Limits {
+        sessions,
+        sessions_per_guest: of_guest.flatten(),
+        ports_per_guest: ports.flatten(),
+    })
+}
+
 fn configs() -> impl Strategy<Value = Config> {
     let networks = vec((names(), any::<bool>(), 0..3_usize, 20_u8..=32), 0..4);
-    let tables = (vec(uplink(), 1..4), networks, 1_u32..=4_194_304, timeouts());
+    let tables = (vec(uplink(), 1..4), networks, limits(), timeouts());
     let rules = (vec(snat_rule(), 0..5), vec(forward_rule(), 0..12));
     (tables, rules).prop_map(
-        |((uplinks, networks, sessions, timeouts), (snat, forwards))| {
+        |((uplinks, networks, limits, timeouts), (snat, forwards))| {
             let mut config = Config {
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
                 snat: Vec::new(),
                 forwards: Vec::new(),
-                limits: Limits { sessions },
+                limits,
                 timeouts,
             };
             for (mut rule, uplink, network) in snat {
@@ -403,8 +414,9 @@ fn written(config: &Config) -> String {
     }
     let t = &config.timeouts;
     text += &format!(
-        "[limits]\nsessions = {}\n[timeouts]\nudp = {}\n",
-        config.limits.sessions, t.udp_s
+        "{}[timeouts]\nudp = {}\n",
+        limits_text(&config.limits),
+        t.udp_s
     );
     text += &format!(
         "tcp_opening = {}\ntcp_established = {}\n",
@@ -412,6 +424,17 @@ fn written(config: &Config) -> String {
     );
     text += &format!("tcp_closing = {}\nicmp = {}\n", t.tcp_closing_s, t.icmp_s);
     text + &format!("other = {}\nfragment = {}\n", t.other_s, t.fragment_s)
+}
+
+fn limits_text(limits: &Limits) -> String {
+    let mut text = format!("[limits]\nsessions = {}\n", limits.sessions);
+    if let Some(limit) = limits.sessions_per_guest {
+        text += &format!("sessions_per_guest = {limit}\n");
+    }
+    if let Some(limit) = limits.ports_per_guest {
+        text += &format!("ports_per_guest = {limit}\n");
+    }
+    text
 }
 
 fn quoted(text: &str) -> String {
