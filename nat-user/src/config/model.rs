@@ -20,6 +20,8 @@ pub struct Config {
     pub snat: Vec<SnatRule>,
     /// `[[forward]]`, in the order in which they are tried.
     pub forwards: Vec<ForwardRule>,
+    /// `[[nat]]`, in the order of the file.
+    pub nats: Vec<NatRule>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -206,6 +208,21 @@ pub struct PortForward {
     /// The guest's ports: a range of the same size (port by port, maybe shifted) or one port
     /// (many to one).
     pub internal: PortRange,
+}
+
+/// One external address for one guest, in both directions and for every protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatRule {
+    /// Unique among the `[[nat]]` rules.
+    pub name: String,
+    /// The uplink by which the address is reached, and by which the guest leaves with it.
+    pub uplink: UplinkId,
+    /// The external address; no other `[[nat]]` rule has it.
+    pub address: Ipv4Addr,
+    /// The guest; no other `[[nat]]` rule of this uplink has it.
+    pub to: Ipv4Addr,
+    /// Whether guests reach it by the external address as well.
+    pub hairpin: bool,
 }
 
 /// `[limits]`.

@@ -34,6 +34,12 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
         &named(&old.forwards, |r| &r.name),
         &named(&new.forwards, |r| &r.name),
     );
+    compare(
+        &mut lines,
+        "nat",
+        &named(&old.nats, |r| &r.name),
+        &named(&new.nats, |r| &r.name),
+    );
     if old.timeouts != new.timeouts {
         lines.push("timeouts: changed".to_owned());
     }
@@ -104,6 +110,13 @@ to = "172.22.161.170"
             to(&BEFORE.replace("\"web\"", "\"www\"")),
             ["forward www: added", "forward web: removed"]
         );
+    }
+
+    #[test]
+    fn an_address_of_a_guests_own_is_known_by_its_kind() {
+        let nat = "[[nat]]\nname = \"web\"\nuplink = \"wan\"\naddress = \"19.19.8.11\"\n\
+                   to = \"172.22.161.171\"\n";
+        assert_eq!(to(&format!("{BEFORE}{nat}")), ["nat web: added"]);
     }
 
     #[test]

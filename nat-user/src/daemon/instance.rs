@@ -86,7 +86,7 @@ impl Instance {
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
-            config.snat.len() + config.forwards.len(),
+            config.snat.len() + config.forwards.len() + config.nats.len(),
         );
         let known = if pins.exist() {
             State::load(&options.run_dir)?
@@ -167,7 +167,11 @@ impl Instance {
             .forwards
             .iter()
             .map(|rule| (RuleKind::Forward, rule.name.clone()));
-        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).collect();
+        let nats = config
+            .nats
+            .iter()
+            .map(|rule| (RuleKind::Nat, rule.name.clone()));
+        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).chain(nats).collect();
         self.state
             .numbers
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
@@ -300,7 +304,9 @@ impl Instance {
             .iter()
             .filter(|rule| !new.forwards.contains(rule));
         let forwards = forwards.filter_map(|rule| numbers.find_rule(RuleKind::Forward, &rule.name));
-        snat.chain(forwards).collect()
+        let nats = old.nats.iter().filter(|rule| !new.nats.contains(rule));
+        let nats = nats.filter_map(|rule| numbers.find_rule(RuleKind::Nat, &rule.name));
+        snat.chain(forwards).chain(nats).collect()
     }
 
     fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {

@@ -9,7 +9,7 @@ use super::super::model::{
     Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, NetworkId,
     PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
 };
-use super::super::{forward, limits, load as load_file, network, parse, snat, uplink};
+use super::super::{forward, limits, load as load_file, nat, network, parse, snat, uplink};
 use super::{BASE, config, forward as rule, load, snat as snat_rule, warnings};
 
 /// The example of the interface contract, word for word.
@@ -81,6 +81,7 @@ fn the_example_of_the_contract() {
         networks,
         snat,
         forwards,
+        nats,
         limits,
         timeouts,
     } = {
@@ -95,6 +96,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
+    assert!(nats.is_empty());
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
 
@@ -144,6 +146,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         network::KEYS,
         snat::KEYS,
         forward::KEYS,
+        nat::KEYS,
         limits::LIMITS,
         limits::TIMEOUTS,
     ];
@@ -167,6 +170,7 @@ fn what_is_left_out_has_a_default() {
         network.lan = { interface = "vmbr1", address = "10.0.0.1/8" }
         snat = [{ uplink = "wan", network = "lan", to = "masquerade" }]
         forward = [{ uplink = "wan", protocol = "udp", ports = 53, to = "10.0.0.2" }]
+        nat = [{ uplink = "wan", address = "192.0.2.11", to = "10.0.0.3" }]
     "#;
     let config = config(text);
     assert_eq!(config.uplinks[0].addresses, UplinkAddresses::Interface);
@@ -186,6 +190,8 @@ fn what_is_left_out_has_a_default() {
         ("forward-1", None)
     );
     assert!(forward.hairpin);
+    let nat = &config.nats[0];
+    assert!(nat.name == "nat-1" && nat.hairpin);
     assert_eq!(
         (config.limits, config.timeouts),
         (Limits::default(), Timeouts::default())

@@ -13,8 +13,8 @@ use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
     Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Limits,
-    MappingBehaviour, Mode, Network, NetworkId, PortForward, PortRange, SnatRule, SnatSource,
-    SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    MappingBehaviour, Mode, NatRule, Network, NetworkId, PortForward, PortRange, SnatRule,
+    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -26,6 +26,7 @@ fn scrap() -> impl Strategy<Value = String> {
         "[network.lan]",
         "[[snat]]",
         "[[forward]]",
+        "[[nat]]",
         "[limits]",
         "[timeouts]",
         "interface = ",
@@ -262,6 +263,20 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
     })
 }
 
+/// A rule whose addresses [`settle`] makes unlike those of others.
+fn nat_rule() -> impl Strategy<Value = (NatRule, Index)> {
+    (names(), any::<bool>(), any::<Index>()).prop_map(|(name, hairpin, uplink)| {
+        let rule = NatRule {
+            name,
+            uplink: UplinkId(0),
+            address: Ipv4Addr::new(172, 31, 0, 0),
+            to: Ipv4Addr::new(172, 30, 1, 0),
+            hairpin,
+        };
+        (rule, uplink)
+    })
+}
+
 fn timeouts() -> impl Strategy<Value = Timeouts> {
     prop::array::uniform7(1_u32..=1 << 31).prop_map(|[a, b, c, d, e, f, g]| Timeouts {
         udp_s: a,
@@ -287,14 +302,19 @@ fn limits() -> impl Strategy<Value = Limits> {
 fn configs() -> impl Strategy<Value = Config> {
     let networks = vec((names(), any::<bool>(), 0..3_usize, 20_u8..=32), 0..4);
     let tables = (vec(uplink(), 1..4), networks, limits(), timeouts());
-    let rules = (vec(snat_rule(), 0..5), vec(forward_rule(), 0..12));
+    let rules = (
+        vec(snat_rule(), 0..5),
+        vec(forward_rule(), 0..12),
+        vec(nat_rule(), 0..4),
+    );
     (tables, rules).prop_map(
-        |((uplinks, networks, limits, timeouts), (snat, forwards))| {
+        |((uplinks, networks, limits, timeouts), (snat, forwards, nats))| {
             let mut config = Config {
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
                 snat: Vec::new(),
                 forwards: Vec::new(),
+                nats: Vec::new(),
                 limits,
                 timeouts,
             };
@@ -312,6 +332,10 @@ fn configs() -> impl Strategy<Value = Config> {
                 rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
                 rule.matches.ports = port_forwards(index * 1000 + 100, &pieces, target);
                 config.forwards.push(rule);
+            }
+            for (mut rule, uplink) in nats {
+                rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
+                config.nats.push(rule);
             }
             settle(config)
         },
@@ -367,6 +391,11 @@ fn settle(mut config: Config) -> Config {
     for (index, rule) in config.snat.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
     }
+    for (index, rule) in (0_u8..).zip(&mut config.nats) {
+        write!(rule.name, "-{index}").expect("a text takes all");
+        rule.address = Ipv4Addr::new(172, 31, 0, index);
+        rule.to = Ipv4Addr::new(172, 30, 1, index);
+    }
     let mut seen = BTreeSet::new();
     config.forwards.retain_mut(|rule| {
         write!(rule.name, "-{}", seen.len()).expect("a text takes all");
@@ -411,6 +440,17 @@ fn written(config: &Config) -> String {
     }
     for rule in &config.forwards {
         write_forward(&mut text, config, rule);
+    }
+    for rule in &config.nats {
+        let (name, uplink) = (
+            quoted(&rule.name),
+            quoted(&config.uplinks[rule.uplink.0].name),
+        );
+        text += &format!("[[nat]]\nname = {name}\nuplink = {uplink}\n");
+        text += &format!(
+            "address = \"{}\"\nto = \"{}\"\nhairpin = {}\n",
+            rule.address, rule.to, rule.hairpin
+        );
     }
     let t = &config.timeouts;
     text += &format!(
