@@ -32,9 +32,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     }
     let source = error.header.source;
-    if !source.is_valid_source() {
-        return Err(DropReason::MartianSource);
-    }
+    error.check_source()?;
     if tables.inside(generation(tables), source).is_some() {
         return Err(DropReason::InternalSource);
     }

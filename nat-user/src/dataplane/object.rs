@@ -54,7 +54,7 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .override_global("AYA_LOG_LEVEL", &level, true)
         .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
         .map_max_entries("COUNTERS", sizes.rules);
-    for table in ["MAPPINGS", "PORTS", "PERMITS"] {
+    for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {
         loader.map_max_entries(table, sizes.sessions);
     }
     loader.load(OBJECT).context("load the BPF object")
