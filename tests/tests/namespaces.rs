@@ -6,8 +6,10 @@
 
 mod namespaces {
     mod control;
+    mod exhaustion;
     mod fragments;
     mod icmp;
+    mod nat;
     mod ports;
     mod rules;
     mod scenarios;

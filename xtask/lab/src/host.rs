@@ -352,7 +352,7 @@ fn bind<S>(mut attempt: impl FnMut() -> io::Result<S>) -> io::Result<S> {
     attempt()
 }
 
-const BIND_ATTEMPTS: u32 = 20;
+const BIND_ATTEMPTS: u32 = 100;
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 fn ip_command(words: &[&str]) -> Command {
