@@ -447,7 +447,7 @@ impl World {
         let settings = settings();
         let now_s = self.tables.now_s;
         let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
-            sweep::expire(&self.tables, &settings, now_s, key, session)
+            sweep::expire(&self.tables, &settings, now_s, key, session) == sweep::Fate::Ended
         };
         sessions.iter().filter(|entry| expires(entry)).count()
     }
