@@ -6,7 +6,9 @@
 
 mod namespaces {
     mod control;
+    mod fragments;
     mod icmp;
+    mod life;
     mod ports;
     mod rules;
     mod scenarios;
