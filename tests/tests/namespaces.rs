@@ -13,6 +13,7 @@ mod namespaces {
     mod rules;
     mod scenarios;
     mod security;
+    mod standards;
     mod tcp;
     mod udp;
     mod wire;
