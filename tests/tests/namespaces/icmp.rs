@@ -460,3 +460,25 @@ fn queries_other_than_echo_are_answered() -> Result<()> {
     ensure!(reply.bytes[24..28] == [0, 77, 0, 1], "{reply}");
     watch.finish().map(drop)
 }
+
+#[test]
+fn i7_errors_about_a_ping_neither_end_nor_refresh_its_session() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&(net.config() + "[timeouts]\nicmp = 4\n"))?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    net.vm1
+        .check(["ping", "-n", "-c1", "-W2", "-e4242", "198.51.100.2"])?;
+    let sent = watch.sent(|packet| packet.icmp() == Some((8, 0)))?;
+    let error = Ip::new(ROUTER, Proxmox::PUBLIC).icmp(11, 0, [0; 4], &sent.bytes)?;
+    net.inject_from_internet(&error)?;
+    guest.wait_for(|_, packet| packet.icmp() == Some((11, 0)))?;
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.len() == 1, "ended by an error: {sessions:?}");
+    for _ in 0..6 {
+        thread::sleep(Duration::from_secs(1));
+        net.inject_from_internet(&error)?;
+    }
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.is_empty(), "kept alive by errors: {sessions:?}");
+    Ok(())
+}
