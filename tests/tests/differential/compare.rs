@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use lab::{Packet, ones_complement_sum};
 
-use crate::differential::model::{Model, NATBPF, NFTABLES, Stimulus};
-use crate::differential::packet::{End, ICMP, TCP, UDP};
+use crate::differential::model::{Cause, Model, NATBPF, NFTABLES, Stimulus};
+use crate::differential::packet::{End, ICMP, SCTP, TCP, UDP, Written};
 use crate::differential::twin::{Caught, GATEWAY, PUBLIC, Place, SECOND};
 
 /// Stands for the port that a host has chosen.
@@ -125,14 +125,21 @@ impl Out {
         }
     }
 
-    /// The source, with its port or identifier; 0 when there is none.
-    pub(crate) fn source(&self) -> Option<End> {
+    /// Source and destination, with ports; the identifier of an echo stands with who asks. 0 where
+    /// there is none.
+    pub(crate) fn ends(&self) -> Option<[End; 2]> {
         let packet = Packet::parse(&self.bytes)?;
-        Some((packet.source, packet.ports().map_or(0, |ports| ports.0)))
-    }
-
-    fn destination(&self) -> Option<Ipv4Addr> {
-        Packet::parse(&self.bytes).map(|packet| packet.destination)
+        let word = |at: usize| match inside(&self.bytes).get(at..at + 2) {
+            Some(&[a, b]) => u16::from_be_bytes([a, b]),
+            _ => 0,
+        };
+        let ports = match (packet.protocol, inside(&self.bytes).first()) {
+            (UDP | TCP | SCTP, _) => (word(0), word(2)),
+            (ICMP, Some(8)) => (word(4), 0),
+            (ICMP, Some(0)) => (0, word(4)),
+            _ => (0, 0),
+        };
+        Some([(packet.source, ports.0), (packet.destination, ports.1)])
     }
 
     /// Without what a host may choose. `sent_id` is the identification of the packet sent.
@@ -244,6 +251,14 @@ impl Pair<'_> {
         all
     }
 
+    /// The source of the one packet that came out on a host.
+    pub(crate) fn source(&self, side: usize) -> Option<Ipv4Addr> {
+        match &self.outs[side][..] {
+            [out] => out.ends().map(|[source, _]| source.0),
+            _ => None,
+        }
+    }
+
     /// What became of the packet on a host.
     pub(crate) fn came(&self, side: usize) -> Came {
         let outs = &self.outs[side];
@@ -258,14 +273,19 @@ impl Pair<'_> {
         let (to, translated) = self.model.translated(self.stimulus, side);
         let mut untouched = sent.clone();
         untouched.dress.ttl = untouched.dress.ttl.wrapping_sub(1);
-        let is = |place, bytes| {
+        // What is sent as a fragment comes out as one.
+        let bytes = |packet: &Written| match self.stimulus.cause {
+            Cause::FirstFragmentOnly => packet.packets().swap_remove(0),
+            _ => packet.whole(),
+        };
+        let is = |place, packet: &Written| {
             let symbol = self.model.symbols(self.stimulus, side);
             let id = self.stimulus.dress.id;
-            out.plain(symbol, id) == Out::new(place, bytes).plain(symbol, id)
+            out.plain(symbol, id) == Out::new(place, bytes(packet)).plain(symbol, id)
         };
-        if is(to, whole(&translated)) {
+        if is(to, &translated) {
             Came::Translated
-        } else if is(Place::of(sent.to.0), whole(&untouched)) {
+        } else if is(Place::of(sent.to.0), &untouched) {
             Came::Untranslated
         } else if is_answer(out, at, sent.from.0) {
             Came::Answered
@@ -273,11 +293,6 @@ impl Pair<'_> {
             Came::Otherwise
         }
     }
-}
-
-/// A fragmented packet is compared put together; one of which the rest never comes is not.
-fn whole(packet: &crate::differential::packet::Written) -> Vec<u8> {
-    packet.whole()
 }
 
 /// Whether it is a message of the host's own to the sender.
@@ -293,7 +308,7 @@ fn is_answer(out: &Out, at: Place, sender: Ipv4Addr) -> bool {
     };
     out.place == at
         && is_message
-        && out.destination() == Some(sender)
+        && packet.destination == sender
         && host.contains(&packet.source)
 }
 

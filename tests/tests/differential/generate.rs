@@ -6,10 +6,18 @@ use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Sha
 use crate::differential::packet::{
     ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, PSH, RST, SCTP, SYN, TCP, UDP, URG,
 };
-use crate::differential::twin::{GATEWAY, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
+use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
-/// Stimuli in which natbpf is known to be wrong: not sent until it is mended.
-pub(crate) const LEFT_OUT: &[&str] = &[];
+/// What natbpf is known to do wrong, and is not sent until that is mended; each is held back where
+/// the name of this list stands in the code below.
+pub(crate) const LEFT_OUT: &[&str] = &[
+    "A guest that sends to itself by a forward, from the very port that the forward leads to: \
+     netfilter translates it, natbpf refuses it, counted as remote_in_use.",
+    "An ICMP error about a packet with less than eight bytes behind its IP header, which quotes \
+     less than eight: netfilter translates it, natbpf takes it for an error about nothing.",
+];
+/// See [`LEFT_OUT`]: no packets of other protocols are as short as that.
+const LEAST_OPAQUE_BYTES: usize = 8;
 
 const REMOTES: [Ipv4Addr; 4] = [
     Ipv4Addr::new(198, 51, 100, 2),
@@ -35,6 +43,15 @@ const FORWARDS: [(u8, u16, Ipv4Addr, u16); 8] = [
     (UDP, 10019, VM2, 10019),
     (UDP, 5300, VM1, 53),
 ];
+
+/// Whether the first public address's port is forwarded to a guest.
+pub(crate) fn is_forwarded(protocol: u8, port: u16) -> bool {
+    match protocol {
+        TCP => (10000..=10019).contains(&port) || port == 8000,
+        UDP => (10000..=10019).contains(&port) || port == 5300 || MARKER_PORTS.contains(&port),
+        _ => false,
+    }
+}
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -157,6 +174,8 @@ impl Generator {
             Kind::Out => self.ends_out(protocol),
             Kind::In => self.ends_in(protocol),
             Kind::Hairpin => self.ends_hairpin(protocol),
+            // Every ping is a guest's.
+            Kind::Host if protocol == ICMP => None,
             Kind::Host => self.ends_host(),
         };
         let ends = ends?;
@@ -211,7 +230,8 @@ impl Generator {
     fn ends_hairpin(&mut self, protocol: u8) -> Option<[End; 3]> {
         let [target, server] = self.forward(protocol)?;
         let client = (self.random.of(&GUESTS), self.client_port());
-        Some([client, target, server])
+        // See LEFT_OUT.
+        (client != server).then_some([client, target, server])
     }
 
     /// To the host itself: ports that are no forward's and no guest's.
@@ -254,7 +274,7 @@ impl Generator {
             protocol => Body::Opaque {
                 protocol,
                 // GRE's version 0 without any option, and an inner protocol.
-                payload: [&[0, 0, 0x65, 0x58][..], &self.random.bytes(600)].concat(),
+                payload: [&[0, 0, 0x65, 0x58, 0, 0, 0, 0][..LEAST_OPAQUE_BYTES], &self.random.bytes(600)].concat(),
             },
         })
     }
@@ -337,7 +357,7 @@ impl Generator {
             step.dress.fragments = 2 + self.random.below(3);
             step.dress.dont_fragment = false;
             step.dress.options = Vec::new();
-        } else if self.random.percent(2) {
+        } else if protocol != TCP && self.random.percent(2) {
             step.dress.ttl = 1;
             step.cause = Cause::LastHop;
         }

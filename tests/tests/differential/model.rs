@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use crate::differential::packet::{
-    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, RST, SCTP, SYN, TCP, UDP, Written,
+    ACK, Body, Dress, End, FIN, Flaw, RST, SYN, Written, has_ports,
 };
 use crate::differential::twin::{Manner, PUBLIC, Place};
 
@@ -29,15 +29,6 @@ pub(crate) enum Kind {
 pub(crate) enum Direction {
     Request,
     Reply,
-}
-
-impl Direction {
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Request => Self::Reply,
-            Self::Reply => Self::Request,
-        }
-    }
 }
 
 /// Where a TCP connection stands, as its ends see it.
@@ -126,13 +117,14 @@ impl Flow {
         self.shown_port.iter().all(Option::is_some)
     }
 
-    fn follow(&mut self, direction: Direction, flags: u8, length: u32) {
+    /// Goes on after a segment that begins at `seq` and has `length` bytes of data.
+    fn follow(&mut self, direction: Direction, flags: u8, seq: u32, length: u32) {
         let sender = direction as usize;
         let mut length = length;
         if flags & (SYN | FIN) != 0 {
             length += 1;
         }
-        self.next[sender] = self.next[sender].wrapping_add(length);
+        self.next[sender] = seq.wrapping_add(length);
         self.has_finished[sender] |= flags & FIN != 0;
         self.phase = match (self.phase, direction) {
             _ if flags & RST != 0 => Phase::Reset,
@@ -365,11 +357,16 @@ impl Model {
 
     /// Goes on after a step that both hosts have translated.
     pub(crate) fn follow(&mut self, stimulus: &Stimulus) {
-        if let Shape::Own(Body::Tcp { flags, payload, .. }) = &stimulus.shape
+        if let Shape::Own(Body::Tcp {
+            flags,
+            seq,
+            payload,
+            ..
+        }) = &stimulus.shape
             && matches!(stimulus.cause, Cause::Regular | Cause::Reopening)
         {
             let length = payload.len() as u32;
-            self.flows[stimulus.flow].follow(stimulus.direction, *flags, length);
+            self.flows[stimulus.flow].follow(stimulus.direction, *flags, *seq, length);
         }
     }
 
@@ -395,11 +392,6 @@ impl Model {
                     .any(|address| [flow.client.0, flow.target.0].contains(address))
         })
     }
-}
-
-pub(crate) fn has_ports(protocol: u8) -> bool {
-    debug_assert!([ICMP, TCP, UDP, GRE, ESP, SCTP].contains(&protocol));
-    matches!(protocol, ICMP | TCP | UDP)
 }
 
 fn written(stimulus: &Stimulus, from: End, to: End, body: Body) -> Written {

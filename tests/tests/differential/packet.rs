@@ -18,6 +18,11 @@ pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 pub(crate) const URG: u8 = 0x20;
 
+/// Whether natbpf knows ports of a protocol.
+pub(crate) fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, ICMP | TCP | UDP)
+}
+
 /// An address with a port, or with the identifier of an echo; port 0 where there is neither.
 pub(crate) type End = (Ipv4Addr, u16);
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::differential::compare::{Came, Out, Pair, outputs, show};
-use crate::differential::decisions::explain;
-use crate::differential::generate::Generator;
+use crate::differential::decisions::{DECISIONS, explain};
+use crate::differential::generate::{Generator, LEFT_OUT};
 use crate::differential::model::{Cause, Model, NATBPF, NFTABLES, Shape, Stimulus};
 use crate::differential::twin::{Manner, Side, stay_on_one_cpu};
 
@@ -88,11 +88,12 @@ impl Run {
         else {
             return Ok(());
         };
-        let Some(source) = out.source() else {
+        let (place, packet) = self.model.translated(stimulus, side);
+        let Some([source, destination]) = out.ends() else {
             return Ok(());
         };
-        let (place, _) = self.model.translated(stimulus, side);
-        if out.place != place || source.0 != flow.shown(side).0 {
+        let is_there = out.place == place && destination == packet.to;
+        if !is_there || source.0 != flow.shown(side).0 {
             return Ok(());
         }
         if self.model.learn(stimulus, side, source) {
@@ -111,12 +112,17 @@ impl Run {
             outs,
         };
         let came = [pair.came(NFTABLES), pair.came(NATBPF)];
+        if std::env::var_os("NATBPF_DIFF_SURVEY").is_some() {
+            println!("STEP {} flow {} {:?} {:?} {:x?} {:?} {came:?}", self.tally.packets, stimulus.flow, stimulus.cause, stimulus.direction, stimulus.flags(), stimulus.dress.ttl);
+        }
         if pair.is_alike() {
             self.tally.alike += 1;
             self.tally.translated += usize::from(came[NATBPF] == Came::Translated);
         } else if let Some(decision) = explain(&pair) {
             *self.tally.explained.entry(decision.name).or_default() += 1;
         } else if std::env::var_os("NATBPF_DIFF_SURVEY").is_some() {
+            let flow = &self.model.flows[stimulus.flow];
+            println!("KEY {:?}|{:?}|{:?}|p{}|{:x?}|{:?}|{:?}>{:?} err={} ds={}", stimulus.cause, flow.kind, stimulus.direction, flow.protocol, stimulus.flags(), stimulus.flaw, came[0], came[1], stimulus.is_error(), flow.target.0);
             println!("{}", self.report(stimulus, outs));
             *self.tally.explained.entry("UNEXPLAINED").or_default() += 1;
         } else {
@@ -183,8 +189,13 @@ impl Run {
             "differential {manner:?}, seed {seed}: {packets} packets in {seconds:.1} s, {alike} \
              alike ({translated} translated), {decided} by decision"
         );
-        for (name, count) in explained {
-            let _ = write!(text, "\n    {count:>6} {name}");
+        for decision in DECISIONS {
+            if let Some(count) = explained.get(decision.name) {
+                let _ = write!(text, "\n{count:>7} {}: {}", decision.name, decision.why);
+            }
+        }
+        for reason in LEFT_OUT {
+            let _ = write!(text, "\n   left out: {reason}");
         }
         text
     }
