@@ -64,20 +64,22 @@ pub(crate) fn outputs(caught: &Caught) -> Vec<Out> {
     reassembled(outs)
 }
 
-/// Puts fragments together that have come in order and are complete.
+/// Puts fragments together, in whatever order they came; what stays incomplete stays as it is.
 fn reassembled(outs: Vec<Out>) -> Vec<Out> {
-    let mut whole: Vec<Out> = Vec::new();
-    for out in outs {
+    let (mut fragments, mut whole): (Vec<_>, Vec<_>) = outs
+        .into_iter()
+        .partition(|out| fragment_of(&out.bytes) != (0, false));
+    let key = |out: &Out| (out.place, out.bytes[4..6].to_vec());
+    fragments.sort_by_key(|out| (key(out), fragment_of(&out.bytes).0));
+    for out in fragments {
         let (offset, more) = fragment_of(&out.bytes);
-        let key = |out: &Out| (out.place, out.bytes.get(4..6).map(<[u8]>::to_vec));
-        let open = whole.iter_mut().find(|first| {
-            let (at, open) = fragment_of(&first.bytes);
-            at == 0 && open && key(first) == key(&out) && offset == inside(&first.bytes).len()
-        });
-        match open {
-            Some(first) if offset > 0 => {
-                let more_bytes = inside(&out.bytes).to_vec();
-                first.bytes.extend(more_bytes);
+        match whole.last_mut() {
+            Some(first)
+                if fragment_of(&first.bytes) == (0, true)
+                    && key(first) == key(&out)
+                    && offset == inside(&first.bytes).len() =>
+            {
+                first.bytes.extend_from_slice(inside(&out.bytes));
                 set_whole(&mut first.bytes, more);
             }
             _ => whole.push(out),

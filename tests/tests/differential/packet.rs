@@ -37,6 +37,8 @@ pub(crate) struct Dress {
     pub(crate) options: Vec<u8>,
     /// Into how many fragments the packet is cut: 1 for none.
     pub(crate) fragments: usize,
+    /// Whether the fragments are sent last one first.
+    pub(crate) is_reversed: bool,
 }
 
 /// What an IP packet holds.
@@ -90,7 +92,7 @@ pub(crate) enum Flaw {
     HeaderLength,
     /// Everything after the first so many bytes inside of IP is missing, and IP says so.
     Cut(usize),
-    /// UDP's length or TCP's data offset points beyond the end.
+    /// UDP's length is more than there is, or TCP's header shorter than one can be.
     InnerLength,
     /// IP version 5.
     Version,
@@ -130,7 +132,7 @@ impl Body {
 }
 
 impl Written {
-    /// The IP packet, or its fragments in order.
+    /// The IP packet, or its fragments in the order in which they are sent.
     pub(crate) fn packets(&self) -> Vec<Vec<u8>> {
         let inside = self.inside();
         let count = self.dress.fragments;
@@ -141,11 +143,14 @@ impl Written {
         let piece = inside.len().div_ceil(count).next_multiple_of(8);
         let pieces: Vec<_> = inside.chunks(piece).collect();
         let last = pieces.len() - 1;
-        pieces
-            .iter()
-            .enumerate()
+        let parts = pieces.iter().enumerate();
+        let mut packets: Vec<_> = parts
             .map(|(n, part)| self.with_header(part, n * piece, n < last))
-            .collect()
+            .collect();
+        if self.dress.is_reversed {
+            packets.reverse();
+        }
+        packets
     }
 
     /// The packet in one piece.
@@ -161,7 +166,7 @@ impl Written {
         match self.flaw {
             Flaw::Cut(length) => bytes.truncate(length),
             Flaw::InnerLength if self.body.protocol() == UDP => bytes[4] |= 0x40,
-            Flaw::InnerLength if self.body.protocol() == TCP => bytes[12] |= 0xf0,
+            Flaw::InnerLength if self.body.protocol() == TCP => bytes[12] = 0x40,
             _ => {}
         }
         bytes

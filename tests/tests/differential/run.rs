@@ -194,7 +194,7 @@ impl Run {
                 let _ = write!(text, "\n{count:>7} {}: {}", decision.name, decision.why);
             }
         }
-        for reason in LEFT_OUT {
+        for (_, reason) in LEFT_OUT {
             let _ = write!(text, "\n   left out: {reason}");
         }
         text

@@ -258,6 +258,7 @@ fn markers(payload: &[u8]) -> [(Place, Written); 3] {
             dont_fragment: true,
             options: Vec::new(),
             fragments: 1,
+            is_reversed: false,
         },
         flaw: Flaw::None,
     };
