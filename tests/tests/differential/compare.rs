@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use lab::{Packet, ones_complement_sum};
 
 use crate::differential::model::{Cause, Model, NATBPF, NFTABLES, Stimulus};
-use crate::differential::packet::{End, ICMP, SCTP, TCP, UDP, Written};
+use crate::differential::packet::{End, ICMP, SCTP, TCP, UDP, Written, crc32c};
 use crate::differential::twin::{Caught, GATEWAY, PUBLIC, Place, SECOND};
 
 /// Stands for the port that a host has chosen.
@@ -144,16 +144,12 @@ impl Out {
         Some([(packet.source, ports.0), (packet.destination, ports.1)])
     }
 
-    /// Without what a host may choose. `sent_id` is the identification of the packet sent.
-    pub(crate) fn plain(&self, symbol: Option<End>, sent_id: u16) -> Plain {
+    /// Without what a host may choose: the port, and the identification of a packet of its own.
+    pub(crate) fn plain(&self, symbol: Option<End>, is_own: bool) -> Plain {
         let mut bytes = self.bytes.clone();
         let mut errors = Vec::new();
-        if bytes.get(4..6).is_some_and(|id| id != sent_id.to_be_bytes()) {
-            // Part of the header's checksum, so it is replaced after that is judged.
-            errors.push(1);
-        }
         strip(&mut bytes, symbol, self.is_pending, &mut errors, false);
-        if errors.first() == Some(&1) {
+        if is_own {
             bytes[4..6].copy_from_slice(&OWN_ID);
         }
         Plain {
@@ -186,10 +182,18 @@ fn strip(
     let (head, l4) = bytes.split_at_mut(header);
     let length = (l4.len() as u16).to_be_bytes();
     let pseudo = [&head[12..20], &[0, protocol], &length].concat();
+    if protocol == SCTP && l4.len() >= 12 {
+        let field = [l4[8], l4[9], l4[10], l4[11]];
+        l4[8..12].fill(0);
+        let is_right = u32::from_le_bytes(field) == crc32c(l4);
+        // One that is cut off in a quotation cannot be judged.
+        errors.push(u16::from(!is_right && !is_quoted));
+    }
     let at = match protocol {
         UDP => 6,
         TCP => 16,
         ICMP => 2,
+        SCTP => usize::MAX - 2,
         _ => return,
     };
     if l4.len() >= at + 2 {
@@ -206,7 +210,7 @@ fn strip(
     let address = |at: usize| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]);
     let (source, destination) = (address(12), address(16));
     match protocol {
-        UDP | TCP => {
+        UDP | TCP | SCTP => {
             replace(l4, 0, source, symbol);
             replace(l4, 2, destination, symbol);
         }
@@ -247,7 +251,8 @@ impl Pair<'_> {
 
     fn plain(&self, side: usize) -> Vec<Plain> {
         let symbol = self.model.symbols(self.stimulus, side);
-        let plain = |out: &Out| out.plain(symbol, self.stimulus.dress.id);
+        let (at, sent) = self.model.sent(self.stimulus, side);
+        let plain = |out: &Out| out.plain(symbol, is_answer(out, at, sent.from.0));
         let mut all: Vec<_> = self.outs[side].iter().map(plain).collect();
         all.sort();
         all
@@ -282,8 +287,7 @@ impl Pair<'_> {
         };
         let is = |place, packet: &Written| {
             let symbol = self.model.symbols(self.stimulus, side);
-            let id = self.stimulus.dress.id;
-            out.plain(symbol, id) == Out::new(place, bytes(packet)).plain(symbol, id)
+            out.plain(symbol, false) == Out::new(place, bytes(packet)).plain(symbol, false)
         };
         if is(to, &translated) {
             Came::Translated

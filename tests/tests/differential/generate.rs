@@ -180,7 +180,7 @@ impl Generator {
     fn client_port(&mut self) -> u16 {
         match self.random.below(10) {
             0..5 => 40000 + self.random.below(12) as u16,
-            5 => 1 + self.random.below(1023) as u16,
+            5 => 1 + self.random.below(599) as u16,
             6 => 10000 + self.random.below(20) as u16,
             _ => 20000 + self.random.below(40000) as u16,
         }
@@ -252,13 +252,17 @@ impl Generator {
     fn ends_hairpin(&mut self, protocol: u8) -> Option<[End; 3]> {
         let [target, server] = self.forward(protocol)?;
         let client = (self.random.of(&GUESTS), self.client_port());
-        (client != server || is_sent(Held::HairpinToItself)).then_some([client, target, server])
+        // Else the chosen port could not be told from the one that is sent to.
+        let is_clear = target.0 != PUBLIC || client.1 != target.1;
+        let is_sent = client != server || is_sent(Held::HairpinToItself);
+        (is_clear && is_sent).then_some([client, target, server])
     }
 
     /// To the host itself: ports that are no forward's and no guest's.
     fn ends_host(&mut self) -> Option<[End; 3]> {
         let client = (self.random.of(&STRANGERS), 1024 + self.random.below(60000) as u16);
-        let host = (PUBLIC, 11000 + self.random.below(900) as u16);
+        // Neither host gives a guest one of these.
+        let host = (PUBLIC, 700 + self.random.below(200) as u16);
         Some([client, host, host])
     }
 
@@ -479,10 +483,11 @@ impl Generator {
             flow.kind == Kind::Out && matches!(flow.protocol, UDP | TCP)
         })?;
         let flow = &model.flows[index];
+        // From ports that no flow has: by another one of the same address, or by somebody unknown.
+        let port = 61_000 + self.random.below(4000) as u16;
         let from = match self.random.below(2) {
-            // The same address by another port, and somebody unknown.
-            0 => (flow.target.0, 1024 + self.random.below(60000) as u16),
-            _ => (self.random.of(&STRANGERS), 1024 + self.random.below(60000) as u16),
+            0 => (flow.target.0, port),
+            _ => (self.random.of(&STRANGERS), port),
         };
         let body = match flow.protocol {
             UDP => Body::Udp {
@@ -548,6 +553,8 @@ impl Generator {
     fn error_about_nothing(&mut self, model: &mut Model, kind: Kind) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP, ICMP]);
         let index = self.burnt(model, kind, protocol)?;
+        // A port under which no client is shown.
+        model.flows[index].client.1 = 950 + self.random.below(50) as u16;
         let direction = self.random.of(&[Direction::Request, Direction::Reply]);
         let original = match protocol {
             TCP => self.tcp(&model.flows[index], direction, ACK, Vec::new(), 0),
