@@ -201,7 +201,10 @@ fn strip(
         let pseudo = if protocol == ICMP { &[][..] } else { &pseudo };
         let sum = match is_pending {
             // What is written is the pseudo header's sum, as the device expects it.
-            true => ones_complement_sum(&[&l4[at..at + 2], &(!ones_complement_sum(&[pseudo])).to_be_bytes()]),
+            true => ones_complement_sum(&[
+                &l4[at..at + 2],
+                &(!ones_complement_sum(&[pseudo])).to_be_bytes(),
+            ]),
             false => ones_complement_sum(&[pseudo, l4]),
         };
         errors.push(if has_none { 0xffff } else { !sum % 0xffff });
@@ -308,14 +311,13 @@ fn is_answer(out: &Out, at: Place, sender: Ipv4Addr) -> bool {
         return false;
     };
     let is_message = match packet.protocol {
-        TCP => inside(&out.bytes).get(13).is_some_and(|flags| flags & 4 != 0),
+        TCP => inside(&out.bytes)
+            .get(13)
+            .is_some_and(|flags| flags & 4 != 0),
         ICMP => packet.quoted().is_some() || packet.icmp() == Some((0, 0)),
         _ => false,
     };
-    out.place == at
-        && is_message
-        && packet.destination == sender
-        && host.contains(&packet.source)
+    out.place == at && is_message && packet.destination == sender && host.contains(&packet.source)
 }
 
 impl fmt::Display for Out {

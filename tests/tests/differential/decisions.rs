@@ -78,6 +78,34 @@ impl Case<'_> {
         }
     }
 
+    /// Whether it probes a port that netfilter has given to a guest, and that is forwarded.
+    fn is_to_lent_port(&self) -> bool {
+        let flow = self.flow();
+        let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
+        self.is(&[Cause::Probe])
+            && is_forward(NFTABLES)
+            && !is_forward(NATBPF)
+            && self.natbpf == Came::Nothing
+    }
+
+    /// Whether it is for a forward, and from a remote to which netfilter shows another guest's
+    /// flow under just this port.
+    fn is_from_remote_of_lent_port(&self) -> bool {
+        let flow = self.flow();
+        let is_lent = |other: &Flow| {
+            other.kind == Kind::Out
+                && other.protocol == flow.protocol
+                && other.target == flow.client
+                && other.shown_port[NFTABLES].is_some()
+                && other.shown(NFTABLES) == flow.target
+        };
+        flow.kind == Kind::In
+            && self.pair.stimulus.direction == Direction::Request
+            && is_forwarded(flow.protocol, flow.target.1)
+            && self.pair.model.flows.iter().any(is_lent)
+            && self.natbpf == Came::Translated
+    }
+
     /// Whether the packet goes from a guest to the internet.
     fn leaves(&self) -> bool {
         let (at, packet) = self.pair.model.sent(self.pair.stimulus, NATBPF);
@@ -174,14 +202,7 @@ pub(crate) const DECISIONS: &[Decision] = &[
         name: "PortsOfForwardsAreNotLent",
         why: "natbpf gives no guest a port that is forwarded; netfilter keeps a guest's own port \
               even then, and what others send there reaches the forward's guest.",
-        explains: |case| {
-            let flow = case.flow();
-            let port = flow.shown_port[NFTABLES].unwrap_or(0);
-            case.is(&[Cause::Probe])
-                && is_forwarded(flow.protocol, port)
-                && !is_forwarded(flow.protocol, flow.shown_port[NATBPF].unwrap_or(0))
-                && case.natbpf == Came::Nothing
-        },
+        explains: |case| case.is_to_lent_port() || case.is_from_remote_of_lent_port(),
     },
     Decision {
         name: "FilteringIsByAddress",
@@ -248,9 +269,7 @@ pub(crate) const DECISIONS: &[Decision] = &[
         name: "RedirectsAreForOneLink",
         why: "Redirects are about the sender's own link, and source quench is obsolete (RFC \
               6633): natbpf translates neither.",
-        explains: |case| {
-            case.is(&[Cause::OtherError]) && case.natbpf == Came::Nothing
-        },
+        explains: |case| case.is(&[Cause::OtherError]) && case.natbpf == Came::Nothing,
     },
     Decision {
         name: "EightBytesAreQuoted",

@@ -216,7 +216,10 @@ impl Generator {
             }
             _ => {
                 // Of these there is one flow for each remote: they need many remotes.
-                let remote = (Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8), 0);
+                let remote = (
+                    Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8),
+                    0,
+                );
                 [(guest, 0), remote, remote]
             }
         })
@@ -244,7 +247,10 @@ impl Generator {
         };
         let client = match protocol {
             TCP | UDP | ICMP => (self.random.of(&REMOTES), self.client_port()),
-            _ => (Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8), 0),
+            _ => (
+                Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8),
+                0,
+            ),
         };
         Some([client, target, server])
     }
@@ -260,14 +266,19 @@ impl Generator {
 
     /// To the host itself: ports that are no forward's and no guest's.
     fn ends_host(&mut self) -> Option<[End; 3]> {
-        let client = (self.random.of(&STRANGERS), 1024 + self.random.below(60000) as u16);
+        let client = (
+            self.random.of(&STRANGERS),
+            1024 + self.random.below(60000) as u16,
+        );
         // Neither host gives a guest one of these.
         let host = (PUBLIC, 700 + self.random.below(200) as u16);
         Some([client, host, host])
     }
 
     fn new_flow(&mut self, model: &mut Model) -> Option<Stimulus> {
-        let kind = self.random.of(&[Kind::Out, Kind::Out, Kind::In, Kind::In, Kind::Hairpin]);
+        let kind = self
+            .random
+            .of(&[Kind::Out, Kind::Out, Kind::In, Kind::In, Kind::Hairpin]);
         let protocol = match self.random.below(20) {
             0..7 => UDP,
             7..14 => TCP,
@@ -336,7 +347,14 @@ impl Generator {
     }
 
     /// A segment whose sequence number is `beyond` the next one.
-    fn tcp(&self, flow: &Flow, direction: Direction, flags: u8, payload: Vec<u8>, beyond: u32) -> Body {
+    fn tcp(
+        &self,
+        flow: &Flow,
+        direction: Direction,
+        flags: u8,
+        payload: Vec<u8>,
+        beyond: u32,
+    ) -> Body {
         let [client, server] = flow.next;
         let (seq, ack) = match direction {
             Direction::Request => (client, server),
@@ -386,8 +404,7 @@ impl Generator {
         let protocol = model.flows[index].protocol;
         if matches!(protocol, UDP | ICMP) && self.random.percent(10) {
             step.dress.fragments = 2 + self.random.below(3);
-            step.dress.is_reversed =
-                self.random.percent(50) && is_sent(Held::FragmentsOutOfOrder);
+            step.dress.is_reversed = self.random.percent(50) && is_sent(Held::FragmentsOutOfOrder);
             step.dress.dont_fragment = false;
             step.dress.options = Vec::new();
         } else if protocol != TCP && self.random.percent(2) {
@@ -409,7 +426,11 @@ impl Generator {
                 _ => (Cause::WrongState, self.odd_flags(), 0),
             },
             Phase::Closed | Phase::Reset => match self.random.below(2) {
-                0 => (Cause::Late, self.random.of(&[ACK, ACK | PSH, FIN | ACK, RST]), 0),
+                0 => (
+                    Cause::Late,
+                    self.random.of(&[ACK, ACK | PSH, FIN | ACK, RST]),
+                    0,
+                ),
                 _ if direction == Direction::Request => (Cause::Reopening, SYN, 100_000),
                 _ => return None,
             },
@@ -438,26 +459,49 @@ impl Generator {
     }
 
     fn error(&mut self, model: &Model) -> Option<Stimulus> {
-        let index = self.some_flow(model, |flow| flow.protocol != SCTP && flow.phase != Phase::New
-            || matches!(flow.protocol, UDP | ICMP | GRE | ESP))?;
+        let index = self.some_flow(model, |flow| {
+            flow.protocol != SCTP && flow.phase != Phase::New
+                || matches!(flow.protocol, UDP | ICMP | GRE | ESP)
+        })?;
         let direction = self.random.of(&[Direction::Request, Direction::Reply]);
         let flow = &model.flows[index];
         let original = match flow.protocol {
             TCP => self.tcp(flow, direction, ACK, self.random.clone().bytes(40), 0),
             _ => self.body(model, index, direction)?,
         };
-        let is_outside = matches!((flow.kind, direction), (Kind::Out, Direction::Request) | (Kind::In, Direction::Reply));
+        let is_outside = matches!(
+            (flow.kind, direction),
+            (Kind::Out, Direction::Request) | (Kind::In, Direction::Reply)
+        );
         let by = (is_outside && self.random.percent(50)).then_some(ROUTER);
-        let (kind, code) = self.random.of(&[(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0)]);
+        let (kind, code) = self.random.of(&[
+            (3, 0),
+            (3, 1),
+            (3, 3),
+            (3, 4),
+            (3, 13),
+            (11, 0),
+            (11, 1),
+            (12, 0),
+        ]);
         let mut quoted_bytes = self.random.of(&[28, 28, 36, 48, 128, 548]);
         let mut cause = Cause::Error;
         let mut flaw = Flaw::None;
         let (mut kind, mut code) = (kind, code);
         match self.random.below(20) {
-            0 => (cause, flaw) = (Cause::Flawed, Flaw::Checksum),
-            1 => (cause, quoted_bytes) = (Cause::ErrorTooShort, self.random.of(&[0, 8, 19, 20, 24, 27])),
+            0 => {
+                cause = Cause::Flawed;
+                flaw = Flaw::Checksum;
+            }
+            1 => {
+                cause = Cause::ErrorTooShort;
+                quoted_bytes = self.random.of(&[0, 8, 19, 20, 24, 27]);
+            }
             2 if is_outside => cause = Cause::ErrorToAnother,
-            3 => (cause, (kind, code)) = (Cause::OtherError, self.random.of(&[(4, 0), (5, 0), (5, 1)])),
+            3 => {
+                cause = Cause::OtherError;
+                (kind, code) = self.random.of(&[(4, 0), (5, 0), (5, 1)]);
+            }
             _ => {}
         }
         let shape = Shape::Error {
@@ -501,19 +545,26 @@ impl Generator {
                 payload: Vec::new(),
             },
         };
-        Some(self.step(Cause::Probe, index, Direction::Reply, Shape::Probe(from, body)))
+        Some(self.step(
+            Cause::Probe,
+            index,
+            Direction::Reply,
+            Shape::Probe(from, body),
+        ))
     }
 
     /// A packet of a flow that is used for this packet only.
     fn stray(&mut self, model: &mut Model) -> Option<Stimulus> {
-        let kind = self.random.of(&[Kind::Out, Kind::In, Kind::Hairpin, Kind::Host]);
+        let kind = self
+            .random
+            .of(&[Kind::Out, Kind::In, Kind::Hairpin, Kind::Host]);
         match self.random.below(8) {
             0..3 => self.no_handshake(model, kind),
             3 => self.answer_to_nothing(model, kind),
             4 => self.error_about_nothing(model, kind),
             5 => self.spoofed(model),
-            6 => self.to_inside(model),
-            _ => self.to_host(model),
+            6 => self.straight_to_guest(model),
+            _ => self.for_the_host(model),
         }
     }
 
@@ -530,7 +581,11 @@ impl Generator {
             1 => self.random.of(&[SYN | ACK, FIN | ACK, ACK | PSH]),
             _ => self.odd_flags(),
         };
-        let flags = if flags & (SYN | RST) == SYN && flags & (ACK | FIN) == 0 { ACK } else { flags };
+        let flags = if flags & (SYN | RST) == SYN && flags & (ACK | FIN) == 0 {
+            ACK
+        } else {
+            flags
+        };
         let payload = self.random.bytes(100);
         let body = self.tcp(&model.flows[index], Direction::Request, flags, payload, 0);
         Some(self.request(Cause::NoHandshake, index, body))
@@ -593,7 +648,7 @@ impl Generator {
     }
 
     /// From outside straight to a guest.
-    fn to_inside(&mut self, model: &mut Model) -> Option<Stimulus> {
+    fn straight_to_guest(&mut self, model: &mut Model) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP]);
         let index = self.burnt(model, Kind::Host, protocol)?;
         let flow = &mut model.flows[index];
@@ -604,7 +659,7 @@ impl Generator {
         Some(self.request(Cause::ToInside, index, body))
     }
 
-    fn to_host(&mut self, model: &mut Model) -> Option<Stimulus> {
+    fn for_the_host(&mut self, model: &mut Model) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP, GRE, ESP]);
         let index = self.burnt(model, Kind::Host, protocol)?;
         let flow = &mut model.flows[index];
@@ -624,7 +679,9 @@ impl Generator {
     /// A packet with a flaw, on a flow of its own, or on one that goes on.
     fn flawed(&mut self, model: &mut Model) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP, ICMP]);
-        let kind = self.random.of(&[Kind::Out, Kind::In, Kind::Hairpin, Kind::Host]);
+        let kind = self
+            .random
+            .of(&[Kind::Out, Kind::In, Kind::Hairpin, Kind::Host]);
         let index = if self.random.percent(40) {
             self.some_flow(model, |flow| {
                 flow.protocol == protocol && (protocol != TCP || flow.phase == Phase::Open)

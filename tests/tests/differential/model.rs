@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use crate::differential::packet::{
-    ACK, Body, Dress, End, FIN, Flaw, RST, SYN, Written, has_ports,
-};
+use crate::differential::packet::{ACK, Body, Dress, End, FIN, Flaw, RST, SYN, Written, has_ports};
 use crate::differential::twin::{Manner, PUBLIC, Place};
 
 /// The two hosts, as indices.
@@ -221,6 +219,17 @@ impl Stimulus {
         }
     }
 
+    /// Whether neither host takes notice of it but for what comes out.
+    pub(crate) fn leaves_no_trace(&self) -> bool {
+        let fleeting = [
+            Cause::OffWindow,
+            Cause::LastHop,
+            Cause::Probe,
+            Cause::Flawed,
+        ];
+        self.is_error() || fleeting.contains(&self.cause)
+    }
+
     pub(crate) fn is_error(&self) -> bool {
         matches!(self.shape, Shape::Error { .. })
     }
@@ -291,10 +300,7 @@ impl Model {
         let direction = stimulus.direction;
         let [from, to] = flow.after(direction, side);
         let (at, mut packet) = match &stimulus.shape {
-            Shape::Own(body) => (
-                Place::of(to.0),
-                written(stimulus, from, to, body.clone()),
-            ),
+            Shape::Own(body) => (Place::of(to.0), written(stimulus, from, to, body.clone())),
             Shape::Probe(from, body) => (
                 Place::of(flow.client.0),
                 written(stimulus, *from, flow.client, body.clone()),

@@ -9,25 +9,30 @@ use anyhow::{Context, Result, bail};
 use crate::differential::compare::{Came, Out, Pair, outputs, show};
 use crate::differential::decisions::{DECISIONS, explain};
 use crate::differential::generate::{Generator, LEFT_OUT};
-use crate::differential::model::{Cause, Model, NATBPF, NFTABLES, Shape, Stimulus};
+use crate::differential::model::{Cause, Direction, Model, NATBPF, NFTABLES, Shape, Stimulus};
 use crate::differential::twin::{Manner, Side, stay_on_one_cpu};
 
 /// How to do the same again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
+    /// The test's name, to call it by.
+    pub(crate) test: &'static str,
     pub(crate) manner: Manner,
     pub(crate) seed: u64,
     pub(crate) packets: usize,
+    /// What is changed in natbpf's rules, and into what, for a test of the test.
+    pub(crate) fault: Option<(&'static str, &'static str)>,
 }
 
 /// What came of all packets.
 #[derive(Debug, Default)]
-struct Tally {
-    packets: usize,
-    alike: usize,
+pub(crate) struct Tally {
+    pub(crate) packets: usize,
+    pub(crate) alike: usize,
     /// Of those alike, how many came out translated.
-    translated: usize,
-    explained: BTreeMap<&'static str, usize>,
+    pub(crate) translated: usize,
+    /// How many differences each decision has explained.
+    pub(crate) explained: BTreeMap<&'static str, usize>,
 }
 
 struct Run {
@@ -41,13 +46,13 @@ struct Run {
 ///
 /// # Errors
 /// At the first difference that is nobody's decision.
-pub(crate) fn run(plan: Plan) -> Result<()> {
+pub(crate) fn run(plan: Plan) -> Result<Tally> {
     stay_on_one_cpu()?;
     let start = Instant::now();
     let mut run = Run {
         plan,
         model: Model::new(plan.manner),
-        sides: [Side::nftables()?, Side::natbpf(plan.manner)?],
+        sides: [Side::nftables()?, Side::natbpf(plan.manner, plan.fault)?],
         tally: Tally::default(),
     };
     let mut generator = Generator::new(plan.seed);
@@ -56,11 +61,12 @@ pub(crate) fn run(plan: Plan) -> Result<()> {
         run.step(&stimulus)?;
     }
     println!("{}", run.summary(start.elapsed().as_secs_f64()));
-    Ok(())
+    Ok(run.tally)
 }
 
 impl Run {
     fn step(&mut self, stimulus: &Stimulus) -> Result<()> {
+        self.tally.packets += 1;
         let mut outs = [Vec::new(), Vec::new()];
         for side in [NFTABLES, NATBPF] {
             let (at, written) = self.model.sent(stimulus, side);
@@ -72,7 +78,6 @@ impl Run {
             let caught = caught.with_context(|| self.place_of(stimulus))?;
             outs[side] = outputs(&caught);
         }
-        self.tally.packets += 1;
         for side in [NFTABLES, NATBPF] {
             self.learn(stimulus, side, &outs)?;
         }
@@ -83,7 +88,7 @@ impl Run {
     fn learn(&mut self, stimulus: &Stimulus, side: usize, outs: &[Vec<Out>; 2]) -> Result<()> {
         let flow = &self.model.flows[stimulus.flow];
         let opens = flow.shown_port[side].is_none() || stimulus.cause == Cause::Reopening;
-        let is_request = stimulus.direction == crate::differential::model::Direction::Request;
+        let is_request = stimulus.direction == Direction::Request;
         let (Shape::Own(_), true, [out]) = (&stimulus.shape, opens && is_request, &outs[side][..])
         else {
             return Ok(());
@@ -112,25 +117,17 @@ impl Run {
             outs,
         };
         let came = [pair.came(NFTABLES), pair.came(NATBPF)];
-        if std::env::var_os("NATBPF_DIFF_SURVEY").is_some() {
-            println!("STEP {} flow {} {:?} {:?} {:x?} {:?} {came:?}", self.tally.packets, stimulus.flow, stimulus.cause, stimulus.direction, stimulus.flags(), stimulus.dress.ttl);
-        }
         if pair.is_alike() {
             self.tally.alike += 1;
             self.tally.translated += usize::from(came[NATBPF] == Came::Translated);
         } else if let Some(decision) = explain(&pair) {
             *self.tally.explained.entry(decision.name).or_default() += 1;
-        } else if std::env::var_os("NATBPF_DIFF_SURVEY").is_some() {
-            let flow = &self.model.flows[stimulus.flow];
-            println!("KEY {:?}|{:?}|{:?}|p{}|{:x?}|{:?}|{:?}>{:?} err={} ds={}", stimulus.cause, flow.kind, stimulus.direction, flow.protocol, stimulus.flags(), stimulus.flaw, came[0], came[1], stimulus.is_error(), flow.target.0);
-            println!("{}", self.report(stimulus, outs));
-            *self.tally.explained.entry("UNEXPLAINED").or_default() += 1;
         } else {
             bail!("{}", self.report(stimulus, outs));
         }
         if came == [Came::Translated; 2] {
             self.model.follow(stimulus);
-        } else if !stimulus.is_error() && !matches!(stimulus.cause, Cause::OffWindow | Cause::LastHop | Cause::Probe | Cause::Flawed) {
+        } else if !stimulus.leaves_no_trace() {
             // The two went different ways: what follows on this flow would too.
             self.model.flows[stimulus.flow].is_usable = false;
         }
@@ -163,12 +160,8 @@ impl Run {
     }
 
     fn place_of(&self, stimulus: &Stimulus) -> String {
-        let Plan { manner, seed, .. } = self.plan;
+        let Plan { test, seed, .. } = self.plan;
         let step = self.tally.packets;
-        let test = match manner {
-            Manner::Netfilter => "as_netfilter",
-            Manner::Default => "by_default",
-        };
         format!(
             "seed {seed}, step {step}: {:?} {:?} {:?}\nagain: NATBPF_DIFF_SEED={seed} \
              NATBPF_DIFF_PACKETS={step} cargo xtask test differential -- {test}",
@@ -183,10 +176,10 @@ impl Run {
             translated,
             explained,
         } = &self.tally;
-        let Plan { manner, seed, .. } = self.plan;
+        let Plan { test, seed, .. } = self.plan;
         let decided: usize = explained.values().sum();
         let mut text = format!(
-            "differential {manner:?}, seed {seed}: {packets} packets in {seconds:.1} s, {alike} \
+            "differential {test}, seed {seed}: {packets} packets in {seconds:.1} s, {alike} \
              alike ({translated} translated), {decided} by decision"
         );
         for decision in DECISIONS {

@@ -116,8 +116,9 @@ impl Side {
         side.ready()
     }
 
-    /// The host that translates with natbpf.
-    pub(crate) fn natbpf(manner: Manner) -> Result<Self> {
+    /// The host that translates with natbpf. `fault` is what is changed in its rules, and into
+    /// what.
+    pub(crate) fn natbpf(manner: Manner, fault: Option<(&str, &str)>) -> Result<Self> {
         let mut side = Self::without_nat()?;
         let modes = match manner {
             Manner::Netfilter => {
@@ -126,9 +127,12 @@ impl Side {
             }
             Manner::Default => "",
         };
-        let config = NATBPF
+        let mut config = NATBPF
             .replace("MODES", modes)
             .replace("LIFETIME", LIFETIME_S);
+        if let Some((from, to)) = fault {
+            config = config.replace(from, to);
+        }
         let place = side._lab.place();
         side.natbpf = Some(Natbpf::start(&side.host, place, &config)?);
         side.ready()
@@ -187,7 +191,10 @@ impl Side {
             return String::new();
         };
         let drops = natbpf.stats().map(|stats| stats["drops"].to_string());
-        format!("natbpf's drops: {}", drops.unwrap_or_else(|e| e.to_string()))
+        format!(
+            "natbpf's drops: {}",
+            drops.unwrap_or_else(|e| e.to_string())
+        )
     }
 
     /// Puts packets on a wire and gives what came out anywhere because of them.
