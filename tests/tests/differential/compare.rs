@@ -137,8 +137,8 @@ impl Out {
         };
         let ports = match (packet.protocol, inside(&self.bytes).first()) {
             (UDP | TCP | SCTP, _) => (word(0), word(2)),
-            (ICMP, Some(8)) => (word(4), 0),
-            (ICMP, Some(0)) => (0, word(4)),
+            (ICMP, Some(8 | 13 | 17)) => (word(4), 0),
+            (ICMP, Some(0 | 14 | 18)) => (0, word(4)),
             _ => (0, 0),
         };
         Some([(packet.source, ports.0), (packet.destination, ports.1)])
@@ -218,8 +218,8 @@ fn strip(
             replace(l4, 2, destination, symbol);
         }
         ICMP => match l4.first() {
-            Some(8) => replace(l4, 4, source, symbol),
-            Some(0) => replace(l4, 4, destination, symbol),
+            Some(8 | 13 | 17) => replace(l4, 4, source, symbol),
+            Some(0 | 14 | 18) => replace(l4, 4, destination, symbol),
             Some(3..=5 | 11 | 12) if !is_quoted && l4.len() > 8 => {
                 strip(&mut l4[8..], symbol, false, errors, true);
             }

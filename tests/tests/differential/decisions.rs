@@ -88,18 +88,18 @@ impl Case<'_> {
             && self.natbpf == Came::Nothing
     }
 
-    /// Whether it is for a forward, and from a remote to which netfilter shows another guest's
-    /// flow under just this port.
+    /// Whether it is for a forward, and from one to whom netfilter shows another flow under just
+    /// this port, so that netfilter takes it for an answer on that flow.
     fn is_from_remote_of_lent_port(&self) -> bool {
         let flow = self.flow();
         let is_lent = |other: &Flow| {
-            other.kind == Kind::Out
+            matches!(other.kind, Kind::Out | Kind::Hairpin)
                 && other.protocol == flow.protocol
-                && other.target == flow.client
+                && other.server == flow.client
                 && other.shown_port[NFTABLES].is_some()
                 && other.shown(NFTABLES) == flow.target
         };
-        flow.kind == Kind::In
+        matches!(flow.kind, Kind::In | Kind::Hairpin)
             && self.pair.stimulus.direction == Direction::Request
             && is_forwarded(flow.protocol, flow.target.1)
             && self.pair.model.flows.iter().any(is_lent)
@@ -187,6 +187,18 @@ pub(crate) const DECISIONS: &[Decision] = &[
                 && !case.pair.stimulus.is_error()
                 && case.natbpf == Came::Translated
                 && case.is_invalid_to_netfilter()
+        },
+    },
+    Decision {
+        name: "DatagramsEndWhereTheySay",
+        why: "A datagram may be shorter than its IP packet; netfilter sums all of the packet up \
+              and finds it wrong, while natbpf and the ends go by UDP's own length.",
+        explains: |case| {
+            case.is(&[Cause::Flawed])
+                && case.flaw() == Flaw::Trailing
+                && case.natbpf == Came::Translated
+                && (case.is_invalid_to_netfilter()
+                    || case.nftables == Came::Answered && !case.leaves())
         },
     },
     Decision {

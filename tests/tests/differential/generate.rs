@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Shape, Stimulus};
 use crate::differential::packet::{
-    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, PSH, RST, SCTP, SYN, TCP, UDP, URG,
+    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, PSH, Query, RST, SCTP, SYN, TCP, UDP, URG,
 };
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
@@ -158,6 +158,11 @@ impl Generator {
             },
             fragments: 1,
             is_reversed: false,
+            padding: if random.percent(5) {
+                random.below(19)
+            } else {
+                0
+            },
         }
     }
 
@@ -202,7 +207,12 @@ impl Generator {
         };
         let ends = ends?;
         let next = [self.random.next() as u32, self.random.next() as u32];
-        model.add(Flow::new(kind, protocol, ends, next))
+        let mut flow = Flow::new(kind, protocol, ends, next);
+        // Only echoes are forwarded.
+        if kind == Kind::Out && self.random.percent(20) {
+            flow.query = self.random.of(&[Query::Timestamp, Query::AddressMask]);
+        }
+        model.add(flow)
     }
 
     fn ends_out(&mut self, protocol: u8) -> Option<[End; 3]> {
@@ -302,6 +312,7 @@ impl Generator {
             },
             TCP => return self.segment(flow, direction),
             ICMP => Body::Echo {
+                query: flow.query,
                 is_reply: direction == Direction::Reply,
                 sequence: self.random.word(),
                 payload: self.random.bytes(1300),
@@ -410,6 +421,9 @@ impl Generator {
         } else if protocol != TCP && self.random.percent(2) {
             step.dress.ttl = 1;
             step.cause = Cause::LastHop;
+        } else if protocol != TCP && self.random.percent(2) {
+            // Record route, with room for one address, which the host writes.
+            step.dress.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
         }
         Some(step)
     }
@@ -564,6 +578,7 @@ impl Generator {
             4 => self.error_about_nothing(model, kind),
             5 => self.spoofed(model),
             6 => self.straight_to_guest(model),
+            7 if self.random.percent(30) => self.among_guests(model),
             _ => self.for_the_host(model),
         }
     }
@@ -597,6 +612,9 @@ impl Generator {
         let body = match protocol {
             TCP => self.tcp(&model.flows[index], Direction::Request, RST, Vec::new(), 0),
             _ => Body::Echo {
+                query: self
+                    .random
+                    .of(&[Query::Echo, Query::Echo, Query::Timestamp]),
                 is_reply: true,
                 sequence: self.random.word(),
                 payload: self.random.bytes(100),
@@ -659,6 +677,24 @@ impl Generator {
         Some(self.request(Cause::ToInside, index, body))
     }
 
+    /// From a guest to the other, by the gateway instead of the bridge; or to everybody.
+    fn among_guests(&mut self, model: &mut Model) -> Option<Stimulus> {
+        let index = self.burnt(model, Kind::Host, UDP)?;
+        let flow = &mut model.flows[index];
+        flow.client = (VM1, 1024 + (index % 60_000) as u16);
+        flow.at = Place::Vm1;
+        flow.target.0 = self.random.of(&[
+            VM2,
+            VM2,
+            Ipv4Addr::BROADCAST,
+            Ipv4Addr::new(224, 0, 0, 251),
+            Ipv4Addr::new(172, 22, 161, 255),
+        ]);
+        flow.server = flow.target;
+        let body = self.body(model, index, Direction::Request)?;
+        Some(self.request(Cause::Regular, index, body))
+    }
+
     fn for_the_host(&mut self, model: &mut Model) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP, GRE, ESP]);
         let index = self.burnt(model, Kind::Host, protocol)?;
@@ -692,6 +728,8 @@ impl Generator {
         let direction = Direction::Request;
         let body = self.body(model, index, direction)?;
         let mut step = self.step(Cause::Flawed, index, direction, Shape::Own(body));
+        // It could be taken for what is missing.
+        step.dress.padding = 0;
         if self.random.percent(10) && protocol == UDP {
             step.cause = Cause::FirstFragmentOnly;
             step.dress.fragments = 2;
@@ -708,6 +746,7 @@ impl Generator {
             5 => self.random.of(&[Flaw::HeaderLength, Flaw::Version]),
             6 => Flaw::Cut(self.random.below(header)),
             _ if protocol == ICMP => Flaw::Checksum,
+            7 if protocol == UDP && self.random.percent(50) => Flaw::Trailing,
             _ => Flaw::InnerLength,
         };
         Some(step)

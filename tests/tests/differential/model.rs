@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use crate::differential::packet::{ACK, Body, Dress, End, FIN, Flaw, RST, SYN, Written, has_ports};
+use crate::differential::packet::{
+    ACK, Body, Dress, End, FIN, Flaw, Query, RST, SYN, Written, has_ports,
+};
 use crate::differential::twin::{Manner, PUBLIC, Place};
 
 /// The two hosts, as indices.
@@ -56,6 +58,8 @@ pub(crate) struct Flow {
     /// The port under which each host shows the client.
     pub(crate) shown_port: [Option<u16>; 2],
     pub(crate) phase: Phase,
+    /// Of a flow of ICMP.
+    pub(crate) query: Query,
     /// The next sequence numbers of client and server.
     pub(crate) next: [u32; 2],
     pub(crate) has_finished: [bool; 2],
@@ -79,6 +83,7 @@ impl Flow {
             server,
             shown_port: [None; 2],
             phase: Phase::New,
+            query: Query::Echo,
             next,
             has_finished: [false; 2],
             is_usable: true,
@@ -242,7 +247,7 @@ pub(crate) struct Model {
     /// Endpoints of which each flow has its own, so that no packet belongs to two.
     taken: HashSet<(u8, End, End)>,
     /// How clients are shown to servers, on each host: no two may be shown alike.
-    shown: [HashMap<(u8, End, End), usize>; 2],
+    shown: [HashMap<(u8, Query, End, End), usize>; 2],
 }
 
 impl Model {
@@ -356,7 +361,7 @@ impl Model {
     pub(crate) fn learn(&mut self, stimulus: &Stimulus, side: usize, source: End) -> bool {
         let flow = &mut self.flows[stimulus.flow];
         flow.shown_port[side] = Some(source.1);
-        let key = (flow.protocol, flow.shown(side), flow.server);
+        let key = (flow.protocol, flow.query, flow.shown(side), flow.server);
         let owner = self.shown[side].entry(key).or_insert(stimulus.flow);
         *owner == stimulus.flow || !has_ports(flow.protocol)
     }

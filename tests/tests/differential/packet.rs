@@ -39,6 +39,8 @@ pub(crate) struct Dress {
     pub(crate) fragments: usize,
     /// Whether the fragments are sent last one first.
     pub(crate) is_reversed: bool,
+    /// Bytes behind the packet that only fill the frame.
+    pub(crate) padding: usize,
 }
 
 /// What an IP packet holds.
@@ -56,6 +58,7 @@ pub(crate) enum Body {
     },
     /// The identifier is the sender's port in a request, the receiver's in an answer.
     Echo {
+        query: Query,
         is_reply: bool,
         sequence: u16,
         payload: Vec<u8>,
@@ -74,6 +77,14 @@ pub(crate) enum Body {
         quoted: Box<Written>,
         quoted_bytes: usize,
     },
+}
+
+/// What an ICMP query asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Query {
+    Echo,
+    Timestamp,
+    AddressMask,
 }
 
 /// What is wrong with a packet, if anything is.
@@ -96,6 +107,8 @@ pub(crate) enum Flaw {
     InnerLength,
     /// IP version 5.
     Version,
+    /// UDP says less than IP does.
+    Trailing,
 }
 
 /// A packet with all its addresses.
@@ -165,6 +178,7 @@ impl Written {
         }
         match self.flaw {
             Flaw::Cut(length) => bytes.truncate(length),
+            Flaw::Trailing => bytes.extend_from_slice(b"behind the datagram"),
             Flaw::InnerLength if self.body.protocol() == UDP => bytes[4] |= 0x40,
             Flaw::InnerLength if self.body.protocol() == TCP => bytes[12] = 0x40,
             _ => {}
@@ -195,11 +209,21 @@ impl Written {
             ]
             .concat(),
             Body::Echo {
+                query,
                 is_reply,
                 sequence,
                 payload,
             } => {
-                let (kind, id) = if *is_reply { (0, to) } else { (8, from) };
+                let (request, reply) = match query {
+                    Query::Echo => (8, 0),
+                    Query::Timestamp => (13, 14),
+                    Query::AddressMask => (17, 18),
+                };
+                let (kind, id) = if *is_reply {
+                    (reply, to)
+                } else {
+                    (request, from)
+                };
                 [&[kind, 0, 0, 0], &id[..], &sequence.to_be_bytes(), payload].concat()
             }
             Body::Opaque { payload, .. } => payload.clone(),

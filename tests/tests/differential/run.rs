@@ -74,6 +74,9 @@ impl Run {
             if stimulus.cause == Cause::FirstFragmentOnly {
                 packets.truncate(1);
             }
+            for packet in &mut packets {
+                packet.extend(std::iter::repeat_n(0xaa, stimulus.dress.padding));
+            }
             let caught = self.sides[side].exchange(at, &packets);
             let caught = caught.with_context(|| self.place_of(stimulus))?;
             outs[side] = outputs(&caught);

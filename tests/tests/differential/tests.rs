@@ -120,6 +120,7 @@ fn datagram() -> (Model, Stimulus) {
             options: Vec::new(),
             fragments: 1,
             is_reversed: false,
+            padding: 0,
         },
         flaw: Flaw::None,
     };

@@ -266,6 +266,7 @@ fn markers(payload: &[u8]) -> [(Place, Written); 3] {
             options: Vec::new(),
             fragments: 1,
             is_reversed: false,
+            padding: 0,
         },
         flaw: Flaw::None,
     };
