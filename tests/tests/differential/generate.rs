@@ -267,7 +267,10 @@ impl Generator {
 
     fn ends_hairpin(&mut self, protocol: u8) -> Option<[End; 3]> {
         let [target, server] = self.forward(protocol)?;
-        let client = (self.random.of(&GUESTS), self.client_port());
+        let mut client = (self.random.of(&GUESTS), self.client_port());
+        if self.random.percent(2) && is_sent(Held::HairpinToItself) {
+            client = server;
+        }
         // Else the chosen port could not be told from the one that is sent to.
         let is_clear = target.0 != PUBLIC || client.1 != target.1;
         let is_sent = client != server || is_sent(Held::HairpinToItself);
