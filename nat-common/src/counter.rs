@@ -74,6 +74,28 @@ drop_reasons! {
     RewriteFailed = 12, "rewrite_failed";
     /// The uplink has no address to hide behind.
     NoAddress = 13, "no_address";
+    /// Fragments of one packet contradict each other.
+    FragmentOverlap = 14, "fragment_overlap";
+    /// A first fragment that does not hold the whole transport header, or one that would replace it.
+    FragmentTiny = 15, "fragment_tiny";
+    /// A fragment that ends behind the longest packet that there is.
+    FragmentOversized = 16, "fragment_oversized";
+    /// A fragment that was kept, and the first one never came.
+    FragmentExpired = 17, "fragment_expired";
+    /// A fragment that could not be kept: its sender has as many as it may, or it is too long.
+    FragmentsFull = 18, "fragments_full";
+    /// The guest has as many sessions as `sessions_per_guest` lets it have.
+    GuestSessions = 19, "guest_sessions";
+    /// The guest has as many external ports as `ports_per_guest` lets it have.
+    GuestPorts = 20, "guest_ports";
+    /// From or to port 0, which nobody can answer (RFC 6335 section 6).
+    PortZero = 21, "port_zero";
+    /// Source and destination are the same.
+    SameEndpoints = 22, "same_endpoints";
+    /// A broadcast or multicast source.
+    BroadcastSource = 23, "broadcast_source";
+    /// A guest's packet with an address that is not its own.
+    Spoofed = 24, "spoofed";
 }
 
 /// How many reasons there are.

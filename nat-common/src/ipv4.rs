@@ -33,6 +33,11 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn is_group(self) -> bool {
+        self.0[0] >= 224
+    }
+
+    #[inline(always)]
     fn is_unicast(self) -> bool {
         self.0[0] < 224
     }
@@ -91,5 +96,24 @@ impl Address for Addr4 {
         packet.write(check, diff.apply(field))?;
         packet.write(offset + offset_of!(Ipv4Hdr, src_addr), source.0)?;
         packet.write(offset + offset_of!(Ipv4Hdr, dst_addr), destination.0)
+    }
+
+    #[inline(always)]
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
+        // From the identification to the checksum.
+        let start = offset + offset_of!(Ipv4Hdr, id);
+        let mut bytes = packet.read::<8>(start)?;
+        let (old, new) = ([bytes[0], bytes[1]], (id as u16).to_be_bytes());
+        let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
+        let diff = Diff::NONE.replace(word(old), word(new));
+        let check = diff.apply([bytes[6], bytes[7]]);
+        bytes[..2].copy_from_slice(&new);
+        bytes[6..].copy_from_slice(&check);
+        packet.write(start, bytes)
+    }
+
+    #[inline(always)]
+    fn id_from(random: u32) -> u32 {
+        random & u32::from(u16::MAX)
     }
 }

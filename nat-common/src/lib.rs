@@ -27,14 +27,18 @@ pub(crate) use map_layout;
 pub mod address;
 pub mod checksum;
 pub mod counter;
+pub mod fragment;
+pub mod guest;
 pub mod icmp;
 pub mod ipv4;
 pub mod mapping;
+pub mod mss;
 pub mod open;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
 pub mod port;
+pub mod refusal;
 pub mod rewrite;
 pub mod rule;
 pub mod session;
@@ -46,4 +50,4 @@ pub mod work;
 
 /// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
 /// what has the same one. It changes whenever a key or value in this crate does.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

@@ -8,6 +8,7 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::{DropReason, NO_RULE},
+    guest::{self, GuestKey},
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
@@ -53,6 +54,12 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | ICMP)
 }
 
+/// Whether there is an external port to be found: not for protocols without ports, nor where the
+/// guest has an address of its own.
+const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
+    has_ports(protocol) && snat.mapping != rule::mapping::ONE_TO_ONE
+}
+
 /// Opens a session from inside and gives the external endpoint.
 ///
 /// # Errors
@@ -65,7 +72,9 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     origin: Origin,
     snat: &Snat<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let host = if snat.rule == NO_RULE { flags::HOST } else { 0 };
     let (internal, remote) = (parsed.source(), parsed.destination());
     opening.request = Entry {
@@ -103,7 +112,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     forward: &Forward<A>,
 ) -> Result<(Endpoint<A>, Endpoint<A>), DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let internal = forward_target(parsed, forward);
     let (external, remote) = (parsed.destination(), parsed.source());
     let protocol = parsed.header.protocol;
@@ -112,6 +123,8 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         flags: flags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, forward.rule)
     };
+    opening.guest = GuestKey::new(internal.address, forward.network);
+    guest::enter(tables, &opening.guest)?;
     let mut outcome = Err(DropReason::PortsExhausted);
     tables.repeat(MAX_REMOTE_ATTEMPTS, |attempt| {
         let mut towards_guest = remote;
@@ -145,8 +158,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         }
         false
     });
-    if outcome.is_ok() {
-        tables.count_opened(forward.rule);
+    match outcome {
+        Ok(_) => tables.count_opened(forward.rule),
+        Err(_) => guest::leave(tables, &opening.guest),
     }
     outcome
 }
@@ -163,12 +177,22 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     owner: &PortOwner<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let protocol = parsed.header.protocol;
     let (external, remote) = (parsed.destination(), parsed.source());
     let internal = Endpoint::new(owner.address, owner.port);
     let permit = owner.filtering == rule::filtering::ADDRESS_DEPENDENT;
-    let held = hold(tables, external, remote.address, protocol, owner, permit)?;
+    opening.guest = GuestKey::new(owner.address, owner.network);
+    guest::enter(tables, &opening.guest)?;
+    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(held) => held,
+        Err(reason) => {
+            guest::leave(tables, &opening.guest);
+            return Err(reason);
+        }
+    };
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
         flags: flags::IN | flags::FROM_INITIATOR,
@@ -194,6 +218,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         }
         Err(refusal) => {
             release(tables, protocol, external, remote.address, held);
+            guest::leave(tables, &opening.guest);
             Err(refusal.reason())
         }
     }
@@ -214,7 +239,9 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     snat: &Snat<A>,
     server: &Server<A>,
 ) -> Result<(), DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let Server {
         endpoint,
         network,
@@ -370,12 +397,17 @@ fn with_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<Endpoint<A>, DropReason> {
+    let key = &opening.request.key;
+    opening.guest = GuestKey::new(key.source, key.network);
+    let is_guests = opening.request.record.flags & flags::HOST == 0;
+    if is_guests {
+        guest::enter(tables, &opening.guest)?;
+    }
     let Opening { request, snat, .. } = opening;
     let mut attempts = MAX_ATTEMPTS;
-    let mut wanted = request.key.source_port;
-    if !has_ports(request.key.protocol) {
+    let wanted = request.key.source_port;
+    if !is_searched(request.key.protocol, snat) {
         attempts = 1;
-        wanted = Port::ZERO;
     }
     opening.address = pooled_address(snat, request.key.source);
     let (first, last) = (snat.first_port, snat.last_port);
@@ -396,8 +428,10 @@ fn with_external<A: Address, T: Tables<A>>(
         }
     });
     settle(opening);
-    if opening.outcome.is_ok() {
-        tables.count_opened(opening.request.record.rule);
+    match opening.outcome {
+        Ok(_) => tables.count_opened(opening.request.record.rule),
+        Err(_) if is_guests => guest::leave(tables, &opening.guest),
+        Err(_) => {}
     }
     opening.outcome
 }
@@ -410,8 +444,9 @@ fn attempt_external<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
     attempt: u32,
 ) -> Result<Endpoint<A>, Refusal> {
-    if !has_ports(opening.request.key.protocol) {
-        let external = Endpoint::new(opening.address, Port::ZERO);
+    let key = &opening.request.key;
+    if !is_searched(key.protocol, &opening.snat) {
+        let external = Endpoint::new(opening.address, key.source_port);
         return match add_entries(tables, opening, external, 0) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
             result => result.map(|()| external),
@@ -533,6 +568,7 @@ fn claim<A: Address, T: Tables<A>>(
     let Opening {
         request,
         origin,
+        guest,
         snat,
         ..
     } = opening;
@@ -567,10 +603,15 @@ fn claim<A: Address, T: Tables<A>>(
         rule: snat.rule,
         references: 1,
     };
-    tables.add_port(&key, &record)?;
     if is_shared {
-        return Ok(());
+        return tables.add_port(&key, &record).map_err(Refusal::from);
     }
+    if !guest::take_port(tables, guest) {
+        return Err(Refusal::Final(DropReason::GuestPorts));
+    }
+    tables
+        .add_port(&key, &record)
+        .inspect_err(|_| guest::give_port(tables, guest))?;
     let mapping = MappingRecord {
         address: external.address,
         port: external.port,
@@ -581,6 +622,7 @@ fn claim<A: Address, T: Tables<A>>(
         .map_err(|error| {
             // Another CPU made one for the same internal endpoint: that is found at the next turn.
             tables.remove_port(&key);
+            guest::give_port(tables, guest);
             error.into()
         })
 }
@@ -681,6 +723,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
         {
             if owner.is_exclusive() {
                 tables.remove_mapping(&owner.mapping_key(protocol));
+                guest::give_port(tables, &GuestKey::new(owner.address, owner.network));
             }
             tables.remove_port(&key);
         }

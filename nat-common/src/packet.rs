@@ -1,6 +1,12 @@
 //! Access to the bytes of one packet.
 
-use crate::checksum::Diff;
+use core::fmt;
+
+use crate::{
+    address::Address,
+    checksum::Diff,
+    fragment::{FragmentKey, Held},
+};
 
 /// The bytes of a packet, from the start of its link-layer header, and what its carrier knows.
 ///
@@ -17,6 +23,9 @@ pub trait Packet {
 
     /// Reads `N` bytes.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Makes the bytes before `end` readable, where the carrier has them elsewhere.
+    fn make_readable(&mut self, end: usize);
 
     /// Writes `N` bytes.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
@@ -42,6 +51,22 @@ pub trait Packet {
 
     /// The interface by which it came into the host, 0 if the host made it.
     fn ingress_interface(&self) -> u32;
+
+    /// Whether it was kept and sent on; says so once.
+    fn was_kept(&mut self) -> bool;
+
+    /// Copies the whole packet into a slot that the caller has made busy.
+    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()>;
+
+    /// Sets this packet aside, so that others can be sent in its place.
+    fn save(&self) -> Option<()>;
+
+    /// Sends the packet of a slot that the caller has made busy to the hook that this one is at,
+    /// if it belongs to `key`; `false` if it does not.
+    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool;
+
+    /// Takes up again what was set aside.
+    fn restore(&mut self);
 }
 
 /// How many frames a packet becomes on a wire.
@@ -62,13 +87,40 @@ pub enum ChecksumKind {
     Icmp,
 }
 
+/// Takes a frame that was kept and is sent on.
+pub type SendKept<'a> = dyn FnMut(&[u8]) + 'a;
+
 /// A packet in memory of the host, for tests, fuzzers and `explain`.
-#[derive(Debug)]
 pub struct SlicePacket<'a> {
     /// The bytes.
     pub bytes: &'a mut [u8],
     /// What [`Packet::ingress_interface`] says.
     pub ingress_interface: u32,
+    /// What [`Packet::was_kept`] says.
+    pub was_kept: bool,
+    /// Takes the frames that [`Packet::send_kept`] sends.
+    pub send_kept: Option<&'a mut SendKept<'a>>,
+}
+
+impl<'a> SlicePacket<'a> {
+    /// A packet that came in by an interface, 0 if the host made it.
+    pub fn new(bytes: &'a mut [u8], ingress_interface: u32) -> Self {
+        Self {
+            bytes,
+            ingress_interface,
+            was_kept: false,
+            send_kept: None,
+        }
+    }
+}
+
+impl fmt::Debug for SlicePacket<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlicePacket")
+            .field("bytes", &self.bytes)
+            .field("ingress_interface", &self.ingress_interface)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Packet for SlicePacket<'_> {
@@ -79,6 +131,8 @@ impl Packet for SlicePacket<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes.get(offset..)?.first_chunk::<N>().copied()
     }
+
+    fn make_readable(&mut self, _end: usize) {}
 
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         *self.bytes.get_mut(offset..)?.first_chunk_mut::<N>()? = bytes;
@@ -112,4 +166,37 @@ impl Packet for SlicePacket<'_> {
     fn ingress_interface(&self) -> u32 {
         self.ingress_interface
     }
+
+    fn was_kept(&mut self) -> bool {
+        core::mem::take(&mut self.was_kept)
+    }
+
+    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
+        // SAFETY: the caller has made the slot busy.
+        let bytes = unsafe {
+            *held.key.get() = *key;
+            &mut *held.bytes.get()
+        };
+        bytes
+            .get_mut(..self.bytes.len())?
+            .copy_from_slice(self.bytes);
+        held.len.store(self.bytes.len() as u32);
+        Some(())
+    }
+
+    fn save(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
+        // SAFETY: the caller has made the slot busy.
+        let (held_key, bytes) = unsafe { (&*held.key.get(), &*held.bytes.get()) };
+        let is_wanted = held_key == key;
+        if let (true, Some(send)) = (is_wanted, &mut self.send_kept) {
+            send(&bytes[..held.len.load() as usize]);
+        }
+        is_wanted
+    }
+
+    fn restore(&mut self) {}
 }

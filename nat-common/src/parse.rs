@@ -10,6 +10,7 @@ use crate::{
     counter::DropReason,
     icmp::{self, IcmpClass},
     packet::Packet,
+    rewrite::{DCCP, UDP_LITE},
     session::{SessionKey, View},
     tables::Traffic,
     work::settle,
@@ -140,6 +141,40 @@ impl<A: Address> Parsed<A> {
         }
     }
 
+    /// Whether nobody could answer it, because a port is 0 or its source is where it goes to.
+    ///
+    /// # Errors
+    ///
+    /// Which of the two.
+    #[inline(always)]
+    pub fn check_ends(&self) -> Result<(), DropReason> {
+        let has_ports = matches!(self.header.protocol, TCP | UDP) && self.has_ports;
+        if has_ports && (self.source_port == Port::ZERO || self.destination_port == Port::ZERO) {
+            return Err(DropReason::PortZero);
+        }
+        if self.header.source == self.header.destination {
+            return Err(DropReason::SameEndpoints);
+        }
+        Ok(())
+    }
+
+    /// Whether its source is one that a host can have.
+    ///
+    /// # Errors
+    ///
+    /// What else it is.
+    #[inline(always)]
+    pub fn check_source(&self) -> Result<(), DropReason> {
+        let source = self.header.source;
+        if source.is_valid_source() {
+            Ok(())
+        } else if source.is_group() {
+            Err(DropReason::BroadcastSource)
+        } else {
+            Err(DropReason::MartianSource)
+        }
+    }
+
     /// What counters are told, as frames on a wire.
     #[inline(always)]
     pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
@@ -188,8 +223,12 @@ pub fn parse<A: Address, P: Packet>(
         destination_port: Port::ZERO,
         has_ports: header.fragment_offset == 0,
     };
+    settle(parsed);
     if header.fragment_offset == 0 {
-        parse_transport(packet, parsed).ok_or(DropReason::Malformed)?;
+        parse_transport(packet, parsed).ok_or(match header.more_fragments {
+            true => DropReason::FragmentTiny,
+            false => DropReason::Malformed,
+        })?;
     }
     settle(parsed);
     Ok(())
@@ -202,6 +241,8 @@ fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) ->
         TCP => parse_tcp(packet, parsed, room),
         UDP => parse_udp(packet, parsed, room),
         ICMP => parse_icmp(packet, parsed, room),
+        // Their checksum is to be rewritten.
+        UDP_LITE | DCCP if room < UdpHdr::LEN => None,
         _ => {
             parsed.transport = Transport::Opaque;
             Some(())

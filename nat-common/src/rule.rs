@@ -103,6 +103,8 @@ pub mod mapping {
     pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 1;
     /// No translation: an address of the host's own within the prefix of a rule.
     pub const NONE: u8 = 2;
+    /// One external address for one guest, with all ports of all protocols unchanged.
+    pub const ONE_TO_ONE: u8 = 3;
 }
 
 /// Filtering behaviour (RFC 4787 section 5).
@@ -165,24 +167,46 @@ pub struct InsideKey<A> {
     pub address: A,
 }
 
-/// Value of `INSIDE`.
+/// Value of `INSIDE`: of a network's prefix, or of a single guest in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct Inside {
+pub struct Inside<A> {
     /// Number of the network, 0 if the prefix stands in a rule alone.
     pub network: u16,
+    /// Bits of [`inside_flags`].
+    pub flags: u16,
+    /// The host's address in the network, from which it sends ICMP errors; unspecified if the
+    /// prefix stands in a rule alone.
+    pub gateway: A,
+    /// The guest's link-layer address, if [`inside_flags::HAS_MAC`] is set.
+    pub mac: [u8; 6],
     /// Zero.
-    pub reserved: u16,
+    pub reserved: [u8; 2],
+}
+
+/// Bits of [`Inside::flags`].
+pub mod inside_flags {
+    /// Only frames from [`super::Inside::mac`] may have this source address.
+    pub const HAS_MAC: u16 = 1 << 0;
 }
 
 /// Value of `INTERFACES`, whose key is the interface's index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Interface {
     /// [`role`].
     pub role: u16,
     /// Number of the uplink or network, from 1.
     pub number: u16,
+    /// Of an uplink: the largest TCP segment in bytes that a connection through it may announce
+    /// (RFC 9293 section 3.7.1), 0 to leave announcements alone.
+    pub mss: u16,
+    /// Bits of [`interface_flags`].
+    pub flags: u16,
+    /// Its link-layer address, zero if it has none.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
 }
 
 /// What an interface is.
@@ -191,6 +215,12 @@ pub mod role {
     pub const UPLINK: u16 = 1;
     /// An inside network.
     pub const NETWORK: u16 = 2;
+}
+
+/// Bits of [`Interface::flags`].
+pub mod interface_flags {
+    /// Guests of this network may send only from addresses that are theirs.
+    pub const ANTI_SPOOF: u16 = 1 << 0;
 }
 
 /// The only value of `SETTINGS`.
@@ -211,38 +241,12 @@ pub struct Settings {
     pub icmp_s: u32,
     /// Idle time of all other sessions in seconds.
     pub other_s: u32,
-    /// How long the ports of a fragmented packet are remembered in seconds.
+    /// How long fragments wait for the first one, and its ports are remembered, in seconds.
     pub fragment_s: u32,
-}
-
-/// Key of `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
-pub struct FragmentKey<A> {
-    /// Source address.
-    pub source: A,
-    /// Destination address.
-    pub destination: A,
-    /// The packet's identification.
-    pub id: u32,
-    /// Number of the network that it came from.
-    pub network: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// A [`crate::session::View`].
-    pub view: u8,
-}
-
-/// Value of `FRAGMENTS`: what the first fragment said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub struct FragmentPorts {
-    /// Source port.
-    pub source_port: Port,
-    /// Destination port.
-    pub destination_port: Port,
-    /// When the first fragment came, in seconds of the monotonic clock.
-    pub seen_s: u32,
+    /// Sessions that a guest may have, 0 for as many as there is room for.
+    pub sessions_per_guest: u32,
+    /// External ports that a guest may have, 0 for as many as there are.
+    pub ports_per_guest: u32,
 }
 
 impl<A> Forward<A> {
@@ -272,8 +276,8 @@ pub type ExcludeKey4 = ExcludeKey<Addr4>;
 pub type AddressKey4 = AddressKey<Addr4>;
 /// IPv4 key of `INSIDE`.
 pub type InsideKey4 = InsideKey<Addr4>;
-/// IPv4 key of `FRAGMENTS`.
-pub type FragmentKey4 = FragmentKey<Addr4>;
+/// IPv4 value of `INSIDE`.
+pub type Inside4 = Inside<Addr4>;
 
 crate::map_layout!(ForwardKey4, 12);
 crate::map_layout!(Forward4, 16);
@@ -283,11 +287,9 @@ crate::map_layout!(ExcludeKey4, 12);
 crate::map_layout!(AddressKey4, 8);
 crate::map_layout!(ExternalAddress, 4);
 crate::map_layout!(InsideKey4, 8);
-crate::map_layout!(Inside, 4);
-crate::map_layout!(Interface, 4);
-crate::map_layout!(Settings, 32);
-crate::map_layout!(FragmentKey4, 16);
-crate::map_layout!(FragmentPorts, 8);
+crate::map_layout!(Inside4, 16);
+crate::map_layout!(Interface, 16);
+crate::map_layout!(Settings, 40);
 
 /// Bits before the port in [`ForwardKey4`].
 pub const FORWARD_FIXED_BITS: u32 = 64;

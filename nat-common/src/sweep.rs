@@ -2,6 +2,7 @@
 
 use crate::{
     address::{Address, Endpoint},
+    guest::{self, GuestKey},
     open::release,
     parse::{ICMP, TCP, UDP},
     rule::Settings,
@@ -140,6 +141,9 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     tables.remove_session(&peer_key);
     tables.remove_session(key);
     release(tables, protocol, external, remote, held);
+    if held & flags::HOST == 0 {
+        guest::leave(tables, &GuestKey::new(key.source, key.network));
+    }
     tables.count_closed(rule);
 }
 

@@ -3,9 +3,12 @@
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::{Datagram, FragmentKey, FragmentPorts, Held},
+    guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
-    rule::{ExternalAddress, Forward, FragmentKey, FragmentPorts, Interface, Settings, Snat},
+    rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
+    shared::Shared,
 };
 
 /// Why an entry was not added.
@@ -97,6 +100,13 @@ pub trait Tables<A: Address> {
     /// Removes a permit.
     fn remove_permit(&self, key: &PermitKey<A>);
 
+    /// Looks up what a guest has.
+    fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
+    /// Adds a guest with one session.
+    fn add_guest(&self, key: &GuestKey<A>) -> Result<(), InsertError>;
+    /// Removes a guest.
+    fn remove_guest(&self, key: &GuestKey<A>);
+
     /// The forward rule for packets to an external endpoint.
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;
     /// The source translation rule for packets of `source` that leave by `uplink`.
@@ -105,19 +115,34 @@ pub trait Tables<A: Address> {
     fn is_excluded(&self, generation: u16, rule: u32, destination: A) -> bool;
     /// The uplink of an external address.
     fn external_address(&self, generation: u16, address: A) -> Option<&ExternalAddress>;
-    /// The network that an inside address is in, 0 if only a rule names it.
-    fn inside(&self, generation: u16, address: A) -> Option<u16>;
+    /// What is known of an inside address.
+    fn inside(&self, generation: u16, address: A) -> Option<&Inside<A>>;
 
     /// What the first fragment of a packet said.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
     /// Remembers what the first fragment of a packet says; the oldest make room.
     fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+    /// Adds what the first fragment of a packet said; the oldest make room.
+    fn add_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) -> Result<(), InsertError>;
+    /// Looks a packet up that is being sent in fragments.
+    fn datagram(&self, key: &FragmentKey<A>) -> Option<&Datagram>;
+    /// Adds one of which nothing has come; the oldest make room.
+    fn add_datagram(&self, key: &FragmentKey<A>) -> Result<(), InsertError>;
+    /// Removes one.
+    fn remove_datagram(&self, key: &FragmentKey<A>);
+    /// A slot for a fragment that waits for the first one.
+    fn held(&self, slot: u32) -> Option<&Held<A>>;
+
+    /// The clock of refusals with this number, below [`crate::refusal::CLOCKS`].
+    fn refusal_clock(&self, number: u32) -> Option<&Shared>;
 
     /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;
 
     /// Counts a packet under a rule.
     fn count(&self, rule: u32, traffic: Traffic);
+    /// Counts a dropped packet.
+    fn count_drop(&self, reason: DropReason);
     /// Counts a session that was opened.
     fn count_opened(&self, rule: u32);
     /// Counts a session that has ended.

@@ -4,12 +4,16 @@
 //! the project's list of behaviours.
 
 mod pipeline {
+    mod fragments;
+    mod guests;
     mod hairpin;
     mod host;
     mod icmp;
     mod limits;
     mod malformed;
     mod memory;
+    mod mss;
+    mod one_to_one;
     mod packets;
     mod portless;
     mod rules;

@@ -6,7 +6,9 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 
+mod arp;
 mod maps;
+mod refusal;
 mod sessions;
 mod skb;
 mod socket;
@@ -21,6 +23,7 @@ use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
+    fragment,
     parse::Parsed,
     pipeline::{self, Outcome, Place, Verdict},
     work::Work,
@@ -56,9 +59,24 @@ macro_rules! entry_points {
     };
 }
 
+/// Uplink, ingress.
+#[classifier]
+pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
+    if Skb::is_arp(&ctx) {
+        return arp::answer(&ctx);
+    }
+    run::<ETHERNET>(&ctx, pipeline::inbound::<Addr4, _, _>)
+}
+
+/// Uplink, ingress.
+///
+/// For devices without a link-layer header.
+#[classifier]
+pub(crate) fn nat_inbound_l3(ctx: TcContext) -> i32 {
+    run::<NO_LINK_LAYER>(&ctx, pipeline::inbound::<Addr4, _, _>)
+}
+
 entry_points! {
-    /// Uplink, ingress.
-    nat_inbound, nat_inbound_l3 => pipeline::inbound::<Addr4, _, _>;
     /// Uplink, egress.
     nat_outbound, nat_outbound_l3 => pipeline::outbound::<Addr4, _, _>;
     /// Network, ingress.
@@ -81,16 +99,22 @@ fn run<const L3: usize>(
         l3: L3,
         interface: skb.interface(),
     };
-    match decide(&mut skb, &Maps { skb: ctx.skb.skb }, place, work) {
+    let maps = Maps { skb: ctx.skb.skb };
+    match decide(&mut skb, &maps, place, work) {
         Ok(Verdict::Untouched | Verdict::Translated) => NEXT,
         Ok(Verdict::Opened) => {
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
+        Ok(Verdict::Kept) => TC_ACT_SHOT,
         Err(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
-            TC_ACT_SHOT
+            if reason.is_refusal() {
+                refusal::answer(&skb, &maps, work, L3)
+            } else {
+                TC_ACT_SHOT
+            }
         }
     }
 }
@@ -122,6 +146,15 @@ pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
             skb: ctx.as_ptr().cast(),
         },
     )
+}
+
+/// Frees the fragments that have waited for too long for the first one of their packet. The daemon
+/// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
+#[classifier]
+pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
+    fragment::expire_all(&Maps {
+        skb: ctx.as_ptr().cast(),
+    })
 }
 
 #[cfg(target_arch = "bpf")]

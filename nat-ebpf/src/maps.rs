@@ -19,21 +19,25 @@ use aya_ebpf::{
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DROP_REASONS, DropReason, RuleCounters},
+    fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
+    guest::{Guest, GuestKey4, GuestRecord},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
+    refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        FragmentKey4, FragmentPorts, INSIDE_FIXED_BITS, Inside, InsideKey4, Interface,
-        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
+    shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
-    work::Work,
+    work::{Work, settle},
 };
 
-use crate::socket;
+use crate::{skb::Saved, socket};
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 const EEXIST: i32 = -17;
@@ -47,13 +51,15 @@ static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
 #[map]
 static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
 #[map]
+static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
+#[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
 #[map]
 static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
 #[map]
 static EXCLUDES: LpmTrie<ExcludeKey4, u8> = LpmTrie::pinned(1 << 16, 0);
 #[map]
-static INSIDE: LpmTrie<InsideKey4, Inside> = LpmTrie::pinned(1 << 16, 0);
+static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
 #[map]
 static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
@@ -63,13 +69,37 @@ static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey4, FragmentPorts> = LruHashMap::pinned(16_384, 0);
 #[map]
+static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 0);
+#[map]
+static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
+#[map]
 static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
+/// When guests were last told of refusals.
+#[map]
+static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
+
 /// Where a packet's headers are kept while it is decided on.
 #[map]
 static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// A packet of which nothing has come: too large for the stack.
+#[map]
+static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
+
+/// The packet that is set aside while fragments are sent that were kept.
+#[map]
+static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room to set a packet aside on this CPU.
+#[inline(always)]
+pub(crate) fn saved_packet<'a>() -> Option<&'a mut Saved> {
+    // SAFETY: the slot is this CPU's own, one program at a time runs at the hooks of a CPU, and no
+    // two borrows of it live at once. Zeroes are a valid value.
+    SAVED.get_ptr_mut(0).map(|saved| unsafe { &mut *saved })
+}
 
 /// This CPU's work area.
 #[inline(always)]
@@ -95,7 +125,10 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
     unsafe extern "C" fn turn<F: FnMut(u32) -> bool>(index: u64, step: *mut c_void) -> u64 {
         // SAFETY: the kernel hands the pointer through that was given to it below.
         let step = unsafe { &mut *step.cast::<F>() };
-        u64::from(!step(index as u32))
+        let mut stop = u64::from(!step(index as u32));
+        // The compiler may know that this is 0 or 1 where the verifier does not.
+        settle(&mut stop);
+        stop & 1
     }
     let turn: unsafe extern "C" fn(u64, *mut c_void) -> u64 = turn::<F>;
     // SAFETY: the callback has the signature that the helper asks for, and `step` outlives it.
@@ -232,6 +265,28 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        // SAFETY: `Guest` is `GuestRecord` with atomics.
+        unsafe { shared(GUESTS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        let one = GuestRecord {
+            sessions: 1,
+            ports: 0,
+        };
+        GUESTS
+            .insert(key, one, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_guest(&self, key: &GuestKey4) {
+        let _gone_already = GUESTS.remove(key);
+    }
+
+    #[inline(always)]
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
@@ -284,15 +339,13 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
             generation,
             reserved: [0; 2],
             address,
         };
-        INSIDE
-            .get(Key::new(INSIDE_FIXED_BITS + 32, key))
-            .map(|inside| inside.network)
+        INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key))
     }
 
     #[inline(always)]
@@ -304,6 +357,44 @@ impl Tables<Addr4> for Maps {
     #[inline(always)]
     fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
         let _full_of_newer = FRAGMENTS.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+        FRAGMENTS
+            .insert(key, ports, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+        // SAFETY: what changes in the value is atomic.
+        unsafe { shared(DATAGRAMS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+        let empty = NO_DATAGRAM.get(0).ok_or(InsertError::Full)?;
+        DATAGRAMS
+            .insert(key, empty, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_datagram(&self, key: &FragmentKey4) {
+        let _gone_already = DATAGRAMS.remove(key);
+    }
+
+    #[inline(always)]
+    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+        // SAFETY: what changes in the value is atomic, or guarded by what is.
+        unsafe { shared(HELD.get_ptr_mut(slot)) }
+    }
+
+    #[inline(always)]
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        // SAFETY: `Shared` is an atomic `u32`.
+        unsafe { shared(REFUSALS.get_ptr_mut(number)) }
     }
 
     #[inline(always)]
@@ -330,6 +421,11 @@ impl Tables<Addr4> for Maps {
             counters.packets_out += traffic.packets;
             counters.bytes_out += traffic.bytes;
         }
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, reason: DropReason) {
+        count_drop(reason);
     }
 
     #[inline(always)]

@@ -3,15 +3,25 @@
 use core::{mem::size_of, ptr};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_pull_data},
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    },
+    helpers::{
+        bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use nat_common::{
+    address::Address,
     checksum::{Diff, fold},
+    fragment::{FragmentKey, HELD_BYTES, Held},
     packet::{ChecksumKind, Frames, Packet},
     parse::ICMP,
+    work::settle,
 };
+
+use crate::maps;
 use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
 /// Bytes that hold the headers of an ICMP packet, and those of one that an ICMP error quotes, with
@@ -30,12 +40,30 @@ const CHUNK: usize = 64;
 /// How many chunks a message may have.
 const CHUNKS: usize = 64;
 
+/// `tc_index` of a fragment that was kept and is on its way to the same hook again. Nothing else
+/// in use today writes that field before the ingress hooks.
+const KEPT: u16 = 0x6e61;
+
 /// A packet at a traffic control hook.
 pub(crate) struct Skb {
     skb: *mut __sk_buff,
 }
 
 impl Skb {
+    /// Whether the packet is ARP, and of this interface: without the number of a VLAN.
+    #[inline(always)]
+    pub(crate) fn is_arp(ctx: &TcContext) -> bool {
+        // SAFETY: the kernel gives a valid context to every program.
+        let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
+        protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
+    }
+
+    /// The packet, whatever it is.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
     /// The packet if it is IPv4, with its headers where they can be read.
     ///
     /// A packet with a VLAN tag is not this interface's but that of a VLAN on top of it; only a
@@ -75,6 +103,12 @@ impl Skb {
             // SAFETY: the context is valid; all packet pointers are made anew after this.
             unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
         }
+    }
+
+    /// The kernel's context.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.skb
     }
 
     /// Index of the interface whose hook this is.
@@ -124,6 +158,11 @@ impl Packet for Skb {
         // SAFETY: the pointer was checked against the packet's end.
         self.at::<N>(offset)
             .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+    }
+
+    #[inline(always)]
+    fn make_readable(&mut self, end: usize) {
+        self.pull(end, self.len() as u32);
     }
 
     #[inline(always)]
@@ -197,9 +236,120 @@ impl Packet for Skb {
         // SAFETY: the context is valid.
         unsafe { (*self.skb).ingress_ifindex }
     }
+
+    #[inline(always)]
+    fn was_kept(&mut self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe {
+            let is_kept = (*self.skb).tc_index == u32::from(KEPT);
+            if is_kept {
+                (*self.skb).tc_index = 0;
+            }
+            is_kept
+        }
+    }
+
+    #[inline(always)]
+    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
+        // SAFETY: the caller has made the slot busy.
+        unsafe { *held.key.get() = *key };
+        let len = self.len() as u32;
+        self.load_whole(held.bytes.get().cast(), len, HELD_BYTES as u32)?;
+        held.len.store(len);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn save(&self) -> Option<()> {
+        let saved = maps::saved_packet()?;
+        let len = self.len() as u32;
+        self.load_whole(saved.bytes.as_mut_ptr(), len, SAVED_BYTES as u32)?;
+        saved.len = len;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
+        // SAFETY: the caller has made the slot busy.
+        if unsafe { *held.key.get() } != *key {
+            return false;
+        }
+        let len = held.len.load();
+        if self
+            .become_other(held.bytes.get().cast(), len, HELD_BYTES as u32)
+            .is_some()
+        {
+            // SAFETY: the context is valid. A clone that cannot be sent is a fragment that is lost.
+            unsafe {
+                (*self.skb).tc_index = u32::from(KEPT);
+                bpf_clone_redirect(self.skb, (*self.skb).ifindex, u64::from(BPF_F_INGRESS));
+                (*self.skb).tc_index = 0;
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn restore(&mut self) {
+        if let Some(saved) = maps::saved_packet() {
+            let len = saved.len;
+            let _too_long = self.become_other(saved.bytes.as_mut_ptr(), len, SAVED_BYTES as u32);
+        }
+    }
+}
+
+/// The longest packet that can be set aside in bytes.
+pub(crate) const SAVED_BYTES: usize = 16_384;
+
+/// A packet that is set aside while fragments are sent that were kept.
+#[repr(C)]
+pub(crate) struct Saved {
+    len: u32,
+    bytes: [u8; SAVED_BYTES],
+}
+
+/// `len` if a packet can be as long and there is room for it.
+///
+/// In two comparisons, neither with 0: the compiler would make one of them, and from "not 0" the
+/// verifier of Linux 6.1 does not learn that the length is positive.
+#[inline(always)]
+fn packet_len(len: u32, room: u32) -> Option<u32> {
+    if len > room {
+        return None;
+    }
+    let mut len = u64::from(len);
+    settle(&mut len);
+    if len < Ipv4Hdr::LEN as u64 {
+        return None;
+    }
+    Some(len as u32)
 }
 
 impl Skb {
+    /// Copies the whole packet to `place`, which has room for `room` bytes.
+    #[inline(always)]
+    fn load_whole(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
+        let len = packet_len(len, room)?;
+        // SAFETY: the context is valid, and `place` has room for `len` bytes.
+        let result = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, place.cast(), len) };
+        (result == 0).then_some(())
+    }
+
+    /// Makes this packet one of the `len` bytes at `place`, which has `room` bytes.
+    #[inline(always)]
+    fn become_other(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
+        let len = packet_len(len, room)?;
+        // SAFETY: the context is valid, and `place` has `len` bytes. All packet pointers are made
+        // anew after this.
+        unsafe {
+            if bpf_skb_change_tail(self.skb, len, 0) != 0 {
+                return None;
+            }
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            (bpf_skb_store_bytes(self.skb, 0, place.cast(), len, flags) == 0).then_some(())
+        }
+    }
+
     #[inline(always)]
     fn replace(&self, offset: usize, diff: Diff, flags: u64) -> Option<()> {
         let diff = u64::from(fold(diff.0));

@@ -18,7 +18,7 @@ use nat_common::{
     parse::{ICMP, TCP, UDP},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
         forward_flags,
     },
 };
@@ -101,7 +101,7 @@ pub struct Ruleset {
     /// `ADDRESSES`.
     pub addresses: Vec<(Addr4, ExternalAddress)>,
     /// `INSIDE`.
-    pub inside: Vec<(Prefix<InsideKey4>, Inside)>,
+    pub inside: Vec<(Prefix<InsideKey4>, Inside4)>,
 }
 
 /// Compiles a configuration.
@@ -196,22 +196,27 @@ impl<'a> Compiler<'a> {
             if let SnatSource::Prefix(prefix) = rule.source
                 && !self.holds_external_address(prefix)
             {
-                prefixes.insert(prefix.trunc(), self.network_of(prefix.addr()));
+                let gateway = Ipv4Addr::UNSPECIFIED;
+                prefixes.insert(prefix.trunc(), (self.network_of(prefix.addr()), gateway));
             }
         }
         for (id, network) in self.config.networks.iter().enumerate() {
-            prefixes.insert(network.address.trunc(), self.networks[id]);
+            let gateway = network.address.addr();
+            prefixes.insert(network.address.trunc(), (self.networks[id], gateway));
         }
-        for (prefix, network) in prefixes {
+        for (prefix, (network, gateway)) in prefixes {
             let key = InsideKey4 {
                 generation: 0,
                 reserved: [0; 2],
                 address: wire(prefix.addr()),
             };
             let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
-            let inside = Inside {
+            let inside = Inside4 {
                 network,
-                reserved: 0,
+                flags: 0,
+                gateway: wire(gateway),
+                mac: [0; 6],
+                reserved: [0; 2],
             };
             self.ruleset.inside.push((Prefix { bits, key }, inside));
         }

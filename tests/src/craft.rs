@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use etherparse::{IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader};
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader};
 
 /// The outside of a packet: everything in the IP header that a test may want to choose.
 #[derive(Clone, Debug)]
@@ -104,6 +104,42 @@ impl Ip {
         header.set_payload_len(inside).context("IPv4 header")?;
         Ok(header)
     }
+}
+
+/// The packet cut into fragments with `size` bytes of payload each (a multiple of 8), under an
+/// identification.
+///
+/// # Errors
+/// When it is no IPv4 packet.
+pub fn fragments(packet: &[u8], id: u16, size: usize) -> Result<Vec<Vec<u8>>> {
+    let (whole, inside) = Ipv4Header::from_slice(packet).context("IPv4 header")?;
+    let count = inside.len().div_ceil(size);
+    let parts = inside.chunks(size).enumerate().map(|(index, part)| {
+        let offset = u16::try_from(index * size).context("fragment offset")?;
+        fragment(&whole, id, offset, index + 1 < count, part)
+    });
+    parts.collect()
+}
+
+/// One fragment, at any offset in bytes (a multiple of 8).
+///
+/// # Errors
+/// When it does not fit into a packet.
+pub fn fragment(
+    whole: &Ipv4Header,
+    id: u16,
+    offset: u16,
+    more_fragments: bool,
+    part: &[u8],
+) -> Result<Vec<u8>> {
+    let mut header = whole.clone();
+    header.identification = id;
+    header.dont_fragment = false;
+    header.more_fragments = more_fragments;
+    header.fragment_offset = IpFragOffset::try_new(offset / 8).context("fragment offset")?;
+    header.set_payload_len(part.len()).context("IPv4 header")?;
+    header.header_checksum = header.calc_header_checksum();
+    Ok([&header.to_bytes()[..], part].concat())
 }
 
 /// The packet with the fields of the IP header set to 0 that change at every hop.

@@ -6,6 +6,7 @@
 
 mod namespaces {
     mod control;
+    mod fragments;
     mod icmp;
     mod ports;
     mod rules;

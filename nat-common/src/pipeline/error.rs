@@ -32,9 +32,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     }
     let source = error.header.source;
-    if !source.is_valid_source() {
-        return Err(DropReason::MartianSource);
-    }
+    error.check_source()?;
     if tables.inside(generation(tables), source).is_some() {
         return Err(DropReason::InternalSource);
     }
@@ -76,7 +74,11 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     let session = parse_quoted(packet, error).and_then(|quoted| {
         // The host's own errors come from no network: the quoted guest tells which it is.
         let network = match is_host {
-            true => tables.inside(generation, quoted.destination.address)?,
+            true => {
+                tables
+                    .inside(generation, quoted.destination.address)?
+                    .network
+            }
             false => network,
         };
         let session = tables.session(&quoted.answer_key(View::Inside, network))?;
@@ -115,10 +117,10 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let Some(quoted) = parse_quoted(packet, error) else {
         return Ok(Verdict::Untouched);
     };
-    let Some(network) = tables.inside(generation, quoted.destination.address) else {
+    let Some(inside) = tables.inside(generation, quoted.destination.address) else {
         return Ok(Verdict::Untouched);
     };
-    let session = match tables.session(&quoted.answer_key(View::Inside, network)) {
+    let session = match tables.session(&quoted.answer_key(View::Inside, inside.network)) {
         Some(session) if session.has(flags::HAIRPIN) => session,
         _ => return Ok(Verdict::Untouched),
     };

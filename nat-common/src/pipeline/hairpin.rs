@@ -5,17 +5,22 @@
 //! the source is. Both ends see external addresses alone.
 
 use super::{
-    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+    Outcome, Place, Verdict, enter, error, find, generation, network_of, renumber,
+    resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::Order,
     mapping::PortKey,
     open::{Origin, Server, forward_target, open_hairpin},
     packet::Packet,
     parse::{Parsed, Transport, parse},
     rewrite::rewrite,
-    rule::{ExternalAddress, Snat, filtering, forward_flags, mapping},
+    rule::{
+        ExternalAddress, Interface, Snat, filtering, forward_flags, inside_flags, interface_flags,
+        mapping, role,
+    },
     session::{View, flags},
     tables::Tables,
     work::Work,
@@ -36,10 +41,20 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let generation = generation(tables);
+    let network = match tables.interface(place.interface) {
+        Some(interface) if interface.role == role::NETWORK => {
+            check_guest(packet, tables, parsed, interface, generation)?;
+            interface.number
+        }
+        _ => 0,
+    };
+    if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
+    {
+        return Ok(Verdict::Kept);
+    }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
         return Ok(Verdict::Untouched);
     };
-    let network = network_of(tables, place.interface);
     if parsed.transport == Transport::IcmpError {
         return error::from_guest(packet, tables, parsed);
     }
@@ -73,6 +88,46 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         Some(server) => open(packet, tables, work, origin, &server),
         None => not_ours(external),
     }
+}
+
+/// Whether a guest may send from the address that the packet has.
+#[inline(always)]
+fn check_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: &Interface,
+    generation: u16,
+) -> Result<(), DropReason> {
+    let source = parsed.header.source;
+    // A guest that has no address yet asks for one.
+    if source == A::UNSPECIFIED {
+        return Ok(());
+    }
+    parsed.check_source()?;
+    if source == parsed.header.destination {
+        return Err(DropReason::SameEndpoints);
+    }
+    if interface.flags & interface_flags::ANTI_SPOOF == 0 {
+        return Ok(());
+    }
+    let owner = tables.inside(generation, source);
+    let is_own = owner.is_some_and(|owner| {
+        owner.network == interface.number
+            && (owner.flags & inside_flags::HAS_MAC == 0
+                || source_mac(packet, parsed) == Some(owner.mac))
+    });
+    if is_own {
+        Ok(())
+    } else {
+        Err(DropReason::Spoofed)
+    }
+}
+
+/// The link-layer source of a packet on Ethernet: it stands before the protocol's two bytes.
+#[inline(always)]
+fn source_mac<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<[u8; 6]> {
+    packet.read::<6>(parsed.l3.checked_sub(8)?)
 }
 
 /// What natbpf knows nothing of is the host's, if the host holds the address.
@@ -117,6 +172,7 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     origin: Origin,
     server: &Server<A>,
 ) -> Outcome {
+    work.parsed.check_ends()?;
     let source = work.parsed.header.source;
     let snat = tables.snat(origin.generation, origin.uplink, origin.network, source);
     match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
@@ -177,12 +233,16 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     }
     match tables.session(&parsed.key(View::Between, network)) {
         Some(session) => {
-            rewrite(
+            let source = session.source_endpoint();
+            renumber(
                 packet,
+                tables,
                 parsed,
-                session.source_endpoint(),
-                parsed.destination(),
+                View::Between,
+                network,
+                source.address,
             )?;
+            rewrite(packet, parsed, source, parsed.destination())?;
             Ok(Verdict::Translated)
         }
         None => Ok(Verdict::Untouched),

@@ -1,11 +1,13 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use super::{
-    Outcome, Place, Verdict, error, find, generation, network_of, resolve_fragment, translate,
+    Outcome, Place, Verdict, error, find, generation, network_of, renumber, resolve_fragment,
+    translate,
 };
 use crate::{
     address::{Address, Port},
     counter::{DropReason, NO_RULE},
+    mss,
     open::{Origin, open_outbound},
     packet::Packet,
     parse::{Transport, parse},
@@ -29,6 +31,21 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
+    let outcome = decide(packet, tables, place, work)?;
+    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
+    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(outcome)
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let network = network_of(tables, packet.ingress_interface());
@@ -44,6 +61,14 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
         && let Some(session) = find(tables, &parsed.key(View::Inside, network))
     {
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
+        renumber(
+            packet,
+            tables,
+            parsed,
+            View::Inside,
+            network,
+            source.address,
+        )?;
         return translate(packet, tables, parsed, session, source, destination);
     }
     let origin = Origin {
@@ -76,6 +101,7 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     if snat.first == A::UNSPECIFIED {
         return Err(DropReason::NoAddress);
     }
+    parsed.check_ends()?;
     if !parsed.has_ports {
         return Err(DropReason::FragmentUnknown);
     }
@@ -148,6 +174,14 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     let source = open_outbound(tables, work, origin, snat)?;
     let parsed = &work.parsed;
     let traffic = parsed.traffic(packet, false);
+    renumber(
+        packet,
+        tables,
+        parsed,
+        View::Inside,
+        origin.network,
+        source.address,
+    )?;
     rewrite(packet, parsed, source, parsed.destination())?;
     tables.count(snat.rule, traffic);
     Ok(Verdict::Opened)

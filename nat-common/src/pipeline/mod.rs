@@ -19,12 +19,13 @@ pub use outside_in::inbound;
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::{self, FragmentKey, FragmentPorts, Order, needs_first},
     packet::Packet,
-    parse::{ICMP, Parsed, TCP, Transport, UDP},
+    parse::{Parsed, Transport},
     rewrite::rewrite,
-    rule::{FragmentKey, FragmentPorts, role},
+    rule::role,
     session::{Session, SessionKey, View, flags},
-    tables::Tables,
+    tables::{InsertError, Tables},
     tcp::{self, Segment},
 };
 
@@ -37,6 +38,8 @@ pub enum Verdict {
     Translated,
     /// It goes on rewritten, and opened a session.
     Opened,
+    /// A fragment that does not go on: a copy will, when the first one of its packet comes.
+    Kept,
 }
 
 /// Where a packet is.
@@ -128,6 +131,26 @@ fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Se
     }
 }
 
+/// Lets a fragment into the pipeline once the first one of its packet has come.
+#[inline(never)]
+fn enter<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    view: View,
+    network: u16,
+) -> Result<Order, DropReason> {
+    let (generation, destination) = (generation(tables), parsed.header.destination);
+    let may_be_translated = match view {
+        View::Outside => tables.external_address(generation, destination).is_some(),
+        _ => destination.is_unicast() && tables.inside(generation, destination).is_none(),
+    };
+    if !may_be_translated {
+        return Ok(Order::GoesOn);
+    }
+    fragment::order(packet, tables, parsed, &parsed.fragment_key(view, network))
+}
+
 /// Gives a fragment its ports: the first one says them, later ones are told. Without the first
 /// one, a later fragment stays without ports.
 #[inline(always)]
@@ -137,36 +160,102 @@ fn resolve_fragment<A: Address, T: Tables<A>>(
     view: View,
     network: u16,
 ) {
-    if parsed.has_ports && !parsed.header.more_fragments {
+    if !parsed.is_fragment() {
         return;
     }
-    if !matches!(parsed.header.protocol, TCP | UDP | ICMP) {
+    if !needs_first(parsed.header.protocol) {
         parsed.has_ports = true;
         return;
     }
-    let key = FragmentKey {
-        source: parsed.header.source,
-        destination: parsed.header.destination,
-        id: parsed.header.id,
-        network,
-        protocol: parsed.header.protocol,
-        view: view as u8,
-    };
+    let key = parsed.fragment_key(view, network);
     if parsed.has_ports {
         let ports = FragmentPorts {
             source_port: parsed.source_port,
             destination_port: parsed.destination_port,
             seen_s: tables.now_s(),
+            id: parsed.header.id,
         };
         tables.put_fragment(&key, &ports);
         return;
     }
-    let lifetime_s = tables.settings().map_or(0, |settings| settings.fragment_s);
-    if let Some(ports) = tables.fragment(&key)
-        && tables.now_s().saturating_sub(ports.seen_s) < lifetime_s
-    {
+    if let Some(ports) = live_fragment(tables, &key) {
         parsed.source_port = ports.source_port;
         parsed.destination_port = ports.destination_port;
         parsed.has_ports = true;
     }
+}
+
+#[inline(always)]
+fn live_fragment<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    key: &FragmentKey<A>,
+) -> Option<&'t FragmentPorts> {
+    let lifetime_s = tables.settings().map_or(0, |settings| settings.fragment_s);
+    tables
+        .fragment(key)
+        .filter(|ports| tables.now_s().saturating_sub(ports.seen_s) < lifetime_s)
+}
+
+/// How many identifications are tried for a packet in fragments.
+const MAX_IDS: u32 = 16;
+
+/// Gives a fragment that gets the source `source` an identification that no other packet has on
+/// its way to that destination: two guests may use the same one, and the receiver would mix their
+/// fragments (RFC 6864 section 5.3.1).
+#[inline(always)]
+fn renumber<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    view: View,
+    network: u16,
+    source: A,
+) -> Result<(), DropReason> {
+    if !parsed.is_fragment() || !needs_first(parsed.header.protocol) {
+        return Ok(());
+    }
+    let key = parsed.fragment_key(view, network);
+    let id = fragment_id(tables, parsed, &key, source).ok_or(DropReason::FragmentUnknown)?;
+    if id != parsed.header.id {
+        A::write_id(packet, parsed.l3, id).ok_or(DropReason::RewriteFailed)?;
+    }
+    Ok(())
+}
+
+/// The identification of a fragmented packet that leaves with the source `source`: chosen at its
+/// first fragment, remembered for the others.
+#[inline(never)]
+fn fragment_id<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    key: &FragmentKey<A>,
+    source: A,
+) -> Option<u32> {
+    if parsed.header.fragment_offset != 0 {
+        return live_fragment(tables, key).map(|ports| ports.id);
+    }
+    let mut ports = *tables.fragment(key)?;
+    let mut outside = FragmentKey {
+        source,
+        network: 0,
+        view: View::Outside as u8,
+        // Apart from what remotes send: those have the address as their destination.
+        ..*key
+    };
+    let mut chosen = None;
+    tables.repeat(MAX_IDS, |attempt| {
+        if attempt > 0 {
+            outside.id = A::id_from(tables.random());
+        }
+        let result = tables.add_fragment(&outside, &ports);
+        if result != Err(InsertError::Exists) || live_fragment(tables, &outside).is_none() {
+            chosen = Some(outside.id);
+        }
+        chosen.is_none()
+    });
+    ports.id = chosen?;
+    if ports.id != key.id {
+        tables.put_fragment(key, &ports);
+    }
+    Some(ports.id)
 }

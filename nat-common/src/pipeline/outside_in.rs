@@ -1,10 +1,12 @@
 //! Uplink, ingress: packets from outside.
 
-use super::{Outcome, Place, Verdict, error, find, generation, resolve_fragment, translate};
+use super::{Outcome, Place, Verdict, enter, error, find, generation, resolve_fragment, translate};
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
+    fragment::Order,
     mapping::{PermitKey, PortKey, PortOwner},
+    mss,
     open::{open_forward, open_to_mapping},
     packet::Packet,
     parse::{Parsed, Transport, parse},
@@ -27,10 +29,28 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
+    let outcome = decide(packet, tables, place, work)?;
+    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
+    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(outcome)
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     if parsed.transport == Transport::IcmpError {
         return error::inbound(packet, tables, parsed);
+    }
+    if parsed.is_fragment() && enter(packet, tables, parsed, View::Outside, 0)? == Order::Kept {
+        return Ok(Verdict::Kept);
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if parsed.has_ports
@@ -50,15 +70,14 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
 ) -> Outcome {
     let parsed = &work.parsed;
     let generation = generation(tables);
-    if !parsed.header.source.is_valid_source() {
-        return Err(DropReason::MartianSource);
-    }
+    parsed.check_source()?;
     if tables.inside(generation, parsed.header.source).is_some() {
         return Err(DropReason::InternalSource);
     }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
         return Ok(Verdict::Untouched);
     };
+    parsed.check_ends()?;
     if !parsed.has_ports {
         return not_ours(external, DropReason::FragmentUnknown);
     }

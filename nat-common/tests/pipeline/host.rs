@@ -23,8 +23,11 @@ fn s1_martian_sources_are_dropped() {
     for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
         for port in [10_000, 5000, 22] {
             let packet = udp(At(source, 1), At(PUBLIC, port)).bytes();
-            let fate = world.outside_sends(&packet);
-            assert_eq!(fate.reason(), DropReason::MartianSource);
+            let reason = match source[0] {
+                224.. => DropReason::BroadcastSource,
+                _ => DropReason::MartianSource,
+            };
+            assert_eq!(world.outside_sends(&packet).reason(), reason);
         }
     }
     assert_eq!(world.entries()[0], 2);

@@ -11,14 +11,16 @@ use std::{
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::RuleCounters,
+    counter::{DropReason, RuleCounters},
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{Guest, GuestKey4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
     rule::{
-        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, FragmentKey4, FragmentPorts, Inside,
-        InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
+        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4, Interface,
+        OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -124,15 +126,22 @@ pub(crate) struct MemoryTables {
     pub(crate) forwards: Lpm<Forward4>,
     pub(crate) snats: Lpm<Snat4>,
     pub(crate) excludes: Lpm<()>,
-    pub(crate) inside: Lpm<Inside>,
+    pub(crate) inside: Lpm<Inside4>,
     pub(crate) addresses: HashMap<Addr4, ExternalAddress>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) sessions: Table<SessionKey4, Session<Addr4>>,
     pub(crate) mappings: Table<MappingKey4, MappingRecord4>,
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
+    pub(crate) guests: Table<GuestKey4, Guest>,
     pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
+    pub(crate) datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
+    pub(crate) held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    pub(crate) refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
+    pub(crate) drops: RefCell<Vec<DropReason>>,
+    /// Frames that were kept and sent on, for which hook and which interface.
+    pub(crate) sent: RefCell<Vec<Vec<u8>>>,
     /// What the generator has given last.
     pub(crate) random: Cell<u32>,
     /// Numbers that come before those of the generator.
@@ -270,6 +279,25 @@ impl Tables<Addr4> for MemoryTables {
         self.permits.remove(key);
     }
 
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        self.interrupt();
+        self.guests.get(key)
+    }
+
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        self.interrupt();
+        let guest = Guest {
+            sessions: References::new(1),
+            ports: Shared::new(0),
+        };
+        self.guests.add(*key, guest)
+    }
+
+    fn remove_guest(&self, key: &GuestKey4) {
+        self.interrupt();
+        self.guests.remove(key);
+    }
+
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
@@ -310,13 +338,13 @@ impl Tables<Addr4> for MemoryTables {
         self.addresses.get(&address)
     }
 
-    fn inside(&self, generation: u16, address: Addr4) -> Option<u16> {
+    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
             generation,
             reserved: [0; 2],
             address,
         };
-        self.inside.get(&key).map(|inside| inside.network)
+        self.inside.get(&key)
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
@@ -326,6 +354,45 @@ impl Tables<Addr4> for MemoryTables {
     fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
         let ports = Box::leak(Box::new(*ports));
         self.fragments.borrow_mut().insert(*key, ports);
+    }
+
+    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+        if self.fragments.borrow().contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        self.put_fragment(key, ports);
+        Ok(())
+    }
+
+    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+        let mut datagrams = self.datagrams.borrow_mut();
+        if datagrams.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        datagrams.insert(*key, Box::leak(Box::default()));
+        Ok(())
+    }
+
+    fn remove_datagram(&self, key: &FragmentKey4) {
+        self.datagrams.borrow_mut().remove(key);
+    }
+
+    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+        let mut held = self.held.borrow_mut();
+        Some(
+            held.entry(slot)
+                .or_insert_with(|| Box::leak(Box::default())),
+        )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
 
     fn host_socket(
@@ -358,6 +425,10 @@ impl Tables<Addr4> for MemoryTables {
                 counters.bytes_out += traffic.bytes;
             }
         });
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        self.drops.borrow_mut().push(reason);
     }
 
     fn count_opened(&self, rule: u32) {

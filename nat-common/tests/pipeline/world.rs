@@ -5,14 +5,15 @@ use std::{collections::HashMap, ops::RangeInclusive};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
+    guest::GuestKey,
     mapping::{PermitKey, PortKey},
     packet::SlicePacket,
     parse::{ICMP, TCP, UDP},
     pipeline::{self, Place, Verdict},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4, forward_flags, role,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        Settings, Snat4, SnatKey4, forward_flags, inside_flags, interface_flags, role,
     },
     session::{Session, SessionKey4, View, flags},
     sweep,
@@ -48,12 +49,15 @@ pub(crate) const S2: Ip = [203, 0, 113, 2];
 
 pub(crate) const SNAT_RULE: u32 = 1;
 pub(crate) const FORWARD_RULE: u32 = 2;
+pub(crate) const NAT_RULE: u32 = 3;
 
 /// Where a packet has ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Nowhere.
     Dropped(DropReason),
+    /// Into a slot, until the first fragment of its packet comes.
+    Kept,
     /// In the host's own stack.
     Host(Vec<u8>),
     /// On the uplink.
@@ -157,9 +161,12 @@ impl World {
                 reserved: [0; 2],
                 address: Addr4(prefix),
             };
-            let inside = Inside {
+            let inside = Inside4 {
                 network,
-                reserved: 0,
+                flags: 0,
+                gateway: Addr4([prefix[0], prefix[1], prefix[2], 254]),
+                mac: [0; 6],
+                reserved: [0; 2],
             };
             world
                 .tables
@@ -241,7 +248,7 @@ impl World {
         let forward = Forward4 {
             to: Addr4(to.0),
             rule: FORWARD_RULE,
-            network: network.unwrap_or(0),
+            network: network.map_or(0, |inside| inside.network),
             first_external: *ports.start(),
             first_internal: to.1,
             flags: flags | forward_flags::HAIRPIN,
@@ -270,6 +277,79 @@ impl World {
         }
     }
 
+    /// Gives an external address that the host does not hold to one guest alone.
+    pub(crate) fn one_to_one(&mut self, address: Ip, guest: Ip) {
+        self.external(address, false);
+        let network = self.tables.inside(GENERATION, Addr4(guest));
+        let network = network.map_or(0, |inside| inside.network);
+        let snat = Snat4 {
+            first: Addr4(address),
+            last: Addr4(address),
+            rule: NAT_RULE,
+            first_port: 1,
+            mapping: rule::mapping::ONE_TO_ONE,
+            filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+            ..self.snat
+        };
+        let key = SnatKey4 {
+            generation: GENERATION,
+            uplink: 1,
+            network,
+            reserved: [0; 2],
+            source: Addr4(guest),
+        };
+        let snats = &mut self.tables.snats;
+        snats.insert(SNAT_FIXED_BITS + 32, &key, snat);
+        let forward = Forward4 {
+            to: Addr4(guest),
+            rule: NAT_RULE,
+            network,
+            first_external: 0,
+            first_internal: 0,
+            flags: forward_flags::HAIRPIN,
+            reserved: 0,
+        };
+        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+            let key = ForwardKey4 {
+                address: Addr4(address),
+                ..forward_key(protocol, 0)
+            };
+            let forwards = &mut self.tables.forwards;
+            forwards.insert(FORWARD_FIXED_BITS, &key, forward);
+        }
+    }
+
+    /// Lets each guest have so many sessions and external ports; 0 is no limit.
+    pub(crate) fn caps(&mut self, sessions: u32, ports: u32) {
+        let settings = self.tables.settings.as_mut().unwrap();
+        settings.sessions_per_guest = sessions;
+        settings.ports_per_guest = ports;
+    }
+
+    /// Lets TCP connections through the uplink announce segments of so many bytes.
+    pub(crate) fn mss(&mut self, mss: u16) {
+        self.tables.interfaces.get_mut(&UPLINK).unwrap().mss = mss;
+    }
+
+    /// Lets guests of the first network send from their own addresses only, and says whose one is.
+    pub(crate) fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
+        self.tables.interfaces.get_mut(&LAN).unwrap().flags = interface_flags::ANTI_SPOOF;
+        let key = InsideKey4 {
+            generation: GENERATION,
+            reserved: [0; 2],
+            address: Addr4(guest),
+        };
+        let inside = Inside4 {
+            network: 1,
+            flags: inside_flags::HAS_MAC,
+            gateway: Addr4([172, 22, 161, 254]),
+            mac,
+            reserved: [0; 2],
+        };
+        let table = &mut self.tables.inside;
+        table.insert(INSIDE_FIXED_BITS + 32, &key, inside);
+    }
+
     /// Opens a socket of the host's.
     pub(crate) fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
         self.tables.sockets.push(Socket {
@@ -288,6 +368,7 @@ impl World {
     /// A packet comes in from a network.
     pub(crate) fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
         match self.run(Hook::FromGuest, packet, interface, interface) {
+            Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, interface),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -296,6 +377,7 @@ impl World {
     /// A packet comes in by the uplink.
     pub(crate) fn outside_sends(&self, packet: &[u8]) -> Fate {
         match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
+            Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, UPLINK),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -304,6 +386,26 @@ impl World {
     /// The host itself sends a packet.
     pub(crate) fn host_sends(&self, packet: &[u8]) -> Fate {
         self.route(packet, 0)
+    }
+
+    /// A fragment comes in at one end; all fragments that then go on, in their order.
+    pub(crate) fn fragment(&self, hook: Hook, packet: &[u8]) -> Vec<Fate> {
+        let interface = match hook {
+            Hook::Inbound => UPLINK,
+            _ => network_of(read_address(packet, 12)).unwrap_or(LAN),
+        };
+        let mut fates = Vec::new();
+        let mut waiting = vec![(packet.to_vec(), false)];
+        while let Some((packet, was_kept)) = waiting.pop() {
+            match run_frame(&self.tables, hook, &packet, interface, interface, was_kept) {
+                Ok((Verdict::Kept, _)) => {}
+                Ok((_, packet)) => fates.push(self.route(&packet, interface)),
+                Err(reason) => fates.push(Fate::Dropped(reason)),
+            }
+            let sent = self.tables.sent.take();
+            waiting.extend(sent.into_iter().rev().map(|frame| (frame, true)));
+        }
+        fates
     }
 
     /// What the kernel does between the hooks, and the hook by which the packet leaves.
@@ -383,6 +485,7 @@ impl World {
     /// Checks that the tables agree with one another.
     pub(crate) fn check(&self) {
         let mut held = HashMap::new();
+        self.check_guests();
         for (key, session) in self.tables.sessions.entries() {
             self.check_entry(&key, session);
             if !session.has(flags::PRIMARY) {
@@ -417,6 +520,29 @@ impl World {
             let owner = owner.map(|owner| owner.mapping_key(key.protocol));
             assert_eq!(owner, Some(key), "whose port is {external:?}");
         }
+    }
+
+    /// Checks that what guests have is what they are said to have.
+    fn check_guests(&self) {
+        let mut expected: HashMap<_, (u32, u32)> = HashMap::new();
+        for (key, session) in self.tables.sessions.entries() {
+            if session.has(flags::PRIMARY) && !session.has(flags::HOST) {
+                let guest = GuestKey::new(key.source, key.network);
+                expected.entry(guest).or_default().0 += 1;
+            }
+        }
+        for (_, owner) in self.tables.ports.entries() {
+            if owner.is_exclusive() {
+                let guest = GuestKey::new(owner.address, owner.network);
+                expected.entry(guest).or_default().1 += 1;
+            }
+        }
+        let guests = self.tables.guests.entries();
+        let counted = guests.iter().map(|(key, guest)| {
+            let counts = (guest.sessions.count(), guest.ports.load());
+            (*key, counts)
+        });
+        assert_eq!(counted.collect::<HashMap<_, _>>(), expected);
     }
 
     /// Checks that an entry's session is whole.
@@ -470,10 +596,23 @@ pub(crate) fn run(
     interface: u32,
     ingress_interface: u32,
 ) -> Result<(Verdict, Vec<u8>), DropReason> {
+    run_frame(tables, hook, packet, interface, ingress_interface, false)
+}
+
+fn run_frame(
+    tables: &MemoryTables,
+    hook: Hook,
+    packet: &[u8],
+    interface: u32,
+    ingress_interface: u32,
+    was_kept: bool,
+) -> Result<(Verdict, Vec<u8>), DropReason> {
     let mut bytes = packet.to_vec();
+    let mut send = |frame: &[u8]| tables.sent.borrow_mut().push(frame.to_vec());
     let mut packet = SlicePacket {
-        bytes: &mut bytes,
-        ingress_interface,
+        was_kept,
+        send_kept: Some(&mut send),
+        ..SlicePacket::new(&mut bytes, ingress_interface)
     };
     let place = Place {
         l3: ETHERNET,
@@ -533,7 +672,11 @@ fn at(address: Ip, port: u16) -> Endpoint<Addr4> {
 }
 
 fn interfaces() -> HashMap<u32, Interface> {
-    let interface = |role, number| Interface { role, number };
+    let interface = |role, number| Interface {
+        role,
+        number,
+        ..Interface::default()
+    };
     HashMap::from([
         (UPLINK, interface(role::UPLINK, 1)),
         (LAN, interface(role::NETWORK, 1)),
@@ -551,5 +694,7 @@ fn settings() -> Settings {
         icmp_s: 60,
         other_s: 600,
         fragment_s: 30,
+        sessions_per_guest: 0,
+        ports_per_guest: 0,
     }
 }

@@ -188,8 +188,8 @@ impl World {
     pub(crate) fn assert_empty(&self) {
         assert_eq!(
             self.tables.entries(),
-            (0, 0, 0, 0),
-            "sessions, mappings, ports, permits"
+            [0; 5],
+            "sessions, mappings, ports, permits, guests"
         );
     }
 
@@ -236,10 +236,7 @@ impl World {
 
     fn run(&mut self, bytes: &[u8], interface: u32, ingress: u32, hook: Hook) -> Outcome {
         let mut bytes = bytes.to_vec();
-        let mut packet = SlicePacket {
-            bytes: &mut bytes,
-            ingress_interface: ingress,
-        };
+        let mut packet = SlicePacket::new(&mut bytes, ingress);
         let place = Place { l3: L3, interface };
         let (tables, mut work) = (&self.tables, Work::<Addr4>::new());
         let outcome = match hook {
@@ -251,7 +248,7 @@ impl World {
         match outcome {
             Ok(Verdict::Untouched) => Outcome::Untouched(bytes),
             Ok(Verdict::Translated | Verdict::Opened) => Outcome::Translated(bytes),
-            Err(_) => Outcome::Dropped,
+            Ok(Verdict::Kept) | Err(_) => Outcome::Dropped,
         }
     }
 }

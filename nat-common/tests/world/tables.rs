@@ -6,13 +6,15 @@ use std::{cell::RefCell, collections::HashMap, hash::Hash};
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
+    counter::DropReason,
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{Guest, GuestKey4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
     rule::{
-        self, ExternalAddress, Forward4, FragmentKey4, FragmentPorts, Interface, Settings, Snat4,
-        forward_flags, role,
+        self, ExternalAddress, Forward4, Inside4, Interface, Settings, Snat4, forward_flags, role,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -30,12 +32,17 @@ pub(crate) struct MemoryTables {
     interfaces: HashMap<u32, Interface>,
     external: ExternalAddress,
     forward: Forward4,
+    inside: Inside4,
     snat: Snat4,
     sessions: Table<SessionKey4, Session<Addr4>>,
     mappings: Table<MappingKey4, MappingRecord4>,
     ports: Table<PortKey4, PortOwner<Addr4>>,
     permits: Table<PermitKey4, References>,
+    guests: Table<GuestKey4, Guest>,
     fragments: Table<FragmentKey4, FragmentPorts>,
+    datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
+    held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
 }
 
 fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
@@ -58,6 +65,8 @@ impl MemoryTables {
             icmp_s: 60,
             other_s: 600,
             fragment_s: 30,
+            sessions_per_guest: 0,
+            ports_per_guest: 0,
         };
         let forward = Forward4 {
             to: Addr4(guest(super::SERVER)),
@@ -89,6 +98,7 @@ impl MemoryTables {
                     Interface {
                         role: role::UPLINK,
                         number: 1,
+                        ..Interface::default()
                     },
                 ),
                 (
@@ -96,6 +106,7 @@ impl MemoryTables {
                     Interface {
                         role: role::NETWORK,
                         number: 1,
+                        ..Interface::default()
                     },
                 ),
             ]),
@@ -105,12 +116,23 @@ impl MemoryTables {
                 reserved: 0,
             },
             forward,
+            inside: Inside4 {
+                network: 1,
+                flags: 0,
+                gateway: Addr4([172, 22, 161, 254]),
+                mac: [0; 6],
+                reserved: [0; 2],
+            },
             snat,
             sessions: Table::default(),
             mappings: Table::default(),
             ports: Table::default(),
             permits: Table::default(),
+            guests: Table::default(),
             fragments: Table::default(),
+            datagrams: RefCell::default(),
+            held: RefCell::default(),
+            refusal_clocks: RefCell::default(),
         }
     }
 
@@ -130,15 +152,15 @@ impl MemoryTables {
         self.sessions.borrow().keys().copied().collect()
     }
 
-    /// Sessions' entries, mappings, ports, permits.
-    pub(crate) fn entries(&self) -> (usize, usize, usize, usize) {
-        let (sessions, mappings) = (self.sessions.borrow().len(), self.mappings.borrow().len());
-        (
-            sessions,
-            mappings,
+    /// Sessions' entries, mappings, ports, permits, guests.
+    pub(crate) fn entries(&self) -> [usize; 5] {
+        [
+            self.sessions.borrow().len(),
+            self.mappings.borrow().len(),
             self.ports.borrow().len(),
             self.permits.borrow().len(),
-        )
+            self.guests.borrow().len(),
+        ]
     }
 }
 
@@ -236,6 +258,22 @@ impl Tables<Addr4> for MemoryTables {
         self.permits.borrow_mut().remove(key);
     }
 
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        self.guests.borrow().get(key).copied()
+    }
+
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        let guest = Guest {
+            sessions: References::new(1),
+            ports: Shared::new(0),
+        };
+        add(&self.guests, *key, guest)
+    }
+
+    fn remove_guest(&self, key: &GuestKey4) {
+        self.guests.borrow_mut().remove(key);
+    }
+
     fn forward(&self, _: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let is_range = (10_000..10_100).contains(&to.port.number());
         let is_forwarded = match protocol {
@@ -258,8 +296,8 @@ impl Tables<Addr4> for MemoryTables {
         (address == Addr4(PUBLIC)).then_some(&self.external)
     }
 
-    fn inside(&self, _: u16, address: Addr4) -> Option<u16> {
-        (address.0[..3] == [172, 22, 161]).then_some(1)
+    fn inside(&self, _: u16, address: Addr4) -> Option<&Inside4> {
+        (address.0[..3] == [172, 22, 161]).then_some(&self.inside)
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
@@ -272,6 +310,45 @@ impl Tables<Addr4> for MemoryTables {
             .insert(*key, Box::leak(Box::new(*ports)));
     }
 
+    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+        if self.fragments.borrow().contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        self.put_fragment(key, ports);
+        Ok(())
+    }
+
+    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+        let mut datagrams = self.datagrams.borrow_mut();
+        if datagrams.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        datagrams.insert(*key, Box::leak(Box::default()));
+        Ok(())
+    }
+
+    fn remove_datagram(&self, key: &FragmentKey4) {
+        self.datagrams.borrow_mut().remove(key);
+    }
+
+    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+        let mut held = self.held.borrow_mut();
+        Some(
+            held.entry(slot)
+                .or_insert_with(|| Box::leak(Box::default())),
+        )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
+    }
+
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {
         // A service of the host on a port that guests would like to have.
         if local.port == Port::new(5001) {
@@ -282,6 +359,8 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn count(&self, _: u32, _: Traffic) {}
+
+    fn count_drop(&self, _: DropReason) {}
 
     fn count_opened(&self, _: u32) {}
 

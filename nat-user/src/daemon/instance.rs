@@ -181,6 +181,7 @@ impl Instance {
                 Interface {
                     role: role::UPLINK,
                     number,
+                    ..Interface::default()
                 },
             )
         });
@@ -191,6 +192,7 @@ impl Instance {
                 Interface {
                     role: role::NETWORK,
                     number,
+                    ..Interface::default()
                 },
             )
         });
@@ -332,8 +334,11 @@ impl Instance {
         self.dataplane.end(&keys, EndMode::Now)
     }
 
-    /// Ends idle sessions.
+    /// Ends idle sessions and frees fragments that wait in vain.
     pub(super) fn sweep(&self) {
+        if let Err(error) = self.dataplane.expire_fragments() {
+            log::error!("freeing fragments: {error:#}");
+        }
         match self.dataplane.expire(crate::clock::monotonic_s()) {
             Ok(expired) if expired.ended > 0 => {
                 log::debug!("{} of {} sessions expired", expired.ended, expired.sessions);

@@ -28,7 +28,7 @@ use nat_common::{
     counter::{DropReason, RuleCounters},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside, InsideKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
     },
 };
@@ -50,9 +50,14 @@ pub struct Dataplane {
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
     snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
     excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
-    inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside>>,
+    inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
     end_sessions: SchedClassifier,
+    expire_fragments: SchedClassifier,
 }
+
+/// The programs that the daemon runs itself; they are attached nowhere.
+const END_SESSIONS: &str = "end_sessions";
+const EXPIRE_FRAGMENTS: &str = "expire_fragments";
 
 impl Dataplane {
     /// Opens a data plane that is pinned already.
@@ -66,7 +71,11 @@ impl Dataplane {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
         };
-        let program = pins.program("end_sessions");
+        let program = |name: &str| {
+            let path = pins.program(name);
+            SchedClassifier::from_pin(&path)
+                .with_context(|| format!("open program {}", path.display()))
+        };
         Ok(Self {
             sessions: map("SESSIONS")?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
@@ -78,8 +87,8 @@ impl Dataplane {
             snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
             excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
             inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
-            end_sessions: SchedClassifier::from_pin(&program)
-                .with_context(|| format!("open program {}", program.display()))?,
+            end_sessions: program(END_SESSIONS)?,
+            expire_fragments: program(EXPIRE_FRAGMENTS)?,
             pins,
         })
     }
@@ -93,7 +102,9 @@ impl Dataplane {
     pub fn load(pins: Pins, sizes: &Sizes, log_packets: bool) -> Result<(Self, Programs)> {
         pins.create()?;
         let mut ebpf = object::load(&pins, sizes, log_packets)?;
-        object::pin_end_sessions(&mut ebpf, &pins)?;
+        for name in [END_SESSIONS, EXPIRE_FRAGMENTS] {
+            object::pin_program(&mut ebpf, &pins, name)?;
+        }
         let dataplane = Self::open(pins)?;
         Ok((dataplane, Programs { ebpf }))
     }
@@ -179,6 +190,22 @@ impl Dataplane {
         batch::for_each(map.fd().as_fd().as_raw_fd(), |_: &K, _: &V| entries += 1)
             .with_context(|| format!("read map {name}"))?;
         Ok((entries, map.info()?.max_entries()))
+    }
+
+    /// Frees the fragments that have waited for too long for the first one of their packet; they
+    /// are counted as dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to run the program.
+    pub fn expire_fragments(&self) -> Result<()> {
+        let options = TestRunOptions {
+            // The kernel wants a packet, if only an Ethernet header.
+            data_in: Some(&[0; 14]),
+            ..TestRunOptions::default()
+        };
+        let result = self.expire_fragments.test_run(options);
+        result.map(drop).context("run expire_fragments")
     }
 
     /// Tells the programs what each interface is; those that are not named are forgotten.

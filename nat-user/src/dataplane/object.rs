@@ -54,7 +54,7 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .override_global("AYA_LOG_LEVEL", &level, true)
         .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
         .map_max_entries("COUNTERS", sizes.rules);
-    for table in ["MAPPINGS", "PORTS", "PERMITS"] {
+    for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {
         loader.map_max_entries(table, sizes.sessions);
     }
     loader.load(OBJECT).context("load the BPF object")
@@ -74,13 +74,12 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
     Ok(program)
 }
 
-/// Pins the program that ends sessions in place of an older one.
-pub(super) fn pin_end_sessions(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
-    const NAME: &str = "end_sessions";
-    let program = program(ebpf, NAME)?;
-    let path = pins.program(NAME);
+/// Pins a program that the daemon runs itself in place of an older one.
+pub(super) fn pin_program(ebpf: &mut Ebpf, pins: &Pins, name: &str) -> Result<()> {
+    let program = program(ebpf, name)?;
+    let path = pins.program(name);
     // (A bpffs takes no dots in names.)
-    let fresh = pins.program("end_sessions-new");
+    let fresh = pins.program(&format!("{name}-new"));
     if fresh.exists() {
         fs::remove_file(&fresh).with_context(|| format!("remove {}", fresh.display()))?;
     }

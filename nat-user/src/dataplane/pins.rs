@@ -8,11 +8,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
 use nat_common::{
+    address::Addr4,
     counter::RuleCounters,
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, FragmentKey4,
-        FragmentPorts, Inside, InsideKey4, Interface, Settings, Snat4, SnatKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
+        Interface, Settings, Snat4, SnatKey4,
     },
     session::{SessionKey4, SessionRecord4},
 };
@@ -59,7 +62,7 @@ const MAPS: &[(&str, usize, usize)] = &[
     (
         "INSIDE",
         PREFIX_LEN + size_of::<InsideKey4>(),
-        size_of::<Inside>(),
+        size_of::<Inside4>(),
     ),
     (
         "ADDRESSES",
@@ -73,6 +76,13 @@ const MAPS: &[(&str, usize, usize)] = &[
         size_of::<FragmentKey4>(),
         size_of::<FragmentPorts>(),
     ),
+    ("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
+    (
+        "DATAGRAMS",
+        size_of::<FragmentKey4>(),
+        size_of::<Datagram>(),
+    ),
+    ("HELD", size_of::<u32>(), size_of::<Held<Addr4>>()),
     ("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
     ("DROPS", size_of::<u32>(), size_of::<u64>()),
 ];

@@ -59,6 +59,8 @@ impl Dataplane {
             icmp_s: timeouts.icmp_s,
             other_s: timeouts.other_s,
             fragment_s: timeouts.fragment_s,
+            sessions_per_guest: 0,
+            ports_per_guest: 0,
         };
         self.settings
             .set(0, Plain(settings), 0)

@@ -108,11 +108,12 @@ impl Plane {
         packet: &[u8],
         ingress: u32,
     ) -> Result<TestRunOutput> {
-        let network = Interface {
-            role: role::NETWORK,
+        let interface = |role| Interface {
+            role,
             number: 1,
+            ..Interface::default()
         };
-        let interfaces = BTreeMap::from([(LAN, network), (HOOK, Interface { role, number: 1 })]);
+        let interfaces = BTreeMap::from([(LAN, interface(role::NETWORK)), (HOOK, interface(role))]);
         self.dataplane.set_interfaces(&interfaces)?;
         self.programs.test_run(program, packet, HOOK, ingress)
     }

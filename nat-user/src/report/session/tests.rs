@@ -11,6 +11,8 @@ pub(crate) const SETTINGS: Settings = Settings {
     icmp_s: 60,
     other_s: 600,
     fragment_s: 30,
+    sessions_per_guest: 0,
+    ports_per_guest: 0,
 };
 
 const GUEST: [u8; 4] = [172, 22, 161, 170];

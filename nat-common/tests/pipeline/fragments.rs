@@ -1,0 +1,168 @@
+//! Fragments in any order.
+
+use nat_common::{counter::DropReason, fragment::HELD_WAYS, parse::UDP};
+
+use super::{
+    packets::{At, ETHERNET, fragments, read, reassemble, tcp, udp},
+    world::{C1, C2, Fate, Hook, PUBLIC, S1A, World},
+};
+
+fn forwarding() -> World {
+    let mut world = World::new();
+    world.forward(UDP, 10_500..=10_500, At(C1, 53));
+    world
+}
+
+fn datagram(len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..len).map(|index| (index / 8) as u8).collect();
+    udp(At(S1A, 4000), At(PUBLIC, 10_500))
+        .payload(&payload)
+        .id(7)
+        .bytes()
+}
+
+/// What arrives of fragments that come in this order.
+fn delivered(world: &World, parts: &[&Vec<u8>]) -> Vec<Vec<u8>> {
+    let fates = parts
+        .iter()
+        .flat_map(|part| world.fragment(Hook::Inbound, part));
+    fates.map(Fate::guest).collect()
+}
+
+/// Sets the fragment offset, in blocks of eight bytes, and corrects the header's checksum.
+fn at_block(fragment: &[u8], block: u16, more_fragments: bool) -> Vec<u8> {
+    let mut bytes = fragment.to_vec();
+    let (header, _) = etherparse::Ipv4Header::from_slice(&bytes[ETHERNET..]).unwrap();
+    let mut header = header;
+    header.fragment_offset = etherparse::IpFragOffset::try_new(block).unwrap();
+    header.more_fragments = more_fragments;
+    header.header_checksum = header.calc_header_checksum();
+    bytes[ETHERNET..ETHERNET + 20].copy_from_slice(&header.to_bytes());
+    bytes
+}
+
+#[test]
+fn f2_fragments_arrive_in_every_order() {
+    let parts = fragments(&datagram(992), 256);
+    let [a, b, c, d] = &parts[..] else {
+        panic!("{} fragments", parts.len())
+    };
+    for order in [
+        [a, b, c, d],
+        [d, c, b, a],
+        [b, a, d, c],
+        [c, d, a, b],
+        [b, c, d, a],
+    ] {
+        let world = forwarding();
+        let whole = reassemble(&delivered(&world, &order));
+        assert_eq!(read(&whole).destination, At(C1, 53));
+        assert_eq!(whole[ETHERNET + 28..], datagram(992)[ETHERNET + 28..]);
+        // What is complete is forgotten: the identification may be used again at once.
+        assert!(world.tables.datagrams.borrow().is_empty());
+        assert_eq!(delivered(&world, &order).len(), 4);
+    }
+}
+
+#[test]
+fn f4_kept_fragments_are_forgotten_after_their_time() {
+    let mut world = forwarding();
+    let parts = fragments(&datagram(992), 256);
+    assert!(delivered(&world, &[&parts[1], &parts[2]]).is_empty());
+    world.advance(29);
+    assert_eq!(nat_common::fragment::expire_all(&world.tables), 0);
+    world.advance(1);
+    assert_eq!(nat_common::fragment::expire_all(&world.tables), 2);
+    let drops = world.tables.drops.take();
+    assert_eq!(drops, [DropReason::FragmentExpired; 2]);
+    // Only what comes from now on arrives.
+    assert_eq!(delivered(&world, &[&parts[3], &parts[0]]).len(), 2);
+}
+
+#[test]
+fn f6_what_contradicts_an_earlier_fragment_is_dropped_with_all_that_follows() {
+    let parts = fragments(&datagram(992), 256);
+    let behind_the_end = at_block(&parts[1], 128, false);
+    let second_end = at_block(&parts[1], 64, false);
+    for contradicting in [
+        at_block(&parts[1], 31, true),
+        at_block(&parts[1], 0, true),
+        parts[1].clone(),
+        behind_the_end,
+        second_end,
+    ] {
+        let world = forwarding();
+        delivered(&world, &[&parts[0], &parts[1], &parts[3]]);
+        for bad in [&contradicting, &parts[2]] {
+            let fates = world.fragment(Hook::Inbound, bad);
+            assert_eq!(fates, [Fate::Dropped(DropReason::FragmentOverlap)]);
+        }
+    }
+}
+
+#[test]
+fn f6_fragments_that_no_host_takes_are_dropped_each_by_its_reason() {
+    let world = forwarding();
+    let parts = fragments(&datagram(992), 256);
+    let segment = tcp(At(S1A, 4000), At(PUBLIC, 10_500), 2)
+        .payload(&[0; 64])
+        .bytes();
+    let odd = fragments(&datagram(1001), 512);
+    for (fragment, reason) in [
+        (
+            at_block(&parts[1], 8191, false),
+            DropReason::FragmentOversized,
+        ),
+        (at_block(&odd[1], 64, true), DropReason::Malformed),
+        (fragments(&segment, 16)[0].clone(), DropReason::FragmentTiny),
+        (fragments(&segment, 8)[1].clone(), DropReason::FragmentTiny),
+    ] {
+        let fates = world.fragment(Hook::Inbound, &fragment);
+        assert_eq!(fates, [Fate::Dropped(reason)], "{fragment:?}");
+    }
+    assert!(world.tables.held.borrow().is_empty());
+}
+
+#[test]
+fn f7_the_same_identification_from_two_guests_becomes_two() {
+    let world = World::new();
+    let cut = |guest| {
+        let packet = udp(At(guest, 5000), At(S1A, 7000)).payload(&[1; 500]).id(7);
+        fragments(&packet.bytes(), 256)
+    };
+    let (firsts, seconds) = (cut(C1), cut(C2));
+    let mut ids = Vec::new();
+    for (one, other) in firsts.iter().zip(&seconds) {
+        for part in [one, other] {
+            let fates = world.fragment(Hook::FromGuest, part);
+            let [Fate::Uplink(packet)] = &fates[..] else {
+                panic!("{fates:?}")
+            };
+            ids.push([packet[ETHERNET + 4], packet[ETHERNET + 5]]);
+        }
+    }
+    assert_eq!(ids[0], [0, 7], "kept where it is free");
+    assert_ne!(ids[0], ids[1]);
+    for pair in ids.chunks(2) {
+        assert_eq!(pair, &ids[..2]);
+    }
+}
+
+#[test]
+fn f8_a_sender_has_so_many_slots_and_no_more() {
+    let world = forwarding();
+    let late = |source, id| {
+        let whole = udp(At(source, 4000), At(PUBLIC, 10_500));
+        let whole = whole.payload(&[0; 500]).id(id).bytes();
+        fragments(&whole, 256)[1].clone()
+    };
+    for id in 0..HELD_WAYS as u16 {
+        assert_eq!(world.fragment(Hook::Inbound, &late(S1A, id)), []);
+    }
+    let fates = world.fragment(Hook::Inbound, &late(S1A, 1000));
+    assert_eq!(fates, [Fate::Dropped(DropReason::FragmentsFull)]);
+    assert_eq!(
+        world.fragment(Hook::Inbound, &late([198, 51, 100, 9], 1)),
+        []
+    );
+}
