@@ -246,11 +246,14 @@ pub(crate) const DECISIONS: &[Decision] = &[
         why: "240.0.0.0/4 is nobody's address (RFC 1812 section 5.3.7); Linux takes it for one.",
         explains: |case| {
             let (at, source) = case.sender();
+            let as_netfilter = match at {
+                Place::Net => Came::Translated,
+                Place::Vm1 | Place::Vm2 => Came::Untranslated,
+            };
             case.is(&[Cause::Spoofed])
-                && at == Place::Net
                 && source.octets()[0] >= 240
                 && !source.is_broadcast()
-                && (case.nftables, case.natbpf) == (Came::Translated, Came::Nothing)
+                && (case.nftables, case.natbpf) == (as_netfilter, Came::Nothing)
         },
     },
     Decision {
@@ -301,7 +304,21 @@ pub(crate) const DECISIONS: &[Decision] = &[
                 && case.pair.stimulus.direction == Direction::Request
                 && case.flow().protocol == SCTP
                 && case.pair.model.remote_is_in_use(case.pair.stimulus.flow)
-                && (case.nftables, case.natbpf) == (Came::Translated, Came::Nothing)
+                && case.nftables == Came::Translated
+                && matches!(case.natbpf, Came::Nothing | Came::Answered)
+        },
+    },
+    Decision {
+        name: "RefusedGuestsAreTold",
+        why: "A guest whose flow is refused gets an ICMP error, as often as its rate allows; \
+              netfilter drops the packet without a word.",
+        explains: |case| {
+            case.is(&[Cause::Regular])
+                && case.pair.stimulus.direction == Direction::Request
+                && case.flow().kind == Kind::Out
+                && !has_ports(case.flow().protocol)
+                && case.pair.model.remote_is_in_use(case.pair.stimulus.flow)
+                && (case.nftables, case.natbpf) == (Came::Nothing, Came::Answered)
         },
     },
 ];

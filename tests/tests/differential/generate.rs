@@ -13,7 +13,6 @@ use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SE
 pub(crate) enum Held {
     HairpinToItself,
     ShortQuotation,
-    FragmentsOutOfOrder,
 }
 
 /// What natbpf is known to do wrong, and is therefore not sent. Whoever mends it takes the line
@@ -28,11 +27,6 @@ pub(crate) const LEFT_OUT: &[(Held, &str)] = &[
         Held::ShortQuotation,
         "An ICMP error about a packet with less than eight bytes behind its IP header, which \
          quotes all of them: netfilter translates it, natbpf takes it for an error about nothing.",
-    ),
-    (
-        Held::FragmentsOutOfOrder,
-        "A fragment that comes before the first one of its packet: netfilter translates it when \
-         all are there, natbpf does not translate it.",
     ),
 ];
 
@@ -418,7 +412,7 @@ impl Generator {
         let protocol = model.flows[index].protocol;
         if matches!(protocol, UDP | ICMP) && self.random.percent(10) {
             step.dress.fragments = 2 + self.random.below(3);
-            step.dress.is_reversed = self.random.percent(50) && is_sent(Held::FragmentsOutOfOrder);
+            step.dress.is_reversed = self.random.percent(50);
             step.dress.dont_fragment = false;
             step.dress.options = Vec::new();
         } else if protocol != TCP && self.random.percent(2) {
