@@ -111,12 +111,15 @@ impl Random {
 /// Makes packets for a model.
 pub(crate) struct Generator {
     random: Random,
+    /// Fragmented packets so far.
+    fragmented: u16,
 }
 
 impl Generator {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
+            fragmented: 0,
         }
     }
 
@@ -158,6 +161,17 @@ impl Generator {
                 0
             },
         }
+    }
+
+    /// Has a packet sent in fragments. Each has an identification of its own: natbpf gives another
+    /// one to a packet whose own another packet to the same receiver has had a short time ago, and
+    /// the two hosts' clocks are not what is compared.
+    fn cut(&mut self, dress: &mut Dress, count: usize) {
+        self.fragmented = self.fragmented.wrapping_add(1);
+        dress.fragments = count;
+        dress.id = self.fragmented;
+        dress.dont_fragment = false;
+        dress.options = Vec::new();
     }
 
     fn step(&mut self, cause: Cause, flow: usize, direction: Direction, shape: Shape) -> Stimulus {
@@ -411,10 +425,9 @@ impl Generator {
         let mut step = self.step(Cause::Regular, index, direction, Shape::Own(body));
         let protocol = model.flows[index].protocol;
         if matches!(protocol, UDP | ICMP) && self.random.percent(10) {
-            step.dress.fragments = 2 + self.random.below(3);
+            let count = 2 + self.random.below(3);
             step.dress.is_reversed = self.random.percent(50);
-            step.dress.dont_fragment = false;
-            step.dress.options = Vec::new();
+            self.cut(&mut step.dress, count);
         } else if protocol != TCP && self.random.percent(2) {
             step.dress.ttl = 1;
             step.cause = Cause::LastHop;
@@ -729,9 +742,7 @@ impl Generator {
         step.dress.padding = 0;
         if self.random.percent(10) && protocol == UDP {
             step.cause = Cause::FirstFragmentOnly;
-            step.dress.fragments = 2;
-            step.dress.dont_fragment = false;
-            step.dress.options = Vec::new();
+            self.cut(&mut step.dress, 2);
             return Some(step);
         }
         let header = if protocol == TCP { 20 } else { 8 };

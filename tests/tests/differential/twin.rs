@@ -10,6 +10,7 @@
 //! test's own. The host knows their hardware addresses, so that nothing has to be asked for.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -304,16 +305,19 @@ fn quieten(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Keeps this thread on the CPU that is first of those it may use: a veth hands packets over on
-/// the CPU on which they were sent.
+/// Keeps this thread on one of the CPUs that it may use, other threads on others: a veth hands
+/// packets over on the CPU on which they were sent.
 pub(crate) fn stay_on_one_cpu() -> Result<()> {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("CPUs of this thread")?;
-    let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let cpus: Vec<_> = (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect();
+    ensure!(!cpus.is_empty(), "this thread may use no CPU");
+    let turn = THREADS.fetch_add(1, Ordering::Relaxed);
     let mut one = CpuSet::new();
-    let first = cpus.next();
-    ensure!(first.is_some(), "this thread may use no CPU");
-    one.set(first.unwrap_or_default()).context("CPU set")?;
+    one.set(cpus[turn % cpus.len()]).context("CPU set")?;
     sched_setaffinity(this, &one).context("stay on one CPU")
 }
 
