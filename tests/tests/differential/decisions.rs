@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use crate::differential::compare::{Came, Pair};
 use crate::differential::generate::is_forwarded;
 use crate::differential::model::{Cause, Direction, Flow, Kind, NATBPF, NFTABLES, Shape};
-use crate::differential::packet::{Flaw, RST, SCTP, TCP, has_ports};
+use crate::differential::packet::{Flaw, RST, SCTP, TCP, UDP, has_ports};
 use crate::differential::twin::{GATEWAY, Manner, PUBLIC, Place};
 
 /// A difference that is meant.
@@ -254,6 +254,18 @@ pub(crate) const DECISIONS: &[Decision] = &[
                 && source.octets()[0] >= 240
                 && !source.is_broadcast()
                 && (case.nftables, case.natbpf) == (as_netfilter, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "PortZeroIsNobodys",
+        why: "Nobody can answer to port 0 (RFC 6335 section 6): natbpf translates nothing from \
+              there, netfilter does.",
+        explains: |case| {
+            let flow = case.flow();
+            matches!(flow.protocol, TCP | UDP)
+                && flow.client.1 == 0
+                && case.pair.stimulus.direction == Direction::Request
+                && case.natbpf == Came::Nothing
         },
     },
     Decision {

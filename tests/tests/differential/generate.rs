@@ -13,6 +13,7 @@ use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SE
 pub(crate) enum Held {
     HairpinToItself,
     ShortQuotation,
+    QueryWithIdZero,
 }
 
 /// What natbpf is known to do wrong, and is therefore not sent. Whoever mends it takes the line
@@ -27,6 +28,12 @@ pub(crate) const LEFT_OUT: &[(Held, &str)] = &[
         Held::ShortQuotation,
         "An ICMP error about a packet with less than eight bytes behind its IP header, which \
          quotes all of them: netfilter translates it, natbpf takes it for an error about nothing.",
+    ),
+    (
+        Held::QueryWithIdZero,
+        "An ICMP query with identifier 0: the key of its session is also that of answers with \
+         identifier 0 and of ICMP messages without one, which are then translated as queries: a \
+         redirect leaves with its quotation as it is, an answer with a wrong checksum.",
     ),
 ];
 
@@ -191,6 +198,9 @@ impl Generator {
 
     /// A port of a client: often one of a few, so that guests meet.
     fn client_port(&mut self) -> u16 {
+        if self.random.percent(3) {
+            return self.random.of(&[0, 0, 65535]);
+        }
         match self.random.below(10) {
             0..5 => 40000 + self.random.below(12) as u16,
             5 => 1 + self.random.below(599) as u16,
@@ -214,6 +224,9 @@ impl Generator {
             Kind::Host => self.ends_host(),
         };
         let ends = ends?;
+        if protocol == ICMP && ends[0].1 == 0 && !is_sent(Held::QueryWithIdZero) {
+            return None;
+        }
         let next = [self.random.next() as u32, self.random.next() as u32];
         let mut flow = Flow::new(kind, protocol, ends, next);
         // Only echoes are forwarded.
