@@ -20,6 +20,8 @@ const ICMP_LEN: usize = 8;
 /// Length of the options that move a refusal's message: four times "end", which sums up to 0.
 const OPTIONS_LEN: usize = 4;
 const TTL: u8 = 64;
+/// Internetwork control (RFC 1812 section 4.3.2.5), as of the kernel's own errors.
+const TOS: u8 = 0xc0;
 const DESTINATION_UNREACHABLE: u8 = 3;
 const HOST_UNREACHABLE: u8 = 1;
 
@@ -135,6 +137,7 @@ pub fn write(
     let len = l4 + ICMP_LEN + QUOTE_LEN;
     *bytes = [0; MAX_LEN];
     bytes[0] = 0x40 | (l4 / 4) as u8;
+    bytes[1] = TOS;
     bytes[3] = len as u8;
     bytes[8] = TTL;
     bytes[9] = ICMP;

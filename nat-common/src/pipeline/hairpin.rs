@@ -162,6 +162,10 @@ fn server<A: Address, T: Tables<A>>(
             is_mapping: false,
         });
     }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return None;
+    }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
     owner.is_exclusive().then(|| Server {
         endpoint: Endpoint::new(owner.address, owner.port),
