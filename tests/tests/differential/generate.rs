@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Shape, Stimulus};
 use crate::differential::packet::{
     ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, PSH, Query, RST, SCTP, SYN, TCP, UDP, URG,
+    has_ports,
 };
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
@@ -525,12 +526,14 @@ impl Generator {
         let mut cause = Cause::Error;
         let mut flaw = Flaw::None;
         let (mut kind, mut code) = (kind, code);
+        // Of protocols without ports there are few flows.
+        let is_rare = !has_ports(flow.protocol);
         match self.random.below(20) {
             0 => {
                 cause = Cause::Flawed;
                 flaw = Flaw::Checksum;
             }
-            1 => {
+            n if n == 1 || is_rare && (4..8).contains(&n) => {
                 cause = Cause::ErrorTooShort;
                 quoted_bytes = self.random.of(&[0, 8, 19, 20, 24, 27]);
             }
