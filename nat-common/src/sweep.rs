@@ -1,7 +1,7 @@
 //! Ending sessions: by idle time, or because they are no longer wanted.
 
 use crate::{
-    address::{Address, Endpoint},
+    address::{Address, Endpoint, Port},
     guest::{self, GuestKey},
     open::{release, release_port},
     parse::{ICMP, TCP, UDP},
@@ -160,8 +160,13 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     let (held, rule) = (session.flags, session.rule);
     if session.has(flags::HAIRPIN) {
         let answer_to = Endpoint::new(key.source, key.source_port);
-        tables.remove_session(&between(key, session.destination_endpoint()));
-        tables.remove_session(&between(&peer_key, answer_to));
+        let answer_from = key.destination_port;
+        tables.remove_session(&between(
+            key,
+            session.source_port,
+            session.destination_endpoint(),
+        ));
+        tables.remove_session(&between(&peer_key, answer_from, answer_to));
     }
     tables.remove_session(&peer_key);
     tables.remove_session(key);
@@ -176,8 +181,13 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
 }
 
 #[inline(always)]
-fn between<A: Address>(inside: &SessionKey<A>, destination: Endpoint<A>) -> SessionKey<A> {
+fn between<A: Address>(
+    inside: &SessionKey<A>,
+    source_port: Port,
+    destination: Endpoint<A>,
+) -> SessionKey<A> {
     SessionKey {
+        source_port,
         destination: destination.address,
         destination_port: destination.port,
         view: View::Between as u8,

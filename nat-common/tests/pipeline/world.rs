@@ -558,6 +558,7 @@ impl World {
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
         if session.has(flags::HAIRPIN) {
             let between = SessionKey4 {
+                source_port: session.source_port,
                 destination: session.destination,
                 destination_port: session.destination_port,
                 view: View::Between as u8,

@@ -9,39 +9,6 @@ use crate::differential::packet::{
 };
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
-/// Packets that can be held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
-    HairpinToItself,
-    ShortQuotation,
-    QueryWithIdZero,
-}
-
-/// What natbpf is known to do wrong, and is therefore not sent. Whoever mends it takes the line
-/// out: the generator sends it from then on.
-pub(crate) const LEFT_OUT: &[(Held, &str)] = &[
-    (
-        Held::HairpinToItself,
-        "A guest that sends to itself by a forward, from the very port that the forward leads to: \
-         netfilter translates it, natbpf refuses it, counted as remote_in_use.",
-    ),
-    (
-        Held::ShortQuotation,
-        "An ICMP error about a packet with less than eight bytes behind its IP header, which \
-         quotes all of them: netfilter translates it, natbpf takes it for an error about nothing.",
-    ),
-    (
-        Held::QueryWithIdZero,
-        "An ICMP query with identifier 0: the key of its session is also that of answers with \
-         identifier 0 and of ICMP messages without one, which are then translated as queries: a \
-         redirect leaves with its quotation as it is, an answer with a wrong checksum.",
-    ),
-];
-
-fn is_sent(held: Held) -> bool {
-    LEFT_OUT.iter().all(|(left_out, _)| *left_out != held)
-}
-
 const REMOTES: [Ipv4Addr; 4] = [
     Ipv4Addr::new(198, 51, 100, 2),
     Ipv4Addr::new(198, 51, 100, 3),
@@ -225,9 +192,6 @@ impl Generator {
             Kind::Host => self.ends_host(),
         };
         let ends = ends?;
-        if protocol == ICMP && ends[0].1 == 0 && !is_sent(Held::QueryWithIdZero) {
-            return None;
-        }
         let next = [self.random.next() as u32, self.random.next() as u32];
         let mut flow = Flow::new(kind, protocol, ends, next);
         // Only echoes are forwarded.
@@ -290,13 +254,12 @@ impl Generator {
     fn ends_hairpin(&mut self, protocol: u8) -> Option<[End; 3]> {
         let [target, server] = self.forward(protocol)?;
         let mut client = (self.random.of(&GUESTS), self.client_port());
-        if self.random.percent(2) && is_sent(Held::HairpinToItself) {
+        if self.random.percent(2) {
             client = server;
         }
         // Else the chosen port could not be told from the one that is sent to.
         let is_clear = target.0 != PUBLIC || client.1 != target.1;
-        let is_sent = client != server || is_sent(Held::HairpinToItself);
-        (is_clear && is_sent).then_some([client, target, server])
+        is_clear.then_some([client, target, server])
     }
 
     /// To the host itself: ports that are no forward's and no guest's.
@@ -346,8 +309,7 @@ impl Generator {
             protocol => {
                 // GRE's version 0 without any option, and an inner protocol. netfilter drops GRE
                 // of less than eight bytes, since it looks for a call identifier there.
-                let is_short = protocol == ESP && is_sent(Held::ShortQuotation);
-                let head = if is_short { 4 } else { 8 };
+                let head = if protocol == ESP { 4 } else { 8 };
                 let head = &[0, 0, 0x65, 0x58, 0, 0, 0, 0][..head];
                 Body::Opaque {
                     protocol,

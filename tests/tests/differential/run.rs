@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::differential::compare::{Came, Out, Pair, outputs, show};
 use crate::differential::decisions::{DECISIONS, explain};
-use crate::differential::generate::{Generator, LEFT_OUT};
+use crate::differential::generate::Generator;
 use crate::differential::model::{Cause, Direction, Model, NATBPF, NFTABLES, Shape, Stimulus};
 use crate::differential::twin::{Manner, Side, stay_on_one_cpu};
 
@@ -189,9 +189,6 @@ impl Run {
             if let Some(count) = explained.get(decision.name) {
                 let _ = write!(text, "\n{count:>7} {}: {}", decision.name, decision.why);
             }
-        }
-        for (_, reason) in LEFT_OUT {
-            let _ = write!(text, "\n   left out: {reason}");
         }
         text
     }
