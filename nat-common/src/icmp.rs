@@ -7,7 +7,7 @@ use crate::{
     checksum::{Diff, fold},
     counter::DropReason,
     packet::{ChecksumKind, Packet},
-    parse::{ICMP, Parsed, QUERIED, TCP, UDP},
+    parse::{ICMP, Parsed, TCP, UDP},
     rewrite::{ICMP_CHECKSUM, UDP_CHECKSUM},
     session::{SessionKey, View},
 };
@@ -35,6 +35,21 @@ pub const fn classify(icmp_type: u8) -> IcmpClass {
         3 | 11 | 12 => IcmpClass::Error,
         _ => IcmpClass::Other,
     }
+}
+
+/// What an ICMP query asks for: stands for the port of the host that is asked, as the identifier
+/// does for that of the host that asks. It is the type of the query, the same for its answer; other
+/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not answer.
+#[inline(always)]
+#[must_use]
+pub const fn service(icmp_type: u8) -> Port {
+    const ECHO: u8 = 8;
+    Port::new(match icmp_type {
+        0 => ECHO as u16,
+        // Timestamp, information, address mask: the answer's type comes after the query's.
+        14 | 16 | 18 => icmp_type as u16 - 1,
+        query => query as u16,
+    })
 }
 
 /// The packet that an ICMP error quotes: its header and the first 8 bytes of what follows, at
@@ -105,20 +120,23 @@ pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Opt
         source: Endpoint::new(header.source, Port::ZERO),
         destination: Endpoint::new(header.destination, Port::ZERO),
     };
-    if !matches!(header.protocol, TCP | UDP | ICMP) {
-        // Such a packet may be shorter than what is quoted of longer ones.
-        return (l4 <= error.end()).then_some(quoted);
-    }
-    if l4 + 8 > error.end() {
+    let is_opaque = !matches!(header.protocol, TCP | UDP | ICMP);
+    // Eight bytes; or all that there are, of a packet that has fewer and needs no more.
+    let len = header.total_len.saturating_sub(header.header_len);
+    let quoted_len = if is_opaque && len < 8 { len } else { 8 };
+    if l4 + quoted_len > error.end() {
         return None;
+    }
+    if is_opaque {
+        return Some(quoted);
     }
     let bytes = packet.read::<8>(l4)?;
     let (source_port, destination_port) = match header.protocol {
         ICMP => match classify(bytes[0]) {
-            IcmpClass::Request => (Port([bytes[4], bytes[5]]), QUERIED),
+            IcmpClass::Request => (Port([bytes[4], bytes[5]]), service(bytes[0])),
             IcmpClass::Reply => {
                 quoted.is_answer = true;
-                (QUERIED, Port([bytes[4], bytes[5]]))
+                (service(bytes[0]), Port([bytes[4], bytes[5]]))
             }
             // No error is ever sent about an error (RFC 1122 section 3.2.2).
             IcmpClass::Error | IcmpClass::Other => return None,

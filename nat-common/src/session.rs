@@ -32,9 +32,9 @@ pub struct SessionKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port; the identifier of an ICMP query, [`crate::parse::QUERIED`] in its answer.
+    /// Source port; the identifier of an ICMP query, [`crate::icmp::service`] in its answer.
     pub source_port: Port,
-    /// Destination port; the identifier of an ICMP answer, [`crate::parse::QUERIED`] in a query.
+    /// Destination port; the identifier of an ICMP answer, [`crate::icmp::service`] in a query.
     pub destination_port: Port,
     /// Number of the network that the packet came from; 0 in [`View::Outside`].
     pub network: u16,

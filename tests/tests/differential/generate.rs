@@ -257,8 +257,9 @@ impl Generator {
         if self.random.percent(2) {
             client = server;
         }
-        // Else the chosen port could not be told from the one that is sent to.
-        let is_clear = target.0 != PUBLIC || client.1 != target.1;
+        // Else the chosen port could not be told from the one that is sent to, by the server or, if
+        // it sends to itself, between the hooks.
+        let is_clear = (target.0 != PUBLIC && client != server) || client.1 != target.1;
         is_clear.then_some([client, target, server])
     }
 
@@ -597,6 +598,11 @@ impl Generator {
     fn answer_to_nothing(&mut self, model: &mut Model, kind: Kind) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, ICMP]);
         let index = self.burnt(model, kind, protocol)?;
+        if protocol == ICMP {
+            // An answer's identifier is that of its target: one under which no client is shown.
+            let id = 950 + self.random.below(50) as u16;
+            (model.flows[index].target.1, model.flows[index].server.1) = (id, id);
+        }
         let body = match protocol {
             TCP => self.tcp(&model.flows[index], Direction::Request, RST, Vec::new(), 0),
             _ => Body::Echo {
