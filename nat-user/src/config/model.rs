@@ -50,6 +50,27 @@ pub struct Uplink {
     /// Ports (of tcp or udp, nothing else) of the host's own addresses that a forward takes only by
     /// naming them on their own, never by a range, by `all` or by having no ports.
     pub keep: Vec<(ForwardProtocol, u16)>,
+    /// The largest segment that TCP connections through it may announce.
+    pub mss_clamp: MssClamp,
+}
+
+/// The largest segment that TCP connections through an uplink may announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What fits the narrowest interface, where the interfaces differ.
+    Auto,
+    /// Whatever the ends announce.
+    Off,
+    /// This many bytes, from 88 to 65495.
+    Bytes(u16),
+}
+
+impl MssClamp {
+    /// Segments that any IPv4 host takes, with room for options (`TCP_MIN_MSS` in the kernel's
+    /// `include/net/tcp.h`), in bytes.
+    pub const LEAST: u16 = 88;
+    /// The largest segment in the largest packet without options, in bytes.
+    pub const MOST: u16 = u16::MAX - 40;
 }
 
 /// Where an uplink's external addresses come from.

@@ -6,6 +6,7 @@
 
 mod differences;
 mod instance;
+mod interfaces;
 mod privileges;
 mod teardown;
 

@@ -46,6 +46,7 @@ struct JsonInterface<'a> {
     hooks: &'a [String],
     attachment: &'a str,
     addresses: &'a [Ipv4Addr],
+    mss: Option<u16>,
 }
 
 /// Writes the status.
@@ -81,6 +82,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         hooks: &interface.hooks,
         attachment: &interface.attachment,
         addresses: &interface.addresses,
+        mss: interface.mss,
     };
     let mut tables = serde_json::Map::new();
     for (name, occupancy) in &status.tables {
@@ -139,21 +141,34 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
 }
 
 fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
-    const HEADER: [&str; 5] = ["interface", "role", "hooks", "attached by", "addresses"];
-    let mut interfaces = table(&HEADER, 0..0);
+    const HEADER: [&str; 6] = [
+        "interface",
+        "role",
+        "hooks",
+        "attached by",
+        "addresses",
+        "mss",
+    ];
+    let has_mss = state.interfaces.iter().any(|one| one.mss.is_some());
+    let columns = if has_mss { 6 } else { 5 };
+    let mut interfaces = table(&HEADER[..columns], 5..columns);
     for interface in &state.interfaces {
         let addresses: Vec<String> = interface
             .addresses
             .iter()
             .map(Ipv4Addr::to_string)
             .collect();
-        interfaces.add_row([
+        let row = [
             interface.name.clone(),
             format!("{} {}", interface.role, interface.owner),
             or_none(&interface.hooks.join(", ")),
             or_none(&interface.attachment),
             or_none(&addresses.join(", ")),
-        ]);
+            interface
+                .mss
+                .map_or_else(String::new, |mss| mss.to_string()),
+        ];
+        interfaces.add_row(row.into_iter().take(columns));
     }
     write_table(output, &interfaces)
 }
@@ -187,6 +202,7 @@ mod tests {
             } else {
                 vec![[19, 19, 8, 10].into()]
             },
+            mss: None,
         };
         State {
             version: "0.1.0".to_owned(),
@@ -206,7 +222,10 @@ mod tests {
     }
 
     fn shown(is_running: bool, format: Format) -> String {
-        let mut state = state();
+        shown_of(state(), is_running, format)
+    }
+
+    fn shown_of(mut state: State, is_running: bool, format: Format) -> String {
         // Ten seconds' grace for a slow machine: the shown unit is minutes.
         state.started_boottime_s = boottime_s().saturating_sub(30);
         let status = StatusView {
@@ -248,6 +267,25 @@ mappings        3      1000
 warning: vmbr1 is not there
 ";
         assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn a_limit_of_segments_is_shown_where_there_is_one() {
+        let mut clamped = state();
+        clamped.interfaces[0].mss = Some(1452);
+        let text = shown_of(clamped.clone(), true, Format::Human);
+        let expected = "\
+interface  role         hooks                  attached by  addresses    mss
+vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10  1452
+vmbr1      network lan  none                   tcx          none
+";
+        assert!(text.contains(expected), "{text}");
+        let status: Value = serde_json::from_str(&shown_of(clamped, true, Format::Json)).unwrap();
+        let interfaces = &status["interfaces"];
+        assert_eq!(
+            (&interfaces[0]["mss"], &interfaces[1]["mss"]),
+            (&json!(1452), &Value::Null)
+        );
     }
 
     #[test]

@@ -349,6 +349,38 @@ fn an_interface_that_vanishes_is_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// The largest segment that `status` shows of the uplink, once it is as it should be.
+fn shows_mss(natbpf: &Natbpf, wanted: &Value) -> Result<()> {
+    let mut shown = Value::Null;
+    for _ in 0..50 {
+        let status = natbpf.status()?;
+        let interfaces = status["interfaces"].as_array().context("interfaces")?;
+        let uplink = interfaces.iter().find(|one| one["name"] == "vmbr0");
+        shown = uplink.context("no vmbr0")?["mss"].clone();
+        if shown == *wanted {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("mss is {shown}, should be {wanted}")
+}
+
+#[test]
+fn a_change_of_an_mtu_is_followed() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    shows_mss(&natbpf, &Value::Null)?;
+    net.host.ip("link set vmbr0 mtu 1492")?;
+    shows_mss(&natbpf, &json!(1452))?;
+    net.host.ip("link set vmbr0 mtu 1500")?;
+    shows_mss(&natbpf, &Value::Null)?;
+    let auto = net.config();
+    let wan = "[uplink.wan]\n";
+    ensure!(auto.contains(wan), "no uplink to change in {auto}");
+    natbpf.reload(&auto.replace(wan, &format!("{wan}mss_clamp = 1200\n")))?;
+    shows_mss(&natbpf, &json!(1200))
+}
+
 /// Rules with pools of more addresses together than the table holds.
 fn too_many_addresses() -> String {
     let pool = |n: u8| {

@@ -34,7 +34,7 @@ fn unknown_key() {
     assert_eq!(
         uplink_with("gateway = \"19.19.8.1\""),
         "n.toml:3:1: uplink.wan.gateway: unknown key `gateway`; \
-         the keys here are `interface`, `addresses`, `mode`, `keep`"
+         the keys here are `interface`, `addresses`, `mode`, `keep`, `mss_clamp`"
     );
     assert_eq!(
         snat_with("netwrok = \"lan\""),
@@ -721,6 +721,35 @@ fn bad_keep() {
     assert_eq!(
         uplink_with("keep = \"tcp/0\""),
         "n.toml:3:8: uplink.wan.keep: `0` is not a port; ports are from 1 to 65535"
+    );
+}
+
+#[test]
+fn bad_mss_clamp() {
+    let expected = |rest: &str| format!("n.toml:3:13: uplink.wan.mss_clamp: {rest}");
+    for bytes in ["0", "87", "65496", "-1"] {
+        assert_eq!(
+            uplink_with(&format!("mss_clamp = {bytes}")),
+            expected(&format!(
+                "{bytes} is out of range; write a number from 88 to 65495"
+            ))
+        );
+    }
+    assert_eq!(
+        uplink_with("mss_clamp = \"of\""),
+        expected("does not know `of`; did you mean \"off\"?")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = \"none\""),
+        expected("does not know `none`; write one of \"auto\", \"off\"")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = \"1452\""),
+        expected("`1452` is a number in quotes; write mss_clamp = 1452")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = true"),
+        expected("wants an integer, not a boolean; write mss_clamp = 1452")
     );
 }
 

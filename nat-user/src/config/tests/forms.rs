@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, NetworkId,
-    PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
+    Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, MssClamp,
+    NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
 };
 use super::super::{forward, limits, load as load_file, nat, network, parse, snat, uplink};
 use super::{BASE, config, forward as rule, load, snat as snat_rule, warnings};
@@ -176,6 +176,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.uplinks[0].addresses, UplinkAddresses::Interface);
     assert_eq!(config.uplinks[0].mode, Mode::Auto);
     assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
+    assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());
     let snat = &config.snat[0];
     assert_eq!(
@@ -301,6 +302,18 @@ fn snat_goes_to_the_uplinks_address_to_one_or_to_a_pool() {
         to("10.0.0.0-10.0.255.255"),
         SnatTarget::Pool { .. }
     ));
+}
+
+#[test]
+fn segments_are_limited_by_the_interfaces_by_nothing_or_by_a_number() {
+    let clamp = |value: &str| {
+        let line = format!("mss_clamp = {value}\n[network");
+        config(&BASE.replace("[network", &line)).uplinks[0].mss_clamp
+    };
+    assert_eq!(clamp("\"auto\""), MssClamp::Auto);
+    assert_eq!(clamp("\"off\""), MssClamp::Off);
+    assert_eq!(clamp("88"), MssClamp::Bytes(88));
+    assert_eq!(clamp("65_495"), MssClamp::Bytes(65495));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
     Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Limits,
-    MappingBehaviour, Mode, NatRule, Network, NetworkId, PortForward, PortRange, SnatRule,
-    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PortForward, PortRange,
+    SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -156,13 +156,21 @@ fn uplink() -> impl Strategy<Value = Uplink> {
     let mode = prop_oneof![Just(Mode::Auto), Just(Mode::Tc), Just(Mode::Xdp)];
     let protocol = prop_oneof![Just(ForwardProtocol::Tcp), Just(ForwardProtocol::Udp)];
     let keep = prop::collection::btree_set((protocol, 1_u16..), 0..3);
-    (names(), addresses, mode, keep).prop_map(|(name, addresses, mode, keep)| Uplink {
-        name,
-        interface: String::new(),
-        addresses,
-        mode,
-        keep: keep.into_iter().collect(),
-    })
+    let mss_clamp = prop_oneof![
+        Just(MssClamp::Auto),
+        Just(MssClamp::Off),
+        (MssClamp::LEAST..=MssClamp::MOST).prop_map(MssClamp::Bytes),
+    ];
+    (names(), addresses, mode, keep, mss_clamp).prop_map(
+        |(name, addresses, mode, keep, mss_clamp)| Uplink {
+            name,
+            interface: String::new(),
+            addresses,
+            mode,
+            keep: keep.into_iter().collect(),
+            mss_clamp,
+        },
+    )
 }
 
 fn snat_rule() -> impl Strategy<Value = (SnatRule, Index, Index)> {
@@ -507,6 +515,12 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
     let (name, interface) = (quoted(&uplink.name), &uplink.interface);
     *text += &format!("[uplink.{name}]\ninterface = {interface:?}\nmode = {mode:?}\n");
     *text += &format!("keep = {}\n", list(keep));
+    let clamp = match uplink.mss_clamp {
+        MssClamp::Auto => "\"auto\"".to_owned(),
+        MssClamp::Off => "\"off\"".to_owned(),
+        MssClamp::Bytes(bytes) => bytes.to_string(),
+    };
+    *text += &format!("mss_clamp = {clamp}\n");
     if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {
         *text += &format!("addresses = {}\n", list(addresses.iter()));
     }
