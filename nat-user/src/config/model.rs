@@ -16,6 +16,8 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
     /// `[network.NAME]`, in the order of the file.
     pub networks: Vec<Network>,
+    /// `[[guest]]`, in the order of the file.
+    pub guests: Vec<Guest>,
     /// `[[snat]]`, in the order in which they are tried.
     pub snat: Vec<SnatRule>,
     /// `[[forward]]`, in the order in which they are tried.
@@ -106,6 +108,21 @@ pub struct Network {
     pub create: bool,
     /// Interfaces to attach to a bridge that natbpf makes.
     pub ports: Vec<String>,
+    /// Whether its guests may send only from addresses that are theirs.
+    pub anti_spoof: bool,
+}
+
+/// A guest that is known by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Unique among the `[[guest]]` tables.
+    pub name: String,
+    /// The network that it is in.
+    pub network: NetworkId,
+    /// Its address, which no other guest has.
+    pub address: Ipv4Addr,
+    /// Its link-layer address, which no other guest of the network has.
+    pub mac: [u8; 6],
 }
 
 /// A source translation rule.

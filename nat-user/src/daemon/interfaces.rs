@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nat_common::rule::{Interface, role};
+use nat_common::rule::{Interface, interface_flags, role};
 
 use crate::{
     config::model::{Config, MssClamp},
@@ -40,6 +40,11 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::NETWORK,
             number: numbers.networks.get(&network.name).copied().unwrap_or(0),
+            flags: if network.anti_spoof {
+                interface_flags::ANTI_SPOOF
+            } else {
+                0
+            },
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
         };
@@ -128,6 +133,17 @@ address = "172.22.162.254/24"
             ..Interface::default()
         };
         assert_eq!(told, BTreeMap::from([(7, uplink), (9, network)]));
+    }
+
+    #[test]
+    fn only_networks_that_ask_for_it_hold_guests_to_their_addresses() {
+        let links = [link(8, "vmbr1", 1500), link(9, "vmbr2", 1500)];
+        let strict = CONFIG.replace("161.254/24\"", "161.254/24\"\nanti_spoof = true");
+        let told = told(&strict, &links);
+        assert_eq!(
+            (told[&8].flags, told[&9].flags),
+            (interface_flags::ANTI_SPOOF, 0)
+        );
     }
 
     #[test]
