@@ -25,6 +25,7 @@ use crate::{
         netlink::{Address, AddressScope, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
     },
+    refusals,
     state::{InterfaceState, RuleKind, State},
 };
 
@@ -38,6 +39,7 @@ pub(super) struct Instance {
     programs: Programs,
     state: State,
     applied: Applied,
+    refusals: refusals::Watch,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -100,6 +102,7 @@ impl Instance {
         let mut instance = Self {
             state: State::new(&options.config, &options.bpffs, known.as_ref())?,
             applied: Applied::default(),
+            refusals: refusals::Watch::default(),
             options,
             config,
             netlink,
@@ -304,6 +307,26 @@ impl Instance {
             }
             Ok(_) => {}
             Err(error) => log::error!("ending idle sessions: {error:#}"),
+        }
+    }
+
+    /// Tells the operator of what is refused because something is exhausted.
+    pub(super) fn watch_refusals(&mut self) {
+        let now_s = crate::clock::boottime_s();
+        if !self.refusals.is_due(now_s) {
+            return;
+        }
+        let look = match self.dataplane.drops() {
+            Ok(drops) => self.refusals.look(&drops, now_s),
+            Err(error) => return log::error!("counting refusals: {error:#}"),
+        };
+        for (level, line) in look.lines {
+            log::log!(level, "{line}");
+        }
+        if look.has_changed
+            && let Err(error) = refusals::save(&self.options.run_dir, &self.refusals.refusals())
+        {
+            log::warn!("{error:#}");
         }
     }
 

@@ -147,6 +147,7 @@ impl Daemon {
 
     fn tick(&mut self) {
         self.instance.sweep();
+        self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);
     }

@@ -20,6 +20,8 @@ pub struct StatusView<'a> {
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
+    /// What has been refused of late, in lines.
+    pub refusals: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -34,7 +36,7 @@ struct JsonStatus<'a> {
     interfaces: Vec<JsonInterface<'a>>,
     sessions: Occupancy,
     tables: serde_json::Map<String, serde_json::Value>,
-    warnings: &'a [String],
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +63,23 @@ pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::
             writeln!(output)
         }
     }
+}
+
+/// What the configuration asks for and the host does not give, and what is or was too small.
+fn warnings(status: &StatusView) -> Vec<String> {
+    let sessions = std::iter::once(("sessions", status.sessions));
+    let tables = sessions.chain(status.tables.iter().copied());
+    let full = tables
+        .filter(|(_, Occupancy { active, max })| u128::from(*active) * 10 > u128::from(*max) * 9);
+    let full = full.map(|(name, Occupancy { active, max })| {
+        format!(
+            "table {name}: {active} of {max} entries, over 90 %; when it is full, new sessions \
+             are refused: raise limits.sessions"
+        )
+    });
+    let lasting = status.state.warnings.iter().cloned();
+    let refusals = status.refusals.iter().cloned();
+    lasting.chain(full).chain(refusals).collect()
 }
 
 /// Seconds since the daemon started, 0 if it does not run.
@@ -99,7 +118,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         interfaces: state.interfaces.iter().map(interface).collect(),
         sessions: status.sessions,
         tables,
-        warnings: &state.warnings,
+        warnings: warnings(status),
     })
 }
 
@@ -134,7 +153,7 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
     }
     writeln!(output)?;
     write_table(output, &tables)?;
-    for warning in &state.warnings {
+    for warning in warnings(status) {
         writeln!(output, "\nwarning: {warning}")?;
     }
     Ok(())
@@ -242,6 +261,7 @@ mod tests {
                     max: 1000,
                 },
             )],
+            refusals: vec![],
         };
         let mut output = Vec::new();
         show(&mut output, &status, format).unwrap();
@@ -285,6 +305,44 @@ vmbr1      network lan  none                   tcx          none
         assert_eq!(
             (&interfaces[0]["mss"], &interfaces[1]["mss"]),
             (&json!(1452), &Value::Null)
+        );
+    }
+
+    #[test]
+    fn what_is_too_small_is_a_warning() {
+        let state = state();
+        let of = |active| {
+            let status = StatusView {
+                state: &state,
+                is_running: true,
+                sessions: Occupancy { active, max: 1000 },
+                tables: vec![("ports", Occupancy { active, max: 500 })],
+                refusals: vec!["table_full: 3 refused".to_owned()],
+            };
+            warnings(&status)
+        };
+        let refused = "table_full: 3 refused";
+        assert_eq!(of(450), ["vmbr1 is not there", refused]);
+        let full = of(451);
+        assert!(
+            full.len() == 3 && full[1].starts_with("table ports: 451 of 500 entries, over 90 %")
+        );
+        assert_eq!(of(901).len(), 4);
+        assert_eq!(
+            json(&StatusView {
+                state: &state,
+                is_running: true,
+                sessions: Occupancy {
+                    active: 901,
+                    max: 1000
+                },
+                tables: vec![],
+                refusals: vec![refused.to_owned()],
+            })
+            .unwrap()
+            .warnings
+            .len(),
+            3
         );
     }
 

@@ -381,6 +381,32 @@ fn a_change_of_an_mtu_is_followed() -> Result<()> {
     shows_mss(&natbpf, &json!(1200))
 }
 
+#[test]
+fn the_operator_is_told_of_what_is_exhausted() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let limited = format!("{}\n[limits]\nsessions_per_guest = 2\n", net.config());
+    let said = natbpf.reload(&limited)?;
+    ensure!(said.contains("limits per guest: changed"), "{said}");
+    // The first look only tells what there was before.
+    std::thread::sleep(Duration::from_secs(6));
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    for port in 7000..7005 {
+        guest.send_to(b"another one", at(Proxmox::CLI, port))?;
+    }
+    for _ in 0..100 {
+        let warnings = natbpf.status()?["warnings"].to_string();
+        if warnings.contains("guest_sessions: packets were refused in the last minute, 3 since") {
+            let log = natbpf.log();
+            let lines = log.matches("guest_sessions: 3 packets refused").count();
+            ensure!(lines == 1, "{log}");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("no warning in {}", natbpf.status()?)
+}
+
 /// Rules with pools of more addresses together than the table holds.
 fn too_many_addresses() -> String {
     let pool = |n: u8| {
