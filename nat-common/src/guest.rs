@@ -3,7 +3,7 @@
 use crate::{
     address::{Addr4, Address},
     counter::DropReason,
-    mapping::{Acquired, References},
+    mapping::References,
     shared::Shared,
     tables::{InsertError, Tables},
 };
@@ -24,18 +24,23 @@ pub struct GuestKey<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct GuestRecord {
+    /// How many sessions and ports refer to this entry.
+    pub references: u32,
     /// How many sessions it has.
     pub sessions: u32,
-    /// How many external ports are its alone.
+    /// How many external ports are its alone. One may outlive its sessions: another guest's may
+    /// hold it.
     pub ports: u32,
 }
 
-/// [`GuestRecord`] in a table. It goes with the guest's last session, which holds its last port.
+/// [`GuestRecord`] in a table.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Guest {
+    /// See [`GuestRecord::references`].
+    pub references: References,
     /// See [`GuestRecord::sessions`].
-    pub sessions: References,
+    pub sessions: Shared,
     /// See [`GuestRecord::ports`].
     pub ports: Shared,
 }
@@ -62,57 +67,82 @@ pub fn enter<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<
     let limit = tables
         .settings()
         .map_or(0, |settings| settings.sessions_per_guest);
-    if tables.guest(key).is_none() {
-        match tables.add_guest(key) {
-            Ok(()) => return Ok(()),
-            Err(InsertError::Full) => return Err(DropReason::TableFull),
-            // Another CPU has added it just now.
-            Err(InsertError::Exists) => {}
-        }
-    }
-    match tables
-        .guest(key)
-        .map(|guest| guest.sessions.acquire_below(limit))
-    {
-        Some(Acquired::Yes) => Ok(()),
-        Some(Acquired::TooMany) => Err(DropReason::GuestSessions),
-        Some(Acquired::Gone) | None => Err(DropReason::Ending),
-    }
+    let guest = acquire(tables, key)?;
+    count(tables, key, guest, &guest.sessions, limit).ok_or(DropReason::GuestSessions)
 }
 
-/// Counts one session less of a guest, after it has given back what it held.
+/// Counts one session less of a guest.
 #[inline(never)]
 pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
-    if tables
-        .guest(key)
-        .is_some_and(|guest| guest.sessions.release())
-    {
-        tables.remove_guest(key);
+    if let Some(guest) = tables.guest(key) {
+        guest.sessions.fetch_add(u32::MAX);
+        release(tables, key, guest);
     }
 }
 
-/// Counts one more external port of a guest that has a session; `false` if it has as many as it
-/// may.
-#[inline(always)]
-pub fn take_port<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> bool {
+/// Counts one more external port of a guest.
+///
+/// # Errors
+///
+/// [`DropReason::GuestPorts`] if it has as many as it may, and others if it cannot be counted.
+#[inline(never)]
+pub fn take_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+) -> Result<(), DropReason> {
     let limit = tables
         .settings()
         .map_or(0, |settings| settings.ports_per_guest);
-    let Some(guest) = tables.guest(key) else {
-        return true;
-    };
-    let is_free = guest.ports.fetch_add(1) < limit || limit == 0;
-    if !is_free {
-        guest.ports.fetch_add(u32::MAX);
-    }
-    is_free
+    let guest = acquire(tables, key)?;
+    count(tables, key, guest, &guest.ports, limit).ok_or(DropReason::GuestPorts)
 }
 
 /// Counts one external port less.
-#[inline(always)]
+#[inline(never)]
 pub fn give_port<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
     if let Some(guest) = tables.guest(key) {
         guest.ports.fetch_add(u32::MAX);
+        release(tables, key, guest);
+    }
+}
+
+/// The guest with one more reference, new if it had nothing.
+#[inline(always)]
+fn acquire<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    key: &GuestKey<A>,
+) -> Result<&'t Guest, DropReason> {
+    if tables.guest(key).is_none() && tables.add_guest(key) == Err(InsertError::Full) {
+        return Err(DropReason::TableFull);
+    }
+    tables
+        .guest(key)
+        .filter(|guest| guest.references.acquire())
+        .ok_or(DropReason::Ending)
+}
+
+/// Counts one more of what a reference was acquired for, or gives that back if there are `limit`
+/// (0 is none).
+#[inline(always)]
+fn count<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+    guest: &Guest,
+    word: &Shared,
+    limit: u32,
+) -> Option<()> {
+    if word.fetch_add(1) < limit || limit == 0 {
+        return Some(());
+    }
+    word.fetch_add(u32::MAX);
+    release(tables, key, guest);
+    None
+}
+
+#[inline(always)]
+fn release<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, guest: &Guest) {
+    if guest.references.release() {
+        tables.remove_guest(key);
     }
 }
 
@@ -120,5 +150,5 @@ pub fn give_port<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
 pub type GuestKey4 = GuestKey<Addr4>;
 
 crate::map_layout!(GuestKey4, 8);
-crate::map_layout!(GuestRecord, 8);
+crate::map_layout!(GuestRecord, 12);
 const _: () = assert!(size_of::<Guest>() == size_of::<GuestRecord>());

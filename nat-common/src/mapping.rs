@@ -126,17 +126,6 @@ pub struct References(Shared);
 /// The count of an entry that is being removed.
 const GONE: u32 = 1 << 31;
 
-/// What came of the wish for a reference.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Acquired {
-    /// It is there.
-    Yes,
-    /// There are as many as there may be.
-    TooMany,
-    /// The entry is being removed.
-    Gone,
-}
-
 impl References {
     /// This many.
     #[cfg(not(target_arch = "bpf"))]
@@ -160,22 +149,6 @@ impl References {
         }
         self.0.fetch_add(u32::MAX);
         false
-    }
-
-    /// One more, if there are fewer than `limit` (0 is none).
-    #[inline(always)]
-    pub fn acquire_below(&self, limit: u32) -> Acquired {
-        let before = self.0.fetch_add(1);
-        if before & GONE != 0 {
-            self.0.fetch_add(u32::MAX);
-            return Acquired::Gone;
-        }
-        if limit != 0 && before >= limit {
-            // It is not the last one, or there would be room.
-            self.0.fetch_add(u32::MAX);
-            return Acquired::TooMany;
-        }
-        Acquired::Yes
     }
 
     /// One less; `true` if it was the last and the caller must now remove the entry.

@@ -239,6 +239,30 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     snat: &Snat<A>,
     server: &Server<A>,
 ) -> Result<(), DropReason> {
+    let (protocol, external) = (work.parsed.header.protocol, work.parsed.destination());
+    if server.is_mapping {
+        let owner = tables.port(&PortKey::new(external, protocol));
+        if !owner.is_some_and(|owner| owner.references.acquire()) {
+            return Err(DropReason::Ending);
+        }
+    }
+    prepare_hairpin(tables, work, origin, snat, server);
+    let result = with_external(tables, &mut work.opening);
+    if result.is_err() && server.is_mapping {
+        release_port(tables, protocol, external);
+    }
+    result.map(|_| ())
+}
+
+/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+#[inline(never)]
+fn prepare_hairpin<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+    server: &Server<A>,
+) {
     let Work {
         parsed, opening, ..
     } = work;
@@ -246,12 +270,14 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
         endpoint,
         network,
         rule,
+        is_mapping,
     } = *server;
     let (client, external) = (parsed.source(), parsed.destination());
+    let held = if is_mapping { flags::HOLDS_SERVER } else { 0 };
     opening.request = Entry {
         key: parsed.key(View::Inside, origin.network),
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN,
+            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN | held,
             ..record(tables, client, endpoint, View::Inside, network, rule)
         },
     };
@@ -261,7 +287,6 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     };
     opening.origin = origin;
     opening.snat = *snat;
-    with_external(tables, opening).map(|_| ())
 }
 
 /// Adds the entries for the hook in between, then those of the session.
@@ -302,6 +327,8 @@ pub struct Server<A> {
     pub network: u16,
     /// Number of the rule that a session with it counts under.
     pub rule: u32,
+    /// Whether it is known by a mapping of its own, not by a rule.
+    pub is_mapping: bool,
 }
 
 /// The guest's endpoint to which a forward rule sends a packet.
@@ -493,7 +520,7 @@ fn open_held<A: Address, T: Tables<A>>(
 }
 
 /// Adds all entries of the session, with an external endpoint and the references that it holds.
-#[inline(always)]
+#[inline(never)]
 fn add_entries<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
@@ -527,7 +554,7 @@ fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
 }
 
 /// The external endpoint that the internal one has already, with a reference to it.
-#[inline(always)]
+#[inline(never)]
 fn existing_mapping<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &Opening<A>,
@@ -539,7 +566,14 @@ fn existing_mapping<A: Address, T: Tables<A>>(
         return Ok(None);
     };
     let external = Endpoint::new(mapping.address, mapping.port);
-    match tables.port(&PortKey::new(external, opening.request.key.protocol)) {
+    let key = &opening.request.key;
+    if tables.host_socket(key.protocol, key.destination_endpoint(), external)
+        == HostSocket::Connected
+    {
+        // The host talks to this remote from that port itself.
+        return Err(Refusal::Final(DropReason::RemoteInUse));
+    }
+    match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => Ok(Some(external)),
         _ => Err(Refusal::Final(DropReason::Ending)),
     }
@@ -606,9 +640,7 @@ fn claim<A: Address, T: Tables<A>>(
     if is_shared {
         return tables.add_port(&key, &record).map_err(Refusal::from);
     }
-    if !guest::take_port(tables, guest) {
-        return Err(Refusal::Final(DropReason::GuestPorts));
-    }
+    guest::take_port(tables, guest).map_err(Refusal::Final)?;
     tables
         .add_port(&key, &record)
         .inspect_err(|_| guest::give_port(tables, guest))?;
@@ -717,15 +749,25 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
         }
     }
     if held & flags::HOLDS_PORT != 0 {
-        let key = PortKey::new(external, protocol);
-        if let Some(owner) = tables.port(&key)
-            && owner.references.release()
-        {
-            if owner.is_exclusive() {
-                tables.remove_mapping(&owner.mapping_key(protocol));
-                guest::give_port(tables, &GuestKey::new(owner.address, owner.network));
-            }
-            tables.remove_port(&key);
+        release_port(tables, protocol, external);
+    }
+}
+
+/// Gives back a reference to an external port.
+#[inline(never)]
+pub(crate) fn release_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    protocol: u8,
+    external: Endpoint<A>,
+) {
+    let key = PortKey::new(external, protocol);
+    if let Some(owner) = tables.port(&key)
+        && owner.references.release()
+    {
+        if owner.is_exclusive() {
+            tables.remove_mapping(&owner.mapping_key(protocol));
+            guest::give_port(tables, &GuestKey::new(owner.address, owner.network));
         }
+        tables.remove_port(&key);
     }
 }

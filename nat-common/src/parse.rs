@@ -23,6 +23,11 @@ pub const TCP: u8 = IpProto::Tcp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
 
+/// Stands for the port of an ICMP query's target: a query has but one identifier, which counts as
+/// the port of the host that asks. Other messages than queries and their answers have 0 on both
+/// sides, so that an identifier of 0 is not taken for none.
+pub const QUERIED: Port = Port::new(1);
+
 /// A network header, of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header<A> {
@@ -82,9 +87,9 @@ pub struct Parsed<A> {
     pub transport: Transport,
     /// Length of the transport header in bytes.
     pub transport_len: usize,
-    /// Source port, or the identifier of an ICMP query.
+    /// Source port, or the identifier of an ICMP query; [`QUERIED`] in its answer.
     pub source_port: Port,
-    /// Destination port, or the identifier of an answer to an ICMP query.
+    /// Destination port, or the identifier of an answer to an ICMP query; [`QUERIED`] in a query.
     pub destination_port: Port,
     /// Whether the ports are known: those of a later fragment stand in the first one.
     pub has_ports: bool,
@@ -296,11 +301,11 @@ fn parse_icmp<A: Address, P: Packet>(
     parsed.transport_len = Icmpv4Hdr::LEN;
     parsed.transport = match icmp::classify(bytes[0]) {
         IcmpClass::Request => {
-            parsed.source_port = id;
+            (parsed.source_port, parsed.destination_port) = (id, QUERIED);
             Transport::IcmpQuery { is_reply: false }
         }
         IcmpClass::Reply => {
-            parsed.destination_port = id;
+            (parsed.source_port, parsed.destination_port) = (QUERIED, id);
             Transport::IcmpQuery { is_reply: true }
         }
         IcmpClass::Error => Transport::IcmpError,

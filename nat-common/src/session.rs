@@ -32,9 +32,9 @@ pub struct SessionKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port; the identifier of an ICMP query, 0 in its answer.
+    /// Source port; the identifier of an ICMP query, [`crate::parse::QUERIED`] in its answer.
     pub source_port: Port,
-    /// Destination port; the identifier of an ICMP answer, 0 in a query.
+    /// Destination port; the identifier of an ICMP answer, [`crate::parse::QUERIED`] in a query.
     pub destination_port: Port,
     /// Number of the network that the packet came from; 0 in [`View::Outside`].
     pub network: u16,
@@ -90,6 +90,8 @@ pub mod flags {
     pub const HAIRPIN: u8 = 1 << 5;
     /// The host's own traffic: it is claimed, not counted under a rule.
     pub const HOST: u8 = 1 << 6;
+    /// The hairpinned session holds a reference to the owner of the port that it was sent to.
+    pub const HOLDS_SERVER: u8 = 1 << 7;
 }
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.

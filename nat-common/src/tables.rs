@@ -102,7 +102,7 @@ pub trait Tables<A: Address> {
 
     /// Looks up what a guest has.
     fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
-    /// Adds a guest with one session.
+    /// Adds a guest with nothing and no reference.
     fn add_guest(&self, key: &GuestKey<A>) -> Result<(), InsertError>;
     /// Removes a guest.
     fn remove_guest(&self, key: &GuestKey<A>);

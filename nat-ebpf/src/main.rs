@@ -25,7 +25,7 @@ use nat_common::{
     address::Addr4,
     fragment,
     parse::Parsed,
-    pipeline::{self, Outcome, Place, Verdict},
+    pipeline::{self, Decision, Place},
     work::Work,
 };
 use skb::Skb;
@@ -45,7 +45,9 @@ macro_rules! entry_points {
             $(#[$doc])*
             #[classifier]
             pub(crate) fn $name(ctx: TcContext) -> i32 {
-                run::<ETHERNET>(&ctx, $function)
+                run::<ETHERNET>(&ctx, |packet, maps, place, work| {
+                    $function(packet, maps, place, work).into()
+                })
             }
 
             $(#[$doc])*
@@ -53,7 +55,9 @@ macro_rules! entry_points {
             /// For devices without a link-layer header.
             #[classifier]
             pub(crate) fn $raw_name(ctx: TcContext) -> i32 {
-                run::<NO_LINK_LAYER>(&ctx, $function)
+                run::<NO_LINK_LAYER>(&ctx, |packet, maps, place, work| {
+                    $function(packet, maps, place, work).into()
+                })
             }
         )*
     };
@@ -65,7 +69,7 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
     if Skb::is_arp(&ctx) {
         return arp::answer(&ctx);
     }
-    run::<ETHERNET>(&ctx, pipeline::inbound::<Addr4, _, _>)
+    run::<ETHERNET>(&ctx, inbound)
 }
 
 /// Uplink, ingress.
@@ -73,7 +77,12 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
 /// For devices without a link-layer header.
 #[classifier]
 pub(crate) fn nat_inbound_l3(ctx: TcContext) -> i32 {
-    run::<NO_LINK_LAYER>(&ctx, pipeline::inbound::<Addr4, _, _>)
+    run::<NO_LINK_LAYER>(&ctx, inbound)
+}
+
+#[inline(always)]
+fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) -> Decision {
+    pipeline::inbound(packet, maps, place, work).into()
 }
 
 entry_points! {
@@ -89,7 +98,7 @@ entry_points! {
 #[inline(always)]
 fn run<const L3: usize>(
     ctx: &TcContext,
-    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Outcome,
+    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Decision,
 ) -> i32 {
     let Some(mut skb) = Skb::ipv4(ctx, L3) else {
         return NEXT;
@@ -101,13 +110,13 @@ fn run<const L3: usize>(
     };
     let maps = Maps { skb: ctx.skb.skb };
     match decide(&mut skb, &maps, place, work) {
-        Ok(Verdict::Untouched | Verdict::Translated) => NEXT,
-        Ok(Verdict::Opened) => {
+        Decision::GoesOn => NEXT,
+        Decision::Opened => {
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
-        Ok(Verdict::Kept) => TC_ACT_SHOT,
-        Err(reason) => {
+        Decision::Kept => TC_ACT_SHOT,
+        Decision::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
             if reason.is_refusal() {

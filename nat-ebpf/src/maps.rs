@@ -272,12 +272,13 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
-        let one = GuestRecord {
-            sessions: 1,
+        let nothing = GuestRecord {
+            references: 0,
+            sessions: 0,
             ports: 0,
         };
         GUESTS
-            .insert(key, one, u64::from(BPF_NOEXIST))
+            .insert(key, nothing, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
 

@@ -1,5 +1,7 @@
 //! The clocks of the kernel.
 
+use std::time::Duration;
+
 use nix::time::{ClockId, clock_gettime};
 
 /// Seconds of the monotonic clock, which the programs use.
@@ -12,6 +14,13 @@ pub fn monotonic_s() -> u32 {
 #[must_use]
 pub fn boottime_s() -> u64 {
     seconds(ClockId::CLOCK_BOOTTIME)
+}
+
+/// CPU time that this thread has used, in user space and in the kernel.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    // As for the others: it exists.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn seconds(clock: ClockId) -> u64 {

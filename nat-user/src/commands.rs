@@ -10,7 +10,7 @@ use crate::{
     clock, config,
     control::{self, Request},
     daemon::{self, Options},
-    dataplane::{Dataplane, EndMode, Pins},
+    dataplane::{Dataplane, Pins},
     host::{
         journal::Journal,
         netlink::Netlink,
@@ -203,7 +203,7 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     let mut ended = 0;
     // One that a packet passed in at that very moment is tried again.
     for _ in 0..FLUSH_ATTEMPTS {
-        ended += dataplane.end(&keys, EndMode::Now)?;
+        ended += dataplane.end(&keys)?;
         if ended as usize >= keys.len() {
             break;
         }

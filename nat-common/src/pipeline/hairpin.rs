@@ -85,7 +85,12 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         network,
     };
     match server(tables, parsed, origin) {
-        Some(server) => open(packet, tables, work, origin, &server),
+        Some(server) => {
+            if let Some(reason) = open(tables, work, origin, &server) {
+                return Err(reason);
+            }
+            opened(packet, tables, &work.parsed, &server)
+        }
         None => not_ours(external),
     }
 }
@@ -154,29 +159,37 @@ fn server<A: Address, T: Tables<A>>(
             endpoint: forward_target(parsed, forward),
             network: forward.network,
             rule: forward.rule,
+            is_mapping: false,
         });
+    }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return None;
     }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
     owner.is_exclusive().then(|| Server {
         endpoint: Endpoint::new(owner.address, owner.port),
         network: owner.network,
         rule: owner.rule,
+        is_mapping: true,
     })
 }
 
+/// Opens a session between guests, or says why not.
 #[inline(never)]
-fn open<A: Address, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+fn open<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     origin: Origin,
     server: &Server<A>,
-) -> Outcome {
-    work.parsed.check_ends()?;
+) -> Option<DropReason> {
+    if let Err(reason) = work.parsed.check_ends() {
+        return Some(reason);
+    }
     let source = work.parsed.header.source;
     let snat = tables.snat(origin.generation, origin.uplink, origin.network, source);
     match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
-        Some(snat) => open_hairpin(tables, work, origin, snat, server)?,
+        Some(snat) => open_hairpin(tables, work, origin, snat, server).err(),
         None => {
             // No rule hides this guest: it hides behind the address that it has sent to, or the
             // server would answer past natbpf.
@@ -192,10 +205,20 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
                 has_excludes: 0,
                 reserved: 0,
             };
-            open_hairpin(tables, work, origin, &snat, server)?;
+            open_hairpin(tables, work, origin, &snat, server).err()
         }
     }
-    let parsed = &work.parsed;
+}
+
+/// Rewrites and counts the packet that opened a session between guests. (Apart from opening it:
+/// the stack has room for the one or the other.)
+#[inline(never)]
+fn opened<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    server: &Server<A>,
+) -> Outcome {
     let traffic = parsed.traffic(packet, true);
     rewrite(packet, parsed, parsed.source(), server.endpoint)?;
     tables.count(server.rule, traffic);

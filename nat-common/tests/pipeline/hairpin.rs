@@ -90,6 +90,29 @@ fn u5_hairpin_by_a_mapping_shows_the_external_source() {
     world.check();
 }
 
+/// What guests send each other keeps the mappings at both ends, which are given back after it.
+#[test]
+fn u5_a_hairpin_keeps_the_mappings_at_both_of_its_ends() {
+    let mut world = World::new();
+    let ends_of = [At(C1, 5000), At(C2, 6000)];
+    let externals = ends_of.map(|guest| {
+        let out = world.guest_sends(&udp(guest, At(S1A, 3478)).bytes());
+        ends(&out.uplink()).0
+    });
+    world
+        .guest_sends(&udp(ends_of[0], externals[1]).bytes())
+        .guest();
+    world.advance(200);
+    world
+        .guest_sends(&udp(ends_of[0], externals[1]).bytes())
+        .guest();
+    assert_eq!(world.wait(100), 2, "sessions with the outside");
+    assert_eq!(world.entries()[1..3], [2, 2], "mappings and ports");
+    world.check();
+    world.wait(300);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
 /// The server reaches itself by the public address, though in between source and destination are
 /// the same address.
 #[test]

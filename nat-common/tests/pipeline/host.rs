@@ -109,6 +109,26 @@ fn s6_a_connection_of_the_host_comes_before_a_forward() {
     assert_eq!(ends(&other.guest()).1, At(C1, 80));
 }
 
+/// A mapping that a guest has already is not used towards a remote to which the host talks from
+/// the same port; towards others it goes on.
+#[test]
+fn s6_a_mapping_is_not_used_towards_the_hosts_own_peer() {
+    let mut world = World::new();
+    let guest = At(C1, 5000);
+    world
+        .guest_sends(&udp(guest, At(S1A, 7000)).bytes())
+        .uplink();
+    world.socket(UDP, At(PUBLIC, 5000), Some(At(S2, 7000)));
+    let refused = world.guest_sends(&udp(guest, At(S2, 7000)).bytes());
+    assert_eq!(refused.reason(), DropReason::RemoteInUse);
+    let answer = udp(At(S2, 7000), At(PUBLIC, 5000)).bytes();
+    assert_eq!(world.outside_sends(&answer).host(), answer);
+    world
+        .guest_sends(&udp(guest, At(S2, 7001)).bytes())
+        .uplink();
+    world.check();
+}
+
 /// A service of the host's that was started on a guest's port serves those that the guest has not
 /// sent to.
 #[test]

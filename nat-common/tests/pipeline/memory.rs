@@ -287,7 +287,8 @@ impl Tables<Addr4> for MemoryTables {
     fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
         self.interrupt();
         let guest = Guest {
-            sessions: References::new(1),
+            references: References::new(0),
+            sessions: Shared::new(0),
             ports: Shared::new(0),
         };
         self.guests.add(*key, guest)

@@ -447,7 +447,7 @@ impl World {
         let settings = settings();
         let now_s = self.tables.now_s;
         let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
-            sweep::expire(&self.tables, &settings, now_s, key, session)
+            sweep::expire(&self.tables, &settings, now_s, key, session) == sweep::Fate::Ended
         };
         sessions.iter().filter(|entry| expires(entry)).count()
     }
@@ -539,7 +539,8 @@ impl World {
         }
         let guests = self.tables.guests.entries();
         let counted = guests.iter().map(|(key, guest)| {
-            let counts = (guest.sessions.count(), guest.ports.load());
+            let counts = (guest.sessions.load(), guest.ports.load());
+            assert_eq!(guest.references.count(), counts.0 + counts.1);
             (*key, counts)
         });
         assert_eq!(counted.collect::<HashMap<_, _>>(), expected);
@@ -580,6 +581,10 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
     let mut references = Vec::new();
     if session.has(flags::HOLDS_PORT) {
         references.push((port, None));
+    }
+    if session.has(flags::HOLDS_SERVER) {
+        let server = PortKey::new(key.destination_endpoint(), key.protocol);
+        references.push((server, None));
     }
     if session.has(flags::HOLDS_PERMIT) {
         let permit = PermitKey::new(external, remote, key.protocol);

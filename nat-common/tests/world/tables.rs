@@ -264,7 +264,8 @@ impl Tables<Addr4> for MemoryTables {
 
     fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
         let guest = Guest {
-            sessions: References::new(1),
+            references: References::new(0),
+            sessions: Shared::new(0),
             ports: Shared::new(0),
         };
         add(&self.guests, *key, guest)

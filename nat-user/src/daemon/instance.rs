@@ -17,7 +17,7 @@ use crate::{
     compile::{Environment, Ruleset, compile},
     config::{self, Loaded, model::Config},
     dataplane::{
-        Dataplane, EndMode, Pins, Programs, SessionEntry, Sizes,
+        Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target},
     },
     host::{
@@ -37,6 +37,7 @@ pub(super) struct Instance {
     journal: Journal,
     dataplane: Dataplane,
     programs: Programs,
+    expiry: Expiry,
     state: State,
     applied: Applied,
     refusals: refusals::Watch,
@@ -109,6 +110,7 @@ impl Instance {
             journal,
             dataplane,
             programs,
+            expiry: Expiry::default(),
             packet_log,
         };
         instance.state.warnings = warnings;
@@ -293,20 +295,28 @@ impl Instance {
             .filter(|entry| matches(entry))
             .map(|entry| entry.key)
             .collect();
-        self.dataplane.end(&keys, EndMode::Now)
+        self.dataplane.end(&keys)
     }
 
-    /// Ends idle sessions and frees fragments that wait in vain.
-    pub(super) fn sweep(&self) {
+    /// Ends idle sessions and frees fragments that wait in vain; `true` if there is more to do.
+    pub(super) fn sweep(&mut self) -> bool {
         if let Err(error) = self.dataplane.expire_fragments() {
             log::error!("freeing fragments: {error:#}");
         }
-        match self.dataplane.expire(crate::clock::monotonic_s()) {
-            Ok(expired) if expired.ended > 0 => {
-                log::debug!("{} of {} sessions expired", expired.ended, expired.sessions);
+        let result = self
+            .expiry
+            .pass(&self.dataplane, crate::clock::monotonic_s());
+        match result {
+            Ok(pass) => {
+                if pass.ended > 0 {
+                    log::debug!("{} sessions expired", pass.ended);
+                }
+                pass.is_cut_short
             }
-            Ok(_) => {}
-            Err(error) => log::error!("ending idle sessions: {error:#}"),
+            Err(error) => {
+                log::error!("ending idle sessions: {error:#}");
+                false
+            }
         }
     }
 

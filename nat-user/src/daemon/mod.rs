@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     control::{ControlServer, Reply, Request, Response},
+    dataplane::PASS_BUDGET,
     host::events::Events,
     state,
 };
@@ -31,6 +32,8 @@ pub use teardown::tear_down;
 
 /// How often idle sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the next pass waits if one has used its budget up: a third of a core at the most.
+const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
 
@@ -146,7 +149,9 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
-        self.instance.sweep();
+        if self.instance.sweep() {
+            self.sweep.reset_after(SWEEP_PAUSE);
+        }
         self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -329,26 +329,6 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The daemon lives on without an interface, and uses it again when it is back.
-#[test]
-fn an_interface_that_vanishes_is_waited_for() -> Result<()> {
-    let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&net.config())?;
-    net.host.ip("link del vmbr1")?;
-    std::thread::sleep(Duration::from_millis(500));
-    ensure!(natbpf.is_running(), "natbpf ended: {}", natbpf.log());
-    net.host.ip(
-        "link add vmbr1 type bridge forward_delay 0 stp_state 0\nlink set vmbr1 up\n\
-         link set tap1 master vmbr1\nlink set tap2 master vmbr1",
-    )?;
-    std::thread::sleep(Duration::from_millis(1500));
-    let server = net.cli.udp("198.51.100.2:7000")?;
-    let guest = net.vm1.udp("0.0.0.0:5000")?;
-    let seen = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"back again")?;
-    ensure!(seen == at(Proxmox::PUBLIC, 5000), "seen as {seen}");
-    Ok(())
-}
-
 /// The largest segment that `status` shows of the uplink, once it is as it should be.
 fn shows_mss(natbpf: &Natbpf, wanted: &Value) -> Result<()> {
     let mut shown = Value::Null;
