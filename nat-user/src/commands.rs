@@ -16,6 +16,7 @@ use crate::{
         netlink::Netlink,
         setup::{self, Plan},
     },
+    refusals,
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
@@ -160,6 +161,7 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
+        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
     };
     report::to_stdout(|output| status::show(output, &status, format))
 }

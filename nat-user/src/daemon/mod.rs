@@ -6,6 +6,7 @@
 
 mod differences;
 mod instance;
+mod interfaces;
 mod privileges;
 mod teardown;
 
@@ -151,6 +152,7 @@ impl Daemon {
         if self.instance.sweep() {
             self.sweep.reset_after(SWEEP_PAUSE);
         }
+        self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);
     }
