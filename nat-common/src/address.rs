@@ -19,6 +19,9 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// Whether a packet from outside may carry it as its source (RFC 1812 section 5.3.7).
     fn is_valid_source(self) -> bool;
 
+    /// Whether it stands for many hosts: a group or a whole link.
+    fn is_group(self) -> bool;
+
     /// Whether packets to it go to one host, not to a group or a whole link.
     fn is_unicast(self) -> bool;
 

@@ -7,7 +7,7 @@ use crate::{
     checksum::{Diff, fold},
     counter::DropReason,
     packet::{ChecksumKind, Packet},
-    parse::{ICMP, Parsed, TCP, UDP},
+    parse::{ICMP, Parsed, QUERIED, TCP, UDP},
     rewrite::{ICMP_CHECKSUM, UDP_CHECKSUM},
     session::{SessionKey, View},
 };
@@ -43,6 +43,8 @@ pub const fn classify(icmp_type: u8) -> IcmpClass {
 pub struct Quoted<A> {
     l3: usize,
     l4: usize,
+    /// Whether it answers an ICMP query: then its identifier is that of its destination.
+    is_answer: bool,
     /// Its IP protocol number.
     pub protocol: u8,
     /// Its source.
@@ -92,27 +94,39 @@ pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Opt
     let l3 = error.l4 + Icmpv4Hdr::LEN;
     let header = A::parse_header(packet, l3)?;
     let l4 = l3 + header.header_len;
-    if header.fragment_offset != 0 || l4 + 8 > error.end() {
+    if header.fragment_offset != 0 {
+        return None;
+    }
+    let mut quoted = Quoted {
+        l3,
+        l4,
+        is_answer: false,
+        protocol: header.protocol,
+        source: Endpoint::new(header.source, Port::ZERO),
+        destination: Endpoint::new(header.destination, Port::ZERO),
+    };
+    if !matches!(header.protocol, TCP | UDP | ICMP) {
+        // Such a packet may be shorter than what is quoted of longer ones.
+        return (l4 <= error.end()).then_some(quoted);
+    }
+    if l4 + 8 > error.end() {
         return None;
     }
     let bytes = packet.read::<8>(l4)?;
     let (source_port, destination_port) = match header.protocol {
-        TCP | UDP => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
         ICMP => match classify(bytes[0]) {
-            IcmpClass::Request => (Port([bytes[4], bytes[5]]), Port::ZERO),
-            IcmpClass::Reply => (Port::ZERO, Port([bytes[4], bytes[5]])),
+            IcmpClass::Request => (Port([bytes[4], bytes[5]]), QUERIED),
+            IcmpClass::Reply => {
+                quoted.is_answer = true;
+                (QUERIED, Port([bytes[4], bytes[5]]))
+            }
             // No error is ever sent about an error (RFC 1122 section 3.2.2).
             IcmpClass::Error | IcmpClass::Other => return None,
         },
-        _ => (Port::ZERO, Port::ZERO),
+        _ => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
     };
-    Some(Quoted {
-        l3,
-        l4,
-        protocol: header.protocol,
-        source: Endpoint::new(header.source, source_port),
-        destination: Endpoint::new(header.destination, destination_port),
-    })
+    (quoted.source.port, quoted.destination.port) = (source_port, destination_port);
+    Some(quoted)
 }
 
 /// Checks the ICMP checksum of a whole message (RFC 5508 REQ-3).
@@ -191,7 +205,7 @@ fn write_quoted<A: Address, P: Packet>(
         _ => return Some(Diff::NONE),
     };
     if quoted.protocol == ICMP {
-        let id = if source.port == Port::ZERO {
+        let id = if quoted.is_answer {
             destination.port
         } else {
             source.port

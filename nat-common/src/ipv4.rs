@@ -33,6 +33,11 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn is_group(self) -> bool {
+        self.0[0] >= 224
+    }
+
+    #[inline(always)]
     fn is_unicast(self) -> bool {
         self.0[0] < 224
     }

@@ -8,6 +8,7 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::{DropReason, NO_RULE},
+    guest::{self, GuestKey},
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
@@ -53,6 +54,12 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | ICMP)
 }
 
+/// Whether there is an external port to be found: not for protocols without ports, nor where the
+/// guest has an address of its own.
+const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
+    has_ports(protocol) && snat.mapping != rule::mapping::ONE_TO_ONE
+}
+
 /// Opens a session from inside and gives the external endpoint.
 ///
 /// # Errors
@@ -65,7 +72,9 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     origin: Origin,
     snat: &Snat<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let host = if snat.rule == NO_RULE { flags::HOST } else { 0 };
     let (internal, remote) = (parsed.source(), parsed.destination());
     opening.request = Entry {
@@ -103,7 +112,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     forward: &Forward<A>,
 ) -> Result<(Endpoint<A>, Endpoint<A>), DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let internal = forward_target(parsed, forward);
     let (external, remote) = (parsed.destination(), parsed.source());
     let protocol = parsed.header.protocol;
@@ -112,6 +123,8 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         flags: flags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, forward.rule)
     };
+    opening.guest = GuestKey::new(internal.address, forward.network);
+    guest::enter(tables, &opening.guest)?;
     let mut outcome = Err(DropReason::PortsExhausted);
     tables.repeat(MAX_REMOTE_ATTEMPTS, |attempt| {
         let mut towards_guest = remote;
@@ -145,8 +158,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         }
         false
     });
-    if outcome.is_ok() {
-        tables.count_opened(forward.rule);
+    match outcome {
+        Ok(_) => tables.count_opened(forward.rule),
+        Err(_) => guest::leave(tables, &opening.guest),
     }
     outcome
 }
@@ -163,12 +177,22 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     owner: &PortOwner<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let Work { parsed, opening } = work;
+    let Work {
+        parsed, opening, ..
+    } = work;
     let protocol = parsed.header.protocol;
     let (external, remote) = (parsed.destination(), parsed.source());
     let internal = Endpoint::new(owner.address, owner.port);
     let permit = owner.filtering == rule::filtering::ADDRESS_DEPENDENT;
-    let held = hold(tables, external, remote.address, protocol, owner, permit)?;
+    opening.guest = GuestKey::new(owner.address, owner.network);
+    guest::enter(tables, &opening.guest)?;
+    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(held) => held,
+        Err(reason) => {
+            guest::leave(tables, &opening.guest);
+            return Err(reason);
+        }
+    };
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
         flags: flags::IN | flags::FROM_INITIATOR,
@@ -194,6 +218,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         }
         Err(refusal) => {
             release(tables, protocol, external, remote.address, held);
+            guest::leave(tables, &opening.guest);
             Err(refusal.reason())
         }
     }
@@ -214,17 +239,45 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     snat: &Snat<A>,
     server: &Server<A>,
 ) -> Result<(), DropReason> {
-    let Work { parsed, opening } = work;
+    let (protocol, external) = (work.parsed.header.protocol, work.parsed.destination());
+    if server.is_mapping {
+        let owner = tables.port(&PortKey::new(external, protocol));
+        if !owner.is_some_and(|owner| owner.references.acquire()) {
+            return Err(DropReason::Ending);
+        }
+    }
+    prepare_hairpin(tables, work, origin, snat, server);
+    let result = with_external(tables, &mut work.opening);
+    if result.is_err() && server.is_mapping {
+        release_port(tables, protocol, external);
+    }
+    result.map(|_| ())
+}
+
+/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+#[inline(never)]
+fn prepare_hairpin<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+    server: &Server<A>,
+) {
+    let Work {
+        parsed, opening, ..
+    } = work;
     let Server {
         endpoint,
         network,
         rule,
+        is_mapping,
     } = *server;
     let (client, external) = (parsed.source(), parsed.destination());
+    let held = if is_mapping { flags::HOLDS_SERVER } else { 0 };
     opening.request = Entry {
         key: parsed.key(View::Inside, origin.network),
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN,
+            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN | held,
             ..record(tables, client, endpoint, View::Inside, network, rule)
         },
     };
@@ -234,7 +287,6 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     };
     opening.origin = origin;
     opening.snat = *snat;
-    with_external(tables, opening).map(|_| ())
 }
 
 /// Adds the entries for the hook in between, then those of the session.
@@ -245,20 +297,19 @@ fn add_hairpin<A: Address, T: Tables<A>>(
 ) -> Result<(), Refusal> {
     let request_between = between_key(&opening.request);
     let answer_between = between_key(&opening.answer);
-    // Of a client that reaches the same server by another external port from the same port: in
-    // between the two could not be told apart, whatever the port.
-    let in_use = |error| match error {
-        InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
-        InsertError::Full => Refusal::Final(DropReason::TableFull),
-    };
+    // Between the hooks, answers from the same external port of the server's to the same client
+    // could not be told apart, whatever external port the client has.
     tables
         .add_session(&answer_between, &opening.answer.record)
-        .map_err(in_use)?;
+        .map_err(|error| match error {
+            InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
+            InsertError::Full => Refusal::Final(DropReason::TableFull),
+        })?;
     // Expiry looks at one entry of a session, which is not this one.
     opening.request.record.flags &= !flags::PRIMARY;
     let between = tables
         .add_session(&request_between, &opening.request.record)
-        .map_err(in_use);
+        .map_err(Refusal::from);
     opening.request.record.flags |= flags::PRIMARY;
     let result = between.and_then(|()| {
         add_pair(tables, opening).inspect_err(|_| tables.remove_session(&request_between))
@@ -275,6 +326,8 @@ pub struct Server<A> {
     pub network: u16,
     /// Number of the rule that a session with it counts under.
     pub rule: u32,
+    /// Whether it is known by a mapping of its own, not by a rule.
+    pub is_mapping: bool,
 }
 
 /// The guest's endpoint to which a forward rule sends a packet.
@@ -336,10 +389,11 @@ fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     }
 }
 
-/// The key of a hairpinned packet whose destination is rewritten and whose source is not.
+/// The key of a hairpinned packet of which everything is rewritten but the source address.
 #[inline(always)]
 fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     SessionKey {
+        source_port: entry.record.source_port,
         destination: entry.record.destination,
         destination_port: entry.record.destination_port,
         view: View::Between as u8,
@@ -370,12 +424,17 @@ fn with_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<Endpoint<A>, DropReason> {
+    let key = &opening.request.key;
+    opening.guest = GuestKey::new(key.source, key.network);
+    let is_guests = opening.request.record.flags & flags::HOST == 0;
+    if is_guests {
+        guest::enter(tables, &opening.guest)?;
+    }
     let Opening { request, snat, .. } = opening;
     let mut attempts = MAX_ATTEMPTS;
-    let mut wanted = request.key.source_port;
-    if !has_ports(request.key.protocol) {
+    let wanted = request.key.source_port;
+    if !is_searched(request.key.protocol, snat) {
         attempts = 1;
-        wanted = Port::ZERO;
     }
     opening.address = pooled_address(snat, request.key.source);
     let (first, last) = (snat.first_port, snat.last_port);
@@ -396,8 +455,10 @@ fn with_external<A: Address, T: Tables<A>>(
         }
     });
     settle(opening);
-    if opening.outcome.is_ok() {
-        tables.count_opened(opening.request.record.rule);
+    match opening.outcome {
+        Ok(_) => tables.count_opened(opening.request.record.rule),
+        Err(_) if is_guests => guest::leave(tables, &opening.guest),
+        Err(_) => {}
     }
     opening.outcome
 }
@@ -410,8 +471,9 @@ fn attempt_external<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
     attempt: u32,
 ) -> Result<Endpoint<A>, Refusal> {
-    if !has_ports(opening.request.key.protocol) {
-        let external = Endpoint::new(opening.address, Port::ZERO);
+    let key = &opening.request.key;
+    if !is_searched(key.protocol, &opening.snat) {
+        let external = Endpoint::new(opening.address, key.source_port);
         return match add_entries(tables, opening, external, 0) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
             result => result.map(|()| external),
@@ -458,7 +520,7 @@ fn open_held<A: Address, T: Tables<A>>(
 }
 
 /// Adds all entries of the session, with an external endpoint and the references that it holds.
-#[inline(always)]
+#[inline(never)]
 fn add_entries<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
@@ -492,7 +554,7 @@ fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
 }
 
 /// The external endpoint that the internal one has already, with a reference to it.
-#[inline(always)]
+#[inline(never)]
 fn existing_mapping<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &Opening<A>,
@@ -504,7 +566,14 @@ fn existing_mapping<A: Address, T: Tables<A>>(
         return Ok(None);
     };
     let external = Endpoint::new(mapping.address, mapping.port);
-    match tables.port(&PortKey::new(external, opening.request.key.protocol)) {
+    let key = &opening.request.key;
+    if tables.host_socket(key.protocol, key.destination_endpoint(), external)
+        == HostSocket::Connected
+    {
+        // The host talks to this remote from that port itself.
+        return Err(Refusal::Final(DropReason::RemoteInUse));
+    }
+    match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => Ok(Some(external)),
         _ => Err(Refusal::Final(DropReason::Ending)),
     }
@@ -533,6 +602,7 @@ fn claim<A: Address, T: Tables<A>>(
     let Opening {
         request,
         origin,
+        guest,
         snat,
         ..
     } = opening;
@@ -567,10 +637,13 @@ fn claim<A: Address, T: Tables<A>>(
         rule: snat.rule,
         references: 1,
     };
-    tables.add_port(&key, &record)?;
     if is_shared {
-        return Ok(());
+        return tables.add_port(&key, &record).map_err(Refusal::from);
     }
+    guest::take_port(tables, guest).map_err(Refusal::Final)?;
+    tables
+        .add_port(&key, &record)
+        .inspect_err(|_| guest::give_port(tables, guest))?;
     let mapping = MappingRecord {
         address: external.address,
         port: external.port,
@@ -581,6 +654,7 @@ fn claim<A: Address, T: Tables<A>>(
         .map_err(|error| {
             // Another CPU made one for the same internal endpoint: that is found at the next turn.
             tables.remove_port(&key);
+            guest::give_port(tables, guest);
             error.into()
         })
 }
@@ -675,14 +749,25 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
         }
     }
     if held & flags::HOLDS_PORT != 0 {
-        let key = PortKey::new(external, protocol);
-        if let Some(owner) = tables.port(&key)
-            && owner.references.release()
-        {
-            if owner.is_exclusive() {
-                tables.remove_mapping(&owner.mapping_key(protocol));
-            }
-            tables.remove_port(&key);
+        release_port(tables, protocol, external);
+    }
+}
+
+/// Gives back a reference to an external port.
+#[inline(never)]
+pub(crate) fn release_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    protocol: u8,
+    external: Endpoint<A>,
+) {
+    let key = PortKey::new(external, protocol);
+    if let Some(owner) = tables.port(&key)
+        && owner.references.release()
+    {
+        if owner.is_exclusive() {
+            tables.remove_mapping(&owner.mapping_key(protocol));
+            guest::give_port(tables, &GuestKey::new(owner.address, owner.network));
         }
+        tables.remove_port(&key);
     }
 }

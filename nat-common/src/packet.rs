@@ -24,6 +24,9 @@ pub trait Packet {
     /// Reads `N` bytes.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// Makes the bytes before `end` readable, where the carrier has them elsewhere.
+    fn make_readable(&mut self, end: usize);
+
     /// Writes `N` bytes.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 
@@ -128,6 +131,8 @@ impl Packet for SlicePacket<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes.get(offset..)?.first_chunk::<N>().copied()
     }
+
+    fn make_readable(&mut self, _end: usize) {}
 
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         *self.bytes.get_mut(offset..)?.first_chunk_mut::<N>()? = bytes;

@@ -10,6 +10,7 @@ use crate::{
     counter::DropReason,
     icmp::{self, IcmpClass},
     packet::Packet,
+    rewrite::{DCCP, UDP_LITE},
     session::{SessionKey, View},
     tables::Traffic,
     work::settle,
@@ -21,6 +22,11 @@ pub const ICMP: u8 = IpProto::Icmp as u8;
 pub const TCP: u8 = IpProto::Tcp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
+
+/// Stands for the port of an ICMP query's target: a query has but one identifier, which counts as
+/// the port of the host that asks. Other messages than queries and their answers have 0 on both
+/// sides, so that an identifier of 0 is not taken for none.
+pub const QUERIED: Port = Port::new(1);
 
 /// A network header, of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,9 +87,9 @@ pub struct Parsed<A> {
     pub transport: Transport,
     /// Length of the transport header in bytes.
     pub transport_len: usize,
-    /// Source port, or the identifier of an ICMP query.
+    /// Source port, or the identifier of an ICMP query; [`QUERIED`] in its answer.
     pub source_port: Port,
-    /// Destination port, or the identifier of an answer to an ICMP query.
+    /// Destination port, or the identifier of an answer to an ICMP query; [`QUERIED`] in a query.
     pub destination_port: Port,
     /// Whether the ports are known: those of a later fragment stand in the first one.
     pub has_ports: bool,
@@ -137,6 +143,40 @@ impl<A: Address> Parsed<A> {
             Transport::IcmpQuery { is_reply } => !is_reply,
             Transport::Udp | Transport::Opaque => true,
             Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+        }
+    }
+
+    /// Whether nobody could answer it, because a port is 0 or its source is where it goes to.
+    ///
+    /// # Errors
+    ///
+    /// Which of the two.
+    #[inline(always)]
+    pub fn check_ends(&self) -> Result<(), DropReason> {
+        let has_ports = matches!(self.header.protocol, TCP | UDP) && self.has_ports;
+        if has_ports && (self.source_port == Port::ZERO || self.destination_port == Port::ZERO) {
+            return Err(DropReason::PortZero);
+        }
+        if self.header.source == self.header.destination {
+            return Err(DropReason::SameEndpoints);
+        }
+        Ok(())
+    }
+
+    /// Whether its source is one that a host can have.
+    ///
+    /// # Errors
+    ///
+    /// What else it is.
+    #[inline(always)]
+    pub fn check_source(&self) -> Result<(), DropReason> {
+        let source = self.header.source;
+        if source.is_valid_source() {
+            Ok(())
+        } else if source.is_group() {
+            Err(DropReason::BroadcastSource)
+        } else {
+            Err(DropReason::MartianSource)
         }
     }
 
@@ -206,6 +246,8 @@ fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) ->
         TCP => parse_tcp(packet, parsed, room),
         UDP => parse_udp(packet, parsed, room),
         ICMP => parse_icmp(packet, parsed, room),
+        // Their checksum is to be rewritten.
+        UDP_LITE | DCCP if room < UdpHdr::LEN => None,
         _ => {
             parsed.transport = Transport::Opaque;
             Some(())
@@ -259,11 +301,11 @@ fn parse_icmp<A: Address, P: Packet>(
     parsed.transport_len = Icmpv4Hdr::LEN;
     parsed.transport = match icmp::classify(bytes[0]) {
         IcmpClass::Request => {
-            parsed.source_port = id;
+            (parsed.source_port, parsed.destination_port) = (id, QUERIED);
             Transport::IcmpQuery { is_reply: false }
         }
         IcmpClass::Reply => {
-            parsed.destination_port = id;
+            (parsed.source_port, parsed.destination_port) = (QUERIED, id);
             Transport::IcmpQuery { is_reply: true }
         }
         IcmpClass::Error => Transport::IcmpError,

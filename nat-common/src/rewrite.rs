@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Offset of the checksum in a TCP header.
-const TCP_CHECKSUM: usize = 16;
+pub(crate) const TCP_CHECKSUM: usize = 16;
 /// Offset of the checksum in a UDP header.
 pub(crate) const UDP_CHECKSUM: usize = 6;
 /// Offset of the checksum in an ICMP header.
@@ -21,8 +21,8 @@ pub(crate) const ICMP_CHECKSUM: usize = 2;
 const ICMP_ID: usize = 4;
 
 /// UDP-Lite and DCCP keep a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
-const UDP_LITE: u8 = 136;
-const DCCP: u8 = 33;
+pub(crate) const UDP_LITE: u8 = 136;
+pub(crate) const DCCP: u8 = 33;
 
 /// Gives the packet a new source and destination.
 ///

@@ -1,8 +1,9 @@
 //! Ending sessions: by idle time, or because they are no longer wanted.
 
 use crate::{
-    address::{Address, Endpoint},
-    open::release,
+    address::{Address, Endpoint, Port},
+    guest::{self, GuestKey},
+    open::{release, release_port},
     parse::{ICMP, TCP, UDP},
     rule::Settings,
     session::{DEAD, Session, SessionKey, View, flags},
@@ -159,18 +160,34 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     let (held, rule) = (session.flags, session.rule);
     if session.has(flags::HAIRPIN) {
         let answer_to = Endpoint::new(key.source, key.source_port);
-        tables.remove_session(&between(key, session.destination_endpoint()));
-        tables.remove_session(&between(&peer_key, answer_to));
+        let answer_from = key.destination_port;
+        tables.remove_session(&between(
+            key,
+            session.source_port,
+            session.destination_endpoint(),
+        ));
+        tables.remove_session(&between(&peer_key, answer_from, answer_to));
     }
     tables.remove_session(&peer_key);
     tables.remove_session(key);
     release(tables, protocol, external, remote, held);
+    if held & flags::HOLDS_SERVER != 0 {
+        release_port(tables, protocol, key.destination_endpoint());
+    }
+    if held & flags::HOST == 0 {
+        guest::leave(tables, &GuestKey::new(key.source, key.network));
+    }
     tables.count_closed(rule);
 }
 
 #[inline(always)]
-fn between<A: Address>(inside: &SessionKey<A>, destination: Endpoint<A>) -> SessionKey<A> {
+fn between<A: Address>(
+    inside: &SessionKey<A>,
+    source_port: Port,
+    destination: Endpoint<A>,
+) -> SessionKey<A> {
     SessionKey {
+        source_port,
         destination: destination.address,
         destination_port: destination.port,
         view: View::Between as u8,

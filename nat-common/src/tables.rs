@@ -4,9 +4,11 @@ use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
     fragment::{Datagram, FragmentKey, FragmentPorts, Held},
+    guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
     rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
+    shared::Shared,
 };
 
 /// Why an entry was not added.
@@ -98,6 +100,13 @@ pub trait Tables<A: Address> {
     /// Removes a permit.
     fn remove_permit(&self, key: &PermitKey<A>);
 
+    /// Looks up what a guest has.
+    fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
+    /// Adds a guest with nothing and no reference.
+    fn add_guest(&self, key: &GuestKey<A>) -> Result<(), InsertError>;
+    /// Removes a guest.
+    fn remove_guest(&self, key: &GuestKey<A>);
+
     /// The forward rule for packets to an external endpoint.
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;
     /// The source translation rule for packets of `source` that leave by `uplink`.
@@ -123,6 +132,9 @@ pub trait Tables<A: Address> {
     fn remove_datagram(&self, key: &FragmentKey<A>);
     /// A slot for a fragment that waits for the first one.
     fn held(&self, slot: u32) -> Option<&Held<A>>;
+
+    /// The clock of refusals with this number, below [`crate::refusal::CLOCKS`].
+    fn refusal_clock(&self, number: u32) -> Option<&Shared>;
 
     /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;

@@ -7,9 +7,11 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::DropReason,
+    guest::GuestKey,
     open::Origin,
     parse::Parsed,
     port::PortSearch,
+    refusal,
     rule::Snat,
     session::{SessionKey, SessionRecord},
 };
@@ -22,6 +24,8 @@ pub struct Work<A> {
     pub parsed: Parsed<A>,
     /// The session that it opens.
     pub opening: Opening<A>,
+    /// The answer to its refusal.
+    pub refusal: [u8; refusal::MAX_LEN],
 }
 
 /// The two entries of a session that is being opened.
@@ -34,6 +38,8 @@ pub struct Opening<A> {
     pub answer: Entry<A>,
     /// Where the packet comes from.
     pub origin: Origin,
+    /// Whose session it is.
+    pub guest: GuestKey<A>,
     /// The rule that gives the request its external source.
     pub snat: Snat<A>,
     /// The external address.
@@ -70,6 +76,11 @@ impl<A: Address> Work<A> {
                 uplink: 0,
                 network: 0,
             },
+            guest: GuestKey {
+                address: A::UNSPECIFIED,
+                network: 0,
+                reserved: 0,
+            },
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,
             search: PortSearch::EMPTY,
@@ -78,6 +89,7 @@ impl<A: Address> Work<A> {
         Self {
             parsed: Parsed::EMPTY,
             opening,
+            refusal: [0; refusal::MAX_LEN],
         }
     }
 }

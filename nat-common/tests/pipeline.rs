@@ -5,12 +5,15 @@
 
 mod pipeline {
     mod fragments;
+    mod guests;
     mod hairpin;
     mod host;
     mod icmp;
     mod limits;
     mod malformed;
     mod memory;
+    mod mss;
+    mod one_to_one;
     mod packets;
     mod portless;
     mod rules;

@@ -6,7 +6,9 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 
+mod arp;
 mod maps;
+mod refusal;
 mod sessions;
 mod skb;
 mod socket;
@@ -23,7 +25,7 @@ use nat_common::{
     address::Addr4,
     fragment,
     parse::Parsed,
-    pipeline::{self, Outcome, Place, Verdict},
+    pipeline::{self, Decision, Place},
     work::Work,
 };
 use skb::Skb;
@@ -43,7 +45,9 @@ macro_rules! entry_points {
             $(#[$doc])*
             #[classifier]
             pub(crate) fn $name(ctx: TcContext) -> i32 {
-                run::<ETHERNET>(&ctx, $function)
+                run::<ETHERNET>(&ctx, |packet, maps, place, work| {
+                    $function(packet, maps, place, work).into()
+                })
             }
 
             $(#[$doc])*
@@ -51,15 +55,37 @@ macro_rules! entry_points {
             /// For devices without a link-layer header.
             #[classifier]
             pub(crate) fn $raw_name(ctx: TcContext) -> i32 {
-                run::<NO_LINK_LAYER>(&ctx, $function)
+                run::<NO_LINK_LAYER>(&ctx, |packet, maps, place, work| {
+                    $function(packet, maps, place, work).into()
+                })
             }
         )*
     };
 }
 
+/// Uplink, ingress.
+#[classifier]
+pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
+    if Skb::is_arp(&ctx) {
+        return arp::answer(&ctx);
+    }
+    run::<ETHERNET>(&ctx, inbound)
+}
+
+/// Uplink, ingress.
+///
+/// For devices without a link-layer header.
+#[classifier]
+pub(crate) fn nat_inbound_l3(ctx: TcContext) -> i32 {
+    run::<NO_LINK_LAYER>(&ctx, inbound)
+}
+
+#[inline(always)]
+fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) -> Decision {
+    pipeline::inbound(packet, maps, place, work).into()
+}
+
 entry_points! {
-    /// Uplink, ingress.
-    nat_inbound, nat_inbound_l3 => pipeline::inbound::<Addr4, _, _>;
     /// Uplink, egress.
     nat_outbound, nat_outbound_l3 => pipeline::outbound::<Addr4, _, _>;
     /// Network, ingress.
@@ -72,7 +98,7 @@ entry_points! {
 #[inline(always)]
 fn run<const L3: usize>(
     ctx: &TcContext,
-    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Outcome,
+    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Decision,
 ) -> i32 {
     let Some(mut skb) = Skb::ipv4(ctx, L3) else {
         return NEXT;
@@ -82,17 +108,22 @@ fn run<const L3: usize>(
         l3: L3,
         interface: skb.interface(),
     };
-    match decide(&mut skb, &Maps { skb: ctx.skb.skb }, place, work) {
-        Ok(Verdict::Untouched | Verdict::Translated) => NEXT,
-        Ok(Verdict::Opened) => {
+    let maps = Maps { skb: ctx.skb.skb };
+    match decide(&mut skb, &maps, place, work) {
+        Decision::GoesOn => NEXT,
+        Decision::Opened => {
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
-        Ok(Verdict::Kept) => TC_ACT_SHOT,
-        Err(reason) => {
+        Decision::Kept => TC_ACT_SHOT,
+        Decision::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
-            TC_ACT_SHOT
+            if reason.is_refusal() {
+                refusal::answer(&skb, &maps, work, L3)
+            } else {
+                TC_ACT_SHOT
+            }
         }
     }
 }

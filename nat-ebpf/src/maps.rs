@@ -20,16 +20,19 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DROP_REASONS, DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
+    guest::{Guest, GuestKey4, GuestRecord},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     parse::{ICMP, TCP, UDP},
+    refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
         Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
+    shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
     work::{Work, settle},
 };
@@ -50,6 +53,8 @@ static MAPPINGS: HashMap<MappingKey4, MappingRecord4> = HashMap::pinned(262_144,
 static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
 #[map]
 static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
+#[map]
+static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
 #[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
 #[map]
@@ -74,6 +79,10 @@ static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
 static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
+
+/// When guests were last told of refusals.
+#[map]
+static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
 
 /// Where a packet's headers are kept while it is decided on.
 #[map]
@@ -263,6 +272,29 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        // SAFETY: `Guest` is `GuestRecord` with atomics.
+        unsafe { shared(GUESTS.get_ptr_mut(key)) }
+    }
+
+    #[inline(always)]
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        let nothing = GuestRecord {
+            references: 0,
+            sessions: 0,
+            ports: 0,
+        };
+        GUESTS
+            .insert(key, nothing, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn remove_guest(&self, key: &GuestKey4) {
+        let _gone_already = GUESTS.remove(key);
+    }
+
+    #[inline(always)]
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
@@ -365,6 +397,12 @@ impl Tables<Addr4> for Maps {
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
         // SAFETY: what changes in the value is atomic, or guarded by what is.
         unsafe { shared(HELD.get_ptr_mut(slot)) }
+    }
+
+    #[inline(always)]
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        // SAFETY: `Shared` is an atomic `u32`.
+        unsafe { shared(REFUSALS.get_ptr_mut(number)) }
     }
 
     #[inline(always)]

@@ -50,6 +50,20 @@ pub(crate) struct Skb {
 }
 
 impl Skb {
+    /// Whether the packet is ARP, and of this interface: without the number of a VLAN.
+    #[inline(always)]
+    pub(crate) fn is_arp(ctx: &TcContext) -> bool {
+        // SAFETY: the kernel gives a valid context to every program.
+        let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
+        protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
+    }
+
+    /// The packet, whatever it is.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
     /// The packet if it is IPv4, with its headers where they can be read.
     ///
     /// A packet with a VLAN tag is not this interface's but that of a VLAN on top of it; only a
@@ -89,6 +103,12 @@ impl Skb {
             // SAFETY: the context is valid; all packet pointers are made anew after this.
             unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
         }
+    }
+
+    /// The kernel's context.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.skb
     }
 
     /// Index of the interface whose hook this is.
@@ -138,6 +158,11 @@ impl Packet for Skb {
         // SAFETY: the pointer was checked against the packet's end.
         self.at::<N>(offset)
             .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+    }
+
+    #[inline(always)]
+    fn make_readable(&mut self, end: usize) {
+        self.pull(end, self.len() as u32);
     }
 
     #[inline(always)]

@@ -101,12 +101,13 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
     }
     let config = &loaded.config;
     print(vec![format!(
-        "{}: {} uplinks, {} networks, {} snat and {} forward rules, all right",
+        "{}: {} uplinks, {} networks, {} snat, {} forward and {} nat rules, all right",
         file.display(),
         config.uplinks.len(),
         config.networks.len(),
         config.snat.len(),
         config.forwards.len(),
+        config.nats.len(),
     )])
 }
 

@@ -24,7 +24,7 @@ use nat_common::{
 };
 
 use crate::config::model::{
-    Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NetworkId,
+    Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NatRule, NetworkId,
     PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
 use crate::state::{Numbers, RuleKind};
@@ -60,6 +60,8 @@ pub trait Numbering {
     fn snat(&mut self, name: &str) -> u32;
     /// The number of a `[[forward]]` rule, from 1.
     fn forward(&mut self, name: &str) -> u32;
+    /// The number of a `[[nat]]` rule, from 1.
+    fn nat(&mut self, name: &str) -> u32;
 }
 
 impl Numbering for Numbers {
@@ -77,6 +79,10 @@ impl Numbering for Numbers {
 
     fn forward(&mut self, name: &str) -> u32 {
         self.rule(RuleKind::Forward, name)
+    }
+
+    fn nat(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Nat, name)
     }
 }
 
@@ -124,6 +130,14 @@ pub fn wire(address: Ipv4Addr) -> Addr4 {
     Addr4(address.octets())
 }
 
+/// Where a rule sends packets.
+#[derive(Clone, Copy)]
+struct Target {
+    to: Ipv4Addr,
+    rule: u32,
+    hairpin: bool,
+}
+
 struct Compiler<'a> {
     config: &'a Config,
     environment: &'a Environment,
@@ -162,13 +176,17 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The uplinks' addresses and the pools of the source translation rules.
+    /// The uplinks' addresses, those of single guests and the pools of the source translation
+    /// rules.
     fn addresses(&mut self) {
         let mut seen = BTreeMap::new();
         for (id, _) in self.config.uplinks.iter().enumerate() {
             for address in self.uplink_addresses(UplinkId(id)) {
                 seen.entry(*address).or_insert(id);
             }
+        }
+        for rule in &self.config.nats {
+            seen.entry(rule.address).or_insert(rule.uplink.0);
         }
         for rule in &self.config.snat {
             if let SnatTarget::Pool { first, last } = rule.to {
@@ -196,13 +214,16 @@ impl<'a> Compiler<'a> {
             if let SnatSource::Prefix(prefix) = rule.source
                 && !self.holds_external_address(prefix)
             {
-                let gateway = Ipv4Addr::UNSPECIFIED;
-                prefixes.insert(prefix.trunc(), (self.network_of(prefix.addr()), gateway));
+                prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
         }
-        for (id, network) in self.config.networks.iter().enumerate() {
-            let gateway = network.address.addr();
-            prefixes.insert(network.address.trunc(), (self.networks[id], gateway));
+        for rule in &self.config.nats {
+            let guest = rule.to.into();
+            prefixes.insert(guest, self.place_of(guest));
+        }
+        for network in &self.config.networks {
+            let prefix = network.address.trunc();
+            prefixes.insert(prefix, self.place_of(prefix));
         }
         for (prefix, (network, gateway)) in prefixes {
             let key = InsideKey4 {
@@ -231,6 +252,16 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// Number and gateway of the network that holds all of a prefix; of none if it is routed.
+    fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
+        let mut networks = self.config.networks.iter().zip(&self.networks);
+        networks
+            .find(|(network, _)| network.address.contains(&prefix))
+            .map_or((0, Ipv4Addr::UNSPECIFIED), |(network, number)| {
+                (*number, network.address.addr())
+            })
+    }
+
     /// The number of the network whose prefix holds an address, 0 if none does.
     fn network_of(&self, address: Ipv4Addr) -> u16 {
         let mut networks = self.config.networks.iter().zip(&self.networks);
@@ -254,6 +285,14 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        // What an earlier rule has of such an address is its exception.
+        for nat in &self.config.nats {
+            let number = numbers.nat(&nat.name);
+            for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+                let taken = taken.entry((protocol, nat.address)).or_default();
+                self.nat(nat, number, protocol, taken);
+            }
+        }
     }
 
     /// One rule for one protocol and address.
@@ -271,14 +310,56 @@ impl<'a> Compiler<'a> {
             ports => ports,
         };
         let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
+        let target = Target {
+            to: forward.to,
+            rule: number,
+            hairpin: forward.hairpin,
+        };
+        self.forward_ports(target, (protocol, address), ports, &kept, taken);
+    }
+
+    /// All of one protocol of a guest's own external address.
+    fn nat(&mut self, nat: &NatRule, number: u32, protocol: u8, taken: &mut Taken) {
+        let kept = if self.is_reached_otherwise(nat.uplink) {
+            BTreeSet::new()
+        } else {
+            self.kept_ports(&self.config.uplinks[nat.uplink.0], protocol, nat.address)
+        };
+        let target = Target {
+            to: nat.to,
+            rule: number,
+            hairpin: nat.hairpin,
+        };
+        self.forward_ports(target, (protocol, nat.address), &[ALL_PORTS], &kept, taken);
+    }
+
+    /// Whether the host holds an address of the uplink that is no guest's.
+    fn is_reached_otherwise(&self, uplink: UplinkId) -> bool {
+        let own = self.environment.uplink_addresses.get(uplink.0);
+        let mut held = own
+            .into_iter()
+            .flatten()
+            .chain(self.uplink_addresses(uplink))
+            .filter(|address| self.environment.host_addresses.contains(address));
+        held.any(|held| self.config.nats.iter().all(|nat| nat.address != *held))
+    }
+
+    fn forward_ports(
+        &mut self,
+        target: Target,
+        (protocol, address): (u8, Ipv4Addr),
+        ports: &[PortForward],
+        kept: &BTreeSet<u16>,
+        taken: &mut Taken,
+    ) {
         for mapping in ports {
             let names_one_port = mapping.external.count() == 1;
-            let entry = self.forward_entry(forward, number, *mapping);
+            let entry = self.forward_entry(target, *mapping);
             for piece in taken.take(mapping.external) {
                 let pieces = if names_one_port {
                     vec![piece]
                 } else {
-                    without(piece, &kept)
+                    without(piece, kept)
                 };
                 for (port, bits) in pieces.into_iter().flat_map(prefixes) {
                     let key = forward_key(protocol, address, port);
@@ -289,19 +370,19 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn forward_entry(&self, forward: &ForwardRule, number: u32, ports: PortForward) -> Forward4 {
+    fn forward_entry(&self, target: Target, ports: PortForward) -> Forward4 {
         let is_many_to_one = ports.internal.count() != ports.external.count();
         let mut flags = 0;
         if is_many_to_one {
             flags |= forward_flags::MANY_TO_ONE;
         }
-        if forward.hairpin {
+        if target.hairpin {
             flags |= forward_flags::HAIRPIN;
         }
         Forward4 {
-            to: wire(forward.to),
-            rule: number,
-            network: self.network_of(forward.to),
+            to: wire(target.to),
+            rule: target.rule,
+            network: self.network_of(target.to),
             first_external: ports.external.first,
             first_internal: ports.internal.first,
             flags,
@@ -324,13 +405,12 @@ impl<'a> Compiler<'a> {
     }
 
     fn snats(&mut self, numbers: &mut impl Numbering) {
-        let rules: Vec<u32> = self
-            .config
-            .snat
-            .iter()
-            .map(|rule| numbers.snat(&rule.name))
-            .collect();
-        for (rule, &number) in self.config.snat.iter().zip(&rules) {
+        let config = self.config;
+        let snat = config.snat.iter().map(|rule| numbers.snat(&rule.name));
+        let rules: Vec<u32> = snat.collect();
+        let nats = config.nats.iter().map(|rule| numbers.nat(&rule.name));
+        let nats: Vec<u32> = nats.collect();
+        for (rule, &number) in config.snat.iter().zip(&rules) {
             for prefix in &rule.exclude {
                 let key = ExcludeKey4 {
                     rule: number,
@@ -344,17 +424,28 @@ impl<'a> Compiler<'a> {
         }
         for uplink in (0..self.config.uplinks.len()).map(UplinkId) {
             // What comes from no network at all is known by its address alone.
-            self.snats_of(uplink, None, &rules);
+            self.snats_of(uplink, None, &rules, &nats);
             for network in (0..self.config.networks.len()).map(NetworkId) {
-                self.snats_of(uplink, Some(network), &rules);
+                self.snats_of(uplink, Some(network), &rules, &nats);
             }
         }
     }
 
     /// The rules for packets of one network that leave by one uplink.
-    fn snats_of(&mut self, uplink: UplinkId, network: Option<NetworkId>, numbers: &[u32]) {
-        let mut rules = Vec::new();
-        for (rule, &number) in self.config.snat.iter().zip(numbers) {
+    fn snats_of(
+        &mut self,
+        uplink: UplinkId,
+        network: Option<NetworkId>,
+        snat_numbers: &[u32],
+        nat_numbers: &[u32],
+    ) {
+        let nats = self.config.nats.iter().zip(nat_numbers);
+        // Before the others: a guest with an address of its own has no other.
+        let mut rules: Vec<(Ipv4Net, Snat4)> = nats
+            .filter(|(rule, _)| rule.uplink == uplink)
+            .map(|(rule, &number)| (rule.to.into(), one_to_one(rule, number)))
+            .collect();
+        for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
             let prefix = match rule.source {
                 SnatSource::Prefix(prefix) => prefix.trunc(),
                 SnatSource::Network(id) if network.is_none_or(|network| network == id) => {
@@ -439,6 +530,21 @@ impl<'a> Compiler<'a> {
             has_excludes: (!rule.exclude.is_empty()).into(),
             reserved: 0,
         }
+    }
+}
+
+/// The source translation of a guest with an external address of its own.
+fn one_to_one(rule: &NatRule, number: u32) -> Snat4 {
+    Snat4 {
+        first: wire(rule.address),
+        last: wire(rule.address),
+        rule: number,
+        first_port: 1,
+        last_port: u16::MAX,
+        mapping: rule::mapping::ONE_TO_ONE,
+        filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+        has_excludes: 0,
+        reserved: 0,
     }
 }
 

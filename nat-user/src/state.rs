@@ -78,7 +78,12 @@ pub enum RuleKind {
     Snat,
     /// `[[forward]]`.
     Forward,
+    /// `[[nat]]`.
+    Nat,
 }
+
+/// How many kinds of rules there are.
+const RULE_KINDS: usize = 3;
 
 /// The numbers that stand in maps for the names of the configuration.
 ///
@@ -93,7 +98,7 @@ pub struct Numbers {
     pub networks: BTreeMap<String, u16>,
     /// The rule with number `n` stands at `n - 1`.
     rules: Vec<RuleEntry>,
-    by_name: [HashMap<String, u32>; 2],
+    by_name: [HashMap<String, u32>; RULE_KINDS],
 }
 
 /// A rule that is or was configured.
@@ -319,7 +324,7 @@ impl TryFrom<StoredNumbers> for Numbers {
                 ));
             }
         }
-        let mut by_name = [HashMap::new(), HashMap::new()];
+        let mut by_name: [HashMap<_, _>; RULE_KINDS] = Default::default();
         for (rule, number) in rules.iter().zip(1..) {
             let is_new = by_name[rule.kind as usize]
                 .insert(rule.name.clone(), number)
@@ -361,6 +366,7 @@ impl fmt::Display for RuleKind {
         f.pad(match self {
             Self::Snat => "snat",
             Self::Forward => "forward",
+            Self::Nat => "nat",
         })
     }
 }
@@ -519,16 +525,17 @@ mod tests {
         numbers.set_active(|_, _| false);
         let text = serde_json::to_string(&numbers).unwrap();
         let mut numbers: Numbers = serde_json::from_str(&text).unwrap();
-        assert_eq!(numbers.rule(RuleKind::Forward, "b"), 3);
+        assert_eq!(numbers.rule(RuleKind::Nat, "a"), 3);
+        assert_eq!(numbers.rule(RuleKind::Forward, "b"), 4);
         assert_eq!(numbers.rule(RuleKind::Forward, "a"), 2);
         assert_eq!((numbers.uplink("y"), numbers.network("v")), (3, 2));
         let active: Vec<bool> = numbers.rules().iter().map(|rule| rule.is_active).collect();
-        assert_eq!(active, [false, true, true]);
+        assert_eq!(active, [false, true, true, true]);
         assert_eq!(
             (
                 numbers.rule_name(1),
                 numbers.rule_name(0),
-                numbers.rule_name(4)
+                numbers.rule_name(5)
             ),
             ("a", "", "")
         );

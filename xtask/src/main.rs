@@ -6,9 +6,14 @@ mod bench;
 mod build;
 mod check;
 mod command;
+#[cfg(test)]
+mod compliance;
+mod conformance;
 mod lab;
 mod run;
 mod setup;
+#[cfg(test)]
+mod sources;
 mod test;
 
 use std::process::ExitCode;

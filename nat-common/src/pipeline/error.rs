@@ -32,9 +32,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     }
     let source = error.header.source;
-    if !source.is_valid_source() {
-        return Err(DropReason::MartianSource);
-    }
+    error.check_source()?;
     if tables.inside(generation(tables), source).is_some() {
         return Err(DropReason::InternalSource);
     }
@@ -160,10 +158,11 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
         let Some(peer) = tables.session(&peer_key) else {
             return Ok(Verdict::Untouched);
         };
+        // (The port of the sender was rewritten already.)
         translation(
             error.header.source,
             error,
-            quoted.source,
+            peer.destination_endpoint(),
             peer.source_endpoint(),
         )
     } else {

@@ -1,15 +1,16 @@
 //! Network, ingress and egress: packets between guests by an external address.
 //!
-//! At ingress only the destination is rewritten, so that the kernel sees a packet from a guest to
-//! a guest and routes it as such; a source of the host's own would be a martian to it. At egress
-//! the source is. Both ends see external addresses alone.
+//! At ingress everything but the source address is rewritten, so that the kernel sees a packet from
+//! a guest to a guest and routes it as such; a source of the host's own would be a martian to it.
+//! At egress the source address is. Both ends see external addresses alone. The source port tells
+//! the two directions apart where a guest sends to itself from the very port that it sends to.
 
 use super::{
     Outcome, Place, Verdict, enter, error, find, generation, network_of, renumber,
     resolve_fragment, translate,
 };
 use crate::{
-    address::{Address, Endpoint},
+    address::{Address, Endpoint, Port},
     counter::DropReason,
     fragment::Order,
     mapping::PortKey,
@@ -17,7 +18,10 @@ use crate::{
     packet::Packet,
     parse::{Parsed, Transport, parse},
     rewrite::rewrite,
-    rule::{ExternalAddress, Snat, filtering, forward_flags, mapping},
+    rule::{
+        ExternalAddress, Interface, Snat, filtering, forward_flags, inside_flags, interface_flags,
+        mapping, role,
+    },
     session::{View, flags},
     tables::Tables,
     work::Work,
@@ -38,7 +42,13 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let generation = generation(tables);
-    let network = network_of(tables, place.interface);
+    let network = match tables.interface(place.interface) {
+        Some(interface) if interface.role == role::NETWORK => {
+            check_guest(packet, tables, parsed, interface, generation)?;
+            interface.number
+        }
+        _ => 0,
+    };
     if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
     {
         return Ok(Verdict::Kept);
@@ -57,15 +67,9 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         if !session.has(flags::HAIRPIN) {
             return Ok(Verdict::Untouched);
         }
+        let source = Endpoint::new(parsed.header.source, session.source_port);
         let destination = session.destination_endpoint();
-        return translate(
-            packet,
-            tables,
-            parsed,
-            session,
-            parsed.source(),
-            destination,
-        );
+        return translate(packet, tables, parsed, session, source, destination);
     }
     if !parsed.may_open() {
         return Ok(Verdict::Untouched);
@@ -76,9 +80,55 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         network,
     };
     match server(tables, parsed, origin) {
-        Some(server) => open(packet, tables, work, origin, &server),
+        Some(server) => {
+            if let Some(reason) = open(tables, work, origin, &server) {
+                return Err(reason);
+            }
+            let port = work.opening.request.record.source_port;
+            opened(packet, tables, &work.parsed, &server, port)
+        }
         None => not_ours(external),
     }
+}
+
+/// Whether a guest may send from the address that the packet has.
+#[inline(always)]
+fn check_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: &Interface,
+    generation: u16,
+) -> Result<(), DropReason> {
+    let source = parsed.header.source;
+    // A guest that has no address yet asks for one.
+    if source == A::UNSPECIFIED {
+        return Ok(());
+    }
+    parsed.check_source()?;
+    if source == parsed.header.destination {
+        return Err(DropReason::SameEndpoints);
+    }
+    if interface.flags & interface_flags::ANTI_SPOOF == 0 {
+        return Ok(());
+    }
+    let owner = tables.inside(generation, source);
+    let is_own = owner.is_some_and(|owner| {
+        owner.network == interface.number
+            && (owner.flags & inside_flags::HAS_MAC == 0
+                || source_mac(packet, parsed) == Some(owner.mac))
+    });
+    if is_own {
+        Ok(())
+    } else {
+        Err(DropReason::Spoofed)
+    }
+}
+
+/// The link-layer source of a packet on Ethernet: it stands before the protocol's two bytes.
+#[inline(always)]
+fn source_mac<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<[u8; 6]> {
+    packet.read::<6>(parsed.l3.checked_sub(8)?)
 }
 
 /// What natbpf knows nothing of is the host's, if the host holds the address.
@@ -105,28 +155,37 @@ fn server<A: Address, T: Tables<A>>(
             endpoint: forward_target(parsed, forward),
             network: forward.network,
             rule: forward.rule,
+            is_mapping: false,
         });
+    }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return None;
     }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
     owner.is_exclusive().then(|| Server {
         endpoint: Endpoint::new(owner.address, owner.port),
         network: owner.network,
         rule: owner.rule,
+        is_mapping: true,
     })
 }
 
+/// Opens a session between guests, or says why not.
 #[inline(never)]
-fn open<A: Address, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+fn open<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     origin: Origin,
     server: &Server<A>,
-) -> Outcome {
+) -> Option<DropReason> {
+    if let Err(reason) = work.parsed.check_ends() {
+        return Some(reason);
+    }
     let source = work.parsed.header.source;
     let snat = tables.snat(origin.generation, origin.uplink, origin.network, source);
     match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
-        Some(snat) => open_hairpin(tables, work, origin, snat, server)?,
+        Some(snat) => open_hairpin(tables, work, origin, snat, server).err(),
         None => {
             // No rule hides this guest: it hides behind the address that it has sent to, or the
             // server would answer past natbpf.
@@ -142,12 +201,24 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
                 has_excludes: 0,
                 reserved: 0,
             };
-            open_hairpin(tables, work, origin, &snat, server)?;
+            open_hairpin(tables, work, origin, &snat, server).err()
         }
     }
-    let parsed = &work.parsed;
+}
+
+/// Rewrites and counts the packet that opened a session between guests. (Apart from opening it:
+/// the stack has room for the one or the other.)
+#[inline(never)]
+fn opened<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    server: &Server<A>,
+    source_port: Port,
+) -> Outcome {
     let traffic = parsed.traffic(packet, true);
-    rewrite(packet, parsed, parsed.source(), server.endpoint)?;
+    let source = Endpoint::new(parsed.header.source, source_port);
+    rewrite(packet, parsed, source, server.endpoint)?;
     tables.count(server.rule, traffic);
     Ok(Verdict::Opened)
 }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     address::{Address, Port},
     counter::{DropReason, NO_RULE},
+    mss,
     open::{Origin, open_outbound},
     packet::Packet,
     parse::{Transport, parse},
@@ -25,6 +26,21 @@ use crate::{
 /// The reason why it is dropped.
 #[inline(always)]
 pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let outcome = decide(packet, tables, place, work)?;
+    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
+    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(outcome)
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -85,6 +101,7 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     if snat.first == A::UNSPECIFIED {
         return Err(DropReason::NoAddress);
     }
+    parsed.check_ends()?;
     if !parsed.has_ports {
         return Err(DropReason::FragmentUnknown);
     }

@@ -54,6 +54,32 @@ pub struct Place {
 /// The outcome at a hook: a verdict, or why the packet is dropped.
 pub type Outcome = Result<Verdict, DropReason>;
 
+/// An [`Outcome`] in one word. Of the other's two, one is undefined where the compiler sees no use
+/// for it, and the verifier refuses a program that so much as moves it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// The packet goes on, rewritten or not.
+    GoesOn,
+    /// It goes on, and opened a session.
+    Opened,
+    /// See [`Verdict::Kept`].
+    Kept,
+    /// It is dropped.
+    Dropped(DropReason),
+}
+
+impl From<Outcome> for Decision {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(Verdict::Untouched | Verdict::Translated) => Self::GoesOn,
+            Ok(Verdict::Opened) => Self::Opened,
+            Ok(Verdict::Kept) => Self::Kept,
+            Err(reason) => Self::Dropped(reason),
+        }
+    }
+}
+
 /// The number of the network that a packet came from, 0 if from none.
 #[inline(always)]
 fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -> u16 {

@@ -6,6 +6,7 @@ use crate::{
     counter::DropReason,
     fragment::Order,
     mapping::{PermitKey, PortKey, PortOwner},
+    mss,
     open::{open_forward, open_to_mapping},
     packet::Packet,
     parse::{Parsed, Transport, parse},
@@ -23,6 +24,21 @@ use crate::{
 /// The reason why it is dropped.
 #[inline(always)]
 pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let outcome = decide(packet, tables, place, work)?;
+    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
+    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(outcome)
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -54,15 +70,14 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
 ) -> Outcome {
     let parsed = &work.parsed;
     let generation = generation(tables);
-    if !parsed.header.source.is_valid_source() {
-        return Err(DropReason::MartianSource);
-    }
+    parsed.check_source()?;
     if tables.inside(generation, parsed.header.source).is_some() {
         return Err(DropReason::InternalSource);
     }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
         return Ok(Verdict::Untouched);
     };
+    parsed.check_ends()?;
     if !parsed.has_ports {
         return not_ours(external, DropReason::FragmentUnknown);
     }
@@ -72,6 +87,10 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());
     if let Some(forward) = forward {
         return by_forward(packet, tables, work, forward);
+    }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return not_ours(external, DropReason::Unsolicited);
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     match tables.port(&key) {

@@ -23,8 +23,11 @@ fn s1_martian_sources_are_dropped() {
     for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
         for port in [10_000, 5000, 22] {
             let packet = udp(At(source, 1), At(PUBLIC, port)).bytes();
-            let fate = world.outside_sends(&packet);
-            assert_eq!(fate.reason(), DropReason::MartianSource);
+            let reason = match source[0] {
+                224.. => DropReason::BroadcastSource,
+                _ => DropReason::MartianSource,
+            };
+            assert_eq!(world.outside_sends(&packet).reason(), reason);
         }
     }
     assert_eq!(world.entries()[0], 2);
@@ -104,6 +107,26 @@ fn s6_a_connection_of_the_host_comes_before_a_forward() {
     assert_eq!(world.outside_sends(&packet).host(), packet);
     let other = world.outside_sends(&udp(At(S2, 7000), local).bytes());
     assert_eq!(ends(&other.guest()).1, At(C1, 80));
+}
+
+/// A mapping that a guest has already is not used towards a remote to which the host talks from
+/// the same port; towards others it goes on.
+#[test]
+fn s6_a_mapping_is_not_used_towards_the_hosts_own_peer() {
+    let mut world = World::new();
+    let guest = At(C1, 5000);
+    world
+        .guest_sends(&udp(guest, At(S1A, 7000)).bytes())
+        .uplink();
+    world.socket(UDP, At(PUBLIC, 5000), Some(At(S2, 7000)));
+    let refused = world.guest_sends(&udp(guest, At(S2, 7000)).bytes());
+    assert_eq!(refused.reason(), DropReason::RemoteInUse);
+    let answer = udp(At(S2, 7000), At(PUBLIC, 5000)).bytes();
+    assert_eq!(world.outside_sends(&answer).host(), answer);
+    world
+        .guest_sends(&udp(guest, At(S2, 7001)).bytes())
+        .uplink();
+    world.check();
 }
 
 /// A service of the host's that was started on a guest's port serves those that the guest has not

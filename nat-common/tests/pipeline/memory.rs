@@ -13,6 +13,7 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{Guest, GuestKey4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
@@ -132,9 +133,11 @@ pub(crate) struct MemoryTables {
     pub(crate) mappings: Table<MappingKey4, MappingRecord4>,
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
+    pub(crate) guests: Table<GuestKey4, Guest>,
     pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
     pub(crate) datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
     pub(crate) held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    pub(crate) refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
     pub(crate) drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
@@ -276,6 +279,26 @@ impl Tables<Addr4> for MemoryTables {
         self.permits.remove(key);
     }
 
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        self.interrupt();
+        self.guests.get(key)
+    }
+
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        self.interrupt();
+        let guest = Guest {
+            references: References::new(0),
+            sessions: Shared::new(0),
+            ports: Shared::new(0),
+        };
+        self.guests.add(*key, guest)
+    }
+
+    fn remove_guest(&self, key: &GuestKey4) {
+        self.interrupt();
+        self.guests.remove(key);
+    }
+
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
@@ -365,6 +388,12 @@ impl Tables<Addr4> for MemoryTables {
             held.entry(slot)
                 .or_insert_with(|| Box::leak(Box::default())),
         )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
 
     fn host_socket(

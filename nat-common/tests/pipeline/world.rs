@@ -5,6 +5,7 @@ use std::{collections::HashMap, ops::RangeInclusive};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
+    guest::GuestKey,
     mapping::{PermitKey, PortKey},
     packet::SlicePacket,
     parse::{ICMP, TCP, UDP},
@@ -12,7 +13,7 @@ use nat_common::{
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4, forward_flags, role,
+        Settings, Snat4, SnatKey4, forward_flags, inside_flags, interface_flags, role,
     },
     session::{Session, SessionKey4, View, flags},
     sweep,
@@ -48,6 +49,7 @@ pub(crate) const S2: Ip = [203, 0, 113, 2];
 
 pub(crate) const SNAT_RULE: u32 = 1;
 pub(crate) const FORWARD_RULE: u32 = 2;
+pub(crate) const NAT_RULE: u32 = 3;
 
 /// Where a packet has ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,6 +277,79 @@ impl World {
         }
     }
 
+    /// Gives an external address that the host does not hold to one guest alone.
+    pub(crate) fn one_to_one(&mut self, address: Ip, guest: Ip) {
+        self.external(address, false);
+        let network = self.tables.inside(GENERATION, Addr4(guest));
+        let network = network.map_or(0, |inside| inside.network);
+        let snat = Snat4 {
+            first: Addr4(address),
+            last: Addr4(address),
+            rule: NAT_RULE,
+            first_port: 1,
+            mapping: rule::mapping::ONE_TO_ONE,
+            filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+            ..self.snat
+        };
+        let key = SnatKey4 {
+            generation: GENERATION,
+            uplink: 1,
+            network,
+            reserved: [0; 2],
+            source: Addr4(guest),
+        };
+        let snats = &mut self.tables.snats;
+        snats.insert(SNAT_FIXED_BITS + 32, &key, snat);
+        let forward = Forward4 {
+            to: Addr4(guest),
+            rule: NAT_RULE,
+            network,
+            first_external: 0,
+            first_internal: 0,
+            flags: forward_flags::HAIRPIN,
+            reserved: 0,
+        };
+        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+            let key = ForwardKey4 {
+                address: Addr4(address),
+                ..forward_key(protocol, 0)
+            };
+            let forwards = &mut self.tables.forwards;
+            forwards.insert(FORWARD_FIXED_BITS, &key, forward);
+        }
+    }
+
+    /// Lets each guest have so many sessions and external ports; 0 is no limit.
+    pub(crate) fn caps(&mut self, sessions: u32, ports: u32) {
+        let settings = self.tables.settings.as_mut().unwrap();
+        settings.sessions_per_guest = sessions;
+        settings.ports_per_guest = ports;
+    }
+
+    /// Lets TCP connections through the uplink announce segments of so many bytes.
+    pub(crate) fn mss(&mut self, mss: u16) {
+        self.tables.interfaces.get_mut(&UPLINK).unwrap().mss = mss;
+    }
+
+    /// Lets guests of the first network send from their own addresses only, and says whose one is.
+    pub(crate) fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
+        self.tables.interfaces.get_mut(&LAN).unwrap().flags = interface_flags::ANTI_SPOOF;
+        let key = InsideKey4 {
+            generation: GENERATION,
+            reserved: [0; 2],
+            address: Addr4(guest),
+        };
+        let inside = Inside4 {
+            network: 1,
+            flags: inside_flags::HAS_MAC,
+            gateway: Addr4([172, 22, 161, 254]),
+            mac,
+            reserved: [0; 2],
+        };
+        let table = &mut self.tables.inside;
+        table.insert(INSIDE_FIXED_BITS + 32, &key, inside);
+    }
+
     /// Opens a socket of the host's.
     pub(crate) fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
         self.tables.sockets.push(Socket {
@@ -410,6 +485,7 @@ impl World {
     /// Checks that the tables agree with one another.
     pub(crate) fn check(&self) {
         let mut held = HashMap::new();
+        self.check_guests();
         for (key, session) in self.tables.sessions.entries() {
             self.check_entry(&key, session);
             if !session.has(flags::PRIMARY) {
@@ -446,6 +522,30 @@ impl World {
         }
     }
 
+    /// Checks that what guests have is what they are said to have.
+    fn check_guests(&self) {
+        let mut expected: HashMap<_, (u32, u32)> = HashMap::new();
+        for (key, session) in self.tables.sessions.entries() {
+            if session.has(flags::PRIMARY) && !session.has(flags::HOST) {
+                let guest = GuestKey::new(key.source, key.network);
+                expected.entry(guest).or_default().0 += 1;
+            }
+        }
+        for (_, owner) in self.tables.ports.entries() {
+            if owner.is_exclusive() {
+                let guest = GuestKey::new(owner.address, owner.network);
+                expected.entry(guest).or_default().1 += 1;
+            }
+        }
+        let guests = self.tables.guests.entries();
+        let counted = guests.iter().map(|(key, guest)| {
+            let counts = (guest.sessions.load(), guest.ports.load());
+            assert_eq!(guest.references.count(), counts.0 + counts.1);
+            (*key, counts)
+        });
+        assert_eq!(counted.collect::<HashMap<_, _>>(), expected);
+    }
+
     /// Checks that an entry's session is whole.
     fn check_entry(&self, key: &SessionKey4, session: &Session<Addr4>) {
         let peer_key = session.peer_key(key.protocol);
@@ -458,6 +558,7 @@ impl World {
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
         if session.has(flags::HAIRPIN) {
             let between = SessionKey4 {
+                source_port: session.source_port,
                 destination: session.destination,
                 destination_port: session.destination_port,
                 view: View::Between as u8,
@@ -481,6 +582,10 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
     let mut references = Vec::new();
     if session.has(flags::HOLDS_PORT) {
         references.push((port, None));
+    }
+    if session.has(flags::HOLDS_SERVER) {
+        let server = PortKey::new(key.destination_endpoint(), key.protocol);
+        references.push((server, None));
     }
     if session.has(flags::HOLDS_PERMIT) {
         let permit = PermitKey::new(external, remote, key.protocol);

@@ -188,8 +188,8 @@ impl World {
     pub(crate) fn assert_empty(&self) {
         assert_eq!(
             self.tables.entries(),
-            (0, 0, 0, 0),
-            "sessions, mappings, ports, permits"
+            [0; 5],
+            "sessions, mappings, ports, permits, guests"
         );
     }
 

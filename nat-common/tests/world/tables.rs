@@ -8,6 +8,7 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::DropReason,
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{Guest, GuestKey4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
@@ -37,9 +38,11 @@ pub(crate) struct MemoryTables {
     mappings: Table<MappingKey4, MappingRecord4>,
     ports: Table<PortKey4, PortOwner<Addr4>>,
     permits: Table<PermitKey4, References>,
+    guests: Table<GuestKey4, Guest>,
     fragments: Table<FragmentKey4, FragmentPorts>,
     datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
     held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
+    refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
 }
 
 fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
@@ -125,9 +128,11 @@ impl MemoryTables {
             mappings: Table::default(),
             ports: Table::default(),
             permits: Table::default(),
+            guests: Table::default(),
             fragments: Table::default(),
             datagrams: RefCell::default(),
             held: RefCell::default(),
+            refusal_clocks: RefCell::default(),
         }
     }
 
@@ -147,15 +152,15 @@ impl MemoryTables {
         self.sessions.borrow().keys().copied().collect()
     }
 
-    /// Sessions' entries, mappings, ports, permits.
-    pub(crate) fn entries(&self) -> (usize, usize, usize, usize) {
-        let (sessions, mappings) = (self.sessions.borrow().len(), self.mappings.borrow().len());
-        (
-            sessions,
-            mappings,
+    /// Sessions' entries, mappings, ports, permits, guests.
+    pub(crate) fn entries(&self) -> [usize; 5] {
+        [
+            self.sessions.borrow().len(),
+            self.mappings.borrow().len(),
             self.ports.borrow().len(),
             self.permits.borrow().len(),
-        )
+            self.guests.borrow().len(),
+        ]
     }
 }
 
@@ -253,6 +258,23 @@ impl Tables<Addr4> for MemoryTables {
         self.permits.borrow_mut().remove(key);
     }
 
+    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+        self.guests.borrow().get(key).copied()
+    }
+
+    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+        let guest = Guest {
+            references: References::new(0),
+            sessions: Shared::new(0),
+            ports: Shared::new(0),
+        };
+        add(&self.guests, *key, guest)
+    }
+
+    fn remove_guest(&self, key: &GuestKey4) {
+        self.guests.borrow_mut().remove(key);
+    }
+
     fn forward(&self, _: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let is_range = (10_000..10_100).contains(&to.port.number());
         let is_forwarded = match protocol {
@@ -320,6 +342,12 @@ impl Tables<Addr4> for MemoryTables {
             held.entry(slot)
                 .or_insert_with(|| Box::leak(Box::default())),
         )
+    }
+
+    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.refusal_clocks.borrow_mut();
+        let clock = clocks.entry(number);
+        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
 
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {

@@ -45,6 +45,10 @@ impl Numbering for InOrder {
     fn forward(&mut self, name: &str) -> u32 {
         self.number(format!("forward {name}")) as u32
     }
+
+    fn nat(&mut self, name: &str) -> u32 {
+        self.number(format!("nat {name}")) as u32
+    }
 }
 
 fn environment() -> Environment {
@@ -56,8 +60,32 @@ fn environment() -> Environment {
 }
 
 fn ruleset(rules: &str) -> Ruleset {
+    ruleset_on(&environment(), rules)
+}
+
+fn ruleset_on(environment: &Environment, rules: &str) -> Ruleset {
     let loaded = config::parse(&format!("{HEAD}{rules}"), Path::new("test.toml")).unwrap();
-    compile(&loaded.config, &environment(), &mut InOrder::default())
+    compile(&loaded.config, environment, &mut InOrder::default())
+}
+
+/// A host with these addresses at its uplink.
+fn host_with(addresses: &[&str]) -> Environment {
+    let own: Vec<Ipv4Addr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    Environment {
+        host_addresses: own.iter().copied().collect(),
+        uplink_addresses: vec![own],
+    }
+}
+
+/// What the data plane is told of an inside prefix.
+fn inside(ruleset: &Ruleset, prefix: &str) -> Option<Inside4> {
+    let prefix: Ipv4Net = prefix.parse().unwrap();
+    let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
+    let mut found = ruleset
+        .inside
+        .iter()
+        .filter(|(key, _)| key.bits == bits && key.key.address == wire(prefix.addr()));
+    found.next().map(|(_, inside)| *inside)
 }
 
 /// The entry that a packet to this port would find, by the longest prefix.
@@ -307,6 +335,131 @@ to = "19.19.8.20-19.19.8.23"
         .map(|(address, ext)| (address.0[3], ext.is_host))
         .collect();
     assert_eq!(hosts, [(10, 1), (20, 0), (21, 0), (22, 0), (23, 0)]);
+}
+
+const NAT: &str = r#"
+[[nat]]
+name = "mail"
+uplink = "wan"
+address = "19.19.8.11"
+to = "172.22.161.171"
+"#;
+
+#[test]
+fn an_address_of_a_guests_own_brings_it_every_packet() {
+    let rules = ruleset(NAT);
+    for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+        for port in [0, 22, 65535] {
+            let forward = lookup(&rules, protocol, "19.19.8.11", port).unwrap();
+            let internal = forward.internal_port(Port::new(port)).number();
+            assert_eq!((forward.to, internal), (guest(171), port));
+            assert_eq!(
+                (forward.flags, forward.network),
+                (forward_flags::HAIRPIN, 1)
+            );
+        }
+    }
+    let is_external = |(address, external): &(Addr4, ExternalAddress)| {
+        *address == Addr4([19, 19, 8, 11]) && (external.uplink, external.is_host) == (1, 0)
+    };
+    assert!(rules.addresses.iter().any(is_external));
+    let inner = ruleset(&format!("{NAT}hairpin = false\n"));
+    assert_eq!(lookup(&inner, UDP, "19.19.8.11", 53).unwrap().flags, 0);
+}
+
+#[test]
+fn a_guest_with_an_address_of_its_own_leaves_with_it_whatever_snat_says() {
+    let all = "[[snat]]\nsource = \"172.22.161.171\"\nuplink = \"wan\"\nto = \"masquerade\"\n\
+               [[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
+    let rules = ruleset(&format!("{all}{NAT}"));
+    let of_guest = |network| {
+        let is_it = |prefix: &Prefix<SnatKey4>| {
+            prefix.key.network == network
+                && prefix.key.source == guest(171)
+                && prefix.bits == SNAT_FIXED_BITS + 32
+        };
+        let found: Vec<Snat4> = rules
+            .snats
+            .iter()
+            .filter(|(prefix, _)| is_it(prefix))
+            .map(|(_, snat)| *snat)
+            .collect();
+        assert_eq!(found.len(), 1);
+        found[0]
+    };
+    let rule = lookup(&rules, TCP, "19.19.8.11", 80).unwrap().rule;
+    let expected = Snat4 {
+        first: Addr4([19, 19, 8, 11]),
+        last: Addr4([19, 19, 8, 11]),
+        rule,
+        first_port: 1,
+        last_port: 65535,
+        mapping: mapping::ONE_TO_ONE,
+        filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+        has_excludes: 0,
+        reserved: 0,
+    };
+    assert_eq!((of_guest(0), of_guest(1)), (expected, expected));
+}
+
+#[test]
+fn a_forward_is_an_exception_from_a_guests_own_address() {
+    let web = r#"
+[[forward]]
+uplink = "wan"
+protocol = "tcp"
+address = "19.19.8.11"
+ports = 80
+to = "172.22.161.170"
+"#;
+    let rules = ruleset(&format!("{NAT}{web}"));
+    let to = |port| lookup(&rules, TCP, "19.19.8.11", port).unwrap().to;
+    assert_eq!(
+        (to(79), to(80), to(81)),
+        (guest(171), guest(170), guest(171))
+    );
+}
+
+#[test]
+fn ssh_stays_only_where_the_host_could_not_be_reached_otherwise() {
+    let ssh = |addresses: &[&str], rules: &str| {
+        let rules = ruleset_on(&host_with(addresses), rules);
+        let is_guests = |address| lookup(&rules, TCP, address, 22).is_some();
+        (is_guests("19.19.8.10"), is_guests("19.19.8.11"))
+    };
+    assert_eq!(ssh(&["19.19.8.10", "19.19.8.11"], NAT), (false, true));
+    assert_eq!(ssh(&["19.19.8.11"], NAT), (false, false));
+    // Both are guests' own: neither is another one for the host.
+    let second = NAT.replace("mail", "web").replace(".8.11", ".8.10");
+    let both = format!("{NAT}{}", second.replace(".171", ".170"));
+    assert_eq!(ssh(&["19.19.8.10", "19.19.8.11"], &both), (false, false));
+    // What the host does not hold never was its own.
+    assert_eq!(ssh(&["19.19.8.10"], &both), (false, true));
+    let rules = ruleset_on(&host_with(&["19.19.8.11"]), NAT);
+    assert!(lookup(&rules, TCP, "19.19.8.11", 23).is_some());
+    assert!(lookup(&rules, UDP, "19.19.8.11", 22).is_some());
+}
+
+#[test]
+fn a_routed_guest_with_an_address_of_its_own_is_inside() {
+    let routed = ruleset(&NAT.replace("172.22.161.171", "10.1.2.3"));
+    let place = inside(&routed, "10.1.2.3/32").unwrap();
+    assert_eq!((place.network, place.gateway), (0, Addr4([0; 4])));
+    let place = inside(&ruleset(NAT), "172.22.161.171/32").unwrap();
+    assert_eq!((place.network, place.gateway), (1, guest(254)));
+}
+
+#[test]
+fn a_source_prefix_has_the_gateway_of_the_network_that_holds_all_of_it() {
+    let of = |prefix: &str| {
+        let rule =
+            format!("[[snat]]\nsource = \"{prefix}\"\nuplink = \"wan\"\nto = \"masquerade\"");
+        let place = inside(&ruleset(&rule), prefix).unwrap();
+        (place.network, place.gateway)
+    };
+    assert_eq!(of("172.22.161.128/25"), (1, guest(254)));
+    assert_eq!(of("172.22.160.0/20"), (0, Addr4([0; 4])));
+    assert_eq!(of("10.0.0.0/8"), (0, Addr4([0; 4])));
 }
 
 #[test]

@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    ForwardMatch, ForwardProtocol, ForwardRule, Network, PortForward, PortRange, SnatRule,
-    SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+    ForwardMatch, ForwardProtocol, ForwardRule, NatRule, Network, PortForward, PortRange, SnatRule,
+    SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
 use super::network::ByAddress;
 use super::parse::{Field, Key, Section, key, quote};
 use super::tables::{Item, Names};
 use super::uplink::SSH;
-use super::values;
+use super::{target, values};
 
 /// The keys of `[[forward]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -201,32 +201,12 @@ fn unequal(external: PortRange, internal: PortRange, item: Field<'_>) -> Fault {
     item.fault(problem, remedy)
 }
 
-/// Refuses targets that are no host of the network in which they are.
-pub(super) fn targets(
-    rules: &[Item<'_, ForwardRule>],
-    networks: &ByAddress<'_>,
-    report: &mut Report<'_>,
-) {
-    for rule in rules {
-        let to = rule.value.to;
-        let Some(network) = networks.find(to) else {
-            continue;
-        };
-        if let Some(what) = values::reserved_in(network.address, to) {
-            let problem = format!("{to} is {what} in network {}", quote(&network.name));
-            report.error(
-                rule.section
-                    .fault("to", &problem, &values::hosts_of(network.address)),
-            );
-        }
-    }
-}
-
 /// What the warnings about forwards look at besides the rules.
 pub(super) struct Surroundings<'c> {
     pub(super) uplinks: &'c [Item<'c, Uplink>],
     pub(super) networks: &'c [Item<'c, Network>],
     pub(super) snat: &'c [Item<'c, SnatRule>],
+    pub(super) nats: &'c [Item<'c, NatRule>],
 }
 
 /// Warns of what is possible, but hardly meant.
@@ -243,7 +223,7 @@ pub(super) fn doubts(
         .collect();
     for rule in rules {
         let faults = [
-            foreign_target(rule, &by_address, around.snat),
+            target::doubt(&rule.section, rule.value.to, &by_address, around.snat),
             foreign_address(rule, around),
             kept_ssh(rule, around.uplinks, &named_ssh),
         ];
@@ -260,33 +240,6 @@ fn scope(rule: &Item<'_, ForwardRule>) -> Scope {
     (rule.value.uplink, rule.value.address)
 }
 
-/// The target is not where guests are; a routed guest may be anywhere.
-fn foreign_target(
-    rule: &Item<'_, ForwardRule>,
-    networks: &ByAddress<'_>,
-    snat: &[Item<'_, SnatRule>],
-) -> Option<Fault> {
-    let to = rule.value.to;
-    if let Some(network) = networks.find(to) {
-        return (network.address.addr() == to).then(|| {
-            let name = quote(&network.name);
-            let problem = format!("{to} is the host's own address in network {name}");
-            rule.section
-                .fault("to", &problem, "write a guest's address")
-        });
-    }
-    let is_inside = |rule: &Item<'_, SnatRule>| match rule.value.source {
-        SnatSource::Prefix(prefix) => prefix.contains(&to),
-        SnatSource::Network(_) => false,
-    };
-    if snat.iter().any(is_inside) {
-        return None;
-    }
-    let problem = format!("{to} is in no [network]");
-    let remedy = "write a guest's address, or ignore this if the guest is routed";
-    Some(rule.section.fault("to", &problem, remedy))
-}
-
 /// The external address is none that the uplink is known to have.
 fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
     let address = rule.value.address?;
@@ -300,7 +253,13 @@ fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> O
         }
         SnatTarget::Masquerade => false,
     };
-    if addresses.contains(&address) || around.snat.iter().any(in_pool) {
+    let of_guest = |nat: &Item<'_, NatRule>| {
+        nat.value.uplink == rule.value.uplink && nat.value.address == address
+    };
+    if addresses.contains(&address)
+        || around.snat.iter().any(in_pool)
+        || around.nats.iter().any(of_guest)
+    {
         return None;
     }
     let problem = format!(

@@ -1,11 +1,17 @@
 //! `[limits]` and `[timeouts]`.
 
+use std::num::NonZeroU32;
+
 use super::diagnostic::{Fault, Report};
 use super::model::{Limits, Timeouts};
-use super::parse::{Key, Section, key};
+use super::parse::{Field, Key, Section, key};
 
 /// The keys of `[limits]`.
-pub(super) const LIMITS: &[Key] = &[key("sessions", "262144")];
+pub(super) const LIMITS: &[Key] = &[
+    key("sessions", "262144"),
+    key("sessions_per_guest", "10000"),
+    key("ports_per_guest", "4096"),
+];
 
 /// The keys of `[timeouts]`.
 pub(super) const TIMEOUTS: &[Key] = &[
@@ -36,9 +42,22 @@ const LEAST: &[(&str, u32, &str)] = &[
 pub(super) fn limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<Limits> {
     report.errors(section.unknown_keys());
     let sessions = section.optional("sessions", |field| field.integer(1, MOST_SESSIONS));
-    let sessions = report.keep(sessions)?;
+    let sessions = report.keep(sessions);
+    let sessions_per_guest = report.keep(section.optional("sessions_per_guest", per_guest));
+    let ports_per_guest = report.keep(section.optional("ports_per_guest", per_guest));
     Some(Limits {
-        sessions: sessions.unwrap_or(Limits::default().sessions),
+        sessions: sessions?.unwrap_or(Limits::default().sessions),
+        sessions_per_guest: sessions_per_guest?,
+        ports_per_guest: ports_per_guest?,
+    })
+}
+
+/// What one guest may have. In the data plane 0 stands for no limit, in a file it would be read as
+/// nothing at all.
+fn per_guest(field: Field<'_>) -> Result<NonZeroU32, Fault> {
+    NonZeroU32::new(field.integer(0, MOST_SESSIONS)?).ok_or_else(|| {
+        let remedy = format!("write a number from 1 to {MOST_SESSIONS}, or leave it out");
+        field.fault("0 would leave a guest nothing", remedy)
     })
 }
 

@@ -10,6 +10,7 @@ mod diagnostic;
 mod forward;
 mod interfaces;
 mod limits;
+mod nat;
 mod network;
 mod parse;
 mod shadow;
@@ -17,6 +18,7 @@ mod snat;
 mod suggest;
 mod syntax;
 mod tables;
+mod target;
 mod uplink;
 mod values;
 

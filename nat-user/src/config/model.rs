@@ -5,6 +5,7 @@
 //! [`UplinkId`] point into the vectors of [`Config`].
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use ipnet::Ipv4Net;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub snat: Vec<SnatRule>,
     /// `[[forward]]`, in the order in which they are tried.
     pub forwards: Vec<ForwardRule>,
+    /// `[[nat]]`, in the order of the file.
+    pub nats: Vec<NatRule>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
@@ -207,11 +210,30 @@ pub struct PortForward {
     pub internal: PortRange,
 }
 
+/// One external address for one guest, in both directions and for every protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatRule {
+    /// Unique among the `[[nat]]` rules.
+    pub name: String,
+    /// The uplink by which the address is reached, and by which the guest leaves with it.
+    pub uplink: UplinkId,
+    /// The external address; no other `[[nat]]` rule has it.
+    pub address: Ipv4Addr,
+    /// The guest; no other `[[nat]]` rule of this uplink has it.
+    pub to: Ipv4Addr,
+    /// Whether guests reach it by the external address as well.
+    pub hairpin: bool,
+}
+
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions at the most; both directions of a connection are one session.
     pub sessions: u32,
+    /// Sessions that one guest may have; `None` is as many as there is room for.
+    pub sessions_per_guest: Option<NonZeroU32>,
+    /// External ports that one guest may have; `None` is as many as there are.
+    pub ports_per_guest: Option<NonZeroU32>,
 }
 
 /// `[timeouts]`, idle time after which a session ends, in seconds.
@@ -235,7 +257,11 @@ pub struct Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 262_144 }
+        Self {
+            sessions: 262_144,
+            sessions_per_guest: None,
+            ports_per_guest: None,
+        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    Config, ForwardRule, Limits, Network, NetworkId, SnatRule, Timeouts, Uplink, UplinkId,
+    Config, ForwardRule, Limits, NatRule, Network, NetworkId, SnatRule, Timeouts, Uplink, UplinkId,
 };
 use super::parse::{Field, Key, Section, key, quote};
-use super::{forward, interfaces, limits, network, shadow, snat, suggest, uplink};
+use super::{forward, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink};
 
 /// The tables of a file.
 pub(super) const KEYS: &[Key] = &[
@@ -15,6 +15,7 @@ pub(super) const KEYS: &[Key] = &[
     key("network", ""),
     key("snat", ""),
     key("forward", ""),
+    key("nat", ""),
     key("limits", ""),
     key("timeouts", ""),
 ];
@@ -107,6 +108,7 @@ struct Parts<'a> {
     networks: Vec<Item<'a, Network>>,
     snat: Vec<Item<'a, SnatRule>>,
     forwards: Vec<Item<'a, ForwardRule>>,
+    nats: Vec<Item<'a, NatRule>>,
     limits: Limits,
     timeouts: Timeouts,
 }
@@ -130,6 +132,10 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let forwards = read_each(forwards, report, |section, report| {
         forward::read(section, &names, report)
     });
+    let nats = root.rules("nat", nat::KEYS, report);
+    let nats = read_each(nats, report, |section, report| {
+        nat::read(section, &names, report)
+    });
     let limits = root.table("limits", limits::LIMITS, report);
     let limits = limits.and_then(|section| limits::limits(&section, report));
     let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
@@ -139,6 +145,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         networks: read_each(networks, report, network::read),
         snat,
         forwards,
+        nats,
         limits: limits.unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
     };
@@ -156,19 +163,23 @@ fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
 
 fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     network::overlaps(&parts.networks, report);
-    forward::targets(
-        &parts.forwards,
-        &network::ByAddress::new(&parts.networks),
-        report,
-    );
+    let by_address = network::ByAddress::new(&parts.networks);
+    let forwards = parts.forwards.iter();
+    let forwards = forwards.map(|rule| (&rule.section, rule.value.to));
+    let nats = parts.nats.iter();
+    let nats = nats.map(|rule| (&rule.section, rule.value.to));
+    target::check(forwards.chain(nats), &by_address, report);
+    nat::check(&parts.nats, &by_address, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
     let around = forward::Surroundings {
         uplinks: &parts.uplinks,
         networks: &parts.networks,
         snat: &parts.snat,
+        nats: &parts.nats,
     };
     forward::doubts(&parts.forwards, &around, report);
+    nat::doubts(&around, report);
 }
 
 impl Parts<'_> {
@@ -178,6 +189,7 @@ impl Parts<'_> {
             networks: values_of(self.networks),
             snat: values_of(self.snat),
             forwards: values_of(self.forwards),
+            nats: values_of(self.nats),
             limits: self.limits,
             timeouts: self.timeouts,
         }

@@ -58,3 +58,10 @@ fn forward(name: &str, lines: &str) -> String {
 fn snat(name: &str, lines: &str) -> String {
     format!("[[snat]]\nname = \"{name}\"\nuplink = \"wan\"\n{lines}\n")
 }
+
+/// A `[[nat]]` of the uplink of [`BASE`], in five lines.
+fn nat(name: &str, address: &str, to: &str) -> String {
+    format!(
+        "[[nat]]\nname = \"{name}\"\nuplink = \"wan\"\naddress = \"{address}\"\nto = \"{to}\"\n"
+    )
+}

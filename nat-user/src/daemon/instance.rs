@@ -12,7 +12,7 @@ use nat_common::{
     session::{SessionKey4, flags},
 };
 
-use super::{Options, tear_down};
+use super::{Options, differences::differences, tear_down};
 use crate::{
     compile::{Environment, Ruleset, compile},
     config::{self, Loaded, model::Config},
@@ -87,7 +87,7 @@ impl Instance {
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
-            config.snat.len() + config.forwards.len(),
+            config.snat.len() + config.forwards.len() + config.nats.len(),
         );
         let known = if pins.exist() {
             State::load(&options.run_dir)?
@@ -143,7 +143,9 @@ impl Instance {
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let begun = Instant::now();
         self.state.numbers = numbers;
-        self.state.generation = self.dataplane.set_rules(&ruleset, &config.timeouts)?;
+        self.state.generation =
+            self.dataplane
+                .set_rules(&ruleset, &config.timeouts, &config.limits)?;
         self.mark_active(config);
         self.dataplane
             .set_interfaces(&self.interfaces(config, host))?;
@@ -167,7 +169,11 @@ impl Instance {
             .forwards
             .iter()
             .map(|rule| (RuleKind::Forward, rule.name.clone()));
-        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).collect();
+        let nats = config
+            .nats
+            .iter()
+            .map(|rule| (RuleKind::Nat, rule.name.clone()));
+        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).chain(nats).collect();
         self.state
             .numbers
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
@@ -270,9 +276,6 @@ impl Instance {
         let gone = self.changed_rules(&old, &loaded.config);
         let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
-        if loaded.config.limits != old.limits {
-            lines.push("limits: take effect after natbpf down and natbpf run".to_owned());
-        }
         self.config = loaded.config;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
@@ -303,7 +306,9 @@ impl Instance {
             .iter()
             .filter(|rule| !new.forwards.contains(rule));
         let forwards = forwards.filter_map(|rule| numbers.find_rule(RuleKind::Forward, &rule.name));
-        snat.chain(forwards).collect()
+        let nats = old.nats.iter().filter(|rule| !new.nats.contains(rule));
+        let nats = nats.filter_map(|rule| numbers.find_rule(RuleKind::Nat, &rule.name));
+        snat.chain(forwards).chain(nats).collect()
     }
 
     fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {
@@ -492,59 +497,5 @@ fn external_address(entry: &SessionEntry) -> Ipv4Addr {
     match entry.record.flags & flags::HAIRPIN != 0 {
         true => entry.key.destination.0.into(),
         false => entry.record.source.0.into(),
-    }
-}
-
-/// What a reload has changed, line by line.
-fn differences(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    fn named<'a, R>(rules: &'a [R], name: impl Fn(&'a R) -> &'a str) -> BTreeMap<&'a str, &'a R> {
-        rules.iter().map(|rule| (name(rule), rule)).collect()
-    }
-    compare(
-        &mut lines,
-        "uplink",
-        &named(&old.uplinks, |r| &r.name),
-        &named(&new.uplinks, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "network",
-        &named(&old.networks, |r| &r.name),
-        &named(&new.networks, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "snat",
-        &named(&old.snat, |r| &r.name),
-        &named(&new.snat, |r| &r.name),
-    );
-    compare(
-        &mut lines,
-        "forward",
-        &named(&old.forwards, |r| &r.name),
-        &named(&new.forwards, |r| &r.name),
-    );
-    if old.timeouts != new.timeouts {
-        lines.push("timeouts: changed".to_owned());
-    }
-    lines
-}
-
-fn compare<R: PartialEq>(
-    lines: &mut Vec<String>,
-    kind: &str,
-    old: &BTreeMap<&str, &R>,
-    new: &BTreeMap<&str, &R>,
-) {
-    for (name, rule) in new {
-        match old.get(name) {
-            None => lines.push(format!("{kind} {name}: added")),
-            Some(before) if before != rule => lines.push(format!("{kind} {name}: changed")),
-            Some(_) => {}
-        }
-    }
-    for name in old.keys().filter(|name| !new.contains_key(*name)) {
-        lines.push(format!("{kind} {name}: removed"));
     }
 }

@@ -4,6 +4,7 @@
 //! The data plane does not need it: killed, it is missed only by sessions that would have expired
 //! and by addresses that would have been followed.
 
+mod differences;
 mod instance;
 mod privileges;
 mod teardown;

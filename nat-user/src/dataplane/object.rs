@@ -57,7 +57,7 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
         .map_max_entries("COUNTERS", sizes.rules);
-    for table in ["MAPPINGS", "PORTS", "PERMITS"] {
+    for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {
         loader.map_max_entries(table, sizes.sessions);
     }
     loader.load(OBJECT).context("load the BPF object")

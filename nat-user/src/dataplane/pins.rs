@@ -11,6 +11,7 @@ use nat_common::{
     address::Addr4,
     counter::RuleCounters,
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
@@ -75,6 +76,7 @@ const MAPS: &[(&str, usize, usize)] = &[
         size_of::<FragmentKey4>(),
         size_of::<FragmentPorts>(),
     ),
+    ("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
     (
         "DATAGRAMS",
         size_of::<FragmentKey4>(),

@@ -1,5 +1,7 @@
 //! Writing a rule set into the maps: beside the one in use, then one write that switches.
 
+use std::num::NonZeroU32;
+
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
@@ -10,7 +12,7 @@ use nat_common::rule::{AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settin
 use super::{Dataplane, Plain};
 use crate::{
     compile::{Prefix, Ruleset},
-    config::model::Timeouts,
+    config::model::{Limits, Timeouts},
 };
 
 /// A key that carries the generation of its rule set.
@@ -36,12 +38,18 @@ macro_rules! generational {
 generational!(AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, SnatKey4);
 
 impl Dataplane {
-    /// Takes a rule set and timeouts into use, in one write, and gives the new generation.
+    /// Takes a rule set, timeouts and the limits per guest into use, in one write, and gives the
+    /// new generation.
     ///
     /// # Errors
     ///
     /// When a table is full; then nothing has changed.
-    pub fn set_rules(&mut self, ruleset: &Ruleset, timeouts: &Timeouts) -> Result<u32> {
+    pub fn set_rules(
+        &mut self,
+        ruleset: &Ruleset,
+        timeouts: &Timeouts,
+        limits: &Limits,
+    ) -> Result<u32> {
         let before = self.settings()?.generation;
         let generation = before.wrapping_add(1).max(1);
         // What an interrupted attempt has left would mix with the new set.
@@ -59,8 +67,8 @@ impl Dataplane {
             icmp_s: timeouts.icmp_s,
             other_s: timeouts.other_s,
             fragment_s: timeouts.fragment_s,
-            sessions_per_guest: 0,
-            ports_per_guest: 0,
+            sessions_per_guest: limits.sessions_per_guest.map_or(0, NonZeroU32::get),
+            ports_per_guest: limits.ports_per_guest.map_or(0, NonZeroU32::get),
         };
         self.settings
             .set(0, Plain(settings), 0)

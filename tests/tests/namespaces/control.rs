@@ -1,7 +1,6 @@
 //! The daemon and its commands, on a host with packets.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Natbpf;
@@ -326,26 +325,6 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
         );
         leaves_nothing(&net, &natbpf, &before).with_context(|| named.to_owned())?;
     }
-    Ok(())
-}
-
-/// The daemon lives on without an interface, and uses it again when it is back.
-#[test]
-fn an_interface_that_vanishes_is_waited_for() -> Result<()> {
-    let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&net.config())?;
-    net.host.ip("link del vmbr1")?;
-    std::thread::sleep(Duration::from_millis(500));
-    ensure!(natbpf.is_running(), "natbpf ended: {}", natbpf.log());
-    net.host.ip(
-        "link add vmbr1 type bridge forward_delay 0 stp_state 0\nlink set vmbr1 up\n\
-         link set tap1 master vmbr1\nlink set tap2 master vmbr1",
-    )?;
-    std::thread::sleep(Duration::from_millis(1500));
-    let server = net.cli.udp("198.51.100.2:7000")?;
-    let guest = net.vm1.udp("0.0.0.0:5000")?;
-    let seen = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"back again")?;
-    ensure!(seen == at(Proxmox::PUBLIC, 5000), "seen as {seen}");
     Ok(())
 }
 

@@ -7,15 +7,15 @@ use super::harness::Plane;
 /// Programs with the number of instructions that the verifier may process for each: a quarter more
 /// than on Linux 6.18, since kernels count a little differently.
 const BUDGET: &[(&str, u32)] = &[
-    ("nat_inbound", 22_000),
-    ("nat_inbound_l3", 22_000),
-    ("nat_outbound", 30_000),
-    ("nat_outbound_l3", 30_000),
-    ("nat_from_guest", 25_000),
-    ("nat_from_guest_l3", 25_000),
-    ("nat_to_guest", 9_000),
-    ("nat_to_guest_l3", 9_000),
-    ("end_sessions", 2_600),
+    ("nat_inbound", 27_000),
+    ("nat_inbound_l3", 27_000),
+    ("nat_outbound", 50_000),
+    ("nat_outbound_l3", 50_000),
+    ("nat_from_guest", 70_000),
+    ("nat_from_guest_l3", 70_000),
+    ("nat_to_guest", 9_200),
+    ("nat_to_guest_l3", 9_200),
+    ("end_sessions", 4_100),
     ("expire_fragments", 300),
 ];
 

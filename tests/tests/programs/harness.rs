@@ -85,7 +85,7 @@ impl Plane {
             host_addresses: [PUBLIC].into(),
         };
         let ruleset = compile(&config, &environment, &mut Numbers::default());
-        dataplane.set_rules(&ruleset, &config.timeouts)?;
+        dataplane.set_rules(&ruleset, &config.timeouts, &config.limits)?;
         Ok(Self {
             dataplane,
             programs,

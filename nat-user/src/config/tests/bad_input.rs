@@ -1,6 +1,6 @@
 //! One mistake each, and the complete line that names it.
 
-use super::{BASE, forward, refusal, refusal_of, snat};
+use super::{BASE, forward, nat, refusal, refusal_of, snat};
 
 /// The refusal of a forward of tcp with these lines; the first of them is line 13.
 fn forward_with(lines: &str) -> String {
@@ -55,7 +55,7 @@ fn unknown_table() {
     assert_eq!(
         refusal_of("[dhcp]\n"),
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
-         the keys here are `uplink`, `network`, `snat`, `forward`, `limits`, `timeouts`"
+         the keys here are `uplink`, `network`, `snat`, `forward`, `nat`, `limits`, `timeouts`"
     );
 }
 
@@ -652,6 +652,62 @@ fn two_forwards_of_one_port() {
 }
 
 #[test]
+fn nat_without_its_addresses() {
+    assert_eq!(
+        refusal_of("[[nat]]\nuplink = \"wan\"\nto = \"172.22.161.171\"\n"),
+        "n.toml:8:1: nat.nat-1.address: is missing; write address = \"192.0.2.11\""
+    );
+    assert_eq!(
+        refusal_of("[[nat]]\nuplink = \"wan\"\naddress = \"19.19.8.11\"\n"),
+        "n.toml:8:1: nat.nat-1.to: is missing; write to = \"172.22.161.171\""
+    );
+    assert_eq!(
+        refusal_of(&nat("mail", "19.19.8.11", "172.22.161.171").replace("address =", "adress =")),
+        "n.toml:11:1: nat.mail.adress: unknown key `adress`; did you mean `address`?"
+    );
+}
+
+#[test]
+fn nat_that_is_not_one_to_one() {
+    let first = nat("a", "19.19.8.11", "172.22.161.171");
+    assert_eq!(
+        refusal_of(&(first.clone() + &nat("b", "19.19.8.11", "172.22.161.172"))),
+        "n.toml:16:11: nat.b.address: 19.19.8.11 belongs to the guest of `a` already (line 8); \
+         give each guest an address of its own"
+    );
+    let second = nat("b", "19.19.8.12", "172.22.161.171");
+    assert_eq!(
+        refusal_of(&format!("{first}{second}")),
+        "n.toml:17:6: nat.b.to: 172.22.161.171 has an address of this uplink by `a` already \
+         (line 8); remove one of the two; a [[forward]] with protocol = \"all\" adds an address"
+    );
+    let third = second.replace("b\"", "c\"").replace("8.12", "8.13");
+    let line = refusal_of(&format!("{first}{second}{third}"));
+    assert!(line.starts_with("n.toml:17:6: nat.b.to"), "{line}");
+    // Another uplink is another matter.
+    let lte = second.replace("\"wan\"", "\"lte\"") + "[uplink.lte]\ninterface = \"wwan0\"\n";
+    super::config(&format!("{BASE}{first}{lte}"));
+}
+
+#[test]
+fn nat_of_an_inside_address() {
+    assert_eq!(
+        refusal_of(&nat("mail", "172.22.161.11", "172.22.161.171")),
+        "n.toml:11:11: nat.mail.address: 172.22.161.11 is inside, in network `lan`; \
+         write the address by which the guest is known outside"
+    );
+}
+
+#[test]
+fn nat_to_no_host_of_its_network() {
+    assert_eq!(
+        refusal_of(&nat("mail", "19.19.8.11", "172.22.161.0")),
+        "n.toml:12:6: nat.mail.to: 172.22.161.0 is the network's own address in network `lan`; \
+         write an address from 172.22.161.1 to 172.22.161.254"
+    );
+}
+
+#[test]
 fn bad_keep() {
     assert_eq!(
         uplink_with("keep = [22]"),
@@ -679,6 +735,31 @@ fn sessions_out_of_range() {
             )
         );
     }
+}
+
+#[test]
+fn limit_per_guest_out_of_range() {
+    for key in ["sessions_per_guest", "ports_per_guest"] {
+        let with = |value: &str| refusal_of(&format!("[limits]\n{key} = {value}\n"));
+        let place = format!("n.toml:9:{}: limits.{key}", key.len() + 4);
+        assert_eq!(
+            with("0"),
+            format!(
+                "{place}: 0 would leave a guest nothing; \
+                 write a number from 1 to 4194304, or leave it out"
+            )
+        );
+        for value in ["-1", "4194305"] {
+            let line = with(value);
+            let expected = format!("{place}: {value} is out of range; ");
+            assert!(line.starts_with(&expected), "{line}");
+        }
+    }
+    assert_eq!(
+        refusal_of("[limits]\nsession_per_guest = 5\n"),
+        "n.toml:9:1: limits.session_per_guest: unknown key `session_per_guest`; \
+         did you mean `sessions_per_guest`?"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is allowed, but hardly meant.
 
-use super::{BASE, forward, load, snat, warnings};
+use super::{BASE, forward, load, nat, snat, warnings};
 
 fn warnings_of(lines: &str) -> Vec<String> {
     warnings(&format!("{BASE}{lines}"))
@@ -169,6 +169,55 @@ fn an_external_address_that_the_uplink_does_not_have() {
     );
     let pool = snat("out", "network = \"lan\"\nto = \"19.19.8.11-19.19.8.14\"");
     assert!(warnings_of(&format!("{web}{pool}")).is_empty());
+}
+
+#[test]
+fn a_nat_to_nowhere() {
+    let routed = nat("mail", "19.19.8.11", "172.23.161.171");
+    assert_eq!(
+        warnings_of(&routed),
+        [
+            "n.toml:12:6: nat.mail.to: 172.23.161.171 is in no [network]; \
+          write a guest's address, or ignore this if the guest is routed"
+        ]
+    );
+    let host = warnings_of(&nat("mail", "19.19.8.11", "172.22.161.254"));
+    assert!(host[0].contains("is the host's own address"), "{host:?}");
+}
+
+#[test]
+fn a_nat_of_an_address_that_others_leave_with() {
+    let mail = nat("mail", "19.19.8.11", "172.22.161.171");
+    let remedy = "write an address that the guest has for itself";
+    let pool = snat("out", "network = \"lan\"\nto = \"19.19.8.11-19.19.8.14\"");
+    assert_eq!(
+        warnings_of(&format!("{mail}{pool}")),
+        [format!(
+            "n.toml:11:11: nat.mail.address: 19.19.8.11 is also given out by snat `out`, which has \
+             no port there (line 13); {remedy}"
+        )]
+    );
+    let masquerade = snat("out", "network = \"lan\"\nto = \"masquerade\"");
+    let own = mail.replace("8.11", "8.10");
+    let line = warnings_of(&format!("{own}{masquerade}"));
+    assert!(
+        line[0].contains("19.19.8.10 is also given out by snat `out`"),
+        "{line:?}"
+    );
+    assert!(warnings_of(&format!("{mail}{masquerade}")).is_empty());
+    let beside = pool.replace("8.11", "8.12");
+    assert!(warnings_of(&format!("{mail}{beside}")).is_empty());
+}
+
+#[test]
+fn a_forward_that_is_an_exception_from_a_nat() {
+    let web = forward(
+        "web",
+        "protocol = \"tcp\"\nports = 80\naddress = \"19.19.8.11\"",
+    );
+    let mail = nat("mail", "19.19.8.11", "172.22.161.171");
+    assert_eq!(warnings_of(&web).len(), 1);
+    assert!(warnings_of(&format!("{web}{mail}")).is_empty());
 }
 
 #[test]

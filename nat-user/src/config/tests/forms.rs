@@ -1,6 +1,7 @@
 //! The forms that values may have, and what is taken when they are left out.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::super::model::{
     Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, NetworkId,
     PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
 };
-use super::super::{forward, limits, load as load_file, network, parse, snat, uplink};
+use super::super::{forward, limits, load as load_file, nat, network, parse, snat, uplink};
 use super::{BASE, config, forward as rule, load, snat as snat_rule, warnings};
 
 /// The example of the interface contract, word for word.
@@ -80,6 +81,7 @@ fn the_example_of_the_contract() {
         networks,
         snat,
         forwards,
+        nats,
         limits,
         timeouts,
     } = {
@@ -94,6 +96,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
+    assert!(nats.is_empty());
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
 
@@ -143,6 +146,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         network::KEYS,
         snat::KEYS,
         forward::KEYS,
+        nat::KEYS,
         limits::LIMITS,
         limits::TIMEOUTS,
     ];
@@ -166,6 +170,7 @@ fn what_is_left_out_has_a_default() {
         network.lan = { interface = "vmbr1", address = "10.0.0.1/8" }
         snat = [{ uplink = "wan", network = "lan", to = "masquerade" }]
         forward = [{ uplink = "wan", protocol = "udp", ports = 53, to = "10.0.0.2" }]
+        nat = [{ uplink = "wan", address = "192.0.2.11", to = "10.0.0.3" }]
     "#;
     let config = config(text);
     assert_eq!(config.uplinks[0].addresses, UplinkAddresses::Interface);
@@ -185,6 +190,8 @@ fn what_is_left_out_has_a_default() {
         ("forward-1", None)
     );
     assert!(forward.hairpin);
+    let nat = &config.nats[0];
+    assert!(nat.name == "nat-1" && nat.hairpin);
     assert_eq!(
         (config.limits, config.timeouts),
         (Limits::default(), Timeouts::default())
@@ -325,6 +332,20 @@ fn limits_and_timeouts_up_to_their_ends() {
         (4_194_304, 1 << 31)
     );
     assert_eq!(config.timeouts.udp_s, 300);
+}
+
+#[test]
+fn guests_have_no_limits_of_their_own_but_those_written() {
+    let limits = |lines: &str| config(&format!("{BASE}{lines}")).limits;
+    let none = limits("[limits]\nsessions = 1000\n");
+    assert_eq!(
+        (none.sessions_per_guest, none.ports_per_guest),
+        (None, None)
+    );
+    let some = limits("[limits]\nsessions_per_guest = 100\nports_per_guest = 4_194_304\n");
+    assert_eq!(some.sessions, Limits::default().sessions);
+    assert_eq!(some.sessions_per_guest, NonZeroU32::new(100));
+    assert_eq!(some.ports_per_guest, NonZeroU32::new(4_194_304));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
@@ -12,8 +13,8 @@ use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
     Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Limits,
-    MappingBehaviour, Mode, Network, NetworkId, PortForward, PortRange, SnatRule, SnatSource,
-    SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    MappingBehaviour, Mode, NatRule, Network, NetworkId, PortForward, PortRange, SnatRule,
+    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -25,6 +26,7 @@ fn scrap() -> impl Strategy<Value = String> {
         "[network.lan]",
         "[[snat]]",
         "[[forward]]",
+        "[[nat]]",
         "[limits]",
         "[timeouts]",
         "interface = ",
@@ -261,6 +263,20 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
     })
 }
 
+/// A rule whose addresses [`settle`] makes unlike those of others.
+fn nat_rule() -> impl Strategy<Value = (NatRule, Index)> {
+    (names(), any::<bool>(), any::<Index>()).prop_map(|(name, hairpin, uplink)| {
+        let rule = NatRule {
+            name,
+            uplink: UplinkId(0),
+            address: Ipv4Addr::new(172, 31, 0, 0),
+            to: Ipv4Addr::new(172, 30, 1, 0),
+            hairpin,
+        };
+        (rule, uplink)
+    })
+}
+
 fn timeouts() -> impl Strategy<Value = Timeouts> {
     prop::array::uniform7(1_u32..=1 << 31).prop_map(|[a, b, c, d, e, f, g]| Timeouts {
         udp_s: a,
@@ -273,18 +289,33 @@ fn timeouts() -> impl Strategy<Value = Timeouts> {
     })
 }
 
+fn limits() -> impl Strategy<Value = Limits> {
+    let number = 1_u32..=4_194_304;
+    let per_guest = || prop::option::of(number.clone().prop_map(NonZeroU32::new));
+    (number.clone(), per_guest(), per_guest()).prop_map(|(sessions, of_guest, ports)| Limits {
+        sessions,
+        sessions_per_guest: of_guest.flatten(),
+        ports_per_guest: ports.flatten(),
+    })
+}
+
 fn configs() -> impl Strategy<Value = Config> {
     let networks = vec((names(), any::<bool>(), 0..3_usize, 20_u8..=32), 0..4);
-    let tables = (vec(uplink(), 1..4), networks, 1_u32..=4_194_304, timeouts());
-    let rules = (vec(snat_rule(), 0..5), vec(forward_rule(), 0..12));
+    let tables = (vec(uplink(), 1..4), networks, limits(), timeouts());
+    let rules = (
+        vec(snat_rule(), 0..5),
+        vec(forward_rule(), 0..12),
+        vec(nat_rule(), 0..4),
+    );
     (tables, rules).prop_map(
-        |((uplinks, networks, sessions, timeouts), (snat, forwards))| {
+        |((uplinks, networks, limits, timeouts), (snat, forwards, nats))| {
             let mut config = Config {
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
                 snat: Vec::new(),
                 forwards: Vec::new(),
-                limits: Limits { sessions },
+                nats: Vec::new(),
+                limits,
                 timeouts,
             };
             for (mut rule, uplink, network) in snat {
@@ -301,6 +332,10 @@ fn configs() -> impl Strategy<Value = Config> {
                 rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
                 rule.matches.ports = port_forwards(index * 1000 + 100, &pieces, target);
                 config.forwards.push(rule);
+            }
+            for (mut rule, uplink) in nats {
+                rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
+                config.nats.push(rule);
             }
             settle(config)
         },
@@ -356,6 +391,11 @@ fn settle(mut config: Config) -> Config {
     for (index, rule) in config.snat.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
     }
+    for (index, rule) in (0_u8..).zip(&mut config.nats) {
+        write!(rule.name, "-{index}").expect("a text takes all");
+        rule.address = Ipv4Addr::new(172, 31, 0, index);
+        rule.to = Ipv4Addr::new(172, 30, 1, index);
+    }
     let mut seen = BTreeSet::new();
     config.forwards.retain_mut(|rule| {
         write!(rule.name, "-{}", seen.len()).expect("a text takes all");
@@ -401,10 +441,22 @@ fn written(config: &Config) -> String {
     for rule in &config.forwards {
         write_forward(&mut text, config, rule);
     }
+    for rule in &config.nats {
+        let (name, uplink) = (
+            quoted(&rule.name),
+            quoted(&config.uplinks[rule.uplink.0].name),
+        );
+        text += &format!("[[nat]]\nname = {name}\nuplink = {uplink}\n");
+        text += &format!(
+            "address = \"{}\"\nto = \"{}\"\nhairpin = {}\n",
+            rule.address, rule.to, rule.hairpin
+        );
+    }
     let t = &config.timeouts;
     text += &format!(
-        "[limits]\nsessions = {}\n[timeouts]\nudp = {}\n",
-        config.limits.sessions, t.udp_s
+        "{}[timeouts]\nudp = {}\n",
+        limits_text(&config.limits),
+        t.udp_s
     );
     text += &format!(
         "tcp_opening = {}\ntcp_established = {}\n",
@@ -412,6 +464,17 @@ fn written(config: &Config) -> String {
     );
     text += &format!("tcp_closing = {}\nicmp = {}\n", t.tcp_closing_s, t.icmp_s);
     text + &format!("other = {}\nfragment = {}\n", t.other_s, t.fragment_s)
+}
+
+fn limits_text(limits: &Limits) -> String {
+    let mut text = format!("[limits]\nsessions = {}\n", limits.sessions);
+    if let Some(limit) = limits.sessions_per_guest {
+        text += &format!("sessions_per_guest = {limit}\n");
+    }
+    if let Some(limit) = limits.ports_per_guest {
+        text += &format!("ports_per_guest = {limit}\n");
+    }
+    text
 }
 
 fn quoted(text: &str) -> String {

@@ -1,0 +1,96 @@
+//! The announced segment size: T9.
+
+use super::{
+    packets::{ACK, At, ETHERNET, SYN, read, tcp},
+    world::{C1, C2, PUBLIC, S1A, World},
+};
+use nat_common::parse::TCP;
+
+const REMOTE: At = At(S1A, 7000);
+/// Where the options of a TCP header without IP options stand in a frame.
+const OPTIONS: usize = ETHERNET + 20 + 20;
+
+/// A segment that opens a connection, with these options; sums are made right by hand.
+fn syn(source: At, destination: At, flags: u8, options: &[u8]) -> Vec<u8> {
+    let mut packet = tcp(source, destination, flags).payload(options).bytes();
+    // What was data becomes options: no byte moves, so only the header's length changes the sum.
+    let old = packet[ETHERNET + 32];
+    packet[ETHERNET + 32] = (5 + options.len() as u8 / 4) << 4 | (old & 0xf);
+    let sum = u16::from_be_bytes([packet[ETHERNET + 36], packet[ETHERNET + 37]]);
+    let change = u32::from(packet[ETHERNET + 32]) << 8;
+    let old = u32::from(old) << 8;
+    let mut total = u32::from(!sum) + change + (0xffff - old);
+    total = (total & 0xffff) + (total >> 16);
+    total = (total & 0xffff) + (total >> 16);
+    packet[ETHERNET + 36..ETHERNET + 38].copy_from_slice(&(!(total as u16)).to_be_bytes());
+    packet
+}
+
+fn options(packet: &[u8], len: usize) -> &[u8] {
+    // Checks all checksums.
+    read(packet);
+    &packet[OPTIONS..OPTIONS + len]
+}
+
+const MSS_1460: [u8; 4] = [2, 4, 5, 180];
+const MSS_1400: [u8; 4] = [2, 4, 5, 120];
+
+#[test]
+fn t9_a_larger_segment_size_is_lowered_both_ways() {
+    let mut world = World::new();
+    world.mss(1400);
+    world.forward(TCP, 80..=80, At(C2, 80));
+    let sent = syn(At(C1, 5000), REMOTE, SYN, &MSS_1460);
+    let sent = world.guest_sends(&sent).uplink();
+    assert_eq!(options(&sent, 4), MSS_1400);
+    let answer = syn(REMOTE, At(PUBLIC, 5000), SYN | ACK, &MSS_1460);
+    let answer = world.outside_sends(&answer).guest();
+    assert_eq!(options(&answer, 4), MSS_1400);
+    let asked = syn(REMOTE, At(PUBLIC, 80), SYN, &MSS_1460);
+    let asked = world.outside_sends(&asked).guest();
+    assert_eq!(options(&asked, 4), MSS_1400);
+}
+
+#[test]
+fn t9_nothing_else_changes() {
+    let mut world = World::new();
+    let unlimited = syn(At(C1, 5000), REMOTE, SYN, &MSS_1460);
+    let unlimited = world.guest_sends(&unlimited).uplink();
+    assert_eq!(options(&unlimited, 4), MSS_1460, "without a limit");
+    world.mss(1400);
+    for (port, list) in [
+        (5001, &[2, 4, 5, 100][..]),
+        (5002, &MSS_1400),
+        (5003, &[1, 1, 1, 0]),
+        (5004, &[0, 2, 4, 255]),
+        (5005, &[2, 3, 255, 0]),
+        (5006, &[2, 0, 255, 255]),
+        (5007, &[1, 1, 1, 2]),
+        (5008, &[8, 10, 2, 4, 255, 255, 0, 0, 0, 0, 1, 1]),
+        (5009, &[3, 3, 2, 2, 4, 5]),
+    ] {
+        let list = [list, &[0; 4][..(4 - list.len() % 4) % 4]].concat();
+        let sent = world.guest_sends(&syn(At(C1, port), REMOTE, SYN, &list));
+        assert_eq!(options(&sent.uplink(), list.len()), list);
+    }
+    // Only what opens a connection announces anything.
+    let data = syn(At(C1, 5001), REMOTE, ACK, &MSS_1460);
+    assert_eq!(options(&world.guest_sends(&data).uplink(), 4), MSS_1460);
+}
+
+#[test]
+fn t9_it_is_found_among_other_options_at_any_offset() {
+    let mut world = World::new();
+    world.mss(1400);
+    for before in 0..4 {
+        let mut list = vec![1; before];
+        list.extend([3, 3, 7]);
+        list.extend(MSS_1460);
+        list.resize(12, 0);
+        let port = 5000 + before as u16;
+        let sent = world.guest_sends(&syn(At(C1, port), REMOTE, SYN, &list));
+        let mut expected = list.clone();
+        expected[before + 3..before + 7].copy_from_slice(&MSS_1400);
+        assert_eq!(options(&sent.uplink(), 12), expected);
+    }
+}

@@ -1,0 +1,74 @@
+//! Answering ARP for external addresses that no interface holds.
+//!
+//! A router in the uplink's subnet asks who has such an address. The kernel does not answer: to it
+//! the address is a neighbour's.
+
+use aya_ebpf::{
+    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC},
+    helpers::{bpf_redirect, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use nat_common::{
+    address::Addr4,
+    packet::Packet,
+    rule::{Interface, role},
+    tables::Tables,
+};
+
+use crate::{ETHERNET, maps::Maps, skb::Skb};
+
+/// Ethernet and IPv4 addresses of six and four bytes, a request (RFC 826).
+const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+/// The same, a reply.
+const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
+/// Length of an ARP packet for Ethernet and IPv4 in bytes.
+const ARP: usize = 28;
+
+/// Answers a request for an external address of this uplink that the host does not hold; gives
+/// what the kernel is told.
+#[inline(never)]
+pub(crate) fn answer(ctx: &TcContext) -> i32 {
+    let maps = Maps { skb: ctx.skb.skb };
+    reply(&mut Skb::new(ctx), &maps).unwrap_or(TC_ACT_UNSPEC)
+}
+
+#[inline(always)]
+fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
+    skb.make_readable(ETHERNET + ARP);
+    let request = skb.read::<ARP>(ETHERNET)?;
+    if request[..8] != REQUEST {
+        return None;
+    }
+    let target = Addr4([request[24], request[25], request[26], request[27]]);
+    let uplink = uplink_with(maps, skb.interface(), target)?;
+    let mut frame = [0; ETHERNET + ARP];
+    frame[..6].copy_from_slice(&request[8..14]);
+    frame[6..12].copy_from_slice(&uplink.mac);
+    frame[12..14].copy_from_slice(&[0x08, 0x06]);
+    frame[14..22].copy_from_slice(&REPLY);
+    frame[22..28].copy_from_slice(&uplink.mac);
+    frame[28..32].copy_from_slice(&target.0);
+    frame[32..42].copy_from_slice(&request[8..18]);
+    let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+    // SAFETY: the context is valid, and no pointer into the packet is used after this.
+    unsafe {
+        let from = frame.as_ptr().cast();
+        if bpf_skb_store_bytes(skb.context(), 0, from, frame.len() as u32, flags) != 0 {
+            return None;
+        }
+        Some(bpf_redirect(skb.interface(), 0) as i32)
+    }
+}
+
+/// The uplink, if it has that external address and the host does not hold it.
+#[inline(always)]
+fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface> {
+    let settings = maps.settings()?;
+    let external = maps.external_address(settings.generation as u16, target)?;
+    let uplink = maps.interface(interface)?;
+    let is_ours = uplink.role == role::UPLINK
+        && uplink.number == external.uplink
+        && external.is_host == 0
+        && uplink.mac != [0; 6];
+    is_ours.then_some(uplink)
+}

@@ -1,0 +1,140 @@
+//! `[[nat]]`.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+
+use super::diagnostic::{Fault, Report};
+use super::forward::Surroundings;
+use super::model::{NatRule, SnatRule, SnatTarget, UplinkAddresses};
+use super::network::ByAddress;
+use super::parse::{Key, Section, key, quote};
+use super::tables::{Item, Names};
+use super::{target, values};
+
+/// The keys of `[[nat]]`.
+pub(super) const KEYS: &[Key] = &[
+    key("name", "\"mail\""),
+    key("uplink", "\"wan\""),
+    key("address", "\"192.0.2.11\""),
+    key("to", "\"172.22.161.171\""),
+    key("hairpin", "true"),
+];
+
+pub(super) fn read(
+    section: &Section<'_>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Option<NatRule> {
+    report.errors(section.unknown_keys());
+    let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
+    let address = report.keep(section.required("address", values::host_address));
+    let to = report.keep(section.required("to", values::host_address));
+    let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    Some(NatRule {
+        name: section.name.to_string(),
+        uplink: uplink?,
+        address: address?,
+        to: to?,
+        hairpin: hairpin?.unwrap_or(true),
+    })
+}
+
+/// Refuses rules that are not one to one, and external addresses that are inside.
+pub(super) fn check(
+    rules: &[Item<'_, NatRule>],
+    networks: &ByAddress<'_>,
+    report: &mut Report<'_>,
+) {
+    for (rule, before) in repeated(rules, |rule| rule.address) {
+        let problem = format!(
+            "{} belongs to the guest of {} already",
+            rule.value.address,
+            quote(&before.value.name)
+        );
+        let remedy = "give each guest an address of its own";
+        let fault = rule.section.fault("address", &problem, remedy);
+        report.error(fault.see(before.section.at));
+    }
+    for (rule, before) in repeated(rules, |rule| (rule.uplink, rule.to)) {
+        let problem = format!(
+            "{} has an address of this uplink by {} already",
+            rule.value.to,
+            quote(&before.value.name)
+        );
+        let remedy = "remove one of the two; a [[forward]] with protocol = \"all\" adds an address";
+        let fault = rule.section.fault("to", &problem, remedy);
+        report.error(fault.see(before.section.at));
+    }
+    for rule in rules {
+        if let Some(network) = networks.find(rule.value.address) {
+            let (address, name) = (rule.value.address, quote(&network.name));
+            let problem = format!("{address} is inside, in network {name}");
+            let remedy = "write the address by which the guest is known outside";
+            report.error(rule.section.fault("address", &problem, remedy));
+        }
+    }
+}
+
+/// Rules that have something in common with an earlier one, together with the first such.
+fn repeated<'r, 'a, K: Eq + Hash>(
+    rules: &'r [Item<'a, NatRule>],
+    key: impl Fn(&NatRule) -> K,
+) -> Vec<(&'r Item<'a, NatRule>, &'r Item<'a, NatRule>)> {
+    let mut first = HashMap::new();
+    let mut found = Vec::new();
+    for rule in rules {
+        match first.entry(key(&rule.value)) {
+            Entry::Vacant(free) => _ = free.insert(rule),
+            Entry::Occupied(before) => found.push((rule, *before.get())),
+        }
+    }
+    found
+}
+
+/// Warns of what is possible, but hardly meant.
+pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
+    let by_address = ByAddress::new(around.networks);
+    for rule in around.nats {
+        let (section, to) = (&rule.section, rule.value.to);
+        let faults = [
+            target::doubt(section, to, &by_address, around.snat),
+            shared_address(rule, around),
+        ];
+        faults
+            .into_iter()
+            .flatten()
+            .for_each(|fault| report.warn(fault));
+    }
+}
+
+/// The address is also one that a `[[snat]]` rule gives to others, which get nothing there: every
+/// port belongs to the guest.
+fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Fault> {
+    let address = rule.value.address;
+    let holds = |snat: &&Item<'_, SnatRule>| {
+        snat.value.uplink == rule.value.uplink
+            && match snat.value.to {
+                SnatTarget::Pool { first, last } => (first..=last).contains(&address),
+                SnatTarget::Masquerade => masqueraded(rule, around) == Some(address),
+            }
+    };
+    let snat = around.snat.iter().find(holds)?;
+    let name = quote(&snat.value.name);
+    let problem = format!("{address} is also given out by snat {name}, which has no port there");
+    let remedy = "write an address that the guest has for itself";
+    Some(
+        rule.section
+            .fault("address", &problem, remedy)
+            .see(snat.section.at),
+    )
+}
+
+/// What masquerade uses at the rule's uplink, as far as the file tells.
+fn masqueraded(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Ipv4Addr> {
+    match &around.uplinks.get(rule.value.uplink.0)?.value.addresses {
+        UplinkAddresses::Fixed(addresses) => addresses.first().copied(),
+        UplinkAddresses::Interface => None,
+    }
+}

@@ -1,0 +1,53 @@
+//! The guests that rules send packets to.
+
+use std::net::Ipv4Addr;
+
+use super::diagnostic::{Fault, Report};
+use super::model::{SnatRule, SnatSource};
+use super::network::ByAddress;
+use super::parse::{Section, quote};
+use super::tables::Item;
+use super::values;
+
+/// Refuses targets that are no host of the network in which they are.
+pub(super) fn check<'r>(
+    targets: impl Iterator<Item = (&'r Section<'r>, Ipv4Addr)>,
+    networks: &ByAddress<'_>,
+    report: &mut Report<'_>,
+) {
+    for (section, to) in targets {
+        let Some(network) = networks.find(to) else {
+            continue;
+        };
+        if let Some(what) = values::reserved_in(network.address, to) {
+            let problem = format!("{to} is {what} in network {}", quote(&network.name));
+            report.error(section.fault("to", &problem, &values::hosts_of(network.address)));
+        }
+    }
+}
+
+/// The target is not where guests are; a routed guest may be anywhere.
+pub(super) fn doubt(
+    section: &Section<'_>,
+    to: Ipv4Addr,
+    networks: &ByAddress<'_>,
+    snat: &[Item<'_, SnatRule>],
+) -> Option<Fault> {
+    if let Some(network) = networks.find(to) {
+        return (network.address.addr() == to).then(|| {
+            let name = quote(&network.name);
+            let problem = format!("{to} is the host's own address in network {name}");
+            section.fault("to", &problem, "write a guest's address")
+        });
+    }
+    let is_inside = |rule: &Item<'_, SnatRule>| match rule.value.source {
+        SnatSource::Prefix(prefix) => prefix.contains(&to),
+        SnatSource::Network(_) => false,
+    };
+    if snat.iter().any(is_inside) {
+        return None;
+    }
+    let problem = format!("{to} is in no [network]");
+    let remedy = "write a guest's address, or ignore this if the guest is routed";
+    Some(section.fault("to", &problem, remedy))
+}
