@@ -303,7 +303,7 @@ fn wait_until(time_s: f64) {
 /// 24 hours of sessions that are opened, refreshed, closed, reset and left alone: at every
 /// checkpoint natbpf holds exactly those that it should.
 #[test]
-fn a_day_of_churn_leaves_exactly_the_sessions_that_live() -> Result<()> {
+fn u8_a_day_of_churn_leaves_exactly_the_sessions_that_live() -> Result<()> {
     let net = Proxmox::new()?;
     let mut churn = Churn::new(&net)?;
     let begun_s = now_s();
