@@ -33,6 +33,7 @@ use crate::{
 ///
 /// What was refused or has failed, and what to do about it.
 pub fn execute(cli: Cli) -> Result<()> {
+    clock::set_time_scale(cli.time_scale);
     match &cli.command {
         Command::Run(args) => {
             let options = Options {

@@ -1,18 +1,22 @@
 //! Sessions by the million, written straight into the tables.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapData;
+use aya::maps::{HashMap, Map, MapData};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
+    guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     parse::UDP,
     session::{SessionKey4, SessionRecord4, View, flags},
 };
+
+use nat_user::dataplane::Plain;
 
 use super::harness::{NETWORK_NUMBER, Plane};
 
@@ -52,6 +56,41 @@ pub(super) fn fill(
         )?;
     }
     Ok(())
+}
+
+/// Writes what the guests of the first so many sessions have.
+pub(super) fn fill_guests(plane: &Plane, numbers: std::ops::Range<u32>) -> Result<()> {
+    let mut counts: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+    for number in numbers {
+        *counts
+            .entry(Session::new(number).internal.address.0)
+            .or_default() += 1;
+    }
+    let records = counts.into_iter().map(|(address, count)| {
+        let record = GuestRecord {
+            references: 2 * count,
+            sessions: count,
+            ports: count,
+        };
+        (GuestKey4::new(Addr4(address), NETWORK_NUMBER), record)
+    });
+    update(&guests(plane)?, records)
+}
+
+/// How many sessions and ports all guests have together.
+pub(super) fn held_by_guests(plane: &Plane) -> Result<(u32, u32)> {
+    let map = Map::HashMap(guests(plane)?);
+    let guests: HashMap<MapData, Plain<GuestKey4>, Plain<GuestRecord>> = HashMap::try_from(map)?;
+    let mut held = (0, 0);
+    for guest in guests.iter() {
+        let (_, Plain(guest)) = guest?;
+        held = (held.0 + guest.sessions, held.1 + guest.ports);
+    }
+    Ok(held)
+}
+
+fn guests(plane: &Plane) -> Result<MapData> {
+    MapData::from_pin(plane.dataplane.pins().map("GUESTS")).context("open GUESTS")
 }
 
 /// Sets the clocks of all sessions that there are.
