@@ -12,6 +12,7 @@ pub(super) const GUEST: [u8; 4] = [172, 22, 161, 170];
 pub(super) const REMOTE: [u8; 4] = [198, 51, 100, 2];
 pub(super) const GO_ON: i32 = -1;
 const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
 
 pub(super) fn udp(
     source: [u8; 4],
@@ -278,7 +279,11 @@ fn x1_a_full_table_loses_no_session() -> Result<()> {
             "session {n} of {capacity}"
         );
     }
-    ensure!(plane.outbound(&packet(capacity))?.verdict == DROP);
+    // The guest is told that the host cannot be reached (ICMP 3/1).
+    let refused = plane.outbound(&packet(capacity))?;
+    ensure!(refused.verdict == REDIRECT, "verdict {}", refused.verdict);
+    ensure!(refused.packet[23] == 1 && refused.packet[30..34] == GUEST);
+    ensure!(refused.packet[34..36] == [3, 1]);
     ensure!(plane.dropped("table_full")? == 1);
     for n in 0..capacity {
         ensure!(
