@@ -37,12 +37,29 @@ pub const fn classify(icmp_type: u8) -> IcmpClass {
     }
 }
 
+/// What an ICMP query asks for: stands for the port of the host that is asked, as the identifier
+/// does for that of the host that asks. It is the type of the query, the same for its answer; other
+/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not answer.
+#[inline(always)]
+#[must_use]
+pub const fn service(icmp_type: u8) -> Port {
+    const ECHO: u8 = 8;
+    Port::new(match icmp_type {
+        0 => ECHO as u16,
+        // Timestamp, information, address mask: the answer's type comes after the query's.
+        14 | 16 | 18 => icmp_type as u16 - 1,
+        query => query as u16,
+    })
+}
+
 /// The packet that an ICMP error quotes: its header and the first 8 bytes of what follows, at
 /// least (RFC 792).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quoted<A> {
     l3: usize,
     l4: usize,
+    /// Whether it answers an ICMP query: then its identifier is that of its destination.
+    is_answer: bool,
     /// Its IP protocol number.
     pub protocol: u8,
     /// Its source.
@@ -92,27 +109,42 @@ pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Opt
     let l3 = error.l4 + Icmpv4Hdr::LEN;
     let header = A::parse_header(packet, l3)?;
     let l4 = l3 + header.header_len;
-    if header.fragment_offset != 0 || l4 + 8 > error.end() {
+    if header.fragment_offset != 0 {
         return None;
+    }
+    let mut quoted = Quoted {
+        l3,
+        l4,
+        is_answer: false,
+        protocol: header.protocol,
+        source: Endpoint::new(header.source, Port::ZERO),
+        destination: Endpoint::new(header.destination, Port::ZERO),
+    };
+    let is_opaque = !matches!(header.protocol, TCP | UDP | ICMP);
+    // Eight bytes; or all that there are, of a packet that has fewer and needs no more.
+    let len = header.total_len.saturating_sub(header.header_len);
+    let quoted_len = if is_opaque && len < 8 { len } else { 8 };
+    if l4 + quoted_len > error.end() {
+        return None;
+    }
+    if is_opaque {
+        return Some(quoted);
     }
     let bytes = packet.read::<8>(l4)?;
     let (source_port, destination_port) = match header.protocol {
-        TCP | UDP => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
         ICMP => match classify(bytes[0]) {
-            IcmpClass::Request => (Port([bytes[4], bytes[5]]), Port::ZERO),
-            IcmpClass::Reply => (Port::ZERO, Port([bytes[4], bytes[5]])),
+            IcmpClass::Request => (Port([bytes[4], bytes[5]]), service(bytes[0])),
+            IcmpClass::Reply => {
+                quoted.is_answer = true;
+                (service(bytes[0]), Port([bytes[4], bytes[5]]))
+            }
             // No error is ever sent about an error (RFC 1122 section 3.2.2).
             IcmpClass::Error | IcmpClass::Other => return None,
         },
-        _ => (Port::ZERO, Port::ZERO),
+        _ => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
     };
-    Some(Quoted {
-        l3,
-        l4,
-        protocol: header.protocol,
-        source: Endpoint::new(header.source, source_port),
-        destination: Endpoint::new(header.destination, destination_port),
-    })
+    (quoted.source.port, quoted.destination.port) = (source_port, destination_port);
+    Some(quoted)
 }
 
 /// Checks the ICMP checksum of a whole message (RFC 5508 REQ-3).
@@ -191,7 +223,7 @@ fn write_quoted<A: Address, P: Packet>(
         _ => return Some(Diff::NONE),
     };
     if quoted.protocol == ICMP {
-        let id = if source.port == Port::ZERO {
+        let id = if quoted.is_answer {
             destination.port
         } else {
             source.port

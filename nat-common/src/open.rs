@@ -297,20 +297,19 @@ fn add_hairpin<A: Address, T: Tables<A>>(
 ) -> Result<(), Refusal> {
     let request_between = between_key(&opening.request);
     let answer_between = between_key(&opening.answer);
-    // Of a client that reaches the same server by another external port from the same port: in
-    // between the two could not be told apart, whatever the port.
-    let in_use = |error| match error {
-        InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
-        InsertError::Full => Refusal::Final(DropReason::TableFull),
-    };
+    // Between the hooks, answers from the same external port of the server's to the same client
+    // could not be told apart, whatever external port the client has.
     tables
         .add_session(&answer_between, &opening.answer.record)
-        .map_err(in_use)?;
+        .map_err(|error| match error {
+            InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
+            InsertError::Full => Refusal::Final(DropReason::TableFull),
+        })?;
     // Expiry looks at one entry of a session, which is not this one.
     opening.request.record.flags &= !flags::PRIMARY;
     let between = tables
         .add_session(&request_between, &opening.request.record)
-        .map_err(in_use);
+        .map_err(Refusal::from);
     opening.request.record.flags |= flags::PRIMARY;
     let result = between.and_then(|()| {
         add_pair(tables, opening).inspect_err(|_| tables.remove_session(&request_between))
@@ -390,10 +389,11 @@ fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     }
 }
 
-/// The key of a hairpinned packet whose destination is rewritten and whose source is not.
+/// The key of a hairpinned packet of which everything is rewritten but the source address.
 #[inline(always)]
 fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     SessionKey {
+        source_port: entry.record.source_port,
         destination: entry.record.destination,
         destination_port: entry.record.destination_port,
         view: View::Between as u8,

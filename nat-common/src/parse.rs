@@ -82,9 +82,9 @@ pub struct Parsed<A> {
     pub transport: Transport,
     /// Length of the transport header in bytes.
     pub transport_len: usize,
-    /// Source port, or the identifier of an ICMP query.
+    /// Source port, or the identifier of an ICMP query; [`icmp::service`] in its answer.
     pub source_port: Port,
-    /// Destination port, or the identifier of an answer to an ICMP query.
+    /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a query.
     pub destination_port: Port,
     /// Whether the ports are known: those of a later fragment stand in the first one.
     pub has_ports: bool,
@@ -296,11 +296,11 @@ fn parse_icmp<A: Address, P: Packet>(
     parsed.transport_len = Icmpv4Hdr::LEN;
     parsed.transport = match icmp::classify(bytes[0]) {
         IcmpClass::Request => {
-            parsed.source_port = id;
+            (parsed.source_port, parsed.destination_port) = (id, icmp::service(bytes[0]));
             Transport::IcmpQuery { is_reply: false }
         }
         IcmpClass::Reply => {
-            parsed.destination_port = id;
+            (parsed.source_port, parsed.destination_port) = (icmp::service(bytes[0]), id);
             Transport::IcmpQuery { is_reply: true }
         }
         IcmpClass::Error => Transport::IcmpError,

@@ -3,7 +3,7 @@
 
 use crate::{
     address::{Addr4, Address},
-    checksum::{fold, sum},
+    checksum::{Diff, fold, sum},
     counter::DropReason,
     parse::{ICMP, Parsed, TCP},
     rule::{Interface, role},
@@ -20,8 +20,13 @@ const ICMP_LEN: usize = 8;
 /// Length of the options that move a refusal's message: four times "end", which sums up to 0.
 const OPTIONS_LEN: usize = 4;
 const TTL: u8 = 64;
+/// Internetwork control (RFC 1812 section 4.3.2.5), as of the kernel's own errors.
+const TOS: u8 = 0xc0;
 const DESTINATION_UNREACHABLE: u8 = 3;
 const HOST_UNREACHABLE: u8 = 1;
+
+/// What stands where a device may fill a checksum in.
+const FILLED_IN: [u8; 2] = [0xff; 2];
 
 /// Clocks of refusals: guests share one if they fall on the same by their address.
 pub const CLOCKS: u32 = 1024;
@@ -132,6 +137,7 @@ pub fn write(
     let len = l4 + ICMP_LEN + QUOTE_LEN;
     *bytes = [0; MAX_LEN];
     bytes[0] = 0x40 | (l4 / 4) as u8;
+    bytes[1] = TOS;
     bytes[3] = len as u8;
     bytes[8] = TTL;
     bytes[9] = ICMP;
@@ -153,12 +159,15 @@ fn write_message<const L4: usize>(bytes: &mut [u8; MAX_LEN], quote: &[u8; QUOTE_
     bytes[L4] = DESTINATION_UNREACHABLE;
     bytes[L4 + 1] = HOST_UNREACHABLE;
     bytes[L4 + ICMP_LEN..L4 + ICMP_LEN + QUOTE_LEN].copy_from_slice(quote);
-    let filled_in = if L4 == HEADER_LEN {
-        L4 + 6
+    if L4 == HEADER_LEN {
+        bytes[L4 + 6..L4 + 8].copy_from_slice(&FILLED_IN);
     } else {
-        L4 + ICMP_LEN + 4
-    };
-    bytes[filled_in..filled_in + 2].copy_from_slice(&[0xff; 2]);
+        let id = L4 + ICMP_LEN + 4;
+        let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
+        let change = Diff::NONE.replace(word([quote[4], quote[5]]), word(FILLED_IN));
+        bytes[id..id + 2].copy_from_slice(&FILLED_IN);
+        bytes[id + 6..id + 8].copy_from_slice(&change.apply([quote[10], quote[11]]));
+    }
     let message_sum = !fold(sum(&bytes[L4..L4 + ICMP_LEN + QUOTE_LEN]));
     bytes[L4 + 2..L4 + 4].copy_from_slice(&message_sum.to_ne_bytes());
 }

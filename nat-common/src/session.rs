@@ -5,7 +5,7 @@
 //! translation is the key of the other entry, so the two name each other without a further field.
 //!
 //! A hairpinned session (guest to guest by an external address) has two more, for the hook at
-//! which a packet leaves towards the server with only its destination rewritten.
+//! which a packet leaves with everything rewritten but its source address.
 
 use crate::{
     address::{Addr4, Address, Endpoint, Port},
@@ -20,7 +20,7 @@ pub enum View {
     Outside = 0,
     /// In a network, as its guests see it.
     Inside = 1,
-    /// Hairpinned: its destination is rewritten, its source not yet.
+    /// Hairpinned: everything is rewritten but its source address.
     Between = 2,
 }
 
@@ -32,9 +32,9 @@ pub struct SessionKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port; the identifier of an ICMP query, 0 in its answer.
+    /// Source port; the identifier of an ICMP query, [`crate::icmp::service`] in its answer.
     pub source_port: Port,
-    /// Destination port; the identifier of an ICMP answer, 0 in a query.
+    /// Destination port; the identifier of an ICMP answer, [`crate::icmp::service`] in a query.
     pub destination_port: Port,
     /// Number of the network that the packet came from; 0 in [`View::Outside`].
     pub network: u16,

@@ -39,7 +39,10 @@ use nat_common::{
 
 use crate::{skb::Saved, socket};
 
-const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+/// Nanoseconds in a second of the sessions' clocks. The loader writes fewer to test in minutes what
+/// takes a day.
+#[unsafe(no_mangle)]
+static NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 const EEXIST: i32 = -17;
 
 #[map]
@@ -167,7 +170,11 @@ impl Tables<Addr4> for Maps {
     #[inline(always)]
     fn now_s(&self) -> u32 {
         // SAFETY: reads a clock.
-        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_SECOND) as u32
+        let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
+        // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
+        // that the loader may have written another.
+        let second = unsafe { (&raw const NANOSECONDS_PER_SECOND).read_volatile() };
+        nanoseconds.checked_div(second).unwrap_or(0) as u32
     }
 
     #[inline(always)]

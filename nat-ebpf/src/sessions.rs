@@ -6,7 +6,7 @@
 use aya_ebpf::programs::TcContext;
 use nat_common::{
     session::SessionKey4,
-    sweep::{self, END_BATCH, END_KEYS_OFFSET, EndMode},
+    sweep::{self, END_BATCH, END_KEYS_OFFSET, EndMode, Fate},
     tables::Tables,
 };
 
@@ -24,7 +24,7 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
     let Some(settings) = maps.settings() else {
         return 0;
     };
-    let now_s = maps.now_s();
+    let now_s = sweep::judged_s(maps.now_s());
     let mut ended = 0;
     maps.repeat(if count < END_BATCH { count } else { END_BATCH }, |index| {
         let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey4>();
@@ -32,15 +32,30 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
             return false;
         };
         let Some(session) = maps.session(&key) else {
+            answer(ctx, offset, Fate::Ended);
             return true;
         };
-        let has_ended = if mode == EndMode::Now as u32 {
-            sweep::end(maps, &key, session)
-        } else {
+        let fate = if mode != EndMode::Now as u32 {
             sweep::expire(maps, settings, now_s, &key, session)
+        } else if sweep::end(maps, &key, session) {
+            Fate::Ended
+        } else {
+            Fate::Kept(now_s)
         };
-        ended += i32::from(has_ended);
+        ended += i32::from(fate == Fate::Ended);
+        answer(ctx, offset, fate);
         true
     });
     ended
+}
+
+/// Writes over a key when to ask again for its session.
+#[inline(always)]
+fn answer(ctx: &TcContext, offset: usize, fate: Fate) {
+    let ask_again_s = match fate {
+        Fate::Kept(until_s) => until_s,
+        Fate::Ended | Fate::NotPrimary => 0,
+    };
+    // The key was read from there.
+    let _always_succeeds = ctx.store(offset, &ask_again_s, 0);
 }

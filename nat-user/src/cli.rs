@@ -19,10 +19,23 @@ pub struct Cli {
     /// Pinned programs and maps
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
+    /// Time goes so many times as fast for sessions: to test in minutes what takes a day
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "TIMES",
+        default_value_t = 1
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_TIME_SCALE))]
+    pub time_scale: u32,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// A second of sessions is a microsecond then.
+const MOST_TIME_SCALE: i64 = 1_000_000;
 
 const DEFAULT_CONFIG: &str = "/etc/natbpf/natbpf.toml";
 const DEFAULT_RUN_DIR: &str = "/run/natbpf";
@@ -184,6 +197,7 @@ mod tests {
             "natbpf",
             "natbpf conntrack count --internal 10.0.0",
             "natbpf check --json",
+            "natbpf run --time-scale 0",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -10,12 +10,13 @@ use crate::{
     clock, config,
     control::{self, Request},
     daemon::{self, Options},
-    dataplane::{Dataplane, EndMode, Pins},
+    dataplane::{Dataplane, Pins},
     host::{
         journal::Journal,
         netlink::Netlink,
         setup::{self, Plan},
     },
+    refusals,
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
@@ -32,6 +33,7 @@ use crate::{
 ///
 /// What was refused or has failed, and what to do about it.
 pub fn execute(cli: Cli) -> Result<()> {
+    clock::set_time_scale(cli.time_scale);
     match &cli.command {
         Command::Run(args) => {
             let options = Options {
@@ -160,6 +162,7 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
+        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
     };
     report::to_stdout(|output| status::show(output, &status, format))
 }
@@ -201,7 +204,7 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     let mut ended = 0;
     // One that a packet passed in at that very moment is tried again.
     for _ in 0..FLUSH_ATTEMPTS {
-        ended += dataplane.end(&keys, EndMode::Now)?;
+        ended += dataplane.end(&keys)?;
         if ended as usize >= keys.len() {
             break;
         }

@@ -19,7 +19,7 @@ use nat_common::{
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
-        forward_flags,
+        forward_flags, inside_flags,
     },
 };
 
@@ -183,7 +183,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The networks' prefixes, and those that only a rule names. A prefix that holds an external
+    /// The networks' prefixes, single guests, and prefixes that only a rule names. A prefix that holds an external
     /// address of the host's (`0.0.0.0/0`, say) does not make its addresses inside ones.
     fn inside(&mut self) {
         let mut prefixes = BTreeMap::new();
@@ -202,22 +202,40 @@ impl<'a> Compiler<'a> {
             let prefix = network.address.trunc();
             prefixes.insert(prefix, self.place_of(prefix));
         }
-        for (prefix, (network, gateway)) in prefixes {
-            let key = InsideKey4 {
-                generation: 0,
-                reserved: [0; 2],
-                address: wire(prefix.addr()),
-            };
-            let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
-            let inside = Inside4 {
-                network,
-                flags: 0,
-                gateway: wire(gateway),
-                mac: [0; 6],
-                reserved: [0; 2],
-            };
-            self.ruleset.inside.push((Prefix { bits, key }, inside));
+        for guest in &self.config.guests {
+            prefixes.remove(&guest.address.into());
         }
+        for (prefix, (network, gateway)) in prefixes {
+            self.push_inside(prefix, network, gateway, None);
+        }
+        for guest in &self.config.guests {
+            let prefix = guest.address.into();
+            let (network, gateway) = self.place_of(prefix);
+            self.push_inside(prefix, network, gateway, Some(guest.mac));
+        }
+    }
+
+    fn push_inside(
+        &mut self,
+        prefix: Ipv4Net,
+        network: u16,
+        gateway: Ipv4Addr,
+        mac: Option<[u8; 6]>,
+    ) {
+        let key = InsideKey4 {
+            generation: 0,
+            reserved: [0; 2],
+            address: wire(prefix.addr()),
+        };
+        let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
+        let inside = Inside4 {
+            network,
+            flags: mac.map_or(0, |_| inside_flags::HAS_MAC),
+            gateway: wire(gateway),
+            mac: mac.unwrap_or_default(),
+            reserved: [0; 2],
+        };
+        self.ruleset.inside.push((Prefix { bits, key }, inside));
     }
 
     fn holds_external_address(&self, prefix: Ipv4Net) -> bool {

@@ -12,5 +12,6 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod host;
+pub mod refusals;
 pub mod report;
 pub mod state;

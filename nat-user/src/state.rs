@@ -69,6 +69,9 @@ pub struct InterfaceState {
     pub attachment: String,
     /// The addresses in use: external ones of an uplink, the gateway of a network.
     pub addresses: Vec<Ipv4Addr>,
+    /// The largest TCP segment in bytes that connections through it may announce, if there is one.
+    #[serde(default)]
+    pub mss: Option<u16>,
 }
 
 /// A kind of rule; names are unique within one.
@@ -476,6 +479,7 @@ mod tests {
                 hooks: vec!["tc-ingress".to_owned()],
                 attachment: "tcx".to_owned(),
                 addresses: vec![Ipv4Addr::new(19, 19, 8, 10)],
+                mss: Some(1452),
             }],
             warnings: vec![],
         }

@@ -16,6 +16,23 @@ pub struct Ip {
     pub ttl: u8,
     /// IP options; their length must be a multiple of four.
     pub options: Vec<u8>,
+    /// The byte with DSCP and ECN.
+    pub tos: u8,
+    /// Whether routers may cut it into fragments (DF is not set).
+    pub may_fragment: bool,
+    /// The identification that fragments share.
+    pub id: u16,
+}
+
+/// What a TCP header says, but for ports and checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
+    pub flags: u8,
+    /// Sequence number.
+    pub sequence: u32,
+    /// The data.
+    pub payload: &'a [u8],
 }
 
 impl Ip {
@@ -27,6 +44,9 @@ impl Ip {
             destination,
             ttl: 64,
             options: Vec::new(),
+            tos: 0,
+            may_fragment: false,
+            id: 0,
         }
     }
 
@@ -83,6 +103,25 @@ impl Ip {
         self.raw(IpNumber::TCP.0, &header.to_bytes())
     }
 
+    /// A TCP segment without options.
+    ///
+    /// # Errors
+    /// As for [`Ip::raw`].
+    pub fn tcp(&self, source: u16, destination: u16, segment: &Segment<'_>) -> Result<Vec<u8>> {
+        let mut header = TcpHeader::new(source, destination, segment.sequence, 64_240);
+        header.fin = segment.flags & 1 != 0;
+        header.syn = segment.flags & 2 != 0;
+        header.rst = segment.flags & 4 != 0;
+        header.psh = segment.flags & 8 != 0;
+        header.ack = segment.flags & 16 != 0;
+        let ip = self.header(IpNumber::TCP.0, header.header_len() + segment.payload.len())?;
+        header.checksum = header
+            .calc_checksum_ipv4(&ip, segment.payload)
+            .context("TCP checksum")?;
+        let inside = [&header.to_bytes()[..], segment.payload].concat();
+        self.raw(IpNumber::TCP.0, &inside)
+    }
+
     /// An ICMP message: type, code, the four bytes after the checksum, and the rest.
     ///
     /// # Errors
@@ -99,6 +138,10 @@ impl Ip {
         let (source, destination) = (self.source.octets(), self.destination.octets());
         let mut header = Ipv4Header::new(length, self.ttl, IpNumber(protocol), source, destination)
             .context("IPv4 header")?;
+        header.dscp = (self.tos >> 2).try_into().context("DSCP")?;
+        header.ecn = (self.tos & 3).try_into().context("ECN")?;
+        header.dont_fragment = !self.may_fragment;
+        header.identification = self.id;
         header.options = Ipv4Options::try_from(&self.options[..]).context("IP options")?;
         // Kernels drop a packet of which total length and header length disagree.
         header.set_payload_len(inside).context("IPv4 header")?;

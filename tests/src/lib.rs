@@ -4,7 +4,9 @@
 //! Nothing in here shares code with natbpf: what is wrong there must not look right here.
 
 pub mod bulk;
+mod connect;
 pub mod craft;
+mod load;
 mod nat;
 mod oracle;
 pub mod snapshot;
@@ -14,6 +16,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use connect::connect_from;
+pub use load::Load;
 pub use nat::Nat;
 pub use watch::Watch;
 

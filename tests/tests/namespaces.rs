@@ -6,13 +6,18 @@
 
 mod namespaces {
     mod control;
+    mod exhaustion;
     mod fragments;
     mod icmp;
+    mod life;
+    mod nat;
     mod ports;
     mod rules;
     mod scenarios;
     mod security;
+    mod standards;
     mod tcp;
+    mod too_large;
     mod udp;
     mod wire;
 }

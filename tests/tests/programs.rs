@@ -4,6 +4,8 @@
 
 mod programs {
     mod budget;
+    mod expiry;
     mod harness;
+    mod table;
     mod vectors;
 }

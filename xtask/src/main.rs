@@ -6,10 +6,15 @@ mod bench;
 mod build;
 mod check;
 mod command;
+#[cfg(test)]
+mod compliance;
+mod conformance;
 mod fuzz;
 mod lab;
 mod run;
 mod setup;
+#[cfg(test)]
+mod sources;
 mod test;
 
 use std::process::ExitCode;

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every check and every test, and one line with the totals at the end.
 //!
 //! Tests are ordinary `cargo test` targets. What this adds: set-up, the checks, the program that
-//! the tests run, a summary, and the rule that a suite which ran nothing has failed.
+//! the tests run, a summary, the rule that a suite which ran nothing has failed, and the table of
+//! the cases of docs/behaviour.md (see [`conformance`]): after all suites, or by itself.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,11 +18,14 @@ use serde_json::Value;
 
 use crate::check::CHECKS;
 use crate::command::{cargo, workspace};
+use crate::conformance::{self, Case, Table, TestResult};
 use crate::fuzz::Fuzzer;
 use crate::setup::{self, Needs};
 
 /// The package with the tests of loaded programs and of whole hosts.
 const TEST_PACKAGE: &str = "tests";
+/// What runs the tests of all cases.
+const CONFORMANCE: &str = "conformance";
 
 /// How long each fuzz target runs here in seconds; `cargo xtask fuzz` takes its time.
 const FUZZ_S: u32 = 10;
@@ -30,8 +34,11 @@ const FUZZ_S: u32 = 10;
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
     /// `check`, `unit`, `fuzz`, or a file of tests/tests without its ending; all of them if none is
-    /// named
+    /// named. `conformance` runs the tests of all cases of docs/behaviour.md, and no others
     suites: Vec<String>,
+    /// Name the tests of every case in the table of cases, not only the failed ones
+    #[arg(long)]
+    names: bool,
     /// Passed on to the test programs, for instance a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
@@ -45,6 +52,8 @@ struct Outcome {
     ignored: usize,
     /// The tests that failed, by name, or why the step itself did.
     complaints: Vec<String>,
+    /// Every test that ran, with its modules.
+    tests: Vec<TestResult>,
 }
 
 /// The steps made so far.
@@ -56,7 +65,11 @@ struct Report {
 /// The command itself. The totals are its last line, whatever happens.
 pub(crate) fn run(args: &TestArgs) -> ExitCode {
     let mut report = Report::default();
-    if let Err(error) = perform(args, &mut report) {
+    let performed = match args.suites.iter().any(|suite| suite == CONFORMANCE) {
+        true => perform_conformance(args, &mut report),
+        false => perform(args, &mut report),
+    };
+    if let Err(error) = performed {
         report.steps.push((
             "xtask".to_owned(),
             0.0,
@@ -88,11 +101,7 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
     if wanted.tests.is_empty() {
         return Ok(());
     }
-    let built = report.step("build", || {
-        // The programs too: tests of whole hosts run them.
-        show(cargo(&workspace, "build").arg("--all-targets")).into()
-    });
-    if !built {
+    if !build(&workspace, report) {
         return Ok(());
     }
     for (name, targets) in wanted.tests {
@@ -108,7 +117,55 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
     if report.passed() + report.failed() == 0 {
         bail!("no test has this in its name: {}", args.args.join(" "));
     }
+    if args.suites.is_empty() && args.args.is_empty() {
+        // Failed tests have been counted; a case that nothing tries has not.
+        let table = Table::new(conformance::cases(&workspace)?, &report.tests());
+        print_table(&table, args.names);
+        report.step(CONFORMANCE, || Outcome {
+            failed: table.untested().count(),
+            complaints: table
+                .untested()
+                .map(|id| format!("{id}: no test"))
+                .collect(),
+            ..Outcome::default()
+        });
+    }
     Ok(())
+}
+
+/// Runs the tests of the cases alone, and counts cases instead of tests.
+fn perform_conformance(args: &TestArgs, report: &mut Report) -> Result<()> {
+    if args.suites.len() > 1 || !args.args.is_empty() {
+        bail!("conformance runs the tests of all cases: it goes with no other suite and no filter");
+    }
+    let workspace = workspace()?;
+    let cases = conformance::cases(&workspace)?;
+    setup::ensure(Needs::Tests)?;
+    if !build(&workspace, report) {
+        return Ok(());
+    }
+    let suites = Suites::of(&workspace)?;
+    for (name, targets) in suites.select(&[])?.tests {
+        report.step(&name, || {
+            run_suite(&workspace, targets, &conformance::filters(&cases))
+        });
+    }
+    report.count_cases(cases, args.names);
+    Ok(())
+}
+
+fn build(workspace: &Workspace, report: &mut Report) -> bool {
+    report.step("build", || {
+        // The programs too: tests of whole hosts run them.
+        show(cargo(workspace, "build").arg("--all-targets")).into()
+    })
+}
+
+fn print_table(table: &Table, with_names: bool) {
+    match with_names {
+        true => println!("\n{table:#}"),
+        false => println!("\n{table}"),
+    }
 }
 
 /// The suites that exist, each with cargo's arguments for it: one call of cargo per group.
@@ -255,16 +312,22 @@ impl Outcome {
         self.failed += other.failed;
         self.ignored += other.ignored;
         self.complaints.extend(other.complaints);
+        self.tests.extend(other.tests);
     }
 
     /// Takes in one line of a test program's output.
     fn read(&mut self, line: &str) {
-        if let Some(name) = line
+        if let Some((name, verdict)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... "))
         {
-            if name.1.trim_end() == "FAILED" {
-                self.complaints.push(name.0.to_owned());
+            // Behind the name may stand " - should panic".
+            let name = name.split(' ').next().unwrap_or(name);
+            if verdict.trim_end() == "FAILED" {
+                self.complaints.push(name.to_owned());
+                self.tests.push((name.to_owned(), false));
+            } else if verdict.trim_end() == "ok" {
+                self.tests.push((name.to_owned(), true));
             }
         } else if let Some(totals) = line.strip_prefix("test result: ") {
             let count = |what: &str| count_before(totals, what).unwrap_or(0);
@@ -272,6 +335,17 @@ impl Outcome {
             self.failed += count(" failed;");
             self.ignored += count(" ignored;");
         }
+    }
+
+    /// What failed without being a test: a build, a crash.
+    fn broken(&self) -> Option<Self> {
+        let failed_tests = self.tests.iter().filter(|(_, passed)| !passed).count();
+        let failed = self.failed.saturating_sub(failed_tests);
+        (failed > 0).then(|| Self {
+            failed,
+            complaints: self.complaints.clone(),
+            ..Self::default()
+        })
     }
 
     /// A suite in which nothing ran proves nothing.
@@ -307,6 +381,29 @@ impl Report {
         self.steps
             .push((name.to_owned(), start.elapsed().as_secs_f64(), outcome));
         good
+    }
+
+    fn tests(&self) -> Vec<TestResult> {
+        let steps = self.steps.iter();
+        steps
+            .flat_map(|(_, _, outcome)| outcome.tests.iter().cloned())
+            .collect()
+    }
+
+    /// Shows the cases, and leaves them and what broke as all that counts.
+    fn count_cases(&mut self, cases: Vec<Case>, with_names: bool) {
+        let table = Table::new(cases, &self.tests());
+        print_table(&table, with_names);
+        for (_, _, outcome) in &mut self.steps {
+            *outcome = outcome.broken().unwrap_or_default();
+        }
+        self.steps.retain(|(_, _, outcome)| outcome.failed > 0);
+        let outcome = Outcome {
+            passed: table.passed(),
+            failed: table.failed(),
+            ..Outcome::default()
+        };
+        self.steps.push((CONFORMANCE.to_owned(), 0.0, outcome));
     }
 
     fn passed(&self) -> usize {
@@ -366,6 +463,37 @@ mod tests {
         let outcome = read(&OUTPUT.repeat(2));
         assert_eq!((outcome.passed, outcome.failed, outcome.ignored), (2, 2, 2));
         assert_eq!(outcome.complaints, ["u2_forward", "u2_forward"]);
+    }
+
+    #[test]
+    fn every_test_that_ran_is_remembered() {
+        let outcome = read(&format!("{OUTPUT}test t1_x - should panic ... ok\n"));
+        let expected = [
+            ("u1_masquerade", true),
+            ("u2_forward", false),
+            ("t1_x", true),
+        ];
+        assert_eq!(
+            outcome.tests,
+            expected.map(|(name, passed)| (name.to_owned(), passed))
+        );
+    }
+
+    #[test]
+    fn cases_are_counted_instead_of_tests_and_crashes_beside_them() {
+        let list = "| U1 | one |\n| U2 | two |\n| U3 | three |\n| U4 | four |";
+        let cases = conformance::parse(list).unwrap();
+        let mut report = Report::default();
+        report.step("unit", || read(&OUTPUT.repeat(2)));
+        report.step("programs", || {
+            let mut outcome = read("test u3_x ... ok\ntest result: ok. 1 passed; 0 failed;");
+            outcome.add(Outcome::failure("crashed".to_owned()));
+            outcome
+        });
+        report.count_cases(cases, false);
+        // U2 failed, U4 has no test, and a suite crashed.
+        assert_eq!((report.passed(), report.failed()), (2, 3));
+        assert!(report.to_string().contains("crashed"));
     }
 
     #[test]

@@ -158,10 +158,11 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
         let Some(peer) = tables.session(&peer_key) else {
             return Ok(Verdict::Untouched);
         };
+        // (The port of the sender was rewritten already.)
         translation(
             error.header.source,
             error,
-            quoted.source,
+            peer.destination_endpoint(),
             peer.source_endpoint(),
         )
     } else {

@@ -1,15 +1,16 @@
 //! Network, ingress and egress: packets between guests by an external address.
 //!
-//! At ingress only the destination is rewritten, so that the kernel sees a packet from a guest to
-//! a guest and routes it as such; a source of the host's own would be a martian to it. At egress
-//! the source is. Both ends see external addresses alone.
+//! At ingress everything but the source address is rewritten, so that the kernel sees a packet from
+//! a guest to a guest and routes it as such; a source of the host's own would be a martian to it.
+//! At egress the source address is. Both ends see external addresses alone. The source port tells
+//! the two directions apart where a guest sends to itself from the very port that it sends to.
 
 use super::{
     Outcome, Place, Verdict, enter, error, find, generation, network_of, renumber,
     resolve_fragment, translate,
 };
 use crate::{
-    address::{Address, Endpoint},
+    address::{Address, Endpoint, Port},
     counter::DropReason,
     fragment::Order,
     mapping::PortKey,
@@ -66,15 +67,9 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         if !session.has(flags::HAIRPIN) {
             return Ok(Verdict::Untouched);
         }
+        let source = Endpoint::new(parsed.header.source, session.source_port);
         let destination = session.destination_endpoint();
-        return translate(
-            packet,
-            tables,
-            parsed,
-            session,
-            parsed.source(),
-            destination,
-        );
+        return translate(packet, tables, parsed, session, source, destination);
     }
     if !parsed.may_open() {
         return Ok(Verdict::Untouched);
@@ -89,7 +84,8 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
             if let Some(reason) = open(tables, work, origin, &server) {
                 return Err(reason);
             }
-            opened(packet, tables, &work.parsed, &server)
+            let port = work.opening.request.record.source_port;
+            opened(packet, tables, &work.parsed, &server, port)
         }
         None => not_ours(external),
     }
@@ -162,6 +158,10 @@ fn server<A: Address, T: Tables<A>>(
             is_mapping: false,
         });
     }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return None;
+    }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
     owner.is_exclusive().then(|| Server {
         endpoint: Endpoint::new(owner.address, owner.port),
@@ -214,9 +214,11 @@ fn opened<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     server: &Server<A>,
+    source_port: Port,
 ) -> Outcome {
     let traffic = parsed.traffic(packet, true);
-    rewrite(packet, parsed, parsed.source(), server.endpoint)?;
+    let source = Endpoint::new(parsed.header.source, source_port);
+    rewrite(packet, parsed, source, server.endpoint)?;
     tables.count(server.rule, traffic);
     Ok(Verdict::Opened)
 }

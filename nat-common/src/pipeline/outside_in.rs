@@ -88,6 +88,10 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     if let Some(forward) = forward {
         return by_forward(packet, tables, work, forward);
     }
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // A mapping takes answers to queries, not queries.
+        return not_ours(external, DropReason::Unsolicited);
+    }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     match tables.port(&key) {
         Some(owner) if owner.is_exclusive() => by_mapping(packet, tables, work, owner),

@@ -3,6 +3,7 @@
 use nat_common::{
     counter::DropReason,
     parse::{ICMP, TCP, UDP},
+    rule::mapping,
 };
 
 use super::{
@@ -175,6 +176,35 @@ fn m2_hairpins_that_cannot_be_told_apart_are_refused() {
     assert_eq!(second.reason(), DropReason::RemoteInUse);
     world.check();
     exchange(&world, UDP, client, FORWARDED, SERVER);
+}
+
+/// With an external port for each remote, it can use both.
+#[test]
+fn m2_hairpins_by_two_ports_to_one_get_ports_of_their_own() {
+    let mut world = World::new();
+    world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
+    world.forward_to_one(UDP, 10_000..=10_001, SERVER);
+    let client = At(C1, 5000);
+    let first = exchange(&world, UDP, client, FORWARDED, SERVER);
+    let second = exchange(&world, UDP, client, At(PUBLIC, 10_001), SERVER);
+    assert_ne!(first, second);
+    exchange(&world, UDP, client, FORWARDED, SERVER);
+    world.wait(1000);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+/// The server reaches itself from the very port on which it serves.
+#[test]
+fn t10_a_server_reaches_itself_from_its_own_port() {
+    for protocol in [UDP, TCP] {
+        let mut world = forwarding();
+        for _ in 0..2 {
+            let shown = exchange(&world, protocol, SERVER, FORWARDED, SERVER);
+            assert_eq!(shown.0, PUBLIC);
+        }
+        world.wait(10_000);
+        assert_eq!(world.entries(), [0; 4]);
+    }
 }
 
 /// A port that is nobody's is the host's, also for guests.

@@ -27,6 +27,52 @@ fn assert_quotes(seen: &[u8], sent: &[u8], from: Ip) {
     assert_eq!(seen.payload, quoted[..seen.payload.len()]);
 }
 
+/// An identifier of 0 is one like any other: what has none, and answers that nobody asked for, are
+/// not taken for the session's.
+#[test]
+fn i1_the_identifier_0_is_one_like_any_other() {
+    for by_forward in [false, true] {
+        let mut world = World::new();
+        if by_forward {
+            world.forward(ICMP, 0..=0, At(C1, 0));
+        }
+        let asked = world.guest_sends(&ping(At(C1, 0), S1A).bytes()).uplink();
+        let id = ends(&asked).0;
+        let back = world.outside_sends(&pong(S1A, id).bytes());
+        assert_eq!(ends(&back.guest()).1, At(C1, 0));
+        // Answers of the guest's own, and a redirect of its.
+        let unasked = world.guest_sends(&pong(C1, At(S1A, 0)).bytes());
+        assert_eq!(unasked.reason(), DropReason::NoSession);
+        let redirect = error(C1, &pong(S1A, At(C1, 0)).bytes(), 5, 28).bytes();
+        assert_eq!(world.guest_sends(&redirect).reason(), DropReason::NoSession);
+        // The remote's redirect is the host's, and so is its query unless a rule says otherwise.
+        let redirect = error(S1A, &asked, 5, 28).bytes();
+        assert_eq!(world.outside_sends(&redirect).host(), redirect);
+        let query = ping(At(S1A, 0), PUBLIC).bytes();
+        let query = world.outside_sends(&query);
+        if by_forward {
+            let (shown, guest) = ends(&query.guest());
+            assert_eq!(guest.0, C1);
+            world.guest_sends(&pong(C1, shown).bytes()).uplink();
+        } else {
+            query.host();
+        }
+        world.check();
+    }
+}
+
+/// An error quotes all of a packet that is shorter than what is quoted of longer ones.
+#[test]
+fn i6_an_error_about_a_short_packet_reaches_its_guest() {
+    let world = World::new();
+    let sent = raw(GRE, C1, S1A).payload(&[1, 2, 3, 4]).bytes();
+    let sent = world.guest_sends(&sent).uplink();
+    let seen = world.outside_sends(&error(ROUTER, &sent, 3, 24).bytes());
+    let seen = read(&seen.guest());
+    assert_eq!((seen.source.0, seen.destination.0), (ROUTER, C1));
+    assert_eq!(seen.payload[12..16], C1);
+}
+
 /// Two guests ping the same remote with the same identifier, and each gets its own answer.
 #[test]
 fn i1_guests_with_the_same_identifier_both_get_their_answers() {

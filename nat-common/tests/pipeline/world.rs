@@ -447,7 +447,7 @@ impl World {
         let settings = settings();
         let now_s = self.tables.now_s;
         let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
-            sweep::expire(&self.tables, &settings, now_s, key, session)
+            sweep::expire(&self.tables, &settings, now_s, key, session) == sweep::Fate::Ended
         };
         sessions.iter().filter(|entry| expires(entry)).count()
     }
@@ -558,6 +558,7 @@ impl World {
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
         if session.has(flags::HAIRPIN) {
             let between = SessionKey4 {
+                source_port: session.source_port,
                 destination: session.destination,
                 destination_port: session.destination_port,
                 view: View::Between as u8,

@@ -450,6 +450,36 @@ fn a_routed_guest_with_an_address_of_its_own_is_inside() {
 }
 
 #[test]
+fn a_guest_is_inside_with_its_link_layer_address() {
+    let guest_171 = r#"
+[[guest]]
+name = "mail"
+network = "lan"
+address = "172.22.161.171"
+mac = "52:54:00:AB:cd:01"
+"#;
+    // Also where a rule names it as well.
+    for rules in ["", NAT] {
+        let rules = ruleset(&format!("{rules}{guest_171}"));
+        let places = rules.inside.iter();
+        assert_eq!(
+            places
+                .filter(|(key, _)| key.key.address == guest(171))
+                .count(),
+            1
+        );
+        let expected = Inside4 {
+            network: 1,
+            flags: inside_flags::HAS_MAC,
+            gateway: guest(254),
+            mac: [0x52, 0x54, 0, 0xab, 0xcd, 1],
+            reserved: [0; 2],
+        };
+        assert_eq!(inside(&rules, "172.22.161.171/32"), Some(expected));
+    }
+}
+
+#[test]
 fn a_source_prefix_has_the_gateway_of_the_network_that_holds_all_of_it() {
     let of = |prefix: &str| {
         let rule =

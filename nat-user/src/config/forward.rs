@@ -36,7 +36,7 @@ pub(super) fn read(
     let protocols = report.keep(section.required("protocol", protocols));
     let address = report.keep(section.optional("address", values::host_address));
     let ports = report.keep(ports(section, protocols.as_deref()));
-    let to = report.keep(section.required("to", values::host_address));
+    let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
     Some(ForwardRule {
         name: section.name.to_string(),

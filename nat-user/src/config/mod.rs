@@ -8,6 +8,7 @@ pub mod model;
 
 mod diagnostic;
 mod forward;
+mod guest;
 mod interfaces;
 mod limits;
 mod nat;

@@ -16,6 +16,8 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
     /// `[network.NAME]`, in the order of the file.
     pub networks: Vec<Network>,
+    /// `[[guest]]`, in the order of the file.
+    pub guests: Vec<Guest>,
     /// `[[snat]]`, in the order in which they are tried.
     pub snat: Vec<SnatRule>,
     /// `[[forward]]`, in the order in which they are tried.
@@ -50,6 +52,27 @@ pub struct Uplink {
     /// Ports (of tcp or udp, nothing else) of the host's own addresses that a forward takes only by
     /// naming them on their own, never by a range, by `all` or by having no ports.
     pub keep: Vec<(ForwardProtocol, u16)>,
+    /// The largest segment that TCP connections through it may announce.
+    pub mss_clamp: MssClamp,
+}
+
+/// The largest segment that TCP connections through an uplink may announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What fits the narrowest interface, where the interfaces differ.
+    Auto,
+    /// Whatever the ends announce.
+    Off,
+    /// This many bytes, from 88 to 65495.
+    Bytes(u16),
+}
+
+impl MssClamp {
+    /// Segments that any IPv4 host takes, with room for options (`TCP_MIN_MSS` in the kernel's
+    /// `include/net/tcp.h`), in bytes.
+    pub const LEAST: u16 = 88;
+    /// The largest segment in the largest packet without options, in bytes.
+    pub const MOST: u16 = u16::MAX - 40;
 }
 
 /// Where an uplink's external addresses come from.
@@ -85,6 +108,21 @@ pub struct Network {
     pub create: bool,
     /// Interfaces to attach to a bridge that natbpf makes.
     pub ports: Vec<String>,
+    /// Whether its guests may send only from addresses that are theirs.
+    pub anti_spoof: bool,
+}
+
+/// A guest that is known by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Unique among the `[[guest]]` tables.
+    pub name: String,
+    /// The network that it is in.
+    pub network: NetworkId,
+    /// Its address, which no other guest has.
+    pub address: Ipv4Addr,
+    /// Its link-layer address, which no other guest of the network has.
+    pub mac: [u8; 6],
 }
 
 /// A source translation rule.

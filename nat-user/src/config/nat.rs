@@ -30,7 +30,7 @@ pub(super) fn read(
     report.errors(section.unknown_keys());
     let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
     let address = report.keep(section.required("address", values::host_address));
-    let to = report.keep(section.required("to", values::host_address));
+    let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
     Some(NatRule {
         name: section.name.to_string(),

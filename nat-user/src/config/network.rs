@@ -14,6 +14,7 @@ pub(super) const KEYS: &[Key] = &[
     key("address", "\"172.22.161.254/24\""),
     key("create", "true"),
     key("ports", "[\"tap1\"]"),
+    key("anti_spoof", "true"),
 ];
 
 pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
@@ -26,12 +27,14 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
         field.items().into_iter().map(values::interface).collect()
     });
     let ports = report.keep(ports);
+    let anti_spoof = report.keep(section.optional("anti_spoof", |field| field.boolean()));
     let network = Network {
         name: section.name.to_string(),
         interface: interface?,
         address: address?,
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
+        anti_spoof: anti_spoof?.unwrap_or(false),
     };
     if !network.create && !network.ports.is_empty() {
         let problem = "has no effect, as natbpf attaches ports only to a bridge that it makes";

@@ -27,7 +27,7 @@ pub(super) const fn key(name: &'static str, example: &'static str) -> Key {
 }
 
 /// One table of the file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Section<'a> {
     /// The kind of table, such as `uplink`; empty for the whole file.
     kind: &'static str,

@@ -1,18 +1,23 @@
 //! Reads the tables of a file one after the other, then checks what only several together can tell.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    Config, ForwardRule, Limits, NatRule, Network, NetworkId, SnatRule, Timeouts, Uplink, UplinkId,
+    Config, ForwardRule, Guest, Limits, NatRule, Network, NetworkId, SnatRule, Timeouts, Uplink,
+    UplinkId,
 };
 use super::parse::{Field, Key, Section, key, quote};
-use super::{forward, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink};
+use super::{
+    forward, guest, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink, values,
+};
 
 /// The tables of a file.
 pub(super) const KEYS: &[Key] = &[
     key("uplink", ""),
     key("network", ""),
+    key("guest", ""),
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
@@ -27,15 +32,22 @@ pub(super) struct Item<'a, T> {
     pub(super) value: T,
 }
 
-/// The names of uplinks and networks, which rules refer to.
+/// The names of uplinks, networks and guests, which rules refer to.
 #[derive(Debug)]
 pub(super) struct Names<'n> {
     uplinks: BTreeMap<&'n str, usize>,
     networks: BTreeMap<&'n str, usize>,
+    guests: BTreeMap<&'n str, usize>,
+    /// Of the guests, in the order of the file.
+    addresses: Vec<Result<Ipv4Addr, Fault>>,
 }
 
 impl<'n> Names<'n> {
-    fn new(uplinks: &'n [Section<'_>], networks: &'n [Section<'_>]) -> Self {
+    fn new(
+        uplinks: &'n [Section<'_>],
+        networks: &'n [Section<'_>],
+        guests: &'n [Section<'_>],
+    ) -> Self {
         let by_name = |sections: &'n [Section<'_>]| {
             let names = sections.iter().map(|section| &*section.name);
             names.zip(0..).collect()
@@ -43,6 +55,8 @@ impl<'n> Names<'n> {
         Self {
             uplinks: by_name(uplinks),
             networks: by_name(networks),
+            guests: by_name(guests),
+            addresses: guests.iter().map(guest::address).collect(),
         }
     }
 
@@ -52,6 +66,25 @@ impl<'n> Names<'n> {
 
     pub(super) fn network(&self, field: Field<'_>) -> Result<NetworkId, Fault> {
         find("network", &self.networks, field).map(NetworkId)
+    }
+
+    /// A guest's address, as it is or by the guest's name. What is wrong with the address of a
+    /// guest is said again, and so once.
+    pub(super) fn guest(&self, field: Field<'_>) -> Result<Ipv4Addr, Fault> {
+        let text = field.string()?;
+        let is_known = self.guests.contains_key(text);
+        let is_address = text.trim().parse::<Ipv4Addr>().is_ok();
+        let looks_like_one = text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
+        if is_address || (looks_like_one && !is_known) {
+            return values::host_address(field);
+        }
+        if self.guests.is_empty() {
+            let problem = format!("{} is not an address", quote(text));
+            let remedy = "write one such as \"172.22.161.170\", or add a [[guest]] of that name";
+            return Err(field.fault(problem, remedy));
+        }
+        let index = find("guest", &self.guests, field)?;
+        self.addresses[index].clone()
     }
 }
 
@@ -106,6 +139,7 @@ fn read_each<'a, T>(
 struct Parts<'a> {
     uplinks: Vec<Item<'a, Uplink>>,
     networks: Vec<Item<'a, Network>>,
+    guests: Vec<Item<'a, Guest>>,
     snat: Vec<Item<'a, SnatRule>>,
     forwards: Vec<Item<'a, ForwardRule>>,
     nats: Vec<Item<'a, NatRule>>,
@@ -123,7 +157,16 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     }
     interfaces::roles(&uplinks, &networks, report);
 
-    let names = Names::new(&uplinks, &networks);
+    let guests = root.rules("guest", guest::KEYS, report);
+    let names = Names::new(&uplinks, &networks, &guests);
+    let guests = guests.iter().map(|section| {
+        let value = guest::read(section, &names, report)?;
+        Some(Item {
+            section: section.clone(),
+            value,
+        })
+    });
+    let guests: Vec<_> = guests.collect();
     let snat = root.rules("snat", snat::KEYS, report);
     let snat = read_each(snat, report, |section, report| {
         snat::read(section, &names, report)
@@ -143,6 +186,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let parts = Parts {
         uplinks: read_each(uplinks, report, uplink::read),
         networks: read_each(networks, report, network::read),
+        guests: guests.into_iter().flatten().collect(),
         snat,
         forwards,
         nats,
@@ -163,6 +207,7 @@ fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
 
 fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     network::overlaps(&parts.networks, report);
+    guest::check(&parts.guests, &parts.networks, report);
     let by_address = network::ByAddress::new(&parts.networks);
     let forwards = parts.forwards.iter();
     let forwards = forwards.map(|rule| (&rule.section, rule.value.to));
@@ -187,6 +232,7 @@ impl Parts<'_> {
         Config {
             uplinks: values_of(self.uplinks),
             networks: values_of(self.networks),
+            guests: values_of(self.guests),
             snat: values_of(self.snat),
             forwards: values_of(self.forwards),
             nats: values_of(self.nats),

@@ -65,3 +65,10 @@ fn nat(name: &str, address: &str, to: &str) -> String {
         "[[nat]]\nname = \"{name}\"\nuplink = \"wan\"\naddress = \"{address}\"\nto = \"{to}\"\n"
     )
 }
+
+/// A `[[guest]]` of the network of [`BASE`], in five lines.
+fn guest(name: &str, address: &str, mac: &str) -> String {
+    format!(
+        "[[guest]]\nname = \"{name}\"\nnetwork = \"lan\"\naddress = \"{address}\"\nmac = \"{mac}\"\n"
+    )
+}

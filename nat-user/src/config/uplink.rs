@@ -1,8 +1,8 @@
 //! `[uplink.NAME]`.
 
 use super::diagnostic::{Fault, Report};
-use super::model::{ForwardProtocol, Mode, Uplink, UplinkAddresses};
-use super::parse::{Field, Key, Section, key};
+use super::model::{ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses};
+use super::parse::{Field, Key, Section, key, quote};
 use super::values;
 
 /// The keys of `[uplink.NAME]`.
@@ -11,6 +11,7 @@ pub(super) const KEYS: &[Key] = &[
     key("addresses", "[\"192.0.2.10\"]"),
     key("mode", "\"auto\""),
     key("keep", "[\"tcp/22\"]"),
+    key("mss_clamp", "1452"),
 ];
 
 /// What no range takes away from the host unless the configuration says so: the way to repair it.
@@ -25,12 +26,14 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Upl
         values::distinct(field.items(), values::kept_port)
     });
     let keep = report.keep(keep);
+    let mss_clamp = report.keep(section.optional("mss_clamp", mss_clamp));
     Some(Uplink {
         name: section.name.to_string(),
         interface: interface?,
         addresses: addresses?.unwrap_or(UplinkAddresses::Interface),
         mode: mode?.unwrap_or(Mode::Auto),
         keep: keep?.unwrap_or_else(|| vec![SSH]),
+        mss_clamp: mss_clamp?.unwrap_or(MssClamp::Auto),
     })
 }
 
@@ -40,4 +43,19 @@ fn addresses(field: Field<'_>) -> Result<UplinkAddresses, Fault> {
 
 fn mode(field: Field<'_>) -> Result<Mode, Fault> {
     field.choice(&[("auto", Mode::Auto), ("tc", Mode::Tc), ("xdp", Mode::Xdp)])
+}
+
+/// `"auto"`, `"off"` or a number of bytes.
+fn mss_clamp(field: Field<'_>) -> Result<MssClamp, Fault> {
+    let Ok(word) = field.string() else {
+        let bytes = field.integer(MssClamp::LEAST.into(), MssClamp::MOST.into())?;
+        return Ok(MssClamp::Bytes(
+            u16::try_from(bytes).unwrap_or(MssClamp::MOST),
+        ));
+    };
+    if word.parse::<u64>().is_ok() {
+        let problem = format!("{} is a number in quotes", quote(word));
+        return Err(field.fault(problem, format!("write mss_clamp = {word}")));
+    }
+    field.choice(&[("auto", MssClamp::Auto), ("off", MssClamp::Off)])
 }

@@ -24,6 +24,12 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
     );
     compare(
         &mut lines,
+        "guest",
+        &named(&old.guests, |r| &r.name),
+        &named(&new.guests, |r| &r.name),
+    );
+    compare(
+        &mut lines,
         "snat",
         &named(&old.snat, |r| &r.name),
         &named(&new.snat, |r| &r.name),

@@ -8,16 +8,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
-    rule::{Interface, role},
+    rule::Interface,
     session::{SessionKey4, flags},
 };
 
-use super::{Options, differences::differences, tear_down};
+use super::{Options, differences::differences, interfaces::interfaces, tear_down};
 use crate::{
     compile::{Environment, Ruleset, compile},
     config::{self, Loaded, model::Config},
     dataplane::{
-        Dataplane, EndMode, Pins, Programs, SessionEntry, Sizes,
+        Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target},
     },
     host::{
@@ -25,6 +25,7 @@ use crate::{
         netlink::{Address, AddressScope, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
     },
+    refusals,
     state::{InterfaceState, RuleKind, State},
 };
 
@@ -36,8 +37,10 @@ pub(super) struct Instance {
     journal: Journal,
     dataplane: Dataplane,
     programs: Programs,
+    expiry: Expiry,
     state: State,
     applied: Applied,
+    refusals: refusals::Watch,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -47,6 +50,8 @@ pub(super) struct Instance {
 struct Applied {
     ruleset: Ruleset,
     targets: Vec<Target>,
+    /// By index.
+    interfaces: BTreeMap<u32, Interface>,
 }
 
 /// What the host is like.
@@ -98,12 +103,14 @@ impl Instance {
         let mut instance = Self {
             state: State::new(&options.config, &options.bpffs, known.as_ref())?,
             applied: Applied::default(),
+            refusals: refusals::Watch::default(),
             options,
             config,
             netlink,
             journal,
             dataplane,
             programs,
+            expiry: Expiry::default(),
             packet_log,
         };
         instance.state.warnings = warnings;
@@ -145,16 +152,20 @@ impl Instance {
             self.dataplane
                 .set_rules(&ruleset, &config.timeouts, &config.limits)?;
         self.mark_active(config);
-        self.dataplane
-            .set_interfaces(&self.interfaces(config, host))?;
+        let interfaces = interfaces(config, &host.links, &self.state.numbers);
+        self.dataplane.set_interfaces(&interfaces)?;
         attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;
         log::info!(
             "generation {} in use after {} ms",
             self.state.generation,
             begun.elapsed().as_millis()
         );
-        self.state.interfaces = self.interface_states(config, host);
-        self.applied = Applied { ruleset, targets };
+        self.state.interfaces = interface_states(config, host, &interfaces);
+        self.applied = Applied {
+            ruleset,
+            targets,
+            interfaces,
+        };
         self.state.save(&self.options.run_dir)
     }
 
@@ -177,63 +188,6 @@ impl Instance {
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
     }
 
-    /// What the programs are told of interfaces.
-    fn interfaces(&self, config: &Config, host: &Host) -> BTreeMap<u32, Interface> {
-        let numbers = &self.state.numbers;
-        let uplinks = config.uplinks.iter().map(|uplink| {
-            let number = numbers.uplinks.get(&uplink.name).copied().unwrap_or(0);
-            (
-                &uplink.interface,
-                Interface {
-                    role: role::UPLINK,
-                    number,
-                    ..Interface::default()
-                },
-            )
-        });
-        let networks = config.networks.iter().map(|network| {
-            let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
-            (
-                &network.interface,
-                Interface {
-                    role: role::NETWORK,
-                    number,
-                    ..Interface::default()
-                },
-            )
-        });
-        uplinks
-            .chain(networks)
-            .filter_map(|(name, interface)| Some((host.link(name)?.index, interface)))
-            .collect()
-    }
-
-    fn interface_states(&self, config: &Config, host: &Host) -> Vec<InterfaceState> {
-        let uplinks = config
-            .uplinks
-            .iter()
-            .map(|up| ("uplink", &up.name, &up.interface));
-        let networks = config
-            .networks
-            .iter()
-            .map(|net| ("network", &net.name, &net.interface));
-        uplinks
-            .chain(networks)
-            .map(|(role, owner, name)| {
-                let link = host.link(name);
-                InterfaceState {
-                    name: name.clone(),
-                    index: link.map_or(0, |link| link.index),
-                    role: role.to_owned(),
-                    owner: owner.clone(),
-                    hooks: link.map(|_| attach::hooks()).unwrap_or_default(),
-                    attachment: Mechanism::of_kernel().name().to_owned(),
-                    addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
-                }
-            })
-            .collect()
-    }
-
     /// Looks at the host again and follows what has changed.
     pub(super) async fn refresh(&mut self) -> Result<()> {
         let config = self.config.clone();
@@ -248,7 +202,12 @@ impl Instance {
         let environment = environment(&config, &host);
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
-        if ruleset == self.applied.ruleset && targets(&config, &host) == self.applied.targets {
+        let applied = Applied {
+            ruleset,
+            targets: targets(&config, &host),
+            interfaces: interfaces(&config, &host.links, &numbers),
+        };
+        if applied == self.applied {
             return Ok(());
         }
         let before = self.external_addresses();
@@ -336,20 +295,48 @@ impl Instance {
             .filter(|entry| matches(entry))
             .map(|entry| entry.key)
             .collect();
-        self.dataplane.end(&keys, EndMode::Now)
+        self.dataplane.end(&keys)
     }
 
-    /// Ends idle sessions and frees fragments that wait in vain.
-    pub(super) fn sweep(&self) {
+    /// Ends idle sessions and frees fragments that wait in vain; `true` if there is more to do.
+    pub(super) fn sweep(&mut self) -> bool {
         if let Err(error) = self.dataplane.expire_fragments() {
             log::error!("freeing fragments: {error:#}");
         }
-        match self.dataplane.expire(crate::clock::monotonic_s()) {
-            Ok(expired) if expired.ended > 0 => {
-                log::debug!("{} of {} sessions expired", expired.ended, expired.sessions);
+        let result = self
+            .expiry
+            .pass(&self.dataplane, crate::clock::monotonic_s());
+        match result {
+            Ok(pass) => {
+                if pass.ended > 0 {
+                    log::debug!("{} sessions expired", pass.ended);
+                }
+                pass.is_cut_short
             }
-            Ok(_) => {}
-            Err(error) => log::error!("ending idle sessions: {error:#}"),
+            Err(error) => {
+                log::error!("ending idle sessions: {error:#}");
+                false
+            }
+        }
+    }
+
+    /// Tells the operator of what is refused because something is exhausted.
+    pub(super) fn watch_refusals(&mut self) {
+        let now_s = crate::clock::boottime_s();
+        if !self.refusals.is_due(now_s) {
+            return;
+        }
+        let look = match self.dataplane.drops() {
+            Ok(drops) => self.refusals.look(&drops, now_s),
+            Err(error) => return log::error!("counting refusals: {error:#}"),
+        };
+        for (level, line) in look.lines {
+            log::log!(level, "{line}");
+        }
+        if look.has_changed
+            && let Err(error) = refusals::save(&self.options.run_dir, &self.refusals.refusals())
+        {
+            log::warn!("{error:#}");
         }
     }
 
@@ -478,6 +465,41 @@ fn targets(config: &Config, host: &Host) -> Vec<Target> {
                 role,
                 has_ethernet,
             })
+        })
+        .collect()
+}
+
+/// What is remembered of the interfaces.
+fn interface_states(
+    config: &Config,
+    host: &Host,
+    told: &BTreeMap<u32, Interface>,
+) -> Vec<InterfaceState> {
+    let uplinks = config
+        .uplinks
+        .iter()
+        .map(|up| ("uplink", &up.name, &up.interface));
+    let networks = config
+        .networks
+        .iter()
+        .map(|net| ("network", &net.name, &net.interface));
+    uplinks
+        .chain(networks)
+        .map(|(role, owner, name)| {
+            let link = host.link(name);
+            InterfaceState {
+                name: name.clone(),
+                index: link.map_or(0, |link| link.index),
+                role: role.to_owned(),
+                owner: owner.clone(),
+                hooks: link.map(|_| attach::hooks()).unwrap_or_default(),
+                attachment: Mechanism::of_kernel().name().to_owned(),
+                addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
+                mss: link
+                    .and_then(|link| told.get(&link.index))
+                    .map(|interface| interface.mss)
+                    .filter(|mss| *mss != 0),
+            }
         })
         .collect()
 }

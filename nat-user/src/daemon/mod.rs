@@ -6,6 +6,7 @@
 
 mod differences;
 mod instance;
+mod interfaces;
 mod privileges;
 mod teardown;
 
@@ -19,7 +20,9 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     control::{ControlServer, Reply, Request, Response},
+    dataplane::PASS_BUDGET,
     host::events::Events,
     state,
 };
@@ -30,6 +33,10 @@ pub use teardown::tear_down;
 
 /// How often idle sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The same where time goes faster for sessions.
+const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the next pass waits if one has used its budget up: a third of a core at the most.
+const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
 
@@ -145,14 +152,18 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
-        self.instance.sweep();
+        if self.instance.sweep() {
+            self.sweep.reset_after(SWEEP_PAUSE);
+        }
+        self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);
     }
 }
 
 fn sweep_interval() -> Interval {
-    let mut sweep = interval(SWEEP_INTERVAL);
+    let period = SWEEP_INTERVAL / clock::time_scale();
+    let mut sweep = interval(period.max(LEAST_SWEEP_INTERVAL));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
     sweep
 }

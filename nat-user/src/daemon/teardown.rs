@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     dataplane::{Pins, attach},
     host::{journal::Journal, netlink::Netlink, setup},
+    refusals,
     state::State,
 };
 
@@ -45,9 +46,11 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
 }
 
 /// What natbpf keeps in its run directory, with what an interrupted write leaves.
-const RUN_FILES: [&str; 7] = [
+const RUN_FILES: [&str; 9] = [
     "state.json",
     "state.json.new",
+    refusals::FILE,
+    refusals::NEW_FILE,
     "host.json",
     "host.json.new",
     "control.sock",

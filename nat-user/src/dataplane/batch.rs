@@ -1,7 +1,6 @@
 //! Reading many entries of a map by one system call.
 //!
-//! aya reads a map by two calls per entry; a million sessions are to be looked through every
-//! second.
+//! aya reads a map by two calls per entry; there may be millions.
 
 use std::{io, os::fd::RawFd};
 
@@ -28,6 +27,80 @@ struct BatchAttr {
     flags: u64,
 }
 
+/// Where reading a map goes on: at first, and after the last entry, from its beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place(Option<u32>);
+
+/// Reads a map piece by piece.
+pub(super) struct Reader<K, V> {
+    map: RawFd,
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: Pod, V: Pod> Reader<K, V> {
+    /// Of a hash map, which must stay open.
+    pub(super) fn new(map: RawFd) -> Self {
+        Self {
+            map,
+            keys: vec![K::zeroed(); BATCH],
+            values: vec![V::zeroed(); BATCH],
+        }
+    }
+
+    /// Calls `visit` with the next entries, [`BATCH`] at the most, and gives how many these were.
+    /// The map may change meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn read(
+        &mut self,
+        place: &mut Place,
+        mut visit: impl FnMut(&K, &V),
+    ) -> io::Result<usize> {
+        // The kernel's place in a hash map is a bucket's number.
+        let from = place.0.unwrap_or(0);
+        let mut to = 0_u32;
+        let mut attr = BatchAttr {
+            in_batch: match place.0 {
+                None => 0,
+                Some(_) => (&raw const from) as u64,
+            },
+            out_batch: (&raw mut to) as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: BATCH as u32,
+            map_fd: self.map as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attribute is a prefix of `union bpf_attr` whose pointers lead to buffers of
+        // at least `count` keys and values, and to places of 4 bytes, which is what hash maps
+        // use; all live through the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
+        };
+        *place = match result {
+            0 => Place(Some(to)),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENOENT) => Place::default(),
+                error => return Err(error),
+            },
+        };
+        let count = attr.count as usize;
+        for (key, value) in self.keys.iter().zip(&self.values).take(count) {
+            visit(key, value);
+        }
+        Ok(count)
+    }
+}
+
 /// Calls `visit` with every entry of a hash map. Entries that are added or removed meanwhile may or
 /// may not be among them; none comes twice.
 ///
@@ -38,50 +111,12 @@ pub(super) fn for_each<K: Pod, V: Pod>(
     map: RawFd,
     mut visit: impl FnMut(&K, &V),
 ) -> io::Result<()> {
-    let mut keys = vec![K::zeroed(); BATCH];
-    let mut values = vec![V::zeroed(); BATCH];
-    // The kernel's place in the map, 4 bytes for hashes.
-    let mut place = 0u64;
-    let mut is_first = true;
+    let mut reader = Reader::new(map);
+    let mut place = Place::default();
     loop {
-        let mut attr = BatchAttr {
-            in_batch: if is_first {
-                0
-            } else {
-                (&raw const place) as u64
-            },
-            out_batch: (&raw mut place) as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: BATCH as u32,
-            map_fd: map as u32,
-            elem_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: the attribute is a prefix of `union bpf_attr` whose pointers lead to buffers of
-        // at least `count` keys and values, and to a place of 8 bytes; all live through the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
-        };
-        let end = match result {
-            0 => false,
-            _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENOENT) => true,
-                error => return Err(error),
-            },
-        };
-        let count = attr.count as usize;
-        for (key, value) in keys.iter().zip(&values).take(count) {
-            visit(key, value);
-        }
-        if end {
+        reader.read(&mut place, &mut visit)?;
+        if place == Place::default() {
             return Ok(());
         }
-        is_first = false;
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod batch;
+mod expiry;
 mod object;
 mod pins;
 mod plain;
@@ -33,10 +34,11 @@ use nat_common::{
     },
 };
 
+pub use expiry::{Expiry, PASS_BUDGET, Pass};
 pub use object::{OBJECT, Sizes};
 pub use pins::Pins;
 pub use plain::Plain;
-pub use sessions::{EndMode, SessionEntry};
+pub use sessions::SessionEntry;
 
 /// The maps of a data plane.
 pub struct Dataplane {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 
 use super::Pins;
+use crate::clock;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf.o"));
@@ -47,11 +48,13 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         pins.check()?;
     }
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
+    let nanoseconds_per_second = clock::nanoseconds_per_second();
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
+        .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
         .map_max_entries("COUNTERS", sizes.rules);
     for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {

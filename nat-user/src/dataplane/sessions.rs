@@ -4,10 +4,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
-pub use nat_common::sweep::EndMode;
 use nat_common::{
-    session::{DEAD, SessionKey4, SessionRecord4, flags},
-    sweep::{END_BATCH, END_KEYS_OFFSET, timeout_s},
+    session::{SessionKey4, SessionRecord4},
+    sweep::{END_BATCH, END_KEYS_OFFSET, EndMode},
 };
 
 use super::{Dataplane, batch};
@@ -38,13 +37,12 @@ impl SessionEntry {
     }
 }
 
-/// What a pass over the sessions has found and done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Expired {
-    /// Sessions that there were.
-    pub sessions: u32,
-    /// Sessions that were ended.
-    pub ended: u32,
+/// What `end_sessions` says of the keys that it was given.
+pub(super) struct Answers {
+    /// How many sessions it ended.
+    pub(super) ended: u32,
+    /// For each key when to ask again, 0 if there is no such session any more.
+    pub(super) ask_again_s: Vec<u32>,
 }
 
 impl Dataplane {
@@ -70,12 +68,7 @@ impl Dataplane {
     ///
     /// When the map cannot be asked.
     pub fn session_capacity(&self) -> Result<u32> {
-        Ok(self
-            .sessions
-            .info()
-            .context("ask for map SESSIONS")?
-            .max_entries()
-            / 2)
+        Ok(self.session_entries_max()? / 2)
     }
 
     fn visit_sessions(&self, visit: impl FnMut(&SessionKey4, &SessionRecord4)) -> Result<()> {
@@ -83,30 +76,10 @@ impl Dataplane {
         batch::for_each(map, visit).context("read map SESSIONS")
     }
 
-    /// Ends the sessions that have been idle for too long.
-    ///
-    /// Those that may be are found here; whether they are is decided in the kernel.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to read the map or to run the program.
-    pub fn expire(&self, now_s: u32) -> Result<Expired> {
-        let settings = self.settings()?;
-        let mut idle = Vec::new();
-        let mut sessions = 0;
-        self.visit_sessions(|key, record| {
-            if record.flags & flags::PRIMARY == 0 {
-                return;
-            }
-            sessions += 1;
-            let timeout_s = timeout_s(&settings, key.protocol, record.state);
-            let is_idle = record.seen_s == DEAD || now_s.saturating_sub(record.seen_s) >= timeout_s;
-            if is_idle {
-                idle.push(*key);
-            }
-        })?;
-        let ended = self.end(&idle, EndMode::Idle)?;
-        Ok(Expired { sessions, ended })
+    /// Entries that fit into the table.
+    pub(super) fn session_entries_max(&self) -> Result<u32> {
+        let info = self.sessions.info().context("ask for map SESSIONS")?;
+        Ok(info.max_entries())
     }
 
     /// Ends the sessions of these primary keys and gives how many that were.
@@ -114,23 +87,38 @@ impl Dataplane {
     /// # Errors
     ///
     /// When the kernel refuses to run the program.
-    pub fn end(&self, keys: &[SessionKey4], mode: EndMode) -> Result<u32> {
+    pub fn end(&self, keys: &[SessionKey4]) -> Result<u32> {
         let mut ended = 0;
         for chunk in keys.chunks(END_BATCH as usize) {
-            let mut input = vec![0; END_KEYS_OFFSET];
-            input[..4].copy_from_slice(&(mode as u32).to_ne_bytes());
-            input[4..8].copy_from_slice(&(chunk.len() as u32).to_ne_bytes());
-            input.extend_from_slice(bytemuck::cast_slice(chunk));
-            let options = TestRunOptions {
-                data_in: Some(&input),
-                ..TestRunOptions::default()
-            };
-            let result = self
-                .end_sessions
-                .test_run(options)
-                .context("run end_sessions")?;
-            ended += result.return_value;
+            ended += self.run_end_sessions(chunk, EndMode::Now)?.ended;
         }
         Ok(ended)
+    }
+
+    /// Hands keys to the program, [`END_BATCH`] at the most.
+    pub(super) fn run_end_sessions(&self, keys: &[SessionKey4], mode: EndMode) -> Result<Answers> {
+        let mut packet = vec![0; END_KEYS_OFFSET];
+        packet[..4].copy_from_slice(&(mode as u32).to_ne_bytes());
+        packet[4..8].copy_from_slice(&(keys.len() as u32).to_ne_bytes());
+        packet.extend_from_slice(bytemuck::cast_slice(keys));
+        let mut answer = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            data_out: Some(&mut answer),
+            ..TestRunOptions::default()
+        };
+        let result = self
+            .end_sessions
+            .test_run(options)
+            .context("run end_sessions")?;
+        let first_word = |key: &[u8; size_of::<SessionKey4>()]| {
+            let [a, b, c, d, ..] = *key;
+            u32::from_ne_bytes([a, b, c, d])
+        };
+        let (answers, _) = answer[END_KEYS_OFFSET..].as_chunks();
+        Ok(Answers {
+            ended: result.return_value,
+            ask_again_s: answers.iter().map(first_word).collect(),
+        })
     }
 }

@@ -140,9 +140,12 @@ impl Ports {
             destination_after: record.destination_port,
         };
         if key.protocol == ICMP {
-            // The identifier stands on one side, and is the same for both ends.
-            let before = Port::new(key.source_port.number() | key.destination_port.number());
-            let after = Port::new(record.source_port.number() | record.destination_port.number());
+            // The identifier stands on the side of who asks, and is the same for both ends.
+            let (before, after) = if record.flags & flags::FROM_INITIATOR != 0 {
+                (key.source_port, record.source_port)
+            } else {
+                (key.destination_port, record.destination_port)
+            };
             (ports.source_before, ports.destination_before) = (before, before);
             (ports.source_after, ports.destination_after) = (after, after);
         }

@@ -20,6 +20,8 @@ pub struct StatusView<'a> {
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
+    /// What has been refused of late, in lines.
+    pub refusals: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -34,7 +36,7 @@ struct JsonStatus<'a> {
     interfaces: Vec<JsonInterface<'a>>,
     sessions: Occupancy,
     tables: serde_json::Map<String, serde_json::Value>,
-    warnings: &'a [String],
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +48,7 @@ struct JsonInterface<'a> {
     hooks: &'a [String],
     attachment: &'a str,
     addresses: &'a [Ipv4Addr],
+    mss: Option<u16>,
 }
 
 /// Writes the status.
@@ -60,6 +63,23 @@ pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::
             writeln!(output)
         }
     }
+}
+
+/// What the configuration asks for and the host does not give, and what is or was too small.
+fn warnings(status: &StatusView) -> Vec<String> {
+    let sessions = std::iter::once(("sessions", status.sessions));
+    let tables = sessions.chain(status.tables.iter().copied());
+    let full = tables
+        .filter(|(_, Occupancy { active, max })| u128::from(*active) * 10 > u128::from(*max) * 9);
+    let full = full.map(|(name, Occupancy { active, max })| {
+        format!(
+            "table {name}: {active} of {max} entries, over 90 %; when it is full, new sessions \
+             are refused: raise limits.sessions"
+        )
+    });
+    let lasting = status.state.warnings.iter().cloned();
+    let refusals = status.refusals.iter().cloned();
+    lasting.chain(full).chain(refusals).collect()
 }
 
 /// Seconds since the daemon started, 0 if it does not run.
@@ -81,6 +101,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         hooks: &interface.hooks,
         attachment: &interface.attachment,
         addresses: &interface.addresses,
+        mss: interface.mss,
     };
     let mut tables = serde_json::Map::new();
     for (name, occupancy) in &status.tables {
@@ -97,7 +118,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         interfaces: state.interfaces.iter().map(interface).collect(),
         sessions: status.sessions,
         tables,
-        warnings: &state.warnings,
+        warnings: warnings(status),
     })
 }
 
@@ -132,28 +153,41 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
     }
     writeln!(output)?;
     write_table(output, &tables)?;
-    for warning in &state.warnings {
+    for warning in warnings(status) {
         writeln!(output, "\nwarning: {warning}")?;
     }
     Ok(())
 }
 
 fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
-    const HEADER: [&str; 5] = ["interface", "role", "hooks", "attached by", "addresses"];
-    let mut interfaces = table(&HEADER, 0..0);
+    const HEADER: [&str; 6] = [
+        "interface",
+        "role",
+        "hooks",
+        "attached by",
+        "addresses",
+        "mss",
+    ];
+    let has_mss = state.interfaces.iter().any(|one| one.mss.is_some());
+    let columns = if has_mss { 6 } else { 5 };
+    let mut interfaces = table(&HEADER[..columns], 5..columns);
     for interface in &state.interfaces {
         let addresses: Vec<String> = interface
             .addresses
             .iter()
             .map(Ipv4Addr::to_string)
             .collect();
-        interfaces.add_row([
+        let row = [
             interface.name.clone(),
             format!("{} {}", interface.role, interface.owner),
             or_none(&interface.hooks.join(", ")),
             or_none(&interface.attachment),
             or_none(&addresses.join(", ")),
-        ]);
+            interface
+                .mss
+                .map_or_else(String::new, |mss| mss.to_string()),
+        ];
+        interfaces.add_row(row.into_iter().take(columns));
     }
     write_table(output, &interfaces)
 }
@@ -187,6 +221,7 @@ mod tests {
             } else {
                 vec![[19, 19, 8, 10].into()]
             },
+            mss: None,
         };
         State {
             version: "0.1.0".to_owned(),
@@ -206,7 +241,10 @@ mod tests {
     }
 
     fn shown(is_running: bool, format: Format) -> String {
-        let mut state = state();
+        shown_of(state(), is_running, format)
+    }
+
+    fn shown_of(mut state: State, is_running: bool, format: Format) -> String {
         // Ten seconds' grace for a slow machine: the shown unit is minutes.
         state.started_boottime_s = boottime_s().saturating_sub(30);
         let status = StatusView {
@@ -223,6 +261,7 @@ mod tests {
                     max: 1000,
                 },
             )],
+            refusals: vec![],
         };
         let mut output = Vec::new();
         show(&mut output, &status, format).unwrap();
@@ -248,6 +287,63 @@ mappings        3      1000
 warning: vmbr1 is not there
 ";
         assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn a_limit_of_segments_is_shown_where_there_is_one() {
+        let mut clamped = state();
+        clamped.interfaces[0].mss = Some(1452);
+        let text = shown_of(clamped.clone(), true, Format::Human);
+        let expected = "\
+interface  role         hooks                  attached by  addresses    mss
+vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10  1452
+vmbr1      network lan  none                   tcx          none
+";
+        assert!(text.contains(expected), "{text}");
+        let status: Value = serde_json::from_str(&shown_of(clamped, true, Format::Json)).unwrap();
+        let interfaces = &status["interfaces"];
+        assert_eq!(
+            (&interfaces[0]["mss"], &interfaces[1]["mss"]),
+            (&json!(1452), &Value::Null)
+        );
+    }
+
+    #[test]
+    fn what_is_too_small_is_a_warning() {
+        let state = state();
+        let of = |active| {
+            let status = StatusView {
+                state: &state,
+                is_running: true,
+                sessions: Occupancy { active, max: 1000 },
+                tables: vec![("ports", Occupancy { active, max: 500 })],
+                refusals: vec!["table_full: 3 refused".to_owned()],
+            };
+            warnings(&status)
+        };
+        let refused = "table_full: 3 refused";
+        assert_eq!(of(450), ["vmbr1 is not there", refused]);
+        let full = of(451);
+        assert!(
+            full.len() == 3 && full[1].starts_with("table ports: 451 of 500 entries, over 90 %")
+        );
+        assert_eq!(of(901).len(), 4);
+        assert_eq!(
+            json(&StatusView {
+                state: &state,
+                is_running: true,
+                sessions: Occupancy {
+                    active: 901,
+                    max: 1000
+                },
+                tables: vec![],
+                refusals: vec![refused.to_owned()],
+            })
+            .unwrap()
+            .warnings
+            .len(),
+            3
+        );
     }
 
     #[test]

@@ -102,7 +102,11 @@ impl<'a> View<'a> {
     pub(crate) fn quote(&self) -> Option<View<'a>> {
         let quote = self.message().get(ICMP_HEADER..)?;
         let view = Self::quoted(quote).filter(|_| self.is_icmp_error())?;
-        (view.offset == 0 && view.message().len() >= 8).then_some(view)
+        let min_len = match view.protocol {
+            TCP | UDP | ICMP => 8,
+            _ => 0,
+        };
+        (view.offset == 0 && view.message().len() >= min_len).then_some(view)
     }
 
     /// Where the checksum stands in the message, if it is all there.

@@ -111,9 +111,11 @@ fn transport(protocol: u8, message: &[u8], more_fragments: bool) -> Option<([u16
         ICMP => {
             let header: &[u8; 8] = message.first_chunk()?;
             let id = u16::from_be_bytes([header[4], header[5]]);
+            // What is asked for stands for the port of who is asked: the query's type.
             let ports = match header[0] {
-                8 | 13 | 15 | 17 => [id, 0],
-                0 | 14 | 16 | 18 => [0, id],
+                query @ (8 | 13 | 15 | 17) => [id, query.into()],
+                0 => [8, id],
+                answer @ (14 | 16 | 18) => [u16::from(answer) - 1, id],
                 _ => [0; 2],
             };
             Some((ports, 8))

@@ -329,24 +329,62 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The daemon lives on without an interface, and uses it again when it is back.
+/// The largest segment that `status` shows of the uplink, once it is as it should be.
+fn shows_mss(natbpf: &Natbpf, wanted: &Value) -> Result<()> {
+    let mut shown = Value::Null;
+    for _ in 0..50 {
+        let status = natbpf.status()?;
+        let interfaces = status["interfaces"].as_array().context("interfaces")?;
+        let uplink = interfaces.iter().find(|one| one["name"] == "vmbr0");
+        shown = uplink.context("no vmbr0")?["mss"].clone();
+        if shown == *wanted {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("mss is {shown}, should be {wanted}")
+}
+
 #[test]
-fn an_interface_that_vanishes_is_waited_for() -> Result<()> {
+fn a_change_of_an_mtu_is_followed() -> Result<()> {
     let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&net.config())?;
-    net.host.ip("link del vmbr1")?;
-    std::thread::sleep(Duration::from_millis(500));
-    ensure!(natbpf.is_running(), "natbpf ended: {}", natbpf.log());
-    net.host.ip(
-        "link add vmbr1 type bridge forward_delay 0 stp_state 0\nlink set vmbr1 up\n\
-         link set tap1 master vmbr1\nlink set tap2 master vmbr1",
-    )?;
-    std::thread::sleep(Duration::from_millis(1500));
-    let server = net.cli.udp("198.51.100.2:7000")?;
+    let natbpf = net.natbpf(&net.config())?;
+    shows_mss(&natbpf, &Value::Null)?;
+    net.host.ip("link set vmbr0 mtu 1492")?;
+    shows_mss(&natbpf, &json!(1452))?;
+    net.host.ip("link set vmbr0 mtu 1500")?;
+    shows_mss(&natbpf, &Value::Null)?;
+    let auto = net.config();
+    let wan = "[uplink.wan]\n";
+    ensure!(auto.contains(wan), "no uplink to change in {auto}");
+    natbpf.reload(&auto.replace(wan, &format!("{wan}mss_clamp = 1200\n")))?;
+    shows_mss(&natbpf, &json!(1200))
+}
+
+#[test]
+fn the_operator_is_told_of_what_is_exhausted() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let limited = format!("{}\n[limits]\nsessions_per_guest = 2\n", net.config());
+    let said = natbpf.reload(&limited)?;
+    ensure!(said.contains("limits per guest: changed"), "{said}");
+    // The first look only tells what there was before.
+    std::thread::sleep(Duration::from_secs(6));
     let guest = net.vm1.udp("0.0.0.0:5000")?;
-    let seen = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"back again")?;
-    ensure!(seen == at(Proxmox::PUBLIC, 5000), "seen as {seen}");
-    Ok(())
+    for port in 7000..7005 {
+        guest.send_to(b"another one", at(Proxmox::CLI, port))?;
+    }
+    for _ in 0..100 {
+        let warnings = natbpf.status()?["warnings"].to_string();
+        if warnings.contains("guest_sessions: packets were refused in the last minute, 3 since") {
+            let log = natbpf.log();
+            let lines = log.matches("guest_sessions: 3 packets refused").count();
+            ensure!(lines == 1, "{log}");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("no warning in {}", natbpf.status()?)
 }
 
 /// Rules with pools of more addresses together than the table holds.

@@ -1,4 +1,4 @@
-//! ICMP: I1, I2, I3, I8, I9.
+//! ICMP: I1 to I9.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -281,5 +281,204 @@ fn i9_ttl_1_to_a_forward_is_answered_once_and_not_forwarded() -> Result<()> {
         .filter(|(_, p)| p.icmp() == Some((11, 0)))
         .count();
     ensure!(errors == 1, "{errors} errors");
+    Ok(())
+}
+
+#[test]
+fn i1_a_guest_pings_another_by_the_public_address() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let server = net.vm1.capture("eth0")?;
+    let said = net
+        .vm2
+        .check(["ping", "-n", "-c3", "-i0.2", "-W2", "19.19.8.10"])?;
+    ensure!(said.contains("3 received"), "{said}");
+    // It is the guest that answers, not the host, and it does not see the other's address.
+    let (_, request) = server.wait_for(|_, packet| packet.icmp() == Some((8, 0)))?;
+    ensure!(request.source == Proxmox::PUBLIC, "{request}");
+    Ok(())
+}
+
+#[test]
+fn i4_an_error_about_a_hairpinned_flow_reaches_its_sender() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    net.vm1.set_offloads("eth0", false)?;
+    let (sender, refuser) = (net.vm1.capture("eth0")?, net.vm2.capture("eth0")?);
+    let client = net.vm1.udp("0.0.0.0:5000")?;
+    client.connect(at(Proxmox::PUBLIC, 10500))?;
+    // No server on vm2: its kernel refuses, and vm1's must recognise its own packet.
+    client.send(b"anybody there?")?;
+    let refused = client.recv(&mut [0; 64]).map_err(|error| error.kind());
+    ensure!(
+        refused == Err(std::io::ErrorKind::ConnectionRefused),
+        "{refused:?}"
+    );
+    let (frame, error) = sender.wait_for(|_, packet| packet.icmp() == Some((3, 3)))?;
+    frame.checksums()?;
+    inner_checksums(&error.bytes)?;
+    ensure!(
+        (error.source, error.destination) == (Proxmox::PUBLIC, Proxmox::VM1),
+        "{error}"
+    );
+    // What the other end refused showed it the mapping of the sender.
+    let (_, error) = refuser.wait_for(|_, packet| packet.icmp() == Some((3, 3)))?;
+    ensure!(error.destination == Proxmox::PUBLIC, "{error}");
+    Ok(())
+}
+
+/// A guest's mapping at port 5000 towards cli, and what the guest has sent, as it left.
+fn a_flow(net: &Proxmox, watch: &Watch) -> Result<Packet> {
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"the flow")?;
+    watch.sent(|packet| packet.payload() == b"the flow")
+}
+
+/// The errors among what a guest has got.
+fn errors(guest: &Capture) -> Vec<Packet> {
+    let packets = guest.packets().into_iter().map(|(_, packet)| packet);
+    packets.filter(|packet| packet.quoted().is_some()).collect()
+}
+
+#[test]
+fn i5_damaged_errors_and_errors_about_nothing_reach_no_guest() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    let sent = a_flow(&net, &watch)?;
+    let from_router = Ip::new(ROUTER, Proxmox::PUBLIC);
+    let good = from_router.icmp(3, 1, [0; 4], &sent.bytes)?;
+    let mut damaged = good.clone();
+    // In the quotation's payload, which nothing but the checksum tells about.
+    *damaged.last_mut().context("bytes")? ^= 0x10;
+    net.inject_from_internet(&damaged)?;
+    for (source, ports) in [
+        // No session of this port, of this remote, of the address of the guest itself.
+        (Proxmox::PUBLIC, (5999, 7000)),
+        (Proxmox::PUBLIC, (5000, 7999)),
+        (Proxmox::VM1, (5000, 7000)),
+    ] {
+        let quoted = Ip::new(source, Proxmox::CLI).udp(ports.0, ports.1, b"never sent")?;
+        net.inject_from_internet(&from_router.icmp(3, 1, [0; 4], &quoted)?)?;
+    }
+    // The same without damage does arrive, so that it was the damage.
+    net.inject_from_internet(&good)?;
+    guest.wait_for(|_, packet| packet.icmp() == Some((3, 1)))?;
+    thread::sleep(Duration::from_millis(300));
+    let got = errors(&guest);
+    ensure!(got.len() == 1, "reached the guest: {got:?}");
+    Ok(())
+}
+
+#[test]
+fn i6_options_in_the_quotation_and_extensions_behind_it_are_kept() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    let mut ip = Ip::new(Proxmox::VM1, Proxmox::CLI);
+    // Three that do nothing, and the end of the list.
+    ip.options = vec![1, 1, 1, 0];
+    let original = ip.udp(5000, 7000, &[6; 200])?;
+    net.inject_from_guest(&net.vm1, &original)?;
+    let sent = watch.sent(|packet| packet.options == [1, 1, 1, 0])?;
+
+    // RFC 4884: the quotation's length in words, an extension header, and one object, as a router
+    // of MPLS sends it.
+    let quoted_words = 32_u8;
+    let mut extensions = vec![0x20, 0, 0, 0, 0, 8, 1, 1, 0x12, 0x34, 0x51, 0xff];
+    let checksum = !lab::ones_complement_sum(&[&extensions]);
+    extensions[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let quoted = &sent.bytes[..usize::from(quoted_words) * 4];
+    let payload = [quoted, &extensions].concat();
+    let error = Ip::new(ROUTER, Proxmox::PUBLIC).icmp(11, 0, [0, quoted_words, 0, 0], &payload)?;
+    net.inject_from_internet(&error)?;
+    let (frame, got) = guest.wait_for(|_, packet| packet.icmp() == Some((11, 0)))?;
+    frame.checksums()?;
+    ensure!(got.bytes[24..28] == [0, quoted_words, 0, 0], "{got}");
+    let (quotation, rest) = got.payload().split_at(quoted.len());
+    ensure!(rest == extensions, "other extensions: {rest:02x?}");
+    let (is, should) = (without_hops(quotation), without_hops(&original));
+    ensure!(is == should[..quoted.len()], "another quotation: {is:02x?}");
+    Ok(())
+}
+
+#[test]
+fn i7_errors_neither_end_nor_refresh_a_session() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 4\n"))?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    let sent = a_flow(&net, &watch)?;
+    for (kind, code) in [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)] {
+        let error = Ip::new(ROUTER, Proxmox::PUBLIC).icmp(kind, code, [0; 4], &sent.bytes)?;
+        net.inject_from_internet(&error)?;
+        guest.wait_for(|_, packet| packet.icmp() == Some((kind, code)))?;
+    }
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.len() == 1, "ended by an error: {sessions:?}");
+    let error = Ip::new(ROUTER, Proxmox::PUBLIC).icmp(3, 1, [0; 4], &sent.bytes)?;
+    for _ in 0..6 {
+        thread::sleep(Duration::from_secs(1));
+        net.inject_from_internet(&error)?;
+    }
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.is_empty(), "kept alive by errors: {sessions:?}");
+    Ok(())
+}
+
+#[test]
+fn redirects_and_source_quenches_reach_no_guest() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    let sent = a_flow(&net, &watch)?;
+    for kind in [4, 5] {
+        let message = Ip::new(Proxmox::ISP, Proxmox::PUBLIC).icmp(kind, 1, [0; 4], &sent.bytes)?;
+        net.inject_from_internet(&message)?;
+    }
+    thread::sleep(Duration::from_millis(300));
+    let got = guest
+        .packets()
+        .into_iter()
+        .find(|(_, packet)| matches!(packet.icmp(), Some((4 | 5, _))));
+    ensure!(got.is_none(), "{got:?}");
+    Ok(())
+}
+
+#[test]
+fn queries_other_than_echo_are_answered() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    // A timestamp request (RFC 792), which Linux answers: identifier 77, sequence 1.
+    let request = Ip::new(Proxmox::VM1, Proxmox::CLI).icmp(13, 0, [0, 77, 0, 1], &[0; 12])?;
+    net.inject_from_guest(&net.vm1, &request)?;
+    let sent = watch.sent(|packet| packet.icmp() == Some((13, 0)))?;
+    ensure!(sent.source == Proxmox::PUBLIC, "{sent}");
+    let (_, reply) = guest.wait_for(|_, packet| packet.icmp() == Some((14, 0)))?;
+    ensure!(reply.destination == Proxmox::VM1, "{reply}");
+    ensure!(reply.bytes[24..28] == [0, 77, 0, 1], "{reply}");
+    watch.finish().map(drop)
+}
+
+#[test]
+fn i7_errors_about_a_ping_neither_end_nor_refresh_its_session() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&(net.config() + "[timeouts]\nicmp = 4\n"))?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm1.capture("eth0")?);
+    net.vm1
+        .check(["ping", "-n", "-c1", "-W2", "-e4242", "198.51.100.2"])?;
+    let sent = watch.sent(|packet| packet.icmp() == Some((8, 0)))?;
+    let error = Ip::new(ROUTER, Proxmox::PUBLIC).icmp(11, 0, [0; 4], &sent.bytes)?;
+    net.inject_from_internet(&error)?;
+    guest.wait_for(|_, packet| packet.icmp() == Some((11, 0)))?;
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.len() == 1, "ended by an error: {sessions:?}");
+    for _ in 0..6 {
+        thread::sleep(Duration::from_secs(1));
+        net.inject_from_internet(&error)?;
+    }
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(sessions.is_empty(), "kept alive by errors: {sessions:?}");
     Ok(())
 }

@@ -275,3 +275,79 @@ fn p4_other_protocols_under_all_get_another_address_only() -> Result<()> {
     );
     watch.finish().map(drop)
 }
+
+/// A guest's own external address, in the words of the configuration.
+fn nat(external: Ipv4Addr, to: &str) -> String {
+    format!("[[nat]]\nuplink = \"wan\"\naddress = \"{external}\"\nto = \"{to}\"\n")
+}
+
+#[test]
+fn m1_a_guests_own_address_works_from_both_sides() -> Result<()> {
+    let options = Options {
+        routed: vec!["203.0.113.16/32".to_owned()],
+        ..Options::default()
+    };
+    let net = Proxmox::with(&options)?;
+    // In the uplink's subnet, where somebody must answer ARP for it; and a routed one.
+    let (in_subnet, routed) = (Ipv4Addr::new(19, 19, 8, 11), Ipv4Addr::new(203, 0, 113, 16));
+    let rules = nat(in_subnet, &Proxmox::VM1.to_string()) + &nat(routed, &Proxmox::VM2.to_string());
+    let natbpf = net.natbpf(&(net.config() + &rules))?;
+    let server = net.cli.udp(&at(Proxmox::CLI, 7000).to_string())?;
+    let stranger = net.cli.udp(&at(Proxmox::CLI_B, 7001).to_string())?;
+    for (guest, other, external) in [
+        (&net.vm1, &net.vm2, in_subnet),
+        (&net.vm2, &net.vm1, routed),
+    ] {
+        let socket = guest.udp("0.0.0.0:500")?;
+        let seen = exchange(&socket, at(Proxmox::CLI, 7000), &server, b"out")?;
+        ensure!(seen == at(external, 500), "seen as {seen}");
+        let service = guest.udp("0.0.0.0:3000")?;
+        let from = exchange(&stranger, at(external, 3000), &service, b"in")?;
+        ensure!(from == at(Proxmox::CLI_B, 7001), "came from {from}");
+        exchange(
+            &other.udp("0.0.0.0:0")?,
+            at(external, 3000),
+            &service,
+            b"hairpin",
+        )?;
+        let _web = Service::http(guest, "0.0.0.0:80")?;
+        service::http_get(&net.cli, at(external, 80))?;
+        let ping = ["ping", "-n", "-c1", "-W2", &external.to_string()];
+        net.cli.check(ping)?;
+    }
+    let sessions = natbpf.conntrack(&["--rule", "nat-1"])?;
+    ensure!(
+        !sessions.is_empty() && sessions.iter().all(|one| one["rule_kind"] == "nat"),
+        "{sessions:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn s3_a_guest_keeps_to_its_own_address_where_it_must() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mac = net.vm1.mac("eth0")?.map(|byte| format!("{byte:02x}"));
+    let guest = format!(
+        "[[guest]]\nname = \"vm1\"\nnetwork = \"lan\"\naddress = \"{}\"\nmac = \"{}\"\n",
+        Proxmox::VM1,
+        mac.join(":")
+    );
+    let lan = "[network.lan]\n";
+    let strict = net
+        .config()
+        .replace(lan, &format!("{lan}anti_spoof = true\n"));
+    let natbpf = net.natbpf(&(strict + &guest))?;
+    let server = net.cli.udp(&at(Proxmox::CLI, 7000).to_string())?;
+    for guest in [&net.vm1, &net.vm2] {
+        let socket = guest.udp("0.0.0.0:0")?;
+        exchange(&socket, at(Proxmox::CLI, 7000), &server, b"its own")?;
+    }
+    for source in [Proxmox::VM1, Ipv4Addr::new(172, 22, 162, 1)] {
+        let packet = Ip::new(source, Proxmox::CLI).udp(5000, 7000, b"another's")?;
+        net.inject_from_guest(&net.vm2, &packet)?;
+    }
+    ensure!(hears(&server)?.is_none(), "a spoofed packet has left");
+    let spoofed = natbpf.stats()?["drops"]["spoofed"].clone();
+    ensure!(spoofed == 2, "{spoofed} packets counted as spoofed");
+    Ok(())
+}

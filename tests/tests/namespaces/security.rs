@@ -1,4 +1,4 @@
-//! What must not pass: S1, S2, and leaks.
+//! What must not pass: S1, S2, S5, and leaks.
 
 use std::net::Ipv4Addr;
 
@@ -116,5 +116,57 @@ fn segments_of_no_connection_leave_translated_or_not_at_all() -> Result<()> {
             "on the uplink: {packet}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn s5_what_contradicts_itself_reaches_nobody_and_is_counted() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let (guest, wire) = (net.vm2.capture("eth0")?, net.isp.capture(Proxmox::WAN)?);
+    let whole = Ip::new(Proxmox::CLI, Proxmox::PUBLIC).udp(7000, 10500, b"malformed")?;
+    let segment = Ip::new(Proxmox::CLI, Proxmox::PUBLIC).syn(7000, 10500, &[])?;
+    let with = |packet: &[u8], byte: usize, value: u8| {
+        let mut packet = packet.to_vec();
+        packet[byte] = value;
+        packet
+    };
+    // Every length that is not the whole, with the total length that the whole had.
+    let mut bad: Vec<Vec<u8>> = (0..whole.len()).map(|n| whole[..n].to_vec()).collect();
+    bad.extend((0..segment.len()).map(|n| segment[..n].to_vec()));
+    // Header length, total length, the lengths of UDP and of TCP's header.
+    bad.extend((0x40..0x45).chain(0x48..=0x4f).map(|v| with(&whole, 0, v)));
+    bad.extend([0, 19, 27, 38, 255].map(|v| with(&whole, 3, v)));
+    bad.extend([0, 7, 18, 255].map(|v| with(&whole, 25, v)));
+    bad.extend([0x00, 0x40, 0x60, 0xf0].map(|v| with(&segment, 32, v)));
+    for packet in &bad {
+        net.inject_from_internet(packet)?;
+        // From a guest the kernel refuses most of them before they are routed.
+        let mut mirrored = packet.clone();
+        if mirrored.len() >= 20 {
+            mirrored[12..16].copy_from_slice(&Proxmox::VM1.octets());
+            mirrored[16..20].copy_from_slice(&Proxmox::CLI.octets());
+        }
+        net.inject_from_guest(&net.vm1, &mirrored)?;
+    }
+    // What is whole passes on, and that nothing else has.
+    let service = net.vm2.udp("0.0.0.0:10500")?;
+    let client = net.cli.udp("198.51.100.2:7000")?;
+    exchange(
+        &client,
+        at(Proxmox::PUBLIC, 10500),
+        &service,
+        b"as it should be",
+    )?;
+    for (_, packet) in guest.packets() {
+        ensure!(packet.payload() != b"malformed", "at the guest: {packet}");
+    }
+    for (frame, packet) in wire.packets() {
+        let inside = packet.source.octets()[..3] == [172, 22, 161];
+        ensure!(frame.outgoing || !inside, "on the uplink: {packet}");
+    }
+    let stats = natbpf.stats()?;
+    let counted = stats["drops"]["malformed"].as_u64().unwrap_or_default();
+    ensure!(counted >= 80, "only {counted} of {} counted", bad.len());
     Ok(())
 }

@@ -1,4 +1,7 @@
-//! UDP: U1 to U6.
+//! UDP: U1 to U8.
+
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::L4;
@@ -124,4 +127,111 @@ fn u6_no_checksum_stays_none() -> Result<()> {
         "the guest's kernel did not take it"
     );
     watch.finish().map(drop)
+}
+
+#[test]
+fn u3_each_filtering_mode_lets_in_whom_it_should() -> Result<()> {
+    let net = Proxmox::new()?;
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    // Another port of a remote that the guest has sent to, its other address, another remote.
+    let probes = [
+        net.cli.udp("198.51.100.2:7001")?,
+        net.cli.udp("198.51.100.3:7000")?,
+        net.srv2.udp("198.51.100.4:7000")?,
+    ];
+    for (mode, let_in) in [
+        ("endpoint-independent", [true, true, true]),
+        ("address-dependent", [true, false, false]),
+        ("address-and-port-dependent", [false, false, false]),
+    ] {
+        let rule = format!("to = \"masquerade\"\nfiltering = \"{mode}\"");
+        let natbpf = net.natbpf(&net.config().replace("to = \"masquerade\"", &rule))?;
+        let guest = net.vm1.udp("0.0.0.0:5000")?;
+        let mapping = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"makes a mapping")?;
+        for (probe, is_let_in) in probes.iter().zip(let_in) {
+            let who = probe.local_addr()?;
+            probe.send_to(b"probe", mapping)?;
+            let heard = hears(&guest)?;
+            ensure!(
+                heard == is_let_in.then(|| (b"probe".to_vec(), who)),
+                "{mode}: from {who}: {heard:?}"
+            );
+        }
+        exchange(&guest, at(Proxmox::CLI, 7000), &server, b"and goes on")?;
+        drop(natbpf);
+    }
+    Ok(())
+}
+
+#[test]
+fn u7_a_sum_that_is_zero_after_translation_is_sent_as_ffff() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    let (outside, service) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm2.udp("0.0.0.0:10000")?,
+    );
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm2.capture("eth0")?);
+    // The checksum as the payload: together they sum up to nothing but ones.
+    let payload_for = |source, destination, ports: (u16, u16)| -> Result<[u8; 2]> {
+        let packet = Ip::new(source, destination).udp(ports.0, ports.1, &[0, 0])?;
+        Ok([packet[26], packet[27]])
+    };
+    let payload = payload_for(Proxmox::PUBLIC, Proxmox::CLI, (5000, 7000))?;
+    let packet = Ip::new(Proxmox::VM1, Proxmox::CLI).udp(5000, 7000, &payload)?;
+    net.inject_from_guest(&net.vm1, &packet)?;
+    let sent = watch.sent(|packet| packet.payload() == payload)?;
+    ensure!(
+        matches!(
+            sent.l4,
+            L4::Udp {
+                checksum: 0xffff,
+                ..
+            }
+        ),
+        "{sent:?}"
+    );
+    ensure!(hears(&outside)?.is_some(), "the remote did not take it");
+
+    let payload = payload_for(Proxmox::CLI, Proxmox::VM2, (7000, 10000))?;
+    let packet = Ip::new(Proxmox::CLI, Proxmox::PUBLIC).udp(7000, 10000, &payload)?;
+    net.inject_from_internet(&packet)?;
+    let (_, got) = guest.wait_for(|_, packet| packet.payload() == payload)?;
+    ensure!(
+        matches!(
+            got.l4,
+            L4::Udp {
+                checksum: 0xffff,
+                ..
+            }
+        ),
+        "{got:?}"
+    );
+    ensure!(hears(&service)?.is_some(), "the guest did not take it");
+    watch.finish().map(drop)
+}
+
+#[test]
+fn u8_a_mapping_lasts_while_the_guest_sends_and_ends_when_it_stops() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 3\n"))?;
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    let mapping = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"first")?;
+    for _ in 0..6 {
+        thread::sleep(Duration::from_secs(1));
+        deliver(&guest, at(Proxmox::CLI, 7000), &server, b"refreshes")?;
+    }
+    deliver(&server, mapping, &guest, b"let in after twice the timeout")?;
+    // A remote that is filtered keeps nothing alive.
+    let stranger = net.srv2.udp("198.51.100.4:7000")?;
+    for _ in 0..6 {
+        thread::sleep(Duration::from_secs(1));
+        stranger.send_to(b"filtered", mapping)?;
+    }
+    let left = natbpf.conntrack(&[])?;
+    ensure!(left.is_empty(), "left after the timeout: {left:?}");
+    server.send_to(b"too late", mapping)?;
+    ensure!(hears(&guest)?.is_none(), "let in after the timeout");
+    Ok(())
 }

@@ -1,9 +1,10 @@
-//! Offloads and other uplinks: O1, O2.
+//! Offloads, other uplinks, and what a header says beside addresses: O1, O2, O4.
 
 use anyhow::{Context, Result, ensure};
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Offload};
 use tests::bulk::{Sender, transfer};
+use tests::craft::Ip;
 use tests::{Nat, Watch, at, exchange};
 
 const MEGABYTE: usize = 1_000_000;
@@ -143,5 +144,28 @@ fn on_another_uplink(uplink: Uplink) -> Result<()> {
     net.cli
         .check(["ping", "-n", "-c2", "-i0.2", "-W2", "19.19.8.10"])?;
     all_ways(&net)?;
+    watch.finish().map(drop)
+}
+
+#[test]
+fn o4_dscp_and_ecn_are_kept() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = Nat::proxmox(&net, &net.config())?;
+    let (watch, guest) = (Watch::proxmox(&net)?, net.vm2.capture("eth0")?);
+    // Expedited forwarding with each value of ECN, and every bit of DSCP.
+    for tos in [0xb8, 0xb9, 0xba, 0xbb, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80] {
+        let ip = |source, destination| Ip {
+            tos,
+            ..Ip::new(source, destination)
+        };
+        let out = ip(Proxmox::VM1, Proxmox::CLI).udp(5000, 7000, &[tos])?;
+        net.inject_from_guest(&net.vm1, &out)?;
+        let sent = watch.sent(|packet| packet.payload() == [tos])?;
+        ensure!(sent.tos == tos, "{tos:#04x} became {:#04x}", sent.tos);
+        let back = ip(Proxmox::CLI, Proxmox::PUBLIC).udp(7000, 10000, &[tos])?;
+        net.inject_from_internet(&back)?;
+        let (_, got) = guest.wait_for(|_, packet| packet.payload() == [tos])?;
+        ensure!(got.tos == tos, "{tos:#04x} became {:#04x}", got.tos);
+    }
     watch.finish().map(drop)
 }

@@ -17,6 +17,9 @@ pub(super) const HOOK: u32 = 1;
 /// Where a guest's packets come into the host.
 pub(super) const LAN: u32 = 77;
 
+/// The number by which the maps know the guests' network.
+pub(super) const NETWORK_NUMBER: u16 = 1;
+
 /// The host's own and only external address.
 pub(super) const PUBLIC: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 10);
 
@@ -66,9 +69,14 @@ impl Drop for Mounted {
 
 impl Plane {
     pub(super) fn new() -> Result<Self> {
+        Self::with_room_for(1024)
+    }
+
+    /// With room for this many sessions.
+    pub(super) fn with_room_for(sessions: u32) -> Result<Self> {
         let directory = Mounted(tempfile::tempdir()?);
         let pins = Pins::below(&directory.0.path().join("bpf"));
-        let sizes = Sizes::new(1024, 16);
+        let sizes = Sizes::new(sessions, 16);
         let (mut dataplane, programs) =
             Dataplane::load(pins, &sizes, false).context("load; are the tests run as root?")?;
         let config = config::parse(CONFIG, Path::new("test.toml"))?.config;
@@ -110,7 +118,7 @@ impl Plane {
     ) -> Result<TestRunOutput> {
         let interface = |role| Interface {
             role,
-            number: 1,
+            number: NETWORK_NUMBER,
             ..Interface::default()
         };
         let interfaces = BTreeMap::from([(LAN, interface(role::NETWORK)), (HOOK, interface(role))]);

@@ -8,12 +8,17 @@ use nat_common::rule::role;
 
 use super::harness::{HOOK, PUBLIC, Plane};
 
-const GUEST: [u8; 4] = [172, 22, 161, 170];
-const REMOTE: [u8; 4] = [198, 51, 100, 2];
-const GO_ON: i32 = -1;
+pub(super) const GUEST: [u8; 4] = [172, 22, 161, 170];
+pub(super) const REMOTE: [u8; 4] = [198, 51, 100, 2];
+pub(super) const GO_ON: i32 = -1;
 const DROP: i32 = 2;
 
-fn udp(source: [u8; 4], destination: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(
+    source: [u8; 4],
+    destination: [u8; 4],
+    ports: (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
         .ipv4(source, destination, 64)
         .udp(ports.0, ports.1);
@@ -33,7 +38,7 @@ fn tcp(source: [u8; 4], destination: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
 }
 
 /// Addresses and ports, once all checksums were found right.
-fn flow(packet: &[u8]) -> Result<(Ipv4Addr, u16, Ipv4Addr, u16)> {
+pub(super) fn flow(packet: &[u8]) -> Result<(Ipv4Addr, u16, Ipv4Addr, u16)> {
     let headers = PacketHeaders::from_ethernet_slice(packet)?;
     let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &headers.net else {
         anyhow::bail!("not IPv4");

@@ -293,6 +293,16 @@ impl Host {
             .with_context(|| format!("raw socket on {interface} of {}", self.name()))
     }
 
+    /// A socket that receives every frame of an interface, for a test that reads it as it goes
+    /// on, in its own thread; see [`Host::capture`] for the others.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn listen(&self, interface: &str) -> Result<RawSocket> {
+        self.enter(|| RawSocket::receiving(interface))?
+            .with_context(|| format!("listen on {interface} of {}", self.name()))
+    }
+
     /// Sends one frame on an interface as it is, from the link layer up.
     ///
     /// # Errors
@@ -352,7 +362,7 @@ fn bind<S>(mut attempt: impl FnMut() -> io::Result<S>) -> io::Result<S> {
     attempt()
 }
 
-const BIND_ATTEMPTS: u32 = 20;
+const BIND_ATTEMPTS: u32 = 100;
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 fn ip_command(words: &[&str]) -> Command {

@@ -25,6 +25,7 @@ pub struct Natbpf {
     binary: PathBuf,
     folder: PathBuf,
     bpffs: PathBuf,
+    time_scale: u32,
     process: Option<Background>,
     undo: bool,
 }
@@ -92,9 +93,15 @@ impl Natbpf {
             binary,
             folder,
             bpffs,
+            time_scale: 1,
             process: None,
             undo: false,
         }
+    }
+
+    /// Lets time go so many times as fast for sessions, from the next start on.
+    pub fn set_time_scale(&mut self, times: u32) {
+        self.time_scale = times;
     }
 
     /// Writes the configuration, without telling a running natbpf.
@@ -159,9 +166,13 @@ impl Natbpf {
             ("--run-dir", self.run_dir()),
             ("--bpffs", self.bpffs.clone()),
         ];
-        paths
+        let mut options = paths
             .map(|(option, path)| [option.to_owned(), path.display().to_string()])
-            .concat()
+            .concat();
+        if self.time_scale != 1 {
+            options.extend(["--time-scale".to_owned(), self.time_scale.to_string()]);
+        }
+        options
     }
 
     /// Runs another natbpf command on the host, `["conntrack", "flush"]` for example.

@@ -110,7 +110,7 @@ impl RawSocket {
     }
 
     /// Waits until there is something to read, no longer than `limit`.
-    pub(crate) fn wait(&self, limit: Duration) {
+    pub fn wait(&self, limit: Duration) {
         let mut entry = libc::pollfd {
             fd: self.fd.as_raw_fd(),
             events: libc::POLLIN,
@@ -121,8 +121,12 @@ impl RawSocket {
         unsafe { libc::poll(&raw mut entry, 1, limit_ms) };
     }
 
-    /// The next frame, or `None` when there is none now.
-    pub(crate) fn receive(&self) -> io::Result<Option<Frame>> {
+    /// The next frame, or `None` when there is none now; always `None` on a socket that only
+    /// sends.
+    ///
+    /// # Errors
+    /// When the interface is gone or down.
+    pub fn receive(&self) -> io::Result<Option<Frame>> {
         let mut bytes = vec![0_u8; LARGEST_FRAME];
         let mut control = [0_u64; 16];
         // SAFETY: all of these are plain C structures for which zero is a valid value.

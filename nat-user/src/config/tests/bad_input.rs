@@ -1,6 +1,6 @@
 //! One mistake each, and the complete line that names it.
 
-use super::{BASE, forward, nat, refusal, refusal_of, snat};
+use super::{BASE, forward, guest, nat, refusal, refusal_of, snat};
 
 /// The refusal of a forward of tcp with these lines; the first of them is line 13.
 fn forward_with(lines: &str) -> String {
@@ -34,7 +34,7 @@ fn unknown_key() {
     assert_eq!(
         uplink_with("gateway = \"19.19.8.1\""),
         "n.toml:3:1: uplink.wan.gateway: unknown key `gateway`; \
-         the keys here are `interface`, `addresses`, `mode`, `keep`"
+         the keys here are `interface`, `addresses`, `mode`, `keep`, `mss_clamp`"
     );
     assert_eq!(
         snat_with("netwrok = \"lan\""),
@@ -55,7 +55,8 @@ fn unknown_table() {
     assert_eq!(
         refusal_of("[dhcp]\n"),
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
-         the keys here are `uplink`, `network`, `snat`, `forward`, `nat`, `limits`, `timeouts`"
+         the keys here are `uplink`, `network`, `guest`, `snat`, `forward`, `nat`, `limits`, \
+         `timeouts`"
     );
 }
 
@@ -707,6 +708,128 @@ fn nat_to_no_host_of_its_network() {
     );
 }
 
+const MAC: &str = "52:54:00:12:34:56";
+
+#[test]
+fn guest_without_its_addresses() {
+    assert_eq!(
+        refusal_of("[[guest]]\nnetwork = \"lan\"\naddress = \"172.22.161.170\"\n"),
+        "n.toml:8:1: guest.guest-1.mac: is missing; write mac = \"52:54:00:12:34:56\""
+    );
+    assert_eq!(
+        refusal_of(&guest("web1", "172.22.161.170", MAC).replace("\"lan\"", "\"lam\"")),
+        "n.toml:10:11: guest.web1.network: there is no network `lam`; did you mean `lan`?"
+    );
+}
+
+#[test]
+fn guest_that_is_not_in_its_network() {
+    let with = |address: &str| refusal_of(&guest("web1", address, MAC));
+    let expected = |problem: &str| {
+        format!(
+            "n.toml:11:11: guest.web1.address: {problem} in network `lan`; \
+             write a guest's address in 172.22.161.0/24"
+        )
+    };
+    assert_eq!(with("172.22.162.1"), expected("172.22.162.1 is not"));
+    assert_eq!(
+        with("172.22.161.254"),
+        expected("172.22.161.254 is the host's own address")
+    );
+    assert_eq!(
+        with("172.22.161.0"),
+        expected("172.22.161.0 is the network's own address")
+    );
+    assert_eq!(
+        with("172.22.161.255"),
+        expected("172.22.161.255 is the broadcast address")
+    );
+}
+
+#[test]
+fn bad_mac() {
+    let with = |mac: &str| refusal_of(&guest("web1", "172.22.161.170", mac));
+    let remedy = "write six bytes as the guest's interface has them, as in \"52:54:00:12:34:56\"";
+    for (mac, problem) in [
+        ("52:54:00:12:34", "is not an Ethernet address"),
+        ("52:54:00:12:34:56:78", "is not an Ethernet address"),
+        ("52:54:00:12:34:56:x", "is not an Ethernet address"),
+        ("525400123456", "is not an Ethernet address"),
+        ("52-54-00-12-34-56", "is not an Ethernet address"),
+        ("52:54:00:12:34:+6", "is not an Ethernet address"),
+        ("01:00:5e:00:00:01", "is a multicast address"),
+        ("FF:FF:FF:FF:FF:FF", "is a multicast address"),
+        ("00:00:00:00:00:00", "is not that of an interface"),
+    ] {
+        let expected = format!("n.toml:12:7: guest.web1.mac: `{mac}` {problem}; {remedy}");
+        assert_eq!(with(mac), expected);
+    }
+}
+
+#[test]
+fn two_guests_with_one_address() {
+    let first = guest("a", "172.22.161.170", MAC);
+    assert_eq!(
+        refusal_of(&format!(
+            "{first}{}",
+            guest("b", "172.22.161.170", "52:54:00:12:34:57")
+        )),
+        "n.toml:16:11: guest.b.address: 172.22.161.170 is that of guest `a` already (line 8); \
+         give each guest its own"
+    );
+    let same_mac = guest("b", "172.22.161.171", "52:54:00:12:34:5A");
+    let first = first.replace("56", "5a");
+    assert_eq!(
+        refusal_of(&format!("{first}{same_mac}")),
+        "n.toml:17:7: guest.b.mac: 52:54:00:12:34:5a is that of guest `a` already (line 8); \
+         give each guest its own"
+    );
+}
+
+#[test]
+fn target_that_is_no_guest() {
+    let web = forward("web", "protocol = \"tcp\"").replace("172.22.161.170", "wbe1");
+    assert_eq!(
+        refusal_of(&web),
+        "n.toml:11:6: forward.web.to: `wbe1` is not an address; \
+         write one such as \"172.22.161.170\", or add a [[guest]] of that name"
+    );
+    let guests = guest("web1", "172.22.161.170", MAC);
+    assert_eq!(
+        refusal_of(&format!("{web}{guests}")),
+        "n.toml:11:6: forward.web.to: there is no guest `wbe1`; did you mean `web1`?"
+    );
+    let mail = nat("mail", "19.19.8.11", "mial");
+    let two = guests.clone() + &guest("mail", "172.22.161.171", "52:54:00:12:34:57");
+    assert_eq!(
+        refusal_of(&format!("{mail}{two}")),
+        "n.toml:12:6: nat.mail.to: there is no guest `mial`; \
+         did you mean `mail`? there are `web1`, `mail`"
+    );
+    let number = web.replace("wbe1", "172.22.161.370");
+    let line = refusal_of(&format!("{number}{guests}"));
+    assert!(
+        line.contains("`172.22.161.370` is not an IPv4 address"),
+        "{line}"
+    );
+}
+
+#[test]
+fn mistake_in_a_guest_that_a_rule_names_is_said_once() {
+    let text = format!(
+        "{BASE}{}{}",
+        guest("web1", "172.22.161.370", MAC),
+        forward("web", "protocol = \"tcp\"").replace("172.22.161.170", "web1")
+    );
+    let error = super::parse(&text, std::path::Path::new("n.toml")).unwrap_err();
+    assert_eq!(error.all().count(), 1, "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("n.toml:11:11: guest.web1.address: ")
+    );
+}
+
 #[test]
 fn bad_keep() {
     assert_eq!(
@@ -721,6 +844,35 @@ fn bad_keep() {
     assert_eq!(
         uplink_with("keep = \"tcp/0\""),
         "n.toml:3:8: uplink.wan.keep: `0` is not a port; ports are from 1 to 65535"
+    );
+}
+
+#[test]
+fn bad_mss_clamp() {
+    let expected = |rest: &str| format!("n.toml:3:13: uplink.wan.mss_clamp: {rest}");
+    for bytes in ["0", "87", "65496", "-1"] {
+        assert_eq!(
+            uplink_with(&format!("mss_clamp = {bytes}")),
+            expected(&format!(
+                "{bytes} is out of range; write a number from 88 to 65495"
+            ))
+        );
+    }
+    assert_eq!(
+        uplink_with("mss_clamp = \"of\""),
+        expected("does not know `of`; did you mean \"off\"?")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = \"none\""),
+        expected("does not know `none`; write one of \"auto\", \"off\"")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = \"1452\""),
+        expected("`1452` is a number in quotes; write mss_clamp = 1452")
+    );
+    assert_eq!(
+        uplink_with("mss_clamp = true"),
+        expected("wants an integer, not a boolean; write mss_clamp = 1452")
     );
 }
 

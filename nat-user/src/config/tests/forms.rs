@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, NetworkId,
-    PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
+    Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, MssClamp,
+    NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
 };
-use super::super::{forward, limits, load as load_file, nat, network, parse, snat, uplink};
-use super::{BASE, config, forward as rule, load, snat as snat_rule, warnings};
+use super::super::{forward, guest, limits, load as load_file, nat, network, parse, snat, uplink};
+use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
 
 /// The example of the interface contract, word for word.
 const CONTRACT: &str = r#"[uplink.wan]                     # the name is free
@@ -79,6 +79,7 @@ fn the_example_of_the_contract() {
     let Config {
         uplinks,
         networks,
+        guests,
         snat,
         forwards,
         nats,
@@ -96,7 +97,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
-    assert!(nats.is_empty());
+    assert!(nats.is_empty() && guests.is_empty());
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
 
@@ -145,6 +146,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         uplink::KEYS,
         network::KEYS,
         snat::KEYS,
+        guest::KEYS,
         forward::KEYS,
         nat::KEYS,
         limits::LIMITS,
@@ -176,7 +178,9 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.uplinks[0].addresses, UplinkAddresses::Interface);
     assert_eq!(config.uplinks[0].mode, Mode::Auto);
     assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
+    assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());
+    assert!(!config.networks[0].anti_spoof);
     let snat = &config.snat[0];
     assert_eq!(
         (snat.name.as_str(), snat.ports),
@@ -301,6 +305,34 @@ fn snat_goes_to_the_uplinks_address_to_one_or_to_a_pool() {
         to("10.0.0.0-10.0.255.255"),
         SnatTarget::Pool { .. }
     ));
+}
+
+#[test]
+fn segments_are_limited_by_the_interfaces_by_nothing_or_by_a_number() {
+    let clamp = |value: &str| {
+        let line = format!("mss_clamp = {value}\n[network");
+        config(&BASE.replace("[network", &line)).uplinks[0].mss_clamp
+    };
+    assert_eq!(clamp("\"auto\""), MssClamp::Auto);
+    assert_eq!(clamp("\"off\""), MssClamp::Off);
+    assert_eq!(clamp("88"), MssClamp::Bytes(88));
+    assert_eq!(clamp("65_495"), MssClamp::Bytes(65495));
+}
+
+#[test]
+fn a_guest_stands_for_its_address() {
+    let guests = new_guest("web1", "172.22.161.170", "52:54:00:12:AB:cd")
+        + &new_guest("172.22.161.9", "172.22.161.171", "52:54:00:12:34:57")
+        + &new_guest("2nd", "172.22.161.172", "52:54:00:12:34:58");
+    let to = |to: &str| {
+        let rule = rule("web", "protocol = \"tcp\"").replace("172.22.161.170", to);
+        let config = config(&format!("{BASE}{rule}{guests}"));
+        assert_eq!(config.guests[0].mac, [0x52, 0x54, 0, 0x12, 0xab, 0xcd]);
+        config.forwards[0].to.octets()[3]
+    };
+    assert_eq!((to("web1"), to("2nd")), (170, 172));
+    // What can be read as an address is one.
+    assert_eq!((to("172.22.161.171"), to("172.22.161.9")), (171, 9));
 }
 
 #[test]

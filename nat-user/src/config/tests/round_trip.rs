@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Limits,
-    MappingBehaviour, Mode, NatRule, Network, NetworkId, PortForward, PortRange, SnatRule,
-    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Guest, Limits,
+    MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PortForward, PortRange,
+    SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -27,6 +27,9 @@ fn scrap() -> impl Strategy<Value = String> {
         "[[snat]]",
         "[[forward]]",
         "[[nat]]",
+        "[[guest]]",
+        "mac = ",
+        "\"52:54:00:12:34:56\"",
         "[limits]",
         "[timeouts]",
         "interface = ",
@@ -156,13 +159,21 @@ fn uplink() -> impl Strategy<Value = Uplink> {
     let mode = prop_oneof![Just(Mode::Auto), Just(Mode::Tc), Just(Mode::Xdp)];
     let protocol = prop_oneof![Just(ForwardProtocol::Tcp), Just(ForwardProtocol::Udp)];
     let keep = prop::collection::btree_set((protocol, 1_u16..), 0..3);
-    (names(), addresses, mode, keep).prop_map(|(name, addresses, mode, keep)| Uplink {
-        name,
-        interface: String::new(),
-        addresses,
-        mode,
-        keep: keep.into_iter().collect(),
-    })
+    let mss_clamp = prop_oneof![
+        Just(MssClamp::Auto),
+        Just(MssClamp::Off),
+        (MssClamp::LEAST..=MssClamp::MOST).prop_map(MssClamp::Bytes),
+    ];
+    (names(), addresses, mode, keep, mss_clamp).prop_map(
+        |(name, addresses, mode, keep, mss_clamp)| Uplink {
+            name,
+            interface: String::new(),
+            addresses,
+            mode,
+            keep: keep.into_iter().collect(),
+            mss_clamp,
+        },
+    )
 }
 
 fn snat_rule() -> impl Strategy<Value = (SnatRule, Index, Index)> {
@@ -300,18 +311,21 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn configs() -> impl Strategy<Value = Config> {
-    let networks = vec((names(), any::<bool>(), 0..3_usize, 20_u8..=32), 0..4);
+    let network_parts = (names(), any::<[bool; 2]>(), 0..3_usize, 20_u8..=32);
+    let networks = vec(network_parts, 0..4);
     let tables = (vec(uplink(), 1..4), networks, limits(), timeouts());
     let rules = (
         vec(snat_rule(), 0..5),
         vec(forward_rule(), 0..12),
         vec(nat_rule(), 0..4),
+        vec((names(), any::<Index>()), 0..4),
     );
     (tables, rules).prop_map(
-        |((uplinks, networks, limits, timeouts), (snat, forwards, nats))| {
+        |((uplinks, networks, limits, timeouts), (snat, forwards, nats, guests))| {
             let mut config = Config {
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
+                guests: Vec::new(),
                 snat: Vec::new(),
                 forwards: Vec::new(),
                 nats: Vec::new(),
@@ -337,12 +351,34 @@ fn configs() -> impl Strategy<Value = Config> {
                 rule.uplink = UplinkId(uplink.index(config.uplinks.len()));
                 config.nats.push(rule);
             }
+            for (index, (name, network)) in (0_u8..).zip(guests) {
+                config.guests.extend(guest(&config, index, name, network));
+            }
             settle(config)
         },
     )
 }
 
-fn network((index, (name, create, ports, length)): (u8, (String, bool, usize, u8))) -> Network {
+/// A guest of one of the networks that have room for it.
+fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Guest> {
+    let networks = config.networks.iter().enumerate();
+    let roomy: Vec<usize> = networks
+        .filter(|(_, network)| network.address.prefix_len() < 29)
+        .map(|(id, _)| id)
+        .collect();
+    let id = *roomy.get(network.index(roomy.len().max(1)))?;
+    let [a, b, c, _] = config.networks[id].address.addr().octets();
+    Some(Guest {
+        name,
+        network: NetworkId(id),
+        address: Ipv4Addr::new(a, b, c, 2 + index),
+        mac: [0x52, 0x54, 0, 0xAB, 0, index],
+    })
+}
+
+type NetworkParts = (String, [bool; 2], usize, u8);
+
+fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkParts)) -> Network {
     Network {
         name,
         interface: format!("br{index}"),
@@ -351,6 +387,7 @@ fn network((index, (name, create, ports, length)): (u8, (String, bool, usize, u8
         ports: (0..ports)
             .map(|port| format!("tap{index}.{port}"))
             .collect(),
+        anti_spoof,
     }
 }
 
@@ -387,6 +424,9 @@ fn settle(mut config: Config) -> Config {
     }
     for (index, network) in config.networks.iter_mut().enumerate() {
         write!(network.name, "-{index}").expect("a text takes all");
+    }
+    for (index, guest) in config.guests.iter_mut().enumerate() {
+        write!(guest.name, "-{index}").expect("a text takes all");
     }
     for (index, rule) in config.snat.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
@@ -427,13 +467,24 @@ fn written(config: &Config) -> String {
             address,
             create,
             ports,
+            anti_spoof,
         } = network;
         let ports = list(ports.iter());
         text += &format!(
             "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
-             create = {create}\nports = {ports}\n",
+             create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\n",
             quoted(name)
         );
+    }
+    for guest in &config.guests {
+        let (name, network) = (
+            quoted(&guest.name),
+            quoted(&config.networks[guest.network.0].name),
+        );
+        let [a, b, c, d, e, f] = guest.mac;
+        text += &format!("[[guest]]\nname = {name}\nnetwork = {network}\n");
+        text += &format!("address = \"{}\"\n", guest.address);
+        text += &format!("mac = \"{a:02x}:{b:02x}:{c:02X}:{d:02X}:{e:02x}:{f:02x}\"\n");
     }
     for rule in &config.snat {
         write_snat(&mut text, config, rule);
@@ -507,6 +558,12 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
     let (name, interface) = (quoted(&uplink.name), &uplink.interface);
     *text += &format!("[uplink.{name}]\ninterface = {interface:?}\nmode = {mode:?}\n");
     *text += &format!("keep = {}\n", list(keep));
+    let clamp = match uplink.mss_clamp {
+        MssClamp::Auto => "\"auto\"".to_owned(),
+        MssClamp::Off => "\"off\"".to_owned(),
+        MssClamp::Bytes(bytes) => bytes.to_string(),
+    };
+    *text += &format!("mss_clamp = {clamp}\n");
     if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {
         *text += &format!("addresses = {}\n", list(addresses.iter()));
     }

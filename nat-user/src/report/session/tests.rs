@@ -92,23 +92,23 @@ fn an_echo_shows_its_identifier_at_every_endpoint_whoever_began_it() {
     let from_inside = view(
         ICMP,
         FROM_INSIDE,
-        (GUEST, 7, REMOTE, 0),
-        (EXTERNAL, 9, REMOTE, 0),
+        (GUEST, 7, REMOTE, 1),
+        (EXTERNAL, 9, REMOTE, 1),
     );
     let expected = ["172.22.161.170:7", "19.19.8.10:9", "1.2.3.4:9"];
     assert_eq!(endpoints(&from_inside), expected);
     let from_outside = view(
         ICMP,
         FROM_OUTSIDE,
-        (GUEST, 0, REMOTE, 7),
-        (EXTERNAL, 0, REMOTE, 9),
+        (GUEST, 1, REMOTE, 7),
+        (EXTERNAL, 1, REMOTE, 9),
     );
     assert_eq!(endpoints(&from_outside), expected);
     let hairpinned = view(
         ICMP,
         HAIRPINNED,
-        (CLIENT, 7, EXTERNAL, 0),
-        (EXTERNAL, 9, GUEST, 0),
+        (CLIENT, 7, EXTERNAL, 1),
+        (EXTERNAL, 9, GUEST, 1),
     );
     let expected = ["172.22.161.170:9", "19.19.8.10:7", "19.19.8.10:9"];
     assert_eq!(endpoints(&hairpinned), expected);

@@ -1,0 +1,194 @@
+//! What the programs are told of interfaces.
+
+use std::collections::BTreeMap;
+
+use nat_common::rule::{Interface, interface_flags, role};
+
+use crate::{
+    config::model::{Config, MssClamp},
+    host::netlink::Link,
+    state::Numbers,
+};
+
+/// IPv4 and TCP headers without options, in bytes.
+const HEADERS: u32 = 40;
+
+/// Those of the configuration's interfaces that are there, by index.
+pub(super) fn interfaces(
+    config: &Config,
+    links: &[Link],
+    numbers: &Numbers,
+) -> BTreeMap<u32, Interface> {
+    let link = |name: &str| links.iter().find(|link| link.name == name);
+    let inside = config.networks.iter();
+    let inside_mtus: Vec<u32> = inside
+        .filter_map(|network| Some(link(&network.interface)?.mtu))
+        .collect();
+    let uplinks = config.uplinks.iter().filter_map(|uplink| {
+        let link = link(&uplink.interface)?;
+        let interface = Interface {
+            role: role::UPLINK,
+            number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
+            mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
+            mac: link.mac.unwrap_or_default(),
+            ..Interface::default()
+        };
+        Some((link.index, interface))
+    });
+    let networks = config.networks.iter().filter_map(|network| {
+        let link = link(&network.interface)?;
+        let interface = Interface {
+            role: role::NETWORK,
+            number: numbers.networks.get(&network.name).copied().unwrap_or(0),
+            flags: if network.anti_spoof {
+                interface_flags::ANTI_SPOOF
+            } else {
+                0
+            },
+            mac: link.mac.unwrap_or_default(),
+            ..Interface::default()
+        };
+        Some((link.index, interface))
+    });
+    uplinks.chain(networks).collect()
+}
+
+/// The largest segment in bytes that a connection through an uplink may announce, 0 for any. Where
+/// all interfaces take the same packets, the ends know best.
+fn mss(clamp: MssClamp, uplink_mtu: u32, inside_mtus: &[u32]) -> u16 {
+    match clamp {
+        MssClamp::Bytes(bytes) => bytes,
+        MssClamp::Off => 0,
+        MssClamp::Auto if inside_mtus.iter().all(|mtu| *mtu == uplink_mtu) => 0,
+        MssClamp::Auto => {
+            let narrowest = inside_mtus.iter().copied().fold(uplink_mtu, u32::min);
+            let mss = narrowest.saturating_sub(HEADERS);
+            u16::try_from(mss).map_or(MssClamp::MOST, |mss| {
+                mss.clamp(MssClamp::LEAST, MssClamp::MOST)
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        config,
+        host::netlink::{Kind, Layer},
+    };
+
+    const CONFIG: &str = r#"
+[uplink.wan]
+interface = "vmbr0"
+[network.lan]
+interface = "vmbr1"
+address = "172.22.161.254/24"
+[network.dmz]
+interface = "vmbr2"
+address = "172.22.162.254/24"
+"#;
+
+    fn link(index: u32, name: &str, mtu: u32) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: Kind::Bridge,
+            layer: Layer::Ethernet,
+            up: true,
+            running: true,
+            mtu,
+            mac: Some([2, 0, 0, 0, 0, index as u8]),
+            master: None,
+            calls_netfilter: false,
+        }
+    }
+
+    fn told(config: &str, links: &[Link]) -> BTreeMap<u32, Interface> {
+        let loaded = config::parse(config, Path::new("n.toml"));
+        let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+        let mut numbers = Numbers::default();
+        numbers.uplink("wan");
+        numbers.network("lan");
+        numbers.network("dmz");
+        interfaces(&config, links, &numbers)
+    }
+
+    #[test]
+    fn each_interface_that_is_there_has_role_number_and_address() {
+        let links = [link(7, "vmbr0", 1500), link(9, "vmbr2", 1500)];
+        let told = told(CONFIG, &links);
+        let uplink = Interface {
+            role: role::UPLINK,
+            number: 1,
+            mac: [2, 0, 0, 0, 0, 7],
+            ..Interface::default()
+        };
+        let network = Interface {
+            role: role::NETWORK,
+            number: 2,
+            mac: [2, 0, 0, 0, 0, 9],
+            ..Interface::default()
+        };
+        assert_eq!(told, BTreeMap::from([(7, uplink), (9, network)]));
+    }
+
+    #[test]
+    fn only_networks_that_ask_for_it_hold_guests_to_their_addresses() {
+        let links = [link(8, "vmbr1", 1500), link(9, "vmbr2", 1500)];
+        let strict = CONFIG.replace("161.254/24\"", "161.254/24\"\nanti_spoof = true");
+        let told = told(&strict, &links);
+        assert_eq!(
+            (told[&8].flags, told[&9].flags),
+            (interface_flags::ANTI_SPOOF, 0)
+        );
+    }
+
+    #[test]
+    fn a_device_without_ethernet_has_no_address() {
+        let ppp = Link {
+            layer: Layer::None,
+            mac: None,
+            ..link(7, "vmbr0", 1492)
+        };
+        assert_eq!(told(CONFIG, &[ppp])[&7].mac, [0; 6]);
+    }
+
+    #[test]
+    fn segments_fit_the_narrowest_interface_where_they_differ() {
+        let mss = |uplink, lan, dmz| {
+            let links = [
+                link(7, "vmbr0", uplink),
+                link(8, "vmbr1", lan),
+                link(9, "vmbr2", dmz),
+            ];
+            let told = told(CONFIG, &links);
+            assert_eq!(
+                (told[&8].mss, told[&9].mss),
+                (0, 0),
+                "only uplinks have one"
+            );
+            told[&7].mss
+        };
+        assert_eq!(mss(1500, 1500, 1500), 0);
+        assert_eq!(mss(1492, 1500, 1500), 1452);
+        assert_eq!(mss(9000, 9000, 1500), 1460);
+        assert_eq!(mss(1500, 9000, 9000), 1460);
+        assert_eq!(mss(68, 1500, 1500), 88);
+        assert_eq!(mss(200_000, 100_000, 100_000), 65495);
+    }
+
+    #[test]
+    fn what_is_written_needs_no_interfaces_that_differ() {
+        let with = |value: &str, mtu| {
+            let line = format!("mss_clamp = {value}\n[network.lan]");
+            let links = [link(7, "vmbr0", mtu), link(8, "vmbr1", 1500)];
+            told(&CONFIG.replace("[network.lan]", &line), &links)[&7].mss
+        };
+        assert_eq!((with("1300", 1500), with("1300", 1280)), (1300, 1300));
+        assert_eq!((with("\"off\"", 1500), with("\"off\"", 1492)), (0, 0));
+        assert_eq!((with("\"auto\"", 1500), with("\"auto\"", 1492)), (0, 1452));
+    }
+}

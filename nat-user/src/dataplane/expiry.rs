@@ -1,0 +1,229 @@
+//! Expiry: ending the sessions that have been idle for too long.
+//!
+//! To look at every session every second would cost a core: an entry is a cache miss, and there may
+//! be millions. Nothing can expire sooner than the shortest timeout after it was last looked at, so
+//! the table is read in rounds of half that time, a part of it in each pass, and what may expire
+//! before it is looked at again is noted. Whether it has expired then is decided in the kernel, by
+//! `end_sessions`, which also says when to ask again for a session in which a packet has passed.
+//!
+//! A pass has a budget. What is left over is for the next pass, which then should come sooner.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nat_common::{
+    rule::Settings,
+    session::{DEAD, SessionKey4, SessionRecord4, flags},
+    sweep::{END_BATCH, EndMode, judged_s, timeout_s},
+};
+
+use super::{
+    Dataplane,
+    batch::{Place, Reader},
+};
+use crate::clock;
+
+/// CPU time after which a pass ends, whatever is left to do. It may take a few milliseconds more.
+pub const PASS_BUDGET: Duration = Duration::from_millis(100);
+
+/// What is known of the sessions' ends between passes.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    /// Where the round goes on.
+    place: Place,
+    is_round_done: bool,
+    round_began_s: u32,
+    /// When entries were last allowed to be read; `None` before the first pass.
+    allowed_s: Option<u32>,
+    /// Entries that may be read.
+    allowance: u64,
+    /// By second, the primary keys of sessions that may be idle for long enough then. One may be
+    /// there twice, and need not exist any more.
+    due: BTreeMap<u32, Vec<SessionKey4>>,
+}
+
+/// What a pass has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pass {
+    /// Entries that were read.
+    pub entries: u64,
+    /// Sessions that were ended.
+    pub ended: u32,
+    /// Whether the budget was too small for all that was to be done.
+    pub is_cut_short: bool,
+}
+
+/// Seconds as a pass sees them.
+#[derive(Clone, Copy)]
+struct Time {
+    /// What counts as now.
+    now_s: u32,
+    /// By when every entry will have been read once more.
+    again_s: u32,
+}
+
+/// The budget of a pass.
+struct Budget {
+    end: Duration,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self {
+            end: clock::thread_cpu_time() + PASS_BUDGET,
+        }
+    }
+
+    fn is_used_up(&self) -> bool {
+        clock::thread_cpu_time() >= self.end
+    }
+}
+
+impl Expiry {
+    /// Ends sessions that are due at `now_s` of the monotonic clock, and looks for those that will
+    /// be.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to read the map or to run the program.
+    pub fn pass(&mut self, dataplane: &Dataplane, now_s: u32) -> Result<Pass> {
+        let settings = dataplane.settings()?;
+        let round_s = round_s(&settings);
+        let now_s = judged_s(now_s);
+        let (budget, mut pass) = (Budget::new(), Pass::default());
+        self.begin_round_if_due(now_s, round_s);
+        self.allow(now_s, round_s, dataplane.session_entries_max()?.into());
+        // The next round reaches an entry before twice the time of a round has passed.
+        let time = Time {
+            now_s,
+            again_s: now_s.saturating_add(2 * round_s),
+        };
+        self.end_due(dataplane, time, &budget, &mut pass)?;
+        self.read(dataplane, &settings, time, &budget, &mut pass)?;
+        self.end_due(dataplane, time, &budget, &mut pass)?;
+        Ok(pass)
+    }
+
+    fn begin_round_if_due(&mut self, now_s: u32, round_s: u32) {
+        let is_first = self.allowed_s.is_none();
+        let is_due = now_s.saturating_sub(self.round_began_s) >= round_s;
+        if is_first || (self.is_round_done && is_due) {
+            self.is_round_done = false;
+            self.round_began_s = now_s;
+        }
+    }
+
+    /// Lets as many more entries be read as a full table needs to be through in time.
+    fn allow(&mut self, now_s: u32, round_s: u32, entries: u64) {
+        let since_s = self
+            .allowed_s
+            .map_or(1, |allowed_s| now_s.saturating_sub(allowed_s));
+        self.allowed_s = Some(now_s);
+        let more = (entries * u64::from(since_s)).div_ceil(u64::from(round_s));
+        self.allowance = (self.allowance + more).min(entries);
+    }
+
+    /// Reads on in the table as far as allowed, and notes what may end before it is read again.
+    fn read(
+        &mut self,
+        dataplane: &Dataplane,
+        settings: &Settings,
+        time: Time,
+        budget: &Budget,
+        pass: &mut Pass,
+    ) -> Result<()> {
+        let Time { now_s, again_s } = time;
+        let mut reader = Reader::new(dataplane.sessions.fd().as_fd().as_raw_fd());
+        let due = &mut self.due;
+        let mut note = |key: &SessionKey4, record: &SessionRecord4| {
+            if record.flags & flags::PRIMARY == 0 {
+                return;
+            }
+            let due_s = match record.seen_s {
+                DEAD => now_s,
+                seen_s => seen_s.saturating_add(timeout_s(settings, key.protocol, record.state)),
+            };
+            if due_s < again_s {
+                due.entry(due_s).or_default().push(*key);
+            }
+        };
+        while !self.is_round_done && self.allowance > 0 {
+            if budget.is_used_up() {
+                pass.is_cut_short = true;
+                break;
+            }
+            let entries = reader
+                .read(&mut self.place, &mut note)
+                .context("read map SESSIONS")? as u64;
+            pass.entries += entries;
+            self.allowance = self.allowance.saturating_sub(entries);
+            self.is_round_done = self.place == Place::default();
+        }
+        if self.is_round_done {
+            self.allowance = 0;
+        }
+        Ok(())
+    }
+
+    /// Hands to the kernel what is due.
+    fn end_due(
+        &mut self,
+        dataplane: &Dataplane,
+        time: Time,
+        budget: &Budget,
+        pass: &mut Pass,
+    ) -> Result<()> {
+        let Time { now_s, again_s } = time;
+        while let Some(mut entry) = self.due.first_entry() {
+            if *entry.key() > now_s {
+                break;
+            }
+            if budget.is_used_up() {
+                pass.is_cut_short = true;
+                break;
+            }
+            let keys = entry.get_mut();
+            let rest = keys.len().saturating_sub(END_BATCH as usize);
+            let batch = keys.split_off(rest);
+            if keys.is_empty() {
+                entry.remove();
+            }
+            let answers = dataplane.run_end_sessions(&batch, EndMode::Idle)?;
+            pass.ended += answers.ended;
+            for (key, ask_again_s) in batch.into_iter().zip(answers.ask_again_s) {
+                // Not in this pass, whatever the clocks say; and what is far off is read again.
+                let due_s = ask_again_s.max(now_s + 1);
+                if ask_again_s != 0 && due_s < again_s {
+                    self.due.entry(due_s).or_default().push(key);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a round takes: half the time in which nothing can expire that has just been read.
+fn round_s(settings: &Settings) -> u32 {
+    let Settings {
+        udp_s,
+        tcp_opening_s,
+        tcp_established_s,
+        tcp_closing_s,
+        icmp_s,
+        other_s,
+        ..
+    } = *settings;
+    let all = [
+        udp_s,
+        tcp_opening_s,
+        tcp_established_s,
+        tcp_closing_s,
+        icmp_s,
+        other_s,
+    ];
+    (all.into_iter().min().unwrap_or(0) / 2).max(1)
+}

@@ -1,0 +1,336 @@
+//! Where natbpf means to differ from netfilter: every difference has one of these names, or the
+//! test fails.
+//!
+//! A decision names what must have been sent, and what must have become of it on both hosts. What
+//! natbpf makes of it is always one exact thing: nothing at all, or the packet translated as its
+//! flow demands.
+
+use std::net::Ipv4Addr;
+
+use crate::differential::compare::{Came, Pair};
+use crate::differential::generate::is_forwarded;
+use crate::differential::model::{Cause, Direction, Flow, Kind, NATBPF, NFTABLES, Shape};
+use crate::differential::packet::{Flaw, RST, SCTP, TCP, UDP, has_ports};
+use crate::differential::twin::{GATEWAY, Manner, PUBLIC, Place};
+
+/// A difference that is meant.
+pub(crate) struct Decision {
+    pub(crate) name: &'static str,
+    /// What natbpf does and netfilter does not, and why.
+    pub(crate) why: &'static str,
+    /// Whether it explains what became of a packet.
+    explains: fn(&Case<'_>) -> bool,
+}
+
+/// A packet, and what became of it on both hosts.
+struct Case<'a> {
+    pair: &'a Pair<'a>,
+    nftables: Came,
+    natbpf: Came,
+}
+
+/// The first decision that explains a difference.
+pub(crate) fn explain(pair: &Pair<'_>) -> Option<&'static Decision> {
+    let case = Case {
+        pair,
+        nftables: pair.came(NFTABLES),
+        natbpf: pair.came(NATBPF),
+    };
+    DECISIONS.iter().find(|decision| (decision.explains)(&case))
+}
+
+impl Case<'_> {
+    fn flow(&self) -> &Flow {
+        &self.pair.model.flows[self.pair.stimulus.flow]
+    }
+
+    fn is(&self, causes: &[Cause]) -> bool {
+        causes.contains(&self.pair.stimulus.cause)
+    }
+
+    fn flaw(&self) -> Flaw {
+        self.pair.stimulus.flaw
+    }
+
+    fn is_reset(&self) -> bool {
+        self.pair
+            .stimulus
+            .flags()
+            .is_some_and(|flags| flags & RST != 0)
+    }
+
+    /// Where it was sent, and its source address on natbpf's host.
+    fn sender(&self) -> (Place, Ipv4Addr) {
+        let (at, packet) = self.pair.model.sent(self.pair.stimulus, NATBPF);
+        (at, packet.from.0)
+    }
+
+    /// What netfilter does with a packet that its connection tracking calls invalid: it lets it
+    /// through as it is, so that it leaves with its inside source, or is the host's, which drops
+    /// it or answers with a reset.
+    fn is_invalid_to_netfilter(&self) -> bool {
+        let (at, _) = self.sender();
+        match self.nftables {
+            Came::Untranslated => at != Place::Net && self.leaves(),
+            Came::Nothing => !self.leaves(),
+            Came::Answered => !self.leaves() && self.flow().protocol == TCP,
+            Came::Translated | Came::Otherwise => false,
+        }
+    }
+
+    /// Whether it probes a port that netfilter has given to a guest, and that is forwarded.
+    fn is_to_lent_port(&self) -> bool {
+        let flow = self.flow();
+        let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
+        self.is(&[Cause::Probe])
+            && is_forward(NFTABLES)
+            && !is_forward(NATBPF)
+            && self.natbpf == Came::Nothing
+    }
+
+    /// Whether it is for a forward, and from one to whom netfilter shows another flow under just
+    /// this port, so that netfilter takes it for an answer on that flow.
+    fn is_from_remote_of_lent_port(&self) -> bool {
+        let flow = self.flow();
+        let is_lent = |other: &Flow| {
+            matches!(other.kind, Kind::Out | Kind::Hairpin)
+                && other.protocol == flow.protocol
+                && other.server == flow.client
+                && other.shown_port[NFTABLES].is_some()
+                && other.shown(NFTABLES) == flow.target
+        };
+        matches!(flow.kind, Kind::In | Kind::Hairpin)
+            && self.pair.stimulus.direction == Direction::Request
+            && is_forwarded(flow.protocol, flow.target.1)
+            && self.pair.model.flows.iter().any(is_lent)
+            && self.natbpf == Came::Translated
+    }
+
+    /// Whether the packet goes from a guest to the internet.
+    fn leaves(&self) -> bool {
+        let (at, packet) = self.pair.model.sent(self.pair.stimulus, NATBPF);
+        let to = packet.to.0;
+        at != Place::Net && to != PUBLIC && to != crate::differential::twin::SECOND
+    }
+}
+
+/// Every one of them.
+pub(crate) const DECISIONS: &[Decision] = &[
+    Decision {
+        name: "InvalidIsDroppedNotLeaked",
+        why: "What netfilter calls invalid leaves with its inside source; natbpf drops what it \
+              cannot translate, so that no inside address is ever seen outside.",
+        explains: |case| {
+            case.nftables == Came::Untranslated
+                && case.natbpf == Came::Nothing
+                && case.leaves()
+                && (case.is(&[
+                    Cause::AnswerToNothing,
+                    Cause::ErrorAboutNothing,
+                    Cause::ErrorTooShort,
+                ]) || case.is(&[Cause::NoHandshake]) && case.is_reset()
+                    || case.is(&[Cause::Flawed])
+                        && matches!(case.flaw(), Flaw::Cut(_) | Flaw::InnerLength)
+                    || case.is(&[Cause::Flawed])
+                        && case.flaw() == Flaw::Checksum
+                        && case.pair.stimulus.is_error())
+        },
+    },
+    Decision {
+        name: "NeverUntranslatedOut",
+        why: "The host's inside address is no source for the internet: what the host would answer \
+              from it does not leave.",
+        explains: |case| {
+            case.is(&[Cause::ToInside])
+                && case.flow().target.0 == GATEWAY
+                && (case.nftables, case.natbpf) == (Came::Answered, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "SequenceNumbersAreNotFollowed",
+        why: "natbpf leaves it to the ends to judge a segment by its numbers (RFC 7857 section \
+              2.1): it passes, translated.",
+        explains: |case| {
+            case.is(&[Cause::OffWindow])
+                && case.natbpf == Came::Translated
+                && case.is_invalid_to_netfilter()
+        },
+    },
+    Decision {
+        name: "AnySegmentOfAFlowPasses",
+        why: "natbpf keeps no state machine of TCP but for its timeouts: the ends judge segments \
+              that do not fit the connection.",
+        explains: |case| {
+            case.is(&[Cause::WrongState, Cause::Late])
+                && case.natbpf == Came::Translated
+                && case.is_invalid_to_netfilter()
+        },
+    },
+    Decision {
+        name: "AnySegmentButAResetOpens",
+        why: "A flow may be older than the NAT: every segment but a reset opens a session, as an \
+              ACK does for netfilter.",
+        explains: |case| {
+            case.is(&[Cause::NoHandshake])
+                && !case.is_reset()
+                && case.natbpf == Came::Translated
+                && case.is_invalid_to_netfilter()
+        },
+    },
+    Decision {
+        name: "ChecksumsAreTheReceivers",
+        why: "natbpf corrects a checksum by what it changes, so that a wrong one stays wrong for \
+              the receiver to see, and does not read the whole packet.",
+        explains: |case| {
+            case.is(&[Cause::Flawed])
+                && case.flaw() == Flaw::Checksum
+                && !case.pair.stimulus.is_error()
+                && case.natbpf == Came::Translated
+                && case.is_invalid_to_netfilter()
+        },
+    },
+    Decision {
+        name: "DatagramsEndWhereTheySay",
+        why: "A datagram may be shorter than its IP packet; netfilter sums all of the packet up \
+              and finds it wrong, while natbpf and the ends go by UDP's own length.",
+        explains: |case| {
+            case.is(&[Cause::Flawed])
+                && case.flaw() == Flaw::Trailing
+                && case.natbpf == Came::Translated
+                && (case.is_invalid_to_netfilter()
+                    || case.nftables == Came::Answered && !case.leaves())
+        },
+    },
+    Decision {
+        name: "UnsolicitedGetsNoAnswer",
+        why: "A guest's port is not the host's: the host does not answer there, neither with a \
+              reset nor with an ICMP error (RFC 5382 REQ-4).",
+        explains: |case| {
+            case.is(&[Cause::Probe])
+                && (case.nftables, case.natbpf) == (Came::Answered, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "PortsOfForwardsAreNotLent",
+        why: "natbpf gives no guest a port that is forwarded; netfilter keeps a guest's own port \
+              even then, and what others send there reaches the forward's guest.",
+        explains: |case| case.is_to_lent_port() || case.is_from_remote_of_lent_port(),
+    },
+    Decision {
+        name: "FilteringIsByAddress",
+        why: "By default an address that a guest has sent to may send to it from every port \
+              (RFC 4787 REQ-8).",
+        explains: |case| {
+            let Shape::Probe(from, _) = case.pair.stimulus.shape else {
+                return false;
+            };
+            let (model, flow) = (case.pair.model, case.flow());
+            model.manner == Manner::Default
+                && model.has_sent_to(flow.protocol, flow.client, from.0)
+                && case.natbpf == Came::Translated
+        },
+    },
+    Decision {
+        name: "InsideSourcesComeFromInside",
+        why: "A packet from outside with a source of the inside network is a forgery.",
+        explains: |case| {
+            let (at, source) = case.sender();
+            case.is(&[Cause::Spoofed])
+                && at == Place::Net
+                && source.octets()[..3] == GATEWAY.octets()[..3]
+                && case.natbpf == Came::Nothing
+        },
+    },
+    Decision {
+        name: "ReservedSourcesAreNobodys",
+        why: "240.0.0.0/4 is nobody's address (RFC 1812 section 5.3.7); Linux takes it for one.",
+        explains: |case| {
+            let (at, source) = case.sender();
+            let as_netfilter = match at {
+                Place::Net => Came::Translated,
+                Place::Vm1 | Place::Vm2 => Came::Untranslated,
+            };
+            case.is(&[Cause::Spoofed])
+                && source.octets()[0] >= 240
+                && !source.is_broadcast()
+                && (case.nftables, case.natbpf) == (as_netfilter, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "PortZeroIsNobodys",
+        why: "Nobody can answer to port 0 (RFC 6335 section 6): natbpf translates nothing from \
+              there, netfilter does.",
+        explains: |case| {
+            let flow = case.flow();
+            matches!(flow.protocol, TCP | UDP)
+                && flow.client.1 == 0
+                && case.pair.stimulus.direction == Direction::Request
+                && case.natbpf == Came::Nothing
+        },
+    },
+    Decision {
+        name: "FragmentsAreNotCollected",
+        why: "natbpf translates fragments as they come; netfilter waits for the whole packet.",
+        explains: |case| {
+            case.is(&[Cause::FirstFragmentOnly])
+                && (case.nftables, case.natbpf) == (Came::Nothing, Came::Translated)
+        },
+    },
+    Decision {
+        name: "TheHostsErrorsAreTheHosts",
+        why: "An ICMP error of the host's own comes from the host's own address; netfilter makes \
+              it come from the one that the packet was sent to.",
+        explains: |case| {
+            let kind = case.flow().kind;
+            let target = case.flow().target.0;
+            case.is(&[Cause::LastHop])
+                && (case.nftables, case.natbpf) == (Came::Answered, Came::Answered)
+                && match kind {
+                    Kind::Hairpin => case.pair.source(NATBPF) == Some(GATEWAY),
+                    Kind::In => target != PUBLIC && case.pair.source(NATBPF) == Some(PUBLIC),
+                    Kind::Out | Kind::Host => false,
+                }
+        },
+    },
+    Decision {
+        name: "RedirectsAreForOneLink",
+        why: "Redirects are about the sender's own link, and source quench is obsolete (RFC \
+              6633): natbpf translates neither.",
+        explains: |case| case.is(&[Cause::OtherError]) && case.natbpf == Came::Nothing,
+    },
+    Decision {
+        name: "EightBytesAreQuoted",
+        why: "An ICMP error has at least eight bytes of the packet that it is about (RFC 792): \
+              one with less is about nothing.",
+        explains: |case| {
+            case.is(&[Cause::ErrorTooShort])
+                && !has_ports(case.flow().protocol)
+                && (case.nftables, case.natbpf) == (Came::Translated, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "OneGuestForARemoteWithoutPorts",
+        why: "natbpf knows no ports of SCTP: of two flows with one remote it refuses the second.",
+        explains: |case| {
+            case.is(&[Cause::Regular])
+                && case.pair.stimulus.direction == Direction::Request
+                && case.flow().protocol == SCTP
+                && case.pair.model.remote_is_in_use(case.pair.stimulus.flow)
+                && case.nftables == Came::Translated
+                && matches!(case.natbpf, Came::Nothing | Came::Answered)
+        },
+    },
+    Decision {
+        name: "RefusedGuestsAreTold",
+        why: "A guest whose flow is refused gets an ICMP error, as often as its rate allows; \
+              netfilter drops the packet without a word.",
+        explains: |case| {
+            case.is(&[Cause::Regular])
+                && case.pair.stimulus.direction == Direction::Request
+                && case.flow().kind == Kind::Out
+                && !has_ports(case.flow().protocol)
+                && case.pair.model.remote_is_in_use(case.pair.stimulus.flow)
+                && (case.nftables, case.natbpf) == (Came::Nothing, Came::Answered)
+        },
+    },
+];

@@ -1,0 +1,358 @@
+//! What packets notice of the daemon's life and of the host's changes: L1 to L8.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use lab::Natbpf;
+use lab::topology::Proxmox;
+use serde_json::Value;
+use tests::bulk::{Sender, transfer};
+use tests::{Load, at, exchange, hears};
+
+/// Long enough for a TCP connection to be in the middle of something.
+const BULK: usize = 300_000_000;
+
+/// One stream of datagrams by masquerade and one by a forward.
+struct Loads([Load; 2]);
+
+impl Loads {
+    fn start(net: &Proxmox) -> Result<Self> {
+        let out = Load::start(&net.vm1, at(Proxmox::CLI, 7100), &net.cli, 7100)?;
+        let back = Load::start(&net.cli, at(Proxmox::PUBLIC, 10100), &net.vm2, 10100)?;
+        Ok(Self([out, back]))
+    }
+
+    /// Nothing was lost, and neither client has become another.
+    fn finish(self) -> Result<()> {
+        let [out, back] = self.0;
+        let seen = out.finish().context("by masquerade")?;
+        ensure!(seen.ip() == Proxmox::PUBLIC, "seen as {seen}");
+        let seen = back.finish().context("by a forward")?;
+        ensure!(seen.ip() == Proxmox::CLI, "seen as {seen}");
+        Ok(())
+    }
+}
+
+/// The configuration with one more forward.
+fn with_another_rule(net: &Proxmox) -> String {
+    format!(
+        "{}[[forward]]\nname = \"added\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = 2000\n\
+         to = \"{}\"\n",
+        net.config(),
+        Proxmox::VM1
+    )
+}
+
+#[test]
+fn l1_a_rule_that_comes_and_goes_costs_other_flows_nothing() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    let (added, client) = (
+        net.vm1.udp("0.0.0.0:2000")?,
+        net.cli.udp("198.51.100.2:7000")?,
+    );
+    for _ in 0..5 {
+        natbpf.reload(&with_another_rule(&net))?;
+        exchange(
+            &client,
+            at(Proxmox::PUBLIC, 2000),
+            &added,
+            b"the rule is there",
+        )?;
+        natbpf.reload(&net.config())?;
+        client.send_to(b"the rule is gone", at(Proxmox::PUBLIC, 2000))?;
+        ensure!(hears(&added)?.is_none(), "forwarded without a rule");
+    }
+    loads.finish()
+}
+
+#[test]
+fn l2_a_hundred_reloads_under_load_lose_nothing() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    thread::scope(|scope| {
+        // A connection that is reset or stalls does not come to its end.
+        let bulk = scope.spawn(|| {
+            let to = at(Proxmox::PUBLIC, 10001);
+            transfer(&net.cli, to, &net.vm1, 10001, Sender::Server, BULK)
+        });
+        for n in 0..100 {
+            let config = if n % 2 == 0 {
+                with_another_rule(&net)
+            } else {
+                net.config()
+            };
+            natbpf
+                .reload(&config)
+                .with_context(|| format!("reload {n}"))?;
+        }
+        bulk.join().expect("no panic").context("TCP meanwhile")
+    })?;
+    loads.finish()
+}
+
+#[test]
+fn l3_without_its_daemon_packets_are_translated_as_before() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    natbpf.kill()?;
+    // What opens sessions works as well.
+    for port in 5000..5020 {
+        let server = net.cli.udp(&at(Proxmox::CLI, port).to_string())?;
+        let guest = net.vm1.udp(&format!("0.0.0.0:{port}"))?;
+        let seen = exchange(&guest, at(Proxmox::CLI, port), &server, b"out")?;
+        ensure!(seen == at(Proxmox::PUBLIC, port), "seen as {seen}");
+        let service = net.vm2.udp(&format!("0.0.0.0:{}", 5000 + port))?;
+        exchange(&server, at(Proxmox::PUBLIC, 5000 + port), &service, b"in")?;
+    }
+    transfer(
+        &net.vm1,
+        at(Proxmox::CLI, 7000),
+        &net.cli,
+        7000,
+        Sender::Client,
+        1_000_000,
+    )?;
+    loads.finish()
+}
+
+/// The sessions of a protocol as the daemon lists them, without what time changes.
+fn sessions(natbpf: &Natbpf) -> Result<Vec<String>> {
+    let fixed = |session: &Value| {
+        let fields = [
+            "protocol", "internal", "external", "remote", "rule", "state",
+        ];
+        fields.map(|field| session[field].to_string()).join(" ")
+    };
+    let mut sessions: Vec<String> = natbpf.conntrack(&[])?.iter().map(fixed).collect();
+    sessions.sort();
+    Ok(sessions)
+}
+
+#[test]
+fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 4\n"))?;
+    let (server, service) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm2.udp("0.0.0.0:10000")?,
+    );
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    for _ in 0..10 {
+        exchange(&guest, at(Proxmox::CLI, 7000), &server, b"out")?;
+        exchange(&server, at(Proxmox::PUBLIC, 10000), &service, b"in")?;
+    }
+    let (before, rules) = (sessions(&natbpf)?, natbpf.stats()?["rules"].clone());
+    ensure!(before.len() == 2, "{before:?}");
+    natbpf.kill()?;
+    natbpf.launch()?;
+    let (after, rules_after) = (sessions(&natbpf)?, natbpf.stats()?["rules"].clone());
+    ensure!(after == before, "{after:?}, before {before:?}");
+    ensure!(rules_after == rules, "{rules_after}, before {rules}");
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it goes on")?;
+    thread::sleep(Duration::from_millis(6500));
+    let left = sessions(&natbpf)?;
+    ensure!(left.is_empty(), "not expired: {left:?}");
+    Ok(())
+}
+
+/// A copy of the binary, after `change`; run as the natbpf of the same host.
+fn another_binary(net: &Proxmox, name: &str, change: impl FnOnce(&mut [u8])) -> Result<Natbpf> {
+    let mut bytes = fs::read(Natbpf::binary()?)?;
+    change(&mut bytes);
+    let path: PathBuf = net.lab().folder().join(name);
+    fs::write(&path, bytes)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(Natbpf::find(&net.host, net.lab().place(), path))
+}
+
+/// The kernel's numbers of the programs that are attached on the host.
+fn attached_programs(net: &Proxmox) -> Result<Vec<u32>> {
+    let mut programs = Vec::new();
+    for interface in ["vmbr0", "vmbr1"] {
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let attached = net
+                .host
+                .enter(|| SchedClassifier::query_tcx(interface, side))?;
+            let (_, attached) = attached.with_context(|| format!("{side:?} of {interface}"))?;
+            programs.extend(attached.iter().map(aya::programs::ProgramInfo::id));
+        }
+    }
+    ensure!(programs.len() == 4, "not four programs: {programs:?}");
+    Ok(programs)
+}
+
+#[test]
+fn l5_a_newer_build_takes_over_without_a_gap() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut old = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    let new = thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let to = at(Proxmox::PUBLIC, 10001);
+            transfer(&net.cli, to, &net.vm1, 10001, Sender::Server, BULK)
+        });
+        let before = attached_programs(&net)?;
+        old.stop()?;
+        let mut new = another_binary(&net, "newer", |_| ())?;
+        new.launch()?;
+        let after = attached_programs(&net)?;
+        let kept = after.iter().any(|program| before.contains(program));
+        ensure!(!kept, "not all were replaced: {after:?}, before {before:?}");
+        bulk.join().expect("no panic").context("TCP meanwhile")?;
+        Ok(new)
+    })?;
+    loads.finish()?;
+    // Only now: this undoes everything.
+    drop(new);
+    Ok(())
+}
+
+#[test]
+fn l6_sessions_follow_the_external_address() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let (server, guest) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm1.udp("0.0.0.0:5000")?,
+    );
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"before")?;
+    let other = Ipv4Addr::new(19, 19, 8, 11);
+    net.host.ip(&format!(
+        "address del {}/24 dev vmbr0\naddress add {other}/24 dev vmbr0\n\
+         route add default via {} dev vmbr0",
+        Proxmox::PUBLIC,
+        Proxmox::ISP
+    ))?;
+    let changed = Instant::now();
+    server.set_read_timeout(Some(Duration::from_millis(20)))?;
+    // The guest goes on from the same port.
+    let seen = loop {
+        guest.send_to(b"after", at(Proxmox::CLI, 7000))?;
+        match server.recv_from(&mut [0; 16]) {
+            Ok((_, seen)) if seen == at(other, 5000).into() => break seen,
+            _ if changed.elapsed() > Duration::from_secs(1) => bail!("nothing within 1 s"),
+            _ => {}
+        }
+    };
+    server.send_to(b"answer", seen)?;
+    guest.recv(&mut [0; 16]).context("no answer")?;
+    let sessions = natbpf.conntrack(&[])?;
+    ensure!(
+        sessions.len() == 1 && sessions[0]["external"]["address"] == other.to_string(),
+        "{sessions:?}"
+    );
+    Ok(())
+}
+
+/// Packets pass both hooks of both interfaces again, within 1 s.
+fn works_again(net: &Proxmox) -> Result<()> {
+    thread::sleep(Duration::from_secs(1));
+    let (server, service) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm2.udp("0.0.0.0:10000")?,
+    );
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    let seen = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"out").context("masquerade")?;
+    ensure!(seen == at(Proxmox::PUBLIC, 5000), "seen as {seen}");
+    exchange(&server, at(Proxmox::PUBLIC, 10000), &service, b"in").context("forward")?;
+    exchange(&guest, at(Proxmox::PUBLIC, 10000), &service, b"hairpin").context("hairpin")?;
+    Ok(())
+}
+
+/// Gives the uplink what the kernel takes from an interface that goes down or away.
+fn restore_uplink(net: &Proxmox) -> Result<()> {
+    let (public, isp) = (Proxmox::PUBLIC, Proxmox::ISP);
+    net.host.ip(&format!(
+        "link set vmbr0 up\naddress replace {public}/24 dev vmbr0\n\
+         route replace default via {isp} dev vmbr0"
+    ))
+}
+
+#[test]
+fn l7_an_interface_that_goes_down_and_up_works_again() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    works_again(&net)?;
+    net.host.ip("link set vmbr0 down\nlink set vmbr1 down")?;
+    thread::sleep(Duration::from_millis(300));
+    net.host.ip("link set vmbr1 up")?;
+    restore_uplink(&net)?;
+    works_again(&net)
+}
+
+#[test]
+fn l7_an_interface_that_is_made_again_works_again() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let bridge = "type bridge forward_delay 0 stp_state 0";
+    net.host.ip("link del vmbr0\nlink del vmbr1")?;
+    thread::sleep(Duration::from_millis(500));
+    ensure!(natbpf.is_running(), "natbpf ended: {}", natbpf.log());
+    net.host.ip(&format!(
+        "link add vmbr1 {bridge}\nlink set vmbr1 up\nlink set tap1 master vmbr1\n\
+         link set tap2 master vmbr1\nlink add vmbr0 {bridge}\nlink set eno1 master vmbr0"
+    ))?;
+    restore_uplink(&net)?;
+    works_again(&net)
+}
+
+#[test]
+fn l7_an_interface_that_gets_the_name_works() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    for name in ["vmbr0", "vmbr1"] {
+        net.host
+            .ip(&format!("link set {name} down\nlink set {name} name away"))?;
+        thread::sleep(Duration::from_millis(300));
+        net.host
+            .ip(&format!("link set away name {name}\nlink set {name} up"))?;
+        restore_uplink(&net)?;
+        works_again(&net).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Spoils every program of the BPF object in a binary: no verifier knows this instruction.
+fn spoil_programs(binary: &mut [u8]) {
+    let object = nat_user::dataplane::OBJECT;
+    let start = binary
+        .windows(object.len())
+        .position(|window| window == object)
+        .expect("the binary holds the object that the tests were built with");
+    let exit = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    for instruction in binary[start..start + object.len()].chunks_exact_mut(8) {
+        if instruction == exit {
+            instruction[0] = 0xff;
+        }
+    }
+}
+
+#[test]
+fn l8_a_program_that_the_verifier_refuses_leaves_the_old_one_in_place() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    natbpf.stop()?;
+    let before = attached_programs(&net)?;
+    let mut bad = another_binary(&net, "refused", spoil_programs)?;
+    let said = match bad.launch() {
+        Ok(()) => bail!("the verifier took it"),
+        Err(error) => format!("{error:#}"),
+    };
+    ensure!(said.contains("refused by the kernel"), "{said}");
+    let after = attached_programs(&net)?;
+    ensure!(before == after, "{after:?}, before {before:?}");
+    loads.finish()?;
+    natbpf.launch().context("the good one starts again")?;
+    works_again(&net)
+}
