@@ -120,6 +120,8 @@ impl Fuzzer {
         let mut command = self.command(target, seconds)?;
         let output = File::create(&log).with_context(|| format!("write {}", log.display()))?;
         let status = command
+            // The message says what; a trace is had by running the input alone.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("the log")?)
             .stderr(output)
