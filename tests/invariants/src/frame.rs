@@ -25,6 +25,9 @@ const DESTINATION: usize = 16;
 const MIN_HEADER: usize = 20;
 const ICMP_HEADER: usize = 8;
 
+/// See [`View::ends`].
+pub(crate) type Ends = (u8, [(Ip, u16); 2], Option<u16>);
+
 /// What a NAT may know of a packet from its IP header on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -172,6 +175,14 @@ impl<'a> View<'a> {
     pub(crate) fn ports(&self) -> [u16; 2] {
         let has_ports = matches!(self.protocol, TCP | UDP) && self.offset == 0;
         [0, 2].map(|at| word(self.message(), at).filter(|_| has_ports).unwrap_or(0))
+    }
+
+    /// What tells its session: protocol, ends, and the identifier of an ICMP query.
+    pub(crate) fn ends(&self) -> Ends {
+        let id = word(self.message(), 4).filter(|_| self.is_icmp_query());
+        let ports = self.ports();
+        let ends = [(self.source, ports[0]), (self.destination, ports[1])];
+        (self.protocol, ends, id)
     }
 
     /// Which bytes a translation may change, from the IP header on.

@@ -9,7 +9,7 @@ use nat_common::{
 };
 
 use crate::{
-    frame::{View, correct},
+    frame::{Ends, View, correct},
     host::{
         packets::{At, ETHERNET, GRE, Ip, answer, raw, request},
         world::{C1, C2, C3, Hook, LAN, PUBLIC, S1A, S1B, S2, World, is_inside},
@@ -41,7 +41,11 @@ const TYPES: [u8; 6] = [3, 11, 12, 4, 5, 0];
 /// outside, or changes a session.
 pub fn icmp_errors(data: &[u8]) {
     let mut input = Input::new(data);
-    let (mut world, packets) = sessions();
+    let Sessions {
+        mut world,
+        packets,
+        forms,
+    } = Sessions::new();
     world.advance(7);
     let (before, entries) = (state(&world), world.entries());
     let about = &packets[usize::from(input.byte()) % packets.len()];
@@ -54,44 +58,75 @@ pub fn icmp_errors(data: &[u8]) {
     assert_eq!(state(&world), before, "changed by {frame:02x?}");
     assert_eq!(world.entries(), entries, "changed by {frame:02x?}");
     if let Some((Verdict::Translated, after)) = outcome {
-        assert_delivered(place.hook, &frame, &after);
+        assert_delivered(place.hook, &frame, &after, &forms);
     }
 }
 
-/// A host with sessions of all kinds, and their packets as they are seen on all parts of their way.
-fn sessions() -> (World, Vec<Vec<u8>>) {
-    let mut world = World::new();
-    for protocol in [TCP, UDP] {
-        world.forward(protocol, 10_000..=10_003, At(C1, 80));
-    }
-    let mut packets = Vec::new();
-    for (protocol, from, to) in [
-        (UDP, At(C1, 5000), At(S1A, 7000)),
-        (TCP, At(C1, 5001), At(S1A, 443)),
-        (ICMP, At(C2, 77), At(S1B, 0)),
-        (GRE, At(C3, 0), At(S2, 0)),
-        (UDP, At(C2, 5000), At(S1A, 7000)),
-    ] {
-        let there = request(protocol, from, to).bytes();
-        packets.push(there.clone());
-        packets.push(world.guest_sends(&there).uplink());
-    }
-    for protocol in [TCP, UDP] {
-        let (client, external) = (At(S2, 4000), At(PUBLIC, 10_000));
-        let there = request(protocol, client, external).bytes();
-        packets.push(there.clone());
-        packets.push(world.outside_sends(&there).guest());
-        let back = answer(protocol, At(C1, 80), client).bytes();
-        packets.push(back.clone());
-        packets.push(world.guest_sends(&back).uplink());
+/// The same packet inside and outside.
+struct Forms {
+    inside: Ends,
+    outside: Ends,
+}
 
-        let there = request(protocol, At(C2, 6000), At(PUBLIC, 10_001)).bytes();
-        let between = world.run(Hook::FromGuest, &there, LAN, LAN);
-        packets.push(there.clone());
-        packets.push(between.expect("the way between guests").1);
-        packets.push(world.guest_sends(&there).guest());
+/// A host with sessions of all kinds.
+struct Sessions {
+    world: World,
+    /// Their packets as they are seen on all parts of their way.
+    packets: Vec<Vec<u8>>,
+    forms: Vec<Forms>,
+}
+
+impl Sessions {
+    fn new() -> Self {
+        let mut sessions = Self {
+            world: World::new(),
+            packets: Vec::new(),
+            forms: Vec::new(),
+        };
+        for protocol in [TCP, UDP] {
+            let world = &mut sessions.world;
+            world.forward(protocol, 10_000..=10_003, At(C1, 80));
+        }
+        for (protocol, from, to) in [
+            (UDP, At(C1, 5000), At(S1A, 7000)),
+            (TCP, At(C1, 5001), At(S1A, 443)),
+            (ICMP, At(C2, 77), At(S1B, 0)),
+            (GRE, At(C3, 0), At(S2, 0)),
+            (UDP, At(C2, 5000), At(S1A, 7000)),
+        ] {
+            sessions.guest_sends(request(protocol, from, to).bytes());
+        }
+        for protocol in [TCP, UDP] {
+            let client = At(S2, 4000);
+            let there = request(protocol, client, At(PUBLIC, 10_000)).bytes();
+            let inside = sessions.world.outside_sends(&there).guest();
+            sessions.note(inside, there);
+            sessions.guest_sends(answer(protocol, At(C1, 80), client).bytes());
+            sessions.hairpin(request(protocol, At(C2, 6000), At(PUBLIC, 10_001)).bytes());
+        }
+        sessions
     }
-    (world, packets)
+
+    fn guest_sends(&mut self, inside: Vec<u8>) {
+        let outside = self.world.guest_sends(&inside).uplink();
+        self.note(inside, outside);
+    }
+
+    fn note(&mut self, inside: Vec<u8>, outside: Vec<u8>) {
+        let ends = |frame: &[u8]| View::of_frame(frame).expect("a packet").ends();
+        self.forms.push(Forms {
+            inside: ends(&inside),
+            outside: ends(&outside),
+        });
+        self.packets.extend([inside, outside]);
+    }
+
+    fn hairpin(&mut self, there: Vec<u8>) {
+        let between = self.world.run(Hook::FromGuest, &there, LAN, LAN);
+        let between = between.expect("the way between guests").1;
+        let received = self.world.guest_sends(&there).guest();
+        self.packets.extend([there, between, received]);
+    }
 }
 
 type State = HashMap<SessionKey4, (u32, u32)>;
@@ -136,14 +171,18 @@ fn error(input: &mut Input<'_>, about: &[u8]) -> Vec<u8> {
 
 /// Checks that a translated error goes to whom it quotes, and shows outside only what is known
 /// there.
-fn assert_delivered(hook: Hook, before: &[u8], after: &[u8]) {
+fn assert_delivered(hook: Hook, before: &[u8], after: &[u8], forms: &[Forms]) {
     let [old, new] = [before, after].map(|frame| View::of_frame(frame).expect("a packet"));
     let [old_quote, new_quote] = [old, new].map(|view| view.quote().expect("a quotation"));
     match hook {
         Hook::Inbound => {
+            assert_eq!(old.sums().1, Some(0), "bad checksum: {before:02x?}");
             assert_eq!(old.destination, old_quote.source, "{before:02x?}");
             assert_eq!(new.destination, new_quote.source, "{after:02x?}");
             assert!(is_inside(new.destination), "{after:02x?}");
+            let form = forms.iter().find(|form| form.outside == old_quote.ends());
+            let form = form.expect("the packet of a session");
+            assert_eq!(new_quote.ends(), form.inside);
         }
         // The kernel sends there what is neither for a guest nor for the host itself. Left out until
         // it is mended: a guest's error to another than it quotes, about a hairpinned packet.
@@ -155,6 +194,9 @@ fn assert_delivered(hook: Hook, before: &[u8], after: &[u8]) {
             let shown = [new.source, new_quote.source, new_quote.destination];
             let is_seen = shown.into_iter().any(is_inside);
             assert!(!is_seen, "{before:02x?} became {after:02x?}");
+            let form = forms.iter().find(|form| form.inside == old_quote.ends());
+            let form = form.expect("the packet of a session");
+            assert_eq!(new_quote.ends(), form.outside);
         }
         Hook::FromGuest => assert_eq!(new.destination, new_quote.source, "{after:02x?}"),
         Hook::Outbound | Hook::ToGuest => {}
