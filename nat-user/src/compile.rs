@@ -27,7 +27,6 @@ use crate::config::model::{
     Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NatRule, NetworkId,
     PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
-use crate::state::{Numbers, RuleKind};
 
 /// All ports of a protocol, which a rule without ports forwards.
 const ALL_PORTS: PortForward = PortForward {
@@ -62,28 +61,6 @@ pub trait Numbering {
     fn forward(&mut self, name: &str) -> u32;
     /// The number of a `[[nat]]` rule, from 1.
     fn nat(&mut self, name: &str) -> u32;
-}
-
-impl Numbering for Numbers {
-    fn uplink(&mut self, name: &str) -> u16 {
-        self.uplink(name)
-    }
-
-    fn network(&mut self, name: &str) -> u16 {
-        self.network(name)
-    }
-
-    fn snat(&mut self, name: &str) -> u32 {
-        self.rule(RuleKind::Snat, name)
-    }
-
-    fn forward(&mut self, name: &str) -> u32 {
-        self.rule(RuleKind::Forward, name)
-    }
-
-    fn nat(&mut self, name: &str) -> u32 {
-        self.rule(RuleKind::Nat, name)
-    }
 }
 
 /// A key of a longest-prefix match and the number of its bits that count.

@@ -19,6 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::boottime_s;
+use crate::compile::Numbering;
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -295,6 +296,28 @@ impl Numbers {
     #[must_use]
     pub fn knows_rule(&self, name: &str) -> bool {
         self.by_name.iter().any(|names| names.contains_key(name))
+    }
+}
+
+impl Numbering for Numbers {
+    fn uplink(&mut self, name: &str) -> u16 {
+        self.uplink(name)
+    }
+
+    fn network(&mut self, name: &str) -> u16 {
+        self.network(name)
+    }
+
+    fn snat(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Snat, name)
+    }
+
+    fn forward(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Forward, name)
+    }
+
+    fn nat(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Nat, name)
     }
 }
 

@@ -37,7 +37,9 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 fn format(workspace: &Workspace) -> Result<()> {
-    show(cargo(workspace, "fmt").args(["--all", "--", "--check"]))
+    show(cargo(workspace, "fmt").args(["--all", "--", "--check"]))?;
+    // Outside of the workspace.
+    show(cargo(workspace, "fmt").args(["--manifest-path=tests/fuzz/Cargo.toml", "--", "--check"]))
 }
 
 fn clippy_host(workspace: &Workspace) -> Result<()> {

@@ -9,6 +9,7 @@ mod command;
 #[cfg(test)]
 mod compliance;
 mod conformance;
+mod fuzz;
 mod lab;
 mod run;
 mod setup;
@@ -38,6 +39,8 @@ enum Task {
     Check,
     /// Measure natbpf against nftables in the lab
     Bench(bench::BenchArgs),
+    /// Run the fuzz targets of tests/fuzz on random input
+    Fuzz(fuzz::FuzzArgs),
     /// Run all checks and tests, or only the named ones
     Test(test::TestArgs),
 }
@@ -59,6 +62,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run(args) => run::run(args)?,
         Task::Lab(command) => lab::run(command)?,
         Task::Bench(args) => bench::run(&args)?,
+        Task::Fuzz(args) => return fuzz::run(&args),
         Task::Check => return check::run(),
         Task::Test(args) => return Ok(test::run(&args)),
     }

@@ -59,6 +59,13 @@ const TOOLS: [Tool; 7] = [
     },
 ];
 
+/// What the fuzz targets are linked with.
+const CXX: Tool = Tool {
+    program: "c++",
+    package: "g++",
+    why: "compiles libFuzzer",
+};
+
 /// What a command is about to do, and so what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Needs {
@@ -66,7 +73,7 @@ pub(crate) enum Needs {
     Build,
     /// Also the programs that the lab runs.
     Lab,
-    /// Also the formatter and clippy, for the host and for BPF.
+    /// Also the formatter and clippy, for the host and for BPF, and what fuzzing needs.
     Tests,
 }
 
@@ -111,17 +118,16 @@ fn missing_packages(workspace: &Workspace, needs: Needs) -> Vec<String> {
     if needs_toolchain() {
         packages = Toolchain::missing_packages(workspace, needs == Needs::Tests);
     }
-    if needs >= Needs::Lab {
-        packages.extend(missing_tools().map(|tool| tool.package.to_owned()));
-    }
+    packages.extend(missing_tools(needs).map(|tool| tool.package.to_owned()));
     packages.sort();
     packages.dedup();
     packages
 }
 
-fn missing_tools() -> impl Iterator<Item = &'static Tool> {
-    TOOLS
-        .iter()
+fn missing_tools(needs: Needs) -> impl Iterator<Item = &'static Tool> {
+    let lab = TOOLS.iter().filter(move |_| needs >= Needs::Lab);
+    let tests = [&CXX].into_iter().filter(move |_| needs == Needs::Tests);
+    lab.chain(tests)
         .filter(|tool| find_program(tool.program).is_none())
 }
 
@@ -135,7 +141,9 @@ fn install_packages(packages: &[String], satisfied: impl Fn() -> bool) -> Result
 /// What to install on a system without apt.
 fn to_do_by_hand(packages: &[String]) -> Result<String> {
     let mut text = String::from("there is no apt-get here, so please install:\n");
-    for tool in missing_tools().filter(|tool| packages.iter().any(|name| name == tool.package)) {
+    for tool in
+        missing_tools(Needs::Tests).filter(|tool| packages.iter().any(|name| name == tool.package))
+    {
         text += &format!("  {}, which {}\n", tool.program, tool.why);
     }
     if needs_toolchain()
@@ -181,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_tool_says_what_it_is_for() {
-        for tool in &TOOLS {
+        for tool in TOOLS.iter().chain([&CXX]) {
             assert!(!tool.package.is_empty(), "{}", tool.program);
             assert!(
                 tool.why.ends_with(char::is_alphanumeric),

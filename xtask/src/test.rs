@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::check::CHECKS;
 use crate::command::{cargo, workspace};
 use crate::conformance::{self, Case, Table, TestResult};
+use crate::fuzz::Fuzzer;
 use crate::setup::{self, Needs};
 
 /// The package with the tests of loaded programs and of whole hosts.
@@ -26,11 +27,14 @@ const TEST_PACKAGE: &str = "tests";
 /// What runs the tests of all cases.
 const CONFORMANCE: &str = "conformance";
 
+/// How long each fuzz target runs here in seconds; `cargo xtask fuzz` takes its time.
+const FUZZ_S: u32 = 10;
+
 /// What to test.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
-    /// `check`, `unit`, or a file of tests/tests without its ending; all of them if none is named.
-    /// `conformance` runs the tests of all cases of docs/behaviour.md, and no others
+    /// `check`, `unit`, `fuzz`, or a file of tests/tests without its ending; all of them if none is
+    /// named. `conformance` runs the tests of all cases of docs/behaviour.md, and no others
     suites: Vec<String>,
     /// Name the tests of every case in the table of cases, not only the failed ones
     #[arg(long)]
@@ -89,6 +93,10 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
         for (name, check) in CHECKS {
             report.step(name, || check(&workspace).into());
         }
+    }
+    // A part of a test's name is none of a fuzz target's.
+    if wanted.fuzz && args.args.is_empty() {
+        report.step("fuzz", || fuzz(&workspace));
     }
     if wanted.tests.is_empty() {
         return Ok(());
@@ -167,6 +175,7 @@ struct Suites(Vec<(String, Vec<Vec<String>>)>);
 #[derive(Debug)]
 struct Selection<'a> {
     check: bool,
+    fuzz: bool,
     tests: Vec<(String, &'a [Vec<String>])>,
 }
 
@@ -208,10 +217,12 @@ impl Suites {
     /// The suites with these names, or all of them.
     fn select(&self, names: &[String]) -> Result<Selection<'_>> {
         let known: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-        let unknown = |name: &&String| *name != "check" && !known.contains(&name.as_str());
+        let unknown = |name: &&String| {
+            !["check", "fuzz"].contains(&name.as_str()) && !known.contains(&name.as_str())
+        };
         if let Some(name) = names.iter().find(unknown) {
             bail!(
-                "there is no suite {name:?}; there are: check {}",
+                "there is no suite {name:?}; there are: check fuzz {}",
                 known.join(" ")
             );
         }
@@ -222,9 +233,26 @@ impl Suites {
             .collect();
         Ok(Selection {
             check: wanted("check"),
+            fuzz: wanted("fuzz"),
             tests,
         })
     }
+}
+
+/// Runs every fuzz target for a short time, and counts it as a test.
+fn fuzz(workspace: &Workspace) -> Outcome {
+    let fuzzer = match Fuzzer::build(workspace) {
+        Ok(fuzzer) => fuzzer,
+        Err(error) => return Outcome::failure(format!("{error:#}")),
+    };
+    let mut outcome = Outcome::default();
+    for target in fuzzer.targets() {
+        match fuzzer.run(target, FUZZ_S) {
+            Ok(()) => outcome.passed += 1,
+            Err(error) => outcome.add(Outcome::failure(format!("{target}: {error:#}"))),
+        }
+    }
+    outcome.must_have_run()
 }
 
 /// Runs one suite's test programs, all of them even if one fails.
@@ -515,7 +543,7 @@ mod tests {
         let suites = suites();
         let all = suites.select(&[]).unwrap();
         let names: Vec<_> = all.tests.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(all.check);
+        assert!(all.check && all.fuzz);
         assert_eq!(names, ["unit", "programs", "namespaces"]);
         assert_eq!(all.tests[0].1[0], ["--lib", "--bins", "--test", "cli"]);
     }
@@ -524,7 +552,7 @@ mod tests {
     fn only_the_named_suites_are_run() {
         let suites = suites();
         let some = suites.select(&["programs".to_owned()]).unwrap();
-        assert!(!some.check);
+        assert!(!some.check && !some.fuzz);
         assert_eq!(some.tests.len(), 1);
         let error = suites
             .select(&["program".to_owned()])

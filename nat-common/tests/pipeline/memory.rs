@@ -1,6 +1,6 @@
 //! The data plane's tables as ordinary maps.
 //!
-//! Entries are leaked: a reference to one lives as long as the program, as a BPF program may go on
+//! Entries stay in memory as long as their table, also removed ones, as a BPF program may go on
 //! reading an entry that another CPU has removed.
 
 use std::{
@@ -62,42 +62,73 @@ fn prefix(key: &impl bytemuck::Pod, bits: u32) -> Vec<u8> {
 
 /// A hash table that is full at some number of entries.
 #[derive(Debug)]
-pub(crate) struct Table<K, V: 'static> {
-    entries: RefCell<HashMap<K, &'static V>>,
+pub(crate) struct Table<K, V> {
+    entries: RefCell<HashMap<K, *mut V>>,
+    /// What was ever in the table, and is freed with it.
+    added: RefCell<Vec<*mut V>>,
     /// How many entries there is room for.
     pub(crate) capacity: usize,
 }
 
-impl<K, V: 'static> Default for Table<K, V> {
+impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
         Self {
             entries: RefCell::default(),
+            added: RefCell::default(),
             capacity: usize::MAX,
         }
     }
 }
 
-impl<K: Hash + Eq + Copy, V: 'static> Table<K, V> {
+impl<K, V> Drop for Table<K, V> {
+    fn drop(&mut self) {
+        for value in self.added.take() {
+            // SAFETY: it came from a box, once; references to it do not outlive the table.
+            drop(unsafe { Box::from_raw(value) });
+        }
+    }
+}
+
+impl<K: Hash + Eq + Copy, V> Table<K, V> {
     /// All entries at this moment.
-    pub(crate) fn entries(&self) -> Vec<(K, &'static V)> {
+    pub(crate) fn entries(&self) -> Vec<(K, &V)> {
         let entries = self.entries.borrow();
-        entries.iter().map(|(key, value)| (*key, *value)).collect()
+        // SAFETY: what was added is freed with the table only, and never changed by it.
+        let entry = |(key, value): (&K, &*mut V)| (*key, unsafe { &**value });
+        entries.iter().map(entry).collect()
     }
 
-    fn get(&self, key: &K) -> Option<&'static V> {
-        self.entries.borrow().get(key).copied()
+    fn get(&self, key: &K) -> Option<&V> {
+        let value = self.entries.borrow().get(key).copied()?;
+        // SAFETY: as above.
+        Some(unsafe { &*value })
     }
 
     fn add(&self, key: K, value: V) -> Result<(), InsertError> {
-        let mut entries = self.entries.borrow_mut();
+        let entries = self.entries.borrow();
         if entries.contains_key(&key) {
             return Err(InsertError::Exists);
         }
         if entries.len() >= self.capacity {
             return Err(InsertError::Full);
         }
-        entries.insert(key, Box::leak(Box::new(value)));
+        drop(entries);
+        self.put(key, value);
         Ok(())
+    }
+
+    fn put(&self, key: K, value: V) {
+        let value = Box::into_raw(Box::new(value));
+        self.added.borrow_mut().push(value);
+        self.entries.borrow_mut().insert(key, value);
+    }
+
+    /// The entry of `key`, which is there from now on.
+    fn get_or_put(&self, key: K, value: impl FnOnce() -> V) -> Option<&V> {
+        if self.get(&key).is_none() {
+            self.put(key, value());
+        }
+        self.get(&key)
     }
 
     fn remove(&self, key: &K) {
@@ -134,10 +165,10 @@ pub(crate) struct MemoryTables {
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
     pub(crate) guests: Table<GuestKey4, Guest>,
-    pub(crate) fragments: RefCell<HashMap<FragmentKey4, &'static FragmentPorts>>,
-    pub(crate) datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
-    pub(crate) held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
-    pub(crate) refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
+    pub(crate) fragments: Table<FragmentKey4, FragmentPorts>,
+    pub(crate) datagrams: Table<FragmentKey4, Datagram>,
+    pub(crate) held: Table<u32, Held<Addr4>>,
+    pub(crate) refusal_clocks: Table<u32, Shared>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
     pub(crate) drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
@@ -349,51 +380,35 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
-        self.fragments.borrow().get(key).copied()
+        self.fragments.get(key)
     }
 
     fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
-        let ports = Box::leak(Box::new(*ports));
-        self.fragments.borrow_mut().insert(*key, ports);
+        self.fragments.put(*key, *ports);
     }
 
     fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
-        if self.fragments.borrow().contains_key(key) {
-            return Err(InsertError::Exists);
-        }
-        self.put_fragment(key, ports);
-        Ok(())
+        self.fragments.add(*key, *ports)
     }
 
     fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
-        self.datagrams.borrow().get(key).copied()
+        self.datagrams.get(key)
     }
 
     fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
-        let mut datagrams = self.datagrams.borrow_mut();
-        if datagrams.contains_key(key) {
-            return Err(InsertError::Exists);
-        }
-        datagrams.insert(*key, Box::leak(Box::default()));
-        Ok(())
+        self.datagrams.add(*key, Datagram::default())
     }
 
     fn remove_datagram(&self, key: &FragmentKey4) {
-        self.datagrams.borrow_mut().remove(key);
+        self.datagrams.remove(key);
     }
 
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
-        let mut held = self.held.borrow_mut();
-        Some(
-            held.entry(slot)
-                .or_insert_with(|| Box::leak(Box::default())),
-        )
+        self.held.get_or_put(slot, Held::default)
     }
 
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
-        let mut clocks = self.refusal_clocks.borrow_mut();
-        let clock = clocks.entry(number);
-        Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
+        self.refusal_clocks.get_or_put(number, || Shared::new(0))
     }
 
     fn host_socket(

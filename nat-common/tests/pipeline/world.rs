@@ -28,7 +28,7 @@ use super::{
 
 const GENERATION: u16 = 1;
 
-const UPLINK: u32 = 1;
+pub(crate) const UPLINK: u32 = 1;
 pub(crate) const LAN: u32 = 2;
 pub(crate) const DMZ: u32 = 3;
 
@@ -605,7 +605,8 @@ pub(crate) fn run(
     run_frame(tables, hook, packet, interface, ingress_interface, false)
 }
 
-fn run_frame(
+/// Runs a packet, which may be one that was kept and is sent on, through one hook.
+pub(crate) fn run_frame(
     tables: &MemoryTables,
     hook: Hook,
     packet: &[u8],
@@ -647,7 +648,7 @@ pub(crate) fn assert_hidden(packet: &[u8]) {
     assert!(!is_inside(seen.destination.0), "{seen:?}");
 }
 
-fn network_of(address: Ip) -> Option<u32> {
+pub(crate) fn network_of(address: Ip) -> Option<u32> {
     match address {
         [172, 22, 161, _] => Some(LAN),
         [10, 50, 0, _] => Some(DMZ),

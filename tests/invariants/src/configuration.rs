@@ -1,0 +1,240 @@
+//! Configurations: any text is refused with a reason, or means what it says.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+    path::Path,
+};
+
+use nat_common::{
+    address::Addr4,
+    parse::{ICMP, TCP, UDP},
+    rule::{FORWARD_FIXED_BITS, Forward4, OTHER_PROTOCOLS, Snat4, forward_flags, mapping},
+};
+
+use crate::{
+    compile::{Environment, Numbering, Ruleset, compile, wire},
+    config::{
+        self, Diagnostic,
+        model::{Config, ForwardProtocol, ForwardRule, PortForward, UplinkAddresses, UplinkId},
+    },
+};
+
+/// The host's addresses on each uplink.
+const HOST: [Ipv4Addr; 2] = [Ipv4Addr::new(19, 19, 8, 10), Ipv4Addr::new(19, 19, 8, 11)];
+
+/// Reads and compiles any text.
+///
+/// # Panics
+///
+/// If what is refused is not explained, or if a packet would not get the first rule that is about
+/// it.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else {
+        return;
+    };
+    let loaded = match config::parse(text, Path::new("natbpf.toml")) {
+        Ok(loaded) => loaded,
+        Err(error) => return error.all().for_each(|error| assert_explained(error, text)),
+    };
+    let warnings = loaded.warnings.iter();
+    warnings.for_each(|warning| assert_explained(warning, text));
+    let config = &loaded.config;
+    let environment = Environment {
+        uplink_addresses: vec![HOST.to_vec(); config.uplinks.len()],
+        host_addresses: HOST.into(),
+    };
+    let mut numbers = Numbers::default();
+    let ruleset = compile(config, &environment, &mut numbers);
+    assert_eq!(
+        ruleset,
+        compile(config, &environment, &mut numbers),
+        "compiling twice gives the same"
+    );
+    assert_consistent(&ruleset);
+    assert_forwards(config, &ruleset, &mut numbers);
+}
+
+#[track_caller]
+fn assert_explained(diagnostic: &Diagnostic, text: &str) {
+    let line = diagnostic.to_string();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    assert!(!diagnostic.problem.is_empty() && !diagnostic.remedy.is_empty());
+    let Some(position) = diagnostic.position else {
+        return;
+    };
+    // One more than there are: the end of the file is a place too.
+    let lines = text.split('\n').count();
+    assert!((1..=lines).contains(&position.line), "{line}");
+    let longest = text.split('\n').map(str::len).max().unwrap_or(0);
+    assert!((1..=longest + 1).contains(&position.column), "{line}");
+}
+
+/// Names have numbers from 1 in the order in which they are asked for.
+#[derive(Default)]
+struct Numbers(HashMap<(&'static str, String), u32>);
+
+impl Numbers {
+    fn number(&mut self, kind: &'static str, name: &str) -> u32 {
+        let next = self.0.len() as u32 + 1;
+        *self.0.entry((kind, name.to_owned())).or_insert(next)
+    }
+}
+
+impl Numbering for Numbers {
+    fn uplink(&mut self, name: &str) -> u16 {
+        self.number("uplink", name) as u16
+    }
+
+    fn network(&mut self, name: &str) -> u16 {
+        self.number("network", name) as u16
+    }
+
+    fn snat(&mut self, name: &str) -> u32 {
+        self.number("snat", name)
+    }
+
+    fn forward(&mut self, name: &str) -> u32 {
+        self.number("forward", name)
+    }
+
+    fn nat(&mut self, name: &str) -> u32 {
+        self.number("nat", name)
+    }
+}
+
+/// Every port of every address belongs to one entry at the most, and no entry makes something of
+/// nothing.
+fn assert_consistent(ruleset: &Ruleset) {
+    let mut addresses = HashSet::new();
+    for (address, external) in &ruleset.addresses {
+        assert!(addresses.insert(*address), "{address:?} twice");
+        assert_ne!(external.uplink, 0);
+    }
+    let mut ends = HashMap::new();
+    let mut forwards: Vec<_> = ruleset.forwards.iter().collect();
+    forwards.sort_by_key(|(prefix, _)| (prefix.key.port.number(), prefix.bits));
+    for (prefix, forward) in forwards {
+        let (key, bits) = (prefix.key, prefix.bits - FORWARD_FIXED_BITS);
+        let first = u32::from(key.port.number());
+        let last = first + (1 << (16 - bits)) - 1;
+        let end = ends.entry((key.protocol, key.address.0)).or_insert(0);
+        assert!(*end <= first, "{key:?} is in two entries");
+        *end = last + 1;
+        assert!(
+            u32::from(forward.first_external) <= first,
+            "{key:?}: {forward:?}"
+        );
+    }
+    for (prefix, snat) in &ruleset.snats {
+        assert_snat(prefix.key.source, snat);
+    }
+}
+
+fn assert_snat(source: Addr4, snat: &Snat4) {
+    assert!(snat.first_port <= snat.last_port, "{source:?}: {snat:?}");
+    assert!(snat.first.0 <= snat.last.0, "{source:?}: {snat:?}");
+    assert!(snat.mapping <= mapping::ONE_TO_ONE, "{source:?}: {snat:?}");
+}
+
+/// Compares the compiled forwards with the rules themselves, at the edges of every range.
+fn assert_forwards(config: &Config, ruleset: &Ruleset, numbers: &mut Numbers) {
+    let ranges = config.forwards.iter().flat_map(|rule| &rule.matches.ports);
+    let edges = ranges.flat_map(|ports| [ports.external.first, ports.external.last]);
+    let around = |port: u16| [port.saturating_sub(1), port, port.saturating_add(1)];
+    // More than a few are only slow.
+    let edges: BTreeSet<u16> = edges.take(64).flat_map(around).chain([1, 65535]).collect();
+    for address in HOST {
+        // Ports that stay the host's depend on the order in which they are named.
+        let own = config.nats.iter().any(|nat| nat.address == address);
+        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS]
+            .into_iter()
+            .filter(|_| !own)
+        {
+            let has_ports = matches!(protocol, TCP | UDP);
+            for port in edges.iter().filter(|_| has_ports).copied().chain([0]) {
+                if config.uplinks.iter().any(|uplink| {
+                    let keeps = |(_, kept): &(ForwardProtocol, u16)| *kept == port;
+                    has_ports && uplink.keep.iter().any(keeps)
+                }) {
+                    continue;
+                }
+                let expected = by_rules(config, address, protocol, port, numbers);
+                let entry = by_entries(ruleset, address, protocol, port);
+                assert_eq!(entry, expected, "{address} {protocol} {port}");
+            }
+        }
+    }
+}
+
+/// Rule, guest and port.
+type Forwarded = (u32, Addr4, u16);
+
+fn by_rules(
+    config: &Config,
+    address: Ipv4Addr,
+    protocol: u8,
+    port: u16,
+    numbers: &mut Numbers,
+) -> Option<Forwarded> {
+    let (rule, ports) = config.forwards.iter().find_map(|rule| {
+        let of_uplink = addresses(config, rule.uplink);
+        let is_address = match rule.address {
+            Some(own) => own == address,
+            None => of_uplink.contains(&address),
+        };
+        let matches = is_address && has_protocol(rule, protocol);
+        let ports = matching_ports(rule, port)?;
+        matches.then_some((rule, ports))
+    })?;
+    let internal = match ports {
+        Some(ports) if ports.internal.first == ports.internal.last => ports.internal.first,
+        Some(ports) => port - ports.external.first + ports.internal.first,
+        None => port,
+    };
+    Some((numbers.forward(&rule.name), wire(rule.to), internal))
+}
+
+fn addresses(config: &Config, uplink: UplinkId) -> &[Ipv4Addr] {
+    match &config.uplinks[uplink.0].addresses {
+        UplinkAddresses::Fixed(addresses) => addresses,
+        UplinkAddresses::Interface => &HOST,
+    }
+}
+
+fn has_protocol(rule: &ForwardRule, protocol: u8) -> bool {
+    rule.matches.protocols.iter().any(|named| match named {
+        ForwardProtocol::Tcp => protocol == TCP,
+        ForwardProtocol::Udp => protocol == UDP,
+        ForwardProtocol::Icmp => protocol == ICMP,
+        ForwardProtocol::All => true,
+    })
+}
+
+/// The range that a port is in; `Some(None)` if the rule has all ports.
+fn matching_ports(rule: &ForwardRule, port: u16) -> Option<Option<&PortForward>> {
+    let ports = &rule.matches.ports;
+    if ports.is_empty() {
+        return Some(None);
+    }
+    let holds = |ports: &&PortForward| (ports.external.first..=ports.external.last).contains(&port);
+    ports.iter().find(holds).map(Some)
+}
+
+fn by_entries(ruleset: &Ruleset, address: Ipv4Addr, protocol: u8, port: u16) -> Option<Forwarded> {
+    let matching = ruleset.forwards.iter().filter(|(prefix, _)| {
+        let (key, bits) = (&prefix.key, prefix.bits - FORWARD_FIXED_BITS);
+        let differing = u32::from(key.port.number() ^ port) >> (16 - bits);
+        (key.protocol, key.address) == (protocol, wire(address)) && differing == 0
+    });
+    let (_, entry) = matching.max_by_key(|(prefix, _)| prefix.bits)?;
+    Some((entry.rule, entry.to, target_port(entry, port)))
+}
+
+fn target_port(entry: &Forward4, port: u16) -> u16 {
+    if entry.flags & forward_flags::MANY_TO_ONE != 0 {
+        entry.first_internal
+    } else {
+        port - entry.first_external + entry.first_internal
+    }
+}

@@ -1,0 +1,10 @@
+//! The host in memory that nat-common's tests of the pipeline run on.
+
+#[path = "../../../nat-common/tests/pipeline/memory.rs"]
+pub(crate) mod memory;
+#[path = "../../../nat-common/tests/pipeline/packets.rs"]
+#[expect(dead_code, reason = "the pipeline's tests need more of it")]
+pub(crate) mod packets;
+#[path = "../../../nat-common/tests/pipeline/world.rs"]
+#[expect(dead_code, reason = "the pipeline's tests need more of it")]
+pub(crate) mod world;

@@ -1,0 +1,42 @@
+//! What holds whatever comes: parsing, rewriting, the whole pipeline, ICMP errors and the
+//! configuration, each a function that takes any bytes and panics when something does not hold.
+//!
+//! The fuzz targets in `tests/fuzz` call these functions, and so does `tests/replay.rs` with the
+//! committed inputs. Expected values are computed here, from the packet's bytes, and not by the
+//! code under test.
+
+// nat-user's modules themselves: the crate as a whole would bring the daemon with all that it stands
+// on, to be built anew for the fuzzer. (rustfmt looks for compile/tests.rs in the wrong place.)
+#[rustfmt::skip]
+#[path = "../../../nat-user/src/compile.rs"]
+#[expect(unreachable_pub, reason = "it is public in its own crate")]
+mod compile;
+#[path = "../../../nat-user/src/config/mod.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the daemon needs more of it")]
+mod config;
+mod configuration;
+mod frame;
+mod host;
+mod icmp_errors;
+mod input;
+mod parsing;
+mod rewriting;
+mod translation;
+
+pub use configuration::configuration;
+pub use icmp_errors::icmp_errors;
+pub use parsing::parsing;
+pub use rewriting::rewriting;
+pub use translation::translation;
+
+/// A function that takes any bytes.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("configuration", configuration),
+    ("icmp_errors", icmp_errors),
+    ("parsing", parsing),
+    ("rewriting", rewriting),
+    ("translation", translation),
+];
