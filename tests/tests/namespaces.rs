@@ -11,6 +11,7 @@ mod namespaces {
     mod icmp;
     mod life;
     mod nat;
+    mod portless;
     mod ports;
     mod rules;
     mod scenarios;

@@ -59,12 +59,29 @@ const TOOLS: [Tool; 7] = [
     },
 ];
 
-/// What the fuzz targets are linked with.
-const CXX: Tool = Tool {
-    program: "c++",
-    package: "g++",
-    why: "compiles libFuzzer",
-};
+/// What tests need besides.
+const TEST_TOOLS: &[Tool] = &[
+    Tool {
+        program: "c++",
+        package: "g++",
+        why: "compiles libFuzzer",
+    },
+    Tool {
+        program: "turnserver",
+        package: "coturn",
+        why: "finds out how the NAT behaves",
+    },
+    Tool {
+        program: "mtr",
+        package: "mtr-tiny",
+        why: "shows the hops of a way",
+    },
+    Tool {
+        program: "nping",
+        package: "nmap",
+        why: "sends packets that no application sends",
+    },
+];
 
 /// What a command is about to do, and so what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +143,7 @@ fn missing_packages(workspace: &Workspace, needs: Needs) -> Vec<String> {
 
 fn missing_tools(needs: Needs) -> impl Iterator<Item = &'static Tool> {
     let lab = TOOLS.iter().filter(move |_| needs >= Needs::Lab);
-    let tests = [&CXX].into_iter().filter(move |_| needs == Needs::Tests);
+    let tests = TEST_TOOLS.iter().filter(move |_| needs == Needs::Tests);
     lab.chain(tests)
         .filter(|tool| find_program(tool.program).is_none())
 }
