@@ -8,7 +8,7 @@ use crate::{
     counter::DropReason,
     packet::{ChecksumKind, Packet},
     parse::{ICMP, Parsed, TCP, UDP},
-    rewrite::{ICMP_CHECKSUM, UDP_CHECKSUM},
+    rewrite::{DCCP, ICMP_CHECKSUM, UDP_CHECKSUM, UDP_LITE},
     session::{SessionKey, View},
 };
 
@@ -220,9 +220,12 @@ fn write_quoted<A: Address, P: Packet>(
         TCP => (quoted.l4 + 16, ChecksumKind::Tcp),
         UDP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Udp),
         ICMP => (quoted.l4 + ICMP_CHECKSUM, ChecksumKind::Icmp),
+        UDP_LITE | DCCP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Tcp),
         _ => return Some(Diff::NONE),
     };
-    if quoted.protocol == ICMP {
+    if matches!(quoted.protocol, UDP_LITE | DCCP) {
+        // They have ports as well, which stay.
+    } else if quoted.protocol == ICMP {
         let id = if quoted.is_answer {
             destination.port
         } else {

@@ -82,7 +82,9 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
             false => network,
         };
         let session = tables.session(&quoted.answer_key(View::Inside, network))?;
-        Some((quoted, session))
+        // An error goes to whom it quotes, and not out to a guest.
+        let is_sound = error.header.destination == quoted.source.address;
+        (is_sound && !session.has(flags::HAIRPIN)).then_some((quoted, session))
     });
     let Some((quoted, session)) = session else {
         // Without a session it must not show an inside address.
@@ -114,7 +116,9 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     error: &Parsed<A>,
 ) -> Outcome {
     let generation = generation(tables);
-    let Some(quoted) = parse_quoted(packet, error) else {
+    let quoted = parse_quoted(packet, error)
+        .filter(|quoted| error.header.destination == quoted.source.address);
+    let Some(quoted) = quoted else {
         return Ok(Verdict::Untouched);
     };
     let Some(inside) = tables.inside(generation, quoted.destination.address) else {
@@ -145,7 +149,9 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     network: u16,
     place: Place,
 ) -> Outcome {
-    let Some(quoted) = parse_quoted(packet, error) else {
+    let quoted = parse_quoted(packet, error)
+        .filter(|quoted| error.header.destination == quoted.source.address);
+    let Some(quoted) = quoted else {
         return Ok(Verdict::Untouched);
     };
     // The quoted packet's sender is in the network to which the error goes.

@@ -240,6 +240,9 @@ const SK_BUFF_INGRESS_IFINDEX: usize = 36;
 /// Offset of `ifindex` in `struct __sk_buff`.
 const SK_BUFF_IFINDEX: usize = 40;
 
+/// More than an ICMP error has in bytes (RFC 1812 section 4.3.2.3) and its link-layer header.
+const LONGEST_REFUSAL: usize = 576 + 14;
+
 /// What a program has made of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestRunOutput {
@@ -280,7 +283,8 @@ impl Programs {
         let mut context = [0; SK_BUFF_LEN];
         context[SK_BUFF_INGRESS_IFINDEX..][..4].copy_from_slice(&ingress_interface.to_ne_bytes());
         context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
-        let mut output = vec![0; packet.len()];
+        // A refusal is a packet of its own, which may be longer than what was refused.
+        let mut output = vec![0; packet.len() + LONGEST_REFUSAL];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut output),
@@ -289,6 +293,7 @@ impl Programs {
         };
         let result = self.program(program)?.test_run(options)?;
         let verdict = result.return_value.cast_signed();
+        output.truncate(result.data_size_out as usize);
         Ok(TestRunOutput {
             verdict,
             packet: output,

@@ -1,4 +1,4 @@
-//! TCP: T1 to T8, T10.
+//! TCP: T1 to T10.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -76,6 +76,62 @@ fn t8_options_are_untouched() -> Result<()> {
     );
     frame.checksums()?;
     watch.finish().map(drop)
+}
+
+/// The segment sizes that both ends announce when a guest and a host outside connect, either way,
+/// as the other end sees them. Real connections: what one announces is a checksum left to a device.
+fn announced(net: &Proxmox) -> Result<Vec<u16>> {
+    let mut sizes = Vec::new();
+    let (guest, outside) = (net.vm1.capture("eth0")?, net.cli.capture("eth0")?);
+    let listeners = (
+        net.cli.tcp_listen("0.0.0.0:7000")?,
+        net.vm1.tcp_listen("0.0.0.0:10001")?,
+    );
+    net.vm1.tcp(at(Proxmox::CLI, 7000))?;
+    net.cli.tcp(at(Proxmox::PUBLIC, 10001))?;
+    drop(listeners);
+    for capture in [guest, outside] {
+        let frames = capture.stop();
+        for frame in frames.iter().filter(|frame| !frame.outgoing) {
+            let Some(packet) = frame.packet() else {
+                continue;
+            };
+            if let L4::Tcp { flags, options, .. } = &packet.l4
+                && flags & 2 != 0
+            {
+                ensure!(options[..2] == [2, 4], "{packet:?}");
+                sizes.push(u16::from_be_bytes([options[2], options[3]]));
+            }
+        }
+    }
+    ensure!(sizes.len() == 4, "{sizes:?}");
+    Ok(sizes)
+}
+
+#[test]
+fn t9_announced_segments_fit_through_the_uplink_and_are_never_raised() -> Result<()> {
+    let net = Proxmox::new()?;
+    // The hop is in the middle: neither end's own interface says so.
+    net.host.ip(&format!(
+        "link set {} mtu 1280\nlink set {} mtu 1280",
+        net.wire, net.uplink
+    ))?;
+    let config = net.config();
+    let line = "interface = \"vmbr0\"";
+    ensure!(config.contains(line), "{config}");
+    let with_clamp = |clamp: &str| config.replace(line, &format!("{line}\nmss_clamp = {clamp}"));
+    let nat = net.natbpf(&config)?;
+    ensure!(
+        announced(&net)? == [1240; 4],
+        "by itself, since MTUs differ"
+    );
+    nat.reload(&with_clamp("1000"))?;
+    ensure!(announced(&net)? == [1000; 4], "as configured");
+    nat.reload(&with_clamp("4000"))?;
+    ensure!(announced(&net)? == [1460; 4], "never raised");
+    nat.reload(&with_clamp("\"off\""))?;
+    ensure!(announced(&net)? == [1460; 4], "switched off");
+    Ok(())
 }
 
 #[test]

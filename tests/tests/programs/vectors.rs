@@ -12,6 +12,7 @@ pub(super) const GUEST: [u8; 4] = [172, 22, 161, 170];
 pub(super) const REMOTE: [u8; 4] = [198, 51, 100, 2];
 pub(super) const GO_ON: i32 = -1;
 const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
 
 pub(super) fn udp(
     source: [u8; 4],
@@ -178,17 +179,16 @@ fn m3_excluded_destinations_and_multicast_are_not_translated() -> Result<()> {
 #[test]
 fn s1_s2_impossible_sources_are_dropped_and_counted() -> Result<()> {
     let mut plane = Plane::new()?;
-    let martians = [
-        [127, 0, 0, 1],
-        [0, 0, 0, 0],
-        [224, 0, 0, 1],
-        [255, 255, 255, 255],
-    ];
-    for source in martians {
-        let out = plane.inbound(&udp(source, PUBLIC.octets(), (1, 10000), b"martian"))?;
-        ensure!(out.verdict == DROP, "{source:?}");
+    for (sources, reason) in [
+        ([[127, 0, 0, 1], [0, 0, 0, 0]], "martian_source"),
+        ([[224, 0, 0, 1], [255, 255, 255, 255]], "broadcast_source"),
+    ] {
+        for source in sources {
+            let out = plane.inbound(&udp(source, PUBLIC.octets(), (1, 10000), b"martian"))?;
+            ensure!(out.verdict == DROP, "{source:?}");
+        }
+        ensure!(plane.dropped(reason)? == 2, "{reason}");
     }
-    ensure!(plane.dropped("martian_source")? == 4);
     let out = plane.inbound(&udp(GUEST, PUBLIC.octets(), (1, 10000), b"from inside?"))?;
     ensure!(out.verdict == DROP && plane.dropped("internal_source")? == 1);
     Ok(())
@@ -279,7 +279,11 @@ fn x1_a_full_table_loses_no_session() -> Result<()> {
             "session {n} of {capacity}"
         );
     }
-    ensure!(plane.outbound(&packet(capacity))?.verdict == DROP);
+    // The guest is told that the host cannot be reached (ICMP 3/1).
+    let refused = plane.outbound(&packet(capacity))?;
+    ensure!(refused.verdict == REDIRECT, "verdict {}", refused.verdict);
+    ensure!(refused.packet[23] == 1 && refused.packet[30..34] == GUEST);
+    ensure!(refused.packet[34..36] == [3, 1]);
     ensure!(plane.dropped("table_full")? == 1);
     for n in 0..capacity {
         ensure!(
