@@ -3,7 +3,7 @@
 //! A checksum is right when the one's complement sum over it and all that it covers is 0 (RFC
 //! 1071). Whether it is right or not, a translation must leave that sum as it is.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use nat_common::parse::{ICMP, TCP, UDP};
 
@@ -125,10 +125,10 @@ impl<'a> View<'a> {
 
     /// Where checksums stand other than those of UDP, from the IP header on, a quotation's included.
     fn checksums(&self) -> Vec<Range<usize>> {
-        let mut fields = vec![IP_CHECKSUM..IP_CHECKSUM + 2];
-        if let Some(field) = self.checksum().filter(|_| self.protocol != UDP) {
-            fields.push(self.header_len + field.start..self.header_len + field.end);
-        }
+        let own = self.checksum().filter(|_| self.protocol != UDP);
+        let own = own.map(|field| self.header_len + field.start..self.header_len + field.end);
+        let header = IP_CHECKSUM..IP_CHECKSUM + 2;
+        let mut fields: Vec<_> = iter::once(header).chain(own).collect();
         if let Some(quote) = self.quote() {
             let start = self.header_len + ICMP_HEADER;
             let quoted = quote.checksums().into_iter();
@@ -179,7 +179,7 @@ impl<'a> View<'a> {
 
     /// Which bytes a translation may change, from the IP header on.
     fn changeable(&self) -> Vec<Range<usize>> {
-        let mut ranges = vec![IP_CHECKSUM..DESTINATION + 4];
+        let mut ranges = vec![IP_CHECKSUM..SOURCE, SOURCE..DESTINATION + 4];
         if self.is_fragment() {
             ranges.push(ID..FRAGMENT);
         }

@@ -97,28 +97,37 @@ fn world(input: &mut Input<'_>) -> World {
     let mut world = World::new();
     let rules = input.word();
     let has = |bit: u16| rules & 1 << bit != 0;
-    let (maps, filters) = (input.byte() % 2, input.byte() % 3);
-    let is_pool = has(0);
-    if is_pool {
-        for last in POOL[0][3]..=POOL[1][3] {
-            world.external([19, 19, 8, last], false);
-        }
-    }
+    let mapping = input.one_of(&[
+        mapping::ENDPOINT_INDEPENDENT,
+        mapping::ADDRESS_AND_PORT_DEPENDENT,
+    ]);
+    let filtering = input.one_of(&[
+        filtering::ENDPOINT_INDEPENDENT,
+        filtering::ADDRESS_DEPENDENT,
+        filtering::ADDRESS_AND_PORT_DEPENDENT,
+    ]);
     world.snat(|snat| {
-        (snat.mapping, snat.filtering) = (maps, filters);
-        if is_pool {
+        (snat.mapping, snat.filtering) = (mapping, filtering);
+        if has(0) {
             (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[1]));
         }
         if has(1) {
             (snat.first_port, snat.last_port) = (5000, 5002);
         }
     });
-    assert!(maps <= mapping::ADDRESS_AND_PORT_DEPENDENT);
-    assert!(filters <= filtering::ADDRESS_AND_PORT_DEPENDENT);
+    for last in (POOL[0][3]..=POOL[1][3]).filter(|_| has(0)) {
+        world.external([19, 19, 8, last], false);
+    }
     for protocol in [TCP, UDP].into_iter().filter(|_| has(2)) {
         world.forward(protocol, 10_000..=10_003, At(C1, 80));
         world.forward_to_one(protocol, 10_016..=10_019, At(C2, 443));
     }
+    exceptions(&mut world, has);
+    limits(&mut world, has);
+    world
+}
+
+fn exceptions(world: &mut World, has: impl Fn(u16) -> bool) {
     if has(3) {
         world.forward_all(C2);
     }
@@ -137,29 +146,33 @@ fn world(input: &mut Input<'_>) -> World {
     if has(8) {
         world.anti_spoof(C1, [4; 6]);
     }
-    if has(9) {
-        world.caps(3, 2);
-    }
     if has(10) {
         world.socket(TCP, At(PUBLIC, 5001), None);
         world.socket(UDP, At(PUBLIC, 5000), Some(At(S1A, 7000)));
     }
+}
+
+/// Little room in the tables.
+fn limits(world: &mut World, has: impl Fn(u16) -> bool) {
+    if has(9) {
+        world.caps(3, 2);
+    }
+    let tables = &mut world.tables;
     if has(11) {
-        world.tables.sessions.capacity = 5;
+        tables.sessions.capacity = 5;
     }
     if has(12) {
-        world.tables.mappings.capacity = 2;
+        tables.mappings.capacity = 2;
     }
     if has(13) {
-        world.tables.ports.capacity = 2;
+        tables.ports.capacity = 2;
     }
     if has(14) {
-        world.tables.permits.capacity = 2;
+        tables.permits.capacity = 2;
     }
     if has(15) {
-        world.tables.guests.capacity = 1;
+        tables.guests.capacity = 1;
     }
-    world
 }
 
 /// A frame: made of valid parts, any bytes, or what the last one makes its receiver send.
