@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn every_tool_says_what_it_is_for() {
-        for tool in TOOLS.iter().chain([&CXX]) {
+        for tool in TOOLS.iter().chain(TEST_TOOLS) {
             assert!(!tool.package.is_empty(), "{}", tool.program);
             assert!(
                 tool.why.ends_with(char::is_alphanumeric),
