@@ -1,4 +1,4 @@
-//! The configurations in the documents are right.
+//! What stands in the documents is right.
 
 use std::{
     fs,
@@ -41,5 +41,14 @@ fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+}
+
+#[test]
+fn every_reason_for_a_drop_is_explained() {
+    let page = fs::read_to_string(root().join("docs/behaviour.md")).unwrap();
+    for reason in nat_common::counter::DropReason::ALL {
+        let row = format!("\n| `{}` | ", reason.name());
+        assert!(page.contains(&row), "{} is not", reason.name());
     }
 }
