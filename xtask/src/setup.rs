@@ -83,6 +83,10 @@ const TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// Packages whose installation starts a service, which nobody has asked for: the tests run the
+/// program themselves.
+const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
+
 /// What a command is about to do, and so what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Needs {
@@ -150,9 +154,24 @@ fn missing_tools(needs: Needs) -> impl Iterator<Item = &'static Tool> {
 
 fn install_packages(packages: &[String], satisfied: impl Fn() -> bool) -> Result<()> {
     if apt::is_here() {
+        mask_services(packages)?;
         return apt::install(packages, satisfied);
     }
     bail!("{}", to_do_by_hand(packages)?)
+}
+
+/// Keeps systemd, where it runs, from starting the services of packages that are to be installed.
+fn mask_services(packages: &[String]) -> Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    for (package, service) in SERVICES {
+        if packages.iter().any(|name| name == package) {
+            eprintln!("setup: {package} is not to serve anybody here: masking {service}");
+            show(Command::new("systemctl").args(["mask", service]))?;
+        }
+    }
+    Ok(())
 }
 
 /// What to install on a system without apt.
