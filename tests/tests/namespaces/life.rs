@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -170,8 +171,13 @@ fn another_binary(net: &Proxmox, name: &str, change: impl FnOnce(&mut [u8])) -> 
     let mut bytes = fs::read(Natbpf::binary()?)?;
     change(&mut bytes);
     let path: PathBuf = net.lab().folder().join(name);
-    fs::write(&path, bytes)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let image = path.with_extension("image");
+    fs::write(&image, bytes)?;
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o755))?;
+    // A process that another test starts meanwhile holds what this one has open for writing until
+    // it runs its program, and until then the kernel runs nothing from it: so another writes it.
+    let copied = Command::new("cp").arg(&image).arg(&path).status()?;
+    ensure!(copied.success(), "cp to {}: {copied}", path.display());
     Ok(Natbpf::find(&net.host, net.lab().place(), path))
 }
 
