@@ -244,7 +244,7 @@ impl Host {
     /// When the address is not the host's or taken.
     pub fn udp(&self, address: &str) -> Result<UdpSocket> {
         let socket = self
-            .enter(|| UdpSocket::bind(address))?
+            .enter(|| bind(|| UdpSocket::bind(address)))?
             .with_context(|| format!("udp {address} on {}", self.name()))?;
         socket
             .set_read_timeout(Some(PATIENCE))
