@@ -47,6 +47,19 @@ pub trait Address: Pod + Eq + fmt::Debug {
         diff: crate::checksum::Diff,
     ) -> Option<()>;
 
+    /// The shortest header in bytes: one without options.
+    const HEADER_LEN: usize;
+
+    /// As [`Self::write_addresses`], and takes one from the header's time to live, which must be
+    /// more than 0.
+    fn write_forwarded<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        source: Self,
+        destination: Self,
+        diff: crate::checksum::Diff,
+    ) -> Option<()>;
+
     /// Writes the identification for reassembly into the header at `offset`.
     fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
 

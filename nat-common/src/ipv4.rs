@@ -77,6 +77,7 @@ impl Address for Addr4 {
             protocol: bytes[9],
             header_len,
             total_len: usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+            ttl: bytes[8],
             id: u32::from(u16::from_be_bytes([bytes[4], bytes[5]])),
             fragment_offset: (fragment & FRAGMENT_OFFSET) * 8,
             more_fragments: fragment & MORE_FRAGMENTS != 0,
@@ -96,6 +97,30 @@ impl Address for Addr4 {
         packet.write(check, diff.apply(field))?;
         packet.write(offset + offset_of!(Ipv4Hdr, src_addr), source.0)?;
         packet.write(offset + offset_of!(Ipv4Hdr, dst_addr), destination.0)
+    }
+
+    const HEADER_LEN: usize = HEADER_LEN;
+
+    #[inline(always)]
+    fn write_forwarded<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        source: Self,
+        destination: Self,
+        diff: Diff,
+    ) -> Option<()> {
+        // From the time to live to the end.
+        let start = offset + offset_of!(Ipv4Hdr, ttl);
+        let mut bytes = packet.read::<12>(start)?;
+        let word = |bytes: &[u8; 12]| u32::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+        let old = word(&bytes);
+        bytes[0] = bytes[0].wrapping_sub(1);
+        let diff = diff.and(Diff::NONE.replace(old, word(&bytes)));
+        let check = diff.apply([bytes[2], bytes[3]]);
+        bytes[2..4].copy_from_slice(&check);
+        bytes[4..8].copy_from_slice(&source.0);
+        bytes[8..].copy_from_slice(&destination.0);
+        packet.write(start, bytes)
     }
 
     #[inline(always)]

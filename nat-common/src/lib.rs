@@ -33,6 +33,7 @@ pub mod icmp;
 pub mod ipv4;
 pub mod mapping;
 pub mod mss;
+pub mod next_hop;
 pub mod open;
 pub mod packet;
 pub mod parse;
@@ -50,4 +51,4 @@ pub mod work;
 
 /// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
 /// what has the same one. It changes whenever a key or value in this crate does.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

@@ -10,10 +10,11 @@ use crate::{
     counter::{DropReason, NO_RULE},
     guest::{self, GuestKey},
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
+    next_hop,
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
     rule::{self, Forward, Snat},
-    session::{SessionKey, SessionRecord, View, flags},
+    session::{JUST_OPENED, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
     work::{Entry, Opening, Work, settle},
 };
@@ -371,6 +372,8 @@ fn record<A: Address, T: Tables<A>>(
         opened_s: now_s,
         seen_s: now_s,
         state: 0,
+        next_hop: next_hop::NONE,
+        passed: JUST_OPENED,
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Header<A> {
     pub header_len: usize,
     /// Length of header and payload in bytes.
     pub total_len: usize,
+    /// How many routers it may still pass.
+    pub ttl: u8,
     /// Identification for reassembly.
     pub id: u32,
     /// Where the fragment's payload stands in the whole, in bytes.
@@ -123,6 +125,12 @@ impl<A: Address> Parsed<A> {
         }
     }
 
+    /// Length of its network and transport headers in bytes.
+    #[inline(always)]
+    pub fn headers_len(&self) -> usize {
+        self.l4 - self.l3 + self.transport_len
+    }
+
     /// Whether it carries data behind the transport header.
     #[inline(always)]
     pub fn has_data(&self) -> bool {
@@ -178,13 +186,17 @@ impl<A: Address> Parsed<A> {
     /// What counters are told, as frames on a wire.
     #[inline(always)]
     pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
-        let headers = (self.l4 - self.l3 + self.transport_len) as u64;
         let bytes = self.header.total_len as u64;
         let segment = u64::from(packet.frames().segment_len);
-        let packets = match bytes.saturating_sub(headers).div_ceil(segment.max(1)) {
-            _ if segment == 0 => 1,
-            frames => frames.max(1),
-        };
+        if segment == 0 {
+            return Traffic {
+                is_in,
+                packets: 1,
+                bytes,
+            };
+        }
+        let headers = self.headers_len() as u64;
+        let packets = bytes.saturating_sub(headers).div_ceil(segment).max(1);
         Traffic {
             is_in,
             packets,

@@ -39,6 +39,27 @@ pub fn rewrite<A: Address, P: Packet>(
     write(packet, parsed, source, destination).ok_or(DropReason::RewriteFailed)
 }
 
+/// As [`rewrite`], and takes one from the time to live, as a router does.
+///
+/// # Errors
+///
+/// As [`rewrite`].
+#[inline(always)]
+pub fn rewrite_forwarded<A: Address, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+) -> Result<(), DropReason> {
+    let addresses = address_diff(parsed, source, destination);
+    write_ports(packet, parsed, source, destination, addresses)
+        .and_then(|()| {
+            let (source, destination) = (source.address, destination.address);
+            A::write_forwarded(packet, parsed.l3, source, destination, addresses)
+        })
+        .ok_or(DropReason::RewriteFailed)
+}
+
 #[inline(always)]
 fn write<A: Address, P: Packet>(
     packet: &mut P,
@@ -46,10 +67,32 @@ fn write<A: Address, P: Packet>(
     source: Endpoint<A>,
     destination: Endpoint<A>,
 ) -> Option<()> {
-    let addresses = Diff::NONE.replace(
+    let addresses = address_diff(parsed, source, destination);
+    write_ports(packet, parsed, source, destination, addresses)?;
+    let (source, destination) = (source.address, destination.address);
+    A::write_addresses(packet, parsed.l3, source, destination, addresses)
+}
+
+#[inline(always)]
+fn address_diff<A: Address>(
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+) -> Diff {
+    Diff::NONE.replace(
         parsed.header.source.sum() + parsed.header.destination.sum(),
         source.address.sum() + destination.address.sum(),
-    );
+    )
+}
+
+#[inline(always)]
+fn write_ports<A: Address, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+    addresses: Diff,
+) -> Option<()> {
     let ports = Diff::NONE.replace(
         parsed.source_port.sum() + parsed.destination_port.sum(),
         source.port.sum() + destination.port.sum(),
@@ -60,13 +103,6 @@ fn write<A: Address, P: Packet>(
         addresses,
         ports,
         [source.port, destination.port],
-    )?;
-    A::write_addresses(
-        packet,
-        parsed.l3,
-        source.address,
-        destination.address,
-        addresses,
     )
 }
 

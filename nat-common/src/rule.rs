@@ -196,14 +196,14 @@ pub mod inside_flags {
 pub struct Interface {
     /// [`role`].
     pub role: u16,
-    /// Number of the uplink or network, from 1.
+    /// Number of the uplink or network, from 1; of a port that of its network.
     pub number: u16,
     /// Of an uplink: the largest TCP segment in bytes that a connection through it may announce
     /// (RFC 9293 section 3.7.1), 0 to leave announcements alone.
     pub mss: u16,
     /// Bits of [`interface_flags`].
     pub flags: u16,
-    /// Its link-layer address, zero if it has none.
+    /// Its link-layer address, zero if it has none; of a port that of its bridge.
     pub mac: [u8; 6],
     /// Zero.
     pub reserved: [u8; 2],
@@ -215,12 +215,22 @@ pub mod role {
     pub const UPLINK: u16 = 1;
     /// An inside network.
     pub const NETWORK: u16 = 2;
+    /// A port of an inside network's bridge.
+    pub const PORT: u16 = 3;
 }
 
 /// Bits of [`Interface::flags`].
 pub mod interface_flags {
     /// Guests of this network may send only from addresses that are theirs.
     pub const ANTI_SPOOF: u16 = 1 << 0;
+    /// Guests are right behind this interface: it is no bridge, whose ports have the fast path.
+    pub const NO_BRIDGE: u16 = 1 << 1;
+}
+
+/// Bits of a value of `RULES`, whose key is a rule's number.
+pub mod rule_flags {
+    /// Its packets all go the kernel's way.
+    pub const KERNEL: u32 = 1 << 0;
 }
 
 /// The only value of `SETTINGS`.

@@ -72,6 +72,11 @@ pub struct SessionRecord<A> {
     pub seen_s: u32,
     /// Bits of [`crate::tcp`]; the same in both directions.
     pub state: u32,
+    /// Where packets of this entry are sent, a [`crate::next_hop::Tag`].
+    pub next_hop: u32,
+    /// When the XDP program last left a packet of this entry to the kernel, in units of
+    /// [`PASSED_NS`]; 0 if it has sent one itself since.
+    pub passed: u32,
 }
 
 /// Bits of [`SessionRecord::flags`].
@@ -96,6 +101,12 @@ pub mod flags {
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
 pub const DEAD: u32 = u32::MAX;
+
+/// Unit of [`SessionRecord::passed`] in nanoseconds.
+pub const PASSED_NS: u64 = 1 << 10;
+
+/// [`SessionRecord::passed`] of an entry that XDP has not seen yet.
+pub const JUST_OPENED: u32 = u32::MAX;
 
 /// [`SessionRecord`] in a table, while packets on several CPUs read and change it.
 #[derive(Debug)]
@@ -123,6 +134,10 @@ pub struct Session<A> {
     pub seen_s: Shared,
     /// See [`SessionRecord::state`].
     pub state: Shared,
+    /// See [`SessionRecord::next_hop`].
+    pub next_hop: Shared,
+    /// See [`SessionRecord::passed`].
+    pub passed: Shared,
 }
 
 impl<A: Address> SessionKey<A> {
@@ -185,16 +200,27 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Notes that a packet passed at `now_s`; `false` if the entry is being removed, which makes
-    /// it as good as absent. Writes at most once a second.
+    /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a second.
     ///
     /// Expiry takes the entry by exchanging exactly the time that it has judged, so of a packet
     /// and an expiry that meet, one sees the other.
     #[inline(always)]
-    pub fn touch(&self, now_s: u32) -> bool {
+    pub fn touch(&self, now_s: u32) -> Touch {
         let seen_s = self.seen_s.load();
+        if seen_s == now_s {
+            return Touch::Again;
+        }
         // Of two packets that both write, either may win; only expiry writes DEAD.
-        seen_s == now_s || (seen_s != DEAD && self.seen_s.exchange_if(seen_s, now_s) != DEAD)
+        if seen_s == DEAD || self.seen_s.exchange_if(seen_s, now_s) == DEAD {
+            return Touch::Dead;
+        }
+        // Sessions do not all have their turn in the same second.
+        let round = |time_s: u32| time_s.wrapping_add(self.opened_s) / REFRESH_S;
+        if round(seen_s) == round(now_s) {
+            Touch::Again
+        } else {
+            Touch::Refresh
+        }
     }
 
     /// Takes the entry out of use if no packet has passed since `seen_s`.
@@ -204,11 +230,28 @@ impl<A: Address> Session<A> {
     }
 }
 
+/// What a packet finds that notes its passing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    /// The entry is being removed, which makes it as good as absent.
+    Dead,
+    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way.
+    Refresh,
+    /// Any other.
+    Again,
+}
+
+/// How often a packet of each direction goes the kernel's way in seconds, so that connection
+/// tracking, neighbours and bridges know that the session lives, and it learns anew where the kernel
+/// sends it. Less than the 30 s for which connection tracking keeps what was not answered
+/// (`nf_conntrack_udp_timeout`).
+pub const REFRESH_S: u32 = 16;
+
 /// IPv4 key of `SESSIONS`.
 pub type SessionKey4 = SessionKey<Addr4>;
 /// IPv4 value of `SESSIONS`.
 pub type SessionRecord4 = SessionRecord<Addr4>;
 
 crate::map_layout!(SessionKey4, 16);
-crate::map_layout!(SessionRecord4, 32);
+crate::map_layout!(SessionRecord4, 40);
 const _: () = assert!(size_of::<Session<Addr4>>() == size_of::<SessionRecord4>());

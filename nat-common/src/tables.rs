@@ -6,6 +6,7 @@ use crate::{
     fragment::{Datagram, FragmentKey, FragmentPorts, Held},
     guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
+    next_hop::{NextHop, NextHopKey, Tag},
     rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
     shared::Shared,
@@ -135,6 +136,15 @@ pub trait Tables<A: Address> {
 
     /// The clock of refusals with this number, below [`crate::refusal::CLOCKS`].
     fn refusal_clock(&self, number: u32) -> Option<&Shared>;
+
+    /// The next hop of this tag, if it is in use.
+    fn next_hop(&self, tag: Tag) -> Option<&NextHop>;
+    /// The tag of the next hop behind a link-layer address, [`crate::next_hop::NONE`] if it has none.
+    fn next_hop_tag(&self, key: &NextHopKey) -> Tag;
+    /// Whether sessions may take the fast path now.
+    fn is_fast_path_on(&self) -> bool;
+    /// Whether sessions that count under a rule may take the fast path.
+    fn is_rule_fast(&self, rule: u32) -> bool;
 
     /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;

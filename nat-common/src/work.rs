@@ -26,6 +26,18 @@ pub struct Work<A> {
     pub opening: Opening<A>,
     /// The answer to its refusal.
     pub refusal: [u8; refusal::MAX_LEN],
+    /// Where the fast path sends it.
+    pub sent: Sent,
+}
+
+/// Where a packet is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Sent {
+    /// Index of the interface.
+    pub port: u32,
+    /// Bits of [`crate::next_hop::flags`].
+    pub flags: u32,
 }
 
 /// The two entries of a session that is being opened.
@@ -90,6 +102,7 @@ impl<A: Address> Work<A> {
             parsed: Parsed::EMPTY,
             opening,
             refusal: [0; refusal::MAX_LEN],
+            sent: Sent { port: 0, flags: 0 },
         }
     }
 }
@@ -111,6 +124,7 @@ impl<A: Address> Parsed<A> {
             protocol: 0,
             header_len: 0,
             total_len: 0,
+            ttl: 0,
             id: 0,
             fragment_offset: 0,
             more_fragments: false,
@@ -148,6 +162,8 @@ impl<A: Address> SessionRecord<A> {
         opened_s: 0,
         seen_s: 0,
         state: 0,
+        next_hop: 0,
+        passed: 0,
     };
 }
 

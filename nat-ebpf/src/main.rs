@@ -12,6 +12,7 @@ mod refusal;
 mod sessions;
 mod skb;
 mod socket;
+mod xdp;
 
 use aya_ebpf::{
     EbpfContext,
@@ -40,11 +41,14 @@ const NO_LINK_LAYER: usize = 0;
 const NEXT: i32 = TC_ACT_UNSPEC;
 
 macro_rules! entry_points {
-    ($($(#[$doc:meta])* $name:ident, $raw_name:ident => $function:path;)*) => {
+    ($($(#[$doc:meta])* $name:ident, $raw_name:ident, is_egress: $egress:literal => $function:path;)*) => {
         $(
             $(#[$doc])*
             #[classifier]
             pub(crate) fn $name(ctx: TcContext) -> i32 {
+                if $egress && Skb::was_forwarded(&ctx) {
+                    return NEXT;
+                }
                 run::<ETHERNET>(&ctx, |packet, maps, place, work| {
                     $function(packet, maps, place, work).into()
                 })
@@ -55,6 +59,9 @@ macro_rules! entry_points {
             /// For devices without a link-layer header.
             #[classifier]
             pub(crate) fn $raw_name(ctx: TcContext) -> i32 {
+                if $egress && Skb::was_forwarded(&ctx) {
+                    return NEXT;
+                }
                 run::<NO_LINK_LAYER>(&ctx, |packet, maps, place, work| {
                     $function(packet, maps, place, work).into()
                 })
@@ -85,13 +92,19 @@ fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) 
     pipeline::inbound(packet, maps, place, work).into()
 }
 
+/// Port of a network's bridge, ingress.
+#[classifier]
+pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
+    run::<ETHERNET>(&ctx, pipeline::from_port::<Addr4, _, _>)
+}
+
 entry_points! {
     /// Uplink, egress.
-    nat_outbound, nat_outbound_l3 => pipeline::outbound::<Addr4, _, _>;
+    nat_outbound, nat_outbound_l3, is_egress: true => pipeline::outbound::<Addr4, _, _>;
     /// Network, ingress.
-    nat_from_guest, nat_from_guest_l3 => pipeline::from_guest::<Addr4, _, _>;
+    nat_from_guest, nat_from_guest_l3, is_egress: false => pipeline::from_guest::<Addr4, _, _>;
     /// Network, egress.
-    nat_to_guest, nat_to_guest_l3 => pipeline::to_guest::<Addr4, _, _>;
+    nat_to_guest, nat_to_guest_l3, is_egress: true => pipeline::to_guest::<Addr4, _, _>;
 }
 
 /// Runs a hook's decision on an IPv4 packet and turns the outcome into what the kernel is told.
@@ -107,6 +120,7 @@ fn run<const L3: usize>(
     let place = Place {
         l3: L3,
         interface: skb.interface(),
+        is_to_host: L3 == ETHERNET && skb.is_to_host(),
     };
     let maps = Maps { skb: ctx.skb.skb };
     match decide(&mut skb, &maps, place, work) {
@@ -115,6 +129,7 @@ fn run<const L3: usize>(
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
+        Decision::Forwarded => skb.send(work.sent),
         Decision::Kept => TC_ACT_SHOT,
         Decision::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());

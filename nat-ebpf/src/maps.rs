@@ -11,7 +11,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_ktime_get_coarse_ns, bpf_loop},
+        generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
     },
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
@@ -24,14 +24,15 @@ use nat_common::{
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
+    next_hop::{self, NextHop, NextHopKey, NextHopRecord, Tag},
     parse::{ICMP, TCP, UDP},
     refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4,
+        Settings, Snat4, SnatKey4, rule_flags,
     },
-    session::{Session, SessionKey4, SessionRecord4},
+    session::{PASSED_NS, Session, SessionKey4, SessionRecord4},
     shared::Shared,
     tables::{HostSocket, InsertError, Tables, Traffic},
     work::{Work, settle},
@@ -76,6 +77,17 @@ static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 
 #[map]
 static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
 #[map]
+static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hop::SLOTS, 0);
+#[map]
+static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hop::SLOTS, 0);
+/// Until when sessions may take the fast path, in seconds of the monotonic clock: the daemon, which
+/// keeps the next hops right, says so again and again.
+#[map]
+static FAST_UNTIL: Array<u32> = Array::pinned(1, 0);
+/// Bits of [`rule_flags`] by the number of the rule.
+#[map]
+static RULES: Array<u32> = Array::pinned(1024, 0);
+#[map]
 static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
@@ -119,6 +131,14 @@ pub(crate) fn count_drop(reason: DropReason) {
         // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
         unsafe { *count += 1 };
     }
+}
+
+/// A clock that runs on within a second, in units of [`PASSED_NS`]; never 0.
+#[inline(always)]
+pub(crate) fn fine_clock() -> u32 {
+    // SAFETY: reads a clock.
+    let nanoseconds = unsafe { bpf_ktime_get_ns() };
+    (nanoseconds / PASSED_NS) as u32 | 1
 }
 
 /// Calls `step` until it says no, through the kernel's own loop: the verifier looks at one turn,
@@ -403,6 +423,36 @@ impl Tables<Addr4> for Maps {
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
         // SAFETY: `Shared` is an atomic `u32`.
         unsafe { shared(REFUSALS.get_ptr_mut(number)) }
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
+        if tag == next_hop::NONE {
+            return None;
+        }
+        // SAFETY: `NextHop` is `NextHopRecord` with atomics.
+        let hop: &NextHop = unsafe { shared(NEXT_HOPS.get_ptr_mut(next_hop::slot(tag)))? };
+        (hop.tag.load() == tag).then_some(hop)
+    }
+
+    #[inline(always)]
+    fn next_hop_tag(&self, key: &NextHopKey) -> Tag {
+        // SAFETY: a word is read whole.
+        unsafe { NEXT_HOP_TAGS.get(key) }.map_or(next_hop::NONE, |tag| *tag)
+    }
+
+    #[inline(always)]
+    fn is_fast_path_on(&self) -> bool {
+        FAST_UNTIL
+            .get(0)
+            .is_some_and(|until_s| *until_s > self.now_s())
+    }
+
+    #[inline(always)]
+    fn is_rule_fast(&self, rule: u32) -> bool {
+        RULES
+            .get(rule)
+            .is_some_and(|flags| flags & rule_flags::KERNEL == 0)
     }
 
     #[inline(always)]

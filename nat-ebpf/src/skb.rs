@@ -7,7 +7,7 @@ use aya_ebpf::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
     },
     helpers::{
-        bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail,
+        bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
         bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -16,9 +16,10 @@ use nat_common::{
     address::Address,
     checksum::{Diff, fold},
     fragment::{FragmentKey, HELD_BYTES, Held},
+    next_hop,
     packet::{ChecksumKind, Frames, Packet},
     parse::ICMP,
-    work::settle,
+    work::{Sent, settle},
 };
 
 use crate::maps;
@@ -44,6 +45,13 @@ const CHUNKS: usize = 64;
 /// in use today writes that field before the ingress hooks.
 const KEPT: u16 = 0x6e61;
 
+/// `tc_index` of a packet that the fast path has sent to an interface with a program at its egress,
+/// which then has nothing more to do.
+const FORWARDED: u16 = 0x6e66;
+
+/// `pkt_type` of a frame for the interface's own address (`PACKET_HOST`, `linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
 /// A packet at a traffic control hook.
 pub(crate) struct Skb {
     skb: *mut __sk_buff,
@@ -56,6 +64,38 @@ impl Skb {
         // SAFETY: the kernel gives a valid context to every program.
         let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
         protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
+    }
+
+    /// Whether the fast path has sent it here; says so once.
+    #[inline(always)]
+    pub(crate) fn was_forwarded(ctx: &TcContext) -> bool {
+        // SAFETY: the kernel gives a valid context to every program.
+        unsafe {
+            let was_forwarded = (*ctx.skb.skb).tc_index == u32::from(FORWARDED);
+            if was_forwarded {
+                (*ctx.skb.skb).tc_index = 0;
+            }
+            was_forwarded
+        }
+    }
+
+    /// Sends the packet out by an interface; gives what the kernel is told.
+    #[inline(always)]
+    pub(crate) fn send(&self, sent: Sent) -> i32 {
+        // SAFETY: the context is valid.
+        unsafe {
+            if sent.flags & u32::from(next_hop::flags::HAS_EGRESS) != 0 {
+                (*self.skb).tc_index = u32::from(FORWARDED);
+            }
+            bpf_redirect(sent.port, 0) as i32
+        }
+    }
+
+    /// Whether it is a frame for the address of the interface itself.
+    #[inline(always)]
+    pub(crate) fn is_to_host(&self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).pkt_type == PACKET_HOST }
     }
 
     /// The packet, whatever it is.

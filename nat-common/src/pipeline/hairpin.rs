@@ -6,7 +6,7 @@
 //! the two directions apart where a guest sends to itself from the very port that it sends to.
 
 use super::{
-    Outcome, Place, Verdict, enter, error, find, generation, network_of, renumber,
+    Outcome, Place, Verdict, enter, error, fast, find, generation, network_of, renumber,
     resolve_fragment, translate,
 };
 use crate::{
@@ -44,7 +44,14 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let generation = generation(tables);
     let network = match tables.interface(place.interface) {
         Some(interface) if interface.role == role::NETWORK => {
-            check_guest(packet, tables, parsed, interface, generation)?;
+            check_guest(packet, tables, parsed, interface)?;
+            if place.is_to_host
+                && interface.flags & interface_flags::NO_BRIDGE != 0
+                && let Some(outcome) =
+                    fast::outbound(packet, tables, parsed, interface, &mut work.sent)
+            {
+                return outcome;
+            }
             interface.number
         }
         _ => 0,
@@ -63,7 +70,7 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return Ok(Verdict::Untouched);
     }
-    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
+    if let Some((session, _)) = find(tables, &parsed.key(View::Inside, network)) {
         if !session.has(flags::HAIRPIN) {
             return Ok(Verdict::Untouched);
         }
@@ -98,7 +105,6 @@ fn check_guest<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interface: &Interface,
-    generation: u16,
 ) -> Result<(), DropReason> {
     let source = parsed.header.source;
     // A guest that has no address yet asks for one.
@@ -112,7 +118,18 @@ fn check_guest<A: Address, P: Packet, T: Tables<A>>(
     if interface.flags & interface_flags::ANTI_SPOOF == 0 {
         return Ok(());
     }
-    let owner = tables.inside(generation, source);
+    check_owner(packet, tables, parsed, interface)
+}
+
+/// Whether the address that a packet has belongs to the guest that sends it.
+#[inline(always)]
+pub(super) fn check_owner<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: &Interface,
+) -> Result<(), DropReason> {
+    let owner = tables.inside(generation(tables), parsed.header.source);
     let is_own = owner.is_some_and(|owner| {
         owner.network == interface.number
             && (owner.flags & inside_flags::HAS_MAC == 0
@@ -236,8 +253,22 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Outcome {
     let parsed = &mut work.parsed;
-    let network = network_of(tables, packet.ingress_interface());
     let is_host = packet.ingress_interface() == 0;
+    let (network, is_from_uplink) = match tables.interface(packet.ingress_interface()) {
+        Some(interface) if interface.role == role::NETWORK => (interface.number, false),
+        Some(interface) => (
+            0,
+            interface.role == role::UPLINK && tables.is_fast_path_on(),
+        ),
+        None => (0, false),
+    };
+    if is_from_uplink {
+        if parse(packet, place.l3, parsed).is_ok() {
+            let network = network_of(tables, place.interface);
+            fast::learn_inbound(packet, tables, parsed, network, place);
+        }
+        return Ok(Verdict::Untouched);
+    }
     if network == 0 && !is_host {
         return Ok(Verdict::Untouched);
     }

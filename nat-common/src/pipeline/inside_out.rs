@@ -1,7 +1,7 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use super::{
-    Outcome, Place, Verdict, error, find, generation, network_of, renumber, resolve_fragment,
+    Outcome, Place, Verdict, error, fast, find, generation, network_of, renumber, resolve_fragment,
     translate,
 };
 use crate::{
@@ -58,8 +58,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
-        && let Some(session) = find(tables, &parsed.key(View::Inside, network))
+        && let Some((session, _)) = find(tables, &parsed.key(View::Inside, network))
     {
+        if network != 0 && tables.is_fast_path_on() {
+            fast::learn(packet, tables, session, place);
+        }
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         renumber(
             packet,

@@ -6,12 +6,16 @@
 //! | [`from_guest`] | network, ingress | destination of hairpinned packets |
 //! | [`outbound`] | uplink, egress | source translation after the kernel's routing |
 //! | [`to_guest`] | network, egress | source of hairpinned packets |
+//! | [`from_port`] | bridge port, ingress | established sessions, by the fast path |
+//! | [`early`] | uplink, XDP | established sessions, by the fast path |
 
 mod error;
+mod fast;
 mod hairpin;
 mod inside_out;
 mod outside_in;
 
+pub use fast::{early, from_port};
 pub use hairpin::{from_guest, to_guest};
 pub use inside_out::outbound;
 pub use outside_in::inbound;
@@ -24,7 +28,7 @@ use crate::{
     parse::{Parsed, Transport},
     rewrite::rewrite,
     rule::role,
-    session::{Session, SessionKey, View, flags},
+    session::{Session, SessionKey, Touch, View, flags},
     tables::{InsertError, Tables},
     tcp::{self, Segment},
 };
@@ -38,6 +42,8 @@ pub enum Verdict {
     Translated,
     /// It goes on rewritten, and opened a session.
     Opened,
+    /// It is sent on by the fast path, as [`crate::work::Work::sent`] says.
+    Forwarded,
     /// A fragment that does not go on: a copy will, when the first one of its packet comes.
     Kept,
 }
@@ -49,6 +55,8 @@ pub struct Place {
     pub l3: usize,
     /// Index of the interface.
     pub interface: u32,
+    /// Whether it is a frame for the host itself, so that it may be sent on for it.
+    pub is_to_host: bool,
 }
 
 /// The outcome at a hook: a verdict, or why the packet is dropped.
@@ -62,6 +70,8 @@ pub enum Decision {
     GoesOn,
     /// It goes on, and opened a session.
     Opened,
+    /// See [`Verdict::Forwarded`].
+    Forwarded,
     /// See [`Verdict::Kept`].
     Kept,
     /// It is dropped.
@@ -74,6 +84,7 @@ impl From<Outcome> for Decision {
         match outcome {
             Ok(Verdict::Untouched | Verdict::Translated) => Self::GoesOn,
             Ok(Verdict::Opened) => Self::Opened,
+            Ok(Verdict::Forwarded) => Self::Forwarded,
             Ok(Verdict::Kept) => Self::Kept,
             Err(reason) => Self::Dropped(reason),
         }
@@ -102,10 +113,12 @@ fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
 fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &SessionKey<A>,
-) -> Option<&'t Session<A>> {
-    tables
-        .session(key)
-        .filter(|session| session.touch(tables.now_s()))
+) -> Option<(&'t Session<A>, Touch)> {
+    let session = tables.session(key)?;
+    match session.touch(tables.now_s()) {
+        Touch::Dead => None,
+        touch => Some((session, touch)),
+    }
 }
 
 /// Rewrites a packet of a session, follows the connection, and counts.

@@ -1,6 +1,8 @@
 //! Uplink, ingress: packets from outside.
 
-use super::{Outcome, Place, Verdict, enter, error, find, generation, resolve_fragment, translate};
+use super::{
+    Outcome, Place, Verdict, enter, error, fast, find, generation, resolve_fragment, translate,
+};
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
@@ -54,8 +56,14 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if parsed.has_ports
-        && let Some(session) = find(tables, &parsed.key(View::Outside, 0))
+        && let Some((session, touch)) = find(tables, &parsed.key(View::Outside, 0))
     {
+        if place.is_to_host
+            && let Some(outcome) =
+                fast::inbound(packet, tables, parsed, session, touch, &mut work.sent)
+        {
+            return outcome;
+        }
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         return translate(packet, tables, parsed, session, source, destination);
     }

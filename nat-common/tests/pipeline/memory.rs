@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
 };
 
@@ -17,6 +17,7 @@ use nat_common::{
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
+    next_hop::{self, NextHop, NextHopKey, Tag},
     parse::{ICMP, TCP, UDP},
     rule::{
         ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4, Interface,
@@ -169,6 +170,10 @@ pub(crate) struct MemoryTables {
     pub(crate) datagrams: Table<FragmentKey4, Datagram>,
     pub(crate) held: Table<u32, Held<Addr4>>,
     pub(crate) refusal_clocks: Table<u32, Shared>,
+    pub(crate) next_hops: HashMap<u32, NextHop>,
+    pub(crate) next_hop_tags: HashMap<NextHopKey, Tag>,
+    pub(crate) is_fast_path_on: bool,
+    pub(crate) slow_rules: HashSet<u32>,
     pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
     pub(crate) drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
@@ -246,6 +251,8 @@ impl Tables<Addr4> for MemoryTables {
             opened_s: record.opened_s,
             seen_s: Shared::new(record.seen_s),
             state: Shared::new(record.state),
+            next_hop: Shared::new(record.next_hop),
+            passed: Shared::new(record.passed),
         };
         self.sessions.add(*key, session)
     }
@@ -409,6 +416,24 @@ impl Tables<Addr4> for MemoryTables {
 
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
         self.refusal_clocks.get_or_put(number, || Shared::new(0))
+    }
+
+    fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
+        let hop = self.next_hops.get(&next_hop::slot(tag))?;
+        (tag != next_hop::NONE && hop.tag.load() == tag).then_some(hop)
+    }
+
+    fn next_hop_tag(&self, key: &NextHopKey) -> Tag {
+        let tag = self.next_hop_tags.get(key);
+        tag.copied().unwrap_or(next_hop::NONE)
+    }
+
+    fn is_fast_path_on(&self) -> bool {
+        self.is_fast_path_on
+    }
+
+    fn is_rule_fast(&self, rule: u32) -> bool {
+        !self.slow_rules.contains(&rule)
     }
 
     fn host_socket(

@@ -624,6 +624,7 @@ pub(crate) fn run_frame(
     let place = Place {
         l3: ETHERNET,
         interface,
+        is_to_host: true,
     };
     let mut work = Work::<Addr4>::new();
     let verdict = match hook {

@@ -237,7 +237,11 @@ impl World {
     fn run(&mut self, bytes: &[u8], interface: u32, ingress: u32, hook: Hook) -> Outcome {
         let mut bytes = bytes.to_vec();
         let mut packet = SlicePacket::new(&mut bytes, ingress);
-        let place = Place { l3: L3, interface };
+        let place = Place {
+            l3: L3,
+            interface,
+            is_to_host: true,
+        };
         let (tables, mut work) = (&self.tables, Work::<Addr4>::new());
         let outcome = match hook {
             Hook::Inbound => pipeline::inbound(&mut packet, tables, place, &mut work),
@@ -248,6 +252,7 @@ impl World {
         match outcome {
             Ok(Verdict::Untouched) => Outcome::Untouched(bytes),
             Ok(Verdict::Translated | Verdict::Opened) => Outcome::Translated(bytes),
+            Ok(Verdict::Forwarded) => panic!("there is no next hop"),
             Ok(Verdict::Kept) | Err(_) => Outcome::Dropped,
         }
     }

@@ -12,6 +12,7 @@ use nat_common::{
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
+    next_hop::{self, NextHop, NextHopKey, Tag},
     parse::{ICMP, TCP, UDP},
     rule::{
         self, ExternalAddress, Forward4, Inside4, Interface, Settings, Snat4, forward_flags, role,
@@ -204,6 +205,8 @@ impl Tables<Addr4> for MemoryTables {
             opened_s: record.opened_s,
             seen_s: Shared::new(record.seen_s),
             state: Shared::new(record.state),
+            next_hop: Shared::new(record.next_hop),
+            passed: Shared::new(record.passed),
         };
         add(&self.sessions, *key, session)
     }
@@ -348,6 +351,22 @@ impl Tables<Addr4> for MemoryTables {
         let mut clocks = self.refusal_clocks.borrow_mut();
         let clock = clocks.entry(number);
         Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
+    }
+
+    fn next_hop(&self, _: Tag) -> Option<&NextHop> {
+        None
+    }
+
+    fn next_hop_tag(&self, _: &NextHopKey) -> Tag {
+        next_hop::NONE
+    }
+
+    fn is_fast_path_on(&self) -> bool {
+        false
+    }
+
+    fn is_rule_fast(&self, _: u32) -> bool {
+        false
     }
 
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {

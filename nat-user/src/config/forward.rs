@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    ForwardMatch, ForwardProtocol, ForwardRule, NatRule, Network, PortForward, PortRange, SnatRule,
-    SnatTarget, Uplink, UplinkAddresses, UplinkId,
+    ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, NatRule, Network, PortForward,
+    PortRange, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
 use super::network::ByAddress;
 use super::parse::{Field, Key, Section, key, quote};
@@ -24,6 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     key("to", "\"172.22.161.170\""),
     key("to_ports", "80"),
     key("hairpin", "true"),
+    key("forwarding", "\"kernel\""),
 ];
 
 pub(super) fn read(
@@ -38,6 +39,7 @@ pub(super) fn read(
     let ports = report.keep(ports(section, protocols.as_deref()));
     let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    let forwarding = report.keep(section.optional("forwarding", values::forwarding));
     Some(ForwardRule {
         name: section.name.to_string(),
         uplink: uplink?,
@@ -48,6 +50,7 @@ pub(super) fn read(
         address: address?,
         to: to?,
         hairpin: hairpin?.unwrap_or(true),
+        forwarding: forwarding?.unwrap_or(Forwarding::Fast),
     })
 }
 

@@ -12,6 +12,8 @@ use ipnet::Ipv4Net;
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// How packets of established sessions go, where no rule says otherwise.
+    pub forwarding: Forwarding,
     /// `[uplink.NAME]`, in the order of the file.
     pub uplinks: Vec<Uplink>,
     /// `[network.NAME]`, in the order of the file.
@@ -95,6 +97,15 @@ pub enum Mode {
     Xdp,
 }
 
+/// How packets of established sessions go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Straight to the port behind which the other side sits.
+    Fast,
+    /// Through the kernel's routing and netfilter, every one.
+    Kernel,
+}
+
 /// An inside network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -144,6 +155,8 @@ pub struct SnatRule {
     pub filtering: FilteringBehaviour,
     /// Destinations left alone.
     pub exclude: Vec<Ipv4Net>,
+    /// How packets of its sessions go.
+    pub forwarding: Forwarding,
 }
 
 /// Whose packets a `[[snat]]` rule translates.
@@ -213,6 +226,8 @@ pub struct ForwardRule {
     pub to: Ipv4Addr,
     /// Whether guests reach it by the public address as well.
     pub hairpin: bool,
+    /// How packets of its sessions go.
+    pub forwarding: Forwarding,
 }
 
 /// What a `[[forward]]` rule forwards.
@@ -261,6 +276,8 @@ pub struct NatRule {
     pub to: Ipv4Addr,
     /// Whether guests reach it by the external address as well.
     pub hairpin: bool,
+    /// How packets of its sessions go.
+    pub forwarding: Forwarding,
 }
 
 /// `[limits]`.

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::forward::Surroundings;
-use super::model::{NatRule, SnatRule, SnatTarget, UplinkAddresses};
+use super::model::{Forwarding, NatRule, SnatRule, SnatTarget, UplinkAddresses};
 use super::network::ByAddress;
 use super::parse::{Key, Section, key, quote};
 use super::tables::{Item, Names};
@@ -20,6 +20,7 @@ pub(super) const KEYS: &[Key] = &[
     key("address", "\"192.0.2.11\""),
     key("to", "\"172.22.161.171\""),
     key("hairpin", "true"),
+    key("forwarding", "\"kernel\""),
 ];
 
 pub(super) fn read(
@@ -32,12 +33,14 @@ pub(super) fn read(
     let address = report.keep(section.required("address", values::host_address));
     let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    let forwarding = report.keep(section.optional("forwarding", values::forwarding));
     Some(NatRule {
         name: section.name.to_string(),
         uplink: uplink?,
         address: address?,
         to: to?,
         hairpin: hairpin?.unwrap_or(true),
+        forwarding: forwarding?.unwrap_or(Forwarding::Fast),
     })
 }
 

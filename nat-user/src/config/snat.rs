@@ -6,8 +6,8 @@ use ipnet::Ipv4Net;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    FilteringBehaviour, MappingBehaviour, Network, NetworkId, PortRange, SnatRule, SnatSource,
-    UplinkId,
+    FilteringBehaviour, Forwarding, MappingBehaviour, Network, NetworkId, PortRange, SnatRule,
+    SnatSource, UplinkId,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::tables::{Item, Names};
@@ -24,6 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     key("mapping", "\"endpoint-independent\""),
     key("filtering", "\"address-dependent\""),
     key("exclude", "[\"10.0.0.0/8\"]"),
+    key("forwarding", "\"kernel\""),
 ];
 
 const PORTS: PortRange = PortRange {
@@ -47,6 +48,7 @@ pub(super) fn read(
         values::distinct(field.items(), values::prefix)
     });
     let exclude = report.keep(exclude);
+    let forwarding = report.keep(section.optional("forwarding", values::forwarding));
     Some(SnatRule {
         name: section.name.to_string(),
         source: source?,
@@ -56,6 +58,7 @@ pub(super) fn read(
         mapping: mapping?.unwrap_or(MappingBehaviour::EndpointIndependent),
         filtering: filtering?.unwrap_or(FilteringBehaviour::AddressDependent),
         exclude: exclude?.unwrap_or_default(),
+        forwarding: forwarding?.unwrap_or(Forwarding::Fast),
     })
 }
 

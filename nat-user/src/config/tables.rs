@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    Config, ForwardRule, Guest, Limits, NatRule, Network, NetworkId, SnatRule, Timeouts, Uplink,
-    UplinkId,
+    Config, ForwardRule, Forwarding, Guest, Limits, NatRule, Network, NetworkId, SnatRule,
+    Timeouts, Uplink, UplinkId,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
@@ -15,6 +15,7 @@ use super::{
 
 /// The tables of a file.
 pub(super) const KEYS: &[Key] = &[
+    key("forwarding", "\"fast\""),
     key("uplink", ""),
     key("network", ""),
     key("guest", ""),
@@ -137,6 +138,7 @@ fn read_each<'a, T>(
 /// Everything that has been read.
 #[derive(Debug)]
 struct Parts<'a> {
+    forwarding: Forwarding,
     uplinks: Vec<Item<'a, Uplink>>,
     networks: Vec<Item<'a, Network>>,
     guests: Vec<Item<'a, Guest>>,
@@ -183,7 +185,9 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let limits = limits.and_then(|section| limits::limits(&section, report));
     let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
     let timeouts = timeouts.and_then(|section| limits::timeouts(&section, report));
+    let forwarding = report.keep(root.optional("forwarding", values::forwarding));
     let parts = Parts {
+        forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
         uplinks: read_each(uplinks, report, uplink::read),
         networks: read_each(networks, report, network::read),
         guests: guests.into_iter().flatten().collect(),
@@ -230,6 +234,7 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
 impl Parts<'_> {
     fn into_config(self) -> Config {
         Config {
+            forwarding: self.forwarding,
             uplinks: values_of(self.uplinks),
             networks: values_of(self.networks),
             guests: values_of(self.guests),

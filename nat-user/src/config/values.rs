@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 
 use super::diagnostic::Fault;
-use super::model::{ForwardProtocol, PortRange, SnatTarget};
+use super::model::{ForwardProtocol, Forwarding, PortRange, SnatTarget};
 use super::parse::{Field, quote};
 
 /// Addresses that one pool may hold.
@@ -15,6 +15,11 @@ const LARGEST_POOL: u32 = 65_536;
 
 /// Bytes of an interface's name (the kernel's IFNAMSIZ, without the zero at its end).
 const LONGEST_INTERFACE: usize = 15;
+
+/// How packets of established sessions go.
+pub(super) fn forwarding(field: Field<'_>) -> Result<Forwarding, Fault> {
+    field.choice(&[("fast", Forwarding::Fast), ("kernel", Forwarding::Kernel)])
+}
 
 /// The name of a network interface, by the rules of the kernel (`dev_valid_name`).
 pub(super) fn interface(field: Field<'_>) -> Result<String, Fault> {

@@ -8,14 +8,23 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
-    rule::Interface,
+    rule::{Interface, role, rule_flags},
     session::{SessionKey4, flags},
 };
 
-use super::{Options, differences::differences, interfaces::interfaces, tear_down};
+use super::{
+    Options,
+    differences::differences,
+    fast_path::{self, Cause, FastPath},
+    interfaces::interfaces,
+    tear_down,
+};
 use crate::{
     compile::{Environment, Ruleset, compile},
-    config::{self, Loaded, model::Config},
+    config::{
+        self, Loaded,
+        model::{Config, Forwarding},
+    },
     dataplane::{
         Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target},
@@ -41,6 +50,7 @@ pub(super) struct Instance {
     state: State,
     applied: Applied,
     refusals: refusals::Watch,
+    fast_path: FastPath,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -104,6 +114,7 @@ impl Instance {
             state: State::new(&options.config, &options.bpffs, known.as_ref())?,
             applied: Applied::default(),
             refusals: refusals::Watch::default(),
+            fast_path: FastPath::take_over(dataplane.pins())?,
             options,
             config,
             netlink,
@@ -118,7 +129,63 @@ impl Instance {
         let host = instance.host().await?;
         let config = instance.config.clone();
         instance.apply(&config, &host)?;
+        instance.follow_next_hops(Cause::Routes).await?;
+        instance.keep_fast_path().await;
         Ok(instance)
+    }
+
+    /// Makes the next hops what the host's routes, neighbours, bridges and links are now.
+    pub(super) async fn follow_next_hops(&mut self, cause: Cause) -> Result<()> {
+        let is_end = |interface: &Interface| {
+            interface.role == role::UPLINK || interface.role == role::NETWORK
+        };
+        let interfaces = self.applied.interfaces.iter();
+        let devices: BTreeSet<u32> = match self.config.forwarding {
+            Forwarding::Fast => interfaces
+                .filter(|(_, interface)| is_end(interface))
+                .map(|(index, _)| *index)
+                .collect(),
+            Forwarding::Kernel => BTreeSet::new(),
+        };
+        self.fast_path.follow(&self.netlink, &devices, cause).await
+    }
+
+    /// Lets sessions take the fast path for some seconds more, if they may.
+    pub(super) async fn keep_fast_path(&mut self) {
+        let lease_s = fast_path::LEASE_S * crate::clock::time_scale();
+        let until_s = match self.config.forwarding {
+            Forwarding::Fast => crate::clock::monotonic_s() + lease_s,
+            Forwarding::Kernel => 0,
+        };
+        if let Err(error) = self.dataplane.set_fast_until(until_s) {
+            log::error!("{error:#}");
+        }
+        if let Err(error) = self.fast_path.care(&self.netlink).await {
+            log::error!("looking after neighbours: {error:#}");
+        }
+    }
+
+    /// Sends all packets through the kernel: nobody will follow its changes from now on.
+    pub(super) fn leave_fast_path(&mut self) {
+        if let Err(error) = self.dataplane.set_fast_until(0) {
+            log::error!("{error:#}");
+        }
+    }
+
+    /// What the programs are told of each rule.
+    fn rule_flags(&self, config: &Config) -> BTreeMap<u32, u32> {
+        let snat = config.snat.iter();
+        let snat = snat.map(|rule| (RuleKind::Snat, &rule.name, rule.forwarding));
+        let forwards = config.forwards.iter();
+        let forwards = forwards.map(|rule| (RuleKind::Forward, &rule.name, rule.forwarding));
+        let nats = config.nats.iter();
+        let nats = nats.map(|rule| (RuleKind::Nat, &rule.name, rule.forwarding));
+        snat.chain(forwards)
+            .chain(nats)
+            .filter(|(_, _, forwarding)| *forwarding == Forwarding::Kernel)
+            .filter_map(|(kind, name, _)| self.state.numbers.find_rule(kind, name))
+            .map(|rule| (rule, rule_flags::KERNEL))
+            .collect()
     }
 
     async fn host(&self) -> Result<Host> {
@@ -142,7 +209,8 @@ impl Instance {
                 self.dataplane.rule_capacity() - 1
             );
         }
-        let targets = targets(config, host);
+        let interfaces = interfaces(config, &host.links, &numbers);
+        let targets = targets(config, host, &interfaces);
         let begun = Instant::now();
         attach::load(&mut self.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
@@ -152,7 +220,7 @@ impl Instance {
             self.dataplane
                 .set_rules(&ruleset, &config.timeouts, &config.limits)?;
         self.mark_active(config);
-        let interfaces = interfaces(config, &host.links, &self.state.numbers);
+        self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
         attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;
         log::info!(
@@ -160,7 +228,7 @@ impl Instance {
             self.state.generation,
             begun.elapsed().as_millis()
         );
-        self.state.interfaces = interface_states(config, host, &interfaces);
+        self.state.interfaces = interface_states(config, host, &interfaces, &targets);
         self.applied = Applied {
             ruleset,
             targets,
@@ -202,16 +270,18 @@ impl Instance {
         let environment = environment(&config, &host);
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
+        let interfaces = interfaces(&config, &host.links, &numbers);
         let applied = Applied {
             ruleset,
-            targets: targets(&config, &host),
-            interfaces: interfaces(&config, &host.links, &numbers),
+            targets: targets(&config, &host, &interfaces),
+            interfaces,
         };
         if applied == self.applied {
             return Ok(());
         }
         let before = self.external_addresses();
         self.apply(&config, &host)?;
+        self.follow_next_hops(Cause::Surroundings).await?;
         let ended = self.end_sessions_of_lost_addresses(&before)?;
         log::info!("followed a change of interfaces or addresses; {ended} sessions ended");
         Ok(())
@@ -234,6 +304,8 @@ impl Instance {
         let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
         self.config = loaded.config;
+        self.follow_next_hops(Cause::Routes).await?;
+        self.keep_fast_path().await;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
             self.state.generation
@@ -444,8 +516,8 @@ fn environment(config: &Config, host: &Host) -> Environment {
     }
 }
 
-/// The interfaces that are there.
-fn targets(config: &Config, host: &Host) -> Vec<Target> {
+/// The interfaces that are there, as the programs are told of them.
+fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) -> Vec<Target> {
     let uplinks = config
         .uplinks
         .iter()
@@ -454,17 +526,21 @@ fn targets(config: &Config, host: &Host) -> Vec<Target> {
         .networks
         .iter()
         .map(|network| (&network.interface, Role::Network));
-    uplinks
+    let ends = uplinks
         .chain(networks)
-        .filter_map(|(name, role)| {
-            let link = host.link(name)?;
-            let has_ethernet = link.layer == Layer::Ethernet;
-            Some(Target {
-                name: name.clone(),
-                index: link.index,
-                role,
-                has_ethernet,
-            })
+        .filter_map(|(name, role)| Some((host.link(name)?, role)));
+    let ports = interfaces
+        .iter()
+        .filter(|(_, interface)| interface.role == role::PORT)
+        .filter_map(|(index, _)| host.links.iter().find(|link| link.index == *index))
+        .map(|link| (link, Role::Port));
+    ends.chain(ports)
+        .map(|(link, role)| Target {
+            name: link.name.clone(),
+            index: link.index,
+            role,
+            has_ethernet: link.layer == Layer::Ethernet,
+            has_xdp: false,
         })
         .collect()
 }
@@ -474,7 +550,12 @@ fn interface_states(
     config: &Config,
     host: &Host,
     told: &BTreeMap<u32, Interface>,
+    targets: &[Target],
 ) -> Vec<InterfaceState> {
+    let hooks = |link: &Link| {
+        let target = targets.iter().find(|target| target.index == link.index);
+        target.map(Target::hooks).unwrap_or_default()
+    };
     let uplinks = config
         .uplinks
         .iter()
@@ -492,7 +573,7 @@ fn interface_states(
                 index: link.map_or(0, |link| link.index),
                 role: role.to_owned(),
                 owner: owner.clone(),
-                hooks: link.map(|_| attach::hooks()).unwrap_or_default(),
+                hooks: link.map(hooks).unwrap_or_default(),
                 attachment: Mechanism::of_kernel().name().to_owned(),
                 addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
                 mss: link

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use nat_common::rule::{Interface, interface_flags, role};
 
+use super::fast_path::is_open_port;
 use crate::{
-    config::model::{Config, MssClamp},
-    host::netlink::Link,
+    config::model::{Config, Forwarding, MssClamp, Network},
+    host::netlink::{Kind, Link},
     state::Numbers,
 };
 
@@ -40,17 +41,53 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::NETWORK,
             number: numbers.networks.get(&network.name).copied().unwrap_or(0),
-            flags: if network.anti_spoof {
-                interface_flags::ANTI_SPOOF
-            } else {
-                0
-            },
+            flags: network_flags(network) | bridge_flags(link),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
         };
         Some((link.index, interface))
     });
-    uplinks.chain(networks).collect()
+    let ports = config
+        .networks
+        .iter()
+        .filter(|_| config.forwarding == Forwarding::Fast)
+        .flat_map(|network| ports(network, links, numbers));
+    uplinks.chain(networks).chain(ports).collect()
+}
+
+/// The ports of a network's bridge from which guests may be forwarded at once.
+fn ports(network: &Network, links: &[Link], numbers: &Numbers) -> Vec<(u32, Interface)> {
+    let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
+    let Some(bridge) = links.iter().find(|link| link.name == network.interface) else {
+        return Vec::new();
+    };
+    let interface = Interface {
+        role: role::PORT,
+        number,
+        flags: network_flags(network),
+        mac: bridge.mac.unwrap_or_default(),
+        ..Interface::default()
+    };
+    links
+        .iter()
+        .filter(|link| link.master == Some(bridge.index) && is_open_port(link, bridge))
+        .map(|link| (link.index, interface))
+        .collect()
+}
+
+fn bridge_flags(link: &Link) -> u16 {
+    match link.kind {
+        Kind::Bridge => 0,
+        _ => interface_flags::NO_BRIDGE,
+    }
+}
+
+fn network_flags(network: &Network) -> u16 {
+    if network.anti_spoof {
+        interface_flags::ANTI_SPOOF
+    } else {
+        0
+    }
 }
 
 /// The largest segment in bytes that a connection through an uplink may announce, 0 for any. Where
@@ -75,10 +112,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{
-        config,
-        host::netlink::{Kind, Layer},
-    };
+    use crate::{config, host::netlink::Layer};
 
     const CONFIG: &str = r#"
 [uplink.wan]
@@ -102,6 +136,9 @@ address = "172.22.162.254/24"
             mtu,
             mac: Some([2, 0, 0, 0, 0, index as u8]),
             master: None,
+            port: None,
+            parent: None,
+            filters_vlans: false,
             calls_netfilter: false,
         }
     }

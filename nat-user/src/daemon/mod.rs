@@ -5,6 +5,7 @@
 //! and by addresses that would have been followed.
 
 mod differences;
+mod fast_path;
 mod instance;
 mod interfaces;
 mod privileges;
@@ -23,9 +24,10 @@ use crate::{
     clock,
     control::{ControlServer, Reply, Request, Response},
     dataplane::PASS_BUDGET,
-    host::events::Events,
+    host::events::{Event, Events},
     state,
 };
+use fast_path::Cause;
 use instance::Instance;
 
 pub use privileges::check as check_privileges;
@@ -75,6 +77,7 @@ pub async fn run(options: Options) -> Result<()> {
     let end = daemon.serve().await;
     notify_systemd(&[NotifyState::Stopping]);
     let Some(reply) = end else {
+        daemon.instance.leave_fast_path();
         log::info!("stopped; the data plane goes on");
         return Ok(());
     };
@@ -131,8 +134,8 @@ impl Daemon {
                     }
                     Request::Down => return Some(incoming.reply),
                 },
-                _ = self.events.next() => self.follow_host().await,
-                _ = self.sweep.tick() => self.tick(),
+                event = self.events.next() => self.follow_host(event).await,
+                _ = self.sweep.tick() => self.tick().await,
             }
         }
     }
@@ -144,17 +147,29 @@ impl Daemon {
         }
     }
 
-    async fn follow_host(&mut self) {
+    /// Follows a change. Next hops first and at once: packets may be going the wrong way.
+    async fn follow_host(&mut self, event: Event) {
+        let cause = match event {
+            Event::NeighbourChanged | Event::LinkChanged => Cause::Surroundings,
+            Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,
+        };
+        if let Err(error) = self.instance.follow_next_hops(cause).await {
+            log::error!("following a change of next hops: {error:#}");
+        }
+        if matches!(event, Event::NeighbourChanged | Event::RouteChanged) {
+            return;
+        }
         sleep(SETTLE_TIME).await;
         if let Err(error) = self.instance.refresh().await {
             log::error!("following a change of the host: {error:#}");
         }
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         if self.instance.sweep() {
             self.sweep.reset_after(SWEEP_PAUSE);
         }
+        self.instance.keep_fast_path().await;
         self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use aya::{
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{
             NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
@@ -32,6 +32,8 @@ pub enum Role {
     Uplink,
     /// An inside network.
     Network,
+    /// A port of a network's bridge.
+    Port,
 }
 
 /// An interface that the programs are to be attached to.
@@ -45,6 +47,8 @@ pub struct Target {
     pub role: Role,
     /// Whether its packets begin with an Ethernet header.
     pub has_ethernet: bool,
+    /// Whether the XDP program is to be attached as well.
+    pub has_xdp: bool,
 }
 
 /// How programs are attached on this kernel.
@@ -75,6 +79,9 @@ impl Mechanism {
     }
 }
 
+/// The hook of XDP programs that run in the driver, as `natbpf status` names it.
+const XDP: &str = "xdp-native";
+
 /// A side of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -83,8 +90,6 @@ enum Side {
 }
 
 impl Side {
-    const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
-
     const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
@@ -101,31 +106,39 @@ impl Side {
     }
 }
 
-/// The hooks in use on every interface, as `natbpf status` names them.
-#[must_use]
-pub fn hooks() -> Vec<String> {
-    Side::BOTH
-        .iter()
-        .map(|side| side.name().to_owned())
-        .collect()
-}
-
 impl Target {
-    fn program(&self, side: Side) -> &'static str {
-        match (self.role, side, self.has_ethernet) {
-            (Role::Uplink, Side::Ingress, true) => "nat_inbound",
-            (Role::Uplink, Side::Ingress, false) => "nat_inbound_l3",
-            (Role::Uplink, Side::Egress, true) => "nat_outbound",
-            (Role::Uplink, Side::Egress, false) => "nat_outbound_l3",
-            (Role::Network, Side::Ingress, true) => "nat_from_guest",
-            (Role::Network, Side::Ingress, false) => "nat_from_guest_l3",
-            (Role::Network, Side::Egress, true) => "nat_to_guest",
-            (Role::Network, Side::Egress, false) => "nat_to_guest_l3",
+    /// The hooks in use on the interface, as `natbpf status` names them.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<String> {
+        let sides = self.programs().iter();
+        let mut hooks: Vec<String> = sides.map(|(side, _)| side.name().to_owned()).collect();
+        if self.has_xdp {
+            hooks.push(XDP.to_owned());
+        }
+        hooks
+    }
+
+    /// The programs of the traffic control hooks.
+    fn programs(&self) -> &'static [(Side, &'static str)] {
+        use Side::{Egress, Ingress};
+        match (self.role, self.has_ethernet) {
+            (Role::Uplink, true) => &[(Ingress, "nat_inbound"), (Egress, "nat_outbound")],
+            (Role::Uplink, false) => &[(Ingress, "nat_inbound_l3"), (Egress, "nat_outbound_l3")],
+            (Role::Network, true) => &[(Ingress, "nat_from_guest"), (Egress, "nat_to_guest")],
+            (Role::Network, false) => {
+                &[(Ingress, "nat_from_guest_l3"), (Egress, "nat_to_guest_l3")]
+            }
+            (Role::Port, _) => &[(Ingress, "nat_from_port")],
         }
     }
 
-    fn pin(&self, pins: &Pins, side: Side) -> PathBuf {
-        pins.links().join(format!("{}-{}", self.index, side.name()))
+    fn pin(&self, pins: &Pins, hook: &str) -> PathBuf {
+        pins.links().join(format!("{}-{hook}", self.index))
+    }
+
+    fn pins(&self, pins: &Pins) -> Vec<PathBuf> {
+        let hooks = self.hooks();
+        hooks.iter().map(|hook| self.pin(pins, hook)).collect()
     }
 }
 
@@ -137,8 +150,11 @@ impl Target {
 /// At the first that the kernel refuses.
 pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
     for target in targets {
-        for side in Side::BOTH {
-            programs.program(target.program(side))?;
+        for (_, program) in target.programs() {
+            programs.program(program)?;
+        }
+        if target.has_xdp {
+            programs.xdp()?;
         }
     }
     Ok(())
@@ -152,21 +168,19 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
 /// At the first that the kernel refuses; those attached before stay.
 pub fn attach(programs: &mut Programs, pins: &Pins, targets: &[Target]) -> Result<()> {
     for target in targets {
-        for side in Side::BOTH {
-            let program = programs.program(target.program(side))?;
-            attach_one(program, pins, target, side).with_context(|| {
-                format!(
-                    "attach {} to {} ({})",
-                    target.program(side),
-                    target.name,
-                    side.name()
-                )
-            })?;
+        for &(side, name) in target.programs() {
+            let program = programs.program(name)?;
+            attach_one(program, pins, target, side)
+                .with_context(|| format!("attach {name} to {} ({})", target.name, side.name()))?;
+        }
+        if target.has_xdp {
+            attach_xdp(programs.xdp()?, pins, target)
+                .with_context(|| format!("attach nat_early to {} ({XDP})", target.name))?;
         }
     }
     let wanted: BTreeSet<PathBuf> = targets
         .iter()
-        .flat_map(|target| Side::BOTH.map(|side| target.pin(pins, side)))
+        .flat_map(|target| target.pins(pins))
         .collect();
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
@@ -195,7 +209,7 @@ fn attach_link(
     target: &Target,
     side: Side,
 ) -> Result<()> {
-    let path = target.pin(pins, side);
+    let path = target.pin(pins, side.name());
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
@@ -240,11 +254,33 @@ fn attach_filter(program: &mut SchedClassifier, target: &Target, side: Side) -> 
     forget(program, id)
 }
 
+/// Attaches the XDP program in the driver. A link alone will do: it holds the hook against others,
+/// and goes with its pin.
+fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
+    let path = target.pin(pins, XDP);
+    if path.exists() {
+        let link = FdLink::from(PinnedLink::from_pin(&path)?);
+        match program.attach_to_link(link.try_into()?) {
+            // The pin holds it already.
+            Ok(id) => {
+                std::mem::forget(program.take_link(id)?);
+                return Ok(());
+            }
+            // The interface is gone, and its link with it.
+            Err(_) => fs::remove_file(&path)?,
+        }
+    }
+    let id = program.attach(&target.name, XdpMode::Driver)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(&path)?;
+    Ok(())
+}
+
 /// Takes natbpf's filters off an interface, where attachments are not links. (Links go with their
 /// pins.)
 pub fn detach_filters(interface: &str) {
     if Mechanism::of_kernel() == Mechanism::Netlink {
-        for side in Side::BOTH {
+        for side in [Side::Ingress, Side::Egress] {
             let attach_type = side.attach_type();
             // Dropping the link detaches; an interface that is gone has no filters.
             drop(SchedClassifierLink::attached(

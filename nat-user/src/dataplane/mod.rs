@@ -7,6 +7,7 @@
 pub mod attach;
 mod batch;
 mod expiry;
+mod next_hops;
 mod object;
 mod pins;
 mod plain;
@@ -23,7 +24,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
     counter::{DropReason, RuleCounters},
@@ -35,6 +36,7 @@ use nat_common::{
 };
 
 pub use expiry::{Expiry, PASS_BUDGET, Pass};
+pub use next_hops::NextHops;
 pub use object::{OBJECT, Sizes};
 pub use pins::Pins;
 pub use plain::Plain;
@@ -47,6 +49,8 @@ pub struct Dataplane {
     counters: PerCpuArray<MapData, Plain<RuleCounters>>,
     drops: PerCpuArray<MapData, u64>,
     settings: Array<MapData, Plain<Settings>>,
+    rules: Array<MapData, u32>,
+    fast_until: Array<MapData, u32>,
     interfaces: HashMap<MapData, u32, Plain<Interface>>,
     addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
@@ -83,6 +87,8 @@ impl Dataplane {
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
             settings: Array::try_from(Map::Array(map("SETTINGS")?))?,
+            rules: Array::try_from(Map::Array(map("RULES")?))?,
+            fast_until: Array::try_from(Map::Array(map("FAST_UNTIL")?))?,
             interfaces: HashMap::try_from(Map::HashMap(map("INTERFACES")?))?,
             addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
             forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
@@ -210,6 +216,32 @@ impl Dataplane {
         result.map(drop).context("run expire_fragments")
     }
 
+    /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 for not
+    /// at all.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn set_fast_until(&mut self, until_s: u32) -> Result<()> {
+        let result = self.fast_until.set(0, until_s, 0);
+        result.context("write map FAST_UNTIL")
+    }
+
+    /// Writes the [`nat_common::rule::rule_flags`] of rules, by number; all others have none.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn set_rule_flags(&mut self, flags: &BTreeMap<u32, u32>) -> Result<()> {
+        for rule in 0..self.rules.len() {
+            let wanted = flags.get(&rule).copied().unwrap_or(0);
+            if self.rules.get(&rule, 0).context("read map RULES")? != wanted {
+                self.rules.set(rule, wanted, 0).context("write map RULES")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the programs what each interface is; those that are not named are forgotten.
     ///
     /// # Errors
@@ -262,6 +294,11 @@ impl Programs {
     /// have programs of their own, which most hosts never need.
     fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         object::program(&mut self.ebpf, name)
+    }
+
+    /// The program of the XDP hook, loaded when it is first asked for.
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        object::xdp_program(&mut self.ebpf)
     }
 
     /// Runs one packet through a program that need not be attached, with the tables as they are.

@@ -3,13 +3,19 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{SchedClassifier, Xdp},
+};
 
 use super::Pins;
 use crate::clock;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf.o"));
+
+/// The program of the XDP hook.
+const XDP_PROGRAM: &str = "nat_early";
 
 /// aya-log's levels: 0 leaves all messages out when the programs are verified, so that they cost
 /// nothing; 5 is everything.
@@ -56,7 +62,8 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .override_global("AYA_LOG_LEVEL", &level, true)
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
-        .map_max_entries("COUNTERS", sizes.rules);
+        .map_max_entries("COUNTERS", sizes.rules)
+        .map_max_entries("RULES", sizes.rules);
     for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {
         loader.map_max_entries(table, sizes.sessions);
     }
@@ -73,6 +80,19 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
         program.load().with_context(|| {
             format!("load program {name}: refused by the kernel; is it older than Linux 6.1?")
         })?;
+    }
+    Ok(program)
+}
+
+/// The program of the XDP hook, loaded into the kernel when it is first asked for.
+pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    let program = ebpf.program_mut(XDP_PROGRAM);
+    let program = program.with_context(|| format!("no program {XDP_PROGRAM}"))?;
+    let program: &mut Xdp = program.try_into()?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .with_context(|| format!("load program {XDP_PROGRAM}: refused by the kernel"))?;
     }
     Ok(program)
 }

@@ -13,6 +13,7 @@ use nat_common::{
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
     guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
+    next_hop::{NextHopKey, NextHopRecord},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
@@ -83,6 +84,10 @@ const MAPS: &[(&str, usize, usize)] = &[
         size_of::<Datagram>(),
     ),
     ("HELD", size_of::<u32>(), size_of::<Held<Addr4>>()),
+    ("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
+    ("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
+    ("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
+    ("RULES", size_of::<u32>(), size_of::<u32>()),
     ("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
     ("DROPS", size_of::<u32>(), size_of::<u64>()),
 ];

@@ -1,4 +1,5 @@
-//! What changes on the host: interfaces and IPv4 addresses, as the kernel tells of it.
+//! What changes on the host: interfaces, IPv4 addresses, routes and neighbours, as the kernel tells
+//! of it.
 //!
 //! Only the kind of a change is read, never its content: whoever is told reads anew all that it
 //! needs, over its own connection. So nothing is lost that matters when messages are, and a
@@ -9,14 +10,23 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rtnetlink::constants::{RTMGRP_IPV4_IFADDR, RTMGRP_LINK};
+use rtnetlink::constants::{
+    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH,
+};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
 
+/// What is told of: of neighbours also what bridges learn.
+const GROUPS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_NEIGH;
+
 /// Room for the headers of a datagram's messages, and for the bodies as well in most cases. What
 /// does not fit is cut off and not missed.
 const DATAGRAM: usize = 16 << 10;
+
+/// Length of a message's header (`struct nlmsghdr`) in bytes.
+const NLMSG_HEADER: usize = 16;
 
 /// How long to wait after an error that cannot happen, so as not to turn in a tight loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -29,6 +39,10 @@ pub enum Event {
     LinkChanged,
     /// IPv4 addresses came or went.
     AddressChanged,
+    /// Routes or rules for choosing one came or went.
+    RouteChanged,
+    /// Neighbours came, went or changed, or a bridge has learned where they are.
+    NeighbourChanged,
     /// Messages were lost: anything may have changed.
     Overrun,
 }
@@ -46,6 +60,8 @@ pub struct Events {
 struct Pending {
     links: bool,
     addresses: bool,
+    routes: bool,
+    neighbours: bool,
     overrun: bool,
 }
 
@@ -56,7 +72,7 @@ impl Events {
     /// # Errors
     /// When the kernel gives no netlink socket.
     pub fn subscribe() -> Result<Self> {
-        let socket = open().context("subscribe to changes of interfaces and addresses")?;
+        let socket = open().context("subscribe to changes of the host")?;
         Ok(Self {
             socket,
             datagram: Vec::with_capacity(DATAGRAM),
@@ -70,7 +86,7 @@ impl Events {
     pub async fn next(&mut self) -> Event {
         loop {
             if let Err(error) = self.drain() {
-                log::warn!("receive changes of interfaces and addresses: {error}");
+                log::warn!("receive changes of the host: {error}");
                 self.pending.overrun = true;
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
@@ -80,7 +96,7 @@ impl Events {
             match self.socket.readable().await {
                 Ok(mut guard) => guard.retain_ready(),
                 Err(error) => {
-                    log::warn!("wait for changes of interfaces and addresses: {error}");
+                    log::warn!("wait for changes of the host: {error}");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
             }
@@ -119,6 +135,14 @@ impl Pending {
             match u16::from_ne_bytes([t0, t1]) {
                 libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
                 libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
+                libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                    self.routes = true;
+                }
+                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+                    // The message's first byte, behind the header.
+                    let family = rest.get(NLMSG_HEADER).copied();
+                    self.neighbours |= family != Some(libc::AF_INET6 as u8);
+                }
                 _ => {}
             }
             let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
@@ -138,13 +162,19 @@ impl Pending {
         if std::mem::take(&mut self.links) {
             return Some(Event::LinkChanged);
         }
-        std::mem::take(&mut self.addresses).then_some(Event::AddressChanged)
+        if std::mem::take(&mut self.addresses) {
+            return Some(Event::AddressChanged);
+        }
+        if std::mem::take(&mut self.routes) {
+            return Some(Event::RouteChanged);
+        }
+        std::mem::take(&mut self.neighbours).then_some(Event::NeighbourChanged)
     }
 }
 
 fn open() -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR))?;
+    socket.bind(&SocketAddr::new(0, GROUPS))?;
     socket.set_non_blocking(true)?;
     // SAFETY: a `Socket` owns its file descriptor, keeps it open until it is dropped and always
     // gives out the same one; nothing takes the socket out of the `AsyncFd`.
@@ -163,27 +193,74 @@ mod tests {
             .expect("an event")
     }
 
+    /// All events until there are no more for a while.
+    async fn all(events: &mut Events) -> Vec<Event> {
+        let mut all = Vec::new();
+        let quiet = Duration::from_millis(300);
+        while let Ok(event) = tokio::time::timeout(quiet, events.next()).await {
+            all.push(event);
+        }
+        all
+    }
+
     async fn nothing_more(events: &mut Events) {
-        let waited = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
-        assert!(waited.is_err(), "unexpected {waited:?}");
+        assert_eq!(all(events).await, []);
     }
 
     #[test]
     fn a_burst_of_changes_is_one_event_of_each_kind() {
+        use Event::{AddressChanged, LinkChanged, NeighbourChanged, RouteChanged};
         in_namespace(async || {
             let mut events = Events::subscribe().unwrap();
             ip("link add vmbr1 type bridge");
+            ip("link set vmbr1 up");
             for host in 1..20 {
                 ip(&format!("addr add 172.22.161.{host}/24 dev vmbr1"));
             }
-            assert_eq!(next(&mut events).await, Event::LinkChanged);
-            assert_eq!(next(&mut events).await, Event::AddressChanged);
-            nothing_more(&mut events).await;
+            // A bridge has learned its own address, and addresses have routes.
+            let burst = [LinkChanged, AddressChanged, RouteChanged, NeighbourChanged];
+            assert_eq!(all(&mut events).await, burst);
             ip("addr del 172.22.161.7/24 dev vmbr1");
-            assert_eq!(next(&mut events).await, Event::AddressChanged);
-            nothing_more(&mut events).await;
+            assert_eq!(all(&mut events).await, [AddressChanged, RouteChanged]);
             ip("link del vmbr1");
-            assert_eq!(next(&mut events).await, Event::LinkChanged);
+            assert_eq!(next(&mut events).await, LinkChanged);
+        });
+    }
+
+    #[test]
+    fn what_next_hops_depend_on_is_told_of() {
+        use Event::{LinkChanged, NeighbourChanged, RouteChanged};
+        in_namespace(async || {
+            ip("link add vmbr1 type bridge");
+            ip("link add tap1 type veth peer name tap1-guest");
+            ip("link set tap1 master vmbr1 up");
+            ip("link set tap1-guest up");
+            ip("link set vmbr1 up");
+            ip("addr add 172.22.161.254/24 dev vmbr1");
+            let mut events = Events::subscribe().unwrap();
+            for (command, expected) in [
+                (
+                    "neigh add 172.22.161.170 lladdr 02:00:00:00:00:01 dev vmbr1",
+                    NeighbourChanged,
+                ),
+                (
+                    "neigh change 172.22.161.170 lladdr 02:00:00:00:00:02 dev vmbr1",
+                    NeighbourChanged,
+                ),
+                ("route add 10.1.0.0/16 via 172.22.161.170", RouteChanged),
+                (
+                    "route change 10.1.0.0/16 via 172.22.161.170 mtu 1300",
+                    RouteChanged,
+                ),
+                ("rule add to 10.2.0.0/16 table 100", RouteChanged),
+                ("link set tap1 type bridge_slave isolated on", LinkChanged),
+                ("link set vmbr1 mtu 1400", LinkChanged),
+            ] {
+                all(&mut events).await;
+                ip(command);
+                let told = all(&mut events).await;
+                assert!(told.contains(&expected), "{command}: {told:?}");
+            }
         });
     }
 

@@ -3,6 +3,8 @@
 //! One connection, one request at a time and caller. Errors say what was asked for, of which
 //! interface, and what is missing. Nothing here decides what to change, or remembers it.
 
+mod neighbours;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,10 +17,13 @@ use netlink_packet_route::AddressFamily;
 pub use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
 use tokio::sync::Mutex;
+
+pub use neighbours::{FdbEntry, Neighbour};
 
 /// Not in `libc`.
 const ARPHRD_RAWIP: u16 = 519;
@@ -59,9 +64,26 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is a port of, by index.
     pub master: Option<u32>,
+    /// What it is to the bridge that it is a port of.
+    pub port: Option<BridgePort>,
+    /// The interface on top of which it is (of a VLAN the one that carries it), by index.
+    pub parent: Option<u32>,
+    /// For a bridge: whether its ports are in VLANs.
+    pub filters_vlans: bool,
     /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the
     /// namespace's `net/bridge/bridge-nf-call-iptables` is 0. It cannot say no where that is 1.
     pub calls_netfilter: bool,
+}
+
+/// A port, as its bridge sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgePort {
+    /// Whether frames pass, as far as the spanning tree is concerned.
+    pub is_forwarding: bool,
+    /// Whether it is cut off from other ports of its kind.
+    pub is_isolated: bool,
+    /// Whether only addresses that are known may send.
+    pub is_locked: bool,
 }
 
 /// What an interface is.
@@ -330,6 +352,9 @@ impl Link {
             mtu: 0,
             mac: None,
             master: None,
+            port: None,
+            parent: None,
+            filters_vlans: false,
             calls_netfilter: false,
         };
         for attribute in message.attributes {
@@ -340,6 +365,7 @@ impl Link {
                     link.mac = bytes.try_into().ok();
                 }
                 LinkAttribute::Controller(index) if index != 0 => link.master = Some(index),
+                LinkAttribute::Link(index) if index != 0 => link.parent = Some(index),
                 LinkAttribute::LinkInfo(infos) => link.parse_info(&infos),
                 _ => {}
             }
@@ -353,6 +379,15 @@ impl Link {
                 LinkInfo::Kind(kind) => self.kind = Kind::from(kind),
                 LinkInfo::Data(InfoData::Bridge(options)) => {
                     self.calls_netfilter = options.contains(&InfoBridge::NfCallIpTables(true));
+                    self.filters_vlans = options.contains(&InfoBridge::VlanFiltering(true));
+                }
+                LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
+                    self.port = Some(BridgePort {
+                        is_forwarding: options
+                            .contains(&InfoBridgePort::State(BridgePortState::Forwarding)),
+                        is_isolated: options.contains(&InfoBridgePort::Isolated(true)),
+                        is_locked: options.contains(&InfoBridgePort::Locked(true)),
+                    });
                 }
                 _ => {}
             }

@@ -28,7 +28,7 @@ use super::change::{self, Change, Undone};
 use super::journal::Journal;
 use super::netlink::{Address, Kind, Link, Netlink};
 use super::sysctl::Key;
-use crate::config::model::Config;
+use crate::config::model::{Config, Forwarding};
 
 pub use self::problem::{Problem, Problems, problems};
 
@@ -39,6 +39,8 @@ pub struct Plan {
     pub uplinks: Vec<Uplink>,
     /// The inside networks.
     pub networks: Vec<Network>,
+    /// Whether packets of established sessions go past the kernel.
+    pub has_fast_path: bool,
 }
 
 /// What an uplink asks of the host.
@@ -94,6 +96,7 @@ impl Plan {
         Self {
             uplinks: uplinks.collect(),
             networks: networks.collect(),
+            has_fast_path: config.forwarding == Forwarding::Fast,
         }
     }
 }
@@ -203,6 +206,9 @@ impl Run<'_> {
             self.plan_sysctl(Key::ipv4_conf(&network.interface, "send_redirects")?, "0")?;
         }
         self.plan_sysctl(Key::new(&["net", "ipv4", "ip_forward"])?, "1")?;
+        if plan.has_fast_path {
+            self.plan_tracking()?;
+        }
         self.make_planned().await?;
 
         // ip_forward has set this one too, so it is looked at only now.
@@ -244,6 +250,16 @@ impl Run<'_> {
             }),
         }
         Ok(())
+    }
+
+    /// Connection tracking, where it is in use, sees the beginning and the end of a connection and
+    /// little in between: it must not take the end for invalid because it has missed what came before.
+    fn plan_tracking(&mut self) -> Result<()> {
+        let key = Key::new(&["net", "netfilter", "nf_conntrack_tcp_be_liberal"])?;
+        match key.read()? {
+            Some(_) => self.plan_sysctl(key, "1"),
+            None => Ok(()),
+        }
     }
 
     fn plan_sysctl(&mut self, key: Key, set: &str) -> Result<()> {

@@ -364,6 +364,7 @@ impl Place {
         match verdict {
             Verdict::Untouched => assert_eq!(after, frame),
             Verdict::Translated | Verdict::Opened => assert_translated(frame, &after),
+            Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Kept => {
                 assert!(!was_kept, "kept twice");
                 return None;

@@ -138,6 +138,8 @@ impl Session {
             opened_s: seen_s,
             seen_s,
             state: 0,
+            next_hop: 0,
+            passed: 0,
         }
     }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardProtocol, Limits, MappingBehaviour, Mode, MssClamp,
-    NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses, UplinkId,
+    Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits, MappingBehaviour, Mode,
+    MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses,
+    UplinkId,
 };
 use super::super::{forward, guest, limits, load as load_file, nat, network, parse, snat, uplink};
 use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
@@ -77,6 +78,7 @@ fn same(ranges: &[(u16, u16)]) -> Vec<PortForward> {
 #[test]
 fn the_example_of_the_contract() {
     let Config {
+        forwarding,
         uplinks,
         networks,
         guests,
@@ -98,6 +100,7 @@ fn the_example_of_the_contract() {
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
     assert!(nats.is_empty() && guests.is_empty());
+    assert_eq!(forwarding, Forwarding::Fast);
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
 

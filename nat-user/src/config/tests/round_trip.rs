@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Guest, Limits,
-    MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PortForward, PortRange,
+    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, Guest,
+    Limits, MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PortForward, PortRange,
     SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
@@ -198,9 +198,17 @@ fn snat_rule() -> impl Strategy<Value = (SnatRule, Index, Index)> {
         ][mapping];
         (mapping, FILTERING[filtering].0)
     });
-    let rule = (names(), source, to, range(), behaviours, prefixes());
+    let rule = (
+        names(),
+        source,
+        to,
+        range(),
+        behaviours,
+        prefixes(),
+        forwarding(),
+    );
     (rule, any::<Index>(), any::<Index>()).prop_map(|(rule, uplink, network)| {
-        let (name, source, to, ports, (mapping, filtering), exclude) = rule;
+        let (name, source, to, ports, (mapping, filtering), exclude, forwarding) = rule;
         let uplink_id = UplinkId(0);
         let rule = SnatRule {
             name,
@@ -211,6 +219,7 @@ fn snat_rule() -> impl Strategy<Value = (SnatRule, Index, Index)> {
             mapping,
             filtering,
             exclude,
+            forwarding,
         };
         (rule, uplink, network)
     })
@@ -256,9 +265,10 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
         prop::option::of(host()),
         1_u8..200,
         any::<bool>(),
+        forwarding(),
     );
     (rule, pieces, target, any::<Index>()).prop_map(|(rule, pieces, target, uplink)| {
-        let (name, protocols, address, to, hairpin) = rule;
+        let (name, protocols, address, to, hairpin, forwarding) = rule;
         let rule = ForwardRule {
             name,
             uplink: UplinkId(0),
@@ -269,6 +279,7 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
             address,
             to: Ipv4Addr::new(172, 30, 0, to),
             hairpin,
+            forwarding,
         };
         (rule, pieces, target, uplink)
     })
@@ -276,16 +287,22 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
 
 /// A rule whose addresses [`settle`] makes unlike those of others.
 fn nat_rule() -> impl Strategy<Value = (NatRule, Index)> {
-    (names(), any::<bool>(), any::<Index>()).prop_map(|(name, hairpin, uplink)| {
+    let parts = (names(), any::<bool>(), forwarding(), any::<Index>());
+    parts.prop_map(|(name, hairpin, forwarding, uplink)| {
         let rule = NatRule {
             name,
             uplink: UplinkId(0),
             address: Ipv4Addr::new(172, 31, 0, 0),
             to: Ipv4Addr::new(172, 30, 1, 0),
             hairpin,
+            forwarding,
         };
         (rule, uplink)
     })
+}
+
+fn forwarding() -> impl Strategy<Value = Forwarding> {
+    prop_oneof![Just(Forwarding::Fast), Just(Forwarding::Kernel)]
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {
@@ -313,7 +330,13 @@ fn limits() -> impl Strategy<Value = Limits> {
 fn configs() -> impl Strategy<Value = Config> {
     let network_parts = (names(), any::<[bool; 2]>(), 0..3_usize, 20_u8..=32);
     let networks = vec(network_parts, 0..4);
-    let tables = (vec(uplink(), 1..4), networks, limits(), timeouts());
+    let tables = (
+        forwarding(),
+        vec(uplink(), 1..4),
+        networks,
+        limits(),
+        timeouts(),
+    );
     let rules = (
         vec(snat_rule(), 0..5),
         vec(forward_rule(), 0..12),
@@ -321,8 +344,9 @@ fn configs() -> impl Strategy<Value = Config> {
         vec((names(), any::<Index>()), 0..4),
     );
     (tables, rules).prop_map(
-        |((uplinks, networks, limits, timeouts), (snat, forwards, nats, guests))| {
+        |((forwarding, uplinks, networks, limits, timeouts), (snat, forwards, nats, guests))| {
             let mut config = Config {
+                forwarding,
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
                 guests: Vec::new(),
@@ -456,7 +480,7 @@ fn settle(mut config: Config) -> Config {
 
 /// The configuration as a file.
 fn written(config: &Config) -> String {
-    let mut text = String::new();
+    let mut text = forwarding_text(config.forwarding);
     for uplink in &config.uplinks {
         write_uplink(&mut text, uplink);
     }
@@ -502,6 +526,7 @@ fn written(config: &Config) -> String {
             "address = \"{}\"\nto = \"{}\"\nhairpin = {}\n",
             rule.address, rule.to, rule.hairpin
         );
+        text += &forwarding_text(rule.forwarding);
     }
     let t = &config.timeouts;
     text += &format!(
@@ -601,6 +626,15 @@ fn write_snat(text: &mut String, config: &Config, rule: &SnatRule) {
         "filtering = \"{filtering}\"\nexclude = {}\n",
         list(rule.exclude.iter())
     );
+    *text += &forwarding_text(rule.forwarding);
+}
+
+fn forwarding_text(forwarding: Forwarding) -> String {
+    let word = match forwarding {
+        Forwarding::Fast => "fast",
+        Forwarding::Kernel => "kernel",
+    };
+    format!("forwarding = \"{word}\"\n")
 }
 
 fn write_forward(text: &mut String, config: &Config, rule: &ForwardRule) {
@@ -625,6 +659,7 @@ fn write_forward(text: &mut String, config: &Config, rule: &ForwardRule) {
         rule.to,
         rule.hairpin
     );
+    *text += &forwarding_text(rule.forwarding);
     if let Some(address) = rule.address {
         *text += &format!("address = \"{address}\"\n");
     }

@@ -26,6 +26,7 @@ fn plan(networks: &[Network]) -> Plan {
     Plan {
         uplinks: vec![uplink("vmbr0")],
         networks: networks.to_vec(),
+        has_fast_path: false,
     }
 }
 
@@ -724,7 +725,11 @@ fn the_plan_is_taken_from_the_configuration() {
     let config = crate::config::parse(text, Path::new("natbpf.toml"))
         .unwrap()
         .config;
-    assert_eq!(Plan::from_config(&config), plan(&[lan()]));
+    let expected = Plan {
+        has_fast_path: true,
+        ..plan(&[lan()])
+    };
+    assert_eq!(Plan::from_config(&config), expected);
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn record(flags: u8, (source, source_port, destination, destination_port): Way) 
         opened_s: 900,
         seen_s: NOW_S - 20,
         state: 0,
+        next_hop: 0,
+        passed: 0,
     }
 }
 

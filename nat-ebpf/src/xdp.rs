@@ -1,0 +1,166 @@
+//! A frame at an uplink's XDP hook.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    helpers::bpf_redirect,
+    macros::xdp,
+    programs::XdpContext,
+};
+use nat_common::{
+    address::{Addr4, Address},
+    checksum::Diff,
+    fragment::{FragmentKey, Held},
+    packet::{ChecksumKind, Frames, Packet},
+    pipeline::{self, Decision, Place},
+};
+use network_types::eth::EtherType;
+
+use crate::{
+    ETHERNET,
+    maps::{Maps, count_drop, fine_clock, work_area},
+};
+
+/// Offset of the protocol in an Ethernet header.
+const ETHER_TYPE: usize = 12;
+/// No header that is looked at starts later; see the packets of traffic control.
+const MAX_OFFSET: usize = 0x3fff;
+
+/// Uplink, before the kernel has made anything of a frame: the fast path of established sessions.
+/// All else passes, as it came.
+#[xdp]
+pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
+    let mut frame = Frame { md: ctx.ctx };
+    let is_ipv4 = frame.read::<2>(ETHER_TYPE) == Some((EtherType::Ipv4 as u16).to_ne_bytes());
+    let Some(work) = work_area().filter(|_| is_ipv4) else {
+        return xdp_action::XDP_PASS;
+    };
+    let place = Place {
+        l3: ETHERNET,
+        // SAFETY: the kernel gives a valid context to every program.
+        interface: unsafe { (*ctx.ctx).ingress_ifindex },
+        is_to_host: true,
+    };
+    let maps = Maps {
+        skb: ptr::null_mut(),
+    };
+    match pipeline::early::<Addr4, _, _>(&mut frame, &maps, place, work, fine_clock) {
+        // SAFETY: only names an interface.
+        Decision::Forwarded => unsafe { bpf_redirect(work.sent.port, 0) as u32 },
+        Decision::Dropped(reason) => {
+            count_drop(reason);
+            xdp_action::XDP_DROP
+        }
+        Decision::GoesOn | Decision::Opened | Decision::Kept => xdp_action::XDP_PASS,
+    }
+}
+
+/// A frame as it came from the wire: in one piece, with all checksums.
+struct Frame {
+    md: *mut xdp_md,
+}
+
+impl Frame {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid.
+        unsafe { (*self.md).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: the context is valid.
+        unsafe { (*self.md).data_end as usize }
+    }
+
+    /// A pointer to `N` bytes that lie within the frame.
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        let start = self.data() + (offset & MAX_OFFSET);
+        if start + N > self.data_end() {
+            return None;
+        }
+        Some(start as *mut [u8; N])
+    }
+}
+
+/// What only the kernel's way needs is not there.
+impl Packet for Frame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.data_end() - self.data()
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // SAFETY: the pointer was checked against the frame's end.
+        self.at::<N>(offset)
+            .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+    }
+
+    #[inline(always)]
+    fn make_readable(&mut self, _end: usize) {}
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        // SAFETY: as above.
+        self.at::<N>(offset)
+            .map(|place| unsafe { ptr::write_unaligned(place, bytes) })
+    }
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        kind: ChecksumKind,
+        pseudo: Diff,
+        payload: Diff,
+    ) -> Option<()> {
+        let field = self.read::<2>(offset)?;
+        let new = match kind {
+            ChecksumKind::Tcp => pseudo.and(payload).apply(field),
+            ChecksumKind::Udp => pseudo.and(payload).apply_udp(field),
+            ChecksumKind::Icmp => payload.apply(field),
+        };
+        self.write(offset, new)
+    }
+
+    #[inline(always)]
+    fn sum(&self, _offset: usize, _end: usize) -> Option<u32> {
+        None
+    }
+
+    #[inline(always)]
+    fn frames(&self) -> Frames {
+        Frames { segment_len: 0 }
+    }
+
+    #[inline(always)]
+    fn ingress_interface(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn was_kept(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn keep<A: Address>(&self, _held: &Held<A>, _key: &FragmentKey<A>) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn save(&self) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn send_kept<A: Address>(&mut self, _held: &Held<A>, _key: &FragmentKey<A>) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn restore(&mut self) {}
+}
