@@ -77,7 +77,10 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        host::netlink::{Kind, Layer},
+        host::{
+            netlink::{Kind, Layer},
+            testing,
+        },
     };
 
     const CONFIG: &str = r#"
@@ -93,16 +96,9 @@ address = "172.22.162.254/24"
 
     fn link(index: u32, name: &str, mtu: u32) -> Link {
         Link {
-            index,
-            name: name.to_owned(),
             kind: Kind::Bridge,
-            layer: Layer::Ethernet,
-            up: true,
-            running: true,
             mtu,
-            mac: Some([2, 0, 0, 0, 0, index as u8]),
-            master: None,
-            calls_netfilter: false,
+            ..testing::link(index, name)
         }
     }
 

@@ -1,10 +1,35 @@
-//! Network namespaces for tests. They need root and `ip`, and fail loudly without.
+//! For tests: interfaces made up, and network namespaces, which need root and `ip`, and fail loudly
+//! without.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::netlink::{Kind, Layer, Link, Xdp};
+
+/// An Ethernet interface that is up and running, with an address that holds its index and an MTU
+/// of 1500 bytes.
+pub(crate) fn link(index: u32, name: &str) -> Link {
+    let [.., high, low] = index.to_be_bytes();
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: Kind::Device,
+        layer: Layer::Ethernet,
+        up: true,
+        running: true,
+        mtu: 1500,
+        mac: Some([2, 0, 0, 0, high, low]),
+        master: None,
+        calls_netfilter: false,
+        vlan_filtering: false,
+        port: None,
+        parent: None,
+        xdp: Xdp::default(),
+    }
+}
 
 /// Runs a test in a network namespace of its own, in a thread of its own. The namespace is gone
 /// when the thread has ended and all its sockets are closed.

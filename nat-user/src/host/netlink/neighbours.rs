@@ -1,0 +1,233 @@
+//! Neighbours of IPv4 addresses, and the forwarding databases of bridges.
+
+use std::net::Ipv4Addr;
+
+use futures_util::StreamExt;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+
+pub use netlink_packet_route::neighbour::NeighbourState;
+
+use super::{Netlink, RequestError, answer};
+
+/// What the kernel knows of an IPv4 address on a link (an entry of its ARP table).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The interface, by index.
+    pub device: u32,
+    /// The neighbour's address.
+    pub address: Ipv4Addr,
+    /// Its Ethernet address, as far as it is known.
+    pub mac: Option<[u8; 6]>,
+    /// How far that can be relied upon.
+    pub state: NeighbourState,
+}
+
+/// Behind which port a bridge has an Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The bridge, by index.
+    pub bridge: u32,
+    /// Its port, by index; the bridge itself for addresses that are its own and no port's.
+    pub port: u32,
+    /// The Ethernet address.
+    pub mac: [u8; 6],
+    /// The VLAN, for frames of which alone the entry stands. A bridge that does not filter VLANs
+    /// heeds only entries without one.
+    pub vlan: Option<u16>,
+    /// Whether the bridge takes frames to this address for the host itself.
+    pub local: bool,
+}
+
+impl Netlink {
+    /// All neighbours of all interfaces by IPv4, in whatever state.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn neighbours(&self) -> Result<Vec<Neighbour>, RequestError> {
+        let messages = (self.neighbour_messages("list neighbours", AddressFamily::Inet)).await?;
+        Ok(messages.iter().filter_map(Neighbour::parse).collect())
+    }
+
+    /// The forwarding databases of all bridges.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, RequestError> {
+        let request = "list forwarding databases";
+        let messages = (self.neighbour_messages(request, AddressFamily::Bridge)).await?;
+        Ok(messages.iter().filter_map(FdbEntry::parse).collect())
+    }
+
+    async fn neighbour_messages(
+        &self,
+        request: &str,
+        family: AddressFamily,
+    ) -> Result<Vec<NeighbourMessage>, RequestError> {
+        let start = || {
+            let neighbours = self.handle.neighbours().get();
+            neighbours.set_address_family(family).execute()
+        };
+        self.list(request, start).await
+    }
+
+    /// Has the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
+    /// Ethernet address when that is due. Says whether there is such an entry that can be verified;
+    /// those that somebody else keeps (permanent, without ARP, externally learned, managed) are left
+    /// alone.
+    ///
+    /// An entry that becomes permanent between the look at it and the request is none any more
+    /// after it: such a request takes the permanence away (`__neigh_update()` in
+    /// `net/core/neighbour.c`).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn use_neighbour(
+        &self,
+        device: u32,
+        address: Ipv4Addr,
+    ) -> Result<bool, RequestError> {
+        let request = format!("use neighbour {address} of interface {device}");
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = device;
+        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        message.attributes.push(destination);
+
+        let entry = self.neighbour_at(&request, message.clone()).await?;
+        if !entry.as_ref().is_some_and(is_verified_by_kernel) {
+            return Ok(false);
+        }
+        message.header.flags = NeighbourFlags::Use;
+        // Neither created nor replaced.
+        let message = RouteNetlinkMessage::NewNeighbour(message);
+        let result = answer(&request, self.send(message, NLM_F_REQUEST | NLM_F_ACK)).await;
+        found(result.map(|()| true)).map(|used| used.unwrap_or(false))
+    }
+
+    async fn neighbour_at(
+        &self,
+        request: &str,
+        wanted: NeighbourMessage,
+    ) -> Result<Option<NeighbourMessage>, RequestError> {
+        let mut found_entry = None;
+        let exchange = async {
+            let message = RouteNetlinkMessage::GetNeighbour(wanted);
+            let message = request_message(message, NLM_F_REQUEST);
+            let mut answers = self.handle.clone().request(message)?;
+            while let Some(message) = answers.next().await {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
+                        found_entry = Some(entry);
+                    }
+                    NetlinkPayload::Error(error) => {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        found(answer(request, exchange).await)?;
+        Ok(found_entry)
+    }
+
+    async fn send(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+        let message = request_message(message, flags);
+        let mut answers = self.handle.clone().request(message)?;
+        while let Some(message) = answers.next().await {
+            if let NetlinkPayload::Error(error) = message.payload {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Neighbour {
+    fn parse(message: &NeighbourMessage) -> Option<Self> {
+        let address = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+                _ => None,
+            });
+        Some(Self {
+            device: message.header.ifindex,
+            address: address?,
+            mac: mac(message),
+            state: message.header.state,
+        })
+    }
+}
+
+impl FdbEntry {
+    /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
+    /// its peers) name no bridge and are none.
+    fn parse(message: &NeighbourMessage) -> Option<Self> {
+        let (mut bridge, mut vlan) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Controller(index) => bridge = Some(*index),
+                NeighbourAttribute::Vlan(number) => vlan = Some(*number),
+                _ => {}
+            }
+        }
+        let is_own = message.header.flags.contains(NeighbourFlags::Own);
+        Some(Self {
+            bridge: bridge.filter(|_| !is_own)?,
+            port: message.header.ifindex,
+            mac: mac(message)?,
+            vlan,
+            local: message.header.state == NeighbourState::Permanent,
+        })
+    }
+}
+
+fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+            _ => None,
+        })
+}
+
+/// Whether the kernel alone keeps an entry. What somebody else has made would lose its permanence
+/// or the mark of who keeps it.
+fn is_verified_by_kernel(entry: &NeighbourMessage) -> bool {
+    let kept = entry.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::ExtFlags(flags) => {
+            flags.intersects(NeighbourExtFlags::Managed | NeighbourExtFlags::ExtValidated)
+        }
+        _ => false,
+    });
+    let permanent = matches!(
+        entry.header.state,
+        NeighbourState::Permanent | NeighbourState::Noarp
+    );
+    !kept && !permanent && !entry.header.flags.contains(NeighbourFlags::ExtLearned)
+}
+
+fn request_message(
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = flags;
+    message
+}
+
+/// Without the error that there is no such entry, or no such interface.
+fn found<T>(result: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
