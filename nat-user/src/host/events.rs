@@ -1,4 +1,5 @@
-//! What changes on the host: interfaces and IPv4 addresses, as the kernel tells of it.
+//! What changes on the host: interfaces, IPv4 addresses, routes and neighbours, as the kernel tells
+//! of it.
 //!
 //! Only the kind of a change is read, never its content: whoever is told reads anew all that it
 //! needs, over its own connection. So nothing is lost that matters when messages are, and a
@@ -9,10 +10,19 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rtnetlink::constants::{RTMGRP_IPV4_IFADDR, RTMGRP_LINK};
+use rtnetlink::constants::{
+    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH,
+};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
+
+const GROUPS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_NEIGH;
+
+/// Length of a netlink message's header in bytes. The address family follows in those that have
+/// one.
+const HEADER: usize = 16;
 
 /// Room for the headers of a datagram's messages, and for the bodies as well in most cases. What
 /// does not fit is cut off and not missed.
@@ -25,10 +35,15 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Interfaces came, went or changed: state, name, MTU, master.
+    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports.
     LinkChanged,
     /// IPv4 addresses came or went.
     AddressChanged,
+    /// IPv4 routes, or the rules that choose between their tables, came, went or changed.
+    RouteChanged,
+    /// Neighbours of IPv4 addresses, or entries of bridges' forwarding databases, came, went or
+    /// changed.
+    NeighbourChanged,
     /// Messages were lost: anything may have changed.
     Overrun,
 }
@@ -46,6 +61,8 @@ pub struct Events {
 struct Pending {
     links: bool,
     addresses: bool,
+    routes: bool,
+    neighbours: bool,
     overrun: bool,
 }
 
@@ -56,7 +73,7 @@ impl Events {
     /// # Errors
     /// When the kernel gives no netlink socket.
     pub fn subscribe() -> Result<Self> {
-        let socket = open().context("subscribe to changes of interfaces and addresses")?;
+        let socket = open().context("subscribe to changes of the host")?;
         Ok(Self {
             socket,
             datagram: Vec::with_capacity(DATAGRAM),
@@ -64,13 +81,14 @@ impl Events {
         })
     }
 
-    /// Waits for a change. Changes of one kind since the last call are one event.
+    /// Waits for a change. Changes of one kind since the last call are one event. What others
+    /// stand on is told first: interfaces, addresses, routes, neighbours.
     ///
     /// Cancelling it (`select!`) loses nothing.
     pub async fn next(&mut self) -> Event {
         loop {
             if let Err(error) = self.drain() {
-                log::warn!("receive changes of interfaces and addresses: {error}");
+                log::warn!("receive changes of the host: {error}");
                 self.pending.overrun = true;
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
@@ -80,7 +98,7 @@ impl Events {
             match self.socket.readable().await {
                 Ok(mut guard) => guard.retain_ready(),
                 Err(error) => {
-                    log::warn!("wait for changes of interfaces and addresses: {error}");
+                    log::warn!("wait for changes of the host: {error}");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
             }
@@ -119,6 +137,10 @@ impl Pending {
             match u16::from_ne_bytes([t0, t1]) {
                 libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
                 libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
+                libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                    self.routes = true
+                }
+                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(rest),
                 _ => {}
             }
             let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
@@ -138,13 +160,25 @@ impl Pending {
         if std::mem::take(&mut self.links) {
             return Some(Event::LinkChanged);
         }
-        std::mem::take(&mut self.addresses).then_some(Event::AddressChanged)
+        if std::mem::take(&mut self.addresses) {
+            return Some(Event::AddressChanged);
+        }
+        if std::mem::take(&mut self.routes) {
+            return Some(Event::RouteChanged);
+        }
+        std::mem::take(&mut self.neighbours).then_some(Event::NeighbourChanged)
     }
+}
+
+/// Whether a message is about IPv6, whose neighbours cannot be subscribed to apart. One that is cut
+/// off before it says so may be about anything.
+fn is_ipv6(message: &[u8]) -> bool {
+    message.get(HEADER).copied().map(i32::from) == Some(libc::AF_INET6)
 }
 
 fn open() -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR))?;
+    socket.bind(&SocketAddr::new(0, GROUPS))?;
     socket.set_non_blocking(true)?;
     // SAFETY: a `Socket` owns its file descriptor, keeps it open until it is dropped and always
     // gives out the same one; nothing takes the socket out of the `AsyncFd`.
@@ -155,7 +189,7 @@ fn open() -> io::Result<AsyncFd<Socket>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip};
+    use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
 
     async fn next(events: &mut Events) -> Event {
         tokio::time::timeout(Duration::from_secs(5), events.next())
@@ -168,6 +202,12 @@ mod tests {
         assert!(waited.is_err(), "unexpected {waited:?}");
     }
 
+    /// Carriers come in their own time.
+    async fn quiet(events: &mut Events) {
+        let patience = Duration::from_millis(500);
+        while tokio::time::timeout(patience, events.next()).await.is_ok() {}
+    }
+
     #[test]
     fn a_burst_of_changes_is_one_event_of_each_kind() {
         in_namespace(async || {
@@ -178,12 +218,88 @@ mod tests {
             }
             assert_eq!(next(&mut events).await, Event::LinkChanged);
             assert_eq!(next(&mut events).await, Event::AddressChanged);
+            // The kernel routes to each address.
+            assert_eq!(next(&mut events).await, Event::RouteChanged);
+            // The bridge has its own MAC in its forwarding database.
+            assert_eq!(next(&mut events).await, Event::NeighbourChanged);
             nothing_more(&mut events).await;
             ip("addr del 172.22.161.7/24 dev vmbr1");
             assert_eq!(next(&mut events).await, Event::AddressChanged);
+            assert_eq!(next(&mut events).await, Event::RouteChanged);
             nothing_more(&mut events).await;
             ip("link del vmbr1");
             assert_eq!(next(&mut events).await, Event::LinkChanged);
+        });
+    }
+
+    #[test]
+    fn what_next_hops_depend_on_is_told_of() {
+        in_namespace(async || {
+            without_ipv6();
+            let mut events = Events::subscribe().unwrap();
+            ip("link add vmbr1 type bridge");
+            for number in 1..=2 {
+                ip(&format!(
+                    "link add name tap{number} type veth peer name guest{number}"
+                ));
+                ip(&format!("link set tap{number} master vmbr1 up"));
+                ip(&format!("link set guest{number} up"));
+            }
+            ip("link set vmbr1 up");
+            ip("addr add 172.22.161.254/24 dev vmbr1");
+            quiet(&mut events).await;
+            let neighbour = "172.22.161.10 dev vmbr1 nud permanent lladdr";
+            for (command, event) in [
+                (
+                    "ip neigh add NEIGHBOUR 02:00:00:00:01:0a",
+                    Event::NeighbourChanged,
+                ),
+                (
+                    "ip neigh change NEIGHBOUR 02:00:00:00:01:0b",
+                    Event::NeighbourChanged,
+                ),
+                (
+                    "bridge fdb add 02:00:00:00:01:0b dev tap1 master static",
+                    Event::NeighbourChanged,
+                ),
+                (
+                    "bridge fdb replace 02:00:00:00:01:0b dev tap2 master static",
+                    Event::NeighbourChanged,
+                ),
+                ("bridge link set dev tap2 isolated on", Event::LinkChanged),
+                ("bridge link set dev tap2 locked on", Event::LinkChanged),
+                ("bridge link set dev tap2 state 4", Event::LinkChanged),
+                (
+                    "ip route add 10.0.0.0/8 via 172.22.161.10 mtu 1300",
+                    Event::RouteChanged,
+                ),
+                ("ip rule add from 10.0.0.0/8 table 7", Event::RouteChanged),
+            ] {
+                let command = command.replace("NEIGHBOUR", neighbour);
+                match command.split_once(' ') {
+                    Some(("ip", arguments)) => ip(arguments),
+                    Some(("bridge", arguments)) => bridge(arguments),
+                    _ => unreachable!("{command}"),
+                };
+                assert_eq!(next(&mut events).await, event, "{command}");
+                nothing_more(&mut events).await;
+            }
+            if filter_vlans("vmbr1") {
+                assert_eq!(next(&mut events).await, Event::LinkChanged);
+            }
+        });
+    }
+
+    #[test]
+    fn ipv6_neighbours_are_nobodys_concern() {
+        in_namespace(async || {
+            ip("link add name uplink type veth peer name isp");
+            let mut events = Events::subscribe().unwrap();
+            ip("neigh add fd00::7 lladdr 02:00:00:00:00:07 dev uplink");
+            ip("neigh add 10.0.0.7 lladdr 02:00:00:00:00:07 dev uplink");
+            assert_eq!(next(&mut events).await, Event::NeighbourChanged);
+            ip("neigh change fd00::7 lladdr 02:00:00:00:00:08 dev uplink");
+            nothing_more(&mut events).await;
         });
     }
 
@@ -219,25 +335,65 @@ mod tests {
 
     #[test]
     fn cut_and_odd_datagrams_are_read_within_their_bounds() {
-        let message = |length: u32, kind: u16| {
+        let message = |length: u32, kind: u16, size: usize| {
             let mut bytes = length.to_ne_bytes().to_vec();
             bytes.extend(kind.to_ne_bytes());
-            bytes.resize(16, 0);
+            bytes.resize(size, 0);
             bytes
         };
-        let mut two = message(14, libc::RTM_NEWADDR);
-        two.extend(message(4096, libc::RTM_DELLINK));
-        for (datagram, links, addresses) in [
-            (vec![], false, false),
-            (vec![0; 5], false, false),
-            (message(0, libc::RTM_NEWLINK), true, false),
-            (message(u32::MAX - 3, libc::RTM_NEWADDR), false, true),
-            (message(16, libc::RTM_NEWROUTE), false, false),
-            (two, true, true),
+        let mut two = message(14, libc::RTM_NEWADDR, 16);
+        two.extend(message(4096, libc::RTM_DELLINK, 16));
+        let neighbour = |family: i32| {
+            let mut bytes = message(28, libc::RTM_DELNEIGH, 28);
+            bytes[HEADER] = u8::try_from(family).unwrap();
+            bytes
+        };
+        let cut = neighbour(libc::AF_INET6)[..HEADER].to_vec();
+        for (datagram, noted) in [
+            (vec![], ""),
+            (vec![0; 5], ""),
+            (message(0, libc::RTM_NEWLINK, 16), "links"),
+            (message(u32::MAX - 3, libc::RTM_NEWADDR, 16), "addresses"),
+            (message(16, libc::RTM_NEWROUTE, 16), "routes"),
+            (message(16, libc::RTM_DELRULE, 16), "routes"),
+            (message(16, libc::RTM_NEWQDISC, 16), ""),
+            (neighbour(libc::AF_INET), "neighbours"),
+            (neighbour(libc::AF_BRIDGE), "neighbours"),
+            (neighbour(libc::AF_INET6), ""),
+            (cut, "neighbours"),
+            (two, "links addresses"),
         ] {
             let mut pending = Pending::default();
             pending.note(&datagram);
-            assert_eq!((pending.links, pending.addresses), (links, addresses));
+            let noted = Pending {
+                links: noted.contains("links"),
+                addresses: noted.contains("addresses"),
+                routes: noted.contains("routes"),
+                neighbours: noted.contains("neighbours"),
+                overrun: false,
+            };
+            assert_eq!(pending, noted, "{datagram:?}");
         }
+    }
+
+    #[test]
+    fn what_others_stand_on_is_told_first() {
+        let mut pending = Pending {
+            links: true,
+            addresses: true,
+            routes: true,
+            neighbours: true,
+            overrun: false,
+        };
+        let order: Vec<_> = std::iter::from_fn(|| pending.take()).collect();
+        assert_eq!(
+            order,
+            [
+                Event::LinkChanged,
+                Event::AddressChanged,
+                Event::RouteChanged,
+                Event::NeighbourChanged
+            ]
+        );
     }
 }
