@@ -138,7 +138,7 @@ impl Pending {
                 libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
                 libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
                 libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
-                    self.routes = true
+                    self.routes = true;
                 }
                 libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(rest),
                 _ => {}
@@ -268,7 +268,7 @@ mod tests {
                 ),
                 ("bridge link set dev tap2 isolated on", Event::LinkChanged),
                 ("bridge link set dev tap2 locked on", Event::LinkChanged),
-                ("bridge link set dev tap2 state 4", Event::LinkChanged),
+                ("bridge link set dev tap2 state 0", Event::LinkChanged),
                 (
                     "ip route add 10.0.0.0/8 via 172.22.161.10 mtu 1300",
                     Event::RouteChanged,

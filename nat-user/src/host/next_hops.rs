@@ -180,3 +180,6 @@ fn macs(neighbours: &[Neighbour]) -> BTreeMap<(u32, Ipv4Addr), [u8; 6]> {
 fn is_unicast(mac: [u8; 6]) -> bool {
     mac[0] & 0x01 == 0 && mac != [0; 6]
 }
+
+#[cfg(test)]
+mod tests;

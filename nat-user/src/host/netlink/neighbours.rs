@@ -97,32 +97,37 @@ impl Netlink {
         let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
         message.attributes.push(destination);
 
-        let entry = self.neighbour_at(&request, message.clone()).await?;
-        if !entry.as_ref().is_some_and(is_verified_by_kernel) {
+        let wanted = RouteNetlinkMessage::GetNeighbour(message.clone());
+        let found = present(self.exchange(&request, wanted, NLM_F_REQUEST).await)?;
+        let is_verified = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewNeighbour(entry) => is_verified_by_kernel(entry),
+            _ => false,
+        };
+        if !found.iter().flatten().any(is_verified) {
             return Ok(false);
         }
         message.header.flags = NeighbourFlags::Use;
-        // Neither created nor replaced.
         let message = RouteNetlinkMessage::NewNeighbour(message);
-        let result = answer(&request, self.send(message, NLM_F_REQUEST | NLM_F_ACK)).await;
-        found(result.map(|()| true)).map(|used| used.unwrap_or(false))
+        // Without NLM_F_CREATE and NLM_F_REPLACE: one that has gone stays away.
+        let used = self.exchange(&request, message, NLM_F_REQUEST | NLM_F_ACK);
+        Ok(present(used.await)?.is_some())
     }
 
-    async fn neighbour_at(
+    /// Sends a message and returns what the kernel answers.
+    async fn exchange(
         &self,
         request: &str,
-        wanted: NeighbourMessage,
-    ) -> Result<Option<NeighbourMessage>, RequestError> {
-        let mut found_entry = None;
-        let exchange = async {
-            let message = RouteNetlinkMessage::GetNeighbour(wanted);
-            let message = request_message(message, NLM_F_REQUEST);
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, RequestError> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        let mut received = Vec::new();
+        let pending = async {
             let mut answers = self.handle.clone().request(message)?;
             while let Some(message) = answers.next().await {
                 match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
-                        found_entry = Some(entry);
-                    }
+                    NetlinkPayload::InnerMessage(message) => received.push(message),
                     NetlinkPayload::Error(error) => {
                         return Err(rtnetlink::Error::NetlinkError(error));
                     }
@@ -131,24 +136,13 @@ impl Netlink {
             }
             Ok(())
         };
-        found(answer(request, exchange).await)?;
-        Ok(found_entry)
-    }
-
-    async fn send(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
-        let message = request_message(message, flags);
-        let mut answers = self.handle.clone().request(message)?;
-        while let Some(message) = answers.next().await {
-            if let NetlinkPayload::Error(error) = message.payload {
-                return Err(rtnetlink::Error::NetlinkError(error));
-            }
-        }
-        Ok(())
+        answer(request, pending).await?;
+        Ok(received)
     }
 }
 
 impl Neighbour {
-    fn parse(message: &NeighbourMessage) -> Option<Self> {
+    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
             .iter()
@@ -168,7 +162,7 @@ impl Neighbour {
 impl FdbEntry {
     /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
     /// its peers) name no bridge and are none.
-    fn parse(message: &NeighbourMessage) -> Option<Self> {
+    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let (mut bridge, mut vlan) = (None, None);
         for attribute in &message.attributes {
             match attribute {
@@ -214,17 +208,8 @@ fn is_verified_by_kernel(entry: &NeighbourMessage) -> bool {
     !kept && !permanent && !entry.header.flags.contains(NeighbourFlags::ExtLearned)
 }
 
-fn request_message(
-    message: RouteNetlinkMessage,
-    flags: u16,
-) -> NetlinkMessage<RouteNetlinkMessage> {
-    let mut message = NetlinkMessage::from(message);
-    message.header.flags = flags;
-    message
-}
-
-/// Without the error that there is no such entry, or no such interface.
-fn found<T>(result: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+/// Nothing where the kernel says that there is no such entry, or no such interface.
+fn present<T>(result: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),

@@ -36,7 +36,7 @@ impl Netlink {
 }
 
 impl RouteMtu {
-    fn parse(message: &RouteMessage) -> Vec<Self> {
+    pub(super) fn parse(message: &RouteMessage) -> Vec<Self> {
         if message.header.flags.contains(RouteFlags::Cloned) {
             return Vec::new();
         }
