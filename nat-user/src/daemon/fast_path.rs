@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,10 @@ use nat_common::{
 use crate::{
     clock,
     dataplane::{NextHops, Pins},
-    host::netlink::{BridgePort, FdbEntry, Kind, Layer, Link, Neighbour, Netlink},
+    host::{
+        netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu},
+        next_hops::{NextHop, abandoned, next_hops},
+    },
 };
 
 /// For how many seconds the programs may use the fast path without hearing from the daemon. Dead, it
@@ -30,7 +32,7 @@ const CARE_INTERVAL: Duration = Duration::from_secs(REFRESH_S as u64);
 pub(super) struct FastPath {
     next_hops: NextHops,
     neighbours: Vec<Neighbour>,
-    route_mtus: BTreeMap<u32, u32>,
+    route_mtus: Vec<RouteMtu>,
     cared: Instant,
 }
 
@@ -48,7 +50,7 @@ impl FastPath {
         Ok(Self {
             next_hops: NextHops::take_over(pins)?,
             neighbours: Vec::new(),
-            route_mtus: BTreeMap::new(),
+            route_mtus: Vec::new(),
             cared: Instant::now(),
         })
     }
@@ -64,15 +66,19 @@ impl FastPath {
         // learned yet; the other way round it might be thought behind a port that it has left.
         let mut neighbours = netlink.neighbours().await?;
         neighbours.retain(|neighbour| devices.contains(&neighbour.device));
-        let tables = netlink.forwarding_tables().await?;
+        let fdb = netlink.fdb().await?;
         let links = netlink.links().await?;
         if cause == Cause::Routes {
             self.route_mtus = netlink.route_mtus().await?;
         }
-        let wanted = next_hops(&links, &neighbours, &tables, &self.route_mtus);
+        let hops = next_hops(&links, &neighbours, &fdb, &self.route_mtus, devices);
+        let wanted = records(&hops, &links);
         let renewed = match cause {
             Cause::Routes => wanted.keys().copied().collect(),
-            Cause::Surroundings => left(&self.neighbours, &neighbours),
+            Cause::Surroundings => abandoned(&self.neighbours, &neighbours)
+                .into_iter()
+                .map(|(device, mac)| NextHopKey::new(device, mac))
+                .collect(),
         };
         let refused = self.next_hops.set(&wanted, &renewed)?;
         if refused > 0 {
@@ -90,15 +96,17 @@ impl FastPath {
         self.cared = Instant::now();
         let since_s = clock::monotonic_s().saturating_sub(2 * REFRESH_S * clock::time_scale());
         let used: BTreeSet<NextHopKey> = self.next_hops.used_since(since_s)?.into_iter().collect();
-        for neighbour in self
-            .neighbours
-            .iter()
-            .filter(|neighbour| neighbour.is_stale)
-        {
-            if used.contains(&NextHopKey::new(neighbour.device, neighbour.mac))
-                && let Err(error) = netlink
-                    .use_neighbour(neighbour.device, neighbour.address)
-                    .await
+        for neighbour in &self.neighbours {
+            let Neighbour {
+                device,
+                address,
+                mac,
+                state,
+            } = *neighbour;
+            let is_used = mac.is_some_and(|mac| used.contains(&NextHopKey::new(device, mac)));
+            if is_used
+                && state == NeighbourState::Stale
+                && let Err(error) = netlink.use_neighbour(device, address).await
             {
                 log::debug!("{error}");
             }
@@ -107,92 +115,37 @@ impl FastPath {
     }
 }
 
-/// Where frames for each neighbour go, if it is clear and nothing else would be done to them there.
-fn next_hops(
-    links: &[Link],
-    neighbours: &[Neighbour],
-    tables: &[FdbEntry],
-    route_mtus: &BTreeMap<u32, u32>,
-) -> BTreeMap<NextHopKey, NextHopRecord> {
-    let links: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
-    let mut ports: BTreeMap<(u32, [u8; 6]), Vec<u32>> = BTreeMap::new();
-    for entry in tables {
-        let found = ports.entry((entry.bridge, entry.mac)).or_default();
-        if !found.contains(&entry.port) {
-            found.push(entry.port);
+/// Next hops as the programs know them.
+fn records(hops: &BTreeSet<NextHop>, links: &[Link]) -> BTreeMap<NextHopKey, NextHopRecord> {
+    let taps: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| link.kind == Kind::Tun)
+        .map(|link| link.index)
+        .collect();
+    let record = |hop: &NextHop| {
+        let mut flags = 0;
+        if hop.device == hop.port {
+            flags |= flags::HAS_EGRESS;
         }
-    }
-    let mut hops = BTreeMap::new();
-    for neighbour in neighbours {
-        let Some(device) = links.get(&neighbour.device).filter(|link| carries(link)) else {
-            continue;
-        };
-        let port = match device.kind {
-            Kind::Bridge if device.filters_vlans => None,
-            Kind::Bridge => match ports.get(&(device.index, neighbour.mac)).map(Vec::as_slice) {
-                Some([port]) => links.get(port).filter(|port| is_open(port)),
-                _ => None,
-            },
-            _ => Some(device),
-        };
-        let (Some(port), Some(source)) = (port, device.mac) else {
-            continue;
-        };
-        let route_mtu = route_mtus.get(&device.index).copied().unwrap_or(u32::MAX);
+        // A tap takes frames whatever is behind it (`tun_xdp_xmit` in `drivers/net/tun.c`).
+        if taps.contains(&hop.port) {
+            flags |= flags::TAKES_FRAMES;
+        }
         let record = NextHopRecord {
-            port: port.index,
-            mtu: device.mtu.min(port.mtu).min(route_mtu),
-            destination: neighbour.mac,
-            source,
-            flags: flags_of(device, port),
+            port: hop.port,
+            mtu: hop.mtu,
+            destination: hop.mac,
+            source: hop.source,
+            flags,
             ..NextHopRecord::default()
         };
-        hops.insert(NextHopKey::new(device.index, neighbour.mac), record);
-    }
-    hops
-}
-
-fn flags_of(device: &Link, port: &Link) -> u16 {
-    let egress = if device.index == port.index {
-        flags::HAS_EGRESS
-    } else {
-        0
+        (NextHopKey::new(hop.device, hop.mac), record)
     };
-    // A tap takes frames whatever is behind it (`tun_xdp_xmit`).
-    let frames = if port.kind == Kind::Tun {
-        flags::TAKES_FRAMES
-    } else {
-        0
-    };
-    egress | frames
-}
-
-/// Whether an interface carries Ethernet frames now.
-fn carries(link: &Link) -> bool {
-    link.up && link.running && link.layer == Layer::Ethernet
-}
-
-/// Whether a bridge would hand every frame to the port.
-fn is_open(port: &Link) -> bool {
-    let is_plain = |port: BridgePort| port.is_forwarding && !port.is_isolated && !port.is_locked;
-    carries(port) && port.port.is_some_and(is_plain)
+    hops.iter().map(record).collect()
 }
 
 /// Whether a port's guests may be forwarded from it at once, before its bridge has seen the frame.
 pub(super) fn is_open_port(port: &Link, bridge: &Link) -> bool {
-    is_open(port) && !bridge.filters_vlans
-}
-
-/// What addresses have left: sessions that have it must find out where to go now, even if another
-/// address is still there.
-fn left(before: &[Neighbour], now: &[Neighbour]) -> BTreeSet<NextHopKey> {
-    let now: BTreeMap<(u32, Ipv4Addr), [u8; 6]> = now
-        .iter()
-        .map(|neighbour| ((neighbour.device, neighbour.address), neighbour.mac))
-        .collect();
-    before
-        .iter()
-        .filter(|old| now.get(&(old.device, old.address)) != Some(&old.mac))
-        .map(|old| NextHopKey::new(old.device, old.mac))
-        .collect()
+    let is_plain = |port: BridgePort| port.forwarding && !port.isolated && !port.locked;
+    port.up && port.port.is_some_and(is_plain) && !bridge.vlan_filtering
 }

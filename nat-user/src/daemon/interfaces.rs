@@ -112,7 +112,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{config, host::netlink::Layer};
+    use crate::{
+        config,
+        host::{netlink::Layer, testing},
+    };
 
     const CONFIG: &str = r#"
 [uplink.wan]
@@ -127,19 +130,9 @@ address = "172.22.162.254/24"
 
     fn link(index: u32, name: &str, mtu: u32) -> Link {
         Link {
-            index,
-            name: name.to_owned(),
             kind: Kind::Bridge,
-            layer: Layer::Ethernet,
-            up: true,
-            running: true,
             mtu,
-            mac: Some([2, 0, 0, 0, 0, index as u8]),
-            master: None,
-            port: None,
-            parent: None,
-            filters_vlans: false,
-            calls_netfilter: false,
+            ..testing::link(index, name)
         }
     }
 

@@ -17,16 +17,16 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
 
-/// What is told of: of neighbours also what bridges learn.
 const GROUPS: u32 =
     RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_NEIGH;
+
+/// Length of a netlink message's header in bytes. The address family follows in those that have
+/// one.
+const HEADER: usize = 16;
 
 /// Room for the headers of a datagram's messages, and for the bodies as well in most cases. What
 /// does not fit is cut off and not missed.
 const DATAGRAM: usize = 16 << 10;
-
-/// Length of a message's header (`struct nlmsghdr`) in bytes.
-const NLMSG_HEADER: usize = 16;
 
 /// How long to wait after an error that cannot happen, so as not to turn in a tight loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -35,13 +35,14 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Interfaces came, went or changed: state, name, MTU, master.
+    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports.
     LinkChanged,
     /// IPv4 addresses came or went.
     AddressChanged,
-    /// Routes or rules for choosing one came or went.
+    /// IPv4 routes, or the rules that choose between their tables, came, went or changed.
     RouteChanged,
-    /// Neighbours came, went or changed, or a bridge has learned where they are.
+    /// Neighbours of IPv4 addresses, or entries of bridges' forwarding databases, came, went or
+    /// changed.
     NeighbourChanged,
     /// Messages were lost: anything may have changed.
     Overrun,
@@ -80,7 +81,8 @@ impl Events {
         })
     }
 
-    /// Waits for a change. Changes of one kind since the last call are one event.
+    /// Waits for a change. Changes of one kind since the last call are one event. What others
+    /// stand on is told first: interfaces, addresses, routes, neighbours.
     ///
     /// Cancelling it (`select!`) loses nothing.
     pub async fn next(&mut self) -> Event {
@@ -138,11 +140,7 @@ impl Pending {
                 libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
                     self.routes = true;
                 }
-                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-                    // The message's first byte, behind the header.
-                    let family = rest.get(NLMSG_HEADER).copied();
-                    self.neighbours |= family != Some(libc::AF_INET6 as u8);
-                }
+                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(rest),
                 _ => {}
             }
             let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
@@ -172,6 +170,12 @@ impl Pending {
     }
 }
 
+/// Whether a message is about IPv6, whose neighbours cannot be subscribed to apart. One that is cut
+/// off before it says so may be about anything.
+fn is_ipv6(message: &[u8]) -> bool {
+    message.get(HEADER).copied().map(i32::from) == Some(libc::AF_INET6)
+}
+
 fn open() -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, GROUPS))?;
@@ -185,7 +189,7 @@ fn open() -> io::Result<AsyncFd<Socket>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip};
+    use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
 
     async fn next(events: &mut Events) -> Event {
         tokio::time::timeout(Duration::from_secs(5), events.next())
@@ -193,74 +197,109 @@ mod tests {
             .expect("an event")
     }
 
-    /// All events until there are no more for a while.
-    async fn all(events: &mut Events) -> Vec<Event> {
-        let mut all = Vec::new();
-        let quiet = Duration::from_millis(300);
-        while let Ok(event) = tokio::time::timeout(quiet, events.next()).await {
-            all.push(event);
-        }
-        all
+    async fn nothing_more(events: &mut Events) {
+        let waited = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+        assert!(waited.is_err(), "unexpected {waited:?}");
     }
 
-    async fn nothing_more(events: &mut Events) {
-        assert_eq!(all(events).await, []);
+    /// Carriers come in their own time.
+    async fn quiet(events: &mut Events) {
+        let patience = Duration::from_millis(500);
+        while tokio::time::timeout(patience, events.next()).await.is_ok() {}
     }
 
     #[test]
     fn a_burst_of_changes_is_one_event_of_each_kind() {
-        use Event::{AddressChanged, LinkChanged, NeighbourChanged, RouteChanged};
         in_namespace(async || {
             let mut events = Events::subscribe().unwrap();
             ip("link add vmbr1 type bridge");
-            ip("link set vmbr1 up");
             for host in 1..20 {
                 ip(&format!("addr add 172.22.161.{host}/24 dev vmbr1"));
             }
-            // A bridge has learned its own address, and addresses have routes.
-            let burst = [LinkChanged, AddressChanged, RouteChanged, NeighbourChanged];
-            assert_eq!(all(&mut events).await, burst);
+            assert_eq!(next(&mut events).await, Event::LinkChanged);
+            assert_eq!(next(&mut events).await, Event::AddressChanged);
+            // The kernel routes to each address.
+            assert_eq!(next(&mut events).await, Event::RouteChanged);
+            // The bridge has its own MAC in its forwarding database.
+            assert_eq!(next(&mut events).await, Event::NeighbourChanged);
+            nothing_more(&mut events).await;
             ip("addr del 172.22.161.7/24 dev vmbr1");
-            assert_eq!(all(&mut events).await, [AddressChanged, RouteChanged]);
+            assert_eq!(next(&mut events).await, Event::AddressChanged);
+            assert_eq!(next(&mut events).await, Event::RouteChanged);
+            nothing_more(&mut events).await;
             ip("link del vmbr1");
-            assert_eq!(next(&mut events).await, LinkChanged);
+            assert_eq!(next(&mut events).await, Event::LinkChanged);
         });
     }
 
     #[test]
     fn what_next_hops_depend_on_is_told_of() {
-        use Event::{LinkChanged, NeighbourChanged, RouteChanged};
         in_namespace(async || {
+            without_ipv6();
+            let mut events = Events::subscribe().unwrap();
             ip("link add vmbr1 type bridge");
-            ip("link add tap1 type veth peer name tap1-guest");
-            ip("link set tap1 master vmbr1 up");
-            ip("link set tap1-guest up");
+            for number in 1..=2 {
+                ip(&format!(
+                    "link add name tap{number} type veth peer name guest{number}"
+                ));
+                ip(&format!("link set tap{number} master vmbr1 up"));
+                ip(&format!("link set guest{number} up"));
+            }
             ip("link set vmbr1 up");
             ip("addr add 172.22.161.254/24 dev vmbr1");
-            let mut events = Events::subscribe().unwrap();
-            for (command, expected) in [
+            quiet(&mut events).await;
+            let neighbour = "172.22.161.10 dev vmbr1 nud permanent lladdr";
+            for (command, event) in [
                 (
-                    "neigh add 172.22.161.170 lladdr 02:00:00:00:00:01 dev vmbr1",
-                    NeighbourChanged,
+                    "ip neigh add NEIGHBOUR 02:00:00:00:01:0a",
+                    Event::NeighbourChanged,
                 ),
                 (
-                    "neigh change 172.22.161.170 lladdr 02:00:00:00:00:02 dev vmbr1",
-                    NeighbourChanged,
+                    "ip neigh change NEIGHBOUR 02:00:00:00:01:0b",
+                    Event::NeighbourChanged,
                 ),
-                ("route add 10.1.0.0/16 via 172.22.161.170", RouteChanged),
                 (
-                    "route change 10.1.0.0/16 via 172.22.161.170 mtu 1300",
-                    RouteChanged,
+                    "bridge fdb add 02:00:00:00:01:0b dev tap1 master static",
+                    Event::NeighbourChanged,
                 ),
-                ("rule add to 10.2.0.0/16 table 100", RouteChanged),
-                ("link set tap1 type bridge_slave isolated on", LinkChanged),
-                ("link set vmbr1 mtu 1400", LinkChanged),
+                (
+                    "bridge fdb replace 02:00:00:00:01:0b dev tap2 master static",
+                    Event::NeighbourChanged,
+                ),
+                ("bridge link set dev tap2 isolated on", Event::LinkChanged),
+                ("bridge link set dev tap2 locked on", Event::LinkChanged),
+                ("bridge link set dev tap2 state 0", Event::LinkChanged),
+                (
+                    "ip route add 10.0.0.0/8 via 172.22.161.10 mtu 1300",
+                    Event::RouteChanged,
+                ),
+                ("ip rule add from 10.0.0.0/8 table 7", Event::RouteChanged),
             ] {
-                all(&mut events).await;
-                ip(command);
-                let told = all(&mut events).await;
-                assert!(told.contains(&expected), "{command}: {told:?}");
+                let command = command.replace("NEIGHBOUR", neighbour);
+                match command.split_once(' ') {
+                    Some(("ip", arguments)) => ip(arguments),
+                    Some(("bridge", arguments)) => bridge(arguments),
+                    _ => unreachable!("{command}"),
+                };
+                assert_eq!(next(&mut events).await, event, "{command}");
+                nothing_more(&mut events).await;
             }
+            if filter_vlans("vmbr1") {
+                assert_eq!(next(&mut events).await, Event::LinkChanged);
+            }
+        });
+    }
+
+    #[test]
+    fn ipv6_neighbours_are_nobodys_concern() {
+        in_namespace(async || {
+            ip("link add name uplink type veth peer name isp");
+            let mut events = Events::subscribe().unwrap();
+            ip("neigh add fd00::7 lladdr 02:00:00:00:00:07 dev uplink");
+            ip("neigh add 10.0.0.7 lladdr 02:00:00:00:00:07 dev uplink");
+            assert_eq!(next(&mut events).await, Event::NeighbourChanged);
+            ip("neigh change fd00::7 lladdr 02:00:00:00:00:08 dev uplink");
+            nothing_more(&mut events).await;
         });
     }
 
@@ -296,25 +335,65 @@ mod tests {
 
     #[test]
     fn cut_and_odd_datagrams_are_read_within_their_bounds() {
-        let message = |length: u32, kind: u16| {
+        let message = |length: u32, kind: u16, size: usize| {
             let mut bytes = length.to_ne_bytes().to_vec();
             bytes.extend(kind.to_ne_bytes());
-            bytes.resize(16, 0);
+            bytes.resize(size, 0);
             bytes
         };
-        let mut two = message(14, libc::RTM_NEWADDR);
-        two.extend(message(4096, libc::RTM_DELLINK));
-        for (datagram, links, addresses) in [
-            (vec![], false, false),
-            (vec![0; 5], false, false),
-            (message(0, libc::RTM_NEWLINK), true, false),
-            (message(u32::MAX - 3, libc::RTM_NEWADDR), false, true),
-            (message(16, libc::RTM_NEWROUTE), false, false),
-            (two, true, true),
+        let mut two = message(14, libc::RTM_NEWADDR, 16);
+        two.extend(message(4096, libc::RTM_DELLINK, 16));
+        let neighbour = |family: i32| {
+            let mut bytes = message(28, libc::RTM_DELNEIGH, 28);
+            bytes[HEADER] = u8::try_from(family).unwrap();
+            bytes
+        };
+        let cut = neighbour(libc::AF_INET6)[..HEADER].to_vec();
+        for (datagram, noted) in [
+            (vec![], ""),
+            (vec![0; 5], ""),
+            (message(0, libc::RTM_NEWLINK, 16), "links"),
+            (message(u32::MAX - 3, libc::RTM_NEWADDR, 16), "addresses"),
+            (message(16, libc::RTM_NEWROUTE, 16), "routes"),
+            (message(16, libc::RTM_DELRULE, 16), "routes"),
+            (message(16, libc::RTM_NEWQDISC, 16), ""),
+            (neighbour(libc::AF_INET), "neighbours"),
+            (neighbour(libc::AF_BRIDGE), "neighbours"),
+            (neighbour(libc::AF_INET6), ""),
+            (cut, "neighbours"),
+            (two, "links addresses"),
         ] {
             let mut pending = Pending::default();
             pending.note(&datagram);
-            assert_eq!((pending.links, pending.addresses), (links, addresses));
+            let noted = Pending {
+                links: noted.contains("links"),
+                addresses: noted.contains("addresses"),
+                routes: noted.contains("routes"),
+                neighbours: noted.contains("neighbours"),
+                overrun: false,
+            };
+            assert_eq!(pending, noted, "{datagram:?}");
         }
+    }
+
+    #[test]
+    fn what_others_stand_on_is_told_first() {
+        let mut pending = Pending {
+            links: true,
+            addresses: true,
+            routes: true,
+            neighbours: true,
+            overrun: false,
+        };
+        let order: Vec<_> = std::iter::from_fn(|| pending.take()).collect();
+        assert_eq!(
+            order,
+            [
+                Event::LinkChanged,
+                Event::AddressChanged,
+                Event::RouteChanged,
+                Event::NeighbourChanged
+            ]
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! Requests to the kernel about interfaces and IPv4 addresses (rtnetlink(7)).
+//! Requests to the kernel about interfaces, IPv4 addresses, neighbours and routes (rtnetlink(7)).
 //!
 //! One connection, one request at a time and caller. Errors say what was asked for, of which
 //! interface, and what is missing. Nothing here decides what to change, or remembers it.
 
 mod neighbours;
+mod routes;
 
 use std::fmt;
 use std::io;
@@ -18,12 +19,13 @@ pub use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
 use tokio::sync::Mutex;
 
-pub use neighbours::{FdbEntry, Neighbour};
+pub use self::neighbours::{FdbEntry, Neighbour, NeighbourState};
+pub use self::routes::RouteMtu;
 
 /// Not in `libc`.
 const ARPHRD_RAWIP: u16 = 519;
@@ -64,26 +66,41 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is a port of, by index.
     pub master: Option<u32>,
-    /// What it is to the bridge that it is a port of.
-    pub port: Option<BridgePort>,
-    /// The interface on top of which it is (of a VLAN the one that carries it), by index.
-    pub parent: Option<u32>,
-    /// For a bridge: whether its ports are in VLANs.
-    pub filters_vlans: bool,
     /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the
     /// namespace's `net/bridge/bridge-nf-call-iptables` is 0. It cannot say no where that is 1.
     pub calls_netfilter: bool,
+    /// For a bridge: whether it tells VLANs apart (`vlan_filtering`).
+    pub vlan_filtering: bool,
+    /// How it takes part in its bridge, if it is the port of one.
+    pub port: Option<BridgePort>,
+    /// The interface that it stands on, by index, where that is in the same namespace: of a VLAN
+    /// or macvlan the one below, of a veth the other end (IFLA_LINK).
+    pub parent: Option<u32>,
+    /// The XDP programs that are attached to it.
+    pub xdp: Xdp,
 }
 
-/// A port, as its bridge sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How an interface takes part in a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BridgePort {
-    /// Whether frames pass, as far as the spanning tree is concerned.
-    pub is_forwarding: bool,
-    /// Whether it is cut off from other ports of its kind.
-    pub is_isolated: bool,
-    /// Whether only addresses that are known may send.
-    pub is_locked: bool,
+    /// Whether the spanning tree lets it carry frames. Without spanning tree that is so as long as
+    /// it is up with a carrier.
+    pub forwarding: bool,
+    /// Whether it may not reach other isolated ports.
+    pub isolated: bool,
+    /// Whether it takes frames only from addresses that the forwarding database has there.
+    pub locked: bool,
+}
+
+/// XDP programs of an interface by where they run, each by its number (`bpftool prog`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Xdp {
+    /// In the driver.
+    pub native: Option<u32>,
+    /// In the kernel's own receive path.
+    pub generic: Option<u32>,
+    /// In the network card.
+    pub offloaded: Option<u32>,
 }
 
 /// What an interface is.
@@ -352,11 +369,13 @@ impl Link {
             mtu: 0,
             mac: None,
             master: None,
+            calls_netfilter: false,
+            vlan_filtering: false,
             port: None,
             parent: None,
-            filters_vlans: false,
-            calls_netfilter: false,
+            xdp: Xdp::default(),
         };
+        let mut is_parent_elsewhere = false;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -366,9 +385,14 @@ impl Link {
                 }
                 LinkAttribute::Controller(index) if index != 0 => link.master = Some(index),
                 LinkAttribute::Link(index) if index != 0 => link.parent = Some(index),
+                LinkAttribute::LinkNetNsId(_) => is_parent_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => link.parse_info(&infos),
+                LinkAttribute::Xdp(programs) => link.xdp = Xdp::parse(&programs),
                 _ => {}
             }
+        }
+        if is_parent_elsewhere {
+            link.parent = None;
         }
         (!link.name.is_empty()).then_some(link)
     }
@@ -379,19 +403,39 @@ impl Link {
                 LinkInfo::Kind(kind) => self.kind = Kind::from(kind),
                 LinkInfo::Data(InfoData::Bridge(options)) => {
                     self.calls_netfilter = options.contains(&InfoBridge::NfCallIpTables(true));
-                    self.filters_vlans = options.contains(&InfoBridge::VlanFiltering(true));
+                    self.vlan_filtering = options.contains(&InfoBridge::VlanFiltering(true));
                 }
                 LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
-                    self.port = Some(BridgePort {
-                        is_forwarding: options
-                            .contains(&InfoBridgePort::State(BridgePortState::Forwarding)),
-                        is_isolated: options.contains(&InfoBridgePort::Isolated(true)),
-                        is_locked: options.contains(&InfoBridgePort::Locked(true)),
-                    });
+                    self.port = Some(BridgePort::parse(options));
                 }
                 _ => {}
             }
         }
+    }
+}
+
+impl BridgePort {
+    fn parse(options: &[InfoBridgePort]) -> Self {
+        Self {
+            forwarding: options.contains(&InfoBridgePort::State(BridgePortState::Forwarding)),
+            isolated: options.contains(&InfoBridgePort::Isolated(true)),
+            locked: options.contains(&InfoBridgePort::Locked(true)),
+        }
+    }
+}
+
+impl Xdp {
+    fn parse(programs: &[LinkXdp]) -> Self {
+        let mut xdp = Self::default();
+        for program in programs {
+            match program {
+                LinkXdp::DrvProgId(number) => xdp.native = Some(*number),
+                LinkXdp::SkbProgId(number) => xdp.generic = Some(*number),
+                LinkXdp::HwProgId(number) => xdp.offloaded = Some(*number),
+                _ => {}
+            }
+        }
+        xdp
     }
 }
 

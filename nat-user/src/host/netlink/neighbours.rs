@@ -1,120 +1,148 @@
-//! Requests about what is behind an interface: neighbours, bridges' forwarding tables, and how large
-//! packets may be on a route.
+//! Neighbours of IPv4 addresses, and the forwarding databases of bridges.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use netlink_packet_route::AddressFamily;
+use futures_util::StreamExt;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::RouteMessageBuilder;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+
+pub use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{Netlink, RequestError, answer};
 
-/// An IPv4 neighbour that packets can be sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What the kernel knows of an IPv4 address on a link (an entry of its ARP table).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
-    /// The interface that it is behind, by index.
+    /// The interface, by index.
     pub device: u32,
-    /// Its address.
+    /// The neighbour's address.
     pub address: Ipv4Addr,
-    /// Its link-layer address.
-    pub mac: [u8; 6],
-    /// Whether the kernel will ask whether it is still there before it uses it for long.
-    pub is_stale: bool,
+    /// Its Ethernet address, as far as it is known.
+    pub mac: Option<[u8; 6]>,
+    /// How far that can be relied upon.
+    pub state: NeighbourState,
 }
 
-/// An address in a bridge's forwarding table that is behind one of its ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Behind which port a bridge has an Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FdbEntry {
     /// The bridge, by index.
     pub bridge: u32,
-    /// The link-layer address.
-    pub mac: [u8; 6],
-    /// The port, by index.
+    /// Its port, by index; the bridge itself for addresses that are its own and no port's.
     pub port: u32,
+    /// The Ethernet address.
+    pub mac: [u8; 6],
+    /// The VLAN, for frames of which alone the entry stands. A bridge that does not filter VLANs
+    /// heeds only entries without one.
+    pub vlan: Option<u16>,
+    /// Whether the bridge takes frames to this address for the host itself.
+    pub local: bool,
 }
 
 impl Netlink {
-    /// All IPv4 neighbours that have a link-layer address: not those that are still looked for, or
-    /// were not found.
+    /// All neighbours of all interfaces by IPv4, in whatever state.
     ///
     /// # Errors
     /// When the kernel does not answer.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, RequestError> {
-        let request = || {
-            let request = self.handle.neighbours().get();
-            request.set_address_family(AddressFamily::Inet).execute()
-        };
-        let messages = self.list("list neighbours", request).await?;
+        let messages = (self.neighbour_messages("list neighbours", AddressFamily::Inet)).await?;
         Ok(messages.iter().filter_map(Neighbour::parse).collect())
     }
 
-    /// The forwarding tables of all bridges, without their own addresses and those of their ports.
+    /// The forwarding databases of all bridges.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn forwarding_tables(&self) -> Result<Vec<FdbEntry>, RequestError> {
-        let request = || {
-            let request = self.handle.neighbours().get();
-            request.set_address_family(AddressFamily::Bridge).execute()
-        };
-        let messages = self.list("list bridges' addresses", request).await?;
+    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, RequestError> {
+        let request = "list forwarding databases";
+        let messages = (self.neighbour_messages(request, AddressFamily::Bridge)).await?;
         Ok(messages.iter().filter_map(FdbEntry::parse).collect())
     }
 
-    /// The least that routes by an interface say of the size of packets in bytes, by index; only of
-    /// interfaces that have such a route.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn route_mtus(&self) -> Result<BTreeMap<u32, u32>, RequestError> {
-        let request = || {
-            let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-            self.handle.route().get(all).execute()
+    async fn neighbour_messages(
+        &self,
+        request: &str,
+        family: AddressFamily,
+    ) -> Result<Vec<NeighbourMessage>, RequestError> {
+        let start = || {
+            let neighbours = self.handle.neighbours().get();
+            neighbours.set_address_family(family).execute()
         };
-        let mut least = BTreeMap::new();
-        for message in self.list("list routes", request).await? {
-            let Some(mtu) = mtu_of(&message) else {
-                continue;
-            };
-            for device in devices_of(&message) {
-                let known = least.entry(device).or_insert(mtu);
-                *known = mtu.min(*known);
-            }
-        }
-        Ok(least)
+        self.list(request, start).await
     }
 
-    /// Tells the kernel that a neighbour is in use, so that it asks whether it is still there if it
-    /// has not heard of it for long.
+    /// Has the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
+    /// Ethernet address when that is due. Says whether there is such an entry that can be verified;
+    /// those that somebody else keeps (permanent, without ARP, externally learned, managed) are left
+    /// alone.
+    ///
+    /// An entry that becomes permanent between the look at it and the request is none any more
+    /// after it: such a request takes the permanence away (`__neigh_update()` in
+    /// `net/core/neighbour.c`).
     ///
     /// # Errors
-    /// When there is no such interface or the kernel refuses.
-    pub async fn use_neighbour(&self, device: u32, address: Ipv4Addr) -> Result<(), RequestError> {
-        let request = self
-            .handle
-            .neighbours()
-            .add(device, IpAddr::V4(address))
-            .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
-            .replace();
-        answer(&format!("use neighbour {address}"), request.execute()).await
+    /// When the kernel refuses.
+    pub async fn use_neighbour(
+        &self,
+        device: u32,
+        address: Ipv4Addr,
+    ) -> Result<bool, RequestError> {
+        let request = format!("use neighbour {address} of interface {device}");
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = device;
+        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        message.attributes.push(destination);
+
+        let wanted = RouteNetlinkMessage::GetNeighbour(message.clone());
+        let found = present(self.exchange(&request, wanted, NLM_F_REQUEST).await)?;
+        let is_verified = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewNeighbour(entry) => is_verified_by_kernel(entry),
+            _ => false,
+        };
+        if !found.iter().flatten().any(is_verified) {
+            return Ok(false);
+        }
+        message.header.flags = NeighbourFlags::Use;
+        let message = RouteNetlinkMessage::NewNeighbour(message);
+        // Without NLM_F_CREATE and NLM_F_REPLACE: one that has gone stays away.
+        let used = self.exchange(&request, message, NLM_F_REQUEST | NLM_F_ACK);
+        Ok(present(used.await)?.is_some())
+    }
+
+    /// Sends a message and returns what the kernel answers.
+    async fn exchange(
+        &self,
+        request: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, RequestError> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        let mut received = Vec::new();
+        let pending = async {
+            let mut answers = self.handle.clone().request(message)?;
+            while let Some(message) = answers.next().await {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(message) => received.push(message),
+                    NetlinkPayload::Error(error) => {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        answer(request, pending).await?;
+        Ok(received)
     }
 }
 
 impl Neighbour {
-    fn parse(message: &NeighbourMessage) -> Option<Self> {
-        use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-        let header = &message.header;
-        if !matches!(
-            header.state,
-            Permanent | Noarp | Reachable | Stale | Delay | Probe
-        ) {
-            return None;
-        }
+    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
             .iter()
@@ -123,72 +151,68 @@ impl Neighbour {
                 _ => None,
             });
         Some(Self {
-            device: header.ifindex,
+            device: message.header.ifindex,
             address: address?,
-            mac: mac_of(message)?,
-            is_stale: header.state == Stale,
+            mac: mac(message),
+            state: message.header.state,
         })
     }
 }
 
 impl FdbEntry {
-    fn parse(message: &NeighbourMessage) -> Option<Self> {
-        // What is the bridge's or the port's own is permanent, unless somebody has written it as an
-        // address behind the port (`bridge fdb add … master static`).
-        if message.header.state == NeighbourState::Permanent {
-            return None;
+    /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
+    /// its peers) name no bridge and are none.
+    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
+        let (mut bridge, mut vlan) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Controller(index) => bridge = Some(*index),
+                NeighbourAttribute::Vlan(number) => vlan = Some(*number),
+                _ => {}
+            }
         }
-        let bridge = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                NeighbourAttribute::Controller(bridge) => Some(*bridge),
-                _ => None,
-            });
+        let is_own = message.header.flags.contains(NeighbourFlags::Own);
         Some(Self {
-            bridge: bridge?,
-            mac: mac_of(message)?,
+            bridge: bridge.filter(|_| !is_own)?,
             port: message.header.ifindex,
+            mac: mac(message)?,
+            vlan,
+            local: message.header.state == NeighbourState::Permanent,
         })
     }
 }
 
-/// The address of one host on Ethernet.
-fn mac_of(message: &NeighbourMessage) -> Option<[u8; 6]> {
-    let mac = message
+fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    message
         .attributes
         .iter()
         .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => bytes[..].try_into().ok(),
+            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
             _ => None,
-        });
-    mac.filter(|mac: &[u8; 6]| mac[0] & 1 == 0 && *mac != [0; 6])
+        })
 }
 
-fn mtu_of(message: &RouteMessage) -> Option<u32> {
-    let mut metrics = message
-        .attributes
-        .iter()
-        .flat_map(|attribute| match attribute {
-            RouteAttribute::Metrics(metrics) => &metrics[..],
-            _ => &[],
-        });
-    metrics.find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
-}
-
-fn devices_of(message: &RouteMessage) -> Vec<u32> {
-    let mut devices = Vec::new();
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(device) => devices.push(*device),
-            RouteAttribute::MultiPath(hops) => {
-                devices.extend(hops.iter().map(|hop| hop.interface_index));
-            }
-            _ => {}
+/// Whether the kernel alone keeps an entry. What somebody else has made would lose its permanence
+/// or the mark of who keeps it.
+fn is_verified_by_kernel(entry: &NeighbourMessage) -> bool {
+    let kept = entry.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::ExtFlags(flags) => {
+            flags.intersects(NeighbourExtFlags::Managed | NeighbourExtFlags::ExtValidated)
         }
+        _ => false,
+    });
+    let permanent = matches!(
+        entry.header.state,
+        NeighbourState::Permanent | NeighbourState::Noarp
+    );
+    !kept && !permanent && !entry.header.flags.contains(NeighbourFlags::ExtLearned)
+}
+
+/// Nothing where the kernel says that there is no such entry, or no such interface.
+fn present<T>(result: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(error) => Err(error),
     }
-    devices
 }

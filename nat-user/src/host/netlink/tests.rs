@@ -1,5 +1,10 @@
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
+
 use super::*;
-use crate::host::testing::{in_namespace, ip};
+use crate::host::testing::{bridge, in_namespace, ip, without_ipv6};
 
 const MAC: [u8; 6] = [0x02, 0x12, 0x34, 0x56, 0x78, 0x9a];
 
@@ -158,6 +163,369 @@ fn an_address_is_added_and_removed() {
         assert_eq!(again.errno(), Some(libc::EEXIST));
         netlink.delete_address(&bridge, net).await.unwrap();
         assert_eq!(netlink.addresses_of(bridge.index).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn bridges_and_ports_are_described() {
+    in_namespace(async || {
+        ip("link add vmbr1 type bridge");
+        ip("link add name tap1 type veth peer name guest1");
+        let netlink = Netlink::connect().unwrap();
+        assert_eq!(link(&netlink, "tap1").await.port, None);
+        ip("link set tap1 master vmbr1");
+        let bridge_link = link(&netlink, "vmbr1").await;
+        assert!(!bridge_link.vlan_filtering && bridge_link.port.is_none());
+        assert_eq!(
+            link(&netlink, "tap1").await.port,
+            Some(BridgePort::default())
+        );
+        bridge("link set dev tap1 isolated on");
+        bridge("link set dev tap1 locked on");
+        for name in ["vmbr1", "tap1", "guest1"] {
+            ip(&format!("link set {name} up"));
+        }
+        let expected = BridgePort {
+            forwarding: true,
+            isolated: true,
+            locked: true,
+        };
+        // The carrier comes in its own time.
+        for _ in 0..100 {
+            if link(&netlink, "tap1").await.port == Some(expected) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(link(&netlink, "tap1").await.port, Some(expected));
+    });
+}
+
+#[test]
+fn a_bridge_that_filters_vlans_is_seen() {
+    let parse = |options: Vec<InfoBridge>| {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName("vmbr1".to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(options)),
+            ]),
+        ];
+        Link::parse(message).unwrap().vlan_filtering
+    };
+    assert!(parse(vec![InfoBridge::VlanFiltering(true)]));
+    assert!(!parse(vec![InfoBridge::VlanFiltering(false)]));
+    assert!(!parse(vec![]));
+}
+
+#[test]
+fn parents_are_named_in_the_same_namespace_only() {
+    in_namespace(async || {
+        ip("link add name uplink type veth peer name isp");
+        ip("link add link uplink name stacked type macvlan");
+        let netlink = Netlink::connect().unwrap();
+        let uplink = link(&netlink, "uplink").await;
+        assert_eq!(link(&netlink, "stacked").await.parent, Some(uplink.index));
+        assert_eq!(uplink.parent, Some(link(&netlink, "isp").await.index));
+        assert_eq!(link(&netlink, "lo").await.parent, None);
+
+        let elsewhere = Elsewhere::new();
+        ip(&format!("link set isp netns {}", elsewhere.thread));
+        assert_eq!(link(&netlink, "uplink").await.parent, None);
+    });
+}
+
+/// A network namespace of another thread, which lives as long as this.
+struct Elsewhere {
+    thread: i32,
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let (end, until) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // SAFETY: unshare takes no pointers; it moves this thread alone to a new namespace.
+            let status = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(status, 0);
+            // SAFETY: gettid takes nothing and cannot fail.
+            tell.send(unsafe { libc::gettid() }).unwrap();
+            until.recv().unwrap_err();
+        });
+        Self {
+            thread: told.recv().unwrap(),
+            _end: end,
+        }
+    }
+}
+
+#[test]
+fn xdp_programs_are_seen() {
+    in_namespace(async || {
+        ip("link add name uplink type veth peer name isp");
+        let netlink = Netlink::connect().unwrap();
+        let uplink = link(&netlink, "uplink").await;
+        assert_eq!(uplink.xdp, Xdp::default());
+        let program = load_xdp_pass();
+        // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE (linux/if_link.h).
+        for (mode, is_native) in [(1 << 1, false), (1 << 2, true)] {
+            let attach = async |fd| {
+                let mut message = LinkUnspec::new_with_index(uplink.index).build();
+                let xdp = vec![LinkXdp::Fd(fd), LinkXdp::Flags(mode)];
+                message.attributes.push(LinkAttribute::Xdp(xdp));
+                netlink.handle.link().set(message).execute().await.unwrap();
+            };
+            attach(program.as_raw_fd()).await;
+            let Xdp {
+                native,
+                generic,
+                offloaded,
+            } = link(&netlink, "uplink").await.xdp;
+            let told = (native.is_some(), generic.is_some(), offloaded);
+            assert_eq!(told, (is_native, !is_native, None));
+            attach(-1).await;
+        }
+        assert_eq!(link(&netlink, "uplink").await.xdp, Xdp::default());
+    });
+}
+
+/// Loads an XDP program that lets all packets pass.
+fn load_xdp_pass() -> OwnedFd {
+    const BPF_PROG_LOAD: i32 = 5;
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    /// The beginning of `union bpf_attr` (linux/bpf.h); what is left out is 0.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        length: u32,
+        instructions: *const u64,
+        license: *const libc::c_char,
+    }
+    // r0 = 2 (XDP_PASS); exit
+    let instructions = [0x0000_0002_0000_00b7_u64, 0x0000_0000_0000_0095];
+    let load = Load {
+        kind: BPF_PROG_TYPE_XDP,
+        length: 2,
+        instructions: instructions.as_ptr(),
+        license: c"MIT".as_ptr(),
+    };
+    // SAFETY: the attributes are as long as said, and name memory that outlives the call, which only
+    // reads it.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
+    let fd = i32::try_from(fd).unwrap();
+    assert!(fd >= 0, "load: {}", io::Error::last_os_error());
+    // SAFETY: the kernel has just given it out, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A veth pair without IPv6, both ends up, the near one with an address.
+async fn uplink_and_isp(netlink: &Netlink) -> Link {
+    without_ipv6();
+    ip("link add name uplink type veth peer name isp");
+    ip("link set uplink up");
+    ip("link set isp up");
+    ip("addr add 198.51.100.2/24 dev uplink");
+    link(netlink, "uplink").await
+}
+
+async fn neighbour(netlink: &Netlink, address: &str) -> Option<Neighbour> {
+    let address: Ipv4Addr = address.parse().unwrap();
+    let neighbours = netlink.neighbours().await.unwrap();
+    neighbours
+        .into_iter()
+        .find(|entry| entry.address == address)
+}
+
+#[test]
+fn neighbours_are_listed_in_every_state() {
+    in_namespace(async || {
+        let netlink = Netlink::connect().unwrap();
+        let uplink = uplink_and_isp(&netlink).await;
+        for (host, state) in [
+            (1, NeighbourState::Permanent),
+            (3, NeighbourState::Noarp),
+            (4, NeighbourState::Reachable),
+            (5, NeighbourState::Stale),
+            (6, NeighbourState::Failed),
+        ] {
+            let address = format!("198.51.100.{host}");
+            ip(&format!(
+                "neigh add {address} dev uplink lladdr 02:12:34:56:78:9a nud {state}"
+            ));
+            let expected = Neighbour {
+                device: uplink.index,
+                address: address.parse().unwrap(),
+                mac: (state != NeighbourState::Failed).then_some(MAC),
+                state,
+            };
+            assert_eq!(neighbour(&netlink, &address).await, Some(expected));
+        }
+        assert_eq!(neighbour(&netlink, "198.51.100.7").await, None);
+    });
+}
+
+#[test]
+fn forwarding_databases_are_listed() {
+    in_namespace(async || {
+        without_ipv6();
+        for number in 1..=2 {
+            ip(&format!("link add vmbr{number} type bridge"));
+            ip(&format!(
+                "link add name tap{number} type veth peer name guest{number}"
+            ));
+            ip(&format!("link set tap{number} master vmbr{number} up"));
+        }
+        ip("link add vxlan5 type vxlan id 5 dstport 4789 dev tap1");
+        ip("link set vxlan5 master vmbr1");
+        bridge("fdb add 02:12:34:56:78:9a dev vxlan5 dst 198.51.100.1 self permanent");
+        bridge("fdb add 02:12:34:56:78:9a dev tap1 master static");
+        bridge("fdb add 02:12:34:56:78:9a dev tap2 master static");
+        let netlink = Netlink::connect().unwrap();
+        let fdb = netlink.fdb().await.unwrap();
+        let mut learned = Vec::new();
+        for number in 1..=2 {
+            let tap = link(&netlink, &format!("tap{number}")).await;
+            let bridge = tap.master.unwrap();
+            learned.push(FdbEntry {
+                bridge,
+                port: tap.index,
+                mac: MAC,
+                vlan: None,
+                local: false,
+            });
+            let own = |entry: &&FdbEntry| Some(entry.mac) == tap.mac && entry.bridge == bridge;
+            let own: Vec<_> = fdb.iter().filter(own).collect();
+            assert!(
+                !own.is_empty() && own.iter().all(|entry| entry.local),
+                "{own:?}"
+            );
+        }
+        let of_guest = fdb.into_iter();
+        // Where the kernel filters VLANs, a static entry stands for the port's VLANs as well.
+        let of_guest = of_guest.filter(|entry| entry.mac == MAC && entry.vlan.is_none());
+        let mut of_guest: Vec<_> = of_guest.collect();
+        of_guest.sort_by_key(|entry| entry.bridge);
+        assert_eq!(of_guest, learned);
+    });
+}
+
+#[test]
+fn an_entry_for_a_vlan_or_without_a_bridge_is_told_apart() {
+    let parse = |attributes: &[NeighbourAttribute]| {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = 7;
+        message.attributes = attributes.to_vec();
+        FdbEntry::parse(&message)
+    };
+    let mac = NeighbourAttribute::LinkLayerAddress(MAC.to_vec());
+    let bridge = NeighbourAttribute::Controller(3);
+    let expected = FdbEntry {
+        bridge: 3,
+        port: 7,
+        mac: MAC,
+        vlan: Some(5),
+        local: false,
+    };
+    let vlan = NeighbourAttribute::Vlan(5);
+    assert_eq!(parse(&[mac.clone(), bridge.clone(), vlan]), Some(expected));
+    assert_eq!(parse(&[mac]), None);
+    assert_eq!(parse(&[bridge]), None);
+}
+
+#[test]
+fn mtus_of_routes_are_listed_with_their_devices() {
+    in_namespace(async || {
+        let netlink = Netlink::connect().unwrap();
+        let uplink = uplink_and_isp(&netlink).await.index;
+        ip("link add name second type veth peer name isp2");
+        ip("link set second up");
+        ip("link set isp2 up");
+        ip("addr add 203.0.113.2/24 dev second");
+        let second = link(&netlink, "second").await.index;
+        assert_eq!(netlink.route_mtus().await.unwrap(), []);
+        ip("route add 10.1.0.0/16 via 198.51.100.1 mtu 1300");
+        ip("route add 10.2.0.0/16 via 203.0.113.1 table 77 mtu lock 1280 advmss 1000");
+        ip("route add 10.3.0.0/16 via 198.51.100.1 advmss 1000");
+        ip("route add 10.4.0.0/16 mtu 1200 nexthop via 198.51.100.1 nexthop via 203.0.113.1");
+        let mut mtus = netlink.route_mtus().await.unwrap();
+        mtus.sort_unstable();
+        let expected = [
+            (uplink, 1200),
+            (uplink, 1300),
+            (second, 1200),
+            (second, 1280),
+        ];
+        let device = |(device, mtu)| RouteMtu {
+            device: Some(device),
+            mtu,
+        };
+        assert_eq!(mtus, expected.map(device));
+    });
+}
+
+#[test]
+fn a_route_without_device_may_lead_anywhere_and_learned_ones_do_not_count() {
+    let mut message = RouteMessage::default();
+    message.attributes = vec![RouteAttribute::Metrics(vec![RouteMetric::Mtu(1300)])];
+    let anywhere = RouteMtu {
+        device: None,
+        mtu: 1300,
+    };
+    assert_eq!(RouteMtu::parse(&message), [anywhere]);
+    message.header.flags = RouteFlags::Cloned;
+    assert_eq!(RouteMtu::parse(&message), []);
+}
+
+#[test]
+fn a_stale_neighbour_is_verified_when_it_is_used() {
+    in_namespace(async || {
+        let netlink = Netlink::connect().unwrap();
+        let uplink = uplink_and_isp(&netlink).await;
+        ip("neigh add 198.51.100.1 dev uplink lladdr 02:12:34:56:78:9a nud stale");
+        let address = Ipv4Addr::new(198, 51, 100, 1);
+        assert!(netlink.use_neighbour(uplink.index, address).await.unwrap());
+        let used = neighbour(&netlink, "198.51.100.1").await.unwrap();
+        assert!(
+            matches!(used.state, NeighbourState::Delay | NeighbourState::Probe),
+            "{used:?}"
+        );
+        assert_eq!(used.mac, Some(MAC));
+    });
+}
+
+#[test]
+fn neighbours_that_others_keep_are_not_used() {
+    in_namespace(async || {
+        let netlink = Netlink::connect().unwrap();
+        let uplink = uplink_and_isp(&netlink).await;
+        for (address, how) in [
+            ("198.51.100.3", "nud permanent"),
+            ("198.51.100.4", "nud noarp"),
+            ("198.51.100.5", "nud stale extern_learn"),
+        ] {
+            ip(&format!(
+                "neigh add {address} dev uplink lladdr 02:12:34:56:78:9a {how}"
+            ));
+            let show = || ip(&format!("neigh show {address} nud all"));
+            let before = show();
+            let used = netlink.use_neighbour(uplink.index, address.parse().unwrap());
+            assert!(!used.await.unwrap(), "{how}");
+            assert_eq!(show(), before);
+        }
+    });
+}
+
+#[test]
+fn a_neighbour_that_is_not_there_is_not_made() {
+    in_namespace(async || {
+        let netlink = Netlink::connect().unwrap();
+        let uplink = uplink_and_isp(&netlink).await;
+        let address = Ipv4Addr::new(198, 51, 100, 1);
+        assert!(!netlink.use_neighbour(uplink.index, address).await.unwrap());
+        assert!(!netlink.use_neighbour(9999, address).await.unwrap());
+        assert_eq!(neighbour(&netlink, "198.51.100.1").await, None);
     });
 }
 

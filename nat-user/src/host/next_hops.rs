@@ -1,0 +1,185 @@
+//! By which port frames to a neighbour leave.
+//!
+//! Pure: it computes from lists that the kernel has given, and must neither ask nor change it. What
+//! is not certain is left out, since whoever finds no next hop has the kernel forward the packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::netlink::{FdbEntry, Kind, Layer, Link, Neighbour, NeighbourState, RouteMtu};
+
+/// Frames that leave by `device` for `mac` go out by `port`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextHop {
+    /// The interface to which the kernel routes, by index.
+    pub device: u32,
+    /// The neighbour's Ethernet address.
+    pub mac: [u8; 6],
+    /// The interface by which the frame leaves, by index: of a bridge the port behind which it has
+    /// the neighbour, otherwise the device itself.
+    pub port: u32,
+    /// The device's own Ethernet address.
+    pub source: [u8; 6],
+    /// The largest packet in bytes, without the link layer's header: that of the device, the port,
+    /// or a route by that device, whichever is the least.
+    pub mtu: u32,
+}
+
+/// The next hops behind some devices, named by index: one for each Ethernet address that a neighbour
+/// of theirs can be reached at.
+#[must_use]
+pub fn next_hops(
+    links: &[Link],
+    neighbours: &[Neighbour],
+    fdb: &[FdbEntry],
+    route_mtus: &[RouteMtu],
+    devices: &BTreeSet<u32>,
+) -> BTreeSet<NextHop> {
+    let host = Host {
+        links: links.iter().map(|link| (link.index, link)).collect(),
+        ports: ports(fdb),
+        route_mtus,
+    };
+    let usable = neighbours.iter().filter_map(|neighbour| {
+        let mac = usable_mac(neighbour)?;
+        Some((neighbour.device, mac))
+    });
+    let wanted: BTreeSet<_> = usable
+        .filter(|(device, _)| devices.contains(device))
+        .collect();
+    let hops = wanted.into_iter();
+    hops.filter_map(|(device, mac)| host.next_hop(device, mac))
+        .collect()
+}
+
+/// The Ethernet addresses, each with its device's index, that some neighbour had before and has no
+/// longer: it has another, cannot be reached, or is gone. Packets to it that were sent there must not
+/// be any more, even if another neighbour still has that Ethernet address.
+#[must_use]
+pub fn abandoned(before: &[Neighbour], after: &[Neighbour]) -> BTreeSet<(u32, [u8; 6])> {
+    let after = macs(after);
+    let lost = macs(before)
+        .into_iter()
+        .filter(|(neighbour, mac)| after.get(neighbour) != Some(mac));
+    lost.map(|((device, _), mac)| (device, mac)).collect()
+}
+
+/// The host, ready to be asked.
+struct Host<'a> {
+    links: BTreeMap<u32, &'a Link>,
+    /// By bridge and Ethernet address.
+    ports: BTreeMap<(u32, [u8; 6]), Port>,
+    route_mtus: &'a [RouteMtu],
+}
+
+/// What a forwarding database says of an Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    /// It is behind this port, by index.
+    At(u32),
+    /// It is known for frames of some VLAN alone, behind this port.
+    OfVlan(u32),
+    /// It is the host's own, or behind more than one port.
+    Unclear,
+}
+
+impl Host<'_> {
+    fn next_hop(&self, device: u32, mac: [u8; 6]) -> Option<NextHop> {
+        let link = self.carrying(device)?;
+        let port = match link.kind {
+            Kind::Bridge => self.bridge_port(link, mac)?,
+            _ => link,
+        };
+        let of_routes = self.route_mtus.iter();
+        let of_routes = of_routes.filter(|route| route.device.is_none_or(|index| index == device));
+        let mtu = of_routes
+            .map(|route| route.mtu)
+            .fold(link.mtu.min(port.mtu), u32::min);
+        Some(NextHop {
+            device,
+            mac,
+            port: port.index,
+            source: link.mac?,
+            mtu,
+        })
+    }
+
+    /// The port by which a bridge would send a frame of its host's.
+    fn bridge_port(&self, bridge: &Link, mac: [u8; 6]) -> Option<&Link> {
+        let Port::At(index) = *self.ports.get(&(bridge.index, mac))? else {
+            return None;
+        };
+        let port = self.carrying(index)?;
+        let membership = port.port?;
+        let is_plain = membership.forwarding && !membership.isolated && !membership.locked;
+        let is_ours = port.master == Some(bridge.index);
+        (is_plain && is_ours && !bridge.vlan_filtering).then_some(port)
+    }
+
+    /// An interface that carries Ethernet frames now.
+    fn carrying(&self, index: u32) -> Option<&Link> {
+        let link = self.links.get(&index).copied()?;
+        (link.up && link.running && link.layer == Layer::Ethernet).then_some(link)
+    }
+}
+
+fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), Port> {
+    let mut ports = BTreeMap::new();
+    for entry in fdb {
+        let new = match (entry.local, entry.vlan) {
+            (true, _) => Port::Unclear,
+            (false, None) => Port::At(entry.port),
+            (false, Some(_)) => Port::OfVlan(entry.port),
+        };
+        ports
+            .entry((entry.bridge, entry.mac))
+            .and_modify(|known: &mut Port| *known = known.with(new))
+            .or_insert(new);
+    }
+    ports
+}
+
+impl Port {
+    /// What two entries say together.
+    fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::OfVlan(one), Self::OfVlan(two)) if one == two => Self::OfVlan(one),
+            (Self::At(one) | Self::OfVlan(one), Self::At(two) | Self::OfVlan(two))
+                if one == two =>
+            {
+                Self::At(one)
+            }
+            _ => Self::Unclear,
+        }
+    }
+}
+
+/// The Ethernet address to which the kernel would send now.
+fn usable_mac(neighbour: &Neighbour) -> Option<[u8; 6]> {
+    let is_usable = matches!(
+        neighbour.state,
+        NeighbourState::Permanent
+            | NeighbourState::Noarp
+            | NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+    );
+    neighbour.mac.filter(|mac| is_usable && is_unicast(*mac))
+}
+
+fn macs(neighbours: &[Neighbour]) -> BTreeMap<(u32, Ipv4Addr), [u8; 6]> {
+    let usable = neighbours.iter().filter_map(|neighbour| {
+        let mac = usable_mac(neighbour)?;
+        Some(((neighbour.device, neighbour.address), mac))
+    });
+    usable.collect()
+}
+
+/// IEEE 802-2014 section 8.2.2: the first bit on the wire says group.
+fn is_unicast(mac: [u8; 6]) -> bool {
+    mac[0] & 0x01 == 0 && mac != [0; 6]
+}
+
+#[cfg(test)]
+mod tests;
