@@ -93,10 +93,15 @@ fn write_ports<A: Address, P: Packet>(
     destination: Endpoint<A>,
     addresses: Diff,
 ) -> Option<()> {
-    let ports = Diff::NONE.replace(
-        parsed.source_port.sum() + parsed.destination_port.sum(),
-        source.port.sum() + destination.port.sum(),
-    );
+    let ports = if (source.port, destination.port) == (parsed.source_port, parsed.destination_port)
+    {
+        Diff::NONE
+    } else {
+        Diff::NONE.replace(
+            parsed.source_port.sum() + parsed.destination_port.sum(),
+            source.port.sum() + destination.port.sum(),
+        )
+    };
     write_transport(
         packet,
         parsed,

@@ -141,8 +141,8 @@ pub trait Tables<A: Address> {
     fn next_hop(&self, tag: Tag) -> Option<&NextHop>;
     /// The tag of the next hop behind a link-layer address, [`crate::next_hop::NONE`] if it has none.
     fn next_hop_tag(&self, key: &NextHopKey) -> Tag;
-    /// Whether sessions may take the fast path now.
-    fn is_fast_path_on(&self) -> bool;
+    /// Whether sessions may take the fast path at this second.
+    fn is_fast_path_on(&self, now_s: u32) -> bool;
     /// Whether sessions that count under a rule may take the fast path.
     fn is_rule_fast(&self, rule: u32) -> bool;
 

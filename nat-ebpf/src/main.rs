@@ -5,9 +5,11 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod arp;
 mod maps;
+mod memory;
 mod refusal;
 mod sessions;
 mod skb;

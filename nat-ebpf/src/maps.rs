@@ -442,10 +442,8 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn is_fast_path_on(&self) -> bool {
-        FAST_UNTIL
-            .get(0)
-            .is_some_and(|until_s| *until_s > self.now_s())
+    fn is_fast_path_on(&self, now_s: u32) -> bool {
+        FAST_UNTIL.get(0).is_some_and(|until_s| *until_s > now_s)
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ use nat_common::{
     work::{Sent, settle},
 };
 
-use crate::maps;
+use crate::{maps, memory};
 use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
 /// Bytes that hold the headers of an ICMP packet, and those of one that an ICMP error quotes, with
@@ -197,7 +197,7 @@ impl Packet for Skb {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: the pointer was checked against the packet's end.
         self.at::<N>(offset)
-            .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+            .map(|bytes| unsafe { memory::load(bytes) })
     }
 
     #[inline(always)]
@@ -209,7 +209,7 @@ impl Packet for Skb {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as above.
         self.at::<N>(offset)
-            .map(|place| unsafe { ptr::write_unaligned(place, bytes) })
+            .map(|place| unsafe { memory::store(place, bytes) })
     }
 
     #[inline(always)]
@@ -227,6 +227,9 @@ impl Packet for Skb {
         };
         if kind != ChecksumKind::Icmp {
             self.replace(offset, pseudo, udp | u64::from(BPF_F_PSEUDO_HDR))?;
+        }
+        if payload == Diff::NONE {
+            return Some(());
         }
         self.replace(offset, payload, udp)
     }

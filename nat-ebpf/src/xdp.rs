@@ -20,6 +20,7 @@ use network_types::eth::EtherType;
 use crate::{
     ETHERNET,
     maps::{Maps, count_drop, fine_clock, work_area},
+    memory,
 };
 
 /// Offset of the protocol in an Ethernet header.
@@ -96,7 +97,7 @@ impl Packet for Frame {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: the pointer was checked against the frame's end.
         self.at::<N>(offset)
-            .map(|bytes| unsafe { ptr::read_unaligned(bytes) })
+            .map(|bytes| unsafe { memory::load(bytes) })
     }
 
     #[inline(always)]
@@ -106,7 +107,7 @@ impl Packet for Frame {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         // SAFETY: as above.
         self.at::<N>(offset)
-            .map(|place| unsafe { ptr::write_unaligned(place, bytes) })
+            .map(|place| unsafe { memory::store(place, bytes) })
     }
 
     #[inline(always)]

@@ -69,6 +69,9 @@ pub struct InterfaceState {
     pub attachment: String,
     /// The addresses in use: external ones of an uplink, the gateway of a network.
     pub addresses: Vec<Ipv4Addr>,
+    /// Which hooks the fast path uses there, and why; empty where there is none.
+    #[serde(default)]
+    pub fast_path: String,
     /// The largest TCP segment in bytes that connections through it may announce, if there is one.
     #[serde(default)]
     pub mss: Option<u16>,
@@ -479,6 +482,7 @@ mod tests {
                 hooks: vec!["tc-ingress".to_owned()],
                 attachment: "tcx".to_owned(),
                 addresses: vec![Ipv4Addr::new(19, 19, 8, 10)],
+                fast_path: "tc".to_owned(),
                 mss: Some(1452),
             }],
             warnings: vec![],

@@ -93,17 +93,18 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
         return Decision::GoesOn;
     };
-    let hop = next_hop(packet, tables, parsed, session)
+    let now_s = tables.now_s();
+    let hop = next_hop(packet, tables, parsed, session, now_s)
         .filter(|hop| hop.flags & next_hop::flags::TAKES_FRAMES != 0)
         .filter(|_| is_finished(packet, parsed));
     let Some(hop) = hop else {
         session.passed.store(clock());
         return Decision::GoesOn;
     };
-    if !has_paused(session, clock) || session.touch(tables.now_s()) == Touch::Dead {
+    if !has_paused(session, clock) || session.touch(now_s) == Touch::Dead {
         return Decision::GoesOn;
     }
-    hop.touch(tables.now_s());
+    hop.touch(now_s);
     send(packet, tables, parsed, session, hop, sent).into()
 }
 
@@ -158,40 +159,32 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     if interface.flags & interface_flags::ANTI_SPOOF != 0 {
         check_owner(packet, tables, parsed, interface).ok()?;
     }
-    let hop = next_hop(packet, tables, parsed, session)?;
-    let touch = session.touch(tables.now_s());
-    forward(packet, tables, parsed, session, hop, touch, sent)
+    let now_s = tables.now_s();
+    let hop = next_hop(packet, tables, parsed, session, now_s)?;
+    if session.touch(now_s) != Touch::Again {
+        return None;
+    }
+    hop.touch(now_s);
+    Some(send(packet, tables, parsed, session, hop, sent))
 }
 
-/// Sends a packet from outside to its guest if its session, which has been touched, has the fast
-/// path.
+/// Sends a packet from outside to its guest if its session, which has been touched at that second,
+/// has the fast path.
 #[inline(always)]
 pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
-    touch: Touch,
+    touched: (Touch, u32),
     sent: &mut Sent,
 ) -> Option<Outcome> {
-    let hop = next_hop(packet, tables, parsed, session)?;
-    forward(packet, tables, parsed, session, hop, touch, sent)
-}
-
-#[inline(always)]
-fn forward<A: Address, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    session: &Session<A>,
-    hop: &NextHop,
-    touch: Touch,
-    sent: &mut Sent,
-) -> Option<Outcome> {
+    let (touch, now_s) = touched;
+    let hop = next_hop(packet, tables, parsed, session, now_s)?;
     if touch != Touch::Again {
         return None;
     }
-    hop.touch(tables.now_s());
+    hop.touch(now_s);
     Some(send(packet, tables, parsed, session, hop, sent))
 }
 
@@ -210,6 +203,7 @@ fn next_hop<'t, A: Address, P: Packet, T: Tables<A>>(
     tables: &'t T,
     parsed: &Parsed<A>,
     session: &Session<A>,
+    now_s: u32,
 ) -> Option<&'t NextHop> {
     let hop = tables.next_hop(session.next_hop.load())?;
     let header = &parsed.header;
@@ -217,7 +211,7 @@ fn next_hop<'t, A: Address, P: Packet, T: Tables<A>>(
         && header.header_len == A::HEADER_LEN
         && !parsed.is_fragment()
         && is_flowing(parsed, session);
-    (is_plain && fits(packet, parsed, hop.mtu) && tables.is_fast_path_on()).then_some(hop)
+    (is_plain && fits(packet, parsed, hop.mtu) && tables.is_fast_path_on(now_s)).then_some(hop)
 }
 
 /// Whether a packet neither opens nor closes anything. Connection tracking is to see how

@@ -258,7 +258,7 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
         Some(interface) if interface.role == role::NETWORK => (interface.number, false),
         Some(interface) => (
             0,
-            interface.role == role::UPLINK && tables.is_fast_path_on(),
+            interface.role == role::UPLINK && tables.is_fast_path_on(tables.now_s()),
         ),
         None => (0, false),
     };

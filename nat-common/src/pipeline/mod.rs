@@ -108,16 +108,17 @@ fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
         .map_or(0, |settings| settings.generation as u16)
 }
 
-/// Looks a live session up and notes that a packet passes.
+/// Looks a live session up and notes that a packet passes, and when.
 #[inline(always)]
 fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &SessionKey<A>,
-) -> Option<(&'t Session<A>, Touch)> {
+) -> Option<(&'t Session<A>, (Touch, u32))> {
     let session = tables.session(key)?;
-    match session.touch(tables.now_s()) {
+    let now_s = tables.now_s();
+    match session.touch(now_s) {
         Touch::Dead => None,
-        touch => Some((session, touch)),
+        touch => Some((session, (touch, now_s))),
     }
 }
 

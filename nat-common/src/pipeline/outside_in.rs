@@ -56,11 +56,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if parsed.has_ports
-        && let Some((session, touch)) = find(tables, &parsed.key(View::Outside, 0))
+        && let Some((session, touched)) = find(tables, &parsed.key(View::Outside, 0))
     {
         if place.is_to_host
             && let Some(outcome) =
-                fast::inbound(packet, tables, parsed, session, touch, &mut work.sent)
+                fast::inbound(packet, tables, parsed, session, touched, &mut work.sent)
         {
             return outcome;
         }

@@ -428,7 +428,7 @@ impl Tables<Addr4> for MemoryTables {
         tag.copied().unwrap_or(next_hop::NONE)
     }
 
-    fn is_fast_path_on(&self) -> bool {
+    fn is_fast_path_on(&self, _: u32) -> bool {
         self.is_fast_path_on
     }
 

@@ -361,7 +361,7 @@ impl Tables<Addr4> for MemoryTables {
         next_hop::NONE
     }
 
-    fn is_fast_path_on(&self) -> bool {
+    fn is_fast_path_on(&self, _: u32) -> bool {
         false
     }
 

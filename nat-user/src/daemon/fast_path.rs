@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nat_common::{
     next_hop::{NextHopKey, NextHopRecord, flags},
     session::REFRESH_S,
@@ -17,6 +17,7 @@ use crate::{
     host::{
         netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu},
         next_hops::{NextHop, abandoned, next_hops},
+        xdp_features::{XdpFeatures, xdp_features},
     },
 };
 
@@ -72,7 +73,8 @@ impl FastPath {
             self.route_mtus = netlink.route_mtus().await?;
         }
         let hops = next_hops(&links, &neighbours, &fdb, &self.route_mtus, devices);
-        let wanted = records(&hops, &links);
+        let features = xdp_features().context("ask drivers for XDP")?;
+        let wanted = records(&hops, &links, &features);
         let renewed = match cause {
             Cause::Routes => wanted.keys().copied().collect(),
             Cause::Surroundings => abandoned(&self.neighbours, &neighbours)
@@ -116,19 +118,28 @@ impl FastPath {
 }
 
 /// Next hops as the programs know them.
-fn records(hops: &BTreeSet<NextHop>, links: &[Link]) -> BTreeMap<NextHopKey, NextHopRecord> {
+fn records(
+    hops: &BTreeSet<NextHop>,
+    links: &[Link],
+    features: &BTreeMap<u32, XdpFeatures>,
+) -> BTreeMap<NextHopKey, NextHopRecord> {
+    // A tap takes frames whatever is behind it (`tun_xdp_xmit` in `drivers/net/tun.c`), also where
+    // the kernel does not say so.
     let taps: BTreeSet<u32> = links
         .iter()
         .filter(|link| link.kind == Kind::Tun)
         .map(|link| link.index)
         .collect();
+    let takes_frames = |port: u32| match features.get(&port) {
+        Some(features) => features.takes_frames(),
+        None => taps.contains(&port),
+    };
     let record = |hop: &NextHop| {
         let mut flags = 0;
         if hop.device == hop.port {
             flags |= flags::HAS_EGRESS;
         }
-        // A tap takes frames whatever is behind it (`tun_xdp_xmit` in `drivers/net/tun.c`).
-        if taps.contains(&hop.port) {
+        if takes_frames(hop.port) {
             flags |= flags::TAKES_FRAMES;
         }
         let record = NextHopRecord {

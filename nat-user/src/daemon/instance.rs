@@ -17,7 +17,7 @@ use super::{
     differences::differences,
     fast_path::{self, Cause, FastPath},
     interfaces::interfaces,
-    tear_down,
+    mode, tear_down,
 };
 use crate::{
     compile::{Environment, Ruleset, compile},
@@ -27,12 +27,13 @@ use crate::{
     },
     dataplane::{
         Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
-        attach::{self, Mechanism, Role, Target},
+        attach::{self, Mechanism, Role, Target, XdpWish},
     },
     host::{
         journal::Journal,
-        netlink::{Address, AddressScope, Layer, Link, Netlink},
+        netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
+        xdp_features::{XdpFeatures, xdp_features},
     },
     refusals,
     state::{InterfaceState, RuleKind, State},
@@ -68,6 +69,8 @@ struct Applied {
 struct Host {
     links: Vec<Link>,
     addresses: Vec<Address>,
+    /// What drivers can do with XDP, by index.
+    xdp: BTreeMap<u32, XdpFeatures>,
 }
 
 impl Instance {
@@ -192,6 +195,7 @@ impl Instance {
         Ok(Host {
             links: self.netlink.links().await?,
             addresses: self.netlink.addresses().await?,
+            xdp: xdp_features().context("ask drivers for XDP")?,
         })
     }
 
@@ -210,7 +214,8 @@ impl Instance {
             );
         }
         let interfaces = interfaces(config, &host.links, &numbers);
-        let targets = targets(config, host, &interfaces);
+        let wished = targets(config, host, &interfaces);
+        let mut targets = wished.clone();
         let begun = Instant::now();
         attach::load(&mut self.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
@@ -222,16 +227,19 @@ impl Instance {
         self.mark_active(config);
         self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
-        attach::attach(&mut self.programs, self.dataplane.pins(), &targets)?;
+        let refused = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        for (_, why) in &refused {
+            log::warn!("XDP is not used: {why}");
+        }
         log::info!(
             "generation {} in use after {} ms",
             self.state.generation,
             begun.elapsed().as_millis()
         );
-        self.state.interfaces = interface_states(config, host, &interfaces, &targets);
+        self.state.interfaces = interface_states(config, host, &interfaces, &targets, &refused);
         self.applied = Applied {
             ruleset,
-            targets,
+            targets: wished,
             interfaces,
         };
         self.state.save(&self.options.run_dir)
@@ -518,29 +526,29 @@ fn environment(config: &Config, host: &Host) -> Environment {
 
 /// The interfaces that are there, as the programs are told of them.
 fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) -> Vec<Target> {
-    let uplinks = config
-        .uplinks
-        .iter()
-        .map(|uplink| (&uplink.interface, Role::Uplink));
-    let networks = config
-        .networks
-        .iter()
-        .map(|network| (&network.interface, Role::Network));
-    let ends = uplinks
-        .chain(networks)
-        .filter_map(|(name, role)| Some((host.link(name)?, role)));
+    let uplinks = config.uplinks.iter().filter_map(|uplink| {
+        let link = host.link(&uplink.interface)?;
+        let choice = mode::choose(config, uplink, link, &host.links, &host.xdp);
+        Some((link, Role::Uplink, choice.xdp))
+    });
+    let networks = config.networks.iter().filter_map(|network| {
+        let link = host.link(&network.interface)?;
+        Some((link, Role::Network, XdpWish::No))
+    });
     let ports = interfaces
         .iter()
         .filter(|(_, interface)| interface.role == role::PORT)
         .filter_map(|(index, _)| host.links.iter().find(|link| link.index == *index))
-        .map(|link| (link, Role::Port));
-    ends.chain(ports)
-        .map(|(link, role)| Target {
+        .map(|link| (link, Role::Port, XdpWish::No));
+    uplinks
+        .chain(networks)
+        .chain(ports)
+        .map(|(link, role, xdp)| Target {
             name: link.name.clone(),
             index: link.index,
             role,
             has_ethernet: link.layer == Layer::Ethernet,
-            has_xdp: false,
+            xdp,
         })
         .collect()
 }
@@ -551,6 +559,7 @@ fn interface_states(
     host: &Host,
     told: &BTreeMap<u32, Interface>,
     targets: &[Target],
+    refused: &[(u32, String)],
 ) -> Vec<InterfaceState> {
     let hooks = |link: &Link| {
         let target = targets.iter().find(|target| target.index == link.index);
@@ -576,6 +585,9 @@ fn interface_states(
                 hooks: link.map(hooks).unwrap_or_default(),
                 attachment: Mechanism::of_kernel().name().to_owned(),
                 addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
+                fast_path: link
+                    .map(|link| fast_path_of(config, host, link, targets, refused))
+                    .unwrap_or_default(),
                 mss: link
                     .and_then(|link| told.get(&link.index))
                     .map(|interface| interface.mss)
@@ -583,6 +595,43 @@ fn interface_states(
             }
         })
         .collect()
+}
+
+/// Which hooks the fast path uses on an interface, and why, in words.
+fn fast_path_of(
+    config: &Config,
+    host: &Host,
+    link: &Link,
+    targets: &[Target],
+    refused: &[(u32, String)],
+) -> String {
+    if config.forwarding == Forwarding::Kernel {
+        return "off (forwarding = \"kernel\")".to_owned();
+    }
+    let Some(uplink) = config.uplinks.iter().find(|up| up.interface == link.name) else {
+        let is_own_port = |target: &&Target| {
+            let port = host.links.iter().find(|port| port.index == target.index);
+            target.role == Role::Port && port.is_some_and(|port| port.master == Some(link.index))
+        };
+        return match (link.kind == Kind::Bridge, link.layer) {
+            (true, _) => format!("tc at {} ports", targets.iter().filter(is_own_port).count()),
+            (false, Layer::Ethernet) => "tc".to_owned(),
+            (false, _) => "off (no Ethernet header)".to_owned(),
+        };
+    };
+    let choice = mode::choose(config, uplink, link, &host.links, &host.xdp);
+    let why = refused
+        .iter()
+        .find(|(index, _)| *index == link.index)
+        .map_or(choice.why, |(_, why)| why.clone());
+    let has_xdp = targets
+        .iter()
+        .any(|target| target.index == link.index && target.xdp != XdpWish::No);
+    match (has_xdp, link.layer) {
+        (true, _) => format!("xdp and tc ({why})"),
+        (false, Layer::Ethernet) => format!("tc ({why})"),
+        (false, _) => "off (no Ethernet header)".to_owned(),
+    }
 }
 
 /// The external address of the session that a primary entry stands for.

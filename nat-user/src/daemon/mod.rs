@@ -8,6 +8,7 @@ mod differences;
 mod fast_path;
 mod instance;
 mod interfaces;
+mod mode;
 mod privileges;
 mod teardown;
 

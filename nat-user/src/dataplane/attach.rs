@@ -48,7 +48,18 @@ pub struct Target {
     /// Whether its packets begin with an Ethernet header.
     pub has_ethernet: bool,
     /// Whether the XDP program is to be attached as well.
-    pub has_xdp: bool,
+    pub xdp: XdpWish,
+}
+
+/// Whether the XDP program is to be attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpWish {
+    /// No.
+    No,
+    /// If the driver takes it.
+    May,
+    /// Yes; all else is an error.
+    Must,
 }
 
 /// How programs are attached on this kernel.
@@ -107,12 +118,13 @@ impl Side {
 }
 
 impl Target {
-    /// The hooks in use on the interface, as `natbpf status` names them.
+    /// The hooks in use on the interface, as `natbpf status` names them, once what could be attached
+    /// of what was wished is.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
         let sides = self.programs().iter();
         let mut hooks: Vec<String> = sides.map(|(side, _)| side.name().to_owned()).collect();
-        if self.has_xdp {
+        if self.xdp != XdpWish::No {
             hooks.push(XDP.to_owned());
         }
         hooks
@@ -153,7 +165,7 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
         for (_, program) in target.programs() {
             programs.program(program)?;
         }
-        if target.has_xdp {
+        if target.xdp != XdpWish::No {
             programs.xdp()?;
         }
     }
@@ -163,19 +175,38 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
 /// Attaches the programs to exactly these interfaces: those that have older ones get them
 /// replaced, and links of interfaces that are not named go.
 ///
+/// Where XDP may be attached and cannot, it is no longer wished afterwards; says where and why.
+///
 /// # Errors
 ///
 /// At the first that the kernel refuses; those attached before stay.
-pub fn attach(programs: &mut Programs, pins: &Pins, targets: &[Target]) -> Result<()> {
-    for target in targets {
+pub fn attach(
+    programs: &mut Programs,
+    pins: &Pins,
+    targets: &mut [Target],
+) -> Result<Vec<(u32, String)>> {
+    let mut refused = Vec::new();
+    for target in &mut *targets {
         for &(side, name) in target.programs() {
             let program = programs.program(name)?;
             attach_one(program, pins, target, side)
                 .with_context(|| format!("attach {name} to {} ({})", target.name, side.name()))?;
         }
-        if target.has_xdp {
-            attach_xdp(programs.xdp()?, pins, target)
-                .with_context(|| format!("attach nat_early to {} ({XDP})", target.name))?;
+        if target.xdp == XdpWish::No {
+            continue;
+        }
+        match attach_xdp(programs.xdp()?, pins, target) {
+            Ok(()) => {}
+            Err(error) if target.xdp == XdpWish::May => {
+                refused.push((target.index, format!("{error:#}")));
+                target.xdp = XdpWish::No;
+            }
+            Err(error) => {
+                let name = &target.name;
+                return Err(error.context(format!(
+                    "attach nat_early to {name} ({XDP}); mode = \"tc\" does without"
+                )));
+            }
         }
     }
     let wanted: BTreeSet<PathBuf> = targets
@@ -188,7 +219,7 @@ pub fn attach(programs: &mut Programs, pins: &Pins, targets: &[Target]) -> Resul
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
 fn attach_one(

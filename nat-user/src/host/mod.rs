@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod next_hops;
 pub mod setup;
 pub mod sysctl;
+pub mod xdp_features;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -66,6 +66,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is a port of, by index.
     pub master: Option<u32>,
+    /// The bus that a device of its own sits on (`pci`, `usb`, `virtio`), if it sits on one.
+    pub bus: Option<String>,
     /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the
     /// namespace's `net/bridge/bridge-nf-call-iptables` is 0. It cannot say no where that is 1.
     pub calls_netfilter: bool,
@@ -370,6 +372,7 @@ impl Link {
             mac: None,
             master: None,
             calls_netfilter: false,
+            bus: None,
             vlan_filtering: false,
             port: None,
             parent: None,
@@ -379,6 +382,7 @@ impl Link {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) if link.layer == Layer::Ethernet => {
                     link.mac = bytes.try_into().ok();

@@ -24,6 +24,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         mac: Some([2, 0, 0, 0, high, low]),
         master: None,
         calls_netfilter: false,
+        bus: None,
         vlan_filtering: false,
         port: None,
         parent: None,

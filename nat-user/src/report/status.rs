@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Format, Occupancy, duration, table, write_table};
-use crate::state::State;
+use crate::state::{InterfaceState, State};
 
 /// What is shown of an instance.
 #[derive(Debug, Clone)]
@@ -48,6 +48,7 @@ struct JsonInterface<'a> {
     hooks: &'a [String],
     attachment: &'a str,
     addresses: &'a [Ipv4Addr],
+    fast_path: &'a str,
     mss: Option<u16>,
 }
 
@@ -101,6 +102,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         hooks: &interface.hooks,
         attachment: &interface.attachment,
         addresses: &interface.addresses,
+        fast_path: &interface.fast_path,
         mss: interface.mss,
     };
     let mut tables = serde_json::Map::new();
@@ -189,7 +191,16 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
         ];
         interfaces.add_row(row.into_iter().take(columns));
     }
-    write_table(output, &interfaces)
+    write_table(output, &interfaces)?;
+    for interface in &state.interfaces {
+        let InterfaceState {
+            name, fast_path, ..
+        } = interface;
+        if !fast_path.is_empty() {
+            writeln!(output, "fast path of {name}: {fast_path}")?;
+        }
+    }
+    Ok(())
 }
 
 fn or_none(text: &str) -> String {
@@ -206,7 +217,7 @@ mod tests {
 
     use super::*;
     use crate::clock::boottime_s;
-    use crate::state::{InterfaceState, Numbers};
+    use crate::state::Numbers;
 
     fn state() -> State {
         let interface = |name: &str, role: &str, owner: &str, hooks: &[&str]| InterfaceState {
@@ -220,6 +231,11 @@ mod tests {
                 vec![]
             } else {
                 vec![[19, 19, 8, 10].into()]
+            },
+            fast_path: if hooks.is_empty() {
+                String::new()
+            } else {
+                "tc (mode = \"tc\")".to_owned()
             },
             mss: None,
         };
@@ -279,6 +295,7 @@ configuration: /etc/natbpf/natbpf.toml, generation 4
 interface  role         hooks                  attached by  addresses
 vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10
 vmbr1      network lan  none                   tcx          none
+fast path of vmbr0: tc (mode = \"tc\")
 
 table     entries  room for
 sessions       12    262144

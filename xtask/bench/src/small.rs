@@ -33,7 +33,10 @@ pub(crate) fn run(tools: &Tools, rounds: usize) -> Result<()> {
     for round in 1..=rounds {
         eprintln!("small packets, round {round} of {rounds}");
         for direction in [Direction::Inbound, Direction::Outbound] {
-            for way in Way::ALL {
+            for way in Way::ALL.into_iter().filter(|way| {
+                std::env::var("WAYS")
+                    .map_or(true, |w| w.split(',').any(|n| format!("{way:?}") == n))
+            }) {
                 let rate = measure(tools, way, direction)
                     .with_context(|| format!("{direction:?}, {}", way.name()))?;
                 eprintln!("{direction:?} {}: {rate:.3}", way.name());
@@ -42,9 +45,12 @@ pub(crate) fn run(tools: &Tools, rounds: usize) -> Result<()> {
         }
     }
     for ((direction, way), samples) in &results {
-        let nft = results[&(*direction, Way::Nftables)].median();
-        let tc = results[&(*direction, Way::BareTc)].median();
-        let xdp = results[&(*direction, Way::BareXdp)].median();
+        let of = |way| {
+            results
+                .get(&(*direction, way))
+                .map_or(f64::NAN, Samples::median)
+        };
+        let (nft, tc, xdp) = (of(Way::Nftables), of(Way::BareTc), of(Way::BareXdp));
         let median = samples.median();
         println!(
             "{direction:?} {}: {samples} Mpps, {:.2} nft, {:.2} bare tc, {:.2} bare xdp",
