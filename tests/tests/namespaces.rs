@@ -7,6 +7,7 @@
 mod namespaces {
     mod control;
     mod exhaustion;
+    mod fast_path;
     mod fragments;
     mod icmp;
     mod life;

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Interval, MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
@@ -70,6 +70,7 @@ pub async fn run(options: Options) -> Result<()> {
         events: Events::subscribe()?,
         signals: Signals::new()?,
         sweep: sweep_interval(),
+        refresh_at: None,
         instance: Instance::start(options).await?,
         control,
     };
@@ -97,6 +98,8 @@ struct Daemon {
     events: Events,
     signals: Signals,
     sweep: Interval,
+    /// When interfaces and addresses are looked at again, if something about them has changed.
+    refresh_at: Option<Instant>,
 }
 
 /// The signals that a daemon listens to.
@@ -136,6 +139,7 @@ impl Daemon {
                     Request::Down => return Some(incoming.reply),
                 },
                 event = self.events.next() => self.follow_host(event).await,
+                () = until(self.refresh_at) => self.refresh().await,
                 _ = self.sweep.tick() => self.tick().await,
             }
         }
@@ -148,7 +152,7 @@ impl Daemon {
         }
     }
 
-    /// Follows a change. Next hops first and at once: packets may be going the wrong way.
+    /// Follows a change. Next hops at once: packets may be going the wrong way.
     async fn follow_host(&mut self, event: Event) {
         let cause = match event {
             Event::NeighbourChanged | Event::LinkChanged => Cause::Surroundings,
@@ -157,10 +161,15 @@ impl Daemon {
         if let Err(error) = self.instance.follow_next_hops(cause).await {
             log::error!("following a change of next hops: {error:#}");
         }
-        if matches!(event, Event::NeighbourChanged | Event::RouteChanged) {
-            return;
+        if !matches!(event, Event::NeighbourChanged | Event::RouteChanged) {
+            self.refresh_at
+                .get_or_insert_with(|| Instant::now() + SETTLE_TIME);
         }
-        sleep(SETTLE_TIME).await;
+    }
+
+    /// Looks at interfaces and addresses again.
+    async fn refresh(&mut self) {
+        self.refresh_at = None;
         if let Err(error) = self.instance.refresh().await {
             log::error!("following a change of the host: {error:#}");
         }
@@ -174,6 +183,14 @@ impl Daemon {
         self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Waits until then; without a time for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

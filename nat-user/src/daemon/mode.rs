@@ -123,7 +123,10 @@ mod tests {
             ..testing::link(9, "eno1.100")
         };
         for mode in ["auto", "xdp"] {
-            assert_eq!(chosen(mode, |_| {}, std::slice::from_ref(&vlan)).xdp, XdpWish::No);
+            assert_eq!(
+                chosen(mode, |_| {}, std::slice::from_ref(&vlan)).xdp,
+                XdpWish::No
+            );
             let ppp = chosen(mode, |link| link.layer = Layer::None, &[]);
             assert_eq!(ppp.xdp, XdpWish::No);
         }
