@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, fs};
 
-use bpf_toolchain::{DATA_PLANE, OBJECT_VARIABLE, ObjectBuild, Toolchain, Workspace, check_object};
+use bpf_toolchain::{OBJECT_VARIABLE, ObjectBuild, Toolchain, Workspace, check_object};
 
 /// What the object is made of, from the workspace's root.
 const SOURCES: [&str; 6] = [
@@ -73,7 +73,6 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, Vec<PathBuf>), String> {
     let target_dir = workspace.bpf_target();
     let build = ObjectBuild {
         workspace,
-        package: DATA_PLANE,
         toolchain: &toolchain,
         target_dir,
     };

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use bpf_toolchain::process::show;
-use bpf_toolchain::{DATA_PLANE, ObjectBuild, Toolchain, Workspace};
+use bpf_toolchain::{ObjectBuild, Toolchain, Workspace};
 
-use crate::bench::BENCH;
 use crate::command::{cargo, workspace};
 use crate::setup::{self, Needs};
 
@@ -49,13 +48,11 @@ fn clippy_host(workspace: &Workspace) -> Result<()> {
 
 fn clippy_bpf(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace)?;
-    [DATA_PLANE, BENCH].iter().try_for_each(|package| {
-        ObjectBuild {
-            workspace,
-            package,
-            toolchain: &toolchain,
-            target_dir: workspace.bpf_target(),
-        }
-        .clippy()
-    })
+    let target_dir = workspace.bpf_target();
+    ObjectBuild {
+        workspace,
+        toolchain: &toolchain,
+        target_dir,
+    }
+    .clippy()
 }

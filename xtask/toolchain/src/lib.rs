@@ -17,6 +17,6 @@ pub mod process;
 mod toolchain;
 mod workspace;
 
-pub use object::{DATA_PLANE, OBJECT_VARIABLE, ObjectBuild, check_object};
+pub use object::{OBJECT_VARIABLE, ObjectBuild, check_object};
 pub use toolchain::{Missing, Toolchain};
 pub use workspace::Workspace;

@@ -15,8 +15,8 @@ use crate::workspace::Workspace;
 /// The environment variable with which a packager names a prebuilt object.
 pub const OBJECT_VARIABLE: &str = "NATBPF_BPF_OBJECT";
 
-/// The package and the program of the data plane.
-pub const DATA_PLANE: &str = "nat-ebpf";
+/// The package and the program that are built.
+const PACKAGE: &str = "nat-ebpf";
 
 /// The instruction set: 32-bit operations and jumps, which kernels have from 5.1 on.
 const CPU: &str = "v3";
@@ -24,10 +24,8 @@ const CPU: &str = "v3";
 /// One build of the object, with a toolchain and for the machine that is being built for.
 #[derive(Debug)]
 pub struct ObjectBuild<'a> {
-    /// Where it is built from.
+    /// What is built.
     pub workspace: &'a Workspace,
-    /// The package, which has the name of its program; usually [`DATA_PLANE`].
-    pub package: &'a str,
     /// With what.
     pub toolchain: &'a Toolchain,
     /// Where cargo puts its files; usually [`Workspace::bpf_target`].
@@ -46,7 +44,7 @@ impl ObjectBuild<'_> {
             .target_dir
             .join(target_triple())
             .join("release")
-            .join(self.package);
+            .join(PACKAGE);
         check_object(&object)?;
         Ok(object)
     }
@@ -78,9 +76,9 @@ impl ObjectBuild<'_> {
                 "--release",
                 "--locked",
                 "--package",
-                self.package,
+                PACKAGE,
                 "--bin",
-                self.package,
+                PACKAGE,
             ])
             .args(["--target", &triple, "--target-dir"])
             .arg(&self.target_dir);
