@@ -4,119 +4,279 @@
 //! measured in the same round, their median over all rounds, and how far they spread.
 
 mod bed;
+mod bulk;
+mod cost;
+mod curves;
+mod flows;
 mod generator;
+mod lanes;
+mod latency;
 mod packets;
 mod paths;
 mod programs;
+mod report;
 mod statistics;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use bulk::Transfer;
+use clap::{Args, ValueEnum};
+use lanes::Lanes;
+use latency::Protocol;
+use paths::{Direction, PATHS, Path, Variant};
+use programs::Programs;
+use report::Table;
+use serde_json::json;
+use statistics::Figures;
 
 use crate::build;
 use crate::command::workspace;
 use crate::setup::{self, Needs};
-use paths::{Direction, Lane, PATHS, Path};
-use programs::Programs;
-use statistics::Figures;
 
 /// How much to measure
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Times that everything is measured
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    /// Measure less, in under three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Times that everything is measured [default: 9, with --quick 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
     /// Measure only these
     #[arg(long, value_delimiter = ',')]
-    only: Vec<Direction>,
+    only: Vec<Stage>,
     /// Where the figures go [default: bench.json in the target directory]
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// Measures, prints the tables and writes the file.
+/// One part of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Small packets from the client to the guest
+    Inbound,
+    /// Small packets from the guest to the client
+    Outbound,
+    /// Packets that open sessions
+    Flows,
+    /// Requests and answers, one at a time
+    Latency,
+    /// TCP by iperf3
+    Bulk,
+    /// natbpf with few and many forwards
+    Forwards,
+    /// natbpf with few and many sessions
+    Sessions,
+    /// Run time of BPF programs
+    Cost,
+}
+
+/// How much of everything.
+pub(crate) struct Extent {
+    /// Rounds of what is short.
+    pub(crate) rounds: u32,
+    /// Rounds of transfers.
+    bulk_rounds: u32,
+    /// Length of a transfer.
+    bulk_seconds: u32,
+    /// Whether transfers also go against the direction in which they were opened.
+    downloads: bool,
+    /// Exchanges of one measurement of latency.
+    exchanges: usize,
+    /// Numbers of forwards.
+    pub(crate) forwards: Vec<u32>,
+    /// Numbers of sessions; the first one is what the others are compared with.
+    pub(crate) sessions: Vec<u32>,
+}
+
+impl Extent {
+    fn of(args: &BenchArgs) -> Self {
+        if args.quick {
+            let rounds = args.rounds.unwrap_or(3);
+            return Self {
+                rounds,
+                bulk_rounds: rounds.min(2),
+                bulk_seconds: 1,
+                downloads: false,
+                exchanges: 4_000,
+                forwards: vec![1, 10_000],
+                sessions: vec![1_000, 100_000],
+            };
+        }
+        let rounds = args.rounds.unwrap_or(9);
+        Self {
+            rounds,
+            bulk_rounds: rounds.min(5),
+            bulk_seconds: 2,
+            downloads: true,
+            exchanges: 20_000,
+            forwards: vec![1, 100, 10_000, 100_000],
+            sessions: vec![1_000, 100_000, 1_000_000, 4_000_000],
+        }
+    }
+}
+
+/// Measures, prints the tables and writes the files.
 ///
 /// # Errors
 /// When something cannot be measured; a figure that is missed is none.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    setup::ensure(Needs::Lab)?;
+    setup::ensure(Needs::Bench)?;
     let binary = build::natbpf(true)?;
-    let mut programs = Programs::load()?;
-    let mut lanes = Vec::new();
-    for path in PATHS {
-        lanes.push(Lane::new(path, &mut programs, &binary)?);
+    let mut lanes = Lanes::new(Programs::load()?, binary);
+    let extent = Extent::of(args);
+    let mut tables = Vec::new();
+    for stage in Stage::value_variants() {
+        if args.only.is_empty() || args.only.contains(stage) {
+            for table in measure(*stage, &mut lanes, &extent)? {
+                println!("\n{}", table.text().trim_end());
+                tables.push(table);
+            }
+        }
     }
-    let directions: Vec<_> = Direction::BOTH
+    write_json(args, &tables)
+}
+
+fn measure(stage: Stage, lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
+    match stage {
+        Stage::Inbound => small_packets(lanes, extent, Direction::Inbound),
+        Stage::Outbound => small_packets(lanes, extent, Direction::Outbound),
+        Stage::Flows => new_flows(lanes, extent),
+        Stage::Latency => latencies(lanes, extent),
+        Stage::Bulk => transfers(lanes, extent),
+        Stage::Forwards => curves::forwards(lanes, extent),
+        Stage::Sessions => curves::sessions(lanes, extent),
+        Stage::Cost => cost::measure(lanes, extent),
+    }
+}
+
+fn small_packets(lanes: &mut Lanes, extent: &Extent, direction: Direction) -> Result<Vec<Table>> {
+    let variants = PATHS.map(Variant::new);
+    let (programs, lanes, _sinks) = lanes.with_sinks(&variants)?;
+    packets::warm_up(programs, &lanes, &[direction])?;
+    let mut table = table(
+        format!("{}, small packets", direction.name()),
+        "Mpps",
+        &variants,
+        &[Path::Nftables, Path::RedirectXdp],
+    );
+    for round in 1..=extent.rounds {
+        progress(&table.title, round, extent.rounds);
+        for (lane, (_, figures)) in lanes.iter().zip(&mut table.rows) {
+            figures.push(packets::measure(programs, lane, direction)?.mpps());
+        }
+    }
+    Ok(vec![table])
+}
+
+fn new_flows(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
+    let variants = flows::VARIANTS;
+    let (programs, lanes, _sinks) = lanes.with_sinks(&variants)?;
+    let title = "inbound, new flows".to_owned();
+    let mut table = table(title, "Mpps", &variants, &[Path::Nftables]);
+    for round in 1..=extent.rounds {
+        progress(&table.title, round, extent.rounds);
+        for (lane, (_, figures)) in lanes.iter().zip(&mut table.rows) {
+            figures.push(flows::measure(programs, lane)?);
+        }
+    }
+    Ok(vec![table])
+}
+
+fn latencies(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
+    let variants = PATHS.map(Variant::new);
+    let (programs, lanes) = lanes.take(&variants)?;
+    let mut tables = Vec::new();
+    for direction in Direction::BOTH {
+        for protocol in Protocol::BOTH {
+            let of = |quantile: &str| Table {
+                less_is_better: true,
+                ..table(
+                    format!(
+                        "{}, {} answer, {quantile}",
+                        direction.name(),
+                        protocol.name()
+                    ),
+                    "µs",
+                    &variants,
+                    &[Path::Nftables, Path::RedirectXdp],
+                )
+            };
+            let (mut p50, mut p99) = (of("p50"), of("p99"));
+            for round in 1..=extent.rounds {
+                progress(&p50.title, round, extent.rounds);
+                for (at, lane) in lanes.iter().enumerate() {
+                    lane.select(programs)?;
+                    let latency = latency::measure(lane, direction, protocol, extent.exchanges)?;
+                    p50.rows[at].1.push(latency.p50_us);
+                    p99.rows[at].1.push(latency.p99_us);
+                }
+            }
+            tables.extend([p50, p99]);
+        }
+    }
+    Ok(tables)
+}
+
+/// TCP's large packets are made and taken apart by the devices, which XDP does not see: without
+/// the bare XDP redirect.
+fn transfers(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
+    let able: Vec<_> = PATHS
         .into_iter()
-        .filter(|direction| args.only.is_empty() || args.only.contains(direction))
+        .filter(|path| *path != Path::RedirectXdp)
+        .map(Variant::new)
         .collect();
-    let results = small_packets(&mut programs, &lanes, &directions, args.rounds)?;
-    let mut report = serde_json::Map::new();
-    for (direction, results) in directions.iter().zip(&results) {
-        table(*direction, results);
-        let paths = PATHS.iter().zip(results);
-        let paths = paths.map(|(path, figures)| (path.name().to_owned(), figures.json()));
-        let name = format!("{} Mpps", direction.name());
-        report.insert(name, serde_json::Value::Object(paths.collect()));
+    let (programs, lanes) = lanes.take(&able)?;
+    let kinds = Transfer::kinds(extent.downloads);
+    let of = |kind: &Transfer| {
+        table(
+            kind.name(),
+            "Gbit/s",
+            &able,
+            &[Path::Nftables, Path::RedirectTc],
+        )
+    };
+    let mut tables: Vec<_> = kinds.iter().map(of).collect();
+    for round in 1..=extent.bulk_rounds {
+        progress("TCP", round, extent.bulk_rounds);
+        for (kind, table) in kinds.iter().zip(&mut tables) {
+            for (lane, (_, figures)) in lanes.iter().zip(&mut table.rows) {
+                lane.select(programs)?;
+                figures.push(bulk::measure(lane, *kind, extent.bulk_seconds)?);
+            }
+        }
     }
-    let text = serde_json::to_string_pretty(&report)?;
+    Ok(tables)
+}
+
+/// A table without figures yet.
+fn table(title: String, unit: &'static str, variants: &[Variant], bases: &[Path]) -> Table {
+    let row = |variant: &Variant| (variant.name(), Figures::default());
+    Table {
+        title,
+        unit,
+        less_is_better: false,
+        rows: variants.iter().map(row).collect(),
+        bases: bases.iter().map(|path| path.name().to_owned()).collect(),
+    }
+}
+
+/// Says where the run is.
+pub(crate) fn progress(what: &str, round: u32, rounds: u32) {
+    eprintln!("{what}: round {round} of {rounds}");
+}
+
+fn write_json(args: &BenchArgs, tables: &[Table]) -> Result<()> {
     let file = match &args.json {
         Some(file) => file.clone(),
         None => workspace()?.target().join("bench.json"),
     };
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
-}
-
-/// Millions of packets a second, by direction and path.
-fn small_packets(
-    programs: &mut Programs,
-    lanes: &[Lane],
-    directions: &[Direction],
-    rounds: usize,
-) -> Result<Vec<Vec<Figures>>> {
-    let mut sinks = Vec::new();
-    for lane in lanes {
-        sinks.extend(lane.sinks(programs)?);
-    }
-    packets::warm_up(programs, lanes, directions)?;
-    let mut results = vec![vec![Figures::default(); lanes.len()]; directions.len()];
-    for round in 1..=rounds {
-        eprintln!("small packets, round {round} of {rounds}");
-        for (direction, results) in directions.iter().zip(&mut results) {
-            for (lane, figures) in lanes.iter().zip(results) {
-                let shot = packets::measure(programs, lane, *direction)?;
-                if shot.lost() > 0.01 {
-                    let (path, lost) = (lane.path.name(), 100.0 * shot.lost());
-                    eprintln!("{path}: {lost:.1} % of the packets were lost");
-                }
-                figures.push(shot.mpps());
-            }
-        }
-    }
-    Ok(results)
-}
-
-fn table(direction: Direction, results: &[Figures]) {
-    let base = |path| PATHS.iter().position(|other| *other == path);
-    let (Some(nftables), Some(bare)) = (base(Path::Nftables), base(Path::RedirectXdp)) else {
-        return;
-    };
-    println!(
-        "| {}, Mpps | median | least to most | to nftables | to the bare XDP redirect |",
-        direction.name()
-    );
-    println!("| --- | --- | --- | --- | --- |");
-    for (path, figures) in PATHS.iter().zip(results) {
-        println!(
-            "| {} | {:.3} | {:.3} to {:.3} | {:.2} | {:.2} |",
-            path.name(),
-            figures.median(),
-            figures.least(),
-            figures.most(),
-            figures.ratios(&results[nftables]).median(),
-            figures.ratios(&results[bare]).median(),
-        );
-    }
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let tables: Vec<_> = tables.iter().map(Table::json).collect();
+    let report = json!({ "kernel": kernel.trim(), "tables": tables });
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    println!("\n{}", file.display());
+    Ok(())
 }

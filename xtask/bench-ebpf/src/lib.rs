@@ -89,7 +89,7 @@ pub struct Expected {
 pub struct Received {
     /// Packets with the expected addresses and port, and both checksums right.
     pub right: u64,
-    /// Other IPv4 packets.
+    /// Other UDP packets.
     pub wrong: u64,
     /// Addresses and ports of the last wrong one, as they lie in a packet; then its checksums.
     pub last_wrong: [u16; 8],

@@ -28,8 +28,10 @@ static JOINED: Array<Joined> = Array::with_max_entries(1, 0);
 const IPV4: u16 = 0x0800_u16.to_be();
 /// Version 4 and five words of header: the first byte of IPv4 without options.
 const NO_OPTIONS: u8 = 0x45;
-/// UDP's protocol number, with 0 before it, as it lies in the pseudo header (RFC 768).
-const PSEUDO_UDP: u16 = 17_u16.to_be();
+/// UDP's protocol number.
+const UDP_PROTOCOL: u8 = 17;
+/// The same with 0 before it, as it lies in the pseudo header (RFC 768).
+const PSEUDO_UDP: u16 = (UDP_PROTOCOL as u16).to_be();
 
 type Header = [u16; HEADER_WORDS];
 
@@ -69,6 +71,11 @@ unsafe fn write_packet(header: *mut Header, traffic: &Traffic, progress: &Progre
         .wrapping_add(progress.port as u16)
         .to_be();
     let source = u32::from(first) + u32::from(second);
+    // 0 would say that there is none (RFC 768).
+    let udp_checksum = match checksum(traffic.udp_sum + source + u32::from(port)) {
+        0 => 0xffff,
+        sum => sum,
+    };
     let header = header.cast::<u16>();
     // Frames begin at an even address; the words are written one by one, as `memcpy` would go
     // byte by byte.
@@ -83,10 +90,7 @@ unsafe fn write_packet(header: *mut Header, traffic: &Traffic, progress: &Progre
         (SOURCE + 1, second),
         (UDP, port),
         (IP_CHECKSUM, checksum(traffic.ip_sum + source)),
-        (
-            UDP_CHECKSUM,
-            checksum(traffic.udp_sum + source + u32::from(port)),
-        ),
+        (UDP_CHECKSUM, udp_checksum),
     ] {
         // SAFETY: all of them are indices of header words.
         unsafe { ptr::write(header.add(index), word) };
@@ -109,8 +113,8 @@ fn advance(traffic: &Traffic, progress: &mut Progress) {
     }
 }
 
-/// Counts the packets that are as expected and the others, and ends them. What is not IPv4 goes
-/// on.
+/// Counts the UDP packets that are as expected and the others, and ends them. What is not UDP over
+/// IPv4, such as the bridge's IGMP, goes on.
 #[xdp]
 pub(crate) fn sink(ctx: XdpContext) -> u32 {
     let Some(header) = header(&ctx) else {
@@ -118,7 +122,7 @@ pub(crate) fn sink(ctx: XdpContext) -> u32 {
     };
     // SAFETY: checked against the frame's end; every content is a valid value.
     let header = unsafe { &*header };
-    if header[IP - 1] != IPV4 {
+    if header[IP - 1] != IPV4 || header[IP + 4].to_ne_bytes()[1] != UDP_PROTOCOL {
         return XDP_PASS;
     }
     let (Some(expected), Some(received)) = (EXPECTED.get(0), RECEIVED.get_ptr_mut(0)) else {

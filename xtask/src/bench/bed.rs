@@ -147,6 +147,13 @@ impl Bed {
         }
     }
 
+    /// Leaves no checksum to devices: as frames of XDP packets are sent as they are.
+    pub(crate) fn finish_checksums(&self) -> Result<()> {
+        [&self.cli, &self.vm1]
+            .into_iter()
+            .try_for_each(|host| host.set_offload(ETH, Offload::Checksum, false))
+    }
+
     /// Lets client and guest send to each other directly, for what joins their wires.
     pub(crate) fn route_directly(&self) -> Result<()> {
         self.cli.ip(&format!("route add {VM1}/32 dev {ETH}"))?;

@@ -5,12 +5,13 @@
 //! next sixty-four are made: packets received by time is the cost of the whole path.
 
 use std::net::Ipv4Addr;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
 use bench_ebpf::{
-    Expected, FRAME_BYTES, HEADER_WORDS, IP, Received, SOURCE, Traffic, UDP, UDP_LENGTH,
+    Expected, FRAME_BYTES, HEADER_WORDS, IP, Progress, Received, SOURCE, Traffic, UDP, UDP_LENGTH,
 };
 use lab::Host;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -40,6 +41,8 @@ pub(crate) struct Flows {
     pub(crate) ports: u32,
     /// Flows in all; after the last one comes the first again.
     pub(crate) count: u32,
+    /// With which one to begin.
+    pub(crate) begin: u32,
     /// Destination address.
     pub(crate) destination: Ipv4Addr,
     /// Destination port.
@@ -111,43 +114,26 @@ pub(crate) fn shoot(
     arrival: &Arrival,
     amount: Amount,
 ) -> Result<Shot> {
-    let shot = fire(programs, sender, flows, arrival, amount)?;
-    ensure!(
-        shot.arrived * 2 >= shot.made,
-        "of {} packets {} arrived",
-        shot.made,
-        shot.arrived
-    );
-    Ok(shot)
-}
-
-/// As [`shoot`], but packets may be lost: the first ones of many new flows may be too many.
-///
-/// # Errors
-/// When something else arrives than what is expected.
-pub(crate) fn fire(
-    programs: &mut Programs,
-    sender: &Sender<'_>,
-    flows: &Flows,
-    arrival: &Arrival,
-    amount: Amount,
-) -> Result<Shot> {
     let from = sender.host.mac(sender.interface)?;
     let index = sender.host.index(sender.interface)?;
-    programs.prepare(traffic(flows, sender.to, from, index), expected(arrival))?;
+    programs.prepare(
+        traffic(flows, sender.to, from, index),
+        progress(flows),
+        expected(arrival),
+    )?;
     let elapsed = sender.host.enter(|| send(programs, amount))??;
-    std::thread::sleep(SETTLE);
+    sleep(SETTLE);
     let (made, received) = (programs.made()?, programs.received()?);
-    if received.wrong > 0 {
-        bail!(
-            "{} packets arrived as {}",
-            received.wrong,
-            decode(&received)
-        );
-    }
+    let (arrived, wrong) = (received.right, received.wrong);
+    ensure!(
+        wrong == 0,
+        "{wrong} packets arrived as {}",
+        decode(&received)
+    );
+    ensure!(arrived * 2 >= made, "of {made} packets {arrived} arrived");
     Ok(Shot {
         made,
-        arrived: received.right,
+        arrived,
         elapsed,
     })
 }
@@ -189,14 +175,20 @@ fn send(programs: &Programs, amount: Amount) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// The last core that this process may use: interrupts mostly go to the first.
+/// Keeps the calling thread on the last core that it may use: interrupts mostly go to the first.
 pub(crate) fn pin_to_one_core() -> Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).context("ask for the cores in use")?;
-    let last = (0..CpuSet::count()).rfind(|core| allowed.is_set(*core).unwrap_or(false));
+    let (_, last) = cores()?;
     let mut one = CpuSet::new();
-    one.set(last.context("no core may be used")?)?;
-    sched_setaffinity(this, &one).context("stay on one core")
+    one.set(last)?;
+    sched_setaffinity(Pid::from_raw(0), &one).context("stay on one core")
+}
+
+/// The first and the last core that the calling thread may use; they may be the same.
+pub(crate) fn cores() -> Result<(usize, usize)> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask for the cores in use")?;
+    let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    let first = cores.next().context("no core may be used")?;
+    Ok((first, cores.next_back().unwrap_or(first)))
 }
 
 /// The headers as words, and what their constant parts add up to.
@@ -216,6 +208,17 @@ fn traffic(flows: &Flows, to: [u8; 6], from: [u8; 6], interface: u32) -> Traffic
         flows: flows.count.max(1),
         ip_sum,
         interface,
+    }
+}
+
+/// Where the generator begins.
+fn progress(flows: &Flows) -> Progress {
+    let (flow, ports) = (flows.begin % flows.count.max(1), flows.ports.max(1));
+    Progress {
+        flow,
+        port: flow % ports,
+        address: flow / ports,
+        ..Progress::default()
     }
 }
 

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(2100);
 /// When packets do not arrive as they should.
 pub(crate) fn warm_up(
     programs: &mut Programs,
-    lanes: &[Lane],
+    lanes: &[&Lane],
     directions: &[Direction],
 ) -> Result<()> {
     for pause in [PAUSE, Duration::ZERO] {
@@ -44,7 +44,15 @@ pub(crate) fn warm_up(
 /// # Errors
 /// When packets do not arrive as they should.
 pub(crate) fn measure(programs: &mut Programs, lane: &Lane, direction: Direction) -> Result<Shot> {
-    send(programs, lane, direction, Amount::Time(MEASURE))
+    let shot = send(programs, lane, direction, Amount::Time(MEASURE))?;
+    if shot.lost() > 0.01 {
+        let percent = 100.0 * shot.lost();
+        eprintln!(
+            "{}: {percent:.1} % of the packets were lost",
+            lane.variant.name()
+        );
+    }
+    Ok(shot)
 }
 
 fn send(
@@ -61,5 +69,5 @@ fn send(
         &lane.arrival(direction),
         amount,
     )
-    .with_context(|| format!("{}, {}", lane.path.name(), direction.name()))
+    .with_context(|| format!("{}, {}", lane.variant.name(), direction.name()))
 }

@@ -1,14 +1,16 @@
 //! The ways a packet can take through the host, each with hosts of its own.
 
+use std::net::Ipv4Addr;
 use std::path::Path as File;
 
 use anyhow::{Context, Result};
 use bench_ebpf::Joined;
-use lab::Natbpf;
+use lab::{Host, Natbpf};
 
 use super::bed::{BRIDGE, Bed, CLI, ETH, GATEWAY, PUBLIC, TAP, VM1, WAN};
 use super::generator::{Arrival, Flows, Sender};
 use super::programs::{Attached, Programs};
+use super::report::count_of;
 
 /// What carries packets from `wan0` to the guest and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +66,48 @@ impl Path {
     }
 }
 
+/// A path, and how much stands in its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    /// Which path.
+    pub(crate) path: Path,
+    /// Forward rules; the last one is the one that matches.
+    pub(crate) forwards: u32,
+    /// Sessions that natbpf makes room for.
+    pub(crate) sessions: u32,
+}
+
+impl Variant {
+    /// The path with one forward rule and natbpf's usual room.
+    pub(crate) const fn new(path: Path) -> Self {
+        Self {
+            path,
+            forwards: 1,
+            sessions: 262_144,
+        }
+    }
+
+    /// With so many forward rules.
+    pub(crate) const fn with_forwards(self, forwards: u32) -> Self {
+        Self { forwards, ..self }
+    }
+
+    /// With room for so many sessions.
+    pub(crate) const fn with_sessions(self, sessions: u32) -> Self {
+        Self { sessions, ..self }
+    }
+
+    /// As tables name it.
+    pub(crate) fn name(&self) -> String {
+        match self.forwards {
+            1 => self.path.name().to_owned(),
+            forwards => format!("{}, {}", self.path.name(), count_of(forwards, "forward")),
+        }
+    }
+}
+
 /// Which way packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// From the client to the guest, by a forward where there is NAT.
     Inbound,
@@ -94,7 +136,7 @@ const FIRST_PORT: u16 = 16_384;
 /// A path that works, on hosts of its own.
 pub(crate) struct Lane {
     /// Which path.
-    pub(crate) path: Path,
+    pub(crate) variant: Variant,
     /// natbpf, where it is the path; before the hosts, as it is undone on them.
     pub(crate) natbpf: Option<Natbpf>,
     /// Its hosts.
@@ -107,42 +149,70 @@ impl Lane {
     ///
     /// # Errors
     /// When something is missing or refused.
-    pub(crate) fn new(path: Path, programs: &mut Programs, binary: &File) -> Result<Self> {
+    pub(crate) fn new(variant: Variant, programs: &mut Programs, binary: &File) -> Result<Self> {
         let mut lane = Self {
-            path,
+            variant,
             natbpf: None,
             bed: Bed::new()?,
             redirects: Vec::new(),
         };
         lane.set_up(programs, binary)
-            .with_context(|| format!("set up {}", path.name()))?;
+            .with_context(|| format!("set up {}", variant.name()))?;
         Ok(lane)
     }
 
     fn set_up(&mut self, programs: &mut Programs, binary: &File) -> Result<()> {
-        if self.path.is_bare() {
+        if self.path().is_bare() {
             self.bed.route_directly()?;
         }
-        match self.path {
-            Path::Kernel => {}
+        match self.path() {
+            Path::Kernel => Ok(()),
             Path::RedirectXdp => {
-                for interface in [WAN, TAP] {
-                    let link = programs.attach_xdp("redirect_xdp", &self.bed.host, interface)?;
-                    self.redirects.push(link);
-                }
+                self.bed.finish_checksums()?;
+                self.redirect(|host, interface| {
+                    programs.attach_xdp("redirect_xdp", host, interface)
+                })
             }
             Path::RedirectTc => {
-                for interface in [WAN, TAP] {
-                    let link = programs.attach_tc("redirect_tc", &self.bed.host, interface)?;
-                    self.redirects.push(link);
-                }
+                self.redirect(|host, interface| programs.attach_tc("redirect_tc", host, interface))
             }
-            Path::Nftables => load_nftables(&self.bed)?,
-            Path::Iptables => load_iptables(&self.bed, 0)?,
-            Path::NatbpfTc => self.natbpf = Some(start(&self.bed, binary, &config("tc"))?),
-            Path::NatbpfXdp => self.natbpf = Some(start(&self.bed, binary, &config("xdp"))?),
+            Path::Nftables => load_nftables(&self.bed),
+            Path::Iptables => load_iptables(&self.bed, self.variant.forwards),
+            Path::NatbpfTc => self.start_natbpf("tc", binary),
+            Path::NatbpfXdp => self.start_natbpf("xdp", binary),
+        }
+    }
+
+    fn path(&self) -> Path {
+        self.variant.path
+    }
+
+    fn redirect(&mut self, mut attach: impl FnMut(&Host, &str) -> Result<Attached>) -> Result<()> {
+        for interface in [WAN, TAP] {
+            self.redirects.push(attach(&self.bed.host, interface)?);
         }
         Ok(())
+    }
+
+    fn start_natbpf(&mut self, mode: &str, binary: &File) -> Result<()> {
+        let (host, place) = (&self.bed.host, self.bed.lab.place());
+        let config = config(mode, &self.variant);
+        let mut natbpf = Natbpf::prepare(host, place, binary.to_owned(), &config)?;
+        natbpf.launch()?;
+        self.natbpf = Some(natbpf);
+        Ok(())
+    }
+
+    /// Empties natbpf's or the kernel's table of sessions.
+    ///
+    /// # Errors
+    /// When the command for it fails.
+    pub(crate) fn forget_sessions(&self) -> Result<()> {
+        match &self.natbpf {
+            Some(natbpf) => natbpf.cli(&["conntrack", "flush"])?.expect_ok(),
+            None => self.bed.host.check(["conntrack", "-F"]),
+        }
+        .map(drop)
     }
 
     /// Says to the redirecting programs, which all lanes share, which interfaces are this one's.
@@ -171,15 +241,15 @@ impl Lane {
     /// # Errors
     /// When an interface is gone.
     pub(crate) fn sender(&self, direction: Direction) -> Result<Sender<'_>> {
-        let bed = &self.bed;
-        let (host, peer, gateway) = match direction {
-            Direction::Inbound => (&bed.cli, &bed.vm1, WAN),
-            Direction::Outbound => (&bed.vm1, &bed.cli, BRIDGE),
+        let (host, peer) = self.ends(direction);
+        let gateway = match direction {
+            Direction::Inbound => WAN,
+            Direction::Outbound => BRIDGE,
         };
-        let to = if self.path.is_bare() {
+        let to = if self.path().is_bare() {
             peer.mac(ETH)?
         } else {
-            bed.host.mac(gateway)?
+            self.bed.host.mac(gateway)?
         };
         Ok(Sender {
             host,
@@ -188,19 +258,35 @@ impl Lane {
         })
     }
 
-    /// So many flows of a direction.
+    /// Who begins in a direction, and who answers.
+    pub(crate) fn ends(&self, direction: Direction) -> (&Host, &Host) {
+        match direction {
+            Direction::Inbound => (&self.bed.cli, &self.bed.vm1),
+            Direction::Outbound => (&self.bed.vm1, &self.bed.cli),
+        }
+    }
+
+    /// The address that is sent to in a direction.
+    pub(crate) fn destination(&self, direction: Direction) -> Ipv4Addr {
+        match direction {
+            Direction::Inbound if self.path().translates() => PUBLIC,
+            Direction::Inbound => VM1,
+            Direction::Outbound => CLI,
+        }
+    }
+
+    /// So many flows of a direction, by their source ports.
     pub(crate) fn flows(&self, direction: Direction, count: u32) -> Flows {
-        let (source, destination) = match direction {
-            Direction::Inbound if self.path.translates() => (CLI, PUBLIC),
-            Direction::Inbound => (CLI, VM1),
-            Direction::Outbound => (VM1, CLI),
-        };
         Flows {
-            source,
+            source: match direction {
+                Direction::Inbound => CLI,
+                Direction::Outbound => VM1,
+            },
             first_port: FIRST_PORT,
             ports: count,
             count,
-            destination,
+            begin: 0,
+            destination: self.destination(direction),
             port: PORT,
         }
     }
@@ -209,7 +295,7 @@ impl Lane {
     pub(crate) fn arrival(&self, direction: Direction) -> Arrival {
         let (source, destination) = match direction {
             Direction::Inbound => (CLI, VM1),
-            Direction::Outbound if self.path.translates() => (PUBLIC, CLI),
+            Direction::Outbound if self.path().translates() => (PUBLIC, CLI),
             Direction::Outbound => (VM1, CLI),
         };
         Arrival {
@@ -220,21 +306,38 @@ impl Lane {
     }
 }
 
-/// natbpf's configuration: masquerade, and one port to the guest.
-pub(crate) fn config(mode: &str) -> String {
-    format!(
+/// natbpf's configuration: masquerade, and ports to the guest, of which the last is the one that is
+/// used.
+fn config(mode: &str, variant: &Variant) -> String {
+    let mut text = format!(
         "[uplink.wan]\ninterface = \"{WAN}\"\nmode = \"{mode}\"\n\n\
          [network.lan]\ninterface = \"{BRIDGE}\"\naddress = \"{GATEWAY}/24\"\n\n\
-         [[snat]]\nname = \"out\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n\n\
-         [[forward]]\nname = \"in\"\nuplink = \"wan\"\nprotocol = [\"tcp\", \"udp\"]\n\
-         ports = {PORT}\nto = \"{VM1}\"\n"
-    )
+         [limits]\nsessions = {}\n\n\
+         [[snat]]\nname = \"out\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
+        variant.sessions
+    );
+    let mut forward = |protocols: &str, port: u16| {
+        text += &format!(
+            "\n[[forward]]\nuplink = \"wan\"\nprotocol = [{protocols}]\nports = {port}\n\
+             to = \"{VM1}\"\n"
+        );
+    };
+    for (protocol, port) in other_forwards(variant.forwards) {
+        forward(&format!("\"{protocol}\""), port);
+    }
+    forward("\"tcp\", \"udp\"", PORT);
+    text
 }
 
-fn start(bed: &Bed, binary: &File, config: &str) -> Result<Natbpf> {
-    let mut natbpf = Natbpf::prepare(&bed.host, bed.lab.place(), binary.to_owned(), config)?;
-    natbpf.launch()?;
-    Ok(natbpf)
+/// Protocols and ports of the forwards before the one that matches.
+fn other_forwards(forwards: u32) -> impl Iterator<Item = (&'static str, u16)> {
+    let free = |port: &u16| *port != PORT;
+    let of = move |protocol| {
+        (1024..=u16::MAX)
+            .filter(free)
+            .map(move |port| (protocol, port))
+    };
+    of("udp").chain(of("tcp")).take(forwards as usize - 1)
 }
 
 /// The same in nftables.
@@ -249,20 +352,16 @@ fn load_nftables(bed: &Bed) -> Result<()> {
     load(bed, &["nft", "-f", "-"], &rules)
 }
 
-/// The same in iptables, behind so many rules that do not match.
-pub(crate) fn load_iptables(bed: &Bed, others: u16) -> Result<()> {
+/// The same in iptables.
+fn load_iptables(bed: &Bed, forwards: u32) -> Result<()> {
     let mut rules = String::from("*nat\n");
-    let forward = |protocol: &str, port: u16| {
-        format!(
+    let used = [("udp", PORT), ("tcp", PORT)];
+    for (protocol, port) in other_forwards(forwards).chain(used) {
+        rules += &format!(
             "-A PREROUTING -d {PUBLIC}/32 -p {protocol} --dport {port} \
              -j DNAT --to-destination {VM1}\n"
-        )
-    };
-    for port in 0..others {
-        rules += &forward("udp", PORT + 1 + port);
+        );
     }
-    rules += &forward("udp", PORT);
-    rules += &forward("tcp", PORT);
     rules += &format!("-A POSTROUTING -o {WAN} -s 172.22.161.0/24 -j MASQUERADE\nCOMMIT\n");
     load(bed, &["iptables-restore"], &rules)
 }

@@ -127,15 +127,20 @@ impl Programs {
         self.write("JOINED", joined)
     }
 
-    /// Lays out what is sent next, from its first flow on, and what is to arrive; nothing has.
+    /// Lays out what is sent next, with which flow it begins, and what is to arrive; nothing has.
     ///
     /// # Errors
     /// When a map cannot be written.
-    pub(crate) fn prepare(&mut self, traffic: Traffic, expected: Expected) -> Result<()> {
+    pub(crate) fn prepare(
+        &mut self,
+        traffic: Traffic,
+        begin: Progress,
+        expected: Expected,
+    ) -> Result<()> {
         self.write("TRAFFIC", traffic)?;
         self.write("EXPECTED", expected)?;
-        self.clear::<Progress>("PROGRESS")?;
-        self.clear::<Received>("RECEIVED")
+        self.write_per_cpu("PROGRESS", begin)?;
+        self.write_per_cpu("RECEIVED", Received::default())
     }
 
     /// Packets made since [`Programs::prepare`].
@@ -170,13 +175,13 @@ impl Programs {
             .with_context(|| format!("write map {name}"))
     }
 
-    fn clear<T: Pod>(&mut self, name: &str) -> Result<()> {
+    fn write_per_cpu<T: Pod>(&mut self, name: &str, value: T) -> Result<()> {
         let map = self.ebpf.map_mut(name).context("no such map")?;
         let mut map: PerCpuArray<&mut MapData, Plain<T>> = map.try_into()?;
         let cpus = nr_cpus().map_err(|(path, error)| anyhow!("read {path}: {error}"))?;
-        let zeroes = PerCpuValues::try_from(vec![Plain(T::zeroed()); cpus])?;
-        map.set(0, zeroes, 0)
-            .with_context(|| format!("clear map {name}"))
+        let values = PerCpuValues::try_from(vec![Plain(value); cpus])?;
+        map.set(0, values, 0)
+            .with_context(|| format!("write map {name}"))
     }
 
     fn per_cpu<T: Pod>(&self, name: &str) -> Result<PerCpuValues<Plain<T>>> {

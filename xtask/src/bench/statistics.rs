@@ -6,6 +6,12 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures(Vec<f64>);
 
+impl FromIterator<f64> for Figures {
+    fn from_iter<I: IntoIterator<Item = f64>>(figures: I) -> Self {
+        Self(figures.into_iter().collect())
+    }
+}
+
 impl Figures {
     /// Adds a round's.
     pub(crate) fn push(&mut self, figure: f64) {
@@ -49,7 +55,7 @@ mod tests {
     use super::*;
 
     fn figures(values: &[f64]) -> Figures {
-        Figures(values.to_vec())
+        values.iter().copied().collect()
     }
 
     #[test]
