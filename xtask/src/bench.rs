@@ -13,11 +13,12 @@ mod lanes;
 mod latency;
 mod packets;
 mod paths;
+mod picture;
 mod programs;
 mod report;
 mod statistics;
 
-use std::path::PathBuf;
+use std::path::{Path as File, PathBuf};
 
 use anyhow::{Context, Result};
 use bulk::Transfer;
@@ -49,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Where the figures go [default: bench.json in the target directory]
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Draw the picture of the small packets to this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
 }
 
 /// One part of the whole.
@@ -71,6 +75,9 @@ enum Stage {
     /// Run time of BPF programs
     Cost,
 }
+
+/// How the titles of the tables end that the picture shows.
+const SMALL_PACKETS: &str = "small packets";
 
 /// How much of everything.
 pub(crate) struct Extent {
@@ -135,7 +142,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             }
         }
     }
-    write_json(args, &tables)
+    write_json(args, &tables)?;
+    match &args.svg {
+        Some(file) => write_picture(file, &tables),
+        None => Ok(()),
+    }
 }
 
 fn measure(stage: Stage, lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
@@ -156,7 +167,7 @@ fn small_packets(lanes: &mut Lanes, extent: &Extent, direction: Direction) -> Re
     let (programs, lanes, _sinks) = lanes.with_sinks(&variants)?;
     packets::warm_up(programs, &lanes, &[direction])?;
     let mut table = table(
-        format!("{}, small packets", direction.name()),
+        format!("{}, {SMALL_PACKETS}", direction.name()),
         "Mpps",
         &variants,
         &[Path::Nftables, Path::RedirectXdp],
@@ -265,6 +276,15 @@ fn table(title: String, unit: &'static str, variants: &[Variant], bases: &[Path]
 /// Says where the run is.
 pub(crate) fn progress(what: &str, round: u32, rounds: u32) {
     eprintln!("{what}: round {round} of {rounds}");
+}
+
+fn write_picture(file: &File, tables: &[Table]) -> Result<()> {
+    let small = |table: &&Table| table.title.ends_with(SMALL_PACKETS);
+    let small: Vec<_> = tables.iter().filter(small).collect();
+    std::fs::write(file, picture::draw(&small)?)
+        .with_context(|| format!("write {}", file.display()))?;
+    println!("{}", file.display());
+    Ok(())
 }
 
 fn write_json(args: &BenchArgs, tables: &[Table]) -> Result<()> {
