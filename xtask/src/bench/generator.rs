@@ -277,3 +277,50 @@ fn decode(received: &Received) -> String {
         number(7)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use bench_ebpf::{IP_CHECKSUM, UDP_CHECKSUM, checksum};
+
+    use super::*;
+
+    const FLOWS: Flows = Flows {
+        source: Ipv4Addr::new(198, 51, 100, 2),
+        first_port: 16_384,
+        ports: 100,
+        count: 1000,
+        begin: 0,
+        destination: Ipv4Addr::new(198, 51, 100, 1),
+        port: 10_001,
+    };
+
+    /// The first flow's packet, put together as the program does it.
+    fn first_packet() -> Vec<u8> {
+        let traffic = traffic(&FLOWS, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], 7);
+        let (source, port) = (words(FLOWS.source), FLOWS.first_port.to_be());
+        let sum = source.map(u32::from).iter().sum::<u32>();
+        let mut header = traffic.header;
+        header[SOURCE..SOURCE + 2].copy_from_slice(&source);
+        header[UDP] = port;
+        header[IP_CHECKSUM] = checksum(traffic.ip_sum + sum);
+        header[UDP_CHECKSUM] = checksum(traffic.udp_sum + sum + u32::from(port));
+        let mut frame: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        frame.resize(FRAME_BYTES, 0);
+        frame
+    }
+
+    #[test]
+    fn a_generated_packet_has_right_checksums() {
+        let packet = &first_packet()[ETHERNET..];
+        lab::checksums(packet, false).unwrap();
+    }
+
+    #[test]
+    fn flows_begin_with_the_port_and_address_of_the_one_asked_for() {
+        let at = progress(&Flows {
+            begin: 1250,
+            ..FLOWS
+        });
+        assert_eq!((at.flow, at.address, at.port), (250, 2, 50));
+    }
+}
