@@ -20,7 +20,7 @@ mod statistics;
 
 use std::path::{Path as File, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bulk::Transfer;
 use clap::{Args, ValueEnum};
 use lanes::Lanes;
@@ -53,6 +53,12 @@ pub(crate) struct BenchArgs {
     /// Draw the picture of the small packets to this file
     #[arg(long)]
     svg: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    fn measures(&self, stage: Stage) -> bool {
+        self.only.is_empty() || self.only.contains(&stage)
+    }
 }
 
 /// One part of the whole.
@@ -129,13 +135,21 @@ impl Extent {
 /// # Errors
 /// When something cannot be measured; a figure that is missed is none.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "measuring loads BPF programs and makes network namespaces: run it as root or with sudo"
+    );
+    ensure!(
+        args.svg.is_none() || args.measures(Stage::Inbound) || args.measures(Stage::Outbound),
+        "the picture (--svg) is of inbound and outbound small packets: add them to --only"
+    );
     setup::ensure(Needs::Bench)?;
     let binary = build::natbpf(true)?;
     let mut lanes = Lanes::new(Programs::load()?, binary);
     let extent = Extent::of(args);
     let mut tables = Vec::new();
     for stage in Stage::value_variants() {
-        if args.only.is_empty() || args.only.contains(stage) {
+        if args.measures(*stage) {
             for table in measure(*stage, &mut lanes, &extent)? {
                 println!("\n{}", table.text().trim_end());
                 tables.push(table);

@@ -80,35 +80,18 @@ pub(crate) fn forwards(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>>
 /// When a path does not work or the table cannot be filled.
 pub(crate) fn sessions(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
+    let least = extent.sessions[0];
     for path in PATHS {
         let (mut few, mut all) = (Vec::new(), Vec::new());
-        let base = room(path, extent.sessions[0]);
+        let base = room(path, least);
         for count in &extent.sessions[1..] {
             let variants = [base, room(path, *count)];
             let (programs, pair, _sinks) = lanes.with_sinks(&variants)?;
-            let (base, full) = (pair[0], pair[1]);
-            fill(programs, base, extent.sessions[0])?;
-            fill(programs, full, *count)?;
-            let mut figures = [const { Vec::new() }; 4];
-            let mut begin = 0;
-            for round in 1..=extent.rounds {
-                let what = format!("{}, {}", path.name(), count_of(*count, "session"));
-                progress(&what, round, extent.rounds);
-                let shots = [
-                    visit(programs, base, FLOWS, 0)?,
-                    visit(programs, full, FLOWS, 0)?,
-                    visit(programs, base, extent.sessions[0], 0)?,
-                    visit(programs, full, *count, begin)?,
-                ];
-                begin = (u64::from(begin) + shots[3].made).rem_euclid(u64::from(*count)) as u32;
-                for (figures, shot) in figures.iter_mut().zip(shots) {
-                    figures.push(shot.mpps());
-                }
-            }
-            let [base_few, full_few, base_all, full_all] =
-                figures.map(|figures| figures.into_iter().collect::<Figures>());
-            few.push((count_of(*count, "session"), full_few.ratios(&base_few)));
-            all.push((count_of(*count, "session"), full_all.ratios(&base_all)));
+            fill(programs, pair[0], least)?;
+            fill(programs, pair[1], *count)?;
+            let [of_few, of_all] = compare(programs, (pair[0], least), (pair[1], *count), extent)?;
+            few.push((count_of(*count, "session"), of_few));
+            all.push((count_of(*count, "session"), of_all));
             lanes.remove(&variants[1..]);
         }
         lanes.remove(&[base]);
@@ -116,6 +99,32 @@ pub(crate) fn sessions(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>>
         tables.push(ratios(path, "of all sessions in turn", all, extent));
     }
     Ok(tables)
+}
+
+/// The full table's rate divided by the other's, round by round: of a few sessions, and of all.
+fn compare(
+    programs: &mut Programs,
+    (base, base_count): (&Lane, u32),
+    (full, full_count): (&Lane, u32),
+    extent: &Extent,
+) -> Result<[Figures; 2]> {
+    let [mut few, mut all] = [const { Vec::new() }; 2];
+    // Where the last visit of all sessions ended, the next one goes on: one alone does not come
+    // round.
+    let mut begin = 0;
+    for round in 1..=extent.rounds {
+        let what = count_of(full_count, "session");
+        let what = format!("{}, {what}", full.variant.path.name());
+        progress(&what, round, extent.rounds);
+        let base_few = visit(programs, base, FLOWS, 0)?;
+        let full_few = visit(programs, full, FLOWS, 0)?;
+        let base_all = visit(programs, base, base_count, 0)?;
+        let full_all = visit(programs, full, full_count, begin)?;
+        begin = ((u64::from(begin) + full_all.made) % u64::from(full_count)) as u32;
+        few.push(full_few.mpps() / base_few.mpps());
+        all.push(full_all.mpps() / base_all.mpps());
+    }
+    Ok([few, all].map(|ratios| ratios.into_iter().collect()))
 }
 
 /// natbpf with room for so many sessions.
