@@ -73,6 +73,7 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, Vec<PathBuf>), String> {
     let target_dir = workspace.bpf_target();
     let build = ObjectBuild {
         workspace,
+        package: "nat-ebpf",
         toolchain: &toolchain,
         target_dir,
     };

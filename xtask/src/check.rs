@@ -48,11 +48,14 @@ fn clippy_host(workspace: &Workspace) -> Result<()> {
 
 fn clippy_bpf(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace)?;
-    let target_dir = workspace.bpf_target();
-    ObjectBuild {
-        workspace,
-        toolchain: &toolchain,
-        target_dir,
+    for package in ["nat-ebpf", "bench-ebpf"] {
+        let build = ObjectBuild {
+            workspace,
+            package,
+            toolchain: &toolchain,
+            target_dir: workspace.bpf_target(),
+        };
+        build.clippy()?;
     }
-    .clippy()
+    Ok(())
 }

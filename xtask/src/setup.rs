@@ -59,6 +59,25 @@ const TOOLS: [Tool; 7] = [
     },
 ];
 
+/// What measuring needs besides.
+const BENCH_TOOLS: &[Tool] = &[
+    Tool {
+        program: "iptables-restore",
+        package: "iptables",
+        why: "is the other NAT to compare with",
+    },
+    Tool {
+        program: "conntrack",
+        package: "conntrack",
+        why: "empties the kernel's table of connections",
+    },
+    Tool {
+        program: "bridge",
+        package: "iproute2",
+        why: "tells a bridge where a guest is",
+    },
+];
+
 /// What tests need besides.
 const TEST_TOOLS: &[Tool] = &[
     Tool {
@@ -94,6 +113,8 @@ pub(crate) enum Needs {
     Build,
     /// Also the programs that the lab runs.
     Lab,
+    /// Also the other NATs that natbpf is measured against.
+    Bench,
     /// Also the formatter and clippy, for the host and for BPF, and what fuzzing needs.
     Tests,
 }
@@ -147,8 +168,10 @@ fn missing_packages(workspace: &Workspace, needs: Needs) -> Vec<String> {
 
 fn missing_tools(needs: Needs) -> impl Iterator<Item = &'static Tool> {
     let lab = TOOLS.iter().filter(move |_| needs >= Needs::Lab);
+    let bench = BENCH_TOOLS.iter().filter(move |_| needs >= Needs::Bench);
     let tests = TEST_TOOLS.iter().filter(move |_| needs == Needs::Tests);
-    lab.chain(tests)
+    lab.chain(bench)
+        .chain(tests)
         .filter(|tool| find_program(tool.program).is_none())
 }
 
@@ -225,7 +248,7 @@ mod tests {
 
     #[test]
     fn every_tool_says_what_it_is_for() {
-        for tool in TOOLS.iter().chain(TEST_TOOLS) {
+        for tool in TOOLS.iter().chain(BENCH_TOOLS).chain(TEST_TOOLS) {
             assert!(!tool.package.is_empty(), "{}", tool.program);
             assert!(
                 tool.why.ends_with(char::is_alphanumeric),
@@ -237,6 +260,8 @@ mod tests {
 
     #[test]
     fn tests_need_all_that_a_build_needs() {
-        assert!(Needs::Build < Needs::Lab && Needs::Lab < Needs::Tests);
+        assert!(
+            Needs::Build < Needs::Lab && Needs::Lab < Needs::Bench && Needs::Bench < Needs::Tests
+        );
     }
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 
 use crate::capture::Capture;
@@ -318,6 +319,15 @@ impl Host {
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
         self.enter(|| offload::hardware_address(interface))?
             .with_context(|| format!("address of {interface} of {}", self.name()))
+    }
+
+    /// An interface's index.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn index(&self, interface: &str) -> Result<u32> {
+        self.enter(|| if_nametoindex(interface))?
+            .with_context(|| format!("index of {interface} of {}", self.name()))
     }
 
     /// Switches one of an interface's offloads on or off.

@@ -15,17 +15,16 @@ use crate::workspace::Workspace;
 /// The environment variable with which a packager names a prebuilt object.
 pub const OBJECT_VARIABLE: &str = "NATBPF_BPF_OBJECT";
 
-/// The package and the program that are built.
-const PACKAGE: &str = "nat-ebpf";
-
 /// The instruction set: 32-bit operations and jumps, which kernels have from 5.1 on.
 const CPU: &str = "v3";
 
-/// One build of the object, with a toolchain and for the machine that is being built for.
+/// One build of an object, with a toolchain and for the machine that is being built for.
 #[derive(Debug)]
 pub struct ObjectBuild<'a> {
-    /// What is built.
+    /// The workspace of what is built.
     pub workspace: &'a Workspace,
+    /// The package that is built, whose program has the same name: `nat-ebpf` is what ships.
+    pub package: &'a str,
     /// With what.
     pub toolchain: &'a Toolchain,
     /// Where cargo puts its files; usually [`Workspace::bpf_target`].
@@ -44,7 +43,7 @@ impl ObjectBuild<'_> {
             .target_dir
             .join(target_triple())
             .join("release")
-            .join(PACKAGE);
+            .join(self.package);
         check_object(&object)?;
         Ok(object)
     }
@@ -76,9 +75,9 @@ impl ObjectBuild<'_> {
                 "--release",
                 "--locked",
                 "--package",
-                PACKAGE,
+                self.package,
                 "--bin",
-                PACKAGE,
+                self.package,
             ])
             .args(["--target", &triple, "--target-dir"])
             .arg(&self.target_dir);
