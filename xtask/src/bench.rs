@@ -91,8 +91,6 @@ pub(crate) struct Extent {
     pub(crate) rounds: u32,
     /// Rounds of transfers.
     bulk_rounds: u32,
-    /// Length of a transfer.
-    bulk_seconds: u32,
     /// Whether transfers also go against the direction in which they were opened.
     downloads: bool,
     /// Exchanges of one measurement of latency.
@@ -110,7 +108,6 @@ impl Extent {
             return Self {
                 rounds,
                 bulk_rounds: rounds.min(2),
-                bulk_seconds: 1,
                 downloads: false,
                 exchanges: 4_000,
                 forwards: vec![1, 10_000],
@@ -121,7 +118,6 @@ impl Extent {
         Self {
             rounds,
             bulk_rounds: rounds.min(5),
-            bulk_seconds: 2,
             downloads: true,
             exchanges: 20_000,
             forwards: vec![1, 100, 10_000, 100_000],
@@ -268,7 +264,7 @@ fn transfers(lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table>> {
         for (kind, table) in kinds.iter().zip(&mut tables) {
             for (lane, (_, figures)) in lanes.iter().zip(&mut table.rows) {
                 lane.select(programs)?;
-                figures.push(bulk::measure(lane, *kind, extent.bulk_seconds)?);
+                figures.push(bulk::measure(lane, *kind)?);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     counter::DropReason,
     next_hop::{self, NextHop, NextHopKey},
     packet::Packet,
-    parse::{Parsed, Transport, parse},
+    parse::{Parsed, Transport, parse_plain},
     rewrite::{UDP_CHECKSUM, rewrite_forwarded},
     rule::{Interface, interface_flags, role},
     session::{JUST_OPENED, Session, Touch, View, flags},
@@ -50,11 +50,10 @@ pub fn from_port<A: Address, P: Packet, T: Tables<A>>(
     if port.role != role::PORT || !is_to(packet, place.l3, port.mac) {
         return Decision::GoesOn;
     }
-    if parse(packet, place.l3, &mut work.parsed).is_err() {
+    let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
-    }
-    let Work { parsed, sent, .. } = work;
-    match outbound(packet, tables, parsed, port, sent) {
+    };
+    match outbound(packet, tables, &parsed, port, &mut work.sent) {
         Some(result) => result.into(),
         None => Decision::GoesOn,
     }
@@ -78,25 +77,24 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     if tables.interface(place.interface).filter(is_ours).is_none() {
         return Decision::GoesOn;
     }
-    if parse(packet, place.l3, &mut work.parsed).is_err() {
+    let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
-    }
-    let Work { parsed, sent, .. } = work;
+    };
     // Of these alone it can be seen whether their checksum is finished.
     let is_known = matches!(
         parsed.transport,
         Transport::Udp | Transport::IcmpQuery { .. }
     );
-    if !is_known || !parsed.has_ports {
+    if !is_known {
         return Decision::GoesOn;
     }
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
         return Decision::GoesOn;
     };
     let now_s = tables.now_s();
-    let hop = next_hop(packet, tables, parsed, session, now_s)
+    let hop = next_hop(packet, tables, &parsed, session, now_s)
         .filter(|hop| hop.flags & next_hop::flags::TAKES_FRAMES != 0)
-        .filter(|_| is_finished(packet, parsed));
+        .filter(|_| is_finished(packet, &parsed));
     let Some(hop) = hop else {
         session.passed.store(clock());
         return Decision::GoesOn;
@@ -105,7 +103,7 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
         return Decision::GoesOn;
     }
     hop.touch(now_s);
-    send(packet, tables, parsed, session, hop, sent).into()
+    send(packet, tables, &parsed, session, hop, &mut work.sent).into()
 }
 
 /// Whether the session has paused since XDP last left one of its packets to the kernel.
@@ -159,29 +157,41 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     if interface.flags & interface_flags::ANTI_SPOOF != 0 {
         check_owner(packet, tables, parsed, interface).ok()?;
     }
-    let now_s = tables.now_s();
-    let hop = next_hop(packet, tables, parsed, session, now_s)?;
-    if session.touch(now_s) != Touch::Again {
-        return None;
-    }
-    hop.touch(now_s);
-    Some(send(packet, tables, parsed, session, hop, sent))
+    forward(packet, tables, parsed, session, sent)
 }
 
-/// Sends a packet from outside to its guest if its session, which has been touched at that second,
-/// has the fast path.
-#[inline(always)]
+/// Sends a packet from outside to its guest if its session has the fast path; all else goes on
+/// untouched. (Apart from what else is done at this hook: the stack has no room for both.)
+#[inline(never)]
 pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    l3: usize,
+    sent: &mut Sent,
+) -> Decision {
+    let Some(parsed) = parse_plain(packet, l3) else {
+        return Decision::GoesOn;
+    };
+    let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
+        return Decision::GoesOn;
+    };
+    match forward(packet, tables, &parsed, session, sent) {
+        Some(outcome) => outcome.into(),
+        None => Decision::GoesOn,
+    }
+}
+
+#[inline(always)]
+fn forward<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
-    touched: (Touch, u32),
     sent: &mut Sent,
 ) -> Option<Outcome> {
-    let (touch, now_s) = touched;
+    let now_s = tables.now_s();
     let hop = next_hop(packet, tables, parsed, session, now_s)?;
-    if touch != Touch::Again {
+    if session.touch(now_s) != Touch::Again {
         return None;
     }
     hop.touch(now_s);

@@ -70,7 +70,7 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return Ok(Verdict::Untouched);
     }
-    if let Some((session, _)) = find(tables, &parsed.key(View::Inside, network)) {
+    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
         if !session.has(flags::HAIRPIN) {
             return Ok(Verdict::Untouched);
         }

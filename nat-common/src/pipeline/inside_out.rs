@@ -58,9 +58,9 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
-        && let Some((session, (_, now_s))) = find(tables, &parsed.key(View::Inside, network))
+        && let Some(session) = find(tables, &parsed.key(View::Inside, network))
     {
-        if network != 0 && tables.is_fast_path_on(now_s) {
+        if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);
         }
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());

@@ -108,18 +108,15 @@ fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
         .map_or(0, |settings| settings.generation as u16)
 }
 
-/// Looks a live session up and notes that a packet passes, and when.
+/// Looks a live session up and notes that a packet passes.
 #[inline(always)]
 fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &SessionKey<A>,
-) -> Option<(&'t Session<A>, (Touch, u32))> {
-    let session = tables.session(key)?;
-    let now_s = tables.now_s();
-    match session.touch(now_s) {
-        Touch::Dead => None,
-        touch => Some((session, (touch, now_s))),
-    }
+) -> Option<&'t Session<A>> {
+    tables
+        .session(key)
+        .filter(|session| session.touch(tables.now_s()) != Touch::Dead)
 }
 
 /// Rewrites a packet of a session, follows the connection, and counts.

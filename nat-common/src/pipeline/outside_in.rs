@@ -1,7 +1,8 @@
 //! Uplink, ingress: packets from outside.
 
 use super::{
-    Outcome, Place, Verdict, enter, error, fast, find, generation, resolve_fragment, translate,
+    Decision, Outcome, Place, Verdict, enter, error, fast, find, generation, resolve_fragment,
+    translate,
 };
 use crate::{
     address::{Address, Endpoint},
@@ -31,6 +32,13 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
+    if place.is_to_host {
+        match fast::inbound(packet, tables, place.l3, &mut work.sent) {
+            Decision::Forwarded => return Ok(Verdict::Forwarded),
+            Decision::Dropped(reason) => return Err(reason),
+            _ => {}
+        }
+    }
     let outcome = decide(packet, tables, place, work)?;
     let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
     if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
@@ -56,14 +64,8 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if parsed.has_ports
-        && let Some((session, touched)) = find(tables, &parsed.key(View::Outside, 0))
+        && let Some(session) = find(tables, &parsed.key(View::Outside, 0))
     {
-        if place.is_to_host
-            && let Some(outcome) =
-                fast::inbound(packet, tables, parsed, session, touched, &mut work.sent)
-        {
-            return outcome;
-        }
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         return translate(packet, tables, parsed, session, source, destination);
     }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use super::generator::cores;
 use super::paths::{Direction, Lane, PORT};
 
+/// Length of a transfer in seconds: rather more rounds than longer ones.
+const SECONDS: &str = "1";
 /// How long iperf3's server takes to listen.
 const START: Duration = Duration::from_millis(250);
 
@@ -59,16 +61,16 @@ impl Transfer {
 ///
 /// # Errors
 /// When iperf3 cannot be run or fails.
-pub(crate) fn measure(lane: &Lane, transfer: Transfer, seconds: u32) -> Result<f64> {
+pub(crate) fn measure(lane: &Lane, transfer: Transfer) -> Result<f64> {
     let (client, server) = lane.ends(transfer.direction);
     let to = lane.destination(transfer.direction).to_string();
-    let (port, seconds) = (PORT.to_string(), seconds.to_string());
+    let port = PORT.to_string();
     let streams = transfer.streams.to_string();
     // A server for each: one that has lost a client may wait for it for long.
     let _server = server.spawn(["nice", "-n", "-20", "iperf3", "-s", "-1", "-p", &port])?;
     sleep(START);
     let mut words = vec!["nice", "-n", "-20", "iperf3", "-J", "-c", &to];
-    words.extend(["-p", &port, "-t", &seconds]);
+    words.extend(["-p", &port, "-t", SECONDS]);
     // Both ends on one core, and before all others there: with two, what else the machine does
     // decides, up to threefold.
     let (_, last) = cores()?;
