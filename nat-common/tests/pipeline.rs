@@ -4,6 +4,7 @@
 //! the project's list of behaviours.
 
 mod pipeline {
+    mod fast;
     mod fragments;
     mod guests;
     mod hairpin;

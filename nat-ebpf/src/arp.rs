@@ -28,7 +28,7 @@ const ARP: usize = 28;
 /// what the kernel is told.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
-    let maps = Maps { skb: ctx.skb.skb };
+    let maps = Maps::new(ctx.skb.skb);
     reply(&mut Skb::new(ctx), &maps).unwrap_or(TC_ACT_UNSPEC)
 }
 

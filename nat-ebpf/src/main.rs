@@ -124,7 +124,7 @@ fn run<const L3: usize>(
         interface: skb.interface(),
         is_to_host: L3 == ETHERNET && skb.is_to_host(),
     };
-    let maps = Maps { skb: ctx.skb.skb };
+    let maps = Maps::new(ctx.skb.skb);
     match decide(&mut skb, &maps, place, work) {
         Decision::GoesOn => NEXT,
         Decision::Opened => {
@@ -166,21 +166,14 @@ fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &st
 /// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
 #[classifier]
 pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
-    sessions::end_all(
-        &ctx,
-        &Maps {
-            skb: ctx.as_ptr().cast(),
-        },
-    )
+    sessions::end_all(&ctx, &Maps::new(ctx.as_ptr().cast()))
 }
 
 /// Frees the fragments that have waited for too long for the first one of their packet. The daemon
 /// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
 #[classifier]
 pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
-    fragment::expire_all(&Maps {
-        skb: ctx.as_ptr().cast(),
-    })
+    fragment::expire_all(&Maps::new(ctx.as_ptr().cast()))
 }
 
 #[cfg(target_arch = "bpf")]

@@ -160,7 +160,14 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
 
 /// The maps as the pipeline's tables, in the network namespace of a packet.
 pub(crate) struct Maps {
-    pub(crate) skb: *mut __sk_buff,
+    skb: *mut __sk_buff,
+}
+
+impl Maps {
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
 }
 
 #[inline(always)]

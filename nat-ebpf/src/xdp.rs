@@ -43,9 +43,7 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         interface: unsafe { (*ctx.ctx).ingress_ifindex },
         is_to_host: true,
     };
-    let maps = Maps {
-        skb: ptr::null_mut(),
-    };
+    let maps = Maps::new(ptr::null_mut());
     match pipeline::early::<Addr4, _, _>(&mut frame, &maps, place, work, fine_clock) {
         // SAFETY: only names an interface.
         Decision::Forwarded => unsafe { bpf_redirect(work.sent.port, 0) as u32 },

@@ -160,24 +160,34 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     forward(packet, tables, parsed, session, sent)
 }
 
-/// Sends a packet from outside to its guest if its session has the fast path; all else goes on
-/// untouched. (Apart from what else is done at this hook: the stack has no room for both.)
+/// What has become of a packet from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Inbound {
+    /// It has taken the fast path, or was dropped on it.
+    Done(Decision),
+    /// It takes the slow path, as it came.
+    Slow,
+    /// The same, and it belongs to no session.
+    NoSession,
+}
+
+/// Sends a packet from outside to its guest if its session has the fast path. (Apart from what else is done at this hook: the stack has no room for both.)
 #[inline(never)]
 pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     l3: usize,
     sent: &mut Sent,
-) -> Decision {
+) -> Inbound {
     let Some(parsed) = parse_plain(packet, l3) else {
-        return Decision::GoesOn;
+        return Inbound::Slow;
     };
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
-        return Decision::GoesOn;
+        return Inbound::NoSession;
     };
     match forward(packet, tables, &parsed, session, sent) {
-        Some(outcome) => outcome.into(),
-        None => Decision::GoesOn,
+        Some(outcome) => Inbound::Done(outcome.into()),
+        None => Inbound::Slow,
     }
 }
 
@@ -309,13 +319,12 @@ pub(super) fn learn<A: Address, P: Packet, T: Tables<A>>(
 pub(super) fn learn_inbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    parsed: &Parsed<A>,
     network: u16,
     place: Place,
 ) {
-    if !parsed.has_ports {
+    let Some(parsed) = parse_plain(packet, place.l3) else {
         return;
-    }
+    };
     // The entry of the answers is the one that is known here, and it names the other.
     let answer = tables.session(&parsed.key(View::Inside, network).reversed());
     let Some(answer) = answer.filter(|answer| !answer.has(flags::HAIRPIN)) else {

@@ -263,10 +263,8 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
         None => (0, false),
     };
     if is_from_uplink {
-        if parse(packet, place.l3, parsed).is_ok() {
-            let network = network_of(tables, place.interface);
-            fast::learn_inbound(packet, tables, parsed, network, place);
-        }
+        let network = network_of(tables, place.interface);
+        fast::learn_inbound(packet, tables, network, place);
         return Ok(Verdict::Untouched);
     }
     if network == 0 && !is_host {

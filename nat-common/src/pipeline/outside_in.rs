@@ -1,8 +1,9 @@
 //! Uplink, ingress: packets from outside.
 
 use super::{
-    Decision, Outcome, Place, Verdict, enter, error, fast, find, generation, resolve_fragment,
-    translate,
+    Decision, Outcome, Place, Verdict, enter, error,
+    fast::{self, Inbound},
+    find, generation, resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Endpoint},
@@ -32,14 +33,16 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
+    let mut may_have_session = true;
     if place.is_to_host {
         match fast::inbound(packet, tables, place.l3, &mut work.sent) {
-            Decision::Forwarded => return Ok(Verdict::Forwarded),
-            Decision::Dropped(reason) => return Err(reason),
-            _ => {}
+            Inbound::Done(Decision::Dropped(reason)) => return Err(reason),
+            Inbound::Done(_) => return Ok(Verdict::Forwarded),
+            Inbound::NoSession => may_have_session = false,
+            Inbound::Slow => {}
         }
     }
-    let outcome = decide(packet, tables, place, work)?;
+    let outcome = decide(packet, tables, place, work, may_have_session)?;
     let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
     if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
         return Err(DropReason::RewriteFailed);
@@ -53,6 +56,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     place: Place,
     work: &mut Work<A>,
+    may_have_session: bool,
 ) -> Outcome {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
@@ -63,7 +67,8 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Kept);
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
-    if parsed.has_ports
+    if may_have_session
+        && parsed.has_ports
         && let Some(session) = find(tables, &parsed.key(View::Outside, 0))
     {
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());

@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
     counter::{DropReason, RuleCounters},
@@ -265,6 +265,9 @@ impl Dataplane {
     }
 }
 
+/// Length of `struct bpf_insn`.
+const INSTRUCTION_BYTES: u32 = 8;
+
 /// Length of `struct __sk_buff` up to the end of what is set here, in bytes.
 const SK_BUFF_LEN: usize = 44;
 /// Offset of `ingress_ifindex` in `struct __sk_buff` (`include/uapi/linux/bpf.h`).
@@ -343,9 +346,29 @@ impl Programs {
     ///
     /// When the kernel refuses the program.
     pub fn verified_instructions(&mut self, program: &str) -> Result<u32> {
-        let info = self.program(program)?.info()?;
+        let info = self.info(program)?;
         info.verified_instruction_count()
             .context("the kernel does not say")
+    }
+
+    /// How many instructions a program has, as the kernel runs it: with the lookups in arrays and the
+    /// checks that the verifier has put in.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program.
+    pub fn instructions(&mut self, program: &str) -> Result<u32> {
+        let bytes = self.info(program)?.size_translated();
+        Ok(bytes.context("the kernel does not say")? / INSTRUCTION_BYTES)
+    }
+
+    fn info(&mut self, program: &str) -> Result<ProgramInfo> {
+        let info = if program == object::XDP_PROGRAM {
+            self.xdp()?.info()
+        } else {
+            self.program(program)?.info()
+        };
+        info.context("ask for a program")
     }
 
     /// Starts to write the programs' debug messages to the log, as long as the result lives.

@@ -15,7 +15,7 @@ use crate::clock;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf.o"));
 
 /// The program of the XDP hook.
-const XDP_PROGRAM: &str = "nat_early";
+pub(super) const XDP_PROGRAM: &str = "nat_early";
 
 /// aya-log's levels: 0 leaves all messages out when the programs are verified, so that they cost
 /// nothing; 5 is everything.

@@ -1,0 +1,368 @@
+//! The fast path: what it does to a packet, and what it leaves to the kernel as it came.
+
+use nat_common::{
+    next_hop::{self, NextHop, NextHopKey},
+    packet::SlicePacket,
+    parse::{TCP, UDP},
+    pipeline::{self, Decision, Place},
+    rule::{Interface, role},
+    session::REFRESH_S,
+    shared::Shared,
+    work::Work,
+};
+
+use super::{
+    packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
+    world::{C1, Fate, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
+};
+
+/// The port of the bridge behind which the guest is.
+const PORT: u32 = 7;
+const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+/// Tags of the router and of the guest.
+const ROUTER: u32 = next_hop::tag(1, 1);
+const GUEST: u32 = next_hop::tag(2, 1);
+const MTU: u32 = 1500;
+
+const CLIENT: At = At(C1, 5000);
+const REMOTE: At = At(S1A, 7000);
+const EXTERNAL: At = At(PUBLIC, 5000);
+
+/// A host whose next hops are known.
+fn world() -> World {
+    let mut world = World::new();
+    let tables = &mut world.tables;
+    tables.is_fast_path_on = true;
+    for (index, role, mac) in [
+        (UPLINK, role::UPLINK, UPLINK_MAC),
+        (LAN, role::NETWORK, BRIDGE_MAC),
+        (PORT, role::PORT, BRIDGE_MAC),
+    ] {
+        let interface = Interface {
+            role,
+            number: 1,
+            mac,
+            ..Interface::default()
+        };
+        tables.interfaces.insert(index, interface);
+    }
+    for (tag, device, port, destination, source) in [
+        (ROUTER, UPLINK, UPLINK, ROUTER_MAC, UPLINK_MAC),
+        (GUEST, LAN, PORT, GUEST_MAC, BRIDGE_MAC),
+    ] {
+        let hop = NextHop {
+            tag: Shared::new(tag),
+            port,
+            mtu: MTU,
+            destination,
+            source,
+            flags: next_hop::flags::TAKES_FRAMES,
+            epoch: 1,
+            used_s: Shared::new(0),
+        };
+        tables.next_hops.insert(next_hop::slot(tag), hop);
+        let key = NextHopKey::new(device, destination);
+        tables.next_hop_tags.insert(key, tag);
+    }
+    world
+}
+
+/// A frame for a MAC address.
+fn to(mac: [u8; 6], packet: &Make) -> Vec<u8> {
+    let mut frame = packet.bytes();
+    frame[..6].copy_from_slice(&mac);
+    frame
+}
+
+/// Opens the session by the slow path: packets each way, until both directions have learned.
+fn establish(world: &World, protocol: u8) {
+    let flags = |flags| move |from, to| tcp(from, to, flags).payload(b"");
+    let out = |make: &Make| {
+        let fate = world.guest_sends(&to(ROUTER_MAC, make));
+        assert!(matches!(fate, Fate::Uplink(_)), "{fate:?}");
+    };
+    let back = |make: &Make| {
+        let fate = world.outside_sends(&to(GUEST_MAC, make));
+        assert!(matches!(fate, Fate::Network(..)), "{fate:?}");
+    };
+    if protocol == TCP {
+        out(&flags(SYN)(CLIENT, REMOTE));
+        back(&flags(SYN | ACK)(REMOTE, EXTERNAL));
+        out(&flags(ACK)(CLIENT, REMOTE));
+    } else {
+        out(&request(protocol, CLIENT, REMOTE));
+        back(&answer(protocol, REMOTE, EXTERNAL));
+        out(&request(protocol, CLIENT, REMOTE));
+    }
+}
+
+/// Runs a frame at the port or, if it comes by the uplink, at XDP.
+fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Decision, Vec<u8>, u32) {
+    let mut bytes = frame.to_vec();
+    let mut packet = SlicePacket::new(&mut bytes, hook);
+    let place = Place {
+        l3: ETHERNET,
+        interface: hook,
+        is_to_host: true,
+    };
+    let mut work = Work::new();
+    let decision = match hook {
+        UPLINK => pipeline::early(&mut packet, &world.tables, place, &mut work, || clock),
+        _ => pipeline::from_port(&mut packet, &world.tables, place, &mut work),
+    };
+    (decision, bytes, work.sent.port)
+}
+
+#[track_caller]
+fn assert_untouched(world: &World, hook: u32, frame: &[u8], what: &str) {
+    let (decision, after, _) = run(world, hook, frame, 1);
+    assert_eq!(decision, Decision::GoesOn, "{what}");
+    assert_eq!(after, frame, "{what}");
+}
+
+#[test]
+fn a_packet_is_translated_and_sent_to_the_next_hop() {
+    for protocol in [UDP, TCP, 1, 47] {
+        let world = world();
+        establish(&world, protocol);
+        let packet = match protocol {
+            TCP => tcp(CLIENT, REMOTE, ACK).payload(b"data"),
+            _ => request(protocol, CLIENT, REMOTE),
+        };
+        let before = world.counters(SNAT_RULE).packets_out;
+        let (decision, after, port) = run(&world, PORT, &to(BRIDGE_MAC, &packet), 1);
+        assert_eq!(
+            (decision, port),
+            (Decision::Forwarded, UPLINK),
+            "{protocol}"
+        );
+        assert_eq!(after[..6], ROUTER_MAC);
+        assert_eq!(after[6..12], UPLINK_MAC);
+        assert_eq!(after[ETHERNET + 8], 63, "TTL");
+        // (Reading checks both checksums.)
+        let (source, destination) = ends(&after);
+        assert_eq!((source.0, destination.0), (PUBLIC, S1A));
+        assert_eq!(world.counters(SNAT_RULE).packets_out, before + 1);
+    }
+}
+
+#[test]
+fn nothing_is_sent_on_before_the_kernel_has() {
+    let world = world();
+    let packet = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    assert_untouched(&world, PORT, &packet, "no session");
+    // The first packet opens the session, the second one is the first that can be learned from.
+    world
+        .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
+        .uplink();
+    assert_untouched(&world, PORT, &packet, "nothing learned");
+    world
+        .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
+        .uplink();
+    assert_eq!(run(&world, PORT, &packet, 1).0, Decision::Forwarded);
+}
+
+#[test]
+fn what_the_kernel_would_do_more_to_goes_on_as_it_came() {
+    let world = world();
+    establish(&world, UDP);
+    let plain = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    assert_eq!(run(&world, PORT, &plain, 1).0, Decision::Forwarded);
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = plain.clone();
+        change(&mut frame);
+        frame
+    };
+    for (what, frame) in [
+        ("TTL 1", changed(&|frame| frame[ETHERNET + 8] = 1)),
+        ("TTL 0", changed(&|frame| frame[ETHERNET + 8] = 0)),
+        (
+            "a first fragment",
+            changed(&|frame| frame[ETHERNET + 6] = 0x20),
+        ),
+        (
+            "a later fragment",
+            changed(&|frame| frame[ETHERNET + 7] = 1),
+        ),
+        ("for another MAC address", changed(&|frame| frame[5] ^= 1)),
+        (
+            "more than the packet",
+            changed(&|frame| frame.resize(100, 0)),
+        ),
+        ("cut off", changed(&|frame| frame.truncate(ETHERNET + 24))),
+        (
+            "options",
+            to(BRIDGE_MAC, &udp(CLIENT, REMOTE).options(&[1; 4])),
+        ),
+        (
+            "too large",
+            to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1473])),
+        ),
+        ("of no session", to(BRIDGE_MAC, &udp(CLIENT, At(S1A, 1)))),
+    ] {
+        assert_untouched(&world, PORT, &frame, what);
+    }
+    let largest = to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1472]));
+    assert_eq!(run(&world, PORT, &largest, 1).0, Decision::Forwarded);
+    // Ethernet pads what is short.
+    let padded = changed(&|frame| frame.resize(60, 0));
+    assert_eq!(run(&world, PORT, &padded, 1).0, Decision::Forwarded);
+}
+
+#[test]
+fn the_kernel_sees_connections_begin_and_end() {
+    let world = world();
+    establish(&world, TCP);
+    for flags in [SYN, FIN | ACK, RST] {
+        let frame = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, flags));
+        assert_untouched(&world, PORT, &frame, "opens or closes");
+    }
+    let data = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(b"data"));
+    assert_eq!(run(&world, PORT, &data, 1).0, Decision::Forwarded);
+    // Both have said that they are done.
+    world
+        .guest_sends(&to(ROUTER_MAC, &tcp(CLIENT, REMOTE, FIN | ACK)))
+        .uplink();
+    world
+        .outside_sends(&to(GUEST_MAC, &tcp(REMOTE, EXTERNAL, FIN | ACK)))
+        .guest();
+    let last = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(b""));
+    assert_untouched(&world, PORT, &last, "closed");
+}
+
+#[test]
+fn a_packet_goes_through_the_kernel_now_and_then() {
+    let mut world = world();
+    establish(&world, UDP);
+    let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    let mut slow = 0;
+    for _ in 0..4 * REFRESH_S {
+        world.tables.now_s += 1;
+        for _ in 0..3 {
+            slow += u32::from(run(&world, PORT, &frame, 1).0 == Decision::GoesOn);
+        }
+    }
+    assert_eq!(slow, 4);
+    assert_eq!(world.tables.next_hops[&1].used_s.load(), world.tables.now_s);
+}
+
+#[test]
+fn a_next_hop_that_is_gone_is_not_used() {
+    let mut world = world();
+    establish(&world, UDP);
+    let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    world.tables.next_hops[&1].tag.store(next_hop::NONE);
+    assert_untouched(&world, PORT, &frame, "its tag is gone");
+    // The slot has another one now.
+    let other = next_hop::tag(1, 2);
+    world.tables.next_hops[&1].tag.store(other);
+    assert_untouched(&world, PORT, &frame, "its slot has another");
+    let key = NextHopKey::new(UPLINK, ROUTER_MAC);
+    world.tables.next_hop_tags.insert(key, other);
+    world
+        .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
+        .uplink();
+    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+}
+
+#[test]
+fn a_rule_or_a_daemon_that_is_gone_can_switch_it_off() {
+    let mut world = world();
+    establish(&world, UDP);
+    let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    world.tables.is_fast_path_on = false;
+    assert_untouched(&world, PORT, &frame, "nobody follows changes");
+    world.tables.is_fast_path_on = true;
+    world.tables.slow_rules.insert(SNAT_RULE);
+    world
+        .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
+        .uplink();
+    assert_untouched(&world, PORT, &frame, "the rule says so");
+}
+
+#[test]
+fn a_guest_that_uses_anothers_address_does_not_get_it() {
+    let mut world = world();
+    establish(&world, UDP);
+    world.anti_spoof(C1, GUEST_MAC);
+    world.tables.interfaces.get_mut(&PORT).unwrap().flags =
+        nat_common::rule::interface_flags::ANTI_SPOOF;
+    let mut frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    assert_untouched(&world, PORT, &frame, "another's MAC address");
+    frame[6..12].copy_from_slice(&GUEST_MAC);
+    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+}
+
+#[test]
+fn xdp_takes_datagrams_after_a_pause() {
+    let world = world();
+    establish(&world, UDP);
+    let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
+    for (clock, expected) in [
+        // Nobody knows when the last packet has passed.
+        (1001, Decision::GoesOn),
+        (1101, Decision::GoesOn),
+        (1201, Decision::GoesOn),
+        // More than 200 after the last one.
+        (1402, Decision::Forwarded),
+        (1403, Decision::Forwarded),
+        (9999, Decision::Forwarded),
+    ] {
+        let (decision, after, port) = run(&world, UPLINK, &frame, clock);
+        assert_eq!(decision, expected, "at {clock}");
+        if decision == Decision::Forwarded {
+            assert_eq!((port, &after[..6]), (PORT, &GUEST_MAC[..]));
+            assert_eq!(ends(&after), (REMOTE, CLIENT));
+        } else {
+            assert_eq!(after, frame);
+        }
+    }
+    // One that goes on makes those behind it wait.
+    let mut last_hop = frame.clone();
+    last_hop[ETHERNET + 8] = 1;
+    assert_eq!(run(&world, UPLINK, &last_hop, 10_000).0, Decision::GoesOn);
+    assert_eq!(run(&world, UPLINK, &frame, 10_001).0, Decision::GoesOn);
+    assert_eq!(run(&world, UPLINK, &frame, 10_300).0, Decision::Forwarded);
+}
+
+#[test]
+fn xdp_leaves_tcp_unfinished_checksums_and_other_hosts_frames_alone() {
+    let world = world();
+    establish(&world, TCP);
+    let segment = to(UPLINK_MAC, &tcp(REMOTE, EXTERNAL, ACK).payload(b"data"));
+    for clock in [1, 10_000, 20_000] {
+        assert_eq!(run(&world, UPLINK, &segment, clock).0, Decision::GoesOn);
+    }
+
+    let world = self::world();
+    establish(&world, UDP);
+    let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
+    run(&world, UPLINK, &frame, 1);
+    assert_eq!(run(&world, UPLINK, &frame, 1000).0, Decision::Forwarded);
+    let mut unfinished = frame.clone();
+    let pseudo = pseudo_sum(&frame);
+    unfinished[ETHERNET + 26..][..2].copy_from_slice(&pseudo.to_be_bytes());
+    assert_eq!(run(&world, UPLINK, &unfinished, 2000).0, Decision::GoesOn);
+    let mut others = frame.clone();
+    others[5] ^= 1;
+    assert_eq!(run(&world, UPLINK, &others, 3000).0, Decision::GoesOn);
+    // A checksum that was left out is none to be finished.
+    let unsummed = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL).unsummed());
+    run(&world, UPLINK, &unsummed, 4000);
+    assert_eq!(run(&world, UPLINK, &unsummed, 5000).0, Decision::Forwarded);
+}
+
+/// The sum of a UDP packet's pseudo-header: what a sender leaves where a device is to finish it.
+fn pseudo_sum(frame: &[u8]) -> u16 {
+    let ip = &frame[ETHERNET..];
+    let mut words: Vec<u16> = ip[12..20]
+        .chunks(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+        .collect();
+    words.extend([u16::from(UDP), (ip.len() - 20) as u16]);
+    let sum: u32 = words.into_iter().map(u32::from).sum();
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
