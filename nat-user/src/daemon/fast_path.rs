@@ -92,11 +92,11 @@ impl FastPath {
 
     /// Has the kernel ask after neighbours that it has not heard of for long and the fast path uses.
     pub(super) async fn care(&mut self, netlink: &Netlink) -> Result<()> {
-        if self.cared.elapsed() < CARE_INTERVAL {
+        if self.cared.elapsed() < CARE_INTERVAL / clock::time_scale() {
             return Ok(());
         }
         self.cared = Instant::now();
-        let since_s = clock::monotonic_s().saturating_sub(2 * REFRESH_S * clock::time_scale());
+        let since_s = clock::monotonic_s().saturating_sub(2 * REFRESH_S);
         let used: BTreeSet<NextHopKey> = self.next_hops.used_since(since_s)?.into_iter().collect();
         for neighbour in &self.neighbours {
             let Neighbour {

@@ -1,7 +1,7 @@
 //! One configuration at work: what the daemon holds, and how it follows changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
     time::Instant,
 };
@@ -333,19 +333,32 @@ impl Instance {
         }
     }
 
-    /// Numbers of the rules that were removed or changed.
+    /// Numbers of the rules that were removed, or changed in what they translate. How the packets go
+    /// is no matter of a session's life.
     fn changed_rules(&self, old: &Config, new: &Config) -> BTreeSet<u32> {
-        let numbers = &self.state.numbers;
-        let snat = old.snat.iter().filter(|rule| !new.snat.contains(rule));
-        let snat = snat.filter_map(|rule| numbers.find_rule(RuleKind::Snat, &rule.name));
-        let forwards = old
-            .forwards
-            .iter()
-            .filter(|rule| !new.forwards.contains(rule));
-        let forwards = forwards.filter_map(|rule| numbers.find_rule(RuleKind::Forward, &rule.name));
-        let nats = old.nats.iter().filter(|rule| !new.nats.contains(rule));
-        let nats = nats.filter_map(|rule| numbers.find_rule(RuleKind::Nat, &rule.name));
-        snat.chain(forwards).chain(nats).collect()
+        let snat = changed(
+            (&old.snat, &new.snat),
+            |rule| &rule.name,
+            |rule| rule.forwarding = Forwarding::Fast,
+        );
+        let forwards = changed(
+            (&old.forwards, &new.forwards),
+            |rule| &rule.name,
+            |rule| rule.forwarding = Forwarding::Fast,
+        );
+        let nats = changed(
+            (&old.nats, &new.nats),
+            |rule| &rule.name,
+            |rule| rule.forwarding = Forwarding::Fast,
+        );
+        let of_kind = |kind, names: Vec<String>| {
+            let names = names.into_iter();
+            names.filter_map(move |name| self.state.numbers.find_rule(kind, &name))
+        };
+        of_kind(RuleKind::Snat, snat)
+            .chain(of_kind(RuleKind::Forward, forwards))
+            .chain(of_kind(RuleKind::Nat, nats))
+            .collect()
     }
 
     fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {
@@ -433,6 +446,28 @@ impl Instance {
         drop(self);
         tear_down(&run_dir, &bpffs).await
     }
+}
+
+/// Names of the old rules that are gone or differ, apart from what `level` makes equal.
+fn changed<R: Clone + PartialEq>(
+    (old, new): (&[R], &[R]),
+    name: impl Fn(&R) -> &String,
+    level: impl Fn(&mut R),
+) -> Vec<String> {
+    let new: HashMap<&String, &R> = new.iter().map(|rule| (name(rule), rule)).collect();
+    let levelled = |rule: &R| {
+        let mut rule = rule.clone();
+        level(&mut rule);
+        rule
+    };
+    let is_same = |rule: &R, other: &R| rule == other || levelled(rule) == levelled(other);
+    old.iter()
+        .filter(|rule| {
+            !new.get(name(rule))
+                .is_some_and(|other| is_same(rule, other))
+        })
+        .map(|rule| name(rule).clone())
+        .collect()
 }
 
 impl Host {

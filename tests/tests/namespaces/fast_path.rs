@@ -138,13 +138,8 @@ fn established_sessions_go_past_the_kernel_and_are_counted() -> Result<()> {
     let (net, natbpf, sessions) = started()?;
     sessions.go_past_the_kernel(&net)?;
     let sent = (SETTLING + MANY) as u64;
-    let stats = natbpf.stats()?;
     for rule in ["lan-out", "vm2-udp"] {
-        let rules = stats["rules"].as_array().context("no rules")?;
-        let rule = rules
-            .iter()
-            .find(|one| one["name"] == rule)
-            .context("no rule")?;
+        let rule = rule_of(&natbpf, rule)?;
         for count in ["packets_in", "packets_out"] {
             ensure!(rule[count] == sent, "{rule}, not {sent} {count}");
         }
@@ -210,7 +205,19 @@ fn told_so_all_packets_go_through_the_kernel() -> Result<()> {
         .context("rule by rule")?;
     natbpf.reload(&net.config())?;
     sessions.settle()?;
-    sessions.go_past_the_kernel(&net).context("again")
+    sessions.go_past_the_kernel(&net).context("again")?;
+    for rule in ["lan-out", "vm2-udp"] {
+        let opened = &rule_of(&natbpf, rule)?["connections"];
+        ensure!(*opened == 1, "{rule}: {opened} sessions were opened");
+    }
+    Ok(())
+}
+
+fn rule_of(natbpf: &Natbpf, name: &str) -> Result<Value> {
+    let stats = natbpf.stats()?;
+    let rules = stats["rules"].as_array().context("no rules")?;
+    let rule = rules.iter().find(|one| one["name"] == name);
+    rule.cloned().context("no rule")
 }
 
 #[test]
@@ -537,6 +544,49 @@ fn xdp_takes_inbound_datagrams_and_they_stay_right() -> Result<()> {
 fn packets_keep_their_order_when_a_session_moves_to_xdp() -> Result<()> {
     let (net, _natbpf) = xdp()?;
     arrive_in_order(&net, || Ok(()))
+}
+
+/// Sends to a guest that says nothing, and gives how often the host asks after it meanwhile.
+fn questions_to_a_silent_guest(net: &Proxmox, mut natbpf: Natbpf) -> Result<usize> {
+    // What takes half a minute is to take a second or two.
+    natbpf.stop()?;
+    natbpf.set_time_scale(16);
+    natbpf.launch()?;
+    net.host
+        .set_sysctl("net.ipv4.neigh.vmbr1.base_reachable_time_ms", "1000")?;
+    net.host
+        .set_sysctl("net.ipv4.neigh.vmbr1.delay_first_probe_time", "1")?;
+    let sender = net.cli.udp("198.51.100.2:6001")?;
+    let _receiver = net.vm2.udp("0.0.0.0:10001")?;
+    let send = |times: u32| -> Result<()> {
+        for _ in 0..times {
+            sender.send_to(b"no answer", at(Proxmox::PUBLIC, 10001))?;
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    };
+    send(1000)?;
+    let guest = net.vm2.capture("eth0")?;
+    send(3500)?;
+    let is_question =
+        |frame: &lab::Frame| !frame.outgoing && frame.bytes.get(12..14) == Some(&[0x08, 0x06]);
+    Ok(guest
+        .stop()
+        .iter()
+        .filter(|frame| is_question(frame))
+        .count())
+}
+
+#[test]
+fn the_kernel_asks_after_neighbours_that_only_the_fast_path_uses() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let questions = questions_to_a_silent_guest(&net, natbpf)?;
+    ensure!(questions >= 2, "asked {questions} times, traffic control");
+    let (net, natbpf) = xdp()?;
+    let questions = questions_to_a_silent_guest(&net, natbpf)?;
+    ensure!(questions >= 2, "asked {questions} times, XDP");
+    Ok(())
 }
 
 #[test]
