@@ -87,6 +87,19 @@ pub enum ChecksumKind {
     Icmp,
 }
 
+impl ChecksumKind {
+    /// A finished checksum after changes; see [`Packet::update_checksum`].
+    #[inline(always)]
+    #[must_use]
+    pub fn corrected(self, field: [u8; 2], pseudo: Diff, payload: Diff) -> [u8; 2] {
+        match self {
+            Self::Tcp => pseudo.and(payload).apply(field),
+            Self::Udp => pseudo.and(payload).apply_udp(field),
+            Self::Icmp => payload.apply(field),
+        }
+    }
+}
+
 /// Takes a frame that was kept and is sent on.
 pub type SendKept<'a> = dyn FnMut(&[u8]) + 'a;
 
@@ -147,12 +160,7 @@ impl Packet for SlicePacket<'_> {
         payload: Diff,
     ) -> Option<()> {
         let field = self.read::<2>(offset)?;
-        let new = match kind {
-            ChecksumKind::Tcp => pseudo.and(payload).apply(field),
-            ChecksumKind::Udp => pseudo.and(payload).apply_udp(field),
-            ChecksumKind::Icmp => payload.apply(field),
-        };
-        self.write(offset, new)
+        self.write(offset, kind.corrected(field, pseudo, payload))
     }
 
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {

@@ -59,6 +59,21 @@ macro_rules! access {
 access!(load_u32, store_u32, u32, "u32");
 access!(load_u16, store_u16, u16, "u16");
 
+/// No header that is looked at starts later. The verifier wants to see a bound, and a power of two
+/// is the one that the compiler leaves standing.
+const MAX_OFFSET: usize = 0x3fff;
+
+/// A pointer to `N` bytes of a packet that lies between two addresses.
+#[inline(always)]
+pub(crate) fn within<const N: usize>(
+    data: usize,
+    data_end: usize,
+    offset: usize,
+) -> Option<*mut [u8; N]> {
+    let start = data + (offset & MAX_OFFSET);
+    (start + N <= data_end).then_some(start as *mut [u8; N])
+}
+
 /// Reads `N` bytes.
 ///
 /// # Safety

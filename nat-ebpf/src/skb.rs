@@ -32,10 +32,6 @@ const ICMP_HEADERS: usize = 192;
 /// The VLAN identifier in a tag; the rest is priority.
 const VLAN_ID: u32 = 0x0fff;
 
-/// No header that is looked at starts later. The verifier wants to see a bound, and a power of two
-/// is the one that the compiler leaves standing.
-const MAX_OFFSET: usize = 0x3fff;
-
 /// How much of a message is summed up at a time, in bytes.
 const CHUNK: usize = 64;
 /// How many chunks a message may have.
@@ -178,11 +174,7 @@ impl Skb {
     /// A pointer to `N` bytes that lie within the packet.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        let start = self.data() + (offset & MAX_OFFSET);
-        if start + N > self.data_end() {
-            return None;
-        }
-        Some(start as *mut [u8; N])
+        memory::within(self.data(), self.data_end(), offset)
     }
 }
 

@@ -25,8 +25,6 @@ use crate::{
 
 /// Offset of the protocol in an Ethernet header.
 const ETHER_TYPE: usize = 12;
-/// No header that is looked at starts later; see the packets of traffic control.
-const MAX_OFFSET: usize = 0x3fff;
 
 /// Uplink, before the kernel has made anything of a frame: the fast path of established sessions.
 /// All else passes, as it came.
@@ -76,11 +74,7 @@ impl Frame {
     /// A pointer to `N` bytes that lie within the frame.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        let start = self.data() + (offset & MAX_OFFSET);
-        if start + N > self.data_end() {
-            return None;
-        }
-        Some(start as *mut [u8; N])
+        memory::within(self.data(), self.data_end(), offset)
     }
 }
 
@@ -117,12 +111,7 @@ impl Packet for Frame {
         payload: Diff,
     ) -> Option<()> {
         let field = self.read::<2>(offset)?;
-        let new = match kind {
-            ChecksumKind::Tcp => pseudo.and(payload).apply(field),
-            ChecksumKind::Udp => pseudo.and(payload).apply_udp(field),
-            ChecksumKind::Icmp => payload.apply(field),
-        };
-        self.write(offset, new)
+        self.write(offset, kind.corrected(field, pseudo, payload))
     }
 
     #[inline(always)]

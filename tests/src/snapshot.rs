@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use lab::Host;
 
 /// Everything of a host that natbpf could change: interfaces, addresses, routes, qdiscs and
-/// filters, XDP programs, and every sysctl of IPv4 and of the bridges; a line for each.
+/// filters, XDP programs, and every sysctl of IPv4, the bridges and netfilter; a line for each.
 ///
 /// # Errors
 /// When the host does not say.
@@ -33,7 +33,7 @@ pub fn take(host: &Host) -> Result<Vec<String>> {
     }
     let sysctls = host.enter(|| {
         let mut lines = Vec::new();
-        for root in ["ipv4", "bridge"] {
+        for root in ["ipv4", "bridge", "netfilter"] {
             read_all(&Path::new("/proc/sys/net").join(root), &mut lines);
         }
         lines.sort();
@@ -77,6 +77,8 @@ fn read_all(folder: &Path, lines: &mut Vec<String>) {
         let path = entry.path();
         if path.is_dir() {
             read_all(&path, lines);
+        } else if path.ends_with("nf_conntrack_count") {
+            // How many connections there are.
         } else if let Ok(value) = fs::read_to_string(&path) {
             lines.push(format!("{} = {}", path.display(), value.trim()));
         }

@@ -10,6 +10,7 @@ use nat_common::{
     shared::Shared,
     work::Work,
 };
+use proptest::prelude::*;
 
 use super::{
     packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
@@ -365,4 +366,63 @@ fn pseudo_sum(frame: &[u8]) -> u16 {
     words.extend([u16::from(UDP), (ip.len() - 20) as u16]);
     let sum: u32 = words.into_iter().map(u32::from).sum();
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The one's complement sum of a part of a frame, in which 0 and 0xffff are the same.
+fn sum_of(parts: &[&[u8]]) -> u32 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let sum: u32 = words
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)))
+        .sum();
+    sum % 0xffff
+}
+
+/// Sums over the IP header and over what the UDP checksum covers; a translation keeps both.
+fn sums(frame: &[u8]) -> [u32; 2] {
+    let ip = &frame[ETHERNET..];
+    [sum_of(&[&ip[..20]]), sum_of(&[&ip[12..20], &ip[20..]])]
+}
+
+proptest! {
+    #[test]
+    fn damaged_packets_are_sent_on_with_the_same_damage_or_left_alone(
+        flips in proptest::collection::vec((0_usize..50, any::<u8>()), 0..4),
+        length in 0_usize..60,
+        inbound in any::<bool>(),
+    ) {
+        let world = world();
+        establish(&world, UDP);
+        let (hook, mut frame) = match inbound {
+            true => (UPLINK, to(UPLINK_MAC, &udp(REMOTE, EXTERNAL))),
+            false => (PORT, to(BRIDGE_MAC, &udp(CLIENT, REMOTE))),
+        };
+        run(&world, hook, &frame, 1);
+        for (at, bits) in flips {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte ^= bits;
+            }
+        }
+        // Most are whole.
+        if length > 14 && length % 4 == 0 {
+            frame.truncate(length);
+        }
+        let (decision, after, _) = run(&world, hook, &frame, 1000);
+        match decision {
+            Decision::GoesOn => prop_assert_eq!(after, frame),
+            Decision::Forwarded => {
+                prop_assert_eq!(after.len(), frame.len());
+                prop_assert_eq!(after[ETHERNET + 8], frame[ETHERNET + 8] - 1);
+                prop_assert_eq!(sums(&after)[0], sums(&frame)[0]);
+                let has_sum = frame[ETHERNET + 26..][..2] != [0, 0];
+                if has_sum {
+                    prop_assert_eq!(sums(&after)[1], sums(&frame)[1]);
+                }
+                // Nothing else has changed: addresses, ports and checksums apart.
+                for at in (ETHERNET..ETHERNET + 8).chain(ETHERNET + 28..frame.len()) {
+                    prop_assert_eq!(after[at], frame[at], "byte {}", at);
+                }
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
 }
