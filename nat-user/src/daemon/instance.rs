@@ -227,6 +227,12 @@ impl Instance {
         self.mark_active(config);
         self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
+        for target in &self.applied.targets {
+            // (Links go with their pins.)
+            if !targets.iter().any(|kept| kept.index == target.index) {
+                attach::detach_filters(&target.name);
+            }
+        }
         let refused = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");

@@ -24,8 +24,9 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
         lines.push(format!("{error:#}; removed it"));
         None
     });
-    for interface in state.iter().flat_map(|state| &state.interfaces) {
-        attach::detach_filters(&interface.name);
+    let netlink = Netlink::connect()?;
+    if let Some(state) = state {
+        detach_filters(&netlink, &state).await?;
     }
     if pins.exist() {
         lines.push(format!(
@@ -35,7 +36,7 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     }
     pins.remove()?;
     let mut journal = Journal::open(run_dir)?;
-    let report = setup::undo(&Netlink::connect()?, &mut journal).await?;
+    let report = setup::undo(&netlink, &mut journal).await?;
     lines.extend(report.done);
     lines.extend(report.notes);
     if !report.failed.is_empty() {
@@ -43,6 +44,17 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     }
     remove_run_files(run_dir)?;
     Ok(lines)
+}
+
+/// Takes filters off the interfaces and their ports, where attachments are not links.
+async fn detach_filters(netlink: &Netlink, state: &State) -> Result<()> {
+    let own = |index: u32| state.interfaces.iter().any(|one| one.index == index);
+    for link in netlink.links().await? {
+        if own(link.index) || link.master.is_some_and(own) {
+            attach::detach_filters(&link.name);
+        }
+    }
+    Ok(())
 }
 
 /// What natbpf keeps in its run directory, with what an interrupted write leaves.

@@ -21,7 +21,7 @@ const MANY: usize = 60;
 /// Packets that it sends each way before that.
 const SETTLING: usize = 8;
 /// How long a change may take to be followed.
-const FOLLOWED: Duration = Duration::from_millis(500);
+const FOLLOWED: Duration = Duration::from_secs(1);
 
 /// One session by masquerade and one by a forward, both of UDP, with datagrams going to and fro.
 struct Sessions {
