@@ -90,12 +90,14 @@ impl FastPath {
         Ok(())
     }
 
-    /// Has the kernel ask after neighbours that it has not heard of for long and the fast path uses.
-    pub(super) async fn care(&mut self, netlink: &Netlink) -> Result<()> {
+    /// Has the kernel ask after neighbours that it has not heard of for long and the fast path uses,
+    /// and looks at everything again: of some changes (a bridge's queue) nobody tells.
+    pub(super) async fn care(&mut self, netlink: &Netlink, devices: &BTreeSet<u32>) -> Result<()> {
         if self.cared.elapsed() < CARE_INTERVAL / clock::time_scale() {
             return Ok(());
         }
         self.cared = Instant::now();
+        self.follow(netlink, devices, Cause::Surroundings).await?;
         let since_s = clock::monotonic_s().saturating_sub(2 * REFRESH_S);
         let used: BTreeSet<NextHopKey> = self.next_hops.used_since(since_s)?.into_iter().collect();
         for neighbour in &self.neighbours {

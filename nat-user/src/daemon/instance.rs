@@ -139,18 +139,23 @@ impl Instance {
 
     /// Makes the next hops what the host's routes, neighbours, bridges and links are now.
     pub(super) async fn follow_next_hops(&mut self, cause: Cause) -> Result<()> {
+        let devices = self.fast_devices();
+        self.fast_path.follow(&self.netlink, &devices, cause).await
+    }
+
+    /// The interfaces behind which next hops are, by index.
+    fn fast_devices(&self) -> BTreeSet<u32> {
         let is_end = |interface: &Interface| {
             interface.role == role::UPLINK || interface.role == role::NETWORK
         };
         let interfaces = self.applied.interfaces.iter();
-        let devices: BTreeSet<u32> = match self.config.forwarding {
+        match self.config.forwarding {
             Forwarding::Fast => interfaces
                 .filter(|(_, interface)| is_end(interface))
                 .map(|(index, _)| *index)
                 .collect(),
             Forwarding::Kernel => BTreeSet::new(),
-        };
-        self.fast_path.follow(&self.netlink, &devices, cause).await
+        }
     }
 
     /// Lets sessions take the fast path for some seconds more, if they may.
@@ -163,7 +168,8 @@ impl Instance {
         if let Err(error) = self.dataplane.set_fast_until(until_s) {
             log::error!("{error:#}");
         }
-        if let Err(error) = self.fast_path.care(&self.netlink).await {
+        let devices = self.fast_devices();
+        if let Err(error) = self.fast_path.care(&self.netlink, &devices).await {
             log::error!("looking after neighbours: {error:#}");
         }
     }

@@ -66,6 +66,9 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it is a port of, by index.
     pub master: Option<u32>,
+    /// Whether packets that it sends wait in a queue of its own, which may hold them back or sort
+    /// them (any root qdisc but `noqueue`).
+    pub queues: bool,
     /// The bus that a device of its own sits on (`pci`, `usb`, `virtio`), if it sits on one.
     pub bus: Option<String>,
     /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the
@@ -373,6 +376,7 @@ impl Link {
             master: None,
             calls_netfilter: false,
             bus: None,
+            queues: false,
             vlan_filtering: false,
             port: None,
             parent: None,
@@ -382,6 +386,7 @@ impl Link {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Qdisc(name) => link.queues = name != "noqueue",
                 LinkAttribute::ParentDevBusName(bus) => link.bus = Some(bus),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) if link.layer == Layer::Ethernet => {

@@ -113,7 +113,8 @@ impl Host<'_> {
         let membership = port.port?;
         let is_plain = membership.forwarding && !membership.isolated && !membership.locked;
         let is_ours = port.master == Some(bridge.index);
-        (is_plain && is_ours && !bridge.vlan_filtering).then_some(port)
+        // A bridge with a queue has been given one on purpose: frames are not sent past it.
+        (is_plain && is_ours && !bridge.vlan_filtering && !bridge.queues).then_some(port)
     }
 
     /// An interface that carries Ethernet frames now.

@@ -25,6 +25,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         master: None,
         calls_netfilter: false,
         bus: None,
+        queues: false,
         vlan_filtering: false,
         port: None,
         parent: None,

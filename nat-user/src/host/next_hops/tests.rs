@@ -190,7 +190,7 @@ fn a_device_must_be_there_and_carry_ethernet_frames() {
 
 #[test]
 fn a_port_must_carry_whatever_the_bridge_sends() {
-    let changes: [fn(&mut Lists); 9] = [
+    let changes: [fn(&mut Lists); 10] = [
         |lists| lists.port(TAP1).isolated = true,
         |lists| lists.port(TAP1).locked = true,
         |lists| lists.port(TAP1).forwarding = false,
@@ -200,6 +200,7 @@ fn a_port_must_carry_whatever_the_bridge_sends() {
         |lists| lists.link(TAP1).port = None,
         |lists| lists.link(TAP1).master = Some(OTHER_BRIDGE),
         |lists| lists.link(BRIDGE).vlan_filtering = true,
+        |lists| lists.link(BRIDGE).queues = true,
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let mut lists = Lists::new();

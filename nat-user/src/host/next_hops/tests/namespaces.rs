@@ -95,6 +95,24 @@ fn a_guest_is_followed_from_port_to_port() {
 }
 
 #[test]
+fn a_bridge_with_a_queue_of_its_own_is_not_passed_by() {
+    in_namespace(async || {
+        let host = Host::new().await;
+        host.assert_next_hops(&[host.by_tap1()]).await;
+        let tc = |arguments: &str| {
+            let status = std::process::Command::new("tc")
+                .args(arguments.split(' '))
+                .status();
+            assert!(status.expect("run tc").success(), "tc {arguments}");
+        };
+        tc("qdisc add dev vmbr1 root tbf rate 1gbit burst 100k latency 50ms");
+        host.assert_next_hops(&[]).await;
+        tc("qdisc del dev vmbr1 root");
+        host.assert_next_hops(&[host.by_tap1()]).await;
+    });
+}
+
+#[test]
 fn a_guest_with_another_mac_is_another_next_hop() {
     in_namespace(async || {
         let host = Host::new().await;
