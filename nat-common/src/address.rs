@@ -50,6 +50,10 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// The shortest header in bytes: one without options.
     const HEADER_LEN: usize;
 
+    /// Whether the header without options at `offset` is as it was sent, as far as its own checksum
+    /// can tell, where the family has one.
+    fn is_intact<P: Packet>(packet: &P, offset: usize) -> bool;
+
     /// As [`Self::write_addresses`], and takes one from the header's time to live, which must be
     /// more than 0.
     fn write_forwarded<P: Packet>(

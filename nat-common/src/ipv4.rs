@@ -6,7 +6,7 @@ use network_types::ip::Ipv4Hdr;
 
 use crate::{
     address::{Addr4, Address},
-    checksum::Diff,
+    checksum::{Diff, fold},
     packet::Packet,
     parse::Header,
 };
@@ -100,6 +100,23 @@ impl Address for Addr4 {
     }
 
     const HEADER_LEN: usize = HEADER_LEN;
+
+    #[inline(always)]
+    fn is_intact<P: Packet>(packet: &P, offset: usize) -> bool {
+        let Some(bytes) = packet.read::<HEADER_LEN>(offset) else {
+            return false;
+        };
+        let mut sum = 0_u64;
+        let mut at = 0;
+        while at < HEADER_LEN {
+            let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            sum += u64::from(u32::from_ne_bytes(word));
+            at += 4;
+        }
+        // Halves of a one's complement sum may be added up (RFC 1071 section 2 (C)).
+        let halves = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+        fold(halves as u32) == u16::MAX
+    }
 
     #[inline(always)]
     fn write_forwarded<P: Packet>(

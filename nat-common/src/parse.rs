@@ -229,12 +229,16 @@ pub fn parse<A: Address, P: Packet>(
     Ok(())
 }
 
-/// Reads the headers of a packet that has no options and is no fragment; `None` of all others, and of
-/// those that [`parse`] refuses. As quick as can be: where everything stands is known beforehand.
+/// Reads the headers of a packet that has no options, is no fragment and has a right header checksum;
+/// `None` of all others, and of those that [`parse`] refuses. As quick as can be: where everything stands is known beforehand.
 #[inline(always)]
 pub fn parse_plain<A: Address, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
     let mut parsed = parse_network::<A, P>(packet, l3).ok()?;
     if parsed.header.header_len != A::HEADER_LEN || parsed.is_fragment() {
+        return None;
+    }
+    // A router drops it (RFC 1812 section 5.2.2).
+    if !A::is_intact(packet, l3) {
         return None;
     }
     parsed.header.header_len = A::HEADER_LEN;

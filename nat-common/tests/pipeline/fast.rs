@@ -117,6 +117,14 @@ fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Decision, Vec<u8>
     (decision, bytes, work.sent.port)
 }
 
+/// The frame with the checksum that its IP header without options should have.
+fn summed(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[ETHERNET + 10..][..2].fill(0);
+    let sum = sum_of(&[&frame[ETHERNET..][..20]]);
+    frame[ETHERNET + 10..][..2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    frame
+}
+
 #[track_caller]
 fn assert_untouched(world: &World, hook: u32, frame: &[u8], what: &str) {
     let (decision, after, _) = run(world, hook, frame, 1);
@@ -178,15 +186,19 @@ fn what_the_kernel_would_do_more_to_goes_on_as_it_came() {
         frame
     };
     for (what, frame) in [
-        ("TTL 1", changed(&|frame| frame[ETHERNET + 8] = 1)),
-        ("TTL 0", changed(&|frame| frame[ETHERNET + 8] = 0)),
+        ("TTL 1", summed(changed(&|frame| frame[ETHERNET + 8] = 1))),
+        ("TTL 0", summed(changed(&|frame| frame[ETHERNET + 8] = 0))),
+        (
+            "a wrong checksum",
+            changed(&|frame| frame[ETHERNET + 1] ^= 1),
+        ),
         (
             "a first fragment",
-            changed(&|frame| frame[ETHERNET + 6] = 0x20),
+            summed(changed(&|frame| frame[ETHERNET + 6] = 0x20)),
         ),
         (
             "a later fragment",
-            changed(&|frame| frame[ETHERNET + 7] = 1),
+            summed(changed(&|frame| frame[ETHERNET + 7] = 1)),
         ),
         ("for another MAC address", changed(&|frame| frame[5] ^= 1)),
         (
@@ -324,6 +336,7 @@ fn xdp_takes_datagrams_after_a_pause() {
     // One that goes on makes those behind it wait.
     let mut last_hop = frame.clone();
     last_hop[ETHERNET + 8] = 1;
+    let last_hop = summed(last_hop);
     assert_eq!(run(&world, UPLINK, &last_hop, 10_000).0, Decision::GoesOn);
     assert_eq!(run(&world, UPLINK, &frame, 10_001).0, Decision::GoesOn);
     assert_eq!(run(&world, UPLINK, &frame, 10_300).0, Decision::Forwarded);

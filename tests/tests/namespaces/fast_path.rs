@@ -20,6 +20,8 @@ const FEW: u64 = 12;
 const MANY: usize = 60;
 /// Packets that it sends each way before that.
 const SETTLING: usize = 8;
+/// How long packets may be lost after a change, on a machine that does other things as well.
+const RECOVERED: Duration = Duration::from_secs(5);
 /// How long a change may take to be followed.
 const FOLLOWED: Duration = Duration::from_secs(1);
 
@@ -89,7 +91,7 @@ impl Sessions {
 
     /// After a change: packets may be lost for a moment, and then go past the kernel again.
     fn recover(&self, net: &Proxmox) -> Result<()> {
-        let deadline = Instant::now() + FOLLOWED;
+        let deadline = Instant::now() + RECOVERED;
         while let Err(error) = self.try_once() {
             ensure!(Instant::now() < deadline, "{error:#}");
         }
