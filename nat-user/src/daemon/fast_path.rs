@@ -159,6 +159,5 @@ fn records(
 
 /// Whether a port's guests may be forwarded from it at once, before its bridge has seen the frame.
 pub(super) fn is_open_port(port: &Link, bridge: &Link) -> bool {
-    let is_plain = |port: BridgePort| port.forwarding && !port.isolated && !port.locked;
-    port.up && port.port.is_some_and(is_plain) && !bridge.vlan_filtering
+    port.up && port.port.is_some_and(BridgePort::is_plain) && !bridge.vlan_filtering
 }

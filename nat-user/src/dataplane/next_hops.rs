@@ -112,18 +112,6 @@ impl NextHops {
         Ok(used)
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.in_use.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.in_use.is_empty()
-    }
-
     fn add(&mut self, key: NextHopKey, record: NextHopRecord) -> Result<bool> {
         let Some(slot) = self.free_slot() else {
             return Ok(false);

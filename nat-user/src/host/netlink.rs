@@ -162,6 +162,14 @@ enum Cause {
     Connection(String),
 }
 
+impl BridgePort {
+    /// Whether the bridge treats its frames like those of any other port.
+    #[must_use]
+    pub fn is_plain(self) -> bool {
+        self.forwarding && !self.isolated && !self.locked
+    }
+}
+
 impl Netlink {
     /// Opens a connection in the calling thread's network namespace. Must be called from within
     /// a tokio runtime, which carries it.

@@ -110,8 +110,7 @@ impl Host<'_> {
             return None;
         };
         let port = self.carrying(index)?;
-        let membership = port.port?;
-        let is_plain = membership.forwarding && !membership.isolated && !membership.locked;
+        let is_plain = port.port?.is_plain();
         let is_ours = port.master == Some(bridge.index);
         // A bridge with a queue has been given one on purpose: frames are not sent past it.
         (is_plain && is_ours && !bridge.vlan_filtering && !bridge.queues).then_some(port)
