@@ -233,8 +233,11 @@ to = "172.22.161.170"
 
     fn connect_guests(&self, options: &Options) -> Result<()> {
         if options.inside == Inside::Bridge {
+            // With an Ethernet address of its own, as systemd's and libvirt's bridges have it: one
+            // that takes the lowest of its ports' changes it when a guest moves.
             self.host.ip(&format!(
-                "link add vmbr1 type bridge forward_delay 0 stp_state 0\nlink set vmbr1 up\n\
+                "link add vmbr1 address 52:54:00:16:1a:fe type bridge forward_delay 0 stp_state 0\n\
+                 link set vmbr1 up\n\
                  address add {}/24 dev vmbr1",
                 Self::GATEWAY
             ))?;
