@@ -10,6 +10,7 @@ mod namespaces {
     mod fast_path;
     mod fragments;
     mod icmp;
+    mod layouts;
     mod life;
     mod nat;
     mod portless;
@@ -18,6 +19,7 @@ mod namespaces {
     mod scenarios;
     mod security;
     mod standards;
+    mod takeover;
     mod tcp;
     mod too_large;
     mod udp;

@@ -26,7 +26,7 @@ use crate::{
         model::{Config, Forwarding},
     },
     dataplane::{
-        CarryOver, Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
+        CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
     host::{
@@ -36,7 +36,7 @@ use crate::{
         xdp_features::{XdpFeatures, xdp_features},
     },
     refusals,
-    state::{InterfaceState, RuleKind, State},
+    state::{InterfaceState, Numbers, RuleKind, State},
 };
 
 /// A running configuration.
@@ -56,6 +56,7 @@ pub(super) struct Instance {
     carry: Option<CarryOver>,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    _lock: Lock,
 }
 
 /// What was last written into the maps.
@@ -79,12 +80,12 @@ impl Instance {
     /// Brings the configuration up: host, programs, rules, attachments.
     pub(super) async fn start(options: Options) -> Result<Self> {
         let loaded = load_config(&options)?;
-        let netlink = Netlink::connect()?;
-        let mut journal = Journal::open(&options.run_dir)?;
-        let is_first = !Pins::below(&options.bpffs).are_any();
-        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
+        let pins = Pins::below(&options.bpffs);
+        let is_first = !pins.are_any();
+        let lock = pins.lock()?;
+        Dataplane::check(&pins)?;
         let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
-        match Self::bring_up(options, loaded.config, warnings, netlink, journal).await {
+        match Self::bring_up(options, loaded, lock).await {
             Err(error) if is_first => {
                 // Nothing was there before: nothing is left behind.
                 match tear_down(&run_dir, &bpffs).await {
@@ -96,22 +97,23 @@ impl Instance {
         }
     }
 
-    async fn bring_up(
-        options: Options,
-        config: Config,
-        warnings: Vec<String>,
-        netlink: Netlink,
-        journal: Journal,
-    ) -> Result<Self> {
+    async fn bring_up(options: Options, loaded: Loaded, lock: Lock) -> Result<Self> {
+        let netlink = Netlink::connect()?;
+        let mut journal = Journal::open(&options.run_dir)?;
+        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
+        let config = loaded.config;
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
             config.snat.len() + config.forwards.len() + config.nats.len(),
         );
-        let known = if pins.are_any() {
-            State::load(&options.run_dir)?
-        } else {
-            None
+        let has_pins = pins.are_any();
+        let known = match State::load(&options.run_dir) {
+            Ok(state) => state.filter(|_| has_pins),
+            Err(error) => {
+                log::warn!("{error:#}");
+                None
+            }
         };
         let (dataplane, mut programs, carry) =
             Dataplane::take_over(pins, &sizes, options.log_packets)?;
@@ -119,8 +121,20 @@ impl Instance {
             log::info!("sessions are carried over into new tables");
         }
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
+        let mut state = State::new(&options.config, &options.bpffs, known.as_ref())?;
+        state.warnings = warnings;
+        if has_pins && known.is_none() {
+            let lost = dataplane.highest_rule()?;
+            state.numbers = Numbers::after_lost(lost);
+            let warning = format!(
+                "state.json was lost while the data plane lived: its {lost} rules are counted as \
+                 (lost N), and those of the configuration anew"
+            );
+            log::warn!("{warning}");
+            state.warnings.push(warning);
+        }
         let mut instance = Self {
-            state: State::new(&options.config, &options.bpffs, known.as_ref())?,
+            state,
             applied: Applied::default(),
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
@@ -133,8 +147,8 @@ impl Instance {
             expiry: Expiry::default(),
             carry,
             packet_log,
+            _lock: lock,
         };
-        instance.state.warnings = warnings;
         instance.state.sessions_max = instance.dataplane.session_capacity()?;
         let host = instance.host().await?;
         let config = instance.config.clone();

@@ -104,6 +104,11 @@ impl Natbpf {
         self.time_scale = times;
     }
 
+    /// Lets it pin somewhere else, from the next start on.
+    pub fn set_bpffs(&mut self, path: PathBuf) {
+        self.bpffs = path;
+    }
+
     /// Writes the configuration, without telling a running natbpf.
     ///
     /// # Errors
