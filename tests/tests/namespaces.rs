@@ -5,6 +5,7 @@
 //! instead, to judge the tests themselves.
 
 mod namespaces {
+    mod changes;
     mod control;
     mod exhaustion;
     mod fast_path;
