@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use nat_common::{
     rule::{Interface, role, rule_flags},
     session::{SessionKey4, flags},
@@ -26,7 +26,7 @@ use crate::{
         model::{Config, Forwarding},
     },
     dataplane::{
-        Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
+        CarryOver, Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
     host::{
@@ -52,6 +52,8 @@ pub(super) struct Instance {
     applied: Applied,
     refusals: refusals::Watch,
     fast_path: FastPath,
+    /// The tables that the next attachment takes over from.
+    carry: Option<CarryOver>,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -79,7 +81,7 @@ impl Instance {
         let loaded = load_config(&options)?;
         let netlink = Netlink::connect()?;
         let mut journal = Journal::open(&options.run_dir)?;
-        let is_first = !Pins::below(&options.bpffs).exist();
+        let is_first = !Pins::below(&options.bpffs).are_any();
         let warnings = set_up(&netlink, &mut journal, &loaded).await?;
         let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
         match Self::bring_up(options, loaded.config, warnings, netlink, journal).await {
@@ -106,12 +108,16 @@ impl Instance {
             config.limits.sessions,
             config.snat.len() + config.forwards.len() + config.nats.len(),
         );
-        let known = if pins.exist() {
+        let known = if pins.are_any() {
             State::load(&options.run_dir)?
         } else {
             None
         };
-        let (dataplane, mut programs) = Dataplane::load(pins, &sizes, options.log_packets)?;
+        let (dataplane, mut programs, carry) =
+            Dataplane::take_over(pins, &sizes, options.log_packets)?;
+        if carry.is_some() {
+            log::info!("sessions are carried over into new tables");
+        }
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
         let mut instance = Self {
             state: State::new(&options.config, &options.bpffs, known.as_ref())?,
@@ -125,6 +131,7 @@ impl Instance {
             dataplane,
             programs,
             expiry: Expiry::default(),
+            carry,
             packet_log,
         };
         instance.state.warnings = warnings;
@@ -211,14 +218,7 @@ impl Instance {
         let environment = environment(config, host);
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(config, &environment, &mut numbers);
-        let rules = numbers.rule_count();
-        if rules >= self.dataplane.rule_capacity() {
-            bail!(
-                "{rules} rules are more than the {} that the running data plane can count; \
-                 natbpf down and run make room",
-                self.dataplane.rule_capacity() - 1
-            );
-        }
+        self.make_room(config.limits.sessions, numbers.rule_count())?;
         let interfaces = interfaces(config, &host.links, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
@@ -239,7 +239,13 @@ impl Instance {
                 attach::detach_filters(&target.name);
             }
         }
+        if let Some(carry) = &mut self.carry {
+            carry.begin()?;
+        }
         let refused = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        if let Some(carry) = self.carry.take() {
+            carry.finish(&mut self.dataplane, &mut self.programs)?;
+        }
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");
         }
@@ -255,6 +261,50 @@ impl Instance {
             interfaces,
         };
         self.state.save(&self.options.run_dir)
+    }
+
+    /// Makes the tables as large as they have to be, with all that is in them.
+    fn make_room(&mut self, sessions: u32, rules: u32) -> Result<()> {
+        let (has_sessions, has_rules) = (
+            self.dataplane.session_capacity()?,
+            self.dataplane.rule_capacity(),
+        );
+        // What is just being taken over comes first; the next reload looks at it again.
+        if (has_sessions == sessions && has_rules > rules) || self.carry.is_some() {
+            return Ok(());
+        }
+        let wanted = Sizes::new(sessions, rules as usize);
+        let sizes = Sizes {
+            rules: wanted.rules.max(has_rules),
+            ..wanted
+        };
+        let begun = Instant::now();
+        let (mut dataplane, mut programs, mut carry) =
+            self.dataplane.resize(&sizes, self.options.log_packets)?;
+        let targets = &self.applied.targets;
+        attach::load(&mut programs, targets)?;
+        carry.begin()?;
+        let attached = attach::attach(&mut programs, dataplane.pins(), &mut targets.clone());
+        if let Err(error) = attached {
+            carry.give_up()?;
+            let pins = self.dataplane.pins();
+            attach::attach(&mut self.programs, pins, &mut targets.clone())?;
+            return Err(error);
+        }
+        carry.finish(&mut dataplane, &mut programs)?;
+        if self.options.log_packets {
+            self.packet_log = Some(programs.logger()?);
+        }
+        self.dataplane = dataplane;
+        self.programs = programs;
+        self.expiry = Expiry::default();
+        self.state.sessions_max = sessions;
+        log::info!(
+            "room for {sessions} sessions and {} rules after {} ms",
+            sizes.rules,
+            begun.elapsed().as_millis()
+        );
+        Ok(())
     }
 
     fn mark_active(&mut self, config: &Config) {
