@@ -24,7 +24,7 @@ const OPENED_AT_ONCE: usize = 24;
 /// portions that the queues hold.
 const SENT_AT_ONCE: u32 = 48;
 /// What was not sent for longer than this is not made up for.
-const MOST_DEBT: Duration = Duration::from_millis(500);
+const MOST_DEBT: Duration = Duration::from_secs(3);
 /// How often each connection sends something, both ways.
 const TCP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer may take before it counts as lost, and bytes of a connection before it

@@ -99,17 +99,16 @@ pub fn config(net: &Proxmox) -> String {
     )
 }
 
-/// The spare forwards: many ports to one.
+/// One of the spare forwards, [`SPARE`]: many ports to one.
 #[must_use]
-pub fn spare_config() -> String {
-    let forward = |name, protocol, guest| {
-        format!(
-            "[[forward]]\nname = \"{name}\"\nuplink = \"wan\"\nprotocol = \"{protocol}\"\n\
-             ports = \"{SPARE_PORT}-{}\"\nto = \"{guest}\"\nto_ports = {SPARE_TO_PORT}\n",
-            SPARE_PORT + 9
-        )
-    };
-    forward(SPARE[0], "tcp", Proxmox::VM2) + &forward(SPARE[1], "udp", Proxmox::VM1)
+pub fn spare_config(spare: usize) -> String {
+    let (protocol, guest) = [("tcp", Proxmox::VM2), ("udp", Proxmox::VM1)][spare];
+    format!(
+        "[[forward]]\nname = \"{}\"\nuplink = \"wan\"\nprotocol = \"{protocol}\"\n\
+         ports = \"{SPARE_PORT}-{}\"\nto = \"{guest}\"\nto_ports = {SPARE_TO_PORT}\n",
+        SPARE[spare],
+        SPARE_PORT + 9
+    )
 }
 
 /// All ways, and for each session the number of its way: as many sessions of either protocol, half
