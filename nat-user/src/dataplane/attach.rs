@@ -245,8 +245,11 @@ fn attach_link(
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
         match updated {
-            // The pin holds it already.
-            Ok(id) => return forget(program, id),
+            // The pin holds it, and nothing else may: the link goes with the pin.
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
             // The interface is gone, and its link with it.
             Err(_) => fs::remove_file(&path)?,
         }
@@ -258,7 +261,7 @@ fn attach_link(
     Ok(())
 }
 
-/// Leaves an attachment to what holds it in the kernel.
+/// Leaves a filter to the interface, which holds it.
 fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
     std::mem::forget(program.take_link(id)?);
     Ok(())
@@ -292,9 +295,9 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         match program.attach_to_link(link.try_into()?) {
-            // The pin holds it already.
+            // The pin holds it, and nothing else may: the link goes with the pin.
             Ok(id) => {
-                std::mem::forget(program.take_link(id)?);
+                drop(program.take_link(id)?);
                 return Ok(());
             }
             // The interface is gone, and its link with it.

@@ -253,6 +253,12 @@ impl Natbpf {
             .is_some_and(|process| matches!(process.ended(), Ok(None)))
     }
 
+    /// The daemon's process id, when it was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Background::id)
+    }
+
     /// Sends the daemon a signal.
     ///
     /// # Errors
