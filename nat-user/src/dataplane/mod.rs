@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod batch;
+mod clsact;
 mod expiry;
 mod next_hops;
 mod object;
