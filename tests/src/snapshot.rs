@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lab::Host;
+use lab::patience::patience;
 
 /// How long bridges may take to say that they are up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -50,7 +51,7 @@ pub fn take(host: &Host) -> Result<Vec<String>> {
 
 /// Waits until bridges say that they are up: the kernel gets to that some time after it is so.
 fn wait_for_bridges(host: &Host) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     loop {
         let said = host.check(["ip", "-o", "link", "show", "type", "bridge"])?;
         let is_late = |line: &str| line.contains("LOWER_UP") && line.contains("state UNKNOWN");

@@ -19,10 +19,13 @@ use super::Unpacked;
 use crate::command::cargo;
 use crate::setup::lab_programs;
 
-/// What runs in the guest: natbpf, and these of the test programs.
-const NATBPF: &str = "natbpf";
-/// The test programs.
-pub(crate) const TEST_PROGRAMS: [&str; 2] = ["programs", "namespaces"];
+/// What is tested in the guest.
+pub(super) const NATBPF: &str = "natbpf";
+/// The tests of loaded programs.
+pub(super) const PROGRAM_TESTS: &str = "programs";
+/// The tests of whole hosts.
+pub(super) const HOST_TESTS: &str = "namespaces";
+const TEST_PROGRAMS: [&str; 2] = [PROGRAM_TESTS, HOST_TESTS];
 
 /// What the guest needs besides the lab's tools: to start, to load modules when the kernel asks, and
 /// what single tests call.
