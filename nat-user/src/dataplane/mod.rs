@@ -7,6 +7,7 @@
 pub mod attach;
 mod batch;
 mod carry;
+mod clsact;
 mod expiry;
 mod layout;
 mod next_hops;
