@@ -1,0 +1,155 @@
+//! Whether packets from outside are dropped because the host would answer by another interface.
+//!
+//! The filter looks where the kernel would send an answer, from the guest's address, since natbpf has
+//! translated the destination by then. On a host with one way out that is the way the packet came. On
+//! one with two, rules of routing that choose by the host's own addresses do not see these any more.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use super::flows::{Direction, Way};
+use super::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
+use super::{Finding, Kind, listed, place_name};
+use crate::host::{
+    netlink::{Link, Netlink},
+    sysctl::Key,
+};
+
+/// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
+const REMOTES: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(150, 0, 0, 1)];
+
+/// Connections from the internet come by an uplink, and their answers would leave by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Detour {
+    /// The uplink's interface.
+    pub(super) uplink: String,
+    /// The network's.
+    pub(super) network: String,
+    /// Whether `rp_filter` of the uplink is strict.
+    pub(super) is_filtered: bool,
+}
+
+/// The networks and uplinks of which that is so.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(super) async fn detours(
+    netlink: &Netlink,
+    links: &[Link],
+    ways: &[Way<'_>],
+) -> Result<Vec<Detour>> {
+    let index = |name: &str| links.iter().find(|link| link.name == name);
+    let mut guests: BTreeMap<(&str, &str), Ipv4Addr> = BTreeMap::new();
+    for way in ways.iter().filter(|way| way.direction == Direction::In) {
+        let pair = (way.uplink.interface.as_str(), way.network.interface.as_str());
+        guests.entry(pair).or_insert(way.guests.addr());
+    }
+    let mut detours = Vec::new();
+    for ((uplink, network), guest) in guests {
+        let (Some(out), Some(inside)) = (index(uplink), index(network)) else {
+            continue;
+        };
+        let mut is_detour = true;
+        for remote in REMOTES {
+            let devices = netlink.devices_to(remote, guest, inside.index).await;
+            // Where there is no route at all, nobody outside has got an answer before either.
+            let devices = devices.unwrap_or_default();
+            is_detour &= !devices.is_empty() && !devices.contains(&out.index);
+        }
+        if is_detour {
+            detours.push(Detour {
+                uplink: uplink.to_owned(),
+                network: network.to_owned(),
+                is_filtered: is_strict(uplink)?,
+            });
+        }
+    }
+    Ok(detours)
+}
+
+/// The larger of the two values counts (`IN_DEV_MAXCONF` in `include/linux/inetdevice.h`).
+fn is_strict(interface: &str) -> Result<bool> {
+    let mut value = 0;
+    for scope in ["all", interface] {
+        let text = Key::ipv4_conf(scope, "rp_filter")?.read()?;
+        let own: u32 = text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        value = value.max(own);
+    }
+    Ok(value == 1)
+}
+
+/// What drops packets on these detours.
+pub(super) fn find(
+    rules: &Ruleset,
+    ways: &[Way],
+    detours: &[Detour],
+    budget: &mut Budget,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for detour in detours {
+        let concerned: Vec<&Way> = (ways.iter())
+            .filter(|way| way.direction == Direction::In && detour.is_of(way))
+            .collect();
+        let names: Vec<String> = concerned.iter().map(|way| way.rule.clone()).collect();
+        if detour.is_filtered {
+            let uplink = &detour.uplink;
+            let place = format!("sysctl net.ipv4.conf.{uplink}.rp_filter (or that of all) = 1");
+            let command = format!("sysctl net.ipv4.conf.{uplink}.rp_filter=2");
+            findings.push(detour.finding(place, &names, vec![command]));
+        }
+        let place = concerned.first().and_then(|way| dropped(rules, way, budget));
+        findings.extend(place.map(|at| detour.finding(place_name(rules, at), &names, Vec::new())));
+    }
+    findings
+}
+
+/// The rule that drops packets because there is no way back, and would not drop them otherwise.
+fn dropped(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Option<Place> {
+    let chains: Vec<usize> = rules.at(Hook::Prerouting, false).collect();
+    let flow = way.openings().into_iter().next()?;
+    let usual = Flow { output: "", ..flow };
+    let detour = Flow {
+        has_no_way_back: true,
+        ..usual.clone()
+    };
+    chains.into_iter().find_map(|chain| {
+        let fate = filter(rules, chain, &detour, budget);
+        match (fate, filter(rules, chain, &usual, budget)) {
+            (Fate::Dropped(_), Fate::Dropped(_)) => None,
+            (Fate::Dropped(place), _) => Some(place),
+            _ => None,
+        }
+    })
+}
+
+impl Detour {
+    fn is_of(&self, way: &Way) -> bool {
+        way.uplink.interface == self.uplink && way.network.interface == self.network
+    }
+
+    fn finding(&self, place: String, rules: &[String], mut commands: Vec<String>) -> Finding {
+        let Self {
+            uplink, network, ..
+        } = self;
+        let remedy = if commands.is_empty() {
+            "give the guests' answers a route by that uplink, or remove the rule"
+        } else {
+            "give the guests' answers a route by that uplink, or loosen the filter"
+        };
+        commands.truncate(1);
+        Finding {
+            kind: Kind::ReversePath,
+            place,
+            what: format!("drops connections of {} that come by {uplink}", listed(rules)),
+            why: format!(
+                "the host's routes send answers of guests at {network} to the internet by another \
+                 interface; rules of routing that go by the host's own addresses do not see them, \
+                 since packets have the guest's by then"
+            ),
+            remedy: remedy.to_owned(),
+            commands,
+        }
+    }
+}
