@@ -10,6 +10,7 @@ mod load;
 mod nat;
 mod oracle;
 pub mod snapshot;
+pub mod stranger;
 mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};

@@ -12,6 +12,7 @@ mod namespaces {
     mod icmp;
     mod life;
     mod nat;
+    mod neighbours_on_host;
     mod portless;
     mod ports;
     mod rules;

@@ -223,9 +223,16 @@ fn place_name(rules: &Ruleset, place: Place) -> String {
         Some(at) => match chain.source {
             Source::Nft => {
                 let text = &chain.rules[at].text;
-                format!("rule {}", text.rsplit(name.as_str()).next().unwrap_or(text).trim())
+                format!(
+                    "rule {}",
+                    text.rsplit(name.as_str()).next().unwrap_or(text).trim()
+                )
             }
-            _ => format!("rule {}", chain.rules[at].text),
+            _ => {
+                let text = &chain.rules[at].text;
+                let own = text.strip_prefix(&format!("-A {name} "));
+                format!("rule {}", own.unwrap_or(text))
+            }
         },
     };
     format!("{tool} table {table}, chain {name}, {rule}")

@@ -17,6 +17,9 @@ pub(super) const UDP: u8 = 17;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 
+/// Somebody in the internet, for what is asked of no one in particular.
+pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 1);
+
 /// Of the port ranges of one rule, so many are looked at: what becomes of the others is the same on
 /// any host that people look after.
 const RANGES_MAX: usize = 16;

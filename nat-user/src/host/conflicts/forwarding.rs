@@ -117,9 +117,10 @@ impl Blocked {
             kind: Kind::ForwardDrop,
             place: format!("{}{}", place_name(rules, place), owner.shown()),
             what: format!("drops {}", dropped.join(" and ")),
-            why: "packets that natbpf translates are forwarded only if every FORWARD chain of this \
+            why:
+                "packets that natbpf translates are forwarded only if every FORWARD chain of this \
                   host lets them through"
-                .to_owned(),
+                    .to_owned(),
             remedy,
             commands,
         })
@@ -127,12 +128,7 @@ impl Blocked {
 }
 
 /// What becomes of the whole group, if that is the same for all of it.
-fn common_fate(
-    rules: &Ruleset,
-    chain: usize,
-    group: &[&Way],
-    budget: &mut Budget,
-) -> Option<Fate> {
+fn common_fate(rules: &Ruleset, chain: usize, group: &[&Way], budget: &mut Budget) -> Option<Fate> {
     let first = group.first()?;
     let whole = Way {
         guests: first.network.address.trunc(),
@@ -266,7 +262,8 @@ fn firewalld(missing: &[Passage]) -> (String, Vec<String>) {
             0 => "natbpf".to_owned(),
             number => format!("natbpf-{number}"),
         };
-        let zone = |interface: &str| format!("\"$(firewall-cmd --get-zone-of-interface={interface})\"");
+        let zone =
+            |interface: &str| format!("\"$(firewall-cmd --get-zone-of-interface={interface})\"");
         commands.push(format!("firewall-cmd --permanent --new-policy={policy}"));
         commands.push(format!(
             "firewall-cmd --permanent --policy={policy} --add-ingress-zone={} --add-egress-zone={}",

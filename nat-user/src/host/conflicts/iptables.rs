@@ -12,10 +12,12 @@ use super::rules::{
 pub(super) fn parse(text: &str, source: Source) -> Ruleset {
     let mut rules = Ruleset::default();
     let mut table = "";
+    let mut incompatible = Vec::new();
     for line in text.lines() {
         match line.as_bytes().first() {
             Some(b'*') => table = line[1..].trim(),
             Some(b':') => rules.extend(chain(&line[1..], table, source)),
+            Some(b'#') => incompatible.extend(incompatible_table(line)),
             Some(b'-') => {
                 if let Some((chain, rule)) = rule(line) {
                     rules.push_rule(source, table, &chain, rule);
@@ -24,7 +26,15 @@ pub(super) fn parse(text: &str, source: Source) -> Ruleset {
             _ => {}
         }
     }
+    rules.forget_tables(&incompatible);
     rules
+}
+
+/// The table of a line ``# Table `nat' contains incompatible base-chains, use 'nft' tool …``: nft
+/// shows all of it.
+fn incompatible_table(line: &str) -> Option<&str> {
+    let (table, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+    rest.contains("incompatible").then_some(table)
 }
 
 /// `FORWARD DROP [0:0]`; a chain of somebody's own has `-` for a policy.
@@ -284,4 +294,3 @@ fn mark(value: &str, negated: bool) -> Option<Match> {
     let wanted = number(value.split('/').next().unwrap_or(value))?;
     ((wanted == 0) != negated).then_some(Match::Usual)
 }
-

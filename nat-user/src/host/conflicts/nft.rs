@@ -361,4 +361,3 @@ fn direction(value: &Value) -> Option<State> {
         _ => None,
     }
 }
-

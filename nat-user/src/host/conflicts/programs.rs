@@ -133,7 +133,10 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
     for name in uplinks.chain(networks) {
         let link = links.iter().find(|link| link.name == *name);
         let is_bridge = link.is_some_and(|link| link.kind == LinkKind::Bridge);
-        let is_uplink = config.uplinks.iter().any(|uplink| uplink.interface == *name);
+        let is_uplink = config
+            .uplinks
+            .iter()
+            .any(|uplink| uplink.interface == *name);
         for side in [Ingress, Egress] {
             // The fast path leaves out a bridge, but not the device that packets leave by.
             let is_passed_by = match side {
@@ -152,7 +155,9 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
         let Some(bridge) = bridge.filter(|link| link.kind == LinkKind::Bridge) else {
             continue;
         };
-        let ports = links.iter().filter(|link| link.master == Some(bridge.index));
+        let ports = links
+            .iter()
+            .filter(|link| link.master == Some(bridge.index));
         hooks.extend(ports.map(|port| Hook {
             interface: port.name.clone(),
             side: Ingress,

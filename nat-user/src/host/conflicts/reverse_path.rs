@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::flows::{Direction, Way};
+use super::flows::{Direction, REMOTE, Way};
 use super::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
 use super::{Finding, Kind, listed, place_name};
 use crate::host::{
@@ -18,7 +18,7 @@ use crate::host::{
 };
 
 /// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
-const REMOTES: [Ipv4Addr; 2] = [Ipv4Addr::new(20, 0, 0, 1), Ipv4Addr::new(150, 0, 0, 1)];
+const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];
 
 /// Connections from the internet come by an uplink, and their answers would leave by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,10 @@ pub(super) async fn detours(
     let index = |name: &str| links.iter().find(|link| link.name == name);
     let mut guests: BTreeMap<(&str, &str), Ipv4Addr> = BTreeMap::new();
     for way in ways.iter().filter(|way| way.direction == Direction::In) {
-        let pair = (way.uplink.interface.as_str(), way.network.interface.as_str());
+        let pair = (
+            way.uplink.interface.as_str(),
+            way.network.interface.as_str(),
+        );
         guests.entry(pair).or_insert(way.guests.addr());
     }
     let mut detours = Vec::new();
@@ -99,7 +102,9 @@ pub(super) fn find(
             let command = format!("sysctl net.ipv4.conf.{uplink}.rp_filter=2");
             findings.push(detour.finding(place, &names, vec![command]));
         }
-        let place = concerned.first().and_then(|way| dropped(rules, way, budget));
+        let place = concerned
+            .first()
+            .and_then(|way| dropped(rules, way, budget));
         findings.extend(place.map(|at| detour.finding(place_name(rules, at), &names, Vec::new())));
     }
     findings
@@ -142,7 +147,10 @@ impl Detour {
         Finding {
             kind: Kind::ReversePath,
             place,
-            what: format!("drops connections of {} that come by {uplink}", listed(rules)),
+            what: format!(
+                "drops connections of {} that come by {uplink}",
+                listed(rules)
+            ),
             why: format!(
                 "the host's routes send answers of guests at {network} to the internet by another \
                  interface; rules of routing that go by the host's own addresses do not see them, \

@@ -212,6 +212,14 @@ impl Ruleset {
         chains.any(|chain| chain.source == source && chain.table == table)
     }
 
+    /// Leaves out what is in tables of these names.
+    pub(super) fn forget_tables(&mut self, tables: &[&str]) {
+        let chains = std::mem::take(self).chains;
+        let kept = chains.into_iter();
+        kept.filter(|chain| !tables.contains(&chain.table.as_str()))
+            .for_each(|chain| self.push(chain));
+    }
+
     /// Takes over what another one has.
     pub(super) fn extend(&mut self, other: Self) {
         other.chains.into_iter().for_each(|chain| self.push(chain));
@@ -541,4 +549,3 @@ impl Search<'_> {
         Found::Nothing
     }
 }
-

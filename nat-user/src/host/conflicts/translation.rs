@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::flows::{Direction, Way};
+use ipnet::Ipv4Net;
+
+use super::flows::{Direction, REMOTE, Way};
 use super::rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation};
 use super::{Finding, Kind, listed, place_name};
 
@@ -62,13 +64,16 @@ impl Effect {
             }
             Self::HidesClients => "the guest sees an address of this host instead of who connects",
             Self::Redirects => "they do not come to the guest that the configuration names",
-            Self::IsIdle => "it does nothing as long as natbpf runs, and takes over when it does not",
+            Self::IsIdle => {
+                "it does nothing as long as natbpf runs, and takes over when it does not"
+            }
         }
     }
 }
 
 fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect)> {
-    let (opened, untranslated) = (way.openings(), way.untranslated());
+    let at_large = |flows: Vec<_>| flows.into_iter().map(at_large).collect::<Vec<Flow>>();
+    let (opened, untranslated) = (at_large(way.openings()), at_large(way.untranslated()));
     let routed: Vec<Flow> = (opened.iter().cloned())
         .map(|flow| Flow { output: "", ..flow })
         .collect();
@@ -85,7 +90,12 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
         Direction::In => {
             look(Hook::Postrouting, &source, &opened, Effect::HidesClients);
             look(Hook::Prerouting, &destination, &routed, Effect::Redirects);
-            look(Hook::Prerouting, &destination, &untranslated, Effect::IsIdle);
+            look(
+                Hook::Prerouting,
+                &destination,
+                &untranslated,
+                Effect::IsIdle,
+            );
         }
     }
     // A rule for any destination redirects; that it would do so untranslated as well is no news.
@@ -95,6 +105,20 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
         .collect();
     found.retain(|(place, effect)| *effect != Effect::IsIdle || !redirects.contains(place));
     found
+}
+
+/// A flow to or from the internet at large. Rules about some prefixes of it, such as a tunnel's, are
+/// meant.
+fn at_large(flow: Flow) -> Flow {
+    let narrowed = |prefix: Ipv4Net| match prefix.prefix_len() {
+        0 => REMOTE.into(),
+        _ => prefix,
+    };
+    Flow {
+        source: narrowed(flow.source),
+        destination: narrowed(flow.destination),
+        ..flow
+    }
 }
 
 /// The command that removes a rule.
