@@ -4,7 +4,7 @@
 //! translated the destination by then. On a host with one way out that is the way the packet came. On
 //! one with two, rules of routing that choose by the host's own addresses do not see these any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
@@ -20,18 +20,21 @@ use crate::host::{
 /// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
 const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];
 
-/// Connections from the internet come by an uplink, and their answers would leave by another.
+/// So many pairs of guest and uplink are looked up.
+const PAIRS_MAX: usize = 256;
+
+/// Guests whose connections from the internet come by an uplink, and whose answers would leave by
+/// another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Detour {
     /// The uplink's interface.
     pub(super) uplink: String,
-    /// The network's.
-    pub(super) network: String,
+    pub(super) guests: BTreeSet<Ipv4Addr>,
     /// Whether `rp_filter` of the uplink is strict.
     pub(super) is_filtered: bool,
 }
 
-/// The networks and uplinks of which that is so.
+/// The uplinks of which that is so.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -40,36 +43,47 @@ pub(super) async fn detours(
     links: &[Link],
     ways: &[Way<'_>],
 ) -> Result<Vec<Detour>> {
-    let index = |name: &str| links.iter().find(|link| link.name == name);
-    let mut guests: BTreeMap<(&str, &str), Ipv4Addr> = BTreeMap::new();
-    for way in ways.iter().filter(|way| way.direction == Direction::In) {
-        let pair = (
-            way.uplink.interface.as_str(),
-            way.network.interface.as_str(),
-        );
-        guests.entry(pair).or_insert(way.guests.addr());
-    }
-    let mut detours = Vec::new();
-    for ((uplink, network), guest) in guests {
+    let index = |name: &str| {
+        let link = links.iter().find(|link| link.name == name);
+        link.map(|link| link.index)
+    };
+    let incoming = ways.iter().filter(|way| way.direction == Direction::In);
+    let pairs: BTreeSet<(&str, &str, Ipv4Addr)> = incoming
+        .map(|way| {
+            let (uplink, network) = (&way.uplink.interface, &way.network.interface);
+            (uplink.as_str(), network.as_str(), way.guests.addr())
+        })
+        .collect();
+    let mut detours: BTreeMap<&str, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+    for (uplink, network, guest) in pairs.into_iter().take(PAIRS_MAX) {
         let (Some(out), Some(inside)) = (index(uplink), index(network)) else {
             continue;
         };
-        let mut is_detour = true;
-        for remote in REMOTES {
-            let devices = netlink.devices_to(remote, guest, inside.index).await;
-            // Where there is no route at all, nobody outside has got an answer before either.
-            let devices = devices.unwrap_or_default();
-            is_detour &= !devices.is_empty() && !devices.contains(&out.index);
-        }
-        if is_detour {
-            detours.push(Detour {
-                uplink: uplink.to_owned(),
-                network: network.to_owned(),
-                is_filtered: is_strict(uplink)?,
-            });
+        if is_detour(netlink, guest, inside, out).await {
+            detours.entry(uplink).or_default().insert(guest);
         }
     }
-    Ok(detours)
+    let detour = |(uplink, guests): (&str, _)| {
+        Ok(Detour {
+            uplink: uplink.to_owned(),
+            guests,
+            is_filtered: is_strict(uplink)?,
+        })
+    };
+    detours.into_iter().map(detour).collect()
+}
+
+/// Whether what a guest behind `inside` sends to the internet leaves by another interface than `out`.
+async fn is_detour(netlink: &Netlink, guest: Ipv4Addr, inside: u32, out: u32) -> bool {
+    for remote in REMOTES {
+        let devices = netlink.devices_to(remote, guest, inside).await;
+        // Where there is no route at all, nobody outside has got an answer before either.
+        let devices = devices.unwrap_or_default();
+        if devices.is_empty() || devices.contains(&out) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The larger of the two values counts (`IN_DEV_MAXCONF` in `include/linux/inetdevice.h`).
@@ -131,19 +145,16 @@ fn dropped(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Option<Place> {
 
 impl Detour {
     fn is_of(&self, way: &Way) -> bool {
-        way.uplink.interface == self.uplink && way.network.interface == self.network
+        way.uplink.interface == self.uplink && self.guests.contains(&way.guests.addr())
     }
 
-    fn finding(&self, place: String, rules: &[String], mut commands: Vec<String>) -> Finding {
-        let Self {
-            uplink, network, ..
-        } = self;
+    fn finding(&self, place: String, rules: &[String], commands: Vec<String>) -> Finding {
+        let uplink = &self.uplink;
         let remedy = if commands.is_empty() {
             "give the guests' answers a route by that uplink, or remove the rule"
         } else {
             "give the guests' answers a route by that uplink, or loosen the filter"
         };
-        commands.truncate(1);
         Finding {
             kind: Kind::ReversePath,
             place,
@@ -151,11 +162,11 @@ impl Detour {
                 "drops connections of {} that come by {uplink}",
                 listed(rules)
             ),
-            why: format!(
-                "the host's routes send answers of guests at {network} to the internet by another \
-                 interface; rules of routing that go by the host's own addresses do not see them, \
-                 since packets have the guest's by then"
-            ),
+            why:
+                "the host's routes send the guest's answers to the internet by another interface; \
+                  rules of routing that go by the host's own addresses do not concern them, since \
+                  packets have the guest's by then"
+                    .to_owned(),
             remedy: remedy.to_owned(),
             commands,
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::net::Ipv4Addr;
 use tests::at;
 
-use super::{Pages, both_pass, findings, follow, load, no_findings};
+use super::{Pages, back_in, both_pass, findings, follow, load, no_findings};
 
 /// The host's address at its second provider.
 const SECOND: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 10);
@@ -133,9 +133,15 @@ COMMIT
             place.contains("chain pre, rule") || place.contains("chain PREROUTING, rule"),
             "{place}"
         );
+        // With the guest's answers by that way, its connections by the other have none.
         net.host.ip("rule add from 172.22.161.170 lookup 100")?;
-        no_findings(&natbpf)?;
         by_the_second(&net)?;
+        ensure!(back_in(&net).is_err(), "{tool:?}: nothing is dropped");
+        let found = reverse_path(&natbpf)?;
+        ensure!(found.len() == 1, "{tool:?}: {found:#?}");
+        let what = found[0]["what"].as_str().unwrap_or_default();
+        let concerned = "[[forward]] \"vm1-tcp\", [[forward]] \"vm1-ping\" that come by vmbr0";
+        ensure!(what.contains(concerned), "{what}");
     }
     Ok(())
 }
