@@ -3,6 +3,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lab::Host;
@@ -12,7 +14,7 @@ use lab::Host;
 pub struct Stranger {
     counter: OwnedFd,
     program: OwnedFd,
-    _link: OwnedFd,
+    _link: Option<OwnedFd>,
 }
 
 /// Where a program is attached.
@@ -41,6 +43,7 @@ pub enum Verdict {
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
@@ -85,6 +88,13 @@ struct ProgramLoad {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+}
+
+#[repr(C)]
+struct ObjectPin {
+    path: *const libc::c_char,
+    fd: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -134,7 +144,29 @@ impl Stranger {
         Ok(Self {
             counter,
             program,
-            _link: owned(link)?,
+            _link: Some(owned(link)?),
+        })
+    }
+
+    /// Makes a program for traffic control that is attached to nothing, and pins it on a bpffs, for a
+    /// tool that attaches it from there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pinned(path: &Path, name: &str) -> Result<Self> {
+        let counter = counter()?;
+        let program = program(&counter, Hook::TcIngress, name, Verdict::Next)?;
+        let path_bytes = CString::new(path.as_os_str().as_bytes())?;
+        let pin = ObjectPin {
+            path: path_bytes.as_ptr(),
+            fd: number(&program)?,
+            flags: 0,
+        };
+        bpf(OBJ_PIN, &pin).with_context(|| format!("pin {}", path.display()))?;
+        Ok(Self {
+            counter,
+            program,
+            _link: None,
         })
     }
 

@@ -21,7 +21,7 @@ use aya::{
 use super::{Pins, Programs};
 
 /// Priority of natbpf's filters where there are no links: before those that chose none.
-const PRIORITY: u16 = 100;
+pub(crate) const PRIORITY: u16 = 100;
 /// Handle by which natbpf knows its filters again.
 const HANDLE: TcHandle = TcHandle::new(0x6e, 0x6274);
 

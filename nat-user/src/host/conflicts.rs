@@ -23,9 +23,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use self::reverse_path::Detour;
 use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
-use super::netlink::{Link, Netlink};
+use super::netlink::{Address, Link, Netlink};
 use super::setup::{self, Plan};
 use crate::config::model::Config;
 
@@ -91,24 +92,45 @@ impl fmt::Display for Finding {
 /// # Errors
 /// When the kernel does not answer.
 pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
-    let own = |interface: &str| -> Vec<Ipv4Addr> {
-        let index = links.iter().find(|link| link.name == interface);
-        let index = index.map(|link| link.index);
-        let own = addresses.iter().filter(|one| Some(one.ifindex) == index);
-        own.map(|address| address.net.addr()).collect()
+    let mut host = Host {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        detours: Vec::new(),
     };
-    let ways = flows::ways(config, &own);
-    let reading = tokio::task::spawn_blocking(read_rules);
-    let detours = reverse_path::detours(netlink, &links, &ways).await?;
-    let (rules, unread) = reading.await.context("read the rules of netfilter")?;
+    let ways = flows::ways(config, &|interface| host.addresses_of(interface));
+    host.detours = reverse_path::detours(netlink, &host.links, &ways).await?;
+    let (config, bpffs) = (config.clone(), bpffs.to_owned());
+    // Tools are waited for, and 100,000 rules take their time: packets have the daemon's next hops.
+    let judging = tokio::task::spawn_blocking(move || judge(&host, &config, &bpffs));
+    judging.await.context("look at the host")?
+}
+
+/// What the kernel tells of the host.
+struct Host {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    detours: Vec<Detour>,
+}
+
+impl Host {
+    fn addresses_of(&self, interface: &str) -> Vec<Ipv4Addr> {
+        let link = self.links.iter().find(|link| link.name == interface);
+        let own = |address: &&Address| link.is_some_and(|link| link.index == address.ifindex);
+        let own = self.addresses.iter().filter(own);
+        own.map(|address| address.net.addr()).collect()
+    }
+}
+
+fn judge(host: &Host, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
+    let ways = flows::ways(config, &|interface| host.addresses_of(interface));
+    let (rules, unread) = read_rules();
     let mut budget = Budget::new();
-    let mut findings = bridges(config, &links)?;
+    let mut findings = bridges(config, &host.links)?;
     findings.extend(forwarding::find(&rules, &ways, &mut budget));
     findings.extend(translation::find(&rules, &ways, &mut budget));
-    findings.extend(reverse_path::find(&rules, &ways, &detours, &mut budget));
-    findings.extend(programs::find(config, &links, bpffs));
+    let detours = &host.detours;
+    findings.extend(reverse_path::find(&rules, &ways, detours, &mut budget));
+    findings.extend(programs::find(config, &host.links, bpffs));
     findings.extend(unread);
     if budget.is_spent() {
         findings.push(too_many());

@@ -1,5 +1,7 @@
 //! BPF programs of others at the hooks that natbpf uses.
 
+mod filters;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -106,6 +108,7 @@ pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding
             findings.extend(hook.finding(program, order == Some(std::cmp::Ordering::Less)));
         }
     }
+    findings.extend(filters::find(&hooks(config, links)));
     for uplink in &config.uplinks {
         let Some(link) = links.iter().find(|link| link.name == uplink.interface) else {
             continue;
@@ -196,15 +199,7 @@ impl Hook {
                 "nothing if it is made so; otherwise attach it after natbpf's",
             )
         } else if self.is_passed_by {
-            (
-                format!(
-                    "{} does not see the packets of established sessions",
-                    program.shown()
-                ),
-                "the fast path ends before it",
-                "attach it before natbpf's if it must see them all (at ingress), or set \
-                 forwarding = \"kernel\"",
-            )
+            return Some(passed_by(self, &program.shown()));
         } else {
             return None;
         };
@@ -216,6 +211,21 @@ impl Hook {
             remedy: remedy.to_owned(),
             commands: Vec::new(),
         })
+    }
+}
+
+/// Something of somebody else's that comes after natbpf's program.
+fn passed_by(hook: &Hook, name: &str) -> Finding {
+    Finding {
+        kind: Kind::BpfProgram,
+        place: hook.place(),
+        what: format!("{name} does not see the packets of established sessions"),
+        why: "the fast path ends before it".to_owned(),
+        remedy:
+            "set forwarding = \"kernel\" if it must see them all; at ingress, a program that is \
+                 attached before natbpf's does"
+                .to_owned(),
+        commands: Vec::new(),
     }
 }
 

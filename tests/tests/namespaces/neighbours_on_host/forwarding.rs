@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::Natbpf;
-use lab::topology::Proxmox;
+use lab::topology::{Options, Proxmox};
 use tests::at;
 use tests::bulk::{Sender, transfer};
 
-use super::{Pages, both_are_blocked, both_pass, finding, findings, follow, load, no_findings};
+use super::{
+    Pages, back_in, both_are_blocked, both_pass, finding, findings, follow, load, no_findings, out,
+};
 
 const LEGACY: &[&str] = &["iptables-legacy-restore"];
 const OVER_NFT: &[&str] = &["iptables-nft-restore"];
@@ -335,6 +337,79 @@ fn pve_firewall_lets_routed_packets_through_and_is_no_finding() -> Result<()> {
         both_pass(&net)?;
     }
     Ok(())
+}
+
+/// The rules of libvirt for a network of its own: guests get out, and nobody in.
+#[test]
+fn libvirt_that_lets_nobody_in_is_named() -> Result<()> {
+    let rules = "*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:LIBVIRT_FWI - [0:0]
+:LIBVIRT_FWO - [0:0]
+:LIBVIRT_FWX - [0:0]
+-A FORWARD -j LIBVIRT_FWX
+-A FORWARD -j LIBVIRT_FWI
+-A FORWARD -j LIBVIRT_FWO
+-A LIBVIRT_FWI -d 172.22.161.0/24 -o vmbr1 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A LIBVIRT_FWI -o vmbr1 -j REJECT --reject-with icmp-port-unreachable
+-A LIBVIRT_FWO -s 172.22.161.0/24 -i vmbr1 -j ACCEPT
+-A LIBVIRT_FWO -i vmbr1 -j REJECT --reject-with icmp-port-unreachable
+-A LIBVIRT_FWX -i vmbr1 -o vmbr1 -j ACCEPT
+COMMIT
+";
+    let (net, natbpf, _pages) = started(OVER_NFT, rules)?;
+    out(&net)?;
+    ensure!(back_in(&net).is_err(), "somebody gets in");
+    let found = finding(&natbpf, "forward-drop")?;
+    let (place, what) = (found["place"].to_string(), found["what"].to_string());
+    ensure!(
+        place.contains("chain LIBVIRT_FWI, rule -o vmbr1 -j REJECT") && place.contains("(libvirt)"),
+        "{place}"
+    );
+    ensure!(
+        what.contains("vm1-tcp") && !what.contains("lan-out"),
+        "{what}"
+    );
+    Ok(())
+}
+
+#[test]
+fn netfilter_on_bridges_is_found_and_takes_packets_for_invalid() -> Result<()> {
+    let net = Proxmox::with(&Options {
+        bridge_netfilter: true,
+        ..Options::default()
+    })?;
+    let natbpf = net.natbpf(&net.config())?;
+    let _pages = Pages::open(&net)?;
+    let found = findings(&natbpf, "bridge-netfilter")?;
+    let places: Vec<&str> = found
+        .iter()
+        .filter_map(|one| one["place"].as_str())
+        .collect();
+    ensure!(places == ["bridge vmbr0", "bridge vmbr1"], "{found:#?}");
+    // Without rules that look at the state it does no harm, as the finding says.
+    both_pass(&net)?;
+    load(
+        &net.host,
+        NFT,
+        "table ip strict {
+    chain through {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        ct state new iifname vmbr1 accept
+        ct state new iifname vmbr0 ip daddr 172.22.161.0/24 accept
+    }
+}
+",
+    )?;
+    let results = (out(&net).is_ok(), back_in(&net).is_ok());
+    ensure!(results != (true, true), "it does no harm here: {results:?}");
+    net.host
+        .set_sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
+    no_findings(&natbpf)?;
+    both_pass(&net)
 }
 
 #[test]

@@ -299,3 +299,47 @@ fn another_nat_in_ebpf_is_named() -> Result<()> {
     );
     Ok(())
 }
+
+/// Attaches a program by a filter of `tc`, as everybody did before Linux 6.6.
+fn filter(net: &Proxmox, interface: &str, side: &str, preference: u32) -> Result<Stranger> {
+    let pin = net.lab().bpffs().join(format!("filter-{preference}"));
+    let program = Stranger::pinned(&pin, "shaping")?;
+    let command = format!(
+        "filter add dev {interface} {side} pref {preference} bpf direct-action object-pinned {}",
+        pin.display()
+    );
+    net.host
+        .check(std::iter::once("tc").chain(command.split(' ')))?;
+    Ok(program)
+}
+
+#[test]
+fn filters_of_tc_that_are_passed_by_are_told_of() -> Result<()> {
+    let net = Proxmox::new()?;
+    net.host
+        .check(["tc", "qdisc", "add", "dev", "vmbr0", "clsact"])?;
+    let ingress = filter(&net, "vmbr0", "ingress", 7)?;
+    let egress = filter(&net, "vmbr0", "egress", 8)?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let session = Session::open(&net)?;
+    for one in [&ingress, &egress] {
+        ensure!(one.seen()? >= 4, "{} packets", one.seen()?);
+    }
+    let counts = seen(&session, &[&ingress, &egress])?;
+    ensure!(counts.iter().all(|count| *count <= FEW), "{counts:?}");
+    let found = findings(&natbpf, "bpf-program")?;
+    let whats: Vec<&str> = found
+        .iter()
+        .filter_map(|one| one["what"].as_str())
+        .collect();
+    let expected = [7, 8].map(|preference| {
+        format!("filter bpf (pref {preference}) does not see the packets of established sessions")
+    });
+    ensure!(whats == expected, "{found:#?}");
+    natbpf.down()?;
+    let before = ingress.seen()?;
+    net.cli
+        .check(["ping", "-c", "3", "-W", "2", &Proxmox::PUBLIC.to_string()])?;
+    ensure!(ingress.seen()? >= before + 3, "it is gone");
+    Ok(())
+}
