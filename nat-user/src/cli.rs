@@ -47,7 +47,7 @@ pub enum Command {
     /// Set up and translate, in the foreground
     Run(RunArgs),
     /// Validate the configuration; needs no privileges
-    Check,
+    Check(CheckArgs),
     /// Have the running daemon take its configuration again
     Reload,
     /// Show interfaces, hooks, addresses, table occupancy, uptime
@@ -67,6 +67,14 @@ pub struct RunArgs {
     /// Log what the data plane decides on packets that open sessions (slows it down)
     #[arg(long = "debug-packets")]
     pub log_packets: bool,
+}
+
+/// Arguments of `natbpf check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// Look at the file alone, not at this host
+    #[arg(long = "no-host")]
+    pub without_host: bool,
 }
 
 /// Arguments of `natbpf status`.
@@ -146,7 +154,7 @@ mod tests {
         assert_eq!(cli.config, PathBuf::from("/etc/natbpf/natbpf.toml"));
         assert_eq!(cli.run_dir, PathBuf::from("/run/natbpf"));
         assert_eq!(cli.bpffs, PathBuf::from("/sys/fs/bpf/natbpf"));
-        assert_eq!(cli.command, Command::Check);
+        assert_eq!(cli.command, Command::Check(CheckArgs::default()));
     }
 
     #[test]
@@ -170,6 +178,7 @@ mod tests {
             "run",
             "run --debug-packets",
             "check",
+            "check --no-host",
             "reload",
             "status",
             "status --json",

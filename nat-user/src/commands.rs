@@ -7,11 +7,13 @@ use nat_common::session::{SessionKey4, flags};
 
 use crate::{
     cli::{Cli, Command, ConntrackCommand},
-    clock, config,
+    clock,
+    config::{self, Loaded},
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
     host::{
+        conflicts::{self, Finding},
         journal::Journal,
         netlink::Netlink,
         setup::{self, Plan},
@@ -44,7 +46,7 @@ pub fn execute(cli: Cli) -> Result<()> {
             };
             runtime()?.block_on(daemon::run(options))
         }
-        Command::Check => runtime()?.block_on(check(&cli.config, &cli.run_dir)),
+        Command::Check(args) => runtime()?.block_on(check(&cli, args.without_host)),
         Command::Reload => print(control::request(&cli.run_dir, Request::Reload)?.into_result()?),
         Command::Status(args) => show_status(&cli, Format::new(args.json)),
         Command::Stats(args) if args.watch => {
@@ -80,25 +82,15 @@ fn print(lines: Vec<String>) -> Result<()> {
     report::to_stdout(|output| lines.iter().try_for_each(|line| writeln!(output, "{line}")))
 }
 
-/// Validates the configuration, and whether this host has what it names.
-async fn check(file: &Path, run_dir: &Path) -> Result<()> {
+/// Validates the configuration, and whether this host has what it names and nothing in its way.
+async fn check(cli: &Cli, without_host: bool) -> Result<()> {
+    let file = cli.config.as_path();
     let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    let netlink = Netlink::connect()?;
-    let plan = Plan::from_config(&loaded.config);
-    // What natbpf itself has made belongs to the host while it runs.
-    let journal = Journal::open(run_dir)?;
-    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
-    if let Some(problem) = problems.first() {
-        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-        bail!(
-            "{}",
-            loaded
-                .source
-                .diagnostic(&path, &problem.problem, &problem.remedy)
-        );
+    if !without_host {
+        check_host(cli, &loaded).await?;
     }
     let config = &loaded.config;
     print(vec![format!(
@@ -110,6 +102,42 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
         config.forwards.len(),
         config.nats.len(),
     )])
+}
+
+/// What the host lacks is an error. What of others is in the way is their affair, and a warning.
+async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
+    let netlink = Netlink::connect()?;
+    let plan = Plan::from_config(&loaded.config);
+    // What natbpf itself has made belongs to the host while it runs.
+    let journal = Journal::open(&cli.run_dir)?;
+    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    if let Some(problem) = problems.first() {
+        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+        bail!(
+            "{}",
+            loaded
+                .source
+                .diagnostic(&path, &problem.problem, &problem.remedy)
+        );
+    }
+    for finding in conflicts::look_if_possible(&loaded.config, &cli.bpffs).await {
+        eprintln!("warning: {finding}");
+    }
+    Ok(())
+}
+
+/// What of others is in the way of the configuration in use.
+fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
+    match config::load(&state.config) {
+        Ok(loaded) => {
+            let look = conflicts::look_if_possible(&loaded.config, bpffs);
+            Ok(runtime()?.block_on(look))
+        }
+        Err(error) => {
+            log::debug!("the host is not looked at: {error}");
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn open(cli: &Cli) -> Result<(Dataplane, State)> {
@@ -163,6 +191,7 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
         refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        conflicts: conflicts(&state, &cli.bpffs)?,
     };
     report::to_stdout(|output| status::show(output, &status, format))
 }

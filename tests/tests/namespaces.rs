@@ -14,6 +14,7 @@ mod namespaces {
     mod layouts;
     mod life;
     mod nat;
+    mod neighbours_on_host;
     mod portless;
     mod ports;
     mod rules;

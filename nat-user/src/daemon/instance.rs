@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
     rule::{Interface, role, rule_flags},
     session::{SessionKey4, flags},
@@ -17,7 +17,9 @@ use super::{
     differences::differences,
     fast_path::{self, Cause, FastPath},
     interfaces::interfaces,
-    mode, tear_down,
+    mode,
+    neighbours::Neighbours,
+    tear_down,
 };
 use crate::{
     compile::{Environment, Ruleset, compile},
@@ -30,6 +32,7 @@ use crate::{
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
     host::{
+        conflicts,
         journal::Journal,
         netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
@@ -54,6 +57,7 @@ pub(super) struct Instance {
     fast_path: FastPath,
     /// The tables that the next attachment takes over from.
     carry: Option<CarryOver>,
+    neighbours: Neighbours,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     _lock: Lock,
@@ -100,6 +104,8 @@ impl Instance {
     async fn bring_up(options: Options, loaded: Loaded, lock: Lock) -> Result<Self> {
         let netlink = Netlink::connect()?;
         let mut journal = Journal::open(&options.run_dir)?;
+        let links = netlink.links().await?;
+        conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
         let warnings = set_up(&netlink, &mut journal, &loaded).await?;
         let config = loaded.config;
         let pins = Pins::below(&options.bpffs);
@@ -138,6 +144,7 @@ impl Instance {
             applied: Applied::default(),
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
+            neighbours: Neighbours::default(),
             options,
             config,
             netlink,
@@ -155,6 +162,7 @@ impl Instance {
         instance.apply(&config, &host)?;
         instance.follow_next_hops(Cause::Routes).await?;
         instance.keep_fast_path().await;
+        instance.neighbours.look(&config, &instance.options.bpffs);
         Ok(instance)
     }
 
@@ -236,6 +244,7 @@ impl Instance {
         let interfaces = interfaces(config, &host.links, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
+        let mut refused = leave_foreign_xdp(&mut targets, host, &self.options)?;
         let begun = Instant::now();
         attach::load(&mut self.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
@@ -256,10 +265,11 @@ impl Instance {
         if let Some(carry) = &mut self.carry {
             carry.begin()?;
         }
-        let refused = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        let attached = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
         if let Some(carry) = self.carry.take() {
             carry.finish(&mut self.dataplane, &mut self.programs)?;
         }
+        refused.extend(attached);
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");
         }
@@ -374,6 +384,8 @@ impl Instance {
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
         let loaded = load_config(&self.options)?;
+        let links = self.netlink.links().await?;
+        conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
         let host = self.host().await?;
         let before = self.external_addresses();
@@ -390,6 +402,7 @@ impl Instance {
         self.config = loaded.config;
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
+        self.neighbours.look(&self.config, &self.options.bpffs);
         lines.push(format!(
             "generation {}; {ended} sessions ended",
             self.state.generation
@@ -596,21 +609,7 @@ async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Re
     for line in report.done.iter().chain(&report.notes) {
         log::info!("{line}");
     }
-    let links = netlink.links().await?;
-    let bridges = setup::netfilter_bridges(&plan, &links).context("look for netfilter bridges")?;
-    let warnings = bridges.into_iter().map(|bridge| {
-        format!(
-            "bridge {bridge}: netfilter sees its packets before they are translated, so stateful \
-             FORWARD rules of this host may take them for invalid; without such rules this does \
-             no harm, otherwise set net.bridge.bridge-nf-call-iptables=0"
-        )
-    });
-    let warnings: Vec<String> = loaded
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .chain(warnings)
-        .collect();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(warnings)
 }
@@ -662,6 +661,31 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
             xdp,
         })
         .collect()
+}
+
+/// Gives up XDP where a program of somebody else's has it: says where, and whose.
+fn leave_foreign_xdp(
+    targets: &mut [Target],
+    host: &Host,
+    options: &Options,
+) -> Result<Vec<(u32, String)>> {
+    let mut refused = Vec::new();
+    for target in targets.iter_mut().filter(|one| one.xdp != XdpWish::No) {
+        let link = host.links.iter().find(|link| link.index == target.index);
+        let Some(why) = link.and_then(|link| conflicts::foreign_xdp(link, &options.bpffs)) else {
+            continue;
+        };
+        if target.xdp == XdpWish::Must {
+            bail!(
+                "attach nat_early to {name}: XDP {why}; take it off (ip link set dev {name} xdp \
+                 off), or set mode = \"tc\"",
+                name = target.name
+            );
+        }
+        target.xdp = XdpWish::No;
+        refused.push((target.index, why));
+    }
+    Ok(refused)
 }
 
 /// What is remembered of the interfaces.

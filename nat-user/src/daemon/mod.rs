@@ -9,6 +9,7 @@ mod fast_path;
 mod instance;
 mod interfaces;
 mod mode;
+mod neighbours;
 mod privileges;
 mod teardown;
 

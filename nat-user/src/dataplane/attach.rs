@@ -18,6 +18,8 @@ use aya::{
 
 use super::{Pins, Programs, clsact};
 
+pub(crate) use super::clsact::PRIORITY;
+
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
