@@ -11,6 +11,7 @@ use crate::{
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
+    dhcp,
     host::{
         journal::Journal,
         netlink::Netlink,
@@ -20,6 +21,7 @@ use crate::{
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
+        leases::{self, LeaseView},
         session::SessionView,
         stats::{self, StatsView},
         status::{self, StatusView},
@@ -54,6 +56,7 @@ pub fn execute(cli: Cli) -> Result<()> {
             let stats = collect_stats(&cli)?;
             report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
         }
+        Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
             let (numbers, sessions) = sessions(&cli, &args.filter)?;
             let views = sessions.into_iter().map(|(_, view)| view).collect();
@@ -86,6 +89,7 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
+    dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
     let netlink = Netlink::connect()?;
     let plan = Plan::from_config(&loaded.config);
     // What natbpf itself has made belongs to the host while it runs.
@@ -162,9 +166,26 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
-        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        refusals: [
+            dhcp::warnings(&cli.run_dir),
+            refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        ]
+        .concat(),
     };
     report::to_stdout(|output| status::show(output, &status, format))
+}
+
+fn show_leases(cli: &Cli, format: Format) -> Result<()> {
+    let (_, state) = open(cli)?;
+    let now_s = dhcp::lease::now_s();
+    let networks = state.interfaces.iter().filter(|one| one.role == "network");
+    let views = networks.flat_map(|network| {
+        let file = dhcp::lease_file(&cli.run_dir, &network.name);
+        let leases = dhcp::lease::read(&file, now_s).into_iter();
+        leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
+    });
+    let views: Vec<LeaseView> = views.collect();
+    report::to_stdout(|output| leases::show(output, &views, format))
 }
 
 /// The sessions that the filter lets through, with their primary keys.

@@ -1,5 +1,7 @@
 //! One configuration at work: what the daemon holds, and how it follows changes.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
@@ -29,6 +31,7 @@ use crate::{
         Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
+    dhcp::{self, Services},
     host::{
         journal::Journal,
         netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
@@ -52,6 +55,7 @@ pub(super) struct Instance {
     applied: Applied,
     refusals: refusals::Watch,
     fast_path: FastPath,
+    services: Services,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -101,6 +105,8 @@ impl Instance {
         netlink: Netlink,
         journal: Journal,
     ) -> Result<Self> {
+        let services = Services::new(&options.run_dir)?;
+        let config = services.resolve(config);
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
@@ -118,6 +124,7 @@ impl Instance {
             applied: Applied::default(),
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
+            services,
             options,
             config,
             netlink,
@@ -309,8 +316,9 @@ impl Instance {
 
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
-        let loaded = load_config(&self.options)?;
+        let mut loaded = load_config(&self.options)?;
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        loaded.config = self.services.resolve(loaded.config);
         let host = self.host().await?;
         let before = self.external_addresses();
         let old = self.config.clone();
@@ -326,6 +334,7 @@ impl Instance {
         self.config = loaded.config;
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
+        self.follow_services().await;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
             self.state.generation
@@ -501,7 +510,9 @@ impl Host {
 }
 
 fn load_config(options: &Options) -> Result<Loaded> {
-    config::load(&options.config).map_err(|error| anyhow!("{error}"))
+    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
+    dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
+    Ok(loaded)
 }
 
 /// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
