@@ -54,6 +54,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show counters per rule and reasons for drops
     Stats(StatsArgs),
+    /// Show who has which address by DHCP
+    Leases(LeasesArgs),
     /// List, count or end live sessions
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
@@ -94,6 +96,14 @@ pub struct StatsArgs {
     /// Show new values once a second until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `natbpf leases`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct LeasesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with live sessions.
@@ -183,6 +193,8 @@ mod tests {
             "status",
             "status --json",
             "stats",
+            "leases",
+            "leases --json",
             "conntrack list --json",
             "conntrack list --protocol tcp --remote 1.2.3.4:443",
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",

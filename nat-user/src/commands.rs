@@ -12,6 +12,7 @@ use crate::{
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
+    dhcp,
     host::{
         conflicts::{self, Finding},
         journal::Journal,
@@ -22,6 +23,7 @@ use crate::{
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
+        leases::{self, LeaseView},
         session::SessionView,
         stats::{self, StatsView},
         status::{self, StatusView},
@@ -56,6 +58,7 @@ pub fn execute(cli: Cli) -> Result<()> {
             let stats = collect_stats(&cli)?;
             report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
         }
+        Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
             let (numbers, sessions) = sessions(&cli, &args.filter)?;
             let views = sessions.into_iter().map(|(_, view)| view).collect();
@@ -90,6 +93,7 @@ async fn check(cli: &Cli, without_host: bool) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     if !without_host {
+        dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
         check_host(cli, &loaded).await?;
     }
     let config = &loaded.config;
@@ -190,10 +194,27 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
-        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        refusals: [
+            dhcp::warnings(&cli.run_dir),
+            refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        ]
+        .concat(),
         conflicts: conflicts(&state, &cli.bpffs)?,
     };
     report::to_stdout(|output| status::show(output, &status, format))
+}
+
+fn show_leases(cli: &Cli, format: Format) -> Result<()> {
+    let (_, state) = open(cli)?;
+    let now_s = dhcp::lease::now_s();
+    let networks = state.interfaces.iter().filter(|one| one.role == "network");
+    let views = networks.flat_map(|network| {
+        let file = dhcp::lease_file(&cli.run_dir, &network.name);
+        let leases = dhcp::lease::read(&file, now_s).into_iter();
+        leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
+    });
+    let views: Vec<LeaseView> = views.collect();
+    report::to_stdout(|output| leases::show(output, &views, format))
 }
 
 /// The sessions that the filter lets through, with their primary keys.

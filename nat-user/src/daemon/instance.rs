@@ -1,5 +1,7 @@
 //! One configuration at work: what the daemon holds, and how it follows changes.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
@@ -31,6 +33,7 @@ use crate::{
         CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
+    dhcp::{self, Services},
     host::{
         conflicts,
         journal::Journal,
@@ -58,6 +61,7 @@ pub(super) struct Instance {
     /// The tables that the next attachment takes over from.
     carry: Option<CarryOver>,
     neighbours: Neighbours,
+    services: Services,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     _lock: Lock,
@@ -107,7 +111,8 @@ impl Instance {
         let links = netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
         let warnings = set_up(&netlink, &mut journal, &loaded).await?;
-        let config = loaded.config;
+        let services = Services::new(&options.run_dir)?;
+        let config = services.resolve(loaded.config);
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
@@ -145,6 +150,7 @@ impl Instance {
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
             neighbours: Neighbours::default(),
+            services,
             options,
             config,
             netlink,
@@ -383,10 +389,11 @@ impl Instance {
 
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
-        let loaded = load_config(&self.options)?;
+        let mut loaded = load_config(&self.options)?;
         let links = self.netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        loaded.config = self.services.resolve(loaded.config);
         let host = self.host().await?;
         let before = self.external_addresses();
         let old = self.config.clone();
@@ -403,6 +410,7 @@ impl Instance {
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
         self.neighbours.look(&self.config, &self.options.bpffs);
+        self.follow_services().await;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
             self.state.generation
@@ -578,7 +586,9 @@ impl Host {
 }
 
 fn load_config(options: &Options) -> Result<Loaded> {
-    config::load(&options.config).map_err(|error| anyhow!("{error}"))
+    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
+    dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
+    Ok(loaded)
 }
 
 /// Makes bridges, addresses and sysctls what the configuration wants. What only the host could

@@ -75,6 +75,7 @@ pub async fn run(options: Options) -> Result<()> {
         instance: Instance::start(options).await?,
         control,
     };
+    daemon.instance.follow_services().await;
     notify_systemd(&[NotifyState::Ready]);
     log::info!("packets are translated");
     let end = daemon.serve().await;
@@ -177,6 +178,7 @@ impl Daemon {
         if let Err(error) = self.instance.refresh().await {
             log::error!("following a change of the host: {error:#}");
         }
+        self.instance.follow_services().await;
     }
 
     async fn tick(&mut self) {
@@ -184,6 +186,7 @@ impl Daemon {
             self.sweep.reset_after(SWEEP_PAUSE);
         }
         self.instance.keep_fast_path().await;
+        self.instance.keep_services().await;
         self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -11,7 +11,7 @@ use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLinkId, TcAttachOptions},
+        tc::TcAttachOptions,
     },
     util::KernelVersion,
 };
@@ -253,12 +253,6 @@ fn attach_link(
     let id = program.attach_with_options(&target.name, side.attach_type(), order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
-    Ok(())
-}
-
-/// Leaves a filter to the interface, which holds it.
-fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
-    std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 

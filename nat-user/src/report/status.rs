@@ -22,7 +22,7 @@ pub struct StatusView<'a> {
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
-    /// What has been refused of late, in lines.
+    /// What has been refused of late, and what does not work at the moment, in lines.
     pub refusals: Vec<String>,
     /// What of others is in the way.
     pub conflicts: Vec<Finding>,
