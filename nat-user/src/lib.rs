@@ -12,6 +12,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod host;
+pub mod import;
 pub mod refusals;
 pub mod report;
 pub mod state;
