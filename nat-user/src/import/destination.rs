@@ -23,8 +23,6 @@ pub(super) struct Destinations<'a, 'd> {
     pub(super) after: &'a [Step],
     pub(super) findings: &'a mut Findings<'d>,
     pub(super) plan: &'a mut Plan,
-    /// Ports that the host keeps, since a rule takes them out of one for all ports.
-    pub(super) kept: Vec<String>,
 }
 
 /// A condition as it is for packets by one interface, from some senders.
@@ -55,7 +53,6 @@ impl Destinations<'_, '_> {
             self.hairpin(index);
         }
         self.guests_only();
-        self.ssh();
         self.leave_alone();
     }
 
@@ -86,12 +83,14 @@ impl Destinations<'_, '_> {
             Err(reason) => return self.findings.untranslated(step.rule, reason),
         };
         for &uplink in &uplinks {
+            let kept = self.plan.kept.len();
             let Some(ports) = self.ports_left(index, uplink, &outside) else {
                 continue;
             };
+            let spares = self.plan.kept.len() > kept;
             for address in &addresses {
                 if address.is_none_or(|address| self.is_of(address, uplink, &uplinks)) {
-                    self.add(step, choice, uplink, *address, &ports);
+                    self.add(step, choice, (uplink, *address), &ports, spares);
                 }
             }
         }
@@ -205,12 +204,13 @@ impl Destinations<'_, '_> {
         };
         let is_plain = taken.foreign.is_empty()
             && taken.sources.covers(&left.sources)
-            && taken.destinations.covers(&left.destinations)
-            && before.action == Action::Accept
-            && left.ports.is_full();
+            // What the host keeps, it keeps at all of its addresses: mostly it has one.
+            && (taken.destinations.covers(&left.destinations)
+                || left.destinations.is_full() && taken.destinations.count() <= MOST_ADDRESSES)
+            && before.action == Action::Accept;
         if let Some(protocol) = protocol.filter(|_| is_plain && !ports.is_empty()) {
-            self.kept
-                .extend(ports.iter().map(|port| format!("{protocol}/{port}")));
+            let ports = ports.iter().map(|port| format!("{protocol}/{port}"));
+            self.plan.kept.extend(ports);
             return self.findings.done(before.rule);
         }
         let reason = "leaves to others a part of what a rule behind it sends to a guest, and \
@@ -222,9 +222,9 @@ impl Destinations<'_, '_> {
         &mut self,
         step: &Step,
         choice: &Choice,
-        uplink: usize,
-        address: Option<Ipv4Addr>,
+        (uplink, address): (usize, Option<Ipv4Addr>),
         ports: &Ports,
+        spares: bool,
     ) {
         let Some(to) = choice.address() else { return };
         let protocols = protocols(&step.condition.protocols);
@@ -240,7 +240,7 @@ impl Destinations<'_, '_> {
             origin.add(step.rule);
             if step.condition.is_local.is_some() {
                 origin.remark(
-                    "the original also takes the host's addresses on other interfaces (the \
+                    "The original also takes the host's addresses on other interfaces (the \
                      guests' gateway, say)",
                 );
             }
@@ -253,6 +253,7 @@ impl Destinations<'_, '_> {
                 to,
                 to_ports,
                 hairpin: false,
+                spares,
                 origin,
             };
             self.push(forward);
@@ -359,7 +360,7 @@ impl Destinations<'_, '_> {
             break;
         }
         let Some(rule) = reached_by else {
-            let remark = "no rule of the original sends guests there: with hairpin = true they \
+            let remark = "No rule of the original sends guests there: with hairpin = true they \
                           would reach it by the external address too";
             return self.plan.forwards[index].origin.remark(remark);
         };
@@ -412,27 +413,6 @@ impl Destinations<'_, '_> {
                               what comes in by an uplink: leave it in netfilter";
                 self.findings.untranslated(step.rule, reason);
             }
-        }
-    }
-
-    /// By default natbpf leaves ssh to the host where a wide rule would take it; netfilter did not.
-    fn ssh(&mut self) {
-        let takes = |forward: &Forward| {
-            let tcp = forward.is_all() || forward.protocols.contains(&"tcp");
-            let by_name = forward.ports.contains(&(22, 22));
-            tcp && !by_name && set(&forward.ports).contains(22)
-        };
-        self.kept.sort();
-        self.kept.dedup();
-        let takes_ssh = self.plan.forwards.iter().any(takes);
-        let default = vec!["tcp/22".to_owned()];
-        if takes_ssh && self.kept.is_empty() {
-            let why = "a rule of the original sends tcp 22 to a guest as well; without this line \
-                       it stays with the host";
-            self.plan.keep = Some((Vec::new(), why.to_owned()));
-        } else if !self.kept.is_empty() && self.kept != default {
-            let why = "rules of the original leave these to the host";
-            self.plan.keep = Some((self.kept.clone(), why.to_owned()));
         }
     }
 
@@ -629,4 +609,24 @@ fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Par
 /// The forward to which a step sends.
 pub(super) fn forward_of<'p>(step: &Step, plan: &'p Plan) -> Option<&'p Forward> {
     plan.forwards.iter().find(|forward| leads_to(step, forward))
+}
+
+/// By default natbpf leaves ssh to the host where a wide rule would take it; netfilter did not.
+pub(super) fn keep(plan: &mut Plan) {
+    let takes = |forward: &Forward| {
+        let tcp = forward.is_all() || forward.protocols.contains(&"tcp");
+        let by_name = forward.ports.contains(&(22, 22));
+        tcp && !by_name && set(&forward.ports).contains(22)
+    };
+    plan.kept.sort();
+    plan.kept.dedup();
+    let why = if plan.kept.is_empty() && plan.forwards.iter().any(takes) {
+        "A rule of the original sends tcp 22 to a guest as well; without this line it stays with \
+         the host"
+    } else if !plan.kept.is_empty() && plan.kept != ["tcp/22"] {
+        "Rules of the original leave these to the host"
+    } else {
+        return;
+    };
+    plan.keep = Some((std::mem::take(&mut plan.kept), why.to_owned()));
 }

@@ -119,8 +119,9 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
         findings.line(*line, text, Kind::Note, (*reason).to_owned());
     }
     let hooks = HOOKS.map(|hook| flatten::steps(&dump, "nat", hook));
+    let all = hooks.clone();
     let [before, after, output, input] = living(&dump, hooks, &mut findings);
-    let topology = topology::derive(&dump, &before, &after, options);
+    let topology = topology::derive(&dump, [&before, &after], [&all[0], &all[1]], options);
     let mut plan = Plan::default();
     let mut destinations = Destinations {
         topology: &topology,
@@ -128,7 +129,6 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
         after: &after,
         findings: &mut findings,
         plan: &mut plan,
-        kept: Vec::new(),
     };
     destinations.translate();
     let mut sources = Sources {
@@ -138,6 +138,7 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
         plan: &mut plan,
     };
     sources.translate();
+    destination::keep(&mut plan);
     of_the_host(&output, &input, &plan, &mut findings);
     the_rest(&dump, &mut findings);
     others::note(&dump, &topology, &mut findings, &mut plan);

@@ -44,6 +44,8 @@ pub(super) struct Forward {
     /// Empty for the same ports.
     pub(super) to_ports: Vec<PortRange>,
     pub(super) hairpin: bool,
+    /// Whether ports are left out of it by the uplink's `keep`.
+    pub(super) spares: bool,
     pub(super) origin: Origin,
 }
 
@@ -101,6 +103,8 @@ pub(super) struct Plan {
     pub(super) forwards: Vec<Forward>,
     pub(super) snats: Vec<Snat>,
     pub(super) nats: Vec<Nat>,
+    /// Ports that the host keeps, since a rule takes them out of a wider one.
+    pub(super) kept: Vec<String>,
     /// `keep` of the uplinks, where it is not the default, and why.
     pub(super) keep: Option<(Vec<String>, String)>,
     /// `mss_clamp` of single uplinks.

@@ -139,14 +139,6 @@ impl Addresses {
         };
         self.0.iter().flat_map(whole).collect()
     }
-
-    pub(super) fn single_address(&self) -> Option<Ipv4Addr> {
-        self.single().map(Ipv4Addr::from)
-    }
-
-    pub(super) fn has(&self, address: Ipv4Addr) -> bool {
-        self.contains(address.into())
-    }
 }
 
 #[cfg(test)]

@@ -143,7 +143,10 @@ impl Sources<'_, '_> {
                 "hides guests from each other: behind a forward all of them look like this \
                  host{more}; natbpf's hairpin needs no such rule, and shows the external address"
             );
-            self.findings.warning(step.rule, warning);
+            // A guest that reaches itself hides from nobody.
+            if sources.count() > 1 {
+                self.findings.warning(step.rule, warning);
+            }
             self.findings.done(step.rule);
         }
     }
@@ -186,8 +189,7 @@ impl Sources<'_, '_> {
 
     /// Multicast and broadcast, which libvirt leaves out by name: natbpf never translates them.
     fn is_never_translated(&self, step: &Step) -> bool {
-        let never = Addresses::range(0xe000_0000, 0xefff_ffff).or(&Addresses::one(u32::MAX));
-        never.covers(&step.condition.destinations)
+        never_translated().covers(&step.condition.destinations)
     }
 
     /// A rule without an interface takes what passes between guests as well.
@@ -403,6 +405,8 @@ impl Sources<'_, '_> {
             .iter()
             .map(|net| Addresses::prefix(net.address.trunc()));
         let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
+        let multicast = exclude.meets(&never_translated()) && !stays.covers(exclude);
+        let exclude = &exclude.without(&never_translated());
         let exclude = if stays.covers(exclude) {
             Vec::new()
         } else {
@@ -424,9 +428,12 @@ impl Sources<'_, '_> {
                 origin.add(*rule);
                 self.findings.done(*rule);
             }
+            if multicast {
+                origin.remark("Multicast and broadcast are never translated");
+            }
             if sources.is_full() {
                 origin.remark(
-                    "of every source, as in the original; network = \"NAME\" would say whose",
+                    "Of every source, as in the original; network = \"NAME\" would say whose",
                 );
             }
             self.plan.snats.push(Snat {
@@ -486,12 +493,7 @@ impl Sources<'_, '_> {
                     && snat.ports.is_none()
             };
             let back = first.filter(|snat| is_back(&self.plan.snats[*snat]));
-            let Some(back) = back.filter(|_| {
-                self.plan
-                    .keep
-                    .as_ref()
-                    .is_none_or(|(keep, _)| keep.is_empty())
-            }) else {
+            let Some(back) = back.filter(|_| !self.plan.forwards[index].spares) else {
                 index += 1;
                 continue;
             };
@@ -509,6 +511,11 @@ impl Sources<'_, '_> {
             });
         }
     }
+}
+
+/// Multicast and limited broadcast.
+fn never_translated() -> Addresses {
+    Addresses::range(0xe000_0000, 0xefff_ffff).or(&Addresses::one(u32::MAX))
 }
 
 const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and for \

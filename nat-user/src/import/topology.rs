@@ -30,8 +30,10 @@ pub(super) struct Network {
     pub(super) name: String,
     pub(super) interface: String,
     pub(super) address: Ipv4Net,
-    /// What is no more than likely.
-    pub(super) checks: Vec<String>,
+    /// Why the interface is no more than likely.
+    pub(super) check_interface: Option<&'static str>,
+    /// Why the address is no more than likely.
+    pub(super) check_address: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +73,8 @@ impl Topology {
     }
 }
 
+const BY_ELIMINATION: &str = "guests' connections come by it, but no rule says from which prefix";
+
 fn around(guest: Ipv4Addr) -> Ipv4Net {
     Ipv4Net::new_assert(guest, USUAL_LENGTH).trunc()
 }
@@ -80,8 +84,14 @@ const USUAL_LENGTH: u8 = 24;
 /// Shorter prefixes are meant for "everything private", rather than for one bridge.
 const SHORTEST_GUESS: u8 = 16;
 
-/// Derives interfaces and networks from the rules and what is known of the host.
-pub(super) fn derive(dump: &Dump, before: &[Step], after: &[Step], options: &Options) -> Topology {
+/// Derives interfaces and networks from the rules and what is known of the host. Of the steps
+/// before and after routing, those that can match count first, and then all.
+pub(super) fn derive(
+    dump: &Dump,
+    [before, after]: [&[Step]; 2],
+    [all_before, all_after]: [&[Step]; 2],
+    options: &Options,
+) -> Topology {
     let known: Vec<(String, Ipv4Net)> = [&options.addresses[..], &dump.addresses].concat();
     let mut view = View {
         known,
@@ -94,7 +104,11 @@ pub(super) fn derive(dump: &Dump, before: &[Step], after: &[Step], options: &Opt
     view.inside(after);
     view.known_networks();
     let seen_inside = view.interfaces_inside();
-    view.uplinks(before, after, dump, &seen_inside);
+    view.uplinks(before, after, &seen_inside);
+    view.uplinks(all_before, all_after, &seen_inside);
+    if view.topology.uplinks.is_empty() {
+        view.likely_uplink(dump, &seen_inside);
+    }
     let left = view.unexplained_inputs(before, &seen_inside);
     view.guessed_networks(&left);
     view.name();
@@ -203,7 +217,12 @@ impl View {
             || self.targets.iter().any(|target| prefix.contains(target))
     }
 
-    fn add_network(&mut self, interface: &str, address: Ipv4Net, checks: Vec<String>) -> bool {
+    fn add_network(
+        &mut self,
+        interface: &str,
+        address: Ipv4Net,
+        [check_interface, check_address]: [Option<&'static str>; 2],
+    ) -> bool {
         let Topology {
             uplinks, networks, ..
         } = &self.topology;
@@ -216,7 +235,8 @@ impl View {
                 name: interface.to_owned(),
                 interface: interface.to_owned(),
                 address,
-                checks,
+                check_interface,
+                check_address,
             });
         }
         is_free
@@ -226,7 +246,7 @@ impl View {
         for (interface, address) in self.known.clone() {
             let is_host = address.prefix_len() == 32;
             if !is_host && self.is_inside(address.trunc()) && !address.addr().is_loopback() {
-                self.add_network(&interface, address, Vec::new());
+                self.add_network(&interface, address, [None; 2]);
             }
         }
     }
@@ -269,7 +289,10 @@ impl View {
         });
     }
 
-    fn uplinks(&mut self, before: &[Step], after: &[Step], dump: &Dump, inside: &BTreeSet<String>) {
+    fn uplinks(&mut self, before: &[Step], after: &[Step], inside: &BTreeSet<String>) {
+        if !self.topology.uplinks.is_empty() {
+            return;
+        }
         let leaving = after.iter().filter(|step| translates_source(step));
         for step in leaving {
             for pattern in &step.condition.output.is {
@@ -293,9 +316,6 @@ impl View {
                     self.add_uplink(name, inside, None);
                 }
             }
-        }
-        if self.topology.uplinks.is_empty() {
-            self.likely_uplink(dump, inside);
         }
     }
 
@@ -428,9 +448,9 @@ impl View {
                 .any(|uplink| uplink.interface == name)
         };
         let named: Vec<&String> = named.into_iter().filter(|name| !is_uplink(name)).collect();
-        let (interface, mut checks) = match (&named[..], left) {
-            ([name, ..], _) => ((*name).clone(), Vec::new()),
-            ([], Some(name)) => (name.to_owned(), vec![]),
+        let (interface, check) = match (&named[..], left) {
+            ([name, ..], _) => ((*name).clone(), None),
+            ([], Some(name)) => (name.to_owned(), Some(BY_ELIMINATION)),
             ([], None) if !paired.is_empty() => {
                 let patterns: Vec<&str> = paired.iter().map(|name| name.as_str()).collect();
                 let why = format!(
@@ -446,20 +466,21 @@ impl View {
                 return self.topology.homeless.push((prefix, why.to_owned()));
             }
             ([], None) => {
-                let check = "no rule says behind which interface they are".to_owned();
-                (self.usual_interface(prefix, number), vec![check])
+                let check = "no rule says behind which interface they are";
+                (self.usual_interface(prefix, number), Some(check))
             }
         };
         let gateway = self
             .gateways
             .iter()
             .find(|address| prefix.contains(*address));
-        let address = gateway.copied().unwrap_or_else(|| {
-            checks.push("no rule says the host's own address in it".to_owned());
-            self.first_free(prefix)
-        });
+        let check_address = match gateway {
+            Some(_) => None,
+            None => Some("no rule says the host's own address in it"),
+        };
+        let address = gateway.copied().unwrap_or_else(|| self.first_free(prefix));
         let address = Ipv4Net::new_assert(address, prefix.prefix_len());
-        if !self.add_network(&interface, address, checks) {
+        if !self.add_network(&interface, address, [check, check_address]) {
             let why = format!("{interface} has a role already");
             self.topology.homeless.push((prefix, why));
         }

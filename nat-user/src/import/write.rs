@@ -199,10 +199,13 @@ impl Writer<'_, '_> {
         for network in &topology.networks {
             self.line("");
             let _ = writeln!(self.text, "[network.{}]", table_key(&network.name));
-            for check in &network.checks {
+            if let Some(check) = network.check_interface {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("interface", &network.interface);
+            if let Some(check) = network.check_address {
+                self.comment(&format!("check: {check}."));
+            }
             self.text_key("address", &network.address.to_string());
         }
         for (prefix, why) in &topology.homeless {
