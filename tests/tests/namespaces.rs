@@ -10,6 +10,7 @@ mod namespaces {
     mod fast_path;
     mod fragments;
     mod icmp;
+    mod import;
     mod life;
     mod nat;
     mod portless;

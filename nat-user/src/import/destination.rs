@@ -168,7 +168,8 @@ impl Destinations<'_, '_> {
                 Rest::Nothing => return None,
                 Rest::Some(some) if some.ports != left.ports && !left.ports.is_full() => {
                     if before.action == Action::Accept {
-                        self.findings.done(before.rule);
+                        let note = "its ports are left out of what rules behind it forward";
+                        self.findings.note(before.rule, note);
                     }
                     left = *some;
                 }
@@ -211,7 +212,8 @@ impl Destinations<'_, '_> {
         if let Some(protocol) = protocol.filter(|_| is_plain && !ports.is_empty()) {
             let ports = ports.iter().map(|port| format!("{protocol}/{port}"));
             self.plan.kept.extend(ports);
-            return self.findings.done(before.rule);
+            let note = "stays with the host, by the uplink's `keep`";
+            return self.findings.note(before.rule, note);
         }
         let reason = "leaves to others a part of what a rule behind it sends to a guest, and \
                       natbpf's forwards cannot leave that part out";
@@ -402,10 +404,7 @@ impl Destinations<'_, '_> {
             if !matches!(step.action, Action::Dnat(_)) || self.findings.is_done(step.rule) {
                 continue;
             }
-            let own = |forward: &&mut Forward| {
-                leads_to(step, forward) && step.condition.meets(&external(forward))
-            };
-            if let Some(forward) = self.plan.forwards.iter_mut().find(own) {
+            if let Some(forward) = forward_of(step, self.plan) {
                 forward.origin.add(step.rule);
                 self.findings.done(step.rule);
             } else {
@@ -606,9 +605,12 @@ fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Par
     Ok(vec![(list(ports), to_ports, None)])
 }
 
-/// The forward to which a step sends.
-pub(super) fn forward_of<'p>(step: &Step, plan: &'p Plan) -> Option<&'p Forward> {
-    plan.forwards.iter().find(|forward| leads_to(step, forward))
+/// The forward of which a step is another half.
+pub(super) fn forward_of<'p>(step: &Step, plan: &'p mut Plan) -> Option<&'p mut Forward> {
+    let is_half = |forward: &&mut Forward| {
+        leads_to(step, forward) && step.condition.meets(&external(forward))
+    };
+    plan.forwards.iter_mut().find(is_half)
 }
 
 /// By default natbpf leaves ssh to the host where a wide rule would take it; netfilter did not.

@@ -139,7 +139,7 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     };
     sources.translate();
     destination::keep(&mut plan);
-    of_the_host(&output, &input, &plan, &mut findings);
+    of_the_host(&output, &input, &mut plan, &mut findings);
     the_rest(&dump, &mut findings);
     others::note(&dump, &topology, &mut findings, &mut plan);
     write::name(&dump, &topology, &mut plan);
@@ -207,15 +207,16 @@ fn death(dump: &Dump, step: &Step, before: &[Step]) -> Option<String> {
 }
 
 /// What the rules do with the host's own connections, and with what is for the host itself.
-fn of_the_host(output: &[Step], input: &[Step], plan: &Plan, findings: &mut Findings<'_>) {
+fn of_the_host(output: &[Step], input: &[Step], plan: &mut Plan, findings: &mut Findings<'_>) {
     for step in output {
-        let is_forward = plan.forwards.iter().map(|forward| &forward.origin);
-        let mut origins = is_forward.chain(plan.nats.iter().map(|nat| &nat.origin));
         match &step.action {
             Action::Dnat(_) | Action::Redirect | Action::Netmap(_) => {
-                let known = destination::forward_of(step, plan).is_some()
-                    || origins.any(|origin| origin.rules.contains(&step.rule));
-                findings.untranslated(step.through, if known { SAME_FOR_HOST } else { FOR_HOST });
+                let is_nat = plan
+                    .nats
+                    .iter()
+                    .any(|nat| nat.origin.rules.contains(&step.rule));
+                let is_half = is_nat || destination::forward_of(step, plan).is_some();
+                findings.untranslated(step.through, if is_half { SAME_FOR_HOST } else { FOR_HOST });
                 findings.done(step.rule);
             }
             Action::Accept if !findings.is_done(step.rule) => findings.note(step.rule, NO_MATTER),

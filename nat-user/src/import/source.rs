@@ -163,7 +163,10 @@ impl Sources<'_, '_> {
         let mut translations = Vec::new();
         for step in steps {
             match &step.action {
-                Action::Accept if self.is_never_translated(step) => self.findings.done(step.rule),
+                Action::Accept if self.is_never_translated(step) => {
+                    let note = "natbpf never translates multicast and broadcast";
+                    self.findings.note(step.rule, note);
+                }
                 Action::Accept => left_alone.push(step),
                 _ => {
                     self.no_interface(step);
@@ -406,7 +409,11 @@ impl Sources<'_, '_> {
             .map(|net| Addresses::prefix(net.address.trunc()));
         let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
         let multicast = exclude.meets(&never_translated()) && !stays.covers(exclude);
-        let exclude = &exclude.without(&never_translated());
+        let everything = exclude.or(&never_translated()).is_full();
+        let exclude = &match everything {
+            true => Addresses::full(),
+            false => exclude.without(&never_translated()),
+        };
         let exclude = if stays.covers(exclude) {
             Vec::new()
         } else {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -179,6 +180,7 @@ impl Writer<'_, '_> {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("interface", &uplink.interface);
+            self.addresses(number, plan);
             if let Some((keep, why)) = &plan.keep {
                 self.comment(&format!("{why}."));
                 let keep: Vec<String> = keep.iter().map(|port| quoted(port)).collect();
@@ -192,6 +194,48 @@ impl Writer<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Without `addresses`, an uplink has those of its interface and no others.
+    fn addresses(&mut self, number: usize, plan: &Plan) {
+        let own = &self.topology.uplinks[number].addresses;
+        let of_forwards = plan
+            .forwards
+            .iter()
+            .filter(|forward| forward.uplink == number);
+        let mut more: Vec<Ipv4Addr> = of_forwards.filter_map(|forward| forward.address).collect();
+        more.sort();
+        more.dedup();
+        let is_pool = |address: &Ipv4Addr| {
+            let pools = plan.snats.iter().filter(|snat| snat.uplink == number);
+            let mut pools = pools.filter_map(|snat| snat.to);
+            pools.any(|(first, last)| (first..=last).contains(address))
+        };
+        more.retain(|address| !own.contains(address) && !is_pool(address));
+        if more.is_empty() {
+            return;
+        }
+        let texts: Vec<String> = more
+            .iter()
+            .map(|address| quoted(&address.to_string()))
+            .collect();
+        let texts = texts.join(", ");
+        if own.is_empty() {
+            self.comment(&format!(
+                "check: forwards name {texts}. If the interface does not have them, write its own \
+                 and these as addresses = [\"its own\", {texts}]."
+            ));
+            return;
+        }
+        self.comment(&format!(
+            "The interface does not have {texts}, which forwards name."
+        ));
+        let own: Vec<String> = own
+            .iter()
+            .map(|address| quoted(&address.to_string()))
+            .collect();
+        let own = own.join(", ");
+        self.key("addresses", &format!("[{own}, {texts}]"));
     }
 
     fn networks(&mut self) {
