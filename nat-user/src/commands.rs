@@ -1,12 +1,12 @@
 //! What the commands do: the daemon is asked, or the data plane is read from its pins.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::session::{SessionKey4, flags};
 
 use crate::{
-    cli::{Cli, Command, ConntrackCommand},
+    cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand},
     clock,
     config::{self, Loaded},
     control::{self, Request},
@@ -19,7 +19,7 @@ use crate::{
         netlink::Netlink,
         setup::{self, Plan},
     },
-    refusals,
+    import, refusals,
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
@@ -31,12 +31,20 @@ use crate::{
     state::{self, Numbers, State},
 };
 
-/// Does what the command line says.
+/// Does what the command line says, and gives the exit code.
 ///
 /// # Errors
 ///
 /// What was refused or has failed, and what to do about it.
-pub fn execute(cli: Cli) -> Result<()> {
+pub fn execute(cli: Cli) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args),
+        _ => serve(cli).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The commands that either do what they are asked or fail.
+fn serve(cli: Cli) -> Result<()> {
     clock::set_time_scale(cli.time_scale);
     match &cli.command {
         Command::Run(args) => {
@@ -70,9 +78,36 @@ pub fn execute(cli: Cli) -> Result<()> {
             report::to_stdout(|output| conntrack::count(output, sessions.len()))
         }
         Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args).map(drop),
         Command::Down => down(&cli),
     }
 }
+
+/// Writes the configuration to standard output, and remarks about lines to standard error.
+fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
+    let mut options = import::Options::default();
+    if args.host {
+        options = runtime()?.block_on(import::of_this_host())?;
+    }
+    options.addresses.extend(args.addresses.iter().cloned());
+    let file = args.file.display().to_string();
+    let imported = import::iptables(&import::read(&args.file)?, &file, &options)?;
+    for finding in &imported.findings {
+        eprintln!("{}", finding.show(&file));
+    }
+    if let Some(problem) = &imported.problem {
+        eprintln!("{file}: natbpf does not take the configuration as it is: {problem}");
+    }
+    report::to_stdout(|output| output.write_all(imported.toml.as_bytes()))?;
+    Ok(if imported.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(NOT_EVERYTHING)
+    })
+}
+
+/// The exit code when rules are left that the configuration does not express.
+const NOT_EVERYTHING: u8 = 3;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()

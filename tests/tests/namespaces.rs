@@ -11,6 +11,7 @@ mod namespaces {
     mod fast_path;
     mod fragments;
     mod icmp;
+    mod import;
     mod layouts;
     mod life;
     mod nat;
