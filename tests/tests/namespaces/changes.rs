@@ -38,7 +38,7 @@ fn is_seen_as(guest: &UdpSocket, server: &UdpSocket, expected: Ipv4Addr) -> Resu
 }
 
 #[test]
-fn a_second_uplink_takes_over() -> Result<()> {
+fn l11_a_second_uplink_takes_over() -> Result<()> {
     let net = Proxmox::new()?;
     net.lab().veth((&net.host, "wan1"), (&net.isp, "wan1"))?;
     net.host.ip(&format!("address add {BACKUP}/24 dev wan1"))?;

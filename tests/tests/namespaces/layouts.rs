@@ -195,7 +195,7 @@ fn packets(natbpf: &Natbpf, rule: &str) -> Result<(u64, u64)> {
 }
 
 #[test]
-fn sessions_and_counts_of_layout_2_are_carried_over_under_load() -> Result<()> {
+fn l10_sessions_and_counts_of_layout_2_are_carried_over_under_load() -> Result<()> {
     let net = Proxmox::new()?;
     let before = snapshot::take(&net.host)?;
     let mut natbpf = Natbpf::prepare(

@@ -104,7 +104,7 @@ fn l2_a_hundred_reloads_under_load_lose_nothing() -> Result<()> {
 }
 
 #[test]
-fn tables_of_other_sizes_cost_no_session_anything() -> Result<()> {
+fn l9_tables_of_other_sizes_cost_no_session_anything() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let loads = Loads::start(&net)?;
