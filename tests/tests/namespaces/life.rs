@@ -179,7 +179,7 @@ fn sessions(natbpf: &Natbpf) -> Result<Vec<String>> {
 #[test]
 fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 4\n"))?;
+    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 10\n"))?;
     let (server, service) = (
         net.cli.udp("198.51.100.2:7000")?,
         net.vm2.udp("0.0.0.0:10000")?,
@@ -197,7 +197,7 @@ fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     ensure!(after == before, "{after:?}, before {before:?}");
     ensure!(rules_after == rules, "{rules_after}, before {rules}");
     exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it goes on")?;
-    thread::sleep(Duration::from_millis(6500));
+    thread::sleep(Duration::from_millis(12_500));
     let left = sessions(&natbpf)?;
     ensure!(left.is_empty(), "not expired: {left:?}");
     Ok(())

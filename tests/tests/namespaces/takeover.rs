@@ -32,8 +32,12 @@ fn refusal(natbpf: &mut Natbpf) -> Result<String> {
     }
 }
 
-fn mounts(net: &Proxmox) -> Result<String> {
-    net.host.check(["cat", "/proc/self/mounts"])
+/// What is mounted in the lab's folder. (Other tests mount as well.)
+fn mounts(net: &Proxmox) -> Result<Vec<String>> {
+    let folder = net.lab().folder().display().to_string();
+    let all = net.host.check(["cat", "/proc/self/mounts"])?;
+    let own = all.lines().filter(|line| line.contains(&folder));
+    Ok(own.map(str::to_owned).collect())
 }
 
 fn run_with(net: &Proxmox, natbpf: &Natbpf, run_dir: &Path, bpffs: &Path) -> Result<Output> {
@@ -169,10 +173,11 @@ fn a_bpffs_that_is_not_mounted_is_mounted_and_unmounted() -> Result<()> {
     natbpf.set_bpffs(net.lab().folder().join("unmounted"));
     natbpf.launch()?;
     talk(&net)?;
-    ensure!(mounts(&net)?.contains("unmounted bpf"), "not mounted");
+    let is_there = |mounts: &[String]| mounts.iter().any(|line| line.contains("unmounted bpf"));
+    ensure!(is_there(&mounts(&net)?), "not mounted");
     natbpf.cli(&["down"])?.expect_ok()?;
     let after = mounts(&net)?;
-    ensure!(after == before, "{after}, before {before}");
+    ensure!(after == before, "{after:?}, before {before:?}");
     ensure!(!net.lab().folder().join("unmounted").exists());
     Ok(())
 }
