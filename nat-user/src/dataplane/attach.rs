@@ -4,7 +4,11 @@
 //! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in place,
 //! without a gap.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -15,6 +19,7 @@ use aya::{
     },
     util::KernelVersion,
 };
+use nix::net::if_::if_nametoindex;
 
 use super::{Pins, Programs, clsact};
 
@@ -143,9 +148,15 @@ impl Target {
         pins.links().join(format!("{}-{hook}", self.index))
     }
 
+    fn note(&self, pins: &Pins) -> PathBuf {
+        pins.links().join(self.index.to_string())
+    }
+
+    /// What there may be of it among the links' pins.
     fn pins(&self, pins: &Pins) -> Vec<PathBuf> {
         let hooks = self.hooks();
-        hooks.iter().map(|hook| self.pin(pins, hook)).collect()
+        let links = hooks.iter().map(|hook| self.pin(pins, hook));
+        links.chain([self.note(pins)]).collect()
     }
 }
 
@@ -182,6 +193,7 @@ pub fn attach(
 ) -> Result<Vec<(u32, String)>> {
     let mut refused = Vec::new();
     for target in &mut *targets {
+        note(pins, target)?;
         for &(side, name) in target.programs() {
             let program = programs.program(name)?;
             attach_one(program, pins, target, side)
@@ -208,13 +220,54 @@ pub fn attach(
         .iter()
         .flat_map(|target| target.pins(pins))
         .collect();
+    remove_others(pins, &wanted)?;
+    Ok(refused)
+}
+
+/// Takes off everything that is attached but for these pins and notes.
+fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
-        if !wanted.contains(&path) {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        if wanted.contains(&path) {
+            continue;
         }
+        let removed = match noted(&path) {
+            Some(index) => {
+                clsact::detach(index).with_context(|| format!("interface {index}"))?;
+                fs::remove_dir(&path)
+            }
+            None => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("remove {}", path.display()))?;
     }
-    Ok(refused)
+    Ok(())
+}
+
+/// Takes everything off all interfaces.
+///
+/// # Errors
+///
+/// When something cannot be removed.
+pub fn detach_all(pins: &Pins) -> Result<()> {
+    match pins.links().exists() {
+        true => remove_others(pins, &BTreeSet::new()),
+        false => Ok(()),
+    }
+}
+
+/// Notes that an interface has filters, where attachments are not links: by a directory among the
+/// links' pins, named after its index. Done before anything is attached, so that none is forgotten.
+fn note(pins: &Pins, target: &Target) -> Result<()> {
+    if Mechanism::of_kernel() == Mechanism::Tcx {
+        return Ok(());
+    }
+    let path = target.note(pins);
+    fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
+}
+
+/// The index of an interface that has filters, if this is a note.
+fn noted(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 fn attach_one(
@@ -282,7 +335,8 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
 /// pins.)
 pub fn detach_filters(interface: &str) {
     if Mechanism::of_kernel() == Mechanism::Netlink
-        && let Err(error) = clsact::detach(interface)
+        && let Ok(index) = if_nametoindex(interface)
+        && let Err(error) = clsact::detach(index)
     {
         log::warn!("take the programs off {interface}: {error:#}");
     }

@@ -15,7 +15,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle as Handle, TcHeader, TcMessage},
 };
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage},
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
@@ -96,10 +96,11 @@ fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()
 ///
 /// # Errors
 /// When the kernel refuses it.
-pub(super) fn detach(interface: &str) -> Result<()> {
-    let Ok(index) = if_nametoindex(interface) else {
+pub(super) fn detach(index: u32) -> Result<()> {
+    let Ok(interface) = if_indextoname(index) else {
         return Ok(());
     };
+    let interface = interface.to_str().context("an interface's name")?;
     let (own, others): (Vec<_>, Vec<_>) = filters(index)?.into_iter().partition(Filter::is_own);
     for filter in &own {
         let handle = TcHandle::from(filter.number);
@@ -307,7 +308,7 @@ mod tests {
                 if others {
                     add("egress", 7, 9);
                 }
-                detach("d0").expect("detach");
+                detach(index()).expect("detach");
                 let left = filters(index()).expect("what is left");
                 assert_eq!(left.len(), usize::from(others), "{left:?}");
                 assert_eq!(tc("qdisc show dev d0").contains("clsact"), stays);
@@ -315,7 +316,9 @@ mod tests {
                     tc("qdisc del dev d0 clsact");
                 }
             }
-            detach("d1").expect("an interface that is gone");
+            let gone = index();
+            ip("link del d0");
+            detach(gone).expect("an interface that is gone has nothing");
         });
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
+use lab::patience::patience;
 use lab::topology::Proxmox;
 use lab::{Host, Natbpf};
 use serde_json::Value;
@@ -242,17 +243,20 @@ fn filters_of(host: &Host, interface: &str, side: TcAttachType) -> Result<Vec<u3
         .collect()
 }
 
-/// The kernel's numbers of the programs that are attached on the host.
+/// The kernel's numbers of the programs that are attached to a side of an interface.
+fn attached_to(host: &Host, interface: &str, side: TcAttachType) -> Result<Vec<u32>> {
+    match KernelVersion::current()? >= KernelVersion::new(6, 6, 0) {
+        true => links_of(host, interface, side),
+        false => filters_of(host, interface, side),
+    }
+}
+
+/// The kernel's numbers of the programs that are attached to the host's bridges.
 fn attached_programs(net: &Proxmox) -> Result<Vec<u32>> {
     let mut programs = Vec::new();
     for interface in ["vmbr0", "vmbr1"] {
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-            programs.extend(
-                match KernelVersion::current()? >= KernelVersion::new(6, 6, 0) {
-                    true => links_of(&net.host, interface, side),
-                    false => filters_of(&net.host, interface, side),
-                }?,
-            );
+            programs.extend(attached_to(&net.host, interface, side)?);
         }
     }
     ensure!(programs.len() == 4, "not four programs: {programs:?}");
@@ -386,6 +390,28 @@ fn l7_an_interface_that_gets_the_name_works() -> Result<()> {
             .ip(&format!("link set away name {name}\nlink set {name} up"))?;
         restore_uplink(&net)?;
         works_again(&net).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let on_port = || attached_to(&net.host, "tap2", TcAttachType::Ingress);
+    for starts_again in [true, false] {
+        ensure!(on_port()?.len() == 1, "not one program: {:?}", on_port()?);
+        natbpf.kill()?;
+        net.host.ip("link set tap2 nomaster")?;
+        match starts_again {
+            true => natbpf.launch()?,
+            false => natbpf.down()?,
+        }
+        ensure!(on_port()?.is_empty(), "left behind: {:?}", on_port()?);
+        if starts_again {
+            net.host.ip("link set tap2 master vmbr1")?;
+            thread::sleep(patience(Duration::from_secs(1)));
+        }
     }
     Ok(())
 }

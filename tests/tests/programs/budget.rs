@@ -9,12 +9,13 @@ use anyhow::{Result, ensure};
 use super::harness::Plane;
 
 /// Programs with the number of instructions that the verifier may process for each: a quarter more
-/// than on Linux 6.18, since kernels count a little differently.
+/// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a little
+/// more where that is larger.
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_inbound", 47_000),
     ("nat_inbound_l3", 42_000),
-    ("nat_outbound", 62_000),
-    ("nat_outbound_l3", 60_000),
+    ("nat_outbound", 65_000),
+    ("nat_outbound_l3", 65_000),
     ("nat_from_guest", 81_000),
     ("nat_from_guest_l3", 78_000),
     ("nat_to_guest", 9_200),

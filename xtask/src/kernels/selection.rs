@@ -46,6 +46,7 @@ const CHOSEN: &[&str] = &[
     "l4_a_daemon_that_starts_again_finds_everything_as_it_was",
     "l5_a_newer_build_takes_over_without_a_gap",
     "l7_an_interface_that_is_made_again_works_again",
+    "l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program",
     "l8_a_program_that_the_verifier_refuses_leaves_the_old_one_in_place",
     "m1_a_guest_with_an_address_of_its_own_is_reached_by_every_protocol",
     "o5_arp_is_answered_for_external_addresses_that_no_interface_holds",
