@@ -10,6 +10,7 @@ mod load;
 mod nat;
 mod oracle;
 pub mod snapshot;
+pub mod stranger;
 pub mod traffic;
 mod watch;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::Host;
+use lab::patience::patience;
 
 /// One datagram in so many; few enough that the sockets' buffers hold them on a busy machine.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -104,7 +105,7 @@ fn send(client: &UdpSocket, to: SocketAddrV4, stop: &AtomicBool) -> Result<u32> 
 fn send_back(server: &UdpSocket, stop: &AtomicBool) -> BTreeSet<SocketAddr> {
     let (mut peers, mut buffer) = (BTreeSet::new(), [0; 16]);
     let mut quiet = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) || quiet < LAST_ANSWERS {
+    while !stop.load(Ordering::Relaxed) || quiet < patience(LAST_ANSWERS) {
         match server.recv_from(&mut buffer) {
             Ok((length, peer)) => {
                 peers.insert(peer);
@@ -121,7 +122,7 @@ fn send_back(server: &UdpSocket, stop: &AtomicBool) -> BTreeSet<SocketAddr> {
 fn collect(client: &UdpSocket, stop: &AtomicBool) -> BTreeSet<u32> {
     let (mut numbers, mut buffer) = (BTreeSet::new(), [0; 4]);
     let mut quiet = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) || quiet < LAST_ANSWERS {
+    while !stop.load(Ordering::Relaxed) || quiet < patience(LAST_ANSWERS) {
         match client.recv(&mut buffer) {
             Ok(_) => {
                 numbers.insert(u32::from_be_bytes(buffer));

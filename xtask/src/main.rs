@@ -10,6 +10,7 @@ mod command;
 mod compliance;
 mod conformance;
 mod fuzz;
+mod kernels;
 mod lab;
 mod run;
 mod setup;

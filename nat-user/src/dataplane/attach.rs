@@ -1,7 +1,8 @@
 //! Attaching the programs to interfaces, and taking them off.
 //!
 //! From Linux 6.6 on an attachment is a link that is pinned (TCX), before that a filter of a
-//! `clsact` qdisc, which stays by itself. Either way a program is replaced in place, without a gap.
+//! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in place,
+//! without a gap.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -10,20 +11,14 @@ use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{
-            NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
-            qdisc_add_clsact,
-        },
+        tc::TcAttachOptions,
     },
     util::KernelVersion,
 };
 
-use super::{Pins, Programs};
+use super::{Pins, Programs, clsact};
 
-/// Priority of natbpf's filters where there are no links: before those that chose none.
-const PRIORITY: u16 = 100;
-/// Handle by which natbpf knows its filters again.
-const HANDLE: TcHandle = TcHandle::new(0x6e, 0x6274);
+pub(crate) use super::clsact::PRIORITY;
 
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -230,7 +225,7 @@ fn attach_one(
 ) -> Result<()> {
     match Mechanism::of_kernel() {
         Mechanism::Tcx => attach_link(program, pins, target, side),
-        Mechanism::Netlink => attach_filter(program, target, side),
+        Mechanism::Netlink => clsact::attach(program, &target.name, side.attach_type()),
     }
 }
 
@@ -261,33 +256,6 @@ fn attach_link(
     Ok(())
 }
 
-/// Leaves a filter to the interface, which holds it.
-fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
-fn attach_filter(program: &mut SchedClassifier, target: &Target, side: Side) -> Result<()> {
-    // It is there already if anybody else uses it.
-    let _exists = qdisc_add_clsact(&target.name);
-    let attach_type = side.attach_type();
-    let existing =
-        SchedClassifierLink::attached(&target.name, attach_type, PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(existing) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            };
-            let options = TcAttachOptions::Netlink(options);
-            program.attach_with_options(&target.name, attach_type, options)?
-        }
-    };
-    forget(program, id)
-}
-
 /// Attaches the XDP program in the driver. A link alone will do: it holds the hook against others,
 /// and goes with its pin.
 fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
@@ -313,17 +281,9 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
 /// Takes natbpf's filters off an interface, where attachments are not links. (Links go with their
 /// pins.)
 pub fn detach_filters(interface: &str) {
-    if Mechanism::of_kernel() == Mechanism::Netlink {
-        for side in [Side::Ingress, Side::Egress] {
-            let attach_type = side.attach_type();
-            // Dropping the link detaches; an interface that is gone has no filters.
-            drop(SchedClassifierLink::attached(
-                interface,
-                attach_type,
-                PRIORITY,
-                HANDLE,
-                None,
-            ));
-        }
+    if Mechanism::of_kernel() == Mechanism::Netlink
+        && let Err(error) = clsact::detach(interface)
+    {
+        log::warn!("take the programs off {interface}: {error:#}");
     }
 }

@@ -7,6 +7,7 @@
 pub mod attach;
 mod batch;
 mod carry;
+mod clsact;
 mod expiry;
 mod layout;
 mod next_hops;
@@ -38,7 +39,7 @@ pub use carry::CarryOver;
 pub use expiry::{Expiry, PASS_BUDGET, Pass};
 pub use next_hops::NextHops;
 pub use object::{OBJECT, Sizes};
-pub use pins::Pins;
+pub use pins::{Lock, Pins};
 pub use plain::Plain;
 pub use sessions::SessionEntry;
 use takeover::Found;
@@ -118,6 +119,15 @@ impl Dataplane {
         Ok((dataplane, Programs { ebpf }))
     }
 
+    /// Whether what is pinned, if anything is, can be taken over. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot.
+    pub fn check(pins: &Pins) -> Result<()> {
+        takeover::check(pins)
+    }
+
     /// Loads the programs over what is pinned, whatever its sizes and, if that is known, its layout.
     /// Where tables have to be replaced, sessions and counts are carried over: see
     /// [`Dataplane::resize`].
@@ -177,6 +187,23 @@ impl Dataplane {
     #[must_use]
     pub fn rule_capacity(&self) -> u32 {
         self.counters.len()
+    }
+
+    /// The highest number of a rule under which something was counted or a session counts.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn highest_rule(&self) -> Result<u32> {
+        let mut highest = 0;
+        for rule in 1..self.rule_capacity() {
+            if self.rule_counters(rule)? != RuleCounters::default() {
+                highest = rule;
+            }
+        }
+        let entries = self.session_entries()?;
+        let in_use = entries.iter().map(|entry| entry.record.rule).max();
+        Ok(highest.max(in_use.unwrap_or(0)))
     }
 
     /// How many packets were dropped, by reason.

@@ -1,13 +1,16 @@
 //! Where the data plane is pinned, and whether what is there fits.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use nat_common::LAYOUT_VERSION;
 use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount, umount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -22,6 +25,12 @@ const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 pub struct Pins {
     bpffs: PathBuf,
     directory: PathBuf,
+}
+
+/// The right to be the only daemon of a directory of pins.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: Flock<File>,
 }
 
 impl Pins {
@@ -95,6 +104,30 @@ impl Pins {
     #[must_use]
     pub fn are_any(&self) -> bool {
         takeover::data_planes(&self.bpffs).is_ok_and(|names| !names.is_empty())
+    }
+
+    /// Takes the right to be the only daemon of this directory, until the result is dropped or the
+    /// process ends. Another --run-dir does not make another directory.
+    ///
+    /// # Errors
+    ///
+    /// When another has it, or there can be no bpffs.
+    pub fn lock(&self) -> Result<Lock> {
+        self.mount_if_needed()?;
+        fs::create_dir_all(&self.bpffs)
+            .with_context(|| format!("make directory {}", self.bpffs.display()))?;
+        let directory = File::open(&self.bpffs)
+            .with_context(|| format!("open directory {}", self.bpffs.display()))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => Ok(Lock {
+                _directory: directory,
+            }),
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
+                "another natbpf uses --bpffs {}; stop it or choose another --bpffs",
+                self.bpffs.display()
+            ),
+            Err((_, error)) => Err(error).with_context(|| format!("lock {}", self.bpffs.display())),
+        }
     }
 
     /// Makes the directories, and mounts a bpffs if they would not be on one.

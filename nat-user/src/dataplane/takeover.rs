@@ -63,15 +63,12 @@ fn version_of(name: &str) -> Option<u32> {
         .ok()
 }
 
-/// Looks for a data plane, and brings to an end what an earlier daemon has begun.
+/// Whether what is pinned can be taken over. Changes nothing.
 ///
 /// # Errors
 ///
-/// When there is one that cannot be taken over; it stays as it is.
-pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
-    if let Some(former) = recover(pins)? {
-        return Ok(Found::Unfinished(former));
-    }
+/// When it is of a layout that is not known, or not natbpf's.
+pub(super) fn check(pins: &Pins) -> Result<()> {
     for name in data_planes(pins.bpffs())? {
         let version = version_of(&name).unwrap_or_default();
         if Layout::of_version(version).is_none() {
@@ -84,21 +81,31 @@ pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
             );
         }
     }
-    if pins.exist() {
-        CURRENT.check(pins)?;
-        let former = Former::of(pins.clone());
-        return Ok(match former.fits(sizes)? {
-            true => Found::Fitting,
-            false => Found::Other(former),
-        });
+    match (pins.exist(), older(pins)) {
+        (true, _) => CURRENT.check(pins),
+        (false, Some(former)) => former.layout.check(&former.pins),
+        (false, None) => Ok(()),
     }
-    match older(pins) {
-        None => Ok(Found::Nothing),
-        Some(former) => {
-            former.layout.check(&former.pins)?;
-            Ok(Found::Other(former))
-        }
+}
+
+/// Looks for a data plane, and brings to an end what an earlier daemon has begun.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
+    check(pins)?;
+    if let Some(former) = recover(pins)? {
+        return Ok(Found::Unfinished(former));
     }
+    if !pins.exist() {
+        return Ok(older(pins).map_or(Found::Nothing, Found::Other));
+    }
+    let former = Former::of(pins.clone());
+    Ok(match former.fits(sizes)? {
+        true => Found::Fitting,
+        false => Found::Other(former),
+    })
 }
 
 /// The data plane of an older layout.
