@@ -145,8 +145,6 @@ pub(super) struct Engine {
     pub(super) troubles: Vec<String>,
     pub(super) totals: Totals,
     pub(super) opened: BTreeMap<&'static str, u64>,
-    /// Sessions that were given up, with the time until which natbpf may know them.
-    pub(super) given_up: HashMap<Key, Instant>,
 }
 
 /// Slots that take turns in sending.
@@ -215,7 +213,6 @@ impl Engine {
             troubles: Vec::new(),
             totals: Totals::default(),
             opened: BTreeMap::new(),
-            given_up: HashMap::new(),
             routes,
             slots,
         };
@@ -526,9 +523,6 @@ impl Engine {
             self.trouble(slot, &what);
         }
         self.slots[slot].seen = Some(peer);
-        if let Some(key) = self.slots[slot].key(&self.routes[self.slots[slot].route]) {
-            self.given_up.remove(&key);
-        }
     }
 
     fn route(&self, slot: usize) -> &Route {
@@ -796,13 +790,9 @@ impl Engine {
         slots.iter().filter(busy).count()
     }
 
-    /// Gives these sessions up and opens others in their place. natbpf may know them until `until`.
-    pub(super) fn replace(&mut self, slots: &[usize], until: Instant) {
+    /// Gives these sessions up and opens others in their place.
+    pub(super) fn replace(&mut self, slots: &[usize]) {
         for slot in slots {
-            let route = &self.routes[self.slots[*slot].route];
-            if let Some(key) = self.slots[*slot].key(route) {
-                self.given_up.insert(key, until);
-            }
             self.close(*slot);
             self.slots[*slot] = Slot {
                 incarnation: (self.slots[*slot].incarnation + 1) & 0xff_ffff,

@@ -9,7 +9,7 @@ pub mod pattern;
 mod routes;
 mod session;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -200,10 +200,9 @@ impl Traffic {
         self.engine().pause(sessions, false);
     }
 
-    /// Gives these sessions up and opens others of the same kind in their place. natbpf may know
-    /// the old ones for `rest`.
-    pub fn replace(&self, sessions: &[usize], rest: Duration) {
-        self.engine().replace(sessions, Instant::now() + rest);
+    /// Gives these sessions up and opens others of the same kind in their place.
+    pub fn replace(&self, sessions: &[usize]) {
+        self.engine().replace(sessions);
     }
 
     /// From now on datagrams may be lost, until [`Traffic::end_loss`].
@@ -229,12 +228,6 @@ impl Traffic {
     pub fn key(&self, session: usize) -> Result<Key> {
         let key = self.engine().key(session);
         key.with_context(|| format!("session {session} is not there"))
-    }
-
-    /// Sessions that were given up, with the time until which natbpf may know them.
-    #[must_use]
-    pub fn given_up(&self) -> HashMap<Key, Instant> {
-        self.engine().given_up.clone()
     }
 
     /// What has been sent and has arrived so far.

@@ -79,3 +79,38 @@ fn instruction(code: u32, k: u32, otherwise: u8) -> libc::sock_filter {
         k,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::tests::craft::Ip;
+
+    #[test]
+    fn an_inside_address_on_the_providers_wire_is_found() -> Result<()> {
+        let net = Proxmox::new()?;
+        let (leaks, wire) = (LeakWatch::start(&net)?, net.host.raw(net.wire)?);
+        let send = |kind: u16, packet: &[u8]| {
+            wire.send(&[&[0xff; 6][..], &[2; 6], &kind.to_be_bytes(), packet].concat())
+        };
+        let arp = |sender: Ipv4Addr, target: Ipv4Addr| -> Vec<u8> {
+            let (head, macs) = ([0, 1, 8, 0, 6, 4, 0, 1], [0; 6]);
+            let [sender, target] = [sender.octets(), target.octets()];
+            [&head[..], &macs, &sender, &macs, &target].concat()
+        };
+        let (inside, outside) = (Proxmox::VM1, Proxmox::CLI);
+        let udp = |from, to| Ip::new(from, to).udp(1, 2, b"leak");
+        send(0x0800, &udp(Proxmox::PUBLIC, outside)?)?;
+        send(0x0806, &arp(Proxmox::PUBLIC, Proxmox::ISP))?;
+        leaks.is_clean()?;
+        for (kind, packet) in [
+            (0x0800, udp(inside, outside)?),
+            (0x0800, udp(outside, inside)?),
+            (0x0806, arp(inside, Proxmox::ISP)),
+            (0x0806, arp(Proxmox::ISP, inside)),
+        ] {
+            send(kind, &packet)?;
+            anyhow::ensure!(leaks.is_clean().is_err(), "{packet:02x?} went unseen");
+        }
+        Ok(())
+    }
+}

@@ -21,8 +21,6 @@ const NEW_ADDRESS_LIMIT: Duration = Duration::from_secs(1);
 const BACK_LIMIT: Duration = Duration::from_secs(1);
 /// A host that has another Ethernet address is believed after `locktime`, a second, at the latest.
 const MOVED_LIMIT: Duration = Duration::from_secs(2);
-/// Ghosts of sessions: how long natbpf may know what it was not told of the end of.
-const NO_REST: Duration = Duration::ZERO;
 
 /// An operation, with all that is drawn for it.
 #[derive(Clone, Debug)]
@@ -42,6 +40,77 @@ pub(crate) enum Operation {
     NewMac { guest: usize, last: u8 },
 }
 
+/// The kinds of operations.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Kill,
+    Stop,
+    Reload,
+    BadReload,
+    Resize,
+    TakeForward,
+    Flush,
+    UplinkFlap,
+    WireFlap,
+    TapFlap,
+    AddressFlap,
+    NewAddress,
+    NewMac,
+}
+
+/// Each kind as often as it comes before all are drawn again: so even a short run has every one.
+const DECK: [Kind; 20] = [
+    Kind::Kill,
+    Kind::Kill,
+    Kind::Kill,
+    Kind::Stop,
+    Kind::Reload,
+    Kind::Reload,
+    Kind::Reload,
+    Kind::Reload,
+    Kind::BadReload,
+    Kind::Resize,
+    Kind::TakeForward,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::UplinkFlap,
+    Kind::WireFlap,
+    Kind::TapFlap,
+    Kind::TapFlap,
+    Kind::AddressFlap,
+    Kind::NewAddress,
+    Kind::NewMac,
+];
+
+/// The operations that follow from a seed, without end.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    random: Random,
+    deck: Vec<Kind>,
+}
+
+impl Operations {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            deck: Vec::new(),
+        }
+    }
+}
+
+impl Iterator for Operations {
+    type Item = Operation;
+
+    fn next(&mut self) -> Option<Operation> {
+        if self.deck.is_empty() {
+            self.deck.extend(DECK);
+        }
+        let card = self.random.below(self.deck.len() as u64) as usize;
+        let kind = self.deck.swap_remove(card);
+        Some(Operation::draw(kind, &mut self.random))
+    }
+}
+
 /// What is wrong with a configuration that must be refused.
 const MISTAKES: [&str; 4] = [
     "nonsense = 1\n",
@@ -51,43 +120,43 @@ const MISTAKES: [&str; 4] = [
 ];
 
 impl Operation {
-    /// Draws one.
-    pub(crate) fn draw(random: &mut Random) -> Self {
-        match random.below(24) {
-            0..=3 => Self::Kill {
+    /// Draws what is to be known of one of this kind.
+    fn draw(kind: Kind, random: &mut Random) -> Self {
+        match kind {
+            Kind::Kill => Self::Kill {
                 absence_ms: random.one_of(&[0, 100, 1000, 6000]),
             },
-            4 | 5 => Self::Stop {
+            Kind::Stop => Self::Stop {
                 absence_ms: random.one_of(&[0, 500, 6000]),
             },
-            6..=10 => Self::Reload(Settings::draw(random)),
-            11 => Self::BadReload(random.one_of(&MISTAKES)),
-            12 => Self::Resize {
+            Kind::Reload => Self::Reload(Settings::draw(random)),
+            Kind::BadReload => Self::BadReload(random.one_of(&MISTAKES)),
+            Kind::Resize => Self::Resize {
                 sessions: Settings::draw_sessions(random),
             },
-            13 => Self::TakeForward {
+            Kind::TakeForward => Self::TakeForward {
                 spare: random.below(2) as usize,
             },
-            14 | 15 => Self::Flush {
+            Kind::Flush => Self::Flush {
                 sessions: (0..=random.below(8))
                     .map(|_| random.below(1 << 32))
                     .collect(),
             },
-            16 => Self::UplinkFlap {
+            Kind::UplinkFlap => Self::UplinkFlap {
                 down_ms: 50 + random.below(1000),
             },
-            17 | 18 => Self::WireFlap {
+            Kind::WireFlap => Self::WireFlap {
                 down_ms: 50 + random.below(1000),
             },
-            19 | 20 => Self::TapFlap {
+            Kind::TapFlap => Self::TapFlap {
                 guest: random.below(2) as usize,
                 down_ms: 50 + random.below(1000),
             },
-            21 => Self::AddressFlap {
+            Kind::AddressFlap => Self::AddressFlap {
                 last: 100 + random.below(50) as u8,
             },
-            22 => Self::NewAddress,
-            _ => Self::NewMac {
+            Kind::NewAddress => Self::NewAddress,
+            Kind::NewMac => Self::NewMac {
                 guest: random.below(2) as usize,
                 last: random.below(256) as u8,
             },
@@ -225,7 +294,7 @@ fn take_forward(world: &mut World, spare: usize) -> Result<String> {
     world.are_gone(&keys)?;
     world.reload(before, 0)?;
     world.forget_counters_of(SPARE[spare]);
-    world.traffic.replace(&sessions, NO_REST);
+    world.traffic.replace(&sessions);
     Ok(format!("{} sessions ended", sessions.len()))
 }
 
@@ -245,7 +314,7 @@ fn flush(world: &mut World, drawn: &[u64]) -> Result<String> {
         ensure!(said.trim() == "1 sessions ended", "{key}: {said}");
     }
     world.are_gone(&keys)?;
-    world.traffic.replace(&sessions, NO_REST);
+    world.traffic.replace(&sessions);
     Ok(format!("{} sessions ended", keys.len()))
 }
 
@@ -306,9 +375,10 @@ fn new_address(world: &mut World) -> Result<String> {
     let changed = Instant::now();
     works_by(world, new, changed)?;
     let took = changed.elapsed();
+    world.end_probes()?;
     world.traffic.set_first(new);
     world.are_gone(&keys)?;
-    world.traffic.replace(&sessions, NO_REST);
+    world.traffic.replace(&sessions);
     Ok(format!(
         "{new}, after {} ms; {} sessions ended",
         took.as_millis(),
@@ -329,7 +399,6 @@ fn works_by(world: &World, address: Ipv4Addr, changed: Instant) -> Result<()> {
         if let Ok((_, from)) = server.recv_from(&mut buffer) {
             seen = Some(from);
             if from.ip() == address {
-                world.end_probes()?;
                 return Ok(());
             }
         }
