@@ -26,11 +26,11 @@ struct Program {
     is_ours: bool,
 }
 
-/// Names of natbpf's own programs begin so, and of einat's those are all.
-const NATBPF: &str = "nat_";
+/// Einat's programs.
 const OTHER_NATS: [&str; 2] = ["ingress_rev_sna", "egress_snat"];
 /// The kernel keeps so many bytes of a name (`BPF_OBJ_NAME_LEN`, less the end).
 const NAME_MAX: usize = 15;
+/// natbpf's own.
 const OWN_NAMES: [&str; 10] = [
     "nat_inbound",
     "nat_outbound",
@@ -56,8 +56,8 @@ impl Program {
 
     /// Whether it is one of another natbpf's.
     fn is_of_natbpf(&self) -> bool {
-        let own = |name: &&str| self.name == name[..name.len().min(NAME_MAX)];
-        self.name.starts_with(NATBPF) && OWN_NAMES.iter().any(|name| own(&name))
+        let is_it = |name: &&str| self.name == name[..name.len().min(NAME_MAX)];
+        OWN_NAMES.iter().any(is_it)
     }
 
     fn translates(&self) -> bool {
