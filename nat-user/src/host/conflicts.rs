@@ -15,10 +15,14 @@ mod rules;
 mod tools;
 mod translation;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -166,8 +170,16 @@ fn bridges(config: &Config, links: &[Link]) -> Result<Vec<Finding>> {
 
 /// What netfilter's tools show, and what could not be read of it.
 fn read_rules() -> (Ruleset, Vec<Finding>) {
+    // Each of them may take seconds where there are many rules.
+    let (over_nft, nft, legacy) = thread::scope(|scope| {
+        let over_nft = scope.spawn(|| tools::run("iptables-nft-save", &[]));
+        let nft = scope.spawn(|| tools::run("nft", &["--json", "--terse", "list", "ruleset"]));
+        // The tool would load the kernel's part of it, which is a change.
+        let legacy = has_legacy_tables().then(|| tools::run("iptables-legacy-save", &[]));
+        (over_nft.join(), nft.join(), legacy)
+    });
     let mut unread = Vec::new();
-    let mut said = |program, arguments: &[&str]| match tools::run(program, arguments) {
+    let mut said = |program, outcome: Outcome| match outcome {
         Outcome::Said(text) => Some(text),
         Outcome::Absent => {
             log::debug!("there is no {program} to show rules");
@@ -183,24 +195,24 @@ fn read_rules() -> (Ruleset, Vec<Finding>) {
         }
     };
     let mut rules = Ruleset::default();
-    if let Some(text) = said("iptables-nft-save", &[]) {
-        rules.extend(iptables::parse(&text, Source::IptablesNft));
-    }
-    let iptables = rules.clone();
-    let is_known = |table: &str| {
-        let of_iptables = |name| iptables.has_table(Source::IptablesNft, name);
-        table.strip_prefix("ip ").is_some_and(of_iptables)
+    let ended = |outcome: thread::Result<Outcome>| {
+        outcome.unwrap_or_else(|_| Outcome::Failed("its reader has panicked".to_owned()))
     };
-    if let Some(text) = said("nft", &["--json", "--terse", "list", "ruleset"]) {
+    if let Some(text) = said("iptables-nft-save", ended(over_nft)) {
+        rules = iptables::parse(&text, Source::IptablesNft);
+    }
+    if let Some(text) = said("nft", ended(nft)) {
+        // What iptables keeps in nftables, its own tool shows better.
+        let is_known = |table: &str| {
+            let of_iptables = |name| rules.has_table(Source::IptablesNft, name);
+            table.strip_prefix("ip ").is_some_and(of_iptables)
+        };
         match nft::parse(&text, is_known) {
             Ok(others) => rules.extend(others),
             Err(error) => log::debug!("{error:#}"),
         }
     }
-    // The tool would load the kernel's part of it, which is a change.
-    if has_legacy_tables()
-        && let Some(text) = said("iptables-legacy-save", &[])
-    {
+    if let Some(text) = legacy.and_then(|outcome| said("iptables-legacy-save", outcome)) {
         rules.extend(iptables::parse(&text, Source::IptablesLegacy));
     }
     (rules, unread)

@@ -172,6 +172,7 @@ impl Way<'_> {
             output: if goes_out { outside } else { inside },
             source: if goes_out { self.guests } else { anywhere() },
             destination: if goes_out { anywhere() } else { self.guests },
+            inside: self.network.address.trunc(),
             protocol,
             from_ports: ports.filter(|_| goes_out),
             to_ports: ports.filter(|_| !goes_out),

@@ -62,14 +62,16 @@ struct Passage {
 
 impl Blocked {
     fn judge(&mut self, rules: &Ruleset, chain: usize, group: &[&Way], budget: &mut Budget) {
-        let single = match common_fate(rules, chain, group, budget) {
-            Some(Fate::Passes) => return,
-            Some(Fate::Dropped(_)) => group,
-            _ => &group[..group.len().min(SINGLE_MAX)],
+        let common = common_fates(rules, chain, group, budget);
+        let single = match common {
+            Some(_) => group,
+            None => &group[..group.len().min(SINGLE_MAX)],
         };
         for way in single {
-            let mut fate = |flows: &[Flow]| fate_of_all(rules, chain, flows, budget);
-            let (opening, answers) = (fate(&way.openings()), fate(&way.answers()));
+            let (opening, answers) = common.unwrap_or_else(|| {
+                let mut fate = |flows: &[Flow]| fate_of_all(rules, chain, flows, budget);
+                (fate(&way.openings()), fate(&way.answers()))
+            });
             let (inside, outside) = (&way.network.interface, &way.uplink.interface);
             let (from, to) = match way.direction {
                 Direction::Out => (inside, outside),
@@ -127,8 +129,14 @@ impl Blocked {
     }
 }
 
-/// What becomes of the whole group, if that is the same for all of it.
-fn common_fate(rules: &Ruleset, chain: usize, group: &[&Way], budget: &mut Budget) -> Option<Fate> {
+/// What becomes of packets that open connections and of answers, if that is certain and the same for the
+/// whole group.
+fn common_fates(
+    rules: &Ruleset,
+    chain: usize,
+    group: &[&Way],
+    budget: &mut Budget,
+) -> Option<(Fate, Fate)> {
     let first = group.first()?;
     let whole = Way {
         guests: first.network.address.trunc(),
@@ -145,7 +153,7 @@ fn common_fate(rules: &Ruleset, chain: usize, group: &[&Way], budget: &mut Budge
     }
     let opening = fate_of_all(rules, chain, &whole.openings(), budget);
     let answers = fate_of_all(rules, chain, &whole.answers(), budget);
-    (std::mem::discriminant(&opening) == std::mem::discriminant(&answers)).then_some(opening)
+    (opening != Fate::Mixed && answers != Fate::Mixed).then_some((opening, answers))
 }
 
 /// Dropped are all only if each is: who lets one protocol through has thought of the others.
@@ -275,8 +283,9 @@ fn firewalld(missing: &[Passage]) -> (String, Vec<String>) {
         ));
     }
     commands.push("firewall-cmd --reload".to_owned());
-    let text = "put the guests' interface in a zone of its own, such as trusted (firewall-cmd \
-                --permanent --zone=trusted --add-interface=…), and let the zones reach each other";
+    let text = "put the guests' interface in a zone, such as trusted if they may reach all of this host \
+                (firewall-cmd --permanent --zone=trusted --add-interface=…), and let the zones reach \
+                each other";
     (text.to_owned(), commands)
 }
 

@@ -1,15 +1,17 @@
 //! BPF programs of others at the hooks that natbpf uses.
 
 mod filters;
+mod query;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use aya::{
-    maps::MapInfo,
-    programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs},
+use aya::programs::{
+    TcAttachType,
+    links::{FdLink, PinnedLink},
+    loaded_programs,
 };
 
 use super::{Finding, Kind};
@@ -18,19 +20,30 @@ use crate::{
     host::netlink::{Kind as LinkKind, Link},
 };
 
-/// What a program is called by people: its name, as far as the kernel keeps it, and its number.
+/// A program at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Program {
-    name: String,
     id: u32,
+    /// As far as the kernel keeps it, and shows it: that takes CAP_SYS_ADMIN.
+    name: Option<String>,
     is_ours: bool,
+    /// Where another natbpf has pinned it.
+    other_bpffs: Option<PathBuf>,
 }
 
-/// Names of natbpf's own programs begin so, and of einat's those are all.
-const NATBPF: &str = "nat_";
+/// What is known of programs, by their numbers.
+#[derive(Debug, Default)]
+struct Known {
+    ours: BTreeSet<u32>,
+    of_others: BTreeMap<u32, PathBuf>,
+    names: BTreeMap<u32, String>,
+}
+
+/// Einat's programs.
 const OTHER_NATS: [&str; 2] = ["ingress_rev_sna", "egress_snat"];
 /// The kernel keeps so many bytes of a name (`BPF_OBJ_NAME_LEN`, less the end).
 const NAME_MAX: usize = 15;
+/// natbpf's own.
 const OWN_NAMES: [&str; 10] = [
     "nat_inbound",
     "nat_outbound",
@@ -44,63 +57,98 @@ const OWN_NAMES: [&str; 10] = [
     "nat_early",
 ];
 
-impl Program {
-    fn new(info: &ProgramInfo, own_maps: &BTreeSet<u32>) -> Self {
-        let maps = info.map_ids().ok().flatten().unwrap_or_default();
-        Self {
-            name: info.name_as_str().unwrap_or("?").to_owned(),
-            id: info.id(),
-            is_ours: maps.iter().any(|id| own_maps.contains(id)),
+impl Known {
+    /// Tells natbpf's own programs by their links, which are pinned below its `--bpffs`, whatever
+    /// version has pinned them; those of another natbpf by links pinned beside it.
+    fn look(bpffs: &Path) -> Self {
+        let mut known = Self {
+            ours: pinned_programs(bpffs).into_iter().collect(),
+            ..Self::default()
+        };
+        let beside = bpffs.parent().map(entries).unwrap_or_default();
+        for other in beside.into_iter().filter(|path| path != bpffs) {
+            let programs = pinned_programs(&other).into_iter();
+            known
+                .of_others
+                .extend(programs.map(|id| (id, other.clone())));
         }
+        for info in loaded_programs().flatten() {
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            known.names.insert(info.id(), name);
+        }
+        known
     }
 
-    /// Whether it is one of another natbpf's.
-    fn is_of_natbpf(&self) -> bool {
-        let own = |name: &&str| self.name == name[..name.len().min(NAME_MAX)];
-        self.name.starts_with(NATBPF) && OWN_NAMES.iter().any(|name| own(&name))
-    }
-
-    fn translates(&self) -> bool {
-        OTHER_NATS.contains(&self.name.as_str())
-    }
-
-    fn shown(&self) -> String {
-        format!("program {} (id {})", self.name, self.id)
+    fn program(&self, id: u32) -> Program {
+        Program {
+            id,
+            name: self.names.get(&id).cloned(),
+            is_ours: self.ours.contains(&id),
+            other_bpffs: self.of_others.get(&id).cloned(),
+        }
     }
 }
 
-/// The numbers of the maps that are pinned by the instance with this `--bpffs`, of whatever version.
-fn own_maps(bpffs: &Path) -> BTreeSet<u32> {
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The programs of the links that are pinned in `BPFFS/VERSION/links`.
+fn pinned_programs(bpffs: &Path) -> Vec<u32> {
+    let program = |pin: PathBuf| {
+        let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+        Some(link.info().ok()?.program_id())
+    };
     entries(bpffs)
-        .flat_map(|version| entries(&version.path()).collect::<Vec<_>>())
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        .filter_map(|entry| Some(MapInfo::from_pin(entry.path()).ok()?.id()))
+        .iter()
+        .flat_map(|version| entries(&version.join("links")))
+        .filter_map(program)
         .collect()
 }
 
-/// A program by its number.
-fn program(id: u32, own_maps: &BTreeSet<u32>) -> Option<Program> {
-    let mut all = loaded_programs().flatten();
-    let info = all.find(|info| info.id() == id)?;
-    Some(Program::new(&info, own_maps))
+impl Program {
+    /// Whether it is one of another natbpf's.
+    fn is_of_natbpf(&self) -> bool {
+        let is_it = |own: &&str| self.name.as_deref() == Some(&own[..own.len().min(NAME_MAX)]);
+        !self.is_ours && (self.other_bpffs.is_some() || OWN_NAMES.iter().any(is_it))
+    }
+
+    fn translates(&self) -> bool {
+        let is_it = |other: &&str| self.name.as_deref() == Some(*other);
+        OTHER_NATS.iter().any(is_it)
+    }
+
+    fn shown(&self) -> String {
+        match &self.name {
+            Some(name) => format!("program {name} (id {})", self.id),
+            None => format!("program with id {}", self.id),
+        }
+    }
+
+    /// How to end another natbpf, of which this is a program.
+    fn end_of_natbpf(&self) -> String {
+        let bpffs = match &self.other_bpffs {
+            Some(bpffs) => format!("--bpffs {}", bpffs.display()),
+            None => "its --bpffs".to_owned(),
+        };
+        format!("end that one by natbpf down with {bpffs} and its --run-dir")
+    }
 }
 
 /// The programs of one side of an interface, in the order in which they run. None where the kernel
 /// has no such list, or does not show it.
-fn listed(interface: &str, side: TcAttachType, own_maps: &BTreeSet<u32>) -> Vec<Program> {
-    let programs = SchedClassifier::query_tcx(interface, side);
-    let programs = programs.map(|(_, programs)| programs).unwrap_or_default();
-    let one = |info| Program::new(info, own_maps);
-    programs.iter().map(one).collect()
+fn listed(hook: &Hook, known: &Known) -> Vec<Program> {
+    let ids = query::attached(hook.index, hook.side);
+    ids.into_iter().map(|id| known.program(id)).collect()
 }
 
 /// Programs of others where natbpf's are or would be.
 pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding> {
-    let own_maps = own_maps(bpffs);
+    let known = Known::look(bpffs);
     let mut findings = Vec::new();
     for hook in hooks(config, links) {
-        let programs = listed(&hook.interface, hook.side, &own_maps);
+        let programs = listed(&hook, &known);
         let ours = programs.iter().position(|program| program.is_ours);
         let strangers = programs.iter().enumerate().filter(|(_, one)| !one.is_ours);
         for (at, program) in strangers {
@@ -113,7 +161,7 @@ pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding
         let Some(link) = links.iter().find(|link| link.name == uplink.interface) else {
             continue;
         };
-        let program = foreign_xdp_program(link, &own_maps);
+        let program = foreign_xdp_program(link, &known);
         findings.extend(program.map(|program| xdp(&uplink.interface, &program)));
     }
     findings
@@ -122,6 +170,7 @@ pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding
 /// One side of an interface at which natbpf has a program.
 struct Hook {
     interface: String,
+    index: u32,
     side: TcAttachType,
     /// Whether packets of the fast path pass those by that come after natbpf's.
     is_passed_by: bool,
@@ -134,8 +183,10 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
     let uplinks = config.uplinks.iter().map(|uplink| &uplink.interface);
     let networks = config.networks.iter().map(|network| &network.interface);
     for name in uplinks.chain(networks) {
-        let link = links.iter().find(|link| link.name == *name);
-        let is_bridge = link.is_some_and(|link| link.kind == LinkKind::Bridge);
+        let Some(link) = links.iter().find(|link| link.name == *name) else {
+            continue;
+        };
+        let is_bridge = link.kind == LinkKind::Bridge;
         let is_uplink = config
             .uplinks
             .iter()
@@ -148,6 +199,7 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
             };
             hooks.push(Hook {
                 interface: name.clone(),
+                index: link.index,
                 side,
                 is_passed_by: is_fast && is_passed_by,
             });
@@ -163,12 +215,15 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
             .filter(|link| link.master == Some(bridge.index));
         hooks.extend(ports.map(|port| Hook {
             interface: port.name.clone(),
+            index: port.index,
             side: Ingress,
             is_passed_by: true,
         }));
     }
     hooks
 }
+
+const TWO_NATS: &str = "two translations of the same packets take each other's ports and answers";
 
 impl Hook {
     fn place(&self) -> String {
@@ -180,26 +235,28 @@ impl Hook {
     }
 
     fn finding(&self, program: &Program, is_first: bool) -> Option<Finding> {
-        let (what, why, remedy) = if program.is_of_natbpf() || program.translates() {
-            let whose = if program.translates() {
-                "of another NAT, as einat names its own,"
-            } else {
-                "of another natbpf"
-            };
+        let shown = program.shown();
+        let (what, why, remedy) = if program.is_of_natbpf() {
             (
-                format!("{} {whose} is attached", program.shown()),
-                "two translations of the same packets take each other's ports and answers",
-                "end one of the two: natbpf down with its own --run-dir and --bpffs",
+                format!("{shown} of another natbpf is attached"),
+                TWO_NATS,
+                program.end_of_natbpf(),
+            )
+        } else if program.translates() {
+            (
+                format!("{shown} of another NAT, as einat names its own, is attached"),
+                TWO_NATS,
+                "end one of the two".to_owned(),
             )
         } else if is_first {
             (
-                format!("{} runs before natbpf's", program.shown()),
+                format!("{shown} runs before natbpf's"),
                 "natbpf sees only what it passes on by TC_ACT_UNSPEC; what it ends by TC_ACT_OK \
                  is not translated",
-                "nothing if it is made so; otherwise attach it after natbpf's",
+                "nothing if it is made so; otherwise attach it after natbpf's".to_owned(),
             )
         } else if self.is_passed_by {
-            return Some(passed_by(self, &program.shown()));
+            return Some(passed_by(self, &shown));
         } else {
             return None;
         };
@@ -208,7 +265,7 @@ impl Hook {
             place: self.place(),
             what,
             why: why.to_owned(),
-            remedy: remedy.to_owned(),
+            remedy,
             commands: Vec::new(),
         })
     }
@@ -247,17 +304,13 @@ fn xdp(interface: &str, program: &Program) -> Finding {
 /// # Errors
 /// When there is one; with the interface and its program.
 pub fn refuse_another(config: &Config, links: &[Link], bpffs: &Path) -> Result<()> {
-    let own_maps = own_maps(bpffs);
+    let known = Known::look(bpffs);
     for hook in hooks(config, links) {
-        let programs = listed(&hook.interface, hook.side, &own_maps);
-        let another = (programs.iter()).find(|one| !one.is_ours && one.is_of_natbpf());
-        if let Some(program) = another {
-            bail!(
-                "{}: {} of another natbpf is attached; end that one first, by natbpf down with its \
-                 own --run-dir and --bpffs",
-                hook.place(),
-                program.shown()
-            );
+        let programs = listed(&hook, &known);
+        if let Some(program) = programs.iter().find(|program| program.is_of_natbpf()) {
+            let (place, shown) = (hook.place(), program.shown());
+            let remedy = program.end_of_natbpf();
+            bail!("{place}: {shown} of another natbpf is attached; {remedy}");
         }
     }
     Ok(())
@@ -266,12 +319,13 @@ pub fn refuse_another(config: &Config, links: &[Link], bpffs: &Path) -> Result<(
 /// The program of somebody else's that holds the XDP hook of an interface, in words.
 #[must_use]
 pub fn foreign_xdp(link: &Link, bpffs: &Path) -> Option<String> {
-    let program = foreign_xdp_program(link, &own_maps(bpffs))?;
+    let program = foreign_xdp_program(link, &Known::look(bpffs))?;
     Some(format!("{} is attached there", program.shown()))
 }
 
-fn foreign_xdp_program(link: &Link, own_maps: &BTreeSet<u32>) -> Option<Program> {
+fn foreign_xdp_program(link: &Link, known: &Known) -> Option<Program> {
     let attached = [link.xdp.native, link.xdp.generic, link.xdp.offloaded];
     let mut attached = attached.into_iter().flatten();
-    attached.find_map(|id| program(id, own_maps).filter(|program| !program.is_ours))
+    let program = attached.next().map(|id| known.program(id));
+    program.filter(|program| !program.is_ours)
 }

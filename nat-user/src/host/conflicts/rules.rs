@@ -149,6 +149,8 @@ pub(super) struct Flow<'a> {
     pub(super) output: &'a str,
     pub(super) source: Ipv4Net,
     pub(super) destination: Ipv4Net,
+    /// The network's addresses: what comes from anywhere, or goes there, has none of them there.
+    pub(super) inside: Ipv4Net,
     pub(super) protocol: u8,
     /// All if it is `None`.
     pub(super) from_ports: Option<(u16, u16)>,
@@ -297,13 +299,24 @@ pub(super) fn range(prefix: Ipv4Net) -> (u32, u32) {
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 const ICMP: u8 = 1;
 
+impl Flow<'_> {
+    /// How much of one of its ends is in a range.
+    fn holds(&self, end: Ipv4Net, one: &(u32, u32)) -> Fit {
+        let is_inside = within(*one, &range(self.inside)) == Fit::All;
+        if end.prefix_len() == 0 && is_inside {
+            return Fit::None;
+        }
+        within(range(end), one)
+    }
+}
+
 impl Match {
     fn fit(&self, flow: &Flow) -> Fit {
         match self {
             Self::In(test) => test.fit(|name| name.fits(flow.input)),
             Self::Out(test) => test.fit(|name| name.fits(flow.output)),
-            Self::From(test) => test.fit(|one| within(range(flow.source), one)),
-            Self::To(test) => test.fit(|one| within(range(flow.destination), one)),
+            Self::From(test) => test.fit(|one| flow.holds(flow.source, one)),
+            Self::To(test) => test.fit(|one| flow.holds(flow.destination, one)),
             Self::Protocol(test) => test.fit(|one| all_or_none(*one == flow.protocol)),
             Self::FromPort(test) => ports(flow, flow.from_ports, test),
             Self::ToPort(test) => ports(flow, flow.to_ports, test),
@@ -344,7 +357,7 @@ const DEPTH_MAX: u32 = 64;
 pub(super) struct Budget(u64);
 
 impl Budget {
-    const RULES: u64 = 4_000_000;
+    const RULES: u64 = 2_000_000;
 
     pub(super) fn new() -> Self {
         Self(Self::RULES)

@@ -74,8 +74,11 @@ impl Effect {
 fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect)> {
     let at_large = |flows: Vec<_>| flows.into_iter().map(at_large).collect::<Vec<Flow>>();
     let (opened, untranslated) = (at_large(way.openings()), at_large(way.untranslated()));
-    let routed: Vec<Flow> = (opened.iter().cloned())
-        .map(|flow| Flow { output: "", ..flow })
+    let routed: Vec<Flow> = (opened.iter())
+        .map(|flow| Flow {
+            output: "",
+            ..flow.clone()
+        })
         .collect();
     let mut found = Vec::new();
     let mut look = |hook, verdict: &Verdict, flows: &[Flow], effect| {

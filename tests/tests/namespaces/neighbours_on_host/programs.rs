@@ -233,10 +233,14 @@ fn xdp_that_others_hold_is_refused_where_it_is_asked_for_and_stays_theirs() -> R
     Ok(())
 }
 
-/// natbpf with places of its own beside the lab's.
+/// natbpf with places of its own beside the lab's, with the capabilities that its service has.
 fn second(net: &Proxmox, natbpf: &Natbpf, command: &str) -> Result<Output> {
     let path = |name: &str| net.lab().folder().join(name).display().to_string();
     net.host.run([
+        "setpriv".to_owned(),
+        "--bounding-set".to_owned(),
+        // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF by their numbers, which old tools know too.
+        "-all,+cap_12,+cap_38,+cap_39".to_owned(),
         Natbpf::binary()?.display().to_string(),
         "--config".to_owned(),
         natbpf.config_file().display().to_string(),
@@ -259,8 +263,9 @@ fn a_second_natbpf_at_the_same_interfaces_is_refused() -> Result<()> {
         "{}",
         refused.stderr
     );
+    let remedy = format!("natbpf down with --bpffs {}", natbpf.bpffs().display());
     ensure!(
-        refused.stderr.contains("vmbr0 (tc ingress)"),
+        refused.stderr.contains("vmbr0 (tc ingress)") && refused.stderr.contains(&remedy),
         "{}",
         refused.stderr
     );
