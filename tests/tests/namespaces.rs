@@ -6,6 +6,7 @@
 
 mod namespaces {
     mod control;
+    mod dhcp;
     mod exhaustion;
     mod fast_path;
     mod fragments;
