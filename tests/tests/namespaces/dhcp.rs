@@ -354,8 +354,14 @@ fn leases_go_on_without_the_daemon_and_the_next_one_takes_them_over() -> Result<
     ensure!(leases(&natbpf)?.len() == 2, "{:?}", leases(&natbpf)?);
     // One that was taken over is watched as well.
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill dnsmasq")?;
-    soon("another dnsmasq", || Ok(dnsmasq(&natbpf).is_some()))?;
-    ensure!(resolve(&net.vm2, "web1")? == Some(first.address), "no name");
+    soon("another dnsmasq", || {
+        Ok(dnsmasq(&natbpf).is_some_and(|other| other != pid))
+    })?;
+    let found = resolve(&net.vm2, "web1")?;
+    ensure!(
+        found == Some(first.address),
+        "web1 is {found:?} after another start"
+    );
     natbpf.stop()?;
     ensure!(count_of_dnsmasqs(&natbpf) == 1, "it ends with the daemon");
     // A new configuration at the start: the old process ends.
@@ -437,6 +443,54 @@ fn a_bridge_that_is_made_anew_is_served_again() -> Result<()> {
         Ok(dnsmasq(&natbpf).is_some_and(|pid| pid != first))
     })?;
     lease(&net, &net.vm1, "web1").map(drop)
+}
+
+/// The capabilities that the systemd unit leaves, as setpriv wants them.
+fn capabilities_of_the_unit() -> Result<String> {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/natbpf.service");
+    let text = fs::read_to_string(unit).context("the unit")?;
+    let lines = text.lines();
+    let lines = lines.filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = lines.flat_map(str::split_whitespace);
+    let names = names.filter_map(|name| name.strip_prefix("CAP_"));
+    let names: Vec<String> = names
+        .map(|name| format!("+{}", name.to_lowercase()))
+        .collect();
+    ensure!(names.len() > 3, "no capabilities in the unit: {names:?}");
+    Ok(format!("-all,{}", names.join(",")))
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    let net = network()?;
+    let script = net.lab().folder().join("natbpf-as-unit");
+    let text = format!(
+        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set={} {} \"$@\"\n",
+        capabilities_of_the_unit()?,
+        Natbpf::binary()?.display()
+    );
+    fs::write(&script, text).context("write a script")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("its mode")?;
+    let mut natbpf = Natbpf::prepare(&net.host, net.lab().place(), script, &config(&net, ""))?;
+    natbpf.launch()?;
+    lease(&net, &net.vm1, "web1")?;
+    let pid = dnsmasq(&natbpf).context("no dnsmasq runs")?;
+    natbpf.stop()?;
+    natbpf.launch()?;
+    ensure!(
+        dnsmasq(&natbpf) == Some(pid),
+        "not taken over: {}",
+        natbpf.log()
+    );
+    natbpf.reload(&config(&net, "").replace("600", "700"))?;
+    ensure!(
+        count_of_dnsmasqs(&natbpf) == 1 && !is_running(pid),
+        "{}",
+        natbpf.log()
+    );
+    let told = lease(&net, &net.vm1, "web1")?;
+    ensure!(told.rest.ends_with(" 700"), "{told:?}");
+    Ok(())
 }
 
 #[test]
