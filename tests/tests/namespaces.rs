@@ -7,6 +7,7 @@
 mod namespaces {
     mod changes;
     mod control;
+    mod dhcp;
     mod exhaustion;
     mod fast_path;
     mod fragments;

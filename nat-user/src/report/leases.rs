@@ -49,7 +49,7 @@ pub fn show(output: &mut dyn Write, leases: &[LeaseView], format: Format) -> io:
 }
 
 fn show_human(output: &mut dyn Write, leases: &[LeaseView]) -> io::Result<()> {
-    let mut shown = table(&["network", "address", "mac", "name", "expires in"], 4..5);
+    let mut shown = table(&["network", "address", "mac", "name", "expires in"], 0..0);
     for lease in leases {
         shown.add_row([
             lease.network.clone(),
