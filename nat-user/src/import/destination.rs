@@ -338,7 +338,7 @@ impl Destinations<'_, '_> {
         let interface = network.map_or("", |network| network.interface.as_str());
         let external = external(&forward);
         let mut reached_by = None;
-        for step in &self.steps[..] {
+        for step in self.steps {
             let Some(seen) = seen(&step.condition, interface, &neighbours).filter(|_| step.ends())
             else {
                 continue;

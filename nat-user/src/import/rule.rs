@@ -126,11 +126,15 @@ impl<'w> Reader<'w> {
             is = false;
             name = self.next().unwrap_or_default();
         }
+        if !is_option(name) {
+            self.problem = Some(format!("`{name}` is not understood here"));
+            return;
+        }
         if self.is_plain(name) {
             return;
         }
         let mut value = match self.words.first() {
-            Some(value) if !value.starts_with("--") => self.next().unwrap_or_default(),
+            Some(value) if !is_option(value) => self.next().unwrap_or_default(),
             _ => "",
         };
         // As it was written long ago: `-d ! 10.0.0.0/8`.
@@ -275,6 +279,12 @@ impl<'w> Reader<'w> {
             },
         }
     }
+}
+
+fn is_option(word: &str) -> bool {
+    let mut letters = word.chars();
+    let is_short = letters.next() == Some('-') && letters.next().is_some_and(char::is_alphabetic);
+    word.starts_with("--") || (is_short && word.chars().count() == 2)
 }
 
 /// What an option matches, if it is one that natbpf's rules may have words for.
