@@ -200,8 +200,7 @@ proptest! {
         let Ok(import) = import::iptables(&text, "any", &Options::default()) else {
             return Ok(()); // The line that is none of iptables' is named.
         };
-        let loads = config::parse(&import.toml, Path::new("imported")).is_ok();
-        prop_assert_eq!(loads, import.problem.is_none(), "{}", import.toml);
+        prop_assert_eq!(&import.problem, &None, "{}", import.toml);
         for (number, line) in (1..).zip(text.lines()) {
             let translates = ["DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"];
             let ends = translates.iter().any(|target| line.contains(&format!("-j {target}")));
