@@ -8,9 +8,12 @@ use std::process::{Command, Stdio};
 
 use nat_user::config::{self, model::Config};
 use nat_user::import::{self, Import, Options};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
 
 /// Every dump, and whether all of its nat table can be expressed.
-const FIXTURES: [(&str, bool); 10] = [
+const FIXTURES: [(&str, bool); 11] = [
     ("proxmox", true),
     ("kvm", true),
     ("snat", true),
@@ -22,6 +25,8 @@ const FIXTURES: [(&str, bool); 10] = [
     // Certain senders are not.
     ("proxmox-post-up", false),
     ("one-to-one", true),
+    // Rules that netfilter goes on with.
+    ("stays", false),
     ("foreign", false),
 ];
 
@@ -155,6 +160,58 @@ fn dockers_networks_and_ports_are_found() {
             .iter()
             .all(|forward| !forward.hairpin && forward.address.is_none())
     );
+}
+
+/// Rules of all dumps, in any order, whole or cut off, one or two words from elsewhere in them.
+fn any_rules() -> impl Strategy<Value = String> {
+    let mut rules = Vec::new();
+    for (name, _) in FIXTURES {
+        let text = fs::read_to_string(file(name)).unwrap();
+        let lines = text
+            .lines()
+            .filter_map(|line| line.find("-A ").map(|at| line[at..].to_owned()));
+        rules.extend(lines);
+    }
+    let words: Vec<String> = rules
+        .iter()
+        .flat_map(|rule| rule.split(' '))
+        .map(str::to_owned)
+        .collect();
+    let cut = (select(rules), any::<Index>(), select(words), 0..10u8);
+    let rule = cut.prop_map(|(rule, at, word, what)| {
+        let mut words: Vec<&str> = rule.split(' ').collect();
+        let at = at.index(words.len());
+        match what {
+            0 => words.truncate(at),
+            1 => words[at] = &word,
+            2 => words.insert(at, &word),
+            _ => {}
+        }
+        words.join(" ")
+    });
+    vec(rule, 0..20).prop_map(|rules| format!("*nat\n{}\nCOMMIT\n", rules.join("\n")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_rules_are_each_is_written_or_spoken_of(text in any_rules()) {
+        let Ok(import) = import::iptables(&text, "any", &Options::default()) else {
+            return Ok(()); // The line that is none of iptables' is named.
+        };
+        prop_assert_eq!(&import.problem, &None, "{}", import.toml);
+        for (number, line) in (1..).zip(text.lines()) {
+            let translates = ["DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"];
+            let ends = translates.iter().any(|target| line.contains(&format!("-j {target}")));
+            if !line.starts_with("-A ") || !ends {
+                continue;
+            }
+            let is_written = import.toml.contains(&format!("# line {number}: "));
+            let is_said = import.findings.iter().any(|finding| finding.line == number);
+            prop_assert!(is_written || is_said, "{}: {}\n{}{}", number, line, text, import.toml);
+        }
+    }
 }
 
 fn natbpf(words: &[&str], input: Option<&str>) -> (Option<i32>, String, String) {

@@ -63,7 +63,8 @@ impl Destinations<'_, '_> {
                 Some("natbpf sends to one guest, not to several in turns".to_owned())
             }
             (_, Some(to)) if to.is_loopback() => Some(TO_HOST.to_owned()),
-            _ => refusal(&step.condition),
+            (_, Some(to)) if self.is_host(to) => Some(TO_HOST.to_owned()),
+            _ => refusal(&step.condition, choice),
         };
         if let Some(refusal) = refusal {
             return self.findings.untranslated(step.rule, refusal);
@@ -95,6 +96,22 @@ impl Destinations<'_, '_> {
             }
         }
         self.catches_passing(step);
+    }
+
+    /// Whether an address is known to be the host's own inside.
+    fn is_host(&self, address: Ipv4Addr) -> bool {
+        let network = self.topology.network_of(address);
+        network.is_some_and(|net| net.address.addr() == address && net.check_address.is_none())
+    }
+
+    /// Whether an address is no host's in its network.
+    fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        let network = self
+            .topology
+            .network_of(address)
+            .map(|network| network.address);
+        let network = network.filter(|net| net.prefix_len() <= 30);
+        network.is_some_and(|net| address == net.network() || address == net.broadcast())
     }
 
     /// Whether an external address is that of an uplink, of all those that it may be of: that
@@ -229,6 +246,10 @@ impl Destinations<'_, '_> {
         spares: bool,
     ) {
         let Some(to) = choice.address() else { return };
+        if self.is_reserved(to) {
+            let reason = format!("{to} is no guest's, but its network's own or broadcast address");
+            return self.findings.untranslated(step.rule, reason);
+        }
         let protocols = protocols(&step.condition.protocols);
         let parts = match targets(ports, choice) {
             Ok(parts) => parts,
@@ -338,7 +359,7 @@ impl Destinations<'_, '_> {
         let interface = network.map_or("", |network| network.interface.as_str());
         let external = external(&forward);
         let mut reached_by = None;
-        for step in &self.steps[..] {
+        for step in self.steps {
             let Some(seen) = seen(&step.condition, interface, &neighbours).filter(|_| step.ends())
             else {
                 continue;
@@ -431,7 +452,7 @@ pub(super) const TO_HOST: &str =
     "sends to the host itself, and natbpf's forwards send to guests: leave it in netfilter";
 
 /// What of a condition no forward can say.
-fn refusal(condition: &Condition) -> Option<String> {
+fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
     if let Some(reasons) = foreign(condition) {
         return Some(reasons);
     }
@@ -440,6 +461,11 @@ fn refusal(condition: &Condition) -> Option<String> {
     }
     if condition.is_local == Some(false) || condition.is_translated.is_some() {
         return Some("natbpf's forwards are about the external addresses".to_owned());
+    }
+    let with_ports = Protocols::one(TCP).or(&Protocols::one(UDP));
+    let names_ports = !condition.ports.is_full() || choice.ports.is_some();
+    if names_ports && !with_ports.covers(&condition.protocols) {
+        return Some("names ports, which only tcp and udp have".to_owned());
     }
     if protocols(&condition.protocols).is_empty() {
         let named = condition
@@ -560,12 +586,12 @@ fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
     }
     if first == last {
         let same = ports.single() == Some(first.into());
-        let to_ports = if same {
-            Vec::new()
-        } else {
-            vec![(first, first)]
-        };
-        return Ok(vec![(list(ports), to_ports, None)]);
+        if same {
+            return Ok(vec![(list(ports), Vec::new(), None)]);
+        }
+        // `to_ports` stands beside `ports` only.
+        let ports = list(&ports.and(&Ports::range(1, 65535)));
+        return Ok(vec![(ports, vec![(first, first)], None)]);
     }
     // A port of the range is kept; all others get the first one.
     let range = Ports::range(first.into(), last.into());

@@ -187,10 +187,10 @@ impl Reader {
     /// Lines of scripts and of `/etc/network/interfaces`.
     fn other(&mut self, number: usize, line: &str, words: &[String]) -> Result<(), String> {
         let up = ["post-up", "up", "pre-up", "sudo"];
-        let command = words
-            .iter()
-            .position(|word| !up.contains(&word.as_str()))
-            .unwrap_or(0);
+        let command = words.iter().position(|word| !up.contains(&word.as_str()));
+        let Some(command) = command else {
+            return Err("is no line of iptables-save".to_owned());
+        };
         let program = words[command].rsplit('/').next().unwrap_or_default();
         let aside = match (words[0].as_str(), program) {
             (_, "iptables" | "iptables-nft" | "iptables-legacy") => {

@@ -216,8 +216,14 @@ fn of_the_host(output: &[Step], input: &[Step], plan: &mut Plan, findings: &mut 
                     .iter()
                     .any(|nat| nat.origin.rules.contains(&step.rule));
                 let is_half = is_nat || destination::forward_of(step, plan).is_some();
-                findings.untranslated(step.through, if is_half { SAME_FOR_HOST } else { FOR_HOST });
-                findings.done(step.rule);
+                // Where others' connections come here too, it is the jump that is about the host.
+                let is_for_others = findings.is_done(step.rule);
+                let about = if is_for_others {
+                    step.through
+                } else {
+                    step.rule
+                };
+                findings.untranslated(about, if is_half { SAME_FOR_HOST } else { FOR_HOST });
             }
             Action::Accept if !findings.is_done(step.rule) => findings.note(step.rule, NO_MATTER),
             _ => {}

@@ -72,8 +72,8 @@ fn clamps_mss(dump: &Dump, rule: usize, topology: &Topology, plan: &mut Plan) ->
     let about: Vec<usize> = uplinks
         .filter(|(_, up)| {
             condition.output.matches(&up.interface) && condition.input.matches(&up.interface)
-                || condition.output.is.iter().any(|name| *name == up.interface)
-                || condition.input.is.iter().any(|name| *name == up.interface)
+                || condition.output.is.contains(&up.interface)
+                || condition.input.is.contains(&up.interface)
         })
         .map(|(number, _)| number)
         .collect();

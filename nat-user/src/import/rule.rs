@@ -126,11 +126,15 @@ impl<'w> Reader<'w> {
             is = false;
             name = self.next().unwrap_or_default();
         }
+        if !is_option(name) {
+            self.problem = Some(format!("`{name}` is not understood here"));
+            return;
+        }
         if self.is_plain(name) {
             return;
         }
         let mut value = match self.words.first() {
-            Some(value) if !value.starts_with("--") => self.next().unwrap_or_default(),
+            Some(value) if !is_option(value) => self.next().unwrap_or_default(),
             _ => "",
         };
         // As it was written long ago: `-d ! 10.0.0.0/8`.
@@ -249,12 +253,12 @@ impl<'w> Reader<'w> {
     }
 
     fn action(&mut self) -> Action {
-        let Some((target, is_goto)) = self.target else {
-            return Action::Count;
-        };
         if let Some(problem) = self.problem.take() {
             return Action::Unknown(problem);
         }
+        let Some((target, is_goto)) = self.target else {
+            return Action::Count;
+        };
         let choice = std::mem::take(&mut self.choice);
         match target {
             "ACCEPT" => Action::Accept,
@@ -277,6 +281,12 @@ impl<'w> Reader<'w> {
     }
 }
 
+fn is_option(word: &str) -> bool {
+    let mut letters = word.chars();
+    let is_short = letters.next() == Some('-') && letters.next().is_some_and(char::is_alphabetic);
+    word.starts_with("--") || (is_short && word.chars().count() == 2)
+}
+
 /// What an option matches, if it is one that natbpf's rules may have words for.
 fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String>> {
     let mut narrow = Condition::default();
@@ -293,12 +303,10 @@ fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String
             protocol(value, is).map(|protocols| narrow.protocols = protocols)
         }
         "-i" | "--in-interface" => {
-            narrow.input = Interfaces::one(is, value);
-            Ok(())
+            interface(value).map(|()| narrow.input = Interfaces::one(is, value))
         }
         "-o" | "--out-interface" => {
-            narrow.output = Interfaces::one(is, value);
-            Ok(())
+            interface(value).map(|()| narrow.output = Interfaces::one(is, value))
         }
         "--dport" | "--destination-port" | "--dports" | "--destination-ports" => {
             ports(value, is).map(|ports| narrow.ports = ports)
@@ -369,6 +377,20 @@ fn signed<const MAX: u32>(
     is: bool,
 ) -> super::ranges::Ranges<MAX> {
     if is { ranges } else { ranges.complement() }
+}
+
+/// What the kernel takes as a name (`dev_valid_name`), `+` at its end included.
+fn interface(name: &str) -> Result<(), String> {
+    let is_strange = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
+    if name.is_empty()
+        || name.len() > 15
+        || name == "."
+        || name == ".."
+        || name.contains(is_strange)
+    {
+        return Err(format!("`{name}` is not the name of an interface"));
+    }
+    Ok(())
 }
 
 fn addresses(text: &str, is: bool) -> Result<Addresses, String> {

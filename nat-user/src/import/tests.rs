@@ -132,6 +132,19 @@ fn ports_go_where_netfilter_sends_them() {
 }
 
 #[test]
+fn every_port_may_go_to_one() {
+    let import = usual("-A PREROUTING -i eth0 -p tcp -j DNAT --to-destination 10.0.0.2:80");
+    assert_values(
+        &import,
+        &[
+            ("forward.0.ports", "1-65535"),
+            ("forward.0.to_ports", "80"),
+            ("uplink.wan.keep", "[]"),
+        ],
+    );
+}
+
+#[test]
 fn the_inside_half_of_a_forward_makes_it_a_hairpin() {
     let both = "-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
                 -A PREROUTING -d 192.0.2.10 -i br0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n";

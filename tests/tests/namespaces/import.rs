@@ -441,3 +441,26 @@ fn import_of_an_address_for_one_guest_treats_packets_alike() -> Result<()> {
         ],
     })
 }
+
+#[test]
+fn import_leaves_rules_that_go_on_working_in_netfilter() -> Result<()> {
+    alike(&Scenario {
+        rules: "stays",
+        uplink: ("vmbr0", "19.19.8.10/24"),
+        routed: &["19.19.8.11"],
+        bridge: ("vmbr1", "172.22.161.254/24"),
+        guests: ["172.22.161.170", "172.22.161.171"],
+        probes: &[
+            // To the host itself, from guests.
+            "vm1 tcp 198.51.100.2:8088",
+            // Certain senders only.
+            "out tcp 19.19.8.10:2222",
+            // By protocol and port.
+            "vm1 tcp 198.51.100.2:53",
+            "vm1 udp 198.51.100.2:53",
+            "vm2 tcp 198.51.100.2:80",
+            "out tcp 19.19.8.10:80",
+        ],
+        differences: &[],
+    })
+}
