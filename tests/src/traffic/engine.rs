@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 
 use super::routes::{Protocol, Route};
-use super::session::{Datagram, GREETING, Id, Key, Tcp, Udp};
+use super::session::{Datagram, GREETING, Id, Key, Sent, Tcp, Udp};
 use super::{Options, Totals};
 
 /// Sessions that are opened in one go, so that no listener's queue is ever full.
@@ -579,7 +579,11 @@ impl Engine {
             return;
         }
         if result.is_ok() {
-            udp.unanswered.push_back((udp.sent, now));
+            udp.unanswered.push_back(Sent {
+                number: udp.sent,
+                at: now,
+                answered: None,
+            });
             udp.sent += 1;
             let way = self.routes[this.route].counter();
             self.totals.datagrams.entry(way.0).or_default()[way.1] += 1;
@@ -617,6 +621,10 @@ impl Engine {
             return;
         }
         udp.next_at_server = read.number + 1;
+        let mut waiting = udp.unanswered.iter_mut();
+        if let Some(sent) = waiting.find(|sent| sent.number == read.number) {
+            sent.answered = Some(now);
+        }
         self.hear(slot, true, now);
         let answer = Datagram {
             answer: true,
@@ -676,9 +684,12 @@ impl Engine {
             return;
         };
         let waiting = &mut udp.unanswered;
-        let before = waiting.iter().take_while(|(n, _)| *n < number).count();
+        let before = waiting
+            .iter()
+            .take_while(|sent| sent.number < number)
+            .count();
         let lost: Vec<_> = waiting.drain(..before).collect();
-        if waiting.front().is_some_and(|(n, _)| *n == number) {
+        if waiting.front().is_some_and(|sent| sent.number == number) {
             waiting.pop_front();
             udp.answers += 1;
             self.totals.answers += 1;
@@ -686,22 +697,23 @@ impl Engine {
         } else {
             self.trouble(slot, &format!("answer {number}: twice, or late"));
         }
-        for (number, sent) in lost {
-            self.lose(slot, number, sent);
+        for sent in lost {
+            self.lose(slot, sent);
         }
     }
 
-    fn lose(&mut self, slot: usize, number: u64, sent: Instant) {
-        if self.losses.iter().any(|loss| may_be_lost(*loss, sent)) {
+    fn lose(&mut self, slot: usize, sent: Sent) {
+        let may_be_lost = |at| self.losses.iter().any(|loss| may_be_lost(*loss, at));
+        if may_be_lost(sent.at) || sent.answered.is_some_and(may_be_lost) {
             self.totals.lost += 1;
             return;
         }
-        let reached = match &self.slots[slot].ends {
-            Ends::Udp(udp) if udp.next_at_server > number => "its answer",
-            _ => "it",
+        let ago = |at: Instant| format!("{:.3} s ago", at.elapsed().as_secs_f64());
+        let lost = match sent.answered {
+            Some(at) => format!("its answer, sent {}, is lost", ago(at)),
+            None => "it is lost".to_owned(),
         };
-        let ago = sent.elapsed().as_secs_f64();
-        let what = format!("datagram {number}, sent {ago:.3} s ago: {reached} is lost");
+        let what = format!("datagram {}, sent {}: {lost}", sent.number, ago(sent.at));
         self.trouble(slot, &what);
     }
 
@@ -718,11 +730,11 @@ impl Engine {
             }
             match &mut this.ends {
                 Ends::Udp(udp) => {
-                    let late = |(_, sent): &&(u64, Instant)| now - *sent > UDP_LIMIT;
+                    let late = |sent: &&Sent| now - sent.at > UDP_LIMIT;
                     let count = udp.unanswered.iter().take_while(late).count();
                     let lost: Vec<_> = udp.unanswered.drain(..count).collect();
-                    for (number, sent) in lost {
-                        self.lose(slot, number, sent);
+                    for sent in lost {
+                        self.lose(slot, sent);
                     }
                 }
                 Ends::Tcp(tcp) => {
