@@ -128,14 +128,23 @@ impl Datagram {
     pub(super) const BUFFER: [u8; LONGEST] = [0; LONGEST];
 }
 
+/// A datagram on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) number: u64,
+    pub(super) at: Instant,
+    /// When the server has sent it back.
+    pub(super) answered: Option<Instant>,
+}
+
 /// A client that sends datagrams; its server is shared with others.
 #[derive(Debug)]
 pub(super) struct Udp {
     pub(super) socket: UdpSocket,
     /// How many it has sent; they are numbered from 0.
     pub(super) sent: u64,
-    /// Those without an answer, and when they were sent.
-    pub(super) unanswered: VecDeque<(u64, Instant)>,
+    /// Those of which no answer has come.
+    pub(super) unanswered: VecDeque<Sent>,
     /// The number that comes next at the server, if none is lost.
     pub(super) next_at_server: u64,
     pub(super) answers: u64,

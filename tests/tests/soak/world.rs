@@ -334,17 +334,11 @@ impl World {
 
     /// Takes natbpf down, after which the host must look as if it had never been there.
     pub(crate) fn end(mut self) -> Result<()> {
-        drop(self.traffic);
+        self.traffic.is_well()?;
         if self.first != Proxmox::PUBLIC {
-            let uplink = self.net.uplink;
-            self.net.host.ip(&format!(
-                "address flush dev {uplink}\naddress add {}/24 dev {uplink}\n\
-                 route replace default via {} dev {uplink}",
-                Proxmox::PUBLIC,
-                Proxmox::ISP
-            ))?;
-            traffic::add_kept_address(&self.net)?;
+            self.exchange_address(self.first, Proxmox::PUBLIC)?;
         }
+        drop(self.traffic);
         self.natbpf.down()?;
         let after = snapshot::take(&self.net.host)?;
         let difference = snapshot::difference(&self.pristine, &after);
