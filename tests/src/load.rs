@@ -63,14 +63,14 @@ impl Load {
     }
 
     /// Stops; everything that was sent must have been answered. Gives the only address by which
-    /// the server has seen the client.
+    /// the server has seen the client, and how many packets the client has sent.
     ///
     /// # Errors
     /// When something was lost, or the client was seen by several addresses.
     ///
     /// # Panics
     /// When one of the threads has.
-    pub fn finish(self) -> Result<SocketAddr> {
+    pub fn finish(self) -> Result<(SocketAddr, u32)> {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender does not panic")?;
         let answers = self.answers.join().expect("the receiver does not panic");
@@ -84,7 +84,8 @@ impl Load {
             lost[0]
         );
         match seen.first() {
-            Some(one) if seen.len() == 1 => Ok(*one),
+            // (One more, before it began.)
+            Some(one) if seen.len() == 1 => Ok((*one, sent + 1)),
             _ => bail!("the client was seen as {seen:?}"),
         }
     }

@@ -107,6 +107,21 @@ const TEST_TOOLS: &[Tool] = &[
         why: "finds out how the NAT behaves",
     },
     Tool {
+        program: "dnsmasq",
+        package: "dnsmasq-base",
+        why: "serves DHCP and DNS to guests",
+    },
+    Tool {
+        program: "udhcpc",
+        package: "udhcpc",
+        why: "gets a guest its address",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox",
+        why: "asks name servers",
+    },
+    Tool {
         program: "mtr",
         package: "mtr-tiny",
         why: "shows the hops of a way",

@@ -15,13 +15,15 @@ use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLinkId, TcAttachOptions},
+        tc::TcAttachOptions,
     },
     util::KernelVersion,
 };
 use nix::net::if_::if_nametoindex;
 
 use super::{Pins, Programs, clsact};
+
+pub(crate) use super::clsact::PRIORITY;
 
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -291,8 +293,11 @@ fn attach_link(
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
         match updated {
-            // The pin holds it already.
-            Ok(id) => return forget(program, id),
+            // The pin holds it, and nothing else may: the link goes with the pin.
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
             // The interface is gone, and its link with it.
             Err(_) => fs::remove_file(&path)?,
         }
@@ -304,12 +309,6 @@ fn attach_link(
     Ok(())
 }
 
-/// Leaves an attachment to what holds it in the kernel.
-fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
 /// Attaches the XDP program in the driver. A link alone will do: it holds the hook against others,
 /// and goes with its pin.
 fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
@@ -317,9 +316,9 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         match program.attach_to_link(link.try_into()?) {
-            // The pin holds it already.
+            // The pin holds it, and nothing else may: the link goes with the pin.
             Ok(id) => {
-                std::mem::forget(program.take_link(id)?);
+                drop(program.take_link(id)?);
                 return Ok(());
             }
             // The interface is gone, and its link with it.

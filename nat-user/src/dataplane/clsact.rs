@@ -22,7 +22,7 @@ use rtnetlink::{
 };
 
 /// Priority of natbpf's filters: before those of others that chose none.
-const PRIORITY: u16 = 100;
+pub(crate) const PRIORITY: u16 = 100;
 /// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
 /// Number of natbpf's filters where there was a qdisc already.

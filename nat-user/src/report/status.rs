@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Format, Occupancy, duration, table, write_table};
 use crate::dataplane::attach::Mechanism;
+use crate::host::conflicts::Finding;
 use crate::state::{InterfaceState, State};
 
 /// What is shown of an instance.
@@ -21,8 +22,10 @@ pub struct StatusView<'a> {
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
-    /// What has been refused of late, in lines.
+    /// What has been refused of late, and what does not work at the moment, in lines.
     pub refusals: Vec<String>,
+    /// What of others is in the way.
+    pub conflicts: Vec<Finding>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +41,7 @@ struct JsonStatus<'a> {
     sessions: Occupancy,
     tables: serde_json::Map<String, serde_json::Value>,
     warnings: Vec<String>,
+    conflicts: &'a [Finding],
 }
 
 #[derive(Serialize)]
@@ -81,7 +85,10 @@ fn warnings(status: &StatusView) -> Vec<String> {
     });
     let lasting = status.state.warnings.iter().cloned();
     let refusals = status.refusals.iter().cloned();
-    lasting.chain(full).chain(refusals).collect()
+    let conflicts = status.conflicts.iter().map(ToString::to_string);
+    (lasting.chain(conflicts).chain(full))
+        .chain(refusals)
+        .collect()
 }
 
 /// Seconds since the daemon started, 0 if it does not run.
@@ -93,7 +100,7 @@ fn uptime_s(status: &StatusView) -> u64 {
     }
 }
 
-fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
+fn json<'a>(status: &'a StatusView) -> io::Result<JsonStatus<'a>> {
     let state = status.state;
     let interface = |interface: &'a crate::state::InterfaceState| JsonInterface {
         name: &interface.name,
@@ -122,6 +129,7 @@ fn json<'a>(status: &StatusView<'a>) -> io::Result<JsonStatus<'a>> {
         sessions: status.sessions,
         tables,
         warnings: warnings(status),
+        conflicts: &status.conflicts,
     })
 }
 
@@ -288,6 +296,7 @@ mod tests {
                 },
             )],
             refusals: vec![],
+            conflicts: vec![],
         };
         let mut output = Vec::new();
         show(&mut output, &status, format).unwrap();
@@ -355,6 +364,7 @@ vmbr1      network lan  none                   tcx          none
                 sessions: Occupancy { active, max: 1000 },
                 tables: vec![("ports", Occupancy { active, max: 500 })],
                 refusals: vec!["table_full: 3 refused".to_owned()],
+                conflicts: vec![],
             };
             warnings(&status)
         };
@@ -375,6 +385,7 @@ vmbr1      network lan  none                   tcx          none
                 },
                 tables: vec![],
                 refusals: vec![refused.to_owned()],
+                conflicts: vec![],
             })
             .unwrap()
             .warnings

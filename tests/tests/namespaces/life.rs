@@ -33,14 +33,14 @@ impl Loads {
         Ok(Self([out, back]))
     }
 
-    /// Nothing was lost, and neither client has become another.
-    fn finish(self) -> Result<()> {
+    /// Nothing was lost, and neither client has become another. Gives how many packets each has sent.
+    fn finish(self) -> Result<[u32; 2]> {
         let [out, back] = self.0;
-        let seen = out.finish().context("by masquerade")?;
+        let (seen, sent_out) = out.finish().context("by masquerade")?;
         ensure!(seen.ip() == Proxmox::PUBLIC, "seen as {seen}");
-        let seen = back.finish().context("by a forward")?;
+        let (seen, sent_back) = back.finish().context("by a forward")?;
         ensure!(seen.ip() == Proxmox::CLI, "seen as {seen}");
-        Ok(())
+        Ok([sent_out, sent_back])
     }
 }
 
@@ -75,7 +75,8 @@ fn l1_a_rule_that_comes_and_goes_costs_other_flows_nothing() -> Result<()> {
         client.send_to(b"the rule is gone", at(Proxmox::PUBLIC, 2000))?;
         ensure!(hears(&added)?.is_none(), "forwarded without a rule");
     }
-    loads.finish()
+    loads.finish()?;
+    Ok(())
 }
 
 #[test]
@@ -101,7 +102,41 @@ fn l2_a_hundred_reloads_under_load_lose_nothing() -> Result<()> {
         }
         bulk.join().expect("no panic").context("TCP meanwhile")
     })?;
-    loads.finish()
+    loads.finish()?;
+    Ok(())
+}
+
+#[test]
+fn l9_tables_of_other_sizes_cost_no_session_anything() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let to = at(Proxmox::PUBLIC, 10001);
+            transfer(&net.cli, to, &net.vm1, 10001, Sender::Server, BULK)
+        });
+        for sessions in [1000, 300_000, 2000, 65_536, 1000, 262_144] {
+            let changed = natbpf.reload(&format!(
+                "{}[limits]\nsessions = {sessions}\n",
+                net.config()
+            ))?;
+            ensure!(changed.contains("; 0 sessions ended"), "{changed}");
+            let max = &natbpf.status()?["sessions"]["max"];
+            ensure!(*max == sessions, "room for {max}, not {sessions}");
+        }
+        bulk.join().expect("no panic").context("TCP meanwhile")
+    })?;
+    let sent = loads.finish()?;
+    let stats = natbpf.stats()?;
+    for (rule, sent) in ["lan-out", "vm2-udp"].into_iter().zip(sent) {
+        let rules = stats["rules"].as_array().context("no rules")?;
+        let counted = rules.iter().find(|one| one["name"] == rule);
+        let counted = counted.context("no such rule")?;
+        let is_exact = counted["packets_in"] == sent && counted["packets_out"] == sent;
+        ensure!(is_exact, "{sent} packets each way, and {counted}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -127,7 +162,8 @@ fn l3_without_its_daemon_packets_are_translated_as_before() -> Result<()> {
         Sender::Client,
         1_000_000,
     )?;
-    loads.finish()
+    loads.finish()?;
+    Ok(())
 }
 
 /// The sessions of a protocol as the daemon lists them, without what time changes.
@@ -147,7 +183,7 @@ fn sessions(natbpf: &Natbpf) -> Result<Vec<String>> {
 fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     let net = Proxmox::new()?;
     // Longer than starting again takes.
-    let timeout = patience(Duration::from_secs(4));
+    let timeout = patience(Duration::from_secs(10));
     let timeouts = format!("[timeouts]\nudp = {}\n", timeout.as_secs());
     let mut natbpf = net.natbpf(&(net.config() + &timeouts))?;
     let (server, service) = (

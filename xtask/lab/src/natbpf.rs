@@ -105,6 +105,11 @@ impl Natbpf {
         self.time_scale = times;
     }
 
+    /// Lets it pin somewhere else, from the next start on.
+    pub fn set_bpffs(&mut self, path: PathBuf) {
+        self.bpffs = path;
+    }
+
     /// Writes the configuration, without telling a running natbpf.
     ///
     /// # Errors
@@ -247,6 +252,12 @@ impl Natbpf {
         self.process
             .as_mut()
             .is_some_and(|process| matches!(process.ended(), Ok(None)))
+    }
+
+    /// The daemon's process id, when it was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Background::id)
     }
 
     /// Sends the daemon a signal.
