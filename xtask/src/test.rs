@@ -284,7 +284,10 @@ fn test_kernels(
                 println!("{line}");
                 outcome.read(line);
             });
-            outcome.add(result.into());
+            if let Err(error) = result {
+                outcome.count_tests();
+                outcome.add(Outcome::failure(format!("{error:#}")));
+            }
             match args.args.as_slice() {
                 [] => outcome.must_have_run(),
                 _ => outcome,
@@ -374,6 +377,13 @@ impl Outcome {
             self.failed += count(" failed;");
             self.ignored += count(" ignored;");
         }
+    }
+
+    /// Counts the tests that ran, where their program did not come to say how many.
+    fn count_tests(&mut self) {
+        let passed = self.tests.iter().filter(|(_, passed)| *passed).count();
+        self.failed = self.failed.max(self.tests.len() - passed);
+        self.passed = self.passed.max(passed);
     }
 
     /// What failed without being a test: a build, a crash.
@@ -539,6 +549,13 @@ mod tests {
     fn coloured_results_are_counted() {
         let outcome = read("test result: \u{1b}[32mok\u{1b}[m. 12 passed; 0 failed; 0 ignored;");
         assert_eq!((outcome.passed, outcome.failed), (12, 0));
+    }
+
+    #[test]
+    fn tests_of_a_program_that_did_not_end_are_counted() {
+        let mut outcome = read(&format!("{OUTPUT}test a ... ok\ntest b ... FAILED\n"));
+        outcome.count_tests();
+        assert_eq!((outcome.passed, outcome.failed), (2, 2));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use tests::{Load, at, exchange, hears};
 
 /// Long enough for a TCP connection to be in the middle of something.
 const BULK: usize = 300_000_000;
+/// How long a change of the host may take to be followed.
+const FOLLOWED: Duration = Duration::from_secs(1);
 
 /// One stream of datagrams by masquerade and one by a forward.
 struct Loads([Load; 2]);
@@ -180,7 +182,10 @@ fn sessions(natbpf: &Natbpf) -> Result<Vec<String>> {
 #[test]
 fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 10\n"))?;
+    // Longer than starting again takes.
+    let timeout = patience(Duration::from_secs(10));
+    let timeouts = format!("[timeouts]\nudp = {}\n", timeout.as_secs());
+    let mut natbpf = net.natbpf(&(net.config() + &timeouts))?;
     let (server, service) = (
         net.cli.udp("198.51.100.2:7000")?,
         net.vm2.udp("0.0.0.0:10000")?,
@@ -198,7 +203,7 @@ fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     ensure!(after == before, "{after:?}, before {before:?}");
     ensure!(rules_after == rules, "{rules_after}, before {rules}");
     exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it goes on")?;
-    thread::sleep(Duration::from_millis(12_500));
+    thread::sleep(timeout + patience(Duration::from_millis(2500)));
     let left = sessions(&natbpf)?;
     ensure!(left.is_empty(), "not expired: {left:?}");
     Ok(())
@@ -312,7 +317,7 @@ fn l6_sessions_follow_the_external_address() -> Result<()> {
         guest.send_to(b"after", at(Proxmox::CLI, 7000))?;
         match server.recv_from(&mut [0; 16]) {
             Ok((_, seen)) if seen == at(other, 5000).into() => break seen,
-            _ if changed.elapsed() > Duration::from_secs(1) => bail!("nothing within 1 s"),
+            _ if changed.elapsed() > patience(FOLLOWED) => bail!("nothing within 1 s"),
             _ => {}
         }
     };
@@ -328,7 +333,7 @@ fn l6_sessions_follow_the_external_address() -> Result<()> {
 
 /// Packets pass both hooks of both interfaces again, within 1 s.
 fn works_again(net: &Proxmox) -> Result<()> {
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(patience(FOLLOWED));
     let (server, service) = (
         net.cli.udp("198.51.100.2:7000")?,
         net.vm2.udp("0.0.0.0:10000")?,
@@ -410,7 +415,7 @@ fn l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program() -> Result<(
         ensure!(on_port()?.is_empty(), "left behind: {:?}", on_port()?);
         if starts_again {
             net.host.ip("link set tap2 master vmbr1")?;
-            thread::sleep(patience(Duration::from_secs(1)));
+            thread::sleep(patience(FOLLOWED));
         }
     }
     Ok(())
