@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
 
 use crate::report::filter::SessionFilter;
 
@@ -54,9 +55,14 @@ pub enum Command {
     Status(StatusArgs),
     /// Show counters per rule and reasons for drops
     Stats(StatsArgs),
+    /// Show who has which address by DHCP
+    Leases(LeasesArgs),
     /// List, count or end live sessions
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
+    /// Write the configuration for the rules of another NAT
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Remove everything that natbpf made
     Down,
 }
@@ -96,6 +102,14 @@ pub struct StatsArgs {
     pub watch: bool,
 }
 
+/// Arguments of `natbpf leases`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct LeasesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What to do with live sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ConntrackCommand {
@@ -116,6 +130,38 @@ pub struct ListArgs {
     /// Which sessions.
     #[command(flatten)]
     pub filter: SessionFilter,
+}
+
+/// Whose rules to import.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ImportCommand {
+    /// From what iptables-save prints; exits with 3 if a rule cannot be expressed
+    Iptables(ImportArgs),
+}
+
+/// Arguments of `natbpf import iptables`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ImportArgs {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// An interface and the host's address on it, which no rule says; may be repeated
+    #[arg(long = "address", value_name = "IFACE=PREFIX", value_parser = interface_address)]
+    pub addresses: Vec<(String, Ipv4Net)>,
+    /// Look at this host's interfaces, addresses and default route as well
+    #[arg(long)]
+    pub host: bool,
+}
+
+fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
+    let wanted = "write an interface and an address with the length of its prefix, as in \
+                  vmbr1=172.22.161.254/24";
+    let (interface, address) = text.split_once('=').ok_or(wanted)?;
+    let address = address.parse().map_err(|_| wanted)?;
+    if interface.is_empty() {
+        return Err(wanted.to_owned());
+    }
+    Ok((interface.to_owned(), address))
 }
 
 #[cfg(test)]
@@ -183,10 +229,14 @@ mod tests {
             "status",
             "status --json",
             "stats",
+            "leases",
+            "leases --json",
             "conntrack list --json",
             "conntrack list --protocol tcp --remote 1.2.3.4:443",
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",
             "conntrack flush --rule web",
+            "import iptables",
+            "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address a=10.0.0.1/8",
             "down",
         ];
         for line in lines {
@@ -206,6 +256,9 @@ mod tests {
             "natbpf",
             "natbpf conntrack count --internal 10.0.0",
             "natbpf check --json",
+            "natbpf import",
+            "natbpf import iptables --address vmbr1",
+            "natbpf import iptables --address vmbr1=172.22.161.254",
             "natbpf run --time-scale 0",
         ];
         for line in lines {

@@ -1,27 +1,29 @@
 //! What the commands do: the daemon is asked, or the data plane is read from its pins.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::session::{SessionKey4, flags};
 
 use crate::{
-    cli::{Cli, Command, ConntrackCommand},
+    cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand},
     clock,
     config::{self, Loaded},
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
+    dhcp,
     host::{
         conflicts::{self, Finding},
         journal::Journal,
         netlink::Netlink,
         setup::{self, Plan},
     },
-    refusals,
+    import, refusals,
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
+        leases::{self, LeaseView},
         session::SessionView,
         stats::{self, StatsView},
         status::{self, StatusView},
@@ -29,12 +31,20 @@ use crate::{
     state::{self, Numbers, State},
 };
 
-/// Does what the command line says.
+/// Does what the command line says, and gives the exit code.
 ///
 /// # Errors
 ///
 /// What was refused or has failed, and what to do about it.
-pub fn execute(cli: Cli) -> Result<()> {
+pub fn execute(cli: Cli) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args),
+        _ => serve(cli).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The commands that either do what they are asked or fail.
+fn serve(cli: Cli) -> Result<()> {
     clock::set_time_scale(cli.time_scale);
     match &cli.command {
         Command::Run(args) => {
@@ -56,6 +66,7 @@ pub fn execute(cli: Cli) -> Result<()> {
             let stats = collect_stats(&cli)?;
             report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
         }
+        Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
             let (numbers, sessions) = sessions(&cli, &args.filter)?;
             let views = sessions.into_iter().map(|(_, view)| view).collect();
@@ -67,9 +78,36 @@ pub fn execute(cli: Cli) -> Result<()> {
             report::to_stdout(|output| conntrack::count(output, sessions.len()))
         }
         Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args).map(drop),
         Command::Down => down(&cli),
     }
 }
+
+/// Writes the configuration to standard output, and remarks about lines to standard error.
+fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
+    let mut options = import::Options::default();
+    if args.host {
+        options = runtime()?.block_on(import::of_this_host())?;
+    }
+    options.addresses.extend(args.addresses.iter().cloned());
+    let file = args.file.display().to_string();
+    let imported = import::iptables(&import::read(&args.file)?, &file, &options)?;
+    for finding in &imported.findings {
+        eprintln!("{}", finding.show(&file));
+    }
+    if let Some(problem) = &imported.problem {
+        eprintln!("{file}: natbpf does not take the configuration as it is: {problem}");
+    }
+    report::to_stdout(|output| output.write_all(imported.toml.as_bytes()))?;
+    Ok(if imported.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(NOT_EVERYTHING)
+    })
+}
+
+/// The exit code when rules are left that the configuration does not express.
+const NOT_EVERYTHING: u8 = 3;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
@@ -90,6 +128,7 @@ async fn check(cli: &Cli, without_host: bool) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     if !without_host {
+        dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
         check_host(cli, &loaded).await?;
     }
     let config = &loaded.config;
@@ -190,10 +229,27 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
-        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        refusals: [
+            dhcp::warnings(&cli.run_dir),
+            refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        ]
+        .concat(),
         conflicts: conflicts(&state, &cli.bpffs)?,
     };
     report::to_stdout(|output| status::show(output, &status, format))
+}
+
+fn show_leases(cli: &Cli, format: Format) -> Result<()> {
+    let (_, state) = open(cli)?;
+    let now_s = dhcp::lease::now_s();
+    let networks = state.interfaces.iter().filter(|one| one.role == "network");
+    let views = networks.flat_map(|network| {
+        let file = dhcp::lease_file(&cli.run_dir, &network.name);
+        let leases = dhcp::lease::read(&file, now_s).into_iter();
+        leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
+    });
+    let views: Vec<LeaseView> = views.collect();
+    report::to_stdout(|output| leases::show(output, &views, format))
 }
 
 /// The sessions that the filter lets through, with their primary keys.

@@ -11,6 +11,7 @@ mod nat;
 mod oracle;
 pub mod snapshot;
 pub mod stranger;
+pub mod traffic;
 mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};

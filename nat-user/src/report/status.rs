@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Format, Occupancy, duration, table, write_table};
+use crate::dataplane::attach::Mechanism;
 use crate::host::conflicts::Finding;
 use crate::state::{InterfaceState, State};
 
@@ -21,7 +22,7 @@ pub struct StatusView<'a> {
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
-    /// What has been refused of late, in lines.
+    /// What has been refused of late, and what does not work at the moment, in lines.
     pub refusals: Vec<String>,
     /// What of others is in the way.
     pub conflicts: Vec<Finding>,
@@ -202,8 +203,17 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
     write_table(output, &interfaces)?;
     for interface in &state.interfaces {
         let InterfaceState {
-            name, fast_path, ..
+            name,
+            fast_path,
+            attachment,
+            ..
         } = interface;
+        if attachment == Mechanism::Netlink.name() {
+            writeln!(
+                output,
+                "{name}: attached by netlink: this kernel has no TCX (Linux 6.6)"
+            )?;
+        }
         if !fast_path.is_empty() {
             writeln!(output, "fast path of {name}: {fast_path}")?;
         }
@@ -332,6 +342,16 @@ vmbr1      network lan  none                   tcx          none
             (&interfaces[0]["mss"], &interfaces[1]["mss"]),
             (&json!(1452), &Value::Null)
         );
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_without_is_said() {
+        let mut old = state();
+        assert!(!shown_of(old.clone(), true, Format::Human).contains("netlink"));
+        old.interfaces[0].attachment = Mechanism::Netlink.name().to_owned();
+        let text = shown_of(old, true, Format::Human);
+        let expected = "vmbr0: attached by netlink: this kernel has no TCX (Linux 6.6)\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

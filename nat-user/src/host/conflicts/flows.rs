@@ -77,10 +77,11 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
     }
     ways.extend((config.forwards.iter()).filter_map(|rule| forward(config, rule, own)));
     for rule in &config.nats {
-        let guests = Ipv4Net::from(rule.to);
-        let (Some(network), Some(uplink)) =
-            (network_of(config, guests), uplink(config, rule.uplink))
-        else {
+        let (Some(to), Some(uplink)) = (rule.to.now(), uplink(config, rule.uplink)) else {
+            continue;
+        };
+        let guests = Ipv4Net::from(to);
+        let Some(network) = network_of(config, guests) else {
             continue;
         };
         for direction in [Direction::Out, Direction::In] {
@@ -104,7 +105,7 @@ fn forward<'a>(
     rule: &ForwardRule,
     own: &dyn Fn(&str) -> Vec<Ipv4Addr>,
 ) -> Option<Way<'a>> {
-    let guests = Ipv4Net::from(rule.to);
+    let guests = Ipv4Net::from(rule.to.now()?);
     let uplink = uplink(config, rule.uplink)?;
     let external = match (&rule.address, &uplink.addresses) {
         (Some(address), _) => vec![*address],
