@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
 
 use crate::report::filter::SessionFilter;
 
@@ -47,7 +48,7 @@ pub enum Command {
     /// Set up and translate, in the foreground
     Run(RunArgs),
     /// Validate the configuration; needs no privileges
-    Check,
+    Check(CheckArgs),
     /// Have the running daemon take its configuration again
     Reload,
     /// Show interfaces, hooks, addresses, table occupancy, uptime
@@ -59,6 +60,9 @@ pub enum Command {
     /// List, count or end live sessions
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
+    /// Write the configuration for the rules of another NAT
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Remove everything that natbpf made
     Down,
 }
@@ -69,6 +73,14 @@ pub struct RunArgs {
     /// Log what the data plane decides on packets that open sessions (slows it down)
     #[arg(long = "debug-packets")]
     pub log_packets: bool,
+}
+
+/// Arguments of `natbpf check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// Look at the file alone, not at this host
+    #[arg(long = "no-host")]
+    pub without_host: bool,
 }
 
 /// Arguments of `natbpf status`.
@@ -120,6 +132,38 @@ pub struct ListArgs {
     pub filter: SessionFilter,
 }
 
+/// Whose rules to import.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ImportCommand {
+    /// From what iptables-save prints; exits with 3 if a rule cannot be expressed
+    Iptables(ImportArgs),
+}
+
+/// Arguments of `natbpf import iptables`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ImportArgs {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// An interface and the host's address on it, which no rule says; may be repeated
+    #[arg(long = "address", value_name = "IFACE=PREFIX", value_parser = interface_address)]
+    pub addresses: Vec<(String, Ipv4Net)>,
+    /// Look at this host's interfaces, addresses and default route as well
+    #[arg(long)]
+    pub host: bool,
+}
+
+fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
+    let wanted = "write an interface and an address with the length of its prefix, as in \
+                  vmbr1=172.22.161.254/24";
+    let (interface, address) = text.split_once('=').ok_or(wanted)?;
+    let address = address.parse().map_err(|_| wanted)?;
+    if interface.is_empty() {
+        return Err(wanted.to_owned());
+    }
+    Ok((interface.to_owned(), address))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -156,7 +200,7 @@ mod tests {
         assert_eq!(cli.config, PathBuf::from("/etc/natbpf/natbpf.toml"));
         assert_eq!(cli.run_dir, PathBuf::from("/run/natbpf"));
         assert_eq!(cli.bpffs, PathBuf::from("/sys/fs/bpf/natbpf"));
-        assert_eq!(cli.command, Command::Check);
+        assert_eq!(cli.command, Command::Check(CheckArgs::default()));
     }
 
     #[test]
@@ -180,6 +224,7 @@ mod tests {
             "run",
             "run --debug-packets",
             "check",
+            "check --no-host",
             "reload",
             "status",
             "status --json",
@@ -190,6 +235,8 @@ mod tests {
             "conntrack list --protocol tcp --remote 1.2.3.4:443",
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",
             "conntrack flush --rule web",
+            "import iptables",
+            "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address a=10.0.0.1/8",
             "down",
         ];
         for line in lines {
@@ -209,6 +256,9 @@ mod tests {
             "natbpf",
             "natbpf conntrack count --internal 10.0.0",
             "natbpf check --json",
+            "natbpf import",
+            "natbpf import iptables --address vmbr1",
+            "natbpf import iptables --address vmbr1=172.22.161.254",
             "natbpf run --time-scale 0",
         ];
         for line in lines {

@@ -1,23 +1,25 @@
 //! What the commands do: the daemon is asked, or the data plane is read from its pins.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::session::{SessionKey4, flags};
 
 use crate::{
-    cli::{Cli, Command, ConntrackCommand},
-    clock, config,
+    cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand},
+    clock,
+    config::{self, Loaded},
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
     dhcp,
     host::{
+        conflicts::{self, Finding},
         journal::Journal,
         netlink::Netlink,
         setup::{self, Plan},
     },
-    refusals,
+    import, refusals,
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
@@ -29,12 +31,20 @@ use crate::{
     state::{self, Numbers, State},
 };
 
-/// Does what the command line says.
+/// Does what the command line says, and gives the exit code.
 ///
 /// # Errors
 ///
 /// What was refused or has failed, and what to do about it.
-pub fn execute(cli: Cli) -> Result<()> {
+pub fn execute(cli: Cli) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args),
+        _ => serve(cli).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The commands that either do what they are asked or fail.
+fn serve(cli: Cli) -> Result<()> {
     clock::set_time_scale(cli.time_scale);
     match &cli.command {
         Command::Run(args) => {
@@ -46,7 +56,7 @@ pub fn execute(cli: Cli) -> Result<()> {
             };
             runtime()?.block_on(daemon::run(options))
         }
-        Command::Check => runtime()?.block_on(check(&cli.config, &cli.run_dir)),
+        Command::Check(args) => runtime()?.block_on(check(&cli, args.without_host)),
         Command::Reload => print(control::request(&cli.run_dir, Request::Reload)?.into_result()?),
         Command::Status(args) => show_status(&cli, Format::new(args.json)),
         Command::Stats(args) if args.watch => {
@@ -68,9 +78,36 @@ pub fn execute(cli: Cli) -> Result<()> {
             report::to_stdout(|output| conntrack::count(output, sessions.len()))
         }
         Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
+        Command::Import(ImportCommand::Iptables(args)) => import_iptables(args).map(drop),
         Command::Down => down(&cli),
     }
 }
+
+/// Writes the configuration to standard output, and remarks about lines to standard error.
+fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
+    let mut options = import::Options::default();
+    if args.host {
+        options = runtime()?.block_on(import::of_this_host())?;
+    }
+    options.addresses.extend(args.addresses.iter().cloned());
+    let file = args.file.display().to_string();
+    let imported = import::iptables(&import::read(&args.file)?, &file, &options)?;
+    for finding in &imported.findings {
+        eprintln!("{}", finding.show(&file));
+    }
+    if let Some(problem) = &imported.problem {
+        eprintln!("{file}: natbpf does not take the configuration as it is: {problem}");
+    }
+    report::to_stdout(|output| output.write_all(imported.toml.as_bytes()))?;
+    Ok(if imported.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(NOT_EVERYTHING)
+    })
+}
+
+/// The exit code when rules are left that the configuration does not express.
+const NOT_EVERYTHING: u8 = 3;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
@@ -83,26 +120,16 @@ fn print(lines: Vec<String>) -> Result<()> {
     report::to_stdout(|output| lines.iter().try_for_each(|line| writeln!(output, "{line}")))
 }
 
-/// Validates the configuration, and whether this host has what it names.
-async fn check(file: &Path, run_dir: &Path) -> Result<()> {
+/// Validates the configuration, and whether this host has what it names and nothing in its way.
+async fn check(cli: &Cli, without_host: bool) -> Result<()> {
+    let file = cli.config.as_path();
     let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
-    let netlink = Netlink::connect()?;
-    let plan = Plan::from_config(&loaded.config);
-    // What natbpf itself has made belongs to the host while it runs.
-    let journal = Journal::open(run_dir)?;
-    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
-    if let Some(problem) = problems.first() {
-        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-        bail!(
-            "{}",
-            loaded
-                .source
-                .diagnostic(&path, &problem.problem, &problem.remedy)
-        );
+    if !without_host {
+        dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
+        check_host(cli, &loaded).await?;
     }
     let config = &loaded.config;
     print(vec![format!(
@@ -114,6 +141,42 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
         config.forwards.len(),
         config.nats.len(),
     )])
+}
+
+/// What the host lacks is an error. What of others is in the way is their affair, and a warning.
+async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
+    let netlink = Netlink::connect()?;
+    let plan = Plan::from_config(&loaded.config);
+    // What natbpf itself has made belongs to the host while it runs.
+    let journal = Journal::open(&cli.run_dir)?;
+    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    if let Some(problem) = problems.first() {
+        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+        bail!(
+            "{}",
+            loaded
+                .source
+                .diagnostic(&path, &problem.problem, &problem.remedy)
+        );
+    }
+    for finding in conflicts::look_if_possible(&loaded.config, &cli.bpffs).await {
+        eprintln!("warning: {finding}");
+    }
+    Ok(())
+}
+
+/// What of others is in the way of the configuration in use.
+fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
+    match config::load(&state.config) {
+        Ok(loaded) => {
+            let look = conflicts::look_if_possible(&loaded.config, bpffs);
+            Ok(runtime()?.block_on(look))
+        }
+        Err(error) => {
+            log::debug!("the host is not looked at: {error}");
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn open(cli: &Cli) -> Result<(Dataplane, State)> {
@@ -171,6 +234,7 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
             refusals::warnings(&cli.run_dir, clock::boottime_s()),
         ]
         .concat(),
+        conflicts: conflicts(&state, &cli.bpffs)?,
     };
     report::to_stdout(|output| status::show(output, &status, format))
 }

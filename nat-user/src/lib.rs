@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod dhcp;
 pub mod host;
+pub mod import;
 pub mod refusals;
 pub mod report;
 pub mod state;

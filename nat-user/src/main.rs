@@ -8,7 +8,7 @@ use nat_user::{cli::Cli, commands};
 fn main() -> ExitCode {
     init_log();
     match commands::execute(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("natbpf: {error:#}");
             ExitCode::FAILURE

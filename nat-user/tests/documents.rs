@@ -27,6 +27,7 @@ fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
     let mut pages: Vec<PathBuf> = recipes.map(|entry| entry.unwrap().path()).collect();
     assert_eq!(pages.len(), 5, "one page for each of the five hosts");
     pages.push(root().join("README.md"));
+    pages.push(root().join("docs/import.md"));
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         let configurations = configurations(&text);

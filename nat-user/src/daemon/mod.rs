@@ -9,6 +9,7 @@ mod fast_path;
 mod instance;
 mod interfaces;
 mod mode;
+mod neighbours;
 mod privileges;
 mod teardown;
 
@@ -155,6 +156,9 @@ impl Daemon {
 
     /// Follows a change. Next hops at once: packets may be going the wrong way.
     async fn follow_host(&mut self, event: Event) {
+        if event == Event::Overrun {
+            log::info!("the kernel has dropped messages about changes: all is looked at anew");
+        }
         let cause = match event {
             Event::NeighbourChanged | Event::LinkChanged => Cause::Surroundings,
             Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,

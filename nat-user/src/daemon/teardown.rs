@@ -29,11 +29,9 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
     }
-    if pins.exist() {
-        lines.push(format!(
-            "removed programs and maps in {}",
-            pins.directory().display()
-        ));
+    attach::detach_all(&pins)?;
+    if pins.are_any() {
+        lines.push(format!("removed programs and maps in {}", bpffs.display()));
     }
     pins.remove()?;
     let mut journal = Journal::open(run_dir)?;

@@ -1,0 +1,660 @@
+//! Rules of PREROUTING: from DNAT to `[[forward]]`.
+
+use std::net::Ipv4Addr;
+
+use super::condition::{Condition, Rest};
+use super::findings::Findings;
+use super::flatten::Step;
+use super::plan::{Forward, Origin, Plan, PortRange};
+use super::ranges::{Addresses, Ports, Protocols};
+use super::rule::{Action, Choice, ICMP, TCP, UDP, protocol_name};
+use super::topology::Topology;
+
+/// More single addresses than this are not meant one by one.
+const MOST_ADDRESSES: u64 = 16;
+/// A prefix of NETMAP that is written out.
+const MOST_OF_NETMAP: u64 = 256;
+
+pub(super) struct Destinations<'a, 'd> {
+    pub(super) topology: &'a Topology,
+    /// The steps of PREROUTING that can match.
+    pub(super) steps: &'a [Step],
+    /// Those of POSTROUTING.
+    pub(super) after: &'a [Step],
+    pub(super) findings: &'a mut Findings<'d>,
+    pub(super) plan: &'a mut Plan,
+}
+
+/// A condition as it is for packets by one interface, from some senders.
+fn seen(condition: &Condition, interface: &str, senders: &Addresses) -> Option<Condition> {
+    let mut seen = condition.clone();
+    if !seen.input.matches(interface) || !seen.sources.meets(senders) {
+        return None;
+    }
+    seen.input = Default::default();
+    if seen.sources.covers(senders) {
+        seen.sources = Addresses::full();
+    }
+    Some(seen)
+}
+
+impl Destinations<'_, '_> {
+    pub(super) fn translate(&mut self) {
+        for index in 0..self.steps.len() {
+            let step = &self.steps[index];
+            match &step.action {
+                Action::Dnat(choice) => self.dnat(index, step, choice),
+                Action::Redirect => self.findings.untranslated(step.rule, TO_HOST),
+                Action::Netmap(to) => self.netmap(index, step, *to),
+                _ => {}
+            }
+        }
+        for index in 0..self.plan.forwards.len() {
+            self.hairpin(index);
+        }
+        self.guests_only();
+        self.leave_alone();
+    }
+
+    fn dnat(&mut self, index: usize, step: &Step, choice: &Choice) {
+        let refusal = match (choice.addresses, choice.address()) {
+            (None, _) => Some(TO_HOST.to_owned()),
+            (Some(_), None) => {
+                Some("natbpf sends to one guest, not to several in turns".to_owned())
+            }
+            (_, Some(to)) if to.is_loopback() => Some(TO_HOST.to_owned()),
+            (_, Some(to)) if self.is_host(to) => Some(TO_HOST.to_owned()),
+            _ => refusal(&step.condition, choice),
+        };
+        if let Some(refusal) = refusal {
+            return self.findings.untranslated(step.rule, refusal);
+        }
+        let outside = self.topology.inside().complement();
+        let uplinks = self.uplinks_of(&step.condition, &outside);
+        if uplinks.is_empty() {
+            return; // For guests only; see `guests_only`.
+        }
+        if !step.condition.sources.covers(&outside) {
+            let reason = "takes connections of certain senders only, and natbpf's forwards take \
+                          those of all: leave it in netfilter";
+            return self.findings.untranslated(step.rule, reason);
+        }
+        let addresses = match self.addresses(&step.condition) {
+            Ok(addresses) => addresses,
+            Err(reason) => return self.findings.untranslated(step.rule, reason),
+        };
+        for &uplink in &uplinks {
+            let kept = self.plan.kept.len();
+            let Some(ports) = self.ports_left(index, uplink, &outside) else {
+                continue;
+            };
+            let spares = self.plan.kept.len() > kept;
+            for address in &addresses {
+                if address.is_none_or(|address| self.is_of(address, uplink, &uplinks)) {
+                    self.add(step, choice, (uplink, *address), &ports, spares);
+                }
+            }
+        }
+        self.catches_passing(step);
+    }
+
+    /// Whether an address is known to be the host's own inside.
+    fn is_host(&self, address: Ipv4Addr) -> bool {
+        let network = self.topology.network_of(address);
+        network.is_some_and(|net| net.address.addr() == address && net.check_address.is_none())
+    }
+
+    /// Whether an address is no host's in its network.
+    fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        let network = self
+            .topology
+            .network_of(address)
+            .map(|network| network.address);
+        let network = network.filter(|net| net.prefix_len() <= 30);
+        network.is_some_and(|net| address == net.network() || address == net.broadcast())
+    }
+
+    /// Whether an external address is that of an uplink, of all those that it may be of: that
+    /// which is known to have it, or else the first.
+    fn is_of(&self, address: Ipv4Addr, uplink: usize, uplinks: &[usize]) -> bool {
+        let has = |uplink: &&usize| self.topology.uplinks[**uplink].addresses.contains(&address);
+        let owner = uplinks.iter().find(has).or(uplinks.first());
+        owner == Some(&uplink)
+    }
+
+    /// The uplinks by which packets come that match.
+    fn uplinks_of(&self, condition: &Condition, outside: &Addresses) -> Vec<usize> {
+        let uplinks = (0..).zip(&self.topology.uplinks);
+        let matching = uplinks.filter(|(_, up)| seen(condition, &up.interface, outside).is_some());
+        matching.map(|(number, _)| number).collect()
+    }
+
+    /// The external addresses that a rule names; `None` is every one of the uplink.
+    fn addresses(&self, condition: &Condition) -> Result<Vec<Option<Ipv4Addr>>, String> {
+        let named = &condition.destinations;
+        let inside = self.topology.inside();
+        let loopback = Addresses::range(0x7f00_0000, 0x7fff_ffff);
+        // `! -d 127.0.0.0/8` says nothing about packets from outside.
+        if named
+            .complement()
+            .without(&inside)
+            .without(&loopback)
+            .is_empty()
+        {
+            return Ok(vec![None]);
+        }
+        if named.count() > MOST_ADDRESSES {
+            return Err(
+                "natbpf's forwards name single external addresses, or all of an uplink".to_owned(),
+            );
+        }
+        let all: Vec<Ipv4Addr> = named.numbers().map(Ipv4Addr::from).collect();
+        let unusable = |address: &&Ipv4Addr| {
+            address.is_loopback()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || address.octets()[0] == 0
+        };
+        if let Some(address) = all.iter().find(unusable) {
+            return Err(format!(
+                "{address} is no address that comes in by an uplink"
+            ));
+        }
+        Ok(all.into_iter().map(Some).collect())
+    }
+
+    /// The ports that earlier rules leave, which themselves stay as they are. `None`: none.
+    fn ports_left(&mut self, index: usize, uplink: usize, outside: &Addresses) -> Option<Ports> {
+        let interface = &self.topology.uplinks[uplink].interface;
+        let mut left = seen(&self.steps[index].condition, interface, outside)?;
+        for before in &self.steps[..index] {
+            let stays = match &before.action {
+                Action::Accept => true,
+                // Rules that became forwards come first there too.
+                _ => {
+                    before.ends()
+                        && self.findings.is_done(before.rule)
+                        && !self.is_forward(before.rule)
+                }
+            };
+            let Some(taken) = seen(&before.condition, interface, outside).filter(|_| stays) else {
+                continue;
+            };
+            match left.without(&taken) {
+                Rest::All => {}
+                Rest::Nothing => return None,
+                Rest::Some(some) if some.ports != left.ports && !left.ports.is_full() => {
+                    if before.action == Action::Accept {
+                        let note = "its ports are left out of what rules behind it forward";
+                        self.findings.note(before.rule, note);
+                    }
+                    left = *some;
+                }
+                Rest::Some(_) | Rest::Unclear if before.action != Action::Accept => {
+                    let warning = "natbpf comes before netfilter, and what a rule behind it sends \
+                                   to a guest includes packets of this one";
+                    self.findings.warning(before.rule, warning);
+                }
+                Rest::Some(_) | Rest::Unclear => self.takes_from(before, &taken, &left),
+            }
+        }
+        Some(left.ports)
+    }
+
+    fn is_forward(&self, rule: usize) -> bool {
+        self.plan
+            .forwards
+            .iter()
+            .any(|forward| forward.origin.rules.contains(&rule))
+    }
+
+    /// An earlier rule takes a part that a forward cannot leave out.
+    fn takes_from(&mut self, before: &Step, taken: &Condition, left: &Condition) {
+        let ports: Vec<u32> = if taken.ports.count() <= MOST_ADDRESSES {
+            taken.ports.numbers().collect()
+        } else {
+            Vec::new()
+        };
+        let protocol = match taken.protocols.single() {
+            Some(TCP) => Some("tcp"),
+            Some(UDP) => Some("udp"),
+            _ => None,
+        };
+        let is_plain = taken.foreign.is_empty()
+            && taken.sources.covers(&left.sources)
+            // What the host keeps, it keeps at all of its addresses: mostly it has one.
+            && (taken.destinations.covers(&left.destinations)
+                || left.destinations.is_full() && taken.destinations.count() <= MOST_ADDRESSES)
+            && before.action == Action::Accept;
+        if let Some(protocol) = protocol.filter(|_| is_plain && !ports.is_empty()) {
+            let ports = ports.iter().map(|port| format!("{protocol}/{port}"));
+            self.plan.kept.extend(ports);
+            let note = "stays with the host, by the uplink's `keep`";
+            return self.findings.note(before.rule, note);
+        }
+        let reason = "leaves to others a part of what a rule behind it sends to a guest, and \
+                      natbpf's forwards cannot leave that part out";
+        self.findings.untranslated(before.rule, reason);
+    }
+
+    fn add(
+        &mut self,
+        step: &Step,
+        choice: &Choice,
+        (uplink, address): (usize, Option<Ipv4Addr>),
+        ports: &Ports,
+        spares: bool,
+    ) {
+        let Some(to) = choice.address() else { return };
+        if self.is_reserved(to) {
+            let reason = format!("{to} is no guest's, but its network's own or broadcast address");
+            return self.findings.untranslated(step.rule, reason);
+        }
+        let protocols = protocols(&step.condition.protocols);
+        let parts = match targets(ports, choice) {
+            Ok(parts) => parts,
+            Err(reason) => return self.findings.untranslated(step.rule, reason),
+        };
+        for (ports, to_ports, warning) in parts {
+            if let Some(warning) = warning {
+                self.findings.warning(step.rule, warning);
+            }
+            let mut origin = Origin::default();
+            origin.add(step.rule);
+            if step.condition.is_local.is_some() {
+                origin.remark(
+                    "The original also takes the host's addresses on other interfaces (the \
+                     guests' gateway, say)",
+                );
+            }
+            let forward = Forward {
+                name: String::new(),
+                uplink,
+                protocols: protocols.clone(),
+                address,
+                ports,
+                to,
+                to_ports,
+                hairpin: false,
+                spares,
+                origin,
+            };
+            self.push(forward);
+        }
+        self.findings.done(step.rule);
+    }
+
+    /// Adds a forward, unless it is there already: then it stands for one more rule.
+    fn push(&mut self, forward: Forward) {
+        let same = self.plan.forwards.iter_mut().find(|other| {
+            (other.uplink, other.address, other.to) == (forward.uplink, forward.address, forward.to)
+                && other.protocols == forward.protocols
+                && other.ports == forward.ports
+                && other.to_ports == forward.to_ports
+        });
+        match same {
+            Some(same) => forward
+                .origin
+                .rules
+                .iter()
+                .for_each(|rule| same.origin.add(*rule)),
+            None => self.plan.forwards.push(forward),
+        }
+    }
+
+    fn netmap(&mut self, index: usize, step: &Step, to: ipnet::Ipv4Net) {
+        let prefix = match step.condition.destinations.prefixes()[..] {
+            [prefix] if prefix.prefix_len() == to.prefix_len() => prefix,
+            _ => {
+                let reason = "maps other addresses than one prefix of the same size";
+                return self.findings.untranslated(step.rule, reason);
+            }
+        };
+        if step.condition.destinations.count() > MOST_OF_NETMAP {
+            let reason = "natbpf has a rule for each address, and these are more than 256";
+            return self.findings.untranslated(step.rule, reason);
+        }
+        for (external, guest) in step
+            .condition
+            .destinations
+            .numbers()
+            .zip(Addresses::prefix(to).numbers())
+        {
+            let mut one = step.clone();
+            one.condition.destinations = Addresses::one(external);
+            let guest = Ipv4Addr::from(guest);
+            let choice = Choice {
+                addresses: Some((guest, guest)),
+                ..Choice::default()
+            };
+            debug_assert!(prefix.contains(&Ipv4Addr::from(external)));
+            self.dnat(index, &one, &choice);
+        }
+    }
+
+    /// A rule without address and without interface takes packets that only pass.
+    fn catches_passing(&mut self, step: &Step) {
+        let Condition {
+            destinations,
+            input,
+            is_local,
+            ..
+        } = &step.condition;
+        let named = destinations.is_full() && is_local.is_none();
+        let from_guests = |network: &super::topology::Network| input.matches(&network.interface);
+        let by_guests = self.topology.networks.iter().any(from_guests) || input.is_any();
+        if named && by_guests {
+            let warning = "names no destination address and no interface, so that it also takes \
+                           passing traffic: guests' own connections to such a port anywhere end \
+                           at this guest; natbpf takes only what is for the uplink's addresses";
+            self.findings.warning(step.rule, warning);
+        }
+    }
+
+    /// Whether guests reach a forward by the external address, and whether the answers return.
+    fn hairpin(&mut self, index: usize) {
+        let forward = self.plan.forwards[index].clone();
+        let network = self.topology.network_of(forward.to);
+        let neighbours = Addresses::prefix(self.topology.neighbourhood(forward.to));
+        let interface = network.map_or("", |network| network.interface.as_str());
+        let external = external(&forward);
+        let mut reached_by = None;
+        for step in self.steps {
+            let Some(seen) = seen(&step.condition, interface, &neighbours).filter(|_| step.ends())
+            else {
+                continue;
+            };
+            let (mut seen, mut external) = (seen, external.clone());
+            if forward.address.is_none() {
+                // Of the uplink's addresses, none of which is inside.
+                let inside = self.topology.inside();
+                seen.destinations = seen.destinations.or(&inside);
+                seen.is_local = None;
+                external.destinations = inside.complement();
+            } else if seen.is_local == Some(true) {
+                seen.is_local = None;
+            }
+            if !seen.meets(&external) {
+                continue;
+            }
+            if leads_to(step, &forward) && seen.covers(&external) {
+                reached_by = Some(step.rule);
+            }
+            break;
+        }
+        let Some(rule) = reached_by else {
+            let remark = "No rule of the original sends guests there: with hairpin = true they \
+                          would reach it by the external address too";
+            return self.plan.forwards[index].origin.remark(remark);
+        };
+        self.findings.done(rule);
+        let is_whole = self.answers_return(&forward, interface, &neighbours);
+        let forward = &mut self.plan.forwards[index];
+        forward.hairpin = true;
+        forward.origin.add(rule);
+        if !is_whole {
+            let warning = "half a hairpin: it takes guests' connections to the external address \
+                           as well, but no SNAT or MASQUERADE makes the answers return through \
+                           this host; natbpf translates both ways (hairpin = true)";
+            self.findings.warning(rule, warning);
+        }
+    }
+
+    /// Whether what guests send to the forward's guest gets another source.
+    fn answers_return(&self, forward: &Forward, interface: &str, guests: &Addresses) -> bool {
+        let inside = Condition {
+            sources: guests.clone(),
+            destinations: Addresses::address(forward.to),
+            protocols: numbers(&forward.protocols),
+            ports: set(forward.inside_ports()),
+            ..Condition::default()
+        };
+        let first = self.after.iter().find(|step| {
+            let mut condition = step.condition.clone();
+            let leaves = condition.output.matches(interface);
+            condition.output = Default::default();
+            step.ends() && leaves && condition.meets(&inside)
+        });
+        first.is_some_and(|step| matches!(step.action, Action::Snat(_) | Action::Masquerade(_)))
+    }
+
+    /// Rules that only guests' connections meet: the inside half of a forward, or nothing that
+    /// natbpf has.
+    fn guests_only(&mut self) {
+        for step in self.steps {
+            if !matches!(step.action, Action::Dnat(_)) || self.findings.is_done(step.rule) {
+                continue;
+            }
+            if let Some(forward) = forward_of(step, self.plan) {
+                forward.origin.add(step.rule);
+                self.findings.done(step.rule);
+            } else {
+                let reason = "takes only connections of guests, and natbpf's forwards are about \
+                              what comes in by an uplink: leave it in netfilter";
+                self.findings.untranslated(step.rule, reason);
+            }
+        }
+    }
+
+    /// Rules that leave packets alone, of which no other rule needs to know.
+    fn leave_alone(&mut self) {
+        for step in self.steps {
+            if step.action == Action::Accept && !self.findings.is_done(step.rule) {
+                let note = "leaves alone what no rule behind it translates otherwise than natbpf \
+                            does: nothing is needed for it";
+                self.findings.note(step.rule, note);
+            }
+        }
+    }
+}
+
+pub(super) const TO_HOST: &str =
+    "sends to the host itself, and natbpf's forwards send to guests: leave it in netfilter";
+
+/// What of a condition no forward can say.
+fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
+    if let Some(reasons) = foreign(condition) {
+        return Some(reasons);
+    }
+    if !condition.source_ports.is_full() {
+        return Some("natbpf's forwards do not look at source ports".to_owned());
+    }
+    if condition.is_local == Some(false) || condition.is_translated.is_some() {
+        return Some("natbpf's forwards are about the external addresses".to_owned());
+    }
+    let with_ports = Protocols::one(TCP).or(&Protocols::one(UDP));
+    let names_ports = !condition.ports.is_full() || choice.ports.is_some();
+    if names_ports && !with_ports.covers(&condition.protocols) {
+        return Some("names ports, which only tcp and udp have".to_owned());
+    }
+    if protocols(&condition.protocols).is_empty() {
+        let named = condition
+            .protocols
+            .single()
+            .map_or("others".to_owned(), protocol_name);
+        return Some(format!(
+            "natbpf forwards tcp, udp, icmp or all protocols, not {named} alone"
+        ));
+    }
+    None
+}
+
+/// The reasons why natbpf has no words for a condition.
+pub(super) fn foreign(condition: &Condition) -> Option<String> {
+    let mut reasons: Vec<&str> = Vec::new();
+    for foreign in &condition.foreign {
+        if !reasons.contains(&foreign.reason.as_str()) {
+            reasons.push(&foreign.reason);
+        }
+    }
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// The words for a set of protocols; none if there are none for it.
+fn protocols(set: &Protocols) -> Vec<&'static str> {
+    if set.is_full() {
+        return vec!["all"];
+    }
+    let known = [(TCP, "tcp"), (UDP, "udp"), (ICMP, "icmp")];
+    let words: Vec<&str> = known
+        .iter()
+        .filter(|(number, _)| set.contains(*number))
+        .map(|(_, word)| *word)
+        .collect();
+    if words.len() as u64 == set.count() {
+        words
+    } else {
+        Vec::new()
+    }
+}
+
+pub(super) fn numbers(words: &[&str]) -> Protocols {
+    words
+        .iter()
+        .fold(Protocols::empty(), |all, word| match *word {
+            "tcp" => all.or(&Protocols::one(TCP)),
+            "udp" => all.or(&Protocols::one(UDP)),
+            "icmp" => all.or(&Protocols::one(ICMP)),
+            _ => Protocols::full(),
+        })
+}
+
+/// The ports of a list; all of them if it is empty.
+pub(super) fn set(ports: &[PortRange]) -> Ports {
+    if ports.is_empty() {
+        return Ports::full();
+    }
+    ports.iter().fold(Ports::empty(), |all, (first, last)| {
+        all.or(&Ports::range((*first).into(), (*last).into()))
+    })
+}
+
+fn list(ports: &Ports) -> Vec<PortRange> {
+    if ports.is_full() {
+        return Vec::new();
+    }
+    let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    // Nobody can be reached at port 0.
+    let ranges = ports.ranges().iter().filter(|(_, last)| *last > 0);
+    ranges
+        .map(|(first, last)| (port(*first).max(1), port(*last)))
+        .collect()
+}
+
+/// What a forward takes from outside.
+fn external(forward: &Forward) -> Condition {
+    Condition {
+        destinations: forward
+            .address
+            .map_or_else(Addresses::full, Addresses::address),
+        protocols: numbers(&forward.protocols),
+        ports: set(&forward.ports),
+        ..Condition::default()
+    }
+}
+
+/// Whether a rule sends to the guest and ports of a forward.
+fn leads_to(step: &Step, forward: &Forward) -> bool {
+    match &step.action {
+        Action::Dnat(choice) => {
+            let same_ports = |parts: Vec<Part>| {
+                parts
+                    .iter()
+                    .any(|(_, to_ports, _)| *to_ports == forward.to_ports)
+            };
+            let ports = set(&forward.ports);
+            choice.address() == Some(forward.to) && targets(&ports, choice).is_ok_and(same_ports)
+        }
+        Action::Netmap(to) => to.contains(&forward.to),
+        _ => false,
+    }
+}
+
+/// External ports, the guest's ports, and what is strange about it.
+type Part = (Vec<PortRange>, Vec<PortRange>, Option<String>);
+
+/// Which ports lead where, as netfilter has it (`nf_nat_l4proto_unique_tuple`).
+fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
+    let Some((first, last)) = choice.ports else {
+        return Ok(vec![(list(ports), Vec::new(), None)]);
+    };
+    if first == 0 || last < first {
+        return Err(format!("{first}-{last} is no range of ports"));
+    }
+    if let Some(base) = choice.base {
+        return shifted(ports, (first, last), base);
+    }
+    if first == last {
+        let same = ports.single() == Some(first.into());
+        if same {
+            return Ok(vec![(list(ports), Vec::new(), None)]);
+        }
+        // `to_ports` stands beside `ports` only.
+        let ports = list(&ports.and(&Ports::range(1, 65535)));
+        return Ok(vec![(ports, vec![(first, first)], None)]);
+    }
+    // A port of the range is kept; all others get the first one.
+    let range = Ports::range(first.into(), last.into());
+    let (kept, moved) = (ports.and(&range), ports.without(&range));
+    let mut parts = Vec::new();
+    if !kept.is_empty() {
+        parts.push((list(&kept), Vec::new(), None));
+    }
+    if !moved.is_empty() {
+        let mut warning = None;
+        if moved.count() > 1 {
+            warning = Some(format!(
+                "netfilter does not shift ranges: ports outside of {first}-{last} all go to \
+                 {first}, and so the configuration has it; for port by port write to_ports = \
+                 \"{first}-{last}\""
+            ));
+        }
+        parts.push((list(&moved), vec![(first, first)], warning));
+    }
+    Ok(parts)
+}
+
+fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Part>, String> {
+    let size = u32::from(last - first);
+    let (base, first) = (u32::from(base), u32::from(first));
+    if !Ports::range(base, (base + size).min(65535)).covers(ports) {
+        return Err(
+            "ports before or behind those that are shifted go round in a circle".to_owned(),
+        );
+    }
+    let moved = ports
+        .ranges()
+        .iter()
+        .map(|(from, to)| (from - base + first, to - base + first));
+    let moved = moved.map(|(from, to)| Ports::range(from, to));
+    let to_ports = moved.flat_map(|range| list(&range)).collect();
+    Ok(vec![(list(ports), to_ports, None)])
+}
+
+/// The forward of which a step is another half.
+pub(super) fn forward_of<'p>(step: &Step, plan: &'p mut Plan) -> Option<&'p mut Forward> {
+    let is_half = |forward: &&mut Forward| {
+        leads_to(step, forward) && step.condition.meets(&external(forward))
+    };
+    plan.forwards.iter_mut().find(is_half)
+}
+
+/// By default natbpf leaves ssh to the host where a wide rule would take it; netfilter did not.
+pub(super) fn keep(plan: &mut Plan) {
+    let takes = |forward: &Forward| {
+        let tcp = forward.is_all() || forward.protocols.contains(&"tcp");
+        let by_name = forward.ports.contains(&(22, 22));
+        tcp && !by_name && set(&forward.ports).contains(22)
+    };
+    plan.kept.sort();
+    plan.kept.dedup();
+    let why = if plan.kept.is_empty() && plan.forwards.iter().any(takes) {
+        "A rule of the original sends tcp 22 to a guest as well; without this line it stays with \
+         the host"
+    } else if !plan.kept.is_empty() && plan.kept != ["tcp/22"] {
+        "Rules of the original leave these to the host"
+    } else {
+        return;
+    };
+    plan.keep = Some((std::mem::take(&mut plan.kept), why.to_owned()));
+}

@@ -1,0 +1,55 @@
+//! What `--host` adds: the interfaces of this host.
+
+use anyhow::{Context as _, Result};
+
+use super::Options;
+use crate::host::netlink::Netlink;
+
+/// Reads addresses and default route of the host that this runs on.
+///
+/// # Errors
+/// When the kernel does not say.
+pub async fn of_this_host() -> Result<Options> {
+    let netlink = Netlink::connect()?;
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
+    let named = addresses.into_iter().filter_map(|address| {
+        let link = links.iter().find(|link| link.index == address.ifindex)?;
+        Some((link.name.clone(), address.net))
+    });
+    let routes = std::fs::read_to_string("/proc/net/route").context("read /proc/net/route")?;
+    Ok(Options {
+        addresses: named.filter(|(_, net)| !net.addr().is_loopback()).collect(),
+        default_route: default_route(&routes),
+    })
+}
+
+/// The interface of the default route with the best metric, from the kernel's list.
+fn default_route(routes: &str) -> Option<String> {
+    let rows = routes
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let defaults = rows.filter_map(|row| match row[..] {
+        [interface, "00000000", _, _, _, _, metric, "00000000", ..] => {
+            Some((metric.parse::<u32>().ok()?, interface.to_owned()))
+        }
+        _ => None,
+    });
+    defaults.min().map(|(_, interface)| interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_default_route_counts() {
+        let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+                      eth1\t00000000\t0108130A\t0003\t0\t0\t200\t00000000\t0\t0\t0\n\
+                      eth0\t00000000\t01081313\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+                      br0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        assert_eq!(default_route(routes).as_deref(), Some("eth0"));
+        assert_eq!(default_route("Iface\n"), None);
+    }
+}

@@ -1,0 +1,279 @@
+//! `natbpf import iptables`: from the rules of iptables to a configuration.
+//!
+//! A dump is parsed ([`dump`], [`rule`]) into rules whose conditions are sets ([`condition`],
+//! [`ranges`]); chains that jump to each other become one list for each hook ([`flatten`]). The
+//! rules tell which interfaces lead where ([`topology`]). Then each rule of the nat table becomes
+//! a part of the configuration ([`destination`], [`source`]) or a remark about its line
+//! ([`findings`]), never neither, and what has become of them is written ([`write`]).
+//!
+//! Nothing here looks at the host, except [`host`] when it is asked to.
+
+mod condition;
+mod destination;
+mod dump;
+mod findings;
+mod flatten;
+mod host;
+mod others;
+mod plan;
+mod ranges;
+mod rule;
+mod source;
+mod topology;
+mod words;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use ipnet::Ipv4Net;
+
+use self::destination::Destinations;
+use self::dump::Dump;
+use self::findings::Findings;
+use self::flatten::Step;
+use self::plan::Plan;
+use self::rule::Action;
+use self::source::Sources;
+use crate::config;
+
+pub use self::findings::{Finding, Kind};
+pub use self::host::of_this_host;
+
+/// What is known of the host besides its rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Interfaces with an address of theirs and its prefix.
+    pub addresses: Vec<(String, Ipv4Net)>,
+    /// The interface of the default route.
+    pub default_route: Option<String>,
+}
+
+/// What has become of a dump.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// The configuration, with comments.
+    pub toml: String,
+    /// Remarks about lines, in the order of the file.
+    pub findings: Vec<Finding>,
+    /// Why natbpf would not take the configuration, if it would not.
+    pub problem: Option<String>,
+}
+
+impl Import {
+    /// Whether every rule of the nat table stands in the configuration.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let is_left = |finding: &Finding| finding.kind == Kind::Untranslated;
+        self.problem.is_none() && !self.findings.iter().any(is_left)
+    }
+}
+
+/// A dump is no larger than this; `/dev/zero` is.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// Reads a file, or standard input if it is called `-`.
+///
+/// # Errors
+/// When it cannot be read, is too large or not UTF-8.
+pub fn read(file: &Path) -> Result<String> {
+    let source: Box<dyn io::Read> = if file == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        let opened = fs::File::open(file);
+        Box::new(opened.with_context(|| format!("open {}", file.display()))?)
+    };
+    let mut bytes = Vec::new();
+    let read = source.take(LARGEST_FILE + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("read {}", file.display()))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        bail!(
+            "{} is larger than 64 MiB; give what iptables-save prints",
+            file.display()
+        );
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        anyhow!(
+            "{} is not UTF-8; give what iptables-save prints",
+            file.display()
+        )
+    })
+}
+
+/// Translates what `iptables-save` has printed. `file` is what messages call it.
+///
+/// # Errors
+/// When a line is none of iptables-save, or there is no table at all.
+pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
+    let dump = Dump::read(text).map_err(|(line, problem)| match line {
+        0 => anyhow!("{file}: {problem}"),
+        line => anyhow!("{file}:{line}: {problem}; give what iptables-save prints"),
+    })?;
+    let mut findings = Findings::new(&dump);
+    for (line, text, reason) in &dump.aside {
+        findings.line(*line, text, Kind::Note, (*reason).to_owned());
+    }
+    let hooks = HOOKS.map(|hook| flatten::steps(&dump, "nat", hook));
+    let all = hooks.clone();
+    let [before, after, output, input] = living(&dump, hooks, &mut findings);
+    let topology = topology::derive(&dump, [&before, &after], [&all[0], &all[1]], options);
+    let mut plan = Plan::default();
+    let mut destinations = Destinations {
+        topology: &topology,
+        steps: &before,
+        after: &after,
+        findings: &mut findings,
+        plan: &mut plan,
+    };
+    destinations.translate();
+    let mut sources = Sources {
+        topology: &topology,
+        steps: &after,
+        findings: &mut findings,
+        plan: &mut plan,
+    };
+    sources.translate();
+    destination::keep(&mut plan);
+    of_the_host(&output, &input, &mut plan, &mut findings);
+    the_rest(&dump, &mut findings);
+    others::note(&dump, &topology, &mut findings, &mut plan);
+    write::name(&dump, &topology, &mut plan);
+    let toml = write::configuration(file, &dump, &topology, &plan, &findings);
+    let problem = config::parse(&toml, Path::new("configuration")).err();
+    Ok(Import {
+        toml,
+        findings: findings.finish(),
+        problem: problem.map(|error| error.to_string()),
+    })
+}
+
+/// The built-in chains of the nat table.
+const HOOKS: [&str; 4] = ["PREROUTING", "POSTROUTING", "OUTPUT", "INPUT"];
+
+/// Leaves out steps that no packet reaches, and warns of rules that have no others.
+fn living(dump: &Dump, hooks: [Vec<Step>; 4], findings: &mut Findings<'_>) -> [Vec<Step>; 4] {
+    let mut why_dead = vec![None; dump.rules.len()];
+    let mut is_alive = vec![false; dump.rules.len()];
+    let living = hooks.map(|steps| {
+        let mut living: Vec<Step> = Vec::new();
+        for step in steps {
+            match death(dump, &step, &living) {
+                Some(reason) => {
+                    why_dead[step.rule].get_or_insert(reason);
+                }
+                None => {
+                    is_alive[step.rule] = true;
+                    living.push(step);
+                }
+            }
+        }
+        living
+    });
+    for rule in dump.rules_of("nat") {
+        if is_alive[rule] {
+            continue;
+        }
+        let unreached = || "stands in a chain that nothing jumps to".to_owned();
+        let why = why_dead[rule].take().unwrap_or_else(unreached);
+        findings.warning(rule, format!("can never match: {why}; left out"));
+        findings.done(rule);
+    }
+    living
+}
+
+/// Why no packet is left for a step behind others.
+fn death(dump: &Dump, step: &Step, before: &[Step]) -> Option<String> {
+    let mut rest = step.condition.clone();
+    if rest.is_nothing() {
+        let reason = "what it asks for contradicts itself, or what led to it";
+        return Some(reason.to_owned());
+    }
+    for earlier in before.iter().filter(|earlier| earlier.ends()) {
+        match rest.without(&earlier.condition) {
+            condition::Rest::Nothing => {
+                let line = dump.rules[earlier.rule].line;
+                return Some(format!("line {line} takes all its packets"));
+            }
+            condition::Rest::Some(some) => rest = *some,
+            condition::Rest::All | condition::Rest::Unclear => {}
+        }
+    }
+    None
+}
+
+/// What the rules do with the host's own connections, and with what is for the host itself.
+fn of_the_host(output: &[Step], input: &[Step], plan: &mut Plan, findings: &mut Findings<'_>) {
+    for step in output {
+        match &step.action {
+            Action::Dnat(_) | Action::Redirect | Action::Netmap(_) => {
+                let is_nat = plan
+                    .nats
+                    .iter()
+                    .any(|nat| nat.origin.rules.contains(&step.rule));
+                let is_half = is_nat || destination::forward_of(step, plan).is_some();
+                // Where others' connections come here too, it is the jump that is about the host.
+                let is_for_others = findings.is_done(step.rule);
+                let about = if is_for_others {
+                    step.through
+                } else {
+                    step.rule
+                };
+                findings.untranslated(about, if is_half { SAME_FOR_HOST } else { FOR_HOST });
+            }
+            Action::Accept if !findings.is_done(step.rule) => findings.note(step.rule, NO_MATTER),
+            _ => {}
+        }
+    }
+    for step in input {
+        if matches!(step.action, Action::Snat(_) | Action::Netmap(_)) {
+            let reason = "is about what comes in for the host itself, and natbpf's rules are \
+                          about guests: leave it in netfilter";
+            findings.untranslated(step.rule, reason);
+        } else if step.action == Action::Accept && !findings.is_done(step.rule) {
+            findings.note(step.rule, NO_MATTER);
+        }
+    }
+}
+
+const SAME_FOR_HOST: &str = "sends the host's own connections where forwards send those of others, \
+    and natbpf translates none of the host's own: leave it in netfilter";
+const FOR_HOST: &str = "is about the host's own connections, of which natbpf translates none: \
+    leave it in netfilter";
+const NO_MATTER: &str = "is about the host's own packets, which natbpf leaves alone: nothing is \
+    needed for it";
+
+/// Every rule of the nat table has an outcome.
+fn the_rest(dump: &Dump, findings: &mut Findings<'_>) {
+    for rule in dump.rules_of("nat") {
+        if findings.is_done(rule) {
+            continue;
+        }
+        match &dump.rules[rule].action {
+            // What they lead to, or leave out, is in the conditions of other rules.
+            Action::Run { chain, .. } if dump.tables["nat"].chains.contains_key(chain) => {
+                findings.done(rule);
+            }
+            Action::Return => findings.done(rule),
+            Action::Count => findings.note(rule, "has no target: it only counts, natbpf stats do"),
+            Action::Pass(target) => {
+                let note = format!(
+                    "{target} goes on in netfilter, where packets come with natbpf's \
+                     translation of destinations done and that of sources not yet"
+                );
+                findings.note(rule, note);
+            }
+            Action::Unknown(reason) => findings.untranslated(rule, reason.clone()),
+            Action::Run { chain, .. } => {
+                let reason =
+                    format!("the file has no chain {chain}, and natbpf nothing of that name");
+                findings.untranslated(rule, reason);
+            }
+            _ => findings.untranslated(rule, "an earlier rule takes all that comes by an uplink"),
+        }
+    }
+}

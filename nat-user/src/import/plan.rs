@@ -1,0 +1,112 @@
+//! What the configuration will hold: rules with the lines that they come from.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// A range of ports, both ends included.
+pub(super) type PortRange = (u16, u16);
+
+/// What every table of the configuration has besides its keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The rules that it stands for, by position in the file's rules.
+    pub(super) rules: Vec<usize>,
+    /// What is to be known about it.
+    pub(super) remarks: Vec<String>,
+}
+
+impl Origin {
+    pub(super) fn add(&mut self, rule: usize) {
+        if !self.rules.contains(&rule) {
+            self.rules.push(rule);
+        }
+    }
+
+    pub(super) fn remark(&mut self, remark: impl Into<String>) {
+        let remark = remark.into();
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
+        }
+    }
+}
+
+/// A `[[forward]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Forward {
+    pub(super) name: String,
+    pub(super) uplink: usize,
+    pub(super) protocols: Vec<&'static str>,
+    pub(super) address: Option<Ipv4Addr>,
+    /// Empty for all ports.
+    pub(super) ports: Vec<PortRange>,
+    pub(super) to: Ipv4Addr,
+    /// Empty for the same ports.
+    pub(super) to_ports: Vec<PortRange>,
+    pub(super) hairpin: bool,
+    /// Whether ports are left out of it by the uplink's `keep`.
+    pub(super) spares: bool,
+    pub(super) origin: Origin,
+}
+
+impl Forward {
+    /// The guest's ports.
+    pub(super) fn inside_ports(&self) -> &[PortRange] {
+        if self.to_ports.is_empty() {
+            &self.ports
+        } else {
+            &self.to_ports
+        }
+    }
+
+    pub(super) fn is_all(&self) -> bool {
+        self.protocols == ["all"]
+    }
+}
+
+/// Whose packets a `[[snat]]` is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Network(usize),
+    Prefix(Ipv4Net),
+}
+
+/// A `[[snat]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Snat {
+    pub(super) name: String,
+    pub(super) source: Source,
+    /// The same as a prefix.
+    pub(super) prefix: Ipv4Net,
+    pub(super) uplink: usize,
+    /// `None` is masquerade.
+    pub(super) to: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub(super) ports: Option<PortRange>,
+    pub(super) exclude: Vec<Ipv4Net>,
+    pub(super) origin: Origin,
+}
+
+/// A `[[nat]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Nat {
+    pub(super) name: String,
+    pub(super) uplink: usize,
+    pub(super) address: Ipv4Addr,
+    pub(super) to: Ipv4Addr,
+    pub(super) hairpin: bool,
+    pub(super) origin: Origin,
+}
+
+/// Everything that is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) forwards: Vec<Forward>,
+    pub(super) snats: Vec<Snat>,
+    pub(super) nats: Vec<Nat>,
+    /// Ports that the host keeps, since a rule takes them out of a wider one.
+    pub(super) kept: Vec<String>,
+    /// `keep` of the uplinks, where it is not the default, and why.
+    pub(super) keep: Option<(Vec<String>, String)>,
+    /// `mss_clamp` of single uplinks.
+    pub(super) mss_clamp: Vec<(usize, Option<u16>, Origin)>,
+}

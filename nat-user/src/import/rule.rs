@@ -1,0 +1,598 @@
+//! One rule: from its words to what it matches and what it does.
+//!
+//! Nothing is refused here: what natbpf has no words for is kept as [`Foreign`], with the reason.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::condition::{Condition, Foreign, Interfaces};
+use super::ranges::{Addresses, Ports, Protocols};
+
+pub(super) const ICMP: u32 = 1;
+pub(super) const TCP: u32 = 6;
+pub(super) const UDP: u32 = 17;
+
+/// A rule of a chain, or a line about a chain.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    /// Where it stands, from 1.
+    pub(super) line: usize,
+    /// As it is written, without counters.
+    pub(super) text: String,
+    pub(super) condition: Condition,
+    pub(super) action: Action,
+    pub(super) comment: Option<String>,
+}
+
+/// Addresses and ports to choose from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// The first and the last address, where one is named.
+    pub(super) addresses: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// The first and the last port, where they are named.
+    pub(super) ports: Option<(u16, u16)>,
+    /// `A-B/BASE`: the port `BASE` becomes `A`, and so on.
+    pub(super) base: Option<u16>,
+}
+
+impl Choice {
+    /// The address, where it is just one.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        let (first, last) = self.addresses?;
+        (first == last).then_some(first)
+    }
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    Accept,
+    Return,
+    /// Runs a chain; what comes back goes on behind the rule, or with `goto` behind the chain.
+    Run {
+        chain: String,
+        is_goto: bool,
+    },
+    Dnat(Choice),
+    Redirect,
+    Netmap(Ipv4Net),
+    Snat(Choice),
+    Masquerade(Choice),
+    /// `None` is what fits the path, otherwise a size in bytes.
+    ClampMss(Option<u16>),
+    /// Nothing but counting.
+    Count,
+    /// Something that lets the packet go on: it is logged, or marked.
+    Pass(String),
+    /// Something that natbpf does not know, and why.
+    Unknown(String),
+}
+
+/// Targets behind which the next rule is tried.
+const PASSING: [&str; 13] = [
+    "LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "MARK", "CONNMARK", "DSCP", "TOS", "CLASSIFY", "SET",
+    "CHECKSUM", "CT",
+];
+
+/// Reads the words behind `-A CHAIN`.
+pub(super) fn read(line: usize, text: &str, words: &[String]) -> Rule {
+    let mut reader = Reader {
+        words,
+        condition: Condition::default(),
+        target: None,
+        choice: Choice::default(),
+        netmap: None,
+        size: None,
+        comment: None,
+        problem: None,
+    };
+    while let Some(word) = reader.next() {
+        reader.option(word);
+    }
+    let action = reader.action();
+    Rule {
+        line,
+        text: text.to_owned(),
+        condition: reader.condition,
+        action,
+        comment: reader.comment,
+    }
+}
+
+struct Reader<'w> {
+    words: &'w [String],
+    condition: Condition,
+    target: Option<(&'w str, bool)>,
+    choice: Choice,
+    netmap: Option<Ipv4Net>,
+    size: Option<u16>,
+    comment: Option<String>,
+    /// What of the target natbpf cannot express.
+    problem: Option<String>,
+}
+
+impl<'w> Reader<'w> {
+    fn next(&mut self) -> Option<&'w str> {
+        let (first, rest) = self.words.split_first()?;
+        self.words = rest;
+        Some(first)
+    }
+
+    fn option(&mut self, word: &'w str) {
+        let mut is = true;
+        let mut name = word;
+        if word == "!" {
+            is = false;
+            name = self.next().unwrap_or_default();
+        }
+        if !is_option(name) {
+            self.problem = Some(format!("`{name}` is not understood here"));
+            return;
+        }
+        if self.is_plain(name) {
+            return;
+        }
+        let mut value = match self.words.first() {
+            Some(value) if !is_option(value) => self.next().unwrap_or_default(),
+            _ => "",
+        };
+        // As it was written long ago: `-d ! 10.0.0.0/8`.
+        if value == "!" {
+            is = false;
+            value = self.next().unwrap_or_default();
+        }
+        let narrow = match name {
+            "-m" | "--match" | "-w" | "--wait" => return,
+            "-c" | "--set-counters" => {
+                self.next();
+                return;
+            }
+            "-j" | "--jump" => return self.target = Some((value, false)),
+            "-g" | "--goto" => return self.target = Some((value, true)),
+            "--comment" => return self.comment = Some(value.to_owned()),
+            name => match matched(name, value, is) {
+                Some(narrow) => narrow,
+                None => return self.target_option(name, value, is),
+            },
+        };
+        match narrow {
+            Ok(narrow) => self.condition = self.condition.and(&narrow),
+            Err(reason) => self.foreign(name, value, is, &reason),
+        }
+    }
+
+    /// Options without a value, and one with two.
+    fn is_plain(&mut self, name: &str) -> bool {
+        match name {
+            "--random" | "--random-fully" | "--persistent" | "--clamp-mss-to-pmtu" | "--syn" => {
+                true
+            }
+            "-f" | "--fragment" => {
+                self.foreign(
+                    name,
+                    "",
+                    true,
+                    "natbpf translates fragments like whole packets",
+                );
+                true
+            }
+            "--tcp-flags" => {
+                let (of, set) = (self.next(), self.next());
+                // What opens a connection: no other packet reaches the nat table.
+                let opens = matches!(of, Some("SYN,RST" | "FIN,SYN,RST,ACK" | "SYN,ACK" | "SYN"));
+                if !(opens && set == Some("SYN")) {
+                    let flags = format!("{} {}", of.unwrap_or_default(), set.unwrap_or_default());
+                    self.foreign(
+                        name,
+                        &flags,
+                        true,
+                        "natbpf's rules do not look at TCP flags",
+                    );
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn foreign(&mut self, name: &str, value: &str, is: bool, reason: &str) {
+        let not = if is { "" } else { "! " };
+        let text = format!("{not}{name} {value}").trim_end().to_owned();
+        let reason = reason.to_owned();
+        self.condition.foreign.push(Foreign { text, reason });
+    }
+
+    fn target_option(&mut self, name: &'w str, value: &'w str, is: bool) {
+        let read = match name {
+            "--to-destination" | "--to-source" | "--to-ports" => self.to(name, value),
+            "--to" => prefix(value).map(|prefix| self.netmap = Some(prefix)),
+            "--set-mss" => number(value).map(|size| self.size = Some(size)),
+            _ if self.target.is_some() => Ok(()),
+            _ => {
+                // More values, if there are.
+                let mut text = value.to_owned();
+                while self
+                    .words
+                    .first()
+                    .is_some_and(|word| !word.starts_with('-') && word != "!")
+                {
+                    text = format!("{text} {}", self.next().unwrap_or_default());
+                }
+                return self.foreign(name, &text, is, &reason_of(name));
+            }
+        };
+        if let Err(problem) = read {
+            self.problem = Some(problem);
+        }
+    }
+
+    fn to(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if self.choice != Choice::default() {
+            return Err("natbpf sends to one place, not to several in turns".to_owned());
+        }
+        let (addresses, ports) = match value.split_once(':') {
+            _ if name == "--to-ports" => ("", value),
+            Some(parts) => parts,
+            None => (value, ""),
+        };
+        if !addresses.is_empty() {
+            let (first, last) = addresses.split_once('-').unwrap_or((addresses, addresses));
+            self.choice.addresses = Some((address(first)?, address(last)?));
+        }
+        let (ports, base) = match ports.split_once('/') {
+            Some((ports, base)) => (ports, Some(number(base)?)),
+            None => (ports, None),
+        };
+        self.choice.base = base;
+        if !ports.is_empty() {
+            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+            self.choice.ports = Some((number(first)?, number(last)?));
+        }
+        Ok(())
+    }
+
+    fn action(&mut self) -> Action {
+        if let Some(problem) = self.problem.take() {
+            return Action::Unknown(problem);
+        }
+        let Some((target, is_goto)) = self.target else {
+            return Action::Count;
+        };
+        let choice = std::mem::take(&mut self.choice);
+        match target {
+            "ACCEPT" => Action::Accept,
+            "RETURN" => Action::Return,
+            "DNAT" => Action::Dnat(choice),
+            "REDIRECT" => Action::Redirect,
+            "SNAT" => Action::Snat(choice),
+            "MASQUERADE" => Action::Masquerade(choice),
+            "NETMAP" => match self.netmap {
+                Some(prefix) => Action::Netmap(prefix),
+                None => Action::Unknown("NETMAP without --to".to_owned()),
+            },
+            "TCPMSS" => Action::ClampMss(self.size),
+            passing if PASSING.contains(&passing) => Action::Pass(passing.to_owned()),
+            chain => Action::Run {
+                chain: chain.to_owned(),
+                is_goto,
+            },
+        }
+    }
+}
+
+fn is_option(word: &str) -> bool {
+    let mut letters = word.chars();
+    let is_short = letters.next() == Some('-') && letters.next().is_some_and(char::is_alphabetic);
+    word.starts_with("--") || (is_short && word.chars().count() == 2)
+}
+
+/// What an option matches, if it is one that natbpf's rules may have words for.
+fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String>> {
+    let mut narrow = Condition::default();
+    let read = match name {
+        "-s" | "--source" | "--src" => {
+            addresses(value, is).map(|addresses| narrow.sources = addresses)
+        }
+        "-d" | "--destination" | "--dst" => {
+            addresses(value, is).map(|addresses| narrow.destinations = addresses)
+        }
+        "--src-range" => range(value, is).map(|addresses| narrow.sources = addresses),
+        "--dst-range" => range(value, is).map(|addresses| narrow.destinations = addresses),
+        "-p" | "--protocol" | "--proto" => {
+            protocol(value, is).map(|protocols| narrow.protocols = protocols)
+        }
+        "-i" | "--in-interface" => {
+            interface(value).map(|()| narrow.input = Interfaces::one(is, value))
+        }
+        "-o" | "--out-interface" => {
+            interface(value).map(|()| narrow.output = Interfaces::one(is, value))
+        }
+        "--dport" | "--destination-port" | "--dports" | "--destination-ports" => {
+            ports(value, is).map(|ports| narrow.ports = ports)
+        }
+        "--sport" | "--source-port" | "--sports" | "--source-ports" => {
+            ports(value, is).map(|ports| narrow.source_ports = ports)
+        }
+        "--dst-type" if value == "LOCAL" => {
+            narrow.is_local = Some(is);
+            Ok(())
+        }
+        "--ctstate" | "--state" => {
+            state(value, is).map(|translated| narrow.is_translated = translated)
+        }
+        "--icmp-type" if is && ["8", "8/0", "echo-request", "ping", "any"].contains(&value) => {
+            Ok(())
+        }
+        _ => return None,
+    };
+    Some(read.map(|()| narrow))
+}
+
+fn reason_of(option: &str) -> String {
+    let has = |words: &[&str]| words.iter().any(|word| option.contains(word));
+    let reason = if has(&["owner", "socket"]) {
+        "natbpf does not know which process has sent a packet"
+    } else if has(&["mark"]) {
+        "natbpf's rules do not look at marks"
+    } else if has(&["physdev"]) {
+        "natbpf's rules know a bridge, not its ports"
+    } else if has(&["match-set"]) {
+        "natbpf has no sets: write a rule for each of their addresses"
+    } else if has(&["--pol", "--dir", "--strict", "--reqid", "--spi", "--tunnel"]) {
+        "natbpf's rules do not look at IPsec policies: exclude the other side's prefix instead"
+    } else if has(&[
+        "limit",
+        "connlimit",
+        "--every",
+        "--mode",
+        "--packet",
+        "--prob",
+        "quota",
+    ]) {
+        "natbpf's rules do not count packets"
+    } else if has(&[
+        "recent",
+        "seconds",
+        "--rsource",
+        "hitcount",
+        "--name",
+        "--rcheck",
+    ]) {
+        "natbpf's rules do not remember senders"
+    } else if has(&["time", "date", "weekdays", "monthdays", "utc"]) {
+        "natbpf's rules are the same at all times"
+    } else if has(&["-type"]) {
+        "natbpf's rules do not ask what kind of address or message it is"
+    } else if has(&["--ports"]) {
+        "natbpf's rules cannot say source or destination port"
+    } else {
+        return format!("natbpf's rules have nothing like {option}");
+    };
+    reason.to_owned()
+}
+
+fn signed<const MAX: u32>(
+    ranges: super::ranges::Ranges<MAX>,
+    is: bool,
+) -> super::ranges::Ranges<MAX> {
+    if is { ranges } else { ranges.complement() }
+}
+
+/// What the kernel takes as a name (`dev_valid_name`), `+` at its end included.
+fn interface(name: &str) -> Result<(), String> {
+    let is_strange = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
+    if name.is_empty()
+        || name.len() > 15
+        || name == "."
+        || name == ".."
+        || name.contains(is_strange)
+    {
+        return Err(format!("`{name}` is not the name of an interface"));
+    }
+    Ok(())
+}
+
+fn addresses(text: &str, is: bool) -> Result<Addresses, String> {
+    let mut all = Addresses::empty();
+    for part in text.split(',') {
+        all = all.or(&Addresses::prefix(prefix(part)?));
+    }
+    Ok(signed(all, is))
+}
+
+fn range(text: &str, is: bool) -> Result<Addresses, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = Addresses::range(address(first)?.into(), address(last)?.into());
+    Ok(signed(range, is))
+}
+
+/// Reads `A`, `A/24` and `A/255.255.255.0`.
+pub(super) fn prefix(text: &str) -> Result<Ipv4Net, String> {
+    let (start, length) = text.split_once('/').unwrap_or((text, "32"));
+    let start = address(start)?;
+    let net = match length.parse::<Ipv4Addr>() {
+        Ok(mask) => Ipv4Net::with_netmask(start, mask).ok(),
+        Err(_) => length
+            .parse()
+            .ok()
+            .and_then(|length| Ipv4Net::new(start, length).ok()),
+    };
+    net.map(|net| net.trunc())
+        .ok_or_else(|| format!("{text} is no prefix of addresses"))
+}
+
+fn address(text: &str) -> Result<Ipv4Addr, String> {
+    text.parse().map_err(|_| {
+        if text.contains(':') || text.starts_with('[') {
+            "IPv6 passes natbpf untouched".to_owned()
+        } else {
+            format!("{text} is not an IPv4 address: write it in numbers")
+        }
+    })
+}
+
+fn number(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| format!("{text} is not a port: write it in numbers"))
+}
+
+fn ports(text: &str, is: bool) -> Result<Ports, String> {
+    let mut all = Ports::empty();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once(':') {
+            Some(("", last)) => (0, number(last)?),
+            Some((first, "")) => (number(first)?, u16::MAX),
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        all = all.or(&Ports::range(first.into(), last.into()));
+    }
+    Ok(signed(all, is))
+}
+
+/// The protocols that iptables-save writes by name (`/etc/protocols`, `xtables_chain_protos`).
+const PROTOCOLS: [(&str, u32); 15] = [
+    ("tcp", TCP),
+    ("udp", UDP),
+    ("icmp", ICMP),
+    ("igmp", 2),
+    ("ipencap", 4),
+    ("dccp", 33),
+    ("ipv6", 41),
+    ("gre", 47),
+    ("esp", 50),
+    ("ipv6-crypt", 50),
+    ("ah", 51),
+    ("ospf", 89),
+    ("vrrp", 112),
+    ("sctp", 132),
+    ("udplite", 136),
+];
+
+pub(super) fn protocol_name(number: u32) -> String {
+    let known = PROTOCOLS.iter().find(|(_, known)| *known == number);
+    known.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+}
+
+fn protocol(text: &str, is: bool) -> Result<Protocols, String> {
+    let text = text.to_ascii_lowercase();
+    let known = PROTOCOLS.iter().find(|(name, _)| *name == text);
+    let number = match known {
+        Some((_, number)) => *number,
+        None if text == "all" => 0,
+        None => {
+            let number = text.parse::<u8>();
+            number
+                .map_err(|_| format!("{text} is not a protocol: write its number"))?
+                .into()
+        }
+    };
+    let protocols = if number == 0 {
+        Protocols::full()
+    } else {
+        Protocols::one(number)
+    };
+    Ok(signed(protocols, is))
+}
+
+/// What states leave over among packets of the nat table, which sees only the first of each
+/// connection: these are NEW.
+fn state(text: &str, is: bool) -> Result<Option<bool>, String> {
+    let states: Vec<&str> = text.split(',').collect();
+    let names = |state: &str| states.contains(&state);
+    if states == ["DNAT"] {
+        Ok(Some(is))
+    } else if names("NEW") == is && !names("DNAT") && !names("SNAT") {
+        Ok(None)
+    } else {
+        Err("natbpf's rules are about the first packets of connections".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::words;
+
+    fn rule(text: &str) -> Rule {
+        read(1, text, &words::split(text).unwrap())
+    }
+
+    #[test]
+    fn negations_stand_before_or_behind_the_option() {
+        let before = rule("-s 10.0.0.0/8 ! -d 10.0.0.0/255.0.0.0 -j MASQUERADE");
+        let behind = rule("-s 10.0.0.0/8 -d ! 10.0.0.0/8 -j MASQUERADE");
+        assert_eq!(before.condition, behind.condition);
+        assert_eq!(before.condition.destinations.prefixes().len(), 8);
+        assert_eq!(before.action, Action::Masquerade(Choice::default()));
+    }
+
+    #[test]
+    fn targets_are_read_with_addresses_ports_and_base() {
+        let to = |text: &str| match rule(&format!("-p tcp -j DNAT --to-destination {text}")).action
+        {
+            Action::Dnat(choice) => choice,
+            other => panic!("{other:?}"),
+        };
+        let address = Ipv4Addr::new(10, 0, 0, 1);
+        assert_eq!(to("10.0.0.1").address(), Some(address));
+        assert_eq!(to("10.0.0.1:80").ports, Some((80, 80)));
+        assert_eq!(to("10.0.0.1:80-90/8000").base, Some(8000));
+        assert_eq!(to("10.0.0.1-10.0.0.9").address(), None);
+        assert_eq!(to(":8080").addresses, None);
+    }
+
+    #[test]
+    fn ports_are_lists_of_ranges() {
+        let rule = rule("-p tcp -m multiport --dports 80,443,8000:8010 --sport 1024: -j ACCEPT");
+        assert_eq!(
+            rule.condition.ports.ranges(),
+            [(80, 80), (443, 443), (8000, 8010)]
+        );
+        assert_eq!(rule.condition.source_ports.ranges(), [(1024, 65535)]);
+        assert_eq!(rule.condition.foreign, []);
+    }
+
+    #[test]
+    fn what_natbpf_cannot_say_is_kept_with_its_reason() {
+        for (text, reason) in [
+            ("-m mark --mark 0x1/0xff -j ACCEPT", "marks"),
+            ("-m owner ! --uid-owner 0 -j ACCEPT", "process"),
+            ("-m physdev --physdev-in tap0 -j ACCEPT", "bridge"),
+            ("-m set ! --match-set lan src -j ACCEPT", "sets"),
+            ("-m policy --dir out --pol ipsec -j ACCEPT", "IPsec"),
+            (
+                "-m statistic --mode nth --every 2 --packet 0 -j ACCEPT",
+                "count",
+            ),
+            ("-d 2001:db8::1/128 -j ACCEPT", "IPv6"),
+            ("-p tcp --dport http -j ACCEPT", "numbers"),
+        ] {
+            let rule = rule(text);
+            let [first, ..] = &rule.condition.foreign[..] else {
+                panic!("{text}")
+            };
+            assert!(first.reason.contains(reason), "{text}: {first:?}");
+            assert_eq!(rule.action, Action::Accept, "{text}");
+        }
+    }
+
+    #[test]
+    fn states_of_first_packets_do_not_narrow() {
+        assert_eq!(
+            rule("-m conntrack --ctstate NEW,RELATED").condition,
+            Condition::default()
+        );
+        assert_eq!(
+            rule("-m state ! --state INVALID").condition,
+            Condition::default()
+        );
+        let translated = rule("-m conntrack --ctstate DNAT").condition;
+        assert_eq!(translated.is_translated, Some(true));
+        assert_eq!(
+            rule("-m state --state ESTABLISHED").condition.foreign.len(),
+            1
+        );
+    }
+}

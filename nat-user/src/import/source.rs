@@ -1,0 +1,563 @@
+//! Rules of POSTROUTING: from SNAT and MASQUERADE to `[[snat]]`, and the inside half of forwards.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::condition::Condition;
+use super::destination::{foreign, numbers, set};
+use super::findings::Findings;
+use super::flatten::Step;
+use super::plan::{Forward, Nat, Origin, Plan, Snat, Source};
+use super::ranges::{Addresses, Ports, Protocols};
+use super::rule::{Action, Choice, ICMP, TCP, UDP};
+use super::topology::Topology;
+
+/// A complement of a few prefixes is at most so many; more than that is no rule but a list.
+const MOST_PREFIXES: usize = 64;
+const MOST_OF_NETMAP: u64 = 256;
+/// The ports that natbpf uses unless it is told others.
+const USUAL_PORTS: (u16, u16) = (1024, 65535);
+
+pub(super) struct Sources<'a, 'd> {
+    pub(super) topology: &'a Topology,
+    /// The steps of POSTROUTING that can match.
+    pub(super) steps: &'a [Step],
+    pub(super) findings: &'a mut Findings<'d>,
+    pub(super) plan: &'a mut Plan,
+}
+
+/// A rule that gives packets another source.
+struct Translation<'s> {
+    step: &'s Step,
+    condition: Condition,
+    choice: Choice,
+    /// Rules that are a part of this one.
+    parts: Vec<usize>,
+}
+
+impl Translation<'_> {
+    fn same_target(&self, other: &Self) -> bool {
+        self.choice.addresses == other.choice.addresses
+    }
+}
+
+impl Sources<'_, '_> {
+    pub(super) fn translate(&mut self) {
+        let mut outbound = Vec::new();
+        for step in self.steps {
+            match &step.action {
+                Action::Accept => outbound.push(step),
+                Action::Snat(_) | Action::Masquerade(_) | Action::Netmap(_) => {
+                    if self.stays_inside(step) {
+                        self.inside(step);
+                    } else {
+                        outbound.push(step);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for uplink in 0..self.topology.uplinks.len() {
+            self.uplink(uplink, &outbound);
+        }
+        self.no_uplink(&outbound);
+        self.pair();
+    }
+
+    /// Whether a rule is about packets to guests alone.
+    fn stays_inside(&self, step: &Step) -> bool {
+        let Condition {
+            destinations,
+            output,
+            is_translated,
+            ..
+        } = &step.condition;
+        let is_network = |name: &str| {
+            self.topology
+                .networks
+                .iter()
+                .any(|network| network.interface == name)
+        };
+        let leaves = self
+            .topology
+            .uplinks
+            .iter()
+            .any(|up| output.matches(&up.interface));
+        (!destinations.is_full() && self.topology.inside().covers(destinations))
+            || output.named().is_some_and(is_network)
+            || (*is_translated == Some(true) && (!leaves || output.is_any()))
+    }
+
+    /// A rule about packets to guests: the second half of a hairpin, or nothing that natbpf does.
+    fn inside(&mut self, step: &Step) {
+        if let Some(reasons) = foreign(&step.condition) {
+            return self.findings.untranslated(step.rule, reasons);
+        }
+        let inside = self.topology.inside();
+        let Condition {
+            sources, output, ..
+        } = &step.condition;
+        let from_guests = inside.covers(sources);
+        let reaches = |forward: &&mut Forward| {
+            let network = self.topology.network_of(forward.to);
+            let leaves = network.is_none_or(|network| output.matches(&network.interface));
+            let condition = Condition {
+                destinations: Addresses::address(forward.to),
+                protocols: numbers(&forward.protocols),
+                ports: set(forward.inside_ports()),
+                ..Condition::default()
+            };
+            let mut rule = step.condition.clone();
+            rule.output = Default::default();
+            rule.is_translated = None;
+            leaves && rule.meets(&condition)
+        };
+        let mut names = Vec::new();
+        for forward in self.plan.forwards.iter_mut().filter(reaches) {
+            if from_guests {
+                forward.origin.add(step.rule);
+            }
+            names.push(forward.to);
+        }
+        if !from_guests {
+            let warning = "hides the clients' addresses from the guests, outside ones too";
+            self.findings.warning(step.rule, warning);
+            let reason = "natbpf shows guests who connects to them from outside; leave it in \
+                          netfilter only if the guest's default route does not lead here";
+            self.findings.untranslated(step.rule, reason);
+        } else if names.is_empty() {
+            let warning = "translates what guests send to guests, and no forward needs it";
+            self.findings.warning(step.rule, warning);
+            let reason = "natbpf translates nothing on the way from guests to guests: leave it \
+                          in netfilter, if it is meant";
+            self.findings.untranslated(step.rule, reason);
+        } else {
+            let whole = step.condition.is_translated.is_none() && step.condition.ports.is_full();
+            let more = if whole {
+                ", and what they send to each other directly"
+            } else {
+                ""
+            };
+            let warning = format!(
+                "hides guests from each other: behind a forward all of them look like this \
+                 host{more}; natbpf's hairpin needs no such rule, and shows the external address"
+            );
+            // A guest that reaches itself hides from nobody.
+            if sources.count() > 1 {
+                self.findings.warning(step.rule, warning);
+            }
+            self.findings.done(step.rule);
+        }
+    }
+
+    /// The `[[snat]]` rules of one uplink.
+    fn uplink(&mut self, uplink: usize, outbound: &[&Step]) {
+        let interface = &self.topology.uplinks[uplink].interface;
+        let mut left_alone: Vec<&Step> = Vec::new();
+        let steps: Vec<&Step> = outbound
+            .iter()
+            .filter(|step| step.condition.output.matches(interface))
+            .copied()
+            .collect();
+        let mut translations = Vec::new();
+        for step in steps {
+            match &step.action {
+                Action::Accept if self.is_never_translated(step) => {
+                    let note = "natbpf never translates multicast and broadcast";
+                    self.findings.note(step.rule, note);
+                }
+                Action::Accept => left_alone.push(step),
+                _ => {
+                    self.no_interface(step);
+                    let read = self.translations(step);
+                    translations.push((left_alone.clone(), read));
+                }
+            }
+        }
+        let mut all: Vec<(Vec<&Step>, Translation<'_>)> = Vec::new();
+        for (left, read) in translations {
+            all.extend(
+                read.into_iter()
+                    .map(|translation| (left.clone(), translation)),
+            );
+        }
+        self.unite(&mut all);
+        for index in 0..all.len() {
+            let (left, translation) = &all[index];
+            let later: Vec<&Translation<'_>> = all[index + 1..].iter().map(|(_, t)| t).collect();
+            self.emit(uplink, translation, left, &later);
+        }
+    }
+
+    /// Multicast and broadcast, which libvirt leaves out by name: natbpf never translates them.
+    fn is_never_translated(&self, step: &Step) -> bool {
+        never_translated().covers(&step.condition.destinations)
+    }
+
+    /// A rule without an interface takes what passes between guests as well.
+    fn no_interface(&mut self, step: &Step) {
+        let Condition {
+            destinations,
+            output,
+            ..
+        } = &step.condition;
+        let inside = self.topology.inside();
+        let others = self.topology.networks.iter().filter(|network| {
+            output.matches(&network.interface)
+                && destinations.meets(&Addresses::prefix(network.address.trunc()))
+        });
+        let others: Vec<&str> = others.map(|network| network.interface.as_str()).collect();
+        if output.is_any() && destinations.covers(&inside) {
+            let warning = "names no output interface, so that it also translates what goes from \
+                           one guest or network to another; natbpf translates only what leaves \
+                           by the uplink";
+            self.findings.warning(step.rule, warning);
+        } else if !others.is_empty() {
+            let warning = format!(
+                "also translates what goes to the networks behind {}; natbpf translates only \
+                 what leaves by the uplink",
+                others.join(", ")
+            );
+            self.findings.warning(step.rule, warning);
+        }
+    }
+
+    /// What a rule makes of sources: several things, where it is NETMAP.
+    fn translations<'s>(&mut self, step: &'s Step) -> Vec<Translation<'s>> {
+        let one = |condition: &Condition, choice: &Choice| Translation {
+            step,
+            condition: condition.clone(),
+            choice: choice.clone(),
+            parts: Vec::new(),
+        };
+        let refusal = refusal(step);
+        if let Some(reason) = refusal {
+            self.findings.untranslated(step.rule, reason);
+            return Vec::new();
+        }
+        match &step.action {
+            Action::Snat(choice) | Action::Masquerade(choice) => {
+                vec![one(&step.condition, choice)]
+            }
+            Action::Netmap(to) => {
+                let sources = &step.condition.sources;
+                if sources.count() > MOST_OF_NETMAP
+                    || sources.count() != Addresses::prefix(*to).count()
+                {
+                    let reason = "natbpf has a rule for each address: this is not one prefix to \
+                                  another of the same size of at most 256";
+                    self.findings.untranslated(step.rule, reason);
+                    return Vec::new();
+                }
+                let to = Addresses::prefix(*to);
+                let pairs = sources.numbers().zip(to.numbers());
+                let each = pairs.map(|(source, to)| {
+                    let mut condition = step.condition.clone();
+                    condition.sources = Addresses::one(source);
+                    let to = Ipv4Addr::from(to);
+                    let choice = Choice {
+                        addresses: Some((to, to)),
+                        ..Choice::default()
+                    };
+                    one(&condition, &choice)
+                });
+                each.collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Puts rules for single protocols into the one for all, or together.
+    fn unite(&mut self, all: &mut Vec<(Vec<&Step>, Translation<'_>)>) {
+        let mut index = 0;
+        while index < all.len() {
+            let part = &all[index].1;
+            if part.condition.protocols.is_full() && part.condition.ports.is_full() {
+                index += 1;
+                continue;
+            }
+            let rule = part.step.rule;
+            if let Some(whole) = self.whole(all, index) {
+                let (_, part) = all.remove(index);
+                let whole = &mut all[whole - 1].1;
+                whole.choice.ports = whole.choice.ports.or(part.choice.ports);
+                whole.parts.push(rule);
+                self.findings.done(rule);
+                continue;
+            }
+            let mut union = part.condition.protocols.clone();
+            let mut same = Vec::new();
+            for (other, (_, candidate)) in all.iter().enumerate().skip(index + 1) {
+                let mut condition = candidate.condition.clone();
+                condition.protocols = part.condition.protocols.clone();
+                if condition == part.condition && candidate.same_target(part) {
+                    union = union.or(&candidate.condition.protocols);
+                    same.push(other);
+                }
+            }
+            let wanted = [TCP, UDP, ICMP];
+            if part.condition.ports.is_full() && wanted.iter().all(|p| union.contains(*p)) {
+                for other in same.into_iter().rev() {
+                    let (_, other) = all.remove(other);
+                    self.findings.done(other.step.rule);
+                    all[index].1.parts.push(other.step.rule);
+                }
+                all[index].1.condition.protocols = Protocols::full();
+                continue;
+            }
+            let reason = "natbpf chooses the external address by source and uplink, for all \
+                          protocols and ports";
+            self.findings.untranslated(rule, reason);
+            all.remove(index);
+        }
+    }
+
+    /// A later rule that does the same with all that a rule matches and more.
+    fn whole(&self, all: &[(Vec<&Step>, Translation<'_>)], index: usize) -> Option<usize> {
+        let part = &all[index].1;
+        let ports = part.choice.ports;
+        let found = all
+            .iter()
+            .enumerate()
+            .skip(index + 1)
+            .find(|(_, (_, whole))| {
+                let usual = ports.is_none_or(|ports| ports == USUAL_PORTS);
+                whole.condition.covers(&part.condition)
+                    && whole.same_target(part)
+                    && (usual || whole.choice.ports == ports)
+            });
+        found.map(|(position, _)| position)
+    }
+
+    fn emit(
+        &mut self,
+        uplink: usize,
+        translation: &Translation<'_>,
+        left_alone: &[&Step],
+        later: &[&Translation<'_>],
+    ) {
+        let rule = translation.step.rule;
+        let condition = &translation.condition;
+        let inside = self.topology.inside();
+        let not_these = condition.destinations.complement().without(&inside);
+        let meets_later = later.iter().any(|other| {
+            other.condition.sources.meets(&condition.sources)
+                && other.condition.destinations.meets(&not_these)
+        });
+        let is_positive = condition.destinations.count() < 1 << 31;
+        if meets_later && is_positive {
+            return self.findings.untranslated(rule, BY_DESTINATION);
+        }
+        let taken = self.plan.snats.iter().find(|snat| {
+            snat.uplink == uplink
+                && !snat.exclude.is_empty()
+                && Addresses::prefix(snat.prefix).covers(&condition.sources)
+                && !snat.origin.rules.contains(&rule)
+        });
+        if taken.is_some() {
+            return self.findings.untranslated(rule, BY_DESTINATION);
+        }
+        let mut exclude = not_these;
+        let mut narrower: Vec<(Addresses, &Step)> = Vec::new();
+        let mut used = Vec::new();
+        for step in left_alone {
+            let left = &step.condition;
+            if !left.meets(condition) {
+                continue;
+            }
+            if !leaves_by_destination(left) {
+                let reason = foreign(left).unwrap_or_else(|| {
+                    "natbpf leaves packets alone by source and destination only".to_owned()
+                });
+                self.findings.untranslated(step.rule, reason);
+            } else if left.sources.covers(&condition.sources) {
+                exclude = exclude.or(&left.destinations);
+                used.push(step.rule);
+            } else {
+                narrower.push((left.sources.and(&condition.sources), step));
+                self.findings.done(step.rule);
+            }
+        }
+        for (sources, step) in &narrower {
+            // Those of another narrower one that hold all of these count as well.
+            let wider = narrower.iter().filter(|(other, _)| other.covers(sources));
+            let left = wider.fold(exclude.clone(), |all, (_, step)| {
+                all.or(&step.condition.destinations)
+            });
+            self.push(uplink, translation, sources, &left, &[step.rule]);
+        }
+        self.push(uplink, translation, &condition.sources, &exclude, &used);
+    }
+
+    /// Adds the rules for a set of sources.
+    fn push(
+        &mut self,
+        uplink: usize,
+        translation: &Translation<'_>,
+        sources: &Addresses,
+        exclude: &Addresses,
+        used: &[usize],
+    ) {
+        let rule = translation.step.rule;
+        let prefixes = sources.prefixes();
+        // What stays in a network does not leave by an uplink.
+        let stays = self
+            .topology
+            .networks
+            .iter()
+            .map(|net| Addresses::prefix(net.address.trunc()));
+        let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
+        let multicast = exclude.meets(&never_translated()) && !stays.covers(exclude);
+        let everything = exclude.or(&never_translated()).is_full();
+        let exclude = &match everything {
+            true => Addresses::full(),
+            false => exclude.without(&never_translated()),
+        };
+        let exclude = if stays.covers(exclude) {
+            Vec::new()
+        } else {
+            exclude.prefixes()
+        };
+        if prefixes.len() > MOST_PREFIXES || exclude.len() > MOST_PREFIXES {
+            let reason = "takes more than 64 prefixes to say";
+            return self.findings.untranslated(rule, reason);
+        }
+        for prefix in prefixes {
+            let networks = self.topology.networks.iter();
+            let network = networks
+                .clone()
+                .position(|net| net.address.trunc() == prefix);
+            let mut origin = Origin::default();
+            translation.parts.iter().for_each(|part| origin.add(*part));
+            origin.add(rule);
+            for rule in used {
+                origin.add(*rule);
+                self.findings.done(*rule);
+            }
+            if multicast {
+                origin.remark("Multicast and broadcast are never translated");
+            }
+            if sources.is_full() {
+                origin.remark(
+                    "Of every source, as in the original; network = \"NAME\" would say whose",
+                );
+            }
+            self.plan.snats.push(Snat {
+                name: String::new(),
+                source: network.map_or(Source::Prefix(prefix), Source::Network),
+                prefix,
+                uplink,
+                to: translation.choice.addresses,
+                ports: translation
+                    .choice
+                    .ports
+                    .filter(|ports| *ports != USUAL_PORTS),
+                exclude: exclude.clone(),
+                origin,
+            });
+        }
+        self.findings.done(rule);
+    }
+
+    /// Rules by which nothing leaves that natbpf has an uplink for.
+    fn no_uplink(&mut self, outbound: &[&Step]) {
+        for step in outbound {
+            if self.findings.is_done(step.rule) {
+                continue;
+            }
+            if step.action == Action::Accept {
+                let note = "leaves alone what no rule behind it translates: nothing is needed \
+                            for it";
+                self.findings.note(step.rule, note);
+            } else {
+                let reason = "is about packets that leave by none of the uplinks: leave it in \
+                              netfilter, or write an [uplink] for it";
+                self.findings.untranslated(step.rule, reason);
+            }
+        }
+    }
+
+    /// A forward of everything and the way back of the same guest are one `[[nat]]`.
+    fn pair(&mut self) {
+        let mut index = 0;
+        while index < self.plan.forwards.len() {
+            let forward = &self.plan.forwards[index];
+            let (uplink, to) = (forward.uplink, forward.to);
+            let Some(address) = forward.address.filter(|_| forward.is_all()) else {
+                index += 1;
+                continue;
+            };
+            let first = self
+                .plan
+                .snats
+                .iter()
+                .position(|snat| snat.uplink == uplink && snat.prefix.contains(&to));
+            let is_back = |snat: &Snat| {
+                snat.prefix == Ipv4Net::from(to)
+                    && snat.to == Some((address, address))
+                    && snat.exclude.is_empty()
+                    && snat.ports.is_none()
+            };
+            let back = first.filter(|snat| is_back(&self.plan.snats[*snat]));
+            let Some(back) = back.filter(|_| !self.plan.forwards[index].spares) else {
+                index += 1;
+                continue;
+            };
+            let forward = self.plan.forwards.remove(index);
+            let snat = self.plan.snats.remove(back);
+            let mut origin = forward.origin;
+            snat.origin.rules.iter().for_each(|rule| origin.add(*rule));
+            self.plan.nats.push(Nat {
+                name: String::new(),
+                uplink,
+                address,
+                to,
+                hairpin: forward.hairpin,
+                origin,
+            });
+        }
+    }
+}
+
+/// Multicast and limited broadcast.
+fn never_translated() -> Addresses {
+    Addresses::range(0xe000_0000, 0xefff_ffff).or(&Addresses::one(u32::MAX))
+}
+
+const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and for \
+    other destinations another rule has these sources: leave it in netfilter";
+
+/// What of a rule no `[[snat]]` can say.
+fn refusal(step: &Step) -> Option<String> {
+    let condition = &step.condition;
+    if let Some(reasons) = foreign(condition) {
+        return Some(reasons);
+    }
+    if condition.is_local.is_some() || condition.is_translated == Some(true) {
+        return Some("natbpf's source rules are about what leaves by an uplink".to_owned());
+    }
+    if !condition.source_ports.is_full() {
+        return Some("natbpf's source rules take all ports of a guest".to_owned());
+    }
+    match &step.action {
+        Action::Snat(Choice {
+            addresses: None, ..
+        }) => Some("names no address".to_owned()),
+        Action::Snat(choice) | Action::Masquerade(choice) => {
+            let (first, last) = choice.ports?;
+            (first == 0 || last < first).then(|| format!("{first}-{last} is no range of ports"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a rule that leaves packets alone knows them by source and destination only.
+fn leaves_by_destination(condition: &Condition) -> bool {
+    condition.foreign.is_empty()
+        && condition.protocols.is_full()
+        && condition.source_ports == Ports::full()
+        && condition.ports.is_full()
+        && condition.is_local.is_none()
+        && condition.is_translated.is_none()
+}

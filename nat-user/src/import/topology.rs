@@ -1,0 +1,523 @@
+//! Which interfaces lead outside and which to guests: a dump does not say it, but its rules let
+//! it be seen. What is no more than likely is marked to be checked.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::Options;
+use super::condition::Condition;
+use super::dump::Dump;
+use super::flatten::Step;
+use super::ranges::Addresses;
+use super::rule::Action;
+
+/// A way to the outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Uplink {
+    pub(super) name: String,
+    pub(super) interface: String,
+    /// Why the interface is no more than likely.
+    pub(super) check: Option<String>,
+    /// The addresses that are known to be on it.
+    pub(super) addresses: Vec<Ipv4Addr>,
+}
+
+/// A network of guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) name: String,
+    pub(super) interface: String,
+    pub(super) address: Ipv4Net,
+    /// Why the interface is no more than likely.
+    pub(super) check_interface: Option<&'static str>,
+    /// Why the address is no more than likely.
+    pub(super) check_address: Option<&'static str>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    pub(super) uplinks: Vec<Uplink>,
+    pub(super) networks: Vec<Network>,
+    /// Every address of which the rules say that it is inside.
+    pub(super) inside: Vec<Ipv4Net>,
+    /// Prefixes of guests for which no network could be written, and why.
+    pub(super) homeless: Vec<(Ipv4Net, String)>,
+}
+
+impl Topology {
+    pub(super) fn inside(&self) -> Addresses {
+        let prefixes = self.inside.iter().map(|prefix| Addresses::prefix(*prefix));
+        prefixes.fold(Addresses::empty(), |all, prefix| all.or(&prefix))
+    }
+
+    pub(super) fn network_of(&self, address: Ipv4Addr) -> Option<&Network> {
+        self.networks
+            .iter()
+            .find(|network| network.address.contains(&address))
+    }
+
+    /// The addresses around a guest: its network, or as many as such a network mostly has.
+    pub(super) fn neighbourhood(&self, guest: Ipv4Addr) -> Ipv4Net {
+        let network = self
+            .network_of(guest)
+            .map(|network| network.address.trunc());
+        let inside = || {
+            self.inside
+                .iter()
+                .find(|prefix| prefix.contains(&guest))
+                .copied()
+        };
+        network.or_else(inside).unwrap_or_else(|| around(guest))
+    }
+}
+
+const BY_ELIMINATION: &str = "guests' connections come by it, but no rule says from which prefix";
+
+fn around(guest: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::new_assert(guest, USUAL_LENGTH).trunc()
+}
+
+/// The length of most prefixes of guests.
+const USUAL_LENGTH: u8 = 24;
+/// Shorter prefixes are meant for "everything private", rather than for one bridge.
+const SHORTEST_GUESS: u8 = 16;
+
+/// Derives interfaces and networks from the rules and what is known of the host. Of the steps
+/// before and after routing, those that can match count first, and then all.
+pub(super) fn derive(
+    dump: &Dump,
+    [before, after]: [&[Step]; 2],
+    [all_before, all_after]: [&[Step]; 2],
+    options: &Options,
+) -> Topology {
+    let known: Vec<(String, Ipv4Net)> = [&options.addresses[..], &dump.addresses].concat();
+    let mut view = View {
+        known,
+        default_route: options.default_route.clone(),
+        pairs: pairs(dump),
+        targets: targets(before),
+        gateways: gateways(after),
+        topology: Topology::default(),
+    };
+    view.inside(after);
+    view.known_networks();
+    let seen_inside = view.interfaces_inside();
+    view.uplinks(before, after, &seen_inside);
+    view.uplinks(all_before, all_after, &seen_inside);
+    if view.topology.uplinks.is_empty() {
+        view.likely_uplink(dump, &seen_inside);
+    }
+    let left = view.unexplained_inputs(before, &seen_inside);
+    view.guessed_networks(&left);
+    view.name();
+    view.topology
+}
+
+struct View {
+    known: Vec<(String, Ipv4Net)>,
+    default_route: Option<String>,
+    /// Interfaces (or patterns) with prefixes that rules say are behind them.
+    pairs: Vec<(String, Ipv4Net)>,
+    targets: Vec<Ipv4Addr>,
+    /// Addresses that guests' packets get, in case one is the host's own inside.
+    gateways: Vec<Ipv4Addr>,
+    topology: Topology,
+}
+
+/// The one prefix that a set is, if it is one and not nearly everything.
+fn prefix_of(addresses: &Addresses) -> Option<Ipv4Net> {
+    match addresses.prefixes()[..] {
+        [prefix] if prefix.prefix_len() >= 8 => Some(prefix),
+        _ => None,
+    }
+}
+
+fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
+    let mut pairs = Vec::new();
+    for rule in &dump.rules {
+        let Condition {
+            sources,
+            destinations,
+            input,
+            output,
+            ..
+        } = &rule.condition;
+        let from = prefix_of(sources);
+        let to = prefix_of(destinations);
+        let behind = from.map(|from| (&input.is, from)).into_iter();
+        let behind = behind.chain(to.map(|to| (&output.is, to)));
+        // `-s 172.17.0.0/16 ! -o docker0`: what leaves its own bridge.
+        let behind = behind.chain(from.map(|from| (&output.is_not, from)));
+        // A source of their own network's is given to what stays there.
+        let gateway = match &rule.action {
+            Action::Snat(choice) => choice.address(),
+            _ => None,
+        };
+        let stays = from.filter(|from| gateway.is_some_and(|gateway| from.contains(&gateway)));
+        let behind = behind.chain(stays.map(|from| (&output.is, from)));
+        for (interfaces, prefix) in behind {
+            pairs.extend(interfaces.iter().map(|name| (name.clone(), prefix)));
+        }
+    }
+    pairs
+}
+
+fn targets(before: &[Step]) -> Vec<Ipv4Addr> {
+    let dnat = before.iter().filter_map(|step| match &step.action {
+        Action::Dnat(choice) => choice.address(),
+        _ => None,
+    });
+    dnat.collect()
+}
+
+fn gateways(after: &[Step]) -> Vec<Ipv4Addr> {
+    let snat = after.iter().filter_map(|step| match &step.action {
+        Action::Snat(choice) => choice.address(),
+        _ => None,
+    });
+    snat.collect()
+}
+
+fn translates_source(step: &Step) -> bool {
+    matches!(
+        step.action,
+        Action::Snat(_) | Action::Masquerade(_) | Action::Netmap(_)
+    )
+}
+
+fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+impl View {
+    /// Prefixes whose packets get another source are inside.
+    fn inside(&mut self, after: &[Step]) {
+        let steps = after.iter().filter(|step| translates_source(step));
+        let sources = steps.flat_map(|step| match step.condition.sources.is_full() {
+            true => Vec::new(),
+            false => step.condition.sources.prefixes(),
+        });
+        let inside: Vec<Ipv4Net> = sources.filter(|prefix| prefix.prefix_len() >= 8).collect();
+        self.topology.inside = Ipv4Net::aggregate(&inside);
+        // Neighbouring networks are not one network.
+        let widest = |prefix: &Ipv4Net| !inside.iter().any(|p| p != prefix && p.contains(prefix));
+        let mut apart: Vec<Ipv4Net> = inside.iter().copied().filter(widest).collect();
+        apart.sort();
+        apart.dedup();
+        self.topology.inside = apart;
+    }
+
+    fn is_inside(&self, prefix: Ipv4Net) -> bool {
+        self.topology
+            .inside
+            .iter()
+            .any(|inside| overlap(*inside, prefix))
+            || self.targets.iter().any(|target| prefix.contains(target))
+    }
+
+    fn add_network(
+        &mut self,
+        interface: &str,
+        address: Ipv4Net,
+        [check_interface, check_address]: [Option<&'static str>; 2],
+    ) -> bool {
+        let Topology {
+            uplinks, networks, ..
+        } = &self.topology;
+        let is_free = !uplinks.iter().any(|uplink| uplink.interface == interface)
+            && !networks.iter().any(|network| {
+                network.interface == interface || overlap(network.address.trunc(), address.trunc())
+            });
+        if is_free {
+            self.topology.networks.push(Network {
+                name: interface.to_owned(),
+                interface: interface.to_owned(),
+                address,
+                check_interface,
+                check_address,
+            });
+        }
+        is_free
+    }
+
+    fn known_networks(&mut self) {
+        for (interface, address) in self.known.clone() {
+            let is_host = address.prefix_len() == 32;
+            if !is_host && self.is_inside(address.trunc()) && !address.addr().is_loopback() {
+                self.add_network(&interface, address, [None; 2]);
+            }
+        }
+    }
+
+    /// Interfaces and patterns of which something says that guests are behind them.
+    fn interfaces_inside(&self) -> BTreeSet<String> {
+        let known = self
+            .topology
+            .networks
+            .iter()
+            .map(|network| network.interface.clone());
+        let is_inside = |prefix: Ipv4Net| {
+            self.topology
+                .inside
+                .iter()
+                .any(|inside| overlap(*inside, prefix))
+                || self.targets.iter().any(|target| prefix.contains(target))
+        };
+        let paired = self.pairs.iter().filter(|(_, prefix)| is_inside(*prefix));
+        known
+            .chain(paired.map(|(interface, _)| interface.clone()))
+            .collect()
+    }
+
+    fn add_uplink(&mut self, interface: &str, inside: &BTreeSet<String>, check: Option<&str>) {
+        let is_known = self
+            .topology
+            .uplinks
+            .iter()
+            .any(|uplink| uplink.interface == interface);
+        if is_known || inside.contains(interface) || interface == "lo" {
+            return;
+        }
+        let own = self.known.iter().filter(|(name, _)| name == interface);
+        self.topology.uplinks.push(Uplink {
+            name: interface.to_owned(),
+            interface: interface.to_owned(),
+            check: check.map(str::to_owned),
+            addresses: own.map(|(_, net)| net.addr()).collect(),
+        });
+    }
+
+    fn uplinks(&mut self, before: &[Step], after: &[Step], inside: &BTreeSet<String>) {
+        if !self.topology.uplinks.is_empty() {
+            return;
+        }
+        let leaving = after.iter().filter(|step| translates_source(step));
+        for step in leaving {
+            for pattern in &step.condition.output.is {
+                match pattern.strip_suffix('+') {
+                    None => self.add_uplink(pattern, inside, None),
+                    Some(stem) if !inside.contains(pattern) => {
+                        let check =
+                            format!("the rules say {pattern}: write one for each interface");
+                        self.add_uplink(&format!("{stem}0"), inside, Some(&check));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        if self.topology.uplinks.is_empty() {
+            let entering = before
+                .iter()
+                .filter(|step| matches!(step.action, Action::Dnat(_)));
+            for step in entering {
+                if let Some(name) = step.condition.input.named() {
+                    self.add_uplink(name, inside, None);
+                }
+            }
+        }
+    }
+
+    /// No rule of the nat table names an interface that leads outside.
+    fn likely_uplink(&mut self, dump: &Dump, inside: &BTreeSet<String>) {
+        if let Some(route) = self.default_route.clone() {
+            self.add_uplink(&route, inside, None);
+            return;
+        }
+        let known: Vec<String> = self
+            .known
+            .iter()
+            .map(|(interface, _)| interface.clone())
+            .collect();
+        if let Some(interface) = known.iter().find(|name| !inside.contains(*name)) {
+            return self.add_uplink(interface, inside, None);
+        }
+        let check = "no rule says by which interface packets leave";
+        let leaving = dump.rules.iter().filter_map(|rule| {
+            let from = prefix_of(&rule.condition.sources)?;
+            self.is_inside(from)
+                .then(|| rule.condition.output.named())
+                .flatten()
+        });
+        let leaving: Vec<String> = leaving.map(str::to_owned).collect();
+        match leaving.iter().find(|name| !inside.contains(*name)) {
+            Some(name) => self.add_uplink(name, inside, Some(check)),
+            None => self.add_uplink("eth0", &BTreeSet::new(), Some(check)),
+        }
+    }
+
+    /// Interfaces by which packets come that are sent to guests, but by which nothing leaves: on
+    /// Proxmox VE, the guests' bridge.
+    fn unexplained_inputs(&self, before: &[Step], inside: &BTreeSet<String>) -> Vec<String> {
+        let is_uplink = |name: &str| {
+            self.topology
+                .uplinks
+                .iter()
+                .any(|uplink| uplink.interface == name)
+        };
+        let dnat = before
+            .iter()
+            .filter(|step| matches!(step.action, Action::Dnat(_)));
+        let names = dnat.filter_map(|step| step.condition.input.named());
+        let mut names: Vec<String> = names
+            .filter(|name| !is_uplink(name) && !inside.contains(*name))
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Networks for the prefixes inside that no known address explains, and for forwards' targets.
+    fn guessed_networks(&mut self, left: &[String]) {
+        let mut wanted = self.topology.inside.clone();
+        for target in self.targets.clone() {
+            let is_explained = self.topology.network_of(target).is_some()
+                || wanted.iter().any(|prefix| prefix.contains(&target));
+            if !is_explained {
+                let paired = self.pairs.iter().map(|(_, prefix)| *prefix);
+                let paired =
+                    paired.filter(|prefix| prefix.contains(&target) && prefix.prefix_len() <= 30);
+                wanted.push(
+                    paired
+                        .max_by_key(Ipv4Net::prefix_len)
+                        .unwrap_or_else(|| around(target)),
+                );
+            }
+        }
+        let networks = self.topology.networks.clone();
+        wanted.retain(|prefix| {
+            !networks
+                .iter()
+                .any(|network| overlap(network.address.trunc(), *prefix))
+        });
+        let wanted: Vec<Ipv4Net> = wanted
+            .into_iter()
+            .filter(|p| p.prefix_len() <= 30)
+            .collect();
+        for (number, prefix) in wanted.iter().enumerate() {
+            let left = if wanted.len() == 1 && left.len() == 1 {
+                Some(left[0].as_str())
+            } else {
+                None
+            };
+            self.guess_network(*prefix, left, number);
+        }
+        for target in self.targets.clone() {
+            let prefix = around(target);
+            let is_inside = self
+                .topology
+                .inside
+                .iter()
+                .any(|inside| inside.contains(&target));
+            if !is_inside {
+                self.topology.inside.push(prefix);
+            }
+        }
+        for network in &self.topology.networks {
+            let prefix = network.address.trunc();
+            if !self
+                .topology
+                .inside
+                .iter()
+                .any(|inside| inside.contains(&prefix))
+            {
+                self.topology.inside.push(prefix);
+            }
+        }
+    }
+
+    fn guess_network(&mut self, prefix: Ipv4Net, left: Option<&str>, number: usize) {
+        let paired: BTreeSet<&String> = self
+            .pairs
+            .iter()
+            .filter(|(_, other)| overlap(*other, prefix))
+            .map(|(interface, _)| interface)
+            .collect();
+        let is_pattern = |name: &&&String| name.ends_with('+');
+        let named: Vec<&String> = paired
+            .iter()
+            .filter(|name| !is_pattern(name))
+            .copied()
+            .collect();
+        let is_uplink = |name: &str| {
+            self.topology
+                .uplinks
+                .iter()
+                .any(|uplink| uplink.interface == name)
+        };
+        let named: Vec<&String> = named.into_iter().filter(|name| !is_uplink(name)).collect();
+        let (interface, check) = match (&named[..], left) {
+            ([name, ..], _) => ((*name).clone(), None),
+            ([], Some(name)) => (name.to_owned(), Some(BY_ELIMINATION)),
+            ([], None) if !paired.is_empty() => {
+                let patterns: Vec<&str> = paired.iter().map(|name| name.as_str()).collect();
+                let why = format!(
+                    "the rules say {}: write a [network] for each bridge, or give --address \
+                     BRIDGE=ADDRESS/LENGTH",
+                    patterns.join(", ")
+                );
+                return self.topology.homeless.push((prefix, why));
+            }
+            ([], None) if prefix.prefix_len() < SHORTEST_GUESS => {
+                let why = "no rule says which interfaces these are behind: write a [network] for \
+                           each bridge, or give --address BRIDGE=ADDRESS/LENGTH";
+                return self.topology.homeless.push((prefix, why.to_owned()));
+            }
+            ([], None) => {
+                let check = "no rule says behind which interface they are";
+                (self.usual_interface(prefix, number), Some(check))
+            }
+        };
+        let gateway = self
+            .gateways
+            .iter()
+            .find(|address| prefix.contains(*address));
+        let check_address = match gateway {
+            Some(_) => None,
+            None => Some("no rule says the host's own address in it"),
+        };
+        let address = gateway.copied().unwrap_or_else(|| self.first_free(prefix));
+        let address = Ipv4Net::new_assert(address, prefix.prefix_len());
+        if !self.add_network(&interface, address, [check, check_address]) {
+            let why = format!("{interface} has a role already");
+            self.topology.homeless.push((prefix, why));
+        }
+    }
+
+    fn usual_interface(&self, prefix: Ipv4Net, number: usize) -> String {
+        let usual = [("192.168.122.0/24", "virbr0"), ("172.17.0.0/16", "docker0")];
+        let text = prefix.to_string();
+        if let Some((_, name)) = usual.iter().find(|(prefix, _)| *prefix == text) {
+            return (*name).to_owned();
+        }
+        let is_proxmox = self
+            .topology
+            .uplinks
+            .iter()
+            .any(|uplink| uplink.interface == "vmbr0");
+        if is_proxmox {
+            format!("vmbr{}", number + 1)
+        } else {
+            format!("br{number}")
+        }
+    }
+
+    /// The first address of a prefix that is no guest's.
+    fn first_free(&self, prefix: Ipv4Net) -> Ipv4Addr {
+        let mut hosts = prefix.hosts();
+        let free = hosts.find(|address| !self.targets.contains(address));
+        free.unwrap_or_else(|| prefix.network())
+    }
+
+    /// One uplink is `wan`, one network `lan`; several are called like their interfaces.
+    fn name(&mut self) {
+        if let [uplink] = &mut self.topology.uplinks[..] {
+            uplink.name = "wan".to_owned();
+        }
+        if let [network] = &mut self.topology.networks[..] {
+            network.name = "lan".to_owned();
+        }
+    }
+}

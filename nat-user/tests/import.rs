@@ -1,0 +1,272 @@
+//! `natbpf import iptables` on dumps from real kernels: what it writes is a configuration, and
+//! every rule of the nat table is in it or is spoken of.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nat_user::config::{self, model::Config};
+use nat_user::import::{self, Import, Options};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+/// Every dump, and whether all of its nat table can be expressed.
+const FIXTURES: [(&str, bool); 11] = [
+    ("proxmox", true),
+    ("kvm", true),
+    ("snat", true),
+    ("hetzner", true),
+    // The host's own connections are not.
+    ("docker", false),
+    ("docker-engine", false),
+    ("libvirt", true),
+    // Certain senders are not.
+    ("proxmox-post-up", false),
+    ("one-to-one", true),
+    // Rules that netfilter goes on with.
+    ("stays", false),
+    ("foreign", false),
+];
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.rules"))
+}
+
+fn import(name: &str, options: &Options) -> (String, Import) {
+    let text = fs::read_to_string(file(name)).unwrap();
+    let import = import::iptables(&text, name, options).unwrap();
+    (text, import)
+}
+
+fn config(import: &Import) -> Config {
+    match config::parse(&import.toml, Path::new("imported")) {
+        Ok(loaded) => loaded.config,
+        Err(error) => panic!("{error}\n{}", import.toml),
+    }
+}
+
+#[test]
+fn every_dump_becomes_a_configuration() {
+    for (name, is_complete) in FIXTURES {
+        let (_, import) = import(name, &Options::default());
+        config(&import);
+        assert_eq!(import.problem, None, "{name}");
+        assert_eq!(
+            import.is_complete(),
+            is_complete,
+            "{name}: {:#?}",
+            import.findings
+        );
+    }
+}
+
+#[test]
+fn no_rule_of_the_nat_table_is_dropped_in_silence() {
+    for (name, _) in FIXTURES {
+        let (text, import) = import(name, &Options::default());
+        let mut table = "";
+        for (number, line) in (1..).zip(text.lines()) {
+            table = line.strip_prefix('*').unwrap_or(table);
+            let is_rule = table == "nat" && line.contains("-A ");
+            // A jump, or what leaves a chain, is a condition of other rules.
+            let is_structure = ["-j RETURN", "-j DOCKER", "-j LIBVIRT_PRT"]
+                .iter()
+                .any(|target| line.ends_with(target));
+            if !is_rule || is_structure {
+                continue;
+            }
+            let is_written = import.toml.contains(&format!("# line {number}: "));
+            let is_said = import.findings.iter().any(|finding| finding.line == number);
+            assert!(
+                is_written || is_said,
+                "{name}:{number}: {line}\n{}",
+                import.toml
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_given_about_the_host_leaves_nothing_to_check() {
+    let address = |interface: &str, net: &str| (interface.to_owned(), net.parse().unwrap());
+    for (name, addresses) in [
+        (
+            "proxmox",
+            [("vmbr0", "19.19.8.10/24"), ("vmbr1", "172.22.161.254/24")],
+        ),
+        (
+            "kvm",
+            [("eth0", "10.10.10.190/24"), ("virbr0", "192.168.122.1/24")],
+        ),
+        (
+            "snat",
+            [("eth0", "192.168.38.116/24"), ("veth0", "1.1.1.3/24")],
+        ),
+        (
+            "docker",
+            [("eth0", "10.10.10.190/24"), ("ns_br", "175.18.0.1/24")],
+        ),
+        (
+            "hetzner",
+            [("eth0", "123.45.12.48/32"), ("br112", "172.30.112.1/24")],
+        ),
+    ] {
+        let options = Options {
+            addresses: addresses
+                .map(|(interface, net)| address(interface, net))
+                .to_vec(),
+            default_route: None,
+        };
+        let (_, import) = import(name, &options);
+        let config = config(&import);
+        assert!(!import.toml.contains("check: no rule"), "{}", import.toml);
+        assert_eq!(config.uplinks[0].interface, addresses[0].0, "{name}");
+        assert_eq!(config.networks[0].interface, addresses[1].0, "{name}");
+        assert_eq!(
+            config.networks[0].address.to_string(),
+            addresses[1].1,
+            "{name}"
+        );
+        assert_eq!(config.snat.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn libvirts_three_rules_are_one() {
+    let config = config(&import("libvirt", &Options::default()).1);
+    let [snat] = &config.snat[..] else {
+        panic!("{:?}", config.snat)
+    };
+    assert_eq!(snat.exclude, []);
+    assert_eq!(config.networks[0].interface, "virbr0");
+}
+
+#[test]
+fn dockers_networks_and_ports_are_found() {
+    let (_, import) = import("docker-engine", &Options::default());
+    let config = config(&import);
+    let bridges: Vec<&str> = config
+        .networks
+        .iter()
+        .map(|net| net.interface.as_str())
+        .collect();
+    assert_eq!(bridges, ["docker0", "br-5e2b1f0d3c4a"]);
+    assert_eq!(config.forwards.len(), 2);
+    assert!(
+        config
+            .forwards
+            .iter()
+            .all(|forward| !forward.hairpin && forward.address.is_none())
+    );
+}
+
+/// Rules of all dumps, in any order, whole or cut off, one or two words from elsewhere in them.
+fn any_rules() -> impl Strategy<Value = String> {
+    let mut rules = Vec::new();
+    for (name, _) in FIXTURES {
+        let text = fs::read_to_string(file(name)).unwrap();
+        let lines = text
+            .lines()
+            .filter_map(|line| line.find("-A ").map(|at| line[at..].to_owned()));
+        rules.extend(lines);
+    }
+    let words: Vec<String> = rules
+        .iter()
+        .flat_map(|rule| rule.split(' '))
+        .map(str::to_owned)
+        .collect();
+    let cut = (select(rules), any::<Index>(), select(words), 0..10u8);
+    let rule = cut.prop_map(|(rule, at, word, what)| {
+        let mut words: Vec<&str> = rule.split(' ').collect();
+        let at = at.index(words.len());
+        match what {
+            0 => words.truncate(at),
+            1 => words[at] = &word,
+            2 => words.insert(at, &word),
+            _ => {}
+        }
+        words.join(" ")
+    });
+    vec(rule, 0..20).prop_map(|rules| format!("*nat\n{}\nCOMMIT\n", rules.join("\n")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_rules_are_each_is_written_or_spoken_of(text in any_rules()) {
+        let Ok(import) = import::iptables(&text, "any", &Options::default()) else {
+            return Ok(()); // The line that is none of iptables' is named.
+        };
+        prop_assert_eq!(&import.problem, &None, "{}", import.toml);
+        for (number, line) in (1..).zip(text.lines()) {
+            let translates = ["DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"];
+            let ends = translates.iter().any(|target| line.contains(&format!("-j {target}")));
+            if !line.starts_with("-A ") || !ends {
+                continue;
+            }
+            let is_written = import.toml.contains(&format!("# line {number}: "));
+            let is_said = import.findings.iter().any(|finding| finding.line == number);
+            prop_assert!(is_written || is_said, "{}: {}\n{}{}", number, line, text, import.toml);
+        }
+    }
+}
+
+fn natbpf(words: &[&str], input: Option<&str>) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natbpf"));
+    command
+        .args(["import", "iptables"])
+        .args(words)
+        .stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(input.unwrap_or_default().as_bytes())
+        .unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn the_exit_code_says_what_has_become_of_the_rules() {
+    for (name, is_complete) in FIXTURES {
+        let path = file(name);
+        let (code, toml, _) = natbpf(&[path.to_str().unwrap()], None);
+        assert_eq!(code, Some(if is_complete { 0 } else { 3 }), "{name}");
+        assert!(
+            config::parse(&toml, Path::new("imported")).is_ok(),
+            "{name}"
+        );
+    }
+    let (code, toml, stderr) = natbpf(&["/nowhere/rules"], None);
+    assert_eq!((code, toml.as_str()), (Some(1), ""));
+    assert!(stderr.contains("/nowhere/rules"), "{stderr}");
+    assert_eq!(natbpf(&["--address", "vmbr1"], None).0, Some(2));
+}
+
+#[test]
+fn standard_input_is_read_like_a_file() {
+    let text = fs::read_to_string(file("foreign")).unwrap();
+    let (code, _, stderr) = natbpf(&["-"], Some(&text));
+    assert_eq!(code, Some(3));
+    let line = "-:16: -A PREROUTING -i br0 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 3128: ";
+    assert!(
+        stderr.lines().any(|said| said.starts_with(line)),
+        "{stderr}"
+    );
+    let (code, toml, stderr) = natbpf(&[], Some("hello\n"));
+    assert_eq!((code, toml.as_str()), (Some(1), ""));
+    assert!(
+        stderr.contains("-:1: is no line of iptables-save"),
+        "{stderr}"
+    );
+}
