@@ -90,7 +90,7 @@ mod tests {
             shown(Format::Human),
             "network  address        mac                name  expires in\n\
              lan      172.22.161.10  52:54:00:00:00:0a  web1  58 min 20 s\n\
-             lan      172.22.161.11  52:54:00:00:00:0b  -           never\n"
+             lan      172.22.161.11  52:54:00:00:00:0b  -     never\n"
         );
     }
 
