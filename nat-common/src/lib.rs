@@ -25,6 +25,7 @@ macro_rules! map_layout {
 pub(crate) use map_layout;
 
 pub mod address;
+pub mod adopt;
 pub mod checksum;
 pub mod counter;
 pub mod fragment;

@@ -179,6 +179,39 @@ impl<A: Address> PortOwner<A> {
     }
 }
 
+impl<A: Address> PortRecord<A> {
+    /// Whether the port belongs to one internal endpoint alone.
+    #[inline(always)]
+    pub fn is_exclusive(&self) -> bool {
+        self.flags & SHARED == 0
+    }
+
+    /// The owner's key in `MAPPINGS`.
+    #[inline(always)]
+    pub fn mapping_key(&self, protocol: u8) -> MappingKey<A> {
+        MappingKey {
+            address: self.address,
+            port: self.port,
+            network: self.network,
+            uplink: self.uplink,
+            protocol,
+            reserved: 0,
+        }
+    }
+}
+
+impl<A: Address> MappingRecord<A> {
+    /// Of this external endpoint.
+    #[inline(always)]
+    pub fn new(external: Endpoint<A>) -> Self {
+        Self {
+            address: external.address,
+            port: external.port,
+            reserved: [0; 2],
+        }
+    }
+}
+
 impl<A: Address> PortKey<A> {
     /// The key of an external endpoint.
     #[inline(always)]

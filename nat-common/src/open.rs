@@ -35,7 +35,7 @@ pub struct Origin {
 
 /// Why a session was not opened with one external port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refusal {
+pub(crate) enum Refusal {
     /// Another port may do.
     PortTaken,
     /// None will.
@@ -379,7 +379,7 @@ fn record<A: Address, T: Tables<A>>(
 
 /// The key under which answers to packets of this entry are looked up.
 #[inline(always)]
-fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
+pub(crate) fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     let Entry { key, record } = entry;
     SessionKey {
         source: record.destination,
@@ -507,7 +507,8 @@ fn open_held<A: Address, T: Tables<A>>(
     let protocol = opening.request.key.protocol;
     let remote = opening.request.key.destination;
     let permitted = if wants_permit(&opening.snat) {
-        add_permit(tables, external, remote, protocol).map(|()| flags::HOLDS_PERMIT)
+        let key = PermitKey::new(external, remote, protocol);
+        add_permit(tables, &key).map(|()| flags::HOLDS_PERMIT)
     } else {
         Ok(0)
     };
@@ -536,11 +537,30 @@ fn add_entries<A: Address, T: Tables<A>>(
     record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | held;
     opening.answer.key = answer_key(&opening.request);
     settle(opening);
+    add_session(tables, opening)
+}
+
+/// Adds all entries of the session or none.
+#[inline(always)]
+fn add_session<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
     if opening.request.record.flags & flags::HAIRPIN != 0 {
         add_hairpin(tables, opening)
     } else {
         add_pair(tables, opening)
     }
+}
+
+/// Adds all entries of a session that was opened elsewhere, or none; whether it did.
+#[inline(never)]
+pub(crate) fn add_session_entries<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> bool {
+    settle(opening);
+    add_session(tables, opening).is_ok()
 }
 
 const fn wants_permit<A>(snat: &Snat<A>) -> bool {
@@ -605,7 +625,6 @@ fn claim<A: Address, T: Tables<A>>(
     let Opening {
         request,
         origin,
-        guest,
         snat,
         ..
     } = opening;
@@ -640,28 +659,34 @@ fn claim<A: Address, T: Tables<A>>(
         rule: snat.rule,
         references: 1,
     };
-    if is_shared {
-        return tables.add_port(&key, &record).map_err(Refusal::from);
+    add_port(tables, &key, &record)
+}
+
+/// Adds the owner of an external port, with its mapping if it is the only one.
+#[inline(always)]
+pub(crate) fn add_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PortKey<A>,
+    record: &PortRecord<A>,
+) -> Result<(), Refusal> {
+    if !record.is_exclusive() {
+        return tables.add_port(key, record).map_err(Refusal::from);
     }
-    guest::take_port(tables, guest).map_err(Refusal::Final)?;
+    let guest = GuestKey::new(record.address, record.network);
+    guest::take_port(tables, &guest).map_err(Refusal::Final)?;
     tables
-        .add_port(&key, &record)
-        .inspect_err(|_| guest::give_port(tables, guest))?;
-    let mapping = MappingRecord {
-        address: external.address,
-        port: external.port,
-        reserved: [0; 2],
-    };
+        .add_port(key, record)
+        .inspect_err(|_| guest::give_port(tables, &guest))?;
+    let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
     tables
-        .add_mapping(&mapping_key(opening), &mapping)
+        .add_mapping(&record.mapping_key(key.protocol), &mapping)
         .map_err(|error| {
             // Another CPU made one for the same internal endpoint: that is found at the next turn.
-            tables.remove_port(&key);
-            guest::give_port(tables, guest);
+            tables.remove_port(key);
+            guest::give_port(tables, &guest);
             error.into()
         })
 }
-
 /// Whether an external port is spoken for by a forward rule or by a socket of the host.
 #[inline(always)]
 fn is_reserved<A: Address, T: Tables<A>>(
@@ -697,7 +722,7 @@ fn hold<A: Address, T: Tables<A>>(
     if !permit {
         return Ok(flags::HOLDS_PORT);
     }
-    match add_permit(tables, external, remote, protocol) {
+    match add_permit(tables, &PermitKey::new(external, remote, protocol)) {
         Ok(()) => Ok(flags::HOLDS_PORT | flags::HOLDS_PERMIT),
         Err(reason) => {
             release(tables, protocol, external, remote, flags::HOLDS_PORT);
@@ -708,24 +733,21 @@ fn hold<A: Address, T: Tables<A>>(
 
 /// Takes a reference to a remote address's permit, which is made if it is not there.
 #[inline(always)]
-fn add_permit<A: Address, T: Tables<A>>(
+pub(crate) fn add_permit<A: Address, T: Tables<A>>(
     tables: &T,
-    external: Endpoint<A>,
-    remote: A,
-    protocol: u8,
+    key: &PermitKey<A>,
 ) -> Result<(), DropReason> {
-    let key = PermitKey::new(external, remote, protocol);
-    if let Some(references) = tables.permit(&key) {
+    if let Some(references) = tables.permit(key) {
         return if references.acquire() {
             Ok(())
         } else {
             Err(DropReason::Ending)
         };
     }
-    match tables.add_permit(&key) {
+    match tables.add_permit(key) {
         Ok(()) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::TableFull),
-        Err(InsertError::Exists) => match tables.permit(&key) {
+        Err(InsertError::Exists) => match tables.permit(key) {
             Some(references) if references.acquire() => Ok(()),
             _ => Err(DropReason::Ending),
         },

@@ -225,6 +225,8 @@ pub mod interface_flags {
     pub const ANTI_SPOOF: u16 = 1 << 0;
     /// Guests are right behind this interface: it is no bridge, whose ports have the fast path.
     pub const NO_BRIDGE: u16 = 1 << 1;
+    /// It is not the only uplink: sessions may have the address of another.
+    pub const ONE_OF_SEVERAL: u16 = 1 << 2;
 }
 
 /// Bits of a value of `RULES`, whose key is a rule's number.

@@ -167,6 +167,14 @@ impl<A: Address> SessionKey<A> {
     }
 }
 
+impl<A: Address> SessionRecord<A> {
+    /// The source after translation.
+    #[inline(always)]
+    pub fn source_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.source, self.source_port)
+    }
+}
+
 impl<A: Address> Session<A> {
     /// The source after translation.
     #[inline(always)]

@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod adopt;
 mod arp;
 mod maps;
 mod memory;
@@ -167,6 +168,20 @@ fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &st
 #[classifier]
 pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
     sessions::end_all(&ctx, &Maps::new(ctx.as_ptr().cast()))
+}
+
+/// Adds sessions that the programs before have opened; see [`adopt`]. The daemon runs it by
+/// `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many could not be added.
+#[classifier]
+pub(crate) fn adopt_sessions(ctx: TcContext) -> i32 {
+    adopt::adopt_all(&ctx, &Maps::new(ctx.as_ptr().cast()))
+}
+
+/// Adds what the programs before have counted; see [`adopt`]. The daemon runs it by
+/// `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many entries it added.
+#[classifier]
+pub(crate) fn add_counts(ctx: TcContext) -> i32 {
+    adopt::count_all(&ctx)
 }
 
 /// Frees the fragments that have waited for too long for the first one of their packet. The daemon

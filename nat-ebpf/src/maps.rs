@@ -18,6 +18,7 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Endpoint, Port},
+    adopt::{Adopted4, Counted, counted},
     counter::{DROP_REASONS, DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
     guest::{Guest, GuestKey4, GuestRecord},
@@ -100,6 +101,10 @@ static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
 #[map]
 static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 
+/// The session that is being adopted: too large for the stack.
+#[map]
+static ADOPTED: PerCpuArray<Adopted4> = PerCpuArray::with_max_entries(1, 0);
+
 /// A packet of which nothing has come: too large for the stack.
 #[map]
 static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
@@ -122,6 +127,41 @@ pub(crate) fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
     // SAFETY: the slot is this CPU's own, one program at a time runs at the hooks of a CPU, and
     // each asks once. Zeroes are a valid value, and so is what a packet before left behind.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Room for the session that is being adopted on this CPU.
+#[inline(always)]
+pub(crate) fn adopted_session<'a>() -> Option<&'a mut Adopted4> {
+    // SAFETY: the slot is this CPU's own, and the one program that asks for it asks once.
+    ADOPTED
+        .get_ptr_mut(0)
+        .map(|adopted| unsafe { &mut *adopted })
+}
+
+/// Adds to what was counted on this CPU.
+#[inline(always)]
+pub(crate) fn add_counted(counted: &Counted) -> bool {
+    let [packets_in, bytes_in, packets_out, bytes_out, opened, closed] = counted.words;
+    if counted.table == counted::DROPS {
+        let Some(count) = DROPS.get_ptr_mut(counted.number) else {
+            return false;
+        };
+        // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
+        unsafe { *count += packets_in };
+        return true;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(counted.number) else {
+        return false;
+    };
+    // SAFETY: as above.
+    let counters = unsafe { &mut *counters };
+    counters.packets_in += packets_in;
+    counters.bytes_in += bytes_in;
+    counters.packets_out += packets_out;
+    counters.bytes_out += bytes_out;
+    counters.opened += opened;
+    counters.closed += closed;
+    true
 }
 
 /// Counts a dropped packet.

@@ -48,13 +48,15 @@ pub enum Command {
     /// Set up and translate, in the foreground
     Run(RunArgs),
     /// Validate the configuration; needs no privileges
-    Check,
+    Check(CheckArgs),
     /// Have the running daemon take its configuration again
     Reload,
     /// Show interfaces, hooks, addresses, table occupancy, uptime
     Status(StatusArgs),
     /// Show counters per rule and reasons for drops
     Stats(StatsArgs),
+    /// Show who has which address by DHCP
+    Leases(LeasesArgs),
     /// List, count or end live sessions
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
@@ -71,6 +73,14 @@ pub struct RunArgs {
     /// Log what the data plane decides on packets that open sessions (slows it down)
     #[arg(long = "debug-packets")]
     pub log_packets: bool,
+}
+
+/// Arguments of `natbpf check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// Look at the file alone, not at this host
+    #[arg(long = "no-host")]
+    pub without_host: bool,
 }
 
 /// Arguments of `natbpf status`.
@@ -90,6 +100,14 @@ pub struct StatsArgs {
     /// Show new values once a second until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `natbpf leases`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct LeasesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with live sessions.
@@ -182,7 +200,7 @@ mod tests {
         assert_eq!(cli.config, PathBuf::from("/etc/natbpf/natbpf.toml"));
         assert_eq!(cli.run_dir, PathBuf::from("/run/natbpf"));
         assert_eq!(cli.bpffs, PathBuf::from("/sys/fs/bpf/natbpf"));
-        assert_eq!(cli.command, Command::Check);
+        assert_eq!(cli.command, Command::Check(CheckArgs::default()));
     }
 
     #[test]
@@ -206,10 +224,13 @@ mod tests {
             "run",
             "run --debug-packets",
             "check",
+            "check --no-host",
             "reload",
             "status",
             "status --json",
             "stats",
+            "leases",
+            "leases --json",
             "conntrack list --json",
             "conntrack list --protocol tcp --remote 1.2.3.4:443",
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",

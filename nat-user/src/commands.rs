@@ -7,11 +7,14 @@ use nat_common::session::{SessionKey4, flags};
 
 use crate::{
     cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand},
-    clock, config,
+    clock,
+    config::{self, Loaded},
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
+    dhcp,
     host::{
+        conflicts::{self, Finding},
         journal::Journal,
         netlink::Netlink,
         setup::{self, Plan},
@@ -20,6 +23,7 @@ use crate::{
     report::{
         self, Format, Occupancy, conntrack,
         filter::SessionFilter,
+        leases::{self, LeaseView},
         session::SessionView,
         stats::{self, StatsView},
         status::{self, StatusView},
@@ -52,7 +56,7 @@ fn serve(cli: Cli) -> Result<()> {
             };
             runtime()?.block_on(daemon::run(options))
         }
-        Command::Check => runtime()?.block_on(check(&cli.config, &cli.run_dir)),
+        Command::Check(args) => runtime()?.block_on(check(&cli, args.without_host)),
         Command::Reload => print(control::request(&cli.run_dir, Request::Reload)?.into_result()?),
         Command::Status(args) => show_status(&cli, Format::new(args.json)),
         Command::Stats(args) if args.watch => {
@@ -62,6 +66,7 @@ fn serve(cli: Cli) -> Result<()> {
             let stats = collect_stats(&cli)?;
             report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
         }
+        Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
             let (numbers, sessions) = sessions(&cli, &args.filter)?;
             let views = sessions.into_iter().map(|(_, view)| view).collect();
@@ -115,25 +120,16 @@ fn print(lines: Vec<String>) -> Result<()> {
     report::to_stdout(|output| lines.iter().try_for_each(|line| writeln!(output, "{line}")))
 }
 
-/// Validates the configuration, and whether this host has what it names.
-async fn check(file: &Path, run_dir: &Path) -> Result<()> {
+/// Validates the configuration, and whether this host has what it names and nothing in its way.
+async fn check(cli: &Cli, without_host: bool) -> Result<()> {
+    let file = cli.config.as_path();
     let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    let netlink = Netlink::connect()?;
-    let plan = Plan::from_config(&loaded.config);
-    // What natbpf itself has made belongs to the host while it runs.
-    let journal = Journal::open(run_dir)?;
-    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
-    if let Some(problem) = problems.first() {
-        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-        bail!(
-            "{}",
-            loaded
-                .source
-                .diagnostic(&path, &problem.problem, &problem.remedy)
-        );
+    if !without_host {
+        dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
+        check_host(cli, &loaded).await?;
     }
     let config = &loaded.config;
     print(vec![format!(
@@ -145,6 +141,42 @@ async fn check(file: &Path, run_dir: &Path) -> Result<()> {
         config.forwards.len(),
         config.nats.len(),
     )])
+}
+
+/// What the host lacks is an error. What of others is in the way is their affair, and a warning.
+async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
+    let netlink = Netlink::connect()?;
+    let plan = Plan::from_config(&loaded.config);
+    // What natbpf itself has made belongs to the host while it runs.
+    let journal = Journal::open(&cli.run_dir)?;
+    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    if let Some(problem) = problems.first() {
+        let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
+        bail!(
+            "{}",
+            loaded
+                .source
+                .diagnostic(&path, &problem.problem, &problem.remedy)
+        );
+    }
+    for finding in conflicts::look_if_possible(&loaded.config, &cli.bpffs).await {
+        eprintln!("warning: {finding}");
+    }
+    Ok(())
+}
+
+/// What of others is in the way of the configuration in use.
+fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
+    match config::load(&state.config) {
+        Ok(loaded) => {
+            let look = conflicts::look_if_possible(&loaded.config, bpffs);
+            Ok(runtime()?.block_on(look))
+        }
+        Err(error) => {
+            log::debug!("the host is not looked at: {error}");
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn open(cli: &Cli) -> Result<(Dataplane, State)> {
@@ -197,9 +229,27 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         is_running: control::is_running(&cli.run_dir),
         sessions: occupancy(&dataplane)?,
         tables: tables.collect(),
-        refusals: refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        refusals: [
+            dhcp::warnings(&cli.run_dir),
+            refusals::warnings(&cli.run_dir, clock::boottime_s()),
+        ]
+        .concat(),
+        conflicts: conflicts(&state, &cli.bpffs)?,
     };
     report::to_stdout(|output| status::show(output, &status, format))
+}
+
+fn show_leases(cli: &Cli, format: Format) -> Result<()> {
+    let (_, state) = open(cli)?;
+    let now_s = dhcp::lease::now_s();
+    let networks = state.interfaces.iter().filter(|one| one.role == "network");
+    let views = networks.flat_map(|network| {
+        let file = dhcp::lease_file(&cli.run_dir, &network.name);
+        let leases = dhcp::lease::read(&file, now_s).into_iter();
+        leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
+    });
+    let views: Vec<LeaseView> = views.collect();
+    report::to_stdout(|output| leases::show(output, &views, format))
 }
 
 /// The sessions that the filter lets through, with their primary keys.

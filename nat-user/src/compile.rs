@@ -162,7 +162,13 @@ impl<'a> Compiler<'a> {
                 seen.entry(*address).or_insert(id);
             }
         }
-        for rule in &self.config.nats {
+        // (What is for a guest without a lease is nobody's as yet.)
+        for rule in self
+            .config
+            .nats
+            .iter()
+            .filter(|rule| rule.to.now().is_some())
+        {
             seen.entry(rule.address).or_insert(rule.uplink.0);
         }
         for rule in &self.config.snat {
@@ -194,24 +200,27 @@ impl<'a> Compiler<'a> {
                 prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
         }
-        for rule in &self.config.nats {
-            let guest = rule.to.into();
+        for to in self.config.nats.iter().filter_map(|rule| rule.to.now()) {
+            let guest = to.into();
             prefixes.insert(guest, self.place_of(guest));
         }
         for network in &self.config.networks {
             let prefix = network.address.trunc();
             prefixes.insert(prefix, self.place_of(prefix));
         }
-        for guest in &self.config.guests {
-            prefixes.remove(&guest.address.into());
+        let guests = self.config.guests.iter();
+        let guests =
+            guests.filter_map(|guest| Some((Ipv4Net::from(guest.address.now()?), guest.mac)));
+        let guests: Vec<(Ipv4Net, [u8; 6])> = guests.collect();
+        for (prefix, _) in &guests {
+            prefixes.remove(prefix);
         }
         for (prefix, (network, gateway)) in prefixes {
             self.push_inside(prefix, network, gateway, None);
         }
-        for guest in &self.config.guests {
-            let prefix = guest.address.into();
+        for (prefix, mac) in guests {
             let (network, gateway) = self.place_of(prefix);
-            self.push_inside(prefix, network, gateway, Some(guest.mac));
+            self.push_inside(prefix, network, gateway, Some(mac));
         }
     }
 
@@ -269,6 +278,14 @@ impl<'a> Compiler<'a> {
         let mut taken: BTreeMap<(u8, Ipv4Addr), Taken> = BTreeMap::new();
         for forward in &self.config.forwards {
             let number = numbers.forward(&forward.name);
+            let Some(to) = forward.to.now() else {
+                continue; // Its guest has no lease.
+            };
+            let target = Target {
+                to,
+                rule: number,
+                hairpin: forward.hairpin,
+            };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
                 None => self.uplink_addresses(forward.uplink),
@@ -276,16 +293,24 @@ impl<'a> Compiler<'a> {
             for &address in addresses {
                 for protocol in wire_protocols(&forward.matches.protocols) {
                     let taken = taken.entry((protocol, address)).or_default();
-                    self.forward(forward, number, protocol, address, taken);
+                    self.forward(forward, target, protocol, address, taken);
                 }
             }
         }
         // What an earlier rule has of such an address is its exception.
         for nat in &self.config.nats {
             let number = numbers.nat(&nat.name);
+            let Some(to) = nat.to.now() else {
+                continue;
+            };
+            let target = Target {
+                to,
+                rule: number,
+                hairpin: nat.hairpin,
+            };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
-                self.nat(nat, number, protocol, taken);
+                self.nat(nat, target, protocol, taken);
             }
         }
     }
@@ -294,7 +319,7 @@ impl<'a> Compiler<'a> {
     fn forward(
         &mut self,
         forward: &ForwardRule,
-        number: u32,
+        target: Target,
         protocol: u8,
         address: Ipv4Addr,
         taken: &mut Taken,
@@ -305,25 +330,15 @@ impl<'a> Compiler<'a> {
             ports => ports,
         };
         let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
-        let target = Target {
-            to: forward.to,
-            rule: number,
-            hairpin: forward.hairpin,
-        };
         self.forward_ports(target, (protocol, address), ports, &kept, taken);
     }
 
     /// All of one protocol of a guest's own external address.
-    fn nat(&mut self, nat: &NatRule, number: u32, protocol: u8, taken: &mut Taken) {
+    fn nat(&mut self, nat: &NatRule, target: Target, protocol: u8, taken: &mut Taken) {
         let kept = if self.is_reached_otherwise(nat.uplink) {
             BTreeSet::new()
         } else {
             self.kept_ports(&self.config.uplinks[nat.uplink.0], protocol, nat.address)
-        };
-        let target = Target {
-            to: nat.to,
-            rule: number,
-            hairpin: nat.hairpin,
         };
         self.forward_ports(target, (protocol, nat.address), &[ALL_PORTS], &kept, taken);
     }
@@ -438,7 +453,7 @@ impl<'a> Compiler<'a> {
         // Before the others: a guest with an address of its own has no other.
         let mut rules: Vec<(Ipv4Net, Snat4)> = nats
             .filter(|(rule, _)| rule.uplink == uplink)
-            .map(|(rule, &number)| (rule.to.into(), one_to_one(rule, number)))
+            .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
             .collect();
         for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
             let prefix = match rule.source {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod dhcp;
 pub mod host;
 pub mod import;
 pub mod refusals;

@@ -168,7 +168,7 @@ impl State {
         };
         let state = serde_json::from_slice(&bytes).map_err(|error| {
             anyhow!(
-                "{} is damaged ({error}); delete it, run natbpf down, then start natbpf again",
+                "{} is damaged ({error}); natbpf run makes a new one",
                 file.display()
             )
         })?;
@@ -222,6 +222,19 @@ impl State {
 }
 
 impl Numbers {
+    /// For maps in which rules up to this number stand whose names are lost: they are never given
+    /// again.
+    #[must_use]
+    pub fn after_lost(highest: u32) -> Self {
+        let mut numbers = Self::default();
+        for number in 1..=highest {
+            // No name in a configuration has parentheses.
+            numbers.rule(RuleKind::Snat, &format!("(lost {number})"));
+        }
+        numbers.set_active(|_, _| false);
+        numbers
+    }
+
     /// The number of an uplink, from 1.
     ///
     /// # Panics
@@ -487,6 +500,14 @@ mod tests {
             }],
             warnings: vec![],
         }
+    }
+
+    #[test]
+    fn numbers_whose_names_are_lost_are_not_given_again() {
+        let mut numbers = Numbers::after_lost(3);
+        assert_eq!(numbers.rule(RuleKind::Forward, "web"), 4);
+        assert_eq!(numbers.rule_name(2), "(lost 2)");
+        assert!(numbers.rules()[..3].iter().all(|rule| !rule.is_active));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Host;
+use lab::patience::patience;
 
 /// Far longer than 100 MB take on a busy machine.
 const STALL_LIMIT: Duration = Duration::from_secs(20);
@@ -40,10 +41,10 @@ pub fn transfer(
     let (far, peer) = accept(&listener)?;
     for stream in [&near, &far] {
         stream
-            .set_read_timeout(Some(STALL_LIMIT))
+            .set_read_timeout(Some(patience(STALL_LIMIT)))
             .context("set a time limit")?;
         stream
-            .set_write_timeout(Some(STALL_LIMIT))
+            .set_write_timeout(Some(patience(STALL_LIMIT)))
             .context("set a time limit")?;
     }
     let (source, sink) = match sender {

@@ -10,6 +10,8 @@ mod load;
 mod nat;
 mod oracle;
 pub mod snapshot;
+pub mod stranger;
+pub mod traffic;
 mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::Host;
+use lab::patience::patience;
 
 /// One datagram in so many; few enough that the sockets' buffers hold them on a busy machine.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -62,14 +63,14 @@ impl Load {
     }
 
     /// Stops; everything that was sent must have been answered. Gives the only address by which
-    /// the server has seen the client.
+    /// the server has seen the client, and how many packets the client has sent.
     ///
     /// # Errors
     /// When something was lost, or the client was seen by several addresses.
     ///
     /// # Panics
     /// When one of the threads has.
-    pub fn finish(self) -> Result<SocketAddr> {
+    pub fn finish(self) -> Result<(SocketAddr, u32)> {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender does not panic")?;
         let answers = self.answers.join().expect("the receiver does not panic");
@@ -83,7 +84,8 @@ impl Load {
             lost[0]
         );
         match seen.first() {
-            Some(one) if seen.len() == 1 => Ok(*one),
+            // (One more, before it began.)
+            Some(one) if seen.len() == 1 => Ok((*one, sent + 1)),
             _ => bail!("the client was seen as {seen:?}"),
         }
     }
@@ -103,7 +105,7 @@ fn send(client: &UdpSocket, to: SocketAddrV4, stop: &AtomicBool) -> Result<u32> 
 fn send_back(server: &UdpSocket, stop: &AtomicBool) -> BTreeSet<SocketAddr> {
     let (mut peers, mut buffer) = (BTreeSet::new(), [0; 16]);
     let mut quiet = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) || quiet < LAST_ANSWERS {
+    while !stop.load(Ordering::Relaxed) || quiet < patience(LAST_ANSWERS) {
         match server.recv_from(&mut buffer) {
             Ok((length, peer)) => {
                 peers.insert(peer);
@@ -120,7 +122,7 @@ fn send_back(server: &UdpSocket, stop: &AtomicBool) -> BTreeSet<SocketAddr> {
 fn collect(client: &UdpSocket, stop: &AtomicBool) -> BTreeSet<u32> {
     let (mut numbers, mut buffer) = (BTreeSet::new(), [0; 4]);
     let mut quiet = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) || quiet < LAST_ANSWERS {
+    while !stop.load(Ordering::Relaxed) || quiet < patience(LAST_ANSWERS) {
         match client.recv(&mut buffer) {
             Ok(_) => {
                 numbers.insert(u32::from_be_bytes(buffer));

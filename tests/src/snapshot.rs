@@ -3,9 +3,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lab::Host;
+use lab::patience::patience;
+
+/// How long bridges may take to say that they are up.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything of a host that natbpf could change: interfaces, addresses, routes, qdiscs and
 /// filters, XDP programs, and every sysctl of IPv4, the bridges and netfilter; a line for each.
@@ -13,6 +19,7 @@ use lab::Host;
 /// # Errors
 /// When the host does not say.
 pub fn take(host: &Host) -> Result<Vec<String>> {
+    wait_for_bridges(host)?;
     let mut text = String::new();
     for command in [
         "ip -o link show",
@@ -40,6 +47,19 @@ pub fn take(host: &Host) -> Result<Vec<String>> {
         lines
     })?;
     Ok(text.lines().map(str::to_owned).chain(sysctls).collect())
+}
+
+/// Waits until bridges say that they are up: the kernel gets to that some time after it is so.
+fn wait_for_bridges(host: &Host) -> Result<()> {
+    let deadline = Instant::now() + patience(PATIENCE);
+    loop {
+        let said = host.check(["ip", "-o", "link", "show", "type", "bridge"])?;
+        let is_late = |line: &str| line.contains("LOWER_UP") && line.contains("state UNKNOWN");
+        if !said.lines().any(is_late) || Instant::now() > deadline {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The lines in which two snapshots differ, for messages.

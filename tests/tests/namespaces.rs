@@ -5,20 +5,25 @@
 //! instead, to judge the tests themselves.
 
 mod namespaces {
+    mod changes;
     mod control;
+    mod dhcp;
     mod exhaustion;
     mod fast_path;
     mod fragments;
     mod icmp;
     mod import;
+    mod layouts;
     mod life;
     mod nat;
+    mod neighbours_on_host;
     mod portless;
     mod ports;
     mod rules;
     mod scenarios;
     mod security;
     mod standards;
+    mod takeover;
     mod tcp;
     mod too_large;
     mod udp;

@@ -4,6 +4,7 @@
 
 mod programs {
     mod budget;
+    mod carry;
     mod expiry;
     mod harness;
     mod table;

@@ -10,9 +10,11 @@ mod command;
 mod compliance;
 mod conformance;
 mod fuzz;
+mod kernels;
 mod lab;
 mod run;
 mod setup;
+mod soak;
 #[cfg(test)]
 mod sources;
 mod test;
@@ -41,6 +43,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Run the fuzz targets of tests/fuzz on random input
     Fuzz(fuzz::FuzzArgs),
+    /// Do random things to a host with natbpf, under traffic of which every byte is checked
+    Soak(soak::SoakArgs),
     /// Run all checks and tests, or only the named ones
     Test(test::TestArgs),
 }
@@ -63,6 +67,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Lab(command) => lab::run(command)?,
         Task::Bench(args) => bench::run(&args)?,
         Task::Fuzz(args) => return fuzz::run(&args),
+        Task::Soak(args) => soak::run(&args)?,
         Task::Check => return check::run(),
         Task::Test(args) => return Ok(test::run(&args)),
     }

@@ -11,6 +11,7 @@ use bpf_toolchain::process::{capture, find_program, line, show};
 use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace, apt};
 
 use crate::command::workspace;
+use crate::kernels;
 
 /// A program that the lab or the tests run, and the Debian package that has it.
 struct Tool {
@@ -81,6 +82,21 @@ const BENCH_TOOLS: &[Tool] = &[
 /// What tests need besides.
 const TEST_TOOLS: &[Tool] = &[
     Tool {
+        program: kernels::QEMU,
+        package: "qemu-system-x86",
+        why: "runs older kernels",
+    },
+    Tool {
+        program: "depmod",
+        package: "kmod",
+        why: "says which modules a kernel needs for what",
+    },
+    Tool {
+        program: "cpio",
+        package: "cpio",
+        why: "packs what a kernel boots into",
+    },
+    Tool {
         program: "c++",
         package: "g++",
         why: "compiles libFuzzer",
@@ -89,6 +105,21 @@ const TEST_TOOLS: &[Tool] = &[
         program: "turnserver",
         package: "coturn",
         why: "finds out how the NAT behaves",
+    },
+    Tool {
+        program: "dnsmasq",
+        package: "dnsmasq-base",
+        why: "serves DHCP and DNS to guests",
+    },
+    Tool {
+        program: "udhcpc",
+        package: "udhcpc",
+        why: "gets a guest its address",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox",
+        why: "asks name servers",
     },
     Tool {
         program: "mtr",
@@ -101,6 +132,11 @@ const TEST_TOOLS: &[Tool] = &[
         why: "sends packets that no application sends",
     },
 ];
+
+/// The programs that the lab and the tests of whole hosts run.
+pub(crate) fn lab_programs() -> impl Iterator<Item = &'static str> {
+    TOOLS.iter().map(|tool| tool.program)
+}
 
 /// Packages whose installation starts a service, which nobody has asked for: the tests run the
 /// program themselves.

@@ -20,6 +20,7 @@ use crate::check::CHECKS;
 use crate::command::{cargo, workspace};
 use crate::conformance::{self, Case, Table, TestResult};
 use crate::fuzz::Fuzzer;
+use crate::kernels::{KERNELS, Kernel, Kernels};
 use crate::setup::{self, Needs};
 
 /// The package with the tests of loaded programs and of whole hosts.
@@ -33,12 +34,15 @@ const FUZZ_S: u32 = 10;
 /// What to test.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
-    /// `check`, `unit`, `fuzz`, or a file of tests/tests without its ending; all of them if none is
+    /// `check`, `unit`, `fuzz`, `kernels` (or one: `kernel-6.1`), or a file of tests/tests without its ending; all of them if none is
     /// named. `conformance` runs the tests of all cases of docs/behaviour.md, and no others
     suites: Vec<String>,
     /// Name the tests of every case in the table of cases, not only the failed ones
     #[arg(long)]
     names: bool,
+    /// On older kernels, run all tests of programs and hosts, not only those chosen for every time
+    #[arg(long)]
+    all: bool,
     /// Passed on to the test programs, for instance a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
@@ -98,14 +102,14 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
     if wanted.fuzz && args.args.is_empty() {
         report.step("fuzz", || fuzz(&workspace));
     }
-    if wanted.tests.is_empty() {
+    if wanted.tests.is_empty() && wanted.kernels.is_empty() {
         return Ok(());
     }
     if !build(&workspace, report) {
         return Ok(());
     }
-    for (name, targets) in wanted.tests {
-        report.step(&name, || {
+    for (name, targets) in &wanted.tests {
+        report.step(name, || {
             let outcome = run_suite(&workspace, targets, &args.args);
             if args.args.is_empty() {
                 outcome.must_have_run()
@@ -113,6 +117,10 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
                 outcome
             }
         });
+    }
+    // With a part of a test's name, only when they are asked for: booting takes its time.
+    if !wanted.kernels.is_empty() && (args.args.is_empty() || !args.suites.is_empty()) {
+        test_kernels(&workspace, &wanted.kernels, args, report)?;
     }
     if report.passed() + report.failed() == 0 {
         bail!("no test has this in its name: {}", args.args.join(" "));
@@ -176,6 +184,7 @@ struct Suites(Vec<(String, Vec<Vec<String>>)>);
 struct Selection<'a> {
     check: bool,
     fuzz: bool,
+    kernels: Vec<Kernel>,
     tests: Vec<(String, &'a [Vec<String>])>,
 }
 
@@ -216,15 +225,11 @@ impl Suites {
 
     /// The suites with these names, or all of them.
     fn select(&self, names: &[String]) -> Result<Selection<'_>> {
-        let known: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-        let unknown = |name: &&String| {
-            !["check", "fuzz"].contains(&name.as_str()) && !known.contains(&name.as_str())
-        };
-        if let Some(name) = names.iter().find(unknown) {
-            bail!(
-                "there is no suite {name:?}; there are: check fuzz {}",
-                known.join(" ")
-            );
+        let mut known = ["check", "fuzz", "kernels"].map(str::to_owned).to_vec();
+        known.extend(KERNELS.map(kernel_suite));
+        known.extend(self.0.iter().map(|(name, _)| name.clone()));
+        if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+            bail!("there is no suite {name:?}; there are: {}", known.join(" "));
         }
         let wanted = |suite: &str| names.is_empty() || names.iter().any(|name| name == suite);
         let tests = self.0.iter().filter(|(name, _)| wanted(name));
@@ -234,6 +239,10 @@ impl Suites {
         Ok(Selection {
             check: wanted("check"),
             fuzz: wanted("fuzz"),
+            kernels: KERNELS
+                .into_iter()
+                .filter(|kernel| wanted("kernels") || wanted(&kernel_suite(*kernel)))
+                .collect(),
             tests,
         })
     }
@@ -253,6 +262,36 @@ fn fuzz(workspace: &Workspace) -> Outcome {
         }
     }
     outcome.must_have_run()
+}
+
+/// The name of the suite on one of the older kernels.
+fn kernel_suite(kernel: Kernel) -> String {
+    format!("kernel-{}", kernel.version)
+}
+
+/// Runs tests on older kernels.
+fn test_kernels(
+    workspace: &Workspace,
+    kernels: &[Kernel],
+    args: &TestArgs,
+    report: &mut Report,
+) -> Result<()> {
+    let prepared = Kernels::prepare(workspace)?;
+    for &kernel in kernels {
+        report.step(&format!("kernel {}", kernel.version), || {
+            let mut outcome = Outcome::default();
+            let result = prepared.run(kernel, args.all, &args.args, |line| {
+                println!("{line}");
+                outcome.read(line);
+            });
+            outcome.add(result.into());
+            match args.args.as_slice() {
+                [] => outcome.must_have_run(),
+                _ => outcome,
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Runs one suite's test programs, all of them even if one fails.
@@ -543,7 +582,7 @@ mod tests {
         let suites = suites();
         let all = suites.select(&[]).unwrap();
         let names: Vec<_> = all.tests.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(all.check && all.fuzz);
+        assert!(all.check && all.fuzz && all.kernels.len() == KERNELS.len());
         assert_eq!(names, ["unit", "programs", "namespaces"]);
         assert_eq!(all.tests[0].1[0], ["--lib", "--bins", "--test", "cli"]);
     }
@@ -553,7 +592,10 @@ mod tests {
         let suites = suites();
         let some = suites.select(&["programs".to_owned()]).unwrap();
         assert!(!some.check && !some.fuzz);
-        assert_eq!(some.tests.len(), 1);
+        assert!(some.tests.len() == 1 && some.kernels.is_empty());
+        let old = ["kernel-6.1".to_owned()];
+        let old = suites.select(&old).unwrap();
+        assert!(old.tests.is_empty() && old.kernels.len() == 1);
         let error = suites
             .select(&["program".to_owned()])
             .unwrap_err()

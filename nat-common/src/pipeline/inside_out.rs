@@ -10,10 +10,11 @@ use crate::{
     mss,
     open::{Origin, open_outbound},
     packet::Packet,
-    parse::{Transport, parse},
+    parse::{Parsed, Transport, parse},
     rewrite::rewrite,
-    rule::{Snat, filtering, mapping, role},
+    rule::{Snat, filtering, interface_flags, mapping, role},
     session::{View, flags},
+    sweep,
     tables::Tables,
     tcp,
     work::Work,
@@ -49,8 +50,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let network = network_of(tables, packet.ingress_interface());
-    let uplink = match tables.interface(place.interface) {
-        Some(interface) if interface.role == role::UPLINK => interface.number,
+    let (uplink, is_one_of_several) = match tables.interface(place.interface) {
+        Some(interface) if interface.role == role::UPLINK => (
+            interface.number,
+            interface.flags & interface_flags::ONE_OF_SEVERAL != 0,
+        ),
         _ => return Ok(Verdict::Untouched),
     };
     if parsed.transport == Transport::IcmpError {
@@ -59,6 +63,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
         && let Some(session) = find(tables, &parsed.key(View::Inside, network))
+        && !(is_one_of_several && ends_by_moving(tables, parsed, network, uplink))
     {
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);
@@ -85,6 +90,35 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         None if packet.ingress_interface() == 0 => from_host(packet, tables, work, origin),
         None => Ok(Verdict::Untouched),
     }
+}
+
+/// Ends the session of a packet that a guest has opened and that now leaves by another uplink than the
+/// one whose address it has, if that uplink has a rule for it: from there answers would not come
+/// back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
+/// `net/netfilter/nf_nat_core.c`).
+#[inline(never)]
+fn ends_by_moving<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    network: u16,
+    uplink: u16,
+) -> bool {
+    let key = parsed.key(View::Inside, network);
+    let Some(session) = tables.session(&key) else {
+        return false;
+    };
+    // Who was asked at an address answers from there, by whatever way.
+    if network == 0 || !session.has(flags::PRIMARY) || !session.has(flags::FROM_INITIATOR) {
+        return false;
+    }
+    let generation = generation(tables);
+    let is_elsewhere = tables
+        .external_address(generation, session.source)
+        .is_some_and(|external| external.uplink != uplink);
+    let is_translated_here = tables
+        .snat(generation, uplink, network, key.source)
+        .is_some_and(|snat| snat.mapping != mapping::NONE);
+    is_elsewhere && is_translated_here && sweep::end(tables, &key, session)
 }
 
 /// A packet from an inside source without a session: it opens one, or it does not leave.

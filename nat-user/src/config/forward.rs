@@ -226,7 +226,7 @@ pub(super) fn doubts(
         .collect();
     for rule in rules {
         let faults = [
-            target::doubt(&rule.section, rule.value.to, &by_address, around.snat),
+            target::doubt(&rule.section, &rule.value.to, &by_address, around.snat),
             foreign_address(rule, around),
             kept_ssh(rule, around.uplinks, &named_ssh),
         ];

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
-use super::model::{Guest, Network};
+use super::model::{Guest, GuestAddress, Identity, Network, mac_text};
 use super::parse::{Field, Key, Section, key, quote};
 use super::tables::{Item, Names};
 use super::values;
@@ -26,7 +25,7 @@ pub(super) fn read(
 ) -> Option<Guest> {
     report.errors(section.unknown_keys());
     let network = report.keep(section.required("network", |field| names.network(field)));
-    let address = report.keep(address(section));
+    let address = report.keep(address(section, names));
     let mac = report.keep(section.required("mac", mac));
     Some(Guest {
         name: section.name.to_string(),
@@ -36,13 +35,27 @@ pub(super) fn read(
     })
 }
 
-/// A guest's address, which rules that name the guest ask for as well.
-pub(super) fn address(section: &Section<'_>) -> Result<Ipv4Addr, Fault> {
-    section.required("address", values::host_address)
+/// A guest's address, which rules that name the guest ask for as well. Where addresses are leased,
+/// it may be left out.
+pub(super) fn address(section: &Section<'_>, names: &Names<'_>) -> Result<GuestAddress, Fault> {
+    let network = section.field("network").map(|field| names.network(field));
+    let leasing = network
+        .and_then(Result::ok)
+        .filter(|id| names.has_leases(*id));
+    let is_leased = section.field("address").is_none() && section.mistyped("address").is_none();
+    match leasing {
+        Some(network) if is_leased => {
+            let mac = section.required("mac", mac)?;
+            Ok(GuestAddress::leased(Some(network), Identity::Mac(mac)))
+        }
+        _ => section
+            .required("address", values::host_address)
+            .map(GuestAddress::Fixed),
+    }
 }
 
 /// An Ethernet address that one interface can have.
-fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
+pub(super) fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
     let text = field.string()?;
     let is_byte = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
     let parts: Vec<_> = text.split(':').collect();
@@ -68,18 +81,19 @@ pub(super) fn check(
     report: &mut Report<'_>,
 ) {
     for guest in guests {
-        let network = network_of(guest, networks);
-        if let Some(fault) = network.and_then(|network| misplaced(guest, network)) {
-            report.error(fault);
-        }
+        let Some(network) = network_of(guest, networks) else {
+            continue;
+        };
+        let faults = [misplaced(guest, network), unspeakable(guest, network)];
+        report.errors(faults.into_iter().flatten());
     }
     report.errors(repeated(
         guests,
         "address",
-        |guest| guest.address,
+        |guest| guest.address.fixed(),
         |guest| guest.address.to_string(),
     ));
-    let in_network = |guest: &Guest| (guest.network, guest.mac);
+    let in_network = |guest: &Guest| Some((guest.network, guest.mac));
     report.errors(repeated(guests, "mac", in_network, |guest| {
         mac_text(guest.mac)
     }));
@@ -96,7 +110,7 @@ fn network_of<'n>(
 }
 
 fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
-    let (address, name) = (guest.value.address, quote(&network.name));
+    let (address, name) = (guest.value.address.fixed()?, quote(&network.name));
     let prefix = network.address.trunc();
     let problem = if !prefix.contains(&address) {
         format!("{address} is not in network {name}")
@@ -110,17 +124,32 @@ fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     Some(guest.section.fault("address", &problem, &remedy))
 }
 
+/// Its name is told to others in a network with DHCP or DNS, and cannot be one there.
+fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
+    let is_told = network.dhcp.is_some() || network.dns.is_some();
+    if !is_told || values::is_label(&guest.value.name) {
+        return None;
+    }
+    let name = quote(&guest.value.name);
+    let problem = format!("{name} is no host's name, which it is in a network with DHCP or DNS");
+    let remedy = "write up to 63 letters, digits and hyphens, such as \"web1\"";
+    Some(guest.section.fault("name", &problem, remedy))
+}
+
 /// What two guests have in common and should not.
 fn repeated<K: Eq + Hash>(
     guests: &[Item<'_, Guest>],
     name: &str,
-    key: impl Fn(&Guest) -> K,
+    key: impl Fn(&Guest) -> Option<K>,
     shown: impl Fn(&Guest) -> String,
 ) -> Vec<Fault> {
     let mut first = HashMap::new();
     let mut faults = Vec::new();
     for guest in guests {
-        match first.entry(key(&guest.value)) {
+        let Some(key) = key(&guest.value) else {
+            continue;
+        };
+        match first.entry(key) {
             Entry::Vacant(free) => _ = free.insert(guest),
             Entry::Occupied(taken) => {
                 let before: &Item<'_, Guest> = taken.get();
@@ -134,9 +163,4 @@ fn repeated<K: Eq + Hash>(
         }
     }
     faults
-}
-
-/// An Ethernet address as people write it.
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

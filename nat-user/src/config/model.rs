@@ -4,6 +4,7 @@
 //! resolve. The rest of the program never sees the text of the file. Indices such as
 //! [`UplinkId`] point into the vectors of [`Config`].
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
@@ -121,6 +122,76 @@ pub struct Network {
     pub ports: Vec<String>,
     /// Whether its guests may send only from addresses that are theirs.
     pub anti_spoof: bool,
+    /// How its guests get their addresses, if it is by DHCP from this host.
+    pub dhcp: Option<Dhcp>,
+    /// How its guests' questions for names are answered, if this host does it.
+    pub dns: Option<Dns>,
+}
+
+/// `[network.NAME.dhcp]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dhcp {
+    /// The lowest address that is leased; all of them are in the network, and none is the host's
+    /// nor the gateway's.
+    pub first: Ipv4Addr,
+    /// The highest one, itself included.
+    pub last: Ipv4Addr,
+    /// For how long an address is leased, in seconds.
+    pub lease_time_s: u32,
+    /// The way out that guests are told.
+    pub gateway: Ipv4Addr,
+    /// The name servers that guests are told.
+    pub dns: Vec<Ipv4Addr>,
+    /// The domain that guests are told, and in which they are known.
+    pub domain: Option<String>,
+}
+
+/// `[network.NAME.dns]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Who is asked for names that are no guest's.
+    pub forwarders: Forwarders,
+}
+
+/// Who is asked for names that are no guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forwarders {
+    /// Those in the host's `/etc/resolv.conf`, as it changes.
+    Host,
+    /// Exactly these; nobody if there is none.
+    Fixed(Vec<Ipv4Addr>),
+}
+
+/// Where a guest is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum GuestAddress {
+    /// Always there.
+    Fixed(Ipv4Addr),
+    /// Where its lease says.
+    Leased {
+        /// Whose lease it is.
+        tenant: Tenant,
+        /// The leased address. `None` as the file is read, and as long as there is no lease.
+        now: Option<Ipv4Addr>,
+    },
+}
+
+/// Who has a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tenant {
+    /// The network in which the lease is; `None` is any.
+    pub network: Option<NetworkId>,
+    /// By what it is known.
+    pub identity: Identity,
+}
+
+/// By what somebody who has a lease is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The name that it gives itself, in small letters.
+    Name(String),
+    /// Its link-layer address.
+    Mac([u8; 6]),
 }
 
 /// A guest that is known by name.
@@ -130,8 +201,8 @@ pub struct Guest {
     pub name: String,
     /// The network that it is in.
     pub network: NetworkId,
-    /// Its address, which no other guest has.
-    pub address: Ipv4Addr,
+    /// Its address, which no other guest has; by lease only where the network has DHCP.
+    pub address: GuestAddress,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
 }
@@ -223,7 +294,7 @@ pub struct ForwardRule {
     /// The external address; `None` is every address of the uplink.
     pub address: Option<Ipv4Addr>,
     /// The guest.
-    pub to: Ipv4Addr,
+    pub to: GuestAddress,
     /// Whether guests reach it by the public address as well.
     pub hairpin: bool,
     /// How packets of its sessions go.
@@ -273,7 +344,7 @@ pub struct NatRule {
     /// The external address; no other `[[nat]]` rule has it.
     pub address: Ipv4Addr,
     /// The guest; no other `[[nat]]` rule of this uplink has it.
-    pub to: Ipv4Addr,
+    pub to: GuestAddress,
     /// Whether guests reach it by the external address as well.
     pub hairpin: bool,
     /// How packets of its sessions go.
@@ -332,6 +403,63 @@ impl Default for Timeouts {
             fragment_s: 30,
         }
     }
+}
+
+impl GuestAddress {
+    /// The address at this moment, if there is one.
+    #[must_use]
+    pub fn now(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Fixed(address) => Some(*address),
+            Self::Leased { now, .. } => *now,
+        }
+    }
+
+    /// The address, if it is not leased.
+    #[must_use]
+    pub fn fixed(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Fixed(address) => Some(*address),
+            Self::Leased { .. } => None,
+        }
+    }
+
+    /// Wherever the lease of somebody says.
+    #[must_use]
+    pub fn leased(network: Option<NetworkId>, identity: Identity) -> Self {
+        let tenant = Tenant { network, identity };
+        Self::Leased { tenant, now: None }
+    }
+}
+
+impl From<Ipv4Addr> for GuestAddress {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::Fixed(address)
+    }
+}
+
+impl fmt::Display for GuestAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(address) => address.fmt(formatter),
+            Self::Leased { tenant, .. } => tenant.identity.fmt(formatter),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => formatter.write_str(name),
+            Self::Mac(mac) => formatter.write_str(&mac_text(*mac)),
+        }
+    }
+}
+
+/// A link-layer address as people write it.
+#[must_use]
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 impl PortRange {

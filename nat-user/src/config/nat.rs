@@ -60,7 +60,7 @@ pub(super) fn check(
         let fault = rule.section.fault("address", &problem, remedy);
         report.error(fault.see(before.section.at));
     }
-    for (rule, before) in repeated(rules, |rule| (rule.uplink, rule.to)) {
+    for (rule, before) in repeated(rules, |rule| (rule.uplink, rule.to.clone())) {
         let problem = format!(
             "{} has an address of this uplink by {} already",
             rule.value.to,
@@ -100,7 +100,7 @@ fn repeated<'r, 'a, K: Eq + Hash>(
 pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
     let by_address = ByAddress::new(around.networks);
     for rule in around.nats {
-        let (section, to) = (&rule.section, rule.value.to);
+        let (section, to) = (&rule.section, &rule.value.to);
         let faults = [
             target::doubt(section, to, &by_address, around.snat),
             shared_address(rule, around),

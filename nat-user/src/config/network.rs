@@ -6,7 +6,7 @@ use super::diagnostic::{Fault, Report};
 use super::model::Network;
 use super::parse::{Key, Section, key, quote};
 use super::tables::Item;
-use super::values;
+use super::{service, values};
 
 /// The keys of `[network.NAME]`.
 pub(super) const KEYS: &[Key] = &[
@@ -15,6 +15,8 @@ pub(super) const KEYS: &[Key] = &[
     key("create", "true"),
     key("ports", "[\"tap1\"]"),
     key("anti_spoof", "true"),
+    key("dhcp", ""),
+    key("dns", ""),
 ];
 
 pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
@@ -28,6 +30,13 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
     });
     let ports = report.keep(ports);
     let anti_spoof = report.keep(section.optional("anti_spoof", |field| field.boolean()));
+    let prefix = address.as_ref().copied();
+    let served = service::read(section, prefix, report);
+    if (served.dhcp.is_some() || served.dns.is_some())
+        && let Some(fault) = section.field("interface").and_then(service::unservable)
+    {
+        report.error(fault);
+    }
     let network = Network {
         name: section.name.to_string(),
         interface: interface?,
@@ -35,6 +44,8 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
+        dhcp: served.dhcp,
+        dns: served.dns,
     };
     if !network.create && !network.ports.is_empty() {
         let problem = "has no effect, as natbpf attaches ports only to a bridge that it makes";

@@ -33,6 +33,8 @@ pub(super) struct Section<'a> {
     kind: &'static str,
     /// The name of an uplink, a network or a rule; empty for a table that has none.
     pub(super) name: Cow<'a, str>,
+    /// The part of what is so named, such as `dhcp`; empty for the whole of it.
+    part: &'static str,
     /// Byte offset of its header.
     pub(super) at: usize,
     table: &'a DeTable<'a>,
@@ -96,6 +98,7 @@ impl<'a> Section<'a> {
         Self {
             kind: "",
             name: Cow::Borrowed(""),
+            part: "",
             at: 0,
             table,
             keys,
@@ -117,9 +120,32 @@ impl<'a> Section<'a> {
         Some(Section {
             kind: key,
             name: Cow::Borrowed(""),
+            part: "",
             at: value.span().start,
             table,
             keys,
+        })
+    }
+
+    /// The table `[KIND.NAME.PART]` of this one, if it is there.
+    pub(super) fn part(
+        &self,
+        part: &'static str,
+        keys: &'static [Key],
+        report: &mut Report<'_>,
+    ) -> Option<Section<'a>> {
+        let (value, _) = self.entry(part)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            let path = self.key_path(part);
+            report.error(wrong_shape(path.clone(), value, &format!("[{path}]")));
+            return None;
+        };
+        Some(Section {
+            part,
+            at: value.span().start,
+            table,
+            keys,
+            ..self.clone()
         })
     }
 
@@ -148,6 +174,7 @@ impl<'a> Section<'a> {
                 DeValue::Table(table) => sections.push(Section {
                     kind: key,
                     name: Cow::Borrowed(name.get_ref()),
+                    part: "",
                     at: value.span().start,
                     table,
                     keys,
@@ -329,9 +356,10 @@ impl<'a> Section<'a> {
 
     /// The dotted name under which messages speak of the table; empty for the whole file.
     pub(super) fn path(&self) -> String {
-        match &*self.name {
-            "" => self.kind.to_owned(),
-            name => dotted(&[self.kind, name]),
+        match (&*self.name, self.part) {
+            ("", _) => self.kind.to_owned(),
+            (name, "") => dotted(&[self.kind, name]),
+            (name, part) => dotted(&[self.kind, name, part]),
         }
     }
 }
@@ -358,6 +386,7 @@ fn rule<'a>(
     Section {
         kind,
         name: rule_name(kind, index, table),
+        part: "",
         at,
         table,
         keys,

@@ -1,12 +1,12 @@
 //! Reads the tables of a file one after the other, then checks what only several together can tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
 use super::model::{
-    Config, ForwardRule, Forwarding, Guest, Limits, NatRule, Network, NetworkId, SnatRule,
-    Timeouts, Uplink, UplinkId,
+    Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
+    NetworkId, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
@@ -40,7 +40,10 @@ pub(super) struct Names<'n> {
     networks: BTreeMap<&'n str, usize>,
     guests: BTreeMap<&'n str, usize>,
     /// Of the guests, in the order of the file.
-    addresses: Vec<Result<Ipv4Addr, Fault>>,
+    addresses: Vec<Result<GuestAddress, Fault>>,
+    macs: BTreeMap<[u8; 6], usize>,
+    /// The networks in which addresses are leased.
+    leasing: BTreeSet<usize>,
 }
 
 impl<'n> Names<'n> {
@@ -53,12 +56,30 @@ impl<'n> Names<'n> {
             let names = sections.iter().map(|section| &*section.name);
             names.zip(0..).collect()
         };
-        Self {
+        let leasing = networks.iter().enumerate();
+        let leasing = leasing.filter(|(_, section)| section.field("dhcp").is_some());
+        let macs = guests.iter().zip(0..);
+        let macs = macs.filter_map(|(section, index)| {
+            Some((section.field("mac").map(guest::mac)?.ok()?, index))
+        });
+        let mut names = Self {
             uplinks: by_name(uplinks),
             networks: by_name(networks),
             guests: by_name(guests),
-            addresses: guests.iter().map(guest::address).collect(),
-        }
+            addresses: Vec::new(),
+            macs: macs.collect(),
+            leasing: leasing.map(|(index, _)| index).collect(),
+        };
+        names.addresses = guests
+            .iter()
+            .map(|section| guest::address(section, &names))
+            .collect();
+        names
+    }
+
+    /// Whether addresses are leased in a network.
+    pub(super) fn has_leases(&self, network: NetworkId) -> bool {
+        self.leasing.contains(&network.0)
     }
 
     pub(super) fn uplink(&self, field: Field<'_>) -> Result<UplinkId, Fault> {
@@ -69,15 +90,28 @@ impl<'n> Names<'n> {
         find("network", &self.networks, field).map(NetworkId)
     }
 
-    /// A guest's address, as it is or by the guest's name. What is wrong with the address of a
-    /// guest is said again, and so once.
-    pub(super) fn guest(&self, field: Field<'_>) -> Result<Ipv4Addr, Fault> {
+    /// A guest's address: as it is, by the guest's name, or by who has a lease. What is wrong with
+    /// the address of a guest is said again, and so once.
+    pub(super) fn guest(&self, field: Field<'_>) -> Result<GuestAddress, Fault> {
         let text = field.string()?;
-        let is_known = self.guests.contains_key(text);
-        let is_address = text.trim().parse::<Ipv4Addr>().is_ok();
-        let looks_like_one = text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
-        if is_address || (looks_like_one && !is_known) {
-            return values::host_address(field);
+        if text.trim().parse::<Ipv4Addr>().is_ok() {
+            return values::host_address(field).map(GuestAddress::Fixed);
+        }
+        if let Some(index) = self.guests.get(text) {
+            return self.addresses[*index].clone();
+        }
+        if let Ok(mac) = guest::mac(field) {
+            return self.by_mac(field, mac);
+        }
+        let looks_like_address =
+            text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
+        let may_be_leased = !self.leasing.is_empty() && is_host_name(text);
+        if looks_like_address && !may_be_leased {
+            return values::host_address(field).map(GuestAddress::Fixed);
+        }
+        if may_be_leased {
+            let name = Identity::Name(text.to_ascii_lowercase());
+            return Ok(GuestAddress::leased(None, name));
         }
         if self.guests.is_empty() {
             let problem = format!("{} is not an address", quote(text));
@@ -87,6 +121,24 @@ impl<'n> Names<'n> {
         let index = find("guest", &self.guests, field)?;
         self.addresses[index].clone()
     }
+
+    /// The guest with an Ethernet address, or whoever has a lease by it.
+    fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddress, Fault> {
+        if let Some(index) = self.macs.get(&mac) {
+            return self.addresses[*index].clone();
+        }
+        if self.leasing.is_empty() {
+            let problem = format!("there is no guest with {}", mac_text(mac));
+            let remedy = "add a [[guest]] with this mac, or let a network have [network.NAME.dhcp]";
+            return Err(field.fault(problem, remedy));
+        }
+        Ok(GuestAddress::leased(None, Identity::Mac(mac)))
+    }
+}
+
+/// Whether a guest could call itself so, and nobody could take it for an address.
+fn is_host_name(text: &str) -> bool {
+    values::is_label(text) && text.contains(|c: char| c.is_ascii_alphabetic())
 }
 
 /// How many of the names that exist a message lists.
@@ -214,9 +266,9 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     guest::check(&parts.guests, &parts.networks, report);
     let by_address = network::ByAddress::new(&parts.networks);
     let forwards = parts.forwards.iter();
-    let forwards = forwards.map(|rule| (&rule.section, rule.value.to));
+    let forwards = forwards.map(|rule| (&rule.section, &rule.value.to));
     let nats = parts.nats.iter();
-    let nats = nats.map(|rule| (&rule.section, rule.value.to));
+    let nats = nats.map(|rule| (&rule.section, &rule.value.to));
     target::check(forwards.chain(nats), &by_address, report);
     nat::check(&parts.nats, &by_address, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);

@@ -1,9 +1,7 @@
 //! The guests that rules send packets to.
 
-use std::net::Ipv4Addr;
-
 use super::diagnostic::{Fault, Report};
-use super::model::{SnatRule, SnatSource};
+use super::model::{GuestAddress, SnatRule, SnatSource};
 use super::network::ByAddress;
 use super::parse::{Section, quote};
 use super::tables::Item;
@@ -11,11 +9,14 @@ use super::values;
 
 /// Refuses targets that are no host of the network in which they are.
 pub(super) fn check<'r>(
-    targets: impl Iterator<Item = (&'r Section<'r>, Ipv4Addr)>,
+    targets: impl Iterator<Item = (&'r Section<'r>, &'r GuestAddress)>,
     networks: &ByAddress<'_>,
     report: &mut Report<'_>,
 ) {
     for (section, to) in targets {
+        let Some(to) = to.fixed() else {
+            continue; // Leased addresses are in their network.
+        };
         let Some(network) = networks.find(to) else {
             continue;
         };
@@ -29,10 +30,11 @@ pub(super) fn check<'r>(
 /// The target is not where guests are; a routed guest may be anywhere.
 pub(super) fn doubt(
     section: &Section<'_>,
-    to: Ipv4Addr,
+    to: &GuestAddress,
     networks: &ByAddress<'_>,
     snat: &[Item<'_, SnatRule>],
 ) -> Option<Fault> {
+    let to = to.fixed()?;
     if let Some(network) = networks.find(to) {
         return (network.address.addr() == to).then(|| {
             let name = quote(&network.name);

@@ -6,6 +6,7 @@ mod doubts;
 mod forms;
 mod reachable;
 mod round_trip;
+mod services;
 
 use std::path::Path;
 

@@ -207,6 +207,47 @@ fn pool(field: Field<'_>, first: Ipv4Addr, last: Ipv4Addr) -> Result<SnatTarget,
     Ok(SnatTarget::Pool { first, last })
 }
 
+/// Addresses from one to another, such as `"172.22.161.10-172.22.161.200"`.
+pub(super) fn address_range(field: Field<'_>) -> Result<(Ipv4Addr, Ipv4Addr), Fault> {
+    let text = field.string()?;
+    let Some((first, last)) = text.split_once('-') else {
+        let remedy = "write two addresses, as in \"172.22.161.10-172.22.161.200\"";
+        return Err(field.fault(format!("{} is not a range", quote(text)), remedy));
+    };
+    let first = usable(field, address(field, first)?)?;
+    let last = usable(field, address(field, last)?)?;
+    if first > last {
+        let problem = format!("the range {first}-{last} is inverted");
+        return Err(field.fault(problem, format!("write \"{last}-{first}\"")));
+    }
+    Ok((first, last))
+}
+
+/// The longest part of a name between dots (RFC 1035 section 2.3.4).
+const LONGEST_LABEL: usize = 63;
+/// The longest name, without the dot at its end.
+const LONGEST_DOMAIN: usize = 253;
+
+/// Whether a text can be the name of a host, without its domain (RFC 1123 section 2.1; the
+/// underscore, which many use, passes as well).
+pub(super) fn is_label(text: &str) -> bool {
+    let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=LONGEST_LABEL).contains(&text.len())
+        && text.chars().all(inside)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// A domain, such as `"lan"` or `"guests.example.org"`.
+pub(super) fn domain(field: Field<'_>) -> Result<String, Fault> {
+    let text = field.string()?;
+    if text.len() <= LONGEST_DOMAIN && text.split('.').all(is_label) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    let remedy = "write names between dots, as in \"lan\" or \"guests.example.org\"";
+    Err(field.fault(format!("{} is not a domain", quote(text)), remedy))
+}
+
 /// One port or one range: `80`, `"80"` or `"10000-10999"`.
 pub(super) fn port_range(field: Field<'_>) -> Result<PortRange, Fault> {
     let text = field.digits()?;

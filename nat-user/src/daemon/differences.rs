@@ -50,8 +50,7 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
         lines.push("timeouts: changed".to_owned());
     }
     if old.limits.sessions != new.limits.sessions {
-        // The tables have their sizes from when they were made.
-        lines.push("limits.sessions: takes effect after natbpf down and natbpf run".to_owned());
+        lines.push("limits.sessions: changed".to_owned());
     }
     let per_guest = |limits: &Limits| (limits.sessions_per_guest, limits.ports_per_guest);
     if per_guest(&old.limits) != per_guest(&new.limits) {
@@ -126,12 +125,9 @@ to = "172.22.161.170"
     }
 
     #[test]
-    fn of_the_limits_only_the_size_of_the_table_waits_for_a_new_start() {
+    fn limits_are_changed() {
         let with = |line: &str| to(&format!("{BEFORE}[limits]\n{line}\n"));
-        assert_eq!(
-            with("sessions = 1000"),
-            ["limits.sessions: takes effect after natbpf down and natbpf run"]
-        );
+        assert_eq!(with("sessions = 1000"), ["limits.sessions: changed"]);
         for line in ["sessions_per_guest = 100", "ports_per_guest = 100"] {
             assert_eq!(with(line), ["limits per guest: changed"]);
         }

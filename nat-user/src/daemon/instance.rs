@@ -1,5 +1,7 @@
 //! One configuration at work: what the daemon holds, and how it follows changes.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
@@ -17,7 +19,9 @@ use super::{
     differences::differences,
     fast_path::{self, Cause, FastPath},
     interfaces::interfaces,
-    mode, tear_down,
+    mode,
+    neighbours::Neighbours,
+    tear_down,
 };
 use crate::{
     compile::{Environment, Ruleset, compile},
@@ -26,17 +30,19 @@ use crate::{
         model::{Config, Forwarding},
     },
     dataplane::{
-        Dataplane, Expiry, Pins, Programs, SessionEntry, Sizes,
+        CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
     },
+    dhcp::{self, Services},
     host::{
+        conflicts,
         journal::Journal,
         netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
         xdp_features::{XdpFeatures, xdp_features},
     },
     refusals,
-    state::{InterfaceState, RuleKind, State},
+    state::{InterfaceState, Numbers, RuleKind, State},
 };
 
 /// A running configuration.
@@ -52,8 +58,13 @@ pub(super) struct Instance {
     applied: Applied,
     refusals: refusals::Watch,
     fast_path: FastPath,
+    /// The tables that the next attachment takes over from.
+    carry: Option<CarryOver>,
+    neighbours: Neighbours,
+    services: Services,
     /// Writes the programs' messages to the log as long as it lives.
     packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    _lock: Lock,
 }
 
 /// What was last written into the maps.
@@ -77,12 +88,12 @@ impl Instance {
     /// Brings the configuration up: host, programs, rules, attachments.
     pub(super) async fn start(options: Options) -> Result<Self> {
         let loaded = load_config(&options)?;
-        let netlink = Netlink::connect()?;
-        let mut journal = Journal::open(&options.run_dir)?;
-        let is_first = !Pins::below(&options.bpffs).exist();
-        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
+        let pins = Pins::below(&options.bpffs);
+        let is_first = !pins.are_any();
+        let lock = pins.lock()?;
+        Dataplane::check(&pins)?;
         let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
-        match Self::bring_up(options, loaded.config, warnings, netlink, journal).await {
+        match Self::bring_up(options, loaded, lock).await {
             Err(error) if is_first => {
                 // Nothing was there before: nothing is left behind.
                 match tear_down(&run_dir, &bpffs).await {
@@ -94,30 +105,52 @@ impl Instance {
         }
     }
 
-    async fn bring_up(
-        options: Options,
-        config: Config,
-        warnings: Vec<String>,
-        netlink: Netlink,
-        journal: Journal,
-    ) -> Result<Self> {
+    async fn bring_up(options: Options, loaded: Loaded, lock: Lock) -> Result<Self> {
+        let netlink = Netlink::connect()?;
+        let mut journal = Journal::open(&options.run_dir)?;
+        let links = netlink.links().await?;
+        conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
+        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
+        let services = Services::new(&options.run_dir)?;
+        let config = services.resolve(loaded.config);
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(
             config.limits.sessions,
             config.snat.len() + config.forwards.len() + config.nats.len(),
         );
-        let known = if pins.exist() {
-            State::load(&options.run_dir)?
-        } else {
-            None
+        let has_pins = pins.are_any();
+        let known = match State::load(&options.run_dir) {
+            Ok(state) => state.filter(|_| has_pins),
+            Err(error) => {
+                log::warn!("{error:#}");
+                None
+            }
         };
-        let (dataplane, mut programs) = Dataplane::load(pins, &sizes, options.log_packets)?;
+        let (dataplane, mut programs, carry) =
+            Dataplane::take_over(pins, &sizes, options.log_packets)?;
+        if carry.is_some() {
+            log::info!("sessions are carried over into new tables");
+        }
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
+        let mut state = State::new(&options.config, &options.bpffs, known.as_ref())?;
+        state.warnings = warnings;
+        if has_pins && known.is_none() {
+            let lost = dataplane.highest_rule()?;
+            state.numbers = Numbers::after_lost(lost);
+            let warning = format!(
+                "state.json was lost while the data plane lived: its {lost} rules are counted as \
+                 (lost N), and those of the configuration anew"
+            );
+            log::warn!("{warning}");
+            state.warnings.push(warning);
+        }
         let mut instance = Self {
-            state: State::new(&options.config, &options.bpffs, known.as_ref())?,
+            state,
             applied: Applied::default(),
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
+            neighbours: Neighbours::default(),
+            services,
             options,
             config,
             netlink,
@@ -125,15 +158,17 @@ impl Instance {
             dataplane,
             programs,
             expiry: Expiry::default(),
+            carry,
             packet_log,
+            _lock: lock,
         };
-        instance.state.warnings = warnings;
         instance.state.sessions_max = instance.dataplane.session_capacity()?;
         let host = instance.host().await?;
         let config = instance.config.clone();
         instance.apply(&config, &host)?;
         instance.follow_next_hops(Cause::Routes).await?;
         instance.keep_fast_path().await;
+        instance.neighbours.look(&config, &instance.options.bpffs);
         Ok(instance)
     }
 
@@ -211,17 +246,11 @@ impl Instance {
         let environment = environment(config, host);
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(config, &environment, &mut numbers);
-        let rules = numbers.rule_count();
-        if rules >= self.dataplane.rule_capacity() {
-            bail!(
-                "{rules} rules are more than the {} that the running data plane can count; \
-                 natbpf down and run make room",
-                self.dataplane.rule_capacity() - 1
-            );
-        }
+        self.make_room(config.limits.sessions, numbers.rule_count())?;
         let interfaces = interfaces(config, &host.links, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
+        let mut refused = leave_foreign_xdp(&mut targets, host, &self.options)?;
         let begun = Instant::now();
         attach::load(&mut self.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
@@ -239,7 +268,14 @@ impl Instance {
                 attach::detach_filters(&target.name);
             }
         }
-        let refused = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        if let Some(carry) = &mut self.carry {
+            carry.begin()?;
+        }
+        let attached = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        if let Some(carry) = self.carry.take() {
+            carry.finish(&mut self.dataplane, &mut self.programs)?;
+        }
+        refused.extend(attached);
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");
         }
@@ -255,6 +291,50 @@ impl Instance {
             interfaces,
         };
         self.state.save(&self.options.run_dir)
+    }
+
+    /// Makes the tables as large as they have to be, with all that is in them.
+    fn make_room(&mut self, sessions: u32, rules: u32) -> Result<()> {
+        let (has_sessions, has_rules) = (
+            self.dataplane.session_capacity()?,
+            self.dataplane.rule_capacity(),
+        );
+        // What is just being taken over comes first; the next reload looks at it again.
+        if (has_sessions == sessions && has_rules > rules) || self.carry.is_some() {
+            return Ok(());
+        }
+        let wanted = Sizes::new(sessions, rules as usize);
+        let sizes = Sizes {
+            rules: wanted.rules.max(has_rules),
+            ..wanted
+        };
+        let begun = Instant::now();
+        let (mut dataplane, mut programs, mut carry) =
+            self.dataplane.resize(&sizes, self.options.log_packets)?;
+        let targets = &self.applied.targets;
+        attach::load(&mut programs, targets)?;
+        carry.begin()?;
+        let attached = attach::attach(&mut programs, dataplane.pins(), &mut targets.clone());
+        if let Err(error) = attached {
+            carry.give_up()?;
+            let pins = self.dataplane.pins();
+            attach::attach(&mut self.programs, pins, &mut targets.clone())?;
+            return Err(error);
+        }
+        carry.finish(&mut dataplane, &mut programs)?;
+        if self.options.log_packets {
+            self.packet_log = Some(programs.logger()?);
+        }
+        self.dataplane = dataplane;
+        self.programs = programs;
+        self.expiry = Expiry::default();
+        self.state.sessions_max = sessions;
+        log::info!(
+            "room for {sessions} sessions and {} rules after {} ms",
+            sizes.rules,
+            begun.elapsed().as_millis()
+        );
+        Ok(())
     }
 
     fn mark_active(&mut self, config: &Config) {
@@ -309,8 +389,11 @@ impl Instance {
 
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
-        let loaded = load_config(&self.options)?;
+        let mut loaded = load_config(&self.options)?;
+        let links = self.netlink.links().await?;
+        conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        loaded.config = self.services.resolve(loaded.config);
         let host = self.host().await?;
         let before = self.external_addresses();
         let old = self.config.clone();
@@ -326,6 +409,8 @@ impl Instance {
         self.config = loaded.config;
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
+        self.neighbours.look(&self.config, &self.options.bpffs);
+        self.follow_services().await;
         lines.push(format!(
             "generation {}; {ended} sessions ended",
             self.state.generation
@@ -501,7 +586,9 @@ impl Host {
 }
 
 fn load_config(options: &Options) -> Result<Loaded> {
-    config::load(&options.config).map_err(|error| anyhow!("{error}"))
+    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
+    dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
+    Ok(loaded)
 }
 
 /// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
@@ -532,21 +619,7 @@ async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Re
     for line in report.done.iter().chain(&report.notes) {
         log::info!("{line}");
     }
-    let links = netlink.links().await?;
-    let bridges = setup::netfilter_bridges(&plan, &links).context("look for netfilter bridges")?;
-    let warnings = bridges.into_iter().map(|bridge| {
-        format!(
-            "bridge {bridge}: netfilter sees its packets before they are translated, so stateful \
-             FORWARD rules of this host may take them for invalid; without such rules this does \
-             no harm, otherwise set net.bridge.bridge-nf-call-iptables=0"
-        )
-    });
-    let warnings: Vec<String> = loaded
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .chain(warnings)
-        .collect();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(warnings)
 }
@@ -598,6 +671,31 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
             xdp,
         })
         .collect()
+}
+
+/// Gives up XDP where a program of somebody else's has it: says where, and whose.
+fn leave_foreign_xdp(
+    targets: &mut [Target],
+    host: &Host,
+    options: &Options,
+) -> Result<Vec<(u32, String)>> {
+    let mut refused = Vec::new();
+    for target in targets.iter_mut().filter(|one| one.xdp != XdpWish::No) {
+        let link = host.links.iter().find(|link| link.index == target.index);
+        let Some(why) = link.and_then(|link| conflicts::foreign_xdp(link, &options.bpffs)) else {
+            continue;
+        };
+        if target.xdp == XdpWish::Must {
+            bail!(
+                "attach nat_early to {name}: XDP {why}; take it off (ip link set dev {name} xdp \
+                 off), or set mode = \"tc\"",
+                name = target.name
+            );
+        }
+        target.xdp = XdpWish::No;
+        refused.push((target.index, why));
+    }
+    Ok(refused)
 }
 
 /// What is remembered of the interfaces.

@@ -30,6 +30,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::UPLINK,
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
+            flags: uplink_flags(config),
             mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
@@ -79,6 +80,13 @@ fn bridge_flags(link: &Link) -> u16 {
     match link.kind {
         Kind::Bridge => 0,
         _ => interface_flags::NO_BRIDGE,
+    }
+}
+
+fn uplink_flags(config: &Config) -> u16 {
+    match config.uplinks.len() {
+        1 => 0,
+        _ => interface_flags::ONE_OF_SEVERAL,
     }
 }
 

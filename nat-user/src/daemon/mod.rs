@@ -9,6 +9,7 @@ mod fast_path;
 mod instance;
 mod interfaces;
 mod mode;
+mod neighbours;
 mod privileges;
 mod teardown;
 
@@ -74,6 +75,7 @@ pub async fn run(options: Options) -> Result<()> {
         instance: Instance::start(options).await?,
         control,
     };
+    daemon.instance.follow_services().await;
     notify_systemd(&[NotifyState::Ready]);
     log::info!("packets are translated");
     let end = daemon.serve().await;
@@ -154,6 +156,9 @@ impl Daemon {
 
     /// Follows a change. Next hops at once: packets may be going the wrong way.
     async fn follow_host(&mut self, event: Event) {
+        if event == Event::Overrun {
+            log::info!("the kernel has dropped messages about changes: all is looked at anew");
+        }
         let cause = match event {
             Event::NeighbourChanged | Event::LinkChanged => Cause::Surroundings,
             Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,
@@ -173,6 +178,7 @@ impl Daemon {
         if let Err(error) = self.instance.refresh().await {
             log::error!("following a change of the host: {error:#}");
         }
+        self.instance.follow_services().await;
     }
 
     async fn tick(&mut self) {
@@ -180,6 +186,7 @@ impl Daemon {
             self.sweep.reset_after(SWEEP_PAUSE);
         }
         self.instance.keep_fast_path().await;
+        self.instance.keep_services().await;
         self.instance.watch_refusals();
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -64,7 +64,7 @@ pub(super) fn choose(
                 why: "its driver has XDP".to_owned(),
             },
             Some(_) => no("its driver has no XDP"),
-            None => no("the kernel does not say whether its driver has XDP"),
+            None => no("only from Linux 6.3 on the kernel says whether its driver has XDP"),
         },
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     dataplane::{Pins, attach},
+    dhcp,
     host::{journal::Journal, netlink::Netlink, setup},
     refusals,
     state::State,
@@ -18,7 +19,7 @@ use crate::{
 /// When something could not be removed; the rest is.
 pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     let pins = Pins::below(bpffs);
-    let mut lines = Vec::new();
+    let mut lines = dhcp::end_all(run_dir).await?;
     // A damaged state file must not keep anybody from getting rid of it.
     let state = State::load(run_dir).unwrap_or_else(|error| {
         lines.push(format!("{error:#}; removed it"));
@@ -28,11 +29,9 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
     }
-    if pins.exist() {
-        lines.push(format!(
-            "removed programs and maps in {}",
-            pins.directory().display()
-        ));
+    attach::detach_all(&pins)?;
+    if pins.are_any() {
+        lines.push(format!("removed programs and maps in {}", bpffs.display()));
     }
     pins.remove()?;
     let mut journal = Journal::open(run_dir)?;

@@ -1,29 +1,29 @@
 //! Attaching the programs to interfaces, and taking them off.
 //!
 //! From Linux 6.6 on an attachment is a link that is pinned (TCX), before that a filter of a
-//! `clsact` qdisc, which stays by itself. Either way a program is replaced in place, without a gap.
+//! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in place,
+//! without a gap.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{
-            NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
-            qdisc_add_clsact,
-        },
+        tc::TcAttachOptions,
     },
     util::KernelVersion,
 };
+use nix::net::if_::if_nametoindex;
 
-use super::{Pins, Programs};
+use super::{Pins, Programs, clsact};
 
-/// Priority of natbpf's filters where there are no links: before those that chose none.
-const PRIORITY: u16 = 100;
-/// Handle by which natbpf knows its filters again.
-const HANDLE: TcHandle = TcHandle::new(0x6e, 0x6274);
+pub(crate) use super::clsact::PRIORITY;
 
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,9 +148,15 @@ impl Target {
         pins.links().join(format!("{}-{hook}", self.index))
     }
 
+    fn note(&self, pins: &Pins) -> PathBuf {
+        pins.links().join(self.index.to_string())
+    }
+
+    /// What there may be of it among the links' pins.
     fn pins(&self, pins: &Pins) -> Vec<PathBuf> {
         let hooks = self.hooks();
-        hooks.iter().map(|hook| self.pin(pins, hook)).collect()
+        let links = hooks.iter().map(|hook| self.pin(pins, hook));
+        links.chain([self.note(pins)]).collect()
     }
 }
 
@@ -187,6 +193,7 @@ pub fn attach(
 ) -> Result<Vec<(u32, String)>> {
     let mut refused = Vec::new();
     for target in &mut *targets {
+        note(pins, target)?;
         for &(side, name) in target.programs() {
             let program = programs.program(name)?;
             attach_one(program, pins, target, side)
@@ -213,13 +220,54 @@ pub fn attach(
         .iter()
         .flat_map(|target| target.pins(pins))
         .collect();
+    remove_others(pins, &wanted)?;
+    Ok(refused)
+}
+
+/// Takes off everything that is attached but for these pins and notes.
+fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
-        if !wanted.contains(&path) {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        if wanted.contains(&path) {
+            continue;
         }
+        let removed = match noted(&path) {
+            Some(index) => {
+                clsact::detach(index).with_context(|| format!("interface {index}"))?;
+                fs::remove_dir(&path)
+            }
+            None => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("remove {}", path.display()))?;
     }
-    Ok(refused)
+    Ok(())
+}
+
+/// Takes everything off all interfaces.
+///
+/// # Errors
+///
+/// When something cannot be removed.
+pub fn detach_all(pins: &Pins) -> Result<()> {
+    match pins.links().exists() {
+        true => remove_others(pins, &BTreeSet::new()),
+        false => Ok(()),
+    }
+}
+
+/// Notes that an interface has filters, where attachments are not links: by a directory among the
+/// links' pins, named after its index. Done before anything is attached, so that none is forgotten.
+fn note(pins: &Pins, target: &Target) -> Result<()> {
+    if Mechanism::of_kernel() == Mechanism::Tcx {
+        return Ok(());
+    }
+    let path = target.note(pins);
+    fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
+}
+
+/// The index of an interface that has filters, if this is a note.
+fn noted(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 fn attach_one(
@@ -230,7 +278,7 @@ fn attach_one(
 ) -> Result<()> {
     match Mechanism::of_kernel() {
         Mechanism::Tcx => attach_link(program, pins, target, side),
-        Mechanism::Netlink => attach_filter(program, target, side),
+        Mechanism::Netlink => clsact::attach(program, &target.name, side.attach_type()),
     }
 }
 
@@ -245,8 +293,11 @@ fn attach_link(
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
         match updated {
-            // The pin holds it already.
-            Ok(id) => return forget(program, id),
+            // The pin holds it, and nothing else may: the link goes with the pin.
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
             // The interface is gone, and its link with it.
             Err(_) => fs::remove_file(&path)?,
         }
@@ -258,33 +309,6 @@ fn attach_link(
     Ok(())
 }
 
-/// Leaves an attachment to what holds it in the kernel.
-fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
-fn attach_filter(program: &mut SchedClassifier, target: &Target, side: Side) -> Result<()> {
-    // It is there already if anybody else uses it.
-    let _exists = qdisc_add_clsact(&target.name);
-    let attach_type = side.attach_type();
-    let existing =
-        SchedClassifierLink::attached(&target.name, attach_type, PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(existing) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            };
-            let options = TcAttachOptions::Netlink(options);
-            program.attach_with_options(&target.name, attach_type, options)?
-        }
-    };
-    forget(program, id)
-}
-
 /// Attaches the XDP program in the driver. A link alone will do: it holds the hook against others,
 /// and goes with its pin.
 fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
@@ -292,9 +316,9 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         match program.attach_to_link(link.try_into()?) {
-            // The pin holds it already.
+            // The pin holds it, and nothing else may: the link goes with the pin.
             Ok(id) => {
-                std::mem::forget(program.take_link(id)?);
+                drop(program.take_link(id)?);
                 return Ok(());
             }
             // The interface is gone, and its link with it.
@@ -310,17 +334,10 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
 /// Takes natbpf's filters off an interface, where attachments are not links. (Links go with their
 /// pins.)
 pub fn detach_filters(interface: &str) {
-    if Mechanism::of_kernel() == Mechanism::Netlink {
-        for side in [Side::Ingress, Side::Egress] {
-            let attach_type = side.attach_type();
-            // Dropping the link detaches; an interface that is gone has no filters.
-            drop(SchedClassifierLink::attached(
-                interface,
-                attach_type,
-                PRIORITY,
-                HANDLE,
-                None,
-            ));
-        }
+    if Mechanism::of_kernel() == Mechanism::Netlink
+        && let Ok(index) = if_nametoindex(interface)
+        && let Err(error) = clsact::detach(index)
+    {
+        log::warn!("take the programs off {interface}: {error:#}");
     }
 }

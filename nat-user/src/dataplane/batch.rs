@@ -1,13 +1,20 @@
-//! Reading many entries of a map by one system call.
+//! Reading and writing many entries of a map by one system call.
 //!
-//! aya reads a map by two calls per entry; there may be millions.
+//! aya reads a map by two calls per entry, and writes it by one; there may be millions.
 
-use std::{io, os::fd::RawFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+};
+
+use aya::maps::MapData;
 
 use bytemuck::{Pod, Zeroable};
 
 /// `BPF_MAP_LOOKUP_BATCH` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_UPDATE_BATCH` in `enum bpf_cmd`.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// Entries that are asked for by one call. A bucket that does not fit is an error of the kernel's,
 /// and no bucket of a hash that is not overfull comes near.
@@ -75,29 +82,64 @@ impl<K: Pod, V: Pod> Reader<K, V> {
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: the attribute is a prefix of `union bpf_attr` whose pointers lead to buffers of
-        // at least `count` keys and values, and to places of 4 bytes, which is what hash maps
-        // use; all live through the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
-        };
-        *place = match result {
-            0 => Place(Some(to)),
-            _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENOENT) => Place::default(),
-                error => return Err(error),
-            },
+        // SAFETY: the pointers lead to buffers of at least `count` keys and values, and to places
+        // of 4 bytes, which is what hash maps use; all live through the call.
+        *place = match unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(()) => Place(Some(to)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Place::default(),
+            Err(error) => return Err(error),
         };
         let count = attr.count as usize;
         for (key, value) in self.keys.iter().zip(&self.values).take(count) {
             visit(key, value);
         }
         Ok(count)
+    }
+}
+
+/// # Safety
+///
+/// The pointers of `attr` must lead to what the command expects.
+unsafe fn call(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+    let attr = std::ptr::from_mut(attr);
+    // SAFETY: the attribute is a prefix of `union bpf_attr`, and the caller answers for its
+    // pointers.
+    match unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<BatchAttr>()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Writes entries into a hash map; those that are there under the same keys are replaced.
+///
+/// # Errors
+///
+/// What the kernel says: `E2BIG` if the map is full. Some of the entries may have been written.
+pub(super) fn write_all<K: Pod, V: Pod>(
+    map: &MapData,
+    entries: impl IntoIterator<Item = (K, V)>,
+) -> io::Result<()> {
+    let (mut keys, mut values) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+    let mut entries = entries.into_iter();
+    loop {
+        keys.clear();
+        values.clear();
+        for (key, value) in entries.by_ref().take(BATCH) {
+            keys.push(key);
+            values.push(value);
+        }
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut attr = BatchAttr {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: keys.len() as u32,
+            map_fd: map.fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttr::zeroed()
+        };
+        // SAFETY: the pointers lead to `count` keys and values, which live through the call.
+        unsafe { call(BPF_MAP_UPDATE_BATCH, &mut attr)? };
     }
 }
 
@@ -108,10 +150,10 @@ impl<K: Pod, V: Pod> Reader<K, V> {
 ///
 /// What the kernel says.
 pub(super) fn for_each<K: Pod, V: Pod>(
-    map: RawFd,
+    map: &MapData,
     mut visit: impl FnMut(&K, &V),
 ) -> io::Result<()> {
-    let mut reader = Reader::new(map);
+    let mut reader = Reader::new(map.fd().as_fd().as_raw_fd());
     let mut place = Place::default();
     loop {
         reader.read(&mut place, &mut visit)?;

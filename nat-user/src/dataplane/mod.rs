@@ -6,24 +6,24 @@
 
 pub mod attach;
 mod batch;
+mod carry;
+mod clsact;
 mod expiry;
+mod layout;
 mod next_hops;
 mod object;
 mod pins;
 mod plain;
 mod rules;
 mod sessions;
+mod takeover;
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
-};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
@@ -35,12 +35,14 @@ use nat_common::{
     },
 };
 
+pub use carry::CarryOver;
 pub use expiry::{Expiry, PASS_BUDGET, Pass};
 pub use next_hops::NextHops;
 pub use object::{OBJECT, Sizes};
-pub use pins::Pins;
+pub use pins::{Lock, Pins};
 pub use plain::Plain;
 pub use sessions::SessionEntry;
+use takeover::Found;
 
 /// The maps of a data plane.
 pub struct Dataplane {
@@ -117,6 +119,45 @@ impl Dataplane {
         Ok((dataplane, Programs { ebpf }))
     }
 
+    /// Whether what is pinned, if anything is, can be taken over. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot.
+    pub fn check(pins: &Pins) -> Result<()> {
+        takeover::check(pins)
+    }
+
+    /// Loads the programs over what is pinned, whatever its sizes and, if that is known, its layout.
+    /// Where tables have to be replaced, sessions and counts are carried over: see
+    /// [`Dataplane::resize`].
+    ///
+    /// # Errors
+    ///
+    /// When something is pinned that cannot be taken over, or the kernel refuses a map or a program;
+    /// what was pinned before stays.
+    pub fn take_over(
+        pins: Pins,
+        sizes: &Sizes,
+        log_packets: bool,
+    ) -> Result<(Self, Programs, Option<CarryOver>)> {
+        let (former, is_filled) = match takeover::find(&pins, sizes)? {
+            Found::Nothing | Found::Fitting => {
+                let (dataplane, programs) = Self::load(pins, sizes, log_packets)?;
+                return Ok((dataplane, programs, None));
+            }
+            Found::Other(former) => (former, false),
+            Found::Unfinished(former) => (former, true),
+        };
+        if is_filled {
+            let (dataplane, programs) = Self::load(pins.clone(), sizes, log_packets)?;
+            let carry = CarryOver::unfinished(former, pins);
+            return Ok((dataplane, programs, Some(carry)));
+        }
+        let (dataplane, programs, carry) = Self::carry(former, pins, sizes, log_packets)?;
+        Ok((dataplane, programs, Some(carry)))
+    }
+
     /// Where it is pinned.
     #[must_use]
     pub fn pins(&self) -> &Pins {
@@ -139,22 +180,30 @@ impl Dataplane {
     /// When the map cannot be read.
     pub fn rule_counters(&self, rule: u32) -> Result<RuleCounters> {
         let values = self.counters.get(&rule, 0).context("read map COUNTERS")?;
-        Ok(values
-            .iter()
-            .fold(RuleCounters::default(), |sum, Plain(cpu)| RuleCounters {
-                packets_in: sum.packets_in + cpu.packets_in,
-                bytes_in: sum.bytes_in + cpu.bytes_in,
-                packets_out: sum.packets_out + cpu.packets_out,
-                bytes_out: sum.bytes_out + cpu.bytes_out,
-                opened: sum.opened + cpu.opened,
-                closed: sum.closed + cpu.closed,
-            }))
+        Ok(total(&values))
     }
 
     /// How many rules can be counted, number 0 included.
     #[must_use]
     pub fn rule_capacity(&self) -> u32 {
         self.counters.len()
+    }
+
+    /// The highest number of a rule under which something was counted or a session counts.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn highest_rule(&self) -> Result<u32> {
+        let mut highest = 0;
+        for rule in 1..self.rule_capacity() {
+            if self.rule_counters(rule)? != RuleCounters::default() {
+                highest = rule;
+            }
+        }
+        let entries = self.session_entries()?;
+        let in_use = entries.iter().map(|entry| entry.record.rule).max();
+        Ok(highest.max(in_use.unwrap_or(0)))
     }
 
     /// How many packets were dropped, by reason.
@@ -195,7 +244,7 @@ impl Dataplane {
     fn occupancy<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> Result<(u32, u32)> {
         let map = MapData::from_pin(self.pins.map(name)).with_context(|| format!("open {name}"))?;
         let mut entries = 0;
-        batch::for_each(map.fd().as_fd().as_raw_fd(), |_: &K, _: &V| entries += 1)
+        batch::for_each(&map, |_: &K, _: &V| entries += 1)
             .with_context(|| format!("read map {name}"))?;
         Ok((entries, map.info()?.max_entries()))
     }
@@ -263,6 +312,20 @@ impl Dataplane {
         }
         Ok(())
     }
+}
+
+/// What was counted on all CPUs.
+fn total(values: &PerCpuValues<Plain<RuleCounters>>) -> RuleCounters {
+    values
+        .iter()
+        .fold(RuleCounters::default(), |sum, Plain(cpu)| RuleCounters {
+            packets_in: sum.packets_in + cpu.packets_in,
+            bytes_in: sum.bytes_in + cpu.bytes_in,
+            packets_out: sum.packets_out + cpu.packets_out,
+            bytes_out: sum.bytes_out + cpu.bytes_out,
+            opened: sum.opened + cpu.opened,
+            closed: sum.closed + cpu.closed,
+        })
 }
 
 /// Length of `struct bpf_insn`.
@@ -379,10 +442,4 @@ impl Programs {
     pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
         aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' message buffer")
     }
-}
-
-/// The directory of a data plane of this layout below `bpffs`.
-#[must_use]
-pub fn versioned(bpffs: &Path) -> std::path::PathBuf {
-    bpffs.join(format!("v{}", nat_common::LAYOUT_VERSION))
 }

@@ -8,7 +8,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::Pins;
+use super::{Pins, layout};
 use crate::clock;
 
 /// The compiled programs.
@@ -35,6 +35,16 @@ impl Sizes {
     /// The fewest rules that there is room for, so that a few can be added later.
     const FEWEST_RULES: u32 = 1024;
 
+    /// How many entries a table has, if that depends on these.
+    pub(super) fn of(&self, table: &str) -> Option<u32> {
+        match table {
+            "SESSIONS" => Some(self.sessions.saturating_mul(2)),
+            "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
+            "COUNTERS" | "RULES" => Some(self.rules),
+            _ => None,
+        }
+    }
+
     /// For a configuration of this many rules, with room to grow.
     #[must_use]
     pub fn new(sessions: u32, rules: usize) -> Self {
@@ -48,11 +58,8 @@ impl Sizes {
     }
 }
 
-/// Loads all programs. Maps that are pinned are taken over as they are.
+/// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
-    if pins.exist() {
-        pins.check()?;
-    }
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let mut loader = EbpfLoader::new();
@@ -60,12 +67,11 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
-        .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
-        .map_max_entries("SESSIONS", sizes.sessions.saturating_mul(2))
-        .map_max_entries("COUNTERS", sizes.rules)
-        .map_max_entries("RULES", sizes.rules);
-    for table in ["MAPPINGS", "PORTS", "PERMITS", "GUESTS"] {
-        loader.map_max_entries(table, sizes.sessions);
+        .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true);
+    for table in layout::CURRENT.map_names() {
+        if let Some(max_entries) = sizes.of(table) {
+            loader.map_max_entries(table, max_entries);
+        }
     }
     loader.load(OBJECT).context("load the BPF object")
 }

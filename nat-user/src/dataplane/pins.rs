@@ -1,96 +1,24 @@
 //! Where the data plane is pinned, and whether what is there fits.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::MapInfo;
-use nat_common::{
-    address::Addr4,
-    counter::RuleCounters,
-    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
-    guest::{GuestKey4, GuestRecord},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    next_hop::{NextHopKey, NextHopRecord},
-    rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
-        Interface, Settings, Snat4, SnatKey4,
-    },
-    session::{SessionKey4, SessionRecord4},
-};
+use nat_common::LAYOUT_VERSION;
 use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount, umount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
+use super::{layout, takeover};
+
 /// Where natbpf's own bpffs directory stands by default, on the system's bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
-
-/// Bytes before the data in the key of a longest-prefix match.
-const PREFIX_LEN: usize = size_of::<u32>();
-
-/// Every pinned map with the sizes of its key and value in bytes.
-const MAPS: &[(&str, usize, usize)] = &[
-    (
-        "SESSIONS",
-        size_of::<SessionKey4>(),
-        size_of::<SessionRecord4>(),
-    ),
-    (
-        "MAPPINGS",
-        size_of::<MappingKey4>(),
-        size_of::<MappingRecord4>(),
-    ),
-    ("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
-    ("PERMITS", size_of::<PermitKey4>(), size_of::<u32>()),
-    (
-        "FORWARDS",
-        PREFIX_LEN + size_of::<ForwardKey4>(),
-        size_of::<Forward4>(),
-    ),
-    (
-        "SNATS",
-        PREFIX_LEN + size_of::<SnatKey4>(),
-        size_of::<Snat4>(),
-    ),
-    (
-        "EXCLUDES",
-        PREFIX_LEN + size_of::<ExcludeKey4>(),
-        size_of::<u8>(),
-    ),
-    (
-        "INSIDE",
-        PREFIX_LEN + size_of::<InsideKey4>(),
-        size_of::<Inside4>(),
-    ),
-    (
-        "ADDRESSES",
-        size_of::<AddressKey4>(),
-        size_of::<ExternalAddress>(),
-    ),
-    ("INTERFACES", size_of::<u32>(), size_of::<Interface>()),
-    ("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
-    (
-        "FRAGMENTS",
-        size_of::<FragmentKey4>(),
-        size_of::<FragmentPorts>(),
-    ),
-    ("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
-    (
-        "DATAGRAMS",
-        size_of::<FragmentKey4>(),
-        size_of::<Datagram>(),
-    ),
-    ("HELD", size_of::<u32>(), size_of::<Held<Addr4>>()),
-    ("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
-    ("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
-    ("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
-    ("RULES", size_of::<u32>(), size_of::<u32>()),
-    ("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
-    ("DROPS", size_of::<u32>(), size_of::<u64>()),
-];
 
 /// The paths of a data plane's pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,14 +27,42 @@ pub struct Pins {
     directory: PathBuf,
 }
 
+/// The right to be the only daemon of a directory of pins.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: Flock<File>,
+}
+
 impl Pins {
     /// Below the directory that `--bpffs` names.
     #[must_use]
     pub fn below(bpffs: &Path) -> Self {
+        Self::named(bpffs, &format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// Beside these: where a data plane is made that is to take their place.
+    #[must_use]
+    pub(super) fn beside(&self) -> Self {
+        Self::named(&self.bpffs, &format!("v{LAYOUT_VERSION}-next"))
+    }
+
+    /// Of a layout of this version.
+    #[must_use]
+    pub(super) fn of_layout(&self, version: u32) -> Self {
+        Self::named(&self.bpffs, &format!("v{version}"))
+    }
+
+    fn named(bpffs: &Path, name: &str) -> Self {
         Self {
             bpffs: bpffs.to_owned(),
-            directory: super::versioned(bpffs),
+            directory: bpffs.join(name),
         }
+    }
+
+    /// The directory below which data planes of all layouts are.
+    #[must_use]
+    pub(super) fn bpffs(&self) -> &Path {
+        &self.bpffs
     }
 
     /// The directory that carries the layout's version.
@@ -133,10 +89,45 @@ impl Pins {
         self.directory.join("links")
     }
 
+    /// Is there while links are handed from one data plane to the other.
+    pub(super) fn marker(&self) -> PathBuf {
+        self.directory.join("switching")
+    }
+
     /// Whether there is a data plane.
     #[must_use]
     pub fn exist(&self) -> bool {
         self.map("SESSIONS").exists()
+    }
+
+    /// Whether there is a data plane of any layout.
+    #[must_use]
+    pub fn are_any(&self) -> bool {
+        takeover::data_planes(&self.bpffs).is_ok_and(|names| !names.is_empty())
+    }
+
+    /// Takes the right to be the only daemon of this directory, until the result is dropped or the
+    /// process ends. Another --run-dir does not make another directory.
+    ///
+    /// # Errors
+    ///
+    /// When another has it, or there can be no bpffs.
+    pub fn lock(&self) -> Result<Lock> {
+        self.mount_if_needed()?;
+        fs::create_dir_all(&self.bpffs)
+            .with_context(|| format!("make directory {}", self.bpffs.display()))?;
+        let directory = File::open(&self.bpffs)
+            .with_context(|| format!("open directory {}", self.bpffs.display()))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => Ok(Lock {
+                _directory: directory,
+            }),
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
+                "another natbpf uses --bpffs {}; stop it or choose another --bpffs",
+                self.bpffs.display()
+            ),
+            Err((_, error)) => Err(error).with_context(|| format!("lock {}", self.bpffs.display())),
+        }
     }
 
     /// Makes the directories, and mounts a bpffs if they would not be on one.
@@ -183,62 +174,66 @@ impl Pins {
                 self.directory.display()
             );
         }
-        MAPS.iter()
-            .try_for_each(|&(name, key, value)| self.check_map(name, key, value))
+        layout::CURRENT.check(self)
     }
 
-    fn check_map(&self, name: &str, key: usize, value: usize) -> Result<()> {
-        let path = self.map(name);
-        let info =
-            MapInfo::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
-        let found = (info.key_size() as usize, info.value_size() as usize);
-        if found != (key, value) {
-            bail!(
-                "map {} has keys of {} and values of {} bytes, not {key} and {value}: another \
-                 program or version made it; take it down with that one, or name another --bpffs",
-                path.display(),
-                found.0,
-                found.1,
-            );
-        }
-        Ok(())
-    }
-
-    /// Removes all pins and directories, and with them what nothing else holds.
+    /// Removes all pins and directories of this data plane, and with them what nothing else holds.
     ///
     /// # Errors
     ///
     /// When one cannot be removed.
-    pub fn remove(&self) -> Result<()> {
+    pub(super) fn remove_own(&self) -> Result<()> {
         // Links first: a program leaves its hook before its maps go.
         for directory in [
             self.links(),
             self.directory.join("programs"),
+            self.marker(),
             self.directory.clone(),
         ] {
             remove_files(&directory)?;
             remove_directory(&directory)?;
         }
-        if is_mount_point(&self.bpffs) && is_empty(&self.bpffs) && self.is_ours() {
-            umount(&self.bpffs).with_context(|| format!("unmount {}", self.bpffs.display()))?;
+        Ok(())
+    }
+
+    /// Removes the data planes of all layouts, and the bpffs if natbpf mounted it.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        for name in takeover::data_planes(&self.bpffs)? {
+            Self::named(&self.bpffs, &name).remove_own()?;
         }
-        match is_empty(&self.bpffs) && !is_mount_point(&self.bpffs) {
-            true => remove_directory(&self.bpffs),
+        unmount_if_ours(&self.bpffs)?;
+        if is_empty(&self.bpffs) && !is_mount_point(&self.bpffs) {
+            remove_directory(&self.bpffs)?;
+        }
+        match self.bpffs.starts_with(SYSTEM_BPFFS) {
+            true => unmount_if_ours(Path::new(SYSTEM_BPFFS)),
             false => Ok(()),
         }
     }
+}
 
-    /// A mount that natbpf made carries its name as the source.
-    fn is_ours(&self) -> bool {
-        let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
-            return false;
-        };
-        mounts.lines().any(|line| {
-            let mut fields = line.split(' ');
-            let source = fields.next();
-            source == Some(MOUNT_SOURCE) && fields.next().map(Path::new) == Some(&self.bpffs)
-        })
+/// Unmounts a bpffs that natbpf has mounted and nobody else uses.
+fn unmount_if_ours(path: &Path) -> Result<()> {
+    match is_mount_point(path) && is_ours(path) && is_empty(path) {
+        true => umount(path).with_context(|| format!("unmount {}", path.display())),
+        false => Ok(()),
     }
+}
+
+/// A mount that natbpf made carries its name as the source.
+fn is_ours(path: &Path) -> bool {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
+        return false;
+    };
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ');
+        let source = fields.next();
+        source == Some(MOUNT_SOURCE) && fields.next().map(Path::new) == Some(path)
+    })
 }
 
 /// What `/proc/mounts` shows as the source of a bpffs that natbpf has mounted.
@@ -267,8 +262,15 @@ fn is_mount_point(path: &Path) -> bool {
         .is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
 }
 
+/// What the kernel itself puts into every new bpffs (`bpf_preload`, `kernel/bpf/inode.c`).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// Whether there is nothing in a directory, but for what the kernel puts there.
 fn is_empty(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    let is_preloaded = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| PRELOADED.iter().any(|name| entry.file_name() == *name))
+    };
+    fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_preloaded))
 }
 
 fn remove_files(directory: &Path) -> Result<()> {
@@ -286,7 +288,7 @@ fn remove_files(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove_directory(path: &Path) -> Result<()> {
+pub(super) fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(format!("remove {}", path.display()))

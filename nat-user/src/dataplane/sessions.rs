@@ -1,11 +1,9 @@
 //! Live sessions: reading and ending them.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
-
 use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nat_common::{
-    session::{SessionKey4, SessionRecord4},
+    session::{SessionKey4, SessionRecord4, View},
     sweep::{END_BATCH, END_KEYS_OFFSET, EndMode},
 };
 
@@ -33,6 +31,20 @@ impl SessionEntry {
             network: record.peer_network,
             protocol: key.protocol,
             view: record.peer_view,
+        }
+    }
+
+    /// For a hairpinned session: the key under which packets of this entry are found at the hook in
+    /// between.
+    #[must_use]
+    pub(super) fn between_key(&self) -> SessionKey4 {
+        let Self { key, record } = self;
+        SessionKey4 {
+            source_port: record.source_port,
+            destination: record.destination,
+            destination_port: record.destination_port,
+            view: View::Between as u8,
+            ..*key
         }
     }
 }
@@ -72,8 +84,7 @@ impl Dataplane {
     }
 
     fn visit_sessions(&self, visit: impl FnMut(&SessionKey4, &SessionRecord4)) -> Result<()> {
-        let map = self.sessions.fd().as_fd().as_raw_fd();
-        batch::for_each(map, visit).context("read map SESSIONS")
+        batch::for_each(&self.sessions, visit).context("read map SESSIONS")
     }
 
     /// Entries that fit into the table.

@@ -4,12 +4,14 @@
 //! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
 //! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
 //! makes the difference; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
-//! [`next_hops`] computes from what the kernel tells which way packets leave.
+//! [`next_hops`] computes from what the kernel tells which way packets leave. [`conflicts`] says what of
+//! others is in the way, and changes none of it.
 //!
 //! This module must not touch what natbpf did not make: a value that somebody changed in the
 //! meantime, an interface that was deleted and made again, another's address on our bridge.
 
 pub mod change;
+pub mod conflicts;
 pub mod events;
 pub mod journal;
 pub mod netlink;

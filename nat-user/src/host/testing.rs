@@ -35,7 +35,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
 
 /// Runs a test in a network namespace of its own, in a thread of its own. The namespace is gone
 /// when the thread has ended and all its sockets are closed.
-pub(super) fn in_namespace<F>(test: F)
+pub(crate) fn in_namespace<F>(test: F)
 where
     F: AsyncFnOnce() + Send + 'static,
 {
@@ -59,7 +59,7 @@ where
 }
 
 /// Runs `ip` with arguments that hold no spaces, and returns what it prints.
-pub(super) fn ip(arguments: &str) -> String {
+pub(crate) fn ip(arguments: &str) -> String {
     run("ip", arguments)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod filter;
+pub mod leases;
 pub mod protocol;
 pub mod session;
 pub mod stats;

@@ -177,7 +177,9 @@ fn by_rules(
     port: u16,
     numbers: &mut Numbers,
 ) -> Option<Forwarded> {
-    let (rule, ports) = config.forwards.iter().find_map(|rule| {
+    let (rule, to, ports) = config.forwards.iter().find_map(|rule| {
+        // One whose guest has no lease takes nothing.
+        let to = rule.to.now()?;
         let of_uplink = addresses(config, rule.uplink);
         let is_address = match rule.address {
             Some(own) => own == address,
@@ -185,14 +187,14 @@ fn by_rules(
         };
         let matches = is_address && has_protocol(rule, protocol);
         let ports = matching_ports(rule, port)?;
-        matches.then_some((rule, ports))
+        matches.then_some((rule, to, ports))
     })?;
     let internal = match ports {
         Some(ports) if ports.internal.first == ports.internal.last => ports.internal.first,
         Some(ports) => port - ports.external.first + ports.internal.first,
         None => port,
     };
-    Some((numbers.forward(&rule.name), wire(rule.to), internal))
+    Some((numbers.forward(&rule.name), wire(to), internal))
 }
 
 fn addresses(config: &Config, uplink: UplinkId) -> &[Ipv4Addr] {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::patience::patience;
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Natbpf, Offload};
 use serde_json::Value;
@@ -52,7 +53,7 @@ impl Sessions {
     /// Gives the daemon time to see where everybody is, and the sessions packets to learn it by.
     fn settle(&self) -> Result<()> {
         self.talk(4)?;
-        thread::sleep(FOLLOWED);
+        thread::sleep(patience(FOLLOWED));
         self.talk(SETTLING - 4)
     }
 
@@ -91,7 +92,7 @@ impl Sessions {
 
     /// After a change: packets may be lost for a moment, and then go past the kernel again.
     fn recover(&self, net: &Proxmox) -> Result<()> {
-        let deadline = Instant::now() + RECOVERED;
+        let deadline = Instant::now() + patience(RECOVERED);
         while let Err(error) = self.try_once() {
             ensure!(Instant::now() < deadline, "{error:#}");
         }
@@ -165,7 +166,7 @@ fn a_network_without_a_bridge_has_it_too() -> Result<()> {
             .try_for_each(|_| exchange(&guest, at(Proxmox::CLI, 7000), &server, b"x").map(drop))
     };
     talk(4)?;
-    thread::sleep(FOLLOWED);
+    thread::sleep(patience(FOLLOWED));
     talk(4)?;
     // What the kernel forwards it counts.
     let forwarded = || -> Result<u64> {
@@ -319,7 +320,7 @@ fn a_port_that_leaves_its_bridge_gets_nothing_more() -> Result<()> {
     let (net, _natbpf, sessions) = started()?;
     sessions.go_past_the_kernel(&net)?;
     net.host.ip("link set tap2 nomaster")?;
-    thread::sleep(FOLLOWED);
+    thread::sleep(patience(FOLLOWED));
     let (client, to, server) = &sessions.pairs[1];
     client.send_to(b"nobody is there", to)?;
     ensure!(hears(server)?.is_none(), "it still gets packets");
@@ -338,7 +339,7 @@ fn isolated_ports_are_the_bridges_business() -> Result<()> {
         net.host
             .ip(&format!("link set {port} type bridge_slave isolated on"))?;
     }
-    thread::sleep(FOLLOWED);
+    thread::sleep(patience(FOLLOWED));
     sessions.go_through_the_kernel(&net)?;
     for port in ["tap1", "tap2"] {
         net.host
@@ -353,7 +354,7 @@ fn a_route_that_changes_is_followed() -> Result<()> {
     let (net, _natbpf, sessions) = started()?;
     sessions.go_past_the_kernel(&net)?;
     net.host.ip("route add unreachable 198.51.100.2/32")?;
-    thread::sleep(FOLLOWED);
+    thread::sleep(patience(FOLLOWED));
     let (client, to, server) = &sessions.pairs[0];
     client.send_to(b"no way", to)?;
     ensure!(hears(server)?.is_none(), "it left by a route that is gone");
@@ -373,7 +374,7 @@ fn a_smaller_mtu_is_told_to_the_sender() -> Result<()> {
         "link set vmbr0 mtu 1500\nroute replace default via 19.19.8.1 mtu 1300",
     ] {
         net.host.ip(change)?;
-        thread::sleep(FOLLOWED);
+        thread::sleep(patience(FOLLOWED));
         let guest = net.vm1.capture("eth0")?;
         let mut packet = large(7000)?;
         packet[6] |= 0x40; // Don't fragment.

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use lab::Natbpf;
+use aya::util::KernelVersion;
+use lab::patience::patience;
 use lab::topology::Proxmox;
+use lab::{Host, Natbpf};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
 use tests::{Load, at, exchange, hears};
@@ -29,14 +31,14 @@ impl Loads {
         Ok(Self([out, back]))
     }
 
-    /// Nothing was lost, and neither client has become another.
-    fn finish(self) -> Result<()> {
+    /// Nothing was lost, and neither client has become another. Gives how many packets each has sent.
+    fn finish(self) -> Result<[u32; 2]> {
         let [out, back] = self.0;
-        let seen = out.finish().context("by masquerade")?;
+        let (seen, sent_out) = out.finish().context("by masquerade")?;
         ensure!(seen.ip() == Proxmox::PUBLIC, "seen as {seen}");
-        let seen = back.finish().context("by a forward")?;
+        let (seen, sent_back) = back.finish().context("by a forward")?;
         ensure!(seen.ip() == Proxmox::CLI, "seen as {seen}");
-        Ok(())
+        Ok([sent_out, sent_back])
     }
 }
 
@@ -71,7 +73,8 @@ fn l1_a_rule_that_comes_and_goes_costs_other_flows_nothing() -> Result<()> {
         client.send_to(b"the rule is gone", at(Proxmox::PUBLIC, 2000))?;
         ensure!(hears(&added)?.is_none(), "forwarded without a rule");
     }
-    loads.finish()
+    loads.finish()?;
+    Ok(())
 }
 
 #[test]
@@ -97,7 +100,41 @@ fn l2_a_hundred_reloads_under_load_lose_nothing() -> Result<()> {
         }
         bulk.join().expect("no panic").context("TCP meanwhile")
     })?;
-    loads.finish()
+    loads.finish()?;
+    Ok(())
+}
+
+#[test]
+fn l9_tables_of_other_sizes_cost_no_session_anything() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let loads = Loads::start(&net)?;
+    thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let to = at(Proxmox::PUBLIC, 10001);
+            transfer(&net.cli, to, &net.vm1, 10001, Sender::Server, BULK)
+        });
+        for sessions in [1000, 300_000, 2000, 65_536, 1000, 262_144] {
+            let changed = natbpf.reload(&format!(
+                "{}[limits]\nsessions = {sessions}\n",
+                net.config()
+            ))?;
+            ensure!(changed.contains("; 0 sessions ended"), "{changed}");
+            let max = &natbpf.status()?["sessions"]["max"];
+            ensure!(*max == sessions, "room for {max}, not {sessions}");
+        }
+        bulk.join().expect("no panic").context("TCP meanwhile")
+    })?;
+    let sent = loads.finish()?;
+    let stats = natbpf.stats()?;
+    for (rule, sent) in ["lan-out", "vm2-udp"].into_iter().zip(sent) {
+        let rules = stats["rules"].as_array().context("no rules")?;
+        let counted = rules.iter().find(|one| one["name"] == rule);
+        let counted = counted.context("no such rule")?;
+        let is_exact = counted["packets_in"] == sent && counted["packets_out"] == sent;
+        ensure!(is_exact, "{sent} packets each way, and {counted}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -123,7 +160,8 @@ fn l3_without_its_daemon_packets_are_translated_as_before() -> Result<()> {
         Sender::Client,
         1_000_000,
     )?;
-    loads.finish()
+    loads.finish()?;
+    Ok(())
 }
 
 /// The sessions of a protocol as the daemon lists them, without what time changes.
@@ -142,7 +180,7 @@ fn sessions(natbpf: &Natbpf) -> Result<Vec<String>> {
 #[test]
 fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     let net = Proxmox::new()?;
-    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 4\n"))?;
+    let mut natbpf = net.natbpf(&(net.config() + "[timeouts]\nudp = 10\n"))?;
     let (server, service) = (
         net.cli.udp("198.51.100.2:7000")?,
         net.vm2.udp("0.0.0.0:10000")?,
@@ -160,7 +198,7 @@ fn l4_a_daemon_that_starts_again_finds_everything_as_it_was() -> Result<()> {
     ensure!(after == before, "{after:?}, before {before:?}");
     ensure!(rules_after == rules, "{rules_after}, before {rules}");
     exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it goes on")?;
-    thread::sleep(Duration::from_millis(6500));
+    thread::sleep(Duration::from_millis(12_500));
     let left = sessions(&natbpf)?;
     ensure!(left.is_empty(), "not expired: {left:?}");
     Ok(())
@@ -181,16 +219,44 @@ fn another_binary(net: &Proxmox, name: &str, change: impl FnOnce(&mut [u8])) -> 
     Ok(Natbpf::find(&net.host, net.lab().place(), path))
 }
 
-/// The kernel's numbers of the programs that are attached on the host.
+/// The kernel's numbers of the programs that are attached to a side of an interface by links.
+fn links_of(host: &Host, interface: &str, side: TcAttachType) -> Result<Vec<u32>> {
+    let attached = host.enter(|| SchedClassifier::query_tcx(interface, side))?;
+    let (_, attached) = attached.with_context(|| format!("{side:?} of {interface}"))?;
+    Ok(attached
+        .iter()
+        .map(aya::programs::ProgramInfo::id)
+        .collect())
+}
+
+/// The same where the kernel has no links for them, and they are filters.
+fn filters_of(host: &Host, interface: &str, side: TcAttachType) -> Result<Vec<u32>> {
+    let side = match side {
+        TcAttachType::Ingress => "ingress",
+        _ => "egress",
+    };
+    let said = host.check(["tc", "filter", "show", "dev", interface, side])?;
+    // … nat_inbound direct-action not_in_hw id 23 name nat_inbound tag …
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let ids = words.windows(2).filter(|pair| pair[0] == "id");
+    ids.map(|pair| pair[1].parse().with_context(|| said.clone()))
+        .collect()
+}
+
+/// The kernel's numbers of the programs that are attached to a side of an interface.
+fn attached_to(host: &Host, interface: &str, side: TcAttachType) -> Result<Vec<u32>> {
+    match KernelVersion::current()? >= KernelVersion::new(6, 6, 0) {
+        true => links_of(host, interface, side),
+        false => filters_of(host, interface, side),
+    }
+}
+
+/// The kernel's numbers of the programs that are attached to the host's bridges.
 fn attached_programs(net: &Proxmox) -> Result<Vec<u32>> {
     let mut programs = Vec::new();
     for interface in ["vmbr0", "vmbr1"] {
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let attached = net
-                .host
-                .enter(|| SchedClassifier::query_tcx(interface, side))?;
-            let (_, attached) = attached.with_context(|| format!("{side:?} of {interface}"))?;
-            programs.extend(attached.iter().map(aya::programs::ProgramInfo::id));
+            programs.extend(attached_to(&net.host, interface, side)?);
         }
     }
     ensure!(programs.len() == 4, "not four programs: {programs:?}");
@@ -324,6 +390,28 @@ fn l7_an_interface_that_gets_the_name_works() -> Result<()> {
             .ip(&format!("link set away name {name}\nlink set {name} up"))?;
         restore_uplink(&net)?;
         works_again(&net).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let on_port = || attached_to(&net.host, "tap2", TcAttachType::Ingress);
+    for starts_again in [true, false] {
+        ensure!(on_port()?.len() == 1, "not one program: {:?}", on_port()?);
+        natbpf.kill()?;
+        net.host.ip("link set tap2 nomaster")?;
+        match starts_again {
+            true => natbpf.launch()?,
+            false => natbpf.down()?,
+        }
+        ensure!(on_port()?.is_empty(), "left behind: {:?}", on_port()?);
+        if starts_again {
+            net.host.ip("link set tap2 master vmbr1")?;
+            thread::sleep(patience(Duration::from_secs(1)));
+        }
     }
     Ok(())
 }

@@ -9,12 +9,13 @@ use anyhow::{Result, ensure};
 use super::harness::Plane;
 
 /// Programs with the number of instructions that the verifier may process for each: a quarter more
-/// than on Linux 6.18, since kernels count a little differently.
+/// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a little
+/// more where that is larger.
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_inbound", 47_000),
     ("nat_inbound_l3", 42_000),
-    ("nat_outbound", 62_000),
-    ("nat_outbound_l3", 60_000),
+    ("nat_outbound", 65_000),
+    ("nat_outbound_l3", 65_000),
     ("nat_from_guest", 81_000),
     ("nat_from_guest_l3", 78_000),
     ("nat_to_guest", 9_200),
@@ -33,15 +34,20 @@ const SIZE_BUDGET: &[(&str, u32)] = &[("nat_from_port", 1_220), ("nat_early", 1_
 #[test]
 fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
     let mut plane = Plane::new()?;
+    let mut over = Vec::new();
     for &(name, budget) in VERIFIER_BUDGET {
         let instructions = plane.programs.verified_instructions(name)?;
         println!("{name}: {instructions} of {budget}");
-        ensure!(
-            instructions <= budget,
-            "{name}: the verifier processed {instructions} instructions, the budget is {budget}: \
-             look for a loop that was unrolled or for state that paths carry along"
-        );
+        if instructions > budget {
+            over.push(format!("{name}: {instructions} of {budget}"));
+        }
     }
+    ensure!(
+        over.is_empty(),
+        "the verifier processed more instructions than the budget allows: look for a loop that was \
+         unrolled or for state that paths carry along\n{}",
+        over.join("\n")
+    );
     Ok(())
 }
 

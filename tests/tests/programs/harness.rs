@@ -1,6 +1,10 @@
 //! A data plane with rules, pinned on a bpffs of its own and attached nowhere.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use nat_common::rule::{Interface, role};
@@ -52,7 +56,7 @@ to = "172.22.161.170"
 pub(super) struct Plane {
     pub(super) dataplane: Dataplane,
     pub(super) programs: Programs,
-    _directory: Mounted,
+    directory: Mounted,
 }
 
 /// A directory that natbpf mounts a bpffs on, unmounted at the end.
@@ -89,8 +93,18 @@ impl Plane {
         Ok(Self {
             dataplane,
             programs,
-            _directory: directory,
+            directory,
         })
+    }
+
+    /// Where natbpf pins below.
+    pub(super) fn bpffs(&self) -> PathBuf {
+        self.directory.0.path().join("bpf")
+    }
+
+    /// Where a data plane of this version is pinned.
+    pub(super) fn pins(&self) -> Pins {
+        Pins::below(&self.bpffs())
     }
 
     /// A packet from outside at the uplink.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 
 use crate::Host;
+use crate::host::PATIENCE;
 use crate::packet::{self, Packet};
+use crate::patience::patience;
 use crate::socket::RawSocket;
 
 /// How soon the recording thread sees that it shall stop.
@@ -117,7 +119,7 @@ impl Capture {
     /// # Errors
     /// When there is none; the message lists what was seen instead.
     pub fn wait_for(&self, fits: impl Fn(&Frame, &Packet) -> bool) -> Result<(Frame, Packet)> {
-        let deadline = Instant::now() + crate::host::PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         loop {
             let packets = self.packets();
             if let Some(found) = packets.iter().find(|(frame, packet)| fits(frame, packet)) {

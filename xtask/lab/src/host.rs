@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::capture::Capture;
 use crate::offload::{self, Offload};
+use crate::patience::patience;
 use crate::place::{NETNS_FOLDER, Place};
 use crate::process::{self, Background, Output};
 use crate::socket::RawSocket;
@@ -49,7 +50,7 @@ impl Host {
         process::run(
             ip_command(&["netns", "add", &namespace]),
             &[],
-            COMMAND_LIMIT,
+            patience(COMMAND_LIMIT),
         )?
         .expect_ok()?;
         let host = Self::find(place, name)?;
@@ -126,7 +127,8 @@ impl Host {
         let program = words.next().context("a command without a program")?;
         let mut command = self.command(program);
         command.args(words);
-        process::run(command, input, COMMAND_LIMIT).with_context(|| format!("on {}", self.name()))
+        process::run(command, input, patience(COMMAND_LIMIT))
+            .with_context(|| format!("on {}", self.name()))
     }
 
     /// Runs a program that must succeed and gives its standard output.
@@ -248,7 +250,7 @@ impl Host {
             .enter(|| bind(|| UdpSocket::bind(address)))?
             .with_context(|| format!("udp {address} on {}", self.name()))?;
         socket
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(patience(PATIENCE)))
             .context("set a time limit")?;
         Ok(socket)
     }
@@ -269,10 +271,10 @@ impl Host {
     pub fn tcp(&self, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
         let to = SocketAddr::V4(to.into());
         let stream = self
-            .enter(|| TcpStream::connect_timeout(&to, PATIENCE))?
+            .enter(|| TcpStream::connect_timeout(&to, patience(PATIENCE)))?
             .with_context(|| format!("connect to {to} from {}", self.name()))?;
         stream
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(patience(PATIENCE)))
             .context("set a time limit")?;
         Ok(stream)
     }

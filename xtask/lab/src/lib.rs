@@ -12,6 +12,7 @@ mod host;
 mod natbpf;
 mod offload;
 mod packet;
+pub mod patience;
 mod place;
 mod process;
 pub mod service;

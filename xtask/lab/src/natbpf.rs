@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::patience::patience;
 use crate::{Background, Host, Output, Place};
 
 /// Loading takes less than a second; a loaded machine gets its time.
@@ -102,6 +103,11 @@ impl Natbpf {
     /// Lets time go so many times as fast for sessions, from the next start on.
     pub fn set_time_scale(&mut self, times: u32) {
         self.time_scale = times;
+    }
+
+    /// Lets it pin somewhere else, from the next start on.
+    pub fn set_bpffs(&mut self, path: PathBuf) {
+        self.bpffs = path;
     }
 
     /// Writes the configuration, without telling a running natbpf.
@@ -248,6 +254,12 @@ impl Natbpf {
             .is_some_and(|process| matches!(process.ended(), Ok(None)))
     }
 
+    /// The daemon's process id, when it was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Background::id)
+    }
+
     /// Sends the daemon a signal.
     ///
     /// # Errors
@@ -266,7 +278,7 @@ impl Natbpf {
     pub fn stop(&mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
         let mut process = self.process.take().context("natbpf was not started")?;
-        let status = process.wait(STOP_LIMIT)?;
+        let status = process.wait(patience(STOP_LIMIT))?;
         if !status.success() {
             bail!(
                 "natbpf ended with {status} after SIGTERM\n{}",
@@ -285,7 +297,7 @@ impl Natbpf {
         self.process
             .take()
             .context("natbpf was not started")?
-            .wait(STOP_LIMIT)
+            .wait(patience(STOP_LIMIT))
             .map(drop)
     }
 
@@ -328,7 +340,7 @@ impl Drop for Natbpf {
 }
 
 fn wait_until_ready(process: &mut Background, socket: &UnixDatagram) -> Result<()> {
-    let deadline = Instant::now() + START_LIMIT;
+    let deadline = Instant::now() + patience(START_LIMIT);
     let mut buffer = [0; 4096];
     while Instant::now() < deadline {
         match socket.recv(&mut buffer) {
@@ -351,7 +363,8 @@ fn wait_until_ready(process: &mut Background, socket: &UnixDatagram) -> Result<(
         }
     }
     bail!(
-        "natbpf is not ready after {START_LIMIT:?}:\n{}",
+        "natbpf is not ready after {:?}:\n{}",
+        patience(START_LIMIT),
         process.said()
     )
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::Host;
 use crate::host::PATIENCE;
+use crate::patience::patience;
 
 /// How soon a server sees that it shall stop, and how long a connection waits to be accepted.
 const STOP_CHECK: Duration = Duration::from_millis(10);
@@ -149,7 +150,7 @@ fn accept_all(
         thread::spawn(move || {
             // A client that goes away is its own affair; one that says nothing is left.
             let _ = stream.set_nonblocking(false);
-            let _ = stream.set_read_timeout(Some(2 * PATIENCE));
+            let _ = stream.set_read_timeout(Some(2 * patience(PATIENCE)));
             let _ = serve(stream, peer);
         });
     }

@@ -93,6 +93,20 @@ impl RawSocket {
         Ok(())
     }
 
+    /// Lets the kernel keep from this socket whatever the classic BPF program gives 0 for. What has
+    /// come before is still to be read.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn keep_only(&self, program: &[libc::sock_filter]) -> Result<()> {
+        let filter = libc::sock_fprog {
+            len: u16::try_from(program.len()).context("instructions")?,
+            // The kernel copies the program and does not write to it.
+            filter: program.as_ptr().cast_mut(),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+    }
+
     /// Puts a frame on the interface as it is, from the link layer up (from the IP header up on
     /// an interface without one).
     ///

@@ -12,9 +12,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, Guest,
-    Limits, MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PortForward, PortRange,
-    SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Forwarders,
+    Forwarding, Guest, Limits, MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId,
+    PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses,
+    UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -28,6 +29,9 @@ fn scrap() -> impl Strategy<Value = String> {
         "[[forward]]",
         "[[nat]]",
         "[[guest]]",
+        "[network.lan.dhcp]",
+        "range = ",
+        "domain = ",
         "mac = ",
         "\"52:54:00:12:34:56\"",
         "[limits]",
@@ -277,7 +281,7 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
                 ports: Vec::new(),
             },
             address,
-            to: Ipv4Addr::new(172, 30, 0, to),
+            to: Ipv4Addr::new(172, 30, 0, to).into(),
             hairpin,
             forwarding,
         };
@@ -293,7 +297,7 @@ fn nat_rule() -> impl Strategy<Value = (NatRule, Index)> {
             name,
             uplink: UplinkId(0),
             address: Ipv4Addr::new(172, 31, 0, 0),
-            to: Ipv4Addr::new(172, 30, 1, 0),
+            to: Ipv4Addr::new(172, 30, 1, 0).into(),
             hairpin,
             forwarding,
         };
@@ -387,7 +391,7 @@ fn configs() -> impl Strategy<Value = Config> {
 fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Guest> {
     let networks = config.networks.iter().enumerate();
     let roomy: Vec<usize> = networks
-        .filter(|(_, network)| network.address.prefix_len() < 29)
+        .filter(|(_, network)| network.address.prefix_len() < 29 && network.dhcp.is_none())
         .map(|(id, _)| id)
         .collect();
     let id = *roomy.get(network.index(roomy.len().max(1)))?;
@@ -395,7 +399,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
     Some(Guest {
         name,
         network: NetworkId(id),
-        address: Ipv4Addr::new(a, b, c, 2 + index),
+        address: Ipv4Addr::new(a, b, c, 2 + index).into(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
     })
 }
@@ -403,6 +407,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
 type NetworkParts = (String, [bool; 2], usize, u8);
 
 fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkParts)) -> Network {
+    let is_served = ports == 1 && length < 29;
     Network {
         name,
         interface: format!("br{index}"),
@@ -412,6 +417,20 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
             .map(|port| format!("tap{index}.{port}"))
             .collect(),
         anti_spoof,
+        dhcp: is_served.then(|| Dhcp {
+            first: Ipv4Addr::new(10, index, 0, 2),
+            last: Ipv4Addr::new(10, index, 0, 5),
+            lease_time_s: 120 + u32::from(index),
+            gateway: Ipv4Addr::new(10, index, 0, 6),
+            dns: vec![Ipv4Addr::new(192, 0, 2, 53); usize::from(create)],
+            domain: anti_spoof.then(|| "guests.lan".to_owned()),
+        }),
+        dns: is_served.then(|| Dns {
+            forwarders: match create {
+                true => Forwarders::Host,
+                false => Forwarders::Fixed(vec![Ipv4Addr::new(192, 0, 2, 54)]),
+            },
+        }),
     }
 }
 
@@ -458,7 +477,7 @@ fn settle(mut config: Config) -> Config {
     for (index, rule) in (0_u8..).zip(&mut config.nats) {
         write!(rule.name, "-{index}").expect("a text takes all");
         rule.address = Ipv4Addr::new(172, 31, 0, index);
-        rule.to = Ipv4Addr::new(172, 30, 1, index);
+        rule.to = Ipv4Addr::new(172, 30, 1, index).into();
     }
     let mut seen = BTreeSet::new();
     config.forwards.retain_mut(|rule| {
@@ -492,6 +511,8 @@ fn written(config: &Config) -> String {
             create,
             ports,
             anti_spoof,
+            dhcp,
+            dns,
         } = network;
         let ports = list(ports.iter());
         text += &format!(
@@ -499,6 +520,21 @@ fn written(config: &Config) -> String {
              create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\n",
             quoted(name)
         );
+        if let Some(dhcp) = dhcp {
+            text += &format!("[network.{}.dhcp]\n", quoted(name));
+            text += &format!("range = \"{}-{}\"\n", dhcp.first, dhcp.last);
+            text += &format!("lease_time_s = {}\n", dhcp.lease_time_s);
+            text += &format!("gateway = \"{}\"\n", dhcp.gateway);
+            text += &format!("dns = {}\n", list(dhcp.dns.iter()));
+            let domain = dhcp.domain.iter();
+            domain.for_each(|domain| text += &format!("domain = {domain:?}\n"));
+        }
+        if let Some(dns) = dns {
+            text += &format!("[network.{}.dns]\n", quoted(name));
+            if let Forwarders::Fixed(forwarders) = &dns.forwarders {
+                text += &format!("forwarders = {}\n", list(forwarders.iter()));
+            }
+        }
     }
     for guest in &config.guests {
         let (name, network) = (

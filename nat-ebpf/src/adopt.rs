@@ -1,0 +1,66 @@
+//! Taking over from the programs before, on behalf of the daemon: see [`nat_common::adopt`].
+
+use core::ptr;
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
+use nat_common::{
+    adopt::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, adopt},
+    tables::Tables,
+};
+
+use crate::maps::{Maps, add_counted, adopted_session, work_area};
+
+/// Adds the sessions that stand in the packet and gives how many could not be added.
+#[inline(always)]
+pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
+    let (Ok(count), Some(work), Some(adopted)) =
+        (ctx.load::<u32>(0), work_area(), adopted_session())
+    else {
+        return 0;
+    };
+    let mut refused = 0;
+    maps.repeat(count.min(ADOPT_BATCH), |index| {
+        let offset = ADOPT_OFFSET + index as usize * size_of::<Adopted4>();
+        if !load(ctx, offset, adopted) {
+            return false;
+        }
+        refused += i32::from(!adopt(maps, adopted, &mut work.opening));
+        true
+    });
+    refused
+}
+
+/// Reads a session from the packet to where it is to lie: it is too large for the stack.
+#[inline(always)]
+fn load(ctx: &TcContext, offset: usize, to: &mut Adopted4) -> bool {
+    let len = size_of::<Adopted4>() as u32;
+    // SAFETY: `to` has room for `len` bytes, any of which are valid there.
+    let result = unsafe {
+        bpf_skb_load_bytes(
+            ctx.as_ptr().cast(),
+            offset as u32,
+            ptr::from_mut(to).cast(),
+            len,
+        )
+    };
+    result == 0
+}
+
+/// Adds the counts that stand in the packet and gives how many there were.
+#[inline(always)]
+pub(crate) fn count_all(ctx: &TcContext) -> i32 {
+    let Ok(count) = ctx.load::<u32>(0) else {
+        return 0;
+    };
+    let maps = Maps::new(core::ptr::null_mut());
+    let mut added = 0;
+    maps.repeat(count.min(COUNTED_BATCH), |index| {
+        let offset = ADOPT_OFFSET + index as usize * size_of::<Counted>();
+        let Ok(counted) = ctx.load::<Counted>(offset) else {
+            return false;
+        };
+        added += i32::from(add_counted(&counted));
+        true
+    });
+    added
+}

@@ -1,0 +1,50 @@
+//! DHCP and DNS of a running configuration, and rules that follow leases.
+
+use anyhow::Result;
+
+use super::{Cause, Instance};
+
+impl Instance {
+    /// Serves DHCP and DNS on the networks that are there, as the configuration says.
+    pub(in crate::daemon) async fn follow_services(&mut self) {
+        match self.netlink.links().await {
+            Ok(links) => {
+                let interfaces = links.into_iter().map(|link| (link.name, link.index));
+                let interfaces = interfaces.collect();
+                self.services.follow(&self.config, &interfaces).await;
+            }
+            Err(error) => log::error!("look for interfaces to serve: {error:#}"),
+        }
+    }
+
+    /// Starts again what has ended, and follows guests to their new addresses.
+    pub(in crate::daemon) async fn keep_services(&mut self) {
+        self.services.care(&self.config).await;
+        if self.services.have_leases_changed(&self.config)
+            && let Err(error) = self.follow_leases().await
+        {
+            log::error!("following a change of leases: {error:#}");
+            self.services.look_at_leases_again();
+        }
+    }
+
+    /// Takes the addresses that leases give now into use. Sessions to others end, as with a change of
+    /// the rules.
+    async fn follow_leases(&mut self) -> Result<()> {
+        let config = self.services.resolve(self.config.clone());
+        if config == self.config {
+            return Ok(());
+        }
+        let host = self.host().await?;
+        let before = self.external_addresses();
+        self.apply(&config, &host)?;
+        let gone = self.changed_rules(&self.config, &config);
+        let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
+        ended += self.end_sessions_of_lost_addresses(&before)?;
+        self.config = config;
+        self.services.tell(&self.config);
+        self.follow_next_hops(Cause::Surroundings).await?;
+        log::info!("followed a change of leases; {ended} sessions ended");
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! Tells the operator what of others on this host is in natbpf's way: once at the start, and what has
+//! changed at each reload.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    config::model::Config,
+    host::conflicts::{self, Finding},
+};
+
+/// What was found last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Neighbours {
+    known: Arc<Mutex<Vec<Finding>>>,
+}
+
+impl Neighbours {
+    /// Looks, and tells what is new and what is gone. Nothing waits for it: packets are translated
+    /// meanwhile.
+    pub(super) fn look(&self, config: &Config, bpffs: &Path) {
+        let known = Arc::clone(&self.known);
+        let (config, bpffs) = (config.clone(), bpffs.to_owned());
+        tokio::spawn(async move {
+            let found = conflicts::look_if_possible(&config, &bpffs).await;
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            for finding in found.iter().filter(|one| !known.contains(one)) {
+                log::warn!("{finding}");
+            }
+            for Finding { place, what, .. } in known.iter().filter(|one| !found.contains(one)) {
+                log::info!("no longer so: {place}: {what}");
+            }
+            *known = found;
+        });
+    }
+}

@@ -1,0 +1,324 @@
+//! Programs as filters of the `clsact` qdisc, where the kernel has no links for them (before Linux
+//! 6.6). A filter stays by itself: nothing but [`detach`] or the interface's end takes it off.
+//!
+//! What is to be remembered of an interface stands in the kernel, in the number of natbpf's own
+//! filters: they are found again whatever became of the daemon and its files.
+
+use std::io;
+
+use anyhow::{Context as _, Result};
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle},
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcHandle as Handle, TcHeader, TcMessage},
+};
+use nix::net::if_::{if_indextoname, if_nametoindex};
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage},
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+
+/// Priority of natbpf's filters: before those of others that chose none.
+pub(crate) const PRIORITY: u16 = 100;
+/// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses it.
+const IN_OWN_QDISC: u32 = 0x006e_6274;
+/// Number of natbpf's filters where there was a qdisc already.
+const IN_OTHERS_QDISC: u32 = 0x006e_6275;
+
+/// Length of `struct nlmsghdr` in bytes.
+const HEADER: usize = 16;
+/// Messages of a dump are put together up to this many bytes (`NLMSG_GOODSIZE` and more).
+const DATAGRAM: usize = 64 << 10;
+
+const SIDES: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
+
+/// A filter of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Filter {
+    side: TcAttachType,
+    priority: u16,
+    number: u32,
+}
+
+impl Filter {
+    fn is_own(&self) -> bool {
+        self.priority == PRIORITY && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
+    }
+}
+
+/// Attaches a program to a side of an interface. natbpf's filter that is there already gets the
+/// program in its place, so that no packet passes by.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    interface: &str,
+    side: TcAttachType,
+) -> Result<()> {
+    let index = if_nametoindex(interface).context("no such interface")?;
+    let own = filters(index)?.into_iter().filter(Filter::is_own);
+    let own: Vec<Filter> = own.collect();
+    let id = match own.iter().find(|filter| filter.side == side) {
+        Some(filter) => {
+            let handle = TcHandle::from(filter.number);
+            let link = SchedClassifierLink::attached(interface, side, PRIORITY, handle, None)?;
+            program.attach_to_link(link)?
+        }
+        None => {
+            let number = match own.first() {
+                Some(other_side) => other_side.number,
+                None if make_qdisc(index)? => IN_OWN_QDISC,
+                None => IN_OTHERS_QDISC,
+            };
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: number.into(),
+                classid: None,
+            });
+            program.attach_with_options(interface, side, options)?
+        }
+    };
+    forget(program, id)
+}
+
+/// Leaves a filter to the kernel.
+fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Takes natbpf's filters off an interface, and the qdisc if natbpf has made it and nobody else uses
+/// it. An interface that is gone has neither.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn detach(index: u32) -> Result<()> {
+    let Ok(interface) = if_indextoname(index) else {
+        return Ok(());
+    };
+    let interface = interface.to_str().context("an interface's name")?;
+    let (own, others): (Vec<_>, Vec<_>) = filters(index)?.into_iter().partition(Filter::is_own);
+    for filter in &own {
+        let handle = TcHandle::from(filter.number);
+        // Dropping the link detaches.
+        drop(SchedClassifierLink::attached(
+            interface,
+            filter.side,
+            filter.priority,
+            handle,
+            None,
+        )?);
+    }
+    let has_made_qdisc = own.iter().any(|filter| filter.number == IN_OWN_QDISC);
+    if has_made_qdisc && others.is_empty() {
+        remove_qdisc(index).context("remove the clsact qdisc")?;
+    }
+    Ok(())
+}
+
+/// Makes the qdisc; `false` if there is one.
+fn make_qdisc(index: u32) -> Result<bool> {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(index));
+    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    match exchange(message, flags, |_| ()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error).context("add a clsact qdisc; needs the module sch_ingress"),
+    }
+}
+
+fn remove_qdisc(index: u32) -> io::Result<()> {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(qdisc(index));
+    exchange(message, NLM_F_ACK, |_| ())
+}
+
+fn qdisc(index: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header = TcHeader {
+        index: index.cast_signed(),
+        handle: Handle {
+            major: u16::MAX,
+            minor: 0,
+        },
+        parent: Handle::CLSACT,
+        ..TcHeader::default()
+    };
+    message
+        .attributes
+        .push(TcAttribute::Kind("clsact".to_owned()));
+    message
+}
+
+/// All filters of an interface's `clsact` qdisc; none without one.
+fn filters(index: u32) -> Result<Vec<Filter>> {
+    let mut filters = Vec::new();
+    for side in SIDES {
+        let mut message = TcMessage::default();
+        message.header.index = index.cast_signed();
+        message.header.parent = Handle {
+            major: u16::MAX,
+            minor: match side {
+                TcAttachType::Egress => Handle::MIN_EGRESS,
+                _ => Handle::MIN_INGRESS,
+            },
+        };
+        let ask = RouteNetlinkMessage::GetTrafficFilter(message);
+        exchange(ask, NLM_F_DUMP, |header| {
+            let number = header.handle.into();
+            // A priority's head has no number: it is not a filter itself.
+            if number != 0 {
+                filters.push(Filter {
+                    side,
+                    priority: (header.info >> 16) as u16,
+                    number,
+                });
+            }
+        })
+        .context("read the filters")?;
+    }
+    Ok(filters)
+}
+
+/// Sends a request, and takes the header of each message of the answer.
+fn exchange(
+    message: RouteNetlinkMessage,
+    flags: u16,
+    mut take: impl FnMut(&TcHeader),
+) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | flags;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut datagram = Vec::with_capacity(DATAGRAM);
+    loop {
+        datagram.clear();
+        socket.recv(&mut datagram, 0)?;
+        if read_messages(&datagram, &mut take)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes the messages of a datagram; `true` if no more will come. Of a filter the header alone is
+/// read: there are more kinds of filters than anybody knows.
+fn read_messages(datagram: &[u8], take: &mut impl FnMut(&TcHeader)) -> io::Result<bool> {
+    let mut rest = datagram;
+    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
+        let [l0, l1, l2, l3, t0, t1, ..] = *header;
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let body = rest.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;
+        match i32::from(u16::from_ne_bytes([t0, t1])) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => {
+                let code = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
+                return match code {
+                    0 => Ok(true),
+                    code => Err(io::Error::from_raw_os_error(-code)),
+                };
+            }
+            _ => take(&TcHeader::parse(body).map_err(io::Error::other)?),
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::{in_namespace, ip};
+
+    fn tc(arguments: &str) -> String {
+        let mut command = std::process::Command::new("tc");
+        // Words that belong together are joined by an underscore.
+        let words = arguments.split(' ').map(|word| word.replace('_', " "));
+        let output = command.args(words).output().expect("run tc");
+        assert!(output.status.success(), "tc {arguments}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// A filter that matches nothing.
+    fn add(side: &str, priority: u16, handle: u32) {
+        tc(&format!(
+            "filter add dev d0 {side} pref {priority} handle {handle:#x} protocol all \
+             bpf bytecode 1,6_0_0_0"
+        ));
+    }
+
+    fn index() -> u32 {
+        if_nametoindex("d0").expect("d0")
+    }
+
+    #[test]
+    fn a_qdisc_is_made_once_and_removed() {
+        in_namespace(async || {
+            ip("link add d0 type bridge");
+            assert!(make_qdisc(index()).expect("make it"));
+            assert!(!make_qdisc(index()).expect("find it"));
+            assert!(tc("qdisc show dev d0").contains("clsact"));
+            remove_qdisc(index()).expect("remove it");
+            assert!(!tc("qdisc show dev d0").contains("clsact"));
+        });
+    }
+
+    #[test]
+    fn filters_are_found_on_both_sides_whatever_their_kind() {
+        in_namespace(async || {
+            ip("link add d0 type bridge");
+            assert_eq!(filters(index()).expect("none without a qdisc"), []);
+            tc("qdisc add dev d0 clsact");
+            assert_eq!(filters(index()).expect("none in a new one"), []);
+            add("egress", 7, 9);
+            add("ingress", PRIORITY, IN_OWN_QDISC);
+            let found = filters(index()).expect("two");
+            assert_eq!(found.len(), 2);
+            assert!(found[0].is_own() && found[0].side == TcAttachType::Ingress);
+            assert_eq!(
+                found[1],
+                Filter {
+                    side: TcAttachType::Egress,
+                    priority: 7,
+                    number: 9
+                }
+            );
+        });
+    }
+
+    #[test]
+    fn an_own_qdisc_goes_with_the_last_filter_and_anothers_stays() {
+        in_namespace(async || {
+            ip("link add d0 type bridge");
+            for (number, others, stays) in [
+                (IN_OWN_QDISC, false, false),
+                (IN_OWN_QDISC, true, true),
+                (IN_OTHERS_QDISC, false, true),
+            ] {
+                tc("qdisc add dev d0 clsact");
+                add("ingress", PRIORITY, number);
+                add("egress", PRIORITY, number);
+                if others {
+                    add("egress", 7, 9);
+                }
+                detach(index()).expect("detach");
+                let left = filters(index()).expect("what is left");
+                assert_eq!(left.len(), usize::from(others), "{left:?}");
+                assert_eq!(tc("qdisc show dev d0").contains("clsact"), stays);
+                if stays {
+                    tc("qdisc del dev d0 clsact");
+                }
+            }
+            let gone = index();
+            ip("link del d0");
+            detach(gone).expect("an interface that is gone has nothing");
+        });
+    }
+}

@@ -1,0 +1,239 @@
+//! What the maps of each layout look like, and how sessions of older ones are read.
+
+use std::io;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{MapData, MapInfo};
+use nat_common::{
+    LAYOUT_VERSION,
+    address::Addr4,
+    counter::RuleCounters,
+    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guest::{GuestKey4, GuestRecord},
+    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
+    next_hop::{self, NextHopKey, NextHopRecord},
+    rule::{
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
+        Interface, Settings, Snat4, SnatKey4,
+    },
+    session::{JUST_OPENED, SessionKey4, SessionRecord4},
+};
+
+use super::{Pins, batch};
+
+/// A layout of the maps.
+pub(super) struct Layout {
+    pub(super) version: u32,
+    /// Every pinned map that is read; of an older layout not all are.
+    maps: &'static [Shape],
+    /// Calls for every entry of the session table, with the record as it is today.
+    visit_sessions: fn(&MapData, &mut dyn FnMut(&SessionKey4, &SessionRecord4)) -> io::Result<()>,
+}
+
+/// A map's name, and the sizes of its key and value in bytes.
+struct Shape {
+    name: &'static str,
+    key_len: usize,
+    value_len: usize,
+}
+
+const fn shape(name: &'static str, key_len: usize, value_len: usize) -> Shape {
+    Shape {
+        name,
+        key_len,
+        value_len,
+    }
+}
+
+/// Bytes before the data in the key of a longest-prefix match.
+const PREFIX_LEN: usize = size_of::<u32>();
+
+/// The layout of this version of natbpf.
+pub(super) static CURRENT: Layout = Layout {
+    version: LAYOUT_VERSION,
+    maps: MAPS,
+    visit_sessions: |map, visit| batch::for_each(map, visit),
+};
+
+const MAPS: &[Shape] = &[
+    shape(
+        "SESSIONS",
+        size_of::<SessionKey4>(),
+        size_of::<SessionRecord4>(),
+    ),
+    shape(
+        "MAPPINGS",
+        size_of::<MappingKey4>(),
+        size_of::<MappingRecord4>(),
+    ),
+    shape("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
+    shape("PERMITS", size_of::<PermitKey4>(), size_of::<u32>()),
+    shape(
+        "FORWARDS",
+        PREFIX_LEN + size_of::<ForwardKey4>(),
+        size_of::<Forward4>(),
+    ),
+    shape(
+        "SNATS",
+        PREFIX_LEN + size_of::<SnatKey4>(),
+        size_of::<Snat4>(),
+    ),
+    shape(
+        "EXCLUDES",
+        PREFIX_LEN + size_of::<ExcludeKey4>(),
+        size_of::<u8>(),
+    ),
+    shape(
+        "INSIDE",
+        PREFIX_LEN + size_of::<InsideKey4>(),
+        size_of::<Inside4>(),
+    ),
+    shape(
+        "ADDRESSES",
+        size_of::<AddressKey4>(),
+        size_of::<ExternalAddress>(),
+    ),
+    shape("INTERFACES", size_of::<u32>(), size_of::<Interface>()),
+    shape("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
+    shape(
+        "FRAGMENTS",
+        size_of::<FragmentKey4>(),
+        size_of::<FragmentPorts>(),
+    ),
+    shape("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
+    shape(
+        "DATAGRAMS",
+        size_of::<FragmentKey4>(),
+        size_of::<Datagram>(),
+    ),
+    shape("HELD", size_of::<u32>(), size_of::<Held<Addr4>>()),
+    shape("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
+    shape("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
+    shape("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
+    shape("RULES", size_of::<u32>(), size_of::<u32>()),
+    shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
+    shape("DROPS", size_of::<u32>(), size_of::<u64>()),
+];
+
+/// Before the fast path: sessions had no next hop.
+static WITHOUT_NEXT_HOPS: Layout = Layout {
+    version: 2,
+    maps: &[
+        shape("SESSIONS", size_of::<SessionKey4>(), RECORD_2_LEN),
+        shape("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
+        shape("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
+        shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
+        shape("DROPS", size_of::<u32>(), size_of::<u64>()),
+    ],
+    visit_sessions: |map, visit| {
+        batch::for_each(map, |key, record| visit(key, &from_record_2(record)))
+    },
+};
+
+/// The layouts from which sessions can be carried over, the newest first.
+static LAYOUTS: [&Layout; 2] = [&CURRENT, &WITHOUT_NEXT_HOPS];
+
+/// Length of a session's record in layout 2.
+const RECORD_2_LEN: usize = 32;
+
+/// A record of layout 2 is today's without what came behind it.
+fn from_record_2(record: &[u8; RECORD_2_LEN]) -> SessionRecord4 {
+    let mut bytes = [0; size_of::<SessionRecord4>()];
+    bytes[..RECORD_2_LEN].copy_from_slice(record);
+    SessionRecord4 {
+        next_hop: next_hop::NONE,
+        passed: JUST_OPENED,
+        ..bytemuck::pod_read_unaligned(&bytes)
+    }
+}
+
+impl Layout {
+    /// The one of this version, if this natbpf knows it.
+    pub(super) fn of_version(version: u32) -> Option<&'static Self> {
+        LAYOUTS
+            .iter()
+            .find(|layout| layout.version == version)
+            .copied()
+    }
+
+    /// The versions that this natbpf knows, in words.
+    pub(super) fn known() -> String {
+        let versions = LAYOUTS
+            .iter()
+            .rev()
+            .map(|layout| layout.version.to_string());
+        versions.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// Compares the pinned maps with what they should be.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing or has another shape.
+    pub(super) fn check(&self, pins: &Pins) -> Result<()> {
+        self.maps.iter().try_for_each(|shape| shape.check(pins))
+    }
+
+    /// Reads the session table.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub(super) fn visit_sessions(
+        &self,
+        sessions: &MapData,
+        mut visit: impl FnMut(&SessionKey4, &SessionRecord4),
+    ) -> Result<()> {
+        (self.visit_sessions)(sessions, &mut visit).context("read map SESSIONS")
+    }
+
+    /// Names of the pinned maps.
+    pub(super) fn map_names(&self) -> impl Iterator<Item = &'static str> {
+        self.maps.iter().map(|shape| shape.name)
+    }
+}
+
+impl Shape {
+    fn check(&self, pins: &Pins) -> Result<()> {
+        let path = pins.map(self.name);
+        let info =
+            MapInfo::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
+        let found = (info.key_size() as usize, info.value_size() as usize);
+        if found != (self.key_len, self.value_len) {
+            bail!(
+                "map {} has keys of {} and values of {} bytes, not {} and {}: another program or \
+                 version made it; take it down with that one, or name another --bpffs",
+                path.display(),
+                found.0,
+                found.1,
+                self.key_len,
+                self.value_len,
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_layout_2_keep_all_that_they_say() {
+        let record = SessionRecord4 {
+            source: Addr4([19, 19, 8, 10]),
+            destination: Addr4([198, 51, 100, 2]),
+            rule: 7,
+            opened_s: 100,
+            seen_s: 200,
+            state: 3,
+            next_hop: next_hop::NONE,
+            passed: JUST_OPENED,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let old = bytemuck::bytes_of(&record)
+            .first_chunk()
+            .expect("it was shorter");
+        assert_eq!(from_record_2(old), record);
+    }
+}

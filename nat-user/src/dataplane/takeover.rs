@@ -1,0 +1,213 @@
+//! What a starting data plane finds in its directory, and how one takes the place of another there.
+//!
+//! A data plane stands in `v` and the version of its layout. One that is to take its place is made in
+//! `v…-next`, filled, marked by a directory `switching`, and given the links one by one; when all of
+//! them run its programs, both names are exchanged in one step, and the former one is removed.
+//! Whatever ends the daemon in between, the next one finds by the names how far that came.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::MapInfo;
+use nat_common::counter::DROP_REASONS;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::{
+    Pins, Sizes,
+    layout::{CURRENT, Layout},
+    pins::remove_directory,
+};
+
+/// A data plane whose sessions are to be carried over into another.
+pub(super) struct Former {
+    pub(super) pins: Pins,
+    pub(super) layout: &'static Layout,
+}
+
+/// What is there.
+pub(super) enum Found {
+    /// No data plane.
+    Nothing,
+    /// One of these sizes and of this layout.
+    Fitting,
+    /// One that needs other tables.
+    Other(Former),
+    /// One to which another has handed its links; what that one's tables say has not all been taken
+    /// over.
+    Unfinished(Former),
+}
+
+/// The names of all data planes below `bpffs`.
+pub(super) fn data_planes(bpffs: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(bpffs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(format!("read {}", bpffs.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().into_string();
+        names.extend(name.ok().filter(|name| version_of(name).is_some()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The version in the name of a data plane's directory.
+fn version_of(name: &str) -> Option<u32> {
+    let version = name.strip_prefix('v')?;
+    version
+        .strip_suffix("-next")
+        .unwrap_or(version)
+        .parse()
+        .ok()
+}
+
+/// Whether what is pinned can be taken over. Changes nothing.
+///
+/// # Errors
+///
+/// When it is of a layout that is not known, or not natbpf's.
+pub(super) fn check(pins: &Pins) -> Result<()> {
+    for name in data_planes(pins.bpffs())? {
+        let version = version_of(&name).unwrap_or_default();
+        if Layout::of_version(version).is_none() {
+            bail!(
+                "{} holds a data plane of layout {version}; this natbpf knows {}. It goes on as it \
+                 is: use the natbpf that has made it, or take it down with natbpf down, which ends \
+                 all its sessions",
+                pins.bpffs().join(&name).display(),
+                Layout::known(),
+            );
+        }
+    }
+    match (pins.exist(), older(pins)) {
+        (true, _) => CURRENT.check(pins),
+        (false, Some(former)) => former.layout.check(&former.pins),
+        (false, None) => Ok(()),
+    }
+}
+
+/// Looks for a data plane, and brings to an end what an earlier daemon has begun.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
+    check(pins)?;
+    if let Some(former) = recover(pins)? {
+        return Ok(Found::Unfinished(former));
+    }
+    if !pins.exist() {
+        return Ok(older(pins).map_or(Found::Nothing, Found::Other));
+    }
+    let former = Former::of(pins.clone());
+    Ok(match former.fits(sizes)? {
+        true => Found::Fitting,
+        false => Found::Other(former),
+    })
+}
+
+/// The data plane of an older layout.
+fn older(pins: &Pins) -> Option<Former> {
+    let versions = (1..CURRENT.version).rev();
+    versions.filter_map(Layout::of_version).find_map(|layout| {
+        let pins = pins.of_layout(layout.version);
+        pins.exist().then_some(Former { pins, layout })
+    })
+}
+
+/// Ends what a daemon that died has begun. Gives the former data plane if another has its links.
+fn recover(pins: &Pins) -> Result<Option<Former>> {
+    let next = pins.beside();
+    if !next.directory().exists() {
+        remove_directory(&pins.marker())?;
+        return Ok(None);
+    }
+    if !next.marker().exists() {
+        // It was being filled, or its place has been taken by the other one.
+        next.remove_own()?;
+        remove_directory(&pins.marker())?;
+        return Ok(None);
+    }
+    let former = match pins.exist() {
+        true => Some(Former::of(pins.clone())),
+        false => older(pins),
+    };
+    let Some(former) = former else {
+        rename(&next, pins, RenameFlags::empty())?;
+        return Ok(None);
+    };
+    hand_links_over(&former.pins, &next)?;
+    Ok(Some(former.leave_to(pins)?))
+}
+
+/// Moves the links' pins; what they run stays the same for now.
+pub(super) fn hand_links_over(from: &Pins, to: &Pins) -> Result<()> {
+    let entries = match fs::read_dir(from.links()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("read the links' pins"),
+    };
+    for entry in entries {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        fs::rename(&path, to.links().join(name))
+            .with_context(|| format!("move {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn rename(from: &Pins, to: &Pins, how: RenameFlags) -> Result<()> {
+    let (from, to) = (from.directory(), to.directory());
+    renameat2(AT_FDCWD, from, AT_FDCWD, to, how)
+        .with_context(|| format!("move {} to {}", from.display(), to.display()))
+}
+
+impl Former {
+    /// One of the current layout.
+    pub(super) fn of(pins: Pins) -> Self {
+        Self {
+            pins,
+            layout: &CURRENT,
+        }
+    }
+
+    /// Whether it is of the current layout.
+    pub(super) fn is_current(&self) -> bool {
+        self.layout.version == CURRENT.version
+    }
+
+    fn fits(&self, sizes: &Sizes) -> Result<bool> {
+        for name in self.layout.map_names() {
+            if !self.has_room(name, sizes)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a map has the size that it should have.
+    pub(super) fn has_room(&self, name: &str, sizes: &Sizes) -> Result<bool> {
+        let path = self.pins.map(name);
+        let info =
+            MapInfo::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
+        let max_entries = info.max_entries();
+        Ok(match name {
+            "DROPS" => max_entries == DROP_REASONS,
+            // Rules that are gone keep their numbers.
+            "COUNTERS" | "RULES" => max_entries >= sizes.rules,
+            _ => sizes.of(name).is_none_or(|wanted| max_entries == wanted),
+        })
+    }
+
+    /// Gives its place to the one beside it, in one step. Gives where it is now.
+    pub(super) fn leave_to(self, pins: &Pins) -> Result<Self> {
+        let next = pins.beside();
+        if !self.is_current() {
+            rename(&next, pins, RenameFlags::empty())?;
+            return Ok(self);
+        }
+        rename(&next, pins, RenameFlags::RENAME_EXCHANGE)?;
+        Ok(Self { pins: next, ..self })
+    }
+}

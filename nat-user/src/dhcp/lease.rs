@@ -1,0 +1,219 @@
+//! The file in which a dnsmasq keeps its leases: a line for each, with the time of its end in
+//! seconds since 1970 (0 is never), link-layer address, address, name (`*` is none) and client
+//! identifier.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A file that has just been written may be half written.
+const REST: Duration = Duration::from_millis(100);
+
+/// One lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The leased address.
+    pub address: Ipv4Addr,
+    /// Who has it.
+    pub mac: [u8; 6],
+    /// The name that it has given itself, or that it was given.
+    pub name: Option<String>,
+    /// When it ends, in seconds since 1970; `None` is never.
+    pub ends_s: Option<u64>,
+}
+
+impl Lease {
+    /// For how many seconds it lasts; `None` is for ever.
+    #[must_use]
+    pub fn expires_s(&self, now_s: u64) -> Option<u64> {
+        self.ends_s.map(|ends_s| ends_s.saturating_sub(now_s))
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+/// The leases in a file that have not ended, in the order of their addresses. A file that is not
+/// there holds none.
+#[must_use]
+pub fn read(file: &Path, now_s: u64) -> Vec<Lease> {
+    let bytes = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lasts = |lease: &Lease| lease.ends_s.is_none_or(|ends_s| ends_s > now_s);
+    let mut leases: Vec<Lease> = text.lines().filter_map(parse).filter(lasts).collect();
+    leases.sort_by_key(|lease| lease.address);
+    leases
+}
+
+/// `None` for lines about anything but IPv4 over Ethernet.
+fn parse(line: &str) -> Option<Lease> {
+    let mut words = line.split(' ');
+    let ends_s: u64 = words.next()?.parse().ok()?;
+    let mac: Vec<u8> = words
+        .next()?
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let address = words.next()?.parse().ok()?;
+    let name = words.next().filter(|name| *name != "*");
+    Some(Lease {
+        address,
+        mac: mac.try_into().ok()?,
+        name: name.map(str::to_owned),
+        ends_s: (ends_s != 0).then_some(ends_s),
+    })
+}
+
+/// Looks whether files of leases have changed.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+/// What a file was like when it was last read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    written: Option<SystemTime>,
+    length: u64,
+    /// Who has what. (When it ends is of no concern until it has.)
+    leases: Vec<(Ipv4Addr, [u8; 6], Option<String>)>,
+    /// When the first of them ends.
+    ends_s: Option<u64>,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Same,
+    Changed,
+}
+
+impl Watch {
+    /// Looks at all files; those that were looked at before and are not among them are forgotten.
+    pub(super) fn look(&mut self, files: &[PathBuf]) -> Look {
+        let now_s = now_s();
+        let before = self.seen.len();
+        self.seen.retain(|file, _| files.contains(file));
+        let mut look = match self.seen.len() == before {
+            true => Look::Same,
+            false => Look::Changed,
+        };
+        for file in files {
+            let seen = self.seen.entry(file.clone()).or_default();
+            if let Some(now) = seen.changed(file, now_s) {
+                if now.leases != seen.leases {
+                    look = Look::Changed;
+                }
+                *seen = now;
+            }
+        }
+        look
+    }
+}
+
+impl Seen {
+    /// What the file is like now, if it is worth reading.
+    fn changed(&self, file: &Path, now_s: u64) -> Option<Self> {
+        let data = fs::metadata(file).ok();
+        let written = data.as_ref().and_then(|data| data.modified().ok());
+        let length = data.map_or(0, |data| data.len());
+        let is_touched = (written, length) != (self.written, self.length);
+        let has_ended = self.ends_s.is_some_and(|ends_s| ends_s <= now_s);
+        // A clock that was set back makes an age of none, and waiting would have no end.
+        let age = written.and_then(|written| written.elapsed().ok());
+        let is_restless = is_touched && age.is_some_and(|age| age < REST);
+        if is_restless || !(is_touched || has_ended) {
+            return None;
+        }
+        let leases = read(file, now_s);
+        Some(Self {
+            written,
+            length,
+            ends_s: leases.iter().filter_map(|lease| lease.ends_s).min(),
+            leases: leases
+                .into_iter()
+                .map(|lease| (lease.address, lease.mac, lease.name))
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "\
+2000 52:54:00:00:00:02 172.22.161.20 web1 01:52:54:00:00:00:02
+0 52:54:00:00:00:01 172.22.161.3 * *
+900 52:54:00:00:00:03 172.22.161.4 gone *
+2000 06-52:54:00:00:00:04 172.22.161.5 other *
+duid 00:01
+2000 1 fd00::1 six *
+2000 52:54:00
+";
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vmbr1.leases");
+        fs::write(&file, text).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn leases_that_last_are_read_in_order() {
+        let (_folder, file) = file(FILE);
+        let leases = read(&file, 1000);
+        assert_eq!(leases.len(), 2, "{leases:?}");
+        assert_eq!(leases[0].address, Ipv4Addr::new(172, 22, 161, 3));
+        assert_eq!((&leases[0].name, leases[0].expires_s(1000)), (&None, None));
+        assert_eq!(leases[1].mac, [0x52, 0x54, 0, 0, 0, 2]);
+        assert_eq!(leases[1].name.as_deref(), Some("web1"));
+        assert_eq!(leases[1].expires_s(1000), Some(1000));
+        assert!(read(Path::new("/nowhere"), 1000).is_empty());
+    }
+
+    fn age(file: &Path) {
+        let before = SystemTime::now() - Duration::from_secs(5);
+        let open = fs::OpenOptions::new().append(true).open(file).unwrap();
+        open.set_modified(before).unwrap();
+    }
+
+    #[test]
+    fn a_change_is_seen_once_and_renewals_are_none() {
+        let (_folder, file) = file("");
+        let mut watch = Watch::default();
+        let mut look = |text: Option<String>| {
+            if let Some(text) = text {
+                fs::write(&file, text).unwrap();
+                age(&file);
+            }
+            watch.look(std::slice::from_ref(&file))
+        };
+        let line =
+            |ends_s: u64, address: &str| format!("{ends_s} 52:54:00:00:00:02 {address} a *\n");
+        let later = now_s() + 1000;
+        assert_eq!(look(Some(line(later, "10.0.0.2"))), Look::Changed);
+        assert_eq!(look(None), Look::Same);
+        assert_eq!(look(Some(line(later * 10, "10.0.0.2"))), Look::Same);
+        assert_eq!(look(Some(line(later, "10.0.0.33"))), Look::Changed);
+        assert_eq!(look(Some(String::new())), Look::Changed);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_left_alone() {
+        let (_folder, file) = file("0 52:54:00:00:00:02 10.0.0.2 a *\n");
+        let mut watch = Watch::default();
+        assert_eq!(watch.look(std::slice::from_ref(&file)), Look::Same);
+        age(&file);
+        assert_eq!(watch.look(std::slice::from_ref(&file)), Look::Changed);
+    }
+}

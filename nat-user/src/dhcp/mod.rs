@@ -1,0 +1,366 @@
+//! DHCP and DNS for the guests of a network: a dnsmasq for each, which natbpf configures, starts and
+//! watches.
+//!
+//! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over; `natbpf
+//! down` ends it. All of its files are in `dhcp` in the run directory, called by the network's
+//! interface. What it leases is read from its file of leases ([`lease`]), by which rules that name a
+//! guest follow it ([`names`]).
+
+mod conf;
+mod holder;
+pub mod lease;
+pub mod names;
+mod process;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use self::{
+    conf::Conf,
+    lease::{Look, Watch},
+    names::Leases,
+    process::{Files, Process},
+};
+use crate::config::{Diagnostic, Loaded, model::Config};
+
+/// The directory in the run directory.
+const FOLDER: &str = "dhcp";
+/// What `natbpf status` is told, in [`FOLDER`].
+const WARNINGS: &str = "warnings.json";
+const NEW_WARNINGS: &str = "warnings.json.new";
+
+/// How long a dnsmasq that has ended is left alone; twice as long each time.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+const MOST_PAUSE: Duration = Duration::from_secs(60);
+/// One that has run for so long is well.
+const IS_WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// All that this host serves.
+pub struct Services {
+    folder: PathBuf,
+    /// By interface.
+    services: BTreeMap<String, Service>,
+    leases: Watch,
+    /// What `natbpf status` was told last.
+    told: Vec<String>,
+}
+
+/// One dnsmasq.
+struct Service {
+    network: String,
+    files: Files,
+    conf: Conf,
+    condition: Condition,
+    pause: Duration,
+}
+
+enum Condition {
+    Running { process: Process, since: Instant },
+    Waiting { until: Instant, why: String },
+}
+
+/// Refuses a configuration with DHCP or DNS on a host without dnsmasq.
+///
+/// # Errors
+/// The line to say.
+pub fn check_installed(loaded: &Loaded) -> Result<(), Box<Diagnostic>> {
+    let mut networks = loaded.config.networks.iter();
+    let served = networks.find(|network| network.dhcp.is_some() || network.dns.is_some());
+    let Some(network) = served.filter(|_| process::find_program().is_none()) else {
+        return Ok(());
+    };
+    let part = if network.dhcp.is_some() {
+        "dhcp"
+    } else {
+        "dns"
+    };
+    let problem = "is served by dnsmasq, which is not installed";
+    let remedy = "install Debian's package dnsmasq-base";
+    let path = ["network", &network.name, part];
+    Err(Box::new(loaded.source.diagnostic(&path, problem, remedy)))
+}
+
+/// What does not work at the moment, for `natbpf status`.
+#[must_use]
+pub fn warnings(run_dir: &Path) -> Vec<String> {
+    let text = fs::read(run_dir.join(FOLDER).join(WARNINGS)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// The file of leases of the network that is on an interface.
+#[must_use]
+pub fn lease_file(run_dir: &Path, interface: &str) -> PathBuf {
+    Files::of(&run_dir.join(FOLDER), interface).leases
+}
+
+/// Ends every dnsmasq of a run directory and removes their files. Gives what was done, in lines.
+///
+/// # Errors
+/// When a process does not end or a file cannot be removed.
+pub async fn end_all(run_dir: &Path) -> Result<Vec<String>> {
+    let folder = folder_of(run_dir)?;
+    let mut lines = Vec::new();
+    for interface in interfaces_in(&folder) {
+        if let Some(process) = Process::find(&Files::of(&folder, &interface)) {
+            process.end().await?;
+            lines.push(format!("ended dnsmasq on {interface}"));
+        }
+    }
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", folder.display()))
+        }
+        _ => Ok(lines),
+    }
+}
+
+/// Absolute, as a dnsmasq is known by the path of its configuration.
+fn folder_of(run_dir: &Path) -> Result<PathBuf> {
+    let folder = run_dir.canonicalize();
+    let folder = folder.or_else(|_| std::path::absolute(run_dir));
+    let folder = folder.with_context(|| format!("find {}", run_dir.display()))?;
+    Ok(folder.join(FOLDER))
+}
+
+/// The interfaces for which there are files.
+fn interfaces_in(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Files::interface_of(&entry.file_name()))
+        .collect()
+}
+
+impl Services {
+    /// Knows of nothing yet; see [`Services::follow`].
+    ///
+    /// # Errors
+    /// When the run directory has no place.
+    pub fn new(run_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            folder: folder_of(run_dir)?,
+            services: BTreeMap::new(),
+            leases: Watch::default(),
+            told: Vec::new(),
+        })
+    }
+
+    /// Serves what the configuration says on the interfaces that are there, by name with their
+    /// indices. What runs already and is right goes on, whoever has started it.
+    pub async fn follow(&mut self, config: &Config, interfaces: &BTreeMap<String, u32>) {
+        let mut wanted = BTreeMap::new();
+        let mut named = BTreeSet::new();
+        for network in conf::served(config) {
+            let interface = &network.interface;
+            named.insert(interface.clone());
+            if let Some(index) = interfaces.get(interface) {
+                let conf = Conf::new(config, network, *index);
+                wanted.insert(interface.clone(), (network.name.clone(), conf));
+            }
+        }
+        self.end_others(&wanted, &named).await;
+        for (interface, (network, conf)) in wanted {
+            if !self.services.contains_key(&interface) {
+                let files = Files::of(&self.folder, &interface);
+                let service = Service::take_over_or_start(network, files, conf).await;
+                self.services.insert(interface, service);
+            }
+        }
+        self.tell(config);
+    }
+
+    /// Ends what is not wanted as it is. Of a network that has no service any more the leases go
+    /// as well.
+    async fn end_others(
+        &mut self,
+        wanted: &BTreeMap<String, (String, Conf)>,
+        named: &BTreeSet<String>,
+    ) {
+        for interface in interfaces_in(&self.folder) {
+            let files = Files::of(&self.folder, &interface);
+            let wish = wanted.get(&interface).map(|(_, conf)| conf);
+            let is_right = match self.services.get(&interface) {
+                Some(service) => wish == Some(&service.conf),
+                // An earlier daemon's. What it was started with stands in its files.
+                None => wish.is_some_and(|conf| conf.is_written(&files)),
+            };
+            if is_right {
+                continue;
+            }
+            let known = self.services.remove(&interface);
+            let process = known
+                .and_then(Service::into_process)
+                .or_else(|| Process::find(&files));
+            if let Some(process) = process
+                && let Err(error) = process.end().await
+            {
+                log::error!("{error:#}");
+            }
+            if !named.contains(&interface) {
+                files.remove();
+            }
+        }
+        // (One that could not even write its files.)
+        self.services.retain(|interface, service| {
+            wanted
+                .get(interface)
+                .is_some_and(|(_, conf)| *conf == service.conf)
+        });
+    }
+
+    /// Starts again what has ended. To be called every second or so.
+    pub async fn care(&mut self, config: &Config) {
+        for service in self.services.values_mut() {
+            service.care().await;
+        }
+        self.tell(config);
+    }
+
+    /// The configuration with the addresses that its guests have by lease.
+    #[must_use]
+    pub fn resolve(&self, config: Config) -> Config {
+        let leases = Leases::read(&self.folder, &config);
+        names::resolve(config, &leases)
+    }
+
+    /// Whether leases have come, gone or changed since this was last asked.
+    pub fn have_leases_changed(&mut self, config: &Config) -> bool {
+        let files = conf::served(config).map(|network| Files::of(&self.folder, &network.interface));
+        let files: Vec<PathBuf> = files.map(|files| files.leases).collect();
+        self.leases.look(&files) == Look::Changed
+    }
+
+    /// Lets the next look find a change.
+    pub fn look_at_leases_again(&mut self) {
+        self.leases = Watch::default();
+    }
+
+    /// Leaves word for `natbpf status`.
+    pub fn tell(&mut self, config: &Config) {
+        let problems = self.services.values().filter_map(Service::problem);
+        let absent = conf::served(config)
+            .filter(|network| !self.services.contains_key(&network.interface))
+            .map(|network| {
+                format!(
+                    "network {}: DHCP and DNS wait for {}",
+                    network.name, network.interface
+                )
+            });
+        let told: Vec<String> = problems
+            .chain(absent)
+            .chain(names::inactive(config))
+            .collect();
+        if told == self.told {
+            return;
+        }
+        match self.write_warnings(&told) {
+            Ok(()) => self.told = told,
+            Err(error) => log::warn!("{error:#}"),
+        }
+    }
+
+    fn write_warnings(&self, told: &[String]) -> Result<()> {
+        let (file, new) = (self.folder.join(WARNINGS), self.folder.join(NEW_WARNINGS));
+        let text = serde_json::to_vec(told)?;
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| fs::write(&new, text))
+            .and_then(|()| fs::rename(&new, &file))
+            .with_context(|| format!("write {}", file.display()))
+    }
+}
+
+impl Service {
+    async fn take_over_or_start(network: String, files: Files, conf: Conf) -> Self {
+        let mut service = Self {
+            network,
+            condition: Condition::Waiting {
+                until: Instant::now(),
+                why: String::new(),
+            },
+            files,
+            conf,
+            pause: LEAST_PAUSE,
+        };
+        match Process::find(&service.files) {
+            Some(process) => {
+                log::info!("network {}: {process} goes on", service.network);
+                service.condition = Condition::Running {
+                    process,
+                    since: Instant::now(),
+                };
+            }
+            None => service.start().await,
+        }
+        service
+    }
+
+    async fn start(&mut self) {
+        let started = match self.conf.write(&self.files) {
+            Ok(()) => process::start(&self.files, &self.conf).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(process) => {
+                log::info!("network {}: {process} started", self.network);
+                self.condition = Condition::Running {
+                    process,
+                    since: Instant::now(),
+                };
+            }
+            Err(error) => self.wait(format!("{error:#}")),
+        }
+    }
+
+    async fn care(&mut self) {
+        match &mut self.condition {
+            Condition::Running { process, since } => {
+                if let Some(how) = process.ended() {
+                    let why = match process::last_words(&self.files) {
+                        words if words.is_empty() => format!("{process} has ended ({how})"),
+                        words => format!("{process} has ended ({how}): {words}"),
+                    };
+                    self.wait(why);
+                } else if since.elapsed() >= IS_WELL_AFTER {
+                    self.pause = LEAST_PAUSE;
+                }
+            }
+            Condition::Waiting { until, .. } if *until <= Instant::now() => self.start().await,
+            Condition::Waiting { .. } => {}
+        }
+    }
+
+    fn wait(&mut self, why: String) {
+        let seconds = self.pause.as_secs();
+        log::error!(
+            "network {}: {why}; tried again in {seconds} s",
+            self.network
+        );
+        self.condition = Condition::Waiting {
+            until: Instant::now() + self.pause,
+            why,
+        };
+        self.pause = (self.pause * 2).min(MOST_PAUSE);
+    }
+
+    fn problem(&self) -> Option<String> {
+        match &self.condition {
+            Condition::Running { .. } => None,
+            Condition::Waiting { why, .. } => Some(format!(
+                "network {}: no DHCP and no DNS: {why}; it is tried again",
+                self.network
+            )),
+        }
+    }
+
+    fn into_process(self) -> Option<Process> {
+        match self.condition {
+            Condition::Running { process, .. } => Some(process),
+            Condition::Waiting { .. } => None,
+        }
+    }
+}

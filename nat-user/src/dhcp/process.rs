@@ -1,0 +1,303 @@
+//! A dnsmasq as a process: found again, started, ended.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt,
+    fs::{self, File},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{conf::Conf, holder};
+
+const PROGRAM: &str = "dnsmasq";
+/// Where it is besides, for users whose PATH is without these.
+const FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// How often something is looked for that comes soon.
+const POLL: Duration = Duration::from_millis(10);
+/// It has bound its sockets after some milliseconds.
+const START_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take its leave.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// The files of one dnsmasq.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) conf: PathBuf,
+    pub(super) hosts: PathBuf,
+    pub(super) leases: PathBuf,
+    pid: PathBuf,
+    /// What it says when it cannot start. All else goes to syslog.
+    errors: PathBuf,
+}
+
+/// A dnsmasq that runs, or has run.
+#[derive(Debug)]
+pub(super) enum Process {
+    /// Started by this daemon.
+    Own(Child),
+    /// Started by an earlier one.
+    Found {
+        pid: i32,
+        /// Its argument by which it is known.
+        argument: Vec<u8>,
+    },
+}
+
+impl Files {
+    pub(super) fn of(folder: &Path, interface: &str) -> Self {
+        let file = |kind: &str| folder.join(format!("{interface}.{kind}"));
+        Self {
+            conf: file("conf"),
+            hosts: file("hosts"),
+            leases: file("leases"),
+            pid: file("pid"),
+            errors: file("errors"),
+        }
+    }
+
+    /// The interface of which a file is.
+    pub(super) fn interface_of(file: &OsStr) -> Option<String> {
+        let (interface, kind) = file.to_str()?.rsplit_once('.')?;
+        let is_one = ["conf", "hosts", "leases", "pid", "errors"].contains(&kind);
+        is_one.then(|| interface.to_owned())
+    }
+
+    pub(super) fn make_folder(&self) -> Result<()> {
+        let folder = self.conf.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+    }
+
+    /// Those that are there.
+    pub(super) fn remove(&self) {
+        for file in [
+            &self.conf,
+            &self.hosts,
+            &self.leases,
+            &self.pid,
+            &self.errors,
+        ] {
+            let _missing = fs::remove_file(file);
+        }
+    }
+
+    /// `--conf-file=…`, which no other process has among its arguments.
+    fn argument(&self) -> Vec<u8> {
+        [b"--conf-file=", self.conf.as_os_str().as_bytes()].concat()
+    }
+}
+
+/// The program, as it would be found.
+pub(super) fn find_program() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    find_in(env::split_paths(&path).chain(FOLDERS.map(PathBuf::from)))
+}
+
+fn find_in(mut folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path)
+            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    };
+    folders.find_map(|folder| Some(folder.join(PROGRAM)).filter(is_program))
+}
+
+/// Starts a dnsmasq, and returns when it serves.
+///
+/// # Errors
+/// When it is not there or ends at once; says why.
+pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
+    let program = find_program()
+        .context("dnsmasq is not installed; install Debian's package dnsmasq-base")?;
+    // One that is gone may have left it.
+    let _missing = fs::remove_file(&files.pid);
+    let errors = File::create(&files.errors)
+        .with_context(|| format!("create {}", files.errors.display()))?;
+    let with_path = |option: &str, path: &Path| {
+        let mut argument = OsStr::new(option).to_owned();
+        argument.push(path);
+        argument
+    };
+    let mut child = Command::new(&program)
+        .arg(OsStr::from_bytes(&files.argument()))
+        .arg("--keep-in-foreground")
+        .arg(with_path("--pid-file=", &files.pid))
+        .arg(with_path("--dhcp-leasefile=", &files.leases))
+        .arg(with_path("--addn-hosts=", &files.hosts))
+        // Nothing that systemd tells this process is meant for it.
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors)
+        // So that Ctrl-C does not end it.
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    let deadline = Instant::now() + START_LIMIT;
+    while Instant::now() < deadline && pid_in(&files.pid).is_none() {
+        if let Some(status) = child.try_wait().context("wait for dnsmasq")? {
+            let words = last_words(files);
+            let folder = files.conf.parent().unwrap_or(&files.conf);
+            let why = holder::explain(&words, conf.address, folder);
+            bail!("dnsmasq does not start ({status}): {words}{why}");
+        }
+        sleep(POLL).await;
+    }
+    Ok(Process::Own(child))
+}
+
+/// What it has said last of why it cannot go on.
+pub(super) fn last_words(files: &Files) -> String {
+    let bytes = fs::read(&files.errors).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    let last = last.unwrap_or_default().trim();
+    last.strip_prefix("dnsmasq: ").unwrap_or(last).to_owned()
+}
+
+fn pid_in(file: &Path) -> Option<i32> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+impl Process {
+    /// The dnsmasq that an earlier daemon has started with these files, if it still runs.
+    pub(super) fn find(files: &Files) -> Option<Self> {
+        let found = Self::Found {
+            pid: pid_in(&files.pid)?,
+            argument: files.argument(),
+        };
+        (found.is_running() && found.is_in_this_network()).then_some(found)
+    }
+
+    fn pid(&self) -> i32 {
+        match self {
+            Self::Own(child) => i32::try_from(child.id()).unwrap_or(i32::MAX),
+            Self::Found { pid, .. } => *pid,
+        }
+    }
+
+    /// How it has ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<String> {
+        match self {
+            Self::Own(child) => match child.try_wait() {
+                Ok(None) => None,
+                Ok(Some(status)) => Some(status.to_string()),
+                Err(error) => Some(error.to_string()),
+            },
+            Self::Found { .. } => (!self.is_running()).then(|| "nobody knows how".to_owned()),
+        }
+    }
+
+    /// The process may be another by now. One that is not waited for has no arguments any more.
+    fn is_running(&self) -> bool {
+        let Self::Found { pid, argument } = self else {
+            return true;
+        };
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments
+            .split(|byte| *byte == 0)
+            .any(|one| one == argument)
+    }
+
+    /// A container may have a process with the same arguments.
+    fn is_in_this_network(&self) -> bool {
+        let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        match (network("self"), network(&self.pid().to_string())) {
+            (Ok(own), Ok(its)) => own == its,
+            _ => true, // Nobody may look, so take its arguments' word for it.
+        }
+    }
+
+    /// Ends it, and returns when it is gone.
+    ///
+    /// # Errors
+    /// When it may not be ended, or does not end.
+    pub(super) async fn end(mut self) -> Result<()> {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            match kill(Pid::from_raw(self.pid()), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => return Err(error).with_context(|| format!("{signal} to {self}")),
+            }
+            let deadline = Instant::now() + END_LIMIT;
+            while Instant::now() < deadline {
+                if self.ended().is_some() {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        }
+        bail!("{self} does not end")
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "dnsmasq (pid {})", self.pid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_where_it_may_be_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, text, program] =
+            ["empty", "text", "program"].map(|name| folder.path().join(name));
+        for (folder, mode) in [
+            (&empty, None),
+            (&text, Some(0o644)),
+            (&program, Some(0o755)),
+        ] {
+            fs::create_dir(folder).unwrap();
+            if let Some(mode) = mode {
+                let file = folder.join(PROGRAM);
+                fs::write(&file, "").unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+        let without = [empty.clone(), text.clone()];
+        assert_eq!(find_in(without.into_iter()), None);
+        let found = find_in([empty, text, program.clone()].into_iter());
+        assert_eq!(found, Some(program.join(PROGRAM)));
+    }
+
+    #[test]
+    fn a_file_tells_its_interface() {
+        let files = Files::of(Path::new("/run"), "eno1.100");
+        let name = files.leases.file_name().unwrap();
+        assert_eq!(Files::interface_of(name).as_deref(), Some("eno1.100"));
+        assert_eq!(Files::interface_of(OsStr::new("warnings.json")), None);
+    }
+
+    #[test]
+    fn a_process_with_other_arguments_is_not_taken_for_a_dnsmasq() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::of(folder.path(), "vmbr1");
+        assert!(Process::find(&files).is_none());
+        fs::write(&files.pid, std::process::id().to_string()).unwrap();
+        assert!(Process::find(&files).is_none());
+    }
+
+    #[test]
+    fn the_last_words_are_the_last_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::of(folder.path(), "vmbr1");
+        assert_eq!(last_words(&files), "");
+        fs::write(&files.errors, "one\n\ndnsmasq: failed to bind\n\n").unwrap();
+        assert_eq!(last_words(&files), "failed to bind");
+    }
+}

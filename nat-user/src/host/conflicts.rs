@@ -1,0 +1,283 @@
+//! What on this host stands in natbpf's way, or translates what natbpf translates, and what to do
+//! about it.
+//!
+//! It reads, and changes nothing: rules of others are theirs. The rules of netfilter come from the
+//! tools that show them; without these, or without the rights to run them, there is nothing to find. A
+//! finding is what is certain: see [`rules`].
+
+mod flows;
+mod forwarding;
+mod iptables;
+mod nft;
+mod programs;
+mod reverse_path;
+mod rules;
+mod tools;
+mod translation;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use self::reverse_path::Detour;
+use self::rules::{Budget, Place, Ruleset, Source};
+use self::tools::Outcome;
+use super::netlink::{Address, Link, Netlink};
+use super::setup::{self, Plan};
+use crate::config::model::Config;
+
+pub use self::programs::{foreign_xdp, refuse_another};
+
+/// Something of this host's that concerns what natbpf does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What sort of thing it is.
+    pub kind: Kind,
+    /// Where it is: the chain, the interface, the setting.
+    pub place: String,
+    /// What it does.
+    pub what: String,
+    /// Why that matters.
+    pub why: String,
+    /// What to do, in words.
+    pub remedy: String,
+    /// What to do, as commands; none where these depend on more than can be seen.
+    pub commands: Vec<String>,
+}
+
+/// Sorts of findings, as `natbpf status --json` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A FORWARD chain drops what natbpf translates.
+    ForwardDrop,
+    /// Netfilter translates what natbpf translates.
+    OtherNat,
+    /// Packets are dropped because the host would answer by another interface.
+    ReversePath,
+    /// Netfilter sees packets on bridges before they are translated.
+    BridgeNetfilter,
+    /// A BPF program of somebody else's.
+    BpfProgram,
+    /// Rules could not be looked at.
+    Unread,
+}
+
+/// One line.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            place,
+            what,
+            why,
+            remedy,
+            commands,
+            ..
+        } = self;
+        write!(f, "{place}: {what}; {why}; {remedy}")?;
+        match commands.as_slice() {
+            [] => Ok(()),
+            commands => write!(f, ": {}", commands.join(" ; ")),
+        }
+    }
+}
+
+/// Looks at the host for what concerns a configuration. `bpffs` tells natbpf's own programs from those
+/// of others.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
+    let mut host = Host {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        detours: Vec::new(),
+    };
+    let ways = flows::ways(config, &|interface| host.addresses_of(interface));
+    host.detours = reverse_path::detours(netlink, &host.links, &ways).await?;
+    let (config, bpffs) = (config.clone(), bpffs.to_owned());
+    // Tools are waited for, and 100,000 rules take their time: packets have the daemon's next hops.
+    let judging = tokio::task::spawn_blocking(move || judge(&host, &config, &bpffs));
+    judging.await.context("look at the host")?
+}
+
+/// What the kernel tells of the host.
+struct Host {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    detours: Vec<Detour>,
+}
+
+impl Host {
+    fn addresses_of(&self, interface: &str) -> Vec<Ipv4Addr> {
+        let link = self.links.iter().find(|link| link.name == interface);
+        let own = |address: &&Address| link.is_some_and(|link| link.index == address.ifindex);
+        let own = self.addresses.iter().filter(own);
+        own.map(|address| address.net.addr()).collect()
+    }
+}
+
+fn judge(host: &Host, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
+    let ways = flows::ways(config, &|interface| host.addresses_of(interface));
+    let (rules, unread) = read_rules();
+    let mut budget = Budget::new();
+    let mut findings = bridges(config, &host.links)?;
+    findings.extend(forwarding::find(&rules, &ways, &mut budget));
+    findings.extend(translation::find(&rules, &ways, &mut budget));
+    let detours = &host.detours;
+    findings.extend(reverse_path::find(&rules, &ways, detours, &mut budget));
+    findings.extend(programs::find(config, &host.links, bpffs));
+    findings.extend(unread);
+    if budget.is_spent() {
+        findings.push(too_many());
+    }
+    Ok(findings)
+}
+
+/// As [`look`]; that the host cannot be looked at is no error, since it is not what was asked for.
+pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
+    let found = async { look(&Netlink::connect()?, config, bpffs).await };
+    found.await.unwrap_or_else(|error| {
+        log::debug!("looking for what is in the way: {error:#}");
+        Vec::new()
+    })
+}
+
+/// Netfilter on bridges, where connection tracking sees packets before they are translated.
+fn bridges(config: &Config, links: &[Link]) -> Result<Vec<Finding>> {
+    let bridges = setup::netfilter_bridges(&Plan::from_config(config), links)
+        .context("look for netfilter bridges")?;
+    let finding = |bridge| Finding {
+        kind: Kind::BridgeNetfilter,
+        place: format!("bridge {bridge}"),
+        what: "netfilter sees its packets before they are translated".to_owned(),
+        why: "stateful FORWARD rules of this host may take them for invalid".to_owned(),
+        remedy: "without such rules this does no harm, otherwise set \
+                 net.bridge.bridge-nf-call-iptables=0"
+            .to_owned(),
+        commands: Vec::new(),
+    };
+    Ok(bridges.into_iter().map(finding).collect())
+}
+
+/// What netfilter's tools show, and what could not be read of it.
+fn read_rules() -> (Ruleset, Vec<Finding>) {
+    // Each of them may take seconds where there are many rules.
+    let (over_nft, nft, legacy) = thread::scope(|scope| {
+        let over_nft = scope.spawn(|| tools::run("iptables-nft-save", &[]));
+        let nft = scope.spawn(|| tools::run("nft", &["--json", "--terse", "list", "ruleset"]));
+        // The tool would load the kernel's part of it, which is a change.
+        let legacy = has_legacy_tables().then(|| tools::run("iptables-legacy-save", &[]));
+        (over_nft.join(), nft.join(), legacy)
+    });
+    let mut unread = Vec::new();
+    let mut said = |program, outcome: Outcome| match outcome {
+        Outcome::Said(text) => Some(text),
+        Outcome::Absent => {
+            log::debug!("there is no {program} to show rules");
+            None
+        }
+        Outcome::Failed(why) => {
+            log::debug!("{program} shows no rules: {why}");
+            None
+        }
+        Outcome::TooMuch(why) => {
+            unread.push(unlooked(program, why));
+            None
+        }
+    };
+    let mut rules = Ruleset::default();
+    let ended = |outcome: thread::Result<Outcome>| {
+        outcome.unwrap_or_else(|_| Outcome::Failed("its reader has panicked".to_owned()))
+    };
+    if let Some(text) = said("iptables-nft-save", ended(over_nft)) {
+        rules = iptables::parse(&text, Source::IptablesNft);
+    }
+    if let Some(text) = said("nft", ended(nft)) {
+        // What iptables keeps in nftables, its own tool shows better.
+        let is_known = |table: &str| {
+            let of_iptables = |name| rules.has_table(Source::IptablesNft, name);
+            table.strip_prefix("ip ").is_some_and(of_iptables)
+        };
+        match nft::parse(&text, is_known) {
+            Ok(others) => rules.extend(others),
+            Err(error) => log::debug!("{error:#}"),
+        }
+    }
+    if let Some(text) = legacy.and_then(|outcome| said("iptables-legacy-save", outcome)) {
+        rules.extend(iptables::parse(&text, Source::IptablesLegacy));
+    }
+    (rules, unread)
+}
+
+/// Whether tables of `iptables-legacy` are in use in this network namespace.
+fn has_legacy_tables() -> bool {
+    let names = fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+    names.is_ok_and(|names| !names.trim().is_empty())
+}
+
+fn unlooked(program: &str, why: &str) -> Finding {
+    Finding {
+        kind: Kind::Unread,
+        place: program.to_owned(),
+        what: format!("its rules were not looked at: {why}"),
+        why: "what they drop or translate is not known".to_owned(),
+        remedy: "nothing, or look at them yourself".to_owned(),
+        commands: Vec::new(),
+    }
+}
+
+fn too_many() -> Finding {
+    Finding {
+        place: "netfilter".to_owned(),
+        what: "its rules were not all looked at: there are too many".to_owned(),
+        ..unlooked("", "")
+    }
+}
+
+/// A rule or a policy, by the names under which its owner finds it.
+fn place_name(rules: &Ruleset, place: Place) -> String {
+    let chain = &rules.chains[place.chain];
+    let tool = match chain.source {
+        Source::IptablesLegacy => "iptables-legacy",
+        Source::IptablesNft => "iptables-nft",
+        Source::Nft => "nftables",
+    };
+    let (table, name) = (&chain.table, &chain.name);
+    let rule = match place.rule {
+        None => "its policy".to_owned(),
+        Some(at) => match chain.source {
+            Source::Nft => {
+                let text = &chain.rules[at].text;
+                format!(
+                    "rule {}",
+                    text.rsplit(name.as_str()).next().unwrap_or(text).trim()
+                )
+            }
+            _ => {
+                let text = &chain.rules[at].text;
+                let own = text.strip_prefix(&format!("-A {name} "));
+                format!("rule {}", own.unwrap_or(text))
+            }
+        },
+    };
+    format!("{tool} table {table}, chain {name}, {rule}")
+}
+
+/// Names in a sentence, the first few of many.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        others => format!("{} and {others} others", shown.join(", ")),
+    }
+}

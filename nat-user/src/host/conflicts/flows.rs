@@ -1,0 +1,215 @@
+//! What a configuration sends through the host, as netfilter is shown it: with inside addresses, in
+//! both directions.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::rules::{Flow, State};
+use crate::config::model::{
+    Config, ForwardProtocol, ForwardRule, Network, PortRange, SnatSource, Uplink, UplinkAddresses,
+    UplinkId,
+};
+
+pub(super) const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REPLY: u8 = 0;
+
+/// Somebody in the internet, for what is asked of no one in particular.
+pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 1);
+
+/// Of the port ranges of one rule, so many are looked at: what becomes of the others is the same on
+/// any host that people look after.
+const RANGES_MAX: usize = 16;
+
+/// Who begins a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Direction {
+    /// Guests.
+    Out,
+    /// Somebody outside.
+    In,
+}
+
+/// Connections of one rule of the configuration, through one network and one uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way<'a> {
+    pub(super) direction: Direction,
+    /// As the configuration names it: `[[forward]] "web"`.
+    pub(super) rule: String,
+    pub(super) network: &'a Network,
+    pub(super) uplink: &'a Uplink,
+    pub(super) guests: Ipv4Net,
+    pub(super) protocols: Vec<u8>,
+    /// Of the guest, and outside; none are all of them.
+    pub(super) ports: Vec<(PortRange, PortRange)>,
+    /// Where somebody outside connects to.
+    pub(super) external: Vec<Ipv4Addr>,
+}
+
+/// All connections that a configuration has rules for. `own` gives the addresses of an interface.
+pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) -> Vec<Way<'a>> {
+    let mut ways = Vec::new();
+    for rule in &config.snat {
+        let (network, guests) = match rule.source {
+            SnatSource::Network(id) => {
+                let network = config.networks.get(id.0);
+                (network, network.map(|network| network.address.trunc()))
+            }
+            SnatSource::Prefix(prefix) => (network_of(config, prefix), Some(prefix)),
+        };
+        if let (Some(network), Some(guests), Some(uplink)) =
+            (network, guests, uplink(config, rule.uplink))
+        {
+            ways.push(Way {
+                direction: Direction::Out,
+                rule: format!("[[snat]] \"{}\"", rule.name),
+                network,
+                uplink,
+                guests,
+                protocols: vec![TCP, UDP],
+                ports: Vec::new(),
+                external: Vec::new(),
+            });
+        }
+    }
+    ways.extend((config.forwards.iter()).filter_map(|rule| forward(config, rule, own)));
+    for rule in &config.nats {
+        let (Some(to), Some(uplink)) = (rule.to.now(), uplink(config, rule.uplink)) else {
+            continue;
+        };
+        let guests = Ipv4Net::from(to);
+        let Some(network) = network_of(config, guests) else {
+            continue;
+        };
+        for direction in [Direction::Out, Direction::In] {
+            ways.push(Way {
+                direction,
+                rule: format!("[[nat]] \"{}\"", rule.name),
+                network,
+                uplink,
+                guests,
+                protocols: vec![TCP, UDP],
+                ports: Vec::new(),
+                external: vec![rule.address],
+            });
+        }
+    }
+    ways
+}
+
+fn forward<'a>(
+    config: &'a Config,
+    rule: &ForwardRule,
+    own: &dyn Fn(&str) -> Vec<Ipv4Addr>,
+) -> Option<Way<'a>> {
+    let guests = Ipv4Net::from(rule.to.now()?);
+    let uplink = uplink(config, rule.uplink)?;
+    let external = match (&rule.address, &uplink.addresses) {
+        (Some(address), _) => vec![*address],
+        (None, UplinkAddresses::Fixed(addresses)) => addresses.clone(),
+        (None, UplinkAddresses::Interface) => own(&uplink.interface),
+    };
+    let protocols = rule.matches.protocols.iter();
+    let ports = rule.matches.ports.iter().take(RANGES_MAX);
+    Some(Way {
+        direction: Direction::In,
+        rule: format!("[[forward]] \"{}\"", rule.name),
+        network: network_of(config, guests)?,
+        uplink,
+        guests,
+        protocols: protocols.flat_map(|one| numbers(*one)).copied().collect(),
+        ports: ports.map(|one| (one.internal, one.external)).collect(),
+        external,
+    })
+}
+
+fn numbers(protocol: ForwardProtocol) -> &'static [u8] {
+    match protocol {
+        ForwardProtocol::Tcp => &[TCP],
+        ForwardProtocol::Udp => &[UDP],
+        ForwardProtocol::Icmp => &[ICMP],
+        ForwardProtocol::All => &[TCP, UDP],
+    }
+}
+
+fn uplink(config: &Config, id: UplinkId) -> Option<&Uplink> {
+    config.uplinks.get(id.0)
+}
+
+/// The network that a guest is in. Behind which interface routed guests are, the configuration does
+/// not say.
+fn network_of(config: &Config, guests: Ipv4Net) -> Option<&Network> {
+    let is_in = |network: &&Network| network.address.trunc().contains(&guests);
+    config.networks.iter().find(is_in)
+}
+
+fn anywhere() -> Ipv4Net {
+    Ipv4Net::default()
+}
+
+impl Way<'_> {
+    /// The packets that open connections, after natbpf has translated their destination and before it
+    /// translates their source: what the FORWARD chains see.
+    pub(super) fn openings(&self) -> Vec<Flow<'_>> {
+        self.flows(State::New)
+    }
+
+    /// The packets that answer them.
+    pub(super) fn answers(&self) -> Vec<Flow<'_>> {
+        self.flows(State::Established)
+    }
+
+    fn flows(&self, state: State) -> Vec<Flow<'_>> {
+        let is_answer = state == State::Established;
+        let (inside, outside) = (&self.network.interface, &self.uplink.interface);
+        // Whether it goes from the guests to the outside.
+        let goes_out = (self.direction == Direction::Out) != is_answer;
+        let flow = |protocol: u8, ports: Option<(u16, u16)>| Flow {
+            input: if goes_out { inside } else { outside },
+            output: if goes_out { outside } else { inside },
+            source: if goes_out { self.guests } else { anywhere() },
+            destination: if goes_out { anywhere() } else { self.guests },
+            inside: self.network.address.trunc(),
+            protocol,
+            from_ports: ports.filter(|_| goes_out),
+            to_ports: ports.filter(|_| !goes_out),
+            icmp_type: if is_answer { ECHO_REPLY } else { ECHO_REQUEST },
+            state,
+            is_to_host: false,
+            has_no_way_back: false,
+        };
+        let mut flows = Vec::new();
+        for &protocol in &self.protocols {
+            match self.ports.as_slice() {
+                ports if protocol != ICMP && !ports.is_empty() => flows.extend(
+                    (ports.iter()).map(|(own, _)| flow(protocol, Some((own.first, own.last)))),
+                ),
+                _ => flows.push(flow(protocol, None)),
+            }
+        }
+        flows
+    }
+
+    /// The packets that open connections as they come from outside, not translated yet.
+    pub(super) fn untranslated(&self) -> Vec<Flow<'_>> {
+        let outer = |own: (u16, u16)| {
+            let of_own = |(inner, _): &&(PortRange, PortRange)| (inner.first, inner.last) == own;
+            let ports = self.ports.iter().find(of_own);
+            ports.map(|(_, outer)| (outer.first, outer.last))
+        };
+        let mut flows = Vec::new();
+        for flow in self.openings() {
+            flows.extend(self.external.iter().map(|address| Flow {
+                output: "",
+                destination: (*address).into(),
+                to_ports: flow.to_ports.and_then(outer),
+                is_to_host: true,
+                ..flow.clone()
+            }));
+        }
+        flows
+    }
+}

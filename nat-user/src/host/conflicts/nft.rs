@@ -1,0 +1,363 @@
+//! What `nft --json list ruleset` prints, as [`Ruleset`] (libnftables-json(5)).
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use super::iptables;
+use super::rules::{
+    Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
+};
+
+/// Reads the chains of IPv4 packets, but for tables that `known` says have been read otherwise:
+/// iptables keeps its own in nftables, and shows more of them. What is not understood is a condition
+/// that cannot be judged.
+///
+/// # Errors
+/// When it is not what nft prints.
+pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset> {
+    let document: Value = serde_json::from_str(text).context("not JSON of nft's")?;
+    let items = document["nftables"].as_array();
+    let items = items.context("no list \"nftables\" in what nft prints")?;
+    let mut rules = Ruleset::default();
+    let mut asleep = Vec::new();
+    for item in items {
+        if let Some(table) = item.get("table")
+            && names(&table["flags"]).any(|flag| flag == "dormant")
+        {
+            asleep.extend(table_of(table, "name"));
+        }
+    }
+    let is_read = |table: &String| !known(table) && !asleep.contains(table);
+    for item in items {
+        if let Some(chain) = item.get("chain") {
+            if let Some(table) = table_of(chain, "table").filter(is_read) {
+                rules.push(read_chain(chain, table));
+            }
+        } else if let Some(rule) = item.get("rule")
+            && let Some(table) = table_of(rule, "table").filter(is_read)
+        {
+            let chain = rule["chain"].as_str().unwrap_or_default();
+            for one in read_rule(rule, &table, chain) {
+                rules.push_rule(Source::Nft, &table, chain, one);
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// `inet firewalld`, if it is about IPv4 packets.
+fn table_of(item: &Value, key: &str) -> Option<String> {
+    let (family, name) = (item["family"].as_str()?, item[key].as_str()?);
+    matches!(family, "ip" | "inet").then(|| format!("{family} {name}"))
+}
+
+/// A string, or the strings of a list.
+fn names(value: &Value) -> impl Iterator<Item = &str> {
+    let list = value.as_array().into_iter().flatten();
+    list.chain(Some(value)).filter_map(Value::as_str)
+}
+
+fn read_chain(chain: &Value, table: String) -> Chain {
+    let base = chain["hook"].as_str().map(|hook| Base {
+        hook: match hook {
+            "prerouting" => Hook::Prerouting,
+            "forward" => Hook::Forward,
+            "postrouting" => Hook::Postrouting,
+            _ => Hook::Other,
+        },
+        translates: chain["type"] == "nat",
+        drops: chain["policy"] == "drop",
+    });
+    Chain {
+        source: Source::Nft,
+        table,
+        name: chain["name"].as_str().unwrap_or_default().to_owned(),
+        base,
+        rules: Vec::new(),
+    }
+}
+
+/// One rule, or as many as a map of verdicts in it has entries.
+fn read_rule(rule: &Value, table: &str, chain: &str) -> Vec<Rule> {
+    let text = format!("{table} {chain} handle {}", rule["handle"]);
+    let mut matches = Vec::new();
+    let mut rules = Vec::new();
+    let make = |matches: &[Match], verdict| Rule {
+        matches: matches.to_vec(),
+        verdict,
+        text: text.clone(),
+    };
+    let statements = rule["expr"].as_array().into_iter().flatten();
+    for (kind, value) in statements.filter_map(Value::as_object).flatten() {
+        if kind == "vmap" {
+            rules.extend(verdict_map(value).map(|(condition, verdict)| {
+                let mut all = matches.clone();
+                all.extend(condition);
+                make(&all, verdict)
+            }));
+            continue;
+        }
+        matches.extend(condition(kind, value));
+        if let Some(verdict) = verdict(kind, value) {
+            rules.push(make(&matches, verdict));
+        }
+    }
+    rules
+}
+
+/// What a statement asks of packets.
+fn condition(kind: &str, value: &Value) -> Vec<Match> {
+    match kind {
+        "match" => comparison(value),
+        "snat" | "dnat" => nat_condition(value),
+        "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "masquerade" | "redirect"
+        | "queue" | "counter" | "log" | "mangle" | "notrack" | "set" | "flow" | "dup" | "last"
+        | "secmark" | "ct helper" | "ct timeout" | "ct expectation" | "fwd" => Vec::new(),
+        "xt" if value["type"] == "target" => Vec::new(),
+        _ => vec![Match::Unknown],
+    }
+}
+
+fn verdict(kind: &str, value: &Value) -> Option<Verdict> {
+    let target = || value["target"].as_str().unwrap_or_default().to_owned();
+    Some(match kind {
+        "accept" => Verdict::Accept,
+        "drop" | "reject" => Verdict::Drop,
+        "return" => Verdict::Return,
+        "jump" => Verdict::Jump(target()),
+        "goto" => Verdict::Goto(target()),
+        "masquerade" | "snat" => Verdict::SourceNat,
+        "redirect" | "dnat" => Verdict::DestinationNat,
+        "queue" | "fwd" => Verdict::Elsewhere,
+        "xt" if value["type"] == "target" => {
+            iptables::verdict(value["name"].as_str().unwrap_or_default())
+        }
+        _ => return None,
+    })
+}
+
+/// The entries of `iifname vmap { "eth0" : jump a, … }`.
+fn verdict_map(value: &Value) -> impl Iterator<Item = (Vec<Match>, Verdict)> {
+    let entries = value["data"]["set"].as_array();
+    let is_named = entries.is_none();
+    let entries = entries.into_iter().flatten().filter_map(|entry| {
+        let (key, what) = (entry.get(0)?, entry.get(1)?.as_object()?);
+        let (kind, target) = what.iter().next()?;
+        let verdict = verdict(kind, target)?;
+        Some((compare(&value["key"], "==", key), verdict))
+    });
+    // What a map with a name holds is not printed: it may do anything.
+    let unknown = is_named.then(|| (vec![Match::Unknown], Verdict::Elsewhere));
+    entries.chain(unknown)
+}
+
+/// `dnat to tcp dport map { 8080 : 10.0.0.2 }` is about the map's keys alone.
+fn nat_condition(value: &Value) -> Vec<Match> {
+    if value["family"] == "ip6" {
+        return vec![Match::Never];
+    }
+    let Some(map) = value["addr"].get("map") else {
+        return Vec::new();
+    };
+    let Some(entries) = map["data"]["set"].as_array() else {
+        return vec![Match::Unknown];
+    };
+    let keys: Vec<Value> = (entries.iter())
+        .filter_map(|entry| entry.get(0).cloned())
+        .collect();
+    compare(&map["key"], "==", &serde_json::json!({ "set": keys }))
+}
+
+fn comparison(value: &Value) -> Vec<Match> {
+    let operator = value["op"].as_str().unwrap_or_default();
+    compare(&value["left"], operator, &value["right"])
+}
+
+/// A comparison as conditions, all of which must hold.
+fn compare(left: &Value, operator: &str, right: &Value) -> Vec<Match> {
+    let negated = match operator {
+        "==" | "in" => false,
+        "!=" => true,
+        _ => return vec![Match::Unknown],
+    };
+    let conditions = if let Some(key) = left["meta"]["key"].as_str() {
+        meta(key, right, negated)
+    } else if let Some(key) = left["ct"]["key"].as_str() {
+        tracking(key, right, negated)
+    } else if left.get("payload").is_some() {
+        payload(&left["payload"], right, negated)
+    } else if left.get("fib").is_some() {
+        fib(&left["fib"], right, negated).map(|one| vec![one])
+    } else if left["&"][0]["meta"]["key"] == "mark" {
+        mark(right, negated).map(|one| vec![one])
+    } else {
+        None
+    };
+    conditions.unwrap_or_else(|| vec![Match::Unknown])
+}
+
+fn meta(key: &str, right: &Value, negated: bool) -> Option<Vec<Match>> {
+    let one = match key {
+        "iif" | "iifname" => Match::In(test(right, negated, name)?),
+        "oif" | "oifname" => Match::Out(test(right, negated, name)?),
+        "l4proto" => Match::Protocol(test(right, negated, protocol)?),
+        "nfproto" => constant(right == "ipv4", negated),
+        "protocol" => constant(right == "ip", negated),
+        "mark" => mark(right, negated)?,
+        _ => return None,
+    };
+    Some(vec![one])
+}
+
+/// What is so for every packet, or for none.
+fn constant(holds: bool, negated: bool) -> Match {
+    if holds == negated {
+        Match::Never
+    } else {
+        Match::Usual
+    }
+}
+
+fn tracking(key: &str, right: &Value, negated: bool) -> Option<Vec<Match>> {
+    let one = match key {
+        "state" => Match::State(test(right, negated, state)?),
+        // Netfilter has translated nothing of natbpf's.
+        "status" if names(right).all(|one| matches!(one, "dnat" | "snat")) => {
+            constant(false, negated)
+        }
+        "direction" => Match::State(test(right, negated, direction)?),
+        "mark" => mark(right, negated)?,
+        _ => return None,
+    };
+    Some(vec![one])
+}
+
+fn payload(left: &Value, right: &Value, negated: bool) -> Option<Vec<Match>> {
+    let (header, field) = (left["protocol"].as_str()?, left["field"].as_str()?);
+    let of = |number, condition| Some(vec![Match::Protocol(Test::is(vec![number])), condition]);
+    match (header, field) {
+        ("ip", "saddr") => Some(vec![Match::From(test(right, negated, address)?)]),
+        ("ip", "daddr") => Some(vec![Match::To(test(right, negated, address)?)]),
+        ("ip", "protocol") => Some(vec![Match::Protocol(test(right, negated, protocol)?)]),
+        ("ip6" | "icmpv6", _) => Some(vec![Match::Never]),
+        ("th", "sport") => Some(vec![Match::FromPort(test(right, negated, port)?)]),
+        ("th", "dport") => Some(vec![Match::ToPort(test(right, negated, port)?)]),
+        ("icmp", "type") => of(1, Match::IcmpType(test(right, negated, icmp_type)?)),
+        (name, "sport") => of(
+            iptables::protocol(name)?,
+            Match::FromPort(test(right, negated, port)?),
+        ),
+        (name, "dport") => of(
+            iptables::protocol(name)?,
+            Match::ToPort(test(right, negated, port)?),
+        ),
+        (name, _) => of(iptables::protocol(name)?, Match::Unknown),
+    }
+}
+
+fn fib(left: &Value, right: &Value, negated: bool) -> Option<Match> {
+    let has = |flag: &str| names(&left["flags"]).any(|one| one == flag);
+    match left["result"].as_str()? {
+        "type" if has("daddr") && right == "local" => Some(Match::ToHost(!negated)),
+        "oif" if has("saddr") && has("iif") => {
+            let exists = right.as_bool().or(right.as_u64().map(|index| index != 0))?;
+            Some(Match::WayBack(exists != negated))
+        }
+        _ => None,
+    }
+}
+
+/// Packets have the mark 0 unless somebody has set another.
+fn mark(right: &Value, negated: bool) -> Option<Match> {
+    let wanted = right.as_u64()?;
+    ((wanted == 0) != negated).then_some(Match::Usual)
+}
+
+/// The right side's values; `None` if one of them is not understood, or is a set with a name.
+fn test<T>(right: &Value, negated: bool, read: fn(&Value) -> Option<T>) -> Option<Test<T>> {
+    let one = |value: &Value| match value.get("elem") {
+        Some(element) => read(&element["val"]),
+        None => read(value),
+    };
+    let list = right.get("set").unwrap_or(right);
+    let any_of = match list.as_array() {
+        Some(values) => values.iter().map(one).collect::<Option<Vec<T>>>()?,
+        None => vec![one(list)?],
+    };
+    Some(Test { any_of, negated })
+}
+
+fn name(value: &Value) -> Option<Name> {
+    let name = value.as_str().filter(|name| !name.starts_with('@'))?;
+    Some(match name.strip_suffix('*') {
+        Some(start) => Name::BeginsWith(start.to_owned()),
+        None => Name::Is(name.to_owned()),
+    })
+}
+
+fn protocol(value: &Value) -> Option<u8> {
+    match value.as_u64() {
+        Some(number) => number.try_into().ok(),
+        None => iptables::protocol(value.as_str()?),
+    }
+}
+
+fn address(value: &Value) -> Option<(u32, u32)> {
+    let number = |value: &Value| value.as_str()?.parse::<Ipv4Addr>().ok().map(u32::from);
+    if let Some(prefix) = value.get("prefix") {
+        let address = prefix["addr"].as_str()?.parse().ok()?;
+        let length = prefix["len"].as_u64()?.try_into().ok()?;
+        return Ipv4Net::new(address, length).ok().map(range);
+    }
+    if let Some(ends) = value.get("range") {
+        return Some((number(ends.get(0)?)?, number(ends.get(1)?)?));
+    }
+    number(value).map(|one| (one, one))
+}
+
+fn port(value: &Value) -> Option<(u16, u16)> {
+    let number = |value: &Value| value.as_u64()?.try_into().ok();
+    match value.get("range") {
+        Some(ends) => Some((number(ends.get(0)?)?, number(ends.get(1)?)?)),
+        None => number(value).map(|one| (one, one)),
+    }
+}
+
+fn icmp_type(value: &Value) -> Option<u8> {
+    if let Some(number) = value.as_u64() {
+        return number.try_into().ok();
+    }
+    Some(match value.as_str()? {
+        "echo-reply" => 0,
+        "destination-unreachable" => 3,
+        "source-quench" => 4,
+        "redirect" => 5,
+        "echo-request" => 8,
+        "time-exceeded" => 11,
+        "parameter-problem" => 12,
+        _ => return None,
+    })
+}
+
+fn state(value: &Value) -> Option<State> {
+    Some(match value.as_str()? {
+        "new" => State::New,
+        "established" => State::Established,
+        "related" => State::Related,
+        "invalid" => State::Invalid,
+        "untracked" => State::Untracked,
+        _ => return None,
+    })
+}
+
+/// Of the packets that are asked about here, answers alone are of established connections.
+fn direction(value: &Value) -> Option<State> {
+    match value.as_str()? {
+        "original" => Some(State::New),
+        "reply" => Some(State::Established),
+        _ => None,
+    }
+}

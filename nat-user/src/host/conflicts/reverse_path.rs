@@ -1,0 +1,174 @@
+//! Whether packets from outside are dropped because the host would answer by another interface.
+//!
+//! The filter looks where the kernel would send an answer, from the guest's address, since natbpf has
+//! translated the destination by then. On a host with one way out that is the way the packet came. On
+//! one with two, rules of routing that choose by the host's own addresses do not see these any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use super::flows::{Direction, REMOTE, Way};
+use super::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
+use super::{Finding, Kind, listed, place_name};
+use crate::host::{
+    netlink::{Link, Netlink},
+    sysctl::Key,
+};
+
+/// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
+const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];
+
+/// So many pairs of guest and uplink are looked up.
+const PAIRS_MAX: usize = 256;
+
+/// Guests whose connections from the internet come by an uplink, and whose answers would leave by
+/// another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Detour {
+    /// The uplink's interface.
+    pub(super) uplink: String,
+    pub(super) guests: BTreeSet<Ipv4Addr>,
+    /// Whether `rp_filter` of the uplink is strict.
+    pub(super) is_filtered: bool,
+}
+
+/// The uplinks of which that is so.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(super) async fn detours(
+    netlink: &Netlink,
+    links: &[Link],
+    ways: &[Way<'_>],
+) -> Result<Vec<Detour>> {
+    let index = |name: &str| {
+        let link = links.iter().find(|link| link.name == name);
+        link.map(|link| link.index)
+    };
+    let incoming = ways.iter().filter(|way| way.direction == Direction::In);
+    let pairs: BTreeSet<(&str, &str, Ipv4Addr)> = incoming
+        .map(|way| {
+            let (uplink, network) = (&way.uplink.interface, &way.network.interface);
+            (uplink.as_str(), network.as_str(), way.guests.addr())
+        })
+        .collect();
+    let mut detours: BTreeMap<&str, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+    for (uplink, network, guest) in pairs.into_iter().take(PAIRS_MAX) {
+        let (Some(out), Some(inside)) = (index(uplink), index(network)) else {
+            continue;
+        };
+        if is_detour(netlink, guest, inside, out).await {
+            detours.entry(uplink).or_default().insert(guest);
+        }
+    }
+    let detour = |(uplink, guests): (&str, _)| {
+        Ok(Detour {
+            uplink: uplink.to_owned(),
+            guests,
+            is_filtered: is_strict(uplink)?,
+        })
+    };
+    detours.into_iter().map(detour).collect()
+}
+
+/// Whether what a guest behind `inside` sends to the internet leaves by another interface than `out`.
+async fn is_detour(netlink: &Netlink, guest: Ipv4Addr, inside: u32, out: u32) -> bool {
+    for remote in REMOTES {
+        let devices = netlink.devices_to(remote, guest, inside).await;
+        // Where there is no route at all, nobody outside has got an answer before either.
+        let devices = devices.unwrap_or_default();
+        if devices.is_empty() || devices.contains(&out) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The larger of the two values counts (`IN_DEV_MAXCONF` in `include/linux/inetdevice.h`).
+fn is_strict(interface: &str) -> Result<bool> {
+    let mut value = 0;
+    for scope in ["all", interface] {
+        let text = Key::ipv4_conf(scope, "rp_filter")?.read()?;
+        let own: u32 = text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        value = value.max(own);
+    }
+    Ok(value == 1)
+}
+
+/// What drops packets on these detours.
+pub(super) fn find(
+    rules: &Ruleset,
+    ways: &[Way],
+    detours: &[Detour],
+    budget: &mut Budget,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for detour in detours {
+        let concerned: Vec<&Way> = (ways.iter())
+            .filter(|way| way.direction == Direction::In && detour.is_of(way))
+            .collect();
+        let names: Vec<String> = concerned.iter().map(|way| way.rule.clone()).collect();
+        if detour.is_filtered {
+            let uplink = &detour.uplink;
+            let place = format!("sysctl net.ipv4.conf.{uplink}.rp_filter (or that of all) = 1");
+            let command = format!("sysctl net.ipv4.conf.{uplink}.rp_filter=2");
+            findings.push(detour.finding(place, &names, vec![command]));
+        }
+        let place = concerned
+            .first()
+            .and_then(|way| dropped(rules, way, budget));
+        findings.extend(place.map(|at| detour.finding(place_name(rules, at), &names, Vec::new())));
+    }
+    findings
+}
+
+/// The rule that drops packets because there is no way back, and would not drop them otherwise.
+fn dropped(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Option<Place> {
+    let chains: Vec<usize> = rules.at(Hook::Prerouting, false).collect();
+    let flow = way.openings().into_iter().next()?;
+    let usual = Flow { output: "", ..flow };
+    let detour = Flow {
+        has_no_way_back: true,
+        ..usual.clone()
+    };
+    chains.into_iter().find_map(|chain| {
+        let fate = filter(rules, chain, &detour, budget);
+        match (fate, filter(rules, chain, &usual, budget)) {
+            (Fate::Dropped(_), Fate::Dropped(_)) => None,
+            (Fate::Dropped(place), _) => Some(place),
+            _ => None,
+        }
+    })
+}
+
+impl Detour {
+    fn is_of(&self, way: &Way) -> bool {
+        way.uplink.interface == self.uplink && self.guests.contains(&way.guests.addr())
+    }
+
+    fn finding(&self, place: String, rules: &[String], commands: Vec<String>) -> Finding {
+        let uplink = &self.uplink;
+        let remedy = if commands.is_empty() {
+            "give the guests' answers a route by that uplink, or remove the rule"
+        } else {
+            "give the guests' answers a route by that uplink, or loosen the filter"
+        };
+        Finding {
+            kind: Kind::ReversePath,
+            place,
+            what: format!(
+                "drops connections of {} that come by {uplink}",
+                listed(rules)
+            ),
+            why:
+                "the host's routes send the guest's answers to the internet by another interface; \
+                  rules of routing that go by the host's own addresses do not concern them, since \
+                  packets have the guest's by then"
+                    .to_owned(),
+            remedy: remedy.to_owned(),
+            commands,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Running the tools that show rules, with limits of time and size: a rule set may have 100,000
+//! rules, and a tool may wait for a lock that somebody holds.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a tool may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How much it may print: a hundred thousand rules of nftables in JSON.
+const LARGEST: u64 = 64 << 20;
+/// How long between looks whether it has ended.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What came of running a tool.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It printed this.
+    Said(String),
+    /// It is not there.
+    Absent,
+    /// It failed, with what it said; without privileges for one.
+    Failed(String),
+    /// It took too long or printed too much.
+    TooMuch(&'static str),
+}
+
+/// Runs a tool to its end.
+pub(super) fn run(program: &str, arguments: &[&str]) -> Outcome {
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .env("PATH", path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    match spawned {
+        Ok(child) => watch(child),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::Absent,
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+/// The tools are where root finds them, whoever asks.
+fn path() -> String {
+    let own = std::env::var("PATH").unwrap_or_default();
+    format!("{own}:/usr/local/sbin:/usr/sbin:/sbin")
+}
+
+fn watch(mut child: Child) -> Outcome {
+    let deadline = Instant::now() + LIMIT;
+    let printed = read(child.stdout.take());
+    let complained = read(child.stderr.take());
+    // The output ends when the tool does, or before it: no look at the clock is needed until then.
+    let printed = printed.recv_timeout(LIMIT);
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline && printed.is_ok() => thread::sleep(PAUSE),
+            _ => {
+                // It may have ended just now.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Outcome::TooMuch("it takes longer than 2 s");
+            }
+        }
+    };
+    let complaint = complained.recv_timeout(PAUSE * 10).unwrap_or_default();
+    match printed {
+        Ok(text) if text.len() as u64 >= LARGEST => Outcome::TooMuch("it is more than 64 MiB"),
+        Ok(text) if status.success() => Outcome::Said(text),
+        _ => Outcome::Failed(complaint.lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
+/// Reads to the end in a thread of its own, which ends with the tool.
+fn read(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            // What was read before an error is cut off, and no rule set.
+            let _ = pipe.take(LARGEST).read_to_end(&mut bytes);
+        }
+        // Nobody may be waiting any more.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tool_prints_is_read_to_the_end() {
+        let Outcome::Said(text) = run("sh", &["-c", "seq 1 200000"]) else {
+            panic!("no output");
+        };
+        assert!(text.ends_with("\n200000\n"));
+    }
+
+    #[test]
+    fn a_tool_may_be_absent_or_fail() {
+        assert!(matches!(
+            run("natbpf-has-no-such-tool", &[]),
+            Outcome::Absent
+        ));
+        let failed = run("sh", &["-c", "echo no rights >&2; exit 4"]);
+        assert!(
+            matches!(&failed, Outcome::Failed(why) if why == "no rights"),
+            "{failed:?}"
+        );
+    }
+
+    #[test]
+    fn a_tool_that_hangs_or_never_ends_its_output_is_left() {
+        let begun = Instant::now();
+        assert!(matches!(run("sleep", &["60"]), Outcome::TooMuch(_)));
+        assert!(begun.elapsed() < LIMIT * 2);
+        assert!(matches!(run("yes", &[]), Outcome::TooMuch(_)));
+    }
+}

@@ -1,0 +1,101 @@
+//! `cargo xtask test kernels`: tests of loaded programs and of whole hosts on older kernels.
+//!
+//! Each kernel of [`KERNELS`] is taken from Debian's package, unpacked below `target/kernels`, and
+//! booted once in QEMU, without disk and network: all that the tests need comes as an initramfs, see
+//! [`image`]. No hardware virtualisation is used, so that it goes the same everywhere, if slowly.
+
+mod guest;
+mod image;
+mod packages;
+mod selection;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bpf_toolchain::Workspace;
+
+use guest::Machine;
+pub(crate) use guest::QEMU;
+use image::{Image, Programs, RunDir};
+
+/// How long the chosen tests may take on one kernel, and all tests: some five times of what they
+/// take on two processors.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT_ALL: Duration = Duration::from_secs(60 * 60);
+
+/// The kernels to try, the oldest first.
+pub(crate) const KERNELS: [Kernel; 2] = [
+    Kernel {
+        version: "6.1",
+        sources: "Debian 12 has it in bookworm and bookworm-security",
+    },
+    Kernel {
+        version: "6.12",
+        sources: "Debian 12 has it in bookworm-security and bookworm-backports",
+    },
+];
+
+/// A kernel to test on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    /// The first two numbers of its version.
+    pub(crate) version: &'static str,
+    /// Which of Debian's suites have its package.
+    sources: &'static str,
+}
+
+/// A kernel's unpacked package.
+#[derive(Debug)]
+struct Unpacked {
+    /// What the boot loader loads.
+    image: PathBuf,
+    /// The directory with `modules.order`; its name is the whole version.
+    modules: PathBuf,
+}
+
+/// Everything that boots alike on all kernels, made once.
+pub(crate) struct Kernels {
+    cache: PathBuf,
+    run_dir: RunDir,
+    image: Image,
+}
+
+impl Kernels {
+    /// Builds the tests, and puts them together with all that they call.
+    ///
+    /// # Errors
+    /// When something does not build or is not there.
+    pub(crate) fn prepare(workspace: &Workspace) -> Result<Self> {
+        let cache = workspace.target().join("kernels");
+        let run_dir = RunDir::new(&cache)?;
+        let programs = Programs::build(workspace)?;
+        let image = Image::make(&programs, &run_dir).context("put the guest together")?;
+        Ok(Self {
+            cache,
+            run_dir,
+            image,
+        })
+    }
+
+    /// Boots a kernel, runs the tests there, and gives each line of their output to `hear`: all tests
+    /// that can be run there, or only the chosen ones; those that have one of `filters` in their name,
+    /// if there is any.
+    ///
+    /// # Errors
+    /// When the kernel is not to be had, or does not come to the end of the tests.
+    pub(crate) fn run(
+        &self,
+        kernel: Kernel,
+        all: bool,
+        filters: &[String],
+        hear: impl FnMut(&str),
+    ) -> Result<()> {
+        let unpacked = packages::unpacked(kernel, &self.cache)?;
+        let script = selection::script(all, filters);
+        let initramfs = self.image.for_kernel(&unpacked, &script, &self.run_dir)?;
+        let console = self.run_dir.file(&format!("{}.console", kernel.version));
+        let limit = if all { LIMIT_ALL } else { LIMIT };
+        Machine::new(kernel, &unpacked.image, &initramfs, console).run(limit, hear)
+    }
+}

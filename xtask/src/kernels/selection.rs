@@ -1,0 +1,130 @@
+//! Which tests run on older kernels.
+
+use std::fmt::Write as _;
+
+use lab::patience;
+
+use super::guest::DONE;
+use super::image::{HOST_TESTS, NATBPF, PROGRAM_TESTS};
+
+/// Tests that cannot tell anything there: without hardware virtualisation a processor is a tenth as
+/// fast as it is, and the machine has just been booted.
+const LEFT_OUT: &[&str] = &[
+    // Measures time, with a million sessions.
+    "a_pass_over_a_million_sessions_costs_at_most_150_ms",
+];
+
+/// Tests of programs that are left out unless all are wanted.
+const LONG: &[&str] = &[
+    // Waits until the machine has been up for ten minutes.
+    "a_packet_that_got_through_keeps_its_session_whenever_it_comes",
+];
+
+/// Tests of hosts that run every time: each hook, each way of attaching and of taking over, and what
+/// the kernel itself has the most part in.
+const CHOSEN: &[&str] = &[
+    "a_failed_start_leaves_nothing",
+    "down_leaves_alone_what_natbpf_did_not_make",
+    "down_restores_everything",
+    "reload_adds_and_removes_a_rule",
+    "status_shows_interfaces_and_hooks",
+    "x1_a_full_table_is_told_of_behind_an_uplink_without_ethernet_too",
+    "x1_refusals_are_right_on_the_wire",
+    "a_guest_that_moves_to_another_port_is_followed",
+    "a_network_without_a_bridge_has_it_too",
+    "established_sessions_go_past_the_kernel_and_are_counted",
+    "xdp_takes_inbound_datagrams_and_they_stay_right",
+    "xdp_that_cannot_be_attached_is_an_error_where_it_is_asked_for",
+    "f1_fragments_in_order_arrive",
+    "f2_reversed_fragments_arrive",
+    "f6_overlapping_fragments_are_dropped",
+    "i1_two_guests_ping_with_the_same_identifier",
+    "i2_errors_about_udp_reach_the_guest",
+    "i4_an_error_about_a_hairpinned_flow_reaches_its_sender",
+    "i8_traceroute_from_inside_shows_every_hop",
+    "l3_without_its_daemon_packets_are_translated_as_before",
+    "l4_a_daemon_that_starts_again_finds_everything_as_it_was",
+    "l5_a_newer_build_takes_over_without_a_gap",
+    "l7_an_interface_that_is_made_again_works_again",
+    "l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program",
+    "l8_a_program_that_the_verifier_refuses_leaves_the_old_one_in_place",
+    "m1_a_guest_with_an_address_of_its_own_is_reached_by_every_protocol",
+    "o5_arp_is_answered_for_external_addresses_that_no_interface_holds",
+    "p2_gre_of_one_guest_per_remote_passes",
+    "s6_a_service_of_the_host_keeps_its_port",
+    "scenario_proxmox_on_a_bridge_that_natbpf_makes",
+    "scenario_proxmox_while_netfilter_sees_the_bridges",
+    "scenario_snat_by_masquerade",
+    "s1_impossible_sources_are_dropped",
+    "t10_hairpin_connects_from_another_guest_and_from_the_server_itself",
+    "f9_a_guest_learns_the_mtu_of_the_uplink",
+    "u2_one_external_port_for_all_remotes",
+    "u5_hairpin_to_a_forward_shows_the_external_mapping",
+    "an_uplink_that_is_a_plain_nic_works",
+    "an_uplink_without_ethernet_header_works",
+    "o2_a_checksum_left_to_the_device_is_right_on_the_wire",
+];
+
+/// What is waited for may take so many times as long as elsewhere.
+const PATIENCE: u32 = 5;
+
+/// What the guest runs: the test programs, one after the other.
+pub(super) fn script(all: bool, filters: &[String]) -> String {
+    let mut programs = PROGRAM_TESTS.to_owned();
+    let mut hosts = HOST_TESTS.to_owned();
+    for filter in filters {
+        let _ = write!(programs, " '{filter}'");
+        let _ = write!(hosts, " '{filter}'");
+    }
+    if filters.is_empty() && !all {
+        for name in CHOSEN {
+            let _ = write!(hosts, " {name}");
+        }
+    }
+    let long = if all { &[][..] } else { LONG };
+    for name in LEFT_OUT.iter().chain(long) {
+        let _ = write!(programs, " --skip {name}");
+    }
+    format!(
+        "export NATBPF_BIN=/usr/bin/{NATBPF} {}={PATIENCE}\n\
+         {programs} --test-threads=2\n\
+         {hosts} --test-threads=2\n\
+         echo '{DONE}'\n",
+        patience::VARIABLE
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_named_test_exists() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        for (folder, names) in [
+            (HOST_TESTS, vec![CHOSEN]),
+            (PROGRAM_TESTS, vec![LEFT_OUT, LONG]),
+        ] {
+            let files = fs::read_dir(tests.join(folder)).unwrap();
+            let sources: String = files
+                .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+                .collect();
+            for name in names.concat() {
+                let definition = format!("#[test]\nfn {name}()");
+                assert!(sources.contains(&definition), "{name} is not in {folder}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_name_takes_the_place_of_what_is_chosen() {
+        let filters = ["l5".to_owned()];
+        assert!(script(false, &filters).contains("\nnamespaces 'l5' --test-threads=2\n"));
+        assert!(script(true, &[]).contains("\nnamespaces --test-threads=2\n"));
+        assert!(script(false, &[]).contains(" an_uplink_that_is_a_plain_nic_works "));
+        assert!(script(false, &[]).contains(LONG[0]) && !script(true, &[]).contains(LONG[0]));
+    }
+}
