@@ -308,8 +308,16 @@ impl Sources<'_, '_> {
             }
             let reason = "natbpf chooses the external address by source and uplink, for all \
                           protocols and ports";
-            self.findings.untranslated(rule, reason);
-            all.remove(index);
+            let (_, part) = all.remove(index);
+            self.refuse(&part, reason);
+        }
+    }
+
+    /// A rule cannot be expressed, and so none of those that are parts of it.
+    fn refuse(&mut self, translation: &Translation<'_>, reason: &str) {
+        self.findings.untranslated(translation.step.rule, reason);
+        for part in &translation.parts {
+            self.findings.untranslated(*part, reason);
         }
     }
 
@@ -347,7 +355,7 @@ impl Sources<'_, '_> {
         });
         let is_positive = condition.destinations.count() < 1 << 31;
         if meets_later && is_positive {
-            return self.findings.untranslated(rule, BY_DESTINATION);
+            return self.refuse(translation, BY_DESTINATION);
         }
         let taken = self.plan.snats.iter().find(|snat| {
             snat.uplink == uplink
@@ -356,7 +364,7 @@ impl Sources<'_, '_> {
                 && !snat.origin.rules.contains(&rule)
         });
         if taken.is_some() {
-            return self.findings.untranslated(rule, BY_DESTINATION);
+            return self.refuse(translation, BY_DESTINATION);
         }
         let mut exclude = not_these;
         let mut narrower: Vec<(Addresses, &Step)> = Vec::new();
@@ -420,8 +428,7 @@ impl Sources<'_, '_> {
             exclude.prefixes()
         };
         if prefixes.len() > MOST_PREFIXES || exclude.len() > MOST_PREFIXES {
-            let reason = "takes more than 64 prefixes to say";
-            return self.findings.untranslated(rule, reason);
+            return self.refuse(translation, "takes more than 64 prefixes to say");
         }
         for prefix in prefixes {
             let networks = self.topology.networks.iter();

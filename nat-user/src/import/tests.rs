@@ -486,3 +486,25 @@ fn a_line_is_shown_with_its_file() {
         "{shown:?}"
     );
 }
+
+#[test]
+fn several_ways_out_are_doubted_where_nothing_is_known_of_the_host() {
+    let rules = "-A POSTROUTING -s 10.0.0.0/24 -o vmbr0 -j MASQUERADE\n\
+                 -A POSTROUTING -s 10.0.0.0/24 -o vmbr1 -j MASQUERADE";
+    let guessed = nat(rules, &Options::default());
+    assert_eq!(
+        guessed
+            .toml
+            .matches("# check: that guests are not behind it")
+            .count(),
+        2
+    );
+    let addresses = vec![("vmbr1".to_owned(), "10.0.0.1/24".parse().unwrap())];
+    let options = Options {
+        addresses,
+        default_route: None,
+    };
+    let known = nat(rules, &options);
+    assert_values(&known, &[("uplink.wan.interface", "vmbr0"), ("snat.1", "")]);
+    assert_says(&known, Kind::Warning, 3, "no forward needs it");
+}

@@ -111,6 +111,7 @@ pub(super) fn derive(
     }
     let left = view.unexplained_inputs(before, &seen_inside);
     view.guessed_networks(&left);
+    view.doubt_several_uplinks();
     view.name();
     view.topology
 }
@@ -509,6 +510,18 @@ impl View {
         let mut hosts = prefix.hosts();
         let free = hosts.find(|address| !self.targets.contains(address));
         free.unwrap_or_else(|| prefix.network())
+    }
+
+    /// A hairpin's MASQUERADE names the guests' own interface, which looks like a way out.
+    fn doubt_several_uplinks(&mut self) {
+        let uplinks = &mut self.topology.uplinks;
+        if uplinks.len() < 2 || !self.known.is_empty() {
+            return;
+        }
+        for uplink in uplinks {
+            let check = "that guests are not behind it: then it is a [network]".to_owned();
+            uplink.check.get_or_insert(check);
+        }
     }
 
     /// One uplink is `wan`, one network `lan`; several are called like their interfaces.
