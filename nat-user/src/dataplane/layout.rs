@@ -27,8 +27,11 @@ pub(super) struct Layout {
     /// Every pinned map that is read; of an older layout not all are.
     maps: &'static [Shape],
     /// Calls for every entry of the session table, with the record as it is today.
-    visit_sessions: fn(&MapData, &mut dyn FnMut(&SessionKey4, &SessionRecord4)) -> io::Result<()>,
+    visit_sessions: fn(&MapData, &mut Visitor<'_>) -> io::Result<()>,
 }
+
+/// What is called for every entry of the session table.
+type Visitor<'a> = dyn FnMut(&SessionKey4, &SessionRecord4) + 'a;
 
 /// A map's name, and the sizes of its key and value in bytes.
 struct Shape {
