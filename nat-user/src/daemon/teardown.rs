@@ -29,7 +29,6 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
     }
-    attach::detach_all(&pins)?;
     if pins.are_any() {
         lines.push(format!("removed programs and maps in {}", bpffs.display()));
     }

@@ -243,12 +243,12 @@ fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Takes everything off all interfaces.
+/// Takes everything off all interfaces that is pinned or noted here.
 ///
 /// # Errors
 ///
 /// When something cannot be removed.
-pub fn detach_all(pins: &Pins) -> Result<()> {
+pub(super) fn detach_all(pins: &Pins) -> Result<()> {
     match pins.links().exists() {
         true => remove_others(pins, &BTreeSet::new()),
         false => Ok(()),

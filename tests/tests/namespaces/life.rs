@@ -415,7 +415,10 @@ fn l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program() -> Result<(
         ensure!(on_port()?.is_empty(), "left behind: {:?}", on_port()?);
         if starts_again {
             net.host.ip("link set tap2 master vmbr1")?;
-            thread::sleep(patience(FOLLOWED));
+            let deadline = Instant::now() + patience(5 * FOLLOWED);
+            while on_port()?.is_empty() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(50));
+            }
         }
     }
     Ok(())
