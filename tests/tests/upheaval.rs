@@ -133,7 +133,10 @@ fn l2_two_thousand_sessions_lose_nothing_by_reloads_and_kills() -> Result<()> {
         totals.answers, totals.bytes
     );
     let least = LEAST_SHARE * f64::from(PACKETS_PER_SECOND);
-    ensure!(rate > least, "no more than {rate:.0} packets a second");
+    ensure!(
+        rate > least,
+        "nothing went wrong, but the machine is too busy: {rate:.0} packets a second, wanted are {least:.0}"
+    );
     Ok(())
 }
 

@@ -32,6 +32,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 /// How often something is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The generator's thread needs a fifth of a processor, but needs it in time.
+const PRIORITY: libc::c_int = -10;
 /// Troubles that a message holds; the first ones say most.
 const SHOWN: usize = 12;
 
@@ -272,6 +274,9 @@ impl Drop for Traffic {
 
 /// The generator's thread.
 fn drive(engine: &Mutex<Engine>, stop: &AtomicBool) {
+    // Ahead of what else the machine does, or it cannot keep pace. Without effect it is only slower.
+    // SAFETY: no pointers are passed; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
     let epoll = lock().epoll();
     let mut events = [EpollEvent::empty(); 256];
