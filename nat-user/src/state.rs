@@ -534,12 +534,12 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_state_is_refused_in_one_line_that_says_what_to_do() {
+    fn a_damaged_state_is_told_of_in_one_line_that_says_what_becomes_of_it() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "{\"version\": \"0.1.0\"", "{}", "\u{0}\u{0}", "[1]"] {
             fs::write(directory.path().join(FILE), text).unwrap();
             let error = format!("{:#}", State::load(directory.path()).unwrap_err());
-            assert!(error.contains("state.json is damaged") && error.contains("natbpf down"));
+            assert!(error.contains("state.json is damaged") && error.contains("natbpf run"));
             assert!(!error.contains('\n'), "{error}");
         }
     }

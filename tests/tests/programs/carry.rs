@@ -71,9 +71,9 @@ impl Plane {
         self.outbound(&udp(CLIENT, REMOTE, (port, 7000), b"out, another port"))?;
         self.inbound(&udp(REMOTE, PUBLIC.octets(), (port, 10000), b"in"))?;
         self.host_outbound(&udp(PUBLIC.octets(), REMOTE, (port, 7000), b"host"))?;
-        self.from_guest(&udp(CLIENT, PUBLIC.octets(), (port, 10001), b"hairpin"))?;
+        self.guest_sends(&udp(CLIENT, PUBLIC.octets(), (port, 10001), b"hairpin"))?;
         // By the mapping of another guest's.
-        self.from_guest(&udp(
+        self.guest_sends(&udp(
             CLIENT,
             PUBLIC.octets(),
             (port + 1, port),
@@ -82,7 +82,7 @@ impl Plane {
         Ok(())
     }
 
-    fn from_guest(&mut self, packet: &[u8]) -> Result<()> {
+    fn guest_sends(&mut self, packet: &[u8]) -> Result<()> {
         let out = self.run("nat_from_guest", role::NETWORK, packet, HOOK)?;
         ensure!(flow(&out.packet)?.2 != PUBLIC, "not translated");
         Ok(())
