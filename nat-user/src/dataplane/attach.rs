@@ -16,7 +16,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{Pins, Programs, clsact};
+use super::{Pins, Programs, clsact, local};
 
 pub(crate) use super::clsact::PRIORITY;
 
@@ -210,7 +210,7 @@ pub fn attach(
         .collect();
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
-        if !wanted.contains(&path) {
+        if !wanted.contains(&path) && !local::is_pin(&path) {
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
