@@ -85,7 +85,7 @@ fn counted(natbpf: &Natbpf, rule: &str) -> Result<[u64; 2]> {
 }
 
 #[test]
-fn l10_the_host_reaches_a_guest_by_tcp() -> Result<()> {
+fn m5_the_host_reaches_a_guest_by_tcp() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;
@@ -117,7 +117,7 @@ fn l10_the_host_reaches_a_guest_by_tcp() -> Result<()> {
 }
 
 #[test]
-fn l10_the_host_reaches_a_guest_by_udp_and_sees_whom_it_asked() -> Result<()> {
+fn m5_the_host_reaches_a_guest_by_udp_and_sees_whom_it_asked() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let server = net.vm2.udp("0.0.0.0:10000")?;
@@ -151,7 +151,7 @@ fn l10_the_host_reaches_a_guest_by_udp_and_sees_whom_it_asked() -> Result<()> {
 /// Programs in Java, for example, have sockets that speak both, and name IPv4 addresses in the form
 /// of IPv6.
 #[test]
-fn l10_sockets_that_speak_ipv6_as_well_reach_it_too() -> Result<()> {
+fn m5_sockets_that_speak_ipv6_as_well_reach_it_too() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;
@@ -177,7 +177,7 @@ fn l10_sockets_that_speak_ipv6_as_well_reach_it_too() -> Result<()> {
 }
 
 #[test]
-fn l10_a_rule_that_is_not_for_the_host_leaves_it_alone() -> Result<()> {
+fn m5_a_rule_that_is_not_for_the_host_leaves_it_alone() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&with_local(&net, "local = false"))?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;
@@ -242,7 +242,7 @@ fn s6_a_service_of_the_host_on_a_forwarded_port_comes_first_for_the_host() -> Re
 }
 
 #[test]
-fn l10_sockets_of_other_hosts_are_let_alone() -> Result<()> {
+fn m5_sockets_of_other_hosts_are_let_alone() -> Result<()> {
     let nets = [Proxmox::new()?, Proxmox::new()?];
     let mut at_work = Vec::new();
     for net in &nets {
@@ -276,7 +276,7 @@ fn l10_sockets_of_other_hosts_are_let_alone() -> Result<()> {
 }
 
 #[test]
-fn l10_after_down_nothing_is_attached() -> Result<()> {
+fn m5_after_down_nothing_is_attached() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
     let before: Vec<u32> = links(&natbpf)?.iter().map(|(link, _)| *link).collect();
@@ -294,7 +294,7 @@ fn l10_after_down_nothing_is_attached() -> Result<()> {
 }
 
 #[test]
-fn l10_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables() -> Result<()> {
+fn m5_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;
@@ -356,7 +356,7 @@ fn connect_bound(host: &Host, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStr
 }
 
 #[test]
-fn l10_a_socket_that_is_bound_to_an_address_reaches_what_can_answer_it() -> Result<()> {
+fn m5_a_socket_that_is_bound_to_an_address_reaches_what_can_answer_it() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;
