@@ -126,7 +126,8 @@ fn attach_one(program: &mut CgroupSockAddr, group: &File, path: &Path) -> Result
         }
         fs::remove_file(path)?;
     }
-    let id = program.attach(group, CgroupAttachMode::AllowMultiple)?;
+    // A link lets others be attached as well, and takes no flag that says so.
+    let id = program.attach(group, CgroupAttachMode::Single)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(path)?;
     Ok(())
@@ -181,6 +182,11 @@ fn detach(pins: &Pins) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a program is one of these.
+pub(super) fn is_program(name: &str) -> bool {
+    PROGRAMS.contains(&name)
 }
 
 /// Whether a link's pin is one of these.
@@ -241,7 +247,7 @@ impl Programs {
     }
 
     /// A program by its name, loaded into the kernel when it is first asked for.
-    fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+    pub(super) fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
         let program = self.ebpf.program_mut(name);
         let program = program.with_context(|| format!("no program {name}"))?;
         let program: &mut CgroupSockAddr = program.try_into()?;
