@@ -13,6 +13,12 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// The address of nobody.
     const UNSPECIFIED: Self;
 
+    /// The address by which a host reaches itself alone, whatever others it has.
+    const LOOPBACK: Self;
+
+    /// Whether only the host itself can have it (RFC 1122 section 3.2.1.3).
+    fn is_loopback(self) -> bool;
+
     /// Sum of the address's 16-bit words in memory order, as RFC 1071 adds them.
     fn sum(self) -> u32;
 

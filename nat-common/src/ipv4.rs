@@ -19,6 +19,12 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Address for Addr4 {
     const UNSPECIFIED: Self = Self([0; 4]);
+    const LOOPBACK: Self = Self([127, 0, 0, 1]);
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0[0] == 127
+    }
 
     #[inline(always)]
     fn sum(self) -> u32 {

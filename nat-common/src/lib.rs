@@ -32,6 +32,7 @@ pub mod fragment;
 pub mod guest;
 pub mod icmp;
 pub mod ipv4;
+pub mod local;
 pub mod mapping;
 pub mod mss;
 pub mod next_hop;

@@ -53,6 +53,8 @@ pub mod forward_flags {
     pub const MANY_TO_ONE: u8 = 1 << 0;
     /// Guests reach it by the external address as well.
     pub const HAIRPIN: u8 = 1 << 1;
+    /// The host itself reaches it by the external address, and by its loopback address.
+    pub const LOCAL: u8 = 1 << 2;
 }
 
 /// Key of `SNATS`, a longest-prefix match over the source address.

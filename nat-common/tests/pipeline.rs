@@ -11,6 +11,7 @@ mod pipeline {
     mod host;
     mod icmp;
     mod limits;
+    mod local;
     mod malformed;
     mod memory;
     mod mss;

@@ -4,6 +4,7 @@
 //! the address is a neighbour's.
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_UNSPEC},
     helpers::{bpf_redirect, bpf_skb_store_bytes},
     programs::TcContext,
@@ -28,7 +29,7 @@ const ARP: usize = 28;
 /// what the kernel is told.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
-    let maps = Maps::new(ctx.skb.skb);
+    let maps = Maps::new(ctx.as_ptr());
     reply(&mut Skb::new(ctx), &maps).unwrap_or(TC_ACT_UNSPEC)
 }
 

@@ -9,6 +9,7 @@
 
 mod adopt;
 mod arp;
+mod local;
 mod maps;
 mod memory;
 mod refusal;
@@ -125,7 +126,7 @@ fn run<const L3: usize>(
         interface: skb.interface(),
         is_to_host: L3 == ETHERNET && skb.is_to_host(),
     };
-    let maps = Maps::new(ctx.skb.skb);
+    let maps = Maps::new(ctx.as_ptr());
     match decide(&mut skb, &maps, place, work) {
         Decision::GoesOn => NEXT,
         Decision::Opened => {
@@ -167,14 +168,14 @@ fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &st
 /// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
 #[classifier]
 pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
-    sessions::end_all(&ctx, &Maps::new(ctx.as_ptr().cast()))
+    sessions::end_all(&ctx, &Maps::new(ctx.as_ptr()))
 }
 
 /// Adds sessions that the programs before have opened; see [`adopt`]. The daemon runs it by
 /// `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many could not be added.
 #[classifier]
 pub(crate) fn adopt_sessions(ctx: TcContext) -> i32 {
-    adopt::adopt_all(&ctx, &Maps::new(ctx.as_ptr().cast()))
+    adopt::adopt_all(&ctx, &Maps::new(ctx.as_ptr()))
 }
 
 /// Adds what the programs before have counted; see [`adopt`]. The daemon runs it by
@@ -188,7 +189,7 @@ pub(crate) fn add_counts(ctx: TcContext) -> i32 {
 /// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
 #[classifier]
 pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
-    fragment::expire_all(&Maps::new(ctx.as_ptr().cast()))
+    fragment::expire_all(&Maps::new(ctx.as_ptr()))
 }
 
 #[cfg(target_arch = "bpf")]

@@ -8,7 +8,7 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST},
+    bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_prandom_u32,
         generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
@@ -22,6 +22,7 @@ use nat_common::{
     counter::{DROP_REASONS, DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
     guest::{Guest, GuestKey4, GuestRecord},
+    local::{Asked4, AskedKey4, OwnAddresses4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
@@ -113,6 +114,76 @@ static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
 #[map]
 static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
 
+/// What the loopback address stands for.
+#[map]
+static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
+
+/// What sockets of the host have asked for that talk to guests. Those that were used longest ago go.
+#[map]
+static ASKED: LruHashMap<AskedKey4, Asked4> = LruHashMap::pinned(16_384, 0);
+
+/// What the loopback address stands for.
+#[inline(always)]
+pub(crate) fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
+    OWN_ADDRESSES.get(0)
+}
+
+/// What a socket has asked for that talks to a guest.
+#[inline(always)]
+pub(crate) fn asked(key: &AskedKey4) -> Option<Asked4> {
+    // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
+    unsafe { ASKED.get(key) }.copied()
+}
+
+/// Remembers what a socket has asked for.
+#[inline(always)]
+pub(crate) fn remember_asked(key: &AskedKey4, asked: &Asked4) {
+    let _full_of_newer = ASKED.insert(key, asked, 0);
+}
+
+/// Forgets what a socket has asked for: it talks to the guest by the guest's own address.
+#[inline(always)]
+pub(crate) fn forget_asked(key: &AskedKey4) {
+    let _gone_already = ASKED.remove(key);
+}
+
+/// Counts a connection of the host's own. It is no session: nobody can tell when it ends.
+#[inline(always)]
+pub(crate) fn count_local(rule: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
+        // SAFETY: the slot is a valid one. A packet may be counted there in the middle of this
+        // program, so each count is one instruction.
+        unsafe {
+            add_at_once(&raw mut (*counters).opened);
+            add_at_once(&raw mut (*counters).closed);
+        }
+    }
+}
+
+/// Adds one to a count by one instruction.
+///
+/// # Safety
+///
+/// The pointer must be valid and aligned.
+#[inline(always)]
+unsafe fn add_at_once(count: *mut u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the instruction changes that word alone.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({count} + 0) += {one}",
+            count = in(reg) count,
+            one = in(reg) 1_u64,
+            options(nostack),
+        );
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as the caller promises.
+    unsafe {
+        *count += 1;
+    }
+}
+
 /// Room to set a packet aside on this CPU.
 #[inline(always)]
 pub(crate) fn saved_packet<'a>() -> Option<&'a mut Saved> {
@@ -198,15 +269,15 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
     unsafe { bpf_loop(times, turn as *mut c_void, ptr::from_mut(step).cast(), 0) };
 }
 
-/// The maps as the pipeline's tables, in the network namespace of a packet.
+/// The maps as the pipeline's tables, in the network namespace of what a program is about.
 pub(crate) struct Maps {
-    skb: *mut __sk_buff,
+    ctx: *mut c_void,
 }
 
 impl Maps {
     #[inline(always)]
-    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
-        Self { skb }
+    pub(crate) fn new(ctx: *mut c_void) -> Self {
+        Self { ctx }
     }
 }
 
@@ -507,7 +578,7 @@ impl Tables<Addr4> for Maps {
         remote: Endpoint<Addr4>,
         local: Endpoint<Addr4>,
     ) -> HostSocket {
-        socket::find(self.skb, protocol, remote, local)
+        socket::find(self.ctx, protocol, remote, local)
     }
 
     #[inline(always)]

@@ -4,8 +4,7 @@ use core::{ffi::c_void, mem::size_of};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
     },
     helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
@@ -21,10 +20,11 @@ const TCP_LISTEN: u32 = 10;
 /// The network namespace of the packet (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Which socket of the host takes packets of `protocol` from `remote` to `local`.
+/// Which socket of the host takes packets of `protocol` from `remote` to `local`. `ctx` is the
+/// program's, whose network namespace counts.
 #[inline(always)]
 pub(crate) fn find(
-    skb: *mut __sk_buff,
+    ctx: *mut c_void,
     protocol: u8,
     remote: Endpoint<Addr4>,
     local: Endpoint<Addr4>,
@@ -40,7 +40,6 @@ pub(crate) fn find(
         },
     };
     let len = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
-    let ctx = skb.cast::<c_void>();
     // SAFETY: context and tuple are valid; the tuple's length says that it is IPv4.
     let socket = unsafe {
         match protocol {

@@ -85,6 +85,8 @@ pub struct Ruleset {
     pub addresses: Vec<(Addr4, ExternalAddress)>,
     /// `INSIDE`.
     pub inside: Vec<(Prefix<InsideKey4>, Inside4)>,
+    /// What 127.0.0.1 stands for, if the host itself is to reach anything that is forwarded.
+    pub own: Option<Vec<Addr4>>,
 }
 
 /// Compiles a configuration.
@@ -97,6 +99,7 @@ pub fn compile(
     compiler.addresses();
     compiler.inside();
     compiler.forwards(numbers);
+    compiler.own();
     compiler.snats(numbers);
     compiler.ruleset
 }
@@ -113,6 +116,8 @@ struct Target {
     to: Ipv4Addr,
     rule: u32,
     hairpin: bool,
+    /// Whether the host itself reaches it.
+    local: bool,
 }
 
 struct Compiler<'a> {
@@ -285,6 +290,7 @@ impl<'a> Compiler<'a> {
                 to,
                 rule: number,
                 hairpin: forward.hairpin,
+                local: forward.local,
             };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
@@ -307,12 +313,30 @@ impl<'a> Compiler<'a> {
                 to,
                 rule: number,
                 hairpin: nat.hairpin,
+                local: false,
             };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
                 self.nat(nat, target, protocol, taken);
             }
         }
+    }
+
+    /// The uplinks' addresses, if a rule is for the host as well.
+    fn own(&mut self) {
+        let mut forwards = self.ruleset.forwards.iter();
+        if !forwards.any(|(_, forward)| forward.flags & forward_flags::LOCAL != 0) {
+            return;
+        }
+        let mut own = Vec::new();
+        for id in (0..self.config.uplinks.len()).map(UplinkId) {
+            for address in self.uplink_addresses(id).iter().copied().map(wire) {
+                if !own.contains(&address) {
+                    own.push(address);
+                }
+            }
+        }
+        self.ruleset.own = Some(own);
     }
 
     /// One rule for one protocol and address.
@@ -388,6 +412,9 @@ impl<'a> Compiler<'a> {
         }
         if target.hairpin {
             flags |= forward_flags::HAIRPIN;
+        }
+        if target.local {
+            flags |= forward_flags::LOCAL;
         }
         Forward4 {
             to: wire(target.to),

@@ -50,6 +50,9 @@ pub struct State {
     /// What the configuration asks for and the host does not give.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// How the host itself reaches what it forwards; empty if that was not asked yet.
+    #[serde(default)]
+    pub local: String,
 }
 
 /// An interface with programs attached.
@@ -152,6 +155,7 @@ impl State {
                 .unwrap_or_default(),
             interfaces: Vec::new(),
             warnings: Vec::new(),
+            local: String::new(),
         })
     }
 
@@ -499,6 +503,7 @@ mod tests {
                 mss: Some(1452),
             }],
             warnings: vec![],
+            local: String::new(),
         }
     }
 

@@ -15,6 +15,7 @@ mod namespaces {
     mod import;
     mod layouts;
     mod life;
+    mod local;
     mod nat;
     mod neighbours_on_host;
     mod portless;

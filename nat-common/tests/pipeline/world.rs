@@ -243,6 +243,11 @@ impl World {
         self.forward_with(protocol, ports, to, forward_flags::MANY_TO_ONE);
     }
 
+    /// Forwards ports for the host itself as well.
+    pub(crate) fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+        self.forward_with(protocol, ports, to, forward_flags::LOCAL);
+    }
+
     fn forward_with(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At, flags: u8) {
         let network = self.tables.inside(GENERATION, Addr4(to.0));
         let forward = Forward4 {

@@ -520,3 +520,36 @@ fn taking_gives_what_is_free() {
     assert_eq!(taken.take(range(0, 65535)), [range(0, 9), range(21, 65535)]);
     assert_eq!(taken.take(range(65535, 65535)), []);
 }
+
+/// A forward of tcp to the guest 170 with these lines.
+fn forward(lines: &str) -> String {
+    format!("[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"172.22.161.170\"\n{lines}")
+}
+
+#[test]
+fn the_host_reaches_what_names_ports_and_what_says_so() {
+    let is_local = |lines: &str| {
+        let rules = ruleset(&forward(lines));
+        let found = lookup(&rules, TCP, "19.19.8.10", 80).expect("it is forwarded");
+        let is_local = found.flags & forward_flags::LOCAL != 0;
+        let own = is_local.then(|| vec![wire("19.19.8.10".parse().unwrap())]);
+        assert_eq!(rules.own, own, "{lines}");
+        is_local
+    };
+    assert!(is_local("ports = 80\n"));
+    assert!(is_local("ports = \"1-1000\"\naddress = \"19.19.8.10\"\n"));
+    assert!(!is_local("ports = 80\nlocal = false\n"));
+    assert!(!is_local(""));
+    assert!(is_local("local = true\n"));
+}
+
+#[test]
+fn loopback_stands_for_the_uplinks_addresses_in_their_order() {
+    let host = host_with(&["19.19.8.11", "19.19.8.10"]);
+    let rules = ruleset_on(&host, &forward("ports = 80\n"));
+    let own = ["19.19.8.11", "19.19.8.10"].map(|text| wire(text.parse().unwrap()));
+    assert_eq!(rules.own.as_deref(), Some(&own[..]));
+    // An address of a guest's own is none of the host's.
+    let nat = "[[nat]]\nuplink = \"wan\"\naddress = \"19.19.8.20\"\nto = \"172.22.161.171\"\n";
+    assert_eq!(ruleset(nat).own, None);
+}

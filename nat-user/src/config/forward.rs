@@ -24,6 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     key("to", "\"172.22.161.170\""),
     key("to_ports", "80"),
     key("hairpin", "true"),
+    key("local", "true"),
     key("forwarding", "\"kernel\""),
 ];
 
@@ -39,17 +40,23 @@ pub(super) fn read(
     let ports = report.keep(ports(section, protocols.as_deref()));
     let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    let local = report.keep(local(section, protocols.as_deref()));
     let forwarding = report.keep(section.optional("forwarding", values::forwarding));
+    let ports = ports?;
+    // A rule without ports takes whatever the host does not serve, and what a program of the host
+    // meant for a service that happens not to run is not to end at a guest.
+    let is_local = local?.unwrap_or(!ports.is_empty());
     Some(ForwardRule {
         name: section.name.to_string(),
         uplink: uplink?,
         matches: ForwardMatch {
             protocols: protocols?,
-            ports: ports?,
+            ports,
         },
         address: address?,
         to: to?,
         hairpin: hairpin?.unwrap_or(true),
+        local: is_local,
         forwarding: forwarding?.unwrap_or(Forwarding::Fast),
     })
 }
@@ -69,6 +76,22 @@ fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault> {
         ));
     }
     Ok(protocols)
+}
+
+/// Whether the host itself reaches it, if the rule says so. It does by ports alone.
+fn local(
+    section: &Section<'_>,
+    protocols: Option<&[ForwardProtocol]>,
+) -> Result<Option<bool>, Fault> {
+    let local = section.optional("local", |field| field.boolean())?;
+    let has_ports = |protocols| have_ports(protocols) || protocols == [ForwardProtocol::All];
+    match section.field("local") {
+        Some(field) if local == Some(true) && !protocols.is_none_or(has_ports) => Err(field.fault(
+            "the host itself reaches only tcp and udp",
+            "leave local out, or write protocol = \"tcp\" or \"udp\"",
+        )),
+        _ => Ok(local),
+    }
 }
 
 /// Whether ports say anything about one of the protocols.

@@ -297,6 +297,8 @@ pub struct ForwardRule {
     pub to: GuestAddress,
     /// Whether guests reach it by the public address as well.
     pub hairpin: bool,
+    /// Whether the host itself reaches it by the public address, and by 127.0.0.1.
+    pub local: bool,
     /// How packets of its sessions go.
     pub forwarding: Forwarding,
 }

@@ -32,6 +32,7 @@ use crate::{
     dataplane::{
         CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
+        local,
     },
     dhcp::{self, Services},
     host::{
@@ -272,6 +273,11 @@ impl Instance {
             carry.begin()?;
         }
         let attached = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        self.state.local = local::attach(
+            &mut self.programs,
+            self.dataplane.pins(),
+            ruleset.own.as_deref(),
+        );
         if let Some(carry) = self.carry.take() {
             carry.finish(&mut self.dataplane, &mut self.programs)?;
         }
@@ -319,8 +325,15 @@ impl Instance {
             carry.give_up()?;
             let pins = self.dataplane.pins();
             attach::attach(&mut self.programs, pins, &mut targets.clone())?;
+            self.state.local = local::attach(
+                &mut self.programs,
+                pins,
+                self.applied.ruleset.own.as_deref(),
+            );
             return Err(error);
         }
+        let own = self.applied.ruleset.own.as_deref();
+        self.state.local = local::attach(&mut programs, dataplane.pins(), own);
         carry.finish(&mut dataplane, &mut programs)?;
         if self.options.log_packets {
             self.packet_log = Some(programs.logger()?);
@@ -441,7 +454,10 @@ impl Instance {
         let forwards = changed(
             (&old.forwards, &new.forwards),
             |rule| &rule.name,
-            |rule| rule.forwarding = Forwarding::Fast,
+            |rule| {
+                rule.forwarding = Forwarding::Fast;
+                rule.local = false;
+            },
         );
         let nats = changed(
             (&old.nats, &new.nats),

@@ -21,7 +21,7 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
-use super::{Pins, Programs, clsact};
+use super::{Pins, Programs, clsact, local};
 
 pub(crate) use super::clsact::PRIORITY;
 
@@ -228,7 +228,7 @@ pub fn attach(
 fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
-        if wanted.contains(&path) {
+        if wanted.contains(&path) || local::is_pin(&path) {
             continue;
         }
         let removed = match noted(&path) {

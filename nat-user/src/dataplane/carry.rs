@@ -26,7 +26,7 @@ use nat_common::{
 };
 
 use super::{
-    Dataplane, Pins, Plain, Programs, SessionEntry, Sizes, batch,
+    Dataplane, Pins, Plain, Programs, SessionEntry, Sizes, batch, local,
     takeover::{Former, hand_links_over},
 };
 
@@ -88,6 +88,7 @@ impl Dataplane {
         next.remove_own()?;
         next.create()?;
         carry.share_maps(&next, sizes)?;
+        local::share_asked(&carry.former.pins, &next)?;
         let (mut dataplane, programs) = Self::load(next, sizes, log_packets)?;
         carry.fill(&mut dataplane, sizes)?;
         Ok((dataplane, programs, carry))

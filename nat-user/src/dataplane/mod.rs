@@ -10,6 +10,7 @@ mod carry;
 mod clsact;
 mod expiry;
 mod layout;
+pub mod local;
 mod next_hops;
 mod object;
 mod pins;
@@ -428,6 +429,8 @@ impl Programs {
     fn info(&mut self, program: &str) -> Result<ProgramInfo> {
         let info = if program == object::XDP_PROGRAM {
             self.xdp()?.info()
+        } else if local::is_program(program) {
+            self.local(program)?.info()
         } else {
             self.program(program)?.info()
         };

@@ -8,7 +8,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Pins, layout};
+use super::{Pins, layout, local};
 use crate::clock;
 
 /// The compiled programs.
@@ -61,12 +61,14 @@ impl Sizes {
 /// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
+    let netns_cookie = local::netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
+        .override_global("NETNS_COOKIE", &netns_cookie, true)
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true);
     for table in layout::CURRENT.map_names() {
         if let Some(max_entries) = sizes.of(table) {

@@ -38,6 +38,7 @@ struct JsonStatus<'a> {
     config: &'a Path,
     bpffs: &'a Path,
     interfaces: Vec<JsonInterface<'a>>,
+    local: &'a str,
     sessions: Occupancy,
     tables: serde_json::Map<String, serde_json::Value>,
     warnings: Vec<String>,
@@ -126,6 +127,7 @@ fn json<'a>(status: &'a StatusView) -> io::Result<JsonStatus<'a>> {
         config: &state.config,
         bpffs: &state.bpffs,
         interfaces: state.interfaces.iter().map(interface).collect(),
+        local: &state.local,
         sessions: status.sessions,
         tables,
         warnings: warnings(status),
@@ -157,6 +159,9 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
         state.generation
     )?;
     show_interfaces(output, state)?;
+    if !state.local.is_empty() {
+        writeln!(output, "the host's own access to forwards: {}", state.local)?;
+    }
     let mut tables = table(&["table", "entries", "room for"], 1..3);
     let sessions = std::iter::once(("sessions", status.sessions));
     for (name, Occupancy { active, max }) in sessions.chain(status.tables.iter().copied()) {
@@ -271,6 +276,7 @@ mod tests {
                 interface("vmbr1", "network", "lan", &[]),
             ],
             warnings: vec!["vmbr1 is not there".to_owned()],
+            local: "off".to_owned(),
         }
     }
 
@@ -315,6 +321,7 @@ interface  role         hooks                  attached by  addresses
 vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10
 vmbr1      network lan  none                   tcx          none
 fast path of vmbr0: tc (mode = \"tc\")
+the host's own access to forwards: off
 
 table     entries  room for
 sessions       12    262144

@@ -24,6 +24,13 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_early", 2_400),
     ("end_sessions", 4_100),
     ("expire_fragments", 300),
+    ("local_connect", 1_000),
+    ("local_connect_6", 1_000),
+    ("local_send", 1_000),
+    ("local_receive", 60),
+    ("local_receive_6", 60),
+    ("local_peer", 60),
+    ("local_peer_6", 60),
 ];
 
 /// Programs of the fast path alone with the number of instructions that each may have: a twentieth

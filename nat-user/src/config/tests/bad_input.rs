@@ -61,6 +61,15 @@ fn unknown_table() {
 }
 
 #[test]
+fn access_of_the_host_without_ports() {
+    assert_eq!(
+        refusal_of(&forward("web", "protocol = \"icmp\"\nlocal = true")),
+        "n.toml:13:9: forward.web.local: the host itself reaches only tcp and udp; \
+         leave local out, or write protocol = \"tcp\" or \"udp\""
+    );
+}
+
+#[test]
 fn wrong_type() {
     assert_eq!(
         refusal("[uplink.wan]\ninterface = 5\n"),

@@ -202,7 +202,7 @@ fn what_is_left_out_has_a_default() {
         (forward.name.as_str(), forward.address),
         ("forward-1", None)
     );
-    assert!(forward.hairpin);
+    assert!(forward.hairpin && forward.local);
     let nat = &config.nats[0];
     assert!(nat.name == "nat-1" && nat.hairpin);
     assert_eq!(

@@ -268,11 +268,12 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
         protocols,
         prop::option::of(host()),
         1_u8..200,
-        any::<bool>(),
+        any::<[bool; 2]>(),
         forwarding(),
     );
     (rule, pieces, target, any::<Index>()).prop_map(|(rule, pieces, target, uplink)| {
-        let (name, protocols, address, to, hairpin, forwarding) = rule;
+        let (name, protocols, address, to, [hairpin, local], forwarding) = rule;
+        let has_ports = protocols != [ForwardProtocol::Icmp];
         let rule = ForwardRule {
             name,
             uplink: UplinkId(0),
@@ -283,6 +284,7 @@ fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target
             address,
             to: Ipv4Addr::new(172, 30, 0, to).into(),
             hairpin,
+            local: local && has_ports,
             forwarding,
         };
         (rule, pieces, target, uplink)
@@ -690,10 +692,11 @@ fn write_forward(text: &mut String, config: &Config, rule: &ForwardRule) {
     );
     *text += &format!("[[forward]]\nname = {name}\nuplink = {uplink}\n");
     *text += &format!(
-        "protocol = {}\nto = \"{}\"\nhairpin = {}\n",
+        "protocol = {}\nto = \"{}\"\nhairpin = {}\nlocal = {}\n",
         list(protocols),
         rule.to,
-        rule.hairpin
+        rule.hairpin,
+        rule.local
     );
     *text += &forwarding_text(rule.forwarding);
     if let Some(address) = rule.address {

@@ -1,0 +1,221 @@
+//! Programs at the sockets of the host itself: it reaches what it forwards by its own addresses and
+//! by 127.0.0.1. See [`nat_common::local`].
+//!
+//! They are attached to the root of all control groups, so they run for every socket of the machine:
+//! those of other network namespaces are let alone. Whatever happens, the system call goes on.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use nat_common::{
+    address::{Addr4, Endpoint, Port},
+    local::{Asked, AskedKey, Caller, redirect},
+};
+
+use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remember_asked};
+
+/// The kernel's number of the daemon's network namespace, which the loader writes. No namespace has 0.
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: u64 = 0;
+
+/// What the kernel is told: the system call goes on. (Where a source is shown it takes nothing else.)
+const GO_ON: i32 = 1;
+
+/// `connect`, TCP and UDP.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn local_connect(ctx: SockAddrContext) -> i32 {
+    ask(&Call::<false>(ctx), Count::EachTime);
+    GO_ON
+}
+
+/// `connect` of a socket that speaks IPv6 as well, to an IPv4 address.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn local_connect_6(ctx: SockAddrContext) -> i32 {
+    ask(&Call::<true>(ctx), Count::EachTime);
+    GO_ON
+}
+
+/// A datagram that says where to, from either kind of socket.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn local_send(ctx: SockAddrContext) -> i32 {
+    ask(&Call::<false>(ctx), Count::Once);
+    GO_ON
+}
+
+/// The source of a datagram.
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn local_receive(ctx: SockAddrContext) -> i32 {
+    show(&Call::<false>(ctx));
+    GO_ON
+}
+
+/// The source of a datagram, for a socket that speaks IPv6 as well.
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn local_receive_6(ctx: SockAddrContext) -> i32 {
+    show(&Call::<true>(ctx));
+    GO_ON
+}
+
+/// `getpeername`.
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn local_peer(ctx: SockAddrContext) -> i32 {
+    show(&Call::<false>(ctx));
+    GO_ON
+}
+
+/// `getpeername` of a socket that speaks IPv6 as well.
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn local_peer_6(ctx: SockAddrContext) -> i32 {
+    show(&Call::<true>(ctx));
+    GO_ON
+}
+
+/// When a connection is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Count {
+    /// Each time that it is asked for.
+    EachTime,
+    /// The first time.
+    Once,
+}
+
+/// Puts the guest in the place of what was asked for, if there is one.
+#[inline(always)]
+fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
+    if !call.is_here() {
+        return;
+    }
+    let (Some(wanted), Some(own)) = (call.address(), own_addresses()) else {
+        return;
+    };
+    let maps = Maps::new(call.0.as_ptr());
+    let found = redirect(&maps, own, &call.caller(), call.protocol(), wanted);
+    let Some(found) = found else {
+        // It may have asked for the same guest before, by another address.
+        let key = AskedKey::new(call.socket(), wanted);
+        if asked(&key).is_some() {
+            forget_asked(&key);
+        }
+        return;
+    };
+    let key = AskedKey::new(call.socket(), found.guest);
+    let value = Asked::new(wanted);
+    let before = asked(&key);
+    if before != Some(value) {
+        remember_asked(&key, &value);
+    }
+    if count == Count::EachTime || before.is_none() {
+        count_local(found.rule);
+    }
+    call.set_address(found.guest);
+}
+
+/// Shows what was asked for in the place of the guest.
+#[inline(always)]
+fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
+    if !call.is_here() {
+        return;
+    }
+    let Some(guest) = call.address() else { return };
+    if let Some(asked) = asked(&AskedKey::new(call.socket(), guest)) {
+        call.set_address(asked.endpoint());
+    }
+}
+
+/// A system call that names an address; in the form of IPv6 (RFC 4291 section 2.5.5.2) if `MAPPED`.
+struct Call<const MAPPED: bool>(SockAddrContext);
+
+/// The third word of an IPv4 address in the form of IPv6, as it lies in memory.
+const MAPPED_WORD: u32 = 0xffff_u32.to_be();
+
+impl<const MAPPED: bool> Call<MAPPED> {
+    /// Whether the socket is of the daemon's network namespace.
+    #[inline(always)]
+    fn is_here(&self) -> bool {
+        // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
+        // that the loader has written another.
+        let here = unsafe { (&raw const NETNS_COOKIE).read_volatile() };
+        // SAFETY: the context is the program's.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) == here }
+    }
+
+    /// The kernel's number of the socket.
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        // SAFETY: the context is the program's.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: the context is the program's; volatile, since the kernel allows whole fields only.
+        let protocol = unsafe { (&raw const (*self.0.sock_addr).protocol).read_volatile() };
+        // (That of multipath TCP is larger than a byte; its subflows are TCP.)
+        if protocol > 0xff { 0 } else { protocol as u8 }
+    }
+
+    /// The address of the call, if it is one of IPv4.
+    #[inline(always)]
+    fn address(&self) -> Option<Endpoint<Addr4>> {
+        let call = self.0.sock_addr;
+        // SAFETY: as above.
+        let (address, port) = unsafe {
+            let address = if MAPPED {
+                let words = &raw const (*call).user_ip6;
+                let words = words.cast::<u32>();
+                let prefix = words.read_volatile() | words.add(1).read_volatile();
+                if prefix != 0 || words.add(2).read_volatile() != MAPPED_WORD {
+                    return None;
+                }
+                words.add(3).read_volatile()
+            } else {
+                (&raw const (*call).user_ip4).read_volatile()
+            };
+            (address, (&raw const (*call).user_port).read_volatile())
+        };
+        let [first, second, ..] = port.to_ne_bytes();
+        Some(Endpoint::new(
+            Addr4(address.to_ne_bytes()),
+            Port([first, second]),
+        ))
+    }
+
+    #[inline(always)]
+    fn set_address(&self, to: Endpoint<Addr4>) {
+        let call = self.0.sock_addr;
+        let address = u32::from_ne_bytes(to.address.0);
+        let [first, second] = to.port.0;
+        // SAFETY: as above.
+        unsafe {
+            if MAPPED {
+                let words = &raw mut (*call).user_ip6;
+                words.cast::<u32>().add(3).write_volatile(address);
+            } else {
+                (&raw mut (*call).user_ip4).write_volatile(address);
+            }
+            let port = u32::from_ne_bytes([first, second, 0, 0]);
+            (&raw mut (*call).user_port).write_volatile(port);
+        }
+    }
+
+    /// The socket that asks.
+    #[inline(always)]
+    fn caller(&self) -> Caller<Addr4> {
+        // SAFETY: as above; the kernel gives a socket to every such call.
+        let (interface, address, port) = unsafe {
+            let socket = (&raw const (*self.0.sock_addr).__bindgen_anon_1.sk).read_volatile();
+            (
+                (&raw const (*socket).bound_dev_if).read_volatile(),
+                (&raw const (*socket).src_ip4).read_volatile(),
+                (&raw const (*socket).src_port).read_volatile(),
+            )
+        };
+        Caller {
+            bound: Endpoint::new(Addr4(address.to_ne_bytes()), Port::new(port as u16)),
+            interface,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The host's own access to what it forwards: programs at the root of all control groups, which see
+//! every `connect` of the machine and act on those of this network namespace.
+//!
+//! Attachments are links, pinned beside those of the interfaces. What sockets have asked for is kept
+//! in a pinned map of its own, which is no part of a layout: it is made where it is missing. None of
+//! this keeps packets from being translated, so nothing here is an error: what does not work is said.
+
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, net::UnixDatagram},
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::{Array, MapData},
+    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
+};
+use bytemuck::{Pod, Zeroable};
+use nat_common::{
+    address::Addr4,
+    local::{MAX_OWN, OwnAddresses4},
+};
+
+use super::{Pins, Plain, Programs};
+
+/// The programs, each at the hook that its section in the object names.
+const PROGRAMS: [&str; 7] = [
+    "local_connect",
+    "local_connect_6",
+    "local_send",
+    "local_receive",
+    "local_receive_6",
+    "local_peer",
+    "local_peer_6",
+];
+
+/// What the names of their links' pins begin with. (Those of interfaces begin with a number.)
+const PIN_PREFIX: &str = "local-";
+
+/// What sockets have asked for.
+const ASKED: &str = "ASKED";
+
+/// `BPF_OBJ_GET` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
+const BPF_OBJ_GET: libc::c_long = 7;
+/// `BPF_LINK_UPDATE` in `enum bpf_cmd`.
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `union bpf_attr`, the member of `BPF_OBJ_GET`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ObjGetAttr {
+    path: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr`, the `link_update` member.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Gives the host the access, or takes it from it where `own` is `None`: no rule wants it. `own` is
+/// what 127.0.0.1 stands for. Says in words, for `natbpf status`, how the host has it.
+pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> String {
+    let Some(own) = own else {
+        let removed = detach(pins);
+        return removed.map_or_else(|error| format!("{error:#}"), |()| "off".to_owned());
+    };
+    match try_attach(programs, pins, own) {
+        Ok(root) => format!("by the sockets of control group {}", root.display()),
+        Err(error) => {
+            let why = format!("none: {error:#}");
+            log::warn!("the host's own access to what it forwards: {why}");
+            // What an earlier natbpf has attached would follow rules that nobody keeps.
+            if let Err(error) = detach(pins) {
+                log::warn!("{error:#}");
+            }
+            why
+        }
+    }
+}
+
+fn try_attach(programs: &mut Programs, pins: &Pins, own: &[Addr4]) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let root = control_groups(&mounts)
+        .context("no cgroup v2 hierarchy is mounted; mount -t cgroup2 none /sys/fs/cgroup")?;
+    let group = File::open(&root).with_context(|| format!("open {}", root.display()))?;
+    programs.set_own_addresses(own)?;
+    // All first: what the kernel refuses then changes nothing.
+    for name in PROGRAMS {
+        programs.local(name)?;
+    }
+    for name in PROGRAMS {
+        let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
+        attach_one(programs.local(name)?, &group, &path)
+            .with_context(|| format!("attach {name} to {}", root.display()))?;
+    }
+    Ok(root)
+}
+
+/// Where the hierarchy of version 2 is mounted: the first place, as `/proc/self/mounts` has them.
+fn control_groups(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        // (Blanks are escaped; nobody mounts it below a name with one.)
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}
+
+fn attach_one(program: &mut CgroupSockAddr, group: &File, path: &Path) -> Result<()> {
+    if path.exists() {
+        if replace(path, program.fd()?.as_fd()).is_ok() {
+            return Ok(());
+        }
+        fs::remove_file(path)?;
+    }
+    // A link lets others be attached as well, and takes no flag that says so.
+    let id = program.attach(group, CgroupAttachMode::Single)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(path)?;
+    Ok(())
+}
+
+/// Puts a program in the place of the one that a pinned link runs. (aya does so for other hooks.)
+fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let get = ObjGetAttr {
+        path: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    let link = bpf(BPF_OBJ_GET, &get)?;
+    // SAFETY: the kernel has just given it, to nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let update = LinkUpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &update).map(drop)
+}
+
+fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
+    // SAFETY: the attribute is as long as it says and lives for the whole call, as what it points to
+    // does; these commands read it alone.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attr),
+            size_of::<T>(),
+        )
+    };
+    match RawFd::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes the programs off.
+fn detach(pins: &Pins) -> Result<()> {
+    for name in PROGRAMS {
+        let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a program is one of these.
+pub(super) fn is_program(name: &str) -> bool {
+    PROGRAMS.contains(&name)
+}
+
+/// Whether a link's pin is one of these.
+pub(super) fn is_pin(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(PIN_PREFIX))
+}
+
+/// Lets another data plane know what sockets have asked for.
+///
+/// # Errors
+///
+/// When the map cannot be pinned there.
+pub(super) fn share_asked(former: &Pins, next: &Pins) -> Result<()> {
+    let path = former.map(ASKED);
+    if !path.exists() {
+        return Ok(());
+    }
+    let map = MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
+    map.pin(next.map(ASKED))
+        .with_context(|| format!("share map {ASKED}"))?;
+    Ok(())
+}
+
+/// The kernel's number of this network namespace (Linux 5.14), 0 where it gives none: then no socket is in it.
+pub(super) fn netns_cookie() -> u64 {
+    let Ok(socket) = UnixDatagram::unbound() else {
+        return 0;
+    };
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: value and length are valid, and the length is the value's.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { cookie } else { 0 }
+}
+
+impl Programs {
+    /// Says what 127.0.0.1 stands for; as many as there is room for.
+    fn set_own_addresses(&mut self, own: &[Addr4]) -> Result<()> {
+        let mut value = OwnAddresses4::zeroed();
+        for (place, address) in value.addresses.iter_mut().zip(own) {
+            *place = *address;
+        }
+        value.count = own.len().min(MAX_OWN) as u32;
+        let map = self.ebpf.map_mut("OWN_ADDRESSES");
+        let map = map.context("no map OWN_ADDRESSES")?;
+        let mut map = Array::<_, Plain<OwnAddresses4>>::try_from(map)?;
+        let result = map.set(0, Plain(value), 0);
+        result.context("write map OWN_ADDRESSES")
+    }
+
+    /// A program by its name, loaded into the kernel when it is first asked for.
+    pub(super) fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+        let program = self.ebpf.program_mut(name);
+        let program = program.with_context(|| format!("no program {name}"))?;
+        let program: &mut CgroupSockAddr = program.try_into()?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .with_context(|| format!("load program {name}: refused by the kernel"))?;
+        }
+        Ok(program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_found_wherever_it_is_mounted() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let unified = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        let found = |mounts| control_groups(mounts).map(|path| path.display().to_string());
+        assert_eq!(found(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(found(unified).as_deref(), Some("/sys/fs/cgroup"));
+        assert_eq!(found("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn this_network_namespace_has_a_number() {
+        assert!(netns_cookie() != 0 && netns_cookie() == netns_cookie());
+    }
+}
