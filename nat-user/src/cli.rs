@@ -1,6 +1,9 @@
 //! The command line: what stands there, as types. What the commands do is not known here.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
@@ -63,6 +66,9 @@ pub enum Command {
     /// Write the configuration for the rules of another NAT
     #[command(subcommand)]
     Import(ImportCommand),
+    /// Attach a guest's interface to a network's bridge, or take it away
+    #[command(subcommand)]
+    Port(PortCommand),
     /// Remove everything that natbpf made
     Down,
 }
@@ -132,6 +138,26 @@ pub struct ListArgs {
     pub filter: SessionFilter,
 }
 
+/// What to do with a guest's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum PortCommand {
+    /// Set it up, as a port of the network's bridge
+    Add(PortArgs),
+    /// Take it from the network's bridge; one that is gone is no error
+    Del(PortArgs),
+}
+
+/// Arguments of `natbpf port add` and `natbpf port del`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PortArgs {
+    /// The guest's interface on this host: a tap, or one end of a veth pair
+    #[arg(value_name = "IFACE")]
+    pub interface: String,
+    /// The network; needed where there are several, unless NATBPF_NETWORK names it
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+}
+
 /// Whose rules to import.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ImportCommand {
@@ -162,6 +188,39 @@ fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
         return Err(wanted.to_owned());
     }
     Ok((interface.to_owned(), address))
+}
+
+/// Names by which QEMU calls the program as its script, with the tap's name alone, and what they stand for.
+const SCRIPTS: [(&str, &str); 2] = [("natbpf-ifup", "add"), ("natbpf-ifdown", "del")];
+
+/// What stands for options where nobody can give any.
+const OPTION_VARIABLES: [(&str, &str); 2] = [
+    ("--config", "NATBPF_CONFIG"),
+    ("--run-dir", "NATBPF_RUN_DIR"),
+];
+
+/// The words of the command line. Called by the name of one of QEMU's scripts, it is a `port` command.
+pub fn words(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let program = arguments.next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    let script = SCRIPTS.iter().find(|(script, _)| name == *script);
+    let mut words = vec![program.clone()];
+    if let Some((_, action)) = script {
+        for (option, name) in OPTION_VARIABLES {
+            words.extend(
+                variable(name)
+                    .into_iter()
+                    .flat_map(|value| [option.into(), value]),
+            );
+        }
+        words.extend(["port".into(), OsString::from(*action)]);
+    }
+    words.extend(arguments);
+    words
 }
 
 #[cfg(test)]
@@ -237,6 +296,8 @@ mod tests {
             "conntrack flush --rule web",
             "import iptables",
             "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address a=10.0.0.1/8",
+            "port add tap0",
+            "port del tap0 --network lan",
             "down",
         ];
         for line in lines {
@@ -260,9 +321,30 @@ mod tests {
             "natbpf import iptables --address vmbr1",
             "natbpf import iptables --address vmbr1=172.22.161.254",
             "natbpf run --time-scale 0",
+            "natbpf port add",
+            "natbpf port move tap0",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn qemus_scripts_are_port_commands() {
+        let set = |name: &str| (name == "NATBPF_CONFIG").then(|| OsString::from("/c.toml"));
+        let called = |line: &str| {
+            let words = words(line.split(' ').map(OsString::from), set);
+            let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+            words.join(" ")
+        };
+        assert_eq!(
+            called("/usr/sbin/natbpf-ifup tap0"),
+            "/usr/sbin/natbpf-ifup --config /c.toml port add tap0"
+        );
+        assert_eq!(
+            called("natbpf-ifdown tap0"),
+            "natbpf-ifdown --config /c.toml port del tap0"
+        );
+        assert_eq!(called("./natbpf stats"), "./natbpf stats");
     }
 }

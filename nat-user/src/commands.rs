@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::session::{SessionKey4, flags};
 
 use crate::{
-    cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand},
+    cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand, PortArgs, PortCommand},
     clock,
     config::{self, Loaded},
     control::{self, Request},
@@ -17,6 +17,7 @@ use crate::{
         conflicts::{self, Finding},
         journal::Journal,
         netlink::Netlink,
+        ports,
         setup::{self, Plan},
     },
     import, refusals,
@@ -79,6 +80,7 @@ fn serve(cli: Cli) -> Result<()> {
         }
         Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
         Command::Import(ImportCommand::Iptables(args)) => import_iptables(args).map(drop),
+        Command::Port(command) => runtime()?.block_on(port(&cli, command)),
         Command::Down => down(&cli),
     }
 }
@@ -298,6 +300,32 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
 }
 
 const FLUSH_ATTEMPTS: u32 = 3;
+
+/// Attaches a guest's interface, or takes it away; says nothing when that is done.
+async fn port(cli: &Cli, command: &PortCommand) -> Result<()> {
+    let (PortCommand::Add(args) | PortCommand::Del(args)) = command;
+    let PortArgs { interface, network } = args;
+    let netlink = Netlink::connect()?;
+    let is_gone = netlink.link(interface).await?.is_none();
+    if is_gone && matches!(command, PortCommand::Del(_)) {
+        return Ok(());
+    }
+    let config = config::load(&cli.config)
+        .map_err(|error| anyhow!("{error}"))?
+        .config;
+    let variable = std::env::var(ports::NETWORK_VARIABLE).ok();
+    let network = network.as_ref().or(variable.as_ref()).map(String::as_str);
+    match command {
+        PortCommand::Add(_) => {
+            let network = ports::choose(&config, network)?;
+            ports::add(&netlink, &config, network, interface, &cli.run_dir).await
+        }
+        PortCommand::Del(_) => {
+            let network = network.map(|name| ports::choose(&config, Some(name)));
+            ports::delete(&netlink, &config, network.transpose()?, interface).await
+        }
+    }
+}
 
 /// Removes everything: the daemon does it if it runs.
 fn down(cli: &Cli) -> Result<()> {

@@ -3,11 +3,15 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
-use nat_user::{cli::Cli, commands};
+use nat_user::{
+    cli::{self, Cli},
+    commands,
+};
 
 fn main() -> ExitCode {
     init_log();
-    match commands::execute(Cli::parse()) {
+    let words = cli::words(std::env::args_os(), |name| std::env::var_os(name));
+    match commands::execute(Cli::parse_from(words)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("natbpf: {error:#}");

@@ -11,6 +11,7 @@ mod namespaces {
     mod exhaustion;
     mod fast_path;
     mod fragments;
+    mod guest_ports;
     mod icmp;
     mod import;
     mod layouts;

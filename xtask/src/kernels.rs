@@ -54,6 +54,23 @@ struct Unpacked {
     modules: PathBuf,
 }
 
+/// The kernel that the tests of guests boot in them: that of Debian 12.
+const GUESTS: Kernel = KERNELS[0];
+
+/// Where tests/tests/guests finds its kernel and the kernel's modules, as variables for the tests.
+///
+/// # Errors
+/// When the kernel is not to be had.
+pub(crate) fn for_guests(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
+    let cache = workspace.target().join("kernels");
+    std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    let Unpacked { image, modules } = packages::unpacked(GUESTS, &cache)?;
+    Ok(vec![
+        ("NATBPF_GUEST_KERNEL", image),
+        ("NATBPF_GUEST_MODULES", modules),
+    ])
+}
+
 /// Everything that boots alike on all kernels, made once.
 pub(crate) struct Kernels {
     cache: PathBuf,

@@ -84,7 +84,17 @@ const TEST_TOOLS: &[Tool] = &[
     Tool {
         program: kernels::QEMU,
         package: "qemu-system-x86",
-        why: "runs older kernels",
+        why: "runs older kernels, and guests",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox-static",
+        why: "is all that the guests of the tests have",
+    },
+    Tool {
+        program: "dnsmasq",
+        package: "dnsmasq-base",
+        why: "serves DHCP and DNS",
     },
     Tool {
         program: "depmod",

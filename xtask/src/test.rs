@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 use std::{fmt, io};
@@ -20,11 +21,13 @@ use crate::check::CHECKS;
 use crate::command::{cargo, workspace};
 use crate::conformance::{self, Case, Table, TestResult};
 use crate::fuzz::Fuzzer;
-use crate::kernels::{KERNELS, Kernel, Kernels};
+use crate::kernels::{self, KERNELS, Kernel, Kernels};
 use crate::setup::{self, Needs};
 
 /// The package with the tests of loaded programs and of whole hosts.
 const TEST_PACKAGE: &str = "tests";
+/// The suite that boots guests, and so needs a kernel for them.
+const GUESTS: &str = "guests";
 /// What runs the tests of all cases.
 const CONFORMANCE: &str = "conformance";
 
@@ -110,7 +113,10 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
     }
     for (name, targets) in &wanted.tests {
         report.step(name, || {
-            let outcome = run_suite(&workspace, targets, &args.args);
+            let outcome = match variables(&workspace, name) {
+                Ok(variables) => run_suite(&workspace, targets, &args.args, &variables),
+                Err(error) => Outcome::failure(format!("{error:#}")),
+            };
             if args.args.is_empty() {
                 outcome.must_have_run()
             } else {
@@ -155,7 +161,7 @@ fn perform_conformance(args: &TestArgs, report: &mut Report) -> Result<()> {
     let suites = Suites::of(&workspace)?;
     for (name, targets) in suites.select(&[])?.tests {
         report.step(&name, || {
-            run_suite(&workspace, targets, &conformance::filters(&cases))
+            run_suite(&workspace, targets, &conformance::filters(&cases), &[])
         });
     }
     report.count_cases(cases, args.names);
@@ -297,11 +303,25 @@ fn test_kernels(
     Ok(())
 }
 
+/// What a suite's tests are told of.
+fn variables(workspace: &Workspace, suite: &str) -> Result<Vec<(&'static str, PathBuf)>> {
+    match suite {
+        GUESTS => kernels::for_guests(workspace).context("a kernel for the guests"),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Runs one suite's test programs, all of them even if one fails.
-fn run_suite(workspace: &Workspace, groups: &[Vec<String>], args: &[String]) -> Outcome {
+fn run_suite(
+    workspace: &Workspace,
+    groups: &[Vec<String>],
+    args: &[String],
+    variables: &[(&str, PathBuf)],
+) -> Outcome {
     let mut outcome = Outcome::default();
     for targets in groups {
         let mut command = cargo(workspace, "test");
+        command.envs(variables.iter().map(|(name, path)| (name, path)));
         command
             .arg("--no-fail-fast")
             .args(targets)

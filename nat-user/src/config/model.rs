@@ -122,6 +122,8 @@ pub struct Network {
     pub ports: Vec<String>,
     /// Whether its guests may send only from addresses that are theirs.
     pub anti_spoof: bool,
+    /// Whether the ports that natbpf attaches may not reach each other by the bridge.
+    pub isolated: bool,
     /// How its guests get their addresses, if it is by DHCP from this host.
     pub dhcp: Option<Dhcp>,
     /// How its guests' questions for names are answered, if this host does it.

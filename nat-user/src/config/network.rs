@@ -15,6 +15,7 @@ pub(super) const KEYS: &[Key] = &[
     key("create", "true"),
     key("ports", "[\"tap1\"]"),
     key("anti_spoof", "true"),
+    key("isolated", "true"),
     key("dhcp", ""),
     key("dns", ""),
 ];
@@ -30,6 +31,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
     });
     let ports = report.keep(ports);
     let anti_spoof = report.keep(section.optional("anti_spoof", |field| field.boolean()));
+    let isolated = report.keep(section.optional("isolated", |field| field.boolean()));
     let prefix = address.as_ref().copied();
     let served = service::read(section, prefix, report);
     if (served.dhcp.is_some() || served.dns.is_some())
@@ -44,6 +46,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
+        isolated: isolated?.unwrap_or(false),
         dhcp: served.dhcp,
         dns: served.dns,
     };

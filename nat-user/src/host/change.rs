@@ -60,6 +60,9 @@ pub enum Change {
         bridge: String,
         /// What it was a port of before natbpf first attached it.
         previous: Option<String>,
+        /// Whether it is isolated from the bridge's other isolated ports.
+        #[serde(default, skip_serializing_if = "is_false")]
+        isolated: bool,
     },
     /// An interface that natbpf set up.
     LinkUp {
@@ -239,11 +242,15 @@ impl Change {
                 port,
                 ifindex,
                 bridge,
+                isolated,
                 ..
             } => {
                 let port = find_same(netlink, port, *ifindex).await?;
                 let bridge = find(netlink, bridge).await?;
                 netlink.attach(&port, &bridge).await?;
+                if *isolated || port.port.is_some_and(|port| port.isolated) {
+                    netlink.isolate(&port, *isolated).await?;
+                }
             }
             Self::LinkUp { name, ifindex, .. } => {
                 let link = find_same(netlink, name, *ifindex).await?;
@@ -273,6 +280,7 @@ impl Change {
                 ifindex,
                 bridge,
                 previous,
+                ..
             } => undo_port(netlink, (port, *ifindex), bridge, previous.as_deref()).await,
             Self::LinkUp {
                 name,
@@ -313,6 +321,12 @@ impl fmt::Display for Change {
             Self::LinkUp { name, .. } => write!(f, "set {name} up"),
         }
     }
+}
+
+// As serde asks for it.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn undo_sysctl(key: &Key, before: &str, set: &str, followers: &[Follower]) -> Result<Undone> {

@@ -228,6 +228,7 @@ mod tests {
                 ifindex: 8,
                 bridge: "vmbr1".to_owned(),
                 previous: None,
+                isolated: false,
             },
             Change::LinkUp {
                 name: "vmbr1".to_owned(),
@@ -285,6 +286,7 @@ mod tests {
             ifindex,
             bridge: bridge.to_owned(),
             previous: previous.map(str::to_owned),
+            isolated: false,
         };
         journal.record(port(8, "vmbr1", None));
         journal.record(port(8, "vmbr2", Some("vmbr1")));

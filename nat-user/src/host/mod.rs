@@ -3,7 +3,7 @@
 //! Every change is a value ([`change::Change`]) that knows how it is made and how it is undone. It
 //! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
 //! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
-//! makes the difference; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
+//! makes the difference, [`ports`] attaches single guests; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
 //! [`next_hops`] computes from what the kernel tells which way packets leave. [`conflicts`] says what of
 //! others is in the way, and changes none of it.
 //!
@@ -16,6 +16,7 @@ pub mod events;
 pub mod journal;
 pub mod netlink;
 pub mod next_hops;
+pub mod ports;
 pub mod setup;
 pub mod sysctl;
 pub mod xdp_features;

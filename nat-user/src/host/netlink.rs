@@ -21,7 +21,9 @@ use netlink_packet_route::link::{
     BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
-use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{
+    AddressMessageBuilder, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec,
+};
 use tokio::sync::Mutex;
 
 pub use self::neighbours::{FdbEntry, Neighbour, NeighbourState};
@@ -163,10 +165,12 @@ enum Cause {
 }
 
 impl BridgePort {
-    /// Whether the bridge treats its frames like those of any other port.
+    /// Whether the bridge treats frames between it and the host like those of any other port.
+    /// Isolation is about frames between ports alone (`br_skb_isolated()` in
+    /// `net/bridge/br_private.h`): what the host sends or routes is from no port.
     #[must_use]
     pub fn is_plain(self) -> bool {
-        self.forwarding && !self.isolated && !self.locked
+        self.forwarding && !self.locked
     }
 }
 
@@ -317,6 +321,17 @@ impl Netlink {
             .build();
         let request = self.handle.link().set(message).execute();
         answer(&format!("release {} from its bridge", port.name), request).await
+    }
+
+    /// Says whether the port of a bridge may not reach the bridge's other isolated ports.
+    ///
+    /// # Errors
+    /// When it is gone, is no port, or the kernel refuses.
+    pub async fn isolate(&self, port: &Link, isolated: bool) -> Result<(), RequestError> {
+        let message = LinkBridgePort::new(port.index).isolated(isolated).build();
+        let request = self.handle.link().set_port(message).execute();
+        let what = if isolated { "isolate" } else { "join" };
+        answer(&format!("{what} port {}", port.name), request).await
     }
 
     /// Sets an interface up.

@@ -65,6 +65,8 @@ pub struct Network {
     pub create: bool,
     /// Interfaces to attach to the bridge if natbpf made it.
     pub ports: Vec<String>,
+    /// Whether these ports may not reach each other by the bridge.
+    pub isolated: bool,
 }
 
 /// What was done, in lines for people.
@@ -92,6 +94,7 @@ impl Plan {
             address: network.address,
             create: network.create,
             ports: network.ports.clone(),
+            isolated: network.isolated,
         });
         Self {
             uplinks: uplinks.collect(),
@@ -133,6 +136,27 @@ pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Res
             Err(error)
         }
     }
+}
+
+/// Makes a bridge, and nothing else of a plan, where no daemon does: the next one takes it for its own.
+///
+/// # Errors
+/// When the kernel refuses or the journal cannot be written.
+pub(super) async fn make_bridge(
+    netlink: &Netlink,
+    journal: &mut Journal,
+    name: &str,
+) -> Result<()> {
+    let mut bridge = Change::Bridge {
+        name: name.to_owned(),
+        mac: random_mac()?,
+        ifindex: None,
+    };
+    journal.record(bridge.clone());
+    journal.save()?;
+    bridge.make(netlink).await?;
+    journal.record(bridge);
+    journal.save()
 }
 
 /// Undoes all that the journal holds, the last first. What fails is reported, stays in the
@@ -297,7 +321,7 @@ impl Run<'_> {
         self.want(address, addresses.iter().any(has_it), links);
         if self.kept.iter().any(|kept| kept.made(link)) {
             for port in &network.ports {
-                self.plan_port(port, link, links);
+                self.plan_port(port, network.isolated, link, links);
             }
         } else if !network.ports.is_empty() {
             self.report.notes.push(format!(
@@ -308,7 +332,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn plan_port(&mut self, port: &str, bridge: &Link, links: &[Link]) {
+    fn plan_port(&mut self, port: &str, isolated: bool, bridge: &Link, links: &[Link]) {
         let Some(link) = named(links, port) else {
             let note = format!("there is no {port} to attach to {} yet", bridge.name);
             self.report.notes.push(note);
@@ -321,8 +345,15 @@ impl Run<'_> {
             ifindex: link.index,
             bridge: bridge.name.clone(),
             previous: master_name(link, links),
+            isolated,
         };
-        self.want(change, link.master == Some(bridge.index), links);
+        let has_isolated = |known: Option<&Change>| matches!(known, Some(Change::Port { isolated, .. }) if *isolated);
+        // One that somebody else has isolated stays so.
+        let is_so = match link.port.is_some_and(|port| port.isolated) {
+            true => isolated || !has_isolated(self.journal.find(&change)),
+            false => !isolated,
+        };
+        self.want(change, link.master == Some(bridge.index) && is_so, links);
     }
 
     fn want_up(&mut self, link: &Link, links: &[Link]) {

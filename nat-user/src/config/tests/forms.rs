@@ -189,7 +189,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
     assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());
-    assert!(!config.networks[0].anti_spoof);
+    assert!(!config.networks[0].anti_spoof && !config.networks[0].isolated);
     let snat = &config.snat[0];
     assert_eq!(
         (snat.name.as_str(), snat.ports),

@@ -419,6 +419,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
             .map(|port| format!("tap{index}.{port}"))
             .collect(),
         anti_spoof,
+        isolated: create != anti_spoof,
         dhcp: is_served.then(|| Dhcp {
             first: Ipv4Addr::new(10, index, 0, 2),
             last: Ipv4Addr::new(10, index, 0, 5),
@@ -513,13 +514,14 @@ fn written(config: &Config) -> String {
             create,
             ports,
             anti_spoof,
+            isolated,
             dhcp,
             dns,
         } = network;
         let ports = list(ports.iter());
         text += &format!(
             "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
-             create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\n",
+             create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\nisolated = {isolated}\n",
             quoted(name)
         );
         if let Some(dhcp) = dhcp {

@@ -3,7 +3,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::host::testing::{HostState, in_namespace, ip};
+use crate::host::testing::{HostState, bridge, in_namespace, ip};
 
 fn uplink(interface: &str) -> Uplink {
     Uplink {
@@ -19,6 +19,7 @@ fn network(name: &str, interface: &str, address: &str) -> Network {
         address: address.parse().unwrap(),
         create: true,
         ports: Vec::new(),
+        isolated: false,
     }
 }
 
@@ -440,6 +441,7 @@ fn a_daemon_killed_before_its_first_change_has_nothing_to_undo() {
                 ifindex: host.link("tap1").await.index,
                 bridge: "vmbr1".to_owned(),
                 previous: None,
+                isolated: false,
             },
             Change::LinkUp {
                 name: "tap1".to_owned(),
@@ -698,6 +700,26 @@ fn ports_of_bridges_and_other_prefixes_are_problems() {
                  a bridge",
             ]
         );
+    });
+}
+
+#[test]
+fn ports_are_isolated_for_as_long_as_the_network_wants_it() {
+    in_namespace(async || {
+        let host = Host::new();
+        let isolated = async |name: &str| host.link(name).await.port.map(|port| port.isolated);
+        let plan_with = |isolated| plan(&[Network { isolated, ..lan() }]);
+        host.apply(&plan_with(true)).await.unwrap();
+        assert_eq!(isolated("tap1").await, Some(true));
+        assert!(host.apply(&plan_with(true)).await.unwrap().is_empty());
+        host.apply(&plan_with(false)).await.unwrap();
+        assert_eq!(isolated("tap1").await, Some(false));
+        // What somebody else has isolated is theirs.
+        bridge("link set dev tap2 isolated on");
+        assert!(host.apply(&plan_with(false)).await.unwrap().is_empty());
+        assert_eq!(isolated("tap2").await, Some(true));
+        host.undo().await;
+        assert_eq!(isolated("tap1").await, None);
     });
 }
 
