@@ -144,6 +144,11 @@ impl Target {
         }
     }
 
+    /// Whether there is no such interface of this name any more.
+    fn is_gone(&self) -> bool {
+        if_nametoindex(self.name.as_str()).ok() != Some(self.index)
+    }
+
     fn pin(&self, pins: &Pins, hook: &str) -> PathBuf {
         pins.links().join(format!("{}-{hook}", self.index))
     }
@@ -185,7 +190,8 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
 ///
 /// # Errors
 ///
-/// At the first that the kernel refuses; those attached before stay.
+/// At the first that the kernel refuses; those attached before stay. An interface that is not there
+/// any more is passed by.
 pub fn attach(
     programs: &mut Programs,
     pins: &Pins,
@@ -193,27 +199,11 @@ pub fn attach(
 ) -> Result<Vec<(u32, String)>> {
     let mut refused = Vec::new();
     for target in &mut *targets {
-        note(pins, target)?;
-        for &(side, name) in target.programs() {
-            let program = programs.program(name)?;
-            attach_one(program, pins, target, side)
-                .with_context(|| format!("attach {name} to {} ({})", target.name, side.name()))?;
-        }
-        if target.xdp == XdpWish::No {
-            continue;
-        }
-        match attach_xdp(programs.xdp()?, pins, target) {
-            Ok(()) => {}
-            Err(error) if target.xdp == XdpWish::May => {
-                refused.push((target.index, format!("{error:#}")));
-                target.xdp = XdpWish::No;
-            }
-            Err(error) => {
-                let name = &target.name;
-                return Err(error.context(format!(
-                    "attach nat_early to {name} ({XDP}); mode = \"tc\" does without"
-                )));
-            }
+        match attach_target(programs, pins, target) {
+            Ok(why) => refused.extend(why.map(|why| (target.index, why))),
+            // It went between the look at the host and now; the kernel tells of that as well.
+            Err(error) if target.is_gone() => log::debug!("{error:#}"),
+            Err(error) => return Err(error),
         }
     }
     let wanted: BTreeSet<PathBuf> = targets
@@ -222,6 +212,36 @@ pub fn attach(
         .collect();
     remove_others(pins, &wanted)?;
     Ok(refused)
+}
+
+/// Attaches the programs to one interface. Gives why it has no XDP where it might have had it.
+fn attach_target(
+    programs: &mut Programs,
+    pins: &Pins,
+    target: &mut Target,
+) -> Result<Option<String>> {
+    note(pins, target)?;
+    for &(side, name) in target.programs() {
+        let program = programs.program(name)?;
+        attach_one(program, pins, target, side)
+            .with_context(|| format!("attach {name} to {} ({})", target.name, side.name()))?;
+    }
+    if target.xdp == XdpWish::No {
+        return Ok(None);
+    }
+    match attach_xdp(programs.xdp()?, pins, target) {
+        Ok(()) => Ok(None),
+        Err(error) if target.xdp == XdpWish::May => {
+            target.xdp = XdpWish::No;
+            Ok(Some(format!("{error:#}")))
+        }
+        Err(error) => {
+            let name = &target.name;
+            Err(error.context(format!(
+                "attach nat_early to {name} ({XDP}); mode = \"tc\" does without"
+            )))
+        }
+    }
 }
 
 /// Takes off everything that is attached but for these pins and notes.
