@@ -92,11 +92,6 @@ const TEST_TOOLS: &[Tool] = &[
         why: "is all that the guests of the tests have",
     },
     Tool {
-        program: "dnsmasq",
-        package: "dnsmasq-base",
-        why: "serves DHCP and DNS",
-    },
-    Tool {
         program: "depmod",
         package: "kmod",
         why: "says which modules a kernel needs for what",
