@@ -89,12 +89,7 @@ const TEST_TOOLS: &[Tool] = &[
     Tool {
         program: "busybox",
         package: "busybox-static",
-        why: "is all that the guests of the tests have",
-    },
-    Tool {
-        program: "dnsmasq",
-        package: "dnsmasq-base",
-        why: "serves DHCP and DNS",
+        why: "is all that the tests' virtual machines have, and asks name servers",
     },
     Tool {
         program: "depmod",
@@ -125,11 +120,6 @@ const TEST_TOOLS: &[Tool] = &[
         program: "udhcpc",
         package: "udhcpc",
         why: "gets a guest its address",
-    },
-    Tool {
-        program: "busybox",
-        package: "busybox",
-        why: "asks name servers",
     },
     Tool {
         program: "mtr",

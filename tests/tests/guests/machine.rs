@@ -99,9 +99,16 @@ fn named_by(variable: &str) -> Result<PathBuf> {
 fn find_busybox() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
-    places
-        .find(|path| path.is_file())
-        .context("there is no busybox here; install Debian's package busybox-static")
+    let busybox = places.find(|path| path.is_file());
+    let busybox = busybox.context("there is no busybox here; install busybox-static")?;
+    // A guest has no libraries. (It fails for a program that needs none.)
+    let needs_libraries = Command::new("ldd").arg(&busybox).output()?.status.success();
+    ensure!(
+        !needs_libraries,
+        "{} needs libraries; install busybox-static in its place",
+        busybox.display()
+    );
+    Ok(busybox)
 }
 
 fn copy_modules(from: &Path, to: &Path) -> Result<()> {

@@ -152,6 +152,8 @@ fn isolated_guests_reach_the_outside_and_published_services_alone() -> Result<()
     ensure!(page.starts_with("vm1 sees 19.19.8.10:"), "{page}");
     // And once the network does not want it any more, as any other guests.
     nat.reload(&config.replace("isolated = true", "isolated = false"))?;
+    // It would not ask again for a second.
+    net.vm1.ip("neigh flush dev eth0")?;
     net.vm1
         .check(["ping", "-n", "-c1", "-W3", &Proxmox::VM2.to_string()])?;
     Ok(())
