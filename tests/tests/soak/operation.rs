@@ -408,11 +408,12 @@ fn works_by(world: &World, address: Ipv4Addr, changed: Instant) -> Result<()> {
 
 /// A guest's interface gets another Ethernet address, as when its machine is made again.
 fn new_mac(world: &World, guest: usize, last: u8) -> Result<()> {
-    let guest = [&world.net.vm1, &world.net.vm2][guest];
+    let vm = [&world.net.vm1, &world.net.vm2][guest];
     world.traffic.begin_loss();
-    let result = guest
+    // No two guests have the same one.
+    let result = vm
         .ip(&format!(
-            "link set eth0 address 52:54:00:00:{last:02x}:{last:02x}"
+            "link set eth0 address 52:54:00:00:{guest:02x}:{last:02x}"
         ))
         .context("another Ethernet address");
     world.traffic.end_loss(MOVED_LIMIT);
