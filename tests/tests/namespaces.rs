@@ -19,6 +19,7 @@ mod namespaces {
     mod local;
     mod nat;
     mod neighbours_on_host;
+    mod policies;
     mod portless;
     mod ports;
     mod rules;

@@ -14,6 +14,7 @@ mod limits;
 mod nat;
 mod network;
 mod parse;
+mod policy;
 mod service;
 mod shadow;
 mod snat;
