@@ -27,7 +27,7 @@ use rtnetlink::{
 use tokio::sync::Mutex;
 
 pub use self::neighbours::{FdbEntry, Neighbour, NeighbourState};
-pub use self::routes::RouteMtu;
+pub use self::routes::{LinkRoute, RouteMtu};
 
 /// Not in `libc`.
 const ARPHRD_RAWIP: u16 = 519;

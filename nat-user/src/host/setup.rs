@@ -7,6 +7,8 @@
 //! What it sets, and why the data path needs it:
 //! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. Where it is on already but
 //!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
+//! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the network,
+//!   with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
 //!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
 //!   send the next one to its neighbour directly, past the translation.
@@ -16,6 +18,7 @@
 //! server that reaches itself, whose packets have one address as source and destination then.
 
 mod problem;
+mod routes;
 
 use std::fmt;
 use std::fs::File;
@@ -31,6 +34,7 @@ use super::sysctl::Key;
 use crate::config::model::{Config, Forwarding};
 
 pub use self::problem::{Problem, Problems, problems};
+pub use self::routes::Route;
 
 /// What the host should look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Plan {
     pub uplinks: Vec<Uplink>,
     /// The inside networks.
     pub networks: Vec<Network>,
+    /// The addresses that are routed to guests.
+    pub routes: Vec<Route>,
     /// Whether packets of established sessions go past the kernel.
     pub has_fast_path: bool,
 }
@@ -99,6 +105,9 @@ impl Plan {
         Self {
             uplinks: uplinks.collect(),
             networks: networks.collect(),
+            routes: (config.routes.iter())
+                .map(|route| Route::from_config(config, route))
+                .collect(),
             has_fast_path: config.forwarding == Forwarding::Fast,
         }
     }
@@ -114,7 +123,8 @@ impl Plan {
 pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Result<Report> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
-    let problems = problem::find(plan, &links, &addresses, journal.changes());
+    let present = routes::present(netlink, plan).await?;
+    let problems = problem::find(plan, &links, &addresses, &present, journal.changes());
     if !problems.is_empty() {
         return Err(Problems(problems).into());
     }
@@ -243,6 +253,10 @@ impl Run<'_> {
         for network in &plan.networks {
             self.plan_network(network, &links, &addresses)?;
         }
+        self.plan_gateways(plan, &links, &addresses)?;
+        self.make_planned().await?;
+
+        self.plan_routes(plan, &links).await?;
         self.make_planned().await?;
         Ok(())
     }
@@ -415,8 +429,8 @@ impl Run<'_> {
         for change in self.journal.changes() {
             match before.iter().find(|known| known.same_object(change)) {
                 Some(known) if known == change => {}
-                // It was moved from one of our bridges to another.
-                Some(known @ Change::Port { .. }) => {
+                // It was moved from one of our bridges to another, or led to one and now to another.
+                Some(known @ (Change::Port { .. } | Change::Route { .. })) => {
                     if let Err(error) = known.clone().make(self.netlink).await {
                         report.failed.push(format!("{error:#}"));
                     }
