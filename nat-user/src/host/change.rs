@@ -367,6 +367,32 @@ impl Change {
         }
     }
 
+    /// Undoes several that made bridges, at once if that goes. Gives the outcomes in the same order.
+    pub(super) async fn undo_bridges(
+        bridges: &[&Self],
+        netlink: &Netlink,
+    ) -> Result<Vec<Result<Undone>>> {
+        let links = netlink.links().await?;
+        let made = bridges.iter().map(|bridge| {
+            let link = links.iter().find(|link| bridge.made(link));
+            link.cloned()
+        });
+        let made: Vec<Option<Link>> = made.collect();
+        let present: Vec<Link> = made.iter().flatten().cloned().collect();
+        if present.len() > 1 && netlink.delete_links(&present).await.is_ok() {
+            let outcome = |link: Option<Link>| match link {
+                Some(link) => Undone::Done(format!("deleted bridge {}", link.name)),
+                None => Undone::Nothing,
+            };
+            return Ok(made.into_iter().map(|link| Ok(outcome(link))).collect());
+        }
+        let mut outcomes = Vec::new();
+        for bridge in bridges {
+            outcomes.push(bridge.undo(netlink).await);
+        }
+        Ok(outcomes)
+    }
+
     async fn undo_bridge(&self, netlink: &Netlink) -> Result<Undone> {
         let candidates = match self {
             Self::Bridge {

@@ -465,18 +465,32 @@ async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report)
         .collect();
     let goes_with = |change: &Change| bridges.iter().find(|bridge| change.goes_with(bridge));
     let mut failed = Vec::new();
-    for change in changes.iter().rev() {
-        if goes_with(change).is_some() {
-            continue;
+    let mut note = |change: &Change, outcome: Result<Undone>| match outcome {
+        Ok(Undone::Done(how)) => report.done.push(how),
+        Ok(Undone::Nothing) => {}
+        Ok(Undone::LeftAlone(what)) => report.notes.push(what),
+        Err(error) => {
+            report.failed.push(format!("{error:#}"));
+            failed.push(change.clone());
         }
-        match change.undo(netlink).await {
-            Ok(Undone::Done(how)) => report.done.push(how),
-            Ok(Undone::Nothing) => {}
-            Ok(Undone::LeftAlone(what)) => report.notes.push(what),
-            Err(error) => {
-                report.failed.push(format!("{error:#}"));
-                failed.push(change.clone());
-            }
+    };
+    let is_bridge = |change: &&Change| matches!(change, Change::Bridge { .. });
+    for change in changes.iter().rev() {
+        if !is_bridge(&change) && goes_with(change).is_none() {
+            note(change, change.undo(netlink).await);
+        }
+    }
+    // At the end, when ports are back where they were; together, since that takes no longer than one.
+    let last_first: Vec<&Change> = changes.iter().rev().filter(is_bridge).collect();
+    match Change::undo_bridges(&last_first, netlink).await {
+        Ok(outcomes) => {
+            let outcomes = last_first.into_iter().zip(outcomes);
+            outcomes.for_each(|(bridge, outcome)| note(bridge, outcome));
+        }
+        Err(error) => {
+            let bridges = last_first.into_iter();
+            let why = format!("{error:#}");
+            bridges.for_each(|bridge| note(bridge, Err(anyhow::anyhow!("{why}"))));
         }
     }
     let remains = |change: &Change| failed.contains(goes_with(change).unwrap_or(change));
