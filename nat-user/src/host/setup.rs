@@ -281,11 +281,18 @@ impl Run<'_> {
                 self.journal.record(known.clone());
                 self.kept.push(known);
             }
-            None => self.todo.push(Change::Bridge {
-                name: network.interface.clone(),
-                mac: random_mac()?,
-                ifindex: None,
-            }),
+            None => {
+                // One that was deleted comes back with the Ethernet address that its guests know.
+                let known = (self.journal.changes().iter()).find_map(|known| match known {
+                    Change::Bridge { name, mac, .. } if *name == network.interface => Some(*mac),
+                    _ => None,
+                });
+                self.todo.push(Change::Bridge {
+                    name: network.interface.clone(),
+                    mac: known.map_or_else(random_mac, Ok)?,
+                    ifindex: None,
+                });
+            }
         }
         Ok(())
     }
