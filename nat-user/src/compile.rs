@@ -7,9 +7,11 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
-// (The fuzz targets compile this file as a part of another crate.)
+// (The fuzz targets compile this file as a part of another crate: these are found from there as well.)
 #[path = "compile/policy.rs"]
 mod policy;
+#[path = "compile/route.rs"]
+mod route;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -221,6 +223,9 @@ impl<'a> Compiler<'a> {
                 prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
         }
+        for (prefix, route) in self.routed() {
+            prefixes.insert(prefix, self.place_of_network(route.network));
+        }
         for to in self.config.nats.iter().filter_map(|rule| rule.to.now()) {
             let guest = to.into();
             prefixes.insert(guest, self.place_of(guest));
@@ -277,22 +282,20 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Number and gateway of the network that holds all of a prefix; of none if it is routed.
+    /// Number and gateway of the network that holds all of a prefix, or to which it is routed; of
+    /// none if others route it.
     fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
         let mut networks = self.config.networks.iter().zip(&self.networks);
         networks
             .find(|(network, _)| network.address.contains(&prefix))
-            .map_or((0, Ipv4Addr::UNSPECIFIED), |(network, number)| {
-                (*number, network.address.addr())
-            })
+            .map(|(network, number)| (*number, network.address.addr()))
+            .or_else(|| self.routed_place_of(prefix))
+            .unwrap_or((0, Ipv4Addr::UNSPECIFIED))
     }
 
-    /// The number of the network whose prefix holds an address, 0 if none does.
+    /// The number of the network that an address is in, 0 if it is in none.
     fn network_of(&self, address: Ipv4Addr) -> u16 {
-        let mut networks = self.config.networks.iter().zip(&self.networks);
-        networks
-            .find(|(network, _)| network.address.contains(&address))
-            .map_or(0, |(_, number)| *number)
+        self.place_of(address.into()).0
     }
 
     fn forwards(&mut self, numbers: &mut impl Numbering) {
@@ -503,6 +506,7 @@ impl<'a> Compiler<'a> {
             .filter(|(rule, _)| rule.uplink == uplink)
             .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
             .collect();
+        rules.extend(self.untranslated(network));
         for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
             let prefix = match rule.source {
                 SnatSource::Prefix(prefix) => prefix.trunc(),

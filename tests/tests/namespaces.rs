@@ -22,6 +22,7 @@ mod namespaces {
     mod policies;
     mod portless;
     mod ports;
+    mod routes;
     mod rules;
     mod scenarios;
     mod security;

@@ -6,20 +6,22 @@ use std::net::Ipv4Addr;
 use super::diagnostic::{Fault, Report};
 use super::model::{
     Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
-    NetworkId, PolicyEnd, PolicyRule, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
+    NetworkId, PolicyEnd, PolicyRule, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
-    forward, guest, interfaces, limits, nat, network, policy, shadow, snat, suggest, target,
+    forward, guest, interfaces, limits, nat, network, policy, route, shadow, snat, suggest, target,
     uplink, values,
 };
 
 /// The tables of a file.
 pub(super) const KEYS: &[Key] = &[
     key("forwarding", "\"fast\""),
+    key("template", ""),
     key("uplink", ""),
     key("network", ""),
     key("guest", ""),
+    key("route", ""),
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
@@ -214,6 +216,7 @@ struct Parts<'a> {
     uplinks: Vec<Item<'a, Uplink>>,
     networks: Vec<Item<'a, Network>>,
     guests: Vec<Item<'a, Guest>>,
+    routes: Vec<Item<'a, Route>>,
     snat: Vec<Item<'a, SnatRule>>,
     forwards: Vec<Item<'a, ForwardRule>>,
     nats: Vec<Item<'a, NatRule>>,
@@ -242,6 +245,10 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         })
     });
     let guests: Vec<_> = guests.collect();
+    let routes = root.rules("route", route::KEYS, report);
+    let routes = read_each(routes, report, |section, report| {
+        route::read(section, &names, report)
+    });
     let snat = root.rules("snat", snat::KEYS, report);
     let snat = read_each(snat, report, |section, report| {
         snat::read(section, &names, report)
@@ -268,6 +275,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         uplinks: read_each(uplinks, report, uplink::read),
         networks: read_each(networks, report, network::read),
         guests: guests.into_iter().flatten().collect(),
+        routes,
         snat,
         forwards,
         nats,
@@ -300,7 +308,17 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     policy::check(&parts.policies, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
+    let routes = route::ByAddress::new(&parts.routes);
+    let others = route::Others {
+        uplinks: &parts.uplinks,
+        networks: &parts.networks,
+        snat: &parts.snat,
+        forwards: &parts.forwards,
+        nats: &parts.nats,
+    };
+    route::check(&routes, &others, report);
     let around = forward::Surroundings {
+        routes: &routes,
         uplinks: &parts.uplinks,
         networks: &parts.networks,
         snat: &parts.snat,
@@ -317,6 +335,7 @@ impl Parts<'_> {
             uplinks: values_of(self.uplinks),
             networks: values_of(self.networks),
             guests: values_of(self.guests),
+            routes: values_of(self.routes),
             snat: values_of(self.snat),
             forwards: values_of(self.forwards),
             nats: values_of(self.nats),

@@ -11,7 +11,8 @@ use super::super::model::{
     UplinkAddresses, UplinkId,
 };
 use super::super::{
-    forward, guest, limits, load as load_file, nat, network, parse, policy, service, snat, uplink,
+    forward, guest, limits, load as load_file, nat, network, parse, policy, route, service, snat,
+    uplink,
 };
 use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
 
@@ -84,6 +85,7 @@ fn the_example_of_the_contract() {
         uplinks,
         networks,
         guests,
+        routes,
         snat,
         forwards,
         nats,
@@ -102,7 +104,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
-    assert!(nats.is_empty() && guests.is_empty() && policies.is_empty());
+    assert!(nats.is_empty() && guests.is_empty() && policies.is_empty() && routes.is_empty());
     assert_eq!(
         (networks[0].policy, &networks[0].host),
         (Action::Accept, &None)
@@ -159,6 +161,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         service::DNS,
         snat::KEYS,
         guest::KEYS,
+        route::KEYS,
         forward::KEYS,
         nat::KEYS,
         policy::KEYS,
