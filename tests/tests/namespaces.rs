@@ -21,6 +21,7 @@ mod namespaces {
     mod neighbours_on_host;
     mod portless;
     mod ports;
+    mod recipes;
     mod rules;
     mod scenarios;
     mod security;
