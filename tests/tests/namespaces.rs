@@ -9,6 +9,7 @@ mod namespaces {
     mod control;
     mod dhcp;
     mod exhaustion;
+    mod external;
     mod fast_path;
     mod fragments;
     mod guest_ports;

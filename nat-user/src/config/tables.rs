@@ -10,7 +10,8 @@ use super::model::{
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
-    forward, guest, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink, values,
+    claim, forward, guest, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink,
+    values,
 };
 
 /// The tables of a file.
@@ -272,6 +273,7 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     target::check(forwards.chain(nats), &by_address, report);
     nat::check(&parts.nats, &by_address, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);
+    claim::check(&parts.snat, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
     let around = forward::Surroundings {
         uplinks: &parts.uplinks,
