@@ -7,6 +7,8 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
+mod route;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
@@ -195,6 +197,9 @@ impl<'a> Compiler<'a> {
                 prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
         }
+        for (prefix, route) in self.routed() {
+            prefixes.insert(prefix, self.place_of_network(route.network));
+        }
         for to in self.config.nats.iter().filter_map(|rule| rule.to.now()) {
             let guest = to.into();
             prefixes.insert(guest, self.place_of(guest));
@@ -251,22 +256,20 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Number and gateway of the network that holds all of a prefix; of none if it is routed.
+    /// Number and gateway of the network that holds all of a prefix, or to which it is routed; of
+    /// none if others route it.
     fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
         let mut networks = self.config.networks.iter().zip(&self.networks);
         networks
             .find(|(network, _)| network.address.contains(&prefix))
-            .map_or((0, Ipv4Addr::UNSPECIFIED), |(network, number)| {
-                (*number, network.address.addr())
-            })
+            .map(|(network, number)| (*number, network.address.addr()))
+            .or_else(|| self.routed_place_of(prefix))
+            .unwrap_or((0, Ipv4Addr::UNSPECIFIED))
     }
 
-    /// The number of the network whose prefix holds an address, 0 if none does.
+    /// The number of the network that an address is in, 0 if it is in none.
     fn network_of(&self, address: Ipv4Addr) -> u16 {
-        let mut networks = self.config.networks.iter().zip(&self.networks);
-        networks
-            .find(|(network, _)| network.address.contains(&address))
-            .map_or(0, |(_, number)| *number)
+        self.place_of(address.into()).0
     }
 
     fn forwards(&mut self, numbers: &mut impl Numbering) {
@@ -472,6 +475,7 @@ impl<'a> Compiler<'a> {
             .filter(|(rule, _)| rule.uplink == uplink)
             .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
             .collect();
+        rules.extend(self.untranslated(network));
         for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
             let prefix = match rule.source {
                 SnatSource::Prefix(prefix) => prefix.trunc(),

@@ -8,6 +8,8 @@ use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::template::Places;
+
 /// A place in the file. Both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
@@ -61,6 +63,7 @@ pub(super) struct Fault {
 #[derive(Debug)]
 pub(super) struct Report<'t> {
     lines: Lines<'t>,
+    places: Places,
     errors: Vec<Fault>,
     warnings: Vec<Fault>,
 }
@@ -143,25 +146,14 @@ impl Fault {
             ..self
         }
     }
-
-    fn into_diagnostic(mut self, lines: &Lines<'_>, file: &Arc<Path>) -> Diagnostic {
-        if let Some(other) = self.see {
-            self.problem += &format!(" (line {})", lines.position(other).line);
-        }
-        Diagnostic {
-            file: Arc::clone(file),
-            position: Some(lines.position(self.at)),
-            key: self.key,
-            problem: self.problem,
-            remedy: self.remedy,
-        }
-    }
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    /// `places` are those of the values that come of templates.
+    pub(super) fn new(text: &'t str, places: Places) -> Self {
         Self {
             lines: Lines::new(text.as_bytes()),
+            places,
             errors: Vec::new(),
             warnings: Vec::new(),
         }
@@ -186,38 +178,98 @@ impl<'t> Report<'t> {
 
     /// The warnings, or the errors if there are any; in the order of the file.
     pub(super) fn finish(mut self, file: &Arc<Path>) -> Result<Vec<Diagnostic>, ConfigError> {
-        let mut errors = in_order(std::mem::take(&mut self.errors)).into_iter();
+        let errors = std::mem::take(&mut self.errors);
+        let mut errors = self.in_order(errors, file).into_iter();
         match errors.next() {
-            None => Ok({
-                let warnings = in_order(std::mem::take(&mut self.warnings));
-                self.diagnostics(warnings, file)
+            None => {
+                let warnings = std::mem::take(&mut self.warnings);
+                Ok(self.in_order(warnings, file))
+            }
+            Some(first) => Err(ConfigError {
+                first: Box::new(first),
+                others: errors.collect(),
             }),
-            Some(first) => Err(self.refuse(first, errors.collect(), file)),
         }
     }
 
     /// Errors after which nothing else needs to be said.
     pub(super) fn refuse(self, first: Fault, others: Vec<Fault>, file: &Arc<Path>) -> ConfigError {
+        let others = others.into_iter();
         ConfigError {
-            first: Box::new(first.into_diagnostic(&self.lines, file)),
-            others: self.diagnostics(others, file),
+            first: Box::new(self.remark(first, file)),
+            others: others.map(|fault| self.remark(fault, file)).collect(),
         }
     }
 
-    fn diagnostics(&self, faults: Vec<Fault>, file: &Arc<Path>) -> Vec<Diagnostic> {
-        faults
-            .into_iter()
-            .map(|fault| fault.into_diagnostic(&self.lines, file))
+    /// What is said of a fault.
+    pub(super) fn remark(&self, fault: Fault, file: &Arc<Path>) -> Diagnostic {
+        self.diagnostic(fault, 0, file)
+    }
+
+    /// In the order of the file. What is wrong in several instances of a template is said of the
+    /// first of them.
+    fn in_order(&self, mut faults: Vec<Fault>, file: &Arc<Path>) -> Vec<Diagnostic> {
+        // Stable, so that of faults at one place the first that was found comes first.
+        faults.sort_by_key(|fault| self.places.written(fault.at));
+        // A mistyped key is found twice: as an unknown one and as the reason of a missing one.
+        faults.dedup();
+        let mut said: Vec<(Fault, usize)> = Vec::with_capacity(faults.len());
+        for fault in faults {
+            match said
+                .iter_mut()
+                .rev()
+                .take_while(|(one, _)| self.is_at_same_place(one, &fault))
+                .find(|(one, _)| self.is_same_in_another_instance(one, &fault))
+            {
+                Some((_, more)) => *more += 1,
+                None => said.push((fault, 0)),
+            }
+        }
+        let said = said.into_iter();
+        said.map(|(fault, more)| self.diagnostic(fault, more, file))
             .collect()
     }
-}
 
-fn in_order(mut faults: Vec<Fault>) -> Vec<Fault> {
-    // Stable, so that of faults at one place the first that was found comes first.
-    faults.sort_by_key(|fault| fault.at);
-    // A mistyped key is found twice: as an unknown one and as the reason of a missing one.
-    faults.dedup();
-    faults
+    fn is_at_same_place(&self, one: &Fault, other: &Fault) -> bool {
+        self.places.written(one.at) == self.places.written(other.at)
+    }
+
+    /// Whether two faults at one place are about the same key of two instances.
+    fn is_same_in_another_instance(&self, one: &Fault, other: &Fault) -> bool {
+        let last_part = |fault: &'_ Fault| fault.key.rsplit('.').next().map(str::to_owned);
+        let instance = self.places.instance(one.at);
+        instance.is_some()
+            && instance != self.places.instance(other.at)
+            && last_part(one) == last_part(other)
+    }
+
+    /// `more` is in how many more instances of its template the fault is.
+    fn diagnostic(&self, fault: Fault, more: usize, file: &Arc<Path>) -> Diagnostic {
+        let mut problem = fault.problem;
+        if let Some(other) = fault.see {
+            let line = self.position(other).line;
+            problem += &match self.places.instance(other) {
+                Some(instance) => format!(" (line {line}, {instance})"),
+                None => format!(" (line {line})"),
+            };
+        }
+        problem += &match (self.places.instance(fault.at), more) {
+            (None, _) => String::new(),
+            (Some(instance), 0) => format!(" (where {instance})"),
+            (Some(instance), more) => format!(" (where {instance}, and {more} more)"),
+        };
+        Diagnostic {
+            file: Arc::clone(file),
+            position: Some(self.position(fault.at)),
+            key: fault.key,
+            problem,
+            remedy: fault.remedy,
+        }
+    }
+
+    fn position(&self, at: usize) -> Position {
+        self.lines.position(self.places.written(at))
+    }
 }
 
 impl<'t> Lines<'t> {

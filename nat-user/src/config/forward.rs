@@ -12,7 +12,7 @@ use super::network::ByAddress;
 use super::parse::{Field, Key, Section, key, quote};
 use super::tables::{Item, Names};
 use super::uplink::SSH;
-use super::{target, values};
+use super::{route, target, values};
 
 /// The keys of `[[forward]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -231,6 +231,7 @@ fn unequal(external: PortRange, internal: PortRange, item: Field<'_>) -> Fault {
 pub(super) struct Surroundings<'c> {
     pub(super) uplinks: &'c [Item<'c, Uplink>],
     pub(super) networks: &'c [Item<'c, Network>],
+    pub(super) routes: &'c route::ByAddress<'c>,
     pub(super) snat: &'c [Item<'c, SnatRule>],
     pub(super) nats: &'c [Item<'c, NatRule>],
 }
@@ -249,7 +250,7 @@ pub(super) fn doubts(
         .collect();
     for rule in rules {
         let faults = [
-            target::doubt(&rule.section, &rule.value.to, &by_address, around.snat),
+            target::doubt(&rule.section, &rule.value.to, &by_address, around),
             foreign_address(rule, around),
             kept_ssh(rule, around.uplinks, &named_ssh),
         ];

@@ -15,6 +15,7 @@ mod limits;
 mod nat;
 mod network;
 mod parse;
+mod route;
 mod service;
 mod shadow;
 mod snat;
@@ -22,6 +23,7 @@ mod suggest;
 mod syntax;
 mod tables;
 mod target;
+mod template;
 mod uplink;
 mod values;
 
@@ -33,9 +35,10 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use self::diagnostic::{Lines, Report};
+use self::diagnostic::{Fault, Lines, Report};
 use self::model::Config;
 use self::parse::Section;
+use self::template::{Document, Places};
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 
@@ -81,12 +84,15 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
         file: file.into(),
         text: text.into(),
     };
-    let mut report = Report::new(text);
-    let document = match syntax::document(text) {
+    let Document { table, places } = match template::document(text) {
         Ok(document) => document,
-        Err((first, others)) => return Err(report.refuse(first, others, &source.file)),
+        Err((first, others)) => {
+            let report = Report::new(text, Places::default());
+            return Err(report.refuse(first, others, &source.file));
+        }
     };
-    let root = Section::root(document.get_ref(), tables::KEYS);
+    let mut report = Report::new(text, places);
+    let root = Section::root(&table, tables::KEYS);
     let config = tables::read(&root, text.len(), &mut report);
     let warnings = report.finish(&source.file)?;
     Ok(Loaded {
@@ -102,15 +108,18 @@ impl Source {
     /// `["uplink", "wan", "interface"]`; a key that is not written stands for the table around it.
     #[must_use]
     pub fn diagnostic(&self, path: &[&str], problem: &str, remedy: &str) -> Diagnostic {
-        Diagnostic {
-            file: Arc::clone(&self.file),
-            position: Some(
-                Lines::new(self.text.as_bytes()).position(parse::locate(&self.text, path)),
-            ),
+        let (at, places) = match template::document(&self.text) {
+            Ok(document) => (parse::locate(&document, path), document.places),
+            Err(_) => (0, Places::default()),
+        };
+        let fault = Fault {
+            at,
             key: parse::dotted(path),
             problem: problem.to_owned(),
+            see: None,
             remedy: remedy.to_owned(),
-        }
+        };
+        Report::new(&self.text, places).remark(fault, &self.file)
     }
 
     /// The file's name, as it was given.

@@ -21,6 +21,8 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// `[[guest]]`, in the order of the file.
     pub guests: Vec<Guest>,
+    /// `[[route]]`, in the order of the file.
+    pub routes: Vec<Route>,
     /// `[[snat]]`, in the order in which they are tried.
     pub snat: Vec<SnatRule>,
     /// `[[forward]]`, in the order in which they are tried.
@@ -218,6 +220,26 @@ pub struct Guest {
     pub address: GuestAddress,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
+}
+
+/// Addresses that guests of a network hold themselves. Their packets are routed, never translated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Unique among the `[[route]]` tables.
+    pub name: String,
+    /// Where the guests are.
+    pub network: NetworkId,
+    /// The addresses, of which none is anybody else's; every one of a prefix is a guest's, the first
+    /// and the last too.
+    pub addresses: Vec<Ipv4Net>,
+    /// The uplink whose address the host shows to the guests, and on which `arp` is about.
+    pub uplink: UplinkId,
+    /// An address of the host's that is put on the network's interface as well.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether guests that ask for others' Ethernet addresses are told the host's.
+    pub proxy_arp: bool,
+    /// Whether who asks on the uplink for the addresses is told the host's Ethernet address.
+    pub arp: bool,
 }
 
 /// A source translation rule.

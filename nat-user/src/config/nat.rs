@@ -102,7 +102,7 @@ pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
     for rule in around.nats {
         let (section, to) = (&rule.section, &rule.value.to);
         let faults = [
-            target::doubt(section, to, &by_address, around.snat),
+            target::doubt(section, to, &by_address, around),
             shared_address(rule, around),
         ];
         faults

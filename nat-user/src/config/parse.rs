@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostic::{Fault, Report};
-use super::{suggest, syntax};
+use super::{suggest, template::Document};
 
 /// A key that a table may have.
 #[derive(Debug, Clone, Copy)]
@@ -464,12 +464,9 @@ fn items<'v>(value: &'v Spanned<DeValue<'v>>) -> Vec<&'v Spanned<DeValue<'v>>> {
 
 /// The place of the value under a path such as `["uplink", "wan", "interface"]`, or of the nearest
 /// table around it. A rule is known by its name, also by one that it has from its position.
-pub(super) fn locate(text: &str, path: &[&str]) -> usize {
-    let Ok(document) = syntax::document(text) else {
-        return 0;
-    };
+pub(super) fn locate(document: &Document<'_>, path: &[&str]) -> usize {
     let mut value = None;
-    let mut table = document.get_ref();
+    let mut table = &document.table;
     for (index, part) in path.iter().enumerate() {
         let next = match (path.get(index.wrapping_sub(1)), value.map(Spanned::get_ref)) {
             (Some(kind), Some(DeValue::Array(rules))) => nth_rule(kind, rules, part),
@@ -499,7 +496,7 @@ fn nth_rule<'v>(
 }
 
 /// What a value is, in words.
-fn kind(value: &DeValue<'_>) -> &'static str {
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",

@@ -6,20 +6,22 @@ use std::net::Ipv4Addr;
 use super::diagnostic::{Fault, Report};
 use super::model::{
     Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
-    NetworkId, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
+    NetworkId, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
-    claim, forward, guest, interfaces, limits, nat, network, shadow, snat, suggest, target, uplink,
-    values,
+    claim, forward, guest, interfaces, limits, nat, network, route, shadow, snat, suggest, target,
+    uplink, values,
 };
 
 /// The tables of a file.
 pub(super) const KEYS: &[Key] = &[
     key("forwarding", "\"fast\""),
+    key("template", ""),
     key("uplink", ""),
     key("network", ""),
     key("guest", ""),
+    key("route", ""),
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
@@ -195,6 +197,7 @@ struct Parts<'a> {
     uplinks: Vec<Item<'a, Uplink>>,
     networks: Vec<Item<'a, Network>>,
     guests: Vec<Item<'a, Guest>>,
+    routes: Vec<Item<'a, Route>>,
     snat: Vec<Item<'a, SnatRule>>,
     forwards: Vec<Item<'a, ForwardRule>>,
     nats: Vec<Item<'a, NatRule>>,
@@ -222,6 +225,10 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         })
     });
     let guests: Vec<_> = guests.collect();
+    let routes = root.rules("route", route::KEYS, report);
+    let routes = read_each(routes, report, |section, report| {
+        route::read(section, &names, report)
+    });
     let snat = root.rules("snat", snat::KEYS, report);
     let snat = read_each(snat, report, |section, report| {
         snat::read(section, &names, report)
@@ -244,6 +251,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         uplinks: read_each(uplinks, report, uplink::read),
         networks: read_each(networks, report, network::read),
         guests: guests.into_iter().flatten().collect(),
+        routes,
         snat,
         forwards,
         nats,
@@ -275,7 +283,17 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     shadow::check(&parts.forwards, &parts.uplinks, report);
     claim::check(&parts.snat, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
+    let routes = route::ByAddress::new(&parts.routes);
+    let others = route::Others {
+        uplinks: &parts.uplinks,
+        networks: &parts.networks,
+        snat: &parts.snat,
+        forwards: &parts.forwards,
+        nats: &parts.nats,
+    };
+    route::check(&routes, &others, report);
     let around = forward::Surroundings {
+        routes: &routes,
         uplinks: &parts.uplinks,
         networks: &parts.networks,
         snat: &parts.snat,
@@ -292,6 +310,7 @@ impl Parts<'_> {
             uplinks: values_of(self.uplinks),
             networks: values_of(self.networks),
             guests: values_of(self.guests),
+            routes: values_of(self.routes),
             snat: values_of(self.snat),
             forwards: values_of(self.forwards),
             nats: values_of(self.nats),

@@ -1,6 +1,7 @@
 //! The guests that rules send packets to.
 
 use super::diagnostic::{Fault, Report};
+use super::forward::Surroundings;
 use super::model::{GuestAddress, SnatRule, SnatSource};
 use super::network::ByAddress;
 use super::parse::{Section, quote};
@@ -32,7 +33,7 @@ pub(super) fn doubt(
     section: &Section<'_>,
     to: &GuestAddress,
     networks: &ByAddress<'_>,
-    snat: &[Item<'_, SnatRule>],
+    around: &Surroundings<'_>,
 ) -> Option<Fault> {
     let to = to.fixed()?;
     if let Some(network) = networks.find(to) {
@@ -46,10 +47,11 @@ pub(super) fn doubt(
         SnatSource::Prefix(prefix) => prefix.contains(&to),
         SnatSource::Network(_) => false,
     };
-    if snat.iter().any(is_inside) {
+    if around.snat.iter().any(is_inside) || around.routes.find(to).is_some() {
         return None;
     }
     let problem = format!("{to} is in no [network]");
-    let remedy = "write a guest's address, or ignore this if the guest is routed";
+    let remedy =
+        "write a guest's address, add a [[route]] for it, or ignore this if others route it";
     Some(section.fault("to", &problem, remedy))
 }

@@ -82,7 +82,7 @@ fn is_address(text: &str) -> bool {
 }
 
 /// Refuses addresses that no host can have.
-fn usable(field: Field<'_>, address: Ipv4Addr) -> Result<Ipv4Addr, Fault> {
+pub(super) fn usable(field: Field<'_>, address: Ipv4Addr) -> Result<Ipv4Addr, Fault> {
     let what = if address.octets()[0] == 0 {
         "is not the address of a host"
     } else if address.is_loopback() {

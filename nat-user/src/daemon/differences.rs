@@ -30,6 +30,12 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
     );
     compare(
         &mut lines,
+        "route",
+        &named(&old.routes, |r| &r.name),
+        &named(&new.routes, |r| &r.name),
+    );
+    compare(
+        &mut lines,
         "snat",
         &named(&old.snat, |r| &r.name),
         &named(&new.snat, |r| &r.name),

@@ -39,6 +39,7 @@ use crate::{
     host::{
         change::Change,
         conflicts,
+        grace::ShortGrace,
         journal::Journal,
         netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
         setup::{self, Plan, Problems},
@@ -110,6 +111,7 @@ impl Instance {
 
     async fn bring_up(options: Options, loaded: Loaded, lock: Lock) -> Result<Self> {
         let netlink = Netlink::connect()?;
+        ShortGrace::clean_up(&options.run_dir);
         let mut journal = Journal::open(&options.run_dir)?;
         let links = netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
@@ -274,7 +276,9 @@ impl Instance {
         if let Some(carry) = &mut self.carry {
             carry.begin()?;
         }
+        let grace = ShortGrace::begin(&self.options.run_dir, self.new_attachments(&targets));
         let attached = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
+        drop(grace);
         self.state.local = local::attach(
             &mut self.programs,
             self.dataplane.pins(),
@@ -315,6 +319,15 @@ impl Instance {
                 state.external = external::external(config, environment, id, (&added, has_arp));
             }
         }
+    }
+
+    /// How many interfaces get programs that have none, or lose theirs.
+    fn new_attachments(&self, targets: &[Target]) -> usize {
+        let before: HashSet<u32> = (self.applied.targets.iter())
+            .map(|target| target.index)
+            .collect();
+        let now: HashSet<u32> = targets.iter().map(|target| target.index).collect();
+        before.symmetric_difference(&now).count()
     }
 
     /// Makes the tables as large as they have to be, with all that is in them.

@@ -7,7 +7,12 @@ use anyhow::{Context as _, Result};
 use crate::{
     dataplane::{Pins, attach},
     dhcp,
-    host::{journal::Journal, netlink::Netlink, setup},
+    host::{
+        grace::{self, ShortGrace},
+        journal::Journal,
+        netlink::Netlink,
+        setup,
+    },
     refusals,
     state::State,
 };
@@ -26,6 +31,9 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
         None
     });
     let netlink = Netlink::connect()?;
+    ShortGrace::clean_up(run_dir);
+    let attached = state.as_ref().map_or(0, |state| state.interfaces.len());
+    let grace = ShortGrace::begin(run_dir, attached);
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
     }
@@ -35,6 +43,7 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     pins.remove()?;
     let mut journal = Journal::open(run_dir)?;
     let report = setup::undo(&netlink, &mut journal).await?;
+    drop(grace);
     lines.extend(report.done);
     lines.extend(report.notes);
     if !report.failed.is_empty() {
@@ -56,7 +65,7 @@ async fn detach_filters(netlink: &Netlink, state: &State) -> Result<()> {
 }
 
 /// What natbpf keeps in its run directory, with what an interrupted write leaves.
-const RUN_FILES: [&str; 9] = [
+const RUN_FILES: [&str; 10] = [
     "state.json",
     "state.json.new",
     refusals::FILE,
@@ -66,6 +75,7 @@ const RUN_FILES: [&str; 9] = [
     "control.sock",
     "control.sock.new",
     "lock",
+    grace::FILE,
 ];
 
 /// Removes natbpf's own files, and the directory if nothing else is in it.

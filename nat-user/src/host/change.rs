@@ -5,6 +5,7 @@
 //! has another value by now leaves it alone.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
@@ -49,6 +50,27 @@ pub enum Change {
         /// The address and the length of its prefix.
         #[serde(with = "net_as_text")]
         address: Ipv4Net,
+    },
+    /// A route to guests that hold public addresses themselves.
+    Route {
+        /// Their addresses.
+        #[serde(with = "net_as_text")]
+        prefix: Ipv4Net,
+        /// The interface behind which they are.
+        interface: String,
+        /// The interface's index.
+        ifindex: u32,
+        /// The host's own address in packets of its own to them.
+        source: Option<Ipv4Addr>,
+    },
+    /// An address for which the host answers ARP in the place of a routed guest.
+    ArpProxy {
+        /// The address.
+        address: Ipv4Addr,
+        /// The interface on which it answers.
+        interface: String,
+        /// The interface's index.
+        ifindex: u32,
     },
     /// An interface that natbpf made a port of a bridge.
     Port {
@@ -121,6 +143,20 @@ impl Change {
                     ..
                 },
             ) => (a, x) == (b, y),
+            // There is one route to a prefix: a later one takes its place.
+            (Self::Route { prefix: a, .. }, Self::Route { prefix: b, .. }) => a == b,
+            (
+                Self::ArpProxy {
+                    interface: a,
+                    address: x,
+                    ..
+                },
+                Self::ArpProxy {
+                    interface: b,
+                    address: y,
+                    ..
+                },
+            ) => (a, x) == (b, y),
             _ => false,
         }
     }
@@ -181,6 +217,16 @@ impl Change {
                 ifindex,
                 ..
             }
+            | Self::Route {
+                interface: name,
+                ifindex,
+                ..
+            }
+            | Self::ArpProxy {
+                interface: name,
+                ifindex,
+                ..
+            }
             | Self::Port {
                 port: name,
                 ifindex,
@@ -217,7 +263,10 @@ impl Change {
         };
         match self {
             Self::Sysctl { key, .. } => key.is_of_interface(name),
-            Self::Address { ifindex, .. } | Self::LinkUp { ifindex, .. } => ifindex == bridge,
+            Self::Address { ifindex, .. }
+            | Self::Route { ifindex, .. }
+            | Self::ArpProxy { ifindex, .. }
+            | Self::LinkUp { ifindex, .. } => ifindex == bridge,
             Self::Bridge { .. } | Self::Port { .. } => false,
         }
     }
@@ -237,6 +286,23 @@ impl Change {
             } => {
                 let link = find_same(netlink, interface, *ifindex).await?;
                 netlink.add_address(&link, *address).await?;
+            }
+            Self::Route {
+                prefix,
+                interface,
+                ifindex,
+                source,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.put_route(&link, *prefix, *source).await?;
+            }
+            Self::ArpProxy {
+                address,
+                interface,
+                ifindex,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.add_arp_proxy(&link, *address).await?;
             }
             Self::Port {
                 port,
@@ -275,6 +341,17 @@ impl Change {
                 ifindex,
                 address,
             } => undo_address(netlink, (interface, *ifindex), *address).await,
+            Self::Route {
+                prefix,
+                interface,
+                ifindex,
+                ..
+            } => undo_route(netlink, (interface, *ifindex), *prefix).await,
+            Self::ArpProxy {
+                address,
+                interface,
+                ifindex,
+            } => undo_arp_proxy(netlink, (interface, *ifindex), *address).await,
             Self::Port {
                 port,
                 ifindex,
@@ -288,6 +365,32 @@ impl Change {
                 master,
             } => undo_link_up(netlink, (name, *ifindex), master.as_deref()).await,
         }
+    }
+
+    /// Undoes several that made bridges, at once if that goes. Gives the outcomes in the same order.
+    pub(super) async fn undo_bridges(
+        bridges: &[&Self],
+        netlink: &Netlink,
+    ) -> Result<Vec<Result<Undone>>> {
+        let links = netlink.links().await?;
+        let made = bridges.iter().map(|bridge| {
+            let link = links.iter().find(|link| bridge.made(link));
+            link.cloned()
+        });
+        let made: Vec<Option<Link>> = made.collect();
+        let present: Vec<Link> = made.iter().flatten().cloned().collect();
+        if present.len() > 1 && netlink.delete_links(&present).await.is_ok() {
+            let outcome = |link: Option<Link>| match link {
+                Some(link) => Undone::Done(format!("deleted bridge {}", link.name)),
+                None => Undone::Nothing,
+            };
+            return Ok(made.into_iter().map(|link| Ok(outcome(link))).collect());
+        }
+        let mut outcomes = Vec::new();
+        for bridge in bridges {
+            outcomes.push(bridge.undo(netlink).await);
+        }
+        Ok(outcomes)
     }
 
     async fn undo_bridge(&self, netlink: &Netlink) -> Result<Undone> {
@@ -317,6 +420,12 @@ impl fmt::Display for Change {
             Self::Address {
                 interface, address, ..
             } => write!(f, "added {address} to {interface}"),
+            Self::Route {
+                prefix, interface, ..
+            } => write!(f, "routed {prefix} to {interface}"),
+            Self::ArpProxy {
+                address, interface, ..
+            } => write!(f, "answered ARP for {address} on {interface}"),
             Self::Port { port, bridge, .. } => write!(f, "attached {port} to {bridge}"),
             Self::LinkUp { name, .. } => write!(f, "set {name} up"),
         }
@@ -385,6 +494,36 @@ async fn undo_address(
         netlink.delete_address(&link, address).await?;
     }
     Ok(Undone::Done(format!("removed {address} from {interface}")))
+}
+
+async fn undo_route(
+    netlink: &Netlink,
+    (interface, ifindex): (&str, u32),
+    prefix: Ipv4Net,
+) -> Result<Undone> {
+    let Some(link) = same(netlink, interface, ifindex).await? else {
+        return Ok(Undone::Nothing);
+    };
+    Ok(match netlink.delete_route(&link, prefix).await? {
+        true => Undone::Done(format!("removed the route of {prefix} to {interface}")),
+        false => Undone::Nothing,
+    })
+}
+
+async fn undo_arp_proxy(
+    netlink: &Netlink,
+    (interface, ifindex): (&str, u32),
+    address: Ipv4Addr,
+) -> Result<Undone> {
+    let Some(link) = same(netlink, interface, ifindex).await? else {
+        return Ok(Undone::Nothing);
+    };
+    Ok(match netlink.delete_arp_proxy(&link, address).await? {
+        true => Undone::Done(format!(
+            "stopped answering ARP for {address} on {interface}"
+        )),
+        false => Undone::Nothing,
+    })
 }
 
 /// Does something while a setting has another value than usual.

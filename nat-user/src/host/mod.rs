@@ -5,7 +5,7 @@
 //! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
 //! makes the difference, [`ports`] attaches single guests; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
 //! [`next_hops`] computes from what the kernel tells which way packets leave. [`conflicts`] says what of
-//! others is in the way, and changes none of it.
+//! others is in the way, and changes none of it. [`grace`] makes attaching many programs quick.
 //!
 //! This module must not touch what natbpf did not make: a value that somebody changed in the
 //! meantime, an interface that was deleted and made again, another's address on our bridge.
@@ -13,6 +13,7 @@
 pub mod change;
 pub mod conflicts;
 pub mod events;
+pub mod grace;
 pub mod journal;
 pub mod netlink;
 pub mod next_hops;

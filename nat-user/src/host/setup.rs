@@ -7,6 +7,8 @@
 //! What it sets, and why the data path needs it:
 //! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. Where it is on already but
 //!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
+//! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the network,
+//!   with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
 //!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
 //!   send the next one to its neighbour directly, past the translation.
@@ -16,6 +18,7 @@
 //! server that reaches itself, whose packets have one address as source and destination then.
 
 mod problem;
+mod routes;
 
 use std::fmt;
 use std::fs::File;
@@ -32,6 +35,7 @@ use super::sysctl::Key;
 use crate::config::model::{Config, Forwarding, UplinkId};
 
 pub use self::problem::{Problem, Problems, problems};
+pub use self::routes::Route;
 
 /// What the host should look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Plan {
     pub uplinks: Vec<Uplink>,
     /// The inside networks.
     pub networks: Vec<Network>,
+    /// The addresses that are routed to guests.
+    pub routes: Vec<Route>,
     /// Whether packets of established sessions go past the kernel.
     pub has_fast_path: bool,
 }
@@ -109,6 +115,9 @@ impl Plan {
         Self {
             uplinks: uplinks.collect(),
             networks: networks.collect(),
+            routes: (config.routes.iter())
+                .map(|route| Route::from_config(config, route))
+                .collect(),
             has_fast_path: config.forwarding == Forwarding::Fast,
         }
     }
@@ -124,7 +133,8 @@ impl Plan {
 pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Result<Report> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
-    let problems = problem::find(plan, &links, &addresses, journal.changes());
+    let present = routes::present(netlink, plan).await?;
+    let problems = problem::find(plan, &links, &addresses, &present, journal.changes());
     if !problems.is_empty() {
         return Err(Problems(problems).into());
     }
@@ -256,6 +266,10 @@ impl Run<'_> {
         for uplink in &plan.uplinks {
             self.plan_claims(uplink, &links, &addresses)?;
         }
+        self.plan_gateways(plan, &links, &addresses)?;
+        self.make_planned().await?;
+
+        self.plan_routes(plan, &links).await?;
         self.make_planned().await?;
         Ok(())
     }
@@ -454,8 +468,8 @@ impl Run<'_> {
         for change in self.journal.changes() {
             match before.iter().find(|known| known.same_object(change)) {
                 Some(known) if known == change => {}
-                // It was moved from one of our bridges to another.
-                Some(known @ Change::Port { .. }) => {
+                // It was moved from one of our bridges to another, or led to one and now to another.
+                Some(known @ (Change::Port { .. } | Change::Route { .. })) => {
                     if let Err(error) = known.clone().make(self.netlink).await {
                         report.failed.push(format!("{error:#}"));
                     }
@@ -490,18 +504,32 @@ async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report)
         .collect();
     let goes_with = |change: &Change| bridges.iter().find(|bridge| change.goes_with(bridge));
     let mut failed = Vec::new();
-    for change in changes.iter().rev() {
-        if goes_with(change).is_some() {
-            continue;
+    let mut note = |change: &Change, outcome: Result<Undone>| match outcome {
+        Ok(Undone::Done(how)) => report.done.push(how),
+        Ok(Undone::Nothing) => {}
+        Ok(Undone::LeftAlone(what)) => report.notes.push(what),
+        Err(error) => {
+            report.failed.push(format!("{error:#}"));
+            failed.push(change.clone());
         }
-        match change.undo(netlink).await {
-            Ok(Undone::Done(how)) => report.done.push(how),
-            Ok(Undone::Nothing) => {}
-            Ok(Undone::LeftAlone(what)) => report.notes.push(what),
-            Err(error) => {
-                report.failed.push(format!("{error:#}"));
-                failed.push(change.clone());
-            }
+    };
+    let is_bridge = |change: &&Change| matches!(change, Change::Bridge { .. });
+    for change in changes.iter().rev() {
+        if !is_bridge(&change) && goes_with(change).is_none() {
+            note(change, change.undo(netlink).await);
+        }
+    }
+    // At the end, when ports are back where they were; together, since that takes no longer than one.
+    let last_first: Vec<&Change> = changes.iter().rev().filter(is_bridge).collect();
+    match Change::undo_bridges(&last_first, netlink).await {
+        Ok(outcomes) => {
+            let outcomes = last_first.into_iter().zip(outcomes);
+            outcomes.for_each(|(bridge, outcome)| note(bridge, outcome));
+        }
+        Err(error) => {
+            let bridges = last_first.into_iter();
+            let why = format!("{error:#}");
+            bridges.for_each(|bridge| note(bridge, Err(anyhow::anyhow!("{why}"))));
         }
     }
     let remains = |change: &Change| failed.contains(goes_with(change).unwrap_or(change));

@@ -48,10 +48,14 @@ impl Key {
         self.0 == "net/ipv4/ip_forward"
     }
 
-    /// Whether it is under `net/ipv4/conf/INTERFACE`.
+    /// Whether it is under `net/ipv4/conf/INTERFACE` or `net/ipv4/neigh/INTERFACE`.
     #[must_use]
     pub fn is_of_interface(&self, interface: &str) -> bool {
-        let below = self.0.strip_prefix("net/ipv4/conf/");
+        let below = self.0.strip_prefix("net/ipv4/");
+        let below = below.and_then(|path| {
+            let conf = path.strip_prefix("conf/");
+            conf.or_else(|| path.strip_prefix("neigh/"))
+        });
         let below = below.and_then(|path| path.strip_prefix(interface));
         below.is_some_and(|path| path.starts_with('/'))
     }

@@ -134,7 +134,7 @@ fn a_target_outside_every_network() {
         warnings_of(&routed),
         [
             "n.toml:11:6: forward.web.to: 172.23.161.170 is in no [network]; \
-          write a guest's address, or ignore this if the guest is routed"
+          write a guest's address, add a [[route]] for it, or ignore this if others route it"
         ]
     );
     // A rule about its prefix shows that it is a guest.
@@ -178,7 +178,7 @@ fn a_nat_to_nowhere() {
         warnings_of(&routed),
         [
             "n.toml:12:6: nat.mail.to: 172.23.161.171 is in no [network]; \
-          write a guest's address, or ignore this if the guest is routed"
+          write a guest's address, add a [[route]] for it, or ignore this if others route it"
         ]
     );
     let host = warnings_of(&nat("mail", "19.19.8.11", "172.22.161.254"));

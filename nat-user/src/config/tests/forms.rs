@@ -11,7 +11,7 @@ use super::super::model::{
     UplinkId,
 };
 use super::super::{
-    forward, guest, limits, load as load_file, nat, network, parse, service, snat, uplink,
+    forward, guest, limits, load as load_file, nat, network, parse, route, service, snat, uplink,
 };
 use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
 
@@ -84,6 +84,7 @@ fn the_example_of_the_contract() {
         uplinks,
         networks,
         guests,
+        routes,
         snat,
         forwards,
         nats,
@@ -101,7 +102,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
-    assert!(nats.is_empty() && guests.is_empty());
+    assert!(nats.is_empty() && guests.is_empty() && routes.is_empty());
     assert_eq!(forwarding, Forwarding::Fast);
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
@@ -154,6 +155,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         service::DNS,
         snat::KEYS,
         guest::KEYS,
+        route::KEYS,
         forward::KEYS,
         nat::KEYS,
         limits::LIMITS,

@@ -358,6 +358,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 uplinks,
                 networks: (0..).zip(networks).map(network).collect(),
                 guests: Vec::new(),
+                routes: Vec::new(),
                 snat: Vec::new(),
                 forwards: Vec::new(),
                 nats: Vec::new(),

@@ -1,6 +1,6 @@
 //! Neighbours of IPv4 addresses, and the forwarding databases of bridges.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::StreamExt;
 use netlink_packet_route::neighbour::{
@@ -11,7 +11,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPa
 
 pub use netlink_packet_route::neighbour::NeighbourState;
 
-use super::{Netlink, RequestError, answer};
+use super::{Link, Netlink, RequestError, answer};
 
 /// What the kernel knows of an IPv4 address on a link (an entry of its ARP table).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,58 @@ impl Netlink {
         let request = "list forwarding databases";
         let messages = (self.neighbour_messages(request, AddressFamily::Bridge)).await?;
         Ok(messages.iter().filter_map(FdbEntry::parse).collect())
+    }
+
+    /// The addresses for which the host answers ARP in the place of their holder, each with the index
+    /// of the interface.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn arp_proxies(&self) -> Result<Vec<(u32, Ipv4Addr)>, RequestError> {
+        let start = || {
+            let neighbours = self.handle.neighbours().get();
+            let neighbours = neighbours.set_address_family(AddressFamily::Inet);
+            neighbours.proxies().execute()
+        };
+        let messages = self.list("list proxies for ARP", start).await?;
+        let neighbours = messages.iter().filter_map(Neighbour::parse);
+        Ok(neighbours
+            .map(|proxy| (proxy.device, proxy.address))
+            .collect())
+    }
+
+    /// Has the kernel answer ARP on an interface for an address that it routes elsewhere.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub async fn add_arp_proxy(&self, link: &Link, address: Ipv4Addr) -> Result<(), RequestError> {
+        let proxy = (self.handle.neighbours()).add(link.index, IpAddr::V4(address));
+        let request = proxy.flags(NeighbourFlags::Proxy).execute();
+        answer(
+            &format!("answer ARP for {address} on {}", link.name),
+            request,
+        )
+        .await
+    }
+
+    /// The opposite. Says whether there was something to take away.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_arp_proxy(
+        &self,
+        link: &Link,
+        address: Ipv4Addr,
+    ) -> Result<bool, RequestError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = link.index;
+        message.header.flags = NeighbourFlags::Proxy;
+        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        message.attributes.push(destination);
+        let request = self.handle.neighbours().del(message).execute();
+        let what = format!("answer ARP for {address} on {} no more", link.name);
+        Ok(present(answer(&what, request).await)?.is_some())
     }
 
     async fn neighbour_messages(

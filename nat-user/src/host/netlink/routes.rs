@@ -1,11 +1,14 @@
-//! What IPv4 routes say of packets' sizes.
+//! IPv4 routes: what they say of packets' sizes, and those to guests.
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
+use ipnet::Ipv4Net;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+};
 use rtnetlink::RouteMessageBuilder;
 
-use super::{Netlink, RequestError, collect};
+use super::{Link, Netlink, RequestError, answer, collect};
 
 /// The MTU that an IPv4 route sets for its packets (`ip route … mtu`), once for each of its ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,4 +115,107 @@ fn mtu_of(metric: &RouteMetric) -> Option<u32> {
         RouteMetric::Mtu(mtu) => Some(*mtu),
         _ => None,
     }
+}
+
+/// An IPv4 route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkRoute {
+    /// Where to.
+    pub prefix: Ipv4Net,
+    /// The interface by which packets leave, by index; none if there are several or none.
+    pub device: Option<u32>,
+    /// Of routes to one prefix the one with the least metric counts.
+    pub metric: u32,
+    /// The host's own address in packets of its own.
+    pub source: Option<Ipv4Addr>,
+}
+
+impl LinkRoute {
+    /// Whether it is the one that counts for exactly this prefix.
+    #[must_use]
+    pub fn is_plain_to(&self, prefix: Ipv4Net) -> bool {
+        self.prefix == prefix && self.metric == 0
+    }
+
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        if header.table != RouteHeader::RT_TABLE_MAIN || header.flags.contains(RouteFlags::Cloned) {
+            return None;
+        }
+        let mut route = Self {
+            prefix: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
+            device: None,
+            metric: 0,
+            source: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                    route.prefix = Ipv4Net::new(*address, header.destination_prefix_length).ok()?;
+                }
+                RouteAttribute::Oif(index) => route.device = Some(*index),
+                RouteAttribute::Priority(metric) => route.metric = *metric,
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                    route.source = Some(*address);
+                }
+                _ => {}
+            }
+        }
+        Some(route)
+    }
+}
+
+impl Netlink {
+    /// The IPv4 routes of the main table.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn main_routes(&self) -> Result<Vec<LinkRoute>, RequestError> {
+        let start = || {
+            let any = RouteMessageBuilder::<Ipv4Addr>::new().build();
+            self.handle.route().get(any).execute()
+        };
+        let messages = self.list("list routes", start).await?;
+        Ok(messages.iter().filter_map(LinkRoute::parse).collect())
+    }
+
+    /// Routes a prefix to neighbours on an interface, in the place of another route to it.
+    ///
+    /// # Errors
+    /// When the interface is gone or down, the host does not have `source`, or the kernel refuses.
+    pub async fn put_route(
+        &self,
+        link: &Link,
+        prefix: Ipv4Net,
+        source: Option<Ipv4Addr>,
+    ) -> Result<(), RequestError> {
+        let mut message = to_neighbours(link, prefix);
+        if let Some(source) = source {
+            let source = RouteAttribute::PrefSource(RouteAddress::Inet(source));
+            message.attributes.push(source);
+        }
+        let request = self.handle.route().add(message).replace().execute();
+        answer(&format!("route {prefix} to {}", link.name), request).await
+    }
+
+    /// Takes such a route away. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_route(&self, link: &Link, prefix: Ipv4Net) -> Result<bool, RequestError> {
+        let request = self.handle.route().del(to_neighbours(link, prefix));
+        let what = format!("remove the route of {prefix} to {}", link.name);
+        match answer(&what, request.execute()).await {
+            Err(error) if error.errno() == Some(libc::ESRCH) => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+}
+
+fn to_neighbours(link: &Link, prefix: Ipv4Net) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(prefix.addr(), prefix.prefix_len())
+        .output_interface(link.index)
+        .scope(RouteScope::Link)
+        .build()
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{Network, Plan, Uplink, named};
+use super::{Network, Plan, Uplink, named, routes};
 use crate::host::change::Change;
-use crate::host::netlink::{Address, Kind, Link, Netlink, RequestError};
+use crate::host::netlink::{Address, Kind, Link, LinkRoute, Netlink, RequestError};
 
 /// Something that the configuration asks for and the host does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,13 +33,15 @@ pub async fn problems(
 ) -> Result<Vec<Problem>, RequestError> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
-    Ok(find(plan, &links, &addresses, ours))
+    let present = routes::present(netlink, plan).await?;
+    Ok(find(plan, &links, &addresses, &present, ours))
 }
 
 pub(super) fn find(
     plan: &Plan,
     links: &[Link],
     addresses: &[Address],
+    present: &[LinkRoute],
     ours: &[Change],
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -49,6 +51,7 @@ pub(super) fn find(
     for network in &plan.networks {
         problems.extend(network_problem(network, links, addresses, ours));
     }
+    problems.extend(routes::problems(plan, links, addresses, present, ours));
     problems
 }
 
@@ -129,7 +132,7 @@ fn address_problem(
 }
 
 impl Problem {
-    fn new(key: [&str; 3], problem: String, remedy: &str) -> Self {
+    pub(super) fn new(key: [&str; 3], problem: String, remedy: &str) -> Self {
         Self {
             key: key.map(str::to_owned),
             problem,

@@ -28,6 +28,7 @@ fn plan(networks: &[Network]) -> Plan {
     Plan {
         uplinks: vec![uplink("vmbr0")],
         networks: networks.to_vec(),
+        routes: Vec::new(),
         has_fast_path: false,
     }
 }

@@ -1,0 +1,359 @@
+//! `[[template]]`: tables that are written once and stand for many.
+//!
+//! A template is expanded on the parsed TOML, before anything looks at what its tables mean, so
+//! that every kind of table can be in one. Its *lists* go side by side: with the first values of
+//! all of them it makes the first *instance*, and so on. A value that was made so has no place of
+//! its own in the text. It gets an offset behind the end of the text, by which [`Places`] know
+//! where in the template it was written, and in which instance.
+
+mod list;
+mod placeholder;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeString, DeTable, DeValue};
+
+use self::list::List;
+use self::placeholder::{Bindings, fill};
+use super::diagnostic::Fault;
+use super::parse::{dotted, kind, quote};
+use super::syntax;
+
+const TEMPLATE: &str = "template";
+/// The key of a template's lists.
+const FOR: &str = "for";
+
+/// A file that is TOML, with what its templates stand for.
+#[derive(Debug)]
+pub(super) struct Document<'t> {
+    pub(super) table: DeTable<'t>,
+    pub(super) places: Places,
+}
+
+/// Where the values of templates' instances were written.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Length of the text: greater offsets are those of made values.
+    end: usize,
+    /// Offset in the text and number of the instance, of one made value after the other.
+    made: Vec<(usize, usize)>,
+    /// What the values of each instance are, in words.
+    instances: Vec<String>,
+}
+
+impl Places {
+    /// The offset in the text of what was written for a value.
+    pub(super) fn written(&self, at: usize) -> usize {
+        self.find(at).map_or(at, |(offset, _)| offset)
+    }
+
+    /// The instance in which a value was made, such as `n = 17`.
+    pub(super) fn instance(&self, at: usize) -> Option<&str> {
+        let (_, instance) = self.find(at)?;
+        self.instances.get(instance).map(String::as_str)
+    }
+
+    fn find(&self, at: usize) -> Option<(usize, usize)> {
+        let index = at.checked_sub(self.end + 1)?;
+        self.made.get(index).copied()
+    }
+
+    /// A new offset for something that was written at `offset`.
+    fn add(&mut self, offset: usize) -> usize {
+        self.made.push((offset, self.instances.len() - 1));
+        self.end + self.made.len()
+    }
+}
+
+/// Parses a whole file and expands its templates. What is wrong comes in the order of the file.
+pub(super) fn document(text: &str) -> Result<Document<'_>, (Fault, Vec<Fault>)> {
+    let mut table = syntax::document(text)?.into_inner();
+    let mut expansion = Expansion::new(text);
+    if let Some(templates) = table.remove(TEMPLATE) {
+        expansion.all(&templates, &mut table);
+    }
+    let mut faults = expansion.faults;
+    faults.sort_by_key(|fault| fault.at);
+    let mut faults = faults.into_iter();
+    match faults.next() {
+        None => Ok(Document {
+            table,
+            places: expansion.places,
+        }),
+        Some(first) => Err((first, faults.collect())),
+    }
+}
+
+struct Expansion<'t> {
+    places: Places,
+    faults: Vec<Fault>,
+    /// The tables `[[KEY]]` that were made, each with the offset of its template.
+    rules: BTreeMap<String, Vec<(usize, Spanned<DeValue<'t>>)>>,
+}
+
+/// One template.
+struct Template<'v, 't> {
+    /// Such as `template.template-1`.
+    path: String,
+    /// Offset of its header.
+    at: usize,
+    lists: Vec<List<'v>>,
+    table: &'v DeTable<'t>,
+}
+
+impl<'t> Expansion<'t> {
+    fn new(text: &str) -> Self {
+        Self {
+            places: Places {
+                end: text.len(),
+                ..Places::default()
+            },
+            faults: Vec::new(),
+            rules: BTreeMap::new(),
+        }
+    }
+
+    fn all(&mut self, templates: &Spanned<DeValue<'t>>, root: &mut DeTable<'t>) {
+        let DeValue::Array(items) = templates.get_ref() else {
+            return self.wrong_shape(TEMPLATE, templates, "[[template]]");
+        };
+        for (index, item) in items.iter().enumerate() {
+            let path = dotted(&[TEMPLATE, &format!("{TEMPLATE}-{}", index + 1)]);
+            let DeValue::Table(table) = item.get_ref() else {
+                self.wrong_shape(&path, item, "[[template]]");
+                continue;
+            };
+            let at = item.span().start;
+            match list::read(&path, at, table) {
+                Ok(lists) => {
+                    let template = Template {
+                        path,
+                        at,
+                        lists,
+                        table,
+                    };
+                    self.instances(&template, root);
+                }
+                Err(fault) => self.faults.push(fault),
+            }
+        }
+        for (key, made) in std::mem::take(&mut self.rules) {
+            self.add_rules(&key, made, root);
+        }
+    }
+
+    /// Makes one instance after the other, as long as there is nothing wrong.
+    fn instances(&mut self, template: &Template<'_, 't>, root: &mut DeTable<'t>) {
+        let count = template.lists.first().map_or(0, |list| list.values.len());
+        let before = self.faults.len();
+        for index in 0..count {
+            let bindings = Bindings::new(&template.lists, index);
+            self.places.instances.push(bindings.to_string());
+            for (key, value) in template.table {
+                if key.get_ref() != FOR {
+                    self.kind(template, &bindings, key, value, root);
+                }
+            }
+            // The others have the same faults, or some that come of these.
+            if self.faults.len() > before {
+                return;
+            }
+        }
+    }
+
+    /// All tables of a kind in one instance.
+    fn kind(
+        &mut self,
+        template: &Template<'_, 't>,
+        bindings: &Bindings<'_>,
+        key: &Spanned<DeString<'t>>,
+        value: &Spanned<DeValue<'t>>,
+        root: &mut DeTable<'t>,
+    ) {
+        let path = format!("{}.{}", template.path, dotted(&[key.get_ref()]));
+        let name = key.get_ref();
+        match value.get_ref() {
+            _ if name == TEMPLATE => {
+                let problem = "a template cannot be in another";
+                let remedy = "write it on its own, with lists that name every combination";
+                self.fault(key.span().start, path, problem, remedy);
+            }
+            DeValue::Array(items) => {
+                let items = items.iter();
+                let made: Vec<_> = items
+                    .map(|item| (template.at, self.value(&path, bindings, item)))
+                    .collect();
+                self.rules.entry(name.to_string()).or_default().extend(made);
+            }
+            DeValue::Table(named) => self.named(&path, bindings, (key, named), root),
+            other => {
+                let problem = format!("a template holds tables, not {}", kind(other));
+                let remedy = "write it above all tables, or as [[template.KIND]]";
+                self.fault(value.span().start, path, &problem, remedy);
+            }
+        }
+    }
+
+    /// The tables `[KIND.NAME]` of one instance.
+    fn named(
+        &mut self,
+        path: &str,
+        bindings: &Bindings<'_>,
+        (key, named): (&Spanned<DeString<'t>>, &DeTable<'t>),
+        root: &mut DeTable<'t>,
+    ) {
+        let at = self.places.add(key.span().start);
+        let kind = Spanned::new(at..at, key.get_ref().clone());
+        for (name, value) in named {
+            let name = self.key(path, bindings, name);
+            let value = self.value(path, bindings, value);
+            let of_kind = root
+                .entry(kind.clone())
+                .or_insert_with(|| Spanned::new(at..at, DeValue::Table(DeTable::new())));
+            let DeValue::Table(of_kind) = of_kind.get_mut() else {
+                continue; // It is reported as what it is.
+            };
+            if let Some(other) = of_kind.get(name.get_ref().as_ref()) {
+                let fault = self.made_twice(key.get_ref(), &name, other);
+                self.faults.push(fault);
+                continue;
+            }
+            of_kind.insert(name, value);
+        }
+    }
+
+    fn made_twice(
+        &self,
+        kind: &str,
+        name: &Spanned<DeString<'t>>,
+        other: &Spanned<DeValue<'t>>,
+    ) -> Fault {
+        let (at, before) = (name.span().start, other.span().start);
+        let shown = quote(name.get_ref());
+        let instance = self.places.instance(at).unwrap_or_default();
+        let problem = match self.places.instance(before) {
+            Some(first) => format!("both {first} and {instance} make a table {shown}"),
+            None => format!("{instance} makes a table {shown}, which is there already"),
+        };
+        Fault {
+            at: self.places.written(at),
+            key: dotted(&[kind, name.get_ref()]),
+            problem,
+            see: Some(self.places.written(before)),
+            remedy: "give each a name of its own, by a placeholder such as {n}".to_owned(),
+        }
+    }
+
+    /// Puts the tables `[[KEY]]` that were made where their templates stand among the others.
+    fn add_rules(
+        &mut self,
+        key: &str,
+        mut made: Vec<(usize, Spanned<DeValue<'t>>)>,
+        root: &mut DeTable<'t>,
+    ) {
+        let Some((_, first)) = made.first() else {
+            return;
+        };
+        let at = first.span().start;
+        let present = root.remove(key);
+        match present.as_ref().map(Spanned::get_ref) {
+            Some(DeValue::Array(items)) => {
+                let written = items.iter().map(|item| (item.span().start, item.clone()));
+                made.extend(written);
+                made.sort_by_key(|(offset, _)| *offset);
+            }
+            Some(_) => {
+                // It is reported as what it is.
+                root.extend(
+                    present.map(|value| (Spanned::new(at..at, Cow::from(key.to_owned())), value)),
+                );
+                return;
+            }
+            None => {}
+        }
+        let mut array = DeArray::new();
+        made.into_iter().for_each(|(_, item)| array.push(item));
+        let key = Spanned::new(at..at, Cow::from(key.to_owned()));
+        root.insert(key, Spanned::new(at..at, DeValue::Array(array)));
+    }
+
+    /// A value with all placeholders filled in.
+    fn value(
+        &mut self,
+        path: &str,
+        bindings: &Bindings<'_>,
+        value: &Spanned<DeValue<'t>>,
+    ) -> Spanned<DeValue<'t>> {
+        let start = value.span().start;
+        let filled = match value.get_ref() {
+            DeValue::String(text) => DeValue::String(self.text(path, bindings, text, start)),
+            DeValue::Array(items) => {
+                let mut array = DeArray::new();
+                for item in items.iter() {
+                    array.push(self.value(path, bindings, item));
+                }
+                DeValue::Array(array)
+            }
+            DeValue::Table(table) => {
+                let mut filled = DeTable::new();
+                for (name, value) in table {
+                    let path = format!("{path}.{}", dotted(&[name.get_ref()]));
+                    let key = self.key(&path, bindings, name);
+                    let value = self.value(&path, bindings, value);
+                    filled.insert(key, value);
+                }
+                DeValue::Table(filled)
+            }
+            other => other.clone(),
+        };
+        let at = self.places.add(start);
+        Spanned::new(at..at, filled)
+    }
+
+    fn key(
+        &mut self,
+        path: &str,
+        bindings: &Bindings<'_>,
+        key: &Spanned<DeString<'t>>,
+    ) -> Spanned<DeString<'t>> {
+        let start = key.span().start;
+        let filled = self.text(path, bindings, key.get_ref(), start);
+        let at = self.places.add(start);
+        Spanned::new(at..at, filled)
+    }
+
+    fn text(
+        &mut self,
+        path: &str,
+        bindings: &Bindings<'_>,
+        text: &DeString<'t>,
+        at: usize,
+    ) -> DeString<'t> {
+        match fill(text, bindings) {
+            Ok(Some(filled)) => Cow::Owned(filled),
+            Ok(None) => text.clone(),
+            Err((problem, remedy)) => {
+                self.fault(at, path.to_owned(), &problem, &remedy);
+                text.clone()
+            }
+        }
+    }
+
+    fn wrong_shape(&mut self, path: &str, value: &Spanned<DeValue<'_>>, shape: &str) {
+        let problem = format!("wants {shape}, not {}", kind(value.get_ref()));
+        let remedy = format!("begin it with a line {shape}");
+        self.fault(value.span().start, path.to_owned(), &problem, &remedy);
+    }
+
+    fn fault(&mut self, at: usize, key: String, problem: &str, remedy: &str) {
+        self.faults.push(Fault {
+            at,
+            key,
+            problem: problem.to_owned(),
+            see: None,
+            remedy: remedy.to_owned(),
+        });
+    }
+}

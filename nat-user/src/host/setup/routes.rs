@@ -1,0 +1,271 @@
+//! Routes to guests that hold public addresses themselves, and answers to who asks for these.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+
+use super::problem::Problem;
+use super::{Plan, Run, named};
+use crate::config::model::{self, Config, UplinkAddresses};
+use crate::host::change::Change;
+use crate::host::netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError};
+use crate::host::sysctl::Key;
+
+/// What a `[[route]]` asks of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// The interface behind which the guests are.
+    pub interface: String,
+    /// Their addresses.
+    pub prefixes: Vec<Ipv4Net>,
+    /// The interface of the uplink whose address the host shows to the guests.
+    pub uplink: String,
+    /// The uplink's addresses, as far as the configuration names them.
+    pub uplink_addresses: Vec<Ipv4Addr>,
+    /// An address that the guests' interface is to have as well.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether the host answers guests that ask for others.
+    pub proxy_arp: bool,
+    /// Whether the host answers who asks on the uplink for the guests.
+    pub arp: bool,
+}
+
+impl Route {
+    pub(super) fn from_config(config: &Config, route: &model::Route) -> Self {
+        let uplink = &config.uplinks[route.uplink.0];
+        Self {
+            name: route.name.clone(),
+            interface: config.networks[route.network.0].interface.clone(),
+            prefixes: route.addresses.clone(),
+            uplink: uplink.interface.clone(),
+            uplink_addresses: match &uplink.addresses {
+                UplinkAddresses::Fixed(addresses) => addresses.clone(),
+                UplinkAddresses::Interface => Vec::new(),
+            },
+            gateway: route.gateway,
+            proxy_arp: route.proxy_arp,
+            arp: route.arp,
+        }
+    }
+
+    /// The address by which the host itself talks to the guests. Without it that would be the
+    /// first one of their interface, a private one, to which they may have no way.
+    fn source(&self, links: &[Link], addresses: &[Address]) -> Option<Ipv4Addr> {
+        let is_held = |wanted: &Ipv4Addr| addresses.iter().any(|held| held.net.addr() == *wanted);
+        let named = self.gateway.iter().chain(&self.uplink_addresses).copied();
+        let uplink = super::named(links, &self.uplink);
+        let own = addresses
+            .iter()
+            .filter(|address| uplink.is_some_and(|uplink| uplink.index == address.ifindex))
+            .min_by_key(|address| (address.scope != AddressScope::Universe, address.secondary));
+        let mut candidates = named.chain(own.map(|address| address.net.addr()));
+        candidates.find(is_held)
+    }
+
+    fn each_address(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let ranges = self.prefixes.iter();
+        ranges.flat_map(|prefix| {
+            let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
+            range.map(Ipv4Addr::from)
+        })
+    }
+}
+
+/// The host's routes, if the plan has any.
+pub(super) async fn present(
+    netlink: &Netlink,
+    plan: &Plan,
+) -> Result<Vec<LinkRoute>, RequestError> {
+    match plan.routes.is_empty() {
+        true => Ok(Vec::new()),
+        false => netlink.main_routes().await,
+    }
+}
+
+impl Run<'_> {
+    /// Plans addresses that guests of routes use as their gateway.
+    pub(super) fn plan_gateways(
+        &mut self,
+        plan: &Plan,
+        links: &[Link],
+        addresses: &[Address],
+    ) -> Result<()> {
+        for route in &plan.routes {
+            let (Some(gateway), name) = (route.gateway, &route.interface) else {
+                continue;
+            };
+            let link = named(links, name).with_context(|| vanished(name))?;
+            let holds_it =
+                |address: &Address| address.ifindex == link.index && address.net.addr() == gateway;
+            let is_network = |network: &super::Network| {
+                network.interface == *name && network.address.addr() == gateway
+            };
+            let present = addresses.iter().find(|address| holds_it(address));
+            if plan.networks.iter().any(is_network) {
+                continue;
+            }
+            let change = Change::Address {
+                interface: name.clone(),
+                ifindex: link.index,
+                address: present.map_or(gateway.into(), |address| address.net),
+            };
+            if !self.todo.contains(&change) {
+                self.want(change, present.is_some(), links);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the routes, once interfaces are up and have their addresses.
+    pub(super) async fn plan_routes(&mut self, plan: &Plan, links: &[Link]) -> Result<()> {
+        if plan.routes.is_empty() {
+            return Ok(());
+        }
+        let addresses = self.netlink.addresses().await?;
+        let routes = self.netlink.main_routes().await?;
+        let proxies = match plan.routes.iter().any(|route| route.arp) {
+            true => self.netlink.arp_proxies().await?,
+            false => Vec::new(),
+        };
+        for route in &plan.routes {
+            let name = &route.interface;
+            let link = named(links, name).with_context(|| vanished(name))?;
+            let source = route.source(links, &addresses);
+            for prefix in &route.prefixes {
+                self.plan_route(*prefix, link, source, &routes, links);
+            }
+            if route.proxy_arp {
+                self.plan_sysctl(Key::ipv4_conf(name, "proxy_arp")?, "1")?;
+                // Otherwise the kernel waits for up to 0.8 s whether somebody else answers.
+                let delay = Key::new(&["net", "ipv4", "neigh", name, "proxy_delay"])?;
+                self.plan_sysctl(delay, "0")?;
+            }
+            if route.arp {
+                self.plan_arp(route, links, &proxies)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_route(
+        &mut self,
+        prefix: Ipv4Net,
+        link: &Link,
+        source: Option<Ipv4Addr>,
+        routes: &[LinkRoute],
+        links: &[Link],
+    ) {
+        let change = Change::Route {
+            prefix,
+            interface: link.name.clone(),
+            ifindex: link.index,
+            source,
+        };
+        let present = routes
+            .iter()
+            .find(|route| route.is_plain_to(prefix) && route.device == Some(link.index));
+        // One that somebody else has made is good enough, whatever source it names.
+        let is_ours = (self.journal.find(&change)).is_some_and(
+            |known| matches!(known, Change::Route { ifindex, .. } if *ifindex == link.index),
+        );
+        let is_so = present.is_some_and(|route| !is_ours || route.source == source);
+        self.want(change, is_so, links);
+    }
+
+    fn plan_arp(
+        &mut self,
+        route: &Route,
+        links: &[Link],
+        proxies: &[(u32, Ipv4Addr)],
+    ) -> Result<()> {
+        let uplink = named(links, &route.uplink).with_context(|| vanished(&route.uplink))?;
+        for address in route.each_address() {
+            let change = Change::ArpProxy {
+                address,
+                interface: uplink.name.clone(),
+                ifindex: uplink.index,
+            };
+            self.want(change, proxies.contains(&(uplink.index, address)), links);
+        }
+        Ok(())
+    }
+}
+
+fn vanished(name: &str) -> String {
+    format!("interface {name} has vanished")
+}
+
+/// Why a route cannot be there.
+pub(super) fn problems(
+    plan: &Plan,
+    links: &[Link],
+    addresses: &[Address],
+    routes: &[LinkRoute],
+    ours: &[Change],
+) -> Vec<Problem> {
+    let each = plan.routes.iter().flat_map(|route| {
+        let prefixes = route.prefixes.iter();
+        prefixes.map(move |prefix| (route, *prefix))
+    });
+    each.filter_map(|(route, prefix)| {
+        held_by_host(route, prefix, links, addresses)
+            .or_else(|| routed_elsewhere(route, prefix, links, routes, ours))
+    })
+    .collect()
+}
+
+/// What comes for such an address is the host's own. (That the host has one of a larger prefix
+/// may be meant.)
+fn held_by_host(
+    route: &Route,
+    prefix: Ipv4Net,
+    links: &[Link],
+    addresses: &[Address],
+) -> Option<Problem> {
+    let held = addresses
+        .iter()
+        .find(|held| Ipv4Net::from(held.net.addr()) == prefix)?;
+    let holder = links.iter().find(|link| link.index == held.ifindex)?;
+    let (address, holder) = (prefix.addr(), &holder.name);
+    let problem = format!("{address} is the host's own address, on {holder}");
+    let remedy = format!("remove it from {holder}, since the guest is to have it");
+    Some(Problem::new(
+        ["route", &route.name, "addresses"],
+        problem,
+        &remedy,
+    ))
+}
+
+fn routed_elsewhere(
+    route: &Route,
+    prefix: Ipv4Net,
+    links: &[Link],
+    routes: &[LinkRoute],
+    ours: &[Change],
+) -> Option<Problem> {
+    let own = named(links, &route.interface).map(|link| link.index);
+    let is_ours = |present: &LinkRoute| {
+        ours.iter().any(|change| {
+            matches!(change, Change::Route { prefix: known, ifindex, .. }
+                if *known == prefix && present.device == Some(*ifindex))
+        })
+    };
+    let other = routes.iter().find(|present| {
+        let is_own = own.is_some() && present.device == own;
+        present.is_plain_to(prefix) && !is_own && !is_ours(present)
+    })?;
+    let device = links
+        .iter()
+        .find(|link| Some(link.index) == other.device)
+        .map_or("elsewhere".to_owned(), |link| format!("by {}", link.name));
+    let problem = format!("the host has a route to {prefix} {device} already");
+    let remedy = format!("remove it (ip route del {prefix}), or this one");
+    Some(Problem::new(
+        ["route", &route.name, "addresses"],
+        problem,
+        &remedy,
+    ))
+}
