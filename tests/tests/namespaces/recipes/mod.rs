@@ -4,6 +4,7 @@
 //! the same, but for the differences that each test names.
 
 mod docker;
+mod hetzner;
 mod kvm;
 mod matrix;
 mod proxmox;
