@@ -28,6 +28,7 @@ pub fn take(host: &Host) -> Result<Vec<String>> {
         "ip rule show",
         "tc qdisc show",
         "bridge link show",
+        "ip neigh show proxy",
     ] {
         let said = host.check(command.split(' '))?;
         writeln!(text, "# {command}\n{said}")?;

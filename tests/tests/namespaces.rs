@@ -23,6 +23,7 @@ mod namespaces {
     mod portless;
     mod ports;
     mod recipes;
+    mod routes;
     mod rules;
     mod scenarios;
     mod security;

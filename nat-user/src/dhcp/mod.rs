@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, stream};
 
 use self::{
     conf::Conf,
@@ -34,6 +35,9 @@ const FOLDER: &str = "dhcp";
 /// What `natbpf status` is told, in [`FOLDER`].
 const WARNINGS: &str = "warnings.json";
 const NEW_WARNINGS: &str = "warnings.json.new";
+
+/// How many are started or ended at the same time: each is mostly waited for.
+const AT_ONCE: usize = 32;
 
 /// How long a dnsmasq that has ended is left alone; twice as long each time.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -105,13 +109,18 @@ pub fn lease_file(run_dir: &Path, interface: &str) -> PathBuf {
 /// When a process does not end or a file cannot be removed.
 pub async fn end_all(run_dir: &Path) -> Result<Vec<String>> {
     let folder = folder_of(run_dir)?;
-    let mut lines = Vec::new();
+    let mut running = Vec::new();
     for interface in interfaces_in(&folder) {
         if let Some(process) = Process::find(&Files::of(&folder, &interface)) {
-            process.end().await?;
-            lines.push(format!("ended dnsmasq on {interface}"));
+            running.push((interface, process));
         }
     }
+    let ends = running.into_iter().map(|(interface, process)| async move {
+        process.end().await?;
+        Ok(format!("ended dnsmasq on {interface}"))
+    });
+    let ended: Vec<Result<String>> = stream::iter(ends).buffered(AT_ONCE).collect().await;
+    let lines = ended.into_iter().collect::<Result<_>>()?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", folder.display()))
@@ -164,13 +173,17 @@ impl Services {
             }
         }
         self.end_others(&wanted, &named).await;
-        for (interface, (network, conf)) in wanted {
-            if !self.services.contains_key(&interface) {
-                let files = Files::of(&self.folder, &interface);
-                let service = Service::take_over_or_start(network, files, conf).await;
-                self.services.insert(interface, service);
-            }
-        }
+        let (folder, services) = (&self.folder, &self.services);
+        let missing = wanted
+            .into_iter()
+            .filter(|(interface, _)| !services.contains_key(interface));
+        let starts = missing.map(|(interface, (network, conf))| async move {
+            let files = Files::of(folder, &interface);
+            let service = Service::take_over_or_start(network, files, conf).await;
+            (interface, service)
+        });
+        let started: Vec<_> = stream::iter(starts).buffered(AT_ONCE).collect().await;
+        self.services.extend(started);
         self.tell(config);
     }
 
@@ -181,6 +194,7 @@ impl Services {
         wanted: &BTreeMap<String, (String, Conf)>,
         named: &BTreeSet<String>,
     ) {
+        let mut unwanted = Vec::new();
         for interface in interfaces_in(&self.folder) {
             let files = Files::of(&self.folder, &interface);
             let wish = wanted.get(&interface).map(|(_, conf)| conf);
@@ -196,15 +210,24 @@ impl Services {
             let process = known
                 .and_then(Service::into_process)
                 .or_else(|| Process::find(&files));
-            if let Some(process) = process
-                && let Err(error) = process.end().await
-            {
-                log::error!("{error:#}");
-            }
-            if !named.contains(&interface) {
-                files.remove();
-            }
+            unwanted.push((interface, files, process));
         }
+        let ends = unwanted
+            .into_iter()
+            .map(|(interface, files, process)| async move {
+                if let Some(process) = process
+                    && let Err(error) = process.end().await
+                {
+                    log::error!("{error:#}");
+                }
+                if !named.contains(&interface) {
+                    files.remove();
+                }
+            });
+        stream::iter(ends)
+            .buffered(AT_ONCE)
+            .collect::<Vec<()>>()
+            .await;
         // (One that could not even write its files.)
         self.services.retain(|interface, service| {
             wanted

@@ -9,6 +9,7 @@
 //!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
 //! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the network,
 //!   with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
+//! - `fs/inotify/max_user_instances`, where there are more networks with DHCP or DNS than it allows.
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
 //!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
 //!   send the next one to its neighbour directly, past the translation.
@@ -37,6 +38,9 @@ use crate::config::model::{Config, Forwarding, UplinkId};
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;
 
+/// As many instances of inotify as the kernel usually lets a user have.
+const USUAL_WATCHERS: u32 = 128;
+
 /// What the host should look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -48,6 +52,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Whether packets of established sessions go past the kernel.
     pub has_fast_path: bool,
+    /// How many networks are served by a dnsmasq of their own.
+    pub served_networks: u32,
 }
 
 /// What an uplink asks of the host.
@@ -119,6 +125,9 @@ impl Plan {
                 .map(|route| Route::from_config(config, route))
                 .collect(),
             has_fast_path: config.forwarding == Forwarding::Fast,
+            served_networks: (config.networks.iter())
+                .filter(|network| network.dhcp.is_some() || network.dns.is_some())
+                .count() as u32,
         }
     }
 }
@@ -253,6 +262,7 @@ impl Run<'_> {
         if plan.has_fast_path {
             self.plan_tracking()?;
         }
+        self.plan_watches(plan.served_networks)?;
         self.make_planned().await?;
 
         // ip_forward has set this one too, so it is looked at only now.
@@ -294,11 +304,18 @@ impl Run<'_> {
                 self.journal.record(known.clone());
                 self.kept.push(known);
             }
-            None => self.todo.push(Change::Bridge {
-                name: network.interface.clone(),
-                mac: random_mac()?,
-                ifindex: None,
-            }),
+            None => {
+                // One that was deleted comes back with the Ethernet address that its guests know.
+                let known = (self.journal.changes().iter()).find_map(|known| match known {
+                    Change::Bridge { name, mac, .. } if *name == network.interface => Some(*mac),
+                    _ => None,
+                });
+                self.todo.push(Change::Bridge {
+                    name: network.interface.clone(),
+                    mac: known.map_or_else(random_mac, Ok)?,
+                    ifindex: None,
+                });
+            }
         }
         Ok(())
     }
@@ -311,6 +328,27 @@ impl Run<'_> {
             Some(_) => self.plan_sysctl(key, "1"),
             None => Ok(()),
         }
+    }
+
+    /// Each dnsmasq watches files, for which the kernel lets a user have 128 instances by default.
+    fn plan_watches(&mut self, served: u32) -> Result<()> {
+        if served <= USUAL_WATCHERS / 2 {
+            return Ok(());
+        }
+        let key = Key::new(&["fs", "inotify", "max_user_instances"])?;
+        let needed = served.saturating_add(USUAL_WATCHERS);
+        let Some(before) = key.read()? else {
+            return Ok(());
+        };
+        let is_enough = before.parse::<u32>().is_ok_and(|now| now >= needed);
+        let change = Change::Sysctl {
+            key,
+            before,
+            set: needed.to_string(),
+            followers: Vec::new(),
+        };
+        self.want(change, is_enough, &[]);
+        Ok(())
     }
 
     fn plan_sysctl(&mut self, key: Key, set: &str) -> Result<()> {

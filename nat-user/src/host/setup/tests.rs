@@ -30,6 +30,7 @@ fn plan(networks: &[Network]) -> Plan {
         networks: networks.to_vec(),
         routes: Vec::new(),
         has_fast_path: false,
+        served_networks: 0,
     }
 }
 
