@@ -7,6 +7,10 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
+// (The fuzz targets compile this file as a part of another crate.)
+#[path = "compile/policy.rs"]
+mod policy;
+#[path = "compile/route.rs"]
 mod route;
 
 use std::{
@@ -18,6 +22,7 @@ use ipnet::Ipv4Net;
 use nat_common::{
     address::{Addr4, Port},
     parse::{ICMP, TCP, UDP},
+    policy::{Chain, Policy4, Side},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
@@ -63,6 +68,10 @@ pub trait Numbering {
     fn forward(&mut self, name: &str) -> u32;
     /// The number of a `[[nat]]` rule, from 1.
     fn nat(&mut self, name: &str) -> u32;
+    /// The number of a `[[policy]]`, from 1.
+    fn policy(&mut self, name: &str) -> u32;
+    /// The number of what holds for a network where no policy says anything, from 1.
+    fn default_of(&mut self, network: &str) -> u32;
 }
 
 /// A key of a longest-prefix match and the number of its bits that count.
@@ -87,6 +96,10 @@ pub struct Ruleset {
     pub addresses: Vec<(Addr4, ExternalAddress)>,
     /// `INSIDE`.
     pub inside: Vec<(Prefix<InsideKey4>, Inside4)>,
+    /// `CHAINS`: runs of the policies that follow.
+    pub chains: Vec<((Side, Side), Chain)>,
+    /// `POLICIES`.
+    pub policies: Vec<Policy4>,
     /// What 127.0.0.1 stands for, if the host itself is to reach anything that is forwarded.
     pub own: Option<Vec<Addr4>>,
 }
@@ -103,6 +116,7 @@ pub fn compile(
     compiler.forwards(numbers);
     compiler.own();
     compiler.snats(numbers);
+    compiler.policies(numbers);
     compiler.ruleset
 }
 
@@ -120,6 +134,8 @@ struct Target {
     hairpin: bool,
     /// Whether the host itself reaches it.
     local: bool,
+    /// Whether it is accepted where no policy says otherwise.
+    accepted: bool,
 }
 
 struct Compiler<'a> {
@@ -284,6 +300,7 @@ impl<'a> Compiler<'a> {
                 rule: number,
                 hairpin: forward.hairpin,
                 local: forward.local,
+                accepted: true,
             };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
@@ -307,6 +324,7 @@ impl<'a> Compiler<'a> {
                 rule: number,
                 hairpin: nat.hairpin,
                 local: false,
+                accepted: false,
             };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
@@ -408,6 +426,9 @@ impl<'a> Compiler<'a> {
         }
         if target.local {
             flags |= forward_flags::LOCAL;
+        }
+        if target.accepted {
+            flags |= forward_flags::ACCEPTED;
         }
         Forward4 {
             to: wire(target.to),

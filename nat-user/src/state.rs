@@ -118,10 +118,14 @@ pub enum RuleKind {
     Forward,
     /// `[[nat]]`.
     Nat,
+    /// `[[policy]]`.
+    Policy,
+    /// What holds for a network where no policy says anything; it has the network's name.
+    Default,
 }
 
 /// How many kinds of rules there are.
-const RULE_KINDS: usize = 3;
+const RULE_KINDS: usize = 5;
 
 /// The numbers that stand in maps for the names of the configuration.
 ///
@@ -367,6 +371,14 @@ impl Numbering for Numbers {
     fn nat(&mut self, name: &str) -> u32 {
         self.rule(RuleKind::Nat, name)
     }
+
+    fn policy(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Policy, name)
+    }
+
+    fn default_of(&mut self, network: &str) -> u32 {
+        self.rule(RuleKind::Default, network)
+    }
 }
 
 fn number_of(numbers: &mut BTreeMap<String, u16>, name: &str) -> u16 {
@@ -441,6 +453,8 @@ impl fmt::Display for RuleKind {
             Self::Snat => "snat",
             Self::Forward => "forward",
             Self::Nat => "nat",
+            Self::Policy => "policy",
+            Self::Default => "default",
         })
     }
 }

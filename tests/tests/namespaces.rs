@@ -20,6 +20,7 @@ mod namespaces {
     mod local;
     mod nat;
     mod neighbours_on_host;
+    mod policies;
     mod portless;
     mod ports;
     mod recipes;

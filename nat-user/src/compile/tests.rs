@@ -49,6 +49,14 @@ impl Numbering for InOrder {
     fn nat(&mut self, name: &str) -> u32 {
         self.number(format!("nat {name}")) as u32
     }
+
+    fn policy(&mut self, name: &str) -> u32 {
+        self.number(format!("policy {name}")) as u32
+    }
+
+    fn default_of(&mut self, network: &str) -> u32 {
+        self.number(format!("default {network}")) as u32
+    }
 }
 
 fn environment() -> Environment {

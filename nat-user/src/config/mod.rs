@@ -15,6 +15,7 @@ mod limits;
 mod nat;
 mod network;
 mod parse;
+mod policy;
 mod route;
 mod service;
 mod shadow;

@@ -119,10 +119,7 @@ impl Instance {
         let services = Services::new(&options.run_dir)?;
         let config = services.resolve(loaded.config);
         let pins = Pins::below(&options.bpffs);
-        let sizes = Sizes::new(
-            config.limits.sessions,
-            config.snat.len() + config.forwards.len() + config.nats.len(),
-        );
+        let sizes = Sizes::new(config.limits.sessions, config.rule_count());
         let has_pins = pins.are_any();
         let known = match State::load(&options.run_dir) {
             Ok(state) => state.filter(|_| has_pins),
@@ -394,7 +391,13 @@ impl Instance {
             .nats
             .iter()
             .map(|rule| (RuleKind::Nat, rule.name.clone()));
-        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).chain(nats).collect();
+        let policies = config.policies.iter();
+        let policies = policies.map(|rule| (RuleKind::Policy, rule.name.clone()));
+        let networks = config.networks.iter();
+        let defaults = networks.map(|network| (RuleKind::Default, network.name.clone()));
+        let translating = snat.chain(forwards).chain(nats);
+        let active: HashSet<(RuleKind, String)> =
+            translating.chain(policies).chain(defaults).collect();
         self.state
             .numbers
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
@@ -495,6 +498,7 @@ impl Instance {
             |rule| &rule.name,
             |rule| rule.forwarding = Forwarding::Fast,
         );
+        let policies = changed((&old.policies, &new.policies), |rule| &rule.name, |_| ());
         let of_kind = |kind, names: Vec<String>| {
             let names = names.into_iter();
             names.filter_map(move |name| self.state.numbers.find_rule(kind, &name))
@@ -502,6 +506,7 @@ impl Instance {
         of_kind(RuleKind::Snat, snat)
             .chain(of_kind(RuleKind::Forward, forwards))
             .chain(of_kind(RuleKind::Nat, nats))
+            .chain(of_kind(RuleKind::Policy, policies))
             .collect()
     }
 

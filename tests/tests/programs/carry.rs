@@ -292,7 +292,7 @@ fn a_layout_of_the_future_is_left_alone() -> Result<()> {
     };
     let said = format!("{error:#}");
     ensure!(
-        said.contains("layout 4711") && said.contains("this natbpf knows 2 and 3"),
+        said.contains("layout 4711") && said.contains("this natbpf knows 2, 3, 4"),
         "{said}"
     );
     Ok(())

@@ -56,7 +56,7 @@ fn unknown_table() {
         refusal_of("[dhcp]\n"),
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
          the keys here are `forwarding`, `uplink`, `network`, `guest`, `snat`, `forward`, `nat`, \
-         `limits`, `timeouts`"
+         `policy`, `limits`, `timeouts`"
     );
 }
 
