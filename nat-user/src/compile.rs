@@ -176,8 +176,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The uplinks' addresses, those of single guests and the pools of the source translation
-    /// rules.
+    /// The uplinks' addresses, and all others that rules name.
     fn addresses(&mut self) {
         let mut seen = BTreeMap::new();
         for (id, _) in self.config.uplinks.iter().enumerate() {
@@ -186,19 +185,10 @@ impl<'a> Compiler<'a> {
             }
         }
         // (What is for a guest without a lease is nobody's as yet.)
-        for rule in self
-            .config
-            .nats
-            .iter()
-            .filter(|rule| rule.to.now().is_some())
-        {
-            seen.entry(rule.address).or_insert(rule.uplink.0);
-        }
-        for rule in &self.config.snat {
-            if let SnatTarget::Pool { first, last } = rule.to {
-                for address in u32::from(first)..=u32::from(last) {
-                    seen.entry(address.into()).or_insert(rule.uplink.0);
-                }
+        let named = self.config.named_addresses();
+        for named in named.filter(|named| named.guest.is_none_or(|guest| guest.now().is_some())) {
+            for address in named.addresses() {
+                seen.entry(address).or_insert(named.uplink.0);
             }
         }
         for (address, uplink) in seen {

@@ -9,6 +9,7 @@ mod namespaces {
     mod control;
     mod dhcp;
     mod exhaustion;
+    mod external;
     mod fast_path;
     mod fragments;
     mod guest_ports;
@@ -22,6 +23,7 @@ mod namespaces {
     mod policies;
     mod portless;
     mod ports;
+    mod recipes;
     mod routes;
     mod rules;
     mod scenarios;

@@ -348,6 +348,23 @@ to = "19.19.8.20-19.19.8.23"
     assert_eq!(hosts, [(10, 1), (20, 0), (21, 0), (22, 0), (23, 0)]);
 }
 
+#[test]
+fn the_address_of_a_forward_is_external_whoever_holds_it() {
+    let forward = |address: &str| {
+        format!(
+            "[[forward]]\nuplink = \"wan\"\nprotocol = \"icmp\"\naddress = \"{address}\"\n\
+             to = \"172.22.161.170\"\n"
+        )
+    };
+    let rules = ruleset(&(forward("19.19.8.10") + &forward("19.19.8.77")));
+    let hosts: Vec<(u8, u8)> = rules
+        .addresses
+        .iter()
+        .map(|(address, ext)| (address.0[3], ext.is_host))
+        .collect();
+    assert_eq!(hosts, [(10, 1), (77, 0)]);
+}
+
 const NAT: &str = r#"
 [[nat]]
 name = "mail"

@@ -6,6 +6,7 @@
 
 pub mod model;
 
+mod claim;
 mod diagnostic;
 mod forward;
 mod guest;

@@ -78,6 +78,17 @@ pub struct Uplink {
     pub keep: Vec<(ForwardProtocol, u16)>,
     /// The largest segment that TCP connections through it may announce.
     pub mss_clamp: MssClamp,
+    /// What is done for external addresses that no interface of the host holds.
+    pub claim: Claim,
+}
+
+/// What is done for external addresses that no interface of the host holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The programs answer ARP for them.
+    Arp,
+    /// They are put on the uplink's interface.
+    Add,
 }
 
 /// The largest segment that TCP connections through an uplink may announce.

@@ -10,8 +10,8 @@ use super::model::{
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
-    forward, guest, interfaces, limits, nat, network, policy, route, shadow, snat, suggest, target,
-    uplink, values,
+    claim, forward, guest, interfaces, limits, nat, network, policy, route, shadow, snat, suggest,
+    target, uplink, values,
 };
 
 /// The tables of a file.
@@ -307,6 +307,7 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     nat::check(&parts.nats, &by_address, report);
     policy::check(&parts.policies, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);
+    claim::check(&parts.snat, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
     let routes = route::ByAddress::new(&parts.routes);
     let others = route::Others {

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::model::{
-    Action, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits, MappingBehaviour,
-    Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts,
-    UplinkAddresses, UplinkId,
+    Action, Claim, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits,
+    MappingBehaviour, Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget,
+    Timeouts, UplinkAddresses, UplinkId,
 };
 use super::super::{
     forward, guest, limits, load as load_file, nat, network, parse, policy, route, service, snat,
@@ -197,6 +197,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.uplinks[0].mode, Mode::Auto);
     assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
     assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
+    assert_eq!(config.uplinks[0].claim, Claim::Arp);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());
     assert!(!config.networks[0].anti_spoof && !config.networks[0].isolated);
     let snat = &config.snat[0];

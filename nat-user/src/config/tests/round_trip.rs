@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
-    Action, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule,
-    Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour, Mode, MssClamp, NatRule,
-    Network, NetworkId, PolicyEnd, PolicyRule, PortForward, PortRange, SnatRule, SnatSource,
-    SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+    Action, Claim, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol,
+    ForwardRule, Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour, Mode,
+    MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule, PortForward, PortRange, SnatRule,
+    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -168,14 +168,16 @@ fn uplink() -> impl Strategy<Value = Uplink> {
         Just(MssClamp::Off),
         (MssClamp::LEAST..=MssClamp::MOST).prop_map(MssClamp::Bytes),
     ];
-    (names(), addresses, mode, keep, mss_clamp).prop_map(
-        |(name, addresses, mode, keep, mss_clamp)| Uplink {
+    let claim = prop_oneof![Just(Claim::Arp), Just(Claim::Add)];
+    (names(), addresses, mode, keep, mss_clamp, claim).prop_map(
+        |(name, addresses, mode, keep, mss_clamp, claim)| Uplink {
             name,
             interface: String::new(),
             addresses,
             mode,
             keep: keep.into_iter().collect(),
             mss_clamp,
+            claim,
         },
     )
 }
@@ -545,6 +547,12 @@ fn settle(mut config: Config) -> Config {
     }
     for (index, rule) in config.snat.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
+        // No interface takes as many addresses.
+        if let SnatTarget::Pool { first, last } = rule.to
+            && u32::from(last) - u32::from(first) >= 256
+        {
+            config.uplinks[rule.uplink.0].claim = Claim::Arp;
+        }
     }
     for (index, rule) in config.policies.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
@@ -762,6 +770,11 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
         MssClamp::Bytes(bytes) => bytes.to_string(),
     };
     *text += &format!("mss_clamp = {clamp}\n");
+    let claim = match uplink.claim {
+        Claim::Arp => "arp",
+        Claim::Add => "add",
+    };
+    *text += &format!("claim = {claim:?}\n");
     if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {
         *text += &format!("addresses = {}\n", list(addresses.iter()));
     }
