@@ -6,7 +6,9 @@ mod doubts;
 mod forms;
 mod reachable;
 mod round_trip;
+mod routes;
 mod services;
+mod templates;
 
 use std::path::Path;
 
