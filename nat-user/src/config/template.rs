@@ -89,8 +89,16 @@ pub(super) fn document(text: &str) -> Result<Document<'_>, (Fault, Vec<Fault>)> 
 struct Expansion<'t> {
     places: Places,
     faults: Vec<Fault>,
-    /// The tables `[[KEY]]` that were made, each with the offset of its template.
-    rules: BTreeMap<String, Vec<(usize, Spanned<DeValue<'t>>)>>,
+    /// The tables `[[KEY]]` that were made.
+    rules: BTreeMap<String, Rules<'t>>,
+}
+
+/// Tables `[[KEY]]` of templates.
+struct Rules<'t> {
+    /// Where the first of them was made.
+    at: usize,
+    /// Each with the offset of its template.
+    made: Vec<(usize, Spanned<DeValue<'t>>)>,
 }
 
 /// One template.
@@ -139,8 +147,8 @@ impl<'t> Expansion<'t> {
                 Err(fault) => self.faults.push(fault),
             }
         }
-        for (key, made) in std::mem::take(&mut self.rules) {
-            self.add_rules(&key, made, root);
+        for (key, rules) in std::mem::take(&mut self.rules) {
+            self.add_rules(&key, rules, root);
         }
     }
 
@@ -185,7 +193,13 @@ impl<'t> Expansion<'t> {
                 let made: Vec<_> = items
                     .map(|item| (template.at, self.value(&path, bindings, item)))
                     .collect();
-                self.rules.entry(name.to_string()).or_default().extend(made);
+                let at = self.places.add(key.span().start);
+                let rules = self.rules.entry(name.to_string());
+                let rules = rules.or_insert_with(|| Rules {
+                    at,
+                    made: Vec::new(),
+                });
+                rules.made.extend(made);
             }
             DeValue::Table(named) => self.named(&path, bindings, (key, named), root),
             other => {
@@ -213,7 +227,7 @@ impl<'t> Expansion<'t> {
                 .entry(kind.clone())
                 .or_insert_with(|| Spanned::new(at..at, DeValue::Table(DeTable::new())));
             let DeValue::Table(of_kind) = of_kind.get_mut() else {
-                continue; // It is reported as what it is.
+                return self.mixed(key.get_ref(), at, root.get(key.get_ref().as_ref()));
             };
             if let Some(other) = of_kind.get(name.get_ref().as_ref()) {
                 let fault = self.made_twice(key.get_ref(), &name, other);
@@ -222,6 +236,19 @@ impl<'t> Expansion<'t> {
             }
             of_kind.insert(name, value);
         }
+    }
+
+    /// A kind of table that is written in two ways.
+    fn mixed(&mut self, kind: &str, at: usize, other: Option<&Spanned<DeValue<'t>>>) {
+        let at = self.places.written(at);
+        let other = other.map(|other| self.places.written(other.span().start));
+        self.faults.push(Fault {
+            at,
+            key: dotted(&[kind]),
+            problem: format!("is both [{kind}.NAME] and [[{kind}]]"),
+            see: other,
+            remedy: "write it in one way, in the template as elsewhere".to_owned(),
+        });
     }
 
     fn made_twice(
@@ -247,16 +274,7 @@ impl<'t> Expansion<'t> {
     }
 
     /// Puts the tables `[[KEY]]` that were made where their templates stand among the others.
-    fn add_rules(
-        &mut self,
-        key: &str,
-        mut made: Vec<(usize, Spanned<DeValue<'t>>)>,
-        root: &mut DeTable<'t>,
-    ) {
-        let Some((_, first)) = made.first() else {
-            return;
-        };
-        let at = first.span().start;
+    fn add_rules(&mut self, key: &str, Rules { at, mut made }: Rules<'t>, root: &mut DeTable<'t>) {
         let present = root.remove(key);
         match present.as_ref().map(Spanned::get_ref) {
             Some(DeValue::Array(items)) => {
@@ -264,13 +282,7 @@ impl<'t> Expansion<'t> {
                 made.extend(written);
                 made.sort_by_key(|(offset, _)| *offset);
             }
-            Some(_) => {
-                // It is reported as what it is.
-                root.extend(
-                    present.map(|value| (Spanned::new(at..at, Cow::from(key.to_owned())), value)),
-                );
-                return;
-            }
+            Some(_) => return self.mixed(key, at, present.as_ref()),
             None => {}
         }
         let mut array = DeArray::new();

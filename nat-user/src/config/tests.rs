@@ -7,7 +7,9 @@ mod forms;
 mod policies;
 mod reachable;
 mod round_trip;
+mod routes;
 mod services;
+mod templates;
 
 use std::path::Path;
 

@@ -137,6 +137,12 @@ to = "172.22.161.170"
     }
 
     #[test]
+    fn routes_are_known_by_their_kind() {
+        let route = "[[route]]\nname = \"web\"\nnetwork = \"lan\"\naddresses = \"192.0.2.1\"\n";
+        assert_eq!(to(&format!("{BEFORE}{route}")), ["route web: added"]);
+    }
+
+    #[test]
     fn limits_are_changed() {
         let with = |line: &str| to(&format!("{BEFORE}[limits]\n{line}\n"));
         assert_eq!(with("sessions = 1000"), ["limits.sessions: changed"]);

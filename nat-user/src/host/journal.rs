@@ -223,6 +223,17 @@ mod tests {
                 ifindex: 7,
                 address: "172.22.161.254/24".parse().unwrap(),
             },
+            Change::Route {
+                prefix: "192.0.2.112/29".parse().unwrap(),
+                interface: "vmbr1".to_owned(),
+                ifindex: 7,
+                source: Some("19.19.8.10".parse().unwrap()),
+            },
+            Change::ArpProxy {
+                address: "192.0.2.112".parse().unwrap(),
+                interface: "vmbr0".to_owned(),
+                ifindex: 2,
+            },
             Change::Port {
                 port: "tap1".to_owned(),
                 ifindex: 8,

@@ -772,3 +772,210 @@ fn the_reverse_path_filter_is_not_touched() {
         assert_eq!(filters(), before);
     });
 }
+
+/// A route to the guests of [`lan`].
+fn route(prefixes: &[&str]) -> Route {
+    Route {
+        name: "public".to_owned(),
+        interface: "vmbr1".to_owned(),
+        prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+        uplink: "vmbr0".to_owned(),
+        uplink_addresses: Vec::new(),
+        gateway: None,
+        proxy_arp: false,
+        arp: false,
+    }
+}
+
+fn plan_with(routes: &[Route]) -> Plan {
+    Plan {
+        routes: routes.to_vec(),
+        ..plan(&[lan()])
+    }
+}
+
+/// The route that the host has to a prefix, in `ip`'s words.
+fn route_to(prefix: &str) -> String {
+    let line = ip(&format!("-4 route show {prefix}"));
+    line.replace(" linkdown", "").trim().to_owned()
+}
+
+#[test]
+fn routes_are_made_followed_and_undone() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let all = Route {
+            gateway: Some("19.19.8.10".parse().unwrap()),
+            proxy_arp: true,
+            arp: true,
+            ..route(&["192.0.2.112/29", "198.51.100.7/32"])
+        };
+        let report = host
+            .apply(&plan_with(std::slice::from_ref(&all)))
+            .await
+            .unwrap();
+        let lines = report.done.join("\n");
+        for line in [
+            "added 19.19.8.10/32 to vmbr1",
+            "routed 192.0.2.112/29 to vmbr1",
+            "set net/ipv4/conf/vmbr1/proxy_arp to 1 (was 0)",
+            "answered ARP for 192.0.2.119 on vmbr0",
+        ] {
+            assert!(lines.contains(line), "{line} is not in\n{lines}");
+        }
+        let to_subnet = "192.0.2.112/29 dev vmbr1 proto static scope link src 19.19.8.10";
+        assert_eq!(route_to("192.0.2.112/29"), to_subnet);
+        assert_eq!(ip("neigh show proxy").lines().count(), 9);
+        let again = host
+            .apply(&plan_with(std::slice::from_ref(&all)))
+            .await
+            .unwrap();
+        assert!(again.is_empty(), "{again}");
+        // One address less, and another way to the host.
+        ip("addr add 203.0.113.1/24 dev vmbr0");
+        let less = Route {
+            uplink_addresses: vec!["203.0.113.1".parse().unwrap()],
+            ..route(&["192.0.2.112/29"])
+        };
+        host.apply(&plan_with(&[less])).await.unwrap();
+        let to_subnet = "192.0.2.112/29 dev vmbr1 proto static scope link src 203.0.113.1";
+        assert_eq!(route_to("192.0.2.112/29"), to_subnet);
+        assert_eq!(route_to("198.51.100.7"), "");
+        assert_eq!(ip("neigh show proxy"), "");
+        sysctl_is("conf/vmbr1/proxy_arp", "0");
+        ip("addr del 203.0.113.1/24 dev vmbr0");
+        host.undo().await;
+        before.assert_unchanged();
+        assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn a_route_on_a_bridge_of_somebody_elses_is_taken_away_again() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link add vmbr1 type bridge");
+        ip("link set vmbr1 up");
+        ip("addr add 172.22.161.254/24 dev vmbr1");
+        // It was there before, and is as good.
+        ip("route add 198.51.100.7 dev vmbr1");
+        let before = HostState::read();
+        let plan = plan_with(&[route(&["192.0.2.112/29", "198.51.100.7/32"])]);
+        host.apply(&plan).await.unwrap();
+        assert!(route_to("192.0.2.112/29").ends_with("src 19.19.8.10"));
+        host.undo().await;
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn a_route_that_leads_elsewhere_is_not_replaced() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("route add 198.51.100.7 dev vmbr0");
+        let before = HostState::read();
+        let wrong = plan_with(&[route(&["198.51.100.7/32", "19.19.8.10/32"])]);
+        let error = host.apply(&wrong).await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the host has a route to 198.51.100.7/32 by vmbr0 already; remove it (ip route del \
+             198.51.100.7/32), or this one\n\
+             19.19.8.10 is the host's own address, on vmbr0; remove it from vmbr0, since the guest \
+             is to have it"
+        );
+        before.assert_unchanged();
+        // One with a larger metric is no obstacle.
+        ip("route del 198.51.100.7");
+        ip("route add 198.51.100.7 dev vmbr0 metric 100");
+        host.apply(&plan_with(&[route(&["198.51.100.7/32"])]))
+            .await
+            .unwrap();
+        host.undo().await;
+        assert_eq!(
+            route_to("198.51.100.7"),
+            "198.51.100.7 dev vmbr0 scope link metric 100"
+        );
+    });
+}
+
+#[test]
+fn a_route_moves_to_another_network_and_back_when_that_fails() {
+    in_namespace(async || {
+        let host = Host::new();
+        let to = |interface: &str, name: &str| Plan {
+            routes: vec![Route {
+                interface: interface.to_owned(),
+                ..route(&["198.51.100.7/32"])
+            }],
+            ..plan(&[lan(), network("n", name, "10.7.0.1/16")])
+        };
+        host.apply(&to("vmbr1", "vmbr2")).await.unwrap();
+        let report = host.apply(&to("vmbr2", "vmbr2")).await.unwrap();
+        assert_eq!(report.done, ["routed 198.51.100.7/32 to vmbr2"]);
+        assert!(route_to("198.51.100.7").starts_with("198.51.100.7 dev vmbr2"));
+        let mut bad = to("vmbr1", "vmbr2");
+        // A prefix that the kernel refuses.
+        bad.routes.push(Route {
+            prefixes: vec!["255.255.255.255/8".parse().unwrap()],
+            ..route(&[])
+        });
+        host.apply(&bad).await.unwrap_err();
+        assert!(route_to("198.51.100.7").starts_with("198.51.100.7 dev vmbr2"));
+    });
+}
+
+#[test]
+fn a_bridge_that_comes_back_has_its_address_and_routes() {
+    in_namespace(async || {
+        let host = Host::new();
+        let plan = plan_with(&[route(&["192.0.2.112/29"])]);
+        host.apply(&plan).await.unwrap();
+        let mac = host.link("vmbr1").await.mac;
+        ip("link del vmbr1");
+        host.apply(&plan).await.unwrap();
+        assert_eq!(host.link("vmbr1").await.mac, mac);
+        assert!(route_to("192.0.2.112/29").contains("dev vmbr1"));
+    });
+}
+
+#[test]
+fn many_bridges_go_at_once_and_nothing_else_with_them() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let networks =
+            [1, 2, 3, 4].map(|n| network("n", &format!("br{n}"), &format!("10.9.{n}.1/24")));
+        host.apply(&plan(&networks)).await.unwrap();
+        // Somebody has given others the group that is asked for first.
+        ip("link add other type bridge");
+        ip("link set other group 1851916288");
+        let report = host.undo().await;
+        let deleted = report
+            .done
+            .iter()
+            .filter(|line| line.starts_with("deleted bridge br"));
+        assert_eq!((deleted.count(), &report.failed), (4, &Vec::new()));
+        assert_eq!(host.link("other").await.name, "other");
+        ip("link del other");
+        before.assert_unchanged();
+    });
+}
+
+#[test]
+fn many_dnsmasqs_may_watch_files() {
+    in_namespace(async || {
+        let host = Host::new();
+        let key = Key::new(&["fs", "inotify", "max_user_instances"]).unwrap();
+        let before = key.read().unwrap().unwrap();
+        let plan = Plan {
+            served_networks: 100_000,
+            ..plan(&[lan()])
+        };
+        host.apply(&plan).await.unwrap();
+        let now = key.read().unwrap().unwrap();
+        host.undo().await;
+        assert_eq!(now, "100128");
+        assert_eq!(key.read().unwrap().unwrap(), before);
+    });
+}
