@@ -7,7 +7,7 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
-// (The fuzz targets compile this file as a part of another crate.)
+// (The fuzz targets compile this file as a part of another crate: these are found from there as well.)
 #[path = "compile/policy.rs"]
 mod policy;
 #[path = "compile/route.rs"]

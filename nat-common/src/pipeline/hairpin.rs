@@ -39,16 +39,16 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
-    let network = match tables.interface(place.interface) {
-        Some(interface) if policy::is_policed(Some(interface)) => interface.number,
-        _ => 0,
-    };
-    match decide(packet, tables, place, work)? {
-        Verdict::Untouched if network != 0 => {
+    let interface = tables
+        .interface(place.interface)
+        .filter(|interface| interface.role == role::NETWORK);
+    let verdict = decide(packet, tables, place, work, interface)?;
+    match interface {
+        Some(interface) if verdict == Verdict::Untouched && policy::is_policed(Some(interface)) => {
             settle(work);
-            policy::from_guest(packet, tables, work, place.interface, network)
+            policy::from_guest(packet, tables, work, place.interface, interface.number)
         }
-        verdict => Ok(verdict),
+        _ => Ok(verdict),
     }
 }
 
@@ -58,12 +58,13 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     place: Place,
     work: &mut Work<A>,
+    interface: Option<&Interface>,
 ) -> Outcome {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let generation = generation(tables);
-    let (network, is_policed) = match tables.interface(place.interface) {
-        Some(interface) if interface.role == role::NETWORK => {
+    let (network, is_policed) = match interface {
+        Some(interface) => {
             check_guest(packet, tables, parsed, interface)?;
             if place.is_to_host
                 && interface.flags & interface_flags::NO_BRIDGE != 0
@@ -74,7 +75,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
             }
             (interface.number, policy::is_policed(Some(interface)))
         }
-        _ => (0, false),
+        None => (0, false),
     };
     if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
     {

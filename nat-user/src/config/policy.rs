@@ -193,7 +193,7 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     let is_about = ["from", "to", "protocol"];
     let names_something =
         |key: &&str| section.field(key).is_some() || section.mistyped(key).is_some();
-    if is_about.iter().any(|key| names_something(&key)) {
+    if is_about.iter().any(|key| names_something(key)) {
         return None;
     }
     let problem = "names nothing: it would hold for all flows";

@@ -104,8 +104,7 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
-    assert!(nats.is_empty() && guests.is_empty() && policies.is_empty());
-    assert!(routes.is_empty());
+    assert!(nats.is_empty() && guests.is_empty() && policies.is_empty() && routes.is_empty());
     assert_eq!(
         (networks[0].policy, &networks[0].host),
         (Action::Accept, &None)
