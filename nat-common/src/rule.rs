@@ -57,6 +57,9 @@ pub mod forward_flags {
     pub const LOCAL: u8 = 1 << 2;
     /// It names what the guest serves: that is accepted where no policy says otherwise.
     pub const ACCEPTED: u8 = 1 << 3;
+    /// It takes whatever comes to the address. Source translation may use ports of the address all
+    /// the same: there would be none left, and what answers a session finds that first.
+    pub const WHOLE: u8 = 1 << 4;
 }
 
 /// Key of `SNATS`, a longest-prefix match over the source address.
