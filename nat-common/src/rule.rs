@@ -216,6 +216,20 @@ pub struct Interface {
     pub reserved: [u8; 2],
 }
 
+/// Value of `NEAR_INTERFACES`: an interface where it is found without a search, at the index of the
+/// interface modulo [`NEAR_INTERFACES`], unless another has that place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NearInterface {
+    /// What is known of it.
+    pub interface: Interface,
+    /// Its index, 0 if the place is free.
+    pub index: u32,
+}
+
+/// How many places for interfaces there are.
+pub const NEAR_INTERFACES: u32 = 1024;
+
 /// What an interface is.
 pub mod role {
     /// A way to the outside.
@@ -310,6 +324,7 @@ crate::map_layout!(ExternalAddress, 4);
 crate::map_layout!(InsideKey4, 8);
 crate::map_layout!(Inside4, 16);
 crate::map_layout!(Interface, 16);
+crate::map_layout!(NearInterface, 20);
 crate::map_layout!(Settings, 40);
 
 /// Bits before the port in [`ForwardKey4`].
