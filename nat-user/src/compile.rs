@@ -483,10 +483,7 @@ impl<'a> Compiler<'a> {
         // Before the others: a guest with an address of its own has no other.
         let mut rules: Vec<(Ipv4Net, Snat4)> = nats
             .filter(|(rule, _)| rule.uplink == uplink)
-            .filter_map(|(rule, &number)| Some((rule.to.now()?, one_to_one(rule, number))))
-            // With a guest and an address in each of many networks the table would be full of others'.
-            .filter(|(to, _)| self.may_come_from(*to, network))
-            .map(|(to, entry)| (to.into(), entry))
+            .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
             .collect();
         rules.extend(self.untranslated(network));
         for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
@@ -515,12 +512,6 @@ impl<'a> Compiler<'a> {
         if network.is_none() {
             self.spare_host(uplink, &rules);
         }
-    }
-
-    /// Whether a guest's packets may come from a network: from its own, and if it is in none, from any.
-    fn may_come_from(&self, guest: Ipv4Addr, network: Option<NetworkId>) -> bool {
-        let own = self.network_of(guest);
-        own == 0 || network.is_none_or(|network| self.networks[network.0] == own)
     }
 
     /// The host's own traffic is not a guest's, even where a rule's prefix holds its address.
