@@ -7,6 +7,7 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
+#[path = "compile/route.rs"]
 mod route;
 
 use std::{
