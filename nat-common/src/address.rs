@@ -37,6 +37,9 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// How far `last` stands after this one, 0 if they are equal or `last` is lower.
     fn distance_to(self, last: Self) -> u32;
 
+    /// The address without the bits that `mask` does not have.
+    fn masked(self, mask: Self) -> Self;
+
     /// A number that depends on every bit of the address.
     fn mix(self) -> u32;
 

@@ -96,6 +96,8 @@ drop_reasons! {
     BroadcastSource = 23, "broadcast_source";
     /// A guest's packet with an address that is not its own.
     Spoofed = 24, "spoofed";
+    /// A policy does not let the flow be opened.
+    Policy = 25, "policy";
 }
 
 /// How many reasons there are.

@@ -49,6 +49,11 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        Self((u32::from_ne_bytes(self.0) & u32::from_ne_bytes(mask.0)).to_ne_bytes())
+    }
+
+    #[inline(always)]
     fn offset_by(self, offset: u32) -> Self {
         Self(
             u32::from_be_bytes(self.0)

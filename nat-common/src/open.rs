@@ -166,6 +166,83 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     outcome
 }
 
+/// A session that translates nothing, as the packet that opens it sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plain {
+    /// Where the packet was seen.
+    pub view: View,
+    /// Number of the network that it came from, 0 if from none.
+    pub network: u16,
+    /// Where answers will be seen.
+    pub answer_view: View,
+    /// Number of the network that they come from, 0 if from none.
+    pub answer_network: u16,
+    /// Number of the rule that it counts under.
+    pub rule: u32,
+}
+
+/// Opens a session that translates nothing, so that what answers it is known. It is that of the guest
+/// that opens it, or of the one that it is opened to.
+///
+/// # Errors
+///
+/// The reason why the packet must be dropped.
+#[inline(never)]
+pub fn open_plain<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    plain: &Plain,
+) -> Result<(), DropReason> {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let (source, destination) = (parsed.source(), parsed.destination());
+    let is_guests = plain.view as u8 == View::Inside as u8;
+    let (by_guest, to_guest) = (flags::PRIMARY, flags::IN);
+    opening.request = Entry {
+        key: parsed.key(plain.view, plain.network),
+        record: SessionRecord {
+            flags: flags::FROM_INITIATOR | if is_guests { by_guest } else { to_guest },
+            ..record(
+                tables,
+                source,
+                destination,
+                plain.answer_view,
+                plain.answer_network,
+                plain.rule,
+            )
+        },
+    };
+    opening.answer.record = SessionRecord {
+        flags: if is_guests { to_guest } else { by_guest },
+        ..record(
+            tables,
+            destination,
+            source,
+            plain.view,
+            plain.network,
+            plain.rule,
+        )
+    };
+    opening.answer.key = answer_key(&opening.request);
+    opening.guest = match is_guests {
+        true => GuestKey::new(source.address, plain.network),
+        false => GuestKey::new(destination.address, plain.answer_network),
+    };
+    guest::enter(tables, &opening.guest)?;
+    settle(opening);
+    match add_pair(tables, opening) {
+        Ok(()) => {
+            tables.count_opened(plain.rule);
+            Ok(())
+        }
+        Err(refusal) => {
+            guest::leave(tables, &opening.guest);
+            Err(refusal.reason())
+        }
+    }
+}
+
 /// Opens a session from outside to a mapping that a guest has made, and gives the guest's
 /// endpoint.
 ///
@@ -272,6 +349,7 @@ fn prepare_hairpin<A: Address, T: Tables<A>>(
         network,
         rule,
         is_mapping,
+        ..
     } = *server;
     let (client, external) = (parsed.source(), parsed.destination());
     let held = if is_mapping { flags::HOLDS_SERVER } else { 0 };
@@ -329,6 +407,8 @@ pub struct Server<A> {
     pub rule: u32,
     /// Whether it is known by a mapping of its own, not by a rule.
     pub is_mapping: bool,
+    /// Whether it is accepted where no policy says otherwise.
+    pub is_accepted: bool,
 }
 
 /// The guest's endpoint to which a forward rule sends a packet.

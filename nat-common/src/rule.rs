@@ -55,6 +55,8 @@ pub mod forward_flags {
     pub const HAIRPIN: u8 = 1 << 1;
     /// The host itself reaches it by the external address, and by its loopback address.
     pub const LOCAL: u8 = 1 << 2;
+    /// It names what the guest serves: that is accepted where no policy says otherwise.
+    pub const ACCEPTED: u8 = 1 << 3;
 }
 
 /// Key of `SNATS`, a longest-prefix match over the source address.
@@ -229,6 +231,8 @@ pub mod interface_flags {
     pub const NO_BRIDGE: u16 = 1 << 1;
     /// It is not the only uplink: sessions may have the address of another.
     pub const ONE_OF_SEVERAL: u16 = 1 << 2;
+    /// There are policies.
+    pub const POLICED: u16 = 1 << 3;
 }
 
 /// Bits of a value of `RULES`, whose key is a rule's number.

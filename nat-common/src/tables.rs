@@ -7,6 +7,7 @@ use crate::{
     guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
     next_hop::{NextHop, NextHopKey, Tag},
+    policy::{Chain, ChainKey, Policy},
     rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
     shared::Shared,
@@ -47,6 +48,14 @@ pub struct Traffic {
     pub packets: u64,
     /// Bytes from the IP header on.
     pub bytes: u64,
+}
+
+/// Where the kernel sends a packet, other than out by an interface.
+pub mod way {
+    /// To the host itself.
+    pub const HOST: u32 = 0;
+    /// Nowhere: it drops it.
+    pub const NOWHERE: u32 = u32::MAX;
 }
 
 /// The tables, the clock and the chance of a data plane.
@@ -118,6 +127,14 @@ pub trait Tables<A: Address> {
     fn external_address(&self, generation: u16, address: A) -> Option<&ExternalAddress>;
     /// What is known of an inside address.
     fn inside(&self, generation: u16, address: A) -> Option<&Inside<A>>;
+
+    /// The policies between two sides.
+    fn chain(&self, key: &ChainKey) -> Option<&Chain>;
+    /// One entry of the policies of a generation.
+    fn policy(&self, generation: u32, index: u32) -> Option<&Policy<A>>;
+    /// Where the kernel sends a packet that came in by an interface: the index of another one, or a
+    /// [`way`].
+    fn way(&self, interface: u32, source: A, destination: A) -> u32;
 
     /// What the first fragment of a packet said.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;

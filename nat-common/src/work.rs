@@ -10,6 +10,7 @@ use crate::{
     guest::GuestKey,
     open::Origin,
     parse::Parsed,
+    policy::Judging,
     port::PortSearch,
     refusal,
     rule::Snat,
@@ -24,6 +25,8 @@ pub struct Work<A> {
     pub parsed: Parsed<A>,
     /// The session that it opens.
     pub opening: Opening<A>,
+    /// The flow that it opens, as policies see it.
+    pub judging: Judging<A>,
     /// The answer to its refusal.
     pub refusal: [u8; refusal::MAX_LEN],
     /// Where the fast path sends it.
@@ -101,6 +104,7 @@ impl<A: Address> Work<A> {
         Self {
             parsed: Parsed::EMPTY,
             opening,
+            judging: Judging::EMPTY,
             refusal: [0; refusal::MAX_LEN],
             sent: Sent { port: 0, flags: 0 },
         }

@@ -17,6 +17,7 @@ mod pipeline {
     mod mss;
     mod one_to_one;
     mod packets;
+    mod policy;
     mod portless;
     mod rules;
     mod tcp;

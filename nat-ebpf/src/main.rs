@@ -13,6 +13,7 @@ mod local;
 mod maps;
 mod memory;
 mod refusal;
+mod route;
 mod sessions;
 mod skb;
 mod socket;

@@ -28,6 +28,7 @@ use nat_common::{
     },
     next_hop::{self, NextHop, NextHopKey, NextHopRecord, Tag},
     parse::{ICMP, TCP, UDP},
+    policy::{Chain, ChainKey, MAX_POLICIES, Policy4},
     refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
@@ -40,7 +41,7 @@ use nat_common::{
     work::{Work, settle},
 };
 
-use crate::{skb::Saved, socket};
+use crate::{route, skb::Saved, socket};
 
 /// Nanoseconds in a second of the sessions' clocks. The loader writes fewer to test in minutes what
 /// takes a day.
@@ -66,6 +67,13 @@ static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
 static EXCLUDES: LpmTrie<ExcludeKey4, u8> = LpmTrie::pinned(1 << 16, 0);
 #[map]
 static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
+/// Policies by the sides of a flow, as runs of [`POLICIES`].
+#[map]
+static CHAINS: HashMap<ChainKey, Chain> = HashMap::pinned(1 << 15, 1);
+/// Of odd generations in the first half, of even ones in the second: so a new rule set is written beside
+/// the one in use.
+#[map]
+static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
 #[map]
 static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
@@ -492,6 +500,23 @@ impl Tables<Addr4> for Maps {
             address,
         };
         INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key))
+    }
+
+    #[inline(always)]
+    fn chain(&self, key: &ChainKey) -> Option<&Chain> {
+        // SAFETY: entries are written by the daemon alone, whole.
+        unsafe { CHAINS.get(key) }
+    }
+
+    #[inline(always)]
+    fn policy(&self, generation: u32, index: u32) -> Option<&Policy4> {
+        let half = if generation & 1 == 1 { 0 } else { MAX_POLICIES };
+        POLICIES.get(half + index)
+    }
+
+    #[inline(always)]
+    fn way(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
+        route::way(self.ctx, interface, source, destination)
     }
 
     #[inline(always)]

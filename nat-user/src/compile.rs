@@ -7,6 +7,9 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
+// (The fuzz targets compile this file as a part of another crate: these are found from there as well.)
+#[path = "compile/policy.rs"]
+mod policy;
 #[path = "compile/route.rs"]
 mod route;
 
@@ -19,6 +22,7 @@ use ipnet::Ipv4Net;
 use nat_common::{
     address::{Addr4, Port},
     parse::{ICMP, TCP, UDP},
+    policy::{Chain, Policy4, Side},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
@@ -64,6 +68,10 @@ pub trait Numbering {
     fn forward(&mut self, name: &str) -> u32;
     /// The number of a `[[nat]]` rule, from 1.
     fn nat(&mut self, name: &str) -> u32;
+    /// The number of a `[[policy]]`, from 1.
+    fn policy(&mut self, name: &str) -> u32;
+    /// The number of what holds for a network where no policy says anything, from 1.
+    fn default_of(&mut self, network: &str) -> u32;
 }
 
 /// A key of a longest-prefix match and the number of its bits that count.
@@ -88,6 +96,10 @@ pub struct Ruleset {
     pub addresses: Vec<(Addr4, ExternalAddress)>,
     /// `INSIDE`.
     pub inside: Vec<(Prefix<InsideKey4>, Inside4)>,
+    /// `CHAINS`: runs of the policies that follow.
+    pub chains: Vec<((Side, Side), Chain)>,
+    /// `POLICIES`.
+    pub policies: Vec<Policy4>,
     /// What 127.0.0.1 stands for, if the host itself is to reach anything that is forwarded.
     pub own: Option<Vec<Addr4>>,
 }
@@ -104,6 +116,7 @@ pub fn compile(
     compiler.forwards(numbers);
     compiler.own();
     compiler.snats(numbers);
+    compiler.policies(numbers);
     compiler.ruleset
 }
 
@@ -121,6 +134,8 @@ struct Target {
     hairpin: bool,
     /// Whether the host itself reaches it.
     local: bool,
+    /// Whether it is accepted where no policy says otherwise.
+    accepted: bool,
 }
 
 struct Compiler<'a> {
@@ -161,8 +176,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The uplinks' addresses, those of single guests and the pools of the source translation
-    /// rules.
+    /// The uplinks' addresses, and all others that rules name.
     fn addresses(&mut self) {
         let mut seen = BTreeMap::new();
         for (id, _) in self.config.uplinks.iter().enumerate() {
@@ -171,19 +185,10 @@ impl<'a> Compiler<'a> {
             }
         }
         // (What is for a guest without a lease is nobody's as yet.)
-        for rule in self
-            .config
-            .nats
-            .iter()
-            .filter(|rule| rule.to.now().is_some())
-        {
-            seen.entry(rule.address).or_insert(rule.uplink.0);
-        }
-        for rule in &self.config.snat {
-            if let SnatTarget::Pool { first, last } = rule.to {
-                for address in u32::from(first)..=u32::from(last) {
-                    seen.entry(address.into()).or_insert(rule.uplink.0);
-                }
+        let named = self.config.named_addresses();
+        for named in named.filter(|named| named.guest.is_none_or(|guest| guest.now().is_some())) {
+            for address in named.addresses() {
+                seen.entry(address).or_insert(named.uplink.0);
             }
         }
         for (address, uplink) in seen {
@@ -295,6 +300,7 @@ impl<'a> Compiler<'a> {
                 rule: number,
                 hairpin: forward.hairpin,
                 local: forward.local,
+                accepted: true,
             };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
@@ -318,6 +324,7 @@ impl<'a> Compiler<'a> {
                 rule: number,
                 hairpin: nat.hairpin,
                 local: false,
+                accepted: false,
             };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
@@ -419,6 +426,9 @@ impl<'a> Compiler<'a> {
         }
         if target.local {
             flags |= forward_flags::LOCAL;
+        }
+        if target.accepted {
+            flags |= forward_flags::ACCEPTED;
         }
         Forward4 {
             to: wire(target.to),

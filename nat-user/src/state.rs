@@ -72,12 +72,40 @@ pub struct InterfaceState {
     pub attachment: String,
     /// The addresses in use: external ones of an uplink, the gateway of a network.
     pub addresses: Vec<Ipv4Addr>,
+    /// The external addresses of an uplink, and who has them; in their order.
+    #[serde(default)]
+    pub external: Vec<External>,
     /// Which hooks the fast path uses there, and why; empty where there is none.
     #[serde(default)]
     pub fast_path: String,
     /// The largest TCP segment in bytes that connections through it may announce, if there is one.
     #[serde(default)]
     pub mss: Option<u16>,
+}
+
+/// External addresses, one after the other, that are had in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// The lowest address.
+    pub first: Ipv4Addr,
+    /// The highest address, itself included.
+    pub last: Ipv4Addr,
+    /// Who has them.
+    pub held: Held,
+}
+
+/// Who has an external address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// An interface of the host, and not by natbpf.
+    Host,
+    /// The uplink's interface, by natbpf.
+    Added,
+    /// No interface: the programs answer ARP for it.
+    Arp,
+    /// No interface, and there is no ARP on the uplink: it must be routed to the host.
+    Nobody,
 }
 
 /// A kind of rule; names are unique within one.
@@ -90,10 +118,14 @@ pub enum RuleKind {
     Forward,
     /// `[[nat]]`.
     Nat,
+    /// `[[policy]]`.
+    Policy,
+    /// What holds for a network where no policy says anything; it has the network's name.
+    Default,
 }
 
 /// How many kinds of rules there are.
-const RULE_KINDS: usize = 3;
+const RULE_KINDS: usize = 5;
 
 /// The numbers that stand in maps for the names of the configuration.
 ///
@@ -339,6 +371,14 @@ impl Numbering for Numbers {
     fn nat(&mut self, name: &str) -> u32 {
         self.rule(RuleKind::Nat, name)
     }
+
+    fn policy(&mut self, name: &str) -> u32 {
+        self.rule(RuleKind::Policy, name)
+    }
+
+    fn default_of(&mut self, network: &str) -> u32 {
+        self.rule(RuleKind::Default, network)
+    }
 }
 
 fn number_of(numbers: &mut BTreeMap<String, u16>, name: &str) -> u16 {
@@ -413,6 +453,8 @@ impl fmt::Display for RuleKind {
             Self::Snat => "snat",
             Self::Forward => "forward",
             Self::Nat => "nat",
+            Self::Policy => "policy",
+            Self::Default => "default",
         })
     }
 }
@@ -499,6 +541,11 @@ mod tests {
                 hooks: vec!["tc-ingress".to_owned()],
                 attachment: "tcx".to_owned(),
                 addresses: vec![Ipv4Addr::new(19, 19, 8, 10)],
+                external: vec![External {
+                    first: Ipv4Addr::new(19, 19, 8, 10),
+                    last: Ipv4Addr::new(19, 19, 8, 10),
+                    held: Held::Host,
+                }],
                 fast_path: "tc".to_owned(),
                 mss: Some(1452),
             }],

@@ -11,12 +11,18 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The ```` ```toml ```` blocks of a page.
-fn configurations(page: &str) -> Vec<&str> {
-    let mut blocks = page.split("```toml\n").skip(1);
-    let mut found = Vec::new();
-    while let Some(block) = blocks.next().and_then(|rest| rest.split("```").next()) {
-        found.push(block);
+/// The ```` ```toml ```` blocks of a page; those that are `added` with the first one before them.
+fn configurations(page: &str) -> Vec<String> {
+    let blocks = |kind: &str| {
+        let fence = format!("```{kind}\n");
+        let blocks = page.split(&fence).skip(1);
+        let blocks = blocks.filter_map(|rest| Some(rest.split_once("```")?.0.to_owned()));
+        blocks.collect::<Vec<_>>()
+    };
+    let mut found = blocks("toml");
+    for added in blocks("toml added") {
+        let first = found.first().expect("something to add to");
+        found.push(format!("{first}{added}"));
     }
     found
 }
@@ -33,7 +39,7 @@ fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
         let configurations = configurations(&text);
         assert!(!configurations.is_empty(), "{}", page.display());
         for configuration in configurations {
-            match config::parse(configuration, &page) {
+            match config::parse(&configuration, &page) {
                 Ok(loaded) => {
                     let warnings: Vec<String> =
                         loaded.warnings.iter().map(ToString::to_string).collect();

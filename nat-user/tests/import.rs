@@ -18,9 +18,8 @@ const FIXTURES: [(&str, bool); 11] = [
     ("kvm", true),
     ("snat", true),
     ("hetzner", true),
-    // The host's own connections are not.
-    ("docker", false),
-    ("docker-engine", false),
+    ("docker", true),
+    ("docker-engine", true),
     ("libvirt", true),
     // Certain senders are not.
     ("proxmox-post-up", false),

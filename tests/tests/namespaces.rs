@@ -9,6 +9,7 @@ mod namespaces {
     mod control;
     mod dhcp;
     mod exhaustion;
+    mod external;
     mod fast_path;
     mod fragments;
     mod guest_ports;
@@ -19,8 +20,10 @@ mod namespaces {
     mod local;
     mod nat;
     mod neighbours_on_host;
+    mod policies;
     mod portless;
     mod ports;
+    mod recipes;
     mod routes;
     mod rules;
     mod scenarios;

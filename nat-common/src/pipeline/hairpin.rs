@@ -6,7 +6,7 @@
 //! the two directions apart where a guest sends to itself from the very port that it sends to.
 
 use super::{
-    Outcome, Place, Verdict, enter, error, fast, find, generation, network_of, renumber,
+    Outcome, Place, Verdict, enter, error, fast, find, generation, network_of, policy, renumber,
     resolve_fragment, translate,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     },
     session::{View, flags},
     tables::Tables,
-    work::Work,
+    work::{Work, settle},
 };
 
 /// Decides on a packet that a guest has sent.
@@ -39,11 +39,32 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Outcome {
+    let interface = tables
+        .interface(place.interface)
+        .filter(|interface| interface.role == role::NETWORK);
+    let verdict = decide(packet, tables, place, work, interface)?;
+    match interface {
+        Some(interface) if verdict == Verdict::Untouched && policy::is_policed(Some(interface)) => {
+            settle(work);
+            policy::from_guest(packet, tables, work, place.interface, interface.number)
+        }
+        _ => Ok(verdict),
+    }
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+    interface: Option<&Interface>,
+) -> Outcome {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
     let generation = generation(tables);
-    let network = match tables.interface(place.interface) {
-        Some(interface) if interface.role == role::NETWORK => {
+    let (network, is_policed) = match interface {
+        Some(interface) => {
             check_guest(packet, tables, parsed, interface)?;
             if place.is_to_host
                 && interface.flags & interface_flags::NO_BRIDGE != 0
@@ -52,9 +73,9 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
             {
                 return outcome;
             }
-            interface.number
+            (interface.number, policy::is_policed(Some(interface)))
         }
-        _ => 0,
+        None => (0, false),
     };
     if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
     {
@@ -88,6 +109,14 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     };
     match server(tables, parsed, origin) {
         Some(server) => {
+            if is_policed {
+                let target = policy::Target {
+                    endpoint: server.endpoint,
+                    network: server.network,
+                    is_accepted: server.is_accepted,
+                };
+                policy::check(packet, tables, work, network, &target)?;
+            }
             if let Some(reason) = open(tables, work, origin, &server) {
                 return Err(reason);
             }
@@ -173,6 +202,7 @@ fn server<A: Address, T: Tables<A>>(
             network: forward.network,
             rule: forward.rule,
             is_mapping: false,
+            is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
         });
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
@@ -185,6 +215,7 @@ fn server<A: Address, T: Tables<A>>(
         network: owner.network,
         rule: owner.rule,
         is_mapping: true,
+        is_accepted: false,
     })
 }
 
@@ -256,26 +287,22 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     let is_host = packet.ingress_interface() == 0;
     let (network, is_from_uplink) = match tables.interface(packet.ingress_interface()) {
         Some(interface) if interface.role == role::NETWORK => (interface.number, false),
-        Some(interface) => (
-            0,
-            interface.role == role::UPLINK && tables.is_fast_path_on(tables.now_s()),
-        ),
+        Some(interface) => (0, interface.role == role::UPLINK),
         None => (0, false),
     };
     if is_from_uplink {
-        let network = network_of(tables, place.interface);
-        fast::learn_inbound(packet, tables, network, place);
+        if tables.is_fast_path_on(tables.now_s()) {
+            let network = network_of(tables, place.interface);
+            fast::learn_inbound(packet, tables, network, place);
+        }
         return Ok(Verdict::Untouched);
     }
-    if network == 0 && !is_host {
-        return Ok(Verdict::Untouched);
+    if network == 0 {
+        return from_host_or_elsewhere(packet, tables, place, work, is_host);
     }
     parse(packet, place.l3, parsed)?;
     if parsed.transport == Transport::IcmpError {
         return error::to_guest(packet, tables, parsed, network, place);
-    }
-    if is_host {
-        return Ok(Verdict::Untouched);
     }
     resolve_fragment(tables, parsed, View::Between, network);
     if !parsed.has_ports {
@@ -296,5 +323,30 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
             Ok(Verdict::Translated)
         }
         None => Ok(Verdict::Untouched),
+    }
+}
+
+/// A packet that comes neither from a network nor from an uplink. One of the host's own may be an error
+/// about a hairpinned packet.
+#[inline(always)]
+fn from_host_or_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+    is_host: bool,
+) -> Outcome {
+    let interface = tables.interface(place.interface);
+    let is_policed = policy::is_policed(interface);
+    if !is_host && !is_policed {
+        return Ok(Verdict::Untouched);
+    }
+    parse(packet, place.l3, &mut work.parsed)?;
+    if is_host && work.parsed.transport == Transport::IcmpError {
+        return error::to_guest(packet, tables, &work.parsed, 0, place);
+    }
+    match interface {
+        Some(interface) if is_policed => policy::to_guest(packet, tables, work, interface.number),
+        _ => Ok(Verdict::Untouched),
     }
 }

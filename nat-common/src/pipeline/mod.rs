@@ -14,6 +14,7 @@ mod fast;
 mod hairpin;
 mod inside_out;
 mod outside_in;
+mod policy;
 
 pub use fast::{early, from_port};
 pub use hairpin::{from_guest, to_guest};
@@ -26,6 +27,7 @@ use crate::{
     fragment::{self, FragmentKey, FragmentPorts, Order, needs_first},
     packet::Packet,
     parse::{Parsed, Transport},
+    policy::{ChainKey, side},
     rewrite::rewrite,
     rule::role,
     session::{Session, SessionKey, Touch, View, flags},
@@ -182,7 +184,17 @@ fn enter<A: Address, P: Packet, T: Tables<A>>(
         View::Outside => tables.external_address(generation, destination).is_some(),
         _ => destination.is_unicast() && tables.inside(generation, destination).is_none(),
     };
-    if !may_be_translated {
+    // Policies ask for the ports of what goes to guests.
+    let may_be_policed = || {
+        let any = ChainKey {
+            generation,
+            from: side::ANY,
+            to: side::ANY,
+            reserved: 0,
+        };
+        destination.is_unicast() && tables.chain(&any).is_some()
+    };
+    if !may_be_translated && !may_be_policed() {
         return Ok(Order::GoesOn);
     }
     fragment::order(packet, tables, parsed, &parsed.fragment_key(view, network))

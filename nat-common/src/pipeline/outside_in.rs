@@ -3,7 +3,7 @@
 use super::{
     Decision, Outcome, Place, Verdict, enter, error,
     fast::{self, Inbound},
-    find, generation, resolve_fragment, translate,
+    find, generation, policy, resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Endpoint},
@@ -11,11 +11,12 @@ use crate::{
     fragment::Order,
     mapping::{PermitKey, PortKey, PortOwner},
     mss,
-    open::{open_forward, open_to_mapping},
+    open::{forward_target, open_forward, open_to_mapping},
     packet::Packet,
     parse::{Parsed, Transport, parse},
+    policy::side_of,
     rewrite::rewrite,
-    rule::{ExternalAddress, Forward, filtering},
+    rule::{ExternalAddress, Forward, filtering, forward_flags},
     session::View,
     tables::{HostSocket, Tables},
     work::Work,
@@ -42,7 +43,10 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
             Inbound::Slow => {}
         }
     }
-    let outcome = decide(packet, tables, place, work, may_have_session)?;
+    let mut outcome = decide(packet, tables, place, work, may_have_session)?;
+    if outcome == Verdict::Untouched {
+        outcome = policy::inbound(packet, tables, work, place.interface)?;
+    }
     let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
     if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
         return Err(DropReason::RewriteFailed);
@@ -74,7 +78,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         return translate(packet, tables, parsed, session, source, destination);
     }
-    without_session(packet, tables, work)
+    without_session(packet, tables, work, place.interface)
 }
 
 #[inline(never)]
@@ -82,6 +86,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
+    interface: u32,
 ) -> Outcome {
     let parsed = &work.parsed;
     let generation = generation(tables);
@@ -101,7 +106,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     }
     let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());
     if let Some(forward) = forward {
-        return by_forward(packet, tables, work, forward);
+        return by_forward(packet, tables, work, forward, interface);
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
         // A mapping takes answers to queries, not queries.
@@ -109,7 +114,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     match tables.port(&key) {
-        Some(owner) if owner.is_exclusive() => by_mapping(packet, tables, work, owner),
+        Some(owner) if owner.is_exclusive() => by_mapping(packet, tables, work, owner, interface),
         Some(_) if host_socket(tables, parsed) == HostSocket::None => Err(DropReason::Filtered),
         _ => not_ours(external, DropReason::Unsolicited),
     }
@@ -156,11 +161,18 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     forward: &Forward<A>,
+    interface: u32,
 ) -> Outcome {
     // The host's own connections come first, also from a port that a rule forwards.
     if host_socket(tables, &work.parsed) == HostSocket::Connected {
         return Ok(Verdict::Untouched);
     }
+    let target = policy::Target {
+        endpoint: forward_target(&work.parsed, forward),
+        network: forward.network,
+        is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
+    };
+    check_policies(packet, tables, work, interface, &target)?;
     let (source, destination) = open_forward(tables, work, forward)?;
     opened(
         packet,
@@ -178,6 +190,7 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     owner: &PortOwner<A>,
+    interface: u32,
 ) -> Outcome {
     let parsed = &work.parsed;
     let host_socket = host_socket(tables, parsed);
@@ -206,6 +219,12 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
             _ => Ok(Verdict::Untouched),
         };
     }
+    let target = policy::Target {
+        endpoint: Endpoint::new(owner.address, owner.port),
+        network: owner.network,
+        is_accepted: false,
+    };
+    check_policies(packet, tables, work, interface, &target)?;
     let destination = open_to_mapping(tables, work, owner)?;
     let parsed = &work.parsed;
     opened(
@@ -216,6 +235,22 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
         parsed.source(),
         destination,
     )
+}
+
+/// Asks the policies, if there are any, whether a guest may be reached by an uplink.
+#[inline(always)]
+fn check_policies<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    interface: u32,
+    target: &policy::Target<A>,
+) -> Result<(), DropReason> {
+    let uplink = tables.interface(interface);
+    if !policy::is_policed(uplink) {
+        return Ok(());
+    }
+    policy::check(packet, tables, work, side_of(uplink), target)
 }
 
 /// Rewrites and counts the packet that opened a session.

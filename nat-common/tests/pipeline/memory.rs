@@ -19,14 +19,17 @@ use nat_common::{
     },
     next_hop::{self, NextHop, NextHopKey, Tag},
     parse::{ICMP, TCP, UDP},
+    policy::{Chain, ChainKey, Policy4},
     rule::{
         ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4, Interface,
         OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
-    tables::{HostSocket, InsertError, Tables, Traffic},
+    tables::{HostSocket, InsertError, Tables, Traffic, way},
 };
+
+use super::world::{ELSEWHERE, UPLINK, network_of};
 
 /// A longest-prefix match over the bits of a key in memory order.
 #[derive(Debug)]
@@ -166,6 +169,10 @@ pub(crate) struct MemoryTables {
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
     pub(crate) guests: Table<GuestKey4, Guest>,
+    pub(crate) chains: HashMap<ChainKey, Chain>,
+    pub(crate) policies: Vec<Policy4>,
+    /// The host's own addresses besides external ones.
+    pub(crate) host_addresses: HashSet<Addr4>,
     pub(crate) fragments: Table<FragmentKey4, FragmentPorts>,
     pub(crate) datagrams: Table<FragmentKey4, Datagram>,
     pub(crate) held: Table<u32, Held<Addr4>>,
@@ -384,6 +391,28 @@ impl Tables<Addr4> for MemoryTables {
             address,
         };
         self.inside.get(&key)
+    }
+
+    fn chain(&self, key: &ChainKey) -> Option<&Chain> {
+        self.chains.get(key)
+    }
+
+    fn policy(&self, _: u32, index: u32) -> Option<&Policy4> {
+        self.policies.get(index as usize)
+    }
+
+    fn way(&self, _: u32, _: Addr4, destination: Addr4) -> u32 {
+        let is_host = self.addresses.get(&destination);
+        if is_host.is_some_and(|external| external.is_host != 0)
+            || self.host_addresses.contains(&destination)
+        {
+            return way::HOST;
+        }
+        match network_of(destination.0) {
+            Some(network) => network,
+            None if destination.0[0] == 192 => ELSEWHERE,
+            None => UPLINK,
+        }
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

@@ -10,6 +10,7 @@ use nat_common::{
     packet::SlicePacket,
     parse::{ICMP, TCP, UDP},
     pipeline::{self, Place, Verdict},
+    policy::{Chain, ChainKey, Policy4, Side, side},
     rule::{
         self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
         INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
@@ -31,6 +32,8 @@ const GENERATION: u16 = 1;
 pub(crate) const UPLINK: u32 = 1;
 pub(crate) const LAN: u32 = 2;
 pub(crate) const DMZ: u32 = 3;
+/// An interface that natbpf knows nothing of.
+pub(crate) const ELSEWHERE: u32 = 9;
 
 /// The host's own address on the uplink.
 pub(crate) const PUBLIC: Ip = [19, 19, 8, 10];
@@ -64,6 +67,8 @@ pub(crate) enum Fate {
     Uplink(Vec<u8>),
     /// In the network of this interface.
     Network(u32, Vec<u8>),
+    /// On an interface that natbpf knows nothing of.
+    Elsewhere(Vec<u8>),
 }
 
 impl Fate {
@@ -256,7 +261,7 @@ impl World {
             network: network.map_or(0, |inside| inside.network),
             first_external: *ports.start(),
             first_internal: to.1,
-            flags: flags | forward_flags::HAIRPIN,
+            flags: flags | forward_flags::HAIRPIN | forward_flags::ACCEPTED,
             reserved: 0,
         };
         for port in ports {
@@ -322,6 +327,32 @@ impl World {
             let forwards = &mut self.tables.forwards;
             forwards.insert(FORWARD_FIXED_BITS, &key, forward);
         }
+    }
+
+    /// Adds a chain of policies between two sides, in their order.
+    pub(crate) fn chain(&mut self, from: Side, to: Side, policies: &[Policy4]) {
+        let key = |from, to| ChainKey {
+            generation: GENERATION,
+            from,
+            to,
+            reserved: 0,
+        };
+        let chain = Chain {
+            first: self.tables.policies.len() as u32,
+            count: policies.len() as u32,
+        };
+        self.tables.policies.extend(policies);
+        self.tables.chains.insert(key(from, to), chain);
+        let any = self.tables.chains.entry(key(side::ANY, side::ANY));
+        any.or_default();
+        for interface in self.tables.interfaces.values_mut() {
+            interface.flags |= interface_flags::POLICED;
+        }
+    }
+
+    /// The host has an address that is no external one.
+    pub(crate) fn host_address(&mut self, address: Ip) {
+        self.tables.host_addresses.insert(Addr4(address));
     }
 
     /// Lets each guest have so many sessions and external ports; 0 is no limit.
@@ -416,11 +447,12 @@ impl World {
     /// What the kernel does between the hooks, and the hook by which the packet leaves.
     fn route(&self, packet: &[u8], ingress: u32) -> Fate {
         let destination = read_address(packet, 16);
-        if destination == PUBLIC {
+        if destination == PUBLIC || self.tables.host_addresses.contains(&Addr4(destination)) {
             return Fate::Host(packet.to_vec());
         }
         let (hook, egress) = match network_of(destination) {
             Some(interface) => (Hook::ToGuest, interface),
+            None if destination[0] == 192 => return Fate::Elsewhere(packet.to_vec()),
             None => (Hook::Outbound, UPLINK),
         };
         match self.run(hook, packet, egress, ingress) {

@@ -14,12 +14,13 @@ use nat_common::{
     },
     next_hop::{self, NextHop, NextHopKey, Tag},
     parse::{ICMP, TCP, UDP},
+    policy::{Chain, ChainKey, Policy4},
     rule::{
         self, ExternalAddress, Forward4, Inside4, Interface, Settings, Snat4, forward_flags, role,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
-    tables::{HostSocket, InsertError, Tables, Traffic},
+    tables::{HostSocket, InsertError, Tables, Traffic, way},
 };
 
 use super::{LAN, PUBLIC, UPLINK, guest};
@@ -302,6 +303,18 @@ impl Tables<Addr4> for MemoryTables {
 
     fn inside(&self, _: u16, address: Addr4) -> Option<&Inside4> {
         (address.0[..3] == [172, 22, 161]).then_some(&self.inside)
+    }
+
+    fn chain(&self, _: &ChainKey) -> Option<&Chain> {
+        None
+    }
+
+    fn policy(&self, _: u32, _: u32) -> Option<&Policy4> {
+        None
+    }
+
+    fn way(&self, _: u32, _: Addr4, _: Addr4) -> u32 {
+        way::NOWHERE
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

@@ -1,6 +1,9 @@
 use std::path::Path;
 
-use nat_common::rule::mapping;
+use nat_common::{
+    policy::{DEFAULTS, action, side},
+    rule::mapping,
+};
 
 use super::*;
 use crate::config;
@@ -48,6 +51,14 @@ impl Numbering for InOrder {
 
     fn nat(&mut self, name: &str) -> u32 {
         self.number(format!("nat {name}")) as u32
+    }
+
+    fn policy(&mut self, name: &str) -> u32 {
+        self.number(format!("policy {name}")) as u32
+    }
+
+    fn default_of(&mut self, network: &str) -> u32 {
+        self.number(format!("default {network}")) as u32
     }
 }
 
@@ -337,6 +348,23 @@ to = "19.19.8.20-19.19.8.23"
     assert_eq!(hosts, [(10, 1), (20, 0), (21, 0), (22, 0), (23, 0)]);
 }
 
+#[test]
+fn the_address_of_a_forward_is_external_whoever_holds_it() {
+    let forward = |address: &str| {
+        format!(
+            "[[forward]]\nuplink = \"wan\"\nprotocol = \"icmp\"\naddress = \"{address}\"\n\
+             to = \"172.22.161.170\"\n"
+        )
+    };
+    let rules = ruleset(&(forward("19.19.8.10") + &forward("19.19.8.77")));
+    let hosts: Vec<(u8, u8)> = rules
+        .addresses
+        .iter()
+        .map(|(address, ext)| (address.0[3], ext.is_host))
+        .collect();
+    assert_eq!(hosts, [(10, 1), (77, 0)]);
+}
+
 const NAT: &str = r#"
 [[nat]]
 name = "mail"
@@ -552,4 +580,102 @@ fn loopback_stands_for_the_uplinks_addresses_in_their_order() {
     // An address of a guest's own is none of the host's.
     let nat = "[[nat]]\nuplink = \"wan\"\naddress = \"19.19.8.20\"\nto = \"172.22.161.171\"\n";
     assert_eq!(ruleset(nat).own, None);
+}
+
+/// The entries of each chain: order, action, protocol, ports and the length of the destination's prefix.
+fn chains(rules: &str) -> BTreeMap<(u16, u16), Vec<(u32, u8, u8, u16, u16)>> {
+    let ruleset = ruleset(rules);
+    let entries = |chain: &Chain| {
+        let policies = &ruleset.policies[chain.first as usize..][..chain.count as usize];
+        let entry = |policy: &Policy4| {
+            let Policy4 {
+                order,
+                action,
+                protocol,
+                first_port,
+                last_port,
+                ..
+            } = *policy;
+            (order, action, protocol, first_port, last_port)
+        };
+        policies.iter().map(entry).collect()
+    };
+    let chains = ruleset.chains.iter();
+    chains
+        .map(|(sides, chain)| (*sides, entries(chain)))
+        .collect()
+}
+
+/// The side of the only uplink. (The only network has number 1.)
+const WAN: u16 = side::UPLINKS | 1;
+
+#[test]
+fn without_policies_nobody_is_asked() {
+    assert!(chains("").is_empty());
+}
+
+#[test]
+fn policies_stand_in_the_chains_of_their_sides() {
+    let chains = chains(
+        "[[policy]]\nfrom = \"wan\"\nto = \"172.22.161.170\"\nprotocol = \"tcp\"\nports = [80, 443]\n\
+         action = \"accept\"\n\
+         [[policy]]\nfrom = \"lan\"\nto = [\"10.0.0.0/8\", \"wan\"]\naction = \"drop\"\n",
+    );
+    let (accept, drop) = (action::ACCEPT, action::DROP);
+    let all = (0, u16::MAX);
+    assert_eq!(chains[&(WAN, 1)][0], (0, accept, TCP, 80, 80));
+    assert_eq!(chains[&(WAN, 1)][1], (0, accept, TCP, 443, 443));
+    assert_eq!(chains[&(1, side::ANY)], [(1, drop, 0, all.0, all.1)]);
+    assert_eq!(chains[&(1, WAN)], [(1, drop, 0, all.0, all.1)]);
+    // What is forbidden one way is noted the other way, so that its answers pass.
+    let tracked = (u32::MAX - 1, accept, 0, all.0, all.1);
+    assert_eq!(chains[&(WAN, 1)][2], tracked);
+    assert_eq!(chains[&(side::ANY, 1)], [tracked]);
+    // That there are any policies is known by this one.
+    assert_eq!(chains[&(side::ANY, side::ANY)], []);
+}
+
+#[test]
+fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
+    let ruleset =
+        ruleset("[network.dmz]\ninterface = \"d\"\naddress = \"10.9.0.1/24\"\npolicy = \"drop\"\n");
+    let chain = |from, to| {
+        let (_, chain) = ruleset
+            .chains
+            .iter()
+            .find(|(sides, _)| *sides == (from, to))?;
+        Some(&ruleset.policies[chain.first as usize..][..chain.count as usize])
+    };
+    let asked: Vec<_> = chain(1, side::HOST)
+        .unwrap()
+        .iter()
+        .map(|policy| (policy.protocol, policy.first_port, policy.action))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            (UDP, 67, action::ACCEPT),
+            (UDP, 53, action::ACCEPT),
+            (TCP, 53, action::ACCEPT),
+            (ICMP, 0, action::ACCEPT),
+            (0, 0, action::DROP),
+        ]
+    );
+    for sides in [(1, side::ANY), (side::ANY, 1)] {
+        let drops = chain(sides.0, sides.1).unwrap();
+        assert_eq!(drops[0].action, action::DROP);
+        assert!(drops[0].order >= DEFAULTS);
+    }
+    assert!(chain(side::HOST, 1).is_some());
+}
+
+#[test]
+fn the_host_is_no_part_of_any() {
+    let chains = chains(
+        "[[policy]]\nto = \"host\"\nprotocol = \"tcp\"\nports = 22\naction = \"drop\"\n\
+         [[policy]]\nfrom = \"any\"\nto = \"any\"\naction = \"accept\"\n",
+    );
+    assert_eq!(chains[&(side::ANY, side::HOST)].len(), 1);
+    assert_eq!(chains[&(side::ANY, side::ANY)].len(), 1);
+    assert_eq!(chains[&(side::HOST, side::ANY)].len(), 1);
 }

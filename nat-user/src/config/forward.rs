@@ -61,7 +61,7 @@ pub(super) fn read(
     })
 }
 
-fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault> {
+pub(super) fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault> {
     let choices = [
         ("tcp", ForwardProtocol::Tcp),
         ("udp", ForwardProtocol::Udp),
@@ -95,7 +95,7 @@ fn local(
 }
 
 /// Whether ports say anything about one of the protocols.
-fn have_ports(protocols: &[ForwardProtocol]) -> bool {
+pub(super) fn have_ports(protocols: &[ForwardProtocol]) -> bool {
     protocols
         .iter()
         .any(|one| matches!(one, ForwardProtocol::Tcp | ForwardProtocol::Udp))
@@ -130,7 +130,7 @@ fn pair(external: PortRange, internal: PortRange) -> PortForward {
     PortForward { external, internal }
 }
 
-fn external_ports(field: Field<'_>) -> Result<Vec<PortRange>, Fault> {
+pub(super) fn external_ports(field: Field<'_>) -> Result<Vec<PortRange>, Fault> {
     let items = field.some_items()?;
     let ranges: Vec<_> = items
         .iter()

@@ -6,6 +6,7 @@
 
 pub mod model;
 
+mod claim;
 mod diagnostic;
 mod forward;
 mod guest;
@@ -14,6 +15,7 @@ mod limits;
 mod nat;
 mod network;
 mod parse;
+mod policy;
 mod route;
 mod service;
 mod shadow;

@@ -29,10 +29,29 @@ pub struct Config {
     pub forwards: Vec<ForwardRule>,
     /// `[[nat]]`, in the order of the file.
     pub nats: Vec<NatRule>,
+    /// `[[policy]]`, in the order in which they are tried.
+    pub policies: Vec<PolicyRule>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+}
+
+impl Config {
+    /// How many rules have a number of their own.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        let translating = self.snat.len() + self.forwards.len() + self.nats.len();
+        translating + self.policies.len() + self.networks.len()
+    }
+
+    /// Whether anything at all is asked of policies.
+    #[must_use]
+    pub fn has_policies(&self) -> bool {
+        let says_something =
+            |network: &Network| network.policy == Action::Drop || network.host.is_some();
+        !self.policies.is_empty() || self.networks.iter().any(says_something)
+    }
 }
 
 /// Index into [`Config::uplinks`].
@@ -59,6 +78,17 @@ pub struct Uplink {
     pub keep: Vec<(ForwardProtocol, u16)>,
     /// The largest segment that TCP connections through it may announce.
     pub mss_clamp: MssClamp,
+    /// What is done for external addresses that no interface of the host holds.
+    pub claim: Claim,
+}
+
+/// What is done for external addresses that no interface of the host holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The programs answer ARP for them.
+    Arp,
+    /// They are put on the uplink's interface.
+    Add,
 }
 
 /// The largest segment that TCP connections through an uplink may announce.
@@ -126,10 +156,70 @@ pub struct Network {
     pub anti_spoof: bool,
     /// Whether the ports that natbpf attaches may not reach each other by the bridge.
     pub isolated: bool,
+    /// What becomes of flows to and from its guests of which no policy says anything.
+    pub policy: Action,
+    /// What its guests may ask of the host itself; `None` is everything.
+    pub host: Option<Vec<HostService>>,
     /// How its guests get their addresses, if it is by DHCP from this host.
     pub dhcp: Option<Dhcp>,
     /// How its guests' questions for names are answered, if this host does it.
     pub dns: Option<Dns>,
+}
+
+/// What becomes of a flow that is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It is opened, and what answers it passes.
+    Accept,
+    /// Its packets are dropped.
+    Drop,
+}
+
+/// What guests may ask of the host itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostService {
+    /// An address, by DHCP.
+    Dhcp,
+    /// Names, by UDP and TCP.
+    Dns,
+    /// Whether it is there, by ICMP echo.
+    Ping,
+    /// A port of TCP or UDP.
+    Port(ForwardProtocol, u16),
+}
+
+/// A `[[policy]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// Unique among the policies.
+    pub name: String,
+    /// Who opens the flow: any of these.
+    pub from: Vec<PolicyEnd>,
+    /// To whom: any of these.
+    pub to: Vec<PolicyEnd>,
+    /// The protocols, each once. `All` stands alone.
+    pub protocols: Vec<ForwardProtocol>,
+    /// Destination ports as the guest has them; empty means all. Of tcp and udp alone.
+    pub ports: Vec<PortRange>,
+    /// What becomes of it.
+    pub action: Action,
+}
+
+/// One end of the flows that a policy is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyEnd {
+    /// Anybody but the host itself.
+    Any,
+    /// The host itself; only as where flows go to.
+    Host,
+    /// Whoever is behind an uplink.
+    Uplink(UplinkId),
+    /// Whoever is in a network.
+    Network(NetworkId),
+    /// Whoever has such an address.
+    Prefix(Ipv4Net),
+    /// A guest.
+    Guest(GuestAddress),
 }
 
 /// `[network.NAME.dhcp]`.
@@ -499,5 +589,15 @@ impl PortRange {
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl PolicyEnd {
+    /// The guest's address, if it is one.
+    pub fn guest_mut(&mut self) -> Option<&mut GuestAddress> {
+        match self {
+            Self::Guest(address) => Some(address),
+            _ => None,
+        }
     }
 }

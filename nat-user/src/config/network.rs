@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
-use super::model::Network;
+use super::model::{Action, Network};
 use super::parse::{Key, Section, key, quote};
 use super::tables::Item;
-use super::{service, values};
+use super::{policy, service, values};
 
 /// The keys of `[network.NAME]`.
 pub(super) const KEYS: &[Key] = &[
@@ -16,6 +16,8 @@ pub(super) const KEYS: &[Key] = &[
     key("ports", "[\"tap1\"]"),
     key("anti_spoof", "true"),
     key("isolated", "true"),
+    key("policy", "\"drop\""),
+    key("host", "[\"dhcp\", \"dns\", \"ping\"]"),
     key("dhcp", ""),
     key("dns", ""),
 ];
@@ -32,6 +34,9 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
     let ports = report.keep(ports);
     let anti_spoof = report.keep(section.optional("anti_spoof", |field| field.boolean()));
     let isolated = report.keep(section.optional("isolated", |field| field.boolean()));
+    let policy = report.keep(section.optional("policy", policy::action));
+    let policy = policy.flatten().unwrap_or(Action::Accept);
+    let host = report.keep(policy::host(section, policy));
     let prefix = address.as_ref().copied();
     let served = service::read(section, prefix, report);
     if (served.dhcp.is_some() || served.dns.is_some())
@@ -47,6 +52,8 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
         isolated: isolated?.unwrap_or(false),
+        policy,
+        host: host?,
         dhcp: served.dhcp,
         dns: served.dns,
     };

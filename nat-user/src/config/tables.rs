@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 use super::diagnostic::{Fault, Report};
 use super::model::{
     Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
-    NetworkId, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
+    NetworkId, PolicyEnd, PolicyRule, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
 };
 use super::parse::{Field, Key, Section, key, quote};
 use super::{
-    forward, guest, interfaces, limits, nat, network, route, shadow, snat, suggest, target, uplink,
-    values,
+    claim, forward, guest, interfaces, limits, nat, network, policy, route, shadow, snat, suggest,
+    target, uplink, values,
 };
 
 /// The tables of a file.
@@ -25,6 +25,7 @@ pub(super) const KEYS: &[Key] = &[
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
+    key("policy", ""),
     key("limits", ""),
     key("timeouts", ""),
 ];
@@ -125,6 +126,24 @@ impl<'n> Names<'n> {
         self.addresses[index].clone()
     }
 
+    /// What has this name, by kind; nothing, or more than one.
+    pub(super) fn ends(&self, name: &str) -> Vec<(&'static str, PolicyEnd)> {
+        let uplink = self.uplinks.get(name);
+        let uplink = uplink.map(|index| ("uplink", PolicyEnd::Uplink(UplinkId(*index))));
+        let network = self.networks.get(name);
+        let network = network.map(|index| ("network", PolicyEnd::Network(NetworkId(*index))));
+        let guest = self.guests.get(name);
+        let guest = guest.and_then(|index| self.addresses[*index].clone().ok());
+        let guest = guest.map(|address| ("guest", PolicyEnd::Guest(address)));
+        uplink.into_iter().chain(network).chain(guest).collect()
+    }
+
+    /// All names of uplinks, networks and guests.
+    pub(super) fn all(&self) -> impl Iterator<Item = &'n str> + Clone {
+        let names = self.uplinks.keys().chain(self.networks.keys());
+        names.chain(self.guests.keys()).copied()
+    }
+
     /// The guest with an Ethernet address, or whoever has a lease by it.
     fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddress, Fault> {
         if let Some(index) = self.macs.get(&mac) {
@@ -201,6 +220,7 @@ struct Parts<'a> {
     snat: Vec<Item<'a, SnatRule>>,
     forwards: Vec<Item<'a, ForwardRule>>,
     nats: Vec<Item<'a, NatRule>>,
+    policies: Vec<Item<'a, PolicyRule>>,
     limits: Limits,
     timeouts: Timeouts,
 }
@@ -241,6 +261,10 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let nats = read_each(nats, report, |section, report| {
         nat::read(section, &names, report)
     });
+    let policies = root.rules("policy", policy::KEYS, report);
+    let policies = read_each(policies, report, |section, report| {
+        policy::read(section, &names, report)
+    });
     let limits = root.table("limits", limits::LIMITS, report);
     let limits = limits.and_then(|section| limits::limits(&section, report));
     let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
@@ -255,6 +279,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
         snat,
         forwards,
         nats,
+        policies,
         limits: limits.unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
     };
@@ -280,7 +305,9 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     let nats = nats.map(|rule| (&rule.section, &rule.value.to));
     target::check(forwards.chain(nats), &by_address, report);
     nat::check(&parts.nats, &by_address, report);
+    policy::check(&parts.policies, report);
     shadow::check(&parts.forwards, &parts.uplinks, report);
+    claim::check(&parts.snat, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
     let routes = route::ByAddress::new(&parts.routes);
     let others = route::Others {
@@ -313,6 +340,7 @@ impl Parts<'_> {
             snat: values_of(self.snat),
             forwards: values_of(self.forwards),
             nats: values_of(self.nats),
+            policies: values_of(self.policies),
             limits: self.limits,
             timeouts: self.timeouts,
         }

@@ -1,7 +1,7 @@
 //! `[uplink.NAME]`.
 
 use super::diagnostic::{Fault, Report};
-use super::model::{ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses};
+use super::model::{Claim, ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses};
 use super::parse::{Field, Key, Section, key, quote};
 use super::values;
 
@@ -12,6 +12,7 @@ pub(super) const KEYS: &[Key] = &[
     key("mode", "\"auto\""),
     key("keep", "[\"tcp/22\"]"),
     key("mss_clamp", "1452"),
+    key("claim", "\"arp\""),
 ];
 
 /// What no range takes away from the host unless the configuration says so: the way to repair it.
@@ -27,6 +28,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Upl
     });
     let keep = report.keep(keep);
     let mss_clamp = report.keep(section.optional("mss_clamp", mss_clamp));
+    let claim = report.keep(section.optional("claim", claim));
     Some(Uplink {
         name: section.name.to_string(),
         interface: interface?,
@@ -34,6 +36,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Upl
         mode: mode?.unwrap_or(Mode::Auto),
         keep: keep?.unwrap_or_else(|| vec![SSH]),
         mss_clamp: mss_clamp?.unwrap_or(MssClamp::Auto),
+        claim: claim?.unwrap_or(Claim::Arp),
     })
 }
 
@@ -43,6 +46,10 @@ fn addresses(field: Field<'_>) -> Result<UplinkAddresses, Fault> {
 
 fn mode(field: Field<'_>) -> Result<Mode, Fault> {
     field.choice(&[("auto", Mode::Auto), ("tc", Mode::Tc), ("xdp", Mode::Xdp)])
+}
+
+fn claim(field: Field<'_>) -> Result<Claim, Fault> {
+    field.choice(&[("arp", Claim::Arp), ("add", Claim::Add)])
 }
 
 /// `"auto"`, `"off"` or a number of bytes.

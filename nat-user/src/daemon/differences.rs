@@ -52,6 +52,12 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
         &named(&old.nats, |r| &r.name),
         &named(&new.nats, |r| &r.name),
     );
+    compare(
+        &mut lines,
+        "policy",
+        &named(&old.policies, |r| &r.name),
+        &named(&new.policies, |r| &r.name),
+    );
     if old.timeouts != new.timeouts {
         lines.push("timeouts: changed".to_owned());
     }

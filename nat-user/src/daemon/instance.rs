@@ -17,6 +17,7 @@ use nat_common::{
 use super::{
     Options,
     differences::differences,
+    external,
     fast_path::{self, Cause, FastPath},
     interfaces::interfaces,
     mode,
@@ -27,7 +28,7 @@ use crate::{
     compile::{Environment, Ruleset, compile},
     config::{
         self, Loaded,
-        model::{Config, Forwarding},
+        model::{Config, Forwarding, UplinkId},
     },
     dataplane::{
         CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
@@ -36,6 +37,7 @@ use crate::{
     },
     dhcp::{self, Services},
     host::{
+        change::Change,
         conflicts,
         grace::ShortGrace,
         journal::Journal,
@@ -117,10 +119,7 @@ impl Instance {
         let services = Services::new(&options.run_dir)?;
         let config = services.resolve(loaded.config);
         let pins = Pins::below(&options.bpffs);
-        let sizes = Sizes::new(
-            config.limits.sessions,
-            config.snat.len() + config.forwards.len() + config.nats.len(),
-        );
+        let sizes = Sizes::new(config.limits.sessions, config.rule_count());
         let has_pins = pins.are_any();
         let known = match State::load(&options.run_dir) {
             Ok(state) => state.filter(|_| has_pins),
@@ -251,7 +250,7 @@ impl Instance {
     /// Writes the rules, attaches the programs, and notes both. The rules come first: a program
     /// never runs without them.
     fn apply(&mut self, config: &Config, host: &Host) -> Result<()> {
-        let environment = environment(config, host);
+        let environment = environment(config, host, self.journal.changes());
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(config, &environment, &mut numbers);
         self.make_room(config.limits.sessions, numbers.rule_count())?;
@@ -300,12 +299,28 @@ impl Instance {
             begun.elapsed().as_millis()
         );
         self.state.interfaces = interface_states(config, host, &interfaces, &targets, &refused);
+        self.note_external(config, host, &environment);
         self.applied = Applied {
             ruleset,
             targets: wished,
             interfaces,
         };
         self.state.save(&self.options.run_dir)
+    }
+
+    /// Notes who has the external addresses of each uplink.
+    fn note_external(&mut self, config: &Config, host: &Host, environment: &Environment) {
+        for (uplink, id) in config.uplinks.iter().zip((0..).map(UplinkId)) {
+            let name = &uplink.interface;
+            let added = external::added_to(name, self.journal.changes());
+            let link = host.link(name);
+            let has_arp = link.is_some_and(|link| link.layer == Layer::Ethernet);
+            let mut states = self.state.interfaces.iter_mut();
+            let state = states.find(|state| state.role == "uplink" && state.owner == uplink.name);
+            if let Some(state) = state {
+                state.external = external::external(config, environment, id, (&added, has_arp));
+            }
+        }
     }
 
     /// How many interfaces get programs that have none, or lose theirs.
@@ -381,7 +396,13 @@ impl Instance {
             .nats
             .iter()
             .map(|rule| (RuleKind::Nat, rule.name.clone()));
-        let active: HashSet<(RuleKind, String)> = snat.chain(forwards).chain(nats).collect();
+        let policies = config.policies.iter();
+        let policies = policies.map(|rule| (RuleKind::Policy, rule.name.clone()));
+        let networks = config.networks.iter();
+        let defaults = networks.map(|network| (RuleKind::Default, network.name.clone()));
+        let translating = snat.chain(forwards).chain(nats);
+        let active: HashSet<(RuleKind, String)> =
+            translating.chain(policies).chain(defaults).collect();
         self.state
             .numbers
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
@@ -398,7 +419,7 @@ impl Instance {
             Err(error) => log::warn!("{error:#}"),
         }
         let host = self.host().await?;
-        let environment = environment(&config, &host);
+        let environment = environment(&config, &host, self.journal.changes());
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
         let interfaces = interfaces(&config, &host.links, &numbers);
@@ -482,6 +503,7 @@ impl Instance {
             |rule| &rule.name,
             |rule| rule.forwarding = Forwarding::Fast,
         );
+        let policies = changed((&old.policies, &new.policies), |rule| &rule.name, |_| ());
         let of_kind = |kind, names: Vec<String>| {
             let names = names.into_iter();
             names.filter_map(move |name| self.state.numbers.find_rule(kind, &name))
@@ -489,6 +511,7 @@ impl Instance {
         of_kind(RuleKind::Snat, snat)
             .chain(of_kind(RuleKind::Forward, forwards))
             .chain(of_kind(RuleKind::Nat, nats))
+            .chain(of_kind(RuleKind::Policy, policies))
             .collect()
     }
 
@@ -658,11 +681,13 @@ async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Re
     Ok(warnings)
 }
 
-fn environment(config: &Config, host: &Host) -> Environment {
+fn environment(config: &Config, host: &Host, changes: &[Change]) -> Environment {
     let own = |interface: &str| {
-        host.link(interface)
-            .map(|link| host.addresses_of(link))
-            .unwrap_or_default()
+        let link = host.link(interface);
+        let mut own = link.map(|link| host.addresses_of(link)).unwrap_or_default();
+        let added = external::added_to(interface, changes);
+        own.retain(|address| !added.contains(address));
+        own
     };
     Environment {
         uplink_addresses: config
@@ -764,6 +789,7 @@ fn interface_states(
                 hooks: link.map(hooks).unwrap_or_default(),
                 attachment: Mechanism::of_kernel().name().to_owned(),
                 addresses: link.map(|link| host.addresses_of(link)).unwrap_or_default(),
+                external: Vec::new(),
                 fast_path: link
                     .map(|link| fast_path_of(config, host, link, targets, refused))
                     .unwrap_or_default(),

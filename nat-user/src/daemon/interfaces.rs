@@ -20,6 +20,10 @@ pub(super) fn interfaces(
     links: &[Link],
     numbers: &Numbers,
 ) -> BTreeMap<u32, Interface> {
+    let policed = match config.has_policies() {
+        true => interface_flags::POLICED,
+        false => 0,
+    };
     let link = |name: &str| links.iter().find(|link| link.name == name);
     let inside = config.networks.iter();
     let inside_mtus: Vec<u32> = inside
@@ -30,7 +34,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::UPLINK,
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
-            flags: uplink_flags(config),
+            flags: uplink_flags(config) | policed,
             mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
@@ -42,7 +46,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::NETWORK,
             number: numbers.networks.get(&network.name).copied().unwrap_or(0),
-            flags: network_flags(network) | bridge_flags(link),
+            flags: network_flags(network) | bridge_flags(link) | policed,
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
         };

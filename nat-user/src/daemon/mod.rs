@@ -5,6 +5,7 @@
 //! and by addresses that would have been followed.
 
 mod differences;
+mod external;
 mod fast_path;
 mod instance;
 mod interfaces;

@@ -12,6 +12,7 @@ use nat_common::{
     guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     next_hop::{self, NextHopKey, NextHopRecord},
+    policy::{Chain, ChainKey, Policy4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
@@ -59,6 +60,8 @@ pub(super) static CURRENT: Layout = Layout {
 };
 
 const MAPS: &[Shape] = &[
+    shape("CHAINS", size_of::<ChainKey>(), size_of::<Chain>()),
+    shape("POLICIES", size_of::<u32>(), size_of::<Policy4>()),
     shape(
         "SESSIONS",
         size_of::<SessionKey4>(),
@@ -118,6 +121,16 @@ const MAPS: &[Shape] = &[
     shape("DROPS", size_of::<u32>(), size_of::<u64>()),
 ];
 
+/// How many of [`MAPS`] are about policies.
+const POLICY_MAPS: usize = 2;
+
+/// Before policies.
+static WITHOUT_POLICIES: Layout = Layout {
+    version: 3,
+    maps: MAPS.split_at(POLICY_MAPS).1,
+    visit_sessions: |map, visit| batch::for_each(map, visit),
+};
+
 /// Before the fast path: sessions had no next hop.
 static WITHOUT_NEXT_HOPS: Layout = Layout {
     version: 2,
@@ -134,7 +147,7 @@ static WITHOUT_NEXT_HOPS: Layout = Layout {
 };
 
 /// The layouts from which sessions can be carried over, the newest first.
-static LAYOUTS: [&Layout; 2] = [&CURRENT, &WITHOUT_NEXT_HOPS];
+static LAYOUTS: [&Layout; 3] = [&CURRENT, &WITHOUT_POLICIES, &WITHOUT_NEXT_HOPS];
 
 /// Length of a session's record in layout 2.
 const RECORD_2_LEN: usize = 32;
@@ -165,7 +178,7 @@ impl Layout {
             .iter()
             .rev()
             .map(|layout| layout.version.to_string());
-        versions.collect::<Vec<_>>().join(" and ")
+        versions.collect::<Vec<_>>().join(", ")
     }
 
     /// Compares the pinned maps with what they should be.

@@ -30,6 +30,7 @@ use aya::{
 use nat_common::{
     counter::{DropReason, RuleCounters},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
+    policy::{Chain, ChainKey, Policy4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
         Interface, Settings, Snat4, SnatKey4,
@@ -60,6 +61,8 @@ pub struct Dataplane {
     snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
     excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
     inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
+    chains: HashMap<MapData, Plain<ChainKey>, Plain<Chain>>,
+    policies: Array<MapData, Plain<Policy4>>,
     end_sessions: SchedClassifier,
     expire_fragments: SchedClassifier,
 }
@@ -98,6 +101,8 @@ impl Dataplane {
             snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
             excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
             inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
+            chains: HashMap::try_from(Map::HashMap(map("CHAINS")?))?,
+            policies: Array::try_from(Map::Array(map("POLICIES")?))?,
             end_sessions: program(END_SESSIONS)?,
             expire_fragments: program(EXPIRE_FRAGMENTS)?,
             pins,

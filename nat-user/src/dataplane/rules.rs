@@ -2,12 +2,15 @@
 
 use std::num::NonZeroU32;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
     sys::SyscallError,
 };
-use nat_common::rule::{AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4};
+use nat_common::{
+    policy::{Chain, ChainKey, MAX_POLICIES, Policy4, Side},
+    rule::{AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4},
+};
 
 use super::{Dataplane, Plain};
 use crate::{
@@ -35,7 +38,14 @@ macro_rules! generational {
     };
 }
 
-generational!(AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, SnatKey4);
+generational!(
+    AddressKey4,
+    ChainKey,
+    ExcludeKey4,
+    ForwardKey4,
+    InsideKey4,
+    SnatKey4
+);
 
 impl Dataplane {
     /// Takes a rule set, timeouts and the limits per guest into use, in one write, and gives the
@@ -111,11 +121,45 @@ impl Dataplane {
         for (prefix, snat) in &rules.snats {
             put(&mut self.snats, "SNATS", *prefix, generation, Plain(*snat))?;
         }
+        self.write_policies(&rules.chains, &rules.policies, generation)
+    }
+
+    fn write_policies(
+        &mut self,
+        chains: &[((Side, Side), Chain)],
+        policies: &[Policy4],
+        generation: u16,
+    ) -> Result<()> {
+        if policies.len() > MAX_POLICIES as usize {
+            bail!(
+                "the policies come to {} pairs of ends, protocols and ports, {MAX_POLICIES} at the \
+                 most; write prefixes or networks in the place of single addresses",
+                policies.len()
+            );
+        }
+        // As the programs look for them.
+        let half = if generation % 2 == 1 { 0 } else { MAX_POLICIES };
+        for (index, policy) in (half..).zip(policies) {
+            self.policies
+                .set(index, Plain(*policy), 0)
+                .context("write map POLICIES")?;
+        }
+        for ((from, to), chain) in chains {
+            let key = ChainKey {
+                generation,
+                from: *from,
+                to: *to,
+                reserved: 0,
+            };
+            let result = self.chains.insert(Plain(key), Plain(*chain), 0);
+            result.map_err(|error| refused("CHAINS", error))?;
+        }
         Ok(())
     }
 
     fn remove_generations(&mut self, unwanted: impl Fn(u16) -> bool + Copy) -> Result<()> {
-        remove_addresses(&mut self.addresses, unwanted)?;
+        remove_entries(&mut self.addresses, unwanted)?;
+        remove_entries(&mut self.chains, unwanted)?;
         remove(&mut self.inside, unwanted)?;
         remove(&mut self.forwards, unwanted)?;
         remove(&mut self.excludes, unwanted)?;
@@ -169,14 +213,18 @@ where
     Ok(())
 }
 
-fn remove_addresses<V: aya::Pod>(
-    map: &mut HashMap<MapData, Plain<AddressKey4>, V>,
+fn remove_entries<K, V>(
+    map: &mut HashMap<MapData, Plain<K>, V>,
     unwanted: impl Fn(u16) -> bool,
-) -> Result<()> {
-    let keys: Vec<Plain<AddressKey4>> = map.keys().collect::<Result<_, _>>()?;
+) -> Result<()>
+where
+    K: bytemuck::Pod + Generational,
+    V: aya::Pod,
+{
+    let keys: Vec<Plain<K>> = map.keys().collect::<Result<_, _>>()?;
     for key in keys {
         if unwanted(key.0.generation()) {
-            map.remove(&key).context("remove an old address")?;
+            map.remove(&key).context("remove an old entry")?;
         }
     }
     Ok(())

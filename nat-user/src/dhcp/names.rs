@@ -7,7 +7,7 @@ use super::{
     lease::{self, Lease},
     process::Files,
 };
-use crate::config::model::{Config, GuestAddress, Identity, Network, NetworkId, Tenant};
+use crate::config::model::{Config, GuestAddress, Identity, Network, NetworkId, PolicyEnd, Tenant};
 
 /// The leases of all networks of a configuration.
 #[derive(Debug, Default)]
@@ -74,9 +74,13 @@ pub(super) fn resolve(mut config: Config, leases: &Leases) -> Config {
     let guests = config.guests.iter_mut().map(|guest| &mut guest.address);
     let forwards = config.forwards.iter_mut().map(|rule| &mut rule.to);
     let nats = config.nats.iter_mut().map(|rule| &mut rule.to);
+    let policies = config.policies.iter_mut();
+    let policies = policies.flat_map(|rule| rule.from.iter_mut().chain(&mut rule.to));
+    let policies = policies.filter_map(PolicyEnd::guest_mut);
     guests
         .chain(forwards)
         .chain(nats)
+        .chain(policies)
         .for_each(|address| leases.fill(address));
     config
 }

@@ -24,6 +24,7 @@ mod routes;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
@@ -32,7 +33,7 @@ use super::change::{self, Change, Undone};
 use super::journal::Journal;
 use super::netlink::{Address, Kind, Link, Netlink};
 use super::sysctl::Key;
-use crate::config::model::{Config, Forwarding};
+use crate::config::model::{Config, Forwarding, UplinkId};
 
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;
@@ -62,6 +63,8 @@ pub struct Uplink {
     pub name: String,
     /// The interface, which must exist.
     pub interface: String,
+    /// Addresses that it is to have where no interface of the host has them.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// What a network asks of the host.
@@ -96,9 +99,16 @@ impl Plan {
     /// The part of a configuration that is about interfaces.
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
-        let uplinks = config.uplinks.iter().map(|uplink| Uplink {
+        let claimed = config.claimed_addresses();
+        let addresses_of = |id: UplinkId| {
+            let own = claimed.iter().filter(|(_, uplink)| **uplink == id);
+            own.map(|(address, _)| *address).collect()
+        };
+        let uplinks = config.uplinks.iter().zip((0..).map(UplinkId));
+        let uplinks = uplinks.map(|(uplink, id)| Uplink {
             name: uplink.name.clone(),
             interface: uplink.interface.clone(),
+            addresses: addresses_of(id),
         });
         let networks = config.networks.iter().map(|network| Network {
             name: network.name.clone(),
@@ -263,6 +273,9 @@ impl Run<'_> {
         for network in &plan.networks {
             self.plan_network(network, &links, &addresses)?;
         }
+        for uplink in &plan.uplinks {
+            self.plan_claims(uplink, &links, &addresses)?;
+        }
         self.plan_gateways(plan, &links, &addresses)?;
         self.make_planned().await?;
 
@@ -381,6 +394,32 @@ impl Run<'_> {
             ));
         }
         self.want_up(link, links);
+        Ok(())
+    }
+
+    /// External addresses. One that an interface of the host holds is left to whoever put it there.
+    fn plan_claims(
+        &mut self,
+        uplink: &Uplink,
+        links: &[Link],
+        addresses: &[Address],
+    ) -> Result<()> {
+        let name = &uplink.interface;
+        let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
+        for claimed in &uplink.addresses {
+            let net = Ipv4Net::from(*claimed);
+            let is_claim = |held: &&Address| held.ifindex == link.index && held.net == net;
+            let holders = addresses.iter().filter(|held| held.net.addr() == *claimed);
+            let (claims, others): (Vec<_>, Vec<_>) = holders.partition(is_claim);
+            if others.is_empty() {
+                let change = Change::Address {
+                    interface: name.clone(),
+                    ifindex: link.index,
+                    address: net,
+                };
+                self.want(change, !claims.is_empty(), links);
+            }
+        }
         Ok(())
     }
 

@@ -26,7 +26,11 @@ pub(super) struct Destinations<'a, 'd> {
 }
 
 /// A condition as it is for packets by one interface, from some senders.
-fn seen(condition: &Condition, interface: &str, senders: &Addresses) -> Option<Condition> {
+pub(super) fn seen(
+    condition: &Condition,
+    interface: &str,
+    senders: &Addresses,
+) -> Option<Condition> {
     let mut seen = condition.clone();
     if !seen.input.matches(interface) || !seen.sources.meets(senders) {
         return None;
@@ -262,10 +266,7 @@ impl Destinations<'_, '_> {
             let mut origin = Origin::default();
             origin.add(step.rule);
             if step.condition.is_local.is_some() {
-                origin.remark(
-                    "The original also takes the host's addresses on other interfaces (the \
-                     guests' gateway, say)",
-                );
+                origin.remark(ALSO_OTHERS);
             }
             let forward = Forward {
                 name: String::new(),
@@ -276,6 +277,7 @@ impl Destinations<'_, '_> {
                 to,
                 to_ports,
                 hairpin: false,
+                local: false,
                 spares,
                 origin,
             };
@@ -448,6 +450,8 @@ impl Destinations<'_, '_> {
     }
 }
 
+pub(super) const ALSO_OTHERS: &str = "The original also takes the host's addresses on other \
+    interfaces (the guests' gateway, say)";
 pub(super) const TO_HOST: &str =
     "sends to the host itself, and natbpf's forwards send to guests: leave it in netfilter";
 
@@ -542,7 +546,7 @@ fn list(ports: &Ports) -> Vec<PortRange> {
 }
 
 /// What a forward takes from outside.
-fn external(forward: &Forward) -> Condition {
+pub(super) fn external(forward: &Forward) -> Condition {
     Condition {
         destinations: forward
             .address
@@ -554,7 +558,7 @@ fn external(forward: &Forward) -> Condition {
 }
 
 /// Whether a rule sends to the guest and ports of a forward.
-fn leads_to(step: &Step, forward: &Forward) -> bool {
+pub(super) fn leads_to(step: &Step, forward: &Forward) -> bool {
     match &step.action {
         Action::Dnat(choice) => {
             let same_ports = |parts: Vec<Part>| {

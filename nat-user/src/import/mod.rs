@@ -3,7 +3,7 @@
 //! A dump is parsed ([`dump`], [`rule`]) into rules whose conditions are sets ([`condition`],
 //! [`ranges`]); chains that jump to each other become one list for each hook ([`flatten`]). The
 //! rules tell which interfaces lead where ([`topology`]). Then each rule of the nat table becomes
-//! a part of the configuration ([`destination`], [`source`]) or a remark about its line
+//! a part of the configuration ([`destination`], [`source`], [`local`]) or a remark about its line
 //! ([`findings`]), never neither, and what has become of them is written ([`write`]).
 //!
 //! Nothing here looks at the host, except [`host`] when it is asked to.
@@ -14,6 +14,7 @@ mod dump;
 mod findings;
 mod flatten;
 mod host;
+mod local;
 mod others;
 mod plan;
 mod ranges;
@@ -37,6 +38,7 @@ use self::destination::Destinations;
 use self::dump::Dump;
 use self::findings::Findings;
 use self::flatten::Step;
+use self::local::Locals;
 use self::plan::Plan;
 use self::rule::Action;
 use self::source::Sources;
@@ -139,7 +141,14 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     };
     sources.translate();
     destination::keep(&mut plan);
-    of_the_host(&output, &input, &mut plan, &mut findings);
+    let mut locals = Locals {
+        topology: &topology,
+        steps: &output,
+        findings: &mut findings,
+        plan: &mut plan,
+    };
+    locals.translate();
+    for_the_host(&input, &mut findings);
     the_rest(&dump, &mut findings);
     others::note(&dump, &topology, &mut findings, &mut plan);
     write::name(&dump, &topology, &mut plan);
@@ -206,29 +215,8 @@ fn death(dump: &Dump, step: &Step, before: &[Step]) -> Option<String> {
     None
 }
 
-/// What the rules do with the host's own connections, and with what is for the host itself.
-fn of_the_host(output: &[Step], input: &[Step], plan: &mut Plan, findings: &mut Findings<'_>) {
-    for step in output {
-        match &step.action {
-            Action::Dnat(_) | Action::Redirect | Action::Netmap(_) => {
-                let is_nat = plan
-                    .nats
-                    .iter()
-                    .any(|nat| nat.origin.rules.contains(&step.rule));
-                let is_half = is_nat || destination::forward_of(step, plan).is_some();
-                // Where others' connections come here too, it is the jump that is about the host.
-                let is_for_others = findings.is_done(step.rule);
-                let about = if is_for_others {
-                    step.through
-                } else {
-                    step.rule
-                };
-                findings.untranslated(about, if is_half { SAME_FOR_HOST } else { FOR_HOST });
-            }
-            Action::Accept if !findings.is_done(step.rule) => findings.note(step.rule, NO_MATTER),
-            _ => {}
-        }
-    }
+/// What the rules do with what is for the host itself.
+fn for_the_host(input: &[Step], findings: &mut Findings<'_>) {
     for step in input {
         if matches!(step.action, Action::Snat(_) | Action::Netmap(_)) {
             let reason = "is about what comes in for the host itself, and natbpf's rules are \
@@ -240,10 +228,6 @@ fn of_the_host(output: &[Step], input: &[Step], plan: &mut Plan, findings: &mut 
     }
 }
 
-const SAME_FOR_HOST: &str = "sends the host's own connections where forwards send those of others, \
-    and natbpf translates none of the host's own: leave it in netfilter";
-const FOR_HOST: &str = "is about the host's own connections, of which natbpf translates none: \
-    leave it in netfilter";
 const NO_MATTER: &str = "is about the host's own packets, which natbpf leaves alone: nothing is \
     needed for it";
 

@@ -44,6 +44,8 @@ pub(super) struct Forward {
     /// Empty for the same ports.
     pub(super) to_ports: Vec<PortRange>,
     pub(super) hairpin: bool,
+    /// Whether the host itself reaches it.
+    pub(super) local: bool,
     /// Whether ports are left out of it by the uplink's `keep`.
     pub(super) spares: bool,
     pub(super) origin: Origin,

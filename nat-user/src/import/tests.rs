@@ -328,20 +328,74 @@ fn what_goes_to_guests_is_not_translated_by_natbpf() {
 }
 
 #[test]
-fn the_hosts_own_connections_stay_with_netfilter() {
+fn the_hosts_own_connections_to_what_is_forwarded_are_local() {
     let import = usual(
         "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2\n\
-         -A OUTPUT -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2\n\
-         -A OUTPUT -p tcp --dport 81 -j DNAT --to-destination 10.0.0.2",
+         -A PREROUTING -i eth0 -p tcp --dport 81:82 -j DNAT --to-destination 10.0.0.2\n\
+         -A OUTPUT ! -d 127.0.0.0/8 -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2",
     );
-    assert_values(&import, &[("forward.0.ports", "80"), ("forward.1", "")]);
+    let local = [("forward.0.local", "true"), ("forward.1.local", "false")];
+    assert_values(&import, &local);
+    assert!(import.is_complete(), "{:#?}", import.findings);
+    assert!(
+        import.toml.contains("# line 5: -A OUTPUT"),
+        "{}",
+        import.toml
+    );
+}
+
+#[test]
+fn the_hosts_own_connections_to_others_stay_with_netfilter() {
+    let import = usual(
+        "-A PREROUTING -i eth0 -p tcp --dport 80:81 -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p tcp --dport 82 -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p tcp --dport 83 -j DNAT --to-destination 10.0.0.2\n\
+         -A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
+         -A OUTPUT -p tcp --dport 82 -m owner --uid-owner 0 -j DNAT --to-destination 10.0.0.2\n\
+         -A OUTPUT -p tcp --dport 83 -j DNAT --to-destination 10.0.0.3\n\
+         -A OUTPUT -p tcp --dport 84 -j DNAT --to-destination 10.0.0.2",
+    );
+    let local = ["forward.0.local", "forward.1.local", "forward.2.local"];
+    assert_values(&import, &local.map(|key| (key, "false")));
     assert_says(
         &import,
         Kind::Untranslated,
-        4,
-        "where forwards send those of others",
+        6,
+        "sends only some of the host's own",
     );
-    assert_says(&import, Kind::Untranslated, 5, "is about the host's own");
+    assert_says(
+        &import,
+        Kind::Untranslated,
+        7,
+        "sends only some of the host's own",
+    );
+    assert_says(&import, Kind::Untranslated, 8, "is about the host's own");
+    assert_says(&import, Kind::Untranslated, 9, "is about the host's own");
+}
+
+#[test]
+fn a_rule_for_the_host_that_names_no_address_is_warned_of() {
+    let import = usual(
+        "-A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
+         -A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2",
+    );
+    assert_values(&import, &[("forward.0.local", "true")]);
+    assert_says(
+        &import,
+        Kind::Warning,
+        4,
+        "also takes the host's own connections",
+    );
+}
+
+#[test]
+fn a_forward_without_ports_is_local_where_a_rule_says_so() {
+    let all = "-A PREROUTING -d 19.19.8.11 -i eth0 -j DNAT --to-destination 10.0.0.2";
+    let with = usual(&format!(
+        "{all}\n-A OUTPUT -d 19.19.8.11 -j DNAT --to-destination 10.0.0.2"
+    ));
+    assert_values(&with, &[("forward.0.local", "true")]);
+    assert_values(&usual(all), &[("forward.0.local", "")]);
 }
 
 #[test]

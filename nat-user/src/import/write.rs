@@ -319,6 +319,10 @@ impl Writer<'_, '_> {
                 self.key("to_ports", &ranges(&forward.to_ports));
             }
             self.key("hairpin", &forward.hairpin.to_string());
+            // (What it is by default depends on whether there are ports.)
+            if forward.local || !forward.ports.is_empty() {
+                self.key("local", &forward.local.to_string());
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Format, Occupancy, duration, table, write_table};
 use crate::dataplane::attach::Mechanism;
 use crate::host::conflicts::Finding;
-use crate::state::{InterfaceState, State};
+use crate::state::{External, Held, InterfaceState, State};
 
 /// What is shown of an instance.
 #[derive(Debug, Clone)]
@@ -54,6 +54,7 @@ struct JsonInterface<'a> {
     hooks: &'a [String],
     attachment: &'a str,
     addresses: &'a [Ipv4Addr],
+    external: &'a [External],
     fast_path: &'a str,
     mss: Option<u16>,
 }
@@ -111,6 +112,7 @@ fn json<'a>(status: &'a StatusView) -> io::Result<JsonStatus<'a>> {
         hooks: &interface.hooks,
         attachment: &interface.attachment,
         addresses: &interface.addresses,
+        external: &interface.external,
         fast_path: &interface.fast_path,
         mss: interface.mss,
     };
@@ -219,11 +221,41 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
                 "{name}: attached by netlink: this kernel has no TCX (Linux 6.6)"
             )?;
         }
+        for (held, what) in HELD {
+            let these = external_text(&interface.external, held);
+            if !these.is_empty() {
+                writeln!(output, "{what} {name}: {these}")?;
+            }
+        }
         if !fast_path.is_empty() {
             writeln!(output, "fast path of {name}: {fast_path}")?;
         }
     }
     Ok(())
+}
+
+/// What is said of external addresses that the host did not have by itself.
+const HELD: [(Held, &str); 3] = [
+    (Held::Added, "external addresses added to"),
+    (
+        Held::Arp,
+        "external addresses that no interface holds, answered by ARP on",
+    ),
+    (
+        Held::Nobody,
+        "external addresses that no interface holds, which must be routed here by",
+    ),
+];
+
+fn external_text(external: &[External], held: Held) -> String {
+    let these = external.iter().filter(|these| these.held == held);
+    let texts: Vec<String> = these
+        .map(|External { first, last, .. }| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    texts.join(", ")
 }
 
 fn or_none(text: &str) -> String {
@@ -255,6 +287,7 @@ mod tests {
             } else {
                 vec![[19, 19, 8, 10].into()]
             },
+            external: Vec::new(),
             fast_path: if hooks.is_empty() {
                 String::new()
             } else {
@@ -348,6 +381,32 @@ vmbr1      network lan  none                   tcx          none
         assert_eq!(
             (&interfaces[0]["mss"], &interfaces[1]["mss"]),
             (&json!(1452), &Value::Null)
+        );
+    }
+
+    #[test]
+    fn external_addresses_that_the_host_did_not_have_are_shown() {
+        let external = |first: u8, last: u8, held| External {
+            first: [19, 19, 8, first].into(),
+            last: [19, 19, 8, last].into(),
+            held,
+        };
+        let mut holding = state();
+        holding.interfaces[0].external = vec![
+            external(10, 10, Held::Host),
+            external(11, 11, Held::Arp),
+            external(12, 12, Held::Added),
+            external(20, 29, Held::Arp),
+        ];
+        let text = shown_of(holding.clone(), true, Format::Human);
+        let expected = "external addresses added to vmbr0: 19.19.8.12\n\
+                        external addresses that no interface holds, answered by ARP on vmbr0: \
+                        19.19.8.11, 19.19.8.20-19.19.8.29\n";
+        assert!(text.contains(expected), "{text}");
+        let status: Value = serde_json::from_str(&shown_of(holding, true, Format::Json)).unwrap();
+        assert_eq!(
+            status["interfaces"][0]["external"][3],
+            json!({"first": "19.19.8.20", "last": "19.19.8.29", "held": "arp"})
         );
     }
 

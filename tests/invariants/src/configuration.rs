@@ -101,6 +101,29 @@ impl Numbering for Numbers {
     fn nat(&mut self, name: &str) -> u32 {
         self.number("nat", name)
     }
+
+    fn policy(&mut self, name: &str) -> u32 {
+        self.number("policy", name)
+    }
+
+    fn default_of(&mut self, network: &str) -> u32 {
+        self.number("default", network)
+    }
+}
+
+/// Chains are one behind the other, without a gap, and each is in the order of the rules.
+fn assert_chains(ruleset: &Ruleset) {
+    let mut next = 0;
+    for (sides, chain) in &ruleset.chains {
+        assert_eq!(chain.first, next, "{sides:?}");
+        next += chain.count;
+        let entries = &ruleset.policies[chain.first as usize..next as usize];
+        assert!(entries.is_sorted_by_key(|policy| policy.order), "{sides:?}");
+        for policy in entries {
+            assert!(policy.first_port <= policy.last_port, "{policy:?}");
+        }
+    }
+    assert_eq!(next as usize, ruleset.policies.len());
 }
 
 /// Every port of every address belongs to one entry at the most, and no entry makes something of
@@ -126,6 +149,7 @@ fn assert_consistent(ruleset: &Ruleset) {
             "{key:?}: {forward:?}"
         );
     }
+    assert_chains(ruleset);
     for (prefix, snat) in &ruleset.snats {
         assert_snat(prefix.key.source, snat);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
-use lab::{Background, Host, Natbpf};
+use lab::{Background, Host, Lab, Natbpf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -70,16 +70,20 @@ fn network() -> Result<Proxmox> {
 }
 
 /// What a guest was told.
-#[derive(Debug)]
-struct Told {
-    address: Ipv4Addr,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) address: Ipv4Addr,
     /// Gateway, name servers, domain and time of the lease in seconds, as the client has them.
-    rest: String,
+    pub(super) rest: String,
+}
+
+fn lease(net: &Proxmox, guest: &Host, name: &str) -> Result<Told> {
+    lease_in(net.lab(), guest, name)
 }
 
 /// A guest asks for an address under a name, with Debian's DHCP client.
-fn lease(net: &Proxmox, guest: &Host, name: &str) -> Result<Told> {
-    let script = net.lab().folder().join(format!("udhcpc-{}", guest.name()));
+pub(super) fn lease_in(lab: &Lab, guest: &Host, name: &str) -> Result<Told> {
+    let script = lab.folder().join(format!("udhcpc-{}", guest.name()));
     fs::write(&script, SCRIPT).context("write the client's script")?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("its mode")?;
     let script = script.display().to_string();
@@ -102,9 +106,13 @@ fn lease(net: &Proxmox, guest: &Host, name: &str) -> Result<Told> {
     })
 }
 
-/// Asks the network's name server; `None` if it knows of none.
 fn resolve(guest: &Host, name: &str) -> Result<Option<Ipv4Addr>> {
-    let gateway = Proxmox::GATEWAY.to_string();
+    resolve_at(Proxmox::GATEWAY, guest, name)
+}
+
+/// Asks a network's name server; `None` if it knows of none.
+pub(super) fn resolve_at(gateway: Ipv4Addr, guest: &Host, name: &str) -> Result<Option<Ipv4Addr>> {
+    let gateway = gateway.to_string();
     let output = guest.run(["busybox", "nslookup", "-type=a", name, &gateway])?;
     let answer = output.stdout.split("Name:").nth(1);
     let address = answer.and_then(|text| text.split("Address:").nth(1));

@@ -12,14 +12,14 @@ use super::harness::Plane;
 /// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a little
 /// more where that is larger.
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
-    ("nat_inbound", 47_000),
-    ("nat_inbound_l3", 42_000),
+    ("nat_inbound", 53_500),
+    ("nat_inbound_l3", 50_000),
     ("nat_outbound", 65_000),
     ("nat_outbound_l3", 65_000),
-    ("nat_from_guest", 81_000),
-    ("nat_from_guest_l3", 78_000),
-    ("nat_to_guest", 9_200),
-    ("nat_to_guest_l3", 9_200),
+    ("nat_from_guest", 180_000),
+    ("nat_from_guest_l3", 152_000),
+    ("nat_to_guest", 19_500),
+    ("nat_to_guest_l3", 19_500),
     ("nat_from_port", 8_800),
     ("nat_early", 2_400),
     ("end_sessions", 4_100),

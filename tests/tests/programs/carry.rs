@@ -282,6 +282,27 @@ fn a_daemon_that_dies_in_the_middle_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Layout 3 had no policies, and was as this one otherwise.
+#[test]
+fn a_layout_without_policies_is_carried_over() -> Result<()> {
+    let sizes = Sizes::new(1024, RULES);
+    let mut plane = Plane::new()?;
+    plane.open_one_of_each(5000)?;
+    let expected = contents(&plane)?;
+    let counters = plane.dataplane.rule_counters(1)?;
+    let (now, before) = (plane.bpffs().join("v4"), plane.bpffs().join("v3"));
+    for map in ["CHAINS", "POLICIES"] {
+        std::fs::remove_file(plane.dataplane.pins().map(map))?;
+    }
+    std::fs::rename(&now, &before)?;
+    plane.take_over(&sizes)?;
+    ensure!(contents(&plane)? == expected);
+    ensure!(plane.dataplane.rule_counters(1)? == counters);
+    ensure!(now.exists() && !before.exists());
+    plane.is_alone()?;
+    plane.ends_without_a_trace()
+}
+
 #[test]
 fn a_layout_of_the_future_is_left_alone() -> Result<()> {
     let plane = Plane::new()?;
@@ -292,7 +313,7 @@ fn a_layout_of_the_future_is_left_alone() -> Result<()> {
     };
     let said = format!("{error:#}");
     ensure!(
-        said.contains("layout 4711") && said.contains("this natbpf knows 2 and 3"),
+        said.contains("layout 4711") && said.contains("this natbpf knows 2, 3, 4"),
         "{said}"
     );
     Ok(())

@@ -1,6 +1,6 @@
 //! One mistake each, and the complete line that names it.
 
-use super::{BASE, forward, guest, nat, refusal, refusal_of, snat};
+use super::{BASE, forward, guest, nat, refusal, refusal_of, snat, warnings};
 
 /// The refusal of a forward of tcp with these lines; the first of them is line 13.
 fn forward_with(lines: &str) -> String {
@@ -34,7 +34,7 @@ fn unknown_key() {
     assert_eq!(
         uplink_with("gateway = \"19.19.8.1\""),
         "n.toml:3:1: uplink.wan.gateway: unknown key `gateway`; \
-         the keys here are `interface`, `addresses`, `mode`, `keep`, `mss_clamp`"
+         the keys here are `interface`, `addresses`, `mode`, `keep`, `mss_clamp`, `claim`"
     );
     assert_eq!(
         snat_with("netwrok = \"lan\""),
@@ -56,7 +56,7 @@ fn unknown_table() {
         refusal_of("[dhcp]\n"),
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
          the keys here are `forwarding`, `template`, `uplink`, `network`, `guest`, `route`, `snat`, \
-         `forward`, `nat`, `limits`, `timeouts`"
+         `forward`, `nat`, `policy`, `limits`, `timeouts`"
     );
 }
 
@@ -883,6 +883,26 @@ fn bad_mss_clamp() {
         uplink_with("mss_clamp = true"),
         expected("wants an integer, not a boolean; write mss_clamp = 1452")
     );
+}
+
+#[test]
+fn bad_claim() {
+    assert_eq!(
+        uplink_with("claim = \"ad\""),
+        "n.toml:3:9: uplink.wan.claim: does not know `ad`; did you mean \"add\"?"
+    );
+    let pool = |to: &str| {
+        format!(
+            "[uplink.wan]\ninterface = \"vmbr0\"\nclaim = \"add\"\n\
+             [[snat]]\nsource = \"10.0.0.0/8\"\nuplink = \"wan\"\nto = \"{to}\"\n"
+        )
+    };
+    assert_eq!(
+        refusal(&pool("19.19.8.0-19.19.9.0")),
+        "n.toml:7:6: snat.snat-1.to: 257 addresses are too many to be put on vmbr0, as uplink `wan` \
+         asks for; write a pool of at most 256, or claim = \"arp\" in the uplink"
+    );
+    assert!(warnings(&pool("19.19.8.1-19.19.9.0")).is_empty());
 }
 
 #[test]

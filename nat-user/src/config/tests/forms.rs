@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::model::{
-    Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits, MappingBehaviour, Mode,
-    MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget, Timeouts, UplinkAddresses,
-    UplinkId,
+    Action, Claim, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits,
+    MappingBehaviour, Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget,
+    Timeouts, UplinkAddresses, UplinkId,
 };
 use super::super::{
-    forward, guest, limits, load as load_file, nat, network, parse, route, service, snat, uplink,
+    forward, guest, limits, load as load_file, nat, network, parse, policy, route, service, snat,
+    uplink,
 };
 use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
 
@@ -88,6 +89,7 @@ fn the_example_of_the_contract() {
         snat,
         forwards,
         nats,
+        policies,
         limits,
         timeouts,
     } = {
@@ -102,7 +104,11 @@ fn the_example_of_the_contract() {
     assert_eq!(snat[0].source, SnatSource::Network(NetworkId(0)));
     assert_eq!(forwards[0].matches.ports, same(&[(10000, 10999)]));
     assert_eq!(forwards[0].uplink, UplinkId(0));
-    assert!(nats.is_empty() && guests.is_empty() && routes.is_empty());
+    assert!(nats.is_empty() && guests.is_empty() && policies.is_empty() && routes.is_empty());
+    assert_eq!(
+        (networks[0].policy, &networks[0].host),
+        (Action::Accept, &None)
+    );
     assert_eq!(forwarding, Forwarding::Fast);
     assert_eq!((limits, timeouts), (Limits::default(), Timeouts::default()));
 }
@@ -158,6 +164,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         route::KEYS,
         forward::KEYS,
         nat::KEYS,
+        policy::KEYS,
         limits::LIMITS,
         limits::TIMEOUTS,
     ];
@@ -190,6 +197,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.uplinks[0].mode, Mode::Auto);
     assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
     assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
+    assert_eq!(config.uplinks[0].claim, Claim::Arp);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());
     assert!(!config.networks[0].anti_spoof && !config.networks[0].isolated);
     let snat = &config.snat[0];

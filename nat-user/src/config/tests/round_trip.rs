@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::super::model::{
-    Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol, ForwardRule, Forwarders,
-    Forwarding, Guest, Limits, MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId,
-    PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses,
-    UplinkId,
+    Action, Claim, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol,
+    ForwardRule, Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour, Mode,
+    MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule, PortForward, PortRange, SnatRule,
+    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
 };
 use super::super::parse;
 use super::BASE;
@@ -168,14 +168,16 @@ fn uplink() -> impl Strategy<Value = Uplink> {
         Just(MssClamp::Off),
         (MssClamp::LEAST..=MssClamp::MOST).prop_map(MssClamp::Bytes),
     ];
-    (names(), addresses, mode, keep, mss_clamp).prop_map(
-        |(name, addresses, mode, keep, mss_clamp)| Uplink {
+    let claim = prop_oneof![Just(Claim::Arp), Just(Claim::Add)];
+    (names(), addresses, mode, keep, mss_clamp, claim).prop_map(
+        |(name, addresses, mode, keep, mss_clamp, claim)| Uplink {
             name,
             interface: String::new(),
             addresses,
             mode,
             keep: keep.into_iter().collect(),
             mss_clamp,
+            claim,
         },
     )
 }
@@ -348,9 +350,13 @@ fn configs() -> impl Strategy<Value = Config> {
         vec(forward_rule(), 0..12),
         vec(nat_rule(), 0..4),
         vec((names(), any::<Index>()), 0..4),
+        vec(policy_rule(), 0..5),
     );
     (tables, rules).prop_map(
-        |((forwarding, uplinks, networks, limits, timeouts), (snat, forwards, nats, guests))| {
+        |(
+            (forwarding, uplinks, networks, limits, timeouts),
+            (snat, forwards, nats, guests, policies),
+        )| {
             let mut config = Config {
                 forwarding,
                 uplinks,
@@ -360,6 +366,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 snat: Vec::new(),
                 forwards: Vec::new(),
                 nats: Vec::new(),
+                policies: Vec::new(),
                 limits,
                 timeouts,
             };
@@ -385,6 +392,13 @@ fn configs() -> impl Strategy<Value = Config> {
             for (index, (name, network)) in (0_u8..).zip(guests) {
                 config.guests.extend(guest(&config, index, name, network));
             }
+            for (mut rule, uplink, network) in policies {
+                rule.from = vec![match config.networks.is_empty() {
+                    true => PolicyEnd::Uplink(UplinkId(uplink.index(config.uplinks.len()))),
+                    false => PolicyEnd::Network(NetworkId(network.index(config.networks.len()))),
+                }];
+                config.policies.push(rule);
+            }
             settle(config)
         },
     )
@@ -407,6 +421,55 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
     })
 }
 
+/// A policy without its first end, and what that is taken from.
+fn policy_rule() -> impl Strategy<Value = (PolicyRule, Index, Index)> {
+    let to = subsequence(
+        vec![
+            PolicyEnd::Host,
+            PolicyEnd::Prefix("192.0.2.0/24".parse().expect("a prefix")),
+            PolicyEnd::Guest(Ipv4Addr::new(198, 51, 100, 7).into()),
+        ],
+        0..=3,
+    );
+    let parts = (names(), to, any::<[bool; 3]>(), any::<[Index; 2]>());
+    parts.prop_map(
+        |(name, to, [is_tcp, has_ports, accepts], [uplink, network])| {
+            let rule = PolicyRule {
+                name,
+                from: Vec::new(),
+                to: if to.is_empty() {
+                    vec![PolicyEnd::Any]
+                } else {
+                    to
+                },
+                protocols: match is_tcp {
+                    true => vec![ForwardProtocol::Tcp, ForwardProtocol::Udp],
+                    false => vec![ForwardProtocol::All],
+                },
+                ports: match is_tcp && has_ports {
+                    true => vec![
+                        PortRange {
+                            first: 80,
+                            last: 81,
+                        },
+                        PortRange {
+                            first: 443,
+                            last: 443,
+                        },
+                    ],
+                    false => Vec::new(),
+                },
+                action: if accepts {
+                    Action::Accept
+                } else {
+                    Action::Drop
+                },
+            };
+            (rule, uplink, network)
+        },
+    )
+}
+
 type NetworkParts = (String, [bool; 2], usize, u8);
 
 fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkParts)) -> Network {
@@ -421,6 +484,13 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
             .collect(),
         anti_spoof,
         isolated: create != anti_spoof,
+        policy: if create { Action::Drop } else { Action::Accept },
+        host: (ports != 1).then(|| {
+            vec![
+                HostService::Ping,
+                HostService::Port(ForwardProtocol::Udp, 123),
+            ]
+        }),
         dhcp: is_served.then(|| Dhcp {
             first: Ipv4Addr::new(10, index, 0, 2),
             last: Ipv4Addr::new(10, index, 0, 5),
@@ -477,6 +547,15 @@ fn settle(mut config: Config) -> Config {
     }
     for (index, rule) in config.snat.iter_mut().enumerate() {
         write!(rule.name, "-{index}").expect("a text takes all");
+        // No interface takes as many addresses.
+        if let SnatTarget::Pool { first, last } = rule.to
+            && u32::from(last) - u32::from(first) >= 256
+        {
+            config.uplinks[rule.uplink.0].claim = Claim::Arp;
+        }
+    }
+    for (index, rule) in config.policies.iter_mut().enumerate() {
+        write!(rule.name, "-{index}").expect("a text takes all");
     }
     for (index, rule) in (0_u8..).zip(&mut config.nats) {
         write!(rule.name, "-{index}").expect("a text takes all");
@@ -516,6 +595,8 @@ fn written(config: &Config) -> String {
             ports,
             anti_spoof,
             isolated,
+            policy,
+            host,
             dhcp,
             dns,
         } = network;
@@ -525,6 +606,11 @@ fn written(config: &Config) -> String {
              create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\nisolated = {isolated}\n",
             quoted(name)
         );
+        text += &format!("policy = \"{}\"\n", action_text(*policy));
+        text += &match host {
+            Some(services) => format!("host = {}\n", list(services.iter().map(service_text))),
+            None => "host = \"all\"\n".to_owned(),
+        };
         if let Some(dhcp) = dhcp {
             text += &format!("[network.{}.dhcp]\n", quoted(name));
             text += &format!("range = \"{}-{}\"\n", dhcp.first, dhcp.last);
@@ -569,6 +655,9 @@ fn written(config: &Config) -> String {
         );
         text += &forwarding_text(rule.forwarding);
     }
+    for rule in &config.policies {
+        write_policy(&mut text, config, rule);
+    }
     let t = &config.timeouts;
     text += &format!(
         "{}[timeouts]\nudp = {}\n",
@@ -581,6 +670,57 @@ fn written(config: &Config) -> String {
     );
     text += &format!("tcp_closing = {}\nicmp = {}\n", t.tcp_closing_s, t.icmp_s);
     text + &format!("other = {}\nfragment = {}\n", t.other_s, t.fragment_s)
+}
+
+fn action_text(action: Action) -> &'static str {
+    match action {
+        Action::Accept => "accept",
+        Action::Drop => "drop",
+    }
+}
+
+fn service_text(service: &HostService) -> String {
+    match service {
+        HostService::Dhcp => "dhcp".to_owned(),
+        HostService::Dns => "dns".to_owned(),
+        HostService::Ping => "ping".to_owned(),
+        HostService::Port(ForwardProtocol::Udp, port) => format!("udp/{port}"),
+        HostService::Port(_, port) => format!("tcp/{port}"),
+    }
+}
+
+/// Names with their kind before them, as they must be where two kinds share one.
+fn end_text(config: &Config, end: &PolicyEnd) -> String {
+    match end {
+        PolicyEnd::Any => "any".to_owned(),
+        PolicyEnd::Host => "host".to_owned(),
+        PolicyEnd::Uplink(id) => format!("uplink.{}", config.uplinks[id.0].name),
+        PolicyEnd::Network(id) => format!("network.{}", config.networks[id.0].name),
+        PolicyEnd::Prefix(prefix) => prefix.to_string(),
+        PolicyEnd::Guest(address) => address.to_string(),
+    }
+}
+
+fn write_policy(text: &mut String, config: &Config, rule: &PolicyRule) {
+    let ends = |ends: &[PolicyEnd]| list(ends.iter().map(|end| end_text(config, end)));
+    let protocols = rule.protocols.iter().map(|protocol| match protocol {
+        ForwardProtocol::Tcp => "tcp",
+        ForwardProtocol::Udp => "udp",
+        ForwardProtocol::Icmp => "icmp",
+        ForwardProtocol::All => "all",
+    });
+    *text += &format!(
+        "[[policy]]\nname = {}\nfrom = {}\nto = {}\nprotocol = {}\naction = \"{}\"\n",
+        quoted(&rule.name),
+        ends(&rule.from),
+        ends(&rule.to),
+        list(protocols),
+        action_text(rule.action)
+    );
+    if !rule.ports.is_empty() {
+        let ports: Vec<_> = rule.ports.iter().map(|ports| ports_text(*ports)).collect();
+        *text += &format!("ports = [{}]\n", ports.join(", "));
+    }
 }
 
 fn limits_text(limits: &Limits) -> String {
@@ -630,6 +770,11 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
         MssClamp::Bytes(bytes) => bytes.to_string(),
     };
     *text += &format!("mss_clamp = {clamp}\n");
+    let claim = match uplink.claim {
+        Claim::Arp => "arp",
+        Claim::Add => "add",
+    };
+    *text += &format!("claim = {claim:?}\n");
     if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {
         *text += &format!("addresses = {}\n", list(addresses.iter()));
     }

@@ -56,7 +56,9 @@ pub(super) fn find(
 }
 
 fn uplink_problem(uplink: &Uplink, links: &[Link]) -> Option<Problem> {
-    let Uplink { name, interface } = uplink;
+    let Uplink {
+        name, interface, ..
+    } = uplink;
     let key = ["uplink", name, "interface"];
     let Some(link) = named(links, interface) else {
         let problem = format!("interface \"{interface}\" of uplink \"{name}\" does not exist");

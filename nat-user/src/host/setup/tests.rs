@@ -9,6 +9,7 @@ fn uplink(interface: &str) -> Uplink {
     Uplink {
         name: "wan".to_owned(),
         interface: interface.to_owned(),
+        addresses: Vec::new(),
     }
 }
 

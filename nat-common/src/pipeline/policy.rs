@@ -1,0 +1,404 @@
+//! Policies at the hooks by which packets enter, and sessions of what is not translated.
+//!
+//! | flow opened | asked at | answers pass at |
+//! | --- | --- | --- |
+//! | by a guest, to whomever | its network's ingress | ingress of uplink or network, network's egress |
+//! | from an uplink, to a guest | the uplink's ingress | its network's ingress |
+//! | by the host or from elsewhere, to a guest | the network's egress | its network's ingress |
+//!
+//! A flow that is translated has its session anyway: once it is open, nobody asks again. One that is not
+//! gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
+
+use super::{Outcome, Verdict, find, follow, generation, resolve_fragment};
+use crate::{
+    address::{Address, Endpoint, Port},
+    counter::DropReason,
+    icmp::parse_quoted,
+    open::{Plain, open_plain},
+    packet::Packet,
+    parse::{Parsed, Transport},
+    policy::{Judging, Side, action, judge, side, side_of},
+    rule::{Interface, interface_flags, mapping},
+    session::{Session, View, flags},
+    tables::{Tables, way},
+    work::{Work, settle},
+};
+
+/// Whether policies are to be asked at this interface.
+#[inline(always)]
+pub(super) fn is_policed(interface: Option<&Interface>) -> bool {
+    interface.is_some_and(|interface| interface.flags & interface_flags::POLICED != 0)
+}
+
+/// Decides on a guest's packet that nothing translates at this hook.
+#[inline(never)]
+pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    interface: u32,
+    network: u16,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    if is_related(packet, tables, parsed, network) {
+        return Ok(Verdict::Untouched);
+    }
+    resolve_fragment(tables, parsed, View::Inside, network);
+    if let Some(outcome) = established(packet, tables, parsed, View::Inside, network) {
+        return outcome;
+    }
+    let header = &parsed.header;
+    let is_group = !header.destination.is_unicast();
+    let (mut to, mut answers) = (side::HOST, (View::Between, 0));
+    if !is_group {
+        let way = tables.way(interface, header.source, header.destination);
+        if way == way::NOWHERE {
+            return Ok(Verdict::Untouched);
+        }
+        if way != way::HOST {
+            to = side_of(tables.interface(way));
+            answers = answers_from(to);
+        }
+    }
+    let port = asked_port(parsed);
+    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
+    prepare(tables, &mut work.judging, parsed, (source, destination));
+    (work.judging.from, work.judging.to) = (network, to);
+    if !is_admitted(packet, tables, work)? {
+        return Ok(Verdict::Untouched);
+    }
+    settle(work);
+    // What leaves translated gets its session there.
+    let is_translated = to & side::UPLINKS != 0
+        && to < side::ELSEWHERE
+        && is_translated(tables, &work.parsed, to & !side::UPLINKS, network);
+    if is_translated || is_group || source == A::UNSPECIFIED {
+        note(packet, tables, work, false);
+        return Ok(Verdict::Untouched);
+    }
+    let plain = Plain {
+        view: View::Inside,
+        network,
+        answer_view: answers.0,
+        answer_network: answers.1,
+        rule: work.judging.rule,
+    };
+    open(packet, tables, work, &plain)
+}
+
+/// Where answers from a side are seen, and the number of the network that they come from.
+#[inline(always)]
+fn answers_from(side: Side) -> (View, u16) {
+    match side {
+        side::ELSEWHERE | side::HOST => (View::Between, 0),
+        uplink if uplink & side::UPLINKS != 0 => (View::Outside, 0),
+        network => (View::Inside, network),
+    }
+}
+
+/// Decides on a packet from outside to an address that is not an external one.
+#[inline(never)]
+pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    interface: u32,
+) -> Outcome {
+    let uplink = tables.interface(interface);
+    if !is_policed(uplink) {
+        return Ok(Verdict::Untouched);
+    }
+    let from = side_of(uplink);
+    let parsed = &work.parsed;
+    let header = &parsed.header;
+    let network = match tables.inside(generation(tables), header.destination) {
+        Some(inside) if inside.gateway != header.destination => inside.network,
+        _ => 0,
+    };
+    if network == 0 {
+        return Ok(Verdict::Untouched);
+    }
+    let port = asked_port(parsed);
+    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
+    prepare(tables, &mut work.judging, parsed, (source, destination));
+    (work.judging.from, work.judging.to) = (from, network);
+    if !is_admitted(packet, tables, work)? {
+        return Ok(Verdict::Untouched);
+    }
+    let plain = Plain {
+        view: View::Outside,
+        network: 0,
+        answer_view: View::Inside,
+        answer_network: network,
+        rule: work.judging.rule,
+    };
+    open(packet, tables, work, &plain)
+}
+
+/// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host itself
+/// may open what it likes; it is noted, so that answers are known.
+#[inline(never)]
+pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    network: u16,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    if !parsed.header.destination.is_unicast() || is_related(packet, tables, parsed, network) {
+        return Ok(Verdict::Untouched);
+    }
+    resolve_fragment(tables, parsed, View::Between, 0);
+    if let Some(outcome) = established(packet, tables, parsed, View::Between, 0) {
+        return outcome;
+    }
+    let is_host = packet.ingress_interface() == 0;
+    let header = &parsed.header;
+    let port = asked_port(parsed);
+    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
+    prepare(tables, &mut work.judging, parsed, (source, destination));
+    work.judging.from = if is_host { side::HOST } else { side::ELSEWHERE };
+    work.judging.to = network;
+    if !is_admitted(packet, tables, work)? {
+        return Ok(Verdict::Untouched);
+    }
+    let plain = Plain {
+        view: View::Between,
+        network: 0,
+        answer_view: View::Inside,
+        answer_network: network,
+        rule: work.judging.rule,
+    };
+    match open(packet, tables, work, &plain) {
+        Err(_) if is_host => Ok(Verdict::Untouched),
+        outcome => outcome,
+    }
+}
+
+/// A guest that a packet reaches by a translation.
+pub(super) struct Target<A> {
+    /// The guest's own endpoint.
+    pub(super) endpoint: Endpoint<A>,
+    /// Number of its network, 0 if it is in none.
+    pub(super) network: u16,
+    /// Whether it is accepted where no policy says otherwise.
+    pub(super) is_accepted: bool,
+}
+
+/// Asks whether a guest may be reached from a side.
+#[inline(always)]
+pub(super) fn check<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    from: Side,
+    target: &Target<A>,
+) -> Result<(), DropReason> {
+    let source = work.parsed.header.source;
+    // What a guest asks of itself concerns nobody else.
+    if source == target.endpoint.address {
+        return Ok(());
+    }
+    let ends = (source, target.endpoint);
+    prepare(tables, &mut work.judging, &work.parsed, ends);
+    work.judging.from = from;
+    work.judging.to = match target.network {
+        0 => side::ELSEWHERE,
+        network => network,
+    };
+    match admits(packet, tables, work, target.is_accepted) {
+        true => Ok(()),
+        false => Err(DropReason::Policy),
+    }
+}
+
+#[inline(never)]
+fn admits<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    is_accepted: bool,
+) -> bool {
+    judge(tables, &mut work.judging);
+    let is_dropped = work.judging.action == u32::from(action::DROP);
+    if is_dropped && !(is_accepted && work.judging.is_default()) {
+        refuse(packet, tables, work);
+        return false;
+    }
+    if !is_dropped && work.judging.action != u32::from(action::NONE) {
+        note(packet, tables, work, true);
+    }
+    true
+}
+
+/// The port by which policies know a packet.
+#[inline(always)]
+fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
+    match parsed.transport {
+        Transport::Tcp { .. } | Transport::Udp => parsed.destination_port,
+        // (It has that of its first fragment, if that is known.)
+        Transport::LaterFragment if parsed.has_ports => parsed.destination_port,
+        _ => Port::ZERO,
+    }
+}
+
+#[inline(always)]
+fn prepare<A: Address, T: Tables<A>>(
+    tables: &T,
+    judging: &mut Judging<A>,
+    parsed: &Parsed<A>,
+    (source, destination): (A, Endpoint<A>),
+) {
+    judging.generation = generation(tables);
+    judging.source = source;
+    judging.destination = destination.address;
+    judging.port = destination.port;
+    judging.protocol = u32::from(parsed.header.protocol);
+}
+
+/// Asks the policies: whether they let the packet pass because they concern it. `false` if they do not.
+#[inline(always)]
+fn is_admitted<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Result<bool, DropReason> {
+    judge(tables, &mut work.judging);
+    let found = work.judging.action;
+    if found == u32::from(action::NONE) {
+        return Ok(false);
+    }
+    let parsed = &work.parsed;
+    let is_unknown = parsed.transport == Transport::LaterFragment && !parsed.has_ports;
+    // The host puts fragments together itself: without a first one it makes nothing of them.
+    if is_unknown && work.judging.to == side::HOST {
+        return Ok(false);
+    }
+    if is_unknown {
+        return Err(DropReason::FragmentUnknown);
+    }
+    if found == u32::from(action::DROP) {
+        return Err(refuse(packet, tables, work));
+    }
+    Ok(true)
+}
+
+/// Counts a packet that a policy drops.
+#[inline(always)]
+fn refuse<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &Work<A>,
+) -> DropReason {
+    let is_in = is_in(work.judging.from);
+    tables.count(work.judging.rule, work.parsed.traffic(packet, is_in));
+    DropReason::Policy
+}
+
+/// Counts a packet that opens a session under another rule.
+#[inline(always)]
+fn note<A: Address, P: Packet, T: Tables<A>>(packet: &P, tables: &T, work: &Work<A>, opens: bool) {
+    let rule = work.judging.rule;
+    let is_in = is_in(work.judging.from);
+    tables.count(rule, work.parsed.traffic(packet, is_in));
+    if opens || work.parsed.may_open() {
+        tables.count_opened(rule);
+        tables.count_closed(rule);
+    }
+}
+
+/// Whether what comes from a side counts as `in`.
+#[inline(always)]
+const fn is_in(from: Side) -> bool {
+    from & side::UPLINKS != 0
+}
+
+#[inline(always)]
+fn open<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    plain: &Plain,
+) -> Outcome {
+    let is_in = !matches!(plain.view, View::Inside);
+    tables.count(plain.rule, work.parsed.traffic(packet, is_in));
+    if !work.parsed.may_open() {
+        return Ok(Verdict::Untouched);
+    }
+    open_plain(tables, work, plain)?;
+    Ok(Verdict::Opened)
+}
+
+/// A packet of a session that is not translated at this hook.
+#[inline(always)]
+fn established<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    view: View,
+    network: u16,
+) -> Option<Outcome> {
+    if !parsed.has_ports {
+        return None;
+    }
+    let session = find(tables, &parsed.key(view, network))?;
+    // What leaves by an uplink is followed there.
+    if session.peer_view != View::Outside as u8 {
+        pass(packet, tables, parsed, session);
+    }
+    Some(Ok(Verdict::Untouched))
+}
+
+/// Follows and counts a packet of a session that is not translated.
+#[inline(always)]
+fn pass<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+) {
+    follow(tables, parsed, session);
+    let traffic = parsed.traffic(packet, session.has(flags::IN));
+    tables.count(session.rule, traffic);
+}
+
+/// Whether a packet is an ICMP error about a packet of a session between this guest's network and
+/// somebody: of the two directions the guest's own entry says so.
+#[inline(always)]
+fn is_related<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    network: u16,
+) -> bool {
+    if parsed.transport != Transport::IcmpError {
+        return false;
+    }
+    let Some(quoted) = parse_quoted(packet, parsed) else {
+        return false;
+    };
+    // From the guest it quotes what it was sent, to the guest what it has sent.
+    parsed.header.destination == quoted.source.address
+        && (tables
+            .session(&quoted.answer_key(View::Inside, network))
+            .is_some()
+            || tables.session(&quoted.key(View::Inside, network)).is_some())
+}
+
+/// Whether a packet of a guest's leaves by this uplink under another address.
+#[inline(always)]
+fn is_translated<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    uplink: u16,
+    network: u16,
+) -> bool {
+    let generation = generation(tables);
+    let header = &parsed.header;
+    tables
+        .snat(generation, uplink, network, header.source)
+        .filter(|snat| snat.mapping != mapping::NONE)
+        .is_some_and(|snat| {
+            snat.has_excludes == 0 || !tables.is_excluded(generation, snat.rule, header.destination)
+        })
+}

@@ -1,0 +1,57 @@
+//! Where the kernel's routes send a packet.
+
+use core::{ffi::c_void, mem::size_of};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT,
+        bpf_fib_lookup,
+    },
+    helpers::generated,
+    macros::map,
+    maps::PerCpuArray,
+};
+use nat_common::{address::Addr4, tables::way};
+
+/// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
+const AF_INET: u8 = 2;
+
+/// A tunnel by the route itself: no interface that the configuration names.
+const TUNNEL: u32 = u32::MAX - 1;
+
+/// What the kernel is asked, and answers: too large for the stack.
+#[map]
+static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a packet goes that came in by an interface: the index of another one, or a [`way`].
+///
+/// Rules of the routing policy that ask for a packet's mark do not see it.
+#[inline(always)]
+pub(crate) fn way(ctx: *mut c_void, interface: u32, source: Addr4, destination: Addr4) -> u32 {
+    let Some(route) = ROUTE.get_ptr_mut(0) else {
+        return way::NOWHERE;
+    };
+    // SAFETY: the slot is this CPU's own, and nothing else uses it while this program runs. Zeroes are
+    // a valid value of all fields.
+    unsafe {
+        *route = core::mem::zeroed();
+        (*route).family = AF_INET;
+        (*route).ifindex = interface;
+        (*route).__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.0);
+        (*route).__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.0);
+    }
+    // SAFETY: context and question are valid for as long as the call takes.
+    let result =
+        unsafe { generated::bpf_fib_lookup(ctx, route, size_of::<bpf_fib_lookup>() as i32, 0) };
+    match result as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the kernel has written the interface.
+            unsafe { (*route).ifindex }
+        }
+        // Where nothing is forwarded the host alone can be meant.
+        BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => way::HOST,
+        BPF_FIB_LKUP_RET_UNSUPP_LWT => TUNNEL,
+        _ => way::NOWHERE,
+    }
+}

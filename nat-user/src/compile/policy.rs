@@ -1,0 +1,223 @@
+//! Policies: from the words of the configuration to the chains in which a flow is looked up.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use nat_common::{
+    counter::NO_RULE,
+    parse::{ICMP, TCP, UDP},
+    policy::{Chain, DEFAULTS, Policy4, Side, action, side},
+};
+
+use super::{Compiler, Numbering, wire};
+use crate::config::model::{
+    Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange,
+};
+
+/// All addresses.
+const ALL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+
+/// All ports, and no port.
+const ALL_PORTS: PortRange = PortRange {
+    first: 0,
+    last: u16::MAX,
+};
+
+/// [`Policy4::protocol`] of all.
+const ANY_PROTOCOL: u8 = 0;
+
+/// What networks drop by default comes after what they let the host be asked for.
+const DROPPED: u32 = DEFAULTS + (1 << 16);
+
+/// What is accepted because nothing else says anything, so that its answers are known.
+const TRACKED: u32 = u32::MAX - 1;
+
+/// Both sides of flows.
+type Sides = (Side, Side);
+
+/// The policies of a rule set, by the sides that they are about.
+#[derive(Default)]
+struct Chains(BTreeMap<Sides, Vec<Policy4>>);
+
+/// One end: its side, and the addresses there.
+type End = (Side, Ipv4Net);
+
+/// What a policy matches besides the two ends.
+#[derive(Clone, Copy)]
+struct Service {
+    protocol: u8,
+    ports: PortRange,
+}
+
+const EVERYTHING: Service = Service {
+    protocol: ANY_PROTOCOL,
+    ports: ALL_PORTS,
+};
+
+/// Which rule an entry belongs to, its place, and what it says.
+#[derive(Clone, Copy)]
+struct Saying {
+    rule: u32,
+    order: u32,
+    action: u8,
+}
+
+impl Chains {
+    fn add(&mut self, from: End, to: End, service: Service, saying: Saying) {
+        let policy = Policy4 {
+            source: wire(from.1.network()),
+            source_mask: wire(from.1.netmask()),
+            destination: wire(to.1.network()),
+            destination_mask: wire(to.1.netmask()),
+            first_port: service.ports.first,
+            last_port: service.ports.last,
+            protocol: service.protocol,
+            action: saying.action,
+            reserved: 0,
+            rule: saying.rule,
+            order: saying.order,
+        };
+        self.0.entry((from.0, to.0)).or_default().push(policy);
+    }
+}
+
+impl Compiler<'_> {
+    /// All policies; none at all where nothing is ever dropped, for then nobody needs to ask.
+    pub(super) fn policies(&mut self, numbers: &mut impl Numbering) {
+        let mut chains = Chains::default();
+        for (order, rule) in (0..).zip(&self.config.policies) {
+            let number = numbers.policy(&rule.name);
+            self.policy(&mut chains, rule, number, order);
+        }
+        self.defaults(&mut chains, numbers);
+        if chains.0.is_empty() {
+            return;
+        }
+        self.track(&mut chains, numbers);
+        // That there are policies is known by this one.
+        chains.0.entry((side::ANY, side::ANY)).or_default();
+        for (sides, mut policies) in chains.0 {
+            policies.sort_by_key(|policy| policy.order);
+            let chain = Chain {
+                first: self.ruleset.policies.len() as u32,
+                count: policies.len() as u32,
+            };
+            self.ruleset.chains.push((sides, chain));
+            self.ruleset.policies.append(&mut policies);
+        }
+    }
+
+    fn policy(&self, chains: &mut Chains, rule: &PolicyRule, number: u32, order: u32) {
+        let saying = Saying {
+            rule: number,
+            order,
+            action: match rule.action {
+                Action::Accept => action::ACCEPT,
+                Action::Drop => action::DROP,
+            },
+        };
+        let ports = match rule.ports.as_slice() {
+            [] => &[ALL_PORTS],
+            ports => ports,
+        };
+        for from in rule.from.iter().filter_map(|end| self.end(end)) {
+            for to in rule.to.iter().filter_map(|end| self.end(end)) {
+                for protocol in rule.protocols.iter().map(protocol_number) {
+                    for &ports in ports {
+                        chains.add(from, to, Service { protocol, ports }, saying);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The side of an end, and its addresses; none for a guest that has no lease.
+    fn end(&self, end: &PolicyEnd) -> Option<End> {
+        let prefix = match end {
+            PolicyEnd::Any => return Some((side::ANY, ALL)),
+            PolicyEnd::Host => return Some((side::HOST, ALL)),
+            PolicyEnd::Uplink(id) => return Some((side::UPLINKS | self.uplinks[id.0], ALL)),
+            PolicyEnd::Network(id) => return Some((self.networks[id.0], ALL)),
+            PolicyEnd::Prefix(prefix) => *prefix,
+            PolicyEnd::Guest(address) => address.now()?.into(),
+        };
+        // (0 is any side.)
+        Some((self.place_of(prefix).0, prefix))
+    }
+
+    /// What the networks say of flows that no policy is about.
+    fn defaults(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
+        for (network, &number) in self.config.networks.iter().zip(&self.networks) {
+            let (here, any) = ((number, ALL), (side::ANY, ALL));
+            if let Some(services) = &network.host {
+                let rule = numbers.default_of(&network.name);
+                let saying = |order, action| Saying {
+                    rule,
+                    order,
+                    action,
+                };
+                let host = (side::HOST, ALL);
+                for service in services.iter().flat_map(wire_services) {
+                    chains.add(here, host, service, saying(DEFAULTS, action::ACCEPT));
+                }
+                chains.add(here, host, EVERYTHING, saying(DROPPED, action::DROP));
+            }
+            if network.policy == Action::Drop {
+                let saying = Saying {
+                    rule: numbers.default_of(&network.name),
+                    order: DROPPED,
+                    action: action::DROP,
+                };
+                chains.add(here, any, EVERYTHING, saying);
+                chains.add(any, here, EVERYTHING, saying);
+            }
+        }
+    }
+
+    /// Where something is dropped, what goes the other way is noted even if nobody forbids it: its
+    /// answers would not pass otherwise.
+    fn track(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
+        let drops = |policy: &Policy4| policy.action == action::DROP;
+        let with_drops = chains.0.iter().filter(|(_, chain)| chain.iter().any(drops));
+        let sides: Vec<Sides> = with_drops.map(|(sides, _)| *sides).collect();
+        for (from, to) in sides {
+            let mut networks = self.config.networks.iter().zip(&self.networks);
+            let network = networks.find(|(_, number)| **number == from || **number == to);
+            let saying = Saying {
+                rule: network.map_or(NO_RULE, |(network, _)| numbers.default_of(&network.name)),
+                order: TRACKED,
+                action: action::ACCEPT,
+            };
+            chains.add((to, ALL), (from, ALL), EVERYTHING, saying);
+        }
+    }
+}
+
+fn protocol_number(protocol: &ForwardProtocol) -> u8 {
+    match protocol {
+        ForwardProtocol::Tcp => TCP,
+        ForwardProtocol::Udp => UDP,
+        ForwardProtocol::Icmp => ICMP,
+        ForwardProtocol::All => ANY_PROTOCOL,
+    }
+}
+
+/// What a service of the host's is on the wire.
+fn wire_services(service: &HostService) -> Vec<Service> {
+    let port = |protocol, port| Service {
+        protocol,
+        ports: PortRange {
+            first: port,
+            last: port,
+        },
+    };
+    match service {
+        HostService::Dhcp => vec![port(UDP, 67)],
+        HostService::Dns => vec![port(UDP, 53), port(TCP, 53)],
+        HostService::Ping => vec![Service {
+            protocol: ICMP,
+            ports: ALL_PORTS,
+        }],
+        HostService::Port(protocol, number) => vec![port(protocol_number(protocol), *number)],
+    }
+}

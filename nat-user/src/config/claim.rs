@@ -1,0 +1,112 @@
+//! External addresses that the configuration names, and those that are to be put on an interface.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::diagnostic::Report;
+use super::model::{
+    Claim, Config, GuestAddress, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+};
+use super::parse::quote;
+use super::tables::Item;
+
+/// How many addresses of a pool may be put on an interface.
+const LARGEST_POOL: u32 = 256;
+
+/// External addresses that an uplink or a rule names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'c> {
+    /// The lowest address.
+    pub first: Ipv4Addr,
+    /// The highest address, itself included.
+    pub last: Ipv4Addr,
+    /// The uplink by which they are reached.
+    pub uplink: UplinkId,
+    /// The guest who is behind them, if they are a single one's.
+    pub guest: Option<&'c GuestAddress>,
+}
+
+impl Named<'_> {
+    /// One after the other.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
+    }
+}
+
+impl Config {
+    /// The external addresses that uplinks and rules name, whoever holds them. Of an address that
+    /// stands there twice the first one counts.
+    pub fn named_addresses(&self) -> impl Iterator<Item = Named<'_>> {
+        let one = |address, uplink, guest| Named {
+            first: address,
+            last: address,
+            uplink,
+            guest,
+        };
+        let uplinks = self.uplinks.iter().zip((0..).map(UplinkId));
+        let fixed = uplinks.flat_map(move |(uplink, id)| {
+            let addresses = match &uplink.addresses {
+                UplinkAddresses::Fixed(addresses) => addresses.as_slice(),
+                UplinkAddresses::Interface => &[],
+            };
+            addresses.iter().map(move |address| one(*address, id, None))
+        });
+        let nats = self.nats.iter();
+        let nats = nats.map(move |rule| one(rule.address, rule.uplink, Some(&rule.to)));
+        let pools = self.snat.iter().filter_map(|rule| match rule.to {
+            SnatTarget::Pool { first, last } => Some(Named {
+                first,
+                last,
+                uplink: rule.uplink,
+                guest: None,
+            }),
+            SnatTarget::Masquerade => None,
+        });
+        let forwards = self.forwards.iter();
+        let forwards =
+            forwards.filter_map(move |rule| Some(one(rule.address?, rule.uplink, Some(&rule.to))));
+        fixed.chain(nats).chain(pools).chain(forwards)
+    }
+
+    /// The addresses that are to be put on the interfaces of uplinks where nobody holds them.
+    #[must_use]
+    pub fn claimed_addresses(&self) -> BTreeMap<Ipv4Addr, UplinkId> {
+        let mut claimed = BTreeMap::new();
+        for named in self.named_addresses() {
+            if self.uplinks[named.uplink.0].claim == Claim::Add {
+                for address in named.addresses() {
+                    claimed.entry(address).or_insert(named.uplink);
+                }
+            }
+        }
+        claimed
+    }
+}
+
+/// Refuses pools of which an interface would have to hold each address.
+pub(super) fn check(
+    rules: &[Item<'_, SnatRule>],
+    uplinks: &[Item<'_, Uplink>],
+    report: &mut Report<'_>,
+) {
+    for rule in rules {
+        let uplink = uplinks.get(rule.value.uplink.0).map(|item| &item.value);
+        let Some(uplink) = uplink.filter(|uplink| uplink.claim == Claim::Add) else {
+            continue;
+        };
+        let SnatTarget::Pool { first, last } = rule.value.to else {
+            continue;
+        };
+        let count = u32::from(last) - u32::from(first) + 1;
+        if count > LARGEST_POOL {
+            let problem = format!(
+                "{count} addresses are too many to be put on {}, as uplink {} asks for",
+                uplink.interface,
+                quote(&uplink.name)
+            );
+            let remedy =
+                format!("write a pool of at most {LARGEST_POOL}, or claim = \"arp\" in the uplink");
+            report.error(rule.section.fault("to", &problem, &remedy));
+        }
+    }
+}

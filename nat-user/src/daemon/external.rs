@@ -1,0 +1,73 @@
+//! External addresses: which of them natbpf has put on an interface, and who has the others.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+
+use crate::{
+    compile::Environment,
+    config::model::{Config, UplinkAddresses, UplinkId},
+    host::change::Change,
+    state::{External, Held},
+};
+
+/// The addresses that natbpf has added to an interface, as the journal has it. They are no own ones
+/// of the interface: a rule without an address is not about them.
+pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr> {
+    let added = changes.iter().filter_map(|change| match change {
+        Change::Address {
+            interface: name,
+            address,
+            ..
+        } if name == interface => Some(address.addr()),
+        _ => None,
+    });
+    added.collect()
+}
+
+/// The external addresses of an uplink, and who has each. Neighbours that are alike are one entry.
+pub(super) fn external(
+    config: &Config,
+    environment: &Environment,
+    uplink: UplinkId,
+    (added, has_arp): (&HashSet<Ipv4Addr>, bool),
+) -> Vec<External> {
+    let held = |address: &Ipv4Addr| match environment.host_addresses.contains(address) {
+        true if added.contains(address) => Held::Added,
+        true => Held::Host,
+        false if has_arp => Held::Arp,
+        false => Held::Nobody,
+    };
+    let mut all: Vec<External> = Vec::new();
+    for address in addresses(config, environment, uplink) {
+        let held = held(&address);
+        match all.last_mut() {
+            Some(before)
+                if before.held == held && u32::from(before.last) + 1 == u32::from(address) =>
+            {
+                before.last = address;
+            }
+            _ => all.push(External {
+                first: address,
+                last: address,
+                held,
+            }),
+        }
+    }
+    all
+}
+
+/// The addresses of an uplink, its own and those that are named, in their order.
+fn addresses(config: &Config, environment: &Environment, uplink: UplinkId) -> BTreeSet<Ipv4Addr> {
+    let own = match config.uplinks[uplink.0].addresses {
+        UplinkAddresses::Interface => environment.uplink_addresses.get(uplink.0),
+        UplinkAddresses::Fixed(_) => None,
+    };
+    let named = config.named_addresses();
+    let named = named.filter(|named| named.uplink == uplink);
+    let named = named.filter(|named| named.guest.is_none_or(|guest| guest.now().is_some()));
+    own.into_iter()
+        .flatten()
+        .copied()
+        .chain(named.flat_map(|named| named.addresses()))
+        .collect()
+}
