@@ -180,6 +180,11 @@ impl Instance {
         self.fast_path.follow(&self.netlink, &devices, cause).await
     }
 
+    /// Whether routes of the host are natbpf's to look after.
+    pub(super) fn has_routes(&self) -> bool {
+        !self.config.routes.is_empty()
+    }
+
     /// The interfaces behind which next hops are, by index.
     fn fast_devices(&self) -> BTreeSet<u32> {
         let is_end = |interface: &Interface| {
