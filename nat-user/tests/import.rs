@@ -117,6 +117,7 @@ fn what_is_given_about_the_host_leaves_nothing_to_check() {
                 .map(|(interface, net)| address(interface, net))
                 .to_vec(),
             default_route: None,
+            policies: false,
         };
         let (_, import) = import(name, &options);
         let config = config(&import);
