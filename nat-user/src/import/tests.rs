@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod policies;
+
 /// The import of rules of the nat table, which begin on line 2.
 fn nat(rules: &str, options: &Options) -> Import {
     let mut text = String::from("*nat\n");
