@@ -526,7 +526,7 @@ impl Policies<'_, '_> {
             let warning = if is_inside { HOMELESS } else { BY_ADDRESS };
             end.warnings.push(warning);
         } else if !beyond.is_empty() {
-            let remark = "of these addresses natbpf knows those of its networks";
+            let remark = "Of these addresses natbpf knows those of its networks";
             end.remarks.push(remark.to_owned());
         }
         match named.is_empty() {
@@ -587,7 +587,7 @@ impl Policies<'_, '_> {
             }
             let mut origin = Origin::default();
             origin.remark(
-                "the rules drop what this forward sends to its guest unless one before accepts it; natbpf would \
+                "The rules drop what this forward sends to its guest unless one before accepts it; natbpf would \
                  accept it",
             );
             let is_all = forward.is_all();

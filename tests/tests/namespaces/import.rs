@@ -591,3 +591,78 @@ fn import_leaves_rules_that_go_on_working_in_netfilter() -> Result<()> {
         differences: &[],
     })
 }
+
+#[test]
+fn import_of_filter_rules_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "filtered",
+        uplink: ("eno1", "19.19.8.10/24"),
+        routed: &["172.22.162.10"],
+        bridge: ("vmbr1", "172.22.161.254/24"),
+        guests: ["172.22.161.170", "172.22.162.10"],
+        second: Some(("vmbr2", "172.22.162.254/24")),
+        silent: &[],
+        probes: &[
+            // Forwards, of which not all are open to everybody.
+            "out tcp 19.19.8.10:2222",
+            "out tcp 19.19.8.10:8088",
+            "out udp 19.19.8.10:5003",
+            "out tcp 19.19.8.10:6003",
+            // Straight to guests; to the first one from an address that is not let in.
+            "out tcp 172.22.161.170:22",
+            "out tcp 172.22.162.10:22",
+            "out udp 172.22.162.10:9999",
+            // From guests.
+            "vm1 tcp 198.51.100.2:80",
+            "vm1 tcp 198.51.100.2:21",
+            "vm1 udp 198.51.100.2:53",
+            "vm1 udp 10.8.0.1:53",
+            "vm1 udp 198.51.100.2:7000",
+            "vm2 tcp 198.51.100.2:21",
+            "vm2 udp 10.8.0.1:7000",
+            // From one network to the other.
+            "vm1 tcp 172.22.162.10:443",
+            "vm1 tcp 172.22.162.10:80",
+            "vm1 udp 172.22.162.10:443",
+            "vm2 tcp 172.22.161.170:443",
+            "vm2 udp 172.22.161.170:53",
+            // To the host.
+            "vm1 udp 172.22.161.254:53",
+            "vm1 tcp 172.22.161.254:53",
+            "vm1 tcp 172.22.161.254:2222",
+            "vm1 tcp 172.22.161.254:22",
+            "vm1 udp 172.22.161.254:7000",
+            "vm2 udp 172.22.162.254:7000",
+            "vm2 tcp 172.22.161.254:22",
+            "vm2 tcp 19.19.8.10:53",
+            "vm2 tcp 19.19.8.10:443",
+            "host tcp 172.22.161.170:22",
+            "host udp 172.22.162.10:7000",
+        ],
+        differences: &[],
+    };
+    alike_with(&scenario, Filter::Policies)
+}
+
+#[test]
+fn import_of_a_filter_rule_about_one_guest_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "filtered",
+        uplink: ("eno1", "19.19.8.10/24"),
+        routed: &[],
+        bridge: ("vmbr1", "172.22.161.254/24"),
+        // The first one has the address of which a rule speaks.
+        guests: ["172.22.161.171", "172.22.162.10"],
+        second: Some(("vmbr2", "172.22.162.254/24")),
+        silent: &[],
+        probes: &[
+            "vm1 tcp 198.51.100.2:80",
+            "vm1 tcp 198.51.100.2:443",
+            "vm2 tcp 198.51.100.2:80",
+            "out tcp 19.19.8.10:2222",
+            "out udp 19.19.8.10:5003",
+        ],
+        differences: &[],
+    };
+    alike_with(&scenario, Filter::Policies)
+}
