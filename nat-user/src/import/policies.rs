@@ -17,6 +17,8 @@ use super::topology::Topology;
 
 /// A rule with more prefixes than this, of both ends together, is not meant one by one.
 const MOST_PAIRS: usize = 1024;
+/// Shorter prefixes are not meant for addresses that guests have besides those of their network.
+const SHORTEST: u8 = 16;
 /// More single ports than this are not meant as services of the host.
 const MOST_SERVICES: u64 = 32;
 
@@ -32,6 +34,8 @@ const BY_ADDRESS: &str = "a policy names an interface or addresses that are in n
     these addresses by whatever interface";
 const HOMELESS: &str = "no network holds these addresses, so that the policy holds for them by whatever interface; \
     write a [[route]] for guests that have them";
+const NOT_HERE: &str = "is about addresses at an interface that are not those of its network, and a policy would hold \
+    for them by whatever interface: write anti_spoof = true, or a [[route]] for guests that have them";
 const UNANSWERED: &str = "REJECT tells the sender, natbpf drops and says nothing";
 const ALL_QUERIES: &str = "icmp in a policy is every query, not only an echo request";
 
@@ -82,10 +86,8 @@ impl Chain {
     fn read(dump: &Dump, hook: &str) -> Self {
         let own = format!(":{hook} ");
         let policies = dump.tables.get("filter").map(|table| &table.policies);
-        let dropping = policies.into_iter().flatten();
-        let line = dropping
-            .filter(|(_, text)| text.starts_with(&own))
-            .next_back();
+        let mut dropping = policies.into_iter().flatten();
+        let line = dropping.rfind(|(_, text)| text.starts_with(&own));
         let mut chain = Self {
             living: Vec::new(),
             dead: Vec::new(),
@@ -478,6 +480,9 @@ impl Policies<'_, '_> {
         let named = if interfaces.is_any() {
             addresses.clone()
         } else {
+            if sides.is_empty() && interfaces.named().is_none() {
+                return Err(unknown(interfaces));
+            }
             self.behind(&sides, addresses, accepts, &mut end)?
         };
         let prefixes = named.prefixes();
@@ -521,10 +526,21 @@ impl Policies<'_, '_> {
         let beyond = addresses.without(&held);
         let mut named = here.clone();
         if !beyond.is_empty() && (has_uplink || here.is_empty()) {
+            if !has_uplink {
+                let prefixes = beyond.prefixes();
+                let mut lengths = prefixes.iter().map(ipnet::Ipv4Net::prefix_len);
+                if !accepts || lengths.any(|length| length < SHORTEST) {
+                    return Err(NOT_HERE.to_owned());
+                }
+                end.warnings.push(if sides.is_empty() {
+                    BY_ADDRESS
+                } else {
+                    HOMELESS
+                });
+            } else {
+                end.warnings.push(BY_ADDRESS);
+            }
             named = named.or(&beyond);
-            let is_inside = !sides.is_empty() && !has_uplink;
-            let warning = if is_inside { HOMELESS } else { BY_ADDRESS };
-            end.warnings.push(warning);
         } else if !beyond.is_empty() {
             let remark = "Of these addresses natbpf knows those of its networks";
             end.remarks.push(remark.to_owned());

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod alike;
 mod policies;
 
 /// The import of rules of the nat table, which begin on line 2.

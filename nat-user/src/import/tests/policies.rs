@@ -144,6 +144,8 @@ fn what_a_policy_cannot_say_is_listed_with_the_reason() {
             "not behind this interface",
         ),
         ("-s 10.0.0.0/8 -i eth0 -j DROP", "not behind this interface"),
+        ("! -s 10.0.0.0/24 -i br0 -j DROP", "anti_spoof"),
+        ("! -s 10.0.0.0/24 -i br0 -j ACCEPT", "anti_spoof"),
         ("-i br0 -j NFQUEUE", "no chain NFQUEUE"),
     ] {
         let import = dropping(&format!("-A FORWARD {rule}"));
