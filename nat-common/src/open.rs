@@ -13,7 +13,7 @@ use crate::{
     next_hop,
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
-    rule::{self, Forward, Snat},
+    rule::{self, Forward, Snat, forward_flags},
     session::{JUST_OPENED, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
     work::{Entry, Opening, Work, settle},
@@ -767,7 +767,7 @@ pub(crate) fn add_port<A: Address, T: Tables<A>>(
             error.into()
         })
 }
-/// Whether an external port is spoken for by a forward rule or by a socket of the host.
+/// Whether an external port is spoken for by a forward rule that names it, or by a socket of the host.
 #[inline(always)]
 fn is_reserved<A: Address, T: Tables<A>>(
     tables: &T,
@@ -781,7 +781,7 @@ fn is_reserved<A: Address, T: Tables<A>>(
     protocol != ICMP
         && (tables
             .forward(origin.generation, protocol, external)
-            .is_some()
+            .is_some_and(|forward| forward.flags & forward_flags::WHOLE == 0)
             || tables.host_socket(protocol, request.key.destination_endpoint(), external)
                 != HostSocket::None)
 }

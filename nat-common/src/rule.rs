@@ -57,6 +57,9 @@ pub mod forward_flags {
     pub const LOCAL: u8 = 1 << 2;
     /// It names what the guest serves: that is accepted where no policy says otherwise.
     pub const ACCEPTED: u8 = 1 << 3;
+    /// It takes whatever comes to the address. Source translation may use ports of the address all
+    /// the same: there would be none left, and what answers a session finds that first.
+    pub const WHOLE: u8 = 1 << 4;
 }
 
 /// Key of `SNATS`, a longest-prefix match over the source address.
@@ -213,6 +216,20 @@ pub struct Interface {
     pub reserved: [u8; 2],
 }
 
+/// Value of `NEAR_INTERFACES`: an interface where it is found without a search, at the index of the
+/// interface modulo [`NEAR_INTERFACES`], unless another has that place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NearInterface {
+    /// What is known of it.
+    pub interface: Interface,
+    /// Its index, 0 if the place is free.
+    pub index: u32,
+}
+
+/// How many places for interfaces there are.
+pub const NEAR_INTERFACES: u32 = 1024;
+
 /// What an interface is.
 pub mod role {
     /// A way to the outside.
@@ -307,6 +324,7 @@ crate::map_layout!(ExternalAddress, 4);
 crate::map_layout!(InsideKey4, 8);
 crate::map_layout!(Inside4, 16);
 crate::map_layout!(Interface, 16);
+crate::map_layout!(NearInterface, 20);
 crate::map_layout!(Settings, 40);
 
 /// Bits before the port in [`ForwardKey4`].

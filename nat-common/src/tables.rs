@@ -73,6 +73,8 @@ pub trait Tables<A: Address> {
     fn settings(&self) -> Option<&Settings>;
     /// The role of an interface.
     fn interface(&self, index: u32) -> Option<&Interface>;
+    /// The same, copied, and without a search where that can be.
+    fn near_interface(&self, index: u32) -> Option<Interface>;
 
     /// Looks a session's entry up.
     fn session(&self, key: &SessionKey<A>) -> Option<&Session<A>>;

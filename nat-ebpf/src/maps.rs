@@ -32,8 +32,8 @@ use nat_common::{
     refusal::CLOCKS,
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4, rule_flags,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
+        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4, rule_flags,
     },
     session::{PASSED_NS, Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -78,6 +78,9 @@ static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
 static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
+/// What stands in [`INTERFACES`], as far as there is room: found without a search.
+#[map(name = "NEAR_INTERFACES")]
+static NEAR: Array<NearInterface> = Array::pinned(NEAR_INTERFACES, 0);
 #[map]
 static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
@@ -343,6 +346,16 @@ impl Tables<Addr4> for Maps {
     fn interface(&self, index: u32) -> Option<&Interface> {
         // SAFETY: entries are written by the daemon alone, whole.
         unsafe { INTERFACES.get(index) }
+    }
+
+    #[inline(always)]
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        if let Some(near) = NEAR.get(index % NEAR_INTERFACES)
+            && near.index == index
+        {
+            return Some(near.interface);
+        }
+        self.interface(index).copied()
     }
 
     #[inline(always)]

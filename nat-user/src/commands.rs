@@ -136,10 +136,11 @@ async fn check(cli: &Cli, without_host: bool) -> Result<()> {
     }
     let config = &loaded.config;
     print(vec![format!(
-        "{}: {} uplinks, {} networks, {} snat, {} forward and {} nat rules, all right",
+        "{}: {} uplinks, {} networks, {} routes, {} snat, {} forward and {} nat rules, all right",
         file.display(),
         config.uplinks.len(),
         config.networks.len(),
+        config.routes.len(),
         config.snat.len(),
         config.forwards.len(),
         config.nats.len(),

@@ -136,6 +136,8 @@ struct Target {
     local: bool,
     /// Whether it is accepted where no policy says otherwise.
     accepted: bool,
+    /// Whether it takes all ports, those that guests leave by as well.
+    whole: bool,
 }
 
 struct Compiler<'a> {
@@ -301,6 +303,7 @@ impl<'a> Compiler<'a> {
                 hairpin: forward.hairpin,
                 local: forward.local,
                 accepted: true,
+                whole: forward.matches.ports.is_empty(),
             };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
@@ -325,6 +328,8 @@ impl<'a> Compiler<'a> {
                 hairpin: nat.hairpin,
                 local: false,
                 accepted: false,
+                // Nobody else leaves by the address of a single guest.
+                whole: false,
             };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
@@ -429,6 +434,9 @@ impl<'a> Compiler<'a> {
         }
         if target.accepted {
             flags |= forward_flags::ACCEPTED;
+        }
+        if target.whole {
+            flags |= forward_flags::WHOLE;
         }
         Forward4 {
             to: wire(target.to),

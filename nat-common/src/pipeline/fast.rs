@@ -44,7 +44,7 @@ pub fn from_port<A: Address, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Decision {
-    let Some(port) = tables.interface(place.interface) else {
+    let Some(port) = tables.near_interface(place.interface) else {
         return Decision::GoesOn;
     };
     if port.role != role::PORT || !is_to(packet, place.l3, port.mac) {
@@ -53,7 +53,7 @@ pub fn from_port<A: Address, P: Packet, T: Tables<A>>(
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
     };
-    match outbound(packet, tables, &parsed, port, &mut work.sent) {
+    match outbound(packet, tables, &parsed, &port, &mut work.sent) {
         Some(result) => result.into(),
         None => Decision::GoesOn,
     }
@@ -73,8 +73,12 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     clock: impl Fn() -> u32,
 ) -> Decision {
     let is_ours =
-        |uplink: &&Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
-    if tables.interface(place.interface).filter(is_ours).is_none() {
+        |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
+    if tables
+        .near_interface(place.interface)
+        .filter(is_ours)
+        .is_none()
+    {
         return Decision::GoesOn;
     }
     let Some(parsed) = parse_plain(packet, place.l3) else {

@@ -42,14 +42,16 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let interface = tables
         .interface(place.interface)
         .filter(|interface| interface.role == role::NETWORK);
+    let network = match interface {
+        Some(interface) if policy::is_policed(Some(interface)) => interface.number,
+        _ => 0,
+    };
     let verdict = decide(packet, tables, place, work, interface)?;
-    match interface {
-        Some(interface) if verdict == Verdict::Untouched && policy::is_policed(Some(interface)) => {
-            settle(work);
-            policy::from_guest(packet, tables, work, place.interface, interface.number)
-        }
-        _ => Ok(verdict),
+    if network == 0 || verdict != Verdict::Untouched {
+        return Ok(verdict);
     }
+    settle(work);
+    policy::from_guest(packet, tables, work, place.interface, network)
 }
 
 #[inline(always)]

@@ -239,6 +239,10 @@ impl Tables<Addr4> for MemoryTables {
         self.interfaces.get(&index)
     }
 
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        self.interface(index).copied()
+    }
+
     fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
         self.interrupt();
         self.sessions.get(key)

@@ -84,3 +84,39 @@ fn p4_fragments_of_other_protocols_are_translated() {
     assert_eq!(world.entries()[0], 2);
     let _ = UDP;
 }
+
+/// Where a guest gets whatever comes to the address, others leave by it all the same: their answers
+/// find their sessions first.
+#[test]
+fn m1_guests_leave_by_an_address_of_which_another_gets_everything() {
+    let mut world = World::new();
+    world.forward_all(C2);
+    let (guest, remote) = (At(C1, 5000), At(S1A, 7000));
+    let out = world.guest_sends(&udp(guest, remote).bytes());
+    let external = ends(&out.uplink()).0;
+    assert_eq!(external, At(PUBLIC, 5000));
+    let back = world.outside_sends(&udp(remote, external).bytes());
+    assert_eq!(ends(&back.guest()), (remote, guest));
+    // Whatever the guest has not asked for is the other's, from that remote as well.
+    for stranger in [At(S1A, 7001), At(S1B, 7000)] {
+        let asked = world.outside_sends(&udp(stranger, external).bytes());
+        assert_eq!(ends(&asked.guest()).1, At(C2, 5000));
+        // Two flows that could not be told apart get two ports.
+        let out = world.guest_sends(&udp(At(C1, 5000), stranger).bytes());
+        assert_eq!(out.reason(), DropReason::RemoteInUse);
+    }
+    let taken = At(S1B, 9);
+    world
+        .outside_sends(&udp(taken, At(PUBLIC, 6000)).bytes())
+        .guest();
+    let out = ends(
+        &world
+            .guest_sends(&udp(At(C1, 6000), taken).bytes())
+            .uplink(),
+    )
+    .0;
+    assert_ne!(out, At(PUBLIC, 6000));
+    let back = world.outside_sends(&udp(taken, out).bytes());
+    assert_eq!(ends(&back.guest()), (taken, At(C1, 6000)));
+    world.check();
+}

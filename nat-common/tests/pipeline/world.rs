@@ -276,7 +276,7 @@ impl World {
         self.forward(ICMP, 0..=0, At(to, 0));
         self.forward(OTHER_PROTOCOLS, 0..=0, At(to, 0));
         for protocol in [TCP, UDP] {
-            self.forward(protocol, 0..=0, At(to, 0));
+            self.forward_with(protocol, 0..=0, At(to, 0), forward_flags::WHOLE);
             let key = forward_key(protocol, 0);
             let all = *self
                 .tables

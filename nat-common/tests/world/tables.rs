@@ -189,6 +189,10 @@ impl Tables<Addr4> for MemoryTables {
         self.interfaces.get(&index)
     }
 
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        self.interface(index).copied()
+    }
+
     fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
         self.sessions.borrow().get(key).copied()
     }

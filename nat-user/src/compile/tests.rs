@@ -582,8 +582,11 @@ fn loopback_stands_for_the_uplinks_addresses_in_their_order() {
     assert_eq!(ruleset(nat).own, None);
 }
 
-/// The entries of each chain: order, action, protocol, ports and the length of the destination's prefix.
-fn chains(rules: &str) -> BTreeMap<(u16, u16), Vec<(u32, u8, u8, u16, u16)>> {
+/// Order, action, protocol and ports of a policy.
+type Entry = (u32, u8, u8, u16, u16);
+
+/// The entries of each chain.
+fn chains(rules: &str) -> BTreeMap<(u16, u16), Vec<Entry>> {
     let ruleset = ruleset(rules);
     let entries = |chain: &Chain| {
         let policies = &ruleset.policies[chain.first as usize..][..chain.count as usize];

@@ -191,9 +191,8 @@ fn ports(
 /// A policy of which nobody could say what it is about.
 fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     let is_about = ["from", "to", "protocol"];
-    let names_something =
-        |key: &&str| section.field(key).is_some() || section.mistyped(key).is_some();
-    if is_about.iter().any(|key| names_something(key)) {
+    let names_something = |key| section.field(key).is_some() || section.mistyped(key).is_some();
+    if is_about.into_iter().any(names_something) {
         return None;
     }
     let problem = "names nothing: it would hold for all flows";

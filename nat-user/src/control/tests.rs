@@ -160,7 +160,8 @@ fn an_answer_is_written_before_the_daemon_ends() {
 fn a_peer_that_takes_no_answer_holds_the_daemon_up_for_a_moment_only() {
     with_daemon_answering(
         |_| Response::Done {
-            lines: vec!["x".repeat(100); 100_000],
+            // More than a socket holds, and no more: the rest of the time is for reading it.
+            lines: vec!["x".repeat(100); 10_000],
         },
         |run_dir| {
             let mut stream = connect(&run_dir);
@@ -170,7 +171,7 @@ fn a_peer_that_takes_no_answer_holds_the_daemon_up_for_a_moment_only() {
                 .unwrap()
                 .into_result()
                 .unwrap();
-            assert_eq!(lines.len(), 100_000);
+            assert_eq!(lines.len(), 10_000);
             assert!(start.elapsed() < RESPONSE_LIMIT * 2);
         },
     );

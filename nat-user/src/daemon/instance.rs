@@ -180,6 +180,11 @@ impl Instance {
         self.fast_path.follow(&self.netlink, &devices, cause).await
     }
 
+    /// Whether routes of the host are natbpf's to look after.
+    pub(super) fn has_routes(&self) -> bool {
+        !self.config.routes.is_empty()
+    }
+
     /// The interfaces behind which next hops are, by index.
     fn fast_devices(&self) -> BTreeSet<u32> {
         let is_end = |interface: &Interface| {
@@ -439,7 +444,11 @@ impl Instance {
         let mut loaded = load_config(&self.options)?;
         let links = self.netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
+        // A bridge that goes takes its programs off, and the kernel waits for each.
+        let (old, new) = (self.config.networks.len(), loaded.config.networks.len());
+        let grace = ShortGrace::begin(&self.options.run_dir, old.saturating_sub(new));
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        drop(grace);
         loaded.config = self.services.resolve(loaded.config);
         let host = self.host().await?;
         let before = self.external_addresses();

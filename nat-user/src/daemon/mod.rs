@@ -167,7 +167,13 @@ impl Daemon {
         if let Err(error) = self.instance.follow_next_hops(cause).await {
             log::error!("following a change of next hops: {error:#}");
         }
-        if !matches!(event, Event::NeighbourChanged | Event::RouteChanged) {
+        let is_ours = match event {
+            Event::NeighbourChanged => false,
+            // Somebody may have taken away one of a `[[route]]`.
+            Event::RouteChanged => self.instance.has_routes(),
+            Event::LinkChanged | Event::AddressChanged | Event::Overrun => true,
+        };
+        if is_ours {
             self.refresh_at
                 .get_or_insert_with(|| Instant::now() + SETTLE_TIME);
         }

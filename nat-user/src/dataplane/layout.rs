@@ -15,7 +15,7 @@ use nat_common::{
     policy::{Chain, ChainKey, Policy4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
-        Interface, Settings, Snat4, SnatKey4,
+        Interface, NearInterface, Settings, Snat4, SnatKey4,
     },
     session::{JUST_OPENED, SessionKey4, SessionRecord4},
 };
@@ -60,8 +60,6 @@ pub(super) static CURRENT: Layout = Layout {
 };
 
 const MAPS: &[Shape] = &[
-    shape("CHAINS", size_of::<ChainKey>(), size_of::<Chain>()),
-    shape("POLICIES", size_of::<u32>(), size_of::<Policy4>()),
     shape(
         "SESSIONS",
         size_of::<SessionKey4>(),
@@ -119,15 +117,22 @@ const MAPS: &[Shape] = &[
     shape("RULES", size_of::<u32>(), size_of::<u32>()),
     shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
     shape("DROPS", size_of::<u32>(), size_of::<u64>()),
+    shape("CHAINS", size_of::<ChainKey>(), size_of::<Chain>()),
+    shape("POLICIES", size_of::<u32>(), size_of::<Policy4>()),
+    shape(
+        "NEAR_INTERFACES",
+        size_of::<u32>(),
+        size_of::<NearInterface>(),
+    ),
 ];
 
-/// How many of [`MAPS`] are about policies.
-const POLICY_MAPS: usize = 2;
+/// How many of [`MAPS`] layout 3 did not have: they stand last.
+const NEW_MAPS: usize = 3;
 
-/// Before policies.
+/// Before policies, and before interfaces were found without a search.
 static WITHOUT_POLICIES: Layout = Layout {
     version: 3,
-    maps: MAPS.split_at(POLICY_MAPS).1,
+    maps: MAPS.split_at(MAPS.len() - NEW_MAPS).0,
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 

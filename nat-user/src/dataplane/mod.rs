@@ -33,7 +33,7 @@ use nat_common::{
     policy::{Chain, ChainKey, Policy4},
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
-        Interface, Settings, Snat4, SnatKey4,
+        Interface, NEAR_INTERFACES, NearInterface, Settings, Snat4, SnatKey4,
     },
 };
 
@@ -56,6 +56,7 @@ pub struct Dataplane {
     rules: Array<MapData, u32>,
     fast_until: Array<MapData, u32>,
     interfaces: HashMap<MapData, u32, Plain<Interface>>,
+    near_interfaces: Array<MapData, Plain<NearInterface>>,
     addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
     snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
@@ -96,6 +97,7 @@ impl Dataplane {
             rules: Array::try_from(Map::Array(map("RULES")?))?,
             fast_until: Array::try_from(Map::Array(map("FAST_UNTIL")?))?,
             interfaces: HashMap::try_from(Map::HashMap(map("INTERFACES")?))?,
+            near_interfaces: Array::try_from(Map::Array(map("NEAR_INTERFACES")?))?,
             addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
             forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
             snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
@@ -315,6 +317,28 @@ impl Dataplane {
             self.interfaces
                 .remove(&index)
                 .context("write map INTERFACES")?;
+        }
+        self.set_near_interfaces(wanted)
+            .context("write map NEAR_INTERFACES")
+    }
+
+    /// A place that one has left rests until the next change: a packet may be reading what stood there.
+    fn set_near_interfaces(&mut self, wanted: &BTreeMap<u32, Interface>) -> Result<()> {
+        for place in 0..NEAR_INTERFACES {
+            let Plain(near) = self.near_interfaces.get(&place, 0)?;
+            let of_place = |index: &&u32| **index % NEAR_INTERFACES == place;
+            let index = match near.index {
+                0 => wanted.keys().find(of_place).copied(),
+                index => Some(index),
+            };
+            let near_now = index.and_then(|index| {
+                let interface = *wanted.get(&index)?;
+                Some(NearInterface { interface, index })
+            });
+            let near_now = near_now.unwrap_or_default();
+            if near_now != near {
+                self.near_interfaces.set(place, Plain(near_now), 0)?;
+            }
         }
         Ok(())
     }

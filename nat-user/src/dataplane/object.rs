@@ -35,12 +35,18 @@ impl Sizes {
     /// The fewest rules that there is room for, so that a few can be added later.
     const FEWEST_RULES: u32 = 1024;
 
+    /// Room for 500 networks with a prefix each that may come by any of them.
+    const SOURCE_PREFIXES: u32 = 1 << 20;
+
     /// How many entries a table has, if that depends on these.
     pub(super) fn of(&self, table: &str) -> Option<u32> {
         match table {
             "SESSIONS" => Some(self.sessions.saturating_mul(2)),
             "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
             "COUNTERS" | "RULES" => Some(self.rules),
+            // Each prefix stands there once for each network and twice during a reload. (Its memory is
+            // that of what is in it.)
+            "SNATS" => Some(Self::SOURCE_PREFIXES),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ mod translation;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -275,7 +276,12 @@ fn place_name(rules: &Ruleset, place: Place) -> String {
 /// Names in a sentence, the first few of many.
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 3;
-    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+    // A rule for both directions stands there twice.
+    let mut seen = HashSet::new();
+    let names: Vec<&str> = (names.iter().map(String::as_str))
+        .filter(|name| seen.insert(*name))
+        .collect();
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>();
     match names.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         others => format!("{} and {others} others", shown.join(", ")),

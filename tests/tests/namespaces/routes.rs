@@ -330,6 +330,8 @@ fn routes_outlive_the_daemon_and_come_back_with_their_bridge() -> Result<()> {
     comes_back(&net)?;
     net.host.ip("link set br112 down\nlink set br112 up")?;
     comes_back(&net)?;
+    net.host.ip("route del 123.45.90.112")?;
+    comes_back(&net)?;
     // The address that the host's own packets bear changes, and the kernel drops the route.
     net.host.ip(&format!(
         "address add 123.45.12.49/32 dev eth0\naddress del {HOST}/32 dev eth0"

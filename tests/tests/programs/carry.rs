@@ -291,7 +291,7 @@ fn a_layout_without_policies_is_carried_over() -> Result<()> {
     let expected = contents(&plane)?;
     let counters = plane.dataplane.rule_counters(1)?;
     let (now, before) = (plane.bpffs().join("v4"), plane.bpffs().join("v3"));
-    for map in ["CHAINS", "POLICIES"] {
+    for map in ["CHAINS", "POLICIES", "NEAR_INTERFACES"] {
         std::fs::remove_file(plane.dataplane.pins().map(map))?;
     }
     std::fs::rename(&now, &before)?;

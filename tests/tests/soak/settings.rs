@@ -16,6 +16,8 @@ pub(crate) struct Settings {
     sessions: Option<u64>,
     per_guest: Option<[u64; 2]>,
     timeouts: Option<[u64; 3]>,
+    /// Whether the network is closed but for what all of the traffic needs, by so many policies.
+    policies: Option<u64>,
     /// The spare forward that is left out.
     without: Option<usize>,
 }
@@ -36,6 +38,7 @@ impl Settings {
             timeouts: random
                 .maybe()
                 .then(|| [120, 240, 7440].map(|least| least + random.below(100))),
+            policies: random.maybe().then(|| 1 + random.below(100)),
             without: None,
         }
     }
@@ -67,7 +70,10 @@ impl Settings {
         if let Some(forwarding) = self.forwarding {
             file += &format!("forwarding = \"{forwarding}\"\n");
         }
-        file += &traffic::config(net);
+        file += &match self.policies {
+            Some(_) => closed(&traffic::config(net)),
+            None => traffic::config(net),
+        };
         for spare in (0..SPARE.len()).filter(|spare| self.without != Some(*spare)) {
             file += &traffic::spare_config(spare);
         }
@@ -91,6 +97,15 @@ impl Settings {
                 Proxmox::VM1
             );
         }
+        for n in 0..self.policies.unwrap_or(0) {
+            file += &format!(
+                "[[policy]]\nname = \"other-{n}\"\nfrom = \"10.{n}.0.0/16\"\naction = \"drop\"\n"
+            );
+        }
+        if self.policies.is_some() {
+            file += "[[policy]]\nfrom = \"lan\"\nto = \"wan\"\naction = \"accept\"\n\
+                     [[policy]]\nfrom = \"wan\"\nto = \"lan\"\naction = \"accept\"\n";
+        }
         let limits = [
             ("sessions", self.sessions),
             ("sessions_per_guest", self.per_guest.map(|each| each[0])),
@@ -105,6 +120,13 @@ impl Settings {
         ];
         file + &table("timeouts", &timeouts)
     }
+}
+
+/// The same with a closed network.
+fn closed(file: &str) -> String {
+    let address = "address = \"172.22.161.254/24\"\n";
+    assert!(file.contains(address), "the network is there: {file}");
+    file.replace(address, &format!("{address}policy = \"drop\"\n"))
 }
 
 fn table(name: &str, keys: &[(&str, Option<u64>)]) -> String {
@@ -127,6 +149,9 @@ impl fmt::Display for Settings {
         }
         if self.timeouts.is_some() {
             write!(f, ", timeouts")?;
+        }
+        if let Some(policies) = self.policies {
+            write!(f, ", closed with {policies} policies")?;
         }
         Ok(())
     }

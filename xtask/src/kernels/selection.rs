@@ -54,6 +54,9 @@ const CHOSEN: &[&str] = &[
     "t10_hairpin_connects_from_another_guest_and_from_the_server_itself",
     "f9_a_guest_learns_the_mtu_of_the_uplink",
     "u2_one_external_port_for_all_remotes",
+    "what_is_accepted_passes_and_its_answers",
+    "the_host_is_asked_for_what_the_network_says",
+    "routed_guests_reach_all_and_are_reached_by_their_own_addresses",
     "an_uplink_without_ethernet_header_works",
     "o2_a_checksum_left_to_the_device_is_right_on_the_wire",
 ];

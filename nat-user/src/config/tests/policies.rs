@@ -34,9 +34,9 @@ fn ends_are_known_by_their_names() {
     assert_eq!(from("\"wan\""), [PolicyEnd::Uplink(UplinkId(0))]);
     assert_eq!(from("\"lan\""), [PolicyEnd::Network(NetworkId(0))]);
     assert_eq!(from("\"network.lan\""), [PolicyEnd::Network(NetworkId(0))]);
-    assert_eq!(from("\"web1\""), [web1.clone()]);
-    assert_eq!(from("\"guest.web1\""), [web1.clone()]);
-    assert_eq!(from("\"172.22.161.170\""), [web1]);
+    for written in ["\"web1\"", "\"guest.web1\"", "\"172.22.161.170\""] {
+        assert_eq!(from(written), std::slice::from_ref(&web1), "{written}");
+    }
     let prefix = PolicyEnd::Prefix("10.0.0.0/8".parse().unwrap());
     assert_eq!(from("[\"any\"]"), [PolicyEnd::Any]);
     assert_eq!(

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::rules::{Flow, State};
 use crate::config::model::{
-    Config, ForwardProtocol, ForwardRule, Network, PortRange, SnatSource, Uplink, UplinkAddresses,
-    UplinkId,
+    Config, ForwardProtocol, ForwardRule, Network, PortRange, Route, SnatSource, Uplink,
+    UplinkAddresses, UplinkId,
 };
 
 pub(super) const ICMP: u8 = 1;
@@ -76,6 +76,9 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
         }
     }
     ways.extend((config.forwards.iter()).filter_map(|rule| forward(config, rule, own)));
+    for route in &config.routes {
+        ways.extend(routed(config, route));
+    }
     for rule in &config.nats {
         let (Some(to), Some(uplink)) = (rule.to.now(), uplink(config, rule.uplink)) else {
             continue;
@@ -98,6 +101,30 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
         }
     }
     ways
+}
+
+/// Both ways to all addresses of a route. (Nothing is translated, so there is no external one.)
+fn routed<'a>(config: &'a Config, route: &Route) -> Vec<Way<'a>> {
+    let (Some(network), Some(uplink)) = (
+        config.networks.get(route.network.0),
+        uplink(config, route.uplink),
+    ) else {
+        return Vec::new();
+    };
+    let way = |direction, guests: Ipv4Net| Way {
+        direction,
+        rule: format!("[[route]] \"{}\"", route.name),
+        network,
+        uplink,
+        guests,
+        protocols: vec![TCP, UDP],
+        ports: Vec::new(),
+        external: Vec::new(),
+    };
+    let prefixes = route.addresses.iter().copied();
+    let ways =
+        prefixes.flat_map(|guests| [way(Direction::Out, guests), way(Direction::In, guests)]);
+    ways.collect()
 }
 
 fn forward<'a>(
@@ -139,11 +166,20 @@ fn uplink(config: &Config, id: UplinkId) -> Option<&Uplink> {
     config.uplinks.get(id.0)
 }
 
-/// The network that a guest is in. Behind which interface routed guests are, the configuration does
-/// not say.
+/// The network that a guest is in. Behind which interface guests are that others route, the
+/// configuration does not say.
 fn network_of(config: &Config, guests: Ipv4Net) -> Option<&Network> {
     let is_in = |network: &&Network| network.address.trunc().contains(&guests);
-    config.networks.iter().find(is_in)
+    let is_routed = |route: &&Route| {
+        route
+            .addresses
+            .iter()
+            .any(|prefix| prefix.contains(&guests))
+    };
+    config.networks.iter().find(is_in).or_else(|| {
+        let route = config.routes.iter().find(is_routed)?;
+        config.networks.get(route.network.0)
+    })
 }
 
 fn anywhere() -> Ipv4Net {

@@ -440,3 +440,23 @@ fn a_hundred_thousand_rules_are_looked_at_within_bounds() {
     forwarding::find(&rules, &ways, &mut budget);
     assert!(budget.is_spent());
 }
+
+#[test]
+fn routed_guests_need_both_ways_through_the_forward_chain() {
+    let text = "[uplink.wan]\ninterface = \"eth0\"\n[network.br112]\ninterface = \"br112\"\n\
+                address = \"172.30.112.1/24\"\n[[route]]\nname = \"public\"\nnetwork = \"br112\"\n\
+                addresses = \"123.45.90.112/29\"\n";
+    let config = config(text);
+    let said = |rules: &str| -> Vec<String> {
+        let found = found_for(&config, &forward("DROP", rules));
+        found.into_iter().map(|finding| finding.what).collect()
+    };
+    let refused = ["drops new connections of [[route]] \"public\""];
+    let out = "-A FORWARD -s 123.45.90.112/29 -i br+ -o eth0 -j ACCEPT\n";
+    let back = "-A FORWARD -m state --state RELATED,ESTABLISHED -j ACCEPT\n";
+    let into = "-A FORWARD -d 123.45.90.112/29 -i eth0 -o br+ -j ACCEPT\n";
+    assert_eq!(said(""), refused);
+    assert_eq!(said(&format!("{out}{back}")), refused);
+    assert_eq!(said(&format!("{back}{into}")), refused);
+    assert!(said(&format!("{out}{back}{into}")).is_empty());
+}

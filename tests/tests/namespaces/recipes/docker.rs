@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::matrix::Service::{Ping, Tcp, Udp};
 use super::matrix::{Difference, Matrix, Questions, compare};
@@ -212,4 +212,46 @@ fn imported_policies_of_docker_do_what_the_rules_do() -> Result<()> {
         &matrix(&net)?,
         &[&ALWAYS[..], &IMPORTED].concat(),
     )
+}
+
+#[test]
+fn recipe_docker_lets_namespaces_ping_when_asked_for() -> Result<()> {
+    let net = world()?;
+    let config = configuration("docker")?;
+    let policy = "from = \"ns\"\n";
+    ensure!(config.contains(policy), "{config}");
+    let natbpf = net.natbpf(&config.replace(policy, &format!("{policy}protocol = \"icmp\"\n")))?;
+    let ask = || {
+        Questions {
+            machines: &[&net.out, &net.guests[0], &net.host],
+            addresses: &[World::OUT, World::HOST],
+            own: &[],
+            services: &[Tcp(80), Tcp(8088), Udp(53), Ping],
+            forwarded: &[Tcp(8088)],
+        }
+        .ask()
+    };
+    for (only_ping, ping) in [(true, "out sees 10.10.10.190"), (false, "nothing")] {
+        if !only_ping {
+            let without = config.split("[[policy]]").next().unwrap_or_default();
+            let (_, rules) = config.split_once("[[snat]]").context("no snat")?;
+            natbpf.reload(&format!("{without}[[snat]]{rules}"))?;
+            // Pings with the same identifier belong to the session that is open already.
+            natbpf.cli(&["conntrack", "flush"])?.expect_ok()?;
+        }
+        let answers = ask()?;
+        for (probe, expected) in [
+            ("ns1 ping 198.51.100.2", ping),
+            ("ns1 tcp 198.51.100.2 80", "nothing"),
+            ("ns1 udp 198.51.100.2 53", "nothing"),
+            // What is published works, also from the host and by the external address.
+            ("out tcp 10.10.10.190 8088", "ns1 sees 198.51.100.2"),
+            ("host tcp 10.10.10.190 8088", "ns1 sees 175.18.0.1"),
+            ("ns1 tcp 10.10.10.190 8088", "ns1 sees 10.10.10.190"),
+        ] {
+            let answer = answers.get(probe).context("not asked")?;
+            ensure!(answer == expected, "{probe}: {answer}, not {expected}");
+        }
+    }
+    Ok(())
 }

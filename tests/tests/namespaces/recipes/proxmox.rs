@@ -139,3 +139,67 @@ fn recipe_proxmox_forwards_protocols_to_different_guests_as_rules_do() -> Result
     let differences: Vec<Difference<'_>> = DIFFERENCES.into_iter().chain(udp).collect();
     compare(&original, &matrix(&net, &forwarded)?, &differences)
 }
+
+#[test]
+fn recipe_proxmox_forwards_everything_else_to_another_guest_as_rules_do() -> Result<()> {
+    let forwarded = [Tcp(10000), Tcp(10999), Tcp(11000)];
+    let forwarded: Vec<Service> = forwarded.into_iter().chain(UDP.map(Udp)).collect();
+    let original = {
+        let net = Proxmox::new()?;
+        let more = ["vmbr0", "vmbr1"].map(|interface| {
+            format!(
+                "-t nat -A PREROUTING -d 19.19.8.10 -i {interface} -j DNAT \
+                 --to-destination 172.22.161.171"
+            )
+        });
+        by_hand(&net.host, "proxmox", &more)?;
+        matrix(&net, &forwarded)?
+    };
+    let net = Proxmox::new()?;
+    let rest = "[[forward]]\nname = \"rest\"\nuplink = \"wan\"\nprotocol = \"all\"\n\
+                address = \"19.19.8.10\"\nto = \"172.22.161.171\"\n";
+    let _natbpf = net.natbpf(&(configuration("proxmox")? + rest))?;
+    let ssh = |probes, by_hand, natbpf| Difference {
+        probes,
+        by_hand,
+        natbpf,
+        why: "ssh stays the host's, unless a rule names its port (`keep`)",
+    };
+    let (guest, host) = ("vm2 sees 198.51.100.2", "host sees 198.51.100.2");
+    let all = [
+        ssh("cli tcp 19.19.8.10 22", guest, host),
+        ssh("srv2 tcp 19.19.8.10 22", "*", "host sees 198.51.100.4"),
+        ssh(
+            "vm1 tcp 19.19.8.10 22",
+            "nothing",
+            "host sees 172.22.161.170",
+        ),
+        ssh(
+            "vm2 tcp 19.19.8.10 22",
+            "nothing",
+            "host sees 172.22.161.171",
+        ),
+        Difference {
+            probes: "vm1|vm2 udp 19.19.8.10 10000|10999|11000|22",
+            by_hand: "nothing",
+            natbpf: "vm2 sees 19.19.8.10",
+            why: HAIRPIN,
+        },
+        Difference {
+            probes: "vm1|vm2 tcp 19.19.8.10 11000",
+            by_hand: "nothing",
+            natbpf: "vm2 sees 19.19.8.10",
+            why: HAIRPIN,
+        },
+        Difference {
+            probes: "vm1|vm2 ping 19.19.8.10",
+            by_hand: "nothing",
+            natbpf: "vm2 sees 19.19.8.10",
+            why: HAIRPIN,
+        },
+    ];
+    let differences: Vec<Difference<'_>> = DIFFERENCES.into_iter().chain(all).collect();
+    compare(&original, &matrix(&net, &forwarded)?, &differences)
+}
+
+const UDP: [u16; 4] = [10000, 10999, 11000, 22];
