@@ -177,6 +177,10 @@ pub struct ImportArgs {
     /// Look at this host's interfaces, addresses and default route as well
     #[arg(long)]
     pub host: bool,
+    /// Write rules of the filter table's FORWARD chain as policies of natbpf's, too; without it they stay
+    /// in netfilter
+    #[arg(long)]
+    pub policies: bool,
 }
 
 fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
@@ -295,6 +299,7 @@ mod tests {
             "conntrack count --internal 10.0.0.0/8 --external 19.19.8.10",
             "conntrack flush --rule web",
             "import iptables",
+            "import iptables --policies",
             "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address a=10.0.0.1/8",
             "port add tap0",
             "port del tap0 --network lan",

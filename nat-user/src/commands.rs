@@ -91,6 +91,7 @@ fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
     if args.host {
         options = runtime()?.block_on(import::of_this_host())?;
     }
+    options.policies = args.policies;
     options.addresses.extend(args.addresses.iter().cloned());
     let file = args.file.display().to_string();
     let imported = import::iptables(&import::read(&args.file)?, &file, &options)?;

@@ -11,9 +11,10 @@ use nat_user::import::{self, Import, Options};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use proptest::test_runner::TestCaseResult;
 
 /// Every dump, and whether all of its nat table can be expressed.
-const FIXTURES: [(&str, bool); 11] = [
+const FIXTURES: [(&str, bool); 12] = [
     ("proxmox", true),
     ("kvm", true),
     ("snat", true),
@@ -24,6 +25,7 @@ const FIXTURES: [(&str, bool); 11] = [
     // Certain senders are not.
     ("proxmox-post-up", false),
     ("one-to-one", true),
+    ("filtered", true),
     // Rules that netfilter goes on with.
     ("stays", false),
     ("foreign", false),
@@ -88,6 +90,34 @@ fn no_rule_of_the_nat_table_is_dropped_in_silence() {
 }
 
 #[test]
+fn no_filter_rule_is_dropped_in_silence() {
+    let options = Options {
+        policies: true,
+        ..Options::default()
+    };
+    for (name, _) in FIXTURES {
+        let (text, import) = import(name, &options);
+        config(&import);
+        let mut table = "";
+        for (number, line) in (1..).zip(text.lines()) {
+            table = line.strip_prefix('*').unwrap_or(table);
+            let decides = ["-j ACCEPT", "-j DROP", "-j REJECT", ":FORWARD DROP"];
+            let decides = decides.iter().any(|target| line.contains(target));
+            if table != "filter" || !decides {
+                continue;
+            }
+            let is_written = import.toml.contains(&format!("# line {number}: "));
+            let is_said = import.findings.iter().any(|finding| finding.line == number);
+            assert!(
+                is_written || is_said,
+                "{name}:{number}: {line}\n{}",
+                import.toml
+            );
+        }
+    }
+}
+
+#[test]
 fn what_is_given_about_the_host_leaves_nothing_to_check() {
     let address = |interface: &str, net: &str| (interface.to_owned(), net.parse().unwrap());
     for (name, addresses) in [
@@ -117,6 +147,7 @@ fn what_is_given_about_the_host_leaves_nothing_to_check() {
                 .map(|(interface, net)| address(interface, net))
                 .to_vec(),
             default_route: None,
+            policies: false,
         };
         let (_, import) = import(name, &options);
         let config = config(&import);
@@ -191,25 +222,54 @@ fn any_rules() -> impl Strategy<Value = String> {
     vec(rule, 0..20).prop_map(|rules| format!("*nat\n{}\nCOMMIT\n", rules.join("\n")))
 }
 
+/// Whether each rule with one of these targets is in the configuration, or spoken of.
+fn each_has_an_outcome(text: &str, targets: &[&str], options: &Options) -> TestCaseResult {
+    let Ok(import) = import::iptables(text, "any", options) else {
+        return Ok(()); // The line that is none of iptables' is named.
+    };
+    prop_assert_eq!(&import.problem, &None, "{}", import.toml);
+    for (number, line) in (1..).zip(text.lines()) {
+        let ends = targets
+            .iter()
+            .any(|target| line.contains(&format!("-j {target}")));
+        if !line.starts_with("-A ") || !ends {
+            continue;
+        }
+        let is_written = import.toml.contains(&format!("# line {number}: "));
+        let is_said = import.findings.iter().any(|finding| finding.line == number);
+        prop_assert!(
+            is_written || is_said,
+            "{}: {}\n{}{}",
+            number,
+            line,
+            text,
+            import.toml
+        );
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_the_rules_are_each_is_written_or_spoken_of(text in any_rules()) {
-        let Ok(import) = import::iptables(&text, "any", &Options::default()) else {
-            return Ok(()); // The line that is none of iptables' is named.
+        let targets = ["DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"];
+        each_has_an_outcome(&text, &targets, &Options::default())?;
+    }
+
+    #[test]
+    fn whatever_the_filter_rules_are_each_is_written_or_spoken_of(text in any_rules(), drops: bool) {
+        let policy = if drops { "DROP" } else { "ACCEPT" };
+        let filter = text.replace("*nat", &format!("*filter\n:FORWARD {policy} [0:0]"));
+        let nat = "*nat\n-A POSTROUTING -s 10.0.0.0/24 -o eth0 -j MASQUERADE\nCOMMIT\n";
+        let options = Options {
+            addresses: vec![("br0".to_owned(), "10.0.0.1/24".parse().unwrap())],
+            default_route: Some("eth0".to_owned()),
+            policies: true,
         };
-        prop_assert_eq!(&import.problem, &None, "{}", import.toml);
-        for (number, line) in (1..).zip(text.lines()) {
-            let translates = ["DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"];
-            let ends = translates.iter().any(|target| line.contains(&format!("-j {target}")));
-            if !line.starts_with("-A ") || !ends {
-                continue;
-            }
-            let is_written = import.toml.contains(&format!("# line {number}: "));
-            let is_said = import.findings.iter().any(|finding| finding.line == number);
-            prop_assert!(is_written || is_said, "{}: {}\n{}{}", number, line, text, import.toml);
-        }
+        let targets = ["ACCEPT", "DROP", "REJECT"];
+        each_has_an_outcome(&format!("{filter}{nat}"), &targets, &options)?;
     }
 }
 

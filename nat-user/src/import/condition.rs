@@ -90,6 +90,38 @@ pub(super) struct Foreign {
     pub(super) reason: String,
 }
 
+/// States of packets that open nothing, and messages about what others have opened.
+const ANSWERS: [&str; 2] = ["RELATED", "ESTABLISHED"];
+const ERRORS: [&str; 15] = [
+    "0",
+    "3",
+    "3/4",
+    "4",
+    "11",
+    "11/0",
+    "11/1",
+    "12",
+    "echo-reply",
+    "destination-unreachable",
+    "fragmentation-needed",
+    "time-exceeded",
+    "ttl-zero-during-transit",
+    "source-quench",
+    "parameter-problem",
+];
+
+impl Foreign {
+    /// Whether it is true of nothing but answers to what was opened, and errors about it.
+    pub(super) fn is_answer(&self) -> bool {
+        let has = |known: &[&str], value: &str| value.split(',').all(|one| known.contains(&one));
+        match self.text.split_once(' ') {
+            Some(("--ctstate" | "--state", states)) => has(&ANSWERS, states),
+            Some(("--icmp-type", kind)) => has(&ERRORS, kind),
+            _ => false,
+        }
+    }
+}
+
 /// What a rule matches: all of these at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Condition {
@@ -157,6 +189,11 @@ impl Condition {
             || self.ports.is_empty()
             || self.input.is_nothing()
             || self.output.is_nothing()
+    }
+
+    /// Whether no packet that opens something matches.
+    pub(super) fn is_about_answers(&self) -> bool {
+        self.foreign.iter().any(Foreign::is_answer)
     }
 
     pub(super) fn meets(&self, other: &Self) -> bool {

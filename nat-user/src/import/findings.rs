@@ -68,6 +68,11 @@ impl<'d> Findings<'d> {
         self.done[rule]
     }
 
+    /// Whether something was said about a line.
+    pub(super) fn is_line_done(&self, line: usize) -> bool {
+        self.list.iter().any(|finding| finding.line == line)
+    }
+
     pub(super) fn untranslated(&mut self, rule: usize, reason: impl Into<String>) {
         self.done[rule] = true;
         self.about(rule, Kind::Untranslated, reason.into());

@@ -65,7 +65,7 @@ impl Walk<'_> {
             match &rule.action {
                 Action::Return if depth > 0 => {
                     self.push(position, condition.clone(), Action::Count);
-                    left.push(condition);
+                    left.extend(Some(condition).filter(opens));
                     continue;
                 }
                 Action::Return => action = Action::Accept,
@@ -77,7 +77,7 @@ impl Walk<'_> {
                         self.push(position, condition.clone(), Action::Count);
                         self.chain(chain, &condition, depth + 1);
                         if *is_goto {
-                            left.push(condition);
+                            left.extend(Some(condition).filter(opens));
                         }
                         continue;
                     }
@@ -99,6 +99,11 @@ impl Walk<'_> {
             action,
         });
     }
+}
+
+/// Whether packets that open something are among those that match.
+fn opens(condition: &Condition) -> bool {
+    !condition.is_about_answers()
 }
 
 /// A condition without what others have taken away before.

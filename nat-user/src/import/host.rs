@@ -21,6 +21,7 @@ pub async fn of_this_host() -> Result<Options> {
     Ok(Options {
         addresses: named.filter(|(_, net)| !net.addr().is_loopback()).collect(),
         default_route: default_route(&routes),
+        policies: false,
     })
 }
 

@@ -17,6 +17,7 @@ mod host;
 mod local;
 mod others;
 mod plan;
+mod policies;
 mod ranges;
 mod rule;
 mod source;
@@ -54,6 +55,8 @@ pub struct Options {
     pub addresses: Vec<(String, Ipv4Net)>,
     /// The interface of the default route.
     pub default_route: Option<String>,
+    /// Whether rules of the filter table become policies.
+    pub policies: bool,
 }
 
 /// What has become of a dump.
@@ -150,6 +153,9 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     locals.translate();
     for_the_host(&input, &mut findings);
     the_rest(&dump, &mut findings);
+    if options.policies {
+        policies::translate(&dump, &topology, &mut findings, &mut plan);
+    }
     others::note(&dump, &topology, &mut findings, &mut plan);
     write::name(&dump, &topology, &mut plan);
     let toml = write::configuration(file, &dump, &topology, &plan, &findings);
@@ -252,6 +258,9 @@ fn the_rest(dump: &Dump, findings: &mut Findings<'_>) {
                 findings.note(rule, note);
             }
             Action::Unknown(reason) => findings.untranslated(rule, reason.clone()),
+            Action::Drop { .. } => {
+                findings.untranslated(rule, "drops packets, which is the filter table's affair");
+            }
             Action::Run { chain, .. } => {
                 let reason =
                     format!("the file has no chain {chain}, and natbpf nothing of that name");

@@ -1,5 +1,7 @@
 //! Tables that natbpf leaves to netfilter, and what changes for their rules all the same.
 
+use std::collections::BTreeSet;
+
 use super::dump::Dump;
 use super::findings::{Findings, Kind};
 use super::flatten::{self, Step};
@@ -9,15 +11,25 @@ use super::rule::Action;
 use super::topology::Topology;
 use super::{condition::Condition, destination};
 
+/// What is added for rules that `--policies` is about.
+const POLICIES: &str = ", or import it as well by --policies";
+
 const FILTER: &str = "filter rule, natbpf leaves netfilter's filter rules in force: keep it";
 
 /// Lists every rule of the tables other than nat.
 pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>, plan: &mut Plan) {
+    let forwarded: BTreeSet<usize> = flatten::steps(dump, "filter", "FORWARD")
+        .iter()
+        .map(|step| step.rule)
+        .collect();
     for (name, table) in &dump.tables {
         if name == "nat" {
             continue;
         }
         for (line, text) in &table.policies {
+            if findings.is_line_done(*line) {
+                continue;
+            }
             let reason = format!("policy of the {name} table, natbpf leaves it in force: keep it");
             findings.line(*line, text, Kind::Note, reason);
         }
@@ -26,7 +38,12 @@ pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>
                 findings.done(rule);
                 continue;
             }
+            if findings.is_done(rule) {
+                translated_state(dump, rule, findings);
+                continue;
+            }
             let reason = match name.as_str() {
+                "filter" if forwarded.contains(&rule) => format!("{FILTER}{POLICIES}"),
                 "filter" => FILTER.to_owned(),
                 other => format!("{other} rule, natbpf leaves it in force: keep it"),
             };

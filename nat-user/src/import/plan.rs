@@ -99,12 +99,48 @@ pub(super) struct Nat {
     pub(super) origin: Origin,
 }
 
+/// A `[[policy]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) name: String,
+    /// Empty for any.
+    pub(super) from: Vec<String>,
+    /// Empty for any.
+    pub(super) to: Vec<String>,
+    /// Empty for all.
+    pub(super) protocols: Vec<&'static str>,
+    /// Empty for all ports.
+    pub(super) ports: Vec<PortRange>,
+    pub(super) is_accept: bool,
+    pub(super) origin: Origin,
+}
+
+/// What holds for a network where no policy says anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Defaults {
+    /// The line by which flows are dropped, where they are.
+    pub(super) drops: Option<(usize, String)>,
+    /// Rules that natbpf needs no policy for.
+    pub(super) implied: Origin,
+    /// What guests may ask of the host, for each network; `None` is everything.
+    pub(super) hosts: Vec<Option<Services>>,
+}
+
+/// What guests may ask of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Services {
+    pub(super) words: Vec<String>,
+    pub(super) origin: Origin,
+}
+
 /// Everything that is to be written.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) forwards: Vec<Forward>,
     pub(super) snats: Vec<Snat>,
     pub(super) nats: Vec<Nat>,
+    pub(super) policies: Vec<Policy>,
+    pub(super) defaults: Defaults,
     /// Ports that the host keeps, since a rule takes them out of a wider one.
     pub(super) kept: Vec<String>,
     /// `keep` of the uplinks, where it is not the default, and why.

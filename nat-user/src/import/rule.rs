@@ -61,6 +61,10 @@ pub(super) enum Action {
     Masquerade(Choice),
     /// `None` is what fits the path, otherwise a size in bytes.
     ClampMss(Option<u16>),
+    /// Drops the packet; with an answer (REJECT) or without.
+    Drop {
+        is_answered: bool,
+    },
     /// Nothing but counting.
     Count,
     /// Something that lets the packet go on: it is logged, or marked.
@@ -100,6 +104,8 @@ pub(super) fn read(line: usize, text: &str, words: &[String]) -> Rule {
     }
 }
 
+const NO_FLAGS: &str = "natbpf's rules do not look at TCP flags";
+
 struct Reader<'w> {
     words: &'w [String],
     condition: Condition,
@@ -130,7 +136,7 @@ impl<'w> Reader<'w> {
             self.problem = Some(format!("`{name}` is not understood here"));
             return;
         }
-        if self.is_plain(name) {
+        if self.is_plain(name, is) {
             return;
         }
         let mut value = match self.words.first() {
@@ -163,8 +169,12 @@ impl<'w> Reader<'w> {
     }
 
     /// Options without a value, and one with two.
-    fn is_plain(&mut self, name: &str) -> bool {
+    fn is_plain(&mut self, name: &str, is: bool) -> bool {
         match name {
+            "--syn" if !is => {
+                self.foreign(name, "", is, NO_FLAGS);
+                true
+            }
             "--random" | "--random-fully" | "--persistent" | "--clamp-mss-to-pmtu" | "--syn" => {
                 true
             }
@@ -172,7 +182,7 @@ impl<'w> Reader<'w> {
                 self.foreign(
                     name,
                     "",
-                    true,
+                    is,
                     "natbpf translates fragments like whole packets",
                 );
                 true
@@ -181,14 +191,9 @@ impl<'w> Reader<'w> {
                 let (of, set) = (self.next(), self.next());
                 // What opens a connection: no other packet reaches the nat table.
                 let opens = matches!(of, Some("SYN,RST" | "FIN,SYN,RST,ACK" | "SYN,ACK" | "SYN"));
-                if !(opens && set == Some("SYN")) {
+                if !(is && opens && set == Some("SYN")) {
                     let flags = format!("{} {}", of.unwrap_or_default(), set.unwrap_or_default());
-                    self.foreign(
-                        name,
-                        &flags,
-                        true,
-                        "natbpf's rules do not look at TCP flags",
-                    );
+                    self.foreign(name, &flags, is, NO_FLAGS);
                 }
                 true
             }
@@ -263,6 +268,8 @@ impl<'w> Reader<'w> {
         match target {
             "ACCEPT" => Action::Accept,
             "RETURN" => Action::Return,
+            "DROP" => Action::Drop { is_answered: false },
+            "REJECT" => Action::Drop { is_answered: true },
             "DNAT" => Action::Dnat(choice),
             "REDIRECT" => Action::Redirect,
             "SNAT" => Action::Snat(choice),

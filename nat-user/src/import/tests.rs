@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod alike;
+mod policies;
+
 /// The import of rules of the nat table, which begin on line 2.
 fn nat(rules: &str, options: &Options) -> Import {
     let mut text = String::from("*nat\n");
@@ -22,6 +25,7 @@ fn known() -> Options {
             address("br0", "10.0.0.1/24"),
         ],
         default_route: Some("eth0".to_owned()),
+        policies: false,
     }
 }
 
@@ -425,6 +429,7 @@ fn several_uplinks_have_rules_of_their_own() {
                 ("br0".to_owned(), "10.0.0.1/24".parse().unwrap()),
             ],
             default_route: None,
+            policies: false,
         },
     );
     assert_values(
@@ -557,6 +562,7 @@ fn several_ways_out_are_doubted_where_nothing_is_known_of_the_host() {
     let options = Options {
         addresses,
         default_route: None,
+        policies: false,
     };
     let known = nat(rules, &options);
     assert_values(&known, &[("uplink.wan.interface", "vmbr0"), ("snat.1", "")]);

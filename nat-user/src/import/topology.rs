@@ -96,7 +96,7 @@ pub(super) fn derive(
     let mut view = View {
         known,
         default_route: options.default_route.clone(),
-        pairs: pairs(dump),
+        pairs: pairs_inside(dump, options),
         targets: targets(before),
         gateways: gateways(after),
         topology: Topology::default(),
@@ -135,9 +135,20 @@ fn prefix_of(addresses: &Addresses) -> Option<Ipv4Net> {
     }
 }
 
+/// The interface of the default route has everything behind it.
+fn pairs_inside(dump: &Dump, options: &Options) -> Vec<(String, Ipv4Net)> {
+    let mut pairs = pairs(dump);
+    pairs.retain(|(interface, _)| options.default_route.as_ref() != Some(interface));
+    pairs
+}
+
 fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
     let mut pairs = Vec::new();
     for rule in &dump.rules {
+        // Addresses that are dropped at an interface are not behind it.
+        if matches!(rule.action, Action::Drop { .. }) {
+            continue;
+        }
         let Condition {
             sources,
             destinations,

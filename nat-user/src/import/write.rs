@@ -49,6 +49,11 @@ pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {
     for nat in &mut plan.nats {
         nat.name = names.unique(comment(&nat.origin).unwrap_or_else(|| nat.address.to_string()));
     }
+    let mut names = Names::default();
+    for policy in &mut plan.policies {
+        let about = std::mem::take(&mut policy.name);
+        policy.name = names.unique(comment(&policy.origin).unwrap_or(about));
+    }
 }
 
 #[derive(Default)]
@@ -96,10 +101,11 @@ pub(super) fn configuration(
     };
     writer.head(file);
     writer.uplinks(plan);
-    writer.networks();
+    writer.networks(plan);
     writer.snats(plan);
     writer.forwards(plan);
     writer.nats(plan);
+    writer.policies(plan);
     writer.untranslated();
     writer.text
 }
@@ -238,9 +244,9 @@ impl Writer<'_, '_> {
         self.key("addresses", &format!("[{own}, {texts}]"));
     }
 
-    fn networks(&mut self) {
+    fn networks(&mut self, plan: &Plan) {
         let topology = self.topology;
-        for network in &topology.networks {
+        for (number, network) in topology.networks.iter().enumerate() {
             self.line("");
             let _ = writeln!(self.text, "[network.{}]", table_key(&network.name));
             if let Some(check) = network.check_interface {
@@ -251,12 +257,64 @@ impl Writer<'_, '_> {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("address", &network.address.to_string());
+            self.defaults(number, plan);
         }
         for (prefix, why) in &topology.homeless {
             self.line("");
             self.comment(&format!(
                 "check: guests in {prefix} have no [network]: {why}."
             ));
+        }
+    }
+
+    /// What becomes of flows of a network of which no policy says anything.
+    fn defaults(&mut self, network: usize, plan: &Plan) {
+        if let Some((line, text)) = &plan.defaults.drops {
+            self.line(&format!("# line {line}: {}", printable(text)));
+            self.text_key("policy", "drop");
+        }
+        match plan.defaults.hosts.get(network) {
+            Some(Some(services)) => {
+                self.origin(&services.origin);
+                let words: Vec<String> = services.words.iter().map(|word| quoted(word)).collect();
+                self.key("host", &format!("[{}]", words.join(", ")));
+            }
+            // (With a policy of drop it would be less.)
+            _ if plan.defaults.drops.is_some() => self.text_key("host", "all"),
+            _ => {}
+        }
+    }
+
+    fn policies(&mut self, plan: &Plan) {
+        if !plan.defaults.implied.rules.is_empty() {
+            self.line("");
+            self.origin(&plan.defaults.implied);
+        }
+        for policy in &plan.policies {
+            self.line("");
+            self.origin(&policy.origin);
+            self.line("[[policy]]");
+            self.text_key("name", &policy.name);
+            self.texts("from", &policy.from);
+            self.texts("to", &policy.to);
+            let protocols = policy.protocols.iter().map(|one| (*one).to_owned());
+            self.texts("protocol", &protocols.collect::<Vec<_>>());
+            if !policy.ports.is_empty() {
+                self.key("ports", &ranges(&policy.ports));
+            }
+            self.text_key("action", if policy.is_accept { "accept" } else { "drop" });
+        }
+    }
+
+    /// A key whose value is one text, or a list; nothing if there is none.
+    fn texts(&mut self, key: &str, texts: &[String]) {
+        match texts {
+            [] => {}
+            [one] => self.text_key(key, one),
+            several => {
+                let several: Vec<String> = several.iter().map(|text| quoted(text)).collect();
+                self.key(key, &format!("[{}]", several.join(", ")));
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
-use lab::{Host, Lab, Natbpf};
+use lab::{Host, Lab, Natbpf, Output};
 
 /// A host with rules, and what is around it.
 struct Scenario {
@@ -23,6 +23,8 @@ struct Scenario {
     bridge: (&'static str, &'static str),
     /// Two guests.
     guests: [&'static str; 2],
+    /// The bridge of the second one and the host's address there, if that is another.
+    second: Option<(&'static str, &'static str)>,
     /// Ports at which the host itself does not answer.
     silent: &'static [u16],
     /// What is tried: who connects, and where to.
@@ -75,15 +77,21 @@ impl Side {
             host.set_sysctl(key, "0")?;
         }
         host.ip(&format!("route add default dev {uplink}"))?;
-        host.ip(&format!(
-            "link add {bridge} type bridge forward_delay 0 stp_state 0\nlink set {bridge} up\n\
-             address add {gateway} dev {bridge}"
-        ))?;
+        for (bridge, gateway) in [(bridge, gateway)].into_iter().chain(scenario.second) {
+            host.ip(&format!(
+                "link add {bridge} type bridge forward_delay 0 stp_state 0\nlink set {bridge} up\n\
+                 address add {gateway} dev {bridge}"
+            ))?;
+        }
         host.set_sysctl("net.ipv4.ip_forward", "1")?;
-        let (gateway, length) = gateway.split_once('/').context("a prefix")?;
         for (number, address) in scenario.guests.iter().enumerate() {
             let guest = lab.host(&format!("vm{}", number + 1))?;
             let port = format!("tap{number}");
+            let (bridge, gateway) = match scenario.second {
+                Some(second) if number == 1 => second,
+                _ => scenario.bridge,
+            };
+            let (gateway, length) = gateway.split_once('/').context("a prefix")?;
             lab.veth((&host, &port), (&guest, "eth0"))?;
             host.ip(&format!("link set {port} master {bridge}"))?;
             guest.ip(&format!(
@@ -131,17 +139,11 @@ impl Side {
             .map(drop)
     }
 
-    /// Has the rules imported and natbpf run with the result, beside what is to stay in netfilter.
-    fn import(&mut self, file: &Path) -> Result<()> {
+    /// Has the rules imported and natbpf run with the result, beside what is to stay in netfilter: with
+    /// policies, nothing of the filter table.
+    fn import(&mut self, file: &Path, filter: Filter) -> Result<()> {
         let host = self.machine("host")?;
-        let binary = Natbpf::binary()?;
-        let words = ["import", "iptables", "--host"].map(str::to_owned);
-        let said = host.run(
-            [binary.display().to_string()]
-                .into_iter()
-                .chain(words)
-                .chain([file.display().to_string()]),
-        )?;
+        let said = imported(host, file, filter)?;
         let left: BTreeSet<usize> = said
             .stderr
             .lines()
@@ -154,7 +156,8 @@ impl Side {
         let text = fs::read_to_string(file)?;
         let kept = (1..).zip(text.lines()).filter(|(number, line)| {
             table = line.strip_prefix('*').unwrap_or(table);
-            table != "nat" || !line.contains("-A ") || left.contains(number)
+            let is_filter = table == "filter" && filter == Filter::Policies;
+            !is_filter && (table != "nat" || !line.contains("-A ") || left.contains(number))
         });
         let kept: Vec<&str> = kept.map(|(_, line)| line).collect();
         self.restore(&(kept.join("\n") + "\n"))?;
@@ -198,17 +201,46 @@ impl Side {
     }
 }
 
-fn fixture(name: &str) -> PathBuf {
+/// What becomes of the filter table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// It stays in netfilter.
+    Netfilter,
+    /// It becomes policies, and netfilter has none of it.
+    Policies,
+}
+
+/// What `natbpf import iptables` says on a host.
+pub(super) fn imported(host: &Host, file: &Path, filter: Filter) -> Result<Output> {
+    let binary = Natbpf::binary()?.display().to_string();
+    let mut words = vec![
+        binary,
+        "import".to_owned(),
+        "iptables".to_owned(),
+        "--host".to_owned(),
+    ];
+    if filter == Filter::Policies {
+        words.push("--policies".to_owned());
+    }
+    words.push(file.display().to_string());
+    host.run(words)
+}
+
+pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../nat-user/tests/fixtures/{name}.rules"))
 }
 
 /// Sends all probes at both hosts, and compares.
 fn alike(scenario: &Scenario) -> Result<()> {
+    alike_with(scenario, Filter::Netfilter)
+}
+
+fn alike_with(scenario: &Scenario, filter: Filter) -> Result<()> {
     let file = fixture(scenario.rules);
     let netfilter = Side::new(scenario)?;
     netfilter.restore(&fs::read_to_string(&file)?)?;
     let mut natbpf = Side::new(scenario)?;
-    natbpf.import(&file)?;
+    natbpf.import(&file, filter)?;
     let mut differences = Vec::new();
     let mut all = String::new();
     for probe in scenario.probes {
@@ -235,6 +267,7 @@ fn import_of_scenario_proxmox_treats_packets_alike() -> Result<()> {
         routed: &[],
         bridge: ("vmbr1", "172.22.161.254/24"),
         guests: ["172.22.161.170", "172.22.161.171"],
+        second: None,
         silent: &[],
         probes: &[
             "out tcp 19.19.8.10:10000",
@@ -267,6 +300,7 @@ fn import_of_scenario_kvm_treats_packets_alike() -> Result<()> {
         routed: &["192.168.82.0"],
         bridge: ("virbr0", "192.168.122.1/24"),
         guests: ["192.168.122.140", "192.168.122.141"],
+        second: None,
         silent: &[],
         probes: &[
             "out tcp 192.168.82.0:80",
@@ -291,6 +325,7 @@ fn import_of_scenario_snat_treats_packets_alike() -> Result<()> {
         routed: &[],
         bridge: ("veth0", "1.1.1.3/24"),
         guests: ["1.1.1.2", "1.1.1.4"],
+        second: None,
         silent: &[],
         probes: &[
             "vm1 tcp 198.51.100.2:80",
@@ -312,6 +347,7 @@ fn import_of_scenario_docker_treats_packets_alike() -> Result<()> {
         routed: &[],
         bridge: ("ns_br", "175.18.0.1/24"),
         guests: ["175.18.0.2", "175.18.0.3"],
+        second: None,
         silent: &[8088],
         probes: &[
             "out tcp 10.10.10.190:8088",
@@ -350,6 +386,7 @@ fn import_of_scenario_hetzner_treats_packets_alike() -> Result<()> {
         routed: &[],
         bridge: ("br112", "172.30.112.1/24"),
         guests: ["172.30.112.10", "172.30.112.11"],
+        second: None,
         silent: &[],
         probes: &[
             "vm1 tcp 198.51.100.2:80",
@@ -370,6 +407,7 @@ fn import_of_libvirts_rules_treats_packets_alike() -> Result<()> {
         routed: &["192.168.122.140"],
         bridge: ("virbr0", "192.168.122.1/24"),
         guests: ["192.168.122.140", "192.168.122.141"],
+        second: None,
         silent: &[],
         probes: &[
             "vm1 tcp 198.51.100.2:80",
@@ -385,6 +423,74 @@ fn import_of_libvirts_rules_treats_packets_alike() -> Result<()> {
 }
 
 #[test]
+fn import_of_libvirts_filter_rules_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "libvirt",
+        uplink: ("eth0", "10.10.10.190/24"),
+        routed: &["192.168.122.140"],
+        bridge: ("virbr0", "192.168.122.1/24"),
+        guests: ["192.168.122.140", "192.168.122.141"],
+        second: None,
+        silent: &[],
+        probes: &[
+            "vm1 tcp 198.51.100.2:80",
+            "vm2 udp 198.51.100.2:53",
+            "vm1 udp 192.168.122.1:53",
+            "vm1 tcp 192.168.122.1:22",
+            "vm1 tcp 192.168.122.141:80",
+            "host tcp 192.168.122.140:22",
+            "host udp 192.168.122.141:53",
+            "out tcp 10.10.10.190:80",
+            "out udp 192.168.122.140:80",
+            "out tcp 192.168.122.140:22",
+        ],
+        differences: &[],
+    };
+    alike_with(&scenario, Filter::Policies)
+}
+
+#[test]
+fn import_of_dockers_filter_rules_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "docker-engine",
+        uplink: ("eth0", "10.10.10.190/24"),
+        routed: &["172.17.0.2", "172.18.0.2"],
+        bridge: ("docker0", "172.17.0.1/16"),
+        guests: ["172.17.0.2", "172.18.0.2"],
+        second: Some(("br-5e2b1f0d3c4a", "172.18.0.1/16")),
+        silent: &[],
+        probes: &[
+            "out tcp 10.10.10.190:8080",
+            "out tcp 10.10.10.190:80",
+            // Published, but no rule accepts it.
+            "out udp 10.10.10.190:53",
+            "out tcp 172.17.0.2:22",
+            "out udp 172.18.0.2:53",
+            "vm1 tcp 198.51.100.2:22",
+            "vm1 udp 198.51.100.2:7000",
+            "vm2 tcp 198.51.100.2:22",
+            "vm2 udp 198.51.100.2:7000",
+            "vm1 tcp 172.18.0.2:22",
+            "vm1 udp 172.18.0.2:53",
+            "vm2 tcp 172.17.0.2:22",
+            "vm2 udp 172.17.0.2:80",
+            "vm2 tcp 172.17.0.2:80",
+            "vm1 tcp 172.17.0.1:22",
+            "vm2 udp 172.18.0.1:7000",
+            "host tcp 172.17.0.2:22",
+            "host tcp 172.18.0.2:22",
+        ],
+        differences: &[
+            // Masquerade that is meant for what leaves the host.
+            "vm1 tcp 172.18.0.2:22: vm2 sees 172.18.0.1 / vm2 sees 172.17.0.2",
+            "vm1 udp 172.18.0.2:53: vm2 sees 172.18.0.1 / vm2 sees 172.17.0.2",
+            "vm2 tcp 172.17.0.2:80: vm1 sees 172.17.0.1 / vm1 sees 172.18.0.2",
+        ],
+    };
+    alike_with(&scenario, Filter::Policies)
+}
+
+#[test]
 fn import_of_post_up_rules_treats_packets_alike() -> Result<()> {
     alike(&Scenario {
         rules: "proxmox-post-up",
@@ -392,6 +498,7 @@ fn import_of_post_up_rules_treats_packets_alike() -> Result<()> {
         routed: &["19.19.8.11"],
         bridge: ("vmbr1", "172.22.161.254/24"),
         guests: ["172.22.161.170", "172.22.161.171"],
+        second: None,
         silent: &[],
         probes: &[
             "out tcp 19.19.8.10:22",
@@ -431,6 +538,7 @@ fn import_of_an_address_for_one_guest_treats_packets_alike() -> Result<()> {
         routed: &["19.19.8.11"],
         bridge: ("vmbr1", "172.22.161.254/24"),
         guests: ["172.22.161.170", "172.22.161.171"],
+        second: None,
         silent: &[],
         probes: &[
             "out tcp 19.19.8.11:22",
@@ -467,6 +575,7 @@ fn import_leaves_rules_that_go_on_working_in_netfilter() -> Result<()> {
         routed: &["19.19.8.11"],
         bridge: ("vmbr1", "172.22.161.254/24"),
         guests: ["172.22.161.170", "172.22.161.171"],
+        second: None,
         silent: &[],
         probes: &[
             // To the host itself, from guests.
@@ -481,4 +590,79 @@ fn import_leaves_rules_that_go_on_working_in_netfilter() -> Result<()> {
         ],
         differences: &[],
     })
+}
+
+#[test]
+fn import_of_filter_rules_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "filtered",
+        uplink: ("eno1", "19.19.8.10/24"),
+        routed: &["172.22.162.10"],
+        bridge: ("vmbr1", "172.22.161.254/24"),
+        guests: ["172.22.161.170", "172.22.162.10"],
+        second: Some(("vmbr2", "172.22.162.254/24")),
+        silent: &[],
+        probes: &[
+            // Forwards, of which not all are open to everybody.
+            "out tcp 19.19.8.10:2222",
+            "out tcp 19.19.8.10:8088",
+            "out udp 19.19.8.10:5003",
+            "out tcp 19.19.8.10:6003",
+            // Straight to guests; to the first one from an address that is not let in.
+            "out tcp 172.22.161.170:22",
+            "out tcp 172.22.162.10:22",
+            "out udp 172.22.162.10:9999",
+            // From guests.
+            "vm1 tcp 198.51.100.2:80",
+            "vm1 tcp 198.51.100.2:21",
+            "vm1 udp 198.51.100.2:53",
+            "vm1 udp 10.8.0.1:53",
+            "vm1 udp 198.51.100.2:7000",
+            "vm2 tcp 198.51.100.2:21",
+            "vm2 udp 10.8.0.1:7000",
+            // From one network to the other.
+            "vm1 tcp 172.22.162.10:443",
+            "vm1 tcp 172.22.162.10:80",
+            "vm1 udp 172.22.162.10:443",
+            "vm2 tcp 172.22.161.170:443",
+            "vm2 udp 172.22.161.170:53",
+            // To the host.
+            "vm1 udp 172.22.161.254:53",
+            "vm1 tcp 172.22.161.254:53",
+            "vm1 tcp 172.22.161.254:2222",
+            "vm1 tcp 172.22.161.254:22",
+            "vm1 udp 172.22.161.254:7000",
+            "vm2 udp 172.22.162.254:7000",
+            "vm2 tcp 172.22.161.254:22",
+            "vm2 tcp 19.19.8.10:53",
+            "vm2 tcp 19.19.8.10:443",
+            "host tcp 172.22.161.170:22",
+            "host udp 172.22.162.10:7000",
+        ],
+        differences: &[],
+    };
+    alike_with(&scenario, Filter::Policies)
+}
+
+#[test]
+fn import_of_a_filter_rule_about_one_guest_treats_packets_alike() -> Result<()> {
+    let scenario = Scenario {
+        rules: "filtered",
+        uplink: ("eno1", "19.19.8.10/24"),
+        routed: &[],
+        bridge: ("vmbr1", "172.22.161.254/24"),
+        // The first one has the address of which a rule speaks.
+        guests: ["172.22.161.171", "172.22.162.10"],
+        second: Some(("vmbr2", "172.22.162.254/24")),
+        silent: &[],
+        probes: &[
+            "vm1 tcp 198.51.100.2:80",
+            "vm1 tcp 198.51.100.2:443",
+            "vm2 tcp 198.51.100.2:80",
+            "out tcp 19.19.8.10:2222",
+            "out udp 19.19.8.10:5003",
+        ],
+        differences: &[],
+    };
+    alike_with(&scenario, Filter::Policies)
 }

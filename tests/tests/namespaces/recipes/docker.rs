@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::matrix::Service::{Ping, Tcp, Udp};
 use super::matrix::{Difference, Matrix, Questions, compare};
 use super::world::World;
-use super::{by_hand, configuration};
+use super::{by_hand, configuration, with_imported};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(175, 18, 0, 1);
 const FIRST: Ipv4Addr = Ipv4Addr::new(175, 18, 0, 2);
@@ -53,101 +53,138 @@ const AS_THE_GATEWAY: &str = "the rule translates what the host itself says as w
     it by its address in their network";
 const HIDDEN: &str = "by masquerade of all that guests send, the other one sees the gateway; here it \
     is the external address";
-const ANY_ADDRESS: &str = "the rule names no address: what a guest asks of anybody in the world at \
+const ANY_ADDRESS: &str = "the rule names no address: whatever somebody asks of anybody in the world at \
     this port ends at a guest";
 const NOT_OUTSIDE: &str = "no inside address is seen outside, not even by who has a route to it";
 
-const DIFFERENCES: [Difference<'_>; 15] = {
-    const fn row<'a>(
-        probes: &'a str,
-        (by_hand, natbpf): (&'a str, &'a str),
-        why: &'a str,
-    ) -> Difference<'a> {
-        Difference {
-            probes,
-            by_hand,
-            natbpf,
-            why,
-        }
+const fn row<'a>(
+    probes: &'a str,
+    (by_hand, natbpf): (&'a str, &'a str),
+    why: &'a str,
+) -> Difference<'a> {
+    Difference {
+        probes,
+        by_hand,
+        natbpf,
+        why,
     }
-    [
-        row(
-            "host tcp 127.0.0.1 8088",
-            ("refused", "ns1 sees 175.18.0.1"),
-            LOCAL,
-        ),
-        row(
-            "host tcp 127.0.0.1|10.10.10.190 8089",
-            ("refused", "ns2 sees 175.18.0.1"),
-            LOCAL,
-        ),
-        row(
-            "host tcp 10.10.10.190 8088",
-            ("ns1 sees 10.10.10.190", "ns1 sees 175.18.0.1"),
-            AS_THE_GATEWAY,
-        ),
-        row(
-            "host tcp 175.18.0.1 80|22",
-            ("host sees 10.10.10.190", "host sees 175.18.0.1"),
-            AS_THE_GATEWAY,
-        ),
-        row(
-            "host udp 175.18.0.1 53|8088",
-            ("host sees 10.10.10.190", "host sees 175.18.0.1"),
-            AS_THE_GATEWAY,
-        ),
-        row(
-            "host ping 175.18.0.1",
-            ("host sees 10.10.10.190", "host sees 175.18.0.1"),
-            AS_THE_GATEWAY,
-        ),
-        row(
-            "host tcp 175.18.0.1 8088",
-            ("ns1 sees 175.18.0.1", "refused"),
-            ANY_ADDRESS,
-        ),
-        row(
-            "ns1|ns2 tcp 10.10.10.190 8088",
-            ("ns1 sees 175.18.0.1", "ns1 sees 10.10.10.190"),
-            HIDDEN,
-        ),
-        row(
-            "ns1|ns2 tcp 10.10.10.190 8089",
-            ("ns2 sees 175.18.0.1", "ns2 sees 10.10.10.190"),
-            HIDDEN,
-        ),
-        row(
-            "ns1|ns2 tcp 175.18.0.1 8088|8089",
-            ("*", "refused"),
-            ANY_ADDRESS,
-        ),
-        row(
-            "ns1|ns2 tcp 198.51.100.2 8088|8089",
-            ("*", "out sees 10.10.10.190"),
-            ANY_ADDRESS,
-        ),
-        row(
-            "ns1|ns2 tcp 10.10.10.1 8088|8089",
-            ("*", "gw sees 10.10.10.190"),
-            ANY_ADDRESS,
-        ),
-        row(
-            "out|gw tcp 175.18.0.1|175.18.0.2|175.18.0.3 80|8088|8089|22",
-            ("*", "nothing"),
-            NOT_OUTSIDE,
-        ),
-        row(
-            "out|gw udp 175.18.0.1|175.18.0.2|175.18.0.3 53|8088",
-            ("*", "nothing"),
-            NOT_OUTSIDE,
-        ),
-        row(
-            "out|gw ping 175.18.0.1|175.18.0.2|175.18.0.3",
-            ("*", "nothing"),
-            NOT_OUTSIDE,
-        ),
-    ]
-};
+}
+
+const ALWAYS: [Difference<'_>; 11] = [
+    row(
+        "host tcp 127.0.0.1 8088",
+        ("refused", "ns1 sees 175.18.0.1"),
+        LOCAL,
+    ),
+    row(
+        "host tcp 10.10.10.190 8088",
+        ("ns1 sees 10.10.10.190", "ns1 sees 175.18.0.1"),
+        AS_THE_GATEWAY,
+    ),
+    row(
+        "host tcp 175.18.0.1 80|22",
+        ("host sees 10.10.10.190", "host sees 175.18.0.1"),
+        AS_THE_GATEWAY,
+    ),
+    row(
+        "host udp 175.18.0.1 53|8088",
+        ("host sees 10.10.10.190", "host sees 175.18.0.1"),
+        AS_THE_GATEWAY,
+    ),
+    row(
+        "host ping 175.18.0.1",
+        ("host sees 10.10.10.190", "host sees 175.18.0.1"),
+        AS_THE_GATEWAY,
+    ),
+    row(
+        "host tcp 175.18.0.1 8088",
+        ("ns1 sees 175.18.0.1", "refused"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "ns1|ns2 tcp 10.10.10.190 8088",
+        ("ns1 sees 175.18.0.1", "ns1 sees 10.10.10.190"),
+        HIDDEN,
+    ),
+    row(
+        "ns1|ns2 tcp 10.10.10.190 8089",
+        ("ns2 sees 175.18.0.1", "ns2 sees 10.10.10.190"),
+        HIDDEN,
+    ),
+    row(
+        "ns1|ns2 tcp 175.18.0.1 8088|8089",
+        ("*", "refused"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "ns1|ns2 tcp 198.51.100.2 8088|8089",
+        ("*", "out sees 10.10.10.190"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "ns1|ns2 tcp 10.10.10.1 8088|8089",
+        ("*", "gw sees 10.10.10.190"),
+        ANY_ADDRESS,
+    ),
+];
+
+const RECIPE: [Difference<'_>; 4] = [
+    row(
+        "host tcp 127.0.0.1|10.10.10.190 8089",
+        ("refused", "ns2 sees 175.18.0.1"),
+        LOCAL,
+    ),
+    row(
+        "out|gw tcp 175.18.0.1|175.18.0.2|175.18.0.3 80|8088|8089|22",
+        ("*", "nothing"),
+        NOT_OUTSIDE,
+    ),
+    row(
+        "out|gw udp 175.18.0.1|175.18.0.2|175.18.0.3 53|8088",
+        ("*", "nothing"),
+        NOT_OUTSIDE,
+    ),
+    row(
+        "out|gw ping 175.18.0.1|175.18.0.2|175.18.0.3",
+        ("*", "nothing"),
+        NOT_OUTSIDE,
+    ),
+];
+
+/// The rules accept what is sent straight to guests.
+const IMPORTED: [Difference<'_>; 7] = [
+    row(
+        "out|gw tcp 175.18.0.1 80|8088|8089|22",
+        ("*", "nothing"),
+        NOT_OUTSIDE,
+    ),
+    row(
+        "out|gw udp 175.18.0.1 53|8088",
+        ("*", "nothing"),
+        NOT_OUTSIDE,
+    ),
+    row("out|gw ping 175.18.0.1", ("*", "nothing"), NOT_OUTSIDE),
+    row(
+        "out tcp 175.18.0.2 8089",
+        ("ns2 sees 198.51.100.2", "ns1 sees 198.51.100.2"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "out tcp 175.18.0.3 8088",
+        ("ns1 sees 198.51.100.2", "ns2 sees 198.51.100.2"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "gw tcp 175.18.0.2 8089",
+        ("ns2 sees 10.10.10.1", "ns1 sees 10.10.10.1"),
+        ANY_ADDRESS,
+    ),
+    row(
+        "gw tcp 175.18.0.3 8088",
+        ("ns1 sees 10.10.10.1", "ns2 sees 10.10.10.1"),
+        ANY_ADDRESS,
+    ),
+];
 
 #[test]
 fn recipe_docker_does_what_the_rules_do() -> Result<()> {
@@ -158,7 +195,23 @@ fn recipe_docker_does_what_the_rules_do() -> Result<()> {
     };
     let net = world()?;
     let _natbpf = net.natbpf(&configuration("docker")?)?;
-    compare(&original, &matrix(&net)?, &DIFFERENCES)
+    compare(&original, &matrix(&net)?, &[&ALWAYS[..], &RECIPE].concat())
+}
+
+#[test]
+fn imported_policies_of_docker_do_what_the_rules_do() -> Result<()> {
+    let original = {
+        let net = world()?;
+        by_hand(&net.host, "docker", &[])?;
+        matrix(&net)?
+    };
+    let net = world()?;
+    let _natbpf = with_imported(&net.host, &net.lab, "docker")?;
+    compare(
+        &original,
+        &matrix(&net)?,
+        &[&ALWAYS[..], &IMPORTED].concat(),
+    )
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::super::dhcp::{Told, lease_in};
 
 use super::matrix::Service::{Ping, Tcp, Udp};
 use super::matrix::{Difference, Matrix, Questions, compare};
-use super::{by_hand, configuration};
+use super::{by_hand, configuration, with_imported};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(123, 45, 12, 48);
 const OUT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -103,8 +103,14 @@ impl World {
         Ok(guest)
     }
 
-    /// The bridges, the routes and DHCP as people set them up.
+    /// All as people set it up.
     fn by_hand(&self) -> Result<Background> {
+        by_hand(&self.host, "hetzner", &[])?;
+        self.around()
+    }
+
+    /// The bridges, the routes and DHCP, without rules.
+    fn around(&self) -> Result<Background> {
         let mut words: Vec<String> = [
             "dnsmasq",
             "--keep-in-foreground",
@@ -135,7 +141,6 @@ impl World {
             let name = format!("link set new{number} master br{number}");
             self.host.ip(&name)?;
         }
-        by_hand(&self.host, "hetzner", &[])?;
         self.host.spawn(words)
     }
 
@@ -231,6 +236,22 @@ impl World {
     }
 }
 
+const GATEWAYS: [Difference<'_>; 3] = {
+    const fn row(probes: &str) -> Difference<'_> {
+        Difference {
+            probes,
+            by_hand: "host sees 198.51.100.2",
+            natbpf: "nothing",
+            why: "no inside address is seen outside, not even by who has a route to it",
+        }
+    }
+    [
+        row("out tcp 172.30.112.1|172.30.11.1 80"),
+        row("out udp 172.30.112.1|172.30.11.1 7000"),
+        row("out ping 172.30.112.1|172.30.11.1"),
+    ]
+};
+
 #[test]
 fn recipe_hetzner_does_what_the_rules_do() -> Result<()> {
     let (original, told_by_hand) = {
@@ -253,20 +274,21 @@ fn recipe_hetzner_does_what_the_rules_do() -> Result<()> {
     let wire = net.gw.capture("wan0")?;
     let matrix = net.matrix(&told)?;
     net.is_clean(wire)?;
-    let not_outside = |probes| Difference {
-        probes,
-        by_hand: "host sees 198.51.100.2",
-        natbpf: "nothing",
-        why: "no inside address is seen outside, not even by who has a route to it",
-    };
-    compare(
-        &original,
-        &matrix,
-        &[
-            not_outside("out tcp 172.30.112.1|172.30.11.1 80"),
-            not_outside("out udp 172.30.112.1|172.30.11.1 7000"),
-            not_outside("out ping 172.30.112.1|172.30.11.1"),
-        ],
-    )?;
+    compare(&original, &matrix, &GATEWAYS)?;
     net.policies_are_what_does_it(&natbpf, told[1].address)
+}
+
+#[test]
+fn imported_policies_of_hetzner_do_what_the_rules_do() -> Result<()> {
+    let original = {
+        let net = World::new()?;
+        let _dnsmasq = net.by_hand()?;
+        let told = net.leases()?;
+        net.matrix(&told)?
+    };
+    let net = World::new()?;
+    let _dnsmasq = net.around()?;
+    let _natbpf = with_imported(&net.host, &net.lab, "hetzner")?;
+    let told = net.leases()?;
+    compare(&original, &net.matrix(&told)?, &GATEWAYS)
 }

@@ -45,6 +45,7 @@ use Service::{Ping, Tcp, Udp};
 pub(super) type Matrix = BTreeMap<String, String>;
 
 /// Probes whose outcome the two hosts do not share.
+#[derive(Clone, Copy)]
 pub(super) struct Difference<'a> {
     /// Words as in a [`Matrix`], each of which may be several, as in `vm1|vm2 tcp 10.0.0.1 80|443`.
     pub(super) probes: &'a str,

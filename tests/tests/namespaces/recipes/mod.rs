@@ -15,7 +15,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use lab::Host;
+use lab::{Host, Lab, Natbpf};
+
+use super::import;
 
 /// The configuration that stands in a recipe.
 fn configuration(name: &str) -> Result<String> {
@@ -50,4 +52,13 @@ fn by_hand(host: &Host, scenario: &str, more: &[String]) -> Result<()> {
         host.check(words)?;
     }
     Ok(())
+}
+
+/// natbpf with what it imports from a scenario's rules on this host, those of FORWARD among them.
+/// Netfilter has none of them.
+fn with_imported(host: &Host, lab: &Lab, scenario: &str) -> Result<Natbpf> {
+    host.set_sysctl("net.ipv4.ip_forward", "1")?;
+    let file = import::fixture(scenario);
+    let config = import::imported(host, &file, import::Filter::Policies)?.expect_ok()?;
+    Natbpf::start(host, lab.place(), &config).context(config)
 }

@@ -1,0 +1,781 @@
+//! Rules of the filter table: from FORWARD to `[[policy]]`, from INPUT to what guests may ask of the host.
+//!
+//! A policy's end is an interface or addresses, not both. So addresses of a network stand for it, and
+//! others for themselves by whatever interface, which is said where it matters.
+
+use std::collections::BTreeMap;
+
+use super::condition::{Condition, Interfaces, Rest};
+use super::destination::{numbers, set};
+use super::dump::Dump;
+use super::findings::{Findings, Kind};
+use super::flatten::{self, Step};
+use super::plan::{Origin, Plan, Policy, PortRange, Services};
+use super::ranges::{Addresses, Ports, Protocols};
+use super::rule::{Action, ICMP, TCP, UDP, protocol_name};
+use super::topology::Topology;
+
+/// A rule with more prefixes than this, of both ends together, is not meant one by one.
+const MOST_PAIRS: usize = 1024;
+/// Shorter prefixes are not meant for addresses that guests have besides those of their network.
+const SHORTEST: u8 = 16;
+/// More single ports than this are not meant as services of the host.
+const MOST_SERVICES: u64 = 32;
+
+const ANSWERS: &str = "natbpf lets answers pass by itself, and errors about what was accepted";
+const NOTHING_DROPPED: &str = "accepts what no rule drops: no policy is needed for it";
+const NOT_ASKED: &str = "is about packets from and to others than natbpf's networks, of which it asks no \
+    policy: keep it";
+const NO_NETWORK: &str = "nothing says which guests are behind this host: without a [network] there is nobody \
+    whom natbpf could ask policies about; give --host, or --address";
+const SPOOFED: &str = "these are addresses of a network that is not behind this interface, and policies know \
+    addresses of a network by its interface: leave it in netfilter";
+const BY_ADDRESS: &str = "a policy names an interface or addresses that are in no network, not both: it holds for \
+    these addresses by whatever interface";
+const HOMELESS: &str = "no network holds these addresses, so that the policy holds for them by whatever interface; \
+    write a [[route]] for guests that have them";
+const NOT_HERE: &str = "is about addresses at an interface that are not those of its network, and a policy would hold \
+    for them by whatever interface: write anti_spoof = true, or a [[route]] for guests that have them";
+const UNANSWERED: &str = "REJECT tells the sender, natbpf drops and says nothing";
+const ALL_QUERIES: &str = "icmp in a policy is every query, not only an echo request";
+
+/// Makes policies of what the filter table forwards, and says what cannot be one.
+pub(super) fn translate<'d>(
+    dump: &'d Dump,
+    topology: &Topology,
+    findings: &mut Findings<'d>,
+    plan: &mut Plan,
+) {
+    let chain = Chain::read(dump, "FORWARD");
+    let mut policies = Policies {
+        dump,
+        topology,
+        chain: &chain,
+        findings,
+        plan,
+    };
+    policies.forwarded();
+    policies.hosts();
+}
+
+/// What a built-in chain does.
+struct Chain {
+    /// Those that packets reach.
+    living: Vec<Living>,
+    /// Rules that none reaches, and why.
+    dead: Vec<(usize, String)>,
+    /// What becomes of packets that no step takes.
+    end: End,
+}
+
+struct Living {
+    step: Step,
+    /// Whether it accepts or drops, if it decides.
+    accepts: Option<bool>,
+}
+
+struct End {
+    accepts: bool,
+    /// The rule that says so, if it is one.
+    rule: Option<usize>,
+    /// The line, if it drops.
+    line: Option<(usize, String)>,
+}
+
+impl Chain {
+    fn read(dump: &Dump, hook: &str) -> Self {
+        let own = format!(":{hook} ");
+        let policies = dump.tables.get("filter").map(|table| &table.policies);
+        let mut dropping = policies.into_iter().flatten();
+        let line = dropping.rfind(|(_, text)| text.starts_with(&own));
+        let mut chain = Self {
+            living: Vec::new(),
+            dead: Vec::new(),
+            end: End {
+                accepts: line.is_none(),
+                rule: None,
+                line: line.cloned(),
+            },
+        };
+        let is_input = hook == "INPUT";
+        let mut before = Vec::new();
+        for mut step in flatten::steps(dump, "filter", hook) {
+            // Every packet here is for the host, or none.
+            match step.condition.is_local.take() {
+                Some(is) if is != is_input => step.condition.destinations = Addresses::empty(),
+                _ => {}
+            }
+            let death = match chain.end.rule {
+                Some(rule) => Some(taken_by(dump, rule)),
+                None => super::death(dump, &step, &before),
+            };
+            if let Some(reason) = death {
+                chain.dead.push((step.rule, reason));
+                continue;
+            }
+            before.push(step.clone());
+            chain.add(dump, step);
+        }
+        chain
+    }
+
+    fn add(&mut self, dump: &Dump, step: Step) {
+        let accepts = match step.action {
+            // RETURN in a built-in chain leaves it to the chain's policy.
+            Action::Accept if dump.rules[step.rule].action == Action::Return => {
+                Some(self.end.accepts)
+            }
+            Action::Accept => Some(true),
+            Action::Drop { .. } => Some(false),
+            _ => None,
+        };
+        match accepts.filter(|_| step.condition == Condition::default()) {
+            Some(accepts) => {
+                let rule = &dump.rules[step.rule];
+                self.end = End {
+                    accepts,
+                    rule: Some(step.rule),
+                    line: (!accepts).then(|| (rule.line, rule.text.clone())),
+                };
+            }
+            None => self.living.push(Living { step, accepts }),
+        }
+    }
+
+    /// What becomes of all packets of a condition that a step at this place, if there is one, leaves:
+    /// whether they are accepted. Nothing if they do not all have the same fate.
+    fn fate(&self, condition: &Condition, place: Option<(usize, bool)>) -> Option<bool> {
+        let mut rest = condition.clone();
+        if rest.is_nothing() {
+            return place.map(|(_, accepts)| accepts);
+        }
+        let wanted = place.map(|(_, accepts)| accepts);
+        let mut fate = wanted;
+        for (index, living) in self.living.iter().enumerate() {
+            let Some(accepts) = living.accepts else {
+                continue;
+            };
+            let is_before = place.is_some_and(|(place, _)| index < place);
+            let is_other = place.is_none_or(|(place, _)| index != place);
+            if !is_other || living.step.condition.is_about_answers() {
+                continue;
+            }
+            let next = rest.without(&living.step.condition);
+            if next == Rest::All {
+                continue;
+            }
+            // What is taken before the place is none of its affair.
+            if !is_before && *fate.get_or_insert(accepts) != accepts {
+                return None;
+            }
+            match next {
+                Rest::Nothing => return fate.or(wanted),
+                Rest::Some(some) => rest = *some,
+                Rest::All => {}
+                // (What it takes has the right fate, and what is left is no more than before.)
+                Rest::Unclear if is_before => return None,
+                Rest::Unclear => {}
+            }
+        }
+        (*fate.get_or_insert(self.end.accepts) == self.end.accepts).then_some(self.end.accepts)
+    }
+
+    /// What drops the answers to what a step accepts, as netfilter's rules see answers like all else.
+    fn drops_answers(&self, dump: &Dump, step: &Step) -> Option<String> {
+        let there = &step.condition;
+        let mut rest = Condition {
+            sources: there.destinations.clone(),
+            destinations: there.sources.clone(),
+            source_ports: there.ports.clone(),
+            ports: there.source_ports.clone(),
+            input: there.output.clone(),
+            output: there.input.clone(),
+            ..there.clone()
+        };
+        for living in &self.living {
+            let Some(accepts) = living.accepts else {
+                continue;
+            };
+            let mut condition = living.step.condition.clone();
+            condition.foreign.retain(|foreign| !foreign.is_answer());
+            match (rest.without(&condition), accepts) {
+                (Rest::Nothing, true) => return None,
+                (Rest::Nothing, false) => {
+                    return Some(format!("line {}", dump.rules[living.step.rule].line));
+                }
+                (Rest::Some(some), _) => rest = *some,
+                (Rest::All | Rest::Unclear, _) => {}
+            }
+        }
+        let end = self.end.line.as_ref();
+        end.map(|(line, _)| format!("line {line}"))
+    }
+}
+
+fn taken_by(dump: &Dump, rule: usize) -> String {
+    format!("line {} takes all its packets", dump.rules[rule].line)
+}
+
+/// An interface that the configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Uplink(usize),
+    Network(usize),
+}
+
+/// One end of a policy.
+#[derive(Default)]
+struct PolicyEnd {
+    /// What it is called; empty for any.
+    names: Vec<String>,
+    remarks: Vec<String>,
+    warnings: Vec<&'static str>,
+}
+
+struct Policies<'a, 'd> {
+    dump: &'d Dump,
+    topology: &'a Topology,
+    chain: &'a Chain,
+    findings: &'a mut Findings<'d>,
+    plan: &'a mut Plan,
+}
+
+impl Policies<'_, '_> {
+    fn forwarded(&mut self) {
+        let chain = self.chain;
+        let mut drops = chain.living.iter().map(|living| living.accepts);
+        let drops = !chain.end.accepts || drops.any(|accepts| accepts == Some(false));
+        if drops && self.topology.networks.is_empty() {
+            return self.nobody();
+        }
+        for place in 0..chain.living.len() {
+            let Living { step, accepts } = &chain.living[place];
+            match accepts {
+                None => self.undecided(step),
+                Some(true) if !drops => self.findings.note(step.rule, NOTHING_DROPPED),
+                Some(accepts) => self.decides(place, step, *accepts),
+            }
+        }
+        self.end();
+        if !chain.end.accepts {
+            self.unaccepted_forwards();
+        }
+        for (rule, why) in &chain.dead {
+            if !self.findings.is_done(*rule) {
+                let note = format!("can never match: {why}; left out");
+                self.findings.note(*rule, note);
+            }
+        }
+    }
+
+    fn nobody(&mut self) {
+        for living in &self.chain.living {
+            if living.accepts.is_some() {
+                self.findings.untranslated(living.step.rule, NO_NETWORK);
+            }
+        }
+        if let Some((line, text)) = &self.chain.end.line {
+            let reason = NO_NETWORK.to_owned();
+            self.findings.line(*line, text, Kind::Untranslated, reason);
+        }
+    }
+
+    /// A step that lets packets go on, or of which nobody knows what it does.
+    fn undecided(&mut self, step: &Step) {
+        let rule = step.rule;
+        match &step.action {
+            Action::Count => match &self.dump.rules[rule].action {
+                Action::Count => {
+                    self.findings
+                        .note(rule, "has no target: it only counts, natbpf stats do");
+                }
+                // What it leads to, or leaves out, is in the conditions of other rules.
+                _ => self.findings.done(rule),
+            },
+            Action::Pass(target) => {
+                let note = format!("{target} decides nothing: left out, it may stay in netfilter");
+                self.findings.note(rule, note);
+            }
+            Action::Unknown(reason) => self.findings.untranslated(rule, reason.clone()),
+            _ => {
+                let reason = "has a target that is none of the filter table's";
+                self.findings.untranslated(rule, reason);
+            }
+        }
+    }
+
+    fn decides(&mut self, place: usize, step: &Step, accepts: bool) {
+        let condition = &step.condition;
+        if condition.is_about_answers() && accepts {
+            self.plan.defaults.implied.add(step.rule);
+            self.plan.defaults.implied.remark(ANSWERS);
+            return self.findings.done(step.rule);
+        }
+        if self.is_not_asked(condition) {
+            return self.findings.note(step.rule, NOT_ASKED);
+        }
+        if let Err(reason) = self.policy(place, step, accepts) {
+            let left = match accepts {
+                true => "netfilter cannot accept what natbpf drops",
+                false => "leave it in netfilter",
+            };
+            let reason = match reason.contains(left) {
+                true => reason,
+                false => format!("{reason}: {left}"),
+            };
+            self.findings.untranslated(step.rule, reason);
+        }
+    }
+
+    /// Whether neither end can be a network.
+    fn is_not_asked(&self, condition: &Condition) -> bool {
+        let has_network = |interfaces: &Interfaces| {
+            let sides = self.sides(interfaces);
+            interfaces.is_any() || sides.iter().any(|side| matches!(side, Side::Network(_)))
+        };
+        !has_network(&condition.input) && !has_network(&condition.output)
+    }
+
+    fn policy(&mut self, place: usize, step: &Step, accepts: bool) -> Result<(), String> {
+        let condition = &step.condition;
+        if let Some(foreign) = condition.foreign.first() {
+            return Err(format!("{}: {}", foreign.text, foreign.reason));
+        }
+        if condition.is_translated.is_some() {
+            return Err("netfilter translates nothing that natbpf does".to_owned());
+        }
+        if !condition.source_ports.is_full() {
+            return Err("policies do not look at source ports".to_owned());
+        }
+        let (protocols, ports) = service(condition)?;
+        let (input, output) = self.widened(place, condition, accepts);
+        let from = self.ends(&input, &condition.sources, accepts)?;
+        let to = self.ends(&output, &condition.destinations, accepts)?;
+        if from.names.len().max(1) * to.names.len().max(1) > MOST_PAIRS {
+            return Err("comes to more pairs of prefixes than natbpf takes".to_owned());
+        }
+        let mut origin = Origin::default();
+        origin.add(step.rule);
+        if step.action == (Action::Drop { is_answered: true }) {
+            origin.remark(UNANSWERED);
+        }
+        let text = &self.dump.rules[step.rule].text;
+        if protocols == ["icmp"] && text.contains("--icmp-type") && !text.contains("-type any") {
+            origin.remark(ALL_QUERIES);
+        }
+        let ends = [from, to];
+        for remark in ends.iter().flat_map(|end| &end.remarks) {
+            origin.remark(remark.clone());
+        }
+        for warning in ends.iter().flat_map(|end| &end.warnings) {
+            self.findings.warning(step.rule, *warning);
+        }
+        if accepts && let Some(by) = self.chain.drops_answers(self.dump, step) {
+            let warning = format!(
+                "{by} drops answers to what it accepts, as no rule before that one accepts RELATED and \
+                 ESTABLISHED; natbpf lets them pass"
+            );
+            self.findings.warning(step.rule, warning);
+        }
+        let [from, to] = ends.map(|end| end.names);
+        let names_nothing = from.is_empty() && to.is_empty() && protocols.is_empty();
+        self.plan.policies.push(Policy {
+            name: format!("line-{}", self.dump.rules[step.rule].line),
+            from,
+            to,
+            protocols: if names_nothing {
+                vec!["all"]
+            } else {
+                protocols
+            },
+            ports,
+            is_accept: accepts,
+            origin,
+        });
+        self.findings.done(step.rule);
+        Ok(())
+    }
+
+    /// The interfaces of a step, without exceptions that have the same fate, or are decided before.
+    fn widened(
+        &self,
+        place: usize,
+        condition: &Condition,
+        accepts: bool,
+    ) -> (Interfaces, Interfaces) {
+        let is_alike = |exception: Condition| {
+            let fate = self.chain.fate(&exception, Some((place, accepts)));
+            fate == Some(accepts)
+        };
+        let without = |interfaces: &Interfaces, with: &dyn Fn(Interfaces) -> Condition| {
+            let mut exceptions = interfaces.is_not.iter();
+            let all_alike =
+                exceptions.all(|pattern| is_alike(with(Interfaces::one(true, pattern))));
+            match interfaces.is.is_empty() && all_alike {
+                true => Interfaces::default(),
+                false => interfaces.clone(),
+            }
+        };
+        let input = without(&condition.input, &|input| Condition {
+            input,
+            ..condition.clone()
+        });
+        let output = without(&condition.output, &|output| Condition {
+            input: input.clone(),
+            output,
+            ..condition.clone()
+        });
+        (input, output)
+    }
+
+    /// Uplinks and networks whose interfaces match.
+    fn sides(&self, interfaces: &Interfaces) -> Vec<Side> {
+        let uplinks = self.topology.uplinks.iter().enumerate();
+        let uplinks = uplinks.filter(|(_, uplink)| interfaces.matches(&uplink.interface));
+        let networks = self.topology.networks.iter().enumerate();
+        let networks = networks.filter(|(_, network)| interfaces.matches(&network.interface));
+        uplinks
+            .map(|(number, _)| Side::Uplink(number))
+            .chain(networks.map(|(number, _)| Side::Network(number)))
+            .collect()
+    }
+
+    fn name_of(&self, side: Side) -> String {
+        let Topology {
+            uplinks, networks, ..
+        } = self.topology;
+        let (kind, name) = match side {
+            Side::Uplink(number) => ("uplink", &uplinks[number].name),
+            Side::Network(number) => ("network", &networks[number].name),
+        };
+        let is_unclear = ["any", "host"].contains(&name.as_str())
+            || uplinks.iter().any(|uplink| uplink.name == *name)
+                && networks.iter().any(|network| network.name == *name);
+        match is_unclear {
+            true => format!("{kind}.{name}"),
+            false => name.clone(),
+        }
+    }
+
+    /// One end, by its interfaces and addresses.
+    fn ends(
+        &self,
+        interfaces: &Interfaces,
+        addresses: &Addresses,
+        accepts: bool,
+    ) -> Result<PolicyEnd, String> {
+        let mut end = PolicyEnd::default();
+        let sides = self.sides(interfaces);
+        if addresses.is_full() {
+            if interfaces.is_any() {
+                return Ok(end);
+            }
+            if sides.is_empty() {
+                return Err(unknown(interfaces));
+            }
+            end.names = sides.iter().map(|side| self.name_of(*side)).collect();
+            end.remarks.extend(not_all(interfaces));
+            return Ok(end);
+        }
+        let named = if interfaces.is_any() {
+            addresses.clone()
+        } else {
+            if sides.is_empty() && interfaces.named().is_none() {
+                return Err(unknown(interfaces));
+            }
+            self.behind(&sides, addresses, accepts, &mut end)?
+        };
+        let prefixes = named.prefixes();
+        if prefixes.len() > MOST_PAIRS {
+            return Err("comes to more prefixes than natbpf takes".to_owned());
+        }
+        let text = |prefix: &ipnet::Ipv4Net| match prefix.prefix_len() {
+            32 => prefix.addr().to_string(),
+            _ => prefix.to_string(),
+        };
+        end.names = prefixes.iter().map(text).collect();
+        Ok(end)
+    }
+
+    /// Which of these addresses are meant, if they are behind these interfaces.
+    fn behind(
+        &self,
+        sides: &[Side],
+        addresses: &Addresses,
+        accepts: bool,
+        end: &mut PolicyEnd,
+    ) -> Result<Addresses, String> {
+        let prefix = |number: usize| {
+            let network = &self.topology.networks[number];
+            Addresses::prefix(network.address.trunc())
+        };
+        let all = |numbers: &mut dyn Iterator<Item = usize>| {
+            numbers.fold(Addresses::empty(), |all, number| all.or(&prefix(number)))
+        };
+        let mut here = sides.iter().filter_map(|side| match side {
+            Side::Network(number) => Some(*number),
+            Side::Uplink(_) => None,
+        });
+        let here = addresses.and(&all(&mut here));
+        let held = all(&mut (0..self.topology.networks.len()));
+        let has_uplink = sides.iter().any(|side| matches!(side, Side::Uplink(_)));
+        let others = addresses.and(&held).without(&here);
+        if has_uplink && !accepts && !others.is_empty() {
+            return Err(SPOOFED.to_owned());
+        }
+        let beyond = addresses.without(&held);
+        let mut named = here.clone();
+        if !beyond.is_empty() && (has_uplink || here.is_empty()) {
+            if !has_uplink {
+                let prefixes = beyond.prefixes();
+                let mut lengths = prefixes.iter().map(ipnet::Ipv4Net::prefix_len);
+                if !accepts || lengths.any(|length| length < SHORTEST) {
+                    return Err(NOT_HERE.to_owned());
+                }
+                end.warnings.push(if sides.is_empty() {
+                    BY_ADDRESS
+                } else {
+                    HOMELESS
+                });
+            } else {
+                end.warnings.push(BY_ADDRESS);
+            }
+            named = named.or(&beyond);
+        } else if !beyond.is_empty() {
+            let remark = "Of these addresses natbpf knows those of its networks";
+            end.remarks.push(remark.to_owned());
+        }
+        match named.is_empty() {
+            true => Err(SPOOFED.to_owned()),
+            false => Ok(named),
+        }
+    }
+
+    /// What holds where no rule matches.
+    fn end(&mut self) {
+        let End {
+            accepts,
+            rule,
+            line,
+        } = &self.chain.end;
+        if let Some(rule) = rule {
+            self.findings.done(*rule);
+        }
+        let (false, Some((line, text))) = (accepts, line) else {
+            return;
+        };
+        self.plan.defaults.drops = Some((*line, text.clone()));
+        if rule.is_none() {
+            let note = "stands as policy = \"drop\" of each network; what goes past these is netfilter's \
+                        still";
+            self.findings.line(*line, text, Kind::Note, note.to_owned());
+        }
+    }
+
+    /// natbpf accepts what forwards send to guests, netfilter does not.
+    fn unaccepted_forwards(&mut self) {
+        for forward in &self.plan.forwards {
+            let ports = forward.inside_ports();
+            let flow = Condition {
+                destinations: Addresses::address(forward.to),
+                protocols: numbers(&forward.protocols),
+                ports: set(ports),
+                ..Condition::default()
+            };
+            let networks = &self.topology.networks;
+            let output = self.topology.network_of(forward.to);
+            let mut inputs = vec![&self.topology.uplinks[forward.uplink].interface];
+            if forward.hairpin {
+                inputs.extend(networks.iter().map(|network| &network.interface));
+            }
+            let is_accepted = inputs.iter().all(|input| {
+                let flow = Condition {
+                    input: Interfaces::one(true, input),
+                    output: output.map_or_else(Interfaces::default, |network| {
+                        Interfaces::one(true, &network.interface)
+                    }),
+                    ..flow.clone()
+                };
+                self.chain.fate(&flow, None) == Some(true)
+            });
+            if is_accepted {
+                continue;
+            }
+            let mut origin = Origin::default();
+            origin.remark(
+                "The rules drop what this forward sends to its guest unless one before accepts it; natbpf would \
+                 accept it",
+            );
+            let is_all = forward.is_all();
+            self.plan.policies.push(Policy {
+                name: format!("unaccepted-{}", forward.to),
+                from: Vec::new(),
+                to: vec![forward.to.to_string()],
+                protocols: if is_all {
+                    Vec::new()
+                } else {
+                    forward.protocols.clone()
+                },
+                ports: ports.to_vec(),
+                is_accept: false,
+                origin,
+            });
+        }
+    }
+
+    /// What guests may ask of the host, where the rules say just that.
+    fn hosts(&mut self) {
+        let chain = Chain::read(self.dump, "INPUT");
+        let networks = self.topology.networks.iter();
+        let hosts: Vec<Option<Services>> = networks
+            .map(|network| services(&chain, &network.interface))
+            .collect();
+        let lists = |rule: &usize| {
+            let mut all = hosts.iter().flatten();
+            all.any(|services| services.origin.rules.contains(rule))
+        };
+        for rule in (0..self.dump.rules.len()).filter(lists) {
+            let note = "stands in host of a network as well; keep it as long as netfilter drops what else comes \
+                        in";
+            self.findings.note(rule, note);
+        }
+        self.plan.defaults.hosts = hosts;
+    }
+}
+
+/// Interfaces that no uplink or network has.
+fn unknown(interfaces: &Interfaces) -> String {
+    format!(
+        "{} is no interface of an [uplink] or [network] that is known; give --host, or --address, or name \
+         addresses",
+        written(interfaces)
+    )
+}
+
+/// What is to be known of a wildcard or an exception: it is more than what natbpf knows.
+fn not_all(interfaces: &Interfaces) -> Option<String> {
+    if interfaces.named().is_some() {
+        return None;
+    }
+    Some(format!(
+        "check: {} is other interfaces, too; these are all that natbpf knows of",
+        written(interfaces)
+    ))
+}
+
+fn written(interfaces: &Interfaces) -> String {
+    let is = interfaces.is.iter().cloned();
+    let is_not = interfaces
+        .is_not
+        .iter()
+        .map(|pattern| format!("! {pattern}"));
+    is.chain(is_not).collect::<Vec<_>>().join(" and ")
+}
+
+/// Protocols and ports, both empty for all.
+fn service(condition: &Condition) -> Result<(Vec<&'static str>, Vec<PortRange>), String> {
+    let protocols = protocols(&condition.protocols)?;
+    if condition.ports.is_full() {
+        return Ok((protocols, Vec::new()));
+    }
+    if protocols.is_empty() || protocols.contains(&"icmp") {
+        return Err("only tcp and udp have ports in policies".to_owned());
+    }
+    // Port 0 is nobody's.
+    let ports = condition.ports.and(&Ports::range(1, 65535));
+    let ranges = ports.ranges().iter();
+    let ranges = ranges.map(|(first, last)| (*first as u16, *last as u16));
+    match ports.is_empty() {
+        true => Err("nobody has port 0".to_owned()),
+        false => Ok((protocols, ranges.collect())),
+    }
+}
+
+fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
+    if protocols.is_full() {
+        return Ok(Vec::new());
+    }
+    let known = BTreeMap::from([(TCP, "tcp"), (UDP, "udp"), (ICMP, "icmp")]);
+    if protocols.count() > known.len() as u64 {
+        return Err("policies cannot say all protocols but one".to_owned());
+    }
+    let name = |number: u32| {
+        let unknown = || {
+            format!(
+                "policies know tcp, udp and icmp, not {}",
+                protocol_name(number)
+            )
+        };
+        known.get(&number).copied().ok_or_else(unknown)
+    };
+    protocols.numbers().map(name).collect()
+}
+
+/// What guests behind an interface may ask of the host; nothing if that is everything, or if `host` has no
+/// words for it.
+fn services(input: &Chain, interface: &str) -> Option<Services> {
+    let mut services = Services::default();
+    for Living { step, accepts } in &input.living {
+        let condition = &step.condition;
+        let Some(accepts) = accepts else { continue };
+        if !condition.input.matches(interface) || condition.is_about_answers() && *accepts {
+            continue;
+        }
+        let is_plain = condition.foreign.is_empty()
+            && condition.sources.is_full()
+            && condition.destinations.is_full()
+            && condition.source_ports.is_full()
+            && condition.is_translated.is_none();
+        if !is_plain {
+            return None;
+        }
+        let is_all = condition.protocols.is_full() && condition.ports.is_full();
+        match (accepts, is_all) {
+            (false, true) => return Some(with_dns(services)),
+            (true, false) => services.words.extend(words(condition)?),
+            // (All are accepted here, or something is dropped that `host` cannot say.)
+            _ => return None,
+        }
+        services.origin.add(step.rule);
+    }
+    (!input.end.accepts).then(|| with_dns(services))
+}
+
+/// The words of `host` for protocols and ports.
+fn words(condition: &Condition) -> Option<Vec<String>> {
+    let (protocols, ports) = service(condition).ok()?;
+    if protocols == ["icmp"] {
+        return Some(vec!["ping".to_owned()]);
+    }
+    let count: u64 = ports
+        .iter()
+        .map(|(first, last)| u64::from(last - first) + 1)
+        .sum();
+    if ports.is_empty() || count > MOST_SERVICES {
+        return None;
+    }
+    let ports = ports.iter().flat_map(|(first, last)| *first..=*last);
+    let ports: Vec<u16> = ports.collect();
+    let word = |protocol: &&str| {
+        let protocol = (*protocol).to_owned();
+        let ports = ports.clone().into_iter();
+        ports.map(move |port| match (protocol.as_str(), port) {
+            ("udp", 67) => "dhcp".to_owned(),
+            (protocol, port) => format!("{protocol}/{port}"),
+        })
+    };
+    Some(protocols.iter().flat_map(word).collect())
+}
+
+/// `dns` is the port 53 of both protocols.
+fn with_dns(mut services: Services) -> Services {
+    let dns = ["udp/53", "tcp/53"];
+    let has = |word: &&str| services.words.iter().any(|known| known == word);
+    if dns.iter().all(has) {
+        services.words.retain(|word| !dns.contains(&word.as_str()));
+        services.words.push("dns".to_owned());
+    }
+    services.words.sort();
+    services.words.dedup();
+    services
+}
