@@ -616,10 +616,9 @@ fn import_of_filter_rules_treats_packets_alike() -> Result<()> {
             "vm1 tcp 198.51.100.2:80",
             "vm1 tcp 198.51.100.2:21",
             "vm1 udp 198.51.100.2:53",
-            "vm1 udp 10.8.0.1:53",
             "vm1 udp 198.51.100.2:7000",
             "vm2 tcp 198.51.100.2:21",
-            "vm2 udp 10.8.0.1:7000",
+            "vm2 tcp 10.8.0.1:7000",
             // From one network to the other.
             "vm1 tcp 172.22.162.10:443",
             "vm1 tcp 172.22.162.10:80",
