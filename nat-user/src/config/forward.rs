@@ -253,6 +253,7 @@ pub(super) fn doubts(
             target::doubt(&rule.section, &rule.value.to, &by_address, around),
             foreign_address(rule, around),
             kept_ssh(rule, around.uplinks, &named_ssh),
+            no_ports_left(rule, around),
         ];
         faults
             .into_iter()
@@ -296,6 +297,47 @@ fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> O
     let remedy = "add it to the uplink's addresses, unless it is routed to the host";
     Some(rule.section.fault("address", &problem, remedy))
 }
+
+/// The rule names every port by which guests could leave with the same address.
+fn no_ports_left(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
+    let leaves_nothing = |snat: &&Item<'_, SnatRule>| {
+        let ports = snat.value.ports;
+        let mut named = rule.value.matches.ports.iter();
+        let is_whole = named.any(|named| {
+            named.external.first <= ports.first.max(FIRST_FREE) && ports.last <= named.external.last
+        });
+        let is_same = rule
+            .value
+            .address
+            .is_none_or(|address| match snat.value.to {
+                SnatTarget::Pool { first, last } => first == address && last == address,
+                SnatTarget::Masquerade => {
+                    first_address(snat, around).is_none_or(|own| own == address)
+                }
+            });
+        snat.value.uplink == rule.value.uplink && is_whole && is_same
+    };
+    let snat = around.snat.iter().find(leaves_nothing)?;
+    let problem = format!(
+        "names every port that snat {} could use of the same address",
+        quote(&snat.value.name)
+    );
+    let remedy =
+        "leave ports out, and guests share those of the rest; or give the two other addresses";
+    let fault = rule.section.fault("ports", &problem, remedy);
+    Some(fault.see(snat.section.at))
+}
+
+/// What masquerade uses, as far as the file tells.
+fn first_address(snat: &Item<'_, SnatRule>, around: &Surroundings<'_>) -> Option<Ipv4Addr> {
+    match &around.uplinks.get(snat.value.uplink.0)?.value.addresses {
+        UplinkAddresses::Fixed(addresses) => addresses.first().copied(),
+        UplinkAddresses::Interface => None,
+    }
+}
+
+/// Guests' ports are of this one and above, but for a few.
+const FIRST_FREE: u16 = 1024;
 
 fn names_ssh(rule: &ForwardRule) -> bool {
     let single = PortRange {

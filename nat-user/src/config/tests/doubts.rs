@@ -307,3 +307,28 @@ fn remarks_of_the_host_point_at_the_key() {
         "n.toml:13:9: forward.forward-1.ports: no; yes"
     );
 }
+
+#[test]
+fn a_forward_that_names_all_ports_that_guests_leave_by() {
+    let out = snat("out", "network = \"lan\"\nto = \"masquerade\"");
+    let wide = forward("rest", "protocol = \"tcp\"\nports = \"1024-65535\"");
+    assert_eq!(
+        warnings_of(&format!("{out}{wide}")),
+        [
+            "n.toml:18:9: forward.rest.ports: names every port that snat `out` could use of the same \
+          address (line 8); leave ports out, and guests share those of the rest; or give the two \
+          other addresses"
+        ]
+    );
+    for ports in ["ports = \"1024-65534\"", ""] {
+        let some = forward("rest", &format!("protocol = \"udp\"\n{ports}"));
+        assert!(warnings_of(&format!("{out}{some}")).is_empty(), "{ports}");
+    }
+    let other = snat("out", "network = \"lan\"\nto = \"19.19.8.11\"");
+    let wide = forward(
+        "rest",
+        "protocol = \"tcp\"\nports = \"1-65535\"\naddress = \"19.19.8.10\"\nto_ports = \"1-65535\"",
+    );
+    let said = warnings_of(&format!("{other}{wide}")).join("\n");
+    assert!(!said.contains("names every port"), "{said}");
+}
