@@ -1,5 +1,7 @@
 //! `[[policy]]`, and what a network says of policies.
 
+use std::net::Ipv4Addr;
+
 use super::diagnostic::{Fault, Report};
 use super::model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange};
 use super::parse::{Field, Key, Section, key, quote};
@@ -153,8 +155,10 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Faul
         }
     }
     // An address, a guest that has a lease, or a mistake.
+    let is_address = text.trim().parse::<Ipv4Addr>().is_ok();
     match names.guest(field) {
         Ok(address) => Ok(PolicyEnd::Guest(address)),
+        Err(fault) if is_address => Err(fault),
         Err(_) => Err(unknown(field, text, names)),
     }
 }

@@ -13,7 +13,7 @@ use super::flatten::{self, Step};
 use super::plan::{Origin, Plan, Policy, PortRange, Services};
 use super::ranges::{Addresses, Ports, Protocols};
 use super::rule::{Action, ICMP, TCP, UDP, protocol_name};
-use super::topology::Topology;
+use super::topology::{self, Topology};
 
 /// A rule with more prefixes than this, of both ends together, is not meant one by one.
 const MOST_PAIRS: usize = 1024;
@@ -36,6 +36,7 @@ const HOMELESS: &str = "no network holds these addresses, so that the policy hol
     write a [[route]] for guests that have them";
 const NOT_HERE: &str = "is about addresses at an interface that are not those of its network, and a policy would hold \
     for them by whatever interface: write anti_spoof = true, or a [[route]] for guests that have them";
+const REST_ACCEPTED: &str = "accepts what is left, as natbpf does without a policy";
 const UNANSWERED: &str = "REJECT tells the sender, natbpf drops and says nothing";
 const ALL_QUERIES: &str = "icmp in a policy is every query, not only an echo request";
 
@@ -490,7 +491,8 @@ impl Policies<'_, '_> {
             return Err("comes to more prefixes than natbpf takes".to_owned());
         }
         let text = |prefix: &ipnet::Ipv4Net| match prefix.prefix_len() {
-            32 => prefix.addr().to_string(),
+            // (What no host can have is no guest's address, but a prefix.)
+            32 if topology::has_hosts(prefix) => prefix.addr().to_string(),
             _ => prefix.to_string(),
         };
         end.names = prefixes.iter().map(text).collect();
@@ -558,8 +560,10 @@ impl Policies<'_, '_> {
             rule,
             line,
         } = &self.chain.end;
-        if let Some(rule) = rule {
-            self.findings.done(*rule);
+        match rule {
+            Some(rule) if *accepts => self.findings.note(*rule, REST_ACCEPTED),
+            Some(rule) => self.findings.done(*rule),
+            None => {}
         }
         let (false, Some((line, text))) = (accepts, line) else {
             return;

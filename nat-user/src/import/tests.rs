@@ -568,3 +568,12 @@ fn several_ways_out_are_doubted_where_nothing_is_known_of_the_host() {
     assert_values(&known, &[("uplink.wan.interface", "vmbr0"), ("snat.1", "")]);
     assert_says(&known, Kind::Warning, 3, "no forward needs it");
 }
+
+#[test]
+fn the_hosts_own_loopback_addresses_are_no_network_of_guests() {
+    let text = "*nat\n-A POSTROUTING -s 127.0.0.0/8 ! -o br0 -j MASQUERADE\n\
+                -A POSTROUTING -s 10.1.0.0/16 -o eth0 -j MASQUERADE\nCOMMIT\n";
+    let import = iptables(text, "any", &Options::default()).unwrap();
+    assert_eq!(import.problem, None, "{}", import.toml);
+    assert!(!import.toml.contains("address = \"127."), "{}", import.toml);
+}

@@ -199,6 +199,12 @@ fn translates_source(step: &Step) -> bool {
     )
 }
 
+/// Whether guests could have its addresses: not the host's own ones (loopback), nor those of groups.
+pub(super) fn has_hosts(prefix: &Ipv4Net) -> bool {
+    let first = prefix.network().octets()[0];
+    prefix.prefix_len() >= 8 && !matches!(first, 0 | 127 | 224..)
+}
+
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
@@ -211,7 +217,7 @@ impl View {
             true => Vec::new(),
             false => step.condition.sources.prefixes(),
         });
-        let inside: Vec<Ipv4Net> = sources.filter(|prefix| prefix.prefix_len() >= 8).collect();
+        let inside: Vec<Ipv4Net> = sources.filter(has_hosts).collect();
         self.topology.inside = Ipv4Net::aggregate(&inside);
         // Neighbouring networks are not one network.
         let widest = |prefix: &Ipv4Net| !inside.iter().any(|p| p != prefix && p.contains(prefix));

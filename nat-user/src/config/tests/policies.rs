@@ -113,6 +113,11 @@ fn policy_with_ends_that_are_nobody() {
          write \"10.0.0.0/8\""
     );
     assert_eq!(
+        refusal_of(&policy("from = \"224.0.0.1\"\naction = \"drop\"")),
+        "n.toml:9:8: policy.policy-1.from: 224.0.0.1 is a multicast address; write an address that \
+         one host can have"
+    );
+    assert_eq!(
         refusal_of(&policy("from = [\"lan\", \"lan\"]\naction = \"drop\"")),
         "n.toml:9:16: policy.policy-1.from: `lan` is in the list twice; write it once"
     );

@@ -1,11 +1,11 @@
 //! What tests ask of the sessions, and have done to them.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use super::{Ends, Engine, Slot, State};
-use crate::traffic::session::Key;
+use crate::traffic::session::{Key, Tcp};
 
 /// What a session is selected by.
 pub(in crate::traffic) struct Selected {
@@ -42,7 +42,9 @@ impl Engine {
                 _ if slot.state != State::Open => true,
                 Ends::None => true,
                 Ends::Udp(udp) => !udp.unanswered.is_empty(),
-                Ends::Tcp(tcp) => tcp.streams.iter().any(|way| way.read != way.written),
+                Ends::Tcp(tcp) => {
+                    tcp.streams.iter().any(|way| way.read != way.written) || is_unacknowledged(tcp)
+                }
             }
         };
         slots.iter().filter(busy).count()
@@ -112,4 +114,16 @@ impl Engine {
     pub(in crate::traffic) fn len(&self) -> usize {
         self.slots.len()
     }
+}
+
+/// Whether an end waits for the other's kernel to acknowledge what it has sent: all may have been read,
+/// and the acknowledgement still be on its way.
+fn is_unacknowledged(tcp: &Tcp) -> bool {
+    let ends = [Some(&tcp.client), tcp.server.as_ref()];
+    ends.into_iter().flatten().any(|end| {
+        let mut unsent = 0_i32;
+        // SAFETY: writes an integer, how many bytes have not been acknowledged (tcp(7), SIOCOUTQ).
+        let result = unsafe { libc::ioctl(end.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+        result == 0 && unsent > 0
+    })
 }
