@@ -19,7 +19,7 @@ mod rules;
 mod sessions;
 mod takeover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -310,21 +310,24 @@ impl Dataplane {
             let result = self.interfaces.insert(index, Plain(interface), 0);
             result.context("write map INTERFACES")?;
         }
-        for index in known
-            .into_iter()
-            .filter(|index| !wanted.contains_key(index))
-        {
+        for index in known.iter().filter(|index| !wanted.contains_key(index)) {
             self.interfaces
-                .remove(&index)
+                .remove(index)
                 .context("write map INTERFACES")?;
         }
-        self.set_near_interfaces(wanted)
+        let places = known.iter().chain(wanted.keys());
+        let places = places.map(|index| index % NEAR_INTERFACES).collect();
+        self.set_near_interfaces(&places, wanted)
             .context("write map NEAR_INTERFACES")
     }
 
     /// A place that one has left rests until the next change: a packet may be reading what stood there.
-    fn set_near_interfaces(&mut self, wanted: &BTreeMap<u32, Interface>) -> Result<()> {
-        for place in 0..NEAR_INTERFACES {
+    fn set_near_interfaces(
+        &mut self,
+        places: &BTreeSet<u32>,
+        wanted: &BTreeMap<u32, Interface>,
+    ) -> Result<()> {
+        for &place in places {
             let Plain(near) = self.near_interfaces.get(&place, 0)?;
             let of_place = |index: &&u32| **index % NEAR_INTERFACES == place;
             let index = match near.index {
