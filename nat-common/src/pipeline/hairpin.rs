@@ -119,14 +119,26 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
                 };
                 policy::check(packet, tables, work, network, &target)?;
             }
-            if let Some(reason) = open(tables, work, origin, &server) {
-                return Err(reason);
-            }
-            let port = work.opening.request.record.source_port;
-            opened(packet, tables, &work.parsed, &server, port)
+            to_server(packet, tables, work, origin, &server)
         }
         None => not_ours(external),
     }
+}
+
+/// Opens a session with another guest by the packet, and rewrites that.
+#[inline(always)]
+fn to_server<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    server: &Server<A>,
+) -> Outcome {
+    if let Some(reason) = open(tables, work, origin, server) {
+        return Err(reason);
+    }
+    let port = work.opening.request.record.source_port;
+    opened(packet, tables, &work.parsed, server, port)
 }
 
 /// Whether a guest may send from the address that the packet has.

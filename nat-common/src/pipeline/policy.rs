@@ -17,7 +17,7 @@ use crate::{
     open::{Plain, open_plain},
     packet::Packet,
     parse::{Parsed, Transport},
-    policy::{Judging, Side, action, judge, side, side_of},
+    policy::{Side, action, judge, side, side_of},
     rule::{Interface, interface_flags, mapping},
     session::{Session, View, flags},
     tables::{Tables, way},
@@ -49,7 +49,7 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     }
     let header = &parsed.header;
     let is_group = !header.destination.is_unicast();
-    let (mut to, mut answers) = (side::HOST, (View::Between, 0));
+    let mut to = side::HOST;
     if !is_group {
         let way = tables.way(interface, header.source, header.destination);
         if way == way::NOWHERE {
@@ -57,13 +57,10 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         }
         if way != way::HOST {
             to = side_of(tables.interface(way));
-            answers = answers_from(to);
         }
     }
-    let port = asked_port(parsed);
-    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
-    prepare(tables, &mut work.judging, parsed, (source, destination));
-    (work.judging.from, work.judging.to) = (network, to);
+    let source = header.source;
+    prepare(tables, work, network, to);
     if !is_admitted(packet, tables, work)? {
         return Ok(Verdict::Untouched);
     }
@@ -76,11 +73,12 @@ pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         note(packet, tables, work, false);
         return Ok(Verdict::Untouched);
     }
+    let (answer_view, answer_network) = answers_from(to);
     let plain = Plain {
         view: View::Inside,
         network,
-        answer_view: answers.0,
-        answer_network: answers.1,
+        answer_view,
+        answer_network,
         rule: work.judging.rule,
     };
     open(packet, tables, work, &plain)
@@ -118,10 +116,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     if network == 0 {
         return Ok(Verdict::Untouched);
     }
-    let port = asked_port(parsed);
-    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
-    prepare(tables, &mut work.judging, parsed, (source, destination));
-    (work.judging.from, work.judging.to) = (from, network);
+    prepare(tables, work, from, network);
     if !is_admitted(packet, tables, work)? {
         return Ok(Verdict::Untouched);
     }
@@ -153,12 +148,8 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
         return outcome;
     }
     let is_host = packet.ingress_interface() == 0;
-    let header = &parsed.header;
-    let port = asked_port(parsed);
-    let (source, destination) = (header.source, Endpoint::new(header.destination, port));
-    prepare(tables, &mut work.judging, parsed, (source, destination));
-    work.judging.from = if is_host { side::HOST } else { side::ELSEWHERE };
-    work.judging.to = network;
+    let from = if is_host { side::HOST } else { side::ELSEWHERE };
+    prepare(tables, work, from, network);
     if !is_admitted(packet, tables, work)? {
         return Ok(Verdict::Untouched);
     }
@@ -199,13 +190,12 @@ pub(super) fn check<A: Address, P: Packet, T: Tables<A>>(
     if source == target.endpoint.address {
         return Ok(());
     }
-    let ends = (source, target.endpoint);
-    prepare(tables, &mut work.judging, &work.parsed, ends);
-    work.judging.from = from;
-    work.judging.to = match target.network {
+    let to = match target.network {
         0 => side::ELSEWHERE,
         network => network,
     };
+    prepare(tables, work, from, to);
+    (work.judging.destination, work.judging.port) = (target.endpoint.address, target.endpoint.port);
     match admits(packet, tables, work, target.is_accepted) {
         true => Ok(()),
         false => Err(DropReason::Policy),
@@ -242,17 +232,17 @@ fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
     }
 }
 
+/// Writes down what policies are asked about: the flow that the packet opens as it is.
 #[inline(always)]
-fn prepare<A: Address, T: Tables<A>>(
-    tables: &T,
-    judging: &mut Judging<A>,
-    parsed: &Parsed<A>,
-    (source, destination): (A, Endpoint<A>),
-) {
+fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side, to: Side) {
+    let Work {
+        parsed, judging, ..
+    } = work;
     judging.generation = generation(tables);
-    judging.source = source;
-    judging.destination = destination.address;
-    judging.port = destination.port;
+    (judging.from, judging.to) = (from, to);
+    judging.source = parsed.header.source;
+    judging.destination = parsed.header.destination;
+    judging.port = asked_port(parsed);
     judging.protocol = u32::from(parsed.header.protocol);
 }
 
