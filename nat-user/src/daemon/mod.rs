@@ -44,6 +44,9 @@ const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
+/// How long to wait before the host is looked at again if that failed, for the first time: twice as
+/// long after each further failure, up to the second of these.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(64)];
 
 /// Where a daemon finds and keeps its things.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub async fn run(options: Options) -> Result<()> {
         signals: Signals::new()?,
         sweep: sweep_interval(),
         refresh_at: None,
+        retry_pause: RETRY_PAUSES[0],
         instance: Instance::start(options).await?,
         control,
     };
@@ -103,6 +107,8 @@ struct Daemon {
     sweep: Interval,
     /// When interfaces and addresses are looked at again, if something about them has changed.
     refresh_at: Option<Instant>,
+    /// After how long a look that fails is repeated.
+    retry_pause: Duration,
 }
 
 /// The signals that a daemon listens to.
@@ -179,11 +185,18 @@ impl Daemon {
         }
     }
 
-    /// Looks at interfaces and addresses again.
+    /// Looks at interfaces and addresses again. Of what could not be followed nobody tells a second
+    /// time, so a look that fails is repeated.
     async fn refresh(&mut self) {
         self.refresh_at = None;
-        if let Err(error) = self.instance.refresh().await {
-            log::error!("following a change of the host: {error:#}");
+        match self.instance.refresh().await {
+            Ok(()) => self.retry_pause = RETRY_PAUSES[0],
+            Err(error) => {
+                let pause = self.retry_pause;
+                log::error!("following a change of the host, again in {pause:?}: {error:#}");
+                self.refresh_at = Some(Instant::now() + pause);
+                self.retry_pause = RETRY_PAUSES[1].min(2 * pause);
+            }
         }
         self.instance.follow_services().await;
     }
