@@ -47,11 +47,23 @@ impl Interfaces {
 
     /// Whether no interface can match.
     fn is_nothing(&self) -> bool {
-        let contradicts = |a: &String| {
+        !self.meets(self)
+    }
+
+    /// Whether one may match this and `other`.
+    fn meets(&self, other: &Self) -> bool {
+        let mut is = self.is.iter().chain(&other.is);
+        !is.any(|a| {
             let apart = |b: &String| !within(a, b) && !within(b, a);
-            self.is.iter().any(apart) || self.is_not.iter().any(|pattern| within(a, pattern))
-        };
-        self.is.iter().any(contradicts)
+            let mut others = self.is.iter().chain(&other.is);
+            let mut excluded = self.is_not.iter().chain(&other.is_not);
+            others.any(apart) || excluded.any(|pattern| within(a, pattern))
+        })
+    }
+
+    /// Whether it asks for certain ones, and not only for others than certain ones.
+    pub(super) fn names_some(&self) -> bool {
+        !self.is.is_empty()
     }
 
     /// Whether all that `other` matches is matched.
@@ -196,8 +208,19 @@ impl Condition {
         self.foreign.iter().any(Foreign::is_answer)
     }
 
+    /// Whether a packet may match this and `other`. What tells most rules apart comes first: all of
+    /// them are compared with each other.
     pub(super) fn meets(&self, other: &Self) -> bool {
-        !self.and(other).is_nothing()
+        let agree = |a: Option<bool>, b: Option<bool>| a.is_none() || b.is_none() || a == b;
+        self.ports.meets(&other.ports)
+            && self.destinations.meets(&other.destinations)
+            && self.sources.meets(&other.sources)
+            && self.protocols.meets(&other.protocols)
+            && self.source_ports.meets(&other.source_ports)
+            && agree(self.is_local, other.is_local)
+            && agree(self.is_translated, other.is_translated)
+            && self.input.meets(&other.input)
+            && self.output.meets(&other.output)
     }
 
     /// Whether every packet that `other` matches is matched.

@@ -167,23 +167,32 @@ impl Destinations<'_, '_> {
         Ok(all.into_iter().map(Some).collect())
     }
 
-    /// The ports that earlier rules leave, which themselves stay as they are. `None`: none.
+    /// The ports that earlier rules leave, which themselves stay as they are. `None`: none, or none
+    /// that earlier forwards leave.
     fn ports_left(&mut self, index: usize, uplink: usize, outside: &Addresses) -> Option<Ports> {
         let interface = &self.topology.uplinks[uplink].interface;
         let mut left = seen(&self.steps[index].condition, interface, outside)?;
+        let mut reached = left.clone();
         for before in &self.steps[..index] {
-            let stays = match &before.action {
-                Action::Accept => true,
-                // Rules that became forwards come first there too.
-                _ => {
-                    before.ends()
-                        && self.findings.is_done(before.rule)
-                        && !self.is_forward(before.rule)
-                }
-            };
-            let Some(taken) = seen(&before.condition, interface, outside).filter(|_| stays) else {
+            if !before.condition.meets(&self.steps[index].condition) {
+                continue;
+            }
+            let is_forward = self.is_forward(before.rule);
+            let stays = before.action == Action::Accept
+                || before.ends() && self.findings.is_done(before.rule);
+            let taken = seen(&before.condition, interface, outside);
+            let Some(taken) = taken.filter(|_| stays || is_forward) else {
                 continue;
             };
+            match reached.without(&taken) {
+                Rest::Nothing => return None,
+                Rest::Some(some) if unreached().covers(&some.ports) => return None,
+                Rest::Some(some) => reached = *some,
+                Rest::All | Rest::Unclear => {}
+            }
+            if is_forward {
+                continue; // Comes first there too.
+            }
             match left.without(&taken) {
                 Rest::All => {}
                 Rest::Nothing => return None,
@@ -361,9 +370,9 @@ impl Destinations<'_, '_> {
         let interface = network.map_or("", |network| network.interface.as_str());
         let external = external(&forward);
         let mut reached_by = None;
-        for step in self.steps {
-            let Some(seen) = seen(&step.condition, interface, &neighbours).filter(|_| step.ends())
-            else {
+        let ends = |step: &&Step| step.ends() && step.condition.ports.meets(&external.ports);
+        for step in self.steps.iter().filter(ends) {
+            let Some(seen) = seen(&step.condition, interface, &neighbours) else {
                 continue;
             };
             let (mut seen, mut external) = (seen, external.clone());
@@ -411,11 +420,11 @@ impl Destinations<'_, '_> {
             ports: set(forward.inside_ports()),
             ..Condition::default()
         };
-        let first = self.after.iter().find(|step| {
+        let ends = |step: &&Step| step.ends() && step.condition.output.matches(interface);
+        let first = self.after.iter().filter(ends).find(|step| {
             let mut condition = step.condition.clone();
-            let leaves = condition.output.matches(interface);
             condition.output = Default::default();
-            step.ends() && leaves && condition.meets(&inside)
+            condition.meets(&inside)
         });
         first.is_some_and(|step| matches!(step.action, Action::Snat(_) | Action::Masquerade(_)))
     }
@@ -465,6 +474,9 @@ fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
     }
     if condition.is_local == Some(false) || condition.is_translated.is_some() {
         return Some("natbpf's forwards are about the external addresses".to_owned());
+    }
+    if unreached().covers(&condition.ports) {
+        return Some("nobody can be reached at port 0".to_owned());
     }
     let with_ports = Protocols::one(TCP).or(&Protocols::one(UDP));
     let names_ports = !condition.ports.is_full() || choice.ports.is_some();
@@ -538,11 +550,16 @@ fn list(ports: &Ports) -> Vec<PortRange> {
         return Vec::new();
     }
     let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    // Nobody can be reached at port 0.
-    let ranges = ports.ranges().iter().filter(|(_, last)| *last > 0);
+    let ports = ports.without(&unreached());
+    let ranges = ports.ranges().iter();
     ranges
-        .map(|(first, last)| (port(*first).max(1), port(*last)))
+        .map(|(first, last)| (port(*first), port(*last)))
         .collect()
+}
+
+/// Nobody can be reached at port 0.
+fn unreached() -> Ports {
+    Ports::one(0)
 }
 
 /// What a forward takes from outside.
@@ -594,9 +611,10 @@ fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
             return Ok(vec![(list(ports), Vec::new(), None)]);
         }
         // `to_ports` stands beside `ports` only.
-        let ports = list(&ports.and(&Ports::range(1, 65535)));
+        let ports = list(&ports.without(&unreached()));
         return Ok(vec![(ports, vec![(first, first)], None)]);
     }
+    let ports = ports.without(&unreached());
     // A port of the range is kept; all others get the first one.
     let range = Ports::range(first.into(), last.into());
     let (kept, moved) = (ports.and(&range), ports.without(&range));

@@ -27,8 +27,9 @@ impl Step {
     }
 }
 
-/// No chain of a kernel's rules is as deep as this: a loop, which only a made-up file can have.
-const DEEPEST: usize = 64;
+/// No host's chains unfold to more steps. Chains that jump twice to one that jumps twice to a next,
+/// and so on, would soon fill all memory.
+const MOST_STEPS: usize = 100_000;
 
 /// The steps from a built-in chain of a table.
 pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Vec<Step> {
@@ -36,9 +37,10 @@ pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Vec<Step> {
         dump,
         table: dump.tables.get(table),
         steps: Vec::new(),
+        way: Vec::new(),
         through: 0,
     };
-    walk.chain(hook, &Condition::default(), 0);
+    walk.chain(hook, &Condition::default());
     walk.steps
 }
 
@@ -46,49 +48,70 @@ struct Walk<'d> {
     dump: &'d Dump,
     table: Option<&'d Table>,
     steps: Vec<Step>,
+    /// The chains that lead to the rule at which it is.
+    way: Vec<String>,
     through: usize,
 }
 
 impl Walk<'_> {
     /// Walks through a chain under the condition that led to it.
-    fn chain(&mut self, chain: &str, path: &Condition, depth: usize) {
+    fn chain(&mut self, chain: &str, path: &Condition) {
+        let is_built_in = self.way.is_empty();
+        self.way.push(chain.to_owned());
         let rules = self.table.and_then(|table| table.chains.get(chain));
         // What has left the chain by RETURN.
         let mut left = Vec::new();
         for &position in rules.into_iter().flatten() {
             let rule = &self.dump.rules[position];
-            if depth == 0 {
+            if is_built_in {
                 self.through = position;
             }
             let condition = without(&path.and(&rule.condition), &left);
             let mut action = rule.action.clone();
             match &rule.action {
-                Action::Return if depth > 0 => {
+                Action::Return if !is_built_in => {
                     self.push(position, condition.clone(), Action::Count);
                     left.extend(Some(condition).filter(opens));
                     continue;
                 }
                 Action::Return => action = Action::Accept,
-                Action::Run { chain, is_goto } => {
-                    let is_known = self
-                        .table
-                        .is_some_and(|table| table.chains.contains_key(chain));
-                    if is_known && depth < DEEPEST {
+                Action::Run { chain, is_goto } => match self.why_not(chain) {
+                    Some(reason) => action = Action::Unknown(reason),
+                    None => {
                         self.push(position, condition.clone(), Action::Count);
-                        self.chain(chain, &condition, depth + 1);
+                        self.chain(chain, &condition);
                         if *is_goto {
                             left.extend(Some(condition).filter(opens));
                         }
                         continue;
                     }
-                    action = Action::Unknown(format!(
-                        "the file has no chain {chain}, and natbpf nothing of that name"
-                    ));
-                }
+                },
                 _ => {}
             }
             self.push(position, condition, action);
         }
+        self.way.pop();
+    }
+
+    /// Why a jump to a chain leads nowhere.
+    fn why_not(&self, chain: &String) -> Option<String> {
+        let is_known = |table: &Table| table.chains.contains_key(chain);
+        if !self.table.is_some_and(is_known) {
+            return Some(format!(
+                "the file has no chain {chain}, and natbpf nothing of that name"
+            ));
+        }
+        if self.way.contains(chain) {
+            return Some(format!(
+                "leads back to chain {chain}, from which it came, and iptables takes no such rule"
+            ));
+        }
+        (self.steps.len() >= MOST_STEPS).then(|| {
+            format!(
+                "the chains have more than {MOST_STEPS} rules in all, counted once for each way \
+                 that leads to them: natbpf reads no more"
+            )
+        })
     }
 
     fn push(&mut self, rule: usize, condition: Condition, action: Action) {
@@ -159,10 +182,40 @@ mod tests {
         assert_eq!(steps.last().unwrap().condition.input.is_not, ["eth0"]);
     }
 
+    fn unknown(steps: &[Step]) -> Vec<&str> {
+        let reason = |step| match step {
+            &Step {
+                action: Action::Unknown(ref reason),
+                ..
+            } => Some(reason.as_str()),
+            _ => None,
+        };
+        steps.iter().filter_map(reason).collect()
+    }
+
     #[test]
     fn a_loop_ends() {
-        let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n-A PREROUTING -j a\n-A a -j a\n";
+        let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n-A PREROUTING -j a\n\
+            -A PREROUTING -j a\n-A a -j PREROUTING\n-A a -j a\n";
         let steps = steps(&Dump::read(text).unwrap(), "nat", "PREROUTING");
-        assert!(matches!(steps.last().unwrap().action, Action::Unknown(_)));
+        assert_eq!(steps.len(), 6);
+        assert_eq!(unknown(&steps).len(), 4);
+        assert!(unknown(&steps)[0].contains("leads back to chain PREROUTING"));
+    }
+
+    #[test]
+    fn chains_that_unfold_without_end_are_cut_off() {
+        let mut text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j c0\n".to_owned();
+        for chain in 0..30 {
+            let next = chain + 1;
+            text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{next}\n-A c{chain} -j c{next}\n");
+        }
+        let steps = steps(&Dump::read(&text).unwrap(), "nat", "PREROUTING");
+        assert!(steps.len() < MOST_STEPS + 100, "{}", steps.len());
+        assert!(
+            unknown(&steps)
+                .iter()
+                .any(|reason| reason.contains("no more"))
+        );
     }
 }

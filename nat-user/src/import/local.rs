@@ -38,12 +38,9 @@ impl Locals<'_, '_> {
     /// Which step sends all of the host's own connections where a forward sends those of others.
     fn step_for(&self, forward: &Forward) -> Option<usize> {
         let wanted = self.own(forward)?;
-        for (index, step) in self
-            .steps
-            .iter()
-            .enumerate()
-            .filter(|(_, step)| step.ends())
-        {
+        let ends = |step: &Step| step.ends() && step.condition.ports.meets(&wanted.ports);
+        let steps = self.steps.iter().enumerate();
+        for (index, step) in steps.filter(|(_, step)| ends(step)) {
             // Its own packets come in by no interface.
             let Some(mut seen) = seen(&step.condition, "", &Addresses::full()) else {
                 continue;

@@ -174,10 +174,12 @@ const HOOKS: [&str; 4] = ["PREROUTING", "POSTROUTING", "OUTPUT", "INPUT"];
 fn living(dump: &Dump, hooks: [Vec<Step>; 4], findings: &mut Findings<'_>) -> [Vec<Step>; 4] {
     let mut why_dead = vec![None; dump.rules.len()];
     let mut is_alive = vec![false; dump.rules.len()];
+    let mut names = HOOKS.iter();
     let living = hooks.map(|steps| {
+        let hook = names.next().copied().unwrap_or_default();
         let mut living: Vec<Step> = Vec::new();
-        for step in steps {
-            match death(dump, &step, &living) {
+        for mut step in steps {
+            match blind(hook, &mut step).or_else(|| death(dump, &step, &living)) {
                 Some(reason) => {
                     why_dead[step.rule].get_or_insert(reason);
                 }
@@ -199,6 +201,22 @@ fn living(dump: &Dump, hooks: [Vec<Step>; 4], findings: &mut Findings<'_>) -> [V
         findings.done(rule);
     }
     living
+}
+
+/// Why a step of a hook of the nat table asks in vain for the interface that packets there do not
+/// have yet, or no more. That it is not a certain one is always true.
+fn blind(hook: &str, step: &mut Step) -> Option<String> {
+    let condition = &mut step.condition;
+    let (interface, way) = match hook {
+        "PREROUTING" | "INPUT" => (&mut condition.output, "leaves by"),
+        _ => (&mut condition.input, "came in by"),
+    };
+    let asked = std::mem::take(interface);
+    asked.names_some().then(|| {
+        format!(
+            "a packet in {hook} has no interface that it {way}, and iptables takes no such rule"
+        )
+    })
 }
 
 /// Why no packet is left for a step behind others.

@@ -115,11 +115,25 @@ impl<const MAX: u32> Ranges<MAX> {
     }
 
     pub(super) fn covers(&self, other: &Self) -> bool {
-        other.without(self).is_empty()
+        let within = |(first, last): &(u32, u32)| {
+            let behind = self.0.partition_point(|(_, own)| own < last);
+            self.0.get(behind).is_some_and(|(own, _)| own <= first)
+        };
+        other.0.iter().all(within)
     }
 
     pub(super) fn meets(&self, other: &Self) -> bool {
-        !self.and(other).is_empty()
+        let (mut ours, mut theirs) = (&self.0[..], &other.0[..]);
+        while let ([our, our_rest @ ..], [their, their_rest @ ..]) = (ours, theirs) {
+            if our.1 < their.0 {
+                ours = our_rest;
+            } else if their.1 < our.0 {
+                theirs = their_rest;
+            } else {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -156,6 +170,19 @@ mod tests {
             Addresses::one(u32::MAX).complement().complement().count(),
             1
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sets_are_compared_as_their_parts_are(
+            a in proptest::collection::vec((0u32..40, 0u32..40), 0..5),
+            b in proptest::collection::vec((0u32..40, 0u32..40), 0..5),
+        ) {
+            let (a, b) = (Ports::from_ranges(a), Ports::from_ranges(b));
+            proptest::prop_assert_eq!(a.meets(&b), !a.and(&b).is_empty());
+            proptest::prop_assert_eq!(a.covers(&b), b.without(&a).is_empty());
+            proptest::prop_assert!(a.or(&b).covers(&a) && a.covers(&a.and(&b)));
+        }
     }
 
     #[test]

@@ -36,6 +36,19 @@ struct Translation<'s> {
     parts: Vec<usize>,
 }
 
+/// What is translated by rules that differ in the source's prefix only.
+struct Part {
+    prefixes: Vec<Ipv4Net>,
+    /// Whether these are all sources that there are.
+    is_of_all: bool,
+    /// Destinations to which they are left alone.
+    exclude: Vec<Ipv4Net>,
+    /// Whether the original leaves alone multicast and broadcast by name.
+    multicast: bool,
+    /// Rules of the original that leave these alone.
+    used: Vec<usize>,
+}
+
 impl Translation<'_> {
     fn same_target(&self, other: &Self) -> bool {
         self.choice.addresses == other.choice.addresses
@@ -384,31 +397,31 @@ impl Sources<'_, '_> {
                 used.push(step.rule);
             } else {
                 narrower.push((left.sources.and(&condition.sources), step));
-                self.findings.done(step.rule);
             }
         }
-        for (sources, step) in &narrower {
+        let narrow = narrower.iter().map(|(sources, step)| {
             // Those of another narrower one that hold all of these count as well.
             let wider = narrower.iter().filter(|(other, _)| other.covers(sources));
             let left = wider.fold(exclude.clone(), |all, (_, step)| {
                 all.or(&step.condition.destinations)
             });
-            self.push(uplink, translation, sources, &left, &[step.rule]);
+            self.part(sources, &left, vec![step.rule])
+        });
+        let whole = self.part(&condition.sources, &exclude, used);
+        let parts: Vec<Part> = narrow.chain([whole]).collect();
+        let is_short = |part: &Part| {
+            part.prefixes.len() <= MOST_PREFIXES && part.exclude.len() <= MOST_PREFIXES
+        };
+        if !parts.iter().all(is_short) {
+            return self.refuse(translation, "takes more than 64 prefixes to say");
         }
-        self.push(uplink, translation, &condition.sources, &exclude, &used);
+        for part in parts {
+            self.push(uplink, translation, part);
+        }
     }
 
-    /// Adds the rules for a set of sources.
-    fn push(
-        &mut self,
-        uplink: usize,
-        translation: &Translation<'_>,
-        sources: &Addresses,
-        exclude: &Addresses,
-        used: &[usize],
-    ) {
-        let rule = translation.step.rule;
-        let prefixes = sources.prefixes();
+    /// What is translated of some sources, but to `left`.
+    fn part(&self, sources: &Addresses, left: &Addresses, used: Vec<usize>) -> Part {
         // What stays in a network does not leave by an uplink.
         let stays = self
             .topology
@@ -416,21 +429,28 @@ impl Sources<'_, '_> {
             .iter()
             .map(|net| Addresses::prefix(net.address.trunc()));
         let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
-        let multicast = exclude.meets(&never_translated()) && !stays.covers(exclude);
-        let everything = exclude.or(&never_translated()).is_full();
-        let exclude = &match everything {
+        let everything = left.or(&never_translated()).is_full();
+        let exclude = match everything {
             true => Addresses::full(),
-            false => exclude.without(&never_translated()),
+            false => left.without(&never_translated()),
         };
-        let exclude = if stays.covers(exclude) {
-            Vec::new()
-        } else {
-            exclude.prefixes()
-        };
-        if prefixes.len() > MOST_PREFIXES || exclude.len() > MOST_PREFIXES {
-            return self.refuse(translation, "takes more than 64 prefixes to say");
+        Part {
+            prefixes: sources.prefixes(),
+            is_of_all: sources.is_full(),
+            exclude: if stays.covers(&exclude) {
+                Vec::new()
+            } else {
+                exclude.prefixes()
+            },
+            multicast: left.meets(&never_translated()) && !stays.covers(left),
+            used,
         }
-        for prefix in prefixes {
+    }
+
+    /// Adds the rules for a set of sources.
+    fn push(&mut self, uplink: usize, translation: &Translation<'_>, part: Part) {
+        let rule = translation.step.rule;
+        for prefix in part.prefixes {
             let networks = self.topology.networks.iter();
             let network = networks
                 .clone()
@@ -438,14 +458,14 @@ impl Sources<'_, '_> {
             let mut origin = Origin::default();
             translation.parts.iter().for_each(|part| origin.add(*part));
             origin.add(rule);
-            for rule in used {
+            for rule in &part.used {
                 origin.add(*rule);
                 self.findings.done(*rule);
             }
-            if multicast {
+            if part.multicast {
                 origin.remark("Multicast and broadcast are never translated");
             }
-            if sources.is_full() {
+            if part.is_of_all {
                 origin.remark(
                     "Of every source, as in the original; network = \"NAME\" would say whose",
                 );
@@ -460,7 +480,7 @@ impl Sources<'_, '_> {
                     .choice
                     .ports
                     .filter(|ports| *ports != USUAL_PORTS),
-                exclude: exclude.clone(),
+                exclude: part.exclude.clone(),
                 origin,
             });
         }

@@ -249,6 +249,64 @@ fn rules_that_cannot_match_are_left_out_with_a_warning() {
 }
 
 #[test]
+fn rules_that_ask_for_an_interface_too_early_or_too_late_cannot_match() {
+    let import = usual(
+        "-A PREROUTING -o eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
+         -A POSTROUTING -i br0 -s 10.0.0.0/25 -o eth1 -j SNAT --to-source 192.0.2.11\n\
+         -A PREROUTING -i eth0 ! -o eth0 -p tcp --dport 81 -j DNAT --to-destination 10.0.0.2",
+    );
+    assert_says(&import, Kind::Warning, 3, "no interface that it leaves by");
+    assert_says(&import, Kind::Warning, 4, "no interface that it came in by");
+    assert_values(
+        &import,
+        &[("forward.0.ports", "81"), ("forward.1", ""), ("snat.1", "")],
+    );
+}
+
+#[test]
+fn forwards_of_which_others_take_all_from_outside_are_left_out() {
+    let import = usual(
+        "-A PREROUTING -i eth0 -p tcp --dport 80:90 -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p tcp --dport 85:95 -j DNAT --to-destination 10.0.0.3\n\
+         -A PREROUTING -p tcp --dport 82:92 -j DNAT --to-destination 10.0.0.4\n\
+         -A PREROUTING -i eth0 -j DNAT --to-destination 10.0.0.5\n\
+         -A PREROUTING -d 192.0.2.8 -j DNAT --to-destination 10.0.0.6",
+    );
+    assert_values(
+        &import,
+        &[
+            ("forward.0.ports", "80-90"),
+            // The first one comes first in natbpf as well.
+            ("forward.1.ports", "85-95"),
+            ("forward.2.protocol", "all"),
+            ("forward.3", ""),
+        ],
+    );
+    for line in [5, 7] {
+        assert_says(&import, Kind::Untranslated, line, "connections of guests");
+    }
+}
+
+#[test]
+fn nobody_is_reached_at_port_0() {
+    let import = usual(
+        "-A PREROUTING -i eth0 -p tcp --dport 0 -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p udp --dport 1:65535 -j ACCEPT\n\
+         -A PREROUTING -i eth0 -p udp -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p tcp -j DNAT --to-destination 10.0.0.2:1-65535",
+    );
+    assert_says(&import, Kind::Untranslated, 3, "port 0");
+    assert_values(
+        &import,
+        &[
+            ("forward.0.protocol", "tcp"),
+            ("forward.0.ports", "1-65535"),
+            ("forward.1", ""),
+        ],
+    );
+}
+
+#[test]
 fn sources_that_are_left_alone_are_excluded() {
     let import = nat(
         "-A POSTROUTING -s 10.0.0.0/24 -d 10.8.0.0/16 -j ACCEPT\n\
@@ -576,4 +634,25 @@ fn the_hosts_own_loopback_addresses_are_no_network_of_guests() {
     let import = iptables(text, "any", &Options::default()).unwrap();
     assert_eq!(import.problem, None, "{}", import.toml);
     assert!(!import.toml.contains("address = \"127."), "{}", import.toml);
+}
+
+#[test]
+fn loopback_is_no_uplink() {
+    let rules = "-A POSTROUTING -s 10.1.0.0/16 -o lo -j MASQUERADE";
+    let import = nat(rules, &Options::default());
+    assert_says(&import, Kind::Untranslated, 2, "none of the uplinks");
+    assert_values(&import, &[("uplink.wan.interface", "eth0")]);
+}
+
+#[test]
+fn a_rule_that_takes_too_many_words_is_refused_as_a_whole() {
+    let import = nat(
+        "-A POSTROUTING -s 172.22.161.0/24 -d 172.22.161.254 -j ACCEPT\n\
+         -A POSTROUTING -d 172.22.161.0/24 -o vmbr0 -j MASQUERADE\n\
+         -A POSTROUTING -s 192.168.122.0/24 -p tcp -j MASQUERADE --to-ports 1024-65535",
+        &Options::default(),
+    );
+    assert_says(&import, Kind::Note, 2, "leaves alone");
+    assert_says(&import, Kind::Untranslated, 3, "64 prefixes");
+    assert_values(&import, &[("snat.0", "")]);
 }

@@ -359,7 +359,8 @@ impl View {
                 .flatten()
         });
         let leaving: Vec<String> = leaving.map(str::to_owned).collect();
-        match leaving.iter().find(|name| !inside.contains(*name)) {
+        let leads_outside = |name: &&String| !inside.contains(*name) && *name != "lo";
+        match leaving.iter().find(leads_outside) {
             Some(name) => self.add_uplink(name, inside, Some(check)),
             None => self.add_uplink("eth0", &BTreeSet::new(), Some(check)),
         }
