@@ -154,8 +154,8 @@ impl<'w> Reader<'w> {
                 self.next();
                 return;
             }
-            "-j" | "--jump" => return self.target = Some((value, false)),
-            "-g" | "--goto" => return self.target = Some((value, true)),
+            "-j" | "--jump" => return self.jump(value, false),
+            "-g" | "--goto" => return self.jump(value, true),
             "--comment" => return self.comment = Some(value.to_owned()),
             name => match matched(name, value, is) {
                 Some(narrow) => narrow,
@@ -206,6 +206,12 @@ impl<'w> Reader<'w> {
         let text = format!("{not}{name} {value}").trim_end().to_owned();
         let reason = reason.to_owned();
         self.condition.foreign.push(Foreign { text, reason });
+    }
+
+    fn jump(&mut self, target: &'w str, is_goto: bool) {
+        if self.target.replace((target, is_goto)).is_some() {
+            self.problem = Some("has two targets, and iptables takes one".to_owned());
+        }
     }
 
     fn target_option(&mut self, name: &'w str, value: &'w str, is: bool) {
@@ -533,6 +539,16 @@ mod tests {
         assert_eq!(before.condition, behind.condition);
         assert_eq!(before.condition.destinations.prefixes().len(), 8);
         assert_eq!(before.action, Action::Masquerade(Choice::default()));
+    }
+
+    #[test]
+    fn two_targets_are_none() {
+        for text in ["-j ACCEPT -j NETMAP --to 10.0.0.0/8", "-j ACCEPT -g docker"] {
+            let Action::Unknown(reason) = rule(text).action else {
+                panic!("{text}");
+            };
+            assert!(reason.contains("two targets"), "{reason}");
+        }
     }
 
     #[test]
