@@ -6,6 +6,7 @@
 pub mod bulk;
 mod connect;
 pub mod craft;
+pub mod following;
 mod load;
 mod nat;
 mod oracle;

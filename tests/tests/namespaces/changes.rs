@@ -2,40 +2,22 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::topology::{Options, Proxmox, Uplink};
 use nix::sys::signal::Signal;
+use tests::following::{FOLLOWED, soon_seen};
 use tests::{at, exchange};
-
-/// How long a change may take to be followed.
-const FOLLOWED: Duration = Duration::from_secs(1);
-/// The same in questions, and how long the answer to one is waited for.
-const QUESTIONS: usize = 50;
-const QUESTION: Duration = Duration::from_millis(20);
 
 /// The host's address on a second wire to the provider, and the provider's.
 const BACKUP: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 10);
 const BACKUP_ISP: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 1);
 
-/// Sends until the guest is seen as this address; then an answer must come back. The time is counted
-/// in questions: one during which the whole machine stands still is one, not all of them.
+/// The guest is seen as this address soon; then an answer must come back.
 fn is_seen_as(guest: &UdpSocket, server: &UdpSocket, expected: Ipv4Addr) -> Result<()> {
-    server.set_read_timeout(Some(QUESTION))?;
-    let mut questions = QUESTIONS;
-    let seen = loop {
-        let asked = Instant::now();
-        guest.send_to(b"who am I", at(Proxmox::CLI, 7000))?;
-        match server.recv_from(&mut [0; 16]) {
-            Ok((_, seen)) if seen.ip() == expected => break seen,
-            other => ensure!(questions > 0, "not seen as {expected}: {other:?}"),
-        }
-        questions -= 1;
-        thread::sleep(QUESTION.saturating_sub(asked.elapsed()));
-    };
-    // What else is on its way.
-    while server.recv_from(&mut [0; 16]).is_ok() {}
+    let to = at(Proxmox::CLI, 7000);
+    let seen = soon_seen(guest, to, server, |seen| seen.ip() == expected)
+        .with_context(|| format!("not seen as {expected}"))?;
     server.send_to(b"answer", seen)?;
     guest.recv(&mut [0; 16]).context("no answer")?;
     Ok(())

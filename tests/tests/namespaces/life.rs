@@ -16,12 +16,11 @@ use lab::topology::Proxmox;
 use lab::{Host, Natbpf};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
+use tests::following::{FOLLOWED, soon_seen};
 use tests::{Load, at, exchange, hears};
 
 /// Long enough for a TCP connection to be in the middle of something.
 const BULK: usize = 300_000_000;
-/// How long a change of the host may take to be followed.
-const FOLLOWED: Duration = Duration::from_secs(1);
 
 /// One stream of datagrams by masquerade and one by a forward.
 struct Loads([Load; 2]);
@@ -310,17 +309,9 @@ fn l6_sessions_follow_the_external_address() -> Result<()> {
         Proxmox::PUBLIC,
         Proxmox::ISP
     ))?;
-    let changed = Instant::now();
-    server.set_read_timeout(Some(Duration::from_millis(20)))?;
     // The guest goes on from the same port.
-    let seen = loop {
-        guest.send_to(b"after", at(Proxmox::CLI, 7000))?;
-        match server.recv_from(&mut [0; 16]) {
-            Ok((_, seen)) if seen == at(other, 5000).into() => break seen,
-            _ if changed.elapsed() > patience(FOLLOWED) => bail!("nothing within 1 s"),
-            _ => {}
-        }
-    };
+    let is_other = |seen| seen == at(other, 5000).into();
+    let seen = soon_seen(&guest, at(Proxmox::CLI, 7000), &server, is_other)?;
     server.send_to(b"answer", seen)?;
     guest.recv(&mut [0; 16]).context("no answer")?;
     let sessions = natbpf.conntrack(&[])?;

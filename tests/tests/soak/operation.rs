@@ -1,7 +1,7 @@
 //! What is done to natbpf and its host.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,14 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::Host;
 use lab::topology::Proxmox;
 use tests::at;
+use tests::following::soon_seen;
 use tests::traffic::{Key, Protocol, SPARE};
 
 use crate::random::Random;
 use crate::settings::Settings;
 use crate::world::World;
 
-/// How soon new sessions work when the external address is another, and datagrams when an
-/// interface is back.
-const NEW_ADDRESS_LIMIT: Duration = Duration::from_secs(1);
+/// How soon datagrams work when an interface is back.
 const BACK_LIMIT: Duration = Duration::from_secs(1);
 /// A host that has another Ethernet address is believed after `locktime`, a second, at the latest.
 const MOVED_LIMIT: Duration = Duration::from_secs(2);
@@ -373,7 +372,7 @@ fn new_address(world: &mut World) -> Result<String> {
     let new = world.take_next_address();
     world.exchange_address(old, new)?;
     let changed = Instant::now();
-    works_by(world, new, changed)?;
+    works_by(world, new)?;
     let took = changed.elapsed();
     world.end_probes()?;
     world.traffic.set_first(new);
@@ -387,23 +386,13 @@ fn new_address(world: &mut World) -> Result<String> {
 }
 
 /// A guest that sends is seen at this address, soon.
-fn works_by(world: &World, address: Ipv4Addr, changed: Instant) -> Result<()> {
+fn works_by(world: &World, address: Ipv4Addr) -> Result<()> {
     let server = world.net.cli.udp(&at(Proxmox::CLI, 7100).to_string())?;
-    server.set_read_timeout(Some(Duration::from_millis(20)))?;
     let guest = world.net.vm1.udp("0.0.0.0:0")?;
-    let mut buffer = [0; 16];
-    let mut seen = None;
-    while changed.elapsed() < NEW_ADDRESS_LIMIT {
-        // An error is that of a packet before.
-        let _ = guest.send_to(b"here", at(Proxmox::CLI, 7100));
-        if let Ok((_, from)) = server.recv_from(&mut buffer) {
-            seen = Some(from);
-            if from.ip() == address {
-                return Ok(());
-            }
-        }
-    }
-    bail!("a new session is seen at {seen:?} after {NEW_ADDRESS_LIMIT:?}, not at {address}")
+    let is_it = |seen: SocketAddr| seen.ip() == address;
+    soon_seen(&guest, at(Proxmox::CLI, 7100), &server, is_it)
+        .with_context(|| format!("not seen as {address}"))?;
+    Ok(())
 }
 
 /// A guest's interface gets another Ethernet address, as when its machine is made again.

@@ -1,0 +1,49 @@
+//! How soon a change of the host is followed.
+
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab::patience::patience;
+
+/// How long it may take.
+pub const FOLLOWED: Duration = Duration::from_secs(1);
+
+/// How long each question takes.
+const QUESTION: Duration = Duration::from_millis(20);
+
+/// Sends until the server sees the sender as `is_expected` says; gives what it saw. Afterwards the
+/// server has nothing more to read, and waits no longer than a question takes.
+///
+/// The time is counted in questions: one during which the whole machine stands still is one, not
+/// all of them.
+///
+/// # Errors
+/// When that is not so within [`FOLLOWED`].
+pub fn soon_seen(
+    sender: &UdpSocket,
+    to: SocketAddrV4,
+    server: &UdpSocket,
+    is_expected: impl Fn(SocketAddr) -> bool,
+) -> Result<SocketAddr> {
+    server
+        .set_read_timeout(Some(QUESTION))
+        .context("time limit")?;
+    let mut last = Ok(0);
+    let mut last_seen = None;
+    for _ in 0..=patience(FOLLOWED).as_millis() / QUESTION.as_millis() {
+        let asked = Instant::now();
+        // An error may be that of a packet before.
+        last = sender.send_to(b"who am I", to);
+        if let Ok((_, seen)) = server.recv_from(&mut [0; 16]) {
+            last_seen = Some(seen);
+            if is_expected(seen) {
+                while server.recv_from(&mut [0; 16]).is_ok() {}
+                return Ok(seen);
+            }
+        }
+        thread::sleep(QUESTION.saturating_sub(asked.elapsed()));
+    }
+    bail!("after {FOLLOWED:?} seen as {last_seen:?}; sent at last: {last:?}")
+}
