@@ -3,6 +3,7 @@
 //! It holds no packet logic: that is in `nat-common`, which the programs in the kernel are made
 //! of.
 
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod commands;

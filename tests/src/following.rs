@@ -10,6 +10,9 @@ use lab::patience::patience;
 /// How long it may take.
 pub const FOLLOWED: Duration = Duration::from_secs(1);
 
+/// How long other things may take that are waited for.
+const SOON: Duration = Duration::from_secs(10);
+
 /// How long each question takes.
 const QUESTION: Duration = Duration::from_millis(20);
 
@@ -46,4 +49,19 @@ pub fn soon_seen(
         thread::sleep(QUESTION.saturating_sub(asked.elapsed()));
     }
     bail!("after {FOLLOWED:?} seen as {last_seen:?}; sent at last: {last:?}")
+}
+
+/// Waits until something is so.
+///
+/// # Errors
+/// When it is not within 10 s, or cannot be asked.
+pub fn soon(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + patience(SOON);
+    while !is_so()? {
+        if Instant::now() > deadline {
+            bail!("{what}: not after {SOON:?}");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    backoff::Backoff,
     clock,
     control::{ControlServer, Reply, Request, Response},
     dataplane::PASS_BUDGET,
@@ -44,9 +45,9 @@ const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
-/// How long to wait before the host is looked at again if that failed, for the first time: twice as
-/// long after each further failure, up to the second of these.
-const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(64)];
+/// How long to wait before the host is looked at again if that failed.
+const LEAST_PAUSE: Duration = Duration::from_millis(250);
+const MOST_PAUSE: Duration = Duration::from_secs(64);
 
 /// Where a daemon finds and keeps its things.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub async fn run(options: Options) -> Result<()> {
         signals: Signals::new()?,
         sweep: sweep_interval(),
         refresh_at: None,
-        retry_pause: RETRY_PAUSES[0],
+        backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),
         instance: Instance::start(options).await?,
         control,
     };
@@ -107,8 +108,8 @@ struct Daemon {
     sweep: Interval,
     /// When interfaces and addresses are looked at again, if something about them has changed.
     refresh_at: Option<Instant>,
-    /// After how long a look that fails is repeated.
-    retry_pause: Duration,
+    /// When a look that fails is repeated.
+    backoff: Backoff,
 }
 
 /// The signals that a daemon listens to.
@@ -190,12 +191,11 @@ impl Daemon {
     async fn refresh(&mut self) {
         self.refresh_at = None;
         match self.instance.refresh().await {
-            Ok(()) => self.retry_pause = RETRY_PAUSES[0],
+            Ok(()) => self.backoff.succeeded(),
             Err(error) => {
-                let pause = self.retry_pause;
-                log::error!("following a change of the host, again in {pause:?}: {error:#}");
+                let pause = self.backoff.failed();
+                log::error!("following a change of the host: {error:#}; tried again in {pause:?}");
                 self.refresh_at = Some(Instant::now() + pause);
-                self.retry_pause = RETRY_PAUSES[1].min(2 * pause);
             }
         }
         self.instance.follow_services().await;

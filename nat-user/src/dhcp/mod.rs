@@ -28,6 +28,7 @@ use self::{
     names::Leases,
     process::{Files, Process},
 };
+use crate::backoff::Backoff;
 use crate::config::{Diagnostic, Loaded, model::Config};
 
 /// The directory in the run directory.
@@ -39,7 +40,7 @@ const NEW_WARNINGS: &str = "warnings.json.new";
 /// How many are started or ended at the same time: each is mostly waited for.
 const AT_ONCE: usize = 32;
 
-/// How long a dnsmasq that has ended is left alone; twice as long each time.
+/// How long a dnsmasq that has ended is left alone.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_PAUSE: Duration = Duration::from_secs(60);
 /// One that has run for so long is well.
@@ -61,7 +62,7 @@ struct Service {
     files: Files,
     conf: Conf,
     condition: Condition,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 enum Condition {
@@ -307,7 +308,7 @@ impl Service {
             },
             files,
             conf,
-            pause: LEAST_PAUSE,
+            backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),
         };
         match Process::find(&service.files) {
             Some(process) => {
@@ -349,7 +350,7 @@ impl Service {
                     };
                     self.wait(why);
                 } else if since.elapsed() >= IS_WELL_AFTER {
-                    self.pause = LEAST_PAUSE;
+                    self.backoff.succeeded();
                 }
             }
             Condition::Waiting { until, .. } if *until <= Instant::now() => self.start().await,
@@ -358,16 +359,16 @@ impl Service {
     }
 
     fn wait(&mut self, why: String) {
-        let seconds = self.pause.as_secs();
+        let pause = self.backoff.failed();
+        let seconds = pause.as_secs();
         log::error!(
             "network {}: {why}; tried again in {seconds} s",
             self.network
         );
         self.condition = Condition::Waiting {
-            until: Instant::now() + self.pause,
+            until: Instant::now() + pause,
             why,
         };
-        self.pause = (self.pause * 2).min(MOST_PAUSE);
     }
 
     fn problem(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use lab::topology::{Options, Proxmox, Uplink};
 use nix::sys::signal::Signal;
-use tests::following::{FOLLOWED, soon_seen};
+use tests::following::{FOLLOWED, soon, soon_seen};
 use tests::{at, exchange};
 
 /// The host's address on a second wire to the provider, and the provider's.
@@ -156,6 +156,35 @@ fn changes_that_the_kernel_could_not_tell_of_are_followed() -> Result<()> {
         "no message was lost, so this shows nothing: {log}"
     );
     Ok(())
+}
+
+#[test]
+fn a_change_that_could_not_be_followed_is_followed_later() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let (server, guest) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm1.udp("0.0.0.0:5000")?,
+    );
+    is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
+    let other = Ipv4Addr::new(19, 19, 8, 11);
+    let id = natbpf.id().context("the daemon runs")?.to_string();
+    let prlimit = |words: &[&str]| net.host.check([&["prlimit", "--pid", &id], words].concat());
+    let usual = prlimit(&["--nofile", "--output=SOFT", "--noheadings"])?;
+    // It can open nothing more, not even a socket to ask the kernel by.
+    prlimit(&["--nofile=3:"])?;
+    net.host.ip(&format!(
+        "address del {}/24 dev vmbr0\naddress add {other}/24 dev vmbr0\n\
+         route add default via {} dev vmbr0",
+        Proxmox::PUBLIC,
+        Proxmox::ISP
+    ))?;
+    soon("the second failure", || {
+        Ok(natbpf.log().contains("tried again in 500ms"))
+    })
+    .with_context(|| natbpf.log())?;
+    prlimit(&[&format!("--nofile={}:", usual.trim())])?;
+    is_seen_as(&guest, &server, other).with_context(|| natbpf.log())
 }
 
 #[test]

@@ -4,20 +4,16 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
 use lab::{Background, Host, Lab, Natbpf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::following::soon;
 use tests::{at, exchange, hears};
-
-/// "Within seconds", on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
 
 /// What the DHCP client does with what it is told.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -142,18 +138,6 @@ fn name_server(net: &Proxmox) -> Result<Background> {
         Ok(output.stdout.contains("192.0.2.99"))
     })?;
     Ok(server)
-}
-
-/// Waits until something is so.
-fn soon(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !is_so()? {
-        if Instant::now() > deadline {
-            bail!("{what}: not after {SOON:?}");
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 fn leases(natbpf: &Natbpf) -> Result<Vec<Value>> {
