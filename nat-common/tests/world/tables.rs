@@ -56,44 +56,53 @@ fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), Ins
     Ok(())
 }
 
+fn settings() -> Settings {
+    Settings {
+        generation: 1,
+        udp_s: 300,
+        tcp_opening_s: 240,
+        tcp_established_s: 7440,
+        tcp_closing_s: 240,
+        icmp_s: 60,
+        other_s: 600,
+        fragment_s: 30,
+        sessions_per_guest: 0,
+        ports_per_guest: 0,
+    }
+}
+
+fn forward() -> Forward4 {
+    Forward4 {
+        to: Addr4(guest(super::SERVER)),
+        rule: 2,
+        network: 1,
+        first_external: 10_000,
+        first_internal: 80,
+        flags: forward_flags::HAIRPIN,
+        reserved: 0,
+    }
+}
+
+fn snat() -> Snat4 {
+    Snat4 {
+        first: Addr4(PUBLIC),
+        last: Addr4(PUBLIC),
+        rule: 1,
+        first_port: 1024,
+        last_port: 65535,
+        mapping: rule::mapping::ENDPOINT_INDEPENDENT,
+        filtering: rule::filtering::ADDRESS_DEPENDENT,
+        has_excludes: 0,
+        reserved: 0,
+    }
+}
+
 impl MemoryTables {
     pub(crate) fn new() -> Self {
-        let settings = Settings {
-            generation: 1,
-            udp_s: 300,
-            tcp_opening_s: 240,
-            tcp_established_s: 7440,
-            tcp_closing_s: 240,
-            icmp_s: 60,
-            other_s: 600,
-            fragment_s: 30,
-            sessions_per_guest: 0,
-            ports_per_guest: 0,
-        };
-        let forward = Forward4 {
-            to: Addr4(guest(super::SERVER)),
-            rule: 2,
-            network: 1,
-            first_external: 10_000,
-            first_internal: 80,
-            flags: forward_flags::HAIRPIN,
-            reserved: 0,
-        };
-        let snat = Snat4 {
-            first: Addr4(PUBLIC),
-            last: Addr4(PUBLIC),
-            rule: 1,
-            first_port: 1024,
-            last_port: 65535,
-            mapping: rule::mapping::ENDPOINT_INDEPENDENT,
-            filtering: rule::filtering::ADDRESS_DEPENDENT,
-            has_excludes: 0,
-            reserved: 0,
-        };
         Self {
             now_s: 100,
             random: RefCell::new(12345),
-            settings,
+            settings: settings(),
             interfaces: HashMap::from([
                 (
                     UPLINK,
@@ -117,7 +126,7 @@ impl MemoryTables {
                 is_host: 1,
                 reserved: 0,
             },
-            forward,
+            forward: forward(),
             inside: Inside4 {
                 network: 1,
                 flags: 0,
@@ -125,7 +134,7 @@ impl MemoryTables {
                 mac: [0; 6],
                 reserved: [0; 2],
             },
-            snat,
+            snat: snat(),
             sessions: Table::default(),
             mappings: Table::default(),
             ports: Table::default(),

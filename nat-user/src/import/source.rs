@@ -351,6 +351,7 @@ impl Sources<'_, '_> {
         found.map(|(position, _)| position)
     }
 
+    /// Adds the rules for what is translated, but for what earlier rules leave alone.
     fn emit(
         &mut self,
         uplink: usize,
@@ -358,28 +359,53 @@ impl Sources<'_, '_> {
         left_alone: &[&Step],
         later: &[&Translation<'_>],
     ) {
-        let rule = translation.step.rule;
-        let condition = &translation.condition;
+        if self.is_by_destination(uplink, translation, later) {
+            return self.refuse(translation, BY_DESTINATION);
+        }
+        let parts = self.parts(&translation.condition, left_alone);
+        let is_short = |part: &Part| {
+            part.prefixes.len() <= MOST_PREFIXES && part.exclude.len() <= MOST_PREFIXES
+        };
+        if !parts.iter().all(is_short) {
+            return self.refuse(translation, "takes more than 64 prefixes to say");
+        }
+        for part in parts {
+            self.push(uplink, translation, part);
+        }
+    }
+
+    /// The destinations outside that a condition does not match.
+    fn others_outside(&self, condition: &Condition) -> Addresses {
         let inside = self.topology.inside();
-        let not_these = condition.destinations.complement().without(&inside);
+        condition.destinations.complement().without(&inside)
+    }
+
+    /// Whether packets of the same sources get several addresses, by where they go.
+    fn is_by_destination(
+        &self,
+        uplink: usize,
+        translation: &Translation<'_>,
+        later: &[&Translation<'_>],
+    ) -> bool {
+        let condition = &translation.condition;
+        let not_these = self.others_outside(condition);
         let meets_later = later.iter().any(|other| {
             other.condition.sources.meets(&condition.sources)
                 && other.condition.destinations.meets(&not_these)
         });
         let is_positive = condition.destinations.count() < 1 << 31;
-        if meets_later && is_positive {
-            return self.refuse(translation, BY_DESTINATION);
-        }
-        let taken = self.plan.snats.iter().find(|snat| {
+        let is_taken = |snat: &Snat| {
             snat.uplink == uplink
                 && !snat.exclude.is_empty()
                 && Addresses::prefix(snat.prefix).covers(&condition.sources)
-                && !snat.origin.rules.contains(&rule)
-        });
-        if taken.is_some() {
-            return self.refuse(translation, BY_DESTINATION);
-        }
-        let mut exclude = not_these;
+                && !snat.origin.rules.contains(&translation.step.rule)
+        };
+        meets_later && is_positive || self.plan.snats.iter().any(is_taken)
+    }
+
+    /// What is translated, by sources of which the same is left alone.
+    fn parts(&mut self, condition: &Condition, left_alone: &[&Step]) -> Vec<Part> {
+        let mut exclude = self.others_outside(condition);
         let mut narrower: Vec<(Addresses, &Step)> = Vec::new();
         let mut used = Vec::new();
         for step in left_alone {
@@ -408,16 +434,7 @@ impl Sources<'_, '_> {
             self.part(sources, &left, vec![step.rule])
         });
         let whole = self.part(&condition.sources, &exclude, used);
-        let parts: Vec<Part> = narrow.chain([whole]).collect();
-        let is_short = |part: &Part| {
-            part.prefixes.len() <= MOST_PREFIXES && part.exclude.len() <= MOST_PREFIXES
-        };
-        if !parts.iter().all(is_short) {
-            return self.refuse(translation, "takes more than 64 prefixes to say");
-        }
-        for part in parts {
-            self.push(uplink, translation, part);
-        }
+        narrow.chain([whole]).collect()
     }
 
     /// What is translated of some sources, but to `left`.

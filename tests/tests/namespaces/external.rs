@@ -113,6 +113,31 @@ fn claiming(net: &Proxmox, claim: &str) -> String {
         )
 }
 
+/// The addresses of forwards, `[[nat]]` and the pool lead in and out.
+fn works(net: &Proxmox, pool: [Ipv4Addr; 2]) -> Result<()> {
+    let _web = Service::http(&net.vm1, "0.0.0.0:80")?;
+    for address in [WEB, HELD] {
+        let page = service::http_get(&net.cli, at(address, 80))?;
+        ensure!(page.starts_with("vm1 sees 198.51.100.2:"), "{page}");
+    }
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    let seen = exchange(
+        &net.vm2.udp("0.0.0.0:0")?,
+        at(Proxmox::CLI, 7000),
+        &server,
+        b"out",
+    )?;
+    ensure!(*seen.ip() == MAIL, "seen as {seen}");
+    let seen = exchange(
+        &net.vm1.udp("0.0.0.0:0")?,
+        at(Proxmox::CLI, 7000),
+        &server,
+        b"out",
+    )?;
+    ensure!((pool[0]..=pool[1]).contains(seen.ip()), "seen as {seen}");
+    Ok(())
+}
+
 #[test]
 fn o5_addresses_are_added_to_the_uplink_and_removed_again() -> Result<()> {
     let net = network()?;
@@ -133,30 +158,7 @@ fn o5_addresses_are_added_to_the_uplink_and_removed_again() -> Result<()> {
         held(HELD, HELD, "host"),
     ]);
     ensure!(external(&natbpf)? == table, "{}", external(&natbpf)?);
-    let works = || -> Result<()> {
-        let _web = Service::http(&net.vm1, "0.0.0.0:80")?;
-        for address in [WEB, HELD] {
-            let page = service::http_get(&net.cli, at(address, 80))?;
-            ensure!(page.starts_with("vm1 sees 198.51.100.2:"), "{page}");
-        }
-        let server = net.cli.udp("198.51.100.2:7000")?;
-        let seen = exchange(
-            &net.vm2.udp("0.0.0.0:0")?,
-            at(Proxmox::CLI, 7000),
-            &server,
-            b"out",
-        )?;
-        ensure!(*seen.ip() == MAIL, "seen as {seen}");
-        let seen = exchange(
-            &net.vm1.udp("0.0.0.0:0")?,
-            at(Proxmox::CLI, 7000),
-            &server,
-            b"out",
-        )?;
-        ensure!((pool[0]..=pool[1]).contains(seen.ip()), "seen as {seen}");
-        Ok(())
-    };
-    works()?;
+    works(&net, pool)?;
     // What is added is the host's: it answers there what no rule takes. A rule without an address is
     // about the interface's own ones.
     let _own = Service::http(&net.host, "0.0.0.0:10000")?;
@@ -175,10 +177,10 @@ fn o5_addresses_are_added_to_the_uplink_and_removed_again() -> Result<()> {
         "{:?}",
         addresses(&net)?
     );
-    works()?;
+    works(&net, pool)?;
     natbpf.reload(&claiming(&net, "add"))?;
     ensure!(external(&natbpf)? == table, "{}", external(&natbpf)?);
-    works()?;
+    works(&net, pool)?;
     natbpf.stop()?;
     natbpf.down()?;
     let after = snapshot::take(&net.host)?;

@@ -587,55 +587,10 @@ fn written(config: &Config) -> String {
         write_uplink(&mut text, uplink);
     }
     for network in &config.networks {
-        let Network {
-            name,
-            interface,
-            address,
-            create,
-            ports,
-            anti_spoof,
-            isolated,
-            policy,
-            host,
-            dhcp,
-            dns,
-        } = network;
-        let ports = list(ports.iter());
-        text += &format!(
-            "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
-             create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\nisolated = {isolated}\n",
-            quoted(name)
-        );
-        text += &format!("policy = \"{}\"\n", action_text(*policy));
-        text += &match host {
-            Some(services) => format!("host = {}\n", list(services.iter().map(service_text))),
-            None => "host = \"all\"\n".to_owned(),
-        };
-        if let Some(dhcp) = dhcp {
-            text += &format!("[network.{}.dhcp]\n", quoted(name));
-            text += &format!("range = \"{}-{}\"\n", dhcp.first, dhcp.last);
-            text += &format!("lease_time_s = {}\n", dhcp.lease_time_s);
-            text += &format!("gateway = \"{}\"\n", dhcp.gateway);
-            text += &format!("dns = {}\n", list(dhcp.dns.iter()));
-            let domain = dhcp.domain.iter();
-            domain.for_each(|domain| text += &format!("domain = {domain:?}\n"));
-        }
-        if let Some(dns) = dns {
-            text += &format!("[network.{}.dns]\n", quoted(name));
-            if let Forwarders::Fixed(forwarders) = &dns.forwarders {
-                text += &format!("forwarders = {}\n", list(forwarders.iter()));
-            }
-        }
+        write_network(&mut text, network);
     }
     for guest in &config.guests {
-        let (name, network) = (
-            quoted(&guest.name),
-            quoted(&config.networks[guest.network.0].name),
-        );
-        let [a, b, c, d, e, f] = guest.mac;
-        text += &format!("[[guest]]\nname = {name}\nnetwork = {network}\n");
-        text += &format!("address = \"{}\"\n", guest.address);
-        text += &format!("mac = \"{a:02x}:{b:02x}:{c:02X}:{d:02X}:{e:02x}:{f:02x}\"\n");
+        write_guest(&mut text, config, guest);
     }
     for rule in &config.snat {
         write_snat(&mut text, config, rule);
@@ -644,16 +599,7 @@ fn written(config: &Config) -> String {
         write_forward(&mut text, config, rule);
     }
     for rule in &config.nats {
-        let (name, uplink) = (
-            quoted(&rule.name),
-            quoted(&config.uplinks[rule.uplink.0].name),
-        );
-        text += &format!("[[nat]]\nname = {name}\nuplink = {uplink}\n");
-        text += &format!(
-            "address = \"{}\"\nto = \"{}\"\nhairpin = {}\n",
-            rule.address, rule.to, rule.hairpin
-        );
-        text += &forwarding_text(rule.forwarding);
+        write_nat(&mut text, config, rule);
     }
     for rule in &config.policies {
         write_policy(&mut text, config, rule);
@@ -670,6 +616,72 @@ fn written(config: &Config) -> String {
     );
     text += &format!("tcp_closing = {}\nicmp = {}\n", t.tcp_closing_s, t.icmp_s);
     text + &format!("other = {}\nfragment = {}\n", t.other_s, t.fragment_s)
+}
+
+fn write_network(text: &mut String, network: &Network) {
+    let Network {
+        name,
+        interface,
+        address,
+        create,
+        ports,
+        anti_spoof,
+        isolated,
+        policy,
+        host,
+        dhcp,
+        dns,
+    } = network;
+    let ports = list(ports.iter());
+    *text += &format!(
+        "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
+         create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\nisolated = {isolated}\n",
+        quoted(name)
+    );
+    *text += &format!("policy = \"{}\"\n", action_text(*policy));
+    *text += &match host {
+        Some(services) => format!("host = {}\n", list(services.iter().map(service_text))),
+        None => "host = \"all\"\n".to_owned(),
+    };
+    if let Some(dhcp) = dhcp {
+        *text += &format!("[network.{}.dhcp]\n", quoted(name));
+        *text += &format!("range = \"{}-{}\"\n", dhcp.first, dhcp.last);
+        *text += &format!("lease_time_s = {}\n", dhcp.lease_time_s);
+        *text += &format!("gateway = \"{}\"\n", dhcp.gateway);
+        *text += &format!("dns = {}\n", list(dhcp.dns.iter()));
+        let domain = dhcp.domain.iter();
+        domain.for_each(|domain| *text += &format!("domain = {domain:?}\n"));
+    }
+    if let Some(dns) = dns {
+        *text += &format!("[network.{}.dns]\n", quoted(name));
+        if let Forwarders::Fixed(forwarders) = &dns.forwarders {
+            *text += &format!("forwarders = {}\n", list(forwarders.iter()));
+        }
+    }
+}
+
+fn write_guest(text: &mut String, config: &Config, guest: &Guest) {
+    let (name, network) = (
+        quoted(&guest.name),
+        quoted(&config.networks[guest.network.0].name),
+    );
+    let [a, b, c, d, e, f] = guest.mac;
+    *text += &format!("[[guest]]\nname = {name}\nnetwork = {network}\n");
+    *text += &format!("address = \"{}\"\n", guest.address);
+    *text += &format!("mac = \"{a:02x}:{b:02x}:{c:02X}:{d:02X}:{e:02x}:{f:02x}\"\n");
+}
+
+fn write_nat(text: &mut String, config: &Config, rule: &NatRule) {
+    let (name, uplink) = (
+        quoted(&rule.name),
+        quoted(&config.uplinks[rule.uplink.0].name),
+    );
+    *text += &format!("[[nat]]\nname = {name}\nuplink = {uplink}\n");
+    *text += &format!(
+        "address = \"{}\"\nto = \"{}\"\nhairpin = {}\n",
+        rule.address, rule.to, rule.hairpin
+    );
+    *text += &forwarding_text(rule.forwarding);
 }
 
 fn action_text(action: Action) -> &'static str {
