@@ -27,7 +27,7 @@ use nat_common::{
     local::{MAX_OWN, OwnAddresses4},
 };
 
-use super::{Pins, Plain, Programs};
+use super::{Pins, Plain, Programs, undisturbed::undisturbed};
 
 /// The programs, each at the hook that its section in the object names.
 const PROGRAMS: [&str; 7] = [
@@ -252,8 +252,7 @@ impl Programs {
         let program = program.with_context(|| format!("no program {name}"))?;
         let program: &mut CgroupSockAddr = program.try_into()?;
         if program.fd().is_err() {
-            program
-                .load()
+            undisturbed(|| program.load())
                 .with_context(|| format!("load program {name}: refused by the kernel"))?;
         }
         Ok(program)

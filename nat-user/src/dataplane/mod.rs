@@ -18,6 +18,7 @@ mod plain;
 mod rules;
 mod sessions;
 mod takeover;
+mod undisturbed;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,7 +8,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Pins, layout, local};
+use super::{Pins, layout, local, undisturbed::undisturbed};
 use crate::clock;
 
 /// The compiled programs.
@@ -81,7 +81,7 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
             loader.map_max_entries(table, max_entries);
         }
     }
-    loader.load(OBJECT).context("load the BPF object")
+    undisturbed(|| loader.load(OBJECT)).context("load the BPF object")
 }
 
 /// A program by its name, loaded into the kernel when it is first asked for.
@@ -91,7 +91,7 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
         .with_context(|| format!("no program {name}"))?;
     let program: &mut SchedClassifier = program.try_into()?;
     if program.fd().is_err() {
-        program.load().with_context(|| {
+        undisturbed(|| program.load()).with_context(|| {
             format!("load program {name}: refused by the kernel; is it older than Linux 6.1?")
         })?;
     }
@@ -104,8 +104,7 @@ pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     let program = program.with_context(|| format!("no program {XDP_PROGRAM}"))?;
     let program: &mut Xdp = program.try_into()?;
     if program.fd().is_err() {
-        program
-            .load()
+        undisturbed(|| program.load())
             .with_context(|| format!("load program {XDP_PROGRAM}: refused by the kernel"))?;
     }
     Ok(program)

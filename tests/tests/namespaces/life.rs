@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use aya::util::KernelVersion;
 use lab::patience::patience;
 use lab::topology::Proxmox;
 use lab::{Host, Natbpf};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
 use tests::following::{FOLLOWED, soon_seen};
@@ -428,6 +431,34 @@ fn spoil_programs(binary: &mut [u8]) {
             instruction[0] = 0xff;
         }
     }
+}
+
+/// While a signal waits for a process, the kernel's verifier gives up what it was asked for by it
+/// (EAGAIN, `do_check` in `kernel/bpf/verifier.c`).
+#[test]
+fn l8_a_signal_is_no_refusal_of_the_verifier() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    net.host
+        .ip("tuntap add dev tun7 mode tun\nlink set tun7 up\naddress add 192.0.2.1/24 dev tun7")?;
+    // Programs for devices without Ethernet: not loaded so far.
+    let config = net.config() + "[uplink.vpn]\ninterface = \"tun7\"\n";
+    let id = natbpf.id().context("the daemon runs")?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = kill(Pid::from_raw(id as i32), Signal::SIGHUP);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let reloaded = natbpf.reload(&config);
+        done.store(true, Ordering::Relaxed);
+        reloaded
+    })?;
+    let log = natbpf.log();
+    ensure!(!log.contains("ERROR"), "{log}");
+    Ok(())
 }
 
 #[test]

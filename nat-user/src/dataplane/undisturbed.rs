@@ -1,0 +1,41 @@
+//! Requests to the kernel that a signal must not disturb.
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+/// Does something while no signal reaches this thread: those that come meanwhile come afterwards.
+///
+/// While one waits to be taken, the kernel's verifier gives up with EAGAIN (`do_check` in
+/// `kernel/bpf/verifier.c`), and a probe for what the kernel can do finds that it cannot.
+pub(super) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _mask = Mask(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok());
+    work()
+}
+
+/// Sets a thread's mask of signals back, also when the work panics.
+struct Mask(Option<SigSet>);
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            // It was the thread's own: the kernel takes it.
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::Signal;
+
+    use super::*;
+
+    #[test]
+    fn signals_wait_meanwhile_and_not_afterwards() {
+        let is_blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGHUP);
+        assert!(!is_blocked());
+        assert!(undisturbed(is_blocked));
+        assert!(!is_blocked());
+        assert!(std::panic::catch_unwind(|| undisturbed(|| panic!("at work"))).is_err());
+        assert!(!is_blocked());
+    }
+}
