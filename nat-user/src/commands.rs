@@ -23,6 +23,7 @@ use crate::{
     import, refusals,
     report::{
         self, Format, Occupancy, conntrack,
+        contents::contents,
         filter::SessionFilter,
         leases::{self, LeaseView},
         session::SessionView,
@@ -134,17 +135,8 @@ async fn check(cli: &Cli, without_host: bool) -> Result<()> {
         dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
         check_host(cli, &loaded).await?;
     }
-    let config = &loaded.config;
-    print(vec![format!(
-        "{}: {} uplinks, {} networks, {} routes, {} snat, {} forward and {} nat rules, all right",
-        file.display(),
-        config.uplinks.len(),
-        config.networks.len(),
-        config.routes.len(),
-        config.snat.len(),
-        config.forwards.len(),
-        config.nats.len(),
-    )])
+    let contents = contents(&loaded.config);
+    print(vec![format!("{}: {contents}, all right", file.display())])
 }
 
 /// What the host lacks is an error. What of others is in the way is their affair, and a warning.

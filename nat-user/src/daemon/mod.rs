@@ -69,12 +69,14 @@ pub struct Options {
 /// When it cannot start; then all that it did is undone, and what was there before goes on.
 pub async fn run(options: Options) -> Result<()> {
     check_privileges()?;
+    // First of all: who asks for a reload too early is not to end it.
+    let signals = Signals::new()?;
     let lock = state::lock(&options.run_dir)?;
     let control = ControlServer::bind(&options.run_dir)?;
     let mut daemon = Daemon {
         // Subscribed before the first look at the host, so that no change falls in between.
         events: Events::subscribe()?,
-        signals: Signals::new()?,
+        signals,
         sweep: sweep_interval(),
         refresh_at: None,
         backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),

@@ -4,6 +4,7 @@
 //! not its business.
 
 pub mod conntrack;
+pub mod contents;
 pub mod filter;
 pub mod leases;
 pub mod protocol;

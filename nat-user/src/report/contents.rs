@@ -1,0 +1,41 @@
+//! What a configuration has, in a few words.
+
+use crate::config::model::Config;
+
+/// How many of each kind there are, of those that there are: `1 uplink, 3 forward rules`.
+#[must_use]
+pub fn contents(config: &Config) -> String {
+    let counts = [
+        (config.uplinks.len(), "uplink", "uplinks"),
+        (config.networks.len(), "network", "networks"),
+        (config.guests.len(), "guest", "guests"),
+        (config.routes.len(), "route", "routes"),
+        (config.snat.len(), "snat rule", "snat rules"),
+        (config.forwards.len(), "forward rule", "forward rules"),
+        (config.nats.len(), "nat rule", "nat rules"),
+        (config.policies.len(), "policy", "policies"),
+    ];
+    let present = counts.into_iter().filter(|(count, ..)| *count > 0);
+    let words = present.map(|(count, one, several)| {
+        let word = if count == 1 { one } else { several };
+        format!("{count} {word}")
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_not_spoken_of() {
+        let text = "[uplink.wan]\ninterface = \"eth0\"\n\
+                    [network.lan]\ninterface = \"br0\"\naddress = \"10.0.0.1/24\"\n\
+                    [[policy]]\nname = \"a\"\nfrom = \"lan\"\nto = \"wan\"\naction = \"accept\"\n\
+                    [[policy]]\nname = \"b\"\nfrom = \"wan\"\nto = \"lan\"\naction = \"drop\"\n";
+        let loaded = crate::config::parse(text, Path::new("a.toml")).unwrap();
+        assert_eq!(contents(&loaded.config), "1 uplink, 1 network, 2 policies");
+    }
+}
