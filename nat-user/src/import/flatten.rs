@@ -27,6 +27,9 @@ impl Step {
     }
 }
 
+/// No host's chains lead deeper.
+const DEEPEST: usize = 64;
+
 /// No host's chains unfold to more steps. Chains that jump twice to one that jumps twice to a next,
 /// and so on, would soon fill all memory.
 const MOST_STEPS: usize = 100_000;
@@ -104,6 +107,11 @@ impl Walk<'_> {
         if self.way.contains(chain) {
             return Some(format!(
                 "leads back to chain {chain}, from which it came, and iptables takes no such rule"
+            ));
+        }
+        if self.way.len() > DEEPEST {
+            return Some(format!(
+                "is more than {DEEPEST} chains away from the first one: natbpf reads no further"
             ));
         }
         (self.steps.len() >= MOST_STEPS).then(|| {
@@ -201,6 +209,17 @@ mod tests {
         assert_eq!(steps.len(), 6);
         assert_eq!(unknown(&steps).len(), 4);
         assert!(unknown(&steps)[0].contains("leads back to chain PREROUTING"));
+    }
+
+    #[test]
+    fn chains_are_followed_so_far_and_no_further() {
+        let mut text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j c0\n".to_owned();
+        for chain in 0..100_000 {
+            text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{}\n", chain + 1);
+        }
+        let steps = steps(&Dump::read(&text).unwrap(), "nat", "PREROUTING");
+        assert_eq!(steps.len(), DEEPEST + 1);
+        assert!(unknown(&steps)[0].contains("no further"));
     }
 
     #[test]
