@@ -183,8 +183,8 @@ impl Daemon {
             Event::LinkChanged | Event::AddressChanged | Event::Overrun => true,
         };
         if is_ours {
-            self.refresh_at
-                .get_or_insert_with(|| Instant::now() + SETTLE_TIME);
+            let soon = Instant::now() + SETTLE_TIME;
+            self.refresh_at = Some(self.refresh_at.map_or(soon, |planned| planned.min(soon)));
         }
     }
 

@@ -142,12 +142,7 @@ fn changes_that_the_kernel_could_not_tell_of_are_followed() -> Result<()> {
     for _ in 0..400 {
         net.host.ip("link set tap2 down\nlink set tap2 up")?;
     }
-    net.host.ip(&format!(
-        "address del {}/24 dev vmbr0\naddress add {other}/24 dev vmbr0\n\
-         route add default via {} dev vmbr0",
-        Proxmox::PUBLIC,
-        Proxmox::ISP
-    ))?;
+    net.exchange_address(Proxmox::PUBLIC, other)?;
     natbpf.signal(Signal::SIGCONT)?;
     is_seen_as(&guest, &server, other).with_context(|| natbpf.log())?;
     let log = natbpf.log();
@@ -167,24 +162,28 @@ fn a_change_that_could_not_be_followed_is_followed_later() -> Result<()> {
         net.vm1.udp("0.0.0.0:5000")?,
     );
     is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
-    let other = Ipv4Addr::new(19, 19, 8, 11);
+    let [other, third] = [11, 12].map(|last| Ipv4Addr::new(19, 19, 8, last));
     let id = natbpf.id().context("the daemon runs")?.to_string();
     let prlimit = |words: &[&str]| net.host.check([&["prlimit", "--pid", &id], words].concat());
     let usual = prlimit(&["--nofile", "--output=SOFT", "--noheadings"])?;
     // It can open nothing more, not even a socket to ask the kernel by.
     prlimit(&["--nofile=3:"])?;
-    net.host.ip(&format!(
-        "address del {}/24 dev vmbr0\naddress add {other}/24 dev vmbr0\n\
-         route add default via {} dev vmbr0",
-        Proxmox::PUBLIC,
-        Proxmox::ISP
-    ))?;
-    soon("the second failure", || {
-        Ok(natbpf.log().contains("tried again in 500ms"))
-    })
-    .with_context(|| natbpf.log())?;
-    prlimit(&[&format!("--nofile={}:", usual.trim())])?;
-    is_seen_as(&guest, &server, other).with_context(|| natbpf.log())
+    net.exchange_address(Proxmox::PUBLIC, other)?;
+    let fails = |pause: &str| {
+        let said = format!("tried again in {pause}\n");
+        soon(&said, || Ok(natbpf.log().contains(&said))).with_context(|| natbpf.log())
+    };
+    let usual = [&*format!("--nofile={}:", usual.trim())];
+    fails("500ms")?;
+    prlimit(&usual)?;
+    is_seen_as(&guest, &server, other).with_context(|| natbpf.log())?;
+    // Who waits long by now is woken by the next change.
+    prlimit(&["--nofile=3:"])?;
+    net.host.ip("address add 19.19.8.13/24 dev vmbr0")?;
+    fails("4s")?;
+    prlimit(&usual)?;
+    net.exchange_address(other, third)?;
+    is_seen_as(&guest, &server, third).with_context(|| natbpf.log())
 }
 
 #[test]

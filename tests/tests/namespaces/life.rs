@@ -306,12 +306,7 @@ fn l6_sessions_follow_the_external_address() -> Result<()> {
     );
     exchange(&guest, at(Proxmox::CLI, 7000), &server, b"before")?;
     let other = Ipv4Addr::new(19, 19, 8, 11);
-    net.host.ip(&format!(
-        "address del {}/24 dev vmbr0\naddress add {other}/24 dev vmbr0\n\
-         route add default via {} dev vmbr0",
-        Proxmox::PUBLIC,
-        Proxmox::ISP
-    ))?;
+    net.exchange_address(Proxmox::PUBLIC, other)?;
     // The guest goes on from the same port.
     let is_other = |seen| seen == at(other, 5000).into();
     let seen = soon_seen(&guest, at(Proxmox::CLI, 7000), &server, is_other)?;

@@ -370,7 +370,7 @@ fn new_address(world: &mut World) -> Result<String> {
     let keys = world.keys_of(&sessions)?;
     let old = world.first;
     let new = world.take_next_address();
-    world.exchange_address(old, new)?;
+    world.net.exchange_address(old, new)?;
     let changed = Instant::now();
     works_by(world, new)?;
     let took = changed.elapsed();

@@ -175,16 +175,6 @@ impl World {
         self.first
     }
 
-    /// Gives the uplink another first address.
-    pub(crate) fn exchange_address(&self, old: Ipv4Addr, new: Ipv4Addr) -> Result<()> {
-        let uplink = self.net.uplink;
-        self.net.host.ip(&format!(
-            "address del {old}/24 dev {uplink}\naddress add {new}/24 dev {uplink}\n\
-             route replace default via {} dev {uplink}",
-            Proxmox::ISP
-        ))
-    }
-
     /// Ends the sessions that probes have made, and counts them: some by the address before as well.
     /// To be called while no other session by masquerade is opened.
     pub(crate) fn end_probes(&mut self) -> Result<()> {
@@ -336,7 +326,7 @@ impl World {
     pub(crate) fn end(mut self) -> Result<()> {
         self.traffic.is_well()?;
         if self.first != Proxmox::PUBLIC {
-            self.exchange_address(self.first, Proxmox::PUBLIC)?;
+            self.net.exchange_address(self.first, Proxmox::PUBLIC)?;
         }
         drop(self.traffic);
         self.natbpf.down()?;

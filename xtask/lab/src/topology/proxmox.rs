@@ -270,6 +270,19 @@ to = "172.22.161.170"
         &self.lab
     }
 
+    /// Gives the uplink another address instead of one that it has.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn exchange_address(&self, old: Ipv4Addr, new: Ipv4Addr) -> Result<()> {
+        let uplink = self.uplink;
+        self.host.ip(&format!(
+            "address del {old}/24 dev {uplink}\naddress add {new}/24 dev {uplink}\n\
+             route replace default via {} dev {uplink}",
+            Self::ISP
+        ))
+    }
+
     /// natbpf's configuration of the scenario: masquerade as `lan-out`, tcp 10000-10999 to vm1 as
     /// `vm1-tcp`, udp 10000-10999 to vm2 as `vm2-udp`, pings to vm1 as `vm1-ping`.
     #[must_use]
