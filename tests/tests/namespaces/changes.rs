@@ -13,6 +13,12 @@ use tests::{at, exchange};
 const BACKUP: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 10);
 const BACKUP_ISP: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 1);
 
+/// A server outside and a guest of it.
+fn ends(net: &Proxmox) -> Result<(UdpSocket, UdpSocket)> {
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    Ok((server, net.vm1.udp("0.0.0.0:5000")?))
+}
+
 /// The guest is seen as this address soon; then an answer must come back.
 fn is_seen_as(guest: &UdpSocket, server: &UdpSocket, expected: Ipv4Addr) -> Result<()> {
     let to = at(Proxmox::CLI, 7000);
@@ -36,10 +42,7 @@ fn l11_a_second_uplink_takes_over() -> Result<()> {
         net.config()
     );
     let natbpf = net.natbpf(&config)?;
-    let (server, guest) = (
-        net.cli.udp("198.51.100.2:7000")?,
-        net.vm1.udp("0.0.0.0:5000")?,
-    );
+    let (server, guest) = ends(&net)?;
     let (client, service) = (
         net.cli.udp("198.51.100.2:6000")?,
         net.vm2.udp("0.0.0.0:10000")?,
@@ -75,10 +78,7 @@ fn an_uplink_that_becomes_the_port_of_a_bridge_is_followed_by_a_reload() -> Resu
         ..Options::default()
     })?;
     let natbpf = net.natbpf(&net.config())?;
-    let (server, guest) = (
-        net.cli.udp("198.51.100.2:7000")?,
-        net.vm1.udp("0.0.0.0:5000")?,
-    );
+    let (server, guest) = ends(&net)?;
     is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
     net.host.ip(&format!(
         "link add vmbr0 type bridge forward_delay 0 stp_state 0\nlink set vmbr0 up\n\
@@ -103,10 +103,7 @@ fn an_uplink_that_becomes_the_port_of_a_bridge_is_followed_by_a_reload() -> Resu
 fn an_address_beside_the_others_comes_and_goes() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
-    let (server, guest) = (
-        net.cli.udp("198.51.100.2:7000")?,
-        net.vm1.udp("0.0.0.0:5000")?,
-    );
+    let (server, guest) = ends(&net)?;
     is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
     let other = Ipv4Addr::new(19, 19, 8, 77);
     let (client, service) = (
@@ -132,10 +129,7 @@ fn an_address_beside_the_others_comes_and_goes() -> Result<()> {
 fn changes_that_the_kernel_could_not_tell_of_are_followed() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
-    let (server, guest) = (
-        net.cli.udp("198.51.100.2:7000")?,
-        net.vm1.udp("0.0.0.0:5000")?,
-    );
+    let (server, guest) = ends(&net)?;
     is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
     let other = Ipv4Addr::new(19, 19, 8, 11);
     natbpf.signal(Signal::SIGSTOP)?;
@@ -157,10 +151,7 @@ fn changes_that_the_kernel_could_not_tell_of_are_followed() -> Result<()> {
 fn a_change_that_could_not_be_followed_is_followed_later() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
-    let (server, guest) = (
-        net.cli.udp("198.51.100.2:7000")?,
-        net.vm1.udp("0.0.0.0:5000")?,
-    );
+    let (server, guest) = ends(&net)?;
     is_seen_as(&guest, &server, Proxmox::PUBLIC)?;
     let [other, third] = [11, 12].map(|last| Ipv4Addr::new(19, 19, 8, last));
     let id = natbpf.id().context("the daemon runs")?.to_string();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
 use lab::topology::{Options, Proxmox};
-use lab::{Lab, Natbpf};
+use lab::{Host, Lab, Natbpf};
 use serde_json::{Value, json};
 use tests::{at, exchange, snapshot};
 
@@ -121,19 +121,12 @@ fn works(net: &Proxmox, pool: [Ipv4Addr; 2]) -> Result<()> {
         ensure!(page.starts_with("vm1 sees 198.51.100.2:"), "{page}");
     }
     let server = net.cli.udp("198.51.100.2:7000")?;
-    let seen = exchange(
-        &net.vm2.udp("0.0.0.0:0")?,
-        at(Proxmox::CLI, 7000),
-        &server,
-        b"out",
-    )?;
-    ensure!(*seen.ip() == MAIL, "seen as {seen}");
-    let seen = exchange(
-        &net.vm1.udp("0.0.0.0:0")?,
-        at(Proxmox::CLI, 7000),
-        &server,
-        b"out",
-    )?;
+    let seen = |guest: &Host| {
+        let guest = guest.udp("0.0.0.0:0")?;
+        exchange(&guest, at(Proxmox::CLI, 7000), &server, b"out")
+    };
+    let (mail, seen) = (seen(&net.vm2)?, seen(&net.vm1)?);
+    ensure!(*mail.ip() == MAIL, "seen as {mail}");
     ensure!((pool[0]..=pool[1]).contains(seen.ip()), "seen as {seen}");
     Ok(())
 }
