@@ -45,11 +45,6 @@ impl Interfaces {
         }
     }
 
-    /// Whether no interface can match.
-    fn is_nothing(&self) -> bool {
-        !self.meets(self)
-    }
-
     /// Whether one may match this and `other`.
     fn meets(&self, other: &Self) -> bool {
         let mut is = self.is.iter().chain(&other.is);
@@ -184,8 +179,7 @@ impl Condition {
             is_translated: self.is_translated.or(other.is_translated),
             foreign,
         };
-        let differ = |a: Option<bool>, b: Option<bool>| a.is_some() && b.is_some() && a != b;
-        if differ(self.is_local, other.is_local) || differ(self.is_translated, other.is_translated)
+        if !agree(self.is_local, other.is_local) || !agree(self.is_translated, other.is_translated)
         {
             both.destinations = Addresses::empty();
         }
@@ -194,13 +188,7 @@ impl Condition {
 
     /// Whether no packet matches.
     pub(super) fn is_nothing(&self) -> bool {
-        self.sources.is_empty()
-            || self.destinations.is_empty()
-            || self.protocols.is_empty()
-            || self.source_ports.is_empty()
-            || self.ports.is_empty()
-            || self.input.is_nothing()
-            || self.output.is_nothing()
+        !self.meets(self)
     }
 
     /// Whether no packet that opens something matches.
@@ -211,7 +199,6 @@ impl Condition {
     /// Whether a packet may match this and `other`. What tells most rules apart comes first: all of
     /// them are compared with each other.
     pub(super) fn meets(&self, other: &Self) -> bool {
-        let agree = |a: Option<bool>, b: Option<bool>| a.is_none() || b.is_none() || a == b;
         self.ports.meets(&other.ports)
             && self.destinations.meets(&other.destinations)
             && self.sources.meets(&other.sources)
@@ -285,6 +272,11 @@ impl Condition {
     }
 }
 
+/// Whether something may be as both say.
+fn agree(a: Option<bool>, b: Option<bool>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
 fn negated(interfaces: &Interfaces) -> Option<Interfaces> {
     match (&interfaces.is[..], &interfaces.is_not[..]) {
         ([pattern], []) => Some(Interfaces::one(false, pattern)),
@@ -332,7 +324,10 @@ mod tests {
         let (not_eth, br0) = (Interfaces::one(false, "eth+"), Interfaces::one(true, "br0"));
         assert!(eth.covers(&eth0) && !eth0.covers(&eth));
         assert!(not_eth.covers(&br0) && !not_eth.covers(&eth0));
-        assert!(eth.and(&br0).is_nothing() && not_eth.and(&eth0).is_nothing());
+        for (a, b) in [(&eth, &br0), (&not_eth, &eth0)] {
+            let both = a.and(b);
+            assert!(!a.meets(b) && !both.meets(&both));
+        }
         assert!(eth.matches("eth7") && !eth.matches("br0") && not_eth.matches("br0"));
         assert!(Interfaces::one(true, "+").is_any());
     }

@@ -177,11 +177,10 @@ impl Destinations<'_, '_> {
             if !before.condition.meets(&self.steps[index].condition) {
                 continue;
             }
-            let is_forward = self.is_forward(before.rule);
-            let stays = before.action == Action::Accept
+            let is_taking = before.action == Action::Accept
                 || before.ends() && self.findings.is_done(before.rule);
             let taken = seen(&before.condition, interface, outside);
-            let Some(taken) = taken.filter(|_| stays || is_forward) else {
+            let Some(taken) = taken.filter(|_| is_taking) else {
                 continue;
             };
             match reached.without(&taken) {
@@ -190,7 +189,7 @@ impl Destinations<'_, '_> {
                 Rest::Some(some) => reached = *some,
                 Rest::All | Rest::Unclear => {}
             }
-            if is_forward {
+            if self.is_forward(before.rule) {
                 continue; // Comes first there too.
             }
             match left.without(&taken) {

@@ -123,10 +123,11 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     for (line, text, reason) in &dump.aside {
         findings.line(*line, text, Kind::Note, (*reason).to_owned());
     }
-    let hooks = HOOKS.map(|hook| flatten::steps(&dump, "nat", hook));
-    let all = hooks.clone();
+    let hooks = HOOKS.map(|hook| (hook, flatten::steps(&dump, "nat", hook)));
+    let [(_, all_before), (_, all_after), ..] = hooks.clone();
     let [before, after, output, input] = living(&dump, hooks, &mut findings);
-    let topology = topology::derive(&dump, [&before, &after], [&all[0], &all[1]], options);
+    let all = [&*all_before, &*all_after];
+    let topology = topology::derive(&dump, [&before, &after], all, options);
     let mut plan = Plan::default();
     let mut destinations = Destinations {
         topology: &topology,
@@ -171,12 +172,14 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
 const HOOKS: [&str; 4] = ["PREROUTING", "POSTROUTING", "OUTPUT", "INPUT"];
 
 /// Leaves out steps that no packet reaches, and warns of rules that have no others.
-fn living(dump: &Dump, hooks: [Vec<Step>; 4], findings: &mut Findings<'_>) -> [Vec<Step>; 4] {
+fn living(
+    dump: &Dump,
+    hooks: [(&str, Vec<Step>); 4],
+    findings: &mut Findings<'_>,
+) -> [Vec<Step>; 4] {
     let mut why_dead = vec![None; dump.rules.len()];
     let mut is_alive = vec![false; dump.rules.len()];
-    let mut names = HOOKS.iter();
-    let living = hooks.map(|steps| {
-        let hook = names.next().copied().unwrap_or_default();
+    let living = hooks.map(|(hook, steps)| {
         let mut living: Vec<Step> = Vec::new();
         for mut step in steps {
             match blind(hook, &mut step).or_else(|| death(dump, &step, &living)) {
