@@ -50,13 +50,22 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match perform(Task::parse()) {
+    let task = Task::parse();
+    match find_tools_first().and_then(|()| perform(task)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has the tools that set-up unpacks called in place of the system's, by all that this program starts.
+fn find_tools_first() -> Result<()> {
+    let path = setup::path()?;
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var("PATH", path) };
+    Ok(())
 }
 
 fn perform(task: Task) -> Result<ExitCode> {

@@ -2,141 +2,22 @@
 //!
 //! The other commands call [`ensure`] before they begin, so nobody has to type it.
 
+mod tools;
+
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use bpf_toolchain::process::{capture, find_program, line, show};
-use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace, apt};
+use bpf_toolchain::apt::{self, Refusal};
+use bpf_toolchain::process::{SYSTEM_DIRS, capture, find_program, line, show};
+use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace};
 
 use crate::command::workspace;
-use crate::kernels;
 
-/// A program that the lab or the tests run, and the Debian package that has it.
-struct Tool {
-    program: &'static str,
-    package: &'static str,
-    /// What for; shown when it cannot be installed.
-    why: &'static str,
-}
-
-/// Everything that the lab and the tests run, besides natbpf.
-const TOOLS: [Tool; 7] = [
-    Tool {
-        program: "ip",
-        package: "iproute2",
-        why: "makes namespaces, links and routes",
-    },
-    Tool {
-        program: "tc",
-        package: "iproute2",
-        why: "shows and damages what passes an interface",
-    },
-    Tool {
-        program: "nft",
-        package: "nftables",
-        why: "is the NAT to compare with, and a firewall",
-    },
-    Tool {
-        program: "ping",
-        package: "iputils-ping",
-        why: "tests ICMP echo and path MTU",
-    },
-    Tool {
-        program: "traceroute",
-        package: "traceroute",
-        why: "tests ICMP errors",
-    },
-    Tool {
-        program: "iperf3",
-        package: "iperf3",
-        why: "measures throughput",
-    },
-    Tool {
-        program: "curl",
-        package: "curl",
-        why: "is the HTTP client behind or before the NAT",
-    },
-];
-
-/// What measuring needs besides.
-const BENCH_TOOLS: &[Tool] = &[
-    Tool {
-        program: "iptables-restore",
-        package: "iptables",
-        why: "is the other NAT to compare with",
-    },
-    Tool {
-        program: "conntrack",
-        package: "conntrack",
-        why: "empties the kernel's table of connections",
-    },
-    Tool {
-        program: "bridge",
-        package: "iproute2",
-        why: "tells a bridge where a guest is",
-    },
-];
-
-/// What tests need besides.
-const TEST_TOOLS: &[Tool] = &[
-    Tool {
-        program: kernels::QEMU,
-        package: "qemu-system-x86",
-        why: "runs older kernels, and guests",
-    },
-    Tool {
-        program: "busybox",
-        package: "busybox-static",
-        why: "is all that the tests' virtual machines have, and asks name servers",
-    },
-    Tool {
-        program: "depmod",
-        package: "kmod",
-        why: "says which modules a kernel needs for what",
-    },
-    Tool {
-        program: "cpio",
-        package: "cpio",
-        why: "packs what a kernel boots into",
-    },
-    Tool {
-        program: "c++",
-        package: "g++",
-        why: "compiles libFuzzer",
-    },
-    Tool {
-        program: "turnserver",
-        package: "coturn",
-        why: "finds out how the NAT behaves",
-    },
-    Tool {
-        program: "dnsmasq",
-        package: "dnsmasq-base",
-        why: "serves DHCP and DNS to guests",
-    },
-    Tool {
-        program: "udhcpc",
-        package: "udhcpc",
-        why: "gets a guest its address",
-    },
-    Tool {
-        program: "mtr",
-        package: "mtr-tiny",
-        why: "shows the hops of a way",
-    },
-    Tool {
-        program: "nping",
-        package: "nmap",
-        why: "sends packets that no application sends",
-    },
-];
-
-/// The programs that the lab and the tests of whole hosts run.
-pub(crate) fn lab_programs() -> impl Iterator<Item = &'static str> {
-    TOOLS.iter().map(|tool| tool.program)
-}
+pub(crate) use tools::lab_programs;
+use tools::{Tool, needed};
 
 /// Packages whose installation starts a service, which nobody has asked for: the tests run the
 /// program themselves.
@@ -166,7 +47,27 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// `PATH` for this program and all that it starts: what set-up has unpacked comes first, and
+/// administration programs are found by users whose `PATH` lacks them.
+///
+/// # Errors
+/// When a directory's name cannot stand in `PATH`.
+pub(crate) fn path() -> Result<OsString> {
+    let mut dirs = vec![workspace()?.unpacked().bin()];
+    dirs.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    dirs.extend(SYSTEM_DIRS.map(PathBuf::from));
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for dir in dirs {
+        if !kept.contains(&dir) {
+            kept.push(dir);
+        }
+    }
+    env::join_paths(kept).context("put PATH together")
+}
+
 /// Installs what is missing for `needs`; silent and quick when nothing is.
+///
+/// What apt refuses because of something that is installed is unpacked below the target directory.
 ///
 /// # Errors
 /// Where something may not or cannot be installed, with the command to type.
@@ -174,7 +75,7 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
     let workspace = workspace()?;
     let missing = missing_packages(&workspace, needs);
     if !missing.is_empty() {
-        install_packages(&missing, || missing_packages(&workspace, needs).is_empty())?;
+        install_packages(&workspace, &missing, needs)?;
     }
     if needs_toolchain() {
         Toolchain::install(&workspace)?;
@@ -196,27 +97,83 @@ fn missing_packages(workspace: &Workspace, needs: Needs) -> Vec<String> {
     if needs_toolchain() {
         packages = Toolchain::missing_packages(workspace, needs == Needs::Tests);
     }
-    packages.extend(missing_tools(needs).map(|tool| tool.package.to_owned()));
+    packages.extend(missing_tools(workspace, needs).map(|tool| tool.package.to_owned()));
     packages.sort();
     packages.dedup();
     packages
 }
 
-fn missing_tools(needs: Needs) -> impl Iterator<Item = &'static Tool> {
-    let lab = TOOLS.iter().filter(move |_| needs >= Needs::Lab);
-    let bench = BENCH_TOOLS.iter().filter(move |_| needs >= Needs::Bench);
-    let tests = TEST_TOOLS.iter().filter(move |_| needs == Needs::Tests);
-    lab.chain(bench)
-        .chain(tests)
-        .filter(|tool| find_program(tool.program).is_none())
+fn missing_tools(workspace: &Workspace, needs: Needs) -> impl Iterator<Item = &'static Tool> {
+    let unpacked = workspace.unpacked();
+    needed(needs).filter(move |tool| !tool.is_here(&unpacked))
 }
 
-fn install_packages(packages: &[String], satisfied: impl Fn() -> bool) -> Result<()> {
-    if apt::is_here() {
-        mask_services(packages)?;
-        return apt::install(packages, satisfied);
+fn install_packages(workspace: &Workspace, packages: &[String], needs: Needs) -> Result<()> {
+    if !apt::is_here() {
+        bail!("{}", to_do_by_hand(workspace, packages)?);
     }
-    bail!("{}", to_do_by_hand(packages)?)
+    mask_services(packages)?;
+    let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+    let refusals = apt::install(&names)?;
+    let mut problems = unpack_tools(workspace, &refusals, needs);
+    if needs_toolchain() {
+        let left = Toolchain::missing_packages(workspace, needs == Needs::Tests);
+        problems.extend(left.into_iter().map(|package| {
+            format!(
+                "{package}, for building BPF{}",
+                why_not(&refusals, &package)
+            )
+        }));
+    }
+    if !problems.is_empty() {
+        bail!("these are missing:\n    {}", problems.join("\n    "));
+    }
+    Ok(())
+}
+
+/// Has the tools that are still missing run from unpacked packages. Returns what is missing after that.
+fn unpack_tools(workspace: &Workspace, refusals: &[Refusal], needs: Needs) -> Vec<String> {
+    let unpacked = workspace.unpacked();
+    let mut problems = Vec::new();
+    let mut tried: Vec<&str> = Vec::new();
+    for tool in missing_tools(workspace, needs).collect::<Vec<_>>() {
+        let Tool {
+            package,
+            program,
+            why,
+            ..
+        } = tool;
+        let is_new = !tried.contains(package);
+        tried.push(package);
+        let why_not = why_not(refusals, package);
+        let taken = match is_new {
+            true => {
+                eprintln!(
+                    "setup: unpacking {package} in {}, not installing it{why_not}",
+                    unpacked.root(package).display()
+                );
+                unpacked
+                    .add(package)
+                    .and_then(|()| tool.take_from(&unpacked))
+            }
+            false => tool.take_from(&unpacked),
+        };
+        let problem = match taken {
+            Ok(true) => continue,
+            Ok(false) => "what the package has does not work".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        problems.push(format!(
+            "{program} of {package}, which {why}{why_not}: {problem}"
+        ));
+    }
+    problems
+}
+
+/// Why apt did not install a package, as part of a message.
+fn why_not(refusals: &[Refusal], package: &str) -> String {
+    let refusal = refusals.iter().find(|refusal| refusal.package == package);
+    refusal.map_or_else(String::new, |refusal| format!(" ({})", refusal.reason))
 }
 
 /// Keeps systemd, where it runs, from starting the services of packages that are to be installed.
@@ -234,15 +191,14 @@ fn mask_services(packages: &[String]) -> Result<()> {
 }
 
 /// What to install on a system without apt.
-fn to_do_by_hand(packages: &[String]) -> Result<String> {
+fn to_do_by_hand(workspace: &Workspace, packages: &[String]) -> Result<String> {
     let mut text = String::from("there is no apt-get here, so please install:\n");
-    for tool in
-        missing_tools(Needs::Tests).filter(|tool| packages.iter().any(|name| name == tool.package))
-    {
+    let missing = missing_tools(workspace, Needs::Tests);
+    for tool in missing.filter(|tool| packages.iter().any(|name| name == tool.package)) {
         text += &format!("  {}, which {}\n", tool.program, tool.why);
     }
     if needs_toolchain()
-        && let Err(missing) = Toolchain::find(&workspace()?)
+        && let Err(missing) = Toolchain::find(workspace)
     {
         text += &format!(
             "  a toolchain for BPF ({missing}), for instance by\n      \
@@ -284,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_tool_says_what_it_is_for() {
-        for tool in TOOLS.iter().chain(BENCH_TOOLS).chain(TEST_TOOLS) {
+        for tool in needed(Needs::Tests) {
             assert!(!tool.package.is_empty(), "{}", tool.program);
             assert!(
                 tool.why.ends_with(char::is_alphanumeric),

@@ -4,6 +4,7 @@
 //! It is a cpio archive, or rather two, one behind the other: the first is the same for all kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -13,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use bpf_toolchain::Workspace;
 use bpf_toolchain::process::{capture, find_program, line, show};
+use bpf_toolchain::unpack::Launch;
 use serde_json::Value;
 
 use super::Unpacked;
@@ -129,13 +131,22 @@ impl Image {
                     .arg(built),
             )?;
         }
+        let mut dirs = Vec::new();
         for name in BASE.into_iter().chain(lab_programs()) {
             let path = find_program(name).with_context(|| format!("there is no {name} here"))?;
-            copy(&path, &root.join("usr/bin").join(name))?;
+            let launch = Launch::of(&path);
+            copy(&launch.program, &root.join("usr/bin").join(name))?;
+            dirs.extend(launch.libraries);
         }
-        for library in libraries(&root.join("usr/bin"))? {
-            let place = root.join(library.strip_prefix("/").unwrap_or(&library));
-            copy(&library, &place)?;
+        for library in libraries(&root.join("usr/bin"), &dirs)? {
+            // What is unpacked goes to where the loader looks.
+            let place = match library.parent() {
+                Some(dir) if dirs.iter().any(|unpacked| unpacked == dir) => {
+                    Path::new("usr/lib").join(library.file_name().context("a library's name")?)
+                }
+                _ => library.strip_prefix("/").unwrap_or(&library).to_owned(),
+            };
+            copy(&library, &root.join(place))?;
         }
         fs::write(root.join("init"), INIT).context("write init")?;
         show(Command::new("chmod").arg("755").arg(root.join("init")))?;
@@ -202,12 +213,14 @@ fn lay_out(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The shared libraries, and the loader, of all programs in a directory.
-fn libraries(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+/// The shared libraries, and the loader, of all programs in a directory; some may be in `dirs`.
+fn libraries(dir: &Path, dirs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     let mut libraries = BTreeSet::new();
+    let path = env::join_paths(dirs).context("a path of libraries")?;
     for entry in fs::read_dir(dir)? {
         let program = entry?.path();
-        let list = capture(Command::new("ldd").arg(&program))?;
+        let mut ldd = Command::new("ldd");
+        let list = capture(ldd.arg(&program).env("LD_LIBRARY_PATH", &path))?;
         if list.contains("not found") {
             bail!(
                 "{} needs a library that is not here:\n{list}",

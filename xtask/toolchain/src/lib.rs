@@ -15,6 +15,7 @@ mod linker;
 mod object;
 pub mod process;
 mod toolchain;
+pub mod unpack;
 mod workspace;
 
 pub use object::{OBJECT_VARIABLE, ObjectBuild, check_object};

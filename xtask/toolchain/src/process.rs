@@ -8,16 +8,22 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// Where administration programs are, also for users whose `PATH` does not say so.
-const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
+pub const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// The path of the program `name`, looked up in `PATH` and in the system's own directories.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
+    find_programs(name).next()
+}
+
+/// All programs of this name, the one first that is called by it.
+pub fn find_programs(name: &str) -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
+    let dirs: Vec<PathBuf> = env::split_paths(&path).collect();
+    dirs.into_iter()
         .chain(SYSTEM_DIRS.map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(|candidate| candidate.is_file())
+        .map(move |dir| dir.join(name))
+        .filter(|candidate| candidate.is_file())
 }
 
 /// Runs `command` with its output shown as progress on stderr.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::unpack::Unpacked;
+
 /// The workspace on disk and the target directory in use, wherever cargo was told to put it.
 #[derive(Clone, Debug)]
 pub struct Workspace {
@@ -58,6 +60,12 @@ impl Workspace {
     #[must_use]
     pub fn bpf_target(&self) -> PathBuf {
         self.target.join("bpf")
+    }
+
+    /// Where `setup` unpacks the packages that apt does not install beside what is installed.
+    #[must_use]
+    pub fn unpacked(&self) -> Unpacked {
+        Unpacked::below(self.target.join("tools"))
     }
 
     /// Where `setup` puts tools that no package provides.
