@@ -4,13 +4,14 @@
 
 mod tools;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use bpf_toolchain::apt::{self, Refusal};
+use bpf_toolchain::apt::{Apt, Refusal};
 use bpf_toolchain::process::{SYSTEM_DIRS, capture, find_program, line, show};
 use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace};
 
@@ -109,21 +110,27 @@ fn missing_tools(workspace: &Workspace, needs: Needs) -> impl Iterator<Item = &'
 }
 
 fn install_packages(workspace: &Workspace, packages: &[String], needs: Needs) -> Result<()> {
-    if !apt::is_here() {
+    let Some(apt) = Apt::find() else {
         bail!("{}", to_do_by_hand(workspace, packages)?);
-    }
+    };
     mask_services(packages)?;
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
-    let refusals = apt::install(&names)?;
-    let mut problems = unpack_tools(workspace, &refusals, needs);
-    if needs_toolchain() {
-        let left = Toolchain::missing_packages(workspace, needs == Needs::Tests);
-        problems.extend(left.into_iter().map(|package| {
-            format!(
-                "{package}, for building BPF{}",
-                why_not(&refusals, &package)
-            )
-        }));
+    let refusals = apt.install(&names)?;
+    let mut problems = unpack_tools(workspace, &apt, needs, &refusals);
+    let with_clippy = needs == Needs::Tests;
+    let missing_for_bpf = match needs_toolchain() {
+        true => Toolchain::missing_packages(workspace, with_clippy),
+        false => Vec::new(),
+    };
+    if !missing_for_bpf.is_empty() {
+        say_unpacking(&missing_for_bpf, &refusals);
+        let failed = Toolchain::unpack(workspace, &apt, with_clippy).err();
+        let left = Toolchain::missing_packages(workspace, with_clippy);
+        if let Some(problem) = failed {
+            problems.push(format!("{}, for building BPF: {problem:#}", left.join(" ")));
+        } else if !left.is_empty() {
+            problems.push(format!("{}, for building BPF", left.join(" ")));
+        }
     }
     if !problems.is_empty() {
         bail!("these are missing:\n    {}", problems.join("\n    "));
@@ -132,48 +139,44 @@ fn install_packages(workspace: &Workspace, packages: &[String], needs: Needs) ->
 }
 
 /// Has the tools that are still missing run from unpacked packages. Returns what is missing after that.
-fn unpack_tools(workspace: &Workspace, refusals: &[Refusal], needs: Needs) -> Vec<String> {
+fn unpack_tools(
+    workspace: &Workspace,
+    apt: &Apt,
+    needs: Needs,
+    refusals: &[Refusal],
+) -> Vec<String> {
     let unpacked = workspace.unpacked();
+    let mut missing: BTreeMap<&str, Vec<&Tool>> = BTreeMap::new();
+    for tool in missing_tools(workspace, needs) {
+        missing.entry(tool.package).or_default().push(tool);
+    }
     let mut problems = Vec::new();
-    let mut tried: Vec<&str> = Vec::new();
-    for tool in missing_tools(workspace, needs).collect::<Vec<_>>() {
-        let Tool {
-            package,
-            program,
-            why,
-            ..
-        } = tool;
-        let is_new = !tried.contains(package);
-        tried.push(package);
-        let why_not = why_not(refusals, package);
-        let taken = match is_new {
-            true => {
-                eprintln!(
-                    "setup: unpacking {package} in {}, not installing it{why_not}",
-                    unpacked.root(package).display()
-                );
-                unpacked
-                    .add(package)
-                    .and_then(|()| tool.take_from(&unpacked))
-            }
-            false => tool.take_from(&unpacked),
-        };
-        let problem = match taken {
-            Ok(true) => continue,
-            Ok(false) => "what the package has does not work".to_owned(),
-            Err(error) => format!("{error:#}"),
-        };
-        problems.push(format!(
-            "{program} of {package}, which {why}{why_not}: {problem}"
-        ));
+    for (package, tools) in missing {
+        say_unpacking(&[package], refusals);
+        if let Err(error) = unpacked.add(apt, package, &[package]) {
+            let programs: Vec<String> = tools.iter().map(|tool| tool.about()).collect();
+            problems.push(format!("{} of {package}: {error:#}", programs.join(", ")));
+            continue;
+        }
+        for tool in tools {
+            let problem = match tool.take_from(&unpacked) {
+                Ok(true) => continue,
+                Ok(false) => "the one in the package does not work".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            problems.push(format!("{} of {package}: {problem}", tool.about()));
+        }
     }
     problems
 }
 
-/// Why apt did not install a package, as part of a message.
-fn why_not(refusals: &[Refusal], package: &str) -> String {
-    let refusal = refusals.iter().find(|refusal| refusal.package == package);
-    refusal.map_or_else(String::new, |refusal| format!(" ({})", refusal.reason))
+/// Says that packages are unpacked below the target directory, and why they are not installed.
+fn say_unpacking<S: AsRef<str>>(packages: &[S], refusals: &[Refusal]) {
+    for package in packages.iter().map(AsRef::as_ref) {
+        let refusal = refusals.iter().find(|refusal| refusal.package == package);
+        let reason = refusal.map_or("the installed one does not do", |refusal| &refusal.reason);
+        eprintln!("setup: unpacking {package} below target/tools, not installing it: {reason}");
+    }
 }
 
 /// Keeps systemd, where it runs, from starting the services of packages that are to be installed.
@@ -195,7 +198,7 @@ fn to_do_by_hand(workspace: &Workspace, packages: &[String]) -> Result<String> {
     let mut text = String::from("there is no apt-get here, so please install:\n");
     let missing = missing_tools(workspace, Needs::Tests);
     for tool in missing.filter(|tool| packages.iter().any(|name| name == tool.package)) {
-        text += &format!("  {}, which {}\n", tool.program, tool.why);
+        text += &format!("  {}\n", tool.about());
     }
     if needs_toolchain()
         && let Err(missing) = Toolchain::find(workspace)

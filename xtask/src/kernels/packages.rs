@@ -17,6 +17,23 @@ pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
     if by_hand.is_dir() {
         return Unpacked::find(&by_hand);
     }
+    match from_archive(kernel, cache) {
+        Ok(there) => Unpacked::find(&there),
+        Err(error) => {
+            let there = unpacked_before(kernel, cache)?.ok_or(error)?;
+            eprintln!(
+                "setup: no package of Linux {} is to be had now, so {} serves",
+                kernel.version,
+                there.display()
+            );
+            Unpacked::find(&there)
+        }
+    }
+}
+
+/// The newest package of a kernel that the archive has, unpacked now or before.
+fn from_archive(kernel: Kernel, cache: &Path) -> Result<PathBuf> {
+    let by_hand = cache.join(kernel.version);
     let file = match newest(kernel)? {
         Some(file) => file,
         None => {
@@ -26,10 +43,10 @@ pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
         }
     };
     if let Some(there) = file.unpacked(cache) {
-        return Unpacked::find(&there);
+        return Ok(there);
     }
     let file = match file.unpack(cache) {
-        Ok(there) => return Unpacked::find(&there),
+        Ok(there) => return Ok(there),
         // The archive keeps no revision that has been replaced.
         Err(_) => {
             update(kernel)?;
@@ -37,9 +54,23 @@ pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
         }
     };
     match file.unpacked(cache) {
-        Some(there) => Unpacked::find(&there),
-        None => Unpacked::find(&file.unpack(cache)?),
+        Some(there) => Ok(there),
+        None => file.unpack(cache),
     }
+}
+
+/// The newest package of a kernel that was unpacked before.
+fn unpacked_before(kernel: Kernel, cache: &Path) -> Result<Option<PathBuf>> {
+    let prefix = format!("linux-image-{}.", kernel.version);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(cache).with_context(|| format!("read {}", cache.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&prefix) {
+            found.push(name);
+        }
+    }
+    let newest = found.into_iter().max_by_key(|name| numbers(name));
+    Ok(newest.map(|name| cache.join(name)))
 }
 
 fn update(kernel: Kernel) -> Result<()> {
@@ -182,6 +213,30 @@ mod tests {
             Some("linux-image-6.1.0-56-cloud-amd64")
         );
         assert_eq!(newest_name(""), None);
+    }
+
+    #[test]
+    fn without_an_archive_the_newest_kernel_serves_that_was_unpacked_before() {
+        let cache = std::env::temp_dir().join(format!("natbpf-before-{}", std::process::id()));
+        let names = [
+            "linux-image-6.1.0-9-cloud-amd64_6.1.27-1_amd64",
+            "linux-image-6.1.0-57-cloud-amd64_6.1.192-3_amd64",
+            "linux-image-6.12.111+deb12-cloud-amd64_6.12.111-1_amd64",
+            "run-1",
+        ];
+        for name in names {
+            fs::create_dir_all(cache.join(name)).unwrap();
+        }
+        let of = |kernel| unpacked_before(kernel, &cache).unwrap();
+        let found = super::super::KERNELS.map(of);
+        fs::remove_dir_all(cache.join(names[2])).unwrap();
+        let none = of(super::super::KERNELS[1]);
+        fs::remove_dir_all(&cache).unwrap();
+        assert_eq!(
+            found,
+            [1, 2].map(|index: usize| Some(cache.join(names[index])))
+        );
+        assert_eq!(none, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! that it is the one that they need.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -180,6 +180,12 @@ const TESTS: &[Tool] = &[
         &["kmod"],
     ),
     tool(
+        ("strip", "binutils"),
+        "leaves out of a kernel's file system what is for debuggers",
+        &["--version"],
+        &["strip"],
+    ),
+    tool(
         ("cpio", "cpio"),
         "packs what a kernel boots into",
         &["--version"],
@@ -274,16 +280,27 @@ impl Tool {
     /// Whether calling it by its name starts what is needed; where it does not, but that is here under
     /// another name or in another place, it does from now on.
     pub(super) fn is_here(&self, unpacked: &Unpacked) -> bool {
-        let mut candidates = find_programs(self.program);
-        let chosen = candidates.next();
-        if chosen.is_some_and(|path| self.test.passes(&path)) {
+        let others = self.files.iter().flat_map(|name| find_programs(name));
+        self.is_among(find_programs(self.program).chain(others), unpacked)
+    }
+
+    /// The same for the programs that are here, the one first that is called.
+    fn is_among(&self, mut here: impl Iterator<Item = PathBuf>, unpacked: &Unpacked) -> bool {
+        if here.next().is_some_and(|path| self.test.passes(&path)) {
             return true;
         }
-        let others = self.files.iter().flat_map(|name| find_programs(name));
-        let Some(other) = candidates.chain(others).find(|path| self.test.passes(path)) else {
-            return false;
-        };
-        unpacked.prefer(self.program, &other).is_ok()
+        match here.find(|path| self.test.passes(path)) {
+            Some(other) => unpacked.prefer(self.program, &other).is_ok(),
+            // For another tool of its package, or before something was installed that is in its way.
+            None => {
+                unpacked.root(self.package).is_dir() && self.take_from(unpacked).unwrap_or(false)
+            }
+        }
+    }
+
+    /// The program and what it is for, as part of a message.
+    pub(super) fn about(&self) -> String {
+        format!("{}, which {}", self.program, self.why)
     }
 
     /// Has it run from its unpacked package, and says whether that is what is needed.
@@ -347,4 +364,122 @@ fn is_static(program: &Path) -> bool {
             let at = start + index * size;
             bytes.get(at..at + 4).is_some_and(|kind| kind != interp)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory with programs, gone with it.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("natbpf-tool-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn program(&self, path: &str, script: &str) -> PathBuf {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        }
+
+        fn unpacked(&self) -> Unpacked {
+            Unpacked::below(self.0.join("tools"))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const PING: Tool =
+        tool(("ping", "iputils-ping"), "pings", &["-V"], &["iputils"]).or_file(&["ping.iputils"]);
+    const RIGHT: &str = "echo ping from iputils 20221126";
+    const WRONG: &str = "echo 'ping (GNU inetutils) 2.4'";
+
+    #[test]
+    fn a_tool_that_does_what_is_needed_is_called_as_it_is() {
+        let scratch = Scratch::new("right");
+        let here = [scratch.program("bin/ping", RIGHT)];
+        assert!(PING.is_among(here.into_iter(), &scratch.unpacked()));
+        assert!(!scratch.unpacked().bin().exists());
+    }
+
+    #[test]
+    fn the_right_tool_under_another_name_is_called_instead_of_a_wrong_one() {
+        let scratch = Scratch::new("alternative");
+        let right = scratch.program("bin/ping.iputils", RIGHT);
+        let here = [scratch.program("bin/ping", WRONG), right.clone()];
+        assert!(PING.is_among(here.into_iter(), &scratch.unpacked()));
+        let link = fs::read_link(scratch.unpacked().bin().join("ping")).unwrap();
+        assert_eq!(link, right);
+    }
+
+    #[test]
+    fn a_tool_of_the_same_name_that_does_something_else_is_missing() {
+        let scratch = Scratch::new("wrong");
+        let failing = scratch.program("bin/failing", &format!("{RIGHT}; exit 1"));
+        for here in [
+            vec![scratch.program("bin/ping", WRONG)],
+            vec![failing],
+            vec![],
+        ] {
+            assert!(!PING.is_among(here.into_iter(), &scratch.unpacked()));
+        }
+        assert!(!scratch.unpacked().bin().exists());
+    }
+
+    #[test]
+    fn what_is_unpacked_already_serves_without_apt() {
+        let scratch = Scratch::new("unpacked");
+        scratch.program("tools/iputils-ping/usr/bin/ping", RIGHT);
+        let here = [scratch.program("bin/ping", WRONG)];
+        assert!(PING.is_among(here.into_iter(), &scratch.unpacked()));
+        assert!(scratch.unpacked().bin().join("ping").is_file());
+    }
+
+    #[test]
+    fn an_unpacked_tool_that_does_not_work_is_not_called() {
+        let scratch = Scratch::new("broken");
+        scratch.program("tools/iputils-ping/usr/bin/ping", WRONG);
+        assert!(!PING.is_among(std::iter::empty(), &scratch.unpacked()));
+        assert!(!scratch.unpacked().bin().join("ping").exists());
+    }
+
+    /// A 64-bit ELF file with one program header of this kind.
+    fn elf(kind: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 120];
+        bytes[..4].copy_from_slice(b"\x7fELF");
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64..68].copy_from_slice(&kind.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_program_that_asks_for_a_loader_is_not_static() {
+        let scratch = Scratch::new("static");
+        let file = scratch.0.join("program");
+        for (bytes, expected) in [
+            (elf(1), true),
+            (elf(3), false),
+            (elf(1)[..66].to_vec(), false),
+            (b"#!/bin/sh\n".to_vec(), false),
+        ] {
+            fs::write(&file, bytes).unwrap();
+            assert_eq!(is_static(&file), expected);
+        }
+        assert!(!is_static(&scratch.0.join("missing")));
+    }
 }

@@ -3,11 +3,12 @@
 //! Nothing is ever removed or downgraded to make room, and what is held stays held: such packages are
 //! refused, and named with the reason.
 
-use std::fmt;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::{fmt, fs};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::process::{capture, find_program, show};
 
@@ -26,93 +27,179 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Installs as root those of `packages` that apt can install without removing, downgrading or releasing
-/// another one; the others are returned.
-///
-/// Package lists are fetched only if a package is unknown, or its file is not to be had. An archive that
-/// cannot be reached is no error here: see what was installed.
-///
-/// # Errors
-/// Without root, with the command to type.
-pub fn install(packages: &[&str]) -> Result<Vec<Refusal>> {
-    if !is_root() {
-        bail!(
-            "packages are missing, and only root may install them. Type\n\n    sudo {}\n",
-            typed(packages)
-        );
+/// The system's apt.
+#[derive(Clone, Debug)]
+pub struct Apt {
+    get: PathBuf,
+    cache: PathBuf,
+    is_root: bool,
+}
+
+impl Apt {
+    /// The one that is installed, if this system has it.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        Some(Self {
+            get: find_program("apt-get")?,
+            cache: find_program("apt-cache")?,
+            is_root: is_root(),
+        })
     }
-    let mut refusals = install_known(packages);
-    if refusals.iter().any(|refusal| refusal.reason == UNKNOWN) {
-        update();
-        let again: Vec<String> = refusals.drain(..).map(|refusal| refusal.package).collect();
-        refusals = install_known(&again.iter().map(String::as_str).collect::<Vec<_>>());
+
+    /// Installs as root those of `packages` that apt can install without removing, downgrading or
+    /// releasing another one; the others are returned.
+    ///
+    /// Package lists are fetched only if a package is unknown, or its file is not to be had. An archive
+    /// that cannot be reached is no error here: see what was installed.
+    ///
+    /// # Errors
+    /// Without root, with the command to type.
+    pub fn install(&self, packages: &[&str]) -> Result<Vec<Refusal>> {
+        if !self.is_root {
+            bail!(
+                "packages are missing, and only root may install them. Type\n\n    sudo {}\n",
+                typed(packages)
+            );
+        }
+        let mut refusals = self.install_known(packages);
+        if refusals.iter().any(|refusal| refusal.reason == UNKNOWN) {
+            self.update();
+            let again: Vec<String> = refusals.drain(..).map(|refusal| refusal.package).collect();
+            refusals = self.install_known(&again.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        Ok(refusals)
     }
-    Ok(refusals)
+
+    fn install_known(&self, packages: &[&str]) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        let mut refuse = |package: &str, reason| {
+            refusals.push(Refusal {
+                package: package.to_owned(),
+                reason,
+            });
+        };
+        let mut possible = packages.to_vec();
+        if self.simulate(packages).is_err() {
+            possible.retain(|package| {
+                let answer = self.simulate(&[*package]);
+                answer.map_err(|reason| refuse(package, reason)).is_ok()
+            });
+        }
+        if possible.is_empty() {
+            return refusals;
+        }
+        eprintln!("setup: installing with apt: {}", possible.join(" "));
+        if show(self.get("install").args(&possible)).is_ok() {
+            return refusals;
+        }
+        // They may not go together, or one of them has failed.
+        for package in possible {
+            match self.simulate(&[package]) {
+                Ok(()) if show(self.get("install").arg(package)).is_ok() => {}
+                Ok(()) => refuse(package, UNKNOWN.to_owned()),
+                Err(reason) => refuse(package, reason),
+            }
+        }
+        refusals
+    }
+
+    /// Fetches the package lists; where the archive cannot be reached, those that are here stay.
+    fn update(&self) {
+        if let Err(error) = show(&mut self.get("update")) {
+            eprintln!("setup: {error:#}");
+        }
+    }
+
+    /// Whether apt would install these packages, or why not.
+    fn simulate(&self, packages: &[&str]) -> Result<(), String> {
+        let mut command = self.get("install");
+        command.arg("--simulate").args(packages);
+        let output = command.stdin(Stdio::null()).output();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = output.map_err(|error| error.to_string())?;
+        if status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+        Err(reason(&text))
+    }
+
+    fn get(&self, action: &str) -> Command {
+        let mut command = Command::new(&self.get);
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Its words are read.
+            .env("LC_ALL", "C")
+            .args(["-q", "-o", "Dpkg::Use-Pty=0"])
+            .args(["-o", "DPkg::Lock::Timeout=300"])
+            .args(["-o", "Acquire::http::Timeout=30"])
+            .arg(action);
+        if action == "install" {
+            command.args(["--yes", "--no-install-recommends", "--no-remove"]);
+        }
+        command
+    }
+
+    /// Downloads `packages`, with all that they depend on and `status` does not list as installed, into
+    /// `archives` of `work`. Nothing outside of `work` is changed.
+    ///
+    /// # Errors
+    /// When apt does not know them, finds no way to have them all, or cannot reach the archive.
+    pub(crate) fn download(&self, packages: &[&str], status: &str, work: &Path) -> Result<()> {
+        let file = work.join("status");
+        fs::write(&file, status).with_context(|| format!("write {}", file.display()))?;
+        let archives = work.join("archives");
+        fs::create_dir_all(archives.join("partial"))
+            .with_context(|| format!("make {}", archives.display()))?;
+        let mut command = Command::new(&self.get);
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C");
+        for (option, path) in [
+            ("Dir::State::status", file),
+            ("Dir::State::extended_states", work.join("states")),
+            ("Dir::Cache", work.join("cache")),
+            ("Dir::Cache::archives", archives),
+        ] {
+            command.args(["-o", &format!("{option}={}", path.display())]);
+        }
+        // By root, apt's own user would have to be let in there.
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
+        command.args(["-o", "Acquire::http::Timeout=30"]);
+        command.args([
+            "-q",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "--download-only",
+        ]);
+        capture(command.args(packages)).map(drop)
+    }
+
+    /// The names of the source packages of which `packages` are built: what is built of one goes together
+    /// by its version.
+    pub(crate) fn sources(&self, packages: &[&str]) -> BTreeSet<String> {
+        let mut show = Command::new(&self.cache);
+        show.args(["show", "--no-all-versions"]).args(packages);
+        let text = capture(&mut show).unwrap_or_default();
+        let stanzas = text.split("\n\n").filter_map(source);
+        stanzas.map(str::to_owned).collect()
+    }
+}
+
+/// The source package that a stanza of a package names; by default it has the package's name.
+pub(crate) fn source(stanza: &str) -> Option<&str> {
+    let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name));
+    let value = field("Source: ").or_else(|| field("Package: "))?;
+    // A version may follow.
+    value.split(' ').next()
 }
 
 /// Why a package is refused of which the lists say nothing, or whose file the archive no longer has.
 const UNKNOWN: &str = "apt's lists do not have it, or it cannot be downloaded";
-
-fn install_known(packages: &[&str]) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
-    let mut possible = packages.to_vec();
-    if simulate(packages).is_err() {
-        possible.retain(|package| match simulate(&[*package]) {
-            Ok(()) => true,
-            Err(reason) => {
-                refusals.push(Refusal {
-                    package: (*package).to_owned(),
-                    reason,
-                });
-                false
-            }
-        });
-    }
-    if possible.is_empty() {
-        return refusals;
-    }
-    eprintln!("setup: installing with apt: {}", possible.join(" "));
-    if show(apt_get("install").args(&possible)).is_ok() {
-        return refusals;
-    }
-    // They may not go together, or one of them has failed.
-    for package in possible {
-        let reason = match simulate(&[package]) {
-            Ok(()) if show(apt_get("install").arg(package)).is_ok() => continue,
-            Ok(()) => UNKNOWN.to_owned(),
-            Err(reason) => reason,
-        };
-        refusals.push(Refusal {
-            package: package.to_owned(),
-            reason,
-        });
-    }
-    refusals
-}
-
-/// Fetches the package lists; where the archive cannot be reached, those that are here stay.
-pub fn update() {
-    if let Err(error) = show(&mut apt_get("update")) {
-        eprintln!("setup: {error:#}");
-    }
-}
-
-/// Whether apt would install these packages, or why not.
-fn simulate(packages: &[&str]) -> Result<(), String> {
-    let mut command = apt_get("install");
-    command.arg("--simulate").args(packages);
-    let output = command.stdin(Stdio::null()).output();
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = output.map_err(|error| error.to_string())?;
-    if status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-    Err(reason(&text))
-}
 
 /// Why apt refuses, from what it says.
 fn reason(text: &str) -> String {
@@ -143,65 +230,12 @@ fn reason(text: &str) -> String {
     }
 }
 
-/// An `apt-get install` that knows `status` as what is installed, and keeps all its files in `work`: it
-/// changes nothing else, whatever it is asked to do besides downloading.
-pub(crate) fn resolve_apart(work: &Path, status: &Path) -> Command {
-    let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive");
-    command.args(["-q", "install", "--yes", "--no-install-recommends"]);
-    let mut archives = work.join("archives").into_os_string();
-    archives.push("/");
-    for (option, path) in [
-        ("Dir::State::status", status.as_os_str()),
-        (
-            "Dir::State::extended_states",
-            work.join("states").as_os_str(),
-        ),
-        ("Dir::Cache", work.join("cache").as_os_str()),
-        ("Dir::Cache::archives", &archives),
-    ] {
-        let mut setting = std::ffi::OsString::from(option);
-        setting.push("=");
-        setting.push(path);
-        command.arg("-o").arg(setting);
-    }
-    // By root, apt's own user would have to be let in there.
-    command.args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
-    command
-}
-
-/// Whether this system has apt.
-#[must_use]
-pub fn is_here() -> bool {
-    find_program("apt-get").is_some()
-}
-
 /// The command that installs `packages`, as root would type it.
 pub(crate) fn typed(packages: &[&str]) -> String {
     format!(
         "apt-get install --yes --no-install-recommends {}",
         packages.join(" ")
     )
-}
-
-fn apt_get(action: &str) -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        // Its words are read.
-        .env("LC_ALL", "C")
-        .args([
-            "-q",
-            "-o",
-            "Dpkg::Use-Pty=0",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-        ])
-        .arg(action);
-    if action == "install" {
-        command.args(["--yes", "--no-install-recommends", "--no-remove"]);
-    }
-    command
 }
 
 /// Whether this process may install packages.
@@ -211,13 +245,131 @@ fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
+    /// An apt whose `apt-get` is a script. It reads what it is asked for in `$*`, logs it, and has a
+    /// directory of its own as `$dir`.
+    struct Fake {
+        apt: Apt,
+        dir: PathBuf,
+    }
+
+    impl Fake {
+        fn new(name: &str, script: &str) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("natbpf-apt-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            let get = dir.join("apt-get");
+            let head = format!(
+                "#!/bin/sh\ndir='{0}'\necho \"$*\" >>$dir/log\n",
+                dir.display()
+            );
+            fs::write(&get, head + script).unwrap();
+            fs::set_permissions(&get, fs::Permissions::from_mode(0o755)).unwrap();
+            Self {
+                apt: Apt {
+                    cache: dir.join("apt-cache"),
+                    get,
+                    is_root: true,
+                },
+                dir,
+            }
+        }
+
+        /// What was asked for that would change something, each from its action on.
+        fn changes(&self) -> Vec<String> {
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let asked = log.lines().filter(|line| !line.contains("--simulate"));
+            let actions = asked.filter_map(|line| {
+                let start = line.find(" install ").or_else(|| line.find(" update"))?;
+                Some(line[start + 1..].to_owned())
+            });
+            actions.collect()
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    const INSTALL: &str = "install --yes --no-install-recommends --no-remove";
+
     #[test]
-    fn nothing_is_removed_and_nothing_is_asked() {
-        let command = apt_get("install");
-        let args: Vec<_> = command.get_args().collect();
-        assert!(args.contains(&"--no-remove".as_ref()) && args.contains(&"--yes".as_ref()));
+    fn a_refused_package_does_not_keep_the_others_from_being_installed() {
+        let fake = Fake::new(
+            "refused",
+            "case $* in *qemu*)
+                echo 'The following packages will be REMOVED:'
+                echo '  qemu-utils'
+                echo 'E: Packages need to be removed but remove is disabled.' >&2
+                exit 100
+            esac",
+        );
+        let refusals = fake.apt.install(&["cpio", "qemu", "nmap"]).unwrap();
+        assert_eq!(refusals.len(), 1);
+        assert_eq!(refusals[0].to_string(), "qemu: apt would remove qemu-utils");
+        assert_eq!(fake.changes(), [format!("{INSTALL} cpio nmap")]);
+    }
+
+    #[test]
+    fn packages_that_exclude_each_other_are_tried_one_by_one() {
+        let fake = Fake::new(
+            "exclusive",
+            "case $* in
+            *' a b') exit 100 ;;
+            *' b') test ! -e $dir/has-a || { echo 'E: no' >&2; exit 100; } ;;
+            *--simulate*) ;;
+            *) touch $dir/has-a ;;
+            esac",
+        );
+        let refusals = fake.apt.install(&["a", "b"]).unwrap();
+        assert_eq!(refusals.len(), 1);
+        assert_eq!(refusals[0].to_string(), "b: apt says: no");
+        let [together, one] = ["a b", "a"].map(|names| format!("{INSTALL} {names}"));
+        assert_eq!(fake.changes(), [together, one]);
+    }
+
+    #[test]
+    fn an_unknown_package_is_looked_for_once_in_new_lists() {
+        let fake = Fake::new(
+            "unknown",
+            "case $* in
+            *update*) touch $dir/updated ;;
+            *nonesuch*) echo 'E: Unable to locate package nonesuch' >&2; exit 100 ;;
+            *) test -e $dir/updated || { echo 'E: Unable to locate package new' >&2; exit 100; } ;;
+            esac",
+        );
+        let refusals = fake.apt.install(&["new", "nonesuch"]).unwrap();
+        assert_eq!(refusals.len(), 1);
+        assert_eq!(refusals[0].package, "nonesuch");
+        assert_eq!(
+            fake.changes(),
+            ["update".to_owned(), format!("{INSTALL} new")]
+        );
+    }
+
+    #[test]
+    fn an_archive_that_cannot_be_reached_is_tried_again_after_an_update_that_may_fail() {
+        let fake = Fake::new("offline", "case $* in *--simulate*) ;; *) exit 100 ;; esac");
+        let refusals = fake.apt.install(&["nmap"]).unwrap();
+        assert_eq!(refusals[0].reason, UNKNOWN);
+        let install = format!("{INSTALL} nmap");
+        let [once, twice] = [&install; 2];
+        let expected = [once, twice, "update", once, twice].map(str::to_owned);
+        assert_eq!(fake.changes(), expected);
+    }
+
+    #[test]
+    fn only_root_installs() {
+        let mut fake = Fake::new("user", "");
+        fake.apt.is_root = false;
+        let error = fake.apt.install(&["nmap"]).unwrap_err().to_string();
+        assert!(error.contains("sudo apt-get install"), "{error}");
+        assert!(fake.changes().is_empty());
     }
 
     #[test]

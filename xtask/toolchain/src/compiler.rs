@@ -5,14 +5,23 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt::Apt;
 use crate::object::target_triple;
 use crate::process::{capture, find_program};
+use crate::workspace::Workspace;
 
 /// Debian's packages with a compiler that can build for BPF.
 pub(crate) const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Debian's package with the same compiler's clippy.
 pub(crate) const CLIPPY_PACKAGE: &str = "rust-web-clippy";
+
+/// What a compiler consists of, and its clippy.
+const PROGRAMS: [&str; 2] = ["rustc", "cargo"];
+const CLIPPY_PROGRAMS: [&str; 2] = ["cargo-clippy", "clippy-driver"];
+
+/// The name under which the packages are unpacked.
+const UNPACKED: &str = "rust-web";
 
 /// Where a distribution installs its compiler.
 const PACKAGED_BIN: &str = "/usr/bin";
@@ -36,12 +45,41 @@ impl Compiler {
     /// # Errors
     /// Says in one line what is missing.
     pub(crate) fn packaged() -> Result<Self> {
-        let found = Self::at(Path::new(PACKAGED_BIN), false)?;
+        Self::with_core(Path::new(PACKAGED_BIN))
+    }
+
+    /// The same from packages that are unpacked, since something installed is in their way.
+    ///
+    /// # Errors
+    /// Says in one line what is missing.
+    pub(crate) fn unpacked(workspace: &Workspace) -> Result<Self> {
+        Self::with_core(&workspace.unpacked().apart(UNPACKED))
+    }
+
+    /// Unpacks the packages with this compiler, and with its clippy.
+    ///
+    /// # Errors
+    /// When apt cannot download them, or they do not work.
+    pub(crate) fn unpack(workspace: &Workspace, apt: &Apt) -> Result<Self> {
+        let unpacked = workspace.unpacked();
+        let packages = [&PACKAGES[..], &[CLIPPY_PACKAGE]].concat();
+        unpacked.add(apt, UNPACKED, &packages)?;
+        let programs = [&PROGRAMS[..], &CLIPPY_PROGRAMS].concat();
+        unpacked.provide_apart(UNPACKED, &programs)?;
+        Self::unpacked(workspace)
+    }
+
+    /// The compiler in `bin`, which brings a `core` for the BPF target.
+    fn with_core(bin: &Path) -> Result<Self> {
+        let found = Self::at(bin, false)?;
         let triple = target_triple();
         let mut ask = Command::new(found.program("rustc"));
         let libraries = capture(ask.args(["--print", "target-libdir", "--target", &triple]))?;
         if !holds_core(Path::new(libraries.trim())) {
-            bail!("the rustc in {PACKAGED_BIN} has no core library for {triple}");
+            bail!(
+                "the rustc in {} has no core library for {triple}",
+                bin.display()
+            );
         }
         Ok(found)
     }
@@ -68,7 +106,7 @@ impl Compiler {
 
     /// The compiler in `bin`, if it is new enough for this workspace.
     fn at(bin: &Path, build_std: bool) -> Result<Self> {
-        for program in ["rustc", "cargo"] {
+        for program in PROGRAMS {
             if !bin.join(program).is_file() {
                 bail!("no {program} in {}", bin.display());
             }
@@ -98,7 +136,7 @@ impl Compiler {
 
     /// Whether its clippy is installed.
     pub(crate) fn has_clippy(&self) -> bool {
-        ["cargo-clippy", "clippy-driver"]
+        CLIPPY_PROGRAMS
             .iter()
             .all(|name| self.program(name).is_file())
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::apt::Apt;
 use crate::compiler::Compiler;
 use crate::object;
 use crate::process::{capture, find_program, show};
@@ -48,15 +49,40 @@ fn note(compiler: &Compiler) -> String {
 
 /// The Debian package with which a linker for `compiler` is built, if it is missing. Without a
 /// compiler, for the one that the distribution has at present.
-pub(crate) fn missing_package(compiler: Option<&Compiler>) -> Option<String> {
+pub(crate) fn missing_package(
+    workspace: &Workspace,
+    compiler: Option<&Compiler>,
+) -> Option<String> {
     let llvm = compiler.map_or(PACKAGED_LLVM, |compiler| compiler.llvm);
-    let is_here = llvm_prefix(llvm).join("bin/llvm-config").is_file();
-    (!is_here).then(|| format!("llvm-{llvm}-dev"))
+    let places = llvm_roots(workspace, llvm).map(|root| llvm_prefix(&root, llvm));
+    let is_here = places
+        .iter()
+        .any(|prefix| prefix.join("bin/llvm-config").is_file());
+    (!is_here).then(|| package(llvm))
+}
+
+/// Debian's package with one version of LLVM.
+fn package(llvm: u32) -> String {
+    format!("llvm-{llvm}-dev")
+}
+
+/// Where one version of LLVM may be: unpacked, else installed.
+fn llvm_roots(workspace: &Workspace, version: u32) -> [PathBuf; 2] {
+    let unpacked = workspace.unpacked().root(&package(version));
+    [unpacked, PathBuf::from("/")]
 }
 
 /// Where Debian keeps one version of LLVM.
-fn llvm_prefix(version: u32) -> PathBuf {
-    PathBuf::from(format!("/usr/lib/llvm-{version}"))
+fn llvm_prefix(root: &Path, version: u32) -> PathBuf {
+    root.join(format!("usr/lib/llvm-{version}"))
+}
+
+/// Unpacks the package with which a linker is built.
+///
+/// # Errors
+/// When apt cannot download it.
+pub(crate) fn unpack(workspace: &Workspace, apt: &Apt, package: &str) -> Result<()> {
+    workspace.unpacked().add(apt, package, &[package])
 }
 
 /// Builds the linker for `compiler` and puts it under the workspace's target directory.
@@ -69,7 +95,12 @@ pub(crate) fn install(workspace: &Workspace, compiler: &Compiler) -> Result<Path
         compiler.llvm
     );
     let tools = workspace.tools();
-    show(&mut install_command(compiler, &tools)).context("build bpf-linker")?;
+    let [unpacked, installed] = llvm_roots(workspace, compiler.llvm);
+    let llvm = match unpacked.is_dir() {
+        true => unpacked,
+        false => installed,
+    };
+    show(&mut install_command(compiler, &llvm, &tools)).context("build bpf-linker")?;
     // The intermediate files are large, and never needed again.
     let _ = fs::remove_dir_all(tools.join("build"));
     let file = tools.join(NOTE);
@@ -77,12 +108,12 @@ pub(crate) fn install(workspace: &Workspace, compiler: &Compiler) -> Result<Path
     Ok(tools.join("bin/bpf-linker"))
 }
 
-fn install_command(compiler: &Compiler, tools: &Path) -> Command {
+fn install_command(compiler: &Compiler, llvm: &Path, tools: &Path) -> Command {
     let mut command = Command::new(compiler.program("cargo"));
     object::clean_environment(&mut command);
     command
         .env("RUSTC", compiler.program("rustc"))
-        .env("LLVM_PREFIX", llvm_prefix(compiler.llvm))
+        .env("LLVM_PREFIX", llvm_prefix(llvm, compiler.llvm))
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .args([
             "install",
@@ -101,6 +132,17 @@ fn install_command(compiler: &Compiler, tools: &Path) -> Command {
         .arg(tools)
         .arg("--target-dir")
         .arg(tools.join("build"));
+    if llvm != Path::new("/") {
+        // For what the build runs, and for the linker itself with all the libraries of its libraries.
+        let libraries = llvm.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+        let flags = format!(
+            "-Clink-arg=-L{0}\u{1f}-Clink-arg=-Wl,--disable-new-dtags,-rpath,{0}",
+            libraries.display()
+        );
+        command
+            .env("LD_LIBRARY_PATH", &libraries)
+            .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    }
     command
 }
 
@@ -130,7 +172,10 @@ mod tests {
 
     #[test]
     fn a_missing_llvm_is_named_as_its_package() {
-        let package = missing_package(Some(&compiler(9999)));
+        let built = std::env::current_exe().unwrap();
+        let member = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let workspace = Workspace::containing(member, &built).unwrap();
+        let package = missing_package(&workspace, Some(&compiler(9999)));
         assert_eq!(package.as_deref(), Some("llvm-9999-dev"));
     }
 

@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::apt::{self, Apt};
 use crate::compiler::{CLIPPY_PACKAGE, Compiler, PACKAGES};
 use crate::workspace::Workspace;
-use crate::{apt, linker, object};
+use crate::{linker, object};
 
 /// Everything needed to build the BPF object.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ impl Toolchain {
     /// When neither is complete; the error says what each of them lacks.
     pub fn find(workspace: &Workspace) -> Result<Self, Missing> {
         let mut lacks = Vec::new();
-        for compiler in [Compiler::packaged(), Compiler::nightly()] {
+        for compiler in Self::compilers(workspace) {
             match compiler {
                 Err(reason) => lacks.push(reason.to_string()),
                 Ok(compiler) => match linker::find(workspace, &compiler) {
@@ -49,20 +50,49 @@ impl Toolchain {
         Err(Missing(lacks))
     }
 
+    /// The compilers that there may be; what was unpacked was so because the others did not do.
+    fn compilers(workspace: &Workspace) -> [Result<Compiler>; 3] {
+        [
+            Compiler::unpacked(workspace),
+            Compiler::packaged(),
+            Compiler::nightly(),
+        ]
+    }
+
+    /// The first of them.
+    fn compiler(workspace: &Workspace) -> Result<Compiler> {
+        Compiler::unpacked(workspace)
+            .or_else(|_| Compiler::packaged())
+            .or_else(|_| Compiler::nightly())
+    }
+
+    /// Unpacks what is missing for a toolchain, and for its clippy if asked, where apt does not install it.
+    ///
+    /// # Errors
+    /// When apt cannot download it, or it does not work.
+    pub fn unpack(workspace: &Workspace, apt: &Apt, with_clippy: bool) -> Result<()> {
+        let missing = Self::missing_packages(workspace, with_clippy);
+        if missing.iter().any(|name| is_of_compiler(name)) {
+            Compiler::unpack(workspace, apt)?;
+        }
+        for package in Self::missing_packages(workspace, with_clippy) {
+            linker::unpack(workspace, apt, &package)?;
+        }
+        Ok(())
+    }
+
     /// The Debian packages that are missing for a toolchain, and for its clippy if asked.
     #[must_use]
     pub fn missing_packages(workspace: &Workspace, with_clippy: bool) -> Vec<String> {
         let found = Self::find(workspace).map(|toolchain| toolchain.compiler);
         let complete = found.is_ok();
-        let compiler = found
-            .or_else(|_| Compiler::packaged())
-            .or_else(|_| Compiler::nightly());
+        let compiler = found.or_else(|_| Self::compiler(workspace));
         let mut packages = Vec::new();
         if compiler.is_err() {
             packages.extend(PACKAGES.map(str::to_owned));
         }
         if !complete {
-            packages.extend(linker::missing_package(compiler.as_ref().ok()));
+            packages.extend(linker::missing_package(workspace, compiler.as_ref().ok()));
         }
         let has_clippy = compiler.is_ok_and(|compiler| compiler.build_std || compiler.has_clippy());
         if with_clippy && !has_clippy {
@@ -79,7 +109,7 @@ impl Toolchain {
         if let Ok(found) = Self::find(workspace) {
             return Ok(found);
         }
-        let compiler = Compiler::packaged().or_else(|_| Compiler::nightly())?;
+        let compiler = Self::compiler(workspace)?;
         let linker = linker::install(workspace, &compiler)?;
         Ok(Self { compiler, linker })
     }
@@ -119,6 +149,11 @@ impl Toolchain {
             .env("RUSTC_BOOTSTRAP", "1");
         command
     }
+}
+
+/// Whether a package is of the compiler, and so none for building a linker with.
+fn is_of_compiler(package: &str) -> bool {
+    package == CLIPPY_PACKAGE || PACKAGES.contains(&package)
 }
 
 impl fmt::Display for Toolchain {

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt;
+use crate::apt::{Apt, source};
 use crate::process::{capture, show};
 
 /// Where dpkg keeps what is installed.
@@ -55,25 +55,25 @@ impl Unpacked {
         self.dir.join("bin")
     }
 
-    /// Where the files of `package` are, once it is unpacked.
+    /// Where the files of a package are, once it is unpacked.
     #[must_use]
     pub fn root(&self, package: &str) -> PathBuf {
         self.dir.join(package)
     }
 
-    /// Unpacks `package` with all that it needs and this system lacks.
+    /// Unpacks `packages` together, as `name`, with all that they need and this system lacks.
     ///
     /// # Errors
-    /// When apt does not know it or cannot download it.
-    pub fn add(&self, package: &str) -> Result<()> {
+    /// When apt does not know them or cannot download them.
+    pub fn add(&self, apt: &Apt, name: &str, packages: &[&str]) -> Result<()> {
+        let root = self.root(name);
         fs::create_dir_all(&self.dir).with_context(|| format!("make {}", self.dir.display()))?;
         let lock = self.dir.join("lock");
         let lock = File::create(&lock).with_context(|| format!("make {}", lock.display()))?;
         lock.lock().context("wait for another set-up")?;
         let work = self.dir.join("new");
         let _ = fs::remove_dir_all(&work);
-        let root = self.root(package);
-        let result = unpack_in(&work, package).and_then(|()| {
+        let result = unpack_in(&work, apt, packages).and_then(|()| {
             let _ = fs::remove_dir_all(&root);
             fs::rename(work.join("root"), &root).with_context(|| format!("make {}", root.display()))
         });
@@ -86,21 +86,47 @@ impl Unpacked {
     /// # Errors
     /// When the package has no such program, or the program needs a library that is nowhere.
     pub fn provide(&self, package: &str, program: &Wanted<'_>) -> Result<()> {
+        let launch = self.launch(package, program)?;
+        launch.install(&self.bin().join(program.name))
+    }
+
+    /// Where the programs are that [`Self::provide_apart`] has provided.
+    #[must_use]
+    pub(crate) fn apart(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-programs"))
+    }
+
+    /// Has programs run from an unpacked root, but not by their names: these are of another meaning here.
+    ///
+    /// # Errors
+    /// As [`Self::provide`].
+    pub(crate) fn provide_apart(&self, name: &str, programs: &[&str]) -> Result<()> {
+        for program in programs {
+            let wanted = Wanted {
+                name: program,
+                files: &[],
+                variables: &[],
+            };
+            let launch = self.launch(name, &wanted)?;
+            launch.install(&self.apart(name).join(program))?;
+        }
+        Ok(())
+    }
+
+    fn launch(&self, package: &str, program: &Wanted<'_>) -> Result<Launch> {
         let root = self.root(package);
         let mut names = program.files.iter().chain([&program.name]);
         let file = names
             .find_map(|name| find_in(&root, name))
             .with_context(|| format!("Debian's {package} has no {}", program.name))?;
-        let launch = Launch {
+        let variables = program.variables.iter();
+        Ok(Launch {
             libraries: libraries(&root, &file)?,
-            variables: program
-                .variables
-                .iter()
+            variables: variables
                 .map(|(name, path)| ((*name).to_owned(), root.join(path)))
                 .collect(),
             program: file,
-        };
-        launch.install(&self.bin().join(program.name))
+        })
     }
 
     /// Has `program` called in place of whatever comes later in `PATH` under that name.
@@ -211,39 +237,26 @@ fn unquoted(word: &str) -> Option<String> {
     Some(inner.replace(r"'\''", "'"))
 }
 
-/// Downloads `package` and unpacks it below `work`, as `root`.
-fn unpack_in(work: &Path, package: &str) -> Result<()> {
-    let archives = work.join("archives");
-    fs::create_dir_all(archives.join("partial"))
-        .with_context(|| format!("make {}", archives.display()))?;
+/// Downloads `packages` and unpacks them below `work`, as `root`.
+fn unpack_in(work: &Path, apt: &Apt, packages: &[&str]) -> Result<()> {
+    fs::create_dir_all(work).with_context(|| format!("make {}", work.display()))?;
     let installed = fs::read_to_string(STATUS).unwrap_or_default();
-    // The first leaves more to the system; the second is for packages that go with one version of another.
-    let everything = undemanding(&installed, |_| true);
-    let basis = undemanding(&installed, is_basis);
-    let mut attempts = [everything, basis].into_iter();
-    let download = |status: String| download(work, package, &status);
-    let first = attempts.next().map_or(Ok(()), download);
-    if let Err(error) = first {
-        attempts
-            .next()
-            .map_or(Ok(()), download)
-            .map_err(|_| error)?;
+    let sources = apt.sources(packages);
+    let is_other = |stanza: &str| source(stanza).is_none_or(|source| !sources.contains(source));
+    // The first leaves more to the system; the second is for what goes with one version of something else.
+    let others = undemanding(&installed, is_other);
+    if let Err(error) = apt.download(packages, &others, work) {
+        let basis = undemanding(&installed, |stanza| is_basis(stanza) && is_other(stanza));
+        apt.download(packages, &basis, work).map_err(|_| error)?;
     }
     let root = work.join("root");
-    for archive in fs::read_dir(&archives)? {
+    for archive in fs::read_dir(work.join("archives"))? {
         let archive = archive?.path();
         if archive.extension().is_some_and(|ending| ending == "deb") {
             show(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&root))?;
         }
     }
     turn_links(&root, &root)
-}
-
-fn download(work: &Path, package: &str, status: &str) -> Result<()> {
-    let file = work.join("status");
-    fs::write(&file, status).with_context(|| format!("write {}", file.display()))?;
-    let mut command = apt::resolve_apart(work, &file);
-    capture(command.args(["--download-only", package])).map(drop)
 }
 
 /// dpkg's status with the `kept` packages alone, and without anything that these demand of others.
