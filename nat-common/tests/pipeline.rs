@@ -4,12 +4,15 @@
 //! the project's list of behaviours.
 
 mod pipeline {
+    mod adopt;
+    mod bounds;
     mod fast;
     mod fragments;
     mod guests;
     mod hairpin;
     mod host;
     mod icmp;
+    mod leaves;
     mod limits;
     mod local;
     mod malformed;

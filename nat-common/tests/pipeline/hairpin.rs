@@ -114,6 +114,23 @@ fn u5_a_hairpin_keeps_the_mappings_at_both_of_its_ends() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
+/// A session by a forward refers to no owner of the port: not to one that has it from before the forward.
+#[test]
+fn u5_the_end_of_a_hairpin_by_a_forward_leaves_an_older_mapping_of_its_port() {
+    let mut world = World::new();
+    let (owner, remote) = (At(C3, FORWARDED.1), At(S1A, 7000));
+    let out = world.guest_sends(&udp(owner, remote).bytes());
+    assert_eq!(ends(&out.uplink()).0, FORWARDED);
+    world.forward(UDP, FORWARDED.1..=FORWARDED.1, SERVER);
+    exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
+    world.advance(200);
+    world.guest_sends(&udp(owner, remote).bytes()).uplink();
+    assert_eq!(world.wait(100), 1);
+    world.check();
+    let back = world.outside_sends(&udp(remote, FORWARDED).bytes());
+    assert_eq!(ends(&back.guest()).1, owner);
+}
+
 /// The server reaches itself by the public address, though in between source and destination are
 /// the same address.
 #[test]

@@ -96,6 +96,46 @@ fn s6_ports_of_the_hosts_services_are_not_taken() {
     }
 }
 
+/// A service of the host's that was started on a port that guests share serves whom no guest talks
+/// to; without one, nobody is let in.
+#[test]
+fn s6_a_later_service_of_the_host_serves_strangers_of_a_shared_port() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
+        let (guest, remote) = (At(C1, 5000), At(S1A, 7000));
+        world
+            .guest_sends(&request(protocol, guest, remote).bytes())
+            .uplink();
+        let stranger = request(protocol, At(S2, 1), At(PUBLIC, 5000)).bytes();
+        let refused = world.outside_sends(&stranger);
+        assert_eq!(refused.reason(), DropReason::Filtered);
+        world.socket(protocol, At(PUBLIC, 5000), None);
+        assert_eq!(world.outside_sends(&stranger).host(), stranger);
+        let back = answer(protocol, remote, At(PUBLIC, 5000)).bytes();
+        assert_eq!(ends(&world.outside_sends(&back).guest()).1, guest);
+    }
+}
+
+/// The host's own queries are no guest's sessions: the guests' limits do not hold for them.
+#[test]
+fn s6_pings_of_the_host_are_not_limited_as_a_guests_sessions_are() {
+    let mut world = World::new();
+    world.caps(1, 1);
+    for id in 1..=4 {
+        let out = world.host_sends(&ping(At(PUBLIC, id), S1A).bytes());
+        let back = world.outside_sends(&pong(S1A, ends(&out.uplink()).0).bytes());
+        assert_eq!(ends(&back.host()).1, At(PUBLIC, id));
+    }
+    world
+        .guest_sends(&udp(At(C1, 5000), At(S1A, 1)).bytes())
+        .uplink();
+    assert!(world.tables.guests.entries().len() == 1);
+    world.check();
+    world.wait(10_000);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
 /// A connection of the host's from a port that is forwarded keeps its answers.
 #[test]
 fn s6_a_connection_of_the_host_comes_before_a_forward() {
@@ -168,6 +208,22 @@ fn s6_a_colliding_connection_of_the_host_gets_another_port() {
         world.wait(10_000);
         assert_eq!(world.entries(), [0; 4]);
     }
+}
+
+/// Segments in the middle of a connection of the host's stay as they are: it began before the guest's.
+#[test]
+fn s6_only_the_first_segment_of_a_colliding_connection_of_the_host_is_moved() {
+    let world = World::new();
+    let (local, remote) = (At(PUBLIC, 5000), At(S1A, 7000));
+    world
+        .guest_sends(&tcp(At(C1, 5000), remote, SYN).bytes())
+        .uplink();
+    let entries = world.entries();
+    let segment = tcp(local, remote, ACK).bytes();
+    assert_eq!(world.host_sends(&segment).uplink(), segment);
+    assert_eq!(world.entries(), entries);
+    let opens = tcp(local, remote, SYN).bytes();
+    assert_ne!(ends(&world.host_sends(&opens).uplink()).0, local);
 }
 
 /// A ping of the host's and one of a guest's with the same identifier both get their answers,

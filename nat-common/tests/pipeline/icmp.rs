@@ -326,6 +326,57 @@ fn i6_a_quotation_that_is_too_short_reaches_no_guest() {
     }
 }
 
+/// Of a protocol without ports as much is needed, unless the packet itself was shorter.
+#[test]
+fn i6_a_quotation_of_a_protocol_without_ports_that_is_too_short_reaches_no_guest() {
+    let world = World::new();
+    let out = world.guest_sends(&raw(GRE, C1, S1A).bytes()).uplink();
+    for len in 20..28 {
+        let packet = error(ROUTER, &out, 3, len).bytes();
+        assert_eq!(world.outside_sends(&packet).host(), packet, "{len} bytes");
+    }
+    let packet = error(ROUTER, &out, 3, 28).bytes();
+    world.outside_sends(&packet).guest();
+}
+
+/// What stands behind a quotation that ends in front of the quoted checksum is no part of it: a frame
+/// is padded.
+#[test]
+fn i6_padding_behind_a_short_quotation_stays() {
+    let world = World::new();
+    for guest in [C2, C1] {
+        let opens = request(TCP, At(guest, 5000), REMOTE);
+        world.guest_sends(&opens.bytes()).uplink();
+    }
+    let sent = request(TCP, At(C1, 5000), REMOTE).bytes();
+    let out = world.guest_sends(&sent).uplink();
+    for len in [34, 35, 36] {
+        let mut packet = error(ROUTER, &out, 3, len).bytes();
+        let end = packet.len();
+        packet.extend([0xa5; 8]);
+        let seen = world.outside_sends(&packet).guest();
+        assert_eq!(seen[end..], [0xa5; 8], "{len} bytes");
+        assert_quotes(&seen[..end], &sent, ROUTER);
+    }
+}
+
+/// The checksums of these protocols hold the addresses too, and are right again in the quotation.
+#[test]
+fn i2_a_quoted_packet_of_udp_lite_or_dccp_is_as_it_was_sent() {
+    for protocol in [136, 33] {
+        let world = World::new();
+        let words = [0x0f, 0xa0, 0x1b, 0x58, 0, 12, 0x31, 0x41, 1, 2, 3, 4];
+        let sent = raw(protocol, C1, S1A).payload(&words).bytes();
+        let out = world.guest_sends(&sent).uplink();
+        assert_ne!(out[ETHERNET + 26..][..2], sent[ETHERNET + 26..][..2]);
+        for len in [28, 32] {
+            let packet = error(ROUTER, &out, 3, len).bytes();
+            let seen = world.outside_sends(&packet).guest();
+            assert_quotes(&seen, &sent, ROUTER);
+        }
+    }
+}
+
 /// Extensions behind the quoted packet (RFC 4884) are kept byte for byte.
 #[test]
 fn i6_extensions_behind_the_quotation_are_kept() {

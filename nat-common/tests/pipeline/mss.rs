@@ -68,6 +68,9 @@ fn t9_nothing_else_changes() {
         (5007, &[1, 1, 1, 2]),
         (5008, &[8, 10, 2, 4, 255, 255, 0, 0, 0, 0, 1, 1]),
         (5009, &[3, 3, 2, 2, 4, 5]),
+        // Behind the end of the options, and behind one that is too short to be one.
+        (5010, &[0, 2, 2, 4, 5, 180]),
+        (5011, &[3, 1, 2, 4, 5, 180]),
     ] {
         let list = [list, &[0; 4][..(4 - list.len() % 4) % 4]].concat();
         let sent = world.guest_sends(&syn(At(C1, port), REMOTE, SYN, &list));
@@ -76,6 +79,33 @@ fn t9_nothing_else_changes() {
     // Only what opens a connection announces anything.
     let data = syn(At(C1, 5001), REMOTE, ACK, &MSS_1460);
     assert_eq!(options(&world.guest_sends(&data).uplink(), 4), MSS_1460);
+}
+
+/// Data of a segment that opens a connection (RFC 7413) is no option, whatever it looks like.
+#[test]
+fn t9_data_behind_the_options_does_not_change() {
+    let mut world = World::new();
+    world.mss(1400);
+    for (port, list) in [(5000, [1, 1, 1, 1]), (5001, [1, 1, 2, 4])] {
+        let mut sent = syn(At(C1, port), REMOTE, SYN, &[&list[..], &MSS_1460].concat());
+        // The second half is data: the header is four bytes shorter, and its sum with it.
+        sent[ETHERNET + 32] -= 0x10;
+        let sum = u16::from_be_bytes([sent[ETHERNET + 36], sent[ETHERNET + 37]]);
+        let (sum, carry) = sum.overflowing_add(0x1000);
+        let sum = sum + u16::from(carry);
+        sent[ETHERNET + 36..ETHERNET + 38].copy_from_slice(&sum.to_be_bytes());
+        let seen = read(&world.guest_sends(&sent).uplink());
+        assert_eq!(seen.payload, MSS_1460);
+    }
+}
+
+#[test]
+fn t9_it_is_found_behind_an_option_without_a_value() {
+    let mut world = World::new();
+    world.mss(1400);
+    let list = [&[4, 2][..], &MSS_1460, &[1, 1]].concat();
+    let sent = world.guest_sends(&syn(At(C1, 5000), REMOTE, SYN, &list));
+    assert_eq!(options(&sent.uplink(), 8)[2..6], MSS_1400);
 }
 
 #[test]

@@ -11,7 +11,10 @@ use super::{
     packets::{
         ACK, At, Ip, SYN, answer, ends, error, fragments, ping, pong, raw, request, tcp, udp,
     },
-    world::{C1, C2, C3, ELSEWHERE, Fate, Hook, LAN, PUBLIC, S1A, S2, SNAT_RULE, World},
+    world::{
+        C1, C2, C3, ELSEWHERE, FORWARD_RULE, Fate, Hook, LAN, POOL, PUBLIC, S1A, S2, SNAT_RULE,
+        World,
+    },
 };
 
 /// The first network, in which C1 and C2 are; C3 is in the other one.
@@ -139,6 +142,26 @@ fn what_is_accepted_and_translated_is_asked_about_once() {
     let other = world.outside_sends(&udp(At(S1A, 54), seen.0).bytes());
     assert_eq!(other.reason(), DropReason::Policy);
     world.check();
+}
+
+/// An address of a guest's own says nothing about who may use it.
+#[test]
+fn a_closed_networks_guest_with_an_address_of_its_own_is_reached_by_what_is_accepted_alone() {
+    for protocol in PROTOCOLS {
+        let mut world = world();
+        world.one_to_one(POOL[0], C3);
+        let from_outside = world.outside_sends(&ask(protocol, S1A, POOL[0]));
+        assert_eq!(from_outside.reason(), DropReason::Policy, "{protocol}");
+        // The other network is open: its guests may ask whom they like, who may refuse.
+        world.chain(LAN_SIDE, side::ANY, &[]);
+        let from_guest = world.guest_sends(&ask(protocol, C1, POOL[0]));
+        assert_eq!(from_guest.reason(), DropReason::Policy, "{protocol}");
+        assert_eq!(world.entries(), [0; 4]);
+        world.chain(LAN_SIDE, DMZ_SIDE, &[accept()]);
+        let asked = world.guest_sends(&ask(protocol, C1, POOL[0])).guest();
+        assert_eq!(ends(&asked).1.0, C3);
+        world.check();
+    }
 }
 
 #[test]
@@ -409,6 +432,51 @@ fn fragments_follow_their_first_one_in_any_order() {
             if passes { parts.len() } else { 0 },
             "{fates:?}"
         );
+    }
+}
+
+/// The ports that the first fragment said are asked about, at the host as at guests; without them the
+/// host alone may have what comes.
+#[test]
+fn later_fragments_are_refused_as_their_first_one_is() {
+    let mut world = world();
+    world.host_address(GATEWAY);
+    world.chain(
+        LAN_SIDE,
+        side::HOST,
+        &[accept_port(UDP, 53), drop_by_default()],
+    );
+    for destination in [GATEWAY, C3] {
+        let whole = udp(At(C1, 4000), At(destination, 54)).payload(&[7; 600]);
+        for part in fragments(&whole.bytes(), 256) {
+            let fates = world.fragment(Hook::FromGuest, &part);
+            assert_eq!(fates, [Fate::Dropped(DropReason::Policy)]);
+        }
+    }
+    let whole = udp(At(C1, 4000), At(GATEWAY, 53)).payload(&[7; 600]).id(9);
+    for part in fragments(&whole.bytes(), 256) {
+        let fates = world.fragment(Hook::FromGuest, &part);
+        assert!(matches!(fates[..], [Fate::Host(_)]), "{fates:?}");
+    }
+}
+
+/// What the rule that forwards accepts is counted there, under no policy.
+#[test]
+fn a_forward_that_no_policy_is_about_counts_under_none() {
+    let mut world = world();
+    world.forward(TCP, 80..=80, At(C3, 80));
+    world.outside_sends(&ask(TCP, S1A, PUBLIC)).guest();
+    world.guest_sends(&ask(TCP, C1, PUBLIC)).guest();
+    let mut open = World::new();
+    open.chain(LAN_SIDE, LAN_SIDE, &[]);
+    open.forward(TCP, 80..=80, At(C3, 80));
+    open.outside_sends(&ask(TCP, S1A, PUBLIC)).guest();
+    open.guest_sends(&ask(TCP, C1, PUBLIC)).guest();
+    for world in [world, open] {
+        assert_eq!(world.counters(FORWARD_RULE).opened, 2);
+        for rule in [0, DEFAULT] {
+            assert_eq!(world.counters(rule), Default::default(), "{rule}");
+        }
     }
 }
 

@@ -75,6 +75,22 @@ fn u3_each_filter_lets_in_whom_it_should() {
     }
 }
 
+/// Sessions hold what they took, whatever the rule says by then.
+#[test]
+fn u3_a_permit_stays_when_a_session_ends_that_needed_none() {
+    let mut world = World::new();
+    let guest = At(C1, 5000);
+    world.guest_sends(&udp(guest, At(S1A, 1)).bytes()).uplink();
+    world.snat(|snat| snat.filtering = filtering::ENDPOINT_INDEPENDENT);
+    world.guest_sends(&udp(guest, At(S1A, 2)).bytes()).uplink();
+    world.advance(200);
+    world.guest_sends(&udp(guest, At(S1A, 1)).bytes()).uplink();
+    assert_eq!(world.wait(100), 1);
+    world.check();
+    let back = udp(At(S1A, 3), At(PUBLIC, 5000)).bytes();
+    assert_eq!(ends(&world.outside_sends(&back).guest()).1, guest);
+}
+
 /// A port that is shared between remotes serves each only what it was sent.
 #[test]
 fn u3_a_shared_port_lets_in_no_stranger() {
