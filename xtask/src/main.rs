@@ -12,6 +12,7 @@ mod conformance;
 mod fuzz;
 mod kernels;
 mod lab;
+mod mutants;
 mod run;
 mod setup;
 mod soak;
@@ -43,6 +44,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Run the fuzz targets of tests/fuzz on random input
     Fuzz(fuzz::FuzzArgs),
+    /// Make small errors in nat-common, one at a time, and show those that no test notices
+    Mutants(mutants::MutantsArgs),
     /// Do random things to a host with natbpf, under traffic of which every byte is checked
     Soak(soak::SoakArgs),
     /// Run all checks and tests, or only the named ones
@@ -76,6 +79,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Lab(command) => lab::run(command)?,
         Task::Bench(args) => bench::run(&args)?,
         Task::Fuzz(args) => return fuzz::run(&args),
+        Task::Mutants(args) => return mutants::run(&args),
         Task::Soak(args) => soak::run(&args)?,
         Task::Check => return check::run(),
         Task::Test(args) => return Ok(test::run(&args)),
