@@ -7,8 +7,10 @@ use super::findings::Findings;
 use super::flatten::Step;
 use super::plan::{Forward, Origin, Plan, PortRange};
 use super::ranges::{Addresses, Ports, Protocols};
-use super::rule::{Action, Choice, ICMP, TCP, UDP, protocol_name};
+use super::rule::{Action, COUNTS, Choice, ICMP, TCP, UDP, protocol_name};
 use super::topology::Topology;
+
+const IN_TURNS: &str = "natbpf sends to one guest, not to several in turns";
 
 /// More single addresses than this are not meant one by one.
 const MOST_ADDRESSES: u64 = 16;
@@ -63,12 +65,10 @@ impl Destinations<'_, '_> {
     fn dnat(&mut self, index: usize, step: &Step, choice: &Choice) {
         let refusal = match (choice.addresses, choice.address()) {
             (None, _) => Some(TO_HOST.to_owned()),
-            (Some(_), None) => {
-                Some("natbpf sends to one guest, not to several in turns".to_owned())
-            }
+            (Some(_), None) => Some(IN_TURNS.to_owned()),
             (_, Some(to)) if to.is_loopback() => Some(TO_HOST.to_owned()),
             (_, Some(to)) if self.is_host(to) => Some(TO_HOST.to_owned()),
-            _ => refusal(&step.condition, choice),
+            _ => refusal(&step.condition, choice).or_else(|| self.in_turns(index)),
         };
         if let Some(refusal) = refusal {
             return self.findings.untranslated(step.rule, refusal);
@@ -100,6 +100,20 @@ impl Destinations<'_, '_> {
             }
         }
         self.catches_passing(step);
+    }
+
+    /// An earlier rule takes some of the same packets by counting or by chance: this one is what is
+    /// left, not a forward by itself.
+    fn in_turns(&self, index: usize) -> Option<String> {
+        let counts = |step: &&Step| {
+            let mut foreign = step.condition.foreign.iter();
+            matches!(step.action, Action::Dnat(_)) && foreign.any(|it| it.reason == COUNTS)
+        };
+        let mut earlier = self.steps[..index].iter().filter(counts);
+        let condition = &self.steps[index].condition;
+        earlier
+            .any(|step| step.condition.meets(condition))
+            .then(|| IN_TURNS.to_owned())
     }
 
     /// Whether an address is known to be the host's own inside.
@@ -378,9 +392,9 @@ impl Destinations<'_, '_> {
             if forward.address.is_none() {
                 // Of the uplink's addresses, none of which is inside.
                 let inside = self.topology.inside();
+                external.destinations = self.own_addresses(&forward, &seen);
                 seen.destinations = seen.destinations.or(&inside);
                 seen.is_local = None;
-                external.destinations = inside.complement();
             } else if seen.is_local == Some(true) {
                 seen.is_local = None;
             }
@@ -407,6 +421,21 @@ impl Destinations<'_, '_> {
                            as well, but no SNAT or MASQUERADE makes the answers return through \
                            this host; natbpf translates both ways (hairpin = true)";
             self.findings.warning(rule, warning);
+        }
+    }
+
+    /// The addresses by which guests reach a forward that names none: those of its uplink. Where
+    /// they are not known, single ones that a rule for guests names are taken for them.
+    fn own_addresses(&self, forward: &Forward, seen: &Condition) -> Addresses {
+        let outside = self.topology.inside().complement();
+        let own = &self.topology.uplinks[forward.uplink].addresses;
+        let named = seen.destinations.and(&outside);
+        match own.is_empty() {
+            false => own.iter().fold(Addresses::empty(), |all, address| {
+                all.or(&Addresses::address(*address))
+            }),
+            true if (1..=MOST_ADDRESSES).contains(&named.count()) => named,
+            true => outside,
         }
     }
 

@@ -1,25 +1,28 @@
-//! The file: from text to tables, chains and rules.
-//!
-//! It takes what `iptables-save`, `iptables-nft-save` and `iptables -S` print, and lines that call
-//! `iptables` as scripts and `/etc/network/interfaces` have them.
+//! Tables, chains and rules, as a file builds them up.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::rule::{self, Rule};
-use super::words;
+use super::options;
+use super::rule::{self, Action, Rule};
+use super::script;
 
 /// Everything that a file says.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     pub(super) rules: Vec<Rule>,
     pub(super) tables: BTreeMap<String, Table>,
-    /// Lines that were understood to be about something else than IPv4 rules.
-    pub(super) aside: Vec<(usize, String, &'static str)>,
-    /// Addresses that the file itself says (`/etc/network/interfaces`).
+    /// Lines that hold no rule, and what they are instead.
+    pub(super) aside: Vec<(usize, String, String)>,
+    /// Lines that hold rules of the nat table, or may, and could not be read.
+    pub(super) unread: Vec<(usize, String, String)>,
+    /// Rules that the file adds only where something is true that cannot be known here.
+    pub(super) doubtful: Vec<(usize, String)>,
+    /// Addresses that the file itself says (`/etc/network/interfaces`, wg-quick).
     pub(super) addresses: Vec<(String, Ipv4Net)>,
+    /// The interface that the file gives a gateway.
+    pub(super) default_route: Option<String>,
 }
 
 /// A table's chains by name, each with its rules in order, as positions in [`Dump::rules`].
@@ -30,24 +33,40 @@ pub(super) struct Table {
     pub(super) policies: Vec<(usize, String)>,
 }
 
+/// Where a command or a rule stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'l> {
+    /// The line's number, from 1.
+    pub(super) line: usize,
+    /// As it is written.
+    pub(super) text: &'l str,
+    /// What only a running shell knows the value of, if that is a part of it.
+    pub(super) unknown: Option<&'l str>,
+}
+
+/// What a command of iptables gives back to a shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    /// It has done what it was asked for.
+    Success,
+    /// It has not.
+    Failure,
+    /// That depends on what cannot be known here.
+    Unknown,
+}
+
 impl Dump {
-    /// Reads a file.
+    /// Reads a file; `file` is its name, which tells wg-quick's interface.
     ///
     /// # Errors
     /// The number of the line that is none of iptables-save, and what is wrong with it.
-    pub(super) fn read(text: &str) -> Result<Self, (usize, String)> {
-        let mut reader = Reader::default();
-        for (number, line) in (1..).zip(text.lines()) {
-            reader
-                .line(number, line.trim())
-                .map_err(|problem| (number, problem))?;
-        }
-        reader.end_of_policies();
-        if reader.dump.tables.is_empty() {
+    pub(super) fn read(text: &str, file: &str) -> Result<Self, (usize, String)> {
+        let dump = script::read(text, file)?;
+        if dump.tables.is_empty() && dump.unread.is_empty() {
             let problem = "holds no rules: give what iptables-save prints";
             return Err((0, problem.to_owned()));
         }
-        Ok(reader.dump)
+        Ok(dump)
     }
 
     /// The positions of all rules of a table, in the order of the file.
@@ -62,221 +81,249 @@ impl Dump {
         rules.sort_unstable();
         rules
     }
-}
 
-const NO_TABLE: &str = "stands in no table: a line like *nat is missing before it";
-
-#[derive(Default)]
-struct Reader {
-    dump: Dump,
-    table: Option<String>,
-    /// Lines, chains and policies since the last other line of `iptables -S`.
-    policies: Vec<(usize, String, String)>,
-    interface: Option<String>,
-    address: Option<Ipv4Addr>,
-}
-
-impl Reader {
-    fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
-        if line.is_empty() || line.starts_with('#') {
-            return Ok(());
-        }
-        if let Some(table) = line.strip_prefix('*') {
-            self.table = Some(table.to_owned());
-            self.dump.tables.entry(table.to_owned()).or_default();
-            return Ok(());
-        }
-        if line == "COMMIT" {
-            self.table = None;
-            return Ok(());
-        }
-        let words = words::split(line)?;
-        let mut words = &words[..];
-        if let [first, rest @ ..] = words
-            && first.starts_with('[')
-            && first.ends_with(']')
-        {
-            words = rest;
-        }
-        let first = words.first().map(String::as_str).unwrap_or_default();
-        if let Some(chain) = first.strip_prefix(':') {
-            let policy = words.get(1).map_or("-", String::as_str);
-            return self.chain_here(number, chain, policy);
-        }
-        if let ("-P", [_, chain, policy, ..]) = (first, words) {
-            self.policy(number, chain, policy);
-            return Ok(());
-        }
-        self.end_of_policies();
-        match (first, words) {
-            ("-N", [_, chain, ..]) => self.chain_here(number, chain, "-"),
-            ("-A" | "--append", [_, chain, rest @ ..]) => {
-                self.rule(number, line, chain, rest, false)
-            }
-            _ => self.other(number, line, words),
-        }
-    }
-
-    /// `iptables -S` does not name its table, but each has other built-in chains. They come first.
-    fn end_of_policies(&mut self) {
-        if self.policies.is_empty() {
-            return;
-        }
-        let has = |chain: &str| self.policies.iter().any(|(_, known, _)| known == chain);
-        let table = match (has("PREROUTING"), has("FORWARD"), has("POSTROUTING")) {
-            (true, true, _) | (_, true, true) => "mangle",
-            (_, true, _) => "filter",
-            (_, _, true) => "nat",
-            (true, ..) if has("INPUT") => "nat",
-            _ => "raw",
-        };
-        self.table = Some(table.to_owned());
-        for (number, chain, policy) in std::mem::take(&mut self.policies) {
-            self.chain(number, &chain, &policy, table);
-        }
-    }
-
-    fn policy(&mut self, number: usize, chain: &str, policy: &str) {
-        let is_known = self.policies.iter().any(|(_, known, _)| known == chain);
-        if is_known || chain == "PREROUTING" {
-            self.end_of_policies();
-        }
-        self.policies
-            .push((number, chain.to_owned(), policy.to_owned()));
-    }
-
-    fn chain(&mut self, number: usize, chain: &str, policy: &str, table: &str) {
-        let table = self.dump.tables.entry(table.to_owned()).or_default();
+    /// Adds a chain, with its policy if it is a built-in one.
+    pub(super) fn chain(&mut self, line: usize, table: &str, chain: &str, policy: &str) {
+        let table = self.tables.entry(table.to_owned()).or_default();
         table.chains.entry(chain.to_owned()).or_default();
+        let is_of_chain = |text: &String| text.starts_with(&format!(":{chain} "));
+        table.policies.retain(|(_, text)| !is_of_chain(text));
         if !["ACCEPT", "-"].contains(&policy) {
-            table.policies.push((number, format!(":{chain} {policy}")));
+            table.policies.push((line, format!(":{chain} {policy}")));
         }
     }
 
-    fn chain_here(&mut self, number: usize, chain: &str, policy: &str) -> Result<(), String> {
-        let table = self.table.clone().ok_or(NO_TABLE)?;
-        self.chain(number, chain, policy, &table);
-        Ok(())
-    }
-
-    fn current(&mut self) -> Result<&mut Table, String> {
-        let table = self.table.clone().ok_or(NO_TABLE)?;
-        Ok(self.dump.tables.entry(table).or_default())
-    }
-
-    fn rule(
-        &mut self,
-        number: usize,
-        line: &str,
-        chain: &str,
-        words: &[String],
-        is_first: bool,
-    ) -> Result<(), String> {
-        let position = self.dump.rules.len();
-        let rules = self.current()?.chains.entry(chain.to_owned()).or_default();
-        let at = if is_first { 0 } else { rules.len() };
-        rules.insert(at, position);
-        let text = match line.split_once("] ") {
-            Some((counters, rest)) if counters.starts_with('[') => rest,
-            _ => line,
-        };
-        self.dump.rules.push(rule::read(number, text, words));
-        Ok(())
-    }
-
-    /// Lines of scripts and of `/etc/network/interfaces`.
-    fn other(&mut self, number: usize, line: &str, words: &[String]) -> Result<(), String> {
-        let up = ["post-up", "up", "pre-up", "sudo"];
-        let command = words.iter().position(|word| !up.contains(&word.as_str()));
-        let Some(command) = command else {
-            return Err("is no line of iptables-save".to_owned());
-        };
-        let program = words[command].rsplit('/').next().unwrap_or_default();
-        let aside = match (words[0].as_str(), program) {
-            (_, "iptables" | "iptables-nft" | "iptables-legacy") => {
-                return self.command(number, line, &words[command + 1..]);
-            }
-            ("post-down" | "down" | "pre-down", _) => "undoes something when the interface goes",
-            (_, "ip6tables") => "IPv6 passes natbpf untouched",
-            ("iface", _) => {
-                self.interface = words.get(1).cloned();
-                return Ok(());
-            }
-            ("address" | "netmask", _) if self.interface.is_some() => {
-                self.address(words.get(1).map(String::as_str).unwrap_or_default());
-                return Ok(());
-            }
-            _ if self.interface.is_some() || words[0] == "auto" || command > 0 => {
-                "is no rule of iptables"
-            }
-            _ => return Err("is no line of iptables-save".to_owned()),
-        };
-        self.dump.aside.push((number, line.to_owned(), aside));
-        Ok(())
-    }
-
-    fn address(&mut self, text: &str) {
-        let net = match (text.parse::<Ipv4Net>(), self.address) {
-            (Ok(net), _) => Some(net),
-            (Err(_), None) => {
-                self.address = text.parse().ok();
-                None
-            }
-            (Err(_), Some(address)) => {
-                let mask = text.parse().ok();
-                mask.and_then(|mask| Ipv4Net::with_netmask(address, mask).ok())
-            }
-        };
-        if let (Some(net), Some(interface)) = (net, &self.interface) {
-            self.dump.addresses.push((interface.clone(), net));
-            self.address = None;
-        }
-    }
-
-    /// A call of `iptables`, with the words behind it.
-    fn command(&mut self, number: usize, line: &str, words: &[String]) -> Result<(), String> {
-        let mut table = "filter".to_owned();
-        let mut kept = Vec::new();
-        let mut words = words.iter();
+    /// Does what a call of iptables does, with the words behind its name.
+    pub(super) fn command(&mut self, place: Place<'_>, words: &[String]) -> Status {
+        let words = options::spelled_out(words);
+        let (mut table, mut command, mut rest) = ("filter", None, Vec::new());
+        let mut words = words.iter().map(String::as_str).peekable();
         while let Some(word) = words.next() {
-            match word.as_str() {
-                "-t" | "--table" => table = words.next().cloned().unwrap_or_default(),
-                "-w" | "--wait" => {}
-                _ => kept.push(word.clone()),
+            match word {
+                "-t" | "--table" => table = words.next().unwrap_or_default(),
+                "-w" | "--wait" | "-W" | "--wait-interval" => {
+                    words.next_if(|next| next.parse::<u32>().is_ok());
+                }
+                _ => match Edit::of(word).filter(|_| command.is_none()) {
+                    Some(edit) => {
+                        let chain = words.next_if(|next| !next.starts_with('-'));
+                        command = Some((edit, chain.unwrap_or_default()));
+                    }
+                    None => rest.push(word.to_owned()),
+                },
             }
         }
-        let before = self.table.replace(table);
-        let done = match &kept[..] {
-            [option, chain, rest @ ..] if ["-A", "--append"].contains(&option.as_str()) => {
-                self.rule(number, line, chain, rest, false)
+        match command {
+            Some((edit, chain)) => self.edit(place, table, (edit, chain), rest),
+            None => {
+                self.put_aside(place, "adds no rule");
+                Status::Success
             }
-            [option, chain, rest @ ..] if ["-I", "--insert"].contains(&option.as_str()) => {
-                match rest {
-                    [place, rest @ ..] if place == "1" => {
-                        self.rule(number, line, chain, rest, true)
-                    }
-                    [place, ..] if place.parse::<u32>().is_ok() => {
-                        Err("inserts at a place that only the host knows; give what \
-                             iptables-save prints"
-                            .to_owned())
-                    }
-                    rest => self.rule(number, line, chain, rest, true),
+        }
+    }
+
+    /// Does to a table what one of iptables' commands does.
+    pub(super) fn edit(
+        &mut self,
+        place: Place<'_>,
+        table: &str,
+        (edit, chain): (Edit, &str),
+        rest: Vec<String>,
+    ) -> Status {
+        if table.contains(['$', '`', '%']) || chain.contains(['$', '`', '%']) {
+            self.left(place, &script::unset(place.unknown.unwrap_or(chain)));
+            return Status::Unknown;
+        }
+        match edit {
+            Edit::Append => self.add(place, table, chain, None, &rest),
+            Edit::Insert => {
+                let (at, rest) = number_first(&rest);
+                self.add(place, table, chain, Some(at.unwrap_or(1)), rest);
+            }
+            Edit::Policy => {
+                let policy = rest.first().map_or("-", String::as_str);
+                self.chain(place.line, table, chain, policy);
+            }
+            Edit::New => self.chain(place.line, table, chain, "-"),
+            Edit::Check => return self.has(place, table, chain, &rest),
+            Edit::Delete => return self.delete(place, table, chain, &rest),
+            Edit::Replace => {
+                let (at, rest) = number_first(&rest);
+                let at = at.unwrap_or(0);
+                if self.remove_at(table, chain, at) {
+                    self.add(place, table, chain, Some(at), rest);
+                } else {
+                    self.left(place, "replaces a rule that the file does not hold");
+                    return Status::Failure;
                 }
             }
-            [option, chain, rest @ ..] if option == "-P" => {
-                let policy = rest.first().map_or("-", String::as_str);
-                self.chain_here(number, chain, policy)
+            Edit::Flush => self.flush(table, chain),
+            Edit::DeleteChain => {
+                let chains = self.tables.get_mut(table).map(|table| &mut table.chains);
+                if let Some(chains) = chains {
+                    chains.retain(|name, _| chain != name);
+                }
             }
-            [option, chain, ..] if option == "-N" => self.chain_here(number, chain, "-"),
-            _ => {
-                self.dump
-                    .aside
-                    .push((number, line.to_owned(), "adds no rule"));
-                Ok(())
+            Edit::Rename => {
+                let chains = self.tables.get_mut(table).map(|table| &mut table.chains);
+                if let (Some(chains), Some(new)) = (chains, rest.first())
+                    && let Some(rules) = chains.remove(chain)
+                {
+                    chains.insert(new.clone(), rules);
+                }
             }
+            Edit::Other => self.put_aside(place, "adds no rule"),
+        }
+        Status::Success
+    }
+
+    /// Adds a rule at a place, counted from 1, or at the end.
+    fn add(
+        &mut self,
+        place: Place<'_>,
+        table: &str,
+        chain: &str,
+        at: Option<usize>,
+        words: &[String],
+    ) {
+        let position = self.rules.len();
+        let mut rule = rule::read(place.line, place.text, words);
+        if let Some(unknown) = place.unknown {
+            rule.action = Action::Unknown(script::unset(unknown));
+        }
+        let chains = &mut self.tables.entry(table.to_owned()).or_default().chains;
+        let rules = chains.entry(chain.to_owned()).or_default();
+        let mut at = at.map_or(rules.len(), |at| at.saturating_sub(1));
+        if at > rules.len() {
+            at = rules.len();
+            let reason = "inserts at a place that only the host knows; give what iptables-save \
+                          prints";
+            rule.action = Action::Unknown(reason.to_owned());
+        }
+        rules.insert(at, position);
+        self.rules.push(rule);
+    }
+
+    /// Where a rule of a chain stands that says the same.
+    fn find(&self, table: &str, chain: &str, words: &[String]) -> Option<usize> {
+        let wanted = rule::read(0, "", words);
+        let rules = self.tables.get(table)?.chains.get(chain)?;
+        let is_same = |rule: &usize| {
+            let rule = &self.rules[*rule];
+            (&rule.condition, &rule.action) == (&wanted.condition, &wanted.action)
         };
-        self.table = before;
-        done
+        rules.iter().position(is_same)
+    }
+
+    fn has(&mut self, place: Place<'_>, table: &str, chain: &str, words: &[String]) -> Status {
+        match self.find(table, chain, words) {
+            _ if place.unknown.is_some() => Status::Unknown,
+            Some(_) => Status::Success,
+            None => Status::Failure,
+        }
+    }
+
+    fn delete(&mut self, place: Place<'_>, table: &str, chain: &str, words: &[String]) -> Status {
+        let at = match words {
+            [number] if number.parse::<usize>().is_ok() => number.parse().ok(),
+            words => self.find(table, chain, words).map(|index| index + 1),
+        };
+        match at {
+            _ if place.unknown.is_some() => {
+                self.put_aside(
+                    place,
+                    "takes a rule away that only a running shell can name",
+                );
+                Status::Unknown
+            }
+            Some(at) if self.remove_at(table, chain, at) => Status::Success,
+            _ => {
+                self.put_aside(place, "takes a rule away that the file does not add before");
+                Status::Failure
+            }
+        }
+    }
+
+    /// Removes a rule by its place in the chain, counted from 1.
+    fn remove_at(&mut self, table: &str, chain: &str, at: usize) -> bool {
+        let chains = self.tables.get_mut(table).map(|table| &mut table.chains);
+        let rules = chains.and_then(|chains| chains.get_mut(chain));
+        match rules.filter(|rules| (1..=rules.len()).contains(&at)) {
+            Some(rules) => {
+                rules.remove(at - 1);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Empties a chain, or all of a table.
+    fn flush(&mut self, table: &str, chain: &str) {
+        let Some(table) = self.tables.get_mut(table) else {
+            return;
+        };
+        for (name, rules) in &mut table.chains {
+            if chain.is_empty() || chain == name {
+                rules.clear();
+            }
+        }
+    }
+
+    /// The line needs nothing.
+    pub(super) fn put_aside(&mut self, place: Place<'_>, reason: &str) {
+        self.aside
+            .push((place.line, place.text.to_owned(), reason.to_owned()));
+    }
+
+    /// The line holds rules of the nat table, or may, and is not understood.
+    pub(super) fn left(&mut self, place: Place<'_>, reason: &str) {
+        self.unread
+            .push((place.line, place.text.to_owned(), reason.to_owned()));
+    }
+}
+
+/// The number that stands before a rule, and the rule.
+fn number_first(words: &[String]) -> (Option<usize>, &[String]) {
+    match words {
+        [first, rest @ ..] if first.parse::<usize>().is_ok() => (first.parse().ok(), rest),
+        words => (None, words),
+    }
+}
+
+/// What a command of iptables does to a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Edit {
+    Append,
+    Insert,
+    Delete,
+    Check,
+    Replace,
+    New,
+    DeleteChain,
+    Flush,
+    Policy,
+    Rename,
+    /// It lists, or counts.
+    Other,
+}
+
+impl Edit {
+    /// By its option.
+    pub(super) fn of(option: &str) -> Option<Self> {
+        Some(match option {
+            "-A" | "--append" => Self::Append,
+            "-I" | "--insert" => Self::Insert,
+            "-D" | "--delete" => Self::Delete,
+            "-C" | "--check" => Self::Check,
+            "-R" | "--replace" => Self::Replace,
+            "-N" | "--new-chain" => Self::New,
+            "-X" | "--delete-chain" => Self::DeleteChain,
+            "-F" | "--flush" => Self::Flush,
+            "-P" | "--policy" => Self::Policy,
+            "-E" | "--rename-chain" => Self::Rename,
+            "-L" | "--list" | "-S" | "--list-rules" | "-Z" | "--zero" => Self::Other,
+            _ => return None,
+        })
     }
 }
 
@@ -289,7 +336,7 @@ mod tests {
         let text = "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n\n\
                     [1:60] -A PREROUTING -p tcp -j DOCKER\nCOMMIT\n*filter\n:FORWARD DROP [1:2]\n\
                     -A FORWARD -j ACCEPT -c 1 60\nCOMMIT\n";
-        let dump = Dump::read(text).unwrap();
+        let dump = Dump::read(text, "rules").unwrap();
         assert_eq!(dump.tables["nat"].chains["PREROUTING"], [0]);
         assert_eq!(dump.tables["nat"].chains["DOCKER"], [0; 0]);
         assert_eq!(dump.rules[0].text, "-A PREROUTING -p tcp -j DOCKER");
@@ -315,7 +362,7 @@ mod tests {
                 text += &format!("-P {chain} ACCEPT\n");
             }
             text += "-N mine\n-A OUTPUT -j mine\n";
-            let dump = Dump::read(&text).unwrap();
+            let dump = Dump::read(&text, "rules").unwrap();
             assert_eq!(dump.tables.keys().collect::<Vec<_>>(), [table], "{chains}");
             assert_eq!(dump.rules_of(table), [0]);
         }
@@ -327,23 +374,34 @@ mod tests {
                     post-up iptables -t nat -A POSTROUTING -s '172.22.161.0/24' -j MASQUERADE\n\
                     post-up iptables -t nat -I POSTROUTING -j ACCEPT\n\
                     post-down iptables -t nat -D POSTROUTING -j ACCEPT\n";
-        let dump = Dump::read(text).unwrap();
+        let dump = Dump::read(text, "rules").unwrap();
         assert_eq!(dump.tables["nat"].chains["POSTROUTING"], [1, 0]);
         let expected = ("vmbr1".to_owned(), "172.22.161.254/24".parse().unwrap());
         assert_eq!(dump.addresses, [expected]);
-        assert_eq!(dump.aside.len(), 2);
+        // What undoes it when the interface goes.
+        assert_eq!(dump.aside.len(), 1);
     }
 
     #[test]
     fn what_is_no_dump_is_refused_with_its_line() {
-        assert_eq!(Dump::read("").unwrap_err().0, 0);
+        assert_eq!(Dump::read("", "rules").unwrap_err().0, 0);
         assert_eq!(
-            Dump::read("*nat\n-A PREROUTING -j ACCEPT\nhello\n")
+            Dump::read("*nat\n-A PREROUTING -j ACCEPT\nhello\n", "rules")
                 .unwrap_err()
                 .0,
             3
         );
-        assert_eq!(Dump::read("-A PREROUTING -j ACCEPT\n").unwrap_err().0, 1);
-        assert_eq!(Dump::read("*nat\n-A X --comment \"a\n").unwrap_err().0, 2);
+        assert_eq!(
+            Dump::read("-A PREROUTING -j ACCEPT\n", "rules")
+                .unwrap_err()
+                .0,
+            1
+        );
+        assert_eq!(
+            Dump::read("*nat\n-A X --comment \"a\n", "rules")
+                .unwrap_err()
+                .0,
+            2
+        );
     }
 }

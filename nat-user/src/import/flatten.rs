@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_return_is_a_condition_of_what_follows_in_its_chain() {
-        let dump = Dump::read(DOCKER).unwrap();
+        let dump = Dump::read(DOCKER, "rules").unwrap();
         let steps = steps(&dump, "nat", "PREROUTING");
         let rules: Vec<usize> = steps.iter().map(|step| step.rule).collect();
         assert_eq!(rules, [0, 2, 3, 1]);
@@ -186,7 +186,7 @@ mod tests {
     fn what_comes_back_from_goto_does_not_go_on() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n:b - [0:0]\n\
             -A PREROUTING -j a\n-A a -i eth0 -g b\n-A a -j ACCEPT\nCOMMIT\n";
-        let steps = steps(&Dump::read(text).unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING");
         assert_eq!(steps.last().unwrap().condition.input.is_not, ["eth0"]);
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn a_loop_ends() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n-A PREROUTING -j a\n\
             -A PREROUTING -j a\n-A a -j PREROUTING\n-A a -j a\n";
-        let steps = steps(&Dump::read(text).unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING");
         assert_eq!(steps.len(), 6);
         assert_eq!(unknown(&steps).len(), 4);
         assert!(unknown(&steps)[0].contains("leads back to chain PREROUTING"));
@@ -217,7 +217,7 @@ mod tests {
         for chain in 0..100_000 {
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{}\n", chain + 1);
         }
-        let steps = steps(&Dump::read(&text).unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(&text, "rules").unwrap(), "nat", "PREROUTING");
         assert_eq!(steps.len(), DEEPEST + 1);
         assert!(unknown(&steps)[0].contains("no further"));
     }
@@ -229,7 +229,7 @@ mod tests {
             let next = chain + 1;
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{next}\n-A c{chain} -j c{next}\n");
         }
-        let steps = steps(&Dump::read(&text).unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(&text, "rules").unwrap(), "nat", "PREROUTING");
         assert!(steps.len() < MOST_STEPS + 100, "{}", steps.len());
         assert!(
             unknown(&steps)

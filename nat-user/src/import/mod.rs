@@ -1,7 +1,7 @@
 //! `natbpf import iptables`: from the rules of iptables to a configuration.
 //!
-//! A dump is parsed ([`dump`], [`rule`]) into rules whose conditions are sets ([`condition`],
-//! [`ranges`]); chains that jump to each other become one list for each hook ([`flatten`]). The
+//! A file is read ([`script`], [`shell`]) into tables ([`dump`]) of rules ([`rule`]) whose
+//! conditions are sets ([`condition`], [`ranges`]); chains that jump to each other become one list for each hook ([`flatten`]). The
 //! rules tell which interfaces lead where ([`topology`]). Then each rule of the nat table becomes
 //! a part of the configuration ([`destination`], [`source`], [`local`]) or a remark about its line
 //! ([`findings`]), never neither, and what has become of them is written ([`write`]).
@@ -15,14 +15,16 @@ mod findings;
 mod flatten;
 mod host;
 mod local;
+mod options;
 mod others;
 mod plan;
 mod policies;
 mod ranges;
 mod rule;
+mod script;
+mod shell;
 mod source;
 mod topology;
-mod words;
 mod write;
 
 #[cfg(test)]
@@ -115,13 +117,19 @@ pub fn read(file: &Path) -> Result<String> {
 /// # Errors
 /// When a line is none of iptables-save, or there is no table at all.
 pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
-    let dump = Dump::read(text).map_err(|(line, problem)| match line {
+    let dump = Dump::read(text, file).map_err(|(line, problem)| match line {
         0 => anyhow!("{file}: {problem}"),
         line => anyhow!("{file}:{line}: {problem}; give what iptables-save prints"),
     })?;
     let mut findings = Findings::new(&dump);
     for (line, text, reason) in &dump.aside {
-        findings.line(*line, text, Kind::Note, (*reason).to_owned());
+        findings.line(*line, text, Kind::Note, reason.clone());
+    }
+    for (line, text, reason) in &dump.unread {
+        findings.line(*line, text, Kind::Untranslated, reason.clone());
+    }
+    for (rule, doubt) in &dump.doubtful {
+        findings.warning(*rule, doubt.clone());
     }
     let hooks = HOOKS.map(|hook| (hook, flatten::steps(&dump, "nat", hook)));
     let [(_, all_before), (_, all_after), ..] = hooks.clone();

@@ -104,6 +104,9 @@ pub(super) fn read(line: usize, text: &str, words: &[String]) -> Rule {
     }
 }
 
+/// Of limits, and of rules that take their turns.
+pub(super) const COUNTS: &str = "natbpf's rules do not count packets";
+
 const NO_FLAGS: &str = "natbpf's rules do not look at TCP flags";
 
 struct Reader<'w> {
@@ -363,7 +366,7 @@ fn reason_of(option: &str) -> String {
         "--prob",
         "quota",
     ]) {
-        "natbpf's rules do not count packets"
+        COUNTS
     } else if has(&[
         "recent",
         "seconds",
@@ -526,10 +529,10 @@ fn state(text: &str, is: bool) -> Result<Option<bool>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::import::words;
+    use crate::import::shell;
 
     fn rule(text: &str) -> Rule {
-        read(1, text, &words::split(text).unwrap())
+        read(1, text, &shell::words(text).unwrap())
     }
 
     #[test]

@@ -215,6 +215,19 @@ impl Sources<'_, '_> {
             output,
             ..
         } = &step.condition;
+        let unserved = self.topology.unserved.iter();
+        let unserved: Vec<&str> = unserved
+            .filter(|name| !output.names_some() && output.matches(name))
+            .map(String::as_str)
+            .collect();
+        if !unserved.is_empty() {
+            let warning = format!(
+                "also translates what leaves by {}, which is no uplink here: write an [uplink] \
+                 and a rule for it, if guests use it",
+                unserved.join(", ")
+            );
+            self.findings.warning(step.rule, warning);
+        }
         let inside = self.topology.inside();
         let others = self.topology.networks.iter().filter(|network| {
             output.matches(&network.interface)

@@ -3,6 +3,7 @@
 use super::*;
 
 mod alike;
+mod files;
 mod policies;
 
 /// The import of rules of the nat table, which begin on line 2.
@@ -90,8 +91,8 @@ fn a_forward_has_address_ports_and_guest() {
         "-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 8080 -j DNAT --to 10.0.0.2:80\n\
          -A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 8081 -j DNAT --to-destination 10.0.0.2:80",
     );
-    // `--to` is NETMAP's, and DNAT's in no version.
-    assert_eq!(said(&import, Kind::Untranslated).len(), 1);
+    // `--to` is short for `--to-destination`.
+    assert_eq!(said(&import, Kind::Untranslated).len(), 0);
     assert_values(
         &import,
         &[
@@ -100,9 +101,11 @@ fn a_forward_has_address_ports_and_guest() {
             ("network.lan.address", "10.0.0.1/24"),
             ("snat.0.network", "lan"),
             ("snat.0.to", "masquerade"),
-            ("forward.0.name", "tcp-8081"),
+            ("forward.0.name", "tcp-8080"),
             ("forward.0.address", "192.0.2.10"),
-            ("forward.0.ports", "8081"),
+            ("forward.0.ports", "8080"),
+            ("forward.1.name", "tcp-8081"),
+            ("forward.1.to_ports", "80"),
             ("forward.0.to_ports", "80"),
             ("forward.0.hairpin", "false"),
         ],

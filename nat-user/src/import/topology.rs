@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::Options;
 use super::condition::Condition;
 use super::dump::Dump;
-use super::flatten::Step;
+use super::flatten::{self, Step};
 use super::ranges::Addresses;
 use super::rule::Action;
 
@@ -44,6 +44,8 @@ pub(super) struct Topology {
     pub(super) inside: Vec<Ipv4Net>,
     /// Prefixes of guests for which no network could be written, and why.
     pub(super) homeless: Vec<(Ipv4Net, String)>,
+    /// Interfaces that are known and have no role.
+    pub(super) unserved: Vec<String>,
 }
 
 impl Topology {
@@ -93,10 +95,12 @@ pub(super) fn derive(
     options: &Options,
 ) -> Topology {
     let known: Vec<(String, Ipv4Net)> = [&options.addresses[..], &dump.addresses].concat();
+    let default_route = options.default_route.clone();
+    let default_route = default_route.or_else(|| dump.default_route.clone());
     let mut view = View {
         known,
-        default_route: options.default_route.clone(),
-        pairs: pairs_inside(dump, options),
+        default_route: default_route.clone(),
+        pairs: pairs_inside(dump, default_route.as_ref()),
         targets: targets(before),
         gateways: gateways(after),
         topology: Topology::default(),
@@ -112,6 +116,7 @@ pub(super) fn derive(
     let left = view.unexplained_inputs(before, &seen_inside);
     view.guessed_networks(&left);
     view.doubt_several_uplinks();
+    view.unserved();
     view.name();
     view.topology
 }
@@ -136,15 +141,24 @@ fn prefix_of(addresses: &Addresses) -> Option<Ipv4Net> {
 }
 
 /// The interface of the default route has everything behind it.
-fn pairs_inside(dump: &Dump, options: &Options) -> Vec<(String, Ipv4Net)> {
+fn pairs_inside(dump: &Dump, default_route: Option<&String>) -> Vec<(String, Ipv4Net)> {
     let mut pairs = pairs(dump);
-    pairs.retain(|(interface, _)| options.default_route.as_ref() != Some(interface));
+    pairs.retain(|(interface, _)| default_route != Some(interface));
     pairs
 }
 
+/// The hooks whose packets pass through the host. What INPUT lets in from some prefix need not be
+/// behind the interface: it may come by a tunnel, or be against nothing.
+const THROUGH: [(&str, &str); 3] = [
+    ("nat", "PREROUTING"),
+    ("nat", "POSTROUTING"),
+    ("filter", "FORWARD"),
+];
+
 fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
     let mut pairs = Vec::new();
-    for rule in &dump.rules {
+    let steps = THROUGH.map(|(table, hook)| flatten::steps(dump, table, hook));
+    for rule in steps.iter().flatten() {
         // Addresses that are dropped at an interface are not behind it.
         if matches!(rule.action, Action::Drop { .. }) {
             continue;
@@ -343,13 +357,12 @@ impl View {
             self.add_uplink(&route, inside, None);
             return;
         }
-        let known: Vec<String> = self
-            .known
-            .iter()
-            .map(|(interface, _)| interface.clone())
-            .collect();
-        if let Some(interface) = known.iter().find(|name| !inside.contains(*name)) {
-            return self.add_uplink(interface, inside, None);
+        let known: Vec<String> = self.known.iter().map(|(name, _)| name.clone()).collect();
+        for interface in &known {
+            self.add_uplink(interface, inside, None);
+        }
+        if !self.topology.uplinks.is_empty() {
+            return;
         }
         let check = "no rule says by which interface packets leave";
         let leaving = dump.rules.iter().filter_map(|rule| {
@@ -540,6 +553,20 @@ impl View {
             let check = "that guests are not behind it: then it is a [network]".to_owned();
             uplink.check.get_or_insert(check);
         }
+    }
+
+    /// What the host has besides uplinks and networks.
+    fn unserved(&mut self) {
+        let Topology {
+            uplinks, networks, ..
+        } = &self.topology;
+        let uplinks = uplinks.iter().map(|uplink| &uplink.interface);
+        let served: BTreeSet<&String> = uplinks
+            .chain(networks.iter().map(|network| &network.interface))
+            .collect();
+        let known: BTreeSet<&String> = self.known.iter().map(|(name, _)| name).collect();
+        let left = known.difference(&served).filter(|name| **name != "lo");
+        self.topology.unserved = left.map(|name| (*name).clone()).collect();
     }
 
     /// One uplink is `wan`, one network `lan`; several are called like their interfaces.
