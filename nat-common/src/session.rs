@@ -9,6 +9,7 @@
 
 use crate::{
     address::{Addr4, Address, Endpoint, Port},
+    next_hop,
     shared::Shared,
 };
 
@@ -74,8 +75,8 @@ pub struct SessionRecord<A> {
     pub state: u32,
     /// Where packets of this entry are sent, a [`crate::next_hop::Tag`].
     pub next_hop: u32,
-    /// When the XDP program last left a packet of this entry to the kernel, in units of
-    /// [`PASSED_NS`]; 0 if it has sent one itself since.
+    /// Datagrams that the XDP program has left to the kernel and when it last did, see
+    /// [`Session::pass_up`].
     pub passed: u32,
 }
 
@@ -102,11 +103,24 @@ pub mod flags {
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
 pub const DEAD: u32 = u32::MAX;
 
-/// Unit of [`SessionRecord::passed`] in nanoseconds.
+/// Unit of the clock in [`SessionRecord::passed`] in nanoseconds.
 pub const PASSED_NS: u64 = 1 << 10;
 
+/// Bits of [`SessionRecord::passed`] that count the datagrams on their way from XDP to the traffic
+/// control hook.
+const UNDER_WAY: u32 = UNCOUNTED - 1;
+/// Bit of [`SessionRecord::passed`]: datagrams may be on their way that nobody has counted. The next
+/// one is counted, and arrives after them.
+const UNCOUNTED: u32 = 1 << 11;
+/// Where the clock stands in [`SessionRecord::passed`].
+const CLOCK: u32 = 12;
+
 /// [`SessionRecord::passed`] of an entry that XDP has not seen yet.
-pub const JUST_OPENED: u32 = u32::MAX;
+pub const JUST_OPENED: u32 = UNCOUNTED;
+
+/// How long a datagram may be on its way from XDP to the traffic control hook, in units of
+/// [`PASSED_NS`]. One that has not arrived by then is lost.
+const LOST: u32 = 200;
 
 /// [`SessionRecord`] in a table, while packets on several CPUs read and change it.
 #[derive(Debug)]
@@ -210,6 +224,9 @@ impl<A: Address> Session<A> {
 
     /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a second.
     ///
+    /// The first packet in [`REFRESH_S`] takes the next hop away. Only a packet that the kernel sends
+    /// on after that, at whichever hook, gives the entry another.
+    ///
     /// Expiry takes the entry by exchanging exactly the time that it has judged, so of a packet
     /// and an expiry that meet, one sees the other.
     #[inline(always)]
@@ -218,17 +235,66 @@ impl<A: Address> Session<A> {
         if seen_s == now_s {
             return Touch::Again;
         }
-        // Of two packets that both write, either may win; only expiry writes DEAD.
-        if seen_s == DEAD || self.seen_s.exchange_if(seen_s, now_s) == DEAD {
-            return Touch::Dead;
-        }
+        let before = match seen_s {
+            DEAD => DEAD,
+            _ => self.seen_s.exchange_if(seen_s, now_s),
+        };
         // Sessions do not all have their turn in the same second.
         let round = |time_s: u32| time_s.wrapping_add(self.opened_s) / REFRESH_S;
-        if round(seen_s) == round(now_s) {
+        if before == DEAD {
+            Touch::Dead
+        } else if before != seen_s || round(seen_s) == round(now_s) {
+            // (Of two packets that both write, the other one has won, and has the refresh.)
             Touch::Again
         } else {
+            self.next_hop.store(next_hop::NONE);
             Touch::Refresh
         }
+    }
+
+    /// XDP leaves a datagram to the kernel at `now`, in units of [`PASSED_NS`].
+    #[inline(always)]
+    pub fn pass_up(&self, now: u32) {
+        let passed = self.passed.load();
+        // One more than there is room for are as good as uncounted.
+        let under_way = match passed & (UNCOUNTED | UNDER_WAY) {
+            counted if counted < UNCOUNTED => counted + 1,
+            _ => 1,
+        };
+        // Added, since another CPU may take from the count meanwhile.
+        let next = now << CLOCK | under_way;
+        self.passed.fetch_add(next.wrapping_sub(passed));
+    }
+
+    /// So many datagrams have come to the traffic control hook, if XDP left them to the kernel.
+    #[inline(always)]
+    pub fn arrive(&self, datagrams: impl FnOnce() -> u32) {
+        let under_way = self.passed.load() & UNDER_WAY;
+        if under_way != 0 {
+            let arrived = datagrams();
+            let arrived = if arrived < under_way {
+                arrived
+            } else {
+                under_way
+            };
+            self.passed.fetch_add(arrived.wrapping_neg());
+        }
+    }
+
+    /// Whether a datagram that XDP sends now can overtake none that it has left to the kernel: all of
+    /// them have arrived at the traffic control hook, or are lost.
+    #[inline(always)]
+    pub fn is_caught_up(&self, clock: impl Fn() -> u32) -> bool {
+        let passed = self.passed.load();
+        if passed & (UNCOUNTED | UNDER_WAY) == 0 {
+            return true;
+        }
+        let elapsed = clock().wrapping_sub(passed >> CLOCK) << CLOCK >> CLOCK;
+        let is_caught_up = passed & UNCOUNTED == 0 && elapsed > LOST;
+        if is_caught_up {
+            self.passed.store(passed & !UNDER_WAY);
+        }
+        is_caught_up
     }
 
     /// Takes the entry out of use if no packet has passed since `seen_s`.
@@ -243,7 +309,7 @@ impl<A: Address> Session<A> {
 pub enum Touch {
     /// The entry is being removed, which makes it as good as absent.
     Dead,
-    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way.
+    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next hop.
     Refresh,
     /// Any other.
     Again,

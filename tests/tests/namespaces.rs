@@ -24,6 +24,7 @@ mod namespaces {
     mod portless;
     mod ports;
     mod recipes;
+    mod refresh;
     mod routes;
     mod rules;
     mod scenarios;

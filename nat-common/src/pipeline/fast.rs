@@ -4,7 +4,8 @@
 //! A direction of a session takes it once the kernel itself has sent one of its packets: where to is
 //! learned there ([`learn`]). What the kernel would do more to a packet than send it on (an error for
 //! its sender, fragments, options, the end of a connection in its connection tracking) is left to the
-//! kernel, and the packet as it came; so is one packet every [`REFRESH_S`](crate::session::REFRESH_S).
+//! kernel, and the packet as it came; so is one packet every [`REFRESH_S`](crate::session::REFRESH_S),
+//! and all behind it until the kernel has sent one on again.
 
 use super::{Decision, Outcome, Place, Verdict, follow, hairpin::check_owner};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     parse::{Parsed, Transport, parse_plain},
     rewrite::{UDP_CHECKSUM, rewrite_forwarded},
     rule::{Interface, interface_flags, role},
-    session::{JUST_OPENED, Session, Touch, View, flags},
+    session::{Session, Touch, View, flags},
     tables::Tables,
     tcp::{self, Phase},
     work::{Sent, Work},
@@ -28,11 +29,6 @@ const LINK_ADDRESSES: usize = 12;
 const ETHERNET: usize = 14;
 /// The shortest Ethernet frame in bytes, without its checksum: shorter packets are padded.
 const LEAST_FRAME: usize = 60;
-
-/// For how long a session must pause before it moves from the kernel's way to XDP, in units of
-/// [`crate::session::PASSED_NS`]: until then packets that were left to the kernel may wait for the
-/// end of the driver's poll, and would be overtaken. A poll takes 64 packets at the most.
-const PAUSE: u32 = 200;
 
 /// Decides on a packet at the port of a network's bridge, before the bridge sees it.
 ///
@@ -84,12 +80,7 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
     };
-    // Of these alone it can be seen whether their checksum is finished.
-    let is_known = matches!(
-        parsed.transport,
-        Transport::Udp | Transport::IcmpQuery { .. }
-    );
-    if !is_known {
+    if !is_datagram(&parsed) {
         return Decision::GoesOn;
     }
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
@@ -99,28 +90,25 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     let hop = next_hop(packet, tables, &parsed, session, now_s)
         .filter(|hop| hop.flags & next_hop::flags::TAKES_FRAMES != 0)
         .filter(|_| is_finished(packet, &parsed));
+    let hop = hop
+        .filter(|_| session.is_caught_up(&clock))
+        .filter(|_| session.touch(now_s) == Touch::Again);
     let Some(hop) = hop else {
-        session.passed.store(clock());
+        session.pass_up(clock());
         return Decision::GoesOn;
     };
-    if !has_paused(session, clock) || session.touch(now_s) == Touch::Dead {
-        return Decision::GoesOn;
-    }
     hop.touch(now_s);
     send(packet, tables, &parsed, session, hop, &mut work.sent).into()
 }
 
-/// Whether the session has paused since XDP last left one of its packets to the kernel.
+/// Whether XDP takes packets of this kind: of these alone it can be seen whether their checksum is
+/// finished.
 #[inline(always)]
-fn has_paused<A: Address>(session: &Session<A>, clock: impl Fn() -> u32) -> bool {
-    let passed = session.passed.load();
-    if passed == 0 {
-        return true;
-    }
-    let now = clock();
-    let has_paused = passed != JUST_OPENED && now.wrapping_sub(passed) > PAUSE;
-    session.passed.store(if has_paused { 0 } else { now });
-    has_paused
+fn is_datagram<A>(parsed: &Parsed<A>) -> bool {
+    matches!(
+        parsed.transport,
+        Transport::Udp | Transport::IcmpQuery { .. }
+    )
 }
 
 /// Whether the packet's checksum is its final one. One that is still to be finished holds the sum of
@@ -189,6 +177,9 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
         return Inbound::NoSession;
     };
+    if is_datagram(&parsed) {
+        session.arrive(|| parsed.traffic(packet, true).packets as u32);
+    }
     match forward(packet, tables, &parsed, session, sent) {
         Some(outcome) => Inbound::Done(outcome.into()),
         None => Inbound::Slow,

@@ -4,9 +4,9 @@ use nat_common::{
     next_hop::{self, NextHop, NextHopKey},
     packet::SlicePacket,
     parse::{TCP, UDP},
-    pipeline::{self, Decision, Place},
+    pipeline::{self, Decision, Place, Verdict},
     rule::{Interface, role},
-    session::REFRESH_S,
+    session::{REFRESH_S, SessionKey4, Touch, View},
     shared::Shared,
     work::Work,
 };
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::{
     packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
-    world::{C1, Fate, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
+    world::{C1, Fate, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
 };
 
 /// The port of the bridge behind which the guest is.
@@ -246,20 +246,181 @@ fn the_kernel_sees_connections_begin_and_end() {
     assert_untouched(&world, PORT, &last, "closed");
 }
 
-#[test]
-fn a_packet_goes_through_the_kernel_now_and_then() {
-    let mut world = world();
-    establish(&world, UDP);
-    let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
-    let mut slow = 0;
-    for _ in 0..4 * REFRESH_S {
-        world.tables.now_s += 1;
-        for _ in 0..3 {
-            slow += u32::from(run(&world, PORT, &frame, 1).0 == Decision::GoesOn);
+/// One direction of an established session at one hook of the fast path.
+struct Stream {
+    world: World,
+    hook: Way,
+    frame: Vec<u8>,
+}
+
+/// The hooks of the fast path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Port,
+    Uplink,
+    Xdp,
+}
+
+impl Stream {
+    fn new(protocol: u8, hook: Way) -> Self {
+        let world = world();
+        establish(&world, protocol);
+        let packet = match (hook, protocol) {
+            (Way::Port, TCP) => tcp(CLIENT, REMOTE, ACK).payload(b"data"),
+            (Way::Port, _) => request(protocol, CLIENT, REMOTE),
+            (_, TCP) => tcp(REMOTE, EXTERNAL, ACK).payload(b"data"),
+            (..) => answer(protocol, REMOTE, EXTERNAL),
+        };
+        let mac = match hook {
+            Way::Port => BRIDGE_MAC,
+            _ => UPLINK_MAC,
+        };
+        let frame = to(mac, &packet);
+        Self { world, hook, frame }
+    }
+
+    /// Every combination that there is.
+    fn all() -> impl Iterator<Item = (String, Self)> {
+        let ways = [UDP, TCP, 1, 47]
+            .into_iter()
+            .flat_map(|protocol| [Way::Port, Way::Uplink, Way::Xdp].map(|hook| (protocol, hook)));
+        // XDP takes datagrams alone.
+        let ways = ways.filter(|way| !matches!(way, (TCP | 47, Way::Xdp)));
+        ways.map(|(protocol, hook)| (format!("{protocol}, {hook:?}"), Self::new(protocol, hook)))
+    }
+
+    /// Runs a packet at the uplink's traffic control hook; whether it has taken the fast path.
+    fn at_uplink(&self) -> bool {
+        let result = self.world.run(Hook::Inbound, &self.frame, UPLINK, UPLINK);
+        matches!(result, Ok((Verdict::Forwarded, _)))
+    }
+
+    /// Sends a packet; whether it has taken the fast path. What has not waits for the kernel.
+    fn sends(&self) -> bool {
+        match self.hook {
+            Way::Port => run(&self.world, PORT, &self.frame, 1).0 == Decision::Forwarded,
+            Way::Uplink => self.at_uplink(),
+            Way::Xdp => {
+                run(&self.world, UPLINK, &self.frame, 1).0 == Decision::Forwarded
+                    || self.at_uplink()
+            }
         }
     }
-    assert_eq!(slow, 4);
-    assert_eq!(world.tables.next_hops[&1].used_s.load(), world.tables.now_s);
+
+    /// The kernel sends on what the hook has left to it.
+    fn kernel_sends_on(&self) {
+        let (mac, out) = match self.hook {
+            Way::Port => (ROUTER_MAC, true),
+            _ => (GUEST_MAC, false),
+        };
+        let mut frame = self.frame.clone();
+        frame[..6].copy_from_slice(&mac);
+        let fate = match out {
+            true => self.world.guest_sends(&frame),
+            false => self.world.outside_sends(&frame),
+        };
+        assert!(
+            matches!(fate, Fate::Uplink(_) | Fate::Network(..)),
+            "{fate:?}"
+        );
+    }
+}
+
+#[test]
+fn a_packet_in_each_round_goes_through_the_kernel_and_those_behind_it_until_it_has_passed() {
+    for (what, mut stream) in Stream::all() {
+        stream.sends();
+        assert!(stream.sends(), "{what}: it has the fast path");
+        for round in 0..4 {
+            let mut slow = 0;
+            for _ in 0..REFRESH_S {
+                stream.world.tables.now_s += 1;
+                for _ in 0..3 {
+                    if !stream.sends() {
+                        slow += 1;
+                        assert!(!stream.sends(), "{what}: one overtakes what goes before it");
+                        stream.kernel_sends_on();
+                    }
+                }
+            }
+            assert_eq!(slow, 1, "{what}, round {round}");
+        }
+        let (now_s, hops) = (stream.world.tables.now_s, &stream.world.tables.next_hops);
+        let hop = match stream.hook {
+            Way::Port => ROUTER,
+            _ => GUEST,
+        };
+        assert_eq!(hops[&next_hop::slot(hop)].used_s.load(), now_s, "{what}");
+    }
+}
+
+#[test]
+fn what_the_kernel_stops_is_not_sent_on_ever_again() {
+    for (what, mut stream) in Stream::all() {
+        stream.sends();
+        assert!(stream.sends(), "{what}: it has the fast path");
+        let mut rounds = 0;
+        // From the first packet that goes to the kernel on, which drops it and all behind it.
+        while stream.sends() {
+            stream.world.tables.now_s += 1;
+            rounds += 1;
+            assert!(rounds <= REFRESH_S, "{what}: none goes to the kernel");
+        }
+        for second in 0..5 * REFRESH_S {
+            stream.world.tables.now_s += 1;
+            assert!(!stream.sends(), "{what}: sent on after {second} s");
+        }
+        stream.kernel_sends_on();
+        assert!(stream.sends(), "{what}: the rule is gone");
+    }
+}
+
+#[test]
+fn one_direction_that_the_kernel_stops_leaves_the_other_its_way() {
+    let out = Stream::new(UDP, Way::Port);
+    let mut back = Stream::new(UDP, Way::Uplink);
+    back.world = out.world;
+    let out = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    let mut slow = 0;
+    for _ in 0..3 * REFRESH_S {
+        back.world.tables.now_s += 1;
+        if run(&back.world, PORT, &out, 1).0 == Decision::GoesOn {
+            slow += 1;
+            let fate = back
+                .world
+                .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)));
+            assert!(matches!(fate, Fate::Uplink(_)), "{fate:?}");
+        }
+        back.sends();
+    }
+    assert_eq!(slow, 3);
+    assert!(!back.sends(), "the kernel has sent none on");
+}
+
+#[test]
+fn a_packet_that_only_the_kernel_can_send_on_is_a_refresh_as_well() {
+    let mut stream = Stream::new(UDP, Way::Uplink);
+    assert!(stream.sends());
+    stream.world.tables.now_s += REFRESH_S;
+    // The first one in the round has options.
+    let options = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL).options(&[1; 4]));
+    let result = stream.world.run(Hook::Inbound, &options, UPLINK, UPLINK);
+    assert!(result.is_ok(), "{result:?}");
+    assert!(!stream.sends(), "the kernel has sent none on");
+}
+
+#[test]
+fn of_two_packets_at_once_one_is_the_refresh() {
+    let stream = Stream::new(UDP, Way::Uplink);
+    let entries = stream.world.tables.sessions.entries();
+    let session = entries[0].1;
+    let seen_s = session.seen_s.load();
+    let now_s = seen_s + REFRESH_S;
+    assert_eq!(session.touch(now_s), Touch::Refresh);
+    assert_eq!(session.next_hop.load(), next_hop::NONE);
+    session.next_hop.store(GUEST);
+    assert_eq!(session.touch(now_s), Touch::Again);
+    assert_eq!(session.next_hop.load(), GUEST);
 }
 
 #[test]
@@ -310,36 +471,100 @@ fn a_guest_that_uses_anothers_address_does_not_get_it() {
 }
 
 #[test]
-fn xdp_takes_datagrams_after_a_pause() {
-    let world = world();
-    establish(&world, UDP);
-    let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
-    for (clock, expected) in [
-        // Nobody knows when the last packet has passed.
-        (1001, Decision::GoesOn),
-        (1101, Decision::GoesOn),
-        (1201, Decision::GoesOn),
-        // More than 200 after the last one.
-        (1402, Decision::Forwarded),
-        (1403, Decision::Forwarded),
-        (9999, Decision::Forwarded),
-    ] {
-        let (decision, after, port) = run(&world, UPLINK, &frame, clock);
-        assert_eq!(decision, expected, "at {clock}");
-        if decision == Decision::Forwarded {
-            assert_eq!((port, &after[..6]), (PORT, &GUEST_MAC[..]));
-            assert_eq!(ends(&after), (REMOTE, CLIENT));
-        } else {
-            assert_eq!(after, frame);
-        }
+fn xdp_takes_datagrams_once_those_before_have_arrived() {
+    let stream = Stream::new(UDP, Way::Xdp);
+    let frame = &stream.frame;
+    let at_xdp = |clock| run(&stream.world, UPLINK, frame, clock);
+    // Nobody knows what XDP has let through before the session was.
+    for clock in [1001, 1002] {
+        let (decision, after, _) = at_xdp(clock);
+        assert_eq!((decision, &after), (Decision::GoesOn, frame), "at {clock}");
+    }
+    stream.at_uplink();
+    assert_eq!(at_xdp(1003).0, Decision::GoesOn, "one is on its way");
+    stream.at_uplink();
+    assert_eq!(at_xdp(1004).0, Decision::GoesOn, "another one is");
+    stream.at_uplink();
+    stream.at_uplink();
+    // Without any pause.
+    for clock in [1004, 1005, 9999] {
+        let (decision, after, port) = at_xdp(clock);
+        assert_eq!(decision, Decision::Forwarded, "at {clock}");
+        assert_eq!((port, &after[..6]), (PORT, &GUEST_MAC[..]));
+        assert_eq!(ends(&after), (REMOTE, CLIENT));
     }
     // One that goes on makes those behind it wait.
     let mut last_hop = frame.clone();
     last_hop[ETHERNET + 8] = 1;
     let last_hop = summed(last_hop);
-    assert_eq!(run(&world, UPLINK, &last_hop, 10_000).0, Decision::GoesOn);
-    assert_eq!(run(&world, UPLINK, &frame, 10_001).0, Decision::GoesOn);
-    assert_eq!(run(&world, UPLINK, &frame, 10_300).0, Decision::Forwarded);
+    let result = run(&stream.world, UPLINK, &last_hop, 10_000);
+    assert_eq!(result.0, Decision::GoesOn);
+    assert_eq!(at_xdp(10_001).0, Decision::GoesOn);
+    let result = stream.world.run(Hook::Inbound, &last_hop, UPLINK, UPLINK);
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(
+        at_xdp(10_002).0,
+        Decision::GoesOn,
+        "one is still on its way"
+    );
+    stream.at_uplink();
+    stream.at_uplink();
+    assert_eq!(at_xdp(10_002).0, Decision::Forwarded);
+    // More may come than were counted: they were let through before the session was.
+    stream.at_uplink();
+    assert_eq!(at_xdp(10_002).0, Decision::Forwarded);
+}
+
+#[test]
+fn xdp_waits_no_longer_than_a_pause_for_what_was_lost() {
+    // The clock in the session's entry runs round.
+    for base in [1000, 0x000f_ffff, u32::MAX - 20] {
+        let stream = Stream::new(UDP, Way::Xdp);
+        let at_xdp = |later| {
+            run(
+                &stream.world,
+                UPLINK,
+                &stream.frame,
+                base.wrapping_add(later),
+            )
+            .0
+        };
+        assert_eq!(at_xdp(0), Decision::GoesOn);
+        assert_eq!(at_xdp(100), Decision::GoesOn);
+        assert_eq!(at_xdp(290), Decision::GoesOn, "a pause of 190");
+        assert_eq!(at_xdp(500), Decision::Forwarded, "a pause of 210");
+        assert_eq!(at_xdp(501), Decision::Forwarded);
+    }
+}
+
+#[test]
+fn xdp_starts_to_count_anew_when_more_are_lost_than_it_can_count() {
+    let stream = Stream::new(UDP, Way::Xdp);
+    let at_xdp = || run(&stream.world, UPLINK, &stream.frame, 7).0;
+    for lost in 0..2048 {
+        assert_eq!(at_xdp(), Decision::GoesOn, "{lost} lost");
+    }
+    // This one is the only one that is on its way.
+    assert_eq!(at_xdp(), Decision::GoesOn);
+    stream.at_uplink();
+    assert_eq!(at_xdp(), Decision::Forwarded);
+}
+
+#[test]
+fn frames_that_were_put_together_arrive_as_many_as_they_were() {
+    let stream = Stream::new(UDP, Way::Xdp);
+    for clock in 1..=4 {
+        let result = run(&stream.world, UPLINK, &stream.frame, clock);
+        assert_eq!(result.0, Decision::GoesOn);
+    }
+    let entries = stream.world.tables.sessions.entries();
+    let is_outside = |key: &SessionKey4| key.view == View::Outside as u8;
+    let (_, session) = entries.iter().find(|entry| is_outside(&entry.0)).unwrap();
+    session.arrive(|| 3);
+    assert!(!session.is_caught_up(|| 5), "one is on its way");
+    session.arrive(|| 4);
+    assert!(session.is_caught_up(|| 5));
+    session.arrive(|| panic!("none is on its way"));
 }
 
 #[test]
