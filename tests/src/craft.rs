@@ -108,7 +108,22 @@ impl Ip {
     /// # Errors
     /// As for [`Ip::raw`].
     pub fn tcp(&self, source: u16, destination: u16, segment: &Segment<'_>) -> Result<Vec<u8>> {
+        self.tcp_answer(source, destination, segment, 0)
+    }
+
+    /// A TCP segment without options that acknowledges all bytes before `acknowledged`.
+    ///
+    /// # Errors
+    /// As for [`Ip::raw`].
+    pub fn tcp_answer(
+        &self,
+        source: u16,
+        destination: u16,
+        segment: &Segment<'_>,
+        acknowledged: u32,
+    ) -> Result<Vec<u8>> {
         let mut header = TcpHeader::new(source, destination, segment.sequence, 64_240);
+        header.acknowledgment_number = acknowledged;
         header.fin = segment.flags & 1 != 0;
         header.syn = segment.flags & 2 != 0;
         header.rst = segment.flags & 4 != 0;

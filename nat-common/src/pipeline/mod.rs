@@ -25,6 +25,7 @@ use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
     fragment::{self, FragmentKey, FragmentPorts, Order, needs_first},
+    next_hop,
     packet::Packet,
     parse::{Parsed, Transport},
     policy::{ChainKey, side},
@@ -132,10 +133,24 @@ fn translate<A: Address, P: Packet, T: Tables<A>>(
     destination: Endpoint<A>,
 ) -> Outcome {
     follow(tables, parsed, session);
+    if let Transport::Tcp { flags } = parsed.transport
+        && flags & tcp::RST != 0
+    {
+        show_answers(tables, parsed, session);
+    }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
     rewrite(packet, parsed, source, destination)?;
     tables.count(session.rule, traffic);
     Ok(Verdict::Translated)
+}
+
+/// Sends the answers to a reset through the kernel. Its connection tracking has taken the reset for
+/// the connection's end, which it undoes if it sees that the connection goes on.
+#[inline(never)]
+fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
+    if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
+        peer.next_hop.store(next_hop::NONE);
+    }
 }
 
 /// Takes what a packet says about its connection into both entries of the session.

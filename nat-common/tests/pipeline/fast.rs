@@ -246,6 +246,46 @@ fn the_kernel_sees_connections_begin_and_end() {
     assert_untouched(&world, PORT, &last, "closed");
 }
 
+#[test]
+fn a_connection_that_goes_on_after_a_reset_is_shown_to_the_kernel() {
+    for resets in [UPLINK, PORT] {
+        let world = world();
+        establish(&world, TCP);
+        let outside = |flags| {
+            let frame = to(GUEST_MAC, &tcp(REMOTE, EXTERNAL, flags).payload(b"data"));
+            world.outside_sends(&frame).guest();
+        };
+        let guest = |flags| {
+            let frame = to(ROUTER_MAC, &tcp(CLIENT, REMOTE, flags).payload(b"data"));
+            world.guest_sends(&frame).uplink();
+        };
+        let (sends, answers): (&dyn Fn(u8), &dyn Fn(u8)) = match resets {
+            UPLINK => (&outside, &guest),
+            _ => (&guest, &outside),
+        };
+        let inbound = to(UPLINK_MAC, &tcp(REMOTE, EXTERNAL, ACK));
+        let at_uplink = || {
+            world
+                .run(Hook::Inbound, &inbound, UPLINK, UPLINK)
+                .unwrap()
+                .0
+        };
+        let outbound = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK));
+        let at_port = || run(&world, PORT, &outbound, 1).0;
+        let answer_is_fast = || match resets {
+            UPLINK => at_port() == Decision::Forwarded,
+            _ => at_uplink() == Verdict::Forwarded,
+        };
+        assert!(answer_is_fast());
+        sends(RST | ACK);
+        // The reset was not the ends'.
+        sends(ACK);
+        assert!(!answer_is_fast(), "an answer to a reset by {resets}");
+        answers(ACK);
+        assert!(answer_is_fast());
+    }
+}
+
 /// One direction of an established session at one hook of the fast path.
 struct Stream {
     world: World,

@@ -322,12 +322,22 @@ impl Run<'_> {
 
     /// Connection tracking, where it is in use, sees the beginning and the end of a connection and
     /// little in between: it must not take the end for invalid because it has missed what came before.
+    ///
+    /// What is out of its window it lets pass and learns nothing from, so the acknowledgements that it
+    /// knows stay those of the beginning. A reset more than 2 GiB later lies before them
+    /// (`nf_conntrack_tcp_packet()` in `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn plan_tracking(&mut self) -> Result<()> {
-        let key = Key::new(&["net", "netfilter", "nf_conntrack_tcp_be_liberal"])?;
-        match key.read()? {
-            Some(_) => self.plan_sysctl(key, "1"),
-            None => Ok(()),
+        for setting in [
+            "nf_conntrack_tcp_be_liberal",
+            // From Linux 5.14 on.
+            "nf_conntrack_tcp_ignore_invalid_rst",
+        ] {
+            let key = Key::new(&["net", "netfilter", setting])?;
+            if key.read()?.is_some() {
+                self.plan_sysctl(key, "1")?;
+            }
         }
+        Ok(())
     }
 
     /// Each dnsmasq watches files, for which the kernel lets a user have 128 instances by default.

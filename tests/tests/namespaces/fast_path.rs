@@ -1,7 +1,7 @@
 //! Established sessions: that they go past the kernel, what must not, and that they follow every
 //! change of where the other side is.
 
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Natbpf, Offload};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
-use tests::craft::Ip;
+use tests::craft::{Ip, Segment};
 use tests::{at, exchange, hears};
 
 /// What may go through the kernel of many packets of a session: the first ones, and one in 16 s each
@@ -419,6 +419,112 @@ fn a_stateful_firewall_and_the_fast_path_get_along() -> Result<()> {
     if let Ok(text) = text {
         let open = text.lines().filter(|line| line.contains("ESTABLISHED"));
         ensure!(open.count() == 0, "{text}");
+    }
+    Ok(())
+}
+
+/// A remote that no host is.
+const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// A connection by segments made by hand, of which one end sends many bytes.
+struct Giant<'a> {
+    net: &'a Proxmox,
+    guest_sends: bool,
+    port: u16,
+    /// Next sequence numbers: of who sends, and of who acknowledges.
+    next: [u32; 2],
+}
+
+impl Giant<'_> {
+    /// Sends a segment of one end, which moves its sequence number on.
+    fn segment(&mut self, is_sender: bool, flags: u8, payload: &[u8]) -> Result<()> {
+        let (own, other) = (usize::from(!is_sender), usize::from(is_sender));
+        let segment = Segment {
+            flags,
+            sequence: self.next[own],
+            payload,
+        };
+        let acknowledged = match flags & ACK {
+            0 => 0,
+            _ => self.next[other],
+        };
+        let moved = payload.len() as u32 + u32::from(flags & SYN != 0);
+        self.next[own] = self.next[own].wrapping_add(moved);
+        if is_sender == self.guest_sends {
+            let packet = Ip::new(Proxmox::VM1, REMOTE);
+            let packet = packet.tcp_answer(self.port, 80, &segment, acknowledged)?;
+            return self.net.inject_from_guest(&self.net.vm1, &packet);
+        }
+        let packet = Ip::new(REMOTE, Proxmox::PUBLIC);
+        let packet = packet.tcp_answer(80, self.port, &segment, acknowledged)?;
+        self.net.inject_from_internet(&packet)
+    }
+
+    /// Data and its acknowledgement.
+    fn data(&mut self) -> Result<()> {
+        self.segment(true, ACK, &[7; 1000])?;
+        thread::sleep(Duration::from_millis(5));
+        self.segment(false, ACK, b"")?;
+        thread::sleep(Duration::from_millis(5));
+        Ok(())
+    }
+}
+
+/// Opens a connection, has so many quarters of a GiB go, and resets it at the end that sent them.
+fn reset_after(net: &Proxmox, guest_sends: bool, port: u16, quarters: u32) -> Result<()> {
+    let mut giant = Giant {
+        net,
+        guest_sends,
+        port,
+        next: [500, 100],
+    };
+    // The guest opens it.
+    giant.segment(guest_sends, SYN, b"")?;
+    thread::sleep(Duration::from_millis(20));
+    giant.segment(!guest_sends, SYN | ACK, b"")?;
+    thread::sleep(Duration::from_millis(20));
+    giant.segment(guest_sends, ACK, b"")?;
+    (0..4).try_for_each(|_| giant.data())?;
+    for _ in 0..quarters {
+        giant.next[0] = giant.next[0].wrapping_add(1 << 28);
+        giant.data()?;
+    }
+    let capture = match guest_sends {
+        true => net.isp.capture(Proxmox::WAN)?,
+        false => net.vm1.capture("eth0")?,
+    };
+    giant.segment(true, RST, b"")?;
+    let is_it = |frame: &lab::Frame, packet: &lab::Packet| {
+        let is_reset = packet.bytes.get(33).is_some_and(|flags| flags & RST != 0);
+        let ports = packet.ports().map(|(from, to)| from.max(to));
+        !frame.outgoing && is_reset && ports == Some(port)
+    };
+    capture
+        .wait_for(is_it)
+        .with_context(|| format!("after {quarters} quarters of a GiB, guest: {guest_sends}"))?;
+    Ok(())
+}
+
+#[test]
+fn a_reset_after_gigabytes_passes_a_stateful_firewall() -> Result<()> {
+    let net = Proxmox::new()?;
+    net.host
+        .run_with_input(["nft", "-f", "-"], STATEFUL.as_bytes())?
+        .expect_ok()?;
+    // The kernel of the guest knows nothing of these connections.
+    let mute = "table ip mute {\nchain output {\ntype filter hook output priority 0;\n\
+                tcp flags & rst == rst drop\n}\n}\n";
+    net.vm1
+        .run_with_input(["nft", "-f", "-"], mute.as_bytes())?
+        .expect_ok()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    for (port, (guest_sends, quarters)) in
+        (45000..).zip([(false, 0), (false, 10), (false, 13), (true, 0), (true, 10)])
+    {
+        reset_after(&net, guest_sends, port, quarters)?;
     }
     Ok(())
 }
