@@ -22,8 +22,11 @@ mod pipeline {
     mod packets;
     mod policy;
     mod portless;
+    mod refusals;
     mod rules;
+    mod segments;
     mod tcp;
     mod udp;
+    mod uplinks;
     mod world;
 }

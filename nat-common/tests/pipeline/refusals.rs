@@ -1,0 +1,173 @@
+//! Which guest is told that its packet was refused, and how often.
+
+use nat_common::{
+    address::{Addr4, Address as _},
+    counter::DropReason,
+    packet::SlicePacket,
+    parse::{Parsed, parse},
+    refusal::{CLOCKS, QUOTE_LEN, Recipient, recipient},
+    rule::{Interface, role},
+};
+
+use super::{
+    packets::{At, ETHERNET, fragments, raw, udp},
+    world::{C1, C2, C3, DMZ, ELSEWHERE, LAN, S1A, UPLINK, World},
+};
+
+const REMOTE: At = At(S1A, 7000);
+const GATEWAY: Addr4 = Addr4([172, 22, 161, 254]);
+
+/// Who is told of the refusal of a packet that came in by one interface and is at another.
+fn told(world: &World, packet: &[u8], interfaces: [u32; 2]) -> Option<Recipient<Addr4>> {
+    let mut bytes = packet.to_vec();
+    let mut parsed = Parsed::EMPTY;
+    parse(&SlicePacket::new(&mut bytes, LAN), ETHERNET, &mut parsed).unwrap();
+    recipient(&world.tables, &parsed, interfaces)
+}
+
+fn from(guest: [u8; 4]) -> Vec<u8> {
+    udp(At(guest, 5000), REMOTE).bytes()
+}
+
+#[test]
+fn x1_a_guest_is_told_in_its_own_network_by_its_gateway() {
+    let to = |interface| Recipient {
+        gateway: GATEWAY,
+        guest: Addr4(C1),
+        interface,
+    };
+    let world = World::new();
+    // At the uplink's egress, at the network's ingress, and between networks.
+    for interfaces in [
+        [LAN, UPLINK],
+        [LAN, LAN],
+        [DMZ, LAN],
+        [UPLINK, LAN],
+        [LAN, DMZ],
+    ] {
+        assert_eq!(told(&world, &from(C1), interfaces), Some(to(LAN)));
+        world.tables.refusal_clocks.entries()[0].1.store(0);
+    }
+    // Neither at an interface that is not its network's, nor at one that is none.
+    for interfaces in [
+        [UPLINK, UPLINK],
+        [DMZ, UPLINK],
+        [ELSEWHERE, DMZ],
+        [0, UPLINK],
+    ] {
+        assert_eq!(told(&world, &from(C1), interfaces), None, "{interfaces:?}");
+    }
+}
+
+#[test]
+fn x1_a_bridge_port_with_the_networks_number_is_not_the_network() {
+    let mut world = World::new();
+    let port = Interface {
+        role: role::PORT,
+        number: 1,
+        ..Interface::default()
+    };
+    world.tables.interfaces.insert(7, port);
+    assert_eq!(told(&world, &from(C1), [7, UPLINK]), None);
+    let told = told(&world, &from(C1), [7, LAN]);
+    assert_eq!(told.map(|to| to.interface), Some(LAN));
+}
+
+#[test]
+fn x1_what_cannot_be_quoted_or_answered_is_dropped_in_silence() {
+    let mut world = World::new();
+    let interfaces = [LAN, UPLINK];
+    let whole = udp(At(C1, 5000), REMOTE).payload(&[0; 500]).bytes();
+    let parts = fragments(&whole, 256);
+    assert!(
+        told(&world, &parts[0], interfaces).is_some(),
+        "a first fragment says its ports"
+    );
+    for (what, packet) in [
+        (
+            "options",
+            udp(At(C1, 5000), REMOTE).options(&[1; 4]).bytes(),
+        ),
+        ("a later fragment", parts[1].clone()),
+        (
+            "too short",
+            raw(47, C1, S1A).payload(&[0; QUOTE_LEN - 20 - 1]).bytes(),
+        ),
+        (
+            "a group",
+            udp(At(C1, 5000), At([224, 0, 0, 251], 5353)).bytes(),
+        ),
+        ("from nobody's prefix", from([192, 0, 2, 9])),
+    ] {
+        assert_eq!(told(&world, &packet, interfaces), None, "{what}");
+    }
+    let shortest = raw(47, C1, S1A).payload(&[0; QUOTE_LEN - 20]).bytes();
+    assert!(told(&world, &shortest, interfaces).is_some());
+    // A prefix that stands in a rule alone has no gateway to be told by.
+    let key = nat_common::rule::InsideKey4 {
+        generation: 1,
+        reserved: [0; 2],
+        address: Addr4(C2),
+    };
+    let inside = nat_common::rule::Inside4 {
+        network: 1,
+        flags: 0,
+        gateway: Addr4::UNSPECIFIED,
+        mac: [0; 6],
+        reserved: [0; 2],
+    };
+    world.tables.inside.insert(64, &key, inside);
+    assert_eq!(told(&world, &from(C2), interfaces), None);
+}
+
+#[test]
+fn x1_a_guest_is_told_eight_times_a_second_whatever_others_are_told() {
+    let mut world = World::new();
+    for second in 0..3 {
+        for (guest, network) in [(C1, LAN), (C3, DMZ)] {
+            let times = (0..40).filter(|_| told(&world, &from(guest), [network, UPLINK]).is_some());
+            assert_eq!(times.count(), 8, "second {second}");
+        }
+        world.advance(1);
+    }
+    // Each has a clock by its address, of a bounded number of clocks.
+    let clocks = world.tables.refusal_clocks.entries();
+    let mut numbers: Vec<u32> = clocks.iter().map(|(number, _)| *number).collect();
+    let mut expected = [C1, C3].map(|guest| Addr4(guest).mix() % CLOCKS).to_vec();
+    (numbers.sort_unstable(), expected.sort_unstable());
+    assert_eq!(numbers, expected);
+    assert!(CLOCKS <= 1024);
+    // The clock holds the second and how often it was told in it.
+    let first = clocks.iter().map(|(_, clock)| clock.load());
+    assert!(
+        first.clone().all(|clock| clock == 1002 << 8 | 8),
+        "{:x?}",
+        first.collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn x1_refusals_are_what_there_was_no_room_for_and_nothing_else() {
+    use DropReason::*;
+    for reason in [
+        TableFull,
+        PortsExhausted,
+        RemoteInUse,
+        NoAddress,
+        GuestSessions,
+        GuestPorts,
+    ] {
+        assert!(reason.is_refusal(), "{reason:?}");
+    }
+    for reason in [
+        Malformed,
+        Spoofed,
+        Filtered,
+        NoSession,
+        Policy,
+        Ending,
+        FragmentsFull,
+    ] {
+        assert!(!reason.is_refusal(), "{reason:?}");
+    }
+}

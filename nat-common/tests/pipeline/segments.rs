@@ -1,0 +1,196 @@
+//! Packets that are still to be segmented, and what is counted of them; data and headers.
+
+use nat_common::{
+    address::{Addr4, Address},
+    checksum::Diff,
+    counter::DropReason,
+    fragment::{FragmentKey, Held},
+    packet::{ChecksumKind, Frames, Packet, SlicePacket},
+    parse::{Parsed, TCP, parse},
+    tables::Traffic,
+};
+
+use super::{
+    packets::{ACK, At, ETHERNET, GRE, SYN, ping, raw, tcp, udp},
+    world::{C1, S1A, World},
+};
+
+const GUEST: At = At(C1, 5000);
+const REMOTE: At = At(S1A, 7000);
+
+/// A packet of which a device makes frames with so many bytes of payload each.
+pub(crate) struct Segmented<'a> {
+    pub(crate) packet: SlicePacket<'a>,
+    pub(crate) segment_len: u32,
+}
+
+impl Packet for Segmented<'_> {
+    fn len(&self) -> usize {
+        self.packet.len()
+    }
+
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.packet.read(offset)
+    }
+
+    fn make_readable(&mut self, end: usize) {
+        self.packet.make_readable(end);
+    }
+
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.packet.write(offset, bytes)
+    }
+
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        kind: ChecksumKind,
+        pseudo: Diff,
+        payload: Diff,
+    ) -> Option<()> {
+        self.packet.update_checksum(offset, kind, pseudo, payload)
+    }
+
+    fn sum(&self, offset: usize, end: usize) -> Option<u32> {
+        self.packet.sum(offset, end)
+    }
+
+    fn frames(&self) -> Frames {
+        Frames {
+            segment_len: self.segment_len,
+        }
+    }
+
+    fn ingress_interface(&self) -> u32 {
+        self.packet.ingress_interface
+    }
+
+    fn was_kept(&mut self) -> bool {
+        self.packet.was_kept()
+    }
+
+    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
+        self.packet.keep(held, key)
+    }
+
+    fn save(&self) -> Option<()> {
+        self.packet.save()
+    }
+
+    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
+        self.packet.send_kept(held, key)
+    }
+
+    fn restore(&mut self) {
+        self.packet.restore();
+    }
+}
+
+/// The headers of a packet that becomes frames with so many bytes of payload, 0 for one that is a
+/// frame; and what is counted of it.
+fn read(bytes: &[u8], segment_len: u32) -> Result<(Parsed<Addr4>, Traffic), DropReason> {
+    let mut bytes = bytes.to_vec();
+    let packet = Segmented {
+        packet: SlicePacket::new(&mut bytes, 0),
+        segment_len,
+    };
+    let mut parsed = Parsed::EMPTY;
+    parse(&packet, ETHERNET, &mut parsed)?;
+    Ok((parsed, parsed.traffic(&packet, true)))
+}
+
+#[test]
+fn what_is_counted_are_the_frames_on_the_wire_with_their_headers() {
+    let large = tcp(GUEST, REMOTE, ACK).payload(&[7; 3001]).bytes();
+    for (segment_len, packets) in [
+        (0, 1),
+        (1460, 3),
+        (3000, 2),
+        (3001, 1),
+        (9000, 1),
+        (1, 3001),
+    ] {
+        let (_, traffic) = read(&large, segment_len).unwrap();
+        let expected = Traffic {
+            is_in: true,
+            packets,
+            bytes: 3001 + packets * 40,
+        };
+        assert_eq!(traffic, expected, "{segment_len}");
+    }
+    // One without data is a frame all the same.
+    let (_, traffic) = read(&tcp(GUEST, REMOTE, ACK).bytes(), 1460).unwrap();
+    assert_eq!((traffic.packets, traffic.bytes), (1, 40));
+}
+
+#[test]
+fn a_length_of_0_is_that_of_a_packet_that_is_too_large_to_say_it() {
+    let mut large = udp(GUEST, REMOTE).payload(&[7; 1000]).bytes();
+    large[ETHERNET + 2..ETHERNET + 4].fill(0);
+    large[ETHERNET + 24..ETHERNET + 26].fill(0);
+    let (parsed, _) = read(&large, 500).unwrap();
+    assert_eq!((parsed.header.total_len, parsed.headers_len()), (1028, 28));
+    assert_eq!(read(&large, 0), Err(DropReason::Malformed));
+    // One that says its length has the one that it says.
+    let padded = [udp(GUEST, REMOTE).bytes(), vec![0; 10]].concat();
+    for segment_len in [0, 500] {
+        let (parsed, _) = read(&padded, segment_len).unwrap();
+        assert_eq!(parsed.end(), padded.len() - 10);
+    }
+}
+
+#[test]
+fn padding_is_no_data_and_options_are_headers() {
+    let bare = tcp(GUEST, REMOTE, ACK);
+    let padded = |packet: Vec<u8>| [packet, vec![0; 6]].concat();
+    let options = bare.clone().options(&[1; 4]);
+    for (packet, headers_len, has_data) in [
+        (bare.bytes(), 40, false),
+        (padded(bare.bytes()), 40, false),
+        (bare.clone().payload(b"x").bytes(), 40, true),
+        (options.bytes(), 44, false),
+        (udp(GUEST, REMOTE).payload(b"").bytes(), 28, false),
+        (udp(GUEST, REMOTE).bytes(), 28, true),
+        (ping(GUEST, S1A).bytes(), 28, true),
+    ] {
+        let (parsed, _) = read(&packet, 0).unwrap();
+        assert_eq!(
+            (parsed.headers_len(), parsed.has_data()),
+            (headers_len, has_data)
+        );
+    }
+}
+
+/// As little as a protocol needs is enough, and one byte less is not.
+#[test]
+fn s5_the_shortest_packets_of_each_protocol_pass() {
+    for (protocol, least) in [(GRE, 0), (136, 8), (33, 8)] {
+        let world = World::new();
+        let packet = |len| raw(protocol, C1, S1A).payload(&vec![1; len]).bytes();
+        world.guest_sends(&packet(least)).uplink();
+        for len in [least.saturating_sub(1), least / 2]
+            .into_iter()
+            .filter(|len| *len < least)
+        {
+            let fate = world.guest_sends(&packet(len));
+            assert_eq!(fate.reason(), DropReason::Malformed, "{protocol}: {len}");
+        }
+    }
+    let world = World::new();
+    world
+        .guest_sends(&udp(GUEST, REMOTE).payload(b"").bytes())
+        .uplink();
+    let opens = tcp(GUEST, REMOTE, SYN).bytes();
+    world.guest_sends(&opens).uplink();
+    assert_eq!(read(&opens, 0).unwrap().0.header.protocol, TCP);
+}
+
+#[test]
+fn a_packet_without_bytes_is_empty_and_shown_with_where_it_came_in() {
+    let (mut none, mut some) = ([], [1, 2]);
+    assert!(SlicePacket::new(&mut none, 0).is_empty());
+    let packet = SlicePacket::new(&mut some, 7);
+    assert!(!packet.is_empty());
+    let shown = format!("{packet:?}");
+    assert!(shown.contains("[1, 2]") && shown.contains('7'), "{shown}");
+}

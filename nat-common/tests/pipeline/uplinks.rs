@@ -1,0 +1,194 @@
+//! Several uplinks: whose address a session has, and when it ends because it leaves by another.
+
+use nat_common::{
+    address::Addr4,
+    parse::UDP,
+    pipeline::Verdict,
+    rule::{
+        ExternalAddress, Interface, SNAT_FIXED_BITS, Snat4, SnatKey4, interface_flags, mapping,
+        role,
+    },
+    session::flags,
+};
+
+use super::{
+    packets::{At, Ip, answer, ends, request, udp},
+    world::{C1, DMZ, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+};
+
+/// The other uplink, its number and its address.
+const OTHER: u32 = 4;
+const OTHER_NUMBER: u16 = 2;
+const OTHER_PUBLIC: Ip = [203, 0, 113, 200];
+
+const GUEST: At = At(C1, 5000);
+const REMOTE: At = At(S1A, 7000);
+
+/// A host with two uplinks. By the other one guests hide behind its address, as they do by the first.
+fn world() -> World {
+    let mut world = World::new();
+    let other = Interface {
+        role: role::UPLINK,
+        number: OTHER_NUMBER,
+        ..Interface::default()
+    };
+    let interfaces = &mut world.tables.interfaces;
+    interfaces.insert(OTHER, other);
+    for uplink in [UPLINK, OTHER] {
+        let uplink = interfaces.get_mut(&uplink).unwrap();
+        uplink.flags |= interface_flags::ONE_OF_SEVERAL;
+    }
+    let address = ExternalAddress {
+        uplink: OTHER_NUMBER,
+        is_host: 1,
+        reserved: 0,
+    };
+    world.tables.addresses.insert(Addr4(OTHER_PUBLIC), address);
+    world.snat(|snat| snat.filtering = nat_common::rule::filtering::ENDPOINT_INDEPENDENT);
+    hide(&mut world, mapping::ENDPOINT_INDEPENDENT);
+    world
+}
+
+/// What guests of the first network hide behind at the other uplink.
+fn hide(world: &mut World, mapping: u8) {
+    let key = SnatKey4 {
+        generation: 1,
+        uplink: OTHER_NUMBER,
+        network: 1,
+        reserved: [0; 2],
+        source: Addr4(C1),
+    };
+    let snat = Snat4 {
+        first: Addr4(OTHER_PUBLIC),
+        last: Addr4(OTHER_PUBLIC),
+        rule: 7,
+        first_port: 1024,
+        last_port: u16::MAX,
+        mapping,
+        filtering: 0,
+        has_excludes: 0,
+        reserved: 0,
+    };
+    let snats = &mut world.tables.snats;
+    snats.insert(SNAT_FIXED_BITS + 24, &key, snat);
+}
+
+/// The source with which a guest's packet leaves by an uplink.
+#[track_caller]
+fn leaves(world: &World, uplink: u32, packet: &[u8]) -> At {
+    let (_, packet) = world.run(Hook::Outbound, packet, uplink, LAN).unwrap();
+    ends(&packet).0
+}
+
+#[test]
+fn a_session_that_leaves_by_another_uplink_gets_that_ones_address() {
+    let world = world();
+    let packet = udp(GUEST, REMOTE).bytes();
+    assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
+    assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
+    assert_eq!(world.entries()[0], 2);
+    assert_eq!(leaves(&world, OTHER, &packet), At(OTHER_PUBLIC, 5000));
+    assert_eq!(world.entries()[0], 2, "the one before has ended");
+    assert_eq!(leaves(&world, OTHER, &packet), At(OTHER_PUBLIC, 5000));
+    assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
+    world.check();
+}
+
+#[test]
+fn a_session_keeps_its_address_where_the_other_uplink_translates_nothing() {
+    let mut world = world();
+    hide(&mut world, mapping::NONE);
+    let packet = udp(GUEST, REMOTE).bytes();
+    for uplink in [UPLINK, OTHER, UPLINK] {
+        assert_eq!(leaves(&world, uplink, &packet), At(PUBLIC, 5000));
+    }
+    assert_eq!(world.entries()[0], 2);
+}
+
+#[test]
+fn a_session_moves_only_where_uplinks_are_said_to_be_several() {
+    let mut world = world();
+    for interface in world.tables.interfaces.values_mut() {
+        interface.flags = 0;
+    }
+    let packet = udp(GUEST, REMOTE).bytes();
+    for uplink in [UPLINK, OTHER, UPLINK] {
+        assert_eq!(leaves(&world, uplink, &packet), At(PUBLIC, 5000));
+    }
+}
+
+/// Who was asked at an address answers from there: by a forward, and by a mapping.
+#[test]
+fn answers_to_what_came_in_by_one_uplink_leave_with_its_address_by_any() {
+    let mut world = world();
+    world.forward(UDP, 10_000..=10_000, At(C1, 80));
+    let stranger = At([203, 0, 113, 9], 4000);
+    world
+        .outside_sends(&request(UDP, stranger, At(PUBLIC, 10_000)).bytes())
+        .guest();
+    let back = answer(UDP, At(C1, 80), stranger).bytes();
+    assert_eq!(leaves(&world, OTHER, &back), At(PUBLIC, 10_000));
+    leaves(&world, UPLINK, &udp(GUEST, REMOTE).bytes());
+    world
+        .outside_sends(&udp(stranger, At(PUBLIC, 5000)).bytes())
+        .guest();
+    let back = udp(GUEST, stranger).bytes();
+    assert_eq!(leaves(&world, OTHER, &back), At(PUBLIC, 5000));
+    world.check();
+}
+
+/// A connection of the host's that had to get another port keeps it, whatever uplink it takes.
+#[test]
+fn a_moved_connection_of_the_host_stays_by_any_uplink() {
+    let world = world();
+    leaves(&world, UPLINK, &udp(GUEST, REMOTE).bytes());
+    let own = udp(At(PUBLIC, 5000), REMOTE).bytes();
+    let source = |uplink| {
+        let (_, packet) = world.run(Hook::Outbound, &own, uplink, 0).unwrap();
+        ends(&packet).0
+    };
+    let moved = source(UPLINK);
+    assert_ne!(moved, At(PUBLIC, 5000));
+    assert_eq!(source(OTHER), moved);
+}
+
+/// What neither a guest nor the host sends is none of natbpf's: packets in transit from an uplink, or
+/// from an interface that it does not know.
+#[test]
+fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() {
+    let world = World::new();
+    for source in [GUEST, At(PUBLIC, 5000)] {
+        let packet = udp(source, REMOTE).bytes();
+        for ingress in [UPLINK, super::world::ELSEWHERE] {
+            let (verdict, after) = world.run(Hook::Outbound, &packet, UPLINK, ingress).unwrap();
+            assert_eq!((verdict, &after), (Verdict::Untouched, &packet));
+        }
+        // Nor is what leaves by what is no uplink.
+        let (verdict, _) = world.run(Hook::Outbound, &packet, DMZ, LAN).unwrap();
+        assert_eq!(verdict, Verdict::Untouched);
+    }
+    // Not even where a guest has a session with just these addresses, or the host is moved.
+    let world = self::world();
+    leaves(&world, UPLINK, &udp(GUEST, REMOTE).bytes());
+    let entries = world.entries();
+    let packet = udp(At(PUBLIC, 5000), REMOTE).bytes();
+    let (verdict, _) = world
+        .run(Hook::Outbound, &packet, UPLINK, super::world::ELSEWHERE)
+        .unwrap();
+    assert_eq!((verdict, world.entries()), (Verdict::Untouched, entries));
+    let session = &world.tables.sessions.entries()[0].1;
+    assert!(!session.has(flags::HOST));
+}
+
+/// Rules of another generation are not in use.
+#[test]
+fn only_the_generation_in_use_translates() {
+    let mut world = World::new();
+    world.tables.settings.as_mut().unwrap().generation = 2;
+    let packet = udp(GUEST, REMOTE).bytes();
+    let (verdict, _) = world.run(Hook::Outbound, &packet, UPLINK, LAN).unwrap();
+    assert_eq!(verdict, Verdict::Untouched);
+    // It is the low half of a word that counts on.
+    world.tables.settings.as_mut().unwrap().generation = 0x1_0001;
+    assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
+}
