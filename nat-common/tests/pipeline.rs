@@ -6,6 +6,7 @@
 mod pipeline {
     mod adopt;
     mod bounds;
+    mod errors;
     mod fast;
     mod fragments;
     mod guests;
@@ -22,9 +23,11 @@ mod pipeline {
     mod packets;
     mod policy;
     mod portless;
+    mod references;
     mod refusals;
     mod rules;
     mod segments;
+    mod sides;
     mod tcp;
     mod udp;
     mod uplinks;

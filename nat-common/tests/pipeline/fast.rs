@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use super::{
     packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
+    segments::Segmented,
     world::{C1, Fate, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
 };
 
@@ -155,6 +156,85 @@ fn a_packet_is_translated_and_sent_to_the_next_hop() {
         let (source, destination) = ends(&after);
         assert_eq!((source.0, destination.0), (PUBLIC, S1A));
         assert_eq!(world.counters(SNAT_RULE).packets_out, before + 1);
+    }
+}
+
+/// Packets that are still to be segmented are as large as their frames will be.
+#[test]
+fn segments_that_fit_are_sent_on_together() {
+    let world = world();
+    establish(&world, TCP);
+    let frame = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(&[7; 4000]));
+    for (segment_len, expected) in [
+        (MTU - 40, Decision::Forwarded),
+        (MTU - 39, Decision::GoesOn),
+        (1, Decision::Forwarded),
+        (MTU + 40, Decision::GoesOn),
+        (0, Decision::GoesOn),
+    ] {
+        let mut bytes = frame.clone();
+        let mut packet = Segmented {
+            packet: SlicePacket::new(&mut bytes, PORT),
+            segment_len,
+        };
+        let place = Place {
+            l3: ETHERNET,
+            interface: PORT,
+            is_to_host: true,
+        };
+        let mut work = Work::new();
+        let decision = pipeline::from_port(&mut packet, &world.tables, place, &mut work);
+        assert_eq!(decision, expected, "{segment_len}");
+    }
+}
+
+/// What takes no frames from XDP gets its packets from the kernel.
+#[test]
+fn xdp_leaves_to_the_kernel_what_goes_to_a_port_that_takes_no_frames() {
+    let mut world = world();
+    establish(&world, UDP);
+    world.tables.next_hops.get_mut(&2).unwrap().flags = 0;
+    let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
+    for clock in [1, 1000, 2000] {
+        assert_eq!(run(&world, UPLINK, &frame, clock).0, Decision::GoesOn);
+    }
+}
+
+/// A pause is longer than what a poll takes, not as long.
+#[test]
+fn xdp_takes_datagrams_after_more_than_the_pause() {
+    for (pause, expected) in [(200, Decision::GoesOn), (201, Decision::Forwarded)] {
+        let world = world();
+        establish(&world, UDP);
+        let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
+        assert_eq!(run(&world, UPLINK, &frame, 1000).0, Decision::GoesOn);
+        assert_eq!(run(&world, UPLINK, &frame, 1000 + pause).0, expected);
+    }
+}
+
+/// Where spoofing is not looked for, whose address it is says nothing.
+#[test]
+fn without_anti_spoof_a_frame_of_another_mac_address_is_sent_on() {
+    let mut world = world();
+    establish(&world, UDP);
+    world.anti_spoof(C1, GUEST_MAC);
+    let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
+    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+}
+
+/// While nobody follows changes nothing is learned.
+#[test]
+fn nothing_is_learned_while_it_is_off() {
+    let mut world = world();
+    world.tables.is_fast_path_on = false;
+    establish(&world, UDP);
+    world.tables.is_fast_path_on = true;
+    for (hook, frame) in [
+        (PORT, to(BRIDGE_MAC, &udp(CLIENT, REMOTE))),
+        (UPLINK, to(UPLINK_MAC, &udp(REMOTE, EXTERNAL))),
+    ] {
+        run(&world, hook, &frame, 1);
+        assert_untouched(&world, hook, &frame, "nothing learned");
     }
 }
 

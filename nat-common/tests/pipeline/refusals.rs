@@ -134,9 +134,9 @@ fn x1_a_guest_is_told_eight_times_a_second_whatever_others_are_told() {
     let clocks = world.tables.refusal_clocks.entries();
     let mut numbers: Vec<u32> = clocks.iter().map(|(number, _)| *number).collect();
     let mut expected = [C1, C3].map(|guest| Addr4(guest).mix() % CLOCKS).to_vec();
-    (numbers.sort_unstable(), expected.sort_unstable());
+    numbers.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(numbers, expected);
-    assert!(CLOCKS <= 1024);
     // The clock holds the second and how often it was told in it.
     let first = clocks.iter().map(|(_, clock)| clock.load());
     assert!(

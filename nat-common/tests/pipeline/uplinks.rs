@@ -13,7 +13,7 @@ use nat_common::{
 
 use super::{
     packets::{At, Ip, answer, ends, request, udp},
-    world::{C1, DMZ, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+    world::{C1, C3, DMZ, Hook, LAN, PUBLIC, S1A, UPLINK, World},
 };
 
 /// The other uplink, its number and its address.
@@ -163,10 +163,11 @@ fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() 
             let (verdict, after) = world.run(Hook::Outbound, &packet, UPLINK, ingress).unwrap();
             assert_eq!((verdict, &after), (Verdict::Untouched, &packet));
         }
-        // Nor is what leaves by what is no uplink.
-        let (verdict, _) = world.run(Hook::Outbound, &packet, DMZ, LAN).unwrap();
-        assert_eq!(verdict, Verdict::Untouched);
     }
+    // Nor does anybody leave by what is no uplink, though it has the number of one.
+    let packet = udp(At(C3, 5000), REMOTE).bytes();
+    let (verdict, _) = world.run(Hook::Outbound, &packet, LAN, DMZ).unwrap();
+    assert_eq!(verdict, Verdict::Untouched);
     // Not even where a guest has a session with just these addresses, or the host is moved.
     let world = self::world();
     leaves(&world, UPLINK, &udp(GUEST, REMOTE).bytes());

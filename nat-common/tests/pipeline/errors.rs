@@ -1,0 +1,105 @@
+//! ICMP errors that are no guest's, or say what they should not: the host's own, of routers, forged.
+
+use nat_common::{
+    counter::DropReason,
+    parse::{TCP, UDP},
+    pipeline::Verdict,
+};
+
+use super::{
+    packets::{At, ETHERNET, Ip, answer, ends, error, ping, read, request, udp},
+    world::{C1, ELSEWHERE, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
+};
+
+const ROUTER: Ip = [100, 64, 0, 1];
+const GUEST: At = At(C1, 5000);
+const REMOTE: At = At(S1A, 7000);
+
+/// An error about a ping of the host's own is the host's, as it came, right or not.
+#[test]
+fn i5_an_error_about_a_ping_of_the_host_is_left_as_it_is() {
+    let world = World::new();
+    let sent = world
+        .host_sends(&ping(At(PUBLIC, 77), S1A).bytes())
+        .uplink();
+    let mut damaged = error(ROUTER, &sent, 3, 28).bytes();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(world.outside_sends(&damaged).host(), damaged);
+}
+
+/// An error about one that had to get another identifier shows the host its own.
+#[test]
+fn i2_an_error_about_a_moved_ping_of_the_host_quotes_what_it_sent() {
+    let world = World::new();
+    world.guest_sends(&ping(At(C1, 77), S1A).bytes()).uplink();
+    let own = ping(At(PUBLIC, 77), S1A).bytes();
+    let sent = world.host_sends(&own).uplink();
+    assert_ne!(ends(&sent).0, At(PUBLIC, 77));
+    let seen = world.outside_sends(&error(ROUTER, &sent, 3, 28).bytes());
+    let seen = read(&seen.host());
+    assert_eq!(seen.payload, own[ETHERNET..][..seen.payload.len()]);
+}
+
+/// A guest's error goes to whom it quotes, not to somebody else.
+#[test]
+fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
+    let world = World::new();
+    world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+    let back = world.outside_sends(&udp(REMOTE, At(PUBLIC, 5000)).bytes());
+    let mut forged = error(C1, &back.guest(), 3, 28).bytes();
+    let (mut ip, _) = etherparse::Ipv4Header::from_slice(&forged[ETHERNET..]).unwrap();
+    ip.destination = S2;
+    ip.header_checksum = ip.calc_header_checksum();
+    forged[ETHERNET..ETHERNET + 20].copy_from_slice(&ip.to_bytes());
+    assert_eq!(world.guest_sends(&forged).reason(), DropReason::NoSession);
+}
+
+/// A routed guest has nothing to hide: its errors leave as they are.
+#[test]
+fn i5_an_error_of_a_guest_that_is_not_translated_leaves_as_it_is() {
+    let mut world = World::new();
+    world.without_snat(C1);
+    let received = udp(REMOTE, GUEST).bytes();
+    let packet = error(C1, &received, 3, 28).bytes();
+    assert_eq!(world.guest_sends(&packet).uplink(), packet);
+}
+
+/// The target of a forward may be in no network: its errors show its external address too.
+#[test]
+fn i3_an_error_of_a_target_in_no_network_hides_it() {
+    const TARGET: At = At([10, 99, 0, 5], 80);
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.forward(protocol, 10_000..=10_000, TARGET);
+        let asked = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
+        let (_, received) = world.run(Hook::Inbound, &asked, UPLINK, UPLINK).unwrap();
+        assert_eq!(ends(&received), (REMOTE, TARGET));
+        let packet = error(TARGET.0, &received, 3, 28).bytes();
+        let (_, seen) = world
+            .run(Hook::Outbound, &packet, UPLINK, ELSEWHERE)
+            .unwrap();
+        let seen = read(&seen);
+        assert_eq!(seen.source.0, PUBLIC);
+        assert_eq!(seen.payload, asked[ETHERNET..][..seen.payload.len()]);
+    }
+}
+
+/// An error between guests is translated if it is about a hairpinned session, and about no other: to
+/// an external address, and from a router behind the other guest.
+#[test]
+fn i4_an_error_about_a_session_with_the_outside_is_no_hairpins() {
+    let world = World::new();
+    world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+    let back = answer(UDP, REMOTE, GUEST).bytes();
+    // The guest's error, at the hook of its network, on its way to the remote.
+    let packet = error(C1, &back, 3, 28).bytes();
+    let (verdict, after) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
+    assert_eq!((verdict, after), (Verdict::Untouched, packet));
+    // One of another guest about what this one has sent to the remote.
+    let sent = udp(GUEST, REMOTE).bytes();
+    let packet = error([10, 50, 0, 9], &sent, 11, 28).bytes();
+    let (verdict, after) = world
+        .run(Hook::ToGuest, &packet, LAN, super::world::DMZ)
+        .unwrap();
+    assert_eq!((verdict, after), (Verdict::Untouched, packet));
+}

@@ -1,0 +1,359 @@
+//! What sessions hold of ports and permits, and what they leave to others: claims after a change of
+//! the rules, ends of half sessions, timeouts.
+
+use nat_common::{
+    address::{Addr4, Port},
+    counter::DropReason,
+    guest::GuestKey,
+    parse::{ICMP, TCP, UDP},
+    rule::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, filtering, forward_flags, mapping},
+    session::{View, flags},
+    sweep,
+};
+
+use super::{
+    packets::{ACK, At, GRE, RST, SYN, ends, ping, raw, request, tcp, udp},
+    world::{C1, C2, C3, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, UPLINK, World},
+};
+
+const GUEST: At = At(C1, 5000);
+const REMOTE: At = At(S1A, 7000);
+const EXTERNAL: At = At(PUBLIC, 5000);
+
+#[test]
+fn u3_permits_are_held_where_the_filter_asks_for_them_and_nowhere_else() {
+    let modes = [
+        (
+            filtering::ENDPOINT_INDEPENDENT,
+            mapping::ENDPOINT_INDEPENDENT,
+            0,
+        ),
+        (
+            filtering::ADDRESS_DEPENDENT,
+            mapping::ENDPOINT_INDEPENDENT,
+            1,
+        ),
+        (
+            filtering::ADDRESS_AND_PORT_DEPENDENT,
+            mapping::ENDPOINT_INDEPENDENT,
+            0,
+        ),
+        (
+            filtering::ADDRESS_DEPENDENT,
+            mapping::ADDRESS_AND_PORT_DEPENDENT,
+            0,
+        ),
+    ];
+    for (filtering, mapping, permits) in modes {
+        let mut world = World::new();
+        world.snat(|snat| (snat.filtering, snat.mapping) = (filtering, mapping));
+        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        assert_eq!(world.entries()[3], permits, "{filtering} {mapping}");
+        world.check();
+    }
+}
+
+/// A session that a remote has opened holds its own permit: what the guest once sent may end.
+#[test]
+fn u3_a_remote_that_came_in_keeps_its_address_permitted() {
+    let mut world = World::new();
+    world.guest_sends(&udp(GUEST, At(S1A, 1)).bytes()).uplink();
+    world.advance(200);
+    world
+        .outside_sends(&udp(At(S1A, 2), EXTERNAL).bytes())
+        .guest();
+    world.guest_sends(&udp(GUEST, At(S1A, 2)).bytes()).uplink();
+    assert_eq!(world.wait(100), 1, "what the guest has opened");
+    let third = world.outside_sends(&udp(At(S1A, 3), EXTERNAL).bytes());
+    assert_eq!(ends(&third.guest()).1, GUEST);
+    world.check();
+    let mut world = World::new();
+    world.snat(|snat| snat.filtering = filtering::ENDPOINT_INDEPENDENT);
+    world.guest_sends(&udp(GUEST, At(S1A, 1)).bytes()).uplink();
+    world
+        .outside_sends(&udp(At(S1A, 2), EXTERNAL).bytes())
+        .guest();
+    assert_eq!(world.entries()[3], 0);
+}
+
+/// Once the guest has answered, a remote that goes on keeps the session, however often both send.
+#[test]
+fn u8_a_remote_that_was_answered_keeps_the_session() {
+    for answers in [1, 2] {
+        let mut world = World::new();
+        world.snat(|snat| snat.filtering = filtering::ENDPOINT_INDEPENDENT);
+        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        let stranger = At(S2, 1);
+        world
+            .outside_sends(&udp(stranger, EXTERNAL).bytes())
+            .guest();
+        for _ in 0..answers {
+            world.guest_sends(&udp(GUEST, stranger).bytes()).uplink();
+        }
+        let mut ended = 0;
+        for _ in 0..4 {
+            ended += world.wait(200);
+            world
+                .outside_sends(&udp(stranger, EXTERNAL).bytes())
+                .guest();
+        }
+        assert_eq!(ended, 1, "the guest's own, after {answers} answers");
+    }
+}
+
+/// What one guest has to itself another does not share, whatever the rule says by now, and what guests
+/// share nobody gets to itself.
+#[test]
+fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
+    let kinds = [
+        mapping::ENDPOINT_INDEPENDENT,
+        mapping::ADDRESS_AND_PORT_DEPENDENT,
+    ];
+    for (before, after) in [(kinds[0], kinds[1]), (kinds[1], kinds[0])] {
+        let mut world = World::new();
+        world.snat(|snat| snat.mapping = before);
+        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        world.snat(|snat| snat.mapping = after);
+        let out = world.guest_sends(&udp(At(C2, 5000), At(S2, 1)).bytes());
+        assert_ne!(ends(&out.uplink()).0, EXTERNAL);
+        world.check();
+        world.wait(10_000);
+        assert_eq!(world.entries(), [0; 4]);
+    }
+}
+
+/// A forward that names a port has it, also before anybody has come.
+#[test]
+fn m2_a_guest_does_not_get_a_port_that_is_forwarded_to_another() {
+    for protocol in [UDP, TCP] {
+        for mode in [
+            mapping::ENDPOINT_INDEPENDENT,
+            mapping::ADDRESS_AND_PORT_DEPENDENT,
+        ] {
+            let mut world = World::new();
+            world.snat(|snat| snat.mapping = mode);
+            world.forward(protocol, 5000..=5000, At(C2, 80));
+            let out = world.guest_sends(&request(protocol, GUEST, REMOTE).bytes());
+            assert_ne!(ends(&out.uplink()).0, EXTERNAL);
+        }
+    }
+}
+
+/// The port that a guest is shown for a remote whose own one is taken is a high one by chance.
+#[test]
+fn m2_a_remotes_other_port_is_in_the_upper_half() {
+    for chance in [5, 0x8005, 0x1234_8005] {
+        let mut world = World::new();
+        world.forward(UDP, 6000..=6000, GUEST);
+        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        world.tables.foretold.set(Some(chance));
+        let asked = world.outside_sends(&udp(REMOTE, At(PUBLIC, 6000)).bytes());
+        assert_eq!(ends(&asked.guest()).0, At(S1A, 0x8005), "{chance:#x}");
+    }
+}
+
+/// Without ports two flows of one guest with one remote cannot be told apart: the second is refused.
+#[test]
+fn p4_a_remote_to_which_the_guest_talks_by_another_address_is_refused() {
+    let mut world = World::new();
+    world.external(POOL[0], false);
+    world.snat(|snat| (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[0])));
+    world.forward_all(C1);
+    let out = world.guest_sends(&raw(GRE, C1, S1A).bytes());
+    assert_eq!(ends(&out.uplink()).0.0, POOL[0]);
+    let asked = world.outside_sends(&raw(GRE, S1A, PUBLIC).bytes());
+    assert_eq!(asked.reason(), DropReason::RemoteInUse);
+    world.check();
+}
+
+/// A shared port belongs to nobody whom a stranger could be sent to, whatever the filter.
+#[test]
+fn u3_a_shared_port_that_anybody_may_send_to_lets_in_no_stranger() {
+    let mut world = World::new();
+    world.snat(|snat| {
+        snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT;
+        snat.filtering = filtering::ENDPOINT_INDEPENDENT;
+    });
+    world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+    let stranger = world.outside_sends(&udp(At(S2, 1), EXTERNAL).bytes());
+    assert_eq!(stranger.reason(), DropReason::Filtered);
+    world.check();
+}
+
+/// A forward that is not for guests leaves them what they would get without it: the host.
+#[test]
+fn u5_a_forward_without_hairpin_is_not_for_guests() {
+    let mut world = World::new();
+    let key = ForwardKey4 {
+        generation: 1,
+        protocol: UDP,
+        reserved: 0,
+        address: Addr4(PUBLIC),
+        port: Port::new(10_000),
+        padding: [0; 2],
+    };
+    let forward = Forward4 {
+        to: Addr4(C2),
+        rule: 2,
+        network: 1,
+        first_external: 10_000,
+        first_internal: 80,
+        flags: forward_flags::ACCEPTED,
+        reserved: 0,
+    };
+    let forwards = &mut world.tables.forwards;
+    forwards.insert(FORWARD_FIXED_BITS + 16, &key, forward);
+    let asked = udp(GUEST, At(PUBLIC, 10_000)).bytes();
+    assert_eq!(world.guest_sends(&asked).host(), asked);
+    let asked = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
+    assert_eq!(ends(&asked.guest()).1, At(C2, 80));
+}
+
+/// A guest that no rule hides, or that has no address to hide behind, hides behind the one it asks.
+#[test]
+fn t10_a_guest_without_an_address_hides_behind_the_one_that_it_asks() {
+    for has_rule in [false, true] {
+        let mut world = World::new();
+        world.external(POOL[0], false);
+        world.forward(UDP, 10_000..=10_000, At(C2, 80));
+        let first = Addr4(if has_rule { [0; 4] } else { POOL[0] });
+        world.snat(|snat| (snat.first, snat.last) = (first, first));
+        if !has_rule {
+            world.without_snat(C1);
+        }
+        let asked = world.guest_sends(&udp(GUEST, At(PUBLIC, 10_000)).bytes());
+        assert_eq!(ends(&asked.guest()).0.0, PUBLIC);
+        world.check();
+    }
+}
+
+/// With nothing said of spoofing a guest sends from whatever address it routes.
+#[test]
+fn s3_without_anti_spoof_any_source_passes() {
+    let world = World::new();
+    for source in [[192, 168, 9, 9], C3] {
+        let packet = udp(At(source, 5000), REMOTE).bytes();
+        let (_, after) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
+        assert_eq!(after, packet);
+    }
+}
+
+/// A session of which the other direction's entry is gone ends all the same.
+#[test]
+fn x1_half_a_session_ends_when_it_is_idle() {
+    let mut world = World::new();
+    world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+    let sessions = world.tables.sessions.entries();
+    let answer = sessions
+        .iter()
+        .find(|(_, session)| !session.has(flags::PRIMARY));
+    let key = answer.unwrap().0;
+    nat_common::tables::Tables::remove_session(&world.tables, &key);
+    assert_eq!(world.wait(299), 0);
+    assert_eq!(world.wait(1), 1);
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+#[test]
+fn u8_each_protocol_has_its_idle_time() {
+    for (packet, idle_s) in [
+        (udp(GUEST, REMOTE).bytes(), 300),
+        (tcp(GUEST, REMOTE, SYN).bytes(), 240),
+        (ping(GUEST, S1A).bytes(), 60),
+        (raw(GRE, C1, S1A).bytes(), 600),
+    ] {
+        let mut world = World::new();
+        world.guest_sends(&packet).uplink();
+        assert_eq!(world.wait(idle_s - 1), 0, "{idle_s}");
+        assert_eq!(world.wait(1), 1, "{idle_s}");
+    }
+    // Clocks hold whole seconds: the last one has not passed yet.
+    assert_eq!([0, 1, 1000].map(sweep::judged_s), [0, 0, 999]);
+}
+
+/// A guest's session counts as its own, whether it or the other side has opened it, also where nothing
+/// is translated.
+#[test]
+fn x3_sessions_without_translation_are_the_guests() {
+    use nat_common::open::{Plain, open_plain};
+    for (view, network, answer_view, answer_network) in [
+        (View::Inside, 1, View::Outside, 0),
+        (View::Outside, 0, View::Inside, 1),
+    ] {
+        let world = World::new();
+        let (from, to) = match view {
+            View::Inside => (GUEST, REMOTE),
+            _ => (REMOTE, GUEST),
+        };
+        let mut bytes = udp(from, to).bytes();
+        let mut work = nat_common::work::Work::new();
+        let packet = nat_common::packet::SlicePacket::new(&mut bytes, UPLINK);
+        nat_common::parse::parse(&packet, super::packets::ETHERNET, &mut work.parsed).unwrap();
+        let plain = Plain {
+            view,
+            network,
+            answer_view,
+            answer_network,
+            rule: 11,
+        };
+        open_plain(&world.tables, &mut work, &plain).unwrap();
+        let guests = world.tables.guests.entries();
+        assert_eq!(guests.len(), 1);
+        assert_eq!(guests[0].0, GuestKey::new(Addr4(C1), 1));
+        for (key, session) in world.tables.sessions.entries() {
+            let is_guests = key.source == Addr4(C1);
+            assert_eq!(session.has(flags::PRIMARY), is_guests);
+            assert_eq!(session.has(flags::IN), !is_guests);
+            let is_first = key.source == Addr4(from.0);
+            assert_eq!(session.has(flags::FROM_INITIATOR), is_first);
+        }
+        world.check();
+    }
+}
+
+/// A bare acknowledgement says nothing about a reset: its sender may not have seen that yet.
+#[test]
+fn t5_a_segment_without_data_after_a_reset_does_not_revive_the_session() {
+    let mut world = World::new();
+    world.guest_sends(&tcp(GUEST, REMOTE, SYN).bytes()).uplink();
+    let back = |flags| tcp(REMOTE, EXTERNAL, flags).bytes();
+    world.outside_sends(&back(SYN | ACK)).guest();
+    world.guest_sends(&tcp(GUEST, REMOTE, ACK).bytes()).uplink();
+    world.outside_sends(&back(RST | ACK)).guest();
+    let mut padded = tcp(GUEST, REMOTE, ACK).bytes();
+    padded.extend([0; 6]);
+    world.guest_sends(&padded).uplink();
+    assert_eq!(world.wait(239), 0);
+    assert_eq!(world.wait(1), 1);
+}
+
+/// Two remotes ping by a forward with one identifier, and one of them asks for the time: each exchange
+/// is its own.
+#[test]
+fn i1_queries_of_two_kinds_with_one_identifier_stay_apart() {
+    let mut world = World::new();
+    world.forward(ICMP, 0..=0, At(C1, 0));
+    let time = |packet: Vec<u8>, kind: u8| {
+        let mut packet = packet;
+        let at = super::packets::ETHERNET + 20;
+        let sum = u16::from_be_bytes([packet[at + 2], packet[at + 3]]);
+        let change = u32::from(kind - packet[at]) << 8;
+        let sum = u32::from(!sum) + change;
+        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        packet[at] = kind;
+        packet[at + 2..at + 4].copy_from_slice(&sum.to_be_bytes());
+        packet
+    };
+    for remote in [S1A, S1B] {
+        world
+            .outside_sends(&ping(At(remote, 7), PUBLIC).bytes())
+            .guest();
+        let asked = time(ping(At(remote, 7), PUBLIC).bytes(), 13);
+        world.outside_sends(&asked).guest();
+        let told = time(super::packets::pong(C1, At(remote, 7)).bytes(), 14);
+        let told = world.guest_sends(&told).uplink();
+        assert_eq!(told[super::packets::ETHERNET + 12..][..4], PUBLIC);
+    }
+    assert_eq!(world.entries()[0], 8);
+    world.check();
+}
