@@ -4,6 +4,7 @@ use crate::{
     address::{Addr4, Address},
     counter::DropReason,
     mapping::References,
+    open::MAX_WAITS,
     shared::Shared,
     tables::{InsertError, Tables},
 };
@@ -112,13 +113,29 @@ fn acquire<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &GuestKey<A>,
 ) -> Result<&'t Guest, DropReason> {
+    if let Some(guest) = try_acquire(tables, key)? {
+        return Ok(guest);
+    }
+    // Another CPU takes the last of what it had away.
+    tables.repeat(MAX_WAITS, |_| {
+        tables.pause();
+        tables
+            .guest(key)
+            .is_some_and(|guest| guest.references.is_gone())
+    });
+    try_acquire(tables, key)?.ok_or(DropReason::Ending)
+}
+
+/// The same, and none if the guest's entry is being removed.
+#[inline(always)]
+fn try_acquire<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    key: &GuestKey<A>,
+) -> Result<Option<&'t Guest>, DropReason> {
     if tables.guest(key).is_none() && tables.add_guest(key) == Err(InsertError::Full) {
         return Err(DropReason::TableFull);
     }
-    tables
-        .guest(key)
-        .filter(|guest| guest.references.acquire())
-        .ok_or(DropReason::Ending)
+    Ok(tables.guest(key).filter(|guest| guest.references.acquire()))
 }
 
 /// Counts one more of what a reference was acquired for, or gives that back if there are `limit`

@@ -126,6 +126,9 @@ pub struct References(Shared);
 /// The count of an entry that is being removed.
 const GONE: u32 = 1 << 31;
 
+/// [`PortRecord::references`] of a port whose mapping is yet to be made: nobody can take one.
+pub const CLAIMED: u32 = GONE;
+
 impl References {
     /// This many.
     #[cfg(not(target_arch = "bpf"))]
@@ -149,6 +152,19 @@ impl References {
         }
         self.0.fetch_add(u32::MAX);
         false
+    }
+
+    /// Whether the entry is being removed, or not yet in use.
+    #[inline(always)]
+    pub fn is_gone(&self) -> bool {
+        self.0.load() & GONE != 0
+    }
+
+    /// The first one of an entry that was [`CLAIMED`].
+    #[inline(always)]
+    pub fn begin(&self) {
+        // Others may be about to take back what they have added in vain.
+        self.0.fetch_add(GONE + 1);
     }
 
     /// One less; `true` if it was the last and the caller must now remove the entry.

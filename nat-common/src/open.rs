@@ -1,9 +1,10 @@
 //! Opening sessions: choice and claim of an external port, and the entries of both directions.
 //!
-//! Two packets may want the same thing at the same time on different CPUs. Adding an entry never
-//! replaces one, so the one that was added first has won; the entry that answers will be looked up
-//! by is always added first, because it *is* the claim. Whatever was added before a failure is
-//! taken back.
+//! Two packets may open the same session at the same time on different CPUs, also from both ends,
+//! and one may open what another CPU is ending. Adding an entry never replaces one. Of a session's
+//! two entries the same one ([`SessionKey::precedes`]) is added first and removed last, whoever does
+//! it: who has added it opens the session, and who finds it there looks again until the session can
+//! be used ([`join`]) or is gone. Whatever was added before a failure is taken back.
 
 use crate::{
     address::{Address, Endpoint, Port},
@@ -14,13 +15,21 @@ use crate::{
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
     rule::{self, Forward, Snat, forward_flags},
-    session::{JUST_OPENED, SessionKey, SessionRecord, View, flags},
+    session::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
+    tcp,
     work::{Entry, Opening, Work, settle},
 };
 
 /// How many ports are tried for a remote whose own port is taken towards the guest.
 const MAX_REMOTE_ATTEMPTS: u32 = 16;
+
+/// How many times a packet looks again at what another CPU is adding or removing. That is over after
+/// a few microseconds, in which it looks some dozens of times.
+pub(crate) const MAX_WAITS: u32 = 256;
+
+/// How many times a packet that opens no session looks whether another CPU has opened it just now.
+const MAX_LOOKS: u32 = 16;
 
 /// Where a packet that opens a session comes from, and under which rule set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,6 +47,8 @@ pub struct Origin {
 pub(crate) enum Refusal {
     /// Another port may do.
     PortTaken,
+    /// Another CPU is adding or removing what is in the way: a moment later it is clear.
+    Busy,
     /// None will.
     Final(DropReason),
 }
@@ -45,7 +56,7 @@ pub(crate) enum Refusal {
 impl From<InsertError> for Refusal {
     fn from(error: InsertError) -> Self {
         match error {
-            InsertError::Exists => Self::PortTaken,
+            InsertError::Exists => Self::Busy,
             InsertError::Full => Self::Final(DropReason::TableFull),
         }
     }
@@ -125,45 +136,42 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         ..record(tables, external, remote, View::Outside, 0, forward.rule)
     };
     opening.guest = GuestKey::new(internal.address, forward.network);
-    guest::enter(tables, &opening.guest)?;
-    let mut outcome = Err(DropReason::PortsExhausted);
-    tables.repeat(MAX_REMOTE_ATTEMPTS, |attempt| {
-        let mut towards_guest = remote;
-        if attempt > 0 {
+    let (first, rule) = (remote.port, forward.rule);
+    opening.request.record = SessionRecord {
+        flags: flags::IN | flags::FROM_INITIATOR,
+        ..record(
+            tables,
+            remote,
+            internal,
+            View::Inside,
+            forward.network,
+            rule,
+        )
+    };
+    if let Err(reason) = guest::enter(tables, &opening.guest) {
+        return joined(tables, opening, reason).map(|()| opening.destinations());
+    }
+    opening.begin();
+    settle(opening);
+    tables.repeat(MAX_REMOTE_ATTEMPTS + MAX_WAITS, |_| {
+        if opening.attempt > 0 {
             // The guest already talks to this remote endpoint: it must see another port.
-            towards_guest.port = Port::new(tables.random() as u16 | 0x8000);
+            opening.request.record.source_port = Port::new(tables.random() as u16 | 0x8000);
+        } else {
+            opening.request.record.source_port = first;
         }
-        opening.request.record = SessionRecord {
-            flags: flags::IN | flags::FROM_INITIATOR,
-            ..record(
-                tables,
-                towards_guest,
-                internal,
-                View::Inside,
-                forward.network,
-                forward.rule,
-            )
-        };
         opening.answer.key = answer_key(&opening.request);
         settle(opening);
-        match add_pair(tables, opening) {
-            Ok(()) => outcome = Ok((towards_guest, internal)),
-            Err(Refusal::Final(reason)) => outcome = Err(reason),
+        let result = match add_pair(tables, opening) {
             Err(Refusal::PortTaken) if !has_ports(protocol) => {
-                outcome = Err(DropReason::RemoteInUse);
+                Err(Refusal::Final(DropReason::RemoteInUse))
             }
-            Err(Refusal::PortTaken) if tables.session(&opening.request.key).is_some() => {
-                outcome = Err(DropReason::Ending);
-            }
-            Err(Refusal::PortTaken) => return true,
-        }
-        false
+            result => result,
+        };
+        opening.goes_on(tables, result, MAX_REMOTE_ATTEMPTS)
     });
-    match outcome {
-        Ok(_) => tables.count_opened(forward.rule),
-        Err(_) => guest::leave(tables, &opening.guest),
-    }
-    outcome
+    settle(opening);
+    finish(tables, opening).map(|()| opening.destinations())
 }
 
 /// A session that translates nothing, as the packet that opens it sees it.
@@ -229,18 +237,11 @@ pub fn open_plain<A: Address, T: Tables<A>>(
         true => GuestKey::new(source.address, plain.network),
         false => GuestKey::new(destination.address, plain.answer_network),
     };
-    guest::enter(tables, &opening.guest)?;
-    settle(opening);
-    match add_pair(tables, opening) {
-        Ok(()) => {
-            tables.count_opened(plain.rule);
-            Ok(())
-        }
-        Err(refusal) => {
-            guest::leave(tables, &opening.guest);
-            Err(refusal.reason())
-        }
+    if let Err(reason) = guest::enter(tables, &opening.guest) {
+        return joined(tables, opening, reason);
     }
+    add_pair_in_time(tables, opening);
+    finish(tables, opening)
 }
 
 /// Opens a session from outside to a mapping that a guest has made, and gives the guest's
@@ -263,14 +264,6 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     let internal = Endpoint::new(owner.address, owner.port);
     let permit = owner.filtering == rule::filtering::ADDRESS_DEPENDENT;
     opening.guest = GuestKey::new(owner.address, owner.network);
-    guest::enter(tables, &opening.guest)?;
-    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
-        Ok(held) => held,
-        Err(reason) => {
-            guest::leave(tables, &opening.guest);
-            return Err(reason);
-        }
-    };
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
         flags: flags::IN | flags::FROM_INITIATOR,
@@ -284,22 +277,27 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         )
     };
     opening.answer.record = SessionRecord {
-        flags: flags::PRIMARY | held,
+        flags: flags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, owner.rule)
     };
     opening.answer.key = answer_key(&opening.request);
     settle(opening);
-    match add_pair(tables, opening) {
-        Ok(()) => {
-            tables.count_opened(owner.rule);
-            Ok(internal)
-        }
-        Err(refusal) => {
-            release(tables, protocol, external, remote.address, held);
-            guest::leave(tables, &opening.guest);
-            Err(refusal.reason())
-        }
+    if let Err(reason) = guest::enter(tables, &opening.guest) {
+        return joined(tables, opening, reason).map(|()| internal);
     }
+    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(held) => held,
+        Err(reason) => {
+            guest::leave(tables, &opening.guest);
+            return joined(tables, opening, reason).map(|()| internal);
+        }
+    };
+    opening.answer.record.flags |= held;
+    add_pair_in_time(tables, opening);
+    if opening.outcome.is_err() {
+        release(tables, protocol, external, remote.address, held);
+    }
+    finish(tables, opening).map(|()| internal)
 }
 
 /// Opens a session between guests by an external address.
@@ -318,15 +316,15 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     server: &Server<A>,
 ) -> Result<(), DropReason> {
     let (protocol, external) = (work.parsed.header.protocol, work.parsed.destination());
+    prepare_hairpin(tables, work, origin, snat, server);
     if server.is_mapping {
         let owner = tables.port(&PortKey::new(external, protocol));
         if !owner.is_some_and(|owner| owner.references.acquire()) {
-            return Err(DropReason::Ending);
+            return joined(tables, &mut work.opening, DropReason::Ending);
         }
     }
-    prepare_hairpin(tables, work, origin, snat, server);
     let result = with_external(tables, &mut work.opening);
-    if result.is_err() && server.is_mapping {
+    if server.is_mapping && (result.is_err() || work.opening.is_joined != 0) {
         release_port(tables, protocol, external);
     }
     result.map(|_| ())
@@ -368,34 +366,6 @@ fn prepare_hairpin<A: Address, T: Tables<A>>(
     opening.snat = *snat;
 }
 
-/// Adds the entries for the hook in between, then those of the session.
-#[inline(always)]
-fn add_hairpin<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &mut Opening<A>,
-) -> Result<(), Refusal> {
-    let request_between = between_key(&opening.request);
-    let answer_between = between_key(&opening.answer);
-    // Between the hooks, answers from the same external port of the server's to the same client
-    // could not be told apart, whatever external port the client has.
-    tables
-        .add_session(&answer_between, &opening.answer.record)
-        .map_err(|error| match error {
-            InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
-            InsertError::Full => Refusal::Final(DropReason::TableFull),
-        })?;
-    // Expiry looks at one entry of a session, which is not this one.
-    opening.request.record.flags &= !flags::PRIMARY;
-    let between = tables
-        .add_session(&request_between, &opening.request.record)
-        .map_err(Refusal::from);
-    opening.request.record.flags |= flags::PRIMARY;
-    let result = between.and_then(|()| {
-        add_pair(tables, opening).inspect_err(|_| tables.remove_session(&request_between))
-    });
-    result.inspect_err(|_| tables.remove_session(&answer_between))
-}
-
 /// The guest behind an external endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Server<A> {
@@ -419,15 +389,6 @@ pub fn forward_target<A: Address>(parsed: &Parsed<A>, forward: &Forward<A>) -> E
         _ => parsed.destination_port,
     };
     Endpoint::new(forward.to, port)
-}
-
-impl Refusal {
-    const fn reason(self) -> DropReason {
-        match self {
-            Self::PortTaken => DropReason::Ending,
-            Self::Final(reason) => reason,
-        }
-    }
 }
 
 #[inline(always)]
@@ -484,20 +445,283 @@ fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     }
 }
 
-/// Adds both entries of a session or none; that of answers, which is the claim, first.
+/// Adds both entries of a session or none.
 #[inline(always)]
 fn add_pair<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
-    tables.add_session(&opening.answer.key, &opening.answer.record)?;
-    tables
-        .add_session(&opening.request.key, &opening.request.record)
-        .map_err(|error| {
-            tables.remove_session(&opening.answer.key);
-            match error {
-                // The same flow was opened on another CPU just now.
-                InsertError::Exists => Refusal::Final(DropReason::Ending),
-                InsertError::Full => Refusal::Final(DropReason::TableFull),
+    if opening.request.key.precedes(&opening.answer.key) {
+        add_request(tables, opening)?;
+        add_answer(tables, opening).inspect_err(|_| remove_request(tables, opening))?;
+        make_usable(tables, &opening.request);
+        Ok(())
+    } else {
+        add_answer(tables, opening)?;
+        add_request(tables, opening).inspect_err(|_| remove_answer(tables, opening))
+    }
+}
+
+/// Adds all entries of a hairpinned session or none.
+#[inline(always)]
+fn add_hairpin<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    if opening.request.key.precedes(&opening.answer.key) {
+        add_request(tables, opening)?;
+        add_between(tables, opening).inspect_err(|_| remove_request(tables, opening))?;
+        add_answer(tables, opening).inspect_err(|_| {
+            remove_between(tables, opening);
+            remove_request(tables, opening);
+        })?;
+        make_usable(tables, &opening.request);
+    } else {
+        // The guest that is sent to may send itself: that needs what stands in between.
+        let seen_s = opening.answer.record.seen_s;
+        opening.answer.record.seen_s = OPENING;
+        let added = add_answer(tables, opening);
+        opening.answer.record.seen_s = seen_s;
+        added?;
+        add_between(tables, opening).inspect_err(|_| remove_answer(tables, opening))?;
+        add_request(tables, opening).inspect_err(|_| {
+            remove_between(tables, opening);
+            remove_answer(tables, opening);
+        })?;
+        make_usable(tables, &opening.answer);
+    }
+    Ok(())
+}
+
+/// Adds the entry of the packet's own direction. If it comes first, nobody uses it yet: the other
+/// may turn out to be taken.
+#[inline(never)]
+fn add_request<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    let Opening {
+        request, answer, ..
+    } = opening;
+    let seen_s = request.record.seen_s;
+    if request.key.precedes(&answer.key) {
+        request.record.seen_s = OPENING;
+    }
+    settle(request);
+    // One that is there is of the same flow, opened on another CPU or ending.
+    let result = tables.add_session(&request.key, &request.record);
+    request.record.seen_s = seen_s;
+    Ok(result?)
+}
+
+/// Adds the entry of the other direction.
+#[inline(never)]
+fn add_answer<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    let Opening {
+        request, answer, ..
+    } = opening;
+    match tables.add_session(&answer.key, &answer.record) {
+        Ok(()) => Ok(()),
+        Err(InsertError::Full) => Err(Refusal::Final(DropReason::TableFull)),
+        Err(InsertError::Exists) => match tables.session(&answer.key) {
+            Some(other)
+                if other.is_usable() && other.peer_key(answer.key.protocol) != request.key =>
+            {
+                Err(Refusal::PortTaken)
             }
-        })
+            _ => Err(Refusal::Busy),
+        },
+    }
+}
+
+#[inline(always)]
+fn remove_request<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+    tables.remove_session(&opening.request.key);
+}
+
+#[inline(always)]
+fn remove_answer<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+    tables.remove_session(&opening.answer.key);
+}
+
+/// Lets packets use the entry that was added first.
+#[inline(never)]
+fn make_usable<A: Address, T: Tables<A>>(tables: &T, first: &Entry<A>) {
+    if let Some(session) = tables.session(&first.key) {
+        session.seen_s.exchange_if(OPENING, first.record.seen_s);
+    }
+}
+
+/// Adds the entries for the hook in between.
+#[inline(never)]
+fn add_between<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    let Opening {
+        request, answer, ..
+    } = opening;
+    let answer_between = between_key(answer);
+    // Between the hooks, answers from the same external port of the server's to the same client
+    // could not be told apart, whatever external port the client has.
+    tables
+        .add_session(&answer_between, &answer.record)
+        .map_err(|error| match error {
+            InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
+            InsertError::Full => Refusal::Final(DropReason::TableFull),
+        })?;
+    // Expiry looks at one entry of a session, which is not this one.
+    request.record.flags &= !flags::PRIMARY;
+    let result = tables
+        .add_session(&between_key(request), &request.record)
+        .map_err(|error| match error {
+            InsertError::Exists => Refusal::PortTaken,
+            InsertError::Full => Refusal::Final(DropReason::TableFull),
+        });
+    request.record.flags |= flags::PRIMARY;
+    result.inspect_err(|_| tables.remove_session(&answer_between))
+}
+
+#[inline(never)]
+fn remove_between<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+    tables.remove_session(&between_key(&opening.request));
+    tables.remove_session(&between_key(&opening.answer));
+}
+
+/// Adds both entries of a session whose translation is known, as soon as other CPUs let it.
+#[inline(never)]
+fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+    opening.begin();
+    settle(opening);
+    tables.repeat(MAX_WAITS, |_| {
+        let result = match add_pair(tables, opening) {
+            Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::Ending)),
+            result => result,
+        };
+        opening.goes_on(tables, result, 1)
+    });
+    settle(opening);
+}
+
+impl<A: Address> Opening<A> {
+    /// Makes ready for the first attempt.
+    #[inline(always)]
+    fn begin(&mut self) {
+        (self.attempt, self.looks) = (0, 0);
+        self.is_joined = 0;
+        self.outcome = Err(DropReason::PortsExhausted);
+    }
+
+    /// Takes in what an attempt has come to; whether there is to be another.
+    #[inline(always)]
+    fn goes_on<T: Tables<A>>(
+        &mut self,
+        tables: &T,
+        result: Result<(), Refusal>,
+        attempts: u32,
+    ) -> bool {
+        match result {
+            Ok(()) => {
+                self.outcome = Ok(self.request.record.source_endpoint());
+                false
+            }
+            Err(Refusal::PortTaken) => {
+                self.attempt += 1;
+                self.outcome = Err(DropReason::PortsExhausted);
+                self.attempt < attempts
+            }
+            Err(Refusal::Busy) => {
+                self.outcome = Err(DropReason::Ending);
+                tables.pause();
+                !join(tables, self)
+            }
+            Err(Refusal::Final(reason)) => {
+                self.outcome = Err(reason);
+                // The port may be one that another CPU has just taken for this very endpoint.
+                let looks_again =
+                    reason as u32 == DropReason::GuestPorts as u32 && self.looks < MAX_LOOKS;
+                self.looks += 1;
+                if looks_again {
+                    tables.pause();
+                }
+                looks_again
+            }
+        }
+    }
+
+    /// Source and destination of the packet after translation.
+    #[inline(always)]
+    fn destinations(&self) -> (Endpoint<A>, Endpoint<A>) {
+        let record = &self.request.record;
+        let destination = Endpoint::new(record.destination, record.destination_port);
+        (record.source_endpoint(), destination)
+    }
+}
+
+/// Takes the session that another CPU has opened for the same flow in the place of the one that was
+/// to be opened; whether there is one.
+#[inline(never)]
+fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool {
+    let key = &opening.request.key;
+    let Some(session) = tables.session(key) else {
+        return false;
+    };
+    if !session.is_usable() {
+        return false;
+    }
+    if !session.has(flags::FROM_INITIATOR) {
+        // It was opened from the other end, at which this packet arrives as an answer.
+        session.state.fetch_or(tcp::REPLIED);
+        if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
+            peer.state.fetch_or(tcp::REPLIED);
+        }
+    }
+    let record = &mut opening.request.record;
+    record.source = session.source;
+    record.source_port = session.source_port;
+    record.destination = session.destination;
+    record.destination_port = session.destination_port;
+    opening.is_joined = 1;
+    true
+}
+
+/// The session of the same flow if another CPU opens one at this moment, else why there is none.
+#[inline(never)]
+fn joined<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+    reason: DropReason,
+) -> Result<(), DropReason> {
+    settle(opening);
+    opening.is_joined = 0;
+    tables.repeat(MAX_LOOKS, |_| {
+        tables.pause();
+        !join(tables, opening)
+    });
+    settle(opening);
+    match opening.is_joined {
+        0 => Err(reason),
+        _ => Ok(()),
+    }
+}
+
+/// Ends the opening of a session of which [`Opening::guest`] has been counted.
+#[inline(never)]
+fn finish<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
+    if opening.is_joined == 0 && opening.outcome.is_ok() {
+        tables.count_opened(opening.request.record.rule);
+        return Ok(());
+    }
+    if opening.request.record.flags & flags::HOST == 0 {
+        guest::leave(tables, &opening.guest);
+    }
+    match opening.outcome {
+        Err(reason) if opening.is_joined == 0 => joined(tables, opening, reason),
+        _ => Ok(()),
+    }
 }
 
 /// Finds an external endpoint for the source of [`Opening::request`] with which both entries can be
@@ -509,9 +733,11 @@ fn with_external<A: Address, T: Tables<A>>(
 ) -> Result<Endpoint<A>, DropReason> {
     let key = &opening.request.key;
     opening.guest = GuestKey::new(key.source, key.network);
-    let is_guests = opening.request.record.flags & flags::HOST == 0;
-    if is_guests {
-        guest::enter(tables, &opening.guest)?;
+    if opening.request.record.flags & flags::HOST == 0
+        && let Err(reason) = guest::enter(tables, &opening.guest)
+    {
+        joined(tables, opening, reason)?;
+        return Ok(opening.request.record.source_endpoint());
     }
     let Opening { request, snat, .. } = opening;
     let mut attempts = MAX_ATTEMPTS;
@@ -522,28 +748,15 @@ fn with_external<A: Address, T: Tables<A>>(
     opening.address = pooled_address(snat, request.key.source);
     let (first, last) = (snat.first_port, snat.last_port);
     opening.search = PortSearch::new(request.key.protocol, wanted, first, last, tables.random());
-    opening.outcome = Err(DropReason::PortsExhausted);
+    opening.begin();
     settle(opening);
-    tables.repeat(attempts, |attempt| {
-        match attempt_external(tables, opening, attempt) {
-            Ok(external) => {
-                opening.outcome = Ok(external);
-                false
-            }
-            Err(Refusal::PortTaken) => true,
-            Err(Refusal::Final(reason)) => {
-                opening.outcome = Err(reason);
-                false
-            }
-        }
+    tables.repeat(MAX_ATTEMPTS + MAX_WAITS, |_| {
+        let result = attempt_external(tables, opening);
+        opening.goes_on(tables, result, attempts)
     });
     settle(opening);
-    match opening.outcome {
-        Ok(_) => tables.count_opened(opening.request.record.rule),
-        Err(_) if is_guests => guest::leave(tables, &opening.guest),
-        Err(_) => {}
-    }
-    opening.outcome
+    finish(tables, opening)?;
+    Ok(opening.request.record.source_endpoint())
 }
 
 /// Opens the session with the external endpoint that the guest's has already, else with a
@@ -552,28 +765,27 @@ fn with_external<A: Address, T: Tables<A>>(
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
-    attempt: u32,
-) -> Result<Endpoint<A>, Refusal> {
+) -> Result<(), Refusal> {
     let key = &opening.request.key;
     if !is_searched(key.protocol, &opening.snat) {
         let external = Endpoint::new(opening.address, key.source_port);
         return match add_entries(tables, opening, external, 0) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
-            result => result.map(|()| external),
+            result => result,
         };
     }
     if let Some(external) = existing_mapping(tables, opening)? {
         return match open_held(tables, opening, external) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
-            result => result.map(|()| external),
+            result => result,
         };
     }
-    let Some(port) = opening.search.candidate(attempt) else {
+    let Some(port) = opening.search.candidate(opening.attempt) else {
         return Err(Refusal::Final(DropReason::PortsExhausted));
     };
     let external = Endpoint::new(opening.address, port);
     claim(tables, opening, external)?;
-    open_held(tables, opening, external).map(|()| external)
+    open_held(tables, opening, external)
 }
 
 /// Opens the session with an external endpoint to which a reference is held already, and gives
@@ -595,7 +807,7 @@ fn open_held<A: Address, T: Tables<A>>(
     let held = flags::HOLDS_PORT | permitted.unwrap_or(0);
     let result = match permitted {
         Ok(_) => add_entries(tables, opening, external, held),
-        Err(reason) => Err(Refusal::Final(reason)),
+        Err(refusal) => Err(refusal),
     };
     if result.is_err() {
         release(tables, protocol, external, remote, held);
@@ -678,7 +890,7 @@ fn existing_mapping<A: Address, T: Tables<A>>(
     }
     match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => Ok(Some(external)),
-        _ => Err(Refusal::Final(DropReason::Ending)),
+        _ => Err(Refusal::Busy),
     }
 }
 
@@ -711,11 +923,15 @@ fn claim<A: Address, T: Tables<A>>(
     let key = PortKey::new(external, request.key.protocol);
     let is_shared = snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT;
     if let Some(owner) = tables.port(&key) {
-        let joined = is_shared && !owner.is_exclusive() && owner.references.acquire();
-        return if joined {
-            Ok(())
-        } else {
-            Err(Refusal::PortTaken)
+        if is_shared && !owner.is_exclusive() && owner.references.acquire() {
+            return Ok(());
+        }
+        let is_own =
+            owner.is_exclusive() && owner.mapping_key(key.protocol) == mapping_key(opening);
+        // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
+        return match is_own || owner.references.is_gone() {
+            true => Err(Refusal::Busy),
+            false => Err(Refusal::PortTaken),
         };
     }
     if is_reserved(tables, opening, external) {
@@ -742,7 +958,8 @@ fn claim<A: Address, T: Tables<A>>(
     add_port(tables, &key, &record)
 }
 
-/// Adds the owner of an external port, with its mapping if it is the only one.
+/// Adds the owner of an external port, with its mapping if it is the only one. Until that is there
+/// nobody else can take a reference to the port.
 #[inline(always)]
 pub(crate) fn add_port<A: Address, T: Tables<A>>(
     tables: &T,
@@ -750,23 +967,43 @@ pub(crate) fn add_port<A: Address, T: Tables<A>>(
     record: &PortRecord<A>,
 ) -> Result<(), Refusal> {
     if !record.is_exclusive() {
-        return tables.add_port(key, record).map_err(Refusal::from);
+        return Ok(tables.add_port(key, record)?);
     }
     let guest = GuestKey::new(record.address, record.network);
     guest::take_port(tables, &guest).map_err(Refusal::Final)?;
-    tables
-        .add_port(key, record)
-        .inspect_err(|_| guest::give_port(tables, &guest))?;
-    let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
-    tables
-        .add_mapping(&record.mapping_key(key.protocol), &mapping)
-        .map_err(|error| {
-            // Another CPU made one for the same internal endpoint: that is found at the next turn.
-            tables.remove_port(key);
-            guest::give_port(tables, &guest);
-            error.into()
-        })
+    let result = add_exclusive_port(tables, key, record);
+    if result.is_err() {
+        guest::give_port(tables, &guest);
+    }
+    result
 }
+
+#[inline(always)]
+fn add_exclusive_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PortKey<A>,
+    record: &PortRecord<A>,
+) -> Result<(), Refusal> {
+    let claimed = PortRecord {
+        references: mapping::CLAIMED,
+        ..*record
+    };
+    tables.add_port(key, &claimed)?;
+    let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
+    // If another CPU has made one for the same internal endpoint, that is found at the next turn.
+    let added = tables.add_mapping(&record.mapping_key(key.protocol), &mapping);
+    match (added, tables.port(key)) {
+        (Ok(()), Some(owner)) => {
+            owner.references.begin();
+            Ok(())
+        }
+        (added, _) => {
+            tables.remove_port(key);
+            Err(added.err().map_or(Refusal::Busy, Refusal::from))
+        }
+    }
+}
+
 /// Whether an external port is spoken for by a forward rule that names it, or by a socket of the host.
 #[inline(always)]
 fn is_reserved<A: Address, T: Tables<A>>(
@@ -804,9 +1041,12 @@ fn hold<A: Address, T: Tables<A>>(
     }
     match add_permit(tables, &PermitKey::new(external, remote, protocol)) {
         Ok(()) => Ok(flags::HOLDS_PORT | flags::HOLDS_PERMIT),
-        Err(reason) => {
+        Err(refusal) => {
             release(tables, protocol, external, remote, flags::HOLDS_PORT);
-            Err(reason)
+            Err(match refusal {
+                Refusal::Final(reason) => reason,
+                _ => DropReason::Ending,
+            })
         }
     }
 }
@@ -816,21 +1056,11 @@ fn hold<A: Address, T: Tables<A>>(
 pub(crate) fn add_permit<A: Address, T: Tables<A>>(
     tables: &T,
     key: &PermitKey<A>,
-) -> Result<(), DropReason> {
-    if let Some(references) = tables.permit(key) {
-        return if references.acquire() {
-            Ok(())
-        } else {
-            Err(DropReason::Ending)
-        };
-    }
-    match tables.add_permit(key) {
-        Ok(()) => Ok(()),
-        Err(InsertError::Full) => Err(DropReason::TableFull),
-        Err(InsertError::Exists) => match tables.permit(key) {
-            Some(references) if references.acquire() => Ok(()),
-            _ => Err(DropReason::Ending),
-        },
+) -> Result<(), Refusal> {
+    match tables.permit(key) {
+        Some(references) if references.acquire() => Ok(()),
+        Some(_) => Err(Refusal::Busy),
+        None => Ok(tables.add_permit(key)?),
     }
 }
 

@@ -69,7 +69,7 @@ pub struct SessionRecord<A> {
     /// When it was opened, in seconds of the monotonic clock.
     pub opened_s: u32,
     /// When a packet last passed this way, in seconds of the monotonic clock; [`DEAD`] once the
-    /// entry is being removed.
+    /// entry is being removed, [`OPENING`] while its session is not complete.
     pub seen_s: u32,
     /// Bits of [`crate::tcp`]; the same in both directions.
     pub state: u32,
@@ -102,6 +102,9 @@ pub mod flags {
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
 pub const DEAD: u32 = u32::MAX;
+
+/// [`SessionRecord::seen_s`] of the entry that was added first while the other one is not there yet.
+pub const OPENING: u32 = u32::MAX - 1;
 
 /// Unit of the clock in [`SessionRecord::passed`] in nanoseconds.
 pub const PASSED_NS: u64 = 1 << 10;
@@ -165,6 +168,29 @@ impl<A: Address> SessionKey<A> {
     #[inline(always)]
     pub fn destination_endpoint(&self) -> Endpoint<A> {
         Endpoint::new(self.destination, self.destination_port)
+    }
+
+    /// Whether of a session with these two keys the entry of this one is added first and removed last.
+    /// Of two different keys one precedes the other, and [`View::Outside`] precedes all else.
+    #[inline(always)]
+    #[must_use]
+    pub fn precedes(&self, other: &Self) -> bool {
+        if self.view != other.view {
+            return self.view < other.view;
+        }
+        if self.network != other.network {
+            return self.network < other.network;
+        }
+        if self.source != other.source {
+            return self.source.distance_to(other.source) != 0;
+        }
+        if self.source_port != other.source_port {
+            return self.source_port.number() < other.source_port.number();
+        }
+        if self.destination != other.destination {
+            return self.destination.distance_to(other.destination) != 0;
+        }
+        self.destination_port.number() < other.destination_port.number()
     }
 
     /// The key of packets the other way between the same two endpoints, in the same view.
@@ -236,7 +262,7 @@ impl<A: Address> Session<A> {
             return Touch::Again;
         }
         let before = match seen_s {
-            DEAD => DEAD,
+            DEAD | OPENING => DEAD,
             _ => self.seen_s.exchange_if(seen_s, now_s),
         };
         // Sessions do not all have their turn in the same second.
@@ -250,6 +276,13 @@ impl<A: Address> Session<A> {
             self.next_hop.store(next_hop::NONE);
             Touch::Refresh
         }
+    }
+
+    /// Whether packets may use it: neither is it being removed nor is the other direction's entry
+    /// still to come.
+    #[inline(always)]
+    pub fn is_usable(&self) -> bool {
+        self.seen_s.load() < OPENING
     }
 
     /// XDP leaves a datagram to the kernel at `now`, in units of [`PASSED_NS`].
@@ -307,7 +340,7 @@ impl<A: Address> Session<A> {
 /// What a packet finds that notes its passing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Touch {
-    /// The entry is being removed, which makes it as good as absent.
+    /// The entry cannot be used, which makes it as good as absent.
     Dead,
     /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next hop.
     Refresh,

@@ -6,7 +6,7 @@ use crate::{
     open::{release, release_port},
     parse::{ICMP, TCP, UDP},
     rule::Settings,
-    session::{DEAD, Session, SessionKey, View, flags},
+    session::{DEAD, OPENING, Session, SessionKey, View, flags},
     tables::Tables,
     tcp::{self, Phase},
 };
@@ -115,8 +115,8 @@ pub fn expire<A: Address, T: Tables<A>>(
     Fate::Ended
 }
 
-/// Ends the session of a primary entry at once; `false` if it is not primary, already ending, or
-/// if a packet passed at this very moment, so that it must be tried again.
+/// Ends the session of a primary entry at once; `false` if it is not primary, already ending, still
+/// being opened, or if a packet passed at this very moment, so that it must be tried again.
 #[inline(always)]
 pub fn end<A: Address, T: Tables<A>>(
     tables: &T,
@@ -124,7 +124,7 @@ pub fn end<A: Address, T: Tables<A>>(
     session: &Session<A>,
 ) -> bool {
     let seen_s = session.seen_s.load();
-    if !session.has(flags::PRIMARY) || seen_s == DEAD || !session.kill(seen_s) {
+    if !session.has(flags::PRIMARY) || seen_s >= OPENING || !session.kill(seen_s) {
         return false;
     }
     if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
@@ -168,8 +168,13 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
         ));
         tables.remove_session(&between(&peer_key, answer_from, answer_to));
     }
-    tables.remove_session(&peer_key);
-    tables.remove_session(key);
+    // Who opens the session anew begins with the entry that goes last.
+    let (last, first) = match key.precedes(&peer_key) {
+        true => (key, &peer_key),
+        false => (&peer_key, key),
+    };
+    tables.remove_session(first);
+    tables.remove_session(last);
     release(tables, protocol, external, remote, held);
     if held & flags::HOLDS_SERVER != 0 {
         release_port(tables, protocol, key.destination_endpoint());

@@ -69,6 +69,8 @@ pub trait Tables<A: Address> {
     fn random(&self) -> u32;
     /// Calls `step` with 0, 1, … as long as it says so, at the most `times` times.
     fn repeat(&self, times: u32, step: impl FnMut(u32) -> bool);
+    /// Called before another look at what another CPU is about to change.
+    fn pause(&self);
     /// What the configuration sets for all packets.
     fn settings(&self) -> Option<&Settings>;
     /// The role of an interface.

@@ -61,6 +61,12 @@ pub struct Opening<A> {
     pub address: A,
     /// The external ports to try.
     pub search: PortSearch,
+    /// How many external ports were taken so far.
+    pub attempt: u32,
+    /// How many times it was found that the guest has all the ports that it may have.
+    pub looks: u32,
+    /// 1 if another CPU has opened the session, and `request` has its translation.
+    pub is_joined: u32,
     /// The external source, or why there is none.
     pub outcome: Result<Endpoint<A>, DropReason>,
 }
@@ -99,6 +105,9 @@ impl<A: Address> Work<A> {
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,
             search: PortSearch::EMPTY,
+            attempt: 0,
+            looks: 0,
+            is_joined: 0,
             outcome: Err(DropReason::PortsExhausted),
         };
         Self {

@@ -13,6 +13,7 @@ mod pipeline {
     mod hairpin;
     mod host;
     mod icmp;
+    mod interleave;
     mod leaves;
     mod limits;
     mod local;
@@ -23,6 +24,7 @@ mod pipeline {
     mod packets;
     mod policy;
     mod portless;
+    mod races;
     mod references;
     mod refusals;
     mod rules;

@@ -338,6 +338,9 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
+    fn pause(&self) {}
+
+    #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
     }

@@ -118,7 +118,9 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     let is_translated_here = tables
         .snat(generation, uplink, network, key.source)
         .is_some_and(|snat| snat.mapping != mapping::NONE);
-    is_elsewhere && is_translated_here && sweep::end(tables, &key, session)
+    is_elsewhere
+        && is_translated_here
+        && (sweep::end(tables, &key, session) || !session.is_usable())
 }
 
 /// A packet from an inside source without a session: it opens one, or it does not leave.

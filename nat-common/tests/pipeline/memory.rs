@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
+    fmt::Debug,
     hash::Hash,
 };
 
@@ -29,7 +30,10 @@ use nat_common::{
     tables::{HostSocket, InsertError, Tables, Traffic, way},
 };
 
-use super::world::{ELSEWHERE, UPLINK, network_of};
+use super::{
+    interleave,
+    world::{ELSEWHERE, UPLINK, network_of},
+};
 
 /// A longest-prefix match over the bits of a key in memory order.
 #[derive(Debug)]
@@ -108,6 +112,50 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
         Some(unsafe { &*value })
     }
 
+    /// [`get`](Self::get) where another CPU may come in between.
+    fn look_up(&self, key: &K) -> Option<&V>
+    where
+        K: Debug,
+        V: interleave::Seen,
+    {
+        interleave::before("look up", key);
+        let value = self.entries.borrow().get(key).copied();
+        // SAFETY: as above.
+        interleave::found(value.map(|value| unsafe { &*value }));
+        // SAFETY: as above.
+        value.map(|value| unsafe { &*value })
+    }
+
+    /// [`add`](Self::add) where another CPU may come in between.
+    fn add_shared(&self, key: K, value: V) -> Result<(), InsertError>
+    where
+        K: Debug,
+        V: Debug,
+    {
+        interleave::before("add", &(key, &value));
+        let result = self.add(key, value);
+        interleave::added(result.is_ok());
+        result
+    }
+
+    /// [`remove`](Self::remove) where another CPU may come in between.
+    fn remove_shared(&self, key: &K)
+    where
+        K: Debug,
+    {
+        interleave::before("remove", key);
+        self.remove(key);
+    }
+
+    fn contents(&self) -> Vec<String>
+    where
+        K: Debug,
+        V: Debug,
+    {
+        let entries = self.entries();
+        entries.iter().map(|entry| format!("{entry:?}")).collect()
+    }
+
     fn add(&self, key: K, value: V) -> Result<(), InsertError> {
         let entries = self.entries.borrow();
         if entries.contains_key(&key) {
@@ -149,9 +197,6 @@ pub(crate) struct Socket {
     pub(crate) remote: Option<Endpoint<Addr4>>,
 }
 
-/// What happens in the middle of another packet's way.
-type Interruption = Box<dyn FnOnce(&MemoryTables)>;
-
 /// The rules, sessions, clock and chance of a data plane in memory.
 #[derive(Default)]
 pub(crate) struct MemoryTables {
@@ -189,23 +234,19 @@ pub(crate) struct MemoryTables {
     pub(crate) random: Cell<u32>,
     /// Numbers that come before those of the generator.
     pub(crate) foretold: Cell<Option<u32>>,
-    /// After how many accesses to the shared tables what happens.
-    pub(crate) interruption: RefCell<Option<(u32, Interruption)>>,
 }
 
 impl MemoryTables {
-    /// Called before each access to a table that packets change.
-    fn interrupt(&self) {
-        let mut due = None;
-        if let Some((left, _)) = self.interruption.borrow_mut().as_mut() {
-            due = left.checked_sub(1).is_none().then_some(());
-            *left = left.saturating_sub(1);
-        }
-        if due.is_some()
-            && let Some((_, happens)) = self.interruption.take()
-        {
-            happens(self);
-        }
+    /// All that packets change, as text.
+    pub(crate) fn contents(&self) -> Vec<String> {
+        let mut contents = vec![format!("{}", self.random.get())];
+        contents.extend(self.sessions.contents());
+        contents.extend(self.mappings.contents());
+        contents.extend(self.ports.contents());
+        contents.extend(self.permits.contents());
+        contents.extend(self.guests.contents());
+        contents.sort();
+        contents
     }
 
     fn counters(&self, rule: u32, change: impl FnOnce(&mut RuleCounters)) {
@@ -219,6 +260,7 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn random(&self) -> u32 {
+        interleave::before("random", &());
         if let Some(number) = self.foretold.take() {
             return number;
         }
@@ -229,6 +271,10 @@ impl Tables<Addr4> for MemoryTables {
 
     fn repeat(&self, times: u32, mut step: impl FnMut(u32) -> bool) {
         let _stopped = (0..times).all(&mut step);
+    }
+
+    fn pause(&self) {
+        interleave::pause();
     }
 
     fn settings(&self) -> Option<&Settings> {
@@ -244,12 +290,10 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
-        self.interrupt();
-        self.sessions.get(key)
+        self.sessions.look_up(key)
     }
 
     fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
-        self.interrupt();
         let session = Session {
             source: record.source,
             destination: record.destination,
@@ -265,36 +309,30 @@ impl Tables<Addr4> for MemoryTables {
             next_hop: Shared::new(record.next_hop),
             passed: Shared::new(record.passed),
         };
-        self.sessions.add(*key, session)
+        self.sessions.add_shared(*key, session)
     }
 
     fn remove_session(&self, key: &SessionKey4) {
-        self.interrupt();
-        self.sessions.remove(key);
+        self.sessions.remove_shared(key);
     }
 
     fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
-        self.interrupt();
-        self.mappings.get(key)
+        self.mappings.look_up(key)
     }
 
     fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
-        self.interrupt();
-        self.mappings.add(*key, *record)
+        self.mappings.add_shared(*key, *record)
     }
 
     fn remove_mapping(&self, key: &MappingKey4) {
-        self.interrupt();
-        self.mappings.remove(key);
+        self.mappings.remove_shared(key);
     }
 
     fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
-        self.interrupt();
-        self.ports.get(key)
+        self.ports.look_up(key)
     }
 
     fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
-        self.interrupt();
         let owner = PortOwner {
             address: record.address,
             port: record.port,
@@ -305,47 +343,40 @@ impl Tables<Addr4> for MemoryTables {
             rule: record.rule,
             references: References::new(record.references),
         };
-        self.ports.add(*key, owner)
+        self.ports.add_shared(*key, owner)
     }
 
     fn remove_port(&self, key: &PortKey4) {
-        self.interrupt();
-        self.ports.remove(key);
+        self.ports.remove_shared(key);
     }
 
     fn permit(&self, key: &PermitKey4) -> Option<&References> {
-        self.interrupt();
-        self.permits.get(key)
+        self.permits.look_up(key)
     }
 
     fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
-        self.interrupt();
-        self.permits.add(*key, References::new(1))
+        self.permits.add_shared(*key, References::new(1))
     }
 
     fn remove_permit(&self, key: &PermitKey4) {
-        self.interrupt();
-        self.permits.remove(key);
+        self.permits.remove_shared(key);
     }
 
     fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
-        self.interrupt();
-        self.guests.get(key)
+        self.guests.look_up(key)
     }
 
     fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
-        self.interrupt();
         let guest = Guest {
             references: References::new(0),
             sessions: Shared::new(0),
             ports: Shared::new(0),
         };
-        self.guests.add(*key, guest)
+        self.guests.add_shared(*key, guest)
     }
 
     fn remove_guest(&self, key: &GuestKey4) {
-        self.interrupt();
-        self.guests.remove(key);
+        self.guests.remove_shared(key);
     }
 
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {

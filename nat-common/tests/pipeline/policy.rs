@@ -48,7 +48,7 @@ fn any(action: u8, rule: u32, order: u32) -> Policy4 {
     }
 }
 
-fn accept() -> Policy4 {
+pub(super) fn accept() -> Policy4 {
     any(action::ACCEPT, POLICY, 1)
 }
 
@@ -69,7 +69,7 @@ fn to(guest: Ip, policy: Policy4) -> Policy4 {
     }
 }
 
-fn drop_by_default() -> Policy4 {
+pub(super) fn drop_by_default() -> Policy4 {
     any(action::DROP, DEFAULT, DEFAULTS)
 }
 

@@ -190,6 +190,8 @@ impl Tables<Addr4> for MemoryTables {
         let _stopped = (0..times).all(&mut step);
     }
 
+    fn pause(&self) {}
+
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
     }

@@ -22,7 +22,7 @@ use nat_common::{
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     next_hop,
     rule::Settings,
-    session::{DEAD, JUST_OPENED, SessionKey4, SessionRecord4, flags},
+    session::{JUST_OPENED, OPENING, SessionKey4, SessionRecord4, flags},
 };
 
 use super::{
@@ -214,7 +214,7 @@ impl CarryOver {
         let mut sessions = HashMap::new();
         let map = self.map("SESSIONS")?;
         self.former.layout.visit_sessions(&map, |key, record| {
-            if record.seen_s != DEAD {
+            if record.seen_s < OPENING {
                 // Next hops are learned anew.
                 let record = SessionRecord4 {
                     next_hop: next_hop::NONE,

@@ -7,7 +7,7 @@ use nat_common::{
     address::{Addr4, Port},
     parse::{ICMP, TCP},
     rule::Settings,
-    session::{DEAD, SessionKey4, SessionRecord4, flags},
+    session::{OPENING, SessionKey4, SessionRecord4, flags},
     sweep::timeout_s,
     tcp::{self, Phase},
 };
@@ -75,7 +75,7 @@ impl SessionView {
         now_s: u32,
     ) -> Option<Self> {
         let has = |flag| record.flags & flag != 0;
-        if !has(flags::PRIMARY) || has(flags::HOST) || record.seen_s == DEAD {
+        if !has(flags::PRIMARY) || has(flags::HOST) || record.seen_s >= OPENING {
             return None;
         }
         let ports = Ports::new(key, record);
@@ -96,7 +96,7 @@ impl SessionView {
         };
         let peer_seen_s = peer
             .map(|peer| peer.seen_s)
-            .filter(|seen_s| *seen_s != DEAD);
+            .filter(|seen_s| *seen_s < OPENING);
         let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
         // Packets of a remote alone do not keep a mapping alive that it has found, as in
         // `nat_common::sweep::expire`.

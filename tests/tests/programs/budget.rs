@@ -22,7 +22,7 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_to_guest_l3", 19_500),
     ("nat_from_port", 8_800),
     ("nat_early", 2_400),
-    ("end_sessions", 4_100),
+    ("end_sessions", 5_300),
     ("expire_fragments", 300),
     ("local_connect", 1_000),
     ("local_connect_6", 1_000),

@@ -1,4 +1,7 @@
-use nat_common::{parse::UDP, session::View};
+use nat_common::{
+    parse::UDP,
+    session::{DEAD, View},
+};
 
 use super::*;
 
