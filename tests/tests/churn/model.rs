@@ -14,6 +14,8 @@ const TICK_S: f64 = 0.010 * TIME_SCALE as f64;
 const WHOLE_S: f64 = 2.0;
 /// The daemon may have to wait for a processor so long; see [`super::day`] for longer.
 const LATENESS_S: f64 = 0.020 * TIME_SCALE as f64;
+/// The longest timeout, that of established TCP connections.
+const ESTABLISHED_S: f64 = 7440.0;
 
 /// Seconds of the sessions' clock.
 pub(super) fn now_s() -> f64 {
@@ -73,6 +75,8 @@ pub(super) struct Session {
     replied: bool,
     fins: [bool; 2],
     was_reset: bool,
+    /// A packet came when it may have ended already.
+    is_doubtful: bool,
 }
 
 /// Whether a session is there.
@@ -107,11 +111,15 @@ impl Session {
             replied: false,
             fins: [false; 2],
             was_reset: false,
+            is_doubtful: false,
         }
     }
 
-    /// A packet passes.
+    /// A packet passes. On a machine that is too slow it may come too late for the session: then all
+    /// that is known is when it is gone at the latest.
     pub(super) fn packet(&mut self, kind: Kind, from_initiator: bool, when: Span) {
+        let is_first = self.seen.to_s == f64::MAX;
+        self.is_doubtful |= !is_first && when.to_s >= self.end().from_s;
         // A remote alone does not keep a mapping alive that it has found.
         let refreshes = self.way != Way::Mapping || !from_initiator || self.replied;
         if refreshes || self.seen.to_s == f64::MAX {
@@ -145,16 +153,22 @@ impl Session {
     /// How long it may be idle, in seconds: the table "Timeouts" of the documentation.
     pub(super) fn timeout_s(&self) -> f64 {
         match self.protocol {
+            Protocol::Tcp if self.is_doubtful => ESTABLISHED_S,
             Protocol::Udp => 300.0,
             Protocol::Icmp => 60.0,
             Protocol::Tcp if self.is_closing() => 240.0,
-            Protocol::Tcp if self.initiator_sent && self.replied => 7440.0,
+            Protocol::Tcp if self.initiator_sent && self.replied => ESTABLISHED_S,
             Protocol::Tcp => 240.0,
         }
     }
 
     pub(super) fn is_established(&self) -> bool {
-        self.timeout_s() > 1000.0
+        !self.is_doubtful && self.timeout_s() == ESTABLISHED_S
+    }
+
+    /// Whether it is not known what it is like.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     /// When it ends: no sooner, and no later.
@@ -168,7 +182,7 @@ impl Session {
     /// Whether it is there during all of a time.
     pub(super) fn presence(&self, during: Span) -> Presence {
         let end = self.end();
-        if during.to_s < end.from_s {
+        if during.to_s < end.from_s && !self.is_doubtful {
             Presence::There
         } else if during.from_s > end.to_s {
             Presence::Gone

@@ -1,9 +1,12 @@
 //! The generator's hosts, which say nothing by themselves, and its packets.
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use etherparse::TcpHeader;
+use lab::patience::patience;
 use lab::topology::Proxmox;
 use lab::{Host, RawSocket};
 use tests::craft::Ip;
@@ -17,10 +20,17 @@ const REMOTE_PORT: u16 = 7000;
 /// The guests' packets come from this one, except answers of the forwarded UDP ports.
 const GUEST: Ipv4Addr = Proxmox::VM1;
 
+/// What no host speaks: an EtherType for experiments (IEEE 802).
+const MARKER: [u8; 2] = [0x88, 0xb5];
+const MARKER_LIMIT: Duration = Duration::from_secs(10);
+
 /// The places at which packets are put on a wire.
 pub(super) struct Wire {
     guests: [(Ipv4Addr, RawSocket, Vec<u8>); 2],
     internet: (RawSocket, Vec<u8>),
+    /// Where natbpf's host receives from the guests, and from the internet.
+    received: [RawSocket; 2],
+    markers: Cell<u32>,
 }
 
 impl Wire {
@@ -42,7 +52,43 @@ impl Wire {
                 guest(&net.vm2, Proxmox::VM2)?,
             ],
             internet: (net.isp.raw(Proxmox::WAN)?, header),
+            received: [net.host.listen("vmbr1")?, net.host.listen(net.uplink)?],
+            markers: Cell::new(0),
         })
+    }
+
+    /// Waits until natbpf has seen all that was sent, however long the kernel takes: a marker that is
+    /// sent now from each place arrives behind it, since this thread stays on one processor.
+    pub(super) fn settle(&self) -> Result<()> {
+        let number = self.markers.get() + 1;
+        self.markers.set(number);
+        let guests = self.guests.iter().map(|guest| (&guest.1, &guest.2, 0));
+        let internet = (&self.internet.0, &self.internet.1, 1);
+        for (index, (socket, header, receiver)) in guests.chain([internet]).enumerate() {
+            let mut marker = header.clone();
+            marker.truncate(12);
+            marker.extend(MARKER);
+            marker.extend(number.to_be_bytes());
+            marker.push(index as u8);
+            socket.send(&marker)?;
+            self.receive(receiver, &marker)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&self, receiver: usize, marker: &[u8]) -> Result<()> {
+        let socket = &self.received[receiver];
+        let deadline = Instant::now() + patience(MARKER_LIMIT);
+        loop {
+            match socket.receive()? {
+                Some(frame) if frame.bytes.starts_with(marker) => return Ok(()),
+                Some(_) => {}
+                None => {
+                    ensure!(Instant::now() < deadline, "what was sent does not arrive");
+                    socket.wait(Duration::from_millis(100));
+                }
+            }
+        }
     }
 
     /// Sends a packet of a session.
