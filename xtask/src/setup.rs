@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use bpf_toolchain::apt::{Apt, Refusal};
 use bpf_toolchain::process::{SYSTEM_DIRS, capture, find_program, line, show};
+use bpf_toolchain::unpack::Unpacked;
 use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace};
 
 use crate::command::workspace;
@@ -152,10 +153,12 @@ fn unpack_tools(
     }
     let mut problems = Vec::new();
     for (package, tools) in missing {
-        say_unpacking(&[package], refusals);
-        if let Err(error) = unpacked.add(apt, package, &[package]) {
-            let programs: Vec<String> = tools.iter().map(|tool| tool.about()).collect();
-            problems.push(format!("{} of {package}: {error:#}", programs.join(", ")));
+        if let Err(reason) = unpack(&unpacked, apt, package, refusals) {
+            problems.extend(
+                tools
+                    .iter()
+                    .map(|tool| format!("{}: {reason}", tool.about())),
+            );
             continue;
         }
         for tool in tools {
@@ -164,10 +167,26 @@ fn unpack_tools(
                 Ok(false) => "the one in the package does not work".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
-            problems.push(format!("{} of {package}: {problem}", tool.about()));
+            problems.push(format!("{}: {problem}", tool.about()));
         }
     }
     problems
+}
+
+/// Unpacks a package that was not installed.
+fn unpack(
+    unpacked: &Unpacked,
+    apt: &Apt,
+    package: &str,
+    refusals: &[Refusal],
+) -> Result<(), String> {
+    let refusal = refusals.iter().find(|refusal| refusal.package == package);
+    if let Some(refusal) = refusal.filter(|refusal| refusal.is_out_of_reach()) {
+        return Err(refusal.reason.clone());
+    }
+    say_unpacking(&[package], refusals);
+    let added = unpacked.add(apt, package, &[package]);
+    added.map_err(|error| format!("{error:#}"))
 }
 
 /// Says that packages are unpacked below the target directory, and why they are not installed.

@@ -300,7 +300,7 @@ impl Tool {
 
     /// The program and what it is for, as part of a message.
     pub(super) fn about(&self) -> String {
-        format!("{}, which {}", self.program, self.why)
+        format!("{} (of {}), which {}", self.program, self.package, self.why)
     }
 
     /// Has it run from its unpacked package, and says whether that is what is needed.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::{fmt, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::process::{capture, find_program, show};
 
@@ -114,17 +114,7 @@ impl Apt {
     fn simulate(&self, packages: &[&str]) -> Result<(), String> {
         let mut command = self.get("install");
         command.arg("--simulate").args(packages);
-        let output = command.stdin(Stdio::null()).output();
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = output.map_err(|error| error.to_string())?;
-        if status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-        Err(reason(&text))
+        succeed(&mut command)
     }
 
     fn get(&self, action: &str) -> Command {
@@ -176,7 +166,7 @@ impl Apt {
             "--no-install-recommends",
             "--download-only",
         ]);
-        capture(command.args(packages)).map(drop)
+        succeed(command.args(packages)).map_err(Error::msg)
     }
 
     /// The names of the source packages of which `packages` are built: what is built of one goes together
@@ -198,8 +188,31 @@ pub(crate) fn source(stanza: &str) -> Option<&str> {
     value.split(' ').next()
 }
 
+impl Refusal {
+    /// Whether apt cannot get the package, so that it cannot be unpacked either.
+    #[must_use]
+    pub fn is_out_of_reach(&self) -> bool {
+        self.reason == UNKNOWN
+    }
+}
+
 /// Why a package is refused of which the lists say nothing, or whose file the archive no longer has.
 const UNKNOWN: &str = "apt's lists do not have it, or it cannot be downloaded";
+
+/// Runs apt, and says in one line why it fails if it does.
+fn succeed(command: &mut Command) -> Result<(), String> {
+    let output = command.stdin(Stdio::null()).output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output.map_err(|error| error.to_string())?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+    Err(reason(&text))
+}
 
 /// Why apt refuses, from what it says.
 fn reason(text: &str) -> String {
