@@ -186,6 +186,16 @@ impl Condition {
         both
     }
 
+    /// How much there is of it, in values that take some ten to two hundred bytes each.
+    pub(super) fn parts(&self) -> usize {
+        let Self { input, output, .. } = self;
+        let names = [&input.is, &input.is_not, &output.is, &output.is_not];
+        1 + names.into_iter().map(Vec::len).sum::<usize>()
+            + self.foreign.len()
+            + self.sources.ranges().len()
+            + self.destinations.ranges().len()
+    }
+
     /// Whether no packet matches.
     pub(super) fn is_nothing(&self) -> bool {
         !self.meets(self)

@@ -1,9 +1,11 @@
 //! What is to be said about single lines of the file.
 
+use std::collections::HashSet;
+
 use super::dump::Dump;
 
 /// How much it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A rule of the nat table that the configuration does not express.
     Untranslated,
@@ -14,7 +16,7 @@ pub enum Kind {
 }
 
 /// A remark about a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Finding {
     /// The line's number, from 1.
     pub line: usize,
@@ -48,6 +50,8 @@ pub(super) struct Findings<'d> {
     dump: &'d Dump,
     done: Vec<bool>,
     pub(super) list: Vec<Finding>,
+    known: HashSet<Finding>,
+    lines: HashSet<usize>,
 }
 
 impl<'d> Findings<'d> {
@@ -56,6 +60,8 @@ impl<'d> Findings<'d> {
             dump,
             done: vec![false; dump.rules.len()],
             list: Vec::new(),
+            known: HashSet::new(),
+            lines: HashSet::new(),
         }
     }
 
@@ -70,7 +76,7 @@ impl<'d> Findings<'d> {
 
     /// Whether something was said about a line.
     pub(super) fn is_line_done(&self, line: usize) -> bool {
-        self.list.iter().any(|finding| finding.line == line)
+        self.lines.contains(&line)
     }
 
     pub(super) fn untranslated(&mut self, rule: usize, reason: impl Into<String>) {
@@ -99,7 +105,8 @@ impl<'d> Findings<'d> {
             text: printable(text),
             reason,
         };
-        if !self.list.contains(&finding) {
+        if self.known.insert(finding.clone()) {
+            self.lines.insert(line);
             self.list.push(finding);
         }
     }

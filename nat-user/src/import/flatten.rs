@@ -31,20 +31,35 @@ impl Step {
 const DEEPEST: usize = 64;
 
 /// No host's chains unfold to more steps. Chains that jump twice to one that jumps twice to a next,
-/// and so on, would soon fill all memory.
-const MOST_STEPS: usize = 100_000;
+/// and so on, would soon fill all memory; and every step is compared with those before it.
+const MOST_STEPS: usize = 20_000;
+/// How many parts the conditions of all steps may have.
+const MOST_PARTS: usize = 400_000;
+/// How often what a RETURN has taken may be compared with a rule behind it.
+const MOST_COMPARISONS: usize = 20_000_000;
 
 /// The steps from a built-in chain of a table.
-pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Vec<Step> {
+///
+/// # Errors
+/// When they are more than can be compared in a few seconds.
+pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Result<Vec<Step>, String> {
     let mut walk = Walk {
         dump,
         table: dump.tables.get(table),
         steps: Vec::new(),
         way: Vec::new(),
         through: 0,
+        parts: 0,
+        comparisons: 0,
     };
     walk.chain(hook, &Condition::default());
-    walk.steps
+    if walk.is_too_much() {
+        return Err(format!(
+            "{hook} of table {table} leads to more than {MOST_STEPS} rules, counted once for each \
+             way to them, or to as many conditions: import the rules in parts"
+        ));
+    }
+    Ok(walk.steps)
 }
 
 struct Walk<'d> {
@@ -54,6 +69,8 @@ struct Walk<'d> {
     /// The chains that lead to the rule at which it is.
     way: Vec<String>,
     through: usize,
+    parts: usize,
+    comparisons: usize,
 }
 
 impl Walk<'_> {
@@ -65,6 +82,10 @@ impl Walk<'_> {
         // What has left the chain by RETURN.
         let mut left = Vec::new();
         for &position in rules.into_iter().flatten() {
+            if self.is_too_much() {
+                break;
+            }
+            self.comparisons += left.len();
             let rule = &self.dump.rules[position];
             if is_built_in {
                 self.through = position;
@@ -114,15 +135,17 @@ impl Walk<'_> {
                 "is more than {DEEPEST} chains away from the first one: natbpf reads no further"
             ));
         }
-        (self.steps.len() >= MOST_STEPS).then(|| {
-            format!(
-                "the chains have more than {MOST_STEPS} rules in all, counted once for each way \
-                 that leads to them: natbpf reads no more"
-            )
-        })
+        None
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.steps.len() > MOST_STEPS
+            || self.parts > MOST_PARTS
+            || self.comparisons > MOST_COMPARISONS
     }
 
     fn push(&mut self, rule: usize, condition: Condition, action: Action) {
+        self.parts += condition.parts();
         self.steps.push(Step {
             rule,
             through: self.through,
@@ -145,6 +168,7 @@ fn without(condition: &Condition, taken: &[Condition]) -> Condition {
             Rest::All => {}
             Rest::Some(some) => rest = *some,
             Rest::Nothing => rest.destinations = super::ranges::Addresses::empty(),
+            Rest::Unclear if rest.foreign.iter().any(|known| known.text == "RETURN") => {}
             Rest::Unclear => rest.foreign.push(Foreign {
                 text: "RETURN".to_owned(),
                 reason: "a rule with RETURN before it takes a part away that natbpf has no \
@@ -170,7 +194,7 @@ mod tests {
     #[test]
     fn a_return_is_a_condition_of_what_follows_in_its_chain() {
         let dump = Dump::read(DOCKER, "rules").unwrap();
-        let steps = steps(&dump, "nat", "PREROUTING");
+        let steps = steps(&dump, "nat", "PREROUTING").unwrap();
         let rules: Vec<usize> = steps.iter().map(|step| step.rule).collect();
         assert_eq!(rules, [0, 2, 3, 1]);
         let dnat = &steps[2].condition;
@@ -186,7 +210,7 @@ mod tests {
     fn what_comes_back_from_goto_does_not_go_on() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n:b - [0:0]\n\
             -A PREROUTING -j a\n-A a -i eth0 -g b\n-A a -j ACCEPT\nCOMMIT\n";
-        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
         assert_eq!(steps.last().unwrap().condition.input.is_not, ["eth0"]);
     }
 
@@ -205,7 +229,7 @@ mod tests {
     fn a_loop_ends() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n-A PREROUTING -j a\n\
             -A PREROUTING -j a\n-A a -j PREROUTING\n-A a -j a\n";
-        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
         assert_eq!(steps.len(), 6);
         assert_eq!(unknown(&steps).len(), 4);
         assert!(unknown(&steps)[0].contains("leads back to chain PREROUTING"));
@@ -217,24 +241,43 @@ mod tests {
         for chain in 0..100_000 {
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{}\n", chain + 1);
         }
-        let steps = steps(&Dump::read(&text, "rules").unwrap(), "nat", "PREROUTING");
+        let steps = steps(&Dump::read(&text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
         assert_eq!(steps.len(), DEEPEST + 1);
         assert!(unknown(&steps)[0].contains("no further"));
     }
 
     #[test]
-    fn chains_that_unfold_without_end_are_cut_off() {
+    fn chains_that_unfold_without_end_are_refused() {
         let mut text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j c0\n".to_owned();
         for chain in 0..30 {
             let next = chain + 1;
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{next}\n-A c{chain} -j c{next}\n");
         }
-        let steps = steps(&Dump::read(&text, "rules").unwrap(), "nat", "PREROUTING");
-        assert!(steps.len() < MOST_STEPS + 100, "{}", steps.len());
-        assert!(
-            unknown(&steps)
-                .iter()
-                .any(|reason| reason.contains("no more"))
-        );
+        let dump = Dump::read(&text, "rules").unwrap();
+        let error = steps(&dump, "nat", "PREROUTING").unwrap_err();
+        assert!(error.contains("in parts"), "{error}");
+    }
+
+    #[test]
+    fn conditions_that_grow_without_end_are_refused() {
+        let mut text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j c0\n".to_owned();
+        let marks = |n: usize| "-m mark --mark 1 ".repeat(n);
+        for chain in 0..60 {
+            let next = format!("-j c{}", chain + 1);
+            text += &format!(":c{chain} - [0:0]\n-A c{chain} {}{next}\n", marks(200));
+        }
+        text += &format!("-A c59 {}-j ACCEPT\n", marks(1)).repeat(1_000);
+        let dump = Dump::read(&text, "rules").unwrap();
+        assert!(steps(&dump, "nat", "PREROUTING").is_err());
+    }
+
+    #[test]
+    fn many_returns_are_refused_before_they_take_minutes() {
+        let mut text = "*nat\n:c - [0:0]\n-A PREROUTING -j c\n".to_owned();
+        for port in 1..15_000 {
+            text += &format!("-A c -p tcp --dport {port} -j RETURN\n");
+        }
+        let dump = Dump::read(&text, "rules").unwrap();
+        assert!(steps(&dump, "nat", "PREROUTING").is_err());
     }
 }

@@ -131,7 +131,7 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     for (rule, doubt) in &dump.doubtful {
         findings.warning(*rule, doubt.clone());
     }
-    let hooks = HOOKS.map(|hook| (hook, flatten::steps(&dump, "nat", hook)));
+    let hooks = flattened(&dump, options).map_err(|problem| anyhow!("{file}: {problem}"))?;
     let [(_, all_before), (_, all_after), ..] = hooks.clone();
     let [before, after, output, input] = living(&dump, hooks, &mut findings);
     let all = [&*all_before, &*all_after];
@@ -174,6 +174,21 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
         findings: findings.finish(),
         problem: problem.map(|error| error.to_string()),
     })
+}
+
+/// The steps of each built-in chain of the nat table.
+///
+/// # Errors
+/// When there are too many, in the filter table also where its rules are to become policies.
+fn flattened(dump: &Dump, options: &Options) -> Result<[(&'static str, Vec<Step>); 4], String> {
+    if options.policies {
+        for hook in ["FORWARD", "INPUT"] {
+            flatten::steps(dump, "filter", hook)?;
+        }
+    }
+    let steps = |hook| flatten::steps(dump, "nat", hook).map(|steps| (hook, steps));
+    let [before, after, output, input] = HOOKS;
+    Ok([steps(before)?, steps(after)?, steps(output)?, steps(input)?])
 }
 
 /// The built-in chains of the nat table.

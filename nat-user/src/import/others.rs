@@ -19,6 +19,7 @@ const FILTER: &str = "filter rule, natbpf leaves netfilter's filter rules in for
 /// Lists every rule of the tables other than nat.
 pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>, plan: &mut Plan) {
     let forwarded: BTreeSet<usize> = flatten::steps(dump, "filter", "FORWARD")
+        .unwrap_or_default()
         .iter()
         .map(|step| step.rule)
         .collect();
@@ -52,7 +53,7 @@ pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>
         }
     }
     for table in ["raw", "mangle"] {
-        let steps = flatten::steps(dump, table, "PREROUTING");
+        let steps = flatten::steps(dump, table, "PREROUTING").unwrap_or_default();
         for step in steps.iter().filter(|step| step.action != Action::Count) {
             before_translation(step, findings, plan);
         }

@@ -100,7 +100,7 @@ impl Chain {
         };
         let is_input = hook == "INPUT";
         let mut before = Vec::new();
-        for mut step in flatten::steps(dump, "filter", hook) {
+        for mut step in flatten::steps(dump, "filter", hook).unwrap_or_default() {
             // Every packet here is for the host, or none.
             match step.condition.is_local.take() {
                 Some(is) if is != is_input => step.condition.destinations = Addresses::empty(),

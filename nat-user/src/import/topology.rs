@@ -157,7 +157,8 @@ const THROUGH: [(&str, &str); 3] = [
 
 fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
     let mut pairs = Vec::new();
-    let steps = THROUGH.map(|(table, hook)| flatten::steps(dump, table, hook));
+    // (Too many rules of FORWARD say less, and are no reason to refuse those of nat.)
+    let steps = THROUGH.map(|(table, hook)| flatten::steps(dump, table, hook).unwrap_or_default());
     for rule in steps.iter().flatten() {
         // Addresses that are dropped at an interface are not behind it.
         if matches!(rule.action, Action::Drop { .. }) {
