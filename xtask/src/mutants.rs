@@ -26,8 +26,10 @@ const VERSION: &str = "27.1.0";
 const PACKAGE: &str = "nat-common";
 /// The cargo profile of the tests: the root `Cargo.toml` has it.
 const PROFILE: &str = "mutants";
-/// Random input is the same for each mutant, and what fails is not made smaller.
-const ENVIRONMENT: [(&str, &str); 3] = [
+/// Random input is the same for each mutant, what fails is not made smaller, and of the orders in which
+/// two CPUs may do something some are tried.
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("NATBPF_RACES", "100"),
     ("PROPTEST_RNG_SEED", "1"),
     ("PROPTEST_MAX_SHRINK_ITERS", "0"),
     ("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true"),

@@ -182,6 +182,24 @@ fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
     }
 }
 
+/// What a first fragment said counts for less than its time, at the hook by which packets leave too.
+#[test]
+fn f4_a_later_fragment_leaves_until_its_time_is_over() {
+    for (wait, passes) in [(29, true), (30, false)] {
+        let mut world = World::new();
+        let whole = udp(At(C1, 5000), At(S1A, 7000)).payload(&[0; 500]);
+        let parts = fragments(&whole.bytes(), 256);
+        let leaves = |world: &World, part| world.run(Hook::Outbound, part, UPLINK, LAN);
+        leaves(&world, &parts[0]).unwrap();
+        world.advance(wait);
+        let late = leaves(&world, &parts[1]);
+        match passes {
+            true => assert!(late.is_ok()),
+            false => assert_eq!(late, Err(DropReason::FragmentUnknown)),
+        }
+    }
+}
+
 /// What is sent through the host, to nobody that natbpf knows, is the kernel's: it waits for nothing.
 #[test]
 fn f4_a_later_fragment_to_an_address_that_is_no_external_one_goes_on_at_once() {

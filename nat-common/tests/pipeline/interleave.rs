@@ -4,7 +4,7 @@
 //! table that packets change, and after each look-up, either may go on. Orders that lead to the same
 //! tables, with both operations having seen the same, go on in the same way and are tried once. Where
 //! there are more than some thousands, that many are tried, drawn at random with a seed that stays the
-//! same; with `NATBPF_RACES=all` all of them.
+//! same; with `NATBPF_RACES=all` all of them, with `NATBPF_RACES=100` a hundred.
 
 use std::{
     cell::RefCell,
@@ -263,9 +263,15 @@ pub(crate) fn every_order<R: Send>(
     check: impl Fn(&World, [R; 2]),
 ) -> usize {
     let (mut known, mut untried) = (HashSet::new(), vec![vec![0], vec![1]]);
-    let wants_all = std::env::var("NATBPF_RACES").is_ok_and(|wanted| wanted == "all");
+    let most = match std::env::var("NATBPF_RACES").as_deref() {
+        Ok("all") => usize::MAX,
+        Ok(number) => number
+            .parse()
+            .expect("NATBPF_RACES: all, or a number of orders"),
+        Err(_) => MAX_ORDERS,
+    };
     let (mut tried, mut seed) = (0, 1_u32);
-    while !untried.is_empty() && (wants_all || tried < MAX_ORDERS) {
+    while !untried.is_empty() && tried < most {
         tried += 1;
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let given = untried.swap_remove((seed >> 8) as usize % untried.len());

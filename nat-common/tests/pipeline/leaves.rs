@@ -86,6 +86,10 @@ fn a_search_for_a_port_starts_at_random_and_keeps_within_the_range() {
     // A range that begins there, or ends before, is no band's part.
     let search = PortSearch::new(UDP, Port::new(53), 1024, 2000, 0);
     assert_eq!(search.candidate(0), Some(Port::new(1024)));
+    let search = PortSearch::new(UDP, Port::new(53), 1024, 2000, 5);
+    assert_eq!(search.candidate(0), Some(Port::new(1029)));
+    let search = PortSearch::new(UDP, Port::new(5000), 1, 1000, 4);
+    assert_eq!(search.candidate(0), Some(Port::new(5)));
     let search = PortSearch::new(UDP, Port::new(5000), 1, 1024, 0);
     assert_eq!(search.candidate(0), Some(Port::new(1024)));
     assert_eq!(search.candidate(1), None);

@@ -86,8 +86,11 @@ fn t9_nothing_else_changes() {
 fn t9_data_behind_the_options_does_not_change() {
     let mut world = World::new();
     world.mss(1400);
-    for (port, list) in [(5000, [1, 1, 1, 1]), (5001, [1, 1, 2, 4])] {
-        let mut sent = syn(At(C1, port), REMOTE, SYN, &[&list[..], &MSS_1460].concat());
+    for (port, list, data) in [
+        (5000, [1, 1, 1, 1], MSS_1460),
+        (5001, [1, 1, 2, 4], [255; 4]),
+    ] {
+        let mut sent = syn(At(C1, port), REMOTE, SYN, &[&list[..], &data].concat());
         // The second half is data: the header is four bytes shorter, and its sum with it.
         sent[ETHERNET + 32] -= 0x10;
         let sum = u16::from_be_bytes([sent[ETHERNET + 36], sent[ETHERNET + 37]]);
@@ -95,7 +98,7 @@ fn t9_data_behind_the_options_does_not_change() {
         let sum = sum + u16::from(carry);
         sent[ETHERNET + 36..ETHERNET + 38].copy_from_slice(&sum.to_be_bytes());
         let seen = read(&world.guest_sends(&sent).uplink());
-        assert_eq!(seen.payload, MSS_1460);
+        assert_eq!(seen.payload, data);
     }
 }
 

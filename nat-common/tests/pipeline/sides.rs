@@ -164,6 +164,18 @@ fn a_full_table_refuses_others_but_not_the_host() {
     assert_eq!(refused, Err(DropReason::TableFull));
 }
 
+/// An error about what the host itself has sent is the host's, right or not.
+#[test]
+fn an_error_of_a_guest_about_the_hosts_own_packet_is_left_as_it_is() {
+    let mut world = world();
+    world.chain(side::HOST, LAN_SIDE, &[accept()]);
+    let own = udp(At(PUBLIC, 4000), At(C1, 53)).bytes();
+    let received = world.host_sends(&own).guest();
+    let mut damaged = error(C1, &received, 3, 28).bytes();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(world.guest_sends(&damaged).host(), damaged);
+}
+
 /// Fragments to a group have their ports asked about, all of them; they open no session.
 #[test]
 fn fragments_to_a_group_pass_as_their_first_one_does() {
