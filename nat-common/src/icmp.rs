@@ -103,6 +103,14 @@ impl<A: Address> Quoted<A> {
     }
 }
 
+/// The addresses of the packet that an ICMP error quotes, source and destination; `None` if the
+/// quotation does not reach that far.
+#[inline(always)]
+pub fn quoted_addresses<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<(A, A)> {
+    let header = A::parse_header(packet, error.l4 + Icmpv4Hdr::LEN)?;
+    Some((header.source, header.destination))
+}
+
 /// Reads the packet that an ICMP error quotes; `None` if it says too little to find its session.
 #[inline(always)]
 pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {

@@ -54,4 +54,4 @@ pub mod work;
 
 /// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
 /// what has the same one. It changes whenever a key or value in this crate does.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

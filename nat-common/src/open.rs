@@ -14,7 +14,7 @@ use crate::{
     next_hop,
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
-    rule::{self, Forward, Snat, forward_flags},
+    rule::{self, BY_DESTINATION, Forward, Snat, forward_flags},
     session::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
     tcp,
@@ -109,7 +109,30 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     };
     opening.origin = origin;
     opening.snat = *snat;
+    if snat.by_destination != 0 {
+        choose_source(tables, opening);
+    }
     with_external(tables, opening)
+}
+
+/// Makes the external address the one by which the host itself would reach the destination. If that is not
+/// the one by which a guest reaches most others, its mapping towards those stays out of it.
+#[inline(never)]
+fn choose_source<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+    let Origin {
+        generation, uplink, ..
+    } = opening.origin;
+    let destination = opening.request.key.destination;
+    let Some(by) = tables.snat(generation, uplink, BY_DESTINATION, destination) else {
+        return;
+    };
+    let source = by.first;
+    if source != opening.snat.first {
+        opening.snat.first = source;
+        opening.snat.last = source;
+        opening.snat.mapping = rule::mapping::ADDRESS_AND_PORT_DEPENDENT;
+        opening.snat.filtering = rule::filtering::ADDRESS_AND_PORT_DEPENDENT;
+    }
 }
 
 /// Opens a session from outside through a forward rule, and gives source and destination of the
@@ -433,7 +456,17 @@ pub(crate) fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     }
 }
 
-/// The key of a hairpinned packet of which everything is rewritten but the source address.
+/// The key in between of what answers it: the reverse, as connection tracking expects.
+#[inline(always)]
+fn answer_between_key<A: Address>(request: &SessionKey<A>, answer: &Entry<A>) -> SessionKey<A> {
+    SessionKey {
+        network: answer.key.network,
+        ..request.reversed()
+    }
+}
+
+/// The key in between of a packet that opens a hairpinned session: everything is rewritten but the
+/// source address.
 #[inline(always)]
 fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     SessionKey {
@@ -561,31 +594,34 @@ fn add_between<A: Address, T: Tables<A>>(
     let Opening {
         request, answer, ..
     } = opening;
-    let answer_between = between_key(answer);
-    // Between the hooks, answers from the same external port of the server's to the same client
-    // could not be told apart, whatever external port the client has.
+    let request_between = between_key(request);
+    let answer_between = answer_between_key(&request_between, answer);
+    // A guest that asks itself by a port that is the same at both ends: in between the directions could
+    // not be told apart.
+    if request_between == answer_between {
+        return Err(Refusal::PortTaken);
+    }
+    let taken = |error| match error {
+        InsertError::Exists => Refusal::PortTaken,
+        InsertError::Full => Refusal::Final(DropReason::TableFull),
+    };
     tables
         .add_session(&answer_between, &answer.record)
-        .map_err(|error| match error {
-            InsertError::Exists => Refusal::Final(DropReason::RemoteInUse),
-            InsertError::Full => Refusal::Final(DropReason::TableFull),
-        })?;
+        .map_err(taken)?;
     // Expiry looks at one entry of a session, which is not this one.
     request.record.flags &= !flags::PRIMARY;
-    let result = tables
-        .add_session(&between_key(request), &request.record)
-        .map_err(|error| match error {
-            InsertError::Exists => Refusal::PortTaken,
-            InsertError::Full => Refusal::Final(DropReason::TableFull),
-        });
+    let result = tables.add_session(&request_between, &request.record);
     request.record.flags |= flags::PRIMARY;
-    result.inspect_err(|_| tables.remove_session(&answer_between))
+    result
+        .map_err(taken)
+        .inspect_err(|_| tables.remove_session(&answer_between))
 }
 
 #[inline(never)]
 fn remove_between<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
-    tables.remove_session(&between_key(&opening.request));
-    tables.remove_session(&between_key(&opening.answer));
+    let request = between_key(&opening.request);
+    tables.remove_session(&answer_between_key(&request, &opening.answer));
+    tables.remove_session(&request);
 }
 
 /// Adds both entries of a session whose translation is known, as soon as other CPUs let it.

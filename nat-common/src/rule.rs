@@ -70,13 +70,17 @@ pub struct SnatKey<A> {
     pub generation: u16,
     /// Number of the uplink.
     pub uplink: u16,
-    /// Number of the network that the packet came from, 0 if from none.
+    /// Number of the network that the packet came from, 0 if from none; or [`BY_DESTINATION`].
     pub network: u16,
     /// Zero.
     pub reserved: [u8; 2],
     /// Source address.
     pub source: A,
 }
+
+/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination, which
+/// stands in the place of the source.
+pub const BY_DESTINATION: u16 = u16::MAX;
 
 /// Value of `SNATS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +102,9 @@ pub struct Snat<A> {
     pub filtering: u8,
     /// 1 if the rule has entries in `EXCLUDES`.
     pub has_excludes: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 if the uplink has entries [`BY_DESTINATION`] and the rule heeds them: destinations are reached by
+    /// different addresses.
+    pub by_destination: u8,
 }
 
 /// Mapping behaviour (RFC 4787 section 4.1).
@@ -250,6 +255,10 @@ pub mod interface_flags {
     pub const ONE_OF_SEVERAL: u16 = 1 << 2;
     /// There are policies.
     pub const POLICED: u16 = 1 << 3;
+    /// Netfilter sees packets before the hook at its ingress does, as on a bridge with
+    /// `bridge-nf-call-iptables`. A packet that is translated there is received anew, so that
+    /// netfilter sees it as it is now.
+    pub const NETFILTER_FIRST: u16 = 1 << 4;
 }
 
 /// Bits of a value of `RULES`, whose key is a rule's number.

@@ -1,7 +1,7 @@
 //! Ending sessions: by idle time, or because they are no longer wanted.
 
 use crate::{
-    address::{Address, Endpoint, Port},
+    address::Address,
     guest::{self, GuestKey},
     open::{release, release_port},
     parse::{ICMP, TCP, UDP},
@@ -159,14 +159,12 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     };
     let (held, rule) = (session.flags, session.rule);
     if session.has(flags::HAIRPIN) {
-        let answer_to = Endpoint::new(key.source, key.source_port);
-        let answer_from = key.destination_port;
-        tables.remove_session(&between(
-            key,
-            session.source_port,
-            session.destination_endpoint(),
-        ));
-        tables.remove_session(&between(&peer_key, answer_from, answer_to));
+        let request = between(key, session);
+        tables.remove_session(&request);
+        tables.remove_session(&SessionKey {
+            network: session.peer_network,
+            ..request.reversed()
+        });
     }
     // Who opens the session anew begins with the entry that goes last.
     let (last, first) = match key.precedes(&peer_key) {
@@ -185,17 +183,14 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     tables.count_closed(rule);
 }
 
+/// The key of a hairpinned session's requests in between.
 #[inline(always)]
-fn between<A: Address>(
-    inside: &SessionKey<A>,
-    source_port: Port,
-    destination: Endpoint<A>,
-) -> SessionKey<A> {
+fn between<A: Address>(key: &SessionKey<A>, session: &Session<A>) -> SessionKey<A> {
     SessionKey {
-        source_port,
-        destination: destination.address,
-        destination_port: destination.port,
+        source_port: session.source_port,
+        destination: session.destination,
+        destination_port: session.destination_port,
         view: View::Between as u8,
-        ..*inside
+        ..*key
     }
 }

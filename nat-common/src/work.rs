@@ -190,7 +190,7 @@ impl<A: Address> Snat<A> {
         mapping: 0,
         filtering: 0,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     };
 }
 

@@ -6,6 +6,7 @@
 mod pipeline {
     mod adopt;
     mod bounds;
+    mod bridges;
     mod errors;
     mod fast;
     mod fragments;

@@ -51,8 +51,12 @@ macro_rules! entry_points {
             $(#[$doc])*
             #[classifier]
             pub(crate) fn $name(ctx: TcContext) -> i32 {
-                if $egress && Skb::was_forwarded(&ctx) {
-                    return NEXT;
+                let done = match $egress {
+                    true => Skb::was_forwarded(&ctx).then_some(NEXT),
+                    false => Skb::received_anew(&ctx),
+                };
+                if let Some(verdict) = done {
+                    return verdict;
                 }
                 run::<ETHERNET>(&ctx, |packet, maps, place, work| {
                     $function(packet, maps, place, work).into()
@@ -81,6 +85,9 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
     if Skb::is_arp(&ctx) {
         return arp::answer(&ctx);
     }
+    if let Some(verdict) = Skb::received_anew(&ctx) {
+        return verdict;
+    }
     run::<ETHERNET>(&ctx, inbound)
 }
 
@@ -100,6 +107,7 @@ fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) 
 /// Port of a network's bridge, ingress.
 #[classifier]
 pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
+    Skb::clear_marks(&ctx);
     run::<ETHERNET>(&ctx, pipeline::from_port::<Addr4, _, _>)
 }
 
@@ -133,6 +141,10 @@ fn run<const L3: usize>(
         Decision::Opened => {
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
+        }
+        Decision::ReceivedAnew => {
+            log_packet(ctx, place.interface, &work.parsed, "received anew");
+            skb.receive_anew()
         }
         Decision::Forwarded => skb.send(work.sent),
         Decision::Kept => TC_ACT_SHOT,

@@ -3,26 +3,33 @@
 use core::{mem::size_of, ptr};
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
     },
     helpers::{
         bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use nat_common::{
-    address::Address,
+    address::{Addr4, Address},
     checksum::{Diff, fold},
     fragment::{FragmentKey, HELD_BYTES, Held},
     next_hop,
     packet::{ChecksumKind, Frames, Packet},
     parse::ICMP,
+    rule::interface_flags,
+    tables::Tables,
     work::{Sent, settle},
 };
 
-use crate::{maps, memory};
+use crate::{
+    maps::{self, Maps},
+    memory,
+};
 use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
 /// Bytes that hold the headers of an ICMP packet, and those of one that an ICMP error quotes, with
@@ -44,6 +51,10 @@ const KEPT: u16 = 0x6e61;
 /// `tc_index` of a packet that the fast path has sent to an interface with a program at its egress,
 /// which then has nothing more to do.
 const FORWARDED: u16 = 0x6e66;
+
+/// `tc_index` of a packet that an ingress hook has rewritten and the kernel receives anew; see
+/// [`nat_common::pipeline::Verdict::ReceivedAnew`].
+const RECEIVED_ANEW: u16 = 0x6e72;
 
 /// `pkt_type` of a frame for the interface's own address (`PACKET_HOST`, `linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
@@ -72,6 +83,60 @@ impl Skb {
                 (*ctx.skb.skb).tc_index = 0;
             }
             was_forwarded
+        }
+    }
+
+    /// What the kernel is told of a packet that this hook has rewritten before: it goes on. Where no packet
+    /// is received anew, whoever has put the mark there means no good.
+    #[inline(always)]
+    pub(crate) fn received_anew(ctx: &TcContext) -> Option<i32> {
+        // SAFETY: the kernel gives a valid context to every program.
+        let has_mark = unsafe { (*ctx.skb.skb).tc_index == u32::from(RECEIVED_ANEW) };
+        has_mark.then(|| Self::new(ctx).go_on(&Maps::new(ctx.as_ptr())))
+    }
+
+    #[inline(never)]
+    fn go_on(&self, maps: &Maps) -> i32 {
+        let interface = Tables::<Addr4>::interface(maps, self.interface());
+        let is_here = interface
+            .is_some_and(|interface| interface.flags & interface_flags::NETFILTER_FIRST != 0);
+        if !is_here {
+            return TC_ACT_SHOT;
+        }
+        // SAFETY: the context is valid. The frame was for the host, whichever of the bridge's
+        // addresses it has; the kernel has compared it with one of them alone.
+        unsafe {
+            (*self.skb).tc_index = 0;
+            if (*self.skb).pkt_type != PACKET_HOST {
+                bpf_skb_change_type(self.skb, PACKET_HOST);
+            }
+        }
+        TC_ACT_UNSPEC
+    }
+
+    /// Lets the kernel receive the packet anew at this interface, without what netfilter has noted
+    /// about it (`skb_scrub_packet` in `net/core/skbuff.c`); gives what the kernel is told. What is not
+    /// for the host goes on, and no further than the host.
+    #[inline(always)]
+    pub(crate) fn receive_anew(&self) -> i32 {
+        if !self.is_to_host() {
+            return TC_ACT_UNSPEC;
+        }
+        // SAFETY: the context is valid.
+        unsafe {
+            (*self.skb).tc_index = u32::from(RECEIVED_ANEW);
+            bpf_redirect((*self.skb).ifindex, u64::from(BPF_F_INGRESS)) as i32
+        }
+    }
+
+    /// Takes the marks of others off a packet that has just come from a guest.
+    #[inline(always)]
+    pub(crate) fn clear_marks(ctx: &TcContext) {
+        // SAFETY: the kernel gives a valid context to every program.
+        unsafe {
+            if (*ctx.skb.skb).tc_index != 0 {
+                (*ctx.skb.skb).tc_index = 0;
+            }
         }
     }
 

@@ -49,7 +49,9 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
             count_drop(reason);
             xdp_action::XDP_DROP
         }
-        Decision::GoesOn | Decision::Opened | Decision::Kept => xdp_action::XDP_PASS,
+        Decision::GoesOn | Decision::Opened | Decision::ReceivedAnew | Decision::Kept => {
+            xdp_action::XDP_PASS
+        }
     }
 }
 

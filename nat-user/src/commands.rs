@@ -145,7 +145,8 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
     let plan = Plan::from_config(&loaded.config);
     // What natbpf itself has made belongs to the host while it runs.
     let journal = Journal::open(&cli.run_dir)?;
-    let problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    let mut problems = setup::problems(&netlink, &plan, journal.changes()).await?;
+    problems.extend(setup::target_problems(&netlink, &loaded.config).await?);
     if let Some(problem) = problems.first() {
         let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
         bail!(

@@ -14,7 +14,7 @@ mod policy;
 mod route;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
 };
 
@@ -54,7 +54,30 @@ pub struct Environment {
     pub uplink_addresses: Vec<Vec<Ipv4Addr>>,
     /// All addresses that the host holds on any interface.
     pub host_addresses: HashSet<Ipv4Addr>,
+    /// By which addresses each uplink's destinations are reached, by [`UplinkId`].
+    pub sources: Vec<Sources>,
+    /// The networks behind which the host's routes put single addresses, `None` if behind none of them.
+    /// Of what is missing the routes say nothing.
+    pub places: HashMap<Ipv4Addr, Option<NetworkId>>,
 }
+
+/// By which addresses an uplink's destinations are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The one by which most of them are.
+    pub first: Option<Ipv4Addr>,
+    /// By the longest prefix, where that is not so for all.
+    pub others: Vec<(Ipv4Net, Ipv4Addr)>,
+}
+
+/// Addresses that are inside ones wherever they are behind a network (RFC 1918, RFC 6598): a rule that hides
+/// the network hides them, if no other rule does.
+const PRIVATE: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+];
 
 /// The numbers by which the data plane knows what the configuration names.
 pub trait Numbering {
@@ -226,6 +249,12 @@ impl<'a> Compiler<'a> {
             let prefix = network.address.trunc();
             prefixes.insert(prefix, self.place_of(prefix));
         }
+        for to in self.config.forwards.iter().filter_map(|rule| rule.to.now()) {
+            // Behind another interface than its prefix says.
+            if self.environment.places.contains_key(&to) {
+                prefixes.insert(to.into(), self.place_of(to.into()));
+            }
+        }
         let guests = self.config.guests.iter();
         let guests =
             guests.filter_map(|guest| Some((Ipv4Net::from(guest.address.now()?), guest.mac)));
@@ -274,9 +303,13 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Number and gateway of the network that holds all of a prefix, or to which it is routed; of
-    /// none if others route it.
+    /// Number and gateway of the network behind which the host's routes put a prefix; where they say
+    /// nothing, of the one that holds all of it, or to which it is routed; of none if others route it.
     fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
+        if let Some(place) = self.environment.places.get(&prefix.addr()) {
+            let none = (0, Ipv4Addr::UNSPECIFIED);
+            return place.map_or(none, |network| self.place_of_network(network));
+        }
         let mut networks = self.config.networks.iter().zip(&self.networks);
         networks
             .find(|(network, _)| network.address.contains(&prefix))
@@ -484,6 +517,7 @@ impl<'a> Compiler<'a> {
         for uplink in (0..self.config.uplinks.len()).map(UplinkId) {
             // What comes from no network at all is known by its address alone.
             self.snats_of(uplink, None, &rules, &nats);
+            self.sources_of(uplink);
             for network in (0..self.config.networks.len()).map(NetworkId) {
                 self.snats_of(uplink, Some(network), &rules, &nats);
             }
@@ -505,7 +539,15 @@ impl<'a> Compiler<'a> {
             .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
             .collect();
         rules.extend(self.untranslated(network));
+        let mut behind = Vec::new();
         for (rule, &number) in self.config.snat.iter().zip(snat_numbers) {
+            if rule.uplink == uplink
+                && network.is_some_and(|network| rule.source == SnatSource::Network(network))
+            {
+                let entry = self.snat_entry(rule, number);
+                let private = PRIVATE.map(|(address, length)| Ipv4Net::new(address, length));
+                behind.extend(private.into_iter().flatten().map(|prefix| (prefix, entry)));
+            }
             let prefix = match rule.source {
                 SnatSource::Prefix(prefix) => prefix.trunc(),
                 SnatSource::Network(id) if network.is_none_or(|network| network == id) => {
@@ -517,6 +559,8 @@ impl<'a> Compiler<'a> {
                 rules.push((prefix, self.snat_entry(rule, number)));
             }
         }
+        // After all that name a prefix.
+        rules.extend(behind);
         let prefixes: BTreeSet<Ipv4Net> = rules.iter().map(|(prefix, _)| *prefix).collect();
         let number = network.map_or(0, |id| self.networks[id.0]);
         for prefix in prefixes {
@@ -559,15 +603,39 @@ impl<'a> Compiler<'a> {
         self.ruleset.snats.push((Prefix { bits, key }, entry));
     }
 
+    /// Where a masqueraded packet's destination says its address.
+    fn sources_of(&mut self, uplink: UplinkId) {
+        let is_masquerade =
+            |rule: &&SnatRule| rule.uplink == uplink && rule.to == SnatTarget::Masquerade;
+        let sources = self.environment.sources.get(uplink.0);
+        let Some(sources) =
+            sources.filter(|_| self.config.snat.iter().any(|rule| is_masquerade(&rule)))
+        else {
+            return;
+        };
+        for (prefix, address) in &sources.others {
+            let entry = Snat4 {
+                first: wire(*address),
+                last: wire(*address),
+                ..route::as_it_is()
+            };
+            self.push_snat(uplink, rule::BY_DESTINATION, *prefix, entry);
+        }
+    }
+
     fn snat_entry(&self, rule: &SnatRule, number: u32) -> Snat4 {
+        let sources = self.environment.sources.get(rule.uplink.0);
         let (first, last) = match rule.to {
             SnatTarget::Pool { first, last } => (first, last),
             SnatTarget::Masquerade => {
-                let first = self.uplink_addresses(rule.uplink).first();
-                let address = first.copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+                let first = sources.and_then(|sources| sources.first);
+                let first = first.or_else(|| self.uplink_addresses(rule.uplink).first().copied());
+                let address = first.unwrap_or(Ipv4Addr::UNSPECIFIED);
                 (address, address)
             }
         };
+        let is_masquerade = rule.to == SnatTarget::Masquerade;
+        let has_others = sources.is_some_and(|sources| !sources.others.is_empty());
         Snat4 {
             first: wire(first),
             last: wire(last),
@@ -588,7 +656,7 @@ impl<'a> Compiler<'a> {
                 }
             },
             has_excludes: (!rule.exclude.is_empty()).into(),
-            reserved: 0,
+            by_destination: (is_masquerade && has_others).into(),
         }
     }
 }
@@ -604,7 +672,7 @@ fn one_to_one(rule: &NatRule, number: u32) -> Snat4 {
         mapping: rule::mapping::ONE_TO_ONE,
         filtering: rule::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! An error never opens, refreshes or ends a session (RFC 5508 REQ-6, RFC 5382 REQ-9).
 
-use super::{Outcome, Place, Verdict, generation, network_of};
+use super::{Outcome, Place, Verdict, generation, home_of, network_of};
 use crate::{
     address::{Address, Endpoint},
     counter::DropReason,
-    icmp::{ErrorTranslation, Quoted, parse_quoted, rewrite_error, verify_checksum},
+    icmp::{
+        ErrorTranslation, Quoted, parse_quoted, quoted_addresses, rewrite_error, verify_checksum,
+    },
     packet::Packet,
     parse::Parsed,
     rule::mapping,
@@ -59,7 +61,8 @@ fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Ou
     }
 }
 
-/// An error from a guest, or from the host itself, about a packet from outside.
+/// An error from a guest, from whoever is behind it, or from the host itself, about a packet from
+/// outside. It shows no address that a rule hides, neither as its source nor in the quotation.
 #[inline(never)]
 pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -68,38 +71,27 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     network: u16,
     uplink: u16,
 ) -> Outcome {
-    let generation = generation(tables);
-    let source = error.header.source;
     let is_host = packet.ingress_interface() == 0;
-    let session = parse_quoted(packet, error).and_then(|quoted| {
-        // The host's own errors come from no network: the quoted guest tells which it is.
-        let network = match is_host {
-            true => {
-                tables
-                    .inside(generation, quoted.destination.address)?
-                    .network
-            }
-            false => network,
-        };
-        let session = tables.session(&quoted.answer_key(View::Inside, network))?;
-        // An error goes to whom it quotes, and not out to a guest.
-        let is_sound = error.header.destination == quoted.source.address;
-        (is_sound && !session.has(flags::HAIRPIN)).then_some((quoted, session))
-    });
-    let Some((quoted, session)) = session else {
-        // Without a session it must not show an inside address.
-        return match tables.snat(generation, uplink, network, source) {
-            Some(snat) if snat.mapping != mapping::NONE => Err(DropReason::NoSession),
-            _ => Ok(Verdict::Untouched),
-        };
+    let way = Way {
+        generation: generation(tables),
+        network,
+        uplink,
+    };
+    let Some((quoted, session)) = session_of(packet, tables, error, network, is_host) else {
+        return without_session(packet, tables, error, way, is_host);
     };
     if !is_host {
         verify_checksum(packet, error)?;
     }
-    let is_inside =
-        source == quoted.destination.address || tables.inside(generation, source).is_some();
+    let source = error.header.source;
+    // The NAT's own address, that of the session (RFC 5508 REQ-5); routers of this host's side are shown
+    // where nothing is translated, and the host itself is one that may be known.
+    let is_shown = match is_host {
+        true => tables.inside(way.generation, source).is_none(),
+        false => session.source == quoted.destination.address && !is_hidden(tables, way, source),
+    };
     let to = ErrorTranslation {
-        source: if is_inside { session.source } else { source },
+        source: if is_shown { source } else { session.source },
         destination: session.destination,
         quoted_source: session.destination_endpoint(),
         quoted_destination: session.source_endpoint(),
@@ -107,40 +99,113 @@ pub(super) fn outbound<A: Address, P: Packet, T: Tables<A>>(
     deliver(packet, tables, error, &quoted, &to, session, false)
 }
 
-/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. Its own
-/// source is rewritten when it leaves again.
+/// Which rules concern a packet that leaves by an uplink.
+#[derive(Clone, Copy)]
+struct Way {
+    generation: u16,
+    network: u16,
+    uplink: u16,
+}
+
+/// Whether a rule hides an address from the outside.
+#[inline(always)]
+fn is_hidden<A: Address, T: Tables<A>>(tables: &T, way: Way, address: A) -> bool {
+    tables
+        .snat(way.generation, way.uplink, way.network, address)
+        .is_some_and(|snat| snat.mapping != mapping::NONE)
+}
+
+/// The packet from outside that an error is about, and its session.
+#[inline(always)]
+fn session_of<'t, A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &'t T,
+    error: &Parsed<A>,
+    network: u16,
+    is_host: bool,
+) -> Option<(Quoted<A>, &'t Session<A>)> {
+    let quoted = parse_quoted(packet, error)?;
+    // An error goes to whom it quotes, and not out to a guest.
+    if error.header.destination != quoted.source.address {
+        return None;
+    }
+    let known = |network| tables.session(&quoted.answer_key(View::Inside, network));
+    // The host's own errors come from no network: the quoted guest tells which it is. A router may know
+    // another way out than the guest.
+    let session = match is_host {
+        true => None,
+        false => known(network),
+    };
+    let session = match session {
+        Some(session) => session,
+        None => known(home_of(tables, &quoted.destination.address))?,
+    };
+    (!session.has(flags::HAIRPIN)).then_some((quoted, session))
+}
+
+/// An error about no session: it leaves if it shows nothing that is hidden.
+#[inline(always)]
+fn without_session<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    error: &Parsed<A>,
+    way: Way,
+    is_host: bool,
+) -> Outcome {
+    let shows = match quoted_addresses(packet, error) {
+        Some((source, destination)) => {
+            is_hidden(tables, way, source) || is_hidden(tables, way, destination)
+        }
+        None => !is_host,
+    };
+    if shows || is_hidden(tables, way, error.header.source) {
+        return Err(DropReason::NoSession);
+    }
+    Ok(Verdict::Untouched)
+}
+
+/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
+/// rewritten when it leaves again.
 #[inline(never)]
 pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,
 ) -> Outcome {
-    let generation = generation(tables);
     let quoted = parse_quoted(packet, error)
         .filter(|quoted| error.header.destination == quoted.source.address);
     let Some(quoted) = quoted else {
         return Ok(Verdict::Untouched);
     };
-    let Some(inside) = tables.inside(generation, quoted.destination.address) else {
-        return Ok(Verdict::Untouched);
-    };
-    let session = match tables.session(&quoted.answer_key(View::Inside, inside.network)) {
+    let home = home_of(tables, &quoted.destination.address);
+    let session = match tables.session(&quoted.answer_key(View::Inside, home)) {
         Some(session) if session.has(flags::HAIRPIN) => session,
         _ => return Ok(Verdict::Untouched),
     };
     verify_checksum(packet, error)?;
+    // As the quoted packet was in between.
+    let (quoted_source, quoted_destination) = match session.has(flags::FROM_INITIATOR) {
+        true => (
+            session.destination_endpoint(),
+            Endpoint::new(quoted.destination.address, session.source_port),
+        ),
+        false => (
+            Endpoint::new(session.destination, quoted.source.port),
+            quoted.destination,
+        ),
+    };
     let to = ErrorTranslation {
         source: error.header.source,
         destination: session.destination,
-        quoted_source: session.destination_endpoint(),
-        quoted_destination: session.source_endpoint(),
+        quoted_source,
+        quoted_destination,
     };
     let is_in = session.has(flags::IN);
     deliver(packet, tables, error, &quoted, &to, session, is_in)
 }
 
-/// An error about a hairpinned packet on its way to the packet's sender: from a guest, with the
-/// quotation translated already, or from the host, which quotes what it saw in between.
+/// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the host
+/// itself. It quotes the packet as it was in between.
 #[inline(never)]
 pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -156,46 +221,24 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     };
     // The quoted packet's sender is in the network to which the error goes.
     let sender_network = network_of(tables, place.interface);
-    let to = if network == 0 {
-        let Some(session) = tables.session(&quoted.key(View::Between, sender_network)) else {
-            return Ok(Verdict::Untouched);
-        };
-        let peer_key = session.peer_key(quoted.protocol);
-        let Some(peer) = tables.session(&peer_key) else {
-            return Ok(Verdict::Untouched);
-        };
-        // (The port of the sender was rewritten already.)
-        translation(
-            error.header.source,
-            error,
-            peer.destination_endpoint(),
-            peer.source_endpoint(),
-        )
-    } else {
-        match tables.session(&quoted.key(View::Inside, sender_network)) {
-            Some(session) if session.has(flags::HAIRPIN) => {}
-            _ => return Ok(Verdict::Untouched),
-        }
-        let external = quoted.destination.address;
-        translation(external, error, quoted.source, quoted.destination)
+    let Some(session) = tables.session(&quoted.key(View::Between, sender_network)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let Some(peer) = tables.session(&session.peer_key(quoted.protocol)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let to = ErrorTranslation {
+        // Whoever behind the other guest says so: to the sender it is whom it has sent to.
+        source: match network {
+            0 => error.header.source,
+            _ => peer.source,
+        },
+        destination: error.header.destination,
+        quoted_source: peer.destination_endpoint(),
+        quoted_destination: peer.source_endpoint(),
     };
     rewrite_error(packet, error, &quoted, &to)?;
     Ok(Verdict::Translated)
-}
-
-#[inline(always)]
-fn translation<A: Address>(
-    source: A,
-    error: &Parsed<A>,
-    quoted_source: Endpoint<A>,
-    quoted_destination: Endpoint<A>,
-) -> ErrorTranslation<A> {
-    ErrorTranslation {
-        source,
-        destination: error.header.destination,
-        quoted_source,
-        quoted_destination,
-    }
 }
 
 #[inline(always)]

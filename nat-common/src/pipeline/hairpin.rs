@@ -1,13 +1,14 @@
 //! Network, ingress and egress: packets between guests by an external address.
 //!
-//! At ingress everything but the source address is rewritten, so that the kernel sees a packet from
-//! a guest to a guest and routes it as such; a source of the host's own would be a martian to it.
-//! At egress the source address is. Both ends see external addresses alone. The source port tells
-//! the two directions apart where a guest sends to itself from the very port that it sends to.
+//! At ingress the destination is rewritten, so that the kernel sees a packet from a guest to a guest and
+//! routes it as such; a source of the host's own would be a martian to it. At egress the source
+//! address is. Both ends see external addresses alone. In between, the guest that asks has its
+//! external port and the other its own: connection tracking sees answers that reverse what opened
+//! the connection, and the two directions can be told apart where a guest sends to itself.
 
 use super::{
-    Outcome, Place, Verdict, enter, error, fast, find, generation, network_of, policy, renumber,
-    resolve_fragment, translate,
+    Outcome, Place, Verdict, enter, error, fast, find_of_guest, generation, home_of, network_of,
+    policy, renumber, resolve_fragment, rewritten, translate,
 };
 use crate::{
     address::{Address, Endpoint, Port},
@@ -22,7 +23,7 @@ use crate::{
         ExternalAddress, Interface, Snat, filtering, forward_flags, inside_flags, interface_flags,
         mapping, role,
     },
-    session::{View, flags},
+    session::{Session, View, flags},
     tables::Tables,
     work::{Work, settle},
 };
@@ -47,6 +48,9 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         _ => 0,
     };
     let verdict = decide(packet, tables, place, work, interface)?;
+    if matches!(verdict, Verdict::Translated | Verdict::Opened) {
+        return Ok(rewritten(tables, place, verdict));
+    }
     if network == 0 || verdict != Verdict::Untouched {
         return Ok(verdict);
     }
@@ -93,12 +97,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return Ok(Verdict::Untouched);
     }
-    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
+    if let Some((session, _)) = find_of_guest(tables, parsed, network) {
         if !session.has(flags::HAIRPIN) {
             return Ok(Verdict::Untouched);
         }
-        let source = Endpoint::new(parsed.header.source, session.source_port);
-        let destination = session.destination_endpoint();
+        let (source, destination) = between(parsed, session);
         return translate(packet, tables, parsed, session, source, destination);
     }
     if !parsed.may_open() {
@@ -123,6 +126,20 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         }
         None => not_ours(external),
     }
+}
+
+/// Both ends of a packet of a hairpinned session in between: what opens it has everything rewritten but the
+/// source address, an answer the destination address alone. So each is the reverse of the other.
+#[inline(always)]
+fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>, Endpoint<A>) {
+    let (source_port, destination_port) = match session.has(flags::FROM_INITIATOR) {
+        true => (session.source_port, session.destination_port),
+        false => (parsed.source_port, parsed.destination_port),
+    };
+    (
+        Endpoint::new(parsed.header.source, source_port),
+        Endpoint::new(session.destination, destination_port),
+    )
 }
 
 /// Opens a session with another guest by the packet, and rewrites that.
@@ -261,7 +278,7 @@ fn open<A: Address, T: Tables<A>>(
                 mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
                 filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
                 has_excludes: 0,
-                reserved: 0,
+                by_destination: 0,
             };
             open_hairpin(tables, work, origin, &snat, server).err()
         }
@@ -322,7 +339,14 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return Ok(Verdict::Untouched);
     }
-    match tables.session(&parsed.key(View::Between, network)) {
+    let session = match tables.session(&parsed.key(View::Between, network)) {
+        Some(session) => Some(session),
+        None => {
+            let home = home_of(tables, &parsed.header.source);
+            tables.session(&parsed.key(View::Between, home))
+        }
+    };
+    match session {
         Some(session) => {
             let source = session.source_endpoint();
             renumber(
@@ -333,7 +357,7 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
                 network,
                 source.address,
             )?;
-            rewrite(packet, parsed, source, parsed.destination())?;
+            rewrite(packet, parsed, source, session.destination_endpoint())?;
             Ok(Verdict::Translated)
         }
         None => Ok(Verdict::Untouched),

@@ -1,8 +1,8 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use super::{
-    Outcome, Place, Verdict, error, fast, find, generation, network_of, renumber, resolve_fragment,
-    translate,
+    Outcome, Place, Verdict, error, fast, find_of_guest, generation, network_of, renumber,
+    resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Port},
@@ -62,8 +62,8 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
-        && let Some(session) = find(tables, &parsed.key(View::Inside, network))
-        && !(is_one_of_several && ends_by_moving(tables, parsed, network, uplink))
+        && let Some((session, home)) = find_of_guest(tables, parsed, network)
+        && !(is_one_of_several && ends_by_moving(tables, parsed, home, uplink))
     {
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);
@@ -194,7 +194,7 @@ fn from_host<A: Address, P: Packet, T: Tables<A>>(
         mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
         filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     };
     open(packet, tables, work, origin, &snat)
 }

@@ -30,7 +30,7 @@ use crate::{
     parse::{Parsed, Transport},
     policy::{ChainKey, side},
     rewrite::rewrite,
-    rule::role,
+    rule::{Interface, interface_flags, role},
     session::{Session, SessionKey, Touch, View, flags},
     tables::{InsertError, Tables},
     tcp::{self, Segment},
@@ -45,6 +45,8 @@ pub enum Verdict {
     Translated,
     /// It goes on rewritten, and opened a session.
     Opened,
+    /// It is received anew at the same interface, rewritten, and then goes on.
+    ReceivedAnew,
     /// It is sent on by the fast path, as [`crate::work::Work::sent`] says.
     Forwarded,
     /// A fragment that does not go on: a copy will, when the first one of its packet comes.
@@ -73,6 +75,8 @@ pub enum Decision {
     GoesOn,
     /// It goes on, and opened a session.
     Opened,
+    /// See [`Verdict::ReceivedAnew`].
+    ReceivedAnew,
     /// See [`Verdict::Forwarded`].
     Forwarded,
     /// See [`Verdict::Kept`].
@@ -87,6 +91,7 @@ impl From<Outcome> for Decision {
         match outcome {
             Ok(Verdict::Untouched | Verdict::Translated) => Self::GoesOn,
             Ok(Verdict::Opened) => Self::Opened,
+            Ok(Verdict::ReceivedAnew) => Self::ReceivedAnew,
             Ok(Verdict::Forwarded) => Self::Forwarded,
             Ok(Verdict::Kept) => Self::Kept,
             Err(reason) => Self::Dropped(reason),
@@ -100,6 +105,18 @@ fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -> u16 {
     match tables.interface(interface) {
         Some(interface) if interface.role == role::NETWORK => interface.number,
         _ => 0,
+    }
+}
+
+/// What becomes of a packet that an ingress hook has rewritten. Where netfilter has seen it before, its
+/// conntrack entry is that of the addresses before translation: the kernel receives it anew,
+/// without that entry.
+#[inline(always)]
+fn rewritten<A: Address, T: Tables<A>>(tables: &T, place: Place, verdict: Verdict) -> Verdict {
+    let is_first = |interface: &Interface| interface.flags & interface_flags::NETFILTER_FIRST != 0;
+    match tables.interface(place.interface).is_some_and(is_first) {
+        true => Verdict::ReceivedAnew,
+        false => verdict,
     }
 }
 
@@ -120,6 +137,36 @@ fn find<'t, A: Address, T: Tables<A>>(
     tables
         .session(key)
         .filter(|session| session.touch(tables.now_s()) != Touch::Dead)
+}
+
+/// Looks the session of a packet up that came in by a network, and gives the number of the network under
+/// which it is known: that one, or the one behind which the routes put the guest. A guest may send
+/// by another way than the one by which it is reached.
+#[inline(always)]
+fn find_of_guest<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    parsed: &Parsed<A>,
+    network: u16,
+) -> Option<(&'t Session<A>, u16)> {
+    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
+        return Some((session, network));
+    }
+    if network == 0 {
+        return None;
+    }
+    let home = home_of(tables, &parsed.header.source);
+    if home == network {
+        return None;
+    }
+    find(tables, &parsed.key(View::Inside, home)).map(|session| (session, home))
+}
+
+/// The number of the network behind which the routes put an address, 0 if behind none.
+#[inline(never)]
+fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
+    tables
+        .inside(generation(tables), *address)
+        .map_or(0, |inside| inside.network)
 }
 
 /// Rewrites a packet of a session, follows the connection, and counts.

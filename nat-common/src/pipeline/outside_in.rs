@@ -3,7 +3,7 @@
 use super::{
     Decision, Outcome, Place, Verdict, enter, error,
     fast::{self, Inbound},
-    find, generation, policy, resolve_fragment, translate,
+    find, generation, policy, resolve_fragment, rewritten, translate,
 };
 use crate::{
     address::{Address, Endpoint},
@@ -48,10 +48,13 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
         outcome = policy::inbound(packet, tables, work, place.interface)?;
     }
     let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
-    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+    if !is_rewritten {
+        return Ok(outcome);
+    }
+    if !mss::clamp(packet, tables, &work.parsed, place.interface) {
         return Err(DropReason::RewriteFailed);
     }
-    Ok(outcome)
+    Ok(rewritten(tables, place, outcome))
 }
 
 #[inline(always)]

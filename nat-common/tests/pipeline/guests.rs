@@ -7,8 +7,8 @@ use nat_common::{
 };
 
 use super::{
-    packets::{At, ETHERNET, request, udp},
-    world::{C1, C2, C3, PUBLIC, S1A, S1B, S2, World},
+    packets::{At, ETHERNET, answer, ends, error, request, udp},
+    world::{C1, C2, C3, DMZ, PUBLIC, S1A, S1B, S2, World},
 };
 
 const REMOTE: At = At(S1A, 7000);
@@ -151,4 +151,33 @@ fn s3_another_guests_address_is_dropped() {
     // It has no address yet, and asks for one.
     let asking = world.run(super::world::Hook::FromGuest, &from([0; 4], other), 2, 2);
     assert!(asking.is_ok());
+}
+
+/// A guest with two interfaces may answer by the other one: the session is found by where the routes put it.
+#[test]
+fn answers_by_another_network_find_their_session() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        let server = At(C1, 80);
+        world.forward(protocol, 10_000..=10_000, server);
+        let (remote, public) = (At(S1A, 7000), At(PUBLIC, 10_000));
+        let asked = world.outside_sends(&request(protocol, remote, public).bytes());
+        assert_eq!(ends(&asked.guest()), (remote, server));
+        let answered = answer(protocol, server, remote).bytes();
+        let seen = world.network_sends(DMZ, &answered).uplink();
+        assert_eq!(ends(&seen), (public, remote));
+        // The same between guests, and for what is not delivered.
+        let client = At(C2, 5000);
+        let asked = request(protocol, client, public).bytes();
+        let received = world.guest_sends(&asked).guest();
+        let answered = answer(protocol, server, ends(&received).0).bytes();
+        let seen = world.network_sends(DMZ, &answered).guest();
+        assert_eq!(ends(&seen), (public, client));
+        let sent = request(protocol, remote, public).bytes();
+        let received = world.outside_sends(&sent).guest();
+        let refused = error(C1, &received, 3, 28).bytes();
+        let seen = world.network_sends(DMZ, &refused).uplink();
+        assert_eq!(ends(&seen).0.0, PUBLIC);
+        world.check();
+    }
 }

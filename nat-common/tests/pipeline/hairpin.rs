@@ -159,6 +159,59 @@ fn t10_a_hairpinned_connection_is_established() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
+/// In between, where the host's connection tracking looks, an answer is the reverse of what it answers:
+/// also where the server's port and the client's are not those that the other end sees.
+#[test]
+fn t10_in_between_answers_reverse_what_they_answer() {
+    for protocol in [UDP, TCP, ICMP] {
+        let world = forwarding();
+        // Another guest has the port that the client would keep.
+        let first = request(protocol, At(C3, 5000), At(S1A, 9)).bytes();
+        world.guest_sends(&first).uplink();
+        for client in [At(C1, 5000), At(C2, 5000)] {
+            let shown = exchange(&world, protocol, client, FORWARDED, SERVER);
+            let between = |sent: Vec<u8>| world.run(Hook::FromGuest, &sent, LAN, LAN).unwrap().1;
+            let asked = between(request(protocol, client, FORWARDED).bytes());
+            let answered = between(answer(protocol, SERVER, shown).bytes());
+            assert_eq!(ends(&asked).0.0, client.0);
+            let (from, to) = ends(&asked);
+            let reversed = match protocol {
+                ICMP => ends(&answer(ICMP, to, from).bytes()),
+                _ => (to, from),
+            };
+            assert_eq!(ends(&answered), reversed);
+        }
+        world.check();
+    }
+}
+
+/// What a guest says about a hairpinned packet quotes it as it was in between, so that the host's connection
+/// tracking knows what it is about.
+#[test]
+fn i4_in_between_an_error_of_a_guest_quotes_what_was_there() {
+    for protocol in [UDP, TCP, ICMP] {
+        let world = forwarding();
+        let client = At(C1, 5000);
+        let shown = exchange(&world, protocol, client, FORWARDED, SERVER);
+        for (sent, by) in [
+            (request(protocol, client, FORWARDED).bytes(), C2),
+            (answer(protocol, SERVER, shown).bytes(), C1),
+        ] {
+            let (_, between) = world.run(Hook::FromGuest, &sent, LAN, LAN).unwrap();
+            let received = world.guest_sends(&sent).guest();
+            let refused = error(by, &received, 3, 28).bytes();
+            let (_, refused) = world.run(Hook::FromGuest, &refused, LAN, LAN).unwrap();
+            let seen = read(&refused);
+            assert_eq!(
+                (seen.source.0, seen.destination.0.to_vec()),
+                (by, sent[ETHERNET + 12..][..4].to_vec())
+            );
+            let quoted = &between[ETHERNET..];
+            assert_eq!(seen.payload, quoted[..seen.payload.len()]);
+        }
+    }
+}
+
 /// A guest that no rule hides is hidden behind the address that it has sent to.
 #[test]
 fn t10_a_guest_without_a_rule_hides_behind_the_address_it_asks() {

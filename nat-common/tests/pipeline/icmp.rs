@@ -7,10 +7,10 @@ use nat_common::{
 
 use super::{
     packets::{
-        At, ETHERNET, GRE, Ip, Make, answer, ends, error, ping, pong, raw, read, request, tcp, udp,
-        with_rest,
+        At, ETHERNET, GRE, Ip, Make, answer, ends, error, fragments, ping, pong, raw, read,
+        request, tcp, udp, with_rest,
     },
-    world::{C1, C2, FORWARD_RULE, PUBLIC, S1A, S1B, S2, SNAT_RULE, World},
+    world::{C1, C2, C3, FORWARD_RULE, LAN, PUBLIC, S1A, S1B, S2, SNAT_RULE, World},
 };
 
 /// A router between the host and the remote.
@@ -215,6 +215,94 @@ fn i3_an_error_of_a_router_inside_hides_it() {
     let received = world.outside_sends(&sent).guest();
     let packet = error(C2, &received, 11, 28).bytes();
     assert_quotes(&world.guest_sends(&packet).uplink(), &sent, PUBLIC);
+}
+
+/// A router behind a guest, with an address of no network that the host knows.
+const BEHIND: Ip = [10, 5, 5, 1];
+
+/// Whoever says so behind a guest, the error comes from the session's external address: about what came in by
+/// a forward, and about what answers a guest.
+#[test]
+fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
+    for protocol in [UDP, TCP, ICMP] {
+        let mut world = World::new();
+        world.forward(protocol, 0..=0, At(C1, 0));
+        world.forward(protocol, 10_000..=10_000, At(C1, 80));
+        let asked = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
+        let received = world.outside_sends(&asked).guest();
+        let out = world.guest_sends(&request(protocol, At(C2, 5000), REMOTE).bytes());
+        let answered = answer(protocol, REMOTE, ends(&out.uplink()).0).bytes();
+        let answer_received = world.outside_sends(&answered).guest();
+        for (sent, received) in [(&asked, &received), (&answered, &answer_received)] {
+            for source in [BEHIND, C1, C2, C3, [172, 22, 161, 254]] {
+                let packet = error(source, received, 11, 28).bytes();
+                let seen = world.network_sends(LAN, &packet).uplink();
+                assert_quotes(&seen, sent, PUBLIC);
+            }
+        }
+    }
+}
+
+/// A guest with an external address of its own: the error comes from that.
+#[test]
+fn i3_an_error_behind_a_guest_with_its_own_address_comes_from_that() {
+    let own = [19, 19, 8, 77];
+    let mut world = World::new();
+    world.one_to_one(own, C1);
+    let sent = udp(REMOTE, At(own, 80)).bytes();
+    let received = world.outside_sends(&sent).guest();
+    let packet = error(BEHIND, &received, 11, 28).bytes();
+    assert_quotes(&world.network_sends(LAN, &packet).uplink(), &sent, own);
+}
+
+/// The same about a hairpinned packet: to its sender it comes from whom that has sent to.
+#[test]
+fn i4_an_error_of_a_router_behind_a_guest_about_a_hairpin_hides_it() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_000, At(C2, 80));
+    let sent = udp(At(C1, 5000), At(PUBLIC, 10_000)).bytes();
+    let received = world.guest_sends(&sent).guest();
+    let packet = error(BEHIND, &received, 11, 28).bytes();
+    assert_quotes(&world.network_sends(LAN, &packet).guest(), &sent, PUBLIC);
+}
+
+/// What is about no session leaves only if it shows nobody that a rule hides, also where it is not known whose
+/// error it is, or where the quotation says too little to find a session.
+#[test]
+fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
+    let world = World::new();
+    let to_guest = udp(REMOTE, At(C1, 80)).bytes();
+    let from_guest = udp(At(C1, 80), REMOTE).bytes();
+    let cases = [
+        error(BEHIND, &to_guest, 3, 28),
+        error(BEHIND, &to_guest, 3, 20),
+        error(
+            BEHIND,
+            &fragments(&udp(REMOTE, At(C1, 80)).payload(&[1; 90]).bytes(), 48)[1],
+            3,
+            28,
+        ),
+        error(BEHIND, &to_guest, 3, 12),
+        error(C1, &udp(REMOTE, At(S1A, 80)).bytes(), 3, 28),
+    ];
+    for case in cases {
+        let fate = world.network_sends(LAN, &case.bytes());
+        assert_eq!(fate.reason(), DropReason::NoSession);
+    }
+    let mut to_remote = error(BEHIND, &from_guest, 3, 28).bytes();
+    to_remote[ETHERNET + 16..][..4].copy_from_slice(&S1A);
+    let fate = world.network_sends(LAN, &to_remote);
+    assert_eq!(fate.reason(), DropReason::NoSession);
+}
+
+/// Routers of routed guests are shown: nothing is translated there.
+#[test]
+fn i8_an_error_about_what_is_not_translated_leaves_as_it_is() {
+    let world = World::new();
+    let routed = [192, 0, 2, 7];
+    let packet = error([192, 0, 2, 1], &udp(REMOTE, At(routed, 80)).bytes(), 11, 28).bytes();
+    let fate = world.network_sends(LAN, &packet);
+    assert_eq!(fate.uplink(), packet);
 }
 
 /// An error of a guest that is about no session does not leave.

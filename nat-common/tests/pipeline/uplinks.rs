@@ -67,7 +67,7 @@ fn hide(world: &mut World, mapping: u8) {
         mapping,
         filtering: 0,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     };
     let snats = &mut world.tables.snats;
     snats.insert(SNAT_FIXED_BITS + 24, &key, snat);

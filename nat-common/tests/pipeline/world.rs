@@ -148,7 +148,7 @@ impl World {
             mapping: rule::mapping::ENDPOINT_INDEPENDENT,
             filtering: rule::filtering::ADDRESS_DEPENDENT,
             has_excludes: 0,
-            reserved: 0,
+            by_destination: 0,
         };
         let mut world = Self {
             tables: MemoryTables {
@@ -365,6 +365,13 @@ impl World {
     /// Lets TCP connections through the uplink announce segments of so many bytes.
     pub(crate) fn mss(&mut self, mss: u16) {
         self.tables.interfaces.get_mut(&UPLINK).unwrap().mss = mss;
+    }
+
+    /// Has netfilter see packets on the bridges, before the hooks at their ingress do.
+    pub(crate) fn netfilter_first(&mut self) {
+        for interface in self.tables.interfaces.values_mut() {
+            interface.flags |= interface_flags::NETFILTER_FIRST;
+        }
     }
 
     /// Lets guests of the first network send from their own addresses only, and says whose one is.
@@ -593,15 +600,21 @@ impl World {
         assert_eq!(peer.peer_key(key.protocol), *key, "{session:?}");
         let primary = [session, peer].map(|entry| entry.has(flags::PRIMARY));
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
-        if session.has(flags::HAIRPIN) {
-            let between = SessionKey4 {
+        if session.has(flags::HAIRPIN) && session.has(flags::FROM_INITIATOR) {
+            let request = SessionKey4 {
                 source_port: session.source_port,
                 destination: session.destination,
                 destination_port: session.destination_port,
                 view: View::Between as u8,
                 ..*key
             };
-            assert!(self.tables.session(&between).is_some(), "{between:?}");
+            let answer = SessionKey4 {
+                network: session.peer_network,
+                ..request.reversed()
+            };
+            for between in [request, answer] {
+                assert!(self.tables.session(&between).is_some(), "{between:?}");
+            }
         }
     }
 }

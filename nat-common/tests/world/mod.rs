@@ -251,7 +251,9 @@ impl World {
         };
         match outcome {
             Ok(Verdict::Untouched) => Outcome::Untouched(bytes),
-            Ok(Verdict::Translated | Verdict::Opened) => Outcome::Translated(bytes),
+            Ok(Verdict::Translated | Verdict::Opened | Verdict::ReceivedAnew) => {
+                Outcome::Translated(bytes)
+            }
             Ok(Verdict::Forwarded) => panic!("there is no next hop"),
             Ok(Verdict::Kept) | Err(_) => Outcome::Dropped,
         }

@@ -93,7 +93,7 @@ fn snat() -> Snat4 {
         mapping: rule::mapping::ENDPOINT_INDEPENDENT,
         filtering: rule::filtering::ADDRESS_DEPENDENT,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     }
 }
 

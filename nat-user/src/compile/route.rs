@@ -41,7 +41,7 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn as_it_is() -> Snat4 {
+pub(super) fn as_it_is() -> Snat4 {
     Snat4 {
         first: wire(Ipv4Addr::UNSPECIFIED),
         last: wire(Ipv4Addr::UNSPECIFIED),
@@ -51,7 +51,7 @@ fn as_it_is() -> Snat4 {
         mapping: rule::mapping::NONE,
         filtering: rule::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     }
 }
 
@@ -103,6 +103,7 @@ to = "192.0.2.119"
         let environment = Environment {
             uplink_addresses: vec![vec![own], Vec::new()],
             host_addresses: HashSet::from([own]),
+            ..Environment::default()
         };
         compile(&config, &environment, &mut Numbers::default())
     }

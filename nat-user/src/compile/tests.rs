@@ -67,6 +67,7 @@ fn environment() -> Environment {
     Environment {
         uplink_addresses: vec![vec![own]],
         host_addresses: HashSet::from([own]),
+        ..Environment::default()
     }
 }
 
@@ -85,6 +86,7 @@ fn host_with(addresses: &[&str]) -> Environment {
     Environment {
         host_addresses: own.iter().copied().collect(),
         uplink_addresses: vec![own],
+        ..Environment::default()
     }
 }
 
@@ -425,7 +427,7 @@ fn a_guest_with_an_address_of_its_own_leaves_with_it_whatever_snat_says() {
         mapping: mapping::ONE_TO_ONE,
         filtering: rule::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
-        reserved: 0,
+        by_destination: 0,
     };
     assert_eq!((of_guest(0), of_guest(1)), (expected, expected));
 }

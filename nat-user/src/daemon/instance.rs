@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
+    address::Addr4,
     rule::{Interface, role, rule_flags},
-    session::{SessionKey4, flags},
+    session::{SessionKey4, View, flags},
 };
 
 use super::{
@@ -28,7 +29,7 @@ use crate::{
     compile::{Environment, Ruleset, compile},
     config::{
         self, Loaded,
-        model::{Config, Forwarding, UplinkId},
+        model::{Config, Forwarding, NetworkId, UplinkAddresses, UplinkId},
     },
     dataplane::{
         CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
@@ -37,11 +38,13 @@ use crate::{
     },
     dhcp::{self, Services},
     host::{
+        bridge_netfilter::BridgeNetfilter,
         change::Change,
         conflicts,
         grace::ShortGrace,
         journal::Journal,
-        netlink::{Address, AddressScope, Kind, Layer, Link, Netlink},
+        netlink::{Address, AddressScope, Kind, Layer, Link, LinkRoute, Netlink},
+        routing::{self, Routing},
         setup::{self, Plan, Problems},
         xdp_features::{XdpFeatures, xdp_features},
     },
@@ -78,12 +81,15 @@ struct Applied {
     targets: Vec<Target>,
     /// By index.
     interfaces: BTreeMap<u32, Interface>,
+    bridge_netfilter: BridgeNetfilter,
 }
 
 /// What the host is like.
 struct Host {
     links: Vec<Link>,
     addresses: Vec<Address>,
+    bridge_netfilter: BridgeNetfilter,
+    routes: Vec<LinkRoute>,
     /// What drivers can do with XDP, by index.
     xdp: BTreeMap<u32, XdpFeatures>,
 }
@@ -115,6 +121,10 @@ impl Instance {
         let mut journal = Journal::open(&options.run_dir)?;
         let links = netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
+        // Routes may come later than this.
+        for problem in target_problems(&netlink, &loaded).await? {
+            log::warn!("{problem}");
+        }
         let warnings = set_up(&netlink, &mut journal, &loaded).await?;
         let services = Services::new(&options.run_dir)?;
         let config = services.resolve(loaded.config);
@@ -180,11 +190,6 @@ impl Instance {
         self.fast_path.follow(&self.netlink, &devices, cause).await
     }
 
-    /// Whether routes of the host are natbpf's to look after.
-    pub(super) fn has_routes(&self) -> bool {
-        !self.config.routes.is_empty()
-    }
-
     /// The interfaces behind which next hops are, by index.
     fn fast_devices(&self) -> BTreeSet<u32> {
         let is_end = |interface: &Interface| {
@@ -243,6 +248,8 @@ impl Instance {
         Ok(Host {
             links: self.netlink.links().await?,
             addresses: self.netlink.addresses().await?,
+            bridge_netfilter: BridgeNetfilter::read()?,
+            routes: self.netlink.routes().await?,
             xdp: xdp_features().context("ask drivers for XDP")?,
         })
     }
@@ -254,7 +261,7 @@ impl Instance {
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(config, &environment, &mut numbers);
         self.make_room(config.limits.sessions, numbers.rule_count())?;
-        let interfaces = interfaces(config, &host.links, &numbers);
+        let interfaces = interfaces(config, &host.links, host.bridge_netfilter, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
         let mut refused = leave_foreign_xdp(&mut targets, host, &self.options)?;
@@ -304,6 +311,7 @@ impl Instance {
             ruleset,
             targets: wished,
             interfaces,
+            bridge_netfilter: host.bridge_netfilter,
         };
         self.state.save(&self.options.run_dir)
     }
@@ -408,6 +416,17 @@ impl Instance {
             .set_active(|kind, name| active.contains(&(kind, name.to_owned())));
     }
 
+    /// Whether a setting of the host has changed that nobody tells of.
+    pub(super) fn has_changed_settings(&self) -> bool {
+        match BridgeNetfilter::read() {
+            Ok(now) => now != self.applied.bridge_netfilter,
+            Err(error) => {
+                log::debug!("{error:#}");
+                false
+            }
+        }
+    }
+
     /// Looks at the host again and follows what has changed.
     pub(super) async fn refresh(&mut self) -> Result<()> {
         let config = self.config.clone();
@@ -422,26 +441,32 @@ impl Instance {
         let environment = environment(&config, &host, self.journal.changes());
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
-        let interfaces = interfaces(&config, &host.links, &numbers);
+        let interfaces = interfaces(&config, &host.links, host.bridge_netfilter, &numbers);
         let applied = Applied {
             ruleset,
             targets: targets(&config, &host, &interfaces),
             interfaces,
+            bridge_netfilter: host.bridge_netfilter,
         };
         if applied == self.applied {
             return Ok(());
         }
-        let before = self.external_addresses();
+        let (before, places) = (self.external_addresses(), self.target_networks());
         self.apply(&config, &host)?;
         self.follow_next_hops(Cause::Surroundings).await?;
-        let ended = self.end_sessions_of_lost_addresses(&before)?;
-        log::info!("followed a change of interfaces or addresses; {ended} sessions ended");
+        let mut ended = self.end_sessions_of_lost_addresses(&before)?;
+        ended += self.end_sessions_of_moved_targets(&places)?;
+        log::info!("followed a change of interfaces, addresses or routes; {ended} sessions ended");
         Ok(())
     }
 
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
         let mut loaded = load_config(&self.options)?;
+        let unreachable = target_problems(&self.netlink, &loaded).await?;
+        if let Some(problem) = unreachable.first() {
+            bail!("{problem}");
+        }
         let links = self.netlink.links().await?;
         conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
         // A bridge that goes takes its programs off, and the kernel waits for each.
@@ -451,7 +476,7 @@ impl Instance {
         drop(grace);
         loaded.config = self.services.resolve(loaded.config);
         let host = self.host().await?;
-        let before = self.external_addresses();
+        let (before, places) = (self.external_addresses(), self.target_networks());
         let old = self.config.clone();
         self.state.warnings = warnings;
         if let Err(error) = self.apply(&loaded.config, &host) {
@@ -462,6 +487,7 @@ impl Instance {
         let gone = self.changed_rules(&old, &loaded.config);
         let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
+        ended += self.end_sessions_of_moved_targets(&places)?;
         self.config = loaded.config;
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
@@ -535,6 +561,33 @@ impl Instance {
             return Ok(0);
         }
         self.end_matching(|entry| lost.contains(&external_address(entry)))
+    }
+
+    /// The network of each guest that is forwarded to, 0 if it is in none.
+    fn target_networks(&self) -> BTreeMap<Addr4, u16> {
+        let forwards = self.applied.ruleset.forwards.iter();
+        forwards
+            .map(|(_, forward)| (forward.to, forward.network))
+            .collect()
+    }
+
+    /// Ends the sessions of guests that are behind another network now: what they send is not known by the
+    /// former one.
+    fn end_sessions_of_moved_targets(&self, before: &BTreeMap<Addr4, u16>) -> Result<u32> {
+        let mut moved = self.target_networks();
+        moved.retain(|to, now| *now != 0 && before.get(to).is_some_and(|before| before != now));
+        if moved.is_empty() {
+            return Ok(0);
+        }
+        let is_former = |guest: Addr4, network: u16| {
+            moved.contains_key(&guest) && before.get(&guest) == Some(&network)
+        };
+        self.end_matching(|entry| {
+            let (key, record) = (&entry.key, &entry.record);
+            (key.view == View::Inside as u8 && is_former(key.source, key.network))
+                || (record.peer_view == View::Inside as u8
+                    && is_former(record.destination, record.peer_network))
+        })
     }
 
     fn end_matching(&self, matches: impl Fn(&SessionEntry) -> bool) -> Result<u32> {
@@ -646,6 +699,17 @@ impl Host {
     }
 }
 
+/// Guests that rules name and that the host's routes do not lead to, each with its place in the file.
+async fn target_problems(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<String>> {
+    let problems = setup::target_problems(netlink, &loaded.config).await?;
+    let told = problems.iter().map(|one| {
+        let path: Vec<&str> = one.key.iter().map(String::as_str).collect();
+        let diagnostic = (loaded.source).diagnostic(&path, &one.problem, &one.remedy);
+        diagnostic.to_string()
+    });
+    Ok(told.collect())
+}
+
 fn load_config(options: &Options) -> Result<Loaded> {
     let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
     dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
@@ -693,18 +757,55 @@ fn environment(config: &Config, host: &Host, changes: &[Change]) -> Environment 
         own.retain(|address| !added.contains(address));
         own
     };
+    let uplinks = config.uplinks.iter();
+    let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
+    let sources = config.uplinks.iter().zip(&uplink_addresses);
+    let sources = sources.map(|(uplink, own)| {
+        let candidates = match &uplink.addresses {
+            UplinkAddresses::Fixed(addresses) => addresses,
+            UplinkAddresses::Interface => own,
+        };
+        let device = host.link(&uplink.interface).map_or(0, |link| link.index);
+        routing::sources(device, &host.routes, &host.addresses, candidates)
+    });
     Environment {
-        uplink_addresses: config
-            .uplinks
-            .iter()
-            .map(|uplink| own(&uplink.interface))
-            .collect(),
+        sources: sources.collect(),
+        places: places(config, host),
+        uplink_addresses,
         host_addresses: host
             .addresses
             .iter()
             .map(|address| address.net.addr())
             .collect(),
     }
+}
+
+/// Behind which networks the host's routes put the guests that rules name. What goes by an uplink or nowhere is
+/// as if nothing were known of it: an interface may be down for a moment.
+fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> {
+    let routing = Routing::new(&host.routes);
+    let index = |name: &str| host.link(name).map(|link| link.index);
+    let uplinks = config.uplinks.iter();
+    let uplinks: Vec<_> = uplinks.map(|uplink| index(&uplink.interface)).collect();
+    let networks = config.networks.iter();
+    let networks: Vec<_> = networks.map(|network| index(&network.interface)).collect();
+    let forwards = config.forwards.iter().map(|rule| &rule.to);
+    let targets = forwards.chain(config.nats.iter().map(|rule| &rule.to));
+    targets
+        .filter_map(|to| {
+            let to = to.now()?;
+            let device = routing.to(to)?.device;
+            if device.is_none() || uplinks.contains(&device) {
+                return None;
+            }
+            let network = networks.iter().position(|network| *network == device);
+            let by_prefix = config.networks.iter();
+            let mut by_prefix = by_prefix.map(|network| network.address.contains(&to));
+            // What its prefix says already needs no entry of its own.
+            let is_known = by_prefix.position(|holds| holds) == network && network.is_some();
+            (!is_known).then_some((to, network.map(NetworkId)))
+        })
+        .collect()
 }
 
 /// The interfaces that are there, as the programs are told of them.

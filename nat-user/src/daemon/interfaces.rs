@@ -7,7 +7,10 @@ use nat_common::rule::{Interface, interface_flags, role};
 use super::fast_path::is_open_port;
 use crate::{
     config::model::{Config, Forwarding, MssClamp, Network},
-    host::netlink::{Kind, Link},
+    host::{
+        bridge_netfilter::BridgeNetfilter,
+        netlink::{Kind, Link},
+    },
     state::Numbers,
 };
 
@@ -18,6 +21,7 @@ const HEADERS: u32 = 40;
 pub(super) fn interfaces(
     config: &Config,
     links: &[Link],
+    netfilter: BridgeNetfilter,
     numbers: &Numbers,
 ) -> BTreeMap<u32, Interface> {
     let policed = match config.has_policies() {
@@ -25,6 +29,10 @@ pub(super) fn interfaces(
         false => 0,
     };
     let link = |name: &str| links.iter().find(|link| link.name == name);
+    let netfilter_flags = |link| match netfilter.is_before(link, links) {
+        true => interface_flags::NETFILTER_FIRST,
+        false => 0,
+    };
     let inside = config.networks.iter();
     let inside_mtus: Vec<u32> = inside
         .filter_map(|network| Some(link(&network.interface)?.mtu))
@@ -34,7 +42,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::UPLINK,
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
-            flags: uplink_flags(config) | policed,
+            flags: uplink_flags(config) | netfilter_flags(link) | policed,
             mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
@@ -46,7 +54,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::NETWORK,
             number: numbers.networks.get(&network.name).copied().unwrap_or(0),
-            flags: network_flags(network) | bridge_flags(link) | policed,
+            flags: network_flags(network) | bridge_flags(link) | netfilter_flags(link) | policed,
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
         };
@@ -155,7 +163,7 @@ address = "172.22.162.254/24"
         numbers.uplink("wan");
         numbers.network("lan");
         numbers.network("dmz");
-        interfaces(&config, links, &numbers)
+        interfaces(&config, links, BridgeNetfilter::default(), &numbers)
     }
 
     #[test]
@@ -186,6 +194,18 @@ address = "172.22.162.254/24"
             (told[&8].flags, told[&9].flags),
             (interface_flags::ANTI_SPOOF, 0)
         );
+    }
+
+    #[test]
+    fn bridges_that_call_netfilter_are_told_of() {
+        let calls = |link: Link| Link {
+            calls_netfilter: true,
+            ..link
+        };
+        let links = [calls(link(7, "vmbr0", 1500)), calls(link(8, "vmbr1", 1500))];
+        let told = told(CONFIG, &links);
+        let first = interface_flags::NETFILTER_FIRST;
+        assert_eq!((told[&7].flags, told[&8].flags), (first, first));
     }
 
     #[test]

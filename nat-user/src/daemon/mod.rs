@@ -178,9 +178,10 @@ impl Daemon {
         }
         let is_ours = match event {
             Event::NeighbourChanged => false,
-            // Somebody may have taken away one of a `[[route]]`.
-            Event::RouteChanged => self.instance.has_routes(),
-            Event::LinkChanged | Event::AddressChanged | Event::Overrun => true,
+            // They say by which network a guest is reached, and by which address a destination.
+            Event::RouteChanged | Event::LinkChanged | Event::AddressChanged | Event::Overrun => {
+                true
+            }
         };
         if is_ours {
             let soon = Instant::now() + SETTLE_TIME;
@@ -210,6 +211,9 @@ impl Daemon {
         self.instance.keep_fast_path().await;
         self.instance.keep_services().await;
         self.instance.watch_refusals();
+        if self.refresh_at.is_none() && self.instance.has_changed_settings() {
+            self.refresh_at = Some(Instant::now());
+        }
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);
     }

@@ -563,11 +563,16 @@ fn all_entries(
 ) -> Option<Vec<(SessionKey4, SessionRecord4)>> {
     let with_record = |key: SessionKey4| sessions.get(&key).map(|record| (key, *record));
     let (key, record) = with_record(primary.peer_key())?;
-    let peer = SessionEntry { key, record };
     let mut entries = vec![(primary.key, primary.record), (key, record)];
     if primary.record.flags & flags::HAIRPIN != 0 {
-        entries.push(with_record(primary.between_key())?);
-        entries.push(with_record(peer.between_key())?);
+        // Not looked up: older layouts had them under other keys.
+        let [request, answer] = primary.between_keys();
+        let not_primary = SessionRecord4 {
+            flags: primary.record.flags & !flags::PRIMARY,
+            ..primary.record
+        };
+        entries.push((request, not_primary));
+        entries.push((answer, record));
     }
     Some(entries)
 }

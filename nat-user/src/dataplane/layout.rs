@@ -126,6 +126,13 @@ const MAPS: &[Shape] = &[
     ),
 ];
 
+/// Before the answers of hairpinned sessions reversed what they answer, in between.
+static WITH_OWN_ANSWERS: Layout = Layout {
+    version: 4,
+    maps: MAPS,
+    visit_sessions: |map, visit| batch::for_each(map, visit),
+};
+
 /// How many of [`MAPS`] layout 3 did not have: they stand last.
 const NEW_MAPS: usize = 3;
 
@@ -152,7 +159,12 @@ static WITHOUT_NEXT_HOPS: Layout = Layout {
 };
 
 /// The layouts from which sessions can be carried over, the newest first.
-static LAYOUTS: [&Layout; 3] = [&CURRENT, &WITHOUT_POLICIES, &WITHOUT_NEXT_HOPS];
+static LAYOUTS: [&Layout; 4] = [
+    &CURRENT,
+    &WITH_OWN_ANSWERS,
+    &WITHOUT_POLICIES,
+    &WITHOUT_NEXT_HOPS,
+];
 
 /// Length of a session's record in layout 2.
 const RECORD_2_LEN: usize = 32;

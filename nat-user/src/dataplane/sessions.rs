@@ -34,18 +34,22 @@ impl SessionEntry {
         }
     }
 
-    /// For a hairpinned session: the key under which packets of this entry are found at the hook in
-    /// between.
+    /// For the primary entry of a hairpinned session: the keys of both directions at the hook in between.
     #[must_use]
-    pub(super) fn between_key(&self) -> SessionKey4 {
+    pub(super) fn between_keys(&self) -> [SessionKey4; 2] {
         let Self { key, record } = self;
-        SessionKey4 {
+        let request = SessionKey4 {
             source_port: record.source_port,
             destination: record.destination,
             destination_port: record.destination_port,
             view: View::Between as u8,
             ..*key
-        }
+        };
+        let answer = SessionKey4 {
+            network: record.peer_network,
+            ..request.reversed()
+        };
+        [request, answer]
     }
 }
 

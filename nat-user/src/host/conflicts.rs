@@ -32,7 +32,6 @@ use self::reverse_path::Detour;
 use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
 use super::netlink::{Address, Link, Netlink};
-use super::setup::{self, Plan};
 use crate::config::model::Config;
 
 pub use self::programs::{foreign_xdp, refuse_another};
@@ -64,8 +63,6 @@ pub enum Kind {
     OtherNat,
     /// Packets are dropped because the host would answer by another interface.
     ReversePath,
-    /// Netfilter sees packets on bridges before they are translated.
-    BridgeNetfilter,
     /// A BPF program of somebody else's.
     BpfProgram,
     /// Rules could not be looked at.
@@ -107,7 +104,7 @@ pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Ve
     let (config, bpffs) = (config.clone(), bpffs.to_owned());
     // Tools are waited for, and 100,000 rules take their time: packets have the daemon's next hops.
     let judging = tokio::task::spawn_blocking(move || judge(&host, &config, &bpffs));
-    judging.await.context("look at the host")?
+    judging.await.context("look at the host")
 }
 
 /// What the kernel tells of the host.
@@ -126,12 +123,11 @@ impl Host {
     }
 }
 
-fn judge(host: &Host, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
+fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     let ways = flows::ways(config, &|interface| host.addresses_of(interface));
     let (rules, unread) = read_rules();
     let mut budget = Budget::new();
-    let mut findings = bridges(config, &host.links)?;
-    findings.extend(forwarding::find(&rules, &ways, &mut budget));
+    let mut findings = forwarding::find(&rules, &ways, &mut budget);
     findings.extend(translation::find(&rules, &ways, &mut budget));
     let detours = &host.detours;
     findings.extend(reverse_path::find(&rules, &ways, detours, &mut budget));
@@ -140,7 +136,7 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Result<Vec<Finding>> {
     if budget.is_spent() {
         findings.push(too_many());
     }
-    Ok(findings)
+    findings
 }
 
 /// As [`look`]; that the host cannot be looked at is no error, since it is not what was asked for.
@@ -150,23 +146,6 @@ pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
         log::debug!("looking for what is in the way: {error:#}");
         Vec::new()
     })
-}
-
-/// Netfilter on bridges, where connection tracking sees packets before they are translated.
-fn bridges(config: &Config, links: &[Link]) -> Result<Vec<Finding>> {
-    let bridges = setup::netfilter_bridges(&Plan::from_config(config), links)
-        .context("look for netfilter bridges")?;
-    let finding = |bridge| Finding {
-        kind: Kind::BridgeNetfilter,
-        place: format!("bridge {bridge}"),
-        what: "netfilter sees its packets before they are translated".to_owned(),
-        why: "stateful FORWARD rules of this host may take them for invalid".to_owned(),
-        remedy: "without such rules this does no harm, otherwise set \
-                 net.bridge.bridge-nf-call-iptables=0"
-            .to_owned(),
-        commands: Vec::new(),
-    };
-    Ok(bridges.into_iter().map(finding).collect())
 }
 
 /// What netfilter's tools show, and what could not be read of it.

@@ -10,6 +10,7 @@
 //! This module must not touch what natbpf did not make: a value that somebody changed in the
 //! meantime, an interface that was deleted and made again, another's address on our bridge.
 
+pub mod bridge_netfilter;
 pub mod change;
 pub mod conflicts;
 pub mod events;
@@ -18,6 +19,7 @@ pub mod journal;
 pub mod netlink;
 pub mod next_hops;
 pub mod ports;
+pub mod routing;
 pub mod setup;
 pub mod sysctl;
 pub mod xdp_features;

@@ -20,6 +20,7 @@
 
 mod problem;
 mod routes;
+mod targets;
 
 use std::fmt;
 use std::fs::File;
@@ -31,12 +32,13 @@ use ipnet::Ipv4Net;
 
 use super::change::{self, Change, Undone};
 use super::journal::Journal;
-use super::netlink::{Address, Kind, Link, Netlink};
+use super::netlink::{Address, Link, Netlink};
 use super::sysctl::Key;
 use crate::config::model::{Config, Forwarding, UplinkId};
 
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;
+pub use self::targets::target_problems;
 
 /// As many instances of inotify as the kernel usually lets a user have.
 const USUAL_WATCHERS: u32 = 128;
@@ -200,27 +202,6 @@ pub async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<Report> {
     journal.replace(remaining);
     journal.save()?;
     Ok(report)
-}
-
-/// The plan's bridges on which netfilter sees packets before natbpf translates them, because
-/// `net/bridge/bridge-nf-call-iptables` or the bridge's own `nf_call_iptables` is on.
-///
-/// Its connection tracking then knows a connection by its external address while the FORWARD
-/// chain is shown the internal one, so that stateful rules take replies for invalid packets.
-///
-/// # Errors
-/// When the setting is there and cannot be read.
-pub fn netfilter_bridges(plan: &Plan, links: &[Link]) -> Result<Vec<String>> {
-    let key = Key::new(&["net", "bridge", "bridge-nf-call-iptables"])?;
-    let for_all = key.read()?.is_some_and(|value| value != "0");
-    let mut bridges: Vec<_> = (plan.interfaces())
-        .filter_map(|name| links.iter().find(|link| link.name == name))
-        .filter(|link| link.kind == Kind::Bridge && (for_all || link.calls_netfilter))
-        .map(|link| link.name.clone())
-        .collect();
-    bridges.sort();
-    bridges.dedup();
-    Ok(bridges)
 }
 
 impl Plan {

@@ -43,6 +43,7 @@ pub fn configuration(data: &[u8]) {
     let environment = Environment {
         uplink_addresses: vec![HOST.to_vec(); config.uplinks.len()],
         host_addresses: HOST.into(),
+        ..Environment::default()
     };
     let mut numbers = Numbers::default();
     let ruleset = compile(config, &environment, &mut numbers);

@@ -363,7 +363,9 @@ impl Place {
         let (verdict, after) = outcome.ok()?;
         match verdict {
             Verdict::Untouched => assert_eq!(after, frame),
-            Verdict::Translated | Verdict::Opened => assert_translated(frame, &after),
+            Verdict::Translated | Verdict::Opened | Verdict::ReceivedAnew => {
+                assert_translated(frame, &after)
+            }
             Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Kept => {
                 assert!(!was_kept, "kept twice");

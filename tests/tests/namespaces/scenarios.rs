@@ -70,6 +70,18 @@ fn scenario_proxmox_while_netfilter_sees_the_bridges() -> Result<()> {
         bridge_netfilter: true,
         ..Options::default()
     })?;
+    let rules = "table ip strict {
+    chain through {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        ct state new accept
+    }
+}
+";
+    let loaded = net
+        .host
+        .run_with_input(["nft", "-f", "-"], rules.as_bytes())?;
+    loaded.expect_ok()?;
     // The kernel's own NAT fails here: a guest does not reach itself.
     let _natbpf = net.natbpf(&net.config())?;
     proxmox_reaches_everything(&net)

@@ -146,7 +146,7 @@ fn maps_of_another_program_are_refused_by_name_and_left_alone() -> Result<()> {
         &net.config(),
     );
     let mut natbpf = natbpf?;
-    let layout = natbpf.bpffs().join("v4");
+    let layout = natbpf.bpffs().join("v5");
     fs::create_dir_all(&layout)?;
     pin_foreign_map(&layout.join("SESSIONS"))?;
     let said = refusal(&mut natbpf)?;

@@ -290,7 +290,7 @@ fn a_layout_without_policies_is_carried_over() -> Result<()> {
     plane.open_one_of_each(5000)?;
     let expected = contents(&plane)?;
     let counters = plane.dataplane.rule_counters(1)?;
-    let (now, before) = (plane.bpffs().join("v4"), plane.bpffs().join("v3"));
+    let (now, before) = (plane.bpffs().join("v5"), plane.bpffs().join("v3"));
     for map in ["CHAINS", "POLICIES", "NEAR_INTERFACES"] {
         std::fs::remove_file(plane.dataplane.pins().map(map))?;
     }
@@ -313,7 +313,7 @@ fn a_layout_of_the_future_is_left_alone() -> Result<()> {
     };
     let said = format!("{error:#}");
     ensure!(
-        said.contains("layout 4711") && said.contains("this natbpf knows 2, 3, 4"),
+        said.contains("layout 4711") && said.contains("this natbpf knows 2, 3, 4, 5"),
         "{said}"
     );
     Ok(())

@@ -87,6 +87,7 @@ impl Plane {
         let environment = Environment {
             uplink_addresses: vec![vec![PUBLIC]],
             host_addresses: [PUBLIC].into(),
+            ..Environment::default()
         };
         let ruleset = compile(&config, &environment, &mut Numbers::default());
         dataplane.set_rules(&ruleset, &config.timeouts, &config.limits)?;

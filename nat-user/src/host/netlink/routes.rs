@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+    RouteType,
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -117,17 +118,26 @@ fn mtu_of(metric: &RouteMetric) -> Option<u32> {
     }
 }
 
-/// An IPv4 route of the main table.
+/// The table of the host's own addresses (`RT_TABLE_LOCAL` in `linux/rtnetlink.h`).
+const LOCAL_TABLE: u8 = 255;
+
+/// An IPv4 route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkRoute {
     /// Where to.
     pub prefix: Ipv4Net,
     /// The interface by which packets leave, by index; none if there are several or none.
     pub device: Option<u32>,
+    /// The router that they are handed to.
+    pub gateway: Option<Ipv4Addr>,
     /// Of routes to one prefix the one with the least metric counts.
     pub metric: u32,
     /// The host's own address in packets of its own.
     pub source: Option<Ipv4Addr>,
+    /// Whether the kernel drops what it is for (`blackhole`, `unreachable`, `prohibit`).
+    pub drops: bool,
+    /// Whether it is in the main table, which is the one that counts unless a rule says otherwise.
+    pub is_main: bool,
 }
 
 impl LinkRoute {
@@ -139,14 +149,20 @@ impl LinkRoute {
 
     fn parse(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
-        if header.table != RouteHeader::RT_TABLE_MAIN || header.flags.contains(RouteFlags::Cloned) {
+        if header.table == LOCAL_TABLE || header.flags.contains(RouteFlags::Cloned) {
             return None;
         }
         let mut route = Self {
             prefix: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
             device: None,
+            gateway: None,
             metric: 0,
             source: None,
+            drops: matches!(
+                header.kind,
+                RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+            ),
+            is_main: header.table == RouteHeader::RT_TABLE_MAIN,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -154,6 +170,9 @@ impl LinkRoute {
                     route.prefix = Ipv4Net::new(*address, header.destination_prefix_length).ok()?;
                 }
                 RouteAttribute::Oif(index) => route.device = Some(*index),
+                RouteAttribute::Gateway(RouteAddress::Inet(router)) => {
+                    route.gateway = Some(*router);
+                }
                 RouteAttribute::Priority(metric) => route.metric = *metric,
                 RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
                     route.source = Some(*address);
@@ -171,6 +190,16 @@ impl Netlink {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn main_routes(&self) -> Result<Vec<LinkRoute>, RequestError> {
+        let mut routes = self.routes().await?;
+        routes.retain(|route| route.is_main);
+        Ok(routes)
+    }
+
+    /// The IPv4 routes of all tables but the one for the host's own addresses.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn routes(&self) -> Result<Vec<LinkRoute>, RequestError> {
         let start = || {
             let any = RouteMessageBuilder::<Ipv4Addr>::new().build();
             self.handle.route().get(any).execute()

@@ -636,27 +636,6 @@ fn what_cannot_be_undone_is_reported_and_does_not_stop_the_rest() {
 }
 
 #[test]
-fn bridges_that_call_netfilter_are_found() {
-    in_namespace(async || {
-        let key = Key::new(&["net", "bridge", "bridge-nf-call-iptables"]).unwrap();
-        let host = Host::new();
-        host.apply(&plan(&[lan()])).await.unwrap();
-        let found = async || {
-            let links = host.netlink.links().await.unwrap();
-            netfilter_bridges(&plan(&[lan()]), &links).unwrap()
-        };
-        if key.read().unwrap().is_some() {
-            key.write("1").unwrap();
-            assert_eq!(found().await, ["vmbr0", "vmbr1"]);
-            key.write("0").unwrap();
-        }
-        assert_eq!(found().await, [""; 0]);
-        ip("link set vmbr1 type bridge nf_call_iptables 1");
-        assert_eq!(found().await, ["vmbr1"]);
-    });
-}
-
-#[test]
 fn two_hundred_networks_are_set_up_in_time() {
     in_namespace(async || {
         let host = Host::new();

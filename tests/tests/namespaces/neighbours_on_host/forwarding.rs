@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::Natbpf;
-use lab::topology::{Options, Proxmox};
+use lab::topology::Proxmox;
 use tests::at;
 use tests::bulk::{Sender, transfer};
 
@@ -373,43 +373,6 @@ COMMIT
         "{what}"
     );
     Ok(())
-}
-
-#[test]
-fn netfilter_on_bridges_is_found_and_takes_packets_for_invalid() -> Result<()> {
-    let net = Proxmox::with(&Options {
-        bridge_netfilter: true,
-        ..Options::default()
-    })?;
-    let natbpf = net.natbpf(&net.config())?;
-    let _pages = Pages::open(&net)?;
-    let found = findings(&natbpf, "bridge-netfilter")?;
-    let places: Vec<&str> = found
-        .iter()
-        .filter_map(|one| one["place"].as_str())
-        .collect();
-    ensure!(places == ["bridge vmbr0", "bridge vmbr1"], "{found:#?}");
-    // Without rules that look at the state it does no harm, as the finding says.
-    both_pass(&net)?;
-    load(
-        &net.host,
-        NFT,
-        "table ip strict {
-    chain through {
-        type filter hook forward priority filter; policy drop;
-        ct state established,related accept
-        ct state new iifname vmbr1 accept
-        ct state new iifname vmbr0 ip daddr 172.22.161.0/24 accept
-    }
-}
-",
-    )?;
-    let results = (out(&net).is_ok(), back_in(&net).is_ok());
-    ensure!(results != (true, true), "it does no harm here: {results:?}");
-    net.host
-        .set_sysctl("net.bridge.bridge-nf-call-iptables", "0")?;
-    no_findings(&natbpf)?;
-    both_pass(&net)
 }
 
 #[test]

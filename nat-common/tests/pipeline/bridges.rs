@@ -1,0 +1,82 @@
+//! Bridges on which netfilter sees packets before they are translated.
+
+use nat_common::{
+    parse::{ICMP, TCP, UDP},
+    pipeline::Verdict,
+};
+
+use super::{
+    packets::{At, answer, ends, error, request, udp},
+    world::{C1, C2, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+};
+
+const FORWARDED: At = At(PUBLIC, 10_000);
+const SERVER: At = At(C2, 80);
+const REMOTE: At = At(S1A, 7000);
+
+fn forwarding() -> World {
+    let mut world = World::new();
+    for protocol in [TCP, UDP] {
+        world.forward(protocol, 10_000..=10_009, SERVER);
+    }
+    world.forward(ICMP, 0..=0, SERVER);
+    world.netfilter_first();
+    world
+}
+
+/// What opens a session, what follows, answers and errors: whatever is translated at the uplink's
+/// ingress is received anew.
+#[test]
+fn packets_from_outside_that_are_translated_are_received_anew() {
+    for protocol in [TCP, UDP, ICMP] {
+        let world = forwarding();
+        let asked = request(protocol, REMOTE, FORWARDED).bytes();
+        for _ in 0..2 {
+            let (verdict, bytes) = world.run(Hook::Inbound, &asked, UPLINK, UPLINK).unwrap();
+            assert_eq!(verdict, Verdict::ReceivedAnew);
+            assert_eq!(ends(&bytes).1.0, C2);
+        }
+        let sent = request(protocol, At(C1, 5000), REMOTE).bytes();
+        let out = world.guest_sends(&sent).uplink();
+        let answered = answer(protocol, REMOTE, ends(&out).0).bytes();
+        for packet in [answered, error(S1A, &out, 3, 28).bytes()] {
+            let (verdict, bytes) = world.run(Hook::Inbound, &packet, UPLINK, UPLINK).unwrap();
+            assert_eq!(verdict, Verdict::ReceivedAnew);
+            assert_eq!(ends(&bytes).1.0, C1);
+        }
+        world.check();
+    }
+}
+
+/// The same at the guests' bridge, in both directions.
+#[test]
+fn hairpinned_packets_are_received_anew() {
+    for protocol in [TCP, UDP, ICMP] {
+        let world = forwarding();
+        let asked = request(protocol, At(C1, 5000), FORWARDED).bytes();
+        let (verdict, _) = world.run(Hook::FromGuest, &asked, LAN, LAN).unwrap();
+        assert_eq!(verdict, Verdict::ReceivedAnew);
+        let seen = world.guest_sends(&asked).guest();
+        let (shown, at) = ends(&seen);
+        let answered = answer(protocol, at, shown).bytes();
+        for packet in [answered, error(C2, &seen, 3, 28).bytes()] {
+            let (verdict, _) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
+            assert_eq!(verdict, Verdict::ReceivedAnew);
+        }
+    }
+}
+
+/// What is not translated at ingress keeps what netfilter knows of it.
+#[test]
+fn packets_that_are_not_translated_go_on_at_once() {
+    let world = forwarding();
+    let out = udp(At(C1, 5000), REMOTE).bytes();
+    let to_host = udp(REMOTE, At(PUBLIC, 22)).bytes();
+    for (hook, interface, packet) in [
+        (Hook::FromGuest, LAN, out),
+        (Hook::Inbound, UPLINK, to_host),
+    ] {
+        let (verdict, bytes) = world.run(hook, &packet, interface, interface).unwrap();
+        assert_eq!((verdict, bytes), (Verdict::Untouched, packet));
+    }
+}
