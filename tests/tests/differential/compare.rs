@@ -64,13 +64,15 @@ pub(crate) fn outputs(caught: &Caught) -> Vec<Out> {
     reassembled(outs)
 }
 
-/// Puts fragments together, in whatever order they came; what stays incomplete stays as it is.
+/// Puts fragments together, in whatever order and however often they came; what stays incomplete stays as
+/// it is.
 fn reassembled(outs: Vec<Out>) -> Vec<Out> {
     let (mut fragments, mut whole): (Vec<_>, Vec<_>) = outs
         .into_iter()
         .partition(|out| fragment_of(&out.bytes) != (0, false));
     let key = |out: &Out| (out.place, out.bytes[4..6].to_vec());
     fragments.sort_by_key(|out| (key(out), fragment_of(&out.bytes).0));
+    fragments.dedup_by(|out, before| out.is_same(before));
     for out in fragments {
         let (offset, more) = fragment_of(&out.bytes);
         match whole.last_mut() {
@@ -118,6 +120,10 @@ fn set_whole(bytes: &mut [u8], more: bool) {
 }
 
 impl Out {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.place, &self.bytes) == (other.place, &other.bytes)
+    }
+
     /// In one piece, as it would be on the wire.
     pub(crate) fn new(place: Place, bytes: Vec<u8>) -> Self {
         Self {

@@ -151,7 +151,7 @@ pub(crate) const DECISIONS: &[Decision] = &[
         why: "natbpf leaves it to the ends to judge a segment by its numbers (RFC 7857 section \
               2.1): it passes, translated.",
         explains: |case| {
-            case.is(&[Cause::OffWindow])
+            case.is(&[Cause::OffWindow, Cause::NearReset])
                 && case.natbpf == Came::Translated
                 && case.is_invalid_to_netfilter()
         },

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Shape, Stimulus};
 use crate::differential::packet::{
-    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, PSH, Query, RST, SCTP, SYN, TCP, UDP, URG,
-    has_ports,
+    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, IPIP, PSH, Query, RST, SCTP, SYN, TCP, UDP,
+    URG, Written, has_ports,
 };
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
@@ -157,6 +157,7 @@ impl Generator {
             shape,
             dress: self.dress(),
             flaw: Flaw::None,
+            is_doubled: false,
         }
     }
 
@@ -274,6 +275,18 @@ impl Generator {
         Some([client, host, host])
     }
 
+    /// The first packet of a new flow that has ports, and that nothing is in the way of.
+    pub(crate) fn beginning(&mut self, model: &mut Model) -> Stimulus {
+        loop {
+            if let Some(step) = self.new_flow(model) {
+                let flow = &model.flows[step.flow];
+                if has_ports(flow.protocol) && (flow.protocol == ICMP || flow.client.1 != 0) {
+                    return step;
+                }
+            }
+        }
+    }
+
     fn new_flow(&mut self, model: &mut Model) -> Option<Stimulus> {
         let kind = self
             .random
@@ -283,7 +296,7 @@ impl Generator {
             7..14 => TCP,
             14..18 => ICMP,
             _ if kind == Kind::Hairpin => UDP,
-            18 => GRE,
+            18 => self.random.of(&[GRE, IPIP]),
             _ => self.random.of(&[ESP, SCTP]),
         };
         let flow = self.flow(model, kind, protocol)?;
@@ -296,7 +309,10 @@ impl Generator {
         let flow = &model.flows[flow];
         Some(match flow.protocol {
             UDP => Body::Udp {
-                payload: self.random.bytes(1300),
+                payload: match self.random.percent(10) {
+                    true => self.vxlan(),
+                    false => self.random.bytes(1300),
+                },
                 summed: !self.random.percent(10),
             },
             TCP => return self.segment(flow, direction),
@@ -307,6 +323,14 @@ impl Generator {
                 payload: self.random.bytes(1300),
             },
             SCTP => Body::SctpInit,
+            IPIP => Body::Opaque {
+                protocol: IPIP,
+                payload: self.inner_packet(),
+            },
+            GRE if self.random.percent(50) => Body::Opaque {
+                protocol: GRE,
+                payload: [&[0, 0, 0x08, 0x00][..], &self.inner_packet()].concat(),
+            },
             protocol => {
                 // GRE's version 0 without any option, and an inner protocol. netfilter drops GRE
                 // of less than eight bytes, since it looks for a call identifier there.
@@ -318,6 +342,53 @@ impl Generator {
                 }
             }
         })
+    }
+
+    /// A packet in a tunnel: of anybody, inside addresses and the host's own included.
+    fn inner_packet(&mut self) -> Vec<u8> {
+        let ends = [VM1, VM2, PUBLIC, GATEWAY, REMOTES[0]];
+        let [from, to] = [self.random.of(&ends), self.random.of(&ends)];
+        let dress = Dress {
+            ttl: self.random.of(&[1, 64]),
+            options: Vec::new(),
+            fragments: 1,
+            padding: 0,
+            ..self.dress()
+        };
+        let body = match self.random.percent(50) {
+            true => Body::Udp {
+                payload: self.random.bytes(400),
+                summed: !self.random.percent(30),
+            },
+            false => Body::Tcp {
+                seq: self.random.next() as u32,
+                ack: 0,
+                flags: self.random.of(&[SYN, ACK, RST, FIN | ACK]),
+                payload: Vec::new(),
+            },
+        };
+        let ports = [self.client_port(), self.random.of(&REMOTE_PORTS)];
+        // A sum that a guest left to its device is wrong in the tunnel.
+        let flaw = match self.random.percent(30) {
+            true => Flaw::Checksum,
+            false => Flaw::None,
+        };
+        let inner = Written {
+            from: (from, ports[0]),
+            to: (to, ports[1]),
+            body,
+            dress,
+            flaw,
+        };
+        inner.whole()
+    }
+
+    /// What VXLAN puts into a datagram (RFC 7348): its header, and a frame.
+    fn vxlan(&mut self) -> Vec<u8> {
+        let network = self.random.next() as u8;
+        let header = [0x08, 0, 0, 0, 0, 0, network, 0];
+        let ethernet = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];
+        [&header[..], &ethernet, &self.inner_packet()].concat()
     }
 
     fn segment(&mut self, flow: &Flow, direction: Direction) -> Option<Body> {
@@ -412,6 +483,12 @@ impl Generator {
             // Record route, with room for one address, which the host writes.
             step.dress.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
         }
+        // A second reset or FIN is another matter.
+        let flags = step.flags().unwrap_or(0);
+        step.is_doubled = step.cause == Cause::Regular
+            && step.dress.fragments == 1
+            && flags & (RST | FIN) == 0
+            && self.random.percent(5);
         Some(step)
     }
 
@@ -421,9 +498,14 @@ impl Generator {
         let direction = self.random.of(&[Direction::Request, Direction::Reply]);
         let off = 1_000_000 + self.random.below(1 << 30) as u32;
         let (cause, flags, beyond) = match flow.phase {
-            Phase::Open => match self.random.below(3) {
+            Phase::Open => match self.random.below(4) {
                 0 => (Cause::OffWindow, ACK | PSH, off),
                 1 => (Cause::OffWindow, RST, off),
+                2 => (
+                    Cause::NearReset,
+                    self.random.of(&[RST, RST | ACK]),
+                    self.near(),
+                ),
                 _ => (Cause::WrongState, self.odd_flags(), 0),
             },
             Phase::Closed | Phase::Reset => match self.random.below(2) {
@@ -443,6 +525,16 @@ impl Generator {
         };
         let body = self.tcp(flow, direction, flags, payload, beyond);
         Some(self.step(cause, index, direction, Shape::Own(body)))
+    }
+
+    /// How far from the next sequence number: one or some bytes, up to a window, before it or behind it.
+    fn near(&mut self) -> u32 {
+        let most = self.random.of(&[1, 2, 1460, 65_535]);
+        let distance = 1 + self.random.below(most) as u32;
+        match self.random.percent(50) {
+            true => distance,
+            false => distance.wrapping_neg(),
+        }
     }
 
     fn odd_flags(&mut self) -> u8 {

@@ -150,6 +150,8 @@ pub(crate) enum Cause {
     Regular,
     /// A segment far out of the window.
     OffWindow,
+    /// A reset that is near the window or in it, and not where it would have to be (RFC 5961).
+    NearReset,
     /// A segment with flags that do not go together, or not with the connection's state.
     WrongState,
     /// A segment on a connection that is over.
@@ -211,6 +213,8 @@ pub(crate) struct Stimulus {
     pub(crate) shape: Shape,
     pub(crate) dress: Dress,
     pub(crate) flaw: Flaw,
+    /// Whether each packet or fragment is sent twice, as a network may double it.
+    pub(crate) is_doubled: bool,
 }
 
 impl Stimulus {

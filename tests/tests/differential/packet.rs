@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use lab::ones_complement_sum;
 
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const IPIP: u8 = 4;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const GRE: u8 = 47;

@@ -77,9 +77,20 @@ impl Run {
             for packet in &mut packets {
                 packet.extend(std::iter::repeat_n(0xaa, stimulus.dress.padding));
             }
+            if stimulus.is_doubled {
+                packets = packets
+                    .into_iter()
+                    .flat_map(|packet| [packet.clone(), packet])
+                    .collect();
+            }
             let caught = self.sides[side].exchange(at, &packets);
             let caught = caught.with_context(|| self.place_of(stimulus))?;
             outs[side] = outputs(&caught);
+        }
+        // What comes out twice on both is one packet from here on.
+        let is_twice = |outs: &Vec<Out>| matches!(&outs[..], [one, other] if one.is_same(other));
+        if stimulus.is_doubled && outs.iter().all(is_twice) {
+            outs.iter_mut().for_each(|outs| outs.truncate(1));
         }
         for side in [NFTABLES, NATBPF] {
             self.learn(stimulus, side, &outs)?;
@@ -128,7 +139,10 @@ impl Run {
         } else {
             bail!("{}", self.report(stimulus, outs));
         }
-        if came == [Came::Translated; 2] {
+        if stimulus.cause == Cause::NearReset {
+            // Whether it has ended the connection, each host judges by itself.
+            self.model.flows[stimulus.flow].is_usable = false;
+        } else if came == [Came::Translated; 2] {
             self.model.follow(stimulus);
         } else if !stimulus.leaves_no_trace() {
             // The two went different ways: what follows on this flow would too.

@@ -5,19 +5,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::differential::compare::{Came, Out, Pair};
+use crate::differential::compare::{Came, Out, Pair, outputs};
 use crate::differential::decisions::{DECISIONS, Decision, explain};
+use crate::differential::generate::Generator;
 use crate::differential::model::{
     Cause, Direction, Flow, Kind, Model, NATBPF, NFTABLES, Shape, Stimulus,
 };
 use crate::differential::packet::{Body, Dress, Flaw, UDP};
 use crate::differential::run::{Plan, Tally, run};
-use crate::differential::twin::{Manner, PUBLIC, Place, VM1, VM2};
+use crate::differential::twin::{Manner, PUBLIC, Place, Side, VM1, VM2, stay_on_one_cpu};
 
 /// The seed and the number of packets unless `NATBPF_DIFF_SEED` and `NATBPF_DIFF_PACKETS` say
 /// otherwise.
 const SEED: u64 = 1;
 const PACKETS: u64 = 20_000;
+/// How many flows begin with two packets at once.
+const PAIRS: usize = 200;
 
 fn number(name: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(name) {
@@ -98,6 +101,44 @@ fn a_wrong_port_is_found() -> Result<()> {
     Ok(())
 }
 
+/// Two CPUs race for the session, the port and the mapping of a new flow.
+#[test]
+fn two_packets_of_a_new_flow_at_once_are_translated_alike() -> Result<()> {
+    stay_on_one_cpu()?;
+    let plan = plan("two_packets", Manner::Default, SEED)?;
+    println!("seed {}", plan.seed);
+    let mut side = Side::natbpf(plan.manner, None)?;
+    let mut model = Model::new(plan.manner);
+    let mut generator = Generator::new(plan.seed);
+    for number in 0..PAIRS {
+        let stimulus = generator.beginning(&mut model);
+        let (at, packet) = model.sent(&stimulus, NATBPF);
+        let packet = packet.whole();
+        let mut outs = outputs(&side.send_at_once(at, &packet)?);
+        let is_twice = matches!(&outs[..], [one, other] if one.is_same(other));
+        let flow = &model.flows[stimulus.flow];
+        ensure!(
+            is_twice,
+            "pair {number}, {flow:?}: {outs:?}\n{}",
+            side.account()
+        );
+        outs.truncate(1);
+        let [source, _] = outs[0].ends().context("what came out")?;
+        ensure!(
+            model.learn(&stimulus, NATBPF, source),
+            "pair {number}: two flows are shown as one"
+        );
+        let pair = Pair {
+            model: &model,
+            stimulus: &stimulus,
+            outs: &[Vec::new(), outs],
+        };
+        let came = pair.came(NATBPF);
+        ensure!(came == Came::Translated, "pair {number}: {came:?}");
+    }
+    Ok(())
+}
+
 /// A datagram from vm1 to the internet, in a model that knows its flow.
 fn datagram() -> (Model, Stimulus) {
     let mut model = Model::new(Manner::Default);
@@ -123,6 +164,7 @@ fn datagram() -> (Model, Stimulus) {
             padding: 0,
         },
         flaw: Flaw::None,
+        is_doubled: false,
     };
     // Each host shows vm1 under another port.
     assert!(model.learn(&stimulus, NFTABLES, (PUBLIC, 40000)));

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use lab::{Frame, Host, Lab, Natbpf, RawSocket};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -36,6 +36,8 @@ const MARKER: &[u8] = b"\0marker\0";
 
 /// Far longer than any packet takes; a loaded machine gets its time.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Both of two packets that are sent at once come out within this time, or one is lost.
+const ALL_CAME: Duration = Duration::from_secs(3);
 /// No entry may end while the packets are sent: the clocks are not what is compared.
 const LIFETIME_S: &str = "7440";
 
@@ -76,6 +78,13 @@ struct Wire {
     own: [u8; 6],
     /// The host's end, as the kernel on the other side must see it.
     gateway: [u8; 6],
+}
+
+impl Wire {
+    fn send(&self, packet: &[u8]) -> Result<()> {
+        let ethernet = [&self.gateway[..], &self.own, &[0x08, 0x00], packet].concat();
+        self.sending.send(&ethernet)
+    }
 }
 
 /// What came out: where, and the frame.
@@ -218,10 +227,37 @@ impl Side {
         Ok(caught)
     }
 
-    fn send(&self, at: Place, packet: &[u8]) -> Result<()> {
+    /// Puts a packet on a wire twice, by two CPUs at once where there are two, and gives what came out
+    /// because of it: two packets, or what there is after a while.
+    pub(crate) fn send_at_once(&mut self, at: Place, packet: &[u8]) -> Result<Caught> {
+        let ready = AtomicUsize::new(0);
         let wire = &self.wires[at as usize];
-        let ethernet = [&wire.gateway[..], &wire.own, &[0x08, 0x00], packet].concat();
-        wire.sending.send(&ethernet)
+        let send = || -> Result<()> {
+            ready.fetch_add(1, Ordering::SeqCst);
+            while ready.load(Ordering::SeqCst) < 2 {
+                std::hint::spin_loop();
+            }
+            wire.send(packet)
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| -> Result<()> {
+                let chosen = go_to_another_cpu();
+                chosen.and(send())
+            });
+            let sent = send();
+            let other = other.join().map_err(|_| anyhow!("the other thread"))?;
+            sent.and(other)
+        })?;
+        let mut caught = Vec::new();
+        let deadline = Instant::now() + ALL_CAME;
+        while caught.len() < 2 && Instant::now() < deadline {
+            caught.extend(self.exchange(at, &[])?);
+        }
+        Ok(caught)
+    }
+
+    fn send(&self, at: Place, packet: &[u8]) -> Result<()> {
+        self.wires[at as usize].send(packet)
     }
 
     /// Takes what has come out at a place, up to the marker with this payload.
@@ -319,6 +355,19 @@ pub(crate) fn stay_on_one_cpu() -> Result<()> {
     let mut one = CpuSet::new();
     one.set(cpus[turn % cpus.len()]).context("CPU set")?;
     sched_setaffinity(this, &one).context("stay on one CPU")
+}
+
+/// Puts this thread on another CPU than the one that it has inherited, if the process may use one.
+fn go_to_another_cpu() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let inherited = sched_getaffinity(this).context("CPUs of this thread")?;
+    let allowed = sched_getaffinity(Pid::this()).context("CPUs of this process")?;
+    let is = |set: &CpuSet, cpu: usize| set.is_set(cpu).unwrap_or(false);
+    let other = (0..CpuSet::count()).find(|cpu| is(&allowed, *cpu) && !is(&inherited, *cpu));
+    let Some(other) = other else { return Ok(()) };
+    let mut one = CpuSet::new();
+    one.set(other).context("CPU set")?;
+    sched_setaffinity(this, &one).context("go to another CPU")
 }
 
 fn text(mac: [u8; 6]) -> String {
