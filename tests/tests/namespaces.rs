@@ -21,6 +21,7 @@ mod namespaces {
     mod nat;
     mod neighbours_on_host;
     mod policies;
+    mod policing;
     mod portless;
     mod ports;
     mod recipes;

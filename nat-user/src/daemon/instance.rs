@@ -19,10 +19,11 @@ use super::{
     Options,
     differences::differences,
     external,
-    fast_path::{self, Cause, FastPath},
+    fast_path::{self, Cause, Ends, FastPath},
     interfaces::interfaces,
     mode,
     neighbours::Neighbours,
+    policed::Bounds,
     tear_down,
 };
 use crate::{
@@ -44,6 +45,7 @@ use crate::{
         grace::ShortGrace,
         journal::Journal,
         netlink::{Address, AddressScope, Kind, Layer, Link, LinkRoute, Netlink},
+        policing::Policing,
         routing::{self, Routing},
         setup::{self, Plan, Problems},
         xdp_features::{XdpFeatures, xdp_features},
@@ -82,6 +84,7 @@ struct Applied {
     /// By index.
     interfaces: BTreeMap<u32, Interface>,
     bridge_netfilter: BridgeNetfilter,
+    policing: Policing,
 }
 
 /// What the host is like.
@@ -92,6 +95,9 @@ struct Host {
     routes: Vec<LinkRoute>,
     /// What drivers can do with XDP, by index.
     xdp: BTreeMap<u32, XdpFeatures>,
+    policing: Policing,
+    /// By index.
+    uplinks: BTreeSet<u32>,
 }
 
 impl Instance {
@@ -175,8 +181,8 @@ impl Instance {
             _lock: lock,
         };
         instance.state.sessions_max = instance.dataplane.session_capacity()?;
-        let host = instance.host().await?;
         let config = instance.config.clone();
+        let host = instance.host(&config).await?;
         instance.apply(&config, &host)?;
         instance.follow_next_hops(Cause::Routes).await?;
         instance.keep_fast_path().await;
@@ -186,23 +192,23 @@ impl Instance {
 
     /// Makes the next hops what the host's routes, neighbours, bridges and links are now.
     pub(super) async fn follow_next_hops(&mut self, cause: Cause) -> Result<()> {
-        let devices = self.fast_devices();
-        self.fast_path.follow(&self.netlink, &devices, cause).await
+        let ends = self.fast_ends();
+        self.fast_path.follow(&self.netlink, &ends, cause).await
     }
 
-    /// The interfaces behind which next hops are, by index.
-    fn fast_devices(&self) -> BTreeSet<u32> {
-        let is_end = |interface: &Interface| {
-            interface.role == role::UPLINK || interface.role == role::NETWORK
-        };
-        let interfaces = self.applied.interfaces.iter();
-        match self.config.forwarding {
-            Forwarding::Fast => interfaces
-                .filter(|(_, interface)| is_end(interface))
-                .map(|(index, _)| *index)
-                .collect(),
-            Forwarding::Kernel => BTreeSet::new(),
+    /// The interfaces between which the fast path runs.
+    fn fast_ends(&self) -> Ends {
+        let mut ends = Ends::default();
+        if self.config.forwarding == Forwarding::Fast {
+            for (index, interface) in &self.applied.interfaces {
+                match interface.role {
+                    role::UPLINK => ends.uplinks.insert(*index),
+                    role::NETWORK => ends.networks.insert(*index),
+                    _ => continue,
+                };
+            }
         }
+        ends
     }
 
     /// Lets sessions take the fast path for some seconds more, if they may.
@@ -215,8 +221,8 @@ impl Instance {
         if let Err(error) = self.dataplane.set_fast_until(until_s) {
             log::error!("{error:#}");
         }
-        let devices = self.fast_devices();
-        if let Err(error) = self.fast_path.care(&self.netlink, &devices).await {
+        let ends = self.fast_ends();
+        if let Err(error) = self.fast_path.care(&self.netlink, &ends).await {
             log::error!("looking after neighbours: {error:#}");
         }
     }
@@ -244,13 +250,24 @@ impl Instance {
             .collect()
     }
 
-    async fn host(&self) -> Result<Host> {
+    async fn host(&self, config: &Config) -> Result<Host> {
+        let links = self.netlink.links().await?;
+        let index = |name: &String| {
+            let link = links.iter().find(|link| link.name == *name);
+            link.map(|link| link.index)
+        };
+        let uplinks = config.uplinks.iter().map(|uplink| &uplink.interface);
+        let uplinks: BTreeSet<u32> = uplinks.filter_map(index).collect();
+        let networks = config.networks.iter().map(|network| &network.interface);
+        let ends = networks.filter_map(index).chain(uplinks.iter().copied());
         Ok(Host {
-            links: self.netlink.links().await?,
+            policing: Policing::look(&links, &ends.collect())?,
             addresses: self.netlink.addresses().await?,
             bridge_netfilter: BridgeNetfilter::read()?,
             routes: self.netlink.routes().await?,
             xdp: xdp_features().context("ask drivers for XDP")?,
+            links,
+            uplinks,
         })
     }
 
@@ -261,7 +278,7 @@ impl Instance {
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(config, &environment, &mut numbers);
         self.make_room(config.limits.sessions, numbers.rule_count())?;
-        let interfaces = interfaces(config, &host.links, host.bridge_netfilter, &numbers);
+        let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
         let mut refused = leave_foreign_xdp(&mut targets, host, &self.options)?;
@@ -312,6 +329,7 @@ impl Instance {
             targets: wished,
             interfaces,
             bridge_netfilter: host.bridge_netfilter,
+            policing: host.policing.clone(),
         };
         self.state.save(&self.options.run_dir)
     }
@@ -437,16 +455,17 @@ impl Instance {
             Ok(report) => report.done.iter().for_each(|line| log::info!("{line}")),
             Err(error) => log::warn!("{error:#}"),
         }
-        let host = self.host().await?;
+        let host = self.host(&config).await?;
         let environment = environment(&config, &host, self.journal.changes());
         let mut numbers = self.state.numbers.clone();
         let ruleset = compile(&config, &environment, &mut numbers);
-        let interfaces = interfaces(&config, &host.links, host.bridge_netfilter, &numbers);
+        let interfaces = interfaces(&config, &host.bounds(), host.bridge_netfilter, &numbers);
         let applied = Applied {
             ruleset,
             targets: targets(&config, &host, &interfaces),
             interfaces,
             bridge_netfilter: host.bridge_netfilter,
+            policing: host.policing.clone(),
         };
         if applied == self.applied {
             return Ok(());
@@ -475,7 +494,7 @@ impl Instance {
         let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
         drop(grace);
         loaded.config = self.services.resolve(loaded.config);
-        let host = self.host().await?;
+        let host = self.host(&loaded.config).await?;
         let (before, places) = (self.external_addresses(), self.target_networks());
         let old = self.config.clone();
         self.state.warnings = warnings;
@@ -504,7 +523,7 @@ impl Instance {
     async fn go_back(&mut self, old: &Config) {
         let result = async {
             setup::apply(&self.netlink, &mut self.journal, &Plan::from_config(old)).await?;
-            let host = self.host().await?;
+            let host = self.host(old).await?;
             self.apply(old, &host)
         };
         if let Err(error) = result.await {
@@ -682,6 +701,14 @@ fn changed<R: Clone + PartialEq>(
 }
 
 impl Host {
+    fn bounds(&self) -> Bounds<'_> {
+        Bounds {
+            policing: &self.policing,
+            links: &self.links,
+            uplinks: &self.uplinks,
+        }
+    }
+
     fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
@@ -907,8 +934,25 @@ fn interface_states(
         .collect()
 }
 
-/// Which hooks the fast path uses on an interface, and why, in words.
+/// Which hooks the fast path uses on an interface, and why, and what it leaves out, in words.
 fn fast_path_of(
+    config: &Config,
+    host: &Host,
+    link: &Link,
+    targets: &[Target],
+    refused: &[(u32, String)],
+) -> String {
+    let hooks = hooks_of_fast_path(config, host, link, targets, refused);
+    if hooks.starts_with("off") {
+        return hooks;
+    }
+    let has_xdp = targets.iter().any(|target| target.xdp != XdpWish::No);
+    let exceptions = host.bounds().exceptions(link, has_xdp);
+    [vec![hooks], exceptions].concat().join("; ")
+}
+
+/// Which hooks the fast path uses on an interface, and why, in words.
+fn hooks_of_fast_path(
     config: &Config,
     host: &Host,
     link: &Link,

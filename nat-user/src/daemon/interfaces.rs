@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nat_common::rule::{Interface, interface_flags, role};
 
-use super::fast_path::is_open_port;
+use super::{fast_path::is_open_port, policed::Bounds};
 use crate::{
     config::model::{Config, Forwarding, MssClamp, Network},
     host::{
@@ -20,10 +20,11 @@ const HEADERS: u32 = 40;
 /// Those of the configuration's interfaces that are there, by index.
 pub(super) fn interfaces(
     config: &Config,
-    links: &[Link],
+    bounds: &Bounds,
     netfilter: BridgeNetfilter,
     numbers: &Numbers,
 ) -> BTreeMap<u32, Interface> {
+    let links = bounds.links;
     let policed = match config.has_policies() {
         true => interface_flags::POLICED,
         false => 0,
@@ -54,7 +55,10 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::NETWORK,
             number: numbers.networks.get(&network.name).copied().unwrap_or(0),
-            flags: network_flags(network) | bridge_flags(link) | netfilter_flags(link) | policed,
+            flags: network_flags(network)
+                | bridge_flags(link, bounds)
+                | netfilter_flags(link)
+                | policed,
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
         };
@@ -64,12 +68,13 @@ pub(super) fn interfaces(
         .networks
         .iter()
         .filter(|_| config.forwarding == Forwarding::Fast)
-        .flat_map(|network| ports(network, links, numbers));
+        .flat_map(|network| ports(network, bounds, numbers));
     uplinks.chain(networks).chain(ports).collect()
 }
 
 /// The ports of a network's bridge from which guests may be forwarded at once.
-fn ports(network: &Network, links: &[Link], numbers: &Numbers) -> Vec<(u32, Interface)> {
+fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Interface)> {
+    let links = bounds.links;
     let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
     let Some(bridge) = links.iter().find(|link| link.name == network.interface) else {
         return Vec::new();
@@ -83,14 +88,15 @@ fn ports(network: &Network, links: &[Link], numbers: &Numbers) -> Vec<(u32, Inte
     };
     links
         .iter()
-        .filter(|link| link.master == Some(bridge.index) && is_open_port(link, bridge))
+        .filter(|link| link.master == Some(bridge.index) && is_open_port(link, bridge, bounds))
         .map(|link| (link.index, interface))
         .collect()
 }
 
-fn bridge_flags(link: &Link) -> u16 {
+fn bridge_flags(link: &Link, bounds: &Bounds) -> u16 {
     match link.kind {
         Kind::Bridge => 0,
+        _ if bounds.from_device(link).is_some() => 0,
         _ => interface_flags::NO_BRIDGE,
     }
 }
@@ -129,12 +135,13 @@ fn mss(clamp: MssClamp, uplink_mtu: u32, inside_mtus: &[u32]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
     use crate::{
         config,
-        host::{netlink::Layer, testing},
+        host::{netlink::Layer, policing::Policing, testing},
     };
 
     const CONFIG: &str = r#"
@@ -163,7 +170,12 @@ address = "172.22.162.254/24"
         numbers.uplink("wan");
         numbers.network("lan");
         numbers.network("dmz");
-        interfaces(&config, links, BridgeNetfilter::default(), &numbers)
+        let bounds = Bounds {
+            policing: &Policing::default(),
+            links,
+            uplinks: &BTreeSet::new(),
+        };
+        interfaces(&config, &bounds, BridgeNetfilter::default(), &numbers)
     }
 
     #[test]

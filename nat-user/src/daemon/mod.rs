@@ -11,6 +11,7 @@ mod instance;
 mod interfaces;
 mod mode;
 mod neighbours;
+mod policed;
 mod privileges;
 mod teardown;
 
@@ -170,7 +171,8 @@ impl Daemon {
             log::info!("the kernel has dropped messages about changes: all is looked at anew");
         }
         let cause = match event {
-            Event::NeighbourChanged | Event::LinkChanged => Cause::Surroundings,
+            Event::NeighbourChanged => Cause::Neighbours,
+            Event::LinkChanged | Event::PolicingChanged => Cause::Surroundings,
             Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,
         };
         if let Err(error) = self.instance.follow_next_hops(cause).await {
@@ -179,9 +181,11 @@ impl Daemon {
         let is_ours = match event {
             Event::NeighbourChanged => false,
             // They say by which network a guest is reached, and by which address a destination.
-            Event::RouteChanged | Event::LinkChanged | Event::AddressChanged | Event::Overrun => {
-                true
-            }
+            Event::RouteChanged
+            | Event::LinkChanged
+            | Event::AddressChanged
+            | Event::PolicingChanged
+            | Event::Overrun => true,
         };
         if is_ours {
             let soon = Instant::now() + SETTLE_TIME;

@@ -23,7 +23,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::{Pins, Programs, clsact, local};
 
-pub(crate) use super::clsact::PRIORITY;
+pub(crate) use super::clsact::foreign_filters;
 
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

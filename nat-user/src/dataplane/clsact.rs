@@ -22,7 +22,7 @@ use rtnetlink::{
 };
 
 /// Priority of natbpf's filters: before those of others that chose none.
-pub(crate) const PRIORITY: u16 = 100;
+const PRIORITY: u16 = 100;
 /// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
 /// Number of natbpf's filters where there was a qdisc already.
@@ -181,6 +181,19 @@ fn filters(index: u32) -> Result<Vec<Filter>> {
         .context("read the filters")?;
     }
     Ok(filters)
+}
+
+/// The sides of an interface at which others have filters.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(crate) fn foreign_filters(index: u32) -> Result<Vec<TcAttachType>> {
+    let mut sides: Vec<TcAttachType> = (filters(index)?.iter())
+        .filter(|filter| !filter.is_own())
+        .map(|filter| filter.side)
+        .collect();
+    sides.dedup();
+    Ok(sides)
 }
 
 /// Sends a request, and takes the header of each message of the answer.

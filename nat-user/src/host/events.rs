@@ -1,24 +1,41 @@
-//! What changes on the host: interfaces, IPv4 addresses, routes and neighbours, as the kernel tells
-//! of it.
+//! What changes on the host: interfaces, IPv4 addresses, routes, neighbours, and what holds packets
+//! back at an interface, as the kernel tells of it.
 //!
 //! Only the kind of a change is read, never its content: whoever is told reads anew all that it
 //! needs, over its own connection. So nothing is lost that matters when messages are, and a
-//! thousand changes cost one re-read. The socket must be drained while the consumer works, or it
+//! thousand changes cost one re-read. The sockets must be drained while the consumer works, or it
 //! overruns, which is no harm.
 
 use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::future::select_all;
 use rtnetlink::constants::{
-    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH,
+    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_TC,
 };
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
 
-const GROUPS: u32 =
-    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_NEIGH;
+use super::xdp_features;
+
+const GROUPS: u32 = RTMGRP_LINK
+    | RTMGRP_IPV4_IFADDR
+    | RTMGRP_IPV4_ROUTE
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_NEIGH
+    | RTMGRP_TC;
+
+/// Changes of tables of nftables (`NFNLGRP_NFTABLES`), and the upper byte of their messages' types
+/// (`NFNL_SUBSYS_NFTABLES`).
+const NFTABLES_GROUP: u32 = 7;
+const NFTABLES: u8 = 10;
+/// Of tables, chains and rules; what follows (`NFT_MSG_NEWSET` and more) is about other objects.
+const NFTABLES_RULES: std::ops::RangeInclusive<u8> = 0..=8;
+/// Families whose chains may stand at an interface (`NFPROTO_INET`, `NFPROTO_NETDEV`,
+/// `NFPROTO_BRIDGE`).
+const NFTABLES_FAMILIES: [u8; 3] = [1, 5, 7];
 
 /// Length of a netlink message's header in bytes. The address family follows in those that have
 /// one.
@@ -35,7 +52,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports.
+    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports, what
+    /// their drivers can do with XDP.
     LinkChanged,
     /// IPv4 addresses came or went.
     AddressChanged,
@@ -44,6 +62,8 @@ pub enum Event {
     /// Neighbours of IPv4 addresses, or entries of bridges' forwarding databases, came, went or
     /// changed.
     NeighbourChanged,
+    /// Queues, filters or chains at interfaces came, went or changed.
+    PolicingChanged,
     /// Messages were lost: anything may have changed.
     Overrun,
 }
@@ -51,9 +71,26 @@ pub enum Event {
 /// A subscription to the kernel's messages.
 #[derive(Debug)]
 pub struct Events {
-    socket: AsyncFd<Socket>,
+    subscriptions: Vec<Subscription>,
     datagram: Vec<u8>,
     pending: Pending,
+}
+
+/// Who tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// rtnetlink(7).
+    Route,
+    /// The generic family `netdev`.
+    Drivers,
+    /// nftables.
+    Nftables,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    source: Source,
+    socket: AsyncFd<Socket>,
 }
 
 /// Told of by the kernel, not yet told of by [`Events::next`].
@@ -63,6 +100,7 @@ struct Pending {
     addresses: bool,
     routes: bool,
     neighbours: bool,
+    policing: bool,
     overrun: bool,
 }
 
@@ -73,16 +111,32 @@ impl Events {
     /// # Errors
     /// When the kernel gives no netlink socket.
     pub fn subscribe() -> Result<Self> {
-        let socket = open().context("subscribe to changes of the host")?;
+        let route = open().context("subscribe to changes of the host")?;
+        let mut subscriptions = vec![Subscription {
+            source: Source::Route,
+            socket: route,
+        }];
+        // Kernels may have neither: then there is nothing to be told of, or it is looked for now and then.
+        for (source, socket) in [
+            (Source::Drivers, xdp_features::subscribe()),
+            (Source::Nftables, open_nftables().map(Some)),
+        ] {
+            match socket.and_then(|socket| socket.map(register).transpose()) {
+                Ok(socket) => {
+                    subscriptions.extend(socket.map(|socket| Subscription { source, socket }))
+                }
+                Err(error) => log::debug!("subscribe to changes, {source:?}: {error}"),
+            }
+        }
         Ok(Self {
-            socket,
+            subscriptions,
             datagram: Vec::with_capacity(DATAGRAM),
             pending: Pending::default(),
         })
     }
 
     /// Waits for a change. Changes of one kind since the last call are one event. What others
-    /// stand on is told first: interfaces, addresses, routes, neighbours.
+    /// stand on is told first: interfaces, addresses, routes, neighbours, policing.
     ///
     /// Cancelling it (`select!`) loses nothing.
     pub async fn next(&mut self) -> Event {
@@ -95,53 +149,61 @@ impl Events {
             if let Some(event) = self.pending.take() {
                 return event;
             }
-            match self.socket.readable().await {
-                Ok(mut guard) => guard.retain_ready(),
-                Err(error) => {
-                    log::warn!("wait for changes of the host: {error}");
-                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                }
+            if let Err(error) = self.readable().await {
+                log::warn!("wait for changes of the host: {error}");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
         }
+    }
+
+    /// Waits until a socket has something to read.
+    async fn readable(&self) -> io::Result<()> {
+        let sockets = self.subscriptions.iter().map(|one| &one.socket);
+        let any = select_all(sockets.map(|socket| Box::pin(socket.readable())));
+        any.await.0?.retain_ready();
+        Ok(())
     }
 
     /// Reads all that is there, without waiting.
     fn drain(&mut self) -> io::Result<()> {
         let Self {
-            socket,
+            subscriptions,
             datagram,
             pending,
         } = self;
-        loop {
-            datagram.clear();
-            match socket.try_io(tokio::io::Interest::READABLE, |socket| {
-                socket.recv(datagram, 0)
-            }) {
-                Ok(_) => pending.note(datagram),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => pending.overrun = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        for Subscription { source, socket } in subscriptions {
+            loop {
+                datagram.clear();
+                let received = socket.try_io(tokio::io::Interest::READABLE, |socket| {
+                    socket.recv(datagram, 0)
+                });
+                match received {
+                    Ok(_) => pending.note(*source, datagram),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                        pending.lose(*source);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
+        Ok(())
     }
 }
 
 impl Pending {
     /// Takes note of the messages of a datagram (RFC 3549 section 2.2: each begins with its
     /// length and its type, and the next begins on a multiple of four).
-    fn note(&mut self, datagram: &[u8]) {
+    fn note(&mut self, source: Source, datagram: &[u8]) {
         let mut rest = datagram;
         while let Some((header, _)) = rest.split_first_chunk::<6>() {
             let [l0, l1, l2, l3, t0, t1] = *header;
-            match u16::from_ne_bytes([t0, t1]) {
-                libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
-                libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
-                libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
-                    self.routes = true;
-                }
-                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(rest),
-                _ => {}
+            let kind = u16::from_ne_bytes([t0, t1]);
+            match source {
+                Source::Route => self.note_route(kind, rest),
+                Source::Drivers => self.links |= xdp_features::is_change(rest),
+                Source::Nftables => self.policing |= is_policing(kind, rest),
             }
             let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
             let next = length.checked_next_multiple_of(4).filter(|at| *at > 0);
@@ -149,6 +211,31 @@ impl Pending {
                 Some(next) => rest = next,
                 None => return,
             }
+        }
+    }
+
+    fn note_route(&mut self, kind: u16, message: &[u8]) {
+        match kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                self.routes = true;
+            }
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(message),
+            libc::RTM_NEWQDISC
+            | libc::RTM_DELQDISC
+            | libc::RTM_NEWTFILTER
+            | libc::RTM_DELTFILTER => self.policing = true,
+            _ => {}
+        }
+    }
+
+    /// Messages were lost.
+    fn lose(&mut self, source: Source) {
+        match source {
+            Source::Route => self.overrun = true,
+            Source::Drivers => self.links = true,
+            Source::Nftables => self.policing = true,
         }
     }
 
@@ -166,7 +253,10 @@ impl Pending {
         if std::mem::take(&mut self.routes) {
             return Some(Event::RouteChanged);
         }
-        std::mem::take(&mut self.neighbours).then_some(Event::NeighbourChanged)
+        if std::mem::take(&mut self.neighbours) {
+            return Some(Event::NeighbourChanged);
+        }
+        std::mem::take(&mut self.policing).then_some(Event::PolicingChanged)
     }
 }
 
@@ -176,9 +266,30 @@ fn is_ipv6(message: &[u8]) -> bool {
     message.get(HEADER).copied().map(i32::from) == Some(libc::AF_INET6)
 }
 
+/// Whether a message of nftables is about rules that may stand at an interface. The family follows
+/// the header (`struct nfgenmsg`).
+fn is_policing(kind: u16, message: &[u8]) -> bool {
+    let [message_type, subsystem] = kind.to_le_bytes();
+    let family = message.get(HEADER);
+    subsystem == NFTABLES
+        && NFTABLES_RULES.contains(&message_type)
+        && family.is_none_or(|family| NFTABLES_FAMILIES.contains(family))
+}
+
 fn open() -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, GROUPS))?;
+    register(socket)
+}
+
+fn open_nftables() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.add_membership(NFTABLES_GROUP)?;
+    Ok(socket)
+}
+
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     socket.set_non_blocking(true)?;
     // SAFETY: a `Socket` owns its file descriptor, keeps it open until it is dropped and always
     // gives out the same one; nothing takes the socket out of the `AsyncFd`.
@@ -189,7 +300,7 @@ fn open() -> io::Result<AsyncFd<Socket>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
+    use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
 
     async fn next(events: &mut Events) -> Event {
         tokio::time::timeout(Duration::from_secs(5), events.next())
@@ -291,6 +402,53 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_packets_back_at_an_interface_is_told_of() {
+        in_namespace(async || {
+            without_ipv6();
+            ip("link add name tap1 type veth peer name guest");
+            ip("link set tap1 up");
+            let mut events = Events::subscribe().unwrap();
+            quiet(&mut events).await;
+            for command in [
+                "tc qdisc add dev tap1 root tbf rate 1mbit burst 20k latency 50ms",
+                "tc qdisc del dev tap1 root",
+                "tc qdisc add dev tap1 clsact",
+                "tc filter add dev tap1 ingress protocol all bpf bytecode 1,6_0_0_0",
+                "nft add table netdev guard",
+                "nft add chain netdev guard c { type filter hook ingress device tap1 priority 0; }",
+                "nft add rule netdev guard c drop",
+                "nft delete table netdev guard",
+            ] {
+                tool(command);
+                assert_eq!(next(&mut events).await, Event::PolicingChanged, "{command}");
+                nothing_more(&mut events).await;
+            }
+            // Rules about packets that are routed keep their say by themselves.
+            tool("nft add table ip filter");
+            tool("nft add chain ip filter forward { type filter hook forward priority 0; }");
+            tool("nft add rule ip filter forward drop");
+            nothing_more(&mut events).await;
+        });
+    }
+
+    #[test]
+    fn an_end_that_stops_taking_frames_is_told_of() {
+        in_namespace(async || {
+            without_ipv6();
+            ip("link add name tap1 type veth peer name guest");
+            ip("link set tap1 up");
+            ip("link set guest up");
+            let mut events = Events::subscribe().unwrap();
+            quiet(&mut events).await;
+            for turn in ["on", "off"] {
+                tool(&format!("ethtool -K guest gro {turn}"));
+                assert_eq!(next(&mut events).await, Event::LinkChanged, "{turn}");
+                nothing_more(&mut events).await;
+            }
+        });
+    }
+
+    #[test]
     fn ipv6_neighbours_are_nobodys_concern() {
         in_namespace(async || {
             ip("link add name uplink type veth peer name isp");
@@ -319,7 +477,8 @@ mod tests {
     fn lost_messages_are_told_of() {
         in_namespace(async || {
             let mut events = Events::subscribe().unwrap();
-            events.socket.get_ref().set_rx_buf_sz(4096).unwrap();
+            let socket = &events.subscriptions[0].socket;
+            socket.get_ref().set_rx_buf_sz(4096).unwrap();
             ip("link add vmbr1 type bridge");
             for mtu in 1000..1020 {
                 ip(&format!("link set vmbr1 mtu {mtu}"));
@@ -356,7 +515,8 @@ mod tests {
             (message(u32::MAX - 3, libc::RTM_NEWADDR, 16), "addresses"),
             (message(16, libc::RTM_NEWROUTE, 16), "routes"),
             (message(16, libc::RTM_DELRULE, 16), "routes"),
-            (message(16, libc::RTM_NEWQDISC, 16), ""),
+            (message(16, libc::RTM_NEWQDISC, 16), "policing"),
+            (message(16, libc::RTM_NEWTCLASS, 16), ""),
             (neighbour(libc::AF_INET), "neighbours"),
             (neighbour(libc::AF_BRIDGE), "neighbours"),
             (neighbour(libc::AF_INET6), ""),
@@ -364,12 +524,13 @@ mod tests {
             (two, "links addresses"),
         ] {
             let mut pending = Pending::default();
-            pending.note(&datagram);
+            pending.note(Source::Route, &datagram);
             let noted = Pending {
                 links: noted.contains("links"),
                 addresses: noted.contains("addresses"),
                 routes: noted.contains("routes"),
                 neighbours: noted.contains("neighbours"),
+                policing: noted.contains("policing"),
                 overrun: false,
             };
             assert_eq!(pending, noted, "{datagram:?}");
@@ -383,6 +544,7 @@ mod tests {
             addresses: true,
             routes: true,
             neighbours: true,
+            policing: true,
             overrun: false,
         };
         let order: Vec<_> = std::iter::from_fn(|| pending.take()).collect();
@@ -392,7 +554,8 @@ mod tests {
                 Event::LinkChanged,
                 Event::AddressChanged,
                 Event::RouteChanged,
-                Event::NeighbourChanged
+                Event::NeighbourChanged,
+                Event::PolicingChanged
             ]
         );
     }

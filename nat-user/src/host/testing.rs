@@ -68,6 +68,14 @@ pub(super) fn bridge(arguments: &str) -> String {
     run("bridge", arguments)
 }
 
+/// Runs a tool. Words that belong together are joined by an underscore.
+pub(super) fn tool(command: &str) {
+    let mut words = command.split(' ').map(|word| word.replace('_', " "));
+    let mut tool = Command::new(words.next().expect("a tool"));
+    let output = tool.args(words).output().expect("run it");
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
 /// Has a bridge filter VLANs. `false` if this kernel cannot (CONFIG_BRIDGE_VLAN_FILTERING).
 pub(super) fn filter_vlans(bridge: &str) -> bool {
     let options = [

@@ -19,9 +19,16 @@ const SENDS: u64 = 1 << 2;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const CTRL_ATTR_MCAST_GROUPS: u16 = 7;
+const CTRL_ATTR_MCAST_GRP_NAME: u16 = 1;
+const CTRL_ATTR_MCAST_GRP_ID: u16 = 2;
 const NETDEV_CMD_DEV_GET: u8 = 1;
+const NETDEV_CMD_DEV_CHANGE_NTF: u8 = 4;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+
+/// The group that hears of interfaces (`NETDEV_MCGRP_MGMT`).
+const GROUP: &[u8] = b"mgmt\0";
 
 /// Number of the family that knows of the others (`GENL_ID_CTRL`).
 const CONTROL: u16 = 16;
@@ -61,29 +68,9 @@ impl XdpFeatures {
 /// # Errors
 /// When the kernel gives no socket or does not answer as its interface says.
 pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let name = attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
-    let mut family = None;
-    let found = exchange(
-        &socket,
-        CONTROL,
-        CTRL_CMD_GETFAMILY,
-        0,
-        &name,
-        |attributes| {
-            family = attributes
-                .get(&CTRL_ATTR_FAMILY_ID)
-                .and_then(|id| Some(u16::from_ne_bytes(id[..].try_into().ok()?)));
-        },
-    );
-    match found {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(BTreeMap::new()),
-        result => result?,
-    }
+    let socket = connect()?;
     let mut features = BTreeMap::new();
-    let Some(family) = family else {
+    let Some(Family { number: family, .. }) = Family::find(&socket)? else {
         return Ok(features);
     };
     exchange(
@@ -93,9 +80,7 @@ pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
         NLM_F_DUMP,
         &[],
         |attributes| {
-            let index = attributes.get(&NETDEV_A_DEV_IFINDEX);
-            let index =
-                index.and_then(|value| Some(u32::from_ne_bytes(value[..].try_into().ok()?)));
+            let index = number(attributes, NETDEV_A_DEV_IFINDEX);
             let value = attributes.get(&NETDEV_A_DEV_XDP_FEATURES);
             let value =
                 value.and_then(|value| Some(u64::from_ne_bytes(value[..].try_into().ok()?)));
@@ -105,6 +90,68 @@ pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
         },
     )?;
     Ok(features)
+}
+
+/// A socket that hears when that changes; none where the kernel does not say.
+///
+/// # Errors
+/// As for [`xdp_features`].
+pub(super) fn subscribe() -> io::Result<Option<Socket>> {
+    let socket = connect()?;
+    let group = Family::find(&socket)?.and_then(|family| family.group);
+    group
+        .map(|group| socket.add_membership(group))
+        .transpose()?;
+    Ok(group.map(|_| socket))
+}
+
+/// Whether a message to such a socket tells of a change.
+pub(super) fn is_change(message: &[u8]) -> bool {
+    message.get(HEADER) == Some(&NETDEV_CMD_DEV_CHANGE_NTF)
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The family `netdev`.
+struct Family {
+    number: u16,
+    group: Option<u32>,
+}
+
+impl Family {
+    fn find(socket: &Socket) -> io::Result<Option<Self>> {
+        let name = attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
+        let mut family = None;
+        let take = |attributes: &Attributes| {
+            let id = attributes.get(&CTRL_ATTR_FAMILY_ID);
+            let id = id.and_then(|id| Some(u16::from_ne_bytes(id[..].try_into().ok()?)));
+            let groups = attributes.get(&CTRL_ATTR_MCAST_GROUPS);
+            let group = groups.and_then(|groups| {
+                // (The attributes of the list are groups, numbered from 1 on.)
+                let groups = attributes_of(groups).into_values();
+                let mut groups = groups.map(|group| attributes_of(&group));
+                groups.find_map(|group| {
+                    let is_it = group.get(&CTRL_ATTR_MCAST_GRP_NAME)? == GROUP;
+                    number(&group, CTRL_ATTR_MCAST_GRP_ID).filter(|_| is_it)
+                })
+            });
+            family = id.map(|number| Self { number, group });
+        };
+        match exchange(socket, CONTROL, CTRL_CMD_GETFAMILY, 0, &name, take) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            result => result.map(|()| family),
+        }
+    }
+}
+
+fn number(attributes: &Attributes, kind: u16) -> Option<u32> {
+    let value = attributes.get(&kind)?;
+    Some(u32::from_ne_bytes(value[..].try_into().ok()?))
 }
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -122,7 +169,7 @@ fn exchange(
     command: u8,
     flags: u16,
     attributes: &[u8],
-    mut take: impl FnMut(&BTreeMap<u16, Vec<u8>>),
+    mut take: impl FnMut(&Attributes),
 ) -> io::Result<()> {
     let length = HEADER + GENERIC_HEADER + attributes.len();
     let mut header = NetlinkHeader::default();
@@ -138,17 +185,22 @@ fn exchange(
     loop {
         datagram.clear();
         socket.recv(&mut datagram, 0)?;
+        let mut take = |body: &[u8]| {
+            take(&attributes_of(
+                body.get(GENERIC_HEADER..).unwrap_or_default(),
+            ))
+        };
         if read_messages(&datagram, &mut take)? || flags & NLM_F_DUMP == 0 {
             return Ok(());
         }
     }
 }
 
-/// Takes the messages of a datagram; `true` if no more will come.
-fn read_messages(
-    datagram: &[u8],
-    take: &mut impl FnMut(&BTreeMap<u16, Vec<u8>>),
-) -> io::Result<bool> {
+/// Attributes by their number.
+pub(super) type Attributes = BTreeMap<u16, Vec<u8>>;
+
+/// Takes the bodies of the messages of a datagram; `true` if no more will come.
+pub(super) fn read_messages(datagram: &[u8], take: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let mut rest = datagram;
     while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
         let [l0, l1, l2, l3, t0, t1, ..] = *header;
@@ -163,16 +215,14 @@ fn read_messages(
                     code => Err(io::Error::from_raw_os_error(-code)),
                 };
             }
-            _ => take(&attributes_of(
-                body.get(GENERIC_HEADER..).unwrap_or_default(),
-            )),
+            _ => take(body),
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
 }
 
-fn attributes_of(bytes: &[u8]) -> BTreeMap<u16, Vec<u8>> {
+pub(super) fn attributes_of(bytes: &[u8]) -> Attributes {
     NlasIterator::new(bytes)
         .map_while(Result::ok)
         .map(|attribute| (attribute.kind(), attribute.value().to_vec()))

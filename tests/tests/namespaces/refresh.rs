@@ -33,7 +33,7 @@ const STREAMS: [(&str, &str); 4] = [
 ];
 
 /// Packets that go one way without a pause.
-struct Stream {
+pub(super) struct Stream {
     sent: Arc<AtomicU64>,
     /// Datagrams, of a connection bytes.
     received: Arc<AtomicU64>,
@@ -74,7 +74,12 @@ impl Stream {
         }
     }
 
-    fn udp(sender: UdpSocket, to: SocketAddrV4, receiver: UdpSocket) -> Result<Self> {
+    /// What has arrived.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    pub(super) fn udp(sender: UdpSocket, to: SocketAddrV4, receiver: UdpSocket) -> Result<Self> {
         receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
         Ok(Self::start(
             move || sender.send_to(b"one way", to).is_ok(),
@@ -185,7 +190,7 @@ impl World {
 
     fn received(&self) -> [u64; 4] {
         let received = self.streams.each_ref();
-        received.map(|stream| stream.received.load(Relaxed))
+        received.map(Stream::received)
     }
 
     /// In some rounds the firewall sees a packet of each stream in each, and few more.

@@ -35,7 +35,7 @@ impl Instance {
         if config == self.config {
             return Ok(());
         }
-        let host = self.host().await?;
+        let host = self.host(&self.config).await?;
         let before = self.external_addresses();
         self.apply(&config, &host)?;
         let gone = self.changed_rules(&self.config, &config);

@@ -1,6 +1,5 @@
 //! BPF programs of others at the hooks that natbpf uses.
 
-mod filters;
 mod query;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,7 +155,6 @@ pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding
             findings.extend(hook.finding(program, order == Some(std::cmp::Ordering::Less)));
         }
     }
-    findings.extend(filters::find(&hooks(config, links)));
     for uplink in &config.uplinks {
         let Some(link) = links.iter().find(|link| link.name == uplink.interface) else {
             continue;
