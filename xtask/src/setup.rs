@@ -139,7 +139,8 @@ fn install_packages(workspace: &Workspace, packages: &[String], needs: Needs) ->
     Ok(())
 }
 
-/// Has the tools that are still missing run from unpacked packages. Returns what is missing after that.
+/// Has the tools that are still missing run from unpacked packages. Returns what is missing after
+/// that.
 fn unpack_tools(
     workspace: &Workspace,
     apt: &Apt,

@@ -26,9 +26,9 @@ const CHECKPOINT_S: f64 = 20.0;
 const COUNT_S: f64 = 0.030 * TIME_SCALE as f64;
 /// How far from its end a session must be to get a packet of a burst.
 const SAFE_S: f64 = 0.025 * TIME_SCALE as f64;
-/// After so many passes of the daemon nothing is left of what had ended before the first of them: the
-/// first two may have begun before, a third may end a round that passed a session by, and the fourth makes
-/// a round of its own.
+/// After so many passes of the daemon nothing is left of what had ended before the first of them:
+/// the first two may have begun before, a third may end a round that passed a session by, and the
+/// fourth makes a round of its own.
 const PASSES: usize = 5;
 /// How long the daemon may take for a pass, on a machine that does not come to run it.
 const PASS_LIMIT: Duration = Duration::from_secs(10);
@@ -258,8 +258,8 @@ impl Churn {
         }
     }
 
-    /// Compares. Where a machine is so busy that the end of a session falls into the count, that one may
-    /// be counted or not.
+    /// Compares. Where a machine is so busy that the end of a session falls into the count, that
+    /// one may be counted or not.
     fn checkpoint(&mut self) -> Result<()> {
         let from_s = now_s();
         let counted = self.count()?;
@@ -319,8 +319,8 @@ impl Churn {
     }
 }
 
-/// Has this thread, and all that it starts from now on, run before whatever else keeps the machine busy.
-/// Where that is not allowed, more sessions end in the middle of a count.
+/// Has this thread, and all that it starts from now on, run before whatever else keeps the machine
+/// busy. Where that is not allowed, more sessions end in the middle of a count.
 fn have_processor() {
     let thread = gettid().to_string();
     let done = Command::new("chrt")

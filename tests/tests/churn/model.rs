@@ -115,8 +115,8 @@ impl Session {
         }
     }
 
-    /// A packet passes. On a machine that is too slow it may come too late for the session: then all
-    /// that is known is when it is gone at the latest.
+    /// A packet passes. On a machine that is too slow it may come too late for the session: then
+    /// all that is known is when it is gone at the latest.
     pub(super) fn packet(&mut self, kind: Kind, from_initiator: bool, when: Span) {
         let is_first = self.seen.to_s == f64::MAX;
         self.is_doubtful |= !is_first && when.to_s >= self.end().from_s;

@@ -57,8 +57,8 @@ impl Wire {
         })
     }
 
-    /// Waits until natbpf has seen all that was sent, however long the kernel takes: a marker that is
-    /// sent now from each place arrives behind it, since this thread stays on one processor.
+    /// Waits until natbpf has seen all that was sent, however long the kernel takes: a marker that
+    /// is sent now from each place arrives behind it, since this thread stays on one processor.
     pub(super) fn settle(&self) -> Result<()> {
         let number = self.markers.get() + 1;
         self.markers.set(number);

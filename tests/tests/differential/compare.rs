@@ -64,8 +64,8 @@ pub(crate) fn outputs(caught: &Caught) -> Vec<Out> {
     reassembled(outs)
 }
 
-/// Puts fragments together, in whatever order and however often they came; what stays incomplete stays as
-/// it is.
+/// Puts fragments together, in whatever order and however often they came; what stays incomplete
+/// stays as it is.
 fn reassembled(outs: Vec<Out>) -> Vec<Out> {
     let (mut fragments, mut whole): (Vec<_>, Vec<_>) = outs
         .into_iter()

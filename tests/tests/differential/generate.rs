@@ -527,7 +527,8 @@ impl Generator {
         Some(self.step(cause, index, direction, Shape::Own(body)))
     }
 
-    /// How far from the next sequence number: one or some bytes, up to a window, before it or behind it.
+    /// How far from the next sequence number: one or some bytes, up to a window, before it or
+    /// behind it.
     fn near(&mut self) -> u32 {
         let most = self.random.of(&[1, 2, 1460, 65_535]);
         let distance = 1 + self.random.below(most) as u32;

@@ -1,5 +1,5 @@
-//! The programs that the lab, the tests and the benchmarks run: which package has each, and what shows
-//! that it is the one that they need.
+//! The programs that the lab, the tests and the benchmarks run: which package has each, and what
+//! shows that it is the one that they need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -277,8 +277,8 @@ pub(super) fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
 }
 
 impl Tool {
-    /// Whether calling it by its name starts what is needed; where it does not, but that is here under
-    /// another name or in another place, it does from now on.
+    /// Whether calling it by its name starts what is needed; where it does not, but that is here
+    /// under another name or in another place, it does from now on.
     pub(super) fn is_here(&self, unpacked: &Unpacked) -> bool {
         let others = self.files.iter().flat_map(|name| find_programs(name));
         self.is_among(find_programs(self.program).chain(others), unpacked)
@@ -291,7 +291,8 @@ impl Tool {
         }
         match here.find(|path| self.test.passes(path)) {
             Some(other) => unpacked.prefer(self.program, &other).is_ok(),
-            // For another tool of its package, or before something was installed that is in its way.
+            // For another tool of its package, or before something was installed that is in its
+            // way.
             None => {
                 unpacked.root(self.package).is_dir() && self.take_from(unpacked).unwrap_or(false)
             }

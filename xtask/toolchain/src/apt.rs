@@ -1,7 +1,7 @@
 //! Installing Debian packages, or saying how to.
 //!
-//! Nothing is ever removed or downgraded to make room, and what is held stays held: such packages are
-//! refused, and named with the reason.
+//! Nothing is ever removed or downgraded to make room, and what is held stays held: such packages
+//! are refused, and named with the reason.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ impl Apt {
     /// Installs as root those of `packages` that apt can install without removing, downgrading or
     /// releasing another one; the others are returned.
     ///
-    /// Package lists are fetched only if a package is unknown, or its file is not to be had. An archive
-    /// that cannot be reached is no error here: see what was installed.
+    /// Package lists are fetched only if a package is unknown, or its file is not to be had. An
+    /// archive that cannot be reached is no error here: see what was installed.
     ///
     /// # Errors
     /// Without root, with the command to type.
@@ -133,8 +133,8 @@ impl Apt {
         command
     }
 
-    /// Downloads `packages`, with all that they depend on and `status` does not list as installed, into
-    /// `archives` of `work`. Nothing outside of `work` is changed.
+    /// Downloads `packages`, with all that they depend on and `status` does not list as installed,
+    /// into `archives` of `work`. Nothing outside of `work` is changed.
     ///
     /// # Errors
     /// When apt does not know them, finds no way to have them all, or cannot reach the archive.
@@ -169,8 +169,8 @@ impl Apt {
         succeed(command.args(packages)).map_err(Error::msg)
     }
 
-    /// The names of the source packages of which `packages` are built: what is built of one goes together
-    /// by its version.
+    /// The names of the source packages of which `packages` are built: what is built of one goes
+    /// together by its version.
     pub(crate) fn sources(&self, packages: &[&str]) -> BTreeSet<String> {
         let mut show = Command::new(&self.cache);
         show.args(["show", "--no-all-versions"]).args(packages);
@@ -196,7 +196,8 @@ impl Refusal {
     }
 }
 
-/// Why a package is refused of which the lists say nothing, or whose file the archive no longer has.
+/// Why a package is refused of which the lists say nothing, or whose file the archive no longer
+/// has.
 const UNKNOWN: &str = "apt's lists do not have it, or it cannot be downloaded";
 
 /// Runs apt, and says in one line why it fails if it does.
@@ -262,8 +263,8 @@ mod tests {
 
     use super::*;
 
-    /// An apt whose `apt-get` is a script. It reads what it is asked for in `$*`, logs it, and has a
-    /// directory of its own as `$dir`.
+    /// An apt whose `apt-get` is a script. It reads what it is asked for in `$*`, logs it, and has
+    /// a directory of its own as `$dir`.
     struct Fake {
         apt: Apt,
         dir: PathBuf,

@@ -133,7 +133,8 @@ fn install_command(compiler: &Compiler, llvm: &Path, tools: &Path) -> Command {
         .arg("--target-dir")
         .arg(tools.join("build"));
     if llvm != Path::new("/") {
-        // For what the build runs, and for the linker itself with all the libraries of its libraries.
+        // For what the build runs, and for the linker itself with all the libraries of its
+        // libraries.
         let libraries = llvm.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
         let flags = format!(
             "-Clink-arg=-L{0}\u{1f}-Clink-arg=-Wl,--disable-new-dtags,-rpath,{0}",

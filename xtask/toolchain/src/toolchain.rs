@@ -66,7 +66,8 @@ impl Toolchain {
             .or_else(|_| Compiler::nightly())
     }
 
-    /// Unpacks what is missing for a toolchain, and for its clippy if asked, where apt does not install it.
+    /// Unpacks what is missing for a toolchain, and for its clippy if asked, where apt does not
+    /// install it.
     ///
     /// # Errors
     /// When apt cannot download it, or it does not work.

@@ -1,8 +1,8 @@
 //! Debian packages that are unpacked below the target directory, and not installed.
 //!
-//! This is for what apt refuses to install because of something else that is installed. apt resolves the
-//! package for a copy of dpkg's status in which the installed packages demand nothing, downloads what this
-//! system lacks, and nothing outside of the target directory is changed.
+//! This is for what apt refuses to install because of something else that is installed. apt
+//! resolves the package for a copy of dpkg's status in which the installed packages demand nothing,
+//! downloads what this system lacks, and nothing outside of the target directory is changed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,8 +21,8 @@ const STATUS: &str = "/var/lib/dpkg/status";
 /// Where packages have their programs.
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 
-/// What comes from the system even where everything else comes from the archive: the loader that starts
-/// every program fits one C library only.
+/// What comes from the system even where everything else comes from the archive: the loader that
+/// starts every program fits one C library only.
 const ALWAYS_FROM_THE_SYSTEM: [&str; 4] = ["libc6", "libgcc-s1", "libstdc++6", "libcrypt1"];
 
 /// The directory of unpacked packages, and of the programs that are run from them.
@@ -96,7 +96,8 @@ impl Unpacked {
         self.dir.join(format!("{name}-programs"))
     }
 
-    /// Has programs run from an unpacked root, but not by their names: these are of another meaning here.
+    /// Has programs run from an unpacked root, but not by their names: these are of another meaning
+    /// here.
     ///
     /// # Errors
     /// As [`Self::provide`].
@@ -243,7 +244,8 @@ fn unpack_in(work: &Path, apt: &Apt, packages: &[&str]) -> Result<()> {
     let installed = fs::read_to_string(STATUS).unwrap_or_default();
     let sources = apt.sources(packages);
     let is_other = |stanza: &str| source(stanza).is_none_or(|source| !sources.contains(source));
-    // The first leaves more to the system; the second is for what goes with one version of something else.
+    // The first leaves more to the system; the second is for what goes with one version of
+    // something else.
     let others = undemanding(&installed, is_other);
     if let Err(error) = apt.download(packages, &others, work) {
         let basis = undemanding(&installed, |stanza| is_basis(stanza) && is_other(stanza));
@@ -301,8 +303,8 @@ fn find_in(root: &Path, name: &str) -> Option<PathBuf> {
     places.into_iter().find(|path| path.is_file())
 }
 
-/// Has links in a root lead to what they mean there: to a file of the root, where it has that, not to one
-/// of the system.
+/// Has links in a root lead to what they mean there: to a file of the root, where it has that, not
+/// to one of the system.
 fn turn_links(root: &Path, folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let entry = entry?;
