@@ -83,17 +83,14 @@ pub fn adopt<A: Address, T: Tables<A>>(
         return true;
     }
     prepare(adopted, opening);
-    let is_guests = record.flags & flags::HOST == 0;
-    if is_guests && guest::enter(tables, &opening.guest).is_err() {
+    if guest::enter(tables, &opening.guest).is_err() {
         return false;
     }
     let held = hold(tables, adopted);
     let is_added = held.is_some() && add_session_entries(tables, opening);
     if !is_added {
         give_back(tables, adopted, held.unwrap_or(0));
-        if is_guests {
-            guest::leave(tables, &opening.guest);
-        }
+        guest::leave(tables, &opening.guest);
     }
     is_added
 }
@@ -119,7 +116,7 @@ fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
     primary.record = adopted.record;
     peer.record = adopted.peer;
     peer.key = answer_key(primary);
-    opening.guest = GuestKey::new(adopted.key.source, adopted.key.network);
+    opening.guest = GuestKey::of_session(&adopted.key, adopted.record.flags);
 }
 
 /// Takes the references that the session holds; the flags of those, or none if not all can be had.

@@ -5,6 +5,7 @@ use crate::{
     counter::DropReason,
     mapping::References,
     open::MAX_WAITS,
+    session::{SessionKey, flags},
     shared::Shared,
     tables::{InsertError, Tables},
 };
@@ -56,18 +57,38 @@ impl<A: Address> GuestKey<A> {
             reserved: 0,
         }
     }
+
+    /// Under whom a session counts, by its primary entry's key and [`flags`]: those of the host's own are
+    /// counted together.
+    #[inline(always)]
+    pub fn of_session(key: &SessionKey<A>, session_flags: u8) -> Self {
+        if session_flags & flags::HOST != 0 {
+            Self::new(A::UNSPECIFIED, 0)
+        } else {
+            Self::new(key.source, key.network)
+        }
+    }
+
+    /// Whether it is the host itself.
+    #[inline(always)]
+    pub fn is_host(&self) -> bool {
+        self.network == 0 && self.address == A::UNSPECIFIED
+    }
 }
 
-/// Counts one more session of a guest.
+/// Counts one more session of a guest, or of the host.
 ///
 /// # Errors
 ///
 /// [`DropReason::GuestSessions`] if it has as many as it may, and others if it cannot be counted.
 #[inline(never)]
 pub fn enter<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
-    let limit = tables
-        .settings()
-        .map_or(0, |settings| settings.sessions_per_guest);
+    let limit = match key.is_host() {
+        true => tables.host_sessions(),
+        false => tables
+            .settings()
+            .map_or(0, |settings| settings.sessions_per_guest),
+    };
     let guest = acquire(tables, key)?;
     count(tables, key, guest, &guest.sessions, limit).ok_or(DropReason::GuestSessions)
 }

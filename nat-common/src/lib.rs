@@ -28,6 +28,7 @@ pub mod address;
 pub mod adopt;
 pub mod checksum;
 pub mod counter;
+pub mod dhcp;
 pub mod fragment;
 pub mod guest;
 pub mod icmp;

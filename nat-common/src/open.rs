@@ -9,6 +9,7 @@
 use crate::{
     address::{Address, Endpoint, Port},
     counter::{DropReason, NO_RULE},
+    dhcp,
     guest::{self, GuestKey},
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
     next_hop,
@@ -47,6 +48,8 @@ pub struct Origin {
 pub(crate) enum Refusal {
     /// Another port may do.
     PortTaken,
+    /// What is to be tried next is known, and was not tried yet.
+    Again,
     /// Another CPU is adding or removing what is in the way: a moment later it is clear.
     Busy,
     /// None will.
@@ -195,6 +198,49 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     });
     settle(opening);
     finish(tables, opening).map(|()| opening.destinations())
+}
+
+/// Notes a flow that the host itself has opened from an external address, so that nobody else takes what
+/// answers it. Whether it is noted: others may have the answers, or the host has as many flows as it may.
+/// `network` is the number of an uplink for what is about that alone, else 0.
+#[inline(never)]
+pub fn open_host<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    remote: &Endpoint<A>,
+    network: u16,
+) -> bool {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let local = parsed.source();
+    opening.request = Entry {
+        key: SessionKey {
+            destination: remote.address,
+            destination_port: remote.port,
+            ..parsed.key(View::Inside, network)
+        },
+        record: SessionRecord {
+            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
+            ..record(tables, local, *remote, View::Outside, network, NO_RULE)
+        },
+    };
+    opening.answer.record = SessionRecord {
+        flags: flags::IN | flags::HOST,
+        ..record(tables, *remote, local, View::Inside, network, NO_RULE)
+    };
+    opening.answer.key = answer_key(&opening.request);
+    opening.guest = GuestKey::of_session(&opening.request.key, flags::HOST);
+    if guest::enter(tables, &opening.guest).is_err() {
+        return false;
+    }
+    settle(opening);
+    let is_noted = add_pair(tables, opening).is_ok();
+    match is_noted {
+        true => tables.count_opened(NO_RULE),
+        false => guest::leave(tables, &opening.guest),
+    }
+    is_noted
 }
 
 /// A session that translates nothing, as the packet that opens it sees it.
@@ -666,6 +712,7 @@ impl<A: Address> Opening<A> {
                 self.outcome = Err(DropReason::PortsExhausted);
                 self.attempt < attempts
             }
+            Err(Refusal::Again) => true,
             Err(Refusal::Busy) => {
                 self.outcome = Err(DropReason::Ending);
                 tables.pause();
@@ -751,9 +798,7 @@ fn finish<A: Address, T: Tables<A>>(
         tables.count_opened(opening.request.record.rule);
         return Ok(());
     }
-    if opening.request.record.flags & flags::HOST == 0 {
-        guest::leave(tables, &opening.guest);
-    }
+    guest::leave(tables, &opening.guest);
     match opening.outcome {
         Err(reason) if opening.is_joined == 0 => joined(tables, opening, reason),
         _ => Ok(()),
@@ -767,24 +812,26 @@ fn with_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<Endpoint<A>, DropReason> {
-    let key = &opening.request.key;
-    opening.guest = GuestKey::new(key.source, key.network);
-    if opening.request.record.flags & flags::HOST == 0
-        && let Err(reason) = guest::enter(tables, &opening.guest)
-    {
+    let Opening { request, snat, .. } = opening;
+    opening.guest = GuestKey::of_session(&request.key, request.record.flags);
+    opening.address = pooled_address(snat, request.key.source);
+    if let Err(reason) = guest::enter(tables, &opening.guest) {
+        if opening.guest.is_host() {
+            return Err(reason);
+        }
         joined(tables, opening, reason)?;
         return Ok(opening.request.record.source_endpoint());
     }
     let Opening { request, snat, .. } = opening;
-    let mut attempts = MAX_ATTEMPTS;
-    let wanted = request.key.source_port;
-    if !is_searched(request.key.protocol, snat) {
-        attempts = 1;
-    }
-    opening.address = pooled_address(snat, request.key.source);
+    let attempts = match is_searched(request.key.protocol, snat) {
+        true => MAX_ATTEMPTS,
+        false => 1,
+    };
     let (first, last) = (snat.first_port, snat.last_port);
-    opening.search = PortSearch::new(request.key.protocol, wanted, first, last, tables.random());
+    let (protocol, wanted) = (request.key.protocol, request.key.source_port);
+    opening.search = PortSearch::new(protocol, wanted, first, last, tables.random());
     opening.begin();
+    find_forwarded(tables, opening);
     settle(opening);
     tables.repeat(MAX_ATTEMPTS + MAX_WAITS, |_| {
         let result = attempt_external(tables, opening);
@@ -795,20 +842,15 @@ fn with_external<A: Address, T: Tables<A>>(
     Ok(opening.request.record.source_endpoint())
 }
 
-/// Opens the session with the external endpoint that the guest's has already, else with a
-/// candidate.
+/// Opens the session with the external endpoint by which a forward leads to the guest, else with the one that the
+/// guest's has already, else with a candidate.
 #[inline(always)]
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
-    let key = &opening.request.key;
-    if !is_searched(key.protocol, &opening.snat) {
-        let external = Endpoint::new(opening.address, key.source_port);
-        return match add_entries(tables, opening, external, 0) {
-            Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
-            result => result,
-        };
+    if opening.is_forwarded != 0 || !is_searched(opening.request.key.protocol, &opening.snat) {
+        return add_known(tables, opening);
     }
     if let Some(external) = existing_mapping(tables, opening)? {
         return match open_held(tables, opening, external) {
@@ -822,6 +864,117 @@ fn attempt_external<A: Address, T: Tables<A>>(
     let external = Endpoint::new(opening.address, port);
     claim(tables, opening, external)?;
     open_held(tables, opening, external)
+}
+
+/// Opens the session with an external endpoint that is nobody's to claim: the guest's own one, or that by which
+/// a forward leads to it. If somebody else talks to this remote from the latter, it is as if there were no forward.
+#[inline(always)]
+fn add_known<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    let is_forwarded = opening.is_forwarded != 0;
+    let external = match is_forwarded {
+        true => opening.forwarded,
+        false => Endpoint::new(opening.address, opening.request.key.source_port),
+    };
+    match add_entries(tables, opening, external, 0) {
+        Err(Refusal::PortTaken) if is_forwarded => {
+            opening.is_forwarded = 0;
+            let rule = opening.snat.rule;
+            count_under(opening, rule);
+            Err(Refusal::Again)
+        }
+        Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
+        result => result,
+    }
+}
+
+/// Finds the external endpoint by which a forward leads to the source of [`Opening::request`], unless the host
+/// has a socket there that comes first.
+#[inline(never)]
+fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+    opening.is_forwarded = 0;
+    let Some(forwarded) = forwarded_source(tables, opening) else {
+        return;
+    };
+    let (key, external) = (&opening.request.key, forwarded.external);
+    if external == key.destination_endpoint() {
+        // It sends to itself: the two directions could not be told apart.
+        return;
+    }
+    let host_socket = tables.host_socket(key.protocol, key.destination_endpoint(), external);
+    if host_socket == HostSocket::Connected
+        || (forwarded.is_whole && host_socket != HostSocket::None)
+    {
+        return;
+    }
+    opening.is_forwarded = 1;
+    opening.forwarded = external;
+    count_under(opening, forwarded.rule);
+}
+
+/// Lets the session count under a rule. One between guests counts under the rule of the guest that is asked.
+#[inline(always)]
+fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
+    if opening.request.record.flags & flags::HAIRPIN == 0 {
+        opening.request.record.rule = rule;
+        opening.answer.record.rule = rule;
+    }
+}
+
+/// The external endpoint by which a forward leads to an internal one.
+#[derive(Clone, Copy)]
+struct Forwarded<A> {
+    external: Endpoint<A>,
+    rule: u32,
+    /// Whether the forward takes all ports, those that others leave by as well.
+    is_whole: bool,
+}
+
+/// Finds the forward that leads to the source of [`Opening::request`]: at the address that its other
+/// traffic leaves by, else, if it names ports, at the first one of the rule.
+#[inline(always)]
+fn forwarded_source<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &Opening<A>,
+) -> Option<Forwarded<A>> {
+    let Opening {
+        request,
+        origin,
+        snat,
+        ..
+    } = opening;
+    let key = &request.key;
+    if !matches!(key.protocol, TCP | UDP)
+        || request.record.flags & flags::HOST != 0
+        || snat.mapping == rule::mapping::ONE_TO_ONE
+    {
+        return None;
+    }
+    let source = tables.forward_source(origin, key.protocol, key.source_endpoint())?;
+    let port = source.external_port(key.source_port);
+    let leading_back = |external| {
+        let forward = tables.forward(origin.generation, key.protocol, external);
+        forward.filter(|forward| {
+            forward.to == key.source
+                && forward.network == key.network
+                && forward.internal_port(port) == key.source_port
+        })
+    };
+    let is_whole = |forward: &Forward<A>| forward.flags & forward_flags::WHOLE != 0;
+    let mut external = Endpoint::new(opening.address, port);
+    let mut forward = leading_back(external);
+    if forward.is_none() {
+        external.address = source.address;
+        forward = leading_back(external).filter(|forward| !is_whole(forward));
+    }
+    let forward = forward?;
+    Some(Forwarded {
+        external,
+        rule: forward.rule,
+        is_whole: is_whole(forward),
+    })
 }
 
 /// Opens the session with an external endpoint to which a reference is held already, and gives
@@ -859,6 +1012,15 @@ fn add_entries<A: Address, T: Tables<A>>(
     external: Endpoint<A>,
     held: u8,
 ) -> Result<(), Refusal> {
+    let key = &opening.request.key;
+    if opening.request.record.flags & (flags::HOST | flags::HAIRPIN) == 0
+        && key.protocol == UDP
+        && external.port == dhcp::CLIENT
+        && key.destination_port == dhcp::SERVER
+    {
+        // What answers is the host's.
+        return Err(Refusal::PortTaken);
+    }
     let record = &mut opening.request.record;
     record.source = external.address;
     record.source_port = external.port;

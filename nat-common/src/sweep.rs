@@ -47,6 +47,22 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
     }
 }
 
+/// How long a flow of the host's own may be idle before it is answered, in seconds: a resolver asks from many
+/// ports. A flow that goes on is noted again.
+pub const HOST_UNANSWERED_S: u32 = 30;
+
+/// How long a session with these [`flags`] may be idle in seconds.
+#[inline(always)]
+#[must_use]
+pub fn idle_s(settings: &Settings, protocol: u8, session_flags: u8, state: u32) -> u32 {
+    let timeout_s = timeout_s(settings, protocol, state);
+    let is_unanswered = session_flags & flags::HOST != 0 && state & tcp::REPLIED == 0;
+    if is_unanswered && timeout_s > HOST_UNANSWERED_S {
+        return HOST_UNANSWERED_S;
+    }
+    timeout_s
+}
+
 /// What became of a session that was to be ended if it has been idle for too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -83,7 +99,7 @@ pub fn expire<A: Address, T: Tables<A>>(
     if !session.has(flags::PRIMARY) {
         return Fate::NotPrimary;
     }
-    let timeout_s = timeout_s(settings, key.protocol, session.state.load());
+    let timeout_s = idle_s(settings, key.protocol, session.flags, session.state.load());
     let seen_s = session.seen_s.load();
     if !is_idle(now_s, seen_s, timeout_s) {
         return Fate::Kept(seen_s.saturating_add(timeout_s));
@@ -177,9 +193,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     if held & flags::HOLDS_SERVER != 0 {
         release_port(tables, protocol, key.destination_endpoint());
     }
-    if held & flags::HOST == 0 {
-        guest::leave(tables, &GuestKey::new(key.source, key.network));
-    }
+    guest::leave(tables, &GuestKey::of_session(key, held));
     tables.count_closed(rule);
 }
 

@@ -7,8 +7,9 @@ use crate::{
     guest::{Guest, GuestKey},
     mapping::{MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord, References},
     next_hop::{NextHop, NextHopKey, Tag},
+    open::Origin,
     policy::{Chain, ChainKey, Policy},
-    rule::{ExternalAddress, Forward, Inside, Interface, Settings, Snat},
+    rule::{ExternalAddress, Forward, ForwardSource, Inside, Interface, Settings, Snat},
     session::{Session, SessionKey, SessionRecord},
     shared::Shared,
 };
@@ -71,6 +72,8 @@ pub trait Tables<A: Address> {
     fn repeat(&self, times: u32, step: impl FnMut(u32) -> bool);
     /// Called before another look at what another CPU is about to change.
     fn pause(&self);
+    /// How many flows of the host's own are noted at the most.
+    fn host_sessions(&self) -> u32;
     /// What the configuration sets for all packets.
     fn settings(&self) -> Option<&Settings>;
     /// The role of an interface.
@@ -123,6 +126,13 @@ pub trait Tables<A: Address> {
 
     /// The forward rule for packets to an external endpoint.
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;
+    /// The external source of what a forward's target sends from a forwarded port, by TCP or UDP.
+    fn forward_source(
+        &self,
+        origin: &Origin,
+        protocol: u8,
+        internal: Endpoint<A>,
+    ) -> Option<&ForwardSource<A>>;
     /// The source translation rule for packets of `source` that leave by `uplink`.
     fn snat(&self, generation: u16, uplink: u16, network: u16, source: A) -> Option<&Snat<A>>;
     /// Whether a source translation rule leaves packets to `destination` alone.

@@ -10,6 +10,8 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// RST flag.
 pub const RST: u8 = 0x04;
+/// ACK flag.
+pub const ACK: u8 = 0x10;
 
 /// The session's initiator has sent a segment other than SYN.
 pub const INITIATOR_SENT: u32 = 1 << 0;
@@ -126,7 +128,6 @@ mod tests {
             })
     }
 
-    const ACK: u8 = 0x10;
     const HANDSHAKE: [(u8, bool, bool); 3] = [
         (SYN, false, true),
         (SYN | ACK, false, false),

@@ -59,6 +59,10 @@ pub struct Opening<A> {
     pub snat: Snat<A>,
     /// The external address.
     pub address: A,
+    /// The external source by which a forward leads to the guest, if [`Self::is_forwarded`].
+    pub forwarded: Endpoint<A>,
+    /// 1 if a forward leads to the guest.
+    pub is_forwarded: u32,
     /// The external ports to try.
     pub search: PortSearch,
     /// How many external ports were taken so far.
@@ -104,6 +108,11 @@ impl<A: Address> Work<A> {
             },
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,
+            forwarded: Endpoint {
+                address: A::UNSPECIFIED,
+                port: Port::ZERO,
+            },
+            is_forwarded: 0,
             search: PortSearch::EMPTY,
             attempt: 0,
             looks: 0,

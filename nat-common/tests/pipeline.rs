@@ -7,12 +7,15 @@ mod pipeline {
     mod adopt;
     mod bounds;
     mod bridges;
+    mod dhcp;
     mod errors;
     mod fast;
+    mod forward_sources;
     mod fragments;
     mod guests;
     mod hairpin;
     mod host;
+    mod host_flows;
     mod icmp;
     mod interleave;
     mod leaves;

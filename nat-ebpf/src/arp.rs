@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::Addr4,
+    dhcp,
     packet::Packet,
     rule::{Interface, role},
     tables::Tables,
@@ -61,7 +62,7 @@ fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
     }
 }
 
-/// The uplink, if it has that external address and the host does not hold it.
+/// The uplink, if it has that external address and the host does not hold it, nor is about to get it.
 #[inline(always)]
 fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface> {
     let settings = maps.settings()?;
@@ -70,6 +71,7 @@ fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface>
     let is_ours = uplink.role == role::UPLINK
         && uplink.number == external.uplink
         && external.is_host == 0
-        && uplink.mac != [0; 6];
+        && uplink.mac != [0; 6]
+        && !dhcp::is_acquiring(maps, uplink.number);
     is_ours.then_some(uplink)
 }

@@ -27,13 +27,15 @@ use nat_common::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     next_hop::{self, NextHop, NextHopKey, NextHopRecord, Tag},
+    open::Origin,
     parse::{ICMP, TCP, UDP},
     policy::{Chain, ChainKey, MAX_POLICIES, Policy4},
     refusal::CLOCKS,
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
-        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4, rule_flags,
+        AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
+        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
+        InsideKey4, Interface, NEAR_INTERFACES, NearInterface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
+        Settings, Snat4, SnatKey4, rule_flags,
     },
     session::{PASSED_NS, Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -47,6 +49,9 @@ use crate::{route, skb::Saved, socket};
 /// takes a day.
 #[unsafe(no_mangle)]
 static NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+/// How many flows of the host's own are noted at the most. The loader writes a share of the table.
+#[unsafe(no_mangle)]
+static HOST_SESSIONS: u32 = 65_536;
 const EEXIST: i32 = -17;
 
 #[map]
@@ -61,6 +66,9 @@ static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
 static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
 #[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
+/// By whom a forwarded port is served: from which external one that leaves.
+#[map]
+static FORWARD_SOURCES: LpmTrie<ForwardSourceKey4, ForwardSource4> = LpmTrie::pinned(1 << 20, 0);
 #[map]
 static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
 #[map]
@@ -346,6 +354,13 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
+    fn host_sessions(&self) -> u32 {
+        // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
+        // that the loader may have written another.
+        unsafe { (&raw const HOST_SESSIONS).read_volatile() }
+    }
+
+    #[inline(always)]
     fn interface(&self, index: u32) -> Option<&Interface> {
         // SAFETY: entries are written by the daemon alone, whole.
         unsafe { INTERFACES.get(index) }
@@ -472,6 +487,26 @@ impl Tables<Addr4> for Maps {
             padding: [0; 2],
         };
         FORWARDS.get(Key::new(FORWARD_FIXED_BITS + 16, key))
+    }
+
+    #[inline(always)]
+    fn forward_source(
+        &self,
+        origin: &Origin,
+        protocol: u8,
+        internal: Endpoint<Addr4>,
+    ) -> Option<&ForwardSource4> {
+        let key = ForwardSourceKey4 {
+            generation: origin.generation,
+            uplink: origin.uplink,
+            network: origin.network,
+            protocol,
+            reserved: 0,
+            address: internal.address,
+            port: internal.port,
+            padding: [0; 2],
+        };
+        FORWARD_SOURCES.get(Key::new(FORWARD_SOURCE_FIXED_BITS + 16, key))
     }
 
     #[inline(always)]

@@ -24,9 +24,9 @@ use nat_common::{
     parse::{ICMP, TCP, UDP},
     policy::{Chain, Policy4, Side},
     rule::{
-        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4,
-        forward_flags, inside_flags,
+        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
+        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
+        InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4, forward_flags, inside_flags,
     },
 };
 
@@ -111,6 +111,8 @@ pub struct Prefix<K> {
 pub struct Ruleset {
     /// `FORWARDS`.
     pub forwards: Vec<(Prefix<ForwardKey4>, Forward4)>,
+    /// `FORWARD_SOURCES`.
+    pub forward_sources: Vec<(Prefix<ForwardSourceKey4>, ForwardSource4)>,
     /// `SNATS`.
     pub snats: Vec<(Prefix<SnatKey4>, Snat4)>,
     /// `EXCLUDES`.
@@ -137,6 +139,7 @@ pub fn compile(
     compiler.addresses();
     compiler.inside();
     compiler.forwards(numbers);
+    compiler.forward_sources();
     compiler.own();
     compiler.snats(numbers);
     compiler.policies(numbers);
@@ -161,6 +164,57 @@ struct Target {
     accepted: bool,
     /// Whether it takes all ports, those that guests leave by as well.
     whole: bool,
+    /// The uplink by which it leaves from the forwarded ports; `None` if another rule says by which.
+    leaves_by: Option<u16>,
+}
+
+/// An external address of one protocol, the ports of it that earlier rules have, and those that the host keeps.
+struct Place<'t> {
+    protocol: u8,
+    address: Ipv4Addr,
+    kept: BTreeSet<u16>,
+    taken: &'t mut Taken,
+}
+
+/// A range of external ports that one rule has.
+struct ForwardedRange {
+    uplink: u16,
+    protocol: u8,
+    address: Ipv4Addr,
+    external: PortRange,
+    entry: Forward4,
+}
+
+impl ForwardedRange {
+    /// The guest's ports; one if all go to one.
+    fn internal(&self) -> PortRange {
+        let internal = |port| self.entry.internal_port(Port::new(port)).number();
+        PortRange {
+            first: internal(self.external.first),
+            last: internal(self.external.last),
+        }
+    }
+
+    fn source_key(&self, port: u16) -> ForwardSourceKey4 {
+        ForwardSourceKey4 {
+            generation: 0,
+            uplink: self.uplink,
+            network: self.entry.network,
+            protocol: self.protocol,
+            reserved: 0,
+            address: self.entry.to,
+            port: Port::new(port),
+            padding: [0; 2],
+        }
+    }
+
+    fn source(&self) -> ForwardSource4 {
+        ForwardSource4 {
+            address: wire(self.address),
+            first_internal: self.internal().first,
+            first_external: self.external.first,
+        }
+    }
 }
 
 struct Compiler<'a> {
@@ -168,6 +222,8 @@ struct Compiler<'a> {
     environment: &'a Environment,
     uplinks: Vec<u16>,
     networks: Vec<u16>,
+    /// What is forwarded, for the way back.
+    ranges: Vec<ForwardedRange>,
     ruleset: Ruleset,
 }
 
@@ -186,6 +242,7 @@ impl<'a> Compiler<'a> {
                 .iter()
                 .map(|net| numbers.network(&net.name))
                 .collect(),
+            ranges: Vec::new(),
             ruleset: Ruleset::default(),
         }
     }
@@ -337,6 +394,7 @@ impl<'a> Compiler<'a> {
                 local: forward.local,
                 accepted: true,
                 whole: forward.matches.ports.is_empty(),
+                leaves_by: Some(self.uplinks[forward.uplink.0]),
             };
             let addresses = match &forward.address {
                 Some(address) => std::slice::from_ref(address),
@@ -363,6 +421,7 @@ impl<'a> Compiler<'a> {
                 accepted: false,
                 // Nobody else leaves by the address of a single guest.
                 whole: false,
+                leaves_by: None,
             };
             for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
@@ -403,7 +462,13 @@ impl<'a> Compiler<'a> {
             ports => ports,
         };
         let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
-        self.forward_ports(target, (protocol, address), ports, &kept, taken);
+        let place = Place {
+            protocol,
+            address,
+            kept,
+            taken,
+        };
+        self.forward_ports(target, place, ports);
     }
 
     /// All of one protocol of a guest's own external address.
@@ -413,7 +478,13 @@ impl<'a> Compiler<'a> {
         } else {
             self.kept_ports(&self.config.uplinks[nat.uplink.0], protocol, nat.address)
         };
-        self.forward_ports(target, (protocol, nat.address), &[ALL_PORTS], &kept, taken);
+        let place = Place {
+            protocol,
+            address: nat.address,
+            kept,
+            taken,
+        };
+        self.forward_ports(target, place, &[ALL_PORTS]);
     }
 
     /// Whether the host holds an address of the uplink that is no guest's.
@@ -427,27 +498,59 @@ impl<'a> Compiler<'a> {
         held.any(|held| self.config.nats.iter().all(|nat| nat.address != *held))
     }
 
-    fn forward_ports(
-        &mut self,
-        target: Target,
-        (protocol, address): (u8, Ipv4Addr),
-        ports: &[PortForward],
-        kept: &BTreeSet<u16>,
-        taken: &mut Taken,
-    ) {
+    fn forward_ports(&mut self, target: Target, place: Place<'_>, ports: &[PortForward]) {
+        let Place {
+            protocol,
+            address,
+            kept,
+            taken,
+        } = place;
         for mapping in ports {
             let names_one_port = mapping.external.count() == 1;
             let entry = self.forward_entry(target, *mapping);
+            let range = |external| {
+                let uplink = target.leaves_by.filter(|_| matches!(protocol, TCP | UDP))?;
+                Some(ForwardedRange {
+                    uplink,
+                    protocol,
+                    address,
+                    external,
+                    entry,
+                })
+            };
             for piece in taken.take(mapping.external) {
                 let pieces = if names_one_port {
                     vec![piece]
                 } else {
-                    without(piece, kept)
+                    without(piece, &kept)
                 };
-                for (port, bits) in pieces.into_iter().flat_map(prefixes) {
-                    let key = forward_key(protocol, address, port);
-                    let bits = FORWARD_FIXED_BITS + bits;
-                    self.ruleset.forwards.push((Prefix { bits, key }, entry));
+                for piece in pieces {
+                    self.ranges.extend(range(piece));
+                    for (port, bits) in prefixes(piece) {
+                        let key = forward_key(protocol, address, port);
+                        let bits = FORWARD_FIXED_BITS + bits;
+                        self.ruleset.forwards.push((Prefix { bits, key }, entry));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the targets of forwards send from forwarded ports leaves from the ports that lead there: of several
+    /// the first, and those of rules that name no ports last.
+    fn forward_sources(&mut self) {
+        let (whole, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ranges)
+            .into_iter()
+            .partition(|range| range.entry.flags & forward_flags::WHOLE != 0);
+        let mut led_to: BTreeMap<(u16, u8, Addr4), Taken> = BTreeMap::new();
+        for range in named.into_iter().chain(whole) {
+            let to = (range.uplink, range.protocol, range.entry.to);
+            for piece in led_to.entry(to).or_default().take(range.internal()) {
+                for (port, bits) in prefixes(piece) {
+                    let bits = FORWARD_SOURCE_FIXED_BITS + bits;
+                    let key = range.source_key(port);
+                    let source = (Prefix { bits, key }, range.source());
+                    self.ruleset.forward_sources.push(source);
                 }
             }
         }

@@ -13,6 +13,7 @@ mod namespaces {
     mod fast_path;
     mod fragments;
     mod guest_ports;
+    mod host_flows;
     mod icmp;
     mod import;
     mod layouts;

@@ -5,19 +5,21 @@ use super::{
     resolve_fragment, translate,
 };
 use crate::{
-    address::{Address, Port},
+    address::{Address, Endpoint, Port},
     counter::{DropReason, NO_RULE},
+    dhcp,
+    mapping::PortKey,
     mss,
-    open::{Origin, open_outbound},
+    open::{Origin, open_host, open_outbound},
     packet::Packet,
-    parse::{Parsed, Transport, parse},
+    parse::{Parsed, TCP, Transport, UDP, parse},
     rewrite::rewrite,
     rule::{Snat, filtering, interface_flags, mapping, role},
-    session::{View, flags},
+    session::{Session, SessionKey, View, flags},
     sweep,
-    tables::Tables,
+    tables::{HostSocket, Tables},
     tcp,
-    work::Work,
+    work::{Work, settle},
 };
 
 /// Decides on a packet that is about to leave by an uplink.
@@ -85,10 +87,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         network,
     };
     let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
-    match snat.filter(|snat| snat.mapping != mapping::NONE) {
+    // A host without an address asks for one, whatever source a rule is for.
+    let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
+    match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
         Some(snat) => from_inside(packet, tables, work, origin, snat),
-        None if packet.ingress_interface() == 0 => from_host(packet, tables, work, origin),
-        None => Ok(Verdict::Untouched),
+        None => from_host(packet, tables, work, origin),
     }
 }
 
@@ -150,47 +153,243 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, snat)
 }
 
-/// A packet of the host's own. It goes out as it is, unless a guest's session has exactly these
-/// addresses: then the host's gets another port. A query of the host's is noted, so that no guest
-/// gets the same identifier towards that remote.
-#[inline(never)]
+/// What becomes of a packet that leaves from an external address and is no guest's: the host's own, or that of
+/// somebody behind it whom others translate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum HostFlow {
+    /// It goes out as it is. If a forward or a guest could take what answers it, the flow is noted.
+    Passes,
+    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote. Where there is no
+    /// room for that, it goes out as it is.
+    Asks,
+    /// A guest's session has exactly these addresses: it gets another port.
+    Meets,
+    /// The host has had its chance to take it.
+    TurnedBack,
+}
+
+/// Decides on a packet without a session and without a rule for its source.
+#[inline(always)]
 fn from_host<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
     origin: Origin,
 ) -> Outcome {
+    let flow = host_flow(packet, tables, work, origin);
+    match flow {
+        HostFlow::Passes => return Ok(Verdict::Untouched),
+        HostFlow::TurnedBack => return Err(DropReason::Unsolicited),
+        HostFlow::Asks | HostFlow::Meets => {}
+    }
+    settle(work);
+    match open_elsewhere(packet, tables, work, origin) {
+        Err(reason) if flow == HostFlow::Asks && reason != DropReason::RewriteFailed => {
+            Ok(Verdict::Untouched)
+        }
+        outcome => outcome,
+    }
+}
+
+/// (Apart from what follows: the stack has no room for both.)
+#[inline(never)]
+fn host_flow<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> HostFlow {
     let parsed = &work.parsed;
-    let is_query = match parsed.transport {
-        Transport::Tcp { flags } if flags & tcp::SYN == 0 => return Ok(Verdict::Untouched),
-        Transport::Tcp { .. } | Transport::Udp => false,
-        Transport::IcmpQuery { is_reply: false } => true,
-        _ => return Ok(Verdict::Untouched),
-    };
+    let is_own = packet.ingress_interface() == 0;
+    if !is_own && is_turned_back(tables, parsed, origin.generation) {
+        return HostFlow::TurnedBack;
+    }
+    if is_own && dhcp::asks_for_address(parsed) {
+        note_asking(tables, work, origin.uplink);
+        return HostFlow::Passes;
+    }
     let source = parsed.header.source;
-    if tables.external_address(origin.generation, source).is_none() {
-        return Ok(Verdict::Untouched);
+    // An address that the host holds is never a guest's: the kernel takes no packet from it.
+    let is_hosts = may_be_answered(parsed, is_own)
+        && tables
+            .external_address(origin.generation, source)
+            .is_some_and(|external| is_own || external.is_host != 0);
+    if !is_hosts {
+        return HostFlow::Passes;
     }
+    let is_to_group = is_to_group(packet, parsed);
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // (What answers a query to a group comes from others, to whom no session leads.)
+        return match is_to_group || origin.network != 0 {
+            true => HostFlow::Passes,
+            false => claimed(tables, parsed),
+        };
+    }
+    if !is_contested(tables, parsed, origin.generation) {
+        return HostFlow::Passes;
+    }
+    let remote = match is_to_group {
+        true => Endpoint::new(A::UNSPECIFIED, Port::ZERO),
+        false => parsed.destination(),
+    };
+    note(tables, work, &remote)
+}
+
+/// What becomes of a query.
+#[inline(always)]
+fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow {
     let answer = parsed.key(View::Outside, 0).reversed();
-    let is_taken = tables.session(&answer).is_some_and(|session| {
-        // The answer to what a forward rule let in is the guest's too, but then this packet is
-        // not from the host: only entries made for guests count.
-        !session.has(flags::HOST)
-    });
-    if !is_taken && !is_query {
-        return Ok(Verdict::Untouched);
+    match tables.session(&answer) {
+        Some(_) => HostFlow::Meets,
+        None => HostFlow::Asks,
     }
-    let ports = if is_query {
-        (Port::new(1), Port::new(u16::MAX))
-    } else {
-        HOST_PORTS
+}
+
+/// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the address,
+/// and has had its chance.
+#[inline(always)]
+fn is_turned_back<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    generation: u16,
+) -> bool {
+    dhcp::is_to_client(parsed)
+        && tables
+            .external_address(generation, parsed.header.destination)
+            .is_some()
+}
+
+/// Whether a packet may be the first one of a flow that is to be noted. A connection of the host's own has a
+/// socket, which is known without a note; what others translate has none.
+#[inline(always)]
+fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+    match parsed.transport {
+        Transport::Tcp { flags } => {
+            flags & tcp::RST == 0 && (!is_own || flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
+        }
+        Transport::IcmpQuery { is_reply } => !is_reply,
+        Transport::Udp | Transport::Opaque => true,
+        Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+    }
+}
+
+/// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet shows
+/// by the frame alone.
+#[inline(always)]
+fn is_to_group<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+    const ETHERNET: usize = 14;
+    let frame = parsed.l3.checked_sub(ETHERNET);
+    let is_group_frame = frame
+        .and_then(|frame| packet.read::<2>(frame))
+        .is_some_and(|[first, _]| first & 1 != 0);
+    is_group_frame || !parsed.header.destination.is_unicast()
+}
+
+/// Whether somebody else than the host could take what answers a packet.
+#[inline(always)]
+fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, generation: u16) -> bool {
+    let protocol = parsed.header.protocol;
+    !matches!(protocol, TCP | UDP)
+        || tables
+            .forward(generation, protocol, parsed.source())
+            .is_some()
+        || tables
+            .port(&PortKey::new(parsed.source(), protocol))
+            .is_some()
+}
+
+/// Notes the flow of a packet, of which `remote` is the other end.
+#[inline(always)]
+fn note<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    remote: &Endpoint<A>,
+) -> HostFlow {
+    let parsed = &work.parsed;
+    let answer = SessionKey {
+        source: remote.address,
+        source_port: remote.port,
+        ..parsed.key(View::Outside, 0).reversed()
+    };
+    if let Some(session) = tables.session(&answer) {
+        if session.has(flags::HOST) && session.destination_endpoint() == parsed.source() {
+            session.touch(tables.now_s());
+            return HostFlow::Passes;
+        }
+        if !session.is_usable() {
+            return HostFlow::Passes;
+        }
+        if !yields(parsed, session) {
+            return match parsed.transport {
+                Transport::Tcp { flags } if flags & tcp::SYN == 0 => HostFlow::Passes,
+                _ => HostFlow::Meets,
+            };
+        }
+        end_of_answers(tables, &answer, session);
+    } else if tables.host_socket(parsed.header.protocol, *remote, parsed.source())
+        == HostSocket::Connected
+    {
+        return HostFlow::Passes;
+    }
+    open_host(tables, work, remote, 0);
+    HostFlow::Passes
+}
+
+/// Notes that the host asks for an address by an uplink.
+#[inline(always)]
+fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink: u16) {
+    match tables.session(&dhcp::answers(uplink)) {
+        Some(session) => drop(session.touch(tables.now_s())),
+        None => {
+            let anybody = Endpoint::new(A::UNSPECIFIED, Port::ZERO);
+            open_host(tables, work, &anybody, uplink);
+        }
+    }
+}
+
+/// Whether a guest's session gives way to a flow of the host's: without ports the one or the other has the
+/// answers; and what somebody outside has opened, and the guest has not answered, may be the host's answer.
+#[inline(always)]
+fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
+    let is_unanswered =
+        session.has(flags::FROM_INITIATOR) && session.state.load() & tcp::REPLIED == 0;
+    is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
+}
+
+/// Ends a guest's session, given by the entry of what comes from outside.
+#[inline(always)]
+fn end_of_answers<A: Address, T: Tables<A>>(
+    tables: &T,
+    answer: &SessionKey<A>,
+    session: &Session<A>,
+) {
+    let key = session.peer_key(answer.protocol);
+    if let Some(primary) = tables.session(&key) {
+        // (If a packet of the guest's passes at this very moment, the host's next one ends it.)
+        sweep::end(tables, &key, primary);
+    }
+}
+
+/// Opens a session of the host's own with the port that it has, or another one if that is taken.
+#[inline(never)]
+fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> Outcome {
+    let source = work.parsed.header.source;
+    let first_port = match work.parsed.transport {
+        Transport::IcmpQuery { .. } => 1,
+        _ => FIRST_HOST_PORT,
     };
     let snat = Snat {
         first: source,
         last: source,
         rule: NO_RULE,
-        first_port: ports.0.number(),
-        last_port: ports.1.number(),
+        first_port,
+        last_port: u16::MAX,
         mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
         filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
         has_excludes: 0,
@@ -199,8 +398,8 @@ fn from_host<A: Address, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, &snat)
 }
 
-/// Ports that a connection of the host's may be moved to.
-const HOST_PORTS: (Port, Port) = (Port::new(1024), Port::new(u16::MAX));
+/// The first port that a connection of the host's may be moved to.
+const FIRST_HOST_PORT: u16 = 1024;
 
 #[inline(always)]
 fn open<A: Address, P: Packet, T: Tables<A>>(
@@ -222,6 +421,6 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
         source.address,
     )?;
     rewrite(packet, parsed, source, parsed.destination())?;
-    tables.count(snat.rule, traffic);
+    tables.count(work.opening.request.record.rule, traffic);
     Ok(Verdict::Opened)
 }

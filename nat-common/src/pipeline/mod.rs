@@ -169,7 +169,8 @@ fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
         .map_or(0, |inside| inside.network)
 }
 
-/// Rewrites a packet of a session, follows the connection, and counts.
+/// Rewrites a packet of a session, follows the connection, and counts. A flow of the host's own that is only
+/// noted passes as it is.
 #[inline(always)]
 fn translate<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -184,6 +185,11 @@ fn translate<A: Address, P: Packet, T: Tables<A>>(
         && flags & tcp::RST != 0
     {
         show_answers(tables, parsed, session);
+    }
+    let is_same = source == parsed.source() && destination == parsed.destination();
+    // (A fragment may have got another identification.)
+    if session.has(flags::HOST) && is_same && !parsed.is_fragment() {
+        return Ok(Verdict::Untouched);
     }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
     rewrite(packet, parsed, source, destination)?;

@@ -6,8 +6,9 @@ use super::{
     find, generation, policy, resolve_fragment, rewritten, translate,
 };
 use crate::{
-    address::{Address, Endpoint},
+    address::{Address, Endpoint, Port},
     counter::DropReason,
+    dhcp,
     fragment::Order,
     mapping::{PermitKey, PortKey, PortOwner},
     mss,
@@ -17,7 +18,7 @@ use crate::{
     policy::side_of,
     rewrite::rewrite,
     rule::{ExternalAddress, Forward, filtering, forward_flags},
-    session::View,
+    session::{SessionKey, View},
     tables::{HostSocket, Tables},
     work::Work,
 };
@@ -92,6 +93,10 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     interface: u32,
 ) -> Outcome {
     let parsed = &work.parsed;
+    if dhcp::is_to_client(parsed) {
+        // (Servers may have private addresses.)
+        return Ok(Verdict::Untouched);
+    }
     let generation = generation(tables);
     parsed.check_source()?;
     if tables.inside(generation, parsed.header.source).is_some() {
@@ -170,6 +175,9 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
     if host_socket(tables, &work.parsed) == HostSocket::Connected {
         return Ok(Verdict::Untouched);
     }
+    if forward.flags & forward_flags::WHOLE != 0 && is_answer_to_group(tables, &work.parsed) {
+        return Ok(Verdict::Untouched);
+    }
     let target = policy::Target {
         endpoint: forward_target(&work.parsed, forward),
         network: forward.network,
@@ -185,6 +193,17 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
         source,
         destination,
     )
+}
+
+/// Whether the host has sent to a group from where a packet goes, so that it may be an answer.
+#[inline(always)]
+fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
+    let from_anybody = SessionKey {
+        source: A::UNSPECIFIED,
+        source_port: Port::ZERO,
+        ..parsed.key(View::Outside, 0)
+    };
+    find(tables, &from_anybody).is_some()
 }
 
 #[inline(always)]

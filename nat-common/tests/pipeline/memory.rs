@@ -19,11 +19,12 @@ use nat_common::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     next_hop::{self, NextHop, NextHopKey, Tag},
+    open::Origin,
     parse::{ICMP, TCP, UDP},
     policy::{Chain, ChainKey, Policy4},
     rule::{
-        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4, Interface,
-        OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
+        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4,
+        Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -52,7 +53,7 @@ impl<V> Lpm<V> {
         entries.insert(prefix(key, bits), value);
     }
 
-    fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
+    pub(crate) fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
         let mut by_length = self.0.iter().rev();
         by_length.find_map(|(&bits, entries)| entries.get(&prefix(key, bits)))
     }
@@ -201,9 +202,11 @@ pub(crate) struct Socket {
 #[derive(Default)]
 pub(crate) struct MemoryTables {
     pub(crate) now_s: u32,
+    pub(crate) host_sessions: u32,
     pub(crate) settings: Option<Settings>,
     pub(crate) interfaces: HashMap<u32, Interface>,
     pub(crate) forwards: Lpm<Forward4>,
+    pub(crate) forward_sources: Lpm<ForwardSource4>,
     pub(crate) snats: Lpm<Snat4>,
     pub(crate) excludes: Lpm<()>,
     pub(crate) inside: Lpm<Inside4>,
@@ -275,6 +278,10 @@ impl Tables<Addr4> for MemoryTables {
 
     fn pause(&self) {
         interleave::pause();
+    }
+
+    fn host_sessions(&self) -> u32 {
+        self.host_sessions
     }
 
     fn settings(&self) -> Option<&Settings> {
@@ -391,6 +398,24 @@ impl Tables<Addr4> for MemoryTables {
             reserved: 0,
             address: to.address,
             port,
+            padding: [0; 2],
+        })
+    }
+
+    fn forward_source(
+        &self,
+        origin: &Origin,
+        protocol: u8,
+        internal: Endpoint<Addr4>,
+    ) -> Option<&ForwardSource4> {
+        self.forward_sources.get(&ForwardSourceKey4 {
+            generation: origin.generation,
+            uplink: origin.uplink,
+            network: origin.network,
+            protocol,
+            reserved: 0,
+            address: internal.address,
+            port: internal.port,
             padding: [0; 2],
         })
     }

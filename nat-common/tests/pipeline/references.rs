@@ -144,10 +144,10 @@ fn m2_a_guest_does_not_get_a_port_that_is_forwarded_to_another() {
 fn m2_a_remotes_other_port_is_in_the_upper_half() {
     for chance in [5, 0x8005, 0x1234_8005] {
         let mut world = World::new();
-        world.forward(UDP, 6000..=6000, GUEST);
-        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        world.forward_to_one(UDP, 6000..=6001, GUEST);
+        world.outside_sends(&udp(REMOTE, At(PUBLIC, 6000)).bytes());
         world.tables.foretold.set(Some(chance));
-        let asked = world.outside_sends(&udp(REMOTE, At(PUBLIC, 6000)).bytes());
+        let asked = world.outside_sends(&udp(REMOTE, At(PUBLIC, 6001)).bytes());
         assert_eq!(ends(&asked.guest()).0, At(S1A, 0x8005), "{chance:#x}");
     }
 }

@@ -75,21 +75,6 @@ fn m2_two_ports_to_one_show_the_guest_two_remotes() {
     }
 }
 
-/// A guest's own connection to a remote and one that this remote makes by a forward, with the same
-/// ports at both ends, stay apart.
-#[test]
-fn m2_a_remote_port_in_use_by_the_guest_itself_is_shown_as_another() {
-    let mut world = World::new();
-    let guest = At(C1, 5000);
-    world.forward(UDP, 6000..=6000, guest);
-    world.guest_sends(&udp(guest, CLIENT).bytes()).uplink();
-    let (shown, server) = exchange(&world, UDP, CLIENT, 6000);
-    assert_eq!(server, guest);
-    assert_ne!(shown, CLIENT);
-    let back = world.outside_sends(&udp(CLIENT, At(PUBLIC, 5000)).bytes());
-    assert_eq!(ends(&back.guest()), (CLIENT, guest));
-}
-
 /// Excluded destinations see the guest's address, others of the same rule do not.
 #[test]
 fn m3_excluded_destinations_are_not_translated() {

@@ -8,7 +8,6 @@ use nat_common::{
         ExternalAddress, Interface, SNAT_FIXED_BITS, Snat4, SnatKey4, interface_flags, mapping,
         role,
     },
-    session::flags,
 };
 
 use super::{
@@ -168,17 +167,30 @@ fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() 
     let packet = udp(At(C3, 5000), REMOTE).bytes();
     let (verdict, _) = world.run(Hook::Outbound, &packet, LAN, DMZ).unwrap();
     assert_eq!(verdict, Verdict::Untouched);
-    // Not even where a guest has a session with just these addresses, or the host is moved.
+}
+
+/// Where a guest has a session with just these addresses, who leaves by the host's address gets another port, as
+/// the host itself does, and its answers.
+#[test]
+fn others_behind_the_host_that_meet_a_guests_session_get_another_port() {
     let world = self::world();
     leaves(&world, UPLINK, &udp(GUEST, REMOTE).bytes());
-    let entries = world.entries();
-    let packet = udp(At(PUBLIC, 5000), REMOTE).bytes();
-    let (verdict, _) = world
-        .run(Hook::Outbound, &packet, UPLINK, super::world::ELSEWHERE)
+    let own = At(PUBLIC, 5000);
+    let (verdict, packet) = world
+        .run(
+            Hook::Outbound,
+            &udp(own, REMOTE).bytes(),
+            UPLINK,
+            super::world::ELSEWHERE,
+        )
         .unwrap();
-    assert_eq!((verdict, world.entries()), (Verdict::Untouched, entries));
-    let session = &world.tables.sessions.entries()[0].1;
-    assert!(!session.has(flags::HOST));
+    let moved = ends(&packet).0;
+    assert_eq!((verdict, moved.0), (Verdict::Opened, PUBLIC));
+    assert_ne!(moved, own);
+    let back = world.outside_sends(&udp(REMOTE, moved).bytes());
+    assert_eq!(ends(&back.host()), (REMOTE, own));
+    let back = world.outside_sends(&udp(REMOTE, own).bytes());
+    assert_eq!(ends(&back.guest()).1, GUEST);
 }
 
 /// Rules of another generation are not in use.

@@ -12,9 +12,10 @@ use nat_common::{
     pipeline::{self, Place, Verdict},
     policy::{Chain, ChainKey, Policy4, Side, side},
     rule::{
-        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, Forward4, ForwardKey4,
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4, forward_flags, inside_flags, interface_flags, role,
+        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
+        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
+        InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4,
+        forward_flags, inside_flags, interface_flags, role,
     },
     session::{Session, SessionKey4, View, flags},
     sweep,
@@ -153,6 +154,7 @@ impl World {
         let mut world = Self {
             tables: MemoryTables {
                 now_s: 1000,
+                host_sessions: u32::MAX,
                 settings: Some(settings()),
                 interfaces: interfaces(),
                 ..MemoryTables::default()
@@ -205,6 +207,21 @@ impl World {
             };
             let snats = &mut self.tables.snats;
             snats.insert(SNAT_FIXED_BITS + 24, &key, self.snat);
+        }
+    }
+
+    /// Lets the rule that guests hide by be for sources of any address, as in `source = "0.0.0.0/0"`.
+    pub(crate) fn snat_of_everything(&mut self) {
+        for network in 0..=2 {
+            let key = SnatKey4 {
+                generation: GENERATION,
+                uplink: 1,
+                network,
+                reserved: [0; 2],
+                source: Addr4([0; 4]),
+            };
+            let snats = &mut self.tables.snats;
+            snats.insert(SNAT_FIXED_BITS, &key, self.snat);
         }
     }
 
@@ -268,14 +285,25 @@ impl World {
             let bits = FORWARD_FIXED_BITS + 16;
             let key = forward_key(protocol, port);
             self.tables.forwards.insert(bits, &key, forward);
+            let internal = forward.internal_port(Port::new(port));
+            let key = source_key(protocol, to.0, forward.network, internal);
+            let is_known = self.tables.forward_sources.get(&key).is_some();
+            if is_known || !matches!(protocol, TCP | UDP) {
+                continue;
+            }
+            let source = ForwardSource4 {
+                address: Addr4(PUBLIC),
+                first_internal: internal.number(),
+                first_external: port,
+            };
+            let sources = &mut self.tables.forward_sources;
+            sources.insert(FORWARD_SOURCE_FIXED_BITS + 16, &key, source);
         }
     }
 
     /// Forwards everything that is sent to the host's address.
     pub(crate) fn forward_all(&mut self, to: Ip) {
-        self.forward(ICMP, 0..=0, At(to, 0));
-        self.forward(OTHER_PROTOCOLS, 0..=0, At(to, 0));
-        for protocol in [TCP, UDP] {
+        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
             self.forward_with(protocol, 0..=0, At(to, 0), forward_flags::WHOLE);
             let key = forward_key(protocol, 0);
             let all = *self
@@ -284,6 +312,11 @@ impl World {
                 .unwrap();
             let forwards = &mut self.tables.forwards;
             forwards.insert(FORWARD_FIXED_BITS, &key, all);
+            let key = source_key(protocol, to, all.network, Port::ZERO);
+            if let Some(source) = self.tables.forward_sources.get(&key).copied() {
+                let sources = &mut self.tables.forward_sources;
+                sources.insert(FORWARD_SOURCE_FIXED_BITS, &key, source);
+            }
         }
     }
 
@@ -570,8 +603,8 @@ impl World {
     fn check_guests(&self) {
         let mut expected: HashMap<_, (u32, u32)> = HashMap::new();
         for (key, session) in self.tables.sessions.entries() {
-            if session.has(flags::PRIMARY) && !session.has(flags::HOST) {
-                let guest = GuestKey::new(key.source, key.network);
+            if session.has(flags::PRIMARY) {
+                let guest = GuestKey::of_session(&key, session.flags);
                 expected.entry(guest).or_default().0 += 1;
             }
         }
@@ -721,6 +754,19 @@ fn forward_key(protocol: u8, port: u16) -> ForwardKey4 {
         reserved: 0,
         address: Addr4(PUBLIC),
         port: Port::new(port),
+        padding: [0; 2],
+    }
+}
+
+fn source_key(protocol: u8, guest: Ip, network: u16, port: Port) -> ForwardSourceKey4 {
+    ForwardSourceKey4 {
+        generation: GENERATION,
+        uplink: 1,
+        network,
+        protocol,
+        reserved: 0,
+        address: Addr4(guest),
+        port,
         padding: [0; 2],
     }
 }

@@ -13,10 +13,12 @@ use nat_common::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
     },
     next_hop::{self, NextHop, NextHopKey, Tag},
+    open::Origin,
     parse::{ICMP, TCP, UDP},
     policy::{Chain, ChainKey, Policy4},
     rule::{
-        self, ExternalAddress, Forward4, Inside4, Interface, Settings, Snat4, forward_flags, role,
+        self, ExternalAddress, Forward4, ForwardSource4, Inside4, Interface, Settings, Snat4,
+        forward_flags, role,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -34,6 +36,7 @@ pub(crate) struct MemoryTables {
     interfaces: HashMap<u32, Interface>,
     external: ExternalAddress,
     forward: Forward4,
+    forward_source: ForwardSource4,
     inside: Inside4,
     snat: Snat4,
     sessions: Table<SessionKey4, Session<Addr4>>,
@@ -127,6 +130,11 @@ impl MemoryTables {
                 reserved: 0,
             },
             forward: forward(),
+            forward_source: ForwardSource4 {
+                address: Addr4(PUBLIC),
+                first_internal: 80,
+                first_external: 10_000,
+            },
             inside: Inside4 {
                 network: 1,
                 flags: 0,
@@ -191,6 +199,10 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn pause(&self) {}
+
+    fn host_sessions(&self) -> u32 {
+        u32::MAX
+    }
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
@@ -302,6 +314,17 @@ impl Tables<Addr4> for MemoryTables {
             _ => false,
         };
         (to.address == Addr4(PUBLIC) && is_forwarded).then_some(&self.forward)
+    }
+
+    fn forward_source(
+        &self,
+        _: &Origin,
+        protocol: u8,
+        internal: Endpoint<Addr4>,
+    ) -> Option<&ForwardSource4> {
+        let is_served = (80..180).contains(&internal.port.number());
+        let is_target = internal.address == Addr4(guest(super::SERVER)) && is_served;
+        (is_target && matches!(protocol, TCP | UDP)).then_some(&self.forward_source)
     }
 
     fn snat(&self, _: u16, _: u16, _: u16, source: Addr4) -> Option<&Snat4> {

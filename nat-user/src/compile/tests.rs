@@ -258,6 +258,96 @@ to = "172.22.161.170"
     assert!(lookup(&rules, TCP, "19.19.8.11", 80).is_none());
 }
 
+/// Where a guest's packet from this port leaves from, as its forward has it.
+fn source(ruleset: &Ruleset, protocol: u8, guest: Addr4, port: u16) -> Option<(Addr4, u16)> {
+    let matches = |prefix: &Prefix<ForwardSourceKey4>| {
+        let free_bits = FORWARD_SOURCE_FIXED_BITS + 16 - prefix.bits;
+        prefix.key.protocol == protocol
+            && prefix.key.address == guest
+            && (prefix.key.uplink, prefix.key.network) == (1, 1)
+            && u32::from(prefix.key.port.number()) >> free_bits == u32::from(port) >> free_bits
+    };
+    let sources = ruleset.forward_sources.iter();
+    let found: Vec<_> = sources.filter(|(prefix, _)| matches(prefix)).collect();
+    assert!(found.len() <= 1, "port {port} has {} entries", found.len());
+    let (_, source) = found.first()?;
+    Some((
+        source.address,
+        source.external_port(Port::new(port)).number(),
+    ))
+}
+
+#[test]
+fn a_target_leaves_from_the_first_port_that_leads_to_it() {
+    let own = Addr4([19, 19, 8, 10]);
+    let named = Addr4([19, 19, 8, 11]);
+    let rules = ruleset_on(
+        &host_with(&["19.19.8.10", "19.19.8.12"]),
+        r#"
+[[forward]]
+uplink = "wan"
+protocol = ["tcp", "udp"]
+ports = ["10000-10999", "5060"]
+to = "172.22.161.170"
+to_ports = ["20000-20999", "5070"]
+[[forward]]
+uplink = "wan"
+protocol = "tcp"
+ports = "8000-8009"
+to = "172.22.161.171"
+to_ports = 80
+[[forward]]
+uplink = "wan"
+protocol = "udp"
+address = "19.19.8.11"
+ports = "1-30000"
+to = "172.22.161.170"
+[[nat]]
+uplink = "wan"
+address = "19.19.8.13"
+to = "172.22.161.172"
+"#,
+    );
+    for port in [20_000, 20_500, 20_999] {
+        assert_eq!(
+            source(&rules, TCP, guest(170), port),
+            Some((own, port - 10_000))
+        );
+        assert_eq!(
+            source(&rules, UDP, guest(170), port),
+            Some((own, port - 10_000))
+        );
+    }
+    assert_eq!(source(&rules, UDP, guest(170), 5070), Some((own, 5060)));
+    assert_eq!(source(&rules, TCP, guest(170), 5060), None);
+    assert_eq!(source(&rules, TCP, guest(171), 80), Some((own, 8000)));
+    assert_eq!(source(&rules, UDP, guest(171), 80), None);
+    // Of the rule for all ports what no earlier one leads to.
+    for port in [1, 5060, 19_999, 21_000, 30_000] {
+        assert_eq!(source(&rules, UDP, guest(170), port), Some((named, port)));
+    }
+    assert_eq!(source(&rules, UDP, guest(170), 30_001), None);
+    assert_eq!(source(&rules, UDP, guest(172), 53), None);
+}
+
+#[test]
+fn a_target_of_everything_leaves_by_every_port_but_the_hosts() {
+    let own = Addr4([19, 19, 8, 10]);
+    let rules = ruleset(&forward("").replace("\"tcp\"", "\"all\""));
+    for protocol in [TCP, UDP] {
+        for port in [0, 21, 23, 65_535] {
+            let leaves = source(&rules, protocol, guest(170), port);
+            assert_eq!(leaves, Some((own, port)));
+        }
+    }
+    assert_eq!(source(&rules, TCP, guest(170), 22), None);
+    // A later rule that names ports comes first.
+    let all = forward("").replace("\"tcp\"", "\"all\"");
+    let rules =
+        ruleset(&(all + "\naddress = \"19.19.8.11\"\n" + &forward("ports = 80\nto_ports = 81")));
+    assert_eq!(source(&rules, TCP, guest(170), 81), Some((own, 80)));
+}
+
 #[test]
 fn the_first_source_rule_wins_at_every_prefix() {
     let rules = ruleset(

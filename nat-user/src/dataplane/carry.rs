@@ -461,7 +461,7 @@ struct References {
     permit: Option<PermitKey4>,
     /// The external port that a hairpinned session was sent to.
     server: Option<PortKey4>,
-    guest: Option<GuestKey4>,
+    guest: GuestKey4,
 }
 
 impl References {
@@ -480,7 +480,7 @@ impl References {
             external: has(flags::HOLDS_PORT).then(|| PortKey4::new(external, key.protocol)),
             permit: has(flags::HOLDS_PERMIT).then(permit),
             server: has(flags::HOLDS_SERVER).then(server),
-            guest: (!has(flags::HOST)).then(|| GuestKey4::new(key.source, key.network)),
+            guest: GuestKey4::of_session(key, record.flags),
         }
     }
 
@@ -513,11 +513,10 @@ impl Contents {
         if let Some(permit) = references.permit {
             *self.permits.entry(permit).or_default() += 1;
         }
-        if let Some(guest) = references.guest {
-            let guest = self.guests.entry(guest).or_insert(GuestRecord::zeroed());
-            guest.references += 1;
-            guest.sessions += 1;
-        }
+        let guest = self.guests.entry(references.guest);
+        let guest = guest.or_insert(GuestRecord::zeroed());
+        guest.references += 1;
+        guest.sessions += 1;
     }
 
     fn refer_to(&mut self, key: PortKey4, owner: &PortRecord4) {

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use nat_common::{
     rule::Settings,
     session::{DEAD, SessionKey4, SessionRecord4, flags},
-    sweep::{END_BATCH, EndMode, judged_s, timeout_s},
+    sweep::{END_BATCH, EndMode, idle_s, judged_s},
 };
 
 use super::{
@@ -145,7 +145,12 @@ impl Expiry {
             }
             let due_s = match record.seen_s {
                 DEAD => now_s,
-                seen_s => seen_s.saturating_add(timeout_s(settings, key.protocol, record.state)),
+                seen_s => seen_s.saturating_add(idle_s(
+                    settings,
+                    key.protocol,
+                    record.flags,
+                    record.state,
+                )),
             };
             if due_s < again_s {
                 due.entry(due_s).or_default().push(*key);

@@ -14,8 +14,9 @@ use nat_common::{
     next_hop::{self, NextHopKey, NextHopRecord},
     policy::{Chain, ChainKey, Policy4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
-        Interface, NearInterface, Settings, Snat4, SnatKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
+        ForwardSourceKey4, Inside4, InsideKey4, Interface, NearInterface, Settings, Snat4,
+        SnatKey4,
     },
     session::{JUST_OPENED, SessionKey4, SessionRecord4},
 };
@@ -124,22 +125,30 @@ const MAPS: &[Shape] = &[
         size_of::<u32>(),
         size_of::<NearInterface>(),
     ),
+    shape(
+        "FORWARD_SOURCES",
+        PREFIX_LEN + size_of::<ForwardSourceKey4>(),
+        size_of::<ForwardSource4>(),
+    ),
 ];
 
-/// Before the answers of hairpinned sessions reversed what they answer, in between.
+/// How many of [`MAPS`] layout 4 did not have: they stand last.
+const NEW_MAPS_5: usize = 1;
+/// How many of [`MAPS`] layout 3 did not have.
+const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
+
+/// Before the answers of hairpinned sessions reversed what they answer, in between, and before forwards kept their
+/// port outwards.
 static WITH_OWN_ANSWERS: Layout = Layout {
     version: 4,
-    maps: MAPS,
+    maps: MAPS.split_at(MAPS.len() - NEW_MAPS_5).0,
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
-
-/// How many of [`MAPS`] layout 3 did not have: they stand last.
-const NEW_MAPS: usize = 3;
 
 /// Before policies, and before interfaces were found without a search.
 static WITHOUT_POLICIES: Layout = Layout {
     version: 3,
-    maps: MAPS.split_at(MAPS.len() - NEW_MAPS).0,
+    maps: MAPS.split_at(MAPS.len() - NEW_MAPS_4).0,
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 

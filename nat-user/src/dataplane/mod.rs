@@ -33,8 +33,9 @@ use nat_common::{
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     policy::{Chain, ChainKey, Policy4},
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, Inside4, InsideKey4,
-        Interface, NEAR_INTERFACES, NearInterface, Settings, Snat4, SnatKey4,
+        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
+        ForwardSourceKey4, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
+        Settings, Snat4, SnatKey4,
     },
 };
 
@@ -60,6 +61,7 @@ pub struct Dataplane {
     near_interfaces: Array<MapData, Plain<NearInterface>>,
     addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
+    forward_sources: LpmTrie<MapData, Plain<ForwardSourceKey4>, Plain<ForwardSource4>>,
     snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
     excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
     inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
@@ -101,6 +103,7 @@ impl Dataplane {
             near_interfaces: Array::try_from(Map::Array(map("NEAR_INTERFACES")?))?,
             addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
             forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
+            forward_sources: LpmTrie::try_from(Map::LpmTrie(map("FORWARD_SOURCES")?))?,
             snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
             excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
             inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,

@@ -22,6 +22,9 @@ pub(super) const XDP_PROGRAM: &str = "nat_early";
 const LOG_NOTHING: u8 = 0;
 const LOG_ALL: u8 = 5;
 
+/// The host's own flows that are noted may take one in so many places of the session table.
+const HOST_SHARE: u32 = 4;
+
 /// How many entries the tables of a new data plane have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
@@ -69,13 +72,15 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
     let netns_cookie = local::netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
+    let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
         .override_global("NETNS_COOKIE", &netns_cookie, true)
-        .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true);
+        .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
+        .override_global("HOST_SESSIONS", &host_sessions, true);
     for table in layout::CURRENT.map_names() {
         if let Some(max_entries) = sizes.of(table) {
             loader.map_max_entries(table, max_entries);

@@ -9,7 +9,9 @@ use aya::{
 };
 use nat_common::{
     policy::{Chain, ChainKey, MAX_POLICIES, Policy4, Side},
-    rule::{AddressKey4, ExcludeKey4, ForwardKey4, InsideKey4, Settings, SnatKey4},
+    rule::{
+        AddressKey4, ExcludeKey4, ForwardKey4, ForwardSourceKey4, InsideKey4, Settings, SnatKey4,
+    },
 };
 
 use super::{Dataplane, Plain};
@@ -43,6 +45,7 @@ generational!(
     ChainKey,
     ExcludeKey4,
     ForwardKey4,
+    ForwardSourceKey4,
     InsideKey4,
     SnatKey4
 );
@@ -115,6 +118,15 @@ impl Dataplane {
                 Plain(*forward),
             )?;
         }
+        for (prefix, source) in &rules.forward_sources {
+            put(
+                &mut self.forward_sources,
+                "FORWARD_SOURCES",
+                *prefix,
+                generation,
+                Plain(*source),
+            )?;
+        }
         for prefix in &rules.excludes {
             put(&mut self.excludes, "EXCLUDES", *prefix, generation, 1)?;
         }
@@ -162,6 +174,7 @@ impl Dataplane {
         remove_entries(&mut self.chains, unwanted)?;
         remove(&mut self.inside, unwanted)?;
         remove(&mut self.forwards, unwanted)?;
+        remove(&mut self.forward_sources, unwanted)?;
         remove(&mut self.excludes, unwanted)?;
         remove(&mut self.snats, unwanted)
     }

@@ -427,7 +427,12 @@ impl Place {
         let (verdict, delivered) = run.unwrap_or_else(|reason| {
             panic!("answer {answer:02x?} to {before:02x?} at {self:?}: {reason:?}")
         });
-        assert_eq!(verdict, Verdict::Translated, "answer to {before:02x?}");
+        // Queries of the host's own leave as they are, where nobody else has their identifier.
+        let expected = match after == before {
+            true => Verdict::Untouched,
+            false => Verdict::Translated,
+        };
+        assert_eq!(verdict, expected, "answer to {before:02x?}");
         assert_eq!(canonical(&delivered), canonical(&reversed(before)));
     }
 }

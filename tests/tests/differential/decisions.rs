@@ -217,6 +217,19 @@ pub(crate) const DECISIONS: &[Decision] = &[
         explains: |case| case.is_to_lent_port() || case.is_from_remote_of_lent_port(),
     },
     Decision {
+        name: "ForwardsKeepTheirPortOutwards",
+        why: "What a forward's target sends from the forwarded port leaves from the forward's external \
+              port, at which anybody reaches it; netfilter gives it another.",
+        explains: |case| {
+            let flow = case.flow();
+            let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
+            case.is(&[Cause::Probe])
+                && is_forward(NATBPF)
+                && !is_forward(NFTABLES)
+                && case.natbpf == Came::Translated
+        },
+    },
+    Decision {
         name: "FilteringIsByAddress",
         why: "By default an address that a guest has sent to may send to it from every port \
               (RFC 4787 REQ-8).",

@@ -114,6 +114,34 @@ fn m2_answers_come_from_the_port_that_was_asked() -> Result<()> {
 }
 
 #[test]
+fn m6_a_forwards_target_leaves_from_the_forwarded_port() -> Result<()> {
+    let net = Proxmox::new()?;
+    let masquerade = "[[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
+    let rules = [
+        masquerade.to_owned(),
+        forward("udp", "27015", Proxmox::VM1, ""),
+        forward("udp", "5060", Proxmox::VM2, "5070"),
+        forward("tcp", "\"3000-3009\"", Proxmox::VM1, "\"4000-4009\""),
+    ];
+    let _nat = Nat::proxmox(&net, &(net.config_head() + &rules.concat()))?;
+    let provider = net.cli.udp("198.51.100.2:5060")?;
+    let (game, phone) = (net.vm1.udp("0.0.0.0:27015")?, net.vm2.udp("0.0.0.0:5070")?);
+    for (guest, port) in [(&game, 27015), (&phone, 5060)] {
+        let seen = exchange(guest, at(Proxmox::CLI, 5060), &provider, b"register")?;
+        ensure!(seen == at(Proxmox::PUBLIC, port), "seen as {seen}");
+        // A call from the port that the guest has registered at.
+        let from = exchange(&provider, at(Proxmox::PUBLIC, port), guest, b"call")?;
+        ensure!(from == at(Proxmox::CLI, 5060), "called by {from}");
+    }
+    // Another guest from the same port is somebody else.
+    let other = net.vm2.udp("0.0.0.0:27015")?;
+    let seen = exchange(&other, at(Proxmox::CLI, 5060), &provider, b"heartbeat")?;
+    ensure!(seen != at(Proxmox::PUBLIC, 27015), "seen as {seen}");
+    exchange(&game, at(Proxmox::CLI, 5060), &provider, b"heartbeat")?;
+    Ok(())
+}
+
+#[test]
 fn m2_protocols_on_one_port_go_to_different_guests() -> Result<()> {
     let net = Proxmox::new()?;
     let rules = [

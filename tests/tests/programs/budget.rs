@@ -14,8 +14,8 @@ use super::harness::Plane;
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_inbound", 53_500),
     ("nat_inbound_l3", 50_000),
-    ("nat_outbound", 65_000),
-    ("nat_outbound_l3", 65_000),
+    ("nat_outbound", 99_000),
+    ("nat_outbound_l3", 97_000),
     ("nat_from_guest", 180_000),
     ("nat_from_guest_l3", 152_000),
     ("nat_to_guest", 19_500),

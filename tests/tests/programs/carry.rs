@@ -282,16 +282,15 @@ fn a_daemon_that_dies_in_the_middle_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Layout 3 had no policies, and was as this one otherwise.
-#[test]
-fn a_layout_without_policies_is_carried_over() -> Result<()> {
+/// An older layout that had fewer maps, and was as this one otherwise.
+fn is_carried_over(version: &str, missing: &[&str]) -> Result<()> {
     let sizes = Sizes::new(1024, RULES);
     let mut plane = Plane::new()?;
     plane.open_one_of_each(5000)?;
     let expected = contents(&plane)?;
     let counters = plane.dataplane.rule_counters(1)?;
-    let (now, before) = (plane.bpffs().join("v5"), plane.bpffs().join("v3"));
-    for map in ["CHAINS", "POLICIES", "NEAR_INTERFACES"] {
+    let (now, before) = (plane.bpffs().join("v5"), plane.bpffs().join(version));
+    for map in missing {
         std::fs::remove_file(plane.dataplane.pins().map(map))?;
     }
     std::fs::rename(&now, &before)?;
@@ -301,6 +300,17 @@ fn a_layout_without_policies_is_carried_over() -> Result<()> {
     ensure!(now.exists() && !before.exists());
     plane.is_alone()?;
     plane.ends_without_a_trace()
+}
+
+#[test]
+fn a_layout_without_policies_is_carried_over() -> Result<()> {
+    let missing = ["CHAINS", "POLICIES", "NEAR_INTERFACES", "FORWARD_SOURCES"];
+    is_carried_over("v3", &missing)
+}
+
+#[test]
+fn a_layout_in_which_forwards_did_not_keep_their_port_is_carried_over() -> Result<()> {
+    is_carried_over("v4", &["FORWARD_SOURCES"])
 }
 
 #[test]

@@ -331,6 +331,16 @@ to = "172.22.161.170"
         guest.inject("eth0", &framed(gateway, guest.mac("eth0")?, packet))
     }
 
+    /// Sends an IPv4 packet out by the uplink, as if a program of the host had sent it to its gateway.
+    ///
+    /// # Errors
+    /// When it is too large for the wire.
+    pub fn inject_from_host(&self, packet: &[u8]) -> Result<()> {
+        let gateway = self.isp.mac(Self::WAN)?;
+        let frame = framed(gateway, self.host.mac(self.uplink)?, packet);
+        self.host.inject(self.uplink, &frame)
+    }
+
     fn internet_socket(&self) -> Result<Injector> {
         let socket = self.isp.raw(Self::WAN)?;
         let macs = match self.uplink {

@@ -1,0 +1,214 @@
+//! What a forward's target sends from a forwarded port: M6.
+
+use nat_common::{
+    counter::DropReason,
+    parse::{ICMP, TCP, UDP},
+    rule::mapping,
+};
+
+use super::{
+    packets::{At, GRE, answer, ends, error, request, tcp, udp},
+    world::{C1, C2, FORWARD_RULE, POOL, PUBLIC, S1A, S2, SNAT_RULE, World, assert_hidden},
+};
+
+const REMOTE: At = At(S1A, 40_000);
+
+/// The external end of a packet that a guest sends.
+fn source(world: &World, protocol: u8, from: At, to: At) -> At {
+    let out = world.guest_sends(&request(protocol, from, to).bytes());
+    let out = out.uplink();
+    assert_hidden(&out);
+    ends(&out).0
+}
+
+/// It leaves from the external port that leads there, shifted ranges and many-to-one ports included; from
+/// ports that are not forwarded it leaves as ever.
+#[test]
+fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
+    for protocol in [UDP, TCP] {
+        for mode in [
+            mapping::ENDPOINT_INDEPENDENT,
+            mapping::ADDRESS_AND_PORT_DEPENDENT,
+        ] {
+            let mut world = World::new();
+            world.snat(|snat| snat.mapping = mode);
+            world.forward(protocol, 27_015..=27_015, At(C1, 27_015));
+            world.forward(protocol, 6000..=6009, At(C2, 7000));
+            world.forward_to_one(protocol, 8000..=8009, At(C1, 80));
+            for (internal, external) in [
+                (At(C1, 27_015), 27_015),
+                (At(C2, 7000), 6000),
+                (At(C2, 7009), 6009),
+                (At(C1, 80), 8000),
+            ] {
+                for remote in [REMOTE, At(S2, 53)] {
+                    let seen = source(&world, protocol, internal, remote);
+                    assert_eq!(seen, At(PUBLIC, external), "{internal:?}");
+                    let back = answer(protocol, remote, seen).bytes();
+                    let back = world.outside_sends(&back).guest();
+                    assert_eq!(ends(&back), (remote, internal));
+                }
+            }
+            assert_eq!(source(&world, protocol, At(C2, 7010), REMOTE).1, 7010);
+            world.check();
+            world.end_all();
+            assert_eq!(world.entries(), [0; 4]);
+        }
+    }
+}
+
+/// Who is registered there may call at the forwarded port, from the port that it was registered at: that is one
+/// session, and each end sees the other's own port, whoever is first.
+#[test]
+fn m6_a_call_and_a_registration_are_one_session() {
+    for protocol in [UDP, TCP] {
+        for is_called_first in [false, true] {
+            let mut world = World::new();
+            let (inside, outside) = (At(C1, 10_060), At(PUBLIC, 5060));
+            world.forward(protocol, 5060..=5060, inside);
+            let register = || source(&world, protocol, inside, REMOTE);
+            let call = || {
+                let call = world.outside_sends(&request(protocol, REMOTE, outside).bytes());
+                ends(&call.guest())
+            };
+            if is_called_first {
+                assert_eq!(call(), (REMOTE, inside));
+                assert_eq!(register(), outside);
+            } else {
+                assert_eq!(register(), outside);
+                assert_eq!(call(), (REMOTE, inside));
+            }
+            assert_eq!(world.entries()[0], 2);
+            world.check();
+        }
+    }
+}
+
+/// Another guest that sends from that port gets another one, and so does the target where the host itself or an
+/// older session talks to the same remote from there.
+#[test]
+fn m6_who_else_uses_the_port_number_gets_another() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.forward(protocol, 5000..=5000, At(C1, 5000));
+        assert_ne!(source(&world, protocol, At(C2, 5000), REMOTE).1, 5000);
+        world.socket(protocol, At(PUBLIC, 5000), Some(REMOTE));
+        assert_ne!(source(&world, protocol, At(C1, 5000), REMOTE).1, 5000);
+        assert_eq!(source(&world, protocol, At(C1, 5000), At(S2, 9)).1, 5000);
+        world.check();
+
+        let mut world = World::new();
+        assert_eq!(source(&world, protocol, At(C2, 5000), REMOTE).1, 5000);
+        world.forward(protocol, 5000..=5000, At(C1, 5000));
+        assert_ne!(source(&world, protocol, At(C1, 5000), REMOTE).1, 5000);
+        assert_eq!(source(&world, protocol, At(C1, 5000), At(S2, 9)).1, 5000);
+        world.check();
+    }
+}
+
+/// The session counts under the forward, and ends with it.
+#[test]
+fn m6_the_session_counts_under_the_forward() {
+    let mut world = World::new();
+    world.forward(UDP, 5000..=5000, At(C1, 5000));
+    source(&world, UDP, At(C1, 5000), REMOTE);
+    let counted = world.counters(FORWARD_RULE);
+    assert_eq!((counted.opened, counted.packets_out), (1, 1));
+    assert_eq!(world.counters(SNAT_RULE).packets_out, 0);
+    world.end_all();
+    assert_eq!(world.counters(FORWARD_RULE).closed, 1);
+}
+
+/// A rule that takes everything leads to every port of its target: that keeps its ports, but leaves those of the
+/// host's own sockets alone. If its other traffic leaves by another address, that is not changed.
+#[test]
+fn m6_a_target_of_everything_keeps_its_ports() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    for protocol in [UDP, TCP] {
+        assert_eq!(source(&world, protocol, At(C1, 5000), REMOTE).1, 5000);
+        world.socket(protocol, At(PUBLIC, 6000), None);
+        assert_ne!(source(&world, protocol, At(C1, 6000), REMOTE).1, 6000);
+    }
+    world.check();
+    world.snat(|snat| {
+        snat.first.0 = POOL[0];
+        snat.last.0 = POOL[1];
+    });
+    for protocol in [UDP, TCP, ICMP, GRE] {
+        assert_ne!(source(&world, protocol, At(C1, 7), At(S2, 9)).0, PUBLIC);
+    }
+    world.check();
+}
+
+/// Where the other traffic of the guest leaves by an address that the rule does not forward, it leaves by the
+/// rule's; a destination that is excluded, or a guest with an address of its own, is as ever.
+#[test]
+fn m6_the_address_is_one_that_leads_back() {
+    let mut world = World::new();
+    world.snat(|snat| {
+        snat.first.0 = POOL[0];
+        snat.last.0 = POOL[1];
+    });
+    world.forward(UDP, 5000..=5000, At(C1, 5000));
+    assert_eq!(source(&world, UDP, At(C1, 5000), REMOTE), At(PUBLIC, 5000));
+    assert_ne!(source(&world, UDP, At(C1, 5001), REMOTE).0, PUBLIC);
+
+    let mut world = World::new();
+    world.forward(UDP, 5000..=5000, At(C1, 4000));
+    world.one_to_one(POOL[0], C1);
+    assert_eq!(source(&world, UDP, At(C1, 4000), REMOTE), At(POOL[0], 4000));
+
+    let mut world = World::new();
+    world.forward(UDP, 5000..=5000, At(C1, 4000));
+    world.exclude(S1A, 32);
+    let packet = udp(At(C1, 4000), REMOTE).bytes();
+    assert_eq!(world.guest_sends(&packet).uplink(), packet);
+}
+
+/// Errors about such a flow reach the guest, with its own port in the quotation.
+#[test]
+fn m6_errors_about_it_reach_the_target() {
+    let mut world = World::new();
+    let inside = At(C1, 4000);
+    world.forward(UDP, 5000..=5000, inside);
+    let sent = udp(inside, REMOTE).bytes();
+    let out = world.guest_sends(&sent).uplink();
+    let back = world.outside_sends(&error(S2, &out, 3, 28).bytes()).guest();
+    assert_eq!(&back[back.len() - 28..][12..16], &C1);
+    assert_eq!(&back[back.len() - 8..][..2], &4000_u16.to_be_bytes());
+}
+
+/// Targets that talk to each other by their external addresses see each other's forwarded ports, and it is one
+/// session from both sides.
+#[test]
+fn m6_targets_see_each_others_forwarded_ports() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        let (one, two) = (At(C1, 10_000), At(C2, 20_000));
+        world.forward(protocol, 5000..=5000, one);
+        world.forward(protocol, 6000..=6000, two);
+        let sent = world.guest_sends(&request(protocol, one, At(PUBLIC, 6000)).bytes());
+        assert_eq!(ends(&sent.guest()), (At(PUBLIC, 5000), two));
+        let back = world.guest_sends(&answer(protocol, two, At(PUBLIC, 5000)).bytes());
+        assert_eq!(ends(&back.guest()), (At(PUBLIC, 6000), one));
+        assert_eq!(world.entries()[0], 4);
+        world.check();
+        world.end_all();
+        assert_eq!(world.entries(), [0; 4]);
+    }
+}
+
+/// The limit of sessions per guest holds; it takes no port of those that a guest may have.
+#[test]
+fn m6_limits_per_guest_hold() {
+    let mut world = World::new();
+    world.caps(2, 1);
+    world.forward(TCP, 5000..=5000, At(C1, 5000));
+    let from = At(C1, 5000);
+    source(&world, TCP, from, At(S1A, 1));
+    source(&world, TCP, from, At(S1A, 2));
+    let refused = world.guest_sends(&tcp(from, At(S1A, 3), 2).bytes());
+    assert_eq!(refused.reason(), DropReason::GuestSessions);
+    world.check();
+}
