@@ -202,5 +202,5 @@ fn records(
 /// Whether a port's guests may be forwarded from it at once, before its bridge has seen the frame.
 pub(super) fn is_open_port(port: &Link, bridge: &Link, bounds: &Bounds) -> bool {
     let is_plain = port.up && port.port.is_some_and(BridgePort::is_plain);
-    is_plain && !bridge.vlan_filtering && bounds.from_port(port, bridge).is_none()
+    is_plain && !bridge.vlan_filtering && bounds.arriving_by_port(port, bridge).is_none()
 }

@@ -96,7 +96,7 @@ fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Int
 fn bridge_flags(link: &Link, bounds: &Bounds) -> u16 {
     match link.kind {
         Kind::Bridge => 0,
-        _ if bounds.from_device(link).is_some() => 0,
+        _ if bounds.arriving_by_device(link).is_some() => 0,
         _ => interface_flags::NO_BRIDGE,
     }
 }

@@ -49,14 +49,14 @@ impl Bounds<'_> {
     }
 
     /// Why nothing that comes by the port of a network's bridge takes the fast path.
-    pub(super) fn from_port(&self, port: &Link, bridge: &Link) -> Option<String> {
+    pub(super) fn arriving_by_port(&self, port: &Link, bridge: &Link) -> Option<String> {
         let own = self.at(port, Side::Ingress);
         let own = own.or_else(|| self.at(bridge, Side::Ingress));
         own.or_else(|| self.policing.at_bridges(Side::Ingress).map(str::to_owned))
     }
 
     /// Why nothing that comes from a network that is no bridge takes the fast path.
-    pub(super) fn from_device(&self, device: &Link) -> Option<String> {
+    pub(super) fn arriving_by_device(&self, device: &Link) -> Option<String> {
         self.at(device, Side::Ingress)
     }
 
@@ -80,7 +80,7 @@ impl Bounds<'_> {
             off("from", &link.name, self.at(link, Side::Ingress));
         }
         for port in ports.iter().filter(|_| !is_uplink) {
-            off("from", &port.name, self.from_port(port, link));
+            off("from", &port.name, self.arriving_by_port(port, link));
         }
         let inbound = self.inbound().filter(|_| !is_uplink);
         let behind = inbound.or_else(|| self.behind(link));

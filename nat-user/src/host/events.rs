@@ -123,7 +123,7 @@ impl Events {
         ] {
             match socket.and_then(|socket| socket.map(register).transpose()) {
                 Ok(socket) => {
-                    subscriptions.extend(socket.map(|socket| Subscription { source, socket }))
+                    subscriptions.extend(socket.map(|socket| Subscription { source, socket }));
                 }
                 Err(error) => log::debug!("subscribe to changes, {source:?}: {error}"),
             }

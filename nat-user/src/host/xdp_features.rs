@@ -188,7 +188,7 @@ fn exchange(
         let mut take = |body: &[u8]| {
             take(&attributes_of(
                 body.get(GENERIC_HEADER..).unwrap_or_default(),
-            ))
+            ));
         };
         if read_messages(&datagram, &mut take)? || flags & NLM_F_DUMP == 0 {
             return Ok(());
