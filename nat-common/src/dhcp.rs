@@ -1,7 +1,8 @@
 //! DHCP of the host itself on an uplink (RFC 2131).
 //!
-//! A client without a lease is known by its link-layer address alone: servers send offers to the address that
-//! it will get. So what a server sends to the client's port is the host's, whatever rules say of the address.
+//! A client without a lease is known by its link-layer address alone: servers send offers to the
+//! address that it will get. So what a server sends to the client's port is the host's, whatever
+//! rules say of the address.
 
 use crate::{
     address::{Address, Port},
@@ -15,8 +16,8 @@ pub const SERVER: Port = Port::new(67);
 /// The port of clients.
 pub const CLIENT: Port = Port::new(68);
 
-/// For how long the host is without an address after it has asked for one, in seconds. Servers look in the
-/// meantime whether somebody has the address that they are about to offer.
+/// For how long the host is without an address after it has asked for one, in seconds. Servers look
+/// in the meantime whether somebody has the address that they are about to offer.
 pub const ACQUIRING_S: u32 = 10;
 
 /// Whether this is what a server sends to a client.
@@ -50,8 +51,8 @@ pub(crate) fn answers<A: Address>(uplink: u16) -> SessionKey<A> {
     }
 }
 
-/// Whether the host is about to get an address by the uplink of this number: then it may be any that a rule
-/// names, and whoever answers for it there keeps servers from offering it.
+/// Whether the host is about to get an address by the uplink of this number: then it may be any
+/// that a rule names, and whoever answers for it there keeps servers from offering it.
 #[inline(always)]
 pub fn is_acquiring<A: Address, T: Tables<A>>(tables: &T, uplink: u16) -> bool {
     tables.session(&answers(uplink)).is_some_and(|session| {

@@ -58,8 +58,8 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
-    /// Under whom a session counts, by its primary entry's key and [`flags`]: those of the host's own are
-    /// counted together.
+    /// Under whom a session counts, by its primary entry's key and [`flags`]: those of the host's
+    /// own are counted together.
     #[inline(always)]
     pub fn of_session(key: &SessionKey<A>, session_flags: u8) -> Self {
         if session_flags & flags::HOST != 0 {

@@ -200,9 +200,9 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     finish(tables, opening).map(|()| opening.destinations())
 }
 
-/// Notes a flow that the host itself has opened from an external address, so that nobody else takes what
-/// answers it. Whether it is noted: others may have the answers, or the host has as many flows as it may.
-/// `network` is the number of an uplink for what is about that alone, else 0.
+/// Notes a flow that the host itself has opened from an external address, so that nobody else takes
+/// what answers it. Whether it is noted: others may have the answers, or the host has as many flows
+/// as it may. `network` is the number of an uplink for what is about that alone, else 0.
 #[inline(never)]
 pub fn open_host<A: Address, T: Tables<A>>(
     tables: &T,
@@ -842,8 +842,8 @@ fn with_external<A: Address, T: Tables<A>>(
     Ok(opening.request.record.source_endpoint())
 }
 
-/// Opens the session with the external endpoint by which a forward leads to the guest, else with the one that the
-/// guest's has already, else with a candidate.
+/// Opens the session with the external endpoint by which a forward leads to the guest, else with
+/// the one that the guest's has already, else with a candidate.
 #[inline(always)]
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
@@ -866,8 +866,9 @@ fn attempt_external<A: Address, T: Tables<A>>(
     open_held(tables, opening, external)
 }
 
-/// Opens the session with an external endpoint that is nobody's to claim: the guest's own one, or that by which
-/// a forward leads to it. If somebody else talks to this remote from the latter, it is as if there were no forward.
+/// Opens the session with an external endpoint that is nobody's to claim: the guest's own one, or
+/// that by which a forward leads to it. If somebody else talks to this remote from the latter, it
+/// is as if there were no forward.
 #[inline(always)]
 fn add_known<A: Address, T: Tables<A>>(
     tables: &T,
@@ -890,8 +891,8 @@ fn add_known<A: Address, T: Tables<A>>(
     }
 }
 
-/// Finds the external endpoint by which a forward leads to the source of [`Opening::request`], unless the host
-/// has a socket there that comes first.
+/// Finds the external endpoint by which a forward leads to the source of [`Opening::request`],
+/// unless the host has a socket there that comes first.
 #[inline(never)]
 fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.is_forwarded = 0;
@@ -914,7 +915,8 @@ fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>
     count_under(opening, forwarded.rule);
 }
 
-/// Lets the session count under a rule. One between guests counts under the rule of the guest that is asked.
+/// Lets the session count under a rule. One between guests counts under the rule of the guest that
+/// is asked.
 #[inline(always)]
 fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
     if opening.request.record.flags & flags::HAIRPIN == 0 {
@@ -932,8 +934,8 @@ struct Forwarded<A> {
     is_whole: bool,
 }
 
-/// Finds the forward that leads to the source of [`Opening::request`]: at the address that its other
-/// traffic leaves by, else, if it names ports, at the first one of the rule.
+/// Finds the forward that leads to the source of [`Opening::request`]: at the address that its
+/// other traffic leaves by, else, if it names ports, at the first one of the rule.
 #[inline(always)]
 fn forwarded_source<A: Address, T: Tables<A>>(
     tables: &T,

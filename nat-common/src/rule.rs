@@ -84,8 +84,8 @@ pub struct ForwardSourceKey<A> {
     pub padding: [u8; 2],
 }
 
-/// Value of `FORWARD_SOURCES`: what a forward's target sends from a forwarded port leaves from the port by
-/// which that is reached.
+/// Value of `FORWARD_SOURCES`: what a forward's target sends from a forwarded port leaves from the
+/// port by which that is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct ForwardSource<A> {

@@ -47,8 +47,8 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
     }
 }
 
-/// How long a flow of the host's own may be idle before it is answered, in seconds: a resolver asks from many
-/// ports. A flow that goes on is noted again.
+/// How long a flow of the host's own may be idle before it is answered, in seconds: a resolver asks
+/// from many ports. A flow that goes on is noted again.
 pub const HOST_UNANSWERED_S: u32 = 30;
 
 /// How long a session with these [`flags`] may be idle in seconds.

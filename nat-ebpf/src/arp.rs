@@ -62,7 +62,8 @@ fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
     }
 }
 
-/// The uplink, if it has that external address and the host does not hold it, nor is about to get it.
+/// The uplink, if it has that external address and the host does not hold it, nor is about to get
+/// it.
 #[inline(always)]
 fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface> {
     let settings = maps.settings()?;

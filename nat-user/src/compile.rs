@@ -164,11 +164,13 @@ struct Target {
     accepted: bool,
     /// Whether it takes all ports, those that guests leave by as well.
     whole: bool,
-    /// The uplink by which it leaves from the forwarded ports; `None` if another rule says by which.
+    /// The uplink by which it leaves from the forwarded ports; `None` if another rule says by
+    /// which.
     leaves_by: Option<u16>,
 }
 
-/// An external address of one protocol, the ports of it that earlier rules have, and those that the host keeps.
+/// An external address of one protocol, the ports of it that earlier rules have, and those that the
+/// host keeps.
 struct Place<'t> {
     protocol: u8,
     address: Ipv4Addr,
@@ -536,8 +538,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// What the targets of forwards send from forwarded ports leaves from the ports that lead there: of several
-    /// the first, and those of rules that name no ports last.
+    /// What the targets of forwards send from forwarded ports leaves from the ports that lead
+    /// there: of several the first, and those of rules that name no ports last.
     fn forward_sources(&mut self) {
         let (whole, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ranges)
             .into_iter()

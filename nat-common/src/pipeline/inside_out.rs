@@ -153,15 +153,15 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, snat)
 }
 
-/// What becomes of a packet that leaves from an external address and is no guest's: the host's own, or that of
-/// somebody behind it whom others translate.
+/// What becomes of a packet that leaves from an external address and is no guest's: the host's own,
+/// or that of somebody behind it whom others translate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum HostFlow {
     /// It goes out as it is. If a forward or a guest could take what answers it, the flow is noted.
     Passes,
-    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote. Where there is no
-    /// room for that, it goes out as it is.
+    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote.
+    /// Where there is no room for that, it goes out as it is.
     Asks,
     /// A guest's session has exactly these addresses: it gets another port.
     Meets,
@@ -246,8 +246,8 @@ fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow
     }
 }
 
-/// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the address,
-/// and has had its chance.
+/// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the
+/// address, and has had its chance.
 #[inline(always)]
 fn is_turned_back<A: Address, T: Tables<A>>(
     tables: &T,
@@ -260,8 +260,8 @@ fn is_turned_back<A: Address, T: Tables<A>>(
             .is_some()
 }
 
-/// Whether a packet may be the first one of a flow that is to be noted. A connection of the host's own has a
-/// socket, which is known without a note; what others translate has none.
+/// Whether a packet may be the first one of a flow that is to be noted. A connection of the host's
+/// own has a socket, which is known without a note; what others translate has none.
 #[inline(always)]
 fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     match parsed.transport {
@@ -274,8 +274,8 @@ fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     }
 }
 
-/// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet shows
-/// by the frame alone.
+/// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet
+/// shows by the frame alone.
 #[inline(always)]
 fn is_to_group<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     const ETHERNET: usize = 14;
@@ -348,8 +348,9 @@ fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink:
     }
 }
 
-/// Whether a guest's session gives way to a flow of the host's: without ports the one or the other has the
-/// answers; and what somebody outside has opened, and the guest has not answered, may be the host's answer.
+/// Whether a guest's session gives way to a flow of the host's: without ports the one or the other
+/// has the answers; and what somebody outside has opened, and the guest has not answered, may be
+/// the host's answer.
 #[inline(always)]
 fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     let is_unanswered =

@@ -169,8 +169,8 @@ fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
         .map_or(0, |inside| inside.network)
 }
 
-/// Rewrites a packet of a session, follows the connection, and counts. A flow of the host's own that is only
-/// noted passes as it is.
+/// Rewrites a packet of a session, follows the connection, and counts. A flow of the host's own
+/// that is only noted passes as it is.
 #[inline(always)]
 fn translate<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -10,8 +10,8 @@ use super::{
 const SERVER: At = At(S1A, 67);
 const OFFERED: super::packets::Ip = POOL[0];
 
-/// Offers and acknowledgements reach the host, also at an address that it does not hold yet, whatever rules
-/// say of the address, and from a server with a private address.
+/// Offers and acknowledgements reach the host, also at an address that it does not hold yet,
+/// whatever rules say of the address, and from a server with a private address.
 #[test]
 fn s8_what_a_dhcp_server_sends_to_a_client_is_the_hosts() {
     for is_forwarded in [false, true] {
@@ -44,7 +44,8 @@ fn s8_what_is_no_answer_of_a_dhcp_server_has_no_such_way() {
     }
 }
 
-/// An offer that the kernel would route back out, since the host does not hold the address, does not leave.
+/// An offer that the kernel would route back out, since the host does not hold the address, does
+/// not leave.
 #[test]
 fn s8_an_offer_is_not_sent_back_out() {
     let mut world = World::new();
@@ -58,8 +59,8 @@ fn s8_an_offer_is_not_sent_back_out() {
     assert_eq!(fate.map(|(_, packet)| packet), Ok(other));
 }
 
-/// A host that has no address yet asks for one, although a rule is for sources of any address, and that is
-/// known for a while; a guest's packet with that source does not leave.
+/// A host that has no address yet asks for one, although a rule is for sources of any address, and
+/// that is known for a while; a guest's packet with that source does not leave.
 #[test]
 fn s8_a_host_without_an_address_asks_for_one() {
     let mut world = World::new();
@@ -82,8 +83,8 @@ fn s8_a_host_without_an_address_asks_for_one() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// No guest gets the answers to renewals of the host's, from whatever port it sends and whatever ports a rule
-/// lets it leave by.
+/// No guest gets the answers to renewals of the host's, from whatever port it sends and whatever
+/// ports a rule lets it leave by.
 #[test]
 fn s8_no_guest_leaves_as_a_dhcp_client() {
     let mut world = World::new();

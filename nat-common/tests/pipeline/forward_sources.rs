@@ -21,8 +21,8 @@ fn source(world: &World, protocol: u8, from: At, to: At) -> At {
     ends(&out).0
 }
 
-/// It leaves from the external port that leads there, shifted ranges and many-to-one ports included; from
-/// ports that are not forwarded it leaves as ever.
+/// It leaves from the external port that leads there, shifted ranges and many-to-one ports
+/// included; from ports that are not forwarded it leaves as ever.
 #[test]
 fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
     for protocol in [UDP, TCP] {
@@ -57,8 +57,8 @@ fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
     }
 }
 
-/// Who is registered there may call at the forwarded port, from the port that it was registered at: that is one
-/// session, and each end sees the other's own port, whoever is first.
+/// Who is registered there may call at the forwarded port, from the port that it was registered at:
+/// that is one session, and each end sees the other's own port, whoever is first.
 #[test]
 fn m6_a_call_and_a_registration_are_one_session() {
     for protocol in [UDP, TCP] {
@@ -84,8 +84,8 @@ fn m6_a_call_and_a_registration_are_one_session() {
     }
 }
 
-/// Another guest that sends from that port gets another one, and so does the target where the host itself or an
-/// older session talks to the same remote from there.
+/// Another guest that sends from that port gets another one, and so does the target where the host
+/// itself or an older session talks to the same remote from there.
 #[test]
 fn m6_who_else_uses_the_port_number_gets_another() {
     for protocol in [UDP, TCP] {
@@ -119,8 +119,9 @@ fn m6_the_session_counts_under_the_forward() {
     assert_eq!(world.counters(FORWARD_RULE).closed, 1);
 }
 
-/// A rule that takes everything leads to every port of its target: that keeps its ports, but leaves those of the
-/// host's own sockets alone. If its other traffic leaves by another address, that is not changed.
+/// A rule that takes everything leads to every port of its target: that keeps its ports, but leaves
+/// those of the host's own sockets alone. If its other traffic leaves by another address, that is
+/// not changed.
 #[test]
 fn m6_a_target_of_everything_keeps_its_ports() {
     let mut world = World::new();
@@ -141,8 +142,9 @@ fn m6_a_target_of_everything_keeps_its_ports() {
     world.check();
 }
 
-/// Where the other traffic of the guest leaves by an address that the rule does not forward, it leaves by the
-/// rule's; a destination that is excluded, or a guest with an address of its own, is as ever.
+/// Where the other traffic of the guest leaves by an address that the rule does not forward, it
+/// leaves by the rule's; a destination that is excluded, or a guest with an address of its own, is
+/// as ever.
 #[test]
 fn m6_the_address_is_one_that_leads_back() {
     let mut world = World::new();
@@ -179,8 +181,8 @@ fn m6_errors_about_it_reach_the_target() {
     assert_eq!(&back[back.len() - 8..][..2], &4000_u16.to_be_bytes());
 }
 
-/// Targets that talk to each other by their external addresses see each other's forwarded ports, and it is one
-/// session from both sides.
+/// Targets that talk to each other by their external addresses see each other's forwarded ports,
+/// and it is one session from both sides.
 #[test]
 fn m6_targets_see_each_others_forwarded_ports() {
     for protocol in [UDP, TCP] {

@@ -1,4 +1,5 @@
-//! Flows that the host itself opens come before forwards and guests, whatever their protocol: S6, S7.
+//! Flows that the host itself opens come before forwards and guests, whatever their protocol: S6,
+//! S7.
 
 use nat_common::{
     counter::DropReason,
@@ -42,8 +43,8 @@ fn others_send(world: &World, packet: &[u8]) -> Vec<u8> {
     sent
 }
 
-/// A socket that is not connected asks from a port that is forwarded, by itself, in a range or with all others:
-/// the answer is the host's, and other remotes reach the guest as ever.
+/// A socket that is not connected asks from a port that is forwarded, by itself, in a range or with
+/// all others: the answer is the host's, and other remotes reach the guest as ever.
 #[test]
 fn s7_answers_to_the_host_pass_a_forward() {
     for is_all in [false, true] {
@@ -68,8 +69,8 @@ fn s7_answers_to_the_host_pass_a_forward() {
     }
 }
 
-/// The port is a guest's, which also sends to that server: the answer to the host is the host's, and the guest
-/// is refused towards what the host has asked.
+/// The port is a guest's, which also sends to that server: the answer to the host is the host's,
+/// and the guest is refused towards what the host has asked.
 #[test]
 fn s7_answers_to_the_host_pass_a_mapping_and_its_permits() {
     for filter in 0..=filtering::ADDRESS_AND_PORT_DEPENDENT {
@@ -89,8 +90,8 @@ fn s7_answers_to_the_host_pass_a_mapping_and_its_permits() {
     }
 }
 
-/// Without ports there is one flow between two addresses: the host's, be it first, or later than that of a guest
-/// or of a forward.
+/// Without ports there is one flow between two addresses: the host's, be it first, or later than
+/// that of a guest or of a forward.
 #[test]
 fn s7_without_ports_the_host_has_the_remote_alone() {
     for protocol in PORTLESS {
@@ -122,8 +123,8 @@ fn s7_without_ports_the_host_has_the_remote_alone() {
     }
 }
 
-/// A flow that the host had before natbpf came, and in which the other end speaks first: the host's next packet
-/// has it back, unless the guest has answered in the meantime.
+/// A flow that the host had before natbpf came, and in which the other end speaks first: the host's
+/// next packet has it back, unless the guest has answered in the meantime.
 #[test]
 fn s7_a_flow_that_a_forward_took_comes_back_with_the_hosts_next_packet() {
     let mut world = World::new();
@@ -136,8 +137,8 @@ fn s7_a_flow_that_a_forward_took_comes_back_with_the_hosts_next_packet() {
     world.check();
 }
 
-/// What a guest behind a forward of everything has sent to a remote before stays its own; the host then gets
-/// another port, and its answers.
+/// What a guest behind a forward of everything has sent to a remote before stays its own; the host
+/// then gets another port, and its answers.
 #[test]
 fn s7_a_guest_that_was_first_does_not_get_what_the_host_asks() {
     let mut world = World::new();
@@ -155,8 +156,8 @@ fn s7_a_guest_that_was_first_does_not_get_what_the_host_asks() {
     world.check();
 }
 
-/// A connection without a socket, as tools make them that write segments themselves, is noted by its SYN; one
-/// with a socket needs no note.
+/// A connection without a socket, as tools make them that write segments themselves, is noted by
+/// its SYN; one with a socket needs no note.
 #[test]
 fn s7_connections_without_a_socket_are_noted() {
     for has_socket in [false, true] {
@@ -237,8 +238,8 @@ fn s7_a_spoofed_source_is_not_noted() {
     }
 }
 
-/// Who has sent to a group may be answered by anybody: under a forward of everything that is the host, under one
-/// that names the port the guest.
+/// Who has sent to a group may be answered by anybody: under a forward of everything that is the
+/// host, under one that names the port the guest.
 #[test]
 fn s7_answers_to_what_was_sent_to_a_group_are_the_hosts() {
     const GROUP: super::packets::Ip = [224, 0, 0, 5];
@@ -299,8 +300,8 @@ fn s7_errors_about_the_hosts_flows_are_the_hosts() {
     }
 }
 
-/// A resolver asks from many ports: what is not answered is soon forgotten, and the host may have so many flows
-/// noted and no more. Those beyond leave as they are, and guests keep their room.
+/// A resolver asks from many ports: what is not answered is soon forgotten, and the host may have
+/// so many flows noted and no more. Those beyond leave as they are, and guests keep their room.
 #[test]
 fn s7_many_questions_of_the_host_are_bounded() {
     let mut world = World::new();

@@ -169,8 +169,8 @@ fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() 
     assert_eq!(verdict, Verdict::Untouched);
 }
 
-/// Where a guest has a session with just these addresses, who leaves by the host's address gets another port, as
-/// the host itself does, and its answers.
+/// Where a guest has a session with just these addresses, who leaves by the host's address gets
+/// another port, as the host itself does, and its answers.
 #[test]
 fn others_behind_the_host_that_meet_a_guests_session_get_another_port() {
     let world = self::world();

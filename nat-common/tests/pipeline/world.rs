@@ -210,7 +210,8 @@ impl World {
         }
     }
 
-    /// Lets the rule that guests hide by be for sources of any address, as in `source = "0.0.0.0/0"`.
+    /// Lets the rule that guests hide by be for sources of any address, as in `source =
+    /// "0.0.0.0/0"`.
     pub(crate) fn snat_of_everything(&mut self) {
         for network in 0..=2 {
             let key = SnatKey4 {

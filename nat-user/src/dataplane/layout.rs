@@ -137,8 +137,8 @@ const NEW_MAPS_5: usize = 1;
 /// How many of [`MAPS`] layout 3 did not have.
 const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
 
-/// Before the answers of hairpinned sessions reversed what they answer, in between, and before forwards kept their
-/// port outwards.
+/// Before the answers of hairpinned sessions reversed what they answer, in between, and before
+/// forwards kept their port outwards.
 static WITH_OWN_ANSWERS: Layout = Layout {
     version: 4,
     maps: MAPS.split_at(MAPS.len() - NEW_MAPS_5).0,

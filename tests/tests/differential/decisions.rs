@@ -218,8 +218,8 @@ pub(crate) const DECISIONS: &[Decision] = &[
     },
     Decision {
         name: "ForwardsKeepTheirPortOutwards",
-        why: "What a forward's target sends from the forwarded port leaves from the forward's external \
-              port, at which anybody reaches it; netfilter gives it another.",
+        why: "What a forward's target sends from the forwarded port leaves from the forward's \
+              external port, at which anybody reaches it; netfilter gives it another.",
         explains: |case| {
             let flow = case.flow();
             let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);

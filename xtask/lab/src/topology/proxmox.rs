@@ -331,7 +331,8 @@ to = "172.22.161.170"
         guest.inject("eth0", &framed(gateway, guest.mac("eth0")?, packet))
     }
 
-    /// Sends an IPv4 packet out by the uplink, as if a program of the host had sent it to its gateway.
+    /// Sends an IPv4 packet out by the uplink, as if a program of the host had sent it to its
+    /// gateway.
     ///
     /// # Errors
     /// When it is too large for the wire.
