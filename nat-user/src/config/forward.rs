@@ -68,7 +68,7 @@ pub(super) fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault>
         ("icmp", ForwardProtocol::Icmp),
         ("all", ForwardProtocol::All),
     ];
-    let protocols = values::distinct(field.some_items()?, |item| item.choice(&choices))?;
+    let protocols = values::distinct(field.required_items()?, |item| item.choice(&choices))?;
     if protocols.len() > 1 && protocols.contains(&ForwardProtocol::All) {
         return Err(field.fault(
             "`all` stands beside others, which it contains",
@@ -362,9 +362,11 @@ fn kept_ssh(
     let reason = takes_ssh(&rule.value)?;
     let uplink = uplinks.get(rule.value.uplink.0)?;
     let by_default = uplink.section.field("keep").is_none();
+    // Whether the host holds an address that only the rule names is not known here: mostly not.
     let own_address = match (&uplink.value.addresses, rule.value.address) {
         (UplinkAddresses::Fixed(addresses), Some(address)) => addresses.contains(&address),
-        _ => true,
+        (UplinkAddresses::Interface, Some(_)) => false,
+        (_, None) => true,
     };
     let named = named.contains(&(rule.value.uplink, None)) || named.contains(&scope(rule));
     if !by_default || !own_address || named {

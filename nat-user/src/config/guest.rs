@@ -132,7 +132,7 @@ fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     }
     let name = quote(&guest.value.name);
     let problem = format!("{name} is no host's name, which it is in a network with DHCP or DNS");
-    let remedy = "write up to 63 letters, digits and hyphens, such as \"web1\"";
+    let remedy = "write up to 63 letters, digits, hyphens and underscores, such as \"web1\"";
     Some(guest.section.fault("name", &problem, remedy))
 }
 

@@ -55,10 +55,13 @@ pub(super) fn limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<L
 /// What one guest may have. In the data plane 0 stands for no limit, in a file it would be read as
 /// nothing at all.
 fn per_guest(field: Field<'_>) -> Result<NonZeroU32, Fault> {
-    NonZeroU32::new(field.integer(0, MOST_SESSIONS)?).ok_or_else(|| {
+    if field.integer(0, 0).is_ok() {
         let remedy = format!("write a number from 1 to {MOST_SESSIONS}, or leave it out");
-        field.fault("0 would leave a guest nothing", remedy)
-    })
+        return Err(field.fault("0 would leave a guest nothing", remedy));
+    }
+    let least = NonZeroU32::MIN;
+    let number = field.integer(least.get(), MOST_SESSIONS)?;
+    Ok(NonZeroU32::new(number).unwrap_or(least))
 }
 
 pub(super) fn timeouts(section: &Section<'_>, report: &mut Report<'_>) -> Option<Timeouts> {

@@ -435,9 +435,23 @@ fn name_problem(name: &str) -> Option<&'static str> {
         Some("is longer than 64 characters")
     } else if name.chars().any(char::is_control) {
         Some("holds a control character")
+    } else if name.chars().any(is_invisible) || name.trim().is_empty() {
+        Some("holds an invisible character")
     } else {
         None
     }
+}
+
+/// Whether a character shows nothing: spaces other than the usual one, characters that only join or
+/// direct others (Unicode's categories Zs, Zl, Zp and Cf), and letters without a shape.
+fn is_invisible(c: char) -> bool {
+    c != ' ' && c.is_whitespace()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn name_fault(at: usize, key: String, name: &str) -> Fault {
@@ -618,12 +632,19 @@ impl<'s> Field<'s> {
 
     /// The same, where an empty list would mean nothing.
     pub(super) fn some_items(self) -> Result<Vec<Field<'s>>, Fault> {
+        self.items_or(", or leave it out")
+    }
+
+    /// The same of a key that cannot be left out.
+    pub(super) fn required_items(self) -> Result<Vec<Field<'s>>, Fault> {
+        self.items_or("")
+    }
+
+    fn items_or(self, alternative: &str) -> Result<Vec<Field<'s>>, Fault> {
         let items = self.items();
         if items.is_empty() {
-            let remedy = format!(
-                "write {} = {}, or leave it out",
-                self.key.name, self.key.example
-            );
+            let (name, example) = (self.key.name, self.key.example);
+            let remedy = format!("write {name} = {example}{alternative}");
             return Err(self.fault("is an empty list", remedy));
         }
         Ok(items)

@@ -35,7 +35,7 @@ pub(super) fn read(
     report.errors(section.unknown_keys());
     let network = report.keep(section.required("network", |field| names.network(field)));
     let addresses = section.required("addresses", |field| {
-        values::distinct(field.some_items()?, prefix)
+        values::distinct(field.required_items()?, prefix)
     });
     let addresses = report.keep(addresses);
     let uplink = report.keep(section.optional("uplink", |field| names.uplink(field)));

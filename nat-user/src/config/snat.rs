@@ -123,7 +123,14 @@ pub(super) fn shadowed(
                 .get(id)
                 .map(|network| network.value.address.trunc()),
         };
-        if let Some(before) = earlier.covering(&rule.value, prefix) {
+        let before = earlier.covering(&rule.value, prefix).or_else(|| {
+            let around = networks.iter().zip((0..).map(NetworkId));
+            let mut around = around.filter(|(network, _)| {
+                prefix.is_some_and(|prefix| network.value.address.contains(&prefix))
+            });
+            around.find_map(|(_, id)| earlier.of_network(&rule.value, id))
+        });
+        if let Some(before) = before {
             let problem = format!(
                 "can never match: all its packets go to {}",
                 quote(&before.value.name)
@@ -164,16 +171,16 @@ impl<'r> Earlier<'r> {
         }
     }
 
+    /// A rule for all of a network that takes what `rule` would match of it.
+    fn of_network(&self, rule: &SnatRule, id: NetworkId) -> Option<&'r Item<'r, SnatRule>> {
+        let rules = self.by_network.get(&(rule.uplink, id))?;
+        let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
+        rules.iter().find(covers).copied()
+    }
+
     /// A rule that takes all that `rule`, whose sources are within `prefix`, would match.
     fn covering(&self, rule: &SnatRule, prefix: Option<Ipv4Net>) -> Option<&'r Item<'r, SnatRule>> {
         let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
-        let same_network = match rule.source {
-            SnatSource::Network(id) => self.by_network.get(&(rule.uplink, id)),
-            SnatSource::Prefix(_) => None,
-        };
-        if let Some(before) = same_network.and_then(|rules| rules.iter().find(covers)) {
-            return Some(before);
-        }
         let prefix = prefix?;
         let lengths = self.lengths.range(..=prefix.prefix_len());
         let wider = lengths.filter_map(|length| Ipv4Net::new(prefix.addr(), *length).ok());

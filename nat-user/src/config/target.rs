@@ -2,7 +2,7 @@
 
 use super::diagnostic::{Fault, Report};
 use super::forward::Surroundings;
-use super::model::{GuestAddress, SnatRule, SnatSource};
+use super::model::{GuestAddress, SnatRule, SnatSource, Uplink, UplinkAddresses};
 use super::network::ByAddress;
 use super::parse::{Section, quote};
 use super::tables::Item;
@@ -49,6 +49,18 @@ pub(super) fn doubt(
     };
     if around.snat.iter().any(is_inside) || around.routes.find(to).is_some() {
         return None;
+    }
+    let is_own = |uplink: &&Item<'_, Uplink>| match &uplink.value.addresses {
+        UplinkAddresses::Fixed(addresses) => addresses.contains(&to),
+        UplinkAddresses::Interface => false,
+    };
+    if let Some(uplink) = around.uplinks.iter().find(is_own) {
+        let problem = format!(
+            "{to} is the host's own address, of uplink {}",
+            quote(&uplink.value.name)
+        );
+        let remedy = "write a guest's address; what the host serves needs no forward";
+        return Some(section.fault("to", &problem, remedy));
     }
     let problem = format!("{to} is in no [network]");
     let remedy =

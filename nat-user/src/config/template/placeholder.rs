@@ -106,8 +106,11 @@ fn value(inner: &str, bindings: &Bindings<'_>) -> Result<String, (String, String
 const MOST_DIGITS: usize = 16;
 
 fn formatted(value: &Value, form: &str) -> Option<String> {
-    let Value::Integer(integer) = value else {
-        return None;
+    let integer = match value {
+        Value::Integer(integer) => *integer,
+        // A number in a list may be written as text.
+        Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok()?,
+        Value::Text(_) => return None,
     };
     let (width, is_hex) = match form.strip_suffix('x') {
         Some(width) => (width, true),

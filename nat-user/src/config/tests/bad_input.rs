@@ -968,3 +968,43 @@ fn of_several_mistakes_the_first_of_the_file_is_said_and_all_are_known() {
     assert_eq!(lines, [2, 9, 10, 14]);
     assert_eq!(&error.to_string(), &error.first().to_string());
 }
+
+#[test]
+fn an_empty_list_of_what_is_required() {
+    assert_eq!(
+        refusal_of(&forward("web", "protocol = []")),
+        "n.toml:12:12: forward.web.protocol: is an empty list; write protocol = \"tcp\""
+    );
+}
+
+#[test]
+fn limits_per_guest_begin_at_one() {
+    for (value, said) in [
+        (
+            "0",
+            "0 would leave a guest nothing; write a number from 1 to 4194304, or leave it out",
+        ),
+        ("-1", "-1 is out of range; write a number from 1 to 4194304"),
+    ] {
+        let refusal = refusal_of(&format!("[limits]\nports_per_guest = {value}\n"));
+        assert!(refusal.ends_with(said), "{refusal}");
+    }
+}
+
+#[test]
+fn names_that_cannot_be_seen() {
+    for invisible in [
+        "\u{200b}", "\u{ad}", "\u{202e}", "\u{feff}", "\u{3164}", "\u{a0}",
+    ] {
+        let refusal = refusal_of(&forward(&format!("web{invisible}"), "protocol = \"tcp\""));
+        assert!(
+            refusal.contains("holds an invisible character"),
+            "{refusal}"
+        );
+    }
+    let refusal = refusal_of(&forward(" ", "protocol = \"tcp\""));
+    assert!(
+        refusal.contains("holds an invisible character"),
+        "{refusal}"
+    );
+}

@@ -332,3 +332,38 @@ fn a_forward_that_names_all_ports_that_guests_leave_by() {
     let said = warnings_of(&format!("{other}{wide}")).join("\n");
     assert!(!said.contains("names every port"), "{said}");
 }
+
+#[test]
+fn ssh_at_an_address_that_the_host_need_not_have() {
+    let unknown = BASE.replace("addresses", "#");
+    let all = |more: &str| {
+        let rule = forward("all", &format!("protocol = \"all\"\n{more}"));
+        warnings(&format!("{unknown}{rule}"))
+    };
+    let is_about_ssh = |warnings: &[String]| warnings.iter().any(|one| one.contains("port 22"));
+    assert!(is_about_ssh(&all("")));
+    assert!(!is_about_ssh(&all("address = \"19.19.8.77\"")));
+}
+
+#[test]
+fn a_target_that_is_the_host_itself() {
+    let lines =
+        forward("web", "protocol = \"tcp\"\nports = 80").replace("172.22.161.170", "19.19.8.10");
+    let said = warnings_of(&lines).concat();
+    assert!(
+        said.contains("19.19.8.10 is the host's own address, of uplink `wan`"),
+        "{said}"
+    );
+    assert!(!said.contains("[[route]]"), "{said}");
+}
+
+#[test]
+fn a_source_inside_of_a_network_that_has_a_rule() {
+    let lines = snat("all", "network = \"lan\"\nto = \"masquerade\"")
+        + &snat("one", "source = \"172.22.161.7\"\nto = \"19.19.8.10\"");
+    let said = warnings_of(&lines).concat();
+    assert!(
+        said.contains("can never match: all its packets go to `all`"),
+        "{said}"
+    );
+}

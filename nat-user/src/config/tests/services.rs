@@ -251,7 +251,7 @@ fn guest_whose_name_others_cannot_be_told() {
     assert_eq!(
         refusal_of(&format!("{RANGE}{odd}")),
         "n.toml:11:8: guest.\"my web\".name: `my web` is no host's name, which it is in a network \
-         with DHCP or DNS; write up to 63 letters, digits and hyphens, such as \"web1\""
+         with DHCP or DNS; write up to 63 letters, digits, hyphens and underscores, such as \"web1\""
     );
     // Elsewhere any name will do.
     assert!(warnings(&format!("{BASE}{odd}")).is_empty());

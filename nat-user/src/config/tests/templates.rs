@@ -182,6 +182,10 @@ fn integers_can_have_a_form() {
     assert_eq!(names("{n:03}"), ["009", "255"]);
     assert_eq!(names("{n:x}"), ["9", "ff"]);
     assert_eq!(names("{n:02x}"), ["09", "ff"]);
+    // Numbers of a list may be written as text.
+    let listed = config(&with_lists("n = [\"9\", \"255\"]", "{n:03}"));
+    let names: Vec<_> = listed.forwards.into_iter().map(|rule| rule.name).collect();
+    assert_eq!(names, ["009", "255"]);
 }
 
 #[test]
