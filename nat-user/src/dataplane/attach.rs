@@ -21,7 +21,7 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
-use super::{Pins, Programs, clsact, local};
+use super::{Pins, Programs, clsact, link, local};
 
 pub(crate) use super::clsact::foreign_filters;
 
@@ -251,14 +251,13 @@ fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
         if wanted.contains(&path) || local::is_pin(&path) {
             continue;
         }
-        let removed = match noted(&path) {
+        match noted(&path) {
             Some(index) => {
                 clsact::detach(index).with_context(|| format!("interface {index}"))?;
-                fs::remove_dir(&path)
+                fs::remove_dir(&path).with_context(|| format!("remove {}", path.display()))?;
             }
-            None => fs::remove_file(&path),
-        };
-        removed.with_context(|| format!("remove {}", path.display()))?;
+            None => link::remove(&path)?,
+        }
     }
     Ok(())
 }

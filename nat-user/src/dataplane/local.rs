@@ -27,7 +27,7 @@ use nat_common::{
     local::{MAX_OWN, OwnAddresses4},
 };
 
-use super::{Pins, Plain, Programs, undisturbed::undisturbed};
+use super::{Pins, Plain, Programs, link, undisturbed::undisturbed};
 
 /// The programs, each at the hook that its section in the object names.
 const PROGRAMS: [&str; 7] = [
@@ -193,6 +193,24 @@ pub(super) fn is_program(name: &str) -> bool {
 pub(super) fn is_pin(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with(PIN_PREFIX))
+}
+
+/// Takes the programs off the control groups.
+///
+/// # Errors
+///
+/// When a pin cannot be removed.
+pub(super) fn detach_all(pins: &Pins) -> Result<()> {
+    let Ok(entries) = fs::read_dir(pins.links()) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if is_pin(&path) {
+            link::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets another data plane know what sockets have asked for.

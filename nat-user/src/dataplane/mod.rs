@@ -10,6 +10,7 @@ mod carry;
 mod clsact;
 mod expiry;
 mod layout;
+mod link;
 pub mod local;
 mod next_hops;
 mod object;

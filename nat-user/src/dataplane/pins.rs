@@ -15,7 +15,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{attach, layout, takeover};
+use super::{attach, layout, local, takeover};
 
 /// Where natbpf's own bpffs directory stands by default, on the system's bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
@@ -183,8 +183,9 @@ impl Pins {
     ///
     /// When one cannot be removed.
     pub(super) fn remove_own(&self) -> Result<()> {
-        // Links first: a program leaves its hook before its maps go.
+        // Links first: a program leaves its hook before its maps go, and is off when this returns.
         attach::detach_all(self)?;
+        local::detach_all(self)?;
         for directory in [
             self.links(),
             self.directory.join("programs"),
