@@ -198,8 +198,8 @@ pub struct ExternalAddress {
     pub uplink: u16,
     /// 1 if the host holds the address, so that what natbpf does not know is the host's.
     pub is_host: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 if the programs do not answer ARP for it.
+    pub is_silent: u8,
 }
 
 /// Key of `INSIDE`, a longest-prefix match over inside addresses.

@@ -26,7 +26,8 @@ const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
 /// Length of an ARP packet for Ethernet and IPv4 in bytes.
 const ARP: usize = 28;
 
-/// Answers a request for an external address of this uplink that the host does not hold; gives
+/// Answers a request for an external address of this uplink that the host does not hold, unless
+/// another has it or is to manage it; gives
 /// what the kernel is told.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
@@ -72,6 +73,7 @@ fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface>
     let is_ours = uplink.role == role::UPLINK
         && uplink.number == external.uplink
         && external.is_host == 0
+        && external.is_silent == 0
         && uplink.mac != [0; 6]
         && !dhcp::is_acquiring(maps, uplink.number);
     is_ours.then_some(uplink)

@@ -18,7 +18,7 @@ use crate::{
         journal::Journal,
         netlink::Netlink,
         ports,
-        setup::{self, Plan},
+        setup::{self, Plan, Problem},
     },
     import, refusals,
     report::{
@@ -147,14 +147,22 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
     let journal = Journal::open(&cli.run_dir)?;
     let mut problems = setup::problems(&netlink, &plan, journal.changes()).await?;
     problems.extend(setup::target_problems(&netlink, &loaded.config).await?);
-    if let Some(problem) = problems.first() {
+    let shown = |problem: &Problem| {
         let path: Vec<&str> = problem.key.iter().map(String::as_str).collect();
-        bail!(
-            "{}",
-            loaded
-                .source
-                .diagnostic(&path, &problem.problem, &problem.remedy)
-        );
+        let remedy = match problem.is_absence {
+            true => format!("{}; --no-host checks without this host", problem.remedy),
+            false => problem.remedy.clone(),
+        };
+        loaded.source.diagnostic(&path, &problem.problem, &remedy)
+    };
+    // natbpf waits for an interface that is missing, with the rest in use.
+    let (absences, problems) =
+        (problems.iter()).partition::<Vec<_>, _>(|problem| problem.is_absence);
+    for absence in absences {
+        eprintln!("warning: {}", shown(absence));
+    }
+    if let Some(problem) = problems.first() {
+        bail!("{}", shown(problem));
     }
     for finding in conflicts::look_if_possible(&loaded.config, &cli.bpffs).await {
         eprintln!("warning: {finding}");
@@ -290,6 +298,11 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
         if ended as usize >= keys.len() {
             break;
         }
+    }
+    if control::is_running(&cli.run_dir)
+        && let Err(error) = control::request(&cli.run_dir, Request::Flushed { ended })
+    {
+        log::debug!("the daemon takes no note of it: {error:#}");
     }
     print(vec![format!("{ended} sessions ended")])
 }

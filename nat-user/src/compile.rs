@@ -59,6 +59,8 @@ pub struct Environment {
     /// The networks behind which the host's routes put single addresses, `None` if behind none of them.
     /// Of what is missing the routes say nothing.
     pub places: HashMap<Ipv4Addr, Option<NetworkId>>,
+    /// External addresses for which ARP is not answered: another host has them, or may have.
+    pub silent: BTreeSet<Ipv4Addr>,
 }
 
 /// By which addresses an uplink's destinations are reached.
@@ -280,7 +282,7 @@ impl<'a> Compiler<'a> {
             let external = ExternalAddress {
                 uplink: self.uplinks[uplink],
                 is_host: is_host.into(),
-                reserved: 0,
+                is_silent: self.environment.silent.contains(&address).into(),
             };
             self.ruleset.addresses.push((wire(address), external));
         }
@@ -459,10 +461,12 @@ impl<'a> Compiler<'a> {
         taken: &mut Taken,
     ) {
         let all = [ALL_PORTS];
-        let ports = match forward.matches.ports.as_slice() {
-            [] => all.as_slice(),
-            ports => ports,
+        // Ports are about tcp and udp alone: echo beside them is forwarded whatever they are.
+        let (ports, whole) = match forward.matches.ports.as_slice() {
+            ports if protocol != ICMP && !ports.is_empty() => (ports, false),
+            _ => (all.as_slice(), true),
         };
+        let target = Target { whole, ..target };
         let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
         let place = Place {
             protocol,

@@ -45,6 +45,11 @@ pub enum Request {
     Reload,
     /// Remove everything and stop.
     Down,
+    /// Take note that sessions were ended by hand.
+    Flushed {
+        /// How many.
+        ended: u32,
+    },
 }
 
 /// What the daemon answers.

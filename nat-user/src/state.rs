@@ -5,7 +5,7 @@
 //! live as long as the maps do. The file is replaced as a whole: a reader finds the old or the new
 //! one. This module knows nothing of maps and interfaces but what it is told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -104,6 +104,12 @@ pub enum Held {
     Added,
     /// No interface: the programs answer ARP for it.
     Arp,
+    /// No interface, and it is not known yet whether another host has it.
+    Asked,
+    /// Another host.
+    Elsewhere,
+    /// No interface, and other software is to see to it (`claim = "none"`).
+    Unclaimed,
     /// No interface, and there is no ARP on the uplink: it must be routed to the host.
     Nobody,
 }
@@ -154,6 +160,20 @@ pub struct RuleEntry {
     pub name: String,
     /// Whether it is configured now.
     pub is_active: bool,
+    /// What it says, apart from its name, as a hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<u64>,
+}
+
+/// What a rule of a configuration says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its kind.
+    pub kind: RuleKind,
+    /// Its name, which may be its position.
+    pub name: String,
+    /// A hash of all but the name.
+    pub says: u64,
 }
 
 /// [`Numbers`] as the file has them.
@@ -302,9 +322,82 @@ impl Numbers {
             kind,
             name: name.to_owned(),
             is_active: true,
+            says: None,
         });
         self.by_name[kind as usize].insert(name.to_owned(), number);
         number
+    }
+
+    /// Finds the rules of a configuration among those that have numbers: by name and words, else by
+    /// words alone, else by name. One that is found under another name gets the new one.
+    pub fn recognise(&mut self, said: &[Said]) {
+        let mut found: Vec<Option<usize>> = Vec::with_capacity(said.len());
+        let mut taken = HashSet::new();
+        let by_name = |one: &Said| Some(self.find_rule(one.kind, &one.name)? as usize - 1);
+        for one in said {
+            let place = by_name(one).filter(|place| self.rules[*place].says == Some(one.says));
+            taken.extend(place);
+            found.push(place);
+        }
+        let mut by_words: HashMap<(RuleKind, u64), Vec<usize>> = HashMap::new();
+        for (place, rule) in self.rules.iter().enumerate().rev() {
+            if let Some(says) = rule
+                .says
+                .filter(|_| rule.is_active && !taken.contains(&place))
+            {
+                by_words.entry((rule.kind, says)).or_default().push(place);
+            }
+        }
+        for (one, found) in said
+            .iter()
+            .zip(&mut found)
+            .filter(|(_, found)| found.is_none())
+        {
+            *found = by_words.get_mut(&(one.kind, one.says)).and_then(Vec::pop);
+            taken.extend(*found);
+        }
+        let mut renamed = Vec::new();
+        for (one, place) in said.iter().zip(found) {
+            renamed.extend(
+                place
+                    .filter(|place| self.rules[*place].name != one.name)
+                    .map(|p| (p, one)),
+            );
+        }
+        // All old names go before any new one comes: two rules may have exchanged theirs.
+        for (place, one) in &renamed {
+            self.by_name[one.kind as usize].remove(&self.rules[*place].name);
+        }
+        for (place, one) in renamed {
+            if let Some(former) = self.find_rule(one.kind, &one.name) {
+                self.retire(one.kind, former);
+            }
+            self.rules[place].name.clone_from(&one.name);
+            self.by_name[one.kind as usize].insert(one.name.clone(), self.rules[place].number);
+        }
+    }
+
+    /// Takes the name from a rule that is gone, since another has it now.
+    fn retire(&mut self, kind: RuleKind, number: u32) {
+        let rule = &mut self.rules[number as usize - 1];
+        let names = &mut self.by_name[kind as usize];
+        names.remove(&rule.name);
+        // No name in a configuration has parentheses.
+        let mut name = format!("{} (removed)", rule.name);
+        if names.contains_key(&name) {
+            name = format!("{} (removed, {number})", rule.name);
+        }
+        names.insert(name.clone(), number);
+        rule.name = name;
+    }
+
+    /// Notes what the rules say that have numbers.
+    pub fn describe(&mut self, said: &[Said]) {
+        for one in said {
+            if let Some(number) = self.find_rule(one.kind, &one.name) {
+                self.rules[number as usize - 1].says = Some(one.says);
+            }
+        }
     }
 
     /// Notes which rules are configured now.

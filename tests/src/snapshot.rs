@@ -13,8 +13,12 @@ use lab::patience::patience;
 /// How long bridges may take to say that they are up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Settings that natbpf leaves on when it goes, or that the kernel changes along with them.
+const LEFT: [&str; 3] = ["/ip_forward ", "/forwarding ", "/all/accept_redirects "];
+
 /// Everything of a host that natbpf could change: interfaces, addresses, routes, qdiscs and
 /// filters, XDP programs, and every sysctl of IPv4, the bridges and netfilter; a line for each.
+/// Without `ip_forward` and what it changes, which natbpf leaves on for others.
 ///
 /// # Errors
 /// When the host does not say.
@@ -44,6 +48,7 @@ pub fn take(host: &Host) -> Result<Vec<String>> {
         for root in ["ipv4", "bridge", "netfilter"] {
             read_all(&Path::new("/proc/sys/net").join(root), &mut lines);
         }
+        lines.retain(|line: &String| !LEFT.iter().any(|left| line.contains(left)));
         lines.sort();
         lines
     })?;

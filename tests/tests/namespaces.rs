@@ -17,7 +17,9 @@ mod namespaces {
     mod icmp;
     mod import;
     mod layouts;
+    mod leaks;
     mod life;
+    mod lifecycle;
     mod local;
     mod nat;
     mod neighbours_on_host;

@@ -40,7 +40,7 @@ fn world() -> World {
     let address = ExternalAddress {
         uplink: OTHER_NUMBER,
         is_host: 1,
-        reserved: 0,
+        is_silent: 0,
     };
     world.tables.addresses.insert(Addr4(OTHER_PUBLIC), address);
     world.snat(|snat| snat.filtering = nat_common::rule::filtering::ENDPOINT_INDEPENDENT);

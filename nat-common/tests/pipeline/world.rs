@@ -189,7 +189,7 @@ impl World {
         let external = ExternalAddress {
             uplink: 1,
             is_host: is_host.into(),
-            reserved: 0,
+            is_silent: 0,
         };
         self.tables.addresses.insert(Addr4(address), external);
     }

@@ -127,7 +127,7 @@ impl MemoryTables {
             external: ExternalAddress {
                 uplink: 1,
                 is_host: 1,
-                reserved: 0,
+                is_silent: 0,
             },
             forward: forward(),
             forward_source: ForwardSource4 {

@@ -102,6 +102,7 @@ to = "192.0.2.119"
         let own: Ipv4Addr = "198.51.100.1".parse().unwrap();
         let environment = Environment {
             uplink_addresses: vec![vec![own], Vec::new()],
+            silent: Default::default(),
             host_addresses: HashSet::from([own]),
             ..Environment::default()
         };

@@ -66,6 +66,7 @@ fn environment() -> Environment {
     let own: Ipv4Addr = "19.19.8.10".parse().unwrap();
     Environment {
         uplink_addresses: vec![vec![own]],
+        silent: Default::default(),
         host_addresses: HashSet::from([own]),
         ..Environment::default()
     }
@@ -84,6 +85,7 @@ fn ruleset_on(environment: &Environment, rules: &str) -> Ruleset {
 fn host_with(addresses: &[&str]) -> Environment {
     let own: Vec<Ipv4Addr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
     Environment {
+        silent: Default::default(),
         host_addresses: own.iter().copied().collect(),
         uplink_addresses: vec![own],
         ..Environment::default()
@@ -773,4 +775,20 @@ fn the_host_is_no_part_of_any() {
     assert_eq!(chains[&(side::ANY, side::HOST)].len(), 1);
     assert_eq!(chains[&(side::ANY, side::ANY)].len(), 1);
     assert_eq!(chains[&(side::HOST, side::ANY)].len(), 1);
+}
+
+#[test]
+fn echo_beside_ports_is_forwarded_whatever_they_are() {
+    let ruleset = ruleset(
+        r#"
+[[forward]]
+uplink = "wan"
+protocol = ["tcp", "icmp"]
+ports = 80
+to = "172.22.161.170"
+"#,
+    );
+    let find = |protocol, port| lookup(&ruleset, protocol, "19.19.8.10", port);
+    assert!(find(TCP, 80).is_some() && find(TCP, 81).is_none());
+    assert!(find(ICMP, 80).is_some() && find(ICMP, 4242).is_some());
 }

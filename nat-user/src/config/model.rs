@@ -89,6 +89,8 @@ pub enum Claim {
     Arp,
     /// They are put on the uplink's interface.
     Add,
+    /// Nothing: other software puts them where they are to be.
+    None,
 }
 
 /// The largest segment that TCP connections through an uplink may announce.

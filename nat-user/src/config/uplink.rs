@@ -49,7 +49,11 @@ fn mode(field: Field<'_>) -> Result<Mode, Fault> {
 }
 
 fn claim(field: Field<'_>) -> Result<Claim, Fault> {
-    field.choice(&[("arp", Claim::Arp), ("add", Claim::Add)])
+    field.choice(&[
+        ("arp", Claim::Arp),
+        ("add", Claim::Add),
+        ("none", Claim::None),
+    ])
 }
 
 /// `"auto"`, `"off"` or a number of bytes.

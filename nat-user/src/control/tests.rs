@@ -45,6 +45,9 @@ fn answer(request: Request) -> Response {
         Request::Down => Response::Refused {
             error: "not now".to_owned(),
         },
+        Request::Flushed { ended } => Response::Done {
+            lines: vec![ended.to_string()],
+        },
     }
 }
 

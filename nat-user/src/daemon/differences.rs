@@ -1,8 +1,11 @@
 //! What a new configuration changes, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
 
-use crate::config::model::{Config, Limits};
+use crate::config::model::{
+    Config, ForwardRule, Guest, Limits, NatRule, Network, PolicyRule, Route, SnatRule, Uplink,
+};
 
 /// What a reload has changed, line by line.
 pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
@@ -71,23 +74,76 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<String> {
     lines
 }
 
-fn compare<R: PartialEq>(
+fn compare<R: Clone + Debug + PartialEq + Named>(
     lines: &mut Vec<String>,
     kind: &str,
     old: &BTreeMap<&str, &R>,
     new: &BTreeMap<&str, &R>,
 ) {
-    for (name, rule) in new {
-        match old.get(name) {
-            None => lines.push(format!("{kind} {name}: added")),
-            Some(before) if before != rule => lines.push(format!("{kind} {name}: changed")),
-            Some(_) => {}
+    // Those that are not as they were under their name: maybe one has another name now.
+    let is_other = |name: &str, rule: &R, all: &BTreeMap<&str, &R>| {
+        all.get(name).is_none_or(|other| *other != rule)
+    };
+    let words = |rule: &R| format!("{:?}", rule.nameless());
+    let mut gone: BTreeSet<&str> = BTreeSet::new();
+    let mut by_words: HashMap<String, Vec<&str>> = HashMap::new();
+    for (name, rule) in old
+        .iter()
+        .rev()
+        .filter(|(name, rule)| is_other(name, rule, new))
+    {
+        gone.insert(name);
+        by_words.entry(words(rule)).or_default().push(name);
+    }
+    let mut others = Vec::new();
+    for (name, rule) in new.iter().filter(|(name, rule)| is_other(name, rule, old)) {
+        match by_words.get_mut(&words(rule)).and_then(Vec::pop) {
+            Some(former) => {
+                gone.remove(former);
+                lines.push(format!("{kind} {name}: was {former}"));
+            }
+            None => others.push(*name),
         }
     }
-    for name in old.keys().filter(|name| !new.contains_key(*name)) {
-        lines.push(format!("{kind} {name}: removed"));
+    for name in others {
+        match gone.remove(name) {
+            true => lines.push(format!("{kind} {name}: changed")),
+            false => lines.push(format!("{kind} {name}: added")),
+        }
     }
+    let removed = gone.iter().map(|name| format!("{kind} {name}: removed"));
+    lines.extend(removed);
 }
+
+/// What has a name in a configuration.
+trait Named {
+    /// The same without its name.
+    fn nameless(&self) -> Self;
+}
+
+macro_rules! named {
+    ($($table:ty),*) => {
+        $(impl Named for $table {
+            fn nameless(&self) -> Self {
+                Self {
+                    name: String::new(),
+                    ..self.clone()
+                }
+            }
+        })*
+    };
+}
+
+named!(
+    Uplink,
+    Network,
+    Guest,
+    Route,
+    SnatRule,
+    ForwardRule,
+    NatRule,
+    PolicyRule
+);
 
 #[cfg(test)]
 mod tests {
@@ -125,7 +181,7 @@ to = "172.22.161.170"
         assert_eq!(to(&BEFORE.replace("80", "81")), ["forward web: changed"]);
         assert_eq!(
             to(&BEFORE.replace("\"web\"", "\"www\"")),
-            ["forward www: added", "forward web: removed"]
+            ["forward www: was web"]
         );
     }
 
@@ -140,6 +196,24 @@ to = "172.22.161.170"
     fn routes_are_known_by_their_kind() {
         let route = "[[route]]\nname = \"web\"\nnetwork = \"lan\"\naddresses = \"192.0.2.1\"\n";
         assert_eq!(to(&format!("{BEFORE}{route}")), ["route web: added"]);
+    }
+
+    #[test]
+    fn rules_without_name_are_known_by_what_they_say() {
+        let [first, second] = [1, 2].map(|port| {
+            format!("[[forward]]\nuplink = \"wan\"\nprotocol = \"udp\"\nports = {port}\nto = \"172.22.161.171\"\n")
+        });
+        let (old, new) = (
+            format!("{BEFORE}{first}"),
+            format!("{BEFORE}{second}{first}"),
+        );
+        assert_eq!(
+            differences(&config(&old), &config(&new)),
+            [
+                "forward forward-3: was forward-2",
+                "forward forward-2: added"
+            ]
+        );
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
+use super::claims::Claims;
 use crate::{
     compile::Environment,
-    config::model::{Config, UplinkAddresses, UplinkId},
+    config::model::{Claim, Config, UplinkAddresses, UplinkId},
     host::change::Change,
-    state::{External, Held},
+    state::{External, Held, State},
 };
 
 /// The addresses that natbpf has added to an interface, as the journal has it. They are no own ones
@@ -24,16 +25,29 @@ pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr>
     added.collect()
 }
 
+/// The external addresses that a daemon with this state answered for.
+pub(super) fn answered_for(state: &State) -> impl Iterator<Item = Ipv4Addr> {
+    let all = state.interfaces.iter().flat_map(|one| &one.external);
+    let ours = all.filter(|these| matches!(these.held, Held::Arp | Held::Added));
+    ours.flat_map(|these| u32::from(these.first)..=u32::from(these.last))
+        .map(Ipv4Addr::from)
+}
+
 /// The external addresses of an uplink, and who has each. Neighbours that are alike are one entry.
 pub(super) fn external(
     config: &Config,
     environment: &Environment,
     uplink: UplinkId,
     (added, has_arp): (&HashSet<Ipv4Addr>, bool),
+    claims: &Claims,
 ) -> Vec<External> {
+    let is_unclaimed = config.uplinks[uplink.0].claim == Claim::None;
     let held = |address: &Ipv4Addr| match environment.host_addresses.contains(address) {
         true if added.contains(address) => Held::Added,
         true => Held::Host,
+        false if is_unclaimed => Held::Unclaimed,
+        false if claims.taken_by(*address).is_some() => Held::Elsewhere,
+        false if environment.silent.contains(address) => Held::Asked,
         false if has_arp => Held::Arp,
         false => Held::Nobody,
     };

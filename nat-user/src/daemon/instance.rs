@@ -1,6 +1,7 @@
 //! One configuration at work: what the daemon holds, and how it follows changes.
 
 mod services;
+mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -14,12 +15,17 @@ use nat_common::{
     rule::{Interface, role, rule_flags},
     session::{SessionKey4, View, flags},
 };
+use nix::net::if_::if_nametoindex;
+use settings::Settings;
 
 use super::{
     Options,
+    claims::Claims,
+    covered::{PortTargets, is_covered},
     differences::differences,
     external,
     fast_path::{self, Cause, Ends, FastPath},
+    identity::{self, said},
     interfaces::interfaces,
     mode,
     neighbours::Neighbours,
@@ -30,7 +36,7 @@ use crate::{
     compile::{Environment, Ruleset, compile},
     config::{
         self, Loaded,
-        model::{Config, Forwarding, NetworkId, UplinkAddresses, UplinkId},
+        model::{Config, Forwarding, Limits, NetworkId, Timeouts, UplinkAddresses, UplinkId},
     },
     dataplane::{
         CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
@@ -47,7 +53,7 @@ use crate::{
         netlink::{Address, AddressScope, Kind, Layer, Link, LinkRoute, Netlink},
         policing::Policing,
         routing::{self, Routing},
-        setup::{self, Plan, Problems},
+        setup::{self, Plan, Problems, Report, Step},
         xdp_features::{XdpFeatures, xdp_features},
     },
     refusals,
@@ -65,6 +71,14 @@ pub(super) struct Instance {
     expiry: Expiry,
     state: State,
     applied: Applied,
+    settings: Settings,
+    claims: Claims,
+    /// What the host lacks and is waited for, or why it could not be set up.
+    awaited: Vec<String>,
+    /// What is told of the host, in the status.
+    host_warnings: Vec<String>,
+    /// The rules in use, with what else is written along with them.
+    rules: Option<(Ruleset, Timeouts, Limits)>,
     refusals: refusals::Watch,
     fast_path: FastPath,
     /// The tables that the next attachment takes over from.
@@ -131,19 +145,14 @@ impl Instance {
         for problem in target_problems(&netlink, &loaded).await? {
             log::warn!("{problem}");
         }
-        let warnings = set_up(&netlink, &mut journal, &loaded).await?;
+        prepare_host(&netlink, &mut journal, &loaded).await?;
+        let warnings = warnings(&loaded);
         let services = Services::new(&options.run_dir)?;
         let config = services.resolve(loaded.config);
         let pins = Pins::below(&options.bpffs);
         let sizes = Sizes::new(config.limits.sessions, config.rule_count());
         let has_pins = pins.are_any();
-        let known = match State::load(&options.run_dir) {
-            Ok(state) => state.filter(|_| has_pins),
-            Err(error) => {
-                log::warn!("{error:#}");
-                None
-            }
-        };
+        let known = known_state(&options).filter(|_| has_pins);
         let (dataplane, mut programs, carry) =
             Dataplane::take_over(pins, &sizes, options.log_packets)?;
         if carry.is_some() {
@@ -153,18 +162,19 @@ impl Instance {
         let mut state = State::new(&options.config, &options.bpffs, known.as_ref())?;
         state.warnings = warnings;
         if has_pins && known.is_none() {
-            let lost = dataplane.highest_rule()?;
-            state.numbers = Numbers::after_lost(lost);
-            let warning = format!(
-                "state.json was lost while the data plane lived: its {lost} rules are counted as \
-                 (lost N), and those of the configuration anew"
-            );
-            log::warn!("{warning}");
-            state.warnings.push(warning);
+            note_lost_names(&mut state, dataplane.highest_rule()?);
         }
-        let mut instance = Self {
+        let mut claims = Claims::default();
+        claims.inherit(known.iter().flat_map(external::answered_for));
+        claims.inherit(journal.changes().iter().filter_map(Change::added_address));
+        let instance = Self {
             state,
             applied: Applied::default(),
+            settings: Settings::default(),
+            claims,
+            awaited: Vec::new(),
+            host_warnings: Vec::new(),
+            rules: None,
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
             neighbours: Neighbours::default(),
@@ -180,14 +190,19 @@ impl Instance {
             packet_log,
             _lock: lock,
         };
-        instance.state.sessions_max = instance.dataplane.session_capacity()?;
-        let config = instance.config.clone();
-        let host = instance.host(&config).await?;
-        instance.apply(&config, &host)?;
-        instance.follow_next_hops(Cause::Routes).await?;
-        instance.keep_fast_path().await;
-        instance.neighbours.look(&config, &instance.options.bpffs);
-        Ok(instance)
+        instance.begin().await
+    }
+
+    /// Takes the configuration into use for the first time.
+    async fn begin(mut self) -> Result<Self> {
+        self.state.sessions_max = self.dataplane.session_capacity()?;
+        let config = self.config.clone();
+        self.put_in_use(&config).await?;
+        self.follow_next_hops(Cause::Routes).await?;
+        self.keep_fast_path().await;
+        self.neighbours.look(&config, &self.options.bpffs);
+        self.settle_claims().await?;
+        Ok(self)
     }
 
     /// Makes the next hops what the host's routes, neighbours, bridges and links are now.
@@ -271,13 +286,110 @@ impl Instance {
         })
     }
 
+    /// Takes a configuration into use on a host that is prepared for it: first the programs, then
+    /// what has the kernel forward packets. So none goes out that they have not seen.
+    async fn put_in_use(&mut self, config: &Config) -> Result<()> {
+        let host = self.host(config).await?;
+        self.follow_claims(config, &host);
+        self.apply(config, &host)?;
+        let plan = self.plan(config);
+        let step = Step::Whole;
+        let mut report = setup::apply(&self.netlink, &mut self.journal, &plan, step).await?;
+        tell(&report);
+        report.reset.clear();
+        self.watch_settings(&plan);
+        self.note_host(&report);
+        self.follow_setup(config, &report).await.map(drop)
+    }
+
+    /// Takes into use what setting the host up has changed: ports of bridges, addresses. Says
+    /// whether there was anything.
+    async fn follow_setup(&mut self, config: &Config, report: &Report) -> Result<bool> {
+        if report.done.is_empty() {
+            return Ok(false);
+        }
+        let host = self.host(config).await?;
+        let has_changed = !self.is_applied(config, &host);
+        if has_changed {
+            self.apply(config, &host)?;
+        }
+        Ok(has_changed)
+    }
+
+    fn environment(&self, config: &Config, host: &Host) -> Environment {
+        environment(config, host, self.journal.changes(), &self.claims)
+    }
+
+    /// What the host should look like. Addresses that another host has are not put on interfaces.
+    fn plan(&self, config: &Config) -> Plan {
+        let mut plan = Plan::from_config(config);
+        for uplink in &mut plan.uplinks {
+            (uplink.addresses).retain(|address| self.claims.is_ours(*address));
+        }
+        plan
+    }
+
+    /// Asks for external addresses that no interface holds, from now on.
+    fn follow_claims(&mut self, config: &Config, host: &Host) {
+        let added = self.journal.changes().iter();
+        let added: BTreeSet<Ipv4Addr> = added.filter_map(Change::added_address).collect();
+        let held = host.addresses.iter().map(|address| address.net.addr());
+        let held = held.filter(|address| !added.contains(address)).collect();
+        self.claims.follow(config, &host.links, &held);
+    }
+
+    /// Waits until it is known which external addresses are free, and takes these.
+    async fn settle_claims(&mut self) -> Result<()> {
+        let mut has_changed = false;
+        while let Some(due) = self.claims.is_settled_after() {
+            tokio::time::sleep_until(due.into()).await;
+            has_changed |= self.claims.care();
+        }
+        self.tell_of_host();
+        match has_changed {
+            true => self.refresh().await,
+            false => Ok(()),
+        }
+    }
+
+    /// When [`Self::care_for_claims`] has something to do.
+    pub(super) fn claims_due(&self) -> Option<tokio::time::Instant> {
+        self.claims.is_due_at().map(tokio::time::Instant::from_std)
+    }
+
+    /// Asks, announces and listens by ARP. Says whether the rules must follow.
+    pub(super) fn care_for_claims(&mut self) -> bool {
+        let has_changed = self.claims.care();
+        self.tell_of_host();
+        has_changed
+    }
+
+    /// Whether nothing would change if the configuration were applied to the host as it is now.
+    fn is_applied(&self, config: &Config, host: &Host) -> bool {
+        let environment = self.environment(config, host);
+        let mut numbers = self.state.numbers.clone();
+        let ruleset = compile(config, &environment, &mut numbers);
+        let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
+        let applied = Applied {
+            ruleset,
+            targets: targets(config, host, &interfaces),
+            interfaces,
+            bridge_netfilter: host.bridge_netfilter,
+            policing: host.policing.clone(),
+        };
+        applied == self.applied
+    }
+
     /// Writes the rules, attaches the programs, and notes both. The rules come first: a program
     /// never runs without them.
     fn apply(&mut self, config: &Config, host: &Host) -> Result<()> {
-        let environment = environment(config, host, self.journal.changes());
+        let environment = self.environment(config, host);
         let mut numbers = self.state.numbers.clone();
+        let said = said(config);
+        numbers.recognise(&said);
         let ruleset = compile(config, &environment, &mut numbers);
-        self.make_room(config.limits.sessions, numbers.rule_count())?;
+        numbers.describe(&said);
+        let has_new_tables = self.make_room(config.limits.sessions, numbers.rule_count())?;
         let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
         let wished = targets(config, host, &interfaces);
         let mut targets = wished.clone();
@@ -287,9 +399,14 @@ impl Instance {
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let begun = Instant::now();
         self.state.numbers = numbers;
-        self.state.generation =
-            self.dataplane
-                .set_rules(&ruleset, &config.timeouts, &config.limits)?;
+        let rules = (ruleset, config.timeouts, config.limits);
+        if has_new_tables || self.rules.as_ref() != Some(&rules) {
+            self.rules = None;
+            let (ruleset, timeouts, limits) = &rules;
+            self.state.generation = self.dataplane.set_rules(ruleset, timeouts, limits)?;
+        }
+        let ruleset = rules.0.clone();
+        self.rules = Some(rules);
         self.mark_active(config);
         self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
@@ -344,7 +461,8 @@ impl Instance {
             let mut states = self.state.interfaces.iter_mut();
             let state = states.find(|state| state.role == "uplink" && state.owner == uplink.name);
             if let Some(state) = state {
-                state.external = external::external(config, environment, id, (&added, has_arp));
+                let arp = (&added, has_arp);
+                state.external = external::external(config, environment, id, arp, &self.claims);
             }
         }
     }
@@ -359,14 +477,15 @@ impl Instance {
     }
 
     /// Makes the tables as large as they have to be, with all that is in them.
-    fn make_room(&mut self, sessions: u32, rules: u32) -> Result<()> {
+    /// Says whether there are new ones.
+    fn make_room(&mut self, sessions: u32, rules: u32) -> Result<bool> {
         let (has_sessions, has_rules) = (
             self.dataplane.session_capacity()?,
             self.dataplane.rule_capacity(),
         );
         // What is just being taken over comes first; the next reload looks at it again.
         if (has_sessions == sessions && has_rules > rules) || self.carry.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let wanted = Sizes::new(sessions, rules as usize);
         let sizes = Sizes {
@@ -406,7 +525,7 @@ impl Instance {
             sizes.rules,
             begun.elapsed().as_millis()
         );
-        Ok(())
+        Ok(true)
     }
 
     fn mark_active(&mut self, config: &Config) {
@@ -450,33 +569,60 @@ impl Instance {
         let config = self.config.clone();
         // Ports that have appeared are attached, a bridge that was deleted is made again. What the
         // host lacks meanwhile is waited for.
-        let plan = Plan::from_config(&config);
-        match setup::apply(&self.netlink, &mut self.journal, &plan).await {
-            Ok(report) => report.done.iter().for_each(|line| log::info!("{line}")),
-            Err(error) => log::warn!("{error:#}"),
-        }
+        let plan = self.plan(&config);
+        self.set_up_again(&plan, Step::BeforePrograms, false).await;
         let host = self.host(&config).await?;
-        let environment = environment(&config, &host, self.journal.changes());
-        let mut numbers = self.state.numbers.clone();
-        let ruleset = compile(&config, &environment, &mut numbers);
-        let interfaces = interfaces(&config, &host.bounds(), host.bridge_netfilter, &numbers);
-        let applied = Applied {
-            ruleset,
-            targets: targets(&config, &host, &interfaces),
-            interfaces,
-            bridge_netfilter: host.bridge_netfilter,
-            policing: host.policing.clone(),
-        };
-        if applied == self.applied {
+        self.follow_claims(&config, &host);
+        let plan = self.plan(&config);
+        let (before, places) = (self.external_addresses(), self.target_networks());
+        let mut has_changed = !self.is_applied(&config, &host);
+        if has_changed {
+            self.apply(&config, &host)?;
+        }
+        // An interface that is new has the kernel's settings, which nobody has changed.
+        let are_watched = !has_changed;
+        if let Some(report) = self.set_up_again(&plan, Step::Whole, are_watched).await {
+            has_changed |= self.follow_setup(&config, &report).await?;
+        }
+        if !has_changed {
             return Ok(());
         }
-        let (before, places) = (self.external_addresses(), self.target_networks());
-        self.apply(&config, &host)?;
         self.follow_next_hops(Cause::Surroundings).await?;
         let mut ended = self.end_sessions_of_lost_addresses(&before)?;
         ended += self.end_sessions_of_moved_targets(&places)?;
         log::info!("followed a change of interfaces, addresses or routes; {ended} sessions ended");
         Ok(())
+    }
+
+    /// Whether an interface of the configuration is there that the programs do not know yet.
+    pub(super) fn is_interface_new(&self) -> bool {
+        let uplinks = self.config.uplinks.iter().map(|one| &one.interface);
+        let networks = self.config.networks.iter().map(|one| &one.interface);
+        uplinks.chain(networks).any(|name| {
+            let index = if_nametoindex(name.as_str());
+            index.is_ok_and(|index| !self.applied.interfaces.contains_key(&index))
+        })
+    }
+
+    /// Brings the host to what the plan asks for, as far as that goes. What it lacks is told once.
+    async fn set_up_again(&mut self, plan: &Plan, step: Step, are_watched: bool) -> Option<Report> {
+        match setup::apply(&self.netlink, &mut self.journal, plan, step).await {
+            Ok(mut report) => {
+                report.done.iter().for_each(|line| log::info!("{line}"));
+                if !are_watched {
+                    report.reset.clear();
+                }
+                if step == Step::Whole {
+                    self.note_host(&report);
+                }
+                Some(report)
+            }
+            Err(error) => {
+                self.awaited = vec![format!("{error:#}")];
+                self.tell_of_host();
+                None
+            }
+        }
     }
 
     /// Reads the configuration again and takes it into use. Gives what changed, line by line.
@@ -491,23 +637,28 @@ impl Instance {
         // A bridge that goes takes its programs off, and the kernel waits for each.
         let (old, new) = (self.config.networks.len(), loaded.config.networks.len());
         let grace = ShortGrace::begin(&self.options.run_dir, old.saturating_sub(new));
-        let warnings = set_up(&self.netlink, &mut self.journal, &loaded).await?;
+        prepare_host(&self.netlink, &mut self.journal, &loaded).await?;
         drop(grace);
+        let warnings = warnings(&loaded);
         loaded.config = self.services.resolve(loaded.config);
-        let host = self.host(&loaded.config).await?;
         let (before, places) = (self.external_addresses(), self.target_networks());
-        let old = self.config.clone();
+        let (old, old_numbers) = (self.config.clone(), self.state.numbers.clone());
         self.state.warnings = warnings;
-        if let Err(error) = self.apply(&loaded.config, &host) {
+        let host_warnings = std::mem::take(&mut self.host_warnings);
+        self.state.warnings.extend(host_warnings.iter().cloned());
+        self.host_warnings = host_warnings;
+        if let Err(error) = self.put_in_use(&loaded.config).await {
             self.go_back(&old).await;
             return Err(error);
         }
         let mut lines = differences(&old, &loaded.config);
-        let gone = self.changed_rules(&old, &loaded.config);
-        let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
+        let new = (&loaded.config, &self.state.numbers);
+        let gone = identity::changed((&old, &old_numbers), new);
+        let mut ended = self.end_changed(&gone)?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
         ended += self.end_sessions_of_moved_targets(&places)?;
         self.config = loaded.config;
+        self.settle_claims().await?;
         self.follow_next_hops(Cause::Routes).await?;
         self.keep_fast_path().await;
         self.neighbours.look(&self.config, &self.options.bpffs);
@@ -522,46 +673,14 @@ impl Instance {
     /// Takes the configuration in use before a failed reload into use again.
     async fn go_back(&mut self, old: &Config) {
         let result = async {
-            setup::apply(&self.netlink, &mut self.journal, &Plan::from_config(old)).await?;
-            let host = self.host(old).await?;
-            self.apply(old, &host)
+            let plan = self.plan(old);
+            let step = Step::BeforePrograms;
+            setup::apply(&self.netlink, &mut self.journal, &plan, step).await?;
+            self.put_in_use(old).await
         };
         if let Err(error) = result.await {
             log::error!("going back to the configuration before failed: {error:#}");
         }
-    }
-
-    /// Numbers of the rules that were removed, or changed in what they translate. How the packets go
-    /// is no matter of a session's life.
-    fn changed_rules(&self, old: &Config, new: &Config) -> BTreeSet<u32> {
-        let snat = changed(
-            (&old.snat, &new.snat),
-            |rule| &rule.name,
-            |rule| rule.forwarding = Forwarding::Fast,
-        );
-        let forwards = changed(
-            (&old.forwards, &new.forwards),
-            |rule| &rule.name,
-            |rule| {
-                rule.forwarding = Forwarding::Fast;
-                rule.local = false;
-            },
-        );
-        let nats = changed(
-            (&old.nats, &new.nats),
-            |rule| &rule.name,
-            |rule| rule.forwarding = Forwarding::Fast,
-        );
-        let policies = changed((&old.policies, &new.policies), |rule| &rule.name, |_| ());
-        let of_kind = |kind, names: Vec<String>| {
-            let names = names.into_iter();
-            names.filter_map(move |name| self.state.numbers.find_rule(kind, &name))
-        };
-        of_kind(RuleKind::Snat, snat)
-            .chain(of_kind(RuleKind::Forward, forwards))
-            .chain(of_kind(RuleKind::Nat, nats))
-            .chain(of_kind(RuleKind::Policy, policies))
-            .collect()
     }
 
     fn external_addresses(&self) -> BTreeSet<Ipv4Addr> {
@@ -606,6 +725,18 @@ impl Instance {
             (key.view == View::Inside as u8 && is_former(key.source, key.network))
                 || (record.peer_view == View::Inside as u8
                     && is_former(record.destination, record.peer_network))
+        })
+    }
+
+    /// Ends the sessions of rules that have changed, but for those that the rule as it is now would
+    /// open in the same way: a range of ports may have grown.
+    fn end_changed(&self, changed: &BTreeSet<u32>) -> Result<u32> {
+        if changed.is_empty() {
+            return Ok(0);
+        }
+        let targets = PortTargets::new(&self.applied.ruleset);
+        self.end_matching(|entry| {
+            changed.contains(&entry.record.rule) && !is_covered(entry, &targets)
         })
     }
 
@@ -678,28 +809,6 @@ impl Instance {
     }
 }
 
-/// Names of the old rules that are gone or differ, apart from what `level` makes equal.
-fn changed<R: Clone + PartialEq>(
-    (old, new): (&[R], &[R]),
-    name: impl Fn(&R) -> &String,
-    level: impl Fn(&mut R),
-) -> Vec<String> {
-    let new: HashMap<&String, &R> = new.iter().map(|rule| (name(rule), rule)).collect();
-    let levelled = |rule: &R| {
-        let mut rule = rule.clone();
-        level(&mut rule);
-        rule
-    };
-    let is_same = |rule: &R, other: &R| rule == other || levelled(rule) == levelled(other);
-    old.iter()
-        .filter(|rule| {
-            !new.get(name(rule))
-                .is_some_and(|other| is_same(rule, other))
-        })
-        .map(|rule| name(rule).clone())
-        .collect()
-}
-
 impl Host {
     fn bounds(&self) -> Bounds<'_> {
         Bounds {
@@ -745,11 +854,9 @@ fn load_config(options: &Options) -> Result<Loaded> {
 
 /// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
 /// tell is said of the place in the file.
-///
-/// Gives warnings that stay true for as long as the configuration is in use.
-async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Result<Vec<String>> {
+async fn prepare_host(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Result<()> {
     let plan = Plan::from_config(&loaded.config);
-    let report = setup::apply(netlink, journal, &plan)
+    let report = setup::apply(netlink, journal, &plan, Step::BeforePrograms)
         .await
         .map_err(|error| {
             match error
@@ -768,15 +875,44 @@ async fn set_up(netlink: &Netlink, journal: &mut Journal, loaded: &Loaded) -> Re
                 None => error,
             }
         })?;
+    tell(&report);
+    Ok(())
+}
+
+/// What an earlier daemon has left.
+fn known_state(options: &Options) -> Option<State> {
+    State::load(&options.run_dir).unwrap_or_else(|error| {
+        log::warn!("{error:#}");
+        None
+    })
+}
+
+/// The numbers in the maps have lost their names.
+fn note_lost_names(state: &mut State, highest: u32) {
+    state.numbers = Numbers::after_lost(highest);
+    let warning = format!(
+        "state.json was lost while the data plane lived: its {highest} rules are counted as \
+         (lost N), and those of the configuration anew"
+    );
+    log::warn!("{warning}");
+    state.warnings.push(warning);
+}
+
+/// Writes to the log what was done to the host, and what was left.
+fn tell(report: &Report) {
     for line in report.done.iter().chain(&report.notes) {
         log::info!("{line}");
     }
-    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    Ok(warnings)
 }
 
-fn environment(config: &Config, host: &Host, changes: &[Change]) -> Environment {
+/// Warnings that stay true for as long as the configuration is in use.
+fn warnings(loaded: &Loaded) -> Vec<String> {
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    warnings
+}
+
+fn environment(config: &Config, host: &Host, changes: &[Change], claims: &Claims) -> Environment {
     let own = |interface: &str| {
         let link = host.link(interface);
         let mut own = link.map(|link| host.addresses_of(link)).unwrap_or_default();
@@ -804,6 +940,7 @@ fn environment(config: &Config, host: &Host, changes: &[Change]) -> Environment 
             .iter()
             .map(|address| address.net.addr())
             .collect(),
+        silent: claims.silent(config),
     }
 }
 

@@ -4,9 +4,12 @@
 //! The data plane does not need it: killed, it is missed only by sessions that would have expired
 //! and by addresses that would have been followed.
 
+mod claims;
+mod covered;
 mod differences;
 mod external;
 mod fast_path;
+mod identity;
 mod instance;
 mod interfaces;
 mod mode;
@@ -141,28 +144,41 @@ impl Daemon {
             tokio::select! {
                 _ = self.signals.terminate.recv() => return None,
                 _ = self.signals.interrupt.recv() => return None,
-                _ = self.signals.reload.recv() => self.reload_by_signal().await,
+                _ = self.signals.reload.recv() => drop(self.reload().await),
                 incoming = self.control.accept() => match incoming.request {
                     Request::Reload => {
-                        let result = self.instance.reload().await;
+                        let result = self.reload().await;
                         let response = Response::from_result(result.as_ref().map(Clone::clone));
                         // A peer that is slow to take its answer keeps nobody waiting.
                         tokio::spawn(incoming.reply.send(response));
                     }
-                    Request::Down => return Some(incoming.reply),
+                    Request::Flushed { ended } => {
+                        log::info!("natbpf conntrack flush has ended {ended} sessions");
+                        let lines = Vec::new();
+                        tokio::spawn(incoming.reply.send(Response::Done { lines }));
+                    }
+                    Request::Down => {
+                        log::info!("natbpf down: all is removed");
+                        return Some(incoming.reply);
+                    }
                 },
                 event = self.events.next() => self.follow_host(event).await,
                 () = until(self.refresh_at) => self.refresh().await,
+                () = until(self.instance.claims_due()) => self.care_for_claims(),
                 _ = self.sweep.tick() => self.tick().await,
             }
         }
     }
 
-    async fn reload_by_signal(&mut self) {
-        match self.instance.reload().await {
+    /// Takes the configuration into use as it is now, whoever asks for it; the log says what that
+    /// has changed, or why it was refused.
+    async fn reload(&mut self) -> Result<Vec<String>> {
+        let result = self.instance.reload().await;
+        match &result {
             Ok(lines) => lines.iter().for_each(|line| log::info!("reload: {line}")),
             Err(error) => log::error!("reload refused, nothing changed: {error:#}"),
         }
+        result
     }
 
     /// Follows a change. Next hops at once: packets may be going the wrong way.
@@ -170,27 +186,32 @@ impl Daemon {
         if event == Event::Overrun {
             log::info!("the kernel has dropped messages about changes: all is looked at anew");
         }
+        // Before all else: what leaves by a new interface is translated once programs are there.
+        if matches!(event, Event::LinkChanged | Event::Overrun) && self.instance.is_interface_new()
+        {
+            self.refresh().await;
+        }
         let cause = match event {
             Event::NeighbourChanged => Cause::Neighbours,
             Event::LinkChanged | Event::PolicingChanged => Cause::Surroundings,
             Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,
+            Event::SettingChanged => return self.refresh_within(self.instance.settings_pause()),
         };
         if let Err(error) = self.instance.follow_next_hops(cause).await {
             log::error!("following a change of next hops: {error:#}");
         }
         let is_ours = match event {
             Event::NeighbourChanged => false,
-            // They say by which network a guest is reached, and by which address a destination.
-            Event::RouteChanged
-            | Event::LinkChanged
-            | Event::AddressChanged
-            | Event::PolicingChanged
-            | Event::Overrun => true,
+            _ => true,
         };
         if is_ours {
-            let soon = Instant::now() + SETTLE_TIME;
-            self.refresh_at = Some(self.refresh_at.map_or(soon, |planned| planned.min(soon)));
+            self.refresh_within(SETTLE_TIME);
         }
+    }
+
+    fn refresh_within(&mut self, pause: Duration) {
+        let then = Instant::now() + pause;
+        self.refresh_at = Some(self.refresh_at.map_or(then, |planned| planned.min(then)));
     }
 
     /// Looks at interfaces and addresses again. Of what could not be followed nobody tells a second
@@ -208,6 +229,13 @@ impl Daemon {
         self.instance.follow_services().await;
     }
 
+    /// Asks for external addresses and announces them.
+    fn care_for_claims(&mut self) {
+        if self.instance.care_for_claims() {
+            self.refresh_within(Duration::ZERO);
+        }
+    }
+
     async fn tick(&mut self) {
         if self.instance.sweep() {
             self.sweep.reset_after(SWEEP_PAUSE);
@@ -215,8 +243,9 @@ impl Daemon {
         self.instance.keep_fast_path().await;
         self.instance.keep_services().await;
         self.instance.watch_refusals();
-        if self.refresh_at.is_none() && self.instance.has_changed_settings() {
-            self.refresh_at = Some(Instant::now());
+        self.care_for_claims();
+        if self.instance.have_settings_changed() || self.instance.has_changed_settings() {
+            self.refresh_within(self.instance.settings_pause());
         }
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -34,6 +34,8 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     ShortGrace::clean_up(run_dir);
     let attached = state.as_ref().map_or(0, |state| state.interfaces.len());
     let grace = ShortGrace::begin(run_dir, attached);
+    // As long as the programs are there, nothing leaves untranslated: they go last.
+    let report = undo_host(&netlink, run_dir).await;
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
     }
@@ -41,9 +43,8 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
         lines.push(format!("removed programs and maps in {}", bpffs.display()));
     }
     pins.remove()?;
-    let mut journal = Journal::open(run_dir)?;
-    let report = setup::undo(&netlink, &mut journal).await?;
     drop(grace);
+    let report = report?;
     lines.extend(report.done);
     lines.extend(report.notes);
     if !report.failed.is_empty() {
@@ -51,6 +52,12 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     }
     remove_run_files(run_dir)?;
     Ok(lines)
+}
+
+/// Takes the host back to what it was.
+async fn undo_host(netlink: &Netlink, run_dir: &Path) -> Result<setup::Report> {
+    let mut journal = Journal::open(run_dir)?;
+    setup::undo(netlink, &mut journal).await
 }
 
 /// Takes filters off the interfaces and their ports, where attachments are not links.

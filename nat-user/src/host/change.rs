@@ -30,6 +30,9 @@ pub enum Change {
         /// What the kernel sets along with it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         followers: Vec<Follower>,
+        /// Whether `down` leaves it set: other software may have come to rely on it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        stays: bool,
     },
     /// A bridge that natbpf made.
     Bridge {
@@ -122,6 +125,58 @@ pub enum Undone {
 }
 
 impl Change {
+    /// A kernel setting that is set back in the end.
+    pub(super) fn sysctl(key: Key, before: String, set: &str) -> Self {
+        Self::Sysctl {
+            key,
+            before,
+            set: set.to_owned(),
+            followers: Vec::new(),
+            stays: false,
+        }
+    }
+
+    /// A kernel setting that stays.
+    pub(super) fn staying_sysctl(key: Key, before: String, set: &str) -> Self {
+        Self::Sysctl {
+            key,
+            before,
+            set: set.to_owned(),
+            followers: Vec::new(),
+            stays: true,
+        }
+    }
+
+    /// The address that was added, if one was.
+    #[must_use]
+    pub fn added_address(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Address { address, .. } => Some(address.addr()),
+            _ => None,
+        }
+    }
+
+    /// What `conf/INTERFACE/forwarding` was before natbpf first set it, as far as this change
+    /// tells: by itself, or by `ip_forward`. An interface that came later has what `default` had.
+    pub(super) fn forwarding_before(&self, wanted: &Key) -> Option<&str> {
+        let Self::Sysctl {
+            key,
+            before,
+            followers,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        if key == wanted {
+            return Some(before);
+        }
+        let of = |name: &Key| followers.iter().find(|follower| follower.key == *name);
+        let default = Key::ipv4_conf("default", "forwarding").ok();
+        let follower = of(wanted).or_else(|| default.as_ref().and_then(of))?;
+        Some(&follower.before)
+    }
+
     /// Whether both are about the same object, so that the later one takes the earlier one's
     /// place in the journal.
     #[must_use]
@@ -334,7 +389,8 @@ impl Change {
                 before,
                 set,
                 followers,
-            } => undo_sysctl(key, before, set, followers),
+                stays,
+            } => undo_sysctl(key, before, set, followers, *stays || key.is_ip_forward()),
             Self::Bridge { .. } => self.undo_bridge(netlink).await,
             Self::Address {
                 interface,
@@ -438,10 +494,22 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn undo_sysctl(key: &Key, before: &str, set: &str, followers: &[Follower]) -> Result<Undone> {
+fn undo_sysctl(
+    key: &Key,
+    before: &str,
+    set: &str,
+    followers: &[Follower],
+    stays: bool,
+) -> Result<Undone> {
     match key.read()? {
         None => return Ok(Undone::Nothing),
         Some(now) if now == before => return Ok(Undone::Nothing),
+        Some(now) if now == set && stays => {
+            return Ok(Undone::LeftAlone(format!(
+                "{key} stays {set} (it was {before}): other software may rely on it; \
+                 sysctl -w {key}={before} sets it back"
+            )));
+        }
         Some(now) if now != set => {
             return Ok(Undone::LeftAlone(format!(
                 "{key} is {now}, not {set} as natbpf set it: left as it is"
@@ -648,6 +716,7 @@ pub(super) fn forwarding_on(key: Key, before: String) -> Result<Change> {
         before,
         set: "1".to_owned(),
         followers,
+        stays: true,
     })
 }
 

@@ -25,7 +25,13 @@ const GROUPS: u32 = RTMGRP_LINK
     | RTMGRP_IPV4_ROUTE
     | RTMGRP_IPV4_RULE
     | RTMGRP_NEIGH
-    | RTMGRP_TC;
+    | RTMGRP_TC
+    | IPV4_NETCONF;
+
+/// Group 24, `RTNLGRP_IPV4_NETCONF` (`include/uapi/linux/rtnetlink.h`), as a bit.
+const IPV4_NETCONF: u32 = 1 << 23;
+/// `RTM_NEWNETCONF` (`include/uapi/linux/rtnetlink.h`).
+const RTM_NEWNETCONF: u16 = 80;
 
 /// Changes of tables of nftables (`NFNLGRP_NFTABLES`), and the upper byte of their messages' types
 /// (`NFNL_SUBSYS_NFTABLES`).
@@ -64,6 +70,9 @@ pub enum Event {
     NeighbourChanged,
     /// Queues, filters or chains at interfaces came, went or changed.
     PolicingChanged,
+    /// Settings of interfaces changed that the kernel tells of: `forwarding`, `rp_filter`,
+    /// `proxy_arp`.
+    SettingChanged,
     /// Messages were lost: anything may have changed.
     Overrun,
 }
@@ -101,6 +110,7 @@ struct Pending {
     routes: bool,
     neighbours: bool,
     policing: bool,
+    settings: bool,
     overrun: bool,
 }
 
@@ -136,7 +146,7 @@ impl Events {
     }
 
     /// Waits for a change. Changes of one kind since the last call are one event. What others
-    /// stand on is told first: interfaces, addresses, routes, neighbours, policing.
+    /// stand on is told first: interfaces, addresses, routes, neighbours, policing, settings.
     ///
     /// Cancelling it (`select!`) loses nothing.
     pub async fn next(&mut self) -> Event {
@@ -226,6 +236,7 @@ impl Pending {
             | libc::RTM_DELQDISC
             | libc::RTM_NEWTFILTER
             | libc::RTM_DELTFILTER => self.policing = true,
+            RTM_NEWNETCONF => self.settings = true,
             _ => {}
         }
     }
@@ -256,7 +267,10 @@ impl Pending {
         if std::mem::take(&mut self.neighbours) {
             return Some(Event::NeighbourChanged);
         }
-        std::mem::take(&mut self.policing).then_some(Event::PolicingChanged)
+        if std::mem::take(&mut self.policing) {
+            return Some(Event::PolicingChanged);
+        }
+        std::mem::take(&mut self.settings).then_some(Event::SettingChanged)
     }
 }
 
@@ -302,15 +316,48 @@ mod tests {
     use super::*;
     use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
 
+    /// The next event, but for settings: each interface that comes has some.
     async fn next(events: &mut Events) -> Event {
-        tokio::time::timeout(Duration::from_secs(5), events.next())
+        tokio::time::timeout(Duration::from_secs(5), other_than_settings(events))
             .await
             .expect("an event")
     }
 
+    async fn other_than_settings(events: &mut Events) -> Event {
+        loop {
+            match events.next().await {
+                Event::SettingChanged => {}
+                event => return event,
+            }
+        }
+    }
+
     async fn nothing_more(events: &mut Events) {
-        let waited = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+        let other = other_than_settings(events);
+        let waited = tokio::time::timeout(Duration::from_millis(300), other).await;
         assert!(waited.is_err(), "unexpected {waited:?}");
+    }
+
+    #[test]
+    fn settings_that_others_change_are_told_of() {
+        in_namespace(async || {
+            ip("link add vmbr1 type bridge");
+            let mut events = Events::subscribe().unwrap();
+            for (key, value) in [
+                ("ip_forward", "1"),
+                ("conf/vmbr1/forwarding", "0"),
+                ("ip_forward", "0"),
+            ] {
+                let path = format!("/proc/sys/net/ipv4/{key}");
+                std::fs::write(path, value).unwrap();
+                assert_eq!(
+                    events.next().await,
+                    Event::SettingChanged,
+                    "{key} = {value}"
+                );
+                quiet(&mut events).await;
+            }
+        });
     }
 
     /// Carriers come in their own time.
@@ -531,6 +578,7 @@ mod tests {
                 routes: noted.contains("routes"),
                 neighbours: noted.contains("neighbours"),
                 policing: noted.contains("policing"),
+                settings: false,
                 overrun: false,
             };
             assert_eq!(pending, noted, "{datagram:?}");
@@ -545,6 +593,7 @@ mod tests {
             routes: true,
             neighbours: true,
             policing: true,
+            settings: true,
             overrun: false,
         };
         let order: Vec<_> = std::iter::from_fn(|| pending.take()).collect();
@@ -555,7 +604,8 @@ mod tests {
                 Event::AddressChanged,
                 Event::RouteChanged,
                 Event::NeighbourChanged,
-                Event::PolicingChanged
+                Event::PolicingChanged,
+                Event::SettingChanged,
             ]
         );
     }

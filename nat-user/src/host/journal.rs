@@ -207,6 +207,7 @@ mod tests {
             before: before.to_owned(),
             set: set.to_owned(),
             followers: Vec::new(),
+            stays: false,
         }
     }
 

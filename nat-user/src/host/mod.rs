@@ -11,6 +11,7 @@
 //! This module must not touch what natbpf did not make: a value that somebody changed in the
 //! meantime, an interface that was deleted and made again, another's address on our bridge.
 
+pub mod arp;
 pub mod bridge_netfilter;
 pub mod change;
 pub mod conflicts;

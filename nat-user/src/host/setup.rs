@@ -34,7 +34,7 @@ use super::change::{self, Change, Undone};
 use super::journal::Journal;
 use super::netlink::{Address, Link, Netlink};
 use super::sysctl::Key;
-use crate::config::model::{Config, Forwarding, UplinkId};
+use crate::config::model::{Config, Forwarding, Mode, UplinkId};
 
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;
@@ -67,6 +67,8 @@ pub struct Uplink {
     pub interface: String,
     /// Addresses that it is to have where no interface of the host has them.
     pub addresses: Vec<Ipv4Addr>,
+    /// Whether its driver must take an XDP program.
+    pub needs_xdp: bool,
 }
 
 /// What a network asks of the host.
@@ -95,6 +97,10 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What should have been undone and could not be; it stays in the journal.
     pub failed: Vec<String>,
+    /// What the host lacks and natbpf waits for.
+    pub awaited: Vec<String>,
+    /// Settings that were set, each with the value that it had.
+    pub reset: Vec<(Key, String)>,
 }
 
 impl Plan {
@@ -111,6 +117,7 @@ impl Plan {
             name: uplink.name.clone(),
             interface: uplink.interface.clone(),
             addresses: addresses_of(id),
+            needs_xdp: uplink.mode == Mode::Xdp && config.forwarding == Forwarding::Fast,
         });
         let networks = config.networks.iter().map(|network| Network {
             name: network.name.clone(),
@@ -134,32 +141,62 @@ impl Plan {
     }
 }
 
+/// How far a plan is brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// As far as no packet is forwarded by it: bridges are made and stay down, and what the plan
+    /// no longer has as a network stops forwarding.
+    BeforePrograms,
+    /// To its end. The programs are attached.
+    Whole,
+}
+
 /// Makes the difference between the host and the plan. When it fails, all that it did is undone,
 /// and what earlier runs did stays. When it is cut off, by a kill or by dropping the future, the
 /// journal on disk knows of all that it did.
 ///
 /// # Errors
-/// [`Problems`] (to be downcast) when the plan does not fit the host; nothing is changed then.
+/// [`Problems`] (to be downcast) when the plan does not fit the host; nothing is changed then. An
+/// interface that is missing is none: the rest is made, and it is waited for.
 /// Otherwise when the kernel refuses a change or the journal cannot be written.
-pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Result<Report> {
+pub async fn apply(
+    netlink: &Netlink,
+    journal: &mut Journal,
+    plan: &Plan,
+    step: Step,
+) -> Result<Report> {
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
     let present = routes::present(netlink, plan).await?;
     let problems = problem::find(plan, &links, &addresses, &present, journal.changes());
+    let (absences, problems) =
+        (problems.into_iter()).partition::<Vec<_>, _>(|problem| problem.is_absence);
     if !problems.is_empty() {
         return Err(Problems(problems).into());
     }
+    let awaited = absences.into_iter().map(|absence| {
+        let (missing, remedy) = (absence.problem, absence.remedy);
+        format!("{missing}: its rules are inactive until it appears ({remedy})")
+    });
     let before = journal.changes().to_vec();
+    let whole = plan;
+    let plan = &plan.present(&links);
     let mut run = Run {
         netlink,
         journal,
-        report: Report::default(),
+        report: Report {
+            awaited: awaited.collect(),
+            ..Report::default()
+        },
         kept: Vec::new(),
         todo: Vec::new(),
     };
-    match run.make(plan, links).await {
+    match run.make(plan, links, step).await {
         Ok(()) => {
-            run.undo_unwanted().await;
+            match step {
+                Step::BeforePrograms => run.undo(|change| !whole.is_about(change)).await,
+                Step::Whole => run.undo_unwanted().await,
+            }
             Ok(run.report)
         }
         Err(error) => {
@@ -167,6 +204,37 @@ pub async fn apply(netlink: &Netlink, journal: &mut Journal, plan: &Plan) -> Res
             Err(error)
         }
     }
+}
+
+/// The settings of the kernel that a plan relies on, each with the value that it needs, as far as
+/// the kernel does not tell of their changes by itself.
+///
+/// # Errors
+/// When an interface has a name that cannot be the name of a file.
+pub fn settings(plan: &Plan) -> Result<Vec<(Key, &'static str)>> {
+    let mut settings = vec![
+        (Key::ip_forward()?, "1"),
+        (Key::ipv4_conf("all", "send_redirects")?, "0"),
+    ];
+    if plan.has_fast_path {
+        settings.extend(tracking()?.map(|key| (key, "1")));
+    }
+    for network in &plan.networks {
+        let key = Key::ipv4_conf(&network.interface, "send_redirects")?;
+        settings.push((key, "0"));
+    }
+    Ok(settings)
+}
+
+/// Settings of connection tracking, where it is in use: packets are valid whose sequence numbers it
+/// has missed.
+fn tracking() -> Result<[Key; 2]> {
+    let key = |setting| Key::new(&["net", "netfilter", setting]);
+    Ok([
+        key("nf_conntrack_tcp_be_liberal")?,
+        // From Linux 5.14 on.
+        key("nf_conntrack_tcp_ignore_invalid_rst")?,
+    ])
 }
 
 /// Makes a bridge, and nothing else of a plan, where no daemon does: the next one takes it for its own.
@@ -205,6 +273,36 @@ pub async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<Report> {
 }
 
 impl Plan {
+    /// The part of the plan whose interfaces are there, or are to be made.
+    fn present(&self, links: &[Link]) -> Self {
+        let is_there = |name: &str| named(links, name).is_some();
+        let mut present = self.clone();
+        present.uplinks.retain(|uplink| is_there(&uplink.interface));
+        present
+            .networks
+            .retain(|network| network.create || is_there(&network.interface));
+        let has_network = |name: &str| (present.networks.iter()).any(|one| one.interface == name);
+        present
+            .routes
+            .retain(|route| has_network(&route.interface) && is_there(&route.uplink));
+        present
+    }
+
+    /// Whether a change is to an interface that the plan still has, or to none in particular.
+    fn is_about(&self, change: &Change) -> bool {
+        let has = |name: &str| self.interfaces().any(|interface| interface == name);
+        let mut ports = self.networks.iter().flat_map(|network| &network.ports);
+        match change {
+            Change::Sysctl { key, .. } => key.interface().is_none_or(has),
+            Change::Bridge { name, .. } => has(name),
+            Change::Port { bridge, .. } => has(bridge),
+            Change::LinkUp { name, .. } => has(name) || ports.any(|port| port == name),
+            Change::Address { interface, .. }
+            | Change::Route { interface, .. }
+            | Change::ArpProxy { interface, .. } => has(interface),
+        }
+    }
+
     fn interfaces(&self) -> impl Iterator<Item = &str> {
         let uplinks = self.uplinks.iter().map(|uplink| uplink.interface.as_str());
         let networks = self
@@ -227,29 +325,25 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn make(&mut self, plan: &Plan, mut links: Vec<Link>) -> Result<()> {
+    async fn make(&mut self, plan: &Plan, mut links: Vec<Link>, step: Step) -> Result<()> {
         for network in &plan.networks {
             self.plan_bridge(network, &links)?;
         }
         if self.make_planned().await? {
             links = self.netlink.links().await?;
         }
+        if step == Step::BeforePrograms {
+            return Ok(());
+        }
 
         self.plan_sysctl(Key::ipv4_conf("all", "send_redirects")?, "0")?;
         for network in &plan.networks {
             self.plan_sysctl(Key::ipv4_conf(&network.interface, "send_redirects")?, "0")?;
         }
-        self.plan_sysctl(Key::new(&["net", "ipv4", "ip_forward"])?, "1")?;
         if plan.has_fast_path {
             self.plan_tracking()?;
         }
         self.plan_watches(plan.served_networks)?;
-        self.make_planned().await?;
-
-        // ip_forward has set this one too, so it is looked at only now.
-        for interface in plan.interfaces() {
-            self.plan_sysctl(Key::ipv4_conf(interface, "forwarding")?, "1")?;
-        }
         let addresses = self.netlink.addresses().await?;
         for network in &plan.networks {
             self.plan_network(network, &links, &addresses)?;
@@ -262,6 +356,37 @@ impl Run<'_> {
 
         self.plan_routes(plan, &links).await?;
         self.make_planned().await?;
+        self.make_forwarding(plan).await
+    }
+
+    /// Has the kernel forward, last of all.
+    async fn make_forwarding(&mut self, plan: &Plan) -> Result<()> {
+        // Before ip_forward sets them too, so that what they were is known.
+        for network in &plan.networks {
+            self.plan_forwarding(&network.interface)?;
+        }
+        self.plan_sysctl(Key::ip_forward()?, "1")?;
+        self.make_planned().await?;
+        for uplink in &plan.uplinks {
+            let key = Key::ipv4_conf(&uplink.interface, "forwarding")?;
+            let now = key.read()?.unwrap_or_default();
+            let is_so = now == "1";
+            self.want(Change::staying_sysctl(key, now, "1"), is_so, &[]);
+        }
+        self.make_planned().await?;
+        Ok(())
+    }
+
+    /// A network's own setting. What it was before natbpf may stand in the record of ip_forward.
+    fn plan_forwarding(&mut self, interface: &str) -> Result<()> {
+        let key = Key::ipv4_conf(interface, "forwarding")?;
+        let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
+        let mut changes = self.journal.changes().iter();
+        let before = changes.find_map(|change| change.forwarding_before(&key));
+        let before = before.map_or(now.clone(), str::to_owned);
+        let change = Change::sysctl(key, before.clone(), "1");
+        let is_noted = before == now || self.journal.find(&change).is_some();
+        self.want(change, now == "1" && is_noted, &[]);
         Ok(())
     }
 
@@ -308,12 +433,7 @@ impl Run<'_> {
     /// knows stay those of the beginning. A reset more than 2 GiB later lies before them
     /// (`nf_conntrack_tcp_packet()` in `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn plan_tracking(&mut self) -> Result<()> {
-        for setting in [
-            "nf_conntrack_tcp_be_liberal",
-            // From Linux 5.14 on.
-            "nf_conntrack_tcp_ignore_invalid_rst",
-        ] {
-            let key = Key::new(&["net", "netfilter", setting])?;
+        for key in tracking()? {
             if key.read()?.is_some() {
                 self.plan_sysctl(key, "1")?;
             }
@@ -332,12 +452,7 @@ impl Run<'_> {
             return Ok(());
         };
         let is_enough = before.parse::<u32>().is_ok_and(|now| now >= needed);
-        let change = Change::Sysctl {
-            key,
-            before,
-            set: needed.to_string(),
-            followers: Vec::new(),
-        };
+        let change = Change::sysctl(key, before, &needed.to_string());
         self.want(change, is_enough, &[]);
         Ok(())
     }
@@ -348,12 +463,7 @@ impl Run<'_> {
         let change = if key.is_ip_forward() && !is_so {
             change::forwarding_on(key, now)?
         } else {
-            Change::Sysctl {
-                key,
-                before: now,
-                set: set.to_owned(),
-                followers: Vec::new(),
-            }
+            Change::sysctl(key, now, set)
         };
         self.want(change, is_so, &[]);
         Ok(())
@@ -372,9 +482,19 @@ impl Run<'_> {
             ifindex: link.index,
             address: network.address,
         };
-        let has_it =
-            |address: &Address| address.ifindex == link.index && address.net == network.address;
-        self.want(address, addresses.iter().any(has_it), links);
+        let has_it = addresses
+            .iter()
+            .any(|held| held.ifindex == link.index && held.net == network.address);
+        // Whoever made the interface gives it its address: he would find it taken.
+        if network.create || has_it {
+            self.want(address, has_it, links);
+        } else {
+            self.report.awaited.push(format!(
+                "{name} does not have {}: natbpf waits for its owner to add it, and guests have no \
+                 gateway until then (create = true has natbpf add it)",
+                network.address
+            ));
+        }
         if self.kept.iter().any(|kept| kept.made(link)) {
             for port in &network.ports {
                 self.plan_port(port, network.isolated, link, links);
@@ -384,7 +504,9 @@ impl Run<'_> {
                 "{name} was there before: its ports are left as they are"
             ));
         }
-        self.want_up(link, links);
+        if network.create {
+            self.want_up(link, links);
+        }
         Ok(())
     }
 
@@ -462,14 +584,25 @@ impl Run<'_> {
     /// Makes what is planned, all of it recorded on disk first. Says whether there was anything.
     async fn make_planned(&mut self) -> Result<bool> {
         let todo = std::mem::take(&mut self.todo);
+        let mut again = Vec::with_capacity(todo.len());
+        for change in &todo {
+            again.push(self.journal.find(change).is_some());
+            if let Change::Sysctl { key, .. } = change {
+                let now = key.read()?.unwrap_or_default();
+                self.report.reset.push((key.clone(), now));
+            }
+        }
         for change in &todo {
             self.journal.record(change.clone());
         }
         self.journal.save()?;
         let any = !todo.is_empty();
-        for mut change in todo {
+        for (mut change, again) in todo.into_iter().zip(again) {
             change.make(self.netlink).await?;
-            self.report.done.push(change.to_string());
+            self.report.done.push(match (&change, again) {
+                (Change::Sysctl { key, set, .. }, true) => format!("set {key} to {set} again"),
+                _ => change.to_string(),
+            });
             self.journal.record(change.clone());
             self.kept.push(change);
         }
@@ -479,9 +612,14 @@ impl Run<'_> {
 
     /// Undoes what an earlier plan asked for and this one does not.
     async fn undo_unwanted(&mut self) {
-        let wanted = |change: &Change| self.kept.iter().any(|kept| kept.same_object(change));
-        let (wanted, unwanted) =
-            (self.journal.changes().iter().cloned()).partition::<Vec<_>, _>(wanted);
+        let kept = std::mem::take(&mut self.kept);
+        self.undo(|change| !kept.iter().any(|kept| kept.same_object(change)))
+            .await;
+    }
+
+    async fn undo(&mut self, is_unwanted: impl Fn(&Change) -> bool) {
+        let (unwanted, wanted) =
+            (self.journal.changes().iter().cloned()).partition::<Vec<_>, _>(is_unwanted);
         let mut remaining = undo_each(self.netlink, unwanted, &mut self.report).await;
         remaining.extend(wanted);
         self.journal.replace(remaining);

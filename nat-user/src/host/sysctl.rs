@@ -42,22 +42,34 @@ impl Key {
         Self::new(&["net", "ipv4", "conf", interface, setting])
     }
 
+    /// `net/ipv4/ip_forward`.
+    ///
+    /// # Errors
+    /// None: the name is sound.
+    pub fn ip_forward() -> Result<Self> {
+        Self::new(&["net", "ipv4", "ip_forward"])
+    }
+
     /// Whether it is `net/ipv4/ip_forward`, which changes others along with it.
     #[must_use]
     pub fn is_ip_forward(&self) -> bool {
         self.0 == "net/ipv4/ip_forward"
     }
 
+    /// The interface, of a setting under `net/ipv4/conf/INTERFACE` or `net/ipv4/neigh/INTERFACE`.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        let below = self.0.strip_prefix("net/ipv4/")?;
+        let conf = below.strip_prefix("conf/");
+        let below = conf.or_else(|| below.strip_prefix("neigh/"))?;
+        let (interface, _) = below.split_once('/')?;
+        (!matches!(interface, "all" | "default")).then_some(interface)
+    }
+
     /// Whether it is under `net/ipv4/conf/INTERFACE` or `net/ipv4/neigh/INTERFACE`.
     #[must_use]
     pub fn is_of_interface(&self, interface: &str) -> bool {
-        let below = self.0.strip_prefix("net/ipv4/");
-        let below = below.and_then(|path| {
-            let conf = path.strip_prefix("conf/");
-            conf.or_else(|| path.strip_prefix("neigh/"))
-        });
-        let below = below.and_then(|path| path.strip_prefix(interface));
-        below.is_some_and(|path| path.starts_with('/'))
+        self.interface() == Some(interface)
     }
 
     /// The present value, without the line's end. `None` when there is no such setting (any more):

@@ -138,15 +138,36 @@ impl HostState {
     /// moment after their interface; fails with the difference.
     #[track_caller]
     pub(super) fn assert_unchanged(&self) {
+        self.assert_same(|_| true);
+    }
+
+    /// The same, whether the host forwards now or did then.
+    #[track_caller]
+    pub(super) fn assert_unchanged_but_forwarding(&self) {
+        let settings = [
+            "/ip_forward = ",
+            "/forwarding = ",
+            "/all/accept_redirects = ",
+        ];
+        self.assert_same(|line| !settings.iter().any(|setting| line.contains(setting)));
+    }
+
+    #[track_caller]
+    fn assert_same(&self, counts: impl Fn(&str) -> bool) {
+        let counting = |state: &Self| {
+            let lines = state.0.iter().filter(|line| counts(line));
+            lines.cloned().collect::<Vec<_>>()
+        };
+        let before = Self(counting(self));
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
-            let now = Self::read();
-            if now == *self {
+            let now = Self(counting(&Self::read()));
+            if now == before {
                 return;
             }
             if Instant::now() > deadline {
-                let missing = self.0.iter().filter(|line| !now.0.contains(line));
-                let added = now.0.iter().filter(|line| !self.0.contains(line));
+                let missing = before.0.iter().filter(|line| !now.0.contains(line));
+                let added = now.0.iter().filter(|line| !before.0.contains(line));
                 let missing = missing.collect::<Vec<_>>();
                 panic!("gone: {missing:#?}, new: {:#?}", added.collect::<Vec<_>>());
             }

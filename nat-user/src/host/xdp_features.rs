@@ -49,6 +49,12 @@ impl XdpFeatures {
         Self(RECEIVES | SENDS)
     }
 
+    /// Whether it runs programs on what it receives.
+    #[must_use]
+    pub fn receives(self) -> bool {
+        self.0 & 1 != 0
+    }
+
     /// Whether it can send frames on that it receives.
     #[must_use]
     pub fn redirects(self) -> bool {

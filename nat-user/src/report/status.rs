@@ -235,7 +235,7 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
 }
 
 /// What is said of external addresses that the host did not have by itself.
-const HELD: [(Held, &str); 3] = [
+const HELD: [(Held, &str); 6] = [
     (Held::Added, "external addresses added to"),
     (
         Held::Arp,
@@ -244,6 +244,18 @@ const HELD: [(Held, &str); 3] = [
     (
         Held::Nobody,
         "external addresses that no interface holds, which must be routed here by",
+    ),
+    (
+        Held::Asked,
+        "external addresses, not answered for yet: ARP asks whether another host has them, on",
+    ),
+    (
+        Held::Elsewhere,
+        "external addresses, not answered for: another host has them on",
+    ),
+    (
+        Held::Unclaimed,
+        "external addresses that no interface holds, left to other software (claim = \"none\") on",
     ),
 ];
 

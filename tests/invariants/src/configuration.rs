@@ -42,6 +42,7 @@ pub fn configuration(data: &[u8]) {
     let config = &loaded.config;
     let environment = Environment {
         uplink_addresses: vec![HOST.to_vec(); config.uplinks.len()],
+        silent: Default::default(),
         host_addresses: HOST.into(),
         ..Environment::default()
     };

@@ -86,6 +86,7 @@ impl Plane {
         let config = config::parse(CONFIG, Path::new("test.toml"))?.config;
         let environment = Environment {
             uplink_addresses: vec![vec![PUBLIC]],
+            silent: Default::default(),
             host_addresses: [PUBLIC].into(),
             ..Environment::default()
         };

@@ -168,7 +168,7 @@ fn uplink() -> impl Strategy<Value = Uplink> {
         Just(MssClamp::Off),
         (MssClamp::LEAST..=MssClamp::MOST).prop_map(MssClamp::Bytes),
     ];
-    let claim = prop_oneof![Just(Claim::Arp), Just(Claim::Add)];
+    let claim = prop_oneof![Just(Claim::Arp), Just(Claim::Add), Just(Claim::None)];
     (names(), addresses, mode, keep, mss_clamp, claim).prop_map(
         |(name, addresses, mode, keep, mss_clamp, claim)| Uplink {
             name,
@@ -785,6 +785,7 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
     let claim = match uplink.claim {
         Claim::Arp => "arp",
         Claim::Add => "add",
+        Claim::None => "none",
     };
     *text += &format!("claim = {claim:?}\n");
     if let UplinkAddresses::Fixed(addresses) = &uplink.addresses {

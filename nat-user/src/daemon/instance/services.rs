@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Cause, Instance};
+use super::{Cause, Instance, identity};
 
 impl Instance {
     /// Serves DHCP and DNS on the networks that are there, as the configuration says.
@@ -37,9 +37,11 @@ impl Instance {
         }
         let host = self.host(&self.config).await?;
         let before = self.external_addresses();
+        let old_numbers = self.state.numbers.clone();
         self.apply(&config, &host)?;
-        let gone = self.changed_rules(&self.config, &config);
-        let mut ended = self.end_matching(|entry| gone.contains(&entry.record.rule))?;
+        let new = (&config, &self.state.numbers);
+        let gone = identity::changed((&self.config, &old_numbers), new);
+        let mut ended = self.end_changed(&gone)?;
         ended += self.end_sessions_of_lost_addresses(&before)?;
         self.config = config;
         self.services.tell(&self.config);

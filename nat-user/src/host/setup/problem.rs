@@ -1,10 +1,12 @@
 //! Where a plan does not fit the host.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Network, Plan, Uplink, named, routes};
 use crate::host::change::Change;
-use crate::host::netlink::{Address, Kind, Link, LinkRoute, Netlink, RequestError};
+use crate::host::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
+use crate::host::xdp_features::{XdpFeatures, xdp_features};
 
 /// Something that the configuration asks for and the host does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Problem {
     pub problem: String,
     /// What would be right.
     pub remedy: String,
+    /// Whether an interface is missing, which may come later.
+    pub is_absence: bool,
 }
 
 /// All problems of a plan, as an error.
@@ -45,8 +49,13 @@ pub(super) fn find(
     ours: &[Change],
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
+    // What drivers say is asked for only where somebody needs it. Kernels before 6.3 say nothing.
+    let drivers = match plan.uplinks.iter().any(|uplink| uplink.needs_xdp) {
+        true => xdp_features().unwrap_or_default(),
+        false => BTreeMap::new(),
+    };
     for uplink in &plan.uplinks {
-        problems.extend(uplink_problem(uplink, links));
+        problems.extend(uplink_problem(uplink, links, &drivers));
     }
     for network in &plan.networks {
         problems.extend(network_problem(network, links, addresses, ours));
@@ -55,16 +64,29 @@ pub(super) fn find(
     problems
 }
 
-fn uplink_problem(uplink: &Uplink, links: &[Link]) -> Option<Problem> {
+fn uplink_problem(
+    uplink: &Uplink,
+    links: &[Link],
+    drivers: &BTreeMap<u32, XdpFeatures>,
+) -> Option<Problem> {
     let Uplink {
         name, interface, ..
     } = uplink;
     let key = ["uplink", name, "interface"];
     let Some(link) = named(links, interface) else {
         let problem = format!("interface \"{interface}\" of uplink \"{name}\" does not exist");
-        return Some(Problem::new(key, problem, "create it or name another"));
+        return Some(Problem::absence(key, problem, "create it or name another"));
     };
-    port_problem(key, link, links)
+    port_problem(key, link, links).or_else(|| {
+        let features = drivers.get(&link.index);
+        let has_no_xdp =
+            link.kind == Kind::Bridge || features.is_some_and(|features| !features.receives());
+        let problem =
+            format!("interface \"{interface}\" of uplink \"{name}\" takes no XDP program");
+        let remedy = "write mode = \"auto\" or \"tc\", or name a network card";
+        (uplink.needs_xdp && link.layer == Layer::Ethernet && has_no_xdp)
+            .then(|| Problem::new(["uplink", name, "mode"], problem, remedy))
+    })
 }
 
 fn network_problem(
@@ -80,7 +102,7 @@ fn network_problem(
         let problem = format!("interface \"{interface}\" of network \"{name}\" does not exist");
         let remedy = "create it or set create = true";
         return (!network.create)
-            .then(|| Problem::new(["network", name, "interface"], problem, remedy));
+            .then(|| Problem::absence(["network", name, "interface"], problem, remedy));
     };
     if link.kind != Kind::Bridge && !network.ports.is_empty() {
         let problem = format!("interface \"{interface}\" of network \"{name}\" is not a bridge");
@@ -137,6 +159,14 @@ impl Problem {
             key: key.map(str::to_owned),
             problem,
             remedy: remedy.to_owned(),
+            is_absence: false,
+        }
+    }
+
+    fn absence(key: [&str; 3], problem: String, remedy: &str) -> Self {
+        Self {
+            is_absence: true,
+            ..Self::new(key, problem, remedy)
         }
     }
 }

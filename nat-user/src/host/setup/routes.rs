@@ -217,19 +217,31 @@ pub(super) fn problems(
     .collect()
 }
 
-/// What comes for such an address is the host's own. (That the host has one of a larger prefix
-/// may be meant.)
+/// What comes for such an address is the host's own; and where the host has it on another interface,
+/// it would look for its neighbours there behind the guests' one. An address on the guests' own
+/// interface, of which the guests have others, may be meant.
 fn held_by_host(
     route: &Route,
     prefix: Ipv4Net,
     links: &[Link],
     addresses: &[Address],
 ) -> Option<Problem> {
-    let held = addresses
-        .iter()
-        .find(|held| Ipv4Net::from(held.net.addr()) == prefix)?;
+    let own = named(links, &route.interface).map(|link| link.index);
+    let held = addresses.iter().find(|held| {
+        let is_alone = Ipv4Net::from(held.net.addr()) == prefix;
+        is_alone || prefix.contains(&held.net.addr()) && own != Some(held.ifindex)
+    })?;
     let holder = links.iter().find(|link| link.index == held.ifindex)?;
-    let (address, holder) = (prefix.addr(), &holder.name);
+    let (address, holder) = (held.net.addr(), &holder.name);
+    if Ipv4Net::from(address) != prefix {
+        let problem = format!(
+            "{prefix} holds {address}, which is the host's own, on {holder}: it would be cut off \
+             from its neighbours there"
+        );
+        let remedy = format!("route a part of it without {address}, or remove that from {holder}");
+        let key = ["route", &route.name, "addresses"];
+        return Some(Problem::new(key, problem, &remedy));
+    }
     let problem = format!("{address} is the host's own address, on {holder}");
     let remedy = format!("remove it from {holder}, since the guest is to have it");
     Some(Problem::new(
@@ -250,13 +262,15 @@ fn routed_elsewhere(
     let is_ours = |present: &LinkRoute| {
         ours.iter().any(|change| {
             matches!(change, Change::Route { prefix: known, ifindex, .. }
-                if *known == prefix && present.device == Some(*ifindex))
+                if *known == present.prefix && present.device == Some(*ifindex))
         })
     };
     let other = routes.iter().find(|present| {
         let is_own = own.is_some() && present.device == own;
-        present.is_plain_to(prefix) && !is_own && !is_ours(present)
+        let is_part = prefix.contains(&present.prefix) && present.prefix != prefix;
+        (is_part || present.is_plain_to(prefix)) && !is_own && !is_ours(present)
     })?;
+    let prefix = other.prefix;
     let device = links
         .iter()
         .find(|link| Some(link.index) == other.device)

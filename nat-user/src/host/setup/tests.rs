@@ -11,6 +11,7 @@ fn uplink(interface: &str) -> Uplink {
         name: "wan".to_owned(),
         interface: interface.to_owned(),
         addresses: Vec::new(),
+        needs_xdp: false,
     }
 }
 
@@ -78,7 +79,7 @@ impl Host {
     }
 
     async fn apply(&self, plan: &Plan) -> Result<Report> {
-        apply(&self.netlink, &mut self.journal(), plan).await
+        apply(&self.netlink, &mut self.journal(), plan, Step::Whole).await
     }
 
     async fn undo(&self) -> Report {
@@ -106,6 +107,10 @@ fn sysctl_is(key: &str, value: &str) {
     assert_eq!(now.trim(), value, "{key}");
 }
 
+/// What undoing says where the host did not forward before.
+const FORWARDING_STAYS: &str = "net/ipv4/ip_forward stays 1 (it was 0): other software may rely on \
+    it; sysctl -w net/ipv4/ip_forward=0 sets it back";
+
 #[test]
 fn apply_then_undo_leaves_the_host_as_it_was() {
     in_namespace(async || {
@@ -122,7 +127,6 @@ fn apply_then_undo_leaves_the_host_as_it_was() {
                 "set net/ipv4/conf/all/send_redirects to 0 (was 1)",
                 "set net/ipv4/conf/vmbr1/send_redirects to 0 (was 1)",
                 "set net/ipv4/conf/vmbr2/send_redirects to 0 (was 1)",
-                "set net/ipv4/ip_forward to 1 (was 0)",
                 "added 172.22.161.254/24 to vmbr1",
                 "set tap1 up",
                 "attached tap1 to vmbr1",
@@ -131,6 +135,7 @@ fn apply_then_undo_leaves_the_host_as_it_was() {
                 "set vmbr1 up",
                 "added 10.7.0.1/16 to vmbr2",
                 "set vmbr2 up",
+                "set net/ipv4/ip_forward to 1 (was 0)",
             ]
         );
         assert_eq!((report.notes.len(), report.failed.len()), (0, 0));
@@ -142,14 +147,10 @@ fn apply_then_undo_leaves_the_host_as_it_was() {
         assert!(ip("-4 route").contains("172.22.161.0/24 dev vmbr1"));
 
         let report = host.undo().await;
-        before.assert_unchanged();
-        assert_eq!(report.notes, [""; 0]);
+        before.assert_unchanged_but_forwarding();
+        assert_eq!(report.notes, [FORWARDING_STAYS]);
         assert_eq!(report.failed, [""; 0]);
-        assert!(
-            report
-                .done
-                .contains(&"set net/ipv4/ip_forward back to 0".to_owned())
-        );
+        sysctl_is("ip_forward", "1");
         assert_eq!(report.done.last().unwrap(), "deleted bridge vmbr1");
         assert!(!host.has_record());
     });
@@ -164,10 +165,7 @@ fn interfaces_that_were_there_are_completed_and_given_back() {
         ip("link set vmbr1 up");
         ip("addr add 172.22.161.254/24 dev vmbr1");
         let before = HostState::read();
-        let snat = Network {
-            create: false,
-            ..network("tenant", "inner", "1.1.1.3/24")
-        };
+        let snat = network("tenant", "inner", "1.1.1.3/24");
         let report = host.apply(&plan(&[lan(), snat])).await.unwrap();
         assert_eq!(
             report.notes,
@@ -187,7 +185,7 @@ fn interfaces_that_were_there_are_completed_and_given_back() {
             "{report}"
         );
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -218,9 +216,18 @@ fn a_restarted_daemon_still_knows_what_was_before() {
         // Something else turns it off; the next start turns it on again.
         sysctl("ip_forward", "0");
         let report = host.apply(&plan(&[lan(), dmz()])).await.unwrap();
-        assert_eq!(report.done, ["set net/ipv4/ip_forward to 1 (was 0)"]);
+        assert_eq!(
+            report.done,
+            [
+                "set net/ipv4/conf/vmbr1/forwarding to 1 again",
+                "set net/ipv4/conf/vmbr2/forwarding to 1 again",
+                "set net/ipv4/ip_forward to 1 again",
+            ]
+        );
+        assert_eq!(report.reset.len(), 3);
+        assert!(report.reset.iter().all(|(_, meanwhile)| meanwhile == "0"));
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -228,25 +235,92 @@ fn a_restarted_daemon_still_knows_what_was_before() {
 fn a_plan_that_does_not_fit_changes_nothing() {
     in_namespace(async || {
         let host = Host::new();
+        // The network card where the bridge above it is meant.
+        ip("link set tap1 master vmbr0");
+        ip("link set tap2 master vmbr0");
         let before = HostState::read();
-        let mut wrong = plan(&[
-            dmz(),
-            Network {
-                create: false,
-                ..lan()
-            },
-        ]);
-        wrong.uplinks[0].interface = "eno1".to_owned();
+        let mut wrong = plan(&[dmz(), network("lan", "tap2", "172.22.161.254/24")]);
+        wrong.uplinks[0].interface = "tap1".to_owned();
         let error = host.apply(&wrong).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "interface \"eno1\" of uplink \"wan\" does not exist; create it or name another\n\
-             interface \"vmbr1\" of network \"lan\" does not exist; create it or set create = true"
+            "interface \"tap1\" of uplink \"wan\" is a port of vmbr0; name vmbr0\n\
+             interface \"tap2\" of network \"lan\" is a port of vmbr0; name vmbr0"
         );
         let Problems(problems) = error.downcast_ref().unwrap();
         assert_eq!(problems[1].key, ["network", "lan", "interface"]);
         before.assert_unchanged();
         assert!(!host.has_record());
+    });
+}
+
+#[test]
+fn a_missing_interface_is_waited_for_and_the_rest_is_made() {
+    in_namespace(async || {
+        let host = Host::new();
+        let missing = Network {
+            create: false,
+            ..network("far", "vmbr9", "10.9.0.1/24")
+        };
+        let mut late = plan(&[lan(), missing]);
+        late.uplinks.push(uplink("ppp0"));
+        let report = host.apply(&late).await.unwrap();
+        assert_eq!(
+            report.awaited,
+            [
+                "interface \"ppp0\" of uplink \"wan\" does not exist: its rules are inactive until \
+                 it appears (create it or name another)",
+                "interface \"vmbr9\" of network \"far\" does not exist: its rules are inactive \
+                 until it appears (create it or set create = true)",
+            ]
+        );
+        assert!(host.link("vmbr1").await.up);
+        ip("link add ppp0 type veth peer name provider");
+        ip("link add vmbr9 type bridge");
+        ip("addr add 10.9.0.1/24 dev vmbr9");
+        sysctl("conf/ppp0/forwarding", "0");
+        let report = host.apply(&late).await.unwrap();
+        assert_eq!(report.awaited, [""; 0]);
+        sysctl_is("conf/ppp0/forwarding", "1");
+        sysctl_is("conf/vmbr9/send_redirects", "0");
+        // Gone again: what was done to it is not undone, since the plan still has it.
+        ip("link del ppp0");
+        let report = host.apply(&late).await.unwrap();
+        assert_eq!(
+            (report.awaited.len(), report.failed.len()),
+            (1, 0),
+            "{report}"
+        );
+    });
+}
+
+#[test]
+fn the_owner_of_an_interface_gives_it_its_address() {
+    in_namespace(async || {
+        let host = Host::new();
+        let owned = Network {
+            create: false,
+            ..network("lan", "vmbr1", "172.22.161.254/24")
+        };
+        let plan = plan(&[owned]);
+        for kind in ["bridge", "veth peer name far"] {
+            ip(&format!("link add vmbr1 type {kind}"));
+            for _ in 0..2 {
+                let report = host.apply(&plan).await.unwrap();
+                assert_eq!(report.awaited.len(), 1, "{report}");
+                let start = "vmbr1 does not have 172.22.161.254/24: natbpf waits for its owner";
+                assert!(report.awaited[0].starts_with(start), "{report:?}");
+                assert!(!host.link("vmbr1").await.up);
+            }
+            // What would fail if natbpf had been first.
+            ip("addr add 172.22.161.254/24 dev vmbr1");
+            ip("link set vmbr1 up");
+            let report = host.apply(&plan).await.unwrap();
+            assert_eq!(report.awaited, [""; 0]);
+            host.undo().await;
+            assert!(ip("-4 addr show dev vmbr1").contains("172.22.161.254/24"));
+            ip("link del vmbr1");
+        }
     });
 }
 
@@ -295,7 +369,7 @@ fn a_reload_that_fails_leaves_what_earlier_runs_made() {
         running.assert_unchanged();
         assert_eq!(host.journal().changes(), record);
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -321,7 +395,7 @@ fn a_reload_makes_and_undoes_the_difference_only() {
         );
         assert!(ip("-4 route").contains("172.22.160.0/23 dev vmbr1"));
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -340,6 +414,7 @@ fn what_others_changed_since_is_left_alone() {
         assert_eq!(
             report.notes,
             [
+                FORWARDING_STAYS,
                 "tap1 is in fwbr0, not in vmbr1 to which natbpf attached it: left there",
                 "tap1 is in fwbr0 now: left up",
                 "net/ipv4/conf/all/send_redirects is 2, not 0 as natbpf set it: left as it is",
@@ -350,7 +425,6 @@ fn what_others_changed_since_is_left_alone() {
             host.link("tap1").await.master,
             Some(host.link("fwbr0").await.index)
         );
-        sysctl_is("ip_forward", "0");
         sysctl_is("conf/all/send_redirects", "2");
         sysctl_is("conf/guest1/forwarding", "0");
         sysctl_is("conf/guest2/forwarding", "2");
@@ -368,7 +442,7 @@ fn an_interface_made_again_by_others_is_not_ours() {
         ip("addr add 172.22.161.254/24 dev vmbr1");
         ip("link set vmbr1 up");
         let report = host.apply(&plan(&[lan()])).await.unwrap();
-        let line = "set net/ipv4/conf/vmbr1/send_redirects to 0 (was 1)";
+        let line = "set net/ipv4/conf/vmbr1/send_redirects to 0 again";
         let note = "vmbr1 was there before: its ports are left as they are";
         let down = ["set tap2 down again", "set tap1 down again"];
         assert_eq!(
@@ -400,7 +474,7 @@ fn a_bridge_that_vanished_is_made_again() {
             Some(host.link("vmbr1").await.index)
         );
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -458,7 +532,7 @@ fn a_daemon_killed_before_its_first_change_has_nothing_to_undo() {
         journal.save().unwrap();
         let report = host.undo().await;
         assert!(report.is_empty(), "{report}");
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -472,7 +546,7 @@ fn a_daemon_killed_at_any_point_leaves_nothing_behind() {
         while !finished {
             let mut journal = host.journal();
             let plan = plan(&[lan(), dmz()]);
-            let run = apply(&host.netlink, &mut journal, &plan);
+            let run = apply(&host.netlink, &mut journal, &plan, Step::Whole);
             finished = stop_after(steps, run).await.is_some();
             // The request that was under way is answered before this one.
             host.netlink.links().await.unwrap();
@@ -481,8 +555,14 @@ fn a_daemon_killed_at_any_point_leaves_nothing_behind() {
                 host.apply(&plan).await.unwrap();
             }
             let report = host.undo().await;
-            assert_eq!((&report.notes[..], &report.failed[..]), (&[][..], &[][..]));
-            before.assert_unchanged();
+            let notes = report.notes.iter().filter(|note| *note != FORWARDING_STAYS);
+            assert_eq!(
+                (notes.count(), &report.failed[..]),
+                (0, &[][..]),
+                "{report}"
+            );
+            sysctl("ip_forward", "0");
+            before.assert_unchanged_but_forwarding();
             assert!(!host.has_record());
             steps += 1;
         }
@@ -523,7 +603,7 @@ fn a_bridge_is_known_as_ours_after_a_kill_between_making_and_recording_it() {
         };
         made().await;
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
 
         made().await;
         host.apply(&plan(&[lan()])).await.unwrap();
@@ -533,32 +613,85 @@ fn a_bridge_is_known_as_ours_after_a_kill_between_making_and_recording_it() {
         });
         assert!(recorded, "adopted, with its index");
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
 #[test]
-fn forwarding_of_single_interfaces_is_turned_on_and_off_again() {
+fn forwarding_of_an_uplink_stays_and_that_of_a_network_does_not() {
     in_namespace(async || {
         let host = Host::new();
+        ip("link add vmbr1 type bridge");
         sysctl("ip_forward", "1");
         sysctl("conf/vmbr0/forwarding", "0");
+        sysctl("conf/vmbr1/forwarding", "0");
         let before = HostState::read();
         let report = host.apply(&plan(&[lan()])).await.unwrap();
-        let line = "set net/ipv4/conf/vmbr0/forwarding to 1 (was 0)";
-        assert!(report.done.contains(&line.to_owned()), "{report}");
+        for name in ["vmbr0", "vmbr1"] {
+            let line = format!("set net/ipv4/conf/{name}/forwarding to 1 (was 0)");
+            assert!(report.done.contains(&line), "{report}");
+        }
         assert!(!report.done.iter().any(|line| line.contains("ip_forward")));
-        host.undo().await;
-        before.assert_unchanged();
-
-        // Off for all by somebody else, then a restart: both are ours then.
-        host.apply(&plan(&[lan()])).await.unwrap();
-        sysctl("ip_forward", "0");
-        host.apply(&plan(&[lan()])).await.unwrap();
+        let report = host.undo().await;
+        let stays = "net/ipv4/conf/vmbr0/forwarding stays 1 (it was 0)";
+        assert!(report.notes[0].starts_with(stays), "{report}");
         sysctl_is("conf/vmbr0/forwarding", "1");
+        sysctl_is("conf/vmbr1/forwarding", "0");
+        before.assert_unchanged_but_forwarding();
+    });
+}
+
+#[test]
+fn networks_forward_no_longer_than_before_wherever_ip_forward_came_from() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("link add vmbr1 type bridge");
+        host.apply(&plan(&[lan()])).await.unwrap();
+        sysctl_is("conf/vmbr1/forwarding", "1");
+        // A bridge that came later has the kernel's default, which ip_forward has changed.
+        ip("link add vmbr2 type bridge");
+        sysctl_is("conf/vmbr2/forwarding", "1");
+        // Turned off by somebody else, and on again by the next run.
+        sysctl("ip_forward", "0");
+        host.apply(&plan(&[lan(), dmz()])).await.unwrap();
+        let networks = || ["vmbr1", "vmbr2"].map(|name| format!("conf/{name}/forwarding"));
+        networks().iter().for_each(|key| sysctl_is(key, "1"));
+        // One that is no network any more stops before its programs go.
+        let (lan, mut journal) = (plan(&[lan()]), host.journal());
+        let step = Step::BeforePrograms;
+        apply(&host.netlink, &mut journal, &lan, step)
+            .await
+            .unwrap();
+        sysctl_is("conf/vmbr2/forwarding", "0");
         host.undo().await;
+        networks().iter().for_each(|key| sysctl_is(key, "0"));
+        sysctl_is("ip_forward", "1");
+        sysctl_is("conf/vmbr0/forwarding", "1");
+    });
+}
+
+#[test]
+fn before_the_programs_are_there_nothing_is_set_up_by_which_packets_pass() {
+    in_namespace(async || {
+        let host = Host::new();
+        let (both, mut journal) = (plan(&[lan(), dmz()]), host.journal());
+        let step = Step::BeforePrograms;
+        let report = apply(&host.netlink, &mut journal, &both, step)
+            .await
+            .unwrap();
+        assert_eq!(
+            report.done,
+            ["created bridge vmbr1", "created bridge vmbr2"]
+        );
+        assert!(!host.link("vmbr1").await.up && !host.link("vmbr2").await.up);
         sysctl_is("ip_forward", "0");
-        sysctl_is("conf/vmbr0/forwarding", "0");
+        host.apply(&both).await.unwrap();
+        let one = plan(&[lan()]);
+        journal = host.journal();
+        let report = apply(&host.netlink, &mut journal, &one, step).await;
+        assert_eq!(report.unwrap().done, ["deleted bridge vmbr2"]);
+        sysctl_is("ip_forward", "1");
+        assert!(host.link("vmbr1").await.up);
     });
 }
 
@@ -594,7 +727,7 @@ fn a_port_is_given_back_to_the_bridge_that_it_was_in() {
                 .contains(&"moved tap1 back to virbr0".to_owned()),
             "{report}"
         );
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -618,6 +751,7 @@ fn what_cannot_be_undone_is_reported_and_does_not_stop_the_rest() {
                         set,
                         before: "no number".to_owned(),
                         followers: Vec::new(),
+                        stays: false,
                     }
                 }
                 other => other,
@@ -630,7 +764,6 @@ fn what_cannot_be_undone_is_reported_and_does_not_stop_the_rest() {
         let start = "set sysctl net/ipv4/conf/all/send_redirects to no number: Invalid argument";
         assert!(report.failed[0].starts_with(start), "{report}");
         assert_eq!(host.netlink.link("vmbr1").await.unwrap(), None);
-        sysctl_is("ip_forward", "0");
         assert_eq!(host.journal().changes().len(), 1, "kept for another try");
     });
 }
@@ -824,7 +957,7 @@ fn routes_are_made_followed_and_undone() {
         sysctl_is("conf/vmbr1/proxy_arp", "0");
         ip("addr del 203.0.113.1/24 dev vmbr0");
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
         assert!(!host.has_record());
     });
 }
@@ -843,7 +976,7 @@ fn a_route_on_a_bridge_of_somebody_elses_is_taken_away_again() {
         host.apply(&plan).await.unwrap();
         assert!(route_to("192.0.2.112/29").ends_with("src 19.19.8.10"));
         host.undo().await;
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -936,7 +1069,7 @@ fn many_bridges_go_at_once_and_nothing_else_with_them() {
         assert_eq!((deleted.count(), &report.failed), (4, &Vec::new()));
         assert_eq!(host.link("other").await.name, "other");
         ip("link del other");
-        before.assert_unchanged();
+        before.assert_unchanged_but_forwarding();
     });
 }
 
@@ -955,5 +1088,59 @@ fn many_dnsmasqs_may_watch_files() {
         host.undo().await;
         assert_eq!(now, "100128");
         assert_eq!(key.read().unwrap().unwrap(), before);
+    });
+}
+
+#[test]
+fn a_route_that_would_cut_the_host_off_is_a_problem() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("route add 198.51.100.64/28 dev vmbr0");
+        for (prefix, problem) in [
+            // The host has 19.19.8.10/24 on vmbr0.
+            (
+                "19.19.8.0/25",
+                "19.19.8.0/25 holds 19.19.8.10, which is the host's own, on vmbr0",
+            ),
+            (
+                "19.19.0.0/16",
+                "19.19.0.0/16 holds 19.19.8.10, which is the host's own, on vmbr0",
+            ),
+            (
+                "198.51.100.0/24",
+                "the host has a route to 198.51.100.64/28 by vmbr0 already",
+            ),
+        ] {
+            let before = HostState::read();
+            let error = host
+                .apply(&plan_with(&[route(&[prefix])]))
+                .await
+                .unwrap_err();
+            assert!(error.to_string().starts_with(problem), "{prefix}: {error}");
+            before.assert_unchanged();
+        }
+        // A part of the uplink's subnet without the host's own address may be routed.
+        host.apply(&plan_with(&[route(&["19.19.8.112/29"])]))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn xdp_on_what_takes_none_is_a_problem_of_its_key() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = HostState::read();
+        let mut wrong = plan(&[lan()]);
+        wrong.uplinks[0].needs_xdp = true;
+        let error = host.apply(&wrong).await.unwrap_err();
+        let Problems(problems) = error.downcast_ref().unwrap();
+        assert_eq!(problems[0].key, ["uplink", "wan", "mode"]);
+        let problem = "interface \"vmbr0\" of uplink \"wan\" takes no XDP program";
+        assert_eq!(problems[0].problem, problem);
+        before.assert_unchanged();
+        wrong.uplinks[0].interface = "tap1".to_owned();
+        wrong.networks[0].ports.clear();
+        host.apply(&wrong).await.unwrap();
     });
 }

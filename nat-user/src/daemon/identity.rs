@@ -1,0 +1,208 @@
+//! What a rule says, apart from its name: by that it is known again when a configuration changes.
+//!
+//! A rule without a name is called by its position, and another that is put before it changes that.
+//! Sessions and counters must stay with what the rule says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use crate::{
+    config::model::{Config, Forwarding},
+    state::{Numbers, RuleKind, Said},
+};
+
+/// What each rule of a configuration says about packets. How they go is no matter of a rule's
+/// identity, and neither is whether the host itself is concerned.
+pub(super) fn said(config: &Config) -> Vec<Said> {
+    let mut said = Vec::new();
+    let mut add = |kind, name: &str, rule: &dyn Debug| {
+        said.push(Said {
+            kind,
+            name: name.to_owned(),
+            says: hash(&in_words(config, rule)),
+        });
+    };
+    for rule in &config.snat {
+        let mut level = rule.clone();
+        (level.name, level.forwarding) = (String::new(), Forwarding::Fast);
+        add(RuleKind::Snat, &rule.name, &level);
+    }
+    for rule in &config.forwards {
+        let mut level = rule.clone();
+        (level.name, level.forwarding, level.local) = (String::new(), Forwarding::Fast, false);
+        add(RuleKind::Forward, &rule.name, &level);
+    }
+    for rule in &config.nats {
+        let mut level = rule.clone();
+        (level.name, level.forwarding) = (String::new(), Forwarding::Fast);
+        add(RuleKind::Nat, &rule.name, &level);
+    }
+    for rule in &config.policies {
+        let mut level = rule.clone();
+        level.name = String::new();
+        add(RuleKind::Policy, &rule.name, &level);
+    }
+    said
+}
+
+/// Numbers of the rules that are gone or say something else now. What they were called before and
+/// are called now does not matter.
+pub(super) fn changed(
+    (old, old_numbers): (&Config, &Numbers),
+    (new, new_numbers): (&Config, &Numbers),
+) -> BTreeSet<u32> {
+    let by_number = |config: &Config, numbers: &Numbers| -> BTreeMap<u32, u64> {
+        let said = said(config).into_iter();
+        said.filter_map(|one| Some((numbers.find_rule(one.kind, &one.name)?, one.says)))
+            .collect()
+    };
+    let now = by_number(new, new_numbers);
+    let before = by_number(old, old_numbers).into_iter();
+    before
+        .filter(|(number, says)| now.get(number) != Some(says))
+        .map(|(number, _)| number)
+        .collect()
+}
+
+/// A rule as text, with uplinks and networks by name, not by their places in the file.
+fn in_words(config: &Config, rule: &dyn Debug) -> String {
+    let text = format!("{rule:?}");
+    let mut words = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("Id(") {
+        let (before, from) = rest.split_at(at + 3);
+        let (number, after) = from.split_once(')').unwrap_or((from, ""));
+        let name = number.parse::<usize>().ok().and_then(|number| {
+            let uplink = config.uplinks.get(number).map(|uplink| &uplink.name);
+            let network = config.networks.get(number).map(|network| &network.name);
+            match before.ends_with("UplinkId(") {
+                true => uplink,
+                false if before.ends_with("NetworkId(") => network,
+                false => None,
+            }
+        });
+        words.push_str(before);
+        words.push_str(name.map_or(number, String::as_str));
+        words.push(')');
+        rest = after;
+    }
+    words + rest
+}
+
+/// FNV-1a of 64 bits (draft-eastlake-fnv): it stands in a file, so it must not change.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    const HEAD: &str = r#"
+[uplink.wan]
+interface = "vmbr0"
+[network.lan]
+interface = "vmbr1"
+address = "172.22.161.254/24"
+"#;
+
+    fn forward(port: u16, more: &str) -> String {
+        format!(
+            "[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = {port}\n\
+             to = \"172.22.161.170\"\n{more}\n"
+        )
+    }
+
+    fn config(text: &str) -> Config {
+        let loaded = config::parse(text, Path::new("n.toml"));
+        loaded.unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    /// What the numbers become when each text is taken into use after the other.
+    fn number_all(numbers: &mut Numbers, config: &Config) {
+        let said = said(config);
+        numbers.recognise(&said);
+        for one in &said {
+            numbers.rule(one.kind, &one.name);
+        }
+        numbers.describe(&said);
+        let is_there = |kind, name: &str| {
+            said.iter()
+                .any(|one| (one.kind, &*one.name) == (kind, name))
+        };
+        numbers.set_active(is_there);
+    }
+
+    fn find(numbers: &Numbers, name: &str) -> Option<u32> {
+        numbers.find_rule(RuleKind::Forward, name)
+    }
+
+    /// Takes two texts into use, and gives the numbers then and the rules that have changed.
+    fn follow(before: &str, after: &str) -> (Numbers, BTreeSet<u32>) {
+        let (old, new) = (config(before), config(after));
+        let mut numbers = Numbers::default();
+        number_all(&mut numbers, &old);
+        let old_numbers = numbers.clone();
+        number_all(&mut numbers, &new);
+        // As the file has them.
+        let stored = serde_json::to_string(&numbers).unwrap();
+        assert_eq!(serde_json::from_str::<Numbers>(&stored).unwrap(), numbers);
+        let changed = changed((&old, &old_numbers), (&new, &numbers));
+        (numbers, changed)
+    }
+
+    #[test]
+    fn a_rule_without_name_keeps_its_number_wherever_it_stands() {
+        let [a, b, c] = [80, 81, 82].map(|port| forward(port, ""));
+        let (numbers, changed) = follow(&format!("{HEAD}{a}{b}"), &format!("{HEAD}{c}{a}{b}"));
+        assert_eq!(find(&numbers, "forward-2"), Some(1));
+        assert_eq!(find(&numbers, "forward-3"), Some(2));
+        assert_eq!(find(&numbers, "forward-1"), Some(3), "a new one");
+        assert!(changed.is_empty(), "{changed:?}");
+        let (numbers, changed) = follow(&format!("{HEAD}{a}{b}"), &format!("{HEAD}{b}{a}"));
+        assert_eq!(find(&numbers, "forward-1"), Some(2));
+        assert_eq!(find(&numbers, "forward-2"), Some(1));
+        assert!(changed.is_empty(), "{changed:?}");
+    }
+
+    #[test]
+    fn a_rule_that_moves_up_does_not_become_the_one_that_is_gone() {
+        let [a, b] = [80, 81].map(|port| forward(port, ""));
+        let (numbers, changed) = follow(&format!("{HEAD}{a}{b}"), &format!("{HEAD}{b}"));
+        assert_eq!(find(&numbers, "forward-1"), Some(2));
+        assert_eq!(changed, BTreeSet::from([1]));
+        assert_eq!(numbers.rule_name(1), "forward-1 (removed)");
+    }
+
+    #[test]
+    fn a_new_name_ends_nothing_and_new_words_do() {
+        let (before, named) = (forward(80, ""), forward(80, "name = \"web\""));
+        let (numbers, changed) = follow(&format!("{HEAD}{before}"), &format!("{HEAD}{named}"));
+        assert_eq!(find(&numbers, "web"), Some(1));
+        assert!(changed.is_empty(), "{changed:?}");
+        let other = forward(81, "name = \"web\"");
+        let (numbers, changed) = follow(&format!("{HEAD}{named}"), &format!("{HEAD}{other}"));
+        assert_eq!(find(&numbers, "web"), Some(1), "its counters go on");
+        assert_eq!(changed, BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn an_uplink_that_is_put_before_changes_no_rule() {
+        let rule = forward(80, "");
+        let other = "[uplink.first]\ninterface = \"eth9\"\n";
+        let (_, changed) = follow(&format!("{HEAD}{rule}"), &format!("{other}{HEAD}{rule}"));
+        assert!(changed.is_empty(), "{changed:?}");
+    }
+
+    #[test]
+    fn how_packets_go_is_no_matter_of_identity() {
+        let (before, after) = (forward(80, ""), forward(80, "forwarding = \"kernel\""));
+        let (_, changed) = follow(&format!("{HEAD}{before}"), &format!("{HEAD}{after}"));
+        assert!(changed.is_empty(), "{changed:?}");
+    }
+}
