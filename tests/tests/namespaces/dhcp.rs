@@ -433,6 +433,7 @@ fn a_bridge_that_is_made_anew_is_served_again() -> Result<()> {
     })?;
     net.host.ip(
         "link add vmbr1 type bridge forward_delay 0 stp_state 0\nlink set vmbr1 up\n\
+         address add 172.22.161.254/24 dev vmbr1\n\
          link set tap1 master vmbr1\nlink set tap2 master vmbr1",
     )?;
     soon("dnsmasq on the new bridge", || {

@@ -360,12 +360,14 @@ fn l7_an_interface_that_goes_down_and_up_works_again() -> Result<()> {
 fn l7_an_interface_that_is_made_again_works_again() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
-    let bridge = "type bridge forward_delay 0 stp_state 0";
+    // Their owner makes them again, and gives them their addresses.
+    let (bridge, gateway) = ("type bridge forward_delay 0 stp_state 0", Proxmox::GATEWAY);
     net.host.ip("link del vmbr0\nlink del vmbr1")?;
     thread::sleep(Duration::from_millis(500));
     ensure!(natbpf.is_running(), "natbpf ended: {}", natbpf.log());
     net.host.ip(&format!(
-        "link add vmbr1 {bridge}\nlink set vmbr1 up\nlink set tap1 master vmbr1\n\
+        "link add vmbr1 {bridge}\nlink set vmbr1 up\naddress add {gateway}/24 dev vmbr1\n\
+         link set tap1 master vmbr1\n\
          link set tap2 master vmbr1\nlink add vmbr0 {bridge}\nlink set eno1 master vmbr0"
     ))?;
     restore_uplink(&net)?;
