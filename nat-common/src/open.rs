@@ -110,6 +110,8 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
             snat.rule,
         )
     };
+    // A connection may be taken up in its middle.
+    opening.request.record.passed = parsed.acknowledged;
     opening.origin = origin;
     opening.snat = *snat;
     if snat.by_destination != 0 {

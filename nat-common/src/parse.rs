@@ -11,8 +11,9 @@ use crate::{
     icmp::{self, IcmpClass},
     packet::Packet,
     rewrite::{DCCP, UDP_LITE},
-    session::{SessionKey, View},
+    session::{JUST_OPENED, SessionKey, View},
     tables::Traffic,
+    tcp,
     work::settle,
 };
 
@@ -22,6 +23,9 @@ pub const ICMP: u8 = IpProto::Icmp as u8;
 pub const TCP: u8 = IpProto::Tcp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
+
+/// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told from it.
+pub const NO_ACKNOWLEDGEMENT: u32 = JUST_OPENED;
 
 /// A network header, of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +92,10 @@ pub struct Parsed<A> {
     pub source_port: Port,
     /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a query.
     pub destination_port: Port,
+    /// Sequence number of a TCP segment.
+    pub sequence: u32,
+    /// What a TCP segment acknowledges, [`NO_ACKNOWLEDGEMENT`] if nothing.
+    pub acknowledged: u32,
     /// Whether the ports are known: those of a later fragment stand in the first one.
     pub has_ports: bool,
 }
@@ -141,7 +149,7 @@ impl<A: Address> Parsed<A> {
     #[inline(always)]
     pub fn may_open(&self) -> bool {
         match self.transport {
-            Transport::Tcp { flags } => flags & crate::tcp::RST == 0,
+            Transport::Tcp { flags } => flags & tcp::RST == 0,
             // An answer that nobody asked for opens nothing.
             Transport::IcmpQuery { is_reply } => !is_reply,
             Transport::Udp | Transport::Opaque => true,
@@ -266,6 +274,8 @@ fn parse_network<A: Address, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<
         transport_len: 0,
         source_port: Port::ZERO,
         destination_port: Port::ZERO,
+        sequence: 0,
+        acknowledged: NO_ACKNOWLEDGEMENT,
         has_ports: header.fragment_offset == 0,
     })
 }
@@ -297,6 +307,10 @@ fn parse_tcp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
     parsed.transport_len = len;
     parsed.source_port = Port([bytes[0], bytes[1]]);
     parsed.destination_port = Port([bytes[2], bytes[3]]);
+    parsed.sequence = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    if bytes[13] & tcp::ACK != 0 {
+        parsed.acknowledged = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    }
     // The checksum, which is to be rewritten.
     packet.read::<{ TcpHdr::LEN }>(parsed.l4).map(|_| ())
 }

@@ -76,7 +76,8 @@ pub struct SessionRecord<A> {
     /// Where packets of this entry are sent, a [`crate::next_hop::Tag`].
     pub next_hop: u32,
     /// Datagrams that the XDP program has left to the kernel and when it last did, see
-    /// [`Session::pass_up`].
+    /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the last
+    /// segment of this entry has acknowledged.
     pub passed: u32,
 }
 
@@ -118,7 +119,8 @@ const UNCOUNTED: u32 = 1 << 11;
 /// Where the clock stands in [`SessionRecord::passed`].
 const CLOCK: u32 = 12;
 
-/// [`SessionRecord::passed`] of an entry that XDP has not seen yet.
+/// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or of whose segments none has
+/// acknowledged anything.
 pub const JUST_OPENED: u32 = UNCOUNTED;
 
 /// How long a datagram may be on its way from XDP to the traffic control hook, in units of
@@ -275,6 +277,23 @@ impl<A: Address> Session<A> {
         } else {
             self.next_hop.store(next_hop::NONE);
             Touch::Refresh
+        }
+    }
+
+    /// Notes what a segment of this entry acknowledges.
+    #[inline(always)]
+    pub fn acknowledge(&self, acknowledged: u32) {
+        if acknowledged != JUST_OPENED && self.passed.load() != acknowledged {
+            self.passed.store(acknowledged);
+        }
+    }
+
+    /// What a segment of this entry has acknowledged last.
+    #[inline(always)]
+    pub fn acknowledged(&self) -> Option<u32> {
+        match self.passed.load() {
+            JUST_OPENED => None,
+            acknowledged => Some(acknowledged),
         }
     }
 

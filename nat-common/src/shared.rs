@@ -50,6 +50,11 @@ impl Shared {
         self.0.fetch_or(value, Relaxed)
     }
 
+    /// Keeps the bits of `value` alone and gives the value before.
+    pub fn fetch_and(&self, value: u32) -> u32 {
+        self.0.fetch_and(value, Relaxed)
+    }
+
     /// Sets the value to `new` if it is `current`; gives the value before.
     pub fn exchange_if(&self, current: u32, new: u32) -> u32 {
         self.0
@@ -98,6 +103,22 @@ impl Shared {
         unsafe {
             asm!(
                 "{word} = atomic_fetch_or((u32 *)({place} + 0), {word})",
+                word = inout(wreg) word,
+                place = in(reg) self.0.get(),
+                options(nostack),
+            );
+        }
+        word
+    }
+
+    /// Keeps the bits of `value` alone and gives the value before.
+    #[inline(always)]
+    pub fn fetch_and(&self, value: u32) -> u32 {
+        let mut word = value;
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "{word} = atomic_fetch_and((u32 *)({place} + 0), {word})",
                 word = inout(wreg) word,
                 place = in(reg) self.0.get(),
                 options(nostack),

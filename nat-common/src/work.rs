@@ -155,6 +155,8 @@ impl<A: Address> Parsed<A> {
         transport_len: 0,
         source_port: Port::ZERO,
         destination_port: Port::ZERO,
+        sequence: 0,
+        acknowledged: crate::parse::NO_ACKNOWLEDGEMENT,
         has_ports: false,
     };
 }

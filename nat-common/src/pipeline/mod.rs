@@ -31,7 +31,7 @@ use crate::{
     policy::{ChainKey, side},
     rewrite::rewrite,
     rule::{Interface, interface_flags, role},
-    session::{Session, SessionKey, Touch, View, flags},
+    session::{Session, Touch, View, flags},
     tables::{InsertError, Tables},
     tcp::{self, Segment},
 };
@@ -128,15 +128,26 @@ fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
         .map_or(0, |settings| settings.generation as u16)
 }
 
-/// Looks a live session up and notes that a packet passes.
+/// Looks the live session of a packet up and notes that it passes. Of a reset it is not: if it has a
+/// right to, [`follow`] does.
 #[inline(always)]
 fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
-    key: &SessionKey<A>,
+    parsed: &Parsed<A>,
+    view: View,
+    network: u16,
 ) -> Option<&'t Session<A>> {
-    tables
-        .session(key)
-        .filter(|session| session.touch(tables.now_s()) != Touch::Dead)
+    let session = tables.session(&parsed.key(view, network))?;
+    let is_usable = match is_reset(parsed) {
+        true => session.is_usable(),
+        false => session.touch(tables.now_s()) != Touch::Dead,
+    };
+    is_usable.then_some(session)
+}
+
+#[inline(always)]
+fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
+    matches!(parsed.transport, Transport::Tcp { flags } if flags & tcp::RST != 0)
 }
 
 /// Looks the session of a packet up that came in by a network, and gives the number of the network under
@@ -148,7 +159,7 @@ fn find_of_guest<'t, A: Address, T: Tables<A>>(
     parsed: &Parsed<A>,
     network: u16,
 ) -> Option<(&'t Session<A>, u16)> {
-    if let Some(session) = find(tables, &parsed.key(View::Inside, network)) {
+    if let Some(session) = find(tables, parsed, View::Inside, network) {
         return Some((session, network));
     }
     if network == 0 {
@@ -158,7 +169,7 @@ fn find_of_guest<'t, A: Address, T: Tables<A>>(
     if home == network {
         return None;
     }
-    find(tables, &parsed.key(View::Inside, home)).map(|session| (session, home))
+    find(tables, parsed, View::Inside, home).map(|session| (session, home))
 }
 
 /// The number of the network behind which the routes put an address, 0 if behind none.
@@ -212,30 +223,52 @@ fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Se
     let from_initiator = session.has(flags::FROM_INITIATOR);
     let state = session.state.load();
     let next = match parsed.transport {
-        Transport::Tcp { flags } => tcp::next(
-            state,
-            Segment {
+        Transport::Tcp { flags } => {
+            let segment = Segment {
                 flags,
                 has_data: parsed.has_data(),
                 from_initiator,
-            },
-        ),
+            };
+            let next = tcp::next(state, segment, || ahead(tables, parsed, session));
+            if flags & tcp::RST == 0 {
+                session.acknowledge(parsed.acknowledged);
+            }
+            next
+        }
         _ if from_initiator => state,
         _ => state | tcp::REPLIED,
     };
     if next == state {
         return;
     }
-    // What is only added is added bit by bit: the two directions may be at it at once.
-    let is_addition = next & state == state;
-    let write = |entry: &Session<A>| match is_addition {
-        true => drop(entry.state.fetch_or(next)),
-        false => entry.state.store(next),
+    if is_reset(parsed) {
+        session.touch(tables.now_s());
+    }
+    // Bit by bit: the two directions may be at it at once.
+    let (added, removed) = (next & !state, state & !next);
+    let write = |entry: &Session<A>| {
+        if removed != 0 {
+            entry.state.fetch_and(!removed);
+        }
+        if added != 0 {
+            entry.state.fetch_or(added);
+        }
     };
     write(session);
     if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
         write(peer);
     }
+}
+
+/// How far a segment is ahead of what the other side has acknowledged last, if that is known.
+#[inline(always)]
+fn ahead<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+) -> Option<u32> {
+    let peer = tables.session(&session.peer_key(parsed.header.protocol))?;
+    Some(parsed.sequence.wrapping_sub(peer.acknowledged()?))
 }
 
 /// Lets a fragment into the pipeline once the first one of its packet has come.

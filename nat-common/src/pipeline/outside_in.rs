@@ -77,7 +77,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     resolve_fragment(tables, parsed, View::Outside, 0);
     if may_have_session
         && parsed.has_ports
-        && let Some(session) = find(tables, &parsed.key(View::Outside, 0))
+        && let Some(session) = find(tables, parsed, View::Outside, 0)
     {
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
         return translate(packet, tables, parsed, session, source, destination);

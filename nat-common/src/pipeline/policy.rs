@@ -331,7 +331,7 @@ fn established<A: Address, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return None;
     }
-    let session = find(tables, &parsed.key(view, network))?;
+    let session = find(tables, parsed, view, network)?;
     // What leaves by an uplink is followed there.
     if session.peer_view != View::Outside as u8 {
         pass(packet, tables, parsed, session);

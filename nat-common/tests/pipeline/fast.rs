@@ -366,6 +366,21 @@ fn a_connection_that_goes_on_after_a_reset_is_shown_to_the_kernel() {
     }
 }
 
+/// What segments acknowledge on the fast path counts for the resets of the other side.
+#[test]
+fn a_reset_is_held_against_what_was_acknowledged_on_the_fast_path() {
+    for (sequence, is_valid) in [(1, false), (1 << 20, true)] {
+        let mut world = world();
+        establish(&world, TCP);
+        let segment = tcp(CLIENT, REMOTE, ACK).numbers(1, 1 << 20);
+        let (decision, ..) = run(&world, PORT, &to(BRIDGE_MAC, &segment), 1);
+        assert_eq!(decision, Decision::Forwarded);
+        let reset = tcp(REMOTE, EXTERNAL, RST).numbers(sequence, 0);
+        world.outside_sends(&to(GUEST_MAC, &reset)).guest();
+        assert_eq!(world.wait(300), usize::from(is_valid));
+    }
+}
+
 /// One direction of an established session at one hook of the fast path.
 struct Stream {
     world: World,

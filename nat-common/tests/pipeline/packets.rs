@@ -36,6 +36,8 @@ pub(crate) struct Make {
     options: Vec<u8>,
     id: u16,
     has_checksum: bool,
+    /// Sequence number of a segment, and what it acknowledges.
+    numbers: (u32, u32),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ impl Make {
             options: Vec::new(),
             id: 1,
             has_checksum: true,
+            numbers: (1, 1),
         }
     }
 
@@ -75,6 +78,12 @@ impl Make {
     /// Its identification for reassembly.
     pub(crate) fn id(mut self, id: u16) -> Self {
         self.id = id;
+        self
+    }
+
+    /// The sequence number of a segment, and what it acknowledges.
+    pub(crate) fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
+        self.numbers = (sequence, acknowledged);
         self
     }
 
@@ -134,7 +143,11 @@ impl Make {
                 [&udp.to_bytes()[..], &self.payload].concat()
             }
             What::Tcp { flags } => {
-                let mut tcp = TcpHeader::new(from.1, to.1, 0x0102_0304, 64_240);
+                let (sequence, acknowledged) = self.numbers;
+                let mut tcp = TcpHeader::new(from.1, to.1, sequence, 64_240);
+                if flags & ACK != 0 {
+                    tcp.acknowledgment_number = acknowledged;
+                }
                 (tcp.fin, tcp.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (tcp.rst, tcp.ack) = (flags & RST != 0, flags & ACK != 0);
                 let sum = tcp.calc_checksum_ipv4_raw(from.0, to.0, &self.payload);

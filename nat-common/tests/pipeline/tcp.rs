@@ -4,7 +4,7 @@ use nat_common::{counter::DropReason, parse::TCP};
 
 use super::{
     packets::{ACK, At, FIN, RST, SYN, ends, tcp},
-    world::{C1, PUBLIC, S1A, S1B, World},
+    world::{C1, C2, PUBLIC, S1A, S1B, World},
 };
 
 const GUEST: At = At(C1, 5000);
@@ -21,6 +21,31 @@ fn back(world: &World, flags: u8, payload: &[u8]) {
     let packet = tcp(REMOTE, EXTERNAL, flags).payload(payload).bytes();
     let packet = world.outside_sends(&packet).guest();
     assert_eq!(ends(&packet), (REMOTE, GUEST));
+}
+
+/// The remote sends a segment with these numbers.
+fn back_at(world: &World, flags: u8, payload: &[u8], numbers: (u32, u32)) {
+    let packet = tcp(REMOTE, EXTERNAL, flags).payload(payload);
+    let packet = packet.numbers(numbers.0, numbers.1).bytes();
+    let packet = world.outside_sends(&packet).guest();
+    assert_eq!(ends(&packet), (REMOTE, GUEST));
+}
+
+/// The guest sends a segment with these numbers.
+fn out_at(world: &World, flags: u8, payload: &[u8], numbers: (u32, u32)) {
+    let packet = tcp(GUEST, REMOTE, flags).payload(payload);
+    let packet = packet.numbers(numbers.0, numbers.1).bytes();
+    assert_eq!(
+        ends(&world.guest_sends(&packet).uplink()),
+        (EXTERNAL, REMOTE)
+    );
+}
+
+/// A connection in which the guest has received up to `remote_s` and the remote up to `guest_s`.
+fn connect_at(world: &World, guest_s: u32, remote_s: u32) {
+    out_at(world, SYN, b"", (guest_s.wrapping_sub(1), 0));
+    back_at(world, SYN | ACK, b"", (remote_s.wrapping_sub(1), guest_s));
+    out_at(world, ACK, b"", (guest_s, remote_s));
 }
 
 fn connect(world: &World) {
@@ -124,6 +149,137 @@ fn t5_data_after_a_reset_revives_the_session() {
     world.wait(100);
     out(&world, ACK, b"data");
     assert_ends_after(&mut world, 7440);
+}
+
+/// A reset that is out of sequence, as one is that somebody forges, neither shortens the session of an idle
+/// connection nor makes it last longer.
+#[test]
+fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
+    for ahead in [1 << 16, 1 << 20, 1 << 31, u32::MAX] {
+        for from_remote in [true, false] {
+            let mut world = World::new();
+            connect_at(&world, 1_000, 4_294_967_290);
+            assert_eq!(world.wait(7000), 0);
+            for flags in [RST, RST | ACK] {
+                match from_remote {
+                    true => back_at(
+                        &world,
+                        flags,
+                        b"",
+                        (4_294_967_290_u32.wrapping_add(ahead), 7),
+                    ),
+                    false => out_at(&world, flags, b"", (1_000_u32.wrapping_add(ahead), 7)),
+                }
+            }
+            assert_ends_after(&mut world, 440);
+        }
+    }
+}
+
+/// A reset in sequence with what the other side has acknowledged last, across the end of the numbers.
+#[test]
+fn t5_a_reset_in_sequence_shortens_the_session() {
+    for ahead in [0, (1 << 16) - 1] {
+        for from_remote in [true, false] {
+            let mut world = World::new();
+            connect_at(&world, 1_000, 4_294_967_290);
+            back_at(&world, ACK, &[1; 10], (4_294_967_290, 1_000));
+            out_at(&world, ACK, &[2; 20], (1_000, 4));
+            back_at(&world, ACK, b"", (4, 1_020));
+            world.wait(1000);
+            match from_remote {
+                true => back_at(&world, RST, b"", (4 + ahead, 0)),
+                false => out_at(&world, RST, b"", (1_020 + ahead, 0)),
+            }
+            assert_ends_after(&mut world, 240);
+        }
+    }
+}
+
+/// What the side that is reset sends then, even without data, shows that it is alive. What comes from
+/// where the reset came from may be forged as well.
+#[test]
+fn t5_the_answer_of_the_side_that_is_reset_revives_the_session() {
+    let mut world = World::new();
+    connect(&world);
+    back(&world, RST, b"");
+    out(&world, ACK, b"");
+    assert_ends_after(&mut world, 7440);
+    let mut world = World::new();
+    connect(&world);
+    back(&world, RST, b"");
+    back(&world, ACK, b"more");
+    assert_ends_after(&mut world, 240);
+}
+
+/// Resets that answer what comes late do not keep a session alive.
+#[test]
+fn t4_resets_after_the_first_do_not_refresh_the_session() {
+    let mut world = World::new();
+    connect(&world);
+    out(&world, RST, b"");
+    for _ in 0..2 {
+        assert_eq!(world.wait(100), 0);
+        out(&world, RST, b"");
+    }
+    assert_ends_after(&mut world, 40);
+}
+
+/// A refusal acknowledges the SYN and has no sequence number.
+#[test]
+fn t4_a_refusal_by_reset_passes_and_the_port_may_be_asked_again() {
+    let mut world = World::new();
+    out_at(&world, SYN, b"", (77_777, 0));
+    back_at(&world, RST | ACK, b"", (0, 77_778));
+    assert_eq!(world.wait(239), 0);
+    connect_at(&world, 88_888, 99_999);
+    assert_ends_after(&mut world, 7440);
+}
+
+/// The last segment with FIN is sent again, because its acknowledgement was still on its way.
+#[test]
+fn t6_a_fin_that_is_sent_again_after_both_does_not_revive_the_session() {
+    for lost in [false, true] {
+        let mut world = World::new();
+        connect_at(&world, 101, 501);
+        out_at(&world, ACK, b"GET", (101, 501));
+        back_at(&world, ACK, b"ans", (501, 104));
+        back_at(&world, FIN | ACK, b"wer", (504, 104));
+        let seen = if lost { 504 } else { 508 };
+        out_at(&world, FIN | ACK, b"", (104, seen));
+        // Without FIN, too, where the data was in two segments.
+        back_at(&world, ACK, b"ans", (501, 104));
+        back_at(&world, FIN | ACK, b"wer", (504, 104));
+        out_at(&world, ACK, b"", (105, 508));
+        back_at(&world, ACK, b"", (508, 105));
+        assert_ends_after(&mut world, 240);
+    }
+}
+
+/// A reset of a forwarded connection, and of one between guests, counts in the same way.
+#[test]
+fn t5_resets_of_forwarded_and_hairpinned_connections_count_in_sequence_alone() {
+    for client in [At(S1A, 40_000), At(C2, 40_000)] {
+        for (sequence, expected) in [(1, 240), (1 << 30, 7440)] {
+            let mut world = World::new();
+            world.forward(TCP, 10_000..=10_000, At(C1, 80));
+            let public = At(PUBLIC, 10_000);
+            let asks = |flags, sequence| {
+                let packet = tcp(client, public, flags).numbers(sequence, 1).bytes();
+                match client.0 {
+                    C2 => world.guest_sends(&packet).guest(),
+                    _ => world.outside_sends(&packet).guest(),
+                }
+            };
+            let (shown, server) = ends(&asks(SYN, 0));
+            let answer = tcp(server, shown, SYN | ACK).numbers(0, 1).bytes();
+            world.guest_sends(&answer);
+            asks(ACK, 1);
+            world.guest_sends(&tcp(server, shown, ACK).bytes());
+            asks(RST, sequence);
+            assert_ends_after(&mut world, expected);
+        }
+    }
 }
 
 /// After FIN in both directions the session stays for the closing time, and a SYN from the same

@@ -156,7 +156,7 @@ fn states_are_named_by_what_has_passed() {
     let cases = [
         (TCP, 0, "opening", 220),
         (TCP, tcp::REPLIED | tcp::INITIATOR_SENT, "established", 7420),
-        (TCP, tcp::RESET, "closing", 221),
+        (TCP, tcp::RESPONDER_RST, "closing", 221),
         (UDP, 0, "unreplied", 280),
         (UDP, tcp::REPLIED, "replied", 280),
         (ICMP, tcp::REPLIED, "replied", 40),
