@@ -15,7 +15,7 @@ use crate::{
     next_hop,
     parse::{ICMP, Parsed, TCP, UDP},
     port::{MAX_ATTEMPTS, PortSearch},
-    rule::{self, BY_DESTINATION, Forward, Snat, forward_flags},
+    rule::{self, BY_DESTINATION, DNS_PORT, Forward, Snat, forward_flags},
     session::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
     tcp,
@@ -69,6 +69,16 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | ICMP)
 }
 
+/// [`SessionRecord::state`] of a session that a guest opens.
+#[inline(always)]
+fn first_state(protocol: u8, destination: Port) -> u32 {
+    if protocol == UDP && destination.number() == DNS_PORT {
+        tcp::QUESTION
+    } else {
+        0
+    }
+}
+
 /// Whether there is an external port to be found: not for protocols without ports, nor where the
 /// guest has an address of its own.
 const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
@@ -110,6 +120,10 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
             snat.rule,
         )
     };
+    if host == 0 {
+        let state = first_state(parsed.header.protocol, remote.port);
+        (opening.request.record.state, opening.answer.record.state) = (state, state);
+    }
     // A connection may be taken up in its middle.
     opening.request.record.passed = parsed.acknowledged;
     opening.origin = origin;
@@ -303,6 +317,10 @@ pub fn open_plain<A: Address, T: Tables<A>>(
             plain.rule,
         )
     };
+    if is_guests {
+        let state = first_state(parsed.header.protocol, destination.port);
+        (opening.request.record.state, opening.answer.record.state) = (state, state);
+    }
     opening.answer.key = answer_key(&opening.request);
     opening.guest = match is_guests {
         true => GuestKey::new(source.address, plain.network),
@@ -433,6 +451,8 @@ fn prepare_hairpin<A: Address, T: Tables<A>>(
         flags: flags::HAIRPIN,
         ..record(tables, external, client, View::Inside, origin.network, rule)
     };
+    let state = first_state(opening.request.key.protocol, external.port);
+    (opening.request.record.state, opening.answer.record.state) = (state, state);
     opening.origin = origin;
     opening.snat = *snat;
 }
@@ -854,9 +874,12 @@ fn attempt_external<A: Address, T: Tables<A>>(
     if opening.is_forwarded != 0 || !is_searched(opening.request.key.protocol, &opening.snat) {
         return add_known(tables, opening);
     }
-    if let Some(external) = existing_mapping(tables, opening)? {
+    let is_question = is_question(opening);
+    if !(is_question && opening.attempt > 0)
+        && let Some(external) = existing_mapping(tables, opening)?
+    {
         return match open_held(tables, opening, external) {
-            Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
+            Err(Refusal::PortTaken) if !is_question => Err(Refusal::Final(DropReason::RemoteInUse)),
             result => result,
         };
     }
@@ -864,6 +887,9 @@ fn attempt_external<A: Address, T: Tables<A>>(
         return Err(Refusal::Final(DropReason::PortsExhausted));
     };
     let external = Endpoint::new(opening.address, port);
+    if is_question {
+        return ask(tables, opening, external);
+    }
     claim(tables, opening, external)?;
     open_held(tables, opening, external)
 }
@@ -979,6 +1005,32 @@ fn forwarded_source<A: Address, T: Tables<A>>(
         rule: forward.rule,
         is_whole: is_whole(forward),
     })
+}
+
+/// Whether the session is a question to a DNS server, for which endpoint-independent mapping does nothing.
+#[inline(always)]
+fn is_question<A: Address>(opening: &Opening<A>) -> bool {
+    let record = &opening.request.record;
+    record.state & tcp::QUESTION != 0
+        && record.flags & flags::HAIRPIN == 0
+        && opening.snat.mapping == rule::mapping::ENDPOINT_INDEPENDENT
+}
+
+/// Opens the session of a question without taking the port for it: only what answers it comes back by
+/// it, and that is found first. So questions to different servers use one port, and leave all of them
+/// to others. One that is another guest's is used where there is hardly any other.
+#[inline(never)]
+fn ask<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+    external: Endpoint<A>,
+) -> Result<(), Refusal> {
+    let key = PortKey::new(external, opening.request.key.protocol);
+    let is_anothers = opening.attempt < MAX_ATTEMPTS / 2 && tables.port(&key).is_some();
+    if is_anothers || is_reserved(tables, opening, external) {
+        return Err(Refusal::PortTaken);
+    }
+    add_entries(tables, opening, external, 0)
 }
 
 /// Opens the session with an external endpoint to which a reference is held already, and gives

@@ -329,6 +329,14 @@ pub struct Settings {
     pub ports_per_guest: u32,
 }
 
+/// The port of DNS servers.
+pub const DNS_PORT: u16 = 53;
+
+/// Idle time in seconds of a question to [`DNS_PORT`] that was answered (RFC 4787 REQ-5c lets well-known
+/// ports have shorter ones). A guest that sends again after an answer does more than ask: its session
+/// has [`Settings::udp_s`].
+pub const DNS_S: u32 = 10;
+
 impl<A> Forward<A> {
     /// The guest's port for an external port of the range.
     #[inline(always)]

@@ -5,7 +5,7 @@ use crate::{
     guest::{self, GuestKey},
     open::{release, release_port},
     parse::{ICMP, TCP, UDP},
-    rule::Settings,
+    rule::{DNS_S, Settings},
     session::{DEAD, OPENING, Session, SessionKey, View, flags},
     tables::Tables,
     tcp::{self, Phase},
@@ -31,6 +31,9 @@ pub const END_BATCH: u32 = 16;
 /// Where the first key stands in the input of `end_sessions`, in bytes.
 pub const END_KEYS_OFFSET: usize = 16;
 
+/// State of a question that was answered.
+const ANSWERED: u32 = tcp::QUESTION | tcp::REPLIED;
+
 /// How long a session may be idle in seconds.
 #[inline(always)]
 #[must_use]
@@ -41,6 +44,7 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
             Phase::Established => settings.tcp_established_s,
             Phase::Closing => settings.tcp_closing_s,
         },
+        UDP if state & ANSWERED == ANSWERED && settings.udp_s > DNS_S => DNS_S,
         UDP => settings.udp_s,
         ICMP => settings.icmp_s,
         _ => settings.other_s,

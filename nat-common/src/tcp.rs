@@ -28,6 +28,10 @@ pub const INITIATOR_RST: u32 = 1 << 4;
 /// The other end has sent RST, and the initiator nothing since.
 pub const RESPONDER_RST: u32 = 1 << 5;
 
+/// Of UDP: a guest has asked at port 53, and sent nothing since it was answered, see
+/// [`crate::rule::DNS_S`].
+pub const QUESTION: u32 = 1 << 6;
+
 const BOTH_FIN: u32 = INITIATOR_FIN | RESPONDER_FIN;
 
 /// How far ahead of what the other side has acknowledged a reset may be, in bytes: as much as may be on

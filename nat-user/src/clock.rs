@@ -30,12 +30,17 @@ pub fn nanoseconds_per_second() -> u64 {
     NANOSECONDS_PER_SECOND / u64::from(time_scale())
 }
 
+/// Nanoseconds of the monotonic clock.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC).as_nanos() as u64
+}
+
 /// Seconds of the sessions' clocks, which the programs use: of the monotonic clock, unless time
 /// goes faster.
 #[must_use]
 pub fn monotonic_s() -> u32 {
-    let nanoseconds = read(ClockId::CLOCK_MONOTONIC).as_nanos() as u64;
-    (nanoseconds / nanoseconds_per_second()) as u32
+    (monotonic_ns() / nanoseconds_per_second()) as u32
 }
 
 /// Seconds since the machine was started, sleep included.

@@ -7,7 +7,7 @@
 //! kernel, and the packet as it came; so is one packet every [`REFRESH_S`](crate::session::REFRESH_S),
 //! and all behind it until the kernel has sent one on again.
 
-use super::{Decision, Outcome, Place, Verdict, follow, hairpin::check_owner};
+use super::{Decision, Outcome, Place, Verdict, follow_datagram, hairpin::check_owner};
 use crate::{
     address::Address,
     checksum::fold,
@@ -235,8 +235,14 @@ fn next_hop<'t, A: Address, P: Packet, T: Tables<A>>(
 fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     match parsed.transport {
         Transport::Tcp { flags } => {
+            let state = session.state.load();
+            let own_fin = match session.has(flags::FROM_INITIATOR) {
+                true => tcp::INITIATOR_FIN,
+                false => tcp::RESPONDER_FIN,
+            };
             flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
-                && tcp::phase(session.state.load()) == Phase::Established
+                && tcp::phase(state) == Phase::Established
+                && (state & own_fin == 0 || !parsed.has_data())
         }
         Transport::Udp | Transport::IcmpQuery { .. } | Transport::Opaque => true,
         Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
@@ -265,7 +271,11 @@ fn send<A: Address, P: Packet, T: Tables<A>>(
     hop: &NextHop,
     sent: &mut Sent,
 ) -> Outcome {
-    follow(tables, parsed, session);
+    match parsed.transport {
+        // It changes no more about its connection.
+        Transport::Tcp { .. } => session.acknowledge(parsed.acknowledged),
+        _ => follow_datagram(tables, parsed, session),
+    }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
     let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
     rewrite_forwarded(packet, parsed, source, destination)?;

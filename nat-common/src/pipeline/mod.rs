@@ -218,33 +218,52 @@ fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, sessio
 }
 
 /// Takes what a packet says about its connection into both entries of the session.
-#[inline(always)]
+#[inline(never)]
 fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
-    let from_initiator = session.has(flags::FROM_INITIATOR);
-    let state = session.state.load();
-    let next = match parsed.transport {
-        Transport::Tcp { flags } => {
-            let segment = Segment {
-                flags,
-                has_data: parsed.has_data(),
-                from_initiator,
-            };
-            let next = tcp::next(state, segment, || ahead(tables, parsed, session));
-            if flags & tcp::RST == 0 {
-                session.acknowledge(parsed.acknowledged);
-            }
-            next
-        }
-        _ if from_initiator => state,
-        _ => state | tcp::REPLIED,
+    let Transport::Tcp { flags } = parsed.transport else {
+        return follow_datagram(tables, parsed, session);
     };
-    if next == state {
-        return;
-    }
-    if is_reset(parsed) {
+    let state = session.state.load();
+    let segment = Segment {
+        flags,
+        has_data: parsed.has_data(),
+        from_initiator: session.has(flags::FROM_INITIATOR),
+    };
+    let next = tcp::next(state, segment, || ahead(tables, parsed, session));
+    let is_reset = flags & tcp::RST != 0;
+    if !is_reset {
+        session.acknowledge(parsed.acknowledged);
+    } else if next != state {
         session.touch(tables.now_s());
     }
-    // Bit by bit: the two directions may be at it at once.
+    write_state(tables, parsed, session, state, next);
+}
+
+/// The same of a packet that is no segment.
+#[inline(always)]
+fn follow_datagram<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
+    let state = session.state.load();
+    let next = match session.has(flags::FROM_INITIATOR) {
+        false => state | tcp::REPLIED,
+        // Who sends after an answer does more than ask one question.
+        true if state & tcp::REPLIED != 0 => state & !tcp::QUESTION,
+        true => state,
+    };
+    if next != state {
+        write_state(tables, parsed, session, state, next);
+    }
+}
+
+/// Writes what a packet has changed of the state into both entries. Bit by bit: the two directions may be at
+/// it at once.
+#[inline(never)]
+fn write_state<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    state: u32,
+    next: u32,
+) {
     let (added, removed) = (next & !state, state & !next);
     let write = |entry: &Session<A>| {
         if removed != 0 {
@@ -254,6 +273,9 @@ fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Se
             entry.state.fetch_or(added);
         }
     };
+    if added | removed == 0 {
+        return;
+    }
     write(session);
     if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
         write(peer);

@@ -18,7 +18,7 @@ use crate::{
     policy::side_of,
     rewrite::rewrite,
     rule::{ExternalAddress, Forward, filtering, forward_flags},
-    session::{SessionKey, View},
+    session::{SessionKey, Touch, View},
     tables::{HostSocket, Tables},
     work::Work,
 };
@@ -203,7 +203,9 @@ fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) 
         source_port: Port::ZERO,
         ..parsed.key(View::Outside, 0)
     };
-    find(tables, &from_anybody).is_some()
+    tables
+        .session(&from_anybody)
+        .is_some_and(|session| session.touch(tables.now_s()) != Touch::Dead)
 }
 
 #[inline(always)]

@@ -82,7 +82,12 @@ fn s7_answers_to_the_host_pass_a_mapping_and_its_permits() {
         world.socket(UDP, LOCAL, None);
         world.host_sends(&udp(LOCAL, SERVER).bytes()).uplink();
         assert!(reaches_host(&world, &udp(SERVER, LOCAL).bytes()));
-        let refused = world.guest_sends(&udp(guest, SERVER).bytes());
+        // A question, which takes no port, leaves by another one.
+        let asked = world.guest_sends(&udp(guest, SERVER).bytes());
+        assert_ne!(ends(&asked.uplink()).0, LOCAL);
+        let other = At(SERVER.0, 3478);
+        world.host_sends(&udp(LOCAL, other).bytes()).uplink();
+        let refused = world.guest_sends(&udp(guest, other).bytes());
         assert_eq!(refused.reason(), DropReason::RemoteInUse);
         let back = world.outside_sends(&udp(At(S1A, 853), LOCAL).bytes());
         assert_eq!(ends(&back.guest()).1, guest);

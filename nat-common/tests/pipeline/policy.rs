@@ -123,11 +123,11 @@ fn what_no_policy_accepts_is_dropped_and_counted() {
 #[test]
 fn what_is_accepted_and_translated_is_asked_about_once() {
     let mut world = world();
-    world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 53)]);
-    let question = udp(At(C1, 4000), At(S1A, 53)).bytes();
+    world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 3478)]);
+    let question = udp(At(C1, 4000), At(S1A, 3478)).bytes();
     let seen = ends(&world.guest_sends(&question).uplink());
     assert_eq!(seen.0.0, PUBLIC);
-    let reply = udp(At(S1A, 53), seen.0).bytes();
+    let reply = udp(At(S1A, 3478), seen.0).bytes();
     assert_eq!(ends(&world.outside_sends(&reply).guest()).1, At(C1, 4000));
     for _ in 0..5 {
         world.guest_sends(&question).uplink();
@@ -136,10 +136,10 @@ fn what_is_accepted_and_translated_is_asked_about_once() {
     let counted = world.counters(POLICY);
     assert_eq!((counted.packets_out, counted.opened), (1, 1));
     assert_eq!(world.counters(SNAT_RULE).packets_out, 6);
-    let other = world.guest_sends(&udp(At(C1, 4000), At(S1A, 54)).bytes());
+    let other = world.guest_sends(&udp(At(C1, 4000), At(S1A, 3479)).bytes());
     assert_eq!(other.reason(), DropReason::Policy);
     // The mapping is open to the remote by the rule's filter, but not by the policies.
-    let other = world.outside_sends(&udp(At(S1A, 54), seen.0).bytes());
+    let other = world.outside_sends(&udp(At(S1A, 3479), seen.0).bytes());
     assert_eq!(other.reason(), DropReason::Policy);
     world.check();
 }

@@ -169,6 +169,26 @@ fn two_first_packets_share_the_only_port_of_a_range() {
     assert_one_session(world, &guest_sends(udp(GUEST, REMOTE).bytes()), 2);
 }
 
+/// A question takes no port: the session itself is the claim.
+#[test]
+fn two_packets_of_one_question_share_one_session() {
+    let ask = guest_sends(udp(GUEST, At(S1A, 53)).bytes());
+    assert_one_session(World::new, &ask, 2);
+    let taken = || {
+        let world = World::new();
+        world
+            .guest_sends(&udp(At(C2, 5000), At(S1A, 53)).bytes())
+            .uplink();
+        world
+    };
+    assert_nothing_is_lost(taken, [&ask, &ask]);
+    let others = guest_sends(udp(At(C2, 5000), At(S1A, 53)).bytes());
+    assert_outcomes(World::new, [&ask, &others], |_, fates| {
+        let [one, other] = fates.map(|fate| left(fate.unwrap()));
+        assert_ne!(one.0, other.0, "answers cannot be told apart");
+    });
+}
+
 /// The two claim the mapping of their endpoint at the same time.
 #[test]
 fn packets_of_one_endpoint_to_two_remotes_get_one_external_port() {

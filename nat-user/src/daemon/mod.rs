@@ -45,6 +45,8 @@ pub use teardown::tear_down;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where time goes faster for sessions.
 const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+/// How long after the turn of a second sessions are ended.
+const SWEEP_LAG: Duration = Duration::from_millis(15);
 /// How long the next pass waits if one has used its budget up: a third of a core at the most.
 const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
@@ -237,9 +239,11 @@ impl Daemon {
     }
 
     async fn tick(&mut self) {
-        if self.instance.sweep() {
-            self.sweep.reset_after(SWEEP_PAUSE);
-        }
+        let next = match self.instance.sweep() {
+            true => SWEEP_PAUSE,
+            false => until_next_sweep(),
+        };
+        self.sweep.reset_after(next);
         self.instance.keep_fast_path().await;
         self.instance.keep_services().await;
         self.instance.watch_refusals();
@@ -260,9 +264,24 @@ async fn until(time: Option<Instant>) {
     }
 }
 
+/// Sessions are judged by whole seconds: right after the turn of one, those that have just become idle
+/// for long enough go, and none of them stays for most of another.
+fn until_next_sweep() -> Duration {
+    let period = sweep_period();
+    let Ok(nanoseconds) = u64::try_from(period.as_nanos()) else {
+        return period;
+    };
+    let turn = Duration::from_nanos(nanoseconds - clock::monotonic_ns() % nanoseconds);
+    // The clock of the programs is behind by up to a tick of the kernel's.
+    turn + SWEEP_LAG.min(period / 2)
+}
+
+fn sweep_period() -> Duration {
+    (SWEEP_INTERVAL / clock::time_scale()).max(LEAST_SWEEP_INTERVAL)
+}
+
 fn sweep_interval() -> Interval {
-    let period = SWEEP_INTERVAL / clock::time_scale();
-    let mut sweep = interval(period.max(LEAST_SWEEP_INTERVAL));
+    let mut sweep = interval(sweep_period());
     sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
     sweep
 }

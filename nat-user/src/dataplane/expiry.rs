@@ -6,17 +6,21 @@
 //! before it is looked at again is noted. Whether it has expired then is decided in the kernel, by
 //! `end_sessions`, which also says when to ask again for a session in which a packet has passed.
 //!
+//! A question that was answered expires sooner than all others. For its sake rounds begin sooner where
+//! the table is small enough to be through with it in that time: a table of over [`PACE`] entries for
+//! each of these seconds is read no faster than without.
+//!
 //! A pass has a budget. What is left over is for the next pass, which then should come sooner.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     os::fd::{AsFd as _, AsRawFd as _},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use nat_common::{
-    rule::Settings,
+    rule::{DNS_S, Settings},
     session::{DEAD, SessionKey4, SessionRecord4, flags},
     sweep::{END_BATCH, EndMode, idle_s, judged_s},
 };
@@ -30,6 +34,9 @@ use crate::clock;
 /// CPU time after which a pass ends, whatever is left to do. It may take a few milliseconds more.
 pub const PASS_BUDGET: Duration = Duration::from_millis(100);
 
+/// How many entries may be read each second in any case: 20 ms, where the machine is slow.
+const PACE: u64 = 66_000;
+
 /// What is known of the sessions' ends between passes.
 #[derive(Debug, Default)]
 pub struct Expiry {
@@ -42,8 +49,10 @@ pub struct Expiry {
     /// Entries that may be read.
     allowance: u64,
     /// By second, the primary keys of sessions that may be idle for long enough then. One may be
-    /// there twice, and need not exist any more.
-    due: BTreeMap<u32, Vec<SessionKey4>>,
+    /// there for several seconds, and need not exist any more.
+    due: BTreeMap<u32, HashSet<SessionKey4>>,
+    /// Those that are.
+    idle: Vec<SessionKey4>,
 }
 
 /// What a pass has done.
@@ -92,10 +101,10 @@ impl Expiry {
     /// When the kernel refuses to read the map or to run the program.
     pub fn pass(&mut self, dataplane: &Dataplane, now_s: u32) -> Result<Pass> {
         let settings = dataplane.settings()?;
-        let round_s = round_s(&settings);
+        let Rounds { round_s, least_s } = rounds(&settings);
         let now_s = judged_s(now_s);
         let (budget, mut pass) = (Budget::new(), Pass::default());
-        self.begin_round_if_due(now_s, round_s);
+        self.begin_round_if_due(now_s, least_s);
         self.allow(now_s, round_s, dataplane.session_entries_max()?.into());
         // The next round reaches an entry before twice the time of a round has passed.
         let time = Time {
@@ -108,22 +117,22 @@ impl Expiry {
         Ok(pass)
     }
 
-    fn begin_round_if_due(&mut self, now_s: u32, round_s: u32) {
+    fn begin_round_if_due(&mut self, now_s: u32, least_s: u32) {
         let is_first = self.allowed_s.is_none();
-        let is_due = now_s.saturating_sub(self.round_began_s) >= round_s;
+        let is_due = now_s.saturating_sub(self.round_began_s) >= least_s;
         if is_first || (self.is_round_done && is_due) {
             self.is_round_done = false;
             self.round_began_s = now_s;
         }
     }
 
-    /// Lets as many more entries be read as a full table needs to be through in time.
+    /// Lets as many more entries be read as a full table needs to be through in time, or [`PACE`].
     fn allow(&mut self, now_s: u32, round_s: u32, entries: u64) {
         let since_s = self
             .allowed_s
             .map_or(1, |allowed_s| now_s.saturating_sub(allowed_s));
         self.allowed_s = Some(now_s);
-        let more = (entries * u64::from(since_s)).div_ceil(u64::from(round_s));
+        let more = entries.div_ceil(u64::from(round_s)).max(PACE) * u64::from(since_s);
         self.allowance = (self.allowance + more).min(entries);
     }
 
@@ -153,7 +162,7 @@ impl Expiry {
                 )),
             };
             if due_s < again_s {
-                due.entry(due_s).or_default().push(*key);
+                due.entry(due_s).or_default().insert(*key);
             }
         };
         while !self.is_round_done && self.allowance > 0 {
@@ -183,27 +192,29 @@ impl Expiry {
         pass: &mut Pass,
     ) -> Result<()> {
         let Time { now_s, again_s } = time;
-        while let Some(mut entry) = self.due.first_entry() {
-            if *entry.key() > now_s {
+        loop {
+            if self.idle.is_empty()
+                && let Some(entry) = self.due.first_entry()
+                && *entry.key() <= now_s
+            {
+                self.idle.extend(entry.remove());
+            }
+            if self.idle.is_empty() {
                 break;
             }
             if budget.is_used_up() {
                 pass.is_cut_short = true;
                 break;
             }
-            let keys = entry.get_mut();
-            let rest = keys.len().saturating_sub(END_BATCH as usize);
-            let batch = keys.split_off(rest);
-            if keys.is_empty() {
-                entry.remove();
-            }
+            let rest = self.idle.len().saturating_sub(END_BATCH as usize);
+            let batch = self.idle.split_off(rest);
             let answers = dataplane.run_end_sessions(&batch, EndMode::Idle)?;
             pass.ended += answers.ended;
             for (key, ask_again_s) in batch.into_iter().zip(answers.ask_again_s) {
                 // Not in this pass, whatever the clocks say; and what is far off is read again.
                 let due_s = ask_again_s.max(now_s + 1);
                 if ask_again_s != 0 && due_s < again_s {
-                    self.due.entry(due_s).or_default().push(key);
+                    self.due.entry(due_s).or_default().insert(key);
                 }
             }
         }
@@ -211,8 +222,16 @@ impl Expiry {
     }
 }
 
-/// How long a round takes: half the time in which nothing can expire that has just been read.
-fn round_s(settings: &Settings) -> u32 {
+/// How long rounds take.
+struct Rounds {
+    /// At the most: half the time in which nothing can expire that has just been read, but for answered
+    /// questions.
+    round_s: u32,
+    /// At the least: half the time in which nothing at all can.
+    least_s: u32,
+}
+
+fn rounds(settings: &Settings) -> Rounds {
     let Settings {
         udp_s,
         tcp_opening_s,
@@ -230,5 +249,9 @@ fn round_s(settings: &Settings) -> u32 {
         icmp_s,
         other_s,
     ];
-    (all.into_iter().min().unwrap_or(0) / 2).max(1)
+    let shortest_s = all.into_iter().min().unwrap_or(0);
+    Rounds {
+        round_s: (shortest_s / 2).max(1),
+        least_s: (shortest_s.min(DNS_S) / 2).max(1),
+    }
 }

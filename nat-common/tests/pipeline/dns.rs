@@ -1,0 +1,231 @@
+//! Short questions to DNS servers: many, each from a port of its own, and soon over (RFC 4787 REQ-5c).
+
+use nat_common::{
+    counter::DropReason,
+    parse::{TCP, UDP},
+    policy::side,
+    rule::filtering,
+};
+
+use super::{
+    packets::{At, Ip, ends, request, udp},
+    policy::accept,
+    world::{C1, C2, C3, Fate, PUBLIC, S1A, S2, World},
+};
+
+const SERVER: At = At(S1A, 53);
+const GUEST: At = At(C1, 5000);
+const EXTERNAL: At = At(PUBLIC, 5000);
+
+fn server(number: u16) -> At {
+    At([203, 0, 113, number as u8], 53)
+}
+
+fn ask(world: &World, guest: At, server: At) -> At {
+    let seen = ends(&world.guest_sends(&udp(guest, server).bytes()).uplink());
+    assert_eq!(seen.1, server);
+    seen.0
+}
+
+fn answer(world: &World, server: At, external: At, guest: At) {
+    let packet = udp(server, external).bytes();
+    assert_eq!(ends(&world.outside_sends(&packet).guest()), (server, guest));
+}
+
+fn few_ports() -> World {
+    let mut world = World::new();
+    world.snat(|snat| (snat.first_port, snat.last_port) = (6000, 6009));
+    world
+}
+
+/// Asserts that the only session ends after being idle for exactly so long.
+#[track_caller]
+fn assert_ends_after(world: &mut World, seconds: u32) {
+    assert_eq!(world.wait(seconds - 1), 0, "ended before {seconds} s");
+    assert_eq!(world.wait(1), 1, "did not end after {seconds} s");
+    assert_eq!(world.entries(), [0; 4]);
+}
+
+#[test]
+fn more_questions_than_ports_are_answered_and_leave_ports_to_others() {
+    let world = few_ports();
+    for number in 0..100 {
+        let (guest, server) = (At(C1, 20_000 + number), server(number % 13));
+        let external = ask(&world, guest, server);
+        assert!((6000..=6009).contains(&external.1));
+        answer(&world, server, external, guest);
+    }
+    for number in 0..10 {
+        let packet = udp(At(C2, 30_000 + number), At(S1A, 4000)).bytes();
+        world.guest_sends(&packet).uplink();
+    }
+    world.check();
+    let packet = udp(At(C2, 31_000), At(S1A, 4000)).bytes();
+    assert_eq!(
+        world.guest_sends(&packet).reason(),
+        DropReason::PortsExhausted
+    );
+}
+
+/// One server gets each port once: the answers could not be told apart.
+#[test]
+fn questions_to_one_server_have_ports_of_their_own() {
+    let world = few_ports();
+    let mut seen: Vec<_> = (0..10)
+        .map(|n| ask(&world, At(C1, 20_000 + n), SERVER))
+        .collect();
+    seen.sort_by_key(|at| at.1);
+    seen.dedup();
+    assert_eq!(seen.len(), 10);
+    let packet = udp(At(C2, 5000), SERVER).bytes();
+    assert_eq!(
+        world.guest_sends(&packet).reason(),
+        DropReason::PortsExhausted
+    );
+}
+
+#[test]
+fn a_question_keeps_the_port_of_the_guest() {
+    let world = World::new();
+    assert_eq!(ask(&world, GUEST, SERVER), EXTERNAL);
+    // Another guest's has to do with another one, and so has one towards the same server.
+    assert_ne!(ask(&world, At(C2, 5000), SERVER), EXTERNAL);
+    // What the guest sends elsewhere from there has the same.
+    assert_eq!(
+        ends(&world.guest_sends(&udp(GUEST, At(S2, 9)).bytes()).uplink()).0,
+        EXTERNAL
+    );
+    world.check();
+}
+
+#[test]
+fn a_question_from_a_mapped_port_leaves_by_the_mapping() {
+    let world = World::new();
+    world
+        .guest_sends(&udp(At(C2, 5000), At(S2, 9)).bytes())
+        .uplink();
+    let mapped = ends(&world.guest_sends(&udp(GUEST, At(S2, 9)).bytes()).uplink()).0;
+    assert_ne!(mapped, EXTERNAL);
+    assert_eq!(ask(&world, GUEST, SERVER), mapped);
+    assert_eq!(world.entries(), [6, 2, 2, 3]);
+    world.check();
+}
+
+/// The question of another guest has the port of the mapping towards this server.
+#[test]
+fn a_question_whose_mapping_is_anothers_towards_its_server_has_another_port() {
+    let world = World::new();
+    assert_eq!(ask(&world, At(C2, 5000), SERVER), EXTERNAL);
+    assert_eq!(
+        ends(&world.guest_sends(&udp(GUEST, At(S2, 9)).bytes()).uplink()).0,
+        EXTERNAL
+    );
+    let external = ask(&world, GUEST, SERVER);
+    assert_ne!(external, EXTERNAL);
+    answer(&world, SERVER, external, GUEST);
+    answer(&world, SERVER, EXTERNAL, At(C2, 5000));
+    world.check();
+}
+
+/// Ports of others are used as well once there are hardly any left.
+#[test]
+fn a_question_finds_a_port_where_all_are_others() {
+    let mut world = World::new();
+    world.snat(|snat| (snat.first_port, snat.last_port) = (6000, 6099));
+    for number in 0..100 {
+        world
+            .guest_sends(&udp(At(C2, 20_000 + number), At(S2, 9)).bytes())
+            .uplink();
+    }
+    let external = ask(&world, GUEST, SERVER);
+    answer(&world, SERVER, external, GUEST);
+}
+
+#[test]
+fn only_the_server_that_was_asked_may_answer() {
+    let mut world = World::new();
+    world.snat(|snat| snat.filtering = filtering::ENDPOINT_INDEPENDENT);
+    ask(&world, GUEST, SERVER);
+    for other in [At(S1A, 5353), At(S2, 53)] {
+        let fate = world.outside_sends(&udp(other, EXTERNAL).bytes());
+        assert!(matches!(fate, Fate::Host(_)), "{fate:?}");
+    }
+}
+
+#[test]
+fn a_service_of_the_host_keeps_its_port() {
+    let mut world = World::new();
+    world.socket(UDP, EXTERNAL, None);
+    world.forward(UDP, 5001..=5001, At(C2, 80));
+    assert_ne!(ask(&world, GUEST, SERVER), EXTERNAL);
+    assert_ne!(ask(&world, At(C1, 5001), SERVER), At(PUBLIC, 5001));
+}
+
+#[test]
+fn an_answered_question_ends_after_ten_seconds() {
+    let mut world = World::new();
+    ask(&world, GUEST, SERVER);
+    assert_ends_after(&mut world, 300);
+    ask(&world, GUEST, SERVER);
+    // A resolver asks for two kinds of addresses at once.
+    ask(&world, GUEST, SERVER);
+    answer(&world, SERVER, EXTERNAL, GUEST);
+    answer(&world, SERVER, EXTERNAL, GUEST);
+    assert_ends_after(&mut world, 10);
+}
+
+/// A tunnel to port 53, or whoever asks again and again from one port, is no short question.
+#[test]
+fn who_sends_again_after_an_answer_has_the_time_of_all_datagrams() {
+    let mut world = World::new();
+    ask(&world, GUEST, SERVER);
+    answer(&world, SERVER, EXTERNAL, GUEST);
+    assert_eq!(world.wait(9), 0);
+    ask(&world, GUEST, SERVER);
+    answer(&world, SERVER, EXTERNAL, GUEST);
+    assert_ends_after(&mut world, 300);
+}
+
+#[test]
+fn other_flows_have_the_time_of_their_own() {
+    let mut world = World::new();
+    // What is asked of a guest's server, from port 53 or at it.
+    world.forward(UDP, 53..=53, At(C1, 53));
+    let client = At(S2, 53);
+    world
+        .outside_sends(&udp(client, At(PUBLIC, 53)).bytes())
+        .guest();
+    world.guest_sends(&udp(At(C1, 53), client).bytes()).uplink();
+    assert_ends_after(&mut world, 300);
+    let mut world = World::new();
+    world
+        .guest_sends(&request(TCP, GUEST, SERVER).bytes())
+        .uplink();
+    assert_ends_after(&mut world, 240);
+}
+
+#[test]
+fn a_shorter_time_of_all_datagrams_is_that_of_questions_too() {
+    let mut settings = *World::new().tables.settings.as_ref().unwrap();
+    settings.udp_s = 4;
+    let state = nat_common::tcp::QUESTION | nat_common::tcp::REPLIED;
+    assert_eq!(nat_common::sweep::timeout_s(&settings, UDP, state), 4);
+}
+
+/// A guest asks another's server, by a forward and by a policy without translation.
+#[test]
+fn questions_between_guests_are_short_as_well() {
+    let mut world = World::new();
+    world.forward(UDP, 53..=53, At(C2, 53));
+    let asked = world
+        .guest_sends(&udp(GUEST, At(PUBLIC, 53)).bytes())
+        .guest();
+    let (shown, server) = ends(&asked);
+    world.guest_sends(&udp(server, shown).bytes()).guest();
+    assert_ends_after(&mut world, 10);
+    world.chain(side::ANY, side::ANY, &[accept()]);
+    let dns: Ip = C3;
+    world.guest_sends(&udp(GUEST, At(dns, 53)).bytes()).guest();
+    world.guest_sends(&udp(At(dns, 53), GUEST).bytes()).guest();
+    assert_ends_after(&mut world, 10);
+}
