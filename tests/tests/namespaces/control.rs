@@ -306,8 +306,9 @@ fn a_failed_start_leaves_nothing() -> Result<()> {
         // Found only when the bridge is there and the programs are loaded.
         (good.clone() + &too_many_addresses(), "ADDRESSES is full"),
         (
-            good.replace("interface = \"vmbr0\"", "interface = \"vmbr9\""),
-            "vmbr9",
+            // A port, which has no addresses of its own.
+            good.replace("interface = \"vmbr0\"", "interface = \"eno1\""),
+            "is a port of vmbr0",
         ),
         (
             good.replace("to = \"masquerade\"", "to = \"nonsense\""),
