@@ -202,11 +202,7 @@ impl Daemon {
         if let Err(error) = self.instance.follow_next_hops(cause).await {
             log::error!("following a change of next hops: {error:#}");
         }
-        let is_ours = match event {
-            Event::NeighbourChanged => false,
-            _ => true,
-        };
-        if is_ours {
+        if event != Event::NeighbourChanged {
             self.refresh_within(SETTLE_TIME);
         }
     }

@@ -364,7 +364,7 @@ impl Place {
         match verdict {
             Verdict::Untouched => assert_eq!(after, frame),
             Verdict::Translated | Verdict::Opened | Verdict::ReceivedAnew => {
-                assert_translated(frame, &after)
+                assert_translated(frame, &after);
             }
             Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Kept => {
