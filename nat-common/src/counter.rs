@@ -98,6 +98,10 @@ drop_reasons! {
     Spoofed = 24, "spoofed";
     /// A policy does not let the flow be opened.
     Policy = 25, "policy";
+    /// A fragment of which every block has come already.
+    FragmentDuplicate = 26, "fragment_duplicate";
+    /// Another VLAN tag behind a priority tag (VLAN 0): the kernel would receive what no hook has seen.
+    HiddenByTags = 27, "hidden_by_tags";
 }
 
 /// How many reasons there are.

@@ -6,7 +6,10 @@
 //! `fragment_s`, and fair: a sender has the slots of one set, whatever it sends.
 //!
 //! A packet's fragments may not overlap (RFC 5722 section 3, and Linux since 5.0 for IPv4 too): the
-//! receiver could put another packet together than the one that was judged here.
+//! receiver could put another packet together than the one that was judged here. A fragment of which
+//! every block has come already is a duplicate that the network has made (RFC 8200 section 4.5). It is
+//! dropped alone, as by Linux (`inet_frag_queue_insert`): the receiver gets each block once, so what a
+//! duplicate holds is not compared.
 
 use core::cell::UnsafeCell;
 
@@ -91,6 +94,9 @@ pub mod state {
 pub const HELD_SETS: u32 = 64;
 /// Slots of a set: fragments that are kept of a sender at the most.
 pub const HELD_WAYS: u32 = 64;
+/// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to the
+/// next one with the same identification.)
+pub const DUPLICATE_WAYS: u32 = HELD_WAYS / 8;
 /// The longest frame that can be kept in bytes.
 pub const HELD_BYTES: usize = 2048 - 24;
 
@@ -130,12 +136,16 @@ struct Blocks {
     is_last: bool,
 }
 
-/// What was there already when a fragment's blocks were noted.
+/// What the blocks of a fragment are to those that came before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Overlap {
-    None,
-    Some,
+enum Part {
+    New,
+    Duplicate,
+    Contradiction,
 }
+
+/// For how long a fragment of a complete packet may be a duplicate, in seconds.
+const DUPLICATES_S: u32 = 1;
 
 impl<A: Address> Parsed<A> {
     /// Whether it is a part of a packet. (A packet whose header merely allows it is whole: an
@@ -210,11 +220,15 @@ pub fn order<A: Address, P: Packet, T: Tables<A>>(
         return Ok(Order::GoesOn);
     }
     let datagram = datagram(tables, key).ok_or(DropReason::FragmentsFull)?;
-    if !datagram.note(tables, blocks) {
+    let part = datagram.note(tables, blocks);
+    if part == Part::Contradiction {
         datagram.state.fetch_or(state::OVERLAPS);
     }
     if datagram.state.load() & state::OVERLAPS != 0 {
         return Err(DropReason::FragmentOverlap);
+    }
+    if part == Part::Duplicate {
+        return Err(DropReason::FragmentDuplicate);
     }
     if parsed.header.fragment_offset == 0 {
         if datagram.state.fetch_or(state::FIRST) & state::KEEPS != 0 {
@@ -258,26 +272,41 @@ fn lifetime_s<A: Address, T: Tables<A>>(tables: &T) -> u32 {
 }
 
 impl Datagram {
-    /// Notes blocks that have come; `false` if they contradict what came before.
+    /// Notes blocks that have come, and says what they are to those that came before.
     #[inline(always)]
-    fn note<A: Address, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> bool {
+    fn note<A: Address, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> Part {
         let first_word = blocks.first / WORD_BLOCKS;
-        let mut overlap = Overlap::None;
+        let (mut known, mut new) = (0, 0);
         tables.repeat((blocks.end - 1) / WORD_BLOCKS - first_word + 1, |turn| {
             let word = first_word + turn;
             let bits = word_bits(blocks, word);
-            if self.blocks[word as usize % WORDS].fetch_or(bits) & bits != 0 {
-                overlap = Overlap::Some;
-            }
+            let before = self.blocks[word as usize % WORDS].fetch_or(bits);
+            known |= before & bits;
+            new |= !before & bits;
             true
         });
-        let len = blocks.end - blocks.first;
+        let len = if new == 0 {
+            0
+        } else {
+            blocks.end - blocks.first
+        };
         let received = self.received.fetch_add(len) + len;
-        if blocks.is_last && self.end.exchange_if(0, blocks.end) != 0 {
-            return false;
+        let end = if blocks.is_last {
+            self.end.exchange_if(0, blocks.end)
+        } else {
+            self.end.load()
+        };
+        let has_other_end = blocks.is_last && end != 0 && end != blocks.end;
+        let is_behind_end = end != 0 && (blocks.end > end || received > end);
+        let is_too_long = blocks.is_last && received > blocks.end;
+        let is_partly_known = known != 0 && new != 0;
+        if has_other_end || is_behind_end || is_too_long || is_partly_known {
+            return Part::Contradiction;
         }
-        let end = self.end.load();
-        overlap == Overlap::None && (end == 0 || (blocks.end <= end && received <= end))
+        match new {
+            0 => Part::Duplicate,
+            _ => Part::New,
+        }
     }
 
     /// Whether all of it has come.
@@ -315,8 +344,14 @@ fn keep<A: Address, P: Packet, T: Tables<A>>(
     datagram: &Datagram,
 ) -> Result<Order, DropReason> {
     let (now_s, lifetime_s, set) = (tables.now_s(), lifetime_s(tables), set_of(key));
+    // What is complete is forgotten, but not its ports.
+    let has_just_come = |ports: &FragmentPorts| now_s.saturating_sub(ports.seen_s) <= DUPLICATES_S;
+    let (ways, full) = match tables.fragment(key).is_some_and(has_just_come) {
+        true => (DUPLICATE_WAYS, DropReason::FragmentDuplicate),
+        false => (HELD_WAYS, DropReason::FragmentsFull),
+    };
     let mut slot = None;
-    tables.repeat(HELD_WAYS, |way| {
+    tables.repeat(ways, |way| {
         let Some(held) = tables.held(set + way) else {
             return false;
         };
@@ -325,9 +360,7 @@ fn keep<A: Address, P: Packet, T: Tables<A>>(
         }
         slot.is_none()
     });
-    let held = slot
-        .and_then(|slot| tables.held(slot))
-        .ok_or(DropReason::FragmentsFull)?;
+    let held = slot.and_then(|slot| tables.held(slot)).ok_or(full)?;
     if packet.keep(held, key).is_none() {
         held.seen_s.store(FREE);
         return Err(DropReason::FragmentsFull);

@@ -52,6 +52,7 @@ fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
     frame[22..28].copy_from_slice(&uplink.mac);
     frame[28..32].copy_from_slice(&target.0);
     frame[32..42].copy_from_slice(&request[8..18]);
+    skb.take_tag_off();
     let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
     // SAFETY: the context is valid, and no pointer into the packet is used after this.
     unsafe {

@@ -29,12 +29,13 @@ use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
+    counter::DropReason,
     fragment,
     parse::Parsed,
     pipeline::{self, Decision, Place},
     work::Work,
 };
-use skb::Skb;
+use skb::{Hook, Skb};
 
 /// Length of an Ethernet header in bytes.
 const ETHERNET: usize = 14;
@@ -46,19 +47,19 @@ const NO_LINK_LAYER: usize = 0;
 const NEXT: i32 = TC_ACT_UNSPEC;
 
 macro_rules! entry_points {
-    ($($(#[$doc:meta])* $name:ident, $raw_name:ident, is_egress: $egress:literal => $function:path;)*) => {
+    ($($(#[$doc:meta])* $name:ident, $raw_name:ident, hook: $hook:ident => $function:path;)*) => {
         $(
             $(#[$doc])*
             #[classifier]
             pub(crate) fn $name(ctx: TcContext) -> i32 {
-                let done = match $egress {
-                    true => Skb::was_forwarded(&ctx).then_some(NEXT),
-                    false => Skb::received_anew(&ctx),
+                let done = match Hook::$hook {
+                    Hook::Egress => Skb::was_forwarded(&ctx).then_some(NEXT),
+                    _ => Skb::received_anew(&ctx),
                 };
                 if let Some(verdict) = done {
                     return verdict;
                 }
-                run::<ETHERNET>(&ctx, |packet, maps, place, work| {
+                run::<ETHERNET>(&ctx, Hook::$hook, |packet, maps, place, work| {
                     $function(packet, maps, place, work).into()
                 })
             }
@@ -68,10 +69,10 @@ macro_rules! entry_points {
             /// For devices without a link-layer header.
             #[classifier]
             pub(crate) fn $raw_name(ctx: TcContext) -> i32 {
-                if $egress && Skb::was_forwarded(&ctx) {
+                if Hook::$hook == Hook::Egress && Skb::was_forwarded(&ctx) {
                     return NEXT;
                 }
-                run::<NO_LINK_LAYER>(&ctx, |packet, maps, place, work| {
+                run::<NO_LINK_LAYER>(&ctx, Hook::$hook, |packet, maps, place, work| {
                     $function(packet, maps, place, work).into()
                 })
             }
@@ -88,7 +89,7 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
     if let Some(verdict) = Skb::received_anew(&ctx) {
         return verdict;
     }
-    run::<ETHERNET>(&ctx, inbound)
+    run::<ETHERNET>(&ctx, Hook::Ingress, inbound)
 }
 
 /// Uplink, ingress.
@@ -96,7 +97,7 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
 /// For devices without a link-layer header.
 #[classifier]
 pub(crate) fn nat_inbound_l3(ctx: TcContext) -> i32 {
-    run::<NO_LINK_LAYER>(&ctx, inbound)
+    run::<NO_LINK_LAYER>(&ctx, Hook::Ingress, inbound)
 }
 
 #[inline(always)]
@@ -108,25 +109,30 @@ fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) 
 #[classifier]
 pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
     Skb::clear_marks(&ctx);
-    run::<ETHERNET>(&ctx, pipeline::from_port::<Addr4, _, _>)
+    run::<ETHERNET>(&ctx, Hook::Port, pipeline::from_port::<Addr4, _, _>)
 }
 
 entry_points! {
     /// Uplink, egress.
-    nat_outbound, nat_outbound_l3, is_egress: true => pipeline::outbound::<Addr4, _, _>;
+    nat_outbound, nat_outbound_l3, hook: Egress => pipeline::outbound::<Addr4, _, _>;
     /// Network, ingress.
-    nat_from_guest, nat_from_guest_l3, is_egress: false => pipeline::from_guest::<Addr4, _, _>;
+    nat_from_guest, nat_from_guest_l3, hook: Ingress => pipeline::from_guest::<Addr4, _, _>;
     /// Network, egress.
-    nat_to_guest, nat_to_guest_l3, is_egress: true => pipeline::to_guest::<Addr4, _, _>;
+    nat_to_guest, nat_to_guest_l3, hook: Egress => pipeline::to_guest::<Addr4, _, _>;
 }
 
 /// Runs a hook's decision on an IPv4 packet and turns the outcome into what the kernel is told.
 #[inline(always)]
 fn run<const L3: usize>(
     ctx: &TcContext,
+    hook: Hook,
     decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Decision,
 ) -> i32 {
-    let Some(mut skb) = Skb::ipv4(ctx, L3) else {
+    let Some(mut skb) = Skb::ipv4(ctx, L3, hook) else {
+        if L3 == ETHERNET && hook == Hook::Ingress && Skb::is_hidden(ctx) {
+            count_drop(DropReason::HiddenByTags);
+            return TC_ACT_SHOT;
+        }
         return NEXT;
     };
     let Some(work) = work_area() else { return NEXT };

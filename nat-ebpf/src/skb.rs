@@ -11,6 +11,7 @@ use aya_ebpf::{
     helpers::{
         bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -58,6 +59,18 @@ const RECEIVED_ANEW: u16 = 0x6e72;
 
 /// `pkt_type` of a frame for the interface's own address (`PACKET_HOST`, `linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+
+/// A hook, as far as packets look different there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// A packet has come in by an uplink or a network. A priority tag (VLAN 0), which says nothing but
+    /// a priority, ends here: the kernel takes it off behind this hook.
+    Ingress,
+    /// A packet has come in by a port of a bridge. With a priority tag it is left to the bridge.
+    Port,
+    /// A packet is about to leave.
+    Egress,
+}
 
 /// A packet at a traffic control hook.
 pub(crate) struct Skb {
@@ -165,19 +178,50 @@ impl Skb {
         Self { skb: ctx.skb.skb }
     }
 
+    /// Whether another VLAN tag stands behind a priority tag (VLAN 0). The kernel takes off one after
+    /// the other, behind all hooks, and receives what is inside (`__netif_receive_skb_core`).
+    #[inline(always)]
+    pub(crate) fn is_hidden(ctx: &TcContext) -> bool {
+        let skb = ctx.skb.skb;
+        // SAFETY: the kernel gives a valid context to every program.
+        let protocol = unsafe { (*skb).protocol };
+        let is_tag = protocol == u32::from(EtherType::Ieee8021q as u16)
+            || protocol == u32::from(EtherType::Ieee8021ad as u16);
+        // SAFETY: as above.
+        is_tag && unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID == 0 }
+    }
+
+    /// Takes off the packet's tag, if it has one.
+    #[inline(always)]
+    pub(crate) fn take_tag_off(&self) {
+        // SAFETY: the context is valid; all packet pointers are made anew after this. The tag of a
+        // packet that has come stands beside it, and what is behind it is no tag: this cannot fail.
+        unsafe {
+            if (*self.skb).vlan_present != 0 {
+                bpf_skb_vlan_pop(self.skb);
+            }
+        }
+    }
+
     /// The packet if it is IPv4, with its headers where they can be read.
     ///
     /// A packet with a VLAN tag is not this interface's but that of a VLAN on top of it; only a
-    /// tag without a number, which says the priority alone, does not count.
+    /// priority tag does not count.
     #[inline(always)]
-    pub(crate) fn ipv4(ctx: &TcContext, l3: usize) -> Option<Self> {
+    pub(crate) fn ipv4(ctx: &TcContext, l3: usize, hook: Hook) -> Option<Self> {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel gives a valid context to every program.
-        let (protocol, tag, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
-        if protocol != u32::from(EtherType::Ipv4 as u16) || tag & VLAN_ID != 0 {
+        let (protocol, tci, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
+        if protocol != u32::from(EtherType::Ipv4 as u16) || tci & VLAN_ID != 0 {
             return None;
         }
         let this = Self { skb };
+        match hook {
+            Hook::Ingress if l3 != 0 => this.take_tag_off(),
+            // SAFETY: as above.
+            Hook::Port if unsafe { (*skb).vlan_present != 0 } => return None,
+            Hook::Ingress | Hook::Port | Hook::Egress => {}
+        }
         this.pull(l3 + Ipv4Hdr::LEN, len);
         if let Some(header) = this.read::<{ Ipv4Hdr::LEN }>(l3) {
             let headers = match header[9] {

@@ -34,6 +34,7 @@ mod namespaces {
     mod scenarios;
     mod security;
     mod standards;
+    mod tags;
     mod takeover;
     mod tcp;
     mod too_large;

@@ -91,10 +91,11 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
     assert_eq!(arrives(&world, &longer), refused);
 }
 
-/// Fragments share words of the table of blocks: each has its own bits in them.
+/// Fragments share words of the table of blocks: each has its own bits in them. (Right behind the first
+/// one, what begins a block earlier has come already: a duplicate.)
 #[test]
 fn f6_fragments_that_overlap_by_one_block_contradict_wherever_they_begin() {
-    for start in [1, 3, 29, 31, 32, 33, 60, 64] {
+    for start in [2, 3, 29, 31, 32, 33, 60, 64] {
         for len in [2, 3, 31, 32, 33, 64] {
             let whole = datagram(S1A, 7, 2000);
             let first = piece(&whole, 0..1, true);

@@ -1,6 +1,10 @@
 //! Fragments in any order.
 
-use nat_common::{counter::DropReason, fragment::HELD_WAYS, parse::UDP};
+use nat_common::{
+    counter::DropReason,
+    fragment::{DUPLICATE_WAYS, HELD_WAYS},
+    parse::UDP,
+};
 
 use super::{
     packets::{At, ETHERNET, fragments, read, reassemble, tcp, udp},
@@ -85,9 +89,8 @@ fn f6_what_contradicts_an_earlier_fragment_is_dropped_with_all_that_follows() {
     let behind_the_end = at_block(&parts[1], 128, false);
     let second_end = at_block(&parts[1], 64, false);
     for contradicting in [
-        at_block(&parts[1], 31, true),
-        at_block(&parts[1], 0, true),
-        parts[1].clone(),
+        at_block(&parts[1], 63, true),
+        at_block(&parts[1], 65, true),
         behind_the_end,
         second_end,
     ] {
@@ -97,6 +100,88 @@ fn f6_what_contradicts_an_earlier_fragment_is_dropped_with_all_that_follows() {
             let fates = world.fragment(Hook::Inbound, bad);
             assert_eq!(fates, [Fate::Dropped(DropReason::FragmentOverlap)]);
         }
+    }
+}
+
+#[test]
+fn f12_a_duplicate_of_a_fragment_is_dropped_alone_and_the_datagram_arrives() {
+    let parts = fragments(&datagram(992), 256);
+    for order in [
+        [0, 0, 1, 2, 3],
+        [0, 1, 1, 2, 3],
+        [0, 1, 0, 2, 3],
+        [1, 1, 0, 2, 3],
+        [3, 3, 2, 1, 0],
+        [0, 3, 3, 2, 1],
+        [3, 1, 3, 0, 2],
+    ] {
+        let world = forwarding();
+        let fates = order.map(|index| world.fragment(Hook::Inbound, &parts[index]));
+        let mut fates = fates.concat();
+        let duplicate = Fate::Dropped(DropReason::FragmentDuplicate);
+        assert_eq!(fates.iter().filter(|fate| **fate == duplicate).count(), 1);
+        fates.retain(|fate| *fate != duplicate);
+        let delivered: Vec<_> = fates.into_iter().map(Fate::guest).collect();
+        assert_eq!(delivered.len(), parts.len(), "{order:?}");
+        let whole = reassemble(&delivered);
+        assert_eq!(whole[ETHERNET + 28..], datagram(992)[ETHERNET + 28..]);
+        assert!(world.tables.datagrams.entries().is_empty());
+    }
+}
+
+#[test]
+fn f12_of_a_guests_duplicates_each_block_leaves_once_under_one_identification() {
+    let world = World::new();
+    let packet = udp(At(C1, 5000), At(S1A, 7000)).payload(&[1; 700]).id(7);
+    let parts = fragments(&packet.bytes(), 256);
+    // The identification is taken: another guest's datagram is on its way.
+    let other = udp(At(C2, 5000), At(S1A, 7000)).payload(&[1; 700]).id(7);
+    world.fragment(Hook::FromGuest, &fragments(&other.bytes(), 256)[0]);
+    let mut ids = Vec::new();
+    for index in [0, 0, 1, 0, 1, 2] {
+        for fate in world.fragment(Hook::FromGuest, &parts[index]) {
+            match fate {
+                Fate::Uplink(packet) => ids.push([packet[ETHERNET + 4], packet[ETHERNET + 5]]),
+                other => assert_eq!(other, Fate::Dropped(DropReason::FragmentDuplicate)),
+            }
+        }
+    }
+    assert_eq!(ids, [ids[0]; 3]);
+}
+
+#[test]
+fn f12_a_duplicate_takes_no_slot_and_late_ones_take_few() {
+    let world = forwarding();
+    let whole = |id| {
+        let whole = udp(At(S1A, 4000), At(PUBLIC, 10_500));
+        fragments(&whole.payload(&[0; 500]).id(id).bytes(), 256)
+    };
+    for _ in 0..HELD_WAYS {
+        world.fragment(Hook::Inbound, &whole(1)[1]);
+    }
+    // Duplicates that come when the datagram is complete could as well be the next one's.
+    for id in 2..100 {
+        delivered(&world, &[&whole(id)[0], &whole(id)[1]]);
+        world.fragment(Hook::Inbound, &whole(id)[1]);
+    }
+    for id in 100..100 + (HELD_WAYS - DUPLICATE_WAYS - 1) as u16 {
+        assert_eq!(world.fragment(Hook::Inbound, &whole(id)[1]), []);
+        assert_eq!(world.fragment(Hook::Inbound, &whole(id)[0]).len(), 2);
+    }
+    for id in 200..200 + (HELD_WAYS - DUPLICATE_WAYS - 1) as u16 {
+        assert_eq!(world.fragment(Hook::Inbound, &whole(id)[1]), [], "{id}");
+    }
+}
+
+#[test]
+fn f12_the_last_fragment_again_with_another_end_contradicts() {
+    let world = forwarding();
+    let parts = fragments(&datagram(992), 256);
+    delivered(&world, &[&parts[0], &parts[1], &parts[3]]);
+    let as_last = at_block(&parts[1], 32, false);
+    for bad in [&as_last, &parts[2]] {
+        let fates = world.fragment(Hook::Inbound, bad);
+        assert_eq!(fates, [Fate::Dropped(DropReason::FragmentOverlap)]);
     }
 }
 

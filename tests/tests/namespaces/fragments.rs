@@ -172,6 +172,25 @@ fn f5_an_atomic_fragment_passes() -> Result<()> {
 }
 
 #[test]
+fn f12_a_datagram_of_which_fragments_come_twice_arrives() -> Result<()> {
+    let net = Proxmox::new()?;
+    let nat = net.natbpf(&net.config())?;
+    all_ways(&net, 100, 3500, |parts| parts.insert(1, parts[0].clone()))?;
+    all_ways(&net, 110, 3500, |parts| parts.insert(2, parts[1].clone()))?;
+    all_ways(&net, 120, 3500, |parts| {
+        parts.insert(0, parts[1].clone());
+        parts.insert(1, parts[1 + 1].clone());
+    })?;
+    all_ways(&net, 130, 3500, |parts| {
+        parts.reverse();
+        parts.insert(1, parts[0].clone());
+    })?;
+    ensure!(drops(&nat, "fragment_duplicate")? > 0, "none counted");
+    ensure!(drops(&nat, "fragment_overlap")? == 0, "taken for overlaps");
+    Ok(())
+}
+
+#[test]
 fn f6_overlapping_fragments_are_dropped() -> Result<()> {
     let net = Proxmox::new()?;
     let nat = net.natbpf(&net.config())?;

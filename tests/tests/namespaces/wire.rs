@@ -10,7 +10,7 @@ use tests::{Nat, Watch, at, exchange};
 const MEGABYTE: usize = 1_000_000;
 
 /// Segments that a host's TCP threw away because of their checksum.
-fn bad_checksums(host: &Host) -> Result<u64> {
+pub(super) fn bad_checksums(host: &Host) -> Result<u64> {
     let text = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
     let mut total = 0;
     let rows: Vec<&str> = text.lines().collect();

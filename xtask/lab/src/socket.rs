@@ -12,6 +12,8 @@ use crate::capture::Frame;
 
 /// Room for what a capture has not yet read: a second of a fast stream.
 const RECEIVE_BUFFER: libc::c_int = 64 << 20;
+/// The socket option for virtio headers (`linux/if_packet.h`).
+const PACKET_VNET_HDR: libc::c_int = 15;
 /// A GSO packet with its headers.
 const LARGEST_FRAME: usize = 66 << 10;
 
@@ -105,6 +107,15 @@ impl RawSocket {
             filter: program.as_ptr().cast_mut(),
         };
         self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+    }
+
+    /// From now on each frame that is sent begins with a virtio header of ten bytes (`struct
+    /// virtio_net_hdr`), as QEMU hands a guest's frames to a tap.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn set_virtio_header(&self) -> Result<()> {
+        self.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1)
     }
 
     /// Puts a frame on the interface as it is, from the link layer up (from the IP header up on
