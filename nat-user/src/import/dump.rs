@@ -63,8 +63,13 @@ impl Dump {
     pub(super) fn read(text: &str, file: &str) -> Result<Self, (usize, String)> {
         let dump = script::read(text, file)?;
         if dump.tables.is_empty() && dump.unread.is_empty() {
-            let problem = "holds no rules: give what iptables-save prints";
-            return Err((0, problem.to_owned()));
+            return Err(match dump.aside.first() {
+                Some((line, _, _)) => (*line, script::NO_LINE.to_owned()),
+                None => (
+                    0,
+                    "holds no rules: give what iptables-save prints".to_owned(),
+                ),
+            });
         }
         Ok(dump)
     }

@@ -68,7 +68,7 @@ pub(super) fn unset(variable: &str) -> String {
 const NO_TABLE: &str = "stands in no table: a line like *nat is missing before it";
 const NO_RULE: &str = "is no rule of iptables";
 const UNDOES: &str = "undoes something when the interface goes, or the script is told to stop";
-const NO_LINE: &str = "is no line of iptables-save";
+pub(super) const NO_LINE: &str = "is no line of iptables-save";
 const ELSEWHERE: &str = "is about another host or network namespace";
 
 /// What encloses a line of a script.

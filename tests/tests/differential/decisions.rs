@@ -82,10 +82,16 @@ impl Case<'_> {
     fn is_to_lent_port(&self) -> bool {
         let flow = self.flow();
         let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
+        // A question to a DNS server takes no port: others find the host there.
+        let is_question = flow.protocol == UDP && flow.server.1 == 53;
+        let expected = match is_question && self.natbpf == Came::Answered {
+            true => Came::Answered,
+            false => Came::Nothing,
+        };
         self.is(&[Cause::Probe])
             && is_forward(NFTABLES)
             && !is_forward(NATBPF)
-            && self.natbpf == Came::Nothing
+            && self.natbpf == expected
     }
 
     /// Whether it is for a forward, and from one to whom netfilter shows another flow under just
@@ -171,7 +177,9 @@ pub(crate) const DECISIONS: &[Decision] = &[
         why: "A flow may be older than the NAT: every segment but a reset opens a session, as an \
               ACK does for netfilter.",
         explains: |case| {
-            case.is(&[Cause::NoHandshake])
+            let flow = case.flow();
+            let is_to_forward = is_forwarded(flow.protocol, flow.shown(NATBPF).1);
+            (case.is(&[Cause::NoHandshake]) || case.is(&[Cause::Probe]) && is_to_forward)
                 && !case.is_reset()
                 && case.natbpf == Came::Translated
                 && case.is_invalid_to_netfilter()
@@ -217,19 +225,6 @@ pub(crate) const DECISIONS: &[Decision] = &[
         explains: |case| case.is_to_lent_port() || case.is_from_remote_of_lent_port(),
     },
     Decision {
-        name: "ForwardsKeepTheirPortOutwards",
-        why: "What a forward's target sends from the forwarded port leaves from the forward's \
-              external port, at which anybody reaches it; netfilter gives it another.",
-        explains: |case| {
-            let flow = case.flow();
-            let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
-            case.is(&[Cause::Probe])
-                && is_forward(NATBPF)
-                && !is_forward(NFTABLES)
-                && case.natbpf == Came::Translated
-        },
-    },
-    Decision {
         name: "FilteringIsByAddress",
         why: "By default an address that a guest has sent to may send to it from every port \
               (RFC 4787 REQ-8).",
@@ -252,6 +247,18 @@ pub(crate) const DECISIONS: &[Decision] = &[
                 && at == Place::Net
                 && source.octets()[..3] == GATEWAY.octets()[..3]
                 && case.natbpf == Came::Nothing
+        },
+    },
+    Decision {
+        name: "PrivateSourcesBehindGuestsAreHidden",
+        why: "A private address that is in no network is that of a guest behind a guest: the rule of \
+              the network by which it comes hides it, so that no inside address is seen outside.",
+        explains: |case| {
+            let (at, source) = case.sender();
+            case.is(&[Cause::Spoofed])
+                && at != Place::Net
+                && source.is_private()
+                && (case.nftables, case.natbpf) == (Came::Untranslated, Came::Translated)
         },
     },
     Decision {

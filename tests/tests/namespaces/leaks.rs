@@ -140,13 +140,14 @@ fn starts_and_ends(net: &Proxmox, config: &str) -> Result<()> {
 }
 
 #[test]
-fn no_inside_address_leaves_while_natbpf_starts_stops_and_goes() -> Result<()> {
+fn l12_no_inside_address_leaves_while_natbpf_starts_stops_and_goes() -> Result<()> {
     let net = Proxmox::new()?;
     starts_and_ends(&net, &net.config())
 }
 
 #[test]
-fn no_inside_address_leaves_by_a_bridge_that_natbpf_makes_on_a_host_that_forwards() -> Result<()> {
+fn l12_no_inside_address_leaves_by_a_bridge_that_natbpf_makes_on_a_host_that_forwards() -> Result<()>
+{
     let net = Proxmox::with(&Options {
         inside: Inside::OnlyPorts,
         ..Options::default()
@@ -156,7 +157,7 @@ fn no_inside_address_leaves_by_a_bridge_that_natbpf_makes_on_a_host_that_forward
 }
 
 #[test]
-fn no_inside_address_leaves_when_natbpf_is_killed_at_any_step() -> Result<()> {
+fn l12_no_inside_address_leaves_when_natbpf_is_killed_at_any_step() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = prepared(&net, &net.config())?;
     nothing_leaks(&net, || {
@@ -185,7 +186,7 @@ fn no_inside_address_leaves_when_natbpf_is_killed_at_any_step() -> Result<()> {
 }
 
 #[test]
-fn no_inside_address_leaves_while_a_reload_adds_the_network_and_takes_it_away() -> Result<()> {
+fn l12_no_inside_address_leaves_while_a_reload_adds_the_network_and_takes_it_away() -> Result<()> {
     let net = Proxmox::with(&Options {
         inside: Inside::OnlyPorts,
         ..Options::default()
@@ -215,7 +216,7 @@ fn another_bridge(host: &Host) -> Result<()> {
 }
 
 #[test]
-fn no_inside_address_leaves_by_a_bridge_that_is_made_anew() -> Result<()> {
+fn l12_no_inside_address_leaves_by_a_bridge_that_is_made_anew() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
     nothing_leaks(&net, || {

@@ -83,7 +83,7 @@ fn uplink_problem(
             link.kind == Kind::Bridge || features.is_some_and(|features| !features.receives());
         let problem =
             format!("interface \"{interface}\" of uplink \"{name}\" takes no XDP program");
-        let remedy = "write mode = \"auto\" or \"tc\", or name a network card";
+        let remedy = "write mode = \"tc\" or mode = \"auto\", or name a network card";
         (uplink.needs_xdp && link.layer == Layer::Ethernet && has_no_xdp)
             .then(|| Problem::new(["uplink", name, "mode"], problem, remedy))
     })
