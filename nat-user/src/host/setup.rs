@@ -32,7 +32,7 @@ use ipnet::Ipv4Net;
 
 use super::change::{self, Change, Undone};
 use super::journal::Journal;
-use super::netlink::{Address, Link, Netlink};
+use super::netlink::{Address, Kind, Link, Netlink};
 use super::sysctl::Key;
 use crate::config::model::{Config, Forwarding, Mode, UplinkId};
 
@@ -485,8 +485,9 @@ impl Run<'_> {
         let has_it = addresses
             .iter()
             .any(|held| held.ifindex == link.index && held.net == network.address);
-        // Whoever made the interface gives it its address: he would find it taken.
-        if network.create || has_it {
+        // Whoever made a bridge gives it its address, and would find it taken.
+        let is_ours = network.create || link.kind != Kind::Bridge;
+        if is_ours || has_it {
             self.want(address, has_it, links);
         } else {
             self.report.awaited.push(format!(
@@ -504,7 +505,7 @@ impl Run<'_> {
                 "{name} was there before: its ports are left as they are"
             ));
         }
-        if network.create {
+        if is_ours {
             self.want_up(link, links);
         }
         Ok(())
