@@ -17,6 +17,7 @@ use nat_common::{
 use super::{
     memory::MemoryTables,
     packets::{At, GRE, answer, ends, ping, raw, request, udp},
+    policy::any,
     world::{C1, C2, C3, POOL, PUBLIC, S1A, S1B, S2, World},
 };
 
@@ -156,19 +157,7 @@ const KINDS: [Kind; 9] = [
 ];
 
 fn accept() -> Policy4 {
-    Policy4 {
-        source: Addr4([0; 4]),
-        source_mask: Addr4([0; 4]),
-        destination: Addr4([0; 4]),
-        destination_mask: Addr4([0; 4]),
-        first_port: 0,
-        last_port: u16::MAX,
-        protocol: 0,
-        action: action::ACCEPT,
-        reserved: 0,
-        rule: 11,
-        order: DEFAULTS,
-    }
+    any(action::ACCEPT, 11, DEFAULTS)
 }
 
 impl Kind {

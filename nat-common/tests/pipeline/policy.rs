@@ -32,7 +32,7 @@ const GATEWAY: Ip = [172, 22, 161, 254];
 const MANAGEMENT: Ip = [192, 168, 7, 7];
 
 /// What all that policies match: any address and port of any protocol.
-fn any(action: u8, rule: u32, order: u32) -> Policy4 {
+pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy4 {
     Policy4 {
         source: Addr4([0; 4]),
         source_mask: Addr4([0; 4]),

@@ -2,16 +2,16 @@
 //! guests, groups, exclusions, and what is left when policies are taken away.
 
 use nat_common::{
-    address::Addr4,
     counter::DropReason,
     parse::{TCP, UDP},
     pipeline::Verdict,
-    policy::{DEFAULTS, Policy4, action, side, side_of},
+    policy::{Policy4, side, side_of},
     rule::{Interface, interface_flags, role},
 };
 
 use super::{
     packets::{ACK, At, Ip, SYN, ends, error, fragments, request, tcp, udp},
+    policy::{accept, drop_by_default},
     world::{C1, C3, ELSEWHERE, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
 };
 
@@ -19,30 +19,9 @@ const LAN_SIDE: u16 = 1;
 const DMZ_SIDE: u16 = 2;
 const WAN_SIDE: u16 = side::UPLINKS | 1;
 const POLICY: u32 = 11;
-const DEFAULT: u32 = 13;
 const GATEWAY: Ip = [172, 22, 161, 254];
 const MANAGEMENT: Ip = [192, 168, 7, 7];
 const GROUP: Ip = [224, 0, 0, 251];
-
-fn any(action: u8, rule: u32, order: u32) -> Policy4 {
-    Policy4 {
-        source: Addr4([0; 4]),
-        source_mask: Addr4([0; 4]),
-        destination: Addr4([0; 4]),
-        destination_mask: Addr4([0; 4]),
-        first_port: 0,
-        last_port: u16::MAX,
-        protocol: 0,
-        action,
-        reserved: 0,
-        rule,
-        order,
-    }
-}
-
-fn accept() -> Policy4 {
-    any(action::ACCEPT, POLICY, 1)
-}
 
 fn accept_port(port: u16) -> Policy4 {
     Policy4 {
@@ -51,10 +30,6 @@ fn accept_port(port: u16) -> Policy4 {
         last_port: port,
         ..accept()
     }
-}
-
-fn drop_by_default() -> Policy4 {
-    any(action::DROP, DEFAULT, DEFAULTS)
 }
 
 /// Two closed networks.
