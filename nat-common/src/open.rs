@@ -56,6 +56,20 @@ pub(crate) enum Refusal {
     Final(DropReason),
 }
 
+/// How the external endpoint of a session was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Choice {
+    /// A forward leads from it to the guest.
+    Forwarded,
+    /// It is the guest's own, nobody's to claim.
+    Own,
+    /// The guest has it already for other remotes.
+    Mapped,
+    /// It is one of many that may do.
+    Candidate,
+}
+
 impl From<InsertError> for Refusal {
     fn from(error: InsertError) -> Self {
         match error {
@@ -864,59 +878,55 @@ fn with_external<A: Address, T: Tables<A>>(
     Ok(opening.request.record.source_endpoint())
 }
 
-/// Opens the session with the external endpoint by which a forward leads to the guest, else with
-/// the one that the guest's has already, else with a candidate.
+/// Opens the session with the external endpoint that is to be tried now. (Between the two steps nothing
+/// but the work area tells the verifier which one that is: it looks at the second step once.)
 #[inline(always)]
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
-    if opening.is_forwarded != 0 || !is_searched(opening.request.key.protocol, &opening.snat) {
-        return add_known(tables, opening);
+    choose_external(tables, opening)?;
+    settle(opening);
+    add_entries(tables, opening)
+}
+
+/// Chooses the external endpoint by which a forward leads to the guest, else the one that the guest's
+/// has already, else a candidate; takes the references to it that the session is to hold.
+#[inline(always)]
+fn choose_external<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    opening.held = 0;
+    let protocol = opening.request.key.protocol;
+    if opening.is_forwarded != 0 {
+        (opening.external, opening.choice) = (opening.forwarded, Choice::Forwarded);
+        return Ok(());
+    }
+    if !is_searched(protocol, &opening.snat) {
+        opening.external = Endpoint::new(opening.address, opening.request.key.source_port);
+        opening.choice = Choice::Own;
+        return Ok(());
     }
     let is_question = is_question(opening);
-    if !(is_question && opening.attempt > 0)
-        && let Some(external) = existing_mapping(tables, opening)?
-    {
-        return match open_held(tables, opening, external) {
-            Err(Refusal::PortTaken) if !is_question => Err(Refusal::Final(DropReason::RemoteInUse)),
-            result => result,
+    if !(is_question && opening.attempt > 0) && take_mapping(tables, opening)? {
+        opening.choice = match is_question {
+            true => Choice::Candidate,
+            false => Choice::Mapped,
         };
+        return take_permit(tables, opening);
     }
     let Some(port) = opening.search.candidate(opening.attempt) else {
         return Err(Refusal::Final(DropReason::PortsExhausted));
     };
-    let external = Endpoint::new(opening.address, port);
+    opening.external = Endpoint::new(opening.address, port);
+    opening.choice = Choice::Candidate;
     if is_question {
-        return ask(tables, opening, external);
+        return may_ask(tables, opening);
     }
-    claim(tables, opening, external)?;
-    open_held(tables, opening, external)
-}
-
-/// Opens the session with an external endpoint that is nobody's to claim: the guest's own one, or
-/// that by which a forward leads to it. If somebody else talks to this remote from the latter, it
-/// is as if there were no forward.
-#[inline(always)]
-fn add_known<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &mut Opening<A>,
-) -> Result<(), Refusal> {
-    let is_forwarded = opening.is_forwarded != 0;
-    let external = match is_forwarded {
-        true => opening.forwarded,
-        false => Endpoint::new(opening.address, opening.request.key.source_port),
-    };
-    match add_entries(tables, opening, external, 0) {
-        Err(Refusal::PortTaken) if is_forwarded => {
-            opening.is_forwarded = 0;
-            let rule = opening.snat.rule;
-            count_under(opening, rule);
-            Err(Refusal::Again)
-        }
-        Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::RemoteInUse)),
-        result => result,
-    }
+    claim(tables, opening)?;
+    opening.held = flags::HOLDS_PORT;
+    take_permit(tables, opening)
 }
 
 /// Finds the external endpoint by which a forward leads to the source of [`Opening::request`],
@@ -1016,74 +1026,88 @@ fn is_question<A: Address>(opening: &Opening<A>) -> bool {
         && opening.snat.mapping == rule::mapping::ENDPOINT_INDEPENDENT
 }
 
-/// Opens the session of a question without taking the port for it: only what answers it comes back by
-/// it, and that is found first. So questions to different servers use one port, and leave all of them
-/// to others. One that is another guest's is used where there is hardly any other.
+/// Whether the session of a question may use the candidate, without taking the port for it: only what
+/// answers it comes back by it, and that is found first. So questions to different servers use one port,
+/// and leave all of them to others. One that is another guest's is used where there is hardly any other.
 #[inline(never)]
-fn ask<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &mut Opening<A>,
-    external: Endpoint<A>,
-) -> Result<(), Refusal> {
-    let key = PortKey::new(external, opening.request.key.protocol);
+fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Result<(), Refusal> {
+    let key = PortKey::new(opening.external, opening.request.key.protocol);
     let is_anothers = opening.attempt < MAX_ATTEMPTS / 2 && tables.port(&key).is_some();
-    if is_anothers || is_reserved(tables, opening, external) {
+    if is_anothers || is_reserved(tables, opening) {
         return Err(Refusal::PortTaken);
     }
-    add_entries(tables, opening, external, 0)
+    Ok(())
 }
 
-/// Opens the session with an external endpoint to which a reference is held already, and gives
-/// that back if it does not succeed.
-#[inline(never)]
-fn open_held<A: Address, T: Tables<A>>(
+/// Takes a reference to the remote's permit where the rule wants one, else gives back the port.
+#[inline(always)]
+fn take_permit<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
-    external: Endpoint<A>,
 ) -> Result<(), Refusal> {
-    let protocol = opening.request.key.protocol;
-    let remote = opening.request.key.destination;
-    let permitted = if wants_permit(&opening.snat) {
-        let key = PermitKey::new(external, remote, protocol);
-        add_permit(tables, &key).map(|()| flags::HOLDS_PERMIT)
-    } else {
-        Ok(0)
-    };
-    let held = flags::HOLDS_PORT | permitted.unwrap_or(0);
-    let result = match permitted {
-        Ok(_) => add_entries(tables, opening, external, held),
-        Err(refusal) => Err(refusal),
-    };
-    if result.is_err() {
-        release(tables, protocol, external, remote, held);
+    if !wants_permit(&opening.snat) {
+        return Ok(());
+    }
+    let Opening {
+        request, external, ..
+    } = opening;
+    let key = PermitKey::new(*external, request.key.destination, request.key.protocol);
+    let result = add_permit(tables, &key);
+    match result {
+        Ok(()) => opening.held |= flags::HOLDS_PERMIT,
+        Err(_) => release_port(tables, request.key.protocol, *external),
     }
     result
 }
 
-/// Adds all entries of the session, with an external endpoint and the references that it holds.
+/// Adds all entries of the session with the external endpoint that was chosen, or gives back what it
+/// holds.
 #[inline(never)]
 fn add_entries<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
-    external: Endpoint<A>,
-    held: u8,
 ) -> Result<(), Refusal> {
-    let key = &opening.request.key;
-    if opening.request.record.flags & (flags::HOST | flags::HAIRPIN) == 0
-        && key.protocol == UDP
-        && external.port == dhcp::CLIENT
-        && key.destination_port == dhcp::SERVER
-    {
-        // What answers is the host's.
-        return Err(Refusal::PortTaken);
-    }
+    let external = opening.external;
     let record = &mut opening.request.record;
     record.source = external.address;
     record.source_port = external.port;
-    record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | held;
+    record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | opening.held;
     opening.answer.key = answer_key(&opening.request);
     settle(opening);
-    add_session(tables, opening)
+    opening.added = match is_answer_to_host(opening) {
+        true => Err(Refusal::PortTaken),
+        false => add_session(tables, opening),
+    };
+    settle(opening);
+    if opening.added.is_err() {
+        let key = &opening.request.key;
+        let (protocol, remote) = (key.protocol, key.destination);
+        release(tables, protocol, external, remote, opening.held);
+    }
+    match (opening.added, opening.choice) {
+        // Somebody else talks to this remote from there: it is as if there were no forward.
+        (Err(Refusal::PortTaken), Choice::Forwarded) => {
+            opening.is_forwarded = 0;
+            let rule = opening.snat.rule;
+            count_under(opening, rule);
+            Err(Refusal::Again)
+        }
+        (Err(Refusal::PortTaken), Choice::Own | Choice::Mapped) => {
+            Err(Refusal::Final(DropReason::RemoteInUse))
+        }
+        (added, _) => added,
+    }
+}
+
+/// Whether the host asks for its address by DHCP from the endpoint that was chosen: what answers is
+/// the host's.
+#[inline(always)]
+fn is_answer_to_host<A: Address>(opening: &Opening<A>) -> bool {
+    let key = &opening.request.key;
+    opening.request.record.flags & (flags::HOST | flags::HAIRPIN) == 0
+        && key.protocol == UDP
+        && opening.external.port == dhcp::CLIENT
+        && key.destination_port == dhcp::SERVER
 }
 
 /// Adds all entries of the session or none.
@@ -1122,19 +1146,21 @@ fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
         .offset_by(internal.mix().checked_rem(count).unwrap_or(0))
 }
 
-/// The external endpoint that the internal one has already, with a reference to it.
+/// Chooses the external endpoint that the internal one has already, with a reference to it; whether
+/// there is one.
 #[inline(never)]
-fn existing_mapping<A: Address, T: Tables<A>>(
+fn take_mapping<A: Address, T: Tables<A>>(
     tables: &T,
-    opening: &Opening<A>,
-) -> Result<Option<Endpoint<A>>, Refusal> {
+    opening: &mut Opening<A>,
+) -> Result<bool, Refusal> {
     if opening.snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT {
-        return Ok(None);
+        return Ok(false);
     }
     let Some(mapping) = tables.mapping(&mapping_key(opening)) else {
-        return Ok(None);
+        return Ok(false);
     };
     let external = Endpoint::new(mapping.address, mapping.port);
+    opening.external = external;
     let key = &opening.request.key;
     if tables.host_socket(key.protocol, key.destination_endpoint(), external)
         == HostSocket::Connected
@@ -1143,7 +1169,10 @@ fn existing_mapping<A: Address, T: Tables<A>>(
         return Err(Refusal::Final(DropReason::RemoteInUse));
     }
     match tables.port(&PortKey::new(external, key.protocol)) {
-        Some(owner) if owner.references.acquire() => Ok(Some(external)),
+        Some(owner) if owner.references.acquire() => {
+            opening.held = flags::HOLDS_PORT;
+            Ok(true)
+        }
         _ => Err(Refusal::Busy),
     }
 }
@@ -1161,20 +1190,17 @@ fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
     }
 }
 
-/// Claims an external endpoint with one reference.
+/// Claims the external endpoint that was chosen with one reference.
 #[inline(never)]
-fn claim<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &Opening<A>,
-    external: Endpoint<A>,
-) -> Result<(), Refusal> {
+fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Result<(), Refusal> {
     let Opening {
         request,
         origin,
         snat,
+        external,
         ..
     } = opening;
-    let key = PortKey::new(external, request.key.protocol);
+    let key = PortKey::new(*external, request.key.protocol);
     let is_shared = snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT;
     if let Some(owner) = tables.port(&key) {
         if is_shared && !owner.is_exclusive() && owner.references.acquire() {
@@ -1188,7 +1214,7 @@ fn claim<A: Address, T: Tables<A>>(
             false => Err(Refusal::PortTaken),
         };
     }
-    if is_reserved(tables, opening, external) {
+    if is_reserved(tables, opening) {
         return Err(Refusal::PortTaken);
     }
     let record = PortRecord {
@@ -1258,17 +1284,17 @@ fn add_exclusive_port<A: Address, T: Tables<A>>(
     }
 }
 
-/// Whether an external port is spoken for by a forward rule that names it, or by a socket of the host.
+/// Whether the external port that was chosen is spoken for by a forward rule that names it, or by a socket
+/// of the host.
 #[inline(always)]
-fn is_reserved<A: Address, T: Tables<A>>(
-    tables: &T,
-    opening: &Opening<A>,
-    external: Endpoint<A>,
-) -> bool {
+fn is_reserved<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
     let Opening {
-        request, origin, ..
+        request,
+        origin,
+        external,
+        ..
     } = opening;
-    let protocol = request.key.protocol;
+    let (protocol, external) = (request.key.protocol, *external);
     protocol != ICMP
         && (tables
             .forward(origin.generation, protocol, external)

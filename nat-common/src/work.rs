@@ -8,7 +8,7 @@ use crate::{
     address::{Address, Endpoint, Port},
     counter::DropReason,
     guest::GuestKey,
-    open::Origin,
+    open::{Choice, Origin, Refusal},
     parse::Parsed,
     policy::Judging,
     port::PortSearch,
@@ -63,6 +63,14 @@ pub struct Opening<A> {
     pub forwarded: Endpoint<A>,
     /// 1 if a forward leads to the guest.
     pub is_forwarded: u32,
+    /// The external source that is being tried.
+    pub external: Endpoint<A>,
+    /// How it was chosen.
+    pub(crate) choice: Choice,
+    /// The references to it that the session holds, as bits of [`crate::session::flags`].
+    pub held: u8,
+    /// Whether the entries with it were added.
+    pub(crate) added: Result<(), Refusal>,
     /// The external ports to try.
     pub search: PortSearch,
     /// How many external ports were taken so far.
@@ -113,6 +121,13 @@ impl<A: Address> Work<A> {
                 port: Port::ZERO,
             },
             is_forwarded: 0,
+            external: Endpoint {
+                address: A::UNSPECIFIED,
+                port: Port::ZERO,
+            },
+            choice: Choice::Own,
+            held: 0,
+            added: Ok(()),
             search: PortSearch::EMPTY,
             attempt: 0,
             looks: 0,
