@@ -43,6 +43,7 @@ fn init_log() {
     builder.init();
 }
 
-/// Libraries speak up only when something is wrong; the programs' messages come as debug and are
-/// there only with `--debug-packets`.
-const DEFAULT_LOG: &str = "warn,nat_user=info,nat_ebpf=trace";
+/// Libraries speak up only when something is wrong, but for one that complains of each message to
+/// somebody who no longer waits for it; the programs' messages come as debug and are there only with
+/// `--debug-packets`.
+const DEFAULT_LOG: &str = "warn,netlink_proto=off,nat_user=info,nat_ebpf=trace";

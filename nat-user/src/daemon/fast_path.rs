@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::{Duration, Instant},
 };
 
@@ -9,6 +10,10 @@ use anyhow::{Context as _, Result};
 use nat_common::{
     next_hop::{NextHopKey, NextHopRecord, flags},
     session::REFRESH_S,
+};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::sleep_until,
 };
 
 use super::policed::Bounds;
@@ -19,6 +24,7 @@ use crate::{
         netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu},
         next_hops::{NextHop, abandoned, next_hops},
         policing::Policing,
+        whereabouts::Whereabouts,
         xdp_features::{XdpFeatures, xdp_features},
     },
 };
@@ -61,8 +67,14 @@ impl Ends {
 pub(super) struct FastPath {
     next_hops: NextHops,
     policing: Policing,
+    links: Vec<Link>,
+    features: BTreeMap<u32, XdpFeatures>,
+    /// What was found at the last look.
+    found: Whereabouts,
+    /// What next hops were last computed from.
     neighbours: Vec<Neighbour>,
     route_mtus: Vec<RouteMtu>,
+    look: Look,
     cared: Instant,
 }
 
@@ -82,54 +94,84 @@ impl FastPath {
         Ok(Self {
             next_hops: NextHops::take_over(pins)?,
             policing: Policing::default(),
+            links: Vec::new(),
+            features: BTreeMap::new(),
+            found: Whereabouts::default(),
             neighbours: Vec::new(),
             route_mtus: Vec::new(),
+            look: Look::default(),
             cared: Instant::now(),
         })
     }
 
-    /// Looks at what is behind these interfaces and makes the next hops so.
+    /// Makes the next hops behind these interfaces right, as far as that shows without a look at
+    /// neighbours, which is asked for: see [`Self::looked`].
     pub(super) async fn follow(
         &mut self,
         netlink: &Netlink,
         ends: &Ends,
         cause: Cause,
     ) -> Result<()> {
-        let devices = ends.all();
-        // A neighbour that is read later than a bridge's table may be one that the table has not
-        // learned yet; the other way round it might be thought behind a port that it has left.
-        let mut neighbours = netlink.neighbours().await?;
-        neighbours.retain(|neighbour| devices.contains(&neighbour.device));
-        let fdb = netlink.fdb().await?;
-        let links = netlink.links().await?;
+        self.look.ask();
+        if cause == Cause::Neighbours {
+            return Ok(());
+        }
+        self.links = netlink.links().await?;
+        self.features = xdp_features().context("ask drivers for XDP")?;
+        self.policing = Policing::look(&self.links, &ends.all())?;
         if cause == Cause::Routes {
             self.route_mtus = netlink.route_mtus().await?;
         }
-        if cause != Cause::Neighbours {
-            self.policing = Policing::look(&links, &devices)?;
-        }
+        self.update(ends, cause)
+    }
+
+    /// Whether a look at neighbours is asked for: until it is made, nothing more needs to be heard.
+    pub(super) fn is_look_due(&self) -> bool {
+        self.look.is_wanted
+    }
+
+    /// Waits until a look at neighbours is due and made. Cancelling it loses nothing.
+    pub(super) async fn looked(&mut self, ends: &Ends) -> Result<()> {
+        let devices = ends.all();
+        let bridges = self.links.iter();
+        let bridges = bridges.filter(|link| link.kind == Kind::Bridge);
+        let bridges = bridges.map(|link| link.index).collect();
+        self.found = self.look.made(devices, bridges).await?;
+        Ok(())
+    }
+
+    /// Takes what was found into the next hops.
+    pub(super) fn take(&mut self, ends: &Ends) -> Result<()> {
+        let begun = Instant::now();
+        let result = self.update(ends, Cause::Neighbours);
+        self.look.rest_after(begun.elapsed());
+        result
+    }
+
+    fn update(&mut self, ends: &Ends, cause: Cause) -> Result<()> {
         let bounds = Bounds {
             policing: &self.policing,
-            links: &links,
+            links: &self.links,
             uplinks: &ends.uplinks,
         };
         let open = ends.open(&bounds);
-        let mut hops = next_hops(&links, &neighbours, &fdb, &self.route_mtus, &open);
+        let Whereabouts { neighbours, fdb } = &self.found;
+        let mut hops = next_hops(&self.links, neighbours, fdb, &self.route_mtus, &open);
         hops.retain(|hop| bounds.by_port(hop.port).is_none());
-        let features = xdp_features().context("ask drivers for XDP")?;
-        let wanted = records(&hops, &bounds, &features);
+        let wanted = records(&hops, &bounds, &self.features);
         let renewed = match cause {
             Cause::Routes => wanted.keys().copied().collect(),
-            Cause::Neighbours | Cause::Surroundings => abandoned(&self.neighbours, &neighbours)
+            Cause::Neighbours | Cause::Surroundings => abandoned(&self.neighbours, neighbours)
                 .into_iter()
                 .map(|(device, mac)| NextHopKey::new(device, mac))
                 .collect(),
         };
         let refused = self.next_hops.set(&wanted, &renewed)?;
-        if refused > 0 {
+        if refused != self.look.refused && refused > 0 {
             log::warn!("no room for {refused} next hops: their sessions go through the kernel");
         }
-        self.neighbours = neighbours;
+        self.look.refused = refused;
+        self.neighbours.clone_from(neighbours);
         Ok(())
     }
 
@@ -159,6 +201,73 @@ impl FastPath {
             }
         }
         Ok(())
+    }
+}
+
+/// When neighbours are looked at: in a thread of its own, and never for more than a tenth of the
+/// time. Guests decide how often there is something to look at, the host how many neighbours it
+/// has.
+#[derive(Default)]
+struct Look {
+    is_wanted: bool,
+    running: Option<JoinHandle<(io::Result<Whereabouts>, Duration)>>,
+    /// Not before.
+    rested: Option<Instant>,
+    /// How many next hops there was no room for.
+    refused: usize,
+}
+
+impl Look {
+    /// How many times as long as it takes nothing is looked at after a look.
+    const REST: u32 = 9;
+    const LONGEST_REST: Duration = Duration::from_secs(2);
+
+    fn ask(&mut self) {
+        self.is_wanted = true;
+    }
+
+    async fn made(
+        &mut self,
+        devices: BTreeSet<u32>,
+        bridges: BTreeSet<u32>,
+    ) -> Result<Whereabouts> {
+        if self.running.is_none() {
+            if !self.is_wanted {
+                return std::future::pending().await;
+            }
+            if let Some(rested) = self.rested {
+                sleep_until(rested.into()).await;
+            }
+            // What changes from now on is heard of.
+            self.is_wanted = false;
+            self.running = Some(spawn_blocking(move || {
+                let begun = Instant::now();
+                let found = Whereabouts::look(&devices, &bridges);
+                (found, begun.elapsed())
+            }));
+        }
+        let Some(running) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        let ended = running.await;
+        self.running = None;
+        let found = ended
+            .context("look at neighbours")
+            .and_then(|(found, taken)| {
+                self.rest_after(taken);
+                found.context("look at neighbours")
+            });
+        if found.is_err() {
+            self.is_wanted = true;
+            self.rest_after(Self::LONGEST_REST);
+        }
+        found
+    }
+
+    fn rest_after(&mut self, taken: Duration) {
+        let rest = (taken * Self::REST).min(Self::LONGEST_REST);
+        let rested = Instant::now() + rest;
+        self.rested = Some(self.rested.map_or(rested, |before| before.max(rested)));
     }
 }
 

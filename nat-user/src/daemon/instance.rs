@@ -205,10 +205,29 @@ impl Instance {
         Ok(self)
     }
 
-    /// Makes the next hops what the host's routes, neighbours, bridges and links are now.
+    /// Makes the next hops what the host's routes and links are now, and has neighbours and bridges
+    /// looked at, which nothing waits for.
     pub(super) async fn follow_next_hops(&mut self, cause: Cause) -> Result<()> {
         let ends = self.fast_ends();
         self.fast_path.follow(&self.netlink, &ends, cause).await
+    }
+
+    /// Whether neighbours are about to be looked at anyway.
+    pub(super) fn is_look_due(&self) -> bool {
+        self.fast_path.is_look_due()
+    }
+
+    /// Waits until neighbours were looked at, if there is something to look for. Cancelling it loses
+    /// nothing; then [`Self::take_neighbours`].
+    pub(super) async fn looked(&mut self) -> Result<()> {
+        let ends = self.fast_ends();
+        self.fast_path.looked(&ends).await
+    }
+
+    /// Makes the next hops what the look says.
+    pub(super) fn take_neighbours(&mut self) -> Result<()> {
+        let ends = self.fast_ends();
+        self.fast_path.take(&ends)
     }
 
     /// The interfaces between which the fast path runs.

@@ -143,6 +143,9 @@ impl Daemon {
     /// it gives the way back to who asked.
     async fn serve(&mut self) -> Option<Reply> {
         loop {
+            // One change is as good as a thousand, and guests make as many as they like.
+            self.events.hear_neighbours(!self.instance.is_look_due());
+            let claims_due = self.instance.claims_due();
             tokio::select! {
                 _ = self.signals.terminate.recv() => return None,
                 _ = self.signals.interrupt.recv() => return None,
@@ -165,8 +168,9 @@ impl Daemon {
                     }
                 },
                 event = self.events.next() => self.follow_host(event).await,
+                looked = self.instance.looked() => self.take_neighbours(looked),
                 () = until(self.refresh_at) => self.refresh().await,
-                () = until(self.instance.claims_due()) => self.care_for_claims(),
+                () = until(claims_due) => self.care_for_claims(),
                 _ = self.sweep.tick() => self.tick().await,
             }
         }
@@ -204,6 +208,12 @@ impl Daemon {
         }
         if event != Event::NeighbourChanged {
             self.refresh_within(SETTLE_TIME);
+        }
+    }
+
+    fn take_neighbours(&mut self, looked: Result<()>) {
+        if let Err(error) = looked.and_then(|()| self.instance.take_neighbours()) {
+            log::error!("following a change of neighbours: {error:#}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! overruns, which is no harm.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,7 +25,6 @@ const GROUPS: u32 = RTMGRP_LINK
     | RTMGRP_IPV4_IFADDR
     | RTMGRP_IPV4_ROUTE
     | RTMGRP_IPV4_RULE
-    | RTMGRP_NEIGH
     | RTMGRP_TC
     | IPV4_NETCONF;
 
@@ -50,6 +50,9 @@ const HEADER: usize = 16;
 /// Room for the headers of a datagram's messages, and for the bodies as well in most cases. What
 /// does not fit is cut off and not missed.
 const DATAGRAM: usize = 16 << 10;
+
+/// How many messages about neighbours are read at a time: guests decide how many there are.
+const NEIGHBOURS_AT_ONCE: usize = 256;
 
 /// How long to wait after an error that cannot happen, so as not to turn in a tight loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -83,13 +86,16 @@ pub struct Events {
     subscriptions: Vec<Subscription>,
     datagram: Vec<u8>,
     pending: Pending,
+    hears_neighbours: bool,
 }
 
 /// Who tells of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// rtnetlink(7).
+    /// rtnetlink(7), of all but neighbours.
     Route,
+    /// rtnetlink(7), of neighbours. Apart, so that no number of them makes others be lost.
+    Neighbours,
     /// The generic family `netdev`.
     Drivers,
     /// nftables.
@@ -121,11 +127,14 @@ impl Events {
     /// # Errors
     /// When the kernel gives no netlink socket.
     pub fn subscribe() -> Result<Self> {
-        let route = open().context("subscribe to changes of the host")?;
-        let mut subscriptions = vec![Subscription {
-            source: Source::Route,
-            socket: route,
-        }];
+        let mut subscriptions = Vec::new();
+        for (source, groups) in [(Source::Route, GROUPS), (Source::Neighbours, RTMGRP_NEIGH)] {
+            let socket = open(groups).context("subscribe to changes of the host")?;
+            if source == Source::Neighbours {
+                ignore_ipv6(socket.get_ref()).context("choose messages about neighbours")?;
+            }
+            subscriptions.push(Subscription { source, socket });
+        }
         // Kernels may have neither: then there is nothing to be told of, or it is looked for now and then.
         for (source, socket) in [
             (Source::Drivers, xdp_features::subscribe()),
@@ -142,7 +151,14 @@ impl Events {
             subscriptions,
             datagram: Vec::with_capacity(DATAGRAM),
             pending: Pending::default(),
+            hears_neighbours: true,
         })
+    }
+
+    /// Whether [`Self::next`] tells of neighbours. Of what changes meanwhile it tells once it does
+    /// again.
+    pub fn hear_neighbours(&mut self, hears: bool) {
+        self.hears_neighbours = hears;
     }
 
     /// Waits for a change. Changes of one kind since the last call are one event. What others
@@ -168,7 +184,9 @@ impl Events {
 
     /// Waits until a socket has something to read.
     async fn readable(&self) -> io::Result<()> {
-        let sockets = self.subscriptions.iter().map(|one| &one.socket);
+        let sockets = self.subscriptions.iter();
+        let heard = sockets.filter(|one| self.hears_neighbours || !one.is_of_neighbours());
+        let sockets = heard.map(|one| &one.socket);
         let any = select_all(sockets.map(|socket| Box::pin(socket.readable())));
         any.await.0?.retain_ready();
         Ok(())
@@ -180,9 +198,16 @@ impl Events {
             subscriptions,
             datagram,
             pending,
+            hears_neighbours,
         } = self;
-        for Subscription { source, socket } in subscriptions {
-            loop {
+        for one in subscriptions {
+            let most = match one.is_of_neighbours() {
+                true if *hears_neighbours => NEIGHBOURS_AT_ONCE,
+                true => 0,
+                false => usize::MAX,
+            };
+            let Subscription { source, socket } = one;
+            for _ in 0..most {
                 datagram.clear();
                 let received = socket.try_io(tokio::io::Interest::READABLE, |socket| {
                     socket.recv(datagram, 0)
@@ -202,6 +227,12 @@ impl Events {
     }
 }
 
+impl Subscription {
+    fn is_of_neighbours(&self) -> bool {
+        self.source == Source::Neighbours
+    }
+}
+
 impl Pending {
     /// Takes note of the messages of a datagram (RFC 3549 section 2.2: each begins with its
     /// length and its type, and the next begins on a multiple of four).
@@ -211,7 +242,7 @@ impl Pending {
             let [l0, l1, l2, l3, t0, t1] = *header;
             let kind = u16::from_ne_bytes([t0, t1]);
             match source {
-                Source::Route => self.note_route(kind, rest),
+                Source::Route | Source::Neighbours => self.note_route(kind, rest),
                 Source::Drivers => self.links |= xdp_features::is_change(rest),
                 Source::Nftables => self.policing |= is_policing(kind, rest),
             }
@@ -245,6 +276,7 @@ impl Pending {
     fn lose(&mut self, source: Source) {
         match source {
             Source::Route => self.overrun = true,
+            Source::Neighbours => self.neighbours = true,
             Source::Drivers => self.links = true,
             Source::Nftables => self.policing = true,
         }
@@ -290,10 +322,56 @@ fn is_policing(kind: u16, message: &[u8]) -> bool {
         && family.is_none_or(|family| NFTABLES_FAMILIES.contains(family))
 }
 
-fn open() -> io::Result<AsyncFd<Socket>> {
+fn open(groups: u32) -> io::Result<AsyncFd<Socket>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, GROUPS))?;
+    socket.bind(&SocketAddr::new(0, groups))?;
     register(socket)
+}
+
+/// Has the kernel keep messages of IPv6 back, whose neighbours cannot be subscribed to apart (socket
+/// filters of classic BPF, `linux/filter.h`).
+fn ignore_ipv6(socket: &Socket) -> io::Result<()> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        instruction(
+            libc::BPF_LD | libc::BPF_B | libc::BPF_ABS,
+            0,
+            0,
+            HEADER as u32,
+        ),
+        instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            libc::AF_INET6 as u32,
+        ),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the option's value is a `sock_fprog` of that length, whose program outlives the call;
+    // the kernel copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn open_nftables() -> io::Result<Socket> {
@@ -505,6 +583,47 @@ mod tests {
             assert_eq!(next(&mut events).await, Event::NeighbourChanged);
             ip("neigh change fd00::7 lladdr 02:00:00:00:00:08 dev uplink");
             nothing_more(&mut events).await;
+        });
+    }
+
+    #[test]
+    fn a_storm_of_neighbours_hides_nothing_else_and_is_a_few_events() {
+        in_namespace(async || {
+            without_ipv6();
+            ip("link add vmbr1 type bridge");
+            ip("link add name tap1 type veth peer name guest1");
+            ip("link set tap1 master vmbr1 up");
+            ip("link set guest1 up");
+            ip("link set vmbr1 up");
+            let mut events = Events::subscribe().unwrap();
+            quiet(&mut events).await;
+            let batch = tempfile::NamedTempFile::new().unwrap();
+            let lines: String = (0..4096_u32)
+                .map(|number| {
+                    let [_, _, a, b] = number.to_be_bytes();
+                    format!("fdb add 06:00:00:00:{a:02x}:{b:02x} dev tap1 master dynamic\n")
+                })
+                .collect();
+            std::fs::write(batch.path(), lines).unwrap();
+            events.hear_neighbours(false);
+            bridge(&format!("-batch {}", batch.path().display()));
+            ip("addr add 172.22.161.1/24 dev vmbr1");
+            loop {
+                match next(&mut events).await {
+                    // Carriers come in their own time.
+                    Event::LinkChanged | Event::RouteChanged => {}
+                    event => break assert_eq!(event, Event::AddressChanged),
+                }
+            }
+            quiet(&mut events).await;
+            events.hear_neighbours(true);
+            let mut told = 0;
+            let patience = Duration::from_millis(300);
+            while let Ok(event) = tokio::time::timeout(patience, events.next()).await {
+                assert_eq!(event, Event::NeighbourChanged);
+                told += 1;
+            }
+            assert!((1..64).contains(&told), "4096 changes are {told} events");
         });
     }
 

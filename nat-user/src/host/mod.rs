@@ -4,7 +4,8 @@
 //! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
 //! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
 //! makes the difference, [`ports`] attaches single guests; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
-//! [`next_hops`] computes from what the kernel tells which way packets leave, [`policing`] says what
+//! [`whereabouts`] asks the kernel where neighbours are, [`next_hops`] computes from that which way
+//! packets leave, [`policing`] says what
 //! the fast path must not go past. [`conflicts`] says what of
 //! others is in the way, and changes none of it. [`grace`] makes attaching many programs quick.
 //!
@@ -25,6 +26,7 @@ pub mod ports;
 pub mod routing;
 pub mod setup;
 pub mod sysctl;
+pub mod whereabouts;
 pub mod xdp_features;
 
 #[cfg(test)]

@@ -41,6 +41,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// People number groups from 0 on.
 const LEAST_GROUP: u32 = 0x6e62_0000;
 
+/// How many addresses a bridge may learn: some hundred times as many as a host has guests, and few
+/// enough that a guest which makes them up costs the host 2 MiB.
+const MOST_LEARNED: u32 = 16_384;
+
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection to the kernel for requests.
@@ -288,6 +292,8 @@ impl Netlink {
         let message = LinkMessageBuilder::<LinkBridge>::new(name)
             .stp_state(BridgeStpState::Disabled)
             .forward_delay(0)
+            // (Kernels before Linux 6.7 pass over it.)
+            .fdb_max_learned(MOST_LEARNED)
             .address(mac.to_vec())
             .build();
         let request = self.handle.link().add(message).execute();

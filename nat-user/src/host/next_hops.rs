@@ -67,20 +67,9 @@ pub fn abandoned(before: &[Neighbour], after: &[Neighbour]) -> BTreeSet<(u32, [u
 /// The host, ready to be asked.
 struct Host<'a> {
     links: BTreeMap<u32, &'a Link>,
-    /// By bridge and Ethernet address.
-    ports: BTreeMap<(u32, [u8; 6]), Port>,
+    /// By bridge and Ethernet address, the port's index.
+    ports: BTreeMap<(u32, [u8; 6]), u32>,
     route_mtus: &'a [RouteMtu],
-}
-
-/// What a forwarding database says of an Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    /// It is behind this port, by index.
-    At(u32),
-    /// It is known for frames of some VLAN alone, behind this port.
-    OfVlan(u32),
-    /// It is the host's own, or behind more than one port.
-    Unclear,
 }
 
 impl Host<'_> {
@@ -106,10 +95,7 @@ impl Host<'_> {
 
     /// The port by which a bridge would send a frame of its host's.
     fn bridge_port(&self, bridge: &Link, mac: [u8; 6]) -> Option<&Link> {
-        let Port::At(index) = *self.ports.get(&(bridge.index, mac))? else {
-            return None;
-        };
-        let port = self.carrying(index)?;
+        let port = self.carrying(*self.ports.get(&(bridge.index, mac))?)?;
         let is_plain = port.port?.is_plain();
         let is_ours = port.master == Some(bridge.index);
         // A bridge with a queue has been given one on purpose: frames are not sent past it.
@@ -123,39 +109,16 @@ impl Host<'_> {
     }
 }
 
-fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), Port> {
-    let mut ports = BTreeMap::new();
-    for entry in fdb {
-        let new = match (entry.local, entry.vlan) {
-            (true, _) => Port::Unclear,
-            (false, None) => Port::At(entry.port),
-            (false, Some(_)) => Port::OfVlan(entry.port),
-        };
-        ports
-            .entry((entry.bridge, entry.mac))
-            .and_modify(|known: &mut Port| *known = known.with(new))
-            .or_insert(new);
-    }
-    ports
-}
-
-impl Port {
-    /// What two entries say together.
-    fn with(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::OfVlan(one), Self::OfVlan(two)) if one == two => Self::OfVlan(one),
-            (Self::At(one) | Self::OfVlan(one), Self::At(two) | Self::OfVlan(two))
-                if one == two =>
-            {
-                Self::At(one)
-            }
-            _ => Self::Unclear,
-        }
-    }
+/// What is the host's own is behind no port.
+fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), u32> {
+    let behind_ports = fdb.iter().filter(|entry| !entry.local);
+    behind_ports
+        .map(|entry| ((entry.bridge, entry.mac), entry.port))
+        .collect()
 }
 
 /// The Ethernet address to which the kernel would send now.
-fn usable_mac(neighbour: &Neighbour) -> Option<[u8; 6]> {
+pub(super) fn usable_mac(neighbour: &Neighbour) -> Option<[u8; 6]> {
     let is_usable = matches!(
         neighbour.state,
         NeighbourState::Permanent

@@ -35,33 +35,11 @@ pub struct FdbEntry {
     pub port: u32,
     /// The Ethernet address.
     pub mac: [u8; 6],
-    /// The VLAN, for frames of which alone the entry stands. A bridge that does not filter VLANs
-    /// heeds only entries without one.
-    pub vlan: Option<u16>,
     /// Whether the bridge takes frames to this address for the host itself.
     pub local: bool,
 }
 
 impl Netlink {
-    /// All neighbours of all interfaces by IPv4, in whatever state.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn neighbours(&self) -> Result<Vec<Neighbour>, RequestError> {
-        let messages = (self.neighbour_messages("list neighbours", AddressFamily::Inet)).await?;
-        Ok(messages.iter().filter_map(Neighbour::parse).collect())
-    }
-
-    /// The forwarding databases of all bridges.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, RequestError> {
-        let request = "list forwarding databases";
-        let messages = (self.neighbour_messages(request, AddressFamily::Bridge)).await?;
-        Ok(messages.iter().filter_map(FdbEntry::parse).collect())
-    }
-
     /// The addresses for which the host answers ARP in the place of their holder, each with the index
     /// of the interface.
     ///
@@ -112,18 +90,6 @@ impl Netlink {
         let request = self.handle.neighbours().del(message).execute();
         let what = format!("answer ARP for {address} on {} no more", link.name);
         Ok(present(answer(&what, request).await)?.is_some())
-    }
-
-    async fn neighbour_messages(
-        &self,
-        request: &str,
-        family: AddressFamily,
-    ) -> Result<Vec<NeighbourMessage>, RequestError> {
-        let start = || {
-            let neighbours = self.handle.neighbours().get();
-            neighbours.set_address_family(family).execute()
-        };
-        self.list(request, start).await
     }
 
     /// Has the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
@@ -194,7 +160,7 @@ impl Netlink {
 }
 
 impl Neighbour {
-    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
+    pub(in crate::host) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
             .iter()
@@ -214,21 +180,17 @@ impl Neighbour {
 impl FdbEntry {
     /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
     /// its peers) name no bridge and are none.
-    pub(super) fn parse(message: &NeighbourMessage) -> Option<Self> {
-        let (mut bridge, mut vlan) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Controller(index) => bridge = Some(*index),
-                NeighbourAttribute::Vlan(number) => vlan = Some(*number),
-                _ => {}
-            }
-        }
+    pub(in crate::host) fn parse(message: &NeighbourMessage) -> Option<Self> {
+        let mut attributes = message.attributes.iter();
+        let bridge = attributes.find_map(|attribute| match attribute {
+            NeighbourAttribute::Controller(index) => Some(*index),
+            _ => None,
+        });
         let is_own = message.header.flags.contains(NeighbourFlags::Own);
         Some(Self {
             bridge: bridge.filter(|_| !is_own)?,
             port: message.header.ifindex,
             mac: mac(message)?,
-            vlan,
             local: message.header.state == NeighbourState::Permanent,
         })
     }

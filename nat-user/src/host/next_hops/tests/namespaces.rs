@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::host::netlink::Netlink;
 use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
+use crate::host::whereabouts::Whereabouts;
 
 const GUEST_MOVED: [u8; 6] = [2, 0, 0, 0, 1, 11];
 
@@ -42,11 +43,17 @@ impl Host {
         }
     }
 
+    fn whereabouts(&self) -> Whereabouts {
+        let bridge = BTreeSet::from([self.bridge.index]);
+        Whereabouts::look(&bridge, &bridge).unwrap()
+    }
+
     async fn next_hops(&self) -> Vec<NextHop> {
+        let Whereabouts { neighbours, fdb } = self.whereabouts();
         let hops = next_hops(
             &self.netlink.links().await.unwrap(),
-            &self.netlink.neighbours().await.unwrap(),
-            &self.netlink.fdb().await.unwrap(),
+            &neighbours,
+            &fdb,
             &self.netlink.route_mtus().await.unwrap(),
             &BTreeSet::from([self.bridge.index]),
         );
@@ -117,10 +124,10 @@ fn a_guest_with_another_mac_is_another_next_hop() {
     in_namespace(async || {
         let host = Host::new().await;
         host.assert_next_hops(&[host.by_tap1()]).await;
-        let before = host.netlink.neighbours().await.unwrap();
+        let before = host.whereabouts().neighbours;
         ip("neigh change 172.22.161.10 dev vmbr1 lladdr 02:00:00:00:01:0b nud permanent");
         host.assert_next_hops(&[]).await;
-        let after = host.netlink.neighbours().await.unwrap();
+        let after = host.whereabouts().neighbours;
         assert_eq!(
             abandoned(&before, &after),
             BTreeSet::from([(host.bridge.index, GUEST)])

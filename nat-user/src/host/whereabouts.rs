@@ -1,0 +1,260 @@
+//! Where neighbours are: their Ethernet addresses, and the ports behind which bridges have these.
+//!
+//! Guests decide how much a bridge learns. So its forwarding database is never listed: the kernel is
+//! asked for one address at a time, and only for those that neighbours have. How many neighbours
+//! there are the host decides (`net.ipv4.neigh.default.gc_thresh3`).
+//!
+//! [`Whereabouts::look`] blocks: call it where nothing waits for it.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_core::{
+    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, Parseable as _,
+};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::netlink::{FdbEntry, Neighbour};
+use super::next_hops::usable_mac;
+use super::xdp_features::read_messages;
+
+/// Length of a netlink message's header in bytes.
+const HEADER: usize = 16;
+/// The longest datagram of a list that the kernel makes.
+const DATAGRAM: usize = 32 << 10;
+
+/// What the kernel knew at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The neighbours behind the devices that were asked for, in whatever state.
+    pub neighbours: Vec<Neighbour>,
+    /// Behind which ports bridges have the Ethernet addresses of these.
+    pub fdb: Vec<FdbEntry>,
+}
+
+impl Whereabouts {
+    /// Asks for the neighbours of these devices, of which some are bridges, by index.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn look(devices: &BTreeSet<u32>, bridges: &BTreeSet<u32>) -> io::Result<Self> {
+        let mut kernel = Kernel::new()?;
+        // A neighbour that is read later than a bridge's table may be one that the table has not
+        // learned yet; the other way round it might be thought behind a port that it has left.
+        let mut neighbours = kernel.neighbours()?;
+        neighbours.retain(|neighbour| devices.contains(&neighbour.device));
+        let on_bridges = neighbours.iter().filter_map(|neighbour| {
+            let is_on_bridge = bridges.contains(&neighbour.device);
+            let mac = usable_mac(neighbour).filter(|_| is_on_bridge)?;
+            Some((neighbour.device, mac))
+        });
+        let wanted: BTreeSet<(u32, [u8; 6])> = on_bridges.collect();
+        let mut fdb = Vec::with_capacity(wanted.len());
+        for (bridge, mac) in wanted {
+            fdb.extend(kernel.fdb_entry(bridge, mac)?);
+        }
+        Ok(Self { neighbours, fdb })
+    }
+}
+
+/// A socket for requests.
+struct Kernel {
+    socket: Socket,
+    datagram: Vec<u8>,
+}
+
+impl Kernel {
+    fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            datagram: Vec::with_capacity(DATAGRAM),
+        })
+    }
+
+    fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let mut found = Vec::new();
+        self.ask(&request, NLM_F_DUMP, |message| {
+            found.extend(Neighbour::parse(message));
+        })?;
+        Ok(found)
+    }
+
+    /// What a bridge that tells no VLANs apart has about an address (`br_fdb_get()` in
+    /// `net/bridge/br_fdb.c`).
+    fn fdb_entry(&mut self, bridge: u32, mac: [u8; 6]) -> io::Result<Option<FdbEntry>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        request.attributes = vec![
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+            NeighbourAttribute::Controller(bridge),
+        ];
+        let mut found = None;
+        let asked = self.ask(&request, 0, |message| found = FdbEntry::parse(message));
+        match asked {
+            Err(error) if is_unknown(&error) => Ok(None),
+            result => result.map(|()| found),
+        }
+    }
+
+    /// Sends a request and takes each message of the answer.
+    fn ask(
+        &mut self,
+        request: &NeighbourMessage,
+        flags: u16,
+        mut take: impl FnMut(&NeighbourMessage),
+    ) -> io::Result<()> {
+        let length = HEADER + request.buffer_len();
+        let mut header = NetlinkHeader::default();
+        header.length = length as u32;
+        header.message_type = libc::RTM_GETNEIGH;
+        header.flags = NLM_F_REQUEST | flags;
+        let mut bytes = vec![0; length];
+        header.emit(&mut bytes);
+        request.emit(&mut bytes[HEADER..]);
+        self.socket.send(&bytes, 0)?;
+        let mut take = |body: &[u8]| {
+            if let Ok(message) = NeighbourMessage::parse(body) {
+                take(&message);
+            }
+        };
+        loop {
+            self.datagram.clear();
+            self.socket.recv(&mut self.datagram, 0)?;
+            if read_messages(&self.datagram, &mut take)? || flags & NLM_F_DUMP == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Whether the kernel has no such entry, or no such bridge any more.
+fn is_unknown(error: &io::Error) -> bool {
+    let unknown = [libc::ENOENT, libc::ENODEV, libc::EINVAL, libc::EOPNOTSUPP];
+    error
+        .raw_os_error()
+        .is_some_and(|code| unknown.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::host::netlink::NeighbourState;
+    use crate::host::testing::{bridge, in_namespace, ip, without_ipv6};
+    use nix::net::if_::if_nametoindex;
+
+    const MAC: [u8; 6] = [2, 0x12, 0x34, 0x56, 0x78, 0x9a];
+
+    fn look(device: &str, is_bridge: bool) -> Whereabouts {
+        let devices = BTreeSet::from([if_nametoindex(device).unwrap()]);
+        let bridges = if is_bridge {
+            devices.clone()
+        } else {
+            BTreeSet::new()
+        };
+        Whereabouts::look(&devices, &bridges).unwrap()
+    }
+
+    #[test]
+    fn neighbours_are_found_in_every_state() {
+        in_namespace(async || {
+            without_ipv6();
+            ip("link add name uplink type veth peer name isp");
+            ip("link set uplink up");
+            ip("link set isp up");
+            ip("addr add 198.51.100.2/24 dev uplink");
+            for (host, state) in [
+                (1, NeighbourState::Permanent),
+                (3, NeighbourState::Noarp),
+                (4, NeighbourState::Reachable),
+                (5, NeighbourState::Stale),
+                (6, NeighbourState::Failed),
+            ] {
+                let address = format!("198.51.100.{host}");
+                ip(&format!(
+                    "neigh add {address} dev uplink lladdr 02:12:34:56:78:9a nud {state}"
+                ));
+                let expected = Neighbour {
+                    device: if_nametoindex("uplink").unwrap(),
+                    address: address.parse().unwrap(),
+                    mac: (state != NeighbourState::Failed).then_some(MAC),
+                    state,
+                };
+                let found = look("uplink", false).neighbours;
+                assert!(
+                    found.contains(&expected),
+                    "{expected:?} is not in {found:?}"
+                );
+            }
+            assert_eq!(look("isp", false), Whereabouts::default());
+        });
+    }
+
+    /// A bridge with a port, and a neighbour behind it.
+    fn bridge_with_neighbour() {
+        without_ipv6();
+        ip("link add vmbr1 type bridge");
+        ip("link add name tap1 type veth peer name guest1");
+        ip("link set tap1 master vmbr1 up");
+        ip("link set guest1 up");
+        ip("link set vmbr1 up");
+        ip("addr add 172.22.161.254/24 dev vmbr1");
+        ip("neigh add 172.22.161.10 dev vmbr1 nud permanent lladdr 02:12:34:56:78:9a");
+    }
+
+    #[test]
+    fn a_bridge_is_asked_for_the_ports_of_neighbours_alone() {
+        in_namespace(async || {
+            bridge_with_neighbour();
+            assert_eq!(look("vmbr1", true).fdb, []);
+            bridge("fdb add 02:12:34:56:78:9a dev tap1 master static");
+            bridge("fdb add 02:00:00:00:00:07 dev tap1 master static");
+            let expected = FdbEntry {
+                bridge: if_nametoindex("vmbr1").unwrap(),
+                port: if_nametoindex("tap1").unwrap(),
+                mac: MAC,
+                local: false,
+            };
+            assert_eq!(look("vmbr1", true).fdb, [expected]);
+            assert_eq!(look("vmbr1", false).fdb, []);
+            bridge("fdb replace 02:12:34:56:78:9a dev tap1 master local");
+            assert!(look("vmbr1", true).fdb.iter().all(|entry| entry.local));
+        });
+    }
+
+    #[test]
+    fn a_table_full_of_strangers_costs_no_time() {
+        in_namespace(async || {
+            bridge_with_neighbour();
+            let batch = tempfile::NamedTempFile::new().unwrap();
+            let lines: String = (0..60_000_u32)
+                .map(|number| {
+                    let [_, a, b, c] = number.to_be_bytes();
+                    format!("fdb add 06:00:00:{a:02x}:{b:02x}:{c:02x} dev tap1 master dynamic\n")
+                })
+                .collect();
+            std::fs::write(batch.path(), lines).unwrap();
+            bridge(&format!("-batch {}", batch.path().display()));
+            let begun = Instant::now();
+            for _ in 0..20 {
+                let found = look("vmbr1", true);
+                assert!(
+                    found.neighbours.len() < 5 && found.fdb.is_empty(),
+                    "{found:?}"
+                );
+            }
+            // To list the table once takes longer than this.
+            let taken = begun.elapsed() / 20;
+            assert!(taken.as_millis() < 20, "{taken:?}");
+        });
+    }
+}
