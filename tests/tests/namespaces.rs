@@ -31,6 +31,7 @@ mod namespaces {
     mod recipes;
     mod refresh;
     mod routes;
+    mod routing;
     mod rules;
     mod scenarios;
     mod security;
