@@ -158,6 +158,31 @@ fn x3_a_guest_with_all_its_sessions_is_refused_and_others_are_not() -> Result<()
     Ok(())
 }
 
+/// The host is no guest: what it asks itself is not limited.
+#[test]
+fn x3_the_host_pings_as_often_as_it_likes() -> Result<()> {
+    let net = Proxmox::new()?;
+    let limits = "[limits]\nsessions_per_guest = 1\nports_per_guest = 1\n";
+    let nat = net.natbpf(&format!("{}\n{limits}", net.config()))?;
+    let (_service, to) = service(&net)?;
+    let cli = Proxmox::CLI.to_string();
+    for identifier in ["-e71", "-e72", "-e73"] {
+        net.host
+            .check(["ping", "-n", "-c1", "-W2", identifier, &cli])?;
+    }
+    // Each is noted: a guest that asks with the same identifier gets another.
+    let outside = net.cli.capture("eth0")?;
+    net.vm2.check(["ping", "-n", "-c1", "-W2", "-e73", &cli])?;
+    let (_, request) = outside.wait_for(|_, packet| packet.icmp() == Some((8, 0)))?;
+    let identifier = [request.bytes[24], request.bytes[25]];
+    ensure!(identifier != 73_u16.to_be_bytes(), "the host's: {request}");
+    let (fate, _socket) = ask(&net.vm1, to)?;
+    ensure!(fate == Fate::Answered, "{fate:?}");
+    let counted = drops(&nat, "guest_sessions")? + drops(&nat, "guest_ports")?;
+    ensure!(counted == 0, "{counted} refused");
+    Ok(())
+}
+
 #[test]
 fn x3_a_guest_with_all_its_ports_is_refused_and_others_are_not() -> Result<()> {
     let net = Proxmox::new()?;

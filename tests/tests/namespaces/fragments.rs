@@ -1,6 +1,6 @@
 //! Fragments in any order: F1 to F8.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -92,6 +92,25 @@ fn f1_fragments_in_order_arrive() -> Result<()> {
     let net = Proxmox::new()?;
     let _nat = net.natbpf(&net.config())?;
     all_ways(&net, 100, 2500, |_| ())
+}
+
+/// As the kernels at both ends cut it and put it together again.
+#[test]
+fn f1_the_longest_datagram_arrives_and_so_does_its_answer() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _nat = net.natbpf(&net.config())?;
+    let longest = payload(65_507);
+    let guest = net.vm1.udp("0.0.0.0:5000")?;
+    let server = net.cli.udp("0.0.0.0:7000")?;
+    guest.send_to(&longest, at(Proxmox::CLI, 7000))?;
+    let mut buffer = vec![0; 65_536];
+    let (length, from) = server.recv_from(&mut buffer).context("from the guest")?;
+    ensure!(buffer[..length] == longest, "{length} other bytes");
+    server.send_to(&longest, from)?;
+    receive(&guest, &longest).context("the answer")?;
+    let forwarded = net.vm2.udp("0.0.0.0:10500")?;
+    server.send_to(&longest, at(Proxmox::PUBLIC, 10500))?;
+    receive(&forwarded, &longest).context("by a forward")
 }
 
 #[test]
@@ -240,6 +259,46 @@ fn f7_the_same_identification_from_two_guests_is_not_mixed() -> Result<()> {
     let mut expected = vec![first, second];
     expected.sort();
     ensure!(received == expected, "mixed");
+    Ok(())
+}
+
+/// Guests of two networks number their packets without knowing of each other, and leave by one address.
+#[test]
+fn f7_the_same_identification_from_two_networks_is_not_mixed() -> Result<()> {
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 7);
+    let net = Proxmox::new()?;
+    let other = net.lab().host("other")?;
+    net.lab().veth((&net.host, "dmz0"), (&other, "eth0"))?;
+    other.ip("address add 10.50.0.7/24 dev eth0\nroute add default via 10.50.0.1")?;
+    let dmz = "[network.dmz]\ninterface = \"dmz0\"\naddress = \"10.50.0.1/24\"\n\n\
+               [[snat]]\nname = \"dmz-out\"\nnetwork = \"dmz\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
+    let _nat = net.natbpf(&format!("{}\n{dmz}", net.config()))?;
+    let server = net.cli.udp("0.0.0.0:7000")?;
+    let cut = |from, payload: &[u8]| -> Result<Vec<Vec<u8>>> {
+        let packet = Ip::new(from, Proxmox::CLI).udp(5000, 7000, payload)?;
+        fragments(&packet, 7, SIZE)
+    };
+    let sent = [payload(2500), vec![0x5a; 2500]];
+    let firsts = cut(Proxmox::VM1, &sent[0])?;
+    let seconds = cut(OTHER, &sent[1])?;
+    for (one, another) in firsts.iter().zip(&seconds) {
+        net.inject_from_guest(&net.vm1, one)?;
+        let frame = [
+            &net.host.mac("dmz0")?[..],
+            &other.mac("eth0")?,
+            &[8, 0],
+            another,
+        ]
+        .concat();
+        other.inject("eth0", &frame)?;
+    }
+    let mut buffer = vec![0; 65_536];
+    let mut received = Vec::new();
+    for _ in &sent {
+        let (length, _) = server.recv_from(&mut buffer).context("nothing arrived")?;
+        received.push(buffer[..length].to_vec());
+    }
+    ensure!(sent.iter().all(|one| received.contains(one)), "mixed");
     Ok(())
 }
 

@@ -240,6 +240,26 @@ fn what_is_not_accepted_goes_nowhere() -> Result<()> {
     Ok(())
 }
 
+/// Whom an address is given to says nothing about who may use it: neither outside nor inside.
+#[test]
+fn an_address_of_a_closed_networks_guest_opens_nothing() -> Result<()> {
+    const OWN: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 78);
+    let world = World::new()?;
+    let World { net, db, .. } = &world;
+    let nat = format!(
+        "\n[[nat]]\nname = \"own\"\nuplink = \"wan\"\naddress = \"{OWN}\"\nto = \"{}\"\n",
+        Proxmox::VM2
+    );
+    let natbpf = world.net.natbpf(&(world.config("") + &nat))?;
+    let server = net.vm2.udp("0.0.0.0:54")?;
+    for client in [&net.cli, &net.vm1, db] {
+        unheard(client, (OWN, 54), &server)?;
+    }
+    let drops = natbpf.stats()?["drops"]["policy"].as_u64();
+    ensure!(drops >= Some(3), "{drops:?}");
+    Ok(())
+}
+
 #[test]
 fn errors_come_back_that_are_about_what_was_accepted() -> Result<()> {
     let world = World::new()?;

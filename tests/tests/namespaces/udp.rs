@@ -163,6 +163,22 @@ fn u3_each_filtering_mode_lets_in_whom_it_should() -> Result<()> {
     Ok(())
 }
 
+/// A port that guests share towards different remotes is the host's towards all others, once a service
+/// of its own waits there.
+#[test]
+fn s6_a_service_of_the_host_on_a_shared_port_is_reached() -> Result<()> {
+    let net = Proxmox::new()?;
+    let rule = "to = \"masquerade\"\nmapping = \"address-and-port-dependent\"";
+    let _nat = net.natbpf(&net.config().replace("to = \"masquerade\"", rule))?;
+    let (guest, server) = (net.vm1.udp("0.0.0.0:5000")?, net.cli.udp("0.0.0.0:7000")?);
+    let shared = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"opens")?;
+    let service = net.host.udp(&shared.to_string())?;
+    let stranger = net.srv2.udp("0.0.0.0:7000")?;
+    let to = at(Proxmox::PUBLIC, shared.port());
+    exchange(&stranger, to, &service, b"to the service")?;
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"goes on").map(drop)
+}
+
 #[test]
 fn u7_a_sum_that_is_zero_after_translation_is_sent_as_ffff() -> Result<()> {
     let net = Proxmox::new()?;
