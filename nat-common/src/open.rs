@@ -14,7 +14,7 @@ use crate::{
     mapping::{self, MappingKey, MappingRecord, PermitKey, PortKey, PortOwner, PortRecord},
     next_hop,
     parse::{ICMP, Parsed, TCP, UDP},
-    port::{MAX_ATTEMPTS, PortSearch},
+    port::{MAX_ATTEMPTS, PortSearch, beside},
     rule::{self, BY_DESTINATION, DNS_PORT, Forward, Snat, forward_flags},
     session::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
     tables::{HostSocket, InsertError, Tables},
@@ -906,7 +906,10 @@ fn choose_external<A: Address, T: Tables<A>>(
     if !is_searched(protocol, &opening.snat) {
         opening.external = Endpoint::new(opening.address, opening.request.key.source_port);
         opening.choice = Choice::Own;
-        return Ok(());
+        return match is_anothers(tables, opening) {
+            true => Err(Refusal::Final(DropReason::RemoteInUse)),
+            false => Ok(()),
+        };
     }
     let is_question = is_question(opening);
     if !(is_question && opening.attempt > 0) && take_mapping(tables, opening)? {
@@ -943,8 +946,9 @@ fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>
         return;
     }
     let host_socket = tables.host_socket(key.protocol, key.destination_endpoint(), external);
-    if host_socket == HostSocket::Connected
-        || (forwarded.is_whole && host_socket != HostSocket::None)
+    // (What a datagram socket of the host has sent is noted, and stands in the session's way.)
+    if (key.protocol == TCP && host_socket == HostSocket::Connected)
+        || (forwarded.is_whole && host_socket == HostSocket::Listening)
     {
         return;
     }
@@ -1030,13 +1034,13 @@ fn is_question<A: Address>(opening: &Opening<A>) -> bool {
 /// answers it comes back by it, and that is found first. So questions to different servers use one port,
 /// and leave all of them to others. One that is another guest's is used where there is hardly any other.
 #[inline(never)]
-fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Result<(), Refusal> {
+fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     let key = PortKey::new(opening.external, opening.request.key.protocol);
     let is_anothers = opening.attempt < MAX_ATTEMPTS / 2 && tables.port(&key).is_some();
-    if is_anothers || is_reserved(tables, opening) {
+    if is_anothers {
         return Err(Refusal::PortTaken);
     }
-    Ok(())
+    check_spoken_for(tables, opening)
 }
 
 /// Takes a reference to the remote's permit where the rule wants one, else gives back the port.
@@ -1161,13 +1165,17 @@ fn take_mapping<A: Address, T: Tables<A>>(
     };
     let external = Endpoint::new(mapping.address, mapping.port);
     opening.external = external;
-    let key = &opening.request.key;
-    if tables.host_socket(key.protocol, key.destination_endpoint(), external)
-        == HostSocket::Connected
-    {
-        // The host talks to this remote from that port itself.
-        return Err(Refusal::Final(DropReason::RemoteInUse));
+    let (first, last) = beside(opening.snat.first_port, opening.snat.last_port);
+    let is_beside = (first..=last).contains(&external.port.number());
+    let spoken_for = spoken_for(tables, opening);
+    if spoken_for == SpokenFor::Yes || (spoken_for == SpokenFor::ByWholeForward && !is_beside) {
+        // The host or a forward has the port since: sessions that are open keep it, others get
+        // another one.
+        opening.snat.mapping = rule::mapping::ADDRESS_AND_PORT_DEPENDENT;
+        opening.snat.filtering = rule::filtering::ADDRESS_AND_PORT_DEPENDENT;
+        return Err(Refusal::Again);
     }
+    let key = &opening.request.key;
     match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => {
             opening.held = flags::HOLDS_PORT;
@@ -1192,31 +1200,32 @@ fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
 
 /// Claims the external endpoint that was chosen with one reference.
 #[inline(never)]
-fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Result<(), Refusal> {
-    let Opening {
-        request,
-        origin,
-        snat,
-        external,
-        ..
-    } = opening;
-    let key = PortKey::new(*external, request.key.protocol);
-    let is_shared = snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT;
+fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
+    let key = PortKey::new(opening.external, opening.request.key.protocol);
+    let is_shared = opening.snat.mapping != rule::mapping::ENDPOINT_INDEPENDENT;
     if let Some(owner) = tables.port(&key) {
-        if is_shared && !owner.is_exclusive() && owner.references.acquire() {
-            return Ok(());
+        if is_shared && !owner.is_exclusive() {
+            check_spoken_for(tables, opening)?;
+            if owner.references.acquire() {
+                return Ok(());
+            }
         }
-        let is_own =
-            owner.is_exclusive() && owner.mapping_key(key.protocol) == mapping_key(opening);
+        let is_own = !is_shared
+            && owner.is_exclusive()
+            && owner.mapping_key(key.protocol) == mapping_key(opening);
         // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
         return match is_own || owner.references.is_gone() {
             true => Err(Refusal::Busy),
             false => Err(Refusal::PortTaken),
         };
     }
-    if is_reserved(tables, opening) {
-        return Err(Refusal::PortTaken);
-    }
+    check_spoken_for(tables, opening)?;
+    let Opening {
+        request,
+        origin,
+        snat,
+        ..
+    } = opening;
     let record = PortRecord {
         address: if is_shared {
             A::UNSPECIFIED
@@ -1284,10 +1293,19 @@ fn add_exclusive_port<A: Address, T: Tables<A>>(
     }
 }
 
-/// Whether the external port that was chosen is spoken for by a forward rule that names it, or by a socket
-/// of the host.
-#[inline(always)]
-fn is_reserved<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
+/// Whether somebody has the external port that was chosen already, other than by having claimed it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum SpokenFor {
+    No,
+    /// A forward takes every port of the address, and this is one of them.
+    ByWholeForward,
+    /// A forward names it, or the host has a socket there.
+    Yes,
+}
+
+#[inline(never)]
+fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> SpokenFor {
     let Opening {
         request,
         origin,
@@ -1295,12 +1313,61 @@ fn is_reserved<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bo
         ..
     } = opening;
     let (protocol, external) = (request.key.protocol, *external);
-    protocol != ICMP
-        && (tables
-            .forward(origin.generation, protocol, external)
-            .is_some_and(|forward| forward.flags & forward_flags::WHOLE == 0)
-            || tables.host_socket(protocol, request.key.destination_endpoint(), external)
-                != HostSocket::None)
+    if protocol == ICMP {
+        return SpokenFor::No;
+    }
+    let remote = request.key.destination_endpoint();
+    if tables.host_socket(protocol, remote, external) != HostSocket::None {
+        return SpokenFor::Yes;
+    }
+    let is_hosts = request.record.flags & flags::HOST != 0;
+    match tables.forward(origin.generation, protocol, external) {
+        None => SpokenFor::No,
+        Some(forward) if forward.flags & forward_flags::WHOLE == 0 => SpokenFor::Yes,
+        // What the host has opened comes before any forward.
+        Some(_) if is_hosts => SpokenFor::No,
+        Some(_) => SpokenFor::ByWholeForward,
+    }
+}
+
+/// Refuses a candidate that somebody has. Beside a forward of every port the search goes on among
+/// ports that the guest does not choose.
+#[inline(always)]
+fn check_spoken_for<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    match spoken_for(tables, opening) {
+        SpokenFor::Yes => Err(Refusal::PortTaken),
+        SpokenFor::ByWholeForward if !opening.search.is_beside_forward() => {
+            let (first, last) = (opening.snat.first_port, opening.snat.last_port);
+            opening.search = PortSearch::beside_forward(first, last, tables.random());
+            Err(Refusal::Again)
+        }
+        SpokenFor::ByWholeForward | SpokenFor::No => Ok(()),
+    }
+}
+
+/// Whether a forward gives a protocol without ports to another guest than the one that sends.
+#[inline(never)]
+fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
+    let Opening {
+        request,
+        origin,
+        snat,
+        external,
+        ..
+    } = opening;
+    let key = &request.key;
+    // (What is between guests stands under other keys than what comes from outside.)
+    let is_between = request.record.flags & flags::HAIRPIN != 0;
+    let is_own =
+        snat.mapping == rule::mapping::ONE_TO_ONE || request.record.flags & flags::HOST != 0;
+    !(is_own || is_between)
+        && !has_ports(key.protocol)
+        && tables
+            .forward(origin.generation, key.protocol, *external)
+            .is_some_and(|forward| forward.to != key.source || forward.network != key.network)
 }
 
 /// Takes references to a port and, if asked, to a permit, and gives the flags that say so.

@@ -12,6 +12,20 @@ pub const MAX_ATTEMPTS: u32 = 128;
 /// First port that is not a system port (RFC 6335 section 6).
 const FIRST_USER_PORT: u16 = 1024;
 
+/// First port by which guests leave from an address of which a forward takes every port: the ports
+/// above those that Linux uses for connections by default, where hardly any service listens.
+const FIRST_BESIDE: u16 = 61_000;
+
+/// The ports that guests share with a forward of every port, under a rule that may use
+/// `first..=last`.
+#[inline(always)]
+pub(crate) const fn beside(first: u16, last: u16) -> (u16, u16) {
+    match first <= FIRST_BESIDE && last == u16::MAX {
+        true => (FIRST_BESIDE, last),
+        false => (first, last),
+    }
+}
+
 /// The candidates for one flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortSearch {
@@ -20,6 +34,7 @@ pub struct PortSearch {
     count: u32,
     start: u32,
     stride: u32,
+    is_beside: bool,
 }
 
 impl PortSearch {
@@ -30,6 +45,7 @@ impl PortSearch {
         count: 0,
         start: 0,
         stride: 0,
+        is_beside: false,
     };
 
     /// For a flow whose internal port is `wanted`, under a rule that may use `first..=last`.
@@ -43,15 +59,42 @@ impl PortSearch {
             ICMP => (1, u16::MAX),
             _ => Self::band(wanted, first, last),
         };
+        Self {
+            preferred: (first <= wanted && wanted <= last).then_some(wanted),
+            ..Self::anywhere(first, last, random)
+        }
+    }
+
+    /// For a flow that leaves from an address of which a forward takes every port, under a rule that may
+    /// use `first..=last`. The guest does not choose the port: it could choose that of a service
+    /// behind the forward.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn beside_forward(first: u16, last: u16, random: u32) -> Self {
+        let (first, last) = beside(first, last);
+        Self {
+            is_beside: true,
+            ..Self::anywhere(first, last, random)
+        }
+    }
+
+    /// Whether it is one of [`beside_forward`](Self::beside_forward).
+    pub(crate) const fn is_beside_forward(&self) -> bool {
+        self.is_beside
+    }
+
+    #[inline(always)]
+    fn anywhere(first: u16, last: u16, random: u32) -> Self {
         let count = u32::from(last.saturating_sub(first)) + 1;
         // A prime that does not divide the range visits each of its ports once.
         let stride = if count % 4093 == 0 { 4091 } else { 4093 };
         Self {
-            preferred: (first <= wanted && wanted <= last).then_some(wanted),
+            preferred: None,
             first,
             count,
             start: random % count,
             stride,
+            is_beside: false,
         }
     }
 
@@ -151,6 +194,17 @@ mod tests {
                 .candidate(0)
                 .is_some_and(|port| port.number() >= 1024)
         );
+    }
+
+    #[test]
+    fn beside_a_forward_the_guest_does_not_choose_the_port() {
+        let ports = candidates(PortSearch::beside_forward(1024, 65535, 999), 9000);
+        assert_eq!(ports.len(), 65536 - 61_000);
+        assert!(ports.iter().all(|&port| port >= 61_000));
+        // Ports that a rule names are the administrator's choice.
+        let named = candidates(PortSearch::beside_forward(2000, 2063, 7), 1000);
+        assert_eq!(named.len(), 64);
+        assert!(named.iter().all(|port| (2000..=2063).contains(port)));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
         mapping, role,
     },
     session::{Session, View, flags},
-    tables::Tables,
+    tables::{HostSocket, Tables},
     work::{Work, settle},
 };
 
@@ -241,7 +241,12 @@ fn server<A: Address, T: Tables<A>>(
         return None;
     }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
-    owner.is_exclusive().then(|| Server {
+    // A service that the host has started on the port since comes first.
+    let is_hosts = || {
+        let (remote, local) = (parsed.source(), parsed.destination());
+        tables.host_socket(protocol, remote, local) != HostSocket::None
+    };
+    (owner.is_exclusive() && !is_hosts()).then(|| Server {
         endpoint: Endpoint::new(owner.address, owner.port),
         network: owner.network,
         rule: owner.rule,

@@ -327,13 +327,29 @@ fn note<A: Address, T: Tables<A>>(
             };
         }
         end_of_answers(tables, &answer, session);
-    } else if tables.host_socket(parsed.header.protocol, *remote, parsed.source())
-        == HostSocket::Connected
-    {
+    } else if is_known_by_socket(tables, parsed, remote) {
         return HostFlow::Passes;
     }
     open_host(tables, work, remote, 0);
     HostFlow::Passes
+}
+
+/// Whether answers find the host by the socket that has sent a packet. Where a forward would take them that
+/// does not hold for datagrams: a socket may be connected and never have sent anything.
+#[inline(always)]
+fn is_known_by_socket<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    remote: &Endpoint<A>,
+) -> bool {
+    let (protocol, local) = (parsed.header.protocol, parsed.source());
+    let is_forwarded = || {
+        tables
+            .forward(generation(tables), protocol, local)
+            .is_some()
+    };
+    tables.host_socket(protocol, *remote, local) == HostSocket::Connected
+        && (protocol != UDP || !is_forwarded())
 }
 
 /// Notes that the host asks for an address by an uplink.

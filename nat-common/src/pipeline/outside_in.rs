@@ -14,7 +14,7 @@ use crate::{
     mss,
     open::{forward_target, open_forward, open_to_mapping},
     packet::Packet,
-    parse::{Parsed, Transport, parse},
+    parse::{Parsed, TCP, Transport, parse},
     policy::side_of,
     rewrite::rewrite,
     rule::{ExternalAddress, Forward, filtering, forward_flags},
@@ -171,8 +171,11 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
     forward: &Forward<A>,
     interface: u32,
 ) -> Outcome {
-    // The host's own connections come first, also from a port that a rule forwards.
-    if host_socket(tables, &work.parsed) == HostSocket::Connected {
+    // The host's own connections come first, also from a port that a rule forwards. What its datagram
+    // sockets have sent is noted; one that is connected and has sent nothing may be any user's.
+    if work.parsed.header.protocol == TCP
+        && host_socket(tables, &work.parsed) == HostSocket::Connected
+    {
         return Ok(Verdict::Untouched);
     }
     if forward.flags & forward_flags::WHOLE != 0 && is_answer_to_group(tables, &work.parsed) {
@@ -217,8 +220,8 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
     interface: u32,
 ) -> Outcome {
     let parsed = &work.parsed;
-    let host_socket = host_socket(tables, parsed);
-    if host_socket == HostSocket::Connected {
+    // A service that the host has started on the port since comes before whom the guest may let in.
+    if host_socket(tables, parsed) != HostSocket::None {
         return Ok(Verdict::Untouched);
     }
     let protocol = parsed.header.protocol;
@@ -236,12 +239,7 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
         _ => true,
     };
     if !is_permitted || !begins {
-        // A service that the host has started on the port since serves whom the guest has not
-        // sent to.
-        return match host_socket {
-            HostSocket::None => Err(DropReason::Filtered),
-            _ => Ok(Verdict::Untouched),
-        };
+        return Err(DropReason::Filtered);
     }
     let target = policy::Target {
         endpoint: Endpoint::new(owner.address, owner.port),

@@ -7,7 +7,7 @@ use nat_common::{
 };
 
 use super::{
-    packets::{At, GRE, answer, ends, error, request, tcp, udp},
+    packets::{At, GRE, answer, ends, error, raw, request, tcp, udp},
     world::{C1, C2, FORWARD_RULE, POOL, PUBLIC, S1A, S2, SNAT_RULE, World, assert_hidden},
 };
 
@@ -93,6 +93,7 @@ fn m6_who_else_uses_the_port_number_gets_another() {
         world.forward(protocol, 5000..=5000, At(C1, 5000));
         assert_ne!(source(&world, protocol, At(C2, 5000), REMOTE).1, 5000);
         world.socket(protocol, At(PUBLIC, 5000), Some(REMOTE));
+        world.host_sends(&request(protocol, At(PUBLIC, 5000), REMOTE).bytes());
         assert_ne!(source(&world, protocol, At(C1, 5000), REMOTE).1, 5000);
         assert_eq!(source(&world, protocol, At(C1, 5000), At(S2, 9)).1, 5000);
         world.check();
@@ -102,6 +103,74 @@ fn m6_who_else_uses_the_port_number_gets_another() {
         world.forward(protocol, 5000..=5000, At(C1, 5000));
         assert_ne!(source(&world, protocol, At(C1, 5000), REMOTE).1, 5000);
         assert_eq!(source(&world, protocol, At(C1, 5000), At(S2, 9)).1, 5000);
+        world.check();
+    }
+}
+
+/// A forward of every port is not shadowed: another guest that sends from the port of a service behind it
+/// leaves from one that it does not choose, also where it had that port before the forward came. So
+/// the remote that it has sent to reaches the service.
+#[test]
+fn m6_a_guest_does_not_shadow_a_forward_of_everything() {
+    for protocol in [UDP, TCP] {
+        for mode in [
+            mapping::ENDPOINT_INDEPENDENT,
+            mapping::ADDRESS_AND_PORT_DEPENDENT,
+        ] {
+            for had_it_before in [false, true] {
+                let mut world = World::new();
+                world.snat(|snat| snat.mapping = mode);
+                if had_it_before {
+                    source(&world, protocol, At(C2, 51_820), At(S2, 1));
+                }
+                world.forward_all(C1);
+                for port in [443, 51_820, 61_820] {
+                    let remote = At(S1A, port);
+                    let seen = source(&world, protocol, At(C2, port), remote);
+                    assert!(seen.1 >= 61_000 && seen.1 != port, "{seen:?}");
+                    let back = answer(protocol, remote, seen).bytes();
+                    assert_eq!(ends(&world.outside_sends(&back).guest()).1, At(C2, port));
+                    let asked = request(protocol, remote, At(PUBLIC, port)).bytes();
+                    assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, port));
+                }
+                world.check();
+                world.end_all();
+                assert_eq!(world.entries(), [0; 4]);
+            }
+        }
+    }
+}
+
+/// Nor by a question to a DNS server, nor by a protocol without ports, which has one flow to a remote.
+#[test]
+fn m6_questions_and_portless_flows_do_not_shadow_a_forward_of_everything() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    let server = At(S1A, 53);
+    assert!(source(&world, UDP, At(C2, 5353), server).1 >= 61_000);
+    let asked = world.outside_sends(&udp(server, At(PUBLIC, 5353)).bytes());
+    assert_eq!(ends(&asked.guest()).1, At(C1, 5353));
+    let refused = world.guest_sends(&raw(GRE, C2, S1A).bytes());
+    assert_eq!(refused.reason(), DropReason::RemoteInUse);
+    let asked = world.outside_sends(&raw(GRE, S1A, PUBLIC).bytes());
+    assert_eq!(ends(&asked.guest()).1.0, C1);
+    assert_eq!(source(&world, GRE, At(C1, 0), At(S2, 0)).0, PUBLIC);
+    world.check();
+}
+
+/// A forward that names ports is not shadowed either by a guest that had one before it came.
+#[test]
+fn m6_a_guest_that_had_the_port_before_a_forward_opens_nothing_more_from_it() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        let (guest, open) = (At(C2, 5000), At(S2, 9));
+        assert_eq!(source(&world, protocol, guest, open).1, 5000);
+        world.forward(protocol, 5000..=5000, At(C1, 5000));
+        assert_ne!(source(&world, protocol, guest, REMOTE).1, 5000);
+        let asked = request(protocol, REMOTE, At(PUBLIC, 5000)).bytes();
+        assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, 5000));
+        // (What is open goes on.)
+        assert_eq!(source(&world, protocol, guest, open).1, 5000);
         world.check();
     }
 }
