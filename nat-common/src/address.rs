@@ -31,6 +31,9 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// Whether packets to it go to one host, not to a group or a whole link.
     fn is_unicast(self) -> bool;
 
+    /// Whether it is one that networks use among themselves alone.
+    fn is_private(self) -> bool;
+
     /// The address that stands `offset` after this one.
     fn offset_by(self, offset: u32) -> Self;
 

@@ -102,6 +102,8 @@ drop_reasons! {
     FragmentDuplicate = 26, "fragment_duplicate";
     /// Another VLAN tag behind a priority tag (VLAN 0): the kernel would receive what no hook has seen.
     HiddenByTags = 27, "hidden_by_tags";
+    /// From an uplink to an inside address that is translated towards it.
+    DirectToInside = 28, "direct_to_inside";
 }
 
 /// How many reasons there are.

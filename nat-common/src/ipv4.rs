@@ -49,6 +49,19 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn is_private(self) -> bool {
+        // RFC 1918, RFC 6598.
+        let [first, second, ..] = self.0;
+        match first {
+            10 => true,
+            172 => second & 0xf0 == 16,
+            192 => second == 168,
+            100 => second & 0xc0 == 64,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
     fn masked(self, mask: Self) -> Self {
         Self((u32::from_ne_bytes(self.0) & u32::from_ne_bytes(mask.0)).to_ne_bytes())
     }

@@ -52,6 +52,11 @@ pub trait Packet {
     /// The interface by which it came into the host, 0 if the host made it.
     fn ingress_interface(&self) -> u32;
 
+    /// Whether the kernel has taken it out of an encrypted one (IPsec).
+    fn was_decrypted(&self) -> bool {
+        false
+    }
+
     /// Whether it was kept and sent on; says so once.
     fn was_kept(&mut self) -> bool;
 

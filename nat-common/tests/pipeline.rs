@@ -8,6 +8,7 @@ mod pipeline {
     mod bounds;
     mod bridges;
     mod dhcp;
+    mod direct;
     mod dns;
     mod errors;
     mod fast;

@@ -52,6 +52,9 @@ static NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 /// How many flows of the host's own are noted at the most. The loader writes a share of the table.
 #[unsafe(no_mangle)]
 static HOST_SESSIONS: u32 = 65_536;
+/// Whether the kernel has the helper that knows IPsec. The loader writes 1 where it has.
+#[unsafe(no_mangle)]
+static HAS_XFRM: u32 = 0;
 const EEXIST: i32 = -17;
 
 #[map]
@@ -261,6 +264,14 @@ pub(crate) fn count_drop(reason: DropReason) {
         // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
         unsafe { *count += 1 };
     }
+}
+
+/// Whether [`HAS_XFRM`] is set. Where it is not, the verifier removes what depends on it.
+#[inline(always)]
+pub(crate) fn has_xfrm() -> bool {
+    // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know that the
+    // loader may have written another.
+    unsafe { (&raw const HAS_XFRM).read_volatile() != 0 }
 }
 
 /// A clock that runs on within a second, in units of [`PASSED_NS`]; never 0.

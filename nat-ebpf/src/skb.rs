@@ -6,12 +6,12 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
-        TC_ACT_SHOT, TC_ACT_UNSPEC,
+        TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_xfrm_state,
     },
     helpers::{
         bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop,
+        bpf_skb_vlan_pop, generated::bpf_skb_get_xfrm_state,
     },
     programs::TcContext,
 };
@@ -379,6 +379,18 @@ impl Packet for Skb {
     fn ingress_interface(&self) -> u32 {
         // SAFETY: the context is valid.
         unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn was_decrypted(&self) -> bool {
+        if !maps::has_xfrm() {
+            return false;
+        }
+        // SAFETY: zeroes are a valid value of all fields.
+        let mut state: bpf_xfrm_state = unsafe { core::mem::zeroed() };
+        let len = size_of::<bpf_xfrm_state>() as u32;
+        // SAFETY: context and answer are valid for as long as the call takes.
+        unsafe { bpf_skb_get_xfrm_state(self.skb, 0, &mut state, len, 0) == 0 }
     }
 
     #[inline(always)]

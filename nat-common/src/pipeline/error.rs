@@ -57,7 +57,8 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
 fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Outcome {
     match tables.external_address(generation(tables), error.header.destination) {
         Some(external) if external.is_host == 0 => Err(DropReason::Unsolicited),
-        _ => Ok(Verdict::Untouched),
+        Some(_) => Ok(Verdict::Untouched),
+        None => Ok(Verdict::Beyond),
     }
 }
 

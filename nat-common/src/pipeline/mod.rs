@@ -9,6 +9,7 @@
 //! | [`from_port`] | bridge port, ingress | established sessions, by the fast path |
 //! | [`early`] | uplink, XDP | established sessions, by the fast path |
 
+mod direct;
 mod error;
 mod fast;
 mod hairpin;
@@ -41,6 +42,9 @@ use crate::{
 pub enum Verdict {
     /// It goes on as it came.
     Untouched,
+    /// Nothing is known against it as yet, and it goes to an address that is no external one. (Within
+    /// the pipeline alone.)
+    Beyond,
     /// It goes on rewritten.
     Translated,
     /// It goes on rewritten, and opened a session.
@@ -89,7 +93,7 @@ impl From<Outcome> for Decision {
     #[inline(always)]
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Ok(Verdict::Untouched | Verdict::Translated) => Self::GoesOn,
+            Ok(Verdict::Untouched | Verdict::Beyond | Verdict::Translated) => Self::GoesOn,
             Ok(Verdict::Opened) => Self::Opened,
             Ok(Verdict::ReceivedAnew) => Self::ReceivedAnew,
             Ok(Verdict::Forwarded) => Self::Forwarded,

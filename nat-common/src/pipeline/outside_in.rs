@@ -1,7 +1,7 @@
 //! Uplink, ingress: packets from outside.
 
 use super::{
-    Decision, Outcome, Place, Verdict, enter, error,
+    Decision, Outcome, Place, Verdict, direct, enter, error,
     fast::{self, Inbound},
     find, generation, policy, resolve_fragment, rewritten, translate,
 };
@@ -45,8 +45,14 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
         }
     }
     let mut outcome = decide(packet, tables, place, work, may_have_session)?;
-    if outcome == Verdict::Untouched {
+    if outcome == Verdict::Beyond {
         outcome = policy::inbound(packet, tables, work, place.interface)?;
+    }
+    if outcome == Verdict::Beyond {
+        if direct::is_to_hidden(packet, tables, &work.parsed, place.interface) {
+            return Err(DropReason::DirectToInside);
+        }
+        return Ok(Verdict::Untouched);
     }
     let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
     if !is_rewritten {
@@ -95,7 +101,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     let parsed = &work.parsed;
     if dhcp::is_to_client(parsed) {
         // (Servers may have private addresses.)
-        return Ok(Verdict::Untouched);
+        return Ok(Verdict::Beyond);
     }
     let generation = generation(tables);
     parsed.check_source()?;
@@ -103,7 +109,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
         return Err(DropReason::InternalSource);
     }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
-        return Ok(Verdict::Untouched);
+        return Ok(Verdict::Beyond);
     };
     parsed.check_ends()?;
     if !parsed.has_ports {

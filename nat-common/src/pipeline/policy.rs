@@ -94,7 +94,8 @@ fn answers_from(side: Side) -> (View, u16) {
     }
 }
 
-/// Decides on a packet from outside to an address that is not an external one.
+/// Decides on a packet from outside to an address that is not an external one: [`Verdict::Beyond`]
+/// where none is about it.
 #[inline(never)]
 pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -104,7 +105,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
 ) -> Outcome {
     let uplink = tables.interface(interface);
     if !is_policed(uplink) {
-        return Ok(Verdict::Untouched);
+        return Ok(Verdict::Beyond);
     }
     let from = side_of(uplink);
     let parsed = &work.parsed;
@@ -114,11 +115,11 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
         _ => 0,
     };
     if network == 0 {
-        return Ok(Verdict::Untouched);
+        return Ok(Verdict::Beyond);
     }
     prepare(tables, work, from, network);
     if !is_admitted(packet, tables, work)? {
-        return Ok(Verdict::Untouched);
+        return Ok(Verdict::Beyond);
     }
     let plain = Plain {
         view: View::Outside,

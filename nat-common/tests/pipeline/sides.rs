@@ -104,6 +104,10 @@ fn what_comes_from_outside_to_the_hosts_address_in_a_network_is_the_hosts() {
     let mut world = world();
     world.host_address(GATEWAY);
     let asked = udp(At(S1A, 4000), At(GATEWAY, 53)).bytes();
+    let refused = world.outside_sends(&asked);
+    assert_eq!(refused.reason(), DropReason::DirectToInside);
+    // Where its network is not translated.
+    world.without_snat(GATEWAY);
     assert_eq!(world.outside_sends(&asked).host(), asked);
     let refused = world.outside_sends(&udp(At(S1A, 4000), At(C1, 53)).bytes());
     assert_eq!(refused.reason(), DropReason::Policy);
@@ -239,6 +243,7 @@ fn a_hairpinned_packet_between_closed_networks_is_counted_once() {
 #[test]
 fn what_policies_have_noted_is_let_alone_when_they_are_gone() {
     let mut world = world();
+    world.without_snat(C1);
     world.chain(LAN_SIDE, DMZ_SIDE, &[accept()]);
     world.chain(side::HOST, LAN_SIDE, &[accept()]);
     let asked = udp(At(C1, 4000), At(C3, 80)).bytes();

@@ -255,6 +255,7 @@ impl World {
                 Outcome::Translated(bytes)
             }
             Ok(Verdict::Forwarded) => panic!("there is no next hop"),
+            Ok(Verdict::Beyond) => panic!("undecided"),
             Ok(Verdict::Kept) | Err(_) => Outcome::Dropped,
         }
     }

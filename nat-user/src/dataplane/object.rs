@@ -1,6 +1,6 @@
 //! The BPF object and its loading.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -67,12 +67,16 @@ impl Sizes {
     }
 }
 
+/// Is there where the kernel knows IPsec.
+const XFRM_SYSCTL: &str = "/proc/sys/net/core/xfrm_acq_expires";
+
 /// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
     let netns_cookie = local::netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
+    let has_xfrm = u32::from(Path::new(XFRM_SYSCTL).exists());
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
@@ -80,7 +84,8 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
         .override_global("AYA_LOG_LEVEL", &level, true)
         .override_global("NETNS_COOKIE", &netns_cookie, true)
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
-        .override_global("HOST_SESSIONS", &host_sessions, true);
+        .override_global("HOST_SESSIONS", &host_sessions, true)
+        .override_global("HAS_XFRM", &has_xfrm, true);
     for table in layout::CURRENT.map_names() {
         if let Some(max_entries) = sizes.of(table) {
             loader.map_max_entries(table, max_entries);

@@ -367,6 +367,7 @@ impl Place {
                 assert_translated(frame, &after);
             }
             Verdict::Forwarded => panic!("there is no next hop"),
+            Verdict::Beyond => panic!("undecided"),
             Verdict::Kept => {
                 assert!(!was_kept, "kept twice");
                 return None;

@@ -52,6 +52,29 @@ fn s6_a_service_that_starts_later_is_reached_by_everybody_else() -> Result<()> {
         &server,
         b"and the guest goes on",
     )?;
+    // The guest has sent to this host: what comes from another port of it is the service's all the same.
+    let other = net.cli.udp("198.51.100.2:7001")?;
+    exchange(&other, at(Proxmox::PUBLIC, 5000), &own, b"to the host")?;
+    Ok(())
+}
+
+/// Any user may bind a forwarded port and connect the socket to whom he likes.
+#[test]
+fn s6_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let users = net.host.udp("0.0.0.0:10500")?;
+    users.connect(at(Proxmox::CLI, 7000))?;
+    let guest = net.vm2.udp("0.0.0.0:10500")?;
+    let remote = net.cli.udp("198.51.100.2:7000")?;
+    exchange(&remote, at(Proxmox::PUBLIC, 10500), &guest, b"to the guest")?;
+    // Once it has sent, it has its answers; others reach the guest as before.
+    users.connect(at(Proxmox::SRV2, 7000))?;
+    let server = net.srv2.udp("198.51.100.4:7000")?;
+    let seen = exchange(&users, at(Proxmox::SRV2, 7000), &server, b"from the host")?;
+    ensure!(seen == at(Proxmox::PUBLIC, 10500), "seen as {seen}");
+    let other = net.srv2.udp("198.51.100.5:7000")?;
+    exchange(&other, at(Proxmox::PUBLIC, 10500), &guest, b"to the guest")?;
     Ok(())
 }
 

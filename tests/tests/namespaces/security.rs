@@ -87,6 +87,37 @@ fn s2_an_internal_source_from_outside_is_dropped() -> Result<()> {
     Ok(())
 }
 
+/// A neighbour on the uplink's link sends to guests and to their gateway, as a router of theirs would.
+#[test]
+fn s10_a_neighbour_does_not_reach_translated_addresses_directly() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    net.isp.ip("route add 172.22.161.0/24 via 19.19.8.10\n")?;
+    let guest = net.vm1.udp("0.0.0.0:5353")?;
+    let own = net.host.udp("172.22.161.254:5353")?;
+    let neighbour = net.isp.udp("19.19.8.1:7000")?;
+    let refused = || -> Result<u64> {
+        let count = &natbpf.stats()?["drops"]["direct_to_inside"];
+        Ok(count.as_u64().unwrap_or_default())
+    };
+    for to in [Proxmox::VM1, Proxmox::GATEWAY] {
+        neighbour.send_to(b"directly", at(to, 5353))?;
+    }
+    ensure!(hears(&guest)?.is_none(), "the guest was reached");
+    ensure!(hears(&own)?.is_none(), "the gateway was reached");
+    ensure!(refused()? == 2, "{}", natbpf.stats()?);
+    // What the rule excludes is routed, both ways.
+    let excluding = net.config().replace(
+        "to = \"masquerade\"",
+        "to = \"masquerade\"\nexclude = [\"19.19.8.0/24\"]",
+    );
+    natbpf.reload(&excluding)?;
+    exchange(&neighbour, at(Proxmox::VM1, 5353), &guest, b"routed")?;
+    exchange(&guest, at(Proxmox::ISP, 7000), &neighbour, b"and back")?;
+    ensure!(refused()? == 2, "{}", natbpf.stats()?);
+    Ok(())
+}
+
 #[test]
 fn segments_of_no_connection_leave_translated_or_not_at_all() -> Result<()> {
     let net = Proxmox::new()?;

@@ -1,0 +1,77 @@
+//! Packets from outside to inside addresses as they are.
+//!
+//! Who is translated is reached by an external address, or answers. A neighbour on the uplink's link that
+//! routes an inside prefix to this host has no right to it: a `[[route]]`, a policy or an excluded
+//! destination of the rule gives it.
+
+use super::{generation, network_of};
+use crate::{
+    address::Address,
+    icmp::quoted_addresses,
+    packet::Packet,
+    parse::{Parsed, Transport},
+    rule::{mapping, role},
+    tables::Tables,
+};
+
+/// Whether a packet that came in by an uplink goes to an address that a rule hides from that uplink.
+#[inline(never)]
+pub(super) fn is_to_hidden<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: u32,
+) -> bool {
+    let destination = parsed.header.destination;
+    let uplink = match tables.interface(interface) {
+        Some(uplink) if uplink.role == role::UPLINK => uplink.number,
+        _ => return false,
+    };
+    let Some(network) = network_behind(tables, parsed, interface) else {
+        return false;
+    };
+    let generation = generation(tables);
+    let snat = match tables.snat(generation, uplink, network, destination) {
+        Some(snat) if snat.mapping != mapping::NONE => snat,
+        _ => return false,
+    };
+    // What guests send there leaves untranslated, so answers come back as they are.
+    let is_answer = snat.has_excludes != 0
+        && tables.is_excluded(generation, snat.rule, answered(packet, parsed));
+    // A tunnel of the kernel's own (IPsec) ends at the uplink itself: its packets come a second time.
+    !is_answer && !packet.was_decrypted()
+}
+
+/// The number of the network that a destination is in, 0 if it is in the prefix of a rule alone; `None` if it
+/// is no inside address. Guests behind other guests have addresses that no prefix names.
+#[inline(always)]
+fn network_behind<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: u32,
+) -> Option<u16> {
+    let header = &parsed.header;
+    if !header.destination.is_unicast() {
+        return None;
+    }
+    if let Some(inside) = tables.inside(generation(tables), header.destination) {
+        return Some(inside.network);
+    }
+    if !header.destination.is_private() {
+        return None;
+    }
+    let way = tables.way(interface, header.source, header.destination);
+    Some(network_of(tables, way)).filter(|network| *network != 0)
+}
+
+/// Whom a packet answers, if it does: its source, or of an error the destination that it quotes.
+#[inline(always)]
+fn answered<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> A {
+    let source = parsed.header.source;
+    match parsed.transport {
+        Transport::IcmpError => {
+            quoted_addresses(packet, parsed).map_or(source, |(_, destination)| destination)
+        }
+        _ => source,
+    }
+}
