@@ -39,8 +39,25 @@ fn s8_what_is_no_answer_of_a_dhcp_server_has_no_such_way() {
     let mut world = World::new();
     world.external(OFFERED, false);
     for (from, to) in [(68, 67), (67, 67), (67, 69), (1067, 68)] {
-        let fate = world.outside_sends(&udp(At(S1A, from), At(OFFERED, to)).bytes());
-        assert_eq!(fate.reason(), DropReason::Unsolicited, "{from} to {to}");
+        let bytes = udp(At(S1A, from), At(OFFERED, to)).bytes();
+        let fate = world.run(Hook::Inbound, &bytes, UPLINK, UPLINK);
+        assert_eq!(fate, Err(DropReason::Unsolicited), "{from} to {to}");
+    }
+}
+
+/// A host that renews its lease has an address, and what asks from none by other ports asks for none:
+/// neither opens the host to answers for any address.
+#[test]
+fn s8_what_asks_for_no_address_does_not_make_the_host_wait_for_one() {
+    let world = World::new();
+    let unset = [0; 4];
+    for (from, to) in [
+        (At(PUBLIC, 68), SERVER),
+        (At(unset, 1068), SERVER),
+        (At(unset, 68), At(S1A, 69)),
+    ] {
+        let _ = world.run(Hook::Outbound, &udp(from, to).bytes(), UPLINK, 0);
+        assert!(!dhcp::is_acquiring(&world.tables, 1), "{from:?} to {to:?}");
     }
 }
 
