@@ -5,6 +5,7 @@ use nat_common::{
     address::{Addr4, Address as _, Port},
     checksum::fold,
     fragment::Held,
+    guest::GuestKey,
     icmp::service,
     parse::UDP,
     port::PortSearch,
@@ -46,6 +47,16 @@ fn neighbours_are_spread_evenly_whichever_network_they_are_in() {
         let even = counts.iter().all(|count| (32..=96).contains(count));
         assert!(even, "byte {byte}: {counts:?}");
     }
+}
+
+/// Sources of a rule that are in no network are guests as well, with a share as theirs.
+#[test]
+fn only_what_has_neither_address_nor_network_is_the_host() {
+    let guest = Addr4([192, 0, 2, 1]);
+    assert!(GuestKey::new(Addr4::UNSPECIFIED, 0).is_host());
+    assert!(!GuestKey::new(guest, 0).is_host());
+    assert!(!GuestKey::new(Addr4::UNSPECIFIED, 1).is_host());
+    assert!(!GuestKey::new(guest, 1).is_host());
 }
 
 #[test]
