@@ -278,6 +278,12 @@ impl Pair<'_> {
     /// What became of the packet on a host.
     pub(crate) fn came(&self, side: usize) -> Came {
         let outs = &self.outs[side];
+        let (at, sent) = self.model.sent(self.stimulus, side);
+        if self.model.flows[self.stimulus.flow].is_for_host(self.stimulus.direction)
+            && outs.iter().all(|out| is_answer(out, at, sent.from.0))
+        {
+            return Came::Translated;
+        }
         let [out] = &outs[..] else {
             return if outs.is_empty() {
                 Came::Nothing
@@ -285,7 +291,6 @@ impl Pair<'_> {
                 Came::Otherwise
             };
         };
-        let (at, sent) = self.model.sent(self.stimulus, side);
         let (to, translated) = self.model.translated(self.stimulus, side);
         let mut untouched = sent.clone();
         untouched.dress.ttl = untouched.dress.ttl.wrapping_sub(1);
@@ -307,6 +312,29 @@ impl Pair<'_> {
         } else {
             Came::Otherwise
         }
+    }
+}
+
+impl Pair<'_> {
+    /// Whether the packet came out translated, and besides only copies of some of its fragments.
+    pub(crate) fn came_with_copies(&self, side: usize) -> bool {
+        let is_piece = |out: &Out| fragment_of(&out.bytes) != (0, false);
+        let (copies, whole): (Vec<_>, Vec<_>) = self.outs[side].iter().cloned().partition(is_piece);
+        let Some(packet) = whole.first().map(|packet| packet.bytes.clone()) else {
+            return false;
+        };
+        let is_copy = |copy: &Out| {
+            let (start, bytes) = (fragment_of(&copy.bytes).0, inside(&copy.bytes));
+            inside(&packet).get(start..start + bytes.len()) == Some(bytes)
+        };
+        let mut outs = [Vec::new(), Vec::new()];
+        outs[side] = whole;
+        let pair = Pair {
+            outs: &outs,
+            model: self.model,
+            stimulus: self.stimulus,
+        };
+        pair.came(side) == Came::Translated && copies.iter().all(is_copy)
     }
 }
 

@@ -94,6 +94,17 @@ impl Case<'_> {
             && self.natbpf == expected
     }
 
+    /// Whether it probes a forward's port, under which natbpf shows the forward's target, and netfilter does not.
+    fn is_to_own_port(&self) -> bool {
+        let flow = self.flow();
+        let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
+        self.is(&[Cause::Probe])
+            && is_forward(NATBPF)
+            && !is_forward(NFTABLES)
+            && self.natbpf == Came::Translated
+            && matches!(self.nftables, Came::Answered | Came::Nothing)
+    }
+
     /// Whether it is for a forward, and from one to whom netfilter shows another flow under just
     /// this port, so that netfilter takes it for an answer on that flow.
     fn is_from_remote_of_lent_port(&self) -> bool {
@@ -221,8 +232,11 @@ pub(crate) const DECISIONS: &[Decision] = &[
     Decision {
         name: "PortsOfForwardsAreNotLent",
         why: "natbpf gives no guest a port that is forwarded; netfilter keeps a guest's own port \
-              even then, and what others send there reaches the forward's guest.",
-        explains: |case| case.is_to_lent_port() || case.is_from_remote_of_lent_port(),
+              even then, and what others send there reaches the forward's guest. The forward's own \
+              target has that port towards all remotes.",
+        explains: |case| {
+            case.is_to_lent_port() || case.is_to_own_port() || case.is_from_remote_of_lent_port()
+        },
     },
     Decision {
         name: "FilteringIsByAddress",
@@ -268,7 +282,7 @@ pub(crate) const DECISIONS: &[Decision] = &[
             let (at, source) = case.sender();
             let as_netfilter = match at {
                 Place::Net => Came::Translated,
-                Place::Vm1 | Place::Vm2 => Came::Untranslated,
+                Place::Vm1 | Place::Vm2 | Place::Host => Came::Untranslated,
             };
             case.is(&[Cause::Spoofed])
                 && source.octets()[0] >= 240
@@ -297,6 +311,17 @@ pub(crate) const DECISIONS: &[Decision] = &[
         },
     },
     Decision {
+        name: "CopiesBehindAWholePacketPass",
+        why: "A fragment that comes once more when its packet is whole may be the first of another \
+              packet, and goes on as such; netfilter waits for the others.",
+        explains: |case| {
+            case.pair.stimulus.is_doubled
+                && case.pair.stimulus.dress.fragments > 1
+                && case.nftables == Came::Translated
+                && case.pair.came_with_copies(NATBPF)
+        },
+    },
+    Decision {
         name: "TheHostsErrorsAreTheHosts",
         why: "An ICMP error of the host's own comes from the host's own address; netfilter makes \
               it come from the one that the packet was sent to.",
@@ -308,7 +333,7 @@ pub(crate) const DECISIONS: &[Decision] = &[
                 && match kind {
                     Kind::Hairpin => case.pair.source(NATBPF) == Some(GATEWAY),
                     Kind::In => target != PUBLIC && case.pair.source(NATBPF) == Some(PUBLIC),
-                    Kind::Out | Kind::Host => false,
+                    Kind::Out | Kind::Host | Kind::Own => false,
                 }
         },
     },
@@ -326,6 +351,19 @@ pub(crate) const DECISIONS: &[Decision] = &[
             case.is(&[Cause::ErrorTooShort])
                 && !has_ports(case.flow().protocol)
                 && (case.nftables, case.natbpf) == (Came::Translated, Came::Nothing)
+        },
+    },
+    Decision {
+        name: "TheHostHasItsPortFirst",
+        why: "A guest has one external port for all remotes (RFC 4787 REQ-1): towards one to which the \
+              host itself talks from that port it is refused.",
+        explains: |case| {
+            case.pair.model.manner == Manner::Default
+                && case.flow().kind == Kind::Out
+                && case.pair.stimulus.direction == Direction::Request
+                && case.pair.model.is_hosts_port(case.pair.stimulus.flow)
+                && (case.nftables == Came::Translated || case.is_invalid_to_netfilter())
+                && matches!(case.natbpf, Came::Nothing | Came::Answered)
         },
     },
     Decision {

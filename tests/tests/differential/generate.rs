@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Shape, Stimulus};
 use crate::differential::packet::{
-    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, IPIP, PSH, Query, RST, SCTP, SYN, TCP, UDP,
-    URG, Written, has_ports,
+    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, IPIP, OSPF, PSH, Query, RST, SCTP, SYN, TCP,
+    UDP, URG, Written, has_ports,
 };
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
 
@@ -81,6 +81,14 @@ impl Random {
         let length = self.below(limit.min(1300) + 1);
         (0..length).map(|_| self.next() as u8).collect()
     }
+}
+
+/// A packet as the host's kernel sends and takes it: it writes options itself, nothing behind the packet, and
+/// refuses what it may not cut.
+fn plain(step: &mut Stimulus) {
+    step.dress.dont_fragment = false;
+    step.dress.options = Vec::new();
+    step.dress.padding = 0;
 }
 
 /// Makes packets for a model.
@@ -191,6 +199,7 @@ impl Generator {
             // Every ping is a guest's.
             Kind::Host if protocol == ICMP => None,
             Kind::Host => self.ends_host(),
+            Kind::Own => self.ends_own(model, protocol),
         };
         let ends = ends?;
         let next = [self.random.next() as u32, self.random.next() as u32];
@@ -212,11 +221,7 @@ impl Generator {
                 [(guest, self.client_port()), remote, remote]
             }
             _ => {
-                // Of these there is one flow for each remote: they need many remotes.
-                let remote = (
-                    Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8),
-                    0,
-                );
+                let remote = (self.lonely_remote(), 0);
                 [(guest, 0), remote, remote]
             }
         })
@@ -244,10 +249,7 @@ impl Generator {
         };
         let client = match protocol {
             TCP | UDP | ICMP => (self.random.of(&REMOTES), self.client_port()),
-            _ => (
-                Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8),
-                0,
-            ),
+            _ => (self.lonely_remote(), 0),
         };
         Some([client, target, server])
     }
@@ -275,6 +277,36 @@ impl Generator {
         Some([client, host, host])
     }
 
+    /// From the host itself: by the ports that guests use too, and by those of forwards.
+    fn ends_own(&mut self, model: &Model, protocol: u8) -> Option<[End; 3]> {
+        let remote = match protocol {
+            TCP | UDP => self.remote(),
+            ICMP => (self.random.of(&REMOTES), 0),
+            _ => (self.lonely_remote(), 0),
+        };
+        let port = match protocol {
+            // (A connection has a socket, or can be told by the forward alone.)
+            TCP => self.forwarded_port(TCP),
+            UDP if self.random.percent(30) => self.forwarded_port(UDP),
+            UDP | ICMP => 40000 + self.random.below(12) as u16,
+            _ => 0,
+        };
+        let has_another = |flow: &Flow| flow.protocol == protocol && flow.server.0 == remote.0;
+        let is_free = has_ports(protocol) || !model.flows.iter().any(has_another);
+        is_free.then_some([(PUBLIC, port), remote, remote])
+    }
+
+    fn forwarded_port(&mut self, protocol: u8) -> u16 {
+        let all = FORWARDS.iter().filter(|forward| forward.0 == protocol);
+        let all: Vec<u16> = all.map(|forward| forward.1).collect();
+        self.random.of(&all)
+    }
+
+    /// A remote of flows without ports, of which there is one for each remote: they need many.
+    fn lonely_remote(&mut self) -> Ipv4Addr {
+        Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8)
+    }
+
     /// The first packet of a new flow that has ports, and that nothing is in the way of.
     pub(crate) fn beginning(&mut self, model: &mut Model) -> Stimulus {
         loop {
@@ -291,17 +323,25 @@ impl Generator {
         let kind = self
             .random
             .of(&[Kind::Out, Kind::Out, Kind::In, Kind::In, Kind::Hairpin]);
+        let kind = match self.random.percent(10) {
+            true => Kind::Own,
+            false => kind,
+        };
         let protocol = match self.random.below(20) {
             0..7 => UDP,
             7..14 => TCP,
             14..18 => ICMP,
             _ if kind == Kind::Hairpin => UDP,
-            18 => self.random.of(&[GRE, IPIP]),
+            18 => self.random.of(&[GRE, IPIP, OSPF]),
             _ => self.random.of(&[ESP, SCTP]),
         };
         let flow = self.flow(model, kind, protocol)?;
         let body = self.body(model, flow, Direction::Request)?;
-        Some(self.request(Cause::Regular, flow, body))
+        let mut step = self.request(Cause::Regular, flow, body);
+        if kind == Kind::Own {
+            plain(&mut step);
+        }
+        Some(step)
     }
 
     /// The next packet of a flow in a direction; none if TCP has none to send.
@@ -472,7 +512,9 @@ impl Generator {
         let body = self.body(model, index, direction)?;
         let mut step = self.step(Cause::Regular, index, direction, Shape::Own(body));
         let protocol = model.flows[index].protocol;
-        if matches!(protocol, UDP | ICMP) && self.random.percent(10) {
+        if model.flows[index].kind == Kind::Own {
+            plain(&mut step);
+        } else if matches!(protocol, UDP | ICMP) && self.random.percent(10) {
             let count = 2 + self.random.below(3);
             step.dress.is_reversed = self.random.percent(50);
             self.cut(&mut step.dress, count);
@@ -485,10 +527,8 @@ impl Generator {
         }
         // A second reset or FIN is another matter.
         let flags = step.flags().unwrap_or(0);
-        step.is_doubled = step.cause == Cause::Regular
-            && step.dress.fragments == 1
-            && flags & (RST | FIN) == 0
-            && self.random.percent(5);
+        step.is_doubled =
+            step.cause == Cause::Regular && flags & (RST | FIN) == 0 && self.random.percent(5);
         Some(step)
     }
 
@@ -554,8 +594,9 @@ impl Generator {
 
     fn error(&mut self, model: &Model) -> Option<Stimulus> {
         let index = self.some_flow(model, |flow| {
-            flow.protocol != SCTP && flow.phase != Phase::New
-                || matches!(flow.protocol, UDP | ICMP | GRE | ESP)
+            flow.kind != Kind::Own
+                && (flow.protocol != SCTP && flow.phase != Phase::New
+                    || matches!(flow.protocol, UDP | ICMP | GRE | ESP))
         })?;
         let direction = self.random.of(&[Direction::Request, Direction::Reply]);
         let flow = &model.flows[index];
@@ -807,7 +848,10 @@ impl Generator {
             .of(&[Kind::Out, Kind::In, Kind::Hairpin, Kind::Host]);
         let index = if self.random.percent(40) {
             self.some_flow(model, |flow| {
-                flow.protocol == protocol && (protocol != TCP || flow.phase == Phase::Open)
+                // (The host's kernel sends none with flaws.)
+                flow.protocol == protocol
+                    && flow.kind != Kind::Own
+                    && (protocol != TCP || flow.phase == Phase::Open)
             })?
         } else {
             self.burnt(model, kind, protocol)?

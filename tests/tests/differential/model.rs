@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Hairpin,
     /// From the internet to the host itself, or to nobody.
     Host,
+    /// From the host itself to the internet.
+    Own,
 }
 
 /// Of a packet: as the flow's initiator sends it, or the other end.
@@ -73,6 +75,7 @@ impl Flow {
         let at = match kind {
             Kind::In | Kind::Host => Place::Net,
             Kind::Out | Kind::Hairpin => Place::of(client.0),
+            Kind::Own => Place::Host,
         };
         Self {
             kind,
@@ -94,7 +97,7 @@ impl Flow {
     pub(crate) fn shown(&self, side: usize) -> End {
         let address = match self.kind {
             Kind::In | Kind::Host => self.client.0,
-            Kind::Out | Kind::Hairpin => PUBLIC,
+            Kind::Out | Kind::Hairpin | Kind::Own => PUBLIC,
         };
         (address, self.shown_port[side].unwrap_or(self.client.1))
     }
@@ -113,6 +116,11 @@ impl Flow {
             Direction::Request => [self.shown(side), self.server],
             Direction::Reply => [self.target, self.client],
         }
+    }
+
+    /// Whether a packet of it goes to the host itself: then nothing comes out but what the host answers.
+    pub(crate) fn is_for_host(&self, direction: Direction) -> bool {
+        (self.kind, direction) == (Kind::Own, Direction::Reply)
     }
 
     /// Whether both hosts have let its first packet pass.
@@ -320,7 +328,9 @@ impl Model {
                 (Place::of(first.0), self.error(stimulus, by, first, second))
             }
         };
-        packet.dress.ttl = packet.dress.ttl.wrapping_sub(1);
+        if flow.at != Place::Host {
+            packet.dress.ttl = packet.dress.ttl.wrapping_sub(1);
+        }
         (at, packet)
     }
 
@@ -392,6 +402,23 @@ impl Model {
                 && (flow.protocol, flow.client) == (protocol, client)
                 && flow.target.0 == address
                 && flow.shown_port[NATBPF].is_some()
+        })
+    }
+
+    /// Whether the host itself talks to the remote of a guest's flow from just the port under which natbpf shows
+    /// the guest to others.
+    pub(crate) fn is_hosts_port(&self, index: usize) -> bool {
+        let flow = &self.flows[index];
+        let shown = |other: &Flow| other.shown_port[NATBPF].map(|_| other.shown(NATBPF));
+        let is_alike = |other: &&Flow| other.protocol == flow.protocol;
+        let guests = self.flows.iter().filter(is_alike);
+        let guests = guests.filter(|other| other.kind != Kind::Own && other.client == flow.client);
+        let ports: HashSet<End> = guests.filter_map(shown).collect();
+        let mut hosts = self.flows.iter().filter(is_alike);
+        hosts.any(|other| {
+            other.kind == Kind::Own
+                && other.server == flow.server
+                && shown(other).is_some_and(|end| ports.contains(&end))
         })
     }
 

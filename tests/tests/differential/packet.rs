@@ -10,6 +10,7 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const GRE: u8 = 47;
 pub(crate) const ESP: u8 = 50;
+pub(crate) const OSPF: u8 = 89;
 pub(crate) const SCTP: u8 = 132;
 
 pub(crate) const FIN: u8 = 0x01;

@@ -10,7 +10,8 @@ use crate::differential::compare::{Came, Out, Pair, outputs, show};
 use crate::differential::decisions::{DECISIONS, explain};
 use crate::differential::generate::Generator;
 use crate::differential::model::{Cause, Direction, Model, NATBPF, NFTABLES, Shape, Stimulus};
-use crate::differential::twin::{Manner, Side, stay_on_one_cpu};
+use crate::differential::packet::{TCP, UDP};
+use crate::differential::twin::{Manner, Place, Side, stay_on_one_cpu};
 
 /// How to do the same again.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,9 @@ impl Run {
         for side in [NFTABLES, NATBPF] {
             let (at, written) = self.model.sent(stimulus, side);
             let mut packets = written.packets();
+            if at == Place::Host && written.body.protocol() == UDP {
+                self.sides[side].hold(written.from.1)?;
+            }
             if stimulus.cause == Cause::FirstFragmentOnly {
                 packets.truncate(1);
             }
@@ -144,6 +148,9 @@ impl Run {
             self.model.flows[stimulus.flow].is_usable = false;
         } else if came == [Came::Translated; 2] {
             self.model.follow(stimulus);
+            let flow = &mut self.model.flows[stimulus.flow];
+            // The host has no such connection, and resets it.
+            flow.is_usable &= flow.protocol != TCP || !flow.is_for_host(stimulus.direction);
         } else if !stimulus.leaves_no_trace() {
             // The two went different ways: what follows on this flow would too.
             self.model.flows[stimulus.flow].is_usable = false;

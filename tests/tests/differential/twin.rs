@@ -9,13 +9,19 @@
 //! `net`, `vm1` and `vm2` have no addresses: their kernels answer nothing, every packet is the
 //! test's own. The host knows their hardware addresses, so that nothing has to be asked for.
 
-use std::net::Ipv4Addr;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lab::{Frame, Host, Lab, Natbpf, RawSocket};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 use nix::unistd::Pid;
 
 use crate::differential::packet::{Body, Dress, End, Flaw, Written};
@@ -47,6 +53,8 @@ pub(crate) enum Place {
     Net,
     Vm1,
     Vm2,
+    /// At the host itself: it sends, and what it receives comes out nowhere.
+    Host,
 }
 
 impl Place {
@@ -95,6 +103,10 @@ pub(crate) struct Side {
     // The order matters: natbpf must end before its host does.
     natbpf: Option<Natbpf>,
     wires: Vec<Wire>,
+    /// By which the host itself sends whole packets.
+    own: OwnedFd,
+    /// The host's sockets, on the ports from which it sends datagrams.
+    sockets: HashMap<u16, UdpSocket>,
     markers: u32,
     host: Host,
     _lab: Lab,
@@ -179,9 +191,15 @@ impl Side {
                 gateway: host.mac(interface)?,
             });
         }
+        let own = host.enter(|| {
+            let (flags, raw) = (SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
+            socket(AddressFamily::Inet, SockType::Raw, flags, raw)
+        })?;
         Ok(Self {
             natbpf: None,
             wires,
+            own: own.context("a raw socket of the host's")?,
+            sockets: HashMap::new(),
             markers: 0,
             host,
             _lab: lab,
@@ -256,8 +274,23 @@ impl Side {
         Ok(caught)
     }
 
+    /// Has the host hold the port from which it sends datagrams, as every program does that sends some. Nobody
+    /// reads what comes to it.
+    pub(crate) fn hold(&mut self, port: u16) -> Result<()> {
+        if let Entry::Vacant(place) = self.sockets.entry(port) {
+            place.insert(self.host.udp(&format!("{PUBLIC}:{port}"))?);
+        }
+        Ok(())
+    }
+
     fn send(&self, at: Place, packet: &[u8]) -> Result<()> {
-        self.wires[at as usize].send(packet)
+        if at != Place::Host {
+            return self.wires[at as usize].send(packet);
+        }
+        let to = packet.get(16..20).context("no destination")?;
+        let to = SockaddrIn::new(to[0], to[1], to[2], to[3], 0);
+        let sent = sendto(self.own.as_raw_fd(), packet, &to, MsgFlags::empty());
+        sent.map(drop).context("send from the host")
     }
 
     /// Takes what has come out at a place, up to the marker with this payload.
