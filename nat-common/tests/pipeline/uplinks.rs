@@ -5,14 +5,14 @@ use nat_common::{
     parse::UDP,
     pipeline::Verdict,
     rule::{
-        ExternalAddress, Interface, SNAT_FIXED_BITS, Snat4, SnatKey4, interface_flags, mapping,
-        role,
+        BY_DESTINATION, ExternalAddress, Interface, SNAT_FIXED_BITS, Snat4, SnatKey4,
+        interface_flags, mapping, role,
     },
 };
 
 use super::{
     packets::{At, Ip, answer, ends, request, udp},
-    world::{C1, C3, DMZ, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+    world::{C1, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
 };
 
 /// The other uplink, its number and its address.
@@ -77,6 +77,67 @@ fn hide(world: &mut World, mapping: u8) {
 fn leaves(world: &World, uplink: u32, packet: &[u8]) -> At {
     let (_, packet) = world.run(Hook::Outbound, packet, uplink, LAN).unwrap();
     ends(&packet).0
+}
+
+/// Lets the host reach S2 from another address of the first uplink's.
+fn reach_s2_from(world: &mut World, source: Ip) {
+    world.external(source, true);
+    let key = SnatKey4 {
+        generation: 1,
+        uplink: 1,
+        network: BY_DESTINATION,
+        reserved: [0; 2],
+        source: Addr4(S2),
+    };
+    let snat = Snat4 {
+        first: Addr4(source),
+        last: Addr4(source),
+        rule: 7,
+        first_port: 1024,
+        last_port: u16::MAX,
+        mapping: mapping::ENDPOINT_INDEPENDENT,
+        filtering: 0,
+        has_excludes: 0,
+        by_destination: 0,
+    };
+    let snats = &mut world.tables.snats;
+    snats.insert(SNAT_FIXED_BITS + 32, &key, snat);
+}
+
+/// A guest leaves by the address from which the host itself would reach its destination. What it has
+/// there is for that destination alone: its mapping stays that of the address which most others see.
+#[test]
+fn a_destination_that_is_reached_from_another_address_sees_guests_there() {
+    let mut world = World::new();
+    reach_s2_from(&mut world, POOL[0]);
+    world.snat(|snat| snat.by_destination = 1);
+    let (usual, special) = (At(PUBLIC, 5000), At(POOL[0], 5000));
+    for (to, source, mappings) in [(S2, special, 0), (S1A, usual, 1), (S2, special, 1)] {
+        let packet = udp(GUEST, At(to, 7000)).bytes();
+        assert_eq!(leaves(&world, UPLINK, &packet), source, "to {to:?}");
+        assert_eq!(world.entries()[1], mappings, "to {to:?}");
+    }
+    world.check();
+}
+
+#[test]
+fn a_destination_that_is_reached_from_the_usual_address_shares_the_mapping() {
+    let mut world = World::new();
+    reach_s2_from(&mut world, PUBLIC);
+    world.snat(|snat| snat.by_destination = 1);
+    for (to, mappings) in [(S2, 1), (S1A, 1)] {
+        let packet = udp(GUEST, At(to, 7000)).bytes();
+        assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
+        assert_eq!(world.entries()[1], mappings, "to {to:?}");
+    }
+}
+
+#[test]
+fn a_rule_with_an_address_of_its_own_heeds_no_destinations() {
+    let mut world = World::new();
+    reach_s2_from(&mut world, POOL[0]);
+    let packet = udp(GUEST, At(S2, 7000)).bytes();
+    assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
 }
 
 #[test]
