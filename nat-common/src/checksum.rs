@@ -36,6 +36,13 @@ impl Diff {
         (!fold(old + fold(self.0) as u32)).to_ne_bytes()
     }
 
+    /// A sum, which is no checksum, after the change.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_to(self, sum: [u8; 2]) -> [u8; 2] {
+        fold(u16::from_ne_bytes(sum) as u32 + fold(self.0) as u32).to_ne_bytes()
+    }
+
     /// The UDP checksum field after the change: 0 means "none" and stays, and a sum that computes
     /// to 0 is sent as 0xffff (RFC 768).
     #[inline(always)]

@@ -104,6 +104,8 @@ drop_reasons! {
     HiddenByTags = 27, "hidden_by_tags";
     /// From an uplink to an inside address that is translated towards it.
     DirectToInside = 28, "direct_to_inside";
+    /// A device is asked to fill a checksum in where none is, over addresses or ports.
+    FalseOffload = 29, "false_offload";
 }
 
 /// How many reasons there are.

@@ -6,6 +6,7 @@ use crate::{
     address::{Address, Endpoint, Port},
     checksum::{Diff, fold},
     counter::DropReason,
+    offload::{Offload, is_sound},
     packet::{ChecksumKind, Packet},
     parse::{ICMP, Parsed, TCP, UDP},
     rewrite::{DCCP, ICMP_CHECKSUM, UDP_CHECKSUM, UDP_LITE},
@@ -175,7 +176,8 @@ pub fn verify_checksum<A: Address, P: Packet>(
 ///
 /// # Errors
 ///
-/// [`DropReason::RewriteFailed`] if the packet cannot be written to; the caller drops it.
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
+/// device would write over the translation; the caller drops it.
 #[inline(always)]
 pub fn rewrite_error<A: Address, P: Packet>(
     packet: &mut P,
@@ -183,10 +185,19 @@ pub fn rewrite_error<A: Address, P: Packet>(
     quoted: &Quoted<A>,
     to: &ErrorTranslation<A>,
 ) -> Result<(), DropReason> {
+    if !is_sound(error, packet.offload()) {
+        return Err(DropReason::FalseOffload);
+    }
     write_quoted(packet, error, quoted, to)
         .and_then(|message| {
             let field = error.l4 + ICMP_CHECKSUM;
-            packet.update_checksum(field, ChecksumKind::Icmp, Diff::NONE, message)
+            packet.update_checksum(
+                field,
+                ChecksumKind::Icmp,
+                Offload::UNKNOWN,
+                Diff::NONE,
+                message,
+            )
         })
         .and_then(|()| {
             let addresses = Diff::NONE.replace(

@@ -37,6 +37,7 @@ pub mod local;
 pub mod mapping;
 pub mod mss;
 pub mod next_hop;
+pub mod offload;
 pub mod open;
 pub mod packet;
 pub mod parse;

@@ -4,6 +4,7 @@
 use crate::{
     address::Address,
     checksum::Diff,
+    offload::Offload,
     packet::{ChecksumKind, Packet},
     parse::{Parsed, Transport},
     rewrite::TCP_CHECKSUM,
@@ -102,5 +103,11 @@ fn write<A: Address, P: Packet>(
     };
     let change = Diff::NONE.replace(word(old), word(new));
     let field = parsed.l4 + TCP_CHECKSUM;
-    packet.update_checksum(field, ChecksumKind::Tcp, Diff::NONE, change)
+    packet.update_checksum(
+        field,
+        ChecksumKind::Tcp,
+        Offload::UNKNOWN,
+        Diff::NONE,
+        change,
+    )
 }

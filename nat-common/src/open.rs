@@ -168,8 +168,7 @@ fn choose_source<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>)
     }
 }
 
-/// Opens a session from outside through a forward rule, and gives source and destination of the
-/// packet towards the guest.
+/// Opens a session from outside through a forward rule; see [`Opening::ends`].
 ///
 /// # Errors
 ///
@@ -179,7 +178,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     forward: &Forward<A>,
-) -> Result<(Endpoint<A>, Endpoint<A>), DropReason> {
+) -> Result<(), DropReason> {
     let Work {
         parsed, opening, ..
     } = work;
@@ -205,7 +204,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         )
     };
     if let Err(reason) = guest::enter(tables, &opening.guest) {
-        return joined(tables, opening, reason).map(|()| opening.destinations());
+        return joined(tables, opening, reason);
     }
     opening.begin();
     settle(opening);
@@ -227,7 +226,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         opening.goes_on(tables, result, MAX_REMOTE_ATTEMPTS)
     });
     settle(opening);
-    finish(tables, opening).map(|()| opening.destinations())
+    finish(tables, opening)
 }
 
 /// Notes a flow that the host itself has opened from an external address, so that nobody else takes
@@ -347,8 +346,7 @@ pub fn open_plain<A: Address, T: Tables<A>>(
     finish(tables, opening)
 }
 
-/// Opens a session from outside to a mapping that a guest has made, and gives the guest's
-/// endpoint.
+/// Opens a session from outside to a mapping that a guest has made; see [`Opening::ends`].
 ///
 /// # Errors
 ///
@@ -358,7 +356,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     owner: &PortOwner<A>,
-) -> Result<Endpoint<A>, DropReason> {
+) -> Result<(), DropReason> {
     let Work {
         parsed, opening, ..
     } = work;
@@ -386,13 +384,13 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     opening.answer.key = answer_key(&opening.request);
     settle(opening);
     if let Err(reason) = guest::enter(tables, &opening.guest) {
-        return joined(tables, opening, reason).map(|()| internal);
+        return joined(tables, opening, reason);
     }
     let held = match hold(tables, external, remote.address, protocol, owner, permit) {
         Ok(held) => held,
         Err(reason) => {
             guest::leave(tables, &opening.guest);
-            return joined(tables, opening, reason).map(|()| internal);
+            return joined(tables, opening, reason);
         }
     };
     opening.answer.record.flags |= held;
@@ -400,7 +398,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     if opening.outcome.is_err() {
         release(tables, protocol, external, remote.address, held);
     }
-    finish(tables, opening).map(|()| internal)
+    finish(tables, opening)
 }
 
 /// Opens a session between guests by an external address.
@@ -768,9 +766,11 @@ impl<A: Address> Opening<A> {
         }
     }
 
-    /// Source and destination of the packet after translation.
+    /// Source and destination of the packet that opened the session, after translation. They are read
+    /// from here, not returned by who opens it: across a `?` the compiler keeps them in stack slots that
+    /// hold pointers on other ways, and the verifier refuses that.
     #[inline(always)]
-    fn destinations(&self) -> (Endpoint<A>, Endpoint<A>) {
+    pub fn ends(&self) -> (Endpoint<A>, Endpoint<A>) {
         let record = &self.request.record;
         let destination = Endpoint::new(record.destination, record.destination_port);
         (record.source_endpoint(), destination)

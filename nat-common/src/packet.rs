@@ -6,6 +6,7 @@ use crate::{
     address::Address,
     checksum::Diff,
     fragment::{FragmentKey, Held},
+    offload::{Offload, Sum},
 };
 
 /// The bytes of a packet, from the start of its link-layer header, and what its carrier knows.
@@ -34,11 +35,13 @@ pub trait Packet {
     ///
     /// `pseudo` is the change of words that only the pseudo-header holds (addresses), `payload`
     /// that of words in the message itself. A carrier that leaves the sum unfinished for the
-    /// hardware needs the two apart: then the field holds the pseudo-header's sum alone.
+    /// hardware needs the two apart: then the field holds the pseudo-header's sum alone. `offload` says
+    /// whether it does ([`Offload::of_frame`]); where it does not know, the carrier has a way of its own.
     fn update_checksum(
         &mut self,
         offset: usize,
         kind: ChecksumKind,
+        offload: Offload,
         pseudo: Diff,
         payload: Diff,
     ) -> Option<()>;
@@ -48,6 +51,9 @@ pub trait Packet {
 
     /// Frames that this packet stands for: more than 1 if segmentation was put off (GSO).
     fn frames(&self) -> Frames;
+
+    /// What else is left to a device.
+    fn offload(&self) -> Offload;
 
     /// The interface by which it came into the host, 0 if the host made it.
     fn ingress_interface(&self) -> u32;
@@ -93,11 +99,13 @@ pub enum ChecksumKind {
 }
 
 impl ChecksumKind {
-    /// A finished checksum after changes; see [`Packet::update_checksum`].
+    /// A checksum field after changes; see [`Packet::update_checksum`].
     #[inline(always)]
     #[must_use]
-    pub fn corrected(self, field: [u8; 2], pseudo: Diff, payload: Diff) -> [u8; 2] {
+    pub fn corrected(self, field: [u8; 2], sum: Sum, pseudo: Diff, payload: Diff) -> [u8; 2] {
         match self {
+            Self::Udp if u16::from_ne_bytes(field) == 0 => field,
+            Self::Tcp | Self::Udp if sum == Sum::OfPseudoHeader => pseudo.add_to(field),
             Self::Tcp => pseudo.and(payload).apply(field),
             Self::Udp => pseudo.and(payload).apply_udp(field),
             Self::Icmp => payload.apply(field),
@@ -116,6 +124,10 @@ pub struct SlicePacket<'a> {
     pub ingress_interface: u32,
     /// What [`Packet::was_kept`] says.
     pub was_kept: bool,
+    /// What [`Packet::offload`] says.
+    pub offload: Offload,
+    /// What [`Packet::frames`] says.
+    pub frames: Frames,
     /// Takes the frames that [`Packet::send_kept`] sends.
     pub send_kept: Option<&'a mut SendKept<'a>>,
 }
@@ -127,6 +139,8 @@ impl<'a> SlicePacket<'a> {
             bytes,
             ingress_interface,
             was_kept: false,
+            offload: Offload::NOTHING,
+            frames: Frames { segment_len: 0 },
             send_kept: None,
         }
     }
@@ -161,11 +175,13 @@ impl Packet for SlicePacket<'_> {
         &mut self,
         offset: usize,
         kind: ChecksumKind,
+        offload: Offload,
         pseudo: Diff,
         payload: Diff,
     ) -> Option<()> {
+        let sum = offload.sum_at(offset, self.frames.segment_len != 0);
         let field = self.read::<2>(offset)?;
-        self.write(offset, kind.corrected(field, pseudo, payload))
+        self.write(offset, kind.corrected(field, sum, pseudo, payload))
     }
 
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
@@ -173,7 +189,11 @@ impl Packet for SlicePacket<'_> {
     }
 
     fn frames(&self) -> Frames {
-        Frames { segment_len: 0 }
+        self.frames
+    }
+
+    fn offload(&self) -> Offload {
+        self.offload
     }
 
     fn ingress_interface(&self) -> u32 {

@@ -9,6 +9,7 @@ use crate::{
     address::{Address, Endpoint, Port},
     counter::DropReason,
     icmp::{self, IcmpClass},
+    offload::segment_headers,
     packet::Packet,
     rewrite::{DCCP, UDP_LITE},
     session::{JUST_OPENED, SessionKey, View},
@@ -203,7 +204,7 @@ impl<A: Address> Parsed<A> {
                 bytes,
             };
         }
-        let headers = self.headers_len() as u64;
+        let headers = segment_headers(packet, self).unwrap_or_else(|| self.headers_len()) as u64;
         let packets = bytes.saturating_sub(headers).div_ceil(segment).max(1);
         Traffic {
             is_in,

@@ -7,6 +7,7 @@ use crate::{
     address::{Address, Endpoint, Port},
     checksum::Diff,
     counter::DropReason,
+    offload::{Offload, is_sound},
     packet::{ChecksumKind, Packet},
     parse::{Parsed, Transport},
 };
@@ -28,7 +29,8 @@ pub(crate) const DCCP: u8 = 33;
 ///
 /// # Errors
 ///
-/// [`DropReason::RewriteFailed`] if the packet cannot be written to; the caller drops it.
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
+/// device would write over the translation; the caller drops it.
 #[inline(always)]
 pub fn rewrite<A: Address, P: Packet>(
     packet: &mut P,
@@ -36,7 +38,11 @@ pub fn rewrite<A: Address, P: Packet>(
     source: Endpoint<A>,
     destination: Endpoint<A>,
 ) -> Result<(), DropReason> {
-    write(packet, parsed, source, destination).ok_or(DropReason::RewriteFailed)
+    let offload = packet.offload();
+    if !is_sound(parsed, offload) {
+        return Err(DropReason::FalseOffload);
+    }
+    write(packet, parsed, offload, source, destination).ok_or(DropReason::RewriteFailed)
 }
 
 /// As [`rewrite`], and takes one from the time to live, as a router does.
@@ -51,8 +57,12 @@ pub fn rewrite_forwarded<A: Address, P: Packet>(
     source: Endpoint<A>,
     destination: Endpoint<A>,
 ) -> Result<(), DropReason> {
+    let offload = packet.offload();
+    if !is_sound(parsed, offload) {
+        return Err(DropReason::FalseOffload);
+    }
     let addresses = address_diff(parsed, source, destination);
-    write_ports(packet, parsed, source, destination, addresses)
+    write_ports(packet, parsed, offload, source, destination, addresses)
         .and_then(|()| {
             let (source, destination) = (source.address, destination.address);
             A::write_forwarded(packet, parsed.l3, source, destination, addresses)
@@ -64,11 +74,12 @@ pub fn rewrite_forwarded<A: Address, P: Packet>(
 fn write<A: Address, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
+    offload: Offload,
     source: Endpoint<A>,
     destination: Endpoint<A>,
 ) -> Option<()> {
     let addresses = address_diff(parsed, source, destination);
-    write_ports(packet, parsed, source, destination, addresses)?;
+    write_ports(packet, parsed, offload, source, destination, addresses)?;
     let (source, destination) = (source.address, destination.address);
     A::write_addresses(packet, parsed.l3, source, destination, addresses)
 }
@@ -89,6 +100,7 @@ fn address_diff<A: Address>(
 fn write_ports<A: Address, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
+    offload: Offload,
     source: Endpoint<A>,
     destination: Endpoint<A>,
     addresses: Diff,
@@ -105,6 +117,7 @@ fn write_ports<A: Address, P: Packet>(
     write_transport(
         packet,
         parsed,
+        offload,
         addresses,
         ports,
         [source.port, destination.port],
@@ -115,33 +128,41 @@ fn write_ports<A: Address, P: Packet>(
 fn write_transport<A: Address, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
+    offload: Offload,
     addresses: Diff,
     ports: Diff,
     [source, destination]: [Port; 2],
 ) -> Option<()> {
     let l4 = parsed.l4;
-    match parsed.transport {
+    let (field, kind, addresses, ports) = match parsed.transport {
         Transport::Tcp { .. } => {
             packet.write(l4, both(source, destination))?;
-            packet.update_checksum(l4 + TCP_CHECKSUM, ChecksumKind::Tcp, addresses, ports)
+            (TCP_CHECKSUM, ChecksumKind::Tcp, addresses, ports)
         }
         Transport::Udp => {
             packet.write(l4, both(source, destination))?;
-            packet.update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Udp, addresses, ports)
+            (UDP_CHECKSUM, ChecksumKind::Udp, addresses, ports)
         }
         Transport::IcmpQuery { is_reply } => {
             let id = if is_reply { destination } else { source };
             packet.write(l4 + ICMP_ID, id.0)?;
-            packet.update_checksum(l4 + ICMP_CHECKSUM, ChecksumKind::Icmp, Diff::NONE, ports)
+            (ICMP_CHECKSUM, ChecksumKind::Icmp, Diff::NONE, ports)
         }
         Transport::Opaque if matches!(parsed.header.protocol, UDP_LITE | DCCP) => {
-            packet.update_checksum(l4 + UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE)
+            (UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE)
         }
         Transport::Opaque
         | Transport::IcmpError
         | Transport::IcmpOther
-        | Transport::LaterFragment => Some(()),
-    }
+        | Transport::LaterFragment => return Some(()),
+    };
+    packet.update_checksum(
+        l4 + field,
+        kind,
+        offload.of_frame(parsed.l3),
+        addresses,
+        ports,
+    )
 }
 
 #[inline(always)]

@@ -295,6 +295,8 @@ pub mod interface_flags {
     /// `bridge-nf-call-iptables`. A packet that is translated there is received anew, so that
     /// netfilter sees it as it is now.
     pub const NETFILTER_FIRST: u16 = 1 << 4;
+    /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
+    pub const MAY_BE_UNFINISHED: u16 = 1 << 5;
 }
 
 /// Bits of a value of `RULES`, whose key is a rule's number.

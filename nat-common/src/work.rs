@@ -231,3 +231,19 @@ pub fn settle<V>(value: &mut V) {
     #[cfg(not(target_arch = "bpf"))]
     let _ = value;
 }
+
+/// The same number, of which the compiler knows nothing.
+#[inline(always)]
+#[must_use]
+pub fn unknown(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let number = {
+        let mut number = number;
+        // SAFETY: copies a register to itself.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack));
+        }
+        number
+    };
+    number
+}

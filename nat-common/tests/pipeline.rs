@@ -26,6 +26,7 @@ mod pipeline {
     mod malformed;
     mod memory;
     mod mss;
+    mod offloads;
     mod one_to_one;
     mod packets;
     mod policy;

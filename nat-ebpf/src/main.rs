@@ -12,6 +12,7 @@ mod arp;
 mod local;
 mod maps;
 mod memory;
+mod offload;
 mod refusal;
 mod route;
 mod sessions;

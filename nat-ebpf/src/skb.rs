@@ -20,6 +20,7 @@ use nat_common::{
     checksum::{Diff, fold},
     fragment::{FragmentKey, HELD_BYTES, Held},
     next_hop,
+    offload::{Offload, Sum},
     packet::{ChecksumKind, Frames, Packet},
     parse::ICMP,
     rule::interface_flags,
@@ -29,7 +30,7 @@ use nat_common::{
 
 use crate::{
     maps::{self, Maps},
-    memory,
+    memory, offload,
 };
 use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
@@ -263,6 +264,32 @@ impl Skb {
         unsafe { (*self.skb).ifindex }
     }
 
+    /// Payload of each segment in bytes, 0 if the packet is none that is to be cut.
+    ///
+    /// In assembly: the compiler would keep a pointer to the field for several readings of it, and the
+    /// verifier takes none into the context but the one to its start.
+    #[inline(always)]
+    fn segment_len(&self) -> u32 {
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: the context is valid.
+        unsafe {
+            let segment_len: u32;
+            core::arch::asm!(
+                "{len} = *(u32 *)({skb} + {at})",
+                len = out(wreg) segment_len,
+                skb = in(reg) self.skb,
+                at = const core::mem::offset_of!(__sk_buff, gso_size),
+                options(nostack, readonly, pure),
+            );
+            segment_len
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above.
+        unsafe {
+            (*self.skb).gso_size
+        }
+    }
+
     #[inline(always)]
     fn linear(&self) -> usize {
         self.data_end() - self.data()
@@ -318,21 +345,12 @@ impl Packet for Skb {
         &mut self,
         offset: usize,
         kind: ChecksumKind,
+        offload: Offload,
         pseudo: Diff,
         payload: Diff,
     ) -> Option<()> {
-        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
-        let udp = match kind {
-            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
-            ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
-        };
-        if kind != ChecksumKind::Icmp {
-            self.replace(offset, pseudo, udp | u64::from(BPF_F_PSEUDO_HDR))?;
-        }
-        if payload == Diff::NONE {
-            return Some(());
-        }
-        self.replace(offset, payload, udp)
+        let changes = u32::from(fold(pseudo.0)) << 16 | u32::from(fold(payload.0));
+        Self::correct(self.skb, offset, kind, offload, changes).then_some(())
     }
 
     #[inline(always)]
@@ -370,9 +388,14 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn frames(&self) -> Frames {
-        // SAFETY: the context is valid.
-        let segment_len = unsafe { (*self.skb).gso_size };
-        Frames { segment_len }
+        Frames {
+            segment_len: self.segment_len(),
+        }
+    }
+
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        offload::of(self.skb)
     }
 
     #[inline(always)]
@@ -464,6 +487,14 @@ pub(crate) struct Saved {
     bytes: [u8; SAVED_BYTES],
 }
 
+impl Saved {
+    /// Its room.
+    #[inline(always)]
+    pub(crate) fn bytes(&mut self) -> *mut u8 {
+        self.bytes.as_mut_ptr()
+    }
+}
+
 /// `len` if a packet can be as long and there is room for it.
 ///
 /// In two comparisons, neither with 0: the compiler would make one of them, and from "not 0" the
@@ -504,6 +535,37 @@ impl Skb {
             let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
             (bpf_skb_store_bytes(self.skb, 0, place.cast(), len, flags) == 0).then_some(())
         }
+    }
+
+    /// See [`Packet::update_checksum`]: changes of the pseudo-header above those of the payload. (Apart
+    /// from its callers: each would have the whole of it, and the verifier follow it there.)
+    #[inline(never)]
+    fn correct(
+        skb: *mut __sk_buff,
+        offset: usize,
+        kind: ChecksumKind,
+        offload: Offload,
+        changes: u32,
+    ) -> bool {
+        let mut this = Self { skb };
+        let (pseudo, payload) = (Diff(changes >> 16), Diff(changes & 0xffff));
+        let sum = offload.sum_at(offset, this.segment_len() != 0);
+        if sum != Sum::AsKernelKnows {
+            return this
+                .read::<2>(offset)
+                .and_then(|field| this.write(offset, kind.corrected(field, sum, pseudo, payload)))
+                .is_some();
+        }
+        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
+        let udp = match kind {
+            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
+            ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
+        };
+        let with_pseudo = udp | u64::from(BPF_F_PSEUDO_HDR);
+        if kind != ChecksumKind::Icmp && this.replace(offset, pseudo, with_pseudo).is_none() {
+            return false;
+        }
+        payload == Diff::NONE || this.replace(offset, payload, udp).is_some()
     }
 
     #[inline(always)]

@@ -4,22 +4,24 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
-    helpers::bpf_redirect,
+    helpers::{bpf_csum_diff, bpf_redirect, generated::bpf_xdp_load_bytes},
     macros::xdp,
     programs::XdpContext,
 };
 use nat_common::{
     address::{Addr4, Address},
-    checksum::Diff,
+    checksum::{Diff, fold},
     fragment::{FragmentKey, Held},
+    offload::Offload,
     packet::{ChecksumKind, Frames, Packet},
     pipeline::{self, Decision, Place},
+    work::unknown,
 };
 use network_types::eth::EtherType;
 
 use crate::{
     ETHERNET,
-    maps::{Maps, count_drop, fine_clock, work_area},
+    maps::{self, Maps, count_drop, fine_clock, work_area},
     memory,
 };
 
@@ -54,6 +56,11 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         }
     }
 }
+
+/// The longest message that is summed up in bytes, and how much of it at a time: the kernel's helper
+/// takes no more.
+const MAX_SUMMED: usize = 2048;
+const CHUNK: usize = 512;
 
 /// A frame as it came from the wire: in one piece, with all checksums.
 struct Frame {
@@ -109,21 +116,73 @@ impl Packet for Frame {
         &mut self,
         offset: usize,
         kind: ChecksumKind,
+        offload: Offload,
         pseudo: Diff,
         payload: Diff,
     ) -> Option<()> {
+        let sum = offload.sum_at(offset, false);
         let field = self.read::<2>(offset)?;
-        self.write(offset, kind.corrected(field, pseudo, payload))
+        self.write(offset, kind.corrected(field, sum, pseudo, payload))
     }
 
     #[inline(always)]
-    fn sum(&self, _offset: usize, _end: usize) -> Option<u32> {
-        None
+    fn sum(&self, offset: usize, end: usize) -> Option<u32> {
+        let saved = maps::saved_packet()?;
+        // In two comparisons that the compiler leaves standing, so that the verifier sees both bounds of the
+        // same register. (What is written to the stack and read twice has one of them on Linux 6.1.)
+        let len = unknown((end - offset) as u64);
+        if len > MAX_SUMMED as u64 {
+            return None;
+        }
+        let len = unknown(len);
+        if len < size_of::<u32>() as u64 {
+            return None;
+        }
+        let bytes = saved.bytes();
+        // SAFETY: the context is valid; `bytes` has room for that and a word behind it.
+        unsafe {
+            if bpf_xdp_load_bytes(self.md, offset as u32, bytes.cast(), len as u32) != 0 {
+                return None;
+            }
+            bytes
+                .add(len as usize)
+                .cast::<[u8; 4]>()
+                .write_unaligned([0; 4]);
+        }
+        let mut sum = 0;
+        for chunk in 0..MAX_SUMMED / CHUNK {
+            let start = chunk * CHUNK;
+            if len as usize <= start {
+                break;
+            }
+            let rest = len as usize - start;
+            let size = if rest < CHUNK {
+                (rest + 3) & (CHUNK - 4)
+            } else {
+                CHUNK
+            };
+            // SAFETY: the bytes were loaded, and up to three more are zero.
+            sum = unsafe {
+                bpf_csum_diff(
+                    ptr::null_mut(),
+                    0,
+                    bytes.add(start).cast(),
+                    size as u32,
+                    sum,
+                ) as u32
+            };
+        }
+        Some(u32::from(fold(sum)))
     }
 
     #[inline(always)]
     fn frames(&self) -> Frames {
         Frames { segment_len: 0 }
+    }
+
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        Offload::NOTHING
     }
 
     #[inline(always)]

@@ -40,6 +40,7 @@ mod namespaces {
     mod takeover;
     mod tcp;
     mod too_large;
+    mod tunnels;
     mod udp;
     mod wire;
 }

@@ -13,6 +13,7 @@ use crate::{
     checksum::fold,
     counter::DropReason,
     next_hop::{self, NextHop, NextHopKey},
+    offload::segment_headers,
     packet::Packet,
     parse::{Parsed, Transport, parse_plain},
     rewrite::{UDP_CHECKSUM, rewrite_forwarded},
@@ -70,13 +71,9 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
 ) -> Decision {
     let is_ours =
         |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
-    if tables
-        .near_interface(place.interface)
-        .filter(is_ours)
-        .is_none()
-    {
+    let Some(uplink) = tables.near_interface(place.interface).filter(is_ours) else {
         return Decision::GoesOn;
-    }
+    };
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
     };
@@ -89,7 +86,7 @@ pub fn early<A: Address, P: Packet, T: Tables<A>>(
     let now_s = tables.now_s();
     let hop = next_hop(packet, tables, &parsed, session, now_s)
         .filter(|hop| hop.flags & next_hop::flags::TAKES_FRAMES != 0)
-        .filter(|_| is_finished(packet, &parsed));
+        .filter(|_| is_finished(packet, &parsed, &uplink));
     let hop = hop
         .filter(|_| session.is_caught_up(&clock))
         .filter(|_| session.touch(now_s) == Touch::Again);
@@ -111,11 +108,17 @@ fn is_datagram<A>(parsed: &Parsed<A>) -> bool {
     )
 }
 
-/// Whether the packet's checksum is its final one. One that is still to be finished holds the sum of
-/// the pseudo-header, which XDP has no other way to know; a final one that is equal by chance costs
-/// that packet the fast path.
+/// The shortest datagram that holds a packet with a checksum of its own, in bytes of its payload.
+const LEAST_TUNNELLED: usize = 28;
+
+/// Whether the packet's checksums are the final ones, also of a packet inside.
+///
+/// A checksum that is still to be finished holds the sum of the pseudo-header, which XDP has no other way
+/// to know; a final one that is equal by chance costs that packet the fast path. The checksum of a tunnel
+/// is the right one for when the one inside is finished. So it is wrong until then, and only a datagram
+/// whose checksum is right has nothing unfinished inside.
 #[inline(always)]
-fn is_finished<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+fn is_finished<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
     if parsed.transport != Transport::Udp {
         return true;
     }
@@ -127,7 +130,19 @@ fn is_finished<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
         + parsed.header.destination.sum()
         + u32::from(u16::from(parsed.header.protocol).to_be())
         + u32::from(len.to_be());
-    u16::from_ne_bytes(field) != fold(pseudo)
+    let field = u16::from_ne_bytes(field);
+    if field == fold(pseudo) {
+        return false;
+    }
+    if uplink.flags & interface_flags::MAY_BE_UNFINISHED == 0
+        || usize::from(len) < parsed.transport_len + LEAST_TUNNELLED
+    {
+        return true;
+    }
+    field != 0
+        && packet
+            .sum(parsed.l4, parsed.end())
+            .is_some_and(|sum| fold(u32::from(fold(sum)) + u32::from(fold(pseudo))) == u16::MAX)
 }
 
 /// Sends a guest's packet to the outside if its session has the fast path.
@@ -255,7 +270,8 @@ fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
 fn fits<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool {
     let segment_len = packet.frames().segment_len as usize;
     if segment_len != 0 {
-        return parsed.headers_len() + segment_len <= mtu as usize;
+        return segment_headers(packet, parsed)
+            .is_some_and(|headers| headers + segment_len <= mtu as usize);
     }
     let len = packet.len();
     (len == parsed.end() || len <= LEAST_FRAME) && parsed.header.total_len <= mtu as usize

@@ -15,6 +15,7 @@ use crate::{
     counter::DropReason,
     fragment::Order,
     mapping::PortKey,
+    offload::is_sound,
     open::{Origin, Server, forward_target, open_hairpin},
     packet::Packet,
     parse::{Parsed, Transport, parse},
@@ -102,7 +103,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
             return Ok(Verdict::Untouched);
         }
         let (source, destination) = between(parsed, session);
-        return translate(packet, tables, parsed, session, source, destination);
+        return translate(packet, tables, parsed, session, &[source, destination]);
     }
     if !parsed.may_open() {
         return Ok(Verdict::Untouched);
@@ -166,6 +167,9 @@ fn check_guest<A: Address, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     interface: &Interface,
 ) -> Result<(), DropReason> {
+    if !is_sound(parsed, packet.offload()) {
+        return Err(DropReason::FalseOffload);
+    }
     let source = parsed.header.source;
     // A guest that has no address yet asks for one.
     if source == A::UNSPECIFIED {

@@ -1,8 +1,8 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use super::{
-    Outcome, Place, Verdict, error, fast, find_of_guest, generation, network_of, renumber,
-    resolve_fragment, translate,
+    NotOpened, Opened, Outcome, Place, Verdict, error, fast, find_of_guest, generation, network_of,
+    outcome, renumber, resolve_fragment, translate,
 };
 use crate::{
     address::{Address, Endpoint, Port},
@@ -79,7 +79,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
             network,
             source.address,
         )?;
-        return translate(packet, tables, parsed, session, source, destination);
+        return translate(packet, tables, parsed, session, &[source, destination]);
     }
     let origin = Origin {
         generation: generation(tables),
@@ -89,10 +89,11 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
     // A host without an address asks for one, whatever source a rule is for.
     let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
-    match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
+    let opened = match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
         Some(snat) => from_inside(packet, tables, work, origin, snat),
         None => from_host(packet, tables, work, origin),
-    }
+    };
+    outcome(opened)
 }
 
 /// Ends the session of a packet that a guest has opened and that now leaves by another uplink than the
@@ -134,21 +135,21 @@ fn from_inside<A: Address, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     origin: Origin,
     snat: &Snat<A>,
-) -> Outcome {
+) -> Opened {
     let parsed = &work.parsed;
     let destination = parsed.header.destination;
     if snat.has_excludes != 0 && tables.is_excluded(origin.generation, snat.rule, destination) {
-        return Ok(Verdict::Untouched);
+        return Err(NotOpened::Passes);
     }
     if snat.first == A::UNSPECIFIED {
-        return Err(DropReason::NoAddress);
+        return Err(DropReason::NoAddress.into());
     }
     parsed.check_ends()?;
     if !parsed.has_ports {
-        return Err(DropReason::FragmentUnknown);
+        return Err(DropReason::FragmentUnknown.into());
     }
     if !parsed.may_open() || !destination.is_unicast() {
-        return Err(DropReason::NoSession);
+        return Err(DropReason::NoSession.into());
     }
     open(packet, tables, work, origin, snat)
 }
@@ -176,19 +177,21 @@ fn from_host<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     origin: Origin,
-) -> Outcome {
+) -> Opened {
     let flow = host_flow(packet, tables, work, origin);
     match flow {
-        HostFlow::Passes => return Ok(Verdict::Untouched),
-        HostFlow::TurnedBack => return Err(DropReason::Unsolicited),
+        HostFlow::Passes => return Err(NotOpened::Passes),
+        HostFlow::TurnedBack => return Err(DropReason::Unsolicited.into()),
         HostFlow::Asks | HostFlow::Meets => {}
     }
     settle(work);
     match open_elsewhere(packet, tables, work, origin) {
-        Err(reason) if flow == HostFlow::Asks && reason != DropReason::RewriteFailed => {
-            Ok(Verdict::Untouched)
+        Err(NotOpened::Dropped(reason))
+            if flow == HostFlow::Asks && reason != DropReason::RewriteFailed =>
+        {
+            Err(NotOpened::Passes)
         }
-        outcome => outcome,
+        opened => opened,
     }
 }
 
@@ -395,7 +398,7 @@ fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     origin: Origin,
-) -> Outcome {
+) -> Opened {
     let source = work.parsed.header.source;
     let first_port = match work.parsed.transport {
         Transport::IcmpQuery { .. } => 1,
@@ -425,7 +428,7 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     origin: Origin,
     snat: &Snat<A>,
-) -> Outcome {
+) -> Opened {
     let source = open_outbound(tables, work, origin, snat)?;
     let parsed = &work.parsed;
     let traffic = parsed.traffic(packet, false);
@@ -439,5 +442,5 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
     )?;
     rewrite(packet, parsed, source, parsed.destination())?;
     tables.count(work.opening.request.record.rule, traffic);
-    Ok(Verdict::Opened)
+    Ok(())
 }

@@ -103,6 +103,38 @@ impl From<Outcome> for Decision {
     }
 }
 
+/// What becomes of a packet that belongs to no session: it opens one, or not. One word, as a
+/// [`Decision`] is and for the same reason.
+type Opened = Result<(), NotOpened>;
+
+/// Why a packet opens no session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NotOpened {
+    /// It goes on as it came.
+    Passes,
+    /// See [`Verdict::Beyond`].
+    Beyond,
+    /// It is dropped.
+    Dropped(DropReason),
+}
+
+impl From<DropReason> for NotOpened {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+#[inline(always)]
+const fn outcome(opened: Opened) -> Outcome {
+    match opened {
+        Ok(()) => Ok(Verdict::Opened),
+        Err(NotOpened::Passes) => Ok(Verdict::Untouched),
+        Err(NotOpened::Beyond) => Ok(Verdict::Beyond),
+        Err(NotOpened::Dropped(reason)) => Err(reason),
+    }
+}
+
 /// The number of the network that a packet came from, 0 if from none.
 #[inline(always)]
 fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -> u16 {
@@ -184,32 +216,61 @@ fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
         .map_or(0, |inside| inside.network)
 }
 
-/// Rewrites a packet of a session, follows the connection, and counts. A flow of the host's own
-/// that is only noted passes as it is.
+/// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of the
+/// host's own that is only noted passes as it is.
 #[inline(always)]
 fn translate<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
-    source: Endpoint<A>,
-    destination: Endpoint<A>,
+    ends: &[Endpoint<A>; 2],
 ) -> Outcome {
+    match translate_apart(packet, tables, parsed, session, ends) {
+        None if is_only_noted(parsed, session, ends) => Ok(Verdict::Untouched),
+        None => Ok(Verdict::Translated),
+        Some(reason) => Err(reason),
+    }
+}
+
+/// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room for
+/// both.)
+#[inline(never)]
+fn translate_apart<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    ends: &[Endpoint<A>; 2],
+) -> Option<DropReason> {
     follow(tables, parsed, session);
     if let Transport::Tcp { flags } = parsed.transport
         && flags & tcp::RST != 0
     {
         show_answers(tables, parsed, session);
     }
-    let is_same = source == parsed.source() && destination == parsed.destination();
-    // (A fragment may have got another identification.)
-    if session.has(flags::HOST) && is_same && !parsed.is_fragment() {
-        return Ok(Verdict::Untouched);
+    if is_only_noted(parsed, session, ends) {
+        return None;
     }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
-    rewrite(packet, parsed, source, destination)?;
-    tables.count(session.rule, traffic);
-    Ok(Verdict::Translated)
+    let failure = rewrite(packet, parsed, ends[0], ends[1]).err();
+    if failure.is_none() {
+        tables.count(session.rule, traffic);
+    }
+    failure
+}
+
+/// Whether a packet belongs to a flow of the host's own that is noted, not translated. (A fragment may
+/// have got another identification.)
+#[inline(always)]
+fn is_only_noted<A: Address>(
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    ends: &[Endpoint<A>; 2],
+) -> bool {
+    session.has(flags::HOST)
+        && *ends == [parsed.source(), parsed.destination()]
+        && !parsed.is_fragment()
 }
 
 /// Sends the answers to a reset through the kernel. Its connection tracking has taken the reset for

@@ -1,9 +1,9 @@
 //! Uplink, ingress: packets from outside.
 
 use super::{
-    Decision, Outcome, Place, Verdict, direct, enter, error,
+    Decision, NotOpened, Opened, Outcome, Place, Verdict, direct, enter, error,
     fast::{self, Inbound},
-    find, generation, policy, resolve_fragment, rewritten, translate,
+    find, generation, outcome, policy, resolve_fragment, rewritten, translate,
 };
 use crate::{
     address::{Address, Endpoint, Port},
@@ -86,37 +86,38 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
         && let Some(session) = find(tables, parsed, View::Outside, 0)
     {
         let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
-        return translate(packet, tables, parsed, session, source, destination);
+        return translate(packet, tables, parsed, session, &[source, destination]);
     }
-    without_session(packet, tables, work, place.interface)
+    outcome(without_session(packet, tables, work, place.interface))
 }
 
+/// Opens a session for a packet, and rewrites it.
 #[inline(never)]
 fn without_session<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
     interface: u32,
-) -> Outcome {
+) -> Opened {
     let parsed = &work.parsed;
     if dhcp::is_to_client(parsed) {
         // (Servers may have private addresses.)
-        return Ok(Verdict::Beyond);
+        return Err(NotOpened::Beyond);
     }
     let generation = generation(tables);
     parsed.check_source()?;
     if tables.inside(generation, parsed.header.source).is_some() {
-        return Err(DropReason::InternalSource);
+        return Err(DropReason::InternalSource.into());
     }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
-        return Ok(Verdict::Beyond);
+        return Err(NotOpened::Beyond);
     };
     parsed.check_ends()?;
     if !parsed.has_ports {
-        return not_ours(external, DropReason::FragmentUnknown);
+        return Err(not_ours(external, DropReason::FragmentUnknown));
     }
     if !parsed.may_open() {
-        return not_for_guests(tables, parsed, external);
+        return Err(not_for_guests(tables, parsed, external));
     }
     let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());
     if let Some(forward) = forward {
@@ -124,23 +125,25 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
         // A mapping takes answers to queries, not queries.
-        return not_ours(external, DropReason::Unsolicited);
+        return Err(not_ours(external, DropReason::Unsolicited));
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     match tables.port(&key) {
         Some(owner) if owner.is_exclusive() => by_mapping(packet, tables, work, owner, interface),
-        Some(_) if host_socket(tables, parsed) == HostSocket::None => Err(DropReason::Filtered),
-        _ => not_ours(external, DropReason::Unsolicited),
+        Some(_) if host_socket(tables, parsed) == HostSocket::None => {
+            Err(DropReason::Filtered.into())
+        }
+        _ => Err(not_ours(external, DropReason::Unsolicited)),
     }
 }
 
 /// What natbpf knows nothing of is the host's, if the host holds the address.
 #[inline(always)]
-fn not_ours(external: &ExternalAddress, reason: DropReason) -> Outcome {
+fn not_ours(external: &ExternalAddress, reason: DropReason) -> NotOpened {
     if external.is_host != 0 {
-        Ok(Verdict::Untouched)
+        NotOpened::Passes
     } else {
-        Err(reason)
+        NotOpened::Dropped(reason)
     }
 }
 
@@ -151,11 +154,11 @@ fn not_for_guests<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     external: &ExternalAddress,
-) -> Outcome {
+) -> NotOpened {
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     let is_guests = tables.port(&key).is_some();
     if is_guests && host_socket(tables, parsed) == HostSocket::None {
-        return Err(DropReason::Filtered);
+        return NotOpened::Dropped(DropReason::Filtered);
     }
     not_ours(external, DropReason::Unsolicited)
 }
@@ -176,16 +179,16 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     forward: &Forward<A>,
     interface: u32,
-) -> Outcome {
+) -> Opened {
     // The host's own connections come first, also from a port that a rule forwards. What its datagram
     // sockets have sent is noted; one that is connected and has sent nothing may be any user's.
     if work.parsed.header.protocol == TCP
         && host_socket(tables, &work.parsed) == HostSocket::Connected
     {
-        return Ok(Verdict::Untouched);
+        return Err(NotOpened::Passes);
     }
     if forward.flags & forward_flags::WHOLE != 0 && is_answer_to_group(tables, &work.parsed) {
-        return Ok(Verdict::Untouched);
+        return Err(NotOpened::Passes);
     }
     let target = policy::Target {
         endpoint: forward_target(&work.parsed, forward),
@@ -193,15 +196,8 @@ fn by_forward<A: Address, P: Packet, T: Tables<A>>(
         is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
     };
     check_policies(packet, tables, work, interface, &target)?;
-    let (source, destination) = open_forward(tables, work, forward)?;
-    opened(
-        packet,
-        tables,
-        &work.parsed,
-        forward.rule,
-        source,
-        destination,
-    )
+    open_forward(tables, work, forward)?;
+    Ok(opened(packet, tables, work)?)
 }
 
 /// Whether the host has sent to a group from where a packet goes, so that it may be an answer.
@@ -224,11 +220,11 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     owner: &PortOwner<A>,
     interface: u32,
-) -> Outcome {
+) -> Opened {
     let parsed = &work.parsed;
     // A service that the host has started on the port since comes before whom the guest may let in.
     if host_socket(tables, parsed) != HostSocket::None {
-        return Ok(Verdict::Untouched);
+        return Err(NotOpened::Passes);
     }
     let protocol = parsed.header.protocol;
     let is_permitted = match owner.filtering {
@@ -245,7 +241,7 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
         _ => true,
     };
     if !is_permitted || !begins {
-        return Err(DropReason::Filtered);
+        return Err(DropReason::Filtered.into());
     }
     let target = policy::Target {
         endpoint: Endpoint::new(owner.address, owner.port),
@@ -253,16 +249,8 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
         is_accepted: false,
     };
     check_policies(packet, tables, work, interface, &target)?;
-    let destination = open_to_mapping(tables, work, owner)?;
-    let parsed = &work.parsed;
-    opened(
-        packet,
-        tables,
-        parsed,
-        owner.rule,
-        parsed.source(),
-        destination,
-    )
+    open_to_mapping(tables, work, owner)?;
+    Ok(opened(packet, tables, work)?)
 }
 
 /// Asks the policies, if there are any, whether a guest may be reached by an uplink.
@@ -281,18 +269,18 @@ fn check_policies<A: Address, P: Packet, T: Tables<A>>(
     policy::check(packet, tables, work, side_of(uplink), target)
 }
 
-/// Rewrites and counts the packet that opened a session.
-#[inline(always)]
+/// Rewrites and counts the packet that opened a session. (Apart from opening it: the stack has no room
+/// for both.)
+#[inline(never)]
 fn opened<A: Address, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
-    parsed: &Parsed<A>,
-    rule: u32,
-    source: Endpoint<A>,
-    destination: Endpoint<A>,
-) -> Outcome {
+    work: &Work<A>,
+) -> Result<(), DropReason> {
+    let parsed = &work.parsed;
+    let (source, destination) = work.opening.ends();
     let traffic = parsed.traffic(packet, true);
     rewrite(packet, parsed, source, destination)?;
-    tables.count(rule, traffic);
-    Ok(Verdict::Opened)
+    tables.count(work.opening.request.record.rule, traffic);
+    Ok(())
 }

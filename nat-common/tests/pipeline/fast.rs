@@ -2,7 +2,8 @@
 
 use nat_common::{
     next_hop::{self, NextHop, NextHopKey},
-    packet::SlicePacket,
+    offload::Offload,
+    packet::{Frames, SlicePacket},
     parse::{TCP, UDP},
     pipeline::{self, Decision, Place, Verdict},
     rule::{Interface, role},
@@ -14,27 +15,26 @@ use proptest::prelude::*;
 
 use super::{
     packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
-    segments::Segmented,
     world::{C1, Fate, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
 };
 
 /// The port of the bridge behind which the guest is.
-const PORT: u32 = 7;
-const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(super) const PORT: u32 = 7;
+pub(super) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 /// Tags of the router and of the guest.
 const ROUTER: u32 = next_hop::tag(1, 1);
 const GUEST: u32 = next_hop::tag(2, 1);
-const MTU: u32 = 1500;
+pub(super) const MTU: u32 = 1500;
 
-const CLIENT: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
-const EXTERNAL: At = At(PUBLIC, 5000);
+pub(super) const CLIENT: At = At(C1, 5000);
+pub(super) const REMOTE: At = At(S1A, 7000);
+pub(super) const EXTERNAL: At = At(PUBLIC, 5000);
 
 /// A host whose next hops are known.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new();
     let tables = &mut world.tables;
     tables.is_fast_path_on = true;
@@ -73,14 +73,14 @@ fn world() -> World {
 }
 
 /// A frame for a MAC address.
-fn to(mac: [u8; 6], packet: &Make) -> Vec<u8> {
+pub(super) fn to(mac: [u8; 6], packet: &Make) -> Vec<u8> {
     let mut frame = packet.bytes();
     frame[..6].copy_from_slice(&mac);
     frame
 }
 
 /// Opens the session by the slow path: packets each way, until both directions have learned.
-fn establish(world: &World, protocol: u8) {
+pub(super) fn establish(world: &World, protocol: u8) {
     let flags = |flags| move |from, to| tcp(from, to, flags).payload(b"");
     let out = |make: &Make| {
         let fate = world.guest_sends(&to(ROUTER_MAC, make));
@@ -103,8 +103,23 @@ fn establish(world: &World, protocol: u8) {
 
 /// Runs a frame at the port or, if it comes by the uplink, at XDP.
 fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Decision, Vec<u8>, u32) {
+    run_offloaded(world, hook, frame, clock, (Offload::NOTHING, 0))
+}
+
+/// The same, of a packet whose checksum or segmentation is put off.
+pub(super) fn run_offloaded(
+    world: &World,
+    hook: u32,
+    frame: &[u8],
+    clock: u32,
+    (offload, segment_len): (Offload, u32),
+) -> (Decision, Vec<u8>, u32) {
     let mut bytes = frame.to_vec();
-    let mut packet = SlicePacket::new(&mut bytes, hook);
+    let mut packet = SlicePacket {
+        offload,
+        frames: Frames { segment_len },
+        ..SlicePacket::new(&mut bytes, hook)
+    };
     let place = Place {
         l3: ETHERNET,
         interface: hook,
@@ -172,18 +187,8 @@ fn segments_that_fit_are_sent_on_together() {
         (MTU + 40, Decision::GoesOn),
         (0, Decision::GoesOn),
     ] {
-        let mut bytes = frame.clone();
-        let mut packet = Segmented {
-            packet: SlicePacket::new(&mut bytes, PORT),
-            segment_len,
-        };
-        let place = Place {
-            l3: ETHERNET,
-            interface: PORT,
-            is_to_host: true,
-        };
-        let mut work = Work::new();
-        let decision = pipeline::from_port(&mut packet, &world.tables, place, &mut work);
+        let offload = (Offload::NOTHING, segment_len);
+        let (decision, _, _) = run_offloaded(&world, PORT, &frame, 1, offload);
         assert_eq!(decision, expected, "{segment_len}");
     }
 }

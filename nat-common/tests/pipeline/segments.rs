@@ -1,11 +1,9 @@
 //! Packets that are still to be segmented, and what is counted of them; data and headers.
 
 use nat_common::{
-    address::{Addr4, Address},
-    checksum::Diff,
+    address::Addr4,
     counter::DropReason,
-    fragment::{FragmentKey, Held},
-    packet::{ChecksumKind, Frames, Packet, SlicePacket},
+    packet::{Frames, Packet, SlicePacket},
     parse::{Parsed, TCP, parse},
     tables::Traffic,
 };
@@ -18,81 +16,13 @@ use super::{
 const GUEST: At = At(C1, 5000);
 const REMOTE: At = At(S1A, 7000);
 
-/// A packet of which a device makes frames with so many bytes of payload each.
-pub(crate) struct Segmented<'a> {
-    pub(crate) packet: SlicePacket<'a>,
-    pub(crate) segment_len: u32,
-}
-
-impl Packet for Segmented<'_> {
-    fn len(&self) -> usize {
-        self.packet.len()
-    }
-
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.packet.read(offset)
-    }
-
-    fn make_readable(&mut self, end: usize) {
-        self.packet.make_readable(end);
-    }
-
-    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        self.packet.write(offset, bytes)
-    }
-
-    fn update_checksum(
-        &mut self,
-        offset: usize,
-        kind: ChecksumKind,
-        pseudo: Diff,
-        payload: Diff,
-    ) -> Option<()> {
-        self.packet.update_checksum(offset, kind, pseudo, payload)
-    }
-
-    fn sum(&self, offset: usize, end: usize) -> Option<u32> {
-        self.packet.sum(offset, end)
-    }
-
-    fn frames(&self) -> Frames {
-        Frames {
-            segment_len: self.segment_len,
-        }
-    }
-
-    fn ingress_interface(&self) -> u32 {
-        self.packet.ingress_interface
-    }
-
-    fn was_kept(&mut self) -> bool {
-        self.packet.was_kept()
-    }
-
-    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
-        self.packet.keep(held, key)
-    }
-
-    fn save(&self) -> Option<()> {
-        self.packet.save()
-    }
-
-    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
-        self.packet.send_kept(held, key)
-    }
-
-    fn restore(&mut self) {
-        self.packet.restore();
-    }
-}
-
 /// The headers of a packet that becomes frames with so many bytes of payload, 0 for one that is a
 /// frame; and what is counted of it.
 fn read(bytes: &[u8], segment_len: u32) -> Result<(Parsed<Addr4>, Traffic), DropReason> {
     let mut bytes = bytes.to_vec();
-    let packet = Segmented {
-        packet: SlicePacket::new(&mut bytes, 0),
-        segment_len,
+    let packet = SlicePacket {
+        frames: Frames { segment_len },
+        ..SlicePacket::new(&mut bytes, 0)
     };
     let mut parsed = Parsed::EMPTY;
     parse(&packet, ETHERNET, &mut parsed)?;

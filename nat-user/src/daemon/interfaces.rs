@@ -43,7 +43,7 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::UPLINK,
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
-            flags: uplink_flags(config) | netfilter_flags(link) | policed,
+            flags: uplink_flags(config) | device_flags(link) | netfilter_flags(link) | policed,
             mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
@@ -105,6 +105,16 @@ fn uplink_flags(config: &Config) -> u16 {
     match config.uplinks.len() {
         1 => 0,
         _ => interface_flags::ONE_OF_SEVERAL,
+    }
+}
+
+/// A card's frames come from a wire, with all checksums; other devices hand over what a stack on the
+/// same machine has sent. (Cards that QEMU makes up let it finish checksums while they have XDP.)
+fn device_flags(link: &Link) -> u16 {
+    let is_from_wire = |bus: &str| !matches!(bus, "xen" | "vmbus");
+    match link.kind == Kind::Device && link.bus.as_deref().is_some_and(is_from_wire) {
+        true => 0,
+        false => interface_flags::MAY_BE_UNFINISHED,
     }
 }
 

@@ -15,7 +15,7 @@ const NEEDED: &[(u32, &str, &str)] = &[
     (
         38,
         "CAP_PERFMON",
-        "lets programs use packet pointers at full speed",
+        "lets programs use packet pointers at full speed and read what the kernel knows of a packet",
     ),
 ];
 /// Before capabilities were split, this one held CAP_BPF and CAP_PERFMON.

@@ -16,6 +16,7 @@ mod next_hops;
 mod object;
 mod pins;
 mod plain;
+mod record;
 mod rules;
 mod sessions;
 mod takeover;

@@ -1,0 +1,255 @@
+//! What the kernel has put off of a packet for a device to do: finishing a checksum, cutting it
+//! into segments.
+//!
+//! A guest says in a virtio header where its packet wants a checksum filled in, and the kernel
+//! believes it. That must not be where a translation writes, nor in front of that: what is filled
+//! in later would be the guest's choice of an address or a port.
+
+use crate::{
+    address::Address,
+    packet::Packet,
+    parse::{Parsed, TCP, Transport, UDP},
+    rewrite::{TCP_CHECKSUM, UDP_CHECKSUM},
+};
+
+/// What is known of it. A word, so that it can be handed over in a register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offload(u64);
+
+/// How an IPv4 or IPv6 header says what follows it: where, by its version.
+const PROTOCOL_AT: [usize; 2] = [9, 6];
+/// Where a TCP header says its own length.
+const TCP_LENGTH: usize = 12;
+/// Length of a UDP header in bytes.
+const UDP_HEADER: usize = 8;
+
+/// Words of 16 bits that are read of the kernel's own record of a packet (`struct sk_buff`).
+pub const WINDOW: usize = 32;
+/// How many places of fields there are.
+pub const FIELDS: usize = 10;
+
+/// Places of fields: the word of the window that holds one, and the lowest bit of those that are no word.
+pub mod field {
+    /// Where the window starts in the record, in bytes; 0 if the places are not known.
+    pub const WINDOW: usize = 0;
+    /// `ip_summed`.
+    pub const SUMMED: usize = 1;
+    /// Its lowest bit.
+    pub const SUMMED_BIT: usize = 2;
+    /// `encapsulation`.
+    pub const ENCAPSULATION: usize = 3;
+    /// Its bit.
+    pub const ENCAPSULATION_BIT: usize = 4;
+    /// `csum_start`.
+    pub const CSUM_START: usize = 5;
+    /// `csum_offset`.
+    pub const CSUM_OFFSET: usize = 6;
+    /// `network_header`.
+    pub const NETWORK: usize = 7;
+    /// `inner_network_header`.
+    pub const INNER_NETWORK: usize = 8;
+    /// `inner_transport_header`.
+    pub const INNER_TRANSPORT: usize = 9;
+}
+
+/// Values of `ip_summed` (`linux/skbuff.h`).
+const CHECKSUM_COMPLETE: u16 = 2;
+const CHECKSUM_PARTIAL: u16 = 3;
+
+impl Offload {
+    /// Reads the window of a record, given the places of its fields.
+    #[inline(always)]
+    pub fn read(record: &[u16; WINDOW], place: impl Fn(usize) -> usize) -> Self {
+        let word = |field| record[place(field) % WINDOW];
+        let bits = |field, bit| word(field) >> (place(bit) & 15);
+        let network = word(field::NETWORK);
+        let behind = |at: u16, shift: u32| u64::from(at.wrapping_sub(network)) << shift;
+        let filled_in = word(field::CSUM_START).wrapping_add(word(field::CSUM_OFFSET));
+        let summed = bits(field::SUMMED, field::SUMMED_BIT) & 3;
+        let is_encapsulated = bits(field::ENCAPSULATION, field::ENCAPSULATION_BIT) & 1;
+        // Without a branch: the verifier would follow each one through all that comes after.
+        Self(
+            Self::KNOWN
+                | u64::from(summed == CHECKSUM_PARTIAL) * Self::UNFINISHED
+                | u64::from(summed == CHECKSUM_COMPLETE) * Self::SUMMED
+                | u64::from(is_encapsulated) * Self::ENCAPSULATED
+                | behind(filled_in, Self::FIELD)
+                | behind(word(field::INNER_NETWORK), Self::INNER_NETWORK)
+                | behind(word(field::INNER_TRANSPORT), Self::INNER_TRANSPORT),
+        )
+    }
+
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self(0);
+
+    const KNOWN: u64 = 1 << 0;
+    const UNFINISHED: u64 = 1 << 1;
+    const SUMMED: u64 = 1 << 2;
+    const ENCAPSULATED: u64 = 1 << 3;
+    const FIELD: u32 = 16;
+    const INNER_NETWORK: u32 = 32;
+    const INNER_TRANSPORT: u32 = 48;
+
+    /// Nothing has been put off.
+    pub const NOTHING: Self = Self(Self::KNOWN);
+
+    /// Nothing but a checksum, which is to be filled in so many bytes behind the start of the
+    /// network header (or before it).
+    #[inline(always)]
+    #[must_use]
+    pub const fn unfinished(field: i16) -> Self {
+        let field = (field.cast_unsigned() as u64) << Self::FIELD;
+        Self(Self::KNOWN | Self::UNFINISHED | field)
+    }
+
+    /// The same, where the device has summed the packet up.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and_summed(self) -> Self {
+        Self(self.0 | Self::SUMMED)
+    }
+
+    /// The same, in a tunnel: with the starts of the inner headers, behind that of the network
+    /// header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and_encapsulated(self, inner_network: u16, inner_transport: u16) -> Self {
+        let inner = (inner_network as u64) << Self::INNER_NETWORK
+            | (inner_transport as u64) << Self::INNER_TRANSPORT;
+        Self(self.0 | Self::ENCAPSULATED | inner)
+    }
+
+    const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Where a checksum is to be filled in, behind the start of the network header; `None` if
+    /// nowhere, or if that is not known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn field(self) -> Option<i16> {
+        match self.has(Self::UNFINISHED) {
+            true => Some((self.0 >> Self::FIELD) as i16),
+            false => None,
+        }
+    }
+
+    /// Starts of the inner headers behind that of the network header, in a tunnel.
+    #[inline(always)]
+    fn inner(self) -> Option<(usize, usize)> {
+        let at = |shift: u32| (self.0 >> shift) as u16 as usize;
+        match self.has(Self::ENCAPSULATED) {
+            true => Some((at(Self::INNER_NETWORK), at(Self::INNER_TRANSPORT))),
+            false => None,
+        }
+    }
+
+    /// The same for [`Self::sum_at`] alone, with its place behind the start of the frame, in which the
+    /// network header stands at `l3`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_frame(self, l3: usize) -> Self {
+        Self(self.0.wrapping_add((l3 as u64) << Self::FIELD))
+    }
+
+    /// What a TCP or UDP checksum field holds that stands at `field`, of a packet that is still to be cut
+    /// into segments or not.
+    ///
+    /// A tunnel's own checksum is final while the inner one is not: its sum is known before the
+    /// inner field is filled in (local checksum offload). Only of segments it is put off as well.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sum_at(self, field: usize, is_segmented: bool) -> Sum {
+        if !self.has(Self::KNOWN) || self.has(Self::SUMMED) {
+            return Sum::AsKernelKnows;
+        }
+        match self.field() {
+            Some(at) if is_segmented || at as isize == field as isize => Sum::OfPseudoHeader,
+            _ => Sum::Final,
+        }
+    }
+}
+
+/// What a checksum field holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sum {
+    /// The checksum.
+    Final,
+    /// The sum of the pseudo-header, for a device to go on from.
+    OfPseudoHeader,
+    /// One of the two: the carrier's own way of correcting it must be used.
+    AsKernelKnows,
+}
+
+/// Whether a device that fills in a packet's checksum leaves alone what a translation is about.
+#[inline(always)]
+pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
+    let Some(field) = offload.field() else {
+        return true;
+    };
+    let l4 = parsed.l4 - parsed.l3;
+    let first = match parsed.transport {
+        Transport::Tcp { .. } => l4 + TCP_CHECKSUM,
+        Transport::Udp => l4 + UDP_CHECKSUM,
+        Transport::Opaque | Transport::LaterFragment => l4,
+        // Nobody puts off a checksum of ICMP, and a quoted packet is translated as well.
+        Transport::IcmpQuery { .. } | Transport::IcmpError | Transport::IcmpOther => return false,
+    };
+    field as isize >= first as isize
+}
+
+/// Bytes from the network header on that each segment of a packet repeats, inner headers included;
+/// `None` if that cannot be told.
+#[inline(always)]
+pub fn segment_headers<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<usize> {
+    let own = parsed.headers_len();
+    match parsed.transport {
+        Transport::Tcp { .. } => Some(own),
+        Transport::Udp => non_zero(datagram_headers(packet, parsed.l3, own)),
+        _ => non_zero(inner_headers(packet, parsed.l3)),
+    }
+}
+
+#[inline(always)]
+const fn non_zero(len: usize) -> Option<usize> {
+    match len {
+        0 => None,
+        len => Some(len),
+    }
+}
+
+/// The same for a datagram whose own headers are `own` bytes long; 0 if that cannot be told.
+#[inline(always)]
+fn datagram_headers<P: Packet>(packet: &P, l3: usize, own: usize) -> usize {
+    let offload = packet.offload();
+    if offload.has(Offload::ENCAPSULATED) {
+        return inner_headers(packet, l3);
+    }
+    match offload.has(Offload::KNOWN) {
+        true => own,
+        false => 0,
+    }
+}
+
+/// The same for a packet in a tunnel; 0 if it is in none, or holds something else than TCP or UDP. (Apart
+/// from the rest: few packets need it.)
+#[inline(never)]
+fn inner_headers<P: Packet>(packet: &P, l3: usize) -> usize {
+    packet
+        .offload()
+        .inner()
+        .and_then(|(network, transport)| {
+            let [version, _] = packet.read::<2>(l3 + network)?;
+            let at = PROTOCOL_AT[usize::from(version >> 4 == 6)];
+            let [protocol, _] = packet.read::<2>(l3 + network + at)?;
+            match protocol {
+                TCP => {
+                    let [len, _] = packet.read::<2>(l3 + transport + TCP_LENGTH)?;
+                    Some(transport + usize::from(len >> 4) * 4)
+                }
+                UDP => Some(transport + UDP_HEADER),
+                _ => None,
+            }
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,272 @@
+//! Where the fields stand of the kernel's own record of a packet (`struct sk_buff`).
+//!
+//! The kernel describes its types in BTF ("BPF Type Format", `Documentation/bpf/btf.rst`). Of that
+//! no more is read here than the members of one structure.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context as _, Result, ensure};
+use nat_common::offload::{FIELDS, WINDOW, field};
+
+/// The kernel's description of its types.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// What the kernel may be locked down to, with what it is in brackets
+/// (`security/lockdown/lockdown.c`).
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
+/// `BTF_KIND_…`.
+mod kind {
+    pub(super) const INT: u32 = 1;
+    pub(super) const ARRAY: u32 = 3;
+    pub(super) const STRUCT: u32 = 4;
+    pub(super) const UNION: u32 = 5;
+    pub(super) const ENUM: u32 = 6;
+    pub(super) const FUNC_PROTO: u32 = 13;
+    pub(super) const VAR: u32 = 14;
+    pub(super) const DATASEC: u32 = 15;
+    pub(super) const DECL_TAG: u32 = 17;
+    pub(super) const ENUM64: u32 = 19;
+}
+
+/// Where the fields stand; all 0 if the kernel does not say it, or lets no program read there. Programs
+/// then know of a packet what all programs know.
+pub(super) fn skb_fields() -> [u16; FIELDS] {
+    let lockdown = fs::read_to_string(LOCKDOWN).unwrap_or_default();
+    let fields = check_lockdown(&lockdown)
+        .and_then(|()| fs::read(BTF).with_context(|| format!("read {BTF}")))
+        .and_then(|bytes| places(&members(&bytes, "sk_buff")?));
+    fields.unwrap_or_else(|error| {
+        log::warn!(
+            "programs cannot see what is put off of a packet: false virtio headers of guests are not \
+             dropped, and a tunnel's own UDP checksum may be wrong: {error:#}"
+        );
+        [0; FIELDS]
+    })
+}
+
+/// Refuses a kernel that lets no program read its memory. (The verifier would refuse the programs.)
+fn check_lockdown(chosen: &str) -> Result<()> {
+    ensure!(
+        !chosen.contains("[confidentiality]"),
+        "the kernel is locked down to keep its memory confidential ({LOCKDOWN})"
+    );
+    Ok(())
+}
+
+/// The places of the fields that programs read, by the bits at which members stand.
+fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
+    let bit = |name: &str| {
+        let bit = members.get(name).copied();
+        bit.with_context(|| format!("no member {name} in struct sk_buff"))
+    };
+    // Each with its width in bits.
+    let bits = [(bit("ip_summed")?, 2), (bit("encapsulation")?, 1)];
+    let words = [
+        bit("csum_start")?,
+        bit("csum_offset")?,
+        bit("network_header")?,
+        bit("inner_network_header")?,
+        bit("inner_transport_header")?,
+    ];
+    // In words of 16 bits.
+    let all = bits.iter().map(|(bit, _)| bit).chain(&words);
+    let all = all.map(|bit| bit / u16::BITS);
+    let first = all.clone().min().unwrap_or_default();
+    let last = all.max().unwrap_or_default();
+    ensure!(
+        first != 0 && ((last - first) as usize) < WINDOW,
+        "the fields of struct sk_buff stand too far apart: from word {first} to {last}"
+    );
+    let mut places = [0; FIELDS];
+    let mut set = |field: usize, value: u32| -> Result<()> {
+        places[field] = value.try_into().context("place of a field")?;
+        Ok(())
+    };
+    set(field::WINDOW, first * 2)?;
+    for (index, (bit, width)) in bits.into_iter().enumerate() {
+        // Bits count from a word's lowest one where the lowest byte comes first, else from its highest.
+        let within = bit % u16::BITS;
+        let lowest = match cfg!(target_endian = "little") {
+            true => within,
+            false => u16::BITS.saturating_sub(within + width),
+        };
+        set(field::SUMMED + 2 * index, bit / u16::BITS - first)?;
+        set(field::SUMMED_BIT + 2 * index, lowest)?;
+    }
+    for (index, bit) in words.into_iter().enumerate() {
+        ensure!(
+            bit % u16::BITS == 0,
+            "a field of struct sk_buff stands at bit {bit}"
+        );
+        set(field::CSUM_START + index, bit / u16::BITS - first)?;
+    }
+    Ok(places)
+}
+
+/// A type: what it is, and of a structure or union where its members are described.
+#[derive(Clone, Copy)]
+struct Type {
+    name: u32,
+    info: u32,
+    members: usize,
+}
+
+impl Type {
+    fn kind(self) -> u32 {
+        self.info >> 24 & 0x1f
+    }
+
+    fn len(self) -> usize {
+        (self.info & 0xffff) as usize
+    }
+
+    /// Bytes that follow the common part of a type's description.
+    fn rest(self) -> usize {
+        match self.kind() {
+            kind::INT | kind::VAR | kind::DECL_TAG => 4,
+            kind::ARRAY => 12,
+            kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * self.len(),
+            kind::ENUM | kind::FUNC_PROTO => 8 * self.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What is read of a description of types.
+struct Types<'a> {
+    bytes: &'a [u8],
+    strings: usize,
+    /// By their numbers, from 1.
+    types: Vec<Type>,
+}
+
+impl<'a> Types<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self> {
+        let magic = bytes
+            .first_chunk::<2>()
+            .map(|word| u16::from_ne_bytes(*word));
+        ensure!(magic == Some(0xeb9f), "no BTF of this machine");
+        let word = |at| word(bytes, at);
+        let header = word(4)? as usize;
+        let (start, len) = (header + word(8)? as usize, word(12)? as usize);
+        let strings = header + word(16)? as usize;
+        let mut types = Vec::new();
+        let mut at = start;
+        while at < start + len {
+            let one = Type {
+                name: word(at)?,
+                info: word(at + 4)?,
+                members: at + 12,
+            };
+            at += 12 + one.rest();
+            types.push(one);
+        }
+        Ok(Self {
+            bytes,
+            strings,
+            types,
+        })
+    }
+
+    fn name(&self, offset: u32) -> &[u8] {
+        let start = self.bytes.get(self.strings + offset as usize..);
+        start
+            .and_then(|text| text.split(|byte| *byte == 0).next())
+            .unwrap_or_default()
+    }
+
+    /// Adds the members of a structure that stands at this bit to `found`, with those of structures
+    /// in it that have no name.
+    fn collect(&self, one: Type, bit: u32, found: &mut BTreeMap<String, u32>) -> Result<()> {
+        for index in 0..one.len() {
+            let at = one.members + 12 * index;
+            let (name, number) = (word(self.bytes, at)?, word(self.bytes, at + 4)?);
+            let offset = word(self.bytes, at + 8)?;
+            // With the first bit of the information set, the high byte is the width of a bit field.
+            let place = bit
+                + if one.info >> 31 == 1 {
+                    offset & 0x00ff_ffff
+                } else {
+                    offset
+                };
+            let name = self.name(name);
+            if !name.is_empty() {
+                found.insert(String::from_utf8_lossy(name).into_owned(), place);
+                continue;
+            }
+            let inner = self.types.get((number as usize).wrapping_sub(1));
+            match inner.filter(|inner| matches!(inner.kind(), kind::STRUCT | kind::UNION)) {
+                Some(inner) => self.collect(*inner, place, found)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32> {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    word.map(|word| u32::from_ne_bytes(*word))
+        .context("BTF ends early")
+}
+
+/// The members of a structure, each with the bit at which it stands.
+fn members(bytes: &[u8], name: &str) -> Result<BTreeMap<String, u32>> {
+    let types = Types::read(bytes)?;
+    let is_it = |one: &&Type| one.kind() == kind::STRUCT && types.name(one.name) == name.as_bytes();
+    let one = types.types.iter().find(is_it);
+    let one = one.with_context(|| format!("the kernel describes no struct {name}"))?;
+    let mut found = BTreeMap::new();
+    types.collect(*one, 0, &mut found)?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_this_kernels_packets_are_found() {
+        let bytes = fs::read(BTF).unwrap();
+        let members = members(&bytes, "sk_buff").unwrap();
+        let places = places(&members).unwrap();
+        let start = u32::from(places[field::WINDOW]);
+        let csum = members["csum_start"] / 8;
+        assert_eq!(u32::from(places[field::CSUM_START]) * 2 + start, csum);
+        assert_eq!(members["csum_offset"] / 8, csum + 2);
+        assert!(
+            places
+                .iter()
+                .skip(1)
+                .all(|place| usize::from(*place) < WINDOW)
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_keeps_its_memory_confidential_is_not_asked() {
+        assert!(check_lockdown("none integrity [confidentiality]\n").is_err());
+        for chosen in [
+            "",
+            "[none] integrity confidentiality\n",
+            "none [integrity] confidentiality\n",
+        ] {
+            assert!(check_lockdown(chosen).is_ok(), "{chosen}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_description_of_types_is_refused() {
+        for bytes in [&b""[..], b"\0\0\0\0", &[0x9f, 0xeb, 1, 0]] {
+            assert!(members(bytes, "sk_buff").is_err());
+        }
+        let far = [("ip_summed", 8), ("encapsulation", 9), ("csum_start", 16)];
+        let far = far.into_iter().chain([
+            ("csum_offset", 32),
+            ("network_header", 48),
+            ("inner_network_header", 64),
+            ("inner_transport_header", 8 * 200),
+        ]);
+        let far = far.map(|(name, bit)| (name.to_owned(), bit)).collect();
+        assert!(places(&far).is_err());
+    }
+}
