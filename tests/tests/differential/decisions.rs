@@ -154,13 +154,13 @@ pub(crate) const DECISIONS: &[Decision] = &[
         },
     },
     Decision {
-        name: "NeverUntranslatedOut",
-        why: "The host's inside address is no source for the internet: what the host would answer \
-              from it does not leave.",
+        name: "InsideIsNotReachedDirectly",
+        why: "An inside address that is translated towards an uplink is not reached from there but by what \
+              stands for it: netfilter lets everybody in who has a route.",
         explains: |case| {
             case.is(&[Cause::ToInside])
-                && case.flow().target.0 == GATEWAY
-                && (case.nftables, case.natbpf) == (Came::Answered, Came::Nothing)
+                && matches!(case.nftables, Came::Translated | Came::Answered)
+                && case.natbpf == Came::Nothing
         },
     },
     Decision {
@@ -351,19 +351,6 @@ pub(crate) const DECISIONS: &[Decision] = &[
             case.is(&[Cause::ErrorTooShort])
                 && !has_ports(case.flow().protocol)
                 && (case.nftables, case.natbpf) == (Came::Translated, Came::Nothing)
-        },
-    },
-    Decision {
-        name: "TheHostHasItsPortFirst",
-        why: "A guest has one external port for all remotes (RFC 4787 REQ-1): towards one to which the \
-              host itself talks from that port it is refused.",
-        explains: |case| {
-            case.pair.model.manner == Manner::Default
-                && case.flow().kind == Kind::Out
-                && case.pair.stimulus.direction == Direction::Request
-                && case.pair.model.is_hosts_port(case.pair.stimulus.flow)
-                && (case.nftables == Came::Translated || case.is_invalid_to_netfilter())
-                && matches!(case.natbpf, Came::Nothing | Came::Answered)
         },
     },
     Decision {

@@ -307,12 +307,13 @@ impl Generator {
         Ipv4Addr::new(203, 0, 113, 2 + self.random.below(200) as u8)
     }
 
-    /// The first packet of a new flow that has ports, and that nothing is in the way of.
+    /// The first packet of a new flow on a wire that has ports, and that nothing is in the way of.
     pub(crate) fn beginning(&mut self, model: &mut Model) -> Stimulus {
         loop {
             if let Some(step) = self.new_flow(model) {
                 let flow = &model.flows[step.flow];
-                if has_ports(flow.protocol) && (flow.protocol == ICMP || flow.client.1 != 0) {
+                let is_answered = flow.protocol == ICMP || flow.client.1 != 0;
+                if has_ports(flow.protocol) && is_answered && flow.kind != Kind::Own {
                     return step;
                 }
             }

@@ -405,23 +405,6 @@ impl Model {
         })
     }
 
-    /// Whether the host itself talks to the remote of a guest's flow from just the port under which natbpf shows
-    /// the guest to others.
-    pub(crate) fn is_hosts_port(&self, index: usize) -> bool {
-        let flow = &self.flows[index];
-        let shown = |other: &Flow| other.shown_port[NATBPF].map(|_| other.shown(NATBPF));
-        let is_alike = |other: &&Flow| other.protocol == flow.protocol;
-        let guests = self.flows.iter().filter(is_alike);
-        let guests = guests.filter(|other| other.kind != Kind::Own && other.client == flow.client);
-        let ports: HashSet<End> = guests.filter_map(shown).collect();
-        let mut hosts = self.flows.iter().filter(is_alike);
-        hosts.any(|other| {
-            other.kind == Kind::Own
-                && other.server == flow.server
-                && shown(other).is_some_and(|end| ports.contains(&end))
-        })
-    }
-
     /// Whether another flow of a protocol without ports has the same remote.
     pub(crate) fn remote_is_in_use(&self, index: usize) -> bool {
         let flow = &self.flows[index];
