@@ -1,6 +1,6 @@
 //! A host with one uplink and two networks in memory, and the way that packets take through it.
 
-use std::{collections::HashMap, ops::RangeInclusive};
+use std::{cell::Cell, collections::HashMap, ops::RangeInclusive};
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
@@ -689,6 +689,11 @@ pub(crate) fn run(
     run_frame(tables, hook, packet, interface, ingress_interface, false)
 }
 
+thread_local! {
+    /// The work area lies in a map: each packet finds there what the one before has left.
+    static WORK: Cell<Work<Addr4>> = Cell::default();
+}
+
 /// Runs a packet, which may be one that was kept and is sent on, through one hook.
 pub(crate) fn run_frame(
     tables: &MemoryTables,
@@ -710,14 +715,15 @@ pub(crate) fn run_frame(
         interface,
         is_to_host: true,
     };
-    let mut work = Work::<Addr4>::new();
+    let mut work = WORK.take();
     let verdict = match hook {
         Hook::Inbound => pipeline::inbound(&mut packet, tables, place, &mut work),
         Hook::Outbound => pipeline::outbound(&mut packet, tables, place, &mut work),
         Hook::FromGuest => pipeline::from_guest(&mut packet, tables, place, &mut work),
         Hook::ToGuest => pipeline::to_guest(&mut packet, tables, place, &mut work),
-    }?;
-    Ok((verdict, bytes))
+    };
+    WORK.set(work);
+    Ok((verdict?, bytes))
 }
 
 /// Whether an address is a guest's.

@@ -47,6 +47,7 @@ type Received = (Flow, ([u8; 4], u16));
 
 pub(crate) struct World {
     tables: MemoryTables,
+    work: Work<Addr4>,
     /// What each remote has last received, and from which guest's endpoint it came.
     received: [Option<Received>; 3],
 }
@@ -63,6 +64,7 @@ impl World {
     pub(crate) fn new() -> Self {
         Self {
             tables: MemoryTables::new(),
+            work: Work::new(),
             received: [None; 3],
         }
     }
@@ -242,13 +244,15 @@ impl World {
             interface,
             is_to_host: true,
         };
-        let (tables, mut work) = (&self.tables, Work::<Addr4>::new());
+        // It lies in a map: each packet finds there what the one before has left.
+        let (tables, mut work) = (&self.tables, self.work);
         let outcome = match hook {
             Hook::Inbound => pipeline::inbound(&mut packet, tables, place, &mut work),
             Hook::Outbound => pipeline::outbound(&mut packet, tables, place, &mut work),
             Hook::FromGuest => pipeline::from_guest(&mut packet, tables, place, &mut work),
             Hook::ToGuest => pipeline::to_guest(&mut packet, tables, place, &mut work),
         };
+        self.work = work;
         match outcome {
             Ok(Verdict::Untouched) => Outcome::Untouched(bytes),
             Ok(Verdict::Translated | Verdict::Opened | Verdict::ReceivedAnew) => {
