@@ -160,7 +160,7 @@ fn o10_a_guest_gets_no_port_or_address_of_its_choice_by_a_false_place_for_a_chec
     // What leaves the host has every checksum that was put off.
     net.host.set_offload(net.wire, Offload::Checksum, false)?;
     let server = net.cli.udp("0.0.0.0:7000")?;
-    let packet = Ip::new(Proxmox::VM1, Proxmox::CLI).udp(5000, 7000, b"payload!")?;
+    let packet = Ip::new(Proxmox::VM1, Proxmox::CLI).udp_unsummed(5000, 7000, b"payload!")?;
     let frame = [
         &net.host.mac("vmbr1")?[..],
         &net.vm1.mac("eth0")?,
@@ -201,13 +201,11 @@ fn o10_a_guest_gets_no_port_or_address_of_its_choice_by_a_false_place_for_a_chec
             dropped == Some(taken),
             "{round}: {dropped:?} counted of {taken}"
         );
-        // Its own place is right, and so is one within the payload.
-        send(Some((34, 6)))?;
+        // Within the payload a guest may have written what it likes.
         send(None)?;
         send(Some((34, 8)))?;
         let seen = ports(2)?;
         ensure!(seen.iter().all(|seen| *seen == port), "{round}: {seen:?}");
-        while hears(&server)?.is_some() {}
         thread::sleep(patience(Duration::from_secs(1)));
     }
     Ok(())
