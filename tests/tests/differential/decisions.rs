@@ -36,7 +36,12 @@ pub(crate) fn explain(pair: &Pair<'_>) -> Option<&'static Decision> {
         nftables: pair.came(NFTABLES),
         natbpf: pair.came(NATBPF),
     };
-    DECISIONS.iter().find(|decision| (decision.explains)(&case))
+    all().find(|decision| (decision.explains)(&case))
+}
+
+/// Every decision, those included that hosts with FORWARD rules alone show.
+pub(crate) fn all() -> impl Iterator<Item = &'static Decision> {
+    DECISIONS.iter().chain(BEHIND_FIREWALLS)
 }
 
 impl Case<'_> {
@@ -72,7 +77,7 @@ impl Case<'_> {
         let (at, _) = self.sender();
         match self.nftables {
             Came::Untranslated => at != Place::Net && self.leaves(),
-            Came::Nothing => !self.leaves(),
+            Came::Nothing => self.pair.model.manner.is_firewall() || !self.leaves(),
             Came::Answered => !self.leaves() && self.flow().protocol == TCP,
             Came::Translated | Came::Otherwise => false,
         }
@@ -131,7 +136,29 @@ impl Case<'_> {
     }
 }
 
-/// Every one of them.
+/// Those that only hosts with FORWARD rules show.
+const BEHIND_FIREWALLS: &[Decision] = &[Decision {
+    name: "FirewallsSeeWhatIsTranslated",
+    why: "natbpf translates also what connection tracking calls invalid, so that the FORWARD chain drops it; \
+          netfilter leaves it to the host, which resets it.",
+    explains: |case| {
+        case.pair.model.manner.is_firewall()
+            && case.is(&[
+                Cause::NoHandshake,
+                Cause::OffWindow,
+                Cause::NearReset,
+                Cause::WrongState,
+                Cause::Late,
+                Cause::Probe,
+                Cause::Flawed,
+            ])
+            && (case.nftables, case.natbpf) == (Came::Answered, Came::Nothing)
+            && !case.leaves()
+            && (case.is_invalid_to_netfilter() || case.flaw() == Flaw::Trailing)
+    },
+}];
+
+/// All others.
 pub(crate) const DECISIONS: &[Decision] = &[
     Decision {
         name: "InvalidIsDroppedNotLeaked",

@@ -106,6 +106,11 @@ impl Generator {
         }
     }
 
+    /// One of so many.
+    pub(crate) fn choice(&mut self, limit: usize) -> usize {
+        self.random.below(limit)
+    }
+
     /// The next step.
     pub(crate) fn next(&mut self, model: &mut Model) -> Stimulus {
         loop {

@@ -7,11 +7,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::differential::compare::{Came, Out, Pair, outputs, show};
-use crate::differential::decisions::{DECISIONS, explain};
+use crate::differential::decisions::{all, explain};
 use crate::differential::generate::Generator;
 use crate::differential::model::{Cause, Direction, Model, NATBPF, NFTABLES, Shape, Stimulus};
 use crate::differential::packet::{TCP, UDP};
-use crate::differential::twin::{Manner, Place, Side, stay_on_one_cpu};
+use crate::differential::twin::{DROPS, Manner, Place, Side, stay_on_one_cpu};
+
+/// So many packets go before a firewall that changes does so.
+const CHANGE: usize = 50;
 
 /// How to do the same again.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +56,20 @@ pub(crate) fn run(plan: Plan) -> Result<Tally> {
     let mut run = Run {
         plan,
         model: Model::new(plan.manner),
-        sides: [Side::nftables()?, Side::natbpf(plan.manner, plan.fault)?],
+        sides: [
+            Side::nftables(plan.manner)?,
+            Side::natbpf(plan.manner, plan.fault)?,
+        ],
         tally: Tally::default(),
     };
     let mut generator = Generator::new(plan.seed);
     while run.tally.packets < plan.packets {
+        if plan.manner == Manner::ChangingFirewall && run.tally.packets.is_multiple_of(CHANGE) {
+            let drops = generator.choice(1 << DROPS.len());
+            for side in &run.sides {
+                side.set_firewall(plan.manner, drops)?;
+            }
+        }
         let stimulus = generator.next(&mut run.model);
         run.step(&stimulus)?;
     }
@@ -206,7 +218,7 @@ impl Run {
             "differential {test}, seed {seed}: {packets} packets in {seconds:.1} s, {alike} \
              alike ({translated} translated), {decided} by decision"
         );
-        for decision in DECISIONS {
+        for decision in all() {
             if let Some(count) = explained.get(decision.name) {
                 let _ = write!(text, "\n{count:>7} {}: {}", decision.name, decision.why);
             }

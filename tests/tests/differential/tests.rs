@@ -65,6 +65,29 @@ fn by_default() -> Result<()> {
     Ok(())
 }
 
+/// What connection tracking calls invalid is dropped, and what belongs to a connection passes: so rules of both hosts
+/// must see the same connections.
+#[test]
+fn behind_a_stateful_firewall() -> Result<()> {
+    let plan = plan("behind_a_stateful_firewall", Manner::Firewall, SEED)?;
+    translated_much(&run(Plan {
+        packets: plan.packets / 4,
+        ..plan
+    })?)
+}
+
+#[test]
+fn behind_a_firewall_whose_rules_come_and_go() -> Result<()> {
+    let test = "behind_a_firewall_whose_rules_come_and_go";
+    let plan = plan(test, Manner::ChangingFirewall, SEED)?;
+    let tally = run(Plan {
+        packets: plan.packets / 4,
+        ..plan
+    })?;
+    ensure!(tally.translated > 0, "nothing was translated: {tally:?}");
+    Ok(())
+}
+
 /// Packets that nobody has seen before. The seed is in the output, and in the report of a failure.
 #[test]
 fn by_chance() -> Result<()> {

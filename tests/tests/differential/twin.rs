@@ -77,6 +77,18 @@ pub(crate) enum Manner {
     Netfilter,
     /// Mapping by the guest's endpoint, filtering by address: natbpf's own.
     Default,
+    /// As netfilter has it, on hosts that drop what their connection tracking calls invalid.
+    Firewall,
+    /// The same with rules that come and go. All packets go through the kernel, so that both hosts follow at
+    /// once.
+    ChangingFirewall,
+}
+
+impl Manner {
+    /// Whether the hosts have FORWARD rules.
+    pub(crate) fn is_firewall(self) -> bool {
+        matches!(self, Self::Firewall | Self::ChangingFirewall)
+    }
 }
 
 /// The end of a wire at which packets are made and caught.
@@ -114,8 +126,9 @@ pub(crate) struct Side {
 
 impl Side {
     /// The host that translates with nftables.
-    pub(crate) fn nftables() -> Result<Self> {
+    pub(crate) fn nftables(manner: Manner) -> Result<Self> {
         let side = Self::without_nat()?;
+        side.set_firewall(manner, 0)?;
         let host = &side.host;
         host.set_sysctl("net.ipv4.ip_forward", "1")?;
         host.run_with_input(["nft", "-f", "-"], NFTABLES.as_bytes())?
@@ -143,7 +156,7 @@ impl Side {
     pub(crate) fn natbpf(manner: Manner, fault: Option<(&str, &str)>) -> Result<Self> {
         let mut side = Self::without_nat()?;
         let modes = match manner {
-            Manner::Netfilter => {
+            Manner::Netfilter | Manner::Firewall | Manner::ChangingFirewall => {
                 "mapping = \"address-and-port-dependent\"\n\
                  filtering = \"address-and-port-dependent\""
             }
@@ -152,6 +165,10 @@ impl Side {
         let mut config = NATBPF
             .replace("MODES", modes)
             .replace("LIFETIME", LIFETIME_S);
+        if manner == Manner::ChangingFirewall {
+            config.insert_str(0, "forwarding = \"kernel\"\n");
+        }
+        side.set_firewall(manner, 0)?;
         if let Some((from, to)) = fault {
             config = config.replace(from, to);
         }
@@ -272,6 +289,25 @@ impl Side {
             caught.extend(self.exchange(at, &[])?);
         }
         Ok(caught)
+    }
+
+    /// Writes the host's FORWARD rules: those of a stateful firewall, and before them those of [`DROPS`] whose bit is
+    /// set.
+    pub(crate) fn set_firewall(&self, manner: Manner, drops: usize) -> Result<()> {
+        if !manner.is_firewall() {
+            return Ok(());
+        }
+        let chosen = DROPS.iter().enumerate();
+        let chosen = chosen.filter(|(bit, _)| drops >> bit & 1 != 0);
+        let rules: String = chosen.map(|(_, rule)| format!("{rule} drop\n")).collect();
+        let table = format!(
+            "table ip firewall\ndelete table ip firewall\ntable ip firewall {{\nchain forward {{\n\
+             type filter hook forward priority filter; policy drop;\n{rules}\
+             ct state invalid drop\nct state established,related accept\nct state new accept\n}}\n}}\n"
+        );
+        let host = &self.host;
+        let written = host.run_with_input(["nft", "-f", "-"], table.as_bytes())?;
+        written.expect_ok().map(drop)
     }
 
     /// Has the host hold the port from which it sends datagrams, as every program does that sends some. Nobody
@@ -406,6 +442,14 @@ fn go_to_another_cpu() -> Result<()> {
 fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
+
+/// What firewalls drop for a while: as it is inside, whoever translates. (The markers always pass.)
+pub(crate) const DROPS: [&str; 4] = [
+    "ip saddr 172.22.161.170 udp dport != 8",
+    "ip daddr 172.22.161.171 udp dport 10000-10019",
+    "ip daddr 172.22.161.0/24 tcp flags & (syn|ack) == ack",
+    "ip saddr 172.22.161.171 icmp type echo-request",
+];
 
 /// The rules, for nftables.
 const NFTABLES: &str = "
