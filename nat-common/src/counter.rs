@@ -106,6 +106,8 @@ drop_reasons! {
     DirectToInside = 28, "direct_to_inside";
     /// A device is asked to fill a checksum in where none is, over addresses or ports.
     FalseOffload = 29, "false_offload";
+    /// An uplink is away, and the packet would leave by an interface that the daemon has not looked at.
+    UplinkAway = 30, "uplink_away";
 }
 
 /// How many reasons there are.

@@ -270,6 +270,25 @@ pub struct NearInterface {
 /// How many places for interfaces there are.
 pub const NEAR_INTERFACES: u32 = 1024;
 
+/// Value of `UPLINKS`: an uplink by which guests' packets leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Uplink {
+    /// Index of the interface that has the programs, 0 if there is none.
+    pub index: u32,
+    /// Its number, 0 behind the last one.
+    pub number: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// How many uplinks have a place in `UPLINKS`. Where there are more, the last place stands for one that is
+/// never there.
+pub const UPLINKS: u32 = 16;
+
+/// How many interfaces `EXITS` holds.
+pub const EXITS: u32 = 4096;
+
 /// What an interface is.
 pub mod role {
     /// A way to the outside.
@@ -396,6 +415,7 @@ crate::map_layout!(InsideKey4, 8);
 crate::map_layout!(Inside4, 16);
 crate::map_layout!(Interface, 16);
 crate::map_layout!(NearInterface, 20);
+crate::map_layout!(Uplink, 8);
 crate::map_layout!(Settings, 40);
 
 /// Bits before the port in [`ForwardKey4`].

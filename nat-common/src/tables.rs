@@ -9,7 +9,7 @@ use crate::{
     next_hop::{NextHop, NextHopKey, Tag},
     open::Origin,
     policy::{Chain, ChainKey, Policy},
-    rule::{ExternalAddress, Forward, ForwardSource, Inside, Interface, Settings, Snat},
+    rule::{ExternalAddress, Forward, ForwardSource, Inside, Interface, Settings, Snat, Uplink},
     session::{Session, SessionKey, SessionRecord},
     shared::Shared,
 };
@@ -57,6 +57,8 @@ pub mod way {
     pub const HOST: u32 = 0;
     /// Nowhere: it drops it.
     pub const NOWHERE: u32 = u32::MAX;
+    /// Into a tunnel of the route's own: no interface that the configuration names.
+    pub const TUNNEL: u32 = u32::MAX - 1;
 }
 
 /// The tables, the clock and the chance of a data plane.
@@ -149,6 +151,13 @@ pub trait Tables<A: Address> {
     /// Where the kernel sends a packet that came in by an interface: the index of another one, or a
     /// [`way`].
     fn way(&self, interface: u32, source: A, destination: A) -> u32;
+    /// The uplink at a place from 0 to [`crate::rule::UPLINKS`].
+    fn uplink(&self, place: u32) -> Option<&Uplink>;
+    /// Whether there is an interface of this index.
+    fn is_there(&self, interface: u32) -> bool;
+    /// Whether the daemon knows by this interface whether what leaves there is to be translated, and, if so, has
+    /// attached the programs to it.
+    fn is_exit(&self, interface: u32) -> bool;
 
     /// What the first fragment of a packet said.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;

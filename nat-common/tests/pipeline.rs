@@ -11,6 +11,7 @@ mod pipeline {
     mod direct;
     mod dns;
     mod errors;
+    mod exits;
     mod fast;
     mod forward_sources;
     mod fragments;

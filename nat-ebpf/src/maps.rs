@@ -32,10 +32,10 @@ use nat_common::{
     policy::{Chain, ChainKey, MAX_POLICIES, Policy4},
     refusal::CLOCKS,
     rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
-        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
-        InsideKey4, Interface, NEAR_INTERFACES, NearInterface, OTHER_PROTOCOLS, SNAT_FIXED_BITS,
-        Settings, Snat4, SnatKey4, rule_flags,
+        AddressKey4, EXITS, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS,
+        FORWARD_SOURCE_FIXED_BITS, Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4,
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
+        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4, UPLINKS, Uplink, rule_flags,
     },
     session::{PASSED_NS, Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -92,6 +92,12 @@ static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
 /// What stands in [`INTERFACES`], as far as there is room: found without a search.
 #[map(name = "NEAR_INTERFACES")]
 static NEAR: Array<NearInterface> = Array::pinned(NEAR_INTERFACES, 0);
+/// The uplinks by which guests' packets leave, from place 0 on.
+#[map(name = "UPLINKS")]
+static WAYS_OUT: Array<Uplink> = Array::pinned(UPLINKS, 0);
+/// Interfaces by which packets may leave while an uplink is away.
+#[map(name = "EXITS")]
+static KNOWN_EXITS: HashMap<u32, u8> = HashMap::pinned(EXITS, 1);
 #[map]
 static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
@@ -579,6 +585,21 @@ impl Tables<Addr4> for Maps {
     #[inline(always)]
     fn way(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
         route::way(self.ctx, interface, source, destination)
+    }
+
+    #[inline(always)]
+    fn uplink(&self, place: u32) -> Option<&Uplink> {
+        WAYS_OUT.get(place)
+    }
+
+    #[inline(always)]
+    fn is_there(&self, interface: u32) -> bool {
+        route::is_there(self.ctx, interface)
+    }
+
+    #[inline(always)]
+    fn is_exit(&self, interface: u32) -> bool {
+        KNOWN_EXITS.get_ptr(&interface).is_some()
     }
 
     #[inline(always)]

@@ -17,9 +17,6 @@ use nat_common::{address::Addr4, tables::way};
 /// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
 const AF_INET: u8 = 2;
 
-/// A tunnel by the route itself: no interface that the configuration names.
-const TUNNEL: u32 = u32::MAX - 1;
-
 /// What the kernel is asked, and answers: too large for the stack.
 #[map]
 static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
@@ -51,7 +48,17 @@ pub(crate) fn way(ctx: *mut c_void, interface: u32, source: Addr4, destination: 
         }
         // Where nothing is forwarded the host alone can be meant.
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => way::HOST,
-        BPF_FIB_LKUP_RET_UNSUPP_LWT => TUNNEL,
+        BPF_FIB_LKUP_RET_UNSUPP_LWT => way::TUNNEL,
         _ => way::NOWHERE,
     }
+}
+
+/// Whether there is an interface of this index. (Of all that the helper says of it, that alone counts.)
+#[inline(always)]
+pub(crate) fn is_there(ctx: *mut c_void, interface: u32) -> bool {
+    const ENODEV: i64 = -19;
+    let mut mtu = 0_u32;
+    // SAFETY: context and length are valid for as long as the call takes.
+    let result = unsafe { generated::bpf_check_mtu(ctx, interface, &raw mut mtu, 0, 0) };
+    result != ENODEV
 }

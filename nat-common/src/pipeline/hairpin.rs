@@ -7,8 +7,8 @@
 //! the connection, and the two directions can be told apart where a guest sends to itself.
 
 use super::{
-    Outcome, Place, Verdict, enter, error, fast, find_of_guest, generation, home_of, network_of,
-    policy, renumber, resolve_fragment, rewritten, translate,
+    Outcome, Place, Verdict, enter, error, exit, fast, find_of_guest, generation, home_of,
+    network_of, policy, renumber, resolve_fragment, rewritten, translate,
 };
 use crate::{
     address::{Address, Endpoint, Port},
@@ -44,10 +44,8 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     let interface = tables
         .interface(place.interface)
         .filter(|interface| interface.role == role::NETWORK);
-    let network = match interface {
-        Some(interface) if policy::is_policed(Some(interface)) => interface.number,
-        _ => 0,
-    };
+    let network = interface.map_or(0, |interface| interface.number);
+    let is_policed = policy::is_policed(interface);
     let verdict = decide(packet, tables, place, work, interface)?;
     if matches!(verdict, Verdict::Translated | Verdict::Opened) {
         return Ok(rewritten(tables, place, verdict));
@@ -56,6 +54,12 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         return Ok(verdict);
     }
     settle(work);
+    if let Some(reason) = exit::check(tables, &work.parsed, place.interface, network) {
+        return Err(reason);
+    }
+    if !is_policed {
+        return Ok(Verdict::Untouched);
+    }
     policy::from_guest(packet, tables, work, place.interface, network)
 }
 

@@ -11,6 +11,7 @@
 
 mod direct;
 mod error;
+mod exit;
 mod fast;
 mod hairpin;
 mod inside_out;

@@ -24,7 +24,7 @@ use nat_common::{
     policy::{Chain, ChainKey, Policy4},
     rule::{
         ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4,
-        Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4,
+        Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4, Uplink,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -219,6 +219,10 @@ pub(crate) struct MemoryTables {
     pub(crate) guests: Table<GuestKey4, Guest>,
     pub(crate) chains: HashMap<ChainKey, Chain>,
     pub(crate) policies: Vec<Policy4>,
+    /// Uplinks, and which interfaces are gone, and which the daemon has looked at.
+    pub(crate) uplinks: Vec<Uplink>,
+    pub(crate) gone: HashSet<u32>,
+    pub(crate) exits: HashSet<u32>,
     /// The host's own addresses besides external ones.
     pub(crate) host_addresses: HashSet<Addr4>,
     pub(crate) fragments: Table<FragmentKey4, FragmentPorts>,
@@ -473,6 +477,18 @@ impl Tables<Addr4> for MemoryTables {
             None if destination.0[0] == 192 => ELSEWHERE,
             None => UPLINK,
         }
+    }
+
+    fn uplink(&self, place: u32) -> Option<&Uplink> {
+        self.uplinks.get(place as usize)
+    }
+
+    fn is_there(&self, interface: u32) -> bool {
+        !self.gone.contains(&interface)
+    }
+
+    fn is_exit(&self, interface: u32) -> bool {
+        self.exits.contains(&interface)
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

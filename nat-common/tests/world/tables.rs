@@ -18,7 +18,7 @@ use nat_common::{
     policy::{Chain, ChainKey, Policy4},
     rule::{
         self, ExternalAddress, Forward4, ForwardSource4, Inside4, Interface, Settings, Snat4,
-        forward_flags, role,
+        Uplink, forward_flags, role,
     },
     session::{Session, SessionKey4, SessionRecord4},
     shared::Shared,
@@ -353,6 +353,18 @@ impl Tables<Addr4> for MemoryTables {
 
     fn way(&self, _: u32, _: Addr4, _: Addr4) -> u32 {
         way::NOWHERE
+    }
+
+    fn uplink(&self, _: u32) -> Option<&Uplink> {
+        None
+    }
+
+    fn is_there(&self, _: u32) -> bool {
+        true
+    }
+
+    fn is_exit(&self, _: u32) -> bool {
+        true
     }
 
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {

@@ -26,7 +26,7 @@ use super::{
     external,
     fast_path::{self, Cause, Ends, FastPath},
     identity::{self, said},
-    interfaces::interfaces,
+    interfaces::{Exits, exits, interfaces},
     mode,
     neighbours::Neighbours,
     policed::Bounds,
@@ -71,6 +71,7 @@ pub(super) struct Instance {
     expiry: Expiry,
     state: State,
     applied: Applied,
+    exits: Exits,
     settings: Settings,
     claims: Claims,
     /// What the host lacks and is waited for, or why it could not be set up.
@@ -170,6 +171,7 @@ impl Instance {
         let instance = Self {
             state,
             applied: Applied::default(),
+            exits: Exits::default(),
             settings: Settings::default(),
             claims,
             awaited: Vec::new(),
@@ -449,6 +451,7 @@ impl Instance {
         if let Some(carry) = self.carry.take() {
             carry.finish(&mut self.dataplane, &mut self.programs)?;
         }
+        self.follow_exits(config, host)?;
         refused.extend(attached);
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");
@@ -468,6 +471,17 @@ impl Instance {
             policing: host.policing.clone(),
         };
         self.state.save(&self.options.run_dir)
+    }
+
+    /// Tells the programs by what guests' packets may leave, now that the programs are there.
+    fn follow_exits(&mut self, config: &Config, host: &Host) -> Result<()> {
+        let exits = exits(config, &host.links, &self.state.numbers);
+        if exits != self.exits {
+            self.dataplane
+                .set_exits(&exits.uplinks, &exits.interfaces)?;
+            self.exits = exits;
+        }
+        Ok(())
     }
 
     /// Notes who has the external addresses of each uplink.
@@ -595,8 +609,9 @@ impl Instance {
         let plan = self.plan(&config);
         let (before, places) = (self.external_addresses(), self.target_networks());
         let mut has_changed = !self.is_applied(&config, &host);
-        if has_changed {
-            self.apply(&config, &host)?;
+        match has_changed {
+            true => self.apply(&config, &host)?,
+            false => self.follow_exits(&config, &host)?,
         }
         // An interface that is new has the kernel's settings, which nobody has changed.
         let are_watched = !has_changed;

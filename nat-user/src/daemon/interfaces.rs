@@ -1,8 +1,8 @@
 //! What the programs are told of interfaces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nat_common::rule::{Interface, interface_flags, role};
+use nat_common::rule::{EXITS, Interface, UPLINKS, Uplink, interface_flags, role};
 
 use super::{fast_path::is_open_port, policed::Bounds};
 use crate::{
@@ -70,6 +70,50 @@ pub(super) fn interfaces(
         .filter(|_| config.forwarding == Forwarding::Fast)
         .flat_map(|network| ports(network, bounds, numbers));
     uplinks.chain(networks).chain(ports).collect()
+}
+
+/// By what guests' packets leave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Exits {
+    /// The uplinks, those that are away included.
+    pub(super) uplinks: Vec<Uplink>,
+    /// The interfaces by which packets may leave while an uplink is away, by index.
+    pub(super) interfaces: BTreeSet<u32>,
+}
+
+/// By what guests' packets leave, once the programs are attached. An interface that is down is not known: it
+/// may get the name of an uplink before it is up.
+pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits {
+    let index = |name: &str| {
+        let link = links.iter().find(|link| link.name == name);
+        link.map(|link| link.index)
+    };
+    let mut uplinks: Vec<Uplink> = (config.uplinks.iter())
+        .map(|uplink| Uplink {
+            index: index(&uplink.interface).unwrap_or(0),
+            number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
+            ..Uplink::default()
+        })
+        .collect();
+    if uplinks.len() > UPLINKS as usize {
+        uplinks.truncate(UPLINKS as usize);
+        // Nobody sees whether the others are there, so it is taken that one is not.
+        if let Some(last) = uplinks.last_mut() {
+            last.index = 0;
+        }
+    }
+    let own = config.uplinks.iter().map(|uplink| &uplink.interface);
+    let own = own.chain(config.networks.iter().map(|network| &network.interface));
+    let others = links.iter().filter(|link| link.up && link.port.is_none());
+    let interfaces = own
+        .filter_map(|name| index(name))
+        .chain(others.map(|link| link.index))
+        .take(EXITS as usize)
+        .collect();
+    Exits {
+        uplinks,
+        interfaces,
+    }
 }
 
 /// The ports of a network's bridge from which guests may be forwarded at once.
@@ -151,7 +195,11 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        host::{netlink::Layer, policing::Policing, testing},
+        host::{
+            netlink::{BridgePort, Layer},
+            policing::Policing,
+            testing,
+        },
     };
 
     const CONFIG: &str = r#"
@@ -216,6 +264,41 @@ address = "172.22.162.254/24"
             (told[&8].flags, told[&9].flags),
             (interface_flags::ANTI_SPOOF, 0)
         );
+    }
+
+    #[test]
+    fn packets_leave_by_own_interfaces_and_those_that_are_up() {
+        let config = config::parse(CONFIG, Path::new("natbpf.toml"));
+        let config = config.unwrap_or_else(|error| panic!("{error}")).config;
+        let mut numbers = Numbers::default();
+        numbers.uplink("wan");
+        let port = Link {
+            port: Some(BridgePort::default()),
+            ..link(11, "tap1", 1500)
+        };
+        let down = |index, name| Link {
+            up: false,
+            ..link(index, name, 1500)
+        };
+        let mut links = vec![
+            down(7, "vmbr0"),
+            link(8, "vmbr1", 1500),
+            link(10, "docker0", 1500),
+            port,
+            down(12, "eth0"),
+        ];
+        let uplink = |index| Uplink {
+            index,
+            number: 1,
+            ..Uplink::default()
+        };
+        let told = exits(&config, &links, &numbers);
+        assert_eq!(told.uplinks, [uplink(7)]);
+        assert_eq!(told.interfaces, BTreeSet::from([7, 8, 10]));
+        links.remove(0);
+        let told = exits(&config, &links, &numbers);
+        assert_eq!(told.uplinks, [uplink(0)], "it is away");
+        assert_eq!(told.interfaces, BTreeSet::from([8, 10]));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nat_common::{
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
         ForwardSourceKey4, Inside4, InsideKey4, Interface, NearInterface, Settings, Snat4,
-        SnatKey4,
+        SnatKey4, Uplink,
     },
     session::{JUST_OPENED, SessionKey4, SessionRecord4},
 };
@@ -130,10 +130,12 @@ const MAPS: &[Shape] = &[
         PREFIX_LEN + size_of::<ForwardSourceKey4>(),
         size_of::<ForwardSource4>(),
     ),
+    shape("UPLINKS", size_of::<u32>(), size_of::<Uplink>()),
+    shape("EXITS", size_of::<u32>(), size_of::<u8>()),
 ];
 
 /// How many of [`MAPS`] layout 4 did not have: they stand last.
-const NEW_MAPS_5: usize = 1;
+const NEW_MAPS_5: usize = 3;
 /// How many of [`MAPS`] layout 3 did not have.
 const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
 

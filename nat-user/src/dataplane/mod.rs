@@ -37,7 +37,7 @@ use nat_common::{
     rule::{
         AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
         ForwardSourceKey4, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
-        Settings, Snat4, SnatKey4,
+        Settings, Snat4, SnatKey4, Uplink,
     },
 };
 
@@ -61,6 +61,8 @@ pub struct Dataplane {
     fast_until: Array<MapData, u32>,
     interfaces: HashMap<MapData, u32, Plain<Interface>>,
     near_interfaces: Array<MapData, Plain<NearInterface>>,
+    uplinks: Array<MapData, Plain<Uplink>>,
+    exits: HashMap<MapData, u32, u8>,
     addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
     forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
     forward_sources: LpmTrie<MapData, Plain<ForwardSourceKey4>, Plain<ForwardSource4>>,
@@ -103,6 +105,8 @@ impl Dataplane {
             fast_until: Array::try_from(Map::Array(map("FAST_UNTIL")?))?,
             interfaces: HashMap::try_from(Map::HashMap(map("INTERFACES")?))?,
             near_interfaces: Array::try_from(Map::Array(map("NEAR_INTERFACES")?))?,
+            uplinks: Array::try_from(Map::Array(map("UPLINKS")?))?,
+            exits: HashMap::try_from(Map::HashMap(map("EXITS")?))?,
             addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
             forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
             forward_sources: LpmTrie::try_from(Map::LpmTrie(map("FORWARD_SOURCES")?))?,
@@ -325,6 +329,29 @@ impl Dataplane {
         let places = places.map(|index| index % NEAR_INTERFACES).collect();
         self.set_near_interfaces(&places, wanted)
             .context("write map NEAR_INTERFACES")
+    }
+
+    /// Tells the programs by which uplinks guests' packets leave, and by which interfaces they may while one of
+    /// these is away.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be written.
+    pub fn set_exits(&mut self, uplinks: &[Uplink], exits: &BTreeSet<u32>) -> Result<()> {
+        let known: Vec<u32> = self.exits.keys().collect::<Result<_, _>>()?;
+        for index in exits.iter().filter(|index| !known.contains(index)) {
+            let result = self.exits.insert(index, 1, 0);
+            result.context("write map EXITS")?;
+        }
+        for place in 0..self.uplinks.len() {
+            let uplink = uplinks.get(place as usize).copied().unwrap_or_default();
+            let result = self.uplinks.set(place, Plain(uplink), 0);
+            result.context("write map UPLINKS")?;
+        }
+        for index in known.iter().filter(|index| !exits.contains(index)) {
+            self.exits.remove(index).context("write map EXITS")?;
+        }
+        Ok(())
     }
 
     /// A place that one has left rests until the next change: a packet may be reading what stood there.

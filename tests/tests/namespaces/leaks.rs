@@ -233,3 +233,35 @@ fn l12_no_inside_address_leaves_by_a_bridge_that_is_made_anew() -> Result<()> {
     })?;
     Ok(())
 }
+
+/// Makes the uplink's bridge anew, as its owner does: at once, with address and route.
+fn another_uplink(host: &Host) -> Result<()> {
+    host.ip(&format!(
+        "link del vmbr0\nlink add vmbr0 type bridge forward_delay 0 stp_state 0\n\
+         link set eno1 master vmbr0\nlink set vmbr0 up\naddress add {}/24 dev vmbr0\n\
+         route add default via 19.19.8.1 dev vmbr0",
+        Proxmox::PUBLIC
+    ))
+}
+
+#[test]
+fn l12_no_inside_address_leaves_by_an_uplink_that_is_made_anew() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    let translated = nothing_leaks(&net, || {
+        for _ in 0..20 {
+            another_uplink(&net.host)?;
+            thread::sleep(A_WHILE / 3);
+        }
+        thread::sleep(A_WHILE);
+        // Nor while nobody follows.
+        natbpf.kill()?;
+        another_uplink(&net.host)?;
+        thread::sleep(A_WHILE);
+        natbpf.launch()
+    })?;
+    ensure!(translated > 0, "nothing was translated meanwhile");
+    let dropped = natbpf.stats()?["drops"]["uplink_away"].as_u64();
+    ensure!(dropped > Some(0), "{dropped:?} were dropped as uplink_away");
+    Ok(())
+}

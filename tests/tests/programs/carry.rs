@@ -304,13 +304,20 @@ fn is_carried_over(version: &str, missing: &[&str]) -> Result<()> {
 
 #[test]
 fn a_layout_without_policies_is_carried_over() -> Result<()> {
-    let missing = ["CHAINS", "POLICIES", "NEAR_INTERFACES", "FORWARD_SOURCES"];
+    let missing = [
+        "CHAINS",
+        "POLICIES",
+        "NEAR_INTERFACES",
+        "FORWARD_SOURCES",
+        "UPLINKS",
+        "EXITS",
+    ];
     is_carried_over("v3", &missing)
 }
 
 #[test]
 fn a_layout_in_which_forwards_did_not_keep_their_port_is_carried_over() -> Result<()> {
-    is_carried_over("v4", &["FORWARD_SOURCES"])
+    is_carried_over("v4", &["FORWARD_SOURCES", "UPLINKS", "EXITS"])
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! Network, ingress, while an uplink is away: packets that would leave by an interface that the daemon has
+//! not looked at yet.
+//!
+//! An interface that is made anew has no programs until the daemon has attached them, and the kernel may
+//! send packets by it before. That the former one is gone shows at once, to the packet itself.
+
+use crate::{
+    address::Address,
+    counter::DropReason,
+    parse::Parsed,
+    rule::{UPLINKS, mapping},
+    tables::{Tables, way},
+};
+
+use super::generation;
+
+/// Why a guest's packet must not go to where the kernel is about to send it, if so.
+#[inline(never)]
+pub(super) fn check<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: u32,
+    network: u16,
+) -> Option<DropReason> {
+    let away = uplink_away(tables);
+    if away == 0 || !parsed.header.destination.is_unicast() {
+        return None;
+    }
+    let (source, destination) = (parsed.header.source, parsed.header.destination);
+    let way = tables.way(interface, source, destination);
+    if matches!(way, way::HOST | way::NOWHERE | way::TUNNEL) || tables.is_exit(way) {
+        return None;
+    }
+    let snat = tables.snat(generation(tables), away, network, source);
+    let is_routed = snat.is_some_and(|snat| snat.mapping == mapping::NONE);
+    (!is_routed).then_some(DropReason::UplinkAway)
+}
+
+/// The number of the first uplink that is away, 0 if all are there.
+#[inline(always)]
+fn uplink_away<A: Address, T: Tables<A>>(tables: &T) -> u16 {
+    let mut away = 0;
+    tables.repeat(UPLINKS, |place| match tables.uplink(place) {
+        Some(uplink) if uplink.number != 0 => {
+            let is_there = uplink.index != 0 && tables.is_there(uplink.index);
+            if !is_there {
+                away = uplink.number;
+            }
+            is_there
+        }
+        _ => false,
+    });
+    away
+}
