@@ -229,7 +229,7 @@ fn host_flow<A: Address, P: Packet, T: Tables<A>>(
             false => claimed(tables, parsed),
         };
     }
-    if !is_contested(tables, parsed, origin.generation) {
+    if !opens_for_others(parsed, is_own) && !is_contested(tables, parsed, origin.generation) {
         return HostFlow::Passes;
     }
     let remote = match is_to_group {
@@ -287,6 +287,17 @@ fn is_to_group<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
         .and_then(|frame| packet.read::<2>(frame))
         .is_some_and(|[first, _]| first & 1 != 0);
     is_group_frame || !parsed.header.destination.is_unicast()
+}
+
+/// Whether a packet may open a flow of somebody whom others translate. Nobody has a socket there: a note
+/// alone tells guests who come later that the port is in use towards that remote.
+#[inline(always)]
+fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+    let opens = match parsed.transport {
+        Transport::Tcp { flags } => flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        _ => true,
+    };
+    opens && !is_own
 }
 
 /// Whether somebody else than the host could take what answers a packet.

@@ -190,15 +190,17 @@ fn s7_connections_without_a_socket_are_noted() {
 fn s7_what_nobody_contests_is_not_noted() {
     let mut world = World::new();
     world.forward(UDP, 5000..=5000, At(C1, 80));
-    let packets = [
-        udp(LOCAL, SERVER).bytes(),
-        tcp(LOCAL, SERVER, SYN).bytes(),
+    // (Others behind the host have no sockets that would keep guests from their ports.)
+    let hosts = [udp(LOCAL, SERVER).bytes(), tcp(LOCAL, SERVER, SYN).bytes()];
+    let anybodys = [
         pong(PUBLIC, At(S1A, 7)).bytes(),
         // From an address that is no external one.
         raw(GRE, [192, 0, 2, 77], S1A).bytes(),
     ];
-    for packet in packets {
-        assert_eq!(world.host_sends(&packet).uplink(), packet);
+    for packet in hosts.iter().chain(&anybodys) {
+        assert_eq!(world.host_sends(packet).uplink(), *packet);
+    }
+    for packet in anybodys {
         assert_eq!(others_send(&world, &packet), packet);
     }
     world.socket(UDP, LOCAL, Some(SERVER));
@@ -363,4 +365,41 @@ fn s7_a_full_table_does_not_stop_the_host() {
         world.check();
         assert_eq!(world.entries(), [0; 4]);
     }
+}
+
+/// What netfilter translates for others has no socket on the host: it is known by a note, before any guest asks
+/// for the same.
+#[test]
+fn s7_a_guest_that_asks_as_others_behind_the_host_do_gets_another_port() {
+    let own = At(PUBLIC, 5000);
+    for protocol in [UDP, TCP] {
+        let world = World::new();
+        let server = At(S1A, 7000);
+        let asked = request(protocol, own, server).bytes();
+        assert_eq!(others_send(&world, &asked), asked);
+        let guest = At(C1, 5000);
+        let out = world.guest_sends(&request(protocol, guest, server).bytes());
+        let shown = ends(&out.uplink()).0;
+        assert_eq!(shown.0, PUBLIC);
+        assert_ne!(shown, own, "{protocol}");
+        assert!(reaches_host(&world, &answer(protocol, server, own).bytes()));
+        let back = world.outside_sends(&answer(protocol, server, shown).bytes());
+        assert_eq!(ends(&back.guest()).1, guest);
+        world.check();
+        world.end_all();
+        assert_eq!(world.entries(), [0; 4]);
+    }
+}
+
+/// A server behind the host answers its clients by connections that it has not opened: whoever connects from
+/// outside uses up no notes.
+#[test]
+fn s7_answers_to_connections_from_outside_are_not_noted() {
+    let world = World::new();
+    let (server, client) = (At(PUBLIC, 8080), At(S1A, 7000));
+    for flags in [SYN | ACK, ACK] {
+        let answer = tcp(server, client, flags).bytes();
+        assert_eq!(others_send(&world, &answer), answer);
+    }
+    assert_eq!(world.entries(), [0; 4]);
 }
