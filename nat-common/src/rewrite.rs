@@ -57,12 +57,12 @@ pub fn rewrite_forwarded<A: Address, P: Packet>(
     source: Endpoint<A>,
     destination: Endpoint<A>,
 ) -> Result<(), DropReason> {
-    let offload = packet.offload();
+    let offload = packet.offload_fast();
     if !is_sound(parsed, offload) {
         return Err(DropReason::FalseOffload);
     }
     let addresses = address_diff(parsed, source, destination);
-    write_ports(packet, parsed, offload, source, destination, addresses)
+    write_ports::<A, P, true>(packet, parsed, offload, [source, destination], addresses)
         .and_then(|()| {
             let (source, destination) = (source.address, destination.address);
             A::write_forwarded(packet, parsed.l3, source, destination, addresses)
@@ -79,7 +79,7 @@ fn write<A: Address, P: Packet>(
     destination: Endpoint<A>,
 ) -> Option<()> {
     let addresses = address_diff(parsed, source, destination);
-    write_ports(packet, parsed, offload, source, destination, addresses)?;
+    write_ports::<A, P, false>(packet, parsed, offload, [source, destination], addresses)?;
     let (source, destination) = (source.address, destination.address);
     A::write_addresses(packet, parsed.l3, source, destination, addresses)
 }
@@ -96,13 +96,13 @@ fn address_diff<A: Address>(
     )
 }
 
+/// On the fast path with [`Packet::update_checksum_fast`].
 #[inline(always)]
-fn write_ports<A: Address, P: Packet>(
+fn write_ports<A: Address, P: Packet, const IS_FAST: bool>(
     packet: &mut P,
     parsed: &Parsed<A>,
     offload: Offload,
-    source: Endpoint<A>,
-    destination: Endpoint<A>,
+    [source, destination]: [Endpoint<A>; 2],
     addresses: Diff,
 ) -> Option<()> {
     let ports = if (source.port, destination.port) == (parsed.source_port, parsed.destination_port)
@@ -114,7 +114,7 @@ fn write_ports<A: Address, P: Packet>(
             source.port.sum() + destination.port.sum(),
         )
     };
-    write_transport(
+    write_transport::<A, P, IS_FAST>(
         packet,
         parsed,
         offload,
@@ -125,7 +125,7 @@ fn write_ports<A: Address, P: Packet>(
 }
 
 #[inline(always)]
-fn write_transport<A: Address, P: Packet>(
+fn write_transport<A: Address, P: Packet, const IS_FAST: bool>(
     packet: &mut P,
     parsed: &Parsed<A>,
     offload: Offload,
@@ -156,13 +156,11 @@ fn write_transport<A: Address, P: Packet>(
         | Transport::IcmpOther
         | Transport::LaterFragment => return Some(()),
     };
-    packet.update_checksum(
-        l4 + field,
-        kind,
-        offload.of_frame(parsed.l3),
-        addresses,
-        ports,
-    )
+    let offload = offload.of_frame(parsed.l3);
+    match IS_FAST {
+        true => packet.update_checksum_fast(l4 + field, kind, offload, addresses, ports),
+        false => packet.update_checksum(l4 + field, kind, offload, addresses, ports),
+    }
 }
 
 #[inline(always)]

@@ -354,6 +354,34 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn update_checksum_fast(
+        &mut self,
+        offset: usize,
+        kind: ChecksumKind,
+        offload: Offload,
+        pseudo: Diff,
+        payload: Diff,
+    ) -> Option<()> {
+        let sum = offload.sum_at(offset, self.segment_len() != 0);
+        if sum != Sum::AsKernelKnows {
+            let field = self.read::<2>(offset)?;
+            return self.write(offset, kind.corrected(field, sum, pseudo, payload));
+        }
+        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
+        let udp = match kind {
+            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
+            ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
+        };
+        if kind != ChecksumKind::Icmp {
+            self.replace(offset, pseudo, udp | u64::from(BPF_F_PSEUDO_HDR))?;
+        }
+        if payload == Diff::NONE {
+            return Some(());
+        }
+        self.replace(offset, payload, udp)
+    }
+
+    #[inline(always)]
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
         // SAFETY: the context is valid; all packet pointers are made anew after this.
         unsafe { bpf_skb_pull_data(self.skb, end as u32) };
@@ -396,6 +424,11 @@ impl Packet for Skb {
     #[inline(always)]
     fn offload(&self) -> Offload {
         offload::of(self.skb)
+    }
+
+    #[inline(always)]
+    fn offload_fast(&self) -> Offload {
+        offload::here(self.skb)
     }
 
     #[inline(always)]
@@ -547,25 +580,10 @@ impl Skb {
         offload: Offload,
         changes: u32,
     ) -> bool {
-        let mut this = Self { skb };
         let (pseudo, payload) = (Diff(changes >> 16), Diff(changes & 0xffff));
-        let sum = offload.sum_at(offset, this.segment_len() != 0);
-        if sum != Sum::AsKernelKnows {
-            return this
-                .read::<2>(offset)
-                .and_then(|field| this.write(offset, kind.corrected(field, sum, pseudo, payload)))
-                .is_some();
-        }
-        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
-        let udp = match kind {
-            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
-            ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
-        };
-        let with_pseudo = udp | u64::from(BPF_F_PSEUDO_HDR);
-        if kind != ChecksumKind::Icmp && this.replace(offset, pseudo, with_pseudo).is_none() {
-            return false;
-        }
-        payload == Diff::NONE || this.replace(offset, payload, udp).is_some()
+        Self { skb }
+            .update_checksum_fast(offset, kind, offload, pseudo, payload)
+            .is_some()
     }
 
     #[inline(always)]
