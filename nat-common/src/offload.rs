@@ -70,9 +70,9 @@ impl Offload {
         // Without a branch: the verifier would follow each one through all that comes after.
         Self(
             Self::KNOWN
-                | u64::from(summed == CHECKSUM_PARTIAL) * Self::UNFINISHED
-                | u64::from(summed == CHECKSUM_COMPLETE) * Self::SUMMED
-                | u64::from(is_encapsulated) * Self::ENCAPSULATED
+                | (u64::from(summed == CHECKSUM_PARTIAL) * Self::UNFINISHED)
+                | (u64::from(summed == CHECKSUM_COMPLETE) * Self::SUMMED)
+                | (u64::from(is_encapsulated) * Self::ENCAPSULATED)
                 | behind(filled_in, Self::FIELD)
                 | behind(word(field::INNER_NETWORK), Self::INNER_NETWORK)
                 | behind(word(field::INNER_TRANSPORT), Self::INNER_TRANSPORT),

@@ -1363,8 +1363,7 @@ fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bo
     let is_between = request.record.flags & flags::HAIRPIN != 0;
     let is_own =
         snat.mapping == rule::mapping::ONE_TO_ONE || request.record.flags & flags::HOST != 0;
-    !(is_own || is_between)
-        && !has_ports(key.protocol)
+    !(is_own || is_between || has_ports(key.protocol))
         && tables
             .forward(origin.generation, key.protocol, *external)
             .is_some_and(|forward| forward.to != key.source || forward.network != key.network)
