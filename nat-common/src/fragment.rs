@@ -107,11 +107,16 @@ pub struct Held<A> {
     pub seen_s: Shared,
     /// Length of the frame in bytes.
     pub len: Shared,
-    /// The packet that it is a part of. Only who has made the slot busy may touch this.
-    pub key: UnsafeCell<FragmentKey<A>>,
-    /// The frame. Only who has made the slot busy may touch this.
-    pub bytes: UnsafeCell<[u8; HELD_BYTES]>,
+    /// The packet that it is a part of. Touched by [`Busy`] alone.
+    key: UnsafeCell<FragmentKey<A>>,
+    /// The frame. Touched by [`Busy`] alone.
+    bytes: UnsafeCell<[u8; HELD_BYTES]>,
 }
+
+/// A slot that this packet has made busy, so that nobody else touches what is in it until it is
+/// [handed over](Self::hand_over).
+#[derive(Debug)]
+pub struct Busy<'h, A>(&'h Held<A>);
 
 /// [`Held::seen_s`] of a slot with nothing in it.
 pub const FREE: u32 = 0;
@@ -355,17 +360,19 @@ fn keep<A: Address, P: Packet, T: Tables<A>>(
         let Some(held) = tables.held(set + way) else {
             return false;
         };
-        if held.claim(tables, now_s, lifetime_s) {
+        if held.claim(tables, now_s, lifetime_s).is_some() {
             slot = Some(set + way);
         }
         slot.is_none()
     });
+    // (Made busy above: a reference does not outlast the loop for the verifier.)
     let held = slot.and_then(|slot| tables.held(slot)).ok_or(full)?;
-    if packet.keep(held, key).is_none() {
-        held.seen_s.store(FREE);
+    let mut busy = Busy(held);
+    if packet.keep(&mut busy, key).is_none() {
+        busy.hand_over(FREE);
         return Err(DropReason::FragmentsFull);
     }
-    held.seen_s.store(now_s);
+    busy.hand_over(now_s);
     // The first one may have come meanwhile, and not have seen this one.
     let has_first = datagram.state.fetch_or(state::KEEPS) & state::FIRST != 0;
     if has_first && held.seen_s.exchange_if(now_s, FREE) == now_s {
@@ -386,9 +393,12 @@ fn send_on<A: Address, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, key:
             return false;
         };
         let seen_s = held.seen_s.load();
-        if seen_s != FREE && seen_s != BUSY && held.seen_s.exchange_if(seen_s, BUSY) == seen_s {
-            let is_wanted = packet.send_kept(held, key);
-            held.seen_s.store(if is_wanted { FREE } else { seen_s });
+        if seen_s != FREE
+            && seen_s != BUSY
+            && let Some(busy) = held.make_busy(seen_s)
+        {
+            let is_wanted = packet.send_kept(&busy, key);
+            busy.hand_over(if is_wanted { FREE } else { seen_s });
         }
         true
     });
@@ -470,31 +480,102 @@ impl<A> core::fmt::Debug for Held<A> {
 impl<A: Address> Held<A> {
     /// Makes the slot busy if nothing is in it or what is has waited for too long.
     #[inline(always)]
-    fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> bool {
+    fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> Option<Busy<'_, A>> {
         let seen_s = self.seen_s.load();
         if seen_s == BUSY || (seen_s != FREE && now_s.saturating_sub(seen_s) < lifetime_s) {
-            return false;
+            return None;
         }
-        let is_mine = self.seen_s.exchange_if(seen_s, BUSY) == seen_s;
-        if is_mine && seen_s != FREE {
+        let busy = self.make_busy(seen_s)?;
+        if seen_s != FREE {
             tables.count_drop(DropReason::FragmentExpired);
         }
-        is_mine
+        Some(busy)
+    }
+
+    /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when it was
+    /// handed over: the exchange acquires.
+    #[inline(always)]
+    fn make_busy(&self, seen_s: u32) -> Option<Busy<'_, A>> {
+        (self.seen_s.exchange_if(seen_s, BUSY) == seen_s).then_some(Busy(self))
     }
 
     /// Frees the slot if what is in it has waited for too long.
     #[inline(always)]
     fn expire<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> bool {
-        if self.seen_s.load() == FREE || !self.claim(tables, now_s, lifetime_s) {
+        if self.seen_s.load() == FREE {
             return false;
         }
-        self.seen_s.store(FREE);
-        true
+        match self.claim(tables, now_s, lifetime_s) {
+            Some(busy) => {
+                busy.hand_over(FREE);
+                true
+            }
+            None => false,
+        }
     }
 }
 
-// SAFETY: the words are atomic, and the rest is touched only by who has made the slot busy by
-// exchanging a word.
+impl<A: Copy> Busy<'_, A> {
+    /// The packet that the fragment is a part of.
+    #[inline(always)]
+    #[must_use]
+    pub fn key(&self) -> FragmentKey<A> {
+        // SAFETY: the slot is busy, by this.
+        unsafe { *self.0.key.get() }
+    }
+
+    /// Sets the packet that the fragment is a part of.
+    #[inline(always)]
+    pub fn set_key(&mut self, key: &FragmentKey<A>) {
+        // SAFETY: as above.
+        unsafe { *self.0.key.get() = *key };
+    }
+
+    /// The room for a frame, of which [`len`](Self::len) bytes hold one.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; HELD_BYTES] {
+        // SAFETY: as above.
+        unsafe { &*self.0.bytes.get() }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8; HELD_BYTES] {
+        // SAFETY: as above, and nobody else borrows from this.
+        unsafe { &mut *self.0.bytes.get() }
+    }
+
+    /// Length of the frame in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.0.len.load()
+    }
+
+    /// Whether there is no frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sets the length of the frame.
+    #[inline(always)]
+    pub fn set_len(&mut self, len: u32) {
+        self.0.len.store(len);
+    }
+
+    /// Lets others have the slot: with what was written to it since `seen_s`, or as a [`FREE`] one. The
+    /// exchange releases, so that who makes it busy next sees all of that.
+    #[inline(always)]
+    fn hand_over(self, seen_s: u32) {
+        self.0.seen_s.exchange_if(BUSY, seen_s);
+    }
+}
+
+// SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one for a
+// slot: who makes it has exchanged a word.
 unsafe impl<A: Sync> Sync for Held<A> {}
 
 /// IPv4 key of `DATAGRAMS` and `FRAGMENTS`.

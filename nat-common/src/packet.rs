@@ -5,7 +5,7 @@ use core::fmt;
 use crate::{
     address::Address,
     checksum::Diff,
-    fragment::{FragmentKey, Held},
+    fragment::{Busy, FragmentKey},
     offload::{Offload, Sum},
 };
 
@@ -86,15 +86,15 @@ pub trait Packet {
     /// Whether it was kept and sent on; says so once.
     fn was_kept(&mut self) -> bool;
 
-    /// Copies the whole packet into a slot that the caller has made busy.
-    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()>;
+    /// Copies the whole packet into a slot.
+    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()>;
 
     /// Sets this packet aside, so that others can be sent in its place.
     fn save(&self) -> Option<()>;
 
-    /// Sends the packet of a slot that the caller has made busy to the hook that this one is at,
-    /// if it belongs to `key`; `false` if it does not.
-    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool;
+    /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false` if it
+    /// does not.
+    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
 
     /// Takes up again what was set aside.
     fn restore(&mut self);
@@ -224,16 +224,12 @@ impl Packet for SlicePacket<'_> {
         core::mem::take(&mut self.was_kept)
     }
 
-    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
-        // SAFETY: the caller has made the slot busy.
-        let bytes = unsafe {
-            *held.key.get() = *key;
-            &mut *held.bytes.get()
-        };
-        bytes
+    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
+        slot.set_key(key);
+        slot.bytes_mut()
             .get_mut(..self.bytes.len())?
             .copy_from_slice(self.bytes);
-        held.len.store(self.bytes.len() as u32);
+        slot.set_len(self.bytes.len() as u32);
         Some(())
     }
 
@@ -241,12 +237,10 @@ impl Packet for SlicePacket<'_> {
         Some(())
     }
 
-    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
-        // SAFETY: the caller has made the slot busy.
-        let (held_key, bytes) = unsafe { (&*held.key.get(), &*held.bytes.get()) };
-        let is_wanted = held_key == key;
+    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
+        let is_wanted = slot.key() == *key;
         if let (true, Some(send)) = (is_wanted, &mut self.send_kept) {
-            send(&bytes[..held.len.load() as usize]);
+            send(&slot.bytes()[..slot.len() as usize]);
         }
         is_wanted
     }

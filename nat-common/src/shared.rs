@@ -2,11 +2,16 @@
 //!
 //! The standard library has no read-modify-write atomics for the BPF target, but the machine has
 //! (`BPF_ATOMIC`, from Linux 5.12 on), so they are spelled out there; elsewhere this is an
-//! [`AtomicU32`](core::sync::atomic::AtomicU32). No order between different words is promised or
-//! needed.
+//! [`AtomicU32`](core::sync::atomic::AtomicU32). Loads and stores promise no order between different
+//! words. What changes a word releases what was written before and acquires what others have released: so
+//! the kernel has it for BPF (`BPF_FETCH`, `Documentation/bpf/standardization/instruction-set.rst`,
+//! fully ordered as `atomic_fetch_add`), and so it is elsewhere.
 
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 #[cfg(target_arch = "bpf")]
 use core::{arch::asm, cell::UnsafeCell};
 
@@ -42,23 +47,23 @@ impl Shared {
 
     /// Adds, wrapping, and gives the value before.
     pub fn fetch_add(&self, value: u32) -> u32 {
-        self.0.fetch_add(value, Relaxed)
+        self.0.fetch_add(value, AcqRel)
     }
 
     /// Sets bits and gives the value before.
     pub fn fetch_or(&self, value: u32) -> u32 {
-        self.0.fetch_or(value, Relaxed)
+        self.0.fetch_or(value, AcqRel)
     }
 
     /// Keeps the bits of `value` alone and gives the value before.
     pub fn fetch_and(&self, value: u32) -> u32 {
-        self.0.fetch_and(value, Relaxed)
+        self.0.fetch_and(value, AcqRel)
     }
 
     /// Sets the value to `new` if it is `current`; gives the value before.
     pub fn exchange_if(&self, current: u32, new: u32) -> u32 {
         self.0
-            .compare_exchange(current, new, Relaxed, Relaxed)
+            .compare_exchange(current, new, AcqRel, Acquire)
             .unwrap_or_else(|before| before)
     }
 }

@@ -8,16 +8,16 @@ use nat_common::{
     tables::Tables,
 };
 
-use crate::maps::{Maps, add_counted, adopted_session, work_area};
+use crate::maps::{Adopting, Maps, add_counted, adopting};
 
 /// Adds the sessions that stand in the packet and gives how many could not be added.
 #[inline(always)]
 pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
-    let (Ok(count), Some(work), Some(adopted)) =
-        (ctx.load::<u32>(0), work_area(), adopted_session())
-    else {
+    // SAFETY: this is the one program, which the daemon runs one at a time.
+    let (Ok(count), Some(adopting)) = (ctx.load::<u32>(0), unsafe { adopting() }) else {
         return 0;
     };
+    let Adopting { adopted, work } = adopting;
     let mut refused = 0;
     maps.repeat(count.min(ADOPT_BATCH), |index| {
         let offset = ADOPT_OFFSET + index as usize * size_of::<Adopted4>();

@@ -136,7 +136,10 @@ fn run<const L3: usize>(
         }
         return NEXT;
     };
-    let Some(work) = work_area() else { return NEXT };
+    // SAFETY: this is a program at a hook, and asks once.
+    let Some(work) = (unsafe { work_area() }) else {
+        return NEXT;
+    };
     let place = Place {
         l3: L3,
         interface: skb.interface(),

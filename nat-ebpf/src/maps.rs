@@ -130,9 +130,9 @@ static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
 #[map]
 static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 
-/// The session that is being adopted: too large for the stack.
+/// The session that is being adopted.
 #[map]
-static ADOPTED: PerCpuArray<Adopted4> = PerCpuArray::with_max_entries(1, 0);
+static ADOPTING: PerCpuArray<Adopting> = PerCpuArray::with_max_entries(1, 0);
 
 /// A packet of which nothing has come: too large for the stack.
 #[map]
@@ -182,59 +182,82 @@ pub(crate) fn count_local(rule: u32) {
         // SAFETY: the slot is a valid one. A packet may be counted there in the middle of this
         // program, so each count is one instruction.
         unsafe {
-            add_at_once(&raw mut (*counters).opened);
-            add_at_once(&raw mut (*counters).closed);
+            add_at_once(&raw mut (*counters).opened, 1);
+            add_at_once(&raw mut (*counters).closed, 1);
         }
     }
 }
 
-/// Adds one to a count by one instruction.
+/// Adds to a count by one instruction.
 ///
 /// # Safety
 ///
 /// The pointer must be valid and aligned.
 #[inline(always)]
-unsafe fn add_at_once(count: *mut u64) {
+unsafe fn add_at_once(count: *mut u64, more: u64) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the instruction changes that word alone.
     unsafe {
         core::arch::asm!(
-            "lock *(u64 *)({count} + 0) += {one}",
+            "lock *(u64 *)({count} + 0) += {more}",
             count = in(reg) count,
-            one = in(reg) 1_u64,
+            more = in(reg) more,
             options(nostack),
         );
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: as the caller promises.
     unsafe {
-        *count += 1;
+        *count += more;
     }
 }
 
 /// Room to set a packet aside on this CPU.
+///
+/// # Safety
+///
+/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, and no two borrows may
+/// live at once.
 #[inline(always)]
-pub(crate) fn saved_packet<'a>() -> Option<&'a mut Saved> {
-    // SAFETY: the slot is this CPU's own, one program at a time runs at the hooks of a CPU, and no
-    // two borrows of it live at once. Zeroes are a valid value.
+pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
+    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value.
     SAVED.get_ptr_mut(0).map(|saved| unsafe { &mut *saved })
 }
 
 /// This CPU's work area.
+///
+/// # Safety
+///
+/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, each of them once. Those
+/// that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
+/// `net/bpf/test_run.c`): they have [`adopting`].
 #[inline(always)]
-pub(crate) fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
-    // SAFETY: the slot is this CPU's own, one program at a time runs at the hooks of a CPU, and
-    // each asks once. Zeroes are a valid value, and so is what a packet before left behind.
+pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
+    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value, and so
+    // is what a packet before left behind.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
+/// What the adoption of a session needs: too large for the stack, and no packet's.
+#[repr(C)]
+pub(crate) struct Adopting {
+    /// The session.
+    pub(crate) adopted: Adopted4,
+    /// Its entries.
+    pub(crate) work: Work<Addr4>,
+}
+
 /// Room for the session that is being adopted on this CPU.
+///
+/// # Safety
+///
+/// The one program that the daemon runs for it, one at a time, may ask once.
 #[inline(always)]
-pub(crate) fn adopted_session<'a>() -> Option<&'a mut Adopted4> {
-    // SAFETY: the slot is this CPU's own, and the one program that asks for it asks once.
-    ADOPTED
+pub(crate) unsafe fn adopting<'a>() -> Option<&'a mut Adopting> {
+    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value.
+    ADOPTING
         .get_ptr_mut(0)
-        .map(|adopted| unsafe { &mut *adopted })
+        .map(|adopting| unsafe { &mut *adopting })
 }
 
 /// Adds to what was counted on this CPU.
@@ -245,21 +268,23 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
         let Some(count) = DROPS.get_ptr_mut(counted.number) else {
             return false;
         };
-        // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
-        unsafe { *count += packets_in };
+        // SAFETY: the slot is a valid one of this CPU. A packet may be counted there in the middle of this
+        // program, so each count is one instruction.
+        unsafe { add_at_once(count, packets_in) };
         return true;
     }
     let Some(counters) = COUNTERS.get_ptr_mut(counted.number) else {
         return false;
     };
     // SAFETY: as above.
-    let counters = unsafe { &mut *counters };
-    counters.packets_in += packets_in;
-    counters.bytes_in += bytes_in;
-    counters.packets_out += packets_out;
-    counters.bytes_out += bytes_out;
-    counters.opened += opened;
-    counters.closed += closed;
+    unsafe {
+        add_at_once(&raw mut (*counters).packets_in, packets_in);
+        add_at_once(&raw mut (*counters).bytes_in, bytes_in);
+        add_at_once(&raw mut (*counters).packets_out, packets_out);
+        add_at_once(&raw mut (*counters).bytes_out, bytes_out);
+        add_at_once(&raw mut (*counters).opened, opened);
+        add_at_once(&raw mut (*counters).closed, closed);
+    }
     true
 }
 
@@ -267,8 +292,9 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: the slot is this CPU's own, and the kernel runs one program at a time on it.
-        unsafe { *count += 1 };
+        // SAFETY: the slot is a valid one of this CPU. What the daemon runs counts there as well, and may be
+        // interrupted by a packet, so it is one instruction.
+        unsafe { add_at_once(count, 1) };
     }
 }
 
@@ -714,7 +740,7 @@ impl Tables<Addr4> for Maps {
     fn count_opened(&self, rule: u32) {
         if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
             // SAFETY: as above.
-            unsafe { (*counters).opened += 1 };
+            unsafe { add_at_once(&raw mut (*counters).opened, 1) };
         }
     }
 
@@ -722,7 +748,7 @@ impl Tables<Addr4> for Maps {
     fn count_closed(&self, rule: u32) {
         if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
             // SAFETY: as above.
-            unsafe { (*counters).closed += 1 };
+            unsafe { add_at_once(&raw mut (*counters).closed, 1) };
         }
     }
 }

@@ -18,7 +18,7 @@ use aya_ebpf::{
 use nat_common::{
     address::{Addr4, Address},
     checksum::{Diff, fold},
-    fragment::{FragmentKey, HELD_BYTES, Held},
+    fragment::{Busy, FragmentKey, HELD_BYTES},
     next_hop,
     offload::{Offload, Sum},
     packet::{ChecksumKind, Frames, Packet},
@@ -462,35 +462,35 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn keep<A: Address>(&self, held: &Held<A>, key: &FragmentKey<A>) -> Option<()> {
-        // SAFETY: the caller has made the slot busy.
-        unsafe { *held.key.get() = *key };
+    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
+        slot.set_key(key);
         let len = self.len() as u32;
-        self.load_whole(held.bytes.get().cast(), len, HELD_BYTES as u32)?;
-        held.len.store(len);
+        // SAFETY: so many bytes have room.
+        unsafe { self.load_whole(slot.bytes_mut().as_mut_ptr(), len, HELD_BYTES as u32)? };
+        slot.set_len(len);
         Some(())
     }
 
     #[inline(always)]
     fn save(&self) -> Option<()> {
-        let saved = maps::saved_packet()?;
+        // SAFETY: a program saves one packet at a time, and borrows it no longer than this.
+        let saved = unsafe { maps::saved_packet()? };
         let len = self.len() as u32;
-        self.load_whole(saved.bytes.as_mut_ptr(), len, SAVED_BYTES as u32)?;
+        // SAFETY: so many bytes have room.
+        unsafe { self.load_whole(saved.bytes.as_mut_ptr(), len, SAVED_BYTES as u32)? };
         saved.len = len;
         Some(())
     }
 
     #[inline(always)]
-    fn send_kept<A: Address>(&mut self, held: &Held<A>, key: &FragmentKey<A>) -> bool {
-        // SAFETY: the caller has made the slot busy.
-        if unsafe { *held.key.get() } != *key {
+    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
+        if slot.key() != *key {
             return false;
         }
-        let len = held.len.load();
-        if self
-            .become_other(held.bytes.get().cast(), len, HELD_BYTES as u32)
-            .is_some()
-        {
+        let len = slot.len();
+        let bytes = slot.bytes().as_ptr();
+        // SAFETY: so many bytes are there.
+        if unsafe { self.become_other(bytes, len, HELD_BYTES as u32) }.is_some() {
             // SAFETY: the context is valid. A clone that cannot be sent is a fragment that is lost.
             unsafe {
                 (*self.skb).tc_index = u32::from(KEPT);
@@ -503,9 +503,12 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn restore(&mut self) {
-        if let Some(saved) = maps::saved_packet() {
+        // SAFETY: as above.
+        if let Some(saved) = unsafe { maps::saved_packet() } {
             let len = saved.len;
-            let _too_long = self.become_other(saved.bytes.as_mut_ptr(), len, SAVED_BYTES as u32);
+            // SAFETY: so many bytes are there.
+            let _too_long =
+                unsafe { self.become_other(saved.bytes.as_ptr(), len, SAVED_BYTES as u32) };
         }
     }
 }
@@ -548,16 +551,24 @@ fn packet_len(len: u32, room: u32) -> Option<u32> {
 impl Skb {
     /// Copies the whole packet to `place`, which has room for `room` bytes.
     #[inline(always)]
-    fn load_whole(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
+    ///
+    /// # Safety
+    ///
+    /// `place` must have room for `room` bytes.
+    unsafe fn load_whole(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
         let len = packet_len(len, room)?;
         // SAFETY: the context is valid, and `place` has room for `len` bytes.
         let result = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, place.cast(), len) };
         (result == 0).then_some(())
     }
 
-    /// Makes this packet one of the `len` bytes at `place`, which has `room` bytes.
+    /// Makes this packet one of the `len` bytes at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` must have `room` bytes.
     #[inline(always)]
-    fn become_other(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
+    unsafe fn become_other(&self, place: *const u8, len: u32, room: u32) -> Option<()> {
         let len = packet_len(len, room)?;
         // SAFETY: the context is valid, and `place` has `len` bytes. All packet pointers are made
         // anew after this.
@@ -566,7 +577,8 @@ impl Skb {
                 return None;
             }
             let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-            (bpf_skb_store_bytes(self.skb, 0, place.cast(), len, flags) == 0).then_some(())
+            (bpf_skb_store_bytes(self.skb, 0, place.cast_mut().cast(), len, flags) == 0)
+                .then_some(())
         }
     }
 

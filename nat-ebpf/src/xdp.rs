@@ -11,7 +11,7 @@ use aya_ebpf::{
 use nat_common::{
     address::{Addr4, Address},
     checksum::{Diff, fold},
-    fragment::{FragmentKey, Held},
+    fragment::{Busy, FragmentKey},
     offload::Offload,
     packet::{ChecksumKind, Frames, Packet},
     pipeline::{self, Decision, Place},
@@ -34,7 +34,8 @@ const ETHER_TYPE: usize = 12;
 pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     let mut frame = Frame { md: ctx.ctx };
     let is_ipv4 = frame.read::<2>(ETHER_TYPE) == Some((EtherType::Ipv4 as u16).to_ne_bytes());
-    let Some(work) = work_area().filter(|_| is_ipv4) else {
+    // SAFETY: this is a program at a hook, and asks once.
+    let Some(work) = (unsafe { work_area() }).filter(|_| is_ipv4) else {
         return xdp_action::XDP_PASS;
     };
     let place = Place {
@@ -127,7 +128,8 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
-        let saved = maps::saved_packet()?;
+        // SAFETY: this is a program at a hook, and it is borrowed no longer than this.
+        let saved = unsafe { maps::saved_packet()? };
         // In two comparisons that the compiler leaves standing, so that the verifier sees both bounds of the
         // same register. (What is written to the stack and read twice has one of them on Linux 6.1.)
         let len = unknown((end - offset) as u64);
@@ -196,7 +198,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn keep<A: Address>(&self, _held: &Held<A>, _key: &FragmentKey<A>) -> Option<()> {
+    fn keep<A: Address>(&self, _slot: &mut Busy<'_, A>, _key: &FragmentKey<A>) -> Option<()> {
         None
     }
 
@@ -206,7 +208,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn send_kept<A: Address>(&mut self, _held: &Held<A>, _key: &FragmentKey<A>) -> bool {
+    fn send_kept<A: Address>(&mut self, _slot: &Busy<'_, A>, _key: &FragmentKey<A>) -> bool {
         false
     }
 
