@@ -15,6 +15,8 @@ pub mod dataplane;
 pub mod dhcp;
 pub mod host;
 pub mod import;
+pub mod owned;
 pub mod refusals;
 pub mod report;
 pub mod state;
+pub mod visible;

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use nat_user::{
     cli::{self, Cli},
     commands,
+    visible::visible,
 };
 
 fn main() -> ExitCode {
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     match commands::execute(Cli::parse_from(words)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("natbpf: {error:#}");
+            eprintln!("natbpf: {}", visible(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -35,10 +36,16 @@ fn init_log() {
                 log::Level::Info => 6,
                 log::Level::Debug | log::Level::Trace => 7,
             };
-            writeln!(output, "<{priority}>{}", record.args())
+            let text = record.args().to_string();
+            writeln!(output, "<{priority}>{}", visible(&text))
         });
     } else {
-        builder.format_target(false);
+        builder.format(|output, record| {
+            use std::io::Write as _;
+            let (time, level) = (output.timestamp(), record.level());
+            let text = record.args().to_string();
+            writeln!(output, "[{time} {level:<5}] {}", visible(&text))
+        });
     }
     builder.init();
 }

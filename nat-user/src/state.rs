@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::boottime_s;
 use crate::compile::Numbering;
+use crate::owned;
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -563,11 +564,8 @@ pub struct Lock {
 /// # Errors
 /// When another natbpf holds it, or the directory cannot be used.
 pub fn lock(run_dir: &Path) -> Result<Lock> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(run_dir)
-        .with_context(|| format!("create {}", run_dir.display()))?;
+    make_run_dir(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
+    owned::check(run_dir)?;
     let path = run_dir.join(LOCK_FILE);
     // Not truncated: until it is locked, what stands in it is another's.
     let file = OpenOptions::new()
@@ -591,6 +589,18 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("write {}", path.display()))?;
     Ok(Lock { _file: file })
+}
+
+/// (dnsmasq enters it as a user of its own, whatever this process' umask is.)
+fn make_run_dir(run_dir: &Path) -> io::Result<()> {
+    if run_dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(run_dir)?;
+    fs::set_permissions(run_dir, fs::Permissions::from_mode(0o755))
 }
 
 fn held(run_dir: &Path, file: File) -> anyhow::Error {

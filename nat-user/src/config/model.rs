@@ -247,6 +247,8 @@ pub struct Dhcp {
 pub struct Dns {
     /// Who is asked for names that are no guest's.
     pub forwarders: Forwarders,
+    /// Whether these may answer with private addresses.
+    pub private_answers: bool,
 }
 
 /// Who is asked for names that are no guest's.

@@ -19,7 +19,10 @@ pub(super) const DHCP: &[Key] = &[
 ];
 
 /// The keys of `[network.NAME.dns]`.
-pub(super) const DNS: &[Key] = &[key("forwarders", "[\"192.0.2.53\"]")];
+pub(super) const DNS: &[Key] = &[
+    key("forwarders", "[\"192.0.2.53\"]"),
+    key("private_answers", "false"),
+];
 
 /// An hour: short enough that addresses come back, long enough that nobody notices.
 const LEASE_TIME_S: u32 = 3600;
@@ -49,6 +52,7 @@ pub(super) fn read(
     let is_named = |dhcp: &Dhcp| host.is_some_and(|host| dhcp.dns.contains(&host.addr()));
     let by_default = dhcp.as_ref().is_some_and(is_named).then_some(Dns {
         forwarders: Forwarders::Host,
+        private_answers: false,
     });
     Served {
         dns: dns.or(by_default),
@@ -99,9 +103,11 @@ fn dns_of(section: &Section<'_>, report: &mut Report<'_>) -> Option<Dns> {
     let forwarders = section.optional("forwarders", |field| {
         values::distinct(field.items(), values::host_address)
     });
-    let forwarders = report.keep(forwarders)?;
+    let forwarders = report.keep(forwarders);
+    let private_answers = report.keep(section.optional("private_answers", |field| field.boolean()));
     Some(Dns {
-        forwarders: forwarders.map_or(Forwarders::Host, Forwarders::Fixed),
+        forwarders: forwarders?.map_or(Forwarders::Host, Forwarders::Fixed),
+        private_answers: private_answers?.unwrap_or(false),
     })
 }
 

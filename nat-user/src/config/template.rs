@@ -91,7 +91,15 @@ struct Expansion<'t> {
     faults: Vec<Fault>,
     /// The tables `[[KEY]]` that were made.
     rules: BTreeMap<String, Rules<'t>>,
+    /// How many bytes of text were made.
+    text_len: usize,
 }
+
+/// How many values templates may make, keys and tables counted: 65,536 forwards with all that may be written
+/// of them.
+const MOST_VALUES: usize = 1 << 20;
+/// How much text they may make.
+const MOST_TEXT: usize = 16 << 20;
 
 /// Tables `[[KEY]]` of templates.
 struct Rules<'t> {
@@ -120,7 +128,14 @@ impl<'t> Expansion<'t> {
             },
             faults: Vec::new(),
             rules: BTreeMap::new(),
+            text_len: 0,
         }
+    }
+
+    /// Whether more was made than any host needs, with what shows the instances in messages: a small text may
+    /// stand for more than there is memory.
+    fn is_too_much(&self) -> bool {
+        self.places.made.len() > MOST_VALUES || self.text_len > MOST_TEXT
     }
 
     fn all(&mut self, templates: &Spanned<DeValue<'t>>, root: &mut DeTable<'t>) {
@@ -158,17 +173,32 @@ impl<'t> Expansion<'t> {
         let before = self.faults.len();
         for index in 0..count {
             let bindings = Bindings::new(&template.lists, index);
-            self.places.instances.push(bindings.to_string());
+            let shown = bindings.to_string();
+            self.text_len += shown.len();
+            self.places.instances.push(shown);
             for (key, value) in template.table {
                 if key.get_ref() != FOR {
                     self.kind(template, &bindings, key, value, root);
                 }
+            }
+            if self.is_too_much() {
+                return self.too_much(template, index, count);
             }
             // The others have the same faults, or some that come of these.
             if self.faults.len() > before {
                 return;
             }
         }
+    }
+
+    fn too_much(&mut self, template: &Template<'_, 't>, index: usize, count: usize) {
+        let problem = format!(
+            "makes more than {MOST_VALUES} values or {} MiB of text by instance {} of {count}",
+            MOST_TEXT >> 20,
+            index + 1
+        );
+        let remedy = "write shorter lists or fewer tables";
+        self.fault(template.at, template.path.clone(), &problem, remedy);
     }
 
     /// All tables of a kind in one instance.
@@ -344,8 +374,17 @@ impl<'t> Expansion<'t> {
         at: usize,
     ) -> DeString<'t> {
         match fill(text, bindings) {
-            Ok(Some(filled)) => Cow::Owned(filled),
-            Ok(None) => text.clone(),
+            Ok(Some(filled)) => {
+                self.text_len += filled.len();
+                Cow::Owned(filled)
+            }
+            Ok(None) => {
+                // (One that is borrowed from the file costs nothing.)
+                if let Cow::Owned(text) = text {
+                    self.text_len += text.len();
+                }
+                text.clone()
+            }
             Err((problem, remedy)) => {
                 self.fault(at, path.to_owned(), &problem, &remedy);
                 text.clone()

@@ -22,6 +22,7 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 
 use super::{Pins, Programs, clsact, link, local};
+use crate::owned;
 
 pub(crate) use super::clsact::foreign_filters;
 
@@ -280,8 +281,7 @@ fn note(pins: &Pins, target: &Target) -> Result<()> {
     if Mechanism::of_kernel() == Mechanism::Tcx {
         return Ok(());
     }
-    let path = target.note(pins);
-    fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))
+    owned::make(&target.note(pins))
 }
 
 /// The index of an interface that has filters, if this is a note.

@@ -6,7 +6,7 @@
 //! ([`nat_common::adopt`]). References to ports, permits and guests are counted anew from the
 //! sessions, so they are right whenever the sessions are.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -29,6 +29,7 @@ use super::{
     Dataplane, Pins, Plain, Programs, SessionEntry, Sizes, batch, local,
     takeover::{Former, hand_links_over},
 };
+use crate::owned;
 
 /// How long programs that ran when their links were handed over may still be at it. They take
 /// microseconds.
@@ -340,7 +341,7 @@ impl CarryOver {
             return Ok(());
         }
         let next = self.place.beside();
-        fs::create_dir(next.marker()).context("mark the new data plane")?;
+        owned::make(&next.marker()).context("mark the new data plane")?;
         self.has_links = true;
         hand_links_over(&self.former.pins, &next)
     }

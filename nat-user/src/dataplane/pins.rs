@@ -16,6 +16,7 @@ use nix::{
 };
 
 use super::{attach, layout, local, takeover};
+use crate::owned;
 
 /// Where natbpf's own bpffs directory stands by default, on the system's bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
@@ -114,8 +115,8 @@ impl Pins {
     /// When another has it, or there can be no bpffs.
     pub fn lock(&self) -> Result<Lock> {
         self.mount_if_needed()?;
-        fs::create_dir_all(&self.bpffs)
-            .with_context(|| format!("make directory {}", self.bpffs.display()))?;
+        make_shared(&self.bpffs)?;
+        self.check_owners()?;
         let directory = File::open(&self.bpffs)
             .with_context(|| format!("open directory {}", self.bpffs.display()))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -142,8 +143,29 @@ impl Pins {
             &self.links(),
             &self.directory.join("programs"),
         ] {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("make directory {}", directory.display()))?;
+            owned::make(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses pins that another user has made, or may change.
+    fn check_owners(&self) -> Result<()> {
+        if !self.bpffs.exists() {
+            return Ok(());
+        }
+        owned::check_shared(&self.bpffs)?;
+        for name in takeover::data_planes(&self.bpffs)? {
+            let plane = Self::named(&self.bpffs, &name);
+            owned::check(&plane.directory)?;
+            for within in [
+                plane.links(),
+                plane.directory.join("programs"),
+                plane.marker(),
+            ] {
+                if within.symlink_metadata().is_ok() {
+                    owned::check(&within)?;
+                }
+            }
         }
         Ok(())
     }
@@ -157,8 +179,7 @@ impl Pins {
         if existing.is_some_and(is_bpffs) {
             return Ok(());
         }
-        fs::create_dir_all(&self.bpffs)
-            .with_context(|| format!("make directory {}", self.bpffs.display()))?;
+        make_shared(&self.bpffs)?;
         mount_bpffs(&self.bpffs)
     }
 
@@ -168,6 +189,7 @@ impl Pins {
     ///
     /// When one is missing or has another shape.
     pub(super) fn check(&self) -> Result<()> {
+        self.check_owners()?;
         if !self.exist() {
             bail!(
                 "no data plane in {}; start it with natbpf run, or name another --bpffs",
@@ -204,6 +226,7 @@ impl Pins {
     ///
     /// When something cannot be removed.
     pub fn remove(&self) -> Result<()> {
+        self.check_owners()?;
         for name in takeover::data_planes(&self.bpffs)? {
             Self::named(&self.bpffs, &name).remove_own()?;
         }
@@ -215,6 +238,15 @@ impl Pins {
             true => unmount_if_ours(Path::new(SYSTEM_BPFFS)),
             false => Ok(()),
         }
+    }
+}
+
+/// Makes the directory that `--bpffs` names if it is missing. One that is there may be a whole bpffs, in
+/// which others have pins of their own.
+fn make_shared(path: &Path) -> Result<()> {
+    match path.exists() {
+        true => owned::check_shared(path),
+        false => owned::make(path),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a dnsmasq is told.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::User;
@@ -12,6 +13,18 @@ use crate::config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, Networ
 
 /// The user that Debian's package makes for it.
 const USER: &str = "dnsmasq";
+
+/// Where no name of the internet's leads to. (dnsmasq's own `stop-dns-rebind` also refuses the prefixes for
+/// documentation, and 127.0.0.0/8, by which lists that mail servers ask answer.)
+const PRIVATE: [&str; 7] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 /// A dnsmasq's configuration. Paths are not in it: they are given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +66,10 @@ impl Conf {
     pub(super) fn write(&self, files: &Files) -> Result<()> {
         files.make_folder()?;
         for (path, text) in [(&files.conf, &self.options), (&files.hosts, &self.hosts)] {
-            fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+            // (dnsmasq reads them as a user of its own, whatever this process' umask is.)
+            fs::write(path, text)
+                .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o644)))
+                .with_context(|| format!("write {}", path.display()))?;
         }
         Ok(())
     }
@@ -88,6 +104,11 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
 /// Names without a dot are those of guests, and nobody else is asked for them.
 fn name_options(text: &mut String, dns: &Dns, domain: Option<&str>) {
     *text += "no-hosts\ndomain-needed\n";
+    if !dns.private_answers {
+        for prefix in PRIVATE {
+            line(text, format_args!("bogus-nxdomain={prefix}"));
+        }
+    }
     if let Forwarders::Fixed(forwarders) = &dns.forwarders {
         *text += "no-resolv\n";
         for forwarder in forwarders {
@@ -192,6 +213,13 @@ mod tests {
                 "bind-dynamic",
                 "no-hosts",
                 "domain-needed",
+                "bogus-nxdomain=10.0.0.0/8",
+                "bogus-nxdomain=172.16.0.0/12",
+                "bogus-nxdomain=192.168.0.0/16",
+                "bogus-nxdomain=100.64.0.0/10",
+                "bogus-nxdomain=169.254.0.0/16",
+                "bogus-nxdomain=fc00::/7",
+                "bogus-nxdomain=fe80::/10",
                 "dhcp-range=172.22.161.10,172.22.161.19,255.255.255.0,3600",
                 "dhcp-authoritative",
                 "dhcp-lease-max=10",
@@ -219,6 +247,18 @@ mod tests {
         ] {
             assert!(lines.iter().any(|other| other == line), "{line}: {lines:?}");
         }
+    }
+
+    #[test]
+    fn private_answers_from_outside_are_refused_unless_they_are_wanted() {
+        let is_refused = |more: &str| {
+            lines(more)
+                .iter()
+                .any(|line| line.starts_with("bogus-nxdomain="))
+        };
+        assert!(is_refused("[network.lan.dns]\n"));
+        assert!(is_refused("[network.lan.dns]\nprivate_answers = false\n"));
+        assert!(!is_refused("[network.lan.dns]\nprivate_answers = true\n"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod holder;
 pub mod lease;
 pub mod names;
 mod process;
+mod stall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +28,7 @@ use self::{
     lease::{Look, Watch},
     names::Leases,
     process::{Files, Process},
+    stall::{Stall, Waiting},
 };
 use crate::backoff::Backoff;
 use crate::config::{Diagnostic, Loaded, model::Config};
@@ -66,8 +68,15 @@ struct Service {
 }
 
 enum Condition {
-    Running { process: Process, since: Instant },
-    Waiting { until: Instant, why: String },
+    Running {
+        process: Process,
+        since: Instant,
+        stall: Stall,
+    },
+    Waiting {
+        until: Instant,
+        why: String,
+    },
 }
 
 /// Refuses a configuration with DHCP or DNS on a host without dnsmasq.
@@ -239,8 +248,12 @@ impl Services {
 
     /// Starts again what has ended. To be called every second or so.
     pub async fn care(&mut self, config: &Config) {
+        let waiting = match self.services.is_empty() {
+            true => Waiting::default(),
+            false => Waiting::now(),
+        };
         for service in self.services.values_mut() {
-            service.care().await;
+            service.care(&waiting).await;
         }
         self.tell(config);
     }
@@ -291,10 +304,20 @@ impl Services {
     fn write_warnings(&self, told: &[String]) -> Result<()> {
         let (file, new) = (self.folder.join(WARNINGS), self.folder.join(NEW_WARNINGS));
         let text = serde_json::to_vec(told)?;
-        fs::create_dir_all(&self.folder)
-            .and_then(|()| fs::write(&new, text))
+        process::make_folder(&self.folder)?;
+        fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("write {}", file.display()))
+    }
+}
+
+impl Condition {
+    fn running(process: Process) -> Self {
+        Self::Running {
+            process,
+            since: Instant::now(),
+            stall: Stall::default(),
+        }
     }
 }
 
@@ -313,10 +336,7 @@ impl Service {
         match Process::find(&service.files) {
             Some(process) => {
                 log::info!("network {}: {process} goes on", service.network);
-                service.condition = Condition::Running {
-                    process,
-                    since: Instant::now(),
-                };
+                service.condition = Condition::running(process);
             }
             None => service.start().await,
         }
@@ -331,23 +351,28 @@ impl Service {
         match started {
             Ok(process) => {
                 log::info!("network {}: {process} started", self.network);
-                self.condition = Condition::Running {
-                    process,
-                    since: Instant::now(),
-                };
+                self.condition = Condition::running(process);
             }
             Err(error) => self.wait(format!("{error:#}")),
         }
     }
 
-    async fn care(&mut self) {
+    async fn care(&mut self, waiting: &Waiting) {
         match &mut self.condition {
-            Condition::Running { process, since } => {
+            Condition::Running {
+                process,
+                since,
+                stall,
+            } => {
                 if let Some(how) = process.ended() {
                     let why = match process::last_words(&self.files) {
                         words if words.is_empty() => format!("{process} has ended ({how})"),
                         words => format!("{process} has ended ({how}): {words}"),
                     };
+                    self.wait(why);
+                } else if stall.hangs((process.pid(), self.conf.address), waiting, Instant::now()) {
+                    process.kill();
+                    let why = format!("{process} hangs and was ended");
                     self.wait(why);
                 } else if since.elapsed() >= IS_WELL_AFTER {
                     self.backoff.succeeded();

@@ -20,6 +20,7 @@ use nix::{
 use tokio::time::{Instant, sleep};
 
 use super::{conf::Conf, holder};
+use crate::visible::visible;
 
 const PROGRAM: &str = "dnsmasq";
 /// Where it is besides, for users whose PATH is without these.
@@ -76,8 +77,7 @@ impl Files {
     }
 
     pub(super) fn make_folder(&self) -> Result<()> {
-        let folder = self.conf.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+        make_folder(self.conf.parent().unwrap_or(Path::new(".")))
     }
 
     /// Those that are there.
@@ -97,6 +97,13 @@ impl Files {
     fn argument(&self) -> Vec<u8> {
         [b"--conf-file=", self.conf.as_os_str().as_bytes()].concat()
     }
+}
+
+/// Makes the folder of all files, which dnsmasq enters as a user of its own, whatever this process' umask is.
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("create {}", folder.display()))
 }
 
 /// The program, as it would be found.
@@ -164,7 +171,7 @@ pub(super) fn last_words(files: &Files) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
     let last = last.unwrap_or_default().trim();
-    last.strip_prefix("dnsmasq: ").unwrap_or(last).to_owned()
+    visible(last.strip_prefix("dnsmasq: ").unwrap_or(last)).into_owned()
 }
 
 fn pid_in(file: &Path) -> Option<i32> {
@@ -181,7 +188,7 @@ impl Process {
         (found.is_running() && found.is_in_this_network()).then_some(found)
     }
 
-    fn pid(&self) -> i32 {
+    pub(super) fn pid(&self) -> i32 {
         match self {
             Self::Own(child) => i32::try_from(child.id()).unwrap_or(i32::MAX),
             Self::Found { pid, .. } => *pid,
@@ -209,6 +216,11 @@ impl Process {
         arguments
             .split(|byte| *byte == 0)
             .any(|one| one == argument)
+    }
+
+    /// Ends it at once: one that hangs heeds no other signal.
+    pub(super) fn kill(&self) {
+        let _gone_already = kill(Pid::from_raw(self.pid()), Signal::SIGKILL);
     }
 
     /// A container may have a process with the same arguments.

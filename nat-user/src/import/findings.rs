@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::dump::Dump;
+use crate::visible::visible;
 
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,7 +130,5 @@ impl<'d> Findings<'d> {
 
 /// A line without characters that do something to terminals, or that TOML's comments forbid.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    visible(text).replace(['\n', '\t'], " ")
 }

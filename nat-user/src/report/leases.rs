@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Format, duration, table, write_table};
 use crate::config::model::mac_text;
 use crate::dhcp::lease::Lease;
+use crate::visible::visible;
 
 /// What is shown of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,7 +30,7 @@ impl LeaseView {
             address: lease.address,
             mac: mac_text(lease.mac),
             expires_s: lease.expires_s(now_s),
-            name: lease.name,
+            name: lease.name.map(|name| visible(&name).into_owned()),
         }
     }
 }

@@ -18,6 +18,8 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::visible::visible;
+
 /// For whom a report is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -86,7 +88,7 @@ fn table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
 
 fn write_table(output: &mut dyn Write, table: &Table) -> io::Result<()> {
     for line in table.lines() {
-        writeln!(output, "{}", line.trim_end())?;
+        writeln!(output, "{}", visible(line.trim_end()))?;
     }
     Ok(())
 }

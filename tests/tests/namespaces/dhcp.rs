@@ -129,6 +129,7 @@ fn name_server(net: &Proxmox) -> Result<Background> {
         "--bind-interfaces",
         "--listen-address=198.51.100.4",
         "--address=/outside.test/192.0.2.99",
+        "--address=/rebound.test/172.22.161.171",
         "--pid-file",
     ])?;
     soon("the name server outside", || {
@@ -332,6 +333,42 @@ fn a_dnsmasq_that_is_killed_comes_again() -> Result<()> {
     Ok(())
 }
 
+/// Stopped it neither answers nor ends by itself.
+#[test]
+fn a_dnsmasq_that_hangs_is_ended_and_comes_again() -> Result<()> {
+    let net = network()?;
+    let natbpf = net.natbpf(&config(&net, ""))?;
+    let told = lease(&net, &net.vm1, "web1")?;
+    let stopped = dnsmasq(&natbpf).context("no dnsmasq runs")?;
+    kill(Pid::from_raw(stopped), Signal::SIGSTOP).context("stop dnsmasq")?;
+    soon("another dnsmasq", || {
+        Ok(dnsmasq(&natbpf).is_some_and(|pid| pid != stopped))
+    })?;
+    ensure!(natbpf.log().contains("hangs"), "{}", natbpf.log());
+    ensure!(
+        resolve(&net.vm1, "web1")? == Some(told.address),
+        "its leases are lost"
+    );
+    Ok(())
+}
+
+/// A name of the internet's that leads to a guest's neighbour is none; whoever has such names says so.
+#[test]
+fn private_answers_of_forwarders_are_refused_by_default() -> Result<()> {
+    let net = network()?;
+    let _outside = name_server(&net)?;
+    let natbpf = net.natbpf(&config(&net, ""))?;
+    lease(&net, &net.vm1, "web1")?;
+    ensure!(resolve(&net.vm1, "rebound.test")?.is_none());
+    ensure!(resolve(&net.vm1, "outside.test")?.is_some());
+    let wanted = config(&net, "").replace("forwarders =", "private_answers = true\nforwarders =");
+    natbpf.reload(&wanted)?;
+    let neighbour = Some(Ipv4Addr::new(172, 22, 161, 171));
+    soon("the private answer", || {
+        Ok(resolve(&net.vm1, "rebound.test")? == neighbour)
+    })
+}
+
 #[test]
 fn leases_go_on_without_the_daemon_and_the_next_one_takes_them_over() -> Result<()> {
     let net = network()?;
@@ -462,7 +499,7 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     let net = network()?;
     let script = net.lab().folder().join("natbpf-as-unit");
     let text = format!(
-        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set={} {} \"$@\"\n",
+        "#!/bin/sh\numask 0077\nexec setpriv --no-new-privs --bounding-set={} {} \"$@\"\n",
         capabilities_of_the_unit()?,
         Natbpf::binary()?.display()
     );

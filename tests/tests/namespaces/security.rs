@@ -1,8 +1,10 @@
 //! What must not pass: S1, S2, S5, and leaks.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::topology::Proxmox;
 use tests::craft::Ip;
 use tests::{Nat, at, exchange, hears};
@@ -116,6 +118,49 @@ fn s10_a_neighbour_does_not_reach_translated_addresses_directly() -> Result<()> 
     exchange(&guest, at(Proxmox::ISP, 7000), &neighbour, b"and back")?;
     ensure!(refused()? == 2, "{}", natbpf.stats()?);
     Ok(())
+}
+
+/// A user of the host has been there first: with a directory of his own, or with a link to other files.
+#[test]
+fn a_directory_of_pins_that_is_another_users_is_refused() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let net = Proxmox::new()?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    natbpf.stop()?;
+    natbpf.down()?;
+    // As the kernel makes a bpffs that is mounted without a word on its mode.
+    let bpffs = natbpf.bpffs().to_owned();
+    fs::create_dir_all(&bpffs)?;
+    fs::set_permissions(&bpffs, fs::Permissions::from_mode(0o1777))?;
+    let refused = |word: &str, why: &str| -> Result<()> {
+        let output = natbpf.cli(&[word])?;
+        let is_refused = output.status.code() == Some(1) && output.stderr.contains(why);
+        ensure!(is_refused, "{word}: {output:?}");
+        Ok(())
+    };
+    for name in ["v1", "v4", "v999-next"] {
+        let theirs = bpffs.join(name);
+        fs::create_dir(&theirs)?;
+        chown(&theirs, Some(NOBODY), None)?;
+        refused("run", "belongs to user 65534")?;
+        fs::remove_dir(&theirs)?;
+    }
+    let kept = net.lab().folder().join("kept");
+    fs::create_dir(&kept)?;
+    fs::write(kept.join("file"), "")?;
+    symlink(&kept, bpffs.join("v4")).context("link")?;
+    for word in ["run", "down"] {
+        refused(word, "is not a directory")?;
+    }
+    ensure!(
+        kept.join("file").exists(),
+        "what the link leads to was removed"
+    );
+    fs::remove_file(bpffs.join("v4"))?;
+    fs::set_permissions(natbpf.run_dir(), fs::Permissions::from_mode(0o777))?;
+    refused("run", "others may write")?;
+    fs::set_permissions(natbpf.run_dir(), fs::Permissions::from_mode(0o755))?;
+    natbpf.launch()
 }
 
 #[test]

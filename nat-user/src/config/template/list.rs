@@ -13,6 +13,8 @@ use crate::config::parse::{dotted, is_bare, quote};
 
 /// Far more than there are interfaces on any host.
 const MOST_INSTANCES: u64 = 65_536;
+/// How many values the lists of a template may have together: as many instances, with eight lists.
+const MOST_VALUES: usize = 8 * 65_536;
 
 /// A name and the values that it stands for, one for each instance.
 pub(super) struct List<'v> {
@@ -77,16 +79,23 @@ pub(super) fn read<'v>(
         let name = name.get_ref().as_ref();
         check_name(name).map_err(|objection| fault(place, name, objection))?;
         let values = values(value).map_err(|objection| fault(place, name, objection))?;
+        let count = values.len();
         if let Some(first) = lists
             .first()
             .filter(|first| first.values.len() != values.len())
         {
-            let (count, others) = (values.len(), first.values.len());
+            let others = first.values.len();
             let problem = format!("has {count} values, but {} has {others}", quote(first.name));
             let remedy = "write lists of the same length, as they go side by side";
             return Err(fault(place, name, (problem, remedy.to_owned())));
         }
         lists.push(List { name, values });
+        let most = (MOST_VALUES / count).max(1);
+        if lists.len() > most {
+            let problem = format!("is list {} of {count} values each", lists.len());
+            let remedy = format!("write {most} lists of that length at the most");
+            return Err(fault(place, name, (problem, remedy)));
+        }
     }
     match lists.is_empty() {
         true => Err(fault(value.span().start, "", missing("is empty"))),

@@ -34,6 +34,9 @@ impl fmt::Display for Bindings<'_> {
     }
 }
 
+/// Far more than any value has.
+const MOST_FILLED: usize = 16_384;
+
 /// A text with its placeholders filled in; nothing if there is nothing to do. Otherwise what is
 /// wrong and what would be right.
 pub(super) fn fill(
@@ -46,6 +49,10 @@ pub(super) fn fill(
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
+        if filled.len() > MOST_FILLED {
+            let problem = format!("{} becomes longer than {MOST_FILLED} bytes", quote(text));
+            return Err((problem, "write a shorter text".to_owned()));
+        }
         filled.push_str(&rest[..at]);
         let brace = &rest[at..=at];
         rest = &rest[at + 1..];

@@ -54,7 +54,7 @@ fn a_file_without_permission() {
 fn a_file_that_never_ends() {
     assert_eq!(
         load(Path::new("/dev/zero")).unwrap_err().to_string(),
-        "/dev/zero: is larger than 64 MiB; name a configuration file"
+        "/dev/zero: is larger than 16 MiB; name a configuration file"
     );
 }
 
@@ -130,5 +130,15 @@ fn a_key_that_is_there_twice() {
         refusal("[uplink.wan]\ninterface = \"a\"\ninterface = \"b\"\n"),
         "n.toml:3:1: uplink.wan.interface: `interface` is used twice; \
          each table and each key stands once, so rename or remove one"
+    );
+}
+
+/// Numbers in a list take fifty times the memory of their text.
+#[test]
+fn a_file_of_values_alone() {
+    let line = refusal_of_file("1,".repeat(1_500_001).as_bytes());
+    assert_eq!(
+        line,
+        "FILE: has more than 1500000 values; write ranges instead of lists"
     );
 }

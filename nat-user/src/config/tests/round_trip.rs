@@ -504,6 +504,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
                 true => Forwarders::Host,
                 false => Forwarders::Fixed(vec![Ipv4Addr::new(192, 0, 2, 54)]),
             },
+            private_answers: anti_spoof,
         }),
     }
 }
@@ -657,6 +658,7 @@ fn write_network(text: &mut String, network: &Network) {
         if let Forwarders::Fixed(forwarders) = &dns.forwarders {
             *text += &format!("forwarders = {}\n", list(forwarders.iter()));
         }
+        *text += &format!("private_answers = {}\n", dns.private_answers);
     }
 }
 

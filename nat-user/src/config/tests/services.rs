@@ -63,6 +63,9 @@ fn dns_is_served_where_guests_are_sent_to_it_or_where_it_is_written() {
     let alone = config(&format!("{BASE}[network.lan.dns]\nforwarders = []\n"));
     let dns = alone.networks[0].dns.as_ref().expect("written");
     assert_eq!(dns.forwarders, Forwarders::Fixed(Vec::new()));
+    assert!(!dns.private_answers);
+    let private = with("[network.lan.dns]\nprivate_answers = true\n").expect("written");
+    assert!(private.private_answers);
     assert_eq!(alone.networks[0].dhcp, None);
 }
 

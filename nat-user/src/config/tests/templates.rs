@@ -414,6 +414,38 @@ fn a_remark_of_the_host_names_place_and_instance() {
     );
 }
 
+/// A few lines may stand for more than there is memory: too many lists, texts, values or instances.
+#[test]
+fn small_files_do_not_stand_for_what_no_host_has() {
+    let lists: String = (0..9).map(|n| format!("l{n} = \"1-65536\", ")).collect();
+    let refused = refusal(&with_lists(&format!("{lists} n = \"1-65536\""), "a"));
+    assert!(
+        refused.contains("is list 9 of 65536 values each; write 8"),
+        "{refused}"
+    );
+
+    let placeholders = "{n}".repeat(6000);
+    let refused = refusal(&with_lists("n = [\"long-name\"]", &placeholders));
+    assert!(
+        refused.contains("becomes longer than 16384 bytes"),
+        "{refused}"
+    );
+
+    let guests: String = (0..40)
+        .map(|n| format!("[[template.guest]]\nname = \"g{n}-{{n}}\"\nnetwork = \"lan\"\n"))
+        .collect();
+    let many = format!("{BASE}[[template]]\nfor = {{ n = \"1-65536\" }}\n{guests}");
+    let refused = refusal(&many);
+    assert!(
+        refused.contains("makes more than 1048576 values"),
+        "{refused}"
+    );
+
+    let empty = "[[template]]\nfor = { a = \"1-65536\", b = \"1-65536\", c = \"1-65536\" }\n";
+    let refused = refusal(&format!("{BASE}{}", empty.repeat(300)));
+    assert!(refused.contains("16 MiB of text"), "{refused}");
+}
+
 #[test]
 fn two_hundred_guests_take_few_lines_and_little_time() {
     let text = GUESTS
