@@ -37,6 +37,8 @@ pub(super) fn check(rules: &[Rule<'_>], uplinks: &[Item<'_, Uplink>], report: &m
                 Some(before) => report.error(twice(rule, before, uplinks)),
                 None => report.warn(shadowed(rule, &rules[owner])),
             }
+        } else if let Some((common, owner)) = taken.cut_off(&rule.value, &parts) {
+            report.warn(overlapping(rule, &rules[owner], common));
         }
         taken.add(&rule.value, &parts, index);
     }
@@ -82,6 +84,20 @@ fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
     let remedy = "put it before them, or remove it";
     rule.section
         .fault_here("", &problem, remedy)
+        .see(before.section.at)
+}
+
+/// Exceptions are written first and lie within what follows. Of two ranges that overlap otherwise, one is
+/// hardly meant as it is.
+fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
+    let name = quote(&before.value.name);
+    let problem = format!(
+        "has ports {} in common with {name}, which comes first and takes them; neither contains the other",
+        text(common)
+    );
+    let remedy = "let the ranges differ, or write what both have as a rule of its own before them";
+    rule.section
+        .fault("ports", &problem, remedy)
         .see(before.section.at)
 }
 
@@ -212,6 +228,24 @@ impl<'u> Taken<'u> {
         owners.try_fold(usize::MAX, |least, owner| Some(least.min(owner?)))
     }
 
+    /// Ports at one end of a range of `rule` that an earlier rule has, with others beyond that end, and that
+    /// rule.
+    fn cut_off(&self, rule: &ForwardRule, parts: &[Part]) -> Option<(PortRange, usize)> {
+        let of_all = self.scopes.get(&(rule.uplink, None));
+        let of_one = rule
+            .address
+            .and_then(|_| self.scopes.get(&(rule.uplink, rule.address)));
+        let sets = [of_all, of_one].into_iter().flatten();
+        let mut found = sets.flat_map(|set| {
+            parts.iter().filter_map(|part| match *part {
+                Part::Ports(ForwardProtocol::Udp, range) => set.udp.cuts_off(range),
+                Part::Ports(_, range) => set.tcp.cuts_off(range),
+                Part::Icmp | Part::Other => None,
+            })
+        });
+        found.next()
+    }
+
     fn uplink(&self, rule: &ForwardRule) -> Option<&'u Uplink> {
         Some(&self.uplinks.get(rule.uplink.0)?.value)
     }
@@ -292,6 +326,26 @@ impl PortSet {
     fn owner(&self, port: u16) -> Option<usize> {
         let (_, (last, owner)) = self.owners.range(..=port).next_back()?;
         (*last >= port).then_some(*owner)
+    }
+
+    /// The ports at one end of a range that an owner has who has others beyond that end, but not the whole
+    /// range; with that owner.
+    fn cuts_off(&self, range: PortRange) -> Option<(PortRange, usize)> {
+        let at = |port: u16| {
+            let (first, (last, owner)) = self.owners.range(..=port).next_back()?;
+            (*last >= port).then_some((*first, *last, *owner))
+        };
+        if let Some((first, last, owner)) = at(range.first)
+            && first < range.first
+            && last < range.last
+        {
+            let first = range.first;
+            return Some((PortRange { first, last }, owner));
+        }
+        let (first, last, owner) = at(range.last)?;
+        let is_cut_off = last > range.last && first > range.first;
+        let last = range.last;
+        is_cut_off.then_some((PortRange { first, last }, owner))
     }
 
     /// Gives the ports of `range` that are still free to `owner`. Ranges that this joins are

@@ -5,9 +5,11 @@
 //! tools that show them; without these, or without the rights to run them, there is nothing to find. A
 //! finding is what is certain: see [`rules`].
 
+mod bridges;
 mod flows;
 mod forwarding;
 mod iptables;
+mod listeners;
 mod nft;
 mod programs;
 mod reverse_path;
@@ -33,6 +35,7 @@ use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
 use super::netlink::{Address, Link, Netlink};
 use crate::config::model::Config;
+use crate::visible::visible;
 
 pub use self::programs::{foreign_xdp, refuse_another};
 
@@ -65,6 +68,10 @@ pub enum Kind {
     ReversePath,
     /// A BPF program of somebody else's.
     BpfProgram,
+    /// A forward takes a port on which the host listens.
+    HiddenListener,
+    /// A bridge that is no network, whose guests do not reach forwards.
+    UnnamedBridge,
     /// Rules could not be looked at.
     Unread,
 }
@@ -80,11 +87,12 @@ impl fmt::Display for Finding {
             commands,
             ..
         } = self;
-        write!(f, "{place}: {what}; {why}; {remedy}")?;
-        match commands.as_slice() {
-            [] => Ok(()),
-            commands => write!(f, ": {}", commands.join(" ; ")),
+        let mut text = format!("{place}: {what}; {why}; {remedy}");
+        if !commands.is_empty() {
+            text += ": ";
+            text += &commands.join(" ; ");
         }
+        f.write_str(&visible(&text))
     }
 }
 
@@ -132,6 +140,10 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     let detours = &host.detours;
     findings.extend(reverse_path::find(&rules, &ways, detours, &mut budget));
     findings.extend(programs::find(config, &host.links, bpffs));
+    let held = host.addresses.iter().map(|held| held.net.addr()).collect();
+    let own = |interface: &str| host.addresses_of(interface);
+    findings.extend(listeners::find(config, &held, &own));
+    findings.extend(bridges::find(config, &host.links, &host.addresses));
     findings.extend(unread);
     if budget.is_spent() {
         findings.push(too_many());

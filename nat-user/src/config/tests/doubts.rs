@@ -42,9 +42,13 @@ fn a_forward_behind_several_that_take_it_together() {
     ];
     // The uplink has one address only, so that what is taken there is taken everywhere.
     assert_eq!(warnings_of(&lines.concat()).len(), 1);
-    // With the interface's own addresses nobody knows.
+    // With the interface's own addresses nobody knows, but that it overlaps the first.
     let unknown = BASE.replace("addresses", "#");
-    assert!(warnings(&format!("{unknown}{}", lines.concat())).is_empty());
+    let lines = warnings(&format!("{unknown}{}", lines.concat()));
+    assert!(
+        lines.len() == 1 && lines[0].contains("ports 150-199 in common with `a`"),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -55,7 +59,29 @@ fn a_forward_that_overlaps_only_in_part() {
         forward("c", "protocol = [\"tcp\", \"udp\"]\nports = \"100-199\""),
         forward("d", "protocol = \"icmp\""),
     ];
-    assert!(warnings_of(&lines.concat()).is_empty());
+    let lines = warnings_of(&lines.concat());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains(
+            "forward.b.ports: has ports 150-199 in common with `a`, which comes first and takes them; \
+             neither contains the other (line 8)"
+        ),
+        "{lines:?}"
+    );
+    // From the other side, and by a list; an exception that comes first is meant.
+    let around = forward("around", "protocol = \"udp\"\nports = \"300-400\"");
+    for (ports, count) in [
+        ("\"250-300\"", 1),
+        ("[80, \"390-500\"]", 1),
+        ("\"250-500\"", 0),
+    ] {
+        let later = forward("later", &format!("protocol = \"udp\"\nports = {ports}"));
+        assert_eq!(
+            warnings_of(&format!("{around}{later}")).len(),
+            count,
+            "{ports}"
+        );
+    }
 }
 
 #[test]

@@ -473,3 +473,37 @@ fn routed_guests_need_both_ways_through_the_forward_chain() {
     assert_eq!(said(&format!("{back}{into}")), refused);
     assert!(said(&format!("{out}{back}{into}")).is_empty());
 }
+
+/// What LXD, Incus, libvirt and Docker translate they translate again, whatever is removed by hand.
+#[test]
+fn who_makes_its_rules_again_has_a_setting_of_its_own() {
+    let made = |rules: &str| {
+        let text = format!(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:LIBVIRT_PRT - [0:0]\n\
+             :DOCKER - [0:0]\n{rules}\nCOMMIT\n"
+        );
+        let mut found = found(&iptables::parse(&text, Source::IptablesNft));
+        assert!(!found.is_empty(), "{rules}");
+        found.remove(0)
+    };
+    let masquerade = "-s 172.22.161.0/24 ! -d 172.22.161.0/24";
+    for (program, tool) in [("LXD", "lxc"), ("Incus", "incus")] {
+        let comment = format!("-m comment --comment \"generated for {program} network br-1\"");
+        let finding = made(&format!(
+            "-A POSTROUTING {masquerade} {comment} -j MASQUERADE"
+        ));
+        assert_eq!(
+            finding.commands,
+            [format!("{tool} network set br-1 ipv4.nat=false")]
+        );
+    }
+    let libvirt = made(&format!(
+        "-A POSTROUTING -j LIBVIRT_PRT\n-A LIBVIRT_PRT {masquerade} -j MASQUERADE"
+    ));
+    assert!(libvirt.remedy.contains("mode=\"open\"") && libvirt.commands.is_empty());
+    let docker = made(
+        "-A PREROUTING -j DOCKER\n-A DOCKER ! -i docker0 -p tcp -m tcp --dport 53 -j DNAT \
+         --to-destination 172.17.0.2:53",
+    );
+    assert!(docker.remedy.contains("out of the forward") && docker.commands.is_empty());
+}

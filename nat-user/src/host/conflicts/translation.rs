@@ -19,13 +19,16 @@ pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Fi
             }
         }
     }
-    let finding = |((place, effect), concerned): ((Place, Effect), Vec<String>)| Finding {
-        kind: Kind::OtherNat,
-        place: place_name(rules, place),
-        what: format!("{} {}", effect.what(), listed(&concerned)),
-        why: effect.why().to_owned(),
-        remedy: "remove it if natbpf is to translate these packets".to_owned(),
-        commands: removal(rules, place).into_iter().collect(),
+    let finding = |((place, effect), concerned): ((Place, Effect), Vec<String>)| {
+        let (remedy, commands) = remedy(rules, place);
+        Finding {
+            kind: Kind::OtherNat,
+            place: place_name(rules, place),
+            what: format!("{} {}", effect.what(), listed(&concerned)),
+            why: effect.why().to_owned(),
+            remedy,
+            commands,
+        }
     };
     found.into_iter().map(finding).collect()
 }
@@ -122,6 +125,50 @@ fn at_large(flow: Flow) -> Flow {
         destination: narrowed(flow.destination),
         ..flow
     }
+}
+
+/// What to do about a rule that translates. Software that makes such rules makes them again: there the
+/// remedy is its own setting.
+fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
+    let own = |text: &str| (text.to_owned(), Vec::new());
+    let chain = &rules.chains[place.chain];
+    let text = place.rule.map_or("", |at| chain.rules[at].text.as_str());
+    let (table, name) = (chain.table.as_str(), chain.name.as_str());
+    if name.starts_with("LIBVIRT_") || table.ends_with(" libvirt_network") {
+        return own(
+            "have libvirt leave the network's packets alone: <forward mode=\"open\"/> in virsh net-edit, \
+             then virsh net-destroy and net-start",
+        );
+    }
+    for (program, tool) in [("LXD", "lxc"), ("Incus", "incus")] {
+        if let Some(network) = network_of_manager(table, name, text, program) {
+            let command = format!("{tool} network set {network} ipv4.nat=false");
+            let remedy = format!("{program} makes it again: turn its translation off");
+            return (remedy, vec![command]);
+        }
+    }
+    if name.starts_with("DOCKER") {
+        return own(
+            "leave the port out of the forward, or do not publish it (docker run without -p): Docker \
+             makes the rule again",
+        );
+    }
+    let command = removal(rules, place).into_iter().collect();
+    let remedy = "remove it if natbpf is to translate these packets";
+    (remedy.to_owned(), command)
+}
+
+/// The network for which LXD or Incus has made a rule: the chain's name says it in their own table, and a
+/// comment in those of iptables.
+fn network_of_manager(table: &str, chain: &str, text: &str, program: &str) -> Option<String> {
+    if table.rsplit(' ').next() == Some(program.to_lowercase().as_str()) {
+        let (_, network) = chain.split_once('.')?;
+        return Some(network.to_owned());
+    }
+    let (_, after) = text.split_once(&format!("generated for {program} network "))?;
+    let is_name = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let network: String = after.chars().take_while(is_name).collect();
+    (!network.is_empty()).then_some(network)
 }
 
 /// The command that removes a rule.
