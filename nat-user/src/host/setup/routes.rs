@@ -210,11 +210,62 @@ pub(super) fn problems(
         let prefixes = route.prefixes.iter();
         prefixes.map(move |prefix| (route, *prefix))
     });
-    each.filter_map(|(route, prefix)| {
+    let prefixes = each.filter_map(|(route, prefix)| {
         held_by_host(route, prefix, links, addresses)
             .or_else(|| routed_elsewhere(route, prefix, links, routes, ours))
-    })
-    .collect()
+    });
+    let gateways = plan.routes.iter();
+    let gateways =
+        gateways.filter_map(|route| gateway_problem(route, plan, links, addresses, ours));
+    prefixes.chain(gateways).collect()
+}
+
+/// The host answers for a gateway on the guests' link, and holds it: so it must be one of the host's own,
+/// or of a subnet on that link. With another's address the host would lose its way to that one.
+fn gateway_problem(
+    route: &Route,
+    plan: &Plan,
+    links: &[Link],
+    addresses: &[Address],
+    ours: &[Change],
+) -> Option<Problem> {
+    let gateway = route.gateway?;
+    let own = named(links, &route.interface).map(|link| link.index);
+    let uplink = named(links, &route.uplink).map(|link| link.index);
+    // (What natbpf itself has put there as a gateway proves nothing.)
+    let is_ours = |held: &Address| {
+        ours.iter().any(|change| {
+            matches!(change, Change::Address { ifindex, address, .. }
+                if *ifindex == held.ifindex && *address == held.net)
+        })
+    };
+    let mut others = addresses.iter().filter(|held| !is_ours(held));
+    let network = (plan.networks.iter()).find(|network| network.interface == route.interface);
+    let is_right = network.is_some_and(|network| network.address.contains(&gateway))
+        || route.uplink_addresses.contains(&gateway)
+        || others.any(|held| {
+            held.net.addr() == gateway || own == Some(held.ifindex) && held.net.contains(&gateway)
+        });
+    let mut of_uplink = addresses.iter().filter(|held| uplink == Some(held.ifindex));
+    // An uplink without an address may be about to get this one.
+    let example = of_uplink.next()?.net.addr();
+    if is_right {
+        return None;
+    }
+    let problem = format!(
+        "{gateway} is neither the host's own nor on the link of {}: the host would take an address of \
+         somebody else's",
+        route.interface
+    );
+    let remedy = format!(
+        "write an address of the host's, such as {example} of {}",
+        route.uplink
+    );
+    Some(Problem::new(
+        ["route", &route.name, "gateway"],
+        problem,
+        &remedy,
+    ))
 }
 
 /// What comes for such an address is the host's own; and where the host has it on another interface,

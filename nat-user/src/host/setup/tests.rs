@@ -1026,6 +1026,41 @@ fn a_route_that_leads_elsewhere_is_not_replaced() {
 }
 
 #[test]
+fn a_gateway_that_is_somebody_elses_is_refused() {
+    in_namespace(async || {
+        let host = Host::new();
+        let with = |gateway: &str| {
+            plan_with(&[Route {
+                gateway: Some(gateway.parse().unwrap()),
+                ..route(&["192.0.2.112/29"])
+            }])
+        };
+        // The provider's router, and anybody.
+        for gateway in ["19.19.8.1", "8.8.8.8"] {
+            let error = host.apply(&with(gateway)).await.unwrap_err().to_string();
+            assert!(error.contains("an address of somebody else's"), "{error}");
+            assert!(error.ends_with("such as 19.19.8.10 of vmbr0"), "{error}");
+        }
+        // The host's own, and of the network's subnet.
+        for gateway in ["19.19.8.10", "172.22.161.1"] {
+            host.apply(&with(gateway)).await.unwrap();
+            assert!(ip("-4 addr show vmbr1").contains(&format!("{gateway}/32")));
+        }
+        // An uplink that waits for its address may get this one.
+        ip("addr del 19.19.8.10/24 dev vmbr0");
+        host.apply(&with("203.0.113.9")).await.unwrap();
+        ip("addr add 19.19.8.10/24 dev vmbr0");
+        let error = host
+            .apply(&with("203.0.113.9"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("203.0.113.9 is neither"), "{error}");
+        host.undo().await;
+    });
+}
+
+#[test]
 fn a_route_moves_to_another_network_and_back_when_that_fails() {
     in_namespace(async || {
         let host = Host::new();
