@@ -3,7 +3,7 @@
 use nat_common::{
     address::{Addr4, Address as _},
     counter::DropReason,
-    fragment::{HELD_SETS, HELD_WAYS},
+    fragment::{HELD_BYTES, HELD_SETS, HELD_WAYS},
     parse::UDP,
 };
 
@@ -197,6 +197,30 @@ fn f4_a_later_fragment_leaves_until_its_time_is_over() {
         match passes {
             true => assert!(late.is_ok()),
             false => assert_eq!(late, Err(DropReason::FragmentUnknown)),
+        }
+    }
+}
+
+/// A slot holds a frame of 2,024 bytes, and not one byte more.
+#[test]
+fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
+    const FIRST: usize = 2000;
+    for (frame, is_kept) in [(HELD_BYTES, true), (HELD_BYTES + 1, false)] {
+        let world = forwarding();
+        let later = frame - ETHERNET - 20;
+        let whole = udp(At(S1A, 4000), FORWARDED).payload(&vec![7; FIRST - 8 + later]);
+        let parts = fragments(&whole.bytes(), FIRST);
+        assert_eq!((parts.len(), parts[1].len()), (2, frame));
+        match is_kept {
+            true => assert_eq!(world.outside_sends(&parts[1]), Fate::Kept),
+            false => assert_eq!(
+                world.outside_sends(&parts[1]).reason(),
+                DropReason::FragmentsFull
+            ),
+        }
+        let world = forwarding();
+        for part in &parts {
+            world.outside_sends(part).guest();
         }
     }
 }
