@@ -81,6 +81,9 @@ pub trait Address: Pod + Eq + fmt::Debug {
 
     /// An identification for reassembly, from a random number.
     fn id_from(random: u32) -> u32;
+
+    /// What stands for an interface of this index where addresses are keys.
+    fn of_index(index: u32) -> Self;
 }
 
 /// An IPv4 address in wire order.

@@ -83,14 +83,14 @@ pub fn adopt<A: Address, T: Tables<A>>(
         return true;
     }
     prepare(adopted, opening);
-    if guest::enter(tables, &opening.guest).is_err() {
+    if guest::enter(tables, &opening.guest, record.flags).is_err() {
         return false;
     }
     let held = hold(tables, adopted);
     let is_added = held.is_some() && add_session_entries(tables, opening);
     if !is_added {
         give_back(tables, adopted, held.unwrap_or(0));
-        guest::leave(tables, &opening.guest);
+        guest::leave(tables, &opening.guest, record.flags);
     }
     is_added
 }

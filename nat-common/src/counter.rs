@@ -108,6 +108,8 @@ drop_reasons! {
     FalseOffload = 29, "false_offload";
     /// An uplink is away, and the packet would leave by an interface that the daemon has not looked at.
     UplinkAway = 30, "uplink_away";
+    /// Sessions that were opened from outside take all of the table that is theirs.
+    OutsideSessions = 31, "outside_sessions";
 }
 
 /// How many reasons there are.

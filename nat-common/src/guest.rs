@@ -33,6 +33,9 @@ pub struct GuestRecord {
     /// How many external ports are its alone. One may outlive its sessions: another guest's may
     /// hold it.
     pub ports: u32,
+    /// Index of the port of a bridge that the address was bound to when this entry was made, 0 for none:
+    /// what a guest has counts together with all else of that port.
+    pub port: u32,
 }
 
 /// [`GuestRecord`] in a table.
@@ -45,6 +48,8 @@ pub struct Guest {
     pub sessions: Shared,
     /// See [`GuestRecord::ports`].
     pub ports: Shared,
+    /// See [`GuestRecord::port`].
+    pub port: Shared,
 }
 
 impl<A: Address> GuestKey<A> {
@@ -69,6 +74,18 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
+    /// Under whom all sessions count that were opened from outside.
+    #[inline(always)]
+    pub fn outside() -> Self {
+        Self::new(A::UNSPECIFIED, u16::MAX)
+    }
+
+    /// Under whom all counts that is behind a port of a bridge.
+    #[inline(always)]
+    fn of_port(port: u32) -> Self {
+        Self::new(A::of_index(port), u16::MAX - 1)
+    }
+
     /// Whether it is the host itself.
     #[inline(always)]
     pub fn is_host(&self) -> bool {
@@ -76,29 +93,62 @@ impl<A: Address> GuestKey<A> {
     }
 }
 
-/// Counts one more session of a guest, or of the host.
+/// Whether a session was opened from outside, by the [`flags`] of its primary entry.
+#[inline(always)]
+#[must_use]
+pub const fn is_from_outside(session_flags: u8) -> bool {
+    session_flags & (flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST) == flags::PRIMARY
+}
+
+/// Counts one more session of a guest, or of the host; by the [`flags`] of its primary entry also of
+/// those from outside, which are three quarters of the table at the most: the rest is the guests'.
 ///
 /// # Errors
 ///
-/// [`DropReason::GuestSessions`] if it has as many as it may, and others if it cannot be counted.
+/// [`DropReason::GuestSessions`] if it has as many as it may, [`DropReason::OutsideSessions`] if
+/// those from outside are as many as there may be, and others if it cannot be counted.
 #[inline(never)]
-pub fn enter<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
-    let limit = match key.is_host() {
-        true => tables.host_sessions(),
-        false => tables
-            .settings()
-            .map_or(0, |settings| settings.sessions_per_guest),
-    };
-    let guest = acquire(tables, key)?;
-    count(tables, key, guest, &guest.sessions, limit).ok_or(DropReason::GuestSessions)
+pub fn enter<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+    session_flags: u8,
+) -> Result<(), DropReason> {
+    let outside = GuestKey::outside();
+    let is_from_outside = is_from_outside(session_flags);
+    if is_from_outside {
+        let quarter = tables.host_sessions();
+        let most = quarter.saturating_add(quarter).saturating_add(quarter);
+        match add_one(tables, &outside, SESSIONS, most) {
+            Err(DropReason::GuestSessions) => return Err(DropReason::OutsideSessions),
+            other => other?,
+        }
+    }
+    let counted = add(tables, key);
+    if counted.is_err() && is_from_outside {
+        take_one(tables, &outside, SESSIONS);
+    }
+    counted
 }
 
-/// Counts one session less of a guest.
+/// Counts one more session of the host's own: [`enter`] with less of the stack.
+///
+/// # Errors
+///
+/// The same.
+#[inline(always)]
+pub fn enter_host<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+) -> Result<(), DropReason> {
+    add_one(tables, key, SESSIONS, tables.host_sessions())
+}
+
+/// Counts one session less of a guest, given by the [`flags`] of its primary entry.
 #[inline(never)]
-pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
-    if let Some(guest) = tables.guest(key) {
-        guest.sessions.fetch_add(u32::MAX);
-        release(tables, key, guest);
+pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: u8) {
+    take(tables, key, SESSIONS);
+    if is_from_outside(session_flags) {
+        take_one(tables, &GuestKey::outside(), SESSIONS);
     }
 }
 
@@ -115,15 +165,125 @@ pub fn take_port<A: Address, T: Tables<A>>(
     let limit = tables
         .settings()
         .map_or(0, |settings| settings.ports_per_guest);
-    let guest = acquire(tables, key)?;
-    count(tables, key, guest, &guest.ports, limit).ok_or(DropReason::GuestPorts)
+    count(tables, key, PORTS, limit)?;
+    share_port(tables, key, limit)
 }
 
 /// Counts one external port less.
 #[inline(never)]
 pub fn give_port<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
+    take(tables, key, PORTS);
+}
+
+/// What is counted: sessions.
+const SESSIONS: u32 = 0;
+/// What is counted: external ports.
+const PORTS: u32 = 1;
+
+/// Counts one more session of a guest. The limit is that of all guests behind the same port, where the
+/// address is bound to one: whoever is there may have as many addresses as it likes.
+#[inline(always)]
+fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
+    let limit = match key.is_host() {
+        true => tables.host_sessions(),
+        false => tables
+            .settings()
+            .map_or(0, |settings| settings.sessions_per_guest),
+    };
+    add_one(tables, key, SESSIONS, limit)?;
+    let port = tables.guest(key).map_or(0, |guest| guest.port.load());
+    if port == 0 {
+        return Ok(());
+    }
+    let counted = add_one(tables, &GuestKey::of_port(port), SESSIONS, limit);
+    if counted.is_err() {
+        take_one(tables, key, SESSIONS);
+    }
+    counted
+}
+
+/// Counts an external port that a guest has taken with those of its bridge's port, which has a session
+/// of the guest's.
+#[inline(never)]
+fn share_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+    limit: u32,
+) -> Result<(), DropReason> {
+    let port = tables.guest(key).map_or(0, |guest| guest.port.load());
+    if port == 0 {
+        return Ok(());
+    }
+    let together = tables.guest(&GuestKey::of_port(port));
+    let together = together.filter(|together| together.references.acquire());
+    if let Some(together) = together {
+        if together.ports.fetch_add(1) < limit || limit == 0 {
+            return Ok(());
+        }
+        together.ports.fetch_add(u32::MAX);
+        release(tables, &GuestKey::of_port(port), together);
+    }
+    uncount(tables, key, PORTS);
+    Err(DropReason::GuestPorts)
+}
+
+/// Counts one less of a guest.
+#[inline(always)]
+fn take<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
+    let port = tables.guest(key).map_or(0, |guest| guest.port.load());
+    uncount(tables, key, what);
+    if port != 0 {
+        uncount(tables, &GuestKey::of_port(port), what);
+    }
+}
+
+/// [`count`] as a function of its own.
+#[inline(never)]
+fn add_one<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+    what: u32,
+    limit: u32,
+) -> Result<(), DropReason> {
+    count(tables, key, what, limit)
+}
+
+/// Counts one more in an entry, unless there are `limit` (0 is none). (Where the stack has no room for
+/// one more function, it is written out.)
+#[inline(always)]
+fn count<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &GuestKey<A>,
+    what: u32,
+    limit: u32,
+) -> Result<(), DropReason> {
+    let guest = acquire(tables, key)?;
+    let (word, reason) = match what {
+        SESSIONS => (&guest.sessions, DropReason::GuestSessions),
+        _ => (&guest.ports, DropReason::GuestPorts),
+    };
+    if word.fetch_add(1) < limit || limit == 0 {
+        return Ok(());
+    }
+    word.fetch_add(u32::MAX);
+    release(tables, key, guest);
+    Err(reason)
+}
+
+/// [`uncount`] as a function of its own.
+#[inline(never)]
+fn take_one<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
+    uncount(tables, key, what);
+}
+
+/// Counts one less in an entry.
+#[inline(always)]
+fn uncount<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     if let Some(guest) = tables.guest(key) {
-        guest.ports.fetch_add(u32::MAX);
+        match what {
+            SESSIONS => guest.sessions.fetch_add(u32::MAX),
+            _ => guest.ports.fetch_add(u32::MAX),
+        };
         release(tables, key, guest);
     }
 }
@@ -153,28 +313,13 @@ fn try_acquire<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
     key: &GuestKey<A>,
 ) -> Result<Option<&'t Guest>, DropReason> {
-    if tables.guest(key).is_none() && tables.add_guest(key) == Err(InsertError::Full) {
-        return Err(DropReason::TableFull);
+    if tables.guest(key).is_none() {
+        let port = tables.port_of(key.address, key.network);
+        if tables.add_guest(key, port) == Err(InsertError::Full) {
+            return Err(DropReason::TableFull);
+        }
     }
     Ok(tables.guest(key).filter(|guest| guest.references.acquire()))
-}
-
-/// Counts one more of what a reference was acquired for, or gives that back if there are `limit`
-/// (0 is none).
-#[inline(always)]
-fn count<A: Address, T: Tables<A>>(
-    tables: &T,
-    key: &GuestKey<A>,
-    guest: &Guest,
-    word: &Shared,
-    limit: u32,
-) -> Option<()> {
-    if word.fetch_add(1) < limit || limit == 0 {
-        return Some(());
-    }
-    word.fetch_add(u32::MAX);
-    release(tables, key, guest);
-    None
 }
 
 #[inline(always)]
@@ -188,5 +333,5 @@ fn release<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, guest: &Gues
 pub type GuestKey4 = GuestKey<Addr4>;
 
 crate::map_layout!(GuestKey4, 8);
-crate::map_layout!(GuestRecord, 12);
+crate::map_layout!(GuestRecord, 16);
 const _: () = assert!(size_of::<Guest>() == size_of::<GuestRecord>());

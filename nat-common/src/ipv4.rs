@@ -179,6 +179,11 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn of_index(index: u32) -> Self {
+        Self(index.to_be_bytes())
+    }
+
+    #[inline(always)]
     fn id_from(random: u32) -> u32 {
         random & u32::from(u16::MAX)
     }

@@ -30,6 +30,7 @@ pub mod checksum;
 pub mod counter;
 pub mod dhcp;
 pub mod fragment;
+pub mod guard;
 pub mod guest;
 pub mod icmp;
 pub mod ipv4;

@@ -203,7 +203,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
             rule,
         )
     };
-    if let Err(reason) = guest::enter(tables, &opening.guest) {
+    if let Err(reason) = guest::enter(tables, &opening.guest, flags::PRIMARY) {
         return joined(tables, opening, reason);
     }
     opening.begin();
@@ -260,14 +260,18 @@ pub fn open_host<A: Address, T: Tables<A>>(
     };
     opening.answer.key = answer_key(&opening.request);
     opening.guest = GuestKey::of_session(&opening.request.key, flags::HOST);
-    if guest::enter(tables, &opening.guest).is_err() {
+    if guest::enter_host(tables, &opening.guest).is_err() {
         return false;
     }
     settle(opening);
     let is_noted = add_pair(tables, opening).is_ok();
     match is_noted {
         true => tables.count_opened(NO_RULE),
-        false => guest::leave(tables, &opening.guest),
+        false => guest::leave(
+            tables,
+            &opening.guest,
+            flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
+        ),
     }
     is_noted
 }
@@ -339,7 +343,7 @@ pub fn open_plain<A: Address, T: Tables<A>>(
         true => GuestKey::new(source.address, plain.network),
         false => GuestKey::new(destination.address, plain.answer_network),
     };
-    if let Err(reason) = guest::enter(tables, &opening.guest) {
+    if let Err(reason) = enter(tables, opening) {
         return joined(tables, opening, reason);
     }
     add_pair_in_time(tables, opening);
@@ -383,13 +387,13 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     };
     opening.answer.key = answer_key(&opening.request);
     settle(opening);
-    if let Err(reason) = guest::enter(tables, &opening.guest) {
+    if let Err(reason) = guest::enter(tables, &opening.guest, flags::PRIMARY) {
         return joined(tables, opening, reason);
     }
     let held = match hold(tables, external, remote.address, protocol, owner, permit) {
         Ok(held) => held,
         Err(reason) => {
-            guest::leave(tables, &opening.guest);
+            guest::leave(tables, &opening.guest, flags::PRIMARY);
             return joined(tables, opening, reason);
         }
     };
@@ -720,6 +724,16 @@ fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<
 }
 
 impl<A: Address> Opening<A> {
+    /// The [`flags`] of the primary entry.
+    #[inline(always)]
+    fn primary_flags(&self) -> u8 {
+        let (request, answer) = (self.request.record.flags, self.answer.record.flags);
+        match request & flags::PRIMARY {
+            0 => answer,
+            _ => request,
+        }
+    }
+
     /// Makes ready for the first attempt.
     #[inline(always)]
     fn begin(&mut self) {
@@ -824,6 +838,12 @@ fn joined<A: Address, T: Tables<A>>(
     }
 }
 
+/// Counts [`Opening::guest`]. (Apart from what follows: the stack has no room for both.)
+#[inline(never)]
+fn enter<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Result<(), DropReason> {
+    guest::enter(tables, &opening.guest, opening.primary_flags())
+}
+
 /// Ends the opening of a session of which [`Opening::guest`] has been counted.
 #[inline(never)]
 fn finish<A: Address, T: Tables<A>>(
@@ -834,7 +854,7 @@ fn finish<A: Address, T: Tables<A>>(
         tables.count_opened(opening.request.record.rule);
         return Ok(());
     }
-    guest::leave(tables, &opening.guest);
+    guest::leave(tables, &opening.guest, opening.primary_flags());
     match opening.outcome {
         Err(reason) if opening.is_joined == 0 => joined(tables, opening, reason),
         _ => Ok(()),
@@ -851,7 +871,7 @@ fn with_external<A: Address, T: Tables<A>>(
     let Opening { request, snat, .. } = opening;
     opening.guest = GuestKey::of_session(&request.key, request.record.flags);
     opening.address = pooled_address(snat, request.key.source);
-    if let Err(reason) = guest::enter(tables, &opening.guest) {
+    if let Err(reason) = guest::enter(tables, &opening.guest, opening.request.record.flags) {
         if opening.guest.is_host() {
             return Err(reason);
         }

@@ -235,6 +235,8 @@ pub struct Inside<A> {
 pub mod inside_flags {
     /// Only frames from [`super::Inside::mac`] may have this source address.
     pub const HAS_MAC: u16 = 1 << 0;
+    /// Of a network's own prefix: each address belongs to the port that uses it first.
+    pub const ON_LINK: u16 = 1 << 1;
 }
 
 /// Value of `INTERFACES`, whose key is the interface's index.
@@ -316,6 +318,12 @@ pub mod interface_flags {
     pub const NETFILTER_FIRST: u16 = 1 << 4;
     /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
     pub const MAY_BE_UNFINISHED: u16 = 1 << 5;
+    /// Frames that come by this port are judged ([`crate::guard`]).
+    pub const GUARDED: u16 = 1 << 6;
+    /// This port is up and has a carrier: what is bound to it stays so.
+    pub const CARRIES: u16 = 1 << 7;
+    /// Packets that come by this port do not take the fast path.
+    pub const SLOW: u16 = 1 << 8;
 }
 
 /// Bits of a value of `RULES`, whose key is a rule's number.

@@ -55,16 +55,30 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
 /// from many ports. A flow that goes on is noted again.
 pub const HOST_UNANSWERED_S: u32 = 30;
 
+/// How long a session from outside may be idle before the guest answers, in seconds: whoever sends from
+/// made-up sources fills the table for so long. What comes later opens it again.
+pub const OUTSIDE_UNANSWERED_S: u32 = 10;
+
 /// How long a session with these [`flags`] may be idle in seconds.
 #[inline(always)]
 #[must_use]
 pub fn idle_s(settings: &Settings, protocol: u8, session_flags: u8, state: u32) -> u32 {
     let timeout_s = timeout_s(settings, protocol, state);
-    let is_unanswered = session_flags & flags::HOST != 0 && state & tcp::REPLIED == 0;
-    if is_unanswered && timeout_s > HOST_UNANSWERED_S {
-        return HOST_UNANSWERED_S;
+    if state & tcp::REPLIED != 0 {
+        return timeout_s;
     }
-    timeout_s
+    let most_s = if session_flags & flags::HOST != 0 {
+        HOST_UNANSWERED_S
+    } else if guest::is_from_outside(session_flags) {
+        OUTSIDE_UNANSWERED_S
+    } else {
+        return timeout_s;
+    };
+    if timeout_s > most_s {
+        most_s
+    } else {
+        timeout_s
+    }
 }
 
 /// What became of a session that was to be ended if it has been idle for too long.
@@ -197,7 +211,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     if held & flags::HOLDS_SERVER != 0 {
         release_port(tables, protocol, key.destination_endpoint());
     }
-    guest::leave(tables, &GuestKey::of_session(key, held));
+    guest::leave(tables, &GuestKey::of_session(key, held), held);
     tables.count_closed(rule);
 }
 

@@ -121,8 +121,10 @@ pub trait Tables<A: Address> {
 
     /// Looks up what a guest has.
     fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
-    /// Adds a guest with nothing and no reference.
-    fn add_guest(&self, key: &GuestKey<A>) -> Result<(), InsertError>;
+    /// Adds a guest with nothing and no reference, behind this port.
+    fn add_guest(&self, key: &GuestKey<A>, port: u32) -> Result<(), InsertError>;
+    /// The index of the port that an address of a network is bound to, 0 for none.
+    fn port_of(&self, address: A, network: u16) -> u32;
     /// Removes a guest.
     fn remove_guest(&self, key: &GuestKey<A>);
 

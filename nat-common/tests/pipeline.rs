@@ -5,6 +5,7 @@
 
 mod pipeline {
     mod adopt;
+    mod bindings;
     mod bounds;
     mod bridges;
     mod dhcp;
@@ -37,6 +38,7 @@ mod pipeline {
     mod refusals;
     mod rules;
     mod segments;
+    mod shares;
     mod sides;
     mod tcp;
     mod udp;

@@ -31,7 +31,7 @@ use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
     counter::DropReason,
-    fragment,
+    fragment, guard,
     parse::Parsed,
     pipeline::{self, Decision, Place},
     work::Work,
@@ -111,6 +111,24 @@ fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) 
 pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
     Skb::clear_marks(&ctx);
     run::<ETHERNET>(&ctx, Hook::Port, pipeline::from_port::<Addr4, _, _>)
+}
+
+/// Port of the bridge of a network with `anti_spoof`, ingress.
+#[classifier]
+pub(crate) fn nat_from_guarded_port(ctx: TcContext) -> i32 {
+    Skb::clear_marks(&ctx);
+    let mut skb = Skb::new(&ctx);
+    let (index, has_tag) = (skb.interface(), u32::from(Skb::is_of_vlan(&ctx)));
+    match guard::check(&mut skb, &Maps::new(ctx.as_ptr()), index, has_tag) {
+        guard::PASSES => run::<ETHERNET>(&ctx, Hook::Port, |packet, maps, place, work| {
+            pipeline::from_port::<Addr4, _, _>(packet, maps, place, work)
+        }),
+        guard::PASSES_SLOWLY => NEXT,
+        _ => {
+            count_drop(DropReason::Spoofed);
+            TC_ACT_SHOT
+        }
+    }
 }
 
 entry_points! {

@@ -21,6 +21,7 @@ use nat_common::{
     adopt::{Adopted4, Counted, counted},
     counter::{DROP_REASONS, DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
+    guard::{Binding, BindingRecord, Bindings, Name},
     guest::{Guest, GuestKey4, GuestRecord},
     local::{Asked4, AskedKey4, OwnAddresses4},
     mapping::{
@@ -67,6 +68,12 @@ static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
 static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
 #[map]
 static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
+/// Which port has which name, where guests are bound to their ports.
+#[map]
+static BINDINGS: HashMap<Name, BindingRecord> = HashMap::pinned(65_536, 1);
+/// How many names each port has.
+#[map]
+static NAMES: HashMap<u32, u32> = HashMap::pinned(4096, 0);
 #[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
 /// By whom a forwarded port is served: from which external one that leaves.
@@ -366,6 +373,27 @@ unsafe fn shared<'a, T>(value: Option<*mut impl Sized>) -> Option<&'a T> {
         .map(|value| unsafe { value.cast::<T>().as_ref() })
 }
 
+impl Bindings for Maps {
+    #[inline(always)]
+    fn binding(&self, name: &Name) -> Option<&Binding> {
+        // SAFETY: `Binding` is `BindingRecord` with atomics.
+        unsafe { shared(BINDINGS.get_ptr_mut(name)) }
+    }
+
+    #[inline(always)]
+    fn add_binding(&self, name: &Name, record: &BindingRecord) -> Result<(), InsertError> {
+        BINDINGS
+            .insert(name, record, u64::from(BPF_NOEXIST))
+            .map_err(insert_error)
+    }
+
+    #[inline(always)]
+    fn names(&self, port: u32) -> Option<&Shared> {
+        // SAFETY: `Shared` is a word.
+        unsafe { shared(NAMES.get_ptr_mut(port)) }
+    }
+}
+
 impl Tables<Addr4> for Maps {
     #[inline(always)]
     fn now_s(&self) -> u32 {
@@ -498,11 +526,18 @@ impl Tables<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+    fn port_of(&self, address: Addr4, network: u16) -> u32 {
+        let name = Name::of_address(address, network);
+        self.binding(&name).map_or(0, |binding| binding.port.load())
+    }
+
+    #[inline(always)]
+    fn add_guest(&self, key: &GuestKey4, port: u32) -> Result<(), InsertError> {
         let nothing = GuestRecord {
             references: 0,
             sessions: 0,
             ports: 0,
+            port,
         };
         GUESTS
             .insert(key, nothing, u64::from(BPF_NOEXIST))

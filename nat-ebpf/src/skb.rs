@@ -87,6 +87,13 @@ impl Skb {
         protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
     }
 
+    /// Whether the packet is of a VLAN: has a tag that says more than a priority.
+    #[inline(always)]
+    pub(crate) fn is_of_vlan(ctx: &TcContext) -> bool {
+        // SAFETY: the kernel gives a valid context to every program.
+        unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID != 0 }
+    }
+
     /// Whether the fast path has sent it here; says so once.
     #[inline(always)]
     pub(crate) fn was_forwarded(ctx: &TcContext) -> bool {

@@ -347,12 +347,22 @@ impl<'a> Compiler<'a> {
         let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
         let inside = Inside4 {
             network,
-            flags: mac.map_or(0, |_| inside_flags::HAS_MAC),
+            flags: match mac {
+                Some(_) => inside_flags::HAS_MAC,
+                None if self.is_on_link(prefix) => inside_flags::ON_LINK,
+                None => 0,
+            },
             gateway: wire(gateway),
             mac: mac.unwrap_or_default(),
             reserved: [0; 2],
         };
         self.ruleset.inside.push((Prefix { bits, key }, inside));
+    }
+
+    /// Whether a prefix is of a network that keeps guests to their addresses.
+    fn is_on_link(&self, prefix: Ipv4Net) -> bool {
+        let mut networks = self.config.networks.iter();
+        networks.any(|network| network.anti_spoof && network.address.contains(&prefix))
     }
 
     fn holds_external_address(&self, prefix: Ipv4Net) -> bool {

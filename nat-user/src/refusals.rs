@@ -25,7 +25,7 @@ pub const LOOK_EVERY_S: u64 = 5;
 const QUIET_S: u64 = 60;
 
 /// The reasons that tell of exhaustion, and what to do about each.
-const REASONS: [(DropReason, &str); 5] = [
+const REASONS: [(DropReason, &str); 6] = [
     (
         DropReason::TableFull,
         "raise limits.sessions, or find who has so many with natbpf conntrack list",
@@ -41,6 +41,11 @@ const REASONS: [(DropReason, &str); 5] = [
     (
         DropReason::GuestPorts,
         "a guest has all that limits.ports_per_guest lets it have",
+    ),
+    (
+        DropReason::OutsideSessions,
+        "sessions opened from outside take three quarters of limits.sessions; find who opens them \
+         with natbpf conntrack list",
     ),
     (
         DropReason::FragmentsFull,

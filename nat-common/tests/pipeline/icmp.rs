@@ -3,6 +3,7 @@
 use nat_common::{
     counter::DropReason,
     parse::{ICMP, TCP, UDP},
+    sweep::OUTSIDE_UNANSWERED_S,
 };
 
 use super::{
@@ -522,7 +523,7 @@ fn i7_an_error_of_a_guest_does_not_refresh() {
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
     let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
     let refused = error(C1, &received.guest(), 3, 28).bytes();
-    assert_eq!(world.wait(299), 0);
+    assert_eq!(world.wait(OUTSIDE_UNANSWERED_S - 1), 0);
     world.guest_sends(&refused).uplink();
     assert_eq!(world.wait(1), 1);
 }

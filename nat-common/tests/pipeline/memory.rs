@@ -14,6 +14,7 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guard::{Binding, BindingRecord, Bindings, Name},
     guest::{Guest, GuestKey4},
     mapping::{
         MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
@@ -107,7 +108,7 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
         entries.iter().map(entry).collect()
     }
 
-    fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         let value = self.entries.borrow().get(key).copied()?;
         // SAFETY: as above.
         Some(unsafe { &*value })
@@ -157,7 +158,7 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
         entries.iter().map(|entry| format!("{entry:?}")).collect()
     }
 
-    fn add(&self, key: K, value: V) -> Result<(), InsertError> {
+    pub(crate) fn add(&self, key: K, value: V) -> Result<(), InsertError> {
         let entries = self.entries.borrow();
         if entries.contains_key(&key) {
             return Err(InsertError::Exists);
@@ -217,6 +218,8 @@ pub(crate) struct MemoryTables {
     pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
     pub(crate) permits: Table<PermitKey4, References>,
     pub(crate) guests: Table<GuestKey4, Guest>,
+    pub(crate) bindings: Table<Name, Binding>,
+    pub(crate) names: Table<u32, Shared>,
     pub(crate) chains: HashMap<ChainKey, Chain>,
     pub(crate) policies: Vec<Policy4>,
     /// Uplinks, and which interfaces are gone, and which the daemon has looked at.
@@ -258,6 +261,24 @@ impl MemoryTables {
 
     fn counters(&self, rule: u32, change: impl FnOnce(&mut RuleCounters)) {
         change(self.counters.borrow_mut().entry(rule).or_default());
+    }
+}
+
+impl Bindings for MemoryTables {
+    fn binding(&self, name: &Name) -> Option<&Binding> {
+        self.bindings.get(name)
+    }
+
+    fn add_binding(&self, name: &Name, record: &BindingRecord) -> Result<(), InsertError> {
+        let binding = Binding {
+            port: Shared::new(record.port),
+            seen_s: Shared::new(record.seen_s),
+        };
+        self.bindings.add(*name, binding)
+    }
+
+    fn names(&self, port: u32) -> Option<&Shared> {
+        self.names.get(&port)
     }
 }
 
@@ -377,8 +398,14 @@ impl Tables<Addr4> for MemoryTables {
         self.guests.look_up(key)
     }
 
-    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+    fn port_of(&self, address: Addr4, network: u16) -> u32 {
+        let binding = self.binding(&Name::of_address(address, network));
+        binding.map_or(0, |binding| binding.port.load())
+    }
+
+    fn add_guest(&self, key: &GuestKey4, port: u32) -> Result<(), InsertError> {
         let guest = Guest {
+            port: Shared::new(port),
             references: References::new(0),
             sessions: Shared::new(0),
             ports: Shared::new(0),

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::HashMap, ops::RangeInclusive};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     counter::{DropReason, RuleCounters},
-    guest::GuestKey,
+    guest::{GuestKey, is_from_outside},
     mapping::{PermitKey, PortKey},
     packet::SlicePacket,
     parse::{ICMP, TCP, UDP},
@@ -607,6 +607,9 @@ impl World {
             if session.has(flags::PRIMARY) {
                 let guest = GuestKey::of_session(&key, session.flags);
                 expected.entry(guest).or_default().0 += 1;
+                if is_from_outside(session.flags) {
+                    expected.entry(GuestKey::outside()).or_default().0 += 1;
+                }
             }
         }
         for (_, owner) in self.tables.ports.entries() {

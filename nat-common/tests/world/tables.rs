@@ -293,8 +293,13 @@ impl Tables<Addr4> for MemoryTables {
         self.guests.borrow().get(key).copied()
     }
 
-    fn add_guest(&self, key: &GuestKey4) -> Result<(), InsertError> {
+    fn port_of(&self, _address: Addr4, _network: u16) -> u32 {
+        0
+    }
+
+    fn add_guest(&self, key: &GuestKey4, port: u32) -> Result<(), InsertError> {
         let guest = Guest {
+            port: Shared::new(port),
             references: References::new(0),
             sessions: Shared::new(0),
             ports: Shared::new(0),

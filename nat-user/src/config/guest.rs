@@ -16,6 +16,7 @@ pub(super) const KEYS: &[Key] = &[
     key("network", "\"lan\""),
     key("address", "\"172.22.161.170\""),
     key("mac", "\"52:54:00:12:34:56\""),
+    key("port", "\"tap1\""),
 ];
 
 pub(super) fn read(
@@ -27,11 +28,13 @@ pub(super) fn read(
     let network = report.keep(section.required("network", |field| names.network(field)));
     let address = report.keep(address(section, names));
     let mac = report.keep(section.required("mac", mac));
+    let port = report.keep(section.optional("port", values::interface));
     Some(Guest {
         name: section.name.to_string(),
         network: network?,
         address: address?,
         mac: mac?,
+        port: port?,
     })
 }
 
@@ -86,6 +89,12 @@ pub(super) fn check(
         };
         let faults = [misplaced(guest, network), unspeakable(guest, network)];
         report.errors(faults.into_iter().flatten());
+        if guest.value.port.is_some() && !network.anti_spoof {
+            let name = quote(&network.name);
+            let problem = format!("has no effect, as network {name} has no anti_spoof");
+            let remedy = "set anti_spoof = true in the network, or leave port out";
+            report.warn(guest.section.fault("port", &problem, remedy));
+        }
     }
     report.errors(repeated(
         guests,

@@ -303,6 +303,8 @@ pub struct Guest {
     pub address: GuestAddress,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
+    /// The port of the network's bridge that it is plugged into, if that is known.
+    pub port: Option<String>,
 }
 
 /// Addresses that guests of a network hold themselves. Their packets are routed, never translated.
@@ -476,10 +478,30 @@ pub struct NatRule {
 pub struct Limits {
     /// Sessions at the most; both directions of a connection are one session.
     pub sessions: u32,
-    /// Sessions that one guest may have; `None` is as many as there is room for.
+    /// Sessions that one guest may have; `None` is [`Self::guest_sessions`].
     pub sessions_per_guest: Option<NonZeroU32>,
-    /// External ports that one guest may have; `None` is as many as there are.
+    /// External ports that one guest may have; `None` is [`Self::GUEST_PORTS`].
     pub ports_per_guest: Option<NonZeroU32>,
+}
+
+impl Limits {
+    /// External ports that one guest may have by default: more than the 28,232 that Linux uses for
+    /// connections, and half of those of an address.
+    pub const GUEST_PORTS: u32 = 32_768;
+
+    /// Sessions that one guest may have: by default half of all.
+    #[must_use]
+    pub fn guest_sessions(&self) -> u32 {
+        let half = self.sessions.div_ceil(2);
+        self.sessions_per_guest.map_or(half, NonZeroU32::get)
+    }
+
+    /// External ports that one guest may have.
+    #[must_use]
+    pub fn guest_ports(&self) -> u32 {
+        let ports = self.ports_per_guest;
+        ports.map_or(Self::GUEST_PORTS, NonZeroU32::get)
+    }
 }
 
 /// `[timeouts]`, idle time after which a session ends, in seconds.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
     address::Addr4,
-    rule::{Interface, role, rule_flags},
+    guard::Name,
+    rule::{Interface, interface_flags, role, rule_flags},
     session::{SessionKey4, View, flags},
 };
 use nix::net::if_::if_nametoindex;
@@ -24,7 +25,7 @@ use super::{
     covered::{PortTargets, is_covered},
     differences::differences,
     external,
-    fast_path::{self, Cause, Ends, FastPath},
+    fast_path::{self, Cause, Ends, FastPath, is_open_port},
     identity::{self, said},
     interfaces::{Exits, exits, interfaces},
     mode,
@@ -39,7 +40,7 @@ use crate::{
         model::{Config, Forwarding, Limits, NetworkId, Timeouts, UplinkAddresses, UplinkId},
     },
     dataplane::{
-        CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
+        Bound, CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
         local,
     },
@@ -78,6 +79,8 @@ pub(super) struct Instance {
     awaited: Vec<String>,
     /// What is told of the host, in the status.
     host_warnings: Vec<String>,
+    /// Which guests are bound to which ports.
+    bound: Bound,
     /// The rules in use, with what else is written along with them.
     rules: Option<(Ruleset, Timeouts, Limits)>,
     refusals: refusals::Watch,
@@ -176,6 +179,7 @@ impl Instance {
             claims,
             awaited: Vec::new(),
             host_warnings: Vec::new(),
+            bound: Bound::default(),
             rules: None,
             refusals: refusals::Watch::default(),
             fast_path: FastPath::take_over(dataplane.pins())?,
@@ -431,6 +435,7 @@ impl Instance {
         self.mark_active(config);
         self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
+        self.bind_guests(config, host, &interfaces)?;
         for target in &self.applied.targets {
             // (Links go with their pins.)
             if !targets.iter().any(|kept| kept.index == target.index) {
@@ -482,6 +487,53 @@ impl Instance {
             self.exits = exits;
         }
         Ok(())
+    }
+
+    /// Binds the Ethernet addresses of guests to ports: to those that the configuration names, or
+    /// where their bridge has them now.
+    fn bind_guests(
+        &mut self,
+        config: &Config,
+        host: &Host,
+        interfaces: &BTreeMap<u32, Interface>,
+    ) -> Result<()> {
+        let ports = interfaces.iter();
+        let ports = ports.filter(|(_, port)| port.flags & interface_flags::GUARDED != 0);
+        let mut bound = Bound {
+            ports: ports.map(|(index, _)| *index).collect(),
+            ..Bound::default()
+        };
+        for guest in &config.guests {
+            let network = &config.networks[guest.network.0];
+            let number = self.state.numbers.networks.get(&network.name).copied();
+            let bridge = host.link(&network.interface);
+            let bridge = bridge.filter(|link| network.anti_spoof && link.kind == Kind::Bridge);
+            let (Some(bridge), Some(number)) = (bridge, number) else {
+                continue;
+            };
+            let name = Name::of_mac(guest.mac, number);
+            match &guest.port {
+                Some(port) => {
+                    let port = host.link(port).map_or(0, |link| link.index);
+                    bound.fixed.insert(name, port);
+                }
+                None => {
+                    bound.sought.insert(name, bridge.index);
+                }
+            }
+        }
+        self.dataplane.bind(&bound)?;
+        self.bound = bound;
+        Ok(())
+    }
+
+    /// Forgets names that ports no longer have. To be called every minute or so.
+    pub(super) fn keep_bindings(&mut self) {
+        if !self.bound.ports.is_empty()
+            && let Err(error) = self.dataplane.bind(&self.bound)
+        {
+            log::error!("{error:#}");
+        }
     }
 
     /// Notes who has the external addresses of each uplink.
@@ -1020,8 +1072,14 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
     let ports = interfaces
         .iter()
         .filter(|(_, interface)| interface.role == role::PORT)
-        .filter_map(|(index, _)| host.links.iter().find(|link| link.index == *index))
-        .map(|link| (link, Role::Port, XdpWish::No));
+        .filter_map(|(index, interface)| {
+            let link = host.links.iter().find(|link| link.index == *index)?;
+            let role = match interface.flags & interface_flags::GUARDED {
+                0 => Role::Port,
+                _ => Role::GuardedPort,
+            };
+            Some((link, role, XdpWish::No))
+        });
     uplinks
         .chain(networks)
         .chain(ports)
@@ -1136,7 +1194,11 @@ fn hooks_of_fast_path(
     let Some(uplink) = config.uplinks.iter().find(|up| up.interface == link.name) else {
         let is_own_port = |target: &&Target| {
             let port = host.links.iter().find(|port| port.index == target.index);
-            target.role == Role::Port && port.is_some_and(|port| port.master == Some(link.index))
+            let is_port = matches!(target.role, Role::Port | Role::GuardedPort);
+            is_port
+                && port.is_some_and(|port| {
+                    port.master == Some(link.index) && is_open_port(port, link, &host.bounds())
+                })
         };
         return match (link.kind == Kind::Bridge, link.layer) {
             (true, _) => format!("tc at {} ports", targets.iter().filter(is_own_port).count()),

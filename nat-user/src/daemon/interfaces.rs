@@ -9,7 +9,7 @@ use crate::{
     config::model::{Config, Forwarding, MssClamp, Network},
     host::{
         bridge_netfilter::BridgeNetfilter,
-        netlink::{Kind, Link},
+        netlink::{Kind, Layer, Link},
     },
     state::Numbers,
 };
@@ -64,11 +64,19 @@ pub(super) fn interfaces(
         };
         Some((link.index, interface))
     });
-    let ports = config
-        .networks
-        .iter()
-        .filter(|_| config.forwarding == Forwarding::Fast)
-        .flat_map(|network| ports(network, bounds, numbers));
+    let networks_ports = config.networks.iter();
+    let ports = networks_ports.flat_map(|network| {
+        let ports = ports(network, bounds, numbers);
+        let is_fast = config.forwarding == Forwarding::Fast;
+        ports.into_iter().filter_map(move |(index, mut port)| {
+            if !is_fast {
+                port.flags |= interface_flags::SLOW;
+            }
+            let is_needed = port.flags & interface_flags::SLOW == 0
+                || port.flags & interface_flags::GUARDED != 0;
+            is_needed.then_some((index, port))
+        })
+    });
     uplinks.chain(networks).chain(ports).collect()
 }
 
@@ -116,25 +124,39 @@ pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits
     }
 }
 
-/// The ports of a network's bridge from which guests may be forwarded at once.
+/// The ports of a network's bridge, and which of them guests are judged at or forwarded from at once.
 fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Interface)> {
     let links = bounds.links;
     let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
     let Some(bridge) = links.iter().find(|link| link.name == network.interface) else {
         return Vec::new();
     };
-    let interface = Interface {
+    let interface = |port: &Link| Interface {
         role: role::PORT,
         number,
-        flags: network_flags(network),
+        flags: network_flags(network) | port_flags(network, port, bridge, bounds),
         mac: bridge.mac.unwrap_or_default(),
         ..Interface::default()
     };
     links
         .iter()
-        .filter(|link| link.master == Some(bridge.index) && is_open_port(link, bridge, bounds))
-        .map(|link| (link.index, interface))
+        .filter(|link| link.master == Some(bridge.index) && link.layer == Layer::Ethernet)
+        .map(|link| (link.index, interface(link)))
         .collect()
+}
+
+fn port_flags(network: &Network, port: &Link, bridge: &Link, bounds: &Bounds) -> u16 {
+    let mut flags = 0;
+    if !is_open_port(port, bridge, bounds) {
+        flags |= interface_flags::SLOW;
+    }
+    if network.anti_spoof {
+        flags |= interface_flags::GUARDED;
+        if port.up && port.running {
+            flags |= interface_flags::CARRIES;
+        }
+    }
+    flags
 }
 
 fn bridge_flags(link: &Link, bounds: &Bounds) -> u16 {
@@ -195,11 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        host::{
-            netlink::{BridgePort, Layer},
-            policing::Policing,
-            testing,
-        },
+        host::{netlink::BridgePort, policing::Policing, testing},
     };
 
     const CONFIG: &str = r#"

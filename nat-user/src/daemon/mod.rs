@@ -51,6 +51,8 @@ const SWEEP_LAG: Duration = Duration::from_millis(15);
 const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the host's changes are gathered before they are looked at: they come in swarms.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
+/// How often names that ports no longer have are forgotten.
+const KEEP_BINDINGS: Duration = Duration::from_secs(60);
 /// How long to wait before the host is looked at again if that failed.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_PAUSE: Duration = Duration::from_secs(64);
@@ -86,6 +88,7 @@ pub async fn run(options: Options) -> Result<()> {
         sweep: sweep_interval(),
         refresh_at: None,
         backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),
+        bindings_kept: Instant::now(),
         instance: Instance::start(options).await?,
         control,
     };
@@ -118,6 +121,8 @@ struct Daemon {
     refresh_at: Option<Instant>,
     /// When a look that fails is repeated.
     backoff: Backoff,
+    /// When names that ports no longer have were last forgotten.
+    bindings_kept: Instant,
 }
 
 /// The signals that a daemon listens to.
@@ -256,6 +261,10 @@ impl Daemon {
         self.care_for_claims();
         if self.instance.have_settings_changed() || self.instance.has_changed_settings() {
             self.refresh_within(self.instance.settings_pause());
+        }
+        if self.bindings_kept.elapsed() >= KEEP_BINDINGS {
+            self.bindings_kept = Instant::now();
+            self.instance.keep_bindings();
         }
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

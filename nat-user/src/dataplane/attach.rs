@@ -35,6 +35,8 @@ pub enum Role {
     Network,
     /// A port of a network's bridge.
     Port,
+    /// The same, at which guests are judged.
+    GuardedPort,
 }
 
 /// An interface that the programs are to be attached to.
@@ -142,6 +144,7 @@ impl Target {
                 &[(Ingress, "nat_from_guest_l3"), (Egress, "nat_to_guest_l3")]
             }
             (Role::Port, _) => &[(Ingress, "nat_from_port")],
+            (Role::GuardedPort, _) => &[(Ingress, "nat_from_guarded_port")],
         }
     }
 

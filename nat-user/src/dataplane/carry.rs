@@ -18,7 +18,7 @@ use nat_common::{
     address::Endpoint,
     adopt::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, counted},
     counter::RuleCounters,
-    guest::{GuestKey4, GuestRecord},
+    guest::{self, GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     next_hop,
     rule::Settings,
@@ -514,10 +514,14 @@ impl Contents {
         if let Some(permit) = references.permit {
             *self.permits.entry(permit).or_default() += 1;
         }
-        let guest = self.guests.entry(references.guest);
-        let guest = guest.or_insert(GuestRecord::zeroed());
-        guest.references += 1;
-        guest.sessions += 1;
+        let counted = [references.guest, GuestKey4::outside()];
+        let is_from_outside = guest::is_from_outside(entry.record.flags);
+        for key in counted.iter().take(1 + usize::from(is_from_outside)) {
+            let guest = self.guests.entry(*key);
+            let guest = guest.or_insert(GuestRecord::zeroed());
+            guest.references += 1;
+            guest.sessions += 1;
+        }
     }
 
     fn refer_to(&mut self, key: PortKey4, owner: &PortRecord4) {

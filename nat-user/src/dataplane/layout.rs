@@ -9,6 +9,7 @@ use nat_common::{
     address::Addr4,
     counter::RuleCounters,
     fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
+    guard::{BindingRecord, Name},
     guest::{GuestKey4, GuestRecord},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     next_hop::{self, NextHopKey, NextHopRecord},
@@ -105,7 +106,6 @@ const MAPS: &[Shape] = &[
         size_of::<FragmentKey4>(),
         size_of::<FragmentPorts>(),
     ),
-    shape("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
     shape(
         "DATAGRAMS",
         size_of::<FragmentKey4>(),
@@ -132,10 +132,14 @@ const MAPS: &[Shape] = &[
     ),
     shape("UPLINKS", size_of::<u32>(), size_of::<Uplink>()),
     shape("EXITS", size_of::<u32>(), size_of::<u8>()),
+    shape("BINDINGS", size_of::<Name>(), size_of::<BindingRecord>()),
+    shape("NAMES", size_of::<u32>(), size_of::<u32>()),
+    // (Was shorter before. What guests have follows from the sessions.)
+    shape("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
 ];
 
 /// How many of [`MAPS`] layout 4 did not have: they stand last.
-const NEW_MAPS_5: usize = 3;
+const NEW_MAPS_5: usize = 6;
 /// How many of [`MAPS`] layout 3 did not have.
 const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
 

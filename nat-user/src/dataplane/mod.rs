@@ -6,6 +6,7 @@
 
 pub mod attach;
 mod batch;
+mod bindings;
 mod carry;
 mod clsact;
 mod expiry;
@@ -32,6 +33,7 @@ use aya::{
 };
 use nat_common::{
     counter::{DropReason, RuleCounters},
+    guard::{BindingRecord, Name},
     mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
     policy::{Chain, ChainKey, Policy4},
     rule::{
@@ -41,6 +43,7 @@ use nat_common::{
     },
 };
 
+pub use bindings::Bound;
 pub use carry::CarryOver;
 pub use expiry::{Expiry, PASS_BUDGET, Pass};
 pub use next_hops::NextHops;
@@ -71,6 +74,8 @@ pub struct Dataplane {
     inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
     chains: HashMap<MapData, Plain<ChainKey>, Plain<Chain>>,
     policies: Array<MapData, Plain<Policy4>>,
+    bindings: HashMap<MapData, Plain<Name>, Plain<BindingRecord>>,
+    names: HashMap<MapData, u32, u32>,
     end_sessions: SchedClassifier,
     expire_fragments: SchedClassifier,
 }
@@ -115,6 +120,8 @@ impl Dataplane {
             inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
             chains: HashMap::try_from(Map::HashMap(map("CHAINS")?))?,
             policies: Array::try_from(Map::Array(map("POLICIES")?))?,
+            bindings: HashMap::try_from(Map::HashMap(map("BINDINGS")?))?,
+            names: HashMap::try_from(Map::HashMap(map("NAMES")?))?,
             end_sessions: program(END_SESSIONS)?,
             expire_fragments: program(EXPIRE_FRAGMENTS)?,
             pins,

@@ -1,7 +1,5 @@
 //! Writing a rule set into the maps: beside the one in use, then one write that switches.
 
-use std::num::NonZeroU32;
-
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
@@ -80,8 +78,8 @@ impl Dataplane {
             icmp_s: timeouts.icmp_s,
             other_s: timeouts.other_s,
             fragment_s: timeouts.fragment_s,
-            sessions_per_guest: limits.sessions_per_guest.map_or(0, NonZeroU32::get),
-            ports_per_guest: limits.ports_per_guest.map_or(0, NonZeroU32::get),
+            sessions_per_guest: limits.guest_sessions(),
+            ports_per_guest: limits.guest_ports(),
         };
         self.settings
             .set(0, Plain(settings), 0)

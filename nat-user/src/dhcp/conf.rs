@@ -137,6 +137,8 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
     );
     // Without it, a guest that comes with a lease that is not known here waits for long.
     *text += "dhcp-authoritative\n";
+    // A guest is who has its Ethernet address: an identifier is what anybody says.
+    *text += "dhcp-ignore-clid\n";
     let addresses = u64::from(u32::from(*last) - u32::from(*first)) + 1;
     line(
         text,
@@ -222,6 +224,7 @@ mod tests {
                 "bogus-nxdomain=fe80::/10",
                 "dhcp-range=172.22.161.10,172.22.161.19,255.255.255.0,3600",
                 "dhcp-authoritative",
+                "dhcp-ignore-clid",
                 "dhcp-lease-max=10",
                 "dhcp-option=option:router,172.22.161.254",
                 "dhcp-option=option:dns-server,172.22.161.254",

@@ -60,6 +60,24 @@ impl Whereabouts {
     }
 }
 
+/// The ports behind which bridges have Ethernet addresses, by index, each asked for with its bridge.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn ports_of(
+    asked: impl ExactSizeIterator<Item = (u32, [u8; 6])>,
+) -> io::Result<Vec<Option<u32>>> {
+    if asked.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut kernel = Kernel::new()?;
+    let mut port = |(bridge, mac)| -> io::Result<Option<u32>> {
+        let entry = kernel.fdb_entry(bridge, mac)?;
+        Ok(entry.filter(|entry| !entry.local).map(|entry| entry.port))
+    };
+    asked.map(&mut port).collect()
+}
+
 /// A socket for requests.
 struct Kernel {
     socket: Socket,

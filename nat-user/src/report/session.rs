@@ -8,7 +8,7 @@ use nat_common::{
     parse::{ICMP, TCP},
     rule::Settings,
     session::{OPENING, SessionKey4, SessionRecord4, flags},
-    sweep::timeout_s,
+    sweep::idle_s,
     tcp::{self, Phase},
 };
 use serde::Serialize;
@@ -109,7 +109,7 @@ impl SessionView {
         } else {
             record.seen_s
         };
-        let timeout_s = timeout_s(settings, key.protocol, record.state);
+        let timeout_s = idle_s(settings, key.protocol, record.flags, record.state);
         Some(Self {
             protocol: Protocol(key.protocol),
             internal,

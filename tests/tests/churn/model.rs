@@ -16,6 +16,8 @@ const WHOLE_S: f64 = 2.0;
 const LATENESS_S: f64 = 0.020 * TIME_SCALE as f64;
 /// The longest timeout, that of established TCP connections.
 const ESTABLISHED_S: f64 = 7440.0;
+/// That of a session from outside before the guest answers.
+const OUTSIDE_UNANSWERED_S: f64 = 10.0;
 
 /// Seconds of the sessions' clock.
 pub(super) fn now_s() -> f64 {
@@ -152,8 +154,10 @@ impl Session {
 
     /// How long it may be idle, in seconds: the table "Timeouts" of the documentation.
     pub(super) fn timeout_s(&self) -> f64 {
+        let is_unanswered = self.way != Way::Masquerade && !self.replied;
         match self.protocol {
             Protocol::Tcp if self.is_doubtful => ESTABLISHED_S,
+            _ if is_unanswered => OUTSIDE_UNANSWERED_S,
             Protocol::Udp => 300.0,
             Protocol::Icmp => 60.0,
             Protocol::Tcp if self.is_closing() => 240.0,

@@ -82,7 +82,7 @@ fn tcp_is_refused(guest: &Host) -> Result<()> {
 
 fn full_table(net: &Proxmox) -> Result<()> {
     let config = format!(
-        "{}\n[limits]\nsessions = 20\n[timeouts]\nudp = 120\n",
+        "{}\n[limits]\nsessions = 20\nsessions_per_guest = 100\n[timeouts]\nudp = 120\n",
         net.config()
     );
     let nat = net.natbpf(&config)?;

@@ -71,6 +71,7 @@ pub(super) fn fill_guests(plane: &Plane, numbers: std::ops::Range<u32>) -> Resul
             references: 2 * count,
             sessions: count,
             ports: count,
+            port: 0,
         };
         (GuestKey4::new(Addr4(address), NETWORK_NUMBER), record)
     });

@@ -418,6 +418,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
         network: NetworkId(id),
         address: Ipv4Addr::new(a, b, c, 2 + index).into(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
+        port: (index % 2 == 0).then(|| format!("tap{index}")),
     })
 }
 
@@ -671,6 +672,9 @@ fn write_guest(text: &mut String, config: &Config, guest: &Guest) {
     *text += &format!("[[guest]]\nname = {name}\nnetwork = {network}\n");
     *text += &format!("address = \"{}\"\n", guest.address);
     *text += &format!("mac = \"{a:02x}:{b:02x}:{c:02X}:{d:02X}:{e:02x}:{f:02x}\"\n");
+    if let Some(port) = &guest.port {
+        *text += &format!("port = \"{port}\"\n");
+    }
 }
 
 fn write_nat(text: &mut String, config: &Config, rule: &NatRule) {

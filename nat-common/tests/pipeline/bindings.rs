@@ -1,0 +1,289 @@
+//! A guest is bound to the port that it is plugged into.
+
+use nat_common::{
+    address::Addr4,
+    guard::{self, BindingRecord, Bindings as _, FIXED, FORGED, KEPT_S, MOST_NAMES, Name, PASSES},
+    packet::SlicePacket,
+    rule::{
+        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, inside_flags, interface_flags, role,
+    },
+    shared::Shared,
+};
+
+use super::{
+    packets::{At, Ip, fragments, udp},
+    world::{C1, C2, C3, S1A, World},
+};
+
+const TAP1: u32 = 21;
+const TAP2: u32 = 22;
+const NETWORK: u16 = 1;
+const GATEWAY: Ip = [172, 22, 161, 254];
+const BRIDGE: [u8; 6] = [2, 0, 0, 0, 1, 0xfe];
+const M1: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const M2: [u8; 6] = [2, 0, 0, 0, 1, 2];
+const ARP: [u8; 2] = [8, 6];
+const OTHER: [u8; 2] = [0x88, 0xb5];
+
+/// Two ports, at which guests are judged, of a network whose prefix is its guests' own.
+fn world() -> World {
+    let mut world = World::new();
+    let tables = &mut world.tables;
+    for port in [TAP1, TAP2] {
+        let interface = Interface {
+            role: role::PORT,
+            number: NETWORK,
+            flags: interface_flags::GUARDED | interface_flags::CARRIES,
+            mac: BRIDGE,
+            ..Interface::default()
+        };
+        tables.interfaces.insert(port, interface);
+        tables.names.add(port, Shared::new(0)).unwrap();
+    }
+    inside(
+        &mut world,
+        [172, 22, 161, 0],
+        24,
+        inside_flags::ON_LINK,
+        [0; 6],
+    );
+    world
+}
+
+fn inside(world: &mut World, address: Ip, bits: u32, flags: u16, mac: [u8; 6]) {
+    let key = InsideKey4 {
+        generation: 1,
+        reserved: [0; 2],
+        address: Addr4(address),
+    };
+    let inside = Inside4 {
+        network: NETWORK,
+        flags,
+        gateway: Addr4(GATEWAY),
+        mac,
+        reserved: [0; 2],
+    };
+    let table = &mut world.tables.inside;
+    table.insert(INSIDE_FIXED_BITS + bits, &key, inside);
+}
+
+/// Whether a frame passes at a port.
+fn passes(world: &World, port: u32, mut frame: Vec<u8>) -> bool {
+    let mut packet = SlicePacket::new(&mut frame, 0);
+    match guard::check(&mut packet, &world.tables, port, 0) {
+        PASSES => true,
+        FORGED => false,
+        other => panic!("{other}"),
+    }
+}
+
+fn frame(mac: [u8; 6], kind: [u8; 2]) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(mac);
+    frame.extend(kind);
+    frame.resize(60, 0);
+    frame
+}
+
+fn ip(mac: [u8; 6], source: Ip) -> Vec<u8> {
+    let mut packet = udp(At(source, 5000), At(S1A, 7000)).bytes();
+    packet[6..12].copy_from_slice(&mac);
+    packet
+}
+
+fn arp(mac: [u8; 6], sender: [u8; 6], address: Ip) -> Vec<u8> {
+    let mut frame = frame(mac, ARP);
+    frame[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 2]);
+    frame[22..28].copy_from_slice(&sender);
+    frame[28..32].copy_from_slice(&address);
+    frame
+}
+
+fn dhcp(mac: [u8; 6], client: [u8; 6]) -> Vec<u8> {
+    let mut message = [0; 240];
+    message[28..34].copy_from_slice(&client);
+    let asks = udp(At([0; 4], 68), At([255; 4], 67)).payload(&message);
+    let mut packet = asks.bytes();
+    packet[6..12].copy_from_slice(&mac);
+    packet
+}
+
+#[test]
+fn an_ethernet_address_stays_with_its_port_while_that_carries() {
+    let mut world = world();
+    assert!(passes(&world, TAP1, frame(M1, OTHER)));
+    assert!(!passes(&world, TAP2, frame(M1, OTHER)), "taken");
+    assert!(passes(&world, TAP2, frame(M2, OTHER)));
+    world.tables.now_s += 86_400;
+    assert!(
+        !passes(&world, TAP2, frame(M1, OTHER)),
+        "after a silent day"
+    );
+    // The guest has moved: its old port is down, or gone.
+    let carries = |world: &mut World, carries: bool| {
+        let port = world.tables.interfaces.get_mut(&TAP1).unwrap();
+        port.flags = interface_flags::GUARDED;
+        if carries {
+            port.flags |= interface_flags::CARRIES;
+        }
+    };
+    carries(&mut world, false);
+    assert!(passes(&world, TAP2, frame(M1, OTHER)));
+    carries(&mut world, true);
+    assert!(!passes(&world, TAP1, frame(M1, OTHER)));
+    world.tables.interfaces.remove(&TAP2);
+    assert!(passes(&world, TAP1, frame(M1, OTHER)));
+}
+
+#[test]
+fn nobody_is_the_host_or_a_group() {
+    let world = world();
+    assert!(!passes(&world, TAP1, frame(BRIDGE, OTHER)));
+    assert!(!passes(&world, TAP1, frame([1, 0, 0x5e, 0, 0, 1], OTHER)));
+    assert!(!passes(&world, TAP1, ip(M1, GATEWAY)));
+    assert!(!passes(&world, TAP1, arp(M1, M1, GATEWAY)));
+}
+
+#[test]
+fn a_fixed_name_is_of_its_port_alone() {
+    let world = world();
+    let bind = |mac, port| {
+        let record = BindingRecord {
+            port,
+            seen_s: FIXED,
+        };
+        let name = Name::of_mac(mac, NETWORK);
+        world.tables.add_binding(&name, &record).unwrap();
+    };
+    bind(M1, TAP1);
+    bind(M2, 0);
+    assert!(!passes(&world, TAP2, frame(M1, OTHER)));
+    assert!(passes(&world, TAP1, frame(M1, OTHER)));
+    assert!(
+        !passes(&world, TAP2, frame(M2, OTHER)),
+        "its port is not there"
+    );
+}
+
+#[test]
+fn the_sender_of_arp_is_the_one_who_sends() {
+    let mut world = world();
+    inside(&mut world, C1, 32, inside_flags::HAS_MAC, M1);
+    assert!(passes(&world, TAP1, arp(M1, M1, C1)));
+    assert!(!passes(&world, TAP2, arp(M2, M2, C1)), "another's address");
+    assert!(
+        !passes(&world, TAP2, arp(M2, M1, C1)),
+        "another's addresses"
+    );
+    assert!(!passes(&world, TAP2, arp(M1, M1, C1)), "at another port");
+    assert!(!passes(&world, TAP2, arp(M2, M2, C3)), "of no network here");
+    assert!(passes(&world, TAP2, arp(M2, M2, [0; 4])), "a probe");
+    let mut odd = arp(M2, M2, C2);
+    odd[14] = 7;
+    assert!(!passes(&world, TAP2, odd));
+}
+
+#[test]
+fn an_address_that_nobody_is_given_stays_with_who_uses_it() {
+    let mut world = world();
+    assert!(passes(&world, TAP1, ip(M1, C1)));
+    assert!(!passes(&world, TAP2, ip(M2, C1)));
+    assert!(!passes(&world, TAP2, arp(M2, M2, C1)));
+    assert!(passes(&world, TAP2, ip(M2, C2)));
+    world.tables.now_s += KEPT_S;
+    assert!(!passes(&world, TAP2, ip(M2, C1)));
+    world.tables.now_s += 1;
+    assert!(passes(&world, TAP2, ip(M2, C1)), "silent for long enough");
+    assert!(!passes(&world, TAP1, ip(M1, C1)));
+}
+
+#[test]
+fn several_guests_behind_a_router_or_a_bridge_share_a_port() {
+    let mut world = world();
+    inside(&mut world, [10, 9, 0, 0], 16, 0, [0; 6]);
+    for number in 0..=255 {
+        let mac = [6, 0, 0, 0, 0, number];
+        assert!(passes(&world, TAP1, frame(mac, OTHER)));
+        assert!(passes(
+            &world,
+            TAP1,
+            ip(mac, [172, 22, 161, number.min(250)])
+        ));
+        // What is routed to is the router's own business.
+        assert!(passes(&world, TAP1, ip(M1, [10, 9, number, 1])));
+    }
+    assert!(passes(&world, TAP2, ip(M2, [10, 9, 0, 1])));
+}
+
+#[test]
+fn a_port_has_so_many_names_and_others_have_theirs() {
+    let world = world();
+    let frame_of = |number: u32| {
+        let [_, _, a, b] = number.to_be_bytes();
+        frame([6, 0, 0, 0, a, b], OTHER)
+    };
+    let passed = (0..2 * MOST_NAMES).filter(|number| passes(&world, TAP2, frame_of(*number)));
+    assert_eq!(passed.count() as u32, MOST_NAMES);
+    assert_eq!(world.tables.names(TAP2).unwrap().load(), MOST_NAMES);
+    assert!(passes(&world, TAP2, frame_of(0)), "those that it has");
+    assert!(passes(&world, TAP1, frame(M1, OTHER)));
+}
+
+#[test]
+fn what_is_behind_a_port_counts_together_whatever_its_address() {
+    let mut world = world();
+    world.caps(5, 3);
+    for number in 0..20 {
+        assert!(passes(&world, TAP2, ip(M2, [172, 22, 161, 1 + number])));
+    }
+    let opens = |source: Ip, port| {
+        let packet = udp(At(source, port), At(S1A, 7000)).bytes();
+        world.guest_sends(&packet)
+    };
+    let mut opened = 0;
+    for number in 0..20 {
+        let fate = opens([172, 22, 161, 1 + number], 5000 + u16::from(number));
+        opened += u32::from(!matches!(fate, super::world::Fate::Dropped(_)));
+    }
+    assert_eq!(opened, 3);
+    // Who is at another port has a share of its own.
+    assert!(passes(&world, TAP1, ip(M1, C1)));
+    for port in 5000..5003 {
+        opens(C1, port).uplink();
+    }
+    assert_eq!(
+        opens(C1, 5003).reason(),
+        nat_common::counter::DropReason::GuestPorts
+    );
+    world.end_all();
+    assert!(world.tables.guests.entries().is_empty());
+}
+
+#[test]
+fn a_dhcp_client_asks_for_itself() {
+    let world = world();
+    assert!(passes(&world, TAP2, dhcp(M2, M2)));
+    assert!(!passes(&world, TAP2, dhcp(M2, M1)));
+    // A release, from the guest's own address.
+    let mut release = ip(M2, C2);
+    release[34..38].copy_from_slice(&[0, 68, 0, 67]);
+    assert!(!passes(&world, TAP2, release), "it does not say about whom");
+    // What says the port, and not yet the client.
+    let mut pieces = fragments(&dhcp(M2, M1), 8).into_iter();
+    let mut first = pieces.next().unwrap();
+    first[6..12].copy_from_slice(&M2);
+    assert!(!passes(&world, TAP2, first));
+}
+
+#[test]
+fn a_frame_that_is_cut_off_is_nobodys() {
+    let world = world();
+    for whole in [frame(M1, OTHER), ip(M1, C1), arp(M1, M1, C1), dhcp(M1, M1)] {
+        for length in 0..14 {
+            assert!(!passes(&world, TAP1, whole[..length].to_vec()), "{length}");
+        }
+        assert!(passes(&world, TAP1, whole));
+    }
+    assert!(!passes(&world, TAP1, arp(M1, M1, C1)[..31].to_vec()));
+    assert!(!passes(&world, TAP1, ip(M1, C1)[..33].to_vec()));
+}
