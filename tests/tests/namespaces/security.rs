@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use anyhow::{Context, Result, ensure};
+use lab::Natbpf;
 use lab::topology::Proxmox;
 use tests::craft::Ip;
 use tests::{Nat, at, exchange, hears};
@@ -118,6 +119,32 @@ fn s10_a_neighbour_does_not_reach_translated_addresses_directly() -> Result<()> 
     exchange(&guest, at(Proxmox::ISP, 7000), &neighbour, b"and back")?;
     ensure!(refused()? == 2, "{}", natbpf.stats()?);
     Ok(())
+}
+
+/// What docs/install.md asks for is enough, for packets both ways and to go again.
+#[test]
+fn three_capabilities_are_enough_for_packets() -> Result<()> {
+    let net = Proxmox::new()?;
+    let script = net.lab().folder().join("natbpf-with-three");
+    let text = format!(
+        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,+net_admin,+bpf,+perfmon {} \"$@\"\n",
+        Natbpf::binary()?.display()
+    );
+    fs::write(&script, text).context("write a script")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("its mode")?;
+    let mut natbpf = Natbpf::prepare(&net.host, net.lab().place(), script, &net.config())?;
+    natbpf.launch()?;
+    let (server, guest) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm1.udp("0.0.0.0:5000")?,
+    );
+    let seen = exchange(&guest, at(Proxmox::CLI, 7000), &server, b"out")?;
+    ensure!(seen == at(Proxmox::PUBLIC, 5000), "seen as {seen}");
+    let forwarded = net.vm2.udp("0.0.0.0:10500")?;
+    exchange(&server, at(Proxmox::PUBLIC, 10500), &forwarded, b"in")?;
+    natbpf.reload(&net.config().replace("lan-out", "out"))?;
+    natbpf.stop()?;
+    natbpf.down()
 }
 
 /// A user of the host has been there first: with a directory of his own, or with a link to other files.
