@@ -660,7 +660,7 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn is_exit(&self, interface: u32) -> bool {
-        KNOWN_EXITS.get_ptr(&interface).is_some()
+        KNOWN_EXITS.get_ptr(interface).is_some()
     }
 
     #[inline(always)]

@@ -195,9 +195,9 @@ impl<'a> Types<'a> {
                 continue;
             }
             let inner = self.types.get((number as usize).wrapping_sub(1));
-            match inner.filter(|inner| matches!(inner.kind(), kind::STRUCT | kind::UNION)) {
-                Some(inner) => self.collect(*inner, place, found)?,
-                None => {}
+            let is_nested = |inner: &&Type| matches!(inner.kind(), kind::STRUCT | kind::UNION);
+            if let Some(inner) = inner.filter(is_nested) {
+                self.collect(*inner, place, found)?;
             }
         }
         Ok(())

@@ -9,19 +9,21 @@ use tests::{Nat, Watch, at, exchange};
 
 const MEGABYTE: usize = 1_000_000;
 
-/// Segments that a host's TCP threw away because of their checksum.
+/// Packets that a host threw away because of their checksum.
 pub(super) fn bad_checksums(host: &Host) -> Result<u64> {
+    counted(host, "InCsumErrors")
+}
+
+/// What a host has counted under this name, in all protocols.
+pub(super) fn counted(host: &Host, wanted: &str) -> Result<u64> {
     let text = host.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
     let mut total = 0;
     let rows: Vec<&str> = text.lines().collect();
     for pair in rows.chunks(2) {
         let names = pair[0].split_whitespace();
         let values = pair.get(1).copied().unwrap_or_default().split_whitespace();
-        for (_, value) in names
-            .zip(values)
-            .filter(|(name, _)| *name == "InCsumErrors")
-        {
-            total += value.parse::<u64>().context("InCsumErrors")?;
+        for (name, value) in names.zip(values).filter(|(name, _)| *name == wanted) {
+            total += value.parse::<u64>().with_context(|| name.to_owned())?;
         }
     }
     Ok(total)
