@@ -418,7 +418,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
         network: NetworkId(id),
         address: Ipv4Addr::new(a, b, c, 2 + index).into(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
-        port: (index % 2 == 0).then(|| format!("tap{index}")),
+        port: index.is_multiple_of(2).then(|| format!("tap{index}")),
     })
 }
 
