@@ -43,7 +43,7 @@ const OTHER_NATS: [&str; 2] = ["ingress_rev_sna", "egress_snat"];
 /// The kernel keeps so many bytes of a name (`BPF_OBJ_NAME_LEN`, less the end).
 const NAME_MAX: usize = 15;
 /// natbpf's own.
-const OWN_NAMES: [&str; 10] = [
+const OWN_NAMES: [&str; 11] = [
     "nat_inbound",
     "nat_outbound",
     "nat_from_guest",
@@ -53,6 +53,7 @@ const OWN_NAMES: [&str; 10] = [
     "nat_from_guest_l3",
     "nat_to_guest_l3",
     "nat_from_port",
+    "nat_from_guarded_port",
     "nat_early",
 ];
 
