@@ -59,10 +59,14 @@ impl ShortGrace {
 
     /// Sets back what a natbpf that was killed has left.
     pub fn clean_up(run_dir: &Path) {
+        Self::clean_up_at(Path::new(SETTING), run_dir);
+    }
+
+    fn clean_up_at(setting: &Path, run_dir: &Path) {
         let mark = run_dir.join(FILE);
         if mark.exists() {
             drop(Self {
-                setting: SETTING.into(),
+                setting: setting.to_owned(),
                 mark,
             });
         }
@@ -96,6 +100,26 @@ mod tests {
         assert_eq!((value().as_str(), mark.exists()), ("1", true));
         drop(grace);
         assert_eq!((value().as_str(), mark.exists()), ("0", false));
+    }
+
+    #[test]
+    fn a_killed_natbpfs_setting_is_set_back_by_the_next_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let setting = directory.path().join("setting");
+        let value = || fs::read_to_string(&setting).unwrap();
+        fs::write(&setting, "0\n").unwrap();
+        // Killed before it could set it back.
+        std::mem::forget(ShortGrace::at(&setting, directory.path()).unwrap());
+        assert_eq!(value(), "1");
+        ShortGrace::clean_up_at(&setting, directory.path());
+        assert_eq!(
+            (value().as_str(), directory.path().join(FILE).exists()),
+            ("0", false)
+        );
+        // What somebody else has set stays.
+        fs::write(&setting, "1").unwrap();
+        ShortGrace::clean_up_at(&setting, directory.path());
+        assert_eq!(value(), "1");
     }
 
     #[test]
