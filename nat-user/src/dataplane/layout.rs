@@ -222,6 +222,14 @@ impl Layout {
         self.maps.iter().try_for_each(|shape| shape.check(pins))
     }
 
+    /// Whether some of the maps are pinned, as they should be, and others are not.
+    pub(super) fn is_part_of(&self, pins: &Pins) -> bool {
+        let is_there = |shape: &&Shape| pins.map(shape.name).exists();
+        let (there, missing): (Vec<_>, Vec<_>) = self.maps.iter().partition(is_there);
+        let fits = there.iter().all(|shape| shape.check(pins).is_ok());
+        fits && !there.is_empty() && !missing.is_empty()
+    }
+
     /// Reads the session table.
     ///
     /// # Errors

@@ -82,6 +82,7 @@ pub(super) fn check(pins: &Pins) -> Result<()> {
         }
     }
     match (pins.exist(), older(pins)) {
+        (true, _) if was_interrupted(pins) => Ok(()),
         (true, _) => CURRENT.check(pins),
         (false, Some(former)) => former.layout.check(&former.pins),
         (false, None) => Ok(()),
@@ -98,6 +99,9 @@ pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
     if let Some(former) = recover(pins)? {
         return Ok(Found::Unfinished(former));
     }
+    if was_interrupted(pins) {
+        pins.remove_own()?;
+    }
     if !pins.exist() {
         return Ok(older(pins).map_or(Found::Nothing, Found::Other));
     }
@@ -106,6 +110,12 @@ pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
         true => Found::Fitting,
         false => Found::Other(former),
     })
+}
+
+/// Whether a daemon that died was making the maps: some are missing, and no program was attached yet.
+fn was_interrupted(pins: &Pins) -> bool {
+    let has_links = fs::read_dir(pins.links()).is_ok_and(|mut links| links.next().is_some());
+    !has_links && CURRENT.is_part_of(pins)
 }
 
 /// The data plane of an older layout.

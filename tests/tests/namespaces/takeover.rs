@@ -9,6 +9,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, bail, ensure};
 use lab::topology::Proxmox;
 use lab::{Natbpf, Output};
+use nat_user::dataplane::{Dataplane, Pins, Sizes};
 use tests::{at, exchange, snapshot};
 
 /// A session by masquerade, one by a forward, and what they count.
@@ -133,6 +134,25 @@ fn a_state_file_that_is_damaged_or_lost_costs_no_session() -> Result<()> {
         ensure!(opened["connections"] == 1, "{stats}");
     }
     Ok(())
+}
+
+/// A daemon that is killed while it makes the maps leaves some of them, and no program that uses them.
+#[test]
+fn maps_of_a_start_that_was_killed_make_room_for_the_next() -> Result<()> {
+    let net = Proxmox::new()?;
+    let mut natbpf = Natbpf::prepare(
+        &net.host,
+        net.lab().place(),
+        Natbpf::binary()?,
+        &net.config(),
+    )?;
+    let pins = Pins::below(natbpf.bpffs());
+    drop(Dataplane::load(pins, &Sizes::new(1024, 16), false)?);
+    for map in ["SETTINGS", "EXITS"] {
+        fs::remove_file(Pins::below(natbpf.bpffs()).map(map))?;
+    }
+    natbpf.launch()?;
+    talk(&net)
 }
 
 #[test]
