@@ -28,6 +28,10 @@ use crate::setup::{self, Needs};
 const TEST_PACKAGE: &str = "tests";
 /// The suite that boots guests, and so needs a kernel for them.
 const GUESTS: &str = "guests";
+/// The suite of hosts in namespaces. Its tests wait most of their time, so that several share a processor.
+const HOSTS: &str = "namespaces";
+/// How many tests run at once, where nobody says otherwise.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// What runs the tests of all cases.
 const CONFORMANCE: &str = "conformance";
 
@@ -308,6 +312,10 @@ fn test_kernels(
 fn variables(workspace: &Workspace, suite: &str) -> Result<Vec<(&'static str, PathBuf)>> {
     match suite {
         GUESTS => kernels::for_guests(workspace).context("a kernel for the guests"),
+        HOSTS if std::env::var_os(TEST_THREADS).is_none() => {
+            let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+            Ok(vec![(TEST_THREADS, threads.to_string().into())])
+        }
         _ => Ok(Vec::new()),
     }
 }

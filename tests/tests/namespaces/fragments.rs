@@ -9,6 +9,7 @@ use etherparse::Ipv4Header;
 use lab::topology::Proxmox;
 use lab::{Host, Natbpf};
 use tests::craft::{Ip, fragment, fragments};
+use tests::following::soon;
 use tests::{at, exchange, hears};
 
 /// Payload of a fragment in bytes.
@@ -170,7 +171,9 @@ fn f4_without_a_first_fragment_nothing_is_forwarded_and_the_state_is_freed() -> 
             sent += 1;
         }
     }
-    sleep(Duration::from_secs(6));
+    soon("kept fragments are freed", || {
+        Ok(drops(&nat, "fragment_expired")? >= sent)
+    })?;
     let expired = drops(&nat, "fragment_expired")?;
     ensure!(expired == sent, "{expired} of {sent} kept fragments freed");
     for frame in inside.stop().iter().chain(&outside.stop()) {
