@@ -557,11 +557,11 @@ fn packet_len(len: u32, room: u32) -> Option<u32> {
 
 impl Skb {
     /// Copies the whole packet to `place`, which has room for `room` bytes.
-    #[inline(always)]
     ///
     /// # Safety
     ///
     /// `place` must have room for `room` bytes.
+    #[inline(always)]
     unsafe fn load_whole(&self, place: *mut u8, len: u32, room: u32) -> Option<()> {
         let len = packet_len(len, room)?;
         // SAFETY: the context is valid, and `place` has room for `len` bytes.
