@@ -111,7 +111,7 @@ fn m6_who_else_uses_the_port_number_gets_another() {
 /// leaves from one that it does not choose, also where it had that port before the forward came. So
 /// the remote that it has sent to reaches the service.
 #[test]
-fn m6_a_guest_does_not_shadow_a_forward_of_everything() {
+fn s11_a_guest_does_not_shadow_a_forward_of_everything() {
     for protocol in [UDP, TCP] {
         for mode in [
             mapping::ENDPOINT_INDEPENDENT,
@@ -143,7 +143,7 @@ fn m6_a_guest_does_not_shadow_a_forward_of_everything() {
 
 /// Nor by a question to a DNS server, nor by a protocol without ports, which has one flow to a remote.
 #[test]
-fn m6_questions_and_portless_flows_do_not_shadow_a_forward_of_everything() {
+fn s11_questions_and_portless_flows_do_not_shadow_a_forward_of_everything() {
     let mut world = World::new();
     world.forward_all(C1);
     let server = At(S1A, 53);
@@ -160,7 +160,7 @@ fn m6_questions_and_portless_flows_do_not_shadow_a_forward_of_everything() {
 
 /// A forward that names ports is not shadowed either by a guest that had one before it came.
 #[test]
-fn m6_a_guest_that_had_the_port_before_a_forward_opens_nothing_more_from_it() {
+fn s11_a_guest_that_had_the_port_before_a_forward_opens_nothing_more_from_it() {
     for protocol in [UDP, TCP] {
         let mut world = World::new();
         let (guest, open) = (At(C2, 5000), At(S2, 9));

@@ -158,7 +158,7 @@ fn s6_a_connection_of_the_host_comes_before_a_forward() {
 /// Any user of the host may connect a datagram socket to a remote, by a port that is forwarded. While it has
 /// sent nothing, the remote reaches the guest, and the guest leaves from the forwarded port.
 #[test]
-fn s6_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() {
+fn s12_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() {
     for is_whole in [false, true] {
         let mut world = World::new();
         match is_whole {

@@ -23,7 +23,7 @@ fn world(sessions: u32) -> World {
 }
 
 #[test]
-fn sessions_from_outside_leave_a_quarter_to_the_guests() {
+fn x4_sessions_from_outside_leave_a_quarter_to_the_guests() {
     let world = world(8);
     for number in 0..6 {
         let asked = udp(At(S1A, 1000 + number), At(PUBLIC, 10_000));
@@ -44,7 +44,7 @@ fn sessions_from_outside_leave_a_quarter_to_the_guests() {
 }
 
 #[test]
-fn a_refusal_by_the_guests_own_share_counts_nothing() {
+fn x4_a_refusal_by_the_guests_own_share_counts_nothing() {
     let mut world = world(8);
     world.caps(1, 0);
     let asked = |port| udp(At(S1A, port), At(PUBLIC, 10_000)).bytes();
@@ -60,7 +60,7 @@ fn a_refusal_by_the_guests_own_share_counts_nothing() {
 }
 
 #[test]
-fn a_session_from_outside_is_short_until_the_guest_answers() {
+fn x4_a_session_from_outside_is_short_until_the_guest_answers() {
     for protocol in [UDP, TCP] {
         let (remote, public) = (REMOTE, At(PUBLIC, 10_000));
         let mut unanswered = world(8);
@@ -87,7 +87,7 @@ fn a_session_from_outside_is_short_until_the_guest_answers() {
 }
 
 #[test]
-fn what_a_guest_opens_has_its_time_without_an_answer() {
+fn x4_what_a_guest_opens_has_its_time_without_an_answer() {
     for protocol in [UDP, TCP] {
         let mut world = world(8);
         world
@@ -98,7 +98,7 @@ fn what_a_guest_opens_has_its_time_without_an_answer() {
 }
 
 #[test]
-fn a_connection_that_the_guest_refuses_is_short_as_well() {
+fn x4_a_connection_that_the_guest_refuses_is_short_as_well() {
     let mut world = world(8);
     let public = At(PUBLIC, 10_000);
     world

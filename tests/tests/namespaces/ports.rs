@@ -60,7 +60,7 @@ fn s6_a_service_that_starts_later_is_reached_by_everybody_else() -> Result<()> {
 
 /// Any user may bind a forwarded port and connect the socket to whom he likes.
 #[test]
-fn s6_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() -> Result<()> {
+fn s12_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let users = net.host.udp("0.0.0.0:10500")?;
