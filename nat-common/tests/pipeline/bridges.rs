@@ -80,3 +80,22 @@ fn packets_that_are_not_translated_go_on_at_once() {
         assert_eq!((verdict, bytes), (Verdict::Untouched, packet));
     }
 }
+
+/// Being received anew costs a way through the kernel: without netfilter at the bridge nothing pays it.
+#[test]
+fn where_netfilter_sees_nothing_first_nothing_is_received_anew() {
+    let mut world = World::new();
+    world.forward(UDP, 10_000..=10_009, SERVER);
+    let from_outside = udp(REMOTE, FORWARDED).bytes();
+    let from_guest = udp(At(C1, 5000), FORWARDED).bytes();
+    for (hook, interface, packet) in [
+        (Hook::Inbound, UPLINK, from_outside),
+        (Hook::FromGuest, LAN, from_guest),
+    ] {
+        for expected in [Verdict::Opened, Verdict::Translated] {
+            let (verdict, bytes) = world.run(hook, &packet, interface, interface).unwrap();
+            assert_eq!(verdict, expected, "{hook:?}");
+            assert_eq!(ends(&bytes).1.0, C2);
+        }
+    }
+}
