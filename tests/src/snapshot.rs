@@ -13,8 +13,14 @@ use lab::patience::patience;
 /// How long bridges may take to say that they are up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Settings that natbpf leaves on when it goes, or that the kernel changes along with them.
-const LEFT: [&str; 3] = ["/ip_forward ", "/forwarding ", "/all/accept_redirects "];
+/// Settings that natbpf leaves on when it goes, or that the kernel changes along with them; and what
+/// the kernel makes up when the first socket of any program listens.
+const LEFT: [&str; 4] = [
+    "/ip_forward ",
+    "/forwarding ",
+    "/all/accept_redirects ",
+    "/tcp_fastopen_key ",
+];
 
 /// Everything of a host that natbpf could change: interfaces, addresses, routes, qdiscs and
 /// filters, XDP programs, and every sysctl of IPv4, the bridges and netfilter; a line for each.

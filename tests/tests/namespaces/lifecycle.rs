@@ -2,11 +2,14 @@
 //! move in the file.
 
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::topology::Proxmox;
-use lab::{Natbpf, Packet};
+use lab::topology::{Inside, Options, Proxmox, Uplink};
+use lab::{Natbpf, Offload, Packet};
 use tests::following::{soon, soon_seen};
+use tests::snapshot;
 use tests::{at, exchange};
 
 fn log_of(natbpf: &Natbpf) -> String {
@@ -214,4 +217,103 @@ fn down_has_taken_everything_off_when_it_returns() -> Result<()> {
         natbpf.launch()?;
     }
     Ok(())
+}
+
+/// All that natbpf sets up on a host at once: XDP, a bridge of its own, bound and isolated ports, DHCP and
+/// DNS, policies, an address of a guest's own.
+fn everything(net: &Proxmox) -> Result<String> {
+    let mac = net.vm1.mac("eth0")?.map(|byte| format!("{byte:02x}"));
+    let address = "address = \"172.22.161.254/24\"\n";
+    let more = "create = true\nports = [\"tap1\", \"tap2\"]\nanti_spoof = true\nisolated = true\n\
+                [network.lan.dhcp]\nrange = \"172.22.161.10-172.22.161.100\"\n\
+                [network.lan.dns]\nforwarders = [\"198.51.100.4\"]\n";
+    let config = net
+        .config()
+        .replace("[network.lan]", "mode = \"xdp\"\n[network.lan]")
+        .replace(address, &format!("{address}{more}"));
+    Ok(format!(
+        "{config}[[nat]]\nname = \"own\"\nuplink = \"wan\"\naddress = \"{MOVING}\"\nto = \"{}\"\n\
+         [[guest]]\nname = \"vm1\"\nnetwork = \"lan\"\naddress = \"{}\"\nmac = \"{}\"\n",
+        Proxmox::VM1,
+        Proxmox::VM1,
+        mac.join(":"),
+    ))
+}
+
+#[test]
+fn down_takes_away_all_features_together() -> Result<()> {
+    let net = Proxmox::with(&Options {
+        inside: Inside::OnlyPorts,
+        uplink: Uplink::Nic,
+        ..Options::default()
+    })?;
+    for vm in [&net.vm1, &net.vm2] {
+        vm.set_offload("eth0", Offload::Gro, true)?;
+    }
+    let before = snapshot::take(&net.host)?;
+    let mut natbpf = net.natbpf(&everything(&net)?)?;
+    let (server, guest) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm1.udp("0.0.0.0:5000")?,
+    );
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it works")?;
+    let changed = snapshot::take(&net.host)?;
+    ensure!(changed != before, "nothing was set up");
+    natbpf.stop()?;
+    natbpf.down()?;
+    let after = snapshot::take(&net.host)?;
+    ensure!(
+        after == before,
+        "changed:\n{}",
+        snapshot::difference(&before, &after)
+    );
+    Ok(())
+}
+
+/// Whoever comes second of a start and a `down` is told so or waits: never is half of anything left.
+#[test]
+fn a_start_and_a_down_at_once_leave_all_or_nothing() -> Result<()> {
+    let net = Proxmox::new()?;
+    let before = snapshot::take(&net.host)?;
+    let mut natbpf = net.natbpf(&net.config())?;
+    natbpf.stop()?;
+    natbpf.down()?;
+    for wait_ms in [0, 60, 250, 900] {
+        let mut down = natbpf.command(&["down"]);
+        let (started, downs) = thread::scope(|scope| {
+            let downs = scope.spawn(move || {
+                thread::sleep(Duration::from_millis(wait_ms));
+                down.output()
+            });
+            (natbpf.launch(), downs.join().expect("no panic"))
+        });
+        let said = downs.context("run down")?;
+        let is_ended = said.status.success() && !said.stdout.starts_with(b"nothing to remove");
+        if started.is_ok() && !is_ended {
+            works(&net).context("after a start")?;
+        }
+        ensure!(
+            said.status.success() || !said.stderr.is_empty(),
+            "down after {wait_ms} ms says nothing: {said:?}"
+        );
+        if natbpf.is_running() {
+            natbpf.stop()?;
+        }
+        natbpf.down()?;
+        let after = snapshot::take(&net.host)?;
+        ensure!(
+            after == before,
+            "down after {wait_ms} ms:\n{}",
+            snapshot::difference(&before, &after)
+        );
+    }
+    natbpf.launch().context("a start afterwards")
+}
+
+fn works(net: &Proxmox) -> Result<()> {
+    let (server, guest) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.vm1.udp("0.0.0.0:5000")?,
+    );
+    exchange(&guest, at(Proxmox::CLI, 7000), &server, b"it works").map(drop)
 }
