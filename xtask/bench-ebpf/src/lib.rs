@@ -33,13 +33,13 @@ pub const UDP_CHECKSUM: usize = UDP + 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Traffic {
-    /// Everything but source address, source port and checksums, which are 0.
+    /// Everything but the address and port of the flow, and checksums, which are 0.
     pub header: [u16; HEADER_WORDS],
-    /// The first source port, in the machine's byte order.
+    /// The first flow's port, in the machine's byte order.
     pub first_port: u16,
-    /// The first source address, in the machine's byte order.
+    /// The first flow's address, in the machine's byte order.
     pub first_address: u32,
-    /// Source ports used with each source address, 1 at the least.
+    /// Ports used with each address, 1 at the least.
     pub ports: u32,
     /// Flows in all, 1 at the least: after the last one the first comes again.
     pub flows: u32,
@@ -49,6 +49,8 @@ pub struct Traffic {
     pub udp_sum: u32,
     /// The interface by which the frames leave.
     pub interface: u32,
+    /// 0 if the flow's address and port are the packet's source, 1 if its destination.
+    pub is_answer: u32,
 }
 
 /// Where the generator is; one for each CPU.
@@ -57,9 +59,9 @@ pub struct Traffic {
 pub struct Progress {
     /// Flow of the next packet.
     pub flow: u32,
-    /// Its source port, counted from the first one.
+    /// Its port, counted from the first one.
     pub port: u32,
-    /// Its source address, counted from the first one.
+    /// Its address, counted from the first one.
     pub address: u32,
     /// Fills the gap, 0.
     pub reserved: u32,
@@ -75,12 +77,14 @@ pub struct Expected {
     pub source: [u16; 2],
     /// Which bits of the source address count.
     pub source_mask: [u16; 2],
-    /// Destination address.
+    /// Destination address, of which the bits in `destination_mask` count.
     pub destination: [u16; 2],
-    /// Destination port.
+    /// Which bits of the destination address count.
+    pub destination_mask: [u16; 2],
+    /// Destination port, of which the bits in `port_mask` count.
     pub port: u16,
-    /// Fills the gap, 0.
-    pub reserved: u16,
+    /// Which bits of the destination port count.
+    pub port_mask: u16,
 }
 
 /// What the sink has received; one for each CPU.

@@ -70,9 +70,13 @@ unsafe fn write_packet(header: *mut Header, traffic: &Traffic, progress: &Progre
         .first_port
         .wrapping_add(progress.port as u16)
         .to_be();
-    let source = u32::from(first) + u32::from(second);
+    let sum = u32::from(first) + u32::from(second);
+    let (address_at, port_at) = match traffic.is_answer {
+        0 => (SOURCE, UDP),
+        _ => (DESTINATION, UDP + 1),
+    };
     // 0 would say that there is none (RFC 768).
-    let udp_checksum = match checksum(traffic.udp_sum + source + u32::from(port)) {
+    let udp_checksum = match checksum(traffic.udp_sum + sum + u32::from(port)) {
         0 => 0xffff,
         sum => sum,
     };
@@ -86,10 +90,10 @@ unsafe fn write_packet(header: *mut Header, traffic: &Traffic, progress: &Progre
         index += 1;
     }
     for (index, word) in [
-        (SOURCE, first),
-        (SOURCE + 1, second),
-        (UDP, port),
-        (IP_CHECKSUM, checksum(traffic.ip_sum + source)),
+        (address_at, first),
+        (address_at + 1, second),
+        (port_at, port),
+        (IP_CHECKSUM, checksum(traffic.ip_sum + sum)),
         (UDP_CHECKSUM, udp_checksum),
     ] {
         // SAFETY: all of them are indices of header words.
@@ -153,9 +157,9 @@ fn is_addressed(header: &Header, expected: &Expected) -> bool {
     header[IP].to_ne_bytes()[0] == NO_OPTIONS
         && header[SOURCE] & expected.source_mask[0] == expected.source[0]
         && header[SOURCE + 1] & expected.source_mask[1] == expected.source[1]
-        && header[DESTINATION] == expected.destination[0]
-        && header[DESTINATION + 1] == expected.destination[1]
-        && header[UDP + 1] == expected.port
+        && header[DESTINATION] & expected.destination_mask[0] == expected.destination[0]
+        && header[DESTINATION + 1] & expected.destination_mask[1] == expected.destination[1]
+        && header[UDP + 1] & expected.port_mask == expected.port
 }
 
 /// Whether both checksums are right, given that the payload is 0.

@@ -19,6 +19,8 @@ const PATHS: [Path; 2] = [Path::NatbpfTc, Path::NatbpfXdp];
 /// The first source address of what fills the table: the shared address space (RFC 6598), where
 /// the lab has nobody.
 const CROWD: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+/// All of them.
+const CROWD_PREFIX: &str = "100.64.0.0/10";
 /// Source ports of each of them.
 const CROWD_PORTS: u32 = 32_768;
 /// Room in the table besides, for the hash tables' own needs and the other direction's flows.
@@ -133,9 +135,23 @@ fn room(path: Path, sessions: u32) -> Variant {
     Variant::new(path).with_sessions(room)
 }
 
+/// Lets the guest send to all of the crowd, from the port that is forwarded to it: sessions that are
+/// opened from outside would end after ten seconds without an answer.
 fn fill(programs: &mut Programs, lane: &Lane, count: u32) -> Result<()> {
     let what = || format!("{} with {count} sessions", lane.variant.name());
-    crowd(programs, lane, count, 0, Amount::Packets(count)).with_context(what)?;
+    let (crowd, guest) = (Direction::Inbound, Direction::Outbound);
+    lane.route(CROWD_PREFIX)?;
+    let flows = Flows {
+        destination: lane.arrival(crowd).destination.context("no guest")?.0,
+        is_answer: true,
+        ..members(lane, count, 0)
+    };
+    let arrival = Arrival {
+        destination: None,
+        ..lane.arrival(guest)
+    };
+    let amount = Amount::Packets(count);
+    shoot(programs, &lane.sender(guest)?, &flows, &arrival, amount).with_context(what)?;
     let natbpf = lane.natbpf.as_ref().context("no natbpf")?;
     let counted = natbpf.cli(&["conntrack", "count"])?.expect_ok()?;
     let counted: u32 = counted.trim().parse().with_context(|| counted.clone())?;
@@ -156,17 +172,22 @@ fn crowd(
     amount: Amount,
 ) -> Result<Shot> {
     let direction = Direction::Inbound;
-    let flows = Flows {
-        source: CROWD,
-        ports: CROWD_PORTS,
-        begin,
-        ..lane.flows(direction, count)
-    };
+    let flows = members(lane, count, begin);
     let arrival = Arrival {
         source: None,
         ..lane.arrival(direction)
     };
     shoot(programs, &lane.sender(direction)?, &flows, &arrival, amount)
+}
+
+/// Flows from many addresses to the forward.
+fn members(lane: &Lane, count: u32, begin: u32) -> Flows {
+    Flows {
+        source: CROWD,
+        ports: CROWD_PORTS,
+        begin,
+        ..lane.flows(Direction::Inbound, count)
+    }
 }
 
 fn curve(path: Path, of: &str, rows: impl Iterator<Item = (String, Figures)>) -> Table {

@@ -49,6 +49,8 @@ pub(crate) struct Flows {
     pub(crate) destination: Ipv4Addr,
     /// Destination port.
     pub(crate) port: u16,
+    /// Whether packets go the other way: from that address and port to those of the flows.
+    pub(crate) is_answer: bool,
 }
 
 /// What has to arrive for a measurement to count.
@@ -56,10 +58,8 @@ pub(crate) struct Flows {
 pub(crate) struct Arrival {
     /// Source address: this one, or any.
     pub(crate) source: Option<Ipv4Addr>,
-    /// Destination address.
-    pub(crate) destination: Ipv4Addr,
-    /// Destination port.
-    pub(crate) port: u16,
+    /// Destination address and port: these, or any.
+    pub(crate) destination: Option<(Ipv4Addr, u16)>,
 }
 
 /// The interface by which packets leave, and the Ethernet address that they go to.
@@ -199,7 +199,7 @@ fn traffic(flows: &Flows, to: [u8; 6], from: [u8; 6], interface: u32) -> Traffic
     let sum = |words: &[u16]| words.iter().map(|word| u32::from(*word)).sum::<u32>();
     let ip_sum = sum(&header[IP..UDP]);
     let protocol = u32::from(u16::from(UDP_PROTOCOL).to_be());
-    // Of the addresses the source, which is 0 here, is added for each packet.
+    // The flow's address and port, which are 0 here, are added for each packet.
     let pseudo = sum(&header[SOURCE..UDP]) + u32::from(header[UDP_LENGTH]) + protocol;
     Traffic {
         udp_sum: pseudo + sum(&header[UDP..]),
@@ -210,6 +210,7 @@ fn traffic(flows: &Flows, to: [u8; 6], from: [u8; 6], interface: u32) -> Traffic
         flows: flows.count.max(1),
         ip_sum,
         interface,
+        is_answer: flows.is_answer.into(),
     }
 }
 
@@ -231,10 +232,14 @@ fn header(flows: &Flows, to: [u8; 6], from: [u8; 6]) -> [u16; HEADER_WORDS] {
     bytes.extend([0x45, 0]);
     bytes.extend(ip_bytes.to_be_bytes());
     // No identification, "don't fragment", a time to live of 64.
-    bytes.extend([0, 0, 0x40, 0, 64, UDP_PROTOCOL, 0, 0, 0, 0, 0, 0]);
-    bytes.extend(flows.destination.octets());
-    bytes.extend([0, 0]);
-    bytes.extend(flows.port.to_be_bytes());
+    bytes.extend([0, 0, 0x40, 0, 64, UDP_PROTOCOL, 0, 0]);
+    let (address, port) = (flows.destination.octets(), flows.port.to_be_bytes());
+    let (addresses, ports) = match flows.is_answer {
+        false => ([[0; 4], address], [[0; 2], port]),
+        true => ([address, [0; 4]], [port, [0; 2]]),
+    };
+    bytes.extend(addresses.as_flattened());
+    bytes.extend(ports.as_flattened());
     bytes.extend((ip_bytes - IPV4 as u16).to_be_bytes());
     bytes.extend([0, 0]);
     let mut words = [0; HEADER_WORDS];
@@ -245,13 +250,15 @@ fn header(flows: &Flows, to: [u8; 6], from: [u8; 6]) -> [u16; HEADER_WORDS] {
 }
 
 fn expected(arrival: &Arrival) -> Expected {
-    let mask = if arrival.source.is_some() { 0xffff } else { 0 };
+    let mask = |counts: bool| if counts { 0xffff } else { 0 };
+    let (source, destination) = (arrival.source, arrival.destination);
     Expected {
-        source: arrival.source.map_or([0; 2], words),
-        source_mask: [mask; 2],
-        destination: words(arrival.destination),
-        port: arrival.port.to_be(),
-        reserved: 0,
+        source: source.map_or([0; 2], words),
+        source_mask: [mask(source.is_some()); 2],
+        destination: destination.map_or([0; 2], |(address, _)| words(address)),
+        destination_mask: [mask(destination.is_some()); 2],
+        port: destination.map_or(0, |(_, port)| port.to_be()),
+        port_mask: mask(destination.is_some()),
     }
 }
 
@@ -282,7 +289,7 @@ fn decode(received: &Received) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bench_ebpf::{IP_CHECKSUM, UDP_CHECKSUM, checksum};
+    use bench_ebpf::{DESTINATION, IP_CHECKSUM, UDP_CHECKSUM, checksum};
 
     use super::*;
 
@@ -294,16 +301,21 @@ mod tests {
         begin: 0,
         destination: Ipv4Addr::new(198, 51, 100, 1),
         port: 10_001,
+        is_answer: false,
     };
 
     /// The first flow's packet, put together as the program does it.
-    fn first_packet() -> Vec<u8> {
-        let traffic = traffic(&FLOWS, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], 7);
-        let (source, port) = (words(FLOWS.source), FLOWS.first_port.to_be());
-        let sum = source.map(u32::from).iter().sum::<u32>();
+    fn first_packet(flows: &Flows) -> Vec<u8> {
+        let traffic = traffic(flows, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], 7);
+        let (address, port) = (words(flows.source), flows.first_port.to_be());
+        let sum = address.map(u32::from).iter().sum::<u32>();
         let mut header = traffic.header;
-        header[SOURCE..SOURCE + 2].copy_from_slice(&source);
-        header[UDP] = port;
+        let (address_at, port_at) = match traffic.is_answer {
+            0 => (SOURCE, UDP),
+            _ => (DESTINATION, UDP + 1),
+        };
+        header[address_at..address_at + 2].copy_from_slice(&address);
+        header[port_at] = port;
         header[IP_CHECKSUM] = checksum(traffic.ip_sum + sum);
         header[UDP_CHECKSUM] = checksum(traffic.udp_sum + sum + u32::from(port));
         let mut frame: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -312,9 +324,20 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_packet_has_right_checksums() {
-        let packet = &first_packet()[ETHERNET..];
-        lab::checksums(packet, false).unwrap();
+    fn a_generated_packet_has_right_checksums_in_either_direction() {
+        for is_answer in [false, true] {
+            let flows = Flows { is_answer, ..FLOWS };
+            let packet = &first_packet(&flows)[ETHERNET..];
+            lab::checksums(packet, false).unwrap();
+            let addresses = [packet[12..16].to_vec(), packet[16..20].to_vec()];
+            let [source, destination] =
+                [FLOWS.source, FLOWS.destination].map(|a| a.octets().to_vec());
+            let expected = match is_answer {
+                false => [source, destination],
+                true => [destination, source],
+            };
+            assert_eq!(addresses, expected);
+        }
     }
 
     #[test]

@@ -258,6 +258,15 @@ impl Lane {
         })
     }
 
+    /// Lets the host reach a prefix by the client's link.
+    ///
+    /// # Errors
+    /// When the route cannot be added.
+    pub(crate) fn route(&self, prefix: &str) -> Result<()> {
+        let route = format!("route replace {prefix} via {CLI} dev {WAN}");
+        self.bed.host.ip(&route)
+    }
+
     /// Who begins in a direction, and who answers.
     pub(crate) fn ends(&self, direction: Direction) -> (&Host, &Host) {
         match direction {
@@ -288,6 +297,7 @@ impl Lane {
             begin: 0,
             destination: self.destination(direction),
             port: PORT,
+            is_answer: false,
         }
     }
 
@@ -300,8 +310,7 @@ impl Lane {
         };
         Arrival {
             source: Some(source),
-            destination,
-            port: PORT,
+            destination: Some((destination, PORT)),
         }
     }
 }
@@ -312,7 +321,7 @@ fn config(mode: &str, variant: &Variant) -> String {
     let mut text = format!(
         "[uplink.wan]\ninterface = \"{WAN}\"\nmode = \"{mode}\"\n\n\
          [network.lan]\ninterface = \"{BRIDGE}\"\naddress = \"{GATEWAY}/24\"\n\n\
-         [limits]\nsessions = {}\n\n\
+         [limits]\nsessions = {0}\nsessions_per_guest = {0}\nports_per_guest = {0}\n\n\
          [[snat]]\nname = \"out\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
         variant.sessions
     );
