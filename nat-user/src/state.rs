@@ -12,6 +12,8 @@ use std::io::{self, Read, Seek, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -21,6 +23,11 @@ use serde::{Deserialize, Serialize};
 use crate::clock::boottime_s;
 use crate::compile::Numbering;
 use crate::owned;
+
+/// How long a child of a killed natbpf may take to become another program.
+const CHILD_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks whether it has.
+const CHILD_PAUSE: Duration = Duration::from_millis(10);
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -575,7 +582,7 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
         .truncate(false)
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
-    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut file = match take(file) {
         Ok(file) => file,
         Err((file, Errno::EWOULDBLOCK)) => return Err(held(run_dir, file)),
         Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
@@ -603,13 +610,42 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     fs::set_permissions(run_dir, fs::Permissions::from_mode(0o755))
 }
 
-fn held(run_dir: &Path, file: File) -> anyhow::Error {
+/// Takes the lock. A child that a killed natbpf has just forked holds it as well, until it becomes
+/// another program: that is waited for.
+fn take(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    let deadline = Instant::now() + CHILD_LIMIT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((other, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                if holder(&other).is_none_or(runs) {
+                    return Err((other, Errno::EWOULDBLOCK));
+                }
+                file = other;
+                thread::sleep(CHILD_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The process that has written its number into the lock, if one has.
+fn holder(mut file: &File) -> Option<u32> {
     let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Whether there is such a process; not if it has ended and only its parent does not know yet.
+fn runs(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
+fn held(run_dir: &Path, file: File) -> anyhow::Error {
     // Without its pid the error is still clear enough.
-    let _ = file.take(32).read_to_string(&mut text);
-    let holder = match text.trim().parse::<u32>() {
-        Ok(pid) => format!("another natbpf (pid {pid})"),
-        Err(_) => "another natbpf".to_owned(),
+    let holder = match holder(&file) {
+        Some(pid) => format!("another natbpf (pid {pid})"),
+        None => "another natbpf".to_owned(),
     };
     anyhow!(
         "{holder} uses --run-dir {}; stop it or choose another --run-dir",
@@ -619,7 +655,42 @@ fn held(run_dir: &Path, file: File) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// A run directory whose lock another holds, who has written this number into it.
+    fn locked_by(pid: u32) -> (tempfile::TempDir, Flock<File>) {
+        let run_dir = tempfile::tempdir().unwrap();
+        let path = run_dir.path().join(LOCK_FILE);
+        fs::write(&path, format!("{pid}\n")).unwrap();
+        let file = File::open(&path).unwrap();
+        let other = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+        (run_dir, other)
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_ones_child_still_has_is_waited_for() {
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let (run_dir, other) = locked_by(gone.id());
+        let child = thread::spawn(move || {
+            thread::sleep(10 * CHILD_PAUSE);
+            drop(other);
+        });
+        lock(run_dir.path()).unwrap();
+        child.join().unwrap();
+    }
+
+    #[test]
+    fn a_lock_of_one_that_runs_is_refused_at_once() {
+        let (run_dir, _other) = locked_by(std::process::id());
+        let begun = Instant::now();
+        let refused = lock(run_dir.path()).unwrap_err().to_string();
+        assert!(begun.elapsed() < CHILD_LIMIT, "it waited");
+        let pid = format!("(pid {})", std::process::id());
+        assert!(refused.contains(&pid), "{refused}");
+    }
 
     fn state() -> State {
         let mut numbers = Numbers::default();
