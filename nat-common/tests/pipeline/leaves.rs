@@ -9,6 +9,7 @@ use nat_common::{
     icmp::service,
     parse::UDP,
     port::PortSearch,
+    session::{SessionKey, View},
 };
 
 #[test]
@@ -63,6 +64,37 @@ fn only_what_has_neither_address_nor_network_is_the_host() {
 fn an_identification_has_sixteen_bits_of_chance() {
     assert_eq!(Addr4::id_from(0x1234_5678), 0x5678);
     assert_eq!(Addr4::id_from(0xffff_0000), 0);
+}
+
+/// Of two entries of a session every CPU adds the same one first, whatever the two differ in: else two
+/// packets that open it at once would wait for each other.
+#[test]
+fn of_two_different_keys_exactly_one_comes_first() {
+    let (low, high) = (Addr4([10, 0, 0, 1]), Addr4([192, 0, 2, 1]));
+    let mut keys = Vec::new();
+    for number in 0..64_u8 {
+        let pick = |bit: u8| number >> bit & 1 == 1;
+        let address = |bit| if pick(bit) { high } else { low };
+        let port = |bit| Port::new(if pick(bit) { 50_000 } else { 53 });
+        keys.push(SessionKey {
+            view: if pick(5) { View::Inside } else { View::Outside } as u8,
+            network: pick(4).into(),
+            source: address(3),
+            source_port: port(2),
+            destination: address(1),
+            destination_port: port(0),
+            protocol: UDP,
+        });
+    }
+    // By view, network, source, its port, destination and its port: in this order.
+    keys.sort_by_key(|key| (key.view, key.network));
+    for (place, key) in keys.iter().enumerate() {
+        assert!(!key.precedes(key), "{key:?} comes before itself");
+        for later in &keys[place + 1..] {
+            assert!(key.precedes(later), "{key:?} is not before {later:?}");
+            assert!(!later.precedes(key), "{later:?} is before {key:?}");
+        }
+    }
 }
 
 /// The type of an answer stands for that of its query: RFC 792 and RFC 950 number the answer next.
