@@ -9,7 +9,7 @@ use nat_common::{
     icmp::service,
     parse::UDP,
     port::PortSearch,
-    session::{SessionKey, View},
+    session::{DEAD, OPENING, SessionKey, View},
 };
 
 #[test]
@@ -64,6 +64,12 @@ fn only_what_has_neither_address_nor_network_is_the_host() {
 fn an_identification_has_sixteen_bits_of_chance() {
     assert_eq!(Addr4::id_from(0x1234_5678), 0x5678);
     assert_eq!(Addr4::id_from(0xffff_0000), 0);
+}
+
+/// What is waited for is not what has ended.
+#[test]
+fn an_entry_that_is_being_opened_differs_from_one_that_is_being_removed() {
+    assert_ne!(OPENING, DEAD);
 }
 
 /// Of two entries of a session every CPU adds the same one first, whatever the two differ in: else two

@@ -176,6 +176,28 @@ fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
     }
 }
 
+/// What acknowledges nothing takes nothing back of what was acknowledged: a reset in sequence is known
+/// as one all the same.
+#[test]
+fn t5_a_segment_without_an_acknowledgement_forgets_none() {
+    for from_remote in [true, false] {
+        let mut world = World::new();
+        connect_at(&world, 1_000, 5_000);
+        world.wait(1000);
+        match from_remote {
+            true => {
+                out_at(&world, 0, b"", (1_000, 0));
+                back_at(&world, RST, b"", (5_000, 0));
+            }
+            false => {
+                back_at(&world, 0, b"", (5_000, 0));
+                out_at(&world, RST, b"", (1_000, 0));
+            }
+        }
+        assert_ends_after(&mut world, 240);
+    }
+}
+
 /// A reset in sequence with what the other side has acknowledged last, across the end of the numbers.
 #[test]
 fn t5_a_reset_in_sequence_shortens_the_session() {
