@@ -50,16 +50,27 @@ fn world() -> World {
 
 /// What guests of the first network hide behind at the other uplink.
 fn hide(world: &mut World, mapping: u8) {
+    let place = (OTHER_NUMBER, 1, C1);
+    leave_from(world, place, 24, (OTHER_PUBLIC, mapping));
+}
+
+/// Gives a prefix, of an uplink by its number and a network, the address that it leaves by.
+fn leave_from(
+    world: &mut World,
+    (uplink, network, prefix): (u16, u16, Ip),
+    prefix_len: u32,
+    (address, mapping): (Ip, u8),
+) {
     let key = SnatKey4 {
         generation: 1,
-        uplink: OTHER_NUMBER,
-        network: 1,
+        uplink,
+        network,
         reserved: [0; 2],
-        source: Addr4(C1),
+        source: Addr4(prefix),
     };
     let snat = Snat4 {
-        first: Addr4(OTHER_PUBLIC),
-        last: Addr4(OTHER_PUBLIC),
+        first: Addr4(address),
+        last: Addr4(address),
         rule: 7,
         first_port: 1024,
         last_port: u16::MAX,
@@ -69,7 +80,7 @@ fn hide(world: &mut World, mapping: u8) {
         by_destination: 0,
     };
     let snats = &mut world.tables.snats;
-    snats.insert(SNAT_FIXED_BITS + 24, &key, snat);
+    snats.insert(SNAT_FIXED_BITS + prefix_len, &key, snat);
 }
 
 /// The source with which a guest's packet leaves by an uplink.
@@ -82,26 +93,8 @@ fn leaves(world: &World, uplink: u32, packet: &[u8]) -> At {
 /// Lets the host reach S2 from another address of the first uplink's.
 fn reach_s2_from(world: &mut World, source: Ip) {
     world.external(source, true);
-    let key = SnatKey4 {
-        generation: 1,
-        uplink: 1,
-        network: BY_DESTINATION,
-        reserved: [0; 2],
-        source: Addr4(S2),
-    };
-    let snat = Snat4 {
-        first: Addr4(source),
-        last: Addr4(source),
-        rule: 7,
-        first_port: 1024,
-        last_port: u16::MAX,
-        mapping: mapping::ENDPOINT_INDEPENDENT,
-        filtering: 0,
-        has_excludes: 0,
-        by_destination: 0,
-    };
-    let snats = &mut world.tables.snats;
-    snats.insert(SNAT_FIXED_BITS + 32, &key, snat);
+    let place = (1, BY_DESTINATION, S2);
+    leave_from(world, place, 32, (source, mapping::ENDPOINT_INDEPENDENT));
 }
 
 /// A guest leaves by the address from which the host itself would reach its destination. What it has
