@@ -2,7 +2,7 @@
 //!
 //! The standard library has no read-modify-write atomics for the BPF target, but the machine has
 //! (`BPF_ATOMIC`, from Linux 5.12 on), so they are spelled out there; elsewhere this is an
-//! [`AtomicU32`](core::sync::atomic::AtomicU32). Loads and stores promise no order between different
+//! [`core::sync::atomic::AtomicU32`]. Loads and stores promise no order between different
 //! words. What changes a word releases what was written before and acquires what others have released: so
 //! the kernel has it for BPF (`BPF_FETCH`, `Documentation/bpf/standardization/instruction-set.rst`,
 //! fully ordered as `atomic_fetch_add`), and so it is elsewhere.

@@ -1,23 +1,33 @@
-//! `cargo xtask check`: format and lints, for the host and for the BPF target.
+//! `cargo xtask check`: format, dependencies, lints for the host and for the BPF target, and
+//! documentation.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use bpf_toolchain::process::show;
 use bpf_toolchain::{ObjectBuild, Toolchain, Workspace};
 
+use crate::cargo_tool::CargoTool;
 use crate::command::{cargo, workspace};
 use crate::setup::{self, Needs};
 
 /// One thing that is checked: its name, and how.
 pub(crate) type Check = (&'static str, fn(&Workspace) -> Result<()>);
 
-/// All checks, the quickest first.
-pub(crate) const CHECKS: [Check; 3] = [
+/// All checks. rustdoc comes last, because it uses what clippy has built.
+pub(crate) const CHECKS: [Check; 5] = [
     ("fmt", format),
+    ("dependencies", dependencies),
     ("clippy for the host", clippy_host),
     ("clippy for BPF", clippy_bpf),
+    ("rustdoc", documentation),
 ];
+
+const DENY: CargoTool = CargoTool {
+    subcommand: "deny",
+    version: "0.20.2",
+    unoptimised: true,
+};
 
 /// The command itself: every check is made, whatever became of those before it.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -42,6 +52,14 @@ fn format(workspace: &Workspace) -> Result<()> {
     show(cargo(workspace, "fmt").args(["--manifest-path=tests/fuzz/Cargo.toml", "--", "--check"]))
 }
 
+/// Licences, duplicates and sources of all dependencies; `deny.toml` says what is accepted. Advisories
+/// need RustSec's database from the network, so the CI workflow checks them.
+fn dependencies(workspace: &Workspace) -> Result<()> {
+    let mut deny = Command::new(DENY.install(workspace)?);
+    deny.current_dir(workspace.root());
+    show(deny.args(["--locked", "check", "licenses", "bans", "sources"]))
+}
+
 fn clippy_host(workspace: &Workspace) -> Result<()> {
     show(cargo(workspace, "clippy").args(["--all-targets", "--", "--deny", "warnings"]))
 }
@@ -58,4 +76,12 @@ fn clippy_bpf(workspace: &Workspace) -> Result<()> {
         build.clippy()?;
     }
     Ok(())
+}
+
+/// The documentation of every crate for the host, private items included: links may lead to them.
+fn documentation(workspace: &Workspace) -> Result<()> {
+    let mut doc = cargo(workspace, "doc");
+    doc.args(["--no-deps", "--document-private-items"]);
+    let flags = "--deny warnings --allow rustdoc::private_intra_doc_links";
+    show(doc.env("RUSTDOCFLAGS", flags))
 }

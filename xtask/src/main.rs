@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cargo_tool;
 mod check;
 mod command;
 #[cfg(test)]

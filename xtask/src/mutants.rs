@@ -13,15 +13,19 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use bpf_toolchain::Workspace;
-use bpf_toolchain::process::{capture, line, show};
+use bpf_toolchain::process::{capture, line};
 use clap::Args;
 use serde_json::Value;
 
-use crate::command::{cargo, workspace};
+use crate::cargo_tool::CargoTool;
+use crate::command::workspace;
 use accepted::Accepted;
 
-/// The version of cargo-mutants that is installed.
-const VERSION: &str = "27.1.0";
+const MUTANTS: CargoTool = CargoTool {
+    subcommand: "mutants",
+    version: "27.1.0",
+    unoptimised: false,
+};
 /// The package whose code is changed and whose tests are run.
 const PACKAGE: &str = "nat-common";
 /// The cargo profile of the tests: the root `Cargo.toml` has it.
@@ -86,22 +90,9 @@ struct Tool {
 impl Tool {
     /// Finds it below the target directory, or builds it there.
     fn install(workspace: &Workspace) -> Result<Self> {
-        let root = workspace.target().join("cargo-mutants");
-        let program = root.join("bin/cargo-mutants");
-        let version = capture(Command::new(&program).arg("mutants").arg("--version"));
-        if !version.is_ok_and(|version| version.contains(VERSION)) {
-            eprintln!("setup: building cargo-mutants {VERSION} (a minute or two)");
-            let mut install = cargo(workspace, "install");
-            install.args(["cargo-mutants", "--version", VERSION, "--locked", "--force"]);
-            install.arg("--root").arg(&root);
-            install.arg("--target-dir").arg(root.join("build"));
-            show(&mut install).context("build cargo-mutants")?;
-            // The intermediate files are large, and not needed again.
-            let _ = fs::remove_dir_all(root.join("build"));
-        }
         Ok(Self {
             workspace: workspace.clone(),
-            program,
+            program: MUTANTS.install(workspace)?,
         })
     }
 

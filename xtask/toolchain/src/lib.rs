@@ -7,7 +7,7 @@
 //! build script calls [`Toolchain::find`] and [`ObjectBuild::build`].
 //!
 //! This crate depends on nothing that would slow a build script down, and it never installs
-//! anything unless [`Toolchain::install`] or [`apt::install`] is called.
+//! anything unless [`Toolchain::install`] or [`apt::Apt::install`] is called.
 
 pub mod apt;
 mod compiler;
