@@ -1,4 +1,4 @@
-//! The command line: what stands there, as types. What the commands do is not known here.
+//! The command line as types. This module does not know what the commands do.
 
 use std::{
     ffi::OsString,
@@ -14,7 +14,7 @@ use crate::report::filter::SessionFilter;
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "natbpf", version, max_term_width = 100)]
 pub struct Cli {
-    /// The configuration file
+    /// Configuration file
     #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
     /// Control socket, lock and state
@@ -23,7 +23,7 @@ pub struct Cli {
     /// Pinned programs and maps
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
-    /// Time goes so many times as fast for sessions: to test in minutes what takes a day
+    /// Makes time pass faster for sessions: a day's test runs in minutes
     #[arg(
         long,
         global = true,
@@ -33,50 +33,50 @@ pub struct Cli {
     )]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_TIME_SCALE))]
     pub time_scale: u32,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// A second of sessions is a microsecond then.
+/// With this factor, a second of sessions is a microsecond.
 const MOST_TIME_SCALE: i64 = 1_000_000;
 
 const DEFAULT_CONFIG: &str = "/etc/natbpf/natbpf.toml";
 const DEFAULT_RUN_DIR: &str = "/run/natbpf";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/natbpf";
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Set up and translate, in the foreground
+    /// Run the daemon in the foreground
     Run(RunArgs),
-    /// Validate the configuration; needs no privileges
+    /// Check the configuration; needs no privileges
     Check(CheckArgs),
-    /// Have the running daemon take its configuration again
+    /// Reload the configuration
     Reload,
-    /// Show interfaces, hooks, addresses, table occupancy, uptime
+    /// Show interfaces, hooks, addresses, table occupancy and uptime
     Status(StatusArgs),
-    /// Show counters per rule and reasons for drops
+    /// Show counters per rule and dropped packets by reason
     Stats(StatsArgs),
-    /// Show who has which address by DHCP
+    /// Show DHCP leases
     Leases(LeasesArgs),
     /// List, count or end live sessions
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
-    /// Write the configuration for the rules of another NAT
+    /// Convert the rules of another NAT to a configuration
     #[command(subcommand)]
     Import(ImportCommand),
-    /// Attach a guest's interface to a network's bridge, or take it away
+    /// Attach a guest's interface to a network's bridge, or detach it
     #[command(subcommand)]
     Port(PortCommand),
-    /// Remove everything that natbpf made
+    /// Remove everything that natbpf has created
     Down,
 }
 
 /// Arguments of `natbpf run`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RunArgs {
-    /// Log what the data plane decides on packets that open sessions (slows it down)
+    /// Log each packet that opens a session or is dropped (slows these packets down)
     #[arg(long = "debug-packets")]
     pub log_packets: bool,
 }
@@ -84,7 +84,7 @@ pub struct RunArgs {
 /// Arguments of `natbpf check`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// Look at the file alone, not at this host
+    /// Check only the file, not this host
     #[arg(long = "no-host")]
     pub without_host: bool,
 }
@@ -103,7 +103,7 @@ pub struct StatsArgs {
     /// Print JSON; one line a second with --watch
     #[arg(long)]
     pub json: bool,
-    /// Show new values once a second until Ctrl-C
+    /// Update once a second until Ctrl-C
     #[arg(long)]
     pub watch: bool,
 }
@@ -116,14 +116,14 @@ pub struct LeasesArgs {
     pub json: bool,
 }
 
-/// What to do with live sessions.
+/// Commands for live sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ConntrackCommand {
-    /// Show sessions, one a line
+    /// List sessions, one per line
     List(ListArgs),
-    /// Print how many sessions there are
+    /// Print the number of sessions
     Count(SessionFilter),
-    /// End sessions; all of them if nothing narrows it down
+    /// End sessions; without options, all of them
     Flush(SessionFilter),
 }
 
@@ -133,17 +133,17 @@ pub struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Which sessions.
+    /// The sessions.
     #[command(flatten)]
     pub filter: SessionFilter,
 }
 
-/// What to do with a guest's interface.
+/// Commands for a guest's interface.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum PortCommand {
-    /// Set it up, as a port of the network's bridge
+    /// Attach an interface to the network's bridge and set it up
     Add(PortArgs),
-    /// Take it from the network's bridge; one that is gone is no error
+    /// Detach an interface from the network's bridge; a missing interface is no error
     Del(PortArgs),
 }
 
@@ -153,38 +153,37 @@ pub struct PortArgs {
     /// The guest's interface on this host: a tap, or one end of a veth pair
     #[arg(value_name = "IFACE")]
     pub interface: String,
-    /// The network; needed where there are several, unless NATBPF_NETWORK names it
+    /// The network; required if there are several and NATBPF_NETWORK names none
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
 }
 
-/// Whose rules to import.
+/// Formats of rules to import.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ImportCommand {
-    /// From what iptables-save prints; exits with 3 if a rule cannot be expressed
+    /// Convert iptables rules; exits with 3 if a rule cannot be converted
     Iptables(ImportArgs),
 }
 
 /// Arguments of `natbpf import iptables`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ImportArgs {
-    /// The file; - is standard input
+    /// Output of iptables-save, a script or a configuration file; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
-    /// An interface and the host's address on it, which no rule says; may be repeated
+    /// An interface and the host's address on it; may be repeated
     #[arg(long = "address", value_name = "IFACE=PREFIX", value_parser = interface_address)]
     pub addresses: Vec<(String, Ipv4Net)>,
-    /// Look at this host's interfaces, addresses and default route as well
+    /// Also read this host's interfaces, addresses and default route
     #[arg(long)]
     pub host: bool,
-    /// Write rules of the filter table's FORWARD chain as policies of natbpf's, too; without it they stay
-    /// in netfilter
+    /// Also convert the filter table's FORWARD chain to policies; by default it stays in netfilter
     #[arg(long)]
     pub policies: bool,
 }
 
 fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
-    let wanted = "write an interface and an address with the length of its prefix, as in \
+    let wanted = "write an interface and an address with its prefix length, as in \
                   vmbr1=172.22.161.254/24";
     let (interface, address) = text.split_once('=').ok_or(wanted)?;
     let address = address.parse().map_err(|_| wanted)?;
@@ -194,16 +193,16 @@ fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
     Ok((interface.to_owned(), address))
 }
 
-/// Names by which QEMU calls the program as its script, with the tap's name alone, and what they stand for.
+/// Names by which QEMU calls natbpf with only the tap's name, and the commands that they run.
 const SCRIPTS: [(&str, &str); 2] = [("natbpf-ifup", "add"), ("natbpf-ifdown", "del")];
 
-/// What stands for options where nobody can give any.
+/// Variables that replace options where QEMU cannot pass any.
 const OPTION_VARIABLES: [(&str, &str); 2] = [
     ("--config", "NATBPF_CONFIG"),
     ("--run-dir", "NATBPF_RUN_DIR"),
 ];
 
-/// The words of the command line. Called by the name of one of QEMU's scripts, it is a `port` command.
+/// The words of the command line; a `port` command if natbpf is called by a name of QEMU's scripts.
 pub fn words(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,

@@ -30,24 +30,24 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Install what building and testing need; changes nothing the second time
+    /// Install the tools for building and testing; changes nothing the second time
     Setup,
     /// Build natbpf, and print where it is
     Build(build::BuildArgs),
     /// Show natbpf at work in a lab of network namespaces, or run it on this host with -c FILE
     Run(run::RunArgs),
-    /// Make the lab's hosts and keep them, for playing with
+    /// Create the lab's hosts and keep them for experiments
     #[command(subcommand)]
     Lab(lab::LabCommand),
-    /// Check the format and run clippy, for the host and for the BPF target
+    /// Check format, lints for the host and the BPF target, dependencies and documentation
     Check,
     /// Measure natbpf against nftables in the lab
     Bench(bench::BenchArgs),
     /// Run the fuzz targets of tests/fuzz on random input
     Fuzz(fuzz::FuzzArgs),
-    /// Make small errors in nat-common, one at a time, and show those that no test notices
+    /// Make small errors in nat-common, one at a time, and show those that no test detects
     Mutants(mutants::MutantsArgs),
-    /// Do random things to a host with natbpf, under traffic of which every byte is checked
+    /// Run random operations on a host with natbpf under traffic, and check every byte of it
     Soak(soak::SoakArgs),
     /// Run all checks and tests, or only the named ones
     Test(test::TestArgs),
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the tools that set-up unpacks called in place of the system's, by all that this program starts.
+/// Makes all child processes call the tools that set-up has unpacked instead of the system's.
 fn find_tools_first() -> Result<()> {
     let path = setup::path()?;
     // SAFETY: no other thread runs yet that could read the environment.

@@ -41,16 +41,17 @@ const FUZZ_S: u32 = 10;
 /// What to test.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
-    /// `check`, `unit`, `fuzz`, `kernels` (or one: `kernel-6.1`), or a file of tests/tests without its ending; all of them if none is
-    /// named. `conformance` runs the tests of all cases of docs/behaviour.md, and no others
+    /// `check`, `unit`, `fuzz`, `kernels` (or one: `kernel-6.1`), or a file of tests/tests without its
+    /// ending; by default all of them. `conformance` runs only the tests of the cases of
+    /// docs/behaviour.md
     suites: Vec<String>,
-    /// Name the tests of every case in the table of cases, not only the failed ones
+    /// Name all tests of each case in the table, not only the failed ones
     #[arg(long)]
     names: bool,
-    /// On older kernels, run all tests of programs and hosts, not only those chosen for every time
+    /// On older kernels, run all tests of programs and hosts, not only the selection
     #[arg(long)]
     all: bool,
-    /// Passed on to the test programs, for instance a part of a test's name
+    /// Arguments for the test programs, for instance a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
 }

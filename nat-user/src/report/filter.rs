@@ -1,4 +1,4 @@
-//! Which sessions a command is about.
+//! The sessions to which a command applies.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
@@ -9,22 +9,22 @@ use ipnet::Ipv4Net;
 use super::protocol::Protocol;
 use super::session::{Endpoint, SessionView};
 
-/// Sessions for which all that is given holds.
+/// Sessions that match every given condition.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct SessionFilter {
-    /// Of this protocol: tcp, udp, icmp, sctp, gre, esp or a number
+    /// Only this protocol: tcp, udp, icmp, sctp, gre, esp or a number
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<Protocol>,
-    /// Of this guest: ADDRESS, ADDRESS:PORT or PREFIX
+    /// Only this guest: ADDRESS, ADDRESS:PORT or PREFIX
     #[arg(long, value_name = "ENDPOINT")]
     pub internal: Option<EndpointFilter>,
-    /// By this external endpoint
+    /// Only this external endpoint
     #[arg(long, value_name = "ENDPOINT")]
     pub external: Option<EndpointFilter>,
-    /// With this remote
+    /// Only this remote
     #[arg(long, value_name = "ENDPOINT")]
     pub remote: Option<EndpointFilter>,
-    /// Under the rule of this name
+    /// Only the rule with this name
     #[arg(long, value_name = "NAME")]
     pub rule: Option<String>,
 }
@@ -37,7 +37,7 @@ pub struct EndpointFilter {
 }
 
 impl SessionFilter {
-    /// Whether the session, under the rule of that name, is meant.
+    /// Whether the session, with the name of its rule, matches.
     #[must_use]
     pub fn matches(&self, session: &SessionView, rule_name: &str) -> bool {
         let at = |filter: Option<EndpointFilter>, endpoint| {
@@ -51,7 +51,7 @@ impl SessionFilter {
             && self.rule.as_ref().is_none_or(|rule| rule == rule_name)
     }
 
-    /// Whether it means all sessions.
+    /// Whether all sessions match.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
