@@ -4,7 +4,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{packet::Packet, parse::Header};
+use crate::{headers::parsed::Header, packet::Packet};
 
 /// What the pipeline needs to know of an address family.
 ///
@@ -56,7 +56,7 @@ pub trait Address: Pod + Eq + fmt::Debug {
         offset: usize,
         source: Self,
         destination: Self,
-        diff: crate::checksum::Diff,
+        diff: crate::wire::checksum::Diff,
     ) -> Option<()>;
 
     /// The shortest header in bytes: one without options.
@@ -73,7 +73,7 @@ pub trait Address: Pod + Eq + fmt::Debug {
         offset: usize,
         source: Self,
         destination: Self,
-        diff: crate::checksum::Diff,
+        diff: crate::wire::checksum::Diff,
     ) -> Option<()>;
 
     /// Writes the identification for reassembly into the header at `offset`.

@@ -6,9 +6,9 @@ use network_types::ip::Ipv4Hdr;
 
 use crate::{
     address::{Addr4, Address},
-    checksum::{Diff, fold},
+    headers::parsed::Header,
     packet::Packet,
-    parse::Header,
+    wire::checksum::{Diff, fold},
 };
 
 /// Length of a header without options in bytes.

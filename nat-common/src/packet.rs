@@ -4,9 +4,9 @@ use core::fmt;
 
 use crate::{
     address::Address,
-    checksum::Diff,
-    fragment::{Busy, FragmentKey},
     offload::{Offload, Sum},
+    tables::{fragments::FragmentKey, held::Busy},
+    wire::checksum::Diff,
 };
 
 /// The bytes of a packet, from the start of its link-layer header, and what its carrier knows.
@@ -205,7 +205,7 @@ impl Packet for SlicePacket<'_> {
     }
 
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
-        Some(crate::checksum::sum(self.bytes.get(offset..end)?))
+        Some(crate::wire::checksum::sum(self.bytes.get(offset..end)?))
     }
 
     fn frames(&self) -> Frames {

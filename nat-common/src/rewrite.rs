@@ -1,15 +1,15 @@
 //! Writing a translation into a packet.
 //!
-//! Everything that is written here was read by [`crate::parse`] before, so it cannot stop half
+//! Everything that is written here was read by [`crate::headers::parsed`] before, so it cannot stop half
 //! way for want of bytes.
 
 use crate::{
     address::{Address, Endpoint, Port},
-    checksum::Diff,
-    counter::DropReason,
+    drop_reason::DropReason,
+    headers::parsed::{Parsed, Transport},
     offload::{Offload, is_sound},
     packet::{ChecksumKind, Packet},
-    parse::{Parsed, Transport},
+    wire::checksum::Diff,
 };
 
 /// Offset of the checksum in a TCP header.

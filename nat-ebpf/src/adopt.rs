@@ -1,10 +1,10 @@
-//! Taking over from the programs before, on behalf of the daemon: see [`nat_common::adopt`].
+//! Taking over from the programs before, on behalf of the daemon: see [`nat_common::session::adoption`].
 
 use core::ptr;
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use nat_common::{
-    adopt::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, adopt},
+    session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, adopt},
     tables::Tables,
 };
 

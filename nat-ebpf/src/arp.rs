@@ -11,10 +11,12 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::Addr4,
-    dhcp,
     packet::Packet,
-    rule::{Interface, role},
-    tables::Tables,
+    session::lease,
+    tables::{
+        Tables,
+        interfaces::{Interface, role},
+    },
 };
 
 use crate::{ETHERNET, maps::Maps, skb::Skb};
@@ -76,6 +78,6 @@ fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface>
         && external.is_host == 0
         && external.is_silent == 0
         && uplink.mac != [0; 6]
-        && !dhcp::is_acquiring(maps, uplink.number);
+        && !lease::is_acquiring(maps, uplink.number);
     is_ours.then_some(uplink)
 }

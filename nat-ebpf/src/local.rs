@@ -1,5 +1,5 @@
 //! Programs at the sockets of the host itself: it reaches what it forwards by its own addresses and
-//! by 127.0.0.1. See [`nat_common::local`].
+//! by 127.0.0.1. See [`nat_common::pipeline::local`].
 //!
 //! They are attached to the root of all control groups, so they run for every socket of the machine:
 //! those of other network namespaces are let alone. Whatever happens, the system call goes on.
@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    local::{Asked, AskedKey, Caller, redirect},
+    pipeline::local::{Caller, redirect},
+    tables::asked::{Asked, AskedKey},
 };
 
 use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remember_asked};

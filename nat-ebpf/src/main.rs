@@ -30,10 +30,9 @@ use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
     address::Addr4,
-    counter::DropReason,
-    fragment, guard,
-    parse::Parsed,
-    pipeline::{self, Decision, Place},
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    pipeline::{self, Decision, Place, fragments, guard},
     work::Work,
 };
 use skb::{Hook, Skb};
@@ -230,7 +229,7 @@ pub(crate) fn add_counts(ctx: TcContext) -> i32 {
 /// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
 #[classifier]
 pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
-    fragment::expire_all(&Maps::new(ctx.as_ptr()))
+    fragments::expire_all(&Maps::new(ctx.as_ptr()))
 }
 
 #[cfg(target_arch = "bpf")]

@@ -18,30 +18,43 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    adopt::{Adopted4, Counted, counted},
-    counter::{DROP_REASONS, DropReason, RuleCounters},
-    fragment::{Datagram, FragmentKey4, FragmentPorts, HELD_SETS, HELD_WAYS, Held},
-    guard::{Binding, BindingRecord, Bindings, Name},
-    guest::{Guest, GuestKey4, GuestRecord},
-    local::{Asked4, AskedKey4, OwnAddresses4},
-    mapping::{
-        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    atomics::Shared,
+    drop_reason::{DROP_REASONS, DropReason},
+    session::adoption::{Adopted4, Counted, counted},
+    tables::{
+        Tables,
+        addresses::{AddressKey4, ExternalAddress},
+        asked::{Asked4, AskedKey4, OwnAddresses4},
+        bindings::{Binding, BindingRecord, Bindings, Name},
+        counters::{RuleCounters, Traffic},
+        datagrams::Datagram,
+        excludes::ExcludeKey4,
+        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, OTHER_PROTOCOLS},
+        fragments::{FragmentKey4, FragmentPorts},
+        guests::{Guest, GuestKey4, GuestRecord},
+        held::{HELD_SETS, HELD_WAYS, Held},
+        host::HostSocket,
+        insert::InsertError,
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4},
+        interfaces::{Interface, NEAR_INTERFACES, NearInterface},
+        mappings::{MappingKey4, MappingRecord4},
+        next_hops::{self, NextHop, NextHopKey, NextHopRecord, Tag},
+        origin::Origin,
+        permits::PermitKey4,
+        policies::{Chain, ChainKey, MAX_POLICIES, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4},
+        references::References,
+        refusals::CLOCKS,
+        rules::rule_flags,
+        sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4},
+        settings::Settings,
+        snats::{SNAT_FIXED_BITS, Snat4, SnatKey4},
+        uplinks::{EXITS, UPLINKS, Uplink},
     },
-    next_hop::{self, NextHop, NextHopKey, NextHopRecord, Tag},
-    open::Origin,
-    parse::{ICMP, TCP, UDP},
-    policy::{Chain, ChainKey, MAX_POLICIES, Policy4},
-    refusal::CLOCKS,
-    rule::{
-        AddressKey4, EXITS, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS,
-        FORWARD_SOURCE_FIXED_BITS, Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4,
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
-        OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4, UPLINKS, Uplink, rule_flags,
-    },
-    session::{PASSED_NS, Session, SessionKey4, SessionRecord4},
-    shared::Shared,
-    tables::{HostSocket, InsertError, Tables, Traffic},
-    work::{Work, settle},
+    verifier::settle,
+    wire::protocol::{ICMP, TCP, UDP},
+    work::Work,
 };
 
 use crate::{route, skb::Saved, socket};
@@ -114,9 +127,9 @@ static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 
 #[map]
 static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
 #[map]
-static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hop::SLOTS, 0);
+static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hops::SLOTS, 0);
 #[map]
-static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hop::SLOTS, 0);
+static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hops::SLOTS, 0);
 /// Until when sessions may take the fast path, in seconds of the monotonic clock: the daemon, which
 /// keeps the next hops right, says so again and again.
 #[map]
@@ -714,18 +727,18 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
-        if tag == next_hop::NONE {
+        if tag == next_hops::NONE {
             return None;
         }
         // SAFETY: `NextHop` is `NextHopRecord` with atomics.
-        let hop: &NextHop = unsafe { shared(NEXT_HOPS.get_ptr_mut(next_hop::slot(tag)))? };
+        let hop: &NextHop = unsafe { shared(NEXT_HOPS.get_ptr_mut(next_hops::slot(tag)))? };
         (hop.tag.load() == tag).then_some(hop)
     }
 
     #[inline(always)]
     fn next_hop_tag(&self, key: &NextHopKey) -> Tag {
         // SAFETY: a word is read whole.
-        unsafe { NEXT_HOP_TAGS.get(key) }.map_or(next_hop::NONE, |tag| *tag)
+        unsafe { NEXT_HOP_TAGS.get(key) }.map_or(next_hops::NONE, |tag| *tag)
     }
 
     #[inline(always)]

@@ -9,7 +9,8 @@ use aya_ebpf::{
 use nat_common::{
     address::Addr4,
     packet::Packet,
-    refusal::{self, MAX_LEN, QUOTE_LEN, Recipient},
+    pipeline::refusal,
+    wire::unreachable::{self, MAX_LEN, QUOTE_LEN, Recipient},
     work::Work,
 };
 
@@ -29,7 +30,7 @@ pub(crate) fn answer(skb: &Skb, maps: &Maps, work: &mut Work<Addr4>, l3: usize) 
     let Some(quote) = skb.read::<QUOTE_LEN>(l3) else {
         return TC_ACT_SHOT;
     };
-    let len = refusal::write(&mut work.refusal, work.parsed.header.protocol, &to, &quote);
+    let len = unreachable::write(&mut work.refusal, work.parsed.header.protocol, &to, &quote);
     send(skb, &work.refusal, len as u32, l3, &to).unwrap_or(TC_ACT_SHOT)
 }
 

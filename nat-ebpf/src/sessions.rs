@@ -5,9 +5,8 @@
 
 use aya_ebpf::programs::TcContext;
 use nat_common::{
-    session::SessionKey4,
-    sweep::{self, END_BATCH, END_KEYS_OFFSET, EndMode, Fate},
-    tables::Tables,
+    session::ending::{self, END_BATCH, END_KEYS_OFFSET, EndMode, Fate},
+    tables::{Tables, sessions::SessionKey4},
 };
 
 use crate::maps::Maps;
@@ -24,7 +23,7 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
     let Some(settings) = maps.settings() else {
         return 0;
     };
-    let now_s = sweep::judged_s(maps.now_s());
+    let now_s = ending::judged_s(maps.now_s());
     let mut ended = 0;
     maps.repeat(if count < END_BATCH { count } else { END_BATCH }, |index| {
         let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey4>();
@@ -36,8 +35,8 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
             return true;
         };
         let fate = if mode != EndMode::Now as u32 {
-            sweep::expire(maps, settings, now_s, &key, session)
-        } else if sweep::end(maps, &key, session) {
+            ending::expire(maps, settings, now_s, &key, session)
+        } else if ending::end(maps, &key, session) {
             Fate::Ended
         } else {
             Fate::Kept(now_s)

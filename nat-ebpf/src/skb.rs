@@ -17,15 +17,21 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Address},
-    checksum::{Diff, fold},
-    fragment::{Busy, FragmentKey, HELD_BYTES},
-    next_hop,
     offload::{Offload, Sum},
     packet::{ChecksumKind, Frames, Packet},
-    parse::ICMP,
-    rule::interface_flags,
-    tables::Tables,
-    work::{Sent, settle},
+    tables::{
+        Tables,
+        fragments::FragmentKey,
+        held::{Busy, HELD_BYTES},
+        interfaces::interface_flags,
+        next_hops,
+    },
+    verifier::settle,
+    wire::{
+        checksum::{Diff, fold},
+        protocol::ICMP,
+    },
+    work::Sent,
 };
 
 use crate::{
@@ -166,7 +172,7 @@ impl Skb {
     pub(crate) fn send(&self, sent: Sent) -> i32 {
         // SAFETY: the context is valid.
         unsafe {
-            if sent.flags & u32::from(next_hop::flags::HAS_EGRESS) != 0 {
+            if sent.flags & u32::from(next_hops::flags::HAS_EGRESS) != 0 {
                 (*self.skb).tc_index = u32::from(FORWARDED);
             }
             bpf_redirect(sent.port, 0) as i32

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Endpoint},
-    parse::{TCP, UDP},
-    tables::HostSocket,
+    tables::host::HostSocket,
+    wire::protocol::{TCP, UDP},
 };
 
 /// State of a TCP socket that waits for connections (`TCP_LISTEN` in `net/tcp_states.h`).

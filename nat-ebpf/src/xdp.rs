@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use nat_common::{
     address::{Addr4, Address},
-    checksum::{Diff, fold},
-    fragment::{Busy, FragmentKey},
     offload::Offload,
     packet::{ChecksumKind, Frames, Packet},
     pipeline::{self, Decision, Place},
-    work::unknown,
+    tables::{fragments::FragmentKey, held::Busy},
+    verifier::unknown,
+    wire::checksum::{Diff, fold},
 };
 use network_types::eth::EtherType;
 

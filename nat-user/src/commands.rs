@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nat_common::session::{SessionKey4, flags};
+use nat_common::tables::sessions::{SessionKey4, flags};
 
 use crate::{
     cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand, PortArgs, PortCommand},

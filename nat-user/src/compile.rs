@@ -21,13 +21,16 @@ use std::{
 use ipnet::Ipv4Net;
 use nat_common::{
     address::{Addr4, Port},
-    parse::{ICMP, TCP, UDP},
-    policy::{Chain, Policy4, Side},
-    rule::{
-        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
-        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
-        InsideKey4, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Snat4, SnatKey4, forward_flags, inside_flags,
+    tables::{
+        addresses::ExternalAddress,
+        excludes::ExcludeKey4,
+        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, OTHER_PROTOCOLS, forward_flags},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
+        policies::{Chain, Policy4, Side},
+        snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
     },
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::config::model::{
@@ -702,7 +705,7 @@ impl<'a> Compiler<'a> {
             let host = Ipv4Net::from(address);
             if rules.iter().any(|(prefix, _)| prefix.contains(&host)) {
                 let entry = Snat4 {
-                    mapping: rule::mapping::NONE,
+                    mapping: snats::mapping::NONE,
                     ..rules[0].1
                 };
                 self.push_snat(uplink, 0, host, entry);
@@ -738,7 +741,7 @@ impl<'a> Compiler<'a> {
                 last: wire(*address),
                 ..route::as_it_is()
             };
-            self.push_snat(uplink, rule::BY_DESTINATION, *prefix, entry);
+            self.push_snat(uplink, snats::BY_DESTINATION, *prefix, entry);
         }
     }
 
@@ -762,16 +765,16 @@ impl<'a> Compiler<'a> {
             first_port: rule.ports.first,
             last_port: rule.ports.last,
             mapping: match rule.mapping {
-                MappingBehaviour::EndpointIndependent => rule::mapping::ENDPOINT_INDEPENDENT,
+                MappingBehaviour::EndpointIndependent => snats::mapping::ENDPOINT_INDEPENDENT,
                 MappingBehaviour::AddressAndPortDependent => {
-                    rule::mapping::ADDRESS_AND_PORT_DEPENDENT
+                    snats::mapping::ADDRESS_AND_PORT_DEPENDENT
                 }
             },
             filtering: match rule.filtering {
-                FilteringBehaviour::EndpointIndependent => rule::filtering::ENDPOINT_INDEPENDENT,
-                FilteringBehaviour::AddressDependent => rule::filtering::ADDRESS_DEPENDENT,
+                FilteringBehaviour::EndpointIndependent => snats::filtering::ENDPOINT_INDEPENDENT,
+                FilteringBehaviour::AddressDependent => snats::filtering::ADDRESS_DEPENDENT,
                 FilteringBehaviour::AddressAndPortDependent => {
-                    rule::filtering::ADDRESS_AND_PORT_DEPENDENT
+                    snats::filtering::ADDRESS_AND_PORT_DEPENDENT
                 }
             },
             has_excludes: (!rule.exclude.is_empty()).into(),
@@ -788,8 +791,8 @@ fn one_to_one(rule: &NatRule, number: u32) -> Snat4 {
         rule: number,
         first_port: 1,
         last_port: u16::MAX,
-        mapping: rule::mapping::ONE_TO_ONE,
-        filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+        mapping: snats::mapping::ONE_TO_ONE,
+        filtering: snats::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
         by_destination: 0,
     }

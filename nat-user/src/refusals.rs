@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use log::Level;
-use nat_common::counter::DropReason;
+use nat_common::drop_reason::DropReason;
 use serde::{Deserialize, Serialize};
 
 /// The file in the run directory.

@@ -54,7 +54,7 @@ fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
 #[test]
 fn every_reason_for_a_drop_is_explained() {
     let page = fs::read_to_string(root().join("docs/behaviour.md")).unwrap();
-    for reason in nat_common::counter::DropReason::ALL {
+    for reason in nat_common::drop_reason::DropReason::ALL {
         let row = format!("\n| `{}` | ", reason.name());
         assert!(page.contains(&row), "{} is not", reason.name());
     }

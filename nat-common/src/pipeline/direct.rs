@@ -4,19 +4,20 @@
 //! routes an inside prefix to this host has no right to it: a `[[route]]`, a policy or an excluded
 //! destination of the rule gives it.
 
-use super::{generation, network_of};
 use crate::{
     address::Address,
-    icmp::quoted_addresses,
+    headers::{
+        parsed::{Parsed, Transport},
+        quoted::quoted_addresses,
+    },
     packet::Packet,
-    parse::{Parsed, Transport},
-    rule::{mapping, role},
-    tables::Tables,
+    pipeline::lookup::{generation, network_of},
+    tables::{Tables, interfaces::role, snats::mapping},
 };
 
 /// Whether a packet that came in by an uplink goes to an address that a rule hides from that uplink.
 #[inline(never)]
-pub(super) fn is_to_hidden<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn is_to_hidden<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -6,17 +6,15 @@
 
 use crate::{
     address::Address,
-    counter::DropReason,
-    parse::Parsed,
-    rule::{UPLINKS, mapping},
-    tables::{Tables, way},
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    pipeline::lookup::generation,
+    tables::{Tables, routes::way, snats::mapping, uplinks::UPLINKS},
 };
-
-use super::generation;
 
 /// Why a guest's packet must not go to where the kernel is about to send it, if so.
 #[inline(never)]
-pub(super) fn check<A: Address, T: Tables<A>>(
+pub(crate) fn check<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interface: u32,

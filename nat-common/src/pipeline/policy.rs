@@ -9,30 +9,43 @@
 //! A flow that is translated has its session anyway: once it is open, nobody asks again. One that is not
 //! gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
 
-use super::{Outcome, Verdict, find, follow, generation, resolve_fragment};
 use crate::{
     address::{Address, Endpoint, Port},
-    counter::DropReason,
-    icmp::parse_quoted,
-    open::{Plain, open_plain},
+    drop_reason::DropReason,
+    headers::{
+        parsed::{Parsed, Transport},
+        quoted::parse_quoted,
+    },
     packet::Packet,
-    parse::{Parsed, Transport},
-    policy::{Side, action, judge, side, side_of},
-    rule::{Interface, interface_flags, mapping},
-    session::{Session, View, flags},
-    tables::{Tables, way},
-    work::{Work, settle},
+    pipeline::{
+        chains::judge,
+        follow::follow,
+        fragment_ports::resolve_fragment,
+        lookup::{find, generation},
+        verdict::{Outcome, Verdict},
+    },
+    session::open_plain::{Plain, open_plain},
+    tables::{
+        Tables,
+        interfaces::{Interface, interface_flags},
+        policies::{Side, action, side, side_of},
+        routes::way,
+        sessions::{Session, View, flags},
+        snats::mapping,
+    },
+    verifier::settle,
+    work::Work,
 };
 
 /// Whether policies are to be asked at this interface.
 #[inline(always)]
-pub(super) fn is_policed(interface: Option<&Interface>) -> bool {
+pub(crate) fn is_policed(interface: Option<&Interface>) -> bool {
     interface.is_some_and(|interface| interface.flags & interface_flags::POLICED != 0)
 }
 
 /// Decides on a guest's packet that nothing translates at this hook.
 #[inline(never)]
-pub(super) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -97,7 +110,7 @@ fn answers_from(side: Side) -> (View, u16) {
 /// Decides on a packet from outside to an address that is not an external one: [`Verdict::Beyond`]
 /// where none is about it.
 #[inline(never)]
-pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -134,7 +147,7 @@ pub(super) fn inbound<A: Address, P: Packet, T: Tables<A>>(
 /// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host itself
 /// may open what it likes; it is noted, so that answers are known.
 #[inline(never)]
-pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -168,7 +181,7 @@ pub(super) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
 }
 
 /// A guest that a packet reaches by a translation.
-pub(super) struct Target<A> {
+pub(crate) struct Target<A> {
     /// The guest's own endpoint.
     pub(super) endpoint: Endpoint<A>,
     /// Number of its network, 0 if it is in none.
@@ -179,7 +192,7 @@ pub(super) struct Target<A> {
 
 /// Asks whether a guest may be reached from a side.
 #[inline(always)]
-pub(super) fn check<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn check<A: Address, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,

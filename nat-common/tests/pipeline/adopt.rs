@@ -3,14 +3,18 @@
 use bytemuck::Zeroable as _;
 use nat_common::{
     address::{Addr4, Port},
-    adopt::{Adopted4, adopt},
-    mapping::{PortKey, PortRecord4},
-    parse::{ICMP, TCP, UDP},
-    policy::{DEFAULTS, Policy4, action, side},
-    rule::{filtering, mapping},
-    session::{DEAD, Session, SessionKey4, SessionRecord4, flags},
-    tables::Tables as _,
-    tcp,
+    session::{
+        adoption::{Adopted4, adopt},
+        tracking,
+    },
+    tables::{
+        Tables as _,
+        policies::{DEFAULTS, Policy4, action, side},
+        ports::{PortKey, PortRecord4},
+        sessions::{DEAD, Session, SessionKey4, SessionRecord4, flags},
+        snats::{filtering, mapping},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
     work::Work,
 };
 
@@ -308,11 +312,11 @@ fn a_session_that_is_there_is_brought_up_to_date_and_added_once() {
         (later.record.state, later.peer.state) = (state, state);
         assert!(take(&new, &later));
     };
-    later([1010, 1020], tcp::REPLIED);
-    assert_eq!((clocks(), states()), ([1010, 1020], [tcp::REPLIED; 2]));
+    later([1010, 1020], tracking::REPLIED);
+    assert_eq!((clocks(), states()), ([1010, 1020], [tracking::REPLIED; 2]));
     // What packets have written since stays.
-    later([1009, 1019], tcp::INITIATOR_SENT);
-    let state = tcp::REPLIED | tcp::INITIATOR_SENT;
+    later([1009, 1019], tracking::INITIATOR_SENT);
+    let state = tracking::REPLIED | tracking::INITIATOR_SENT;
     assert_eq!((clocks(), states()), ([1010, 1020], [state; 2]));
     // A session that is ending here goes on ending.
     session.seen_s.store(DEAD);
@@ -395,7 +399,7 @@ fn a_session_whose_port_has_another_owner_by_now_is_left_out() {
         |owner| owner.address = Addr4(S2),
         |owner| owner.port = Port::new(5001),
         |owner| owner.network = 2,
-        |owner| owner.flags = nat_common::mapping::SHARED,
+        |owner| owner.flags = nat_common::tables::ports::SHARED,
     ];
     // By its own port, and by that of whom it was sent to.
     for (kind, holds) in [(0, flags::HOLDS_PORT), (6, flags::HOLDS_SERVER)] {

@@ -2,12 +2,14 @@
 
 use nat_common::{
     address::Addr4,
-    guard::{self, BindingRecord, Bindings as _, FIXED, FORGED, KEPT_S, MOST_NAMES, Name, PASSES},
+    atomics::Shared,
     packet::SlicePacket,
-    rule::{
-        INSIDE_FIXED_BITS, Inside4, InsideKey4, Interface, inside_flags, interface_flags, role,
+    pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, PASSES},
+    tables::{
+        bindings::{BindingRecord, Bindings as _, FIXED, Name},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
+        interfaces::{Interface, interface_flags, role},
     },
-    shared::Shared,
 };
 
 use super::{
@@ -253,7 +255,7 @@ fn what_is_behind_a_port_counts_together_whatever_its_address() {
     }
     assert_eq!(
         opens(C1, 5003).reason(),
-        nat_common::counter::DropReason::GuestPorts
+        nat_common::drop_reason::DropReason::GuestPorts
     );
     world.end_all();
     assert!(world.tables.guests.entries().is_empty());

@@ -2,9 +2,9 @@
 
 use nat_common::{
     address::{Addr4, Address as _},
-    counter::DropReason,
-    fragment::{HELD_BYTES, HELD_SETS, HELD_WAYS},
-    parse::UDP,
+    drop_reason::DropReason,
+    tables::held::{HELD_BYTES, HELD_SETS, HELD_WAYS},
+    wire::protocol::UDP,
 };
 
 use super::{

@@ -1,8 +1,8 @@
 //! Bridges on which netfilter sees packets before they are translated.
 
 use nat_common::{
-    parse::{ICMP, TCP, UDP},
     pipeline::Verdict,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -1,6 +1,6 @@
 //! DHCP of the host itself on its uplink: S8.
 
-use nat_common::{counter::DropReason, dhcp, parse::UDP};
+use nat_common::{drop_reason::DropReason, session::lease, wire::protocol::UDP};
 
 use super::{
     packets::{At, ends, udp},
@@ -57,7 +57,7 @@ fn s8_what_asks_for_no_address_does_not_make_the_host_wait_for_one() {
         (At(unset, 68), At(S1A, 69)),
     ] {
         let _ = world.run(Hook::Outbound, &udp(from, to).bytes(), UPLINK, 0);
-        assert!(!dhcp::is_acquiring(&world.tables, 1), "{from:?} to {to:?}");
+        assert!(!lease::is_acquiring(&world.tables, 1), "{from:?} to {to:?}");
     }
 }
 
@@ -82,20 +82,20 @@ fn s8_an_offer_is_not_sent_back_out() {
 fn s8_a_host_without_an_address_asks_for_one() {
     let mut world = World::new();
     world.snat_of_everything();
-    assert!(!dhcp::is_acquiring(&world.tables, 1));
+    assert!(!lease::is_acquiring(&world.tables, 1));
     for to in [[255; 4], S1A] {
         let discover = udp(At([0; 4], 68), At(to, 67)).bytes();
         assert_eq!(world.host_sends(&discover).uplink(), discover);
         let fate = world.run(Hook::Outbound, &discover, UPLINK, LAN);
         assert_ne!(fate.map(|(_, packet)| packet), Ok(discover));
     }
-    assert!(dhcp::is_acquiring(&world.tables, 1));
-    assert!(!dhcp::is_acquiring(&world.tables, 2));
+    assert!(lease::is_acquiring(&world.tables, 1));
+    assert!(!lease::is_acquiring(&world.tables, 2));
     world.check();
-    world.advance(dhcp::ACQUIRING_S - 1);
-    assert!(dhcp::is_acquiring(&world.tables, 1));
+    world.advance(lease::ACQUIRING_S - 1);
+    assert!(lease::is_acquiring(&world.tables, 1));
     world.advance(1);
-    assert!(!dhcp::is_acquiring(&world.tables, 1));
+    assert!(!lease::is_acquiring(&world.tables, 1));
     world.wait(400);
     assert_eq!(world.entries(), [0; 4]);
 }

@@ -1,9 +1,9 @@
 //! Packets from the uplink's link to inside addresses as they are: S10.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    policy::side,
+    drop_reason::DropReason,
+    tables::policies::side,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{
@@ -117,7 +117,7 @@ fn s10_excluded_destinations_answer_directly() {
 fn s10_a_policy_lets_in_what_it_accepts() {
     for protocol in [UDP, TCP, ICMP] {
         let mut world = World::new();
-        let policy = nat_common::policy::Policy4 {
+        let policy = nat_common::tables::policies::Policy4 {
             protocol,
             ..accept()
         };

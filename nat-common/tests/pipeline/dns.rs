@@ -1,10 +1,9 @@
 //! Short questions to DNS servers: many, each from a port of its own, and soon over (RFC 4787 REQ-5c).
 
 use nat_common::{
-    counter::DropReason,
-    parse::{TCP, UDP},
-    policy::side,
-    rule::filtering,
+    drop_reason::DropReason,
+    tables::{policies::side, snats::filtering},
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{
@@ -208,8 +207,11 @@ fn other_flows_have_the_time_of_their_own() {
 fn a_shorter_time_of_all_datagrams_is_that_of_questions_too() {
     let mut settings = *World::new().tables.settings.as_ref().unwrap();
     settings.udp_s = 4;
-    let state = nat_common::tcp::QUESTION | nat_common::tcp::REPLIED;
-    assert_eq!(nat_common::sweep::timeout_s(&settings, UDP, state), 4);
+    let state = nat_common::session::tracking::QUESTION | nat_common::session::tracking::REPLIED;
+    assert_eq!(
+        nat_common::session::ending::timeout_s(&settings, UDP, state),
+        4
+    );
 }
 
 /// A guest asks another's server, by a forward and by a policy without translation.

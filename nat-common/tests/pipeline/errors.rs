@@ -1,9 +1,9 @@
 //! ICMP errors that are no guest's, or say what they should not: the host's own, of routers, forged.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{TCP, UDP},
+    drop_reason::DropReason,
     pipeline::Verdict,
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{

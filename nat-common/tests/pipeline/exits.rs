@@ -2,10 +2,13 @@
 
 use nat_common::{
     address::Addr4,
-    counter::DropReason,
-    parse::UDP,
+    drop_reason::DropReason,
     pipeline::{Outcome, Verdict},
-    rule::{self, SNAT_FIXED_BITS, Snat4, SnatKey4, UPLINKS, Uplink},
+    tables::{
+        snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
+        uplinks::{UPLINKS, Uplink},
+    },
+    wire::protocol::UDP,
 };
 
 use super::{
@@ -135,7 +138,7 @@ fn l12_routed_guests_have_nothing_to_hide() {
         rule: 7,
         first_port: 1024,
         last_port: u16::MAX,
-        mapping: rule::mapping::NONE,
+        mapping: snats::mapping::NONE,
         filtering: 0,
         has_excludes: 0,
         by_destination: 0,

@@ -1,14 +1,16 @@
 //! The fast path: what it does to a packet, and what it leaves to the kernel as it came.
 
 use nat_common::{
-    next_hop::{self, NextHop, NextHopKey},
+    atomics::Shared,
     offload::Offload,
     packet::{Frames, SlicePacket},
-    parse::{TCP, UDP},
     pipeline::{self, Decision, Place, Verdict},
-    rule::{Interface, role},
-    session::{REFRESH_S, SessionKey4, Touch, View},
-    shared::Shared,
+    tables::{
+        interfaces::{Interface, role},
+        next_hops::{self, NextHop, NextHopKey},
+        sessions::{REFRESH_S, SessionKey4, Touch, View},
+    },
+    wire::protocol::{TCP, UDP},
     work::Work,
 };
 use proptest::prelude::*;
@@ -25,8 +27,8 @@ pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 /// Tags of the router and of the guest.
-const ROUTER: u32 = next_hop::tag(1, 1);
-const GUEST: u32 = next_hop::tag(2, 1);
+const ROUTER: u32 = next_hops::tag(1, 1);
+const GUEST: u32 = next_hops::tag(2, 1);
 pub(super) const MTU: u32 = 1500;
 
 pub(super) const CLIENT: At = At(C1, 5000);
@@ -61,11 +63,11 @@ pub(super) fn world() -> World {
             mtu: MTU,
             destination,
             source,
-            flags: next_hop::flags::TAKES_FRAMES,
+            flags: next_hops::flags::TAKES_FRAMES,
             epoch: 1,
             used_s: Shared::new(0),
         };
-        tables.next_hops.insert(next_hop::slot(tag), hop);
+        tables.next_hops.insert(next_hops::slot(tag), hop);
         let key = NextHopKey::new(device, destination);
         tables.next_hop_tags.insert(key, tag);
     }
@@ -490,7 +492,7 @@ fn a_packet_in_each_round_goes_through_the_kernel_and_those_behind_it_until_it_h
             Way::Port => ROUTER,
             _ => GUEST,
         };
-        assert_eq!(hops[&next_hop::slot(hop)].used_s.load(), now_s, "{what}");
+        assert_eq!(hops[&next_hops::slot(hop)].used_s.load(), now_s, "{what}");
     }
 }
 
@@ -557,7 +559,7 @@ fn of_two_packets_at_once_one_is_the_refresh() {
     let seen_s = session.seen_s.load();
     let now_s = seen_s + REFRESH_S;
     assert_eq!(session.touch(now_s), Touch::Refresh);
-    assert_eq!(session.next_hop.load(), next_hop::NONE);
+    assert_eq!(session.next_hop.load(), next_hops::NONE);
     session.next_hop.store(GUEST);
     assert_eq!(session.touch(now_s), Touch::Again);
     assert_eq!(session.next_hop.load(), GUEST);
@@ -568,10 +570,10 @@ fn a_next_hop_that_is_gone_is_not_used() {
     let mut world = world();
     establish(&world, UDP);
     let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
-    world.tables.next_hops[&1].tag.store(next_hop::NONE);
+    world.tables.next_hops[&1].tag.store(next_hops::NONE);
     assert_untouched(&world, PORT, &frame, "its tag is gone");
     // The slot has another one now.
-    let other = next_hop::tag(1, 2);
+    let other = next_hops::tag(1, 2);
     world.tables.next_hops[&1].tag.store(other);
     assert_untouched(&world, PORT, &frame, "its slot has another");
     let key = NextHopKey::new(UPLINK, ROUTER_MAC);
@@ -603,7 +605,7 @@ fn a_guest_that_uses_anothers_address_does_not_get_it() {
     establish(&world, UDP);
     world.anti_spoof(C1, GUEST_MAC);
     world.tables.interfaces.get_mut(&PORT).unwrap().flags =
-        nat_common::rule::interface_flags::ANTI_SPOOF;
+        nat_common::tables::interfaces::interface_flags::ANTI_SPOOF;
     let mut frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
     assert_untouched(&world, PORT, &frame, "another's MAC address");
     frame[6..12].copy_from_slice(&GUEST_MAC);

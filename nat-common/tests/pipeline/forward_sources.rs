@@ -1,9 +1,9 @@
 //! What a forward's target sends from a forwarded port: M6.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    rule::mapping,
+    drop_reason::DropReason,
+    tables::snats::mapping,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

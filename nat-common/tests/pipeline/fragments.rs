@@ -1,9 +1,8 @@
 //! Fragments in any order.
 
 use nat_common::{
-    counter::DropReason,
-    fragment::{DUPLICATE_WAYS, HELD_WAYS},
-    parse::UDP,
+    drop_reason::DropReason, pipeline::fragments::DUPLICATE_WAYS, tables::held::HELD_WAYS,
+    wire::protocol::UDP,
 };
 
 use super::{
@@ -74,9 +73,15 @@ fn f4_kept_fragments_are_forgotten_after_their_time() {
     let parts = fragments(&datagram(992), 256);
     assert!(delivered(&world, &[&parts[1], &parts[2]]).is_empty());
     world.advance(29);
-    assert_eq!(nat_common::fragment::expire_all(&world.tables), 0);
+    assert_eq!(
+        nat_common::pipeline::fragments::expire_all(&world.tables),
+        0
+    );
     world.advance(1);
-    assert_eq!(nat_common::fragment::expire_all(&world.tables), 2);
+    assert_eq!(
+        nat_common::pipeline::fragments::expire_all(&world.tables),
+        2
+    );
     let drops = world.tables.drops.take();
     assert_eq!(drops, [DropReason::FragmentExpired; 2]);
     // Only what comes from now on arrives.

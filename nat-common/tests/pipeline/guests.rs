@@ -1,9 +1,9 @@
 //! What one guest may have and from where it may send: X3, S1, S3.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{TCP, UDP},
-    rule::filtering,
+    drop_reason::DropReason,
+    tables::snats::filtering,
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{

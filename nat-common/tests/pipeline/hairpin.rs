@@ -1,9 +1,9 @@
 //! Guest to guest by an external address: U5, T10, and errors about it: I4.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    rule::mapping,
+    drop_reason::DropReason,
+    tables::snats::mapping,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

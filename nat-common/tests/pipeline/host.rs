@@ -1,9 +1,9 @@
 //! What must not come in, and the host's own traffic: S1, S2, S6.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    rule::{filtering, mapping},
+    drop_reason::DropReason,
+    tables::snats::{filtering, mapping},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

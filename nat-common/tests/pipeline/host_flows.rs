@@ -2,10 +2,10 @@
 //! S7.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    rule::filtering,
-    sweep::HOST_UNANSWERED_S,
+    drop_reason::DropReason,
+    session::ending::HOST_UNANSWERED_S,
+    tables::snats::filtering,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

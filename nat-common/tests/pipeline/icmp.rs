@@ -1,9 +1,9 @@
 //! ICMP queries and errors: I1 to I7.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    sweep::OUTSIDE_UNANSWERED_S,
+    drop_reason::DropReason,
+    session::ending::OUTSIDE_UNANSWERED_S,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

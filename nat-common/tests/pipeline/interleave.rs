@@ -17,9 +17,10 @@ use std::{
 
 use nat_common::{
     address::Addr4,
-    guest::Guest,
-    mapping::{MappingRecord4, PortOwner, References},
-    session::Session,
+    tables::{
+        guests::Guest, mappings::MappingRecord4, ports::PortOwner, references::References,
+        sessions::Session,
+    },
 };
 
 use super::{memory::MemoryTables, world::World};

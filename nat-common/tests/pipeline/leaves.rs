@@ -3,13 +3,13 @@
 
 use nat_common::{
     address::{Addr4, Address as _, Port},
-    checksum::fold,
-    fragment::Held,
-    guest::GuestKey,
-    icmp::service,
-    parse::UDP,
-    port::PortSearch,
-    session::{DEAD, OPENING, SessionKey, View},
+    tables::{
+        guests::GuestKey,
+        held::Held,
+        sessions::{DEAD, OPENING, SessionKey, View},
+    },
+    wire::{checksum::fold, icmp::service, protocol::UDP},
+    work::port_search::PortSearch,
 };
 
 #[test]

@@ -1,9 +1,9 @@
 //! Full tables, used-up ports and what is left when everything has ended: X1, X2.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    rule::{filtering, mapping},
+    drop_reason::DropReason,
+    tables::snats::{filtering, mapping},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -2,8 +2,9 @@
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    local::{Caller, MAX_OWN, OwnAddresses, redirect},
-    parse::{ICMP, TCP, UDP},
+    pipeline::local::{Caller, redirect},
+    tables::asked::{MAX_OWN, OwnAddresses},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -1,6 +1,6 @@
 //! Packets that are cut off or lie about their lengths: S5.
 
-use nat_common::parse::{ICMP, TCP, UDP};
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 use super::{
     packets::{ACK, At, GRE, SYN, error, fragments, ping, raw, request, tcp, udp},

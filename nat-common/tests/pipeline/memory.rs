@@ -12,24 +12,38 @@ use std::{
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::{DropReason, RuleCounters},
-    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
-    guard::{Binding, BindingRecord, Bindings, Name},
-    guest::{Guest, GuestKey4},
-    mapping::{
-        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    atomics::Shared,
+    drop_reason::DropReason,
+    tables::{
+        Tables,
+        addresses::ExternalAddress,
+        bindings::{Binding, BindingRecord, Bindings, Name},
+        counters::{RuleCounters, Traffic},
+        datagrams::Datagram,
+        excludes::ExcludeKey4,
+        forward_sources::{ForwardSource4, ForwardSourceKey4},
+        forwards::{Forward4, ForwardKey4, OTHER_PROTOCOLS},
+        fragments::{FragmentKey4, FragmentPorts},
+        guests::{Guest, GuestKey4},
+        held::Held,
+        host::HostSocket,
+        insert::InsertError,
+        inside::{Inside4, InsideKey4},
+        interfaces::Interface,
+        mappings::{MappingKey4, MappingRecord4},
+        next_hops::{self, NextHop, NextHopKey, Tag},
+        origin::Origin,
+        permits::PermitKey4,
+        policies::{Chain, ChainKey, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4},
+        references::References,
+        routes::way,
+        sessions::{Session, SessionKey4, SessionRecord4},
+        settings::Settings,
+        snats::{Snat4, SnatKey4},
+        uplinks::Uplink,
     },
-    next_hop::{self, NextHop, NextHopKey, Tag},
-    open::Origin,
-    parse::{ICMP, TCP, UDP},
-    policy::{Chain, ChainKey, Policy4},
-    rule::{
-        ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4,
-        Inside4, InsideKey4, Interface, OTHER_PROTOCOLS, Settings, Snat4, SnatKey4, Uplink,
-    },
-    session::{Session, SessionKey4, SessionRecord4},
-    shared::Shared,
-    tables::{HostSocket, InsertError, Tables, Traffic, way},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{
@@ -551,13 +565,13 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
-        let hop = self.next_hops.get(&next_hop::slot(tag))?;
-        (tag != next_hop::NONE && hop.tag.load() == tag).then_some(hop)
+        let hop = self.next_hops.get(&next_hops::slot(tag))?;
+        (tag != next_hops::NONE && hop.tag.load() == tag).then_some(hop)
     }
 
     fn next_hop_tag(&self, key: &NextHopKey) -> Tag {
         let tag = self.next_hop_tags.get(key);
-        tag.copied().unwrap_or(next_hop::NONE)
+        tag.copied().unwrap_or(next_hops::NONE)
     }
 
     fn is_fast_path_on(&self, _: u32) -> bool {

@@ -4,7 +4,7 @@ use super::{
     packets::{ACK, At, ETHERNET, SYN, read, tcp},
     world::{C1, C2, PUBLIC, S1A, World},
 };
-use nat_common::parse::TCP;
+use nat_common::wire::protocol::TCP;
 
 const REMOTE: At = At(S1A, 7000);
 /// Where the options of a TCP header without IP options stand in a frame.

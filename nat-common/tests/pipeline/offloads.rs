@@ -2,12 +2,12 @@
 
 use nat_common::{
     address::Addr4,
-    counter::DropReason,
+    drop_reason::DropReason,
     offload::Offload,
     packet::{Frames, SlicePacket},
-    parse::{ICMP, TCP, UDP},
     pipeline::{self, Decision, Place},
-    rule::interface_flags,
+    tables::interfaces::interface_flags,
+    wire::protocol::{ICMP, TCP, UDP},
     work::Work,
 };
 

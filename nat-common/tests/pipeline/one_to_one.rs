@@ -1,8 +1,8 @@
 //! One external address for one guest: M1.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
+    drop_reason::DropReason,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -4,7 +4,7 @@ use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, PacketHeaders, TcpHeader, TransportHeader,
     UdpHeader,
 };
-use nat_common::parse::{ICMP, TCP, UDP};
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 /// Length of an Ethernet header in bytes.
 pub(crate) const ETHERNET: usize = 14;

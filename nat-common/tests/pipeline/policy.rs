@@ -2,9 +2,9 @@
 
 use nat_common::{
     address::Addr4,
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
-    policy::{DEFAULTS, Policy4, action, side},
+    drop_reason::DropReason,
+    tables::policies::{DEFAULTS, Policy4, action, side},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -1,6 +1,6 @@
 //! Protocols that a NAT cannot tell apart by ports: P1 to P4.
 
-use nat_common::{counter::DropReason, parse::UDP};
+use nat_common::{drop_reason::DropReason, wire::protocol::UDP};
 
 use super::{
     packets::{At, GRE, ends, fragments, raw, read, reassemble, udp},

@@ -2,14 +2,10 @@
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::DropReason,
-    mapping::PortKey,
-    parse::{TCP, UDP},
-    policy::side,
-    rule::mapping,
-    session::View,
-    sweep,
-    tables::Tables as _,
+    drop_reason::DropReason,
+    session::ending,
+    tables::{Tables as _, policies::side, ports::PortKey, sessions::View, snats::mapping},
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{
@@ -509,7 +505,7 @@ fn a_session_that_is_ended_twice_at_once_gives_all_back_once() {
         if let Some((key, _)) = key
             && let Some(session) = world.tables.session(key)
         {
-            sweep::end(&world.tables, key, session);
+            ending::end(&world.tables, key, session);
         }
         None
     };

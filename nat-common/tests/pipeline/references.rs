@@ -3,12 +3,15 @@
 
 use nat_common::{
     address::{Addr4, Port},
-    counter::DropReason,
-    guest::GuestKey,
-    parse::{ICMP, TCP, UDP},
-    rule::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, filtering, forward_flags, mapping},
-    session::{View, flags},
-    sweep,
+    drop_reason::DropReason,
+    session::ending,
+    tables::{
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, forward_flags},
+        guests::GuestKey,
+        sessions::{View, flags},
+        snats::{filtering, mapping},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{
@@ -268,14 +271,14 @@ fn u8_each_protocol_has_its_idle_time() {
         assert_eq!(world.wait(1), 1, "{idle_s}");
     }
     // Clocks hold whole seconds: the last one has not passed yet.
-    assert_eq!([0, 1, 1000].map(sweep::judged_s), [0, 0, 999]);
+    assert_eq!([0, 1, 1000].map(ending::judged_s), [0, 0, 999]);
 }
 
 /// A guest's session counts as its own, whether it or the other side has opened it, also where nothing
 /// is translated.
 #[test]
 fn x3_sessions_without_translation_are_the_guests() {
-    use nat_common::open::{Plain, open_plain};
+    use nat_common::session::open_plain::{Plain, open_plain};
     for (view, network, answer_view, answer_network) in [
         (View::Inside, 1, View::Outside, 0),
         (View::Outside, 0, View::Inside, 1),
@@ -288,7 +291,8 @@ fn x3_sessions_without_translation_are_the_guests() {
         let mut bytes = udp(from, to).bytes();
         let mut work = nat_common::work::Work::new();
         let packet = nat_common::packet::SlicePacket::new(&mut bytes, UPLINK);
-        nat_common::parse::parse(&packet, super::packets::ETHERNET, &mut work.parsed).unwrap();
+        nat_common::headers::parsed::parse(&packet, super::packets::ETHERNET, &mut work.parsed)
+            .unwrap();
         let plain = Plain {
             view,
             network,

@@ -2,11 +2,15 @@
 
 use nat_common::{
     address::{Addr4, Address as _},
-    counter::DropReason,
+    drop_reason::DropReason,
+    headers::parsed::{Parsed, parse},
     packet::SlicePacket,
-    parse::{Parsed, parse},
-    refusal::{CLOCKS, QUOTE_LEN, Recipient, recipient},
-    rule::{Interface, role},
+    pipeline::refusal::recipient,
+    tables::{
+        interfaces::{Interface, role},
+        refusals::CLOCKS,
+    },
+    wire::unreachable::{QUOTE_LEN, Recipient},
 };
 
 use super::{
@@ -104,12 +108,12 @@ fn x1_what_cannot_be_quoted_or_answered_is_dropped_in_silence() {
     let shortest = raw(47, C1, S1A).payload(&[0; QUOTE_LEN - 20]).bytes();
     assert!(told(&world, &shortest, interfaces).is_some());
     // A prefix that stands in a rule alone has no gateway to be told by.
-    let key = nat_common::rule::InsideKey4 {
+    let key = nat_common::tables::inside::InsideKey4 {
         generation: 1,
         reserved: [0; 2],
         address: Addr4(C2),
     };
-    let inside = nat_common::rule::Inside4 {
+    let inside = nat_common::tables::inside::Inside4 {
         network: 1,
         flags: 0,
         gateway: Addr4::UNSPECIFIED,

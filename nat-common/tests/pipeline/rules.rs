@@ -1,8 +1,8 @@
 //! What rules say: M1 to M4.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{ICMP, TCP, UDP},
+    drop_reason::DropReason,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{

@@ -2,10 +2,11 @@
 
 use nat_common::{
     address::Addr4,
-    counter::DropReason,
+    drop_reason::DropReason,
+    headers::parsed::{Parsed, parse},
     packet::{Frames, Packet, SlicePacket},
-    parse::{Parsed, TCP, parse},
-    tables::Traffic,
+    tables::counters::Traffic,
+    wire::protocol::TCP,
 };
 
 use super::{

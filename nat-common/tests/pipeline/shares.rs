@@ -1,9 +1,9 @@
 //! One guest, or whoever sends from outside, cannot take all.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{TCP, UDP},
-    sweep::OUTSIDE_UNANSWERED_S,
+    drop_reason::DropReason,
+    session::ending::OUTSIDE_UNANSWERED_S,
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{

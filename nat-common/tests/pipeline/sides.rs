@@ -2,11 +2,13 @@
 //! guests, groups, exclusions, and what is left when policies are taken away.
 
 use nat_common::{
-    counter::DropReason,
-    parse::{TCP, UDP},
+    drop_reason::DropReason,
     pipeline::Verdict,
-    policy::{Policy4, side, side_of},
-    rule::{Interface, interface_flags, role},
+    tables::{
+        interfaces::{Interface, interface_flags, role},
+        policies::{Policy4, side, side_of},
+    },
+    wire::protocol::{TCP, UDP},
 };
 
 use super::{

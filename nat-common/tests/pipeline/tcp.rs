@@ -1,6 +1,6 @@
 //! TCP: the state parts of T2 to T6.
 
-use nat_common::{counter::DropReason, parse::TCP};
+use nat_common::{drop_reason::DropReason, wire::protocol::TCP};
 
 use super::{
     packets::{ACK, At, FIN, RST, SYN, ends, tcp},

@@ -1,8 +1,8 @@
 //! UDP: U1 to U7, and fragments: F1.
 
 use nat_common::{
-    counter::DropReason,
-    rule::{filtering, mapping},
+    drop_reason::DropReason,
+    tables::snats::{filtering, mapping},
 };
 
 use super::{

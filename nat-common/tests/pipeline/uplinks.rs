@@ -2,12 +2,13 @@
 
 use nat_common::{
     address::Addr4,
-    parse::UDP,
     pipeline::Verdict,
-    rule::{
-        BY_DESTINATION, ExternalAddress, Interface, SNAT_FIXED_BITS, Snat4, SnatKey4,
-        interface_flags, mapping, role,
+    tables::{
+        addresses::ExternalAddress,
+        interfaces::{Interface, interface_flags, role},
+        snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat4, SnatKey4, mapping},
     },
+    wire::protocol::UDP,
 };
 
 use super::{
@@ -43,7 +44,7 @@ fn world() -> World {
         is_silent: 0,
     };
     world.tables.addresses.insert(Addr4(OTHER_PUBLIC), address);
-    world.snat(|snat| snat.filtering = nat_common::rule::filtering::ENDPOINT_INDEPENDENT);
+    world.snat(|snat| snat.filtering = nat_common::tables::snats::filtering::ENDPOINT_INDEPENDENT);
     hide(&mut world, mapping::ENDPOINT_INDEPENDENT);
     world
 }

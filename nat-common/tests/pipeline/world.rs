@@ -4,22 +4,28 @@ use std::{cell::Cell, collections::HashMap, ops::RangeInclusive};
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::{DropReason, RuleCounters},
-    guest::{GuestKey, is_from_outside},
-    mapping::{PermitKey, PortKey},
+    drop_reason::DropReason,
     packet::SlicePacket,
-    parse::{ICMP, TCP, UDP},
     pipeline::{self, Place, Verdict},
-    policy::{Chain, ChainKey, Policy4, Side, side},
-    rule::{
-        self, ExcludeKey4, ExternalAddress, FORWARD_FIXED_BITS, FORWARD_SOURCE_FIXED_BITS,
-        Forward4, ForwardKey4, ForwardSource4, ForwardSourceKey4, INSIDE_FIXED_BITS, Inside4,
-        InsideKey4, Interface, OTHER_PROTOCOLS, SNAT_FIXED_BITS, Settings, Snat4, SnatKey4,
-        forward_flags, inside_flags, interface_flags, role,
+    session::ending,
+    tables::{
+        Tables as _,
+        addresses::ExternalAddress,
+        counters::RuleCounters,
+        excludes::ExcludeKey4,
+        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, OTHER_PROTOCOLS, forward_flags},
+        guests::{GuestKey, is_from_outside},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
+        interfaces::{Interface, interface_flags, role},
+        permits::PermitKey,
+        policies::{Chain, ChainKey, Policy4, Side, side},
+        ports::PortKey,
+        sessions::{Session, SessionKey4, View, flags},
+        settings::Settings,
+        snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
     },
-    session::{Session, SessionKey4, View, flags},
-    sweep,
-    tables::Tables as _,
+    wire::protocol::{ICMP, TCP, UDP},
     work::Work,
 };
 
@@ -146,8 +152,8 @@ impl World {
             rule: SNAT_RULE,
             first_port: 1024,
             last_port: 65535,
-            mapping: rule::mapping::ENDPOINT_INDEPENDENT,
-            filtering: rule::filtering::ADDRESS_DEPENDENT,
+            mapping: snats::mapping::ENDPOINT_INDEPENDENT,
+            filtering: snats::filtering::ADDRESS_DEPENDENT,
             has_excludes: 0,
             by_destination: 0,
         };
@@ -236,7 +242,7 @@ impl World {
             source: Addr4(guest),
         };
         let none = Snat4 {
-            mapping: rule::mapping::NONE,
+            mapping: snats::mapping::NONE,
             ..self.snat
         };
         let snats = &mut self.tables.snats;
@@ -331,8 +337,8 @@ impl World {
             last: Addr4(address),
             rule: NAT_RULE,
             first_port: 1,
-            mapping: rule::mapping::ONE_TO_ONE,
-            filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+            mapping: snats::mapping::ONE_TO_ONE,
+            filtering: snats::filtering::ENDPOINT_INDEPENDENT,
             ..self.snat
         };
         let key = SnatKey4 {
@@ -525,7 +531,7 @@ impl World {
         let settings = settings();
         let now_s = self.tables.now_s;
         let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
-            sweep::expire(&self.tables, &settings, now_s, key, session) == sweep::Fate::Ended
+            ending::expire(&self.tables, &settings, now_s, key, session) == ending::Fate::Ended
         };
         sessions.iter().filter(|entry| expires(entry)).count()
     }
@@ -539,7 +545,7 @@ impl World {
     /// The daemon ends all sessions at once.
     pub(crate) fn end_all(&self) {
         for (key, session) in self.tables.sessions.entries() {
-            sweep::end(&self.tables, &key, session);
+            ending::end(&self.tables, &key, session);
         }
     }
 

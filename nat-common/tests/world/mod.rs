@@ -8,9 +8,9 @@ use etherparse::{IpNumber, PacketBuilder, PacketHeaders, TransportHeader};
 use nat_common::{
     address::Addr4,
     packet::SlicePacket,
-    parse::{ICMP, TCP, UDP},
     pipeline::{self, Place, Verdict},
-    sweep,
+    session::ending,
+    wire::protocol::{ICMP, TCP, UDP},
     work::Work,
 };
 pub(crate) use tables::MemoryTables;
@@ -182,7 +182,7 @@ impl World {
         for key in self.tables.session_keys() {
             let tables = &self.tables;
             if let Some(session) = nat_common::tables::Tables::session(tables, &key) {
-                sweep::expire(tables, tables.settings(), tables.now(), &key, session);
+                ending::expire(tables, tables.settings(), tables.now(), &key, session);
             }
         }
     }

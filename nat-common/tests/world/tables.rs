@@ -6,23 +6,36 @@ use std::{cell::RefCell, collections::HashMap, hash::Hash};
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    counter::DropReason,
-    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
-    guest::{Guest, GuestKey4},
-    mapping::{
-        MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortOwner, PortRecord4, References,
+    atomics::Shared,
+    drop_reason::DropReason,
+    tables::{
+        Tables,
+        addresses::ExternalAddress,
+        counters::Traffic,
+        datagrams::Datagram,
+        forward_sources::ForwardSource4,
+        forwards::{Forward4, forward_flags},
+        fragments::{FragmentKey4, FragmentPorts},
+        guests::{Guest, GuestKey4},
+        held::Held,
+        host::HostSocket,
+        insert::InsertError,
+        inside::Inside4,
+        interfaces::{Interface, role},
+        mappings::{MappingKey4, MappingRecord4},
+        next_hops::{self, NextHop, NextHopKey, Tag},
+        origin::Origin,
+        permits::PermitKey4,
+        policies::{Chain, ChainKey, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4},
+        references::References,
+        routes::way,
+        sessions::{Session, SessionKey4, SessionRecord4},
+        settings::Settings,
+        snats::{self, Snat4},
+        uplinks::Uplink,
     },
-    next_hop::{self, NextHop, NextHopKey, Tag},
-    open::Origin,
-    parse::{ICMP, TCP, UDP},
-    policy::{Chain, ChainKey, Policy4},
-    rule::{
-        self, ExternalAddress, Forward4, ForwardSource4, Inside4, Interface, Settings, Snat4,
-        Uplink, forward_flags, role,
-    },
-    session::{Session, SessionKey4, SessionRecord4},
-    shared::Shared,
-    tables::{HostSocket, InsertError, Tables, Traffic, way},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{LAN, PUBLIC, UPLINK, guest};
@@ -93,8 +106,8 @@ fn snat() -> Snat4 {
         rule: 1,
         first_port: 1024,
         last_port: 65535,
-        mapping: rule::mapping::ENDPOINT_INDEPENDENT,
-        filtering: rule::filtering::ADDRESS_DEPENDENT,
+        mapping: snats::mapping::ENDPOINT_INDEPENDENT,
+        filtering: snats::filtering::ADDRESS_DEPENDENT,
         has_excludes: 0,
         by_destination: 0,
     }
@@ -426,7 +439,7 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn next_hop_tag(&self, _: &NextHopKey) -> Tag {
-        next_hop::NONE
+        next_hops::NONE
     }
 
     fn is_fast_path_on(&self, _: u32) -> bool {

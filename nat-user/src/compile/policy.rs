@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use nat_common::{
-    counter::NO_RULE,
-    parse::{ICMP, TCP, UDP},
-    policy::{Chain, DEFAULTS, Policy4, Side, action, side},
+    tables::{
+        counters::NO_RULE,
+        policies::{Chain, DEFAULTS, Policy4, Side, action, side},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use super::{Compiler, Numbering, wire};

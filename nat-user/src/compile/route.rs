@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use nat_common::rule::{self, Snat4};
+use nat_common::tables::snats::{self, Snat4};
 
 use super::{Compiler, wire};
 use crate::config::model::{NetworkId, Route};
@@ -48,8 +48,8 @@ pub(super) fn as_it_is() -> Snat4 {
         rule: 0,
         first_port: 1,
         last_port: u16::MAX,
-        mapping: rule::mapping::NONE,
-        filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+        mapping: snats::mapping::NONE,
+        filtering: snats::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
         by_destination: 0,
     }
@@ -60,7 +60,10 @@ mod tests {
     use std::collections::HashSet;
     use std::path::Path;
 
-    use nat_common::rule::{INSIDE_FIXED_BITS, Inside4, SNAT_FIXED_BITS};
+    use nat_common::tables::{
+        inside::{INSIDE_FIXED_BITS, Inside4},
+        snats::SNAT_FIXED_BITS,
+    };
 
     use super::super::{Environment, Ruleset, compile};
     use super::*;
@@ -135,7 +138,7 @@ to = "192.0.2.119"
     #[test]
     fn routed_addresses_leave_untranslated_whatever_rule_covers_them() {
         let ruleset = ruleset("");
-        let none = Some(rule::mapping::NONE);
+        let none = Some(snats::mapping::NONE);
         for uplink in [1, 2] {
             for last in [112, 115, 119] {
                 let source = format!("192.0.2.{last}");
@@ -152,7 +155,7 @@ to = "192.0.2.119"
             }
         }
         for beside in ["192.0.2.111", "192.0.2.120", "172.30.2.5"] {
-            let translated = Some(rule::mapping::ENDPOINT_INDEPENDENT);
+            let translated = Some(snats::mapping::ENDPOINT_INDEPENDENT);
             assert_eq!(mapping(&ruleset, 1, 2, beside), translated, "{beside}");
         }
     }
@@ -184,11 +187,11 @@ to = "192.0.2.119"
     fn an_external_address_of_its_own_comes_first() {
         let nat = "[[nat]]\nuplink = \"wan\"\naddress = \"198.51.100.9\"\nto = \"192.0.2.114\"\n";
         let ruleset = ruleset(nat);
-        let one_to_one = Some(rule::mapping::ONE_TO_ONE);
+        let one_to_one = Some(snats::mapping::ONE_TO_ONE);
         assert_eq!(mapping(&ruleset, 1, 2, "192.0.2.114"), one_to_one);
         assert_eq!(
             mapping(&ruleset, 2, 2, "192.0.2.114"),
-            Some(rule::mapping::NONE)
+            Some(snats::mapping::NONE)
         );
         assert_eq!(inside(&ruleset, "192.0.2.114").unwrap().network, 2);
     }

@@ -1,8 +1,8 @@
 use std::path::Path;
 
-use nat_common::{
-    policy::{DEFAULTS, action, side},
-    rule::mapping,
+use nat_common::tables::{
+    policies::{DEFAULTS, action, side},
+    snats::mapping,
 };
 
 use super::*;
@@ -517,7 +517,7 @@ fn a_guest_with_an_address_of_its_own_leaves_with_it_whatever_snat_says() {
         first_port: 1,
         last_port: 65535,
         mapping: mapping::ONE_TO_ONE,
-        filtering: rule::filtering::ENDPOINT_INDEPENDENT,
+        filtering: nat_common::tables::snats::filtering::ENDPOINT_INDEPENDENT,
         has_excludes: 0,
         by_destination: 0,
     };

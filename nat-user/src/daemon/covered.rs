@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use nat_common::{
     address::{Addr4, Port},
-    parse::{TCP, UDP},
-    rule::{FORWARD_FIXED_BITS, Forward4, forward_flags},
-    session::flags,
+    tables::{
+        forwards::{FORWARD_FIXED_BITS, Forward4, forward_flags},
+        sessions::flags,
+    },
+    wire::protocol::{TCP, UDP},
 };
 
 use crate::{compile::Ruleset, dataplane::SessionEntry};
@@ -67,7 +69,7 @@ pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> boo
 
 #[cfg(test)]
 mod tests {
-    use nat_common::rule::ForwardKey4;
+    use nat_common::tables::forwards::ForwardKey4;
 
     use super::*;
     use crate::compile::Prefix;

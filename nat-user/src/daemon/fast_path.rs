@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nat_common::{
-    next_hop::{NextHopKey, NextHopRecord, flags},
-    session::REFRESH_S,
+use nat_common::tables::{
+    next_hops::{NextHopKey, NextHopRecord, flags},
+    sessions::REFRESH_S,
 };
 use tokio::{
     task::{JoinHandle, spawn_blocking},

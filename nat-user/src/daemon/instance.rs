@@ -12,9 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
     address::Addr4,
-    guard::Name,
-    rule::{Interface, interface_flags, role, rule_flags},
-    session::{SessionKey4, View, flags},
+    tables::{
+        bindings::Name,
+        interfaces::{Interface, interface_flags, role},
+        rules::rule_flags,
+        sessions::{SessionKey4, View, flags},
+    },
 };
 use nix::net::if_::if_nametoindex;
 use settings::Settings;

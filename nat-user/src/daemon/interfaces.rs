@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nat_common::rule::{EXITS, Interface, UPLINKS, Uplink, interface_flags, role};
+use nat_common::tables::{
+    interfaces::{Interface, interface_flags, role},
+    uplinks::{EXITS, UPLINKS, Uplink},
+};
 
 use super::{fast_path::is_open_port, policed::Bounds};
 use crate::{

@@ -1,10 +1,13 @@
-//! Which port has which name, in the maps `BINDINGS` and `NAMES`: see [`nat_common::guard`].
+//! Which port has which name, in the maps `BINDINGS` and `NAMES`: see [`nat_common::pipeline::guard`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapError;
-use nat_common::guard::{BindingRecord, FIXED, MOST_NAMES, Name};
+use nat_common::{
+    pipeline::guard::MOST_NAMES,
+    tables::bindings::{BindingRecord, FIXED, Name},
+};
 
 use super::{Dataplane, Plain};
 use crate::{clock, host::whereabouts};

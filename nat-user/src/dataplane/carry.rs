@@ -3,7 +3,7 @@
 //!
 //! The new tables are filled while packets still change the old ones. Then the links are handed over,
 //! one by one, and what has changed in between follows, by programs that run beside the packets
-//! ([`nat_common::adopt`]). References to ports, permits and guests are counted anew from the
+//! ([`nat_common::session::adoption`]). References to ports, permits and guests are counted anew from the
 //! sessions, so they are right whenever the sessions are.
 
 use std::{collections::HashMap, time::Duration};
@@ -16,13 +16,17 @@ use aya::{
 use bytemuck::{Pod, Zeroable as _};
 use nat_common::{
     address::Endpoint,
-    adopt::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, counted},
-    counter::RuleCounters,
-    guest::{self, GuestKey4, GuestRecord},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    next_hop,
-    rule::Settings,
-    session::{JUST_OPENED, OPENING, SessionKey4, SessionRecord4, flags},
+    session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, counted},
+    tables::{
+        counters::RuleCounters,
+        guests::{self, GuestKey4, GuestRecord},
+        mappings::{MappingKey4, MappingRecord4},
+        next_hops,
+        permits::PermitKey4,
+        ports::{PortKey4, PortRecord4},
+        sessions::{JUST_OPENED, OPENING, SessionKey4, SessionRecord4, flags},
+        settings::Settings,
+    },
 };
 
 use super::{
@@ -218,7 +222,7 @@ impl CarryOver {
             if record.seen_s < OPENING {
                 // Next hops are learned anew.
                 let record = SessionRecord4 {
-                    next_hop: next_hop::NONE,
+                    next_hop: next_hops::NONE,
                     passed: JUST_OPENED,
                     ..*record
                 };
@@ -466,7 +470,7 @@ struct References {
 }
 
 impl References {
-    /// Of the session of a primary entry. (`nat_common::sweep` gives them back.)
+    /// Of the session of a primary entry. (`nat_common::session::ending` gives them back.)
     fn of(entry: &SessionEntry) -> Self {
         let SessionEntry { key, record } = entry;
         let has = |flag| record.flags & flag != 0;
@@ -515,7 +519,7 @@ impl Contents {
             *self.permits.entry(permit).or_default() += 1;
         }
         let counted = [references.guest, GuestKey4::outside()];
-        let is_from_outside = guest::is_from_outside(entry.record.flags);
+        let is_from_outside = guests::is_from_outside(entry.record.flags);
         for key in counted.iter().take(1 + usize::from(is_from_outside)) {
             let guest = self.guests.entry(*key);
             let guest = guest.or_insert(GuestRecord::zeroed());

@@ -20,9 +20,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nat_common::{
-    rule::{DNS_S, Settings},
-    session::{DEAD, SessionKey4, SessionRecord4, flags},
-    sweep::{END_BATCH, EndMode, idle_s, judged_s},
+    session::ending::{END_BATCH, EndMode, idle_s, judged_s},
+    tables::{
+        sessions::{DEAD, SessionKey4, SessionRecord4, flags},
+        settings::{DNS_S, Settings},
+    },
 };
 
 use super::{

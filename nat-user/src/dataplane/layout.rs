@@ -7,19 +7,29 @@ use aya::maps::{MapData, MapInfo};
 use nat_common::{
     LAYOUT_VERSION,
     address::Addr4,
-    counter::RuleCounters,
-    fragment::{Datagram, FragmentKey4, FragmentPorts, Held},
-    guard::{BindingRecord, Name},
-    guest::{GuestKey4, GuestRecord},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    next_hop::{self, NextHopKey, NextHopRecord},
-    policy::{Chain, ChainKey, Policy4},
-    rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
-        ForwardSourceKey4, Inside4, InsideKey4, Interface, NearInterface, Settings, Snat4,
-        SnatKey4, Uplink,
+    tables::{
+        addresses::{AddressKey4, ExternalAddress},
+        bindings::{BindingRecord, Name},
+        counters::RuleCounters,
+        datagrams::Datagram,
+        excludes::ExcludeKey4,
+        forward_sources::{ForwardSource4, ForwardSourceKey4},
+        forwards::{Forward4, ForwardKey4},
+        fragments::{FragmentKey4, FragmentPorts},
+        guests::{GuestKey4, GuestRecord},
+        held::Held,
+        inside::{Inside4, InsideKey4},
+        interfaces::{Interface, NearInterface},
+        mappings::{MappingKey4, MappingRecord4},
+        next_hops::{self, NextHopKey, NextHopRecord},
+        permits::PermitKey4,
+        policies::{Chain, ChainKey, Policy4},
+        ports::{PortKey4, PortRecord4},
+        sessions::{JUST_OPENED, SessionKey4, SessionRecord4},
+        settings::Settings,
+        snats::{Snat4, SnatKey4},
+        uplinks::Uplink,
     },
-    session::{JUST_OPENED, SessionKey4, SessionRecord4},
 };
 
 use super::{Pins, batch};
@@ -189,7 +199,7 @@ fn from_record_2(record: &[u8; RECORD_2_LEN]) -> SessionRecord4 {
     let mut bytes = [0; size_of::<SessionRecord4>()];
     bytes[..RECORD_2_LEN].copy_from_slice(record);
     SessionRecord4 {
-        next_hop: next_hop::NONE,
+        next_hop: next_hops::NONE,
         passed: JUST_OPENED,
         ..bytemuck::pod_read_unaligned(&bytes)
     }
@@ -283,7 +293,7 @@ mod tests {
             opened_s: 100,
             seen_s: 200,
             state: 3,
-            next_hop: next_hop::NONE,
+            next_hop: next_hops::NONE,
             passed: JUST_OPENED,
             ..bytemuck::Zeroable::zeroed()
         };

@@ -24,7 +24,7 @@ use aya::{
 use bytemuck::{Pod, Zeroable};
 use nat_common::{
     address::Addr4,
-    local::{MAX_OWN, OwnAddresses4},
+    tables::asked::{MAX_OWN, OwnAddresses4},
 };
 
 use super::{Pins, Plain, Programs, link, undisturbed::undisturbed};

@@ -32,14 +32,23 @@ use aya::{
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
-    counter::{DropReason, RuleCounters},
-    guard::{BindingRecord, Name},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    policy::{Chain, ChainKey, Policy4},
-    rule::{
-        AddressKey4, ExcludeKey4, ExternalAddress, Forward4, ForwardKey4, ForwardSource4,
-        ForwardSourceKey4, Inside4, InsideKey4, Interface, NEAR_INTERFACES, NearInterface,
-        Settings, Snat4, SnatKey4, Uplink,
+    drop_reason::DropReason,
+    tables::{
+        addresses::{AddressKey4, ExternalAddress},
+        bindings::{BindingRecord, Name},
+        counters::RuleCounters,
+        excludes::ExcludeKey4,
+        forward_sources::{ForwardSource4, ForwardSourceKey4},
+        forwards::{Forward4, ForwardKey4},
+        inside::{Inside4, InsideKey4},
+        interfaces::{Interface, NEAR_INTERFACES, NearInterface},
+        mappings::{MappingKey4, MappingRecord4},
+        permits::PermitKey4,
+        policies::{Chain, ChainKey, Policy4},
+        ports::{PortKey4, PortRecord4},
+        settings::Settings,
+        snats::{Snat4, SnatKey4},
+        uplinks::Uplink,
     },
 };
 
@@ -301,7 +310,7 @@ impl Dataplane {
         result.context("write map FAST_UNTIL")
     }
 
-    /// Writes the [`nat_common::rule::rule_flags`] of rules, by number; all others have none.
+    /// Writes the [`nat_common::tables::rules::rule_flags`] of rules, by number; all others have none.
     ///
     /// # Errors
     ///

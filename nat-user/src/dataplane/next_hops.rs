@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use nat_common::next_hop::{self, NextHopKey, NextHopRecord, SLOTS, Tag};
+use nat_common::tables::next_hops::{self, NextHopKey, NextHopRecord, SLOTS, Tag};
 
 use super::{Pins, Plain};
 
@@ -103,7 +103,7 @@ impl NextHops {
     pub fn used_since(&self, since_s: u32) -> Result<Vec<NextHopKey>> {
         let mut used = Vec::new();
         for (key, record) in &self.in_use {
-            let slot = next_hop::slot(record.tag);
+            let slot = next_hops::slot(record.tag);
             let Plain(now) = self.hops.get(&slot, 0).context("read map NEXT_HOPS")?;
             if now.used_s != 0 && now.used_s >= since_s {
                 used.push(*key);
@@ -118,9 +118,9 @@ impl NextHops {
         };
         let epoch = &mut self.epochs[usize::from(slot) - 1];
         *epoch = epoch.wrapping_add(1).max(1);
-        let tag = next_hop::tag(slot, *epoch);
+        let tag = next_hops::tag(slot, *epoch);
         let record = NextHopRecord {
-            tag: next_hop::NONE,
+            tag: next_hops::NONE,
             epoch: *epoch,
             used_s: 0,
             ..record
@@ -140,7 +140,7 @@ impl NextHops {
         // Nobody learns it any more, and then nobody uses it any more.
         self.forget(key)?;
         match self.in_use.remove(&key) {
-            Some(record) => self.retire(record, next_hop::slot(record.tag)),
+            Some(record) => self.retire(record, next_hops::slot(record.tag)),
             None => Ok(()),
         }
     }
@@ -155,7 +155,7 @@ impl NextHops {
     /// Takes a slot out of use. All but the tag stays for packets that have read it before.
     fn retire(&mut self, record: NextHopRecord, slot: u32) -> Result<()> {
         let record = NextHopRecord {
-            tag: next_hop::NONE,
+            tag: next_hops::NONE,
             ..record
         };
         self.write(slot, record)?;
@@ -188,7 +188,7 @@ impl NextHops {
 /// Whether packets would be sent the same way.
 fn is_same(one: &NextHopRecord, other: &NextHopRecord) -> bool {
     let way = |record: &NextHopRecord| NextHopRecord {
-        tag: next_hop::NONE,
+        tag: next_hops::NONE,
         epoch: 0,
         used_s: 0,
         ..*record

@@ -5,11 +5,15 @@ use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
     sys::SyscallError,
 };
-use nat_common::{
-    policy::{Chain, ChainKey, MAX_POLICIES, Policy4, Side},
-    rule::{
-        AddressKey4, ExcludeKey4, ForwardKey4, ForwardSourceKey4, InsideKey4, Settings, SnatKey4,
-    },
+use nat_common::tables::{
+    addresses::AddressKey4,
+    excludes::ExcludeKey4,
+    forward_sources::ForwardSourceKey4,
+    forwards::ForwardKey4,
+    inside::InsideKey4,
+    policies::{Chain, ChainKey, MAX_POLICIES, Policy4, Side},
+    settings::Settings,
+    snats::SnatKey4,
 };
 
 use super::{Dataplane, Plain};

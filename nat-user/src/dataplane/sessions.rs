@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nat_common::{
-    session::{SessionKey4, SessionRecord4, View},
-    sweep::{END_BATCH, END_KEYS_OFFSET, EndMode},
+    session::ending::{END_BATCH, END_KEYS_OFFSET, EndMode},
+    tables::sessions::{SessionKey4, SessionRecord4, View},
 };
 
 use super::{Dataplane, batch};

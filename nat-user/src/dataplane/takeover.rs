@@ -9,7 +9,7 @@ use std::{fs, io, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
-use nat_common::counter::DROP_REASONS;
+use nat_common::drop_reason::DROP_REASONS;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::{

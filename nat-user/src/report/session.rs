@@ -5,11 +5,15 @@ use std::net::Ipv4Addr;
 
 use nat_common::{
     address::{Addr4, Port},
-    parse::{ICMP, TCP},
-    rule::Settings,
-    session::{OPENING, SessionKey4, SessionRecord4, flags},
-    sweep::idle_s,
-    tcp::{self, Phase},
+    session::{
+        ending::idle_s,
+        tracking::{self, Phase},
+    },
+    tables::{
+        sessions::{OPENING, SessionKey4, SessionRecord4, flags},
+        settings::Settings,
+    },
+    wire::protocol::{ICMP, TCP},
 };
 use serde::Serialize;
 
@@ -99,10 +103,10 @@ impl SessionView {
             .filter(|seen_s| *seen_s < OPENING);
         let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
         // Packets of a remote alone do not keep a mapping alive that it has found, as in
-        // `nat_common::sweep::expire`.
+        // `nat_common::session::ending::expire`.
         let is_kept_by_peer = has(flags::HAIRPIN)
             || has(flags::FROM_INITIATOR)
-            || record.state & tcp::REPLIED != 0
+            || record.state & tracking::REPLIED != 0
             || !has(flags::HOLDS_PORT);
         let counted_s = if is_kept_by_peer {
             seen_s
@@ -164,11 +168,11 @@ impl Endpoint {
 
 impl SessionState {
     fn new(protocol: u8, state: u32) -> Self {
-        match tcp::phase(state) {
+        match tracking::phase(state) {
             Phase::Opening if protocol == TCP => Self::Opening,
             Phase::Established if protocol == TCP => Self::Established,
             Phase::Closing if protocol == TCP => Self::Closing,
-            _ if state & tcp::REPLIED != 0 => Self::Replied,
+            _ if state & tracking::REPLIED != 0 => Self::Replied,
             _ => Self::Unreplied,
         }
     }

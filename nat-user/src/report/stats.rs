@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nat_common::counter::{DropReason, RuleCounters};
+use nat_common::{drop_reason::DropReason, tables::counters::RuleCounters};
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 

@@ -8,8 +8,11 @@ use std::{
 
 use nat_common::{
     address::Addr4,
-    parse::{ICMP, TCP, UDP},
-    rule::{FORWARD_FIXED_BITS, Forward4, OTHER_PROTOCOLS, Snat4, forward_flags, mapping},
+    tables::{
+        forwards::{FORWARD_FIXED_BITS, Forward4, OTHER_PROTOCOLS, forward_flags},
+        snats::{Snat4, mapping},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::{

@@ -5,7 +5,7 @@
 
 use std::{iter, ops::Range};
 
-use nat_common::parse::{ICMP, TCP, UDP};
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 use crate::host::packets::{ETHERNET, Ip};
 

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use nat_common::{
-    parse::{ICMP, TCP, UDP},
     pipeline::Verdict,
-    session::SessionKey4,
+    tables::sessions::SessionKey4,
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::{

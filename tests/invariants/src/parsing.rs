@@ -3,8 +3,9 @@
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 use nat_common::{
     address::Addr4,
+    headers::parsed::{Parsed, parse},
     packet::SlicePacket,
-    parse::{ICMP, Parsed, TCP, UDP, parse},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::{

@@ -2,10 +2,14 @@
 
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    icmp::{ErrorTranslation, Quoted, parse_quoted, rewrite_error},
+    headers::{
+        parsed::{Parsed, Transport, parse},
+        quoted::{Quoted, parse_quoted},
+    },
     packet::SlicePacket,
-    parse::{ICMP, Parsed, TCP, Transport, UDP, parse},
     rewrite::rewrite,
+    translation::icmp_error::{ErrorTranslation, rewrite_error},
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::{

@@ -2,10 +2,12 @@
 
 use nat_common::{
     address::Addr4,
-    parse::{ICMP, TCP, UDP},
     pipeline::Verdict,
-    rule::{filtering, mapping},
-    tables::Tables as _,
+    tables::{
+        Tables as _,
+        snats::{filtering, mapping},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
 };
 
 use crate::{

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use nat_common::{
-    guest::{GuestKey4, GuestRecord},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    next_hop,
-    rule::role,
-    session::{JUST_OPENED, SessionKey4, SessionRecord4, flags},
+use nat_common::tables::{
+    guests::{GuestKey4, GuestRecord},
+    interfaces::role,
+    mappings::{MappingKey4, MappingRecord4},
+    next_hops,
+    permits::PermitKey4,
+    ports::{PortKey4, PortRecord4},
+    sessions::{JUST_OPENED, SessionKey4, SessionRecord4, flags},
 };
 use nat_user::dataplane::{Dataplane, Plain, Sizes};
 
@@ -39,7 +41,7 @@ fn contents(plane: &Plane) -> Result<Contents> {
     for record in sessions.values_mut() {
         let record: &mut SessionRecord4 = bytemuck::from_bytes_mut(record);
         // What is not carried over, and the clock, which may have gone on.
-        record.next_hop = next_hop::NONE;
+        record.next_hop = next_hops::NONE;
         record.passed = JUST_OPENED;
         record.seen_s = 0;
     }

@@ -11,9 +11,11 @@ use std::{
 
 use anyhow::{Result, ensure};
 use nat_common::{
-    rule::{Interface, role},
-    session::{SessionKey4, flags},
-    sweep::END_BATCH,
+    session::ending::END_BATCH,
+    tables::{
+        interfaces::{Interface, role},
+        sessions::{SessionKey4, flags},
+    },
 };
 use nat_user::{
     clock,

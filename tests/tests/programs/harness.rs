@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nat_common::rule::{Interface, role};
+use nat_common::tables::interfaces::{Interface, role};
 use nat_user::{
     compile::{Environment, compile},
     config,

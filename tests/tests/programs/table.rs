@@ -10,10 +10,14 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use nat_common::{
     address::{Addr4, Endpoint, Port},
-    guest::{GuestKey4, GuestRecord},
-    mapping::{MappingKey4, MappingRecord4, PermitKey4, PortKey4, PortRecord4},
-    parse::UDP,
-    session::{SessionKey4, SessionRecord4, View, flags},
+    tables::{
+        guests::{GuestKey4, GuestRecord},
+        mappings::{MappingKey4, MappingRecord4},
+        permits::PermitKey4,
+        ports::{PortKey4, PortRecord4},
+        sessions::{SessionKey4, SessionRecord4, View, flags},
+    },
+    wire::protocol::UDP,
 };
 
 use nat_user::dataplane::Plain;
@@ -202,7 +206,7 @@ impl Session {
             port: self.internal.port,
             network: NETWORK_NUMBER,
             uplink: 1,
-            filtering: nat_common::rule::filtering::ADDRESS_DEPENDENT,
+            filtering: nat_common::tables::snats::filtering::ADDRESS_DEPENDENT,
             flags: 0,
             rule: 1,
             references: 1,

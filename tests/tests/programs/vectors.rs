@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 use etherparse::{PacketBuilder, PacketHeaders, TransportHeader};
-use nat_common::rule::role;
+use nat_common::tables::interfaces::role;
 
 use super::harness::{HOOK, PUBLIC, Plane};
 

@@ -1,6 +1,6 @@
 use nat_common::{
-    parse::UDP,
-    session::{DEAD, View},
+    tables::sessions::{DEAD, View},
+    wire::protocol::UDP,
 };
 
 use super::*;
@@ -155,11 +155,16 @@ fn states_are_named_by_what_has_passed() {
     let way = (GUEST, 1, REMOTE, 2);
     let cases = [
         (TCP, 0, "opening", 220),
-        (TCP, tcp::REPLIED | tcp::INITIATOR_SENT, "established", 7420),
-        (TCP, tcp::RESPONDER_RST, "closing", 221),
+        (
+            TCP,
+            tracking::REPLIED | tracking::INITIATOR_SENT,
+            "established",
+            7420,
+        ),
+        (TCP, tracking::RESPONDER_RST, "closing", 221),
         (UDP, 0, "unreplied", 280),
-        (UDP, tcp::REPLIED, "replied", 280),
-        (ICMP, tcp::REPLIED, "replied", 40),
+        (UDP, tracking::REPLIED, "replied", 280),
+        (ICMP, tracking::REPLIED, "replied", 40),
     ];
     for (protocol, state, name, expires_s) in cases {
         let record = SessionRecord4 {
@@ -202,7 +207,7 @@ fn a_remote_alone_does_not_put_off_the_end_of_a_mapping() {
     let to_mapping = flags::PRIMARY | flags::HOLDS_PORT;
     // (Until the guest answers, ten seconds are all that it has.)
     assert_eq!(times(to_mapping, NOW_S - 5, 0), (5, 0));
-    assert_eq!(times(to_mapping, NOW_S - 5, tcp::REPLIED), (5, 295));
+    assert_eq!(times(to_mapping, NOW_S - 5, tracking::REPLIED), (5, 295));
     assert_eq!(times(flags::PRIMARY, NOW_S - 5, 0), (5, 5));
 }
 

@@ -1,0 +1,34 @@
+//! DHCP of the host itself on an uplink (RFC 2131).
+//!
+//! A client without a lease is known by its link-layer address alone: servers send offers to the
+//! address that it will get. So what a server sends to the client's port is the host's, whatever
+//! rules say of the address.
+
+use crate::{
+    address::{Address, Port},
+    headers::parsed::Parsed,
+    wire::protocol::UDP,
+};
+
+/// The port of servers and relays.
+pub const SERVER: Port = Port::new(67);
+
+/// The port of clients.
+pub const CLIENT: Port = Port::new(68);
+
+/// Whether this is what a server sends to a client.
+#[inline(always)]
+pub fn is_to_client<A: Address>(parsed: &Parsed<A>) -> bool {
+    parsed.header.protocol == UDP
+        && parsed.source_port == SERVER
+        && parsed.destination_port == CLIENT
+}
+
+/// Whether a client without an address asks for one.
+#[inline(always)]
+pub fn asks_for_address<A: Address>(parsed: &Parsed<A>) -> bool {
+    parsed.header.protocol == UDP
+        && parsed.header.source == A::UNSPECIFIED
+        && parsed.source_port == CLIENT
+        && parsed.destination_port == SERVER
+}

@@ -1,0 +1,356 @@
+//! Reading a packet's headers.
+//!
+//! Lengths are checked here, once: what comes after may rely on the whole transport header being
+//! there.
+
+use network_types::icmp::Icmpv4Hdr;
+use network_types::tcp::TcpHdr;
+use network_types::udp::UdpHdr;
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    packet::Packet,
+    rewrite::{DCCP, UDP_LITE},
+    verifier::settle,
+    wire::{
+        icmp::{self, IcmpClass},
+        protocol::{ICMP, TCP, UDP},
+        tcp,
+    },
+};
+
+/// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told from it.
+pub const NO_ACKNOWLEDGEMENT: u32 = 1 << 11;
+
+/// A network header, of either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Protocol number of what follows.
+    pub protocol: u8,
+    /// Length in bytes, options included.
+    pub header_len: usize,
+    /// Length of header and payload in bytes.
+    pub total_len: usize,
+    /// How many routers it may still pass.
+    pub ttl: u8,
+    /// Identification for reassembly.
+    pub id: u32,
+    /// Where the fragment's payload stands in the whole, in bytes.
+    pub fragment_offset: u16,
+    /// Whether more fragments follow.
+    pub more_fragments: bool,
+}
+
+/// What follows the network header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Byte 13 of the header.
+        flags: u8,
+    },
+    /// UDP.
+    Udp,
+    /// An ICMP query or its answer.
+    IcmpQuery {
+        /// Whether it is the answer.
+        is_reply: bool,
+    },
+    /// An ICMP error about another packet.
+    IcmpError,
+    /// ICMP that is meant for one link: redirects, router discovery.
+    IcmpOther,
+    /// A protocol without ports that a NAT could rewrite.
+    Opaque,
+    /// A fragment other than the first: its ports stand in the first one.
+    LaterFragment,
+}
+
+/// A packet's headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parsed<A> {
+    /// Where the network header starts.
+    pub l3: usize,
+    /// Where the transport header starts.
+    pub l4: usize,
+    /// The network header.
+    pub header: Header<A>,
+    /// What follows it.
+    pub transport: Transport,
+    /// Length of the transport header in bytes.
+    pub transport_len: usize,
+    /// Source port, or the identifier of an ICMP query; [`icmp::service`] in its answer.
+    pub source_port: Port,
+    /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a query.
+    pub destination_port: Port,
+    /// Sequence number of a TCP segment.
+    pub sequence: u32,
+    /// What a TCP segment acknowledges, [`NO_ACKNOWLEDGEMENT`] if nothing.
+    pub acknowledged: u32,
+    /// Whether the ports are known: those of a later fragment stand in the first one.
+    pub has_ports: bool,
+}
+
+impl<A: Address> Parsed<A> {
+    /// Where the packet ends; what follows is padding of the link.
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        self.l3 + self.header.total_len
+    }
+
+    /// The source.
+    #[inline(always)]
+    pub fn source(&self) -> Endpoint<A> {
+        Endpoint::new(self.header.source, self.source_port)
+    }
+
+    /// The destination.
+    #[inline(always)]
+    pub fn destination(&self) -> Endpoint<A> {
+        Endpoint::new(self.header.destination, self.destination_port)
+    }
+
+    /// Length of its network and transport headers in bytes.
+    #[inline(always)]
+    pub fn headers_len(&self) -> usize {
+        self.l4 - self.l3 + self.transport_len
+    }
+
+    /// Whether it carries data behind the transport header.
+    #[inline(always)]
+    pub fn has_data(&self) -> bool {
+        self.l4 + self.transport_len < self.end()
+    }
+
+    /// Whether it could be the first packet of a session.
+    #[inline(always)]
+    pub fn may_open(&self) -> bool {
+        match self.transport {
+            Transport::Tcp { flags } => flags & tcp::RST == 0,
+            // An answer that nobody asked for opens nothing.
+            Transport::IcmpQuery { is_reply } => !is_reply,
+            Transport::Udp | Transport::Opaque => true,
+            Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+        }
+    }
+
+    /// Whether nobody could answer it, because a port is 0 or its source is where it goes to.
+    ///
+    /// # Errors
+    ///
+    /// Which of the two.
+    #[inline(always)]
+    pub fn check_ends(&self) -> Result<(), DropReason> {
+        let has_ports = matches!(self.header.protocol, TCP | UDP) && self.has_ports;
+        if has_ports && (self.source_port == Port::ZERO || self.destination_port == Port::ZERO) {
+            return Err(DropReason::PortZero);
+        }
+        if self.header.source == self.header.destination {
+            return Err(DropReason::SameEndpoints);
+        }
+        Ok(())
+    }
+
+    /// Whether its source is one that a host can have.
+    ///
+    /// # Errors
+    ///
+    /// What else it is.
+    #[inline(always)]
+    pub fn check_source(&self) -> Result<(), DropReason> {
+        let source = self.header.source;
+        if source.is_valid_source() {
+            Ok(())
+        } else if source.is_group() {
+            Err(DropReason::BroadcastSource)
+        } else {
+            Err(DropReason::MartianSource)
+        }
+    }
+}
+
+/// Reads the headers of the packet whose network header starts at `l3`.
+///
+/// # Errors
+///
+/// [`DropReason::Malformed`] if a header is cut off or contradicts itself.
+#[inline(always)]
+pub fn parse<A: Address, P: Packet>(
+    packet: &P,
+    l3: usize,
+    parsed: &mut Parsed<A>,
+) -> Result<(), DropReason> {
+    *parsed = parse_network(packet, l3)?;
+    settle(parsed);
+    let header = parsed.header;
+    if header.fragment_offset == 0 {
+        parse_transport(packet, parsed).ok_or(match header.more_fragments {
+            true => DropReason::FragmentTiny,
+            false => DropReason::Malformed,
+        })?;
+    }
+    settle(parsed);
+    Ok(())
+}
+
+/// Reads the headers of a packet that has no options, is no fragment and has a right header checksum;
+/// `None` of all others, and of those that [`parse`] refuses. As quick as can be: where everything stands is known beforehand.
+#[inline(always)]
+pub fn parse_plain<A: Address, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
+    let mut parsed = parse_network::<A, P>(packet, l3).ok()?;
+    if parsed.header.header_len != A::HEADER_LEN || parsed.is_fragment() {
+        return None;
+    }
+    // A router drops it (RFC 1812 section 5.2.2).
+    if !A::is_intact(packet, l3) {
+        return None;
+    }
+    parsed.header.header_len = A::HEADER_LEN;
+    parsed.l4 = l3 + A::HEADER_LEN;
+    parse_transport(packet, &mut parsed)?;
+    Some(parsed)
+}
+
+#[inline(always)]
+fn parse_network<A: Address, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<A>, DropReason> {
+    let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
+    let room = packet.len().saturating_sub(l3);
+    if header.total_len == 0 && packet.frames().segment_len != 0 {
+        // A packet of over 64 KiB that is still to be segmented (BIG TCP).
+        header.total_len = room;
+    }
+    if header.total_len < header.header_len || header.total_len > room {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Parsed {
+        l3,
+        l4: l3 + header.header_len,
+        header,
+        transport: Transport::LaterFragment,
+        transport_len: 0,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+        sequence: 0,
+        acknowledged: NO_ACKNOWLEDGEMENT,
+        has_ports: header.fragment_offset == 0,
+    })
+}
+
+#[inline(always)]
+fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Option<()> {
+    let room = parsed.header.total_len - parsed.header.header_len;
+    match parsed.header.protocol {
+        TCP => parse_tcp(packet, parsed, room),
+        UDP => parse_udp(packet, parsed, room),
+        ICMP => parse_icmp(packet, parsed, room),
+        // Their checksum is to be rewritten.
+        UDP_LITE | DCCP if room < UdpHdr::LEN => None,
+        _ => {
+            parsed.transport = Transport::Opaque;
+            Some(())
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_tcp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
+    let bytes = packet.read::<14>(parsed.l4)?;
+    let len = usize::from(bytes[12] >> 4) * 4;
+    if len < TcpHdr::LEN || len > room {
+        return None;
+    }
+    parsed.transport = Transport::Tcp { flags: bytes[13] };
+    parsed.transport_len = len;
+    parsed.source_port = Port([bytes[0], bytes[1]]);
+    parsed.destination_port = Port([bytes[2], bytes[3]]);
+    parsed.sequence = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    if bytes[13] & tcp::ACK != 0 {
+        parsed.acknowledged = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    }
+    // The checksum, which is to be rewritten.
+    packet.read::<{ TcpHdr::LEN }>(parsed.l4).map(|_| ())
+}
+
+#[inline(always)]
+fn parse_udp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
+    let bytes = packet.read::<{ UdpHdr::LEN }>(parsed.l4)?;
+    let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    // In a first fragment the rest of the datagram is still to come; and a length of 0 stands in
+    // datagrams of over 64 KiB that are still to be segmented.
+    let fits = parsed.header.more_fragments || len <= room;
+    if room < UdpHdr::LEN || (len < UdpHdr::LEN && packet.frames().segment_len == 0) || !fits {
+        return None;
+    }
+    parsed.transport = Transport::Udp;
+    parsed.transport_len = UdpHdr::LEN;
+    parsed.source_port = Port([bytes[0], bytes[1]]);
+    parsed.destination_port = Port([bytes[2], bytes[3]]);
+    Some(())
+}
+
+#[inline(always)]
+fn parse_icmp<A: Address, P: Packet>(
+    packet: &P,
+    parsed: &mut Parsed<A>,
+    room: usize,
+) -> Option<()> {
+    if room < Icmpv4Hdr::LEN {
+        return None;
+    }
+    let bytes = packet.read::<{ Icmpv4Hdr::LEN }>(parsed.l4)?;
+    let id = Port([bytes[4], bytes[5]]);
+    parsed.transport_len = Icmpv4Hdr::LEN;
+    parsed.transport = match icmp::classify(bytes[0]) {
+        IcmpClass::Request => {
+            (parsed.source_port, parsed.destination_port) = (id, icmp::service(bytes[0]));
+            Transport::IcmpQuery { is_reply: false }
+        }
+        IcmpClass::Reply => {
+            (parsed.source_port, parsed.destination_port) = (icmp::service(bytes[0]), id);
+            Transport::IcmpQuery { is_reply: true }
+        }
+        IcmpClass::Error => Transport::IcmpError,
+        IcmpClass::Other => Transport::IcmpOther,
+    };
+    Some(())
+}
+
+impl<A: Address> Parsed<A> {
+    /// Whether it is a part of a packet. (A packet whose header merely allows it is whole: an
+    /// atomic fragment.)
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        self.header.more_fragments || self.header.fragment_offset != 0
+    }
+}
+
+impl<A: Address> Parsed<A> {
+    /// Of no packet yet.
+    pub const EMPTY: Self = Self {
+        l3: 0,
+        l4: 0,
+        header: crate::headers::parsed::Header {
+            source: A::UNSPECIFIED,
+            destination: A::UNSPECIFIED,
+            protocol: 0,
+            header_len: 0,
+            total_len: 0,
+            ttl: 0,
+            id: 0,
+            fragment_offset: 0,
+            more_fragments: false,
+        },
+        transport: crate::headers::parsed::Transport::Opaque,
+        transport_len: 0,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+        sequence: 0,
+        acknowledged: crate::headers::parsed::NO_ACKNOWLEDGEMENT,
+        has_ports: false,
+    };
+}

@@ -1,0 +1,99 @@
+//! The packet that an ICMP error quotes.
+
+use network_types::icmp::Icmpv4Hdr;
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    packet::Packet,
+    wire::{
+        checksum::fold,
+        icmp::{IcmpClass, classify, service},
+        protocol::{ICMP, TCP, UDP},
+    },
+};
+
+/// The packet that an ICMP error quotes: its header and the first 8 bytes of what follows, at
+/// least (RFC 792).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quoted<A> {
+    pub(crate) l3: usize,
+    pub(crate) l4: usize,
+    /// Whether it answers an ICMP query: then its identifier is that of its destination.
+    pub(crate) is_answer: bool,
+    /// Its IP protocol number.
+    pub protocol: u8,
+    /// Its source.
+    pub source: Endpoint<A>,
+    /// Its destination.
+    pub destination: Endpoint<A>,
+}
+
+/// The addresses of the packet that an ICMP error quotes, source and destination; `None` if the
+/// quotation does not reach that far.
+#[inline(always)]
+pub fn quoted_addresses<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<(A, A)> {
+    let header = A::parse_header(packet, error.l4 + Icmpv4Hdr::LEN)?;
+    Some((header.source, header.destination))
+}
+
+/// Reads the packet that an ICMP error quotes; `None` if it says too little to find its session.
+#[inline(always)]
+pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
+    let l3 = error.l4 + Icmpv4Hdr::LEN;
+    let header = A::parse_header(packet, l3)?;
+    let l4 = l3 + header.header_len;
+    if header.fragment_offset != 0 {
+        return None;
+    }
+    let mut quoted = Quoted {
+        l3,
+        l4,
+        is_answer: false,
+        protocol: header.protocol,
+        source: Endpoint::new(header.source, Port::ZERO),
+        destination: Endpoint::new(header.destination, Port::ZERO),
+    };
+    let is_opaque = !matches!(header.protocol, TCP | UDP | ICMP);
+    // Eight bytes; or all that there are, of a packet that has fewer and needs no more.
+    let len = header.total_len.saturating_sub(header.header_len);
+    let quoted_len = if is_opaque && len < 8 { len } else { 8 };
+    if l4 + quoted_len > error.end() {
+        return None;
+    }
+    if is_opaque {
+        return Some(quoted);
+    }
+    let bytes = packet.read::<8>(l4)?;
+    let (source_port, destination_port) = match header.protocol {
+        ICMP => match classify(bytes[0]) {
+            IcmpClass::Request => (Port([bytes[4], bytes[5]]), service(bytes[0])),
+            IcmpClass::Reply => {
+                quoted.is_answer = true;
+                (service(bytes[0]), Port([bytes[4], bytes[5]]))
+            }
+            // No error is ever sent about an error (RFC 1122 section 3.2.2).
+            IcmpClass::Error | IcmpClass::Other => return None,
+        },
+        _ => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
+    };
+    (quoted.source.port, quoted.destination.port) = (source_port, destination_port);
+    Some(quoted)
+}
+
+/// Checks the ICMP checksum of a whole message (RFC 5508 REQ-3).
+///
+/// # Errors
+///
+/// [`DropReason::BadChecksum`].
+#[inline(always)]
+pub fn verify_checksum<A: Address, P: Packet>(
+    packet: &P,
+    error: &Parsed<A>,
+) -> Result<(), DropReason> {
+    match packet.sum(error.l4, error.end()) {
+        Some(sum) if fold(sum) == 0xffff => Ok(()),
+        _ => Err(DropReason::BadChecksum),
+    }
+}

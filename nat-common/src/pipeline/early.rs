@@ -1,0 +1,99 @@
+//! Uplink, XDP: the fast path of established datagrams.
+
+use crate::{
+    address::Address,
+    headers::parsed::{Parsed, Transport, parse_plain},
+    packet::Packet,
+    pipeline::{
+        fast::{is_datagram, is_to, next_hop, send},
+        verdict::{Decision, Place},
+    },
+    rewrite::UDP_CHECKSUM,
+    tables::{
+        Tables,
+        interfaces::{Interface, interface_flags, role},
+        next_hops,
+        sessions::{Touch, View},
+    },
+    wire::checksum::fold,
+    work::Work,
+};
+
+/// Decides on a packet that has just come in by an uplink, before the kernel has made anything of it
+/// (XDP).
+///
+/// TCP is left to the kernel, which puts segments together: a large one costs as little as a small
+/// one from there on.
+#[inline(always)]
+pub fn early<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+    clock: impl Fn() -> u32,
+) -> Decision {
+    let is_ours =
+        |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
+    let Some(uplink) = tables.near_interface(place.interface).filter(is_ours) else {
+        return Decision::GoesOn;
+    };
+    let Some(parsed) = parse_plain(packet, place.l3) else {
+        return Decision::GoesOn;
+    };
+    if !is_datagram(&parsed) {
+        return Decision::GoesOn;
+    }
+    let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
+        return Decision::GoesOn;
+    };
+    let now_s = tables.now_s();
+    let hop = next_hop(packet, tables, &parsed, session, now_s)
+        .filter(|hop| hop.flags & next_hops::flags::TAKES_FRAMES != 0)
+        .filter(|_| is_finished(packet, &parsed, &uplink));
+    let hop = hop
+        .filter(|_| session.is_caught_up(&clock))
+        .filter(|_| session.touch(now_s) == Touch::Again);
+    let Some(hop) = hop else {
+        session.pass_up(clock());
+        return Decision::GoesOn;
+    };
+    hop.touch(now_s);
+    send(packet, tables, &parsed, session, hop, &mut work.sent).into()
+}
+
+/// The shortest datagram that holds a packet with a checksum of its own, in bytes of its payload.
+const LEAST_TUNNELLED: usize = 28;
+
+/// Whether the packet's checksums are the final ones, also of a packet inside.
+///
+/// A checksum that is still to be finished holds the sum of the pseudo-header, which XDP has no other way
+/// to know; a final one that is equal by chance costs that packet the fast path. The checksum of a tunnel
+/// is the right one for when the one inside is finished. So it is wrong until then, and only a datagram
+/// whose checksum is right has nothing unfinished inside.
+#[inline(always)]
+fn is_finished<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
+    if parsed.transport != Transport::Udp {
+        return true;
+    }
+    let Some(field) = packet.read::<2>(parsed.l4 + UDP_CHECKSUM) else {
+        return false;
+    };
+    let len = (parsed.header.total_len - parsed.header.header_len) as u16;
+    let pseudo = parsed.header.source.sum()
+        + parsed.header.destination.sum()
+        + u32::from(u16::from(parsed.header.protocol).to_be())
+        + u32::from(len.to_be());
+    let field = u16::from_ne_bytes(field);
+    if field == fold(pseudo) {
+        return false;
+    }
+    if uplink.flags & interface_flags::MAY_BE_UNFINISHED == 0
+        || usize::from(len) < parsed.transport_len + LEAST_TUNNELLED
+    {
+        return true;
+    }
+    field != 0
+        && packet
+            .sum(parsed.l4, parsed.end())
+            .is_some_and(|sum| fold(u32::from(fold(sum)) + u32::from(fold(pseudo))) == u16::MAX)
+}

@@ -1,0 +1,166 @@
+//! Packets of established sessions: rewriting them, and following their connection.
+
+use crate::{
+    address::{Address, Endpoint},
+    drop_reason::DropReason,
+    headers::parsed::{Parsed, Transport},
+    packet::Packet,
+    pipeline::verdict::{Outcome, Verdict},
+    rewrite::rewrite,
+    session::tracking::{self, Segment},
+    tables::{
+        Tables, next_hops,
+        sessions::{Session, flags},
+    },
+    wire::tcp,
+};
+
+/// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of the
+/// host's own that is only noted passes as it is.
+#[inline(always)]
+pub(crate) fn translate<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    ends: &[Endpoint<A>; 2],
+) -> Outcome {
+    match translate_apart(packet, tables, parsed, session, ends) {
+        None if is_only_noted(parsed, session, ends) => Ok(Verdict::Untouched),
+        None => Ok(Verdict::Translated),
+        Some(reason) => Err(reason),
+    }
+}
+
+/// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room for
+/// both.)
+#[inline(never)]
+fn translate_apart<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    ends: &[Endpoint<A>; 2],
+) -> Option<DropReason> {
+    follow(tables, parsed, session);
+    if let Transport::Tcp { flags } = parsed.transport
+        && flags & tcp::RST != 0
+    {
+        show_answers(tables, parsed, session);
+    }
+    if is_only_noted(parsed, session, ends) {
+        return None;
+    }
+    let traffic = parsed.traffic(packet, session.has(flags::IN));
+    let failure = rewrite(packet, parsed, ends[0], ends[1]).err();
+    if failure.is_none() {
+        tables.count(session.rule, traffic);
+    }
+    failure
+}
+
+/// Whether a packet belongs to a flow of the host's own that is noted, not translated. (A fragment may
+/// have got another identification.)
+#[inline(always)]
+fn is_only_noted<A: Address>(
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    ends: &[Endpoint<A>; 2],
+) -> bool {
+    session.has(flags::HOST)
+        && *ends == [parsed.source(), parsed.destination()]
+        && !parsed.is_fragment()
+}
+
+/// Sends the answers to a reset through the kernel. Its connection tracking has taken the reset for
+/// the connection's end, which it undoes if it sees that the connection goes on.
+#[inline(never)]
+fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
+    if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
+        peer.next_hop.store(next_hops::NONE);
+    }
+}
+
+/// Takes what a packet says about its connection into both entries of the session.
+#[inline(never)]
+pub(crate) fn follow<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+) {
+    let Transport::Tcp { flags } = parsed.transport else {
+        return follow_datagram(tables, parsed, session);
+    };
+    let state = session.state.load();
+    let segment = Segment {
+        flags,
+        has_data: parsed.has_data(),
+        from_initiator: session.has(flags::FROM_INITIATOR),
+    };
+    let next = tracking::next(state, segment, || ahead(tables, parsed, session));
+    let is_reset = flags & tcp::RST != 0;
+    if !is_reset {
+        session.acknowledge(parsed.acknowledged);
+    } else if next != state {
+        session.touch(tables.now_s());
+    }
+    write_state(tables, parsed, session, state, next);
+}
+
+/// The same of a packet that is no segment.
+#[inline(always)]
+pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+) {
+    let state = session.state.load();
+    let next = match session.has(flags::FROM_INITIATOR) {
+        false => state | tracking::REPLIED,
+        // Who sends after an answer does more than ask one question.
+        true if state & tracking::REPLIED != 0 => state & !tracking::QUESTION,
+        true => state,
+    };
+    if next != state {
+        write_state(tables, parsed, session, state, next);
+    }
+}
+
+/// Writes what a packet has changed of the state into both entries. Bit by bit: the two directions may be at
+/// it at once.
+#[inline(never)]
+fn write_state<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+    state: u32,
+    next: u32,
+) {
+    let (added, removed) = (next & !state, state & !next);
+    let write = |entry: &Session<A>| {
+        if removed != 0 {
+            entry.state.fetch_and(!removed);
+        }
+        if added != 0 {
+            entry.state.fetch_or(added);
+        }
+    };
+    if added | removed == 0 {
+        return;
+    }
+    write(session);
+    if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
+        write(peer);
+    }
+}
+
+/// How far a segment is ahead of what the other side has acknowledged last, if that is known.
+#[inline(always)]
+fn ahead<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    session: &Session<A>,
+) -> Option<u32> {
+    let peer = tables.session(&session.peer_key(parsed.header.protocol))?;
+    Some(parsed.sequence.wrapping_sub(peer.acknowledged()?))
+}

@@ -1,0 +1,367 @@
+//! Fragments in any order.
+//!
+//! Only the first fragment of a packet says the ports. Those that come before it are kept and sent
+//! on when it comes, at the hook at which packets enter: from there on the first one is always in
+//! front. Bounded in number and bytes by [`HELD_SETS`] and [`HELD_WAYS`], in time by
+//! `fragment_s`, and fair: a sender has the slots of one set, whatever it sends.
+//!
+//! A packet's fragments may not overlap (RFC 5722 section 3, and Linux since 5.0 for IPv4 too): the
+//! receiver could put another packet together than the one that was judged here. A fragment of which
+//! every block has come already is a duplicate that the network has made (RFC 8200 section 4.5). It is
+//! dropped alone, as by Linux (`inet_frag_queue_insert`): the receiver gets each block once, so what a
+//! duplicate holds is not compared.
+
+use crate::{
+    address::Address,
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    packet::Packet,
+    pipeline::lookup::generation,
+    tables::{
+        Tables,
+        datagrams::{BLOCK, Datagram, WORD_BLOCKS, WORDS, state},
+        fragments::{FragmentKey, FragmentPorts},
+        held::{BUSY, Busy, FREE, HELD_SETS, HELD_WAYS, Held},
+        insert::InsertError,
+        policies::{ChainKey, side},
+        sessions::View,
+    },
+    wire::protocol::{TCP, needs_first},
+};
+
+/// The longest payload of an IPv4 packet in bytes.
+const MAX_PAYLOAD: usize = 65535 - 20;
+
+/// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to the
+/// next one with the same identification.)
+pub const DUPLICATE_WAYS: u32 = HELD_WAYS / 8;
+
+/// What becomes of a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// The first one has come, or is this one: it goes on.
+    GoesOn,
+    /// It is kept until the first one comes.
+    Kept,
+}
+
+/// The blocks of a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Blocks {
+    first: u32,
+    /// The one after the last.
+    end: u32,
+    is_last: bool,
+}
+
+/// What the blocks of a fragment are to those that came before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    New,
+    Duplicate,
+    Contradiction,
+}
+
+/// For how long a fragment of a complete packet may be a duplicate, in seconds.
+const DUPLICATES_S: u32 = 1;
+
+impl<A: Address> Parsed<A> {
+    /// The blocks of a fragment.
+    ///
+    /// # Errors
+    ///
+    /// Why no host would take it.
+    #[inline(always)]
+    fn blocks(&self) -> Result<Blocks, DropReason> {
+        let header = &self.header;
+        let len = header.total_len - header.header_len;
+        let offset = usize::from(header.fragment_offset);
+        if len == 0 || (header.more_fragments && !len.is_multiple_of(BLOCK)) {
+            return Err(DropReason::Malformed);
+        }
+        if offset + len > MAX_PAYLOAD {
+            return Err(DropReason::FragmentOversized);
+        }
+        if offset == BLOCK && header.protocol == TCP {
+            // It would hold TCP's flags, which stand in the first one (RFC 3128).
+            return Err(DropReason::FragmentTiny);
+        }
+        Ok(Blocks {
+            first: (offset / BLOCK) as u32,
+            end: (offset + len).div_ceil(BLOCK) as u32,
+            is_last: !header.more_fragments,
+        })
+    }
+}
+
+/// Lets a fragment pass if the first one of its packet has come, keeps it otherwise, and sends on
+/// what was kept when the first one comes. Those come to the same hook again, after this one.
+///
+/// # Errors
+///
+/// Why it is dropped.
+#[inline(always)]
+pub fn order<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    key: &FragmentKey<A>,
+) -> Result<Order, DropReason> {
+    let blocks = parsed.blocks()?;
+    if packet.was_kept() {
+        return Ok(Order::GoesOn);
+    }
+    let datagram = datagram(tables, key).ok_or(DropReason::FragmentsFull)?;
+    let part = datagram.note(tables, blocks);
+    if part == Part::Contradiction {
+        datagram.state.fetch_or(state::OVERLAPS);
+    }
+    if datagram.state.load() & state::OVERLAPS != 0 {
+        return Err(DropReason::FragmentOverlap);
+    }
+    if part == Part::Duplicate {
+        return Err(DropReason::FragmentDuplicate);
+    }
+    if parsed.header.fragment_offset == 0 {
+        if datagram.state.fetch_or(state::FIRST) & state::KEEPS != 0 {
+            send_on(packet, tables, key);
+        }
+    } else if needs_first(key.protocol) && datagram.state.load() & state::FIRST == 0 {
+        return keep(packet, tables, key, datagram);
+    }
+    if datagram.is_complete() {
+        // Its identification may be used again.
+        tables.remove_datagram(key);
+    }
+    Ok(Order::GoesOn)
+}
+
+/// The packet that a fragment is a part of, new if none of its fragments has come lately.
+#[inline(always)]
+fn datagram<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    key: &FragmentKey<A>,
+) -> Option<&'t Datagram> {
+    let now_s = tables.now_s();
+    if let Some(datagram) = tables.datagram(key) {
+        if now_s.saturating_sub(datagram.seen_s.load()) < lifetime_s(tables) {
+            return Some(datagram);
+        }
+        tables.remove_datagram(key);
+    }
+    match tables.add_datagram(key) {
+        Ok(()) | Err(InsertError::Exists) => {}
+        Err(InsertError::Full) => return None,
+    }
+    let datagram = tables.datagram(key)?;
+    datagram.seen_s.store(now_s);
+    Some(datagram)
+}
+
+#[inline(always)]
+fn lifetime_s<A: Address, T: Tables<A>>(tables: &T) -> u32 {
+    tables.settings().map_or(0, |settings| settings.fragment_s)
+}
+
+impl Datagram {
+    /// Notes blocks that have come, and says what they are to those that came before.
+    #[inline(always)]
+    fn note<A: Address, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> Part {
+        let first_word = blocks.first / WORD_BLOCKS;
+        let (mut known, mut new) = (0, 0);
+        tables.repeat((blocks.end - 1) / WORD_BLOCKS - first_word + 1, |turn| {
+            let word = first_word + turn;
+            let bits = word_bits(blocks, word);
+            let before = self.blocks[word as usize % WORDS].fetch_or(bits);
+            known |= before & bits;
+            new |= !before & bits;
+            true
+        });
+        let len = if new == 0 {
+            0
+        } else {
+            blocks.end - blocks.first
+        };
+        let received = self.received.fetch_add(len) + len;
+        let end = if blocks.is_last {
+            self.end.exchange_if(0, blocks.end)
+        } else {
+            self.end.load()
+        };
+        let has_other_end = blocks.is_last && end != 0 && end != blocks.end;
+        let is_behind_end = end != 0 && (blocks.end > end || received > end);
+        let is_too_long = blocks.is_last && received > blocks.end;
+        let is_partly_known = known != 0 && new != 0;
+        if has_other_end || is_behind_end || is_too_long || is_partly_known {
+            return Part::Contradiction;
+        }
+        match new {
+            0 => Part::Duplicate,
+            _ => Part::New,
+        }
+    }
+
+    /// Whether all of it has come.
+    #[inline(always)]
+    fn is_complete(&self) -> bool {
+        self.end.load() == self.received.load()
+    }
+}
+
+/// The bits of a word that stand for some of these blocks.
+#[inline(always)]
+const fn word_bits(blocks: Blocks, word: u32) -> u32 {
+    let start = word * WORD_BLOCKS;
+    let mut bits = u32::MAX;
+    if blocks.first > start {
+        bits &= u32::MAX << ((blocks.first - start) & (WORD_BLOCKS - 1));
+    }
+    if blocks.end < start + WORD_BLOCKS {
+        bits &= !(u32::MAX << ((blocks.end - start) & (WORD_BLOCKS - 1)));
+    }
+    bits
+}
+
+/// The first slot of a sender's set.
+#[inline(always)]
+fn set_of<A: Address>(key: &FragmentKey<A>) -> u32 {
+    key.source.mix().wrapping_add(key.network.into()) % HELD_SETS * HELD_WAYS
+}
+
+#[inline(never)]
+fn keep<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    key: &FragmentKey<A>,
+    datagram: &Datagram,
+) -> Result<Order, DropReason> {
+    let (now_s, lifetime_s, set) = (tables.now_s(), lifetime_s(tables), set_of(key));
+    // What is complete is forgotten, but not its ports.
+    let has_just_come = |ports: &FragmentPorts| now_s.saturating_sub(ports.seen_s) <= DUPLICATES_S;
+    let (ways, full) = match tables.fragment(key).is_some_and(has_just_come) {
+        true => (DUPLICATE_WAYS, DropReason::FragmentDuplicate),
+        false => (HELD_WAYS, DropReason::FragmentsFull),
+    };
+    let mut slot = None;
+    tables.repeat(ways, |way| {
+        let Some(held) = tables.held(set + way) else {
+            return false;
+        };
+        if held.claim(tables, now_s, lifetime_s).is_some() {
+            slot = Some(set + way);
+        }
+        slot.is_none()
+    });
+    // (Made busy above: a reference does not outlast the loop for the verifier.)
+    let held = slot.and_then(|slot| tables.held(slot)).ok_or(full)?;
+    let mut busy = Busy(held);
+    if packet.keep(&mut busy, key).is_none() {
+        busy.hand_over(FREE);
+        return Err(DropReason::FragmentsFull);
+    }
+    busy.hand_over(now_s);
+    // The first one may have come meanwhile, and not have seen this one.
+    let has_first = datagram.state.fetch_or(state::KEEPS) & state::FIRST != 0;
+    if has_first && held.seen_s.exchange_if(now_s, FREE) == now_s {
+        return Ok(Order::GoesOn);
+    }
+    Ok(Order::Kept)
+}
+
+/// Sends on what was kept of a packet whose first fragment is here.
+#[inline(never)]
+fn send_on<A: Address, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, key: &FragmentKey<A>) {
+    if packet.save().is_none() {
+        return;
+    }
+    let set = set_of(key);
+    tables.repeat(HELD_WAYS, |way| {
+        let Some(held) = tables.held(set + way) else {
+            return false;
+        };
+        let seen_s = held.seen_s.load();
+        if seen_s != FREE
+            && seen_s != BUSY
+            && let Some(busy) = held.make_busy(seen_s)
+        {
+            let is_wanted = packet.send_kept(&busy, key);
+            busy.hand_over(if is_wanted { FREE } else { seen_s });
+        }
+        true
+    });
+    packet.restore();
+}
+
+/// Frees all slots whose fragments have waited for too long, and gives how many those were.
+#[inline(always)]
+pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
+    let (now_s, lifetime_s) = (tables.now_s(), lifetime_s(tables));
+    let mut freed = 0;
+    tables.repeat(HELD_SETS * HELD_WAYS, |slot| {
+        let held = tables.held(slot);
+        freed += i32::from(held.is_some_and(|held| held.expire(tables, now_s, lifetime_s)));
+        true
+    });
+    freed
+}
+
+impl<A: Address> Held<A> {
+    /// Makes the slot busy if nothing is in it or what is has waited for too long.
+    #[inline(always)]
+    fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> Option<Busy<'_, A>> {
+        let seen_s = self.seen_s.load();
+        if seen_s == BUSY || (seen_s != FREE && now_s.saturating_sub(seen_s) < lifetime_s) {
+            return None;
+        }
+        let busy = self.make_busy(seen_s)?;
+        if seen_s != FREE {
+            tables.count_drop(DropReason::FragmentExpired);
+        }
+        Some(busy)
+    }
+
+    /// Frees the slot if what is in it has waited for too long.
+    #[inline(always)]
+    fn expire<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> bool {
+        if self.seen_s.load() == FREE {
+            return false;
+        }
+        match self.claim(tables, now_s, lifetime_s) {
+            Some(busy) => {
+                busy.hand_over(FREE);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Lets a fragment into the pipeline once the first one of its packet has come.
+#[inline(never)]
+pub(crate) fn enter<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    view: View,
+    network: u16,
+) -> Result<Order, DropReason> {
+    let (generation, destination) = (generation(tables), parsed.header.destination);
+    let may_be_translated = match view {
+        View::Outside => tables.external_address(generation, destination).is_some(),
+        _ => destination.is_unicast() && tables.inside(generation, destination).is_none(),
+    };
+    // Policies ask for the ports of what goes to guests.
+    let may_be_policed = || {
+        let any = ChainKey {
+            generation,
+            from: side::ANY,
+            to: side::ANY,
+            reserved: 0,
+        };
+        destination.is_unicast() && tables.chain(&any).is_some()
+    };
+    if !may_be_translated && !may_be_policed() {
+        return Ok(Order::GoesOn);
+    }
+    order(packet, tables, parsed, &parsed.fragment_key(view, network))
+}

@@ -1,0 +1,217 @@
+//! Who a guest may say it is, at the port of a bridge that it is plugged into.
+//!
+//! A *name* is an Ethernet address, or an IPv4 address of the network's own prefix. It is bound to
+//! a port: by the configuration, or by the first port that uses it. Judged are the Ethernet source of
+//! every frame, the source of IPv4, both senders of ARP, and the client of DHCP.
+
+use crate::{
+    address::Addr4,
+    packet::Packet,
+    tables::{
+        Tables,
+        bindings::{BindingRecord, Bindings, FIXED, Name},
+        inside::inside_flags,
+        interfaces::{Interface, interface_flags},
+    },
+    wire::protocol::UDP,
+};
+
+/// How many names a port may have. Behind it may be a router or a bridge with guests of its own;
+/// but one port cannot fill the table.
+pub const MOST_NAMES: u32 = 1024;
+
+/// For how many seconds an IPv4 address that the configuration gives nobody stays with a port that
+/// does not use it.
+pub const KEPT_S: u32 = 60;
+
+const ETHERNET: usize = 14;
+
+const IPV4: [u8; 2] = [0x08, 0x00];
+
+const ARP: [u8; 2] = [0x08, 0x06];
+
+/// Ethernet and IPv4 addresses of six and four bytes (RFC 826).
+const ARP_KINDS: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// Length of an ARP packet for these.
+const ARP_LEN: usize = 28;
+
+/// Length of an IPv4 header without options.
+const IPV4_LEN: usize = 20;
+
+/// The port of DHCP servers, as it stands in a packet.
+const DHCP_SERVER: [u8; 2] = [0, 67];
+
+/// Where the client's hardware address stands in a UDP packet (RFC 2131 section 2).
+const DHCP_CLIENT: usize = 8 + 28;
+
+/// Judges a frame at a port whose network has `anti_spoof`; `has_tag` is 1 for one of a VLAN. Gives
+/// [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
+#[inline(never)]
+pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
+    packet: &mut P,
+    tables: &T,
+    index: u32,
+    has_tag: u32,
+) -> u32 {
+    let Some(port) = tables.interface(index) else {
+        return PASSES_SLOWLY;
+    };
+    let is_guarded = port.flags & interface_flags::GUARDED != 0;
+    if is_guarded && judge(packet, tables, index, port, has_tag != 0).is_none() {
+        return FORGED;
+    }
+    match port.flags & interface_flags::SLOW {
+        0 => PASSES,
+        _ => PASSES_SLOWLY,
+    }
+}
+
+/// The frame passes.
+pub const PASSES: u32 = 0;
+
+/// The frame passes, and not by the fast path.
+pub const PASSES_SLOWLY: u32 = 1;
+
+/// The frame says that it is from somebody else ([`crate::drop_reason::DropReason::Spoofed`]).
+pub const FORGED: u32 = 2;
+
+#[inline(always)]
+fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
+    packet: &mut P,
+    tables: &T,
+    index: u32,
+    port: &Interface,
+    has_tag: bool,
+) -> Option<()> {
+    packet.make_readable(ETHERNET + ARP_LEN);
+    let [a, b, c, d, e, f, kind @ ..] = packet.read::<8>(6)?;
+    let mac = [a, b, c, d, e, f];
+    if mac == port.mac || mac[0] & 1 != 0 {
+        return None;
+    }
+    bind(tables, &Name::of_mac(mac, port.number), index)?;
+    // What has the tag of a VLAN is of another network.
+    if has_tag {
+        return Some(());
+    }
+    match kind {
+        ARP => {
+            let arp = packet.read::<18>(ETHERNET)?;
+            let [
+                k0,
+                k1,
+                k2,
+                k3,
+                k4,
+                k5,
+                _,
+                _,
+                h0,
+                h1,
+                h2,
+                h3,
+                h4,
+                h5,
+                sender @ ..,
+            ] = arp;
+            let is_own = [k0, k1, k2, k3, k4, k5] == ARP_KINDS && [h0, h1, h2, h3, h4, h5] == mac;
+            if !is_own {
+                return None;
+            }
+            is_address_own(tables, Addr4(sender), mac, index, port)
+        }
+        IPV4 => {
+            let header = packet.read::<IPV4_LEN>(ETHERNET)?;
+            let source = Addr4([header[12], header[13], header[14], header[15]]);
+            is_address_own(tables, source, mac, index, port)?;
+            is_client_own(packet, &header, mac)
+        }
+        _ => Some(()),
+    }
+}
+
+/// Whether an IPv4 address belongs to who has this Ethernet address at this port.
+#[inline(always)]
+fn is_address_own<T: Tables<Addr4> + Bindings>(
+    tables: &T,
+    address: Addr4,
+    mac: [u8; 6],
+    index: u32,
+    port: &Interface,
+) -> Option<()> {
+    // Who has none yet asks for one, or whether somebody has it.
+    if address == Addr4([0; 4]) {
+        return Some(());
+    }
+    let generation = tables.settings()?.generation as u16;
+    let owner = tables.inside(generation, address)?;
+    if owner.network != port.number || owner.gateway == address {
+        return None;
+    }
+    if owner.flags & inside_flags::HAS_MAC != 0 {
+        return (owner.mac == mac).then_some(());
+    }
+    match owner.flags & inside_flags::ON_LINK {
+        0 => Some(()),
+        _ => bind(tables, &Name::of_address(address, port.number), index),
+    }
+}
+
+/// Whether what goes to a DHCP server is about the one who sends it. A first fragment that does not
+/// say is about somebody else.
+#[inline(always)]
+fn is_client_own<P: Packet>(packet: &mut P, header: &[u8; IPV4_LEN], mac: [u8; 6]) -> Option<()> {
+    let is_later_fragment = header[6] & 0x1f != 0 || header[7] != 0;
+    if header[9] != UDP || is_later_fragment {
+        return Some(());
+    }
+    let l4 = ETHERNET + usize::from(header[0] & 0x0f) * 4;
+    packet.make_readable(l4 + DHCP_CLIENT + 6);
+    // One that is cut off before it says the port is nobody's.
+    if packet.read::<2>(l4 + 2)? != DHCP_SERVER {
+        return Some(());
+    }
+    (packet.read::<6>(l4 + DHCP_CLIENT)? == mac).then_some(())
+}
+
+/// Whether a port may use a name, which it has from now on.
+#[inline(never)]
+fn bind<T: Tables<Addr4> + Bindings>(tables: &T, name: &Name, port: u32) -> Option<()> {
+    let now_s = tables.now_s();
+    let Some(binding) = tables.binding(name) else {
+        let names = tables.names(port)?;
+        if names.fetch_add(1) < MOST_NAMES {
+            let record = BindingRecord {
+                port,
+                seen_s: now_s,
+            };
+            if tables.add_binding(name, &record).is_ok() {
+                return Some(());
+            }
+        }
+        names.fetch_add(u32::MAX);
+        return None;
+    };
+    let (owner, seen_s) = (binding.port.load(), binding.seen_s.load());
+    if owner == port {
+        if seen_s != now_s && seen_s != FIXED {
+            binding.seen_s.store(now_s);
+        }
+        return Some(());
+    }
+    let is_silent = name.is_address() && now_s.saturating_sub(seen_s) > KEPT_S;
+    if seen_s == FIXED || (is_up(tables, owner) && !is_silent) {
+        return None;
+    }
+    binding.seen_s.store(now_s);
+    (binding.port.exchange_if(owner, port) == owner).then_some(())
+}
+
+/// Whether a port is there and carries.
+#[inline(always)]
+fn is_up<T: Tables<Addr4>>(tables: &T, port: u32) -> bool {
+    tables
+        .interface(port)
+        .is_some_and(|port| port.flags & interface_flags::CARRIES != 0)
+}

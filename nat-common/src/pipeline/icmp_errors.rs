@@ -1,0 +1,266 @@
+//! ICMP errors at the four hooks (RFC 5508 section 4).
+//!
+//! An error never opens, refreshes or ends a session (RFC 5508 REQ-6, RFC 5382 REQ-9).
+
+use crate::{
+    address::{Address, Endpoint},
+    drop_reason::DropReason,
+    headers::{
+        parsed::Parsed,
+        quoted::{Quoted, parse_quoted, quoted_addresses, verify_checksum},
+    },
+    packet::Packet,
+    pipeline::{
+        lookup::{generation, home_of, network_of},
+        verdict::{Outcome, Place, Verdict},
+    },
+    tables::{
+        Tables,
+        sessions::{Session, View, flags},
+        snats::mapping,
+    },
+    translation::icmp_error::{ErrorTranslation, rewrite_error},
+};
+
+/// An error from outside about what a guest has sent.
+#[inline(never)]
+pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    error: &Parsed<A>,
+) -> Outcome {
+    let Some(quoted) = parse_quoted(packet, error) else {
+        return not_for_guests(tables, error);
+    };
+    // The entry of answers to the quoted packet leads to the guest.
+    let Some(session) = tables.session(&quoted.answer_key(View::Outside, 0)) else {
+        return not_for_guests(tables, error);
+    };
+    if session.has(flags::HOST) && session.destination_endpoint() == quoted.source {
+        return Ok(Verdict::Untouched);
+    }
+    let source = error.header.source;
+    error.check_source()?;
+    if tables.inside(generation(tables), source).is_some() {
+        return Err(DropReason::InternalSource);
+    }
+    // An error goes to whom it quotes (RFC 1122 section 3.2.2).
+    if error.header.destination != quoted.source.address {
+        return not_for_guests(tables, error);
+    }
+    verify_checksum(packet, error)?;
+    let to = ErrorTranslation {
+        source,
+        destination: session.destination,
+        quoted_source: session.destination_endpoint(),
+        quoted_destination: session.source_endpoint(),
+    };
+    deliver(packet, tables, error, &quoted, &to, session, true)
+}
+
+/// An error that belongs to no session is the host's, if it is sent to the host.
+#[inline(always)]
+fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Outcome {
+    match tables.external_address(generation(tables), error.header.destination) {
+        Some(external) if external.is_host == 0 => Err(DropReason::Unsolicited),
+        Some(_) => Ok(Verdict::Untouched),
+        None => Ok(Verdict::Beyond),
+    }
+}
+
+/// An error from a guest, from whoever is behind it, or from the host itself, about a packet from
+/// outside. It shows no address that a rule hides, neither as its source nor in the quotation.
+#[inline(never)]
+pub(crate) fn outbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    error: &Parsed<A>,
+    network: u16,
+    uplink: u16,
+) -> Outcome {
+    let is_host = packet.ingress_interface() == 0;
+    let way = Way {
+        generation: generation(tables),
+        network,
+        uplink,
+    };
+    let Some((quoted, session)) = session_of(packet, tables, error, network, is_host) else {
+        return without_session(packet, tables, error, way, is_host);
+    };
+    if !is_host {
+        verify_checksum(packet, error)?;
+    }
+    let source = error.header.source;
+    // The NAT's own address, that of the session (RFC 5508 REQ-5); routers of this host's side are shown
+    // where nothing is translated, and the host itself is one that may be known.
+    let is_shown = match is_host {
+        true => tables.inside(way.generation, source).is_none(),
+        false => session.source == quoted.destination.address && !is_hidden(tables, way, source),
+    };
+    let to = ErrorTranslation {
+        source: if is_shown { source } else { session.source },
+        destination: session.destination,
+        quoted_source: session.destination_endpoint(),
+        quoted_destination: session.source_endpoint(),
+    };
+    deliver(packet, tables, error, &quoted, &to, session, false)
+}
+
+/// Which rules concern a packet that leaves by an uplink.
+#[derive(Clone, Copy)]
+struct Way {
+    generation: u16,
+    network: u16,
+    uplink: u16,
+}
+
+/// Whether a rule hides an address from the outside.
+#[inline(always)]
+fn is_hidden<A: Address, T: Tables<A>>(tables: &T, way: Way, address: A) -> bool {
+    tables
+        .snat(way.generation, way.uplink, way.network, address)
+        .is_some_and(|snat| snat.mapping != mapping::NONE)
+}
+
+/// The packet from outside that an error is about, and its session.
+#[inline(always)]
+fn session_of<'t, A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &'t T,
+    error: &Parsed<A>,
+    network: u16,
+    is_host: bool,
+) -> Option<(Quoted<A>, &'t Session<A>)> {
+    let quoted = parse_quoted(packet, error)?;
+    // An error goes to whom it quotes, and not out to a guest.
+    if error.header.destination != quoted.source.address {
+        return None;
+    }
+    let known = |network| tables.session(&quoted.answer_key(View::Inside, network));
+    // The host's own errors come from no network: the quoted guest tells which it is. A router may know
+    // another way out than the guest.
+    let session = match is_host {
+        true => None,
+        false => known(network),
+    };
+    let session = match session {
+        Some(session) => session,
+        None => known(home_of(tables, &quoted.destination.address))?,
+    };
+    (!session.has(flags::HAIRPIN)).then_some((quoted, session))
+}
+
+/// An error about no session: it leaves if it shows nothing that is hidden.
+#[inline(always)]
+fn without_session<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    error: &Parsed<A>,
+    way: Way,
+    is_host: bool,
+) -> Outcome {
+    let shows = match quoted_addresses(packet, error) {
+        Some((source, destination)) => {
+            is_hidden(tables, way, source) || is_hidden(tables, way, destination)
+        }
+        None => !is_host,
+    };
+    if shows || is_hidden(tables, way, error.header.source) {
+        return Err(DropReason::NoSession);
+    }
+    Ok(Verdict::Untouched)
+}
+
+/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
+/// rewritten when it leaves again.
+#[inline(never)]
+pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    error: &Parsed<A>,
+) -> Outcome {
+    let quoted = parse_quoted(packet, error)
+        .filter(|quoted| error.header.destination == quoted.source.address);
+    let Some(quoted) = quoted else {
+        return Ok(Verdict::Untouched);
+    };
+    let home = home_of(tables, &quoted.destination.address);
+    let session = match tables.session(&quoted.answer_key(View::Inside, home)) {
+        Some(session) if session.has(flags::HAIRPIN) => session,
+        _ => return Ok(Verdict::Untouched),
+    };
+    verify_checksum(packet, error)?;
+    // As the quoted packet was in between.
+    let (quoted_source, quoted_destination) = match session.has(flags::FROM_INITIATOR) {
+        true => (
+            session.destination_endpoint(),
+            Endpoint::new(quoted.destination.address, session.source_port),
+        ),
+        false => (
+            Endpoint::new(session.destination, quoted.source.port),
+            quoted.destination,
+        ),
+    };
+    let to = ErrorTranslation {
+        source: error.header.source,
+        destination: session.destination,
+        quoted_source,
+        quoted_destination,
+    };
+    let is_in = session.has(flags::IN);
+    deliver(packet, tables, error, &quoted, &to, session, is_in)
+}
+
+/// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the host
+/// itself. It quotes the packet as it was in between.
+#[inline(never)]
+pub(crate) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    error: &Parsed<A>,
+    network: u16,
+    place: Place,
+) -> Outcome {
+    let quoted = parse_quoted(packet, error)
+        .filter(|quoted| error.header.destination == quoted.source.address);
+    let Some(quoted) = quoted else {
+        return Ok(Verdict::Untouched);
+    };
+    // The quoted packet's sender is in the network to which the error goes.
+    let sender_network = network_of(tables, place.interface);
+    let Some(session) = tables.session(&quoted.key(View::Between, sender_network)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let Some(peer) = tables.session(&session.peer_key(quoted.protocol)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let to = ErrorTranslation {
+        // Whoever behind the other guest says so: to the sender it is whom it has sent to.
+        source: match network {
+            0 => error.header.source,
+            _ => peer.source,
+        },
+        destination: error.header.destination,
+        quoted_source: peer.destination_endpoint(),
+        quoted_destination: peer.source_endpoint(),
+    };
+    rewrite_error(packet, error, &quoted, &to)?;
+    Ok(Verdict::Translated)
+}
+
+#[inline(always)]
+fn deliver<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    error: &Parsed<A>,
+    quoted: &Quoted<A>,
+    to: &ErrorTranslation<A>,
+    session: &Session<A>,
+    is_in: bool,
+) -> Outcome {
+    let traffic = error.traffic(packet, is_in);
+    let rule = session.rule;
+    rewrite_error(packet, error, quoted, to)?;
+    tables.count(rule, traffic);
+    Ok(Verdict::Translated)
+}

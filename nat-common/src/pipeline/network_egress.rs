@@ -1,0 +1,106 @@
+//! Network, egress: packets between guests by an external address, on their way to the guest, and
+//! where packets from outside go.
+
+use crate::{
+    address::Address,
+    headers::parsed::{Transport, parse},
+    packet::Packet,
+    pipeline::{
+        fast,
+        fragment_ports::{renumber, resolve_fragment},
+        icmp_errors,
+        lookup::{home_of, network_of},
+        policy,
+        verdict::{Outcome, Place, Verdict},
+    },
+    rewrite::rewrite,
+    tables::{Tables, interfaces::role, sessions::View},
+    work::Work,
+};
+
+/// Decides on a packet that is about to leave to a guest.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    let is_host = packet.ingress_interface() == 0;
+    let (network, is_from_uplink) = match tables.interface(packet.ingress_interface()) {
+        Some(interface) if interface.role == role::NETWORK => (interface.number, false),
+        Some(interface) => (0, interface.role == role::UPLINK),
+        None => (0, false),
+    };
+    if is_from_uplink {
+        if tables.is_fast_path_on(tables.now_s()) {
+            let network = network_of(tables, place.interface);
+            fast::learn_inbound(packet, tables, network, place);
+        }
+        return Ok(Verdict::Untouched);
+    }
+    if network == 0 {
+        return from_host_or_elsewhere(packet, tables, place, work, is_host);
+    }
+    parse(packet, place.l3, parsed)?;
+    if parsed.transport == Transport::IcmpError {
+        return icmp_errors::to_guest(packet, tables, parsed, network, place);
+    }
+    resolve_fragment(tables, parsed, View::Between, network);
+    if !parsed.has_ports {
+        return Ok(Verdict::Untouched);
+    }
+    let session = match tables.session(&parsed.key(View::Between, network)) {
+        Some(session) => Some(session),
+        None => {
+            let home = home_of(tables, &parsed.header.source);
+            tables.session(&parsed.key(View::Between, home))
+        }
+    };
+    match session {
+        Some(session) => {
+            let source = session.source_endpoint();
+            renumber(
+                packet,
+                tables,
+                parsed,
+                View::Between,
+                network,
+                source.address,
+            )?;
+            rewrite(packet, parsed, source, session.destination_endpoint())?;
+            Ok(Verdict::Translated)
+        }
+        None => Ok(Verdict::Untouched),
+    }
+}
+
+/// A packet that comes neither from a network nor from an uplink. One of the host's own may be an error
+/// about a hairpinned packet.
+#[inline(always)]
+fn from_host_or_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+    is_host: bool,
+) -> Outcome {
+    let interface = tables.interface(place.interface);
+    let is_policed = policy::is_policed(interface);
+    if !is_host && !is_policed {
+        return Ok(Verdict::Untouched);
+    }
+    parse(packet, place.l3, &mut work.parsed)?;
+    if is_host && work.parsed.transport == Transport::IcmpError {
+        return icmp_errors::to_guest(packet, tables, &work.parsed, 0, place);
+    }
+    match interface {
+        Some(interface) if is_policed => policy::to_guest(packet, tables, work, interface.number),
+        _ => Ok(Verdict::Untouched),
+    }
+}

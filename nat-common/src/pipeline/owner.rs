@@ -1,0 +1,37 @@
+//! Whose address a guest's packet has.
+
+use crate::{
+    address::Address,
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    packet::Packet,
+    pipeline::lookup::generation,
+    tables::{Tables, inside::inside_flags, interfaces::Interface},
+};
+
+/// Whether the address that a packet has belongs to the guest that sends it.
+#[inline(always)]
+pub(crate) fn check_owner<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: &Interface,
+) -> Result<(), DropReason> {
+    let owner = tables.inside(generation(tables), parsed.header.source);
+    let is_own = owner.is_some_and(|owner| {
+        owner.network == interface.number
+            && (owner.flags & inside_flags::HAS_MAC == 0
+                || source_mac(packet, parsed) == Some(owner.mac))
+    });
+    if is_own {
+        Ok(())
+    } else {
+        Err(DropReason::Spoofed)
+    }
+}
+
+/// The link-layer source of a packet on Ethernet: it stands before the protocol's two bytes.
+#[inline(always)]
+fn source_mac<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<[u8; 6]> {
+    packet.read::<6>(parsed.l3.checked_sub(8)?)
+}

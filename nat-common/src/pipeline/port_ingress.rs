@@ -1,0 +1,38 @@
+//! Port of a network's bridge, ingress: the fast path of established sessions.
+
+use crate::{
+    address::Address,
+    headers::parsed::parse_plain,
+    packet::Packet,
+    pipeline::{
+        fast::{is_to, outbound},
+        verdict::{Decision, Place},
+    },
+    tables::{Tables, interfaces::role},
+    work::Work,
+};
+
+/// Decides on a packet at the port of a network's bridge, before the bridge sees it.
+///
+/// What does not take the fast path goes on untouched, whatever it is: the hook of the bridge judges.
+#[inline(always)]
+pub fn from_port<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Decision {
+    let Some(port) = tables.near_interface(place.interface) else {
+        return Decision::GoesOn;
+    };
+    if port.role != role::PORT || !is_to(packet, place.l3, port.mac) {
+        return Decision::GoesOn;
+    }
+    let Some(parsed) = parse_plain(packet, place.l3) else {
+        return Decision::GoesOn;
+    };
+    match outbound(packet, tables, &parsed, &port, &mut work.sent) {
+        Some(result) => result.into(),
+        None => Decision::GoesOn,
+    }
+}

@@ -1,0 +1,72 @@
+//! Who is told that a packet was refused (RFC 1812 section 5.2.7.1).
+
+use crate::{
+    address::Address,
+    headers::parsed::Parsed,
+    tables::{
+        Tables,
+        interfaces::{Interface, role},
+        refusals::CLOCKS,
+    },
+    wire::unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
+};
+
+/// Refusals that a guest is told of in a second (RFC 1812 section 4.3.2.8).
+const PER_SECOND: u32 = 8;
+
+/// The guest that is to be told of the refusal of its packet, if it has one, the packet can be
+/// quoted, and it has not been told too often. `interfaces` are those by which the packet came in
+/// and is at.
+#[inline(always)]
+pub fn recipient<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    interfaces: [u32; 2],
+) -> Option<Recipient<A>> {
+    let header = &parsed.header;
+    // Options would have to be quoted as well; a later fragment has no ports to quote.
+    if header.header_len != HEADER_LEN
+        || header.fragment_offset != 0
+        || header.total_len < QUOTE_LEN
+        || !header.destination.is_unicast()
+    {
+        return None;
+    }
+    let settings = tables.settings()?;
+    let inside = tables.inside(settings.generation as u16, header.source)?;
+    if inside.gateway == A::UNSPECIFIED {
+        return None;
+    }
+    let is_its_network = |interface: &Interface| {
+        interface.role == role::NETWORK && interface.number == inside.network
+    };
+    let [first, second] = interfaces;
+    let interface = if tables.interface(first).is_some_and(is_its_network) {
+        first
+    } else if tables.interface(second).is_some_and(is_its_network) {
+        second
+    } else {
+        return None;
+    };
+    is_due(tables, header.source).then_some(Recipient {
+        gateway: inside.gateway,
+        guest: header.source,
+        interface,
+    })
+}
+
+/// Whether a guest may be told now. The clock holds the second and, in its last eight bits, how
+/// often it was told in it.
+#[inline(always)]
+fn is_due<A: Address, T: Tables<A>>(tables: &T, guest: A) -> bool {
+    let Some(clock) = tables.refusal_clock(guest.mix() % CLOCKS) else {
+        return false;
+    };
+    let (before, second) = (clock.load(), tables.now_s() << 8);
+    let next = if before & !0xff == second {
+        before + 1
+    } else {
+        second + 1
+    };
+    next & 0xff <= PER_SECOND && clock.exchange_if(before, next) == before
+}

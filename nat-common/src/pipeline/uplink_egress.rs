@@ -1,0 +1,472 @@
+//! Uplink, egress: packets that the kernel has routed to the outside.
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    headers::{
+        dhcp,
+        parsed::{Parsed, Transport, parse},
+    },
+    packet::Packet,
+    pipeline::{
+        fast,
+        follow::translate,
+        fragment_ports::{renumber, resolve_fragment},
+        icmp_errors,
+        lookup::{find_of_guest, generation, network_of},
+        verdict::{NotOpened, Opened, Outcome, Place, Verdict, outcome},
+    },
+    rewrite::rewrite,
+    session::{ending, lease, open_host::open_host, open_outbound::open_outbound, tracking},
+    tables::{
+        Tables,
+        counters::NO_RULE,
+        host::HostSocket,
+        interfaces::{interface_flags, role},
+        origin::Origin,
+        ports::PortKey,
+        sessions::{Session, SessionKey, View, flags},
+        snats::{Snat, filtering, mapping},
+    },
+    translation::mss,
+    verifier::settle,
+    wire::{
+        protocol::{TCP, UDP},
+        tcp,
+    },
+    work::Work,
+};
+
+/// Decides on a packet that is about to leave by an uplink.
+///
+/// # Errors
+///
+/// The reason why it is dropped.
+#[inline(always)]
+pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let outcome = decide(packet, tables, place, work)?;
+    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
+    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(outcome)
+}
+
+#[inline(always)]
+fn decide<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Outcome {
+    let parsed = &mut work.parsed;
+    parse(packet, place.l3, parsed)?;
+    let network = network_of(tables, packet.ingress_interface());
+    let (uplink, is_one_of_several) = match tables.interface(place.interface) {
+        Some(interface) if interface.role == role::UPLINK => (
+            interface.number,
+            interface.flags & interface_flags::ONE_OF_SEVERAL != 0,
+        ),
+        _ => return Ok(Verdict::Untouched),
+    };
+    if parsed.transport == Transport::IcmpError {
+        return icmp_errors::outbound(packet, tables, parsed, network, uplink);
+    }
+    resolve_fragment(tables, parsed, View::Inside, network);
+    if parsed.has_ports
+        && let Some((session, home)) = find_of_guest(tables, parsed, network)
+        && !(is_one_of_several && ends_by_moving(tables, parsed, home, uplink))
+    {
+        if network != 0 && tables.is_fast_path_on(tables.now_s()) {
+            fast::learn(packet, tables, session, place);
+        }
+        let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
+        renumber(
+            packet,
+            tables,
+            parsed,
+            View::Inside,
+            network,
+            source.address,
+        )?;
+        return translate(packet, tables, parsed, session, &[source, destination]);
+    }
+    let origin = Origin {
+        generation: generation(tables),
+        uplink,
+        network,
+    };
+    let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
+    // A host without an address asks for one, whatever source a rule is for.
+    let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
+    let opened = match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
+        Some(snat) => from_inside(packet, tables, work, origin, snat),
+        None => from_host(packet, tables, work, origin),
+    };
+    outcome(opened)
+}
+
+/// Ends the session of a packet that a guest has opened and that now leaves by another uplink than the
+/// one whose address it has, if that uplink has a rule for it: from there answers would not come
+/// back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
+/// `net/netfilter/nf_nat_core.c`).
+#[inline(never)]
+fn ends_by_moving<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    network: u16,
+    uplink: u16,
+) -> bool {
+    let key = parsed.key(View::Inside, network);
+    let Some(session) = tables.session(&key) else {
+        return false;
+    };
+    // Who was asked at an address answers from there, by whatever way.
+    if network == 0 || !session.has(flags::PRIMARY) || !session.has(flags::FROM_INITIATOR) {
+        return false;
+    }
+    let generation = generation(tables);
+    let is_elsewhere = tables
+        .external_address(generation, session.source)
+        .is_some_and(|external| external.uplink != uplink);
+    let is_translated_here = tables
+        .snat(generation, uplink, network, key.source)
+        .is_some_and(|snat| snat.mapping != mapping::NONE);
+    is_elsewhere
+        && is_translated_here
+        && (ending::end(tables, &key, session) || !session.is_usable())
+}
+
+/// A packet from an inside source without a session: it opens one, or it does not leave.
+#[inline(never)]
+fn from_inside<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+) -> Opened {
+    let parsed = &work.parsed;
+    let destination = parsed.header.destination;
+    if snat.has_excludes != 0 && tables.is_excluded(origin.generation, snat.rule, destination) {
+        return Err(NotOpened::Passes);
+    }
+    if snat.first == A::UNSPECIFIED {
+        return Err(DropReason::NoAddress.into());
+    }
+    parsed.check_ends()?;
+    if !parsed.has_ports {
+        return Err(DropReason::FragmentUnknown.into());
+    }
+    if !parsed.may_open() || !destination.is_unicast() {
+        return Err(DropReason::NoSession.into());
+    }
+    open(packet, tables, work, origin, snat)
+}
+
+/// What becomes of a packet that leaves from an external address and is no guest's: the host's own,
+/// or that of somebody behind it whom others translate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum HostFlow {
+    /// It goes out as it is. If a forward or a guest could take what answers it, the flow is noted.
+    Passes,
+    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote.
+    /// Where there is no room for that, it goes out as it is.
+    Asks,
+    /// A guest's session has exactly these addresses: it gets another port.
+    Meets,
+    /// The host has had its chance to take it.
+    TurnedBack,
+}
+
+/// Decides on a packet without a session and without a rule for its source.
+#[inline(always)]
+fn from_host<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> Opened {
+    let flow = host_flow(packet, tables, work, origin);
+    match flow {
+        HostFlow::Passes => return Err(NotOpened::Passes),
+        HostFlow::TurnedBack => return Err(DropReason::Unsolicited.into()),
+        HostFlow::Asks | HostFlow::Meets => {}
+    }
+    settle(work);
+    match open_elsewhere(packet, tables, work, origin) {
+        Err(NotOpened::Dropped(reason))
+            if flow == HostFlow::Asks && reason != DropReason::RewriteFailed =>
+        {
+            Err(NotOpened::Passes)
+        }
+        opened => opened,
+    }
+}
+
+/// (Apart from what follows: the stack has no room for both.)
+#[inline(never)]
+fn host_flow<A: Address, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> HostFlow {
+    let parsed = &work.parsed;
+    let is_own = packet.ingress_interface() == 0;
+    if !is_own && is_turned_back(tables, parsed, origin.generation) {
+        return HostFlow::TurnedBack;
+    }
+    if is_own && dhcp::asks_for_address(parsed) {
+        note_asking(tables, work, origin.uplink);
+        return HostFlow::Passes;
+    }
+    let source = parsed.header.source;
+    // An address that the host holds is never a guest's: the kernel takes no packet from it.
+    let is_hosts = may_be_answered(parsed, is_own)
+        && tables
+            .external_address(origin.generation, source)
+            .is_some_and(|external| is_own || external.is_host != 0);
+    if !is_hosts {
+        return HostFlow::Passes;
+    }
+    let is_to_group = is_to_group(packet, parsed);
+    if let Transport::IcmpQuery { .. } = parsed.transport {
+        // (What answers a query to a group comes from others, to whom no session leads.)
+        return match is_to_group || origin.network != 0 {
+            true => HostFlow::Passes,
+            false => claimed(tables, parsed),
+        };
+    }
+    if !opens_for_others(parsed, is_own) && !is_contested(tables, parsed, origin.generation) {
+        return HostFlow::Passes;
+    }
+    let remote = match is_to_group {
+        true => Endpoint::new(A::UNSPECIFIED, Port::ZERO),
+        false => parsed.destination(),
+    };
+    note(tables, work, &remote)
+}
+
+/// What becomes of a query.
+#[inline(always)]
+fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow {
+    let answer = parsed.key(View::Outside, 0).reversed();
+    match tables.session(&answer) {
+        Some(_) => HostFlow::Meets,
+        None => HostFlow::Asks,
+    }
+}
+
+/// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the
+/// address, and has had its chance.
+#[inline(always)]
+fn is_turned_back<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    generation: u16,
+) -> bool {
+    dhcp::is_to_client(parsed)
+        && tables
+            .external_address(generation, parsed.header.destination)
+            .is_some()
+}
+
+/// Whether a packet may be the first one of a flow that is to be noted. A connection of the host's
+/// own has a socket, which is known without a note; what others translate has none.
+#[inline(always)]
+fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+    match parsed.transport {
+        Transport::Tcp { flags } => {
+            flags & tcp::RST == 0 && (!is_own || flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
+        }
+        Transport::IcmpQuery { is_reply } => !is_reply,
+        Transport::Udp | Transport::Opaque => true,
+        Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+    }
+}
+
+/// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet
+/// shows by the frame alone.
+#[inline(always)]
+fn is_to_group<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+    const ETHERNET: usize = 14;
+    let frame = parsed.l3.checked_sub(ETHERNET);
+    let is_group_frame = frame
+        .and_then(|frame| packet.read::<2>(frame))
+        .is_some_and(|[first, _]| first & 1 != 0);
+    is_group_frame || !parsed.header.destination.is_unicast()
+}
+
+/// Whether a packet may open a flow of somebody whom others translate. Nobody has a socket there: a note
+/// alone tells guests who come later that the port is in use towards that remote.
+#[inline(always)]
+fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+    let opens = match parsed.transport {
+        Transport::Tcp { flags } => flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        _ => true,
+    };
+    opens && !is_own
+}
+
+/// Whether somebody else than the host could take what answers a packet.
+#[inline(always)]
+fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, generation: u16) -> bool {
+    let protocol = parsed.header.protocol;
+    !matches!(protocol, TCP | UDP)
+        || tables
+            .forward(generation, protocol, parsed.source())
+            .is_some()
+        || tables
+            .port(&PortKey::new(parsed.source(), protocol))
+            .is_some()
+}
+
+/// Notes the flow of a packet, of which `remote` is the other end.
+#[inline(always)]
+fn note<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    remote: &Endpoint<A>,
+) -> HostFlow {
+    let parsed = &work.parsed;
+    let answer = SessionKey {
+        source: remote.address,
+        source_port: remote.port,
+        ..parsed.key(View::Outside, 0).reversed()
+    };
+    if let Some(session) = tables.session(&answer) {
+        if session.has(flags::HOST) && session.destination_endpoint() == parsed.source() {
+            session.touch(tables.now_s());
+            return HostFlow::Passes;
+        }
+        if !session.is_usable() {
+            return HostFlow::Passes;
+        }
+        if !yields(parsed, session) {
+            return match parsed.transport {
+                Transport::Tcp { flags } if flags & tcp::SYN == 0 => HostFlow::Passes,
+                _ => HostFlow::Meets,
+            };
+        }
+        end_of_answers(tables, &answer, session);
+    } else if is_known_by_socket(tables, parsed, remote) {
+        return HostFlow::Passes;
+    }
+    open_host(tables, work, remote, 0);
+    HostFlow::Passes
+}
+
+/// Whether answers find the host by the socket that has sent a packet. Where a forward would take them that
+/// does not hold for datagrams: a socket may be connected and never have sent anything.
+#[inline(always)]
+fn is_known_by_socket<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    remote: &Endpoint<A>,
+) -> bool {
+    let (protocol, local) = (parsed.header.protocol, parsed.source());
+    let is_forwarded = || {
+        tables
+            .forward(generation(tables), protocol, local)
+            .is_some()
+    };
+    tables.host_socket(protocol, *remote, local) == HostSocket::Connected
+        && (protocol != UDP || !is_forwarded())
+}
+
+/// Notes that the host asks for an address by an uplink.
+#[inline(always)]
+fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink: u16) {
+    match tables.session(&lease::answers(uplink)) {
+        Some(session) => drop(session.touch(tables.now_s())),
+        None => {
+            let anybody = Endpoint::new(A::UNSPECIFIED, Port::ZERO);
+            open_host(tables, work, &anybody, uplink);
+        }
+    }
+}
+
+/// Whether a guest's session gives way to a flow of the host's: without ports the one or the other
+/// has the answers; and what somebody outside has opened, and the guest has not answered, may be
+/// the host's answer.
+#[inline(always)]
+fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
+    let is_unanswered =
+        session.has(flags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0;
+    is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
+}
+
+/// Ends a guest's session, given by the entry of what comes from outside.
+#[inline(always)]
+fn end_of_answers<A: Address, T: Tables<A>>(
+    tables: &T,
+    answer: &SessionKey<A>,
+    session: &Session<A>,
+) {
+    let key = session.peer_key(answer.protocol);
+    if let Some(primary) = tables.session(&key) {
+        // (If a packet of the guest's passes at this very moment, the host's next one ends it.)
+        ending::end(tables, &key, primary);
+    }
+}
+
+/// Opens a session of the host's own with the port that it has, or another one if that is taken.
+#[inline(never)]
+fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+) -> Opened {
+    let source = work.parsed.header.source;
+    let first_port = match work.parsed.transport {
+        Transport::IcmpQuery { .. } => 1,
+        _ => FIRST_HOST_PORT,
+    };
+    let snat = Snat {
+        first: source,
+        last: source,
+        rule: NO_RULE,
+        first_port,
+        last_port: u16::MAX,
+        mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
+        filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
+        has_excludes: 0,
+        by_destination: 0,
+    };
+    open(packet, tables, work, origin, &snat)
+}
+
+/// The first port that a connection of the host's may be moved to.
+const FIRST_HOST_PORT: u16 = 1024;
+
+#[inline(always)]
+fn open<A: Address, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    origin: Origin,
+    snat: &Snat<A>,
+) -> Opened {
+    let source = open_outbound(tables, work, origin, snat)?;
+    let parsed = &work.parsed;
+    let traffic = parsed.traffic(packet, false);
+    renumber(
+        packet,
+        tables,
+        parsed,
+        View::Inside,
+        origin.network,
+        source.address,
+    )?;
+    rewrite(packet, parsed, source, parsed.destination())?;
+    tables.count(work.opening.request.record.rule, traffic);
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Sessions that the programs before have opened, or seen packets of, while their tables were carried
+//! over into new ones.
+//!
+//! The daemon fills the new tables while the old ones are still in use, and lets new programs take
+//! over. What has changed in the old tables in between it hands to the program `adopt_sessions`,
+//! which adds it to the new ones beside the packets that use them already.
+
+use crate::{
+    address::{Addr4, Address},
+    session::{
+        entries::{add_session_entries, answer_key},
+        limits,
+        references::{add_permit, add_port, release, release_port},
+    },
+    tables::{
+        Tables,
+        guests::GuestKey,
+        permits::PermitKey,
+        ports::{PortKey, PortRecord},
+        sessions::{DEAD, Session, SessionKey, SessionRecord, flags},
+    },
+    work::opening::Opening,
+};
+
+/// A session as `adopt_sessions` takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Adopted<A> {
+    /// Key of its primary entry.
+    pub key: SessionKey<A>,
+    /// Its primary entry.
+    pub record: SessionRecord<A>,
+    /// The other direction's entry.
+    pub peer: SessionRecord<A>,
+    /// The owner of its external port, if it [holds](flags::HOLDS_PORT) it.
+    pub port: PortRecord<A>,
+    /// The owner of the port that it was sent to, if it [holds](flags::HOLDS_SERVER) that.
+    pub server: PortRecord<A>,
+}
+
+/// How many sessions `adopt_sessions` takes at a time.
+///
+/// Its input is a packet: the number of sessions as native `u32`, and the sessions from
+/// [`ADOPT_OFFSET`] on.
+pub const ADOPT_BATCH: u32 = 8;
+
+/// Where the first session stands in the input of `adopt_sessions`, in bytes.
+pub const ADOPT_OFFSET: usize = 16;
+
+/// What was counted under one number, for the program `add_counts`, which adds it on this CPU: in the
+/// kernel, since packets count there at the same time.
+///
+/// Its input is a packet: the number of entries as native `u32`, and the entries from
+/// [`ADOPT_OFFSET`] on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Counted {
+    /// One of [`counted`].
+    pub table: u32,
+    /// The number in the table.
+    pub number: u32,
+    /// What to add: the words of a [`crate::tables::counters::RuleCounters`], or one word for a drop reason.
+    pub words: [u64; 6],
+}
+
+/// Values of [`Counted::table`].
+pub mod counted {
+    /// `COUNTERS`, by rule.
+    pub const RULES: u32 = 0;
+    /// `DROPS`, by reason.
+    pub const DROPS: u32 = 1;
+}
+
+/// How many entries `add_counts` takes at a time.
+pub const COUNTED_BATCH: u32 = 16;
+
+/// Adds a session, or brings the one that is there already up to date. `false` if it could not be
+/// added: a newer one has its place, or the tables are full.
+#[inline(always)]
+pub fn adopt<A: Address, T: Tables<A>>(
+    tables: &T,
+    adopted: &Adopted<A>,
+    opening: &mut Opening<A>,
+) -> bool {
+    let (key, record) = (&adopted.key, &adopted.record);
+    if let Some(session) = tables.session(key) {
+        refresh(session, record);
+        if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
+            refresh(peer, &adopted.peer);
+        }
+        return true;
+    }
+    prepare(adopted, opening);
+    if limits::enter(tables, &opening.guest, record.flags).is_err() {
+        return false;
+    }
+    let held = hold(tables, adopted);
+    let is_added = held.is_some() && add_session_entries(tables, opening);
+    if !is_added {
+        give_back(tables, adopted, held.unwrap_or(0));
+        limits::leave(tables, &opening.guest, record.flags);
+    }
+    is_added
+}
+
+/// Takes clock and state over. Packets of the session may change both at this moment.
+#[inline(always)]
+fn refresh<A: Address>(session: &Session<A>, record: &SessionRecord<A>) {
+    let seen_s = session.seen_s.load();
+    if seen_s != DEAD && seen_s < record.seen_s {
+        session.seen_s.exchange_if(seen_s, record.seen_s);
+    }
+    // Whatever of this is out of date, the next segment puts right.
+    session.state.fetch_or(record.state);
+}
+
+#[inline(never)]
+fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
+    let (primary, peer) = match adopted.record.flags & flags::FROM_INITIATOR {
+        0 => (&mut opening.answer, &mut opening.request),
+        _ => (&mut opening.request, &mut opening.answer),
+    };
+    primary.key = adopted.key;
+    primary.record = adopted.record;
+    peer.record = adopted.peer;
+    peer.key = answer_key(primary);
+    opening.guest = GuestKey::of_session(&adopted.key, adopted.record.flags);
+}
+
+/// Takes the references that the session holds; the flags of those, or none if not all can be had.
+#[inline(always)]
+fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<u8> {
+    let (key, record) = (&adopted.key, &adopted.record);
+    let wanted = record.flags;
+    let external = PortKey::new(record.source_endpoint(), key.protocol);
+    let mut held = 0;
+    let mut is_complete = true;
+    if wanted & flags::HOLDS_PORT != 0 {
+        is_complete = hold_port(tables, &external, &adopted.port);
+        held |= if is_complete { flags::HOLDS_PORT } else { 0 };
+    }
+    if is_complete && wanted & flags::HOLDS_PERMIT != 0 {
+        is_complete = add_permit(tables, &permit_key(adopted)).is_ok();
+        held |= if is_complete { flags::HOLDS_PERMIT } else { 0 };
+    }
+    if is_complete && wanted & flags::HOLDS_SERVER != 0 {
+        let server = PortKey::new(key.destination_endpoint(), key.protocol);
+        is_complete = hold_port(tables, &server, &adopted.server);
+        held |= if is_complete { flags::HOLDS_SERVER } else { 0 };
+    }
+    if !is_complete {
+        give_back(tables, adopted, held);
+        return None;
+    }
+    Some(held)
+}
+
+#[inline(always)]
+fn permit_key<A: Address>(adopted: &Adopted<A>) -> PermitKey<A> {
+    let (key, record) = (&adopted.key, &adopted.record);
+    PermitKey::new(record.source_endpoint(), remote(adopted), key.protocol)
+}
+
+/// The address that the permit is for: see [`crate::session::ending`], which gives it back.
+#[inline(always)]
+fn remote<A: Address>(adopted: &Adopted<A>) -> A {
+    match adopted.record.flags & flags::HAIRPIN != 0 {
+        true => adopted.key.destination,
+        false => adopted.record.destination,
+    }
+}
+
+#[inline(never)]
+fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, held: u8) {
+    let (key, record) = (&adopted.key, &adopted.record);
+    let external = record.source_endpoint();
+    release(tables, key.protocol, external, remote(adopted), held);
+    if held & flags::HOLDS_SERVER != 0 {
+        release_port(tables, key.protocol, key.destination_endpoint());
+    }
+}
+
+/// Takes a reference to a port of this owner's, which is made if it is not there.
+#[inline(never)]
+fn hold_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PortKey<A>,
+    record: &PortRecord<A>,
+) -> bool {
+    let Some(owner) = tables.port(key) else {
+        return add_port(tables, key, record).is_ok();
+    };
+    let is_same = owner.flags == record.flags
+        && owner.address == record.address
+        && owner.port == record.port
+        && owner.network == record.network;
+    is_same && owner.references.acquire()
+}
+
+/// IPv4 input of `adopt_sessions`.
+pub type Adopted4 = Adopted<Addr4>;
+
+crate::map_layout!(Adopted4, 136);
+crate::map_layout!(Counted, 56);

@@ -1,0 +1,234 @@
+//! Ending sessions: by idle time, or because they are no longer wanted.
+
+use crate::{
+    address::Address,
+    session::{
+        limits,
+        references::{release, release_port},
+        tracking::{self, Phase},
+    },
+    tables::{
+        Tables,
+        guests::{self, GuestKey},
+        sessions::{DEAD, OPENING, Session, SessionKey, View, flags},
+        settings::{DNS_S, Settings},
+    },
+    wire::protocol::{ICMP, TCP, UDP},
+};
+
+/// What the program `end_sessions` does with the sessions that it is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum EndMode {
+    /// Ends those that have been idle for too long.
+    Idle = 0,
+    /// Ends them all.
+    Now = 1,
+}
+
+/// How many keys `end_sessions` takes at a time. Few, because no packet is handled on this CPU
+/// meanwhile: to end a session takes some microseconds.
+///
+/// Its input is a packet: the [`EndMode`] and the number of keys as native `u32`, and the keys from
+/// [`END_KEYS_OFFSET`] on. It writes into the first word of each key when to ask again for that
+/// session, see [`Fate::Kept`], or 0 if it is not there any more.
+pub const END_BATCH: u32 = 16;
+
+/// Where the first key stands in the input of `end_sessions`, in bytes.
+pub const END_KEYS_OFFSET: usize = 16;
+
+/// State of a question that was answered.
+const ANSWERED: u32 = tracking::QUESTION | tracking::REPLIED;
+
+/// How long a session may be idle in seconds.
+#[inline(always)]
+#[must_use]
+pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
+    match protocol {
+        TCP => match tracking::phase(state) {
+            Phase::Opening => settings.tcp_opening_s,
+            Phase::Established => settings.tcp_established_s,
+            Phase::Closing => settings.tcp_closing_s,
+        },
+        UDP if state & ANSWERED == ANSWERED && settings.udp_s > DNS_S => DNS_S,
+        UDP => settings.udp_s,
+        ICMP => settings.icmp_s,
+        _ => settings.other_s,
+    }
+}
+
+/// How long a flow of the host's own may be idle before it is answered, in seconds: a resolver asks
+/// from many ports. A flow that goes on is noted again.
+pub const HOST_UNANSWERED_S: u32 = 30;
+
+/// How long a session from outside may be idle before the guest answers, in seconds: whoever sends from
+/// made-up sources fills the table for so long. What comes later opens it again.
+pub const OUTSIDE_UNANSWERED_S: u32 = 10;
+
+/// How long a session with these [`flags`] may be idle in seconds.
+#[inline(always)]
+#[must_use]
+pub fn idle_s(settings: &Settings, protocol: u8, session_flags: u8, state: u32) -> u32 {
+    let timeout_s = timeout_s(settings, protocol, state);
+    if state & tracking::REPLIED != 0 {
+        return timeout_s;
+    }
+    let most_s = if session_flags & flags::HOST != 0 {
+        HOST_UNANSWERED_S
+    } else if guests::is_from_outside(session_flags) {
+        OUTSIDE_UNANSWERED_S
+    } else {
+        return timeout_s;
+    };
+    if timeout_s > most_s {
+        most_s
+    } else {
+        timeout_s
+    }
+}
+
+/// What became of a session that was to be ended if it has been idle for too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It has ended.
+    Ended,
+    /// It goes on, at least until this second.
+    Kept(u32),
+    /// The entry is not one that stands for its session.
+    NotPrimary,
+}
+
+/// The second by which idleness is judged at `now_s`.
+///
+/// Clocks hold whole seconds: of a packet that came at the end of one, a second less has passed
+/// than they say. No session ends before its time.
+#[inline(always)]
+#[must_use]
+pub const fn judged_s(now_s: u32) -> u32 {
+    now_s.saturating_sub(1)
+}
+
+/// Ends the session of a primary entry if it has been idle for too long at `now_s`.
+///
+/// Both directions are judged, and taken only if no packet has passed since: a packet that comes
+/// at this very moment keeps the whole session.
+#[inline(always)]
+pub fn expire<A: Address, T: Tables<A>>(
+    tables: &T,
+    settings: &Settings,
+    now_s: u32,
+    key: &SessionKey<A>,
+    session: &Session<A>,
+) -> Fate {
+    if !session.has(flags::PRIMARY) {
+        return Fate::NotPrimary;
+    }
+    let timeout_s = idle_s(settings, key.protocol, session.flags, session.state.load());
+    let seen_s = session.seen_s.load();
+    if !is_idle(now_s, seen_s, timeout_s) {
+        return Fate::Kept(seen_s.saturating_add(timeout_s));
+    }
+    // A packet that comes in between is of this very second.
+    let kept = Fate::Kept(now_s.saturating_add(timeout_s));
+    let peer_key = session.peer_key(key.protocol);
+    if let Some(peer) = tables.session(&peer_key) {
+        let peer_seen_s = peer.seen_s.load();
+        // A remote alone does not keep a mapping alive that it has found (RFC 4787 REQ-6): the
+        // guest must have answered.
+        let counts = peer.has(flags::HAIRPIN)
+            || !is_unanswered_by_guest(session)
+            || !session.has(flags::HOLDS_PORT);
+        if counts && !is_idle(now_s, peer_seen_s, timeout_s) {
+            return Fate::Kept(peer_seen_s.saturating_add(timeout_s));
+        }
+        if !peer.kill(peer_seen_s) {
+            return kept;
+        }
+        if !session.kill(seen_s) {
+            peer.seen_s.store(peer_seen_s);
+            return kept;
+        }
+    } else if !session.kill(seen_s) {
+        return kept;
+    }
+    remove(tables, key, session);
+    Fate::Ended
+}
+
+/// Ends the session of a primary entry at once; `false` if it is not primary, already ending, still
+/// being opened, or if a packet passed at this very moment, so that it must be tried again.
+#[inline(always)]
+pub fn end<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &SessionKey<A>,
+    session: &Session<A>,
+) -> bool {
+    let seen_s = session.seen_s.load();
+    if !session.has(flags::PRIMARY) || seen_s >= OPENING || !session.kill(seen_s) {
+        return false;
+    }
+    if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
+        peer.seen_s.store(DEAD);
+    }
+    remove(tables, key, session);
+    true
+}
+
+#[inline(always)]
+const fn is_idle(now_s: u32, seen_s: u32, timeout_s: u32) -> bool {
+    seen_s == DEAD || now_s.saturating_sub(seen_s) >= timeout_s
+}
+
+/// Opened from outside, and the guest has not sent in it.
+#[inline(always)]
+fn is_unanswered_by_guest<A: Address>(session: &Session<A>) -> bool {
+    !session.has(flags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0
+}
+
+/// Removes all entries of a session that is out of use, and what it held.
+#[inline(always)]
+fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
+    let protocol = key.protocol;
+    let peer_key = session.peer_key(protocol);
+    let external = session.source_endpoint();
+    let remote = match session.has(flags::HAIRPIN) {
+        // The primary entry of a hairpinned session is the request's: its key still has the
+        // external address that the client sent to.
+        true => key.destination,
+        false => session.destination,
+    };
+    let (held, rule) = (session.flags, session.rule);
+    if session.has(flags::HAIRPIN) {
+        let request = between(key, session);
+        tables.remove_session(&request);
+        tables.remove_session(&SessionKey {
+            network: session.peer_network,
+            ..request.reversed()
+        });
+    }
+    // Who opens the session anew begins with the entry that goes last.
+    let (last, first) = match key.precedes(&peer_key) {
+        true => (key, &peer_key),
+        false => (&peer_key, key),
+    };
+    tables.remove_session(first);
+    tables.remove_session(last);
+    release(tables, protocol, external, remote, held);
+    if held & flags::HOLDS_SERVER != 0 {
+        release_port(tables, protocol, key.destination_endpoint());
+    }
+    limits::leave(tables, &GuestKey::of_session(key, held), held);
+    tables.count_closed(rule);
+}
+
+/// The key of a hairpinned session's requests in between.
+#[inline(always)]
+fn between<A: Address>(key: &SessionKey<A>, session: &Session<A>) -> SessionKey<A> {
+    SessionKey {
+        source_port: session.source_port,
+        destination: session.destination,
+        destination_port: session.destination_port,
+        view: View::Between as u8,
+        ..*key
+    }
+}

@@ -1,0 +1,497 @@
+//! Choice and claim of the external endpoint of a session that is being opened.
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    headers::dhcp,
+    session::{
+        entries::{add_session, answer_key},
+        limits,
+        opening::{finish, joined},
+        references::{add_permit, add_port, release, release_port},
+        tracking,
+    },
+    tables::{
+        Tables,
+        environment::MAX_WAITS,
+        forwards::{Forward, forward_flags},
+        guests::GuestKey,
+        host::HostSocket,
+        mappings::MappingKey,
+        permits::PermitKey,
+        ports::{self, PortKey, PortRecord},
+        sessions::flags,
+        snats::{self, Snat},
+    },
+    verifier::settle,
+    wire::protocol::{ICMP, TCP, UDP, has_ports},
+    work::{
+        opening::{Choice, Opening, Refusal},
+        port_search::{MAX_ATTEMPTS, PortSearch, beside},
+    },
+};
+
+/// Whether there is an external port to be found: not for protocols without ports, nor where the
+/// guest has an address of its own.
+const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
+    has_ports(protocol) && snat.mapping != snats::mapping::ONE_TO_ONE
+}
+
+/// Finds an external endpoint for the source of [`Opening::request`] with which both entries can be
+/// added, and adds them.
+#[inline(always)]
+pub(crate) fn with_external<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<Endpoint<A>, DropReason> {
+    let Opening { request, snat, .. } = opening;
+    opening.guest = GuestKey::of_session(&request.key, request.record.flags);
+    opening.address = pooled_address(snat, request.key.source);
+    if let Err(reason) = limits::enter(tables, &opening.guest, opening.request.record.flags) {
+        if opening.guest.is_host() {
+            return Err(reason);
+        }
+        joined(tables, opening, reason)?;
+        return Ok(opening.request.record.source_endpoint());
+    }
+    let Opening { request, snat, .. } = opening;
+    let attempts = match is_searched(request.key.protocol, snat) {
+        true => MAX_ATTEMPTS,
+        false => 1,
+    };
+    let (first, last) = (snat.first_port, snat.last_port);
+    let (protocol, wanted) = (request.key.protocol, request.key.source_port);
+    opening.search = PortSearch::new(protocol, wanted, first, last, tables.random());
+    opening.begin();
+    find_forwarded(tables, opening);
+    settle(opening);
+    tables.repeat(MAX_ATTEMPTS + MAX_WAITS, |_| {
+        let result = attempt_external(tables, opening);
+        opening.goes_on(tables, result, attempts)
+    });
+    settle(opening);
+    finish(tables, opening)?;
+    Ok(opening.request.record.source_endpoint())
+}
+
+/// Opens the session with the external endpoint that is to be tried now. (Between the two steps nothing
+/// but the work area tells the verifier which one that is: it looks at the second step once.)
+#[inline(always)]
+fn attempt_external<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    choose_external(tables, opening)?;
+    settle(opening);
+    add_entries(tables, opening)
+}
+
+/// Chooses the external endpoint by which a forward leads to the guest, else the one that the guest's
+/// has already, else a candidate; takes the references to it that the session is to hold.
+#[inline(always)]
+fn choose_external<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    opening.held = 0;
+    let protocol = opening.request.key.protocol;
+    if opening.is_forwarded != 0 {
+        (opening.external, opening.choice) = (opening.forwarded, Choice::Forwarded);
+        return Ok(());
+    }
+    if !is_searched(protocol, &opening.snat) {
+        opening.external = Endpoint::new(opening.address, opening.request.key.source_port);
+        opening.choice = Choice::Own;
+        return match is_anothers(tables, opening) {
+            true => Err(Refusal::Final(DropReason::RemoteInUse)),
+            false => Ok(()),
+        };
+    }
+    let is_question = is_question(opening);
+    if !(is_question && opening.attempt > 0) && take_mapping(tables, opening)? {
+        opening.choice = match is_question {
+            true => Choice::Candidate,
+            false => Choice::Mapped,
+        };
+        return take_permit(tables, opening);
+    }
+    let Some(port) = opening.search.candidate(opening.attempt) else {
+        return Err(Refusal::Final(DropReason::PortsExhausted));
+    };
+    opening.external = Endpoint::new(opening.address, port);
+    opening.choice = Choice::Candidate;
+    if is_question {
+        return may_ask(tables, opening);
+    }
+    claim(tables, opening)?;
+    opening.held = flags::HOLDS_PORT;
+    take_permit(tables, opening)
+}
+
+/// Finds the external endpoint by which a forward leads to the source of [`Opening::request`],
+/// unless the host has a socket there that comes first.
+#[inline(never)]
+fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+    opening.is_forwarded = 0;
+    let Some(forwarded) = forwarded_source(tables, opening) else {
+        return;
+    };
+    let (key, external) = (&opening.request.key, forwarded.external);
+    if external == key.destination_endpoint() {
+        // It sends to itself: the two directions could not be told apart.
+        return;
+    }
+    let host_socket = tables.host_socket(key.protocol, key.destination_endpoint(), external);
+    // (What a datagram socket of the host has sent is noted, and stands in the session's way.)
+    if (key.protocol == TCP && host_socket == HostSocket::Connected)
+        || (forwarded.is_whole && host_socket == HostSocket::Listening)
+    {
+        return;
+    }
+    opening.is_forwarded = 1;
+    opening.forwarded = external;
+    count_under(opening, forwarded.rule);
+}
+
+/// Lets the session count under a rule. One between guests counts under the rule of the guest that
+/// is asked.
+#[inline(always)]
+fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
+    if opening.request.record.flags & flags::HAIRPIN == 0 {
+        opening.request.record.rule = rule;
+        opening.answer.record.rule = rule;
+    }
+}
+
+/// The external endpoint by which a forward leads to an internal one.
+#[derive(Clone, Copy)]
+pub(crate) struct Forwarded<A> {
+    external: Endpoint<A>,
+    rule: u32,
+    /// Whether the forward takes all ports, those that others leave by as well.
+    is_whole: bool,
+}
+
+/// Finds the forward that leads to the source of [`Opening::request`]: at the address that its
+/// other traffic leaves by, else, if it names ports, at the first one of the rule.
+#[inline(always)]
+fn forwarded_source<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &Opening<A>,
+) -> Option<Forwarded<A>> {
+    let Opening {
+        request,
+        origin,
+        snat,
+        ..
+    } = opening;
+    let key = &request.key;
+    if !matches!(key.protocol, TCP | UDP)
+        || request.record.flags & flags::HOST != 0
+        || snat.mapping == snats::mapping::ONE_TO_ONE
+    {
+        return None;
+    }
+    let source = tables.forward_source(origin, key.protocol, key.source_endpoint())?;
+    let port = source.external_port(key.source_port);
+    let leading_back = |external| {
+        let forward = tables.forward(origin.generation, key.protocol, external);
+        forward.filter(|forward| {
+            forward.to == key.source
+                && forward.network == key.network
+                && forward.internal_port(port) == key.source_port
+        })
+    };
+    let is_whole = |forward: &Forward<A>| forward.flags & forward_flags::WHOLE != 0;
+    let mut external = Endpoint::new(opening.address, port);
+    let mut forward = leading_back(external);
+    if forward.is_none() {
+        external.address = source.address;
+        forward = leading_back(external).filter(|forward| !is_whole(forward));
+    }
+    let forward = forward?;
+    Some(Forwarded {
+        external,
+        rule: forward.rule,
+        is_whole: is_whole(forward),
+    })
+}
+
+/// Whether the session is a question to a DNS server, for which endpoint-independent mapping does nothing.
+#[inline(always)]
+fn is_question<A: Address>(opening: &Opening<A>) -> bool {
+    let record = &opening.request.record;
+    record.state & tracking::QUESTION != 0
+        && record.flags & flags::HAIRPIN == 0
+        && opening.snat.mapping == snats::mapping::ENDPOINT_INDEPENDENT
+}
+
+/// Whether the session of a question may use the candidate, without taking the port for it: only what
+/// answers it comes back by it, and that is found first. So questions to different servers use one port,
+/// and leave all of them to others. One that is another guest's is used where there is hardly any other.
+#[inline(never)]
+fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
+    let key = PortKey::new(opening.external, opening.request.key.protocol);
+    let is_anothers = opening.attempt < MAX_ATTEMPTS / 2 && tables.port(&key).is_some();
+    if is_anothers {
+        return Err(Refusal::PortTaken);
+    }
+    check_spoken_for(tables, opening)
+}
+
+/// Takes a reference to the remote's permit where the rule wants one, else gives back the port.
+#[inline(always)]
+fn take_permit<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    if !wants_permit(&opening.snat) {
+        return Ok(());
+    }
+    let Opening {
+        request, external, ..
+    } = opening;
+    let key = PermitKey::new(*external, request.key.destination, request.key.protocol);
+    let result = add_permit(tables, &key);
+    match result {
+        Ok(()) => opening.held |= flags::HOLDS_PERMIT,
+        Err(_) => release_port(tables, request.key.protocol, *external),
+    }
+    result
+}
+
+/// Adds all entries of the session with the external endpoint that was chosen, or gives back what it
+/// holds.
+#[inline(never)]
+fn add_entries<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    let external = opening.external;
+    let record = &mut opening.request.record;
+    record.source = external.address;
+    record.source_port = external.port;
+    record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | opening.held;
+    opening.answer.key = answer_key(&opening.request);
+    settle(opening);
+    opening.added = match is_answer_to_host(opening) {
+        true => Err(Refusal::PortTaken),
+        false => add_session(tables, opening),
+    };
+    settle(opening);
+    if opening.added.is_err() {
+        let key = &opening.request.key;
+        let (protocol, remote) = (key.protocol, key.destination);
+        release(tables, protocol, external, remote, opening.held);
+    }
+    match (opening.added, opening.choice) {
+        // Somebody else talks to this remote from there: it is as if there were no forward.
+        (Err(Refusal::PortTaken), Choice::Forwarded) => {
+            opening.is_forwarded = 0;
+            let rule = opening.snat.rule;
+            count_under(opening, rule);
+            Err(Refusal::Again)
+        }
+        (Err(Refusal::PortTaken), Choice::Own | Choice::Mapped) => {
+            Err(Refusal::Final(DropReason::RemoteInUse))
+        }
+        (added, _) => added,
+    }
+}
+
+/// Whether the host asks for its address by DHCP from the endpoint that was chosen: what answers is
+/// the host's.
+#[inline(always)]
+fn is_answer_to_host<A: Address>(opening: &Opening<A>) -> bool {
+    let key = &opening.request.key;
+    opening.request.record.flags & (flags::HOST | flags::HAIRPIN) == 0
+        && key.protocol == UDP
+        && opening.external.port == dhcp::CLIENT
+        && key.destination_port == dhcp::SERVER
+}
+
+const fn wants_permit<A>(snat: &Snat<A>) -> bool {
+    snat.mapping == snats::mapping::ENDPOINT_INDEPENDENT
+        && snat.filtering == snats::filtering::ADDRESS_DEPENDENT
+}
+
+/// The address of the pool that this guest always gets (RFC 4787 REQ-2, paired).
+#[inline(always)]
+fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
+    let count = snat.first.distance_to(snat.last).wrapping_add(1);
+    snat.first
+        .offset_by(internal.mix().checked_rem(count).unwrap_or(0))
+}
+
+/// Chooses the external endpoint that the internal one has already, with a reference to it; whether
+/// there is one.
+#[inline(never)]
+fn take_mapping<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<bool, Refusal> {
+    if opening.snat.mapping != snats::mapping::ENDPOINT_INDEPENDENT {
+        return Ok(false);
+    }
+    let Some(mapping) = tables.mapping(&mapping_key(opening)) else {
+        return Ok(false);
+    };
+    let external = Endpoint::new(mapping.address, mapping.port);
+    opening.external = external;
+    let (first, last) = beside(opening.snat.first_port, opening.snat.last_port);
+    let is_beside = (first..=last).contains(&external.port.number());
+    let spoken_for = spoken_for(tables, opening);
+    if spoken_for == SpokenFor::Yes || (spoken_for == SpokenFor::ByWholeForward && !is_beside) {
+        // The host or a forward has the port since: sessions that are open keep it, others get
+        // another one.
+        opening.snat.mapping = snats::mapping::ADDRESS_AND_PORT_DEPENDENT;
+        opening.snat.filtering = snats::filtering::ADDRESS_AND_PORT_DEPENDENT;
+        return Err(Refusal::Again);
+    }
+    let key = &opening.request.key;
+    match tables.port(&PortKey::new(external, key.protocol)) {
+        Some(owner) if owner.references.acquire() => {
+            opening.held = flags::HOLDS_PORT;
+            Ok(true)
+        }
+        _ => Err(Refusal::Busy),
+    }
+}
+
+#[inline(always)]
+fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
+    let key = &opening.request.key;
+    MappingKey {
+        address: key.source,
+        port: key.source_port,
+        network: opening.origin.network,
+        uplink: opening.origin.uplink,
+        protocol: key.protocol,
+        reserved: 0,
+    }
+}
+
+/// Claims the external endpoint that was chosen with one reference.
+#[inline(never)]
+fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
+    let key = PortKey::new(opening.external, opening.request.key.protocol);
+    let is_shared = opening.snat.mapping != snats::mapping::ENDPOINT_INDEPENDENT;
+    if let Some(owner) = tables.port(&key) {
+        if is_shared && !owner.is_exclusive() {
+            check_spoken_for(tables, opening)?;
+            if owner.references.acquire() {
+                return Ok(());
+            }
+        }
+        let is_own = !is_shared
+            && owner.is_exclusive()
+            && owner.mapping_key(key.protocol) == mapping_key(opening);
+        // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
+        return match is_own || owner.references.is_gone() {
+            true => Err(Refusal::Busy),
+            false => Err(Refusal::PortTaken),
+        };
+    }
+    check_spoken_for(tables, opening)?;
+    let Opening {
+        request,
+        origin,
+        snat,
+        ..
+    } = opening;
+    let record = PortRecord {
+        address: if is_shared {
+            A::UNSPECIFIED
+        } else {
+            request.key.source
+        },
+        port: if is_shared {
+            Port::ZERO
+        } else {
+            request.key.source_port
+        },
+        network: origin.network,
+        uplink: origin.uplink,
+        filtering: snat.filtering,
+        flags: if is_shared { ports::SHARED } else { 0 },
+        rule: snat.rule,
+        references: 1,
+    };
+    add_port(tables, &key, &record)
+}
+
+/// Whether somebody has the external port that was chosen already, other than by having claimed it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum SpokenFor {
+    No,
+    /// A forward takes every port of the address, and this is one of them.
+    ByWholeForward,
+    /// A forward names it, or the host has a socket there.
+    Yes,
+}
+
+#[inline(never)]
+fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> SpokenFor {
+    let Opening {
+        request,
+        origin,
+        external,
+        ..
+    } = opening;
+    let (protocol, external) = (request.key.protocol, *external);
+    if protocol == ICMP {
+        return SpokenFor::No;
+    }
+    let remote = request.key.destination_endpoint();
+    if tables.host_socket(protocol, remote, external) != HostSocket::None {
+        return SpokenFor::Yes;
+    }
+    let is_hosts = request.record.flags & flags::HOST != 0;
+    match tables.forward(origin.generation, protocol, external) {
+        None => SpokenFor::No,
+        Some(forward) if forward.flags & forward_flags::WHOLE == 0 => SpokenFor::Yes,
+        // What the host has opened comes before any forward.
+        Some(_) if is_hosts => SpokenFor::No,
+        Some(_) => SpokenFor::ByWholeForward,
+    }
+}
+
+/// Refuses a candidate that somebody has. Beside a forward of every port the search goes on among
+/// ports that the guest does not choose.
+#[inline(always)]
+fn check_spoken_for<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+) -> Result<(), Refusal> {
+    match spoken_for(tables, opening) {
+        SpokenFor::Yes => Err(Refusal::PortTaken),
+        SpokenFor::ByWholeForward if !opening.search.is_beside_forward() => {
+            let (first, last) = (opening.snat.first_port, opening.snat.last_port);
+            opening.search = PortSearch::beside_forward(first, last, tables.random());
+            Err(Refusal::Again)
+        }
+        SpokenFor::ByWholeForward | SpokenFor::No => Ok(()),
+    }
+}
+
+/// Whether a forward gives a protocol without ports to another guest than the one that sends.
+#[inline(never)]
+fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
+    let Opening {
+        request,
+        origin,
+        snat,
+        external,
+        ..
+    } = opening;
+    let key = &request.key;
+    // (What is between guests stands under other keys than what comes from outside.)
+    let is_between = request.record.flags & flags::HAIRPIN != 0;
+    let is_own =
+        snat.mapping == snats::mapping::ONE_TO_ONE || request.record.flags & flags::HOST != 0;
+    !(is_own || is_between || has_ports(key.protocol))
+        && tables
+            .forward(origin.generation, key.protocol, *external)
+            .is_some_and(|forward| forward.to != key.source || forward.network != key.network)
+}

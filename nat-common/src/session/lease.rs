@@ -1,0 +1,39 @@
+//! The host's own lease of an address by DHCP on an uplink.
+
+use crate::{
+    address::{Address, Port},
+    headers::dhcp::CLIENT,
+    tables::{
+        Tables,
+        sessions::{SessionKey, View},
+    },
+    wire::protocol::UDP,
+};
+
+/// For how long the host is without an address after it has asked for one, in seconds. Servers look
+/// in the meantime whether somebody has the address that they are about to offer.
+pub const ACQUIRING_S: u32 = 10;
+
+/// The key of what answers a host without an address that asks by the uplink of this number.
+#[inline(always)]
+pub(crate) fn answers<A: Address>(uplink: u16) -> SessionKey<A> {
+    SessionKey {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        source_port: Port::ZERO,
+        destination_port: CLIENT,
+        network: uplink,
+        protocol: UDP,
+        view: View::Outside as u8,
+    }
+}
+
+/// Whether the host is about to get an address by the uplink of this number: then it may be any
+/// that a rule names, and whoever answers for it there keeps servers from offering it.
+#[inline(always)]
+pub fn is_acquiring<A: Address, T: Tables<A>>(tables: &T, uplink: u16) -> bool {
+    tables.session(&answers(uplink)).is_some_and(|session| {
+        let idle_s = tables.now_s().saturating_sub(session.seen_s.load());
+        idle_s < ACQUIRING_S
+    })
+}

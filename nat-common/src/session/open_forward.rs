@@ -1,0 +1,96 @@
+//! Opening a session from outside through a forward rule.
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    session::{
+        entries::{add_pair, answer_key, record},
+        limits,
+        opening::{finish, joined},
+    },
+    tables::{
+        Tables,
+        environment::MAX_WAITS,
+        forwards::Forward,
+        guests::GuestKey,
+        sessions::{SessionRecord, View, flags},
+    },
+    verifier::settle,
+    wire::protocol::{TCP, UDP, has_ports},
+    work::{Work, opening::Refusal},
+};
+
+/// How many ports are tried for a remote whose own port is taken towards the guest.
+const MAX_REMOTE_ATTEMPTS: u32 = 16;
+
+/// Opens a session from outside through a forward rule; see [`Opening::ends`](crate::work::opening::Opening::ends).
+///
+/// # Errors
+///
+/// The reason why the packet must be dropped.
+#[inline(always)]
+pub fn open_forward<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    forward: &Forward<A>,
+) -> Result<(), DropReason> {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let internal = forward_target(parsed, forward);
+    let (external, remote) = (parsed.destination(), parsed.source());
+    let protocol = parsed.header.protocol;
+    opening.request.key = parsed.key(View::Outside, 0);
+    opening.answer.record = SessionRecord {
+        flags: flags::PRIMARY,
+        ..record(tables, external, remote, View::Outside, 0, forward.rule)
+    };
+    opening.guest = GuestKey::new(internal.address, forward.network);
+    let (first, rule) = (remote.port, forward.rule);
+    opening.request.record = SessionRecord {
+        flags: flags::IN | flags::FROM_INITIATOR,
+        ..record(
+            tables,
+            remote,
+            internal,
+            View::Inside,
+            forward.network,
+            rule,
+        )
+    };
+    if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
+        return joined(tables, opening, reason);
+    }
+    opening.begin();
+    settle(opening);
+    tables.repeat(MAX_REMOTE_ATTEMPTS + MAX_WAITS, |_| {
+        if opening.attempt > 0 {
+            // The guest already talks to this remote endpoint: it must see another port.
+            opening.request.record.source_port = Port::new(tables.random() as u16 | 0x8000);
+        } else {
+            opening.request.record.source_port = first;
+        }
+        opening.answer.key = answer_key(&opening.request);
+        settle(opening);
+        let result = match add_pair(tables, opening) {
+            Err(Refusal::PortTaken) if !has_ports(protocol) => {
+                Err(Refusal::Final(DropReason::RemoteInUse))
+            }
+            result => result,
+        };
+        opening.goes_on(tables, result, MAX_REMOTE_ATTEMPTS)
+    });
+    settle(opening);
+    finish(tables, opening)
+}
+
+/// The guest's endpoint to which a forward rule sends a packet.
+#[inline(always)]
+pub fn forward_target<A: Address>(parsed: &Parsed<A>, forward: &Forward<A>) -> Endpoint<A> {
+    let port = match parsed.header.protocol {
+        TCP | UDP => forward.internal_port(parsed.destination_port),
+        _ => parsed.destination_port,
+    };
+    Endpoint::new(forward.to, port)
+}

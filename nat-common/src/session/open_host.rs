@@ -1,0 +1,64 @@
+//! Noting a flow that the host itself has opened.
+
+use crate::{
+    address::{Address, Endpoint},
+    session::{
+        entries::{add_pair, answer_key, record},
+        limits,
+    },
+    tables::{
+        Tables,
+        counters::NO_RULE,
+        guests::GuestKey,
+        sessions::{SessionKey, SessionRecord, View, flags},
+    },
+    verifier::settle,
+    work::{Work, opening::Entry},
+};
+
+/// Notes a flow that the host itself has opened from an external address, so that nobody else takes
+/// what answers it. Whether it is noted: others may have the answers, or the host has as many flows
+/// as it may. `network` is the number of an uplink for what is about that alone, else 0.
+#[inline(never)]
+pub fn open_host<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    remote: &Endpoint<A>,
+    network: u16,
+) -> bool {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let local = parsed.source();
+    opening.request = Entry {
+        key: SessionKey {
+            destination: remote.address,
+            destination_port: remote.port,
+            ..parsed.key(View::Inside, network)
+        },
+        record: SessionRecord {
+            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
+            ..record(tables, local, *remote, View::Outside, network, NO_RULE)
+        },
+    };
+    opening.answer.record = SessionRecord {
+        flags: flags::IN | flags::HOST,
+        ..record(tables, *remote, local, View::Inside, network, NO_RULE)
+    };
+    opening.answer.key = answer_key(&opening.request);
+    opening.guest = GuestKey::of_session(&opening.request.key, flags::HOST);
+    if limits::enter_host(tables, &opening.guest).is_err() {
+        return false;
+    }
+    settle(opening);
+    let is_noted = add_pair(tables, opening).is_ok();
+    match is_noted {
+        true => tables.count_opened(NO_RULE),
+        false => limits::leave(
+            tables,
+            &opening.guest,
+            flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
+        ),
+    }
+    is_noted
+}

@@ -1,0 +1,76 @@
+//! Opening a session from outside to a mapping that a guest has made.
+
+use crate::{
+    address::{Address, Endpoint},
+    drop_reason::DropReason,
+    session::{
+        entries::{answer_key, record},
+        limits,
+        opening::{add_pair_in_time, finish, joined},
+        references::{hold, release},
+    },
+    tables::{
+        Tables,
+        guests::GuestKey,
+        ports::PortOwner,
+        sessions::{SessionRecord, View, flags},
+        snats,
+    },
+    verifier::settle,
+    work::Work,
+};
+
+/// Opens a session from outside to a mapping that a guest has made; see [`Opening::ends`](crate::work::opening::Opening::ends).
+///
+/// # Errors
+///
+/// The reason why the packet must be dropped.
+#[inline(always)]
+pub fn open_to_mapping<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    owner: &PortOwner<A>,
+) -> Result<(), DropReason> {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let protocol = parsed.header.protocol;
+    let (external, remote) = (parsed.destination(), parsed.source());
+    let internal = Endpoint::new(owner.address, owner.port);
+    let permit = owner.filtering == snats::filtering::ADDRESS_DEPENDENT;
+    opening.guest = GuestKey::new(owner.address, owner.network);
+    opening.request.key = parsed.key(View::Outside, 0);
+    opening.request.record = SessionRecord {
+        flags: flags::IN | flags::FROM_INITIATOR,
+        ..record(
+            tables,
+            remote,
+            internal,
+            View::Inside,
+            owner.network,
+            owner.rule,
+        )
+    };
+    opening.answer.record = SessionRecord {
+        flags: flags::PRIMARY,
+        ..record(tables, external, remote, View::Outside, 0, owner.rule)
+    };
+    opening.answer.key = answer_key(&opening.request);
+    settle(opening);
+    if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
+        return joined(tables, opening, reason);
+    }
+    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(held) => held,
+        Err(reason) => {
+            limits::leave(tables, &opening.guest, flags::PRIMARY);
+            return joined(tables, opening, reason);
+        }
+    };
+    opening.answer.record.flags |= held;
+    add_pair_in_time(tables, opening);
+    if opening.outcome.is_err() {
+        release(tables, protocol, external, remote.address, held);
+    }
+    finish(tables, opening)
+}

@@ -1,0 +1,90 @@
+//! Opening a session that translates nothing.
+
+use crate::{
+    address::Address,
+    drop_reason::DropReason,
+    session::{
+        entries::{answer_key, first_state, record},
+        opening::{add_pair_in_time, enter, finish, joined},
+    },
+    tables::{
+        Tables,
+        guests::GuestKey,
+        sessions::{SessionRecord, View, flags},
+    },
+    work::{Work, opening::Entry},
+};
+
+/// A session that translates nothing, as the packet that opens it sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plain {
+    /// Where the packet was seen.
+    pub view: View,
+    /// Number of the network that it came from, 0 if from none.
+    pub network: u16,
+    /// Where answers will be seen.
+    pub answer_view: View,
+    /// Number of the network that they come from, 0 if from none.
+    pub answer_network: u16,
+    /// Number of the rule that it counts under.
+    pub rule: u32,
+}
+
+/// Opens a session that translates nothing, so that what answers it is known. It is that of the guest
+/// that opens it, or of the one that it is opened to.
+///
+/// # Errors
+///
+/// The reason why the packet must be dropped.
+#[inline(never)]
+pub fn open_plain<A: Address, T: Tables<A>>(
+    tables: &T,
+    work: &mut Work<A>,
+    plain: &Plain,
+) -> Result<(), DropReason> {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let (source, destination) = (parsed.source(), parsed.destination());
+    let is_guests = plain.view as u8 == View::Inside as u8;
+    let (by_guest, to_guest) = (flags::PRIMARY, flags::IN);
+    opening.request = Entry {
+        key: parsed.key(plain.view, plain.network),
+        record: SessionRecord {
+            flags: flags::FROM_INITIATOR | if is_guests { by_guest } else { to_guest },
+            ..record(
+                tables,
+                source,
+                destination,
+                plain.answer_view,
+                plain.answer_network,
+                plain.rule,
+            )
+        },
+    };
+    opening.answer.record = SessionRecord {
+        flags: if is_guests { to_guest } else { by_guest },
+        ..record(
+            tables,
+            destination,
+            source,
+            plain.view,
+            plain.network,
+            plain.rule,
+        )
+    };
+    if is_guests {
+        let state = first_state(parsed.header.protocol, destination.port);
+        (opening.request.record.state, opening.answer.record.state) = (state, state);
+    }
+    opening.answer.key = answer_key(&opening.request);
+    opening.guest = match is_guests {
+        true => GuestKey::new(source.address, plain.network),
+        false => GuestKey::new(destination.address, plain.answer_network),
+    };
+    if let Err(reason) = enter(tables, opening) {
+        return joined(tables, opening, reason);
+    }
+    add_pair_in_time(tables, opening);
+    finish(tables, opening)
+}

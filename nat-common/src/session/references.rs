@@ -1,0 +1,147 @@
+//! References that a session holds: to an external port and to a permit of its remote address.
+
+use crate::{
+    address::{Address, Endpoint},
+    drop_reason::DropReason,
+    session::limits,
+    tables::{
+        Tables,
+        guests::GuestKey,
+        mappings::MappingRecord,
+        permits::PermitKey,
+        ports::{PortKey, PortOwner, PortRecord},
+        references,
+        sessions::flags,
+    },
+    work::opening::Refusal,
+};
+
+/// Adds the owner of an external port, with its mapping if it is the only one. Until that is there
+/// nobody else can take a reference to the port.
+#[inline(always)]
+pub(crate) fn add_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PortKey<A>,
+    record: &PortRecord<A>,
+) -> Result<(), Refusal> {
+    if !record.is_exclusive() {
+        return Ok(tables.add_port(key, record)?);
+    }
+    let guest = GuestKey::new(record.address, record.network);
+    limits::take_port(tables, &guest).map_err(Refusal::Final)?;
+    let result = add_exclusive_port(tables, key, record);
+    if result.is_err() {
+        limits::give_port(tables, &guest);
+    }
+    result
+}
+
+#[inline(always)]
+fn add_exclusive_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PortKey<A>,
+    record: &PortRecord<A>,
+) -> Result<(), Refusal> {
+    let claimed = PortRecord {
+        references: references::CLAIMED,
+        ..*record
+    };
+    tables.add_port(key, &claimed)?;
+    let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
+    // If another CPU has made one for the same internal endpoint, that is found at the next turn.
+    let added = tables.add_mapping(&record.mapping_key(key.protocol), &mapping);
+    match (added, tables.port(key)) {
+        (Ok(()), Some(owner)) => {
+            owner.references.begin();
+            Ok(())
+        }
+        (added, _) => {
+            tables.remove_port(key);
+            Err(added.err().map_or(Refusal::Busy, Refusal::from))
+        }
+    }
+}
+
+/// Takes references to a port and, if asked, to a permit, and gives the flags that say so.
+#[inline(always)]
+pub(crate) fn hold<A: Address, T: Tables<A>>(
+    tables: &T,
+    external: Endpoint<A>,
+    remote: A,
+    protocol: u8,
+    owner: &PortOwner<A>,
+    permit: bool,
+) -> Result<u8, DropReason> {
+    if !owner.references.acquire() {
+        return Err(DropReason::Ending);
+    }
+    if !permit {
+        return Ok(flags::HOLDS_PORT);
+    }
+    match add_permit(tables, &PermitKey::new(external, remote, protocol)) {
+        Ok(()) => Ok(flags::HOLDS_PORT | flags::HOLDS_PERMIT),
+        Err(refusal) => {
+            release(tables, protocol, external, remote, flags::HOLDS_PORT);
+            Err(match refusal {
+                Refusal::Final(reason) => reason,
+                _ => DropReason::Ending,
+            })
+        }
+    }
+}
+
+/// Takes a reference to a remote address's permit, which is made if it is not there.
+#[inline(always)]
+pub(crate) fn add_permit<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &PermitKey<A>,
+) -> Result<(), Refusal> {
+    match tables.permit(key) {
+        Some(references) if references.acquire() => Ok(()),
+        Some(_) => Err(Refusal::Busy),
+        None => Ok(tables.add_permit(key)?),
+    }
+}
+
+/// Gives back what `held` says: references to an external port and to a remote's permit. What
+/// nobody refers to any more is removed.
+#[inline(always)]
+pub(crate) fn release<A: Address, T: Tables<A>>(
+    tables: &T,
+    protocol: u8,
+    external: Endpoint<A>,
+    remote: A,
+    held: u8,
+) {
+    if held & flags::HOLDS_PERMIT != 0 {
+        let key = PermitKey::new(external, remote, protocol);
+        if tables
+            .permit(&key)
+            .is_some_and(references::References::release)
+        {
+            tables.remove_permit(&key);
+        }
+    }
+    if held & flags::HOLDS_PORT != 0 {
+        release_port(tables, protocol, external);
+    }
+}
+
+/// Gives back a reference to an external port.
+#[inline(never)]
+pub(crate) fn release_port<A: Address, T: Tables<A>>(
+    tables: &T,
+    protocol: u8,
+    external: Endpoint<A>,
+) {
+    let key = PortKey::new(external, protocol);
+    if let Some(owner) = tables.port(&key)
+        && owner.references.release()
+    {
+        if owner.is_exclusive() {
+            tables.remove_mapping(&owner.mapping_key(protocol));
+            limits::give_port(tables, &GuestKey::new(owner.address, owner.network));
+        }
+        tables.remove_port(&key);
+    }
+}

@@ -1,0 +1,33 @@
+//! `ADDRESSES`: external addresses.
+
+use crate::address::Addr4;
+
+/// Key of `ADDRESSES`: an external address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct AddressKey<A> {
+    /// The address.
+    pub address: A,
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Value of `ADDRESSES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ExternalAddress {
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// 1 if the host holds the address, so that what natbpf does not know is the host's.
+    pub is_host: u8,
+    /// 1 if the programs do not answer ARP for it.
+    pub is_silent: u8,
+}
+
+/// IPv4 key of `ADDRESSES`.
+pub type AddressKey4 = AddressKey<Addr4>;
+
+crate::map_layout!(AddressKey4, 8);
+crate::map_layout!(ExternalAddress, 4);

@@ -1,0 +1,86 @@
+//! `ASKED` and `OWN_ADDRESSES`: what sockets of the host have asked for, and what they take a guest for.
+
+use crate::address::{Addr4, Address, Endpoint, Port};
+
+/// How many addresses the loopback address can stand for.
+pub const MAX_OWN: usize = 64;
+
+/// The only value of `OWN_ADDRESSES`: what the loopback address stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct OwnAddresses<A> {
+    /// How many there are.
+    pub count: u32,
+    /// The uplinks' addresses, in the order in which they are tried.
+    pub addresses: [A; MAX_OWN],
+}
+
+/// Key of `ASKED`: a socket, and a guest that it talks to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct AskedKey<A> {
+    /// The kernel's number of the socket, which no other gets.
+    pub socket: u64,
+    /// The guest's address.
+    pub address: A,
+    /// The guest's port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `ASKED`: what the socket asked for, and takes the guest for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Asked<A> {
+    /// The address.
+    pub address: A,
+    /// The port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: u16,
+}
+
+impl<A: Address> AskedKey<A> {
+    /// Of a socket and the guest that it talks to.
+    #[inline(always)]
+    pub fn new(socket: u64, guest: Endpoint<A>) -> Self {
+        Self {
+            socket,
+            address: guest.address,
+            port: guest.port,
+            reserved: 0,
+        }
+    }
+}
+
+impl<A: Address> Asked<A> {
+    /// This address and port.
+    #[inline(always)]
+    pub fn new(asked: Endpoint<A>) -> Self {
+        Self {
+            address: asked.address,
+            port: asked.port,
+            reserved: 0,
+        }
+    }
+
+    /// The address with its port.
+    #[inline(always)]
+    pub fn endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.address, self.port)
+    }
+}
+
+/// IPv4 value of `OWN_ADDRESSES`.
+pub type OwnAddresses4 = OwnAddresses<Addr4>;
+
+/// IPv4 key of `ASKED`.
+pub type AskedKey4 = AskedKey<Addr4>;
+
+/// IPv4 value of `ASKED`.
+pub type Asked4 = Asked<Addr4>;
+
+crate::map_layout!(OwnAddresses4, 260);
+crate::map_layout!(AskedKey4, 16);
+crate::map_layout!(Asked4, 8);

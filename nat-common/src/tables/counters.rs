@@ -1,0 +1,60 @@
+//! `COUNTERS`: packets, bytes and sessions of each rule.
+
+use crate::{address::Address, headers::parsed::Parsed, offload::segment_headers, packet::Packet};
+
+/// Value of `COUNTERS`, per CPU, at the index of the rule's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct RuleCounters {
+    /// Packets from the uplink to the guests.
+    pub packets_in: u64,
+    /// Bytes of those packets from the IP header on.
+    pub bytes_in: u64,
+    /// Packets from the guests to the uplink.
+    pub packets_out: u64,
+    /// Bytes of those packets from the IP header on.
+    pub bytes_out: u64,
+    /// Sessions opened.
+    pub opened: u64,
+    /// Sessions ended.
+    pub closed: u64,
+}
+
+crate::map_layout!(RuleCounters, 48);
+
+/// Number of the counters of what belongs to no rule, which are never shown.
+pub const NO_RULE: u32 = 0;
+
+impl<A: Address> Parsed<A> {
+    /// What counters are told, as frames on a wire.
+    #[inline(always)]
+    pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
+        let bytes = self.header.total_len as u64;
+        let segment = u64::from(packet.frames().segment_len);
+        if segment == 0 {
+            return Traffic {
+                is_in,
+                packets: 1,
+                bytes,
+            };
+        }
+        let headers = segment_headers(packet, self).unwrap_or_else(|| self.headers_len()) as u64;
+        let packets = bytes.saturating_sub(headers).div_ceil(segment).max(1);
+        Traffic {
+            is_in,
+            packets,
+            bytes: bytes + (packets - 1) * headers,
+        }
+    }
+}
+
+/// What counters are told of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Whether it goes to the guests.
+    pub is_in: bool,
+    /// Frames.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}

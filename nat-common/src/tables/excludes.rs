@@ -1,0 +1,22 @@
+//! `EXCLUDES`: destinations that a source translation rule leaves alone.
+
+use crate::address::Addr4;
+
+/// Key of `EXCLUDES`, a longest-prefix match over the destination address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct ExcludeKey<A> {
+    /// Number of the rule.
+    pub rule: u32,
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Destination address.
+    pub destination: A,
+}
+
+/// IPv4 key of `EXCLUDES`.
+pub type ExcludeKey4 = ExcludeKey<Addr4>;
+
+crate::map_layout!(ExcludeKey4, 12);

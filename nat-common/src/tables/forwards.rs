@@ -1,0 +1,85 @@
+//! `FORWARDS`: compiled forward rules.
+
+use crate::address::{Addr4, Port};
+
+/// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct ForwardKey<A> {
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// IP protocol number, or [`OTHER_PROTOCOLS`].
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// External address.
+    pub address: A,
+    /// External port; 0 for protocols without ports and for ICMP queries.
+    pub port: Port,
+    /// Zero, behind the prefix.
+    pub padding: [u8; 2],
+}
+
+/// [`ForwardKey::protocol`] of all protocols but TCP, UDP and ICMP. (0 is the IPv6 hop-by-hop
+/// option, which no IPv4 packet carries as its protocol.)
+pub const OTHER_PROTOCOLS: u8 = 0;
+
+/// Value of `FORWARDS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Forward<A> {
+    /// The guest's address.
+    pub to: A,
+    /// Number of the rule.
+    pub rule: u32,
+    /// Number of the guest's network, 0 if none has its address.
+    pub network: u16,
+    /// First external port of the range.
+    pub first_external: u16,
+    /// The guest's port for it.
+    pub first_internal: u16,
+    /// Bits of [`forward_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Bits of [`Forward::flags`].
+pub mod forward_flags {
+    /// All ports of the range go to the first internal one.
+    pub const MANY_TO_ONE: u8 = 1 << 0;
+    /// Guests reach it by the external address as well.
+    pub const HAIRPIN: u8 = 1 << 1;
+    /// The host itself reaches it by the external address, and by its loopback address.
+    pub const LOCAL: u8 = 1 << 2;
+    /// It names what the guest serves: that is accepted where no policy says otherwise.
+    pub const ACCEPTED: u8 = 1 << 3;
+    /// It takes whatever comes to the address. Source translation may use ports of the address all
+    /// the same: there would be none left, and what answers a session finds that first.
+    pub const WHOLE: u8 = 1 << 4;
+}
+
+impl<A> Forward<A> {
+    /// The guest's port for an external port of the range.
+    #[inline(always)]
+    #[must_use]
+    pub fn internal_port(&self, external: Port) -> Port {
+        if self.flags & forward_flags::MANY_TO_ONE != 0 {
+            return Port::new(self.first_internal);
+        }
+        let shift = self.first_internal.wrapping_sub(self.first_external);
+        Port::new(external.number().wrapping_add(shift))
+    }
+}
+
+/// IPv4 key of `FORWARDS`.
+pub type ForwardKey4 = ForwardKey<Addr4>;
+
+/// IPv4 value of `FORWARDS`.
+pub type Forward4 = Forward<Addr4>;
+
+crate::map_layout!(ForwardKey4, 12);
+crate::map_layout!(Forward4, 16);
+
+/// Bits before the port in [`ForwardKey4`].
+pub const FORWARD_FIXED_BITS: u32 = 64;

@@ -1,0 +1,107 @@
+//! `GUESTS`: what each guest has of the shared tables.
+
+use crate::{
+    address::{Addr4, Address},
+    atomics::Shared,
+    tables::{
+        references::References,
+        sessions::{SessionKey, flags},
+    },
+};
+
+/// Key of `GUESTS`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct GuestKey<A> {
+    /// The guest's address.
+    pub address: A,
+    /// Number of its network, 0 if it is in none.
+    pub network: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `GUESTS`, as it is written and read as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct GuestRecord {
+    /// How many sessions and ports refer to this entry.
+    pub references: u32,
+    /// How many sessions it has.
+    pub sessions: u32,
+    /// How many external ports are its alone. One may outlive its sessions: another guest's may
+    /// hold it.
+    pub ports: u32,
+    /// Index of the port of a bridge that the address was bound to when this entry was made, 0 for none:
+    /// what a guest has counts together with all else of that port.
+    pub port: u32,
+}
+
+/// [`GuestRecord`] in a table.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Guest {
+    /// See [`GuestRecord::references`].
+    pub references: References,
+    /// See [`GuestRecord::sessions`].
+    pub sessions: Shared,
+    /// See [`GuestRecord::ports`].
+    pub ports: Shared,
+    /// See [`GuestRecord::port`].
+    pub port: Shared,
+}
+
+impl<A: Address> GuestKey<A> {
+    /// The key of a guest.
+    #[inline(always)]
+    pub fn new(address: A, network: u16) -> Self {
+        Self {
+            address,
+            network,
+            reserved: 0,
+        }
+    }
+
+    /// Under whom a session counts, by its primary entry's key and [`flags`]: those of the host's
+    /// own are counted together.
+    #[inline(always)]
+    pub fn of_session(key: &SessionKey<A>, session_flags: u8) -> Self {
+        if session_flags & flags::HOST != 0 {
+            Self::new(A::UNSPECIFIED, 0)
+        } else {
+            Self::new(key.source, key.network)
+        }
+    }
+
+    /// Under whom all sessions count that were opened from outside.
+    #[inline(always)]
+    pub fn outside() -> Self {
+        Self::new(A::UNSPECIFIED, u16::MAX)
+    }
+
+    /// Under whom all counts that is behind a port of a bridge.
+    #[inline(always)]
+    pub(crate) fn of_port(port: u32) -> Self {
+        Self::new(A::of_index(port), u16::MAX - 1)
+    }
+
+    /// Whether it is the host itself.
+    #[inline(always)]
+    pub fn is_host(&self) -> bool {
+        self.network == 0 && self.address == A::UNSPECIFIED
+    }
+}
+
+/// Whether a session was opened from outside, by the [`flags`] of its primary entry.
+#[inline(always)]
+#[must_use]
+pub const fn is_from_outside(session_flags: u8) -> bool {
+    session_flags & (flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST) == flags::PRIMARY
+}
+
+/// IPv4 key of `GUESTS`.
+pub type GuestKey4 = GuestKey<Addr4>;
+
+crate::map_layout!(GuestKey4, 8);
+crate::map_layout!(GuestRecord, 16);
+const _: () = assert!(size_of::<Guest>() == size_of::<GuestRecord>());

@@ -1,0 +1,153 @@
+//! `HELD`: fragments that wait for the first one of their packet.
+
+use core::cell::UnsafeCell;
+
+use crate::{
+    address::{Addr4, Address},
+    atomics::Shared,
+    tables::fragments::FragmentKey,
+};
+
+/// Senders are spread over this many sets of slots in `HELD`, by their address.
+pub const HELD_SETS: u32 = 64;
+
+/// Slots of a set: fragments that are kept of a sender at the most.
+pub const HELD_WAYS: u32 = 64;
+
+/// The longest frame that can be kept in bytes.
+pub const HELD_BYTES: usize = 2048 - 24;
+
+/// Value of `HELD`: a fragment that waits for the first one.
+#[repr(C)]
+pub struct Held<A> {
+    /// When it came in seconds of the monotonic clock, [`FREE`] or [`BUSY`].
+    pub seen_s: Shared,
+    /// Length of the frame in bytes.
+    pub len: Shared,
+    /// The packet that it is a part of. Touched by [`Busy`] alone.
+    key: UnsafeCell<FragmentKey<A>>,
+    /// The frame. Touched by [`Busy`] alone.
+    bytes: UnsafeCell<[u8; HELD_BYTES]>,
+}
+
+/// A slot that this packet has made busy, so that nobody else touches what is in it until it is
+/// [handed over](Self::hand_over).
+#[derive(Debug)]
+pub struct Busy<'h, A>(pub(crate) &'h Held<A>);
+
+/// [`Held::seen_s`] of a slot with nothing in it.
+pub const FREE: u32 = 0;
+
+/// [`Held::seen_s`] of a slot that somebody writes or reads.
+pub const BUSY: u32 = u32::MAX;
+
+#[cfg(not(target_arch = "bpf"))]
+impl<A: Address> Held<A> {
+    /// A slot with nothing in it.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            seen_s: Shared::new(FREE),
+            len: Shared::new(0),
+            key: UnsafeCell::new(FragmentKey {
+                source: A::UNSPECIFIED,
+                destination: A::UNSPECIFIED,
+                id: 0,
+                network: 0,
+                protocol: 0,
+                view: 0,
+            }),
+            bytes: UnsafeCell::new([0; HELD_BYTES]),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl<A: Address> Default for Held<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A> core::fmt::Debug for Held<A> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Held")
+            .field("seen_s", &self.seen_s)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: Address> Held<A> {
+    /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when it was
+    /// handed over: the exchange acquires.
+    #[inline(always)]
+    pub(crate) fn make_busy(&self, seen_s: u32) -> Option<Busy<'_, A>> {
+        (self.seen_s.exchange_if(seen_s, BUSY) == seen_s).then_some(Busy(self))
+    }
+}
+
+impl<A: Copy> Busy<'_, A> {
+    /// The packet that the fragment is a part of.
+    #[inline(always)]
+    #[must_use]
+    pub fn key(&self) -> FragmentKey<A> {
+        // SAFETY: the slot is busy, by this.
+        unsafe { *self.0.key.get() }
+    }
+
+    /// Sets the packet that the fragment is a part of.
+    #[inline(always)]
+    pub fn set_key(&mut self, key: &FragmentKey<A>) {
+        // SAFETY: as above.
+        unsafe { *self.0.key.get() = *key };
+    }
+
+    /// The room for a frame, of which [`len`](Self::len) bytes hold one.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; HELD_BYTES] {
+        // SAFETY: as above.
+        unsafe { &*self.0.bytes.get() }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8; HELD_BYTES] {
+        // SAFETY: as above, and nobody else borrows from this.
+        unsafe { &mut *self.0.bytes.get() }
+    }
+
+    /// Length of the frame in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.0.len.load()
+    }
+
+    /// Whether there is no frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sets the length of the frame.
+    #[inline(always)]
+    pub fn set_len(&mut self, len: u32) {
+        self.0.len.store(len);
+    }
+
+    /// Lets others have the slot: with what was written to it since `seen_s`, or as a [`FREE`] one. The
+    /// exchange releases, so that who makes it busy next sees all of that.
+    #[inline(always)]
+    pub(crate) fn hand_over(self, seen_s: u32) {
+        self.0.seen_s.exchange_if(BUSY, seen_s);
+    }
+}
+
+// SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one for a
+// slot: who makes it has exchanged a word.
+unsafe impl<A: Sync> Sync for Held<A> {}
+
+const _: () = assert!(size_of::<Held<Addr4>>() == 2048);

@@ -1,0 +1,72 @@
+//! `INTERFACES` and `NEAR_INTERFACES`: the roles of interfaces.
+
+/// Value of `INTERFACES`, whose key is the interface's index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Interface {
+    /// [`role`].
+    pub role: u16,
+    /// Number of the uplink or network, from 1; of a port that of its network.
+    pub number: u16,
+    /// Of an uplink: the largest TCP segment in bytes that a connection through it may announce
+    /// (RFC 9293 section 3.7.1), 0 to leave announcements alone.
+    pub mss: u16,
+    /// Bits of [`interface_flags`].
+    pub flags: u16,
+    /// Its link-layer address, zero if it has none; of a port that of its bridge.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Value of `NEAR_INTERFACES`: an interface where it is found without a search, at the index of the
+/// interface modulo [`NEAR_INTERFACES`], unless another has that place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NearInterface {
+    /// What is known of it.
+    pub interface: Interface,
+    /// Its index, 0 if the place is free.
+    pub index: u32,
+}
+
+/// How many places for interfaces there are.
+pub const NEAR_INTERFACES: u32 = 1024;
+
+/// What an interface is.
+pub mod role {
+    /// A way to the outside.
+    pub const UPLINK: u16 = 1;
+    /// An inside network.
+    pub const NETWORK: u16 = 2;
+    /// A port of an inside network's bridge.
+    pub const PORT: u16 = 3;
+}
+
+/// Bits of [`Interface::flags`].
+pub mod interface_flags {
+    /// Guests of this network may send only from addresses that are theirs.
+    pub const ANTI_SPOOF: u16 = 1 << 0;
+    /// Guests are right behind this interface, which has the fast path: it is no bridge, whose ports
+    /// have it.
+    pub const NO_BRIDGE: u16 = 1 << 1;
+    /// It is not the only uplink: sessions may have the address of another.
+    pub const ONE_OF_SEVERAL: u16 = 1 << 2;
+    /// There are policies.
+    pub const POLICED: u16 = 1 << 3;
+    /// Netfilter sees packets before the hook at its ingress does, as on a bridge with
+    /// `bridge-nf-call-iptables`. A packet that is translated there is received anew, so that
+    /// netfilter sees it as it is now.
+    pub const NETFILTER_FIRST: u16 = 1 << 4;
+    /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
+    pub const MAY_BE_UNFINISHED: u16 = 1 << 5;
+    /// Frames that come by this port are judged ([`crate::pipeline::guard`]).
+    pub const GUARDED: u16 = 1 << 6;
+    /// This port is up and has a carrier: what is bound to it stays so.
+    pub const CARRIES: u16 = 1 << 7;
+    /// Packets that come by this port do not take the fast path.
+    pub const SLOW: u16 = 1 << 8;
+}
+
+crate::map_layout!(Interface, 16);
+crate::map_layout!(NearInterface, 20);

@@ -1,0 +1,54 @@
+//! `MAPPINGS`: the external endpoint of an internal one (endpoint-independent mapping).
+
+use crate::address::{Addr4, Address, Endpoint, Port};
+
+/// Key of `MAPPINGS`: an internal endpoint and the uplink by which it sends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct MappingKey<A> {
+    /// The guest's address.
+    pub address: A,
+    /// The guest's port.
+    pub port: Port,
+    /// Number of the guest's network.
+    pub network: u16,
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Value of `MAPPINGS`: the external endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct MappingRecord<A> {
+    /// External address.
+    pub address: A,
+    /// External port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl<A: Address> MappingRecord<A> {
+    /// Of this external endpoint.
+    #[inline(always)]
+    pub fn new(external: Endpoint<A>) -> Self {
+        Self {
+            address: external.address,
+            port: external.port,
+            reserved: [0; 2],
+        }
+    }
+}
+
+/// IPv4 key of `MAPPINGS`.
+pub type MappingKey4 = MappingKey<Addr4>;
+
+/// IPv4 value of `MAPPINGS`.
+pub type MappingRecord4 = MappingRecord<Addr4>;
+
+crate::map_layout!(MappingKey4, 12);
+crate::map_layout!(MappingRecord4, 8);

@@ -1,0 +1,128 @@
+//! Next hops: where the fast path sends the packets of an established session.
+//!
+//! The daemon keeps `NEXT_HOPS` as the host's neighbours, bridges and links are, and names each by a
+//! [`Tag`]. A session learns the tag at the hook by which the kernel has sent one of its packets, from
+//! the link-layer address that the kernel itself has chosen. What stands under a tag never changes:
+//! when anything about a next hop does, the tag is taken out of use, and the sessions that have it
+//! learn another one from their next packet, which goes the kernel's way.
+
+use crate::atomics::Shared;
+
+/// How many next hops there can be.
+pub const SLOTS: u32 = 1 << 14;
+
+/// Names a next hop: its slot in the low half, in the high half how many the slot has had before.
+/// [`NONE`] is that of no next hop.
+pub type Tag = u32;
+
+/// The tag of no next hop.
+pub const NONE: Tag = 0;
+
+/// A tag from its parts.
+#[inline(always)]
+#[must_use]
+pub const fn tag(slot: u16, epoch: u16) -> Tag {
+    (epoch as u32) << 16 | slot as u32
+}
+
+/// The slot that a tag names.
+#[inline(always)]
+#[must_use]
+pub const fn slot(tag: Tag) -> u32 {
+    tag & 0xffff
+}
+
+/// Value of `NEXT_HOPS` at the index of its slot, as the daemon writes it. [`NextHop`] is the same
+/// memory while packets read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NextHopRecord {
+    /// Its tag, [`NONE`] while the slot is not in use. It is written last and taken away first.
+    pub tag: Tag,
+    /// Index of the interface that packets are handed to: the port of a bridge, or a device that is
+    /// none.
+    pub port: u32,
+    /// The largest packet in bytes that passes this way, without the link-layer header.
+    pub mtu: u32,
+    /// Link-layer address of the other side.
+    pub destination: [u8; 6],
+    /// Link-layer address of the device that the kernel would send by.
+    pub source: [u8; 6],
+    /// Bits of [`flags`].
+    pub flags: u16,
+    /// The last tag's high half.
+    pub epoch: u16,
+    /// When a packet was last sent there, in seconds of the monotonic clock.
+    pub used_s: u32,
+}
+
+/// Bits of [`NextHopRecord::flags`].
+pub mod flags {
+    /// A program of natbpf's sits at the egress of the port.
+    pub const HAS_EGRESS: u16 = 1 << 0;
+    /// The port takes frames that XDP redirects.
+    pub const TAKES_FRAMES: u16 = 1 << 1;
+}
+
+/// [`NextHopRecord`] in a table, while packets on several CPUs use it.
+#[derive(Debug)]
+#[repr(C)]
+pub struct NextHop {
+    /// See [`NextHopRecord::tag`].
+    pub tag: Shared,
+    /// See [`NextHopRecord::port`].
+    pub port: u32,
+    /// See [`NextHopRecord::mtu`].
+    pub mtu: u32,
+    /// See [`NextHopRecord::destination`].
+    pub destination: [u8; 6],
+    /// See [`NextHopRecord::source`].
+    pub source: [u8; 6],
+    /// See [`NextHopRecord::flags`].
+    pub flags: u16,
+    /// See [`NextHopRecord::epoch`].
+    pub epoch: u16,
+    /// See [`NextHopRecord::used_s`].
+    pub used_s: Shared,
+}
+
+/// Key of `NEXT_HOP_TAGS`, whose value is a [`Tag`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct NextHopKey {
+    /// Index of the device that the kernel sends by: a bridge, not its port.
+    pub device: u32,
+    /// Link-layer address of the other side.
+    pub destination: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl NextHopKey {
+    /// From its parts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(device: u32, destination: [u8; 6]) -> Self {
+        Self {
+            device,
+            destination,
+            reserved: [0; 2],
+        }
+    }
+}
+
+impl NextHop {
+    /// Notes that it is in use, once a second at the most.
+    #[inline(always)]
+    pub fn touch(&self, now_s: u32) {
+        if self.used_s.load() != now_s {
+            self.used_s.store(now_s);
+        }
+    }
+}
+
+crate::map_layout!(NextHopRecord, 32);
+crate::map_layout!(NextHopKey, 12);
+const _: () = assert!(size_of::<NextHop>() == size_of::<NextHopRecord>());
+
+const _: () = assert!(SLOTS <= 1 << 16);

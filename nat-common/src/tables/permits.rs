@@ -1,0 +1,40 @@
+//! `PERMITS`: the remote addresses that may send to an external port (address-dependent filtering).
+//!
+//! Sessions hold references to an entry, which goes with the last of them.
+
+use crate::address::{Addr4, Address, Endpoint, Port};
+
+/// Key of `PERMITS`: a remote address that may send to an external port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct PermitKey<A> {
+    /// External address.
+    pub external: A,
+    /// Remote address.
+    pub remote: A,
+    /// External port.
+    pub port: Port,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+impl<A: Address> PermitKey<A> {
+    /// The key of a remote address that may send to an external endpoint.
+    #[inline(always)]
+    pub fn new(external: Endpoint<A>, remote: A, protocol: u8) -> Self {
+        Self {
+            external: external.address,
+            remote,
+            port: external.port,
+            protocol,
+            reserved: 0,
+        }
+    }
+}
+
+/// IPv4 key of `PERMITS`.
+pub type PermitKey4 = PermitKey<Addr4>;
+
+crate::map_layout!(PermitKey4, 12);

@@ -1,0 +1,117 @@
+//! Policies: which flows may be opened between guests, networks, uplinks and the host.
+//!
+//! They are asked once for each flow, with inside addresses: what has a session passes. The order of
+//! the rules is kept: of those that match, the one that was written first decides. So that a host with
+//! hundreds of networks does not go through the rules of all of them, each rule stands in the *chain* of
+//! the two sides that it names, and four chains at the most concern a flow.
+
+use crate::{
+    address::Addr4,
+    tables::interfaces::{Interface, role},
+};
+
+/// An end of a flow, as far as it is known by the interface.
+pub type Side = u16;
+
+/// The sides that are no network; a network's side is its number.
+pub mod side {
+    use super::Side;
+
+    /// Any network, uplink or other interface, but not the host itself. Only in keys.
+    pub const ANY: Side = 0;
+    /// The first uplink's side is the one after it.
+    pub const UPLINKS: Side = 1 << 15;
+    /// An interface that the configuration does not name.
+    pub const ELSEWHERE: Side = Side::MAX - 1;
+    /// The host itself.
+    pub const HOST: Side = Side::MAX;
+}
+
+/// Key of `CHAINS`: the two sides of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct ChainKey {
+    /// Generation of the rule set.
+    pub generation: u16,
+    /// Where it is opened from.
+    pub from: Side,
+    /// Where it is opened to.
+    pub to: Side,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of `CHAINS`: a run of entries of `POLICIES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Chain {
+    /// Index of the first one.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Value of `POLICIES`: what a policy says of one pair of prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Policy<A> {
+    /// Prefix of the address from which the flow is opened.
+    pub source: A,
+    /// Its mask.
+    pub source_mask: A,
+    /// Prefix of the address to which it is opened: a guest's own, not an external one.
+    pub destination: A,
+    /// Its mask.
+    pub destination_mask: A,
+    /// First destination port.
+    pub first_port: u16,
+    /// Last destination port.
+    pub last_port: u16,
+    /// IP protocol number; 0 is any.
+    pub protocol: u8,
+    /// An [`action`].
+    pub action: u8,
+    /// Zero.
+    pub reserved: u16,
+    /// Number of the rule.
+    pub rule: u32,
+    /// Its place among all: the lowest decides. From [`DEFAULTS`] on it is not a rule but what holds where
+    /// none matches.
+    pub order: u32,
+}
+
+/// [`Policy::order`] of the first default.
+pub const DEFAULTS: u32 = 1 << 31;
+
+/// What a policy says.
+pub mod action {
+    /// Of no policy: nobody asks, and no session is opened for it.
+    pub const NONE: u8 = 0;
+    /// It may be opened, and what answers it passes.
+    pub const ACCEPT: u8 = 1;
+    /// It may not.
+    pub const DROP: u8 = 2;
+}
+
+/// How many chains concern a flow at the most.
+pub const CHAINS: usize = 4;
+
+/// How many entries policies come to at the most, in one rule set.
+pub const MAX_POLICIES: u32 = 1 << 14;
+
+/// The side of an interface.
+#[inline(always)]
+pub fn side_of(interface: Option<&Interface>) -> Side {
+    match interface {
+        Some(interface) if interface.role == role::NETWORK => interface.number,
+        Some(interface) if interface.role == role::UPLINK => side::UPLINKS | interface.number,
+        _ => side::ELSEWHERE,
+    }
+}
+
+/// IPv4 value of `POLICIES`.
+pub type Policy4 = Policy<Addr4>;
+
+crate::map_layout!(ChainKey, 8);
+crate::map_layout!(Chain, 8);
+crate::map_layout!(Policy4, 32);

@@ -1,0 +1,135 @@
+//! `PORTS`: the owner of an external port. Adding an entry there *is* the claim.
+//!
+//! Sessions hold references to an entry, which goes with the last of them.
+
+use crate::{
+    address::{Addr4, Address, Endpoint, Port},
+    tables::{mappings::MappingKey, references::References},
+};
+
+/// Key of `PORTS`: an external port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct PortKey<A> {
+    /// External address.
+    pub address: A,
+    /// External port.
+    pub port: Port,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Value of `PORTS`, as it is written and read as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PortRecord<A> {
+    /// The owner's internal address, unspecified if the port is [`SHARED`].
+    pub address: A,
+    /// The owner's internal port.
+    pub port: Port,
+    /// Number of the owner's network.
+    pub network: u16,
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// A filtering mode of [`crate::tables::settings`].
+    pub filtering: u8,
+    /// [`SHARED`] or 0.
+    pub flags: u8,
+    /// Number of the rule that made it.
+    pub rule: u32,
+    /// How many sessions use it.
+    pub references: u32,
+}
+
+/// Bit of [`PortRecord::flags`]: the port serves several internal endpoints towards different
+/// remotes (address and port-dependent mapping).
+pub const SHARED: u8 = 1;
+
+/// [`PortRecord`] in a table.
+#[derive(Debug)]
+#[repr(C)]
+pub struct PortOwner<A> {
+    /// See [`PortRecord::address`].
+    pub address: A,
+    /// See [`PortRecord::port`].
+    pub port: Port,
+    /// See [`PortRecord::network`].
+    pub network: u16,
+    /// See [`PortRecord::uplink`].
+    pub uplink: u16,
+    /// See [`PortRecord::filtering`].
+    pub filtering: u8,
+    /// See [`PortRecord::flags`].
+    pub flags: u8,
+    /// See [`PortRecord::rule`].
+    pub rule: u32,
+    /// See [`PortRecord::references`].
+    pub references: References,
+}
+
+impl<A: Address> PortOwner<A> {
+    /// Whether the port belongs to one internal endpoint alone.
+    #[inline(always)]
+    pub fn is_exclusive(&self) -> bool {
+        self.flags & SHARED == 0
+    }
+
+    /// The owner's key in `MAPPINGS`.
+    #[inline(always)]
+    pub fn mapping_key(&self, protocol: u8) -> MappingKey<A> {
+        MappingKey {
+            address: self.address,
+            port: self.port,
+            network: self.network,
+            uplink: self.uplink,
+            protocol,
+            reserved: 0,
+        }
+    }
+}
+
+impl<A: Address> PortRecord<A> {
+    /// Whether the port belongs to one internal endpoint alone.
+    #[inline(always)]
+    pub fn is_exclusive(&self) -> bool {
+        self.flags & SHARED == 0
+    }
+
+    /// The owner's key in `MAPPINGS`.
+    #[inline(always)]
+    pub fn mapping_key(&self, protocol: u8) -> MappingKey<A> {
+        MappingKey {
+            address: self.address,
+            port: self.port,
+            network: self.network,
+            uplink: self.uplink,
+            protocol,
+            reserved: 0,
+        }
+    }
+}
+
+impl<A: Address> PortKey<A> {
+    /// The key of an external endpoint.
+    #[inline(always)]
+    pub fn new(external: Endpoint<A>, protocol: u8) -> Self {
+        Self {
+            address: external.address,
+            port: external.port,
+            protocol,
+            reserved: 0,
+        }
+    }
+}
+
+/// IPv4 key of `PORTS`.
+pub type PortKey4 = PortKey<Addr4>;
+
+/// IPv4 value of `PORTS`.
+pub type PortRecord4 = PortRecord<Addr4>;
+
+crate::map_layout!(PortKey4, 8);
+crate::map_layout!(PortRecord4, 20);
+const _: () = assert!(size_of::<PortOwner<Addr4>>() == size_of::<PortRecord4>());

@@ -1,0 +1,460 @@
+//! Sessions: the layout of `SESSIONS` and what changes in an entry while packets pass.
+//!
+//! A session has two entries, one per direction, each under the packet's addresses *before*
+//! translation, each holding the addresses *after* it. The reverse of the addresses after
+//! translation is the key of the other entry, so the two name each other without a further field.
+//!
+//! A hairpinned session (guest to guest by an external address) has two more, for the hook at
+//! which a packet leaves with everything rewritten but its source address.
+
+use crate::{
+    address::{Addr4, Address, Endpoint, Port},
+    atomics::Shared,
+    headers::{
+        parsed::{NO_ACKNOWLEDGEMENT, Parsed},
+        quoted::Quoted,
+    },
+    tables::next_hops,
+};
+
+impl<A: Address> Quoted<A> {
+    /// The key under which the quoted packet itself was looked up in `view`.
+    #[inline(always)]
+    pub fn key(&self, view: View, network: u16) -> SessionKey<A> {
+        SessionKey {
+            source: self.source.address,
+            destination: self.destination.address,
+            source_port: self.source.port,
+            destination_port: self.destination.port,
+            network,
+            protocol: self.protocol,
+            view: view as u8,
+        }
+    }
+
+    /// The key of packets that answer the quoted one.
+    #[inline(always)]
+    pub fn answer_key(&self, view: View, network: u16) -> SessionKey<A> {
+        self.key(view, network).reversed()
+    }
+}
+
+impl<A: Address> Parsed<A> {
+    /// The key under which its session stands in `view`.
+    #[inline(always)]
+    pub fn key(&self, view: View, network: u16) -> SessionKey<A> {
+        SessionKey {
+            source: self.header.source,
+            destination: self.header.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            network,
+            protocol: self.header.protocol,
+            view: view as u8,
+        }
+    }
+}
+
+/// Where a packet was seen: the same addresses mean different things at different hooks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum View {
+    /// On an uplink, as remotes see it.
+    Outside = 0,
+    /// In a network, as its guests see it.
+    Inside = 1,
+    /// Hairpinned: everything is rewritten but its source address.
+    Between = 2,
+}
+
+/// Key of `SESSIONS`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct SessionKey<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Source port; the identifier of an ICMP query, [`crate::wire::icmp::service`] in its answer.
+    pub source_port: Port,
+    /// Destination port; the identifier of an ICMP answer, [`crate::wire::icmp::service`] in a query.
+    pub destination_port: Port,
+    /// Number of the network that the packet came from; 0 in [`View::Outside`].
+    pub network: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`View`].
+    pub view: u8,
+}
+
+/// Value of `SESSIONS`, as it is written and read as a whole. [`Session`] is the same memory while
+/// packets change it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct SessionRecord<A> {
+    /// Source address after translation.
+    pub source: A,
+    /// Destination address after translation.
+    pub destination: A,
+    /// Source port after translation.
+    pub source_port: Port,
+    /// Destination port after translation.
+    pub destination_port: Port,
+    /// [`SessionKey::network`] of the other direction's entry.
+    pub peer_network: u16,
+    /// [`SessionKey::view`] of the other direction's entry.
+    pub peer_view: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Number of the rule that the session counts under.
+    pub rule: u32,
+    /// When it was opened, in seconds of the monotonic clock.
+    pub opened_s: u32,
+    /// When a packet last passed this way, in seconds of the monotonic clock; [`DEAD`] once the
+    /// entry is being removed, [`OPENING`] while its session is not complete.
+    pub seen_s: u32,
+    /// Bits of [`crate::session::tracking`]; the same in both directions.
+    pub state: u32,
+    /// Where packets of this entry are sent, a [`crate::tables::next_hops::Tag`].
+    pub next_hop: u32,
+    /// Datagrams that the XDP program has left to the kernel and when it last did, see
+    /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the last
+    /// segment of this entry has acknowledged.
+    pub passed: u32,
+}
+
+/// Bits of [`SessionRecord::flags`].
+pub mod flags {
+    /// This entry is the one of its session's that expiry looks at, and that owns the rest.
+    pub const PRIMARY: u8 = 1 << 0;
+    /// Packets of this entry are sent by the session's initiator.
+    pub const FROM_INITIATOR: u8 = 1 << 1;
+    /// Packets of this entry count as `in`.
+    pub const IN: u8 = 1 << 2;
+    /// The session holds a reference to its external port's owner.
+    pub const HOLDS_PORT: u8 = 1 << 3;
+    /// The session holds a reference to a permit of its remote address.
+    pub const HOLDS_PERMIT: u8 = 1 << 4;
+    /// Guest to guest by an external address: there are entries in [`super::View::Between`].
+    pub const HAIRPIN: u8 = 1 << 5;
+    /// The host's own traffic: it is claimed, not counted under a rule.
+    pub const HOST: u8 = 1 << 6;
+    /// The hairpinned session holds a reference to the owner of the port that it was sent to.
+    pub const HOLDS_SERVER: u8 = 1 << 7;
+}
+
+/// [`SessionRecord::seen_s`] of an entry that is being removed.
+pub const DEAD: u32 = u32::MAX;
+
+/// [`SessionRecord::seen_s`] of the entry that was added first while the other one is not there yet.
+pub const OPENING: u32 = u32::MAX - 1;
+
+/// Unit of the clock in [`SessionRecord::passed`] in nanoseconds.
+pub const PASSED_NS: u64 = 1 << 10;
+
+/// Bits of [`SessionRecord::passed`] that count the datagrams on their way from XDP to the traffic
+/// control hook.
+const UNDER_WAY: u32 = UNCOUNTED - 1;
+
+/// Bit of [`SessionRecord::passed`]: datagrams may be on their way that nobody has counted. The next
+/// one is counted, and arrives after them.
+const UNCOUNTED: u32 = 1 << 11;
+
+/// Where the clock stands in [`SessionRecord::passed`].
+const CLOCK: u32 = 12;
+
+/// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or of whose segments none has
+/// acknowledged anything.
+pub const JUST_OPENED: u32 = UNCOUNTED;
+
+const _: () = assert!(JUST_OPENED == NO_ACKNOWLEDGEMENT);
+
+/// How long a datagram may be on its way from XDP to the traffic control hook, in units of
+/// [`PASSED_NS`]. One that has not arrived by then is lost.
+const LOST: u32 = 200;
+
+/// [`SessionRecord`] in a table, while packets on several CPUs read and change it.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Session<A> {
+    /// Source address after translation.
+    pub source: A,
+    /// Destination address after translation.
+    pub destination: A,
+    /// Source port after translation.
+    pub source_port: Port,
+    /// Destination port after translation.
+    pub destination_port: Port,
+    /// [`SessionKey::network`] of the other direction's entry.
+    pub peer_network: u16,
+    /// [`SessionKey::view`] of the other direction's entry.
+    pub peer_view: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Number of the rule that the session counts under.
+    pub rule: u32,
+    /// When it was opened.
+    pub opened_s: u32,
+    /// See [`SessionRecord::seen_s`].
+    pub seen_s: Shared,
+    /// See [`SessionRecord::state`].
+    pub state: Shared,
+    /// See [`SessionRecord::next_hop`].
+    pub next_hop: Shared,
+    /// See [`SessionRecord::passed`].
+    pub passed: Shared,
+}
+
+impl<A: Address> SessionKey<A> {
+    /// The source as an endpoint.
+    #[inline(always)]
+    pub fn source_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.source, self.source_port)
+    }
+
+    /// The destination as an endpoint.
+    #[inline(always)]
+    pub fn destination_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.destination, self.destination_port)
+    }
+
+    /// Whether of a session with these two keys the entry of this one is added first and removed last.
+    /// Of two different keys one precedes the other, and [`View::Outside`] precedes all else.
+    #[inline(always)]
+    #[must_use]
+    pub fn precedes(&self, other: &Self) -> bool {
+        if self.view != other.view {
+            return self.view < other.view;
+        }
+        if self.network != other.network {
+            return self.network < other.network;
+        }
+        if self.source != other.source {
+            return self.source.distance_to(other.source) != 0;
+        }
+        if self.source_port != other.source_port {
+            return self.source_port.number() < other.source_port.number();
+        }
+        if self.destination != other.destination {
+            return self.destination.distance_to(other.destination) != 0;
+        }
+        self.destination_port.number() < other.destination_port.number()
+    }
+
+    /// The key of packets the other way between the same two endpoints, in the same view.
+    #[inline(always)]
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+}
+
+impl<A: Address> SessionRecord<A> {
+    /// The source after translation.
+    #[inline(always)]
+    pub fn source_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.source, self.source_port)
+    }
+}
+
+impl<A: Address> Session<A> {
+    /// The source after translation.
+    #[inline(always)]
+    pub fn source_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.source, self.source_port)
+    }
+
+    /// The destination after translation.
+    #[inline(always)]
+    pub fn destination_endpoint(&self) -> Endpoint<A> {
+        Endpoint::new(self.destination, self.destination_port)
+    }
+
+    /// Whether a bit of [`flags`] is set.
+    #[inline(always)]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The key of the other direction's entry.
+    #[inline(always)]
+    pub fn peer_key(&self, protocol: u8) -> SessionKey<A> {
+        SessionKey {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            network: self.peer_network,
+            protocol,
+            view: self.peer_view,
+        }
+    }
+
+    /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a second.
+    ///
+    /// The first packet in [`REFRESH_S`] takes the next hop away. Only a packet that the kernel sends
+    /// on after that, at whichever hook, gives the entry another.
+    ///
+    /// Expiry takes the entry by exchanging exactly the time that it has judged, so of a packet
+    /// and an expiry that meet, one sees the other.
+    #[inline(always)]
+    pub fn touch(&self, now_s: u32) -> Touch {
+        let seen_s = self.seen_s.load();
+        if seen_s == now_s {
+            return Touch::Again;
+        }
+        let before = match seen_s {
+            DEAD | OPENING => DEAD,
+            _ => self.seen_s.exchange_if(seen_s, now_s),
+        };
+        // Sessions do not all have their turn in the same second.
+        let round = |time_s: u32| time_s.wrapping_add(self.opened_s) / REFRESH_S;
+        if before == DEAD {
+            Touch::Dead
+        } else if before != seen_s || round(seen_s) == round(now_s) {
+            // (Of two packets that both write, the other one has won, and has the refresh.)
+            Touch::Again
+        } else {
+            self.next_hop.store(next_hops::NONE);
+            Touch::Refresh
+        }
+    }
+
+    /// Notes what a segment of this entry acknowledges.
+    #[inline(always)]
+    pub fn acknowledge(&self, acknowledged: u32) {
+        if acknowledged != JUST_OPENED && self.passed.load() != acknowledged {
+            self.passed.store(acknowledged);
+        }
+    }
+
+    /// What a segment of this entry has acknowledged last.
+    #[inline(always)]
+    pub fn acknowledged(&self) -> Option<u32> {
+        match self.passed.load() {
+            JUST_OPENED => None,
+            acknowledged => Some(acknowledged),
+        }
+    }
+
+    /// Whether packets may use it: neither is it being removed nor is the other direction's entry
+    /// still to come.
+    #[inline(always)]
+    pub fn is_usable(&self) -> bool {
+        self.seen_s.load() < OPENING
+    }
+
+    /// XDP leaves a datagram to the kernel at `now`, in units of [`PASSED_NS`].
+    #[inline(always)]
+    pub fn pass_up(&self, now: u32) {
+        let passed = self.passed.load();
+        // One more than there is room for are as good as uncounted.
+        let under_way = match passed & (UNCOUNTED | UNDER_WAY) {
+            counted if counted < UNCOUNTED => counted + 1,
+            _ => 1,
+        };
+        // Added, since another CPU may take from the count meanwhile.
+        let next = now << CLOCK | under_way;
+        self.passed.fetch_add(next.wrapping_sub(passed));
+    }
+
+    /// So many datagrams have come to the traffic control hook, if XDP left them to the kernel.
+    #[inline(always)]
+    pub fn arrive(&self, datagrams: impl FnOnce() -> u32) {
+        let under_way = self.passed.load() & UNDER_WAY;
+        if under_way != 0 {
+            let arrived = datagrams();
+            let arrived = if arrived < under_way {
+                arrived
+            } else {
+                under_way
+            };
+            self.passed.fetch_add(arrived.wrapping_neg());
+        }
+    }
+
+    /// Whether a datagram that XDP sends now can overtake none that it has left to the kernel: all of
+    /// them have arrived at the traffic control hook, or are lost.
+    #[inline(always)]
+    pub fn is_caught_up(&self, clock: impl Fn() -> u32) -> bool {
+        let passed = self.passed.load();
+        if passed & (UNCOUNTED | UNDER_WAY) == 0 {
+            return true;
+        }
+        let elapsed = clock().wrapping_sub(passed >> CLOCK) << CLOCK >> CLOCK;
+        let is_caught_up = passed & UNCOUNTED == 0 && elapsed > LOST;
+        if is_caught_up {
+            self.passed.store(passed & !UNDER_WAY);
+        }
+        is_caught_up
+    }
+
+    /// Takes the entry out of use if no packet has passed since `seen_s`.
+    #[inline(always)]
+    pub fn kill(&self, seen_s: u32) -> bool {
+        self.seen_s.exchange_if(seen_s, DEAD) == seen_s
+    }
+}
+
+/// What a packet finds that notes its passing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    /// The entry cannot be used, which makes it as good as absent.
+    Dead,
+    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next hop.
+    Refresh,
+    /// Any other.
+    Again,
+}
+
+/// How often a packet of each direction goes the kernel's way in seconds, so that connection
+/// tracking, neighbours and bridges know that the session lives, and it learns anew where the kernel
+/// sends it. Less than the 30 s for which connection tracking keeps what was not answered
+/// (`nf_conntrack_udp_timeout`).
+pub const REFRESH_S: u32 = 16;
+
+/// IPv4 key of `SESSIONS`.
+pub type SessionKey4 = SessionKey<Addr4>;
+
+/// IPv4 value of `SESSIONS`.
+pub type SessionRecord4 = SessionRecord<Addr4>;
+
+crate::map_layout!(SessionKey4, 16);
+crate::map_layout!(SessionRecord4, 40);
+const _: () = assert!(size_of::<Session<Addr4>>() == size_of::<SessionRecord4>());
+
+impl<A: Address> SessionKey<A> {
+    pub(crate) const EMPTY: Self = Self {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+        network: 0,
+        protocol: 0,
+        view: 0,
+    };
+}
+
+impl<A: Address> SessionRecord<A> {
+    pub(crate) const EMPTY: Self = Self {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+        peer_network: 0,
+        peer_view: 0,
+        flags: 0,
+        rule: 0,
+        opened_s: 0,
+        seen_s: 0,
+        state: 0,
+        next_hop: 0,
+        passed: 0,
+    };
+}

@@ -1,0 +1,145 @@
+//! ICMP errors: they quote the packet that they are about, and both are translated (RFC 5508).
+
+use crate::{
+    address::{Address, Endpoint},
+    drop_reason::DropReason,
+    headers::{parsed::Parsed, quoted::Quoted},
+    offload::{Offload, is_sound},
+    packet::{ChecksumKind, Packet},
+    rewrite::{DCCP, ICMP_CHECKSUM, UDP_CHECKSUM, UDP_LITE},
+    wire::{
+        checksum::Diff,
+        protocol::{ICMP, TCP, UDP},
+    },
+};
+
+/// The addresses that an ICMP error is to have, outside and inside of the quotation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ErrorTranslation<A> {
+    /// Source of the error itself.
+    pub source: A,
+    /// Destination of the error itself.
+    pub destination: A,
+    /// Source of the quoted packet.
+    pub quoted_source: Endpoint<A>,
+    /// Destination of the quoted packet.
+    pub quoted_destination: Endpoint<A>,
+}
+
+/// Translates an ICMP error and the packet in it.
+///
+/// # Errors
+///
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
+/// device would write over the translation; the caller drops it.
+#[inline(always)]
+pub fn rewrite_error<A: Address, P: Packet>(
+    packet: &mut P,
+    error: &Parsed<A>,
+    quoted: &Quoted<A>,
+    to: &ErrorTranslation<A>,
+) -> Result<(), DropReason> {
+    if !is_sound(error, packet.offload()) {
+        return Err(DropReason::FalseOffload);
+    }
+    write_quoted(packet, error, quoted, to)
+        .and_then(|message| {
+            let field = error.l4 + ICMP_CHECKSUM;
+            packet.update_checksum(
+                field,
+                ChecksumKind::Icmp,
+                Offload::UNKNOWN,
+                Diff::NONE,
+                message,
+            )
+        })
+        .and_then(|()| {
+            let addresses = Diff::NONE.replace(
+                error.header.source.sum() + error.header.destination.sum(),
+                to.source.sum() + to.destination.sum(),
+            );
+            A::write_addresses(packet, error.l3, to.source, to.destination, addresses)
+        })
+        .ok_or(DropReason::RewriteFailed)
+}
+
+/// Writes the quoted packet and gives the change that the error's own checksum must follow.
+#[inline(always)]
+fn write_quoted<A: Address, P: Packet>(
+    packet: &mut P,
+    error: &Parsed<A>,
+    quoted: &Quoted<A>,
+    to: &ErrorTranslation<A>,
+) -> Option<Diff> {
+    let (source, destination) = (to.quoted_source, to.quoted_destination);
+    let addresses = Diff::NONE.replace(
+        quoted.source.address.sum() + quoted.destination.address.sum(),
+        source.address.sum() + destination.address.sum(),
+    );
+    let ports = Diff::NONE.replace(
+        quoted.source.port.sum() + quoted.destination.port.sum(),
+        source.port.sum() + destination.port.sum(),
+    );
+    // The quoted header's sum does not change, since its checksum follows its addresses: nothing
+    // of it reaches the error's own checksum.
+    A::write_addresses(
+        packet,
+        quoted.l3,
+        source.address,
+        destination.address,
+        addresses,
+    )?;
+    let (field, kind) = match quoted.protocol {
+        TCP => (quoted.l4 + 16, ChecksumKind::Tcp),
+        UDP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Udp),
+        ICMP => (quoted.l4 + ICMP_CHECKSUM, ChecksumKind::Icmp),
+        UDP_LITE | DCCP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Tcp),
+        _ => return Some(Diff::NONE),
+    };
+    if matches!(quoted.protocol, UDP_LITE | DCCP) {
+        // They have ports as well, which stay.
+    } else if quoted.protocol == ICMP {
+        let id = if quoted.is_answer {
+            destination.port
+        } else {
+            source.port
+        };
+        packet.write(quoted.l4 + 4, id.0)?;
+    } else {
+        packet.write(quoted.l4, source.port.0)?;
+        packet.write(quoted.l4 + 2, destination.port.0)?;
+    }
+    let checksum = write_quoted_checksum(packet, error.end(), field, kind, addresses, ports);
+    Some(ports.and(checksum))
+}
+
+/// Corrects the quoted packet's own checksum, if the quotation reaches that far, and gives the
+/// field's change.
+#[inline(always)]
+fn write_quoted_checksum<P: Packet>(
+    packet: &mut P,
+    end: usize,
+    field: usize,
+    kind: ChecksumKind,
+    addresses: Diff,
+    ports: Diff,
+) -> Diff {
+    if field + 2 > end {
+        return Diff::NONE;
+    }
+    let Some(old) = packet.read::<2>(field) else {
+        return Diff::NONE;
+    };
+    let new = match kind {
+        ChecksumKind::Tcp => addresses.and(ports).apply(old),
+        ChecksumKind::Udp => addresses.and(ports).apply_udp(old),
+        ChecksumKind::Icmp => ports.apply(old),
+    };
+    match packet.write(field, new) {
+        Some(()) => Diff::NONE.replace(
+            u32::from(u16::from_ne_bytes(old)),
+            u32::from(u16::from_ne_bytes(new)),
+        ),
+        None => Diff::NONE,
+    }
+}

@@ -1,0 +1,4 @@
+//! Writing a translation into a packet.
+
+pub mod icmp_error;
+pub mod mss;

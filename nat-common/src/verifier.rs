@@ -1,0 +1,31 @@
+//! Barriers for the verifier of BPF programs. Elsewhere they do nothing.
+//!
+//! After [`settle`] the verifier looks at what comes next once, not once for each path that leads there.
+
+/// Makes what was written to `value` final: what follows is compiled as if it could be anything.
+#[inline(always)]
+pub fn settle<V>(value: &mut V) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: copies a register to itself; to the compiler it may have changed any memory.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) core::ptr::from_mut(value) => _, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = value;
+}
+
+/// The same number, of which the compiler knows nothing.
+#[inline(always)]
+#[must_use]
+pub fn unknown(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let number = {
+        let mut number = number;
+        // SAFETY: copies a register to itself.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack));
+        }
+        number
+    };
+    number
+}

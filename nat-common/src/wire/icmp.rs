@@ -1,0 +1,43 @@
+//! Types of ICMP messages (RFC 792).
+
+use crate::address::Port;
+
+/// What an ICMP type is to a NAT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IcmpClass {
+    /// A query.
+    Request,
+    /// An answer to a query.
+    Reply,
+    /// An error about another packet.
+    Error,
+    /// For one link only, or obsolete.
+    Other,
+}
+
+/// Sorts the ICMP types (RFC 792, RFC 950, RFC 5508).
+#[inline(always)]
+#[must_use]
+pub const fn classify(icmp_type: u8) -> IcmpClass {
+    match icmp_type {
+        8 | 13 | 15 | 17 => IcmpClass::Request,
+        0 | 14 | 16 | 18 => IcmpClass::Reply,
+        3 | 11 | 12 => IcmpClass::Error,
+        _ => IcmpClass::Other,
+    }
+}
+
+/// What an ICMP query asks for: stands for the port of the host that is asked, as the identifier
+/// does for that of the host that asks. It is the type of the query, the same for its answer; other
+/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not answer.
+#[inline(always)]
+#[must_use]
+pub const fn service(icmp_type: u8) -> Port {
+    const ECHO: u8 = 8;
+    Port::new(match icmp_type {
+        0 => ECHO as u16,
+        // Timestamp, information, address mask: the answer's type comes after the query's.
+        14 | 16 | 18 => icmp_type as u16 - 1,
+        query => query as u16,
+    })
+}

@@ -1,0 +1,7 @@
+//! Bytes as they stand in a packet: numbers, flags, checksums. Nothing here knows a table.
+
+pub mod checksum;
+pub mod icmp;
+pub mod protocol;
+pub mod tcp;
+pub mod unreachable;

@@ -1,0 +1,109 @@
+//! The work area of one packet.
+//!
+//! It lies in a map. The stack of a BPF program has 512 bytes for all its calls, and what lies in
+//! a map the verifier does not follow.
+
+pub mod judging;
+pub mod opening;
+pub mod port_search;
+
+use crate::{
+    address::{Address, Endpoint, Port},
+    drop_reason::DropReason,
+    headers::parsed::Parsed,
+    tables::{
+        guests::GuestKey,
+        origin::Origin,
+        sessions::{SessionKey, SessionRecord},
+        snats::Snat,
+    },
+    wire::unreachable,
+    work::{
+        judging::Judging,
+        opening::{Choice, Entry, Opening},
+        port_search::PortSearch,
+    },
+};
+
+/// What is kept of a packet while it is decided on.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Work<A> {
+    /// Its headers.
+    pub parsed: Parsed<A>,
+    /// The session that it opens.
+    pub opening: Opening<A>,
+    /// The flow that it opens, as policies see it.
+    pub judging: Judging<A>,
+    /// The answer to its refusal.
+    pub refusal: [u8; unreachable::MAX_LEN],
+    /// Where the fast path sends it.
+    pub sent: Sent,
+}
+
+/// Where a packet is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Sent {
+    /// Index of the interface.
+    pub port: u32,
+    /// Bits of [`crate::tables::next_hops::flags`].
+    pub flags: u32,
+}
+
+impl<A: Address> Work<A> {
+    /// Of no packet yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        let entry = Entry {
+            key: SessionKey::EMPTY,
+            record: SessionRecord::EMPTY,
+        };
+        let opening = Opening {
+            request: entry,
+            answer: entry,
+            origin: Origin {
+                generation: 0,
+                uplink: 0,
+                network: 0,
+            },
+            guest: GuestKey {
+                address: A::UNSPECIFIED,
+                network: 0,
+                reserved: 0,
+            },
+            snat: Snat::EMPTY,
+            address: A::UNSPECIFIED,
+            forwarded: Endpoint {
+                address: A::UNSPECIFIED,
+                port: Port::ZERO,
+            },
+            is_forwarded: 0,
+            external: Endpoint {
+                address: A::UNSPECIFIED,
+                port: Port::ZERO,
+            },
+            choice: Choice::Own,
+            held: 0,
+            added: Ok(()),
+            search: PortSearch::EMPTY,
+            attempt: 0,
+            looks: 0,
+            is_joined: 0,
+            outcome: Err(DropReason::PortsExhausted),
+        };
+        Self {
+            parsed: Parsed::EMPTY,
+            opening,
+            judging: Judging::EMPTY,
+            refusal: [0; unreachable::MAX_LEN],
+            sent: Sent { port: 0, flags: 0 },
+        }
+    }
+}
+
+impl<A: Address> Default for Work<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

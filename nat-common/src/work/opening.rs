@@ -1,0 +1,100 @@
+//! The two entries of a session that is being opened, and what has been tried so far.
+
+use crate::{
+    address::Endpoint,
+    drop_reason::DropReason,
+    tables::{
+        guests::GuestKey,
+        insert::InsertError,
+        origin::Origin,
+        sessions::{SessionKey, SessionRecord},
+        snats::Snat,
+    },
+    work::port_search::PortSearch,
+};
+
+/// The two entries of a session that is being opened.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Opening<A> {
+    /// Of the direction of the packet that opens it.
+    pub request: Entry<A>,
+    /// Of the other direction.
+    pub answer: Entry<A>,
+    /// Where the packet comes from.
+    pub origin: Origin,
+    /// Whose session it is.
+    pub guest: GuestKey<A>,
+    /// The rule that gives the request its external source.
+    pub snat: Snat<A>,
+    /// The external address.
+    pub address: A,
+    /// The external source by which a forward leads to the guest, if [`Self::is_forwarded`].
+    pub forwarded: Endpoint<A>,
+    /// 1 if a forward leads to the guest.
+    pub is_forwarded: u32,
+    /// The external source that is being tried.
+    pub external: Endpoint<A>,
+    /// How it was chosen.
+    pub(crate) choice: Choice,
+    /// The references to it that the session holds, as bits of [`crate::tables::sessions::flags`].
+    pub held: u8,
+    /// Whether the entries with it were added.
+    pub(crate) added: Result<(), Refusal>,
+    /// The external ports to try.
+    pub search: PortSearch,
+    /// How many external ports were taken so far.
+    pub attempt: u32,
+    /// How many times it was found that the guest has all the ports that it may have.
+    pub looks: u32,
+    /// 1 if another CPU has opened the session, and `request` has its translation.
+    pub is_joined: u32,
+    /// The external source, or why there is none.
+    pub outcome: Result<Endpoint<A>, DropReason>,
+}
+
+/// An entry of the session table.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Entry<A> {
+    /// Its key.
+    pub key: SessionKey<A>,
+    /// Its value.
+    pub record: SessionRecord<A>,
+}
+
+/// Why a session was not opened with one external port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// Another port may do.
+    PortTaken,
+    /// What is to be tried next is known, and was not tried yet.
+    Again,
+    /// Another CPU is adding or removing what is in the way: a moment later it is clear.
+    Busy,
+    /// None will.
+    Final(DropReason),
+}
+
+/// How the external endpoint of a session was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Choice {
+    /// A forward leads from it to the guest.
+    Forwarded,
+    /// It is the guest's own, nobody's to claim.
+    Own,
+    /// The guest has it already for other remotes.
+    Mapped,
+    /// It is one of many that may do.
+    Candidate,
+}
+
+impl From<InsertError> for Refusal {
+    fn from(error: InsertError) -> Self {
+        match error {
+            InsertError::Exists => Self::Busy,
+            InsertError::Full => Self::Final(DropReason::TableFull),
+        }
+    }
+}
