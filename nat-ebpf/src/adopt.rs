@@ -5,7 +5,7 @@ use core::ptr;
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use nat_common::{
     session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, adopt},
-    tables::Tables,
+    tables::environment::Environment,
 };
 
 use crate::maps::{Adopting, Maps, add_counted, adopting};

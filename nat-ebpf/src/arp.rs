@@ -14,8 +14,9 @@ use nat_common::{
     packet::Packet,
     session::lease,
     tables::{
-        Tables,
-        interfaces::{Interface, role},
+        addresses::ExternalAddresses,
+        interfaces::{Interface, Interfaces, role},
+        settings::CurrentSettings,
     },
 };
 

@@ -22,35 +22,38 @@ use nat_common::{
     drop_reason::{DROP_REASONS, DropReason},
     session::adoption::{Adopted4, Counted, counted},
     tables::{
-        Tables,
-        addresses::{AddressKey4, ExternalAddress},
+        addresses::{AddressKey4, ExternalAddress, ExternalAddresses},
         asked::{Asked4, AskedKey4, OwnAddresses4},
         bindings::{Binding, BindingRecord, Bindings, Name},
-        counters::{RuleCounters, Traffic},
-        datagrams::Datagram,
-        excludes::ExcludeKey4,
-        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, OTHER_PROTOCOLS},
-        fragments::{FragmentKey4, FragmentPorts},
-        guests::{Guest, GuestKey4, GuestRecord},
-        held::{HELD_SETS, HELD_WAYS, Held},
-        host::HostSocket,
+        counters::{Counters, RuleCounters, Traffic},
+        datagrams::{Datagram, Datagrams},
+        environment::Environment,
+        excludes::{ExcludeKey4, Excludes},
+        forward_sources::{
+            FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4, ForwardSources,
+        },
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
+        fragments::{FragmentKey4, FragmentPorts, Fragments},
+        guests::{Guest, GuestKey4, GuestRecord, Guests},
+        held::{HELD_SETS, HELD_WAYS, Held, HeldFragments},
+        host::{HostSocket, HostSockets},
         insert::InsertError,
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4},
-        interfaces::{Interface, NEAR_INTERFACES, NearInterface},
-        mappings::{MappingKey4, MappingRecord4},
-        next_hops::{self, NextHop, NextHopKey, NextHopRecord, Tag},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses, InsideKey4},
+        interfaces::{Interface, Interfaces, NEAR_INTERFACES, NearInterface},
+        mappings::{MappingKey4, MappingRecord4, Mappings},
+        next_hops::{self, NextHop, NextHopKey, NextHopRecord, NextHops, Tag},
         origin::Origin,
-        permits::PermitKey4,
-        policies::{Chain, ChainKey, MAX_POLICIES, Policy4},
-        ports::{PortKey4, PortOwner, PortRecord4},
+        permits::{PermitKey4, Permits},
+        policies::{Chain, ChainKey, MAX_POLICIES, Policies, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4, Ports},
         references::References,
-        refusals::CLOCKS,
-        rules::rule_flags,
-        sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4},
-        settings::Settings,
-        snats::{SNAT_FIXED_BITS, Snat4, SnatKey4},
-        uplinks::{EXITS, UPLINKS, Uplink},
+        refusals::{CLOCKS, RefusalClocks},
+        routes::Routes,
+        rules::{Rules, rule_flags},
+        sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4, Sessions},
+        settings::{CurrentSettings, Settings},
+        snats::{SNAT_FIXED_BITS, Snat4, SnatKey4, Snats},
+        uplinks::{EXITS, UPLINKS, Uplink, Uplinks},
     },
     verifier::settle,
     wire::protocol::{ICMP, TCP, UDP},
@@ -407,7 +410,7 @@ impl Bindings for Maps {
     }
 }
 
-impl Tables<Addr4> for Maps {
+impl Environment for Maps {
     #[inline(always)]
     fn now_s(&self) -> u32 {
         // SAFETY: reads a clock.
@@ -431,33 +434,21 @@ impl Tables<Addr4> for Maps {
 
     #[inline(always)]
     fn pause(&self) {}
+}
 
+impl CurrentSettings for Maps {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
     }
+}
 
+impl Sessions<Addr4> for Maps {
     #[inline(always)]
     fn host_sessions(&self) -> u32 {
         // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
         // that the loader may have written another.
         unsafe { (&raw const HOST_SESSIONS).read_volatile() }
-    }
-
-    #[inline(always)]
-    fn interface(&self, index: u32) -> Option<&Interface> {
-        // SAFETY: entries are written by the daemon alone, whole.
-        unsafe { INTERFACES.get(index) }
-    }
-
-    #[inline(always)]
-    fn near_interface(&self, index: u32) -> Option<Interface> {
-        if let Some(near) = NEAR.get(index % NEAR_INTERFACES)
-            && near.index == index
-        {
-            return Some(near.interface);
-        }
-        self.interface(index).copied()
     }
 
     #[inline(always)]
@@ -477,7 +468,27 @@ impl Tables<Addr4> for Maps {
     fn remove_session(&self, key: &SessionKey4) {
         let _gone_already = SESSIONS.remove(key);
     }
+}
 
+impl Interfaces for Maps {
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        // SAFETY: entries are written by the daemon alone, whole.
+        unsafe { INTERFACES.get(index) }
+    }
+
+    #[inline(always)]
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        if let Some(near) = NEAR.get(index % NEAR_INTERFACES)
+            && near.index == index
+        {
+            return Some(near.interface);
+        }
+        self.interface(index).copied()
+    }
+}
+
+impl Mappings<Addr4> for Maps {
     #[inline(always)]
     fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
         // SAFETY: entries never change after they were added.
@@ -495,7 +506,9 @@ impl Tables<Addr4> for Maps {
     fn remove_mapping(&self, key: &MappingKey4) {
         let _gone_already = MAPPINGS.remove(key);
     }
+}
 
+impl Ports<Addr4> for Maps {
     #[inline(always)]
     fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
         // SAFETY: `PortOwner` is `PortRecord` with an atomic.
@@ -513,7 +526,9 @@ impl Tables<Addr4> for Maps {
     fn remove_port(&self, key: &PortKey4) {
         let _gone_already = PORTS.remove(key);
     }
+}
 
+impl Permits<Addr4> for Maps {
     #[inline(always)]
     fn permit(&self, key: &PermitKey4) -> Option<&References> {
         // SAFETY: `References` is an atomic `u32`.
@@ -531,7 +546,9 @@ impl Tables<Addr4> for Maps {
     fn remove_permit(&self, key: &PermitKey4) {
         let _gone_already = PERMITS.remove(key);
     }
+}
 
+impl Guests<Addr4> for Maps {
     #[inline(always)]
     fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
         // SAFETY: `Guest` is `GuestRecord` with atomics.
@@ -561,7 +578,9 @@ impl Tables<Addr4> for Maps {
     fn remove_guest(&self, key: &GuestKey4) {
         let _gone_already = GUESTS.remove(key);
     }
+}
 
+impl Forwards<Addr4> for Maps {
     #[inline(always)]
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
@@ -579,7 +598,9 @@ impl Tables<Addr4> for Maps {
         };
         FORWARDS.get(Key::new(FORWARD_FIXED_BITS + 16, key))
     }
+}
 
+impl ForwardSources<Addr4> for Maps {
     #[inline(always)]
     fn forward_source(
         &self,
@@ -599,7 +620,9 @@ impl Tables<Addr4> for Maps {
         };
         FORWARD_SOURCES.get(Key::new(FORWARD_SOURCE_FIXED_BITS + 16, key))
     }
+}
 
+impl Snats<Addr4> for Maps {
     #[inline(always)]
     fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
         let key = SnatKey4 {
@@ -611,7 +634,9 @@ impl Tables<Addr4> for Maps {
         };
         SNATS.get(Key::new(SNAT_FIXED_BITS + 32, key))
     }
+}
 
+impl Excludes<Addr4> for Maps {
     #[inline(always)]
     fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
         let key = ExcludeKey4 {
@@ -622,7 +647,9 @@ impl Tables<Addr4> for Maps {
         };
         EXCLUDES.get(Key::new(SNAT_FIXED_BITS + 32, key)).is_some()
     }
+}
 
+impl ExternalAddresses<Addr4> for Maps {
     #[inline(always)]
     fn external_address(&self, generation: u16, address: Addr4) -> Option<&ExternalAddress> {
         let key = AddressKey4 {
@@ -633,7 +660,9 @@ impl Tables<Addr4> for Maps {
         // SAFETY: entries are written by the daemon alone, whole.
         unsafe { ADDRESSES.get(key) }
     }
+}
 
+impl InsideAddresses<Addr4> for Maps {
     #[inline(always)]
     fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
@@ -643,7 +672,9 @@ impl Tables<Addr4> for Maps {
         };
         INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key))
     }
+}
 
+impl Policies<Addr4> for Maps {
     #[inline(always)]
     fn chain(&self, key: &ChainKey) -> Option<&Chain> {
         // SAFETY: entries are written by the daemon alone, whole.
@@ -655,27 +686,33 @@ impl Tables<Addr4> for Maps {
         let half = if generation & 1 == 1 { 0 } else { MAX_POLICIES };
         POLICIES.get(half + index)
     }
+}
 
+impl Routes<Addr4> for Maps {
     #[inline(always)]
     fn way(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
         route::way(self.ctx, interface, source, destination)
     }
 
     #[inline(always)]
-    fn uplink(&self, place: u32) -> Option<&Uplink> {
-        WAYS_OUT.get(place)
-    }
-
-    #[inline(always)]
     fn is_there(&self, interface: u32) -> bool {
         route::is_there(self.ctx, interface)
+    }
+}
+
+impl Uplinks for Maps {
+    #[inline(always)]
+    fn uplink(&self, place: u32) -> Option<&Uplink> {
+        WAYS_OUT.get(place)
     }
 
     #[inline(always)]
     fn is_exit(&self, interface: u32) -> bool {
         KNOWN_EXITS.get_ptr(interface).is_some()
     }
+}
 
+impl Fragments<Addr4> for Maps {
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
         // SAFETY: an entry that is recycled while it is read gives ports without a session.
@@ -693,7 +730,9 @@ impl Tables<Addr4> for Maps {
             .insert(key, ports, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
+}
 
+impl Datagrams<Addr4> for Maps {
     #[inline(always)]
     fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
         // SAFETY: what changes in the value is atomic.
@@ -712,19 +751,25 @@ impl Tables<Addr4> for Maps {
     fn remove_datagram(&self, key: &FragmentKey4) {
         let _gone_already = DATAGRAMS.remove(key);
     }
+}
 
+impl HeldFragments<Addr4> for Maps {
     #[inline(always)]
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
         // SAFETY: what changes in the value is atomic, or guarded by what is.
         unsafe { shared(HELD.get_ptr_mut(slot)) }
     }
+}
 
+impl RefusalClocks for Maps {
     #[inline(always)]
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
         // SAFETY: `Shared` is an atomic `u32`.
         unsafe { shared(REFUSALS.get_ptr_mut(number)) }
     }
+}
 
+impl NextHops for Maps {
     #[inline(always)]
     fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
         if tag == next_hops::NONE {
@@ -745,14 +790,18 @@ impl Tables<Addr4> for Maps {
     fn is_fast_path_on(&self, now_s: u32) -> bool {
         FAST_UNTIL.get(0).is_some_and(|until_s| *until_s > now_s)
     }
+}
 
+impl Rules for Maps {
     #[inline(always)]
     fn is_rule_fast(&self, rule: u32) -> bool {
         RULES
             .get(rule)
             .is_some_and(|flags| flags & rule_flags::KERNEL == 0)
     }
+}
 
+impl HostSockets<Addr4> for Maps {
     #[inline(always)]
     fn host_socket(
         &self,
@@ -762,7 +811,9 @@ impl Tables<Addr4> for Maps {
     ) -> HostSocket {
         socket::find(self.ctx, protocol, remote, local)
     }
+}
 
+impl Counters for Maps {
     #[inline(always)]
     fn count(&self, rule: u32, traffic: Traffic) {
         let Some(counters) = COUNTERS.get_ptr_mut(rule) else {

@@ -6,7 +6,11 @@
 use aya_ebpf::programs::TcContext;
 use nat_common::{
     session::ending::{self, END_BATCH, END_KEYS_OFFSET, EndMode, Fate},
-    tables::{Tables, sessions::SessionKey4},
+    tables::{
+        environment::Environment,
+        sessions::{SessionKey4, Sessions},
+        settings::CurrentSettings,
+    },
 };
 
 use crate::maps::Maps;

@@ -20,10 +20,9 @@ use nat_common::{
     offload::{Offload, Sum},
     packet::{ChecksumKind, Frames, Packet},
     tables::{
-        Tables,
         fragments::FragmentKey,
         held::{Busy, HELD_BYTES},
-        interfaces::interface_flags,
+        interfaces::{Interfaces, interface_flags},
         next_hops,
     },
     verifier::settle,
@@ -124,7 +123,7 @@ impl Skb {
 
     #[inline(never)]
     fn go_on(&self, maps: &Maps) -> i32 {
-        let interface = Tables::<Addr4>::interface(maps, self.interface());
+        let interface = maps.interface(self.interface());
         let is_here = interface
             .is_some_and(|interface| interface.flags & interface_flags::NETFILTER_FIRST != 0);
         if !is_here {

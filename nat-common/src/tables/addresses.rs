@@ -1,6 +1,6 @@
 //! `ADDRESSES`: external addresses.
 
-use crate::address::Addr4;
+use crate::address::{Addr4, Address};
 
 /// Key of `ADDRESSES`: an external address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,6 +24,12 @@ pub struct ExternalAddress {
     pub is_host: u8,
     /// 1 if the programs do not answer ARP for it.
     pub is_silent: u8,
+}
+
+/// The table of external addresses.
+pub trait ExternalAddresses<A: Address> {
+    /// The uplink of an external address.
+    fn external_address(&self, generation: u16, address: A) -> Option<&ExternalAddress>;
 }
 
 /// IPv4 key of `ADDRESSES`.

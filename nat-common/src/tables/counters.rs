@@ -1,6 +1,9 @@
 //! `COUNTERS`: packets, bytes and sessions of each rule.
 
-use crate::{address::Address, headers::parsed::Parsed, offload::segment_headers, packet::Packet};
+use crate::{
+    address::Address, drop_reason::DropReason, headers::parsed::Parsed, offload::segment_headers,
+    packet::Packet,
+};
 
 /// Value of `COUNTERS`, per CPU, at the index of the rule's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,4 +60,16 @@ pub struct Traffic {
     pub packets: u64,
     /// Bytes from the IP header on.
     pub bytes: u64,
+}
+
+/// The tables of counters.
+pub trait Counters {
+    /// Counts a packet under a rule.
+    fn count(&self, rule: u32, traffic: Traffic);
+    /// Counts a dropped packet.
+    fn count_drop(&self, reason: DropReason);
+    /// Counts a session that was opened.
+    fn count_opened(&self, rule: u32);
+    /// Counts a session that has ended.
+    fn count_closed(&self, rule: u32);
 }

@@ -1,6 +1,10 @@
 //! `DATAGRAMS`: which parts of a packet that is sent in fragments have come.
 
-use crate::atomics::Shared;
+use crate::{
+    address::Address,
+    atomics::Shared,
+    tables::{fragments::FragmentKey, insert::InsertError},
+};
 
 /// Bytes that a block of a packet has: fragments start at multiples of it.
 pub(crate) const BLOCK: usize = 8;
@@ -57,6 +61,16 @@ impl Default for Datagram {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The table of the parts of packets in fragments.
+pub trait Datagrams<A: Address> {
+    /// Looks a packet up that is being sent in fragments.
+    fn datagram(&self, key: &FragmentKey<A>) -> Option<&Datagram>;
+    /// Adds one of which nothing has come; the oldest make room.
+    fn add_datagram(&self, key: &FragmentKey<A>) -> Result<(), InsertError>;
+    /// Removes one.
+    fn remove_datagram(&self, key: &FragmentKey<A>);
 }
 
 const _: () = assert!(size_of::<Datagram>() == 1040);

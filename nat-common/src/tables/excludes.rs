@@ -1,6 +1,6 @@
 //! `EXCLUDES`: destinations that a source translation rule leaves alone.
 
-use crate::address::Addr4;
+use crate::address::{Addr4, Address};
 
 /// Key of `EXCLUDES`, a longest-prefix match over the destination address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -14,6 +14,12 @@ pub struct ExcludeKey<A> {
     pub reserved: [u8; 2],
     /// Destination address.
     pub destination: A,
+}
+
+/// The table of destinations that source translation rules leave alone.
+pub trait Excludes<A: Address> {
+    /// Whether a source translation rule leaves packets to `destination` alone.
+    fn is_excluded(&self, generation: u16, rule: u32, destination: A) -> bool;
 }
 
 /// IPv4 key of `EXCLUDES`.

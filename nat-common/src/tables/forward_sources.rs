@@ -1,6 +1,9 @@
 //! `FORWARD_SOURCES`: the external source of what a forward's target sends from a forwarded port.
 
-use crate::address::{Addr4, Port};
+use crate::{
+    address::{Addr4, Address, Endpoint, Port},
+    tables::origin::Origin,
+};
 
 /// Key of `FORWARD_SOURCES`, a longest-prefix match over the last bits of the port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -45,6 +48,17 @@ impl<A> ForwardSource<A> {
         let shift = self.first_external.wrapping_sub(self.first_internal);
         Port::new(internal.number().wrapping_add(shift))
     }
+}
+
+/// The table of the external sources that forward rules give.
+pub trait ForwardSources<A: Address> {
+    /// The external source of what a forward's target sends from a forwarded port, by TCP or UDP.
+    fn forward_source(
+        &self,
+        origin: &Origin,
+        protocol: u8,
+        internal: Endpoint<A>,
+    ) -> Option<&ForwardSource<A>>;
 }
 
 /// IPv4 key of `FORWARD_SOURCES`.

@@ -1,6 +1,6 @@
 //! `FORWARDS`: compiled forward rules.
 
-use crate::address::{Addr4, Port};
+use crate::address::{Addr4, Address, Endpoint, Port};
 
 /// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -70,6 +70,12 @@ impl<A> Forward<A> {
         let shift = self.first_internal.wrapping_sub(self.first_external);
         Port::new(external.number().wrapping_add(shift))
     }
+}
+
+/// The table of forward rules.
+pub trait Forwards<A: Address> {
+    /// The forward rule for packets to an external endpoint.
+    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<A>) -> Option<&Forward<A>>;
 }
 
 /// IPv4 key of `FORWARDS`.

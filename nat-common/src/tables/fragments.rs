@@ -3,7 +3,7 @@
 use crate::{
     address::{Addr4, Address, Port},
     headers::parsed::Parsed,
-    tables::sessions::View,
+    tables::{insert::InsertError, sessions::View},
 };
 
 /// Key of `DATAGRAMS` and `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).
@@ -51,6 +51,16 @@ impl<A: Address> Parsed<A> {
             view: view as u8,
         }
     }
+}
+
+/// The table of the ports of packets in fragments.
+pub trait Fragments<A: Address> {
+    /// What the first fragment of a packet said.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
+    /// Remembers what the first fragment of a packet says; the oldest make room.
+    fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+    /// Adds what the first fragment of a packet said; the oldest make room.
+    fn add_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) -> Result<(), InsertError>;
 }
 
 /// IPv4 key of `DATAGRAMS` and `FRAGMENTS`.

@@ -4,6 +4,7 @@ use crate::{
     address::{Addr4, Address},
     atomics::Shared,
     tables::{
+        insert::InsertError,
         references::References,
         sessions::{SessionKey, flags},
     },
@@ -97,6 +98,18 @@ impl<A: Address> GuestKey<A> {
 #[must_use]
 pub const fn is_from_outside(session_flags: u8) -> bool {
     session_flags & (flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST) == flags::PRIMARY
+}
+
+/// The table of guests.
+pub trait Guests<A: Address> {
+    /// Looks up what a guest has.
+    fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
+    /// Adds a guest with nothing and no reference, behind this port.
+    fn add_guest(&self, key: &GuestKey<A>, port: u32) -> Result<(), InsertError>;
+    /// The index of the port that an address of a network is bound to, 0 for none.
+    fn port_of(&self, address: A, network: u16) -> u32;
+    /// Removes a guest.
+    fn remove_guest(&self, key: &GuestKey<A>);
 }
 
 /// IPv4 key of `GUESTS`.

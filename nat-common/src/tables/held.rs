@@ -150,4 +150,10 @@ impl<A: Copy> Busy<'_, A> {
 // slot: who makes it has exchanged a word.
 unsafe impl<A: Sync> Sync for Held<A> {}
 
+/// The table of fragments that wait for the first one.
+pub trait HeldFragments<A: Address> {
+    /// A slot for a fragment that waits for the first one.
+    fn held(&self, slot: u32) -> Option<&Held<A>>;
+}
+
 const _: () = assert!(size_of::<Held<Addr4>>() == 2048);

@@ -1,5 +1,7 @@
 //! The host's own sockets.
 
+use crate::address::{Address, Endpoint};
+
 /// Which socket of the host would take a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HostSocket {
@@ -9,4 +11,10 @@ pub enum HostSocket {
     Listening,
     /// One that is connected to this remote.
     Connected,
+}
+
+/// The host's sockets.
+pub trait HostSockets<A: Address> {
+    /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
+    fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;
 }

@@ -1,6 +1,6 @@
 //! `INSIDE`: inside addresses, by prefix.
 
-use crate::address::Addr4;
+use crate::address::{Addr4, Address};
 
 /// Key of `INSIDE`, a longest-prefix match over inside addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,6 +37,12 @@ pub mod inside_flags {
     pub const HAS_MAC: u16 = 1 << 0;
     /// Of a network's own prefix: each address belongs to the port that uses it first.
     pub const ON_LINK: u16 = 1 << 1;
+}
+
+/// The table of inside addresses.
+pub trait InsideAddresses<A: Address> {
+    /// What is known of an inside address.
+    fn inside(&self, generation: u16, address: A) -> Option<&Inside<A>>;
 }
 
 /// IPv4 key of `INSIDE`.

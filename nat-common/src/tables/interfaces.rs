@@ -68,5 +68,13 @@ pub mod interface_flags {
     pub const SLOW: u16 = 1 << 8;
 }
 
+/// The tables of interfaces.
+pub trait Interfaces {
+    /// The role of an interface.
+    fn interface(&self, index: u32) -> Option<&Interface>;
+    /// The same, copied, and without a search where that can be.
+    fn near_interface(&self, index: u32) -> Option<Interface>;
+}
+
 crate::map_layout!(Interface, 16);
 crate::map_layout!(NearInterface, 20);

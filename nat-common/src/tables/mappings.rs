@@ -1,6 +1,9 @@
 //! `MAPPINGS`: the external endpoint of an internal one (endpoint-independent mapping).
 
-use crate::address::{Addr4, Address, Endpoint, Port};
+use crate::{
+    address::{Addr4, Address, Endpoint, Port},
+    tables::insert::InsertError,
+};
 
 /// Key of `MAPPINGS`: an internal endpoint and the uplink by which it sends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,6 +45,20 @@ impl<A: Address> MappingRecord<A> {
             reserved: [0; 2],
         }
     }
+}
+
+/// The table of mappings.
+pub trait Mappings<A: Address> {
+    /// Looks the external endpoint of an internal one up.
+    fn mapping(&self, key: &MappingKey<A>) -> Option<&MappingRecord<A>>;
+    /// Adds a mapping.
+    fn add_mapping(
+        &self,
+        key: &MappingKey<A>,
+        record: &MappingRecord<A>,
+    ) -> Result<(), InsertError>;
+    /// Removes a mapping.
+    fn remove_mapping(&self, key: &MappingKey<A>);
 }
 
 /// IPv4 key of `MAPPINGS`.

@@ -121,6 +121,16 @@ impl NextHop {
     }
 }
 
+/// The tables of next hops.
+pub trait NextHops {
+    /// The next hop of this tag, if it is in use.
+    fn next_hop(&self, tag: Tag) -> Option<&NextHop>;
+    /// The tag of the next hop behind a link-layer address, [`crate::tables::next_hops::NONE`] if it has none.
+    fn next_hop_tag(&self, key: &NextHopKey) -> Tag;
+    /// Whether sessions may take the fast path at this second.
+    fn is_fast_path_on(&self, now_s: u32) -> bool;
+}
+
 crate::map_layout!(NextHopRecord, 32);
 crate::map_layout!(NextHopKey, 12);
 const _: () = assert!(size_of::<NextHop>() == size_of::<NextHopRecord>());

@@ -2,7 +2,10 @@
 //!
 //! Sessions hold references to an entry, which goes with the last of them.
 
-use crate::address::{Addr4, Address, Endpoint, Port};
+use crate::{
+    address::{Addr4, Address, Endpoint, Port},
+    tables::{insert::InsertError, references::References},
+};
 
 /// Key of `PERMITS`: a remote address that may send to an external port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -32,6 +35,16 @@ impl<A: Address> PermitKey<A> {
             reserved: 0,
         }
     }
+}
+
+/// The table of permits.
+pub trait Permits<A: Address> {
+    /// Looks up whether a remote address may send to an external port.
+    fn permit(&self, key: &PermitKey<A>) -> Option<&References>;
+    /// Adds a permit with one reference.
+    fn add_permit(&self, key: &PermitKey<A>) -> Result<(), InsertError>;
+    /// Removes a permit.
+    fn remove_permit(&self, key: &PermitKey<A>);
 }
 
 /// IPv4 key of `PERMITS`.

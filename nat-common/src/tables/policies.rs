@@ -6,7 +6,7 @@
 //! the two sides that it names, and four chains at the most concern a flow.
 
 use crate::{
-    address::Addr4,
+    address::{Addr4, Address},
     tables::interfaces::{Interface, role},
 };
 
@@ -107,6 +107,14 @@ pub fn side_of(interface: Option<&Interface>) -> Side {
         Some(interface) if interface.role == role::UPLINK => side::UPLINKS | interface.number,
         _ => side::ELSEWHERE,
     }
+}
+
+/// The tables of policies and their chains.
+pub trait Policies<A: Address> {
+    /// The policies between two sides.
+    fn chain(&self, key: &ChainKey) -> Option<&Chain>;
+    /// One entry of the policies of a generation.
+    fn policy(&self, generation: u32, index: u32) -> Option<&Policy<A>>;
 }
 
 /// IPv4 value of `POLICIES`.

@@ -4,7 +4,7 @@
 
 use crate::{
     address::{Addr4, Address, Endpoint, Port},
-    tables::{mappings::MappingKey, references::References},
+    tables::{insert::InsertError, mappings::MappingKey, references::References},
 };
 
 /// Key of `PORTS`: an external port.
@@ -122,6 +122,16 @@ impl<A: Address> PortKey<A> {
             reserved: 0,
         }
     }
+}
+
+/// The table of external ports.
+pub trait Ports<A: Address> {
+    /// Looks the owner of an external port up.
+    fn port(&self, key: &PortKey<A>) -> Option<&PortOwner<A>>;
+    /// Claims an external port.
+    fn add_port(&self, key: &PortKey<A>, record: &PortRecord<A>) -> Result<(), InsertError>;
+    /// Gives an external port back.
+    fn remove_port(&self, key: &PortKey<A>);
 }
 
 /// IPv4 key of `PORTS`.

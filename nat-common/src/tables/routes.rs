@@ -1,5 +1,7 @@
 //! The host's own routes.
 
+use crate::address::Address;
+
 /// Where the kernel sends a packet, other than out by an interface.
 pub mod way {
     /// To the host itself.
@@ -8,4 +10,13 @@ pub mod way {
     pub const NOWHERE: u32 = u32::MAX;
     /// Into a tunnel of the route's own: no interface that the configuration names.
     pub const TUNNEL: u32 = u32::MAX - 1;
+}
+
+/// The host's routes and interfaces.
+pub trait Routes<A: Address> {
+    /// Where the kernel sends a packet that came in by an interface: the index of another one, or a
+    /// [`way`](crate::tables::routes::way).
+    fn way(&self, interface: u32, source: A, destination: A) -> u32;
+    /// Whether there is an interface of this index.
+    fn is_there(&self, interface: u32) -> bool;
 }

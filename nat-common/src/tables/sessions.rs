@@ -14,7 +14,7 @@ use crate::{
         parsed::{NO_ACKNOWLEDGEMENT, Parsed},
         quoted::Quoted,
     },
-    tables::next_hops,
+    tables::{insert::InsertError, next_hops},
 };
 
 impl<A: Address> Quoted<A> {
@@ -166,6 +166,22 @@ const CLOCK: u32 = 12;
 /// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or of whose segments none has
 /// acknowledged anything.
 pub const JUST_OPENED: u32 = UNCOUNTED;
+
+/// The table of sessions.
+pub trait Sessions<A: Address> {
+    /// Looks a session's entry up.
+    fn session(&self, key: &SessionKey<A>) -> Option<&Session<A>>;
+    /// Adds a session's entry.
+    fn add_session(
+        &self,
+        key: &SessionKey<A>,
+        record: &SessionRecord<A>,
+    ) -> Result<(), InsertError>;
+    /// Removes a session's entry.
+    fn remove_session(&self, key: &SessionKey<A>);
+    /// How many flows of the host's own are noted at the most.
+    fn host_sessions(&self) -> u32;
+}
 
 const _: () = assert!(JUST_OPENED == NO_ACKNOWLEDGEMENT);
 

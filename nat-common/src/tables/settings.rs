@@ -37,4 +37,10 @@ pub const DNS_PORT: u16 = 53;
 /// has [`Settings::udp_s`].
 pub const DNS_S: u32 = 10;
 
+/// The table of settings.
+pub trait CurrentSettings {
+    /// What the configuration sets for all packets.
+    fn settings(&self) -> Option<&Settings>;
+}
+
 crate::map_layout!(Settings, 40);

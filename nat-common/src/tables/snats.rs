@@ -69,6 +69,12 @@ pub mod filtering {
     pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 2;
 }
 
+/// The table of source translation rules.
+pub trait Snats<A: Address> {
+    /// The source translation rule for packets of `source` that leave by `uplink`.
+    fn snat(&self, generation: u16, uplink: u16, network: u16, source: A) -> Option<&Snat<A>>;
+}
+
 /// IPv4 key of `SNATS`.
 pub type SnatKey4 = SnatKey<Addr4>;
 

@@ -19,4 +19,13 @@ pub const UPLINKS: u32 = 16;
 /// How many interfaces `EXITS` holds.
 pub const EXITS: u32 = 4096;
 
+/// The tables of uplinks and of the other interfaces by which packets may leave.
+pub trait Uplinks {
+    /// The uplink at a place from 0 to [`crate::tables::uplinks::UPLINKS`].
+    fn uplink(&self, place: u32) -> Option<&Uplink>;
+    /// Whether the daemon knows by this interface whether what leaves there is to be translated, and, if so, has
+    /// attached the programs to it.
+    fn is_exit(&self, interface: u32) -> bool;
+}
+
 crate::map_layout!(Uplink, 8);

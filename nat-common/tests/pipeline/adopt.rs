@@ -8,10 +8,9 @@ use nat_common::{
         tracking,
     },
     tables::{
-        Tables as _,
         policies::{DEFAULTS, Policy4, action, side},
-        ports::{PortKey, PortRecord4},
-        sessions::{DEAD, Session, SessionKey4, SessionRecord4, flags},
+        ports::{PortKey, PortRecord4, Ports as _},
+        sessions::{DEAD, Session, SessionKey4, SessionRecord4, Sessions as _, flags},
         snats::{filtering, mapping},
     },
     wire::protocol::{ICMP, TCP, UDP},

@@ -15,33 +15,35 @@ use nat_common::{
     atomics::Shared,
     drop_reason::DropReason,
     tables::{
-        Tables,
-        addresses::ExternalAddress,
+        addresses::{ExternalAddress, ExternalAddresses},
         bindings::{Binding, BindingRecord, Bindings, Name},
-        counters::{RuleCounters, Traffic},
-        datagrams::Datagram,
-        excludes::ExcludeKey4,
-        forward_sources::{ForwardSource4, ForwardSourceKey4},
-        forwards::{Forward4, ForwardKey4, OTHER_PROTOCOLS},
-        fragments::{FragmentKey4, FragmentPorts},
-        guests::{Guest, GuestKey4},
-        held::Held,
-        host::HostSocket,
+        counters::{Counters, RuleCounters, Traffic},
+        datagrams::{Datagram, Datagrams},
+        environment::Environment,
+        excludes::{ExcludeKey4, Excludes},
+        forward_sources::{ForwardSource4, ForwardSourceKey4, ForwardSources},
+        forwards::{Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
+        fragments::{FragmentKey4, FragmentPorts, Fragments},
+        guests::{Guest, GuestKey4, Guests},
+        held::{Held, HeldFragments},
+        host::{HostSocket, HostSockets},
         insert::InsertError,
-        inside::{Inside4, InsideKey4},
-        interfaces::Interface,
-        mappings::{MappingKey4, MappingRecord4},
-        next_hops::{self, NextHop, NextHopKey, Tag},
+        inside::{Inside4, InsideAddresses, InsideKey4},
+        interfaces::{Interface, Interfaces},
+        mappings::{MappingKey4, MappingRecord4, Mappings},
+        next_hops::{self, NextHop, NextHopKey, NextHops, Tag},
         origin::Origin,
-        permits::PermitKey4,
-        policies::{Chain, ChainKey, Policy4},
-        ports::{PortKey4, PortOwner, PortRecord4},
+        permits::{PermitKey4, Permits},
+        policies::{Chain, ChainKey, Policies, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4, Ports},
         references::References,
-        routes::way,
-        sessions::{Session, SessionKey4, SessionRecord4},
-        settings::Settings,
-        snats::{Snat4, SnatKey4},
-        uplinks::Uplink,
+        refusals::RefusalClocks,
+        routes::{Routes, way},
+        rules::Rules,
+        sessions::{Session, SessionKey4, SessionRecord4, Sessions},
+        settings::{CurrentSettings, Settings},
+        snats::{Snat4, SnatKey4, Snats},
+        uplinks::{Uplink, Uplinks},
     },
     wire::protocol::{ICMP, TCP, UDP},
 };
@@ -296,7 +298,7 @@ impl Bindings for MemoryTables {
     }
 }
 
-impl Tables<Addr4> for MemoryTables {
+impl Environment for MemoryTables {
     fn now_s(&self) -> u32 {
         self.now_s
     }
@@ -318,21 +320,11 @@ impl Tables<Addr4> for MemoryTables {
     fn pause(&self) {
         interleave::pause();
     }
+}
 
+impl Sessions<Addr4> for MemoryTables {
     fn host_sessions(&self) -> u32 {
         self.host_sessions
-    }
-
-    fn settings(&self) -> Option<&Settings> {
-        self.settings.as_ref()
-    }
-
-    fn interface(&self, index: u32) -> Option<&Interface> {
-        self.interfaces.get(&index)
-    }
-
-    fn near_interface(&self, index: u32) -> Option<Interface> {
-        self.interface(index).copied()
     }
 
     fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
@@ -361,7 +353,25 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_session(&self, key: &SessionKey4) {
         self.sessions.remove_shared(key);
     }
+}
 
+impl CurrentSettings for MemoryTables {
+    fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+}
+
+impl Interfaces for MemoryTables {
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(&index)
+    }
+
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        self.interface(index).copied()
+    }
+}
+
+impl Mappings<Addr4> for MemoryTables {
     fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
         self.mappings.look_up(key)
     }
@@ -373,7 +383,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_mapping(&self, key: &MappingKey4) {
         self.mappings.remove_shared(key);
     }
+}
 
+impl Ports<Addr4> for MemoryTables {
     fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
         self.ports.look_up(key)
     }
@@ -395,7 +407,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_port(&self, key: &PortKey4) {
         self.ports.remove_shared(key);
     }
+}
 
+impl Permits<Addr4> for MemoryTables {
     fn permit(&self, key: &PermitKey4) -> Option<&References> {
         self.permits.look_up(key)
     }
@@ -407,7 +421,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_permit(&self, key: &PermitKey4) {
         self.permits.remove_shared(key);
     }
+}
 
+impl Guests<Addr4> for MemoryTables {
     fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
         self.guests.look_up(key)
     }
@@ -430,7 +446,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_guest(&self, key: &GuestKey4) {
         self.guests.remove_shared(key);
     }
+}
 
+impl Forwards<Addr4> for MemoryTables {
     fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
@@ -446,7 +464,9 @@ impl Tables<Addr4> for MemoryTables {
             padding: [0; 2],
         })
     }
+}
 
+impl ForwardSources<Addr4> for MemoryTables {
     fn forward_source(
         &self,
         origin: &Origin,
@@ -464,7 +484,9 @@ impl Tables<Addr4> for MemoryTables {
             padding: [0; 2],
         })
     }
+}
 
+impl Snats<Addr4> for MemoryTables {
     fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
         self.snats.get(&SnatKey4 {
             generation,
@@ -474,7 +496,9 @@ impl Tables<Addr4> for MemoryTables {
             source,
         })
     }
+}
 
+impl Excludes<Addr4> for MemoryTables {
     fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
         let key = ExcludeKey4 {
             rule,
@@ -484,11 +508,15 @@ impl Tables<Addr4> for MemoryTables {
         };
         self.excludes.get(&key).is_some()
     }
+}
 
+impl ExternalAddresses<Addr4> for MemoryTables {
     fn external_address(&self, _generation: u16, address: Addr4) -> Option<&ExternalAddress> {
         self.addresses.get(&address)
     }
+}
 
+impl InsideAddresses<Addr4> for MemoryTables {
     fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
         let key = InsideKey4 {
             generation,
@@ -497,7 +525,9 @@ impl Tables<Addr4> for MemoryTables {
         };
         self.inside.get(&key)
     }
+}
 
+impl Policies<Addr4> for MemoryTables {
     fn chain(&self, key: &ChainKey) -> Option<&Chain> {
         self.chains.get(key)
     }
@@ -505,7 +535,9 @@ impl Tables<Addr4> for MemoryTables {
     fn policy(&self, _: u32, index: u32) -> Option<&Policy4> {
         self.policies.get(index as usize)
     }
+}
 
+impl Routes<Addr4> for MemoryTables {
     fn way(&self, _: u32, _: Addr4, destination: Addr4) -> u32 {
         let is_host = self.addresses.get(&destination);
         if is_host.is_some_and(|external| external.is_host != 0)
@@ -520,18 +552,22 @@ impl Tables<Addr4> for MemoryTables {
         }
     }
 
-    fn uplink(&self, place: u32) -> Option<&Uplink> {
-        self.uplinks.get(place as usize)
-    }
-
     fn is_there(&self, interface: u32) -> bool {
         !self.gone.contains(&interface)
+    }
+}
+
+impl Uplinks for MemoryTables {
+    fn uplink(&self, place: u32) -> Option<&Uplink> {
+        self.uplinks.get(place as usize)
     }
 
     fn is_exit(&self, interface: u32) -> bool {
         self.exits.contains(&interface)
     }
+}
 
+impl Fragments<Addr4> for MemoryTables {
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
         self.fragments.get(key)
     }
@@ -543,7 +579,9 @@ impl Tables<Addr4> for MemoryTables {
     fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
         self.fragments.add(*key, *ports)
     }
+}
 
+impl Datagrams<Addr4> for MemoryTables {
     fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
         self.datagrams.get(key)
     }
@@ -555,15 +593,21 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_datagram(&self, key: &FragmentKey4) {
         self.datagrams.remove(key);
     }
+}
 
+impl HeldFragments<Addr4> for MemoryTables {
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
         self.held.get_or_put(slot, Held::default)
     }
+}
 
+impl RefusalClocks for MemoryTables {
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
         self.refusal_clocks.get_or_put(number, || Shared::new(0))
     }
+}
 
+impl NextHops for MemoryTables {
     fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
         let hop = self.next_hops.get(&next_hops::slot(tag))?;
         (tag != next_hops::NONE && hop.tag.load() == tag).then_some(hop)
@@ -577,11 +621,15 @@ impl Tables<Addr4> for MemoryTables {
     fn is_fast_path_on(&self, _: u32) -> bool {
         self.is_fast_path_on
     }
+}
 
+impl Rules for MemoryTables {
     fn is_rule_fast(&self, rule: u32) -> bool {
         !self.slow_rules.contains(&rule)
     }
+}
 
+impl HostSockets<Addr4> for MemoryTables {
     fn host_socket(
         &self,
         protocol: u8,
@@ -601,7 +649,9 @@ impl Tables<Addr4> for MemoryTables {
         }
         found
     }
+}
 
+impl Counters for MemoryTables {
     fn count(&self, rule: u32, traffic: Traffic) {
         self.counters(rule, |counters| {
             if traffic.is_in {

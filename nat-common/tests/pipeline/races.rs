@@ -4,7 +4,12 @@ use nat_common::{
     address::{Addr4, Endpoint, Port},
     drop_reason::DropReason,
     session::ending,
-    tables::{Tables as _, policies::side, ports::PortKey, sessions::View, snats::mapping},
+    tables::{
+        policies::side,
+        ports::{PortKey, Ports as _},
+        sessions::{Sessions as _, View},
+        snats::mapping,
+    },
     wire::protocol::{TCP, UDP},
 };
 

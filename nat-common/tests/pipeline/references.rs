@@ -8,7 +8,7 @@ use nat_common::{
     tables::{
         forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, forward_flags},
         guests::GuestKey,
-        sessions::{View, flags},
+        sessions::{Sessions, View, flags},
         snats::{filtering, mapping},
     },
     wire::protocol::{ICMP, TCP, UDP},
@@ -251,7 +251,7 @@ fn x1_half_a_session_ends_when_it_is_idle() {
         .iter()
         .find(|(_, session)| !session.has(flags::PRIMARY));
     let key = answer.unwrap().0;
-    nat_common::tables::Tables::remove_session(&world.tables, &key);
+    Sessions::remove_session(&world.tables, &key);
     assert_eq!(world.wait(299), 0);
     assert_eq!(world.wait(1), 1);
     assert_eq!(world.entries(), [0; 4]);

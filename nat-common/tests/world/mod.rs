@@ -181,7 +181,7 @@ impl World {
         self.tables.advance(seconds);
         for key in self.tables.session_keys() {
             let tables = &self.tables;
-            if let Some(session) = nat_common::tables::Tables::session(tables, &key) {
+            if let Some(session) = nat_common::tables::sessions::Sessions::session(tables, &key) {
                 ending::expire(tables, tables.settings(), tables.now(), &key, session);
             }
         }

@@ -9,31 +9,34 @@ use nat_common::{
     atomics::Shared,
     drop_reason::DropReason,
     tables::{
-        Tables,
-        addresses::ExternalAddress,
-        counters::Traffic,
-        datagrams::Datagram,
-        forward_sources::ForwardSource4,
-        forwards::{Forward4, forward_flags},
-        fragments::{FragmentKey4, FragmentPorts},
-        guests::{Guest, GuestKey4},
-        held::Held,
-        host::HostSocket,
+        addresses::{ExternalAddress, ExternalAddresses},
+        counters::{Counters, Traffic},
+        datagrams::{Datagram, Datagrams},
+        environment::Environment,
+        excludes::Excludes,
+        forward_sources::{ForwardSource4, ForwardSources},
+        forwards::{Forward4, Forwards, forward_flags},
+        fragments::{FragmentKey4, FragmentPorts, Fragments},
+        guests::{Guest, GuestKey4, Guests},
+        held::{Held, HeldFragments},
+        host::{HostSocket, HostSockets},
         insert::InsertError,
-        inside::Inside4,
-        interfaces::{Interface, role},
-        mappings::{MappingKey4, MappingRecord4},
-        next_hops::{self, NextHop, NextHopKey, Tag},
+        inside::{Inside4, InsideAddresses},
+        interfaces::{Interface, Interfaces, role},
+        mappings::{MappingKey4, MappingRecord4, Mappings},
+        next_hops::{self, NextHop, NextHopKey, NextHops, Tag},
         origin::Origin,
-        permits::PermitKey4,
-        policies::{Chain, ChainKey, Policy4},
-        ports::{PortKey4, PortOwner, PortRecord4},
+        permits::{PermitKey4, Permits},
+        policies::{Chain, ChainKey, Policies, Policy4},
+        ports::{PortKey4, PortOwner, PortRecord4, Ports},
         references::References,
-        routes::way,
-        sessions::{Session, SessionKey4, SessionRecord4},
-        settings::Settings,
-        snats::{self, Snat4},
-        uplinks::Uplink,
+        refusals::RefusalClocks,
+        routes::{Routes, way},
+        rules::Rules,
+        sessions::{Session, SessionKey4, SessionRecord4, Sessions},
+        settings::{CurrentSettings, Settings},
+        snats::{self, Snat4, Snats},
+        uplinks::{Uplink, Uplinks},
     },
     wire::protocol::{ICMP, TCP, UDP},
 };
@@ -196,7 +199,7 @@ impl MemoryTables {
     }
 }
 
-impl Tables<Addr4> for MemoryTables {
+impl Environment for MemoryTables {
     fn now_s(&self) -> u32 {
         self.now_s
     }
@@ -212,21 +215,11 @@ impl Tables<Addr4> for MemoryTables {
     }
 
     fn pause(&self) {}
+}
 
+impl Sessions<Addr4> for MemoryTables {
     fn host_sessions(&self) -> u32 {
         u32::MAX
-    }
-
-    fn settings(&self) -> Option<&Settings> {
-        Some(&self.settings)
-    }
-
-    fn interface(&self, index: u32) -> Option<&Interface> {
-        self.interfaces.get(&index)
-    }
-
-    fn near_interface(&self, index: u32) -> Option<Interface> {
-        self.interface(index).copied()
     }
 
     fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
@@ -255,7 +248,25 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_session(&self, key: &SessionKey4) {
         self.sessions.borrow_mut().remove(key);
     }
+}
 
+impl CurrentSettings for MemoryTables {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+}
+
+impl Interfaces for MemoryTables {
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(&index)
+    }
+
+    fn near_interface(&self, index: u32) -> Option<Interface> {
+        self.interface(index).copied()
+    }
+}
+
+impl Mappings<Addr4> for MemoryTables {
     fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
         self.mappings.borrow().get(key).copied()
     }
@@ -267,7 +278,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_mapping(&self, key: &MappingKey4) {
         self.mappings.borrow_mut().remove(key);
     }
+}
 
+impl Ports<Addr4> for MemoryTables {
     fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
         self.ports.borrow().get(key).copied()
     }
@@ -289,7 +302,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_port(&self, key: &PortKey4) {
         self.ports.borrow_mut().remove(key);
     }
+}
 
+impl Permits<Addr4> for MemoryTables {
     fn permit(&self, key: &PermitKey4) -> Option<&References> {
         self.permits.borrow().get(key).copied()
     }
@@ -301,7 +316,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_permit(&self, key: &PermitKey4) {
         self.permits.borrow_mut().remove(key);
     }
+}
 
+impl Guests<Addr4> for MemoryTables {
     fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
         self.guests.borrow().get(key).copied()
     }
@@ -323,7 +340,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_guest(&self, key: &GuestKey4) {
         self.guests.borrow_mut().remove(key);
     }
+}
 
+impl Forwards<Addr4> for MemoryTables {
     fn forward(&self, _: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
         let is_range = (10_000..10_100).contains(&to.port.number());
         let is_forwarded = match protocol {
@@ -333,7 +352,9 @@ impl Tables<Addr4> for MemoryTables {
         };
         (to.address == Addr4(PUBLIC) && is_forwarded).then_some(&self.forward)
     }
+}
 
+impl ForwardSources<Addr4> for MemoryTables {
     fn forward_source(
         &self,
         _: &Origin,
@@ -344,23 +365,33 @@ impl Tables<Addr4> for MemoryTables {
         let is_target = internal.address == Addr4(guest(super::SERVER)) && is_served;
         (is_target && matches!(protocol, TCP | UDP)).then_some(&self.forward_source)
     }
+}
 
+impl Snats<Addr4> for MemoryTables {
     fn snat(&self, _: u16, _: u16, _: u16, source: Addr4) -> Option<&Snat4> {
         (source.0[..3] == [172, 22, 161]).then_some(&self.snat)
     }
+}
 
+impl Excludes<Addr4> for MemoryTables {
     fn is_excluded(&self, _: u16, _: u32, _: Addr4) -> bool {
         false
     }
+}
 
+impl ExternalAddresses<Addr4> for MemoryTables {
     fn external_address(&self, _: u16, address: Addr4) -> Option<&ExternalAddress> {
         (address == Addr4(PUBLIC)).then_some(&self.external)
     }
+}
 
+impl InsideAddresses<Addr4> for MemoryTables {
     fn inside(&self, _: u16, address: Addr4) -> Option<&Inside4> {
         (address.0[..3] == [172, 22, 161]).then_some(&self.inside)
     }
+}
 
+impl Policies<Addr4> for MemoryTables {
     fn chain(&self, _: &ChainKey) -> Option<&Chain> {
         None
     }
@@ -368,23 +399,29 @@ impl Tables<Addr4> for MemoryTables {
     fn policy(&self, _: u32, _: u32) -> Option<&Policy4> {
         None
     }
+}
 
+impl Routes<Addr4> for MemoryTables {
     fn way(&self, _: u32, _: Addr4, _: Addr4) -> u32 {
         way::NOWHERE
-    }
-
-    fn uplink(&self, _: u32) -> Option<&Uplink> {
-        None
     }
 
     fn is_there(&self, _: u32) -> bool {
         true
     }
+}
+
+impl Uplinks for MemoryTables {
+    fn uplink(&self, _: u32) -> Option<&Uplink> {
+        None
+    }
 
     fn is_exit(&self, _: u32) -> bool {
         true
     }
+}
 
+impl Fragments<Addr4> for MemoryTables {
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
         self.fragments.borrow().get(key).copied()
     }
@@ -402,7 +439,9 @@ impl Tables<Addr4> for MemoryTables {
         self.put_fragment(key, ports);
         Ok(())
     }
+}
 
+impl Datagrams<Addr4> for MemoryTables {
     fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
         self.datagrams.borrow().get(key).copied()
     }
@@ -419,7 +458,9 @@ impl Tables<Addr4> for MemoryTables {
     fn remove_datagram(&self, key: &FragmentKey4) {
         self.datagrams.borrow_mut().remove(key);
     }
+}
 
+impl HeldFragments<Addr4> for MemoryTables {
     fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
         let mut held = self.held.borrow_mut();
         Some(
@@ -427,13 +468,17 @@ impl Tables<Addr4> for MemoryTables {
                 .or_insert_with(|| Box::leak(Box::default())),
         )
     }
+}
 
+impl RefusalClocks for MemoryTables {
     fn refusal_clock(&self, number: u32) -> Option<&Shared> {
         let mut clocks = self.refusal_clocks.borrow_mut();
         let clock = clocks.entry(number);
         Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }
+}
 
+impl NextHops for MemoryTables {
     fn next_hop(&self, _: Tag) -> Option<&NextHop> {
         None
     }
@@ -445,11 +490,15 @@ impl Tables<Addr4> for MemoryTables {
     fn is_fast_path_on(&self, _: u32) -> bool {
         false
     }
+}
 
+impl Rules for MemoryTables {
     fn is_rule_fast(&self, _: u32) -> bool {
         false
     }
+}
 
+impl HostSockets<Addr4> for MemoryTables {
     fn host_socket(&self, _: u8, _: Endpoint<Addr4>, local: Endpoint<Addr4>) -> HostSocket {
         // A service of the host on a port that guests would like to have.
         if local.port == Port::new(5001) {
@@ -458,7 +507,9 @@ impl Tables<Addr4> for MemoryTables {
             HostSocket::None
         }
     }
+}
 
+impl Counters for MemoryTables {
     fn count(&self, _: u32, _: Traffic) {}
 
     fn count_drop(&self, _: DropReason) {}

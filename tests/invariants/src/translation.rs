@@ -4,8 +4,10 @@ use nat_common::{
     address::Addr4,
     pipeline::Verdict,
     tables::{
-        Tables as _,
-        snats::{filtering, mapping},
+        addresses::ExternalAddresses as _,
+        excludes::Excludes as _,
+        interfaces::Interfaces as _,
+        snats::{Snats as _, filtering, mapping},
     },
     wire::protocol::{ICMP, TCP, UDP},
 };
