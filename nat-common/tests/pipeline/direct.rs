@@ -2,6 +2,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
+    pipeline::Verdict,
     tables::policies::side,
     wire::protocol::{ICMP, TCP, UDP},
 };
@@ -12,7 +13,7 @@ use super::{
         ACK, At, GRE, Ip, RST, answer, ends, error, fragments, pong, raw, request, tcp, udp,
     },
     policy::accept,
-    world::{C1, C2, C3, Fate, PUBLIC, S1A, S2, World},
+    world::{C1, C2, C3, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
 };
 
 const WAN_SIDE: u16 = side::UPLINKS | 1;
@@ -62,6 +63,15 @@ fn s10_translated_inside_addresses_are_not_reached_directly() {
         }
     }
     assert_eq!(world.entries(), [0; 4]);
+}
+
+/// A rule hides guests from an uplink, not from a network that has the uplink's number.
+#[test]
+fn s10_what_comes_in_by_no_uplink_reaches_inside_addresses() {
+    let world = World::new();
+    let packet = udp(At(S1A, 5353), At(C1, 5353)).bytes();
+    let (verdict, after) = world.run(Hook::Inbound, &packet, LAN, LAN).unwrap();
+    assert_eq!((verdict, after), (Verdict::Untouched, packet));
 }
 
 /// A guest behind another guest has an address that no prefix names: the routes say where it is.

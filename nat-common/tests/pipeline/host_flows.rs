@@ -296,6 +296,19 @@ fn s7_answers_to_what_was_sent_to_a_group_are_the_hosts() {
     assert!(!reaches_host(&world, &udp(SERVER, LOCAL).bytes()));
 }
 
+/// As long as the host goes on sending to a group it may be answered.
+#[test]
+fn s7_a_note_of_what_is_sent_to_a_group_lives_while_the_host_sends() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    let sent = udp(LOCAL, At([239, 255, 255, 250], 1900)).bytes();
+    for _ in 0..2 {
+        world.host_sends(&sent).uplink();
+        world.wait(HOST_UNANSWERED_S - 1);
+    }
+    assert!(reaches_host(&world, &udp(At(S1A, 9), LOCAL).bytes()));
+}
+
 /// Answers to a ping of the host's to a group come from anybody.
 #[test]
 fn s7_a_ping_to_a_group_is_answered_by_all() {
@@ -307,6 +320,18 @@ fn s7_a_ping_to_a_group_is_answered_by_all() {
         for from in [S1A, S2] {
             assert!(reaches_host(&world, &pong(from, At(PUBLIC, 77)).bytes()));
         }
+    }
+}
+
+/// An identifier that nobody has is kept, however low: only ports of connections are chosen from a range.
+#[test]
+fn s7_a_ping_of_the_host_keeps_any_identifier() {
+    let world = World::new();
+    for identifier in [1, 77, 1023, 1024, u16::MAX] {
+        let sent = ping(At(PUBLIC, identifier), S1A).bytes();
+        assert_eq!(world.host_sends(&sent).uplink(), sent);
+        let answer = pong(S1A, At(PUBLIC, identifier)).bytes();
+        assert!(reaches_host(&world, &answer));
     }
 }
 
@@ -350,6 +375,40 @@ fn s7_many_questions_of_the_host_are_bounded() {
     assert_eq!(world.entries()[0], 4);
     world.wait(300);
     assert_eq!(world.entries(), [0; 4]);
+    world.check();
+}
+
+/// A guest that was first has that flow alone: where the host has no room for one of its own with another
+/// port, it does not leave with the guest's.
+#[test]
+fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    let guest = At(C1, LOCAL.1);
+    world.guest_sends(&udp(guest, SERVER).bytes()).uplink();
+    world.host_sends(&udp(LOCAL, At(S2, 9)).bytes()).uplink();
+    world.tables.host_sessions = 1;
+    let refused = world.host_sends(&udp(LOCAL, SERVER).bytes());
+    assert_eq!(refused.reason(), DropReason::GuestSessions);
+    world.check();
+}
+
+/// A port that a flow was moved to is in use towards that remote, by the host as well.
+#[test]
+fn s7_a_flow_from_a_port_that_another_was_moved_to_moves_as_well() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    let guest = At(C1, LOCAL.1);
+    world.guest_sends(&udp(guest, SERVER).bytes()).uplink();
+    let moved = world.host_sends(&udp(LOCAL, SERVER).bytes()).uplink();
+    let first = ends(&moved).0;
+    let moved = world.host_sends(&udp(first, SERVER).bytes()).uplink();
+    let second = ends(&moved).0;
+    assert!(![LOCAL, first].contains(&second));
+    for (shown, own) in [(first, LOCAL), (second, first)] {
+        let back = world.outside_sends(&udp(SERVER, shown).bytes()).host();
+        assert_eq!(ends(&back), (SERVER, own));
+    }
     world.check();
 }
 

@@ -12,7 +12,7 @@ use nat_common::{
 };
 
 use super::{
-    packets::{At, Ip, answer, ends, request, udp},
+    packets::{ACK, At, Ip, SYN, answer, ends, request, tcp, udp},
     world::{C1, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
 };
 
@@ -246,6 +246,19 @@ fn others_behind_the_host_that_meet_a_guests_session_get_another_port() {
     assert_eq!(ends(&back.host()), (REMOTE, own));
     let back = world.outside_sends(&udp(REMOTE, own).bytes());
     assert_eq!(ends(&back.guest()).1, GUEST);
+}
+
+/// A segment in the middle of a connection is no new flow: it has the port that its connection has.
+#[test]
+fn segments_of_others_behind_the_host_keep_their_port_where_a_guest_has_it() {
+    let world = self::world();
+    leaves(&world, UPLINK, &tcp(GUEST, REMOTE, SYN).bytes());
+    let segment = tcp(At(PUBLIC, 5000), REMOTE, ACK).bytes();
+    let elsewhere = super::world::ELSEWHERE;
+    let (verdict, after) = world
+        .run(Hook::Outbound, &segment, UPLINK, elsewhere)
+        .unwrap();
+    assert_eq!((verdict, after), (Verdict::Untouched, segment));
 }
 
 /// Rules of another generation are not in use.
