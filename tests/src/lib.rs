@@ -10,6 +10,7 @@ pub mod following;
 mod load;
 mod nat;
 mod oracle;
+pub mod owners;
 pub mod snapshot;
 pub mod stranger;
 pub mod traffic;

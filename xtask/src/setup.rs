@@ -19,7 +19,7 @@ use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace};
 use crate::command::workspace;
 
 pub(crate) use tools::lab_programs;
-use tools::{Tool, needed};
+use tools::{Bundle, OWNERS, Tool, needed};
 
 /// Packages whose installation starts a service, which nobody has asked for: the tests run the
 /// program themselves.
@@ -83,7 +83,41 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
         Toolchain::install(&workspace)?;
     }
     if needs == Needs::Tests {
+        ensure_bundle(&workspace, &OWNERS)?;
         ensure_components()?;
+    }
+    Ok(())
+}
+
+/// Unpacks packages that are never installed, with the libraries that this system lacks. This needs
+/// no root, unless apt's lists are missing or out of date.
+fn ensure_bundle(workspace: &Workspace, bundle: &Bundle) -> Result<()> {
+    let unpacked = workspace.unpacked();
+    if bundle.is_here(&unpacked) {
+        return Ok(());
+    }
+    let (root, packages) = (unpacked.root(bundle.name), bundle.packages.join(" "));
+    let Some(apt) = Apt::find() else {
+        bail!(
+            "there is no apt-get here, so please unpack Debian's packages {packages}, which {}, \
+             each by\n    dpkg-deb -x FILE.deb {}",
+            bundle.why,
+            root.display()
+        );
+    };
+    eprintln!(
+        "setup: unpacking {packages} below target/tools, not installing them: \
+         installing them would change this host's network"
+    );
+    let add = || unpacked.add(&apt, bundle.name, bundle.packages);
+    let added = add().or_else(|_| {
+        // The lists may be missing, or name files that the archive has replaced.
+        apt.update();
+        add()
+    });
+    added.with_context(|| format!("unpack {packages}, which {}", bundle.why))?;
+    if !bundle.is_here(&unpacked) {
+        bail!("{packages}, unpacked in {}, do not work", root.display());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use bpf_toolchain::process::find_programs;
-use bpf_toolchain::unpack::{Unpacked, Wanted};
+use bpf_toolchain::unpack::{NETWORK_OWNERS, Unpacked, Wanted};
 
 use super::Needs;
 use crate::kernels;
@@ -263,6 +263,56 @@ const TESTS: &[Tool] = &[
     tool(("ss", "iproute2"), "shows sockets", &["-V"], &["iproute2"]),
 ];
 
+/// Packages that are unpacked together and never installed, also where they are installed already:
+/// installing them would start services or configure this machine's network.
+pub(super) struct Bundle {
+    /// The directory in which they are unpacked.
+    pub(super) name: &'static str,
+    pub(super) packages: &'static [&'static str],
+    /// Their purpose, for the message when they cannot be unpacked.
+    pub(super) why: &'static str,
+    /// The programs that the tests run, and the check that each works.
+    programs: &'static [(&'static str, Test)],
+}
+
+/// Tests run them on a host of the lab that has files of its own.
+pub(super) const OWNERS: Bundle = Bundle {
+    name: NETWORK_OWNERS,
+    packages: &[
+        "libvirt-daemon",
+        "libvirt-clients",
+        // libvirt ends its dnsmasq only if that is the file which libvirt knows, not a script.
+        "dnsmasq-base",
+        "ifupdown",
+        "bridge-utils",
+    ],
+    why: "make bridges beside natbpf in tests",
+    programs: &[
+        ("libvirtd", Test::Says(&["--version"], &["libvirt"])),
+        ("virsh", Test::Says(&["--version"], &["."])),
+        ("dnsmasq", Test::Says(&["--version"], &["Dnsmasq"])),
+        ("ifup", Test::Says(&["--version"], &["ifup"])),
+        ("brctl", Test::Says(&["--version"], &["bridge-utils"])),
+    ],
+};
+
+impl Bundle {
+    /// Whether all its programs work where they are unpacked.
+    pub(super) fn is_here(&self, unpacked: &Unpacked) -> bool {
+        let works = || {
+            let dir = unpacked.apart(self.name);
+            let mut programs = self.programs.iter();
+            programs.all(|(program, test)| test.passes(&dir.join(program)))
+        };
+        works() || (unpacked.root(self.name).is_dir() && self.provide(unpacked).is_ok() && works())
+    }
+
+    fn provide(&self, unpacked: &Unpacked) -> Result<()> {
+        let programs: Vec<&str> = self.programs.iter().map(|(program, _)| *program).collect();
+        unpacked.provide_apart(self.name, &programs)
+    }
+}
+
 /// The programs that the lab and the tests of whole hosts run.
 pub(crate) fn lab_programs() -> impl Iterator<Item = &'static str> {
     LAB.iter().map(|tool| tool.program)
@@ -455,6 +505,31 @@ mod tests {
         scratch.program("tools/iputils-ping/usr/bin/ping", WRONG);
         assert!(!PING.is_among(std::iter::empty(), &scratch.unpacked()));
         assert!(!scratch.unpacked().bin().join("ping").exists());
+    }
+
+    const BRIDGES: Bundle = Bundle {
+        name: "owners",
+        packages: &["bridge-utils"],
+        why: "make bridges",
+        programs: &[("brctl", Test::Says(&["--version"], &["bridge-utils"]))],
+    };
+
+    #[test]
+    fn a_bundle_runs_from_its_own_directory_and_never_by_its_programs_names() {
+        let scratch = Scratch::new("bundle");
+        let unpacked = scratch.unpacked();
+        assert!(!BRIDGES.is_here(&unpacked));
+        scratch.program("tools/owners/sbin/brctl", "echo bridge-utils, 1.7.1");
+        assert!(BRIDGES.is_here(&unpacked));
+        assert!(unpacked.apart("owners").join("brctl").exists());
+        assert!(!unpacked.bin().exists());
+    }
+
+    #[test]
+    fn a_bundle_whose_program_fails_is_missing() {
+        let scratch = Scratch::new("broken-bundle");
+        scratch.program("tools/owners/sbin/brctl", "exit 127");
+        assert!(!BRIDGES.is_here(&scratch.unpacked()));
     }
 
     /// A 64-bit ELF file with one program header of this kind.

@@ -104,7 +104,7 @@ impl Apt {
     }
 
     /// Fetches the package lists; where the archive cannot be reached, those that are here stay.
-    fn update(&self) {
+    pub fn update(&self) {
         if let Err(error) = show(&mut self.get("update")) {
             eprintln!("setup: {error:#}");
         }

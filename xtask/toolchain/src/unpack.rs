@@ -1,8 +1,9 @@
 //! Debian packages that are unpacked below the target directory, and not installed.
 //!
-//! This is for what apt refuses to install because of something else that is installed. apt
-//! resolves the package for a copy of dpkg's status in which the installed packages demand nothing,
-//! downloads what this system lacks, and nothing outside of the target directory is changed.
+//! This is for packages that apt refuses to install because of something else that is installed,
+//! and for packages that would change the host. apt resolves the package for a copy of dpkg's
+//! status in which the installed packages demand nothing, and downloads what this system lacks.
+//! Nothing outside of the target directory is changed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -24,6 +25,9 @@ const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 /// What comes from the system even where everything else comes from the archive: the loader that
 /// starts every program fits one C library only.
 const ALWAYS_FROM_THE_SYSTEM: [&str; 4] = ["libc6", "libgcc-s1", "libstdc++6", "libcrypt1"];
+
+/// The directory of the packages that tests run as owners of bridges: libvirt and ifupdown.
+pub const NETWORK_OWNERS: &str = "network-owners";
 
 /// The directory of unpacked packages, and of the programs that are run from them.
 #[derive(Clone, Debug)]
@@ -92,7 +96,7 @@ impl Unpacked {
 
     /// Where the programs are that [`Self::provide_apart`] has provided.
     #[must_use]
-    pub(crate) fn apart(&self, name: &str) -> PathBuf {
+    pub fn apart(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}-programs"))
     }
 
@@ -101,7 +105,7 @@ impl Unpacked {
     ///
     /// # Errors
     /// As [`Self::provide`].
-    pub(crate) fn provide_apart(&self, name: &str, programs: &[&str]) -> Result<()> {
+    pub fn provide_apart(&self, name: &str, programs: &[&str]) -> Result<()> {
         for program in programs {
             let wanted = Wanted {
                 name: program,

@@ -3,6 +3,7 @@
 
 mod bridges;
 mod forwarding;
+mod owners;
 mod programs;
 mod routing;
 mod translation;
@@ -73,6 +74,14 @@ fn no_findings(natbpf: &Natbpf) -> Result<()> {
     let found = &status["conflicts"];
     ensure!(found == &Value::Array(Vec::new()), "{found:#}");
     Ok(())
+}
+
+/// Connections that a rule of natbpf's has translated.
+fn counted(natbpf: &Natbpf, rule: &str) -> Result<u64> {
+    let stats = natbpf.stats()?;
+    let rules = stats["rules"].as_array();
+    let rule = rules.and_then(|rules| rules.iter().find(|one| one["name"] == rule));
+    Ok(rule.map_or(0, |rule| rule["connections"].as_u64().unwrap_or(0)))
 }
 
 /// Does what a finding says is to be done.

@@ -7,7 +7,9 @@ use lab::topology::Proxmox;
 use serde_json::Value;
 use tests::at;
 
-use super::{Pages, back_in, both_pass, finding, findings, follow, load, no_findings, out};
+use super::{
+    Pages, back_in, both_pass, counted, finding, findings, follow, load, no_findings, out,
+};
 
 /// The rules of a host that was set up by hand.
 const BY_HAND: &str = "*nat
@@ -27,14 +29,6 @@ fn started(tool: &[&str], rules: &str) -> Result<(Proxmox, Natbpf, Pages)> {
     let natbpf = net.natbpf(&net.config())?;
     let pages = Pages::open(&net)?;
     Ok((net, natbpf, pages))
-}
-
-/// Connections that a rule of natbpf's has translated.
-fn counted(natbpf: &Natbpf, rule: &str) -> Result<u64> {
-    let stats = natbpf.stats()?;
-    let rules = stats["rules"].as_array();
-    let rule = rules.and_then(|rules| rules.iter().find(|one| one["name"] == rule));
-    Ok(rule.map_or(0, |rule| rule["connections"].as_u64().unwrap_or(0)))
 }
 
 #[test]
