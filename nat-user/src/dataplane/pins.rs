@@ -250,11 +250,21 @@ fn make_shared(path: &Path) -> Result<()> {
     }
 }
 
-/// Unmounts a bpffs that natbpf has mounted and nobody else uses.
+/// Unmounts a bpffs that natbpf has mounted and nobody else uses. Without `CAP_SYS_ADMIN`, which
+/// the systemd unit lacks, the empty bpffs stays.
 fn unmount_if_ours(path: &Path) -> Result<()> {
-    match is_mount_point(path) && is_ours(path) && is_empty(path) {
-        true => umount(path).with_context(|| format!("unmount {}", path.display())),
-        false => Ok(()),
+    if !(is_mount_point(path) && is_ours(path) && is_empty(path)) {
+        return Ok(());
+    }
+    match umount(path) {
+        Err(Errno::EPERM) => {
+            log::info!(
+                "{} stays mounted: unmounting it needs CAP_SYS_ADMIN",
+                path.display()
+            );
+            Ok(())
+        }
+        result => result.with_context(|| format!("unmount {}", path.display())),
     }
 }
 
