@@ -371,9 +371,10 @@ impl Service {
                     };
                     self.wait(why);
                 } else if stall.hangs((process.pid(), self.conf.address), waiting, Instant::now()) {
+                    // The next look finds that it has ended, and then another one is started.
                     process.kill();
-                    let why = format!("{process} hangs and was ended");
-                    self.wait(why);
+                    *stall = Stall::default();
+                    log::error!("network {}: {process} hangs and is killed", self.network);
                 } else if since.elapsed() >= IS_WELL_AFTER {
                     self.backoff.succeeded();
                 }
