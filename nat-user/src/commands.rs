@@ -41,6 +41,7 @@ use crate::{
 pub fn execute(cli: Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Import(ImportCommand::Iptables(args)) => import_iptables(args),
+        Command::Run(args) => run(&cli, args.log_packets),
         _ => serve(cli).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -49,15 +50,7 @@ pub fn execute(cli: Cli) -> Result<ExitCode> {
 fn serve(cli: Cli) -> Result<()> {
     clock::set_time_scale(cli.time_scale);
     match &cli.command {
-        Command::Run(args) => {
-            let options = Options {
-                config: cli.config.clone(),
-                run_dir: cli.run_dir.clone(),
-                bpffs: cli.bpffs.clone(),
-                log_packets: args.log_packets,
-            };
-            runtime()?.block_on(daemon::run(options))
-        }
+        Command::Run(args) => run(&cli, args.log_packets).map(drop),
         Command::Check(args) => runtime()?.block_on(check(&cli, args.without_host)),
         Command::Reload => print(control::request(&cli.run_dir, Request::Reload)?.into_result()?),
         Command::Status(args) => show_status(&cli, Format::new(args.json)),
@@ -86,6 +79,21 @@ fn serve(cli: Cli) -> Result<()> {
     }
 }
 
+/// Runs the daemon. Its exit code tells systemd whether to start another one.
+fn run(cli: &Cli, log_packets: bool) -> Result<ExitCode> {
+    clock::set_time_scale(cli.time_scale);
+    let options = Options {
+        config: cli.config.clone(),
+        run_dir: cli.run_dir.clone(),
+        bpffs: cli.bpffs.clone(),
+        log_packets,
+    };
+    Ok(match runtime()?.block_on(daemon::run(options))? {
+        daemon::End::Stopped => ExitCode::SUCCESS,
+        daemon::End::Removed => ExitCode::from(REMOVED),
+    })
+}
+
 /// Writes the configuration to standard output, and remarks about lines to standard error.
 fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
     let mut options = import::Options::default();
@@ -112,6 +120,10 @@ fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
 
 /// The exit code when rules are left that the configuration does not express.
 const NOT_EVERYTHING: u8 = 3;
+
+/// The exit code of a daemon that `natbpf down` has ended. packaging/natbpf.service does not start
+/// it again.
+const REMOVED: u8 = 6;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()

@@ -70,12 +70,21 @@ pub struct Options {
     pub log_packets: bool,
 }
 
+/// Why a daemon has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A signal has stopped it. The data plane goes on.
+    Stopped,
+    /// `natbpf down` has removed the data plane.
+    Removed,
+}
+
 /// Runs the daemon until it is told to end.
 ///
 /// # Errors
 ///
 /// When it cannot start; then all that it did is undone, and what was there before goes on.
-pub async fn run(options: Options) -> Result<()> {
+pub async fn run(options: Options) -> Result<End> {
     check_privileges()?;
     // First of all: who asks for a reload too early is not to end it.
     let signals = Signals::new()?;
@@ -100,14 +109,14 @@ pub async fn run(options: Options) -> Result<()> {
     let Some(reply) = end else {
         daemon.instance.leave_fast_path();
         log::info!("stopped; the data plane goes on");
-        return Ok(());
+        return Ok(End::Stopped);
     };
     let result = daemon.instance.down().await;
     reply
         .send(Response::from_result(result.as_ref().map(Clone::clone)))
         .await;
     drop(lock);
-    result.map(|_| ())
+    result.map(|_| End::Removed)
 }
 
 /// The parts of a running daemon.
