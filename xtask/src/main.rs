@@ -10,6 +10,7 @@ mod command;
 #[cfg(test)]
 mod compliance;
 mod conformance;
+mod container;
 mod fuzz;
 mod kernels;
 mod lab;

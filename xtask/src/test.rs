@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::check::CHECKS;
 use crate::command::{cargo, workspace};
 use crate::conformance::{self, Case, Table, TestResult};
+use crate::container;
 use crate::fuzz::Fuzzer;
 use crate::kernels::{self, KERNELS, Kernel, Kernels};
 use crate::setup::{self, Needs};
@@ -28,6 +29,8 @@ use crate::setup::{self, Needs};
 const TEST_PACKAGE: &str = "tests";
 /// The suite that boots guests, and so needs a kernel for them.
 const GUESTS: &str = "guests";
+/// The suite that boots containers, and so needs a Debian for them.
+const SYSTEMD: &str = "systemd";
 /// The suite of hosts in namespaces. Its tests wait most of their time, so that several share a processor.
 const HOSTS: &str = "namespaces";
 /// How many tests run at once, where nobody says otherwise.
@@ -313,12 +316,22 @@ fn test_kernels(
 fn variables(workspace: &Workspace, suite: &str) -> Result<Vec<(&'static str, PathBuf)>> {
     match suite {
         GUESTS => kernels::for_guests(workspace).context("a kernel for the guests"),
-        HOSTS if std::env::var_os(TEST_THREADS).is_none() => {
-            let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
-            Ok(vec![(TEST_THREADS, threads.to_string().into())])
+        SYSTEMD => {
+            let debian = container::for_systemd(workspace).context("a Debian for containers")?;
+            Ok([debian, threads()].concat())
         }
+        HOSTS => Ok(threads()),
         _ => Ok(Vec::new()),
     }
+}
+
+/// The number of tests that run at once in a suite whose tests mostly wait.
+fn threads() -> Vec<(&'static str, PathBuf)> {
+    if std::env::var_os(TEST_THREADS).is_some() {
+        return Vec::new();
+    }
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+    vec![(TEST_THREADS, threads.to_string().into())]
 }
 
 /// Runs one suite's test programs, all of them even if one fails.

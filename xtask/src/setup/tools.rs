@@ -260,6 +260,13 @@ const TESTS: &[Tool] = &[
         &["legacy"],
     )
     .with(XTABLES),
+    tool(
+        ("debootstrap", "debootstrap"),
+        "makes the Debian that runs in containers",
+        &["--version"],
+        &["debootstrap"],
+    )
+    .with(&[("DEBOOTSTRAP_DIR", "usr/share/debootstrap")]),
     tool(("ss", "iproute2"), "shows sockets", &["-V"], &["iproute2"]),
 ];
 

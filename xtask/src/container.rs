@@ -1,0 +1,151 @@
+//! The Debian that tests/tests/systemd boots in containers. debootstrap makes it once, below
+//! `target/systemd`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use bpf_toolchain::Workspace;
+use bpf_toolchain::process::{capture, show};
+
+/// The packages besides Debian's essential ones. systemd-container needs `dbus`, but debootstrap
+/// does not resolve its alternative dependencies.
+const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,dbus,iproute2,dnsmasq-base";
+/// Packages that debootstrap installs by default, and that a container does not need.
+const LEFT_OUT: &str = "e2fsprogs,logsave,tzdata";
+
+/// The archive to use if apt names none.
+const DEFAULT_ARCHIVE: Archive<'static> = Archive {
+    uri: "http://deb.debian.org/debian/",
+    suite: "bookworm",
+};
+
+/// Runs in a mount namespace, so that nothing stays mounted, and works on a tmpfs, where dpkg does
+/// not wait for the disk.
+const SCRIPT: &str = r#"
+set -eu
+work=$1 suite=$2 uri=$3 packages=$4 left_out=$5
+mount -t tmpfs debootstrap "$work"
+debootstrap --variant=minbase --include="$packages" --exclude="$left_out" \
+    "$suite" "$work/root" "$uri" >"$work/log" 2>&1 || {
+    cat "$work/log" "$work/root/debootstrap/debootstrap.log" >&2 || true
+    exit 1
+}
+cd "$work/root"
+rm -rf var/cache/apt/*.bin var/cache/apt/archives/*.deb var/lib/apt/lists/* \
+    usr/share/doc usr/share/locale usr/share/man
+cp -a . "$6"
+"#;
+
+/// The variables that tell tests/tests/systemd where the Debian is. Makes it if necessary.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn for_systemd(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
+    let cache = workspace.target().join("systemd");
+    let targets = archives().unwrap_or_default();
+    let archive = Archive::first_of(&targets).unwrap_or(DEFAULT_ARCHIVE);
+    let place = cache.join(archive.suite);
+    let made_of = format!("{PACKAGES} without {LEFT_OUT}\n");
+    if fs::read_to_string(place.join("made-of")).ok().as_ref() != Some(&made_of) {
+        let work = cache.join(format!("new-{}", std::process::id()));
+        let made = make(archive, &made_of, &work).and_then(|()| replace(&work, &place));
+        let _gone = fs::remove_dir_all(&work);
+        made?;
+    }
+    Ok(vec![("NATBPF_SYSTEMD_ROOT", place.join("root"))])
+}
+
+/// An archive of Debian's packages, and the suite in it that this host uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Archive<'a> {
+    uri: &'a str,
+    suite: &'a str,
+}
+
+/// The archives that apt uses, one per line.
+fn archives() -> Result<String> {
+    capture(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))
+}
+
+impl<'a> Archive<'a> {
+    /// The first one that is Debian's own, without its updates.
+    fn first_of(targets: &'a str) -> Option<Self> {
+        targets.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            match fields.as_slice() {
+                ["Debian", "main", suite, uri] if !suite.contains('-') => {
+                    uri.starts_with("http").then_some(Self { uri, suite })
+                }
+                _ => None,
+            }
+        })
+    }
+}
+
+/// Makes a Debian as `root` in a folder of its own.
+fn make(archive: Archive<'_>, made_of: &str, work: &Path) -> Result<()> {
+    let start = Instant::now();
+    let Archive { uri, suite } = archive;
+    eprintln!("setup: making a Debian ({suite}) for containers with debootstrap: a minute or two");
+    for folder in ["root", "tmp"] {
+        let folder = work.join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            SCRIPT,
+            "sh",
+        ])
+        .arg(work.join("tmp"))
+        .args([suite, uri, PACKAGES, LEFT_OUT])
+        .arg(work.join("root"));
+    let done = show(&mut command);
+    // (Its command line is a script.)
+    ensure!(
+        done.is_ok(),
+        "debootstrap makes no Debian; its words are above"
+    );
+    fs::write(work.join("made-of"), made_of).context("say what it is made of")?;
+    eprintln!("setup: made in {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+/// Moves it to its place, instead of one made of other packages.
+fn replace(work: &Path, place: &Path) -> Result<()> {
+    let _none = fs::remove_dir_all(place);
+    fs::rename(work, place).with_context(|| format!("make {}", place.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_is_debians_own_and_its_suite_that_of_this_host() {
+        let targets = "Google main cloud-sdk https://packages.cloud.google.com/apt/\n\
+                       Debian main bookworm-updates http://deb.debian.org/debian/\n\
+                       Debian contrib bookworm http://contrib.example/debian/\n\
+                       Debian main trixie cdrom:[Debian]/\n\
+                       Debian main bookworm http://mirror.example/debian/\n";
+        let expected = Archive {
+            uri: "http://mirror.example/debian/",
+            suite: "bookworm",
+        };
+        assert_eq!(Archive::first_of(targets), Some(expected));
+        assert_eq!(Archive::first_of(""), None);
+    }
+}
