@@ -55,6 +55,12 @@ pub fn thread_cpu_time() -> Duration {
     read(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// CPU time that this process has used, in user space and in the kernel.
+#[must_use]
+pub fn process_cpu_time() -> Duration {
+    read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 fn read(clock: ClockId) -> Duration {
     // These clocks exist on every kernel that has BPF, and never stand before zero.
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)

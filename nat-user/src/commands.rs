@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::tables::sessions::{SessionKey4, flags};
 
 use crate::{
+    bounds,
     cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand, PortArgs, PortCommand},
     clock,
     config::{self, Loaded},
@@ -96,6 +97,7 @@ fn run(cli: &Cli, log_packets: bool) -> Result<ExitCode> {
 
 /// Writes the configuration to standard output, and remarks about lines to standard error.
 fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
+    bounds::hold(args.file.display().to_string());
     let mut options = import::Options::default();
     if args.host {
         options = runtime()?.block_on(import::of_this_host())?;
@@ -139,6 +141,7 @@ fn print(lines: Vec<String>) -> Result<()> {
 /// Validates the configuration, and whether this host has what it names and nothing in its way.
 async fn check(cli: &Cli, without_host: bool) -> Result<()> {
     let file = cli.config.as_path();
+    bounds::hold(file.display().to_string());
     let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");

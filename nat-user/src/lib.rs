@@ -4,6 +4,7 @@
 //! of.
 
 pub mod backoff;
+pub mod bounds;
 pub mod cli;
 pub mod clock;
 pub mod commands;

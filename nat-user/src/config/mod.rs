@@ -46,8 +46,11 @@ pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 /// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. More than that is no
 /// configuration, but `/dev/zero`.
 const LARGEST_FILE: u64 = 16 << 20;
-/// How many separators of values a file may have: a text of nothing else takes the most memory.
-const MOST_SEPARATORS: usize = 1_500_000;
+/// How many values a file may have: a text of nothing else takes the most memory. 100,000 forwards are two
+/// thirds of this.
+const MOST_VALUES: usize = 1_500_000;
+/// How many marks a file may have that the parser notes one by one.
+const MOST_MARKS: usize = 3_500_000;
 
 /// A configuration that is right.
 #[derive(Debug, Clone)]
@@ -73,23 +76,33 @@ pub struct Source {
 /// When the file cannot be read, is not UTF-8, is not TOML or does not make a configuration.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let bytes = read(path).map_err(|error| unreadable(path, &error))?;
-    let separators = bytes
-        .iter()
-        .filter(|byte| matches!(byte, b',' | b'='))
-        .count();
-    if separators > MOST_SEPARATORS {
-        let problem = format!("has more than {MOST_SEPARATORS} values");
-        return Err(whole_file(
-            path,
-            None,
-            problem,
-            "write ranges instead of lists",
-        ));
+    if let Some((problem, remedy)) = excess(&bytes) {
+        return Err(whole_file(path, None, problem, remedy));
     }
     match str::from_utf8(&bytes) {
         Ok(text) => parse(text, path),
         Err(error) => Err(not_utf8(path, &bytes, error.valid_up_to())),
     }
+}
+
+/// What a file has more of than there is memory for, before it is parsed, and what to do.
+fn excess(bytes: &[u8]) -> Option<(String, &'static str)> {
+    let (mut values, mut marks) = (0, 0);
+    for byte in bytes {
+        match byte {
+            b',' | b'=' | b'{' => values += 1,
+            // `[[forward]]` takes as much as four values.
+            b'[' => values += 2,
+            b'\n' | b'#' | b'.' | b'"' | b'\'' => marks += 1,
+            _ => {}
+        }
+    }
+    if values > MOST_VALUES {
+        let problem = format!("has more than {MOST_VALUES} values");
+        return Some((problem, "write ranges instead of lists"));
+    }
+    let problem = format!("has more than {MOST_MARKS} lines, dots and quotation marks");
+    (marks > MOST_MARKS).then_some((problem, "name a configuration file"))
 }
 
 /// Checks the text of a configuration. `file` is the name under which messages speak of it.

@@ -208,7 +208,7 @@ pub struct PolicyRule {
 }
 
 /// One end of the flows that a policy is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PolicyEnd {
     /// Anybody but the host itself.
     Any,

@@ -55,6 +55,12 @@ const LONGEST_NAME: usize = 64;
 /// How much of a wrong value a message repeats; a whole name at least.
 const LONGEST_QUOTE: usize = 64;
 
+/// Among so many keys of a table a mistyped one is looked for.
+const MOST_KEYS: usize = 1000;
+
+/// How many keys of a table are said to be unknown. It is looked for what each was meant to be.
+const MOST_UNKNOWN_KEYS: usize = 20;
+
 /// A piece of the file between backticks, shortened if it is long.
 pub(super) fn quote(text: &str) -> String {
     if text.is_empty() {
@@ -222,14 +228,14 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The keys that this table does not know.
+    /// The first keys that this table does not know.
     pub(super) fn unknown_keys(&self) -> impl Iterator<Item = Fault> {
         let is_known = |name: &str| self.keys.iter().any(|key| key.name == name);
-        let unknown = self
-            .table
-            .keys()
-            .filter(move |key| !is_known(key.get_ref()));
-        unknown.map(|key| self.unknown_key(key))
+        let keys = self.table.keys();
+        let mut unknown: Vec<_> = keys.filter(|key| !is_known(key.get_ref())).collect();
+        unknown.sort_by_key(|key| key.span().start);
+        unknown.truncate(MOST_UNKNOWN_KEYS);
+        unknown.into_iter().map(|key| self.unknown_key(key))
     }
 
     fn unknown_key(&self, key: &Spanned<DeString<'_>>) -> Fault {
@@ -316,6 +322,7 @@ impl<'a> Section<'a> {
         };
         self.table
             .keys()
+            .take(MOST_KEYS)
             .find(meant)
             .map(|key| self.unknown_key(key))
     }

@@ -1,5 +1,6 @@
 //! `[[policy]]`, and what a network says of policies.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use super::diagnostic::{Fault, Report};
@@ -107,10 +108,10 @@ fn ends(
         };
     };
     let items = field.some_items()?;
-    let mut found = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
     for item in items {
         let end = end(item, name, names)?;
-        if found.contains(&end) {
+        if !seen.insert(end.clone()) {
             return Err(item.repeated());
         }
         found.push(end);
@@ -205,9 +206,23 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     Some(section.fault_here("", problem, remedy))
 }
 
+/// How many ends and ports of policies are compared with each other: of some thousand policies each with
+/// each.
+const MOST_COMPARISONS: usize = 10_000_000;
+
 /// Warns of policies that can never match, because an earlier one takes every flow.
 pub(super) fn check(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
+    let (mut before, mut comparisons) = (0, 0);
     for (index, rule) in rules.iter().enumerate() {
+        comparisons += before * size(&rule.value);
+        before += size(&rule.value);
+        if comparisons > MOST_COMPARISONS {
+            let problem = "comes after so many others that natbpf does not look whether they decide \
+                           all its flows, nor for those behind it";
+            let remedy = "write prefixes and ranges instead of single addresses and ports";
+            report.warn(rule.section.fault_here("", problem, remedy));
+            return;
+        }
         let before = rules[..index].iter();
         let covering = before
             .rev()
@@ -222,6 +237,11 @@ pub(super) fn check(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
             report.warn(fault.see(before.section.at));
         }
     }
+}
+
+/// How much there is to compare in a policy.
+fn size(rule: &PolicyRule) -> usize {
+    rule.from.len().max(rule.to.len()).max(rule.ports.len())
 }
 
 /// Whether everything that `rule` matches is matched by `before`, as far as their own words tell.

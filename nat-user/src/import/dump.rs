@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use super::options;
 use super::rule::{self, Action, Rule};
 use super::script;
+use super::spent::Spent;
 
 /// Everything that a file says.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(super) struct Dump {
     pub(super) addresses: Vec<(String, Ipv4Net)>,
     /// The interface that the file gives a gateway.
     pub(super) default_route: Option<String>,
+    /// What reading it has taken so far.
+    pub(super) spent: Spent,
 }
 
 /// A table's chains by name, each with its rules in order, as positions in [`Dump::rules`].
@@ -89,10 +92,14 @@ impl Dump {
 
     /// Adds a chain, with its policy if it is a built-in one.
     pub(super) fn chain(&mut self, line: usize, table: &str, chain: &str, policy: &str) {
+        self.spent.entry(chain);
         let table = self.tables.entry(table.to_owned()).or_default();
         table.chains.entry(chain.to_owned()).or_default();
-        let is_of_chain = |text: &String| text.starts_with(&format!(":{chain} "));
-        table.policies.retain(|(_, text)| !is_of_chain(text));
+        let of_chain = format!(":{chain} ");
+        self.spent.steps(table.policies.len());
+        table
+            .policies
+            .retain(|(_, text)| !text.starts_with(&of_chain));
         if !["ACCEPT", "-"].contains(&policy) {
             table.policies.push((line, format!(":{chain} {policy}")));
         }
@@ -166,7 +173,7 @@ impl Dump {
             Edit::DeleteChain => {
                 let chains = self.tables.get_mut(table).map(|table| &mut table.chains);
                 if let Some(chains) = chains {
-                    chains.retain(|name, _| chain != name);
+                    chains.remove(chain);
                 }
             }
             Edit::Rename => {
@@ -191,6 +198,7 @@ impl Dump {
         at: Option<usize>,
         words: &[String],
     ) {
+        self.spent.entry(place.text);
         let position = self.rules.len();
         let mut rule = rule::read(place.line, place.text, words);
         if let Some(unknown) = place.unknown {
@@ -205,14 +213,16 @@ impl Dump {
                           prints";
             rule.action = Action::Unknown(reason.to_owned());
         }
+        self.spent.moved(rules.len() - at);
         rules.insert(at, position);
         self.rules.push(rule);
     }
 
     /// Where a rule of a chain stands that says the same.
-    fn find(&self, table: &str, chain: &str, words: &[String]) -> Option<usize> {
+    fn find(&mut self, table: &str, chain: &str, words: &[String]) -> Option<usize> {
         let wanted = rule::read(0, "", words);
         let rules = self.tables.get(table)?.chains.get(chain)?;
+        self.spent.steps(rules.len() * wanted.condition.parts());
         let is_same = |rule: &usize| {
             let rule = &self.rules[*rule];
             (&rule.condition, &rule.action) == (&wanted.condition, &wanted.action)
@@ -255,6 +265,7 @@ impl Dump {
         let rules = chains.and_then(|chains| chains.get_mut(chain));
         match rules.filter(|rules| (1..=rules.len()).contains(&at)) {
             Some(rules) => {
+                self.spent.moved(rules.len() - at);
                 rules.remove(at - 1);
                 true
             }
@@ -267,6 +278,7 @@ impl Dump {
         let Some(table) = self.tables.get_mut(table) else {
             return;
         };
+        self.spent.steps(table.chains.len());
         for (name, rules) in &mut table.chains {
             if chain.is_empty() || chain == name {
                 rules.clear();
@@ -276,12 +288,14 @@ impl Dump {
 
     /// The line needs nothing.
     pub(super) fn put_aside(&mut self, place: Place<'_>, reason: &str) {
+        self.spent.entry(place.text);
         self.aside
             .push((place.line, place.text.to_owned(), reason.to_owned()));
     }
 
     /// The line holds rules of the nat table, or may, and is not understood.
     pub(super) fn left(&mut self, place: Place<'_>, reason: &str) {
+        self.spent.entry(place.text);
         self.unread
             .push((place.line, place.text.to_owned(), reason.to_owned()));
     }
@@ -385,6 +399,30 @@ mod tests {
         assert_eq!(dump.addresses, [expected]);
         // What undoes it when the interface goes.
         assert_eq!(dump.aside.len(), 1);
+    }
+
+    /// A thousand rules are searched, moved or emptied as often as the limit allows, and not once more.
+    #[test]
+    fn searching_and_moving_rules_is_counted_and_bounded() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        let place = Place {
+            line: 1,
+            text: "",
+            unknown: None,
+        };
+        for edit in ["-C c -j ACCEPT", "-D c -j ACCEPT", "-I c -j ACCEPT", "-F"] {
+            let mut dump = Dump::default();
+            for number in 0..1000 {
+                dump.chain(1, "filter", &format!("c{number}"), "-");
+                dump.command(place, &words(&format!("-A c -p {number}")));
+            }
+            let before = dump.spent.clone();
+            dump.command(place, &words(edit));
+            let steps = dump.spent.steps_since(&before);
+            assert!(steps >= 60, "{edit}: {steps}");
+            dump.spent.steps(super::super::spent::MOST_STEPS);
+            assert!(dump.spent.excess().is_some(), "{edit}");
+        }
     }
 
     #[test]

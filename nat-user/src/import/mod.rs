@@ -24,6 +24,7 @@ mod rule;
 mod script;
 mod shell;
 mod source;
+mod spent;
 mod topology;
 mod write;
 
@@ -82,7 +83,7 @@ impl Import {
 }
 
 /// A dump is no larger than this; `/dev/zero` is.
-const LARGEST_FILE: u64 = 64 << 20;
+const LARGEST_FILE: u64 = 16 << 20;
 
 /// Reads a file, or standard input if it is called `-`.
 ///
@@ -100,7 +101,7 @@ pub fn read(file: &Path) -> Result<String> {
     read.with_context(|| format!("read {}", file.display()))?;
     if bytes.len() as u64 > LARGEST_FILE {
         bail!(
-            "{} is larger than 64 MiB; give what iptables-save prints",
+            "{} is larger than 16 MiB; give what iptables-save prints",
             file.display()
         );
     }
@@ -133,7 +134,8 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     }
     let hooks = flattened(&dump, options).map_err(|problem| anyhow!("{file}: {problem}"))?;
     let [(_, all_before), (_, all_after), ..] = hooks.clone();
-    let [before, after, output, input] = living(&dump, hooks, &mut findings);
+    let living = living(&dump, hooks, &mut findings);
+    let [before, after, output, input] = living.map_err(|problem| anyhow!("{file}: {problem}"))?;
     let all = [&*all_before, &*all_after];
     let topology = topology::derive(&dump, [&before, &after], all, options);
     let mut plan = Plan::default();
@@ -194,18 +196,29 @@ fn flattened(dump: &Dump, options: &Options) -> Result<[(&'static str, Vec<Step>
 /// The built-in chains of the nat table.
 const HOOKS: [&str; 4] = ["PREROUTING", "POSTROUTING", "OUTPUT", "INPUT"];
 
+/// How often two rules may be compared that have packets in common, counted by what they ask for.
+const MOST_COMPARISONS: usize = 40_000_000;
+
 /// Leaves out steps that no packet reaches, and warns of rules that have no others.
+///
+/// # Errors
+/// When too many rules have packets in common.
 fn living(
     dump: &Dump,
     hooks: [(&str, Vec<Step>); 4],
     findings: &mut Findings<'_>,
-) -> [Vec<Step>; 4] {
+) -> Result<[Vec<Step>; 4], String> {
+    let mut comparisons = 0;
     let mut why_dead = vec![None; dump.rules.len()];
     let mut is_alive = vec![false; dump.rules.len()];
     let living = hooks.map(|(hook, steps)| {
         let mut living: Vec<Step> = Vec::new();
         for mut step in steps {
-            match blind(hook, &mut step).or_else(|| death(dump, &step, &living)) {
+            if comparisons > MOST_COMPARISONS {
+                break;
+            }
+            let reason = blind(hook, &mut step);
+            match reason.or_else(|| death(dump, &step, &living, &mut comparisons)) {
                 Some(reason) => {
                     why_dead[step.rule].get_or_insert(reason);
                 }
@@ -217,6 +230,13 @@ fn living(
         }
         living
     });
+    if comparisons > MOST_COMPARISONS {
+        return Err(
+            "too many rules of a chain have packets in common to see which one takes them: \
+             import the rules in parts"
+                .to_owned(),
+        );
+    }
     for rule in dump.rules_of("nat") {
         if is_alive[rule] {
             continue;
@@ -226,7 +246,7 @@ fn living(
         findings.warning(rule, format!("can never match: {why}; left out"));
         findings.done(rule);
     }
-    living
+    Ok(living)
 }
 
 /// Why a step of a hook of the nat table asks in vain for the interface that packets there do not
@@ -246,14 +266,18 @@ fn blind(hook: &str, step: &mut Step) -> Option<String> {
 }
 
 /// Why no packet is left for a step behind others.
-fn death(dump: &Dump, step: &Step, before: &[Step]) -> Option<String> {
+fn death(dump: &Dump, step: &Step, before: &[Step], comparisons: &mut usize) -> Option<String> {
     let mut rest = step.condition.clone();
     if rest.is_nothing() {
         let reason = "what it asks for contradicts itself, or what led to it";
         return Some(reason.to_owned());
     }
     for earlier in before.iter().filter(|earlier| earlier.ends()) {
-        match rest.without(&earlier.condition) {
+        let left = rest.without(&earlier.condition);
+        if !matches!(left, condition::Rest::All) {
+            *comparisons += rest.parts() + earlier.condition.parts();
+        }
+        match left {
             condition::Rest::Nothing => {
                 let line = dump.rules[earlier.rule].line;
                 return Some(format!("line {line} takes all its packets"));

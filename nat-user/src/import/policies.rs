@@ -99,6 +99,7 @@ impl Chain {
             },
         };
         let is_input = hook == "INPUT";
+        let mut comparisons = 0;
         let mut before = Vec::new();
         for mut step in flatten::steps(dump, "filter", hook).unwrap_or_default() {
             // Every packet here is for the host, or none.
@@ -108,7 +109,9 @@ impl Chain {
             }
             let death = match chain.end.rule {
                 Some(rule) => Some(taken_by(dump, rule)),
-                None => super::death(dump, &step, &before),
+                // Beyond that it stays, behind what takes its packets.
+                None if comparisons > super::MOST_COMPARISONS => None,
+                None => super::death(dump, &step, &before, &mut comparisons),
             };
             if let Some(reason) = death {
                 chain.dead.push((step.rule, reason));

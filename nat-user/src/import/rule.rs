@@ -454,6 +454,11 @@ fn number(text: &str) -> Result<u16, String> {
 }
 
 fn ports(text: &str, is: bool) -> Result<Ports, String> {
+    if text.split(',').count() > MOST_PORTS {
+        return Err(format!(
+            "names more than {MOST_PORTS} ports, and iptables takes no such rule"
+        ));
+    }
     let mut all = Ports::empty();
     for part in text.split(',') {
         let (first, last) = match part.split_once(':') {
@@ -466,6 +471,9 @@ fn ports(text: &str, is: bool) -> Result<Ports, String> {
     }
     Ok(signed(all, is))
 }
+
+/// How many ports `-m multiport` takes (`XT_MULTI_PORTS`).
+const MOST_PORTS: usize = 15;
 
 /// The protocols that iptables-save writes by name (`/etc/protocols`, `xtables_chain_protos`).
 const PROTOCOLS: [(&str, u32); 15] = [

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::dump::{Dump, Edit, Place, Status};
 use super::options;
-use super::shell::{self, Command, Join, Variables};
+use super::shell::{self, Command, Join, LONGEST_LINE, Variables};
 
 /// Reads a file.
 ///
@@ -31,10 +31,12 @@ pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
         let mut whole = line.trim().to_owned();
         while reader.table.is_none() && continues(&whole) {
             whole.pop();
-            let Some((_, next)) = lines.next() else { break };
+            let Some((_, next)) = lines.next().filter(|_| whole.len() <= LONGEST_LINE) else {
+                break;
+            };
             whole.push_str(next.trim());
         }
-        let result = reader.line(number, &whole);
+        let result = reader.bounded(number, &whole);
         result.map_err(|problem| (number, problem))?;
     }
     reader.end_of_list();
@@ -70,6 +72,9 @@ const NO_RULE: &str = "is no rule of iptables";
 const UNDOES: &str = "undoes something when the interface goes, or the script is told to stop";
 pub(super) const NO_LINE: &str = "is no line of iptables-save";
 const ELSEWHERE: &str = "is about another host or network namespace";
+
+/// Nobody writes blocks that deep.
+const DEEPEST_BLOCK: usize = 256;
 
 /// What encloses a line of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +117,18 @@ struct Reader {
 }
 
 impl Reader {
+    /// A line, as long as there are not too many.
+    fn bounded(&mut self, number: usize, line: &str) -> Result<(), String> {
+        if line.len() > LONGEST_LINE {
+            return Err(format!("is longer than {} KiB", LONGEST_LINE >> 10));
+        }
+        self.line(number, line)?;
+        if self.blocks.len() > DEEPEST_BLOCK {
+            return Err(format!("is inside more than {DEEPEST_BLOCK} blocks"));
+        }
+        self.dump.spent.excess().map_or(Ok(()), Err)
+    }
+
     fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
         if let Some((end, is_restore)) = self.here.clone() {
             if line == end {
@@ -245,6 +262,7 @@ impl Reader {
     }
 
     fn policy(&mut self, number: usize, chain: &str, policy: &str) {
+        self.dump.spent.steps(self.list.len());
         let is_known = self.list.iter().any(|(_, known, _)| known == chain);
         if is_known || chain == "PREROUTING" {
             self.end_of_list();
@@ -293,6 +311,7 @@ impl Reader {
                 let nets = value.split(',').filter_map(|net| net.trim().parse().ok());
                 let nets = nets.map(|net| (name.clone(), net));
                 self.dump.addresses.extend(nets);
+                self.dump.spent.entry(line);
             }
             _ => return self.section.is_some() && !key.contains(char::is_whitespace),
         }
@@ -348,6 +367,7 @@ impl Reader {
         };
         if let (Some(net), Some(interface)) = (net, &self.interface) {
             self.dump.addresses.push((interface.clone(), net));
+            self.dump.spent.entry(text);
             self.address = None;
         }
     }
@@ -361,13 +381,21 @@ impl Reader {
         };
         let commands = match shell::commands(source, &self.variables) {
             Ok(commands) => commands,
-            Err(problem) => return self.not_understood(place, source, &problem),
+            Err(problem) => {
+                self.dump.spent.expanded(LONGEST_LINE);
+                return self.not_understood(place, source, &problem);
+            }
         };
+        let words = commands.iter().flat_map(|command| &command.words);
+        self.dump.spent.expanded(words.map(String::len).sum());
         let mut last = Run {
             status: Status::Success,
             is_doubtful: false,
         };
         for command in &commands {
+            if self.dump.spent.excess().is_some() {
+                break;
+            }
             let place = Place {
                 unknown: command.unknown.as_deref(),
                 ..place
@@ -687,6 +715,44 @@ mod tests {
     }
 
     const RULE: &str = "iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE";
+
+    /// Files that stand for more than there is time or memory: each is refused at a line, by a count.
+    #[test]
+    fn files_that_would_take_too_much_are_refused_with_a_line() {
+        let long = "x".repeat(LONGEST_LINE / 2);
+        let of_variable = |times: usize| format!("A={long}\n{}", "echo $A\n".repeat(times));
+        for (text, problem) in [
+            ("x".repeat(LONGEST_LINE + 1), "longer than 64 KiB"),
+            ("a \\\n".repeat(100_000), "longer than 64 KiB"),
+            (
+                format!("*nat\n{}", ":a -\n".repeat(300_001)),
+                "300000 rules",
+            ),
+            (of_variable(2000), "32 MiB of text once variables"),
+            (
+                format!("A={long}\n{}", "echo $A$A$A\n".repeat(2000)),
+                "32 MiB of text once variables",
+            ),
+            (
+                format!("{}\n", "ip6tables -L;".repeat(4000)).repeat(200),
+                "lines with too many commands",
+            ),
+            ("if a\nthen\n".repeat(300), "inside more than 256 blocks"),
+        ] {
+            let refused = read(&text, "rules").err().map(|(_, problem)| problem);
+            let refused = refused.unwrap_or_default();
+            assert!(refused.contains(problem), "{problem}: {refused}");
+        }
+    }
+
+    /// `A=$A$A` doubles it: what it stands for gets no longer than a line may be.
+    #[test]
+    fn variables_that_double_stay_short() {
+        let text = format!("A=0123456789\n{}{RULE}\n", "A=\"$A$A\"\n".repeat(60));
+        let dump = dump(&text);
+        assert_eq!(texts(&dump, "nat", "POSTROUTING").len(), 1);
+        assert_eq!(dump.aside.len(), 60 - 12, "lines that got too long");
+    }
 
     #[test]
     fn commands_of_one_line_are_rules_each() {

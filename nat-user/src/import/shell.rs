@@ -92,10 +92,14 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
+/// How many bytes a line may have, before and after its variables have their values. iptables-restore
+/// takes 10,240.
+pub(super) const LONGEST_LINE: usize = 64 << 10;
+
 /// Cuts a line into the commands that a shell would run.
 ///
 /// # Errors
-/// What is not closed.
+/// What is not closed, or that the line gets too long.
 pub(super) fn commands(line: &str, variables: &Variables) -> Result<Vec<Command>, String> {
     let mut lexer = Lexer {
         rest: line,
@@ -104,9 +108,11 @@ pub(super) fn commands(line: &str, variables: &Variables) -> Result<Vec<Command>
         command: Command::new(Join::Always),
         word: None,
         redirect: None,
+        expanded: 0,
     };
     while let Some(c) = lexer.take() {
         lexer.character(c)?;
+        lexer.check_length()?;
     }
     lexer.end_of_command(Join::Always);
     Ok(lexer.commands)
@@ -137,6 +143,8 @@ struct Lexer<'a> {
     command: Command,
     word: Option<String>,
     redirect: Option<Redirect>,
+    /// How many bytes the values of variables have so far.
+    expanded: usize,
 }
 
 impl Lexer<'_> {
@@ -233,6 +241,15 @@ impl Lexer<'_> {
                 c @ ('$' | '`') => self.expansion(c, true)?,
                 c => self.push(c),
             }
+            self.check_length()?;
+        }
+    }
+
+    /// Values of variables may hold values of variables, twice as long each time.
+    fn check_length(&self) -> Result<(), String> {
+        match self.expanded > LONGEST_LINE {
+            true => Err("is too long once its variables have their values".to_owned()),
+            false => Ok(()),
         }
     }
 
@@ -282,6 +299,7 @@ impl Lexer<'_> {
     }
 
     fn expand(&mut self, value: &str, is_quoted: bool) {
+        self.expanded += value.len();
         for c in value.chars() {
             match c.is_whitespace() && !is_quoted {
                 true => self.end_of_word(),

@@ -309,6 +309,18 @@ fn nobody_is_reached_at_port_0() {
     );
 }
 
+/// Rules that ask for many things and exclude one port each all have packets in common.
+#[test]
+fn rules_with_packets_in_common_are_compared_so_often() {
+    let marks = "-m mark --mark 1 ".repeat(60);
+    let rules: String = (1..1500)
+        .map(|port| format!("-A PREROUTING -p tcp ! --dport {port} {marks}-j ACCEPT\n"))
+        .collect();
+    let text = format!("*nat\n:PREROUTING ACCEPT [0:0]\n{rules}COMMIT\n");
+    let refused = iptables(&text, "rules", &Options::default()).unwrap_err();
+    assert!(refused.to_string().contains("in common"), "{refused:#}");
+}
+
 #[test]
 fn sources_that_are_left_alone_are_excluded() {
     let import = nat(

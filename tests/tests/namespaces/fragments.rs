@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etherparse::Ipv4Header;
-use lab::topology::Proxmox;
+use lab::topology::{Options, Proxmox};
 use lab::{Host, Natbpf};
 use tests::craft::{Ip, fragment, fragments};
 use tests::following::soon;
@@ -125,6 +125,47 @@ fn f2_reversed_fragments_arrive() -> Result<()> {
     all_ways(&net, 300, 9500, |parts| parts.rotate_left(4))?;
     let lost = drops(&nat, "fragments_full")? + drops(&nat, "fragment_expired")?;
     ensure!(lost == 0, "{lost} fragments were lost");
+    Ok(())
+}
+
+/// Jumbo frames: a first fragment is set aside while the others are sent, if it fits into 16 KiB. Those of a
+/// larger one are freed after their time, and such a packet arrives in order.
+#[test]
+fn f2_reversed_fragments_arrive_if_the_first_one_fits_into_16_kib() -> Result<()> {
+    const ROOM: usize = 16_384;
+    const HEADERS: usize = 14 + 20;
+    let net = Proxmox::with(&Options {
+        uplink_mtu: Some(32_000),
+        ..Options::default()
+    })?;
+    let nat = net.natbpf(&format!("{}\n[timeouts]\nfragment = 2\n", net.config()))?;
+    let receiver = Way::Forward.receiver(&net)?;
+    let fitting = (ROOM - HEADERS) / 8 * 8;
+    for (id, first, is_reversed) in [
+        (1, fitting, false),
+        (2, fitting, true),
+        (3, fitting + 8, true),
+        (4, fitting + 8, false),
+    ] {
+        let payload = payload(first + 1000);
+        let mut parts = fragments(&Way::Forward.packet(5000 + id, &payload)?, id, first)?;
+        ensure!(parts.len() == 2, "{} parts", parts.len());
+        if is_reversed {
+            parts.reverse();
+        }
+        for part in &parts {
+            Way::Forward.inject(&net, part)?;
+        }
+        if is_reversed && first > fitting {
+            ensure!(hears(&receiver)?.is_none(), "id {id} arrived");
+            soon("what was kept is freed", || {
+                Ok(drops(&nat, "fragment_expired")? == 1)
+            })?;
+        } else {
+            receive(&receiver, &payload).with_context(|| format!("id {id}"))?;
+        }
+    }
+    ensure!(drops(&nat, "fragment_expired")? == 1, "more was lost");
     Ok(())
 }
 

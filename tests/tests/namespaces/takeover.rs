@@ -91,6 +91,32 @@ fn pin_foreign_map(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Sessions of rules whose names are lost are shown and counted under "(lost N)", each with what it had
+/// before, and can be ended by that name.
+fn lost_rules_count_on(natbpf: &Natbpf, sessions: &[serde_json::Value]) -> Result<()> {
+    let stats = natbpf.stats()?;
+    let rules = stats["rules"].as_array().context("no rules")?;
+    for session in sessions {
+        let name = session["rule"].as_str().context("no rule")?;
+        ensure!(name.starts_with("(lost "), "{session}");
+        let rule = rules.iter().find(|rule| rule["name"] == name);
+        let rule = rule.with_context(|| format!("no {name} in {stats}"))?;
+        ensure!(rule["configured"] == false, "{rule}");
+        for (what, count) in [
+            ("connections", 1),
+            ("active", 1),
+            ("packets_in", 2),
+            ("packets_out", 2),
+        ] {
+            ensure!(rule[what] == count, "{what}: {rule}");
+        }
+        let found = natbpf.conntrack(&["--rule", name])?;
+        let is_found = found.len() == 1 && found[0]["internal"] == session["internal"];
+        ensure!(is_found, "{found:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_state_file_that_is_damaged_or_lost_costs_no_session() -> Result<()> {
     for damage in ["{\"version\": \"0.1.0\", \"pid\": 7, \"gen", ""] {
@@ -121,6 +147,7 @@ fn a_state_file_that_is_damaged_or_lost_costs_no_session() -> Result<()> {
         );
         let warnings = natbpf.status()?["warnings"].to_string();
         ensure!(warnings.contains("state.json was lost"), "{warnings}");
+        lost_rules_count_on(&natbpf, &after)?;
         // Rules are known by new numbers, and work.
         let other = net.cli.udp("198.51.100.2:7001")?;
         let guest = net.vm1.udp("0.0.0.0:5001")?;
@@ -132,6 +159,11 @@ fn a_state_file_that_is_damaged_or_lost_costs_no_session() -> Result<()> {
             .find(|rule| rule["name"] == "lan-out")
             .context("no rule")?;
         ensure!(opened["connections"] == 1, "{stats}");
+        let lost = after[0]["rule"].as_str().context("no rule")?;
+        let flush = ["conntrack", "flush", "--rule", lost];
+        natbpf.cli(&flush)?.expect_ok()?;
+        let left = natbpf.conntrack(&[])?;
+        ensure!(left.len() == 2 && natbpf.conntrack(&["--rule", lost])?.is_empty());
     }
     Ok(())
 }

@@ -58,6 +58,33 @@ fn a_file_that_never_ends() {
     );
 }
 
+/// What would take more memory than natbpf needs for 100,000 forwards is refused before it is parsed.
+#[test]
+fn a_file_of_nothing_but_marks_or_tables_is_refused_unread() {
+    for (text, times, what) in [
+        ("k=1\n", 1_500_001, "1500000 values"),
+        ("[[snat]]\n", 375_001, "1500000 values"),
+        ("a,", 1_500_001, "1500000 values"),
+        ("\n", 3_500_001, "3500000 lines"),
+        ("#\n", 1_750_001, "3500000 lines"),
+        ("\"\n", 1_750_001, "3500000 lines"),
+        ("a.", 3_500_001, "3500000 lines"),
+    ] {
+        let refused = refusal_of_file(text.repeat(times).as_bytes());
+        assert!(refused.contains(what), "{text:?}: {refused}");
+    }
+}
+
+#[test]
+fn of_many_unknown_keys_the_first_ones_are_named() {
+    let text: String = (0..3000).map(|n| format!("key{n} = 1\n")).collect();
+    let error = super::super::parse(&text, Path::new("FILE")).unwrap_err();
+    let keys: Vec<_> = error.all().map(|one| one.key.as_str()).collect();
+    let unknown: Vec<String> = (0..20).map(|n| format!("key{n}")).collect();
+    assert_eq!(keys[..20], unknown);
+    assert_eq!(keys[20..], ["uplink"]);
+}
+
 #[test]
 fn a_byte_that_is_not_utf8() {
     assert_eq!(

@@ -189,3 +189,16 @@ fn policy_that_can_never_match() {
         + &policy("from = \"lan\"\nto = \"host\"\naction = \"accept\"");
     assert!(warnings(&format!("{BASE}{host}")).is_empty());
 }
+
+/// Each with each would be billions of comparisons: the rest is not compared, and that is said.
+#[test]
+fn of_many_policies_the_first_are_compared_with_each_other() {
+    let policies: String = (1..6000)
+        .map(|port| {
+            format!("[[policy]]\nfrom = \"lan\"\nprotocol = \"tcp\"\nports = {port}\naction = \"drop\"\n")
+        })
+        .collect();
+    let said = warnings(&format!("{BASE}{policies}"));
+    assert_eq!(said.len(), 1, "{:?}", said.first());
+    assert!(said[0].contains("after so many others"), "{}", said[0]);
+}

@@ -1,9 +1,11 @@
 //! What `nft --json list ruleset` prints, as [`Ruleset`] (libnftables-json(5)).
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::Ipv4Net;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::iptables;
@@ -18,34 +20,88 @@ use super::rules::{
 /// # Errors
 /// When it is not what nft prints.
 pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset> {
-    let document: Value = serde_json::from_str(text).context("not JSON of nft's")?;
-    let items = document["nftables"].as_array();
-    let items = items.context("no list \"nftables\" in what nft prints")?;
-    let mut rules = Ruleset::default();
-    let mut asleep = Vec::new();
-    for item in items {
-        if let Some(table) = item.get("table")
-            && names(&table["flags"]).any(|flag| flag == "dormant")
-        {
-            asleep.extend(table_of(table, "name"));
-        }
-    }
-    let is_read = |table: &String| !known(table) && !asleep.contains(table);
-    for item in items {
-        if let Some(chain) = item.get("chain") {
-            if let Some(table) = table_of(chain, "table").filter(is_read) {
-                rules.push(read_chain(chain, table));
+    let mut reader = Reader {
+        known,
+        asleep: Vec::new(),
+        rules: Ruleset::default(),
+        has_list: false,
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(&mut reader)
+        .and_then(|()| json.end())
+        .context("not JSON of nft's")?;
+    ensure!(reader.has_list, "no list \"nftables\" in what nft prints");
+    Ok(reader.rules)
+}
+
+/// Reads one item after another: together they would take thirty times as much memory as their text.
+struct Reader<K> {
+    known: K,
+    /// Tables whose chains see no packet. nft prints a table before what is in it.
+    asleep: Vec<String>,
+    rules: Ruleset,
+    has_list: bool,
+}
+
+impl<K: Fn(&str) -> bool> Reader<K> {
+    fn item(&mut self, item: &Value) {
+        if let Some(table) = item.get("table") {
+            if names(&table["flags"]).any(|flag| flag == "dormant") {
+                self.asleep.extend(table_of(table, "name"));
+            }
+        } else if let Some(chain) = item.get("chain") {
+            if let Some(table) = self.table_of(chain) {
+                self.rules.push(read_chain(chain, table));
             }
         } else if let Some(rule) = item.get("rule")
-            && let Some(table) = table_of(rule, "table").filter(is_read)
+            && let Some(table) = self.table_of(rule)
         {
             let chain = rule["chain"].as_str().unwrap_or_default();
             for one in read_rule(rule, &table, chain) {
-                rules.push_rule(Source::Nft, &table, chain, one);
+                self.rules.push_rule(Source::Nft, &table, chain, one);
             }
         }
     }
-    Ok(rules)
+
+    /// The table of a chain or a rule, if it counts.
+    fn table_of(&self, item: &Value) -> Option<String> {
+        let is_read = |table: &String| !(self.known)(table) && !self.asleep.contains(table);
+        table_of(item, "table").filter(is_read)
+    }
+}
+
+impl<'de, K: Fn(&str) -> bool> Visitor<'de> for &mut Reader<K> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("what nft prints")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "nftables" => map.next_value_seed(&mut *self)?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<(), A::Error> {
+        self.has_list = true;
+        while let Some(item) = items.next_element::<Value>()? {
+            self.item(&item);
+        }
+        Ok(())
+    }
+}
+
+impl<'de, K: Fn(&str) -> bool> DeserializeSeed<'de> for &mut Reader<K> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, list: D) -> std::result::Result<(), D::Error> {
+        list.deserialize_seq(self)
+    }
 }
 
 /// `inet firewalld`, if it is about IPv4 packets.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(2);
 /// How much it may print: a hundred thousand rules of nftables in JSON.
 const LARGEST: u64 = 64 << 20;
+const TOO_LONG: &str = "it takes longer than 2 s";
 /// How long between looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -64,12 +65,15 @@ fn watch(mut child: Child) -> Outcome {
                 // It may have ended just now.
                 let _ = child.kill();
                 let _ = child.wait();
-                return Outcome::TooMuch("it takes longer than 2 s");
+                return Outcome::TooMuch(TOO_LONG);
             }
         }
     };
-    let complaint = complained.recv_timeout(PAUSE * 10).unwrap_or_default();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let complaint = complained.recv_timeout(left).unwrap_or_default();
     match printed {
+        // It has ended, and left another that holds its output.
+        Err(_) => Outcome::TooMuch(TOO_LONG),
         Ok(text) if text.len() as u64 >= LARGEST => Outcome::TooMuch("it is more than 64 MiB"),
         Ok(text) if status.success() => Outcome::Said(text),
         _ => Outcome::Failed(complaint.lines().next().unwrap_or_default().to_owned()),
@@ -122,5 +126,32 @@ mod tests {
         assert!(matches!(run("sleep", &["60"]), Outcome::TooMuch(_)));
         assert!(begun.elapsed() < LIMIT * 2);
         assert!(matches!(run("yes", &[]), Outcome::TooMuch(_)));
+    }
+
+    /// Whoever runs it, and whatever it leaves behind: two seconds, 64 MiB, the first line of its complaint.
+    #[test]
+    fn time_output_and_complaints_of_a_tool_are_bounded() {
+        // It has said all, and does not end; it has ended, and what it started keeps the output open.
+        for script in ["echo all; exec >&-; exec sleep 60", "sleep 60 & echo all"] {
+            let begun = Instant::now();
+            let outcome = run("sh", &["-c", script]);
+            assert!(matches!(outcome, Outcome::TooMuch(_)), "{outcome:?}");
+            assert!(begun.elapsed() >= LIMIT, "{script}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{script}");
+        }
+        for (len, is_taken) in [(LARGEST - 1, true), (LARGEST, false)] {
+            let outcome = run("head", &["-c", &len.to_string(), "/dev/zero"]);
+            match outcome {
+                Outcome::Said(text) => assert!(is_taken && text.len() as u64 == len),
+                Outcome::TooMuch(_) => assert!(!is_taken, "{len}"),
+                other => panic!("{len}: {other:?}"),
+            }
+        }
+        let loud = "yes complaint | head -c 1000000 >&2; exit 1";
+        let outcome = run("sh", &["-c", loud]);
+        assert!(
+            matches!(&outcome, Outcome::Failed(why) if why == "complaint"),
+            "{outcome:?}"
+        );
     }
 }

@@ -1,0 +1,78 @@
+//! Bounds of what commands may take that read files of others.
+//!
+//! Everything that reads is bounded by counts of its own. This holds for what nobody has thought of.
+
+use std::fs;
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::clock;
+
+/// How much memory a command may have: with what it takes between two looks less than 500 MB.
+const MOST_MEMORY: u64 = 440_000_000;
+/// How long it may use a processor. Without the compiler's optimisation everything takes ten times as long.
+const MOST_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) {
+    48_000
+} else {
+    4_800
+});
+/// How long between looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Ends the process with an error, from now on, when it takes too much to read `file`.
+pub fn hold(file: String) {
+    thread::spawn(move || {
+        loop {
+            if let Some(excess) = excess(clock::process_cpu_time(), memory()) {
+                eprintln!("natbpf: {file}: takes more than {excess} to read; give it in parts");
+                process::exit(1);
+            }
+            thread::sleep(PAUSE);
+        }
+    });
+}
+
+/// What there is too much of.
+fn excess(time: Duration, memory: u64) -> Option<&'static str> {
+    if memory > MOST_MEMORY {
+        return Some("500 MB of memory");
+    }
+    (time > MOST_TIME).then_some("5 s of processor time")
+}
+
+/// The memory that the process has, in bytes.
+fn memory() -> u64 {
+    // Second of the fields of proc_pid_statm(5). Without /proc there are the bounds by counts.
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let page = sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096);
+    resident.unwrap_or(0) * page as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_time_or_memory_is_told_apart() {
+        let enough = Duration::from_secs(1);
+        assert_eq!(excess(enough, MOST_MEMORY), None);
+        assert_eq!(excess(enough, MOST_MEMORY + 1), Some("500 MB of memory"));
+        let time = Some("5 s of processor time");
+        assert_eq!(excess(MOST_TIME + enough, 0), time);
+    }
+
+    #[test]
+    fn memory_is_what_the_process_has() {
+        let before = memory();
+        let much = vec![1_u8; 100_000_000];
+        assert!(memory() >= before + 90_000_000, "{before}");
+        assert_eq!(much[much.len() - 1], 1);
+    }
+}
