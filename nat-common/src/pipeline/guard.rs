@@ -20,6 +20,9 @@ use crate::{
 /// but one port cannot fill the table.
 pub const MOST_NAMES: u32 = 1024;
 
+/// How many it may have where natbpf serves DHCP: each may get a lease, and others need some too.
+pub const MOST_SERVED_NAMES: u32 = 32;
+
 /// For how many seconds an IPv4 address that the configuration gives nobody stays with a port that
 /// does not use it.
 pub const KEPT_S: u32 = 60;
@@ -41,6 +44,9 @@ const IPV4_LEN: usize = 20;
 
 /// The port of DHCP servers, as it stands in a packet.
 const DHCP_SERVER: [u8; 2] = [0, 67];
+
+/// The port of DHCP clients.
+const DHCP_GUEST: [u8; 2] = [0, 68];
 
 /// Where the client's hardware address stands in a UDP packet (RFC 2131 section 2).
 const DHCP_CLIENT: usize = 8 + 28;
@@ -90,7 +96,7 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
     if mac == port.mac || mac[0] & 1 != 0 {
         return None;
     }
-    bind(tables, &Name::of_mac(mac, port.number), index)?;
+    bind(tables, &Name::of_mac(mac, port.number), index, port)?;
     // What has the tag of a VLAN is of another network.
     if has_tag {
         return Some(());
@@ -125,7 +131,7 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
             let header = packet.read::<IPV4_LEN>(ETHERNET)?;
             let source = Addr4([header[12], header[13], header[14], header[15]]);
             is_address_own(tables, source, mac, index, port)?;
-            is_client_own(packet, &header, mac)
+            is_dhcp_own(packet, &header, mac, port)
         }
         _ => Some(()),
     }
@@ -154,14 +160,19 @@ fn is_address_own<T: Tables<Addr4> + Bindings>(
     }
     match owner.flags & inside_flags::ON_LINK {
         0 => Some(()),
-        _ => bind(tables, &Name::of_address(address, port.number), index),
+        _ => bind(tables, &Name::of_address(address, port.number), index, port),
     }
 }
 
-/// Whether what goes to a DHCP server is about the one who sends it. A first fragment that does not
-/// say is about somebody else.
+/// Whether what goes to a DHCP server is about the one who sends it, and nothing goes to clients where they
+/// have a server. A first fragment that does not say is about somebody else.
 #[inline(always)]
-fn is_client_own<P: Packet>(packet: &mut P, header: &[u8; IPV4_LEN], mac: [u8; 6]) -> Option<()> {
+fn is_dhcp_own<P: Packet>(
+    packet: &mut P,
+    header: &[u8; IPV4_LEN],
+    mac: [u8; 6],
+    port: &Interface,
+) -> Option<()> {
     let is_later_fragment = header[6] & 0x1f != 0 || header[7] != 0;
     if header[9] != UDP || is_later_fragment {
         return Some(());
@@ -169,19 +180,30 @@ fn is_client_own<P: Packet>(packet: &mut P, header: &[u8; IPV4_LEN], mac: [u8; 6
     let l4 = ETHERNET + usize::from(header[0] & 0x0f) * 4;
     packet.make_readable(l4 + DHCP_CLIENT + 6);
     // One that is cut off before it says the port is nobody's.
-    if packet.read::<2>(l4 + 2)? != DHCP_SERVER {
-        return Some(());
+    match packet.read::<2>(l4 + 2)? {
+        DHCP_SERVER => {}
+        DHCP_GUEST if port.flags & interface_flags::SERVED != 0 => return None,
+        _ => return Some(()),
     }
     (packet.read::<6>(l4 + DHCP_CLIENT)? == mac).then_some(())
 }
 
 /// Whether a port may use a name, which it has from now on.
 #[inline(never)]
-fn bind<T: Tables<Addr4> + Bindings>(tables: &T, name: &Name, port: u32) -> Option<()> {
+fn bind<T: Tables<Addr4> + Bindings>(
+    tables: &T,
+    name: &Name,
+    port: u32,
+    interface: &Interface,
+) -> Option<()> {
+    let most = match interface.flags & interface_flags::SERVED {
+        0 => MOST_NAMES,
+        _ => MOST_SERVED_NAMES,
+    };
     let now_s = tables.now_s();
     let Some(binding) = tables.binding(name) else {
         let names = tables.names(port)?;
-        if names.fetch_add(1) < MOST_NAMES {
+        if names.fetch_add(1) < most {
             let record = BindingRecord {
                 port,
                 seen_s: now_s,

@@ -16,6 +16,7 @@ use crate::{
     },
     tables::{
         Tables,
+        inside::inside_flags,
         sessions::{Session, View, flags},
         snats::mapping,
     },
@@ -88,6 +89,7 @@ pub(crate) fn outbound<A: Address, P: Packet, T: Tables<A>>(
         return without_session(packet, tables, error, way, is_host);
     };
     if !is_host {
+        check_sender(tables, error, &quoted)?;
         verify_checksum(packet, error)?;
     }
     let source = error.header.source;
@@ -104,6 +106,25 @@ pub(crate) fn outbound<A: Address, P: Packet, T: Tables<A>>(
         quoted_destination: session.source_endpoint(),
     };
     deliver(packet, tables, error, &quoted, &to, session, false)
+}
+
+/// Refuses what another guest says about packets to one that is known by its port or its Ethernet address: no
+/// router stands between the host and that one.
+#[inline(always)]
+fn check_sender<A: Address, T: Tables<A>>(
+    tables: &T,
+    error: &Parsed<A>,
+    quoted: &Quoted<A>,
+) -> Result<(), DropReason> {
+    const IS_DIRECT: u16 = inside_flags::ON_LINK | inside_flags::HAS_MAC;
+    let guest = quoted.destination.address;
+    if error.header.source != guest
+        && let Some(inside) = tables.inside(generation(tables), guest)
+        && inside.flags & IS_DIRECT != 0
+    {
+        return Err(DropReason::NoSession);
+    }
+    Ok(())
 }
 
 /// Which rules concern a packet that leaves by an uplink.
@@ -189,6 +210,7 @@ pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
         Some(session) if session.has(flags::HAIRPIN) => session,
         _ => return Ok(Verdict::Untouched),
     };
+    check_sender(tables, error, &quoted)?;
     verify_checksum(packet, error)?;
     // As the quoted packet was in between.
     let (quoted_source, quoted_destination) = match session.has(flags::FROM_INITIATOR) {

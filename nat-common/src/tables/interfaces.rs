@@ -66,6 +66,8 @@ pub mod interface_flags {
     pub const CARRIES: u16 = 1 << 7;
     /// Packets that come by this port do not take the fast path.
     pub const SLOW: u16 = 1 << 8;
+    /// natbpf serves DHCP to who is behind this port: no guest does, and none takes all addresses.
+    pub const SERVED: u16 = 1 << 9;
 }
 
 /// The tables of interfaces.

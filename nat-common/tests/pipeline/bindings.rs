@@ -4,7 +4,7 @@ use nat_common::{
     address::Addr4,
     atomics::Shared,
     packet::SlicePacket,
-    pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, PASSES},
+    pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, MOST_SERVED_NAMES, PASSES},
     tables::{
         bindings::{BindingRecord, Bindings as _, FIXED, Name},
         inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
@@ -229,6 +229,60 @@ fn a_port_has_so_many_names_and_others_have_theirs() {
     assert_eq!(world.tables.names(TAP2).unwrap().load(), MOST_NAMES);
     assert!(passes(&world, TAP2, frame_of(0)), "those that it has");
     assert!(passes(&world, TAP1, frame(M1, OTHER)));
+}
+
+/// Linux takes ARP for IEEE 802 networks (6) as well, and others look at no length.
+#[test]
+fn arp_of_another_kind_is_nobodys() {
+    let world = world();
+    for (place, value) in [(15, 6), (14, 1), (16, 0x86), (18, 8), (19, 16)] {
+        let mut frame = arp(M1, M1, C1);
+        frame[place] = value;
+        assert!(!passes(&world, TAP1, frame), "{value} at {place}");
+    }
+    assert!(passes(&world, TAP1, arp(M1, M1, C1)));
+}
+
+/// natbpf serves DHCP at both ports.
+fn served() -> World {
+    let mut world = world();
+    for port in [TAP1, TAP2] {
+        let interface = world.tables.interfaces.get_mut(&port).unwrap();
+        interface.flags |= interface_flags::SERVED;
+    }
+    world
+}
+
+/// By leases to made-up Ethernet addresses, or by answering for addresses that nobody has.
+#[test]
+fn where_natbpf_serves_dhcp_one_port_does_not_take_all_addresses() {
+    let mac = |number: u8| [6, 0, 0, 0, 0, number];
+    let world = served();
+    let asks = (0..255).filter(|n| passes(&world, TAP2, dhcp(mac(*n), mac(*n))));
+    assert_eq!(asks.count() as u32, MOST_SERVED_NAMES);
+    assert!(passes(&world, TAP1, dhcp(M1, M1)), "another guest");
+    let world = served();
+    let answers = (1..250).filter(|n| passes(&world, TAP2, arp(M2, M2, [172, 22, 161, *n])));
+    assert_eq!(answers.count() as u32, MOST_SERVED_NAMES - 1);
+    assert!(passes(&world, TAP1, ip(M1, [172, 22, 161, 250])));
+}
+
+/// A guest that answers other guests' questions would be their gateway and their name server.
+#[test]
+fn where_natbpf_serves_dhcp_guests_answer_no_clients() {
+    let answer = |to: Ip| {
+        let mut packet = udp(At(C2, 67), At(to, 68)).payload(&[0; 240]).bytes();
+        packet[6..12].copy_from_slice(&M2);
+        packet
+    };
+    for to in [C1, [255; 4]] {
+        assert!(!passes(&served(), TAP2, answer(to)));
+        // Elsewhere the server may be a guest.
+        assert!(passes(&world(), TAP2, answer(to)));
+    }
+    let mut first = fragments(&answer(C1), 8).into_iter().next().unwrap();
+    first[6..12].copy_from_slice(&M2);
+    assert!(!passes(&served(), TAP2, first), "in fragments");
 }
 
 #[test]

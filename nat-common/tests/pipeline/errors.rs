@@ -3,12 +3,13 @@
 use nat_common::{
     drop_reason::DropReason,
     pipeline::Verdict,
+    tables::inside::inside_flags,
     wire::protocol::{TCP, UDP},
 };
 
 use super::{
     packets::{At, ETHERNET, Ip, answer, ends, error, ping, read, request, udp},
-    world::{C1, ELSEWHERE, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
+    world::{C1, C2, ELSEWHERE, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
 };
 
 const ROUTER: Ip = [100, 64, 0, 1];
@@ -52,6 +53,25 @@ fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
     ip.header_checksum = ip.calc_header_checksum();
     forged[ETHERNET..ETHERNET + 20].copy_from_slice(&ip.to_bytes());
     assert_eq!(world.guest_sends(&forged).reason(), DropReason::NoSession);
+}
+
+/// Where guests are known by their ports, one cannot end what another has open: neither outside nor by
+/// hairpin. Who is behind a router has the router's errors.
+#[test]
+fn i5_an_error_of_another_guest_does_not_leave() {
+    for flag in [inside_flags::ON_LINK, inside_flags::HAS_MAC, 0] {
+        let mut world = World::new();
+        world.known_by(C1, flag, [0; 6]);
+        world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
+        let back = world.outside_sends(&udp(REMOTE, At(PUBLIC, 5000)).bytes());
+        let back = back.guest();
+        let others = world.guest_sends(&error(C2, &back, 3, 28).bytes());
+        match flag {
+            0 => drop(others.uplink()),
+            _ => assert_eq!(others.reason(), DropReason::NoSession),
+        }
+        world.guest_sends(&error(C1, &back, 3, 28).bytes()).uplink();
+    }
 }
 
 /// A routed guest has nothing to hide: its errors leave as they are.

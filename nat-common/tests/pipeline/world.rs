@@ -420,6 +420,11 @@ impl World {
     /// Lets guests of the first network send from their own addresses only, and says whose one is.
     pub(crate) fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
         self.tables.interfaces.get_mut(&LAN).unwrap().flags = interface_flags::ANTI_SPOOF;
+        self.known_by(guest, inside_flags::HAS_MAC, mac);
+    }
+
+    /// How a guest of the first network is known.
+    pub(crate) fn known_by(&mut self, guest: Ip, flags: u16, mac: [u8; 6]) {
         let key = InsideKey4 {
             generation: GENERATION,
             reserved: [0; 2],
@@ -427,7 +432,7 @@ impl World {
         };
         let inside = Inside4 {
             network: 1,
-            flags: inside_flags::HAS_MAC,
+            flags,
             gateway: Addr4([172, 22, 161, 254]),
             mac,
             reserved: [0; 2],

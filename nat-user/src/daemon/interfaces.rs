@@ -155,6 +155,9 @@ fn port_flags(network: &Network, port: &Link, bridge: &Link, bounds: &Bounds) ->
     }
     if network.anti_spoof {
         flags |= interface_flags::GUARDED;
+        if network.dhcp.is_some() {
+            flags |= interface_flags::SERVED;
+        }
         if port.up && port.running {
             flags |= interface_flags::CARRIES;
         }
