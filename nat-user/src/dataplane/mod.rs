@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
@@ -505,6 +505,18 @@ impl Programs {
     pub fn instructions(&mut self, program: &str) -> Result<u32> {
         let bytes = self.info(program)?.size_translated();
         Ok(bytes.context("the kernel does not say")? / INSTRUCTION_BYTES)
+    }
+
+    /// The maps that a program may use.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program, or does not say.
+    pub fn maps(&mut self, program: &str) -> Result<Vec<MapInfo>> {
+        let ids = self.info(program)?.map_ids()?;
+        let ids = ids.context("the kernel does not say")?;
+        let infos = ids.into_iter().map(MapInfo::from_id);
+        infos.collect::<Result<_, _>>().context("ask for a map")
     }
 
     fn info(&mut self, program: &str) -> Result<ProgramInfo> {

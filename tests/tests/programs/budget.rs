@@ -4,7 +4,10 @@
 //! Instructions are the same on every machine, however busy it is; what they cost in time
 //! `cargo xtask bench` shows.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::MapType;
 
 use super::harness::Plane;
 
@@ -56,6 +59,44 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
          unrolled or for state that paths carry along\n{}",
         over.join("\n")
     );
+    Ok(())
+}
+
+/// What the daemon runs by `BPF_PROG_TEST_RUN` may be interrupted by packets on the same CPU before Linux 6.3
+/// (`bpf_test_run`, `net/bpf/test_run.c`). What it notes in an area of each CPU's own would be theirs as well.
+#[test]
+fn programs_of_the_daemon_share_no_work_area_with_packets() -> Result<()> {
+    const OF_THE_DAEMON: [&str; 4] = [
+        "adopt_sessions",
+        "add_counts",
+        "end_sessions",
+        "expire_fragments",
+    ];
+    /// Each count is one instruction.
+    const COUNTS: [&str; 2] = ["COUNTERS", "DROPS"];
+    let mut plane = Plane::new()?;
+    let mut areas = |program: &str| -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for map in plane.programs.maps(program)? {
+            let name = map.name_as_str().context("a map without a name")?;
+            if map.map_type()? == MapType::PerCpuArray && !COUNTS.contains(&name) {
+                names.insert(name.to_owned());
+            }
+        }
+        Ok(names)
+    };
+    ensure!(areas("adopt_sessions")?.contains("ADOPTING"));
+    for &(program, _) in VERIFIER_BUDGET {
+        if OF_THE_DAEMON.contains(&program) || program.starts_with("local_") {
+            continue;
+        }
+        let of_packets = areas(program)?;
+        ensure!(of_packets.contains("WORK"), "{program}: {of_packets:?}");
+        for run in OF_THE_DAEMON {
+            let shared: Vec<_> = areas(run)?.intersection(&of_packets).cloned().collect();
+            ensure!(shared.is_empty(), "{run} shares {shared:?} with {program}");
+        }
+    }
     Ok(())
 }
 
