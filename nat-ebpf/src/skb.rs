@@ -525,8 +525,10 @@ impl Packet for Skb {
     }
 }
 
-/// The longest packet that can be set aside in bytes.
-pub(crate) const SAVED_BYTES: usize = 16_384;
+/// The longest packet that can be set aside in bytes. `bpf_skb_change_tail` makes none longer than
+/// `BPF_SKB_MAX_LEN` (`net/core/filter.c`): four pages without `struct skb_shared_info`, which has up to 768
+/// bytes.
+pub(crate) const SAVED_BYTES: usize = 15 << 10;
 
 /// A packet that is set aside while fragments are sent that were kept.
 #[repr(C)]
