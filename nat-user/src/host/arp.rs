@@ -176,8 +176,17 @@ mod tests {
         Arp::open(if_nametoindex(name).unwrap(), mac).unwrap()
     }
 
+    /// Waits until the kernel has activated a device's queue: before that, it drops frames silently.
+    fn wait_until_up(name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !ip(&format!("link show {name}")).contains("state UP") {
+            assert!(Instant::now() < deadline, "{name} does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn next(arp: &Arp) -> Heard {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(heard) = arp.heard().unwrap().first() {
                 return *heard;
@@ -196,6 +205,8 @@ mod tests {
             );
             ip("link set near up");
             ip("link set far up");
+            wait_until_up("near");
+            wait_until_up("far");
             let (near, far) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
             let (one, other) = (open("near", near), open("far", far));
             let address: Ipv4Addr = "198.51.100.77".parse().unwrap();
