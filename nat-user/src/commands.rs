@@ -185,7 +185,7 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
     Ok(())
 }
 
-/// What of others is in the way of the configuration in use.
+/// Conflicts of other software with the configuration in use.
 fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
     match config::load(&state.config) {
         Ok(loaded) => {
@@ -193,7 +193,7 @@ fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
             Ok(runtime()?.block_on(look))
         }
         Err(error) => {
-            log::debug!("the host is not looked at: {error}");
+            log::debug!("no check for conflicts on the host: {error}");
             Ok(Vec::new())
         }
     }
@@ -317,7 +317,7 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     if control::is_running(&cli.run_dir)
         && let Err(error) = control::request(&cli.run_dir, Request::Flushed { ended })
     {
-        log::debug!("the daemon takes no note of it: {error:#}");
+        log::debug!("tell the daemon of ended sessions: {error:#}");
     }
     print(vec![format!("{ended} sessions ended")])
 }

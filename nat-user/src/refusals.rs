@@ -28,7 +28,7 @@ const QUIET_S: u64 = 60;
 const REASONS: [(DropReason, &str); 6] = [
     (
         DropReason::TableFull,
-        "raise limits.sessions, or find who has so many with natbpf conntrack list",
+        "raise limits.sessions, or find the guest with the most by natbpf conntrack list",
     ),
     (
         DropReason::PortsExhausted,
@@ -36,20 +36,20 @@ const REASONS: [(DropReason, &str); 6] = [
     ),
     (
         DropReason::GuestSessions,
-        "a guest has all that limits.sessions_per_guest lets it have",
+        "a guest has reached limits.sessions_per_guest",
     ),
     (
         DropReason::GuestPorts,
-        "a guest has all that limits.ports_per_guest lets it have",
+        "a guest has reached limits.ports_per_guest",
     ),
     (
         DropReason::OutsideSessions,
-        "sessions opened from outside take three quarters of limits.sessions; find who opens them \
-         with natbpf conntrack list",
+        "sessions opened from outside take three quarters of limits.sessions; find their remotes \
+         by natbpf conntrack list",
     ),
     (
         DropReason::FragmentsFull,
-        "somebody sends more fragments than are kept for one sender",
+        "a sender has more fragments queued than one sender may have",
     ),
 ];
 
@@ -244,7 +244,8 @@ mod tests {
             lines(&mut watch, &mut now_s, &[700, 700]).is_empty(),
             "of earlier times"
         );
-        let remedy = "raise limits.sessions, or find who has so many with natbpf conntrack list";
+        let remedy =
+            "raise limits.sessions, or find the guest with the most by natbpf conntrack list";
         assert_eq!(
             lines(&mut watch, &mut now_s, &[703]),
             [format!(
@@ -303,7 +304,7 @@ mod tests {
         assert!(watch.look(&drops(4), 100).has_changed);
         save(run_dir, &watch.refusals()).unwrap();
         let expected = "table_full: packets were refused in the last minute, 4 since it began; \
-                        raise limits.sessions, or find who has so many with natbpf conntrack list";
+                        raise limits.sessions, or find the guest with the most by natbpf conntrack list";
         assert_eq!(warnings(run_dir, 159), [expected]);
         assert!(warnings(run_dir, 160).is_empty());
         assert!(!watch.look(&drops(4), 105).has_changed);

@@ -93,8 +93,8 @@ impl Claims {
                     Err(error) => {
                         if !std::mem::replace(&mut self.has_complained, true) {
                             log::warn!(
-                                "external addresses are answered for without asking whether another \
-                                 host has them: ARP on {}: {error}; needs CAP_NET_RAW",
+                                "external addresses are answered without an ARP probe for other \
+                                 hosts: ARP on {}: {error}; needs CAP_NET_RAW",
                                 uplink.interface
                             );
                         }
@@ -197,7 +197,7 @@ impl Claims {
                 former: Some(by), ..
             } => Some(format!(
                 "external address {address} is in use by {}: natbpf does not answer for it, and \
-                 asks again every {} s; where another program moves it between hosts, set claim = \
+                 probes again every {} s; if other software moves it between hosts, set claim = \
                  \"none\" in [uplink.{name}]",
                 in_words(*by),
                 RETRY.as_secs()
@@ -206,8 +206,8 @@ impl Claims {
                 rival: Some((by, at)),
                 ..
             } if at.elapsed() < CONFLICT => Some(format!(
-                "external address {address} has two answers: {} says that it has it too; take \
-                     it from one of both hosts, or set claim = \"none\" in [uplink.{name}]",
+                "external address {address} is claimed twice: {} also claims it; remove it from \
+                     one of the hosts, or set claim = \"none\" in [uplink.{name}]",
                 in_words(*by)
             )),
             _ => None,
@@ -319,7 +319,7 @@ impl Standing {
                     rival: None,
                 };
                 log::info!(
-                    "external address {address}: nobody else has it; answered for from now on"
+                    "external address {address}: no other host has it; natbpf answers ARP for it"
                 );
                 true
             }

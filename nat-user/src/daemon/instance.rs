@@ -163,7 +163,7 @@ impl Instance {
         let (dataplane, mut programs, carry) =
             Dataplane::take_over(pins, &sizes, options.log_packets)?;
         if carry.is_some() {
-            log::info!("sessions are carried over into new tables");
+            log::info!("migrating sessions to new tables");
         }
         let packet_log = options.log_packets.then(|| programs.logger()).transpose()?;
         let mut state = State::new(&options.config, &options.bpffs, known.as_ref())?;
@@ -266,7 +266,7 @@ impl Instance {
         }
         let ends = self.fast_ends();
         if let Err(error) = self.fast_path.care(&self.netlink, &ends).await {
-            log::error!("looking after neighbours: {error:#}");
+            log::error!("refresh neighbours: {error:#}");
         }
     }
 
@@ -768,7 +768,7 @@ impl Instance {
             self.put_in_use(old).await
         };
         if let Err(error) = result.await {
-            log::error!("going back to the configuration before failed: {error:#}");
+            log::error!("return to the previous configuration: {error:#}");
         }
     }
 
@@ -844,7 +844,7 @@ impl Instance {
     /// Ends idle sessions and frees fragments that wait in vain; `true` if there is more to do.
     pub(super) fn sweep(&mut self) -> bool {
         if let Err(error) = self.dataplane.expire_fragments() {
-            log::error!("freeing fragments: {error:#}");
+            log::error!("free fragments: {error:#}");
         }
         let result = self
             .expiry
@@ -857,7 +857,7 @@ impl Instance {
                 pass.is_cut_short
             }
             Err(error) => {
-                log::error!("ending idle sessions: {error:#}");
+                log::error!("end idle sessions: {error:#}");
                 false
             }
         }
@@ -871,7 +871,7 @@ impl Instance {
         }
         let look = match self.dataplane.drops() {
             Ok(drops) => self.refusals.look(&drops, now_s),
-            Err(error) => return log::error!("counting refusals: {error:#}"),
+            Err(error) => return log::error!("count refusals: {error:#}"),
         };
         for (level, line) in look.lines {
             log::log!(level, "{line}");

@@ -108,7 +108,7 @@ pub async fn run(options: Options) -> Result<End> {
     notify_systemd(&[NotifyState::Stopping]);
     let Some(reply) = end else {
         daemon.instance.leave_fast_path();
-        log::info!("stopped; the data plane goes on");
+        log::info!("daemon stopped; the data plane keeps translating (`natbpf down` removes it)");
         return Ok(End::Stopped);
     };
     let result = daemon.instance.down().await;
@@ -172,12 +172,12 @@ impl Daemon {
                         tokio::spawn(incoming.reply.send(response));
                     }
                     Request::Flushed { ended } => {
-                        log::info!("natbpf conntrack flush has ended {ended} sessions");
+                        log::info!("natbpf conntrack flush: {ended} sessions ended");
                         let lines = Vec::new();
                         tokio::spawn(incoming.reply.send(Response::Done { lines }));
                     }
                     Request::Down => {
-                        log::info!("natbpf down: all is removed");
+                        log::info!("natbpf down: everything is removed");
                         return Some(incoming.reply);
                     }
                 },
@@ -204,7 +204,9 @@ impl Daemon {
     /// Follows a change. Next hops at once: packets may be going the wrong way.
     async fn follow_host(&mut self, event: Event) {
         if event == Event::Overrun {
-            log::info!("the kernel has dropped messages about changes: all is looked at anew");
+            log::info!(
+                "the kernel dropped messages about changes; natbpf reads the whole host again"
+            );
         }
         // Before all else: what leaves by a new interface is translated once programs are there.
         if matches!(event, Event::LinkChanged | Event::Overrun) && self.instance.is_interface_new()
@@ -218,7 +220,7 @@ impl Daemon {
             Event::SettingChanged => return self.refresh_within(self.instance.settings_pause()),
         };
         if let Err(error) = self.instance.follow_next_hops(cause).await {
-            log::error!("following a change of next hops: {error:#}");
+            log::error!("follow a change of next hops: {error:#}");
         }
         if event != Event::NeighbourChanged {
             self.refresh_within(SETTLE_TIME);
@@ -227,7 +229,7 @@ impl Daemon {
 
     fn take_neighbours(&mut self, looked: Result<()>) {
         if let Err(error) = looked.and_then(|()| self.instance.take_neighbours()) {
-            log::error!("following a change of neighbours: {error:#}");
+            log::error!("follow a change of neighbours: {error:#}");
         }
     }
 
@@ -244,7 +246,7 @@ impl Daemon {
             Ok(()) => self.backoff.succeeded(),
             Err(error) => {
                 let pause = self.backoff.failed();
-                log::error!("following a change of the host: {error:#}; tried again in {pause:?}");
+                log::error!("follow a change of the host: {error:#}; tried again in {pause:?}");
                 self.refresh_at = Some(Instant::now() + pause);
             }
         }

@@ -30,7 +30,7 @@ impl Neighbours {
                 log::warn!("{finding}");
             }
             for Finding { place, what, .. } in known.iter().filter(|one| !found.contains(one)) {
-                log::info!("no longer so: {place}: {what}");
+                log::info!("resolved: {place}: {what}");
             }
             *known = found;
         });

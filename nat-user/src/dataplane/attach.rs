@@ -360,6 +360,6 @@ pub fn detach_filters(interface: &str) {
         && let Ok(index) = if_nametoindex(interface)
         && let Err(error) = clsact::detach(index)
     {
-        log::warn!("take the programs off {interface}: {error:#}");
+        log::warn!("detach the programs from {interface}: {error:#}");
     }
 }

@@ -435,7 +435,7 @@ impl CarryOver {
         }
         let refused = programs.adopt_sessions(&late)?;
         if refused > 0 {
-            log::warn!("{refused} sessions that were just being opened could not be taken over");
+            log::warn!("{refused} sessions that opened during the migration are lost");
         }
         let is_primary =
             |(_, record): &(&SessionKey4, &SessionRecord4)| record.flags & flags::PRIMARY != 0;
@@ -624,7 +624,7 @@ impl Drop for CarryOver {
         if !self.has_links
             && let Err(error) = self.place.beside().remove_own()
         {
-            log::error!("removing tables that were not needed: {error:#}");
+            log::error!("remove unused tables: {error:#}");
         }
     }
 }

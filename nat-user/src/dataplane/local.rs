@@ -78,10 +78,10 @@ pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> St
         return removed.map_or_else(|error| format!("{error:#}"), |()| "off".to_owned());
     };
     match try_attach(programs, pins, own) {
-        Ok(root) => format!("by the sockets of control group {}", root.display()),
+        Ok(root) => format!("on, for sockets below control group {}", root.display()),
         Err(error) => {
-            let why = format!("none: {error:#}");
-            log::warn!("the host's own access to what it forwards: {why}");
+            let why = format!("off: {error:#}");
+            log::warn!("local access to forwards is {why}");
             // What an earlier natbpf has attached would follow rules that nobody keeps.
             if let Err(error) = detach(pins) {
                 log::warn!("{error:#}");
@@ -94,7 +94,7 @@ pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> St
 fn try_attach(programs: &mut Programs, pins: &Pins, own: &[Addr4]) -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     let root = control_groups(&mounts)
-        .context("no cgroup v2 hierarchy is mounted; mount -t cgroup2 none /sys/fs/cgroup")?;
+        .context("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
     let group = File::open(&root).with_context(|| format!("open {}", root.display()))?;
     programs.set_own_addresses(own)?;
     // All first: what the kernel refuses then changes nothing.

@@ -335,7 +335,7 @@ impl Service {
         };
         match Process::find(&service.files) {
             Some(process) => {
-                log::info!("network {}: {process} goes on", service.network);
+                log::info!("network {}: took over {process}", service.network);
                 service.condition = Condition::running(process);
             }
             None => service.start().await,

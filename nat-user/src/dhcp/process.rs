@@ -203,7 +203,7 @@ impl Process {
                 Ok(Some(status)) => Some(status.to_string()),
                 Err(error) => Some(error.to_string()),
             },
-            Self::Found { .. } => (!self.is_running()).then(|| "nobody knows how".to_owned()),
+            Self::Found { .. } => (!self.is_running()).then(|| "unknown status".to_owned()),
         }
     }
 

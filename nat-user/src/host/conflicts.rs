@@ -155,7 +155,7 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
 pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
     let found = async { look(&Netlink::connect()?, config, bpffs).await };
     found.await.unwrap_or_else(|error| {
-        log::debug!("looking for what is in the way: {error:#}");
+        log::debug!("look for conflicts: {error:#}");
         Vec::new()
     })
 }
@@ -174,7 +174,7 @@ fn read_rules() -> (Ruleset, Vec<Finding>) {
     let mut said = |program, outcome: Outcome| match outcome {
         Outcome::Said(text) => Some(text),
         Outcome::Absent => {
-            log::debug!("there is no {program} to show rules");
+            log::debug!("{program} is not installed, so its rules are not read");
             None
         }
         Outcome::Failed(why) => {

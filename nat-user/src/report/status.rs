@@ -149,8 +149,8 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
     } else {
         writeln!(
             output,
-            "natbpf {}: the daemon is not running; the data plane goes on, but idle sessions do \
-             not end",
+            "natbpf {}: the daemon is not running; the data plane keeps translating, but idle \
+             sessions do not end",
             state.version
         )?;
     }
@@ -162,7 +162,7 @@ fn show_human(output: &mut dyn Write, status: &StatusView) -> io::Result<()> {
     )?;
     show_interfaces(output, state)?;
     if !state.local.is_empty() {
-        writeln!(output, "the host's own access to forwards: {}", state.local)?;
+        writeln!(output, "local access to forwards: {}", state.local)?;
     }
     let mut tables = table(&["table", "entries", "room for"], 1..3);
     let sessions = std::iter::once(("sessions", status.sessions));
@@ -243,15 +243,15 @@ const HELD: [(Held, &str); 6] = [
     ),
     (
         Held::Nobody,
-        "external addresses that no interface holds, which must be routed here by",
+        "external addresses that no interface holds and that must be routed here by",
     ),
     (
         Held::Asked,
-        "external addresses, not answered for yet: ARP asks whether another host has them, on",
+        "external addresses not answered yet, being probed by ARP on",
     ),
     (
         Held::Elsewhere,
-        "external addresses, not answered for: another host has them on",
+        "external addresses not answered, because another host has them, on",
     ),
     (
         Held::Unclaimed,
@@ -366,7 +366,7 @@ interface  role         hooks                  attached by  addresses
 vmbr0      uplink wan   tc-ingress, tc-egress  tcx          19.19.8.10
 vmbr1      network lan  none                   tcx          none
 fast path of vmbr0: tc (mode = \"tc\")
-the host's own access to forwards: off
+local access to forwards: off
 
 table     entries  room for
 sessions       12    262144
@@ -475,7 +475,7 @@ vmbr1      network lan  none                   tcx          none
     #[test]
     fn without_the_daemon_it_says_what_goes_on() {
         let text = shown(false, Format::Human);
-        assert!(text.starts_with("natbpf 0.1.0: the daemon is not running; the data plane goes"));
+        assert!(text.starts_with("natbpf 0.1.0: the daemon is not running; the data plane keeps"));
         let status: Value = serde_json::from_str(&shown(false, Format::Json)).unwrap();
         assert_eq!(
             (&status["running"], &status["pid"]),

@@ -110,7 +110,7 @@ fn m5_the_host_reaches_a_guest_by_tcp() -> Result<()> {
     is_refused(&net.host, at(Ipv4Addr::new(127, 0, 0, 2), 10080))?;
     let access = natbpf.status()?["local"].to_string();
     ensure!(
-        access.starts_with("\"by the sockets of control group /"),
+        access.starts_with("\"on, for sockets below control group /"),
         "{access}"
     );
     Ok(())

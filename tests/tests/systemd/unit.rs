@@ -36,7 +36,7 @@ fn start_returns_when_packets_are_translated_and_stop_goes_on_translating() -> R
     machine.systemctl("stop")?;
     let state = machine.state()?;
     ensure!(state == "inactive (dead)", "{state}");
-    machine.has_logged("stopped; the data plane goes on")?;
+    machine.has_logged("daemon stopped; the data plane keeps translating")?;
     flows.go_on("after stop")?;
     ensure!(is_resolved(&net)?, "no names after stop");
     thread::sleep(Duration::from_secs(3));

@@ -13,7 +13,7 @@ impl Instance {
                 let interfaces = interfaces.collect();
                 self.services.follow(&self.config, &interfaces).await;
             }
-            Err(error) => log::error!("look for interfaces to serve: {error:#}"),
+            Err(error) => log::error!("find interfaces for DHCP and DNS: {error:#}"),
         }
     }
 
@@ -23,7 +23,7 @@ impl Instance {
         if self.services.have_leases_changed(&self.config)
             && let Err(error) = self.follow_leases().await
         {
-            log::error!("following a change of leases: {error:#}");
+            log::error!("follow a change of leases: {error:#}");
             self.services.look_at_leases_again();
         }
     }

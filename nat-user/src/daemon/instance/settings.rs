@@ -155,7 +155,7 @@ impl Instance {
             .iter()
             .filter(|one| !warnings.contains(one))
         {
-            log::info!("no longer so: {former}");
+            log::info!("resolved: {former}");
         }
         self.state
             .warnings

@@ -475,7 +475,7 @@ fn check_and_the_log_tell_of_it_and_check_fails_for_nothing_of_others() -> Resul
         follow(&net.host, &found)?;
     }
     natbpf.reload(&net.config())?;
-    ensure!(told("no longer so: iptables-nft table filter")? == 1, "end");
+    ensure!(told("resolved: iptables-nft table filter")? == 1, "end");
     Ok(())
 }
 
