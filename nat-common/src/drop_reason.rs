@@ -92,18 +92,6 @@ drop_reasons! {
 /// How many reasons there are.
 pub const DROP_REASONS: u32 = DropReason::ALL.len() as u32;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drop_reasons_stand_at_their_numbers() {
-        for (index, reason) in DropReason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
-        }
-    }
-}
-
 impl DropReason {
     /// Whether the packet was fine, and there was just no room for its session.
     #[inline(always)]
@@ -118,5 +106,17 @@ impl DropReason {
                 | Self::GuestSessions
                 | Self::GuestPorts
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_reasons_stand_at_their_numbers() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
     }
 }

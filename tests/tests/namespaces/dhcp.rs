@@ -12,6 +12,7 @@ use lab::{Background, Host, Lab, Natbpf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::craft::Ip;
 use tests::following::soon;
 use tests::{at, exchange, hears};
 
@@ -268,6 +269,32 @@ fn guests_that_keep_to_their_addresses_get_them_by_dhcp() -> Result<()> {
     let page = page(&net)?;
     ensure!(page.starts_with("vm1 sees 198.51.100.2:"), "{page}");
     Ok(())
+}
+
+/// By made-up Ethernet addresses, or as a server of its own, which would be the gateway of others.
+#[test]
+fn one_guest_takes_no_leases_of_others_and_serves_nobody() -> Result<()> {
+    let net = network()?;
+    let config = config(&net, "").replace("/24\"\n", "/24\"\nanti_spoof = true\n");
+    let natbpf = net.natbpf(&config)?;
+    let client = net.vm2.udp("0.0.0.0:68")?;
+    let answer = Ip::new(Proxmox::VM1, Ipv4Addr::BROADCAST).udp(67, 68, &[0; 240])?;
+    let frame = [&[0xff; 6][..], &[6, 0, 0, 0, 0, 1], &[8, 0], &answer].concat();
+    net.vm1.inject("eth0", &frame)?;
+    ensure!(hears(&client)?.is_none(), "a guest serves DHCP");
+    drop(client);
+    for number in 0..100 {
+        let source = [6, 0, 0, 0, 0, number];
+        let frame = [&[0xff; 6][..], &source, &[0x88, 0xb5], &[0; 46]].concat();
+        net.vm1.inject("eth0", &frame)?;
+    }
+    let learned = net.host.check(["bridge", "fdb", "show", "dev", "tap1"])?;
+    let forged = learned.lines().filter(|line| line.starts_with("06:00:00"));
+    let forged = forged.count();
+    ensure!((20..=32).contains(&forged), "{forged}: {learned}");
+    let spoofed = natbpf.stats()?["drops"]["spoofed"].as_u64();
+    ensure!(spoofed >= Some(69), "{spoofed:?} counted as spoofed");
+    lease(&net, &net.vm2, "another").map(drop)
 }
 
 #[test]
