@@ -7,7 +7,7 @@
 //! | [`outbound`] | uplink, egress | source translation after the kernel's routing |
 //! | [`to_guest`] | network, egress | source of hairpinned packets |
 //! | [`from_port`] | bridge port, ingress | established sessions, by the fast path |
-//! | [`early`] | uplink, XDP | established sessions, by the fast path |
+//! | [`fn@early`] | uplink, XDP | established sessions, by the fast path |
 
 mod chains;
 mod direct;
