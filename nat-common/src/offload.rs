@@ -23,14 +23,18 @@ const TCP_LENGTH: usize = 12;
 /// Length of a UDP header in bytes.
 const UDP_HEADER: usize = 8;
 
-/// Words of 16 bits that are read of the kernel's own record of a packet (`struct sk_buff`).
-pub const WINDOW: usize = 32;
+/// The call by which a program gets at the kernel's own record of a packet (`struct sk_buff`): no helper
+/// has this number. The loader puts in its place what this kernel has for it.
+pub const RECORD_CALL: i32 = 0x6e61_7462;
+
+/// Bytes that are copied of the record where a program cannot read in it.
+pub const WINDOW: usize = 64;
 /// How many places of fields there are.
 pub const FIELDS: usize = 10;
 
-/// Places of fields: the word of the window that holds one, and the lowest bit of those that are no word.
+/// Places of fields: the byte at which one starts, and the lowest bit of those that are no word of 16 bits.
 pub mod field {
-    /// Where the window starts in the record, in bytes; 0 if the places are not known.
+    /// Where the window starts in the record; the other places count from there. 0 if they are not known.
     pub const WINDOW: usize = 0;
     /// `ip_summed`.
     pub const SUMMED: usize = 1;
@@ -52,16 +56,38 @@ pub mod field {
     pub const INNER_TRANSPORT: usize = 9;
 }
 
+/// Reads fields of a record by where they stand in its window.
+pub trait Record {
+    /// The byte there.
+    fn byte(&self, place: usize) -> u8;
+    /// The word of 16 bits there.
+    fn word(&self, place: usize) -> u16;
+}
+
+/// A copy of the window, in words.
+impl Record for [u16; WINDOW / 2] {
+    #[inline(always)]
+    fn byte(&self, place: usize) -> u8 {
+        let is_high = (place % 2 == 1) == cfg!(target_endian = "little");
+        (self.word(place) >> (u32::from(is_high) * u8::BITS)) as u8
+    }
+
+    #[inline(always)]
+    fn word(&self, place: usize) -> u16 {
+        self[place / 2 % (WINDOW / 2)]
+    }
+}
+
 /// Values of `ip_summed` (`linux/skbuff.h`).
-const CHECKSUM_COMPLETE: u16 = 2;
-const CHECKSUM_PARTIAL: u16 = 3;
+const CHECKSUM_COMPLETE: u8 = 2;
+const CHECKSUM_PARTIAL: u8 = 3;
 
 impl Offload {
-    /// Reads the window of a record, given the places of its fields.
+    /// Reads a record, given the places of its fields.
     #[inline(always)]
-    pub fn read(record: &[u16; WINDOW], place: impl Fn(usize) -> usize) -> Self {
-        let word = |field| record[place(field) % WINDOW];
-        let bits = |field, bit| word(field) >> (place(bit) & 15);
+    pub fn read<R: Record>(record: &R, place: impl Fn(usize) -> usize) -> Self {
+        let word = |field| record.word(place(field));
+        let bits = |field, bit| record.byte(place(field)) >> (place(bit) & 7);
         let network = word(field::NETWORK);
         let behind = |at: u16, shift: u32| u64::from(at.wrapping_sub(network)) << shift;
         let filled_in = word(field::CSUM_START).wrapping_add(word(field::CSUM_OFFSET));

@@ -6,15 +6,57 @@
 use aya_ebpf::{
     bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel, macros::map, maps::PerCpuArray,
 };
-use nat_common::offload::{FIELDS, Offload, WINDOW, field};
+use nat_common::offload::{FIELDS, Offload, RECORD_CALL, Record, WINDOW, field};
 
 /// Where the fields stand; see [`field`]. All 0 where that is not known.
 #[unsafe(no_mangle)]
 static SKB_FIELDS: [u16; FIELDS] = [0; FIELDS];
 
-/// The part of the record that is read.
+/// A copy of the record's window, where a program cannot read in the record.
 #[map]
-static RECORD: PerCpuArray<[u16; WINDOW]> = PerCpuArray::with_max_entries(1, 0);
+static RECORD: PerCpuArray<[u16; WINDOW / 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The window in the record itself.
+struct InPlace(*const u8);
+
+impl Record for InPlace {
+    #[inline(always)]
+    fn byte(&self, place: usize) -> u8 {
+        // SAFETY: the loader has seen to it that a field stands there, and the verifier sees to it again.
+        unsafe { self.0.add(place).read() }
+    }
+
+    #[inline(always)]
+    fn word(&self, place: usize) -> u16 {
+        // SAFETY: as above.
+        unsafe { self.0.add(place).cast::<u16>().read() }
+    }
+}
+
+/// The kernel's record of a packet, to read in it; null on a kernel that lets no program do that (before
+/// Linux 6.2).
+#[inline(always)]
+fn record(skb: *mut __sk_buff) -> *const u8 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: whatever the loader puts there changes nothing but these registers.
+    unsafe {
+        let record;
+        core::arch::asm!(
+            "call {call}",
+            call = const RECORD_CALL,
+            inlateout("r1") skb => _,
+            lateout("r0") record,
+            lateout("r2") _, lateout("r3") _, lateout("r4") _, lateout("r5") _,
+            options(nostack, nomem, pure),
+        );
+        record
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = (skb, RECORD_CALL);
+        core::ptr::null()
+    }
+}
 
 #[inline(always)]
 fn place_of(field: usize) -> usize {
@@ -41,6 +83,17 @@ pub(crate) fn here(skb: *mut __sk_buff) -> Offload {
     if start == 0 {
         return Offload::UNKNOWN;
     }
+    let record = record(skb);
+    if !record.is_null() {
+        // SAFETY: the window lies within the record.
+        return Offload::read(&InPlace(unsafe { record.add(start) }), place_of);
+    }
+    copied(skb, start)
+}
+
+/// The same from a copy, which costs calls.
+#[inline(always)]
+fn copied(skb: *mut __sk_buff, start: usize) -> Offload {
     let Some(record) = RECORD.get_ptr_mut(0) else {
         return Offload::UNKNOWN;
     };
@@ -48,11 +101,7 @@ pub(crate) fn here(skb: *mut __sk_buff) -> Offload {
     // program's context is the kernel's record of the packet itself.
     let result = unsafe {
         let from = skb.cast::<u8>().add(start);
-        bpf_probe_read_kernel(
-            record.cast(),
-            size_of::<[u16; WINDOW]>() as u32,
-            from.cast(),
-        )
+        bpf_probe_read_kernel(record.cast(), WINDOW as u32, from.cast())
     };
     if result != 0 {
         return Offload::UNKNOWN;

@@ -47,6 +47,9 @@ pub(crate) struct BenchArgs {
     /// Measure only these
     #[arg(long, value_delimiter = ',')]
     only: Vec<Stage>,
+    /// Measure this program, for instance one of another revision [default: this revision's]
+    #[arg(long, value_name = "PROGRAM")]
+    natbpf: Option<PathBuf>,
     /// Where the figures go [default: bench.json in the target directory]
     #[arg(long)]
     json: Option<PathBuf>,
@@ -140,7 +143,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         "the picture (--svg) is of inbound and outbound small packets: add them to --only"
     );
     setup::ensure(Needs::Bench)?;
-    let binary = build::natbpf(true)?;
+    let binary = match &args.natbpf {
+        Some(program) => program
+            .canonicalize()
+            .with_context(|| format!("find {}", program.display()))?,
+        None => build::natbpf(true)?,
+    };
     let mut lanes = Lanes::new(Programs::load()?, binary);
     let extent = Extent::of(args);
     let mut tables = Vec::new();

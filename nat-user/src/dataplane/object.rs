@@ -8,7 +8,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Pins, layout, local, record, undisturbed::undisturbed};
+use super::{Pins, layout, local, record::SkBuff, undisturbed::undisturbed};
 use crate::clock;
 
 /// The compiled programs.
@@ -77,13 +77,14 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
     let has_xfrm = u32::from(Path::new(XFRM_SYSCTL).exists());
-    let skb_fields = record::skb_fields();
+    let sk_buff = SkBuff::of_kernel();
+    let object = sk_buff.give(OBJECT);
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
-        .override_global("SKB_FIELDS", &skb_fields, true)
+        .override_global("SKB_FIELDS", &sk_buff.fields, true)
         .override_global("NETNS_COOKIE", &netns_cookie, true)
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .override_global("HOST_SESSIONS", &host_sessions, true)
@@ -93,7 +94,7 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
             loader.map_max_entries(table, max_entries);
         }
     }
-    undisturbed(|| loader.load(OBJECT)).context("load the BPF object")
+    undisturbed(|| loader.load(bytemuck::cast_slice(&object))).context("load the BPF object")
 }
 
 /// A program by its name, loaded into the kernel when it is first asked for.

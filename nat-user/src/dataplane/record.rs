@@ -1,12 +1,12 @@
 //! Where the fields stand of the kernel's own record of a packet (`struct sk_buff`).
 //!
 //! The kernel describes its types in BTF ("BPF Type Format", `Documentation/bpf/btf.rst`). Of that
-//! no more is read here than the members of one structure.
+//! no more is read here than the members of one structure and the number of one function.
 
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result, ensure};
-use nat_common::offload::{FIELDS, WINDOW, field};
+use nat_common::offload::{FIELDS, RECORD_CALL, WINDOW, field};
 
 /// The kernel's description of its types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -21,6 +21,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const FUNC: u32 = 12;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -28,20 +29,64 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Where the fields stand; all 0 if the kernel does not say it, or lets no program read there. Programs
-/// then know of a packet what all programs know.
-pub(super) fn skb_fields() -> [u16; FIELDS] {
-    let lockdown = fs::read_to_string(LOCKDOWN).unwrap_or_default();
-    let fields = check_lockdown(&lockdown)
-        .and_then(|()| fs::read(BTF).with_context(|| format!("read {BTF}")))
-        .and_then(|bytes| places(&members(&bytes, "sk_buff")?));
-    fields.unwrap_or_else(|error| {
-        log::warn!(
-            "programs cannot see what is put off of a packet: false virtio headers of guests are not \
-             dropped, and a tunnel's own UDP checksum may be wrong: {error:#}"
-        );
-        [0; FIELDS]
-    })
+/// The function of the kernel's that makes a program's context the record that it stands for, since Linux
+/// 6.2 (`kernel/bpf/helpers.c`). The verifier puts a move of registers in place of its call
+/// (`fixup_kfunc_call` in `kernel/bpf/verifier.c`).
+const CAST: &str = "bpf_cast_to_kern_ctx";
+
+/// What programs need in order to read the kernel's record of a packet.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SkBuff {
+    /// Where the fields stand; all 0 if the kernel does not say it, or lets no program read there. Programs
+    /// then know of a packet what all programs know.
+    pub(super) fields: [u16; FIELDS],
+    /// The number of [`CAST`] among the kernel's types, where it has it: else programs copy the record.
+    cast: Option<u32>,
+}
+
+impl SkBuff {
+    /// That of the running kernel.
+    pub(super) fn of_kernel() -> Self {
+        let lockdown = fs::read_to_string(LOCKDOWN).unwrap_or_default();
+        check_lockdown(&lockdown)
+            .and_then(|()| fs::read(BTF).with_context(|| format!("read {BTF}")))
+            .and_then(|bytes| Self::read(&bytes))
+            .unwrap_or_else(|error| {
+                log::warn!(
+                    "programs cannot see what is put off of a packet: false virtio headers of guests are \
+                     not dropped, and a tunnel's own UDP checksum may be wrong: {error:#}"
+                );
+                Self::default()
+            })
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let types = Types::read(bytes)?;
+        Ok(Self {
+            fields: places(&types.members("sk_buff")?)?,
+            cast: types.number(kind::FUNC, CAST),
+        })
+    }
+
+    /// An object in which programs get at the record as this kernel has it. (In words: aligned.)
+    pub(super) fn give(&self, object: &[u8]) -> Vec<u64> {
+        let (call, mov): (u64, u64) = (0x85, 0xb7);
+        let wanted = call | u64::from(RECORD_CALL.cast_unsigned()) << u32::BITS;
+        let given = match self.cast {
+            // BPF_PSEUDO_KFUNC_CALL (linux/bpf.h) in place of a source register.
+            Some(number) => call | 2 << 12 | u64::from(number) << u32::BITS,
+            // r0 = 0
+            None => mov,
+        };
+        let mut words = vec![0; object.len().div_ceil(size_of::<u64>())];
+        bytemuck::cast_slice_mut(&mut words)[..object.len()].copy_from_slice(object);
+        for word in &mut words {
+            if *word == wanted.to_le() {
+                *word = given.to_le();
+            }
+        }
+        words
+    }
 }
 
 /// Refuses a kernel that lets no program read its memory. (The verifier would refuse the programs.)
@@ -68,29 +113,33 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
         bit("inner_network_header")?,
         bit("inner_transport_header")?,
     ];
-    // In words of 16 bits.
     let all = bits.iter().map(|(bit, _)| bit).chain(&words);
-    let all = all.map(|bit| bit / u16::BITS);
-    let first = all.clone().min().unwrap_or_default();
+    let all = all.map(|bit| bit / u8::BITS);
+    // The window starts with a word.
+    let first = all.clone().min().unwrap_or_default() & !1;
     let last = all.max().unwrap_or_default();
     ensure!(
-        first != 0 && ((last - first) as usize) < WINDOW,
-        "the fields of struct sk_buff stand too far apart: from word {first} to {last}"
+        first != 0 && ((last - first) as usize) < WINDOW - 1,
+        "the fields of struct sk_buff stand too far apart: from byte {first} to {last}"
     );
     let mut places = [0; FIELDS];
     let mut set = |field: usize, value: u32| -> Result<()> {
         places[field] = value.try_into().context("place of a field")?;
         Ok(())
     };
-    set(field::WINDOW, first * 2)?;
+    set(field::WINDOW, first)?;
     for (index, (bit, width)) in bits.into_iter().enumerate() {
-        // Bits count from a word's lowest one where the lowest byte comes first, else from its highest.
-        let within = bit % u16::BITS;
+        let within = bit % u8::BITS;
+        ensure!(
+            within + width <= u8::BITS,
+            "a field of struct sk_buff goes on in the next byte, from bit {bit}"
+        );
+        // Bits count from a byte's lowest one where the lowest byte comes first, else from its highest.
         let lowest = match cfg!(target_endian = "little") {
             true => within,
-            false => u16::BITS.saturating_sub(within + width),
+            false => u8::BITS - (within + width),
         };
-        set(field::SUMMED + 2 * index, bit / u16::BITS - first)?;
+        set(field::SUMMED + 2 * index, bit / u8::BITS - first)?;
         set(field::SUMMED_BIT + 2 * index, lowest)?;
     }
     for (index, bit) in words.into_iter().enumerate() {
@@ -98,7 +147,7 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
             bit % u16::BITS == 0,
             "a field of struct sk_buff stands at bit {bit}"
         );
-        set(field::CSUM_START + index, bit / u16::BITS - first)?;
+        set(field::CSUM_START + index, bit / u8::BITS - first)?;
     }
     Ok(places)
 }
@@ -175,6 +224,22 @@ impl<'a> Types<'a> {
             .unwrap_or_default()
     }
 
+    /// The number of a type of this kind and name.
+    fn number(&self, kind: u32, name: &str) -> Option<u32> {
+        let is_it = |one: &Type| one.kind() == kind && self.name(one.name) == name.as_bytes();
+        let index = self.types.iter().position(is_it)?;
+        u32::try_from(index + 1).ok()
+    }
+
+    /// The members of a structure, each with the bit at which it stands.
+    fn members(&self, name: &str) -> Result<BTreeMap<String, u32>> {
+        let number = self.number(kind::STRUCT, name);
+        let number = number.with_context(|| format!("the kernel describes no struct {name}"))?;
+        let mut found = BTreeMap::new();
+        self.collect(self.types[number as usize - 1], 0, &mut found)?;
+        Ok(found)
+    }
+
     /// Adds the members of a structure that stands at this bit to `found`, with those of structures
     /// in it that have no name.
     fn collect(&self, one: Type, bit: u32, found: &mut BTreeMap<String, u32>) -> Result<()> {
@@ -210,17 +275,6 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
         .context("BTF ends early")
 }
 
-/// The members of a structure, each with the bit at which it stands.
-fn members(bytes: &[u8], name: &str) -> Result<BTreeMap<String, u32>> {
-    let types = Types::read(bytes)?;
-    let is_it = |one: &&Type| one.kind() == kind::STRUCT && types.name(one.name) == name.as_bytes();
-    let one = types.types.iter().find(is_it);
-    let one = one.with_context(|| format!("the kernel describes no struct {name}"))?;
-    let mut found = BTreeMap::new();
-    types.collect(*one, 0, &mut found)?;
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,11 +282,11 @@ mod tests {
     #[test]
     fn fields_of_this_kernels_packets_are_found() {
         let bytes = fs::read(BTF).unwrap();
-        let members = members(&bytes, "sk_buff").unwrap();
+        let members = Types::read(&bytes).unwrap().members("sk_buff").unwrap();
         let places = places(&members).unwrap();
         let start = u32::from(places[field::WINDOW]);
         let csum = members["csum_start"] / 8;
-        assert_eq!(u32::from(places[field::CSUM_START]) * 2 + start, csum);
+        assert_eq!(u32::from(places[field::CSUM_START]) + start, csum);
         assert_eq!(members["csum_offset"] / 8, csum + 2);
         assert!(
             places
@@ -240,6 +294,24 @@ mod tests {
                 .skip(1)
                 .all(|place| usize::from(*place) < WINDOW)
         );
+    }
+
+    /// Its number stands in each place of an object where programs ask for it, and nothing else changes.
+    #[test]
+    fn programs_get_at_the_record_by_what_the_kernel_has_for_it() {
+        let wanted = [&[0x85, 0, 0, 0][..], &RECORD_CALL.to_le_bytes()].concat();
+        let object = [&[1; 8], &wanted[..], &[0x85, 0, 0, 0, 1, 0, 0, 0], &wanted].concat();
+        let given = |cast| {
+            let fields = [0; FIELDS];
+            let words = SkBuff { fields, cast }.give(&object);
+            bytemuck::cast_slice::<u64, u8>(&words).to_vec()
+        };
+        let call = [0x85, 0x20, 0, 0, 0x39, 0x30, 0, 0];
+        let zero = [0xb7, 0, 0, 0, 0, 0, 0, 0];
+        for (cast, one) in [(Some(12345), call), (None, zero)] {
+            let expected = [&[1; 8], &one[..], &[0x85, 0, 0, 0, 1, 0, 0, 0], &one].concat();
+            assert_eq!(given(cast), expected, "{cast:?}");
+        }
     }
 
     #[test]
@@ -257,7 +329,7 @@ mod tests {
     #[test]
     fn what_is_no_description_of_types_is_refused() {
         for bytes in [&b""[..], b"\0\0\0\0", &[0x9f, 0xeb, 1, 0]] {
-            assert!(members(bytes, "sk_buff").is_err());
+            assert!(SkBuff::read(bytes).is_err());
         }
         let far = [("ip_summed", 8), ("encapsulation", 9), ("csum_start", 16)];
         let far = far.into_iter().chain([
