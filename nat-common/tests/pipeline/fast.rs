@@ -333,6 +333,20 @@ fn the_kernel_sees_connections_begin_and_end() {
     assert_untouched(&world, PORT, &last, "closed");
 }
 
+/// A guest that has said that it is done still acknowledges what it receives. If it sends data again, its
+/// connection goes on, which the kernel is to see.
+#[test]
+fn after_its_own_end_acknowledgements_are_sent_on_and_data_is_not() {
+    let world = world();
+    establish(&world, TCP);
+    world
+        .guest_sends(&to(ROUTER_MAC, &tcp(CLIENT, REMOTE, FIN | ACK)))
+        .uplink();
+    let segment = |data: &[u8]| to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(data));
+    assert_untouched(&world, PORT, &segment(b"data"), "data after the end");
+    assert_eq!(run(&world, PORT, &segment(b""), 1).0, Decision::Forwarded);
+}
+
 #[test]
 fn a_connection_that_goes_on_after_a_reset_is_shown_to_the_kernel() {
     for resets in [UPLINK, PORT] {

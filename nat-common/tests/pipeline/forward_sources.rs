@@ -1,6 +1,7 @@
 //! What a forward's target sends from a forwarded port: M6.
 
 use nat_common::{
+    address::Addr4,
     drop_reason::DropReason,
     tables::snats::mapping,
     wire::protocol::{ICMP, TCP, UDP},
@@ -54,6 +55,20 @@ fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
             world.end_all();
             assert_eq!(world.entries(), [0; 4]);
         }
+    }
+}
+
+/// Where the same port of the address that other traffic leaves by leads to another guest, the target leaves
+/// by the address of its own forward.
+#[test]
+fn m6_a_target_does_not_leave_from_what_leads_to_another_guest() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.snat(|snat| (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[0])));
+        world.one_to_one(POOL[0], C2);
+        world.forward(protocol, 80..=80, At(C1, 80));
+        let seen = source(&world, protocol, At(C1, 80), REMOTE);
+        assert_eq!(seen, At(PUBLIC, 80));
     }
 }
 

@@ -409,6 +409,26 @@ fn errors_pass_that_are_about_what_was_accepted() {
     }
 }
 
+/// A router on the way to a guest that is not translated is shown, unless a rule hides it.
+#[test]
+fn errors_about_what_is_not_translated_come_from_who_sends_them_if_nothing_hides_it() {
+    for is_hidden in [false, true] {
+        let mut world = world();
+        world.without_snat(C1);
+        if !is_hidden {
+            world.without_snat(C2);
+        }
+        world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 53)]);
+        world
+            .guest_sends(&udp(At(C1, 4000), At(S1A, 53)).bytes())
+            .uplink();
+        let reply = udp(At(S1A, 53), At(C1, 4000)).bytes();
+        let said = error(C2, &reply, 11, 28).bytes();
+        let seen = world.guest_sends(&said).uplink();
+        assert_eq!(ends(&seen).0.0, if is_hidden { C1 } else { C2 });
+    }
+}
+
 #[test]
 fn fragments_follow_their_first_one_in_any_order() {
     let mut world = world();
