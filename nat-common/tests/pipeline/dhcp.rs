@@ -4,7 +4,7 @@ use nat_common::{drop_reason::DropReason, session::lease, wire::protocol::UDP};
 
 use super::{
     packets::{At, ends, udp},
-    world::{C1, ELSEWHERE, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
+    world::{C1, C2, ELSEWHERE, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
 };
 
 const SERVER: At = At(S1A, 67);
@@ -132,4 +132,15 @@ fn s8_a_relay_among_the_guests_reaches_its_server() {
     let out = world.guest_sends(&udp(relay, SERVER).bytes()).uplink();
     let back = world.outside_sends(&udp(SERVER, ends(&out).0).bytes());
     assert_eq!(ends(&back.guest()), (SERVER, relay));
+}
+
+/// A client among the guests keeps its port towards a server among them: the answer is not the host's.
+#[test]
+fn s8_a_client_among_the_guests_reaches_a_forwarded_server_from_its_port() {
+    let mut world = World::new();
+    world.snat(|snat| snat.first_port = 1);
+    world.forward(UDP, 67..=67, At(C2, 67));
+    let asked = udp(At(C1, 68), At(PUBLIC, 67)).bytes();
+    let seen = world.guest_sends(&asked).guest();
+    assert_eq!(ends(&seen), (At(PUBLIC, 68), At(C2, 67)));
 }

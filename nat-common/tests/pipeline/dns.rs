@@ -126,6 +126,16 @@ fn a_question_whose_mapping_is_anothers_towards_its_server_has_another_port() {
     world.check();
 }
 
+/// As long as there are others.
+#[test]
+fn a_question_leaves_anothers_port_alone() {
+    let world = World::new();
+    world
+        .guest_sends(&udp(At(C2, GUEST.1), At(S2, 4000)).bytes())
+        .uplink();
+    assert_ne!(ask(&world, GUEST, SERVER), EXTERNAL);
+}
+
 /// Ports of others are used as well once there are hardly any left.
 #[test]
 fn a_question_finds_a_port_where_all_are_others() {

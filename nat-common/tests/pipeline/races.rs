@@ -3,7 +3,7 @@
 use nat_common::{
     address::{Addr4, Endpoint, Port},
     drop_reason::DropReason,
-    session::ending,
+    session::{ending, tracking},
     tables::{
         policies::side,
         ports::{PortKey, Ports as _},
@@ -95,9 +95,17 @@ fn assert_one_session(world: impl Fn() -> World, operation: Operation<'_>, entri
         let [first, second] = fates.map(|fate| left(fate.unwrap()));
         assert_eq!(first, second, "one flow has left in two ways");
         assert_eq!(world.entries()[0], entries);
+        assert!(!is_answered(world), "neither packet answers the other");
         let opened: u64 = (1..20).map(|rule| world.counters(rule).opened).sum();
         assert_eq!(opened, 1, "one session was counted twice");
     });
+}
+
+/// Whether any session has been answered.
+fn is_answered(world: &World) -> bool {
+    let sessions = world.tables.sessions.entries();
+    let mut states = sessions.iter().map(|(_, session)| session.state.load());
+    states.any(|state| state & tracking::REPLIED != 0)
 }
 
 #[test]
@@ -277,6 +285,7 @@ fn packets_from_both_ends_open_one_session() {
         let [out, back] = fates.map(|fate| left(fate.unwrap()));
         assert_eq!((out, back), ((PUBLIC_END, REMOTE), (REMOTE, GUEST)));
         assert_eq!(world.entries()[0], 4);
+        assert!(is_answered(world), "the later one answers the other");
     });
 }
 
