@@ -47,7 +47,7 @@ fn record(skb: *mut __sk_buff) -> *const u8 {
             inlateout("r1") skb => _,
             lateout("r0") record,
             lateout("r2") _, lateout("r3") _, lateout("r4") _, lateout("r5") _,
-            options(nostack, nomem, pure),
+            options(nostack, readonly, pure),
         );
         record
     }

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use nat_common::{
-    address::{Addr4, Address},
+    address::Address,
     offload::{Offload, Sum},
     packet::{ChecksumKind, Frames, Packet},
     tables::{
