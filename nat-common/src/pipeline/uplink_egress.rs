@@ -1,7 +1,5 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
-use core::ptr;
-
 use crate::{
     address::{Address, Endpoint, Port},
     drop_reason::DropReason,
@@ -82,7 +80,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
         && let Some((session, home)) = find_of_guest(tables, parsed, network)
-        && !(is_one_of_several && ends_by_moving(tables, parsed, session, home, uplink))
+        && !(is_one_of_several && ends_by_moving(tables, parsed, home, uplink))
     {
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);
@@ -116,20 +114,17 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
 /// Ends the session of a packet that a guest has opened and that now leaves by another uplink than the
 /// one whose address it has, if that uplink has a rule for it: from there answers would not come
 /// back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
-/// `net/netfilter/nf_nat_core.c`). Also whether another packet has ended it since it was found.
+/// `net/netfilter/nf_nat_core.c`).
 #[inline(never)]
 fn ends_by_moving<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
-    found: &Session<A>,
     network: u16,
     uplink: u16,
 ) -> bool {
     let key = parsed.key(View::Inside, network);
-    let session = match tables.session(&key) {
-        Some(session) if ptr::eq(session, found) => session,
-        // Another packet has just ended the one that was found.
-        _ => return true,
+    let Some(session) = tables.session(&key) else {
+        return false;
     };
     // Who was asked at an address answers from there, by whatever way.
     if network == 0 || !session.has(flags::PRIMARY) || !session.has(flags::FROM_INITIATOR) {
@@ -431,11 +426,15 @@ fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
     origin: Origin,
 ) -> Opened {
     let source = work.parsed.header.source;
+    let first_port = match work.parsed.transport {
+        Transport::IcmpQuery { .. } => 1,
+        _ => FIRST_HOST_PORT,
+    };
     let snat = Snat {
         first: source,
         last: source,
         rule: NO_RULE,
-        first_port: FIRST_HOST_PORT,
+        first_port,
         last_port: u16::MAX,
         mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
         filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
@@ -445,7 +444,7 @@ fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, &snat)
 }
 
-/// The first port, or identifier of a query, that a flow of the host's may be moved to.
+/// The first port that a connection of the host's may be moved to.
 const FIRST_HOST_PORT: u16 = 1024;
 
 #[inline(always)]
