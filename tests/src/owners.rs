@@ -24,8 +24,13 @@ done
 mount -t tmpfs tmpfs /run
 mount -t sysfs sysfs /sys
 rm -rf /etc/libvirt /etc/network /var/lib/libvirt
-tar -C "$packages" --exclude=./usr/share -c . |
+# By names: an archive of `.` would give `/`, which is no overlay, the folder's mode.
+mode=$(stat -c %a /)
+cd "$packages"
+tar --anchored --exclude=usr/share -c * |
     tar -C / -x --keep-directory-symlink --no-overwrite-dir
+cd /
+[ "$(stat -c %a /)" = "$mode" ]
 find /usr/lib/*/libvirt/connection-driver -type f ! -name '*_network.so' -delete
 mkdir -p /run/network
 echo ready
