@@ -99,6 +99,24 @@ impl Case<'_> {
             && self.natbpf == expected
     }
 
+    /// Whether it probes the port of a question to a DNS server, which natbpf has moved because the host
+    /// sends from the guest's own one. netfilter leaves it there, and the host's socket takes the probe.
+    /// At natbpf's port others find the host, which has no socket there.
+    fn is_to_port_beside_hosts(&self) -> bool {
+        let flow = self.flow();
+        let is_hosts = |other: &Flow| {
+            other.kind == Kind::Own
+                && other.protocol == UDP
+                && other.client.1 == flow.shown(NFTABLES).1
+        };
+        self.is(&[Cause::Probe])
+            && flow.protocol == UDP
+            && flow.server.1 == 53
+            && flow.shown(NATBPF).1 != flow.shown(NFTABLES).1
+            && (self.nftables, self.natbpf) == (Came::Nothing, Came::Answered)
+            && self.pair.model.flows.iter().any(is_hosts)
+    }
+
     /// Whether it probes a forward's port, under which natbpf shows the forward's target, and netfilter does not.
     fn is_to_own_port(&self) -> bool {
         let flow = self.flow();
@@ -260,9 +278,13 @@ pub(crate) const DECISIONS: &[Decision] = &[
         name: "PortsOfForwardsAreNotLent",
         why: "natbpf gives no guest a port that is forwarded; netfilter keeps a guest's own port \
               even then, and what others send there reaches the forward's guest. The forward's own \
-              target has that port towards all remotes.",
+              target has that port towards all remotes. Nor does a guest get a port from which the \
+              host sends.",
         explains: |case| {
-            case.is_to_lent_port() || case.is_to_own_port() || case.is_from_remote_of_lent_port()
+            case.is_to_lent_port()
+                || case.is_to_own_port()
+                || case.is_from_remote_of_lent_port()
+                || case.is_to_port_beside_hosts()
         },
     },
     Decision {
