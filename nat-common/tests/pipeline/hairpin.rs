@@ -2,7 +2,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    tables::snats::mapping,
+    tables::{inside::inside_flags, snats::mapping},
     wire::protocol::{ICMP, TCP, UDP},
 };
 
@@ -354,6 +354,26 @@ fn i4_an_error_of_a_guest_about_a_hairpin_reaches_the_sender() {
             assert_error(world.guest_sends(&refused), &answered, PUBLIC);
             world.check();
         }
+    }
+}
+
+/// Where guests are known by their ports, a third guest cannot end what two others have opened with
+/// each other. The one that was sent to can.
+#[test]
+fn i5_an_error_of_another_guest_about_a_hairpin_is_dropped() {
+    for flag in [inside_flags::ON_LINK, inside_flags::HAS_MAC, 0] {
+        let mut world = forwarding();
+        world.known_by(C2, flag, [0; 6]);
+        exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
+        let asked = udp(At(C1, 5000), FORWARDED).bytes();
+        let received = world.guest_sends(&asked).guest();
+        let others = world.guest_sends(&error(C3, &received, 3, 28).bytes());
+        match flag {
+            0 => assert_error(others, &asked, PUBLIC),
+            _ => assert_eq!(others.reason(), DropReason::NoSession),
+        }
+        let own = error(C2, &received, 3, 28).bytes();
+        assert_error(world.guest_sends(&own), &asked, PUBLIC);
     }
 }
 
