@@ -40,14 +40,6 @@ pub mod verifier;
 pub mod wire;
 pub mod work;
 
-/// What [`offload`] still finds here.
-pub(crate) mod parse {
-    pub(crate) use crate::{
-        headers::parsed::{Parsed, Transport},
-        wire::protocol::{TCP, UDP},
-    };
-}
-
 /// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
 /// what has the same one. It changes whenever a key or value in this crate does.
 pub const LAYOUT_VERSION: u32 = 5;

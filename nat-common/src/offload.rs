@@ -7,9 +7,10 @@
 
 use crate::{
     address::Address,
+    headers::parsed::{Parsed, Transport},
     packet::Packet,
-    parse::{Parsed, TCP, Transport, UDP},
     rewrite::{TCP_CHECKSUM, UDP_CHECKSUM},
+    wire::protocol::{TCP, UDP},
 };
 
 /// What is known of it. A word, so that it can be handed over in a register.
@@ -23,8 +24,8 @@ const TCP_LENGTH: usize = 12;
 /// Length of a UDP header in bytes.
 const UDP_HEADER: usize = 8;
 
-/// The call by which a program gets at the kernel's own record of a packet (`struct sk_buff`): no helper
-/// has this number. The loader puts in its place what this kernel has for it.
+/// A placeholder call for access to the kernel's own record of a packet (`struct sk_buff`). No helper
+/// has this number. The loader replaces it by what the running kernel offers.
 pub const RECORD_CALL: i32 = 0x6e61_7462;
 
 /// Bytes that are copied of the record where a program cannot read in it.
@@ -32,9 +33,9 @@ pub const WINDOW: usize = 64;
 /// How many places of fields there are.
 pub const FIELDS: usize = 10;
 
-/// Places of fields: the byte at which one starts, and the lowest bit of those that are no word of 16 bits.
+/// Places of fields: the byte at which a field starts, and for bit fields the lowest bit.
 pub mod field {
-    /// Where the window starts in the record; the other places count from there. 0 if they are not known.
+    /// Where the window starts in the record; the other places count from there. 0 if unknown.
     pub const WINDOW: usize = 0;
     /// `ip_summed`.
     pub const SUMMED: usize = 1;

@@ -44,64 +44,23 @@ use crate::{
     },
 };
 
-/// The tables, the clock and the chance of a data plane.
-///
-/// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one is
-/// atomic.
-pub trait Tables<A: Address>:
-    ExternalAddresses<A>
-    + Counters
-    + Datagrams<A>
-    + Environment
-    + Excludes<A>
-    + ForwardSources<A>
-    + Forwards<A>
-    + Fragments<A>
-    + Guests<A>
-    + HeldFragments<A>
-    + HostSockets<A>
-    + InsideAddresses<A>
-    + Interfaces
-    + Mappings<A>
-    + NextHops
-    + Permits<A>
-    + Policies<A>
-    + Ports<A>
-    + RefusalClocks
-    + Routes<A>
-    + Rules
-    + Sessions<A>
-    + CurrentSettings
-    + Snats<A>
-    + Uplinks
-{
+/// Names the tables once, for the trait and for all that implements them.
+macro_rules! sum_of_tables {
+    ($(#[$doc:meta])* $($table:path),+ $(,)?) => {
+        $(#[$doc])*
+        pub trait Tables<A: Address>: $($table +)+ {}
+
+        impl<A: Address, T: $($table +)+> Tables<A> for T {}
+    };
 }
 
-impl<A: Address, T> Tables<A> for T where
-    T: ExternalAddresses<A>
-        + Counters
-        + Datagrams<A>
-        + Environment
-        + Excludes<A>
-        + ForwardSources<A>
-        + Forwards<A>
-        + Fragments<A>
-        + Guests<A>
-        + HeldFragments<A>
-        + HostSockets<A>
-        + InsideAddresses<A>
-        + Interfaces
-        + Mappings<A>
-        + NextHops
-        + Permits<A>
-        + Policies<A>
-        + Ports<A>
-        + RefusalClocks
-        + Routes<A>
-        + Rules
-        + Sessions<A>
-        + CurrentSettings
-        + Snats<A>
-        + Uplinks
-{
+sum_of_tables! {
+    /// The tables, the clock and the chance of a data plane.
+    ///
+    /// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one is
+    /// atomic.
+    ExternalAddresses<A>, Counters, Datagrams<A>, Environment, Excludes<A>, ForwardSources<A>,
+    Forwards<A>, Fragments<A>, Guests<A>, HeldFragments<A>, HostSockets<A>, InsideAddresses<A>,
+    Interfaces, Mappings<A>, NextHops, Permits<A>, Policies<A>, Ports<A>, RefusalClocks, Routes<A>,
+    Rules, Sessions<A>, CurrentSettings, Snats<A>, Uplinks,
 }
