@@ -83,13 +83,17 @@ impl Case<'_> {
         }
     }
 
+    /// Whether its flow is a question to a DNS server. It takes no port: others find the host there.
+    fn is_question(&self) -> bool {
+        let flow = self.flow();
+        flow.protocol == UDP && flow.server.1 == 53
+    }
+
     /// Whether it probes a port that netfilter has given to a guest, and that is forwarded.
     fn is_to_lent_port(&self) -> bool {
         let flow = self.flow();
         let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);
-        // A question to a DNS server takes no port: others find the host there.
-        let is_question = flow.protocol == UDP && flow.server.1 == 53;
-        let expected = match is_question && self.natbpf == Came::Answered {
+        let expected = match self.is_question() && self.natbpf == Came::Answered {
             true => Came::Answered,
             false => Came::Nothing,
         };
@@ -99,9 +103,9 @@ impl Case<'_> {
             && self.natbpf == expected
     }
 
-    /// Whether it probes the port of a question to a DNS server, which natbpf has moved because the host
-    /// sends from the guest's own one. netfilter leaves it there, and the host's socket takes the probe.
-    /// At natbpf's port others find the host, which has no socket there.
+    /// Whether it probes the port of a question to a DNS server, and natbpf has moved that port
+    /// because the host sends from the guest's own. netfilter leaves the question there, and the
+    /// host's socket takes the probe. At natbpf's port the host has no socket.
     fn is_to_port_beside_hosts(&self) -> bool {
         let flow = self.flow();
         let is_hosts = |other: &Flow| {
@@ -110,8 +114,7 @@ impl Case<'_> {
                 && other.client.1 == flow.shown(NFTABLES).1
         };
         self.is(&[Cause::Probe])
-            && flow.protocol == UDP
-            && flow.server.1 == 53
+            && self.is_question()
             && flow.shown(NATBPF).1 != flow.shown(NFTABLES).1
             && (self.nftables, self.natbpf) == (Came::Nothing, Came::Answered)
             && self.pair.model.flows.iter().any(is_hosts)
