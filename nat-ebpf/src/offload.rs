@@ -22,7 +22,7 @@ struct InPlace(*const u8);
 impl Record for InPlace {
     #[inline(always)]
     fn byte(&self, place: usize) -> u8 {
-        // SAFETY: the loader has seen to it that a field stands there, and the verifier sees to it again.
+        // SAFETY: the loader took the place from the kernel's BTF, and the verifier checks it.
         unsafe { self.0.add(place).read() }
     }
 
@@ -33,8 +33,8 @@ impl Record for InPlace {
     }
 }
 
-/// The kernel's record of a packet, to read in it; null on a kernel that lets no program do that (before
-/// Linux 6.2).
+/// The kernel's record of a packet, to read in it; null before Linux 6.2, where programs can only
+/// copy it.
 #[inline(always)]
 fn record(skb: *mut __sk_buff) -> *const u8 {
     #[cfg(target_arch = "bpf")]
@@ -70,7 +70,7 @@ fn place_of(field: usize) -> usize {
     })
 }
 
-/// What has been put off of a packet. (Apart from its callers, which the verifier looks at one by one.)
+/// What has been put off of a packet. (Apart from its callers: the verifier would follow it in each.)
 #[inline(never)]
 pub(crate) fn of(skb: *mut __sk_buff) -> Offload {
     here(skb)

@@ -1,6 +1,6 @@
-//! Bounds of what commands may take that read files of others.
+//! A bound of time and memory for commands that read files of others.
 //!
-//! Everything that reads is bounded by counts of its own. This holds for what nobody has thought of.
+//! Each reader has bounds by counts of its own. This one catches what they miss.
 
 use std::fs;
 use std::process;
@@ -13,7 +13,7 @@ use crate::clock;
 
 /// How much memory a command may have: with what it takes between two looks less than 500 MB.
 const MOST_MEMORY: u64 = 440_000_000;
-/// How long it may use a processor. Without the compiler's optimisation everything takes ten times as long.
+/// How long it may use a processor. Without optimisation, everything takes ten times as long.
 const MOST_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) {
     48_000
 } else {

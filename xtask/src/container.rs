@@ -30,6 +30,7 @@ work=$1 suite=$2 uri=$3 packages=$4 left_out=$5
 mount -t tmpfs debootstrap "$work"
 debootstrap --variant=minbase --include="$packages" --exclude="$left_out" \
     "$suite" "$work/root" "$uri" >"$work/log" 2>&1 || {
+    # debootstrap may have failed before it wrote its own log.
     cat "$work/log" "$work/root/debootstrap/debootstrap.log" >&2 || true
     exit 1
 }

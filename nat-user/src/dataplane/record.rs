@@ -29,18 +29,18 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// The function of the kernel's that makes a program's context the record that it stands for, since Linux
-/// 6.2 (`kernel/bpf/helpers.c`). The verifier puts a move of registers in place of its call
+/// The kernel function that turns a program's context into the record behind it, since Linux 6.2
+/// (`kernel/bpf/helpers.c`). The verifier replaces its call by a move between registers
 /// (`fixup_kfunc_call` in `kernel/bpf/verifier.c`).
 const CAST: &str = "bpf_cast_to_kern_ctx";
 
 /// What programs need in order to read the kernel's record of a packet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SkBuff {
-    /// Where the fields stand; all 0 if the kernel does not say it, or lets no program read there. Programs
-    /// then know of a packet what all programs know.
+    /// Where the fields are; all 0 if the kernel does not describe them or lets no program read
+    /// them. Programs then know no more of a packet than its context shows.
     pub(super) fields: [u16; FIELDS],
-    /// The number of [`CAST`] among the kernel's types, where it has it: else programs copy the record.
+    /// The number of [`CAST`] among the kernel's types. Without it, programs copy the record.
     cast: Option<u32>,
 }
 
@@ -134,7 +134,7 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
             within + width <= u8::BITS,
             "a field of struct sk_buff goes on in the next byte, from bit {bit}"
         );
-        // Bits count from a byte's lowest one where the lowest byte comes first, else from its highest.
+        // Bits count from a byte's lowest one on little-endian machines, else from its highest.
         let lowest = match cfg!(target_endian = "little") {
             true => within,
             false => u8::BITS - (within + width),
@@ -296,7 +296,7 @@ mod tests {
         );
     }
 
-    /// Its number stands in each place of an object where programs ask for it, and nothing else changes.
+    /// Each placeholder call of an object is replaced, and nothing else changes.
     #[test]
     fn programs_get_at_the_record_by_what_the_kernel_has_for_it() {
         let wanted = [&[0x85, 0, 0, 0][..], &RECORD_CALL.to_le_bytes()].concat();

@@ -24,7 +24,7 @@ mkdir -p /run/systemd
 mount -t tmpfs systemd /run/systemd
 
 # The container uses cgroup2, also if this host uses the first version. A run that was killed leaves
-# its control groups to later ones.
+# its control groups; later runs remove them, maybe several at once, so that one may find them gone.
 mount -t cgroup2 natbpf /sys/fs/cgroup
 groups=/sys/fs/cgroup/natbpf-test
 mkdir -p "$groups"
@@ -35,7 +35,8 @@ mkdir "$group"
 # This is systemd-nspawn of the Debian, with its loader and libraries: the host needs none.
 loader=$(echo "$root"/lib*/ld-linux-*.so.*)
 libraries=$(echo "$root"/usr/lib/*-linux-gnu)
-# natbpf takes the bpffs, by its name, for one that it has mounted itself.
+# natbpf takes the bpffs, by its name, for one that it has mounted itself. How the container ended,
+# the test judges: the script goes on.
 while read -r _; do
     unshare --mount --propagation private sh -c '
         set -eu
@@ -54,4 +55,5 @@ while read -r _; do
     echo off
 done
 find "$group" -depth -type d -exec rmdir {} \;
+# Another run may still use it.
 rmdir "$groups" 2>/dev/null || true
