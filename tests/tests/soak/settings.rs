@@ -103,8 +103,14 @@ impl Settings {
             );
         }
         if self.policies.is_some() {
-            file += "[[policy]]\nfrom = \"lan\"\nto = \"wan\"\naction = \"accept\"\n\
-                     [[policy]]\nfrom = \"wan\"\nto = \"lan\"\naction = \"accept\"\n";
+            // Named: a policy without a name is shown by its place, where another setting has
+            // another policy.
+            for (from, to) in [("lan", "wan"), ("wan", "lan")] {
+                file += &format!(
+                    "[[policy]]\nname = \"{from}-to-{to}\"\nfrom = \"{from}\"\nto = \"{to}\"\n\
+                     action = \"accept\"\n"
+                );
+            }
         }
         let limits = [
             ("sessions", self.sessions),
