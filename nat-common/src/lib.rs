@@ -1,7 +1,7 @@
 //! natbpf's packet pipeline and the layout of everything that sits in a BPF map.
 //!
 //! Every packet goes one way: **parse → look up → translate → rewrite → forward**. The code here
-//! is generic over two traits, [`packet::Packet`] (read and write bytes) and [`tables::Tables`]
+//! is generic over two traits, [`wire::packet::Packet`] (read and write bytes) and [`tables::Tables`]
 //! (look up and change state), so that the very same functions run in the kernel and, over a byte
 //! slice and ordinary maps, in unit tests and fuzzers.
 //!
@@ -24,15 +24,11 @@ macro_rules! map_layout {
 }
 pub(crate) use map_layout;
 
-pub mod address;
 pub mod atomics;
 pub mod drop_reason;
+pub mod family;
 pub mod headers;
-pub mod ipv4;
-pub mod offload;
-pub mod packet;
 pub mod pipeline;
-pub mod rewrite;
 pub mod session;
 pub mod tables;
 pub mod translation;

@@ -10,14 +10,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use nat_common::{
-    address::Addr4,
-    packet::Packet,
     session::lease,
     tables::{
         addresses::ExternalAddresses,
         interfaces::{Interface, Interfaces, role},
         settings::CurrentSettings,
     },
+    wire::{address::Addr4, packet::Packet},
 };
 
 use crate::{ETHERNET, maps::Maps, skb::Skb};

@@ -11,9 +11,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     pipeline::local::{Caller, redirect},
     tables::asked::{Asked, AskedKey},
+    wire::address::{Addr4, Endpoint, Port},
 };
 
 use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remember_asked};

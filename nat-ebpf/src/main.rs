@@ -29,10 +29,10 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use maps::{Maps, count_drop, work_area};
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
     headers::parsed::Parsed,
     pipeline::{self, Decision, Place, fragments, guard},
+    wire::address::Addr4,
     work::Work,
 };
 use skb::{Hook, Skb};

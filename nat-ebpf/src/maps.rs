@@ -17,7 +17,6 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     atomics::Shared,
     drop_reason::{DROP_REASONS, DropReason},
     session::adoption::{Adopted4, Counted, counted},
@@ -56,7 +55,10 @@ use nat_common::{
         uplinks::{EXITS, UPLINKS, Uplink, Uplinks},
     },
     verifier::settle,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
     work::Work,
 };
 

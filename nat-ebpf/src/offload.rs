@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel, macros::map, maps::PerCpuArray,
 };
-use nat_common::offload::{FIELDS, Offload, RECORD_CALL, Record, WINDOW, field};
+use nat_common::wire::offload::{FIELDS, Offload, RECORD_CALL, Record, WINDOW, field};
 
 /// Where the fields stand; see [`field`]. All 0 where that is not known.
 #[unsafe(no_mangle)]

@@ -7,10 +7,12 @@ use aya_ebpf::{
     helpers::{bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_store_bytes},
 };
 use nat_common::{
-    address::Addr4,
-    packet::Packet,
     pipeline::refusal,
-    wire::unreachable::{self, MAX_LEN, QUOTE_LEN, Recipient},
+    wire::{
+        address::Addr4,
+        packet::Packet,
+        unreachable::{self, MAX_LEN, QUOTE_LEN, Recipient},
+    },
     work::Work,
 };
 

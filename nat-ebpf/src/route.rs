@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::map,
     maps::PerCpuArray,
 };
-use nat_common::{address::Addr4, tables::routes::way};
+use nat_common::{tables::routes::way, wire::address::Addr4};
 
 /// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
 const AF_INET: u8 = 2;

@@ -16,18 +16,18 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use nat_common::{
-    address::Address,
-    offload::{Offload, Sum},
-    packet::{ChecksumKind, Frames, Packet},
     tables::{
         fragments::FragmentKey,
-        held::{Busy, HELD_BYTES},
+        held::{Busy, HELD_BYTES, HeldPacket},
         interfaces::{Interfaces, interface_flags},
         next_hops,
     },
     verifier::settle,
     wire::{
+        address::{Addr4, Address},
         checksum::{Diff, fold},
+        offload::{Offload, Sum},
+        packet::{ChecksumKind, Frames, Packet},
         protocol::ICMP,
     },
     work::Sent,
@@ -460,7 +460,9 @@ impl Packet for Skb {
         // SAFETY: context and answer are valid for as long as the call takes.
         unsafe { bpf_skb_get_xfrm_state(self.skb, 0, &mut state, len, 0) == 0 }
     }
+}
 
+impl HeldPacket for Skb {
     #[inline(always)]
     fn was_kept(&mut self) -> bool {
         // SAFETY: the context is valid.

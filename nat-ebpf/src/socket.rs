@@ -9,9 +9,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use nat_common::{
-    address::{Addr4, Endpoint},
     tables::host::HostSocket,
-    wire::protocol::{TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint},
+        protocol::{TCP, UDP},
+    },
 };
 
 /// State of a TCP socket that waits for connections (`TCP_LISTEN` in `net/tcp_states.h`).

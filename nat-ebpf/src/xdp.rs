@@ -9,13 +9,18 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use nat_common::{
-    address::{Addr4, Address},
-    offload::Offload,
-    packet::{ChecksumKind, Frames, Packet},
     pipeline::{self, Decision, Place},
-    tables::{fragments::FragmentKey, held::Busy},
+    tables::{
+        fragments::FragmentKey,
+        held::{Busy, HeldPacket},
+    },
     verifier::unknown,
-    wire::checksum::{Diff, fold},
+    wire::{
+        address::{Addr4, Address},
+        checksum::{Diff, fold},
+        offload::Offload,
+        packet::{ChecksumKind, Frames, Packet},
+    },
 };
 use network_types::eth::EtherType;
 
@@ -191,7 +196,9 @@ impl Packet for Frame {
     fn ingress_interface(&self) -> u32 {
         0
     }
+}
 
+impl HeldPacket for Frame {
     #[inline(always)]
     fn was_kept(&mut self) -> bool {
         false

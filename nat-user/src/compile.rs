@@ -20,7 +20,6 @@ use std::{
 
 use ipnet::Ipv4Net;
 use nat_common::{
-    address::{Addr4, Port},
     tables::{
         addresses::ExternalAddress,
         excludes::ExcludeKey4,
@@ -30,7 +29,10 @@ use nat_common::{
         policies::{Chain, Policy4, Side},
         snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use crate::config::model::{

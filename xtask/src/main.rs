@@ -14,6 +14,8 @@ mod container;
 mod fuzz;
 mod kernels;
 mod lab;
+#[cfg(test)]
+mod layers;
 mod mutants;
 mod run;
 mod setup;

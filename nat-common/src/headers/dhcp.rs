@@ -5,9 +5,11 @@
 //! rules say of the address.
 
 use crate::{
-    address::{Address, Port},
     headers::parsed::Parsed,
-    wire::protocol::UDP,
+    wire::{
+        address::{Address, Port},
+        protocol::UDP,
+    },
 };
 
 /// The port of servers and relays.

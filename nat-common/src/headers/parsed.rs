@@ -8,43 +8,20 @@ use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
-    packet::Packet,
-    rewrite::{DCCP, UDP_LITE},
+    family::{Family, Header},
     verifier::settle,
     wire::{
+        address::{Address, Endpoint, Port},
         icmp::{self, IcmpClass},
-        protocol::{ICMP, TCP, UDP},
+        packet::Packet,
+        protocol::{DCCP, ICMP, TCP, UDP, UDP_LITE},
         tcp,
     },
 };
 
 /// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told from it.
 pub const NO_ACKNOWLEDGEMENT: u32 = 1 << 11;
-
-/// A network header, of either family.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header<A> {
-    /// Source address.
-    pub source: A,
-    /// Destination address.
-    pub destination: A,
-    /// Protocol number of what follows.
-    pub protocol: u8,
-    /// Length in bytes, options included.
-    pub header_len: usize,
-    /// Length of header and payload in bytes.
-    pub total_len: usize,
-    /// How many routers it may still pass.
-    pub ttl: u8,
-    /// Identification for reassembly.
-    pub id: u32,
-    /// Where the fragment's payload stands in the whole, in bytes.
-    pub fragment_offset: u16,
-    /// Whether more fragments follow.
-    pub more_fragments: bool,
-}
 
 /// What follows the network header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,7 +157,7 @@ impl<A: Address> Parsed<A> {
 ///
 /// [`DropReason::Malformed`] if a header is cut off or contradicts itself.
 #[inline(always)]
-pub fn parse<A: Address, P: Packet>(
+pub fn parse<A: Family, P: Packet>(
     packet: &P,
     l3: usize,
     parsed: &mut Parsed<A>,
@@ -201,7 +178,7 @@ pub fn parse<A: Address, P: Packet>(
 /// Reads the headers of a packet that has no options, is no fragment and has a right header checksum;
 /// `None` of all others, and of those that [`parse`] refuses. As quick as can be: where everything stands is known beforehand.
 #[inline(always)]
-pub fn parse_plain<A: Address, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
+pub fn parse_plain<A: Family, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
     let mut parsed = parse_network::<A, P>(packet, l3).ok()?;
     if parsed.header.header_len != A::HEADER_LEN || parsed.is_fragment() {
         return None;
@@ -217,7 +194,7 @@ pub fn parse_plain<A: Address, P: Packet>(packet: &P, l3: usize) -> Option<Parse
 }
 
 #[inline(always)]
-fn parse_network<A: Address, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<A>, DropReason> {
+fn parse_network<A: Family, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<A>, DropReason> {
     let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
     let room = packet.len().saturating_sub(l3);
     if header.total_len == 0 && packet.frames().segment_len != 0 {
@@ -242,7 +219,7 @@ fn parse_network<A: Address, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<
 }
 
 #[inline(always)]
-fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Option<()> {
+fn parse_transport<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Option<()> {
     let room = parsed.header.total_len - parsed.header.header_len;
     match parsed.header.protocol {
         TCP => parse_tcp(packet, parsed, room),
@@ -258,7 +235,7 @@ fn parse_transport<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>) ->
 }
 
 #[inline(always)]
-fn parse_tcp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
+fn parse_tcp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     let bytes = packet.read::<14>(parsed.l4)?;
     let len = usize::from(bytes[12] >> 4) * 4;
     if len < TcpHdr::LEN || len > room {
@@ -277,7 +254,7 @@ fn parse_tcp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
 }
 
 #[inline(always)]
-fn parse_udp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
+fn parse_udp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     let bytes = packet.read::<{ UdpHdr::LEN }>(parsed.l4)?;
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     // In a first fragment the rest of the datagram is still to come; and a length of 0 stands in
@@ -294,11 +271,7 @@ fn parse_udp<A: Address, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
 }
 
 #[inline(always)]
-fn parse_icmp<A: Address, P: Packet>(
-    packet: &P,
-    parsed: &mut Parsed<A>,
-    room: usize,
-) -> Option<()> {
+fn parse_icmp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     if room < Icmpv4Hdr::LEN {
         return None;
     }
@@ -334,7 +307,7 @@ impl<A: Address> Parsed<A> {
     pub const EMPTY: Self = Self {
         l3: 0,
         l4: 0,
-        header: crate::headers::parsed::Header {
+        header: crate::family::Header {
             source: A::UNSPECIFIED,
             destination: A::UNSPECIFIED,
             protocol: 0,

@@ -3,13 +3,14 @@
 use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
-    packet::Packet,
     wire::{
+        address::{Endpoint, Port},
         checksum::fold,
         icmp::{IcmpClass, classify, service},
+        packet::Packet,
         protocol::{ICMP, TCP, UDP},
     },
 };
@@ -33,14 +34,14 @@ pub struct Quoted<A> {
 /// The addresses of the packet that an ICMP error quotes, source and destination; `None` if the
 /// quotation does not reach that far.
 #[inline(always)]
-pub fn quoted_addresses<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<(A, A)> {
+pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<(A, A)> {
     let header = A::parse_header(packet, error.l4 + Icmpv4Hdr::LEN)?;
     Some((header.source, header.destination))
 }
 
 /// Reads the packet that an ICMP error quotes; `None` if it says too little to find its session.
 #[inline(always)]
-pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
+pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
     let l3 = error.l4 + Icmpv4Hdr::LEN;
     let header = A::parse_header(packet, l3)?;
     let l4 = l3 + header.header_len;
@@ -88,7 +89,7 @@ pub fn parse_quoted<A: Address, P: Packet>(packet: &P, error: &Parsed<A>) -> Opt
 ///
 /// [`DropReason::BadChecksum`].
 #[inline(always)]
-pub fn verify_checksum<A: Address, P: Packet>(
+pub fn verify_checksum<A: Family, P: Packet>(
     packet: &P,
     error: &Parsed<A>,
 ) -> Result<(), DropReason> {

@@ -1,11 +1,11 @@
 //! Finding the policy that decides on a flow.
 
 use crate::{
-    address::Address,
     tables::{
         Tables,
         policies::{CHAINS, ChainKey, MAX_POLICIES, Side, action, side},
     },
+    wire::address::Address,
     work::judging::Judging,
 };
 

@@ -5,19 +5,19 @@
 //! destination of the rule gives it.
 
 use crate::{
-    address::Address,
+    family::Family,
     headers::{
         parsed::{Parsed, Transport},
         quoted::quoted_addresses,
     },
-    packet::Packet,
     pipeline::lookup::{generation, network_of},
     tables::{Tables, interfaces::role, snats::mapping},
+    wire::{address::Address, packet::Packet},
 };
 
 /// Whether a packet that came in by an uplink goes to an address that a rule hides from that uplink.
 #[inline(never)]
-pub(crate) fn is_to_hidden<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn is_to_hidden<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -67,7 +67,7 @@ fn network_behind<A: Address, T: Tables<A>>(
 
 /// Whom a packet answers, if it does: its source, or of an error the destination that it quotes.
 #[inline(always)]
-fn answered<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> A {
+fn answered<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> A {
     let source = parsed.header.source;
     match parsed.transport {
         Transport::IcmpError => {

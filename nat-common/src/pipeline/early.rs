@@ -1,21 +1,19 @@
 //! Uplink, XDP: the fast path of established datagrams.
 
 use crate::{
-    address::Address,
+    family::Family,
     headers::parsed::{Parsed, Transport, parse_plain},
-    packet::Packet,
     pipeline::{
         fast::{is_datagram, is_to, next_hop, send},
         verdict::{Decision, Place},
     },
-    rewrite::UDP_CHECKSUM,
     tables::{
         Tables,
         interfaces::{Interface, interface_flags, role},
         next_hops,
         sessions::{Touch, View},
     },
-    wire::checksum::fold,
+    wire::{checksum::fold, packet::Packet, protocol::UDP_CHECKSUM},
     work::Work,
 };
 
@@ -25,7 +23,7 @@ use crate::{
 /// TCP is left to the kernel, which puts segments together: a large one costs as little as a small
 /// one from there on.
 #[inline(always)]
-pub fn early<A: Address, P: Packet, T: Tables<A>>(
+pub fn early<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -71,7 +69,7 @@ const LEAST_TUNNELLED: usize = 28;
 /// is the right one for when the one inside is finished. So it is wrong until then, and only a datagram
 /// whose checksum is right has nothing unfinished inside.
 #[inline(always)]
-fn is_finished<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
+fn is_finished<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
     if parsed.transport != Transport::Udp {
         return true;
     }

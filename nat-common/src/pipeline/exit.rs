@@ -5,11 +5,11 @@
 //! send packets by it before. That the former one is gone shows at once, to the packet itself.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
     headers::parsed::Parsed,
     pipeline::lookup::generation,
     tables::{Tables, routes::way, snats::mapping, uplinks::UPLINKS},
+    wire::address::Address,
 };
 
 /// Why a guest's packet must not go to where the kernel is about to send it, if so.

@@ -8,17 +8,17 @@
 //! and all behind it until the kernel has sent one on again.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
-    headers::parsed::{Parsed, Transport, parse_plain},
-    offload::segment_headers,
-    packet::Packet,
+    family::Family,
+    headers::{
+        offloads::segment_headers,
+        parsed::{Parsed, Transport, parse_plain},
+    },
     pipeline::{
         follow::follow_datagram,
         owner::check_owner,
         verdict::{Decision, Outcome, Place, Verdict},
     },
-    rewrite::rewrite_forwarded,
     session::tracking::{self, Phase},
     tables::{
         Tables,
@@ -26,7 +26,8 @@ use crate::{
         next_hops::{self, NextHop, NextHopKey},
         sessions::{Session, Touch, View, flags},
     },
-    wire::tcp,
+    translation::rewrite::rewrite_forwarded,
+    wire::{address::Address, packet::Packet, tcp},
     work::Sent,
 };
 
@@ -51,7 +52,7 @@ pub(crate) fn is_datagram<A>(parsed: &Parsed<A>) -> bool {
 
 /// Sends a guest's packet to the outside if its session has the fast path.
 #[inline(always)]
-pub(crate) fn outbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -84,7 +85,7 @@ pub(crate) enum Inbound {
 
 /// Sends a packet from outside to its guest if its session has the fast path. (Apart from what else is done at this hook: the stack has no room for both.)
 #[inline(never)]
-pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     l3: usize,
@@ -106,7 +107,7 @@ pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn forward<A: Address, P: Packet, T: Tables<A>>(
+fn forward<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -132,7 +133,7 @@ pub(crate) fn is_to<P: Packet>(packet: &P, l3: usize, mac: [u8; 6]) -> bool {
 
 /// The next hop of a packet that the kernel would do no more to than send it on.
 #[inline(always)]
-pub(crate) fn next_hop<'t, A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn next_hop<'t, A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &'t T,
     parsed: &Parsed<A>,
@@ -171,7 +172,7 @@ fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
 /// Whether each frame that the packet becomes is at most `mtu` bytes long, and the packet ends with
 /// its frame or is padded to the shortest one. (The kernel cuts off what follows a packet.)
 #[inline(always)]
-fn fits<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool {
+fn fits<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool {
     let segment_len = packet.frames().segment_len as usize;
     if segment_len != 0 {
         return segment_headers(packet, parsed)
@@ -183,7 +184,7 @@ fn fits<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool
 
 /// Does a router's work on a packet, and that of the translation.
 #[inline(always)]
-pub(crate) fn send<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -220,7 +221,7 @@ fn link_addresses(hop: &NextHop) -> [u8; LINK_ADDRESSES] {
 
 /// Notes where the kernel sends a packet of the session that it is about to hand to `place`.
 #[inline(always)]
-pub(crate) fn learn<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn learn<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     session: &Session<A>,
@@ -241,7 +242,7 @@ pub(crate) fn learn<A: Address, P: Packet, T: Tables<A>>(
 
 /// Notes where the kernel sends a packet from outside that it is about to hand to a guest's network.
 #[inline(never)]
-pub(crate) fn learn_inbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     network: u16,

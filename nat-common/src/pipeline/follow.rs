@@ -1,24 +1,27 @@
 //! Packets of established sessions: rewriting them, and following their connection.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::{Parsed, Transport},
-    packet::Packet,
     pipeline::verdict::{Outcome, Verdict},
-    rewrite::rewrite,
     session::tracking::{self, Segment},
     tables::{
         Tables, next_hops,
         sessions::{Session, flags},
     },
-    wire::tcp,
+    translation::rewrite::rewrite,
+    wire::{
+        address::{Address, Endpoint},
+        packet::Packet,
+        tcp,
+    },
 };
 
 /// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of the
 /// host's own that is only noted passes as it is.
 #[inline(always)]
-pub(crate) fn translate<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -35,7 +38,7 @@ pub(crate) fn translate<A: Address, P: Packet, T: Tables<A>>(
 /// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room for
 /// both.)
 #[inline(never)]
-fn translate_apart<A: Address, P: Packet, T: Tables<A>>(
+fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -1,17 +1,16 @@
 //! Ports and identifications of fragments, behind the hook at which packets enter.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
-    packet::Packet,
     tables::{
         Tables,
         fragments::{FragmentKey, FragmentPorts},
         insert::InsertError,
         sessions::View,
     },
-    wire::protocol::needs_first,
+    wire::{address::Address, packet::Packet, protocol::needs_first},
 };
 
 /// Gives a fragment its ports: the first one says them, later ones are told. Without the first
@@ -66,7 +65,7 @@ const MAX_IDS: u32 = 16;
 /// its way to that destination: two guests may use the same one, and the receiver would mix their
 /// fragments (RFC 6864 section 5.3.1).
 #[inline(always)]
-pub(crate) fn renumber<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn renumber<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -88,7 +87,7 @@ pub(crate) fn renumber<A: Address, P: Packet, T: Tables<A>>(
 /// The identification of a fragmented packet that leaves with the source `source`: chosen at its
 /// first fragment, remembered for the others.
 #[inline(never)]
-fn fragment_id<A: Address, T: Tables<A>>(
+fn fragment_id<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     key: &FragmentKey<A>,

@@ -12,21 +12,23 @@
 //! duplicate holds is not compared.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
-    packet::Packet,
     pipeline::lookup::generation,
     tables::{
         Tables,
         datagrams::{BLOCK, Datagram, WORD_BLOCKS, WORDS, state},
         fragments::{FragmentKey, FragmentPorts},
-        held::{BUSY, Busy, FREE, HELD_SETS, HELD_WAYS, Held},
+        held::{BUSY, Busy, FREE, HELD_SETS, HELD_WAYS, Held, HeldPacket},
         insert::InsertError,
         policies::{ChainKey, side},
         sessions::View,
     },
-    wire::protocol::{TCP, needs_first},
+    wire::{
+        address::Address,
+        protocol::{TCP, needs_first},
+    },
 };
 
 /// The longest payload of an IPv4 packet in bytes.
@@ -101,7 +103,7 @@ impl<A: Address> Parsed<A> {
 ///
 /// Why it is dropped.
 #[inline(always)]
-pub fn order<A: Address, P: Packet, T: Tables<A>>(
+pub fn order<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -229,7 +231,7 @@ fn set_of<A: Address>(key: &FragmentKey<A>) -> u32 {
 }
 
 #[inline(never)]
-fn keep<A: Address, P: Packet, T: Tables<A>>(
+fn keep<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     key: &FragmentKey<A>,
@@ -270,7 +272,11 @@ fn keep<A: Address, P: Packet, T: Tables<A>>(
 
 /// Sends on what was kept of a packet whose first fragment is here.
 #[inline(never)]
-fn send_on<A: Address, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, key: &FragmentKey<A>) {
+fn send_on<A: Family, P: HeldPacket, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    key: &FragmentKey<A>,
+) {
     if packet.save().is_none() {
         return;
     }
@@ -338,7 +344,7 @@ impl<A: Address> Held<A> {
 
 /// Lets a fragment into the pipeline once the first one of its packet has come.
 #[inline(never)]
-pub(crate) fn enter<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn enter<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -5,15 +5,13 @@
 //! every frame, the source of IPv4, both senders of ARP, and the client of DHCP.
 
 use crate::{
-    address::Addr4,
-    packet::Packet,
     tables::{
         Tables,
         bindings::{BindingRecord, Bindings, FIXED, Name},
         inside::inside_flags,
         interfaces::{Interface, interface_flags},
     },
-    wire::protocol::UDP,
+    wire::{address::Addr4, packet::Packet, protocol::UDP},
 };
 
 /// How many names a port may have. Behind it may be a router or a bridge with guests of its own;

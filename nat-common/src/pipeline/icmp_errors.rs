@@ -3,13 +3,12 @@
 //! An error never opens, refreshes or ends a session (RFC 5508 REQ-6, RFC 5382 REQ-9).
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
+    family::Family,
     headers::{
         parsed::Parsed,
         quoted::{Quoted, parse_quoted, quoted_addresses, verify_checksum},
     },
-    packet::Packet,
     pipeline::{
         lookup::{generation, home_of, network_of},
         verdict::{Outcome, Place, Verdict},
@@ -21,11 +20,15 @@ use crate::{
         snats::mapping,
     },
     translation::icmp_error::{ErrorTranslation, rewrite_error},
+    wire::{
+        address::{Address, Endpoint},
+        packet::Packet,
+    },
 };
 
 /// An error from outside about what a guest has sent.
 #[inline(never)]
-pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,
@@ -72,7 +75,7 @@ fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Ou
 /// An error from a guest, from whoever is behind it, or from the host itself, about a packet from
 /// outside. It shows no address that a rule hides, neither as its source nor in the quotation.
 #[inline(never)]
-pub(crate) fn outbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,
@@ -145,7 +148,7 @@ fn is_hidden<A: Address, T: Tables<A>>(tables: &T, way: Way, address: A) -> bool
 
 /// The packet from outside that an error is about, and its session.
 #[inline(always)]
-fn session_of<'t, A: Address, P: Packet, T: Tables<A>>(
+fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &'t T,
     error: &Parsed<A>,
@@ -173,7 +176,7 @@ fn session_of<'t, A: Address, P: Packet, T: Tables<A>>(
 
 /// An error about no session: it leaves if it shows nothing that is hidden.
 #[inline(always)]
-fn without_session<A: Address, P: Packet, T: Tables<A>>(
+fn without_session<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     error: &Parsed<A>,
@@ -195,7 +198,7 @@ fn without_session<A: Address, P: Packet, T: Tables<A>>(
 /// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
 /// rewritten when it leaves again.
 #[inline(never)]
-pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,
@@ -236,7 +239,7 @@ pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
 /// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the host
 /// itself. It quotes the packet as it was in between.
 #[inline(never)]
-pub(crate) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,
@@ -271,7 +274,7 @@ pub(crate) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn deliver<A: Address, P: Packet, T: Tables<A>>(
+fn deliver<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     error: &Parsed<A>,

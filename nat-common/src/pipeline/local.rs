@@ -6,14 +6,16 @@
 //! holds the layout of what is remembered.
 
 use crate::{
-    address::{Address, Endpoint},
     tables::{
         Tables,
         asked::OwnAddresses,
         forwards::{Forward, forward_flags},
         host::HostSocket,
     },
-    wire::protocol::{TCP, UDP},
+    wire::{
+        address::{Address, Endpoint},
+        protocol::{TCP, UDP},
+    },
 };
 
 /// A socket of the host that wants to talk to somebody.

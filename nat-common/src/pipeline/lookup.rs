@@ -1,14 +1,13 @@
 //! Lookups that several hooks share.
 
 use crate::{
-    address::Address,
     headers::parsed::{Parsed, Transport},
     tables::{
         Tables,
         interfaces::role,
         sessions::{Session, Touch, View},
     },
-    wire::tcp,
+    wire::{address::Address, tcp},
 };
 
 /// The number of the network that a packet came from, 0 if from none.

@@ -2,9 +2,8 @@
 //! where packets from outside go.
 
 use crate::{
-    address::Address,
+    family::Family,
     headers::parsed::{Transport, parse},
-    packet::Packet,
     pipeline::{
         fast,
         fragment_ports::{renumber, resolve_fragment},
@@ -13,8 +12,9 @@ use crate::{
         policy,
         verdict::{Outcome, Place, Verdict},
     },
-    rewrite::rewrite,
     tables::{Tables, interfaces::role, sessions::View},
+    translation::rewrite::rewrite,
+    wire::packet::Packet,
     work::Work,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -83,7 +83,7 @@ pub fn to_guest<A: Address, P: Packet, T: Tables<A>>(
 /// A packet that comes neither from a network nor from an uplink. One of the host's own may be an error
 /// about a hairpinned packet.
 #[inline(always)]
-fn from_host_or_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+fn from_host_or_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,

@@ -7,11 +7,12 @@
 //! the connection, and the two directions can be told apart where a guest sends to itself.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
-    headers::parsed::{Parsed, Transport, parse},
-    offload::is_sound,
-    packet::Packet,
+    family::Family,
+    headers::{
+        offloads::is_sound,
+        parsed::{Parsed, Transport, parse},
+    },
     pipeline::{
         exit, fast,
         follow::translate,
@@ -23,7 +24,6 @@ use crate::{
         policy,
         verdict::{Outcome, Place, Verdict, rewritten},
     },
-    rewrite::rewrite,
     session::{
         open_forward::forward_target,
         open_hairpin::{Server, open_hairpin},
@@ -32,6 +32,7 @@ use crate::{
         Tables,
         addresses::ExternalAddress,
         forwards::forward_flags,
+        held::HeldPacket,
         host::HostSocket,
         interfaces::{Interface, interface_flags, role},
         origin::Origin,
@@ -39,7 +40,12 @@ use crate::{
         sessions::{Session, View, flags},
         snats::{Snat, filtering, mapping},
     },
+    translation::rewrite::rewrite,
     verifier::settle,
+    wire::{
+        address::{Address, Endpoint, Port},
+        packet::Packet,
+    },
     work::Work,
 };
 
@@ -49,7 +55,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+pub fn from_guest<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -78,7 +84,7 @@ pub fn from_guest<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Address, P: Packet, T: Tables<A>>(
+fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -163,7 +169,7 @@ fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>
 
 /// Opens a session with another guest by the packet, and rewrites that.
 #[inline(always)]
-fn to_server<A: Address, P: Packet, T: Tables<A>>(
+fn to_server<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -179,7 +185,7 @@ fn to_server<A: Address, P: Packet, T: Tables<A>>(
 
 /// Whether a guest may send from the address that the packet has.
 #[inline(always)]
-fn check_guest<A: Address, P: Packet, T: Tables<A>>(
+fn check_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -288,7 +294,7 @@ fn open<A: Address, T: Tables<A>>(
 /// Rewrites and counts the packet that opened a session between guests. (Apart from opening it:
 /// the stack has room for the one or the other.)
 #[inline(never)]
-fn opened<A: Address, P: Packet, T: Tables<A>>(
+fn opened<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -1,17 +1,17 @@
 //! Whose address a guest's packet has.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
-    packet::Packet,
     pipeline::lookup::generation,
     tables::{Tables, inside::inside_flags, interfaces::Interface},
+    wire::packet::Packet,
 };
 
 /// Whether the address that a packet has belongs to the guest that sends it.
 #[inline(always)]
-pub(crate) fn check_owner<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn check_owner<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -10,13 +10,12 @@
 //! gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
+    family::Family,
     headers::{
         parsed::{Parsed, Transport},
         quoted::parse_quoted,
     },
-    packet::Packet,
     pipeline::{
         chains::judge,
         follow::follow,
@@ -34,6 +33,10 @@ use crate::{
         snats::mapping,
     },
     verifier::settle,
+    wire::{
+        address::{Address, Endpoint, Port},
+        packet::Packet,
+    },
     work::Work,
 };
 
@@ -45,7 +48,7 @@ pub(crate) fn is_policed(interface: Option<&Interface>) -> bool {
 
 /// Decides on a guest's packet that nothing translates at this hook.
 #[inline(never)]
-pub(crate) fn from_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -110,7 +113,7 @@ fn answers_from(side: Side) -> (View, u16) {
 /// Decides on a packet from outside to an address that is not an external one: [`Verdict::Beyond`]
 /// where none is about it.
 #[inline(never)]
-pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -147,7 +150,7 @@ pub(crate) fn inbound<A: Address, P: Packet, T: Tables<A>>(
 /// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host itself
 /// may open what it likes; it is noted, so that answers are known.
 #[inline(never)]
-pub(crate) fn to_guest<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -192,7 +195,7 @@ pub(crate) struct Target<A> {
 
 /// Asks whether a guest may be reached from a side.
 #[inline(always)]
-pub(crate) fn check<A: Address, P: Packet, T: Tables<A>>(
+pub(crate) fn check<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -217,7 +220,7 @@ pub(crate) fn check<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(never)]
-fn admits<A: Address, P: Packet, T: Tables<A>>(
+fn admits<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -262,7 +265,7 @@ fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side,
 
 /// Asks the policies: whether they let the packet pass because they concern it. `false` if they do not.
 #[inline(always)]
-fn is_admitted<A: Address, P: Packet, T: Tables<A>>(
+fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -289,7 +292,7 @@ fn is_admitted<A: Address, P: Packet, T: Tables<A>>(
 
 /// Counts a packet that a policy drops.
 #[inline(always)]
-fn refuse<A: Address, P: Packet, T: Tables<A>>(
+fn refuse<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &Work<A>,
@@ -301,7 +304,7 @@ fn refuse<A: Address, P: Packet, T: Tables<A>>(
 
 /// Counts a packet that opens a session under another rule.
 #[inline(always)]
-fn note<A: Address, P: Packet, T: Tables<A>>(packet: &P, tables: &T, work: &Work<A>, opens: bool) {
+fn note<A: Family, P: Packet, T: Tables<A>>(packet: &P, tables: &T, work: &Work<A>, opens: bool) {
     let rule = work.judging.rule;
     let is_in = is_in(work.judging.from);
     tables.count(rule, work.parsed.traffic(packet, is_in));
@@ -318,7 +321,7 @@ const fn is_in(from: Side) -> bool {
 }
 
 #[inline(always)]
-fn open<A: Address, P: Packet, T: Tables<A>>(
+fn open<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -335,7 +338,7 @@ fn open<A: Address, P: Packet, T: Tables<A>>(
 
 /// A packet of a session that is not translated at this hook.
 #[inline(always)]
-fn established<A: Address, P: Packet, T: Tables<A>>(
+fn established<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -355,7 +358,7 @@ fn established<A: Address, P: Packet, T: Tables<A>>(
 
 /// Follows and counts a packet of a session that is not translated.
 #[inline(always)]
-fn pass<A: Address, P: Packet, T: Tables<A>>(
+fn pass<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -369,7 +372,7 @@ fn pass<A: Address, P: Packet, T: Tables<A>>(
 /// Whether a packet is an ICMP error about a packet of a session between this guest's network and
 /// somebody: of the two directions the guest's own entry says so.
 #[inline(always)]
-fn is_related<A: Address, P: Packet, T: Tables<A>>(
+fn is_related<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     parsed: &Parsed<A>,

@@ -1,14 +1,14 @@
 //! Port of a network's bridge, ingress: the fast path of established sessions.
 
 use crate::{
-    address::Address,
+    family::Family,
     headers::parsed::parse_plain,
-    packet::Packet,
     pipeline::{
         fast::{is_to, outbound},
         verdict::{Decision, Place},
     },
     tables::{Tables, interfaces::role},
+    wire::packet::Packet,
     work::Work,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 ///
 /// What does not take the fast path goes on untouched, whatever it is: the hook of the bridge judges.
 #[inline(always)]
-pub fn from_port<A: Address, P: Packet, T: Tables<A>>(
+pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,

@@ -1,14 +1,16 @@
 //! Who is told that a packet was refused (RFC 1812 section 5.2.7.1).
 
 use crate::{
-    address::Address,
     headers::parsed::Parsed,
     tables::{
         Tables,
         interfaces::{Interface, role},
         refusals::CLOCKS,
     },
-    wire::unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
+    wire::{
+        address::Address,
+        unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
+    },
 };
 
 /// Refusals that a guest is told of in a second (RFC 1812 section 4.3.2.8).

@@ -1,13 +1,12 @@
 //! Uplink, egress: packets that the kernel has routed to the outside.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
+    family::Family,
     headers::{
         dhcp,
         parsed::{Parsed, Transport, parse},
     },
-    packet::Packet,
     pipeline::{
         fast,
         follow::translate,
@@ -16,7 +15,6 @@ use crate::{
         lookup::{find_of_guest, generation, network_of},
         verdict::{NotOpened, Opened, Outcome, Place, Verdict, outcome},
     },
-    rewrite::rewrite,
     session::{ending, lease, open_host::open_host, open_outbound::open_outbound, tracking},
     tables::{
         Tables,
@@ -28,9 +26,11 @@ use crate::{
         sessions::{Session, SessionKey, View, flags},
         snats::{Snat, filtering, mapping},
     },
-    translation::mss,
+    translation::{mss, rewrite::rewrite},
     verifier::settle,
     wire::{
+        address::{Address, Endpoint, Port},
+        packet::Packet,
         protocol::{TCP, UDP},
         tcp,
     },
@@ -43,7 +43,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
+pub fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -58,7 +58,7 @@ pub fn outbound<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Address, P: Packet, T: Tables<A>>(
+fn decide<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -144,7 +144,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
 
 /// A packet from an inside source without a session: it opens one, or it does not leave.
 #[inline(never)]
-fn from_inside<A: Address, P: Packet, T: Tables<A>>(
+fn from_inside<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -187,7 +187,7 @@ enum HostFlow {
 
 /// Decides on a packet without a session and without a rule for its source.
 #[inline(always)]
-fn from_host<A: Address, P: Packet, T: Tables<A>>(
+fn from_host<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -212,7 +212,7 @@ fn from_host<A: Address, P: Packet, T: Tables<A>>(
 
 /// (Apart from what follows: the stack has no room for both.)
 #[inline(never)]
-fn host_flow<A: Address, P: Packet, T: Tables<A>>(
+fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -295,7 +295,7 @@ fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
 /// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet
 /// shows by the frame alone.
 #[inline(always)]
-fn is_to_group<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     const ETHERNET: usize = 14;
     let frame = parsed.l3.checked_sub(ETHERNET);
     let is_group_frame = frame
@@ -419,7 +419,7 @@ fn end_of_answers<A: Address, T: Tables<A>>(
 
 /// Opens a session of the host's own with the port that it has, or another one if that is taken.
 #[inline(never)]
-fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
+fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -448,7 +448,7 @@ fn open_elsewhere<A: Address, P: Packet, T: Tables<A>>(
 const FIRST_HOST_PORT: u16 = 1024;
 
 #[inline(always)]
-fn open<A: Address, P: Packet, T: Tables<A>>(
+fn open<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,

@@ -1,13 +1,12 @@
 //! Uplink, ingress: packets from outside.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
+    family::Family,
     headers::{
         dhcp,
         parsed::{Parsed, Transport, parse},
     },
-    packet::Packet,
     pipeline::{
         direct,
         fast::{self, Inbound},
@@ -19,7 +18,6 @@ use crate::{
         policy,
         verdict::{Decision, NotOpened, Opened, Outcome, Place, Verdict, outcome, rewritten},
     },
-    rewrite::rewrite,
     session::{
         open_forward::{forward_target, open_forward},
         open_mapping::open_to_mapping,
@@ -28,6 +26,7 @@ use crate::{
         Tables,
         addresses::ExternalAddress,
         forwards::{Forward, forward_flags},
+        held::HeldPacket,
         host::HostSocket,
         permits::PermitKey,
         policies::side_of,
@@ -35,8 +34,12 @@ use crate::{
         sessions::{SessionKey, Touch, View},
         snats::filtering,
     },
-    translation::mss,
-    wire::protocol::TCP,
+    translation::{mss, rewrite::rewrite},
+    wire::{
+        address::{Address, Endpoint, Port},
+        packet::Packet,
+        protocol::TCP,
+    },
     work::Work,
 };
 
@@ -46,7 +49,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
+pub fn inbound<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -82,7 +85,7 @@ pub fn inbound<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Address, P: Packet, T: Tables<A>>(
+fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -110,7 +113,7 @@ fn decide<A: Address, P: Packet, T: Tables<A>>(
 
 /// Opens a session for a packet, and rewrites it.
 #[inline(never)]
-fn without_session<A: Address, P: Packet, T: Tables<A>>(
+fn without_session<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -190,7 +193,7 @@ fn host_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Host
 }
 
 #[inline(always)]
-fn by_forward<A: Address, P: Packet, T: Tables<A>>(
+fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -231,7 +234,7 @@ fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) 
 }
 
 #[inline(always)]
-fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
+fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -272,7 +275,7 @@ fn by_mapping<A: Address, P: Packet, T: Tables<A>>(
 
 /// Asks the policies, if there are any, whether a guest may be reached by an uplink.
 #[inline(always)]
-fn check_policies<A: Address, P: Packet, T: Tables<A>>(
+fn check_policies<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -289,7 +292,7 @@ fn check_policies<A: Address, P: Packet, T: Tables<A>>(
 /// Rewrites and counts the packet that opened a session. (Apart from opening it: the stack has no room
 /// for both.)
 #[inline(never)]
-fn opened<A: Address, P: Packet, T: Tables<A>>(
+fn opened<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &Work<A>,

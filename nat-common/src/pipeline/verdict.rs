@@ -1,12 +1,12 @@
 //! What becomes of a packet.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
     tables::{
         Tables,
         interfaces::{Interface, interface_flags},
     },
+    wire::address::Address,
 };
 
 /// What becomes of a packet that is not dropped.

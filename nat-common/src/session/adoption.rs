@@ -6,7 +6,6 @@
 //! which adds it to the new ones beside the packets that use them already.
 
 use crate::{
-    address::{Addr4, Address},
     session::{
         entries::{add_session_entries, answer_key},
         limits,
@@ -19,6 +18,7 @@ use crate::{
         ports::{PortKey, PortRecord},
         sessions::{DEAD, Session, SessionKey, SessionRecord, flags},
     },
+    wire::address::{Addr4, Address},
     work::opening::Opening,
 };
 

@@ -1,7 +1,6 @@
 //! Ending sessions: by idle time, or because they are no longer wanted.
 
 use crate::{
-    address::Address,
     session::{
         limits,
         references::{release, release_port},
@@ -13,7 +12,10 @@ use crate::{
         sessions::{DEAD, OPENING, Session, SessionKey, View, flags},
         settings::{DNS_S, Settings},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Address,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 /// What the program `end_sessions` does with the sessions that it is given.

@@ -7,7 +7,6 @@
 //! be used ([`super::opening`]) or is gone. Whatever was added before a failure is taken back.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
     session::tracking,
     tables::{
@@ -18,7 +17,10 @@ use crate::{
         settings::DNS_PORT,
     },
     verifier::settle,
-    wire::protocol::UDP,
+    wire::{
+        address::{Address, Endpoint, Port},
+        protocol::UDP,
+    },
     work::opening::{Entry, Opening, Refusal},
 };
 

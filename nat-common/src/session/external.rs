@@ -1,7 +1,6 @@
 //! Choice and claim of the external endpoint of a session that is being opened.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
     headers::dhcp,
     session::{
@@ -24,7 +23,10 @@ use crate::{
         snats::{self, Snat},
     },
     verifier::settle,
-    wire::protocol::{ICMP, TCP, UDP, has_ports},
+    wire::{
+        address::{Address, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP, has_ports},
+    },
     work::{
         opening::{Choice, Opening, Refusal},
         port_search::{MAX_ATTEMPTS, PortSearch, beside},

@@ -1,13 +1,15 @@
 //! The host's own lease of an address by DHCP on an uplink.
 
 use crate::{
-    address::{Address, Port},
     headers::dhcp::CLIENT,
     tables::{
         Tables,
         sessions::{SessionKey, View},
     },
-    wire::protocol::UDP,
+    wire::{
+        address::{Address, Port},
+        protocol::UDP,
+    },
 };
 
 /// For how long the host is without an address after it has asked for one, in seconds. Servers look

@@ -1,7 +1,6 @@
 //! What each guest has of the shared tables, so that one cannot take all (RFC 6888 REQ-4).
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
     tables::{
         Tables,
@@ -9,6 +8,7 @@ use crate::{
         guests::{Guest, GuestKey, is_from_outside},
         insert::InsertError,
     },
+    wire::address::Address,
 };
 
 /// Counts one more session of a guest, or of the host; by the [`flags`](crate::tables::sessions::flags) of its primary entry also of

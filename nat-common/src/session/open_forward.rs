@@ -1,7 +1,6 @@
 //! Opening a session from outside through a forward rule.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
     headers::parsed::Parsed,
     session::{
@@ -17,7 +16,10 @@ use crate::{
         sessions::{SessionRecord, View, flags},
     },
     verifier::settle,
-    wire::protocol::{TCP, UDP, has_ports},
+    wire::{
+        address::{Address, Endpoint, Port},
+        protocol::{TCP, UDP, has_ports},
+    },
     work::{Work, opening::Refusal},
 };
 

@@ -1,7 +1,6 @@
 //! Opening a session between guests by an external address.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
     session::{
         entries::{first_state, record},
@@ -16,6 +15,7 @@ use crate::{
         sessions::{SessionRecord, View, flags},
         snats::Snat,
     },
+    wire::address::{Address, Endpoint},
     work::{Work, opening::Entry},
 };
 

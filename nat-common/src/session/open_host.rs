@@ -1,7 +1,6 @@
 //! Noting a flow that the host itself has opened.
 
 use crate::{
-    address::{Address, Endpoint},
     session::{
         entries::{add_pair, answer_key, record},
         limits,
@@ -13,6 +12,7 @@ use crate::{
         sessions::{SessionKey, SessionRecord, View, flags},
     },
     verifier::settle,
+    wire::address::{Address, Endpoint},
     work::{Work, opening::Entry},
 };
 

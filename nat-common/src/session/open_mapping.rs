@@ -1,7 +1,6 @@
 //! Opening a session from outside to a mapping that a guest has made.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
     session::{
         entries::{answer_key, record},
@@ -17,6 +16,7 @@ use crate::{
         snats,
     },
     verifier::settle,
+    wire::address::{Address, Endpoint},
     work::Work,
 };
 

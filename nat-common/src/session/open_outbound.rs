@@ -1,7 +1,6 @@
 //! Opening a session from inside.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
     session::{
         entries::{first_state, record},
@@ -14,6 +13,7 @@ use crate::{
         sessions::{SessionRecord, View, flags},
         snats::{self, BY_DESTINATION, Snat},
     },
+    wire::address::{Address, Endpoint},
     work::{
         Work,
         opening::{Entry, Opening},

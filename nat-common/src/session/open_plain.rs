@@ -1,7 +1,6 @@
 //! Opening a session that translates nothing.
 
 use crate::{
-    address::Address,
     drop_reason::DropReason,
     session::{
         entries::{answer_key, first_state, record},
@@ -12,6 +11,7 @@ use crate::{
         guests::GuestKey,
         sessions::{SessionRecord, View, flags},
     },
+    wire::address::Address,
     work::{Work, opening::Entry},
 };
 

@@ -1,11 +1,11 @@
 //! Attempts to open a session, and sessions that other CPUs open at the same moment.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
     session::{entries::add_pair, limits, tracking},
     tables::{Tables, environment::MAX_WAITS, sessions::flags},
     verifier::settle,
+    wire::address::{Address, Endpoint},
     work::opening::{Opening, Refusal},
 };
 

@@ -1,7 +1,6 @@
 //! References that a session holds: to an external port and to a permit of its remote address.
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
     session::limits,
     tables::{
@@ -13,6 +12,7 @@ use crate::{
         references,
         sessions::flags,
     },
+    wire::address::{Address, Endpoint},
     work::opening::Refusal,
 };
 

@@ -1,6 +1,6 @@
 //! `ADDRESSES`: external addresses.
 
-use crate::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Address};
 
 /// Key of `ADDRESSES`: an external address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

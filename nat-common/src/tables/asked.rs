@@ -1,6 +1,6 @@
 //! `ASKED` and `OWN_ADDRESSES`: what sockets of the host have asked for, and what they take a guest for.
 
-use crate::address::{Addr4, Address, Endpoint, Port};
+use crate::wire::address::{Addr4, Address, Endpoint, Port};
 
 /// How many addresses the loopback address can stand for.
 pub const MAX_OWN: usize = 64;

@@ -1,6 +1,6 @@
 //! `BINDINGS` and `NAMES`: the port of a bridge that an Ethernet or IPv4 address belongs to.
 
-use crate::{address::Addr4, atomics::Shared, tables::insert::InsertError};
+use crate::{atomics::Shared, tables::insert::InsertError, wire::address::Addr4};
 
 /// [`Binding::seen_s`] of a name that the configuration binds.
 pub const FIXED: u32 = u32::MAX;

@@ -1,8 +1,9 @@
 //! `COUNTERS`: packets, bytes and sessions of each rule.
 
 use crate::{
-    address::Address, drop_reason::DropReason, headers::parsed::Parsed, offload::segment_headers,
-    packet::Packet,
+    drop_reason::DropReason,
+    headers::{offloads::segment_headers, parsed::Parsed},
+    wire::{address::Address, packet::Packet},
 };
 
 /// Value of `COUNTERS`, per CPU, at the index of the rule's number.

@@ -1,9 +1,9 @@
 //! `DATAGRAMS`: which parts of a packet that is sent in fragments have come.
 
 use crate::{
-    address::Address,
     atomics::Shared,
     tables::{fragments::FragmentKey, insert::InsertError},
+    wire::address::Address,
 };
 
 /// Bytes that a block of a packet has: fragments start at multiples of it.

@@ -1,6 +1,6 @@
 //! `EXCLUDES`: destinations that a source translation rule leaves alone.
 
-use crate::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Address};
 
 /// Key of `EXCLUDES`, a longest-prefix match over the destination address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

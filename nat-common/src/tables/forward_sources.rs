@@ -1,8 +1,8 @@
 //! `FORWARD_SOURCES`: the external source of what a forward's target sends from a forwarded port.
 
 use crate::{
-    address::{Addr4, Address, Endpoint, Port},
     tables::origin::Origin,
+    wire::address::{Addr4, Address, Endpoint, Port},
 };
 
 /// Key of `FORWARD_SOURCES`, a longest-prefix match over the last bits of the port.

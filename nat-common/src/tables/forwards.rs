@@ -1,6 +1,6 @@
 //! `FORWARDS`: compiled forward rules.
 
-use crate::address::{Addr4, Address, Endpoint, Port};
+use crate::wire::address::{Addr4, Address, Endpoint, Port};
 
 /// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -1,9 +1,9 @@
 //! `FRAGMENTS`: the ports of packets that are sent in fragments.
 
 use crate::{
-    address::{Addr4, Address, Port},
     headers::parsed::Parsed,
     tables::{insert::InsertError, sessions::View},
+    wire::address::{Addr4, Address, Port},
 };
 
 /// Key of `DATAGRAMS` and `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).

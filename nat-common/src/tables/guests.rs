@@ -1,13 +1,13 @@
 //! `GUESTS`: what each guest has of the shared tables.
 
 use crate::{
-    address::{Addr4, Address},
     atomics::Shared,
     tables::{
         insert::InsertError,
         references::References,
         sessions::{SessionKey, flags},
     },
+    wire::address::{Addr4, Address},
 };
 
 /// Key of `GUESTS`.

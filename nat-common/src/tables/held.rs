@@ -3,10 +3,61 @@
 use core::cell::UnsafeCell;
 
 use crate::{
-    address::{Addr4, Address},
     atomics::Shared,
     tables::fragments::FragmentKey,
+    wire::{
+        address::{Addr4, Address},
+        packet::{Packet, SlicePacket},
+    },
 };
+
+/// A packet that can be kept in a slot and sent on from there.
+pub trait HeldPacket: Packet {
+    /// Whether it was kept and sent on; says so once.
+    fn was_kept(&mut self) -> bool;
+
+    /// Copies the whole packet into a slot.
+    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()>;
+
+    /// Sets this packet aside, so that others can be sent in its place.
+    fn save(&self) -> Option<()>;
+
+    /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false` if it
+    /// does not.
+    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
+
+    /// Takes up again what was set aside.
+    fn restore(&mut self);
+}
+
+impl HeldPacket for SlicePacket<'_> {
+    fn was_kept(&mut self) -> bool {
+        core::mem::take(&mut self.was_kept)
+    }
+
+    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
+        slot.set_key(key);
+        slot.bytes_mut()
+            .get_mut(..self.bytes.len())?
+            .copy_from_slice(self.bytes);
+        slot.set_len(self.bytes.len() as u32);
+        Some(())
+    }
+
+    fn save(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
+        let is_wanted = slot.key() == *key;
+        if let (true, Some(send)) = (is_wanted, &mut self.send_kept) {
+            send(&slot.bytes()[..slot.len() as usize]);
+        }
+        is_wanted
+    }
+
+    fn restore(&mut self) {}
+}
 
 /// Senders are spread over this many sets of slots in `HELD`, by their address.
 pub const HELD_SETS: u32 = 64;

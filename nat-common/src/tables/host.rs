@@ -1,6 +1,6 @@
 //! The host's own sockets.
 
-use crate::address::{Address, Endpoint};
+use crate::wire::address::{Address, Endpoint};
 
 /// Which socket of the host would take a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

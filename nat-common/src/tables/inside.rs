@@ -1,6 +1,6 @@
 //! `INSIDE`: inside addresses, by prefix.
 
-use crate::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Address};
 
 /// Key of `INSIDE`, a longest-prefix match over inside addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

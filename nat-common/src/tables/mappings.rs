@@ -1,8 +1,8 @@
 //! `MAPPINGS`: the external endpoint of an internal one (endpoint-independent mapping).
 
 use crate::{
-    address::{Addr4, Address, Endpoint, Port},
     tables::insert::InsertError,
+    wire::address::{Addr4, Address, Endpoint, Port},
 };
 
 /// Key of `MAPPINGS`: an internal endpoint and the uplink by which it sends.

@@ -32,7 +32,6 @@ pub mod snats;
 pub mod uplinks;
 
 use crate::{
-    address::Address,
     tables::{
         addresses::ExternalAddresses, counters::Counters, datagrams::Datagrams,
         environment::Environment, excludes::Excludes, forward_sources::ForwardSources,
@@ -42,6 +41,7 @@ use crate::{
         refusals::RefusalClocks, routes::Routes, rules::Rules, sessions::Sessions,
         settings::CurrentSettings, snats::Snats, uplinks::Uplinks,
     },
+    wire::address::Address,
 };
 
 /// Names the tables once, for the trait and for all that implements them.

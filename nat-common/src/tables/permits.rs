@@ -3,8 +3,8 @@
 //! Sessions hold references to an entry, which goes with the last of them.
 
 use crate::{
-    address::{Addr4, Address, Endpoint, Port},
     tables::{insert::InsertError, references::References},
+    wire::address::{Addr4, Address, Endpoint, Port},
 };
 
 /// Key of `PERMITS`: a remote address that may send to an external port.

@@ -6,8 +6,8 @@
 //! the two sides that it names, and four chains at the most concern a flow.
 
 use crate::{
-    address::{Addr4, Address},
     tables::interfaces::{Interface, role},
+    wire::address::{Addr4, Address},
 };
 
 /// An end of a flow, as far as it is known by the interface.

@@ -3,8 +3,8 @@
 //! Sessions hold references to an entry, which goes with the last of them.
 
 use crate::{
-    address::{Addr4, Address, Endpoint, Port},
     tables::{insert::InsertError, mappings::MappingKey, references::References},
+    wire::address::{Addr4, Address, Endpoint, Port},
 };
 
 /// Key of `PORTS`: an external port.

@@ -1,6 +1,6 @@
 //! The host's own routes.
 
-use crate::address::Address;
+use crate::wire::address::Address;
 
 /// Where the kernel sends a packet, other than out by an interface.
 pub mod way {

@@ -8,13 +8,13 @@
 //! which a packet leaves with everything rewritten but its source address.
 
 use crate::{
-    address::{Addr4, Address, Endpoint, Port},
     atomics::Shared,
     headers::{
         parsed::{NO_ACKNOWLEDGEMENT, Parsed},
         quoted::Quoted,
     },
     tables::{insert::InsertError, next_hops},
+    wire::address::{Addr4, Address, Endpoint, Port},
 };
 
 impl<A: Address> Quoted<A> {

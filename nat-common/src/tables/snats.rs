@@ -1,6 +1,6 @@
 //! `SNATS`: compiled source translation rules.
 
-use crate::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Address};
 
 /// Key of `SNATS`, a longest-prefix match over the source address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

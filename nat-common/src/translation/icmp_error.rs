@@ -1,15 +1,15 @@
 //! ICMP errors: they quote the packet that they are about, and both are translated (RFC 5508).
 
 use crate::{
-    address::{Address, Endpoint},
     drop_reason::DropReason,
-    headers::{parsed::Parsed, quoted::Quoted},
-    offload::{Offload, is_sound},
-    packet::{ChecksumKind, Packet},
-    rewrite::{DCCP, ICMP_CHECKSUM, UDP_CHECKSUM, UDP_LITE},
+    family::Family,
+    headers::{offloads::is_sound, parsed::Parsed, quoted::Quoted},
     wire::{
+        address::Endpoint,
         checksum::Diff,
-        protocol::{ICMP, TCP, UDP},
+        offload::Offload,
+        packet::{ChecksumKind, Packet},
+        protocol::{DCCP, ICMP, ICMP_CHECKSUM, TCP, UDP, UDP_CHECKSUM, UDP_LITE},
     },
 };
 
@@ -33,7 +33,7 @@ pub struct ErrorTranslation<A> {
 /// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
 /// device would write over the translation; the caller drops it.
 #[inline(always)]
-pub fn rewrite_error<A: Address, P: Packet>(
+pub fn rewrite_error<A: Family, P: Packet>(
     packet: &mut P,
     error: &Parsed<A>,
     quoted: &Quoted<A>,
@@ -65,7 +65,7 @@ pub fn rewrite_error<A: Address, P: Packet>(
 
 /// Writes the quoted packet and gives the change that the error's own checksum must follow.
 #[inline(always)]
-fn write_quoted<A: Address, P: Packet>(
+fn write_quoted<A: Family, P: Packet>(
     packet: &mut P,
     error: &Parsed<A>,
     quoted: &Quoted<A>,

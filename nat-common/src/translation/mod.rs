@@ -2,3 +2,4 @@
 
 pub mod icmp_error;
 pub mod mss;
+pub mod rewrite;

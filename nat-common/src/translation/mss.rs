@@ -2,13 +2,16 @@
 //! way is narrower than the ends can know.
 
 use crate::{
-    address::Address,
+    family::Family,
     headers::parsed::{Parsed, Transport},
-    offload::Offload,
-    packet::{ChecksumKind, Packet},
-    rewrite::TCP_CHECKSUM,
     tables::Tables,
-    wire::{checksum::Diff, tcp},
+    wire::{
+        checksum::Diff,
+        offload::Offload,
+        packet::{ChecksumKind, Packet},
+        protocol::TCP_CHECKSUM,
+        tcp,
+    },
 };
 
 /// Length of a TCP header without options in bytes.
@@ -31,7 +34,7 @@ const MSS_LEN: u8 = 4;
 /// `false` if the packet cannot be written to.
 #[inline(always)]
 #[must_use]
-pub fn clamp<A: Address, P: Packet, T: Tables<A>>(
+pub fn clamp<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -48,7 +51,7 @@ pub fn clamp<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(never)]
-fn lower<A: Address, P: Packet, T: Tables<A>>(
+fn lower<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -90,7 +93,7 @@ fn lower<A: Address, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn write<A: Address, P: Packet>(
+fn write<A: Family, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
     at: usize,

@@ -1,6 +1,6 @@
 //! Types of ICMP messages (RFC 792).
 
-use crate::address::Port;
+use crate::wire::address::Port;
 
 /// What an ICMP type is to a NAT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

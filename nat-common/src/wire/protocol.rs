@@ -1,6 +1,20 @@
-//! Numbers of IP protocols.
+//! Numbers of IP protocols, and where their checksums stand.
 
 use network_types::ip::IpProto;
+
+/// Offset of the checksum in a TCP header.
+pub(crate) const TCP_CHECKSUM: usize = 16;
+
+/// Offset of the checksum in a UDP header.
+pub(crate) const UDP_CHECKSUM: usize = 6;
+
+/// Offset of the checksum in an ICMP header.
+pub(crate) const ICMP_CHECKSUM: usize = 2;
+
+/// UDP-Lite and DCCP keep a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
+pub(crate) const UDP_LITE: u8 = 136;
+
+pub(crate) const DCCP: u8 = 33;
 
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = IpProto::Icmp as u8;

@@ -1,12 +1,10 @@
 //! The ICMP error that tells a guest that its packet was refused: host unreachable (RFC 792; RFC 1812 section
 //! 5.2.7.1).
 
-use crate::{
+use crate::wire::{
     address::Addr4,
-    wire::{
-        checksum::{Diff, fold, sum},
-        protocol::{ICMP, TCP},
-    },
+    checksum::{Diff, fold, sum},
+    protocol::{ICMP, TCP},
 };
 
 /// Bytes of the refused packet that are quoted: its header and eight more (RFC 792).

@@ -1,8 +1,8 @@
 //! A flow, as policies see it, and what they say of it.
 
 use crate::{
-    address::{Address, Port},
     tables::policies::{CHAINS, Chain, DEFAULTS, Policy, Side, side},
+    wire::address::{Address, Port},
 };
 
 /// A flow that is to be opened, and what is found out about it. It lies in the packet's work area.

@@ -8,7 +8,6 @@ pub mod opening;
 pub mod port_search;
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
     headers::parsed::Parsed,
     tables::{
@@ -17,7 +16,10 @@ use crate::{
         sessions::{SessionKey, SessionRecord},
         snats::Snat,
     },
-    wire::unreachable,
+    wire::{
+        address::{Address, Endpoint, Port},
+        unreachable,
+    },
     work::{
         judging::Judging,
         opening::{Choice, Entry, Opening},

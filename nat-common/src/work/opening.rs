@@ -1,7 +1,6 @@
 //! The two entries of a session that is being opened, and what has been tried so far.
 
 use crate::{
-    address::Endpoint,
     drop_reason::DropReason,
     tables::{
         guests::GuestKey,
@@ -10,6 +9,7 @@ use crate::{
         sessions::{SessionKey, SessionRecord},
         snats::Snat,
     },
+    wire::address::Endpoint,
     work::port_search::PortSearch,
 };
 

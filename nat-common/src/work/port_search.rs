@@ -4,7 +4,7 @@
 //! ports or the others) from an unpredictable start, by a stride that visits every port of a small
 //! range once, so that a search is short at any fill and complete where the range is small.
 
-use crate::{address::Port, wire::protocol::ICMP};
+use crate::wire::{address::Port, protocol::ICMP};
 
 /// How many candidates are tried before the flow is refused.
 pub const MAX_ATTEMPTS: u32 = 128;

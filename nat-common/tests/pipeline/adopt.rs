@@ -2,7 +2,6 @@
 
 use bytemuck::Zeroable as _;
 use nat_common::{
-    address::{Addr4, Port},
     session::{
         adoption::{Adopted4, adopt},
         tracking,
@@ -13,7 +12,10 @@ use nat_common::{
         sessions::{DEAD, Session, SessionKey4, SessionRecord4, Sessions as _, flags},
         snats::{filtering, mapping},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
     work::Work,
 };
 

@@ -1,15 +1,14 @@
 //! A guest is bound to the port that it is plugged into.
 
 use nat_common::{
-    address::Addr4,
     atomics::Shared,
-    packet::SlicePacket,
     pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, MOST_SERVED_NAMES, PASSES},
     tables::{
         bindings::{BindingRecord, Bindings as _, FIXED, Name},
         inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
         interfaces::{Interface, interface_flags, role},
     },
+    wire::{address::Addr4, packet::SlicePacket},
 };
 
 use super::{

@@ -1,10 +1,12 @@
 //! Fragments at their bounds: the longest packet, blocks that begin and end inside of a word, slots.
 
 use nat_common::{
-    address::{Addr4, Address as _},
     drop_reason::DropReason,
     tables::held::{HELD_BYTES, HELD_SETS, HELD_WAYS},
-    wire::protocol::UDP,
+    wire::{
+        address::{Addr4, Address as _},
+        protocol::UDP,
+    },
 };
 
 use super::{

@@ -1,14 +1,13 @@
 //! While an uplink is away, guests' packets leave only by interfaces that the daemon has looked at.
 
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
     pipeline::{Outcome, Verdict},
     tables::{
         snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
         uplinks::{UPLINKS, Uplink},
     },
-    wire::protocol::UDP,
+    wire::{address::Addr4, protocol::UDP},
 };
 
 use super::{

@@ -2,15 +2,17 @@
 
 use nat_common::{
     atomics::Shared,
-    offload::Offload,
-    packet::{Frames, SlicePacket},
     pipeline::{self, Decision, Place, Verdict},
     tables::{
         interfaces::{Interface, role},
         next_hops::{self, NextHop, NextHopKey},
         sessions::{REFRESH_S, SessionKey4, Touch, View},
     },
-    wire::protocol::{TCP, UDP},
+    wire::{
+        offload::Offload,
+        packet::{Frames, SlicePacket},
+        protocol::{TCP, UDP},
+    },
     work::Work,
 };
 use proptest::prelude::*;

@@ -1,10 +1,12 @@
 //! What a forward's target sends from a forwarded port: M6.
 
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
     tables::snats::mapping,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{

@@ -16,11 +16,11 @@ use std::{
 };
 
 use nat_common::{
-    address::Addr4,
     tables::{
         guests::Guest, mappings::MappingRecord4, ports::PortOwner, references::References,
         sessions::Session,
     },
+    wire::address::Addr4,
 };
 
 use super::{memory::MemoryTables, world::World};

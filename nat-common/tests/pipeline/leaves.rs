@@ -2,13 +2,18 @@
 //! shown.
 
 use nat_common::{
-    address::{Addr4, Address as _, Port},
+    family::Family as _,
     tables::{
         guests::GuestKey,
         held::Held,
         sessions::{DEAD, OPENING, SessionKey, View},
     },
-    wire::{checksum::fold, icmp::service, protocol::UDP},
+    wire::{
+        address::{Addr4, Address as _, Port},
+        checksum::fold,
+        icmp::service,
+        protocol::UDP,
+    },
     work::port_search::PortSearch,
 };
 

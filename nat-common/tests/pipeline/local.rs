@@ -1,10 +1,12 @@
 //! The host's own access to what it forwards.
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     pipeline::local::{Caller, redirect},
     tables::asked::{MAX_OWN, OwnAddresses},
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{

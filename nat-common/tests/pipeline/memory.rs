@@ -11,7 +11,6 @@ use std::{
 };
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     atomics::Shared,
     drop_reason::DropReason,
     tables::{
@@ -45,7 +44,10 @@ use nat_common::{
         snats::{Snat4, SnatKey4, Snats},
         uplinks::{Uplink, Uplinks},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{

@@ -1,13 +1,15 @@
 //! What the kernel has put off for a device: checksums and segments, of tunnels too.
 
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
-    offload::Offload,
-    packet::{Frames, SlicePacket},
     pipeline::{self, Decision, Place},
     tables::interfaces::interface_flags,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        offload::Offload,
+        packet::{Frames, SlicePacket},
+        protocol::{ICMP, TCP, UDP},
+    },
     work::Work,
 };
 

@@ -1,10 +1,12 @@
 //! Policies: who may open flows to whom, and what answers them.
 
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
     tables::policies::{DEFAULTS, Policy4, action, side},
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{

@@ -1,7 +1,6 @@
 //! Races: two packets, or a packet and an end, at the same time on two CPUs.
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     drop_reason::DropReason,
     session::{ending, tracking},
     tables::{
@@ -10,7 +9,10 @@ use nat_common::{
         sessions::{Sessions as _, View},
         snats::mapping,
     },
-    wire::protocol::{TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{TCP, UDP},
+    },
 };
 
 use super::{

@@ -2,7 +2,6 @@
 //! the rules, ends of half sessions, timeouts.
 
 use nat_common::{
-    address::{Addr4, Port},
     drop_reason::DropReason,
     session::ending,
     tables::{
@@ -11,7 +10,10 @@ use nat_common::{
         sessions::{Sessions, View, flags},
         snats::{filtering, mapping},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{
@@ -290,7 +292,7 @@ fn x3_sessions_without_translation_are_the_guests() {
         };
         let mut bytes = udp(from, to).bytes();
         let mut work = nat_common::work::Work::new();
-        let packet = nat_common::packet::SlicePacket::new(&mut bytes, UPLINK);
+        let packet = nat_common::wire::packet::SlicePacket::new(&mut bytes, UPLINK);
         nat_common::headers::parsed::parse(&packet, super::packets::ETHERNET, &mut work.parsed)
             .unwrap();
         let plain = Plain {

@@ -1,16 +1,18 @@
 //! Which guest is told that its packet was refused, and how often.
 
 use nat_common::{
-    address::{Addr4, Address as _},
     drop_reason::DropReason,
     headers::parsed::{Parsed, parse},
-    packet::SlicePacket,
     pipeline::refusal::recipient,
     tables::{
         interfaces::{Interface, role},
         refusals::CLOCKS,
     },
-    wire::unreachable::{QUOTE_LEN, Recipient},
+    wire::{
+        address::{Addr4, Address as _},
+        packet::SlicePacket,
+        unreachable::{QUOTE_LEN, Recipient},
+    },
 };
 
 use super::{

@@ -1,12 +1,14 @@
 //! Packets that are still to be segmented, and what is counted of them; data and headers.
 
 use nat_common::{
-    address::Addr4,
     drop_reason::DropReason,
     headers::parsed::{Parsed, parse},
-    packet::{Frames, Packet, SlicePacket},
     tables::counters::Traffic,
-    wire::protocol::TCP,
+    wire::{
+        address::Addr4,
+        packet::{Frames, Packet, SlicePacket},
+        protocol::TCP,
+    },
 };
 
 use super::{

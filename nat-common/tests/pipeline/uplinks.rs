@@ -1,14 +1,13 @@
 //! Several uplinks: whose address a session has, and when it ends because it leaves by another.
 
 use nat_common::{
-    address::Addr4,
     pipeline::Verdict,
     tables::{
         addresses::ExternalAddress,
         interfaces::{Interface, interface_flags, role},
         snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat4, SnatKey4, mapping},
     },
-    wire::protocol::UDP,
+    wire::{address::Addr4, protocol::UDP},
 };
 
 use super::{

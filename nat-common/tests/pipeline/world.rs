@@ -3,9 +3,7 @@
 use std::{cell::Cell, collections::HashMap, ops::RangeInclusive};
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     drop_reason::DropReason,
-    packet::SlicePacket,
     pipeline::{self, Place, Verdict},
     session::ending,
     tables::{
@@ -28,7 +26,11 @@ use nat_common::{
         settings::Settings,
         snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        packet::SlicePacket,
+        protocol::{ICMP, TCP, UDP},
+    },
     work::Work,
 };
 

@@ -6,11 +6,13 @@ use std::net::Ipv4Addr;
 
 use etherparse::{IpNumber, PacketBuilder, PacketHeaders, TransportHeader};
 use nat_common::{
-    address::Addr4,
-    packet::SlicePacket,
     pipeline::{self, Place, Verdict},
     session::ending,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        packet::SlicePacket,
+        protocol::{ICMP, TCP, UDP},
+    },
     work::Work,
 };
 pub(crate) use tables::MemoryTables;

@@ -5,7 +5,6 @@
 use std::{cell::RefCell, collections::HashMap, hash::Hash};
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     atomics::Shared,
     drop_reason::DropReason,
     tables::{
@@ -38,7 +37,10 @@ use nat_common::{
         snats::{self, Snat4, Snats},
         uplinks::{Uplink, Uplinks},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{LAN, PUBLIC, UPLINK, guest};

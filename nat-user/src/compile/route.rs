@@ -112,7 +112,7 @@ to = "192.0.2.119"
         compile(&config, &environment, &mut Numbers::default())
     }
 
-    fn covers(bits: u32, address: nat_common::address::Addr4, wanted: &str) -> bool {
+    fn covers(bits: u32, address: nat_common::wire::address::Addr4, wanted: &str) -> bool {
         let prefix = Ipv4Net::new(Ipv4Addr::from(address.0), bits as u8).unwrap();
         prefix.contains(&wanted.parse::<Ipv4Addr>().unwrap())
     }

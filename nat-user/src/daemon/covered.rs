@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use nat_common::{
-    address::{Addr4, Port},
     tables::{
         forwards::{FORWARD_FIXED_BITS, Forward4, forward_flags},
         sessions::flags,
     },
-    wire::protocol::{TCP, UDP},
+    wire::{
+        address::{Addr4, Port},
+        protocol::{TCP, UDP},
+    },
 };
 
 use crate::{compile::Ruleset, dataplane::SessionEntry};

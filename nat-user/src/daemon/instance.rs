@@ -11,13 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::{
-    address::Addr4,
     tables::{
         bindings::Name,
         interfaces::{Interface, interface_flags, role},
         rules::rule_flags,
         sessions::{SessionKey4, View, flags},
     },
+    wire::address::Addr4,
 };
 use nix::net::if_::if_nametoindex;
 use settings::Settings;

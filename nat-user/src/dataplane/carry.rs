@@ -15,7 +15,6 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable as _};
 use nat_common::{
-    address::Endpoint,
     session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, counted},
     tables::{
         counters::RuleCounters,
@@ -27,6 +26,7 @@ use nat_common::{
         sessions::{JUST_OPENED, OPENING, SessionKey4, SessionRecord4, flags},
         settings::Settings,
     },
+    wire::address::Endpoint,
 };
 
 use super::{

@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, MapInfo};
 use nat_common::{
     LAYOUT_VERSION,
-    address::Addr4,
     tables::{
         addresses::{AddressKey4, ExternalAddress},
         bindings::{BindingRecord, Name},
@@ -30,6 +29,7 @@ use nat_common::{
         snats::{Snat4, SnatKey4},
         uplinks::Uplink,
     },
+    wire::address::Addr4,
 };
 
 use super::{Pins, batch};

@@ -23,8 +23,8 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable};
 use nat_common::{
-    address::Addr4,
     tables::asked::{MAX_OWN, OwnAddresses4},
+    wire::address::Addr4,
 };
 
 use super::{Pins, Plain, Programs, link, undisturbed::undisturbed};

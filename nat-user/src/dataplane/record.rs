@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result, ensure};
-use nat_common::offload::{FIELDS, RECORD_CALL, WINDOW, field};
+use nat_common::wire::offload::{FIELDS, RECORD_CALL, WINDOW, field};
 
 /// The kernel's description of its types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use nat_common::{
-    address::{Addr4, Port},
     session::{
         ending::idle_s,
         tracking::{self, Phase},
@@ -13,7 +12,10 @@ use nat_common::{
         sessions::{OPENING, SessionKey4, SessionRecord4, flags},
         settings::Settings,
     },
-    wire::protocol::{ICMP, TCP},
+    wire::{
+        address::{Addr4, Port},
+        protocol::{ICMP, TCP},
+    },
 };
 use serde::Serialize;
 

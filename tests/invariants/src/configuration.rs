@@ -7,12 +7,14 @@ use std::{
 };
 
 use nat_common::{
-    address::Addr4,
     tables::{
         forwards::{FORWARD_FIXED_BITS, Forward4, OTHER_PROTOCOLS, forward_flags},
         snats::{Snat4, mapping},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use crate::{

@@ -2,10 +2,12 @@
 
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
 use nat_common::{
-    address::Addr4,
     headers::parsed::{Parsed, parse},
-    packet::SlicePacket,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        packet::SlicePacket,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use crate::{

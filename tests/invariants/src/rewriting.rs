@@ -1,15 +1,19 @@
 //! Writing translations: of packets, and of packets that ICMP errors quote.
 
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     headers::{
         parsed::{Parsed, Transport, parse},
         quoted::{Quoted, parse_quoted},
     },
-    packet::SlicePacket,
-    rewrite::rewrite,
-    translation::icmp_error::{ErrorTranslation, rewrite_error},
-    wire::protocol::{ICMP, TCP, UDP},
+    translation::{
+        icmp_error::{ErrorTranslation, rewrite_error},
+        rewrite::rewrite,
+    },
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        packet::SlicePacket,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use crate::{

@@ -1,7 +1,6 @@
 //! The whole pipeline: sequences of packets at all hooks of the host in memory.
 
 use nat_common::{
-    address::Addr4,
     pipeline::Verdict,
     tables::{
         addresses::ExternalAddresses as _,
@@ -9,7 +8,10 @@ use nat_common::{
         interfaces::Interfaces as _,
         snats::{Snats as _, filtering, mapping},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::Addr4,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use crate::{

@@ -9,7 +9,6 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use nat_common::{
-    address::{Addr4, Endpoint, Port},
     tables::{
         guests::{GuestKey4, GuestRecord},
         mappings::{MappingKey4, MappingRecord4},
@@ -17,7 +16,10 @@ use nat_common::{
         ports::{PortKey4, PortRecord4},
         sessions::{SessionKey4, SessionRecord4, View, flags},
     },
-    wire::protocol::UDP,
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::UDP,
+    },
 };
 
 use nat_user::dataplane::Plain;

@@ -4,11 +4,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{headers::parsed::Header, packet::Packet};
-
-/// What the pipeline needs to know of an address family.
-///
-/// Everything above this trait is written once for all families; each family has maps of its own.
+/// An address of some family: a value.
 pub trait Address: Pod + Eq + fmt::Debug {
     /// The address of nobody.
     const UNSPECIFIED: Self;
@@ -45,42 +41,6 @@ pub trait Address: Pod + Eq + fmt::Debug {
 
     /// A number that depends on every bit of the address.
     fn mix(self) -> u32;
-
-    /// Reads the family's header at `offset`; `None` if it is malformed or cut off.
-    fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>>;
-
-    /// Writes both addresses into the header at `offset` and corrects the header's own checksum,
-    /// where the family has one. `diff` is the sum of new minus old words of the two addresses.
-    fn write_addresses<P: Packet>(
-        packet: &mut P,
-        offset: usize,
-        source: Self,
-        destination: Self,
-        diff: crate::wire::checksum::Diff,
-    ) -> Option<()>;
-
-    /// The shortest header in bytes: one without options.
-    const HEADER_LEN: usize;
-
-    /// Whether the header without options at `offset` is as it was sent, as far as its own checksum
-    /// can tell, where the family has one.
-    fn is_intact<P: Packet>(packet: &P, offset: usize) -> bool;
-
-    /// As [`Self::write_addresses`], and takes one from the header's time to live, which must be
-    /// more than 0.
-    fn write_forwarded<P: Packet>(
-        packet: &mut P,
-        offset: usize,
-        source: Self,
-        destination: Self,
-        diff: crate::wire::checksum::Diff,
-    ) -> Option<()>;
-
-    /// Writes the identification for reassembly into the header at `offset`.
-    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
-
-    /// An identification for reassembly, from a random number.
-    fn id_from(random: u32) -> u32;
 
     /// What stands for an interface of this index where addresses are keys.
     fn of_index(index: u32) -> Self;
@@ -149,5 +109,81 @@ impl fmt::Debug for Addr4 {
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.number().fmt(f)
+    }
+}
+
+impl Address for Addr4 {
+    const UNSPECIFIED: Self = Self([0; 4]);
+    const LOOPBACK: Self = Self([127, 0, 0, 1]);
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0[0] == 127
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let word = u32::from_ne_bytes(self.0);
+        (word & 0xffff) + (word >> 16)
+    }
+
+    #[inline(always)]
+    fn is_valid_source(self) -> bool {
+        // 0/8 this network, 127/8 loopback, 224/4 multicast, 240/4 reserved and broadcast.
+        !matches!(self.0[0], 0 | 127 | 224..)
+    }
+
+    #[inline(always)]
+    fn is_group(self) -> bool {
+        self.0[0] >= 224
+    }
+
+    #[inline(always)]
+    fn is_unicast(self) -> bool {
+        self.0[0] < 224
+    }
+
+    #[inline(always)]
+    fn is_private(self) -> bool {
+        // RFC 1918, RFC 6598.
+        let [first, second, ..] = self.0;
+        match first {
+            10 => true,
+            172 => second & 0xf0 == 16,
+            192 => second == 168,
+            100 => second & 0xc0 == 64,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        Self((u32::from_ne_bytes(self.0) & u32::from_ne_bytes(mask.0)).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn offset_by(self, offset: u32) -> Self {
+        Self(
+            u32::from_be_bytes(self.0)
+                .wrapping_add(offset)
+                .to_be_bytes(),
+        )
+    }
+
+    #[inline(always)]
+    fn distance_to(self, last: Self) -> u32 {
+        u32::from_be_bytes(last.0).saturating_sub(u32::from_be_bytes(self.0))
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u32 {
+        // Fibonacci hashing: neighbours land far apart.
+        let mixed = u32::from_be_bytes(self.0).wrapping_mul(0x9e37_79b1);
+        mixed ^ (mixed >> 15)
+    }
+
+    #[inline(always)]
+    fn of_index(index: u32) -> Self {
+        Self(index.to_be_bytes())
     }
 }

@@ -4,26 +4,23 @@
 //! way for want of bytes.
 
 use crate::{
-    address::{Address, Endpoint, Port},
     drop_reason::DropReason,
-    headers::parsed::{Parsed, Transport},
-    offload::{Offload, is_sound},
-    packet::{ChecksumKind, Packet},
-    wire::checksum::Diff,
+    family::Family,
+    headers::{
+        offloads::is_sound,
+        parsed::{Parsed, Transport},
+    },
+    wire::{
+        address::{Address, Endpoint, Port},
+        checksum::Diff,
+        offload::Offload,
+        packet::{ChecksumKind, Packet},
+        protocol::{DCCP, ICMP_CHECKSUM, TCP_CHECKSUM, UDP_CHECKSUM, UDP_LITE},
+    },
 };
 
-/// Offset of the checksum in a TCP header.
-pub(crate) const TCP_CHECKSUM: usize = 16;
-/// Offset of the checksum in a UDP header.
-pub(crate) const UDP_CHECKSUM: usize = 6;
-/// Offset of the checksum in an ICMP header.
-pub(crate) const ICMP_CHECKSUM: usize = 2;
 /// Offset of the identifier in an ICMP query.
 const ICMP_ID: usize = 4;
-
-/// UDP-Lite and DCCP keep a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
-pub(crate) const UDP_LITE: u8 = 136;
-pub(crate) const DCCP: u8 = 33;
 
 /// Gives the packet a new source and destination.
 ///
@@ -32,7 +29,7 @@ pub(crate) const DCCP: u8 = 33;
 /// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
 /// device would write over the translation; the caller drops it.
 #[inline(always)]
-pub fn rewrite<A: Address, P: Packet>(
+pub fn rewrite<A: Family, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
     source: Endpoint<A>,
@@ -51,7 +48,7 @@ pub fn rewrite<A: Address, P: Packet>(
 ///
 /// As [`rewrite`].
 #[inline(always)]
-pub fn rewrite_forwarded<A: Address, P: Packet>(
+pub fn rewrite_forwarded<A: Family, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
     source: Endpoint<A>,
@@ -71,7 +68,7 @@ pub fn rewrite_forwarded<A: Address, P: Packet>(
 }
 
 #[inline(always)]
-fn write<A: Address, P: Packet>(
+fn write<A: Family, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
     offload: Offload,
@@ -98,7 +95,7 @@ fn address_diff<A: Address>(
 
 /// On the fast path with [`Packet::update_checksum_fast`].
 #[inline(always)]
-fn write_ports<A: Address, P: Packet, const IS_FAST: bool>(
+fn write_ports<A: Family, P: Packet, const IS_FAST: bool>(
     packet: &mut P,
     parsed: &Parsed<A>,
     offload: Offload,
@@ -125,7 +122,7 @@ fn write_ports<A: Address, P: Packet, const IS_FAST: bool>(
 }
 
 #[inline(always)]
-fn write_transport<A: Address, P: Packet, const IS_FAST: bool>(
+fn write_transport<A: Family, P: Packet, const IS_FAST: bool>(
     packet: &mut P,
     parsed: &Parsed<A>,
     offload: Offload,

@@ -1,28 +1,9 @@
 //! What the kernel has put off of a packet for a device to do: finishing a checksum, cutting it
 //! into segments.
-//!
-//! A guest says in a virtio header where its packet wants a checksum filled in, and the kernel
-//! believes it. That must not be where a translation writes, nor in front of that: what is filled
-//! in later would be the guest's choice of an address or a port.
-
-use crate::{
-    address::Address,
-    headers::parsed::{Parsed, Transport},
-    packet::Packet,
-    rewrite::{TCP_CHECKSUM, UDP_CHECKSUM},
-    wire::protocol::{TCP, UDP},
-};
 
 /// What is known of it. A word, so that it can be handed over in a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload(u64);
-
-/// How an IPv4 or IPv6 header says what follows it: where, by its version.
-const PROTOCOL_AT: [usize; 2] = [9, 6];
-/// Where a TCP header says its own length.
-const TCP_LENGTH: usize = 12;
-/// Length of a UDP header in bytes.
-const UDP_HEADER: usize = 8;
 
 /// A placeholder call for access to the kernel's own record of a packet (`struct sk_buff`). No helper
 /// has this number. The loader replaces it by what the running kernel offers.
@@ -150,6 +131,20 @@ impl Offload {
         self.0 & flag != 0
     }
 
+    /// Whether anything is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.has(Self::KNOWN)
+    }
+
+    /// Whether the packet is in a tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_encapsulated(self) -> bool {
+        self.has(Self::ENCAPSULATED)
+    }
+
     /// Where a checksum is to be filled in, behind the start of the network header; `None` if
     /// nowhere, or if that is not known.
     #[inline(always)]
@@ -163,9 +158,10 @@ impl Offload {
 
     /// Starts of the inner headers behind that of the network header, in a tunnel.
     #[inline(always)]
-    fn inner(self) -> Option<(usize, usize)> {
+    #[must_use]
+    pub fn inner(self) -> Option<(usize, usize)> {
         let at = |shift: u32| (self.0 >> shift) as u16 as usize;
-        match self.has(Self::ENCAPSULATED) {
+        match self.is_encapsulated() {
             true => Some((at(Self::INNER_NETWORK), at(Self::INNER_TRANSPORT))),
             false => None,
         }
@@ -187,7 +183,7 @@ impl Offload {
     #[inline(always)]
     #[must_use]
     pub const fn sum_at(self, field: usize, is_segmented: bool) -> Sum {
-        if !self.has(Self::KNOWN) || self.has(Self::SUMMED) {
+        if !self.is_known() || self.has(Self::SUMMED) {
             return Sum::AsKernelKnows;
         }
         match self.field() {
@@ -206,77 +202,4 @@ pub enum Sum {
     OfPseudoHeader,
     /// One of the two: the carrier's own way of correcting it must be used.
     AsKernelKnows,
-}
-
-/// Whether a device that fills in a packet's checksum leaves alone what a translation is about.
-#[inline(always)]
-pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
-    let Some(field) = offload.field() else {
-        return true;
-    };
-    let l4 = parsed.l4 - parsed.l3;
-    let first = match parsed.transport {
-        Transport::Tcp { .. } => l4 + TCP_CHECKSUM,
-        Transport::Udp => l4 + UDP_CHECKSUM,
-        Transport::Opaque | Transport::LaterFragment => l4,
-        // Nobody puts off a checksum of ICMP, and a quoted packet is translated as well.
-        Transport::IcmpQuery { .. } | Transport::IcmpError | Transport::IcmpOther => return false,
-    };
-    field as isize >= first as isize
-}
-
-/// Bytes from the network header on that each segment of a packet repeats, inner headers included;
-/// `None` if that cannot be told.
-#[inline(always)]
-pub fn segment_headers<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<usize> {
-    let own = parsed.headers_len();
-    match parsed.transport {
-        Transport::Tcp { .. } => Some(own),
-        Transport::Udp => non_zero(datagram_headers(packet, parsed.l3, own)),
-        _ => non_zero(inner_headers(packet, parsed.l3)),
-    }
-}
-
-#[inline(always)]
-const fn non_zero(len: usize) -> Option<usize> {
-    match len {
-        0 => None,
-        len => Some(len),
-    }
-}
-
-/// The same for a datagram whose own headers are `own` bytes long; 0 if that cannot be told.
-#[inline(always)]
-fn datagram_headers<P: Packet>(packet: &P, l3: usize, own: usize) -> usize {
-    let offload = packet.offload();
-    if offload.has(Offload::ENCAPSULATED) {
-        return inner_headers(packet, l3);
-    }
-    match offload.has(Offload::KNOWN) {
-        true => own,
-        false => 0,
-    }
-}
-
-/// The same for a packet in a tunnel; 0 if it is in none, or holds something else than TCP or UDP. (Apart
-/// from the rest: few packets need it.)
-#[inline(never)]
-fn inner_headers<P: Packet>(packet: &P, l3: usize) -> usize {
-    packet
-        .offload()
-        .inner()
-        .and_then(|(network, transport)| {
-            let [version, _] = packet.read::<2>(l3 + network)?;
-            let at = PROTOCOL_AT[usize::from(version >> 4 == 6)];
-            let [protocol, _] = packet.read::<2>(l3 + network + at)?;
-            match protocol {
-                TCP => {
-                    let [len, _] = packet.read::<2>(l3 + transport + TCP_LENGTH)?;
-                    Some(transport + usize::from(len >> 4) * 4)
-                }
-                UDP => Some(transport + UDP_HEADER),
-                _ => None,
-            }
-        })
-        .unwrap_or(0)
 }

@@ -1,91 +1,26 @@
 //! The IPv4 header (RFC 791).
 
 use core::mem::offset_of;
-
 use network_types::ip::Ipv4Hdr;
 
 use crate::{
-    address::{Addr4, Address},
-    headers::parsed::Header,
-    packet::Packet,
-    wire::checksum::{Diff, fold},
+    family::header::{Family, Header},
+    wire::{
+        address::Addr4,
+        checksum::{Diff, fold},
+        packet::Packet,
+    },
 };
 
 /// Length of a header without options in bytes.
 pub const HEADER_LEN: usize = Ipv4Hdr::LEN;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
+
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-impl Address for Addr4 {
-    const UNSPECIFIED: Self = Self([0; 4]);
-    const LOOPBACK: Self = Self([127, 0, 0, 1]);
-
-    #[inline(always)]
-    fn is_loopback(self) -> bool {
-        self.0[0] == 127
-    }
-
-    #[inline(always)]
-    fn sum(self) -> u32 {
-        let word = u32::from_ne_bytes(self.0);
-        (word & 0xffff) + (word >> 16)
-    }
-
-    #[inline(always)]
-    fn is_valid_source(self) -> bool {
-        // 0/8 this network, 127/8 loopback, 224/4 multicast, 240/4 reserved and broadcast.
-        !matches!(self.0[0], 0 | 127 | 224..)
-    }
-
-    #[inline(always)]
-    fn is_group(self) -> bool {
-        self.0[0] >= 224
-    }
-
-    #[inline(always)]
-    fn is_unicast(self) -> bool {
-        self.0[0] < 224
-    }
-
-    #[inline(always)]
-    fn is_private(self) -> bool {
-        // RFC 1918, RFC 6598.
-        let [first, second, ..] = self.0;
-        match first {
-            10 => true,
-            172 => second & 0xf0 == 16,
-            192 => second == 168,
-            100 => second & 0xc0 == 64,
-            _ => false,
-        }
-    }
-
-    #[inline(always)]
-    fn masked(self, mask: Self) -> Self {
-        Self((u32::from_ne_bytes(self.0) & u32::from_ne_bytes(mask.0)).to_ne_bytes())
-    }
-
-    #[inline(always)]
-    fn offset_by(self, offset: u32) -> Self {
-        Self(
-            u32::from_be_bytes(self.0)
-                .wrapping_add(offset)
-                .to_be_bytes(),
-        )
-    }
-
-    #[inline(always)]
-    fn distance_to(self, last: Self) -> u32 {
-        u32::from_be_bytes(last.0).saturating_sub(u32::from_be_bytes(self.0))
-    }
-
-    #[inline(always)]
-    fn mix(self) -> u32 {
-        // Fibonacci hashing: neighbours land far apart.
-        let mixed = u32::from_be_bytes(self.0).wrapping_mul(0x9e37_79b1);
-        mixed ^ (mixed >> 15)
-    }
+impl Family for Addr4 {
+    const HEADER_LEN: usize = HEADER_LEN;
 
     #[inline(always)]
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
@@ -122,8 +57,6 @@ impl Address for Addr4 {
         packet.write(offset + offset_of!(Ipv4Hdr, src_addr), source.0)?;
         packet.write(offset + offset_of!(Ipv4Hdr, dst_addr), destination.0)
     }
-
-    const HEADER_LEN: usize = HEADER_LEN;
 
     #[inline(always)]
     fn is_intact<P: Packet>(packet: &P, offset: usize) -> bool {
@@ -176,11 +109,6 @@ impl Address for Addr4 {
         bytes[..2].copy_from_slice(&new);
         bytes[6..].copy_from_slice(&check);
         packet.write(start, bytes)
-    }
-
-    #[inline(always)]
-    fn of_index(index: u32) -> Self {
-        Self(index.to_be_bytes())
     }
 
     #[inline(always)]

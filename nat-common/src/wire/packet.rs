@@ -2,11 +2,9 @@
 
 use core::fmt;
 
-use crate::{
-    address::Address,
+use crate::wire::{
+    checksum::Diff,
     offload::{Offload, Sum},
-    tables::{fragments::FragmentKey, held::Busy},
-    wire::checksum::Diff,
 };
 
 /// The bytes of a packet, from the start of its link-layer header, and what its carrier knows.
@@ -82,22 +80,6 @@ pub trait Packet {
     fn was_decrypted(&self) -> bool {
         false
     }
-
-    /// Whether it was kept and sent on; says so once.
-    fn was_kept(&mut self) -> bool;
-
-    /// Copies the whole packet into a slot.
-    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()>;
-
-    /// Sets this packet aside, so that others can be sent in its place.
-    fn save(&self) -> Option<()>;
-
-    /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false` if it
-    /// does not.
-    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
-
-    /// Takes up again what was set aside.
-    fn restore(&mut self);
 }
 
 /// How many frames a packet becomes on a wire.
@@ -142,13 +124,13 @@ pub struct SlicePacket<'a> {
     pub bytes: &'a mut [u8],
     /// What [`Packet::ingress_interface`] says.
     pub ingress_interface: u32,
-    /// What [`Packet::was_kept`] says.
+    /// Whether it was kept and sent on.
     pub was_kept: bool,
     /// What [`Packet::offload`] says.
     pub offload: Offload,
     /// What [`Packet::frames`] says.
     pub frames: Frames,
-    /// Takes the frames that [`Packet::send_kept`] sends.
+    /// Takes the frames that were kept and are sent on.
     pub send_kept: Option<&'a mut SendKept<'a>>,
 }
 
@@ -219,31 +201,4 @@ impl Packet for SlicePacket<'_> {
     fn ingress_interface(&self) -> u32 {
         self.ingress_interface
     }
-
-    fn was_kept(&mut self) -> bool {
-        core::mem::take(&mut self.was_kept)
-    }
-
-    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
-        slot.set_key(key);
-        slot.bytes_mut()
-            .get_mut(..self.bytes.len())?
-            .copy_from_slice(self.bytes);
-        slot.set_len(self.bytes.len() as u32);
-        Some(())
-    }
-
-    fn save(&self) -> Option<()> {
-        Some(())
-    }
-
-    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
-        let is_wanted = slot.key() == *key;
-        if let (true, Some(send)) = (is_wanted, &mut self.send_kept) {
-            send(&slot.bytes()[..slot.len() as usize]);
-        }
-        is_wanted
-    }
-
-    fn restore(&mut self) {}
 }
