@@ -81,6 +81,8 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
     if parsed.has_ports
         && let Some((session, home)) = find_of_guest(tables, parsed, network)
         && !(is_one_of_several && ends_by_moving(tables, parsed, home, uplink))
+        // Another packet that leaves by another uplink may have ended it since.
+        && session.is_usable()
     {
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);

@@ -7,11 +7,15 @@ use nat_common::{
         interfaces::{Interface, interface_flags, role},
         snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat4, SnatKey4, mapping},
     },
-    wire::{address::Addr4, protocol::UDP},
+    wire::{
+        address::Addr4,
+        protocol::{TCP, UDP},
+    },
 };
 
 use super::{
-    packets::{ACK, At, Ip, SYN, answer, ends, request, tcp, udp},
+    interleave::every_order,
+    packets::{ACK, At, GRE, Ip, SYN, answer, ends, request, tcp, udp},
     world::{C1, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
 };
 
@@ -145,6 +149,27 @@ fn a_session_that_leaves_by_another_uplink_gets_that_ones_address() {
     assert_eq!(leaves(&world, OTHER, &packet), At(OTHER_PUBLIC, 5000));
     assert_eq!(leaves(&world, UPLINK, &packet), At(PUBLIC, 5000));
     world.check();
+}
+
+/// One of the two ends the session, and the other one uses it no more.
+#[test]
+fn two_packets_at_once_that_leave_by_another_uplink_get_that_ones_address() {
+    for protocol in [UDP, TCP, GRE] {
+        let packet = request(protocol, GUEST, REMOTE).bytes();
+        let world = || {
+            let world = world();
+            leaves(&world, UPLINK, &packet);
+            world
+        };
+        let leave = |world: &World| leaves(world, OTHER, &packet);
+        let orders = every_order(world, [&leave, &leave], |world, sources| {
+            assert_eq!(sources.map(|At(address, _)| address), [OTHER_PUBLIC; 2]);
+            assert_eq!(sources[0], sources[1]);
+            assert_eq!(world.entries()[0], 2);
+            world.check();
+        });
+        assert!(orders > 2, "one has nothing to do with the other");
+    }
 }
 
 #[test]
