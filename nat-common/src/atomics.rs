@@ -3,9 +3,10 @@
 //! The standard library has no read-modify-write atomics for the BPF target, but the machine has
 //! (`BPF_ATOMIC`, from Linux 5.12 on), so they are spelled out there; elsewhere this is an
 //! [`core::sync::atomic::AtomicU32`]. Loads and stores promise no order between different
-//! words. What changes a word releases what was written before and acquires what others have released: so
-//! the kernel has it for BPF (`BPF_FETCH`, `Documentation/bpf/standardization/instruction-set.rst`,
-//! fully ordered as `atomic_fetch_add`), and so it is elsewhere.
+//! words. What changes a word releases what was written before and acquires what others have
+//! released: so the kernel has it for BPF (`BPF_FETCH`,
+//! `Documentation/bpf/standardization/instruction-set.rst`, fully ordered as `atomic_fetch_add`),
+//! and so it is elsewhere.
 
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{

@@ -53,7 +53,8 @@ drop_reasons! {
     NoAddress = 13, "no_address";
     /// Fragments of one packet contradict each other.
     FragmentOverlap = 14, "fragment_overlap";
-    /// A first fragment that does not hold the whole transport header, or one that would replace it.
+    /// A first fragment that does not hold the whole transport header, or one that would replace
+    /// it.
     FragmentTiny = 15, "fragment_tiny";
     /// A fragment that ends behind the longest packet that there is.
     FragmentOversized = 16, "fragment_oversized";
@@ -77,13 +78,15 @@ drop_reasons! {
     Policy = 25, "policy";
     /// A fragment of which every block has come already.
     FragmentDuplicate = 26, "fragment_duplicate";
-    /// Another VLAN tag behind a priority tag (VLAN 0): the kernel would receive what no hook has seen.
+    /// Another VLAN tag behind a priority tag (VLAN 0): the kernel would receive what no hook has
+    /// seen.
     HiddenByTags = 27, "hidden_by_tags";
     /// From an uplink to an inside address that is translated towards it.
     DirectToInside = 28, "direct_to_inside";
     /// A device is asked to fill a checksum in where none is, over addresses or ports.
     FalseOffload = 29, "false_offload";
-    /// An uplink is away, and the packet would leave by an interface that the daemon has not looked at.
+    /// An uplink is away, and the packet would leave by an interface that the daemon has not looked
+    /// at.
     UplinkAway = 30, "uplink_away";
     /// Sessions that were opened from outside take all of the table that is theirs.
     OutsideSessions = 31, "outside_sessions";

@@ -1,9 +1,9 @@
 //! natbpf's packet pipeline and the layout of everything that sits in a BPF map.
 //!
 //! Every packet goes one way: **parse → look up → translate → rewrite → forward**. The code here
-//! is generic over two traits, [`wire::packet::Packet`] (read and write bytes) and [`tables::Tables`]
-//! (look up and change state), so that the very same functions run in the kernel and, over a byte
-//! slice and ordinary maps, in unit tests and fuzzers.
+//! is generic over two traits, [`wire::packet::Packet`] (read and write bytes) and
+//! [`tables::Tables`] (look up and change state), so that the very same functions run in the kernel
+//! and, over a byte slice and ordinary maps, in unit tests and fuzzers.
 //!
 //! This crate makes no system call, allocates nothing and calls no BPF helper.
 

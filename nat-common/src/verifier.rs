@@ -1,6 +1,7 @@
 //! Barriers for the verifier of BPF programs. Elsewhere they do nothing.
 //!
-//! After [`settle`] the verifier looks at what comes next once, not once for each path that leads there.
+//! After [`settle`] the verifier looks at what comes next once, not once for each path that leads
+//! there.
 
 /// Makes what was written to `value` final: what follows is compiled as if it could be anything.
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! Taking over from the programs before, on behalf of the daemon: see [`nat_common::session::adoption`].
+//! Taking over from the programs before, on behalf of the daemon: see
+//! [`nat_common::session::adoption`].
 
 use core::ptr;
 

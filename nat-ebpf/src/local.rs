@@ -1,8 +1,9 @@
 //! Programs at the sockets of the host itself: it reaches what it forwards by its own addresses and
 //! by 127.0.0.1. See [`nat_common::pipeline::local`].
 //!
-//! They are attached to the root of all control groups, so they run for every socket of the machine:
-//! those of other network namespaces are let alone. Whatever happens, the system call goes on.
+//! They are attached to the root of all control groups, so they run for every socket of the
+//! machine: those of other network namespaces are let alone. Whatever happens, the system call goes
+//! on.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -18,11 +19,13 @@ use nat_common::{
 
 use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remember_asked};
 
-/// The kernel's number of the daemon's network namespace, which the loader writes. No namespace has 0.
+/// The kernel's number of the daemon's network namespace, which the loader writes. 0 is the number
+/// of no namespace.
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: u64 = 0;
 
-/// What the kernel is told: the system call goes on. (Where a source is shown it takes nothing else.)
+/// What the kernel is told: the system call goes on. (Where a source is shown it takes nothing
+/// else.)
 const GO_ON: i32 = 1;
 
 /// `connect`, TCP and UDP.
@@ -152,7 +155,8 @@ impl<const MAPPED: bool> Call<MAPPED> {
 
     #[inline(always)]
     fn protocol(&self) -> u8 {
-        // SAFETY: the context is the program's; volatile, since the kernel allows whole fields only.
+        // SAFETY: the context is the program's; volatile, since the kernel allows whole fields
+        // only.
         let protocol = unsafe { (&raw const (*self.0.sock_addr).protocol).read_volatile() };
         // (That of multipath TCP is larger than a byte; its subflows are TCP.)
         if protocol > 0xff { 0 } else { protocol as u8 }

@@ -106,8 +106,8 @@ static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
 /// Policies by the sides of a flow, as runs of [`POLICIES`].
 #[map]
 static CHAINS: HashMap<ChainKey, Chain> = HashMap::pinned(1 << 15, 1);
-/// Of odd generations in the first half, of even ones in the second: so a new rule set is written beside
-/// the one in use.
+/// Of odd generations in the first half, of even ones in the second: so a new rule set is written
+/// beside the one in use.
 #[map]
 static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
 #[map]
@@ -171,7 +171,8 @@ static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
 
-/// What sockets of the host have asked for that talk to guests. Those that were used longest ago go.
+/// What sockets of the host have asked for that talk to guests. Those that were used longest ago
+/// go.
 #[map]
 static ASKED: LruHashMap<AskedKey4, Asked4> = LruHashMap::pinned(16_384, 0);
 
@@ -241,8 +242,8 @@ unsafe fn add_at_once(count: *mut u64, more: u64) {
 ///
 /// # Safety
 ///
-/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, and no two borrows may
-/// live at once.
+/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, and no two
+/// borrows may live at once.
 #[inline(always)]
 pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
     // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value.
@@ -253,13 +254,13 @@ pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
 ///
 /// # Safety
 ///
-/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, each of them once. Those
-/// that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
+/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, each of them
+/// once. Those that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
 /// `net/bpf/test_run.c`): they have [`adopting`].
 #[inline(always)]
 pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
-    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value, and so
-    // is what a packet before left behind.
+    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value, and
+    // so is what a packet before left behind.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
@@ -293,8 +294,8 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
         let Some(count) = DROPS.get_ptr_mut(counted.number) else {
             return false;
         };
-        // SAFETY: the slot is a valid one of this CPU. A packet may be counted there in the middle of this
-        // program, so each count is one instruction.
+        // SAFETY: the slot is a valid one of this CPU. A packet may be counted there in the middle
+        // of this program, so each count is one instruction.
         unsafe { add_at_once(count, packets_in) };
         return true;
     }
@@ -317,8 +318,8 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: the slot is a valid one of this CPU. What the daemon runs counts there as well, and may be
-        // interrupted by a packet, so it is one instruction.
+        // SAFETY: the slot is a valid one of this CPU. What the daemon runs counts there as well,
+        // and may be interrupted by a packet, so it is one instruction.
         unsafe { add_at_once(count, 1) };
     }
 }
@@ -326,8 +327,8 @@ pub(crate) fn count_drop(reason: DropReason) {
 /// Whether [`HAS_XFRM`] is set. Where it is not, the verifier removes what depends on it.
 #[inline(always)]
 pub(crate) fn has_xfrm() -> bool {
-    // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know that the
-    // loader may have written another.
+    // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know that
+    // the loader may have written another.
     unsafe { (&raw const HAS_XFRM).read_volatile() != 0 }
 }
 

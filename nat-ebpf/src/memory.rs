@@ -1,7 +1,7 @@
 //! Bytes of a packet, in as few accesses as the machine allows.
 //!
-//! Packets are not aligned. The compiler knows of no BPF machine that takes that, and would read every
-//! byte for itself; the kernel lets packets be read so where the processor does
+//! Packets are not aligned. The compiler knows of no BPF machine that takes that, and would read
+//! every byte for itself; the kernel lets packets be read so where the processor does
 //! (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`, `check_ptr_alignment` in `kernel/bpf/verifier.c`).
 
 /// Whether the processor takes words at any address.

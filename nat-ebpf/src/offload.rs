@@ -70,7 +70,8 @@ fn place_of(field: usize) -> usize {
     })
 }
 
-/// What has been put off of a packet. (Apart from its callers: the verifier would follow it in each.)
+/// What has been put off of a packet. (Apart from its callers: the verifier would follow it in
+/// each.)
 #[inline(never)]
 pub(crate) fn of(skb: *mut __sk_buff) -> Offload {
     here(skb)

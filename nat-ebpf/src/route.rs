@@ -29,8 +29,8 @@ pub(crate) fn way(ctx: *mut c_void, interface: u32, source: Addr4, destination: 
     let Some(route) = ROUTE.get_ptr_mut(0) else {
         return way::NOWHERE;
     };
-    // SAFETY: the slot is this CPU's own, and nothing else uses it while this program runs. Zeroes are
-    // a valid value of all fields.
+    // SAFETY: the slot is this CPU's own, and nothing else uses it while this program runs. Zeroes
+    // are a valid value of all fields.
     unsafe {
         *route = core::mem::zeroed();
         (*route).family = AF_INET;
@@ -53,7 +53,8 @@ pub(crate) fn way(ctx: *mut c_void, interface: u32, source: Addr4, destination: 
     }
 }
 
-/// Whether there is an interface of this index. (Of all that the helper says of it, that alone counts.)
+/// Whether there is an interface of this index. (Of all that the helper says of it, that alone
+/// counts.)
 #[inline(always)]
 pub(crate) fn is_there(ctx: *mut c_void, interface: u32) -> bool {
     const ENODEV: i64 = -19;

@@ -24,7 +24,7 @@ use nat_common::{
     },
     verifier::settle,
     wire::{
-        address::{Addr4, Address},
+        address::Address,
         checksum::{Diff, fold},
         offload::{Offload, Sum},
         packet::{ChecksumKind, Frames, Packet},
@@ -69,8 +69,8 @@ const PACKET_HOST: u32 = 0;
 /// A hook, as far as packets look different there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// A packet has come in by an uplink or a network. A priority tag (VLAN 0), which says nothing but
-    /// a priority, ends here: the kernel takes it off behind this hook.
+    /// A packet has come in by an uplink or a network. A priority tag (VLAN 0), which says nothing
+    /// but a priority, ends here: the kernel takes it off behind this hook.
     Ingress,
     /// A packet has come in by a port of a bridge. With a priority tag it is left to the bridge.
     Port,
@@ -112,8 +112,8 @@ impl Skb {
         }
     }
 
-    /// What the kernel is told of a packet that this hook has rewritten before: it goes on. Where no packet
-    /// is received anew, whoever has put the mark there means no good.
+    /// What the kernel is told of a packet that this hook has rewritten before: it goes on. Where
+    /// no packet is received anew, whoever has put the mark there means no good.
     #[inline(always)]
     pub(crate) fn received_anew(ctx: &TcContext) -> Option<i32> {
         // SAFETY: the kernel gives a valid context to every program.
@@ -141,8 +141,8 @@ impl Skb {
     }
 
     /// Lets the kernel receive the packet anew at this interface, without what netfilter has noted
-    /// about it (`skb_scrub_packet` in `net/core/skbuff.c`); gives what the kernel is told. What is not
-    /// for the host goes on, and no further than the host.
+    /// about it (`skb_scrub_packet` in `net/core/skbuff.c`); gives what the kernel is told. What is
+    /// not for the host goes on, and no further than the host.
     #[inline(always)]
     pub(crate) fn receive_anew(&self) -> i32 {
         if !self.is_to_host() {
@@ -191,8 +191,8 @@ impl Skb {
         Self { skb: ctx.skb.skb }
     }
 
-    /// Whether another VLAN tag stands behind a priority tag (VLAN 0). The kernel takes off one after
-    /// the other, behind all hooks, and receives what is inside (`__netif_receive_skb_core`).
+    /// Whether another VLAN tag stands behind a priority tag (VLAN 0). The kernel takes off one
+    /// after the other, behind all hooks, and receives what is inside (`__netif_receive_skb_core`).
     #[inline(always)]
     pub(crate) fn is_hidden(ctx: &TcContext) -> bool {
         let skb = ctx.skb.skb;
@@ -278,8 +278,8 @@ impl Skb {
 
     /// Payload of each segment in bytes, 0 if the packet is none that is to be cut.
     ///
-    /// In assembly: the compiler would keep a pointer to the field for several readings of it, and the
-    /// verifier takes none into the context but the one to its start.
+    /// In assembly: the compiler would keep a pointer to the field for several readings of it, and
+    /// the verifier takes none into the context but the one to its start.
     #[inline(always)]
     fn segment_len(&self) -> u32 {
         #[cfg(target_arch = "bpf")]
@@ -528,8 +528,8 @@ impl HeldPacket for Skb {
 }
 
 /// The longest packet that can be set aside in bytes. `bpf_skb_change_tail` makes none longer than
-/// `BPF_SKB_MAX_LEN` (`net/core/filter.c`): four pages without `struct skb_shared_info`, which has up to 768
-/// bytes.
+/// `BPF_SKB_MAX_LEN` (`net/core/filter.c`): four pages without `struct skb_shared_info`, which has
+/// up to 768 bytes.
 pub(crate) const SAVED_BYTES: usize = 15 << 10;
 
 /// A packet that is set aside while fragments are sent that were kept.
@@ -598,8 +598,8 @@ impl Skb {
         }
     }
 
-    /// See [`Packet::update_checksum`]: changes of the pseudo-header above those of the payload. (Apart
-    /// from its callers: each would have the whole of it, and the verifier follow it there.)
+    /// See [`Packet::update_checksum`]: changes of the pseudo-header above those of the payload.
+    /// (Apart from its callers: each would have the whole of it, and the verifier follow it there.)
     #[inline(never)]
     fn correct(
         skb: *mut __sk_buff,

@@ -63,8 +63,8 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The longest message that is summed up in bytes, and how much of it at a time: the kernel's helper
-/// takes no more.
+/// The longest message that is summed up in bytes, and how much of it at a time: the kernel's
+/// helper takes no more.
 const MAX_SUMMED: usize = 2048;
 const CHUNK: usize = 512;
 
@@ -135,8 +135,9 @@ impl Packet for Frame {
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
         // SAFETY: this is a program at a hook, and it is borrowed no longer than this.
         let saved = unsafe { maps::saved_packet()? };
-        // In two comparisons that the compiler leaves standing, so that the verifier sees both bounds of the
-        // same register. (What is written to the stack and read twice has one of them on Linux 6.1.)
+        // In two comparisons that the compiler leaves standing, so that the verifier sees both
+        // bounds of the same register. (What is written to the stack and read twice has one of them
+        // on Linux 6.1.)
         let len = unknown((end - offset) as u64);
         if len > MAX_SUMMED as u64 {
             return None;

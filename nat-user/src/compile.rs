@@ -7,7 +7,8 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
-// (The fuzz targets compile this file as a part of another crate: these are found from there as well.)
+// (The fuzz targets compile this file as a part of another crate: these are found from there as
+// well.)
 #[path = "compile/policy.rs"]
 mod policy;
 #[path = "compile/route.rs"]
@@ -61,8 +62,8 @@ pub struct Environment {
     pub host_addresses: HashSet<Ipv4Addr>,
     /// By which addresses each uplink's destinations are reached, by [`UplinkId`].
     pub sources: Vec<Sources>,
-    /// The networks behind which the host's routes put single addresses, `None` if behind none of them.
-    /// Of what is missing the routes say nothing.
+    /// The networks behind which the host's routes put single addresses, `None` if behind none of
+    /// them. Of what is missing the routes say nothing.
     pub places: HashMap<Ipv4Addr, Option<NetworkId>>,
     /// External addresses for which ARP is not answered: another host has them, or may have.
     pub silent: BTreeSet<Ipv4Addr>,
@@ -77,8 +78,8 @@ pub struct Sources {
     pub others: Vec<(Ipv4Net, Ipv4Addr)>,
 }
 
-/// Addresses that are inside ones wherever they are behind a network (RFC 1918, RFC 6598): a rule that hides
-/// the network hides them, if no other rule does.
+/// Addresses that are inside ones wherever they are behind a network (RFC 1918, RFC 6598): a rule
+/// that hides the network hides them, if no other rule does.
 const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
@@ -293,8 +294,9 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The networks' prefixes, single guests, and prefixes that only a rule names. A prefix that holds an external
-    /// address of the host's (`0.0.0.0/0`, say) does not make its addresses inside ones.
+    /// The networks' prefixes, single guests, and prefixes that only a rule names. A prefix that
+    /// holds an external address of the host's (`0.0.0.0/0`, say) does not make its addresses
+    /// inside ones.
     fn inside(&mut self) {
         let mut prefixes = BTreeMap::new();
         for rule in &self.config.snat {
@@ -379,8 +381,9 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Number and gateway of the network behind which the host's routes put a prefix; where they say
-    /// nothing, of the one that holds all of it, or to which it is routed; of none if others route it.
+    /// Number and gateway of the network behind which the host's routes put a prefix; where they
+    /// say nothing, of the one that holds all of it, or to which it is routed; of none if others
+    /// route it.
     fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
         if let Some(place) = self.environment.places.get(&prefix.addr()) {
             let none = (0, Ipv4Addr::UNSPECIFIED);

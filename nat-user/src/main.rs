@@ -51,6 +51,6 @@ fn init_log() {
 }
 
 /// Libraries speak up only when something is wrong, but for one that complains of each message to
-/// somebody who no longer waits for it; the programs' messages come as debug and are there only with
-/// `--debug-packets`.
+/// somebody who no longer waits for it; the programs' messages come as debug and are there only
+/// with `--debug-packets`.
 const DEFAULT_LOG: &str = "warn,netlink_proto=off,nat_user=info,nat_ebpf=trace";

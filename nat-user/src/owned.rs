@@ -1,5 +1,5 @@
-//! Directories that root alone may change. What natbpf finds in any other may be somebody else's work: a
-//! map that it would take over, a link to a file that it would remove.
+//! Directories that root alone may change. What natbpf finds in any other may be somebody else's
+//! work: a map that it would take over, a link to a file that it would remove.
 
 use std::{
     fs,

@@ -1,10 +1,10 @@
-//! Text that others have written, such as names of leases, comments of rules and last words of programs, in
-//! a form that a terminal and a log show as it is.
+//! Text that others have written, such as names of leases, comments of rules and last words of
+//! programs, in a form that a terminal and a log show as it is.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The text with what would not be seen, or would be obeyed, as an escape: control characters, and those
-/// that hide or turn around what is beside them. Line breaks and tabs stay.
+/// The text with what would not be seen, or would be obeyed, as an escape: control characters, and
+/// those that hide or turn around what is beside them. Line breaks and tabs stay.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_visible) {
@@ -25,7 +25,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 fn is_visible(c: char) -> bool {
     match c {
         '\n' | '\t' => true,
-        // Joiners, marks and overrides of direction, separators of lines, invisible operators, tags.
+        // Joiners, marks and overrides of direction, separators of lines, invisible operators,
+        // tags.
         '\u{ad}'
         | '\u{61c}'
         | '\u{180e}'

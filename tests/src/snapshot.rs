@@ -13,8 +13,8 @@ use lab::patience::patience;
 /// How long bridges may take to say that they are up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Settings that natbpf leaves on when it goes, or that the kernel changes along with them; and what
-/// the kernel makes up when the first socket of any program listens.
+/// Settings that natbpf leaves on when it goes, or that the kernel changes along with them; and
+/// what the kernel makes up when the first socket of any program listens.
 const LEFT: [&str; 4] = [
     "/ip_forward ",
     "/forwarding ",

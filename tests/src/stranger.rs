@@ -148,8 +148,8 @@ impl Stranger {
         })
     }
 
-    /// Makes a program for traffic control that is attached to nothing, and pins it on a bpffs, for a
-    /// tool that attaches it from there.
+    /// Makes a program for traffic control that is attached to nothing, and pins it on a bpffs, for
+    /// a tool that attaches it from there.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -1,8 +1,9 @@
 //! SYN floods (S4) at ten times the session table, from a guest and from outside, while
 //! connections stand. Needs root.
 //!
-//! With `NATBPF_FLOOD_SECONDS=30` the flood is as long as that, the table has its usual size, and the
-//! rate of a stream is held against the rate that it has under the same flood without NAT, in turns.
+//! With `NATBPF_FLOOD_SECONDS=30` the flood is as long as that, the table has its usual size, and
+//! the rate of a stream is held against the rate that it has under the same flood without NAT, in
+//! turns.
 
 use std::env;
 use std::io::{Read as _, Write as _};

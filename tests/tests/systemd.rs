@@ -1,5 +1,5 @@
-//! natbpf's unit under a real systemd: in a container of systemd-nspawn, with a Debian in it whose network
-//! is that of a host of the lab. Needs root; `cargo xtask test systemd` makes the Debian.
+//! natbpf's unit under a real systemd: in a container of systemd-nspawn, with a Debian in it whose
+//! network is that of a host of the lab. Needs root; `cargo xtask test systemd` makes the Debian.
 
 mod systemd {
     mod daemon;

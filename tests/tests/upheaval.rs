@@ -1,5 +1,5 @@
-//! 1,000 connections and 1,000 sessions of datagrams through 100 reloads and 20 kills of the daemon:
-//! no reset, no changed mapping, no lost datagram, and counters that are exact. Needs root.
+//! 1,000 connections and 1,000 sessions of datagrams through 100 reloads and 20 kills of the
+//! daemon: no reset, no changed mapping, no lost datagram, and counters that are exact. Needs root.
 //!
 //! `NATBPF_UPHEAVAL_RELOADS` and `NATBPF_UPHEAVAL_KILLS` name other numbers.
 

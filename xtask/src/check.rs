@@ -52,8 +52,8 @@ fn format(workspace: &Workspace) -> Result<()> {
     show(cargo(workspace, "fmt").args(["--manifest-path=tests/fuzz/Cargo.toml", "--", "--check"]))
 }
 
-/// Licences, duplicates and sources of all dependencies; `deny.toml` says what is accepted. Advisories
-/// need RustSec's database from the network, so the CI workflow checks them.
+/// Licences, duplicates and sources of all dependencies; `deny.toml` says what is accepted.
+/// Advisories need RustSec's database from the network, so the CI workflow checks them.
 fn dependencies(workspace: &Workspace) -> Result<()> {
     let mut deny = Command::new(DENY.install(workspace)?);
     deny.current_dir(workspace.root());

@@ -139,7 +139,8 @@ impl Row {
     }
 }
 
-/// A line for each case, with the names of its failed tests below it; with `{:#}`, the names of all.
+/// A line for each case, with the names of its failed tests below it; with `{:#}`, the names of
+/// all.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.0 {

@@ -1,8 +1,9 @@
 //! `cargo xtask test kernels`: tests of loaded programs and of whole hosts on older kernels.
 //!
 //! Each kernel of [`KERNELS`] is taken from Debian's package, unpacked below `target/kernels`, and
-//! booted once in QEMU, without disk and network: all that the tests need comes as an initramfs, see
-//! [`image`]. No hardware virtualisation is used, so that it goes the same everywhere, if slowly.
+//! booted once in QEMU, without disk and network: all that the tests need comes as an initramfs,
+//! see [`image`]. No hardware virtualisation is used, so that it goes the same everywhere, if
+//! slowly.
 
 mod guest;
 mod image;
@@ -19,8 +20,8 @@ use guest::Machine;
 pub(crate) use guest::QEMU;
 use image::{Image, Programs, RunDir};
 
-/// How long the chosen tests may take on one kernel, and all tests: many times of what they take on two
-/// processors that nobody else uses.
+/// How long the chosen tests may take on one kernel, and all tests: many times of what they take on
+/// two processors that nobody else uses.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const LIMIT_ALL: Duration = Duration::from_secs(120 * 60);
 
@@ -95,9 +96,9 @@ impl Kernels {
         })
     }
 
-    /// Boots a kernel, runs the tests there, and gives each line of their output to `hear`: all tests
-    /// that can be run there, or only the chosen ones; those that have one of `filters` in their name,
-    /// if there is any.
+    /// Boots a kernel, runs the tests there, and gives each line of their output to `hear`: all
+    /// tests that can be run there, or only the chosen ones; those that have one of `filters` in
+    /// their name, if there is any.
     ///
     /// # Errors
     /// When the kernel is not to be had, or does not come to the end of the tests.

@@ -1,8 +1,8 @@
-//! The layers of the crates' modules: a module imports lower layers alone, and files that import each
-//! other never form a circle.
+//! The layers of the crates' modules: a module imports lower layers alone, and files that import
+//! each other never form a circle.
 //!
-//! ARCHITECTURE.md says what each layer is for. The source is read as tokens, so imports count wherever
-//! they stand: in `use`, in expressions, in the bodies of macros.
+//! ARCHITECTURE.md says what each layer is for. The source is read as tokens, so imports count
+//! wherever they stand: in `use`, in expressions, in the bodies of macros.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -6,6 +6,8 @@ mod bench;
 mod build;
 mod cargo_tool;
 mod check;
+#[cfg(test)]
+mod columns;
 mod command;
 #[cfg(test)]
 mod compliance;

@@ -1,9 +1,9 @@
 //! `cargo xtask mutants`: which errors in `nat-common` would no test notice?
 //!
 //! cargo-mutants makes one small error at a time (a *mutant*: another operator, another result, a
-//! missing branch) in a copy of the workspace and runs the tests of `nat-common`, which need neither
-//! root nor the kernel. A mutant that passes all of them *survives*: a test is missing, or the mutant
-//! is accepted, with a reason, in [`accepted::FILE`].
+//! missing branch) in a copy of the workspace and runs the tests of `nat-common`, which need
+//! neither root nor the kernel. A mutant that passes all of them *survives*: a test is missing, or
+//! the mutant is accepted, with a reason, in [`accepted::FILE`].
 
 pub(crate) mod accepted;
 
@@ -30,8 +30,8 @@ const MUTANTS: CargoTool = CargoTool {
 const PACKAGE: &str = "nat-common";
 /// The cargo profile of the tests: the root `Cargo.toml` has it.
 const PROFILE: &str = "mutants";
-/// Random input is the same for each mutant, what fails is not made smaller, and of the orders in which
-/// two CPUs may do something some are tried.
+/// Random input is the same for each mutant, what fails is not made smaller, and of the orders in
+/// which two CPUs may do something some are tried.
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("NATBPF_RACES", "100"),
     ("PROPTEST_RNG_SEED", "1"),

@@ -31,7 +31,8 @@ const TEST_PACKAGE: &str = "tests";
 const GUESTS: &str = "guests";
 /// The suite that boots containers, and so needs a Debian for them.
 const SYSTEMD: &str = "systemd";
-/// The suite of hosts in namespaces. Its tests wait most of their time, so that several share a processor.
+/// The suite of hosts in namespaces. Its tests wait most of their time, so that several share a
+/// processor.
 const HOSTS: &str = "namespaces";
 /// How many tests run at once, where nobody says otherwise.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
@@ -44,8 +45,8 @@ const FUZZ_S: u32 = 10;
 /// What to test.
 #[derive(Args, Debug)]
 pub(crate) struct TestArgs {
-    /// `check`, `unit`, `fuzz`, `kernels` (or one: `kernel-6.1`), or a file of tests/tests without its
-    /// ending; by default all of them. `conformance` runs only the tests of the cases of
+    /// `check`, `unit`, `fuzz`, `kernels` (or one: `kernel-6.1`), or a file of tests/tests without
+    /// its ending; by default all of them. `conformance` runs only the tests of the cases of
     /// docs/behaviour.md
     suites: Vec<String>,
     /// Name all tests of each case in the table, not only the failed ones

@@ -71,8 +71,8 @@ fn datagram_headers<P: Packet>(packet: &P, l3: usize, own: usize) -> usize {
     }
 }
 
-/// The same for a packet in a tunnel; 0 if it is in none, or holds something else than TCP or UDP. (Apart
-/// from the rest: few packets need it.)
+/// The same for a packet in a tunnel; 0 if it is in none, or holds something else than TCP or UDP.
+/// (Apart from the rest: few packets need it.)
 #[inline(never)]
 fn inner_headers<P: Packet>(packet: &P, l3: usize) -> usize {
     packet

@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told from it.
+/// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told
+/// from it.
 pub const NO_ACKNOWLEDGEMENT: u32 = 1 << 11;
 
 /// What follows the network header.
@@ -63,7 +64,8 @@ pub struct Parsed<A> {
     pub transport_len: usize,
     /// Source port, or the identifier of an ICMP query; [`icmp::service`] in its answer.
     pub source_port: Port,
-    /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a query.
+    /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a
+    /// query.
     pub destination_port: Port,
     /// Sequence number of a TCP segment.
     pub sequence: u32,
@@ -175,8 +177,9 @@ pub fn parse<A: Family, P: Packet>(
     Ok(())
 }
 
-/// Reads the headers of a packet that has no options, is no fragment and has a right header checksum;
-/// `None` of all others, and of those that [`parse`] refuses. As quick as can be: where everything stands is known beforehand.
+/// Reads the headers of a packet that has no options, is no fragment and has a right header
+/// checksum; `None` of all others, and of those that [`parse`] refuses. As quick as can be: where
+/// everything stands is known beforehand.
 #[inline(always)]
 pub fn parse_plain<A: Family, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
     let mut parsed = parse_network::<A, P>(packet, l3).ok()?;

@@ -27,8 +27,8 @@ pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<
     crate::verifier::settle(judging);
 }
 
-/// Looks up the chains of the two sides; how many entries they have together. (Apart from the rest: the
-/// stack has no room for both.)
+/// Looks up the chains of the two sides; how many entries they have together. (Apart from the rest:
+/// the stack has no room for both.)
 #[inline(never)]
 fn find_chains<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) -> u32 {
     // The host is not any: what is said of all does not concern it.

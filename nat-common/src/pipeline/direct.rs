@@ -1,8 +1,8 @@
 //! Packets from outside to inside addresses as they are.
 //!
-//! Who is translated is reached by an external address, or answers. A neighbour on the uplink's link that
-//! routes an inside prefix to this host has no right to it: a `[[route]]`, a policy or an excluded
-//! destination of the rule gives it.
+//! Who is translated is reached by an external address, or answers. A neighbour on the uplink's
+//! link that routes an inside prefix to this host has no right to it: a `[[route]]`, a policy or an
+//! excluded destination of the rule gives it.
 
 use crate::{
     family::Family,
@@ -15,7 +15,8 @@ use crate::{
     wire::{address::Address, packet::Packet},
 };
 
-/// Whether a packet that came in by an uplink goes to an address that a rule hides from that uplink.
+/// Whether a packet that came in by an uplink goes to an address that a rule hides from that
+/// uplink.
 #[inline(never)]
 pub(crate) fn is_to_hidden<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -39,12 +40,14 @@ pub(crate) fn is_to_hidden<A: Family, P: Packet, T: Tables<A>>(
     // What guests send there leaves untranslated, so answers come back as they are.
     let is_answer = snat.has_excludes != 0
         && tables.is_excluded(generation, snat.rule, answered(packet, parsed));
-    // A tunnel of the kernel's own (IPsec) ends at the uplink itself: its packets come a second time.
+    // A tunnel of the kernel's own (IPsec) ends at the uplink itself: its packets come a second
+    // time.
     !is_answer && !packet.was_decrypted()
 }
 
-/// The number of the network that a destination is in, 0 if it is in the prefix of a rule alone; `None` if it
-/// is no inside address. Guests behind other guests have addresses that no prefix names.
+/// The number of the network that a destination is in, 0 if it is in the prefix of a rule alone;
+/// `None` if it is no inside address. Guests behind other guests have addresses that no prefix
+/// names.
 #[inline(always)]
 fn network_behind<A: Address, T: Tables<A>>(
     tables: &T,

@@ -17,8 +17,8 @@ use crate::{
     work::Work,
 };
 
-/// Decides on a packet that has just come in by an uplink, before the kernel has made anything of it
-/// (XDP).
+/// Decides on a packet that has just come in by an uplink, before the kernel has made anything of
+/// it (XDP).
 ///
 /// TCP is left to the kernel, which puts segments together: a large one costs as little as a small
 /// one from there on.
@@ -64,10 +64,10 @@ const LEAST_TUNNELLED: usize = 28;
 
 /// Whether the packet's checksums are the final ones, also of a packet inside.
 ///
-/// A checksum that is still to be finished holds the sum of the pseudo-header, which XDP has no other way
-/// to know; a final one that is equal by chance costs that packet the fast path. The checksum of a tunnel
-/// is the right one for when the one inside is finished. So it is wrong until then, and only a datagram
-/// whose checksum is right has nothing unfinished inside.
+/// A checksum that is still to be finished holds the sum of the pseudo-header, which XDP has no
+/// other way to know; a final one that is equal by chance costs that packet the fast path. The
+/// checksum of a tunnel is the right one for when the one inside is finished. So it is wrong until
+/// then, and only a datagram whose checksum is right has nothing unfinished inside.
 #[inline(always)]
 fn is_finished<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
     if parsed.transport != Transport::Udp {

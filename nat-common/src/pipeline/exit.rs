@@ -1,8 +1,9 @@
-//! Network, ingress, while an uplink is away: packets that would leave by an interface that the daemon has
-//! not looked at yet.
+//! Network, ingress, while an uplink is away: packets that would leave by an interface that the
+//! daemon has not looked at yet.
 //!
-//! An interface that is made anew has no programs until the daemon has attached them, and the kernel may
-//! send packets by it before. That the former one is gone shows at once, to the packet itself.
+//! An interface that is made anew has no programs until the daemon has attached them, and the
+//! kernel may send packets by it before. That the former one is gone shows at once, to the packet
+//! itself.
 
 use crate::{
     drop_reason::DropReason,

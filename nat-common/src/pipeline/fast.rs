@@ -1,11 +1,12 @@
 //! The fast path: a packet of an established session is sent straight to the port behind which the
 //! other side sits, without bridge, routing and netfilter.
 //!
-//! A direction of a session takes it once the kernel itself has sent one of its packets: where to is
-//! learned there ([`learn`]). What the kernel would do more to a packet than send it on (an error for
-//! its sender, fragments, options, the end of a connection in its connection tracking) is left to the
-//! kernel, and the packet as it came; so is one packet every [`REFRESH_S`](crate::tables::sessions::REFRESH_S),
-//! and all behind it until the kernel has sent one on again.
+//! A direction of a session takes it once the kernel itself has sent one of its packets: where to
+//! is learned there ([`learn`]). What the kernel would do more to a packet than send it on (an
+//! error for its sender, fragments, options, the end of a connection in its connection tracking) is
+//! left to the kernel, and the packet as it came; so is one packet every
+//! [`REFRESH_S`](crate::tables::sessions::REFRESH_S), and all behind it until the kernel has sent
+//! one on again.
 
 use crate::{
     drop_reason::DropReason,
@@ -83,7 +84,8 @@ pub(crate) enum Inbound {
     NoSession,
 }
 
-/// Sends a packet from outside to its guest if its session has the fast path. (Apart from what else is done at this hook: the stack has no room for both.)
+/// Sends a packet from outside to its guest if its session has the fast path. (Apart from what else
+/// is done at this hook: the stack has no room for both.)
 #[inline(never)]
 pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -240,7 +242,8 @@ pub(crate) fn learn<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// Notes where the kernel sends a packet from outside that it is about to hand to a guest's network.
+/// Notes where the kernel sends a packet from outside that it is about to hand to a guest's
+/// network.
 #[inline(never)]
 pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of the
-/// host's own that is only noted passes as it is.
+/// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of
+/// the host's own that is only noted passes as it is.
 #[inline(always)]
 pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -35,8 +35,8 @@ pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room for
-/// both.)
+/// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room
+/// for both.)
 #[inline(never)]
 fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -62,8 +62,8 @@ fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
     failure
 }
 
-/// Whether a packet belongs to a flow of the host's own that is noted, not translated. (A fragment may
-/// have got another identification.)
+/// Whether a packet belongs to a flow of the host's own that is noted, not translated. (A fragment
+/// may have got another identification.)
 #[inline(always)]
 fn is_only_noted<A: Address>(
     parsed: &Parsed<A>,
@@ -129,8 +129,8 @@ pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
     }
 }
 
-/// Writes what a packet has changed of the state into both entries. Bit by bit: the two directions may be at
-/// it at once.
+/// Writes what a packet has changed of the state into both entries. Bit by bit: the two directions
+/// may be at it at once.
 #[inline(never)]
 fn write_state<A: Address, T: Tables<A>>(
     tables: &T,

@@ -6,10 +6,10 @@
 //! `fragment_s`, and fair: a sender has the slots of one set, whatever it sends.
 //!
 //! A packet's fragments may not overlap (RFC 5722 section 3, and Linux since 5.0 for IPv4 too): the
-//! receiver could put another packet together than the one that was judged here. A fragment of which
-//! every block has come already is a duplicate that the network has made (RFC 8200 section 4.5). It is
-//! dropped alone, as by Linux (`inet_frag_queue_insert`): the receiver gets each block once, so what a
-//! duplicate holds is not compared.
+//! receiver could put another packet together than the one that was judged here. A fragment of
+//! which every block has come already is a duplicate that the network has made (RFC 8200 section
+//! 4.5). It is dropped alone, as by Linux (`inet_frag_queue_insert`): the receiver gets each block
+//! once, so what a duplicate holds is not compared.
 
 use crate::{
     drop_reason::DropReason,
@@ -34,8 +34,8 @@ use crate::{
 /// The longest payload of an IPv4 packet in bytes.
 const MAX_PAYLOAD: usize = 65535 - 20;
 
-/// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to the
-/// next one with the same identification.)
+/// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to
+/// the next one with the same identification.)
 pub const DUPLICATE_WAYS: u32 = HELD_WAYS / 8;
 
 /// What becomes of a fragment.

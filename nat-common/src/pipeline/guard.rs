@@ -1,8 +1,8 @@
 //! Who a guest may say it is, at the port of a bridge that it is plugged into.
 //!
 //! A *name* is an Ethernet address, or an IPv4 address of the network's own prefix. It is bound to
-//! a port: by the configuration, or by the first port that uses it. Judged are the Ethernet source of
-//! every frame, the source of IPv4, both senders of ARP, and the client of DHCP.
+//! a port: by the configuration, or by the first port that uses it. Judged are the Ethernet source
+//! of every frame, the source of IPv4, both senders of ARP, and the client of DHCP.
 
 use crate::{
     tables::{
@@ -162,8 +162,8 @@ fn is_address_own<T: Tables<Addr4> + Bindings>(
     }
 }
 
-/// Whether what goes to a DHCP server is about the one who sends it, and nothing goes to clients where they
-/// have a server. A first fragment that does not say is about somebody else.
+/// Whether what goes to a DHCP server is about the one who sends it, and nothing goes to clients
+/// where they have a server. A first fragment that does not say is about somebody else.
 #[inline(always)]
 fn is_dhcp_own<P: Packet>(
     packet: &mut P,

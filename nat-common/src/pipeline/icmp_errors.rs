@@ -96,8 +96,8 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
         verify_checksum(packet, error)?;
     }
     let source = error.header.source;
-    // The NAT's own address, that of the session (RFC 5508 REQ-5); routers of this host's side are shown
-    // where nothing is translated, and the host itself is one that may be known.
+    // The NAT's own address, that of the session (RFC 5508 REQ-5); routers of this host's side are
+    // shown where nothing is translated, and the host itself is one that may be known.
     let is_shown = match is_host {
         true => tables.inside(way.generation, source).is_none(),
         false => session.source == quoted.destination.address && !is_hidden(tables, way, source),
@@ -111,8 +111,8 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     deliver(packet, tables, error, &quoted, &to, session, false)
 }
 
-/// Refuses what another guest says about packets to one that is known by its port or its Ethernet address: no
-/// router stands between the host and that one.
+/// Refuses what another guest says about packets to one that is known by its port or its Ethernet
+/// address: no router stands between the host and that one.
 #[inline(always)]
 fn check_sender<A: Address, T: Tables<A>>(
     tables: &T,
@@ -161,8 +161,8 @@ fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
         return None;
     }
     let known = |network| tables.session(&quoted.answer_key(View::Inside, network));
-    // The host's own errors come from no network: the quoted guest tells which it is. A router may know
-    // another way out than the guest.
+    // The host's own errors come from no network: the quoted guest tells which it is. A router may
+    // know another way out than the guest.
     let session = match is_host {
         true => None,
         false => known(network),
@@ -236,8 +236,8 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     deliver(packet, tables, error, &quoted, &to, session, is_in)
 }
 
-/// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the host
-/// itself. It quotes the packet as it was in between.
+/// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the
+/// host itself. It quotes the packet as it was in between.
 #[inline(never)]
 pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -1,9 +1,9 @@
 //! Access of the host itself to what it forwards to guests.
 //!
-//! A program of the host names whom it wants to talk to in a system call. There, once for a connection,
-//! the guest is put in the place of an external address, so that no packet needs to be translated; what
-//! the program asked for is remembered, to be shown to it as the other end. This module decides, and
-//! holds the layout of what is remembered.
+//! A program of the host names whom it wants to talk to in a system call. There, once for a
+//! connection, the guest is put in the place of an external address, so that no packet needs to be
+//! translated; what the program asked for is remembered, to be shown to it as the other end. This
+//! module decides, and holds the layout of what is remembered.
 
 use crate::{
     tables::{
@@ -38,8 +38,9 @@ pub struct Redirect<A> {
 
 /// Whom a socket is to talk to that has asked for `asked`; `None` for whom it has asked for.
 ///
-/// A socket of the host that would get what is sent there comes first. A socket that is bound to the
-/// loopback address or to an interface stays with what it asked for: a guest could not answer it.
+/// A socket of the host that would get what is sent there comes first. A socket that is bound to
+/// the loopback address or to an interface stays with what it asked for: a guest could not answer
+/// it.
 #[inline(always)]
 pub fn redirect<A: Address, T: Tables<A>>(
     tables: &T,

@@ -27,8 +27,8 @@ pub(crate) fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
         .map_or(0, |settings| settings.generation as u16)
 }
 
-/// Looks the live session of a packet up and notes that it passes. Of a reset it is not: if it has a
-/// right to, [`follow`](super::follow::follow) does.
+/// Looks the live session of a packet up and notes that it passes. Of a reset it is not: if it has
+/// a right to, [`follow`](super::follow::follow) does.
 #[inline(always)]
 pub(crate) fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -49,9 +49,9 @@ pub(crate) fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
     matches!(parsed.transport, Transport::Tcp { flags } if flags & tcp::RST != 0)
 }
 
-/// Looks the session of a packet up that came in by a network, and gives the number of the network under
-/// which it is known: that one, or the one behind which the routes put the guest. A guest may send
-/// by another way than the one by which it is reached.
+/// Looks the session of a packet up that came in by a network, and gives the number of the network
+/// under which it is known: that one, or the one behind which the routes put the guest. A guest may
+/// send by another way than the one by which it is reached.
 #[inline(always)]
 pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
     tables: &'t T,

@@ -2,7 +2,7 @@
 //!
 //! | function | hook | job |
 //! | --- | --- | --- |
-//! | [`inbound`] | uplink, ingress | established session, else forward rule, else mapping, else the host's |
+//! | [`inbound`] | uplink, ingress | established session, else forward rule, mapping, host |
 //! | [`from_guest`] | network, ingress | destination of hairpinned packets |
 //! | [`outbound`] | uplink, egress | source translation after the kernel's routing |
 //! | [`to_guest`] | network, egress | source of hairpinned packets |

@@ -1,10 +1,10 @@
 //! Network, ingress and egress: packets between guests by an external address.
 //!
-//! At ingress the destination is rewritten, so that the kernel sees a packet from a guest to a guest and
-//! routes it as such; a source of the host's own would be a martian to it. At egress the source
-//! address is. Both ends see external addresses alone. In between, the guest that asks has its
-//! external port and the other its own: connection tracking sees answers that reverse what opened
-//! the connection, and the two directions can be told apart where a guest sends to itself.
+//! At ingress the destination is rewritten, so that the kernel sees a packet from a guest to a
+//! guest and routes it as such; a source of the host's own would be a martian to it. At egress the
+//! source address is. Both ends see external addresses alone. In between, the guest that asks has
+//! its external port and the other its own: connection tracking sees answers that reverse what
+//! opened the connection, and the two directions can be told apart where a guest sends to itself.
 
 use crate::{
     drop_reason::DropReason,
@@ -153,8 +153,9 @@ fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
     }
 }
 
-/// Both ends of a packet of a hairpinned session in between: what opens it has everything rewritten but the
-/// source address, an answer the destination address alone. So each is the reverse of the other.
+/// Both ends of a packet of a hairpinned session in between: what opens it has everything rewritten
+/// but the source address, an answer the destination address alone. So each is the reverse of the
+/// other.
 #[inline(always)]
 fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>, Endpoint<A>) {
     let (source_port, destination_port) = match session.has(flags::FROM_INITIATOR) {

@@ -2,12 +2,12 @@
 //!
 //! | flow opened | asked at | answers pass at |
 //! | --- | --- | --- |
-//! | by a guest, to whomever | its network's ingress | ingress of uplink or network, network's egress |
+//! | by a guest | its network's ingress | ingress of uplink or network, network's egress |
 //! | from an uplink, to a guest | the uplink's ingress | its network's ingress |
 //! | by the host or from elsewhere, to a guest | the network's egress | its network's ingress |
 //!
-//! A flow that is translated has its session anyway: once it is open, nobody asks again. One that is not
-//! gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
+//! A flow that is translated has its session anyway: once it is open, nobody asks again. One that
+//! is not gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
 
 use crate::{
     drop_reason::DropReason,
@@ -147,8 +147,8 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     open(packet, tables, work, &plain)
 }
 
-/// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host itself
-/// may open what it likes; it is noted, so that answers are known.
+/// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host
+/// itself may open what it likes; it is noted, so that answers are known.
 #[inline(never)]
 pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -263,7 +263,8 @@ fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side,
     judging.protocol = u32::from(parsed.header.protocol);
 }
 
-/// Asks the policies: whether they let the packet pass because they concern it. `false` if they do not.
+/// Asks the policies: whether they let the packet pass because they concern it. `false` if they do
+/// not.
 #[inline(always)]
 fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,

@@ -14,7 +14,8 @@ use crate::{
 
 /// Decides on a packet at the port of a network's bridge, before the bridge sees it.
 ///
-/// What does not take the fast path goes on untouched, whatever it is: the hook of the bridge judges.
+/// What does not take the fast path goes on untouched, whatever it is: the hook of the bridge
+/// judges.
 #[inline(always)]
 pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

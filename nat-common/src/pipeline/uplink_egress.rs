@@ -113,9 +113,9 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
     outcome(opened)
 }
 
-/// Ends the session of a packet that a guest has opened and that now leaves by another uplink than the
-/// one whose address it has, if that uplink has a rule for it: from there answers would not come
-/// back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
+/// Ends the session of a packet that a guest has opened and that now leaves by another uplink than
+/// the one whose address it has, if that uplink has a rule for it: from there answers would not
+/// come back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
 /// `net/netfilter/nf_nat_core.c`).
 #[inline(never)]
 fn ends_by_moving<A: Address, T: Tables<A>>(
@@ -306,8 +306,8 @@ fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     is_group_frame || !parsed.header.destination.is_unicast()
 }
 
-/// Whether a packet may open a flow of somebody whom others translate. Nobody has a socket there: a note
-/// alone tells guests who come later that the port is in use towards that remote.
+/// Whether a packet may open a flow of somebody whom others translate. Nobody has a socket there: a
+/// note alone tells guests who come later that the port is in use towards that remote.
 #[inline(always)]
 fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     let opens = match parsed.transport {
@@ -365,8 +365,8 @@ fn note<A: Address, T: Tables<A>>(
     HostFlow::Passes
 }
 
-/// Whether answers find the host by the socket that has sent a packet. Where a forward would take them that
-/// does not hold for datagrams: a socket may be connected and never have sent anything.
+/// Whether answers find the host by the socket that has sent a packet. Where a forward would take
+/// them that does not hold for datagrams: a socket may be connected and never have sent anything.
 #[inline(always)]
 fn is_known_by_socket<A: Address, T: Tables<A>>(
     tables: &T,

@@ -200,8 +200,9 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     forward: &Forward<A>,
     interface: u32,
 ) -> Opened {
-    // The host's own connections come first, also from a port that a rule forwards. What its datagram
-    // sockets have sent is noted; one that is connected and has sent nothing may be any user's.
+    // The host's own connections come first, also from a port that a rule forwards. What its
+    // datagram sockets have sent is noted; one that is connected and has sent nothing may be any
+    // user's.
     if work.parsed.header.protocol == TCP
         && host_socket(tables, &work.parsed) == HostSocket::Connected
     {
@@ -289,8 +290,8 @@ fn check_policies<A: Family, P: Packet, T: Tables<A>>(
     policy::check(packet, tables, work, side_of(uplink), target)
 }
 
-/// Rewrites and counts the packet that opened a session. (Apart from opening it: the stack has no room
-/// for both.)
+/// Rewrites and counts the packet that opened a session. (Apart from opening it: the stack has no
+/// room for both.)
 #[inline(never)]
 fn opened<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -14,8 +14,8 @@ use crate::{
 pub enum Verdict {
     /// It goes on as it came.
     Untouched,
-    /// Nothing is known against it as yet, and it goes to an address that is no external one. (Within
-    /// the pipeline alone.)
+    /// Nothing is known against it as yet, and it goes to an address that is no external one.
+    /// (Within the pipeline alone.)
     Beyond,
     /// It goes on rewritten.
     Translated,
@@ -107,8 +107,8 @@ pub(crate) const fn outcome(opened: Opened) -> Outcome {
     }
 }
 
-/// What becomes of a packet that an ingress hook has rewritten. Where netfilter has seen it before, its
-/// conntrack entry is that of the addresses before translation: the kernel receives it anew,
+/// What becomes of a packet that an ingress hook has rewritten. Where netfilter has seen it before,
+/// its conntrack entry is that of the addresses before translation: the kernel receives it anew,
 /// without that entry.
 #[inline(always)]
 pub(crate) fn rewritten<A: Address, T: Tables<A>>(

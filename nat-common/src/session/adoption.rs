@@ -1,5 +1,5 @@
-//! Sessions that the programs before have opened, or seen packets of, while their tables were carried
-//! over into new ones.
+//! Sessions that the programs before have opened, or seen packets of, while their tables were
+//! carried over into new ones.
 //!
 //! The daemon fills the new tables while the old ones are still in use, and lets new programs take
 //! over. What has changed in the old tables in between it hands to the program `adopt_sessions`,
@@ -47,8 +47,8 @@ pub const ADOPT_BATCH: u32 = 8;
 /// Where the first session stands in the input of `adopt_sessions`, in bytes.
 pub const ADOPT_OFFSET: usize = 16;
 
-/// What was counted under one number, for the program `add_counts`, which adds it on this CPU: in the
-/// kernel, since packets count there at the same time.
+/// What was counted under one number, for the program `add_counts`, which adds it on this CPU: in
+/// the kernel, since packets count there at the same time.
 ///
 /// Its input is a packet: the number of entries as native `u32`, and the entries from
 /// [`ADOPT_OFFSET`] on.
@@ -59,7 +59,8 @@ pub struct Counted {
     pub table: u32,
     /// The number in the table.
     pub number: u32,
-    /// What to add: the words of a [`crate::tables::counters::RuleCounters`], or one word for a drop reason.
+    /// What to add: the words of a [`crate::tables::counters::RuleCounters`], or one word for a
+    /// drop reason.
     pub words: [u64; 6],
 }
 

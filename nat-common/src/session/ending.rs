@@ -63,8 +63,8 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
 /// from many ports. A flow that goes on is noted again.
 pub const HOST_UNANSWERED_S: u32 = 30;
 
-/// How long a session from outside may be idle before the guest answers, in seconds: whoever sends from
-/// made-up sources fills the table for so long. What comes later opens it again.
+/// How long a session from outside may be idle before the guest answers, in seconds: whoever sends
+/// from made-up sources fills the table for so long. What comes later opens it again.
 pub const OUTSIDE_UNANSWERED_S: u32 = 10;
 
 /// How long a session with these [`flags`] may be idle in seconds.

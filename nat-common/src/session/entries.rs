@@ -2,9 +2,10 @@
 //!
 //! Two packets may open the same session at the same time on different CPUs, also from both ends,
 //! and one may open what another CPU is ending. Adding an entry never replaces one. Of a session's
-//! two entries the same one ([`SessionKey::precedes`]) is added first and removed last, whoever does
-//! it: who has added it opens the session, and who finds it there looks again until the session can
-//! be used ([`super::opening`]) or is gone. Whatever was added before a failure is taken back.
+//! two entries the same one ([`SessionKey::precedes`]) is added first and removed last, whoever
+//! does it: who has added it opens the session, and who finds it there looks again until the
+//! session can be used ([`super::opening`]) or is gone. Whatever was added before a failure is
+//! taken back.
 
 use crate::{
     drop_reason::DropReason,
@@ -219,8 +220,8 @@ fn add_between<A: Address, T: Tables<A>>(
     } = opening;
     let request_between = between_key(request);
     let answer_between = answer_between_key(&request_between, answer);
-    // A guest that asks itself by a port that is the same at both ends: in between the directions could
-    // not be told apart.
+    // A guest that asks itself by a port that is the same at both ends: in between the directions
+    // could not be told apart.
     if request_between == answer_between {
         return Err(Refusal::PortTaken);
     }

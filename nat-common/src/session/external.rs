@@ -76,8 +76,9 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
     Ok(opening.request.record.source_endpoint())
 }
 
-/// Opens the session with the external endpoint that is to be tried now. (Between the two steps nothing
-/// but the work area tells the verifier which one that is: it looks at the second step once.)
+/// Opens the session with the external endpoint that is to be tried now. (Between the two steps
+/// nothing but the work area tells the verifier which one that is: it looks at the second step
+/// once.)
 #[inline(always)]
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
@@ -88,8 +89,8 @@ fn attempt_external<A: Address, T: Tables<A>>(
     add_entries(tables, opening)
 }
 
-/// Chooses the external endpoint by which a forward leads to the guest, else the one that the guest's
-/// has already, else a candidate; takes the references to it that the session is to hold.
+/// Chooses the external endpoint by which a forward leads to the guest, else the one that the
+/// guest's has already, else a candidate; takes the references to it that the session is to hold.
 #[inline(always)]
 fn choose_external<A: Address, T: Tables<A>>(
     tables: &T,
@@ -219,7 +220,8 @@ fn forwarded_source<A: Address, T: Tables<A>>(
     })
 }
 
-/// Whether the session is a question to a DNS server, for which endpoint-independent mapping does nothing.
+/// Whether the session is a question to a DNS server, for which endpoint-independent mapping does
+/// nothing.
 #[inline(always)]
 fn is_question<A: Address>(opening: &Opening<A>) -> bool {
     let record = &opening.request.record;
@@ -228,9 +230,10 @@ fn is_question<A: Address>(opening: &Opening<A>) -> bool {
         && opening.snat.mapping == snats::mapping::ENDPOINT_INDEPENDENT
 }
 
-/// Whether the session of a question may use the candidate, without taking the port for it: only what
-/// answers it comes back by it, and that is found first. So questions to different servers use one port,
-/// and leave all of them to others. One that is another guest's is used where there is hardly any other.
+/// Whether the session of a question may use the candidate, without taking the port for it: only
+/// what answers it comes back by it, and that is found first. So questions to different servers use
+/// one port, and leave all of them to others. One that is another guest's is used where there is
+/// hardly any other.
 #[inline(never)]
 fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     let key = PortKey::new(opening.external, opening.request.key.protocol);
@@ -262,8 +265,8 @@ fn take_permit<A: Address, T: Tables<A>>(
     result
 }
 
-/// Adds all entries of the session with the external endpoint that was chosen, or gives back what it
-/// holds.
+/// Adds all entries of the session with the external endpoint that was chosen, or gives back what
+/// it holds.
 #[inline(never)]
 fn add_entries<A: Address, T: Tables<A>>(
     tables: &T,

@@ -11,8 +11,9 @@ use crate::{
     wire::address::Address,
 };
 
-/// Counts one more session of a guest, or of the host; by the [`flags`](crate::tables::sessions::flags) of its primary entry also of
-/// those from outside, which are three quarters of the table at the most: the rest is the guests'.
+/// Counts one more session of a guest, or of the host; by the
+/// [`flags`](crate::tables::sessions::flags) of its primary entry also of those from outside, which
+/// are three quarters of the table at the most: the rest is the guests'.
 ///
 /// # Errors
 ///
@@ -54,7 +55,8 @@ pub fn enter_host<A: Address, T: Tables<A>>(
     add_one(tables, key, SESSIONS, tables.host_sessions())
 }
 
-/// Counts one session less of a guest, given by the [`flags`](crate::tables::sessions::flags) of its primary entry.
+/// Counts one session less of a guest, given by the [`flags`](crate::tables::sessions::flags) of
+/// its primary entry.
 #[inline(never)]
 pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: u8) {
     take(tables, key, SESSIONS);
@@ -92,8 +94,8 @@ const SESSIONS: u32 = 0;
 /// What is counted: external ports.
 const PORTS: u32 = 1;
 
-/// Counts one more session of a guest. The limit is that of all guests behind the same port, where the
-/// address is bound to one: whoever is there may have as many addresses as it likes.
+/// Counts one more session of a guest. The limit is that of all guests behind the same port, where
+/// the address is bound to one: whoever is there may have as many addresses as it likes.
 #[inline(always)]
 fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
     let limit = match key.is_host() {
@@ -114,8 +116,8 @@ fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), Dr
     counted
 }
 
-/// Counts an external port that a guest has taken with those of its bridge's port, which has a session
-/// of the guest's.
+/// Counts an external port that a guest has taken with those of its bridge's port, which has a
+/// session of the guest's.
 #[inline(never)]
 fn share_port<A: Address, T: Tables<A>>(
     tables: &T,
@@ -160,8 +162,8 @@ fn add_one<A: Address, T: Tables<A>>(
     count(tables, key, what, limit)
 }
 
-/// Counts one more in an entry, unless there are `limit` (0 is none). (Where the stack has no room for
-/// one more function, it is written out.)
+/// Counts one more in an entry, unless there are `limit` (0 is none). (Where the stack has no room
+/// for one more function, it is written out.)
 #[inline(always)]
 fn count<A: Address, T: Tables<A>>(
     tables: &T,

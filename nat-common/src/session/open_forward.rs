@@ -26,7 +26,8 @@ use crate::{
 /// How many ports are tried for a remote whose own port is taken towards the guest.
 const MAX_REMOTE_ATTEMPTS: u32 = 16;
 
-/// Opens a session from outside through a forward rule; see [`Opening::ends`](crate::work::opening::Opening::ends).
+/// Opens a session from outside through a forward rule; see
+/// [`Opening::ends`](crate::work::opening::Opening::ends).
 ///
 /// # Errors
 ///

@@ -20,7 +20,8 @@ use crate::{
     work::Work,
 };
 
-/// Opens a session from outside to a mapping that a guest has made; see [`Opening::ends`](crate::work::opening::Opening::ends).
+/// Opens a session from outside to a mapping that a guest has made; see
+/// [`Opening::ends`](crate::work::opening::Opening::ends).
 ///
 /// # Errors
 ///

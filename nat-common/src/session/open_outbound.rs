@@ -69,8 +69,8 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     with_external(tables, opening)
 }
 
-/// Makes the external address the one by which the host itself would reach the destination. If that is not
-/// the one by which a guest reaches most others, its mapping towards those stays out of it.
+/// Makes the external address the one by which the host itself would reach the destination. If that
+/// is not the one by which a guest reaches most others, its mapping towards those stays out of it.
 #[inline(never)]
 fn choose_source<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     let Origin {

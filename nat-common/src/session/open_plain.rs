@@ -30,8 +30,8 @@ pub struct Plain {
     pub rule: u32,
 }
 
-/// Opens a session that translates nothing, so that what answers it is known. It is that of the guest
-/// that opens it, or of the one that it is opened to.
+/// Opens a session that translates nothing, so that what answers it is known. It is that of the
+/// guest that opens it, or of the one that it is opened to.
 ///
 /// # Errors
 ///

@@ -84,9 +84,9 @@ impl<A: Address> Opening<A> {
         }
     }
 
-    /// Source and destination of the packet that opened the session, after translation. They are read
-    /// from here, not returned by who opens it: across a `?` the compiler keeps them in stack slots that
-    /// hold pointers on other ways, and the verifier refuses that.
+    /// Source and destination of the packet that opened the session, after translation. They are
+    /// read from here, not returned by who opens it: across a `?` the compiler keeps them in stack
+    /// slots that hold pointers on other ways, and the verifier refuses that.
     #[inline(always)]
     pub fn ends(&self) -> (Endpoint<A>, Endpoint<A>) {
         let record = &self.request.record;

@@ -1,10 +1,11 @@
 //! What a NAT needs to know of a TCP connection (RFC 5382, RFC 7857).
 //!
-//! Of sequence numbers only the last acknowledgement of each side is known. Against that of the other
-//! side a segment is judged that would end the connection, or take its end back: anybody may send one
-//! with a forged source, and the ends ignore what is not in sequence (RFC 5961). A reset that could be
-//! valid shortens the timeout, and whatever the side that it resets sends after it undoes that: the
-//! end that ignores a reset answers it (RFC 5961 section 3.2, RFC 6146 section 3.5.2.2).
+//! Of sequence numbers only the last acknowledgement of each side is known. Against that of the
+//! other side a segment is judged that would end the connection, or take its end back: anybody may
+//! send one with a forged source, and the ends ignore what is not in sequence (RFC 5961). A reset
+//! that could be valid shortens the timeout, and whatever the side that it resets sends after it
+//! undoes that: the end that ignores a reset answers it (RFC 5961 section 3.2, RFC 6146 section
+//! 3.5.2.2).
 
 use crate::wire::tcp::{FIN, RST, SYN};
 
@@ -32,9 +33,9 @@ pub const QUESTION: u32 = 1 << 6;
 
 const BOTH_FIN: u32 = INITIATOR_FIN | RESPONDER_FIN;
 
-/// How far ahead of what the other side has acknowledged a reset may be, in bytes: as much as may be on
-/// its way, which is more than a reset on an idle connection ever is, and less than the window of the
-/// side that it resets, which would ignore what is further ahead without a word.
+/// How far ahead of what the other side has acknowledged a reset may be, in bytes: as much as may
+/// be on its way, which is more than a reset on an idle connection ever is, and less than the
+/// window of the side that it resets, which would ignore what is further ahead without a word.
 pub const RST_WINDOW: u32 = 1 << 16;
 
 /// The same for FIN and data. Here to take a forged one for a true one costs less than the reverse.
@@ -75,8 +76,8 @@ pub const fn phase(state: u32) -> Phase {
     }
 }
 
-/// The state after `segment`. `ahead` is how far the segment's sequence number is ahead of what the other
-/// side has acknowledged last, modulo 2^32; `None` if that is not known.
+/// The state after `segment`. `ahead` is how far the segment's sequence number is ahead of what the
+/// other side has acknowledged last, modulo 2^32; `None` if that is not known.
 #[inline(always)]
 #[must_use]
 pub fn next(state: u32, segment: Segment, ahead: impl Fn() -> Option<u32>) -> u32 {

@@ -1,4 +1,5 @@
-//! `ASKED` and `OWN_ADDRESSES`: what sockets of the host have asked for, and what they take a guest for.
+//! `ASKED` and `OWN_ADDRESSES`: what sockets of the host have asked for, and what they take a guest
+//! for.
 
 use crate::wire::address::{Addr4, Address, Endpoint, Port};
 

@@ -33,8 +33,8 @@ pub struct GuestRecord {
     /// How many external ports are its alone. One may outlive its sessions: another guest's may
     /// hold it.
     pub ports: u32,
-    /// Index of the port of a bridge that the address was bound to when this entry was made, 0 for none:
-    /// what a guest has counts together with all else of that port.
+    /// Index of the port of a bridge that the address was bound to when this entry was made, 0 for
+    /// none: what a guest has counts together with all else of that port.
     pub port: u32,
 }
 

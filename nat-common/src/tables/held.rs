@@ -22,8 +22,8 @@ pub trait HeldPacket: Packet {
     /// Sets this packet aside, so that others can be sent in its place.
     fn save(&self) -> Option<()>;
 
-    /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false` if it
-    /// does not.
+    /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false`
+    /// if it does not.
     fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
 
     /// Takes up again what was set aside.
@@ -130,8 +130,8 @@ impl<A> core::fmt::Debug for Held<A> {
 }
 
 impl<A: Address> Held<A> {
-    /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when it was
-    /// handed over: the exchange acquires.
+    /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when
+    /// it was handed over: the exchange acquires.
     #[inline(always)]
     pub(crate) fn make_busy(&self, seen_s: u32) -> Option<Busy<'_, A>> {
         (self.seen_s.exchange_if(seen_s, BUSY) == seen_s).then_some(Busy(self))
@@ -189,16 +189,16 @@ impl<A: Copy> Busy<'_, A> {
         self.0.len.store(len);
     }
 
-    /// Lets others have the slot: with what was written to it since `seen_s`, or as a [`FREE`] one. The
-    /// exchange releases, so that who makes it busy next sees all of that.
+    /// Lets others have the slot: with what was written to it since `seen_s`, or as a [`FREE`] one.
+    /// The exchange releases, so that who makes it busy next sees all of that.
     #[inline(always)]
     pub(crate) fn hand_over(self, seen_s: u32) {
         self.0.seen_s.exchange_if(BUSY, seen_s);
     }
 }
 
-// SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one for a
-// slot: who makes it has exchanged a word.
+// SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one
+// for a slot: who makes it has exchanged a word.
 unsafe impl<A: Sync> Sync for Held<A> {}
 
 /// The table of fragments that wait for the first one.

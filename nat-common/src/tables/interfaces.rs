@@ -47,8 +47,8 @@ pub mod role {
 pub mod interface_flags {
     /// Guests of this network may send only from addresses that are theirs.
     pub const ANTI_SPOOF: u16 = 1 << 0;
-    /// Guests are right behind this interface, which has the fast path: it is no bridge, whose ports
-    /// have it.
+    /// Guests are right behind this interface, which has the fast path: it is no bridge, whose
+    /// ports have it.
     pub const NO_BRIDGE: u16 = 1 << 1;
     /// It is not the only uplink: sessions may have the address of another.
     pub const ONE_OF_SEVERAL: u16 = 1 << 2;

@@ -57,8 +57,8 @@ macro_rules! sum_of_tables {
 sum_of_tables! {
     /// The tables, the clock and the chance of a data plane.
     ///
-    /// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one is
-    /// atomic.
+    /// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one
+    /// is atomic.
     ExternalAddresses<A>, Counters, Datagrams<A>, Environment, Excludes<A>, ForwardSources<A>,
     Forwards<A>, Fragments<A>, Guests<A>, HeldFragments<A>, HostSockets<A>, InsideAddresses<A>,
     Interfaces, Mappings<A>, NextHops, Permits<A>, Policies<A>, Ports<A>, RefusalClocks, Routes<A>,

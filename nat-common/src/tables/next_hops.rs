@@ -1,10 +1,10 @@
 //! Next hops: where the fast path sends the packets of an established session.
 //!
-//! The daemon keeps `NEXT_HOPS` as the host's neighbours, bridges and links are, and names each by a
-//! [`Tag`]. A session learns the tag at the hook by which the kernel has sent one of its packets, from
-//! the link-layer address that the kernel itself has chosen. What stands under a tag never changes:
-//! when anything about a next hop does, the tag is taken out of use, and the sessions that have it
-//! learn another one from their next packet, which goes the kernel's way.
+//! The daemon keeps `NEXT_HOPS` as the host's neighbours, bridges and links are, and names each by
+//! a [`Tag`]. A session learns the tag at the hook by which the kernel has sent one of its packets,
+//! from the link-layer address that the kernel itself has chosen. What stands under a tag never
+//! changes: when anything about a next hop does, the tag is taken out of use, and the sessions that
+//! have it learn another one from their next packet, which goes the kernel's way.
 
 use crate::atomics::Shared;
 
@@ -125,7 +125,8 @@ impl NextHop {
 pub trait NextHops {
     /// The next hop of this tag, if it is in use.
     fn next_hop(&self, tag: Tag) -> Option<&NextHop>;
-    /// The tag of the next hop behind a link-layer address, [`crate::tables::next_hops::NONE`] if it has none.
+    /// The tag of the next hop behind a link-layer address, [`crate::tables::next_hops::NONE`] if
+    /// it has none.
     fn next_hop_tag(&self, key: &NextHopKey) -> Tag;
     /// Whether sessions may take the fast path at this second.
     fn is_fast_path_on(&self, now_s: u32) -> bool;

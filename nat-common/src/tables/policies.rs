@@ -1,9 +1,9 @@
 //! Policies: which flows may be opened between guests, networks, uplinks and the host.
 //!
-//! They are asked once for each flow, with inside addresses: what has a session passes. The order of
-//! the rules is kept: of those that match, the one that was written first decides. So that a host with
-//! hundreds of networks does not go through the rules of all of them, each rule stands in the *chain* of
-//! the two sides that it names, and four chains at the most concern a flow.
+//! They are asked once for each flow, with inside addresses: what has a session passes. The order
+//! of the rules is kept: of those that match, the one that was written first decides. So that a
+//! host with hundreds of networks does not go through the rules of all of them, each rule stands in
+//! the *chain* of the two sides that it names, and four chains at the most concern a flow.
 
 use crate::{
     tables::interfaces::{Interface, role},
@@ -75,8 +75,8 @@ pub struct Policy<A> {
     pub reserved: u16,
     /// Number of the rule.
     pub rule: u32,
-    /// Its place among all: the lowest decides. From [`DEFAULTS`] on it is not a rule but what holds where
-    /// none matches.
+    /// Its place among all: the lowest decides. From [`DEFAULTS`] on it is not a rule but what
+    /// holds where none matches.
     pub order: u32,
 }
 

@@ -10,7 +10,8 @@ pub struct References(Shared);
 /// The count of an entry that is being removed.
 const GONE: u32 = 1 << 31;
 
-/// [`PortRecord::references`](crate::tables::ports::PortRecord::references) of a port whose mapping is yet to be made: nobody can take one.
+/// [`PortRecord::references`](crate::tables::ports::PortRecord::references) of a port whose mapping
+/// is yet to be made: nobody can take one.
 pub const CLAIMED: u32 = GONE;
 
 impl References {

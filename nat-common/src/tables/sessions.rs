@@ -77,7 +77,8 @@ pub struct SessionKey<A> {
     pub destination: A,
     /// Source port; the identifier of an ICMP query, [`crate::wire::icmp::service`] in its answer.
     pub source_port: Port,
-    /// Destination port; the identifier of an ICMP answer, [`crate::wire::icmp::service`] in a query.
+    /// Destination port; the identifier of an ICMP answer, [`crate::wire::icmp::service`] in a
+    /// query.
     pub destination_port: Port,
     /// Number of the network that the packet came from; 0 in [`View::Outside`].
     pub network: u16,
@@ -118,8 +119,8 @@ pub struct SessionRecord<A> {
     /// Where packets of this entry are sent, a [`crate::tables::next_hops::Tag`].
     pub next_hop: u32,
     /// Datagrams that the XDP program has left to the kernel and when it last did, see
-    /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the last
-    /// segment of this entry has acknowledged.
+    /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the
+    /// last segment of this entry has acknowledged.
     pub passed: u32,
 }
 
@@ -146,7 +147,8 @@ pub mod flags {
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
 pub const DEAD: u32 = u32::MAX;
 
-/// [`SessionRecord::seen_s`] of the entry that was added first while the other one is not there yet.
+/// [`SessionRecord::seen_s`] of the entry that was added first while the other one is not there
+/// yet.
 pub const OPENING: u32 = u32::MAX - 1;
 
 /// Unit of the clock in [`SessionRecord::passed`] in nanoseconds.
@@ -156,8 +158,8 @@ pub const PASSED_NS: u64 = 1 << 10;
 /// control hook.
 const UNDER_WAY: u32 = UNCOUNTED - 1;
 
-/// Bit of [`SessionRecord::passed`]: datagrams may be on their way that nobody has counted. The next
-/// one is counted, and arrives after them.
+/// Bit of [`SessionRecord::passed`]: datagrams may be on their way that nobody has counted. The
+/// next one is counted, and arrives after them.
 const UNCOUNTED: u32 = 1 << 11;
 
 /// Where the clock stands in [`SessionRecord::passed`].
@@ -234,8 +236,8 @@ impl<A: Address> SessionKey<A> {
         Endpoint::new(self.destination, self.destination_port)
     }
 
-    /// Whether of a session with these two keys the entry of this one is added first and removed last.
-    /// Of two different keys one precedes the other, and [`View::Outside`] precedes all else.
+    /// Whether of a session with these two keys the entry of this one is added first and removed
+    /// last. Of two different keys one precedes the other, and [`View::Outside`] precedes all else.
     #[inline(always)]
     #[must_use]
     pub fn precedes(&self, other: &Self) -> bool {
@@ -312,10 +314,11 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a second.
+    /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a
+    /// second.
     ///
-    /// The first packet in [`REFRESH_S`] takes the next hop away. Only a packet that the kernel sends
-    /// on after that, at whichever hook, gives the entry another.
+    /// The first packet in [`REFRESH_S`] takes the next hop away. Only a packet that the kernel
+    /// sends on after that, at whichever hook, gives the entry another.
     ///
     /// Expiry takes the entry by exchanging exactly the time that it has judged, so of a packet
     /// and an expiry that meet, one sees the other.
@@ -395,8 +398,8 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Whether a datagram that XDP sends now can overtake none that it has left to the kernel: all of
-    /// them have arrived at the traffic control hook, or are lost.
+    /// Whether a datagram that XDP sends now can overtake none that it has left to the kernel: all
+    /// of them have arrived at the traffic control hook, or are lost.
     #[inline(always)]
     pub fn is_caught_up(&self, clock: impl Fn() -> u32) -> bool {
         let passed = self.passed.load();
@@ -423,15 +426,16 @@ impl<A: Address> Session<A> {
 pub enum Touch {
     /// The entry cannot be used, which makes it as good as absent.
     Dead,
-    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next hop.
+    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next
+    /// hop.
     Refresh,
     /// Any other.
     Again,
 }
 
 /// How often a packet of each direction goes the kernel's way in seconds, so that connection
-/// tracking, neighbours and bridges know that the session lives, and it learns anew where the kernel
-/// sends it. Less than the 30 s for which connection tracking keeps what was not answered
+/// tracking, neighbours and bridges know that the session lives, and it learns anew where the
+/// kernel sends it. Less than the 30 s for which connection tracking keeps what was not answered
 /// (`nf_conntrack_udp_timeout`).
 pub const REFRESH_S: u32 = 16;
 

@@ -1,7 +1,7 @@
 //! `SETTINGS`: what the configuration sets for all packets.
 //!
-//! The key of every rule starts with the generation of the rule set. A new set is written beside the
-//! one in use and taken into use by one write of [`Settings::generation`].
+//! The key of every rule starts with the generation of the rule set. A new set is written beside
+//! the one in use and taken into use by one write of [`Settings::generation`].
 
 /// The only value of `SETTINGS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,9 +32,9 @@ pub struct Settings {
 /// The port of DNS servers.
 pub const DNS_PORT: u16 = 53;
 
-/// Idle time in seconds of a question to [`DNS_PORT`] that was answered (RFC 4787 REQ-5c lets well-known
-/// ports have shorter ones). A guest that sends again after an answer does more than ask: its session
-/// has [`Settings::udp_s`].
+/// Idle time in seconds of a question to [`DNS_PORT`] that was answered (RFC 4787 REQ-5c lets
+/// well-known ports have shorter ones). A guest that sends again after an answer does more than
+/// ask: its session has [`Settings::udp_s`].
 pub const DNS_S: u32 = 10;
 
 /// The table of settings.

@@ -18,8 +18,8 @@ pub struct SnatKey<A> {
     pub source: A,
 }
 
-/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination, which
-/// stands in the place of the source.
+/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination,
+/// which stands in the place of the source.
 pub const BY_DESTINATION: u16 = u16::MAX;
 
 /// Value of `SNATS`.
@@ -42,8 +42,8 @@ pub struct Snat<A> {
     pub filtering: u8,
     /// 1 if the rule has entries in `EXCLUDES`.
     pub has_excludes: u8,
-    /// 1 if the uplink has entries [`BY_DESTINATION`] and the rule heeds them: destinations are reached by
-    /// different addresses.
+    /// 1 if the uplink has entries [`BY_DESTINATION`] and the rule heeds them: destinations are
+    /// reached by different addresses.
     pub by_destination: u8,
 }
 
@@ -84,7 +84,8 @@ pub type Snat4 = Snat<Addr4>;
 crate::map_layout!(SnatKey4, 12);
 crate::map_layout!(Snat4, 20);
 
-/// Bits before the address in [`SnatKey4`] and [`ExcludeKey4`](crate::tables::excludes::ExcludeKey4).
+/// Bits before the address in [`SnatKey4`] and
+/// [`ExcludeKey4`](crate::tables::excludes::ExcludeKey4).
 pub const SNAT_FIXED_BITS: u32 = 64;
 
 impl<A: Address> Snat<A> {

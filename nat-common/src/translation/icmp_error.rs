@@ -30,8 +30,8 @@ pub struct ErrorTranslation<A> {
 ///
 /// # Errors
 ///
-/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
-/// device would write over the translation; the caller drops it.
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`]
+/// if a device would write over the translation; the caller drops it.
 #[inline(always)]
 pub fn rewrite_error<A: Family, P: Packet>(
     packet: &mut P,

@@ -1,7 +1,7 @@
 //! Writing a translation into a packet.
 //!
-//! Everything that is written here was read by [`crate::headers::parsed`] before, so it cannot stop half
-//! way for want of bytes.
+//! Everything that is written here was read by [`crate::headers::parsed`] before, so it cannot stop
+//! half way for want of bytes.
 
 use crate::{
     drop_reason::DropReason,
@@ -26,8 +26,8 @@ const ICMP_ID: usize = 4;
 ///
 /// # Errors
 ///
-/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`] if a
-/// device would write over the translation; the caller drops it.
+/// [`DropReason::RewriteFailed`] if the packet cannot be written to, [`DropReason::FalseOffload`]
+/// if a device would write over the translation; the caller drops it.
 #[inline(always)]
 pub fn rewrite<A: Family, P: Packet>(
     packet: &mut P,

@@ -29,7 +29,8 @@ pub const fn classify(icmp_type: u8) -> IcmpClass {
 
 /// What an ICMP query asks for: stands for the port of the host that is asked, as the identifier
 /// does for that of the host that asks. It is the type of the query, the same for its answer; other
-/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not answer.
+/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not
+/// answer.
 #[inline(always)]
 #[must_use]
 pub const fn service(icmp_type: u8) -> Port {

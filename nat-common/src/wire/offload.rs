@@ -5,8 +5,8 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload(u64);
 
-/// A placeholder call for access to the kernel's own record of a packet (`struct sk_buff`). No helper
-/// has this number. The loader replaces it by what the running kernel offers.
+/// A placeholder call for access to the kernel's own record of a packet (`struct sk_buff`). No
+/// helper has this number. The loader replaces it by what the running kernel offers.
 pub const RECORD_CALL: i32 = 0x6e61_7462;
 
 /// Bytes that are copied of the record where a program cannot read in it.
@@ -167,16 +167,16 @@ impl Offload {
         }
     }
 
-    /// The same for [`Self::sum_at`] alone, with its place behind the start of the frame, in which the
-    /// network header stands at `l3`.
+    /// The same for [`Self::sum_at`] alone, with its place behind the start of the frame, in which
+    /// the network header stands at `l3`.
     #[inline(always)]
     #[must_use]
     pub const fn of_frame(self, l3: usize) -> Self {
         Self(self.0.wrapping_add((l3 as u64) << Self::FIELD))
     }
 
-    /// What a TCP or UDP checksum field holds that stands at `field`, of a packet that is still to be cut
-    /// into segments or not.
+    /// What a TCP or UDP checksum field holds that stands at `field`, of a packet that is still to
+    /// be cut into segments or not.
     ///
     /// A tunnel's own checksum is final while the inner one is not: its sum is known before the
     /// inner field is filled in (local checksum offload). Only of segments it is put off as well.

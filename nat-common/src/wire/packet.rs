@@ -33,8 +33,9 @@ pub trait Packet {
     ///
     /// `pseudo` is the change of words that only the pseudo-header holds (addresses), `payload`
     /// that of words in the message itself. A carrier that leaves the sum unfinished for the
-    /// hardware needs the two apart: then the field holds the pseudo-header's sum alone. `offload` says
-    /// whether it does ([`Offload::of_frame`]); where it does not know, the carrier has a way of its own.
+    /// hardware needs the two apart: then the field holds the pseudo-header's sum alone. `offload`
+    /// says whether it does ([`Offload::of_frame`]); where it does not know, the carrier has a way
+    /// of its own.
     fn update_checksum(
         &mut self,
         offset: usize,
@@ -44,8 +45,8 @@ pub trait Packet {
         payload: Diff,
     ) -> Option<()>;
 
-    /// As [`Self::update_checksum`], for the fast path: without a call, whose return costs as much as the
-    /// rest where the processor needs to be guarded.
+    /// As [`Self::update_checksum`], for the fast path: without a call, whose return costs as much
+    /// as the rest where the processor needs to be guarded.
     #[inline(always)]
     fn update_checksum_fast(
         &mut self,

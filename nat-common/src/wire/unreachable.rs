@@ -1,5 +1,5 @@
-//! The ICMP error that tells a guest that its packet was refused: host unreachable (RFC 792; RFC 1812 section
-//! 5.2.7.1).
+//! The ICMP error that tells a guest that its packet was refused: host unreachable (RFC 792; RFC
+//! 1812 section 5.2.7.1).
 
 use crate::wire::{
     address::Addr4,

@@ -65,9 +65,9 @@ impl PortSearch {
         }
     }
 
-    /// For a flow that leaves from an address of which a forward takes every port, under a rule that may
-    /// use `first..=last`. The guest does not choose the port: it could choose that of a service
-    /// behind the forward.
+    /// For a flow that leaves from an address of which a forward takes every port, under a rule
+    /// that may use `first..=last`. The guest does not choose the port: it could choose that of a
+    /// service behind the forward.
     #[inline(always)]
     #[must_use]
     pub(crate) fn beside_forward(first: u16, last: u16, random: u32) -> Self {

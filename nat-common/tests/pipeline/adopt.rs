@@ -198,7 +198,8 @@ fn record(session: &Session<Addr4>) -> SessionRecord4 {
     }
 }
 
-/// The owner of a port with one reference, as the daemon hands it over; nobody where nothing is held.
+/// The owner of a port with one reference, as the daemon hands it over; nobody where nothing is
+/// held.
 fn owner(tables: &MemoryTables, key: &PortKey<Addr4>, is_held: bool) -> PortRecord4 {
     match tables.port(key).filter(|_| is_held) {
         None => PortRecord4::zeroed(),

@@ -1,4 +1,5 @@
-//! Fragments at their bounds: the longest packet, blocks that begin and end inside of a word, slots.
+//! Fragments at their bounds: the longest packet, blocks that begin and end inside of a word,
+//! slots.
 
 use nat_common::{
     drop_reason::DropReason,
@@ -93,8 +94,8 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
     assert_eq!(arrives(&world, &longer), refused);
 }
 
-/// Fragments share words of the table of blocks: each has its own bits in them. (Right behind the first
-/// one, what begins a block earlier has come already: a duplicate.)
+/// Fragments share words of the table of blocks: each has its own bits in them. (Right behind the
+/// first one, what begins a block earlier has come already: a duplicate.)
 #[test]
 fn f6_fragments_that_overlap_by_one_block_contradict_wherever_they_begin() {
     for start in [2, 3, 29, 31, 32, 33, 60, 64] {
@@ -185,7 +186,8 @@ fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
     }
 }
 
-/// What a first fragment said counts for less than its time, at the hook by which packets leave too.
+/// What a first fragment said counts for less than its time, at the hook by which packets leave
+/// too.
 #[test]
 fn f4_a_later_fragment_leaves_until_its_time_is_over() {
     for (wait, passes) in [(29, true), (30, false)] {
@@ -227,7 +229,8 @@ fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
     }
 }
 
-/// What is sent through the host, to nobody that natbpf knows, is the kernel's: it waits for nothing.
+/// What is sent through the host, to nobody that natbpf knows, is the kernel's: it waits for
+/// nothing.
 #[test]
 fn f4_a_later_fragment_to_an_address_that_is_no_external_one_goes_on_at_once() {
     let mut world = forwarding();

@@ -81,7 +81,8 @@ fn packets_that_are_not_translated_go_on_at_once() {
     }
 }
 
-/// Being received anew costs a way through the kernel: without netfilter at the bridge nothing pays it.
+/// Being received anew costs a way through the kernel: without netfilter at the bridge nothing pays
+/// it.
 #[test]
 fn where_netfilter_sees_nothing_first_nothing_is_received_anew() {
     let mut world = World::new();

@@ -45,8 +45,8 @@ fn s8_what_is_no_answer_of_a_dhcp_server_has_no_such_way() {
     }
 }
 
-/// A host that renews its lease has an address, and what asks from none by other ports asks for none:
-/// neither opens the host to answers for any address.
+/// A host that renews its lease has an address, and what asks from none by other ports asks for
+/// none: neither opens the host to answers for any address.
 #[test]
 fn s8_what_asks_for_no_address_does_not_make_the_host_wait_for_one() {
     let world = World::new();
@@ -134,7 +134,8 @@ fn s8_a_relay_among_the_guests_reaches_its_server() {
     assert_eq!(ends(&back.guest()), (SERVER, relay));
 }
 
-/// A client among the guests keeps its port towards a server among them: the answer is not the host's.
+/// A client among the guests keeps its port towards a server among them: the answer is not the
+/// host's.
 #[test]
 fn s8_a_client_among_the_guests_reaches_a_forwarded_server_from_its_port() {
     let mut world = World::new();

@@ -107,7 +107,8 @@ fn s10_untranslated_inside_addresses_are_reached() {
     assert!(!passes(&world, &udp(At(S1A, 1), At(C2, 2)).bytes()));
 }
 
-/// What a rule excludes leaves untranslated, so its answers, and errors about it, come back as they are.
+/// What a rule excludes leaves untranslated, so its answers, and errors about it, come back as they
+/// are.
 #[test]
 fn s10_excluded_destinations_answer_directly() {
     let mut world = World::new();

@@ -1,4 +1,5 @@
-//! Short questions to DNS servers: many, each from a port of its own, and soon over (RFC 4787 REQ-5c).
+//! Short questions to DNS servers: many, each from a port of its own, and soon over (RFC 4787
+//! REQ-5c).
 
 use nat_common::{
     drop_reason::DropReason,

@@ -1,4 +1,5 @@
-//! ICMP errors that are no guest's, or say what they should not: the host's own, of routers, forged.
+//! ICMP errors that are no guest's, or say what they should not: the host's own, of routers,
+//! forged.
 
 use nat_common::{
     drop_reason::DropReason,
@@ -55,8 +56,8 @@ fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
     assert_eq!(world.guest_sends(&forged).reason(), DropReason::NoSession);
 }
 
-/// Where guests are known by their ports, one cannot end what another has open: neither outside nor by
-/// hairpin. Who is behind a router has the router's errors.
+/// Where guests are known by their ports, one cannot end what another has open: neither outside nor
+/// by hairpin. Who is behind a router has the router's errors.
 #[test]
 fn i5_an_error_of_another_guest_does_not_leave() {
     for flag in [inside_flags::ON_LINK, inside_flags::HAS_MAC, 0] {
@@ -104,8 +105,8 @@ fn i3_an_error_of_a_target_in_no_network_hides_it() {
     }
 }
 
-/// An error between guests is translated if it is about a hairpinned session, and about no other: to
-/// an external address, and from a router behind the other guest.
+/// An error between guests is translated if it is about a hairpinned session, and about no other:
+/// to an external address, and from a router behind the other guest.
 #[test]
 fn i4_an_error_about_a_session_with_the_outside_is_no_hairpins() {
     let world = World::new();

@@ -33,7 +33,8 @@ fn uplink(index: u32, number: u16) -> Uplink {
     }
 }
 
-/// A host whose uplink was made anew a moment ago: packets leave by it, and the daemon has not looked yet.
+/// A host whose uplink was made anew a moment ago: packets leave by it, and the daemon has not
+/// looked yet.
 fn world() -> World {
     let mut world = World::new();
     world.tables.uplinks = vec![uplink(FORMER, 1)];

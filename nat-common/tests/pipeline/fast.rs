@@ -335,8 +335,8 @@ fn the_kernel_sees_connections_begin_and_end() {
     assert_untouched(&world, PORT, &last, "closed");
 }
 
-/// A guest that has said that it is done still acknowledges what it receives. If it sends data again, its
-/// connection goes on, which the kernel is to see.
+/// A guest that has said that it is done still acknowledges what it receives. If it sends data
+/// again, its connection goes on, which the kernel is to see.
 #[test]
 fn after_its_own_end_acknowledgements_are_sent_on_and_data_is_not() {
     let world = world();

@@ -60,8 +60,8 @@ fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
     }
 }
 
-/// Where the same port of the address that other traffic leaves by leads to another guest, the target leaves
-/// by the address of its own forward.
+/// Where the same port of the address that other traffic leaves by leads to another guest, the
+/// target leaves by the address of its own forward.
 #[test]
 fn m6_a_target_does_not_leave_from_what_leads_to_another_guest() {
     for protocol in [UDP, TCP] {
@@ -124,9 +124,9 @@ fn m6_who_else_uses_the_port_number_gets_another() {
     }
 }
 
-/// A forward of every port is not shadowed: another guest that sends from the port of a service behind it
-/// leaves from one that it does not choose, also where it had that port before the forward came. So
-/// the remote that it has sent to reaches the service.
+/// A forward of every port is not shadowed: another guest that sends from the port of a service
+/// behind it leaves from one that it does not choose, also where it had that port before the
+/// forward came. So the remote that it has sent to reaches the service.
 #[test]
 fn s11_a_guest_does_not_shadow_a_forward_of_everything() {
     for protocol in [UDP, TCP] {
@@ -158,7 +158,8 @@ fn s11_a_guest_does_not_shadow_a_forward_of_everything() {
     }
 }
 
-/// Nor by a question to a DNS server, nor by a protocol without ports, which has one flow to a remote.
+/// Nor by a question to a DNS server, nor by a protocol without ports, which has one flow to a
+/// remote.
 #[test]
 fn s11_questions_and_portless_flows_do_not_shadow_a_forward_of_everything() {
     let mut world = World::new();

@@ -153,7 +153,8 @@ fn s3_another_guests_address_is_dropped() {
     assert!(asking.is_ok());
 }
 
-/// A guest with two interfaces may answer by the other one: the session is found by where the routes put it.
+/// A guest with two interfaces may answer by the other one: the session is found by where the
+/// routes put it.
 #[test]
 fn answers_by_another_network_find_their_session() {
     for protocol in [UDP, TCP] {

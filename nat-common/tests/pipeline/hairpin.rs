@@ -114,7 +114,8 @@ fn u5_a_hairpin_keeps_the_mappings_at_both_of_its_ends() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// A session by a forward refers to no owner of the port: not to one that has it from before the forward.
+/// A session by a forward refers to no owner of the port: not to one that has it from before the
+/// forward.
 #[test]
 fn u5_the_end_of_a_hairpin_by_a_forward_leaves_an_older_mapping_of_its_port() {
     let mut world = World::new();
@@ -159,8 +160,8 @@ fn t10_a_hairpinned_connection_is_established() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// In between, where the host's connection tracking looks, an answer is the reverse of what it answers:
-/// also where the server's port and the client's are not those that the other end sees.
+/// In between, where the host's connection tracking looks, an answer is the reverse of what it
+/// answers: also where the server's port and the client's are not those that the other end sees.
 #[test]
 fn t10_in_between_answers_reverse_what_they_answer() {
     for protocol in [UDP, TCP, ICMP] {
@@ -185,8 +186,8 @@ fn t10_in_between_answers_reverse_what_they_answer() {
     }
 }
 
-/// What a guest says about a hairpinned packet quotes it as it was in between, so that the host's connection
-/// tracking knows what it is about.
+/// What a guest says about a hairpinned packet quotes it as it was in between, so that the host's
+/// connection tracking knows what it is about.
 #[test]
 fn i4_in_between_an_error_of_a_guest_quotes_what_was_there() {
     for protocol in [UDP, TCP, ICMP] {

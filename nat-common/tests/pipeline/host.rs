@@ -155,8 +155,9 @@ fn s6_a_connection_of_the_host_comes_before_a_forward() {
     }
 }
 
-/// Any user of the host may connect a datagram socket to a remote, by a port that is forwarded. While it has
-/// sent nothing, the remote reaches the guest, and the guest leaves from the forwarded port.
+/// Any user of the host may connect a datagram socket to a remote, by a port that is forwarded.
+/// While it has sent nothing, the remote reaches the guest, and the guest leaves from the forwarded
+/// port.
 #[test]
 fn s12_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() {
     for is_whole in [false, true] {
@@ -195,9 +196,9 @@ fn s6_a_mapping_is_not_used_towards_the_hosts_own_peer() {
     world.check();
 }
 
-/// A service of the host's that was started on a guest's port serves everybody, also remotes and guests that
-/// the guest's mapping would let in. The guest's open session goes on; what it opens from then on
-/// leaves from another port.
+/// A service of the host's that was started on a guest's port serves everybody, also remotes and
+/// guests that the guest's mapping would let in. The guest's open session goes on; what it opens
+/// from then on leaves from another port.
 #[test]
 fn s6_a_later_service_of_the_host_comes_before_a_mapping() {
     for protocol in [UDP, TCP] {
@@ -256,7 +257,8 @@ fn s6_a_colliding_connection_of_the_host_gets_another_port() {
     }
 }
 
-/// Segments in the middle of a connection of the host's stay as they are: it began before the guest's.
+/// Segments in the middle of a connection of the host's stay as they are: it began before the
+/// guest's.
 #[test]
 fn s6_only_the_first_segment_of_a_colliding_connection_of_the_host_is_moved() {
     let world = World::new();

@@ -208,8 +208,8 @@ fn s7_what_nobody_contests_is_not_noted() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// A datagram socket that is connected needs no note where a guest has the port: who finds it there gives
-/// way. Before a forward only what has been sent counts.
+/// A datagram socket that is connected needs no note where a guest has the port: who finds it there
+/// gives way. Before a forward only what has been sent counts.
 #[test]
 fn s7_a_connected_datagram_socket_is_noted_before_a_forward_alone() {
     let mut world = World::new();
@@ -323,7 +323,8 @@ fn s7_a_ping_to_a_group_is_answered_by_all() {
     }
 }
 
-/// An identifier that nobody has is kept, however low: only ports of connections are chosen from a range.
+/// An identifier that nobody has is kept, however low: only ports of connections are chosen from a
+/// range.
 #[test]
 fn s7_a_ping_of_the_host_keeps_any_identifier() {
     let world = World::new();
@@ -378,8 +379,8 @@ fn s7_many_questions_of_the_host_are_bounded() {
     world.check();
 }
 
-/// A guest that was first has that flow alone: where the host has no room for one of its own with another
-/// port, it does not leave with the guest's.
+/// A guest that was first has that flow alone: where the host has no room for one of its own with
+/// another port, it does not leave with the guest's.
 #[test]
 fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
     let mut world = World::new();
@@ -426,8 +427,8 @@ fn s7_a_full_table_does_not_stop_the_host() {
     }
 }
 
-/// What netfilter translates for others has no socket on the host: it is known by a note, before any guest asks
-/// for the same.
+/// What netfilter translates for others has no socket on the host: it is known by a note, before
+/// any guest asks for the same.
 #[test]
 fn s7_a_guest_that_asks_as_others_behind_the_host_do_gets_another_port() {
     let own = At(PUBLIC, 5000);
@@ -450,8 +451,8 @@ fn s7_a_guest_that_asks_as_others_behind_the_host_do_gets_another_port() {
     }
 }
 
-/// A server behind the host answers its clients by connections that it has not opened: whoever connects from
-/// outside uses up no notes.
+/// A server behind the host answers its clients by connections that it has not opened: whoever
+/// connects from outside uses up no notes.
 #[test]
 fn s7_answers_to_connections_from_outside_are_not_noted() {
     let world = World::new();

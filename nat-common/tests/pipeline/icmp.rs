@@ -221,8 +221,8 @@ fn i3_an_error_of_a_router_inside_hides_it() {
 /// A router behind a guest, with an address of no network that the host knows.
 const BEHIND: Ip = [10, 5, 5, 1];
 
-/// Whoever says so behind a guest, the error comes from the session's external address: about what came in by
-/// a forward, and about what answers a guest.
+/// Whoever says so behind a guest, the error comes from the session's external address: about what
+/// came in by a forward, and about what answers a guest.
 #[test]
 fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
     for protocol in [UDP, TCP, ICMP] {
@@ -267,8 +267,8 @@ fn i4_an_error_of_a_router_behind_a_guest_about_a_hairpin_hides_it() {
     assert_quotes(&world.network_sends(LAN, &packet).guest(), &sent, PUBLIC);
 }
 
-/// What is about no session leaves only if it shows nobody that a rule hides, also where it is not known whose
-/// error it is, or where the quotation says too little to find a session.
+/// What is about no session leaves only if it shows nobody that a rule hides, also where it is not
+/// known whose error it is, or where the quotation says too little to find a session.
 #[test]
 fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
     let world = World::new();
@@ -428,8 +428,8 @@ fn i6_a_quotation_of_a_protocol_without_ports_that_is_too_short_reaches_no_guest
     world.outside_sends(&packet).guest();
 }
 
-/// What stands behind a quotation that ends in front of the quoted checksum is no part of it: a frame
-/// is padded.
+/// What stands behind a quotation that ends in front of the quoted checksum is no part of it: a
+/// frame is padded.
 #[test]
 fn i6_padding_behind_a_short_quotation_stays() {
     let world = World::new();

@@ -1,10 +1,10 @@
 //! Two packets at once on two CPUs, in every order of their accesses to the tables.
 //!
 //! Each operation runs on a thread of its own, of which one runs at a time. Before each access to a
-//! table that packets change, and after each look-up, either may go on. Orders that lead to the same
-//! tables, with both operations having seen the same, go on in the same way and are tried once. Where
-//! there are more than some thousands, that many are tried, drawn at random with a seed that stays the
-//! same; with `NATBPF_RACES=all` all of them, with `NATBPF_RACES=100` a hundred.
+//! table that packets change, and after each look-up, either may go on. Orders that lead to the
+//! same tables, with both operations having seen the same, go on in the same way and are tried
+//! once. Where there are more than some thousands, that many are tried, drawn at random with a seed
+//! that stays the same; with `NATBPF_RACES=all` all of them, with `NATBPF_RACES=100` a hundred.
 
 use std::{
     cell::RefCell,
@@ -94,8 +94,8 @@ pub(crate) fn found<V: Seen>(entry: Option<&V>) {
         actor.learn(&entry.is_some());
         if let Some(entry) = entry {
             actor.is_fresh = true;
-            // SAFETY: only the lifetime changes: entries live as long as their table, which outlives
-            // the operation.
+            // SAFETY: only the lifetime changes: entries live as long as their table, which
+            // outlives the operation.
             let entry = unsafe { std::mem::transmute::<&dyn Seen, &'static dyn Seen>(entry) };
             actor.turns.lock().seen[actor.number].0.push(entry);
             actor.take_turn(false);
@@ -256,8 +256,8 @@ impl State {
     }
 }
 
-/// Runs two operations in every order on worlds made by `world`, and looks at each outcome. Gives how
-/// many orders were tried.
+/// Runs two operations in every order on worlds made by `world`, and looks at each outcome. Gives
+/// how many orders were tried.
 pub(crate) fn every_order<R: Send>(
     world: impl Fn() -> World,
     operations: [&(dyn Fn(&World) -> R + Sync); 2],

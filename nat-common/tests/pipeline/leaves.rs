@@ -77,8 +77,8 @@ fn an_entry_that_is_being_opened_differs_from_one_that_is_being_removed() {
     assert_ne!(OPENING, DEAD);
 }
 
-/// Of two entries of a session every CPU adds the same one first, whatever the two differ in: else two
-/// packets that open it at once would wait for each other.
+/// Of two entries of a session every CPU adds the same one first, whatever the two differ in: else
+/// two packets that open it at once would wait for each other.
 #[test]
 fn of_two_different_keys_exactly_one_comes_first() {
     let (low, high) = (Addr4([10, 0, 0, 1]), Addr4([192, 0, 2, 1]));

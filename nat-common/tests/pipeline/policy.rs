@@ -457,8 +457,8 @@ fn fragments_follow_their_first_one_in_any_order() {
     }
 }
 
-/// The ports that the first fragment said are asked about, at the host as at guests; without them the
-/// host alone may have what comes.
+/// The ports that the first fragment said are asked about, at the host as at guests; without them
+/// the host alone may have what comes.
 #[test]
 fn later_fragments_are_refused_as_their_first_one_is() {
     let mut world = world();

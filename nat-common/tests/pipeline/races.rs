@@ -58,8 +58,8 @@ fn left(fate: Fate) -> (At, At) {
     }
 }
 
-/// Asserts that no packet is lost in any order, that the tables agree, and that nothing is left in them
-/// when all has ended.
+/// Asserts that no packet is lost in any order, that the tables agree, and that nothing is left in
+/// them when all has ended.
 #[track_caller]
 fn assert_nothing_is_lost(world: impl Fn() -> World, operations: [Operation<'_>; 2]) {
     assert_outcomes(world, operations, |_, fates| {
@@ -235,8 +235,8 @@ fn two_first_packets_by_a_forward_share_one_session() {
     }
 }
 
-/// The guest talks to the remote's endpoint already, so that it must see another port of it: the same
-/// one for both packets.
+/// The guest talks to the remote's endpoint already, so that it must see another port of it: the
+/// same one for both packets.
 #[test]
 fn two_first_packets_by_a_forward_share_the_port_that_the_guest_sees() {
     let world = || {

@@ -106,8 +106,8 @@ fn u8_a_remote_that_was_answered_keeps_the_session() {
     }
 }
 
-/// What one guest has to itself another does not share, whatever the rule says by now, and what guests
-/// share nobody gets to itself.
+/// What one guest has to itself another does not share, whatever the rule says by now, and what
+/// guests share nobody gets to itself.
 #[test]
 fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
     let kinds = [
@@ -157,7 +157,8 @@ fn m2_a_remotes_other_port_is_in_the_upper_half() {
     }
 }
 
-/// Without ports two flows of one guest with one remote cannot be told apart: the second is refused.
+/// Without ports two flows of one guest with one remote cannot be told apart: the second is
+/// refused.
 #[test]
 fn p4_a_remote_to_which_the_guest_talks_by_another_address_is_refused() {
     let mut world = World::new();
@@ -276,8 +277,8 @@ fn u8_each_protocol_has_its_idle_time() {
     assert_eq!([0, 1, 1000].map(ending::judged_s), [0, 0, 999]);
 }
 
-/// A guest's session counts as its own, whether it or the other side has opened it, also where nothing
-/// is translated.
+/// A guest's session counts as its own, whether it or the other side has opened it, also where
+/// nothing is translated.
 #[test]
 fn x3_sessions_without_translation_are_the_guests() {
     use nat_common::session::open_plain::{Plain, open_plain};
@@ -336,8 +337,8 @@ fn t5_a_segment_without_data_after_a_reset_revives_the_session() {
     assert_eq!(world.wait(1), 1);
 }
 
-/// Two remotes ping by a forward with one identifier, and one of them asks for the time: each exchange
-/// is its own.
+/// Two remotes ping by a forward with one identifier, and one of them asks for the time: each
+/// exchange is its own.
 #[test]
 fn i1_queries_of_two_kinds_with_one_identifier_stay_apart() {
     let mut world = World::new();

@@ -174,7 +174,8 @@ fn fragments_to_a_group_pass_as_their_first_one_does() {
         }
     }
     assert_eq!(world.entries()[0], 0);
-    // Without its first one a fragment says nothing: the host makes nothing of it, guests do not get it.
+    // Without its first one a fragment says nothing: the host makes nothing of it, guests do not
+    // get it.
     let late = |from, to| {
         let whole = udp(At(from, 1), At(to, 9)).payload(&[7; 600]).id(99);
         fragments(&whole.bytes(), 256)[1].clone()
@@ -186,8 +187,8 @@ fn fragments_to_a_group_pass_as_their_first_one_does() {
     assert_eq!(outcome, Err(DropReason::FragmentUnknown));
 }
 
-/// A direct fragment between guests waits for its first one only where policies ask for its ports, and
-/// one to a group never.
+/// A direct fragment between guests waits for its first one only where policies ask for its ports,
+/// and one to a group never.
 #[test]
 fn fragments_wait_for_their_first_one_where_somebody_asks_for_the_ports() {
     let late = |to| {
@@ -204,7 +205,8 @@ fn fragments_wait_for_their_first_one_where_somebody_asks_for_the_ports() {
     assert_eq!(verdict, Verdict::Kept);
 }
 
-/// A destination that is excluded from translation is routed: answers come to the guest's own address.
+/// A destination that is excluded from translation is routed: answers come to the guest's own
+/// address.
 #[test]
 fn an_excluded_destination_answers_the_guest_itself() {
     let mut world = world();

@@ -151,8 +151,8 @@ fn t5_data_after_a_reset_revives_the_session() {
     assert_ends_after(&mut world, 7440);
 }
 
-/// A reset that is out of sequence, as one is that somebody forges, neither shortens the session of an idle
-/// connection nor makes it last longer.
+/// A reset that is out of sequence, as one is that somebody forges, neither shortens the session of
+/// an idle connection nor makes it last longer.
 #[test]
 fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
     for ahead in [1 << 16, 1 << 20, 1 << 31, u32::MAX] {
@@ -176,8 +176,8 @@ fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
     }
 }
 
-/// What acknowledges nothing takes nothing back of what was acknowledged: a reset in sequence is known
-/// as one all the same.
+/// What acknowledges nothing takes nothing back of what was acknowledged: a reset in sequence is
+/// known as one all the same.
 #[test]
 fn t5_a_segment_without_an_acknowledgement_forgets_none() {
     for from_remote in [true, false] {
@@ -198,7 +198,8 @@ fn t5_a_segment_without_an_acknowledgement_forgets_none() {
     }
 }
 
-/// A reset in sequence with what the other side has acknowledged last, across the end of the numbers.
+/// A reset in sequence with what the other side has acknowledged last, across the end of the
+/// numbers.
 #[test]
 fn t5_a_reset_in_sequence_shortens_the_session() {
     for ahead in [0, (1 << 16) - 1] {
@@ -218,8 +219,8 @@ fn t5_a_reset_in_sequence_shortens_the_session() {
     }
 }
 
-/// What the side that is reset sends then, even without data, shows that it is alive. What comes from
-/// where the reset came from may be forged as well.
+/// What the side that is reset sends then, even without data, shows that it is alive. What comes
+/// from where the reset came from may be forged as well.
 #[test]
 fn t5_the_answer_of_the_side_that_is_reset_revives_the_session() {
     let mut world = World::new();

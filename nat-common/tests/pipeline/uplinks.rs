@@ -27,7 +27,8 @@ const OTHER_PUBLIC: Ip = [203, 0, 113, 200];
 const GUEST: At = At(C1, 5000);
 const REMOTE: At = At(S1A, 7000);
 
-/// A host with two uplinks. By the other one guests hide behind its address, as they do by the first.
+/// A host with two uplinks. By the other one guests hide behind its address, as they do by the
+/// first.
 fn world() -> World {
     let mut world = World::new();
     let other = Interface {
@@ -101,8 +102,9 @@ fn reach_s2_from(world: &mut World, source: Ip) {
     leave_from(world, place, 32, (source, mapping::ENDPOINT_INDEPENDENT));
 }
 
-/// A guest leaves by the address from which the host itself would reach its destination. What it has
-/// there is for that destination alone: its mapping stays that of the address which most others see.
+/// A guest leaves by the address from which the host itself would reach its destination. What it
+/// has there is for that destination alone: its mapping stays that of the address which most others
+/// see.
 #[test]
 fn a_destination_that_is_reached_from_another_address_sees_guests_there() {
     let mut world = World::new();
@@ -230,8 +232,8 @@ fn a_moved_connection_of_the_host_stays_by_any_uplink() {
     assert_eq!(source(OTHER), moved);
 }
 
-/// What neither a guest nor the host sends is none of natbpf's: packets in transit from an uplink, or
-/// from an interface that it does not know.
+/// What neither a guest nor the host sends is none of natbpf's: packets in transit from an uplink,
+/// or from an interface that it does not know.
 #[test]
 fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() {
     let world = World::new();

@@ -43,11 +43,11 @@ use self::template::{Document, Places};
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 
-/// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. More than that is no
-/// configuration, but `/dev/zero`.
+/// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. More than that is
+/// no configuration, but `/dev/zero`.
 const LARGEST_FILE: u64 = 16 << 20;
-/// How many values a file may have: a text of nothing else takes the most memory. 100,000 forwards are two
-/// thirds of this.
+/// How many values a file may have: a text of nothing else takes the most memory. 100,000 forwards
+/// are two thirds of this.
 const MOST_VALUES: usize = 1_500_000;
 /// How many marks a file may have that the parser notes one by one.
 const MOST_MARKS: usize = 3_500_000;

@@ -314,8 +314,8 @@ pub struct Route {
     pub name: String,
     /// Where the guests are.
     pub network: NetworkId,
-    /// The addresses, of which none is anybody else's; every one of a prefix is a guest's, the first
-    /// and the last too.
+    /// The addresses, of which none is anybody else's; every one of a prefix is a guest's, the
+    /// first and the last too.
     pub addresses: Vec<Ipv4Net>,
     /// The uplink whose address the host shows to the guests, and on which `arp` is about.
     pub uplink: UplinkId,

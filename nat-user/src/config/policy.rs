@@ -51,8 +51,8 @@ pub(super) fn action(field: Field<'_>) -> Result<Action, Fault> {
     field.choice(&[("accept", Action::Accept), ("drop", Action::Drop)])
 }
 
-/// What a network's guests may ask of the host: everything, unless the network says otherwise or drops
-/// what no policy accepts.
+/// What a network's guests may ask of the host: everything, unless the network says otherwise or
+/// drops what no policy accepts.
 pub(super) fn host(
     section: &Section<'_>,
     policy: Action,
@@ -206,8 +206,8 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     Some(section.fault_here("", problem, remedy))
 }
 
-/// How many ends and ports of policies are compared with each other: of some thousand policies each with
-/// each.
+/// How many ends and ports of policies are compared with each other: of some thousand policies each
+/// with each.
 const MOST_COMPARISONS: usize = 10_000_000;
 
 /// Warns of policies that can never match, because an earlier one takes every flow.

@@ -87,8 +87,8 @@ fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
         .see(before.section.at)
 }
 
-/// Exceptions are written first and lie within what follows. Of two ranges that overlap otherwise, one is
-/// hardly meant as it is.
+/// Exceptions are written first and lie within what follows. Of two ranges that overlap otherwise,
+/// one is hardly meant as it is.
 fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
     let name = quote(&before.value.name);
     let problem = format!(
@@ -228,8 +228,8 @@ impl<'u> Taken<'u> {
         owners.try_fold(usize::MAX, |least, owner| Some(least.min(owner?)))
     }
 
-    /// Ports at one end of a range of `rule` that an earlier rule has, with others beyond that end, and that
-    /// rule.
+    /// Ports at one end of a range of `rule` that an earlier rule has, with others beyond that end,
+    /// and that rule.
     fn cut_off(&self, rule: &ForwardRule, parts: &[Part]) -> Option<(PortRange, usize)> {
         let of_all = self.scopes.get(&(rule.uplink, None));
         let of_one = rule
@@ -328,8 +328,8 @@ impl PortSet {
         (*last >= port).then_some(*owner)
     }
 
-    /// The ports at one end of a range that an owner has who has others beyond that end, but not the whole
-    /// range; with that owner.
+    /// The ports at one end of a range that an owner has who has others beyond that end, but not
+    /// the whole range; with that owner.
     fn cuts_off(&self, range: PortRange) -> Option<(PortRange, usize)> {
         let at = |port: u16| {
             let (first, (last, owner)) = self.owners.range(..=port).next_back()?;

@@ -95,8 +95,8 @@ struct Expansion<'t> {
     text_len: usize,
 }
 
-/// How many values templates may make, keys and tables counted: 65,536 forwards with all that may be written
-/// of them.
+/// How many values templates may make, keys and tables counted: 65,536 forwards with all that may
+/// be written of them.
 const MOST_VALUES: usize = 1 << 20;
 /// How much text they may make.
 const MOST_TEXT: usize = 16 << 20;
@@ -132,8 +132,8 @@ impl<'t> Expansion<'t> {
         }
     }
 
-    /// Whether more was made than any host needs, with what shows the instances in messages: a small text may
-    /// stand for more than there is memory.
+    /// Whether more was made than any host needs, with what shows the instances in messages: a
+    /// small text may stand for more than there is memory.
     fn is_too_much(&self) -> bool {
         self.places.made.len() > MOST_VALUES || self.text_len > MOST_TEXT
     }

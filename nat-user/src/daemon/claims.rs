@@ -30,7 +30,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// often than that).
 const CONFLICT: Duration = Duration::from_secs(60);
 const DEFEND_PAUSE: Duration = Duration::from_secs(10);
-/// So many addresses of one uplink are asked for; of a larger pool, the others are taken as they are.
+/// So many addresses of one uplink are asked for; of a larger pool, the others are taken as they
+/// are.
 const MOST: usize = 256;
 
 /// How it stands with an address.
@@ -111,8 +112,8 @@ impl Claims {
         }
     }
 
-    /// Asks, announces and listens, as far as that is due. Says whether anything is answered for now
-    /// that was not before, or the other way round.
+    /// Asks, announces and listens, as far as that is due. Says whether anything is answered for
+    /// now that was not before, or the other way round.
     pub(super) fn care(&mut self) -> bool {
         let now = Instant::now();
         let mut has_changed = false;

@@ -29,12 +29,12 @@ use crate::{
     },
 };
 
-/// For how many seconds the programs may use the fast path without hearing from the daemon. Dead, it
-/// cannot tell them of changes, and the kernel's way serves.
+/// For how many seconds the programs may use the fast path without hearing from the daemon. Dead,
+/// it cannot tell them of changes, and the kernel's way serves.
 pub(super) const LEASE_S: u32 = 5;
 
-/// How often neighbours that only the fast path may use are looked after: as often as a session shows
-/// itself to the kernel.
+/// How often neighbours that only the fast path may use are looked after: as often as a session
+/// shows itself to the kernel.
 const CARE_INTERVAL: Duration = Duration::from_secs(REFRESH_S as u64);
 
 /// The interfaces between which the fast path runs, by index.
@@ -175,8 +175,8 @@ impl FastPath {
         Ok(())
     }
 
-    /// Has the kernel ask after neighbours that it has not heard of for long and the fast path uses,
-    /// and looks at everything again: of some changes nobody may tell.
+    /// Has the kernel ask after neighbours that it has not heard of for long and the fast path
+    /// uses, and looks at everything again: of some changes nobody may tell.
     pub(super) async fn care(&mut self, netlink: &Netlink, ends: &Ends) -> Result<()> {
         if self.cared.elapsed() < CARE_INTERVAL / clock::time_scale() {
             return Ok(());

@@ -226,8 +226,8 @@ impl Instance {
         self.fast_path.is_look_due()
     }
 
-    /// Waits until neighbours were looked at, if there is something to look for. Cancelling it loses
-    /// nothing; then [`Self::take_neighbours`].
+    /// Waits until neighbours were looked at, if there is something to look for. Cancelling it
+    /// loses nothing; then [`Self::take_neighbours`].
     pub(super) async fn looked(&mut self) -> Result<()> {
         let ends = self.fast_ends();
         self.fast_path.looked(&ends).await
@@ -798,8 +798,8 @@ impl Instance {
             .collect()
     }
 
-    /// Ends the sessions of guests that are behind another network now: what they send is not known by the
-    /// former one.
+    /// Ends the sessions of guests that are behind another network now: what they send is not known
+    /// by the former one.
     fn end_sessions_of_moved_targets(&self, before: &BTreeMap<Addr4, u16>) -> Result<u32> {
         let mut moved = self.target_networks();
         moved.retain(|to, now| *now != 0 && before.get(to).is_some_and(|before| before != now));
@@ -924,7 +924,8 @@ impl Host {
     }
 }
 
-/// Guests that rules name and that the host's routes do not lead to, each with its place in the file.
+/// Guests that rules name and that the host's routes do not lead to, each with its place in the
+/// file.
 async fn target_problems(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<String>> {
     let problems = setup::target_problems(netlink, &loaded.config).await?;
     let told = problems.iter().map(|one| {
@@ -1033,8 +1034,8 @@ fn environment(config: &Config, host: &Host, changes: &[Change], claims: &Claims
     }
 }
 
-/// Behind which networks the host's routes put the guests that rules name. What goes by an uplink or nowhere is
-/// as if nothing were known of it: an interface may be down for a moment.
+/// Behind which networks the host's routes put the guests that rules name. What goes by an uplink
+/// or nowhere is as if nothing were known of it: an interface may be down for a moment.
 fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> {
     let routing = Routing::new(&host.routes);
     let index = |name: &str| host.link(name).map(|link| link.index);

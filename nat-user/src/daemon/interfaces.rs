@@ -92,8 +92,8 @@ pub(super) struct Exits {
     pub(super) interfaces: BTreeSet<u32>,
 }
 
-/// By what guests' packets leave, once the programs are attached. An interface that is down is not known: it
-/// may get the name of an uplink before it is up.
+/// By what guests' packets leave, once the programs are attached. An interface that is down is not
+/// known: it may get the name of an uplink before it is up.
 pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits {
     let index = |name: &str| {
         let link = links.iter().find(|link| link.name == name);
@@ -127,7 +127,8 @@ pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits
     }
 }
 
-/// The ports of a network's bridge, and which of them guests are judged at or forwarded from at once.
+/// The ports of a network's bridge, and which of them guests are judged at or forwarded from at
+/// once.
 fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Interface)> {
     let links = bounds.links;
     let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
@@ -180,8 +181,9 @@ fn uplink_flags(config: &Config) -> u16 {
     }
 }
 
-/// A card's frames come from a wire, with all checksums; other devices hand over what a stack on the
-/// same machine has sent. (Cards that QEMU makes up let it finish checksums while they have XDP.)
+/// A card's frames come from a wire, with all checksums; other devices hand over what a stack on
+/// the same machine has sent. (Cards that QEMU makes up let it finish checksums while they have
+/// XDP.)
 fn device_flags(link: &Link) -> u16 {
     let is_from_wire = |bus: &str| !matches!(bus, "xen" | "vmbus");
     match link.kind == Kind::Device && link.bus.as_deref().is_some_and(is_from_wire) {

@@ -290,8 +290,8 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Sessions are judged by whole seconds: right after the turn of one, those that have just become idle
-/// for long enough go, and none of them stays for most of another.
+/// Sessions are judged by whole seconds: right after the turn of one, those that have just become
+/// idle for long enough go, and none of them stays for most of another.
 fn until_next_sweep() -> Duration {
     let period = sweep_period();
     let Ok(nanoseconds) = u64::try_from(period.as_nanos()) else {

@@ -22,9 +22,9 @@ pub(super) struct Choice {
     pub(super) why: String,
 }
 
-/// Chooses for an uplink. XDP is over twice as cheap as traffic control for small packets, but where
-/// it is attached, a virtual device gives up putting segments together and leaving checksums to others,
-/// which costs TCP in bulk more (docs/performance.md).
+/// Chooses for an uplink. XDP is over twice as cheap as traffic control for small packets, but
+/// where it is attached, a virtual device gives up putting segments together and leaving checksums
+/// to others, which costs TCP in bulk more (docs/performance.md).
 pub(super) fn choose(
     config: &Config,
     uplink: &Uplink,

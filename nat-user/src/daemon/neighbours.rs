@@ -1,5 +1,5 @@
-//! Tells the operator what of others on this host is in natbpf's way: once at the start, and what has
-//! changed at each reload.
+//! Tells the operator what of others on this host is in natbpf's way: once at the start, and what
+//! has changed at each reload.
 
 use std::{
     path::Path,

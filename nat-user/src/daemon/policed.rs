@@ -1,10 +1,10 @@
-//! What the fast path leaves to the kernel, because it would go past something that somebody has put at
-//! an interface: each answer says why, in words.
+//! What the fast path leaves to the kernel, because it would go past something that somebody has
+//! put at an interface: each answer says why, in words.
 //!
-//! Traffic control programs send packets on from an interface's ingress to the egress of another one.
-//! They go past what comes after natbpf's program at that ingress, past all that a bridge has in between,
-//! and past netfilter at that egress. XDP goes past filters and queue of the interface that it sends to
-//! as well.
+//! Traffic control programs send packets on from an interface's ingress to the egress of another
+//! one. They go past what comes after natbpf's program at that ingress, past all that a bridge has
+//! in between, and past netfilter at that egress. XDP goes past filters and queue of the interface
+//! that it sends to as well.
 
 use std::collections::BTreeSet;
 

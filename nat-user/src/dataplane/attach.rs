@@ -1,8 +1,8 @@
 //! Attaching the programs to interfaces, and taking them off.
 //!
 //! From Linux 6.6 on an attachment is a link that is pinned (TCX), before that a filter of a
-//! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in place,
-//! without a gap.
+//! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in
+//! place, without a gap.
 
 use std::{
     collections::BTreeSet,
@@ -121,8 +121,8 @@ impl Side {
 }
 
 impl Target {
-    /// The hooks in use on the interface, as `natbpf status` names them, once what could be attached
-    /// of what was wished is.
+    /// The hooks in use on the interface, as `natbpf status` names them, once what could be
+    /// attached of what was wished is.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
         let sides = self.programs().iter();

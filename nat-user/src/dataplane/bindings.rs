@@ -1,4 +1,5 @@
-//! Which port has which name, in the maps `BINDINGS` and `NAMES`: see [`nat_common::pipeline::guard`].
+//! Which port has which name, in the maps `BINDINGS` and `NAMES`: see
+//! [`nat_common::pipeline::guard`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,8 +29,8 @@ pub struct Bound {
 }
 
 impl Dataplane {
-    /// Binds names to ports and forgets those of ports that are gone. What a port that is there uses
-    /// stays its own.
+    /// Binds names to ports and forgets those of ports that are gone. What a port that is there
+    /// uses stays its own.
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
 //! Carrying sessions and counts over into other tables: larger or smaller ones, or those of another
 //! layout.
 //!
-//! The new tables are filled while packets still change the old ones. Then the links are handed over,
-//! one by one, and what has changed in between follows, by programs that run beside the packets
-//! ([`nat_common::session::adoption`]). References to ports, permits and guests are counted anew from the
-//! sessions, so they are right whenever the sessions are.
+//! The new tables are filled while packets still change the old ones. Then the links are handed
+//! over, one by one, and what has changed in between follows, by programs that run beside the
+//! packets ([`nat_common::session::adoption`]). References to ports, permits and guests are counted
+//! anew from the sessions, so they are right whenever the sessions are.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -586,8 +586,8 @@ fn all_entries(
 }
 
 impl Programs {
-    /// Adds sessions to those that there are, or brings those up to date. Gives how many there was no
-    /// place for.
+    /// Adds sessions to those that there are, or brings those up to date. Gives how many there was
+    /// no place for.
     fn adopt_sessions(&mut self, sessions: &[Adopted4]) -> Result<u32> {
         let mut refused = 0;
         for chunk in sessions.chunks(ADOPT_BATCH as usize) {

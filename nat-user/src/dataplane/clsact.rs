@@ -23,7 +23,8 @@ use rtnetlink::{
 
 /// Priority of natbpf's filters: before those of others that chose none.
 const PRIORITY: u16 = 100;
-/// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses it.
+/// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses
+/// it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
 /// Number of natbpf's filters where there was a qdisc already.
 const IN_OTHERS_QDISC: u32 = 0x006e_6275;
@@ -91,8 +92,8 @@ fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()
     Ok(())
 }
 
-/// Takes natbpf's filters off an interface, and the qdisc if natbpf has made it and nobody else uses
-/// it. An interface that is gone has neither.
+/// Takes natbpf's filters off an interface, and the qdisc if natbpf has made it and nobody else
+/// uses it. An interface that is gone has neither.
 ///
 /// # Errors
 /// When the kernel refuses it.

@@ -6,9 +6,9 @@
 //! before it is looked at again is noted. Whether it has expired then is decided in the kernel, by
 //! `end_sessions`, which also says when to ask again for a session in which a packet has passed.
 //!
-//! A question that was answered expires sooner than all others. For its sake rounds begin sooner where
-//! the table is small enough to be through with it in that time: a table of over [`PACE`] entries for
-//! each of these seconds is read no faster than without.
+//! A question that was answered expires sooner than all others. For its sake rounds begin sooner
+//! where the table is small enough to be through with it in that time: a table of over [`PACE`]
+//! entries for each of these seconds is read no faster than without.
 //!
 //! A pass has a budget. What is left over is for the next pass, which then should come sooner.
 
@@ -226,8 +226,8 @@ impl Expiry {
 
 /// How long rounds take.
 struct Rounds {
-    /// At the most: half the time in which nothing can expire that has just been read, but for answered
-    /// questions.
+    /// At the most: half the time in which nothing can expire that has just been read, but for
+    /// answered questions.
     round_s: u32,
     /// At the least: half the time in which nothing at all can.
     least_s: u32,

@@ -1,9 +1,10 @@
 //! The host's own access to what it forwards: programs at the root of all control groups, which see
 //! every `connect` of the machine and act on those of this network namespace.
 //!
-//! Attachments are links, pinned beside those of the interfaces. What sockets have asked for is kept
-//! in a pinned map of its own, which is no part of a layout: it is made where it is missing. None of
-//! this keeps packets from being translated, so nothing here is an error: what does not work is said.
+//! Attachments are links, pinned beside those of the interfaces. What sockets have asked for is
+//! kept in a pinned map of its own, which is no part of a layout: it is made where it is missing.
+//! None of this keeps packets from being translated, so nothing here is an error: what does not
+//! work is said.
 
 use std::{
     ffi::CString,
@@ -154,8 +155,8 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
-    // SAFETY: the attribute is as long as it says and lives for the whole call, as what it points to
-    // does; these commands read it alone.
+    // SAFETY: the attribute is as long as it says and lives for the whole call, as what it points
+    // to does; these commands read it alone.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -229,7 +230,8 @@ pub(super) fn share_asked(former: &Pins, next: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's number of this network namespace (Linux 5.14), 0 where it gives none: then no socket is in it.
+/// The kernel's number of this network namespace (Linux 5.14), 0 where it gives none: then no
+/// socket is in it.
 pub(super) fn netns_cookie() -> u64 {
     let Ok(socket) = UnixDatagram::unbound() else {
         return 0;

@@ -162,14 +162,14 @@ impl Dataplane {
         takeover::check(pins)
     }
 
-    /// Loads the programs over what is pinned, whatever its sizes and, if that is known, its layout.
-    /// Where tables have to be replaced, sessions and counts are carried over: see
+    /// Loads the programs over what is pinned, whatever its sizes and, if that is known, its
+    /// layout. Where tables have to be replaced, sessions and counts are carried over: see
     /// [`Dataplane::resize`].
     ///
     /// # Errors
     ///
-    /// When something is pinned that cannot be taken over, or the kernel refuses a map or a program;
-    /// what was pinned before stays.
+    /// When something is pinned that cannot be taken over, or the kernel refuses a map or a
+    /// program; what was pinned before stays.
     pub fn take_over(
         pins: Pins,
         sizes: &Sizes,
@@ -299,8 +299,8 @@ impl Dataplane {
         result.map(drop).context("run expire_fragments")
     }
 
-    /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 for not
-    /// at all.
+    /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 for
+    /// not at all.
     ///
     /// # Errors
     ///
@@ -310,7 +310,8 @@ impl Dataplane {
         result.context("write map FAST_UNTIL")
     }
 
-    /// Writes the [`nat_common::tables::rules::rule_flags`] of rules, by number; all others have none.
+    /// Writes the [`nat_common::tables::rules::rule_flags`] of rules, by number; all others have
+    /// none.
     ///
     /// # Errors
     ///
@@ -347,8 +348,8 @@ impl Dataplane {
             .context("write map NEAR_INTERFACES")
     }
 
-    /// Tells the programs by which uplinks guests' packets leave, and by which interfaces they may while one of
-    /// these is away.
+    /// Tells the programs by which uplinks guests' packets leave, and by which interfaces they may
+    /// while one of these is away.
     ///
     /// # Errors
     ///
@@ -370,7 +371,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// A place that one has left rests until the next change: a packet may be reading what stood there.
+    /// A place that one has left rests until the next change: a packet may be reading what stood
+    /// there.
     fn set_near_interfaces(
         &mut self,
         places: &BTreeSet<u32>,
@@ -496,8 +498,8 @@ impl Programs {
             .context("the kernel does not say")
     }
 
-    /// How many instructions a program has, as the kernel runs it: with the lookups in arrays and the
-    /// checks that the verifier has put in.
+    /// How many instructions a program has, as the kernel runs it: with the lookups in arrays and
+    /// the checks that the verifier has put in.
     ///
     /// # Errors
     ///

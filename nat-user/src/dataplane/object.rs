@@ -47,8 +47,8 @@ impl Sizes {
             "SESSIONS" => Some(self.sessions.saturating_mul(2)),
             "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
             "COUNTERS" | "RULES" => Some(self.rules),
-            // Each prefix stands there once for each network and twice during a reload. (Its memory is
-            // that of what is in it.)
+            // Each prefix stands there once for each network and twice during a reload. (Its memory
+            // is that of what is in it.)
             "SNATS" => Some(Self::SOURCE_PREFIXES),
             _ => None,
         }

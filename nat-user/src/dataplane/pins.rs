@@ -241,8 +241,8 @@ impl Pins {
     }
 }
 
-/// Makes the directory that `--bpffs` names if it is missing. One that is there may be a whole bpffs, in
-/// which others have pins of their own.
+/// Makes the directory that `--bpffs` names if it is missing. One that is there may be a whole
+/// bpffs, in which others have pins of their own.
 fn make_shared(path: &Path) -> Result<()> {
     match path.exists() {
         true => owned::check_shared(path),

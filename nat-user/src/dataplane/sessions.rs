@@ -34,7 +34,8 @@ impl SessionEntry {
         }
     }
 
-    /// For the primary entry of a hairpinned session: the keys of both directions at the hook in between.
+    /// For the primary entry of a hairpinned session: the keys of both directions at the hook in
+    /// between.
     #[must_use]
     pub(super) fn between_keys(&self) -> [SessionKey4; 2] {
         let Self { key, record } = self;

@@ -1,9 +1,9 @@
 //! What a starting data plane finds in its directory, and how one takes the place of another there.
 //!
-//! A data plane stands in `v` and the version of its layout. One that is to take its place is made in
-//! `v…-next`, filled, marked by a directory `switching`, and given the links one by one; when all of
-//! them run its programs, both names are exchanged in one step, and the former one is removed.
-//! Whatever ends the daemon in between, the next one finds by the names how far that came.
+//! A data plane stands in `v` and the version of its layout. One that is to take its place is made
+//! in `v…-next`, filled, marked by a directory `switching`, and given the links one by one; when
+//! all of them run its programs, both names are exchanged in one step, and the former one is
+//! removed. Whatever ends the daemon in between, the next one finds by the names how far that came.
 
 use std::{fs, io, path::Path};
 
@@ -112,7 +112,8 @@ pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
     })
 }
 
-/// Whether a daemon that died was making the maps: some are missing, and no program was attached yet.
+/// Whether a daemon that died was making the maps: some are missing, and no program was attached
+/// yet.
 fn was_interrupted(pins: &Pins) -> bool {
     let has_links = fs::read_dir(pins.links()).is_ok_and(|mut links| links.next().is_some());
     !has_links && CURRENT.is_part_of(pins)

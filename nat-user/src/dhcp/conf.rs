@@ -14,8 +14,8 @@ use crate::config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, Networ
 /// The user that Debian's package makes for it.
 const USER: &str = "dnsmasq";
 
-/// Where no name of the internet's leads to. (dnsmasq's own `stop-dns-rebind` also refuses the prefixes for
-/// documentation, and 127.0.0.0/8, by which lists that mail servers ask answer.)
+/// Where no name of the internet's leads to. (dnsmasq's own `stop-dns-rebind` also refuses the
+/// prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask answer.)
 const PRIVATE: [&str; 7] = [
     "10.0.0.0/8",
     "172.16.0.0/12",

@@ -1,10 +1,10 @@
-//! DHCP and DNS for the guests of a network: a dnsmasq for each, which natbpf configures, starts and
-//! watches.
+//! DHCP and DNS for the guests of a network: a dnsmasq for each, which natbpf configures, starts
+//! and watches.
 //!
-//! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over; `natbpf
-//! down` ends it. All of its files are in `dhcp` in the run directory, called by the network's
-//! interface. What it leases is read from its file of leases ([`lease`]), by which rules that name a
-//! guest follow it ([`names`]).
+//! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over;
+//! `natbpf down` ends it. All of its files are in `dhcp` in the run directory, called by the
+//! network's interface. What it leases is read from its file of leases ([`lease`]), by which rules
+//! that name a guest follow it ([`names`]).
 
 mod conf;
 mod holder;

@@ -99,7 +99,8 @@ impl Files {
     }
 }
 
-/// Makes the folder of all files, which dnsmasq enters as a user of its own, whatever this process' umask is.
+/// Makes the folder of all files, which dnsmasq enters as a user of its own, whatever this process'
+/// umask is.
 pub(super) fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))

@@ -1,5 +1,6 @@
-//! Whether a dnsmasq hangs: stopped by a signal, or with datagrams in its sockets that it does not read
-//! although it does nothing else. It is not asked anything, so one that has nothing to do does not matter.
+//! Whether a dnsmasq hangs: stopped by a signal, or with datagrams in its sockets that it does not
+//! read although it does nothing else. It is not asked anything, so one that has nothing to do does
+//! not matter.
 
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,8 @@
 //! ARP on an uplink: asking whether somebody has an address, and saying that this host has it
 //! (RFC 826, RFC 5227).
 //!
-//! What comes in was written by strangers: a frame is read in full or not at all, and only so many at
-//! a time.
+//! What comes in was written by strangers: a frame is read in full or not at all, and only so many
+//! at a time.
 
 use std::io;
 use std::mem;
@@ -176,7 +176,8 @@ mod tests {
         Arp::open(if_nametoindex(name).unwrap(), mac).unwrap()
     }
 
-    /// Waits until the kernel has activated a device's queue: before that, it drops frames silently.
+    /// Waits until the kernel has activated a device's queue: before that, it drops frames
+    /// silently.
     fn wait_until_up(name: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !ip(&format!("link show {name}")).contains("state UP") {

@@ -423,7 +423,8 @@ impl Change {
         }
     }
 
-    /// Undoes several that made bridges, at once if that goes. Gives the outcomes in the same order.
+    /// Undoes several that made bridges, at once if that goes. Gives the outcomes in the same
+    /// order.
     pub(super) async fn undo_bridges(
         bridges: &[&Self],
         netlink: &Netlink,

@@ -2,8 +2,8 @@
 //! about it.
 //!
 //! It reads, and changes nothing: rules of others are theirs. The rules of netfilter come from the
-//! tools that show them; without these, or without the rights to run them, there is nothing to find. A
-//! finding is what is certain: see [`rules`].
+//! tools that show them; without these, or without the rights to run them, there is nothing to
+//! find. A finding is what is certain: see [`rules`].
 
 mod bridges;
 mod flows;
@@ -96,8 +96,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at the host for what concerns a configuration. `bpffs` tells natbpf's own programs from those
-/// of others.
+/// Looks at the host for what concerns a configuration. `bpffs` tells natbpf's own programs from
+/// those of others.
 ///
 /// # Errors
 /// When the kernel does not answer.

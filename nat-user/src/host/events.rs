@@ -61,8 +61,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports, what
-    /// their drivers can do with XDP.
+    /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports,
+    /// what their drivers can do with XDP.
     LinkChanged,
     /// IPv4 addresses came or went.
     AddressChanged,
@@ -135,7 +135,8 @@ impl Events {
             }
             subscriptions.push(Subscription { source, socket });
         }
-        // Kernels may have neither: then there is nothing to be told of, or it is looked for now and then.
+        // Kernels may have neither: then there is nothing to be told of, or it is looked for now
+        // and then.
         for (source, socket) in [
             (Source::Drivers, xdp_features::subscribe()),
             (Source::Nftables, open_nftables().map(Some)),
@@ -328,8 +329,8 @@ fn open(groups: u32) -> io::Result<AsyncFd<Socket>> {
     register(socket)
 }
 
-/// Has the kernel keep messages of IPv6 back, whose neighbours cannot be subscribed to apart (socket
-/// filters of classic BPF, `linux/filter.h`).
+/// Has the kernel keep messages of IPv6 back, whose neighbours cannot be subscribed to apart
+/// (socket filters of classic BPF, `linux/filter.h`).
 fn ignore_ipv6(socket: &Socket) -> io::Result<()> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,

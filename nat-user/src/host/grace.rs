@@ -1,9 +1,9 @@
 //! Short grace periods while many programs are attached or taken off.
 //!
 //! The kernel waits for a grace period of RCU, some 15 ms, at each attachment of a program to
-//! traffic control (`tcx_entry_sync()` in `include/net/tcx.h`), under a lock, so that nothing can be
-//! gained by doing several at a time: 200 bridges take seven seconds. With `rcu_expedited` set, a
-//! grace period takes some 50 µs and interrupts all CPUs, which is why it is set only meanwhile.
+//! traffic control (`tcx_entry_sync()` in `include/net/tcx.h`), under a lock, so that nothing can
+//! be gained by doing several at a time: 200 bridges take seven seconds. With `rcu_expedited` set,
+//! a grace period takes some 50 µs and interrupts all CPUs, which is why it is set only meanwhile.
 
 use std::fs;
 use std::io;

@@ -3,11 +3,11 @@
 //! Every change is a value ([`change::Change`]) that knows how it is made and how it is undone. It
 //! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
 //! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
-//! makes the difference, [`ports`] attaches single guests; [`netlink`], [`events`] and [`sysctl`] are the ways to the kernel.
-//! [`whereabouts`] asks the kernel where neighbours are, [`next_hops`] computes from that which way
-//! packets leave, [`policing`] says what
-//! the fast path must not go past. [`conflicts`] says what of
-//! others is in the way, and changes none of it. [`grace`] makes attaching many programs quick.
+//! makes the difference, [`ports`] attaches single guests; [`netlink`], [`events`] and [`sysctl`]
+//! are the ways to the kernel. [`whereabouts`] asks the kernel where neighbours are, [`next_hops`]
+//! computes from that which way packets leave, [`policing`] says what the fast path must not go
+//! past. [`conflicts`] says what of others is in the way, and changes none of it. [`grace`] makes
+//! attaching many programs quick.
 //!
 //! This module must not touch what natbpf did not make: a value that somebody changed in the
 //! meantime, an interface that was deleted and made again, another's address on our bridge.

@@ -281,9 +281,9 @@ impl Netlink {
         }
     }
 
-    /// Creates a bridge without spanning tree and forward delay, and leaves it down. With an address of its own it
-    /// does not change it for that of its ports, as it otherwise would whenever one comes or
-    /// goes, and the guests do not lose their gateway.
+    /// Creates a bridge without spanning tree and forward delay, and leaves it down. With an
+    /// address of its own it does not change it for that of its ports, as it otherwise would
+    /// whenever one comes or goes, and the guests do not lose their gateway.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -309,8 +309,8 @@ impl Netlink {
         answer(&format!("delete interface {}", link.name), request).await
     }
 
-    /// Deletes several interfaces in one request. Each on its own makes the kernel wait for some 40 ms
-    /// until nobody looks at it any more.
+    /// Deletes several interfaces in one request. Each on its own makes the kernel wait for some 40
+    /// ms until nobody looks at it any more.
     ///
     /// The request names them by their group (`ip link set group`), which nothing else is in.
     ///

@@ -25,8 +25,8 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
-/// The next hops behind some devices, named by index: one for each Ethernet address that a neighbour
-/// of theirs can be reached at.
+/// The next hops behind some devices, named by index: one for each Ethernet address that a
+/// neighbour of theirs can be reached at.
 #[must_use]
 pub fn next_hops(
     links: &[Link],
@@ -53,8 +53,8 @@ pub fn next_hops(
 }
 
 /// The Ethernet addresses, each with its device's index, that some neighbour had before and has no
-/// longer: it has another, cannot be reached, or is gone. Packets to it that were sent there must not
-/// be any more, even if another neighbour still has that Ethernet address.
+/// longer: it has another, cannot be reached, or is gone. Packets to it that were sent there must
+/// not be any more, even if another neighbour still has that Ethernet address.
 #[must_use]
 pub fn abandoned(before: &[Neighbour], after: &[Neighbour]) -> BTreeSet<(u32, [u8; 6])> {
     let after = macs(after);

@@ -1,8 +1,8 @@
-//! What holds packets back, drops or sorts them at an interface on somebody's purpose: queues, filters
-//! of traffic control, chains of nftables.
+//! What holds packets back, drops or sorts them at an interface on somebody's purpose: queues,
+//! filters of traffic control, chains of nftables.
 //!
-//! The fast path goes past some of it. This module only looks; what follows from it is decided by the
-//! daemon. Programs attached by links (TCX) are none of its concern, see `conflicts`.
+//! The fast path goes past some of it. This module only looks; what follows from it is decided by
+//! the daemon. Programs attached by links (TCX) are none of its concern, see `conflicts`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -45,8 +45,8 @@ pub enum Side {
     Ingress,
     /// What it sends, before it is queued: filters of traffic control.
     Egress,
-    /// The same: chains of netfilter, to which the kernel does not show what traffic control has sent on
-    /// from another interface.
+    /// The same: chains of netfilter, to which the kernel does not show what traffic control has
+    /// sent on from another interface.
     EgressChain,
     /// The queue of what it sends.
     Queue,
@@ -86,7 +86,8 @@ impl Policing {
         Ok(found)
     }
 
-    /// What is at a side of an interface; at a bridge's ports also what netfilter has for all of them.
+    /// What is at a side of an interface; at a bridge's ports also what netfilter has for all of
+    /// them.
     #[must_use]
     pub fn at(&self, index: u32, side: Side) -> Option<&str> {
         self.at.get(&(index, side)).map(String::as_str)
@@ -218,9 +219,9 @@ impl Chain {
         })
     }
 
-    /// The side of an interface at which it stands, and whether it is that of all ports of bridges. By
-    /// `enum nf_dev_hooks`, `enum nf_inet_hooks` and `linux/netfilter_bridge.h`. What a bridge forwards
-    /// from port to port is not routed.
+    /// The side of an interface at which it stands, and whether it is that of all ports of bridges.
+    /// By `enum nf_dev_hooks`, `enum nf_inet_hooks` and `linux/netfilter_bridge.h`. What a bridge
+    /// forwards from port to port is not routed.
     fn side(&self) -> Option<(Side, bool)> {
         match (i32::from(self.family), self.hook) {
             (libc::NFPROTO_NETDEV, 0) | (libc::NFPROTO_INET, 5) => Some((Side::Ingress, false)),

@@ -1,8 +1,8 @@
 //! Guests' interfaces as ports of a network's bridge, one at a time: what `natbpf port` does.
 //!
-//! Straight to the kernel, so that guests start whether a daemon runs or not; one that runs sees the
-//! port come as it sees any other's. A port that is attached here belongs to who has asked for it: it
-//! stands in no journal, and `natbpf down` leaves it where it is, unless its bridge goes.
+//! Straight to the kernel, so that guests start whether a daemon runs or not; one that runs sees
+//! the port come as it sees any other's. A port that is attached here belongs to who has asked for
+//! it: it stands in no journal, and `natbpf down` leaves it where it is, unless its bridge goes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -44,12 +44,12 @@ pub fn choose<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Network>
     }
 }
 
-/// Makes an interface a port of the network's bridge and sets it up. What is so already is left as it
-/// is. A bridge that is missing is made if the configuration says so.
+/// Makes an interface a port of the network's bridge and sets it up. What is so already is left as
+/// it is. A bridge that is missing is made if the configuration says so.
 ///
 /// # Errors
-/// When the interface is not there or has another role, when the bridge is missing, or when the kernel
-/// refuses.
+/// When the interface is not there or has another role, when the bridge is missing, or when the
+/// kernel refuses.
 pub async fn add(
     netlink: &Netlink,
     config: &Config,
@@ -80,8 +80,8 @@ pub async fn add(
     Ok(())
 }
 
-/// Takes an interface from the network's bridge, or from that of any network if none is named. One that
-/// is gone, or is no port of it, is left alone.
+/// Takes an interface from the network's bridge, or from that of any network if none is named. One
+/// that is gone, or is no port of it, is left alone.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -151,8 +151,8 @@ async fn refuse_anothers_port(
     bail!("{port} is a port of {master}; take it from there first: ip link set {port} nomaster")
 }
 
-/// The network's bridge; made if it is missing and the configuration says so. Where a daemon runs, that
-/// makes it.
+/// The network's bridge; made if it is missing and the configuration says so. Where a daemon runs,
+/// that makes it.
 async fn bridge(netlink: &Netlink, network: &Network, run_dir: &Path) -> Result<Link> {
     let Network {
         name, interface, ..

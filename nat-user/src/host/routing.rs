@@ -1,8 +1,8 @@
 //! Where the host's routes lead: behind which interface an address is, and by which own address a
 //! destination is reached.
 //!
-//! The main table is what counts. Rules of the routing policy are not followed, apart from one thing: an
-//! uplink that only other tables route by is reached as those say.
+//! The main table is what counts. Rules of the routing policy are not followed, apart from one
+//! thing: an uplink that only other tables route by is reached as those say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -50,9 +50,9 @@ impl Routing {
 
 /// By which addresses the destinations of an uplink are reached, of those that may be used at all.
 ///
-/// The kernel chooses so for what the host itself sends (`inet_select_addr` in `net/ipv4/devinet.c`): the
-/// route's preferred source, else the interface's address in whose prefix the next hop is, else its
-/// first one.
+/// The kernel chooses so for what the host itself sends (`inet_select_addr` in
+/// `net/ipv4/devinet.c`): the route's preferred source, else the interface's address in whose
+/// prefix the next hop is, else its first one.
 #[must_use]
 pub fn sources(
     device: u32,

@@ -7,9 +7,10 @@
 //! What it sets, and why the data path needs it:
 //! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. Where it is on already but
 //!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
-//! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the network,
-//!   with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
-//! - `fs/inotify/max_user_instances`, where there are more networks with DHCP or DNS than it allows.
+//! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the
+//!   network, with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
+//! - `fs/inotify/max_user_instances`, where there are more networks with DHCP or DNS than it
+//!   allows.
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
 //!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
 //!   send the next one to its neighbour directly, past the translation.
@@ -237,7 +238,8 @@ fn tracking() -> Result<[Key; 2]> {
     ])
 }
 
-/// Makes a bridge, and nothing else of a plan, where no daemon does: the next one takes it for its own.
+/// Makes a bridge, and nothing else of a plan, where no daemon does: the next one takes it for its
+/// own.
 ///
 /// # Errors
 /// When the kernel refuses or the journal cannot be written.
@@ -427,10 +429,11 @@ impl Run<'_> {
     }
 
     /// Connection tracking, where it is in use, sees the beginning and the end of a connection and
-    /// little in between: it must not take the end for invalid because it has missed what came before.
+    /// little in between: it must not take the end for invalid because it has missed what came
+    /// before.
     ///
-    /// What is out of its window it lets pass and learns nothing from, so the acknowledgements that it
-    /// knows stay those of the beginning. A reset more than 2 GiB later lies before them
+    /// What is out of its window it lets pass and learns nothing from, so the acknowledgements that
+    /// it knows stay those of the beginning. A reset more than 2 GiB later lies before them
     /// (`nf_conntrack_tcp_packet()` in `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn plan_tracking(&mut self) -> Result<()> {
         for key in tracking()? {
@@ -636,7 +639,8 @@ impl Run<'_> {
         for change in self.journal.changes() {
             match before.iter().find(|known| known.same_object(change)) {
                 Some(known) if known == change => {}
-                // It was moved from one of our bridges to another, or led to one and now to another.
+                // It was moved from one of our bridges to another, or led to one and now to
+                // another.
                 Some(known @ (Change::Port { .. } | Change::Route { .. })) => {
                     if let Err(error) = known.clone().make(self.netlink).await {
                         report.failed.push(format!("{error:#}"));
@@ -687,7 +691,8 @@ async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report)
             note(change, change.undo(netlink).await);
         }
     }
-    // At the end, when ports are back where they were; together, since that takes no longer than one.
+    // At the end, when ports are back where they were; together, since that takes no longer than
+    // one.
     let last_first: Vec<&Change> = changes.iter().rev().filter(is_bridge).collect();
     match Change::undo_bridges(&last_first, netlink).await {
         Ok(outcomes) => {

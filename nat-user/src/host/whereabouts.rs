@@ -1,7 +1,7 @@
 //! Where neighbours are: their Ethernet addresses, and the ports behind which bridges have these.
 //!
-//! Guests decide how much a bridge learns. So its forwarding database is never listed: the kernel is
-//! asked for one address at a time, and only for those that neighbours have. How many neighbours
+//! Guests decide how much a bridge learns. So its forwarding database is never listed: the kernel
+//! is asked for one address at a time, and only for those that neighbours have. How many neighbours
 //! there are the host decides (`net.ipv4.neigh.default.gc_thresh3`).
 //!
 //! [`Whereabouts::look`] blocks: call it where nothing waits for it.
@@ -60,7 +60,8 @@ impl Whereabouts {
     }
 }
 
-/// The ports behind which bridges have Ethernet addresses, by index, each asked for with its bridge.
+/// The ports behind which bridges have Ethernet addresses, by index, each asked for with its
+/// bridge.
 ///
 /// # Errors
 /// When the kernel does not answer.

@@ -10,8 +10,8 @@ use rtnetlink::packet_core::{
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// The driver runs programs on what it receives (`NETDEV_XDP_ACT_BASIC`), and can send a frame on from
-/// there (`NETDEV_XDP_ACT_REDIRECT`).
+/// The driver runs programs on what it receives (`NETDEV_XDP_ACT_BASIC`), and can send a frame on
+/// from there (`NETDEV_XDP_ACT_REDIRECT`).
 const RECEIVES: u64 = 1 << 0 | 1 << 1;
 /// The driver sends frames that others have received (`NETDEV_XDP_ACT_NDO_XMIT`).
 const SENDS: u64 = 1 << 2;
@@ -68,8 +68,8 @@ impl XdpFeatures {
     }
 }
 
-/// What the interfaces of the calling thread's network namespace can do, by index; nothing where the
-/// kernel does not say.
+/// What the interfaces of the calling thread's network namespace can do, by index; nothing where
+/// the kernel does not say.
 ///
 /// # Errors
 /// When the kernel gives no socket or does not answer as its interface says.

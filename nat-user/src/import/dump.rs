@@ -401,7 +401,8 @@ mod tests {
         assert_eq!(dump.aside.len(), 1);
     }
 
-    /// A thousand rules are searched, moved or emptied as often as the limit allows, and not once more.
+    /// A thousand rules are searched, moved or emptied as often as the limit allows, and not once
+    /// more.
     #[test]
     fn searching_and_moving_rules_is_counted_and_bounded() {
         let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };

@@ -1,7 +1,8 @@
-//! Rules of the filter table: from FORWARD to `[[policy]]`, from INPUT to what guests may ask of the host.
+//! Rules of the filter table: from FORWARD to `[[policy]]`, from INPUT to what guests may ask of
+//! the host.
 //!
-//! A policy's end is an interface or addresses, not both. So addresses of a network stand for it, and
-//! others for themselves by whatever interface, which is said where it matters.
+//! A policy's end is an interface or addresses, not both. So addresses of a network stand for it,
+//! and others for themselves by whatever interface, which is said where it matters.
 
 use std::collections::BTreeMap;
 
@@ -146,8 +147,8 @@ impl Chain {
         }
     }
 
-    /// What becomes of all packets of a condition that a step at this place, if there is one, leaves:
-    /// whether they are accepted. Nothing if they do not all have the same fate.
+    /// What becomes of all packets of a condition that a step at this place, if there is one,
+    /// leaves: whether they are accepted. Nothing if they do not all have the same fate.
     fn fate(&self, condition: &Condition, place: Option<(usize, bool)>) -> Option<bool> {
         let mut rest = condition.clone();
         if rest.is_nothing() {
@@ -184,7 +185,8 @@ impl Chain {
         (*fate.get_or_insert(self.end.accepts) == self.end.accepts).then_some(self.end.accepts)
     }
 
-    /// What drops the answers to what a step accepts, as netfilter's rules see answers like all else.
+    /// What drops the answers to what a step accepts, as netfilter's rules see answers like all
+    /// else.
     fn drops_answers(&self, dump: &Dump, step: &Step) -> Option<String> {
         let there = &step.condition;
         let mut rest = Condition {
@@ -718,8 +720,8 @@ fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
     protocols.numbers().map(name).collect()
 }
 
-/// What guests behind an interface may ask of the host; nothing if that is everything, or if `host` has no
-/// words for it.
+/// What guests behind an interface may ask of the host; nothing if that is everything, or if `host`
+/// has no words for it.
 fn services(input: &Chain, interface: &str) -> Option<Services> {
     let mut services = Services::default();
     for Living { step, accepts } in &input.living {

@@ -102,7 +102,8 @@ struct Reader {
     /// Lines, chains and policies since the last other line of `iptables -S`.
     list: Vec<(usize, String, String)>,
     is_interfaces: bool,
-    /// Of `/etc/network/interfaces` the interface at hand, with its address until the netmask comes.
+    /// Of `/etc/network/interfaces` the interface at hand, with its address until the netmask
+    /// comes.
     interface: Option<String>,
     address: Option<Ipv4Addr>,
     /// The section of wg-quick's file, or of a unit.
@@ -716,7 +717,8 @@ mod tests {
 
     const RULE: &str = "iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE";
 
-    /// Files that stand for more than there is time or memory: each is refused at a line, by a count.
+    /// Files that stand for more than there is time or memory: each is refused at a line, by a
+    /// count.
     #[test]
     fn files_that_would_take_too_much_are_refused_with_a_line() {
         let long = "x".repeat(LONGEST_LINE / 2);

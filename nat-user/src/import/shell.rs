@@ -92,8 +92,8 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// How many bytes a line may have, before and after its variables have their values. iptables-restore
-/// takes 10,240.
+/// How many bytes a line may have, before and after its variables have their values.
+/// iptables-restore takes 10,240.
 pub(super) const LONGEST_LINE: usize = 64 << 10;
 
 /// Cuts a line into the commands that a shell would run.

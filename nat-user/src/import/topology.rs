@@ -214,7 +214,8 @@ fn translates_source(step: &Step) -> bool {
     )
 }
 
-/// Whether guests could have its addresses: not the host's own ones (loopback), nor those of groups.
+/// Whether guests could have its addresses: not the host's own ones (loopback), nor those of
+/// groups.
 pub(super) fn has_hosts(prefix: &Ipv4Net) -> bool {
     let first = prefix.network().octets()[0];
     prefix.prefix_len() >= 8 && !matches!(first, 0 | 127 | 224..)

@@ -123,7 +123,8 @@ impl<'a> View<'a> {
         (self.offset == 0 && start + 2 <= self.message().len()).then_some(start..start + 2)
     }
 
-    /// Where checksums stand other than those of UDP, from the IP header on, a quotation's included.
+    /// Where checksums stand other than those of UDP, from the IP header on, a quotation's
+    /// included.
     fn checksums(&self) -> Vec<Range<usize>> {
         let own = self.checksum().filter(|_| self.protocol != UDP);
         let own = own.map(|field| self.header_len + field.start..self.header_len + field.end);

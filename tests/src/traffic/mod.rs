@@ -274,8 +274,8 @@ impl Drop for Traffic {
 
 /// The generator's thread.
 fn drive(engine: &Mutex<Engine>, stop: &AtomicBool) {
-    // Ahead of what else the machine does, or it cannot keep pace. Without effect it is only slower.
-    // SAFETY: no pointers are passed; 0 is the calling thread.
+    // Ahead of what else the machine does, or it cannot keep pace. Without effect it is only
+    // slower. SAFETY: no pointers are passed; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
     let epoll = lock().epoll();

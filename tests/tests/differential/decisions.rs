@@ -83,7 +83,8 @@ impl Case<'_> {
         }
     }
 
-    /// Whether its flow is a question to a DNS server. It takes no port: others find the host there.
+    /// Whether its flow is a question to a DNS server. It takes no port: others find the host
+    /// there.
     fn is_question(&self) -> bool {
         let flow = self.flow();
         flow.protocol == UDP && flow.server.1 == 53
@@ -120,7 +121,8 @@ impl Case<'_> {
             && self.pair.model.flows.iter().any(is_hosts)
     }
 
-    /// Whether it probes a forward's port, under which natbpf shows the forward's target, and netfilter does not.
+    /// Whether it probes a forward's port, under which natbpf shows the forward's target, and
+    /// netfilter does not.
     fn is_to_own_port(&self) -> bool {
         let flow = self.flow();
         let is_forward = |side: usize| is_forwarded(flow.protocol, flow.shown(side).1);

@@ -83,8 +83,8 @@ impl Random {
     }
 }
 
-/// A packet as the host's kernel sends and takes it: it writes options itself, nothing behind the packet, and
-/// refuses what it may not cut.
+/// A packet as the host's kernel sends and takes it: it writes options itself, nothing behind the
+/// packet, and refuses what it may not cut.
 fn plain(step: &mut Stimulus) {
     step.dress.dont_fragment = false;
     step.dress.options = Vec::new();

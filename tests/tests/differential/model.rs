@@ -118,7 +118,8 @@ impl Flow {
         }
     }
 
-    /// Whether a packet of it goes to the host itself: then nothing comes out but what the host answers.
+    /// Whether a packet of it goes to the host itself: then nothing comes out but what the host
+    /// answers.
     pub(crate) fn is_for_host(&self, direction: Direction) -> bool {
         (self.kind, direction) == (Kind::Own, Direction::Reply)
     }

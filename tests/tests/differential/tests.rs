@@ -65,8 +65,8 @@ fn by_default() -> Result<()> {
     Ok(())
 }
 
-/// What connection tracking calls invalid is dropped, and what belongs to a connection passes: so rules of both hosts
-/// must see the same connections.
+/// What connection tracking calls invalid is dropped, and what belongs to a connection passes: so
+/// rules of both hosts must see the same connections.
 #[test]
 fn behind_a_stateful_firewall() -> Result<()> {
     let plan = plan("behind_a_stateful_firewall", Manner::Firewall, SEED)?;

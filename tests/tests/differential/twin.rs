@@ -2,8 +2,8 @@
 //! nftables, the other with natbpf.
 //!
 //! ```text
-//! net (19.19.8.1, all of the internet) ── eno1 19.19.8.10 .11 host vmbr1 172.22.161.254 ─┬─ vm1 .170
-//!                                                                                        └─ vm2 .171
+//! net (19.19.8.1, the internet) ── eno1 19.19.8.10 .11 host vmbr1 172.22.161.254 ─┬─ vm1 .170
+//!                                                                                 └─ vm2 .171
 //! ```
 //!
 //! `net`, `vm1` and `vm2` have no addresses: their kernels answer nothing, every packet is the
@@ -79,8 +79,8 @@ pub(crate) enum Manner {
     Default,
     /// As netfilter has it, on hosts that drop what their connection tracking calls invalid.
     Firewall,
-    /// The same with rules that come and go. All packets go through the kernel, so that both hosts follow at
-    /// once.
+    /// The same with rules that come and go. All packets go through the kernel, so that both hosts
+    /// follow at once.
     ChangingFirewall,
 }
 
@@ -262,8 +262,8 @@ impl Side {
         Ok(caught)
     }
 
-    /// Puts a packet on a wire twice, by two CPUs at once where there are two, and gives what came out
-    /// because of it: two packets, or what there is after a while.
+    /// Puts a packet on a wire twice, by two CPUs at once where there are two, and gives what came
+    /// out because of it: two packets, or what there is after a while.
     pub(crate) fn send_at_once(&mut self, at: Place, packet: &[u8]) -> Result<Caught> {
         let ready = AtomicUsize::new(0);
         let wire = &self.wires[at as usize];
@@ -291,8 +291,8 @@ impl Side {
         Ok(caught)
     }
 
-    /// Writes the host's FORWARD rules: those of a stateful firewall, and before them those of [`DROPS`] whose bit is
-    /// set.
+    /// Writes the host's FORWARD rules: those of a stateful firewall, and before them those of
+    /// [`DROPS`] whose bit is set.
     pub(crate) fn set_firewall(&self, manner: Manner, drops: usize) -> Result<()> {
         if !manner.is_firewall() {
             return Ok(());
@@ -310,8 +310,8 @@ impl Side {
         written.expect_ok().map(drop)
     }
 
-    /// Has the host hold the port from which it sends datagrams, as every program does that sends some. Nobody
-    /// reads what comes to it.
+    /// Has the host hold the port from which it sends datagrams, as every program does that sends
+    /// some. Nobody reads what comes to it.
     pub(crate) fn hold(&mut self, port: u16) -> Result<()> {
         if let Entry::Vacant(place) = self.sockets.entry(port) {
             place.insert(self.host.udp(&format!("{PUBLIC}:{port}"))?);

@@ -1,5 +1,5 @@
-//! A virtual machine of QEMU's, without hardware virtualisation: Debian's kernel for virtual machines, and
-//! an initramfs with busybox.
+//! A virtual machine of QEMU's, without hardware virtualisation: Debian's kernel for virtual
+//! machines, and an initramfs with busybox.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -380,7 +380,8 @@ fn a_dnsmasq_that_hangs_is_ended_and_comes_again() -> Result<()> {
     Ok(())
 }
 
-/// A name of the internet's that leads to a guest's neighbour is none; whoever has such names says so.
+/// A name of the internet's that leads to a guest's neighbour is none; whoever has such names says
+/// so.
 #[test]
 fn private_answers_of_forwarders_are_refused_by_default() -> Result<()> {
     let net = network()?;

@@ -152,8 +152,8 @@ fn o5_addresses_are_added_to_the_uplink_and_removed_again() -> Result<()> {
     ]);
     ensure!(external(&natbpf)? == table, "{}", external(&natbpf)?);
     works(&net, pool)?;
-    // What is added is the host's: it answers there what no rule takes. A rule without an address is
-    // about the interface's own ones.
+    // What is added is the host's: it answers there what no rule takes. A rule without an address
+    // is about the interface's own ones.
     let _own = Service::http(&net.host, "0.0.0.0:10000")?;
     let page = service::http_get(&net.cli, at(WEB, 10000))?;
     ensure!(page.starts_with("host sees 198.51.100.2:"), "{page}");

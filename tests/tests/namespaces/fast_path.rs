@@ -14,8 +14,8 @@ use tests::bulk::{Sender, transfer};
 use tests::craft::{Ip, Segment};
 use tests::{at, exchange, hears};
 
-/// What may go through the kernel of many packets of a session: the first ones, and one in 16 s each
-/// way.
+/// What may go through the kernel of many packets of a session: the first ones, and one in 16 s
+/// each way.
 const FEW: u64 = 12;
 /// Packets that a session sends each way when it is asked whether it goes past the kernel.
 const MANY: usize = 60;

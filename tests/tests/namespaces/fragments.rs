@@ -128,8 +128,8 @@ fn f2_reversed_fragments_arrive() -> Result<()> {
     Ok(())
 }
 
-/// Jumbo frames: a first fragment is set aside while the others are sent, if it fits into 15 KiB. Those of a
-/// larger one are freed after their time, and such a packet arrives in order.
+/// Jumbo frames: a first fragment is set aside while the others are sent, if it fits into 15 KiB.
+/// Those of a larger one are freed after their time, and such a packet arrives in order.
 #[test]
 fn f2_reversed_fragments_arrive_if_the_first_one_fits_into_15_kib() -> Result<()> {
     const ROOM: usize = 15_360;
@@ -306,7 +306,8 @@ fn f7_the_same_identification_from_two_guests_is_not_mixed() -> Result<()> {
     Ok(())
 }
 
-/// Guests of two networks number their packets without knowing of each other, and leave by one address.
+/// Guests of two networks number their packets without knowing of each other, and leave by one
+/// address.
 #[test]
 fn f7_the_same_identification_from_two_networks_is_not_mixed() -> Result<()> {
     const OTHER: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 7);

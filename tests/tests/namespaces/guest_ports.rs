@@ -1,5 +1,5 @@
-//! Guests' interfaces that come and go: attached by others, by `natbpf port`, and by the scripts that
-//! are shipped for QEMU, libvirt and Proxmox VE; and ports that are isolated from each other.
+//! Guests' interfaces that come and go: attached by others, by `natbpf port`, and by the scripts
+//! that are shipped for QEMU, libvirt and Proxmox VE; and ports that are isolated from each other.
 
 use std::path::{Path, PathBuf};
 

@@ -139,8 +139,8 @@ impl Side {
             .map(drop)
     }
 
-    /// Has the rules imported and natbpf run with the result, beside what is to stay in netfilter: with
-    /// policies, nothing of the filter table.
+    /// Has the rules imported and natbpf run with the result, beside what is to stay in netfilter:
+    /// with policies, nothing of the filter table.
     fn import(&mut self, file: &Path, filter: Filter) -> Result<()> {
         let host = self.machine("host")?;
         let said = imported(host, file, filter)?;

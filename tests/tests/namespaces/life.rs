@@ -35,7 +35,8 @@ impl Loads {
         Ok(Self([out, back]))
     }
 
-    /// Nothing was lost, and neither client has become another. Gives how many packets each has sent.
+    /// Nothing was lost, and neither client has become another. Gives how many packets each has
+    /// sent.
     fn finish(self) -> Result<[u32; 2]> {
         let [out, back] = self.0;
         let (seen, sent_out) = out.finish().context("by masquerade")?;

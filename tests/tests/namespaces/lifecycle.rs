@@ -1,5 +1,5 @@
-//! Living with other software: settings, interfaces and addresses that others change, and rules that
-//! move in the file.
+//! Living with other software: settings, interfaces and addresses that others change, and rules
+//! that move in the file.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -219,8 +219,8 @@ fn down_has_taken_everything_off_when_it_returns() -> Result<()> {
     Ok(())
 }
 
-/// All that natbpf sets up on a host at once: XDP, a bridge of its own, bound and isolated ports, DHCP and
-/// DNS, policies, an address of a guest's own.
+/// All that natbpf sets up on a host at once: XDP, a bridge of its own, bound and isolated ports,
+/// DHCP and DNS, policies, an address of a guest's own.
 fn everything(net: &Proxmox) -> Result<String> {
     let mac = net.vm1.mac("eth0")?.map(|byte| format!("{byte:02x}"));
     let address = "address = \"172.22.161.254/24\"\n";
@@ -270,7 +270,8 @@ fn down_takes_away_all_features_together() -> Result<()> {
     Ok(())
 }
 
-/// Whoever comes second of a start and a `down` is told so or waits: never is half of anything left.
+/// Whoever comes second of a start and a `down` is told so or waits: never is half of anything
+/// left.
 #[test]
 fn a_start_and_a_down_at_once_leave_all_or_nothing() -> Result<()> {
     let net = Proxmox::new()?;

@@ -396,8 +396,8 @@ fn what_is_not_translated_takes_the_fast_path_too() -> Result<()> {
         let sum = report["end"]["sum_received"]["bytes"].as_u64();
         received += sum.with_context(|| format!("what was received: {report}"))?;
     }
-    // All that has arrived was counted, and a header with each part of it. (What the sender still has when
-    // iperf3 ends it throws away.)
+    // All that has arrived was counted, and a header with each part of it. (What the sender still
+    // has when iperf3 ends it throws away.)
     ensure!(received > 30_000_000, "{received} bytes arrived");
     let bytes = counted(&natbpf, "policy", "db-in", "bytes_in")?
         + counted(&natbpf, "policy", "db-in", "bytes_out")?;

@@ -52,7 +52,8 @@ fn s6_a_service_that_starts_later_is_reached_by_everybody_else() -> Result<()> {
         &server,
         b"and the guest goes on",
     )?;
-    // The guest has sent to this host: what comes from another port of it is the service's all the same.
+    // The guest has sent to this host: what comes from another port of it is the service's all the
+    // same.
     let other = net.cli.udp("198.51.100.2:7001")?;
     exchange(&other, at(Proxmox::PUBLIC, 5000), &own, b"to the host")?;
     Ok(())

@@ -1,5 +1,5 @@
-//! Streams that the host's firewall may stop: each direction shows it a packet in each round, and goes
-//! on only if that one has passed.
+//! Streams that the host's firewall may stop: each direction shows it a packet in each round, and
+//! goes on only if that one has passed.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};

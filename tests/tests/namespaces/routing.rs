@@ -1,4 +1,5 @@
-//! Where the host's routes lead: guests behind guests, and the address by which a destination is reached.
+//! Where the host's routes lead: guests behind guests, and the address by which a destination is
+//! reached.
 
 use anyhow::{Context, Result, ensure};
 use lab::Host;

@@ -90,7 +90,8 @@ fn s2_an_internal_source_from_outside_is_dropped() -> Result<()> {
     Ok(())
 }
 
-/// A neighbour on the uplink's link sends to guests and to their gateway, as a router of theirs would.
+/// A neighbour on the uplink's link sends to guests and to their gateway, as a router of theirs
+/// would.
 #[test]
 fn s10_a_neighbour_does_not_reach_translated_addresses_directly() -> Result<()> {
     let net = Proxmox::new()?;
@@ -147,7 +148,8 @@ fn three_capabilities_are_enough_for_packets() -> Result<()> {
     natbpf.down()
 }
 
-/// A user of the host has been there first: with a directory of his own, or with a link to other files.
+/// A user of the host has been there first: with a directory of his own, or with a link to other
+/// files.
 #[test]
 fn a_directory_of_pins_that_is_another_users_is_refused() -> Result<()> {
     const NOBODY: u32 = 65534;

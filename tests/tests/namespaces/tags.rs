@@ -126,8 +126,8 @@ fn s9_what_is_hidden_behind_a_priority_tag_reaches_nobody_and_is_counted() -> Re
     }
     let counted = drops(&natbpf, "hidden_by_tags")?;
     ensure!(counted == hidden, "{counted} of {hidden} counted");
-    // What has the number of a VLAN in front is of that one, whatever is behind it. What is in no VLAN
-    // is received.
+    // What has the number of a VLAN in front is of that one, whatever is behind it. What is in no
+    // VLAN is received.
     for tags in [&[(Q, vlan)][..], &[(Q, vlan), (Q, PRIORITY)]] {
         let frame = tagged(gateway, net.vm1.mac("eth0")?, tags, &to_host);
         net.vm1.inject("eth0", &frame)?;

@@ -64,7 +64,8 @@ fn pin_foreign_map(path: &Path) -> Result<()> {
     const BPF_OBJ_PIN: libc::c_long = 6;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     let shape: [u32; 4] = [BPF_MAP_TYPE_ARRAY, 4, 8, 1];
-    // SAFETY: the start of `union bpf_attr` for this command: type, sizes of key and value, entries.
+    // SAFETY: the start of `union bpf_attr` for this command: type, sizes of key and value,
+    // entries.
     let map = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -91,8 +92,8 @@ fn pin_foreign_map(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sessions of rules whose names are lost are shown and counted under "(lost N)", each with what it had
-/// before, and can be ended by that name.
+/// Sessions of rules whose names are lost are shown and counted under "(lost N)", each with what it
+/// had before, and can be ended by that name.
 fn lost_rules_count_on(natbpf: &Natbpf, sessions: &[serde_json::Value]) -> Result<()> {
     let stats = natbpf.stats()?;
     let rules = stats["rules"].as_array().context("no rules")?;
@@ -168,7 +169,8 @@ fn a_state_file_that_is_damaged_or_lost_costs_no_session() -> Result<()> {
     Ok(())
 }
 
-/// A daemon that is killed while it makes the maps leaves some of them, and no program that uses them.
+/// A daemon that is killed while it makes the maps leaves some of them, and no program that uses
+/// them.
 #[test]
 fn maps_of_a_start_that_was_killed_make_room_for_the_next() -> Result<()> {
     let net = Proxmox::new()?;

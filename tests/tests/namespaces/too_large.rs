@@ -118,7 +118,8 @@ fn f8_a_flood_of_fragments_leaves_room_for_others() -> Result<()> {
     let socket = net.vm2.raw("eth0")?;
     let (to, from) = (net.host.mac("vmbr1")?, net.vm2.mac("eth0")?);
     let head = [&to[..], &from, &[0x08, 0x00]].concat();
-    // To another remote, whose own memory for them may be used up. Packets that never become whole: first fragments, later ones, and both.
+    // To another remote, whose own memory for them may be used up. Packets that never become whole:
+    // first fragments, later ones, and both.
     for n in 0..60_000_u16 {
         let ip = Ip {
             id: n,

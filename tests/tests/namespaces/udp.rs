@@ -163,8 +163,8 @@ fn u3_each_filtering_mode_lets_in_whom_it_should() -> Result<()> {
     Ok(())
 }
 
-/// A port that guests share towards different remotes is the host's towards all others, once a service
-/// of its own waits there.
+/// A port that guests share towards different remotes is the host's towards all others, once a
+/// service of its own waits there.
 #[test]
 fn s6_a_service_of_the_host_on_a_shared_port_is_reached() -> Result<()> {
     let net = Proxmox::new()?;

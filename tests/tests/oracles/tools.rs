@@ -227,7 +227,8 @@ const ODD: &[(&[&str], Option<&str>)] = &[
     ),
 ];
 
-/// Lets nping send its one packet. On a busy machine it may end before it has sent any, and says so.
+/// Lets nping send its one packet. On a busy machine it may end before it has sent any, and says
+/// so.
 fn send_once(host: &Host, words: &[&str]) -> Result<()> {
     let mut said = String::new();
     for _ in 0..5 {

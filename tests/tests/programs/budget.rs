@@ -12,8 +12,8 @@ use aya::maps::MapType;
 use super::harness::Plane;
 
 /// Programs with the number of instructions that the verifier may process for each: a quarter more
-/// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a little
-/// more where that is larger.
+/// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a
+/// little more where that is larger.
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat_inbound", 99_000),
     ("nat_inbound_l3", 95_000),
@@ -62,8 +62,9 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
     Ok(())
 }
 
-/// What the daemon runs by `BPF_PROG_TEST_RUN` may be interrupted by packets on the same CPU before Linux 6.3
-/// (`bpf_test_run`, `net/bpf/test_run.c`). What it notes in an area of each CPU's own would be theirs as well.
+/// What the daemon runs by `BPF_PROG_TEST_RUN` may be interrupted by packets on the same CPU before
+/// Linux 6.3 (`bpf_test_run`, `net/bpf/test_run.c`). What it notes in an area of each CPU's own
+/// would be theirs as well.
 #[test]
 fn programs_of_the_daemon_share_no_work_area_with_packets() -> Result<()> {
     const OF_THE_DAEMON: [&str; 4] = [

@@ -66,8 +66,8 @@ fn read<K: bytemuck::Pod, V: bytemuck::Pod>(
 }
 
 impl Plane {
-    /// One session of every kind: out, in by a forward, by a hairpin, and the host's own that collides
-    /// with a guest's.
+    /// One session of every kind: out, in by a forward, by a hairpin, and the host's own that
+    /// collides with a guest's.
     fn open_one_of_each(&mut self, port: u16) -> Result<()> {
         self.outbound(&udp(GUEST, REMOTE, (port, 7000), b"out"))?;
         self.outbound(&udp(CLIENT, REMOTE, (port, 7000), b"out, another port"))?;

@@ -175,8 +175,8 @@ impl World {
         self.first
     }
 
-    /// Ends the sessions that probes have made, and counts them: some by the address before as well.
-    /// To be called while no other session by masquerade is opened.
+    /// Ends the sessions that probes have made, and counts them: some by the address before as
+    /// well. To be called while no other session by masquerade is opened.
     pub(crate) fn end_probes(&mut self) -> Result<()> {
         let remote = at(Proxmox::CLI, PROBE_PORT).to_string();
         let words = ["conntrack", "flush", "--remote", &remote];

@@ -35,8 +35,8 @@ pub(crate) fn is_resolved(net: &Proxmox) -> Result<bool> {
     Ok(answer[..length].ends_with(&WEB1.octets()))
 }
 
-/// The address that a guest gets by DHCP and does not use. The first time takes 3 s, because dnsmasq
-/// pings the address.
+/// The address that a guest gets by DHCP and does not use. The first time takes 3 s, because
+/// dnsmasq pings the address.
 pub(crate) fn lease(net: &Proxmox) -> Result<Ipv4Addr> {
     let words = "udhcpc -f -q -n -i eth0 -t 4 -T 6 -s /bin/true";
     let output = net.vm1.run(words.split(' '))?;

@@ -135,8 +135,8 @@ fn room(path: Path, sessions: u32) -> Variant {
     Variant::new(path).with_sessions(room)
 }
 
-/// Lets the guest send to all of the crowd, from the port that is forwarded to it: sessions that are
-/// opened from outside would end after ten seconds without an answer.
+/// Lets the guest send to all of the crowd, from the port that is forwarded to it: sessions that
+/// are opened from outside would end after ten seconds without an answer.
 fn fill(programs: &mut Programs, lane: &Lane, count: u32) -> Result<()> {
     let what = || format!("{} with {count} sessions", lane.variant.name());
     let (crowd, guest) = (Direction::Inbound, Direction::Outbound);

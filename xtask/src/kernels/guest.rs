@@ -18,19 +18,19 @@ pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// What the guest says when its script has come to the end.
 pub(super) const DONE: &str = "guest: done";
 
-/// One thread takes turns at being each processor. With a thread for each, code that the kernel changes
-/// while another processor runs it (static keys, by way of `int3`) has once ended a boot of 6.12: `Oops:
-/// int3` in `sched_clock_cpu`.
+/// One thread takes turns at being each processor. With a thread for each, code that the kernel
+/// changes while another processor runs it (static keys, by way of `int3`) has once ended a boot of
+/// 6.12: `Oops: int3` in `sched_clock_cpu`.
 const ACCELERATOR: &str = "tcg,thread=single";
 const PROCESSORS: u32 = 2;
 const MEMORY_MIB: u32 = 2048;
-/// A guest that panics reboots at once, which ends QEMU. On a busy machine interrupts of the timer come
-/// too late for the kernel to believe in them, so it is told to. What guards a kernel against its users
-/// costs an emulated processor a third of its time, and here is nobody to guard against.
+/// A guest that panics reboots at once, which ends QEMU. On a busy machine interrupts of the timer
+/// come too late for the kernel to believe in them, so it is told to. What guards a kernel against
+/// its users costs an emulated processor a third of its time, and here is nobody to guard against.
 const BOOT_OPTIONS: &str =
     "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off init_on_alloc=0 apparmor=0";
-/// A processor that has what Debian asks for and little more: of what the newest have, much is slow to
-/// emulate.
+/// A processor that has what Debian asks for and little more: of what the newest have, much is slow
+/// to emulate.
 const PROCESSOR: &str = "Nehalem";
 /// Lines of the kernel's console that are shown when it did not go well.
 const LINES_SHOWN: usize = 40;

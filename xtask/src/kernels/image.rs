@@ -1,7 +1,8 @@
-//! What the guest boots into: an initramfs with the tests, natbpf, the tools that the tests call, and
-//! the kernel's modules.
+//! What the guest boots into: an initramfs with the tests, natbpf, the tools that the tests call,
+//! and the kernel's modules.
 //!
-//! It is a cpio archive, or rather two, one behind the other: the first is the same for all kernels.
+//! It is a cpio archive, or rather two, one behind the other: the first is the same for all
+//! kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -29,8 +30,8 @@ pub(super) const PROGRAM_TESTS: &str = "programs";
 pub(super) const HOST_TESTS: &str = "namespaces";
 const TEST_PROGRAMS: [&str; 2] = [PROGRAM_TESTS, HOST_TESTS];
 
-/// What the guest needs besides the lab's tools: to start, to load modules when the kernel asks, and
-/// what single tests call.
+/// What the guest needs besides the lab's tools: to start, to load modules when the kernel asks,
+/// and what single tests call.
 const BASE: [&str; 7] = ["sh", "mount", "stty", "modprobe", "cat", "cp", "bridge"];
 
 /// Directories of modules that the guest may need; no device is among them but virtual ones.
@@ -79,7 +80,8 @@ impl Programs {
     }
 }
 
-/// A directory for one run of this command, gone with it; what a killed run left goes with the next.
+/// A directory for one run of this command, gone with it; what a killed run left goes with the
+/// next.
 pub(super) struct RunDir(PathBuf);
 
 impl RunDir {

@@ -30,8 +30,8 @@ const OF_THE_TREE: &[&str] = &[
     "ifupdowns_bridge_comes_up_every_time_beside_natbpf",
 ];
 
-/// Tests of hosts that run every time: each hook, each way of attaching and of taking over, and what
-/// the kernel itself has the most part in.
+/// Tests of hosts that run every time: each hook, each way of attaching and of taking over, and
+/// what the kernel itself has the most part in.
 const CHOSEN: &[&str] = &[
     "down_restores_everything",
     "reload_adds_and_removes_a_rule",

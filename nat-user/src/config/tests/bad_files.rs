@@ -58,7 +58,8 @@ fn a_file_that_never_ends() {
     );
 }
 
-/// What would take more memory than natbpf needs for 100,000 forwards is refused before it is parsed.
+/// What would take more memory than natbpf needs for 100,000 forwards is refused before it is
+/// parsed.
 #[test]
 fn a_file_of_nothing_but_marks_or_tables_is_refused_unread() {
     for (text, times, what) in [

@@ -28,8 +28,8 @@ impl Instance {
         }
     }
 
-    /// Takes the addresses that leases give now into use. Sessions to others end, as with a change of
-    /// the rules.
+    /// Takes the addresses that leases give now into use. Sessions to others end, as with a change
+    /// of the rules.
     async fn follow_leases(&mut self) -> Result<()> {
         let config = self.services.resolve(self.config.clone());
         if config == self.config {

@@ -118,8 +118,8 @@ impl Instance {
         self.warn_of_host(warnings);
     }
 
-    /// What keeps dnsmasq, which is another user, from its files. It says nothing of that itself, and
-    /// knows no guest's name.
+    /// What keeps dnsmasq, which is another user, from its files. It says nothing of that itself,
+    /// and knows no guest's name.
     fn closed_directory(&self) -> Option<String> {
         let networks = self.config.networks.iter();
         let mut served = networks.filter(|one| one.dhcp.is_some() || one.dns.is_some());

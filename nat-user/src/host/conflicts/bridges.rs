@@ -6,8 +6,8 @@ use super::{Finding, Kind, listed};
 use crate::config::model::Config;
 use crate::host::netlink::{Address, Kind as LinkKind, Link};
 
-/// Says that guests of other bridges do not reach forwards by the external addresses: what they send there
-/// is for the host itself, at an interface where natbpf has no program.
+/// Says that guests of other bridges do not reach forwards by the external addresses: what they
+/// send there is for the host itself, at an interface where natbpf has no program.
 pub(super) fn find(config: &Config, links: &[Link], addresses: &[Address]) -> Vec<Finding> {
     if !config.forwards.iter().any(|forward| forward.hairpin) {
         return Vec::new();

@@ -187,8 +187,8 @@ fn anywhere() -> Ipv4Net {
 }
 
 impl Way<'_> {
-    /// The packets that open connections, after natbpf has translated their destination and before it
-    /// translates their source: what the FORWARD chains see.
+    /// The packets that open connections, after natbpf has translated their destination and before
+    /// it translates their source: what the FORWARD chains see.
     pub(super) fn openings(&self) -> Vec<Flow<'_>> {
         self.flows(State::New)
     }

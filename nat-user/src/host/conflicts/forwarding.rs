@@ -129,8 +129,8 @@ impl Blocked {
     }
 }
 
-/// What becomes of packets that open connections and of answers, if that is certain and the same for the
-/// whole group.
+/// What becomes of packets that open connections and of answers, if that is certain and the same
+/// for the whole group.
 fn common_fates(
     rules: &Ruleset,
     chain: usize,
@@ -181,7 +181,8 @@ enum Owner {
 }
 
 impl Owner {
-    /// By the chain in which packets are dropped, and by its neighbours if that is the policy's doing.
+    /// By the chain in which packets are dropped, and by its neighbours if that is the policy's
+    /// doing.
     fn of(rules: &Ruleset, base: usize, place: Place) -> Self {
         let dropping = &rules.chains[place.chain];
         let has = |name| rules.has_beside(base, name);

@@ -8,7 +8,8 @@ use super::rules::{
     Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
 };
 
-/// Reads the tables of `iptables-save`. What is not understood is a condition that cannot be judged.
+/// Reads the tables of `iptables-save`. What is not understood is a condition that cannot be
+/// judged.
 pub(super) fn parse(text: &str, source: Source) -> Ruleset {
     let mut rules = Ruleset::default();
     let mut table = "";
@@ -266,8 +267,8 @@ fn icmp_type(value: &str, negated: bool) -> Option<Match> {
     test(Some(vec![kind]), negated).map(Match::IcmpType)
 }
 
-/// `RELATED,ESTABLISHED`; also whether netfilter has translated the packet, which of natbpf's it has
-/// not.
+/// `RELATED,ESTABLISHED`; also whether netfilter has translated the packet, which of natbpf's it
+/// has not.
 fn states(value: &str, negated: bool) -> Option<Match> {
     if matches!(value, "DNAT" | "SNAT" | "SNAT,DNAT" | "DNAT,SNAT") {
         return Some(if negated { Match::Usual } else { Match::Never });

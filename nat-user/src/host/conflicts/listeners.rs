@@ -15,11 +15,12 @@ use crate::config::model::{
 /// Of the ports that one rule hides, so many are named.
 const SHOWN: usize = 8;
 
-/// A socket that waits for anybody: protocol, port, and the address, which is unspecified for all of them.
+/// A socket that waits for anybody: protocol, port, and the address, which is unspecified for all
+/// of them.
 type Listener = (u8, u16, Ipv4Addr);
 
-/// Forwards that take ports on which the host listens: one finding for each. `held` are all addresses of the
-/// host, `own` gives those of an interface.
+/// Forwards that take ports on which the host listens: one finding for each. `held` are all
+/// addresses of the host, `own` gives those of an interface.
 pub(super) fn find(
     config: &Config,
     held: &BTreeSet<Ipv4Addr>,
@@ -69,8 +70,8 @@ fn of(
     findings
 }
 
-/// Whether a forward takes a port of the host's own address. What `keep` names only a rule takes that
-/// names it alone.
+/// Whether a forward takes a port of the host's own address. What `keep` names only a rule takes
+/// that names it alone.
 fn takes(rule: &ForwardRule, uplink: &Uplink, protocol: u8, port: u16) -> bool {
     let own = match protocol {
         TCP => ForwardProtocol::Tcp,

@@ -14,8 +14,8 @@ use super::rules::{
 };
 
 /// Reads the chains of IPv4 packets, but for tables that `known` says have been read otherwise:
-/// iptables keeps its own in nftables, and shows more of them. What is not understood is a condition
-/// that cannot be judged.
+/// iptables keeps its own in nftables, and shows more of them. What is not understood is a
+/// condition that cannot be judged.
 ///
 /// # Errors
 /// When it is not what nft prints.
@@ -34,7 +34,8 @@ pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset>
     Ok(reader.rules)
 }
 
-/// Reads one item after another: together they would take thirty times as much memory as their text.
+/// Reads one item after another: together they would take thirty times as much memory as their
+/// text.
 struct Reader<K> {
     known: K,
     /// Tables whose chains see no packet. nft prints a table before what is in it.

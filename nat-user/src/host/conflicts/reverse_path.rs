@@ -1,8 +1,9 @@
 //! Whether packets from outside are dropped because the host would answer by another interface.
 //!
-//! The filter looks where the kernel would send an answer, from the guest's address, since natbpf has
-//! translated the destination by then. On a host with one way out that is the way the packet came. On
-//! one with two, rules of routing that choose by the host's own addresses do not see these any more.
+//! The filter looks where the kernel would send an answer, from the guest's address, since natbpf
+//! has translated the destination by then. On a host with one way out that is the way the packet
+//! came. On one with two, rules of routing that choose by the host's own addresses do not see these
+//! any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -73,7 +74,8 @@ pub(super) async fn detours(
     detours.into_iter().map(detour).collect()
 }
 
-/// Whether what a guest behind `inside` sends to the internet leaves by another interface than `out`.
+/// Whether what a guest behind `inside` sends to the internet leaves by another interface than
+/// `out`.
 async fn is_detour(netlink: &Netlink, guest: Ipv4Addr, inside: u32, out: u32) -> bool {
     for remote in REMOTES {
         let devices = netlink.devices_to(remote, guest, inside).await;

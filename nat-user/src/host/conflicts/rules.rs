@@ -1,10 +1,10 @@
 //! Rules of netfilter's, from whichever tool they came, and what becomes of a kind of packets in
 //! them.
 //!
-//! A [`Flow`] stands for many packets at once, so a rule may concern all of them, none, or some. What
-//! cannot be judged from outside (sets, limits, owners) is [`Fit::Unknown`]. [`filter`] and
-//! [`translation`] say only what is certain: a rule set is its owner's decision, and a warning about
-//! one that may be meant teaches people to read none.
+//! A [`Flow`] stands for many packets at once, so a rule may concern all of them, none, or some.
+//! What cannot be judged from outside (sets, limits, owners) is [`Fit::Unknown`]. [`filter`] and
+//! [`translation`] say only what is certain: a rule set is its owner's decision, and a warning
+//! about one that may be meant teaches people to read none.
 
 use std::collections::HashMap;
 
@@ -89,7 +89,8 @@ pub(super) enum Match {
     ToHost(bool),
     /// Whether the frame only passes a bridge.
     Bridged(bool),
-    /// Whether the kernel's routes lead back to the sender by the interface that the packet came by.
+    /// Whether the kernel's routes lead back to the sender by the interface that the packet came
+    /// by.
     WayBack(bool),
     /// One that packets fulfil in which nobody has set anything, such as marks.
     Usual,
@@ -483,8 +484,8 @@ impl Walk<'_> {
     }
 }
 
-/// The first rule that certainly translates some packets of a flow, in a chain that packets enter at
-/// a hook. Certain is what no condition precedes that cannot be judged.
+/// The first rule that certainly translates some packets of a flow, in a chain that packets enter
+/// at a hook. Certain is what no condition precedes that cannot be judged.
 pub(super) fn translation(
     rules: &Ruleset,
     chain: usize,

@@ -128,10 +128,12 @@ mod tests {
         assert!(matches!(run("yes", &[]), Outcome::TooMuch(_)));
     }
 
-    /// Whoever runs it, and whatever it leaves behind: two seconds, 64 MiB, the first line of its complaint.
+    /// Whoever runs it, and whatever it leaves behind: two seconds, 64 MiB, the first line of its
+    /// complaint.
     #[test]
     fn time_output_and_complaints_of_a_tool_are_bounded() {
-        // It has said all, and does not end; it has ended, and what it started keeps the output open.
+        // It has said all, and does not end; it has ended, and what it started keeps the output
+        // open.
         for script in ["echo all; exec >&-; exec sleep 60", "sleep 60 & echo all"] {
             let begun = Instant::now();
             let outcome = run("sh", &["-c", script]);

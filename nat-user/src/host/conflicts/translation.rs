@@ -113,8 +113,8 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
     found
 }
 
-/// A flow to or from the internet at large. Rules about some prefixes of it, such as a tunnel's, are
-/// meant.
+/// A flow to or from the internet at large. Rules about some prefixes of it, such as a tunnel's,
+/// are meant.
 fn at_large(flow: Flow) -> Flow {
     let narrowed = |prefix: Ipv4Net| match prefix.prefix_len() {
         0 => REMOTE.into(),
@@ -127,8 +127,8 @@ fn at_large(flow: Flow) -> Flow {
     }
 }
 
-/// What to do about a rule that translates. Software that makes such rules makes them again: there the
-/// remedy is its own setting.
+/// What to do about a rule that translates. Software that makes such rules makes them again: there
+/// the remedy is its own setting.
 fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     let own = |text: &str| (text.to_owned(), Vec::new());
     let chain = &rules.chains[place.chain];
@@ -158,8 +158,8 @@ fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     (remedy.to_owned(), command)
 }
 
-/// The network for which LXD or Incus has made a rule: the chain's name says it in their own table, and a
-/// comment in those of iptables.
+/// The network for which LXD or Incus has made a rule: the chain's name says it in their own table,
+/// and a comment in those of iptables.
 fn network_of_manager(table: &str, chain: &str, text: &str, program: &str) -> Option<String> {
     if table.rsplit(' ').next() == Some(program.to_lowercase().as_str()) {
         let (_, network) = chain.split_once('.')?;

@@ -40,8 +40,8 @@ pub struct FdbEntry {
 }
 
 impl Netlink {
-    /// The addresses for which the host answers ARP in the place of their holder, each with the index
-    /// of the interface.
+    /// The addresses for which the host answers ARP in the place of their holder, each with the
+    /// index of the interface.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -94,8 +94,8 @@ impl Netlink {
 
     /// Has the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
     /// Ethernet address when that is due. Says whether there is such an entry that can be verified;
-    /// those that somebody else keeps (permanent, without ARP, externally learned, managed) are left
-    /// alone.
+    /// those that somebody else keeps (permanent, without ARP, externally learned, managed) are
+    /// left alone.
     ///
     /// An entry that becomes permanent between the look at it and the request is none any more
     /// after it: such a request takes the permanence away (`__neigh_update()` in

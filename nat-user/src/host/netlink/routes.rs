@@ -40,8 +40,9 @@ impl Netlink {
 }
 
 impl Netlink {
-    /// The interfaces, by index, by which the kernel sends packets to `to` that came from `from` by the
-    /// interface `input`; several if the route has several ways. None if there is no such route.
+    /// The interfaces, by index, by which the kernel sends packets to `to` that came from `from` by
+    /// the interface `input`; several if the route has several ways. None if there is no such
+    /// route.
     ///
     /// # Errors
     /// When the kernel does not answer.

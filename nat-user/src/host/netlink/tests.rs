@@ -319,8 +319,8 @@ fn load_xdp_pass() -> OwnedFd {
         instructions: instructions.as_ptr(),
         license: c"MIT".as_ptr(),
     };
-    // SAFETY: the attributes are as long as said, and name memory that outlives the call, which only
-    // reads it.
+    // SAFETY: the attributes are as long as said, and name memory that outlives the call, which
+    // only reads it.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
     let fd = i32::try_from(fd).unwrap();
     assert!(fd >= 0, "load: {}", io::Error::last_os_error());

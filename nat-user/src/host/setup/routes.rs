@@ -220,8 +220,9 @@ pub(super) fn problems(
     prefixes.chain(gateways).collect()
 }
 
-/// The host answers for a gateway on the guests' link, and holds it: so it must be one of the host's own,
-/// or of a subnet on that link. With another's address the host would lose its way to that one.
+/// The host answers for a gateway on the guests' link, and holds it: so it must be one of the
+/// host's own, or of a subnet on that link. With another's address the host would lose its way to
+/// that one.
 fn gateway_problem(
     route: &Route,
     plan: &Plan,
@@ -268,9 +269,9 @@ fn gateway_problem(
     ))
 }
 
-/// What comes for such an address is the host's own; and where the host has it on another interface,
-/// it would look for its neighbours there behind the guests' one. An address on the guests' own
-/// interface, of which the guests have others, may be meant.
+/// What comes for such an address is the host's own; and where the host has it on another
+/// interface, it would look for its neighbours there behind the guests' one. An address on the
+/// guests' own interface, of which the guests have others, may be meant.
 fn held_by_host(
     route: &Route,
     prefix: Ipv4Net,

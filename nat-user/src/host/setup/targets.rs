@@ -7,8 +7,8 @@ use crate::config::model::{Config, GuestAddress};
 use crate::host::netlink::{Address, Link, Netlink, RequestError};
 use crate::host::routing::Routing;
 
-/// The targets of `[[forward]]` and `[[nat]]` that no packet can reach as the host is now. What it cannot
-/// be asked now, since an interface is missing or down, is no problem.
+/// The targets of `[[forward]]` and `[[nat]]` that no packet can reach as the host is now. What it
+/// cannot be asked now, since an interface is missing or down, is no problem.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -81,7 +81,8 @@ impl Host<'_> {
         Some((why, remedy))
     }
 
-    /// Whether natbpf itself makes the way to an address, or an interface is missing that may be it.
+    /// Whether natbpf itself makes the way to an address, or an interface is missing that may be
+    /// it.
     fn is_not_known_yet(&self, to: Ipv4Addr) -> bool {
         let mut routes = self.config.routes.iter();
         if routes.any(|route| route.addresses.iter().any(|prefix| prefix.contains(&to))) {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// The import, with policies, of a filter table whose rules begin on line 4, of the usual masquerade and of
-/// more of the nat table.
+/// The import, with policies, of a filter table whose rules begin on line 4, of the usual
+/// masquerade and of more of the nat table.
 fn both(chains: [&str; 2], rules: &str, nat: &str) -> Import {
     let [input, forward] = chains;
     let text = format!(

@@ -116,8 +116,8 @@ impl Engine {
     }
 }
 
-/// Whether an end waits for the other's kernel to acknowledge what it has sent: all may have been read,
-/// and the acknowledgement still be on its way.
+/// Whether an end waits for the other's kernel to acknowledge what it has sent: all may have been
+/// read, and the acknowledgement still be on its way.
 fn is_unacknowledged(tcp: &Tcp) -> bool {
     let ends = [Some(&tcp.client), tcp.server.as_ref()];
     ends.into_iter().flatten().any(|end| {

@@ -1,5 +1,6 @@
-//! Netfilter on bridges (`bridge-nf-call-iptables`), with rules that look at connections: connection
-//! tracking sees each packet on the bridge, before it is translated, and must see it again after that.
+//! Netfilter on bridges (`bridge-nf-call-iptables`), with rules that look at connections:
+//! connection tracking sees each packet on the bridge, before it is translated, and must see it
+//! again after that.
 
 use anyhow::{Context, Result, ensure};
 use lab::Natbpf;
@@ -44,7 +45,8 @@ fn on_bridges() -> Result<Proxmox> {
     })
 }
 
-/// Whatever may be opened works: by TCP, UDP and ICMP, out, in, and between guests by the public address.
+/// Whatever may be opened works: by TCP, UDP and ICMP, out, in, and between guests by the public
+/// address.
 fn all_passes(net: &Proxmox) -> Result<()> {
     both_pass(net)?;
     for guest in [&net.vm2, &net.vm1] {

@@ -193,8 +193,8 @@ const OWN_IPTABLES: &str = "*filter
 COMMIT
 ";
 
-/// With these rules everything is blocked, natbpf says whose they are, and what it says is to be done
-/// helps.
+/// With these rules everything is blocked, natbpf says whose they are, and what it says is to be
+/// done helps.
 fn is_found_and_mended(tool: &[&str], rules: &str, place: &str) -> Result<()> {
     let (net, natbpf, _pages) = started(tool, rules)?;
     both_are_blocked(&net)?;
@@ -410,8 +410,8 @@ COMMIT
     both_pass(&net)
 }
 
-/// Rules as many hosts have them: invalid packets are dropped. The fast path shows netfilter few of a
-/// connection's packets.
+/// Rules as many hosts have them: invalid packets are dropped. The fast path shows netfilter few of
+/// a connection's packets.
 #[test]
 fn dropping_invalid_packets_breaks_no_connection_and_is_no_finding() -> Result<()> {
     let rules = "*filter

@@ -1,5 +1,5 @@
-//! What others do on the host: that natbpf sees what is in its way, says what to do, and what packets
-//! do meanwhile. Each test builds the situation, and sees finding and packets agree.
+//! What others do on the host: that natbpf sees what is in its way, says what to do, and what
+//! packets do meanwhile. Each test builds the situation, and sees finding and packets agree.
 
 mod bridges;
 mod forwarding;

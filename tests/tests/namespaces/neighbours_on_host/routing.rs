@@ -13,8 +13,8 @@ use super::{Pages, back_in, both_pass, findings, follow, load, no_findings};
 /// The host's address at its second provider.
 const SECOND: Ipv4Addr = Ipv4Addr::new(19, 19, 9, 10);
 
-/// A second way out by `eno2`, with the rule of routing that hosts with two providers have: what comes
-/// from that address leaves by that way.
+/// A second way out by `eno2`, with the rule of routing that hosts with two providers have: what
+/// comes from that address leaves by that way.
 fn two_providers() -> Result<Proxmox> {
     let net = Proxmox::new()?;
     net.lab().veth((&net.host, "eno2"), (&net.isp, "wan1"))?;

@@ -49,8 +49,8 @@ pub(super) type Matrix = BTreeMap<String, String>;
 pub(super) struct Difference<'a> {
     /// Words as in a [`Matrix`], each of which may be several, as in `vm1|vm2 tcp 10.0.0.1 80|443`.
     pub(super) probes: &'a str,
-    /// What the rules that are written by hand do with all of them; `*` is anything else than natbpf
-    /// does.
+    /// What the rules that are written by hand do with all of them; `*` is anything else than
+    /// natbpf does.
     pub(super) by_hand: &'a str,
     /// What natbpf does.
     pub(super) natbpf: &'a str,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::{Host, Lab, Natbpf};
 
 /// ```text
-/// out 198.51.100.2 ── 198.51.100.1 gw 10.10.10.1 ── 10.10.10.190 (eth0) host (tap0, tap1) ── guests
+/// out 198.51.100.2 ── 198.51.100.1 gw 10.10.10.1 ── 10.10.10.190 (eth0) host (tap…) ── guests
 /// ```
 pub(super) struct World {
     /// A machine outside.

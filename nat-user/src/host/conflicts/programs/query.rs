@@ -1,5 +1,5 @@
-//! Which programs are attached to a side of an interface by links, by `bpf(2)` itself: a library would
-//! ask for their names at once, which takes CAP_SYS_ADMIN, and natbpf's service has none.
+//! Which programs are attached to a side of an interface by links, by `bpf(2)` itself: a library
+//! would ask for their names at once, which takes CAP_SYS_ADMIN, and natbpf's service has none.
 
 use aya::programs::TcAttachType;
 
@@ -45,8 +45,8 @@ pub(super) fn attached(interface: u32, side: TcAttachType) -> Vec<u32> {
         link_attach_flags: 0,
         revision: 0,
     };
-    // SAFETY: the attribute is as long as said; its pointer leads to room for `count` numbers, which
-    // lives through the call.
+    // SAFETY: the attribute is as long as said; its pointer leads to room for `count` numbers,
+    // which lives through the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
