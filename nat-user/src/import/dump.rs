@@ -1,9 +1,10 @@
 //! Tables, chains and rules, as a file builds them up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
+use super::HOOKS;
 use super::options;
 use super::rule::{self, Action, Rule};
 use super::script;
@@ -32,6 +33,8 @@ pub(super) struct Dump {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) chains: BTreeMap<String, Vec<usize>>,
+    /// The chains that the file makes, or says the policy of.
+    pub(super) made: BTreeSet<String>,
     /// Chains whose policy is not ACCEPT, with the line that says so.
     pub(super) policies: Vec<(usize, String)>,
 }
@@ -90,11 +93,35 @@ impl Dump {
         rules
     }
 
+    /// The rules of the nat table in chains that the file does not make, each with its chain.
+    pub(super) fn in_foreign_chains(&self) -> BTreeMap<usize, &str> {
+        let is_foreign = |table: &Table, chain: &String| {
+            !table.made.contains(chain) && !HOOKS.contains(&chain.as_str())
+        };
+        let Some(table) = self.tables.get("nat") else {
+            return BTreeMap::new();
+        };
+        let chains = table.chains.iter();
+        let chains = chains.filter(|(chain, _)| is_foreign(table, chain));
+        chains
+            .flat_map(|(chain, rules)| rules.iter().map(move |rule| (*rule, chain.as_str())))
+            .collect()
+    }
+
+    /// A chain is the file's own: iptables-restore takes rules of no others.
+    pub(super) fn makes(&mut self, table: &str, chain: &str) {
+        let table = self.tables.entry(table.to_owned()).or_default();
+        if !table.made.contains(chain) {
+            table.made.insert(chain.to_owned());
+        }
+    }
+
     /// Adds a chain, with its policy if it is a built-in one.
     pub(super) fn chain(&mut self, line: usize, table: &str, chain: &str, policy: &str) {
         self.spent.entry(chain);
         let table = self.tables.entry(table.to_owned()).or_default();
         table.chains.entry(chain.to_owned()).or_default();
+        table.made.insert(chain.to_owned());
         let of_chain = format!(":{chain} ");
         self.spent.steps(table.policies.len());
         table
@@ -105,33 +132,44 @@ impl Dump {
         }
     }
 
-    /// Does what a call of iptables does, with the words behind its name.
-    pub(super) fn command(&mut self, place: Place<'_>, words: &[String]) -> Status {
-        let words = options::spelled_out(words);
-        let (mut table, mut command, mut rest) = ("filter", None, Vec::new());
-        let mut words = words.iter().map(String::as_str).peekable();
-        while let Some(word) = words.next() {
-            match word {
-                "-t" | "--table" => table = words.next().unwrap_or_default(),
-                "-w" | "--wait" | "-W" | "--wait-interval" => {
-                    words.next_if(|next| next.parse::<u32>().is_ok());
-                }
-                _ => match Edit::of(word).filter(|_| command.is_none()) {
-                    Some(edit) => {
-                        let chain = words.next_if(|next| !next.starts_with('-'));
-                        command = Some((edit, chain.unwrap_or_default()));
-                    }
-                    None => rest.push(word.to_owned()),
-                },
-            }
-        }
-        match command {
-            Some((edit, chain)) => self.edit(place, table, (edit, chain), rest),
+    /// Does what a call of iptables does.
+    pub(super) fn command(&mut self, place: Place<'_>, call: Call) -> Status {
+        match call.command {
+            Some((edit, chain)) => self.edit(place, &call.table, (edit, &chain), call.rest),
             None => {
                 self.put_aside(place, "adds no rule");
                 Status::Success
             }
         }
+    }
+
+    /// Whether a call would take rules away that the file has added.
+    pub(super) fn would_lose(&mut self, call: &Call) -> bool {
+        let Some((edit, chain)) = &call.command else {
+            return false;
+        };
+        match (edit, &call.rest[..]) {
+            (Edit::Replace, _) => return true,
+            (Edit::Delete, [number]) if number.parse::<usize>().is_ok() => return true,
+            (Edit::Delete, rest) => return self.find(&call.table, chain, rest).is_some(),
+            (Edit::Flush | Edit::DeleteChain, _) => {}
+            _ => return false,
+        }
+        let Some(table) = self.tables.get(&call.table) else {
+            return false;
+        };
+        self.spent.steps(table.chains.len());
+        let mut chains = table.chains.iter();
+        chains.any(|(name, rules)| (chain.is_empty() || chain == name) && !rules.is_empty())
+    }
+
+    /// Whether the file has added the rule that a call adds.
+    pub(super) fn holds(&mut self, call: &Call) -> bool {
+        let Some((_, chain)) = &call.command else {
+            return false;
+        };
+        let (_, rest) = number_first(&call.rest);
+        self.find(&call.table, chain, rest).is_some()
     }
 
     /// Does to a table what one of iptables' commands does.
@@ -301,6 +339,52 @@ impl Dump {
     }
 }
 
+/// A call of iptables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Call {
+    table: String,
+    /// What it does, and to which chain.
+    command: Option<(Edit, String)>,
+    /// The other words.
+    rest: Vec<String>,
+}
+
+impl Call {
+    /// Reads the words behind the program's name.
+    pub(super) fn of(words: &[String]) -> Self {
+        let words = options::spelled_out(words);
+        let (mut table, mut command, mut rest) = ("filter", None, Vec::new());
+        let mut words = words.iter().map(String::as_str).peekable();
+        while let Some(word) = words.next() {
+            match word {
+                "-t" | "--table" => table = words.next().unwrap_or_default(),
+                "-w" | "--wait" | "-W" | "--wait-interval" => {
+                    words.next_if(|next| next.parse::<u32>().is_ok());
+                }
+                _ => match Edit::of(word).filter(|_| command.is_none()) {
+                    Some(edit) => {
+                        let chain = words.next_if(|next| !next.starts_with('-'));
+                        command = Some((edit, chain.unwrap_or_default().to_owned()));
+                    }
+                    None => rest.push(word.to_owned()),
+                },
+            }
+        }
+        Self {
+            table: table.to_owned(),
+            command,
+            rest,
+        }
+    }
+
+    /// Whether it adds a rule to a table.
+    pub(super) fn adds_to(&self, table: &str) -> bool {
+        let edit = self.command.as_ref().map(|(edit, _)| edit);
+        let adds = matches!(edit, Some(Edit::Append | Edit::Insert | Edit::Replace));
+        adds && self.table == table
+    }
+}
+
 /// The number that stands before a rule, and the rule.
 fn number_first(words: &[String]) -> (Option<usize>, &[String]) {
     match words {
@@ -415,10 +499,10 @@ mod tests {
             let mut dump = Dump::default();
             for number in 0..1000 {
                 dump.chain(1, "filter", &format!("c{number}"), "-");
-                dump.command(place, &words(&format!("-A c -p {number}")));
+                dump.command(place, Call::of(&words(&format!("-A c -p {number}"))));
             }
             let before = dump.spent.clone();
-            dump.command(place, &words(edit));
+            dump.command(place, Call::of(&words(edit)));
             let steps = dump.spent.steps_since(&before);
             assert!(steps >= 60, "{edit}: {steps}");
             dump.spent.steps(super::super::spent::MOST_STEPS);

@@ -9,6 +9,7 @@
 //!
 //! Nothing here looks at the host, except [`host`] on request.
 
+mod blocks;
 mod condition;
 mod destination;
 mod dump;
@@ -238,8 +239,17 @@ fn living(
                 .to_owned(),
         );
     }
+    let foreign = dump.in_foreign_chains();
     for rule in dump.rules_of("nat") {
         if is_alive[rule] {
+            continue;
+        }
+        if let (Some(chain), None) = (foreign.get(&rule), &why_dead[rule]) {
+            let reason = format!(
+                "stands in the chain {chain}, which another program makes and jumps to: give \
+                 what iptables-save prints"
+            );
+            findings.untranslated(rule, reason);
             continue;
         }
         let unreached = || "stands in a chain that nothing jumps to".to_owned();

@@ -9,7 +9,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::dump::{Dump, Edit, Place, Status};
+use super::blocks::{Blocks, Off};
+use super::dump::{Call, Dump, Edit, Place, Status};
 use super::options;
 use super::shell::{self, Command, Join, LONGEST_LINE, Variables};
 
@@ -18,6 +19,7 @@ use super::shell::{self, Command, Join, LONGEST_LINE, Variables};
 /// # Errors
 /// The number of a line inside a table of iptables-save that is none, and what is wrong with it.
 pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let is_interfaces = text
         .lines()
         .any(|line| matches!(first_word(line), "iface" | "auto" | "allow-hotplug"));
@@ -49,6 +51,17 @@ fn continues(line: &str) -> bool {
     backslashes % 2 == 1 && !line.starts_with('#')
 }
 
+/// `[12:3456]`, which iptables-save prints before rules.
+fn is_counter(word: &str) -> bool {
+    let numbers = word
+        .strip_prefix('[')
+        .and_then(|word| word.strip_suffix(']'));
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    numbers
+        .and_then(|numbers| numbers.split_once(':'))
+        .is_some_and(|(packets, bytes)| is_number(packets) && is_number(bytes))
+}
+
 fn first_word(line: &str) -> &str {
     line.split_whitespace().next().unwrap_or_default()
 }
@@ -72,19 +85,29 @@ const NO_RULE: &str = "is no rule of iptables";
 const UNDOES: &str = "undoes something when the interface goes, or the script is told to stop";
 pub(super) const NO_LINE: &str = "is no line of iptables-save";
 const ELSEWHERE: &str = "is about another host or network namespace";
+const ENDED: &str = "stands behind the end of the script";
+const OTHERWISE: &str = "runs only where the command before it turns out otherwise";
+const LOADS: &str = "loads rules from elsewhere: import these as well";
+const INCLUDES: &str = "runs another file: import it as well if it adds rules";
+const WRITTEN: &str = "seems to hold rules of the nat table, for a file or another program: give \
+                       what iptables-save prints once they are loaded";
+const ALTERNATIVE: &str = "runs only where a condition turns out otherwise than natbpf takes it: \
+                           give what iptables-save prints";
+const SEEMS_UNDONE: &str = "adds a rule in a part of the script that seems to undo something: \
+                            give what iptables-save prints";
 
 /// Nobody writes blocks that deep.
 const DEEPEST_BLOCK: usize = 256;
 
-/// What encloses a line of a script.
+/// What becomes of the lines that a command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
-    /// The word that opened it.
-    opened_by: &'static str,
-    /// Whether its lines run: as far as is known, or not at all.
-    runs: bool,
-    /// Whether that is no more than likely.
-    is_doubtful: bool,
+enum Input {
+    /// iptables-restore loads them.
+    Loaded,
+    /// They are for another host, or for a command that does not run.
+    Elsewhere,
+    /// Another program takes them, or a file.
+    Others,
 }
 
 /// Between `*nat` and `COMMIT`, or behind the chains of `iptables -S`.
@@ -110,9 +133,9 @@ struct Reader {
     section: Option<String>,
     own_name: Option<String>,
     variables: Variables,
-    blocks: Vec<Block>,
-    /// The word that ends the lines which a command reads, and whether that is iptables-restore.
-    here: Option<(String, bool)>,
+    blocks: Blocks,
+    /// The word that ends the lines which a command reads, and what becomes of them.
+    here: Option<(String, Input)>,
     /// Whether the script has come to its end.
     has_ended: bool,
 }
@@ -124,25 +147,34 @@ impl Reader {
             return Err(format!("is longer than {} KiB", LONGEST_LINE >> 10));
         }
         self.line(number, line)?;
-        if self.blocks.len() > DEEPEST_BLOCK {
+        if self.blocks.depth() > DEEPEST_BLOCK {
             return Err(format!("is inside more than {DEEPEST_BLOCK} blocks"));
         }
         self.dump.spent.excess().map_or(Ok(()), Err)
     }
 
     fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
-        if let Some((end, is_restore)) = self.here.clone() {
-            if line == end {
-                self.here = None;
-                self.table = None;
-                return Ok(());
-            }
-            return match is_restore {
-                true => self.saved(number, line),
-                false => Ok(()),
-            };
+        let Some((end, input)) = &self.here else {
+            return self.saved(number, line);
+        };
+        if line == end {
+            self.here = None;
+            self.table = None;
+            return Ok(());
         }
-        self.saved(number, line)
+        match input {
+            Input::Loaded => return self.saved(number, line),
+            Input::Others if line == "*nat" || is_of_nat(line) => {
+                let place = Place {
+                    line: number,
+                    text: line,
+                    unknown: None,
+                };
+                self.dump.left(place, WRITTEN);
+            }
+            Input::Others | Input::Elsewhere => {}
+        }
+        Ok(())
     }
 
     /// A line as iptables-save prints it, or else one of a script.
@@ -154,8 +186,11 @@ impl Reader {
             self.comment(number, line);
             return Ok(());
         }
-        if let Some(table) = line.strip_prefix('*') {
-            let name = table.trim().to_owned();
+        if let Some(table) = line.strip_prefix('*').map(str::trim)
+            && !table.is_empty()
+            && table.chars().all(|c| c.is_ascii_alphanumeric())
+        {
+            let name = table.to_owned();
             self.dump.tables.entry(name.clone()).or_default();
             self.table = Some(InTable {
                 name,
@@ -170,7 +205,8 @@ impl Reader {
         let is_saved = self.table.as_ref().is_some_and(|table| table.is_saved);
         let first = first_word(line);
         let is_listed = ["-P", "-N", "-A", "--append"].contains(&first);
-        if is_saved || is_listed || first.starts_with([':', '[']) && !self.opens_section(line) {
+        let is_chain = first.starts_with(':') && first != ":";
+        if is_saved || is_listed || is_chain || is_counter(first) {
             return self.in_table(number, line);
         }
         self.end_of_list();
@@ -231,6 +267,9 @@ impl Reader {
             text,
             unknown: None,
         };
+        if is_saved {
+            self.dump.makes(&table, chain);
+        }
         self.dump.edit(place, &table, (edit, chain), rest.to_vec());
         Ok(())
     }
@@ -347,6 +386,14 @@ impl Reader {
                 let interface = self.interface.clone();
                 self.dump.default_route = self.dump.default_route.take().or(interface);
             }
+            "source" | "source-directory" => {
+                let place = Place {
+                    line: number,
+                    text: line,
+                    unknown: None,
+                };
+                self.dump.put_aside(place, INCLUDES);
+            }
             "iptables" | "sudo" => return false,
             word => return !word.contains('/'),
         }
@@ -422,8 +469,7 @@ impl Reader {
 
     fn skipped(&mut self, place: Place<'_>, command: &Command) {
         if program(&command.words).is_some_and(|(name, _)| is_iptables(name)) {
-            let reason = "runs only where the command before it turns out otherwise";
-            self.dump.put_aside(place, reason);
+            self.dump.put_aside(place, OTHERWISE);
         }
     }
 
@@ -431,67 +477,31 @@ impl Reader {
     fn command(&mut self, place: Place<'_>, command: &Command, is_doubtful: bool) -> Status {
         let mut words = &command.words[..];
         let mut is_negated = false;
-        while let Some((first, rest)) = words.split_first() {
-            match first.as_str() {
-                "!" => is_negated = !is_negated,
-                word if self.opens_block(word) => {}
-                _ => break,
+        while let Some(first) = words.first() {
+            let is_loop = ["for", "select"].contains(&first.as_str());
+            let count = match first.as_str() {
+                "!" => {
+                    is_negated = !is_negated;
+                    1
+                }
+                _ => self.blocks.take(words),
+            };
+            words = &words[count..];
+            if is_loop {
+                self.forget(words.first());
+                words = &[];
             }
-            words = rest;
-        }
-        let status = self.simple(place, command, words, is_doubtful);
-        if let Some(condition) = self.blocks.last_mut().filter(|b| b.opened_by == "if") {
-            // What stands behind `if` decides; see `then`.
-            condition.runs = status != Status::Failure || is_negated;
-            condition.is_doubtful = status == Status::Unknown;
-            if is_negated {
-                condition.runs = status != Status::Success;
+            if count == 0 {
+                break;
             }
         }
-        match (is_negated, status) {
+        let status = match (is_negated, self.simple(place, command, words, is_doubtful)) {
             (true, Status::Success) => Status::Failure,
             (true, Status::Failure) => Status::Success,
             (_, status) => status,
-        }
-    }
-
-    /// Takes a word that encloses commands in; false if it is none.
-    fn opens_block(&mut self, word: &str) -> bool {
-        let block = |opened_by, runs, is_doubtful| Block {
-            opened_by,
-            runs,
-            is_doubtful,
         };
-        match word {
-            "if" => self.blocks.push(block("if", true, false)),
-            "for" | "while" | "until" => self.blocks.push(block("loop", true, true)),
-            "case" => self.blocks.push(block("case", true, true)),
-            "{" | "(" => self.blocks.push(block("{", true, false)),
-            "then" | "do" => {
-                if let Some(last) = self.blocks.last_mut() {
-                    last.opened_by = if word == "then" { "then" } else { "do" };
-                }
-            }
-            "elif" => {
-                if let Some(last) = self.blocks.last_mut() {
-                    *last = block("if", true, false);
-                }
-            }
-            "else" => {
-                if let Some(last) = self.blocks.last_mut() {
-                    last.runs = !last.runs && !last.is_doubtful;
-                    last.opened_by = "else";
-                }
-            }
-            "fi" | "done" | "esac" | "}" | ")" => drop(self.blocks.pop()),
-            word if word.ends_with("()") => {
-                let name = word.trim_end_matches("()");
-                self.blocks
-                    .push(block("function", !is_undoing(name), false));
-            }
-            _ => return false,
-        }
-        true
+        self.blocks.decide(status);
+        status
     }
 
     fn simple(
@@ -501,43 +511,77 @@ impl Reader {
         words: &[String],
         is_doubtful: bool,
     ) -> Status {
-        if self.assigns(place, words) {
+        let is_doubtful = is_doubtful || self.blocks.is_doubtful();
+        if self.assigns(place, words, is_doubtful) {
             return Status::Success;
         }
-        self.pattern(words);
+        self.blocks.pattern(words);
         let Some((name, rest)) = program(words) else {
             return Status::Success;
         };
-        let runs = self.blocks.iter().all(|block| block.runs) && !self.has_ended;
+        let runs = self.blocks.off().is_none() && !self.has_ended;
         if let Some(end) = &command.here {
-            self.here = Some((end.clone(), name == "iptables-restore" && runs));
+            let is_elsewhere = !runs || is_elsewhere(place.text);
+            let input = match name {
+                _ if is_elsewhere => Input::Elsewhere,
+                name if name.starts_with("iptables") && name.ends_with("-restore") => Input::Loaded,
+                name if loads(name, words) => {
+                    self.dump.left(place, LOADS);
+                    Input::Elsewhere
+                }
+                _ => Input::Others,
+            };
+            self.here = Some((end.clone(), input));
             return Status::Success;
         }
         if !is_iptables(name) {
-            return self.of_others(place, name, words);
+            return self.of_others(place, name, words, is_doubtful);
         }
+        let call = Call::of(rest);
         if !runs {
-            self.dump.put_aside(place, UNDOES);
+            self.left_out(place, &call);
             return Status::Unknown;
         }
         let before = self.dump.rules.len();
-        let status = self.dump.command(place, rest);
-        let in_doubt = self.blocks.iter().any(|block| block.is_doubtful) || is_doubtful;
-        if in_doubt && self.dump.rules.len() > before {
+        if is_doubtful || self.blocks.is_in_function() {
+            if self.dump.would_lose(&call) {
+                let reason = "takes rules away under a condition or in a function, which is taken \
+                              not to run";
+                self.dump.put_aside(place, reason);
+                return Status::Unknown;
+            }
+        }
+        let status = self.dump.command(place, call);
+        if is_doubtful && self.dump.rules.len() > before {
             let warning = "the script adds it only under a condition, which is taken to be true";
             self.dump.doubtful.push((before, warning.to_owned()));
         }
         status
     }
 
+    /// A call of iptables that does not run.
+    fn left_out(&mut self, place: Place<'_>, call: &Call) {
+        let adds = call.adds_to("nat") && !self.dump.holds(call);
+        match self.blocks.off() {
+            Some(Off::Otherwise { is_doubtful: true }) if adds => {
+                self.dump.left(place, ALTERNATIVE);
+            }
+            Some(Off::Undoes) if adds => self.dump.left(place, SEEMS_UNDONE),
+            Some(Off::Otherwise { .. }) => self.dump.put_aside(place, OTHERWISE),
+            Some(Off::Undoes) => self.dump.put_aside(place, UNDOES),
+            None => self.dump.put_aside(place, ENDED),
+        }
+    }
+
     /// `NAME=value`, by itself or behind `export` and the like.
-    fn assigns(&mut self, place: Place<'_>, words: &[String]) -> bool {
+    fn assigns(&mut self, place: Place<'_>, words: &[String], is_doubtful: bool) -> bool {
         let words = match words {
             [first, rest @ ..]
                 if ["export", "local", "readonly", "declare", "typeset"]
                     .contains(&first.as_str()) =>
             {
-                rest
+                let options = rest.iter().take_while(|word| word.starts_with('-'));
+                &rest[options.count()..]
             }
             words => words,
         };
@@ -546,47 +590,110 @@ impl Reader {
             .map_while(|word| shell::assignment(word))
             .collect();
         if assignments.is_empty() || assignments.len() < words.len() {
+            // A list, or a value for one command only.
+            for (name, value) in assignments {
+                if value.starts_with('(') {
+                    self.variables.set(name, None);
+                }
+            }
             return false;
+        }
+        let off = self.blocks.off();
+        if self.has_ended
+            || matches!(
+                off,
+                Some(Off::Undoes | Off::Otherwise { is_doubtful: false })
+            )
+        {
+            return true;
         }
         for (name, value) in assignments {
             let is_known = place.unknown.is_none_or(|unknown| !value.contains(unknown));
-            self.variables.set(name, Some(value).filter(|_| is_known));
+            let value = Some(value).filter(|value| is_known && !value.starts_with('('));
+            match is_doubtful {
+                true => self.variables.set_perhaps(name, value, off.is_none()),
+                false => self.variables.set(name, value),
+            }
         }
         true
     }
 
-    /// `start)`, `stop)`: which lines of a `case` run.
-    fn pattern(&mut self, words: &[String]) {
-        let Some(case) = self.blocks.last_mut().filter(|b| b.opened_by == "case") else {
-            return;
-        };
-        if let Some(pattern) = words.iter().find_map(|word| word.strip_suffix(')')) {
-            case.runs = !is_undoing(pattern);
+    /// A variable gets values that are not known.
+    fn forget(&mut self, name: Option<&String>) {
+        if let Some(name) = name {
+            self.variables.set(name, None);
+        }
+    }
+
+    /// A command that gives variables values which are not known.
+    fn sets_unknown(&mut self, name: &str, words: &[String]) {
+        let is_append = |word: &&String| word.contains("+=");
+        for word in words.iter().take_while(is_append) {
+            let (name, _) = word.split_once("+=").unwrap_or_default();
+            self.variables.set(name, None);
+        }
+        let is_setter = [
+            "read",
+            "getopts",
+            "unset",
+            "mapfile",
+            "readarray",
+            "let",
+            "eval",
+            "local",
+        ]
+        .contains(&name);
+        if is_setter || name == "printf" && words.iter().any(|word| word == "-v") {
+            for word in words {
+                let end = word.find(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+                self.variables.set(&word[..end.unwrap_or(word.len())], None);
+            }
         }
     }
 
     /// A command of another program.
-    fn of_others(&mut self, place: Place<'_>, name: &str, words: &[String]) -> Status {
+    fn of_others(
+        &mut self,
+        place: Place<'_>,
+        name: &str,
+        words: &[String],
+        is_doubtful: bool,
+    ) -> Status {
         let all = words.join(" ");
+        self.sets_unknown(name, words);
         match name {
+            "echo" | "printf" if is_of_nat(&all) => {
+                self.dump.left(place, WRITTEN);
+                return Status::Success;
+            }
             "true" | ":" | "echo" | "printf" | "set" | "modprobe" => return Status::Success,
             "false" => return Status::Failure,
             "exit" | "return" => {
-                let is_plain = self.blocks.iter().all(|block| block.opened_by == "{");
-                self.has_ended |= is_plain && name == "exit";
+                let is_sure = self.blocks.is_plain() && !is_doubtful;
+                self.has_ended |= is_sure && name == "exit";
                 return Status::Success;
             }
             "ip6tables" | "ip6tables-restore" => {
                 self.dump.put_aside(place, "IPv6 passes natbpf untouched");
                 return Status::Success;
             }
-            "iptables-restore" | "iptables-apply" | "iptables-legacy-restore" => {
-                let reason = "loads rules from elsewhere: import these as well";
-                self.dump.left(place, reason);
+            _ if loads(name, words) => {
+                let runs = self.blocks.off().is_none() && !self.has_ended;
+                match is_elsewhere(place.text) || !runs {
+                    true => self.dump.put_aside(place, NO_RULE),
+                    false => self.dump.left(place, LOADS),
+                }
+                return Status::Success;
+            }
+            "." | "source" | "run-parts" => {
+                self.dump.put_aside(place, INCLUDES);
                 return Status::Success;
             }
             _ if holds_nat(&all) => self.not_understood(place, &all, "calls another program"),
             _ if is_condition(name) => {}
+            _ if all.ends_with(".sh") || all.contains(".sh ") => {
+                self.dump.put_aside(place, INCLUDES);
+            }
             _ => self.dump.put_aside(place, NO_RULE),
         }
         Status::Unknown
@@ -594,14 +701,7 @@ impl Reader {
 
     /// A line that could not be read.
     fn not_understood(&mut self, place: Place<'_>, source: &str, problem: &str) {
-        let is_elsewhere = [
-            "ip netns exec",
-            "nsenter",
-            "ssh ",
-            "docker exec",
-            "lxc exec",
-        ];
-        if is_elsewhere.iter().any(|other| source.contains(other)) {
+        if is_elsewhere(source) {
             self.dump.put_aside(place, ELSEWHERE);
         } else if holds_nat(source) {
             let reason = format!(
@@ -634,20 +734,40 @@ fn is_iptables(name: &str) -> bool {
     ["iptables", "iptables-nft", "iptables-legacy"].contains(&name)
 }
 
-/// Names of functions and branches that take rules away.
-fn is_undoing(name: &str) -> bool {
-    let name = name.to_lowercase();
-    [
-        "stop", "down", "clear", "remove", "delete", "release", "unload", "off",
-    ]
-    .iter()
-    .any(|word| name.contains(word))
+/// Whether a command is for another host or network namespace.
+fn is_elsewhere(text: &str) -> bool {
+    let others = [
+        "ip netns exec",
+        "nsenter",
+        "ssh ",
+        "docker exec",
+        "lxc exec",
+    ];
+    others.iter().any(|other| text.contains(other))
+}
+
+/// Whether a command loads rules that stand in other files.
+fn loads(name: &str, words: &[String]) -> bool {
+    let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
+    match name {
+        "iptables-restore"
+        | "iptables-apply"
+        | "iptables-legacy-restore"
+        | "iptables-nft-restore" => true,
+        "nft" => has(&["-f", "--file"]),
+        "netfilter-persistent" | "shorewall" | "firehol" | "ferm" => {
+            !has(&["save", "stop", "clear", "flush"])
+        }
+        _ => false,
+    }
 }
 
 /// Whether a text may add rules of the nat table.
 fn holds_nat(text: &str) -> bool {
     let text = text.to_lowercase();
-    let is_call = text.contains("iptables") || text.contains("nft ");
+    let is_call = ["iptables", "nft ", "firewall-cmd"]
+        .iter()
+        .any(|call| text.contains(call));
     let of_nat = [
         "masquerade",
         "dnat",
@@ -656,9 +776,24 @@ fn holds_nat(text: &str) -> bool {
         "redirect",
         "prerouting",
         "postrouting",
+        "forward-port",
         "nat",
     ];
-    is_call && of_nat.iter().any(|word| text.contains(word))
+    is_call && of_nat.iter().any(|word| text.contains(word)) || is_of_nat(&text)
+}
+
+/// Whether options say so, by whatever program they are for.
+fn is_of_nat(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.windows(2).any(|pair| match pair {
+        ["-t" | "--table", value] => value.trim_matches(['"', '\'']) == "nat",
+        ["-j" | "--jump" | "-g", value] => {
+            let targets = ["masquerade", "dnat", "snat", "netmap", "redirect"];
+            targets.contains(&value.trim_matches(['"', '\'']))
+        }
+        _ => false,
+    })
 }
 
 /// The program that a command runs and the words behind it: not the one that runs another.
@@ -745,6 +880,17 @@ mod tests {
             let refused = refused.unwrap_or_default();
             assert!(refused.contains(problem), "{problem}: {refused}");
         }
+    }
+
+    /// A word as long as a line may be is compared with each line, and copied for none.
+    #[test]
+    fn lines_before_a_long_word_take_no_longer() {
+        let word = "x".repeat(LONGEST_LINE - 10);
+        let text = format!(
+            "{RULE}\ncat <<{word}\n{}{word}\n{RULE}\n",
+            "a\n".repeat(300_000)
+        );
+        assert_eq!(texts(&dump(&text), "nat", "POSTROUTING").len(), 2);
     }
 
     /// `A=$A$A` doubles it: what it stands for gets no longer than a line may be.
@@ -892,7 +1038,7 @@ mod tests {
             .collect();
         assert_eq!(nets, ["eth0 192.0.2.10/24", "br0 10.1.0.254/24"]);
         assert_eq!(dump.default_route.as_deref(), Some("eth0"));
-        assert_eq!(dump.aside.len(), 1);
+        assert_eq!(dump.aside.len(), 2, "another file, and what undoes");
     }
 
     #[test]

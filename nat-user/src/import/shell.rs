@@ -27,21 +27,37 @@ pub(super) struct Command {
     pub(super) here: Option<String>,
 }
 
-/// Variables that the file itself sets.
+/// Variables that the file itself sets, each with its value where that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Variables(BTreeMap<String, String>);
+pub(super) struct Variables(BTreeMap<String, Option<String>>);
 
 impl Variables {
     /// Takes an assignment in; one whose value is not known makes the variable unknown.
     pub(super) fn set(&mut self, name: &str, value: Option<&str>) {
-        match value {
-            Some(value) => self.0.insert(name.to_owned(), value.to_owned()),
-            None => self.0.remove(name),
+        self.0.insert(name.to_owned(), value.map(str::to_owned));
+    }
+
+    /// Takes an assignment in that a condition decides about, which is taken to be true where it
+    /// `runs`. A variable that has another value already is unknown from then on.
+    pub(super) fn set_perhaps(&mut self, name: &str, value: Option<&str>, runs: bool) {
+        let value = match self.0.get(name) {
+            None if runs => value,
+            Some(before) if before.as_deref() == value => value,
+            _ => None,
         };
+        self.set(name, value);
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name)?.as_deref()
+    }
+
+    /// The value, or else the default of a variable that the file does not set.
+    fn get_or<'a>(&'a self, name: &str, default: Option<&'a str>) -> Option<&'a str> {
+        match self.0.get(name) {
+            Some(value) => value.as_deref(),
+            None => default,
+        }
     }
 }
 
@@ -271,7 +287,7 @@ impl Lexer<'_> {
                 Some((name, default)) => (name, Some(default)),
                 None => (inner, None),
             };
-            match self.variables.get(name).or(default) {
+            match self.variables.get_or(name, default) {
                 Some(value) if !value.contains(['$', '`']) => self.expand(value, is_quoted),
                 _ => self.unknown(format!("${{{inner}}}")),
             }

@@ -192,3 +192,162 @@ fn a_table_that_could_not_be_printed_makes_the_import_incomplete() {
     assert!(!import.is_complete());
     assert_says(&import, Kind::Untranslated, 1, "nft");
 }
+
+const OUT: &str = "iptables -t nat -A POSTROUTING -s 10.1.0.0/24 -o eth0 -j MASQUERADE";
+
+fn to_guest(port: &str) -> String {
+    format!("iptables -t nat -A PREROUTING -i eth0 -p tcp --dport {port} -j DNAT --to 10.1.0.2")
+}
+
+#[test]
+fn functions_that_stop_are_left_out_however_they_are_written() {
+    let stop = format!("iptables -t nat -F\n{}\nexit 0", OUT.replace("-A", "-D"));
+    for [open, close] in [
+        ["NAME() {", "}"],
+        ["NAME(){", "}"],
+        ["NAME () {", "}"],
+        ["NAME()\n{", "}"],
+        ["NAME ()\n{", "}"],
+        ["function NAME {", "}"],
+        ["function NAME() {", "}"],
+        ["function NAME\n{", "}"],
+    ] {
+        let function = |name: &str, body: &str| {
+            let open = open.replace("NAME", name);
+            format!("{open}\n{body}\n{close}\n")
+        };
+        let import = file(&format!(
+            "#!/bin/sh\n{}{}{}{}\ncase \"$1\" in\nstart) start ;;\nstop) stop ;;\n*) usage ;;\nesac\nexit 0\n",
+            function("flush_rules", "iptables -t nat -F\nexit 1"),
+            function("start", OUT),
+            function("stop", &stop),
+            to_guest("80"),
+        ));
+        assert_complete(&import);
+        assert_values(
+            &import,
+            &[("snat.0.to", "masquerade"), ("forward.0.ports", "80")],
+        );
+    }
+}
+
+#[test]
+fn rules_are_not_taken_away_under_a_condition() {
+    let import = file(&format!(
+        "{OUT}\ncase \"$1\" in\nstop|restart)\niptables -t nat -F\n;;\nesac\n\
+         [ -n \"$2\" ] && {}\n",
+        OUT.replace("-A", "-D")
+    ));
+    assert_complete(&import);
+    assert_values(&import, &[("snat.0.to", "masquerade")]);
+    assert_says(&import, Kind::Note, 4, "under a condition");
+}
+
+#[test]
+fn a_script_that_ends_only_where_a_tool_is_missing_goes_on() {
+    for test in ["[ -x /sbin/iptables ]", "test -x /sbin/iptables"] {
+        let import = file(&format!("{test} || exit 0\n{OUT}\n"));
+        assert_complete(&import);
+        assert_values(&import, &[("snat.0.to", "masquerade")]);
+    }
+}
+
+#[test]
+fn a_variable_with_values_that_are_not_known_is_named() {
+    for script in [
+        format!("p=22\nfor p in 80 443; do\n{}\ndone", to_guest("$p")),
+        format!("p=22\nwhile read -r p; do\n{}\ndone < list", to_guest("$p")),
+        format!("p=22\np+=3\n{}", to_guest("$p")),
+        format!("p=(80 443)\n{}", to_guest("$p")),
+        format!("p=22\nunset p\n{}", to_guest("$p")),
+        format!("p=$(cat port)\n{}", to_guest("${p:-80}")),
+        format!("p=80\n[ -f x ] && p=81\n{}", to_guest("$p")),
+        format!("if [ -f x ]; then p=80; else p=81; fi\n{}", to_guest("$p")),
+        format!(
+            "case $1 in\na) p=1;;\nb) p=2;;\nc) p=3;;\nesac\n{}",
+            to_guest("$p")
+        ),
+    ] {
+        let import = file(&format!("{OUT}\n{script}\n"));
+        assert_values(&import, &[("forward", "")]);
+        let said = said(&import, Kind::Untranslated);
+        assert!(
+            said.iter()
+                .any(|line| line.contains("{p") || line.contains("$p")),
+            "{script}"
+        );
+    }
+    let import = file(&format!(
+        "stop() {{\np=81\n}}\np=80\n{OUT}\n{}\n",
+        to_guest("$p")
+    ));
+    assert_complete(&import);
+    assert_values(&import, &[("forward.0.ports", "80")]);
+}
+
+#[test]
+fn a_line_that_holds_nat_for_other_programs_makes_the_import_incomplete() {
+    for line in [
+        "$IPT -t nat -A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to 10.1.0.2",
+        "$IPT -A prerouting_rule -p tcp --dport 80 -j DNAT --to 10.1.0.2",
+        "firewall-cmd --permanent --zone=public --add-masquerade",
+        "firewall-cmd --zone=public --add-forward-port=port=80:proto=tcp:toaddr=10.1.0.2",
+        "firewall-cmd --direct --add-rule ipv4 nat POSTROUTING 0 -o eth0 -j MASQUERADE",
+        "nft -f /etc/nftables.conf",
+        "nft -f - <<EOF\ntable ip nat { }\nEOF",
+        "netfilter-persistent reload",
+        "cat >> /etc/ufw/before.rules <<EOF\n*nat\n-A POSTROUTING -o eth0 -j MASQUERADE\nEOF",
+        "echo \"-A POSTROUTING -o eth0 -j MASQUERADE\" >> /etc/iptables/rules.v4",
+        "sh -c 'iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE'",
+        "(iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE)",
+        "- [ iptables, -t, nat, -A, POSTROUTING, -j, MASQUERADE ]",
+        "if [ -f x ]; then true; else iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE; fi",
+        "stop_scans() {\niptables -t nat -A PREROUTING -i eth0 -p tcp -j DNAT --to 10.1.0.9\n}",
+    ] {
+        let import = file(&format!("{OUT}\n{line}\n"));
+        assert!(!import.is_complete(), "{line}");
+        assert!(!said(&import, Kind::Untranslated).is_empty(), "{line}");
+    }
+    for line in [
+        "echo \"Setting up NAT with iptables\"",
+        "cat <<EOF\nThis sets up NAT with iptables.\nEOF",
+        "ip netns exec guest iptables-restore <<EOF\n*nat\n-A POSTROUTING -j MASQUERADE\nEOF",
+        "netfilter-persistent save",
+        ": \"${WAN:=eth0}\"",
+    ] {
+        assert_complete(&file(&format!("{OUT}\n{line}\n")));
+    }
+}
+
+#[test]
+fn a_chain_that_another_program_makes_is_named() {
+    for chain in ["prerouting_wan_rule", "DOCKER"] {
+        let rule = to_guest("80").replace("PREROUTING", chain);
+        let import = file(&format!("{OUT}\n{rule}\n"));
+        assert_says(&import, Kind::Untranslated, 2, chain);
+        assert_values(&import, &[("forward", "")]);
+        let made = file(&format!("{OUT}\niptables -t nat -N {chain}\n{rule}\n"));
+        assert_complete(&made);
+        assert_says(&made, Kind::Warning, 3, "nothing jumps to");
+    }
+}
+
+#[test]
+fn a_file_that_an_editor_of_windows_has_saved_is_read() {
+    let import = file(&format!("\u{feff}*nat\r\n{}\r\nCOMMIT\r\n", &OUT[16..]));
+    assert_complete(&import);
+    assert_values(&import, &[("snat.0.to", "masquerade")]);
+}
+
+#[test]
+fn files_that_a_script_takes_in_are_named() {
+    for line in [
+        "source /etc/network/interfaces.d/*",
+        ". /etc/default/nat",
+        "/root/nat.sh start",
+    ] {
+        let import = file(&format!("{line}\n{OUT}\n"));
+        assert_complete(&import);
+        assert_says(&import, Kind::Note, 1, "import it as well");
+    }
+}
