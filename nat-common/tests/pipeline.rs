@@ -31,9 +31,11 @@ mod pipeline {
     mod offloads;
     mod one_to_one;
     mod packets;
+    mod paged;
     mod policy;
     mod portless;
     mod races;
+    mod records;
     mod references;
     mod refusals;
     mod rules;

@@ -12,7 +12,8 @@ use nat_common::{
 };
 
 use super::{
-    packets::{At, Ip, fragments, udp},
+    packets::{ACK, At, Ip, fragments, tcp, udp},
+    paged::Paged,
     world::{C1, C2, C3, S1A, World},
 };
 
@@ -341,4 +342,37 @@ fn a_frame_that_is_cut_off_is_nobodys() {
     }
     assert!(!passes(&world, TAP1, arp(M1, M1, C1)[..31].to_vec()));
     assert!(!passes(&world, TAP1, ip(M1, C1)[..33].to_vec()));
+}
+
+/// Only a first fragment holds ports; in a later one, and in another protocol, these bytes are data.
+#[test]
+fn what_only_looks_like_dhcp_passes() {
+    let world = served();
+    for offset in [[0, 1], [1, 0]] {
+        let mut later = dhcp(M2, M1);
+        later[20..22].copy_from_slice(&offset);
+        assert!(passes(&world, TAP2, later), "at {offset:?}");
+    }
+    let mut segment = tcp(At(C2, 67), At(S1A, 67), ACK).bytes();
+    segment[6..12].copy_from_slice(&M2);
+    assert!(passes(&world, TAP2, segment));
+}
+
+/// A carrier may hold the rest of a frame in pages, which are copied when they are asked for.
+#[test]
+fn of_a_frame_in_pages_what_is_judged_is_made_readable_and_no_more() {
+    let world = world();
+    for (mut frame, passes, readable) in [
+        (dhcp(M2, M2), PASSES, 14 + 20 + 8 + 34),
+        (dhcp(M2, M1), FORGED, 14 + 20 + 8 + 34),
+        (arp(M2, M2, C2), PASSES, 14 + 28),
+        (tcp(At(C2, 67), At(S1A, 67), ACK).bytes(), PASSES, 14 + 28),
+    ] {
+        frame[6..12].copy_from_slice(&M2);
+        // With room for whatever is asked for in excess.
+        frame.resize(600, 0);
+        let mut packet = Paged::new(&mut frame);
+        assert_eq!(guard::check(&mut packet, &world.tables, TAP2, 0), passes);
+        assert_eq!(packet.readable(), readable);
+    }
 }
