@@ -344,7 +344,8 @@ fn a_frame_that_is_cut_off_is_nobodys() {
     assert!(!passes(&world, TAP1, ip(M1, C1)[..33].to_vec()));
 }
 
-/// Only a first fragment holds ports; in a later one, and in another protocol, these bytes are data.
+/// Only a first fragment holds ports; in a later one, and in another protocol, these bytes are
+/// data.
 #[test]
 fn what_only_looks_like_dhcp_passes() {
     let world = served();
