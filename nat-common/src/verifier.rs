@@ -30,3 +30,17 @@ pub fn unknown(number: u64) -> u64 {
     };
     number
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_the_same_behind_a_barrier() {
+        for number in [0, 1, 2, u64::MAX] {
+            let mut value = number;
+            settle(&mut value);
+            assert_eq!([value, unknown(number)], [number; 2]);
+        }
+    }
+}

@@ -22,6 +22,7 @@ mod pipeline {
     mod host_flows;
     mod icmp;
     mod interleave;
+    mod layout;
     mod leaves;
     mod limits;
     mod local;

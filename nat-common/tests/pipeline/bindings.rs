@@ -377,3 +377,34 @@ fn of_a_frame_in_pages_what_is_judged_is_made_readable_and_no_more() {
         assert_eq!(packet.readable(), readable);
     }
 }
+
+/// Without `anti_spoof` for its network.
+#[test]
+fn at_a_port_that_is_not_guarded_every_frame_passes() {
+    let mut world = world();
+    let port = world.tables.interfaces.get_mut(&TAP2).unwrap();
+    port.flags = interface_flags::CARRIES;
+    assert!(passes(&world, TAP1, frame(M1, OTHER)));
+    assert!(passes(&world, TAP2, frame(M1, OTHER)), "another's");
+    assert!(passes(&world, TAP2, frame(BRIDGE, OTHER)), "the host's");
+}
+
+#[test]
+fn an_address_that_is_used_stays_and_a_fixed_one_without_use_as_well() {
+    let mut world = world();
+    let record = BindingRecord {
+        port: TAP1,
+        seen_s: FIXED,
+    };
+    let fixed = Name::of_address(Addr4(C3), NETWORK);
+    world.tables.add_binding(&fixed, &record).unwrap();
+    inside(&mut world, C3, 32, inside_flags::ON_LINK, [0; 6]);
+    assert!(passes(&world, TAP1, ip(M1, C1)));
+    assert!(passes(&world, TAP1, ip(M1, C3)));
+    world.tables.now_s += KEPT_S;
+    assert!(passes(&world, TAP1, ip(M1, C1)));
+    world.tables.now_s += KEPT_S;
+    assert!(!passes(&world, TAP2, ip(M2, C1)), "in use");
+    world.tables.now_s += KEPT_S;
+    assert!(!passes(&world, TAP2, ip(M2, C3)), "fixed");
+}

@@ -4,7 +4,10 @@ use nat_common::{
     drop_reason::DropReason,
     pipeline::Verdict,
     tables::policies::side,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::{
+        address::{Addr4, Address as _},
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
 use super::{
@@ -146,5 +149,24 @@ fn s10_a_policy_lets_in_what_it_accepts() {
         // And the host is reached as ever.
         let own = udp(At(S1A, 1), At(PUBLIC, 22)).bytes();
         assert_eq!(world.outside_sends(&own).host(), own);
+    }
+}
+
+/// RFC 1918 and RFC 6598.
+#[test]
+fn addresses_are_private_within_the_ranges_for_that_alone() {
+    for (first, last) in [
+        ([10, 0, 0, 0], [10, 255, 255, 255]),
+        ([172, 16, 0, 0], [172, 31, 255, 255]),
+        ([192, 168, 0, 0], [192, 168, 255, 255]),
+        ([100, 64, 0, 0], [100, 127, 255, 255]),
+    ] {
+        let [before, behind] = [u32::from_be_bytes(first) - 1, u32::from_be_bytes(last) + 1];
+        for inside in [first, last] {
+            assert!(Addr4(inside).is_private(), "{inside:?}");
+        }
+        for outside in [before, behind].map(u32::to_be_bytes) {
+            assert!(!Addr4(outside).is_private(), "{outside:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use nat_common::{
     drop_reason::DropReason,
     tables::{policies::side, snats::filtering},
     wire::protocol::{TCP, UDP},
+    work::port_search::MAX_ATTEMPTS,
 };
 
 use super::{
@@ -149,6 +150,21 @@ fn a_question_finds_a_port_where_all_are_others() {
     }
     let external = ask(&world, GUEST, SERVER);
     answer(&world, SERVER, external, GUEST);
+}
+
+/// Half of the candidates are looked at before another's port is used, and no more.
+#[test]
+fn a_question_uses_anothers_port_after_half_of_all_attempts() {
+    let mut world = World::new();
+    let ports = 6000..=6000 + (MAX_ATTEMPTS / 2) as u16;
+    world.snat(|snat| (snat.first_port, snat.last_port) = (*ports.start(), *ports.end()));
+    for (number, _) in ports.enumerate() {
+        world
+            .guest_sends(&udp(At(C2, 20_000 + number as u16), At(S2, 9)).bytes())
+            .uplink();
+    }
+    let external = ask(&world, At(C1, 5000), SERVER);
+    answer(&world, SERVER, external, At(C1, 5000));
 }
 
 #[test]

@@ -389,6 +389,21 @@ fn a_connection_that_goes_on_after_a_reset_is_shown_to_the_kernel() {
     }
 }
 
+/// A reset that does not count for the session may have ended the connection for the kernel.
+#[test]
+fn an_answer_to_a_reset_out_of_sequence_is_shown_to_the_kernel() {
+    let world = world();
+    establish(&world, TCP);
+    let segment = tcp(CLIENT, REMOTE, ACK).numbers(1, 1 << 20);
+    let at_port = || run(&world, PORT, &to(BRIDGE_MAC, &segment), 1).0;
+    assert_eq!(at_port(), Decision::Forwarded);
+    let reset = tcp(REMOTE, EXTERNAL, RST).numbers(1, 0);
+    world.outside_sends(&to(GUEST_MAC, &reset)).guest();
+    assert_eq!(at_port(), Decision::GoesOn);
+    world.guest_sends(&to(ROUTER_MAC, &segment)).uplink();
+    assert_eq!(at_port(), Decision::Forwarded);
+}
+
 /// What segments acknowledge on the fast path counts for the resets of the other side.
 #[test]
 fn a_reset_is_held_against_what_was_acknowledged_on_the_fast_path() {
@@ -676,7 +691,7 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
 #[test]
 fn xdp_waits_no_longer_than_a_pause_for_what_was_lost() {
     // The clock in the session's entry runs round.
-    for base in [1000, 0x000f_ffff, u32::MAX - 20] {
+    for base in [1000, 0x000f_ffff, 0x0010_0000 - 500, u32::MAX - 20] {
         let stream = Stream::new(UDP, Way::Xdp);
         let at_xdp = |later| {
             run(

@@ -206,6 +206,28 @@ fn m6_the_session_counts_under_the_forward() {
     assert_eq!(world.counters(FORWARD_RULE).closed, 1);
 }
 
+/// A forward of everything forwards pings too, but those of its target leave by the source rule.
+#[test]
+fn m6_pings_of_a_target_of_everything_count_under_the_source_rule() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    assert_eq!(source(&world, ICMP, At(C1, 5000), REMOTE).1, 5000);
+    assert_eq!(world.counters(FORWARD_RULE).packets_out, 0);
+    assert_eq!(world.counters(SNAT_RULE).packets_out, 1);
+}
+
+/// Where a rule leaves a guest no port but one that a forward names, it has none.
+#[test]
+fn s11_the_only_port_of_a_rule_is_not_taken_from_a_forward_that_names_it() {
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.snat(|snat| (snat.first_port, snat.last_port) = (5000, 5000));
+        world.forward(protocol, 5000..=5000, At(C1, 5000));
+        let fate = world.guest_sends(&request(protocol, At(C2, 5000), REMOTE).bytes());
+        assert_eq!(fate.reason(), DropReason::PortsExhausted);
+    }
+}
+
 /// A rule that takes everything leads to every port of its target: that keeps its ports, but leaves
 /// those of the host's own sockets alone. If its other traffic leaves by another address, that is
 /// not changed.

@@ -394,6 +394,23 @@ fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
     world.check();
 }
 
+/// What the host opens comes before any forward: it is moved to any port, not only to those that are
+/// kept for guests beside a forward of everything.
+#[test]
+fn s7_a_flow_is_moved_to_any_port_beside_a_forward_of_everything() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    let moved = (20_000..20_020).map(|port| {
+        world
+            .guest_sends(&udp(At(C1, port), SERVER).bytes())
+            .uplink();
+        let out = world.host_sends(&udp(At(PUBLIC, port), SERVER).bytes());
+        ends(&out.uplink()).0.1
+    });
+    let below = moved.filter(|port| *port < 61_000).count();
+    assert!(below > 10, "{below}");
+}
+
 /// A port that a flow was moved to is in use towards that remote, by the host as well.
 #[test]
 fn s7_a_flow_from_a_port_that_another_was_moved_to_moves_as_well() {
@@ -410,6 +427,22 @@ fn s7_a_flow_from_a_port_that_another_was_moved_to_moves_as_well() {
         let back = world.outside_sends(&udp(SERVER, shown).bytes()).host();
         assert_eq!(ends(&back), (SERVER, own));
     }
+    world.check();
+}
+
+/// What was not noted for want of room does not count as one of the host's.
+#[test]
+fn s7_flows_that_found_a_full_table_leave_room_for_later_ones() {
+    let mut world = World::new();
+    world.forward_all(C1);
+    world.tables.host_sessions = 1;
+    let capacity = core::mem::replace(&mut world.tables.sessions.capacity, 1);
+    let out = udp(LOCAL, SERVER).bytes();
+    world.host_sends(&out).uplink();
+    assert_eq!(world.entries()[0], 0);
+    world.tables.sessions.capacity = capacity;
+    world.host_sends(&out).uplink();
+    assert_eq!(world.entries()[0], 2);
     world.check();
 }
 

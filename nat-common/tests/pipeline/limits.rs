@@ -2,13 +2,21 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    tables::snats::{filtering, mapping},
-    wire::protocol::{ICMP, TCP, UDP},
+    tables::{
+        ports::{PortKey, PortRecord, Ports as _},
+        sessions::OPENING,
+        snats::{filtering, mapping},
+    },
+    wire::{
+        address::{Addr4, Endpoint, Port},
+        protocol::{ICMP, TCP, UDP},
+    },
+    work::port_search::MAX_ATTEMPTS,
 };
 
 use super::{
     packets::{At, Ip, ends, request, udp},
-    world::{C1, C2, PUBLIC, S1A, World},
+    world::{C1, C2, Fate, PUBLIC, S1A, World},
 };
 
 fn remote(number: usize) -> At {
@@ -193,4 +201,46 @@ fn x1_nothing_is_left_of_sessions_that_have_ended() {
             );
         }
     }
+}
+
+/// Whatever is free behind them.
+#[test]
+fn x2_as_many_ports_are_tried_as_a_packet_may_try_and_no_more() {
+    let ports = 6000..=6000 + MAX_ATTEMPTS as u16;
+    let is_refused = |free: &u16| {
+        let mut world = World::new();
+        world.snat(|snat| (snat.first_port, snat.last_port) = (*ports.start(), *ports.end()));
+        for port in ports.clone().filter(|port| port != free) {
+            let key = PortKey::new(Endpoint::new(Addr4(PUBLIC), Port::new(port)), UDP);
+            let record = PortRecord {
+                address: Addr4(C2),
+                port: Port::new(port),
+                network: 1,
+                uplink: 1,
+                filtering: filtering::ENDPOINT_INDEPENDENT,
+                flags: 0,
+                rule: 0,
+                references: 1,
+            };
+            world.tables.add_port(&key, &record).unwrap();
+        }
+        match world.guest_sends(&udp(At(C1, 5000), remote(1)).bytes()) {
+            Fate::Dropped(reason) => reason == DropReason::PortsExhausted,
+            _ => false,
+        }
+    };
+    assert_eq!(ports.clone().filter(is_refused).count(), 1);
+}
+
+/// As another CPU has them that opens the session: neither entry may be used before both are there.
+#[test]
+fn x1_a_session_that_is_not_complete_is_not_used() {
+    let world = World::new();
+    let packet = udp(At(C1, 5000), remote(1)).bytes();
+    world.guest_sends(&packet).uplink();
+    for (_, session) in world.tables.sessions.entries() {
+        session.seen_s.store(OPENING);
+    }
+    let fate = world.guest_sends(&packet);
+    assert_eq!(fate.reason(), DropReason::Ending);
 }

@@ -148,6 +148,18 @@ fn the_checksum_of_a_tunnels_segments_follows_the_pseudo_header_alone() {
     assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
 }
 
+/// None means none, also where the checksum would be put off.
+#[test]
+fn segments_of_a_tunnel_without_a_checksum_get_none() {
+    let world = world();
+    establish(&world, UDP);
+    let frame = to(BRIDGE_MAC, &tunnelled(CLIENT, REMOTE, 3000, false));
+    let offload = (tunnel(INNER_FIELD), 1000);
+    let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, offload);
+    assert_eq!(decision, Decision::Forwarded);
+    assert_eq!(after[ETHERNET + IP + 6..][..2], [0, 0]);
+}
+
 /// Headers of each segment, and how many bytes of data fit behind them.
 #[test]
 fn segments_with_all_their_headers_fit_the_path_or_go_through_the_kernel() {

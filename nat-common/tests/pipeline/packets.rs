@@ -81,7 +81,7 @@ impl Make {
         self
     }
 
-    /// The sequence number of a segment, and what it acknowledges.
+    /// The sequence number of a segment, and what it acknowledges (or, without ACK, what stands there).
     pub(crate) fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
         self.numbers = (sequence, acknowledged);
         self
@@ -145,9 +145,7 @@ impl Make {
             What::Tcp { flags } => {
                 let (sequence, acknowledged) = self.numbers;
                 let mut tcp = TcpHeader::new(from.1, to.1, sequence, 64_240);
-                if flags & ACK != 0 {
-                    tcp.acknowledgment_number = acknowledged;
-                }
+                tcp.acknowledgment_number = acknowledged;
                 (tcp.fin, tcp.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (tcp.rst, tcp.ack) = (flags & RST != 0, flags & ACK != 0);
                 let sum = tcp.calc_checksum_ipv4_raw(from.0, to.0, &self.payload);

@@ -4,7 +4,7 @@ use nat_common::{drop_reason::DropReason, wire::protocol::UDP};
 
 use super::{
     packets::{At, GRE, ends, fragments, raw, read, reassemble, udp},
-    world::{C1, C2, PUBLIC, S1A, S1B, World},
+    world::{C1, C2, POOL, PUBLIC, S1A, S1B, World},
 };
 
 const SCTP: u8 = 132;
@@ -31,6 +31,20 @@ fn p1_p2_p3_one_guest_per_remote_and_the_second_is_refused() {
         assert_eq!(world.entries(), [0; 4]);
         send(&world, C2, S1A).uplink();
     }
+}
+
+/// Whoever gets what comes to it: what answers the guest finds its session first.
+#[test]
+fn p4_a_guest_leaves_by_its_own_address_although_a_forward_takes_the_protocol() {
+    let mut world = World::new();
+    world.one_to_one(POOL[0], C1);
+    world.one_to_one(POOL[0], C2);
+    let out = world.guest_sends(&raw(GRE, C1, S1A).bytes()).uplink();
+    assert_eq!(ends(&out), (At(POOL[0], 0), At(S1A, 0)));
+    let back = world.outside_sends(&raw(GRE, S1A, POOL[0]).bytes());
+    assert_eq!(ends(&back.guest()).1, At(C1, 0));
+    let asked = world.outside_sends(&raw(GRE, S1B, POOL[0]).bytes());
+    assert_eq!(ends(&asked.guest()).1, At(C2, 0));
 }
 
 /// IPsec over UDP 4500 is UDP like any other.
