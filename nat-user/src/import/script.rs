@@ -543,13 +543,12 @@ impl Reader {
             return Status::Unknown;
         }
         let before = self.dump.rules.len();
-        if is_doubtful || self.blocks.is_in_function() {
-            if self.dump.would_lose(&call) {
-                let reason = "takes rules away under a condition or in a function, which is taken \
-                              not to run";
-                self.dump.put_aside(place, reason);
-                return Status::Unknown;
-            }
+        let may_run_later = is_doubtful || self.blocks.is_in_function();
+        if may_run_later && self.dump.would_lose(&call) {
+            let reason = "takes rules away under a condition or in a function, which is taken not \
+                          to run";
+            self.dump.put_aside(place, reason);
+            return Status::Unknown;
         }
         let status = self.dump.command(place, call);
         if is_doubtful && self.dump.rules.len() > before {
