@@ -22,6 +22,7 @@ mod namespaces {
     mod life;
     mod lifecycle;
     mod local;
+    mod memory;
     mod nat;
     mod neighbours_on_host;
     mod policies;
