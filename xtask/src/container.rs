@@ -28,7 +28,8 @@ const SCRIPT: &str = r#"
 set -eu
 work=$1 suite=$2 uri=$3 packages=$4 left_out=$5
 mount -t tmpfs debootstrap "$work"
-debootstrap --variant=minbase --include="$packages" --exclude="$left_out" \
+# An archive that does not answer ends it.
+timeout 900 debootstrap --variant=minbase --include="$packages" --exclude="$left_out" \
     "$suite" "$work/root" "$uri" >"$work/log" 2>&1 || {
     # debootstrap may have failed before it wrote its own log.
     cat "$work/log" "$work/root/debootstrap/debootstrap.log" >&2 || true
@@ -47,16 +48,31 @@ cp -a . "$6"
 pub(crate) fn for_systemd(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
     let cache = workspace.target().join("systemd");
     let targets = archives().unwrap_or_default();
-    let archive = Archive::first_of(&targets).unwrap_or(DEFAULT_ARCHIVE);
-    let place = cache.join(archive.suite);
     let made_of = format!("{PACKAGES} without {LEFT_OUT}\n");
-    if fs::read_to_string(place.join("made-of")).ok().as_ref() != Some(&made_of) {
+    let archive = Archive::first_of(&targets);
+    // Without apt's lists, one that was made before is as good as the default.
+    let before = made_before(&cache, &made_of).filter(|_| archive.is_none());
+    let archive = archive.unwrap_or(DEFAULT_ARCHIVE);
+    let place = before.unwrap_or_else(|| cache.join(archive.suite));
+    if !is_made_of(&place, &made_of) {
         let work = cache.join(format!("new-{}", std::process::id()));
         let made = make(archive, &made_of, &work).and_then(|()| replace(&work, &place));
         let _gone = fs::remove_dir_all(&work);
         made?;
     }
     Ok(vec![("NATBPF_SYSTEMD_ROOT", place.join("root"))])
+}
+
+/// Whether a Debian is at a place, and made of these packages.
+fn is_made_of(place: &Path, made_of: &str) -> bool {
+    fs::read_to_string(place.join("made-of")).is_ok_and(|text| text == made_of)
+}
+
+/// A Debian of these packages, of whatever suite.
+fn made_before(cache: &Path, made_of: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    let mut places = entries.map(|entry| entry.path());
+    places.find(|place| is_made_of(place, made_of))
 }
 
 /// An archive of Debian's packages, and the suite in it that this host uses.
@@ -118,7 +134,7 @@ fn make(archive: Archive<'_>, made_of: &str, work: &Path) -> Result<()> {
     // (Its command line is a script.)
     ensure!(
         done.is_ok(),
-        "debootstrap makes no Debian; its words are above"
+        "debootstrap makes no Debian ({suite}) from {uri}; its words are above"
     );
     fs::write(work.join("made-of"), made_of).context("say what it is made of")?;
     eprintln!("setup: made in {} s", start.elapsed().as_secs());
@@ -134,6 +150,18 @@ fn replace(work: &Path, place: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_debian_of_other_packages_or_half_made_is_none() {
+        let cache = std::env::temp_dir().join(format!("natbpf-debians-{}", std::process::id()));
+        let place = cache.join("trixie");
+        fs::create_dir_all(&place).unwrap();
+        let none = made_before(&cache, "a\n");
+        fs::write(place.join("made-of"), "a\n").unwrap();
+        let (found, other) = (made_before(&cache, "a\n"), made_before(&cache, "b\n"));
+        fs::remove_dir_all(&cache).unwrap();
+        assert_eq!((none, found, other), (None, Some(place), None));
+    }
 
     #[test]
     fn the_archive_is_debians_own_and_its_suite_that_of_this_host() {

@@ -25,7 +25,11 @@ mount -t tmpfs systemd /run/systemd
 
 # The container uses cgroup2, also if this host uses the first version. A run that was killed leaves
 # its control groups; later runs remove them, maybe several at once, so that one may find them gone.
-mount -t cgroup2 natbpf /sys/fs/cgroup
+[ -d /sys/fs/cgroup ] || mount -t sysfs sysfs /sys
+mount -t cgroup2 natbpf /sys/fs/cgroup || {
+    echo "containers need cgroup2: this kernel, or the container of this test, has none" >&2
+    exit 1
+}
 groups=/sys/fs/cgroup/natbpf-test
 mkdir -p "$groups"
 find "$groups" -mindepth 1 -depth -type d -mmin +60 -exec rmdir {} \; 2>/dev/null || true
