@@ -394,8 +394,8 @@ fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
     world.check();
 }
 
-/// What the host opens comes before any forward: it is moved to any port, not only to those that are
-/// kept for guests beside a forward of everything.
+/// What the host opens comes before any forward: it is moved to any port, not only to those that
+/// are kept for guests beside a forward of everything.
 #[test]
 fn s7_a_flow_is_moved_to_any_port_beside_a_forward_of_everything() {
     let mut world = World::new();

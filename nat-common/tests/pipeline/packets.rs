@@ -81,7 +81,8 @@ impl Make {
         self
     }
 
-    /// The sequence number of a segment, and what it acknowledges (or, without ACK, what stands there).
+    /// The sequence number of a segment, and what it acknowledges (or, without ACK, what stands
+    /// there).
     pub(crate) fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
         self.numbers = (sequence, acknowledged);
         self

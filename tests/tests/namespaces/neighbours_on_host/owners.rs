@@ -226,10 +226,11 @@ fn libvirts_default_network_starts_every_time_beside_natbpf() -> Result<()> {
     Ok(())
 }
 
-/// libvirt fails to start a network whose address is on the bridge already. In this mode it adds the
-/// address right after it has created the bridge: no program that waits for the bridge is faster. In
-/// mode `nat` it calls iptables in between, and another program has that time to add the address:
-/// the test above fails if natbpf does so. This one shows that both translate what they should.
+/// libvirt fails to start a network whose address is on the bridge already. In this mode it adds
+/// the address right after it has created the bridge: no program that waits for the bridge is
+/// faster. In mode `nat` it calls iptables in between, and another program has that time to add the
+/// address: the test above fails if natbpf does so. This one shows that both translate what they
+/// should.
 #[test]
 fn libvirts_open_network_starts_every_time_beside_natbpf() -> Result<()> {
     let net = network()?;
