@@ -50,8 +50,8 @@ pub(crate) fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
 }
 
 /// Looks the session of a packet up that came in by a network, and gives the number of the network
-/// under which it is known: that one, or the one behind which the routes put the guest. A guest may
-/// send by another way than the one by which it is reached.
+/// under which it is known: that one, or the one behind which the routes put the guest, or put it
+/// before. A guest may send by another way than the one by which it is reached.
 #[inline(always)]
 pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -64,10 +64,12 @@ pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
     if network == 0 {
         return None;
     }
-    let home = home_of(tables, &parsed.header.source);
-    if home == network {
-        return None;
-    }
+    let home = match home_of(tables, &parsed.header.source) {
+        // Until a moment ago the routes may have put it behind no network. The daemon ends what was
+        // opened then, a little after it has taken the new routes into use.
+        home if home == network => 0,
+        home => home,
+    };
     find(tables, parsed, View::Inside, home).map(|session| (session, home))
 }
 

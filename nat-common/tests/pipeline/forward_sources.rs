@@ -11,7 +11,10 @@ use nat_common::{
 
 use super::{
     packets::{At, GRE, answer, ends, error, raw, request, tcp, udp},
-    world::{C1, C2, FORWARD_RULE, POOL, PUBLIC, S1A, S2, SNAT_RULE, World, assert_hidden},
+    world::{
+        C1, C2, FORWARD_RULE, Hook, LAN, POOL, PUBLIC, S1A, S2, SNAT_RULE, UPLINK, World,
+        assert_hidden,
+    },
 };
 
 const REMOTE: At = At(S1A, 40_000);
@@ -322,4 +325,37 @@ fn m6_limits_per_guest_hold() {
     let refused = world.guest_sends(&tcp(from, At(S1A, 3), 2).bytes());
     assert_eq!(refused.reason(), DropReason::GuestSessions);
     world.check();
+}
+
+/// A route that comes later puts a forward's target behind a network. Until the daemon has ended
+/// what was opened before, answers find it, and the next session has the same ends.
+#[test]
+fn m6_answers_to_what_was_opened_before_a_route_came_leave_from_the_forwarded_port() {
+    let target = At([10, 200, 0, 5], 80);
+    for protocol in [UDP, TCP] {
+        let mut world = World::new();
+        world.forward(protocol, 8080..=8080, target);
+        let asked = request(protocol, REMOTE, At(PUBLIC, 8080)).bytes();
+        let ask = |world: &World| {
+            let (_, packet) = world.run(Hook::Inbound, &asked, UPLINK, UPLINK).unwrap();
+            ends(&packet)
+        };
+        let answered = answer(protocol, target, REMOTE).bytes();
+        let leave = |world: &World| {
+            let (_, packet) = world.run(Hook::Outbound, &answered, UPLINK, LAN).unwrap();
+            ends(&packet)
+        };
+        assert_eq!(ask(&world), (REMOTE, target));
+        world.known_by(target.0, 0, [0; 6]);
+        world.forward(protocol, 8080..=8080, target);
+        for _ in 0..2 {
+            assert_eq!(ask(&world), (REMOTE, target));
+            assert_eq!(leave(&world), (At(PUBLIC, 8080), REMOTE));
+        }
+        world.end_all();
+        assert_eq!(ask(&world), (REMOTE, target));
+        assert_eq!(leave(&world), (At(PUBLIC, 8080), REMOTE));
+        assert_eq!(world.entries()[0], 2);
+        world.check();
+    }
 }

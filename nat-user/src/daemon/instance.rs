@@ -662,10 +662,14 @@ impl Instance {
         let host = self.host(&config).await?;
         self.follow_claims(&config, &host);
         let plan = self.plan(&config);
-        let (before, places) = (self.external_addresses(), self.target_networks());
+        let before = (self.external_addresses(), self.target_networks());
         let mut has_changed = !self.is_applied(&config, &host);
+        let mut ended = 0;
         match has_changed {
-            true => self.apply(&config, &host)?,
+            true => {
+                self.apply(&config, &host)?;
+                ended += self.end_sessions_of_moved(&before)?;
+            }
             false => self.follow_exits(&config, &host)?,
         }
         // An interface that is new has the kernel's settings, which nobody has changed.
@@ -676,9 +680,8 @@ impl Instance {
         if !has_changed {
             return Ok(());
         }
+        ended += self.end_sessions_of_moved(&before)?;
         self.follow_next_hops(Cause::Surroundings).await?;
-        let mut ended = self.end_sessions_of_lost_addresses(&before)?;
-        ended += self.end_sessions_of_moved_targets(&places)?;
         log::info!("followed a change of interfaces, addresses or routes; {ended} sessions ended");
         Ok(())
     }
@@ -730,7 +733,7 @@ impl Instance {
         drop(grace);
         let warnings = warnings(&loaded);
         loaded.config = self.services.resolve(loaded.config);
-        let (before, places) = (self.external_addresses(), self.target_networks());
+        let before = (self.external_addresses(), self.target_networks());
         let (old, old_numbers) = (self.config.clone(), self.state.numbers.clone());
         self.state.warnings = warnings;
         let host_warnings = std::mem::take(&mut self.host_warnings);
@@ -744,8 +747,7 @@ impl Instance {
         let new = (&loaded.config, &self.state.numbers);
         let gone = identity::changed((&old, &old_numbers), new);
         let mut ended = self.end_changed(&gone)?;
-        ended += self.end_sessions_of_lost_addresses(&before)?;
-        ended += self.end_sessions_of_moved_targets(&places)?;
+        ended += self.end_sessions_of_moved(&before)?;
         self.config = loaded.config;
         self.settle_claims().await?;
         self.follow_next_hops(Cause::Routes).await?;
@@ -778,6 +780,16 @@ impl Instance {
             .iter()
             .map(|(address, _)| Ipv4Addr::from(address.0))
             .collect()
+    }
+
+    /// Ends the sessions on external addresses that are no longer used, and those of guests that
+    /// are behind another network now. Gets both as they were before.
+    fn end_sessions_of_moved(
+        &self,
+        (addresses, networks): &(BTreeSet<Ipv4Addr>, BTreeMap<Addr4, u16>),
+    ) -> Result<u32> {
+        Ok(self.end_sessions_of_lost_addresses(addresses)?
+            + self.end_sessions_of_moved_targets(networks)?)
     }
 
     /// Ends the sessions on external addresses that are no longer used.

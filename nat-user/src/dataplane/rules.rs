@@ -1,5 +1,7 @@
 //! Writing a rule set into the maps: beside the one in use, then one write that switches.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
@@ -54,7 +56,7 @@ generational!(
 
 impl Dataplane {
     /// Takes a rule set, timeouts and the limits per guest into use, in one write, and gives the
-    /// new generation.
+    /// new generation. Afterwards no packet is handled by the former rules any more.
     ///
     /// # Errors
     ///
@@ -88,6 +90,7 @@ impl Dataplane {
         self.settings
             .set(0, Plain(settings), 0)
             .context("write map SETTINGS")?;
+        wait_for_packets();
         self.remove_generations(|other| other != generation as u16)?;
         Ok(generation)
     }
@@ -181,6 +184,24 @@ impl Dataplane {
         remove(&mut self.snats, unwanted)
     }
 }
+
+/// Waits until no program handles a packet that it had begun with before.
+///
+/// A packet that has read the former generation looks up its rules a little later. Without them it
+/// would leave as if there were no rule. A session that it opens by them would stay, because the
+/// daemon ends the sessions of changed rules only once. Programs run within a read-side section of
+/// RCU, and this command waits for all of these (`membarrier` in `kernel/sched/membarrier.c`).
+fn wait_for_packets() {
+    // SAFETY: the command has no pointers, and changes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // (The kernel refuses it where some CPUs have no clock ticks, `nohz_full`.)
+        std::thread::sleep(WITHOUT_MEMBARRIER);
+    }
+}
+
+/// More time than a packet takes.
+const WITHOUT_MEMBARRIER: Duration = Duration::from_millis(20);
 
 fn refused(map: &str, error: MapError) -> anyhow::Error {
     match error {

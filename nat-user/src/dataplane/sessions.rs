@@ -62,6 +62,10 @@ pub(super) struct Answers {
     pub(super) ask_again_s: Vec<u32>,
 }
 
+/// How often the daemon tries to end a session. Packets change it once a second, so that the second
+/// try succeeds unless another CPU ends it.
+const MAX_TRIES: u32 = 4;
+
 impl Dataplane {
     /// All entries: two for each session, four for a hairpinned one.
     ///
@@ -106,7 +110,17 @@ impl Dataplane {
     pub fn end(&self, keys: &[SessionKey4]) -> Result<u32> {
         let mut ended = 0;
         for chunk in keys.chunks(END_BATCH as usize) {
-            ended += self.run_end_sessions(chunk, EndMode::Now)?.ended;
+            let mut keys = chunk.to_vec();
+            // A packet that uses a session at this very moment keeps it until the next try.
+            for _ in 0..MAX_TRIES {
+                let answers = self.run_end_sessions(&keys, EndMode::Now)?;
+                ended += answers.ended;
+                let mut ask_again_s = answers.ask_again_s.into_iter();
+                keys.retain(|_| ask_again_s.next().is_some_and(|again_s| again_s != 0));
+                if keys.is_empty() {
+                    break;
+                }
+            }
         }
         Ok(ended)
     }
