@@ -17,9 +17,9 @@ use nat_common::{
     verifier::unknown,
     wire::{
         address::{Addr4, Address},
-        checksum::{Diff, fold},
+        checksum::fold,
         offload::Offload,
-        packet::{ChecksumKind, Frames, Packet},
+        packet::{Frames, Packet},
     },
 };
 use network_types::eth::EtherType;
@@ -115,20 +115,6 @@ impl Packet for Frame {
         // SAFETY: as above.
         self.at::<N>(offset)
             .map(|place| unsafe { memory::store(place, bytes) })
-    }
-
-    #[inline(always)]
-    fn update_checksum(
-        &mut self,
-        offset: usize,
-        kind: ChecksumKind,
-        offload: Offload,
-        pseudo: Diff,
-        payload: Diff,
-    ) -> Option<()> {
-        let sum = offload.sum_at(offset, false);
-        let field = self.read::<2>(offset)?;
-        self.write(offset, kind.corrected(field, sum, pseudo, payload))
     }
 
     #[inline(always)]

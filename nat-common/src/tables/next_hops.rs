@@ -36,9 +36,9 @@ pub const fn slot(tag: Tag) -> u32 {
 /// memory while packets read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-pub struct NextHopRecord {
-    /// Its tag, [`NONE`] while the slot is not in use. It is written last and taken away first.
-    pub tag: Tag,
+pub struct NextHopRecord<Word = u32> {
+    /// Its [`Tag`], [`NONE`] while the slot is not in use. It is written last and taken away first.
+    pub tag: Word,
     /// Index of the interface that packets are handed to: the port of a bridge, or a device that is
     /// none.
     pub port: u32,
@@ -53,8 +53,11 @@ pub struct NextHopRecord {
     /// The last tag's high half.
     pub epoch: u16,
     /// When a packet was last sent there, in seconds of the monotonic clock.
-    pub used_s: u32,
+    pub used_s: Word,
 }
+
+/// [`NextHopRecord`] in the table, while packets on several CPUs use it.
+pub type NextHop = NextHopRecord<Shared>;
 
 /// Bits of [`NextHopRecord::flags`].
 pub mod flags {
@@ -62,28 +65,6 @@ pub mod flags {
     pub const HAS_EGRESS: u16 = 1 << 0;
     /// The port takes frames that XDP redirects.
     pub const TAKES_FRAMES: u16 = 1 << 1;
-}
-
-/// [`NextHopRecord`] in a table, while packets on several CPUs use it.
-#[derive(Debug)]
-#[repr(C)]
-pub struct NextHop {
-    /// See [`NextHopRecord::tag`].
-    pub tag: Shared,
-    /// See [`NextHopRecord::port`].
-    pub port: u32,
-    /// See [`NextHopRecord::mtu`].
-    pub mtu: u32,
-    /// See [`NextHopRecord::destination`].
-    pub destination: [u8; 6],
-    /// See [`NextHopRecord::source`].
-    pub source: [u8; 6],
-    /// See [`NextHopRecord::flags`].
-    pub flags: u16,
-    /// See [`NextHopRecord::epoch`].
-    pub epoch: u16,
-    /// See [`NextHopRecord::used_s`].
-    pub used_s: Shared,
 }
 
 /// Key of `NEXT_HOP_TAGS`, whose value is a [`Tag`].

@@ -21,10 +21,11 @@ pub struct PortKey<A> {
     pub reserved: u8,
 }
 
-/// Value of `PORTS`, as it is written and read as a whole.
+/// Value of `PORTS`, as it is written and read as a whole. A [`PortOwner`] is the same memory while
+/// packets take and release references.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct PortRecord<A> {
+pub struct PortRecord<A, Count = u32> {
     /// The owner's internal address, unspecified if the port is [`SHARED`].
     pub address: A,
     /// The owner's internal port.
@@ -40,36 +41,17 @@ pub struct PortRecord<A> {
     /// Number of the rule that made it.
     pub rule: u32,
     /// How many sessions use it.
-    pub references: u32,
+    pub references: Count,
 }
+
+/// [`PortRecord`] in the table.
+pub type PortOwner<A> = PortRecord<A, References>;
 
 /// Bit of [`PortRecord::flags`]: the port serves several internal endpoints towards different
 /// remotes (address and port-dependent mapping).
 pub const SHARED: u8 = 1;
 
-/// [`PortRecord`] in a table.
-#[derive(Debug)]
-#[repr(C)]
-pub struct PortOwner<A> {
-    /// See [`PortRecord::address`].
-    pub address: A,
-    /// See [`PortRecord::port`].
-    pub port: Port,
-    /// See [`PortRecord::network`].
-    pub network: u16,
-    /// See [`PortRecord::uplink`].
-    pub uplink: u16,
-    /// See [`PortRecord::filtering`].
-    pub filtering: u8,
-    /// See [`PortRecord::flags`].
-    pub flags: u8,
-    /// See [`PortRecord::rule`].
-    pub rule: u32,
-    /// See [`PortRecord::references`].
-    pub references: References,
-}
-
-impl<A: Address> PortOwner<A> {
+impl<A: Address, Count> PortRecord<A, Count> {
     /// Whether the port belongs to one internal endpoint alone.
     #[inline(always)]
     pub fn is_exclusive(&self) -> bool {
@@ -88,26 +70,29 @@ impl<A: Address> PortOwner<A> {
             reserved: 0,
         }
     }
+
+    /// The same with another count of references.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn with_references<Other>(&self, references: Other) -> PortRecord<A, Other> {
+        PortRecord {
+            address: self.address,
+            port: self.port,
+            network: self.network,
+            uplink: self.uplink,
+            filtering: self.filtering,
+            flags: self.flags,
+            rule: self.rule,
+            references,
+        }
+    }
 }
 
+#[cfg(not(target_arch = "bpf"))]
 impl<A: Address> PortRecord<A> {
-    /// Whether the port belongs to one internal endpoint alone.
-    #[inline(always)]
-    pub fn is_exclusive(&self) -> bool {
-        self.flags & SHARED == 0
-    }
-
-    /// The owner's key in `MAPPINGS`.
-    #[inline(always)]
-    pub fn mapping_key(&self, protocol: u8) -> MappingKey<A> {
-        MappingKey {
-            address: self.address,
-            port: self.port,
-            network: self.network,
-            uplink: self.uplink,
-            protocol,
-            reserved: 0,
-        }
+    /// The same in a table in memory of the host.
+    #[must_use]
+    pub fn in_table(&self) -> PortOwner<A> {
+        self.with_references(References::new(self.references))
     }
 }
 

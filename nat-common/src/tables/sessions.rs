@@ -88,11 +88,11 @@ pub struct SessionKey<A> {
     pub view: u8,
 }
 
-/// Value of `SESSIONS`, as it is written and read as a whole. [`Session`] is the same memory while
+/// Value of `SESSIONS`, as it is written and read as a whole. A [`Session`] is the same memory while
 /// packets change it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct SessionRecord<A> {
+pub struct SessionRecord<A, Word = u32> {
     /// Source address after translation.
     pub source: A,
     /// Destination address after translation.
@@ -113,16 +113,19 @@ pub struct SessionRecord<A> {
     pub opened_s: u32,
     /// When a packet last passed this way, in seconds of the monotonic clock; [`DEAD`] once the
     /// entry is being removed, [`OPENING`] while its session is not complete.
-    pub seen_s: u32,
+    pub seen_s: Word,
     /// Bits of [`crate::session::tracking`]; the same in both directions.
-    pub state: u32,
+    pub state: Word,
     /// Where packets of this entry are sent, a [`crate::tables::next_hops::Tag`].
-    pub next_hop: u32,
+    pub next_hop: Word,
     /// Datagrams that the XDP program has left to the kernel and when it last did, see
     /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the
     /// last segment of this entry has acknowledged.
-    pub passed: u32,
+    pub passed: Word,
 }
+
+/// [`SessionRecord`] in the table, while packets on several CPUs read and change it.
+pub type Session<A> = SessionRecord<A, Shared>;
 
 /// Bits of [`SessionRecord::flags`].
 pub mod flags {
@@ -191,38 +194,6 @@ const _: () = assert!(JUST_OPENED == NO_ACKNOWLEDGEMENT);
 /// [`PASSED_NS`]. One that has not arrived by then is lost.
 const LOST: u32 = 200;
 
-/// [`SessionRecord`] in a table, while packets on several CPUs read and change it.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Session<A> {
-    /// Source address after translation.
-    pub source: A,
-    /// Destination address after translation.
-    pub destination: A,
-    /// Source port after translation.
-    pub source_port: Port,
-    /// Destination port after translation.
-    pub destination_port: Port,
-    /// [`SessionKey::network`] of the other direction's entry.
-    pub peer_network: u16,
-    /// [`SessionKey::view`] of the other direction's entry.
-    pub peer_view: u8,
-    /// Bits of [`flags`].
-    pub flags: u8,
-    /// Number of the rule that the session counts under.
-    pub rule: u32,
-    /// When it was opened.
-    pub opened_s: u32,
-    /// See [`SessionRecord::seen_s`].
-    pub seen_s: Shared,
-    /// See [`SessionRecord::state`].
-    pub state: Shared,
-    /// See [`SessionRecord::next_hop`].
-    pub next_hop: Shared,
-    /// See [`SessionRecord::passed`].
-    pub passed: Shared,
-}
-
 impl<A: Address> SessionKey<A> {
     /// The source as an endpoint.
     #[inline(always)]
@@ -273,7 +244,7 @@ impl<A: Address> SessionKey<A> {
     }
 }
 
-impl<A: Address> SessionRecord<A> {
+impl<A: Address, Word> SessionRecord<A, Word> {
     /// The source after translation.
     #[inline(always)]
     pub fn source_endpoint(&self) -> Endpoint<A> {
@@ -281,13 +252,30 @@ impl<A: Address> SessionRecord<A> {
     }
 }
 
-impl<A: Address> Session<A> {
-    /// The source after translation.
-    #[inline(always)]
-    pub fn source_endpoint(&self) -> Endpoint<A> {
-        Endpoint::new(self.source, self.source_port)
+#[cfg(not(target_arch = "bpf"))]
+impl<A: Address> SessionRecord<A> {
+    /// The same in a table in memory of the host.
+    #[must_use]
+    pub fn in_table(&self) -> Session<A> {
+        SessionRecord {
+            source: self.source,
+            destination: self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            peer_network: self.peer_network,
+            peer_view: self.peer_view,
+            flags: self.flags,
+            rule: self.rule,
+            opened_s: self.opened_s,
+            seen_s: Shared::new(self.seen_s),
+            state: Shared::new(self.state),
+            next_hop: Shared::new(self.next_hop),
+            passed: Shared::new(self.passed),
+        }
     }
+}
 
+impl<A: Address> Session<A> {
     /// The destination after translation.
     #[inline(always)]
     pub fn destination_endpoint(&self) -> Endpoint<A> {

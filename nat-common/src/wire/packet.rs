@@ -36,6 +36,7 @@ pub trait Packet {
     /// hardware needs the two apart: then the field holds the pseudo-header's sum alone. `offload`
     /// says whether it does ([`Offload::of_frame`]); where it does not know, the carrier has a way
     /// of its own.
+    #[inline(always)]
     fn update_checksum(
         &mut self,
         offset: usize,
@@ -43,7 +44,11 @@ pub trait Packet {
         offload: Offload,
         pseudo: Diff,
         payload: Diff,
-    ) -> Option<()>;
+    ) -> Option<()> {
+        let sum = offload.sum_at(offset, self.frames().segment_len != 0);
+        let field = self.read::<2>(offset)?;
+        self.write(offset, kind.corrected(field, sum, pseudo, payload))
+    }
 
     /// As [`Self::update_checksum`], for the fast path: without a call, whose return costs as much
     /// as the rest where the processor needs to be guarded.
@@ -172,19 +177,6 @@ impl Packet for SlicePacket<'_> {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         *self.bytes.get_mut(offset..)?.first_chunk_mut::<N>()? = bytes;
         Some(())
-    }
-
-    fn update_checksum(
-        &mut self,
-        offset: usize,
-        kind: ChecksumKind,
-        offload: Offload,
-        pseudo: Diff,
-        payload: Diff,
-    ) -> Option<()> {
-        let sum = offload.sum_at(offset, self.frames.segment_len != 0);
-        let field = self.read::<2>(offset)?;
-        self.write(offset, kind.corrected(field, sum, pseudo, payload))
     }
 
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {

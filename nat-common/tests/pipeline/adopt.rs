@@ -203,16 +203,7 @@ fn record(session: &Session<Addr4>) -> SessionRecord4 {
 fn owner(tables: &MemoryTables, key: &PortKey<Addr4>, is_held: bool) -> PortRecord4 {
     match tables.port(key).filter(|_| is_held) {
         None => PortRecord4::zeroed(),
-        Some(owner) => PortRecord4 {
-            address: owner.address,
-            port: owner.port,
-            network: owner.network,
-            uplink: owner.uplink,
-            filtering: owner.filtering,
-            flags: owner.flags,
-            rule: owner.rule,
-            references: 1,
-        },
+        Some(owner) => owner.with_references(1),
     }
 }
 

@@ -334,22 +334,7 @@ impl Sessions<Addr4> for MemoryTables {
     }
 
     fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
-        let session = Session {
-            source: record.source,
-            destination: record.destination,
-            source_port: record.source_port,
-            destination_port: record.destination_port,
-            peer_network: record.peer_network,
-            peer_view: record.peer_view,
-            flags: record.flags,
-            rule: record.rule,
-            opened_s: record.opened_s,
-            seen_s: Shared::new(record.seen_s),
-            state: Shared::new(record.state),
-            next_hop: Shared::new(record.next_hop),
-            passed: Shared::new(record.passed),
-        };
-        self.sessions.add_shared(*key, session)
+        self.sessions.add_shared(*key, record.in_table())
     }
 
     fn remove_session(&self, key: &SessionKey4) {
@@ -393,17 +378,7 @@ impl Ports<Addr4> for MemoryTables {
     }
 
     fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
-        let owner = PortOwner {
-            address: record.address,
-            port: record.port,
-            network: record.network,
-            uplink: record.uplink,
-            filtering: record.filtering,
-            flags: record.flags,
-            rule: record.rule,
-            references: References::new(record.references),
-        };
-        self.ports.add_shared(*key, owner)
+        self.ports.add_shared(*key, record.in_table())
     }
 
     fn remove_port(&self, key: &PortKey4) {
