@@ -1,11 +1,11 @@
 //! Barriers for the verifier of BPF programs. Elsewhere they do nothing.
 //!
-//! After [`settle`] the verifier looks at what comes next once, not once for each path that leads
-//! there.
+//! After [`verifier_barrier`] the verifier looks at what comes next once, not once for each path
+//! that leads there.
 
 /// Makes what was written to `value` final: what follows is compiled as if it could be anything.
 #[inline(always)]
-pub fn settle<V>(value: &mut V) {
+pub fn verifier_barrier<V>(value: &mut V) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: copies a register to itself; to the compiler it may have changed any memory.
     unsafe {
@@ -39,7 +39,7 @@ mod tests {
     fn values_are_the_same_behind_a_barrier() {
         for number in [0, 1, 2, u64::MAX] {
             let mut value = number;
-            settle(&mut value);
+            verifier_barrier(&mut value);
             assert_eq!([value, unknown(number)], [number; 2]);
         }
     }

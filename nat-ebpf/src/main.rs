@@ -173,7 +173,7 @@ fn run<const L3: usize>(
             log_packet(ctx, place.interface, &work.parsed, "received anew");
             skb.receive_anew()
         }
-        Decision::Forwarded => skb.send(work.sent),
+        Decision::Forwarded => skb.send(work.redirect),
         Decision::Kept => TC_ACT_SHOT,
         Decision::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());

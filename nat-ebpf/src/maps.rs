@@ -34,7 +34,6 @@ use nat_common::{
         forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
         fragments::{FragmentKey4, FragmentPorts, Fragments},
         guests::{Guest, GuestKey4, GuestRecord, Guests},
-        held::{HELD_SETS, HELD_WAYS, Held, HeldFragments},
         host::{HostSocket, HostSockets},
         insert::InsertError,
         inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses, InsideKey4},
@@ -45,8 +44,9 @@ use nat_common::{
         permits::{PermitKey4, Permits},
         policies::{Chain, ChainKey, MAX_POLICIES, Policies, Policy4},
         ports::{PortKey4, PortOwner, PortRecord4, Ports},
+        queued::{QUEUE_SETS, QUEUE_WAYS, Queued, QueuedFragments},
         references::References,
-        refusals::{CLOCKS, RefusalClocks},
+        refusals::{RATE_LIMITERS, RateLimiters},
         routes::Routes,
         rules::{Rules, rule_flags},
         sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4, Sessions},
@@ -54,7 +54,7 @@ use nat_common::{
         snats::{SNAT_FIXED_BITS, Snat4, SnatKey4, Snats},
         uplinks::{EXITS, UPLINKS, Uplink, Uplinks},
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Addr4, Endpoint, Port},
         protocol::{ICMP, TCP, UDP},
@@ -130,7 +130,7 @@ static FRAGMENTS: LruHashMap<FragmentKey4, FragmentPorts> = LruHashMap::pinned(1
 #[map]
 static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 0);
 #[map]
-static HELD: Array<Held<Addr4>> = Array::pinned(HELD_SETS * HELD_WAYS, 0);
+static HELD: Array<Queued<Addr4>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
 #[map]
 static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hops::SLOTS, 0);
 #[map]
@@ -149,7 +149,7 @@ static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
 /// When guests were last told of refusals.
 #[map]
-static REFUSALS: Array<u32> = Array::with_max_entries(CLOCKS, 0);
+static REFUSALS: Array<u32> = Array::with_max_entries(RATE_LIMITERS, 0);
 
 /// Where a packet's headers are kept while it is decided on.
 #[map]
@@ -349,7 +349,7 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
         let step = unsafe { &mut *step.cast::<F>() };
         let mut stop = u64::from(!step(index as u32));
         // The compiler may know that this is 0 or 1 where the verifier does not.
-        settle(&mut stop);
+        verifier_barrier(&mut stop);
         stop & 1
     }
     let turn: unsafe extern "C" fn(u64, *mut c_void) -> u64 = turn::<F>;
@@ -693,8 +693,8 @@ impl Policies<Addr4> for Maps {
 
 impl Routes<Addr4> for Maps {
     #[inline(always)]
-    fn way(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
-        route::way(self.ctx, interface, source, destination)
+    fn route_lookup(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
+        route::route_lookup(self.ctx, interface, source, destination)
     }
 
     #[inline(always)]
@@ -756,17 +756,17 @@ impl Datagrams<Addr4> for Maps {
     }
 }
 
-impl HeldFragments<Addr4> for Maps {
+impl QueuedFragments<Addr4> for Maps {
     #[inline(always)]
-    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
+    fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
         // SAFETY: what changes in the value is atomic, or guarded by what is.
         unsafe { shared(HELD.get_ptr_mut(slot)) }
     }
 }
 
-impl RefusalClocks for Maps {
+impl RateLimiters for Maps {
     #[inline(always)]
-    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
+    fn rate_limiter(&self, number: u32) -> Option<&Shared> {
         // SAFETY: `Shared` is an atomic `u32`.
         unsafe { shared(REFUSALS.get_ptr_mut(number)) }
     }

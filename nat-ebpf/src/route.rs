@@ -25,7 +25,12 @@ static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 ///
 /// Rules of the routing policy that ask for a packet's mark do not see it.
 #[inline(always)]
-pub(crate) fn way(ctx: *mut c_void, interface: u32, source: Addr4, destination: Addr4) -> u32 {
+pub(crate) fn route_lookup(
+    ctx: *mut c_void,
+    interface: u32,
+    source: Addr4,
+    destination: Addr4,
+) -> u32 {
     let Some(route) = ROUTE.get_ptr_mut(0) else {
         return way::NOWHERE;
     };

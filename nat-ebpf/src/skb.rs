@@ -18,11 +18,11 @@ use aya_ebpf::{
 use nat_common::{
     tables::{
         fragments::FragmentKey,
-        held::{Busy, HELD_BYTES, HeldPacket},
         interfaces::{Interfaces, interface_flags},
         next_hops,
+        queued::{Busy, QUEUE_BYTES, QueuedPacket},
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::Address,
         checksum::{Diff, fold},
@@ -30,7 +30,7 @@ use nat_common::{
         packet::{ChecksumKind, Frames, Packet},
         protocol::ICMP,
     },
-    work::Sent,
+    work::Redirect,
 };
 
 use crate::{
@@ -51,9 +51,9 @@ const CHUNK: usize = 64;
 /// How many chunks a message may have.
 const CHUNKS: usize = 64;
 
-/// `tc_index` of a fragment that was kept and is on its way to the same hook again. Nothing else
+/// `tc_index` of a fragment that was queued and is on its way to the same hook again. Nothing else
 /// in use today writes that field before the ingress hooks.
-const KEPT: u16 = 0x6e61;
+const QUEUED: u16 = 0x6e61;
 
 /// `tc_index` of a packet that the fast path has sent to an interface with a program at its egress,
 /// which then has nothing more to do.
@@ -168,13 +168,13 @@ impl Skb {
 
     /// Sends the packet out by an interface; gives what the kernel is told.
     #[inline(always)]
-    pub(crate) fn send(&self, sent: Sent) -> i32 {
+    pub(crate) fn send(&self, redirect: Redirect) -> i32 {
         // SAFETY: the context is valid.
         unsafe {
-            if sent.flags & u32::from(next_hops::flags::HAS_EGRESS) != 0 {
+            if redirect.flags & u32::from(next_hops::flags::HAS_EGRESS) != 0 {
                 (*self.skb).tc_index = u32::from(FORWARDED);
             }
-            bpf_redirect(sent.port, 0) as i32
+            bpf_redirect(redirect.port, 0) as i32
         }
     }
 
@@ -462,25 +462,25 @@ impl Packet for Skb {
     }
 }
 
-impl HeldPacket for Skb {
+impl QueuedPacket for Skb {
     #[inline(always)]
-    fn was_kept(&mut self) -> bool {
+    fn was_queued(&mut self) -> bool {
         // SAFETY: the context is valid.
         unsafe {
-            let is_kept = (*self.skb).tc_index == u32::from(KEPT);
-            if is_kept {
+            let was_queued = (*self.skb).tc_index == u32::from(QUEUED);
+            if was_queued {
                 (*self.skb).tc_index = 0;
             }
-            is_kept
+            was_queued
         }
     }
 
     #[inline(always)]
-    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
+    fn queue<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
         slot.set_key(key);
         let len = self.len() as u32;
         // SAFETY: so many bytes have room.
-        unsafe { self.load_whole(slot.bytes_mut().as_mut_ptr(), len, HELD_BYTES as u32)? };
+        unsafe { self.load_whole(slot.bytes_mut().as_mut_ptr(), len, QUEUE_BYTES as u32)? };
         slot.set_len(len);
         Some(())
     }
@@ -497,17 +497,17 @@ impl HeldPacket for Skb {
     }
 
     #[inline(always)]
-    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
+    fn send_queued<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
         if slot.key() != *key {
             return false;
         }
         let len = slot.len();
         let bytes = slot.bytes().as_ptr();
         // SAFETY: so many bytes are there.
-        if unsafe { self.become_other(bytes, len, HELD_BYTES as u32) }.is_some() {
+        if unsafe { self.become_other(bytes, len, QUEUE_BYTES as u32) }.is_some() {
             // SAFETY: the context is valid. A clone that cannot be sent is a fragment that is lost.
             unsafe {
-                (*self.skb).tc_index = u32::from(KEPT);
+                (*self.skb).tc_index = u32::from(QUEUED);
                 bpf_clone_redirect(self.skb, (*self.skb).ifindex, u64::from(BPF_F_INGRESS));
                 (*self.skb).tc_index = 0;
             }
@@ -532,7 +532,7 @@ impl HeldPacket for Skb {
 /// up to 768 bytes.
 pub(crate) const SAVED_BYTES: usize = 15 << 10;
 
-/// A packet that is set aside while fragments are sent that were kept.
+/// A packet that is set aside while queued fragments are sent.
 #[repr(C)]
 pub(crate) struct Saved {
     len: u32,
@@ -557,7 +557,7 @@ fn packet_len(len: u32, room: u32) -> Option<u32> {
         return None;
     }
     let mut len = u64::from(len);
-    settle(&mut len);
+    verifier_barrier(&mut len);
     if len < Ipv4Hdr::LEN as u64 {
         return None;
     }

@@ -12,7 +12,7 @@ use nat_common::{
     pipeline::{self, Decision, Place},
     tables::{
         fragments::FragmentKey,
-        held::{Busy, HeldPacket},
+        queued::{Busy, QueuedPacket},
     },
     verifier::unknown,
     wire::{
@@ -52,7 +52,7 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     let maps = Maps::new(ptr::null_mut());
     match pipeline::early::<Addr4, _, _>(&mut frame, &maps, place, work, fine_clock) {
         // SAFETY: only names an interface.
-        Decision::Forwarded => unsafe { bpf_redirect(work.sent.port, 0) as u32 },
+        Decision::Forwarded => unsafe { bpf_redirect(work.redirect.port, 0) as u32 },
         Decision::Dropped(reason) => {
             count_drop(reason);
             xdp_action::XDP_DROP
@@ -185,14 +185,14 @@ impl Packet for Frame {
     }
 }
 
-impl HeldPacket for Frame {
+impl QueuedPacket for Frame {
     #[inline(always)]
-    fn was_kept(&mut self) -> bool {
+    fn was_queued(&mut self) -> bool {
         false
     }
 
     #[inline(always)]
-    fn keep<A: Address>(&self, _slot: &mut Busy<'_, A>, _key: &FragmentKey<A>) -> Option<()> {
+    fn queue<A: Address>(&self, _slot: &mut Busy<'_, A>, _key: &FragmentKey<A>) -> Option<()> {
         None
     }
 
@@ -202,7 +202,7 @@ impl HeldPacket for Frame {
     }
 
     #[inline(always)]
-    fn send_kept<A: Address>(&mut self, _slot: &Busy<'_, A>, _key: &FragmentKey<A>) -> bool {
+    fn send_queued<A: Address>(&mut self, _slot: &Busy<'_, A>, _key: &FragmentKey<A>) -> bool {
         false
     }
 

@@ -7,12 +7,12 @@ pub mod bulk;
 mod connect;
 pub mod craft;
 pub mod following;
+pub mod foreign_program;
 mod load;
 mod nat;
 mod oracle;
 pub mod owners;
 pub mod snapshot;
-pub mod stranger;
 pub mod traffic;
 mod watch;
 

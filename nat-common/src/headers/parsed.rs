@@ -10,7 +10,7 @@ use network_types::udp::UdpHdr;
 use crate::{
     drop_reason::DropReason,
     family::{Family, Header},
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         icmp::{self, IcmpClass},
@@ -165,7 +165,7 @@ pub fn parse<A: Family, P: Packet>(
     parsed: &mut Parsed<A>,
 ) -> Result<(), DropReason> {
     *parsed = parse_network(packet, l3)?;
-    settle(parsed);
+    verifier_barrier(parsed);
     let header = parsed.header;
     if header.fragment_offset == 0 {
         parse_transport(packet, parsed).ok_or(match header.more_fragments {
@@ -173,7 +173,7 @@ pub fn parse<A: Family, P: Packet>(
             false => DropReason::Malformed,
         })?;
     }
-    settle(parsed);
+    verifier_barrier(parsed);
     Ok(())
 }
 

@@ -6,31 +6,31 @@ use crate::{
         policies::{CHAINS, ChainKey, MAX_POLICIES, Side, action, side},
     },
     wire::address::Address,
-    work::judging::Judging,
+    work::policy_match::PolicyMatch,
 };
 
-/// Finds out what policies say of a flow: [`Judging::action`] and [`Judging::rule`].
+/// Finds out what policies say of a flow: [`PolicyMatch::action`] and [`PolicyMatch::rule`].
 #[inline(always)]
-pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) {
-    let total = find_chains(tables, judging);
-    judging.chain = 0;
-    judging.position = 0;
-    judging.order = u32::MAX;
-    judging.action = u32::from(action::NONE);
-    judging.rule = 0;
+pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) {
+    let total = find_chains(tables, policy_match);
+    policy_match.chain = 0;
+    policy_match.position = 0;
+    policy_match.order = u32::MAX;
+    policy_match.action = u32::from(action::NONE);
+    policy_match.rule = 0;
     if total == 0 {
         return;
     }
-    crate::verifier::settle(judging);
+    crate::verifier::verifier_barrier(policy_match);
     // A turn for each entry, and one for the end of each chain.
-    tables.repeat(total + CHAINS as u32, |_| step(tables, judging));
-    crate::verifier::settle(judging);
+    tables.repeat(total + CHAINS as u32, |_| step(tables, policy_match));
+    crate::verifier::verifier_barrier(policy_match);
 }
 
 /// Looks up the chains of the two sides; how many entries they have together. (Apart from the rest:
 /// the stack has no room for both.)
 #[inline(never)]
-fn find_chains<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) -> u32 {
+fn find_chains<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> u32 {
     // The host is not any: what is said of all does not concern it.
     let any = |side: Side| {
         if side == side::HOST {
@@ -39,19 +39,19 @@ fn find_chains<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) -
             side::ANY
         }
     };
-    let (from, to) = (judging.from, judging.to);
+    let (from, to) = (policy_match.from, policy_match.to);
     let (any_from, any_to) = (any(from), any(to));
     let mut total = 0;
     let mut look = |slot: usize, from: Side, to: Side, is_new: bool| {
         let key = ChainKey {
-            generation: judging.generation,
+            generation: policy_match.generation,
             from,
             to,
             reserved: 0,
         };
         let chain = if is_new { tables.chain(&key) } else { None };
         let chain = chain.copied().unwrap_or_default();
-        judging.chains[slot] = chain;
+        policy_match.chains[slot] = chain;
         total += chain.count.min(MAX_POLICIES);
     };
     look(0, from, to, true);
@@ -63,27 +63,31 @@ fn find_chains<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) -
 
 /// Looks at one entry; whether to go on.
 #[inline(always)]
-fn step<A: Address, T: Tables<A>>(tables: &T, judging: &mut Judging<A>) -> bool {
-    let Some(chain) = judging.chains.get(judging.chain as usize).copied() else {
+fn step<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> bool {
+    let Some(chain) = policy_match
+        .chains
+        .get(policy_match.chain as usize)
+        .copied()
+    else {
         return false;
     };
-    let position = judging.position;
+    let position = policy_match.position;
     if position < chain.count {
         let index = chain.first.wrapping_add(position);
-        let policy = tables.policy(u32::from(judging.generation), index);
+        let policy = tables.policy(u32::from(policy_match.generation), index);
         // Within a chain they are in order: what comes later cannot be better.
-        if let Some(policy) = policy.filter(|policy| policy.order < judging.order) {
-            if judging.matches(policy) {
-                judging.order = policy.order;
-                judging.action = u32::from(policy.action);
-                judging.rule = policy.rule;
+        if let Some(policy) = policy.filter(|policy| policy.order < policy_match.order) {
+            if policy_match.matches(policy) {
+                policy_match.order = policy.order;
+                policy_match.action = u32::from(policy.action);
+                policy_match.rule = policy.rule;
             } else {
-                judging.position = position + 1;
+                policy_match.position = position + 1;
                 return true;
             }
         }
     }
-    judging.chain += 1;
-    judging.position = 0;
-    judging.chain < CHAINS as u32
+    policy_match.chain += 1;
+    policy_match.position = 0;
+    policy_match.chain < CHAINS as u32
 }

@@ -64,7 +64,7 @@ fn network_behind<A: Address, T: Tables<A>>(
     if !header.destination.is_private() {
         return None;
     }
-    let way = tables.way(interface, header.source, header.destination);
+    let way = tables.route_lookup(interface, header.source, header.destination);
     Some(network_of(tables, way)).filter(|network| *network != 0)
 }
 

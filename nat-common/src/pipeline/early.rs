@@ -56,7 +56,7 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
         return Decision::GoesOn;
     };
     hop.touch(now_s);
-    send(packet, tables, &parsed, session, hop, &mut work.sent).into()
+    send(packet, tables, &parsed, session, hop, &mut work.redirect).into()
 }
 
 /// The shortest datagram that holds a packet with a checksum of its own, in bytes of its payload.

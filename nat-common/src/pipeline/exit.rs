@@ -26,7 +26,7 @@ pub(crate) fn check<A: Address, T: Tables<A>>(
         return None;
     }
     let (source, destination) = (parsed.header.source, parsed.header.destination);
-    let way = tables.way(interface, source, destination);
+    let way = tables.route_lookup(interface, source, destination);
     if matches!(way, way::HOST | way::NOWHERE | way::TUNNEL) || tables.is_exit(way) {
         return None;
     }

@@ -29,7 +29,7 @@ use crate::{
     },
     translation::rewrite::rewrite_forwarded,
     wire::{address::Address, packet::Packet, tcp},
-    work::Sent,
+    work::Redirect,
 };
 
 /// Length of the two addresses at the start of an Ethernet header in bytes.
@@ -58,7 +58,7 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interface: &Interface,
-    sent: &mut Sent,
+    redirect: &mut Redirect,
 ) -> Option<Outcome> {
     if !parsed.has_ports {
         return None;
@@ -70,7 +70,7 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     if interface.flags & interface_flags::ANTI_SPOOF != 0 {
         check_owner(packet, tables, parsed, interface).ok()?;
     }
-    forward(packet, tables, parsed, session, sent)
+    forward(packet, tables, parsed, session, redirect)
 }
 
 /// What has become of a packet from outside.
@@ -91,7 +91,7 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     l3: usize,
-    sent: &mut Sent,
+    redirect: &mut Redirect,
 ) -> Inbound {
     let Some(parsed) = parse_plain(packet, l3) else {
         return Inbound::Slow;
@@ -102,7 +102,7 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     if is_datagram(&parsed) {
         session.arrive(|| parsed.traffic(packet, true).packets as u32);
     }
-    match forward(packet, tables, &parsed, session, sent) {
+    match forward(packet, tables, &parsed, session, redirect) {
         Some(outcome) => Inbound::Done(outcome.into()),
         None => Inbound::Slow,
     }
@@ -114,7 +114,7 @@ fn forward<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
-    sent: &mut Sent,
+    redirect: &mut Redirect,
 ) -> Option<Outcome> {
     let now_s = tables.now_s();
     let hop = next_hop(packet, tables, parsed, session, now_s)?;
@@ -122,7 +122,7 @@ fn forward<A: Family, P: Packet, T: Tables<A>>(
         return None;
     }
     hop.touch(now_s);
-    Some(send(packet, tables, parsed, session, hop, sent))
+    Some(send(packet, tables, parsed, session, hop, redirect))
 }
 
 /// Whether a frame's destination is this link-layer address.
@@ -192,7 +192,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     session: &Session<A>,
     hop: &NextHop,
-    sent: &mut Sent,
+    redirect: &mut Redirect,
 ) -> Outcome {
     match parsed.transport {
         // It changes no more about its connection.
@@ -208,7 +208,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
         .and_then(|start| packet.write::<LINK_ADDRESSES>(start, link_addresses(hop)))
         .ok_or(DropReason::RewriteFailed)?;
     tables.count(session.rule, traffic);
-    *sent = Sent {
+    *redirect = Redirect {
         port: hop.port,
         flags: u32::from(hop.flags),
     };

@@ -1,8 +1,8 @@
 //! Fragments in any order.
 //!
-//! Only the first fragment of a packet says the ports. Those that come before it are kept and sent
-//! on when it comes, at the hook at which packets enter: from there on the first one is always in
-//! front. Bounded in number and bytes by [`HELD_SETS`] and [`HELD_WAYS`], in time by
+//! Only the first fragment of a packet says the ports. Those that come before it are queued and
+//! sent on when it comes, at the hook at which packets enter: from there on the first one is always
+//! in front. Bounded in number and bytes by [`QUEUE_SETS`] and [`QUEUE_WAYS`], in time by
 //! `fragment_s`, and fair: a sender has the slots of one set, whatever it sends.
 //!
 //! A packet's fragments may not overlap (RFC 5722 section 3, and Linux since 5.0 for IPv4 too): the
@@ -20,9 +20,9 @@ use crate::{
         Tables,
         datagrams::{BLOCK, Datagram, WORD_BLOCKS, WORDS, state},
         fragments::{FragmentKey, FragmentPorts},
-        held::{BUSY, Busy, FREE, HELD_SETS, HELD_WAYS, Held, HeldPacket},
         insert::InsertError,
         policies::{ChainKey, side},
+        queued::{BUSY, Busy, FREE, QUEUE_SETS, QUEUE_WAYS, Queued, QueuedPacket},
         sessions::View,
     },
     wire::{
@@ -36,15 +36,15 @@ const MAX_PAYLOAD: usize = 65535 - 20;
 
 /// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to
 /// the next one with the same identification.)
-pub const DUPLICATE_WAYS: u32 = HELD_WAYS / 8;
+pub const DUPLICATE_WAYS: u32 = QUEUE_WAYS / 8;
 
 /// What becomes of a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// The first one has come, or is this one: it goes on.
     GoesOn,
-    /// It is kept until the first one comes.
-    Kept,
+    /// It is queued until the first one comes.
+    Queued,
 }
 
 /// The blocks of a fragment.
@@ -96,21 +96,21 @@ impl<A: Address> Parsed<A> {
     }
 }
 
-/// Lets a fragment pass if the first one of its packet has come, keeps it otherwise, and sends on
-/// what was kept when the first one comes. Those come to the same hook again, after this one.
+/// Lets a fragment pass if the first one of its packet has come, queues it otherwise, and sends on
+/// what was queued when the first one comes. Those come to the same hook again, after this one.
 ///
 /// # Errors
 ///
 /// Why it is dropped.
 #[inline(always)]
-pub fn order<A: Family, P: HeldPacket, T: Tables<A>>(
+pub fn order<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     key: &FragmentKey<A>,
 ) -> Result<Order, DropReason> {
     let blocks = parsed.blocks()?;
-    if packet.was_kept() {
+    if packet.was_queued() {
         return Ok(Order::GoesOn);
     }
     let datagram = datagram(tables, key).ok_or(DropReason::FragmentsFull)?;
@@ -129,7 +129,7 @@ pub fn order<A: Family, P: HeldPacket, T: Tables<A>>(
             send_on(packet, tables, key);
         }
     } else if needs_first(key.protocol) && datagram.state.load() & state::FIRST == 0 {
-        return keep(packet, tables, key, datagram);
+        return queue(packet, tables, key, datagram);
     }
     if datagram.is_complete() {
         // Its identification may be used again.
@@ -227,11 +227,11 @@ const fn word_bits(blocks: Blocks, word: u32) -> u32 {
 /// The first slot of a sender's set.
 #[inline(always)]
 fn set_of<A: Address>(key: &FragmentKey<A>) -> u32 {
-    key.source.mix().wrapping_add(key.network.into()) % HELD_SETS * HELD_WAYS
+    key.source.hash().wrapping_add(key.network.into()) % QUEUE_SETS * QUEUE_WAYS
 }
 
 #[inline(never)]
-fn keep<A: Family, P: HeldPacket, T: Tables<A>>(
+fn queue<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     key: &FragmentKey<A>,
@@ -242,37 +242,37 @@ fn keep<A: Family, P: HeldPacket, T: Tables<A>>(
     let has_just_come = |ports: &FragmentPorts| now_s.saturating_sub(ports.seen_s) <= DUPLICATES_S;
     let (ways, full) = match tables.fragment(key).is_some_and(has_just_come) {
         true => (DUPLICATE_WAYS, DropReason::FragmentDuplicate),
-        false => (HELD_WAYS, DropReason::FragmentsFull),
+        false => (QUEUE_WAYS, DropReason::FragmentsFull),
     };
     let mut slot = None;
     tables.repeat(ways, |way| {
-        let Some(held) = tables.held(set + way) else {
+        let Some(queued) = tables.queued(set + way) else {
             return false;
         };
-        if held.claim(tables, now_s, lifetime_s).is_some() {
+        if queued.claim(tables, now_s, lifetime_s).is_some() {
             slot = Some(set + way);
         }
         slot.is_none()
     });
     // (Made busy above: a reference does not outlast the loop for the verifier.)
-    let held = slot.and_then(|slot| tables.held(slot)).ok_or(full)?;
-    let mut busy = Busy(held);
-    if packet.keep(&mut busy, key).is_none() {
+    let queued = slot.and_then(|slot| tables.queued(slot)).ok_or(full)?;
+    let mut busy = Busy(queued);
+    if packet.queue(&mut busy, key).is_none() {
         busy.hand_over(FREE);
         return Err(DropReason::FragmentsFull);
     }
     busy.hand_over(now_s);
     // The first one may have come meanwhile, and not have seen this one.
     let has_first = datagram.state.fetch_or(state::KEEPS) & state::FIRST != 0;
-    if has_first && held.seen_s.exchange_if(now_s, FREE) == now_s {
+    if has_first && queued.seen_s.exchange_if(now_s, FREE) == now_s {
         return Ok(Order::GoesOn);
     }
-    Ok(Order::Kept)
+    Ok(Order::Queued)
 }
 
-/// Sends on what was kept of a packet whose first fragment is here.
+/// Sends on what was queued of a packet whose first fragment is here.
 #[inline(never)]
-fn send_on<A: Family, P: HeldPacket, T: Tables<A>>(
+fn send_on<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     key: &FragmentKey<A>,
@@ -281,16 +281,16 @@ fn send_on<A: Family, P: HeldPacket, T: Tables<A>>(
         return;
     }
     let set = set_of(key);
-    tables.repeat(HELD_WAYS, |way| {
-        let Some(held) = tables.held(set + way) else {
+    tables.repeat(QUEUE_WAYS, |way| {
+        let Some(queued) = tables.queued(set + way) else {
             return false;
         };
-        let seen_s = held.seen_s.load();
+        let seen_s = queued.seen_s.load();
         if seen_s != FREE
             && seen_s != BUSY
-            && let Some(busy) = held.make_busy(seen_s)
+            && let Some(busy) = queued.make_busy(seen_s)
         {
-            let is_wanted = packet.send_kept(&busy, key);
+            let is_wanted = packet.send_queued(&busy, key);
             busy.hand_over(if is_wanted { FREE } else { seen_s });
         }
         true
@@ -303,15 +303,15 @@ fn send_on<A: Family, P: HeldPacket, T: Tables<A>>(
 pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
     let (now_s, lifetime_s) = (tables.now_s(), lifetime_s(tables));
     let mut freed = 0;
-    tables.repeat(HELD_SETS * HELD_WAYS, |slot| {
-        let held = tables.held(slot);
-        freed += i32::from(held.is_some_and(|held| held.expire(tables, now_s, lifetime_s)));
+    tables.repeat(QUEUE_SETS * QUEUE_WAYS, |slot| {
+        let queued = tables.queued(slot);
+        freed += i32::from(queued.is_some_and(|queued| queued.expire(tables, now_s, lifetime_s)));
         true
     });
     freed
 }
 
-impl<A: Address> Held<A> {
+impl<A: Address> Queued<A> {
     /// Makes the slot busy if nothing is in it or what is has waited for too long.
     #[inline(always)]
     fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> Option<Busy<'_, A>> {
@@ -344,7 +344,7 @@ impl<A: Address> Held<A> {
 
 /// Lets a fragment into the pipeline once the first one of its packet has come.
 #[inline(never)]
-pub(crate) fn enter<A: Family, P: HeldPacket, T: Tables<A>>(
+pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,

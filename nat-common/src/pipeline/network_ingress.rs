@@ -32,16 +32,16 @@ use crate::{
         Tables,
         addresses::ExternalAddress,
         forwards::forward_flags,
-        held::HeldPacket,
         host::HostSocket,
         interfaces::{Interface, interface_flags, role},
         origin::Origin,
         ports::PortKey,
+        queued::QueuedPacket,
         sessions::{Session, View, flags},
         snats::{Snat, filtering, mapping},
     },
     translation::rewrite::rewrite,
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         packet::Packet,
@@ -55,7 +55,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn from_guest<A: Family, P: HeldPacket, T: Tables<A>>(
+pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -73,7 +73,7 @@ pub fn from_guest<A: Family, P: HeldPacket, T: Tables<A>>(
     if network == 0 || verdict != Verdict::Untouched {
         return Ok(verdict);
     }
-    settle(work);
+    verifier_barrier(work);
     if let Some(reason) = exit::check(tables, &work.parsed, place.interface, network) {
         return Err(reason);
     }
@@ -84,7 +84,7 @@ pub fn from_guest<A: Family, P: HeldPacket, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
+fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -100,7 +100,7 @@ fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
             if place.is_to_host
                 && interface.flags & interface_flags::NO_BRIDGE != 0
                 && let Some(outcome) =
-                    fast::outbound(packet, tables, parsed, interface, &mut work.sent)
+                    fast::outbound(packet, tables, parsed, interface, &mut work.redirect)
             {
                 return outcome;
             }
@@ -108,7 +108,8 @@ fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
         }
         None => (0, false),
     };
-    if parsed.is_fragment() && enter(packet, tables, parsed, View::Inside, network)? == Order::Kept
+    if parsed.is_fragment()
+        && enter(packet, tables, parsed, View::Inside, network)? == Order::Queued
     {
         return Ok(Verdict::Kept);
     }

@@ -32,7 +32,7 @@ use crate::{
         sessions::{Session, View, flags},
         snats::mapping,
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         packet::Packet,
@@ -67,7 +67,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     let is_group = !header.destination.is_unicast();
     let mut to = side::HOST;
     if !is_group {
-        let way = tables.way(interface, header.source, header.destination);
+        let way = tables.route_lookup(interface, header.source, header.destination);
         if way == way::NOWHERE {
             return Ok(Verdict::Untouched);
         }
@@ -80,7 +80,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     if !is_admitted(packet, tables, work)? {
         return Ok(Verdict::Untouched);
     }
-    settle(work);
+    verifier_barrier(work);
     // What leaves translated gets its session there.
     let is_translated = to & side::UPLINKS != 0
         && to < side::ELSEWHERE
@@ -95,7 +95,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
         network,
         answer_view,
         answer_network,
-        rule: work.judging.rule,
+        rule: work.policy_match.rule,
     };
     open(packet, tables, work, &plain)
 }
@@ -142,7 +142,7 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
         network: 0,
         answer_view: View::Inside,
         answer_network: network,
-        rule: work.judging.rule,
+        rule: work.policy_match.rule,
     };
     open(packet, tables, work, &plain)
 }
@@ -175,7 +175,7 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
         network: 0,
         answer_view: View::Inside,
         answer_network: network,
-        rule: work.judging.rule,
+        rule: work.policy_match.rule,
     };
     match open(packet, tables, work, &plain) {
         Err(_) if is_host => Ok(Verdict::Untouched),
@@ -212,7 +212,8 @@ pub(crate) fn check<A: Family, P: Packet, T: Tables<A>>(
         network => network,
     };
     prepare(tables, work, from, to);
-    (work.judging.destination, work.judging.port) = (target.endpoint.address, target.endpoint.port);
+    (work.policy_match.destination, work.policy_match.port) =
+        (target.endpoint.address, target.endpoint.port);
     match admits(packet, tables, work, target.is_accepted) {
         true => Ok(()),
         false => Err(DropReason::Policy),
@@ -226,13 +227,13 @@ fn admits<A: Family, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     is_accepted: bool,
 ) -> bool {
-    judge(tables, &mut work.judging);
-    let is_dropped = work.judging.action == u32::from(action::DROP);
-    if is_dropped && !(is_accepted && work.judging.is_default()) {
+    judge(tables, &mut work.policy_match);
+    let is_dropped = work.policy_match.action == u32::from(action::DROP);
+    if is_dropped && !(is_accepted && work.policy_match.is_default()) {
         refuse(packet, tables, work);
         return false;
     }
-    if !is_dropped && work.judging.action != u32::from(action::NONE) {
+    if !is_dropped && work.policy_match.action != u32::from(action::NONE) {
         note(packet, tables, work, true);
     }
     true
@@ -253,14 +254,16 @@ fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
 #[inline(always)]
 fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side, to: Side) {
     let Work {
-        parsed, judging, ..
+        parsed,
+        policy_match,
+        ..
     } = work;
-    judging.generation = generation(tables);
-    (judging.from, judging.to) = (from, to);
-    judging.source = parsed.header.source;
-    judging.destination = parsed.header.destination;
-    judging.port = asked_port(parsed);
-    judging.protocol = u32::from(parsed.header.protocol);
+    policy_match.generation = generation(tables);
+    (policy_match.from, policy_match.to) = (from, to);
+    policy_match.source = parsed.header.source;
+    policy_match.destination = parsed.header.destination;
+    policy_match.port = asked_port(parsed);
+    policy_match.protocol = u32::from(parsed.header.protocol);
 }
 
 /// Asks the policies: whether they let the packet pass because they concern it. `false` if they do
@@ -271,15 +274,15 @@ fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Result<bool, DropReason> {
-    judge(tables, &mut work.judging);
-    let found = work.judging.action;
+    judge(tables, &mut work.policy_match);
+    let found = work.policy_match.action;
     if found == u32::from(action::NONE) {
         return Ok(false);
     }
     let parsed = &work.parsed;
     let is_unknown = parsed.transport == Transport::LaterFragment && !parsed.has_ports;
     // The host puts fragments together itself: without a first one it makes nothing of them.
-    if is_unknown && work.judging.to == side::HOST {
+    if is_unknown && work.policy_match.to == side::HOST {
         return Ok(false);
     }
     if is_unknown {
@@ -298,16 +301,16 @@ fn refuse<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &Work<A>,
 ) -> DropReason {
-    let is_in = is_in(work.judging.from);
-    tables.count(work.judging.rule, work.parsed.traffic(packet, is_in));
+    let is_in = is_in(work.policy_match.from);
+    tables.count(work.policy_match.rule, work.parsed.traffic(packet, is_in));
     DropReason::Policy
 }
 
 /// Counts a packet that opens a session under another rule.
 #[inline(always)]
 fn note<A: Family, P: Packet, T: Tables<A>>(packet: &P, tables: &T, work: &Work<A>, opens: bool) {
-    let rule = work.judging.rule;
-    let is_in = is_in(work.judging.from);
+    let rule = work.policy_match.rule;
+    let is_in = is_in(work.policy_match.from);
     tables.count(rule, work.parsed.traffic(packet, is_in));
     if opens || work.parsed.may_open() {
         tables.count_opened(rule);

@@ -32,7 +32,7 @@ pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return Decision::GoesOn;
     };
-    match outbound(packet, tables, &parsed, &port, &mut work.sent) {
+    match outbound(packet, tables, &parsed, &port, &mut work.redirect) {
         Some(result) => result.into(),
         None => Decision::GoesOn,
     }

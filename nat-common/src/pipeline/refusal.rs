@@ -5,7 +5,7 @@ use crate::{
     tables::{
         Tables,
         interfaces::{Interface, role},
-        refusals::CLOCKS,
+        refusals::RATE_LIMITERS,
     },
     wire::{
         address::Address,
@@ -61,7 +61,7 @@ pub fn recipient<A: Address, T: Tables<A>>(
 /// often it was told in it.
 #[inline(always)]
 fn is_due<A: Address, T: Tables<A>>(tables: &T, guest: A) -> bool {
-    let Some(clock) = tables.refusal_clock(guest.mix() % CLOCKS) else {
+    let Some(clock) = tables.rate_limiter(guest.hash() % RATE_LIMITERS) else {
         return false;
     };
     let (before, second) = (clock.load(), tables.now_s() << 8);

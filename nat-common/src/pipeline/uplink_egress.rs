@@ -27,7 +27,7 @@ use crate::{
         snats::{Snat, filtering, mapping},
     },
     translation::{mss, rewrite::rewrite},
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         packet::Packet,
@@ -201,7 +201,7 @@ fn from_host<A: Family, P: Packet, T: Tables<A>>(
         HostFlow::TurnedBack => return Err(DropReason::Unsolicited.into()),
         HostFlow::Asks | HostFlow::Meets => {}
     }
-    settle(work);
+    verifier_barrier(work);
     match open_elsewhere(packet, tables, work, origin) {
         Err(NotOpened::Dropped(reason))
             if flow == HostFlow::Asks && reason != DropReason::RewriteFailed =>

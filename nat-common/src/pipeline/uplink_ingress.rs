@@ -26,11 +26,11 @@ use crate::{
         Tables,
         addresses::ExternalAddress,
         forwards::{Forward, forward_flags},
-        held::HeldPacket,
         host::HostSocket,
         permits::PermitKey,
         policies::side_of,
         ports::{PortKey, PortOwner},
+        queued::QueuedPacket,
         sessions::{SessionKey, Touch, View},
         snats::filtering,
     },
@@ -49,7 +49,7 @@ use crate::{
 ///
 /// The reason why it is dropped.
 #[inline(always)]
-pub fn inbound<A: Family, P: HeldPacket, T: Tables<A>>(
+pub fn inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -57,7 +57,7 @@ pub fn inbound<A: Family, P: HeldPacket, T: Tables<A>>(
 ) -> Outcome {
     let mut may_have_session = true;
     if place.is_to_host {
-        match fast::inbound(packet, tables, place.l3, &mut work.sent) {
+        match fast::inbound(packet, tables, place.l3, &mut work.redirect) {
             Inbound::Done(Decision::Dropped(reason)) => return Err(reason),
             Inbound::Done(_) => return Ok(Verdict::Forwarded),
             Inbound::NoSession => may_have_session = false,
@@ -85,7 +85,7 @@ pub fn inbound<A: Family, P: HeldPacket, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
+fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -97,7 +97,7 @@ fn decide<A: Family, P: HeldPacket, T: Tables<A>>(
     if parsed.transport == Transport::IcmpError {
         return icmp_errors::inbound(packet, tables, parsed);
     }
-    if parsed.is_fragment() && enter(packet, tables, parsed, View::Outside, 0)? == Order::Kept {
+    if parsed.is_fragment() && enter(packet, tables, parsed, View::Outside, 0)? == Order::Queued {
         return Ok(Verdict::Kept);
     }
     resolve_fragment(tables, parsed, View::Outside, 0);

@@ -23,7 +23,7 @@ pub enum Verdict {
     Opened,
     /// It is received anew at the same interface, rewritten, and then goes on.
     ReceivedAnew,
-    /// It is sent on by the fast path, as [`crate::work::Work::sent`] says.
+    /// It is sent on by the fast path, as [`crate::work::Work::redirect`] says.
     Forwarded,
     /// A fragment that does not go on: a copy will, when the first one of its packet comes.
     Kept,

@@ -17,7 +17,7 @@ use crate::{
         sessions::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
         settings::DNS_PORT,
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         protocol::UDP,
@@ -161,7 +161,7 @@ fn add_request<A: Address, T: Tables<A>>(
     if request.key.precedes(&answer.key) {
         request.record.seen_s = OPENING;
     }
-    settle(request);
+    verifier_barrier(request);
     // One that is there is of the same flow, opened on another CPU or ending.
     let result = tables.add_session(&request.key, &request.record);
     request.record.seen_s = seen_s;
@@ -267,6 +267,6 @@ pub(crate) fn add_session_entries<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> bool {
-    settle(opening);
+    verifier_barrier(opening);
     add_session(tables, opening).is_ok()
 }

@@ -22,7 +22,7 @@ use crate::{
         sessions::flags,
         snats::{self, Snat},
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         protocol::{ICMP, TCP, UDP, has_ports},
@@ -66,12 +66,12 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
     opening.search = PortSearch::new(protocol, wanted, first, last, tables.random());
     opening.begin();
     find_forwarded(tables, opening);
-    settle(opening);
+    verifier_barrier(opening);
     tables.repeat(MAX_ATTEMPTS + MAX_WAITS, |_| {
         let result = attempt_external(tables, opening);
         opening.goes_on(tables, result, attempts)
     });
-    settle(opening);
+    verifier_barrier(opening);
     finish(tables, opening)?;
     Ok(opening.request.record.source_endpoint())
 }
@@ -85,7 +85,7 @@ fn attempt_external<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
     choose_external(tables, opening)?;
-    settle(opening);
+    verifier_barrier(opening);
     add_entries(tables, opening)
 }
 
@@ -278,12 +278,12 @@ fn add_entries<A: Address, T: Tables<A>>(
     record.source_port = external.port;
     record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | opening.held;
     opening.answer.key = answer_key(&opening.request);
-    settle(opening);
+    verifier_barrier(opening);
     opening.added = match is_answer_to_host(opening) {
         true => Err(Refusal::PortTaken),
         false => add_session(tables, opening),
     };
-    settle(opening);
+    verifier_barrier(opening);
     if opening.added.is_err() {
         let key = &opening.request.key;
         let (protocol, remote) = (key.protocol, key.destination);
@@ -325,7 +325,7 @@ const fn wants_permit<A>(snat: &Snat<A>) -> bool {
 fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
     let count = snat.first.distance_to(snat.last).wrapping_add(1);
     snat.first
-        .offset_by(internal.mix().checked_rem(count).unwrap_or(0))
+        .offset_by(internal.hash().checked_rem(count).unwrap_or(0))
 }
 
 /// Chooses the external endpoint that the internal one has already, with a reference to it; whether

@@ -15,7 +15,7 @@ use crate::{
         guests::GuestKey,
         sessions::{SessionRecord, View, flags},
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
         protocol::{TCP, UDP, has_ports},
@@ -66,7 +66,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         return joined(tables, opening, reason);
     }
     opening.begin();
-    settle(opening);
+    verifier_barrier(opening);
     tables.repeat(MAX_REMOTE_ATTEMPTS + MAX_WAITS, |_| {
         if opening.attempt > 0 {
             // The guest already talks to this remote endpoint: it must see another port.
@@ -75,7 +75,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
             opening.request.record.source_port = first;
         }
         opening.answer.key = answer_key(&opening.request);
-        settle(opening);
+        verifier_barrier(opening);
         let result = match add_pair(tables, opening) {
             Err(Refusal::PortTaken) if !has_ports(protocol) => {
                 Err(Refusal::Final(DropReason::RemoteInUse))
@@ -84,7 +84,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         };
         opening.goes_on(tables, result, MAX_REMOTE_ATTEMPTS)
     });
-    settle(opening);
+    verifier_barrier(opening);
     finish(tables, opening)
 }
 

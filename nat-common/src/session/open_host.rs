@@ -11,7 +11,7 @@ use crate::{
         guests::GuestKey,
         sessions::{SessionKey, SessionRecord, View, flags},
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::address::{Address, Endpoint},
     work::{Work, opening::Entry},
 };
@@ -50,7 +50,7 @@ pub fn open_host<A: Address, T: Tables<A>>(
     if limits::enter_host(tables, &opening.guest).is_err() {
         return false;
     }
-    settle(opening);
+    verifier_barrier(opening);
     let is_noted = add_pair(tables, opening).is_ok();
     match is_noted {
         true => tables.count_opened(NO_RULE),

@@ -15,7 +15,7 @@ use crate::{
         sessions::{SessionRecord, View, flags},
         snats,
     },
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::address::{Address, Endpoint},
     work::Work,
 };
@@ -57,7 +57,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         ..record(tables, external, remote, View::Outside, 0, owner.rule)
     };
     opening.answer.key = answer_key(&opening.request);
-    settle(opening);
+    verifier_barrier(opening);
     if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
         return joined(tables, opening, reason);
     }

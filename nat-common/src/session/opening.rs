@@ -4,7 +4,7 @@ use crate::{
     drop_reason::DropReason,
     session::{entries::add_pair, limits, tracking},
     tables::{Tables, environment::MAX_WAITS, sessions::flags},
-    verifier::settle,
+    verifier::verifier_barrier,
     wire::address::{Address, Endpoint},
     work::opening::{Opening, Refusal},
 };
@@ -16,7 +16,7 @@ const MAX_LOOKS: u32 = 16;
 #[inline(never)]
 pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.begin();
-    settle(opening);
+    verifier_barrier(opening);
     tables.repeat(MAX_WAITS, |_| {
         let result = match add_pair(tables, opening) {
             Err(Refusal::PortTaken) => Err(Refusal::Final(DropReason::Ending)),
@@ -24,7 +24,7 @@ pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &m
         };
         opening.goes_on(tables, result, 1)
     });
-    settle(opening);
+    verifier_barrier(opening);
 }
 
 impl<A: Address> Opening<A> {
@@ -129,13 +129,13 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
     reason: DropReason,
 ) -> Result<(), DropReason> {
-    settle(opening);
+    verifier_barrier(opening);
     opening.is_joined = 0;
     tables.repeat(MAX_LOOKS, |_| {
         tables.pause();
         !join(tables, opening)
     });
-    settle(opening);
+    verifier_barrier(opening);
     match opening.is_joined {
         0 => Err(reason),
         _ => Ok(()),

@@ -11,7 +11,6 @@ pub mod forward_sources;
 pub mod forwards;
 pub mod fragments;
 pub mod guests;
-pub mod held;
 pub mod host;
 pub mod insert;
 pub mod inside;
@@ -22,6 +21,7 @@ pub mod origin;
 pub mod permits;
 pub mod policies;
 pub mod ports;
+pub mod queued;
 pub mod references;
 pub mod refusals;
 pub mod routes;
@@ -35,10 +35,10 @@ use crate::{
     tables::{
         addresses::ExternalAddresses, counters::Counters, datagrams::Datagrams,
         environment::Environment, excludes::Excludes, forward_sources::ForwardSources,
-        forwards::Forwards, fragments::Fragments, guests::Guests, held::HeldFragments,
-        host::HostSockets, inside::InsideAddresses, interfaces::Interfaces, mappings::Mappings,
-        next_hops::NextHops, permits::Permits, policies::Policies, ports::Ports,
-        refusals::RefusalClocks, routes::Routes, rules::Rules, sessions::Sessions,
+        forwards::Forwards, fragments::Fragments, guests::Guests, host::HostSockets,
+        inside::InsideAddresses, interfaces::Interfaces, mappings::Mappings, next_hops::NextHops,
+        permits::Permits, policies::Policies, ports::Ports, queued::QueuedFragments,
+        refusals::RateLimiters, routes::Routes, rules::Rules, sessions::Sessions,
         settings::CurrentSettings, snats::Snats, uplinks::Uplinks,
     },
     wire::address::Address,
@@ -60,7 +60,7 @@ sum_of_tables! {
     /// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one
     /// is atomic.
     ExternalAddresses<A>, Counters, Datagrams<A>, Environment, Excludes<A>, ForwardSources<A>,
-    Forwards<A>, Fragments<A>, Guests<A>, HeldFragments<A>, HostSockets<A>, InsideAddresses<A>,
-    Interfaces, Mappings<A>, NextHops, Permits<A>, Policies<A>, Ports<A>, RefusalClocks, Routes<A>,
+    Forwards<A>, Fragments<A>, Guests<A>, QueuedFragments<A>, HostSockets<A>, InsideAddresses<A>,
+    Interfaces, Mappings<A>, NextHops, Permits<A>, Policies<A>, Ports<A>, RateLimiters, Routes<A>,
     Rules, Sessions<A>, CurrentSettings, Snats<A>, Uplinks,
 }

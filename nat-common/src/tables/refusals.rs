@@ -1,12 +1,13 @@
-//! `REFUSALS`: clocks that limit how many refusals a guest is told of.
+//! `REFUSALS`: rate limiters of the ICMP errors that tell guests of refused packets.
 
 use crate::atomics::Shared;
 
-/// Clocks of refusals: guests share one if they fall on the same by their address.
-pub const CLOCKS: u32 = 1024;
+/// How many rate limiters there are. Guests share one if their addresses have the same hash.
+pub const RATE_LIMITERS: u32 = 1024;
 
-/// The table of clocks of refusals.
-pub trait RefusalClocks {
-    /// The clock of refusals with this number, below [`crate::tables::refusals::CLOCKS`].
-    fn refusal_clock(&self, number: u32) -> Option<&Shared>;
+/// The table of rate limiters.
+pub trait RateLimiters {
+    /// The rate limiter with this number, below [`crate::tables::refusals::RATE_LIMITERS`]: the
+    /// clock of the last errors.
+    fn rate_limiter(&self, number: u32) -> Option<&Shared>;
 }

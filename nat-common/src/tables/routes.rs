@@ -16,7 +16,7 @@ pub mod way {
 pub trait Routes<A: Address> {
     /// Where the kernel sends a packet that came in by an interface: the index of another one, or a
     /// [`crate::tables::routes::way`].
-    fn way(&self, interface: u32, source: A, destination: A) -> u32;
+    fn route_lookup(&self, interface: u32, source: A, destination: A) -> u32;
     /// Whether there is an interface of this index.
     fn is_there(&self, interface: u32) -> bool;
 }

@@ -88,8 +88,8 @@ pub struct SessionKey<A> {
     pub view: u8,
 }
 
-/// Value of `SESSIONS`, as it is written and read as a whole. A [`Session`] is the same memory while
-/// packets change it.
+/// Value of `SESSIONS`, as it is written and read as a whole. A [`Session`] is the same memory
+/// while packets change it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct SessionRecord<A, Word = u32> {

@@ -40,7 +40,7 @@ pub trait Address: Pod + Eq + fmt::Debug {
     fn masked(self, mask: Self) -> Self;
 
     /// A number that depends on every bit of the address.
-    fn mix(self) -> u32;
+    fn hash(self) -> u32;
 
     /// What stands for an interface of this index where addresses are keys.
     fn of_index(index: u32) -> Self;
@@ -176,7 +176,7 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
-    fn mix(self) -> u32 {
+    fn hash(self) -> u32 {
         // Fibonacci hashing: neighbours land far apart.
         let mixed = u32::from_be_bytes(self.0).wrapping_mul(0x9e37_79b1);
         mixed ^ (mixed >> 15)

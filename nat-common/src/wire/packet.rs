@@ -121,8 +121,8 @@ impl ChecksumKind {
     }
 }
 
-/// Takes a frame that was kept and is sent on.
-pub type SendKept<'a> = dyn FnMut(&[u8]) + 'a;
+/// Takes a frame that was queued and is sent on.
+pub type SendQueued<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// A packet in memory of the host, for tests, fuzzers and `explain`.
 pub struct SlicePacket<'a> {
@@ -130,14 +130,14 @@ pub struct SlicePacket<'a> {
     pub bytes: &'a mut [u8],
     /// What [`Packet::ingress_interface`] says.
     pub ingress_interface: u32,
-    /// Whether it was kept and sent on.
-    pub was_kept: bool,
+    /// Whether it was queued and sent on.
+    pub was_queued: bool,
     /// What [`Packet::offload`] says.
     pub offload: Offload,
     /// What [`Packet::frames`] says.
     pub frames: Frames,
-    /// Takes the frames that were kept and are sent on.
-    pub send_kept: Option<&'a mut SendKept<'a>>,
+    /// Takes the frames that were queued and are sent on.
+    pub send_queued: Option<&'a mut SendQueued<'a>>,
 }
 
 impl<'a> SlicePacket<'a> {
@@ -146,10 +146,10 @@ impl<'a> SlicePacket<'a> {
         Self {
             bytes,
             ingress_interface,
-            was_kept: false,
+            was_queued: false,
             offload: Offload::NOTHING,
             frames: Frames { segment_len: 0 },
-            send_kept: None,
+            send_queued: None,
         }
     }
 }

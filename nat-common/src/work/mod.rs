@@ -3,8 +3,8 @@
 //! It lies in a map. The stack of a BPF program has 512 bytes for all its calls, and what lies in
 //! a map the verifier does not follow.
 
-pub mod judging;
 pub mod opening;
+pub mod policy_match;
 pub mod port_search;
 
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
         unreachable,
     },
     work::{
-        judging::Judging,
         opening::{Choice, Entry, Opening},
+        policy_match::PolicyMatch,
         port_search::PortSearch,
     },
 };
@@ -36,17 +36,17 @@ pub struct Work<A> {
     /// The session that it opens.
     pub opening: Opening<A>,
     /// The flow that it opens, as policies see it.
-    pub judging: Judging<A>,
+    pub policy_match: PolicyMatch<A>,
     /// The answer to its refusal.
     pub refusal: [u8; unreachable::MAX_LEN],
     /// Where the fast path sends it.
-    pub sent: Sent,
+    pub redirect: Redirect,
 }
 
 /// Where a packet is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-pub struct Sent {
+pub struct Redirect {
     /// Index of the interface.
     pub port: u32,
     /// Bits of [`crate::tables::next_hops::flags`].
@@ -97,9 +97,9 @@ impl<A: Address> Work<A> {
         Self {
             parsed: Parsed::EMPTY,
             opening,
-            judging: Judging::EMPTY,
+            policy_match: PolicyMatch::EMPTY,
             refusal: [0; unreachable::MAX_LEN],
-            sent: Sent { port: 0, flags: 0 },
+            redirect: Redirect { port: 0, flags: 0 },
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    tables::held::{HELD_BYTES, HELD_SETS, HELD_WAYS},
+    tables::queued::{QUEUE_BYTES, QUEUE_SETS, QUEUE_WAYS},
     wire::{
         address::{Addr4, Address as _},
         protocol::UDP,
@@ -150,19 +150,19 @@ fn f8_fragments_that_come_in_order_look_at_no_slot_and_count_nothing() {
     for part in fragments(&datagram(S1A, 7, 992), 256) {
         assert!(matches!(arrives(&world, &part)[..], [Fate::Network(..)]));
     }
-    assert!(world.tables.held.entries().is_empty());
+    assert!(world.tables.queued.entries().is_empty());
     assert!(world.tables.drops.borrow().is_empty());
 }
 
 /// A sender's slots are one set, the whole of it, and nothing of another.
 #[test]
 fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
-    let set = |source: Ip| Addr4(source).mix() % HELD_SETS;
+    let set = |source: Ip| Addr4(source).hash() % QUEUE_SETS;
     let other = [S2, [203, 0, 113, 3], [203, 0, 113, 4]];
     let other = other.into_iter().find(|ip| set(*ip) != set(S1A)).unwrap();
     let world = forwarding();
     for (count, source) in [(1, S1A), (2, other)] {
-        for id in 0..HELD_WAYS as u16 {
+        for id in 0..QUEUE_WAYS as u16 {
             let late = &fragments(&datagram(source, id, 500), 256)[1];
             assert_eq!(arrives(&world, late), []);
         }
@@ -173,10 +173,10 @@ fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
         let late = &fragments(&datagram(source, 1000, 500), 256)[1];
         let refused = [Fate::Dropped(DropReason::FragmentsFull)];
         assert_eq!(arrives(&world, late), refused);
-        let slots = world.tables.held.entries();
-        assert_eq!(slots.len(), count * HELD_WAYS as usize);
+        let slots = world.tables.queued.entries();
+        assert_eq!(slots.len(), count * QUEUE_WAYS as usize);
         for (slot, _) in slots {
-            assert!([set(S1A), set(other)].contains(&(slot / HELD_WAYS)));
+            assert!([set(S1A), set(other)].contains(&(slot / QUEUE_WAYS)));
         }
     }
     // And all of them are sent on.
@@ -209,7 +209,7 @@ fn f4_a_later_fragment_leaves_until_its_time_is_over() {
 #[test]
 fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
     const FIRST: usize = 2000;
-    for (frame, is_kept) in [(HELD_BYTES, true), (HELD_BYTES + 1, false)] {
+    for (frame, is_kept) in [(QUEUE_BYTES, true), (QUEUE_BYTES + 1, false)] {
         let world = forwarding();
         let later = frame - ETHERNET - 20;
         let whole = udp(At(S1A, 4000), FORWARDED).payload(&vec![7; FIRST - 8 + later]);

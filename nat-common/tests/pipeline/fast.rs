@@ -134,7 +134,7 @@ pub(super) fn run_offloaded(
         UPLINK => pipeline::early(&mut packet, &world.tables, place, &mut work, || clock),
         _ => pipeline::from_port(&mut packet, &world.tables, place, &mut work),
     };
-    (decision, bytes, work.sent.port)
+    (decision, bytes, work.redirect.port)
 }
 
 /// The frame with the checksum that its IP header without options should have.

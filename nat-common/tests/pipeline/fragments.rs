@@ -1,7 +1,7 @@
 //! Fragments in any order.
 
 use nat_common::{
-    drop_reason::DropReason, pipeline::fragments::DUPLICATE_WAYS, tables::held::HELD_WAYS,
+    drop_reason::DropReason, pipeline::fragments::DUPLICATE_WAYS, tables::queued::QUEUE_WAYS,
     wire::protocol::UDP,
 };
 
@@ -161,7 +161,7 @@ fn f12_a_duplicate_takes_no_slot_and_late_ones_take_few() {
         let whole = udp(At(S1A, 4000), At(PUBLIC, 10_500));
         fragments(&whole.payload(&[0; 500]).id(id).bytes(), 256)
     };
-    for _ in 0..HELD_WAYS {
+    for _ in 0..QUEUE_WAYS {
         world.fragment(Hook::Inbound, &whole(1)[1]);
     }
     // Duplicates that come when the datagram is complete could as well be the next one's.
@@ -169,11 +169,11 @@ fn f12_a_duplicate_takes_no_slot_and_late_ones_take_few() {
         delivered(&world, &[&whole(id)[0], &whole(id)[1]]);
         world.fragment(Hook::Inbound, &whole(id)[1]);
     }
-    for id in 100..100 + (HELD_WAYS - DUPLICATE_WAYS - 1) as u16 {
+    for id in 100..100 + (QUEUE_WAYS - DUPLICATE_WAYS - 1) as u16 {
         assert_eq!(world.fragment(Hook::Inbound, &whole(id)[1]), []);
         assert_eq!(world.fragment(Hook::Inbound, &whole(id)[0]).len(), 2);
     }
-    for id in 200..200 + (HELD_WAYS - DUPLICATE_WAYS - 1) as u16 {
+    for id in 200..200 + (QUEUE_WAYS - DUPLICATE_WAYS - 1) as u16 {
         assert_eq!(world.fragment(Hook::Inbound, &whole(id)[1]), [], "{id}");
     }
 }
@@ -210,7 +210,7 @@ fn f6_fragments_that_no_host_takes_are_dropped_each_by_its_reason() {
         let fates = world.fragment(Hook::Inbound, &fragment);
         assert_eq!(fates, [Fate::Dropped(reason)], "{fragment:?}");
     }
-    assert!(world.tables.held.entries().is_empty());
+    assert!(world.tables.queued.entries().is_empty());
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn f8_a_sender_has_so_many_slots_and_no_more() {
         let whole = whole.payload(&[0; 500]).id(id).bytes();
         fragments(&whole, 256)[1].clone()
     };
-    for id in 0..HELD_WAYS as u16 {
+    for id in 0..QUEUE_WAYS as u16 {
         assert_eq!(world.fragment(Hook::Inbound, &late(S1A, id)), []);
     }
     let fates = world.fragment(Hook::Inbound, &late(S1A, 1000));

@@ -5,7 +5,7 @@ use nat_common::{
     family::Family as _,
     tables::{
         guests::GuestKey,
-        held::Held,
+        queued::Queued,
         sessions::{DEAD, OPENING, SessionKey, View},
     },
     wire::{
@@ -35,8 +35,8 @@ fn a_sum_is_folded_until_it_fits_a_word() {
 fn addresses_and_ports_are_shown_as_people_write_them() {
     assert_eq!(format!("{:?}", Addr4([192, 0, 2, 1])), "192.0.2.1");
     assert_eq!(format!("{:?}", Port::new(8080)), "8080");
-    let slot = format!("{:?}", Held::<Addr4>::new());
-    assert!(slot.starts_with("Held { seen_s: "), "{slot}");
+    let slot = format!("{:?}", Queued::<Addr4>::new());
+    assert!(slot.starts_with("Queued { seen_s: "), "{slot}");
 }
 
 /// A pool of four addresses is used evenly, whether guests differ in the last byte of their address
@@ -48,7 +48,7 @@ fn neighbours_are_spread_evenly_whichever_network_they_are_in() {
         for value in 0..=255 {
             let mut address = [10, 50, 161, 7];
             address[byte] = value;
-            counts[Addr4(address).mix() as usize % 4] += 1;
+            counts[Addr4(address).hash() as usize % 4] += 1;
         }
         let even = counts.iter().all(|count| (32..=96).contains(count));
         assert!(even, "byte {byte}: {counts:?}");

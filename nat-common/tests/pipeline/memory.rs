@@ -24,7 +24,6 @@ use nat_common::{
         forwards::{Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
         fragments::{FragmentKey4, FragmentPorts, Fragments},
         guests::{Guest, GuestKey4, Guests},
-        held::{Held, HeldFragments},
         host::{HostSocket, HostSockets},
         insert::InsertError,
         inside::{Inside4, InsideAddresses, InsideKey4},
@@ -35,8 +34,9 @@ use nat_common::{
         permits::{PermitKey4, Permits},
         policies::{Chain, ChainKey, Policies, Policy4},
         ports::{PortKey4, PortOwner, PortRecord4, Ports},
+        queued::{Queued, QueuedFragments},
         references::References,
-        refusals::RefusalClocks,
+        refusals::RateLimiters,
         routes::{Routes, way},
         rules::Rules,
         sessions::{Session, SessionKey4, SessionRecord4, Sessions},
@@ -248,8 +248,8 @@ pub(crate) struct MemoryTables {
     pub(crate) host_addresses: HashSet<Addr4>,
     pub(crate) fragments: Table<FragmentKey4, FragmentPorts>,
     pub(crate) datagrams: Table<FragmentKey4, Datagram>,
-    pub(crate) held: Table<u32, Held<Addr4>>,
-    pub(crate) refusal_clocks: Table<u32, Shared>,
+    pub(crate) queued: Table<u32, Queued<Addr4>>,
+    pub(crate) rate_limiters: Table<u32, Shared>,
     pub(crate) next_hops: HashMap<u32, NextHop>,
     pub(crate) next_hop_tags: HashMap<NextHopKey, Tag>,
     pub(crate) is_fast_path_on: bool,
@@ -515,7 +515,7 @@ impl Policies<Addr4> for MemoryTables {
 }
 
 impl Routes<Addr4> for MemoryTables {
-    fn way(&self, _: u32, _: Addr4, destination: Addr4) -> u32 {
+    fn route_lookup(&self, _: u32, _: Addr4, destination: Addr4) -> u32 {
         let is_host = self.addresses.get(&destination);
         if is_host.is_some_and(|external| external.is_host != 0)
             || self.host_addresses.contains(&destination)
@@ -572,15 +572,15 @@ impl Datagrams<Addr4> for MemoryTables {
     }
 }
 
-impl HeldFragments<Addr4> for MemoryTables {
-    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
-        self.held.get_or_put(slot, Held::default)
+impl QueuedFragments<Addr4> for MemoryTables {
+    fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
+        self.queued.get_or_put(slot, Queued::default)
     }
 }
 
-impl RefusalClocks for MemoryTables {
-    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
-        self.refusal_clocks.get_or_put(number, || Shared::new(0))
+impl RateLimiters for MemoryTables {
+    fn rate_limiter(&self, number: u32) -> Option<&Shared> {
+        self.rate_limiters.get_or_put(number, || Shared::new(0))
     }
 }
 

@@ -6,7 +6,7 @@ use nat_common::{
     pipeline::refusal::recipient,
     tables::{
         interfaces::{Interface, role},
-        refusals::CLOCKS,
+        refusals::RATE_LIMITERS,
     },
     wire::{
         address::{Addr4, Address as _},
@@ -52,7 +52,7 @@ fn x1_a_guest_is_told_in_its_own_network_by_its_gateway() {
         [LAN, DMZ],
     ] {
         assert_eq!(told(&world, &from(C1), interfaces), Some(to(LAN)));
-        world.tables.refusal_clocks.entries()[0].1.store(0);
+        world.tables.rate_limiters.entries()[0].1.store(0);
     }
     // Neither at an interface that is not its network's, nor at one that is none.
     for interfaces in [
@@ -137,9 +137,11 @@ fn x1_a_guest_is_told_eight_times_a_second_whatever_others_are_told() {
         world.advance(1);
     }
     // Each has a clock by its address, of a bounded number of clocks.
-    let clocks = world.tables.refusal_clocks.entries();
+    let clocks = world.tables.rate_limiters.entries();
     let mut numbers: Vec<u32> = clocks.iter().map(|(number, _)| *number).collect();
-    let mut expected = [C1, C3].map(|guest| Addr4(guest).mix() % CLOCKS).to_vec();
+    let mut expected = [C1, C3]
+        .map(|guest| Addr4(guest).hash() % RATE_LIMITERS)
+        .to_vec();
     numbers.sort_unstable();
     expected.sort_unstable();
     assert_eq!(numbers, expected);

@@ -489,8 +489,15 @@ impl World {
         };
         let mut fates = Vec::new();
         let mut waiting = vec![(packet.to_vec(), false)];
-        while let Some((packet, was_kept)) = waiting.pop() {
-            match run_frame(&self.tables, hook, &packet, interface, interface, was_kept) {
+        while let Some((packet, was_queued)) = waiting.pop() {
+            match run_frame(
+                &self.tables,
+                hook,
+                &packet,
+                interface,
+                interface,
+                was_queued,
+            ) {
                 Ok((Verdict::Kept, _)) => {}
                 Ok((_, packet)) => fates.push(self.route(&packet, interface)),
                 Err(reason) => fates.push(Fate::Dropped(reason)),
@@ -720,13 +727,13 @@ pub(crate) fn run_frame(
     packet: &[u8],
     interface: u32,
     ingress_interface: u32,
-    was_kept: bool,
+    was_queued: bool,
 ) -> Result<(Verdict, Vec<u8>), DropReason> {
     let mut bytes = packet.to_vec();
     let mut send = |frame: &[u8]| tables.sent.borrow_mut().push(frame.to_vec());
     let mut packet = SlicePacket {
-        was_kept,
-        send_kept: Some(&mut send),
+        was_queued,
+        send_queued: Some(&mut send),
         ..SlicePacket::new(&mut bytes, ingress_interface)
     };
     let place = Place {

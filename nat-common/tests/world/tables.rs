@@ -17,7 +17,6 @@ use nat_common::{
         forwards::{Forward4, Forwards, forward_flags},
         fragments::{FragmentKey4, FragmentPorts, Fragments},
         guests::{Guest, GuestKey4, Guests},
-        held::{Held, HeldFragments},
         host::{HostSocket, HostSockets},
         insert::InsertError,
         inside::{Inside4, InsideAddresses},
@@ -28,8 +27,9 @@ use nat_common::{
         permits::{PermitKey4, Permits},
         policies::{Chain, ChainKey, Policies, Policy4},
         ports::{PortKey4, PortOwner, PortRecord4, Ports},
+        queued::{Queued, QueuedFragments},
         references::References,
-        refusals::RefusalClocks,
+        refusals::RateLimiters,
         routes::{Routes, way},
         rules::Rules,
         sessions::{Session, SessionKey4, SessionRecord4, Sessions},
@@ -64,8 +64,8 @@ pub(crate) struct MemoryTables {
     guests: Table<GuestKey4, Guest>,
     fragments: Table<FragmentKey4, FragmentPorts>,
     datagrams: RefCell<HashMap<FragmentKey4, &'static Datagram>>,
-    held: RefCell<HashMap<u32, &'static Held<Addr4>>>,
-    refusal_clocks: RefCell<HashMap<u32, &'static Shared>>,
+    queued: RefCell<HashMap<u32, &'static Queued<Addr4>>>,
+    rate_limiters: RefCell<HashMap<u32, &'static Shared>>,
 }
 
 fn add<K: Hash + Eq, V>(table: &Table<K, V>, key: K, value: V) -> Result<(), InsertError> {
@@ -168,8 +168,8 @@ impl MemoryTables {
             guests: Table::default(),
             fragments: Table::default(),
             datagrams: RefCell::default(),
-            held: RefCell::default(),
-            refusal_clocks: RefCell::default(),
+            queued: RefCell::default(),
+            rate_limiters: RefCell::default(),
         }
     }
 
@@ -379,7 +379,7 @@ impl Policies<Addr4> for MemoryTables {
 }
 
 impl Routes<Addr4> for MemoryTables {
-    fn way(&self, _: u32, _: Addr4, _: Addr4) -> u32 {
+    fn route_lookup(&self, _: u32, _: Addr4, _: Addr4) -> u32 {
         way::NOWHERE
     }
 
@@ -437,19 +437,20 @@ impl Datagrams<Addr4> for MemoryTables {
     }
 }
 
-impl HeldFragments<Addr4> for MemoryTables {
-    fn held(&self, slot: u32) -> Option<&Held<Addr4>> {
-        let mut held = self.held.borrow_mut();
+impl QueuedFragments<Addr4> for MemoryTables {
+    fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
+        let mut queued = self.queued.borrow_mut();
         Some(
-            held.entry(slot)
+            queued
+                .entry(slot)
                 .or_insert_with(|| Box::leak(Box::default())),
         )
     }
 }
 
-impl RefusalClocks for MemoryTables {
-    fn refusal_clock(&self, number: u32) -> Option<&Shared> {
-        let mut clocks = self.refusal_clocks.borrow_mut();
+impl RateLimiters for MemoryTables {
+    fn rate_limiter(&self, number: u32) -> Option<&Shared> {
+        let mut clocks = self.rate_limiters.borrow_mut();
         let clock = clocks.entry(number);
         Some(clock.or_insert_with(|| Box::leak(Box::new(Shared::new(0)))))
     }

@@ -28,7 +28,7 @@ use nat_common::{
     wire::address::Addr4,
 };
 
-use super::{Pins, Plain, Programs, link, undisturbed::undisturbed};
+use super::{Pins, Plain, Programs, link, signals::with_signals_blocked};
 
 /// The programs, each at the hook that its section in the object names.
 const PROGRAMS: [&str; 7] = [
@@ -272,7 +272,7 @@ impl Programs {
         let program = program.with_context(|| format!("no program {name}"))?;
         let program: &mut CgroupSockAddr = program.try_into()?;
         if program.fd().is_err() {
-            undisturbed(|| program.load())
+            with_signals_blocked(|| program.load())
                 .with_context(|| format!("load program {name}: refused by the kernel"))?;
         }
         Ok(program)

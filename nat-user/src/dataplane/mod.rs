@@ -20,8 +20,8 @@ mod plain;
 mod record;
 mod rules;
 mod sessions;
+mod signals;
 mod takeover;
-mod undisturbed;
 
 use std::collections::{BTreeMap, BTreeSet};
 

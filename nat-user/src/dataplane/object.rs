@@ -8,7 +8,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Pins, layout, local, record::SkBuff, undisturbed::undisturbed};
+use super::{Pins, layout, local, record::SkBuff, signals::with_signals_blocked};
 use crate::clock;
 
 /// The compiled programs.
@@ -94,7 +94,8 @@ pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf
             loader.map_max_entries(table, max_entries);
         }
     }
-    undisturbed(|| loader.load(bytemuck::cast_slice(&object))).context("load the BPF object")
+    with_signals_blocked(|| loader.load(bytemuck::cast_slice(&object)))
+        .context("load the BPF object")
 }
 
 /// A program by its name, loaded into the kernel when it is first asked for.
@@ -104,7 +105,7 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
         .with_context(|| format!("no program {name}"))?;
     let program: &mut SchedClassifier = program.try_into()?;
     if program.fd().is_err() {
-        undisturbed(|| program.load()).with_context(|| {
+        with_signals_blocked(|| program.load()).with_context(|| {
             format!("load program {name}: refused by the kernel; is it older than Linux 6.1?")
         })?;
     }
@@ -117,7 +118,7 @@ pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     let program = program.with_context(|| format!("no program {XDP_PROGRAM}"))?;
     let program: &mut Xdp = program.try_into()?;
     if program.fd().is_err() {
-        undisturbed(|| program.load())
+        with_signals_blocked(|| program.load())
             .with_context(|| format!("load program {XDP_PROGRAM}: refused by the kernel"))?;
     }
     Ok(program)

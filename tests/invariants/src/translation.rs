@@ -354,7 +354,7 @@ impl Place {
         self,
         world: &World,
         frame: &[u8],
-        was_kept: bool,
+        was_queued: bool,
     ) -> Option<(Verdict, Vec<u8>)> {
         let (interface, ingress) = (self.interface, self.ingress);
         let outcome = run_frame(
@@ -363,7 +363,7 @@ impl Place {
             frame,
             interface,
             ingress,
-            was_kept,
+            was_queued,
         );
         world.check();
         let (verdict, after) = outcome.ok()?;
@@ -375,7 +375,7 @@ impl Place {
             Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Beyond => panic!("undecided"),
             Verdict::Kept => {
-                assert!(!was_kept, "kept twice");
+                assert!(!was_queued, "kept twice");
                 return None;
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Natbpf, Output};
-use tests::stranger::{Hook, Stranger, Verdict};
+use tests::foreign_program::{ForeignProgram, Hook, Verdict};
 use tests::{at, exchange};
 
 use super::{Pages, back_in, both_pass, finding, findings, no_findings};
@@ -41,12 +41,12 @@ impl Session {
     }
 }
 
-fn stranger(net: &Proxmox, interface: &str, hook: Hook) -> Result<Stranger> {
-    Stranger::attach(&net.host, interface, hook, "accounting", Verdict::Next)
+fn foreign_program(net: &Proxmox, interface: &str, hook: Hook) -> Result<ForeignProgram> {
+    ForeignProgram::attach(&net.host, interface, hook, "accounting", Verdict::Next)
 }
 
 /// What each of these programs sees of so many datagrams each way.
-fn seen(session: &Session, strangers: &[&Stranger]) -> Result<Vec<u64>> {
+fn seen(session: &Session, strangers: &[&ForeignProgram]) -> Result<Vec<u64>> {
     let before: Vec<u64> = strangers
         .iter()
         .map(|one| one.seen())
@@ -59,12 +59,12 @@ fn seen(session: &Session, strangers: &[&Stranger]) -> Result<Vec<u64>> {
 #[test]
 fn programs_of_others_stay_where_they_are_and_who_is_passed_by_is_told() -> Result<()> {
     let net = Proxmox::new()?;
-    let uplink_in = stranger(&net, "vmbr0", Hook::TcIngress)?;
-    let uplink_out = stranger(&net, "vmbr0", Hook::TcEgress)?;
-    let port_in = stranger(&net, "tap2", Hook::TcIngress)?;
-    let port_out = stranger(&net, "tap2", Hook::TcEgress)?;
-    let wire_in = stranger(&net, "eno1", Hook::TcIngress)?;
-    let wire_out = stranger(&net, "eno1", Hook::TcEgress)?;
+    let uplink_in = foreign_program(&net, "vmbr0", Hook::TcIngress)?;
+    let uplink_out = foreign_program(&net, "vmbr0", Hook::TcEgress)?;
+    let port_in = foreign_program(&net, "tap2", Hook::TcIngress)?;
+    let port_out = foreign_program(&net, "tap2", Hook::TcEgress)?;
+    let wire_in = foreign_program(&net, "eno1", Hook::TcIngress)?;
+    let wire_out = foreign_program(&net, "eno1", Hook::TcEgress)?;
     let mut natbpf = net.natbpf(&net.config())?;
     let session = Session::open(&net)?;
     // All of them have seen packets that went through the kernel.
@@ -113,8 +113,8 @@ fn programs_of_others_stay_where_they_are_and_who_is_passed_by_is_told() -> Resu
 #[test]
 fn with_forwarding_by_the_kernel_programs_of_others_see_everything() -> Result<()> {
     let net = Proxmox::new()?;
-    let uplink_in = stranger(&net, "vmbr0", Hook::TcIngress)?;
-    let uplink_out = stranger(&net, "vmbr0", Hook::TcEgress)?;
+    let uplink_in = foreign_program(&net, "vmbr0", Hook::TcIngress)?;
+    let uplink_out = foreign_program(&net, "vmbr0", Hook::TcEgress)?;
     let config = format!("forwarding = \"kernel\"\n{}", net.config());
     let natbpf = net.natbpf(&config)?;
     let session = Session::open(&net)?;
@@ -126,10 +126,10 @@ fn with_forwarding_by_the_kernel_programs_of_others_see_everything() -> Result<(
 #[test]
 fn on_a_card_programs_of_others_at_egress_see_everything() -> Result<()> {
     let net = card()?;
-    let after = stranger(&net, "eno1", Hook::TcIngress)?;
+    let after = foreign_program(&net, "eno1", Hook::TcIngress)?;
     let natbpf = net.natbpf(&net.config())?;
-    let before = stranger(&net, "eno1", Hook::TcIngressFirst)?;
-    let out = stranger(&net, "eno1", Hook::TcEgress)?;
+    let before = foreign_program(&net, "eno1", Hook::TcIngressFirst)?;
+    let out = foreign_program(&net, "eno1", Hook::TcEgress)?;
     let session = Session::open(&net)?;
     let counts = seen(&session, &[&after, &before, &out])?;
     ensure!(
@@ -159,7 +159,7 @@ fn a_program_that_keeps_packets_from_natbpf_is_named() -> Result<()> {
     let natbpf = net.natbpf(&net.config())?;
     let _pages = Pages::open(&net)?;
     both_pass(&net)?;
-    let greedy = Stranger::attach(
+    let greedy = ForeignProgram::attach(
         &net.host,
         "vmbr0",
         Hook::TcIngressFirst,
@@ -186,7 +186,8 @@ fn card() -> Result<Proxmox> {
 #[test]
 fn an_xdp_program_of_others_is_left_and_named() -> Result<()> {
     let net = card()?;
-    let filter = Stranger::attach(&net.host, "eno1", Hook::Xdp, "ddos_filter", Verdict::Pass)?;
+    let filter =
+        ForeignProgram::attach(&net.host, "eno1", Hook::Xdp, "ddos_filter", Verdict::Pass)?;
     let natbpf = net.natbpf(&net.config())?;
     let _pages = Pages::open(&net)?;
     both_pass(&net)?;
@@ -205,7 +206,8 @@ fn an_xdp_program_of_others_is_left_and_named() -> Result<()> {
 #[test]
 fn xdp_that_others_hold_is_refused_where_it_is_asked_for_and_stays_theirs() -> Result<()> {
     let net = card()?;
-    let filter = Stranger::attach(&net.host, "eno1", Hook::Xdp, "ddos_filter", Verdict::Pass)?;
+    let filter =
+        ForeignProgram::attach(&net.host, "eno1", Hook::Xdp, "ddos_filter", Verdict::Pass)?;
     let with_xdp = net
         .config()
         .replace("[network.lan]", "mode = \"xdp\"\n[network.lan]");
@@ -289,7 +291,7 @@ fn a_second_natbpf_at_the_same_interfaces_is_refused() -> Result<()> {
 fn another_nat_in_ebpf_is_named() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
-    let _other = Stranger::attach(
+    let _other = ForeignProgram::attach(
         &net.host,
         "vmbr0",
         Hook::TcEgress,
@@ -306,9 +308,9 @@ fn another_nat_in_ebpf_is_named() -> Result<()> {
 }
 
 /// Attaches a program by a filter of `tc`, as everybody did before Linux 6.6.
-fn filter(net: &Proxmox, interface: &str, side: &str, preference: u32) -> Result<Stranger> {
+fn filter(net: &Proxmox, interface: &str, side: &str, preference: u32) -> Result<ForeignProgram> {
     let pin = net.lab().bpffs().join(format!("filter-{preference}"));
-    let program = Stranger::pinned(&pin, "shaping")?;
+    let program = ForeignProgram::pinned(&pin, "shaping")?;
     let command = format!(
         "filter add dev {interface} {side} pref {preference} bpf direct-action object-pinned {}",
         pin.display()

@@ -6,7 +6,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 ///
 /// While one waits to be taken, the kernel's verifier gives up with EAGAIN (`do_check` in
 /// `kernel/bpf/verifier.c`), and a probe for what the kernel can do finds that it cannot.
-pub(super) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     let _mask = Mask(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok());
     work()
 }
@@ -33,9 +33,9 @@ mod tests {
     fn signals_wait_meanwhile_and_not_afterwards() {
         let is_blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGHUP);
         assert!(!is_blocked());
-        assert!(undisturbed(is_blocked));
+        assert!(with_signals_blocked(is_blocked));
         assert!(!is_blocked());
-        assert!(std::panic::catch_unwind(|| undisturbed(|| panic!("at work"))).is_err());
+        assert!(std::panic::catch_unwind(|| with_signals_blocked(|| panic!("at work"))).is_err());
         assert!(!is_blocked());
     }
 }

@@ -11,7 +11,7 @@ use lab::Host;
 
 /// A program at a hook of an interface. It leaves with the value.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct ForeignProgram {
     counter: OwnedFd,
     program: OwnedFd,
     _link: Option<OwnedFd>,
@@ -112,7 +112,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-impl Stranger {
+impl ForeignProgram {
     /// Attaches a program of this name (15 bytes at the most) to an interface of a host.
     ///
     /// # Errors

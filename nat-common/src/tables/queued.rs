@@ -11,31 +11,31 @@ use crate::{
     },
 };
 
-/// A packet that can be kept in a slot and sent on from there.
-pub trait HeldPacket: Packet {
-    /// Whether it was kept and sent on; says so once.
-    fn was_kept(&mut self) -> bool;
+/// A packet that can be queued in a slot and sent on from there.
+pub trait QueuedPacket: Packet {
+    /// Whether it was queued and sent on; says so once.
+    fn was_queued(&mut self) -> bool;
 
     /// Copies the whole packet into a slot.
-    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()>;
+    fn queue<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()>;
 
     /// Sets this packet aside, so that others can be sent in its place.
     fn save(&self) -> Option<()>;
 
     /// Sends the packet of a slot to the hook that this one is at, if it belongs to `key`; `false`
     /// if it does not.
-    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
+    fn send_queued<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
 
     /// Takes up again what was set aside.
     fn restore(&mut self);
 }
 
-impl HeldPacket for SlicePacket<'_> {
-    fn was_kept(&mut self) -> bool {
-        core::mem::take(&mut self.was_kept)
+impl QueuedPacket for SlicePacket<'_> {
+    fn was_queued(&mut self) -> bool {
+        core::mem::take(&mut self.was_queued)
     }
 
-    fn keep<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
+    fn queue<A: Address>(&self, slot: &mut Busy<'_, A>, key: &FragmentKey<A>) -> Option<()> {
         slot.set_key(key);
         slot.bytes_mut()
             .get_mut(..self.bytes.len())?
@@ -48,9 +48,9 @@ impl HeldPacket for SlicePacket<'_> {
         Some(())
     }
 
-    fn send_kept<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
+    fn send_queued<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
         let is_wanted = slot.key() == *key;
-        if let (true, Some(send)) = (is_wanted, &mut self.send_kept) {
+        if let (true, Some(send)) = (is_wanted, &mut self.send_queued) {
             send(&slot.bytes()[..slot.len() as usize]);
         }
         is_wanted
@@ -60,17 +60,17 @@ impl HeldPacket for SlicePacket<'_> {
 }
 
 /// Senders are spread over this many sets of slots in `HELD`, by their address.
-pub const HELD_SETS: u32 = 64;
+pub const QUEUE_SETS: u32 = 64;
 
-/// Slots of a set: fragments that are kept of a sender at the most.
-pub const HELD_WAYS: u32 = 64;
+/// Slots of a set: fragments of a sender that are queued at the most.
+pub const QUEUE_WAYS: u32 = 64;
 
-/// The longest frame that can be kept in bytes.
-pub const HELD_BYTES: usize = 2048 - 24;
+/// The longest frame that can be queued, in bytes.
+pub const QUEUE_BYTES: usize = 2048 - 24;
 
 /// Value of `HELD`: a fragment that waits for the first one.
 #[repr(C)]
-pub struct Held<A> {
+pub struct Queued<A> {
     /// When it came in seconds of the monotonic clock, [`FREE`] or [`BUSY`].
     pub seen_s: Shared,
     /// Length of the frame in bytes.
@@ -78,22 +78,22 @@ pub struct Held<A> {
     /// The packet that it is a part of. Touched by [`Busy`] alone.
     key: UnsafeCell<FragmentKey<A>>,
     /// The frame. Touched by [`Busy`] alone.
-    bytes: UnsafeCell<[u8; HELD_BYTES]>,
+    bytes: UnsafeCell<[u8; QUEUE_BYTES]>,
 }
 
 /// A slot that this packet has made busy, so that nobody else touches what is in it until it is
 /// [handed over](Self::hand_over).
 #[derive(Debug)]
-pub struct Busy<'h, A>(pub(crate) &'h Held<A>);
+pub struct Busy<'h, A>(pub(crate) &'h Queued<A>);
 
-/// [`Held::seen_s`] of a slot with nothing in it.
+/// [`Queued::seen_s`] of a slot with nothing in it.
 pub const FREE: u32 = 0;
 
-/// [`Held::seen_s`] of a slot that somebody writes or reads.
+/// [`Queued::seen_s`] of a slot that somebody writes or reads.
 pub const BUSY: u32 = u32::MAX;
 
 #[cfg(not(target_arch = "bpf"))]
-impl<A: Address> Held<A> {
+impl<A: Address> Queued<A> {
     /// A slot with nothing in it.
     #[must_use]
     pub const fn new() -> Self {
@@ -108,28 +108,28 @@ impl<A: Address> Held<A> {
                 protocol: 0,
                 view: 0,
             }),
-            bytes: UnsafeCell::new([0; HELD_BYTES]),
+            bytes: UnsafeCell::new([0; QUEUE_BYTES]),
         }
     }
 }
 
 #[cfg(not(target_arch = "bpf"))]
-impl<A: Address> Default for Held<A> {
+impl<A: Address> Default for Queued<A> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<A> core::fmt::Debug for Held<A> {
+impl<A> core::fmt::Debug for Queued<A> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("Queued")
             .field("seen_s", &self.seen_s)
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
 }
 
-impl<A: Address> Held<A> {
+impl<A: Address> Queued<A> {
     /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when
     /// it was handed over: the exchange acquires.
     #[inline(always)]
@@ -157,14 +157,14 @@ impl<A: Copy> Busy<'_, A> {
     /// The room for a frame, of which [`len`](Self::len) bytes hold one.
     #[inline(always)]
     #[must_use]
-    pub fn bytes(&self) -> &[u8; HELD_BYTES] {
+    pub fn bytes(&self) -> &[u8; QUEUE_BYTES] {
         // SAFETY: as above.
         unsafe { &*self.0.bytes.get() }
     }
 
     /// The same, to be written.
     #[inline(always)]
-    pub fn bytes_mut(&mut self) -> &mut [u8; HELD_BYTES] {
+    pub fn bytes_mut(&mut self) -> &mut [u8; QUEUE_BYTES] {
         // SAFETY: as above, and nobody else borrows from this.
         unsafe { &mut *self.0.bytes.get() }
     }
@@ -199,12 +199,12 @@ impl<A: Copy> Busy<'_, A> {
 
 // SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one
 // for a slot: who makes it has exchanged a word.
-unsafe impl<A: Sync> Sync for Held<A> {}
+unsafe impl<A: Sync> Sync for Queued<A> {}
 
 /// The table of fragments that wait for the first one.
-pub trait HeldFragments<A: Address> {
+pub trait QueuedFragments<A: Address> {
     /// A slot for a fragment that waits for the first one.
-    fn held(&self, slot: u32) -> Option<&Held<A>>;
+    fn queued(&self, slot: u32) -> Option<&Queued<A>>;
 }
 
-const _: () = assert!(size_of::<Held<Addr4>>() == 2048);
+const _: () = assert!(size_of::<Queued<Addr4>>() == 2048);

@@ -8,7 +8,7 @@ use crate::{
 /// A flow that is to be opened, and what is found out about it. It lies in the packet's work area.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Judging<A> {
+pub struct PolicyMatch<A> {
     /// Generation of the rule set.
     pub generation: u16,
     /// Where it comes from.
@@ -36,7 +36,7 @@ pub struct Judging<A> {
     pub(crate) chains: [Chain; CHAINS],
 }
 
-impl<A: Address> Judging<A> {
+impl<A: Address> PolicyMatch<A> {
     /// Of no flow yet.
     pub const EMPTY: Self = Self {
         generation: 0,
