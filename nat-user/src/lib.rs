@@ -16,6 +16,7 @@ pub mod dataplane;
 pub mod dhcp;
 pub mod host;
 pub mod import;
+pub mod input;
 pub mod owned;
 pub mod refusals;
 pub mod report;

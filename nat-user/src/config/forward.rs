@@ -372,7 +372,12 @@ fn kept_ssh(
     if !by_default || !own_address || named {
         return None;
     }
-    let problem = format!("tcp port 22 stays with the host, although {reason} contains it");
+    // Whether the host holds an address that the uplink lists is not known here.
+    let holds = match rule.value.address {
+        Some(address) => format!(" where that holds {address}"),
+        None => String::new(),
+    };
+    let problem = format!("tcp port 22 stays with the host{holds}, although {reason} contains it");
     let remedy = format!(
         "name 22 on its own to forward it, or set {}.keep to what the host keeps",
         uplink.section.path()

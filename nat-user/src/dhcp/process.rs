@@ -19,7 +19,7 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{conf::Conf, holder};
+use super::{conf::Conf, holder, lease};
 use crate::visible::visible;
 
 const PROGRAM: &str = "dnsmasq";
@@ -168,7 +168,7 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
 
 /// What it has said last of why it cannot go on.
 pub(super) fn last_words(files: &Files) -> String {
-    let bytes = fs::read(&files.errors).unwrap_or_default();
+    let bytes = lease::begin_of(&files.errors);
     let text = String::from_utf8_lossy(&bytes);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
     let last = last.unwrap_or_default().trim();

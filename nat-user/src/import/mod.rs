@@ -33,7 +33,6 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -49,6 +48,7 @@ use self::plan::Plan;
 use self::rule::Action;
 use self::source::Sources;
 use crate::config;
+use crate::input;
 
 pub use self::findings::{Finding, Kind};
 pub use self::host::of_this_host;
@@ -95,8 +95,8 @@ pub fn read(file: &Path) -> Result<String> {
     let source: Box<dyn io::Read> = if file == Path::new("-") {
         Box::new(io::stdin())
     } else {
-        let opened = fs::File::open(file);
-        Box::new(opened.with_context(|| format!("open {}", file.display()))?)
+        let opened = input::open(file);
+        opened.with_context(|| format!("open {}", file.display()))?
     };
     let mut bytes = Vec::new();
     let read = source.take(LARGEST_FILE + 1).read_to_end(&mut bytes);

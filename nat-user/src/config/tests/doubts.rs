@@ -128,6 +128,15 @@ fn ssh_that_a_range_does_not_take() {
 }
 
 #[test]
+fn whether_an_address_keeps_ssh_depends_on_who_holds_it() {
+    let rule = "protocol = \"tcp\"\nports = \"1-1023\"\naddress = \"19.19.8.10\"";
+    let lines = warnings_of(&forward("low", rule));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let expected = "tcp port 22 stays with the host where that holds 19.19.8.10, although";
+    assert!(lines[0].contains(expected), "{lines:?}");
+}
+
+#[test]
 fn ssh_that_all_does_not_take() {
     assert_eq!(
         warnings_of(&forward("all", "protocol = \"all\"")),

@@ -213,6 +213,7 @@ pub(super) fn problems(
     let prefixes = each.filter_map(|(route, prefix)| {
         held_by_host(route, prefix, links, addresses)
             .or_else(|| routed_elsewhere(route, prefix, links, routes, ours))
+            .or_else(|| holds_router(route, prefix, links, routes))
     });
     let gateways = plan.routes.iter();
     let gateways =
@@ -301,6 +302,28 @@ fn held_by_host(
         problem,
         &remedy,
     ))
+}
+
+/// The host would look for the router of another route of its own behind the guests' interface.
+fn holds_router(
+    route: &Route,
+    prefix: Ipv4Net,
+    links: &[Link],
+    routes: &[LinkRoute],
+) -> Option<Problem> {
+    let own = named(links, &route.interface).map(|link| link.index);
+    let (router, destination, device) = routes.iter().find_map(|other| {
+        let router = other.gateway.filter(|router| prefix.contains(router))?;
+        let device = links.iter().find(|link| Some(link.index) == other.device)?;
+        (Some(device.index) != own).then_some((router, other.prefix, &device.name))
+    })?;
+    let problem = format!(
+        "{prefix} holds {router}, the router of the host's route to {destination} by {device}: it \
+         would be cut off from that"
+    );
+    let remedy = format!("route a part of it without {router}, or another prefix");
+    let key = ["route", &route.name, "addresses"];
+    Some(Problem::new(key, problem, &remedy))
 }
 
 fn routed_elsewhere(

@@ -1026,6 +1026,26 @@ fn a_route_that_leads_elsewhere_is_not_replaced() {
 }
 
 #[test]
+fn a_route_does_not_take_the_hosts_router_to_the_guests() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("route add 203.0.113.0/24 via 19.19.8.1");
+        for prefix in ["19.19.8.1/32", "19.19.8.0/29"] {
+            let error = host.apply(&plan_with(&[route(&[prefix])])).await;
+            let error = error.unwrap_err().to_string();
+            let router =
+                "holds 19.19.8.1, the router of the host's route to 203.0.113.0/24 by vmbr0";
+            assert!(error.contains(router), "{error}");
+        }
+        // A part of the link without it.
+        host.apply(&plan_with(&[route(&["19.19.8.128/25"])]))
+            .await
+            .unwrap();
+        host.undo().await;
+    });
+}
+
+#[test]
 fn a_gateway_that_is_somebody_elses_is_refused() {
     in_namespace(async || {
         let host = Host::new();
