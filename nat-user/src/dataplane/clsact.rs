@@ -17,9 +17,11 @@ use netlink_packet_route::{
 };
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage},
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkSerializable as _},
+    sys::protocols::NETLINK_ROUTE,
 };
+
+use crate::host::exchange::Exchange;
 
 /// Priority of natbpf's filters: before those of others that chose none.
 const PRIORITY: u16 = 100;
@@ -28,11 +30,6 @@ const PRIORITY: u16 = 100;
 const IN_OWN_QDISC: u32 = 0x006e_6274;
 /// Number of natbpf's filters where there was a qdisc already.
 const IN_OTHERS_QDISC: u32 = 0x006e_6275;
-
-/// Length of `struct nlmsghdr` in bytes.
-const HEADER: usize = 16;
-/// Messages of a dump are put together up to this many bytes (`NLMSG_GOODSIZE` and more).
-const DATAGRAM: usize = 64 << 10;
 
 const SIDES: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
@@ -197,53 +194,20 @@ pub(crate) fn foreign_filters(index: u32) -> Result<Vec<TcAttachType>> {
     Ok(sides)
 }
 
-/// Sends a request, and takes the header of each message of the answer.
+/// Sends a request, and takes the header of each message of the answer. Of a filter only the header
+/// is read: there are too many kinds of filters to know them all.
 fn exchange(
     message: RouteNetlinkMessage,
     flags: u16,
     mut take: impl FnMut(&TcHeader),
 ) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let mut datagram = Vec::with_capacity(DATAGRAM);
-    loop {
-        datagram.clear();
-        socket.recv(&mut datagram, 0)?;
-        if read_messages(&datagram, &mut take)? {
-            return Ok(());
-        }
-    }
-}
-
-/// Takes the messages of a datagram; `true` if no more will come. Of a filter the header alone is
-/// read: there are more kinds of filters than anybody knows.
-fn read_messages(datagram: &[u8], take: &mut impl FnMut(&TcHeader)) -> io::Result<bool> {
-    let mut rest = datagram;
-    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
-        let [l0, l1, l2, l3, t0, t1, ..] = *header;
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = rest.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;
-        match i32::from(u16::from_ne_bytes([t0, t1])) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let code = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
-                return match code {
-                    0 => Ok(true),
-                    code => Err(io::Error::from_raw_os_error(-code)),
-                };
-            }
-            _ => take(&TcHeader::parse(body).map_err(io::Error::other)?),
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
+    let mut request = vec![0; message.buffer_len()];
+    message.serialize(&mut request);
+    let kind = message.message_type();
+    Exchange::open(NETLINK_ROUTE)?.ask(kind, flags, &request, |body| {
+        take(&TcHeader::parse(body).map_err(io::Error::other)?);
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod bridge_netfilter;
 pub mod change;
 pub mod conflicts;
 pub mod events;
+pub(crate) mod exchange;
 pub mod grace;
 pub mod journal;
 pub mod netlink;

@@ -9,20 +9,16 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 use netlink_packet_route::tc::{TcHandle, TcHeader};
-use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader};
+use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use rtnetlink::sys::{Socket, SocketAddr};
 
+use super::exchange::{Attributes, Exchange, attributes_of};
 use super::netlink::Link;
-use super::xdp_features::{Attributes, attributes_of, read_messages};
 use crate::dataplane::attach;
 
-/// Length of `struct nlmsghdr`, `struct tcmsg` and `struct nfgenmsg` in bytes.
-const HEADER: usize = 16;
+/// Length of `struct tcmsg` and `struct nfgenmsg` in bytes.
 const TC_HEADER: usize = 20;
 const NFTABLES_HEADER: usize = 4;
-/// Messages of a dump are put together up to this many bytes (`NLMSG_GOODSIZE` and more).
-const DATAGRAM: usize = 64 << 10;
 
 const TCA_KIND: u16 = 1;
 /// `NFT_MSG_GETCHAIN` of `NFNL_SUBSYS_NFTABLES`.
@@ -279,25 +275,10 @@ fn is_missing(error: &io::Error) -> bool {
 
 /// Asks for a list and takes the body of each message of the answer.
 fn dump(protocol: isize, kind: u16, request: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut socket = Socket::new(protocol)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.length = (HEADER + request.len()) as u32;
-    header.message_type = kind;
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut bytes = vec![0; HEADER];
-    header.emit(&mut bytes);
-    bytes.extend(request);
-    socket.send(&bytes, 0)?;
-    let mut datagram = Vec::with_capacity(DATAGRAM);
-    loop {
-        datagram.clear();
-        socket.recv(&mut datagram, 0)?;
-        if read_messages(&datagram, &mut take)? {
-            return Ok(());
-        }
-    }
+    Exchange::open(protocol)?.ask(kind, NLM_F_DUMP, request, |body| {
+        take(body);
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -11,20 +11,12 @@ use std::io;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use rtnetlink::packet_core::{
-    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, Parseable as _,
-};
+use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP, Parseable as _};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{Socket, SocketAddr};
 
+use super::exchange::Exchange;
 use super::netlink::{FdbEntry, Neighbour};
 use super::next_hops::usable_mac;
-use super::xdp_features::read_messages;
-
-/// Length of a netlink message's header in bytes.
-const HEADER: usize = 16;
-/// The longest datagram of a list that the kernel makes.
-const DATAGRAM: usize = 32 << 10;
 
 /// What the kernel knew at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,20 +72,11 @@ pub fn ports_of(
 }
 
 /// A socket for requests.
-struct Kernel {
-    socket: Socket,
-    datagram: Vec<u8>,
-}
+struct Kernel(Exchange);
 
 impl Kernel {
     fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            datagram: Vec::with_capacity(DATAGRAM),
-        })
+        Exchange::open(NETLINK_ROUTE).map(Self)
     }
 
     fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
@@ -130,27 +113,14 @@ impl Kernel {
         flags: u16,
         mut take: impl FnMut(&NeighbourMessage),
     ) -> io::Result<()> {
-        let length = HEADER + request.buffer_len();
-        let mut header = NetlinkHeader::default();
-        header.length = length as u32;
-        header.message_type = libc::RTM_GETNEIGH;
-        header.flags = NLM_F_REQUEST | flags;
-        let mut bytes = vec![0; length];
-        header.emit(&mut bytes);
-        request.emit(&mut bytes[HEADER..]);
-        self.socket.send(&bytes, 0)?;
-        let mut take = |body: &[u8]| {
+        let mut bytes = vec![0; request.buffer_len()];
+        request.emit(&mut bytes);
+        self.0.ask(libc::RTM_GETNEIGH, flags, &bytes, |body| {
             if let Ok(message) = NeighbourMessage::parse(body) {
                 take(&message);
             }
-        };
-        loop {
-            self.datagram.clear();
-            self.socket.recv(&mut self.datagram, 0)?;
-            if read_messages(&self.datagram, &mut take)? || flags & NLM_F_DUMP == 0 {
-                return Ok(());
-            }
-        }
+            Ok(())
+        })
     }
 }
 

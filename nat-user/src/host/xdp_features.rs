@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use rtnetlink::packet_core::{
-    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlasIterator,
-};
+use rtnetlink::packet_core::NLM_F_DUMP;
+use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
-use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::exchange::{Attributes, Exchange, HEADER, attributes_of};
 
 /// The driver runs programs on what it receives (`NETDEV_XDP_ACT_BASIC`), and can send a frame on
 /// from there (`NETDEV_XDP_ACT_REDIRECT`).
@@ -32,11 +32,8 @@ const GROUP: &[u8] = b"mgmt\0";
 
 /// Number of the family that knows of the others (`GENL_ID_CTRL`).
 const CONTROL: u16 = 16;
-/// Length of `struct nlmsghdr` and of `struct genlmsghdr` in bytes.
-const HEADER: usize = 16;
+/// Length of `struct genlmsghdr` in bytes.
 const GENERIC_HEADER: usize = 4;
-/// Messages of a dump are put together up to this many bytes (`NLMSG_GOODSIZE` and more).
-const DATAGRAM: usize = 64 << 10;
 
 /// What an interface's driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,13 +71,13 @@ impl XdpFeatures {
 /// # Errors
 /// When the kernel gives no socket or does not answer as its interface says.
 pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
-    let socket = connect()?;
+    let mut kernel = Exchange::open(NETLINK_GENERIC)?;
     let mut features = BTreeMap::new();
-    let Some(Family { number: family, .. }) = Family::find(&socket)? else {
+    let Some(Family { number: family, .. }) = Family::find(&mut kernel)? else {
         return Ok(features);
     };
-    exchange(
-        &socket,
+    ask(
+        &mut kernel,
         family,
         NETDEV_CMD_DEV_GET,
         NLM_F_DUMP,
@@ -103,8 +100,9 @@ pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
 /// # Errors
 /// As for [`xdp_features`].
 pub(super) fn subscribe() -> io::Result<Option<Socket>> {
-    let socket = connect()?;
-    let group = Family::find(&socket)?.and_then(|family| family.group);
+    let mut kernel = Exchange::open(NETLINK_GENERIC)?;
+    let group = Family::find(&mut kernel)?.and_then(|family| family.group);
+    let socket = kernel.into_socket();
     group
         .map(|group| socket.add_membership(group))
         .transpose()?;
@@ -116,13 +114,6 @@ pub(super) fn is_change(message: &[u8]) -> bool {
     message.get(HEADER) == Some(&NETDEV_CMD_DEV_CHANGE_NTF)
 }
 
-fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
 /// The family `netdev`.
 struct Family {
     number: u16,
@@ -130,7 +121,7 @@ struct Family {
 }
 
 impl Family {
-    fn find(socket: &Socket) -> io::Result<Option<Self>> {
+    fn find(kernel: &mut Exchange) -> io::Result<Option<Self>> {
         let name = attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
         let mut family = None;
         let take = |attributes: &Attributes| {
@@ -148,7 +139,7 @@ impl Family {
             });
             family = id.map(|number| Self { number, group });
         };
-        match exchange(socket, CONTROL, CTRL_CMD_GETFAMILY, 0, &name, take) {
+        match ask(kernel, CONTROL, CTRL_CMD_GETFAMILY, 0, &name, take) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             result => result.map(|()| family),
         }
@@ -169,70 +160,21 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a request and takes the attributes of each message of the answer.
-fn exchange(
-    socket: &Socket,
+fn ask(
+    kernel: &mut Exchange,
     family: u16,
     command: u8,
     flags: u16,
     attributes: &[u8],
     mut take: impl FnMut(&Attributes),
 ) -> io::Result<()> {
-    let length = HEADER + GENERIC_HEADER + attributes.len();
-    let mut header = NetlinkHeader::default();
-    header.length = length as u32;
-    header.message_type = family;
-    header.flags = NLM_F_REQUEST | flags;
-    let mut request = vec![0; HEADER];
-    header.emit(&mut request);
-    request.extend([command, 1, 0, 0]);
-    request.extend(attributes);
-    socket.send(&request, 0)?;
-    let mut datagram = Vec::with_capacity(DATAGRAM);
-    loop {
-        datagram.clear();
-        socket.recv(&mut datagram, 0)?;
-        let mut take = |body: &[u8]| {
-            take(&attributes_of(
-                body.get(GENERIC_HEADER..).unwrap_or_default(),
-            ));
-        };
-        if read_messages(&datagram, &mut take)? || flags & NLM_F_DUMP == 0 {
-            return Ok(());
-        }
-    }
-}
-
-/// Attributes by their number.
-pub(super) type Attributes = BTreeMap<u16, Vec<u8>>;
-
-/// Takes the bodies of the messages of a datagram; `true` if no more will come.
-pub(super) fn read_messages(datagram: &[u8], take: &mut impl FnMut(&[u8])) -> io::Result<bool> {
-    let mut rest = datagram;
-    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
-        let [l0, l1, l2, l3, t0, t1, ..] = *header;
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = rest.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;
-        match i32::from(u16::from_ne_bytes([t0, t1])) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let code = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
-                return match code {
-                    0 => Ok(true),
-                    code => Err(io::Error::from_raw_os_error(-code)),
-                };
-            }
-            _ => take(body),
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
-}
-
-pub(super) fn attributes_of(bytes: &[u8]) -> Attributes {
-    NlasIterator::new(bytes)
-        .map_while(Result::ok)
-        .map(|attribute| (attribute.kind(), attribute.value().to_vec()))
-        .collect()
+    let request = [&[command, 1, 0, 0], attributes].concat();
+    kernel.ask(family, flags, &request, |body| {
+        take(&attributes_of(
+            body.get(GENERIC_HEADER..).unwrap_or_default(),
+        ));
+        Ok(())
+    })
 }
 
 #[cfg(test)]
