@@ -427,40 +427,16 @@ impl Instance {
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         let begun = Instant::now();
         self.state.numbers = numbers;
-        let rules = (ruleset, config.timeouts, config.limits);
-        if has_new_tables || self.rules.as_ref() != Some(&rules) {
+        if has_new_tables {
             self.rules = None;
-            let (ruleset, timeouts, limits) = &rules;
-            self.state.generation = self.dataplane.set_rules(ruleset, timeouts, limits)?;
         }
-        let ruleset = rules.0.clone();
-        self.rules = Some(rules);
+        self.write_rules((ruleset.clone(), config.timeouts, config.limits))?;
         self.mark_active(config);
         self.dataplane.set_rule_flags(&self.rule_flags(config))?;
         self.dataplane.set_interfaces(&interfaces)?;
         self.bind_guests(config, host, &interfaces)?;
-        for target in &self.applied.targets {
-            // (Links go with their pins.)
-            if !targets.iter().any(|kept| kept.index == target.index) {
-                attach::detach_filters(&target.name);
-            }
-        }
-        if let Some(carry) = &mut self.carry {
-            carry.begin()?;
-        }
-        let grace = ShortGrace::begin(&self.options.run_dir, self.new_attachments(&targets));
-        let attached = attach::attach(&mut self.programs, self.dataplane.pins(), &mut targets)?;
-        drop(grace);
-        self.state.local = local::attach(
-            &mut self.programs,
-            self.dataplane.pins(),
-            ruleset.own.as_deref(),
-        );
-        if let Some(carry) = self.carry.take() {
-            carry.finish(&mut self.dataplane, &mut self.programs)?;
-        }
+        refused.extend(self.attach(&mut targets, &ruleset)?);
         self.follow_exits(config, host)?;
-        refused.extend(attached);
         for (_, why) in &refused {
             log::warn!("XDP is not used: {why}");
         }
@@ -479,6 +455,41 @@ impl Instance {
             policing: host.policing.clone(),
         };
         self.state.save(&self.options.run_dir)
+    }
+
+    /// Writes the rules, unless they are those in use.
+    fn write_rules(&mut self, rules: (Ruleset, Timeouts, Limits)) -> Result<()> {
+        if self.rules.as_ref() != Some(&rules) {
+            // If writing fails, they are written again next time.
+            self.rules = None;
+            let (ruleset, timeouts, limits) = &rules;
+            self.state.generation = self.dataplane.set_rules(ruleset, timeouts, limits)?;
+            self.rules = Some(rules);
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs to these interfaces and takes them off others, migrating the sessions
+    /// of tables that are replaced. Returns where XDP is refused, and why.
+    fn attach(&mut self, targets: &mut [Target], ruleset: &Ruleset) -> Result<Vec<(u32, String)>> {
+        for target in &self.applied.targets {
+            // (Links go with their pins.)
+            if !targets.iter().any(|kept| kept.index == target.index) {
+                attach::detach_filters(&target.name);
+            }
+        }
+        if let Some(carry) = &mut self.carry {
+            carry.begin()?;
+        }
+        let grace = ShortGrace::begin(&self.options.run_dir, self.new_attachments(targets));
+        let refused = attach::attach(&mut self.programs, self.dataplane.pins(), targets)?;
+        drop(grace);
+        let own = ruleset.own.as_deref();
+        self.state.local = local::attach(&mut self.programs, self.dataplane.pins(), own);
+        if let Some(carry) = self.carry.take() {
+            carry.finish(&mut self.dataplane, &mut self.programs)?;
+        }
+        Ok(refused)
     }
 
     /// Tells the programs by what guests' packets may leave, now that the programs are there.
