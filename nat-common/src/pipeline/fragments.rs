@@ -295,6 +295,9 @@ fn send_on<A: Family, P: QueuedPacket, T: Tables<A>>(
         }
         true
     });
+    // This fails only if the kernel lacks memory. The packet then still holds a fragment that has
+    // been sent on, and is translated once more. The receiver never gets the first fragment, so it
+    // never completes the datagram from this copy.
     packet.restore();
 }
 
