@@ -501,7 +501,7 @@ impl QueuedPacket for Skb {
         if slot.key() != *key {
             return false;
         }
-        let len = slot.len();
+        let len = slot.frame_len();
         let bytes = slot.bytes().as_ptr();
         // SAFETY: so many bytes are there.
         if unsafe { self.become_other(bytes, len, QUEUE_BYTES as u32) }.is_some() {

@@ -139,9 +139,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     let is_translated_here = tables
         .snat(generation, uplink, network, key.source)
         .is_some_and(|snat| snat.mapping != mapping::NONE);
-    is_elsewhere
-        && is_translated_here
-        && (ending::end(tables, &key, session) || !session.is_usable())
+    is_elsewhere && is_translated_here && ending::end(tables, &key, session)
 }
 
 /// A packet from an inside source without a session: it opens one, or it does not leave.
@@ -428,15 +426,11 @@ fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     origin: Origin,
 ) -> Opened {
     let source = work.parsed.header.source;
-    let first_port = match work.parsed.transport {
-        Transport::IcmpQuery { .. } => 1,
-        _ => FIRST_HOST_PORT,
-    };
     let snat = Snat {
         first: source,
         last: source,
         rule: NO_RULE,
-        first_port,
+        first_port: FIRST_HOST_PORT,
         last_port: u16::MAX,
         mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
         filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
@@ -446,7 +440,7 @@ fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, &snat)
 }
 
-/// The first port that a connection of the host's may be moved to.
+/// The first port or identifier that a flow of the host's may be moved to.
 const FIRST_HOST_PORT: u16 = 1024;
 
 #[inline(always)]

@@ -54,11 +54,7 @@ pub fn open_host<A: Address, T: Tables<A>>(
     let is_noted = add_pair(tables, opening).is_ok();
     match is_noted {
         true => tables.count_opened(NO_RULE),
-        false => limits::leave(
-            tables,
-            &opening.guest,
-            flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
-        ),
+        false => limits::leave(tables, &opening.guest, flags::HOST),
     }
     is_noted
 }

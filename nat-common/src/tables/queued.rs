@@ -51,7 +51,7 @@ impl QueuedPacket for SlicePacket<'_> {
     fn send_queued<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool {
         let is_wanted = slot.key() == *key;
         if let (true, Some(send)) = (is_wanted, &mut self.send_queued) {
-            send(&slot.bytes()[..slot.len() as usize]);
+            send(&slot.bytes()[..slot.frame_len() as usize]);
         }
         is_wanted
     }
@@ -154,7 +154,7 @@ impl<A: Copy> Busy<'_, A> {
         unsafe { *self.0.key.get() = *key };
     }
 
-    /// The room for a frame, of which [`len`](Self::len) bytes hold one.
+    /// The room for a frame, of which [`frame_len`](Self::frame_len) bytes hold one.
     #[inline(always)]
     #[must_use]
     pub fn bytes(&self) -> &[u8; QUEUE_BYTES] {
@@ -172,15 +172,8 @@ impl<A: Copy> Busy<'_, A> {
     /// Length of the frame in bytes.
     #[inline(always)]
     #[must_use]
-    pub fn len(&self) -> u32 {
+    pub fn frame_len(&self) -> u32 {
         self.0.len.load()
-    }
-
-    /// Whether there is no frame.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Sets the length of the frame.
