@@ -31,7 +31,6 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +39,7 @@ use self::diagnostic::{Fault, Lines, Report};
 use self::model::Config;
 use self::parse::Section;
 use self::template::{Document, Places};
+use crate::input;
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 
@@ -161,7 +161,7 @@ impl Source {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
+    input::open(path)?
         .take(LARGEST_FILE + 1)
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
