@@ -275,3 +275,85 @@ fn s5_what_contradicts_itself_reaches_nobody_and_is_counted() -> Result<()> {
     ensure!(counted >= 80, "only {counted} of {} counted", bad.len());
     Ok(())
 }
+
+/// What attackers write into the packets of [`s14_what_only_attackers_send_reaches_nobody`].
+const MARK: &[u8] = b"only attackers send this";
+
+/// A packet with IP options, a multiple of four bytes.
+fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut packet = [&packet[..20], options, &packet[20..]].concat();
+    let header = 20 + options.len();
+    packet[0] = 0x40 | (header / 4) as u8;
+    let total = packet.len() as u16;
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet[10..12].fill(0);
+    let words = packet[..header].chunks(2);
+    let sum: u32 = words
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// A route by way of an address, loose or strict (RFC 791 section 3.1).
+fn by_way_of(kind: u8, address: Ipv4Addr) -> Vec<u8> {
+    [&[1, kind, 7, 4][..], &address.octets()].concat()
+}
+
+#[test]
+fn s14_what_only_attackers_send_reaches_nobody() -> Result<()> {
+    let net = Proxmox::new()?;
+    let _natbpf = net.natbpf(&net.config())?;
+    let (guest, client) = (
+        net.vm1.udp("0.0.0.0:5000")?,
+        net.cli.udp("198.51.100.2:7000")?,
+    );
+    exchange(&guest, at(Proxmox::CLI, 7000), &client, b"a session")?;
+    let captures = [
+        net.vm1.capture("eth0")?,
+        net.vm2.capture("eth0")?,
+        net.isp.capture(Proxmox::WAN)?,
+    ];
+    let out = Ip::new(Proxmox::VM1, Proxmox::CLI);
+    let back = Ip::new(Proxmox::CLI, Proxmox::PUBLIC);
+    let (leaves, comes) = (out.udp(5000, 7000, MARK)?, back.udp(7000, 10500, MARK)?);
+    // A redirect that quotes a packet of the session (RFC 792).
+    let quoted = Ip::new(Proxmox::PUBLIC, Proxmox::CLI).udp(5000, 7000, MARK)?;
+    let gateway = Proxmox::VM2.octets();
+    for packet in [
+        with_options(&comes, &by_way_of(131, Proxmox::VM1)),
+        with_options(&comes, &by_way_of(137, Proxmox::VM1)),
+        Ip::new(Proxmox::PUBLIC, Proxmox::PUBLIC).udp(10500, 10500, MARK)?,
+        Ip::new(Proxmox::CLI, Proxmox::PUBLIC).icmp(5, 1, gateway, &quoted)?,
+        Ip::new(Ipv4Addr::new(0, 1, 2, 3), Proxmox::PUBLIC).udp(7000, 10500, MARK)?,
+        Ip::new(Ipv4Addr::new(127, 1, 2, 3), Proxmox::PUBLIC).udp(7000, 10500, MARK)?,
+        Ip::new(Ipv4Addr::new(240, 1, 2, 3), Proxmox::PUBLIC).udp(7000, 10500, MARK)?,
+    ] {
+        net.inject_from_internet(&packet)?;
+    }
+    let received = Ip::new(Proxmox::CLI, Proxmox::VM1).udp(7000, 5000, MARK)?;
+    for packet in [
+        with_options(&leaves, &by_way_of(131, Proxmox::PUBLIC)),
+        with_options(&leaves, &by_way_of(137, Proxmox::PUBLIC)),
+        Ip::new(Proxmox::VM1, Proxmox::VM1).udp(5000, 5000, MARK)?,
+        Ip::new(Proxmox::PUBLIC, Proxmox::PUBLIC).udp(10500, 10500, MARK)?,
+        Ip::new(Proxmox::VM1, Proxmox::CLI).icmp(5, 1, gateway, &received)?,
+        Ip::new(Ipv4Addr::new(240, 1, 2, 3), Proxmox::CLI).udp(5000, 7000, MARK)?,
+    ] {
+        net.inject_from_guest(&net.vm1, &packet)?;
+    }
+    exchange(&guest, at(Proxmox::CLI, 7000), &client, b"it goes on")?;
+    for (capture, place) in captures.into_iter().zip(["vm1", "vm2", "isp"]) {
+        let frames = capture.stop();
+        let received = frames.iter().filter(|frame| !frame.outgoing);
+        let is_marked = |bytes: &[u8]| bytes.windows(MARK.len()).any(|at| at == MARK);
+        let passed = received.filter(|frame| is_marked(&frame.bytes));
+        let passed: Vec<_> = passed
+            .map(|frame| format!("{:02x?}", frame.bytes))
+            .collect();
+        ensure!(passed.is_empty(), "{place} has received {passed:#?}");
+    }
+    Ok(())
+}
