@@ -117,8 +117,8 @@ pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
 pub(crate) fn nat_from_guarded_port(ctx: TcContext) -> i32 {
     Skb::clear_marks(&ctx);
     let mut skb = Skb::new(&ctx);
-    let (index, has_tag) = (skb.interface(), u32::from(Skb::is_of_vlan(&ctx)));
-    match guard::check(&mut skb, &Maps::new(ctx.as_ptr()), index, has_tag) {
+    let (index, vlan) = (skb.interface(), Skb::vlan(&ctx));
+    match guard::check(&mut skb, &Maps::new(ctx.as_ptr()), index, vlan) {
         guard::PASSES => run::<ETHERNET>(&ctx, Hook::Port, |packet, maps, place, work| {
             pipeline::from_port::<Addr4, _, _>(packet, maps, place, work)
         }),

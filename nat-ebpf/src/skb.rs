@@ -92,11 +92,11 @@ impl Skb {
         protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
     }
 
-    /// Whether the packet is of a VLAN: has a tag that says more than a priority.
+    /// The number of the VLAN in the packet's tag, 0 if it has none or only a priority.
     #[inline(always)]
-    pub(crate) fn is_of_vlan(ctx: &TcContext) -> bool {
+    pub(crate) fn vlan(ctx: &TcContext) -> u32 {
         // SAFETY: the kernel gives a valid context to every program.
-        unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID != 0 }
+        unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID }
     }
 
     /// Whether the fast path has sent it here; says so once.

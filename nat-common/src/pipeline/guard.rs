@@ -27,6 +27,12 @@ pub const KEPT_S: u32 = 60;
 
 const ETHERNET: usize = 14;
 
+/// The group of bridges that build a spanning tree (IEEE 802.1D).
+const BRIDGES: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+
+/// The protocols of VLAN tags that the kernel takes off (`eth_type_vlan()`).
+const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+
 const IPV4: [u8; 2] = [0x08, 0x00];
 
 const ARP: [u8; 2] = [0x08, 0x06];
@@ -49,20 +55,20 @@ const DHCP_GUEST: [u8; 2] = [0, 68];
 /// Where the client's hardware address stands in a UDP packet (RFC 2131 section 2).
 const DHCP_CLIENT: usize = 8 + 28;
 
-/// Judges a frame at a port whose network has `anti_spoof`; `has_tag` is 1 for one of a VLAN. Gives
-/// [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
+/// Judges a frame at a port whose network has `anti_spoof`. `vlan` is the number in its tag, 0 without
+/// one. Returns [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
 #[inline(never)]
 pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
     packet: &mut P,
     tables: &T,
     index: u32,
-    has_tag: u32,
+    vlan: u32,
 ) -> u32 {
     let Some(port) = tables.interface(index) else {
         return PASSES_SLOWLY;
     };
     let is_guarded = port.flags & interface_flags::GUARDED != 0;
-    if is_guarded && judge(packet, tables, index, port, has_tag != 0).is_none() {
+    if is_guarded && judge(packet, tables, index, port, vlan).is_none() {
         return FORGED;
     }
     match port.flags & interface_flags::SLOW {
@@ -86,20 +92,23 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
     tables: &T,
     index: u32,
     port: &Interface,
-    has_tag: bool,
+    vlan: u32,
 ) -> Option<()> {
     packet.make_readable(ETHERNET + ARP_LEN);
     let [a, b, c, d, e, f, kind @ ..] = packet.read::<8>(6)?;
     let mac = [a, b, c, d, e, f];
-    if mac == port.mac || mac[0] & 1 != 0 {
+    // A guest is no bridge: it would decide which ports carry frames.
+    if mac == port.mac || mac[0] & 1 != 0 || packet.read::<6>(0)? == BRIDGES {
         return None;
     }
     bind(tables, &Name::of_mac(mac, port.number), index, port)?;
-    // What has the tag of a VLAN is of another network.
-    if has_tag {
+    // What has the tag of another VLAN is of another network.
+    if vlan != 0 && vlan != u32::from(port.vlan) {
         return Some(());
     }
     match kind {
+        // Receivers take the tags off one after the other, down to what nobody has judged.
+        kind if TAGS.contains(&kind) => None,
         ARP => {
             let arp = packet.read::<18>(ETHERNET)?;
             let [

@@ -15,8 +15,8 @@ pub struct Interface {
     pub flags: u16,
     /// Its link-layer address, zero if it has none; of a port that of its bridge.
     pub mac: [u8; 6],
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// Of a port: the VLAN of frames without a tag, where its bridge tells VLANs apart, otherwise 0.
+    pub vlan: u16,
 }
 
 /// Value of `NEAR_INTERFACES`: an interface where it is found without a search, at the index of the

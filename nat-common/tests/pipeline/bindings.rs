@@ -70,9 +70,14 @@ fn inside(world: &mut World, address: Ip, bits: u32, flags: u16, mac: [u8; 6]) {
 }
 
 /// Whether a frame passes at a port.
-fn passes(world: &World, port: u32, mut frame: Vec<u8>) -> bool {
+fn passes(world: &World, port: u32, frame: Vec<u8>) -> bool {
+    passes_in(world, 0, port, frame)
+}
+
+/// Whether a frame passes at a port, with the number of a VLAN in its tag.
+fn passes_in(world: &World, vlan: u32, port: u32, mut frame: Vec<u8>) -> bool {
     let mut packet = SlicePacket::new(&mut frame, 0);
-    match guard::check(&mut packet, &world.tables, port, 0) {
+    match guard::check(&mut packet, &world.tables, port, vlan) {
         PASSES => true,
         FORGED => false,
         other => panic!("{other}"),
@@ -144,6 +149,58 @@ fn nobody_is_the_host_or_a_group() {
     assert!(!passes(&world, TAP1, frame([1, 0, 0x5e, 0, 0, 1], OTHER)));
     assert!(!passes(&world, TAP1, ip(M1, GATEWAY)));
     assert!(!passes(&world, TAP1, arp(M1, M1, GATEWAY)));
+}
+
+/// Linux takes off tags without a number one after the other, and then receives what is behind them.
+#[test]
+fn what_is_hidden_behind_a_second_tag_is_nobodys() {
+    let world = world();
+    for tag in [[0x81, 0x00], [0x88, 0xa8]] {
+        let mut hidden = arp(M1, M1, GATEWAY);
+        hidden.splice(12..12, [tag, [0, 0]].concat());
+        assert!(!passes(&world, TAP1, hidden.clone()));
+        // Of another VLAN is what is in that.
+        assert!(passes_in(&world, 100, TAP1, hidden));
+    }
+}
+
+/// A bridge that tells VLANs apart takes a frame with the number of a network's own VLAN as one of it.
+#[test]
+fn a_tag_of_the_own_vlan_hides_nothing() {
+    let mut world = world();
+    let forged = [
+        ip(M1, GATEWAY),
+        arp(M1, M1, GATEWAY),
+        arp(M1, M2, C1),
+        dhcp(M1, M2),
+    ];
+    assert!(
+        forged
+            .iter()
+            .all(|frame| passes_in(&world, 7, TAP1, frame.clone()))
+    );
+    world.tables.interfaces.get_mut(&TAP1).unwrap().vlan = 7;
+    assert!(
+        !forged
+            .iter()
+            .any(|frame| passes_in(&world, 7, TAP1, frame.clone()))
+    );
+    assert!(passes_in(&world, 7, TAP1, ip(M1, C1)));
+    assert!(passes_in(&world, 8, TAP1, arp(M1, M1, GATEWAY)));
+}
+
+/// With a better offer, a guest's port would be the bridge's way to the root.
+#[test]
+fn a_guest_takes_no_part_in_the_spanning_tree() {
+    let world = world();
+    let mut offer = frame(M1, [0, 38]);
+    offer[..6].copy_from_slice(&[0x01, 0x80, 0xc2, 0, 0, 0]);
+    offer[14..17].copy_from_slice(&[0x42, 0x42, 3]);
+    assert!(!passes(&world, TAP1, offer.clone()));
+    assert!(!passes_in(&world, 7, TAP1, offer.clone()));
+    // LLDP, which bridges pass to nobody.
+    offer[5] = 0x0e;
+    assert!(passes(&world, TAP1, offer));
 }
 
 #[test]

@@ -140,6 +140,10 @@ fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Int
         number,
         flags: network_flags(network) | port_flags(network, port, bridge, bounds),
         mac: bridge.mac.unwrap_or_default(),
+        vlan: match bridge.vlan_filtering {
+            true => bridge.default_vlan,
+            false => 0,
+        },
         ..Interface::default()
     };
     links
@@ -291,6 +295,24 @@ address = "172.22.162.254/24"
             (told[&8].flags, told[&9].flags),
             (interface_flags::ANTI_SPOOF, 0)
         );
+    }
+
+    #[test]
+    fn ports_know_the_own_vlan_of_a_bridge_that_tells_them_apart() {
+        let of_port = |vlan_filtering| {
+            let bridge = Link {
+                vlan_filtering,
+                default_vlan: 7,
+                ..link(8, "vmbr1", 1500)
+            };
+            let port = Link {
+                master: Some(8),
+                ..testing::link(21, "tap1")
+            };
+            let strict = CONFIG.replace("161.254/24\"", "161.254/24\"\nanti_spoof = true");
+            told(&strict, &[bridge, port])[&21].vlan
+        };
+        assert_eq!((of_port(true), of_port(false)), (7, 0));
     }
 
     #[test]

@@ -332,6 +332,7 @@ impl Change {
             Self::Sysctl { key, set, .. } => key.write(set)?,
             Self::Bridge { name, mac, ifindex } => {
                 netlink.create_bridge(name, *mac).await?;
+                deafen(name)?;
                 *ifindex = Some(find(netlink, name).await?.index);
             }
             Self::Address {
@@ -687,6 +688,16 @@ async fn find_same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Link> 
 async fn same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Option<Link>> {
     let link = netlink.link(name).await?;
     Ok(link.filter(|link| link.index == ifindex))
+}
+
+/// Has the host take no router advertisements of IPv6 from the guests of a new bridge: one of them
+/// would become its gateway.
+fn deafen(bridge: &str) -> Result<()> {
+    let key = Key::new(&["net", "ipv6", "conf", bridge, "accept_ra"])?;
+    match key.read()? {
+        Some(_) => key.write("0"),
+        None => Ok(()),
+    }
 }
 
 /// The change that sets `ip_forward`, which is 0, with all that the kernel changes along with it.

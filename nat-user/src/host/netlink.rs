@@ -86,6 +86,9 @@ pub struct Link {
     pub calls_netfilter: bool,
     /// For a bridge: whether it tells VLANs apart (`vlan_filtering`).
     pub vlan_filtering: bool,
+    /// For a bridge: the VLAN of its own frames and of those without a tag, where it tells VLANs
+    /// apart and nobody has set ports otherwise (`vlan_default_pvid`); 0 if there is none.
+    pub default_vlan: u16,
     /// How it takes part in its bridge, if it is the port of one.
     pub port: Option<BridgePort>,
     /// The interface that it stands on, by index, where that is in the same namespace: of a VLAN
@@ -452,6 +455,7 @@ impl Link {
             bus: None,
             queues: false,
             vlan_filtering: false,
+            default_vlan: 0,
             port: None,
             parent: None,
             xdp: Xdp::default(),
@@ -487,6 +491,11 @@ impl Link {
                 LinkInfo::Data(InfoData::Bridge(options)) => {
                     self.calls_netfilter = options.contains(&InfoBridge::NfCallIpTables(true));
                     self.vlan_filtering = options.contains(&InfoBridge::VlanFiltering(true));
+                    let vlan = options.iter().find_map(|option| match option {
+                        InfoBridge::VlanDefaultPvid(vlan) => Some(*vlan),
+                        _ => None,
+                    });
+                    self.default_vlan = vlan.unwrap_or(0);
                 }
                 LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
                     self.port = Some(BridgePort::parse(options));

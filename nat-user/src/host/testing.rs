@@ -27,6 +27,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         bus: None,
         queues: false,
         vlan_filtering: false,
+        default_vlan: 0,
         port: None,
         parent: None,
         xdp: Xdp::default(),

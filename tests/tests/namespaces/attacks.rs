@@ -96,6 +96,10 @@ fn strict(net: &Proxmox) -> Result<String> {
 
 /// An answer by ARP to all, with these senders.
 fn says_by_arp(guest: &Host, source: [u8; 6], sender: [u8; 6], address: Ipv4Addr) -> Result<()> {
+    guest.inject("eth0", &arp(source, sender, address))
+}
+
+fn arp(source: [u8; 6], sender: [u8; 6], address: Ipv4Addr) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..6].fill(0xff);
     frame[6..12].copy_from_slice(&source);
@@ -103,7 +107,60 @@ fn says_by_arp(guest: &Host, source: [u8; 6], sender: [u8; 6], address: Ipv4Addr
     frame[22..28].copy_from_slice(&sender);
     frame[28..32].copy_from_slice(&address.octets());
     frame[38..42].copy_from_slice(&Proxmox::GATEWAY.octets());
-    guest.inject("eth0", &frame)
+    frame
+}
+
+/// What a guest knows of the gateway.
+fn gateway_seen(guest: &Host) -> Result<String> {
+    let gateway = Proxmox::GATEWAY.to_string();
+    guest.check(["ip", "neigh", "show", "to", &gateway])
+}
+
+#[test]
+fn priority_tags_hide_no_arp_from_the_guard() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&strict(&net)?)?;
+    let server = net.cli.udp("198.51.100.2:7000")?;
+    let service = net.vm1.udp("0.0.0.0:5000")?;
+    exchange(&service, at(Proxmox::CLI, 7000), &server, b"before")?;
+    let forger = net.vm2.mac("eth0")?;
+    for tags in 0..3 {
+        let mut frame = arp(forger, forger, Proxmox::GATEWAY).to_vec();
+        for _ in 0..tags {
+            frame.splice(12..12, [0x81, 0, 0xe0, 0]);
+        }
+        net.vm2.inject("eth0", &frame)?;
+    }
+    soon("all are dropped", || {
+        Ok(natbpf.stats()?["drops"]["spoofed"] == 3)
+    })?;
+    let forger = forger.map(|byte| format!("{byte:02x}")).join(":");
+    let seen = gateway_seen(&net.vm1)?;
+    ensure!(!seen.contains(&forger), "{seen}");
+    Ok(())
+}
+
+#[test]
+fn a_guest_does_not_become_the_root_of_the_bridges() -> Result<()> {
+    let net = Proxmox::new()?;
+    net.host
+        .ip("link set vmbr1 type bridge stp_state 1 forward_delay 0")?;
+    let natbpf = net.natbpf(&strict(&net)?)?;
+    // A configuration message with the best priority: IEEE 802.1D section 9.3.1.
+    let mut offer = [0; 60];
+    offer[..6].copy_from_slice(&[0x01, 0x80, 0xc2, 0, 0, 0]);
+    offer[6..12].copy_from_slice(&net.vm2.mac("eth0")?);
+    offer[12..17].copy_from_slice(&[0, 38, 0x42, 0x42, 3]);
+    offer[24..30].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    offer[36..42].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    offer[42..52].copy_from_slice(&[0x80, 1, 0, 0, 20, 0, 2, 0, 15, 0]);
+    net.vm2.inject("eth0", &offer)?;
+    soon("the offer is dropped", || {
+        Ok(natbpf.stats()?["drops"]["spoofed"] == 1)
+    })?;
+    let bridge = net.host.check(["ip", "-d", "link", "show", "vmbr1"])?;
+    ensure!(bridge.contains("root_port 0"), "{bridge}");
+    Ok(())
 }
 
 #[test]

@@ -220,11 +220,13 @@ fn a_bridge_that_filters_vlans_is_seen() {
                 LinkInfo::Data(InfoData::Bridge(options)),
             ]),
         ];
-        Link::parse(message).unwrap().vlan_filtering
+        let link = Link::parse(message).unwrap();
+        (link.vlan_filtering, link.default_vlan)
     };
-    assert!(parse(vec![InfoBridge::VlanFiltering(true)]));
-    assert!(!parse(vec![InfoBridge::VlanFiltering(false)]));
-    assert!(!parse(vec![]));
+    let own = InfoBridge::VlanDefaultPvid(7);
+    assert_eq!(parse(vec![InfoBridge::VlanFiltering(true), own]), (true, 7));
+    assert_eq!(parse(vec![InfoBridge::VlanFiltering(false)]), (false, 0));
+    assert_eq!(parse(vec![]), (false, 0));
 }
 
 #[test]

@@ -141,6 +141,9 @@ fn apply_then_undo_leaves_the_host_as_it_was() {
         assert_eq!((report.notes.len(), report.failed.len()), (0, 0));
         sysctl_is("conf/vmbr0/forwarding", "1");
         sysctl_is("conf/all/accept_redirects", "0");
+        // A guest becomes no gateway of the host by IPv6.
+        let taken = std::fs::read_to_string("/proc/sys/net/ipv6/conf/vmbr1/accept_ra");
+        assert!(taken.is_err() || taken.is_ok_and(|taken| taken.trim() == "0"));
         let (bridge, port) = (host.link("vmbr1").await, host.link("tap2").await);
         assert_eq!(port.master, Some(bridge.index));
         assert!(bridge.up && port.up);
