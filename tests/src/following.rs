@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(10);
 const QUESTION: Duration = Duration::from_millis(20);
 
 /// Sends until the server sees the sender as `is_expected` says; gives what it saw. Afterwards the
-/// server has nothing more to read, and waits no longer than a question takes.
+/// server has nothing more to read, and waits as long as before.
 ///
 /// The time is counted in questions: one during which the whole machine stands still is one, not
 /// all of them.
@@ -30,6 +30,7 @@ pub fn soon_seen(
     server: &UdpSocket,
     is_expected: impl Fn(SocketAddr) -> bool,
 ) -> Result<SocketAddr> {
+    let usual = server.read_timeout().context("time limit")?;
     server
         .set_read_timeout(Some(QUESTION))
         .context("time limit")?;
@@ -43,12 +44,28 @@ pub fn soon_seen(
             last_seen = Some(seen);
             if is_expected(seen) {
                 while server.recv_from(&mut [0; 16]).is_ok() {}
+                server.set_read_timeout(usual).context("time limit")?;
                 return Ok(seen);
             }
         }
         thread::sleep(QUESTION.saturating_sub(asked.elapsed()));
     }
     bail!("after {FOLLOWED:?} seen as {last_seen:?}; sent at last: {last:?}")
+}
+
+/// Asks until a change of the host has been followed. The time is counted in questions, as by
+/// [`soon_seen`].
+///
+/// # Errors
+/// When it is not within [`FOLLOWED`], or cannot be asked.
+pub fn followed(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..=patience(FOLLOWED).as_millis() / QUESTION.as_millis() {
+        if is_so()? {
+            return Ok(());
+        }
+        thread::sleep(QUESTION);
+    }
+    bail!("{what}: not after {FOLLOWED:?}")
 }
 
 /// Waits until something is so.

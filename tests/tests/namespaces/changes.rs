@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use lab::topology::{Options, Proxmox, Uplink};
 use nix::sys::signal::Signal;
-use tests::following::{FOLLOWED, soon, soon_seen};
+use tests::following::{FOLLOWED, followed, soon, soon_seen};
 use tests::{at, exchange};
 
 /// The host's address on a second wire to the provider, and the provider's.
@@ -112,12 +112,13 @@ fn an_address_beside_the_others_comes_and_goes() -> Result<()> {
     );
     for _ in 0..3 {
         net.host.ip(&format!("address add {other}/24 dev vmbr0"))?;
-        thread::sleep(FOLLOWED);
+        soon_seen(&client, at(other, 10000), &service, |_| true)?;
         exchange(&client, at(other, 10000), &service, b"by the new address")?;
         net.host.ip(&format!("address del {other}/24 dev vmbr0"))?;
-        thread::sleep(FOLLOWED);
-        let sessions = natbpf.conntrack(&["--internal", "172.22.161.171"])?;
-        ensure!(sessions.is_empty(), "still there: {sessions:?}");
+        followed("the address's sessions end", || {
+            let sessions = natbpf.conntrack(&["--internal", "172.22.161.171"])?;
+            Ok(sessions.is_empty())
+        })?;
     }
     let sessions = natbpf.conntrack(&["--internal", "172.22.161.170"])?;
     ensure!(sessions.len() == 1, "{sessions:?}");
