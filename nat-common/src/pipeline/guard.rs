@@ -55,8 +55,8 @@ const DHCP_GUEST: [u8; 2] = [0, 68];
 /// Where the client's hardware address stands in a UDP packet (RFC 2131 section 2).
 const DHCP_CLIENT: usize = 8 + 28;
 
-/// Judges a frame at a port whose network has `anti_spoof`. `vlan` is the number in its tag, 0 without
-/// one. Returns [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
+/// Judges a frame at a port whose network has `anti_spoof`. `vlan` is the number in its tag, 0
+/// without one. Returns [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
 #[inline(never)]
 pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
     packet: &mut P,

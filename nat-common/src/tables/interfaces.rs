@@ -15,7 +15,8 @@ pub struct Interface {
     pub flags: u16,
     /// Its link-layer address, zero if it has none; of a port that of its bridge.
     pub mac: [u8; 6],
-    /// Of a port: the VLAN of frames without a tag, where its bridge tells VLANs apart, otherwise 0.
+    /// Of a port: the VLAN of frames without a tag, where its bridge tells VLANs apart, otherwise
+    /// 0.
     pub vlan: u16,
 }
 

@@ -151,7 +151,8 @@ fn nobody_is_the_host_or_a_group() {
     assert!(!passes(&world, TAP1, arp(M1, M1, GATEWAY)));
 }
 
-/// Linux takes off tags without a number one after the other, and then receives what is behind them.
+/// Linux takes off tags without a number one after the other, and then receives what is behind
+/// them.
 #[test]
 fn what_is_hidden_behind_a_second_tag_is_nobodys() {
     let world = world();
@@ -164,7 +165,8 @@ fn what_is_hidden_behind_a_second_tag_is_nobodys() {
     }
 }
 
-/// A bridge that tells VLANs apart takes a frame with the number of a network's own VLAN as one of it.
+/// A bridge that tells VLANs apart takes a frame with the number of a network's own VLAN as one of
+/// it.
 #[test]
 fn a_tag_of_the_own_vlan_hides_nothing() {
     let mut world = world();

@@ -51,7 +51,7 @@ fn guest_behind_a_router_guest_is_reached_and_reaches_others() -> Result<()> {
 }
 
 #[test]
-fn route_to_a_target_that_comes_later_is_followed() -> Result<()> {
+fn l16_a_route_to_a_target_that_comes_later_is_followed() -> Result<()> {
     let net = Proxmox::new()?;
     behind_vm2(&net)?;
     let natbpf = net.natbpf(&forward_behind(&net))?;
