@@ -673,13 +673,15 @@ impl Instance {
         let host = self.host(&config).await?;
         self.follow_claims(&config, &host);
         let plan = self.plan(&config);
-        let before = (self.external_addresses(), self.target_networks());
+        let mut before = (self.external_addresses(), self.target_networks());
         let mut has_changed = !self.is_applied(&config, &host);
         let mut ended = 0;
         match has_changed {
             true => {
                 self.apply(&config, &host)?;
                 ended += self.end_sessions_of_moved(&before)?;
+                // Below only what the set-up moves is looked for: to look reads all sessions.
+                before = (self.external_addresses(), self.target_networks());
             }
             false => self.follow_exits(&config, &host)?,
         }
