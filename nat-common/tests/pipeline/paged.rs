@@ -1,9 +1,8 @@
 //! A packet whose bytes are readable only once they have been asked for, as in the kernel's pages.
 
 use nat_common::wire::{
-    checksum::Diff,
     offload::Offload,
-    packet::{ChecksumKind, Frames, Packet, SlicePacket},
+    packet::{Frames, Packet, SlicePacket},
 };
 
 /// Of an untouched packet nothing is readable.
@@ -44,18 +43,6 @@ impl Packet for Paged<'_> {
 
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         self.whole.write(offset, bytes)
-    }
-
-    fn update_checksum(
-        &mut self,
-        offset: usize,
-        kind: ChecksumKind,
-        offload: Offload,
-        pseudo: Diff,
-        payload: Diff,
-    ) -> Option<()> {
-        self.whole
-            .update_checksum(offset, kind, offload, pseudo, payload)
     }
 
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
