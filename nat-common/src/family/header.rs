@@ -58,7 +58,7 @@ pub struct Header<A> {
     pub ttl: u8,
     /// Identification for reassembly.
     pub id: u32,
-    /// Where the fragment's payload stands in the whole, in bytes.
+    /// Offset of the fragment's payload in the whole payload, in bytes.
     pub fragment_offset: u16,
     /// Whether more fragments follow.
     pub more_fragments: bool,

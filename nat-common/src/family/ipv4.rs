@@ -1,6 +1,7 @@
 //! The IPv4 header (RFC 791).
 
 use core::mem::offset_of;
+
 use network_types::ip::Ipv4Hdr;
 
 use crate::{

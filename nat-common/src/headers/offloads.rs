@@ -32,7 +32,7 @@ pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
         Transport::Tcp { .. } => l4 + TCP_CHECKSUM,
         Transport::Udp => l4 + UDP_CHECKSUM,
         Transport::Opaque | Transport::LaterFragment => l4,
-        // Nobody puts off a checksum of ICMP, and a quoted packet is translated as well.
+        // Linux leaves no checksum of ICMP to a device, and the quoted packet is translated too.
         Transport::IcmpQuery { .. } | Transport::IcmpError | Transport::IcmpOther => return false,
     };
     field as isize >= first as isize

@@ -107,7 +107,7 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
         return Some(());
     }
     match kind {
-        // Receivers take the tags off one after the other, down to what nobody has judged.
+        // Receivers remove the tags one by one, and then see a packet that was not judged.
         kind if TAGS.contains(&kind) => None,
         ARP => {
             let arp = packet.read::<18>(ETHERNET)?;

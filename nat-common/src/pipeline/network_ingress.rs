@@ -154,9 +154,9 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     }
 }
 
-/// Both ends of a packet of a hairpinned session in between: what opens it has everything rewritten
-/// but the source address, an answer the destination address alone. So each is the reverse of the
-/// other.
+/// Both ends of a packet of a hairpinned session between its two hooks. In a packet of the
+/// initiator, everything but the source address is rewritten there; in an answer, only the
+/// destination address. So each is the reverse of the other.
 #[inline(always)]
 fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>, Endpoint<A>) {
     let (source_port, destination_port) = match session.has(flags::FROM_INITIATOR) {

@@ -6,8 +6,9 @@
 //! | from an uplink, to a guest | the uplink's ingress | its network's ingress |
 //! | by the host or from elsewhere, to a guest | the network's egress | its network's ingress |
 //!
-//! A flow that is translated has its session anyway: once it is open, nobody asks again. One that
-//! is not gets a session of its own ([`open_plain`]) if a policy concerns it, or what answers it.
+//! A translated flow has a session in any case, and its policies are not asked again. An
+//! untranslated flow gets a session of its own ([`open_plain`]) if a policy concerns it or its
+//! answers.
 
 use crate::{
     drop_reason::DropReason,

@@ -304,8 +304,8 @@ fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     is_group_frame || !parsed.header.destination.is_unicast()
 }
 
-/// Whether a packet may open a flow of somebody whom others translate. Nobody has a socket there: a
-/// note alone tells guests who come later that the port is in use towards that remote.
+/// Whether a packet may open a flow that other software on the host translates. Such a flow has no
+/// socket: only a noted session keeps later guests from using its port towards that remote.
 #[inline(always)]
 fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     let opens = match parsed.transport {

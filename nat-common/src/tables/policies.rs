@@ -1,9 +1,9 @@
 //! Policies: which flows may be opened between guests, networks, uplinks and the host.
 //!
 //! They are asked once for each flow, with inside addresses: what has a session passes. The order
-//! of the rules is kept: of those that match, the one that was written first decides. So that a
-//! host with hundreds of networks does not go through the rules of all of them, each rule stands in
-//! the *chain* of the two sides that it names, and four chains at the most concern a flow.
+//! of the rules is kept: of those that match, the first in the file decides. Each rule is in the
+//! *chain* of the two sides that it names, and at most four chains concern a flow. So a host with
+//! hundreds of networks does not compare a flow with the rules of all of them.
 
 use crate::{
     tables::interfaces::{Interface, role},

@@ -190,8 +190,8 @@ impl<A: Copy> Busy<'_, A> {
     }
 }
 
-// SAFETY: the words are atomic, and the rest is touched only through `Busy`, of which there is one
-// for a slot: who makes it has exchanged a word.
+// SAFETY: the words are atomic. The rest is accessed only through `Busy`, and a slot has one at
+// most: making it takes a successful compare-and-exchange.
 unsafe impl<A: Sync> Sync for Queued<A> {}
 
 /// The table of fragments that wait for the first one.

@@ -11,7 +11,7 @@ pub struct References(Shared);
 const GONE: u32 = 1 << 31;
 
 /// [`PortRecord::references`](crate::tables::ports::PortRecord::references) of a port whose mapping
-/// is yet to be made: nobody can take one.
+/// is yet to be made: none can be taken.
 pub const CLAIMED: u32 = GONE;
 
 impl References {

@@ -161,8 +161,8 @@ pub const PASSED_NS: u64 = 1 << 10;
 /// control hook.
 const UNDER_WAY: u32 = UNCOUNTED - 1;
 
-/// Bit of [`SessionRecord::passed`]: datagrams may be on their way that nobody has counted. The
-/// next one is counted, and arrives after them.
+/// Bit of [`SessionRecord::passed`]: datagrams that are not counted may be on their way. The next
+/// one is counted, and arrives after them.
 const UNCOUNTED: u32 = 1 << 11;
 
 /// Where the clock stands in [`SessionRecord::passed`].

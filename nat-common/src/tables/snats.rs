@@ -18,8 +18,8 @@ pub struct SnatKey<A> {
     pub source: A,
 }
 
-/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination,
-/// which stands in the place of the source.
+/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination.
+/// [`SnatKey::source`] then holds the destination.
 pub const BY_DESTINATION: u16 = u16::MAX;
 
 /// Value of `SNATS`.

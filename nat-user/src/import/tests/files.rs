@@ -344,7 +344,7 @@ fn files_that_a_script_takes_in_are_named() {
     for line in [
         "source /etc/network/interfaces.d/*",
         ". /etc/default/nat",
-        "/root/nat.sh start",
+        "/usr/local/sbin/nat.sh start",
     ] {
         let import = file(&format!("{line}\n{OUT}\n"));
         assert_complete(&import);
