@@ -4,12 +4,12 @@ use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::tables::sessions::{SessionKey4, flags};
+use nat_config::Loaded;
 
 use crate::{
     bounds,
     cli::{Cli, Command, ConntrackCommand, ImportArgs, ImportCommand, PortArgs, PortCommand},
     clock,
-    config::{self, Loaded},
     control::{self, Request},
     daemon::{self, Options},
     dataplane::{Dataplane, Pins},
@@ -142,7 +142,7 @@ fn print(lines: Vec<String>) -> Result<()> {
 async fn check(cli: &Cli, without_host: bool) -> Result<()> {
     let file = cli.config.as_path();
     bounds::hold(file.display().to_string());
-    let loaded = config::load(file).map_err(|error| anyhow!("{error}"))?;
+    let loaded = nat_config::load(file).map_err(|error| anyhow!("{error}"))?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
@@ -187,7 +187,7 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
 
 /// Conflicts of other software with the configuration in use.
 fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
-    match config::load(&state.config) {
+    match nat_config::load(&state.config) {
         Ok(loaded) => {
             let look = conflicts::look_if_possible(&loaded.config, bpffs);
             Ok(runtime()?.block_on(look))
@@ -333,7 +333,7 @@ async fn port(cli: &Cli, command: &PortCommand) -> Result<()> {
     if is_gone && matches!(command, PortCommand::Del(_)) {
         return Ok(());
     }
-    let config = config::load(&cli.config)
+    let config = nat_config::load(&cli.config)
         .map_err(|error| anyhow!("{error}"))?
         .config;
     let variable = std::env::var(ports::NETWORK_VARIABLE).ok();

@@ -16,12 +16,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use nat_config::compile::Numbering;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::boottime_s;
-use crate::compile::Numbering;
 use crate::owned;
 
 /// How long a child of a killed natbpf may take to become another program.

@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nat_user::config;
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -39,7 +37,7 @@ fn every_recipe_and_the_readme_hold_a_configuration_without_warnings() {
         let configurations = configurations(&text);
         assert!(!configurations.is_empty(), "{}", page.display());
         for configuration in configurations {
-            match config::parse(&configuration, &page) {
+            match nat_config::parse(&configuration, &page) {
                 Ok(loaded) => {
                     let warnings: Vec<String> =
                         loaded.warnings.iter().map(ToString::to_string).collect();

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nat_user::config::{self, model::Config};
+use nat_config::model::Config;
 use nat_user::import::{self, Import, Options};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn import(name: &str, options: &Options) -> (String, Import) {
 }
 
 fn config(import: &Import) -> Config {
-    match config::parse(&import.toml, Path::new("imported")) {
+    match nat_config::parse(&import.toml, Path::new("imported")) {
         Ok(loaded) => loaded.config,
         Err(error) => panic!("{error}\n{}", import.toml),
     }
@@ -302,7 +302,7 @@ fn the_exit_code_says_what_has_become_of_the_rules() {
         let (code, toml, _) = natbpf(&[path.to_str().unwrap()], None);
         assert_eq!(code, Some(if is_complete { 0 } else { 3 }), "{name}");
         assert!(
-            config::parse(&toml, Path::new("imported")).is_ok(),
+            nat_config::parse(&toml, Path::new("imported")).is_ok(),
             "{name}"
         );
     }

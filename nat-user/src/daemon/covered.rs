@@ -12,8 +12,9 @@ use nat_common::{
         protocol::{TCP, UDP},
     },
 };
+use nat_config::compile::Ruleset;
 
-use crate::{compile::Ruleset, dataplane::SessionEntry};
+use crate::dataplane::SessionEntry;
 
 /// Where each external port goes, for a search by port.
 #[derive(Debug, Default)]
@@ -72,9 +73,9 @@ pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> boo
 #[cfg(test)]
 mod tests {
     use nat_common::tables::forwards::ForwardKey4;
+    use nat_config::compile::Prefix;
 
     use super::*;
-    use crate::compile::Prefix;
 
     #[test]
     fn ports_are_found_where_they_go() {

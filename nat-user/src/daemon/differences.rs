@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 
-use crate::config::model::{
+use nat_config::model::{
     Config, ForwardRule, Guest, Limits, NatRule, Network, PolicyRule, Route, SnatRule, Uplink,
 };
 
@@ -150,7 +150,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config;
 
     const BEFORE: &str = r#"
 [uplink.wan]
@@ -167,7 +166,7 @@ to = "172.22.161.170"
 "#;
 
     fn config(text: &str) -> Config {
-        let loaded = config::parse(text, Path::new("n.toml"));
+        let loaded = nat_config::parse(text, Path::new("n.toml"));
         loaded.unwrap_or_else(|error| panic!("{error}")).config
     }
 

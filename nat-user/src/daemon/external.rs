@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 
 use super::claims::Claims;
 use crate::{
-    compile::Environment,
-    config::model::{Claim, Config, UplinkAddresses, UplinkId},
     host::change::Change,
     state::{External, Held, State},
+};
+use nat_config::{
+    compile::Environment,
+    model::{Claim, Config, UplinkAddresses, UplinkId},
 };
 
 /// The addresses that natbpf has added to an interface, as the journal has it. They are no own ones

@@ -6,10 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use crate::{
-    config::model::{Config, Forwarding},
-    state::{Numbers, RuleKind, Said},
-};
+use crate::state::{Numbers, RuleKind, Said};
+use nat_config::model::{Config, Forwarding};
 
 /// What each rule of a configuration says about packets. How they go is no matter of a rule's
 /// identity, and neither is whether the host itself is concerned.
@@ -101,7 +99,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config;
 
     const HEAD: &str = r#"
 [uplink.wan]
@@ -119,7 +116,7 @@ address = "172.22.161.254/24"
     }
 
     fn config(text: &str) -> Config {
-        let loaded = config::parse(text, Path::new("n.toml"));
+        let loaded = nat_config::parse(text, Path::new("n.toml"));
         loaded.unwrap_or_else(|error| panic!("{error}")).config
     }
 

@@ -6,10 +6,10 @@ use nat_common::tables::{
     interfaces::{Interface, interface_flags, role},
     uplinks::{EXITS, UPLINKS, Uplink},
 };
+use nat_config::model::{Config, Forwarding, MssClamp, Network};
 
 use super::{fast_path::is_open_port, policed::Bounds};
 use crate::{
-    config::model::{Config, Forwarding, MssClamp, Network},
     host::{
         bridge_netfilter::BridgeNetfilter,
         netlink::{Kind, Layer, Link},
@@ -227,10 +227,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{
-        config,
-        host::{netlink::BridgePort, policing::Policing, testing},
-    };
+    use crate::host::{netlink::BridgePort, policing::Policing, testing};
 
     const CONFIG: &str = r#"
 [uplink.wan]
@@ -252,7 +249,7 @@ address = "172.22.162.254/24"
     }
 
     fn told(config: &str, links: &[Link]) -> BTreeMap<u32, Interface> {
-        let loaded = config::parse(config, Path::new("n.toml"));
+        let loaded = nat_config::parse(config, Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let mut numbers = Numbers::default();
         numbers.uplink("wan");
@@ -317,7 +314,7 @@ address = "172.22.162.254/24"
 
     #[test]
     fn packets_leave_by_own_interfaces_and_those_that_are_up() {
-        let config = config::parse(CONFIG, Path::new("natbpf.toml"));
+        let config = nat_config::parse(CONFIG, Path::new("natbpf.toml"));
         let config = config.unwrap_or_else(|error| panic!("{error}")).config;
         let mut numbers = Numbers::default();
         numbers.uplink("wan");

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    config::model::{Config, Forwarding, Mode, Uplink},
     dataplane::attach::XdpWish,
     host::{
         netlink::{Kind, Layer, Link},
         xdp_features::XdpFeatures,
     },
 };
+use nat_config::model::{Config, Forwarding, Mode, Uplink};
 
 /// Buses on which network cards sit. Cards that a hypervisor makes up sit on others.
 const CARD_BUSES: [&str; 2] = ["pci", "usb"];
@@ -79,11 +79,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{config, host::testing};
+    use crate::host::testing;
 
     fn chosen(mode: &str, change: impl FnOnce(&mut Link), others: &[Link]) -> Choice {
         let text = format!("[uplink.wan]\ninterface = \"eno1\"\nmode = \"{mode}\"\n");
-        let loaded = config::parse(&text, Path::new("n.toml"));
+        let loaded = nat_config::parse(&text, Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let mut link = Link {
             kind: Kind::Device,

@@ -6,10 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{
-    config::model::Config,
-    host::conflicts::{self, Finding},
-};
+use crate::host::conflicts::{self, Finding};
+use nat_config::model::Config;
 
 /// What was found last.
 #[derive(Debug, Clone, Default)]

@@ -17,12 +17,12 @@ use nat_common::tables::{
     settings::Settings,
     snats::SnatKey4,
 };
+use nat_config::{
+    compile::{Prefix, Ruleset},
+    model::{Limits, Timeouts},
+};
 
 use super::{Dataplane, Plain};
-use crate::{
-    compile::{Prefix, Ruleset},
-    config::model::{Limits, Timeouts},
-};
 
 /// A key that carries the generation of its rule set.
 trait Generational {

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result};
+use nat_config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, NetworkId, mac_text};
 use nix::unistd::User;
 
 use super::process::Files;
-use crate::config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, NetworkId, mac_text};
 
 /// The user that Debian's package makes for it.
 const USER: &str = "dnsmasq";
@@ -185,13 +185,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config;
 
     const LAN: &str = "[uplink.wan]\ninterface = \"eth0\"\n[network.lan]\ninterface = \"vmbr1\"\n\
                        address = \"172.22.161.254/24\"\n";
 
     fn conf(lines: &str) -> Conf {
-        let loaded = config::parse(&format!("{LAN}{lines}"), Path::new("n.toml"));
+        let loaded = nat_config::parse(&format!("{LAN}{lines}"), Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         Conf::new(&config, &config.networks[0], 7)
     }
@@ -296,7 +295,7 @@ mod tests {
 
     #[test]
     fn another_interface_of_the_same_name_is_another_configuration() {
-        let loaded = config::parse(&format!("{LAN}{RANGE}"), Path::new("n.toml"));
+        let loaded = nat_config::parse(&format!("{LAN}{RANGE}"), Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let with = |index| Conf::new(&config, &config.networks[0], index);
         assert_eq!(with(7), with(7));

@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, stream};
+use nat_config::{Diagnostic, Loaded, model::Config};
 
 use self::{
     conf::Conf,
@@ -31,7 +32,6 @@ use self::{
     stall::{Stall, Waiting},
 };
 use crate::backoff::Backoff;
-use crate::config::{Diagnostic, Loaded, model::Config};
 
 /// The directory in the run directory.
 const FOLDER: &str = "dhcp";

@@ -7,7 +7,7 @@ use super::{
     lease::{self, Lease},
     process::Files,
 };
-use crate::config::model::{Config, GuestAddress, Identity, Network, NetworkId, PolicyEnd, Tenant};
+use nat_config::model::{Config, GuestAddress, Identity, Network, NetworkId, PolicyEnd, Tenant};
 
 /// The leases of all networks of a configuration.
 #[derive(Debug, Default)]
@@ -103,7 +103,6 @@ pub(super) fn inactive(config: &Config) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
 
     const TEXT: &str = r#"
 [uplink.wan]
@@ -148,7 +147,7 @@ to = "52:54:00:00:00:02"
     }
 
     fn resolved(leases: [Vec<Lease>; 2]) -> Config {
-        let loaded = config::parse(TEXT, Path::new("n.toml"));
+        let loaded = nat_config::parse(TEXT, Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let mut all = Leases {
             networks: 2,

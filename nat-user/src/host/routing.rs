@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use nat_config::compile::Sources;
 
 use super::netlink::{Address, AddressScope, LinkRoute};
-use crate::compile::Sources;
 
 /// The routes of the main table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

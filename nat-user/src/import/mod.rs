@@ -38,6 +38,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::Ipv4Net;
+use nat_config::input;
 
 use self::destination::Destinations;
 use self::dump::Dump;
@@ -47,8 +48,6 @@ use self::local::Locals;
 use self::plan::Plan;
 use self::rule::Action;
 use self::source::Sources;
-use crate::config;
-use crate::input;
 
 pub use self::findings::{Finding, Kind};
 pub use self::host::of_this_host;
@@ -172,7 +171,7 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     others::note(&dump, &topology, &mut findings, &mut plan);
     write::name(&dump, &topology, &mut plan);
     let toml = write::configuration(file, &dump, &topology, &plan, &findings);
-    let problem = config::parse(&toml, Path::new("configuration")).err();
+    let problem = nat_config::parse(&toml, Path::new("configuration")).err();
     Ok(Import {
         toml,
         findings: findings.finish(),

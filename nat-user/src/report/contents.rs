@@ -1,6 +1,6 @@
 //! What a configuration has, in a few words.
 
-use crate::config::model::Config;
+use nat_config::model::Config;
 
 /// How many of each kind there are, of those that there are: `1 uplink, 3 forward rules`.
 #[must_use]
@@ -35,7 +35,7 @@ mod tests {
                     [network.lan]\ninterface = \"br0\"\naddress = \"10.0.0.1/24\"\n\
                     [[policy]]\nname = \"a\"\nfrom = \"lan\"\nto = \"wan\"\naction = \"accept\"\n\
                     [[policy]]\nname = \"b\"\nfrom = \"wan\"\nto = \"lan\"\naction = \"drop\"\n";
-        let loaded = crate::config::parse(text, Path::new("a.toml")).unwrap();
+        let loaded = nat_config::parse(text, Path::new("a.toml")).unwrap();
         assert_eq!(contents(&loaded.config), "1 uplink, 1 network, 2 policies");
     }
 }

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 
+use nat_config::model::mac_text;
 use serde::Serialize;
 
 use super::{Format, duration, table, write_table};
-use crate::config::model::mac_text;
 use crate::dhcp::lease::Lease;
 use crate::visible::visible;
 

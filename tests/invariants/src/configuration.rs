@@ -16,13 +16,10 @@ use nat_common::{
         protocol::{ICMP, TCP, UDP},
     },
 };
-
-use crate::{
-    compile::{Environment, Numbering, Ruleset, compile, wire},
-    config::{
-        self, Diagnostic,
-        model::{Config, ForwardProtocol, ForwardRule, PortForward, UplinkAddresses, UplinkId},
-    },
+use nat_config::{
+    Diagnostic,
+    compile::{Environment, InOrder, Numbering, Ruleset, compile, wire},
+    model::{Config, ForwardProtocol, ForwardRule, PortForward, UplinkAddresses, UplinkId},
 };
 
 /// The host's addresses on each uplink.
@@ -38,7 +35,7 @@ pub fn configuration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
     };
-    let loaded = match config::parse(text, Path::new("natbpf.toml")) {
+    let loaded = match nat_config::parse(text, Path::new("natbpf.toml")) {
         Ok(loaded) => loaded,
         Err(error) => return error.all().for_each(|error| assert_explained(error, text)),
     };
@@ -51,7 +48,7 @@ pub fn configuration(data: &[u8]) {
         host_addresses: HOST.into(),
         ..Environment::default()
     };
-    let mut numbers = Numbers::default();
+    let mut numbers = InOrder::default();
     let ruleset = compile(config, &environment, &mut numbers);
     assert_eq!(
         ruleset,
@@ -75,47 +72,6 @@ fn assert_explained(diagnostic: &Diagnostic, text: &str) {
     assert!((1..=lines).contains(&position.line), "{line}");
     let longest = text.split('\n').map(str::len).max().unwrap_or(0);
     assert!((1..=longest + 1).contains(&position.column), "{line}");
-}
-
-/// Names have numbers from 1 in the order in which they are asked for.
-#[derive(Default)]
-struct Numbers(HashMap<(&'static str, String), u32>);
-
-impl Numbers {
-    fn number(&mut self, kind: &'static str, name: &str) -> u32 {
-        let next = self.0.len() as u32 + 1;
-        *self.0.entry((kind, name.to_owned())).or_insert(next)
-    }
-}
-
-impl Numbering for Numbers {
-    fn uplink(&mut self, name: &str) -> u16 {
-        self.number("uplink", name) as u16
-    }
-
-    fn network(&mut self, name: &str) -> u16 {
-        self.number("network", name) as u16
-    }
-
-    fn snat(&mut self, name: &str) -> u32 {
-        self.number("snat", name)
-    }
-
-    fn forward(&mut self, name: &str) -> u32 {
-        self.number("forward", name)
-    }
-
-    fn nat(&mut self, name: &str) -> u32 {
-        self.number("nat", name)
-    }
-
-    fn policy(&mut self, name: &str) -> u32 {
-        self.number("policy", name)
-    }
-
-    fn default_of(&mut self, network: &str) -> u32 {
-        self.number("default", network)
-    }
 }
 
 /// Chains are one behind the other, without a gap, and each is in the order of the rules.
@@ -169,7 +125,7 @@ fn assert_snat(source: Addr4, snat: &Snat4) {
 }
 
 /// Compares the compiled forwards with the rules themselves, at the edges of every range.
-fn assert_forwards(config: &Config, ruleset: &Ruleset, numbers: &mut Numbers) {
+fn assert_forwards(config: &Config, ruleset: &Ruleset, numbers: &mut InOrder) {
     let ranges = config.forwards.iter().flat_map(|rule| &rule.matches.ports);
     let edges = ranges.flat_map(|ports| [ports.external.first, ports.external.last]);
     let around = |port: u16| [port.saturating_sub(1), port, port.saturating_add(1)];
@@ -206,7 +162,7 @@ fn by_rules(
     address: Ipv4Addr,
     protocol: u8,
     port: u16,
-    numbers: &mut Numbers,
+    numbers: &mut InOrder,
 ) -> Option<Forwarded> {
     let (rule, to, ports) = config.forwards.iter().find_map(|rule| {
         // One whose guest has no lease takes nothing.

@@ -1,14 +1,5 @@
 //! Choices from bytes.
 
-use std::fs::File;
-use std::io;
-use std::path::Path;
-
-/// Opens a file for the reader of the configuration, whose module of this name also knows pipes.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
-}
-
 /// Bytes that are taken one after the other; after the last one come zeros.
 pub(crate) struct Input<'a>(&'a [u8]);
 

@@ -8,16 +8,6 @@
 // The modules of other crates that are taken in here have tests of their own, which run there.
 #![cfg(not(test))]
 
-// nat-user's modules themselves: the crate as a whole would bring the daemon with all that it
-// stands on, to be built anew for the fuzzer. (rustfmt looks for compile/tests.rs in the wrong
-// place.)
-#[rustfmt::skip]
-#[path = "../../../nat-user/src/compile.rs"]
-#[expect(unreachable_pub, reason = "it is public in its own crate")]
-mod compile;
-#[path = "../../../nat-user/src/config/mod.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the daemon needs more of it")]
-mod config;
 mod configuration;
 mod frame;
 mod host;

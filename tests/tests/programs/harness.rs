@@ -8,9 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nat_common::tables::interfaces::{Interface, role};
+use nat_config::compile::{Environment, compile};
 use nat_user::{
-    compile::{Environment, compile},
-    config,
     dataplane::{Dataplane, Pins, Programs, Sizes, TestRunOutput},
     state::Numbers,
 };
@@ -83,7 +82,7 @@ impl Plane {
         let sizes = Sizes::new(sessions, 16);
         let (mut dataplane, programs) =
             Dataplane::load(pins, &sizes, false).context("load; are the tests run as root?")?;
-        let config = config::parse(CONFIG, Path::new("test.toml"))?.config;
+        let config = nat_config::parse(CONFIG, Path::new("test.toml"))?.config;
         let environment = Environment {
             uplink_addresses: vec![vec![PUBLIC]],
             silent: Default::default(),

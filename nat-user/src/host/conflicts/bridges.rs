@@ -1,9 +1,9 @@
 //! Bridges of containers and guests that the configuration does not name.
 
 use ipnet::Ipv4Net;
+use nat_config::model::Config;
 
 use super::{Finding, Kind, listed};
-use crate::config::model::Config;
 use crate::host::netlink::{Address, Kind as LinkKind, Link};
 
 /// Says that guests of other bridges do not reach forwards by the external addresses: what they
@@ -66,7 +66,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config;
     use crate::host::{netlink::AddressScope, testing};
 
     #[test]
@@ -96,7 +95,7 @@ mod tests {
             })
             .collect();
         let found = |text: &str| {
-            let loaded = config::parse(text, Path::new("n.toml"));
+            let loaded = nat_config::parse(text, Path::new("n.toml"));
             let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
             let findings = find(&config, &links, &addresses);
             findings.iter().map(Finding::to_string).collect::<Vec<_>>()

@@ -4,12 +4,12 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-
-use super::rules::{Flow, State};
-use crate::config::model::{
+use nat_config::model::{
     Config, ForwardProtocol, ForwardRule, Network, PortRange, Route, SnatSource, Uplink,
     UplinkAddresses, UplinkId,
 };
+
+use super::rules::{Flow, State};
 
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;

@@ -8,9 +8,7 @@ use std::{
 
 use super::flows::{TCP, UDP};
 use super::{Finding, Kind};
-use crate::config::model::{
-    Config, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses,
-};
+use nat_config::model::{Config, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses};
 
 /// Of the ports that one rule hides, so many are named.
 const SHOWN: usize = 8;
@@ -165,7 +163,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
     const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
@@ -175,7 +172,7 @@ mod tests {
             "[uplink.wan]\ninterface = \"eth0\"\n[network.lan]\ninterface = \"br0\"\n\
              address = \"10.0.0.254/24\"\n{forward}"
         );
-        let loaded = config::parse(&text, Path::new("n.toml"));
+        let loaded = nat_config::parse(&text, Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let held = BTreeSet::from([OWN, INSIDE]);
         let listeners = listeners.iter().copied().collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::reverse_path::Detour;
 use super::rules::{Budget, Ruleset, Source};
 use super::{Finding, Kind, flows, forwarding, iptables, nft, reverse_path, translation};
-use crate::config::{self, model::Config};
+use nat_config::model::Config;
 
 const CONFIG: &str = r#"
 [uplink.wan]
@@ -35,7 +35,7 @@ to_ports = 5353
 "#;
 
 fn config(text: &str) -> Config {
-    let loaded = config::parse(text, Path::new("n.toml"));
+    let loaded = nat_config::parse(text, Path::new("n.toml"));
     loaded.unwrap_or_else(|error| panic!("{error}")).config
 }
 

@@ -1,7 +1,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::config;
 use crate::host::testing::{in_namespace, ip};
 
 const CONFIG: &str = r#"
@@ -20,7 +19,7 @@ isolated = true
 "#;
 
 fn parsed(text: &str) -> Config {
-    let loaded = config::parse(text, Path::new("n.toml"));
+    let loaded = nat_config::parse(text, Path::new("n.toml"));
     loaded.unwrap_or_else(|error| panic!("{error}")).config
 }
 

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
+use nat_config::model::{self, Config, UplinkAddresses};
 
 use super::problem::Problem;
 use super::{Plan, Run, named};
-use crate::config::model::{self, Config, UplinkAddresses};
 use crate::host::change::Change;
 use crate::host::netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError};
 use crate::host::sysctl::Key;

@@ -876,7 +876,7 @@ fn the_plan_is_taken_from_the_configuration() {
         create = true
         ports = ["tap1", "tap2"]
     "#;
-    let config = crate::config::parse(text, Path::new("natbpf.toml"))
+    let config = nat_config::parse(text, Path::new("natbpf.toml"))
         .unwrap()
         .config;
     let expected = Plan {

@@ -9,10 +9,10 @@ use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 
 use super::*;
-use crate::config::model::{self, Config, ForwardProtocol, PolicyEnd};
 use crate::import::condition::Condition;
 use crate::import::dump::Dump;
 use crate::import::rule::{ICMP, TCP, UDP};
+use nat_config::model::{self, Config, ForwardProtocol, PolicyEnd};
 
 /// Interfaces, and addresses that are behind them.
 const PLACES: [(&str, [u8; 4]); 6] = [
@@ -234,7 +234,7 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
     if !import.is_complete() || said(&import, Kind::Warning).iter().any(is_wider) {
         return Ok(false);
     }
-    let loaded = config::parse(&import.toml, Path::new("imported")).unwrap();
+    let loaded = nat_config::parse(&import.toml, Path::new("imported")).unwrap();
     let dump = Dump::read(text, "rules").unwrap();
     for packet in Opening::all() {
         let original = walk(&dump, "FORWARD", &packet).unwrap_or(!drops);

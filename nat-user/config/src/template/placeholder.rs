@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::list::{List, Value};
-use crate::config::parse::{quote, shortened};
+use crate::parse::{quote, shortened};
 
 /// The values of one instance.
 pub(super) struct Bindings<'l> {

@@ -7,11 +7,8 @@
 //!
 //! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
 
-// (The fuzz targets compile this file as a part of another crate: these are found from there as
-// well.)
-#[path = "compile/policy.rs"]
+mod in_order;
 mod policy;
-#[path = "compile/route.rs"]
 mod route;
 
 use std::{
@@ -36,10 +33,12 @@ use nat_common::{
     },
 };
 
-use crate::config::model::{
+use crate::model::{
     Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NatRule, NetworkId,
     PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
+
+pub use self::in_order::InOrder;
 
 /// All ports of a protocol, which a rule without ports forwards.
 const ALL_PORTS: PortForward = PortForward {

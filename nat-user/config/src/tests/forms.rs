@@ -14,8 +14,10 @@ use super::super::{
     forward, guest, limits, load as load_file, nat, network, parse, policy, route, service, snat,
     uplink,
 };
-use super::{BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, warnings};
-use crate::clock::thread_cpu_time;
+use super::{
+    BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, thread_cpu_time,
+    warnings,
+};
 
 /// The example of the interface contract, word for word.
 const CONTRACT: &str = r#"[uplink.wan]                     # the name is free
@@ -116,7 +118,7 @@ fn the_example_of_the_contract() {
 
 #[test]
 fn the_shipped_example_is_right() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/natbpf.toml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/natbpf.toml");
     let loaded = load_file(&path).unwrap_or_else(|error| panic!("{error}"));
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
@@ -124,7 +126,7 @@ fn the_shipped_example_is_right() {
 /// The shipped example with the lines `#key = value` uncommented for which `wanted` says so; it is
 /// given the line before.
 fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/natbpf.toml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/natbpf.toml");
     let text = std::fs::read_to_string(path).unwrap();
     let mut before = "";
     let lines = text.lines().map(|line| {
@@ -151,7 +153,7 @@ fn the_shipped_example_shows_the_defaults() {
 
 #[test]
 fn every_key_is_in_the_reference_and_in_the_shipped_example() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
     let reference = read("docs/configuration.md");
     let example = read("packaging/natbpf.toml");

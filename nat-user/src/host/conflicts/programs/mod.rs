@@ -12,12 +12,10 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     loaded_programs,
 };
+use nat_config::model::{Config, Forwarding};
 
 use super::{Finding, Kind};
-use crate::{
-    config::model::{Config, Forwarding},
-    host::netlink::{Kind as LinkKind, Link},
-};
+use crate::host::netlink::{Kind as LinkKind, Link};
 
 /// A program at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,12 +30,12 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
+use nat_config::model::{Config, Forwarding, Mode, UplinkId};
 
 use super::change::{self, Change, Undone};
 use super::journal::Journal;
 use super::netlink::{Address, Kind, Link, Netlink};
 use super::sysctl::Key;
-use crate::config::model::{Config, Forwarding, Mode, UplinkId};
 
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;

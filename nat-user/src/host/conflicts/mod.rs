@@ -28,13 +28,13 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use nat_config::model::Config;
 use serde::Serialize;
 
 use self::reverse_path::Detour;
 use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
 use super::netlink::{Address, Link, Netlink};
-use crate::config::model::Config;
 use crate::visible::visible;
 
 pub use self::programs::{foreign_xdp, refuse_another};

@@ -4,6 +4,8 @@
 //! Nothing here looks at the host: what only the host can tell (does an interface exist?) is
 //! checked elsewhere, which makes its errors with [`Source::diagnostic`].
 
+pub mod compile;
+pub mod input;
 pub mod model;
 
 mod claim;
@@ -39,7 +41,6 @@ use self::diagnostic::{Fault, Lines, Report};
 use self::model::Config;
 use self::parse::Section;
 use self::template::{Document, Places};
-use crate::input;
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 

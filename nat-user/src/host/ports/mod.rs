@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nat_config::model::{Config, Network};
 use tokio::time::{Instant, sleep};
 
 use super::journal::Journal;
 use super::netlink::{Kind, Link, Netlink, RequestError};
 use super::setup;
-use crate::config::model::{Config, Network};
 use crate::state;
 
 /// A daemon that is starting makes the bridge within a second.

@@ -6,7 +6,6 @@ use nat_common::tables::{
 };
 
 use super::*;
-use crate::config;
 
 const HEAD: &str = r#"
 [uplink.wan]
@@ -15,52 +14,6 @@ interface = "vmbr0"
 interface = "vmbr1"
 address = "172.22.161.254/24"
 "#;
-
-/// Numbers in the order of asking.
-#[derive(Default)]
-struct InOrder(Vec<String>);
-
-impl InOrder {
-    fn number(&mut self, name: String) -> usize {
-        match self.0.iter().position(|known| *known == name) {
-            Some(index) => index + 1,
-            None => {
-                self.0.push(name);
-                self.0.len()
-            }
-        }
-    }
-}
-
-impl Numbering for InOrder {
-    fn uplink(&mut self, _name: &str) -> u16 {
-        1
-    }
-
-    fn network(&mut self, _name: &str) -> u16 {
-        1
-    }
-
-    fn snat(&mut self, name: &str) -> u32 {
-        self.number(format!("snat {name}")) as u32
-    }
-
-    fn forward(&mut self, name: &str) -> u32 {
-        self.number(format!("forward {name}")) as u32
-    }
-
-    fn nat(&mut self, name: &str) -> u32 {
-        self.number(format!("nat {name}")) as u32
-    }
-
-    fn policy(&mut self, name: &str) -> u32 {
-        self.number(format!("policy {name}")) as u32
-    }
-
-    fn default_of(&mut self, network: &str) -> u32 {
-        self.number(format!("default {network}")) as u32
-    }
-}
 
 fn environment() -> Environment {
     let own: Ipv4Addr = "19.19.8.10".parse().unwrap();
@@ -77,7 +30,7 @@ fn ruleset(rules: &str) -> Ruleset {
 }
 
 fn ruleset_on(environment: &Environment, rules: &str) -> Ruleset {
-    let loaded = config::parse(&format!("{HEAD}{rules}"), Path::new("test.toml")).unwrap();
+    let loaded = crate::parse(&format!("{HEAD}{rules}"), Path::new("test.toml")).unwrap();
     compile(&loaded.config, environment, &mut InOrder::default())
 }
 
@@ -743,7 +696,9 @@ fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
             .find(|(sides, _)| *sides == (from, to))?;
         Some(&ruleset.policies[chain.first as usize..][..chain.count as usize])
     };
-    let asked: Vec<_> = chain(1, side::HOST)
+    // The first network is the one of every test.
+    let dmz = 2;
+    let asked: Vec<_> = chain(dmz, side::HOST)
         .unwrap()
         .iter()
         .map(|policy| (policy.protocol, policy.first_port, policy.action))
@@ -758,12 +713,12 @@ fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
             (0, 0, action::DROP),
         ]
     );
-    for sides in [(1, side::ANY), (side::ANY, 1)] {
+    for sides in [(dmz, side::ANY), (side::ANY, dmz)] {
         let drops = chain(sides.0, sides.1).unwrap();
         assert_eq!(drops[0].action, action::DROP);
         assert!(drops[0].order >= DEFAULTS);
     }
-    assert!(chain(side::HOST, 1).is_some());
+    assert!(chain(side::HOST, dmz).is_some());
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::super::{model::Config, parse};
-use super::{BASE, config, load, refusal, refusal_of, snat, warnings};
-use crate::clock::thread_cpu_time;
+use super::{BASE, config, load, refusal, refusal_of, snat, thread_cpu_time, warnings};
 
 /// Guests with a bridge each. Nineteen lines.
 const GUESTS: &str = r#"[uplink.wan]

@@ -11,7 +11,9 @@ mod routes;
 mod services;
 mod templates;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::{Loaded, model::Config, parse};
 
@@ -24,6 +26,13 @@ interface = "vmbr1"
 address = "172.22.161.254/24"
 
 "#;
+
+/// CPU time that this thread has used.
+fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .unwrap()
+        .into()
+}
 
 fn load(text: &str) -> Loaded {
     parse(text, Path::new("n.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"))

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use nat_common::tables::snats::{self, Snat4};
 
 use super::{Compiler, wire};
-use crate::config::model::{NetworkId, Route};
+use crate::model::{NetworkId, Route};
 
 impl<'a> Compiler<'a> {
     /// All routed prefixes, each with its route.
@@ -65,10 +65,8 @@ mod tests {
         snats::SNAT_FIXED_BITS,
     };
 
-    use super::super::{Environment, Ruleset, compile};
+    use super::super::{Environment, InOrder, Ruleset, compile};
     use super::*;
-    use crate::config;
-    use crate::state::Numbers;
 
     const CONFIG: &str = r#"
 [uplink.wan]
@@ -100,7 +98,7 @@ to = "192.0.2.119"
 "#;
 
     fn ruleset(more: &str) -> Ruleset {
-        let loaded = config::parse(&format!("{CONFIG}{more}"), Path::new("n.toml"));
+        let loaded = crate::parse(&format!("{CONFIG}{more}"), Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         let own: Ipv4Addr = "198.51.100.1".parse().unwrap();
         let environment = Environment {
@@ -109,7 +107,7 @@ to = "192.0.2.119"
             host_addresses: HashSet::from([own]),
             ..Environment::default()
         };
-        compile(&config, &environment, &mut Numbers::default())
+        compile(&config, &environment, &mut InOrder::default())
     }
 
     fn covers(bits: u32, address: nat_common::wire::address::Addr4, wanted: &str) -> bool {

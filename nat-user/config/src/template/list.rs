@@ -8,8 +8,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::FOR;
-use crate::config::diagnostic::Fault;
-use crate::config::parse::{dotted, is_bare, quote};
+use crate::diagnostic::Fault;
+use crate::parse::{dotted, is_bare, quote};
 
 /// Far more than there are interfaces on any host.
 const MOST_INSTANCES: u64 = 65_536;

@@ -19,6 +19,11 @@ use nat_common::{
     },
     wire::address::Addr4,
 };
+use nat_config::{
+    Loaded,
+    compile::{Environment, Ruleset, compile},
+    model::{Config, Forwarding, Limits, NetworkId, Timeouts, UplinkAddresses, UplinkId},
+};
 use nix::net::if_::if_nametoindex;
 use settings::Settings;
 
@@ -37,11 +42,6 @@ use super::{
     tear_down,
 };
 use crate::{
-    compile::{Environment, Ruleset, compile},
-    config::{
-        self, Loaded,
-        model::{Config, Forwarding, Limits, NetworkId, Timeouts, UplinkAddresses, UplinkId},
-    },
     dataplane::{
         Bound, CarryOver, Dataplane, Expiry, Lock, Pins, Programs, SessionEntry, Sizes,
         attach::{self, Mechanism, Role, Target, XdpWish},
@@ -962,7 +962,7 @@ async fn target_problems(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<Strin
 }
 
 fn load_config(options: &Options) -> Result<Loaded> {
-    let loaded = config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
+    let loaded = nat_config::load(&options.config).map_err(|error| anyhow!("{error}"))?;
     dhcp::check_installed(&loaded).map_err(|error| anyhow!("{error}"))?;
     Ok(loaded)
 }

@@ -12,9 +12,7 @@ use nat_common::{
 };
 
 use super::{Compiler, Numbering, wire};
-use crate::config::model::{
-    Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange,
-};
+use crate::model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange};
 
 /// All addresses.
 const ALL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
