@@ -16,12 +16,13 @@ use crate::{
     dhcp,
     host::{
         conflicts::{self, Finding},
+        import_options,
         journal::Journal,
         netlink::Netlink,
         ports,
         setup::{self, Plan, Problem},
     },
-    import, refusals,
+    refusals,
     report::{
         self, Format, Occupancy, conntrack,
         contents::contents,
@@ -98,14 +99,14 @@ fn run(cli: &Cli, log_packets: bool) -> Result<ExitCode> {
 /// Writes the configuration to standard output, and remarks about lines to standard error.
 fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
     bounds::hold(args.file.display().to_string());
-    let mut options = import::Options::default();
+    let mut options = nat_import::Options::default();
     if args.host {
-        options = runtime()?.block_on(import::of_this_host())?;
+        options = runtime()?.block_on(import_options::of_this_host())?;
     }
     options.policies = args.policies;
     options.addresses.extend(args.addresses.iter().cloned());
     let file = args.file.display().to_string();
-    let imported = import::iptables(&import::read(&args.file)?, &file, &options)?;
+    let imported = nat_import::iptables(&nat_import::read(&args.file)?, &file, &options)?;
     for finding in &imported.findings {
         eprintln!("{}", finding.show(&file));
     }

@@ -3,10 +3,10 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
+use nat_config::visible::visible;
 use nat_user::{
     cli::{self, Cli},
     commands,
-    visible::visible,
 };
 
 fn main() -> ExitCode {

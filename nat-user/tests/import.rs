@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nat_config::model::Config;
-use nat_user::import::{self, Import, Options};
+use nat_import::{Import, Options};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -37,7 +37,7 @@ fn file(name: &str) -> PathBuf {
 
 fn import(name: &str, options: &Options) -> (String, Import) {
     let text = fs::read_to_string(file(name)).unwrap();
-    let import = import::iptables(&text, name, options).unwrap();
+    let import = nat_import::iptables(&text, name, options).unwrap();
     (text, import)
 }
 
@@ -224,7 +224,7 @@ fn any_rules() -> impl Strategy<Value = String> {
 
 /// Whether each rule with one of these targets is in the configuration, or spoken of.
 fn each_has_an_outcome(text: &str, targets: &[&str], options: &Options) -> TestCaseResult {
-    let Ok(import) = import::iptables(text, "any", options) else {
+    let Ok(import) = nat_import::iptables(text, "any", options) else {
         return Ok(()); // The line that is none of iptables' is named.
     };
     prop_assert_eq!(&import.problem, &None, "{}", import.toml);

@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod input;
 pub mod model;
+pub mod visible;
 
 mod claim;
 mod diagnostic;

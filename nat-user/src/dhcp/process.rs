@@ -20,7 +20,7 @@ use nix::{
 use tokio::time::{Instant, sleep};
 
 use super::{conf::Conf, holder, lease};
-use crate::visible::visible;
+use nat_config::visible::visible;
 
 const PROGRAM: &str = "dnsmasq";
 /// Where it is besides, for users whose PATH is without these.

@@ -19,6 +19,7 @@ pub mod conflicts;
 pub mod events;
 pub(crate) mod exchange;
 pub mod grace;
+pub mod import_options;
 pub mod journal;
 pub mod netlink;
 pub mod next_hops;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Format, duration, table, write_table};
 use crate::dhcp::lease::Lease;
-use crate::visible::visible;
+use nat_config::visible::visible;
 
 /// What is shown of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

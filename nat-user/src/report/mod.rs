@@ -18,7 +18,7 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::visible::visible;
+use nat_config::visible::visible;
 
 /// For whom a report is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use self::reverse_path::Detour;
 use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
 use super::netlink::{Address, Link, Netlink};
-use crate::visible::visible;
+use nat_config::visible::visible;
 
 pub use self::programs::{foreign_xdp, refuse_another};
 

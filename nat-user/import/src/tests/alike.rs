@@ -9,9 +9,9 @@ use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 
 use super::*;
-use crate::import::condition::Condition;
-use crate::import::dump::Dump;
-use crate::import::rule::{ICMP, TCP, UDP};
+use crate::condition::Condition;
+use crate::dump::Dump;
+use crate::rule::{ICMP, TCP, UDP};
 use nat_config::model::{self, Config, ForwardProtocol, PolicyEnd};
 
 /// Interfaces, and addresses that are behind them.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::dump::Dump;
-use crate::visible::visible;
+use nat_config::visible::visible;
 
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -537,7 +537,7 @@ fn state(text: &str, is: bool) -> Result<Option<bool>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::import::shell;
+    use crate::shell;
 
     fn rule(text: &str) -> Rule {
         read(1, text, &shell::words(text).unwrap())

@@ -7,7 +7,7 @@
 //! [`source`], [`local`]), or a remark about its line ([`findings`]), or both. [`mod@write`] writes
 //! the result.
 //!
-//! Nothing here looks at the host, except [`host`] on request.
+//! Nothing here looks at the host.
 
 mod blocks;
 mod condition;
@@ -15,7 +15,6 @@ mod destination;
 mod dump;
 mod findings;
 mod flatten;
-mod host;
 mod local;
 mod options;
 mod others;
@@ -50,7 +49,6 @@ use self::rule::Action;
 use self::source::Sources;
 
 pub use self::findings::{Finding, Kind};
-pub use self::host::of_this_host;
 
 /// What is known of the host besides its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,9 +1,10 @@
-//! What `--host` adds: the interfaces of this host.
+//! What `natbpf import --host` adds to the rules: the interfaces of this host.
 
 use anyhow::{Context as _, Result};
 
-use super::Options;
-use crate::host::netlink::Netlink;
+use nat_import::Options;
+
+use super::netlink::Netlink;
 
 /// Reads addresses and default route of the host that this runs on.
 ///
