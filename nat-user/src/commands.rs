@@ -5,6 +5,8 @@ use std::{collections::HashMap, path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nat_common::tables::sessions::{SessionKey4, flags};
 use nat_config::Loaded;
+use nat_findings::Finding;
+use nat_sys::netlink::Netlink;
 
 use crate::{
     bounds,
@@ -15,10 +17,8 @@ use crate::{
     dataplane::{Dataplane, Pins},
     dhcp,
     host::{
-        conflicts::{self, Finding},
         import_options,
         journal::Journal,
-        netlink::Netlink,
         ports,
         setup::{self, Plan, Problem},
     },
@@ -180,7 +180,7 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
     if let Some(problem) = problems.first() {
         bail!("{}", shown(problem));
     }
-    for finding in conflicts::look_if_possible(&loaded.config, &cli.bpffs).await {
+    for finding in nat_findings::look_if_possible(&loaded.config, &cli.bpffs).await {
         eprintln!("warning: {finding}");
     }
     Ok(())
@@ -190,7 +190,7 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
 fn conflicts(state: &State, bpffs: &Path) -> Result<Vec<Finding>> {
     match nat_config::load(&state.config) {
         Ok(loaded) => {
-            let look = conflicts::look_if_possible(&loaded.config, bpffs);
+            let look = nat_findings::look_if_possible(&loaded.config, bpffs);
             Ok(runtime()?.block_on(look))
         }
         Err(error) => {

@@ -9,11 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::host::{
-    arp::{Arp, Heard},
-    netlink::{Layer, Link},
-};
+use crate::host::arp::{Arp, Heard};
 use nat_config::model::{Claim, Config, UplinkId};
+use nat_sys::netlink::{Layer, Link};
 
 /// How often somebody is asked for before an address is taken, and how long an answer may take.
 /// Shorter than RFC 5227 has it: guests wait.

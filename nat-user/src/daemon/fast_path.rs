@@ -11,6 +11,8 @@ use nat_common::tables::{
     next_hops::{NextHopKey, NextHopRecord, flags},
     sessions::REFRESH_S,
 };
+use nat_sys::netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu};
+use nat_sys::whereabouts::Whereabouts;
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::sleep_until,
@@ -21,10 +23,8 @@ use crate::{
     clock,
     dataplane::{NextHops, Pins},
     host::{
-        netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu},
         next_hops::{NextHop, abandoned, next_hops},
         policing::Policing,
-        whereabouts::Whereabouts,
         xdp_features::{XdpFeatures, xdp_features},
     },
 };

@@ -7,15 +7,10 @@ use nat_common::tables::{
     uplinks::{EXITS, UPLINKS, Uplink},
 };
 use nat_config::model::{Config, Forwarding, MssClamp, Network};
+use nat_sys::netlink::{Kind, Layer, Link};
 
 use super::{fast_path::is_open_port, policed::Bounds};
-use crate::{
-    host::{
-        bridge_netfilter::BridgeNetfilter,
-        netlink::{Kind, Layer, Link},
-    },
-    state::Numbers,
-};
+use crate::{host::bridge_netfilter::BridgeNetfilter, state::Numbers};
 
 /// IPv4 and TCP headers without options, in bytes.
 const HEADERS: u32 = 40;
@@ -227,7 +222,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::host::{netlink::BridgePort, policing::Policing, testing};
+    use crate::host::policing::Policing;
+    use nat_sys::{netlink::BridgePort, testing};
 
     const CONFIG: &str = r#"
 [uplink.wan]

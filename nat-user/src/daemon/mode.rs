@@ -2,14 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    dataplane::attach::XdpWish,
-    host::{
-        netlink::{Kind, Layer, Link},
-        xdp_features::XdpFeatures,
-    },
-};
+use crate::{dataplane::attach::XdpWish, host::xdp_features::XdpFeatures};
 use nat_config::model::{Config, Forwarding, Mode, Uplink};
+use nat_sys::netlink::{Kind, Layer, Link};
 
 /// Buses on which network cards sit. Cards that a hypervisor makes up sit on others.
 const CARD_BUSES: [&str; 2] = ["pci", "usb"];
@@ -79,7 +74,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::host::testing;
+    use nat_sys::testing;
 
     fn chosen(mode: &str, change: impl FnOnce(&mut Link), others: &[Link]) -> Choice {
         let text = format!("[uplink.wan]\ninterface = \"eno1\"\nmode = \"{mode}\"\n");

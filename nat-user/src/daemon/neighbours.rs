@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::host::conflicts::{self, Finding};
 use nat_config::model::Config;
+use nat_findings::Finding;
 
 /// What was found last.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +22,7 @@ impl Neighbours {
         let known = Arc::clone(&self.known);
         let (config, bpffs) = (config.clone(), bpffs.to_owned());
         tokio::spawn(async move {
-            let found = conflicts::look_if_possible(&config, &bpffs).await;
+            let found = nat_findings::look_if_possible(&config, &bpffs).await;
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             for finding in found.iter().filter(|one| !known.contains(one)) {
                 log::warn!("{finding}");

@@ -8,10 +8,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::host::{
-    netlink::{Kind, Link},
-    policing::{Policing, Side},
-};
+use crate::host::policing::{Policing, Side};
+use nat_sys::netlink::{Kind, Link};
 
 /// What is known of the host.
 #[derive(Clone, Copy)]
@@ -117,7 +115,7 @@ impl Bounds<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing;
+    use nat_sys::testing;
 
     const UPLINK: u32 = 1;
     const BRIDGE: u32 = 2;

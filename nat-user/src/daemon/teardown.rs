@@ -3,6 +3,7 @@
 use std::{fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
+use nat_sys::netlink::Netlink;
 
 use crate::{
     dataplane::{Pins, attach},
@@ -10,7 +11,6 @@ use crate::{
     host::{
         grace::{self, ShortGrace},
         journal::Journal,
-        netlink::Netlink,
         setup,
     },
     refusals,

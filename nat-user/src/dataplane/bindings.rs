@@ -9,9 +9,10 @@ use nat_common::{
     pipeline::guard::MOST_NAMES,
     tables::bindings::{BindingRecord, FIXED, Name},
 };
+use nat_sys::whereabouts;
 
 use super::{Dataplane, Plain};
-use crate::{clock, host::whereabouts};
+use crate::clock;
 
 /// After how many seconds without use a name is forgotten where a port has many.
 const STALE_S: u32 = 3600;

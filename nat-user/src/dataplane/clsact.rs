@@ -11,6 +11,7 @@ use aya::programs::{
     SchedClassifier, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle},
 };
+use nat_sys::exchange::Exchange;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle as Handle, TcHeader, TcMessage},
@@ -20,8 +21,6 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkSerializable as _},
     sys::protocols::NETLINK_ROUTE,
 };
-
-use crate::host::exchange::Exchange;
 
 /// Priority of natbpf's filters: before those of others that chose none.
 const PRIORITY: u16 = 100;
@@ -213,7 +212,7 @@ fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip};
+    use nat_sys::testing::{in_namespace, ip};
 
     fn tc(arguments: &str) -> String {
         let mut command = std::process::Command::new("tc");

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nat_config::visible::visible;
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
@@ -20,7 +21,6 @@ use nix::{
 use tokio::time::{Instant, sleep};
 
 use super::{conf::Conf, holder, lease};
-use nat_config::visible::visible;
 
 const PROGRAM: &str = "dnsmasq";
 /// Where it is besides, for users whose PATH is without these.

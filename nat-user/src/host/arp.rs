@@ -168,7 +168,7 @@ fn read(frame: &[u8]) -> Option<Heard> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip, without_ipv6};
+    use nat_sys::testing::{in_namespace, ip, without_ipv6};
     use nix::net::if_::if_nametoindex;
     use std::time::{Duration, Instant};
 

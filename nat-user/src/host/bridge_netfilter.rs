@@ -5,8 +5,7 @@
 //! `net/bridge/br_netfilter_hooks.c`). The hook of the bridge stands in between.
 
 use anyhow::{Context as _, Result};
-
-use super::{
+use nat_sys::{
     netlink::{Kind, Link},
     sysctl::Key,
 };
@@ -56,7 +55,7 @@ impl BridgeNetfilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing;
+    use nat_sys::testing;
 
     fn bridge(index: u32, calls_netfilter: bool) -> Link {
         Link {

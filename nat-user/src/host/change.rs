@@ -9,10 +9,9 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
+use nat_sys::netlink::{Kind, Link, Netlink};
+use nat_sys::sysctl::{self, Key};
 use serde::{Deserialize, Serialize};
-
-use super::netlink::{Kind, Link, Netlink};
-use super::sysctl::{self, Key};
 
 /// A change to the host. Interfaces are known by name and index, so that one that was deleted and
 /// made again is not taken for the one that was changed.

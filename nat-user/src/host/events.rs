@@ -393,7 +393,7 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
+    use nat_sys::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
 
     /// The next event, but for settings: each interface that comes has some.
     async fn next(events: &mut Events) -> Event {

@@ -1,10 +1,9 @@
 //! What `natbpf import --host` adds to the rules: the interfaces of this host.
 
 use anyhow::{Context as _, Result};
+use nat_sys::netlink::Netlink;
 
 use nat_import::Options;
-
-use super::netlink::Netlink;
 
 /// Reads addresses and default route of the host that this runs on.
 ///

@@ -199,7 +199,7 @@ fn remove(file: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::sysctl::Key;
+    use nat_sys::sysctl::Key;
 
     fn sysctl(before: &str, set: &str) -> Change {
         Change::Sysctl {

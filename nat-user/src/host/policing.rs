@@ -2,18 +2,18 @@
 //! filters of traffic control, chains of nftables.
 //!
 //! The fast path goes past some of it. This module only looks; what follows from it is decided by
-//! the daemon. Programs attached by links (TCX) are none of its concern, see `conflicts`.
+//! the daemon. Programs attached by links (TCX) are none of its concern, see `nat-findings`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use anyhow::{Context as _, Result};
+use nat_sys::exchange::{Attributes, Exchange, attributes_of};
+use nat_sys::netlink::Link;
 use netlink_packet_route::tc::{TcHandle, TcHeader};
 use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
-use super::exchange::{Attributes, Exchange, attributes_of};
-use super::netlink::Link;
 use crate::dataplane::attach;
 
 /// Length of `struct tcmsg` and `struct nfgenmsg` in bytes.
@@ -284,8 +284,8 @@ fn dump(protocol: isize, kind: u16, request: &[u8], mut take: impl FnMut(&[u8]))
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::netlink::Netlink;
-    use crate::host::testing::{in_namespace, ip, tool};
+    use nat_sys::netlink::Netlink;
+    use nat_sys::testing::{in_namespace, ip, tool};
 
     async fn look() -> Policing {
         let links = Netlink::connect().unwrap().links().await.unwrap();

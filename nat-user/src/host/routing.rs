@@ -9,8 +9,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use nat_config::compile::Sources;
-
-use super::netlink::{Address, AddressScope, LinkRoute};
+use nat_sys::netlink::{Address, AddressScope, LinkRoute};
 
 /// The routes of the main table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

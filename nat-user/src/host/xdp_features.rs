@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use nat_sys::exchange::{Attributes, Exchange, HEADER, attributes_of};
 use rtnetlink::packet_core::NLM_F_DUMP;
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
-
-use super::exchange::{Attributes, Exchange, HEADER, attributes_of};
 
 /// The driver runs programs on what it receives (`NETDEV_XDP_ACT_BASIC`), and can send a frame on
 /// from there (`NETDEV_XDP_ACT_REDIRECT`).
@@ -180,7 +179,7 @@ fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip};
+    use nat_sys::testing::{in_namespace, ip};
 
     #[test]
     fn taps_take_frames_and_bridges_and_ends_that_do_not_poll_take_none() {

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 
 use nat_config::model::mac_text;
+use nat_config::visible::visible;
 use serde::Serialize;
 
 use super::{Format, duration, table, write_table};
 use crate::dhcp::lease::Lease;
-use nat_config::visible::visible;
 
 /// What is shown of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

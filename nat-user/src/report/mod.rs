@@ -17,7 +17,6 @@ use std::io::{self, BufWriter, Write};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
-
 use nat_config::visible::visible;
 
 /// For whom a report is.

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use nat_findings::Finding;
 use serde::Serialize;
 
 use super::{Format, Occupancy, duration, table, write_table};
 use crate::dataplane::attach::Mechanism;
-use crate::host::conflicts::Finding;
 use crate::state::{External, Held, InterfaceState, State};
 
 /// What is shown of an instance.

@@ -24,6 +24,7 @@ use nat_config::{
     compile::{Environment, Ruleset, compile},
     model::{Config, Forwarding, Limits, NetworkId, Timeouts, UplinkAddresses, UplinkId},
 };
+use nat_sys::netlink::{Address, AddressScope, Kind, Layer, Link, LinkRoute, Netlink};
 use nix::net::if_::if_nametoindex;
 use settings::Settings;
 
@@ -51,10 +52,8 @@ use crate::{
     host::{
         bridge_netfilter::BridgeNetfilter,
         change::Change,
-        conflicts,
         grace::ShortGrace,
         journal::Journal,
-        netlink::{Address, AddressScope, Kind, Layer, Link, LinkRoute, Netlink},
         policing::Policing,
         routing::{self, Routing},
         setup::{self, Plan, Problems, Report, Step},
@@ -147,7 +146,7 @@ impl Instance {
         ShortGrace::clean_up(&options.run_dir);
         let mut journal = Journal::open(&options.run_dir)?;
         let links = netlink.links().await?;
-        conflicts::refuse_another(&loaded.config, &links, &options.bpffs)?;
+        nat_findings::refuse_another(&loaded.config, &links, &options.bpffs)?;
         // Routes may come later than this.
         for problem in target_problems(&netlink, &loaded).await? {
             log::warn!("{problem}");
@@ -738,7 +737,7 @@ impl Instance {
             bail!("{problem}");
         }
         let links = self.netlink.links().await?;
-        conflicts::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
+        nat_findings::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
         // A bridge that goes takes its programs off, and the kernel waits for each.
         let (old, new) = (self.config.networks.len(), loaded.config.networks.len());
         let grace = ShortGrace::begin(&self.options.run_dir, old.saturating_sub(new));
@@ -1131,7 +1130,8 @@ fn leave_foreign_xdp(
     let mut refused = Vec::new();
     for target in targets.iter_mut().filter(|one| one.xdp != XdpWish::No) {
         let link = host.links.iter().find(|link| link.index == target.index);
-        let Some(why) = link.and_then(|link| conflicts::foreign_xdp(link, &options.bpffs)) else {
+        let Some(why) = link.and_then(|link| nat_findings::foreign_xdp(link, &options.bpffs))
+        else {
             continue;
         };
         if target.xdp == XdpWish::Must {

@@ -5,10 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Instance;
-use crate::host::{
-    setup::{self, Plan, Report},
-    sysctl::Key,
-};
+use crate::host::setup::{self, Plan, Report};
+use nat_sys::sysctl::Key;
 
 /// So many are looked at in one go: each costs a file to be opened.
 const AT_ONCE: usize = 32;

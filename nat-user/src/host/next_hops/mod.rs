@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::netlink::{FdbEntry, Kind, Layer, Link, Neighbour, NeighbourState, RouteMtu};
+use nat_sys::netlink::{FdbEntry, Kind, Layer, Link, Neighbour, RouteMtu};
 
 /// Frames that leave by `device` for `mac` go out by `port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +41,7 @@ pub fn next_hops(
         route_mtus,
     };
     let usable = neighbours.iter().filter_map(|neighbour| {
-        let mac = usable_mac(neighbour)?;
+        let mac = neighbour.usable_mac()?;
         Some((neighbour.device, mac))
     });
     let wanted: BTreeSet<_> = usable
@@ -117,31 +117,12 @@ fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), u32> {
         .collect()
 }
 
-/// The Ethernet address to which the kernel would send now.
-pub(super) fn usable_mac(neighbour: &Neighbour) -> Option<[u8; 6]> {
-    let is_usable = matches!(
-        neighbour.state,
-        NeighbourState::Permanent
-            | NeighbourState::Noarp
-            | NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-    );
-    neighbour.mac.filter(|mac| is_usable && is_unicast(*mac))
-}
-
 fn macs(neighbours: &[Neighbour]) -> BTreeMap<(u32, Ipv4Addr), [u8; 6]> {
     let usable = neighbours.iter().filter_map(|neighbour| {
-        let mac = usable_mac(neighbour)?;
+        let mac = neighbour.usable_mac()?;
         Some(((neighbour.device, neighbour.address), mac))
     });
     usable.collect()
-}
-
-/// IEEE 802-2014 section 8.2.2: the first bit on the wire says group.
-fn is_unicast(mac: [u8; 6]) -> bool {
-    mac[0] & 0x01 == 0 && mac != [0; 6]
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nat_config::model::{Config, Network};
+use nat_sys::netlink::{Kind, Link, Netlink, RequestError};
 use tokio::time::{Instant, sleep};
 
 use super::journal::Journal;
-use super::netlink::{Kind, Link, Netlink, RequestError};
 use super::setup;
 use crate::state;
 

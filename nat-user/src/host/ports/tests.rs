@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::host::testing::{in_namespace, ip};
+use nat_sys::testing::{in_namespace, ip};
 
 const CONFIG: &str = r#"
 [uplink.wan]

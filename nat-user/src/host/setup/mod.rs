@@ -31,11 +31,11 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use nat_config::model::{Config, Forwarding, Mode, UplinkId};
+use nat_sys::netlink::{Address, Kind, Link, Netlink};
+use nat_sys::sysctl::Key;
 
 use super::change::{self, Change, Undone};
 use super::journal::Journal;
-use super::netlink::{Address, Kind, Link, Netlink};
-use super::sysctl::Key;
 
 pub use self::problem::{Problem, Problems, problems};
 pub use self::routes::Route;

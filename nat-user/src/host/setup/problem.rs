@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::{Network, Plan, Uplink, named, routes};
 use crate::host::change::Change;
-use crate::host::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
 use crate::host::xdp_features::{XdpFeatures, xdp_features};
+use nat_sys::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
 
 /// Something that the configuration asks for and the host does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use nat_config::model::{self, Config, UplinkAddresses};
+use nat_sys::netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError};
+use nat_sys::sysctl::Key;
 
 use super::problem::Problem;
 use super::{Plan, Run, named};
 use crate::host::change::Change;
-use crate::host::netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError};
-use crate::host::sysctl::Key;
 
 /// What a `[[route]]` asks of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::{named, problem::Problem};
-use crate::host::netlink::{Address, Link, Netlink, RequestError};
 use crate::host::routing::Routing;
 use nat_config::model::{Config, GuestAddress};
+use nat_sys::netlink::{Address, Link, Netlink, RequestError};
 
 /// The targets of `[[forward]]` and `[[nat]]` that no packet can reach as the host is now. What it
 /// cannot be asked now, since an interface is missing or down, is no problem.

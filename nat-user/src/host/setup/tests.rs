@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::thread_cpu_time;
-use crate::host::testing::{HostState, bridge, in_namespace, ip};
+use nat_sys::testing::{HostState, bridge, in_namespace, ip};
 
 fn uplink(interface: &str) -> Uplink {
     Uplink {

@@ -1,8 +1,8 @@
 mod namespaces;
 
 use super::*;
-use crate::host::netlink::BridgePort;
-use crate::host::testing::link;
+use nat_sys::netlink::{BridgePort, NeighbourState};
+use nat_sys::testing::link;
 
 const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::host::netlink::Netlink;
-use crate::host::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
-use crate::host::whereabouts::Whereabouts;
+use nat_sys::netlink::Netlink;
+use nat_sys::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
+use nat_sys::whereabouts::Whereabouts;
 
 const GUEST_MOVED: [u8; 6] = [2, 0, 0, 0, 1, 11];
 

@@ -9,7 +9,7 @@ use nat_config::model::{
     UplinkAddresses, UplinkId,
 };
 
-use super::rules::{Flow, State};
+use crate::rules::{Flow, State};
 
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;

@@ -2,9 +2,9 @@
 
 use ipnet::Ipv4Net;
 use nat_config::model::Config;
+use nat_sys::netlink::{Address, Kind as LinkKind, Link};
 
-use super::{Finding, Kind, listed};
-use crate::host::netlink::{Address, Kind as LinkKind, Link};
+use crate::{Finding, Kind, listed};
 
 /// Says that guests of other bridges do not reach forwards by the external addresses: what they
 /// send there is for the host itself, at an interface where natbpf has no program.
@@ -66,7 +66,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::host::{netlink::AddressScope, testing};
+    use nat_sys::{netlink::AddressScope, testing};
 
     #[test]
     fn a_bridge_of_containers_is_named_where_forwards_would_be_asked_for() {

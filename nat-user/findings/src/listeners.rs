@@ -6,8 +6,8 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::flows::{TCP, UDP};
-use super::{Finding, Kind};
+use crate::flows::{TCP, UDP};
+use crate::{Finding, Kind};
 use nat_config::model::{Config, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses};
 
 /// Of the ports that one rule hides, so many are named.

@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::iptables;
-use super::rules::{
+use crate::iptables;
+use crate::rules::{
     Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
 };
 

@@ -29,13 +29,13 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use nat_config::model::Config;
+use nat_config::visible::visible;
+use nat_sys::netlink::{Address, Link, Netlink};
 use serde::Serialize;
 
 use self::reverse_path::Detour;
 use self::rules::{Budget, Place, Ruleset, Source};
 use self::tools::Outcome;
-use super::netlink::{Address, Link, Netlink};
-use nat_config::visible::visible;
 
 pub use self::programs::{foreign_xdp, refuse_another};
 

@@ -13,9 +13,9 @@ use aya::programs::{
     loaded_programs,
 };
 use nat_config::model::{Config, Forwarding};
+use nat_sys::netlink::{Kind as LinkKind, Link};
 
-use super::{Finding, Kind};
-use crate::host::netlink::{Kind as LinkKind, Link};
+use crate::{Finding, Kind};
 
 /// A program at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]

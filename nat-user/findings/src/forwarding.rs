@@ -1,8 +1,8 @@
 //! Whether FORWARD chains let through what natbpf translates, and whose they are.
 
-use super::flows::{Direction, TCP, UDP, Way};
-use super::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter};
-use super::{Finding, Kind, listed, place_name};
+use crate::flows::{Direction, TCP, UDP, Way};
+use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter};
+use crate::{Finding, Kind, listed, place_name};
 
 /// So many rules of the configuration are looked at one by one, where what becomes of the guests
 /// altogether is not certain.

@@ -5,8 +5,8 @@ use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
 
 use super::*;
-use crate::host::testing::{bridge, in_namespace, ip, without_ipv6};
-use crate::host::whereabouts::Whereabouts;
+use crate::testing::{bridge, in_namespace, ip, without_ipv6};
+use crate::whereabouts::Whereabouts;
 
 const MAC: [u8; 6] = [0x02, 0x12, 0x34, 0x56, 0x78, 0x9a];
 

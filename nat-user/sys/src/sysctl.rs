@@ -151,7 +151,7 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing::{in_namespace, ip};
+    use crate::testing::{in_namespace, ip};
 
     #[test]
     fn a_name_cannot_leave_proc_sys() {

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-
-use super::flows::{Direction, REMOTE, Way};
-use super::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
-use super::{Finding, Kind, listed, place_name};
-use crate::host::{
+use nat_sys::{
     netlink::{Link, Netlink},
     sysctl::Key,
 };
+
+use crate::flows::{Direction, REMOTE, Way};
+use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
+use crate::{Finding, Kind, listed, place_name};
 
 /// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
 const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];

@@ -12,15 +12,15 @@ use rtnetlink::packet_core::{
 use rtnetlink::sys::{Socket, SocketAddr};
 
 /// Length of `struct nlmsghdr` in bytes.
-pub(super) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// Messages of a dump are put together up to this many bytes (`NLMSG_GOODSIZE` and more).
 const DATAGRAM: usize = 64 << 10;
 
 /// Attributes by their number.
-pub(super) type Attributes = BTreeMap<u16, Vec<u8>>;
+pub type Attributes = BTreeMap<u16, Vec<u8>>;
 
 /// A socket for requests.
-pub(crate) struct Exchange {
+pub struct Exchange {
     socket: Socket,
     datagram: Vec<u8>,
 }
@@ -30,7 +30,7 @@ impl Exchange {
     ///
     /// # Errors
     /// When the kernel gives none.
-    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
+    pub fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -44,7 +44,7 @@ impl Exchange {
     ///
     /// # Errors
     /// When the kernel refuses the request, or its answer is no list of messages.
-    pub(crate) fn ask(
+    pub fn ask(
         &mut self,
         kind: u16,
         flags: u16,
@@ -69,7 +69,7 @@ impl Exchange {
     }
 
     /// The socket itself, to listen to.
-    pub(super) fn into_socket(self) -> Socket {
+    pub fn into_socket(self) -> Socket {
         self.socket
     }
 }
@@ -101,7 +101,7 @@ fn read_messages(
 }
 
 /// The attributes of a message's body, or of an attribute that holds others.
-pub(super) fn attributes_of(bytes: &[u8]) -> Attributes {
+pub fn attributes_of(bytes: &[u8]) -> Attributes {
     NlasIterator::new(bytes)
         .map_while(Result::ok)
         .map(|attribute| (attribute.kind(), attribute.value().to_vec()))

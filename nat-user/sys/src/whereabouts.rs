@@ -9,14 +9,12 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::exchange::Exchange;
+use crate::netlink::{FdbEntry, Neighbour};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP, Parseable as _};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
-
-use super::exchange::Exchange;
-use super::netlink::{FdbEntry, Neighbour};
-use super::next_hops::usable_mac;
 
 /// What the kernel knew at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +38,7 @@ impl Whereabouts {
         neighbours.retain(|neighbour| devices.contains(&neighbour.device));
         let on_bridges = neighbours.iter().filter_map(|neighbour| {
             let is_on_bridge = bridges.contains(&neighbour.device);
-            let mac = usable_mac(neighbour).filter(|_| is_on_bridge)?;
+            let mac = neighbour.usable_mac().filter(|_| is_on_bridge)?;
             Some((neighbour.device, mac))
         });
         let wanted: BTreeSet<(u32, [u8; 6])> = on_bridges.collect();
@@ -137,8 +135,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::host::netlink::NeighbourState;
-    use crate::host::testing::{bridge, in_namespace, ip, without_ipv6};
+    use crate::netlink::NeighbourState;
+    use crate::testing::{bridge, in_namespace, ip, without_ipv6};
     use nix::net::if_::if_nametoindex;
 
     const MAC: [u8; 6] = [2, 0x12, 0x34, 0x56, 0x78, 0x9a];

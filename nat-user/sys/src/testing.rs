@@ -11,7 +11,7 @@ use super::netlink::{Kind, Layer, Link, Xdp};
 
 /// An Ethernet interface that is up and running, with an address that holds its index and an MTU
 /// of 1500 bytes.
-pub(crate) fn link(index: u32, name: &str) -> Link {
+pub fn link(index: u32, name: &str) -> Link {
     let [.., high, low] = index.to_be_bytes();
     Link {
         index,
@@ -36,7 +36,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
 
 /// Runs a test in a network namespace of its own, in a thread of its own. The namespace is gone
 /// when the thread has ended and all its sockets are closed.
-pub(crate) fn in_namespace<F>(test: F)
+pub fn in_namespace<F>(test: F)
 where
     F: AsyncFnOnce() + Send + 'static,
 {
@@ -60,17 +60,17 @@ where
 }
 
 /// Runs `ip` with arguments that hold no spaces, and returns what it prints.
-pub(crate) fn ip(arguments: &str) -> String {
+pub fn ip(arguments: &str) -> String {
     run("ip", arguments)
 }
 
 /// Runs `bridge` with arguments that hold no spaces, and returns what it prints.
-pub(super) fn bridge(arguments: &str) -> String {
+pub fn bridge(arguments: &str) -> String {
     run("bridge", arguments)
 }
 
 /// Runs a tool. Words that belong together are joined by an underscore.
-pub(super) fn tool(command: &str) {
+pub fn tool(command: &str) {
     let mut words = command.split(' ').map(|word| word.replace('_', " "));
     let mut tool = Command::new(words.next().expect("a tool"));
     let output = tool.args(words).output().expect("run it");
@@ -78,7 +78,7 @@ pub(super) fn tool(command: &str) {
 }
 
 /// Has a bridge filter VLANs. `false` if this kernel cannot (CONFIG_BRIDGE_VLAN_FILTERING).
-pub(super) fn filter_vlans(bridge: &str) -> bool {
+pub fn filter_vlans(bridge: &str) -> bool {
     let options = [
         "link",
         "set",
@@ -114,18 +114,18 @@ fn run(tool: &str, arguments: &str) -> String {
 
 /// Makes interfaces that come from now on do without IPv6, which would send packets and learn
 /// neighbours in its own time.
-pub(super) fn without_ipv6() {
+pub fn without_ipv6() {
     let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
     fs::write(setting, "1").unwrap_or_else(|error| panic!("write {setting}: {error}"));
 }
 
 /// Interfaces, addresses, routes and IPv4 settings: all that `host` may change.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct HostState(Vec<String>);
+pub struct HostState(Vec<String>);
 
 impl HostState {
     /// What the namespace looks like now.
-    pub(super) fn read() -> Self {
+    pub fn read() -> Self {
         let mut lines = Vec::new();
         for command in ["-o link", "-o -4 addr", "-4 route show table all"] {
             lines.extend(ip(command).lines().map(without_transient));
@@ -138,13 +138,13 @@ impl HostState {
     /// Waits for the namespace to look like this again, since the kernel removes some routes a
     /// moment after their interface; fails with the difference.
     #[track_caller]
-    pub(super) fn assert_unchanged(&self) {
+    pub fn assert_unchanged(&self) {
         self.assert_same(|_| true);
     }
 
     /// The same, whether the host forwards now or did then.
     #[track_caller]
-    pub(super) fn assert_unchanged_but_forwarding(&self) {
+    pub fn assert_unchanged_but_forwarding(&self) {
         let settings = [
             "/ip_forward = ",
             "/forwarding = ",

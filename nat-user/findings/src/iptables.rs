@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::rules::{
+use crate::rules::{
     Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
 };
 

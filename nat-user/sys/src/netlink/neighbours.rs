@@ -39,6 +39,11 @@ pub struct FdbEntry {
     pub local: bool,
 }
 
+/// IEEE 802-2014 section 8.2.2: the first bit on the wire says group.
+fn is_unicast(mac: [u8; 6]) -> bool {
+    mac[0] & 0x01 == 0 && mac != [0; 6]
+}
+
 impl Netlink {
     /// The addresses for which the host answers ARP in the place of their holder, each with the
     /// index of the interface.
@@ -160,7 +165,23 @@ impl Netlink {
 }
 
 impl Neighbour {
-    pub(in crate::host) fn parse(message: &NeighbourMessage) -> Option<Self> {
+    /// The Ethernet address to which the kernel would send now.
+    #[must_use]
+    pub fn usable_mac(&self) -> Option<[u8; 6]> {
+        let is_usable = matches!(
+            self.state,
+            NeighbourState::Permanent
+                | NeighbourState::Noarp
+                | NeighbourState::Reachable
+                | NeighbourState::Stale
+                | NeighbourState::Delay
+                | NeighbourState::Probe
+        );
+        self.mac.filter(|mac| is_usable && is_unicast(*mac))
+    }
+
+    /// From a message of the kernel's, if it is about an IPv4 address.
+    pub(crate) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
             .iter()
@@ -180,7 +201,7 @@ impl Neighbour {
 impl FdbEntry {
     /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
     /// its peers) name no bridge and are none.
-    pub(in crate::host) fn parse(message: &NeighbourMessage) -> Option<Self> {
+    pub(crate) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let mut attributes = message.attributes.iter();
         let bridge = attributes.find_map(|attribute| match attribute {
             NeighbourAttribute::Controller(index) => Some(*index),

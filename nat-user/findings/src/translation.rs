@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::flows::{Direction, REMOTE, Way};
-use super::rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation};
-use super::{Finding, Kind, listed, place_name};
+use crate::flows::{Direction, REMOTE, Way};
+use crate::rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation};
+use crate::{Finding, Kind, listed, place_name};
 
 /// Rules of netfilter's that translate the same packets: one finding for each.
 pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::reverse_path::Detour;
-use super::rules::{Budget, Ruleset, Source};
-use super::{Finding, Kind, flows, forwarding, iptables, nft, reverse_path, translation};
+use crate::reverse_path::Detour;
+use crate::rules::{Budget, Ruleset, Source};
+use crate::{Finding, Kind, flows, forwarding, iptables, nft, reverse_path, translation};
 use nat_config::model::Config;
 
 const CONFIG: &str = r#"
