@@ -7,16 +7,23 @@
 mod claims;
 mod covered;
 mod differences;
+mod ended;
 mod external;
 mod fast_path;
+mod follow;
+mod host;
 mod identity;
 mod instance;
+mod interface_states;
 mod interfaces;
 mod mode;
 mod neighbours;
 mod policed;
 mod privileges;
+mod reload;
+mod start;
 mod teardown;
+mod transition;
 
 use std::{path::PathBuf, time::Duration};
 

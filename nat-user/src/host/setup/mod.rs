@@ -104,6 +104,15 @@ pub struct Report {
     pub reset: Vec<(Key, String)>,
 }
 
+impl Report {
+    /// Writes to the log what was done to the host, and what was left.
+    pub(crate) fn log(&self) {
+        for line in self.done.iter().chain(&self.notes) {
+            log::info!("{line}");
+        }
+    }
+}
+
 impl Plan {
     /// The part of a configuration that is about interfaces.
     #[must_use]

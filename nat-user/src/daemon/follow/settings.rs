@@ -1,12 +1,17 @@
 //! The kernel settings that the data plane relies on, watched: other software may change them.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use super::Instance;
-use crate::host::setup::{self, Plan, Report};
 use nat_sys::sysctl::Key;
+
+use crate::{
+    daemon::instance::Instance,
+    host::setup::{self, Plan, Report},
+};
 
 /// So many are looked at in one go: each costs a file to be opened.
 const AT_ONCE: usize = 32;
@@ -23,7 +28,7 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// What is watched, and how often it had to be set again.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(in crate::daemon) struct Settings {
     watched: Vec<(Key, &'static str)>,
     /// Which is looked at next.
     next: usize,
@@ -70,14 +75,14 @@ impl Instance {
     }
 
     /// Watches the settings of a plan from now on.
-    pub(super) fn watch_settings(&mut self, plan: &Plan) {
+    pub(in crate::daemon) fn watch_settings(&mut self, plan: &Plan) {
         self.settings.watched = setup::settings(plan).unwrap_or_default();
         self.settings.next = 0;
     }
 
     /// Notes what the host lacks, and who quarrels with natbpf about settings. What is new of that
     /// is told once.
-    pub(super) fn note_host(&mut self, report: &Report) {
+    pub(in crate::daemon) fn note_host(&mut self, report: &Report) {
         let at = Instant::now();
         let resets = report.reset.iter().map(|(key, meanwhile)| Reset {
             key: key.clone(),
@@ -90,7 +95,7 @@ impl Instance {
     }
 
     /// Shows what is to be known of the host.
-    pub(super) fn tell_of_host(&mut self) {
+    pub(in crate::daemon) fn tell_of_host(&mut self) {
         self.settings
             .resets
             .retain(|reset| reset.at.elapsed() < SHOWN);
@@ -138,7 +143,7 @@ impl Instance {
     }
 
     /// Shows warnings about the host, in the log once and in the status for as long as they hold.
-    pub(super) fn warn_of_host(&mut self, warnings: Vec<String>) {
+    pub(in crate::daemon) fn warn_of_host(&mut self, warnings: Vec<String>) {
         if warnings == self.host_warnings {
             return;
         }
@@ -155,12 +160,12 @@ impl Instance {
         {
             log::info!("resolved: {former}");
         }
-        self.state
-            .warnings
-            .retain(|one| !self.host_warnings.contains(one));
-        self.state.warnings.extend(warnings.iter().cloned());
+        let state = &mut self.active.state;
+        let is_other = |one: &String| !self.host_warnings.contains(one);
+        state.warnings.retain(is_other);
+        state.warnings.extend(warnings.iter().cloned());
         self.host_warnings = warnings;
-        if let Err(error) = self.state.save(&self.options.run_dir) {
+        if let Err(error) = state.save(&self.options.run_dir) {
             log::warn!("{error:#}");
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Cause, Instance, identity};
+use crate::daemon::{fast_path::Cause, host::Host, identity, instance::Instance};
 
 impl Instance {
     /// Serves DHCP and DNS on the networks that are there, as the configuration says.
@@ -35,14 +35,14 @@ impl Instance {
         if config == self.config {
             return Ok(());
         }
-        let host = self.host(&self.config).await?;
-        let before = self.external_addresses();
-        let old_numbers = self.state.numbers.clone();
+        let host = Host::read(&self.netlink, &self.config).await?;
+        let before = self.active.before();
+        let old_numbers = self.active.state.numbers.clone();
         self.apply(&config, &host)?;
-        let new = (&config, &self.state.numbers);
+        let new = (&config, &self.active.state.numbers);
         let gone = identity::changed((&self.config, &old_numbers), new);
-        let mut ended = self.end_changed(&gone)?;
-        ended += self.end_sessions_of_lost_addresses(&before)?;
+        let mut ended = self.active.end_changed(&gone)?;
+        ended += self.active.end_on_lost_addresses(&before)?;
         self.config = config;
         self.services.tell(&self.config);
         self.follow_next_hops(Cause::Surroundings).await?;

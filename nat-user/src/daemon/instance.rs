@@ -1,0 +1,174 @@
+//! One configuration at work: what the daemon holds.
+
+use anyhow::Result;
+use nat_config::model::Config;
+use nat_sys::netlink::Netlink;
+
+use super::{
+    Options,
+    claims::Claims,
+    fast_path::FastPath,
+    follow::settings::Settings,
+    host::Host,
+    neighbours::Neighbours,
+    tear_down,
+    transition::{Active, Wanted},
+};
+use crate::{
+    clock,
+    dataplane::Lock,
+    dhcp::Services,
+    host::{
+        journal::Journal,
+        setup::{self, Plan, Report, Step},
+    },
+    refusals,
+};
+
+/// A running configuration.
+pub(super) struct Instance {
+    pub(super) options: Options,
+    pub(super) config: Config,
+    pub(super) active: Active,
+    pub(super) netlink: Netlink,
+    pub(super) journal: Journal,
+    pub(super) settings: Settings,
+    pub(super) claims: Claims,
+    /// What the host lacks and is waited for, or why it could not be set up.
+    pub(super) awaited: Vec<String>,
+    /// What is told of the host, in the status.
+    pub(super) host_warnings: Vec<String>,
+    pub(super) refusals: refusals::Watch,
+    pub(super) fast_path: FastPath,
+    pub(super) neighbours: Neighbours,
+    pub(super) services: Services,
+    pub(super) _lock: Lock,
+}
+
+impl Instance {
+    /// Takes a configuration into use on a host that is prepared for it: first the programs, then
+    /// what has the kernel forward packets. So none goes out that they have not seen.
+    pub(super) async fn put_in_use(&mut self, config: &Config) -> Result<()> {
+        let host = Host::read(&self.netlink, config).await?;
+        self.follow_claims(config, &host);
+        self.apply(config, &host)?;
+        let plan = self.plan(config);
+        let step = Step::Whole;
+        let mut report = setup::apply(&self.netlink, &mut self.journal, &plan, step).await?;
+        report.log();
+        report.reset.clear();
+        self.watch_settings(&plan);
+        self.note_host(&report);
+        self.follow_setup(config, &report).await.map(drop)
+    }
+
+    /// Takes into use what setting the host up has changed: ports of bridges, addresses. Says
+    /// whether there was anything.
+    pub(super) async fn follow_setup(&mut self, config: &Config, report: &Report) -> Result<bool> {
+        if report.done.is_empty() {
+            return Ok(false);
+        }
+        let host = Host::read(&self.netlink, config).await?;
+        let has_changed = !self.is_applied(config, &host);
+        if has_changed {
+            self.apply(config, &host)?;
+        }
+        Ok(has_changed)
+    }
+
+    /// Brings the data plane to a configuration on a host, by all stages of a transition.
+    pub(super) fn apply(&mut self, config: &Config, host: &Host) -> Result<()> {
+        let wanted = Wanted {
+            options: &self.options,
+            config,
+            host,
+            changes: self.journal.changes(),
+            claims: &self.claims,
+        };
+        self.active.transition(wanted)
+    }
+
+    /// Whether nothing would change if the configuration were applied to the host as it is now.
+    pub(super) fn is_applied(&self, config: &Config, host: &Host) -> bool {
+        self.active.is_in_use(Wanted {
+            options: &self.options,
+            config,
+            host,
+            changes: self.journal.changes(),
+            claims: &self.claims,
+        })
+    }
+
+    /// What the host should look like. Addresses that another host has are not put on interfaces.
+    pub(super) fn plan(&self, config: &Config) -> Plan {
+        let mut plan = Plan::from_config(config);
+        for uplink in &mut plan.uplinks {
+            (uplink.addresses).retain(|address| self.claims.is_ours(*address));
+        }
+        plan
+    }
+
+    /// Forgets names that ports no longer have. To be called every minute or so.
+    pub(super) fn keep_bindings(&mut self) {
+        let Active { tables, bound, .. } = &mut self.active;
+        if !bound.ports.is_empty()
+            && let Err(error) = tables.dataplane.bind(bound)
+        {
+            log::error!("{error:#}");
+        }
+    }
+
+    /// Ends idle sessions and frees fragments that wait in vain; `true` if there is more to do.
+    pub(super) fn sweep(&mut self) -> bool {
+        let tables = &mut self.active.tables;
+        if let Err(error) = tables.dataplane.expire_fragments() {
+            log::error!("free fragments: {error:#}");
+        }
+        match tables.expiry.pass(&tables.dataplane, clock::monotonic_s()) {
+            Ok(pass) => {
+                if pass.ended > 0 {
+                    log::debug!("{} sessions expired", pass.ended);
+                }
+                pass.is_cut_short
+            }
+            Err(error) => {
+                log::error!("end idle sessions: {error:#}");
+                false
+            }
+        }
+    }
+
+    /// Tells the operator of what is refused because something is exhausted.
+    pub(super) fn watch_refusals(&mut self) {
+        let now_s = clock::boottime_s();
+        if !self.refusals.is_due(now_s) {
+            return;
+        }
+        let look = match self.active.tables.dataplane.drops() {
+            Ok(drops) => self.refusals.look(&drops, now_s),
+            Err(error) => return log::error!("count refusals: {error:#}"),
+        };
+        for (level, line) in look.lines {
+            log::log!(level, "{line}");
+        }
+        if look.has_changed
+            && let Err(error) = refusals::save(&self.options.run_dir, &self.refusals.refusals())
+        {
+            log::warn!("{error:#}");
+        }
+    }
+
+    /// Writes the programs' debug messages to the log.
+    pub(super) fn flush_packet_log(&mut self) {
+        if let Some(packet_log) = &mut self.active.tables.packet_log {
+            packet_log.flush();
+        }
+    }
+
+    /// Removes everything.
+    pub(super) async fn down(self) -> Result<Vec<String>> {
+        let Options { run_dir, bpffs, .. } = self.options.clone();
+        drop(self);
+        tear_down(&run_dir, &bpffs).await
+    }
+}

@@ -1,0 +1,174 @@
+//! The first stage: what a configuration needs on this host. It changes nothing.
+
+use std::{collections::BTreeMap, collections::HashMap, net::Ipv4Addr};
+
+use nat_common::tables::interfaces::{Interface, interface_flags, role};
+use nat_config::{
+    compile::{Environment, Ruleset, compile},
+    model::{Config, NetworkId, UplinkAddresses},
+};
+use nat_sys::netlink::Layer;
+
+use super::{Applied, Role, Target, Wanted, XdpWish};
+use crate::{
+    daemon::{external, host::Host, identity::said, interfaces::interfaces, mode},
+    host::routing::{self, Routing},
+    state::Numbers,
+};
+
+/// What the data plane is to be told.
+pub(super) struct Compiled<'a> {
+    pub(super) wanted: Wanted<'a>,
+    pub(super) environment: Environment,
+    pub(super) numbers: Numbers,
+    pub(super) ruleset: Ruleset,
+    /// By index.
+    pub(super) interfaces: BTreeMap<u32, Interface>,
+    pub(super) targets: Vec<Target>,
+}
+
+impl<'a> Compiled<'a> {
+    /// Recognises rules that have other names now by their content.
+    pub(super) fn new(wanted: Wanted<'a>, numbers: &Numbers) -> Self {
+        let mut numbers = numbers.clone();
+        let said = said(wanted.config);
+        numbers.recognise(&said);
+        let mut compiled = Self::of(wanted, numbers);
+        compiled.numbers.describe(&said);
+        compiled
+    }
+
+    /// The configuration is the one that the numbers belong to.
+    pub(super) fn unchanged(wanted: Wanted<'a>, numbers: &Numbers) -> Self {
+        Self::of(wanted, numbers.clone())
+    }
+
+    fn of(wanted: Wanted<'a>, mut numbers: Numbers) -> Self {
+        let Wanted { config, host, .. } = wanted;
+        let environment = environment(wanted);
+        let ruleset = compile(config, &environment, &mut numbers);
+        let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
+        Self {
+            targets: targets(config, host, &interfaces),
+            wanted,
+            environment,
+            numbers,
+            ruleset,
+            interfaces,
+        }
+    }
+
+    /// What the data plane was told once all is written.
+    pub(super) fn applied(self) -> Applied {
+        let host = self.wanted.host;
+        Applied {
+            ruleset: self.ruleset,
+            targets: self.targets,
+            interfaces: self.interfaces,
+            bridge_netfilter: host.bridge_netfilter,
+            policing: host.policing.clone(),
+        }
+    }
+}
+
+fn environment(wanted: Wanted<'_>) -> Environment {
+    let Wanted {
+        config,
+        host,
+        changes,
+        claims,
+        ..
+    } = wanted;
+    let own = |interface: &str| {
+        let link = host.link(interface);
+        let mut own = link.map(|link| host.addresses_of(link)).unwrap_or_default();
+        let added = external::added_to(interface, changes);
+        own.retain(|address| !added.contains(address));
+        own
+    };
+    let uplinks = config.uplinks.iter();
+    let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
+    let sources = config.uplinks.iter().zip(&uplink_addresses);
+    let sources = sources.map(|(uplink, own)| {
+        let candidates = match &uplink.addresses {
+            UplinkAddresses::Fixed(addresses) => addresses,
+            UplinkAddresses::Interface => own,
+        };
+        let device = host.link(&uplink.interface).map_or(0, |link| link.index);
+        routing::sources(device, &host.routes, &host.addresses, candidates)
+    });
+    Environment {
+        sources: sources.collect(),
+        places: places(config, host),
+        uplink_addresses,
+        host_addresses: host
+            .addresses
+            .iter()
+            .map(|address| address.net.addr())
+            .collect(),
+        silent: claims.silent(config),
+    }
+}
+
+/// Behind which networks the host's routes put the guests that rules name. What goes by an uplink
+/// or nowhere is as if nothing were known of it: an interface may be down for a moment.
+fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> {
+    let routing = Routing::new(&host.routes);
+    let index = |name: &str| host.link(name).map(|link| link.index);
+    let uplinks = config.uplinks.iter();
+    let uplinks: Vec<_> = uplinks.map(|uplink| index(&uplink.interface)).collect();
+    let networks = config.networks.iter();
+    let networks: Vec<_> = networks.map(|network| index(&network.interface)).collect();
+    let forwards = config.forwards.iter().map(|rule| &rule.to);
+    let targets = forwards.chain(config.nats.iter().map(|rule| &rule.to));
+    targets
+        .filter_map(|to| {
+            let to = to.now()?;
+            let device = routing.to(to)?.device;
+            if device.is_none() || uplinks.contains(&device) {
+                return None;
+            }
+            let network = networks.iter().position(|network| *network == device);
+            let by_prefix = config.networks.iter();
+            let mut by_prefix = by_prefix.map(|network| network.address.contains(&to));
+            // What its prefix says already needs no entry of its own.
+            let is_known = by_prefix.position(|holds| holds) == network && network.is_some();
+            (!is_known).then_some((to, network.map(NetworkId)))
+        })
+        .collect()
+}
+
+/// The interfaces that are there, as the programs are told of them.
+fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) -> Vec<Target> {
+    let uplinks = config.uplinks.iter().filter_map(|uplink| {
+        let link = host.link(&uplink.interface)?;
+        let choice = mode::choose(config, uplink, link, &host.links, &host.xdp);
+        Some((link, Role::Uplink, choice.xdp))
+    });
+    let networks = config.networks.iter().filter_map(|network| {
+        let link = host.link(&network.interface)?;
+        Some((link, Role::Network, XdpWish::No))
+    });
+    let ports = interfaces
+        .iter()
+        .filter(|(_, interface)| interface.role == role::PORT)
+        .filter_map(|(index, interface)| {
+            let link = host.links.iter().find(|link| link.index == *index)?;
+            let role = match interface.flags & interface_flags::GUARDED {
+                0 => Role::Port,
+                _ => Role::GuardedPort,
+            };
+            Some((link, role, XdpWish::No))
+        });
+    uplinks
+        .chain(networks)
+        .chain(ports)
+        .map(|(link, role, xdp)| Target {
+            name: link.name.clone(),
+            index: link.index,
+            role,
+            has_ethernet: link.layer == Layer::Ethernet,
+            xdp,
+        })
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! The third stage: the rules, interfaces and guests, written into the maps. The rules come before
+//! the attachments, so a program never runs without them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
+
+use anyhow::Result;
+use nat_common::tables::{
+    bindings::Name,
+    interfaces::{Interface, interface_flags},
+    rules::rule_flags,
+};
+use nat_config::{
+    compile::Ruleset,
+    model::{Config, Forwarding, Limits, Timeouts},
+};
+use nat_sys::netlink::Kind;
+
+use super::{Active, Compiled, Loaded, Target};
+use crate::{
+    daemon::host::Host,
+    dataplane::Bound,
+    state::{Numbers, RuleKind},
+};
+
+/// The maps say what the configuration says.
+pub(super) struct Written<'a> {
+    pub(super) compiled: Compiled<'a>,
+    pub(super) targets: Vec<Target>,
+    pub(super) refused: Vec<(u32, String)>,
+    /// When writing began.
+    pub(super) begun: Instant,
+}
+
+impl<'a> Loaded<'a> {
+    /// Writes the maps. When a table is full, the rules in use stay.
+    pub(super) fn write(self, active: &mut Active) -> Result<Written<'a>> {
+        let begun = Instant::now();
+        let Self {
+            compiled,
+            targets,
+            refused,
+        } = self;
+        let (config, host) = (compiled.wanted.config, compiled.wanted.host);
+        // Even if writing fails: no number is given to another rule.
+        active.state.numbers = compiled.numbers.clone();
+        active.write_rules((compiled.ruleset.clone(), config.timeouts, config.limits))?;
+        active.state.numbers.set_active(is_active(config));
+        let flags = flags_of_rules(config, &active.state.numbers);
+        let dataplane = &mut active.tables.dataplane;
+        dataplane.set_rule_flags(&flags)?;
+        dataplane.set_interfaces(&compiled.interfaces)?;
+        let bound = bound(config, host, &compiled.interfaces, &active.state.numbers);
+        dataplane.bind(&bound)?;
+        active.bound = bound;
+        Ok(Written {
+            compiled,
+            targets,
+            refused,
+            begun,
+        })
+    }
+}
+
+impl Active {
+    /// Writes the rules, unless they are those in use.
+    fn write_rules(&mut self, rules: (Ruleset, Timeouts, Limits)) -> Result<()> {
+        if self.rules.as_ref() != Some(&rules) {
+            // If writing fails, they are written again next time.
+            self.rules = None;
+            let (ruleset, timeouts, limits) = &rules;
+            let dataplane = &mut self.tables.dataplane;
+            self.state.generation = dataplane.set_rules(ruleset, timeouts, limits)?;
+            self.rules = Some(rules);
+        }
+        Ok(())
+    }
+}
+
+/// The flags of each rule, by its number.
+fn flags_of_rules(config: &Config, numbers: &Numbers) -> BTreeMap<u32, u32> {
+    let snat = config.snat.iter();
+    let snat = snat.map(|rule| (RuleKind::Snat, &rule.name, rule.forwarding));
+    let forwards = config.forwards.iter();
+    let forwards = forwards.map(|rule| (RuleKind::Forward, &rule.name, rule.forwarding));
+    let nats = config.nats.iter();
+    let nats = nats.map(|rule| (RuleKind::Nat, &rule.name, rule.forwarding));
+    snat.chain(forwards)
+        .chain(nats)
+        .filter(|(_, _, forwarding)| *forwarding == Forwarding::Kernel)
+        .filter_map(|(kind, name, _)| numbers.find_rule(kind, name))
+        .map(|rule| (rule, rule_flags::KERNEL))
+        .collect()
+}
+
+/// Whether a rule is one of the configuration.
+fn is_active(config: &Config) -> impl Fn(RuleKind, &str) -> bool {
+    let snat = config.snat.iter();
+    let snat = snat.map(|rule| (RuleKind::Snat, rule.name.as_str()));
+    let forwards = config.forwards.iter();
+    let forwards = forwards.map(|rule| (RuleKind::Forward, rule.name.as_str()));
+    let nats = config.nats.iter();
+    let nats = nats.map(|rule| (RuleKind::Nat, rule.name.as_str()));
+    let policies = config.policies.iter();
+    let policies = policies.map(|rule| (RuleKind::Policy, rule.name.as_str()));
+    let networks = config.networks.iter();
+    let defaults = networks.map(|network| (RuleKind::Default, network.name.as_str()));
+    let translating = snat.chain(forwards).chain(nats);
+    let active: HashSet<(RuleKind, &str)> = translating.chain(policies).chain(defaults).collect();
+    move |kind, name| active.contains(&(kind, name))
+}
+
+/// Which Ethernet addresses of guests are bound to ports: to those that the configuration names, or
+/// where their bridge has them now.
+fn bound(
+    config: &Config,
+    host: &Host,
+    interfaces: &BTreeMap<u32, Interface>,
+    numbers: &Numbers,
+) -> Bound {
+    let ports = interfaces.iter();
+    let ports = ports.filter(|(_, port)| port.flags & interface_flags::GUARDED != 0);
+    let mut bound = Bound {
+        ports: ports.map(|(index, _)| *index).collect(),
+        ..Bound::default()
+    };
+    for guest in &config.guests {
+        let network = &config.networks[guest.network.0];
+        let number = numbers.networks.get(&network.name).copied();
+        let bridge = host.link(&network.interface);
+        let bridge = bridge.filter(|link| network.anti_spoof && link.kind == Kind::Bridge);
+        let (Some(bridge), Some(number)) = (bridge, number) else {
+            continue;
+        };
+        let name = Name::of_mac(guest.mac, number);
+        match &guest.port {
+            Some(port) => {
+                let port = host.link(port).map_or(0, |link| link.index);
+                bound.fixed.insert(name, port);
+            }
+            None => {
+                bound.sought.insert(name, bridge.index);
+            }
+        }
+    }
+    bound
+}
