@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use bpf_toolchain::Workspace;
+use bpf_toolchain::output::say;
 use bpf_toolchain::process::{capture, show};
 
 use crate::command::cargo;
@@ -33,10 +34,10 @@ impl CargoTool {
         if version.is_ok_and(|version| version.contains(self.version)) {
             return Ok(program);
         }
-        eprintln!(
+        say(&format!(
             "setup: building {package} {} (a minute or two)",
             self.version
-        );
+        ));
         let mut install = cargo(workspace, "install");
         install.args([&package, "--version", self.version, "--locked", "--force"]);
         install.arg("--root").arg(&root);

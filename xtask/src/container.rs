@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bpf_toolchain::Workspace;
+use bpf_toolchain::output::say;
 use bpf_toolchain::process::{capture, show};
 
 /// The packages besides Debian's essential ones. systemd-container needs `dbus`, but debootstrap
@@ -111,7 +112,9 @@ impl<'a> Archive<'a> {
 fn make(archive: Archive<'_>, made_of: &str, work: &Path) -> Result<()> {
     let start = Instant::now();
     let Archive { uri, suite } = archive;
-    eprintln!("setup: making a Debian ({suite}) for containers with debootstrap: a minute or two");
+    say(&format!(
+        "setup: making a Debian ({suite}) for containers with debootstrap: a minute or two"
+    ));
     for folder in ["root", "tmp"] {
         let folder = work.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -137,7 +140,7 @@ fn make(archive: Archive<'_>, made_of: &str, work: &Path) -> Result<()> {
         "debootstrap makes no Debian ({suite}) from {uri}; its words are above"
     );
     fs::write(work.join("made-of"), made_of).context("say what it is made of")?;
-    eprintln!("setup: made in {} s", start.elapsed().as_secs());
+    say(&format!("setup: made in {} s", start.elapsed().as_secs()));
     Ok(())
 }
 

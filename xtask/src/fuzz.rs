@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bpf_toolchain::Workspace;
+use bpf_toolchain::output::{print, say};
 use bpf_toolchain::process::{capture, line, show};
 use clap::Args;
 
@@ -114,7 +115,7 @@ impl Fuzzer {
     /// # Errors
     /// When it has found something: then with what, and where the input is.
     pub(crate) fn run(&self, target: &str, seconds: u32) -> Result<()> {
-        eprintln!("fuzzing {target} for {seconds} s");
+        say(&format!("fuzzing {target} for {seconds} s"));
         let start = Instant::now();
         let log = self.output.join(format!("{target}.log"));
         let mut command = self.command(target, seconds)?;
@@ -134,7 +135,7 @@ impl Fuzzer {
         match runs {
             Some(runs) if status.success() => {
                 let elapsed_s = start.elapsed().as_secs();
-                println!("{target}: ok, {runs} inputs in {elapsed_s} s");
+                print(&format!("{target}: ok, {runs} inputs in {elapsed_s} s"));
                 Ok(())
             }
             _ => bail!(

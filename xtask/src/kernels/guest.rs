@@ -29,6 +29,9 @@ const MEMORY_MIB: u32 = 2048;
 /// its users costs an emulated processor a third of its time, and here is nobody to guard against.
 const BOOT_OPTIONS: &str =
     "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off init_on_alloc=0 apparmor=0";
+/// Tests of hosts run beside it and have bounds on time, so they come first when both want a
+/// processor. The tests in the guest have more patience.
+const NICENESS: &str = "10";
 /// A processor that has what Debian asks for and little more: of what the newest have, much is slow
 /// to emulate.
 const PROCESSOR: &str = "Nehalem";
@@ -50,6 +53,9 @@ impl Machine {
             "--pdeathsig",
             "KILL",
             "--",
+            "nice",
+            "-n",
+            NICENESS,
             QEMU,
             "-accel",
             ACCELERATOR,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use bpf_toolchain::output::say;
 use bpf_toolchain::process::{capture, show};
 
 use super::{Kernel, Unpacked};
@@ -21,11 +22,11 @@ pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
         Ok(there) => Unpacked::find(&there),
         Err(error) => {
             let there = unpacked_before(kernel, cache)?.ok_or(error)?;
-            eprintln!(
+            say(&format!(
                 "setup: no package of Linux {} is to be had now, so {} serves",
                 kernel.version,
                 there.display()
-            );
+            ));
             Unpacked::find(&there)
         }
     }
@@ -149,7 +150,7 @@ impl Package {
     }
 
     fn unpack_in(&self, work: &Path, cache: &Path) -> Result<PathBuf> {
-        eprintln!("setup: downloading {}", self.file);
+        say(&format!("setup: downloading {}", self.file));
         let mut download = Command::new("apt-get");
         // By root, apt's own user would have to be let in here.
         download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]);

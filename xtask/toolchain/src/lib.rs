@@ -13,6 +13,7 @@ pub mod apt;
 mod compiler;
 mod linker;
 mod object;
+pub mod output;
 pub mod process;
 mod toolchain;
 pub mod unpack;

@@ -1,11 +1,12 @@
 //! Running programs: found without a shell, with the command line in every error.
 
 use std::env;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use crate::output::run_shown;
 
 /// Where administration programs are, also for users whose `PATH` does not say so.
 pub const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -31,11 +32,8 @@ pub fn find_programs(name: &str) -> impl Iterator<Item = PathBuf> {
 /// # Errors
 /// When the program cannot be started or fails.
 pub fn show(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(io::stderr()))
-        .status()
-        .with_context(|| format!("start `{}`", line(command)))?;
+    command.stdin(Stdio::null());
+    let status = run_shown(command).with_context(|| format!("start `{}`", line(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status}); its output is above", line(command));
     }
