@@ -21,17 +21,14 @@ mod pipeline {
     mod host;
     mod host_flows;
     mod icmp;
-    mod interleave;
     mod layout;
     mod leaves;
     mod limits;
     mod local;
     mod malformed;
-    mod memory;
     mod mss;
     mod offloads;
     mod one_to_one;
-    mod packets;
     mod paged;
     mod policy;
     mod portless;
@@ -46,5 +43,4 @@ mod pipeline {
     mod tcp;
     mod udp;
     mod uplinks;
-    mod world;
 }

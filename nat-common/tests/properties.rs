@@ -3,10 +3,10 @@
 //! Random traffic between guests and remotes runs through the hooks in the order of a real host,
 //! and after each packet what must always hold is checked.
 
-mod world;
+mod traffic;
 
 use proptest::{collection::vec, prelude::*};
-use world::{Outcome, PROTOCOLS, World};
+use traffic::{Outcome, PROTOCOLS, Traffic};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -66,32 +66,32 @@ proptest! {
     /// sessions have expired every table is empty.
     #[test]
     fn random_traffic_keeps_the_invariants(steps in vec(step(), 1..80)) {
-        let mut world = World::new();
+        let mut traffic = Traffic::new();
         for step in steps {
             match step {
                 Step::Send { guest, remote, port, protocol } => {
-                    world.guest_sends(guest, remote, port, PROTOCOLS[protocol]);
+                    traffic.guest_sends(guest, remote, port, PROTOCOLS[protocol]);
                 }
-                Step::Answer { remote } => world.remote_answers(remote),
+                Step::Answer { remote } => traffic.remote_answers(remote),
                 Step::Ask { remote, port, protocol } => {
-                    world.remote_asks(remote, port, PROTOCOLS[protocol]);
+                    traffic.remote_asks(remote, port, PROTOCOLS[protocol]);
                 }
                 Step::Hairpin { guest, port, protocol } => {
-                    world.guest_asks_by_public_address(guest, port, PROTOCOLS[protocol]);
+                    traffic.guest_asks_by_public_address(guest, port, PROTOCOLS[protocol]);
                 }
-                Step::Wait { seconds } => world.wait(seconds.into()),
+                Step::Wait { seconds } => traffic.wait(seconds.into()),
             }
         }
-        world.wait(10_000);
-        world.assert_empty();
+        traffic.wait(10_000);
+        traffic.assert_empty();
     }
 
     /// Whatever the bytes are, nothing is read beyond them, and what is not translated is as it
     /// came.
     #[test]
     fn any_bytes_are_dropped_or_left_as_they_are(bytes in vec(any::<u8>(), 0..200)) {
-        let mut world = World::new();
-        for outcome in world.at_every_hook(&bytes) {
+        let traffic = Traffic::new();
+        for outcome in traffic.at_every_hook(&bytes) {
             if let Outcome::Untouched(after) = outcome {
                 prop_assert_eq!(&after, &bytes);
             }
@@ -104,15 +104,15 @@ proptest! {
         damage in vec((14..60usize, any::<u8>()), 1..4),
         len in 0..60usize,
     ) {
-        let mut world = World::new();
-        let mut bytes = world.request(PROTOCOLS[0]);
+        let traffic = Traffic::new();
+        let mut bytes = traffic.request(PROTOCOLS[0]);
         for (offset, value) in damage {
             if let Some(byte) = bytes.get_mut(offset) {
                 *byte = value;
             }
         }
         bytes.truncate(bytes.len().min(14 + len));
-        for outcome in world.at_every_hook(&bytes) {
+        for outcome in traffic.at_every_hook(&bytes) {
             if let Outcome::Untouched(after) = outcome {
                 prop_assert_eq!(&after, &bytes);
             }

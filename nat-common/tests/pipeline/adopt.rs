@@ -19,10 +19,10 @@ use nat_common::{
     work::Work,
 };
 
-use super::{
-    memory::MemoryTables,
+use super::policy::any;
+use kit::{
     packets::{At, GRE, answer, ends, ping, raw, request, udp},
-    policy::any,
+    tables::MemoryTables,
     world::{C1, C2, C3, POOL, PUBLIC, S1A, S1B, S2, World},
 };
 

@@ -11,9 +11,9 @@ use nat_common::{
     wire::{address::Addr4, packet::SlicePacket},
 };
 
-use super::{
+use super::paged::Paged;
+use kit::{
     packets::{ACK, At, Ip, fragments, tcp, udp},
-    paged::Paged,
     world::{C1, C2, C3, S1A, World},
 };
 
@@ -358,7 +358,7 @@ fn what_is_behind_a_port_counts_together_whatever_its_address() {
     let mut opened = 0;
     for number in 0..20 {
         let fate = opens([172, 22, 161, 1 + number], 5000 + u16::from(number));
-        opened += u32::from(!matches!(fate, super::world::Fate::Dropped(_)));
+        opened += u32::from(!matches!(fate, kit::world::Fate::Dropped(_)));
     }
     assert_eq!(opened, 3);
     // Who is at another port has a share of its own.

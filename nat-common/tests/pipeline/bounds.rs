@@ -10,7 +10,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{At, ETHERNET, Ip, fragments, read, reassemble, udp},
     world::{C1, C3, DMZ, Fate, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
 };

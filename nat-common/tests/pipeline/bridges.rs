@@ -5,7 +5,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{At, answer, ends, error, request, udp},
     world::{C1, C2, Hook, LAN, PUBLIC, S1A, UPLINK, World},
 };

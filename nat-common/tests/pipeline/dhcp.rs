@@ -2,13 +2,13 @@
 
 use nat_common::{drop_reason::DropReason, session::lease, wire::protocol::UDP};
 
-use super::{
+use kit::{
     packets::{At, ends, udp},
     world::{C1, C2, ELSEWHERE, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
 };
 
 const SERVER: At = At(S1A, 67);
-const OFFERED: super::packets::Ip = POOL[0];
+const OFFERED: kit::packets::Ip = POOL[0];
 
 /// Offers and acknowledgements reach the host, also at an address that it does not hold yet,
 /// whatever rules say of the address, and from a server with a private address.

@@ -10,12 +10,12 @@ use nat_common::{
     },
 };
 
-use super::{
-    memory::Lpm,
+use super::policy::accept;
+use kit::{
     packets::{
         ACK, At, GRE, Ip, RST, answer, ends, error, fragments, pong, raw, request, tcp, udp,
     },
-    policy::accept,
+    tables::Lpm,
     world::{C1, C2, C3, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
 };
 
@@ -91,11 +91,11 @@ fn s10_guests_behind_other_guests_are_not_reached_directly() {
 #[test]
 fn s10_a_guest_with_an_external_address_is_reached_by_that_alone() {
     let mut world = World::new();
-    world.one_to_one(super::world::POOL[0], C1);
+    world.one_to_one(kit::world::POOL[0], C1);
     for packet in packets(S1A, C1) {
         assert!(!passes(&world, &packet));
     }
-    let asked = udp(At(S1A, 1), At(super::world::POOL[0], 2)).bytes();
+    let asked = udp(At(S1A, 1), At(kit::world::POOL[0], 2)).bytes();
     assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, 2));
 }
 

@@ -8,9 +8,9 @@ use nat_common::{
     work::port_search::MAX_ATTEMPTS,
 };
 
-use super::{
+use super::policy::accept;
+use kit::{
     packets::{At, Ip, ends, request, udp},
-    policy::accept,
     world::{C1, C2, C3, Fate, PUBLIC, S1A, S2, World},
 };
 

@@ -8,7 +8,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{At, ETHERNET, Ip, answer, ends, error, ping, read, request, udp},
     world::{C1, C2, ELSEWHERE, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
 };
@@ -120,7 +120,7 @@ fn i4_an_error_about_a_session_with_the_outside_is_no_hairpins() {
     let sent = udp(GUEST, REMOTE).bytes();
     let packet = error([10, 50, 0, 9], &sent, 11, 28).bytes();
     let (verdict, after) = world
-        .run(Hook::ToGuest, &packet, LAN, super::world::DMZ)
+        .run(Hook::ToGuest, &packet, LAN, kit::world::DMZ)
         .unwrap();
     assert_eq!((verdict, after), (Verdict::Untouched, packet));
 }

@@ -10,7 +10,7 @@ use nat_common::{
     wire::{address::Addr4, protocol::UDP},
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, Ip, SYN, answer, fragments, request, tcp, udp},
     world::{C1, C3, DMZ, ELSEWHERE, Hook, LAN, PUBLIC, S1A, UPLINK, World},
 };

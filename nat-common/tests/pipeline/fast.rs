@@ -17,7 +17,7 @@ use nat_common::{
 };
 use proptest::prelude::*;
 
-use super::{
+use kit::{
     packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
     world::{C1, Fate, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
 };

@@ -9,7 +9,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{At, GRE, answer, ends, error, raw, request, tcp, udp},
     world::{
         C1, C2, FORWARD_RULE, Hook, LAN, POOL, PUBLIC, S1A, S2, SNAT_RULE, UPLINK, World,

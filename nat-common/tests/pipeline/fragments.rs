@@ -5,7 +5,7 @@ use nat_common::{
     wire::protocol::UDP,
 };
 
-use super::{
+use kit::{
     packets::{At, ETHERNET, fragments, read, reassemble, tcp, udp},
     world::{C1, C2, Fate, Hook, PUBLIC, S1A, World},
 };

@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{At, ETHERNET, answer, ends, error, request, udp},
     world::{C1, C2, C3, DMZ, PUBLIC, S1A, S1B, S2, World},
 };
@@ -149,7 +149,7 @@ fn s3_another_guests_address_is_dropped() {
         assert_eq!(fate.reason(), DropReason::Spoofed, "{source:?}");
     }
     // It has no address yet, and asks for one.
-    let asking = world.run(super::world::Hook::FromGuest, &from([0; 4], other), 2, 2);
+    let asking = world.run(kit::world::Hook::FromGuest, &from([0; 4], other), 2, 2);
     assert!(asking.is_ok());
 }
 

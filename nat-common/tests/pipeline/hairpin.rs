@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{
         ACK, At, ETHERNET, GRE, SYN, answer, ends, error, fragments, raw, read, reassemble,
         request, tcp, udp,

@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, GRE, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
     world::{C1, C2, C3, PUBLIC, S1A, S2, World},
 };

@@ -8,7 +8,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, GRE, RST, SYN, answer, ends, error, ping, pong, raw, request, tcp, udp},
     world::{C1, C2, ELSEWHERE, Fate, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World, network_of},
 };
@@ -266,7 +266,7 @@ fn s7_a_spoofed_source_is_not_noted() {
 /// host, under one that names the port the guest.
 #[test]
 fn s7_answers_to_what_was_sent_to_a_group_are_the_hosts() {
-    const GROUP: super::packets::Ip = [224, 0, 0, 5];
+    const GROUP: kit::packets::Ip = [224, 0, 0, 5];
     for (protocol, group) in [
         (OSPF, At(GROUP, 0)),
         (UDP, At([239, 255, 255, 250], 1900)),

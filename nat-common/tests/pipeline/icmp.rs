@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{
         At, ETHERNET, GRE, Ip, Make, answer, ends, error, fragments, ping, pong, raw, read,
         request, tcp, udp, with_rest,
@@ -491,7 +491,7 @@ fn i6_extensions_behind_the_quotation_are_kept() {
 #[test]
 fn f9_the_mtu_of_fragmentation_needed_is_kept() {
     let world = World::new();
-    let sent = tcp(At(C1, 5000), REMOTE, super::packets::SYN).bytes();
+    let sent = tcp(At(C1, 5000), REMOTE, kit::packets::SYN).bytes();
     let out = world.guest_sends(&sent).uplink();
     let packet = with_rest(error(ROUTER, &out, 3, 28), [0, 0, 0x05, 0x00]).bytes();
     let seen = world.outside_sends(&packet).guest();

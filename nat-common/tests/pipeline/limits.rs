@@ -14,7 +14,7 @@ use nat_common::{
     work::port_search::MAX_ATTEMPTS,
 };
 
-use super::{
+use kit::{
     packets::{At, Ip, ends, request, udp},
     world::{C1, C2, Fate, PUBLIC, S1A, World},
 };

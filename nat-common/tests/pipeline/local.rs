@@ -9,7 +9,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{At, Ip},
     world::{C1, FORWARD_RULE, PUBLIC, S1A, World},
 };

@@ -2,7 +2,7 @@
 
 use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
-use super::{
+use kit::{
     packets::{ACK, At, GRE, SYN, error, fragments, ping, raw, request, tcp, udp},
     world::{C1, C2, DMZ, Hook, LAN, PUBLIC, S1A, World},
 };

@@ -1,6 +1,6 @@
 //! The announced segment size: T9.
 
-use super::{
+use kit::{
     packets::{ACK, At, ETHERNET, SYN, read, tcp},
     world::{C1, C2, PUBLIC, S1A, World},
 };

@@ -13,11 +13,11 @@ use nat_common::{
     work::Work,
 };
 
-use super::{
-    fast::{
-        BRIDGE_MAC, CLIENT, EXTERNAL, MTU, PORT, REMOTE, UPLINK_MAC, establish, run_offloaded, to,
-        world,
-    },
+use super::fast::{
+    BRIDGE_MAC, CLIENT, EXTERNAL, MTU, PORT, REMOTE, UPLINK_MAC, establish, run_offloaded, to,
+    world,
+};
+use kit::{
     packets::{ACK, At, ETHERNET, GRE, Make, ends, request, tcp, udp},
     world::{C1, C2, FORWARD_RULE, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
 };

@@ -5,12 +5,12 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{At, GRE, answer, ends, error, raw, request, udp},
     world::{C1, C2, Fate, NAT_RULE, POOL, PUBLIC, S1A, S2, World, assert_hidden},
 };
 
-const OWN: super::packets::Ip = POOL[0];
+const OWN: kit::packets::Ip = POOL[0];
 const PROTOCOLS: [u8; 5] = [UDP, TCP, ICMP, GRE, 50];
 
 fn world() -> World {

@@ -9,7 +9,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{
         ACK, At, Ip, SYN, answer, ends, error, fragments, ping, pong, raw, request, tcp, udp,
     },

@@ -2,7 +2,7 @@
 
 use nat_common::{drop_reason::DropReason, wire::protocol::UDP};
 
-use super::{
+use kit::{
     packets::{At, GRE, ends, fragments, raw, read, reassemble, udp},
     world::{C1, C2, POOL, PUBLIC, S1A, S1B, World},
 };

@@ -15,10 +15,10 @@ use nat_common::{
     },
 };
 
-use super::{
+use super::policy::{accept, drop_by_default};
+use kit::{
     interleave::every_order,
     packets::{ACK, At, GRE, SYN, ends, request, tcp, udp},
-    policy::{accept, drop_by_default},
     world::{C1, C2, C3, Fate, PUBLIC, S1A, S1B, S2, World},
 };
 

@@ -16,7 +16,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, GRE, RST, SYN, ends, ping, raw, request, tcp, udp},
     world::{C1, C2, C3, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, UPLINK, World},
 };
@@ -294,7 +294,7 @@ fn x3_sessions_without_translation_are_the_guests() {
         let mut bytes = udp(from, to).bytes();
         let mut work = nat_common::work::Work::new();
         let packet = nat_common::wire::packet::SlicePacket::new(&mut bytes, UPLINK);
-        nat_common::headers::parsed::parse(&packet, super::packets::ETHERNET, &mut work.parsed)
+        nat_common::headers::parsed::parse(&packet, kit::packets::ETHERNET, &mut work.parsed)
             .unwrap();
         let plain = Plain {
             view,
@@ -345,7 +345,7 @@ fn i1_queries_of_two_kinds_with_one_identifier_stay_apart() {
     world.forward(ICMP, 0..=0, At(C1, 0));
     let time = |packet: Vec<u8>, kind: u8| {
         let mut packet = packet;
-        let at = super::packets::ETHERNET + 20;
+        let at = kit::packets::ETHERNET + 20;
         let sum = u16::from_be_bytes([packet[at + 2], packet[at + 3]]);
         let change = u32::from(kind - packet[at]) << 8;
         let sum = u32::from(!sum) + change;
@@ -360,9 +360,9 @@ fn i1_queries_of_two_kinds_with_one_identifier_stay_apart() {
             .guest();
         let asked = time(ping(At(remote, 7), PUBLIC).bytes(), 13);
         world.outside_sends(&asked).guest();
-        let told = time(super::packets::pong(C1, At(remote, 7)).bytes(), 14);
+        let told = time(kit::packets::pong(C1, At(remote, 7)).bytes(), 14);
         let told = world.guest_sends(&told).uplink();
-        assert_eq!(told[super::packets::ETHERNET + 12..][..4], PUBLIC);
+        assert_eq!(told[kit::packets::ETHERNET + 12..][..4], PUBLIC);
     }
     assert_eq!(world.entries()[0], 8);
     world.check();

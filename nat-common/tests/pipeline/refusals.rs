@@ -15,7 +15,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{At, ETHERNET, fragments, raw, udp},
     world::{C1, C2, C3, DMZ, ELSEWHERE, LAN, S1A, UPLINK, World},
 };

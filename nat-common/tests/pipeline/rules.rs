@@ -5,7 +5,7 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, GRE, Ip, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
     world::{C1, C2, POOL, PUBLIC, S1A, S1B, S2, World, assert_hidden},
 };

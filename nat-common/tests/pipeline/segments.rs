@@ -11,7 +11,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, ETHERNET, GRE, SYN, ping, raw, tcp, udp},
     world::{C1, S1A, World},
 };

@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use super::{
+use kit::{
     packets::{ACK, At, RST, SYN, answer, request, tcp, udp},
     world::{C1, C2, PUBLIC, S1A, World},
 };

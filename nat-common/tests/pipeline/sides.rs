@@ -11,9 +11,9 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use super::{
+use super::policy::{accept, drop_by_default};
+use kit::{
     packets::{ACK, At, Ip, SYN, ends, error, fragments, request, tcp, udp},
-    policy::{accept, drop_by_default},
     world::{C1, C3, ELSEWHERE, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
 };
 
@@ -239,7 +239,7 @@ fn a_hairpinned_packet_between_closed_networks_is_counted_once() {
         let segment = tcp(client, public, ACK).bytes();
         world.guest_sends(&segment).guest();
     }
-    let counted = world.counters(super::world::FORWARD_RULE);
+    let counted = world.counters(kit::world::FORWARD_RULE);
     assert_eq!((counted.packets_in, counted.packets_out), (4, 1));
 }
 

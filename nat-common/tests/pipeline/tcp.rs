@@ -2,7 +2,7 @@
 
 use nat_common::{drop_reason::DropReason, wire::protocol::TCP};
 
-use super::{
+use kit::{
     packets::{ACK, At, FIN, RST, SYN, ends, tcp},
     world::{C1, C2, PUBLIC, S1A, S1B, World},
 };

@@ -5,7 +5,7 @@ use nat_common::{
     tables::snats::{filtering, mapping},
 };
 
-use super::{
+use kit::{
     packets::{At, ends, fragments, read, reassemble, udp},
     world::{C1, C2, Fate, PUBLIC, S1A, S1B, S2, SNAT_RULE, World, assert_hidden},
 };

@@ -13,7 +13,7 @@ use nat_common::{
     },
 };
 
-use super::{
+use kit::{
     interleave::every_order,
     packets::{ACK, At, GRE, Ip, SYN, answer, ends, request, tcp, udp},
     world::{C1, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
@@ -239,7 +239,7 @@ fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() 
     let world = World::new();
     for source in [GUEST, At(PUBLIC, 5000)] {
         let packet = udp(source, REMOTE).bytes();
-        for ingress in [UPLINK, super::world::ELSEWHERE] {
+        for ingress in [UPLINK, kit::world::ELSEWHERE] {
             let (verdict, after) = world.run(Hook::Outbound, &packet, UPLINK, ingress).unwrap();
             assert_eq!((verdict, &after), (Verdict::Untouched, &packet));
         }
@@ -262,7 +262,7 @@ fn others_behind_the_host_that_meet_a_guests_session_get_another_port() {
             Hook::Outbound,
             &udp(own, REMOTE).bytes(),
             UPLINK,
-            super::world::ELSEWHERE,
+            kit::world::ELSEWHERE,
         )
         .unwrap();
     let moved = ends(&packet).0;
@@ -280,7 +280,7 @@ fn segments_of_others_behind_the_host_keep_their_port_where_a_guest_has_it() {
     let world = self::world();
     leaves(&world, UPLINK, &tcp(GUEST, REMOTE, SYN).bytes());
     let segment = tcp(At(PUBLIC, 5000), REMOTE, ACK).bytes();
-    let elsewhere = super::world::ELSEWHERE;
+    let elsewhere = kit::world::ELSEWHERE;
     let (verdict, after) = world
         .run(Hook::Outbound, &segment, UPLINK, elsewhere)
         .unwrap();

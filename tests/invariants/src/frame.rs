@@ -7,7 +7,7 @@ use std::{iter, ops::Range};
 
 use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
-use crate::host::packets::{ETHERNET, Ip};
+use kit::packets::{ETHERNET, Ip};
 
 /// UDP-Lite and DCCP have a checksum where UDP has it.
 pub(crate) const UDP_LITE: u8 = 136;

@@ -10,12 +10,12 @@ use nat_common::{
 
 use crate::{
     frame::{Ends, View, correct},
-    host::{
-        packets::{At, ETHERNET, GRE, Ip, answer, raw, request},
-        world::{C1, C2, C3, Hook, LAN, PUBLIC, S1A, S1B, S2, World, is_inside},
-    },
     input::Input,
     translation::{Place, damaged},
+};
+use kit::{
+    packets::{At, ETHERNET, GRE, Ip, answer, raw, request},
+    world::{C1, C2, C3, Hook, LAN, PUBLIC, S1A, S1B, S2, World, is_inside},
 };
 
 /// Who sends errors, and to whom.

@@ -18,9 +18,9 @@ use nat_common::{
 
 use crate::{
     frame::{View, assert_translated, canonical, correct},
-    host::packets::ETHERNET,
     input::Input,
 };
+use kit::packets::ETHERNET;
 
 type End = Endpoint<Addr4>;
 

@@ -16,14 +16,14 @@ use nat_common::{
 
 use crate::{
     frame::{DCCP, UDP_LITE, View, assert_translated, canonical, correct, reversed},
-    host::{
-        packets::{At, ETHERNET, GRE, Ip, fragments, raw},
-        world::{
-            C1, C2, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, SNAT_RULE, UPLINK, World,
-            is_inside, run_frame,
-        },
-    },
     input::Input,
+};
+use kit::{
+    packets::{At, ETHERNET, GRE, Ip, fragments, raw},
+    world::{
+        C1, C2, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, SNAT_RULE, UPLINK, World,
+        is_inside, run_frame,
+    },
 };
 
 /// The generation of the rules of the host in memory.

@@ -46,7 +46,9 @@ impl Programs {
     /// Builds natbpf and the test programs.
     pub(super) fn build(workspace: &Workspace) -> Result<Self> {
         let mut build = cargo(workspace, "build");
-        build.args(["--message-format=json-render-diagnostics", "--bin", NATBPF]);
+        // The step before has built them: this only asks where they are.
+        build.args(["--quiet", "--message-format=json-render-diagnostics"]);
+        build.args(["--bin", NATBPF]);
         for name in TEST_PROGRAMS {
             build.args(["--test", name]);
         }

@@ -35,7 +35,11 @@ pub fn print(text: &str) {
 }
 
 /// Writes one line at once, so that lines of other threads stay whole. Nobody may be listening.
+/// Under a label, empty lines separate nothing.
 fn write_line(mut to: impl Write, label: Option<&str>, text: &[u8]) {
+    if label.is_some() && text.is_empty() {
+        return;
+    }
     let mut line = Vec::with_capacity(text.len() + 32);
     if let Some(label) = label {
         line.extend_from_slice(format!("[{label}] ").as_bytes());
@@ -79,6 +83,7 @@ mod tests {
     fn a_line_under_a_label_is_written_behind_it() {
         let mut written = Vec::new();
         write_line(&mut written, Some("kernel 6.1"), b"test a ... ok");
+        write_line(&mut written, Some("kernel 6.1"), b"");
         write_line(&mut written, None, b"test b ... ok");
         assert_eq!(written, b"[kernel 6.1] test a ... ok\ntest b ... ok\n");
     }

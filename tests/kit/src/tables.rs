@@ -50,14 +50,14 @@ use nat_common::{
     },
 };
 
-use super::{
+use crate::{
     interleave,
     world::{ELSEWHERE, UPLINK, network_of},
 };
 
 /// A longest-prefix match over the bits of a key in memory order.
 #[derive(Debug)]
-pub(crate) struct Lpm<V>(BTreeMap<u32, HashMap<Vec<u8>, V>>);
+pub struct Lpm<V>(BTreeMap<u32, HashMap<Vec<u8>, V>>);
 
 impl<V> Default for Lpm<V> {
     fn default() -> Self {
@@ -67,12 +67,13 @@ impl<V> Default for Lpm<V> {
 
 impl<V> Lpm<V> {
     /// Adds an entry of which `bits` count.
-    pub(crate) fn insert(&mut self, bits: u32, key: &impl bytemuck::Pod, value: V) {
+    pub fn insert(&mut self, bits: u32, key: &impl bytemuck::Pod, value: V) {
         let entries = self.0.entry(bits).or_default();
         entries.insert(prefix(key, bits), value);
     }
 
-    pub(crate) fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
+    /// The entry with the longest prefix of `key`.
+    pub fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
         let mut by_length = self.0.iter().rev();
         by_length.find_map(|(&bits, entries)| entries.get(&prefix(key, bits)))
     }
@@ -90,12 +91,12 @@ fn prefix(key: &impl bytemuck::Pod, bits: u32) -> Vec<u8> {
 
 /// A hash table that is full at some number of entries.
 #[derive(Debug)]
-pub(crate) struct Table<K, V> {
+pub struct Table<K, V> {
     entries: RefCell<HashMap<K, *mut V>>,
     /// What was ever in the table, and is freed with it.
     added: RefCell<Vec<*mut V>>,
     /// How many entries there is room for.
-    pub(crate) capacity: usize,
+    pub capacity: usize,
 }
 
 impl<K, V> Default for Table<K, V> {
@@ -119,14 +120,15 @@ impl<K, V> Drop for Table<K, V> {
 
 impl<K: Hash + Eq + Copy, V> Table<K, V> {
     /// All entries at this moment.
-    pub(crate) fn entries(&self) -> Vec<(K, &V)> {
+    pub fn entries(&self) -> Vec<(K, &V)> {
         let entries = self.entries.borrow();
         // SAFETY: what was added is freed with the table only, and never changed by it.
         let entry = |(key, value): (&K, &*mut V)| (*key, unsafe { &**value });
         entries.iter().map(entry).collect()
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+    /// The entry of `key`.
+    pub fn get(&self, key: &K) -> Option<&V> {
         let value = self.entries.borrow().get(key).copied()?;
         // SAFETY: as above.
         Some(unsafe { &*value })
@@ -176,7 +178,11 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
         entries.iter().map(|entry| format!("{entry:?}")).collect()
     }
 
-    pub(crate) fn add(&self, key: K, value: V) -> Result<(), InsertError> {
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// When there is one with this key, or no room.
+    pub fn add(&self, key: K, value: V) -> Result<(), InsertError> {
         let entries = self.entries.borrow();
         if entries.contains_key(&key) {
             return Err(InsertError::Exists);
@@ -210,63 +216,97 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
 
 /// A socket of the host's.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Socket {
-    pub(crate) protocol: u8,
-    pub(crate) local: Endpoint<Addr4>,
+pub struct Socket {
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// Where it listens, or its own end.
+    pub local: Endpoint<Addr4>,
     /// `None` if it takes packets from anybody.
-    pub(crate) remote: Option<Endpoint<Addr4>>,
+    pub remote: Option<Endpoint<Addr4>>,
 }
 
 /// The rules, sessions, clock and chance of a data plane in memory.
 #[derive(Default)]
-pub(crate) struct MemoryTables {
-    pub(crate) now_s: u32,
-    pub(crate) host_sessions: u32,
-    pub(crate) settings: Option<Settings>,
-    pub(crate) interfaces: HashMap<u32, Interface>,
-    pub(crate) forwards: Lpm<Forward4>,
-    pub(crate) forward_sources: Lpm<ForwardSource4>,
-    pub(crate) snats: Lpm<Snat4>,
-    pub(crate) excludes: Lpm<()>,
-    pub(crate) inside: Lpm<Inside4>,
-    pub(crate) addresses: HashMap<Addr4, ExternalAddress>,
-    pub(crate) sockets: Vec<Socket>,
-    pub(crate) sessions: Table<SessionKey4, Session<Addr4>>,
-    pub(crate) mappings: Table<MappingKey4, MappingRecord4>,
-    pub(crate) ports: Table<PortKey4, PortOwner<Addr4>>,
-    pub(crate) permits: Table<PermitKey4, References>,
-    pub(crate) guests: Table<GuestKey4, Guest>,
-    pub(crate) bindings: Table<Name, Binding>,
-    pub(crate) names: Table<u32, Shared>,
-    pub(crate) chains: HashMap<ChainKey, Chain>,
-    pub(crate) policies: Vec<Policy4>,
-    /// Uplinks, and which interfaces are gone, and which the daemon has looked at.
-    pub(crate) uplinks: Vec<Uplink>,
-    pub(crate) gone: HashSet<u32>,
-    pub(crate) exits: HashSet<u32>,
+pub struct MemoryTables {
+    /// The clock in seconds.
+    pub now_s: u32,
+    /// How many flows of the host's own are noted at most.
+    pub host_sessions: u32,
+    /// Timeouts and limits; `None` before the first configuration.
+    pub settings: Option<Settings>,
+    /// Interfaces by index.
+    pub interfaces: HashMap<u32, Interface>,
+    /// Forward rules by external endpoint.
+    pub forwards: Lpm<Forward4>,
+    /// External endpoints by the target of a forward.
+    pub forward_sources: Lpm<ForwardSource4>,
+    /// Source NAT rules by source.
+    pub snats: Lpm<Snat4>,
+    /// Destinations that a source NAT rule leaves out.
+    pub excludes: Lpm<()>,
+    /// Addresses inside, and whose they are.
+    pub inside: Lpm<Inside4>,
+    /// External addresses.
+    pub addresses: HashMap<Addr4, ExternalAddress>,
+    /// The host's sockets.
+    pub sockets: Vec<Socket>,
+    /// Sessions, an entry for each direction.
+    pub sessions: Table<SessionKey4, Session<Addr4>>,
+    /// Mappings by internal endpoint.
+    pub mappings: Table<MappingKey4, MappingRecord4>,
+    /// Owners of external ports.
+    pub ports: Table<PortKey4, PortOwner<Addr4>>,
+    /// Remotes that may send to an external port.
+    pub permits: Table<PermitKey4, References>,
+    /// What each guest has.
+    pub guests: Table<GuestKey4, Guest>,
+    /// The ports to which addresses are bound.
+    pub bindings: Table<Name, Binding>,
+    /// How many names a port has, if its names are judged.
+    pub names: Table<u32, Shared>,
+    /// Chains of policies by their two sides.
+    pub chains: HashMap<ChainKey, Chain>,
+    /// All policies; a chain is a part of them.
+    pub policies: Vec<Policy4>,
+    /// Uplinks by place.
+    pub uplinks: Vec<Uplink>,
+    /// Interfaces that are gone.
+    pub gone: HashSet<u32>,
+    /// Interfaces of which the daemon knows whether it must translate what leaves there.
+    pub exits: HashSet<u32>,
     /// The host's own addresses besides external ones.
-    pub(crate) host_addresses: HashSet<Addr4>,
-    pub(crate) fragments: Table<FragmentKey4, FragmentPorts>,
-    pub(crate) datagrams: Table<FragmentKey4, Datagram>,
-    pub(crate) queued: Table<u32, Queued<Addr4>>,
-    pub(crate) rate_limiters: Table<u32, Shared>,
-    pub(crate) next_hops: HashMap<u32, NextHop>,
-    pub(crate) next_hop_tags: HashMap<NextHopKey, Tag>,
-    pub(crate) is_fast_path_on: bool,
-    pub(crate) slow_rules: HashSet<u32>,
-    pub(crate) counters: RefCell<HashMap<u32, RuleCounters>>,
-    pub(crate) drops: RefCell<Vec<DropReason>>,
+    pub host_addresses: HashSet<Addr4>,
+    /// Ports of datagrams whose first fragment has passed.
+    pub fragments: Table<FragmentKey4, FragmentPorts>,
+    /// Which parts of a datagram have come.
+    pub datagrams: Table<FragmentKey4, Datagram>,
+    /// Fragments that wait for the first one.
+    pub queued: Table<u32, Queued<Addr4>>,
+    /// Clocks of what the host sends at a limited rate.
+    pub rate_limiters: Table<u32, Shared>,
+    /// Next hops by slot.
+    pub next_hops: HashMap<u32, NextHop>,
+    /// The tag under which a next hop is known.
+    pub next_hop_tags: HashMap<NextHopKey, Tag>,
+    /// Whether the daemon lets the fast path be used.
+    pub is_fast_path_on: bool,
+    /// Rules whose sessions the kernel forwards.
+    pub slow_rules: HashSet<u32>,
+    /// What rules have counted.
+    pub counters: RefCell<HashMap<u32, RuleCounters>>,
+    /// Why packets were dropped, in their order.
+    pub drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
-    pub(crate) sent: RefCell<Vec<Vec<u8>>>,
+    pub sent: RefCell<Vec<Vec<u8>>>,
     /// What the generator has given last.
-    pub(crate) random: Cell<u32>,
+    pub random: Cell<u32>,
     /// Numbers that come before those of the generator.
-    pub(crate) foretold: Cell<Option<u32>>,
+    pub foretold: Cell<Option<u32>>,
 }
 
 impl MemoryTables {
     /// All that packets change, as text.
-    pub(crate) fn contents(&self) -> Vec<String> {
+    pub fn contents(&self) -> Vec<String> {
         let mut contents = vec![format!("{}", self.random.get())];
         contents.extend(self.sessions.contents());
         contents.extend(self.mappings.contents());

@@ -23,7 +23,7 @@ use nat_common::{
     wire::address::Addr4,
 };
 
-use super::{memory::MemoryTables, world::World};
+use crate::{tables::MemoryTables, world::World};
 
 /// How many orders are tried of one pair of operations, unless all are.
 const MAX_ORDERS: usize = 2000;
@@ -49,7 +49,7 @@ struct Actor {
 }
 
 /// An entry as a packet sees it.
-pub(crate) trait Seen: Debug {
+pub trait Seen: Debug {
     /// What it may still read there when it has gone on to other entries.
     fn gist(&self) -> u64 {
         0
@@ -78,7 +78,7 @@ impl Seen for MappingRecord4 {}
 impl Seen for Guest {}
 
 /// Before an access to a table that packets change.
-pub(crate) fn before(access: &str, key: &dyn Debug) {
+pub fn before(access: &str, key: &dyn Debug) {
     with_actor(|actor| {
         actor.learn(&format!("{access} {key:?}"));
         if access == "add port" || access == "random" {
@@ -89,7 +89,7 @@ pub(crate) fn before(access: &str, key: &dyn Debug) {
 }
 
 /// After a look-up.
-pub(crate) fn found<V: Seen>(entry: Option<&V>) {
+pub fn found<V: Seen>(entry: Option<&V>) {
     with_actor(|actor| {
         actor.learn(&entry.is_some());
         if let Some(entry) = entry {
@@ -104,12 +104,12 @@ pub(crate) fn found<V: Seen>(entry: Option<&V>) {
 }
 
 /// After an entry was or was not added.
-pub(crate) fn added(is_added: bool) {
+pub fn added(is_added: bool) {
     with_actor(|actor| actor.learn(&is_added));
 }
 
 /// The operation begins anew with what it does, and the other one goes on in between.
-pub(crate) fn pause() {
+pub fn pause() {
     with_actor(|actor| {
         actor.turns.lock().seen[actor.number].0.clear();
         actor.learned = actor.chance;
@@ -258,7 +258,7 @@ impl State {
 
 /// Runs two operations in every order on worlds made by `world`, and looks at each outcome. Gives
 /// how many orders were tried.
-pub(crate) fn every_order<R: Send>(
+pub fn every_order<R: Send>(
     world: impl Fn() -> World,
     operations: [&(dyn Fn(&World) -> R + Sync); 2],
     check: impl Fn(&World, [R; 2]),

@@ -34,41 +34,51 @@ use nat_common::{
     work::Work,
 };
 
-use super::{
-    memory::{MemoryTables, Socket},
+use crate::{
     packets::{At, ETHERNET, Ip, read},
+    tables::{MemoryTables, Socket},
 };
 
 const GENERATION: u16 = 1;
 
-pub(crate) const UPLINK: u32 = 1;
-pub(crate) const LAN: u32 = 2;
-pub(crate) const DMZ: u32 = 3;
+/// The uplink.
+pub const UPLINK: u32 = 1;
+/// The first network.
+pub const LAN: u32 = 2;
+/// The second network.
+pub const DMZ: u32 = 3;
 /// An interface that natbpf knows nothing of.
-pub(crate) const ELSEWHERE: u32 = 9;
+pub const ELSEWHERE: u32 = 9;
 
 /// The host's own address on the uplink.
-pub(crate) const PUBLIC: Ip = [19, 19, 8, 10];
+pub const PUBLIC: Ip = [19, 19, 8, 10];
 /// A pool of four addresses that the host does not hold.
-pub(crate) const POOL: [Ip; 2] = [[19, 19, 8, 12], [19, 19, 8, 15]];
+pub const POOL: [Ip; 2] = [[19, 19, 8, 12], [19, 19, 8, 15]];
 
-pub(crate) const C1: Ip = [172, 22, 161, 170];
-pub(crate) const C2: Ip = [172, 22, 161, 171];
+/// A guest in the first network.
+pub const C1: Ip = [172, 22, 161, 170];
+/// Another guest in the first network.
+pub const C2: Ip = [172, 22, 161, 171];
 /// In the other network.
-pub(crate) const C3: Ip = [10, 50, 0, 7];
+pub const C3: Ip = [10, 50, 0, 7];
 
-/// A remote with two addresses, and another remote.
-pub(crate) const S1A: Ip = [198, 51, 100, 2];
-pub(crate) const S1B: Ip = [198, 51, 100, 3];
-pub(crate) const S2: Ip = [203, 0, 113, 2];
+/// The first address of a remote with two.
+pub const S1A: Ip = [198, 51, 100, 2];
+/// Its second address.
+pub const S1B: Ip = [198, 51, 100, 3];
+/// Another remote.
+pub const S2: Ip = [203, 0, 113, 2];
 
-pub(crate) const SNAT_RULE: u32 = 1;
-pub(crate) const FORWARD_RULE: u32 = 2;
-pub(crate) const NAT_RULE: u32 = 3;
+/// The rule that guests hide by.
+pub const SNAT_RULE: u32 = 1;
+/// The rule of all forwards.
+pub const FORWARD_RULE: u32 = 2;
+/// The rule of one-to-one NAT.
+pub const NAT_RULE: u32 = 3;
 
 /// Where a packet has ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     /// Nowhere.
     Dropped(DropReason),
     /// Into a slot, until the first fragment of its packet comes.
@@ -86,7 +96,7 @@ pub(crate) enum Fate {
 impl Fate {
     /// The packet that left by the uplink.
     #[track_caller]
-    pub(crate) fn uplink(self) -> Vec<u8> {
+    pub fn uplink(self) -> Vec<u8> {
         match self {
             Self::Uplink(packet) => packet,
             other => panic!("not on the uplink: {other:?}"),
@@ -95,7 +105,7 @@ impl Fate {
 
     /// The packet that a guest has received.
     #[track_caller]
-    pub(crate) fn guest(self) -> Vec<u8> {
+    pub fn guest(self) -> Vec<u8> {
         match self {
             Self::Network(_, packet) => packet,
             other => panic!("not at a guest: {other:?}"),
@@ -104,7 +114,7 @@ impl Fate {
 
     /// The packet that the host itself has received.
     #[track_caller]
-    pub(crate) fn host(self) -> Vec<u8> {
+    pub fn host(self) -> Vec<u8> {
         match self {
             Self::Host(packet) => packet,
             other => panic!("not at the host: {other:?}"),
@@ -113,7 +123,7 @@ impl Fate {
 
     /// Why it was dropped.
     #[track_caller]
-    pub(crate) fn reason(self) -> DropReason {
+    pub fn reason(self) -> DropReason {
         match self {
             Self::Dropped(reason) => reason,
             other => panic!("not dropped: {other:?}"),
@@ -123,15 +133,20 @@ impl Fate {
 
 /// One of the four hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
+pub enum Hook {
+    /// The ingress of the uplink.
     Inbound,
+    /// The egress of the uplink.
     Outbound,
+    /// The ingress of a network.
     FromGuest,
+    /// The egress of a network.
     ToGuest,
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 4] = [
+    /// All hooks.
+    pub const ALL: [Self; 4] = [
         Self::Inbound,
         Self::Outbound,
         Self::FromGuest,
@@ -140,17 +155,18 @@ impl Hook {
 }
 
 /// A number of entries in each of the tables: sessions, mappings, ports, permits.
-pub(crate) type Entries = [usize; 4];
+pub type Entries = [usize; 4];
 
 /// The host.
-pub(crate) struct World {
-    pub(crate) tables: MemoryTables,
+pub struct World {
+    /// All tables of the data plane.
+    pub tables: MemoryTables,
     snat: Snat4,
 }
 
 impl World {
     /// Guests of both networks hide behind the host's address; nothing is forwarded.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let snat = Snat4 {
             first: Addr4(PUBLIC),
             last: Addr4(PUBLIC),
@@ -196,7 +212,7 @@ impl World {
     }
 
     /// Makes an address an external one.
-    pub(crate) fn external(&mut self, address: Ip, is_host: bool) {
+    pub fn external(&mut self, address: Ip, is_host: bool) {
         let external = ExternalAddress {
             uplink: 1,
             is_host: is_host.into(),
@@ -206,7 +222,7 @@ impl World {
     }
 
     /// Changes the rule that guests hide by.
-    pub(crate) fn snat(&mut self, change: impl FnOnce(&mut Snat4)) {
+    pub fn snat(&mut self, change: impl FnOnce(&mut Snat4)) {
         change(&mut self.snat);
         for (network, address) in [(1, C1), (2, C3)] {
             let key = SnatKey4 {
@@ -223,7 +239,7 @@ impl World {
 
     /// Lets the rule that guests hide by be for sources of any address, as in `source =
     /// "0.0.0.0/0"`.
-    pub(crate) fn snat_of_everything(&mut self) {
+    pub fn snat_of_everything(&mut self) {
         for network in 0..=2 {
             let key = SnatKey4 {
                 generation: GENERATION,
@@ -238,7 +254,7 @@ impl World {
     }
 
     /// Leaves a guest without a rule to hide by.
-    pub(crate) fn without_snat(&mut self, guest: Ip) {
+    pub fn without_snat(&mut self, guest: Ip) {
         let key = SnatKey4 {
             generation: GENERATION,
             uplink: 1,
@@ -255,7 +271,7 @@ impl World {
     }
 
     /// Excludes a prefix of destinations from the rule that guests hide by.
-    pub(crate) fn exclude(&mut self, destination: Ip, prefix_len: u32) {
+    pub fn exclude(&mut self, destination: Ip, prefix_len: u32) {
         self.snat(|snat| snat.has_excludes = 1);
         let key = ExcludeKey4 {
             rule: SNAT_RULE,
@@ -268,17 +284,17 @@ impl World {
     }
 
     /// Forwards ports of the host's address, each to one of the guest's from `to` on.
-    pub(crate) fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
         self.forward_with(protocol, ports, to, 0);
     }
 
     /// Forwards all ports of a range to one of the guest's.
-    pub(crate) fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
         self.forward_with(protocol, ports, to, forward_flags::MANY_TO_ONE);
     }
 
     /// Forwards ports for the host itself as well.
-    pub(crate) fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
         self.forward_with(protocol, ports, to, forward_flags::LOCAL);
     }
 
@@ -314,7 +330,7 @@ impl World {
     }
 
     /// Forwards everything that is sent to the host's address.
-    pub(crate) fn forward_all(&mut self, to: Ip) {
+    pub fn forward_all(&mut self, to: Ip) {
         for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
             self.forward_with(protocol, 0..=0, At(to, 0), forward_flags::WHOLE);
             let key = forward_key(protocol, 0);
@@ -333,7 +349,7 @@ impl World {
     }
 
     /// Gives an external address that the host does not hold to one guest alone.
-    pub(crate) fn one_to_one(&mut self, address: Ip, guest: Ip) {
+    pub fn one_to_one(&mut self, address: Ip, guest: Ip) {
         self.external(address, false);
         let network = self.tables.inside(GENERATION, Addr4(guest));
         let network = network.map_or(0, |inside| inside.network);
@@ -375,7 +391,7 @@ impl World {
     }
 
     /// Adds a chain of policies between two sides, in their order.
-    pub(crate) fn chain(&mut self, from: Side, to: Side, policies: &[Policy4]) {
+    pub fn chain(&mut self, from: Side, to: Side, policies: &[Policy4]) {
         let key = |from, to| ChainKey {
             generation: GENERATION,
             from,
@@ -396,37 +412,37 @@ impl World {
     }
 
     /// The host has an address that is no external one.
-    pub(crate) fn host_address(&mut self, address: Ip) {
+    pub fn host_address(&mut self, address: Ip) {
         self.tables.host_addresses.insert(Addr4(address));
     }
 
     /// Lets each guest have so many sessions and external ports; 0 is no limit.
-    pub(crate) fn caps(&mut self, sessions: u32, ports: u32) {
+    pub fn caps(&mut self, sessions: u32, ports: u32) {
         let settings = self.tables.settings.as_mut().unwrap();
         settings.sessions_per_guest = sessions;
         settings.ports_per_guest = ports;
     }
 
     /// Lets TCP connections through the uplink announce segments of so many bytes.
-    pub(crate) fn mss(&mut self, mss: u16) {
+    pub fn mss(&mut self, mss: u16) {
         self.tables.interfaces.get_mut(&UPLINK).unwrap().mss = mss;
     }
 
     /// Has netfilter see packets on the bridges, before the hooks at their ingress do.
-    pub(crate) fn netfilter_first(&mut self) {
+    pub fn netfilter_first(&mut self) {
         for interface in self.tables.interfaces.values_mut() {
             interface.flags |= interface_flags::NETFILTER_FIRST;
         }
     }
 
     /// Lets guests of the first network send from their own addresses only, and says whose one is.
-    pub(crate) fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
+    pub fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
         self.tables.interfaces.get_mut(&LAN).unwrap().flags = interface_flags::ANTI_SPOOF;
         self.known_by(guest, inside_flags::HAS_MAC, mac);
     }
 
     /// How a guest of the first network is known.
-    pub(crate) fn known_by(&mut self, guest: Ip, flags: u16, mac: [u8; 6]) {
+    pub fn known_by(&mut self, guest: Ip, flags: u16, mac: [u8; 6]) {
         let key = InsideKey4 {
             generation: GENERATION,
             reserved: [0; 2],
@@ -444,7 +460,7 @@ impl World {
     }
 
     /// Opens a socket of the host's.
-    pub(crate) fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
+    pub fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
         self.tables.sockets.push(Socket {
             protocol,
             local: at(local.0, local.1),
@@ -453,13 +469,13 @@ impl World {
     }
 
     /// A guest sends a packet, in the network that its address is in.
-    pub(crate) fn guest_sends(&self, packet: &[u8]) -> Fate {
+    pub fn guest_sends(&self, packet: &[u8]) -> Fate {
         let source = read_address(packet, 12);
         self.network_sends(network_of(source).unwrap_or(LAN), packet)
     }
 
     /// A packet comes in from a network.
-    pub(crate) fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
+    pub fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
         match self.run(Hook::FromGuest, packet, interface, interface) {
             Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, interface),
@@ -468,7 +484,7 @@ impl World {
     }
 
     /// A packet comes in by the uplink.
-    pub(crate) fn outside_sends(&self, packet: &[u8]) -> Fate {
+    pub fn outside_sends(&self, packet: &[u8]) -> Fate {
         match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
             Ok((Verdict::Kept, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, UPLINK),
@@ -477,12 +493,12 @@ impl World {
     }
 
     /// The host itself sends a packet.
-    pub(crate) fn host_sends(&self, packet: &[u8]) -> Fate {
+    pub fn host_sends(&self, packet: &[u8]) -> Fate {
         self.route(packet, 0)
     }
 
     /// A fragment comes in at one end; all fragments that then go on, in their order.
-    pub(crate) fn fragment(&self, hook: Hook, packet: &[u8]) -> Vec<Fate> {
+    pub fn fragment(&self, hook: Hook, packet: &[u8]) -> Vec<Fate> {
         let interface = match hook {
             Hook::Inbound => UPLINK,
             _ => network_of(read_address(packet, 12)).unwrap_or(LAN),
@@ -527,7 +543,7 @@ impl World {
     }
 
     /// A packet at one hook, wherever it comes from.
-    pub(crate) fn run(
+    pub fn run(
         &self,
         hook: Hook,
         packet: &[u8],
@@ -538,12 +554,12 @@ impl World {
     }
 
     /// Time passes, and nobody looks for idle sessions.
-    pub(crate) fn advance(&mut self, seconds: u32) {
+    pub fn advance(&mut self, seconds: u32) {
         self.tables.now_s += seconds;
     }
 
     /// The daemon ends idle sessions and gives how many that were.
-    pub(crate) fn expire(&self) -> usize {
+    pub fn expire(&self) -> usize {
         let sessions = self.tables.sessions.entries();
         let settings = settings();
         let now_s = self.tables.now_s;
@@ -554,20 +570,20 @@ impl World {
     }
 
     /// Time passes, and idle sessions end.
-    pub(crate) fn wait(&mut self, seconds: u32) -> usize {
+    pub fn wait(&mut self, seconds: u32) -> usize {
         self.advance(seconds);
         self.expire()
     }
 
     /// The daemon ends all sessions at once.
-    pub(crate) fn end_all(&self) {
+    pub fn end_all(&self) {
         for (key, session) in self.tables.sessions.entries() {
             ending::end(&self.tables, &key, session);
         }
     }
 
     /// How many entries the tables have.
-    pub(crate) fn entries(&self) -> Entries {
+    pub fn entries(&self) -> Entries {
         let tables = &self.tables;
         [
             tables.sessions.entries().len(),
@@ -578,13 +594,13 @@ impl World {
     }
 
     /// What a rule has counted.
-    pub(crate) fn counters(&self, rule: u32) -> RuleCounters {
+    pub fn counters(&self, rule: u32) -> RuleCounters {
         let counters = self.tables.counters.borrow();
         counters.get(&rule).copied().unwrap_or_default()
     }
 
     /// Checks that the tables agree with one another.
-    pub(crate) fn check(&self) {
+    pub fn check(&self) {
         let mut held = HashMap::new();
         self.check_guests();
         for (key, session) in self.tables.sessions.entries() {
@@ -705,7 +721,7 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
 }
 
 /// Runs a packet through one hook.
-pub(crate) fn run(
+pub fn run(
     tables: &MemoryTables,
     hook: Hook,
     packet: &[u8],
@@ -721,7 +737,7 @@ thread_local! {
 }
 
 /// Runs a packet, which may be one that was kept and is sent on, through one hook.
-pub(crate) fn run_frame(
+pub fn run_frame(
     tables: &MemoryTables,
     hook: Hook,
     packet: &[u8],
@@ -753,19 +769,20 @@ pub(crate) fn run_frame(
 }
 
 /// Whether an address is a guest's.
-pub(crate) fn is_inside(address: Ip) -> bool {
+pub fn is_inside(address: Ip) -> bool {
     network_of(address).is_some()
 }
 
 /// Checks that no packet on the uplink shows a guest's address.
 #[track_caller]
-pub(crate) fn assert_hidden(packet: &[u8]) {
+pub fn assert_hidden(packet: &[u8]) {
     let seen = read(packet);
     assert!(!is_inside(seen.source.0), "{seen:?}");
     assert!(!is_inside(seen.destination.0), "{seen:?}");
 }
 
-pub(crate) fn network_of(address: Ip) -> Option<u32> {
+/// The network that an address is in; `None` if it is no guest's.
+pub fn network_of(address: Ip) -> Option<u32> {
     match address {
         [172, 22, 161, _] => Some(LAN),
         [10, 50, 0, _] => Some(DMZ),

@@ -7,28 +7,32 @@ use etherparse::{
 use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 /// Length of an Ethernet header in bytes.
-pub(crate) const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 /// The protocol without ports that stands for all of them.
-pub(crate) const GRE: u8 = 47;
+pub const GRE: u8 = 47;
 
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
+/// The TCP flag that ends one direction.
+pub const FIN: u8 = 0x01;
+/// The TCP flag that opens a connection.
+pub const SYN: u8 = 0x02;
+/// The TCP flag that resets a connection.
+pub const RST: u8 = 0x04;
+/// The TCP flag that acknowledges.
+pub const ACK: u8 = 0x10;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 
 /// An IPv4 address.
-pub(crate) type Ip = [u8; 4];
+pub type Ip = [u8; 4];
 
 /// An address and a port; of an ICMP query, its identifier; 0 where there is neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct At(pub(crate) Ip, pub(crate) u16);
+pub struct At(pub Ip, pub u16);
 
 /// A packet that is being made.
 #[derive(Debug, Clone)]
-pub(crate) struct Make {
+pub struct Make {
     source: At,
     destination: At,
     what: What,
@@ -64,38 +68,38 @@ impl Make {
     }
 
     /// What it carries.
-    pub(crate) fn payload(mut self, payload: &[u8]) -> Self {
+    pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
         self
     }
 
     /// Its IP options, a multiple of four bytes.
-    pub(crate) fn options(mut self, options: &[u8]) -> Self {
+    pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
         self
     }
 
     /// Its identification for reassembly.
-    pub(crate) fn id(mut self, id: u16) -> Self {
+    pub fn id(mut self, id: u16) -> Self {
         self.id = id;
         self
     }
 
     /// The sequence number of a segment, and what it acknowledges (or, without ACK, what stands
     /// there).
-    pub(crate) fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
+    pub fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
         self.numbers = (sequence, acknowledged);
         self
     }
 
     /// UDP without a checksum.
-    pub(crate) fn unsummed(mut self) -> Self {
+    pub fn unsummed(mut self) -> Self {
         self.has_checksum = false;
         self
     }
 
     /// The bytes, from the Ethernet header on.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let transport = self.transport();
         let (source, destination) = (self.source.0, self.destination.0);
         let mut ip = Ipv4Header::new(0, 64, self.protocol(), source, destination).unwrap();
@@ -158,33 +162,33 @@ impl Make {
 }
 
 /// A UDP datagram.
-pub(crate) fn udp(source: At, destination: At) -> Make {
+pub fn udp(source: At, destination: At) -> Make {
     Make::new(source, destination, What::Udp).payload(b"datagram")
 }
 
 /// A TCP segment without data.
-pub(crate) fn tcp(source: At, destination: At, flags: u8) -> Make {
+pub fn tcp(source: At, destination: At, flags: u8) -> Make {
     Make::new(source, destination, What::Tcp { flags })
 }
 
 /// An echo request, whose identifier is the source's.
-pub(crate) fn ping(source: At, destination: Ip) -> Make {
+pub fn ping(source: At, destination: Ip) -> Make {
     Make::new(source, At(destination, 0), What::Echo { is_reply: false }).payload(b"ping")
 }
 
 /// An echo reply, whose identifier is the destination's.
-pub(crate) fn pong(source: Ip, destination: At) -> Make {
+pub fn pong(source: Ip, destination: At) -> Make {
     Make::new(At(source, 0), destination, What::Echo { is_reply: true }).payload(b"ping")
 }
 
 /// A packet of a protocol without ports.
-pub(crate) fn raw(protocol: u8, source: Ip, destination: Ip) -> Make {
+pub fn raw(protocol: u8, source: Ip, destination: Ip) -> Make {
     let what = What::Raw { protocol };
     Make::new(At(source, 0), At(destination, 0), what).payload(b"no ports in here")
 }
 
 /// The first packet of a flow of any protocol.
-pub(crate) fn request(protocol: u8, source: At, destination: At) -> Make {
+pub fn request(protocol: u8, source: At, destination: At) -> Make {
     match protocol {
         UDP => udp(source, destination),
         TCP => tcp(source, destination, SYN),
@@ -194,7 +198,7 @@ pub(crate) fn request(protocol: u8, source: At, destination: At) -> Make {
 }
 
 /// The answer to [`request`].
-pub(crate) fn answer(protocol: u8, source: At, destination: At) -> Make {
+pub fn answer(protocol: u8, source: At, destination: At) -> Make {
     match protocol {
         UDP => udp(source, destination),
         TCP => tcp(source, destination, SYN | ACK),
@@ -204,7 +208,7 @@ pub(crate) fn answer(protocol: u8, source: At, destination: At) -> Make {
 }
 
 /// An ICMP error about a packet, of whose bytes from the IP header on it quotes the first `len`.
-pub(crate) fn error(source: Ip, about: &[u8], kind: u8, len: usize) -> Make {
+pub fn error(source: Ip, about: &[u8], kind: u8, len: usize) -> Make {
     let quoted = &about[ETHERNET..];
     let to = Ip::try_from(&quoted[12..16]).unwrap();
     let (code, rest) = (u8::from(kind == 3), [0; 4]);
@@ -213,7 +217,7 @@ pub(crate) fn error(source: Ip, about: &[u8], kind: u8, len: usize) -> Make {
 }
 
 /// The packet with other bytes in the second word of its ICMP header.
-pub(crate) fn with_rest(make: Make, word: [u8; 4]) -> Make {
+pub fn with_rest(make: Make, word: [u8; 4]) -> Make {
     let what = match make.what {
         What::Error { kind, code, .. } => What::Error {
             kind,
@@ -247,7 +251,7 @@ fn ones_complement_sum(bytes: &[u8]) -> u16 {
 }
 
 /// A packet cut into fragments with so many bytes of payload each, a multiple of eight.
-pub(crate) fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let (ip, payload) = Ipv4Header::from_slice(&packet[ETHERNET..]).unwrap();
     let count = payload.len().div_ceil(size);
     let cut = |(index, part): (usize, &[u8])| {
@@ -262,7 +266,7 @@ pub(crate) fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
 }
 
 /// The packet of which these are all fragments, in any order.
-pub(crate) fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
+pub fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = Vec::new();
     let mut first = None;
     for fragment in fragments {
@@ -284,28 +288,31 @@ pub(crate) fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
 
 /// What a receiver sees of a packet whose checksums are right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) protocol: u8,
-    pub(crate) source: At,
-    pub(crate) destination: At,
+pub struct Seen {
+    /// The protocol of the IP header.
+    pub protocol: u8,
+    /// Where it comes from.
+    pub source: At,
+    /// Where it goes.
+    pub destination: At,
     /// What stands behind the transport header: of an ICMP error, the packet that it quotes.
-    pub(crate) payload: Vec<u8>,
+    pub payload: Vec<u8>,
 }
 
 impl Seen {
     /// Source and destination.
-    pub(crate) fn ends(&self) -> (At, At) {
+    pub fn ends(&self) -> (At, At) {
         (self.source, self.destination)
     }
 }
 
 /// Source and destination of a packet whose checksums are all right.
-pub(crate) fn ends(packet: &[u8]) -> (At, At) {
+pub fn ends(packet: &[u8]) -> (At, At) {
     read(packet).ends()
 }
 
 /// Reads a packet that is no fragment and checks all its checksums.
-pub(crate) fn read(packet: &[u8]) -> Seen {
+pub fn read(packet: &[u8]) -> Seen {
     let headers = PacketHeaders::from_ethernet_slice(packet).unwrap();
     let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &headers.net else {
         panic!("not IPv4: {packet:02x?}")
