@@ -189,7 +189,9 @@ impl Turns {
         state.is_paused[number] = pauses;
         state.learned[number] = learned;
         state.choose(number, tables);
-        self.changed.notify_all();
+        if state.turn != number {
+            self.changed.notify_all();
+        }
         while state.turn != number {
             state = self.changed.wait(state).unwrap();
         }

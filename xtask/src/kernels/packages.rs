@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use bpf_toolchain::output::say;
@@ -11,9 +12,13 @@ use bpf_toolchain::process::{capture, show};
 
 use super::{Kernel, Unpacked};
 
+static APT: Mutex<()> = Mutex::new(());
+
 /// The newest package of a kernel, unpacked below `cache`; or what somebody has put there by hand,
 /// below the kernel's version.
 pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
+    // Kernels run beside each other, but apt lets only one process update its lists.
+    let _one_at_a_time = APT.lock().unwrap_or_else(PoisonError::into_inner);
     let by_hand = cache.join(kernel.version);
     if by_hand.is_dir() {
         return Unpacked::find(&by_hand);

@@ -120,20 +120,22 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
         hosts.add(&suite.name, || test_suite(&workspace, suite, args));
     }
     let image = OnceLock::new();
-    let mut kernels = Lane::default();
+    let mut lanes = vec![hosts];
     // With a part of a test's name, only when they are asked for: booting takes its time.
     if args.args.is_empty() || !args.suites.is_empty() {
         for &kernel in &wanted.kernels {
             let (workspace, image) = (&workspace, &image);
-            kernels.add(&format!("kernel {}", kernel.version), move || {
+            let mut lane = Lane::default();
+            lane.add(&format!("kernel {}", kernel.version), move || {
                 match image.get_or_init(|| Kernels::prepare(workspace)) {
                     Ok(image) => test_kernel(image, kernel, args),
                     Err(error) => Outcome::failure(format!("{error:#}")),
                 }
             });
+            lanes.push(lane);
         }
     }
-    report.run_lanes(vec![kernels, hosts]);
+    report.run_lanes(lanes);
     if report.passed() + report.failed() == 0 {
         bail!("no test has this in its name: {}", args.args.join(" "));
     }
