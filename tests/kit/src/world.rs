@@ -164,6 +164,12 @@ pub struct World {
     snat: Snat4,
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl World {
     /// Guests of both networks hide behind the host's address; nothing is forwarded.
     pub fn new() -> Self {
