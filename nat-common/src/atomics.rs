@@ -1,12 +1,12 @@
 //! Words that packets on several CPUs change at once.
 //!
-//! The standard library has no read-modify-write atomics for the BPF target, but the machine has
-//! (`BPF_ATOMIC`, from Linux 5.12 on), so they are spelled out there; elsewhere this is an
-//! [`core::sync::atomic::AtomicU32`]. Loads and stores promise no order between different
-//! words. What changes a word releases what was written before and acquires what others have
-//! released: so the kernel has it for BPF (`BPF_FETCH`,
-//! `Documentation/bpf/standardization/instruction-set.rst`, fully ordered as `atomic_fetch_add`),
-//! and so it is elsewhere.
+//! The standard library has no read-modify-write atomics for the BPF target, but the machine does
+//! (`BPF_ATOMIC`, since Linux 5.12), so this module writes them in assembly for that target. On
+//! other targets this is a [`core::sync::atomic::AtomicU32`]. Loads and stores promise no order
+//! between different words. A change of a word releases earlier writes and acquires what other CPUs
+//! have released. The kernel defines it so for BPF (`BPF_FETCH`,
+//! `Documentation/bpf/standardization/instruction-set.rst`, fully ordered as `atomic_fetch_add`);
+//! other targets do the same.
 
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{
@@ -46,22 +46,22 @@ impl Shared {
         self.0.store(value, Relaxed);
     }
 
-    /// Adds, wrapping, and gives the value before.
+    /// Adds, wrapping, and returns the previous value.
     pub fn fetch_add(&self, value: u32) -> u32 {
         self.0.fetch_add(value, AcqRel)
     }
 
-    /// Sets bits and gives the value before.
+    /// Sets bits and returns the previous value.
     pub fn fetch_or(&self, value: u32) -> u32 {
         self.0.fetch_or(value, AcqRel)
     }
 
-    /// Keeps the bits of `value` alone and gives the value before.
+    /// Keeps only the bits of `value` and returns the previous value.
     pub fn fetch_and(&self, value: u32) -> u32 {
         self.0.fetch_and(value, AcqRel)
     }
 
-    /// Sets the value to `new` if it is `current`; gives the value before.
+    /// Sets the value to `new` if it is `current` and returns the previous value.
     pub fn exchange_if(&self, current: u32, new: u32) -> u32 {
         self.0
             .compare_exchange(current, new, AcqRel, Acquire)
@@ -85,11 +85,11 @@ impl Shared {
         unsafe { self.0.get().write_volatile(value) };
     }
 
-    /// Adds, wrapping, and gives the value before.
+    /// Adds, wrapping, and returns the previous value.
     #[inline(always)]
     pub fn fetch_add(&self, value: u32) -> u32 {
         let mut word = value;
-        // SAFETY: the pointer is valid; the instruction changes that word and the register alone.
+        // SAFETY: the pointer is valid; the instruction changes only that word and the register.
         unsafe {
             asm!(
                 "{word} = atomic_fetch_add((u32 *)({place} + 0), {word})",
@@ -101,7 +101,7 @@ impl Shared {
         word
     }
 
-    /// Sets bits and gives the value before.
+    /// Sets bits and returns the previous value.
     #[inline(always)]
     pub fn fetch_or(&self, value: u32) -> u32 {
         let mut word = value;
@@ -117,7 +117,7 @@ impl Shared {
         word
     }
 
-    /// Keeps the bits of `value` alone and gives the value before.
+    /// Keeps only the bits of `value` and returns the previous value.
     #[inline(always)]
     pub fn fetch_and(&self, value: u32) -> u32 {
         let mut word = value;
@@ -133,11 +133,12 @@ impl Shared {
         word
     }
 
-    /// Sets the value to `new` if it is `current`; gives the value before.
+    /// Sets the value to `new` if it is `current` and returns the previous value.
     #[inline(always)]
     pub fn exchange_if(&self, current: u32, new: u32) -> u32 {
         let mut before = current;
-        // SAFETY: as above; the machine compares with register 0 and puts the value before there.
+        // SAFETY: as above; the machine compares with register 0 and writes the previous value to
+        // it.
         unsafe {
             asm!(
                 "w0 = cmpxchg32_32({place} + 0, w0, {new})",

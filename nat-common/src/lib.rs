@@ -1,17 +1,16 @@
-//! natbpf's packet pipeline and the layout of everything that sits in a BPF map.
+//! natbpf's packet pipeline, and the layout of all BPF maps.
 //!
-//! Every packet goes one way: **parse → look up → translate → rewrite → forward**. The code here
+//! Every packet takes the same steps: **parse → look up → translate → rewrite → forward**. The code
 //! is generic over two traits, [`wire::packet::Packet`] (read and write bytes) and
-//! [`tables::Tables`] (look up and change state), so that the very same functions run in the kernel
-//! and, over a byte slice and ordinary maps, in unit tests and fuzzers.
+//! [`tables::Tables`] (look up and change state). The same functions therefore run in the kernel
+//! and, on a byte slice and ordinary maps, in unit tests and fuzzers.
 //!
 //! This crate makes no system call, allocates nothing and calls no BPF helper.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-/// Makes a type fit for a map: plain bytes without padding, of exactly the size that is written
-/// here.
+/// Makes a type usable in a map: plain bytes without padding, of exactly the size given here.
 macro_rules! map_layout {
     ($type:ty, $size:literal) => {
         const _: () = assert!(core::mem::size_of::<$type>() == $size);
@@ -36,6 +35,7 @@ pub mod verifier;
 pub mod wire;
 pub mod work;
 
-/// Version of the layout of all maps: a directory of pins carries it, and a loader takes over only
-/// what has the same one. It changes whenever a key or value in this crate does.
+/// Version of the layout of all maps. The name of a directory of pins contains it, and a loader
+/// takes over only maps of the same version. It changes whenever a key or value in this crate
+/// changes.
 pub const LAYOUT_VERSION: u32 = 5;

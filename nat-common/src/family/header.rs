@@ -1,4 +1,4 @@
-//! The network header of a family: what it says, and how it is read and written.
+//! The network header of a family: its fields, and how to read and write them.
 
 use crate::wire::{address::Address, checksum::Diff, packet::Packet};
 
@@ -41,7 +41,7 @@ pub trait Family: Address {
     fn id_from(random: u32) -> u32;
 }
 
-/// A network header, of either family.
+/// A network header of any family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header<A> {
     /// Source address.
@@ -54,7 +54,7 @@ pub struct Header<A> {
     pub header_len: usize,
     /// Length of header and payload in bytes.
     pub total_len: usize,
-    /// How many routers it may still pass.
+    /// Remaining time to live, in hops.
     pub ttl: u8,
     /// Identification for reassembly.
     pub id: u32,

@@ -71,7 +71,7 @@ impl Family for Addr4 {
             sum += u64::from(u32::from_ne_bytes(word));
             at += 4;
         }
-        // Halves of a one's complement sum may be added up (RFC 1071 section 2 (C)).
+        // Two halves of a one's complement sum may be added (RFC 1071 section 2 (C)).
         let halves = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
         fold(halves as u32) == u16::MAX
     }

@@ -1,6 +1,6 @@
-//! What differs between the address families, once.
+//! The differences between the address families, in one place.
 //!
-//! Everything above is written once for all families; each family has maps of its own.
+//! All higher layers are written once for all families. Each family has its own maps.
 
 pub mod header;
 pub mod ipv4;

@@ -1,8 +1,8 @@
 //! DHCP of the host itself on an uplink (RFC 2131).
 //!
-//! A client without a lease is known by its link-layer address alone: servers send offers to the
-//! address that it will get. So what a server sends to the client's port is the host's, whatever
-//! rules say of the address.
+//! A client without a lease is known only by its link-layer address: servers send offers to the
+//! address that the client will get. Packets from a server to the client's port therefore belong to
+//! the host, whatever the rules say about the address.
 
 use crate::{
     headers::parsed::Parsed,

@@ -1,4 +1,4 @@
-//! What the headers of one packet say, read once. Nothing here knows a table.
+//! The headers of one packet, parsed once. This layer knows no table.
 
 pub mod dhcp;
 pub mod offloads;

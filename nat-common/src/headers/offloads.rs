@@ -1,8 +1,8 @@
-//! What a device does to a packet later, compared with the packet's headers.
+//! Compares what a device will do to a packet later with the packet's headers.
 //!
-//! A guest says in a virtio header where its packet wants a checksum filled in, and the kernel
-//! believes it. That must not be where a translation writes, nor in front of that: what is filled
-//! in later would be the guest's choice of an address or a port.
+//! A guest says in a virtio header where a device must write its packet's checksum, and the kernel
+//! believes it. This place must not overlap or precede the fields that a translation writes: the
+//! device would write an address or a port of the guest's choice.
 
 use crate::{
     headers::parsed::{Parsed, Transport},
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// How an IPv4 or IPv6 header says what follows it: where, by its version.
+/// Where an IPv4 or IPv6 header names the protocol that follows it.
 const PROTOCOL_AT: [usize; 2] = [9, 6];
-/// Where a TCP header says its own length.
+/// Offset of a TCP header's own length.
 const TCP_LENGTH: usize = 12;
 /// Length of a UDP header in bytes.
 const UDP_HEADER: usize = 8;
 
-/// Whether a device that fills in a packet's checksum leaves alone what a translation is about.
+/// Whether a device that fills in a packet's checksum leaves the translated fields unchanged.
 #[inline(always)]
 pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
     let Some(field) = offload.field() else {
@@ -39,7 +39,7 @@ pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
 }
 
 /// Bytes from the network header on that each segment of a packet repeats, inner headers included;
-/// `None` if that cannot be told.
+/// `None` if that is unknown.
 #[inline(always)]
 pub fn segment_headers<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<usize> {
     let own = parsed.headers_len();
@@ -58,7 +58,7 @@ const fn non_zero(len: usize) -> Option<usize> {
     }
 }
 
-/// The same for a datagram whose own headers are `own` bytes long; 0 if that cannot be told.
+/// The same for a datagram whose own headers are `own` bytes long; 0 if that is unknown.
 #[inline(always)]
 fn datagram_headers<P: Packet>(packet: &P, l3: usize, own: usize) -> usize {
     let offload = packet.offload();
@@ -71,8 +71,8 @@ fn datagram_headers<P: Packet>(packet: &P, l3: usize, own: usize) -> usize {
     }
 }
 
-/// The same for a packet in a tunnel; 0 if it is in none, or holds something else than TCP or UDP.
-/// (Apart from the rest: few packets need it.)
+/// The same for a packet in a tunnel; 0 if it is in none, or contains neither TCP nor UDP. (A
+/// separate function, because few packets need it.)
 #[inline(never)]
 fn inner_headers<P: Packet>(packet: &P, l3: usize) -> usize {
     packet

@@ -1,7 +1,6 @@
 //! Reading a packet's headers.
 //!
-//! Lengths are checked here, once: what comes after may rely on the whole transport header being
-//! there.
+//! Parsing checks all lengths once. Later code can rely on a complete transport header.
 
 use network_types::icmp::Icmpv4Hdr;
 use network_types::tcp::TcpHdr;
@@ -20,8 +19,8 @@ use crate::{
     },
 };
 
-/// [`Parsed::acknowledged`] of what acknowledges nothing, and of the one number that cannot be told
-/// from it.
+/// [`Parsed::acknowledged`] of a packet that acknowledges nothing, and of the one number that looks
+/// the same.
 pub const NO_ACKNOWLEDGEMENT: u32 = 1 << 11;
 
 /// What follows the network header.
@@ -45,7 +44,7 @@ pub enum Transport {
     IcmpOther,
     /// A protocol without ports that a NAT could rewrite.
     Opaque,
-    /// A fragment other than the first: its ports stand in the first one.
+    /// A fragment other than the first. Only the first one has the ports.
     LaterFragment,
 }
 
@@ -58,7 +57,7 @@ pub struct Parsed<A> {
     pub l4: usize,
     /// The network header.
     pub header: Header<A>,
-    /// What follows it.
+    /// The header that follows.
     pub transport: Transport,
     /// Length of the transport header in bytes.
     pub transport_len: usize,
@@ -71,12 +70,12 @@ pub struct Parsed<A> {
     pub sequence: u32,
     /// What a TCP segment acknowledges, [`NO_ACKNOWLEDGEMENT`] if nothing.
     pub acknowledged: u32,
-    /// Whether the ports are known: those of a later fragment stand in the first one.
+    /// Whether the ports are known: a later fragment has none.
     pub has_ports: bool,
 }
 
 impl<A: Address> Parsed<A> {
-    /// Where the packet ends; what follows is padding of the link.
+    /// Where the packet ends. The rest of the frame is padding.
     #[inline(always)]
     pub fn end(&self) -> usize {
         self.l3 + self.header.total_len
@@ -100,7 +99,7 @@ impl<A: Address> Parsed<A> {
         self.l4 - self.l3 + self.transport_len
     }
 
-    /// Whether it carries data behind the transport header.
+    /// Whether data follows the transport header.
     #[inline(always)]
     pub fn has_data(&self) -> bool {
         self.l4 + self.transport_len < self.end()
@@ -111,14 +110,15 @@ impl<A: Address> Parsed<A> {
     pub fn may_open(&self) -> bool {
         match self.transport {
             Transport::Tcp { flags } => flags & tcp::RST == 0,
-            // An answer that nobody asked for opens nothing.
+            // An answer without a query opens nothing.
             Transport::IcmpQuery { is_reply } => !is_reply,
             Transport::Udp | Transport::Opaque => true,
             Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
         }
     }
 
-    /// Whether nobody could answer it, because a port is 0 or its source is where it goes to.
+    /// Checks that it can be answered: its ports are not 0, and its source differs from its
+    /// destination.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl<A: Address> Parsed<A> {
     ///
     /// # Errors
     ///
-    /// What else it is.
+    /// Why it is not valid.
     #[inline(always)]
     pub fn check_source(&self) -> Result<(), DropReason> {
         let source = self.header.source;
@@ -178,8 +178,8 @@ pub fn parse<A: Family, P: Packet>(
 }
 
 /// Reads the headers of a packet that has no options, is no fragment and has a right header
-/// checksum; `None` of all others, and of those that [`parse`] refuses. As quick as can be: where
-/// everything stands is known beforehand.
+/// checksum; `None` for all others, and for those that [`parse`] refuses. This is fast, because all
+/// offsets are known in advance.
 #[inline(always)]
 pub fn parse_plain<A: Family, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
     let mut parsed = parse_network::<A, P>(packet, l3).ok()?;
@@ -201,7 +201,7 @@ fn parse_network<A: Family, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<A
     let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
     let room = packet.len().saturating_sub(l3);
     if header.total_len == 0 && packet.frames().segment_len != 0 {
-        // A packet of over 64 KiB that is still to be segmented (BIG TCP).
+        // A packet of more than 64 KiB before segmentation (BIG TCP).
         header.total_len = room;
     }
     if header.total_len < header.header_len || header.total_len > room {
@@ -228,7 +228,7 @@ fn parse_transport<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> 
         TCP => parse_tcp(packet, parsed, room),
         UDP => parse_udp(packet, parsed, room),
         ICMP => parse_icmp(packet, parsed, room),
-        // Their checksum is to be rewritten.
+        // The caller will rewrite their checksum.
         UDP_LITE | DCCP if room < UdpHdr::LEN => None,
         _ => {
             parsed.transport = Transport::Opaque;
@@ -252,7 +252,7 @@ fn parse_tcp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usi
     if bytes[13] & tcp::ACK != 0 {
         parsed.acknowledged = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
     }
-    // The checksum, which is to be rewritten.
+    // The checksum, which the caller will rewrite.
     packet.read::<{ TcpHdr::LEN }>(parsed.l4).map(|_| ())
 }
 
@@ -260,8 +260,8 @@ fn parse_tcp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usi
 fn parse_udp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: usize) -> Option<()> {
     let bytes = packet.read::<{ UdpHdr::LEN }>(parsed.l4)?;
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    // In a first fragment the rest of the datagram is still to come; and a length of 0 stands in
-    // datagrams of over 64 KiB that are still to be segmented.
+    // A first fragment lacks the rest of the datagram. Datagrams of more than 64 KiB have a length
+    // of 0 before segmentation.
     let fits = parsed.header.more_fragments || len <= room;
     if room < UdpHdr::LEN || (len < UdpHdr::LEN && packet.frames().segment_len == 0) || !fits {
         return None;
@@ -297,8 +297,8 @@ fn parse_icmp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
 }
 
 impl<A: Address> Parsed<A> {
-    /// Whether it is a part of a packet. (A packet whose header merely allows it is whole: an
-    /// atomic fragment.)
+    /// Whether it is a fragment. (A packet with a fragment header that is nevertheless complete, an
+    /// atomic fragment, is not.)
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
         self.header.more_fragments || self.header.fragment_offset != 0
@@ -306,7 +306,7 @@ impl<A: Address> Parsed<A> {
 }
 
 impl<A: Address> Parsed<A> {
-    /// Of no packet yet.
+    /// Before any packet.
     pub const EMPTY: Self = Self {
         l3: 0,
         l4: 0,

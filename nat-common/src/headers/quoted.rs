@@ -39,7 +39,8 @@ pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> 
     Some((header.source, header.destination))
 }
 
-/// Reads the packet that an ICMP error quotes; `None` if it says too little to find its session.
+/// Reads the packet that an ICMP error quotes; `None` if the quotation is too short to find its
+/// session.
 #[inline(always)]
 pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
     let l3 = error.l4 + Icmpv4Hdr::LEN;
@@ -57,7 +58,7 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
         destination: Endpoint::new(header.destination, Port::ZERO),
     };
     let is_opaque = !matches!(header.protocol, TCP | UDP | ICMP);
-    // Eight bytes; or all that there are, of a packet that has fewer and needs no more.
+    // Eight bytes, or the whole payload of a packet that has fewer and needs no more.
     let len = header.total_len.saturating_sub(header.header_len);
     let quoted_len = if is_opaque && len < 8 { len } else { 8 };
     if l4 + quoted_len > error.end() {

@@ -9,7 +9,7 @@ use crate::{
     work::policy_match::PolicyMatch,
 };
 
-/// Finds out what policies say of a flow: [`PolicyMatch::action`] and [`PolicyMatch::rule`].
+/// Finds the policy for a flow: [`PolicyMatch::action`] and [`PolicyMatch::rule`].
 #[inline(always)]
 pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) {
     let total = find_chains(tables, policy_match);
@@ -22,16 +22,16 @@ pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut Pol
         return;
     }
     crate::verifier::verifier_barrier(policy_match);
-    // A turn for each entry, and one for the end of each chain.
+    // One iteration for each entry, and one for the end of each chain.
     tables.repeat(total + CHAINS as u32, |_| step(tables, policy_match));
     crate::verifier::verifier_barrier(policy_match);
 }
 
-/// Looks up the chains of the two sides; how many entries they have together. (Apart from the rest:
-/// the stack has no room for both.)
+/// Looks up the chains of the two sides and returns how many entries they have together. (A
+/// separate function, because the stack has no room for both.)
 #[inline(never)]
 fn find_chains<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> u32 {
-    // The host is not any: what is said of all does not concern it.
+    // "Any" does not include the host: a policy for all sides does not apply to it.
     let any = |side: Side| {
         if side == side::HOST {
             side::HOST
@@ -61,7 +61,7 @@ fn find_chains<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMa
     total
 }
 
-/// Looks at one entry; whether to go on.
+/// Checks one entry and returns whether to continue.
 #[inline(always)]
 fn step<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> bool {
     let Some(chain) = policy_match
@@ -75,7 +75,7 @@ fn step<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>)
     if position < chain.count {
         let index = chain.first.wrapping_add(position);
         let policy = tables.policy(u32::from(policy_match.generation), index);
-        // Within a chain they are in order: what comes later cannot be better.
+        // A chain is in order, so a later entry cannot decide.
         if let Some(policy) = policy.filter(|policy| policy.order < policy_match.order) {
             if policy_match.matches(policy) {
                 policy_match.order = policy.order;

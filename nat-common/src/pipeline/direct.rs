@@ -1,8 +1,8 @@
-//! Packets from outside to inside addresses as they are.
+//! Packets from outside that are addressed directly to inside addresses.
 //!
-//! Who is translated is reached by an external address, or answers. A neighbour on the uplink's
-//! link that routes an inside prefix to this host has no right to it: a `[[route]]`, a policy or an
-//! excluded destination of the rule gives it.
+//! A translated guest is reached by an external address, or receives answers. A neighbour on the
+//! uplink's link may not reach an inside prefix by routing it to this host, unless a `[[route]]`, a
+//! policy or an excluded destination of the rule allows it.
 
 use crate::{
     family::Family,
@@ -37,17 +37,17 @@ pub(crate) fn is_to_hidden<A: Family, P: Packet, T: Tables<A>>(
         Some(snat) if snat.mapping != mapping::NONE => snat,
         _ => return false,
     };
-    // What guests send there leaves untranslated, so answers come back as they are.
+    // Packets from guests leave there untranslated, so answers arrive untranslated.
     let is_answer = snat.has_excludes != 0
         && tables.is_excluded(generation, snat.rule, answered(packet, parsed));
-    // A tunnel of the kernel's own (IPsec) ends at the uplink itself: its packets come a second
+    // A tunnel of the kernel (IPsec) ends at the uplink itself, where its packets arrive a second
     // time.
     !is_answer && !packet.was_decrypted()
 }
 
-/// The number of the network that a destination is in, 0 if it is in the prefix of a rule alone;
-/// `None` if it is no inside address. Guests behind other guests have addresses that no prefix
-/// names.
+/// The number of the network that a destination is in, 0 if only the prefix of a rule contains it;
+/// `None` if it is not an inside address. Guests behind other guests have addresses that no prefix
+/// contains.
 #[inline(always)]
 fn network_behind<A: Address, T: Tables<A>>(
     tables: &T,
@@ -68,7 +68,8 @@ fn network_behind<A: Address, T: Tables<A>>(
     Some(network_of(tables, way)).filter(|network| *network != 0)
 }
 
-/// Whom a packet answers, if it does: its source, or of an error the destination that it quotes.
+/// The remote that a packet may answer: its source or, for an error, the destination of the quoted
+/// packet.
 #[inline(always)]
 fn answered<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> A {
     let source = parsed.header.source;

@@ -17,11 +17,10 @@ use crate::{
     work::Work,
 };
 
-/// Decides on a packet that has just come in by an uplink, before the kernel has made anything of
-/// it (XDP).
+/// Decides on a packet that has just come in by an uplink, before the kernel processes it (XDP).
 ///
-/// TCP is left to the kernel, which puts segments together: a large one costs as little as a small
-/// one from there on.
+/// TCP continues to the kernel, which merges segments: a large segment then costs as little as a
+/// small one.
 #[inline(always)]
 pub fn early<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -59,15 +58,15 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
     send(packet, tables, &parsed, session, hop, &mut work.redirect).into()
 }
 
-/// The shortest datagram that holds a packet with a checksum of its own, in bytes of its payload.
+/// The shortest datagram that can contain a packet with its own checksum, in bytes of payload.
 const LEAST_TUNNELLED: usize = 28;
 
-/// Whether the packet's checksums are the final ones, also of a packet inside.
+/// Whether the packet's checksums are final, including those of a packet inside.
 ///
-/// A checksum that is still to be finished holds the sum of the pseudo-header, which XDP has no
-/// other way to know; a final one that is equal by chance costs that packet the fast path. The
-/// checksum of a tunnel is the right one for when the one inside is finished. So it is wrong until
-/// then, and only a datagram whose checksum is right has nothing unfinished inside.
+/// An unfinished checksum contains the sum of the pseudo-header. XDP cannot recognise it in another
+/// way; if a final checksum equals it by chance, the packet takes the slow path. The checksum of a
+/// tunnel is computed for a finished inner checksum, so it is wrong until then. A datagram with a
+/// correct checksum therefore has nothing unfinished inside.
 #[inline(always)]
 fn is_finished<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &Interface) -> bool {
     if parsed.transport != Transport::Udp {

@@ -1,9 +1,8 @@
-//! Network, ingress, while an uplink is away: packets that would leave by an interface that the
-//! daemon has not looked at yet.
+//! Network, ingress, while an uplink is missing: packets that would leave by an interface that the
+//! daemon has not checked yet.
 //!
-//! An interface that is made anew has no programs until the daemon has attached them, and the
-//! kernel may send packets by it before. That the former one is gone shows at once, to the packet
-//! itself.
+//! A recreated interface has no programs until the daemon has attached them, and the kernel may
+//! send packets by it before that. The program sees at once that the former interface is gone.
 
 use crate::{
     drop_reason::DropReason,
@@ -13,7 +12,7 @@ use crate::{
     wire::address::Address,
 };
 
-/// Why a guest's packet must not go to where the kernel is about to send it, if so.
+/// Why a guest's packet must not go where the kernel would send it; `None` if it may.
 #[inline(never)]
 pub(crate) fn check<A: Address, T: Tables<A>>(
     tables: &T,
@@ -35,7 +34,7 @@ pub(crate) fn check<A: Address, T: Tables<A>>(
     (!is_routed).then_some(DropReason::UplinkAway)
 }
 
-/// The number of the first uplink that is away, 0 if all are there.
+/// The number of the first missing uplink, 0 if all exist.
 #[inline(always)]
 fn uplink_away<A: Address, T: Tables<A>>(tables: &T) -> u16 {
     let mut away = 0;

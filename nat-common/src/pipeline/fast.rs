@@ -1,12 +1,11 @@
-//! The fast path: a packet of an established session is sent straight to the port behind which the
-//! other side sits, without bridge, routing and netfilter.
+//! The fast path: a packet of an established session goes straight to the port of the other side,
+//! past bridge, routing and netfilter.
 //!
-//! A direction of a session takes it once the kernel itself has sent one of its packets: where to
-//! is learned there ([`learn`]). What the kernel would do more to a packet than send it on (an
-//! error for its sender, fragments, options, the end of a connection in its connection tracking) is
-//! left to the kernel, and the packet as it came; so is one packet every
-//! [`REFRESH_S`](crate::tables::sessions::REFRESH_S), and all behind it until the kernel has sent
-//! one on again.
+//! A direction of a session takes the fast path once the kernel has sent one of its packets, from
+//! which [`learn`] takes the next hop. Packets that need more than forwarding (an error for the
+//! sender, fragments, options, the end of a connection in connection tracking) take the slow path
+//! unchanged. So does one packet every [`REFRESH_S`](crate::tables::sessions::REFRESH_S), and all
+//! packets after it until the kernel has sent one again.
 
 use crate::{
     drop_reason::DropReason,
@@ -41,7 +40,7 @@ const ETHERNET: usize = 14;
 /// The shortest Ethernet frame in bytes, without its checksum: shorter packets are padded.
 const LEAST_FRAME: usize = 60;
 
-/// Whether XDP takes packets of this kind: of these alone it can be seen whether their checksum is
+/// Whether XDP handles packets of this protocol: only these show whether their checksum is
 /// finished.
 #[inline(always)]
 pub(crate) fn is_datagram<A>(parsed: &Parsed<A>) -> bool {
@@ -73,19 +72,19 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     forward(packet, tables, parsed, session, redirect)
 }
 
-/// What has become of a packet from outside.
+/// The outcome for a packet from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Inbound {
-    /// It has taken the fast path, or was dropped on it.
+    /// It took the fast path, or was dropped there.
     Done(Decision),
-    /// It takes the slow path, as it came.
+    /// It takes the slow path unchanged.
     Slow,
     /// The same, and it belongs to no session.
     NoSession,
 }
 
-/// Sends a packet from outside to its guest if its session has the fast path. (Apart from what else
-/// is done at this hook: the stack has no room for both.)
+/// Sends a packet from outside to its guest if its session has the fast path. (A separate function,
+/// because the stack has no room for it and the rest of the hook.)
 #[inline(never)]
 pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -133,7 +132,7 @@ pub(crate) fn is_to<P: Packet>(packet: &P, l3: usize, mac: [u8; 6]) -> bool {
         == Some(mac)
 }
 
-/// The next hop of a packet that the kernel would do no more to than send it on.
+/// The next hop of a packet that the kernel would only forward.
 #[inline(always)]
 pub(crate) fn next_hop<'t, A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -151,8 +150,8 @@ pub(crate) fn next_hop<'t, A: Family, P: Packet, T: Tables<A>>(
     (is_plain && fits(packet, parsed, hop.mtu) && tables.is_fast_path_on(now_s)).then_some(hop)
 }
 
-/// Whether a packet neither opens nor closes anything. Connection tracking is to see how
-/// connections begin and end, or its table would fill.
+/// Whether a packet neither opens nor closes anything. Connection tracking must see connections
+/// begin and end, or its table would fill.
 #[inline(always)]
 fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     match parsed.transport {
@@ -172,7 +171,7 @@ fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
 }
 
 /// Whether each frame that the packet becomes is at most `mtu` bytes long, and the packet ends with
-/// its frame or is padded to the shortest one. (The kernel cuts off what follows a packet.)
+/// its frame or is padded to the shortest one. (The kernel cuts off anything behind a packet.)
 #[inline(always)]
 fn fits<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool {
     let segment_len = packet.frames().segment_len as usize;
@@ -184,7 +183,7 @@ fn fits<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, mtu: u32) -> bool 
     (len == parsed.end() || len <= LEAST_FRAME) && parsed.header.total_len <= mtu as usize
 }
 
-/// Does a router's work on a packet, and that of the translation.
+/// Translates a packet and does a router's work on it.
 #[inline(always)]
 pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -195,7 +194,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     redirect: &mut Redirect,
 ) -> Outcome {
     match parsed.transport {
-        // It changes no more about its connection.
+        // It no longer changes the state of its connection.
         Transport::Tcp { .. } => session.acknowledge(parsed.acknowledged),
         _ => follow_datagram(tables, parsed, session),
     }
@@ -221,7 +220,7 @@ fn link_addresses(hop: &NextHop) -> [u8; LINK_ADDRESSES] {
     [a, b, c, d, e, f, g, h, i, j, k, l]
 }
 
-/// Notes where the kernel sends a packet of the session that it is about to hand to `place`.
+/// Learns the next hop of a session from a packet that the kernel is about to send at `place`.
 #[inline(always)]
 pub(crate) fn learn<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -242,7 +241,7 @@ pub(crate) fn learn<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// Notes where the kernel sends a packet from outside that it is about to hand to a guest's
+/// Learns the next hop of a session from a packet that the kernel is about to send to a guest's
 /// network.
 #[inline(never)]
 pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
@@ -254,7 +253,7 @@ pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return;
     };
-    // The entry of the answers is the one that is known here, and it names the other.
+    // Only the entry of the answers is known here, and it names the other entry.
     let answer = tables.session(&parsed.key(View::Inside, network).reversed());
     let Some(answer) = answer.filter(|answer| !answer.has(flags::HAIRPIN)) else {
         return;

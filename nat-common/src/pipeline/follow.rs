@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Rewrites a packet of a session to have these ends, follows the connection, and counts. A flow of
-/// the host's own that is only noted passes as it is.
+/// Rewrites a packet of a session to these endpoints, follows the connection, and counts. A
+/// recorded flow of the host itself passes unchanged.
 #[inline(always)]
 pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -35,8 +35,8 @@ pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// As [`translate`]; gives why not. (Apart from what else is done at a hook: the stack has no room
-/// for both.)
+/// As [`translate`]; returns the reason for a drop. (A separate function, because the stack has no
+/// room for it and the rest of a hook.)
 #[inline(never)]
 fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -62,8 +62,8 @@ fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
     failure
 }
 
-/// Whether a packet belongs to a flow of the host's own that is noted, not translated. (A fragment
-/// may have got another identification.)
+/// Whether a packet belongs to a flow of the host itself that is recorded, not translated. (A
+/// fragment may have received another identification.)
 #[inline(always)]
 fn is_only_noted<A: Address>(
     parsed: &Parsed<A>,
@@ -75,8 +75,8 @@ fn is_only_noted<A: Address>(
         && !parsed.is_fragment()
 }
 
-/// Sends the answers to a reset through the kernel. Its connection tracking has taken the reset for
-/// the connection's end, which it undoes if it sees that the connection goes on.
+/// Sends the answers to a reset through the kernel. Connection tracking has taken the reset for the
+/// end of the connection. It reverts this if it sees the connection continue.
 #[inline(never)]
 fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
     if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
@@ -84,7 +84,7 @@ fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, sessio
     }
 }
 
-/// Takes what a packet says about its connection into both entries of the session.
+/// Updates both entries of the session with what a packet says about its connection.
 #[inline(never)]
 pub(crate) fn follow<A: Address, T: Tables<A>>(
     tables: &T,
@@ -110,7 +110,7 @@ pub(crate) fn follow<A: Address, T: Tables<A>>(
     write_state(tables, parsed, session, state, next);
 }
 
-/// The same of a packet that is no segment.
+/// The same for a packet other than TCP.
 #[inline(always)]
 pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
     tables: &T,
@@ -120,7 +120,7 @@ pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
     let state = session.state.load();
     let next = match session.has(flags::FROM_INITIATOR) {
         false => state | tracking::REPLIED,
-        // Who sends after an answer does more than ask one question.
+        // A client that sends after an answer does more than ask one question.
         true if state & tracking::REPLIED != 0 => state & !tracking::QUESTION,
         true => state,
     };
@@ -129,8 +129,8 @@ pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
     }
 }
 
-/// Writes what a packet has changed of the state into both entries. Bit by bit: the two directions
-/// may be at it at once.
+/// Writes the changed bits of the state into both entries. Only those bits, because packets of both
+/// directions may change the state at once.
 #[inline(never)]
 fn write_state<A: Address, T: Tables<A>>(
     tables: &T,
@@ -157,7 +157,7 @@ fn write_state<A: Address, T: Tables<A>>(
     }
 }
 
-/// How far a segment is ahead of what the other side has acknowledged last, if that is known.
+/// How far a segment is ahead of the other side's last acknowledgement, if that is known.
 #[inline(always)]
 fn ahead<A: Address, T: Tables<A>>(
     tables: &T,

@@ -1,4 +1,4 @@
-//! Ports and identifications of fragments, behind the hook at which packets enter.
+//! Ports and identifications of fragments, at the hooks after the one by which packets enter.
 
 use crate::{
     drop_reason::DropReason,
@@ -13,8 +13,8 @@ use crate::{
     wire::{address::Address, packet::Packet, protocol::needs_first},
 };
 
-/// Gives a fragment its ports: the first one says them, later ones are told. Without the first
-/// one, a later fragment stays without ports.
+/// Gives a fragment its ports. They are read from the first fragment and remembered for later ones.
+/// Without the first one, a later fragment has no ports.
 #[inline(always)]
 pub(crate) fn resolve_fragment<A: Address, T: Tables<A>>(
     tables: &T,
@@ -61,8 +61,8 @@ fn live_fragment<'t, A: Address, T: Tables<A>>(
 /// How many identifications are tried for a packet in fragments.
 const MAX_IDS: u32 = 16;
 
-/// Gives a fragment that gets the source `source` an identification that no other packet has on
-/// its way to that destination: two guests may use the same one, and the receiver would mix their
+/// Gives a fragment with the new source `source` an identification that no other packet on its way
+/// to that destination has: two guests may use the same one, and the receiver would mix their
 /// fragments (RFC 6864 section 5.3.1).
 #[inline(always)]
 pub(crate) fn renumber<A: Family, P: Packet, T: Tables<A>>(
@@ -101,7 +101,7 @@ fn fragment_id<A: Family, T: Tables<A>>(
         source,
         network: 0,
         view: View::Outside as u8,
-        // Apart from what remotes send: those have the address as their destination.
+        // Distinct from the packets of remotes, which have the address as their destination.
         ..*key
     };
     let mut chosen = None;

@@ -1,15 +1,15 @@
 //! Fragments in any order.
 //!
-//! Only the first fragment of a packet says the ports. Those that come before it are queued and
-//! sent on when it comes, at the hook at which packets enter: from there on the first one is always
-//! in front. Bounded in number and bytes by [`QUEUE_SETS`] and [`QUEUE_WAYS`], in time by
-//! `fragment_s`, and fair: a sender has the slots of one set, whatever it sends.
+//! Only the first fragment of a packet contains the ports. Fragments that arrive before it are
+//! queued at the ingress hook and sent on when it arrives, so at all later hooks the first fragment
+//! comes first. [`QUEUE_SETS`] and [`QUEUE_WAYS`] bound the queue in number and bytes, and
+//! `fragment_s` bounds it in time. The queue is fair: a sender can use only the slots of one set.
 //!
 //! A packet's fragments may not overlap (RFC 5722 section 3, and Linux since 5.0 for IPv4 too): the
-//! receiver could put another packet together than the one that was judged here. A fragment of
-//! which every block has come already is a duplicate that the network has made (RFC 8200 section
-//! 4.5). It is dropped alone, as by Linux (`inet_frag_queue_insert`): the receiver gets each block
-//! once, so what a duplicate holds is not compared.
+//! receiver could reassemble another packet than the one that was judged here. A fragment whose
+//! blocks have all arrived before is a duplicate made by the network (RFC 8200 section 4.5). Only
+//! the duplicate is dropped, as by Linux (`inet_frag_queue_insert`). The receiver gets each block
+//! once, so the content of a duplicate is not compared.
 
 use crate::{
     drop_reason::DropReason,
@@ -34,16 +34,16 @@ use crate::{
 /// The longest payload of an IPv4 packet in bytes.
 const MAX_PAYLOAD: usize = 65535 - 20;
 
-/// Of these for fragments that may be duplicates of a complete packet. (They may as well belong to
-/// the next one with the same identification.)
+/// Slots of these for fragments that may be duplicates of a complete packet. (They may also belong
+/// to the next packet with the same identification.)
 pub const DUPLICATE_WAYS: u32 = QUEUE_WAYS / 8;
 
-/// What becomes of a fragment.
+/// The outcome for a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// The first one has come, or is this one: it goes on.
+    /// It passes: the first fragment has arrived, or is this one.
     GoesOn,
-    /// It is queued until the first one comes.
+    /// It is queued until the first fragment arrives.
     Queued,
 }
 
@@ -56,7 +56,7 @@ struct Blocks {
     is_last: bool,
 }
 
-/// What the blocks of a fragment are to those that came before.
+/// How the blocks of a fragment relate to those that arrived before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Part {
     New,
@@ -72,7 +72,7 @@ impl<A: Address> Parsed<A> {
     ///
     /// # Errors
     ///
-    /// Why no host would take it.
+    /// Why no host would accept it.
     #[inline(always)]
     fn blocks(&self) -> Result<Blocks, DropReason> {
         let header = &self.header;
@@ -85,7 +85,7 @@ impl<A: Address> Parsed<A> {
             return Err(DropReason::FragmentOversized);
         }
         if offset == BLOCK && header.protocol == TCP {
-            // It would hold TCP's flags, which stand in the first one (RFC 3128).
+            // It would overwrite TCP's flags, which are in the first fragment (RFC 3128).
             return Err(DropReason::FragmentTiny);
         }
         Ok(Blocks {
@@ -96,8 +96,9 @@ impl<A: Address> Parsed<A> {
     }
 }
 
-/// Lets a fragment pass if the first one of its packet has come, queues it otherwise, and sends on
-/// what was queued when the first one comes. Those come to the same hook again, after this one.
+/// Lets a fragment pass if the first fragment of its packet has arrived, and queues it otherwise.
+/// When the first fragment arrives, it sends the queued ones, which reach the same hook after this
+/// packet.
 ///
 /// # Errors
 ///
@@ -138,7 +139,7 @@ pub fn order<A: Family, P: QueuedPacket, T: Tables<A>>(
     Ok(Order::GoesOn)
 }
 
-/// The packet that a fragment is a part of, new if none of its fragments has come lately.
+/// The packet to which a fragment belongs; a new one if none of its fragments has arrived recently.
 #[inline(always)]
 fn datagram<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -166,7 +167,7 @@ fn lifetime_s<A: Address, T: Tables<A>>(tables: &T) -> u32 {
 }
 
 impl Datagram {
-    /// Notes blocks that have come, and says what they are to those that came before.
+    /// Records the blocks that arrived, and returns how they relate to earlier ones.
     #[inline(always)]
     fn note<A: Address, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> Part {
         let first_word = blocks.first / WORD_BLOCKS;
@@ -203,7 +204,7 @@ impl Datagram {
         }
     }
 
-    /// Whether all of it has come.
+    /// Whether all of it has arrived.
     #[inline(always)]
     fn is_complete(&self) -> bool {
         self.end.load() == self.received.load()
@@ -238,7 +239,7 @@ fn queue<A: Family, P: QueuedPacket, T: Tables<A>>(
     datagram: &Datagram,
 ) -> Result<Order, DropReason> {
     let (now_s, lifetime_s, set) = (tables.now_s(), lifetime_s(tables), set_of(key));
-    // What is complete is forgotten, but not its ports.
+    // A complete packet is forgotten, but not its ports.
     let has_just_come = |ports: &FragmentPorts| now_s.saturating_sub(ports.seen_s) <= DUPLICATES_S;
     let (ways, full) = match tables.fragment(key).is_some_and(has_just_come) {
         true => (DUPLICATE_WAYS, DropReason::FragmentDuplicate),
@@ -254,7 +255,8 @@ fn queue<A: Family, P: QueuedPacket, T: Tables<A>>(
         }
         slot.is_none()
     });
-    // (Made busy above: a reference does not outlast the loop for the verifier.)
+    // (Looked up again, although it is busy: to the verifier, a reference does not outlive the
+    // loop.)
     let queued = slot.and_then(|slot| tables.queued(slot)).ok_or(full)?;
     let mut busy = Busy(queued);
     if packet.queue(&mut busy, key).is_none() {
@@ -262,7 +264,7 @@ fn queue<A: Family, P: QueuedPacket, T: Tables<A>>(
         return Err(DropReason::FragmentsFull);
     }
     busy.hand_over(now_s);
-    // The first one may have come meanwhile, and not have seen this one.
+    // The first fragment may have arrived in the meantime without seeing this one.
     let has_first = datagram.state.fetch_or(state::KEEPS) & state::FIRST != 0;
     if has_first && queued.seen_s.exchange_if(now_s, FREE) == now_s {
         return Ok(Order::GoesOn);
@@ -270,7 +272,7 @@ fn queue<A: Family, P: QueuedPacket, T: Tables<A>>(
     Ok(Order::Queued)
 }
 
-/// Sends on what was queued of a packet whose first fragment is here.
+/// Sends the queued fragments of a packet whose first fragment is here.
 #[inline(never)]
 fn send_on<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
@@ -301,7 +303,7 @@ fn send_on<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet.restore();
 }
 
-/// Frees all slots whose fragments have waited for too long, and gives how many those were.
+/// Frees all slots whose fragments have waited too long, and returns how many those were.
 #[inline(always)]
 pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
     let (now_s, lifetime_s) = (tables.now_s(), lifetime_s(tables));
@@ -315,7 +317,7 @@ pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
 }
 
 impl<A: Address> Queued<A> {
-    /// Makes the slot busy if nothing is in it or what is has waited for too long.
+    /// Makes the slot busy if it is empty or its fragment has waited too long.
     #[inline(always)]
     fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> Option<Busy<'_, A>> {
         let seen_s = self.seen_s.load();
@@ -329,7 +331,7 @@ impl<A: Address> Queued<A> {
         Some(busy)
     }
 
-    /// Frees the slot if what is in it has waited for too long.
+    /// Frees the slot if its fragment has waited too long.
     #[inline(always)]
     fn expire<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> bool {
         if self.seen_s.load() == FREE {
@@ -345,7 +347,7 @@ impl<A: Address> Queued<A> {
     }
 }
 
-/// Lets a fragment into the pipeline once the first one of its packet has come.
+/// Lets a fragment into the pipeline once the first fragment of its packet has arrived.
 #[inline(never)]
 pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
@@ -359,7 +361,7 @@ pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
         View::Outside => tables.external_address(generation, destination).is_some(),
         _ => destination.is_unicast() && tables.inside(generation, destination).is_none(),
     };
-    // Policies ask for the ports of what goes to guests.
+    // Policies need the ports of packets to guests.
     let may_be_policed = || {
         let any = ChainKey {
             generation,

@@ -1,8 +1,9 @@
-//! Who a guest may say it is, at the port of a bridge that it is plugged into.
+//! Which addresses a guest may use, at its port of a bridge.
 //!
-//! A *name* is an Ethernet address, or an IPv4 address of the network's own prefix. It is bound to
-//! a port: by the configuration, or by the first port that uses it. Judged are the Ethernet source
-//! of every frame, the source of IPv4, both senders of ARP, and the client of DHCP.
+//! A *name* is an Ethernet address, or an IPv4 address of the network's own prefix. The
+//! configuration binds it to a port, or the first port that uses it does. The guard checks the
+//! Ethernet source of every frame, the IPv4 source, both sender addresses of ARP, and the client of
+//! DHCP.
 
 use crate::{
     tables::{
@@ -14,15 +15,16 @@ use crate::{
     wire::{address::Addr4, packet::Packet, protocol::UDP},
 };
 
-/// How many names a port may have. Behind it may be a router or a bridge with guests of its own;
-/// but one port cannot fill the table.
+/// How many names a port may have. A router or another bridge may be behind a port, but one port
+/// must not fill the table.
 pub const MOST_NAMES: u32 = 1024;
 
-/// How many it may have where natbpf serves DHCP: each may get a lease, and others need some too.
+/// How many names a port may have where natbpf serves DHCP: each may get a lease, and the other
+/// ports need leases too.
 pub const MOST_SERVED_NAMES: u32 = 32;
 
-/// For how many seconds an IPv4 address that the configuration gives nobody stays with a port that
-/// does not use it.
+/// For how many seconds an IPv4 address that the configuration does not assign stays with a port
+/// that does not use it.
 pub const KEPT_S: u32 = 60;
 
 const ETHERNET: usize = 14;
@@ -46,17 +48,17 @@ const ARP_LEN: usize = 28;
 /// Length of an IPv4 header without options.
 const IPV4_LEN: usize = 20;
 
-/// The port of DHCP servers, as it stands in a packet.
+/// The port of DHCP servers, in wire order.
 const DHCP_SERVER: [u8; 2] = [0, 67];
 
 /// The port of DHCP clients.
 const DHCP_GUEST: [u8; 2] = [0, 68];
 
-/// Where the client's hardware address stands in a UDP packet (RFC 2131 section 2).
+/// Offset of the client's hardware address in a UDP packet (RFC 2131 section 2).
 const DHCP_CLIENT: usize = 8 + 28;
 
 /// Judges a frame at a port whose network has `anti_spoof`. `vlan` is the number in its tag, 0
-/// without one. Returns [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`]: one register holds it.
+/// without one. Returns [`PASSES`], [`PASSES_SLOWLY`] or [`FORGED`] in one register.
 #[inline(never)]
 pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
     packet: &mut P,
@@ -80,10 +82,10 @@ pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
 /// The frame passes.
 pub const PASSES: u32 = 0;
 
-/// The frame passes, and not by the fast path.
+/// The frame passes, but not by the fast path.
 pub const PASSES_SLOWLY: u32 = 1;
 
-/// The frame says that it is from somebody else ([`crate::drop_reason::DropReason::Spoofed`]).
+/// The frame has an address that is not the sender's ([`crate::drop_reason::DropReason::Spoofed`]).
 pub const FORGED: u32 = 2;
 
 #[inline(always)]
@@ -97,12 +99,12 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
     packet.make_readable(ETHERNET + ARP_LEN);
     let [a, b, c, d, e, f, kind @ ..] = packet.read::<8>(6)?;
     let mac = [a, b, c, d, e, f];
-    // A guest is no bridge: it would decide which ports carry frames.
+    // A guest must not act as a bridge: it would decide which ports carry frames.
     if mac == port.mac || mac[0] & 1 != 0 || packet.read::<6>(0)? == BRIDGES {
         return None;
     }
     bind(tables, &Name::of_mac(mac, port.number), index, port)?;
-    // What has the tag of another VLAN is of another network.
+    // A frame with the tag of another VLAN belongs to another network.
     if vlan != 0 && vlan != u32::from(port.vlan) {
         return Some(());
     }
@@ -144,7 +146,7 @@ fn judge<P: Packet, T: Tables<Addr4> + Bindings>(
     }
 }
 
-/// Whether an IPv4 address belongs to who has this Ethernet address at this port.
+/// Whether an IPv4 address belongs to the owner of this Ethernet address at this port.
 #[inline(always)]
 fn is_address_own<T: Tables<Addr4> + Bindings>(
     tables: &T,
@@ -153,7 +155,7 @@ fn is_address_own<T: Tables<Addr4> + Bindings>(
     index: u32,
     port: &Interface,
 ) -> Option<()> {
-    // Who has none yet asks for one, or whether somebody has it.
+    // A guest without an address asks for one, or probes whether an address is in use.
     if address == Addr4([0; 4]) {
         return Some(());
     }
@@ -171,8 +173,9 @@ fn is_address_own<T: Tables<Addr4> + Bindings>(
     }
 }
 
-/// Whether what goes to a DHCP server is about the one who sends it, and nothing goes to clients
-/// where they have a server. A first fragment that does not say is about somebody else.
+/// Whether a packet to a DHCP server names its sender as the client, and whether no packet goes to
+/// clients that have natbpf's server. A first fragment that is too short to name the client is
+/// refused.
 #[inline(always)]
 fn is_dhcp_own<P: Packet>(
     packet: &mut P,
@@ -186,7 +189,7 @@ fn is_dhcp_own<P: Packet>(
     }
     let l4 = ETHERNET + usize::from(header[0] & 0x0f) * 4;
     packet.make_readable(l4 + DHCP_CLIENT + 6);
-    // One that is cut off before it says the port is nobody's.
+    // A packet that is cut off before the port is refused.
     match packet.read::<2>(l4 + 2)? {
         DHCP_SERVER => {}
         DHCP_GUEST if port.flags & interface_flags::SERVED != 0 => return None,
@@ -195,7 +198,7 @@ fn is_dhcp_own<P: Packet>(
     (packet.read::<6>(l4 + DHCP_CLIENT)? == mac).then_some(())
 }
 
-/// Whether a port may use a name, which it has from now on.
+/// Whether a port may use a name; if so, it owns the name from now on.
 #[inline(never)]
 fn bind<T: Tables<Addr4> + Bindings>(
     tables: &T,
@@ -237,7 +240,7 @@ fn bind<T: Tables<Addr4> + Bindings>(
     (binding.port.exchange_if(owner, port) == owner).then_some(())
 }
 
-/// Whether a port is there and carries.
+/// Whether a port exists and has a carrier.
 #[inline(always)]
 fn is_up<T: Tables<Addr4>>(tables: &T, port: u32) -> bool {
     tables

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// An error from outside about what a guest has sent.
+/// An error from outside about a guest's packet.
 #[inline(never)]
 pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -48,7 +48,7 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     if tables.inside(generation(tables), source).is_some() {
         return Err(DropReason::InternalSource);
     }
-    // An error goes to whom it quotes (RFC 1122 section 3.2.2).
+    // An error goes to the source of the quoted packet (RFC 1122 section 3.2.2).
     if error.header.destination != quoted.source.address {
         return not_for_guests(tables, error);
     }
@@ -72,8 +72,9 @@ fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Ou
     }
 }
 
-/// An error from a guest, from whoever is behind it, or from the host itself, about a packet from
-/// outside. It shows no address that a rule hides, neither as its source nor in the quotation.
+/// An error about a packet from outside, from a guest, from a host behind a guest, or from the host
+/// itself. It must not show an address that a rule hides, neither as its source nor in the
+/// quotation.
 #[inline(never)]
 pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -96,8 +97,8 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
         verify_checksum(packet, error)?;
     }
     let source = error.header.source;
-    // The NAT's own address, that of the session (RFC 5508 REQ-5); routers of this host's side are
-    // shown where nothing is translated, and the host itself is one that may be known.
+    // The NAT's own address, that of the session (RFC 5508 REQ-5). Routers on this side are visible
+    // where nothing is translated, and the host's own address is not hidden.
     let is_shown = match is_host {
         true => tables.inside(way.generation, source).is_none(),
         false => session.source == quoted.destination.address && !is_hidden(tables, way, source),
@@ -111,8 +112,8 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     deliver(packet, tables, error, &quoted, &to, session, false)
 }
 
-/// Refuses what another guest says about packets to one that is known by its port or its Ethernet
-/// address: no router stands between the host and that one.
+/// Refuses errors of another guest about packets to a guest that is bound to its port or Ethernet
+/// address: there is no router between the host and that guest.
 #[inline(always)]
 fn check_sender<A: Address, T: Tables<A>>(
     tables: &T,
@@ -130,7 +131,7 @@ fn check_sender<A: Address, T: Tables<A>>(
     Ok(())
 }
 
-/// Which rules concern a packet that leaves by an uplink.
+/// Which rules apply to a packet that leaves by an uplink.
 #[derive(Clone, Copy)]
 struct Way {
     generation: u16,
@@ -156,13 +157,13 @@ fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
     is_host: bool,
 ) -> Option<(Quoted<A>, &'t Session<A>)> {
     let quoted = parse_quoted(packet, error)?;
-    // An error goes to whom it quotes, and not out to a guest.
+    // An error goes to the source of the quoted packet, and not out to a guest.
     if error.header.destination != quoted.source.address {
         return None;
     }
     let known = |network| tables.session(&quoted.answer_key(View::Inside, network));
-    // The host's own errors come from no network: the quoted guest tells which it is. A router may
-    // know another way out than the guest.
+    // The host's own errors come from no network: the quoted guest determines it. A router may use
+    // another uplink than the guest.
     let session = match is_host {
         true => None,
         false => known(network),
@@ -174,7 +175,7 @@ fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
     (!session.has(flags::HAIRPIN)).then_some((quoted, session))
 }
 
-/// An error about no session: it leaves if it shows nothing that is hidden.
+/// An error about no session: it leaves if it shows no hidden address.
 #[inline(always)]
 fn without_session<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -195,8 +196,8 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     Ok(Verdict::Untouched)
 }
 
-/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
-/// rewritten when it leaves again.
+/// An error from a guest about a hairpinned packet: it quotes the packet as that guest saw it. The
+/// rest is rewritten at the egress hook.
 #[inline(never)]
 pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -215,7 +216,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     };
     check_sender(tables, error, &quoted)?;
     verify_checksum(packet, error)?;
-    // As the quoted packet was in between.
+    // The quoted packet as it was between its two hooks.
     let (quoted_source, quoted_destination) = match session.has(flags::FROM_INITIATOR) {
         true => (
             session.destination_endpoint(),
@@ -237,7 +238,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
 }
 
 /// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the
-/// host itself. It quotes the packet as it was in between.
+/// host itself. It quotes the packet as it was between its two hooks.
 #[inline(never)]
 pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -260,7 +261,8 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     };
     let to = ErrorTranslation {
-        // Whoever behind the other guest says so: to the sender it is whom it has sent to.
+        // Any host behind the other guest may report the error. The sender sees it from the address
+        // to which it sent.
         source: match network {
             0 => error.header.source,
             _ => peer.source,

@@ -1,9 +1,9 @@
-//! Access of the host itself to what it forwards to guests.
+//! The host's own access to forwarded services.
 //!
-//! A program of the host names whom it wants to talk to in a system call. There, once for a
-//! connection, the guest is put in the place of an external address, so that no packet needs to be
-//! translated; what the program asked for is remembered, to be shown to it as the other end. This
-//! module decides, and holds the layout of what is remembered.
+//! A program of the host names its peer in a system call. There, once per connection, the guest's
+//! address replaces the external address, so no packet needs translation. The original destination
+//! is remembered and shown to the program as its peer. This module decides, and defines the layout
+//! of the remembered destination.
 
 use crate::{
     tables::{
@@ -18,29 +18,28 @@ use crate::{
     },
 };
 
-/// A socket of the host that wants to talk to somebody.
+/// A socket of the host that names a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caller<A> {
-    /// Where it is bound to; the unspecified address, or port 0, where the kernel is to choose.
+    /// Where it is bound to; the unspecified address, or port 0, if the kernel chooses.
     pub bound: Endpoint<A>,
     /// Index of the interface that it is bound to, 0 if it is bound to none.
     pub interface: u32,
 }
 
-/// Whom a socket is to talk to instead.
+/// The peer that replaces the named one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Redirect<A> {
     /// The guest.
     pub guest: Endpoint<A>,
-    /// Number of the rule that says so.
+    /// Number of the forward rule.
     pub rule: u32,
 }
 
-/// Whom a socket is to talk to that has asked for `asked`; `None` for whom it has asked for.
+/// The peer of a socket that has asked for `asked`; `None` if that stays.
 ///
-/// A socket of the host that would get what is sent there comes first. A socket that is bound to
-/// the loopback address or to an interface stays with what it asked for: a guest could not answer
-/// it.
+/// A socket of the host on that endpoint has precedence. A socket that is bound to the loopback
+/// address or to an interface keeps its destination: a guest could not answer it.
 #[inline(always)]
 pub fn redirect<A: Address, T: Tables<A>>(
     tables: &T,
@@ -58,7 +57,7 @@ pub fn redirect<A: Address, T: Tables<A>>(
         let redirect = by_rule(tables, generation, protocol, asked)?;
         return is_free(tables, caller, protocol, asked).then_some(redirect);
     }
-    // Most that is asked for there is served by the host: look for that first.
+    // Most destinations there are services of the host: check for these first.
     if !is_free(tables, caller, protocol, asked) {
         return None;
     }
@@ -68,7 +67,7 @@ pub fn redirect<A: Address, T: Tables<A>>(
             return false;
         };
         let by_address = Endpoint::new(*address, asked.port);
-        // (Nothing is written where there is nothing: the verifier would see what was never set.)
+        // (Written only if there is one: the verifier would see uninitialised memory.)
         if let Some(redirect) = by_rule(tables, generation, protocol, by_address) {
             found = Some(redirect);
         }
@@ -77,7 +76,7 @@ pub fn redirect<A: Address, T: Tables<A>>(
     found
 }
 
-/// The guest that a rule gives to the host as well.
+/// The guest of a rule that also serves the host.
 #[inline(always)]
 fn by_rule<A: Address, T: Tables<A>>(
     tables: &T,
@@ -92,7 +91,7 @@ fn by_rule<A: Address, T: Tables<A>>(
     })
 }
 
-/// Whether no socket of the host gets what the caller sends there.
+/// Whether no socket of the host receives the caller's packets there.
 #[inline(always)]
 fn is_free<A: Address, T: Tables<A>>(
     tables: &T,
@@ -100,7 +99,7 @@ fn is_free<A: Address, T: Tables<A>>(
     protocol: u8,
     asked: Endpoint<A>,
 ) -> bool {
-    // To an address of its own the host sends from the same one.
+    // To one of its own addresses, the host sends from that address.
     let from = match caller.bound.address == A::UNSPECIFIED {
         true => asked.address,
         false => caller.bound.address,

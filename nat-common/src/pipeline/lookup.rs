@@ -27,8 +27,8 @@ pub(crate) fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
         .map_or(0, |settings| settings.generation as u16)
 }
 
-/// Looks the live session of a packet up and notes that it passes. Of a reset it is not: if it has
-/// a right to, [`follow`](super::follow::follow) does.
+/// Looks up the live session of a packet and records that it passes. A reset is not recorded here:
+/// [`follow`](super::follow::follow) records it if it is valid.
 #[inline(always)]
 pub(crate) fn find<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -49,9 +49,9 @@ pub(crate) fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
     matches!(parsed.transport, Transport::Tcp { flags } if flags & tcp::RST != 0)
 }
 
-/// Looks the session of a packet up that came in by a network, and gives the number of the network
-/// under which it is known: that one, or the one behind which the routes put the guest, or put it
-/// before. A guest may send by another way than the one by which it is reached.
+/// Looks up the session of a packet that came in by a network, and returns the number of the
+/// network of its key: that network, or the one behind which the routes place the guest now or
+/// placed it before. A guest may send by another network than the one by which it is reached.
 #[inline(always)]
 pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -65,15 +65,15 @@ pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
         return None;
     }
     let home = match home_of(tables, &parsed.header.source) {
-        // Until a moment ago the routes may have put it behind no network. The daemon ends what was
-        // opened then, a little after it has taken the new routes into use.
+        // Until recently, the routes may have placed it behind no network. The daemon ends sessions
+        // from that time shortly after it activates the new routes.
         home if home == network => 0,
         home => home,
     };
     find(tables, parsed, View::Inside, home).map(|session| (session, home))
 }
 
-/// The number of the network behind which the routes put an address, 0 if behind none.
+/// The number of the network behind which the routes place an address, 0 if behind none.
 #[inline(never)]
 pub(crate) fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
     tables

@@ -1,4 +1,4 @@
-//! The decisions at the hooks, each from parsing to rewriting: one file for each hook.
+//! The decisions at the hooks, from parsing to rewriting. Each hook has one file.
 //!
 //! | function | hook | job |
 //! | --- | --- | --- |

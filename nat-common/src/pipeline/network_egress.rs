@@ -22,7 +22,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why it is dropped.
+/// Why the packet is dropped.
 #[inline(always)]
 pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -80,8 +80,8 @@ pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// A packet that comes neither from a network nor from an uplink. One of the host's own may be an
-/// error about a hairpinned packet.
+/// A packet that comes neither from a network nor from an uplink. A packet of the host itself may
+/// be an error about a hairpinned packet.
 #[inline(always)]
 fn from_host_or_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -1,10 +1,11 @@
 //! Network, ingress and egress: packets between guests by an external address.
 //!
-//! At ingress the destination is rewritten, so that the kernel sees a packet from a guest to a
-//! guest and routes it as such; a source of the host's own would be a martian to it. At egress the
-//! source address is. Both ends see external addresses alone. In between, the guest that asks has
-//! its external port and the other its own: connection tracking sees answers that reverse what
-//! opened the connection, and the two directions can be told apart where a guest sends to itself.
+//! The ingress hook rewrites the destination: the kernel then sees and routes a packet from a guest
+//! to a guest. (It would drop one of the host's own addresses as a martian source.) The egress hook
+//! rewrites the source address. Both ends see only external addresses. Between the hooks, the
+//! initiator has its external port and the other guest its own port. Connection tracking therefore
+//! sees answers as the reverse of the request, and the two directions differ even if a guest sends
+//! to itself.
 
 use crate::{
     drop_reason::DropReason,
@@ -53,7 +54,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why it is dropped.
+/// Why the packet is dropped.
 #[inline(always)]
 pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
@@ -155,8 +156,8 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
 }
 
 /// Both ends of a packet of a hairpinned session between its two hooks. In a packet of the
-/// initiator, everything but the source address is rewritten there; in an answer, only the
-/// destination address. So each is the reverse of the other.
+/// initiator, everything except the source address is rewritten there; in an answer, only the
+/// destination address. Each is therefore the reverse of the other.
 #[inline(always)]
 fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>, Endpoint<A>) {
     let (source_port, destination_port) = match session.has(flags::FROM_INITIATOR) {
@@ -169,7 +170,7 @@ fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>
     )
 }
 
-/// Opens a session with another guest by the packet, and rewrites that.
+/// Opens a session with another guest for the packet, and rewrites the packet.
 #[inline(always)]
 fn to_server<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -185,7 +186,7 @@ fn to_server<A: Family, P: Packet, T: Tables<A>>(
     opened(packet, tables, &work.parsed, server, port)
 }
 
-/// Whether a guest may send from the address that the packet has.
+/// Whether a guest may send from the packet's source address.
 #[inline(always)]
 fn check_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -211,7 +212,7 @@ fn check_guest<A: Family, P: Packet, T: Tables<A>>(
     check_owner(packet, tables, parsed, interface)
 }
 
-/// What natbpf knows nothing of is the host's, if the host holds the address.
+/// A packet unknown to natbpf is the host's, if the host holds the address.
 #[inline(always)]
 fn not_ours(external: &ExternalAddress) -> Outcome {
     if external.is_host != 0 {
@@ -221,8 +222,8 @@ fn not_ours(external: &ExternalAddress) -> Outcome {
     }
 }
 
-/// The guest behind an external endpoint: of a forward rule, else of a mapping. Guests are behind
-/// the same NAT: no filter stands between them (RFC 4787 REQ-9 asks for the translation alone).
+/// The guest behind an external endpoint: of a forward rule, else of a mapping. No filter applies
+/// between guests, which are behind the same NAT (RFC 4787 REQ-9 requires only the translation).
 #[inline(always)]
 fn server<A: Address, T: Tables<A>>(
     tables: &T,
@@ -240,11 +241,11 @@ fn server<A: Address, T: Tables<A>>(
         });
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping takes answers to queries, not queries.
+        // A mapping accepts answers to queries, but no queries.
         return None;
     }
     let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
-    // A service that the host has started on the port since comes first.
+    // A service that the host has started on the port since then has precedence.
     let is_hosts = || {
         let (remote, local) = (parsed.source(), parsed.destination());
         tables.host_socket(protocol, remote, local) != HostSocket::None
@@ -258,7 +259,7 @@ fn server<A: Address, T: Tables<A>>(
     })
 }
 
-/// Opens a session between guests, or says why not.
+/// Opens a session between guests, or returns why not.
 #[inline(never)]
 fn open<A: Address, T: Tables<A>>(
     tables: &T,
@@ -274,8 +275,8 @@ fn open<A: Address, T: Tables<A>>(
     match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
         Some(snat) => open_hairpin(tables, work, origin, snat, server).err(),
         None => {
-            // No rule hides this guest: it hides behind the address that it has sent to, or the
-            // server would answer past natbpf.
+            // No rule translates this guest. Its source becomes the address to which it sends;
+            // otherwise the server would answer past natbpf.
             let external = work.parsed.header.destination;
             let snat = Snat {
                 first: external,
@@ -293,8 +294,8 @@ fn open<A: Address, T: Tables<A>>(
     }
 }
 
-/// Rewrites and counts the packet that opened a session between guests. (Apart from opening it:
-/// the stack has room for the one or the other.)
+/// Rewrites and counts the packet that opened a session between guests. (A separate function,
+/// because the stack has no room for both steps.)
 #[inline(never)]
 fn opened<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -1,4 +1,4 @@
-//! Whose address a guest's packet has.
+//! The owner of a packet's source address.
 
 use crate::{
     drop_reason::DropReason,
@@ -9,7 +9,7 @@ use crate::{
     wire::packet::Packet,
 };
 
-/// Whether the address that a packet has belongs to the guest that sends it.
+/// Whether a packet's source address belongs to the guest that sends it.
 #[inline(always)]
 pub(crate) fn check_owner<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -30,7 +30,7 @@ pub(crate) fn check_owner<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// The link-layer source of a packet on Ethernet: it stands before the protocol's two bytes.
+/// The Ethernet source address of a packet, in front of the protocol's two bytes.
 #[inline(always)]
 fn source_mac<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<[u8; 6]> {
     packet.read::<6>(parsed.l3.checked_sub(8)?)

@@ -1,4 +1,4 @@
-//! Policies at the hooks by which packets enter, and sessions of what is not translated.
+//! Policies at the ingress hooks, and sessions of untranslated flows.
 //!
 //! | flow opened | asked at | answers pass at |
 //! | --- | --- | --- |
@@ -6,9 +6,8 @@
 //! | from an uplink, to a guest | the uplink's ingress | its network's ingress |
 //! | by the host or from elsewhere, to a guest | the network's egress | its network's ingress |
 //!
-//! A translated flow has a session in any case, and its policies are not asked again. An
-//! untranslated flow gets a session of its own ([`open_plain`]) if a policy concerns it or its
-//! answers.
+//! A translated flow has a session in any case, and policies apply only when it opens. An
+//! untranslated flow gets a session ([`open_plain`]) if a policy applies to it or its answers.
 
 use crate::{
     drop_reason::DropReason,
@@ -41,7 +40,7 @@ use crate::{
     work::Work,
 };
 
-/// Whether policies are to be asked at this interface.
+/// Whether policies apply at this interface.
 #[inline(always)]
 pub(crate) fn is_policed(interface: Option<&Interface>) -> bool {
     interface.is_some_and(|interface| interface.flags & interface_flags::POLICED != 0)
@@ -82,7 +81,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
         return Ok(Verdict::Untouched);
     }
     verifier_barrier(work);
-    // What leaves translated gets its session there.
+    // A flow that leaves translated gets its session there.
     let is_translated = to & side::UPLINKS != 0
         && to < side::ELSEWHERE
         && is_translated(tables, &work.parsed, to & !side::UPLINKS, network);
@@ -101,7 +100,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     open(packet, tables, work, &plain)
 }
 
-/// Where answers from a side are seen, and the number of the network that they come from.
+/// The view in which answers from a side arrive, and the number of their network.
 #[inline(always)]
 fn answers_from(side: Side) -> (View, u16) {
     match side {
@@ -111,8 +110,8 @@ fn answers_from(side: Side) -> (View, u16) {
     }
 }
 
-/// Decides on a packet from outside to an address that is not an external one: [`Verdict::Beyond`]
-/// where none is about it.
+/// Decides on a packet from outside to an address that is not external: [`Verdict::Beyond`] if no
+/// policy applies.
 #[inline(never)]
 pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -149,7 +148,7 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
 }
 
 /// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host
-/// itself may open what it likes; it is noted, so that answers are known.
+/// may open any flow; the flow is recorded, so that its answers are recognised.
 #[inline(never)]
 pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -184,7 +183,7 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// A guest that a packet reaches by a translation.
+/// A guest that a packet reaches by translation.
 pub(crate) struct Target<A> {
     /// The guest's own endpoint.
     pub(super) endpoint: Endpoint<A>,
@@ -194,7 +193,7 @@ pub(crate) struct Target<A> {
     pub(super) is_accepted: bool,
 }
 
-/// Asks whether a guest may be reached from a side.
+/// Whether a guest may be reached from a side.
 #[inline(always)]
 pub(crate) fn check<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -204,7 +203,7 @@ pub(crate) fn check<A: Family, P: Packet, T: Tables<A>>(
     target: &Target<A>,
 ) -> Result<(), DropReason> {
     let source = work.parsed.header.source;
-    // What a guest asks of itself concerns nobody else.
+    // Packets from a guest to itself need no policy.
     if source == target.endpoint.address {
         return Ok(());
     }
@@ -240,18 +239,18 @@ fn admits<A: Family, P: Packet, T: Tables<A>>(
     true
 }
 
-/// The port by which policies know a packet.
+/// The port that policies match.
 #[inline(always)]
 fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
     match parsed.transport {
         Transport::Tcp { .. } | Transport::Udp => parsed.destination_port,
-        // (It has that of its first fragment, if that is known.)
+        // (A later fragment has that of its first fragment, if known.)
         Transport::LaterFragment if parsed.has_ports => parsed.destination_port,
         _ => Port::ZERO,
     }
 }
 
-/// Writes down what policies are asked about: the flow that the packet opens as it is.
+/// Writes the flow that the packet opens into the work area, as policies see it.
 #[inline(always)]
 fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side, to: Side) {
     let Work {
@@ -267,8 +266,7 @@ fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side,
     policy_match.protocol = u32::from(parsed.header.protocol);
 }
 
-/// Asks the policies: whether they let the packet pass because they concern it. `false` if they do
-/// not.
+/// Applies the policies. `true` if one of them lets the packet pass, `false` if none applies to it.
 #[inline(always)]
 fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -282,7 +280,7 @@ fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
     }
     let parsed = &work.parsed;
     let is_unknown = parsed.transport == Transport::LaterFragment && !parsed.has_ports;
-    // The host puts fragments together itself: without a first one it makes nothing of them.
+    // The host reassembles fragments itself, and cannot without the first one.
     if is_unknown && work.policy_match.to == side::HOST {
         return Ok(false);
     }
@@ -319,7 +317,7 @@ fn note<A: Family, P: Packet, T: Tables<A>>(packet: &P, tables: &T, work: &Work<
     }
 }
 
-/// Whether what comes from a side counts as `in`.
+/// Whether packets from a side count as `in`.
 #[inline(always)]
 const fn is_in(from: Side) -> bool {
     from & side::UPLINKS != 0
@@ -354,7 +352,7 @@ fn established<A: Family, P: Packet, T: Tables<A>>(
         return None;
     }
     let session = find(tables, parsed, view, network)?;
-    // What leaves by an uplink is followed there.
+    // Packets that leave by an uplink are followed there.
     if session.peer_view != View::Outside as u8 {
         pass(packet, tables, parsed, session);
     }
@@ -374,8 +372,8 @@ fn pass<A: Family, P: Packet, T: Tables<A>>(
     tables.count(session.rule, traffic);
 }
 
-/// Whether a packet is an ICMP error about a packet of a session between this guest's network and
-/// somebody: of the two directions the guest's own entry says so.
+/// Whether a packet is an ICMP error about a packet of a session of this guest's network. Of the
+/// two directions, the guest's own entry says so.
 #[inline(always)]
 fn is_related<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -389,7 +387,8 @@ fn is_related<A: Family, P: Packet, T: Tables<A>>(
     let Some(quoted) = parse_quoted(packet, parsed) else {
         return false;
     };
-    // From the guest it quotes what it was sent, to the guest what it has sent.
+    // An error from the guest quotes a packet that it received, and one to the guest quotes a
+    // packet that it sent.
     parsed.header.destination == quoted.source.address
         && (tables
             .session(&quoted.answer_key(View::Inside, network))
@@ -397,7 +396,7 @@ fn is_related<A: Family, P: Packet, T: Tables<A>>(
             || tables.session(&quoted.key(View::Inside, network)).is_some())
 }
 
-/// Whether a packet of a guest's leaves by this uplink under another address.
+/// Whether a guest's packet leaves by this uplink translated.
 #[inline(always)]
 fn is_translated<A: Address, T: Tables<A>>(
     tables: &T,

@@ -14,8 +14,8 @@ use crate::{
 
 /// Decides on a packet at the port of a network's bridge, before the bridge sees it.
 ///
-/// What does not take the fast path goes on untouched, whatever it is: the hook of the bridge
-/// judges.
+/// A packet that does not take the fast path passes unchanged: the hook of the bridge decides on
+/// it.
 #[inline(always)]
 pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

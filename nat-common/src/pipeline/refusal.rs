@@ -1,4 +1,4 @@
-//! Who is told that a packet was refused (RFC 1812 section 5.2.7.1).
+//! Which guest receives an ICMP error about its refused packet (RFC 1812 section 5.2.7.1).
 
 use crate::{
     headers::parsed::Parsed,
@@ -13,12 +13,12 @@ use crate::{
     },
 };
 
-/// Refusals that a guest is told of in a second (RFC 1812 section 4.3.2.8).
+/// ICMP errors about refused packets that a guest receives per second (RFC 1812 section 4.3.2.8).
 const PER_SECOND: u32 = 8;
 
-/// The guest that is to be told of the refusal of its packet, if it has one, the packet can be
-/// quoted, and it has not been told too often. `interfaces` are those by which the packet came in
-/// and is at.
+/// The guest that receives an error about its packet: if there is a guest, the packet can be
+/// quoted, and the guest's rate limit allows it. `interfaces` are the one by which the packet came
+/// in and the current one.
 #[inline(always)]
 pub fn recipient<A: Address, T: Tables<A>>(
     tables: &T,
@@ -26,7 +26,7 @@ pub fn recipient<A: Address, T: Tables<A>>(
     interfaces: [u32; 2],
 ) -> Option<Recipient<A>> {
     let header = &parsed.header;
-    // Options would have to be quoted as well; a later fragment has no ports to quote.
+    // Options would have to be quoted too; a later fragment has no ports to quote.
     if header.header_len != HEADER_LEN
         || header.fragment_offset != 0
         || header.total_len < QUOTE_LEN
@@ -57,8 +57,8 @@ pub fn recipient<A: Address, T: Tables<A>>(
     })
 }
 
-/// Whether a guest may be told now. The clock holds the second and, in its last eight bits, how
-/// often it was told in it.
+/// Whether a guest may receive an error now. The clock contains the second and, in its last eight
+/// bits, the number of errors in that second.
 #[inline(always)]
 fn is_due<A: Address, T: Tables<A>>(tables: &T, guest: A) -> bool {
     let Some(clock) = tables.rate_limiter(guest.hash() % RATE_LIMITERS) else {

@@ -41,7 +41,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why it is dropped.
+/// Why the packet is dropped.
 #[inline(always)]
 pub fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -81,7 +81,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
     if parsed.has_ports
         && let Some((session, home)) = find_of_guest(tables, parsed, network)
         && !(is_one_of_several && ends_by_moving(tables, parsed, home, uplink))
-        // Another packet that leaves by another uplink may have ended it since.
+        // A packet that left by another uplink may have ended it since.
         && session.is_usable()
     {
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
@@ -104,7 +104,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
         network,
     };
     let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
-    // A host without an address asks for one, whatever source a rule is for.
+    // A host without an address asks for one, whatever the source of a rule.
     let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
     let opened = match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
         Some(snat) => from_inside(packet, tables, work, origin, snat),
@@ -114,8 +114,8 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
 }
 
 /// Ends the session of a packet that a guest has opened and that now leaves by another uplink than
-/// the one whose address it has, if that uplink has a rule for it: from there answers would not
-/// come back. netfilter does so with what is masqueraded (`nf_nat_oif_changed`,
+/// the one whose address it has, if that uplink has a rule for it: answers would not return to it.
+/// netfilter does the same with masqueraded connections (`nf_nat_oif_changed`,
 /// `net/netfilter/nf_nat_core.c`).
 #[inline(never)]
 fn ends_by_moving<A: Address, T: Tables<A>>(
@@ -128,7 +128,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     let Some(session) = tables.session(&key) else {
         return false;
     };
-    // Who was asked at an address answers from there, by whatever way.
+    // A server answers from the address to which the request went, by any uplink.
     if network == 0 || !session.has(flags::PRIMARY) || !session.has(flags::FROM_INITIATOR) {
         return false;
     }
@@ -142,7 +142,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     is_elsewhere && is_translated_here && ending::end(tables, &key, session)
 }
 
-/// A packet from an inside source without a session: it opens one, or it does not leave.
+/// A packet from an inside source without a session opens one, or does not leave.
 #[inline(never)]
 fn from_inside<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -169,19 +169,19 @@ fn from_inside<A: Family, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, snat)
 }
 
-/// What becomes of a packet that leaves from an external address and is no guest's: the host's own,
-/// or that of somebody behind it whom others translate.
+/// The outcome for a packet that leaves from an external address and is not a guest's: it is the
+/// host's own, or other software on the host has translated it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum HostFlow {
-    /// It goes out as it is. If a forward or a guest could take what answers it, the flow is noted.
+    /// It leaves unchanged. If a forward or a guest could take its answers, the flow is recorded.
     Passes,
-    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote.
-    /// Where there is no room for that, it goes out as it is.
+    /// It is a query. Its identifier is claimed, so no guest gets it towards that remote. If there
+    /// is no room, it leaves unchanged.
     Asks,
-    /// A guest's session has exactly these addresses: it gets another port.
+    /// A guest's session has the same addresses and ports: the packet gets another port.
     Meets,
-    /// The host has had its chance to take it.
+    /// The host had the chance to take it.
     TurnedBack,
 }
 
@@ -210,7 +210,7 @@ fn from_host<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// (Apart from what follows: the stack has no room for both.)
+/// (A separate function, because the stack has no room for both.)
 #[inline(never)]
 fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -228,7 +228,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
         return HostFlow::Passes;
     }
     let source = parsed.header.source;
-    // An address that the host holds is never a guest's: the kernel takes no packet from it.
+    // An address that the host holds is never a guest's: the kernel accepts no packet from it.
     let is_hosts = may_be_answered(parsed, is_own)
         && tables
             .external_address(origin.generation, source)
@@ -238,7 +238,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     }
     let is_to_group = is_to_group(packet, parsed);
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // (What answers a query to a group comes from others, to whom no session leads.)
+        // (Answers to a query to a group come from other addresses, for which there is no session.)
         return match is_to_group || origin.network != 0 {
             true => HostFlow::Passes,
             false => claimed(tables, parsed),
@@ -254,7 +254,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     note(tables, work, &remote)
 }
 
-/// What becomes of a query.
+/// The outcome for a query.
 #[inline(always)]
 fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow {
     let answer = parsed.key(View::Outside, 0).reversed();
@@ -265,7 +265,7 @@ fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow
 }
 
 /// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the
-/// address, and has had its chance.
+/// address and had the chance to take the packet.
 #[inline(always)]
 fn is_turned_back<A: Address, T: Tables<A>>(
     tables: &T,
@@ -278,8 +278,8 @@ fn is_turned_back<A: Address, T: Tables<A>>(
             .is_some()
 }
 
-/// Whether a packet may be the first one of a flow that is to be noted. A connection of the host's
-/// own has a socket, which is known without a note; what others translate has none.
+/// Whether a packet may open a flow that needs a record. A connection of the host itself has a
+/// socket and needs none; a connection that other software translates has no socket.
 #[inline(always)]
 fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     match parsed.transport {
@@ -292,8 +292,8 @@ fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     }
 }
 
-/// Whether a packet goes to many at once: then anybody may answer. A broadcast address of a subnet
-/// shows by the frame alone.
+/// Whether a packet goes to many hosts at once, any of which may answer. Only the frame reveals the
+/// broadcast address of a subnet.
 #[inline(always)]
 fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     const ETHERNET: usize = 14;
@@ -305,7 +305,7 @@ fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
 }
 
 /// Whether a packet may open a flow that other software on the host translates. Such a flow has no
-/// socket: only a noted session keeps later guests from using its port towards that remote.
+/// socket: only a recorded session keeps guests from using its port towards that remote.
 #[inline(always)]
 fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     let opens = match parsed.transport {
@@ -315,7 +315,7 @@ fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
     opens && !is_own
 }
 
-/// Whether somebody else than the host could take what answers a packet.
+/// Whether a guest or a forward could take the answers to a packet.
 #[inline(always)]
 fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, generation: u16) -> bool {
     let protocol = parsed.header.protocol;
@@ -328,7 +328,7 @@ fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, genera
             .is_some()
 }
 
-/// Notes the flow of a packet, of which `remote` is the other end.
+/// Records the flow of a packet to `remote`.
 #[inline(always)]
 fn note<A: Address, T: Tables<A>>(
     tables: &T,
@@ -363,8 +363,9 @@ fn note<A: Address, T: Tables<A>>(
     HostFlow::Passes
 }
 
-/// Whether answers find the host by the socket that has sent a packet. Where a forward would take
-/// them that does not hold for datagrams: a socket may be connected and never have sent anything.
+/// Whether the socket that has sent a packet shows that answers are the host's. If a forward would
+/// take them, this does not hold for datagrams: a socket may be connected without having sent
+/// anything.
 #[inline(always)]
 fn is_known_by_socket<A: Address, T: Tables<A>>(
     tables: &T,
@@ -381,7 +382,7 @@ fn is_known_by_socket<A: Address, T: Tables<A>>(
         && (protocol != UDP || !is_forwarded())
 }
 
-/// Notes that the host asks for an address by an uplink.
+/// Records that the host asks for an address on an uplink.
 #[inline(always)]
 fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink: u16) {
     match tables.session(&lease::answers(uplink)) {
@@ -393,9 +394,9 @@ fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink:
     }
 }
 
-/// Whether a guest's session gives way to a flow of the host's: without ports the one or the other
-/// has the answers; and what somebody outside has opened, and the guest has not answered, may be
-/// the host's answer.
+/// Whether a guest's session yields to a flow of the host. Without ports, only one of them can have
+/// the answers. A session that was opened from outside and that the guest has not answered may be
+/// an answer for the host.
 #[inline(always)]
 fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     let is_unanswered =
@@ -403,7 +404,7 @@ fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
 }
 
-/// Ends a guest's session, given by the entry of what comes from outside.
+/// Ends a guest's session, given by its entry for packets from outside.
 #[inline(always)]
 fn end_of_answers<A: Address, T: Tables<A>>(
     tables: &T,
@@ -412,12 +413,12 @@ fn end_of_answers<A: Address, T: Tables<A>>(
 ) {
     let key = session.peer_key(answer.protocol);
     if let Some(primary) = tables.session(&key) {
-        // (If a packet of the guest's passes at this very moment, the host's next one ends it.)
+        // (If a packet of the guest passes at the same moment, the host's next packet ends it.)
         ending::end(tables, &key, primary);
     }
 }
 
-/// Opens a session of the host's own with the port that it has, or another one if that is taken.
+/// Opens a session of the host itself with the packet's port, or with another one if that is taken.
 #[inline(never)]
 fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -440,7 +441,7 @@ fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     open(packet, tables, work, origin, &snat)
 }
 
-/// The first port or identifier that a flow of the host's may be moved to.
+/// The first port or identifier to which a flow of the host may move.
 const FIRST_HOST_PORT: u16 = 1024;
 
 #[inline(always)]

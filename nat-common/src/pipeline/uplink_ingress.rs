@@ -47,7 +47,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why it is dropped.
+/// Why the packet is dropped.
 #[inline(always)]
 pub fn inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
@@ -111,7 +111,7 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     outcome(without_session(packet, tables, work, place.interface))
 }
 
-/// Opens a session for a packet, and rewrites it.
+/// Opens a session for a packet, and rewrites the packet.
 #[inline(never)]
 fn without_session<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -144,7 +144,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
         return by_forward(packet, tables, work, forward, interface);
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping takes answers to queries, not queries.
+        // A mapping accepts answers to queries, but no queries.
         return Err(not_ours(external, DropReason::Unsolicited));
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
@@ -157,7 +157,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// What natbpf knows nothing of is the host's, if the host holds the address.
+/// A packet unknown to natbpf is the host's, if the host holds the address.
 #[inline(always)]
 fn not_ours(external: &ExternalAddress, reason: DropReason) -> NotOpened {
     if external.is_host != 0 {
@@ -167,8 +167,8 @@ fn not_ours(external: &ExternalAddress, reason: DropReason) -> NotOpened {
     }
 }
 
-/// A packet that can open no session: an answer, a reset, a later fragment. To a guest's port it
-/// is dropped, otherwise it is the host's.
+/// A packet that cannot open a session: an answer, a reset, a later fragment. It is dropped if it
+/// goes to a guest's port; otherwise it is the host's.
 #[inline(always)]
 fn not_for_guests<A: Address, T: Tables<A>>(
     tables: &T,
@@ -200,9 +200,9 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     forward: &Forward<A>,
     interface: u32,
 ) -> Opened {
-    // The host's own connections come first, also from a port that a rule forwards. What its
-    // datagram sockets have sent is noted; one that is connected and has sent nothing may be any
-    // user's.
+    // The host's own connections have precedence, also from a port that a rule forwards. Flows of
+    // its datagram sockets are recorded; a connected socket that has sent nothing may belong to any
+    // user.
     if work.parsed.header.protocol == TCP
         && host_socket(tables, &work.parsed) == HostSocket::Connected
     {
@@ -221,7 +221,8 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     Ok(opened(packet, tables, work)?)
 }
 
-/// Whether the host has sent to a group from where a packet goes, so that it may be an answer.
+/// Whether the host has sent to a group from the packet's destination, so the packet may be an
+/// answer.
 #[inline(always)]
 fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
     let from_anybody = SessionKey {
@@ -243,7 +244,8 @@ fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
     interface: u32,
 ) -> Opened {
     let parsed = &work.parsed;
-    // A service that the host has started on the port since comes before whom the guest may let in.
+    // A service that the host has started on the port since then has precedence over the guest's
+    // mapping.
     if host_socket(tables, parsed) != HostSocket::None {
         return Err(NotOpened::Passes);
     }
@@ -256,7 +258,7 @@ fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
         }
         _ => false,
     };
-    // A connection begins with SYN: anything else belongs to one that is over.
+    // A connection begins with SYN: any other segment belongs to a connection that has ended.
     let begins = match parsed.transport {
         Transport::Tcp { flags } => flags & crate::wire::tcp::SYN != 0,
         _ => true,
@@ -274,7 +276,7 @@ fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
     Ok(opened(packet, tables, work)?)
 }
 
-/// Asks the policies, if there are any, whether a guest may be reached by an uplink.
+/// Whether policies, if there are any, let a guest be reached by an uplink.
 #[inline(always)]
 fn check_policies<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,

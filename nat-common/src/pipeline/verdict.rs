@@ -1,4 +1,4 @@
-//! What becomes of a packet.
+//! The outcome for a packet.
 
 use crate::{
     drop_reason::DropReason,
@@ -9,23 +9,23 @@ use crate::{
     wire::address::Address,
 };
 
-/// What becomes of a packet that is not dropped.
+/// The outcome for a packet that is not dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It goes on as it came.
+    /// It passes unchanged.
     Untouched,
-    /// Nothing is known against it as yet, and it goes to an address that is no external one.
-    /// (Within the pipeline alone.)
+    /// It goes to an address that is not external, and nothing has refused it yet. (Used only
+    /// within the pipeline.)
     Beyond,
-    /// It goes on rewritten.
+    /// It passes rewritten.
     Translated,
-    /// It goes on rewritten, and opened a session.
+    /// It passes rewritten, and opened a session.
     Opened,
-    /// It is received anew at the same interface, rewritten, and then goes on.
+    /// It is rewritten, received again at the same interface, and then passes.
     ReceivedAnew,
-    /// It is sent on by the fast path, as [`crate::work::Work::redirect`] says.
+    /// The fast path sends it, as [`crate::work::Work::redirect`] says.
     Forwarded,
-    /// A fragment that does not go on: a copy will, when the first one of its packet comes.
+    /// A queued fragment: a copy of it passes when the first fragment of its packet arrives.
     Kept,
 }
 
@@ -36,20 +36,20 @@ pub struct Place {
     pub l3: usize,
     /// Index of the interface.
     pub interface: u32,
-    /// Whether it is a frame for the host itself, so that it may be sent on for it.
+    /// Whether the frame is addressed to the host, so that it may be forwarded.
     pub is_to_host: bool,
 }
 
 /// The outcome at a hook: a verdict, or why the packet is dropped.
 pub type Outcome = Result<Verdict, DropReason>;
 
-/// An [`Outcome`] in one word. Of the other's two, one is undefined where the compiler sees no use
-/// for it, and the verifier refuses a program that so much as moves it.
+/// An [`Outcome`] in one word. [`Outcome`] has two words, and the compiler leaves one of them
+/// undefined if it is unused. The verifier refuses a program that even copies such a word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// The packet goes on, rewritten or not.
+    /// The packet passes, rewritten or not.
     GoesOn,
-    /// It goes on, and opened a session.
+    /// It passes, and opened a session.
     Opened,
     /// See [`Verdict::ReceivedAnew`].
     ReceivedAnew,
@@ -75,14 +75,14 @@ impl From<Outcome> for Decision {
     }
 }
 
-/// What becomes of a packet that belongs to no session: it opens one, or not. One word, as a
-/// [`Decision`] is and for the same reason.
+/// The outcome for a packet without a session: whether it opens one. It is one word for the same
+/// reason as a [`Decision`].
 pub(crate) type Opened = Result<(), NotOpened>;
 
 /// Why a packet opens no session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NotOpened {
-    /// It goes on as it came.
+    /// It passes unchanged.
     Passes,
     /// See [`Verdict::Beyond`].
     Beyond,
@@ -107,8 +107,8 @@ pub(crate) const fn outcome(opened: Opened) -> Outcome {
     }
 }
 
-/// What becomes of a packet that an ingress hook has rewritten. Where netfilter has seen it before,
-/// its conntrack entry is that of the addresses before translation: the kernel receives it anew,
+/// The outcome for a packet that an ingress hook has rewritten. If netfilter has seen it before,
+/// its conntrack entry has the addresses before translation. The kernel then receives it again,
 /// without that entry.
 #[inline(always)]
 pub(crate) fn rewritten<A: Address, T: Tables<A>>(

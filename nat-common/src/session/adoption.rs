@@ -1,9 +1,9 @@
-//! Sessions that the programs before have opened, or seen packets of, while their tables were
-//! carried over into new ones.
+//! Sessions that the former programs opened or used while the daemon copied their tables into new
+//! ones.
 //!
 //! The daemon fills the new tables while the old ones are still in use, and lets new programs take
-//! over. What has changed in the old tables in between it hands to the program `adopt_sessions`,
-//! which adds it to the new ones beside the packets that use them already.
+//! over. It passes the changes that the old tables saw in the meantime to the program
+//! `adopt_sessions`, which adds them to the new tables while packets already use these.
 
 use crate::{
     session::{
@@ -22,7 +22,7 @@ use crate::{
     work::opening::Opening,
 };
 
-/// A session as `adopt_sessions` takes it.
+/// A session in the input of `adopt_sessions`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Adopted<A> {
@@ -34,7 +34,7 @@ pub struct Adopted<A> {
     pub peer: SessionRecord<A>,
     /// The owner of its external port, if it [holds](flags::HOLDS_PORT) it.
     pub port: PortRecord<A>,
-    /// The owner of the port that it was sent to, if it [holds](flags::HOLDS_SERVER) that.
+    /// The owner of the port to which it was sent, if it [holds](flags::HOLDS_SERVER) that one.
     pub server: PortRecord<A>,
 }
 
@@ -44,11 +44,11 @@ pub struct Adopted<A> {
 /// [`ADOPT_OFFSET`] on.
 pub const ADOPT_BATCH: u32 = 8;
 
-/// Where the first session stands in the input of `adopt_sessions`, in bytes.
+/// Offset of the first session in the input of `adopt_sessions`, in bytes.
 pub const ADOPT_OFFSET: usize = 16;
 
-/// What was counted under one number, for the program `add_counts`, which adds it on this CPU: in
-/// the kernel, since packets count there at the same time.
+/// The counts under one number, for the program `add_counts`, which adds them on this CPU. The
+/// kernel must add them, because packets count there at the same time.
 ///
 /// Its input is a packet: the number of entries as native `u32`, and the entries from
 /// [`ADOPT_OFFSET`] on.
@@ -75,8 +75,8 @@ pub mod counted {
 /// How many entries `add_counts` takes at a time.
 pub const COUNTED_BATCH: u32 = 16;
 
-/// Adds a session, or brings the one that is there already up to date. `false` if it could not be
-/// added: a newer one has its place, or the tables are full.
+/// Adds a session, or updates the existing one. `false` if it could not be added: a newer session
+/// has its place, or the tables are full.
 #[inline(always)]
 pub fn adopt<A: Address, T: Tables<A>>(
     tables: &T,
@@ -104,14 +104,14 @@ pub fn adopt<A: Address, T: Tables<A>>(
     is_added
 }
 
-/// Takes clock and state over. Packets of the session may change both at this moment.
+/// Takes over clock and state. Packets of the session may change both at the same moment.
 #[inline(always)]
 fn refresh<A: Address>(session: &Session<A>, record: &SessionRecord<A>) {
     let seen_s = session.seen_s.load();
     if seen_s != DEAD && seen_s < record.seen_s {
         session.seen_s.exchange_if(seen_s, record.seen_s);
     }
-    // Whatever of this is out of date, the next segment puts right.
+    // The next segment corrects anything that is out of date.
     session.state.fetch_or(record.state);
 }
 
@@ -128,7 +128,8 @@ fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
     opening.guest = GuestKey::of_session(&adopted.key, adopted.record.flags);
 }
 
-/// Takes the references that the session holds; the flags of those, or none if not all can be had.
+/// Takes the references that the session holds and returns their flags, or none if not all are
+/// available.
 #[inline(always)]
 fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<u8> {
     let (key, record) = (&adopted.key, &adopted.record);
@@ -162,7 +163,7 @@ fn permit_key<A: Address>(adopted: &Adopted<A>) -> PermitKey<A> {
     PermitKey::new(record.source_endpoint(), remote(adopted), key.protocol)
 }
 
-/// The address that the permit is for: see [`crate::session::ending`], which gives it back.
+/// The address of the permit: see [`crate::session::ending`], which releases it.
 #[inline(always)]
 fn remote<A: Address>(adopted: &Adopted<A>) -> A {
     match adopted.record.flags & flags::HAIRPIN != 0 {
@@ -181,7 +182,7 @@ fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, held: u
     }
 }
 
-/// Takes a reference to a port of this owner's, which is made if it is not there.
+/// Takes a reference to a port of this owner; adds the port if it does not exist.
 #[inline(never)]
 fn hold_port<A: Address, T: Tables<A>>(
     tables: &T,

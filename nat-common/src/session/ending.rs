@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What the program `end_sessions` does with the sessions that it is given.
+/// What the program `end_sessions` does with its sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum EndMode {
@@ -28,18 +28,18 @@ pub enum EndMode {
     Now = 1,
 }
 
-/// How many keys `end_sessions` takes at a time. Few, because no packet is handled on this CPU
-/// meanwhile: to end a session takes some microseconds.
+/// How many keys `end_sessions` takes at a time. Few, because this CPU handles no packet in the
+/// meantime: ending a session takes some microseconds.
 ///
 /// Its input is a packet: the [`EndMode`] and the number of keys as native `u32`, and the keys from
-/// [`END_KEYS_OFFSET`] on. It writes into the first word of each key when to ask again for that
-/// session, see [`Fate::Kept`], or 0 if it is not there any more.
+/// [`END_KEYS_OFFSET`] on. Into the first word of each key it writes when to check that session
+/// again, see [`Fate::Kept`], or 0 if the session no longer exists.
 pub const END_BATCH: u32 = 16;
 
-/// Where the first key stands in the input of `end_sessions`, in bytes.
+/// Offset of the first key in the input of `end_sessions`, in bytes.
 pub const END_KEYS_OFFSET: usize = 16;
 
-/// State of a question that was answered.
+/// State of an answered question.
 const ANSWERED: u32 = tracking::QUESTION | tracking::REPLIED;
 
 /// How long a session may be idle in seconds.
@@ -59,12 +59,12 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
     }
 }
 
-/// How long a flow of the host's own may be idle before it is answered, in seconds: a resolver asks
-/// from many ports. A flow that goes on is noted again.
+/// How long a flow of the host itself may be idle before it is answered, in seconds: a resolver
+/// asks from many ports. A flow that continues is recorded again.
 pub const HOST_UNANSWERED_S: u32 = 30;
 
-/// How long a session from outside may be idle before the guest answers, in seconds: whoever sends
-/// from made-up sources fills the table for so long. What comes later opens it again.
+/// How long a session from outside may be idle before the guest answers, in seconds: for that time,
+/// a sender with forged sources fills the table. A later packet opens it again.
 pub const OUTSIDE_UNANSWERED_S: u32 = 10;
 
 /// How long a session with these [`flags`] may be idle in seconds.
@@ -89,21 +89,21 @@ pub fn idle_s(settings: &Settings, protocol: u8, session_flags: u8, state: u32) 
     }
 }
 
-/// What became of a session that was to be ended if it has been idle for too long.
+/// The outcome for a session that should end if it has been idle too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It has ended.
     Ended,
-    /// It goes on, at least until this second.
+    /// It continues at least until this second.
     Kept(u32),
-    /// The entry is not one that stands for its session.
+    /// The entry is not the primary one of its session.
     NotPrimary,
 }
 
 /// The second by which idleness is judged at `now_s`.
 ///
-/// Clocks hold whole seconds: of a packet that came at the end of one, a second less has passed
-/// than they say. No session ends before its time.
+/// Clocks hold whole seconds. For a packet that arrived at the end of a second, up to one second
+/// less has passed than they say. No session may end early.
 #[inline(always)]
 #[must_use]
 pub const fn judged_s(now_s: u32) -> u32 {
@@ -112,8 +112,8 @@ pub const fn judged_s(now_s: u32) -> u32 {
 
 /// Ends the session of a primary entry if it has been idle for too long at `now_s`.
 ///
-/// Both directions are judged, and taken only if no packet has passed since: a packet that comes
-/// at this very moment keeps the whole session.
+/// Both directions are checked, and taken out of use only if no packet has passed since. A packet
+/// that arrives at the same moment keeps the whole session.
 #[inline(always)]
 pub fn expire<A: Address, T: Tables<A>>(
     tables: &T,
@@ -130,13 +130,13 @@ pub fn expire<A: Address, T: Tables<A>>(
     if !is_idle(now_s, seen_s, timeout_s) {
         return Fate::Kept(seen_s.saturating_add(timeout_s));
     }
-    // A packet that comes in between is of this very second.
+    // A packet that arrives in between belongs to the current second.
     let kept = Fate::Kept(now_s.saturating_add(timeout_s));
     let peer_key = session.peer_key(key.protocol);
     if let Some(peer) = tables.session(&peer_key) {
         let peer_seen_s = peer.seen_s.load();
-        // A remote alone does not keep a mapping alive that it has found (RFC 4787 REQ-6): the
-        // guest must have answered.
+        // A remote alone does not keep a mapping alive (RFC 4787 REQ-6): the guest must have
+        // answered.
         let counts = peer.has(flags::HAIRPIN)
             || !is_unanswered_by_guest(session)
             || !session.has(flags::HOLDS_PORT);
@@ -158,7 +158,7 @@ pub fn expire<A: Address, T: Tables<A>>(
 }
 
 /// Ends the session of a primary entry at once; `false` if it is not primary, already ending, still
-/// being opened, or if a packet passed at this very moment, so that it must be tried again.
+/// being opened, or if a packet passed at the same moment and the caller must try again.
 #[inline(always)]
 pub fn end<A: Address, T: Tables<A>>(
     tables: &T,
@@ -181,13 +181,13 @@ const fn is_idle(now_s: u32, seen_s: u32, timeout_s: u32) -> bool {
     seen_s == DEAD || now_s.saturating_sub(seen_s) >= timeout_s
 }
 
-/// Opened from outside, and the guest has not sent in it.
+/// It was opened from outside, and the guest has not sent anything.
 #[inline(always)]
 fn is_unanswered_by_guest<A: Address>(session: &Session<A>) -> bool {
     !session.has(flags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0
 }
 
-/// Removes all entries of a session that is out of use, and what it held.
+/// Removes all entries of a session that is out of use, and releases its references.
 #[inline(always)]
 fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
     let protocol = key.protocol;
@@ -208,7 +208,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
             ..request.reversed()
         });
     }
-    // Who opens the session anew begins with the entry that goes last.
+    // A packet that opens the session again begins with the entry that is removed last.
     let (last, first) = match key.precedes(&peer_key) {
         true => (key, &peer_key),
         false => (&peer_key, key),

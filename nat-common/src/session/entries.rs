@@ -1,11 +1,11 @@
 //! Adding the entries of a session.
 //!
-//! Two packets may open the same session at the same time on different CPUs, also from both ends,
-//! and one may open what another CPU is ending. Adding an entry never replaces one. Of a session's
-//! two entries the same one ([`SessionKey::precedes`]) is added first and removed last, whoever
-//! does it: who has added it opens the session, and who finds it there looks again until the
-//! session can be used ([`super::opening`]) or is gone. Whatever was added before a failure is
-//! taken back.
+//! Two packets may open the same session at the same time on different CPUs, also from both ends. A
+//! packet may also open a session that another CPU is ending. Adding an entry never replaces one.
+//! Of a session's two entries, every CPU adds the same one ([`SessionKey::precedes`]) first and
+//! removes it last. The CPU that adds it opens the session. A CPU that finds it looks again until
+//! the session can be used ([`super::opening`]) or is gone. If a step fails, everything that was
+//! added before is removed.
 
 use crate::{
     drop_reason::DropReason,
@@ -77,7 +77,7 @@ pub(crate) fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     }
 }
 
-/// The key in between of what answers it: the reverse, as connection tracking expects.
+/// The intermediate key of its answers: the reverse, as connection tracking expects.
 #[inline(always)]
 fn answer_between_key<A: Address>(request: &SessionKey<A>, answer: &Entry<A>) -> SessionKey<A> {
     SessionKey {
@@ -86,8 +86,8 @@ fn answer_between_key<A: Address>(request: &SessionKey<A>, answer: &Entry<A>) ->
     }
 }
 
-/// The key in between of a packet that opens a hairpinned session: everything is rewritten but the
-/// source address.
+/// The intermediate key of a packet that opens a hairpinned session: everything is rewritten except
+/// the source address.
 #[inline(always)]
 fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
     SessionKey {
@@ -131,7 +131,7 @@ fn add_hairpin<A: Address, T: Tables<A>>(
         })?;
         make_usable(tables, &opening.request);
     } else {
-        // The guest that is sent to may send itself: that needs what stands in between.
+        // The other guest may send first, which needs the intermediate entries.
         let seen_s = opening.answer.record.seen_s;
         opening.answer.record.seen_s = OPENING;
         let added = add_answer(tables, opening);
@@ -147,8 +147,8 @@ fn add_hairpin<A: Address, T: Tables<A>>(
     Ok(())
 }
 
-/// Adds the entry of the packet's own direction. If it comes first, nobody uses it yet: the other
-/// may turn out to be taken.
+/// Adds the entry of the packet's direction. If it is the first one, packets do not use it yet,
+/// because the other entry may turn out to be taken.
 #[inline(never)]
 fn add_request<A: Address, T: Tables<A>>(
     tables: &T,
@@ -162,7 +162,7 @@ fn add_request<A: Address, T: Tables<A>>(
         request.record.seen_s = OPENING;
     }
     verifier_barrier(request);
-    // One that is there is of the same flow, opened on another CPU or ending.
+    // An existing entry belongs to the same flow, which another CPU is opening or ending.
     let result = tables.add_session(&request.key, &request.record);
     request.record.seen_s = seen_s;
     Ok(result?)
@@ -220,8 +220,8 @@ fn add_between<A: Address, T: Tables<A>>(
     } = opening;
     let request_between = between_key(request);
     let answer_between = answer_between_key(&request_between, answer);
-    // A guest that asks itself by a port that is the same at both ends: in between the directions
-    // could not be told apart.
+    // A guest that sends to itself with the same port at both ends: the intermediate keys of both
+    // directions would be equal.
     if request_between == answer_between {
         return Err(Refusal::PortTaken);
     }
@@ -232,7 +232,7 @@ fn add_between<A: Address, T: Tables<A>>(
     tables
         .add_session(&answer_between, &answer.record)
         .map_err(taken)?;
-    // Expiry looks at one entry of a session, which is not this one.
+    // Expiry checks only the other entry of a session.
     request.record.flags &= !flags::PRIMARY;
     let result = tables.add_session(&request_between, &request.record);
     request.record.flags |= flags::PRIMARY;
@@ -261,7 +261,7 @@ pub(crate) fn add_session<A: Address, T: Tables<A>>(
     }
 }
 
-/// Adds all entries of a session that was opened elsewhere, or none; whether it did.
+/// Adds all entries of a session that was opened elsewhere, or none; returns whether it added them.
 #[inline(never)]
 pub(crate) fn add_session_entries<A: Address, T: Tables<A>>(
     tables: &T,

@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Whether there is an external port to be found: not for protocols without ports, nor where the
-/// guest has an address of its own.
+/// Whether an external port must be found: not for protocols without ports, and not if the guest
+/// has its own external address.
 const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
     has_ports(protocol) && snat.mapping != snats::mapping::ONE_TO_ONE
 }
@@ -76,9 +76,8 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
     Ok(opening.request.record.source_endpoint())
 }
 
-/// Opens the session with the external endpoint that is to be tried now. (Between the two steps
-/// nothing but the work area tells the verifier which one that is: it looks at the second step
-/// once.)
+/// Opens the session with the external endpoint to try now. (Only the work area connects the two
+/// steps, so the verifier checks the second step once.)
 #[inline(always)]
 fn attempt_external<A: Address, T: Tables<A>>(
     tables: &T,
@@ -89,8 +88,8 @@ fn attempt_external<A: Address, T: Tables<A>>(
     add_entries(tables, opening)
 }
 
-/// Chooses the external endpoint by which a forward leads to the guest, else the one that the
-/// guest's has already, else a candidate; takes the references to it that the session is to hold.
+/// Chooses the external endpoint by which a forward leads to the guest, else the guest's existing
+/// one, else a candidate; takes the session's references to it.
 #[inline(always)]
 fn choose_external<A: Address, T: Tables<A>>(
     tables: &T,
@@ -132,7 +131,7 @@ fn choose_external<A: Address, T: Tables<A>>(
 }
 
 /// Finds the external endpoint by which a forward leads to the source of [`Opening::request`],
-/// unless the host has a socket there that comes first.
+/// unless a socket of the host there has precedence.
 #[inline(never)]
 fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.is_forwarded = 0;
@@ -141,11 +140,11 @@ fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>
     };
     let (key, external) = (&opening.request.key, forwarded.external);
     if external == key.destination_endpoint() {
-        // It sends to itself: the two directions could not be told apart.
+        // It sends to itself: the keys of both directions would be equal.
         return;
     }
     let host_socket = tables.host_socket(key.protocol, key.destination_endpoint(), external);
-    // (What a datagram socket of the host has sent is noted, and stands in the session's way.)
+    // (A flow of a datagram socket of the host is recorded, and its entry blocks the session.)
     if (key.protocol == TCP && host_socket == HostSocket::Connected)
         || (forwarded.is_whole && host_socket == HostSocket::Listening)
     {
@@ -156,8 +155,8 @@ fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>
     count_under(opening, forwarded.rule);
 }
 
-/// Lets the session count under a rule. One between guests counts under the rule of the guest that
-/// is asked.
+/// Lets the session count under a rule. A session between guests counts under the rule of the guest
+/// that is addressed.
 #[inline(always)]
 fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
     if opening.request.record.flags & flags::HAIRPIN == 0 {
@@ -171,12 +170,12 @@ fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
 pub(crate) struct Forwarded<A> {
     external: Endpoint<A>,
     rule: u32,
-    /// Whether the forward takes all ports, those that others leave by as well.
+    /// Whether the forward takes all ports, including those by which other guests leave.
     is_whole: bool,
 }
 
-/// Finds the forward that leads to the source of [`Opening::request`]: at the address that its
-/// other traffic leaves by, else, if it names ports, at the first one of the rule.
+/// Finds the forward that leads to the source of [`Opening::request`]: at the address of its other
+/// traffic or, if the forward names ports, at the first address of the rule.
 #[inline(always)]
 fn forwarded_source<A: Address, T: Tables<A>>(
     tables: &T,
@@ -231,9 +230,9 @@ fn is_question<A: Address>(opening: &Opening<A>) -> bool {
 }
 
 /// Whether the session of a question may use the candidate, without taking the port for it: only
-/// what answers it comes back by it, and that is found first. So questions to different servers use
-/// one port, and leave all of them to others. One that is another guest's is used where there is
-/// hardly any other.
+/// its answers return by the port, and the session finds them first. Questions to different servers
+/// therefore share one port and leave it to others. A port of another guest is used only if hardly
+/// any other is left.
 #[inline(never)]
 fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     let key = PortKey::new(opening.external, opening.request.key.protocol);
@@ -244,7 +243,7 @@ fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Re
     check_spoken_for(tables, opening)
 }
 
-/// Takes a reference to the remote's permit where the rule wants one, else gives back the port.
+/// Takes a reference to the remote's permit if the rule needs one; releases the port on failure.
 #[inline(always)]
 fn take_permit<A: Address, T: Tables<A>>(
     tables: &T,
@@ -265,8 +264,8 @@ fn take_permit<A: Address, T: Tables<A>>(
     result
 }
 
-/// Adds all entries of the session with the external endpoint that was chosen, or gives back what
-/// it holds.
+/// Adds all entries of the session with the external endpoint that was chosen, or releases what it
+/// holds.
 #[inline(never)]
 fn add_entries<A: Address, T: Tables<A>>(
     tables: &T,
@@ -290,7 +289,7 @@ fn add_entries<A: Address, T: Tables<A>>(
         release(tables, protocol, external, remote, opening.held);
     }
     match (opening.added, opening.choice) {
-        // Somebody else talks to this remote from there: it is as if there were no forward.
+        // Another flow to this remote uses that endpoint: proceed as without the forward.
         (Err(Refusal::PortTaken), Choice::Forwarded) => {
             opening.is_forwarded = 0;
             let rule = opening.snat.rule;
@@ -304,8 +303,7 @@ fn add_entries<A: Address, T: Tables<A>>(
     }
 }
 
-/// Whether the host asks for its address by DHCP from the endpoint that was chosen: what answers is
-/// the host's.
+/// Whether the host asks for its address by DHCP from the chosen endpoint: answers are the host's.
 #[inline(always)]
 fn is_answer_to_host<A: Address>(opening: &Opening<A>) -> bool {
     let key = &opening.request.key;
@@ -347,8 +345,8 @@ fn take_mapping<A: Address, T: Tables<A>>(
     let is_beside = (first..=last).contains(&external.port.number());
     let spoken_for = spoken_for(tables, opening);
     if spoken_for == SpokenFor::Yes || (spoken_for == SpokenFor::ByWholeForward && !is_beside) {
-        // The host or a forward has the port since: sessions that are open keep it, others get
-        // another one.
+        // The host or a forward has taken the port since: open sessions keep it, new ones get
+        // another.
         opening.snat.mapping = snats::mapping::ADDRESS_AND_PORT_DEPENDENT;
         opening.snat.filtering = snats::filtering::ADDRESS_AND_PORT_DEPENDENT;
         return Err(Refusal::Again);
@@ -391,7 +389,8 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
         let is_own = !is_shared
             && owner.is_exclusive()
             && owner.mapping_key(key.protocol) == mapping_key(opening);
-        // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
+        // Another CPU is adding or removing the mapping of the same endpoint, or releasing the
+        // port.
         return match is_own || owner.references.is_gone() {
             true => Err(Refusal::Busy),
             false => Err(Refusal::PortTaken),
@@ -425,7 +424,7 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
     add_port(tables, &key, &record)
 }
 
-/// Whether somebody has the external port that was chosen already, other than by having claimed it.
+/// Whether the chosen external port is in use without a claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum SpokenFor {
@@ -456,13 +455,13 @@ fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Spo
     match tables.forward(origin.generation, protocol, external) {
         None => SpokenFor::No,
         Some(forward) if forward.flags & forward_flags::WHOLE == 0 => SpokenFor::Yes,
-        // What the host has opened comes before any forward.
+        // A flow of the host has precedence over any forward.
         Some(_) if is_hosts => SpokenFor::No,
         Some(_) => SpokenFor::ByWholeForward,
     }
 }
 
-/// Refuses a candidate that somebody has. Beside a forward of every port the search goes on among
+/// Refuses a candidate that is in use. Beside a forward of every port, the search continues among
 /// ports that the guest does not choose.
 #[inline(always)]
 fn check_spoken_for<A: Address, T: Tables<A>>(
@@ -491,7 +490,7 @@ fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bo
         ..
     } = opening;
     let key = &request.key;
-    // (What is between guests stands under other keys than what comes from outside.)
+    // (Sessions between guests have other keys than packets from outside.)
     let is_between = request.record.flags & flags::HAIRPIN != 0;
     let is_own =
         snat.mapping == snats::mapping::ONE_TO_ONE || request.record.flags & flags::HOST != 0;

@@ -12,11 +12,11 @@ use crate::{
     },
 };
 
-/// For how long the host is without an address after it has asked for one, in seconds. Servers look
-/// in the meantime whether somebody has the address that they are about to offer.
+/// For how long the host counts as without an address after it asks for one, in seconds. In this
+/// time servers probe whether the address that they will offer is in use.
 pub const ACQUIRING_S: u32 = 10;
 
-/// The key of what answers a host without an address that asks by the uplink of this number.
+/// The key of answers to a host without an address that asks by the uplink of this number.
 #[inline(always)]
 pub(crate) fn answers<A: Address>(uplink: u16) -> SessionKey<A> {
     SessionKey {
@@ -30,8 +30,8 @@ pub(crate) fn answers<A: Address>(uplink: u16) -> SessionKey<A> {
     }
 }
 
-/// Whether the host is about to get an address by the uplink of this number: then it may be any
-/// that a rule names, and whoever answers for it there keeps servers from offering it.
+/// Whether the host is about to get an address by the uplink of this number: it may be any address
+/// that a rule names, and an answer for it would keep servers from offering it.
 #[inline(always)]
 pub fn is_acquiring<A: Address, T: Tables<A>>(tables: &T, uplink: u16) -> bool {
     tables.session(&answers(uplink)).is_some_and(|session| {

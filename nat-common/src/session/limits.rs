@@ -1,4 +1,4 @@
-//! What each guest has of the shared tables, so that one cannot take all (RFC 6888 REQ-4).
+//! Limits per guest on the shared tables, so that one guest cannot use everything (RFC 6888 REQ-4).
 
 use crate::{
     drop_reason::DropReason,
@@ -11,14 +11,16 @@ use crate::{
     wire::address::Address,
 };
 
-/// Counts one more session of a guest, or of the host; by the
-/// [`flags`](crate::tables::sessions::flags) of its primary entry also of those from outside, which
-/// are three quarters of the table at the most: the rest is the guests'.
+/// Counts one more session of a guest or of the host. If the
+/// [`flags`](crate::tables::sessions::flags) of its primary entry say that it was opened from
+/// outside, it also counts among those, which may take three quarters of the table. The rest is for
+/// guests.
 ///
 /// # Errors
 ///
-/// [`DropReason::GuestSessions`] if it has as many as it may, [`DropReason::OutsideSessions`] if
-/// those from outside are as many as there may be, and others if it cannot be counted.
+/// [`DropReason::GuestSessions`] if the guest has reached its limit,
+/// [`DropReason::OutsideSessions`] if sessions from outside have, and others if it cannot be
+/// counted.
 #[inline(never)]
 pub fn enter<A: Address, T: Tables<A>>(
     tables: &T,
@@ -42,7 +44,7 @@ pub fn enter<A: Address, T: Tables<A>>(
     counted
 }
 
-/// Counts one more session of the host's own: [`enter`] with less of the stack.
+/// Counts one more session of the host: [`enter`] with less stack.
 ///
 /// # Errors
 ///
@@ -69,7 +71,8 @@ pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_fl
 ///
 /// # Errors
 ///
-/// [`DropReason::GuestPorts`] if it has as many as it may, and others if it cannot be counted.
+/// [`DropReason::GuestPorts`] if the guest has reached its limit, and others if it cannot be
+/// counted.
 #[inline(never)]
 pub fn take_port<A: Address, T: Tables<A>>(
     tables: &T,
@@ -94,8 +97,8 @@ const SESSIONS: u32 = 0;
 /// What is counted: external ports.
 const PORTS: u32 = 1;
 
-/// Counts one more session of a guest. The limit is that of all guests behind the same port, where
-/// the address is bound to one: whoever is there may have as many addresses as it likes.
+/// Counts one more session of a guest. If the address is bound to a port of a bridge, all guests
+/// behind that port share the limit: a guest there may use many addresses.
 #[inline(always)]
 fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
     let limit = match key.is_host() {
@@ -116,8 +119,8 @@ fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), Dr
     counted
 }
 
-/// Counts an external port that a guest has taken with those of its bridge's port, which has a
-/// session of the guest's.
+/// Counts an external port of a guest among those of its bridge's port, where a session of the
+/// guest already counts.
 #[inline(never)]
 fn share_port<A: Address, T: Tables<A>>(
     tables: &T,
@@ -151,7 +154,7 @@ fn take<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     }
 }
 
-/// [`count`] as a function of its own.
+/// [`count`] as a separate function.
 #[inline(never)]
 fn add_one<A: Address, T: Tables<A>>(
     tables: &T,
@@ -162,8 +165,8 @@ fn add_one<A: Address, T: Tables<A>>(
     count(tables, key, what, limit)
 }
 
-/// Counts one more in an entry, unless there are `limit` (0 is none). (Where the stack has no room
-/// for one more function, it is written out.)
+/// Counts one more in an entry, unless there are `limit` (0 is none). (Inlined, where the stack has
+/// no room for another frame.)
 #[inline(always)]
 fn count<A: Address, T: Tables<A>>(
     tables: &T,
@@ -184,7 +187,7 @@ fn count<A: Address, T: Tables<A>>(
     Err(reason)
 }
 
-/// [`uncount`] as a function of its own.
+/// [`uncount`] as a separate function.
 #[inline(never)]
 fn take_one<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     uncount(tables, key, what);
@@ -202,7 +205,7 @@ fn uncount<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     }
 }
 
-/// The guest with one more reference, new if it had nothing.
+/// The guest's entry with one more reference; a new one if there was none.
 #[inline(always)]
 fn acquire<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
@@ -211,7 +214,7 @@ fn acquire<'t, A: Address, T: Tables<A>>(
     if let Some(guest) = try_acquire(tables, key)? {
         return Ok(guest);
     }
-    // Another CPU takes the last of what it had away.
+    // Another CPU is releasing its last reference.
     tables.repeat(MAX_WAITS, |_| {
         tables.pause();
         tables

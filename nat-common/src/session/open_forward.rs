@@ -23,7 +23,7 @@ use crate::{
     work::{Work, opening::Refusal},
 };
 
-/// How many ports are tried for a remote whose own port is taken towards the guest.
+/// How many ports are tried for a remote if its own port towards the guest is taken.
 const MAX_REMOTE_ATTEMPTS: u32 = 16;
 
 /// Opens a session from outside through a forward rule; see
@@ -31,7 +31,7 @@ const MAX_REMOTE_ATTEMPTS: u32 = 16;
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(always)]
 pub fn open_forward<A: Address, T: Tables<A>>(
     tables: &T,
@@ -69,7 +69,8 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     verifier_barrier(opening);
     tables.repeat(MAX_REMOTE_ATTEMPTS + MAX_WAITS, |_| {
         if opening.attempt > 0 {
-            // The guest already talks to this remote endpoint: it must see another port.
+            // The guest already talks to this remote endpoint: it must see another port of the
+            // remote.
             opening.request.record.source_port = Port::new(tables.random() as u16 | 0x8000);
         } else {
             opening.request.record.source_port = first;

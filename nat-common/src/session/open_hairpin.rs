@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(always)]
 pub fn open_hairpin<A: Address, T: Tables<A>>(
     tables: &T,
@@ -49,7 +49,7 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
     result.map(|_| ())
 }
 
-/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+/// Writes the known fields of both directions' entries. (A separate function, to save stack.)
 #[inline(never)]
 fn prepare_hairpin<A: Address, T: Tables<A>>(
     tables: &T,
@@ -94,9 +94,9 @@ pub struct Server<A> {
     pub endpoint: Endpoint<A>,
     /// Number of its network.
     pub network: u16,
-    /// Number of the rule that a session with it counts under.
+    /// Number of the rule under which a session with it counts.
     pub rule: u32,
-    /// Whether it is known by a mapping of its own, not by a rule.
+    /// Whether it was found by its own mapping, not by a rule.
     pub is_mapping: bool,
     /// Whether it is accepted where no policy says otherwise.
     pub is_accepted: bool,

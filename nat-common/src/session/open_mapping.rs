@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(always)]
 pub fn open_to_mapping<A: Address, T: Tables<A>>(
     tables: &T,

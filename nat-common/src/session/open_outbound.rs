@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// Opens a session from inside and gives the external endpoint.
+/// Opens a session from inside and returns the external endpoint.
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(always)]
 pub fn open_outbound<A: Address, T: Tables<A>>(
     tables: &T,
@@ -59,7 +59,7 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
         let state = first_state(parsed.header.protocol, remote.port);
         (opening.request.record.state, opening.answer.record.state) = (state, state);
     }
-    // A connection may be taken up in its middle.
+    // A connection may have begun before natbpf.
     opening.request.record.passed = parsed.acknowledged;
     opening.origin = origin;
     opening.snat = *snat;
@@ -70,7 +70,8 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
 }
 
 /// Makes the external address the one by which the host itself would reach the destination. If that
-/// is not the one by which a guest reaches most others, its mapping towards those stays out of it.
+/// differs from the address by which the guest reaches most destinations, the session does not use
+/// the guest's mapping for those.
 #[inline(never)]
 fn choose_source<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     let Origin {

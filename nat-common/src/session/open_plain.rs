@@ -1,4 +1,4 @@
-//! Opening a session that translates nothing.
+//! Opening a session without translation.
 
 use crate::{
     drop_reason::DropReason,
@@ -15,7 +15,7 @@ use crate::{
     work::{Work, opening::Entry},
 };
 
-/// A session that translates nothing, as the packet that opens it sees it.
+/// A session without translation, as the packet that opens it sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plain {
     /// Where the packet was seen.
@@ -30,12 +30,12 @@ pub struct Plain {
     pub rule: u32,
 }
 
-/// Opens a session that translates nothing, so that what answers it is known. It is that of the
-/// guest that opens it, or of the one that it is opened to.
+/// Opens a session without translation, so that its answers are recognised. It counts for the guest
+/// that opens it, or for the guest to which it is opened.
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(never)]
 pub fn open_plain<A: Address, T: Tables<A>>(
     tables: &T,

@@ -9,10 +9,11 @@ use crate::{
     work::opening::{Opening, Refusal},
 };
 
-/// How many times a packet that opens no session looks whether another CPU has opened it just now.
+/// How many times a packet that cannot open a session checks whether another CPU is opening it.
 const MAX_LOOKS: u32 = 16;
 
-/// Adds both entries of a session whose translation is known, as soon as other CPUs let it.
+/// Adds both entries of a session whose translation is known, as soon as no other CPU is changing
+/// them.
 #[inline(never)]
 pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.begin();
@@ -38,7 +39,7 @@ impl<A: Address> Opening<A> {
         }
     }
 
-    /// Makes ready for the first attempt.
+    /// Prepares the first attempt.
     #[inline(always)]
     pub(crate) fn begin(&mut self) {
         (self.attempt, self.looks) = (0, 0);
@@ -46,7 +47,7 @@ impl<A: Address> Opening<A> {
         self.outcome = Err(DropReason::PortsExhausted);
     }
 
-    /// Takes in what an attempt has come to; whether there is to be another.
+    /// Records the result of an attempt and returns whether to try again.
     #[inline(always)]
     pub(crate) fn goes_on<T: Tables<A>>(
         &mut self,
@@ -72,7 +73,7 @@ impl<A: Address> Opening<A> {
             }
             Err(Refusal::Final(reason)) => {
                 self.outcome = Err(reason);
-                // The port may be one that another CPU has just taken for this very endpoint.
+                // Another CPU may have just taken the port for the same endpoint.
                 let looks_again =
                     reason as u32 == DropReason::GuestPorts as u32 && self.looks < MAX_LOOKS;
                 self.looks += 1;
@@ -86,7 +87,7 @@ impl<A: Address> Opening<A> {
 
     /// Source and destination of the packet that opened the session, after translation. They are
     /// read from here, not returned by who opens it: across a `?` the compiler keeps them in stack
-    /// slots that hold pointers on other ways, and the verifier refuses that.
+    /// slots that hold pointers on other paths, and the verifier refuses that.
     #[inline(always)]
     pub fn ends(&self) -> (Endpoint<A>, Endpoint<A>) {
         let record = &self.request.record;
@@ -95,8 +96,7 @@ impl<A: Address> Opening<A> {
     }
 }
 
-/// Takes the session that another CPU has opened for the same flow in the place of the one that was
-/// to be opened; whether there is one.
+/// Uses the session that another CPU has opened for the same flow; returns whether there is one.
 #[inline(never)]
 fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool {
     let key = &opening.request.key;
@@ -107,7 +107,7 @@ fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool 
         return false;
     }
     if !session.has(flags::FROM_INITIATOR) {
-        // It was opened from the other end, at which this packet arrives as an answer.
+        // It was opened from the other end: this packet is an answer there.
         session.state.fetch_or(tracking::REPLIED);
         if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
             peer.state.fetch_or(tracking::REPLIED);
@@ -142,7 +142,7 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
     }
 }
 
-/// Counts [`Opening::guest`]. (Apart from what follows: the stack has no room for both.)
+/// Counts [`Opening::guest`]. (A separate function, because the stack has no room for both.)
 #[inline(never)]
 pub(crate) fn enter<A: Address, T: Tables<A>>(
     tables: &T,

@@ -16,8 +16,8 @@ use crate::{
     work::opening::Refusal,
 };
 
-/// Adds the owner of an external port, with its mapping if it is the only one. Until that is there
-/// nobody else can take a reference to the port.
+/// Adds the owner of an external port, with its mapping if it is the only one. No other CPU can
+/// take a reference to the port before the mapping exists.
 #[inline(always)]
 pub(crate) fn add_port<A: Address, T: Tables<A>>(
     tables: &T,
@@ -48,7 +48,7 @@ fn add_exclusive_port<A: Address, T: Tables<A>>(
     };
     tables.add_port(key, &claimed)?;
     let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
-    // If another CPU has made one for the same internal endpoint, that is found at the next turn.
+    // If another CPU has added one for the same internal endpoint, the next attempt finds it.
     let added = tables.add_mapping(&record.mapping_key(key.protocol), &mapping);
     match (added, tables.port(key)) {
         (Ok(()), Some(owner)) => {
@@ -62,7 +62,7 @@ fn add_exclusive_port<A: Address, T: Tables<A>>(
     }
 }
 
-/// Takes references to a port and, if asked, to a permit, and gives the flags that say so.
+/// Takes references to a port and, if requested, to a permit; returns the corresponding flags.
 #[inline(always)]
 pub(crate) fn hold<A: Address, T: Tables<A>>(
     tables: &T,
@@ -90,7 +90,7 @@ pub(crate) fn hold<A: Address, T: Tables<A>>(
     }
 }
 
-/// Takes a reference to a remote address's permit, which is made if it is not there.
+/// Takes a reference to the permit of a remote address; adds it if it does not exist.
 #[inline(always)]
 pub(crate) fn add_permit<A: Address, T: Tables<A>>(
     tables: &T,
@@ -103,8 +103,8 @@ pub(crate) fn add_permit<A: Address, T: Tables<A>>(
     }
 }
 
-/// Gives back what `held` says: references to an external port and to a remote's permit. What
-/// nobody refers to any more is removed.
+/// Releases the references in `held`: to an external port and to a remote's permit. An entry
+/// without references is removed.
 #[inline(always)]
 pub(crate) fn release<A: Address, T: Tables<A>>(
     tables: &T,
@@ -127,7 +127,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
     }
 }
 
-/// Gives back a reference to an external port.
+/// Releases a reference to an external port.
 #[inline(never)]
 pub(crate) fn release_port<A: Address, T: Tables<A>>(
     tables: &T,

@@ -1,11 +1,10 @@
 //! What a NAT needs to know of a TCP connection (RFC 5382, RFC 7857).
 //!
-//! Of sequence numbers only the last acknowledgement of each side is known. Against that of the
-//! other side a segment is judged that would end the connection, or take its end back: anybody may
-//! send one with a forged source, and the ends ignore what is not in sequence (RFC 5961). A reset
-//! that could be valid shortens the timeout, and whatever the side that it resets sends after it
-//! undoes that: the end that ignores a reset answers it (RFC 5961 section 3.2, RFC 6146 section
-//! 3.5.2.2).
+//! Of the sequence numbers, only the last acknowledgement of each side is known. A segment that
+//! would end the connection, or revert its end, is compared with that of the other side: a sender
+//! may forge the source, and the ends ignore segments that are out of sequence (RFC 5961). A reset
+//! that could be valid shortens the timeout. Any later segment from the side that it resets reverts
+//! that: the end that ignores a reset answers it (RFC 5961 section 3.2, RFC 6146 section 3.5.2.2).
 
 use crate::wire::tcp::{FIN, RST, SYN};
 
@@ -21,27 +20,27 @@ pub const INITIATOR_FIN: u32 = 1 << 2;
 /// The other end has sent FIN.
 pub const RESPONDER_FIN: u32 = 1 << 3;
 
-/// The initiator has sent RST, and the other end nothing since.
+/// The initiator has sent RST, and the other end has sent nothing since.
 pub const INITIATOR_RST: u32 = 1 << 4;
 
-/// The other end has sent RST, and the initiator nothing since.
+/// The other end has sent RST, and the initiator has sent nothing since.
 pub const RESPONDER_RST: u32 = 1 << 5;
 
-/// Of UDP: a guest has asked at port 53, and sent nothing since it was answered, see
+/// UDP: a guest has queried port 53 and has sent nothing since the answer, see
 /// [`crate::tables::settings::DNS_S`].
 pub const QUESTION: u32 = 1 << 6;
 
 const BOTH_FIN: u32 = INITIATOR_FIN | RESPONDER_FIN;
 
-/// How far ahead of what the other side has acknowledged a reset may be, in bytes: as much as may
-/// be on its way, which is more than a reset on an idle connection ever is, and less than the
-/// window of the side that it resets, which would ignore what is further ahead without a word.
+/// How far a reset may be ahead of the other side's last acknowledgement, in bytes. This covers
+/// data in flight, and is less than the window of the side that is reset: that side silently
+/// ignores a reset beyond its window.
 pub const RST_WINDOW: u32 = 1 << 16;
 
-/// The same for FIN and data. Here to take a forged one for a true one costs less than the reverse.
+/// The same for FIN and data. Accepting a forged one costs less than rejecting a valid one.
 pub const FLIGHT: u32 = 1 << 26;
 
-/// Where a connection stands, which decides how long it may be idle.
+/// The phase of a connection, which decides how long it may be idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// The handshake is not complete.
@@ -52,7 +51,7 @@ pub enum Phase {
     Closing,
 }
 
-/// One segment's contribution.
+/// What one segment says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Byte 13 of the header.
@@ -91,7 +90,7 @@ pub fn next(state: u32, segment: Segment, ahead: impl Fn() -> Option<u32>) -> u3
         false => (REPLIED, RESPONDER_FIN, RESPONDER_RST, INITIATOR_RST),
     };
     if flags & RST != 0 {
-        // A refusal has nothing to be in sequence with.
+        // A refused connection has no sequence to compare with.
         let may_be_valid = matches!(phase(state), Phase::Opening)
             || ahead().is_some_and(|ahead| ahead < RST_WINDOW);
         return if may_be_valid { state | rst } else { state };
@@ -111,12 +110,12 @@ pub fn next(state: u32, segment: Segment, ahead: impl Fn() -> Option<u32>) -> u3
     }
     let mut state = state & !others_rst | sent;
     if flags & FIN != 0 {
-        // (Or behind, where it comes once more with data that has been acknowledged.)
+        // (Or behind, if it is a retransmission of acknowledged data.)
         if ahead().is_none_or(|ahead| ahead.wrapping_add(FLIGHT) < 2 * FLIGHT) {
             state |= fin;
         }
     } else if has_data && state & fin != 0 && ahead().is_some_and(|ahead| ahead < FLIGHT) {
-        // It goes on: the FIN was not its own, or comes once more behind this data.
+        // The connection continues: the FIN was forged, or will be sent again after this data.
         state &= !fin;
     }
     state
@@ -241,7 +240,7 @@ mod tests {
     fn new_data_takes_back_the_fin_of_its_own_side_alone() {
         let state = after(closed(), (ACK, true, false, NEXT));
         assert_eq!(phase(state), Phase::Established);
-        // What was lost before the FIN is followed by that.
+        // Data that was lost before the FIN is followed by the FIN again.
         let state = after(state, (FIN | ACK, false, false, Some(6)));
         assert_eq!(phase(state), Phase::Closing);
     }

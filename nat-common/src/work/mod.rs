@@ -54,7 +54,7 @@ pub struct Redirect {
 }
 
 impl<A: Address> Work<A> {
-    /// Of no packet yet.
+    /// Before any packet.
     #[must_use]
     pub const fn new() -> Self {
         let entry = Entry {
