@@ -1,8 +1,8 @@
-//! Pauses before something that has failed is tried again.
+//! Pauses before a failed operation is tried again.
 
 use std::time::Duration;
 
-/// The pause before the next attempt: twice as long after each that fails, up to a limit.
+/// The pause before the next attempt. It doubles after each failure, up to a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     least: Duration,
@@ -21,14 +21,14 @@ impl Backoff {
         }
     }
 
-    /// An attempt has failed. Gives how long to wait before the next one.
+    /// Records a failed attempt and returns how long to wait before the next one.
     pub fn failed(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.most);
         pause
     }
 
-    /// It is well: the next failure is a first one.
+    /// Records a success: the next failure counts as the first one.
     pub fn succeeded(&mut self) {
         self.next = self.least;
     }

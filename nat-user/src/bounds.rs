@@ -1,6 +1,6 @@
 //! A bound of time and memory for commands that read files of others.
 //!
-//! Each reader has bounds by counts of its own. This one catches what they miss.
+//! Each reader also limits counts. This bound covers the rest.
 
 use std::fs;
 use std::process;
@@ -11,7 +11,8 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::clock;
 
-/// How much memory a command may have: with what it takes between two looks less than 500 MB.
+/// How much memory a command may use. With what it can allocate between two checks, this stays
+/// below 500 MB.
 const MOST_MEMORY: u64 = 440_000_000;
 /// How long it may use a processor. Without optimisation, everything takes ten times as long.
 const MOST_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) {
@@ -19,15 +20,15 @@ const MOST_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) {
 } else {
     4_800
 });
-/// How long between looks.
+/// The time between two checks.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Ends the process with an error, from now on, when it takes too much to read `file`.
+/// Watches the process from now on, and ends it with an error when it uses too much to read `file`.
 pub fn hold(file: String) {
     thread::spawn(move || {
         loop {
             if let Some(excess) = excess(clock::process_cpu_time(), memory()) {
-                eprintln!("natbpf: {file}: takes more than {excess} to read; give it in parts");
+                eprintln!("natbpf: {file}: takes more than {excess} to read; import it in parts");
                 process::exit(1);
             }
             thread::sleep(PAUSE);
@@ -35,7 +36,7 @@ pub fn hold(file: String) {
     });
 }
 
-/// What there is too much of.
+/// The resource that is exceeded.
 fn excess(time: Duration, memory: u64) -> Option<&'static str> {
     if memory > MOST_MEMORY {
         return Some("500 MB of memory");
@@ -45,7 +46,7 @@ fn excess(time: Duration, memory: u64) -> Option<&'static str> {
 
 /// The memory that the process has, in bytes.
 fn memory() -> u64 {
-    // Second of the fields of proc_pid_statm(5). Without /proc there are the bounds by counts.
+    // Second of the fields of proc_pid_statm(5). Without /proc, only the limits on counts apply.
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let resident = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     let page = sysconf(SysconfVar::PAGE_SIZE)

@@ -9,16 +9,16 @@ use nix::time::{ClockId, clock_gettime};
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
-/// How many times as fast time goes for sessions: set once, before anything reads a clock.
+/// How many times as fast time passes for sessions. It is set once, before anything reads a clock.
 static TIME_SCALE: AtomicU32 = AtomicU32::new(1);
 
-/// Lets time go so many times as fast for sessions, in this process and in the programs that it
+/// Makes time pass so many times as fast for sessions, in this process and in the programs that it
 /// loads.
 pub fn set_time_scale(times: u32) {
     TIME_SCALE.store(times.max(1), Relaxed);
 }
 
-/// How many times as fast time goes for sessions.
+/// How many times as fast time passes for sessions.
 #[must_use]
 pub fn time_scale() -> u32 {
     TIME_SCALE.load(Relaxed)
@@ -36,8 +36,8 @@ pub fn monotonic_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC).as_nanos() as u64
 }
 
-/// Seconds of the sessions' clocks, which the programs use: of the monotonic clock, unless time
-/// goes faster.
+/// Seconds of the sessions' clock, which the programs use: the monotonic clock, unless time passes
+/// faster.
 #[must_use]
 pub fn monotonic_s() -> u32 {
     (monotonic_ns() / nanoseconds_per_second()) as u32
@@ -62,6 +62,6 @@ pub fn process_cpu_time() -> Duration {
 }
 
 fn read(clock: ClockId) -> Duration {
-    // These clocks exist on every kernel that has BPF, and never stand before zero.
+    // These clocks exist on every kernel that has BPF, and are never negative.
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }

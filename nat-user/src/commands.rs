@@ -1,4 +1,4 @@
-//! What the commands do: the daemon is asked, or the data plane is read from its pins.
+//! What the commands do: they ask the daemon, or read the data plane from its pins.
 
 use std::{collections::HashMap, path::Path, process::ExitCode};
 
@@ -35,11 +35,11 @@ use crate::{
     state::{self, Numbers, State},
 };
 
-/// Does what the command line says, and gives the exit code.
+/// Runs the command and returns the exit code.
 ///
 /// # Errors
 ///
-/// What was refused or has failed, and what to do about it.
+/// What was refused or failed, and what to do about it.
 pub fn execute(cli: Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Import(ImportCommand::Iptables(args)) => import_iptables(args),
@@ -48,7 +48,7 @@ pub fn execute(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// The commands that either do what they are asked or fail.
+/// The commands that either succeed or fail.
 fn serve(cli: Cli) -> Result<()> {
     clock::set_time_scale(cli.time_scale);
     match &cli.command {
@@ -121,7 +121,7 @@ fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
     })
 }
 
-/// The exit code when rules are left that the configuration does not express.
+/// The exit code if the configuration does not express all rules.
 const NOT_EVERYTHING: u8 = 3;
 
 /// The exit code of a daemon that `natbpf down` has ended. packaging/natbpf.service does not start
@@ -139,7 +139,8 @@ fn print(lines: Vec<String>) -> Result<()> {
     report::to_stdout(|output| lines.iter().try_for_each(|line| writeln!(output, "{line}")))
 }
 
-/// Validates the configuration, and whether this host has what it names and nothing in its way.
+/// Checks the configuration, whether this host has what it names, and whether other software
+/// conflicts with it.
 async fn check(cli: &Cli, without_host: bool) -> Result<()> {
     let file = cli.config.as_path();
     bounds::hold(file.display().to_string());
@@ -155,11 +156,11 @@ async fn check(cli: &Cli, without_host: bool) -> Result<()> {
     print(vec![format!("{}: {contents}, all right", file.display())])
 }
 
-/// What the host lacks is an error. What of others is in the way is their affair, and a warning.
+/// A missing part of the host is an error. A conflict with other software is a warning.
 async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
     let netlink = Netlink::connect()?;
     let plan = Plan::from_config(&loaded.config);
-    // What natbpf itself has made belongs to the host while it runs.
+    // While natbpf runs, what it has created belongs to the host.
     let journal = Journal::open(&cli.run_dir)?;
     let mut problems = setup::problems(&netlink, &plan, journal.changes()).await?;
     problems.extend(setup::target_problems(&netlink, &loaded.config).await?);
@@ -171,7 +172,7 @@ async fn check_host(cli: &Cli, loaded: &Loaded) -> Result<()> {
         };
         loaded.source.diagnostic(&path, &problem.problem, &remedy)
     };
-    // natbpf waits for an interface that is missing, with the rest in use.
+    // natbpf waits for a missing interface and uses the rest.
     let (absences, problems) =
         (problems.iter()).partition::<Vec<_>, _>(|problem| problem.is_absence);
     for absence in absences {
@@ -308,7 +309,7 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     let keys: Vec<SessionKey4> = sessions.into_iter().map(|(key, _)| key).collect();
     let (dataplane, _) = open(cli)?;
     let mut ended = 0;
-    // One that a packet passed in at that very moment is tried again.
+    // A session in which a packet passed at the same moment is tried again.
     for _ in 0..FLUSH_ATTEMPTS {
         ended += dataplane.end(&keys)?;
         if ended as usize >= keys.len() {
@@ -318,14 +319,14 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     if control::is_running(&cli.run_dir)
         && let Err(error) = control::request(&cli.run_dir, Request::Flushed { ended })
     {
-        log::debug!("tell the daemon of ended sessions: {error:#}");
+        log::debug!("tell the daemon about ended sessions: {error:#}");
     }
     print(vec![format!("{ended} sessions ended")])
 }
 
 const FLUSH_ATTEMPTS: u32 = 3;
 
-/// Attaches a guest's interface, or takes it away; says nothing when that is done.
+/// Attaches or detaches a guest's interface. Prints nothing on success.
 async fn port(cli: &Cli, command: &PortCommand) -> Result<()> {
     let (PortCommand::Add(args) | PortCommand::Del(args)) = command;
     let PortArgs { interface, network } = args;

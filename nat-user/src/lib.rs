@@ -1,7 +1,6 @@
 //! natbpf's control plane: configuration, rule compiler, loader, host set-up and reports.
 //!
-//! It holds no packet logic: that is in `nat-common`, which the programs in the kernel are made
-//! of.
+//! It contains no packet logic: that is in `nat-common`, from which the kernel programs are built.
 
 pub mod backoff;
 pub mod bounds;

@@ -50,7 +50,6 @@ fn init_log() {
     builder.init();
 }
 
-/// Libraries speak up only when something is wrong, but for one that complains of each message to
-/// somebody who no longer waits for it; the programs' messages come as debug and are there only
-/// with `--debug-packets`.
+/// Libraries log only problems; one library is excluded because it logs each message to a receiver
+/// that has gone; the programs' messages come as debug and are there only with `--debug-packets`.
 const DEFAULT_LOG: &str = "warn,netlink_proto=off,nat_user=info,nat_ebpf=trace";

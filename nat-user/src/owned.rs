@@ -1,5 +1,5 @@
-//! Directories that root alone may change. What natbpf finds in any other may be somebody else's
-//! work: a map that it would take over, a link to a file that it would remove.
+//! Directories that only root may change. In any other directory, another user could place files: a
+//! map that natbpf would take over, a link to a file that it would remove.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
-/// Bits of a mode that let others make and remove files.
+/// Mode bits that let others create and remove files.
 const OTHERS_WRITE: u32 = 0o022;
-/// The bit of a mode by which files of others may not be removed.
+/// The mode bit that protects files from removal by others.
 const STICKY: u32 = 0o1000;
 
-/// Makes a directory, with those that it is in, if it is missing.
+/// Creates a directory, with its parents, if it is missing.
 ///
 /// # Errors
 /// When it cannot be made, or [`check`] refuses it.
@@ -28,18 +28,18 @@ pub fn make(path: &Path) -> Result<()> {
     check(path)
 }
 
-/// Refuses a directory that belongs to another user, or that others may write.
+/// Refuses a directory that belongs to another user or that others may write.
 ///
 /// # Errors
-/// Why, and what to do.
+/// The reason, and what to do about it.
 pub fn check(path: &Path) -> Result<()> {
     check_mode(path, |mode| mode & OTHERS_WRITE == 0)
 }
 
-/// The same, but others may make files of their own in it, as in `/tmp`.
+/// The same, but others may create their own files in it, as in `/tmp`.
 ///
 /// # Errors
-/// Why, and what to do.
+/// The reason, and what to do about it.
 pub fn check_shared(path: &Path) -> Result<()> {
     check_mode(path, |mode| mode & OTHERS_WRITE == 0 || mode & STICKY != 0)
 }

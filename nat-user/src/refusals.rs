@@ -1,8 +1,8 @@
-//! What the data plane refuses because something is exhausted, as the operator is told of it.
+//! Reports to the operator what the data plane refuses because a resource is exhausted.
 //!
-//! The daemon looks at the counters of a few drop reasons every some seconds. From the first
-//! growth until a minute without any is an episode: its beginning and its end are logged, and its
-//! course once a minute. Episodes also stand in `refusals.json` in the run directory, for
+//! The daemon checks the counters of a few drop reasons every few seconds. An episode lasts from
+//! the first growth until a minute without growth. The daemon logs its beginning and its end, and
+//! its progress once a minute. `refusals.json` in the run directory has the episodes for
 //! `natbpf status`.
 
 use std::collections::BTreeMap;
@@ -16,15 +16,16 @@ use serde::{Deserialize, Serialize};
 
 /// The file in the run directory.
 pub const FILE: &str = "refusals.json";
-/// A write of [`FILE`] that is not complete.
+/// An incomplete write of [`FILE`].
 pub const NEW_FILE: &str = "refusals.json.new";
 
 /// How often the daemon looks, in seconds.
 pub const LOOK_EVERY_S: u64 = 5;
-/// How often an episode is spoken of at the most, and without what growth it is over, in seconds.
+/// The shortest time between two messages about an episode, and the time without growth that ends
+/// it, in seconds.
 const QUIET_S: u64 = 60;
 
-/// The reasons that tell of exhaustion, and what to do about each.
+/// The reasons that mean exhaustion, and what to do about each.
 const REASONS: [(DropReason, &str); 6] = [
     (
         DropReason::TableFull,
@@ -67,7 +68,7 @@ pub struct Refusal {
     pub grown_s: u64,
 }
 
-/// What the daemon remembers from look to look.
+/// What the daemon remembers between checks.
 #[derive(Debug, Default)]
 pub struct Watch {
     looked_s: Option<u64>,
@@ -80,12 +81,12 @@ struct Episode {
     /// The counter before it began.
     before: u64,
     grown_s: u64,
-    /// When it was last spoken of, and the counter then.
+    /// When it was last logged, and the counter then.
     said_s: u64,
     said: u64,
 }
 
-/// What came of a look.
+/// The result of a look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// Lines for the log.
@@ -95,14 +96,14 @@ pub struct Look {
 }
 
 impl Watch {
-    /// Whether it is time to look again.
+    /// Whether it is time to check again.
     #[must_use]
     pub fn is_due(&self, now_s: u64) -> bool {
         self.looked_s
             .is_none_or(|looked_s| now_s >= looked_s + LOOK_EVERY_S)
     }
 
-    /// Takes the counters in. What stood in them at the first look is of earlier times.
+    /// Evaluates the counters. Their values at the first check belong to the past.
     pub fn look(&mut self, drops: &Drops, now_s: u64) -> Look {
         let mut look = Look::default();
         for (reason, remedy) in REASONS {
@@ -165,7 +166,7 @@ impl Watch {
         Some((Level::Info, line))
     }
 
-    /// The episodes that go on.
+    /// The open episodes.
     #[must_use]
     pub fn refusals(&self) -> Vec<Refusal> {
         let episodes = self.episodes.iter();
@@ -181,7 +182,7 @@ impl Watch {
     }
 }
 
-/// Leaves episodes for `natbpf status`. It is not made to outlive a crash of the machine.
+/// Writes the episodes for `natbpf status`. The file need not survive a crash of the machine.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -193,8 +194,8 @@ pub fn save(run_dir: &Path, refusals: &[Refusal]) -> Result<()> {
         .with_context(|| format!("write {}", file.display()))
 }
 
-/// A line for each reason that has refused something in the last minute. A file that is missing or
-/// damaged tells of none: it is written anew with the next one.
+/// A line for each reason that has refused something in the last minute. A missing or damaged file
+/// counts as empty: the next episode writes it again.
 #[must_use]
 pub fn warnings(run_dir: &Path, now_s: u64) -> Vec<String> {
     let text = fs::read(run_dir.join(FILE)).unwrap_or_default();
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
 
     fn drops(table_full: u64) -> Drops {
-        // A guest that is filtered is no exhaustion.
+        // Filtered packets are not exhaustion.
         Drops::from([("table_full", table_full), ("filtered", table_full * 3)])
     }
 

@@ -1,9 +1,9 @@
-//! What the daemon leaves for its successor and for the commands: `state.json` in the run
+//! What the daemon stores for its successor and for the commands: `state.json` in the run
 //! directory, and the lock that makes it the only one there.
 //!
-//! The maps hold numbers where people use names; [`Numbers`] is what ties them together, so it must
-//! live as long as the maps do. The file is replaced as a whole: a reader finds the old or the new
-//! one. This module knows nothing of maps and interfaces but what it is told.
+//! The maps contain numbers where people use names. [`Numbers`] connects the two, so it must live
+//! as long as the maps. The file is replaced as a whole: a reader finds the old or the new one.
+//! This module does not access maps or interfaces itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::boottime_s;
 use crate::owned;
 
-/// How long a child of a killed natbpf may take to become another program.
+/// How long a child of a killed natbpf may take to execute another program.
 const CHILD_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks whether it has.
+/// The pause between two checks of that.
 const CHILD_PAUSE: Duration = Duration::from_millis(10);
 
 const FILE: &str = "state.json";
@@ -38,7 +38,7 @@ const LOCK_FILE: &str = "lock";
 pub struct State {
     /// Version of the natbpf that wrote it.
     pub version: String,
-    /// Process of the daemon, which may be gone: see [`crate::control::is_running`].
+    /// Process of the daemon, which may have ended: see [`crate::control::is_running`].
     pub pid: u32,
     /// Generation of the rule set in use.
     pub generation: u32,
@@ -55,10 +55,10 @@ pub struct State {
     pub numbers: Numbers,
     /// Interfaces with programs attached.
     pub interfaces: Vec<InterfaceState>,
-    /// What the configuration asks for and the host does not give.
+    /// What the configuration needs and the host lacks.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// How the host itself reaches what it forwards; empty if that was not asked yet.
+    /// How the host itself reaches forwards; empty if that is not known yet.
     #[serde(default)]
     pub local: String,
 }
@@ -91,7 +91,7 @@ pub struct InterfaceState {
     pub mss: Option<u16>,
 }
 
-/// External addresses, one after the other, that are had in the same way.
+/// Consecutive external addresses with the same owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct External {
     /// The lowest address.
@@ -112,11 +112,11 @@ pub enum Held {
     Added,
     /// No interface: the programs answer ARP for it.
     Arp,
-    /// No interface, and it is not known yet whether another host has it.
+    /// No interface, and the probe has not shown yet whether another host has it.
     Asked,
     /// Another host.
     Elsewhere,
-    /// No interface, and other software is to see to it (`claim = "none"`).
+    /// No interface, and other software must handle it (`claim = "none"`).
     Unclaimed,
     /// No interface, and there is no ARP on the uplink: it must be routed to the host.
     Nobody,
@@ -134,17 +134,17 @@ pub enum RuleKind {
     Nat,
     /// `[[policy]]`.
     Policy,
-    /// What holds for a network where no policy says anything; it has the network's name.
+    /// The default policy of a network; it has the network's name.
     Default,
 }
 
 /// How many kinds of rules there are.
 const RULE_KINDS: usize = 5;
 
-/// The numbers that stand in maps for the names of the configuration.
+/// The numbers that represent the configuration's names in maps.
 ///
-/// A name keeps its number while the data plane lives, and no number is given twice: sessions and
-/// counters refer to them, also after their rule has gone.
+/// A name keeps its number while the data plane lives, and no number is reused: sessions and
+/// counters refer to it, also after their rule is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "StoredNumbers", into = "StoredNumbers")]
 pub struct Numbers {
@@ -152,7 +152,7 @@ pub struct Numbers {
     pub uplinks: BTreeMap<String, u16>,
     /// Networks, from 1.
     pub networks: BTreeMap<String, u16>,
-    /// The rule with number `n` stands at `n - 1`.
+    /// The rule with number `n` is at `n - 1`.
     rules: Vec<RuleEntry>,
     by_name: [HashMap<String, u32>; RULE_KINDS],
 }
@@ -168,7 +168,7 @@ pub struct RuleEntry {
     pub name: String,
     /// Whether it is configured now.
     pub is_active: bool,
-    /// What it says, apart from its name, as a hash.
+    /// A hash of its content, without its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<u64>,
 }
@@ -193,8 +193,8 @@ struct StoredNumbers {
 }
 
 impl State {
-    /// Of this daemon before it has done anything, with the numbers that the data plane knows
-    /// already from an earlier one.
+    /// The initial state of this daemon, with the numbers that the data plane has from an earlier
+    /// one.
     ///
     /// # Errors
     /// When a path is relative and the working directory is gone.
@@ -261,10 +261,10 @@ impl State {
         Ok(())
     }
 
-    /// Removes the state from the run directory, be it there or not, damaged or not.
+    /// Removes the state from the run directory, even if it is missing or damaged.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When it exists and cannot be removed.
     pub fn remove(run_dir: &Path) -> Result<()> {
         for name in [FILE, NEW_FILE] {
             let file = run_dir.join(name);
@@ -286,8 +286,8 @@ impl State {
 }
 
 impl Numbers {
-    /// For maps in which rules up to this number stand whose names are lost: they are never given
-    /// again.
+    /// For maps that contain rules up to this number whose names are lost: these numbers are never
+    /// reused.
     #[must_use]
     pub fn after_lost(highest: u32) -> Self {
         let mut numbers = Self::default();
@@ -336,8 +336,8 @@ impl Numbers {
         number
     }
 
-    /// Finds the rules of a configuration among those that have numbers: by name and words, else by
-    /// words alone, else by name. One that is found under another name gets the new one.
+    /// Matches the rules of a configuration with those that have numbers: by name and content, else
+    /// by content, else by name. A rule that is found under another name gets the new one.
     pub fn recognise(&mut self, said: &[Said]) {
         let mut found: Vec<Option<usize>> = Vec::with_capacity(said.len());
         let mut taken = HashSet::new();
@@ -372,7 +372,8 @@ impl Numbers {
                     .map(|p| (p, one)),
             );
         }
-        // All old names go before any new one comes: two rules may have exchanged theirs.
+        // All old names are removed before any new one is added: two rules may have exchanged
+        // theirs.
         for (place, one) in &renamed {
             self.by_name[one.kind as usize].remove(&self.rules[*place].name);
         }
@@ -385,7 +386,7 @@ impl Numbers {
         }
     }
 
-    /// Takes the name from a rule that is gone, since another has it now.
+    /// Removes the name from a rule that is gone, because another rule has it now.
     fn retire(&mut self, kind: RuleKind, number: u32) {
         let rule = &mut self.rules[number as usize - 1];
         let names = &mut self.by_name[kind as usize];
@@ -399,7 +400,7 @@ impl Numbers {
         rule.name = name;
     }
 
-    /// Notes what the rules say that have numbers.
+    /// Records the content of the rules that have numbers.
     pub fn describe(&mut self, said: &[Said]) {
         for one in said {
             if let Some(number) = self.find_rule(one.kind, &one.name) {
@@ -408,7 +409,7 @@ impl Numbers {
         }
     }
 
-    /// Notes which rules are configured now.
+    /// Records which rules are configured now.
     pub fn set_active(&mut self, is_active: impl Fn(RuleKind, &str) -> bool) {
         for rule in &mut self.rules {
             rule.is_active = is_active(rule.kind, &rule.name);
@@ -486,7 +487,7 @@ fn number_of(numbers: &mut BTreeMap<String, u16>, name: &str) -> u16 {
     if let Some(&number) = numbers.get(name) {
         return number;
     }
-    // Names are never removed, so this is the first number that was never given.
+    // Names are never removed, so this is the first number that was never used.
     let number = u16::try_from(numbers.len() + 1).expect("fewer than 65,536 names");
     numbers.insert(name.to_owned(), number);
     number
@@ -518,7 +519,7 @@ impl TryFrom<StoredNumbers> for Numbers {
                 .is_none();
             if rule.number != number || !is_new {
                 return Err(format!(
-                    "rule number {} is out of order or twice there",
+                    "rule number {} is out of order or appears twice",
                     rule.number
                 ));
             }
@@ -560,13 +561,14 @@ impl fmt::Display for RuleKind {
     }
 }
 
-/// The right to be the only natbpf of a run directory, until it is dropped or the process ends.
+/// The lock that makes a natbpf the only one of a run directory, until it is dropped or the process
+/// ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
-/// Makes the run directory if it is missing, and takes its lock.
+/// Creates the run directory if it is missing, and takes its lock.
 ///
 /// # Errors
 /// When another natbpf holds it, or the directory cannot be used.
@@ -574,7 +576,7 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
     make_run_dir(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
     owned::check(run_dir)?;
     let path = run_dir.join(LOCK_FILE);
-    // Not truncated: until it is locked, what stands in it is another's.
+    // Not truncated: until it is locked, its content belongs to another process.
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -588,7 +590,7 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
         Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
     };
     if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
-        // `natbpf down` removed it between the two steps: this is a lock on nothing.
+        // `natbpf down` removed it between the two steps: this lock is on a deleted file.
         return lock(run_dir);
     }
     file.set_len(0)
@@ -598,7 +600,7 @@ pub fn lock(run_dir: &Path) -> Result<Lock> {
     Ok(Lock { _file: file })
 }
 
-/// (dnsmasq enters it as a user of its own, whatever this process' umask is.)
+/// (dnsmasq enters it as another user, whatever the umask of this process is.)
 fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     if run_dir.is_dir() {
         return Ok(());
@@ -610,8 +612,8 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     fs::set_permissions(run_dir, fs::Permissions::from_mode(0o755))
 }
 
-/// Takes the lock. A child that a killed natbpf has just forked holds it as well, until it becomes
-/// another program: that is waited for.
+/// Takes the lock. A child that a killed natbpf has just forked also holds it until it executes
+/// another program, so wait for that.
 fn take(mut file: File) -> Result<Flock<File>, (File, Errno)> {
     let deadline = Instant::now() + CHILD_LIMIT;
     loop {
@@ -636,7 +638,7 @@ fn holder(mut file: &File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Whether there is such a process; not if it has ended and only its parent does not know yet.
+/// Whether such a process exists; a zombie does not count.
 fn runs(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
@@ -659,7 +661,7 @@ mod tests {
 
     use super::*;
 
-    /// A run directory whose lock another holds, who has written this number into it.
+    /// A run directory whose lock another process holds, with this number in it.
     fn locked_by(pid: u32) -> (tempfile::TempDir, Flock<File>) {
         let run_dir = tempfile::tempdir().unwrap();
         let path = run_dir.path().join(LOCK_FILE);

@@ -325,7 +325,7 @@ fn standard_input_is_read_like_a_file() {
     let (code, toml, stderr) = natbpf(&[], Some("hello\n"));
     assert_eq!((code, toml.as_str()), (Some(1), ""));
     assert!(
-        stderr.contains("-:1: is no line of iptables-save"),
+        stderr.contains("-:1: is not a line of iptables-save"),
         "{stderr}"
     );
 }

@@ -100,9 +100,9 @@ pub(super) fn check(
         let count = u32::from(last) - u32::from(first) + 1;
         if count > LARGEST_POOL {
             let problem = format!(
-                "{count} addresses are too many to be put on {}, as uplink {} asks for",
-                uplink.interface,
-                quote(&uplink.name)
+                "uplink {} cannot add {count} addresses to {}",
+                quote(&uplink.name),
+                uplink.interface
             );
             let remedy =
                 format!("write a pool of at most {LARGEST_POOL}, or claim = \"arp\" in the uplink");

@@ -71,7 +71,7 @@ pub(super) fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault>
     let protocols = values::distinct(field.required_items()?, |item| item.choice(&choices))?;
     if protocols.len() > 1 && protocols.contains(&ForwardProtocol::All) {
         return Err(field.fault(
-            "`all` stands beside others, which it contains",
+            "`all` already includes the other protocols",
             "write \"all\" alone",
         ));
     }
@@ -87,7 +87,7 @@ fn local(
     let has_ports = |protocols| have_ports(protocols) || protocols == [ForwardProtocol::All];
     match section.field("local") {
         Some(field) if local == Some(true) && !protocols.is_none_or(has_ports) => Err(field.fault(
-            "the host itself reaches only tcp and udp",
+            "local access works only for tcp and udp",
             "leave local out, or write protocol = \"tcp\" or \"udp\"",
         )),
         _ => Ok(local),
@@ -140,7 +140,7 @@ pub(super) fn external_ports(field: Field<'_>) -> Result<Vec<PortRange>, Fault> 
         None => Ok(ranges),
         Some((before, after)) => {
             let problem = format!(
-                "{} overlaps {} of the same list",
+                "{} overlaps {} in the same list",
                 text(ranges[after]),
                 text(ranges[before])
             );
@@ -181,10 +181,14 @@ fn paired(external: &[PortRange], field: Field<'_>) -> Result<Vec<PortForward>, 
         return Ok(external.iter().map(|range| pair(*range, one)).collect());
     }
     if internal.len() != external.len() {
-        let problem = format!("has {} items, ports has {}", internal.len(), external.len());
+        let problem = format!(
+            "has {} items, but ports has {}",
+            internal.len(),
+            external.len()
+        );
         return Err(field.fault(
             problem,
-            "write one item for each of ports, or one port for all",
+            "write one item for each item of ports, or one port for all",
         ));
     }
     let misfit = external.iter().zip(&internal);
@@ -319,11 +323,11 @@ fn no_ports_left(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Opt
     };
     let snat = around.snat.iter().find(leaves_nothing)?;
     let problem = format!(
-        "names every port that snat {} could use of the same address",
+        "takes every port that snat {} could use on the same address",
         quote(&snat.value.name)
     );
-    let remedy =
-        "leave ports out, and guests share those of the rest; or give the two other addresses";
+    let remedy = "leave ports out, so that guests share the remaining ports; or use two different \
+        addresses";
     let fault = rule.section.fault("ports", &problem, remedy);
     Some(fault.see(snat.section.at))
 }
@@ -377,9 +381,9 @@ fn kept_ssh(
         Some(address) => format!(" where that holds {address}"),
         None => String::new(),
     };
-    let problem = format!("tcp port 22 stays with the host{holds}, although {reason} contains it");
+    let problem = format!("tcp port 22 stays with the host{holds}, although {reason} includes it");
     let remedy = format!(
-        "name 22 on its own to forward it, or set {}.keep to what the host keeps",
+        "name port 22 by itself to forward it, or set {}.keep to the host's ports",
         uplink.section.path()
     );
     let key = if rule.value.matches.ports.is_empty() {

@@ -68,7 +68,10 @@ pub(super) fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
         .filter_map(|part| u8::from_str_radix(part, 16).ok());
     let bytes: Vec<u8> = bytes.collect();
     let problem = match <[u8; 6]>::try_from(bytes) {
-        Ok(mac) if parts.len() == mac.len() && mac == [0; 6] => "is not that of an interface",
+        Ok(mac) if parts.len() == mac.len() && mac == [0; 6] => {
+            "is not the address of an \
+            interface"
+        }
         Ok(mac) if parts.len() == mac.len() && mac[0] & 1 != 0 => "is a multicast address",
         Ok(mac) if parts.len() == mac.len() => return Ok(mac),
         _ => "is not an Ethernet address",
@@ -91,7 +94,7 @@ pub(super) fn check(
         report.errors(faults.into_iter().flatten());
         if guest.value.port.is_some() && !network.anti_spoof {
             let name = quote(&network.name);
-            let problem = format!("has no effect, as network {name} has no anti_spoof");
+            let problem = format!("has no effect, because network {name} has no anti_spoof");
             let remedy = "set anti_spoof = true in the network, or leave port out";
             report.warn(guest.section.fault("port", &problem, remedy));
         }
@@ -140,7 +143,10 @@ fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
         return None;
     }
     let name = quote(&guest.value.name);
-    let problem = format!("{name} is no host's name, which it is in a network with DHCP or DNS");
+    let problem = format!(
+        "{name} is not a valid host name, which a network with DHCP or DNS \
+        requires"
+    );
     let remedy = "write up to 63 letters, digits, hyphens and underscores, such as \"web1\"";
     Some(guest.section.fault("name", &problem, remedy))
 }
@@ -163,7 +169,7 @@ fn repeated<K: Eq + Hash>(
             Entry::Occupied(taken) => {
                 let before: &Item<'_, Guest> = taken.get();
                 let (shown, other) = (shown(&guest.value), quote(&before.value.name));
-                let problem = format!("{shown} is that of guest {other} already");
+                let problem = format!("guest {other} already has {shown}");
                 let fault = guest
                     .section
                     .fault(name, &problem, "give each guest its own");

@@ -46,7 +46,7 @@ fn first_of(mut pipe: &File, patience: Duration) -> io::Result<Vec<u8>> {
         match pipe.read(&mut bytes) {
             // Nobody has it open for writing.
             Ok(0) if Instant::now() >= deadline => {
-                let problem = format!("nobody has written to this pipe for {patience:?}");
+                let problem = format!("no data arrived on this pipe within {patience:?}");
                 return Err(io::Error::new(ErrorKind::TimedOut, problem));
             }
             Ok(0) => thread::sleep(PAUSE),
@@ -80,7 +80,7 @@ mod tests {
         let pipe = folder.path().join("pipe");
         mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         let error = read(&pipe, PAUSE).unwrap_err().to_string();
-        assert!(error.contains("nobody has written"), "{error}");
+        assert!(error.contains("no data arrived"), "{error}");
         let text = "a".repeat(100_000);
         let writer = thread::spawn({
             let (pipe, text) = (pipe.clone(), text.clone());

@@ -62,7 +62,7 @@ fn uses<'s>(section: &'s Section<'s>, kind: &str, key: &str) -> Vec<Use<'s>> {
 impl Use<'_> {
     fn conflict(&self, before: &Use<'_>) -> Fault {
         let problem = format!("{} is {} already", quote(self.interface), before.role);
-        let remedy = "an interface has one role, so name another one here";
+        let remedy = "an interface has only one role; name another interface here";
         self.field.fault(problem, remedy).see(before.field.at())
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<L
 fn per_guest(field: Field<'_>) -> Result<NonZeroU32, Fault> {
     if field.integer(0, 0).is_ok() {
         let remedy = format!("write a number from 1 to {MOST_SESSIONS}, or leave it out");
-        return Err(field.fault("0 would leave a guest nothing", remedy));
+        return Err(field.fault("0 would block every guest", remedy));
     }
     let least = NonZeroU32::MIN;
     let number = field.integer(least.get(), MOST_SESSIONS)?;

@@ -52,17 +52,17 @@ pub(super) fn check(
 ) {
     for (rule, before) in repeated(rules, |rule| rule.address) {
         let problem = format!(
-            "{} belongs to the guest of {} already",
+            "{} already belongs to the guest of {}",
             rule.value.address,
             quote(&before.value.name)
         );
-        let remedy = "give each guest an address of its own";
+        let remedy = "give each guest its own address";
         let fault = rule.section.fault("address", &problem, remedy);
         report.error(fault.see(before.section.at));
     }
     for (rule, before) in repeated(rules, |rule| (rule.uplink, rule.to.clone())) {
         let problem = format!(
-            "{} has an address of this uplink by {} already",
+            "{} already has an address of this uplink, from {}",
             rule.value.to,
             quote(&before.value.name)
         );
@@ -73,8 +73,8 @@ pub(super) fn check(
     for rule in rules {
         if let Some(network) = networks.find(rule.value.address) {
             let (address, name) = (rule.value.address, quote(&network.name));
-            let problem = format!("{address} is inside, in network {name}");
-            let remedy = "write the address by which the guest is known outside";
+            let problem = format!("{address} is an inside address, in network {name}");
+            let remedy = "write the guest's external address";
             report.error(rule.section.fault("address", &problem, remedy));
         }
     }
@@ -125,8 +125,8 @@ fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option
     };
     let snat = around.snat.iter().find(holds)?;
     let name = quote(&snat.value.name);
-    let problem = format!("{address} is also given out by snat {name}, which has no port there");
-    let remedy = "write an address that the guest has for itself";
+    let problem = format!("snat {name} also uses {address}, but has no port there");
+    let remedy = "write an address that only this guest uses";
     Some(
         rule.section
             .fault("address", &problem, remedy)

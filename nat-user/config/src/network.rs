@@ -58,7 +58,8 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
         dns: served.dns,
     };
     if !network.create && !network.ports.is_empty() {
-        let problem = "has no effect, as natbpf attaches ports only to a bridge that it makes";
+        let problem = "has no effect, because natbpf attaches ports only to a bridge that it \
+            creates";
         report.warn(section.fault("ports", problem, "add create = true, or leave ports out"));
     }
     Some(network)
@@ -94,7 +95,7 @@ fn overlap((first, second): (&Item<'_, Network>, &Item<'_, Network>)) -> Fault {
         first.value.address.trunc(),
         quote(&first.value.name),
     );
-    let remedy = "give each network a prefix of its own";
+    let remedy = "give each network its own prefix";
     second
         .section
         .fault("address", &problem, remedy)

@@ -376,7 +376,7 @@ fn wrong_shape(path: String, value: &Spanned<DeValue<'_>>, shape: &str) -> Fault
     Fault {
         at: value.span().start,
         key: path,
-        problem: format!("wants {shape}, not {}", kind(value.get_ref())),
+        problem: format!("must be {shape}, not {}", kind(value.get_ref())),
         see: None,
         remedy: format!("begin it with a line {shape}"),
     }
@@ -425,8 +425,9 @@ fn repeated_names(sections: &[Section<'_>]) -> Vec<Fault> {
                 free.insert(section.at);
             }
             Entry::Occupied(taken) => {
-                let problem = format!("another rule is called {}", quote(&section.name));
-                let remedy = "give each a name of its own (one without is called by its position)";
+                let problem = format!("another rule has the name {}", quote(&section.name));
+                let remedy = "give each rule its own name (a rule without one is named by its \
+                    position)";
                 faults.push(section.fault("name", &problem, remedy).see(*taken.get()));
             }
         }
@@ -441,9 +442,9 @@ fn name_problem(name: &str) -> Option<&'static str> {
     } else if name.chars().nth(LONGEST_NAME).is_some() {
         Some("is longer than 64 characters")
     } else if name.chars().any(char::is_control) {
-        Some("holds a control character")
+        Some("contains a control character")
     } else if name.chars().any(is_invisible) || name.trim().is_empty() {
-        Some("holds an invisible character")
+        Some("contains an invisible character")
     } else {
         None
     }
@@ -558,7 +559,7 @@ impl<'s> Field<'s> {
 
     fn wants(&self, what: &str) -> Fault {
         self.fault(
-            format!("wants {what}, not {}", kind(self.value.get_ref())),
+            format!("must be {what}, not {}", kind(self.value.get_ref())),
             format!("write {} = {}", self.key.name, self.key.example),
         )
     }
@@ -626,7 +627,7 @@ impl<'s> Field<'s> {
                 format!("write one of {}", words.join(", "))
             }
         };
-        Err(self.fault(format!("does not know {}", quote(text)), remedy))
+        Err(self.fault(format!("unknown value {}", quote(text)), remedy))
     }
 
     /// The items of a list; a single value is a list of one.

@@ -117,7 +117,7 @@ fn ends(
         found.push(end);
     }
     if found.len() > 1 && found.contains(&PolicyEnd::Any) {
-        let problem = "`any` stands beside others, which it contains";
+        let problem = "`any` already includes the others";
         return Err(field.fault(problem, "write \"any\" alone"));
     }
     Ok(found)
@@ -129,7 +129,7 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Faul
         ANY => return Ok(PolicyEnd::Any),
         HOST if key == "to" => return Ok(PolicyEnd::Host),
         HOST => {
-            let problem = "what the host itself sends is not asked of policies";
+            let problem = "policies do not apply to packets that the host itself sends";
             return Err(field.fault(problem, "write a network, an uplink or an address"));
         }
         _ => {}
@@ -166,7 +166,7 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Faul
 
 fn unknown(field: Field<'_>, text: &str, names: &Names<'_>) -> Fault {
     let problem = format!(
-        "there is no uplink, network or guest {}, and it is no address",
+        "there is no uplink, network or guest {}, and it is not an address",
         quote(text)
     );
     let remedy = match suggest::nearest(text, names.all().chain([ANY, HOST])) {
@@ -200,7 +200,7 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     if is_about.into_iter().any(names_something) {
         return None;
     }
-    let problem = "names nothing: it would hold for all flows";
+    let problem = "has no condition, so it would match every flow";
     let remedy =
         "write from, to or protocol; for a default write policy = \"drop\" in [network.NAME]";
     Some(section.fault_here("", problem, remedy))
@@ -217,8 +217,8 @@ pub(super) fn check(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
         comparisons += before * size(&rule.value);
         before += size(&rule.value);
         if comparisons > MOST_COMPARISONS {
-            let problem = "comes after so many others that natbpf does not look whether they decide \
-                           all its flows, nor for those behind it";
+            let problem = "has too many policies before it, so natbpf does not check whether they \
+                           shadow it or a later policy";
             let remedy = "write prefixes and ranges instead of single addresses and ports";
             report.warn(rule.section.fault_here("", problem, remedy));
             return;
@@ -228,10 +228,7 @@ pub(super) fn check(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
             .rev()
             .find(|before| covers(&before.value, &rule.value));
         if let Some(before) = covering {
-            let problem = format!(
-                "can never match: all its flows are decided by {}",
-                quote(&before.value.name)
-            );
+            let problem = format!("can never match: shadowed by {}", quote(&before.value.name));
             let remedy = "put it before that policy, or remove it";
             let fault = rule.section.fault_here("", &problem, remedy);
             report.warn(fault.see(before.section.at));

@@ -76,8 +76,12 @@ fn too_many_for_arp(route: &Route, section: &Section<'_>) -> Option<Fault> {
     if !route.arp || count <= MOST_ARP_ADDRESSES {
         return None;
     }
-    let problem = format!("is for at most {MOST_ARP_ADDRESSES} addresses of a route, not {count}");
-    let remedy = "let the provider route the prefix to the host, or cut it into several [[route]]";
+    let problem = format!(
+        "answers for at most {MOST_ARP_ADDRESSES} addresses of a route, not \
+        {count}"
+    );
+    let remedy = "have the provider route the prefix to the host, or split it into several \
+        [[route]]";
     Some(section.fault("arp", &problem, remedy))
 }
 
@@ -98,7 +102,8 @@ pub(super) fn check(routes: &ByAddress<'_>, others: &Others<'_>, report: &mut Re
         for (routed, route) in routes.overlapping(prefix) {
             let name = quote(&network.value.name);
             let problem = format!("{routed} overlaps {prefix} of network {name}");
-            let remedy = "guests have the network's own addresses without a route, so write others";
+            let remedy = "guests use the network's own addresses without a route; write other \
+                addresses";
             let fault = route.section.fault("addresses", &problem, remedy);
             report.error(fault.see(network.section.at));
         }
@@ -108,7 +113,7 @@ pub(super) fn check(routes: &ByAddress<'_>, others: &Others<'_>, report: &mut Re
             && routes.find(gateway).is_some()
         {
             let problem = format!("{gateway} is itself routed to guests");
-            let remedy = "write an address of the host's, such as that of the uplink";
+            let remedy = "write an address of the host, such as the uplink's";
             report.error(route.section.fault("gateway", &problem, remedy));
         }
     }
@@ -144,7 +149,7 @@ fn taken(
 ) -> Fault {
     let name = quote(&route.value.name);
     let problem = format!("{address} belongs to the guests of route {name}");
-    let remedy = "write an address that is not routed to guests, or take it out of that route";
+    let remedy = "write an address that is not routed to guests, or remove it from that route";
     let fault = section.fault(key, &problem, remedy);
     fault.see(route.section.at)
 }
@@ -169,7 +174,7 @@ fn shadowed(rule: &Item<'_, SnatRule>, routes: &ByAddress<'_>) -> Option<Fault> 
     }
     let name = quote(&route.value.name);
     let problem = format!("can never match: route {name} leaves all its packets untranslated");
-    let remedy = "remove the rule, or take its source out of that route";
+    let remedy = "remove the rule, or remove its source from that route";
     let fault = rule.section.fault("source", &problem, remedy);
     Some(fault.see(route.section.at))
 }
@@ -252,7 +257,7 @@ fn overlap(
 ) -> Fault {
     let name = quote(&first.value.name);
     let problem = format!("{prefix} overlaps {before} of route {name}");
-    let remedy = "route each address to one network, once";
+    let remedy = "route each address once, to one network";
     let fault = second.section.fault("addresses", &problem, remedy);
     fault.see(first.section.at)
 }

@@ -143,7 +143,7 @@ impl Place<'_> {
                 return None;
             };
             let problem = format!("the range {first}-{last} contains {taken}, {whose}");
-            (problem, "write a range that leaves it out".to_owned())
+            (problem, "write a range without it".to_owned())
         };
         Some(self.section.fault("range", &problem, &remedy))
     }

@@ -62,8 +62,8 @@ fn twice(rule: &Rule<'_>, before: &Rule<'_>, uplinks: &[Item<'_, Uplink>]) -> Fa
         (None, None) => "the same uplink".to_owned(),
     };
     let name = quote(&before.value.name);
-    let problem = format!("{what} of {address} is forwarded by {name} already");
-    let remedy = "remove one of the two, or let them differ";
+    let problem = format!("{name} already forwards {what} of {address}");
+    let remedy = "remove one of the two, or make them different";
     rule.section
         .fault(key, &problem, remedy)
         .see(before.section.at)
@@ -80,7 +80,7 @@ fn word(protocol: ForwardProtocol) -> &'static str {
 
 fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
     let name = quote(&before.value.name);
-    let problem = format!("can never match: earlier rules take all of it, beginning with {name}");
+    let problem = format!("can never match: shadowed by earlier rules, beginning with {name}");
     let remedy = "put it before them, or remove it";
     rule.section
         .fault_here("", &problem, remedy)
@@ -92,10 +92,11 @@ fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
 fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
     let name = quote(&before.value.name);
     let problem = format!(
-        "has ports {} in common with {name}, which comes first and takes them; neither contains the other",
+        "shares ports {} with {name}, which comes first and takes them; neither range contains the \
+         other",
         text(common)
     );
-    let remedy = "let the ranges differ, or write what both have as a rule of its own before them";
+    let remedy = "make the ranges disjoint, or put a rule for the shared ports before both";
     rule.section
         .fault("ports", &problem, remedy)
         .see(before.section.at)

@@ -67,7 +67,7 @@ fn source(section: &Section<'_>, names: &Names<'_>) -> Result<SnatSource, Fault>
         (Some(network), None) => names.network(network).map(SnatSource::Network),
         (None, Some(source)) => values::prefix(source).map(SnatSource::Prefix),
         (Some(_), Some(source)) => {
-            Err(source.fault("cannot stand beside network", "keep one of the two"))
+            Err(source.fault("cannot be combined with network", "keep one of the two"))
         }
         (None, None) => {
             // A mistyped `network` or `source` is reported as that.
@@ -131,10 +131,7 @@ pub(super) fn shadowed(
             around.find_map(|(_, id)| earlier.of_network(&rule.value, id))
         });
         if let Some(before) = before {
-            let problem = format!(
-                "can never match: all its packets go to {}",
-                quote(&before.value.name)
-            );
+            let problem = format!("can never match: shadowed by {}", quote(&before.value.name));
             let remedy = "put it before that rule, or remove it";
             report.warn(
                 rule.section

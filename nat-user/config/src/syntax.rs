@@ -32,7 +32,7 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
     let (problem, remedy) = match what {
         "duplicate key" => (
             format!("{written} is used twice"),
-            "each table and each key stands once, so rename or remove one".to_owned(),
+            "a table or key may appear only once; rename or remove one".to_owned(),
         ),
         // The parser takes a bare word for the beginning of `true` or `false`.
         "invalid boolean" | "string values must be quoted" => (

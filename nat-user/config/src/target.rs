@@ -59,7 +59,7 @@ pub(super) fn doubt(
             "{to} is the host's own address, of uplink {}",
             quote(&uplink.value.name)
         );
-        let remedy = "write a guest's address; what the host serves needs no forward";
+        let remedy = "write a guest's address; the host's own services need no forward";
         return Some(section.fault("to", &problem, remedy));
     }
     let problem = format!("{to} is in no [network]");

@@ -29,12 +29,15 @@ pub(super) fn interface(field: Field<'_>) -> Result<String, Fault> {
         format!("{} is not the name of an interface", quote(name))
     } else if name.len() > LONGEST_INTERFACE {
         format!(
-            "{} has {} bytes, an interface's name at most {LONGEST_INTERFACE}",
+            "{} has {} bytes, but the name of an interface has at most {LONGEST_INTERFACE}",
             quote(name),
             name.len()
         )
     } else if let Some(c) = name.chars().find(|c| not_in_a_name(*c)) {
-        format!("{} holds {c:?}, which no interface's name can", quote(name))
+        format!(
+            "{} holds {c:?}, which the name of an interface cannot contain",
+            quote(name)
+        )
     } else {
         return Ok(name.to_owned());
     };
@@ -66,7 +69,7 @@ fn address(field: Field<'_>, text: &str) -> Result<Ipv4Addr, Fault> {
         } else if text.parse::<Ipv6Addr>().is_ok() {
             field.fault(
                 problem("is an IPv6 address"),
-                "write an IPv4 address, as natbpf translates no others",
+                "write an IPv4 address; natbpf translates only IPv4",
             )
         } else {
             field.fault(
@@ -277,7 +280,7 @@ fn port(field: Field<'_>, text: &str) -> Result<u16, Fault> {
     port.ok_or_else(|| {
         field.fault(
             format!("{} is not a port", quote(text)),
-            "ports are from 1 to 65535",
+            "a port is a number from 1 to 65535",
         )
     })
 }

@@ -44,10 +44,10 @@ pub(super) fn find(config: &Config, links: &[Link], addresses: &[Address]) -> Ve
     vec![Finding {
         kind: Kind::UnnamedBridge,
         place: listed(&names),
-        what: "is no network of this configuration".to_owned(),
+        what: "is not a network of this configuration".to_owned(),
         why: "guests and containers there do not reach forwards by the external addresses"
             .to_owned(),
-        remedy: format!("if they are to reach them, add {example}"),
+        remedy: format!("if they should reach them, add {example}"),
         commands: Vec::new(),
     }]
 }

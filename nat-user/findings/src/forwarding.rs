@@ -120,8 +120,7 @@ impl Blocked {
             place: format!("{}{}", place_name(rules, place), owner.shown()),
             what: format!("drops {}", dropped.join(" and ")),
             why:
-                "packets that natbpf translates are forwarded only if every FORWARD chain of this \
-                  host lets them through"
+                "the host forwards translated packets only if every FORWARD chain lets them through"
                     .to_owned(),
             remedy,
             commands,

@@ -188,7 +188,7 @@ fn read_rules() -> (Ruleset, Vec<Finding>) {
     };
     let mut rules = Ruleset::default();
     let ended = |outcome: thread::Result<Outcome>| {
-        outcome.unwrap_or_else(|_| Outcome::Failed("its reader has panicked".to_owned()))
+        outcome.unwrap_or_else(|_| Outcome::Failed("its reader panicked".to_owned()))
     };
     if let Some(text) = said("iptables-nft-save", ended(over_nft)) {
         rules = iptables::parse(&text, Source::IptablesNft);
@@ -220,9 +220,9 @@ fn unlooked(program: &str, why: &str) -> Finding {
     Finding {
         kind: Kind::Unread,
         place: program.to_owned(),
-        what: format!("its rules were not looked at: {why}"),
-        why: "what they drop or translate is not known".to_owned(),
-        remedy: "nothing, or look at them yourself".to_owned(),
+        what: format!("its rules were not checked: {why}"),
+        why: "natbpf does not know which packets they drop or translate".to_owned(),
+        remedy: "check them yourself".to_owned(),
         commands: Vec::new(),
     }
 }
@@ -230,7 +230,7 @@ fn unlooked(program: &str, why: &str) -> Finding {
 fn too_many() -> Finding {
     Finding {
         place: "netfilter".to_owned(),
-        what: "its rules were not all looked at: there are too many".to_owned(),
+        what: "its rules were not all checked: there are too many".to_owned(),
         ..unlooked("", "")
     }
 }

@@ -104,11 +104,15 @@ fn finding(rule: &ForwardRule, hidden: &BTreeMap<u8, BTreeSet<u16>>) -> Finding 
     Finding {
         kind: Kind::HiddenListener,
         place: format!("[[forward]] \"{}\"", rule.name),
-        what: format!("takes {}, where this host itself listens", ports.join(" and ")),
-        why: "from outside the guest is reached, not the host's service (a port that Docker publishes \
-              is one)"
-            .to_owned(),
-        remedy: "leave the port out of the forward, or name it in keep of the uplink; or let the \
+        what: format!(
+            "takes {}, on which this host itself listens",
+            ports.join(" and ")
+        ),
+        why:
+            "connections from outside reach the guest, not the host's service (a port that Docker \
+              publishes counts as one)"
+                .to_owned(),
+        remedy: "leave the port out of the forward, or name it in keep of the uplink; or make the \
                  service listen on another address"
             .to_owned(),
         commands: Vec::new(),
@@ -194,14 +198,14 @@ mod tests {
             (UDP, 8006, INSIDE),
         ];
         let range = forward("protocol = [\"tcp\", \"udp\"]\nports = \"20-9000\"");
-        let expected = "takes tcp 2222, 8006, where this host itself listens";
+        let expected = "takes tcp 2222, 8006, on which this host itself listens";
         assert_eq!(found(&range, &all), [expected]);
         assert_eq!(found(&forward("protocol = \"all\""), &all), [expected]);
         // Who names a kept port means it, and hides it.
         let ssh = forward("protocol = \"tcp\"\nports = 22");
         assert_eq!(
             found(&ssh, &all),
-            ["takes tcp 22, where this host itself listens"]
+            ["takes tcp 22, on which this host itself listens"]
         );
         let other = forward("protocol = \"udp\"\nports = \"20-9000\"");
         assert!(found(&other, &all).is_empty());
@@ -213,8 +217,8 @@ mod tests {
         assert_eq!(
             found(&both, &all),
             [
-                "takes tcp 2222, where this host itself listens",
-                "takes tcp 8006, where this host itself listens"
+                "takes tcp 2222, on which this host itself listens",
+                "takes tcp 8006, on which this host itself listens"
             ]
         );
     }

@@ -29,8 +29,8 @@ pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset>
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_map(&mut reader)
         .and_then(|()| json.end())
-        .context("not JSON of nft's")?;
-    ensure!(reader.has_list, "no list \"nftables\" in what nft prints");
+        .context("nft's output is not valid JSON")?;
+    ensure!(reader.has_list, "nft's output has no list \"nftables\"");
     Ok(reader.rules)
 }
 
@@ -75,7 +75,7 @@ impl<'de, K: Fn(&str) -> bool> Visitor<'de> for &mut Reader<K> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("what nft prints")
+        formatter.write_str("parse nft's output")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {

@@ -153,9 +153,9 @@ impl Detour {
     fn finding(&self, place: String, rules: &[String], commands: Vec<String>) -> Finding {
         let uplink = &self.uplink;
         let remedy = if commands.is_empty() {
-            "give the guests' answers a route by that uplink, or remove the rule"
+            "add a route by that uplink for the guests' answers, or remove the rule"
         } else {
-            "give the guests' answers a route by that uplink, or loosen the filter"
+            "add a route by that uplink for the guests' answers, or loosen the filter"
         };
         Finding {
             kind: Kind::ReversePath,
@@ -166,8 +166,8 @@ impl Detour {
             ),
             why:
                 "the host's routes send the guest's answers to the internet by another interface; \
-                  rules of routing that go by the host's own addresses do not concern them, since \
-                  packets have the guest's by then"
+                  routing rules for the host's own addresses do not apply, because these packets \
+                  have the guest's address"
                     .to_owned(),
             remedy: remedy.to_owned(),
             commands,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(2);
 /// How much it may print: a hundred thousand rules of nftables in JSON.
 const LARGEST: u64 = 64 << 20;
-const TOO_LONG: &str = "it takes longer than 2 s";
+const TOO_LONG: &str = "it took longer than 2 s";
 /// How long between looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -74,7 +74,10 @@ fn watch(mut child: Child) -> Outcome {
     match printed {
         // It has ended, and left another that holds its output.
         Err(_) => Outcome::TooMuch(TOO_LONG),
-        Ok(text) if text.len() as u64 >= LARGEST => Outcome::TooMuch("it is more than 64 MiB"),
+        Ok(text) if text.len() as u64 >= LARGEST => Outcome::TooMuch(
+            "its output is larger than 64 \
+            MiB",
+        ),
         Ok(text) if status.success() => Outcome::Said(text),
         _ => Outcome::Failed(complaint.lines().next().unwrap_or_default().to_owned()),
     }

@@ -62,13 +62,14 @@ impl Effect {
     fn why(self) -> &'static str {
         match self {
             Self::TakesSources => {
-                "netfilter comes first, and natbpf leaves alone what has an outside address: these \
-                 connections are not natbpf's, with its mappings, limits, counters and fast path"
+                "netfilter translates first, and natbpf does not touch packets that already have \
+                 an outside address: natbpf's mappings, limits, counters and fast path do not \
+                 apply to these connections"
             }
-            Self::HidesClients => "the guest sees an address of this host instead of who connects",
-            Self::Redirects => "they do not come to the guest that the configuration names",
+            Self::HidesClients => "the guest sees an address of this host instead of the client's",
+            Self::Redirects => "they do not reach the guest that the configuration names",
             Self::IsIdle => {
-                "it does nothing as long as natbpf runs, and takes over when it does not"
+                "it has no effect while natbpf runs, and takes over when natbpf does not run"
             }
         }
     }
@@ -143,18 +144,18 @@ fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     for (program, tool) in [("LXD", "lxc"), ("Incus", "incus")] {
         if let Some(network) = network_of_manager(table, name, text, program) {
             let command = format!("{tool} network set {network} ipv4.nat=false");
-            let remedy = format!("{program} makes it again: turn its translation off");
+            let remedy = format!("{program} recreates it: turn its translation off");
             return (remedy, vec![command]);
         }
     }
     if name.starts_with("DOCKER") {
         return own(
-            "leave the port out of the forward, or do not publish it (docker run without -p): Docker \
-             makes the rule again",
+            "leave the port out of the forward, or do not publish it (docker run without -p): \
+             Docker recreates the rule",
         );
     }
     let command = removal(rules, place).into_iter().collect();
-    let remedy = "remove it if natbpf is to translate these packets";
+    let remedy = "remove it if natbpf should translate these packets";
     (remedy.to_owned(), command)
 }
 

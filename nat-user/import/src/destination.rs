@@ -10,7 +10,7 @@ use super::ranges::{Addresses, Ports, Protocols};
 use super::rule::{Action, COUNTS, Choice, ICMP, TCP, UDP, protocol_name};
 use super::topology::Topology;
 
-const IN_TURNS: &str = "natbpf sends to one guest, not to several in turns";
+const IN_TURNS: &str = "natbpf forwards to one guest, not to several in turn";
 
 /// More single addresses than this are not meant one by one.
 const MOST_ADDRESSES: u64 = 16;
@@ -79,8 +79,8 @@ impl Destinations<'_, '_> {
             return; // For guests only; see `guests_only`.
         }
         if !step.condition.sources.covers(&outside) {
-            let reason = "takes connections of certain senders only, and natbpf's forwards take \
-                          those of all: leave it in netfilter";
+            let reason = "takes connections of certain senders only, but natbpf's forwards take \
+                          those of all senders: leave it in netfilter";
             return self.findings.untranslated(step.rule, reason);
         }
         let addresses = match self.addresses(&step.condition) {
@@ -174,9 +174,7 @@ impl Destinations<'_, '_> {
                 || address.octets()[0] == 0
         };
         if let Some(address) = all.iter().find(unusable) {
-            return Err(format!(
-                "{address} is no address that comes in by an uplink"
-            ));
+            return Err(format!("packets to {address} do not arrive by an uplink"));
         }
         Ok(all.into_iter().map(Some).collect())
     }
@@ -217,8 +215,8 @@ impl Destinations<'_, '_> {
                     left = *some;
                 }
                 Rest::Some(_) | Rest::Unclear if before.action != Action::Accept => {
-                    let warning = "natbpf comes before netfilter, and what a rule behind it sends \
-                                   to a guest includes packets of this one";
+                    let warning = "natbpf runs before netfilter, and a later rule sends packets of \
+                                   this one to a guest";
                     self.findings.warning(before.rule, warning);
                 }
                 Rest::Some(_) | Rest::Unclear => self.takes_from(before, &taken, &left),
@@ -258,7 +256,7 @@ impl Destinations<'_, '_> {
             let note = "stays with the host, by the uplink's `keep`";
             return self.findings.note(before.rule, note);
         }
-        let reason = "leaves to others a part of what a rule behind it sends to a guest, and \
+        let reason = "exempts a part of the packets that a later rule sends to a guest, and \
                       natbpf's forwards cannot leave that part out";
         self.findings.untranslated(before.rule, reason);
     }
@@ -273,7 +271,10 @@ impl Destinations<'_, '_> {
     ) {
         let Some(to) = choice.address() else { return };
         if self.is_reserved(to) {
-            let reason = format!("{to} is no guest's, but its network's own or broadcast address");
+            let reason = format!(
+                "{to} is not a guest's address, but the network's own or the \
+                broadcast address"
+            );
             return self.findings.untranslated(step.rule, reason);
         }
         let protocols = protocols(&step.condition.protocols);
@@ -330,12 +331,12 @@ impl Destinations<'_, '_> {
         let prefix = match step.condition.destinations.prefixes()[..] {
             [prefix] if prefix.prefix_len() == to.prefix_len() => prefix,
             _ => {
-                let reason = "maps other addresses than one prefix of the same size";
+                let reason = "does not map one prefix to another of the same size";
                 return self.findings.untranslated(step.rule, reason);
             }
         };
         if step.condition.destinations.count() > MOST_OF_NETMAP {
-            let reason = "natbpf has a rule for each address, and these are more than 256";
+            let reason = "natbpf needs one rule for each address, and these are more than 256";
             return self.findings.untranslated(step.rule, reason);
         }
         for (external, guest) in step
@@ -368,9 +369,9 @@ impl Destinations<'_, '_> {
         let from_guests = |network: &super::topology::Network| input.matches(&network.interface);
         let by_guests = self.topology.networks.iter().any(from_guests) || input.is_any();
         if named && by_guests {
-            let warning = "names no destination address and no interface, so that it also takes \
-                           passing traffic: guests' own connections to such a port anywhere end \
-                           at this guest; natbpf takes only what is for the uplink's addresses";
+            let warning = "names no destination address and no interface, so it also takes \
+                           forwarded traffic: guests' own connections to this port of any remote \
+                           end at this guest; natbpf takes only packets for the uplink's addresses";
             self.findings.warning(step.rule, warning);
         }
     }
@@ -468,8 +469,8 @@ impl Destinations<'_, '_> {
                 forward.origin.add(step.rule);
                 self.findings.done(step.rule);
             } else {
-                let reason = "takes only connections of guests, and natbpf's forwards are about \
-                              what comes in by an uplink: leave it in netfilter";
+                let reason = "takes only connections of guests, but natbpf's forwards take packets \
+                              that arrive by an uplink: leave it in netfilter";
                 self.findings.untranslated(step.rule, reason);
             }
         }
@@ -479,8 +480,8 @@ impl Destinations<'_, '_> {
     fn leave_alone(&mut self) {
         for step in self.steps {
             if step.action == Action::Accept && !self.findings.is_done(step.rule) {
-                let note = "leaves alone what no rule behind it translates otherwise than natbpf \
-                            does: nothing is needed for it";
+                let note = "exempts packets that natbpf and the later rules treat the same: \
+                            nothing is needed for it";
                 self.findings.note(step.rule, note);
             }
         }
@@ -488,9 +489,9 @@ impl Destinations<'_, '_> {
 }
 
 pub(super) const ALSO_OTHERS: &str = "The original also takes the host's addresses on other \
-    interfaces (the guests' gateway, say)";
+    interfaces (for example the guests' gateway)";
 pub(super) const TO_HOST: &str =
-    "sends to the host itself, and natbpf's forwards send to guests: leave it in netfilter";
+    "sends to the host itself, but natbpf's forwards send to guests: leave it in netfilter";
 
 /// What of a condition no forward can say.
 fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
@@ -501,10 +502,10 @@ fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
         return Some("natbpf's forwards do not look at source ports".to_owned());
     }
     if condition.is_local == Some(false) || condition.is_translated.is_some() {
-        return Some("natbpf's forwards are about the external addresses".to_owned());
+        return Some("natbpf's forwards apply only to external addresses".to_owned());
     }
     if unreached().covers(&condition.ports) {
-        return Some("nobody can be reached at port 0".to_owned());
+        return Some("port 0 cannot be reached".to_owned());
     }
     let with_ports = Protocols::one(TCP).or(&Protocols::one(UDP));
     let names_ports = !condition.ports.is_full() || choice.ports.is_some();
@@ -628,7 +629,7 @@ fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
         return Ok(vec![(list(ports), Vec::new(), None)]);
     };
     if first == 0 || last < first {
-        return Err(format!("{first}-{last} is no range of ports"));
+        return Err(format!("{first}-{last} is not a range of ports"));
     }
     if let Some(base) = choice.base {
         return shifted(ports, (first, last), base);
@@ -655,8 +656,8 @@ fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
         if moved.count() > 1 {
             warning = Some(format!(
                 "netfilter does not shift ranges: ports outside of {first}-{last} all go to \
-                 {first}, and so the configuration has it; for port by port write to_ports = \
-                 \"{first}-{last}\""
+                 {first}, and the configuration does the same; to map port by port, write to_ports \
+                 = \"{first}-{last}\""
             ));
         }
         parts.push((list(&moved), vec![(first, first)], warning));
@@ -668,9 +669,7 @@ fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Par
     let size = u32::from(last - first);
     let (base, first) = (u32::from(base), u32::from(first));
     if !Ports::range(base, (base + size).min(65535)).covers(ports) {
-        return Err(
-            "ports before or behind those that are shifted go round in a circle".to_owned(),
-        );
+        return Err("ports outside of the shifted range wrap around".to_owned());
     }
     let moved = ports
         .ranges()

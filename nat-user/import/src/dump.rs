@@ -73,7 +73,7 @@ impl Dump {
                 Some((line, _, _)) => (*line, script::NO_LINE.to_owned()),
                 None => (
                     0,
-                    "holds no rules: give what iptables-save prints".to_owned(),
+                    "contains no rules: give the output of iptables-save".to_owned(),
                 ),
             });
         }
@@ -203,7 +203,7 @@ impl Dump {
                 if self.remove_at(table, chain, at) {
                     self.add(place, table, chain, Some(at), rest);
                 } else {
-                    self.left(place, "replaces a rule that the file does not hold");
+                    self.left(place, "replaces a rule that the file does not contain");
                     return Status::Failure;
                 }
             }
@@ -247,8 +247,8 @@ impl Dump {
         let mut at = at.map_or(rules.len(), |at| at.saturating_sub(1));
         if at > rules.len() {
             at = rules.len();
-            let reason = "inserts at a place that only the host knows; give what iptables-save \
-                          prints";
+            let reason = "inserts at a position that only the running host knows; give the output \
+                          of iptables-save";
             rule.action = Action::Unknown(reason.to_owned());
         }
         self.spent.moved(rules.len() - at);
@@ -283,15 +283,12 @@ impl Dump {
         };
         match at {
             _ if place.unknown.is_some() => {
-                self.put_aside(
-                    place,
-                    "takes a rule away that only a running shell can name",
-                );
+                self.put_aside(place, "removes a rule that only a running shell can name");
                 Status::Unknown
             }
             Some(at) if self.remove_at(table, chain, at) => Status::Success,
             _ => {
-                self.put_aside(place, "takes a rule away that the file does not add before");
+                self.put_aside(place, "removes a rule that the file has not added before");
                 Status::Failure
             }
         }

@@ -56,7 +56,7 @@ pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Result<Vec<Step>, S
     if walk.is_too_much() {
         return Err(format!(
             "{hook} of table {table} leads to more than {MOST_STEPS} rules, counted once for each \
-             way to them, or to as many conditions: import the rules in parts"
+             path to them, or to as many conditions: import the rules in parts"
         ));
     }
     Ok(walk.steps)
@@ -122,12 +122,12 @@ impl Walk<'_> {
         let is_known = |table: &Table| table.chains.contains_key(chain);
         if !self.table.is_some_and(is_known) {
             return Some(format!(
-                "the file has no chain {chain}, and natbpf nothing of that name"
+                "the file has no chain {chain}, and it is no target that natbpf knows"
             ));
         }
         if self.way.contains(chain) {
             return Some(format!(
-                "leads back to chain {chain}, from which it came, and iptables takes no such rule"
+                "leads back to chain {chain}, from which it came, and iptables refuses such a rule"
             ));
         }
         if self.way.len() > DEEPEST {
@@ -171,8 +171,7 @@ fn without(condition: &Condition, taken: &[Condition]) -> Condition {
             Rest::Unclear if rest.foreign.iter().any(|known| known.text == "RETURN") => {}
             Rest::Unclear => rest.foreign.push(Foreign {
                 text: "RETURN".to_owned(),
-                reason: "a rule with RETURN before it takes a part away that natbpf has no \
-                         words for"
+                reason: "an earlier rule with RETURN exempts a part that natbpf cannot express"
                     .to_owned(),
             }),
         }

@@ -100,13 +100,13 @@ pub fn read(file: &Path) -> Result<String> {
     read.with_context(|| format!("read {}", file.display()))?;
     if bytes.len() as u64 > LARGEST_FILE {
         bail!(
-            "{} is larger than 16 MiB; give what iptables-save prints",
+            "{} is larger than 16 MiB; give the output of iptables-save",
             file.display()
         );
     }
     String::from_utf8(bytes).map_err(|_| {
         anyhow!(
-            "{} is not UTF-8; give what iptables-save prints",
+            "{} is not UTF-8; give the output of iptables-save",
             file.display()
         )
     })
@@ -119,7 +119,7 @@ pub fn read(file: &Path) -> Result<String> {
 pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     let dump = Dump::read(text, file).map_err(|(line, problem)| match line {
         0 => anyhow!("{file}: {problem}"),
-        line => anyhow!("{file}:{line}: {problem}; give what iptables-save prints"),
+        line => anyhow!("{file}:{line}: {problem}; give the output of iptables-save"),
     })?;
     let mut findings = Findings::new(&dump);
     for (line, text, reason) in &dump.aside {
@@ -231,7 +231,7 @@ fn living(
     });
     if comparisons > MOST_COMPARISONS {
         return Err(
-            "too many rules of a chain have packets in common to see which one takes them: \
+            "too many rules of a chain overlap, so natbpf cannot tell which one takes a packet: \
              import the rules in parts"
                 .to_owned(),
         );
@@ -243,13 +243,13 @@ fn living(
         }
         if let (Some(chain), None) = (foreign.get(&rule), &why_dead[rule]) {
             let reason = format!(
-                "stands in the chain {chain}, which another program makes and jumps to: give \
-                 what iptables-save prints"
+                "is in the chain {chain}, which another program creates and jumps to: give the \
+                 output of iptables-save"
             );
             findings.untranslated(rule, reason);
             continue;
         }
-        let unreached = || "stands in a chain that nothing jumps to".to_owned();
+        let unreached = || "is in a chain to which no rule jumps".to_owned();
         let why = why_dead[rule].take().unwrap_or_else(unreached);
         findings.warning(rule, format!("can never match: {why}; left out"));
         findings.done(rule);
@@ -268,7 +268,7 @@ fn blind(hook: &str, step: &mut Step) -> Option<String> {
     let asked = std::mem::take(interface);
     asked.names_some().then(|| {
         format!(
-            "a packet in {hook} has no interface that it {way}, and iptables takes no such rule"
+            "a packet in {hook} has no interface that it {way}, and iptables refuses such a rule"
         )
     })
 }
@@ -277,7 +277,7 @@ fn blind(hook: &str, step: &mut Step) -> Option<String> {
 fn death(dump: &Dump, step: &Step, before: &[Step], comparisons: &mut usize) -> Option<String> {
     let mut rest = step.condition.clone();
     if rest.is_nothing() {
-        let reason = "what it asks for contradicts itself, or what led to it";
+        let reason = "its conditions contradict each other, or those of the jumps to it";
         return Some(reason.to_owned());
     }
     for earlier in before.iter().filter(|earlier| earlier.ends()) {
@@ -301,8 +301,8 @@ fn death(dump: &Dump, step: &Step, before: &[Step], comparisons: &mut usize) -> 
 fn for_the_host(input: &[Step], findings: &mut Findings<'_>) {
     for step in input {
         if matches!(step.action, Action::Snat(_) | Action::Netmap(_)) {
-            let reason = "is about what comes in for the host itself, and natbpf's rules are \
-                          about guests: leave it in netfilter";
+            let reason = "applies to packets for the host itself, but natbpf's rules apply to \
+                          guests: leave it in netfilter";
             findings.untranslated(step.rule, reason);
         } else if step.action == Action::Accept && !findings.is_done(step.rule) {
             findings.note(step.rule, NO_MATTER);
@@ -310,8 +310,8 @@ fn for_the_host(input: &[Step], findings: &mut Findings<'_>) {
     }
 }
 
-const NO_MATTER: &str = "is about the host's own packets, which natbpf leaves alone: nothing is \
-    needed for it";
+const NO_MATTER: &str = "applies to the host's own packets, which natbpf does not touch: nothing \
+    is needed for it";
 
 /// Every rule of the nat table has an outcome.
 fn the_rest(dump: &Dump, findings: &mut Findings<'_>) {
@@ -325,24 +325,32 @@ fn the_rest(dump: &Dump, findings: &mut Findings<'_>) {
                 findings.done(rule);
             }
             Action::Return => findings.done(rule),
-            Action::Count => findings.note(rule, "has no target: it only counts, natbpf stats do"),
+            Action::Count => findings.note(
+                rule,
+                "has no target: it only counts packets, as natbpf \
+                stats does",
+            ),
             Action::Pass(target) => {
                 let note = format!(
-                    "{target} goes on in netfilter, where packets come with natbpf's \
-                     translation of destinations done and that of sources not yet"
+                    "{target} stays in netfilter, which sees packets after natbpf translates their \
+                     destination and before natbpf translates their source"
                 );
                 findings.note(rule, note);
             }
             Action::Unknown(reason) => findings.untranslated(rule, reason.clone()),
             Action::Drop { .. } => {
-                findings.untranslated(rule, "drops packets, which is the filter table's affair");
+                findings.untranslated(rule, "drops packets, which is the task of the filter table");
             }
             Action::Run { chain, .. } => {
                 let reason =
-                    format!("the file has no chain {chain}, and natbpf nothing of that name");
+                    format!("the file has no chain {chain}, and it is no target that natbpf knows");
                 findings.untranslated(rule, reason);
             }
-            _ => findings.untranslated(rule, "an earlier rule takes all that comes by an uplink"),
+            _ => findings.untranslated(
+                rule,
+                "an earlier rule takes all packets that arrive by an \
+                uplink",
+            ),
         }
     }
 }

@@ -119,12 +119,11 @@ impl Locals<'_, '_> {
     }
 }
 
-const ANYWHERE: &str = "names no destination address, so that it also takes the host's own \
-    connections to such a port anywhere; natbpf takes only what is for the uplink's addresses and \
-    127.0.0.1";
-const OF_NAT: &str = "sends the host's own connections where a [[nat]] sends those of others, and \
-    only forwards have `local`: leave it in netfilter";
-const IN_PART: &str = "sends only some of the host's own connections where a forward sends those of \
-    others, and `local` is about all of them: leave it in netfilter";
-const OTHERS: &str = "is about the host's own connections, of which natbpf translates only those to \
-    what it forwards: leave it in netfilter";
+const ANYWHERE: &str = "names no destination address, so it also takes the host's own connections \
+    to this port of any remote; natbpf takes only packets for the uplink's addresses and 127.0.0.1";
+const OF_NAT: &str = "sends the host's own connections to the guest of a [[nat]], and only \
+    forwards have `local`: leave it in netfilter";
+const IN_PART: &str = "sends only some of the host's own connections to the guest of a forward, \
+    and `local` covers all of them: leave it in netfilter";
+const OTHERS: &str = "applies to the host's own connections, and natbpf translates only those to \
+    forwarded ports: leave it in netfilter";

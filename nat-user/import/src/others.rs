@@ -12,7 +12,7 @@ use super::topology::Topology;
 use super::{condition::Condition, destination};
 
 /// What is added for rules that `--policies` is about.
-const POLICIES: &str = ", or import it as well by --policies";
+const POLICIES: &str = ", or import it with --policies";
 
 const FILTER: &str = "filter rule, natbpf leaves netfilter's filter rules in force: keep it";
 
@@ -71,7 +71,7 @@ fn per_packet(dump: &Dump, rule: usize) -> String {
     let marks = matches!(&rule.action, Action::Pass(target)
         if ["MARK", "CONNMARK", "DSCP", "TOS", "CLASSIFY"].contains(&target.as_str()));
     if counts || marks {
-        " (if it is to see each packet of a connection, write forwarding = \"kernel\")".to_owned()
+        " (if it must see each packet of a connection, write forwarding = \"kernel\")".to_owned()
     } else {
         String::new()
     }
@@ -129,8 +129,9 @@ fn translated_state(dump: &Dump, rule: usize, findings: &mut Findings<'_>) {
             .any(|word| text.contains(word))
     };
     if is_translated.is_some() || foreign.iter().any(|foreign| asks(&foreign.text)) {
-        let warning = "asks whether or how netfilter has translated a connection, and natbpf's \
-                       are none of netfilter's: let it name the guests' addresses and ports instead";
+        let warning = "matches connections that netfilter has translated, but netfilter does not \
+                       know natbpf's connections: name the guests' addresses and ports in it \
+                       instead";
         findings.warning(rule, warning);
     }
 }
@@ -154,8 +155,8 @@ fn before_translation(step: &Step, findings: &mut Findings<'_>, plan: &Plan) {
     };
     if let Some(forward) = plan.forwards.iter().find(external) {
         let warning = format!(
-            "comes before netfilter's translation but behind natbpf's: packets of a forward to \
-             {} have the guest's address and port here",
+            "runs before netfilter's translation but after natbpf's: packets of a forward to {} \
+             have the guest's address and port here",
             forward.to
         );
         findings.warning(step.rule, warning);

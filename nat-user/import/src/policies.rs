@@ -23,23 +23,24 @@ const SHORTEST: u8 = 16;
 /// More single ports than this are not meant as services of the host.
 const MOST_SERVICES: u64 = 32;
 
-const ANSWERS: &str = "natbpf lets answers pass by itself, and errors about what was accepted";
-const NOTHING_DROPPED: &str = "accepts what no rule drops: no policy is needed for it";
-const NOT_ASKED: &str = "is about packets from and to others than natbpf's networks, of which it asks no \
-    policy: keep it";
-const NO_NETWORK: &str = "nothing says which guests are behind this host: without a [network] there is nobody \
-    whom natbpf could ask policies about; give --host, or --address";
-const SPOOFED: &str = "these are addresses of a network that is not behind this interface, and policies know \
-    addresses of a network by its interface: leave it in netfilter";
-const BY_ADDRESS: &str = "a policy names an interface or addresses that are in no network, not both: it holds for \
-    these addresses by whatever interface";
-const HOMELESS: &str = "no network holds these addresses, so that the policy holds for them by whatever interface; \
-    write a [[route]] for guests that have them";
-const NOT_HERE: &str = "is about addresses at an interface that are not those of its network, and a policy would hold \
-    for them by whatever interface: write anti_spoof = true, or a [[route]] for guests that have them";
-const REST_ACCEPTED: &str = "accepts what is left, as natbpf does without a policy";
-const UNANSWERED: &str = "REJECT tells the sender, natbpf drops and says nothing";
-const ALL_QUERIES: &str = "icmp in a policy is every query, not only an echo request";
+const ANSWERS: &str = "natbpf lets answers pass without a rule, and errors about accepted packets";
+const NOTHING_DROPPED: &str = "accepts packets that no rule drops: no policy is needed for it";
+const NOT_ASKED: &str = "applies to packets that neither come from nor go to natbpf's networks, \
+    and policies do not apply to them: keep it";
+const NO_NETWORK: &str = "nothing says which guests are behind this host, and policies need a \
+    [network]; give --host, or --address";
+const SPOOFED: &str = "these addresses belong to a network behind another interface, and policies \
+    match the addresses of a network only at its interface: leave it in netfilter";
+const BY_ADDRESS: &str = "a policy names an interface or addresses that are in no network, not \
+    both: it applies to these addresses at every interface";
+const HOMELESS: &str = "no network contains these addresses, so the policy applies to them at \
+    every interface; write a [[route]] for guests that have them";
+const NOT_HERE: &str = "matches addresses at an interface whose network does not contain them, but \
+    a policy would apply to them at every interface: write anti_spoof = true, or a [[route]] for \
+    guests that have them";
+const REST_ACCEPTED: &str = "accepts all remaining packets, as natbpf does without a policy";
+const UNANSWERED: &str = "REJECT becomes drop: no RST or ICMP error is sent";
+const ALL_QUERIES: &str = "icmp in a policy matches every query, not only an echo request";
 
 /// Makes policies of what the filter table forwards, and says what cannot be one.
 pub(super) fn translate<'d>(
@@ -292,19 +293,24 @@ impl Policies<'_, '_> {
         match &step.action {
             Action::Count => match &self.dump.rules[rule].action {
                 Action::Count => {
-                    self.findings
-                        .note(rule, "has no target: it only counts, natbpf stats do");
+                    self.findings.note(
+                        rule,
+                        "has no target: it only counts packets, as natbpf stats does",
+                    );
                 }
                 // What it leads to, or leaves out, is in the conditions of other rules.
                 _ => self.findings.done(rule),
             },
             Action::Pass(target) => {
-                let note = format!("{target} decides nothing: left out, it may stay in netfilter");
+                let note = format!(
+                    "{target} decides nothing: not converted, it may stay in \
+                    netfilter"
+                );
                 self.findings.note(rule, note);
             }
             Action::Unknown(reason) => self.findings.untranslated(rule, reason.clone()),
             _ => {
-                let reason = "has a target that is none of the filter table's";
+                let reason = "has a target that does not belong to the filter table";
                 self.findings.untranslated(rule, reason);
             }
         }
@@ -358,7 +364,7 @@ impl Policies<'_, '_> {
         let from = self.ends(&input, &condition.sources, accepts)?;
         let to = self.ends(&output, &condition.destinations, accepts)?;
         if from.names.len().max(1) * to.names.len().max(1) > MOST_PAIRS {
-            return Err("comes to more pairs of prefixes than natbpf takes".to_owned());
+            return Err("needs more pairs of prefixes than natbpf accepts".to_owned());
         }
         let mut origin = Origin::default();
         origin.add(step.rule);
@@ -378,8 +384,8 @@ impl Policies<'_, '_> {
         }
         if accepts && let Some(by) = self.chain.drops_answers(self.dump, step) {
             let warning = format!(
-                "{by} drops answers to what it accepts, as no rule before that one accepts RELATED and \
-                 ESTABLISHED; natbpf lets them pass"
+                "{by} drops answers to packets that this rule accepts, because no earlier rule \
+                 accepts RELATED and ESTABLISHED; natbpf lets them pass"
             );
             self.findings.warning(step.rule, warning);
         }
@@ -493,7 +499,7 @@ impl Policies<'_, '_> {
         };
         let prefixes = named.prefixes();
         if prefixes.len() > MOST_PAIRS {
-            return Err("comes to more prefixes than natbpf takes".to_owned());
+            return Err("needs more prefixes than natbpf accepts".to_owned());
         }
         let text = |prefix: &ipnet::Ipv4Net| match prefix.prefix_len() {
             // (What no host can have is no guest's address, but a prefix.)
@@ -549,7 +555,7 @@ impl Policies<'_, '_> {
             }
             named = named.or(&beyond);
         } else if !beyond.is_empty() {
-            let remark = "Of these addresses natbpf knows those of its networks";
+            let remark = "natbpf knows only those of these addresses that are in its networks";
             end.remarks.push(remark.to_owned());
         }
         match named.is_empty() {
@@ -575,8 +581,8 @@ impl Policies<'_, '_> {
         };
         self.plan.defaults.drops = Some((*line, text.clone()));
         if rule.is_none() {
-            let note = "stands as policy = \"drop\" of each network; what goes past these is netfilter's \
-                        still";
+            let note = "becomes policy = \"drop\" of each network; netfilter still decides about \
+                        packets of other interfaces";
             self.findings.line(*line, text, Kind::Note, note.to_owned());
         }
     }
@@ -612,8 +618,8 @@ impl Policies<'_, '_> {
             }
             let mut origin = Origin::default();
             origin.remark(
-                "The rules drop what this forward sends to its guest unless one before accepts it; natbpf would \
-                 accept it",
+                "The rules drop packets of this forward unless an earlier rule accepts them; \
+                 natbpf would accept them",
             );
             let is_all = forward.is_all();
             self.plan.policies.push(Policy {
@@ -644,8 +650,8 @@ impl Policies<'_, '_> {
             all.any(|services| services.origin.rules.contains(rule))
         };
         for rule in (0..self.dump.rules.len()).filter(lists) {
-            let note = "stands in host of a network as well; keep it as long as netfilter drops what else comes \
-                        in";
+            let note = "is also in `host` of a network; keep it while netfilter drops other \
+                        incoming packets";
             self.findings.note(rule, note);
         }
         self.plan.defaults.hosts = hosts;
@@ -655,8 +661,8 @@ impl Policies<'_, '_> {
 /// Interfaces that no uplink or network has.
 fn unknown(interfaces: &Interfaces) -> String {
     format!(
-        "{} is no interface of an [uplink] or [network] that is known; give --host, or --address, or name \
-         addresses",
+        "{} is not the interface of a known [uplink] or [network]; give --host, or --address, or \
+         name addresses",
         written(interfaces)
     )
 }
@@ -667,7 +673,7 @@ fn not_all(interfaces: &Interfaces) -> Option<String> {
         return None;
     }
     Some(format!(
-        "check: {} is other interfaces, too; these are all that natbpf knows of",
+        "check: {} also matches other interfaces; these are all that natbpf knows",
         written(interfaces)
     ))
 }
@@ -695,7 +701,7 @@ fn service(condition: &Condition) -> Result<(Vec<&'static str>, Vec<PortRange>),
     let ranges = ports.ranges().iter();
     let ranges = ranges.map(|(first, last)| (*first as u16, *last as u16));
     match ports.is_empty() {
-        true => Err("nobody has port 0".to_owned()),
+        true => Err("port 0 cannot be reached".to_owned()),
         false => Ok((protocols, ranges.collect())),
     }
 }
@@ -706,12 +712,12 @@ fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
     }
     let known = BTreeMap::from([(TCP, "tcp"), (UDP, "udp"), (ICMP, "icmp")]);
     if protocols.count() > known.len() as u64 {
-        return Err("policies cannot say all protocols but one".to_owned());
+        return Err("policies cannot exclude a single protocol".to_owned());
     }
     let name = |number: u32| {
         let unknown = || {
             format!(
-                "policies know tcp, udp and icmp, not {}",
+                "policies match tcp, udp and icmp, not {}",
                 protocol_name(number)
             )
         };

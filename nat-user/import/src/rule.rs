@@ -213,7 +213,7 @@ impl<'w> Reader<'w> {
 
     fn jump(&mut self, target: &'w str, is_goto: bool) {
         if self.target.replace((target, is_goto)).is_some() {
-            self.problem = Some("has two targets, and iptables takes one".to_owned());
+            self.problem = Some("has two targets, but iptables accepts only one".to_owned());
         }
     }
 
@@ -243,7 +243,7 @@ impl<'w> Reader<'w> {
 
     fn to(&mut self, name: &str, value: &str) -> Result<(), String> {
         if self.choice != Choice::default() {
-            return Err("natbpf sends to one place, not to several in turns".to_owned());
+            return Err("natbpf forwards to one destination, not to several in turn".to_owned());
         }
         let (addresses, ports) = match value.split_once(':') {
             _ if name == "--to-ports" => ("", value),
@@ -348,11 +348,11 @@ fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String
 fn reason_of(option: &str) -> String {
     let has = |words: &[&str]| words.iter().any(|word| option.contains(word));
     let reason = if has(&["owner", "socket"]) {
-        "natbpf does not know which process has sent a packet"
+        "natbpf does not know which process sent a packet"
     } else if has(&["mark"]) {
         "natbpf's rules do not look at marks"
     } else if has(&["physdev"]) {
-        "natbpf's rules know a bridge, not its ports"
+        "natbpf's rules match a bridge, not its ports"
     } else if has(&["match-set"]) {
         "natbpf has no sets: write a rule for each of their addresses"
     } else if has(&["--pol", "--dir", "--strict", "--reqid", "--spi", "--tunnel"]) {
@@ -377,13 +377,13 @@ fn reason_of(option: &str) -> String {
     ]) {
         "natbpf's rules do not remember senders"
     } else if has(&["time", "date", "weekdays", "monthdays", "utc"]) {
-        "natbpf's rules are the same at all times"
+        "natbpf's rules do not depend on the time"
     } else if has(&["-type"]) {
-        "natbpf's rules do not ask what kind of address or message it is"
+        "natbpf's rules do not match types of addresses or messages"
     } else if has(&["--ports"]) {
-        "natbpf's rules cannot say source or destination port"
+        "natbpf's rules cannot match either the source or the destination port"
     } else {
-        return format!("natbpf's rules have nothing like {option}");
+        return format!("natbpf's rules have no equivalent of {option}");
     };
     reason.to_owned()
 }
@@ -435,7 +435,7 @@ pub(super) fn prefix(text: &str) -> Result<Ipv4Net, String> {
             .and_then(|length| Ipv4Net::new(start, length).ok()),
     };
     net.map(|net| net.trunc())
-        .ok_or_else(|| format!("{text} is no prefix of addresses"))
+        .ok_or_else(|| format!("{text} is not a prefix of addresses"))
 }
 
 fn address(text: &str) -> Result<Ipv4Addr, String> {
@@ -456,7 +456,7 @@ fn number(text: &str) -> Result<u16, String> {
 fn ports(text: &str, is: bool) -> Result<Ports, String> {
     if text.split(',').count() > MOST_PORTS {
         return Err(format!(
-            "names more than {MOST_PORTS} ports, and iptables takes no such rule"
+            "names more than {MOST_PORTS} ports, and iptables refuses such a rule"
         ));
     }
     let mut all = Ports::empty();
@@ -530,7 +530,7 @@ fn state(text: &str, is: bool) -> Result<Option<bool>, String> {
     } else if names("NEW") == is && !names("DNAT") && !names("SNAT") {
         Ok(None)
     } else {
-        Err("natbpf's rules are about the first packets of connections".to_owned())
+        Err("natbpf's rules match the first packet of a connection".to_owned())
     }
 }
 

@@ -75,26 +75,26 @@ fn wg_name(file: &str) -> Option<String> {
 /// Why a rule with a variable is not read.
 pub(super) fn unset(variable: &str) -> String {
     format!(
-        "{variable} has its value only when the script runs: write the value, or give what \
-         iptables-save prints"
+        "{variable} gets its value only when the script runs: write the value, or give the output \
+         of iptables-save"
     )
 }
 
-const NO_TABLE: &str = "stands in no table: a line like *nat is missing before it";
-const NO_RULE: &str = "is no rule of iptables";
-const UNDOES: &str = "undoes something when the interface goes, or the script is told to stop";
-pub(super) const NO_LINE: &str = "is no line of iptables-save";
-const ELSEWHERE: &str = "is about another host or network namespace";
-const ENDED: &str = "stands behind the end of the script";
-const OTHERWISE: &str = "runs only where the command before it turns out otherwise";
+const NO_TABLE: &str = "is in no table: a line like *nat is missing before it";
+const NO_RULE: &str = "is not an iptables rule";
+const UNDOES: &str = "runs only when the interface goes down or the script stops";
+pub(super) const NO_LINE: &str = "is not a line of iptables-save";
+const ELSEWHERE: &str = "applies to another host or network namespace";
+const ENDED: &str = "comes after the end of the script";
+const OTHERWISE: &str = "runs only if the command before it has the other outcome";
 const LOADS: &str = "loads rules from elsewhere: import these as well";
 const INCLUDES: &str = "runs another file: import it as well if it adds rules";
-const WRITTEN: &str = "seems to hold rules of the nat table, for a file or another program: give \
-                       what iptables-save prints once they are loaded";
-const ALTERNATIVE: &str = "runs only where a condition turns out otherwise than natbpf takes it: \
-                           give what iptables-save prints";
-const SEEMS_UNDONE: &str = "adds a rule in a part of the script that seems to undo something: \
-                            give what iptables-save prints";
+const WRITTEN: &str = "seems to contain rules of the nat table for a file or another program: give \
+                       the output of iptables-save once they are loaded";
+const ALTERNATIVE: &str = "runs only if a condition has another outcome than natbpf assumes: give \
+                           the output of iptables-save";
+const SEEMS_UNDONE: &str = "adds a rule in a part of the script that seems to undo something: give \
+                            the output of iptables-save";
 
 /// Nobody writes blocks that deep.
 const DEEPEST_BLOCK: usize = 256;
@@ -217,10 +217,10 @@ impl Reader {
     /// What iptables-save says that it cannot print is lost without it.
     fn comment(&mut self, number: usize, line: &str) {
         let reason = if line.contains("incompatible") && line.contains("able") {
-            "the table holds rules of nft's own, which iptables-save cannot print: import them \
-             from `nft list ruleset` by hand"
+            "the table contains rules of nft, which iptables-save cannot print: import them from \
+             `nft list ruleset` by hand"
         } else if line.contains("legacy tables present") {
-            "there are rules besides that only `iptables-legacy-save` prints: import its output too"
+            "there are more rules, which only `iptables-legacy-save` prints: import its output too"
         } else {
             return;
         };
@@ -545,14 +545,15 @@ impl Reader {
         let before = self.dump.rules.len();
         let may_run_later = is_doubtful || self.blocks.is_in_function();
         if may_run_later && self.dump.would_lose(&call) {
-            let reason = "takes rules away under a condition or in a function, which is taken not \
-                          to run";
+            let reason = "removes rules under a condition or in a function, which natbpf assumes \
+                          not to run";
             self.dump.put_aside(place, reason);
             return Status::Unknown;
         }
         let status = self.dump.command(place, call);
         if is_doubtful && self.dump.rules.len() > before {
-            let warning = "the script adds it only under a condition, which is taken to be true";
+            let warning = "the script adds it only under a condition, which natbpf assumes to be \
+                true";
             self.dump.doubtful.push((before, warning.to_owned()));
         }
         status
@@ -704,8 +705,8 @@ impl Reader {
             self.dump.put_aside(place, ELSEWHERE);
         } else if holds_nat(source) {
             let reason = format!(
-                "{problem}, and seems to hold rules of the nat table: give what iptables-save \
-                 prints"
+                "{problem}, and seems to contain rules of the nat table: give the output of \
+                 iptables-save"
             );
             self.dump.left(place, &reason);
         } else {

@@ -134,21 +134,22 @@ impl Sources<'_, '_> {
             names.push(forward.to);
         }
         if !from_guests {
-            let warning = "hides the clients' addresses from the guests, outside ones too";
+            let warning = "hides the clients' addresses from the guests, including those of \
+                outside clients";
             self.findings.warning(step.rule, warning);
-            let reason = "natbpf shows guests who connects to them from outside; leave it in \
+            let reason = "natbpf shows guests the addresses of outside clients; leave it in \
                           netfilter only if the guest's default route does not lead here";
             self.findings.untranslated(step.rule, reason);
         } else if names.is_empty() {
-            let warning = "translates what guests send to guests, and no forward needs it";
+            let warning = "translates packets between guests, and no forward needs it";
             self.findings.warning(step.rule, warning);
-            let reason = "natbpf translates nothing on the way from guests to guests: leave it \
-                          in netfilter, if it is meant";
+            let reason = "natbpf translates no packets between guests: leave it in netfilter if it \
+                          is intended";
             self.findings.untranslated(step.rule, reason);
         } else {
             let whole = step.condition.is_translated.is_none() && step.condition.ports.is_full();
             let more = if whole {
-                ", and what they send to each other directly"
+                ", also in direct connections to each other"
             } else {
                 ""
             };
@@ -222,8 +223,8 @@ impl Sources<'_, '_> {
             .collect();
         if !unserved.is_empty() {
             let warning = format!(
-                "also translates what leaves by {}, which is no uplink here: write an [uplink] \
-                 and a rule for it, if guests use it",
+                "also translates packets that leave by {}, which is not an uplink here: write an \
+                 [uplink] and a rule for it, if guests use it",
                 unserved.join(", ")
             );
             self.findings.warning(step.rule, warning);
@@ -235,14 +236,14 @@ impl Sources<'_, '_> {
         });
         let others: Vec<&str> = others.map(|network| network.interface.as_str()).collect();
         if output.is_any() && destinations.covers(&inside) {
-            let warning = "names no output interface, so that it also translates what goes from \
-                           one guest or network to another; natbpf translates only what leaves \
-                           by the uplink";
+            let warning = "names no output interface, so it also translates packets from one guest \
+                           or network to another; natbpf translates only packets that leave by the \
+                           uplink";
             self.findings.warning(step.rule, warning);
         } else if !others.is_empty() {
             let warning = format!(
-                "also translates what goes to the networks behind {}; natbpf translates only \
-                 what leaves by the uplink",
+                "also translates packets to the networks behind {}; natbpf translates only packets \
+                 that leave by the uplink",
                 others.join(", ")
             );
             self.findings.warning(step.rule, warning);
@@ -271,8 +272,8 @@ impl Sources<'_, '_> {
                 if sources.count() > MOST_OF_NETMAP
                     || sources.count() != Addresses::prefix(*to).count()
                 {
-                    let reason = "natbpf has a rule for each address: this is not one prefix to \
-                                  another of the same size of at most 256";
+                    let reason = "natbpf needs one rule for each address: this does not map one \
+                                  prefix to another of the same size, with at most 256 addresses";
                     self.findings.untranslated(step.rule, reason);
                     return Vec::new();
                 }
@@ -380,7 +381,7 @@ impl Sources<'_, '_> {
             part.prefixes.len() <= MOST_PREFIXES && part.exclude.len() <= MOST_PREFIXES
         };
         if !parts.iter().all(is_short) {
-            return self.refuse(translation, "takes more than 64 prefixes to say");
+            return self.refuse(translation, "needs more than 64 prefixes");
         }
         for part in parts {
             self.push(uplink, translation, part);
@@ -428,7 +429,7 @@ impl Sources<'_, '_> {
             }
             if !leaves_by_destination(left) {
                 let reason = foreign(left).unwrap_or_else(|| {
-                    "natbpf leaves packets alone by source and destination only".to_owned()
+                    "natbpf exempts packets by source and destination only".to_owned()
                 });
                 self.findings.untranslated(step.rule, reason);
             } else if left.sources.covers(&condition.sources) {
@@ -497,7 +498,8 @@ impl Sources<'_, '_> {
             }
             if part.is_of_all {
                 origin.remark(
-                    "Of every source, as in the original; network = \"NAME\" would say whose",
+                    "For every source, as in the original; network = \"NAME\" would limit it to \
+                     one network",
                 );
             }
             self.plan.snats.push(Snat {
@@ -524,11 +526,11 @@ impl Sources<'_, '_> {
                 continue;
             }
             if step.action == Action::Accept {
-                let note = "leaves alone what no rule behind it translates: nothing is needed \
-                            for it";
+                let note = "exempts packets that no later rule translates: nothing is needed for \
+                            it";
                 self.findings.note(step.rule, note);
             } else {
-                let reason = "is about packets that leave by none of the uplinks: leave it in \
+                let reason = "applies to packets that leave by none of the uplinks: leave it in \
                               netfilter, or write an [uplink] for it";
                 self.findings.untranslated(step.rule, reason);
             }
@@ -582,8 +584,8 @@ fn never_translated() -> Addresses {
     Addresses::range(0xe000_0000, 0xefff_ffff).or(&Addresses::one(u32::MAX))
 }
 
-const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and for \
-    other destinations another rule has these sources: leave it in netfilter";
+const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and \
+    another rule translates these sources for other destinations: leave it in netfilter";
 
 /// What of a rule no `[[snat]]` can say.
 fn refusal(step: &Step) -> Option<String> {
@@ -592,7 +594,7 @@ fn refusal(step: &Step) -> Option<String> {
         return Some(reasons);
     }
     if condition.is_local.is_some() || condition.is_translated == Some(true) {
-        return Some("natbpf's source rules are about what leaves by an uplink".to_owned());
+        return Some("natbpf's source rules apply to packets that leave by an uplink".to_owned());
     }
     if !condition.source_ports.is_full() {
         return Some("natbpf's source rules take all ports of a guest".to_owned());
@@ -603,7 +605,7 @@ fn refusal(step: &Step) -> Option<String> {
         }) => Some("names no address".to_owned()),
         Action::Snat(choice) | Action::Masquerade(choice) => {
             let (first, last) = choice.ports?;
-            (first == 0 || last < first).then(|| format!("{first}-{last} is no range of ports"))
+            (first == 0 || last < first).then(|| format!("{first}-{last} is not a range of ports"))
         }
         _ => None,
     }

@@ -65,6 +65,6 @@ impl Spent {
         } else {
             return None;
         };
-        Some(format!("is where the file has {too_much}"))
+        Some(format!("is the line at which the file has {too_much}"))
     }
 }

@@ -515,7 +515,7 @@ impl View {
         let address = gateway.copied().unwrap_or_else(|| self.first_free(prefix));
         let address = Ipv4Net::new_assert(address, prefix.prefix_len());
         if !self.add_network(&interface, address, [check, check_address]) {
-            let why = format!("{interface} has a role already");
+            let why = format!("{interface} already has a role");
             self.topology.homeless.push((prefix, why));
         }
     }

@@ -127,8 +127,8 @@ impl Writer<'_, '_> {
             "natbpf's configuration for the rules of {file}, written by `natbpf import iptables`."
         ));
         self.comment(
-            "What a list of rules cannot say is marked by \"check:\". Above each table stand the \
-             lines that it comes from. Remove these from netfilter when natbpf runs.",
+            "\"check:\" marks what a list of rules cannot say. Above each table are the lines from \
+             which it comes. Remove these lines from netfilter when natbpf runs.",
         );
     }
 

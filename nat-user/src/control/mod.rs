@@ -1,9 +1,10 @@
-//! The way from a command to the running daemon: the socket `control.sock` in the run directory.
+//! The connection from a command to the running daemon: the socket `control.sock` in the run
+//! directory.
 //!
-//! Each line is a JSON object, a [`Request`] one way and a [`Response`] the other. Whatever a peer
-//! does or leaves undone costs the daemon nothing: every connection has a task of its own, with
-//! limits of time and size, and the only thing that reaches the daemon is a whole request. What a
-//! request means is not decided here.
+//! Each line is a JSON object: a [`Request`] in one direction and a [`Response`] in the other. A
+//! misbehaving peer does not affect the daemon: every connection has its own task, with limits on
+//! time and size, and only complete requests reach the daemon. The daemon decides what a request
+//! means.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -26,18 +27,19 @@ const NEW_SOCKET: &str = "control.sock.new";
 
 /// How long a peer may take to send a line.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// How long a peer may take to receive one, for which the daemon may wait.
+/// How long a peer may take to receive a line, which the daemon may wait for.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a line from a peer may be in bytes.
 const LINE_LIMIT: u64 = 64 << 10;
-/// How many peers are served at once.
+/// How many peers the daemon serves at once.
 const PEERS_MAX: usize = 64;
 /// How long a command waits for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
-/// How long the daemon waits when no connection can be accepted, for want of file descriptors.
+/// How long the daemon waits if it cannot accept a connection because it has no free file
+/// descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a command asks of the daemon.
+/// What a command requests from the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
 pub enum Request {
@@ -45,7 +47,7 @@ pub enum Request {
     Reload,
     /// Remove everything and stop.
     Down,
-    /// Take note that sessions were ended by hand.
+    /// Record that sessions were ended by a command.
     Flushed {
         /// How many.
         ended: u32,
@@ -56,14 +58,14 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredResponse", into = "StoredResponse")]
 pub enum Response {
-    /// It is done.
+    /// It succeeded.
     Done {
         /// What to print.
         lines: Vec<String>,
     },
     /// It was refused or failed.
     Refused {
-        /// Why, and what to do.
+        /// The reason, and what to do about it.
         error: String,
     },
 }
@@ -78,17 +80,17 @@ struct StoredResponse {
     error: Option<String>,
 }
 
-/// A request and the way back to who sent it.
+/// A request and the channel for its answer.
 #[derive(Debug)]
 pub struct Incoming {
-    /// What is asked.
+    /// The request.
     pub request: Request,
     /// Where the answer goes.
     pub reply: Reply,
 }
 
-/// The way back to a peer, which may have gone in the meantime. Dropped without an answer, it tells
-/// the peer that the daemon is stopping.
+/// The channel back to a peer, which may have gone in the meantime. If it is dropped without an
+/// answer, the peer reads that the daemon is stopping.
 #[derive(Debug)]
 pub struct Reply {
     to: oneshot::Sender<(Response, oneshot::Sender<()>)>,
@@ -103,7 +105,7 @@ pub struct ControlServer {
 }
 
 impl Response {
-    /// From what a request came to.
+    /// From the result of a request.
     #[must_use]
     pub fn from_result(result: Result<Vec<String>, &anyhow::Error>) -> Self {
         match result {
@@ -162,23 +164,23 @@ impl From<Response> for StoredResponse {
 }
 
 impl Reply {
-    /// Answers and waits until the answer is on its way, or the peer has gone or failed to take it
-    /// for a while: the daemon may end after it. To go on meanwhile, spawn it.
+    /// Answers, and waits until the answer is sent or the peer has gone or timed out, so the daemon
+    /// may end afterwards. Spawn it to continue in the meantime.
     pub async fn send(self, response: Response) {
         let (done, written) = oneshot::channel();
         if self.to.send((response, done)).is_ok() {
-            // An error means that it could not be written, which is the peer's affair.
+            // An error means that it could not be written, which concerns only the peer.
             let _ = written.await;
         }
     }
 }
 
 impl ControlServer {
-    /// Opens the socket, within a tokio runtime. One that is there already is replaced: whoever
-    /// calls this holds the run directory's lock, so nobody serves it.
+    /// Opens the socket, within a tokio runtime. It replaces an existing one: the caller holds the
+    /// run directory's lock, so no daemon serves that socket.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// When the socket cannot be created.
     pub fn bind(run_dir: &Path) -> Result<Self> {
         let path = run_dir.join(SOCKET);
         let listener = bind(&run_dir.join(NEW_SOCKET), &path)
@@ -205,12 +207,12 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.acceptor.abort();
-        // If it cannot be removed, commands find that nobody listens.
+        // If it cannot be removed, commands find that no daemon listens.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// The socket appears under its name with the right mode, in the place of a stale one.
+/// The socket appears under its name with the right mode and replaces a stale one.
 fn bind(new: &Path, path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -275,7 +277,7 @@ async fn serve_peer(stream: UnixStream, requests: mpsc::Sender<Incoming>) -> Res
         match answer.await {
             Ok((response, done)) => {
                 write_response(&mut output, response).await?;
-                // Nobody may be waiting for it any more.
+                // The peer may no longer wait for it.
                 let _ = done.send(());
             }
             Err(_) => return write_response(&mut output, stopping()).await,
@@ -305,7 +307,7 @@ async fn read_request(input: &mut tokio::io::BufReader<OwnedReadHalf>) -> Result
         }
         bail!("the request ends without a newline");
     }
-    let request = serde_json::from_slice(&line).context("not a request of natbpf")?;
+    let request = serde_json::from_slice(&line).context("not a natbpf request")?;
     Ok(Some(request))
 }
 
@@ -314,7 +316,7 @@ async fn write_response(output: &mut OwnedWriteHalf, response: Response) -> Resu
     line.push(b'\n');
     timeout(RESPONSE_LIMIT, output.write_all(&line))
         .await
-        .map_err(|_| anyhow!("the peer takes no answer"))??;
+        .map_err(|_| anyhow!("the client does not read the answer"))??;
     Ok(())
 }
 
@@ -358,7 +360,7 @@ fn exchange(mut stream: BlockingStream, request: Request) -> Result<Response> {
             )
         }
         Err(error) => return Err(error.into()),
-        Ok(0) => bail!("it ended without an answer; see the daemon's log"),
+        Ok(0) => bail!("the daemon closed the connection without an answer; see its log"),
         Ok(_) => {}
     }
     serde_json::from_slice(&answer).context("the answer is not one of natbpf's")

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A daemon that answers reload with one line and refuses down, and what peers do meanwhile.
+/// A daemon that answers reload with one line and refuses down, and the peers that talk to it.
 fn with_daemon(peers: impl FnOnce(PathBuf) + Send + 'static) {
     with_daemon_answering(answer, peers);
 }
@@ -105,7 +105,7 @@ fn peers_that_misbehave_are_told_so_and_cost_the_daemon_nothing() {
             let text = response_to(&run_dir, bytes);
             assert!(text.starts_with("{\"ok\":false,\"error\":"), "{text}");
         }
-        // Gone before, in and after a request.
+        // Peers that leave before, during and after a request.
         drop(connect(&run_dir));
         connect(&run_dir).write_all(b"{\"comm").unwrap();
         connect(&run_dir)

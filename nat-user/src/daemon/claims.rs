@@ -1,9 +1,9 @@
-//! External addresses that this host is to answer for: first it is asked whether another host has
-//! them, then they are announced (RFC 5227).
+//! External addresses for which this host must answer: the daemon probes whether another host has
+//! them, and then announces them (RFC 5227).
 //!
-//! An address that is in use elsewhere is left to whoever has it, and asked for again later: so an
-//! address that moves here is taken over by itself. One that was taken stays, whoever says what:
-//! anybody on the link may say so, and a conflict is reported instead.
+//! An address in use elsewhere stays with its owner and is probed again later, so an address that
+//! moves here is taken over automatically. An address that was taken stays taken: any host on the
+//! link can claim it, so the daemon only reports a conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -13,27 +13,27 @@ use crate::host::arp::{Arp, Heard};
 use nat_config::model::{Claim, Config, UplinkId};
 use nat_sys::netlink::{Layer, Link};
 
-/// How often somebody is asked for before an address is taken, and how long an answer may take.
-/// Shorter than RFC 5227 has it: guests wait.
+/// How often an address is probed before it is taken, and how long an answer may take. Shorter than
+/// in RFC 5227, because guests wait.
 const PROBES: u32 = 3;
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 /// How often an address is announced, and the pause in between (RFC 5227 section 1.1).
 const ANNOUNCEMENTS: u32 = 2;
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(2);
-/// When an address that another host has is asked for again.
+/// When an address that another host has is probed again.
 const RETRY: Duration = Duration::from_secs(5);
 /// For how long a conflict is reported after it was last seen (RFC 5227 section 1.1 defends no more
 /// often than that).
 const CONFLICT: Duration = Duration::from_secs(60);
 const DEFEND_PAUSE: Duration = Duration::from_secs(10);
-/// So many addresses of one uplink are asked for; of a larger pool, the others are taken as they
-/// are.
+/// How many addresses of one uplink are probed. The other addresses of a larger pool are taken
+/// without a probe.
 const MOST: usize = 256;
 
-/// How it stands with an address.
+/// The state of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// Nobody has answered so far. Somebody had it before, maybe.
+    /// No host has answered so far. Another host may have had it before.
     Probing {
         left: u32,
         next: Instant,
@@ -56,18 +56,19 @@ struct Uplink {
     addresses: BTreeMap<Ipv4Addr, Standing>,
 }
 
-/// All addresses that are to be answered for.
+/// All addresses for which this host must answer.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     uplinks: BTreeMap<String, Uplink>,
-    /// Those that an earlier daemon answered for.
+    /// Those for which an earlier daemon answered.
     inherited: BTreeSet<Ipv4Addr>,
-    /// Whether it was told that nobody can be asked.
+    /// Whether the missing probe was reported.
     has_complained: bool,
 }
 
 impl Claims {
-    /// Takes over what an earlier daemon answered for: the programs have done so all the time.
+    /// Takes over the addresses for which an earlier daemon answered: the programs have answered
+    /// for them all the time.
     pub(super) fn inherit(&mut self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
         self.inherited.extend(addresses);
     }
@@ -90,7 +91,7 @@ impl Claims {
                     Err(error) => {
                         if !std::mem::replace(&mut self.has_complained, true) {
                             log::warn!(
-                                "external addresses are answered without an ARP probe for other \
+                                "natbpf answers for external addresses without probing for other \
                                  hosts: ARP on {}: {error}; needs CAP_NET_RAW",
                                 uplink.interface
                             );
@@ -108,8 +109,8 @@ impl Claims {
         }
     }
 
-    /// Asks, announces and listens, as far as that is due. Says whether anything is answered for
-    /// now that was not before, or the other way round.
+    /// Probes, announces and listens, as far as due. Returns whether the set of answered addresses
+    /// has changed.
     pub(super) fn care(&mut self) -> bool {
         let now = Instant::now();
         let mut has_changed = false;
@@ -119,7 +120,7 @@ impl Claims {
         has_changed
     }
 
-    /// When the next question is due of those that are asked for the first time.
+    /// When the next probe of a new address is due.
     pub(super) fn is_settled_after(&self) -> Option<Instant> {
         let standings = self
             .uplinks
@@ -150,13 +151,13 @@ impl Claims {
         due.min()
     }
 
-    /// Whether the address is one that this host answers for.
+    /// Whether this host answers for the address.
     pub(super) fn is_ours(&self, address: Ipv4Addr) -> bool {
         let mut uplinks = self.uplinks.values();
         uplinks.any(|uplink| matches!(uplink.addresses.get(&address), Some(Standing::Ours { .. })))
     }
 
-    /// The addresses that are not answered for.
+    /// The addresses for which this host does not answer.
     pub(super) fn silent(&self, config: &Config) -> BTreeSet<Ipv4Addr> {
         let unclaimed = config
             .named_addresses()
@@ -169,7 +170,7 @@ impl Claims {
             .collect()
     }
 
-    /// Who has the address, if it is another host.
+    /// The other host that has the address, if any.
     pub(super) fn taken_by(&self, address: Ipv4Addr) -> Option<[u8; 6]> {
         self.uplinks
             .values()
@@ -180,7 +181,7 @@ impl Claims {
             })
     }
 
-    /// What the operator is to know.
+    /// What the operator must know.
     pub(super) fn findings(&self) -> Vec<String> {
         let all = self.uplinks.iter().flat_map(|(name, uplink)| {
             uplink
@@ -238,7 +239,7 @@ impl Uplink {
         }
     }
 
-    /// The interface is another, or comes up: a switch has to learn where the addresses are.
+    /// The interface has changed or comes up: a switch must learn where the addresses are.
     fn announce_again(&mut self, now: Instant) {
         for standing in self.addresses.values_mut() {
             if let Standing::Ours {
@@ -273,7 +274,7 @@ impl Uplink {
 }
 
 impl Standing {
-    /// Takes in what somebody says about the address. Says whether it is no longer answered for.
+    /// Handles an ARP packet about the address. Returns whether this host stops answering for it.
     fn hear(&mut self, arp: &Arp, address: Ipv4Addr, heard: Heard, now: Instant) -> bool {
         let has_it = heard.sender == address;
         let asks_for_it = heard.sender.is_unspecified() && heard.target == address;
@@ -301,7 +302,7 @@ impl Standing {
         }
     }
 
-    /// Does what is due. Says whether the address is answered for from now on.
+    /// Does what is due. Returns whether this host answers for the address from now on.
     fn step(&mut self, arp: &Arp, address: Ipv4Addr, now: Instant) -> bool {
         match self {
             Self::Probing { left, next, .. } if *next <= now => {

@@ -1,4 +1,4 @@
-//! Which sessions of a forward that has changed are as it would open them now.
+//! Which sessions of a changed forward are the same as it would open now.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::dataplane::SessionEntry;
 /// Where each external port goes, for a search by port.
 #[derive(Debug, Default)]
 pub(super) struct PortTargets<'r> {
-    /// By protocol, address and first port: the last port, and what takes them.
+    /// By protocol, address and first port: the last port and the forward.
     by_port: BTreeMap<(u8, [u8; 4], u16), (u16, &'r Forward4)>,
 }
 
@@ -47,7 +47,7 @@ impl<'r> PortTargets<'r> {
     }
 }
 
-/// Whether a forward that is in use would open the session of a primary entry as it is.
+/// Whether a forward in use would open the session of a primary entry unchanged.
 pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> bool {
     let SessionEntry { key, record } = entry;
     let is_hairpin = record.flags & flags::HAIRPIN != 0;

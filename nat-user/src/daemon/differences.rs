@@ -1,4 +1,4 @@
-//! What a new configuration changes, in words.
+//! Describes what a new configuration changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
@@ -80,7 +80,7 @@ fn compare<R: Clone + Debug + PartialEq + Named>(
     old: &BTreeMap<&str, &R>,
     new: &BTreeMap<&str, &R>,
 ) {
-    // Those that are not as they were under their name: maybe one has another name now.
+    // Those that differ from what was under their name: one may have a new name.
     let is_other = |name: &str, rule: &R, all: &BTreeMap<&str, &R>| {
         all.get(name).is_none_or(|other| *other != rule)
     };

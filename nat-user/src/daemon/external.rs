@@ -1,4 +1,4 @@
-//! External addresses: which of them natbpf has put on an interface, and who has the others.
+//! External addresses: which of them natbpf has added to an interface, and who has the others.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -13,8 +13,8 @@ use nat_config::{
     model::{Claim, Config, UplinkAddresses, UplinkId},
 };
 
-/// The addresses that natbpf has added to an interface, as the journal has it. They are no own ones
-/// of the interface: a rule without an address is not about them.
+/// The addresses that natbpf has added to an interface, from the journal. They do not count as the
+/// interface's own: a rule without an address does not apply to them.
 pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr> {
     let added = changes.iter().filter_map(|change| match change {
         Change::Address {
@@ -27,7 +27,7 @@ pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr>
     added.collect()
 }
 
-/// The external addresses that a daemon with this state answered for.
+/// The external addresses for which a daemon with this state answered.
 pub(super) fn answered_for(state: &State) -> impl Iterator<Item = Ipv4Addr> {
     let all = state.interfaces.iter().flat_map(|one| &one.external);
     let ours = all.filter(|these| matches!(these.held, Held::Arp | Held::Added));
@@ -35,7 +35,8 @@ pub(super) fn answered_for(state: &State) -> impl Iterator<Item = Ipv4Addr> {
         .map(Ipv4Addr::from)
 }
 
-/// The external addresses of an uplink, and who has each. Neighbours that are alike are one entry.
+/// The external addresses of an uplink, and who has each. Adjacent addresses of the same kind share
+/// an entry.
 pub(super) fn external(
     config: &Config,
     environment: &Environment,
@@ -72,7 +73,7 @@ pub(super) fn external(
     all
 }
 
-/// The addresses of an uplink, its own and those that are named, in their order.
+/// The addresses of an uplink, its own and those in the configuration, in order.
 fn addresses(config: &Config, environment: &Environment, uplink: UplinkId) -> BTreeSet<Ipv4Addr> {
     let own = match config.uplinks[uplink.0].addresses {
         UplinkAddresses::Interface => environment.uplink_addresses.get(uplink.0),

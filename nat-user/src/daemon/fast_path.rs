@@ -1,4 +1,4 @@
-//! Keeps the fast path right: which next hops there are, and for how long it may be used.
+//! Maintains the fast path: its next hops and its lease.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,12 +29,12 @@ use crate::{
     },
 };
 
-/// For how many seconds the programs may use the fast path without hearing from the daemon. Dead,
-/// it cannot tell them of changes, and the kernel's way serves.
+/// For how many seconds the programs may use the fast path without a renewal by the daemon. A dead
+/// daemon follows no changes, so the slow path takes over.
 pub(super) const LEASE_S: u32 = 5;
 
-/// How often neighbours that only the fast path may use are looked after: as often as a session
-/// shows itself to the kernel.
+/// How often the daemon refreshes neighbours that only the fast path uses: as often as a session
+/// takes the slow path.
 const CARE_INTERVAL: Duration = Duration::from_secs(REFRESH_S as u64);
 
 /// The interfaces between which the fast path runs, by index.
@@ -69,9 +69,9 @@ pub(super) struct FastPath {
     policing: Policing,
     links: Vec<Link>,
     features: BTreeMap<u32, XdpFeatures>,
-    /// What was found at the last look.
+    /// The result of the last look.
     found: Whereabouts,
-    /// What next hops were last computed from.
+    /// The input of the last computation of next hops.
     neighbours: Vec<Neighbour>,
     route_mtus: Vec<RouteMtu>,
     look: Look,
@@ -104,8 +104,8 @@ impl FastPath {
         })
     }
 
-    /// Makes the next hops behind these interfaces right, as far as that shows without a look at
-    /// neighbours, which is asked for: see [`Self::looked`].
+    /// Corrects the next hops behind these interfaces as far as possible without a look at
+    /// neighbours, which it requests: see [`Self::looked`].
     pub(super) async fn follow(
         &mut self,
         netlink: &Netlink,
@@ -125,7 +125,7 @@ impl FastPath {
         self.update(ends, cause)
     }
 
-    /// Whether a look at neighbours is asked for: until it is made, nothing more needs to be heard.
+    /// Whether a look at neighbours is pending: until it is made, no further message matters.
     pub(super) fn is_look_due(&self) -> bool {
         self.look.is_wanted
     }
@@ -140,7 +140,7 @@ impl FastPath {
         Ok(())
     }
 
-    /// Takes what was found into the next hops.
+    /// Updates the next hops with the result of a look.
     pub(super) fn take(&mut self, ends: &Ends) -> Result<()> {
         let begun = Instant::now();
         let result = self.update(ends, Cause::Neighbours);
@@ -175,8 +175,8 @@ impl FastPath {
         Ok(())
     }
 
-    /// Has the kernel ask after neighbours that it has not heard of for long and the fast path
-    /// uses, and looks at everything again: of some changes nobody may tell.
+    /// Makes the kernel probe neighbours that the fast path uses and that have been silent for
+    /// long, and looks at everything again, because the kernel does not report every change.
     pub(super) async fn care(&mut self, netlink: &Netlink, ends: &Ends) -> Result<()> {
         if self.cared.elapsed() < CARE_INTERVAL / clock::time_scale() {
             return Ok(());
@@ -204,21 +204,20 @@ impl FastPath {
     }
 }
 
-/// When neighbours are looked at: in a thread of its own, and never for more than a tenth of the
-/// time. Guests decide how often there is something to look at, the host how many neighbours it
-/// has.
+/// Schedules looks at neighbours: in a separate thread, for at most a tenth of the time. Guests
+/// decide how often there is something to look at, and the host how many neighbours it has.
 #[derive(Default)]
 struct Look {
     is_wanted: bool,
     running: Option<JoinHandle<(io::Result<Whereabouts>, Duration)>>,
     /// Not before.
     rested: Option<Instant>,
-    /// How many next hops there was no room for.
+    /// How many next hops found no room.
     refused: usize,
 }
 
 impl Look {
-    /// How many times as long as it takes nothing is looked at after a look.
+    /// The pause after a look, in multiples of its duration.
     const REST: u32 = 9;
     const LONGEST_REST: Duration = Duration::from_secs(2);
 
@@ -238,7 +237,7 @@ impl Look {
             if let Some(rested) = self.rested {
                 sleep_until(rested.into()).await;
             }
-            // What changes from now on is heard of.
+            // Changes from now on are reported.
             self.is_wanted = false;
             self.running = Some(spawn_blocking(move || {
                 let begun = Instant::now();
@@ -277,8 +276,8 @@ fn records(
     bounds: &Bounds,
     features: &BTreeMap<u32, XdpFeatures>,
 ) -> BTreeMap<NextHopKey, NextHopRecord> {
-    // A tap takes frames whatever is behind it (`tun_xdp_xmit` in `drivers/net/tun.c`), also where
-    // the kernel does not say so.
+    // A tap accepts frames whatever is behind it (`tun_xdp_xmit` in `drivers/net/tun.c`), even if
+    // the kernel does not report it.
     let taps: BTreeSet<u32> = (bounds.links.iter())
         .filter(|link| link.kind == Kind::Tun)
         .map(|link| link.index)

@@ -1,7 +1,8 @@
-//! What a rule says, apart from its name: by that it is known again when a configuration changes.
+//! The content of a rule without its name, by which it is recognised when the configuration
+//! changes.
 //!
-//! A rule without a name is called by its position, and another that is put before it changes that.
-//! Sessions and counters must stay with what the rule says.
+//! A rule without a name is named by its position, which changes when another rule is inserted
+//! before it. Sessions and counters must stay with the content of the rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -9,8 +10,8 @@ use std::fmt::Debug;
 use crate::state::{Numbers, RuleKind, Said};
 use nat_config::model::{Config, Forwarding};
 
-/// What each rule of a configuration says about packets. How they go is no matter of a rule's
-/// identity, and neither is whether the host itself is concerned.
+/// What each rule of a configuration says about packets. The path that they take is not part of a
+/// rule's identity, and neither is local access.
 pub(super) fn said(config: &Config) -> Vec<Said> {
     let mut said = Vec::new();
     let mut add = |kind, name: &str, rule: &dyn Debug| {
@@ -43,8 +44,8 @@ pub(super) fn said(config: &Config) -> Vec<Said> {
     said
 }
 
-/// Numbers of the rules that are gone or say something else now. What they were called before and
-/// are called now does not matter.
+/// Numbers of the rules that are gone or have another content now, whatever their names were and
+/// are.
 pub(super) fn changed(
     (old, old_numbers): (&Config, &Numbers),
     (new, new_numbers): (&Config, &Numbers),
@@ -87,7 +88,7 @@ fn in_words(config: &Config, rule: &dyn Debug) -> String {
     words + rest
 }
 
-/// FNV-1a of 64 bits (draft-eastlake-fnv): it stands in a file, so it must not change.
+/// FNV-1a of 64 bits (draft-eastlake-fnv). A file contains it, so it must not change.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
@@ -120,7 +121,7 @@ address = "172.22.161.254/24"
         loaded.unwrap_or_else(|error| panic!("{error}")).config
     }
 
-    /// What the numbers become when each text is taken into use after the other.
+    /// The numbers after each text was activated in turn.
     fn number_all(numbers: &mut Numbers, config: &Config) {
         let said = said(config);
         numbers.recognise(&said);
@@ -139,7 +140,7 @@ address = "172.22.161.254/24"
         numbers.find_rule(RuleKind::Forward, name)
     }
 
-    /// Takes two texts into use, and gives the numbers then and the rules that have changed.
+    /// Activates two texts, and returns the resulting numbers and the changed rules.
     fn follow(before: &str, after: &str) -> (Numbers, BTreeSet<u32>) {
         let (old, new) = (config(before), config(after));
         let mut numbers = Numbers::default();

@@ -1,4 +1,4 @@
-//! What the programs are told of interfaces.
+//! The description of the interfaces for the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{host::bridge_netfilter::BridgeNetfilter, state::Numbers};
 /// IPv4 and TCP headers without options, in bytes.
 const HEADERS: u32 = 40;
 
-/// Those of the configuration's interfaces that are there, by index.
+/// The existing interfaces of the configuration, by index.
 pub(super) fn interfaces(
     config: &Config,
     bounds: &Bounds,
@@ -78,17 +78,17 @@ pub(super) fn interfaces(
     uplinks.chain(networks).chain(ports).collect()
 }
 
-/// By what guests' packets leave.
+/// By which interfaces guests' packets leave.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Exits {
-    /// The uplinks, those that are away included.
+    /// The uplinks, including missing ones.
     pub(super) uplinks: Vec<Uplink>,
-    /// The interfaces by which packets may leave while an uplink is away, by index.
+    /// The interfaces by which packets may leave while an uplink is missing, by index.
     pub(super) interfaces: BTreeSet<u32>,
 }
 
-/// By what guests' packets leave, once the programs are attached. An interface that is down is not
-/// known: it may get the name of an uplink before it is up.
+/// By which interfaces guests' packets leave, once the programs are attached. An interface that is
+/// down is not included: it may receive the name of an uplink before it is up.
 pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits {
     let index = |name: &str| {
         let link = links.iter().find(|link| link.name == name);
@@ -103,7 +103,7 @@ pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits
         .collect();
     if uplinks.len() > UPLINKS as usize {
         uplinks.truncate(UPLINKS as usize);
-        // Nobody sees whether the others are there, so it is taken that one is not.
+        // Whether the others exist is unknown, so one of them counts as missing.
         if let Some(last) = uplinks.last_mut() {
             last.index = 0;
         }
@@ -122,8 +122,7 @@ pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits
     }
 }
 
-/// The ports of a network's bridge, and which of them guests are judged at or forwarded from at
-/// once.
+/// The ports of a network's bridge, and at which of them frames are checked or take the fast path.
 fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Interface)> {
     let links = bounds.links;
     let number = numbers.networks.get(&network.name).copied().unwrap_or(0);
@@ -181,8 +180,7 @@ fn uplink_flags(config: &Config) -> u16 {
 }
 
 /// A card's frames come from a wire, with all checksums; other devices hand over what a stack on
-/// the same machine has sent. (Cards that QEMU makes up let it finish checksums while they have
-/// XDP.)
+/// the same machine has sent. (Cards emulated by QEMU let it finish checksums while they have XDP.)
 fn device_flags(link: &Link) -> u16 {
     let is_from_wire = |bus: &str| !matches!(bus, "xen" | "vmbus");
     match link.kind == Kind::Device && link.bus.as_deref().is_some_and(is_from_wire) {
@@ -199,8 +197,8 @@ fn network_flags(network: &Network) -> u16 {
     }
 }
 
-/// The largest segment in bytes that a connection through an uplink may announce, 0 for any. Where
-/// all interfaces take the same packets, the ends know best.
+/// The largest segment in bytes that a connection through an uplink may announce, 0 for any. If all
+/// interfaces take the same packets, the ends know best.
 fn mss(clamp: MssClamp, uplink_mtu: u32, inside_mtus: &[u32]) -> u16 {
     match clamp {
         MssClamp::Bytes(bytes) => bytes,

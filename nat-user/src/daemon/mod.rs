@@ -1,8 +1,8 @@
-//! The daemon: brings the data plane up, keeps it right while the host changes, ends idle
-//! sessions, and answers the control socket.
+//! The daemon: starts the data plane, updates it when the host changes, ends idle sessions, and
+//! answers the control socket.
 //!
-//! The data plane does not need it: killed, it is missed only by sessions that would have expired
-//! and by addresses that would have been followed.
+//! The data plane does not need it. Without the daemon, only expired sessions do not end and
+//! changes on the host are not followed.
 
 mod claims;
 mod covered;
@@ -48,7 +48,7 @@ use instance::Instance;
 pub use privileges::check as check_privileges;
 pub use teardown::tear_down;
 
-/// How often idle sessions are looked for.
+/// How often the daemon looks for idle sessions.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where time goes faster for sessions.
 const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
@@ -56,15 +56,15 @@ const LEAST_SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 const SWEEP_LAG: Duration = Duration::from_millis(15);
 /// How long the next pass waits if one has used its budget up: a third of a core at the most.
 const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
-/// How long the host's changes are gathered before they are looked at: they come in swarms.
+/// How long the daemon collects changes of the host before it looks at them: they come in bursts.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
 /// How often names that ports no longer have are forgotten.
 const KEEP_BINDINGS: Duration = Duration::from_secs(60);
-/// How long to wait before the host is looked at again if that failed.
+/// How long to wait after a failed look at the host.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_PAUSE: Duration = Duration::from_secs(64);
 
-/// Where a daemon finds and keeps its things.
+/// The paths of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The configuration file.
@@ -80,7 +80,7 @@ pub struct Options {
 /// Why a daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A signal has stopped it. The data plane goes on.
+    /// A signal has stopped it. The data plane keeps translating.
     Stopped,
     /// `natbpf down` has removed the data plane.
     Removed,
@@ -90,15 +90,15 @@ pub enum End {
 ///
 /// # Errors
 ///
-/// When it cannot start; then all that it did is undone, and what was there before goes on.
+/// When it cannot start. All its changes are then undone, and an earlier data plane continues.
 pub async fn run(options: Options) -> Result<End> {
     check_privileges()?;
-    // First of all: who asks for a reload too early is not to end it.
+    // First of all, so that an early reload signal does not end the process.
     let signals = Signals::new()?;
     let lock = state::lock(&options.run_dir)?;
     let control = ControlServer::bind(&options.run_dir)?;
     let mut daemon = Daemon {
-        // Subscribed before the first look at the host, so that no change falls in between.
+        // Subscribed before the first look at the host, so that no change is missed.
         events: Events::subscribe()?,
         signals,
         sweep: sweep_interval(),
@@ -135,7 +135,7 @@ struct Daemon {
     sweep: Interval,
     /// When interfaces and addresses are looked at again, if something about them has changed.
     refresh_at: Option<Instant>,
-    /// When a look that fails is repeated.
+    /// When a failed look is repeated.
     backoff: Backoff,
     /// When names that ports no longer have were last forgotten.
     bindings_kept: Instant,
@@ -160,11 +160,11 @@ impl Signals {
 }
 
 impl Daemon {
-    /// Serves until a signal says stop, or until somebody asks for everything to be removed: then
-    /// it gives the way back to who asked.
+    /// Serves until a signal stops it, or until a command asks for the removal of everything: then
+    /// it returns the channel for the answer.
     async fn serve(&mut self) -> Option<Reply> {
         loop {
-            // One change is as good as a thousand, and guests make as many as they like.
+            // One change is enough to look again, and guests can cause any number.
             self.events.hear_neighbours(!self.instance.is_look_due());
             let claims_due = self.instance.claims_due();
             tokio::select! {
@@ -175,7 +175,7 @@ impl Daemon {
                     Request::Reload => {
                         let result = self.reload().await;
                         let response = Response::from_result(result.as_ref().map(Clone::clone));
-                        // A peer that is slow to take its answer keeps nobody waiting.
+                        // A peer that reads its answer slowly blocks no other.
                         tokio::spawn(incoming.reply.send(response));
                     }
                     Request::Flushed { ended } => {
@@ -197,8 +197,8 @@ impl Daemon {
         }
     }
 
-    /// Takes the configuration into use as it is now, whoever asks for it; the log says what that
-    /// has changed, or why it was refused.
+    /// Reloads the configuration, for a command or a signal. The log says what changed, or why the
+    /// reload was refused.
     async fn reload(&mut self) -> Result<Vec<String>> {
         let result = self.instance.reload().await;
         match &result {
@@ -208,14 +208,15 @@ impl Daemon {
         result
     }
 
-    /// Follows a change. Next hops at once: packets may be going the wrong way.
+    /// Follows a change. Next hops are updated at once: packets may be taking a wrong path.
     async fn follow_host(&mut self, event: Event) {
         if event == Event::Overrun {
             log::info!(
                 "the kernel dropped messages about changes; natbpf reads the whole host again"
             );
         }
-        // Before all else: what leaves by a new interface is translated once programs are there.
+        // Before all else: packets that leave by a new interface are translated once it has the
+        // programs.
         if matches!(event, Event::LinkChanged | Event::Overrun) && self.instance.is_interface_new()
         {
             self.refresh().await;
@@ -245,8 +246,8 @@ impl Daemon {
         self.refresh_at = Some(self.refresh_at.map_or(then, |planned| planned.min(then)));
     }
 
-    /// Looks at interfaces and addresses again. Of what could not be followed nobody tells a second
-    /// time, so a look that fails is repeated.
+    /// Looks at interfaces and addresses again. The kernel reports a change only once, so a failed
+    /// look is repeated.
     async fn refresh(&mut self) {
         self.refresh_at = None;
         match self.instance.refresh().await {
@@ -260,7 +261,7 @@ impl Daemon {
         self.instance.follow_services().await;
     }
 
-    /// Asks for external addresses and announces them.
+    /// Probes external addresses and announces them.
     fn care_for_claims(&mut self) {
         if self.instance.care_for_claims() {
             self.refresh_within(Duration::ZERO);
@@ -289,7 +290,7 @@ impl Daemon {
     }
 }
 
-/// Waits until then; without a time for ever.
+/// Waits until that time; without a time, forever.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -297,15 +298,15 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Sessions are judged by whole seconds: right after the turn of one, those that have just become
-/// idle for long enough go, and none of them stays for most of another.
+/// Idle times count in whole seconds. Right after a second begins, the sessions that have just
+/// reached their timeout end; none stays for most of another second.
 fn until_next_sweep() -> Duration {
     let period = sweep_period();
     let Ok(nanoseconds) = u64::try_from(period.as_nanos()) else {
         return period;
     };
     let turn = Duration::from_nanos(nanoseconds - clock::monotonic_ns() % nanoseconds);
-    // The clock of the programs is behind by up to a tick of the kernel's.
+    // The programs' clock lags by up to one tick of the kernel.
     turn + SWEEP_LAG.min(period / 2)
 }
 

@@ -6,10 +6,10 @@ use crate::{dataplane::attach::XdpWish, host::xdp_features::XdpFeatures};
 use nat_config::model::{Config, Forwarding, Mode, Uplink};
 use nat_sys::netlink::{Kind, Layer, Link};
 
-/// Buses on which network cards sit. Cards that a hypervisor makes up sit on others.
+/// Buses of physical network cards. Cards of a hypervisor are on other buses.
 const CARD_BUSES: [&str; 2] = ["pci", "usb"];
 
-/// What is chosen for an uplink.
+/// The choice for an uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) xdp: XdpWish,
@@ -18,8 +18,8 @@ pub(super) struct Choice {
 }
 
 /// Chooses for an uplink. XDP is over twice as cheap as traffic control for small packets, but
-/// where it is attached, a virtual device gives up putting segments together and leaving checksums
-/// to others, which costs TCP in bulk more (docs/performance.md).
+/// where it is attached, a virtual device stops merging segments and leaving checksums unfinished,
+/// which costs bulk TCP more (docs/performance.md).
 pub(super) fn choose(
     config: &Config,
     uplink: &Uplink,
@@ -48,10 +48,10 @@ pub(super) fn choose(
             why: "mode = \"xdp\"".to_owned(),
         },
         Mode::Auto if link.kind != Kind::Device => {
-            no("XDP on a virtual device costs TCP in bulk more than it gains")
+            no("XDP on a virtual device costs bulk TCP more than it gains")
         }
         Mode::Auto if !is_card(link) => {
-            no("XDP on a hypervisor's device costs TCP in bulk more than it gains")
+            no("XDP on a hypervisor's device costs bulk TCP more than it gains")
         }
         Mode::Auto => match drives {
             Some(features) if features.redirects() => Choice {
@@ -59,7 +59,7 @@ pub(super) fn choose(
                 why: "its driver has XDP".to_owned(),
             },
             Some(_) => no("its driver has no XDP"),
-            None => no("only from Linux 6.3 on the kernel says whether its driver has XDP"),
+            None => no("kernels before Linux 6.3 do not say whether its driver has XDP"),
         },
     }
 }

@@ -1,5 +1,5 @@
-//! Tells the operator what of others on this host is in natbpf's way: once at the start, and what
-//! has changed at each reload.
+//! Reports conflicts with other software on this host: once at the start, and changes at each
+//! reload.
 
 use std::{
     path::Path,
@@ -16,8 +16,7 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Looks, and tells what is new and what is gone. Nothing waits for it: packets are translated
-    /// meanwhile.
+    /// Checks, and reports new and resolved conflicts. Packets are translated in the meantime.
     pub(super) fn look(&self, config: &Config, bpffs: &Path) {
         let known = Arc::clone(&self.known);
         let (config, bpffs) = (config.clone(), bpffs.to_owned());

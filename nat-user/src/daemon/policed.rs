@@ -1,10 +1,10 @@
-//! What the fast path leaves to the kernel, because it would go past something that somebody has
-//! put at an interface: each answer says why, in words.
+//! What the fast path leaves to the kernel because it would bypass something at an interface. Each
+//! answer says why, in words.
 //!
-//! Traffic control programs send packets on from an interface's ingress to the egress of another
-//! one. They go past what comes after natbpf's program at that ingress, past all that a bridge has
-//! in between, and past netfilter at that egress. XDP goes past filters and queue of the interface
-//! that it sends to as well.
+//! Traffic control programs redirect packets from the ingress of an interface to the egress of
+//! another. Such packets bypass everything behind natbpf's program at that ingress, the bridge in
+//! between, and netfilter at that egress. XDP also bypasses the filters and the queue of the
+//! outgoing interface.
 
 use std::collections::BTreeSet;
 
@@ -21,15 +21,15 @@ pub(super) struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    /// Why packets from outside do not take the fast path to guests. All share the next hops of the
-    /// guests, so one uplink speaks for all.
+    /// Why packets from outside do not take the fast path to guests. All uplinks share the next
+    /// hops of the guests, so the answer for one applies to all.
     pub(super) fn inbound(&self) -> Option<String> {
         let uplinks = self.links.iter();
         let mut uplinks = uplinks.filter(|link| self.uplinks.contains(&link.index));
         uplinks.find_map(|link| self.at(link, Side::Ingress))
     }
 
-    /// Why nothing takes the fast path to what is behind an uplink or a network.
+    /// Why no packet takes the fast path to hosts behind an uplink or a network.
     pub(super) fn behind(&self, device: &Link) -> Option<String> {
         // The fast path hands packets to the ports of a bridge, and to any other device itself.
         if device.kind != Kind::Bridge {
@@ -41,19 +41,19 @@ impl Bounds<'_> {
         own.or_else(|| of_all.map(str::to_owned))
     }
 
-    /// Why nothing takes the fast path out by a port of a bridge, or a device that is none.
+    /// Why no packet takes the fast path out by a port of a bridge, or by another device.
     pub(super) fn by_port(&self, port: u32) -> Option<String> {
         self.at(self.link(port)?, Side::EgressChain)
     }
 
-    /// Why nothing that comes by the port of a network's bridge takes the fast path.
+    /// Why no packet from the port of a network's bridge takes the fast path.
     pub(super) fn arriving_by_port(&self, port: &Link, bridge: &Link) -> Option<String> {
         let own = self.at(port, Side::Ingress);
         let own = own.or_else(|| self.at(bridge, Side::Ingress));
         own.or_else(|| self.policing.at_bridges(Side::Ingress).map(str::to_owned))
     }
 
-    /// Why nothing that comes from a network that is no bridge takes the fast path.
+    /// Why no packet from a network that is not a bridge takes the fast path.
     pub(super) fn arriving_by_device(&self, device: &Link) -> Option<String> {
         self.at(device, Side::Ingress)
     }
@@ -65,7 +65,7 @@ impl Bounds<'_> {
         queue.or_else(|| self.at(port, Side::Egress))
     }
 
-    /// What an uplink or a network has not of the fast path, for `status`.
+    /// Which parts of the fast path an uplink or a network lacks, for `status`.
     pub(super) fn exceptions(&self, link: &Link, has_xdp: bool) -> Vec<String> {
         let is_uplink = self.uplinks.contains(&link.index);
         let is_port = |port: &&Link| port.master == Some(link.index);

@@ -15,17 +15,18 @@ const NEEDED: &[(u32, &str, &str)] = &[
     (
         38,
         "CAP_PERFMON",
-        "lets programs use packet pointers at full speed and read what the kernel knows of a packet",
+        "lets programs use packet pointers at full speed and read what the kernel knows about a \
+         packet",
     ),
 ];
-/// Before capabilities were split, this one held CAP_BPF and CAP_PERFMON.
+/// Before capabilities were split, this one included CAP_BPF and CAP_PERFMON.
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks that the process has the capabilities that a data plane needs.
 ///
 /// # Errors
 ///
-/// When one is missing; says which.
+/// When one is missing; the error names it.
 pub fn check() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
     let effective = status

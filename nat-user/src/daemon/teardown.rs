@@ -1,4 +1,4 @@
-//! Removing everything that natbpf made.
+//! Removing everything that natbpf has created.
 
 use std::{fs, io, path::Path};
 
@@ -17,7 +17,7 @@ use crate::{
     state::State,
 };
 
-/// Takes the data plane down and the host back to what it was. Gives what was done, line by line.
+/// Removes the data plane and restores the host. Returns what was done, line by line.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ use crate::{
 pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     let pins = Pins::below(bpffs);
     let mut lines = dhcp::end_all(run_dir).await?;
-    // A damaged state file must not keep anybody from getting rid of it.
+    // A damaged state file must not prevent its removal.
     let state = State::load(run_dir).unwrap_or_else(|error| {
         lines.push(format!("{error:#}; removed it"));
         None
@@ -34,7 +34,7 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     ShortGrace::clean_up(run_dir);
     let attached = state.as_ref().map_or(0, |state| state.interfaces.len());
     let grace = ShortGrace::begin(run_dir, attached);
-    // As long as the programs are there, nothing leaves untranslated: they go last.
+    // While the programs are attached, no packet leaves untranslated, so they are removed last.
     let report = undo_host(&netlink, run_dir).await;
     if let Some(state) = state {
         detach_filters(&netlink, &state).await?;
@@ -54,13 +54,13 @@ pub async fn tear_down(run_dir: &Path, bpffs: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Takes the host back to what it was.
+/// Restores the host.
 async fn undo_host(netlink: &Netlink, run_dir: &Path) -> Result<setup::Report> {
     let mut journal = Journal::open(run_dir)?;
     setup::undo(netlink, &mut journal).await
 }
 
-/// Takes filters off the interfaces and their ports, where attachments are not links.
+/// Removes filters from the interfaces and their ports, where attachments are not links.
 async fn detach_filters(netlink: &Netlink, state: &State) -> Result<()> {
     let own = |index: u32| state.interfaces.iter().any(|one| one.index == index);
     for link in netlink.links().await? {
@@ -71,7 +71,7 @@ async fn detach_filters(netlink: &Netlink, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// What natbpf keeps in its run directory, with what an interrupted write leaves.
+/// The files of natbpf in its run directory, including those of an interrupted write.
 const RUN_FILES: [&str; 10] = [
     "state.json",
     "state.json.new",
@@ -96,7 +96,7 @@ fn remove_run_files(run_dir: &Path) -> Result<()> {
             _ => {}
         }
     }
-    // It stays if somebody keeps other things in it, or if systemd made it.
+    // It stays if it contains other files, or if systemd created it.
     let _in_use = fs::remove_dir(run_dir);
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Attaching the programs to interfaces, and taking them off.
+//! Attaching the programs to interfaces, and detaching them.
 //!
-//! From Linux 6.6 on an attachment is a link that is pinned (TCX), before that a filter of a
-//! `clsact` qdisc, which stays by itself (see [`clsact`]). Either way a program is replaced in
+//! Since Linux 6.6, an attachment is a pinned link (TCX). Before, it is a filter of a `clsact`
+//! qdisc, which persists without a pin (see [`clsact`]). In both cases a program is replaced in
 //! place, without a gap.
 
 use std::{
@@ -35,11 +35,11 @@ pub enum Role {
     Network,
     /// A port of a network's bridge.
     Port,
-    /// The same, at which guests are judged.
+    /// The same, where frames are checked.
     GuardedPort,
 }
 
-/// An interface that the programs are to be attached to.
+/// An interface to which the programs are attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Its name.
@@ -50,18 +50,18 @@ pub struct Target {
     pub role: Role,
     /// Whether its packets begin with an Ethernet header.
     pub has_ethernet: bool,
-    /// Whether the XDP program is to be attached as well.
+    /// Whether to attach the XDP program too.
     pub xdp: XdpWish,
 }
 
-/// Whether the XDP program is to be attached to an interface.
+/// Whether to attach the XDP program to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XdpWish {
     /// No.
     No,
     /// If the driver takes it.
     May,
-    /// Yes; all else is an error.
+    /// Yes; otherwise it is an error.
     Must,
 }
 
@@ -121,8 +121,8 @@ impl Side {
 }
 
 impl Target {
-    /// The hooks in use on the interface, as `natbpf status` names them, once what could be
-    /// attached of what was wished is.
+    /// The hooks in use on the interface, as `natbpf status` names them, once the possible
+    /// attachments are made.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
         let sides = self.programs().iter();
@@ -148,7 +148,7 @@ impl Target {
         }
     }
 
-    /// Whether there is no such interface of this name any more.
+    /// Whether no such interface of this name exists any more.
     fn is_gone(&self) -> bool {
         if_nametoindex(self.name.as_str()).ok() != Some(self.index)
     }
@@ -161,7 +161,7 @@ impl Target {
         pins.links().join(self.index.to_string())
     }
 
-    /// What there may be of it among the links' pins.
+    /// Its possible names among the links' pins.
     fn pins(&self, pins: &Pins) -> Vec<PathBuf> {
         let hooks = self.hooks();
         let links = hooks.iter().map(|hook| self.pin(pins, hook));
@@ -169,8 +169,8 @@ impl Target {
     }
 }
 
-/// Loads the programs that these interfaces need. Done before anything is attached: what the kernel
-/// refuses then changes nothing.
+/// Loads the programs that these interfaces need. This happens before anything is attached, so a
+/// refusal by the kernel changes nothing.
 ///
 /// # Errors
 ///
@@ -187,15 +187,15 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
     Ok(())
 }
 
-/// Attaches the programs to exactly these interfaces: those that have older ones get them
-/// replaced, and links of interfaces that are not named go.
+/// Attaches the programs to exactly these interfaces: older programs are replaced, and links of
+/// other interfaces are removed.
 ///
-/// Where XDP may be attached and cannot, it is no longer wished afterwards; says where and why.
+/// If XDP is optional and cannot be attached, it is given up. Returns where and why.
 ///
 /// # Errors
 ///
-/// At the first that the kernel refuses; those attached before stay. An interface that is not there
-/// any more is passed by.
+/// At the first that the kernel refuses; earlier attachments stay. An interface that no longer
+/// exists is skipped.
 pub fn attach(
     programs: &mut Programs,
     pins: &Pins,
@@ -205,7 +205,7 @@ pub fn attach(
     for target in &mut *targets {
         match attach_target(programs, pins, target) {
             Ok(why) => refused.extend(why.map(|why| (target.index, why))),
-            // It went between the look at the host and now; the kernel tells of that as well.
+            // It disappeared after the look at the host; the kernel reports that too.
             Err(error) if target.is_gone() => log::debug!("{error:#}"),
             Err(error) => return Err(error),
         }
@@ -218,7 +218,7 @@ pub fn attach(
     Ok(refused)
 }
 
-/// Attaches the programs to one interface. Gives why it has no XDP where it might have had it.
+/// Attaches the programs to one interface. Returns why it has no XDP, if XDP was optional.
 fn attach_target(
     programs: &mut Programs,
     pins: &Pins,
@@ -248,7 +248,7 @@ fn attach_target(
     }
 }
 
-/// Takes off everything that is attached but for these pins and notes.
+/// Detaches everything except these pins and notes.
 fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(pins.links()).context("read the links' pins")? {
         let path = entry?.path();
@@ -266,7 +266,7 @@ fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Takes everything off all interfaces that is pinned or noted here.
+/// Detaches everything that is pinned or noted here.
 ///
 /// # Errors
 ///
@@ -278,8 +278,9 @@ pub(super) fn detach_all(pins: &Pins) -> Result<()> {
     }
 }
 
-/// Notes that an interface has filters, where attachments are not links: by a directory among the
-/// links' pins, named after its index. Done before anything is attached, so that none is forgotten.
+/// Records that an interface has filters, where attachments are not links, by a directory among the
+/// links' pins that is named after the index. This happens before anything is attached, so that
+/// none is forgotten.
 fn note(pins: &Pins, target: &Target) -> Result<()> {
     if Mechanism::of_kernel() == Mechanism::Tcx {
         return Ok(());
@@ -315,7 +316,7 @@ fn attach_link(
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
         match updated {
-            // The pin holds it, and nothing else may: the link goes with the pin.
+            // Only the pin may hold the link, so that the link goes with the pin.
             Ok(id) => {
                 drop(program.take_link(id)?);
                 return Ok(());
@@ -331,14 +332,14 @@ fn attach_link(
     Ok(())
 }
 
-/// Attaches the XDP program in the driver. A link alone will do: it holds the hook against others,
-/// and goes with its pin.
+/// Attaches the XDP program in the driver. It must be a link: a link reserves the hook, and goes
+/// with its pin.
 fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
     let path = target.pin(pins, XDP);
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         match program.attach_to_link(link.try_into()?) {
-            // The pin holds it, and nothing else may: the link goes with the pin.
+            // Only the pin may hold the link, so that the link goes with the pin.
             Ok(id) => {
                 drop(program.take_link(id)?);
                 return Ok(());
@@ -353,8 +354,8 @@ fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Takes natbpf's filters off an interface, where attachments are not links. (Links go with their
-/// pins.)
+/// Removes natbpf's filters from an interface, where attachments are not links. (Links go with
+/// their pins.)
 pub fn detach_filters(interface: &str) {
     if Mechanism::of_kernel() == Mechanism::Netlink
         && let Ok(index) = if_nametoindex(interface)

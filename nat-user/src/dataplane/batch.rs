@@ -1,4 +1,4 @@
-//! Reading and writing many entries of a map by one system call.
+//! Reading and writing many map entries per system call.
 //!
 //! aya reads a map by two calls per entry, and writes it by one; there may be millions.
 
@@ -16,8 +16,8 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_MAP_UPDATE_BATCH` in `enum bpf_cmd`.
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
-/// Entries that are asked for by one call. A bucket that does not fit is an error of the kernel's,
-/// and no bucket of a hash that is not overfull comes near.
+/// Entries that are asked for by one call. The kernel fails if a bucket does not fit, but no bucket
+/// of a hash table within its size comes near.
 const BATCH: usize = 8192;
 
 /// `union bpf_attr`, the `batch` member.
@@ -34,11 +34,11 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Where reading a map goes on: at first, and after the last entry, from its beginning.
+/// Where to continue reading a map: initially, and after the last entry, at its beginning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Place(Option<u32>);
 
-/// Reads a map piece by piece.
+/// Reads a map in batches.
 pub(super) struct Reader<K, V> {
     map: RawFd,
     keys: Vec<K>,
@@ -55,8 +55,8 @@ impl<K: Pod, V: Pod> Reader<K, V> {
         }
     }
 
-    /// Calls `visit` with the next entries, [`BATCH`] at the most, and gives how many these were.
-    /// The map may change meanwhile.
+    /// Calls `visit` with the next entries, at most [`BATCH`], and returns how many these were. The
+    /// map may change at the same time.
     ///
     /// # Errors
     ///
@@ -143,8 +143,8 @@ pub(super) fn write_all<K: Pod, V: Pod>(
     }
 }
 
-/// Calls `visit` with every entry of a hash map. Entries that are added or removed meanwhile may or
-/// may not be among them; none comes twice.
+/// Calls `visit` with every entry of a hash map. Entries that are added or removed at the same time
+/// may or may not be included; none appears twice.
 ///
 /// # Errors
 ///

@@ -30,8 +30,8 @@ pub struct Bound {
 }
 
 impl Dataplane {
-    /// Binds names to ports and forgets those of ports that are gone. What a port that is there
-    /// uses stays its own.
+    /// Binds names to ports and forgets those of ports that are gone. Names in use by an existing
+    /// port stay bound to it.
     ///
     /// # Errors
     ///

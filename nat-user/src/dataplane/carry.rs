@@ -1,10 +1,10 @@
-//! Carrying sessions and counts over into other tables: larger or smaller ones, or those of another
+//! Migrating sessions and counts to other tables: larger or smaller ones, or those of another
 //! layout.
 //!
-//! The new tables are filled while packets still change the old ones. Then the links are handed
-//! over, one by one, and what has changed in between follows, by programs that run beside the
-//! packets ([`nat_common::session::adoption`]). References to ports, permits and guests are counted
-//! anew from the sessions, so they are right whenever the sessions are.
+//! The new tables are filled while packets still change the old ones. Then the links move, one by
+//! one, and programs that run beside the packets add the changes since then
+//! ([`nat_common::session::adoption`]). References to ports, permits and guests are counted again
+//! from the sessions, so they are right whenever the sessions are.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::owned;
 
-/// How long programs that ran when their links were handed over may still be at it. They take
+/// How long programs that were running when their links moved may still run. They take
 /// microseconds.
 const LAST_PACKETS: Duration = Duration::from_millis(10);
 
@@ -44,14 +44,14 @@ const SESSION_TABLES: [&str; 5] = ["SESSIONS", "MAPPINGS", "PORTS", "PERMITS", "
 /// The tables that are the same in all layouts so far.
 const COUNTS: [&str; 2] = ["COUNTERS", "DROPS"];
 
-/// A data plane that takes another's place.
+/// A data plane that replaces another.
 pub struct CarryOver {
     former: Former,
-    /// Where it is to stand in the end.
+    /// Its final place.
     place: Pins,
     /// What was written of the sessions; empty if another daemon wrote it.
     written: HashMap<SessionKey4, SessionRecord4>,
-    /// What had been counted by then, where that has another table now.
+    /// The counts at that time, if they have another table now.
     counted: Vec<Counted>,
     has_links: bool,
 }
@@ -68,10 +68,10 @@ struct Contents {
 }
 
 impl Dataplane {
-    /// Makes a data plane that takes the place of another, and fills its tables.
+    /// Creates a data plane that replaces another, and fills its tables.
     ///
     /// Its programs still have to be attached between [`CarryOver::begin`] and
-    /// [`CarryOver::finish`]. If the former is dropped without either, nothing has changed.
+    /// [`CarryOver::finish`]. If it is dropped without either, nothing has changed.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Dataplane {
         Ok((dataplane, programs, carry))
     }
 
-    /// Makes tables of other sizes for this data plane; see [`Dataplane::carry`].
+    /// Creates tables of other sizes for this data plane; see [`Dataplane::carry`].
     ///
     /// # Errors
     ///
@@ -107,14 +107,14 @@ impl Dataplane {
     pub fn resize(&self, sizes: &Sizes, log_packets: bool) -> Result<(Self, Programs, CarryOver)> {
         let place = Pins::below(self.pins.bpffs());
         if self.pins != place {
-            bail!("an earlier change of the tables has not come to its end; restart natbpf");
+            bail!("an earlier change of the tables has not finished; restart natbpf");
         }
         Self::carry(Former::of(place.clone()), place, sizes, log_packets)
     }
 }
 
 impl CarryOver {
-    /// Of tables that a daemon has filled which did not live to finish.
+    /// For tables filled by a daemon that ended before it finished.
     pub(super) fn unfinished(former: Former, place: Pins) -> Self {
         Self {
             former,
@@ -125,7 +125,7 @@ impl CarryOver {
         }
     }
 
-    /// Pins the maps that can stay as they are where the new programs look for them.
+    /// Pins the maps that can stay where the new programs look for them.
     fn share_maps(&self, next: &Pins, sizes: &Sizes) -> Result<()> {
         let former = &self.former;
         let mut stays = former.is_current();
@@ -220,7 +220,7 @@ impl CarryOver {
         let map = self.map("SESSIONS")?;
         self.former.layout.visit_sessions(&map, |key, record| {
             if record.seen_s < OPENING {
-                // Next hops are learned anew.
+                // Next hops are learned again.
                 let record = SessionRecord4 {
                     next_hop: next_hops::NONE,
                     passed: JUST_OPENED,
@@ -311,7 +311,7 @@ impl CarryOver {
         Ok(since)
     }
 
-    /// Generations go on from the former's.
+    /// Generations continue from the former ones.
     fn copy_generation(&self, dataplane: &mut Dataplane) -> Result<()> {
         let former = Array::<_, Plain<Settings>>::try_from(Map::Array(self.map("SETTINGS")?))?;
         let Plain(settings) = former.get(&0, 0).context("read map SETTINGS")?;
@@ -335,7 +335,7 @@ impl CarryOver {
         Ok(())
     }
 
-    /// Hands the links over. They run the former's programs until others are attached to them.
+    /// Moves the links. They run the former programs until others are attached to them.
     ///
     /// # Errors
     ///
@@ -350,7 +350,7 @@ impl CarryOver {
         hand_links_over(&self.former.pins, &next)
     }
 
-    /// Hands the links back, to be attached to the former's programs again.
+    /// Moves the links back, so that the former programs can be attached again.
     ///
     /// # Errors
     ///
@@ -363,7 +363,8 @@ impl CarryOver {
         Ok(())
     }
 
-    /// Takes over what the former's programs have done since its tables were read, and its place.
+    /// Takes over the changes that the former programs have made since their tables were read, and
+    /// the former place.
     ///
     /// # Errors
     ///
@@ -389,8 +390,8 @@ impl CarryOver {
         former.remove_own()
     }
 
-    /// Adds the sessions that were opened meanwhile, brings those up to date in which packets have
-    /// passed, and ends those that were ended.
+    /// Adds the sessions that were opened in the meantime, updates those in which packets have
+    /// passed, and ends those that have ended.
     fn follow_sessions(&self, dataplane: &Dataplane, programs: &mut Programs) -> Result<()> {
         if self.is_same_table(dataplane)? {
             return Ok(());
@@ -470,7 +471,7 @@ struct References {
 }
 
 impl References {
-    /// Of the session of a primary entry. (`nat_common::session::ending` gives them back.)
+    /// Of the session of a primary entry. (`nat_common::session::ending` releases them.)
     fn of(entry: &SessionEntry) -> Self {
         let SessionEntry { key, record } = entry;
         let has = |flag| record.flags & flag != 0;
@@ -495,8 +496,8 @@ impl References {
 }
 
 impl Contents {
-    /// Adds the session of a primary entry, if all of it is there: it may be on the point of being
-    /// opened or ended.
+    /// Adds the session of a primary entry, if it is complete: another CPU may be opening or ending
+    /// it.
     fn add(
         &mut self,
         entry: &SessionEntry,
@@ -586,8 +587,7 @@ fn all_entries(
 }
 
 impl Programs {
-    /// Adds sessions to those that there are, or brings those up to date. Gives how many there was
-    /// no place for.
+    /// Adds sessions or updates existing ones. Returns how many found no place.
     fn adopt_sessions(&mut self, sessions: &[Adopted4]) -> Result<u32> {
         let mut refused = 0;
         for chunk in sessions.chunks(ADOPT_BATCH as usize) {
@@ -596,7 +596,7 @@ impl Programs {
         Ok(refused)
     }
 
-    /// Adds to what is counted.
+    /// Adds to the counts.
     fn add_counts(&mut self, counts: &[Counted]) -> Result<()> {
         for chunk in counts.chunks(COUNTED_BATCH as usize) {
             self.run_on("add_counts", chunk)?;
@@ -604,7 +604,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Runs a program on some records; gives what it gives.
+    /// Runs a program on some records and returns its result.
     fn run_on<T: Pod>(&mut self, program: &str, records: &[T]) -> Result<u32> {
         let mut packet = vec![0; ADOPT_OFFSET];
         packet[..4].copy_from_slice(&(records.len() as u32).to_ne_bytes());

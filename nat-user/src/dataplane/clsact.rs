@@ -1,8 +1,8 @@
 //! Programs as filters of the `clsact` qdisc, where the kernel has no links for them (before Linux
-//! 6.6). A filter stays by itself: nothing but [`detach`] or the interface's end takes it off.
+//! 6.6). A filter persists until [`detach`] or the end of the interface removes it.
 //!
-//! What is to be remembered of an interface stands in the kernel, in the number of natbpf's own
-//! filters: they are found again whatever became of the daemon and its files.
+//! The kernel stores what must be remembered about an interface, in the number of natbpf's filters.
+//! natbpf finds them again even if the daemon and its files are lost.
 
 use std::io;
 
@@ -24,10 +24,10 @@ use rtnetlink::{
 
 /// Priority of natbpf's filters: before those of others that chose none.
 const PRIORITY: u16 = 100;
-/// Number of natbpf's filters where it has made the qdisc, which goes with them if nobody else uses
-/// it.
+/// Number of natbpf's filters if it has created the qdisc, which is removed with them if no other
+/// filter uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
-/// Number of natbpf's filters where there was a qdisc already.
+/// Number of natbpf's filters if the qdisc existed before.
 const IN_OTHERS_QDISC: u32 = 0x006e_6275;
 
 const SIDES: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
@@ -46,8 +46,8 @@ impl Filter {
     }
 }
 
-/// Attaches a program to a side of an interface. natbpf's filter that is there already gets the
-/// program in its place, so that no packet passes by.
+/// Attaches a program to a side of an interface. An existing filter of natbpf gets the new program
+/// in place, so no packet bypasses it.
 ///
 /// # Errors
 /// When the kernel refuses it.
@@ -82,14 +82,14 @@ pub(super) fn attach(
     forget(program, id)
 }
 
-/// Leaves a filter to the kernel.
+/// Keeps the filter when the link is dropped.
 fn forget(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<()> {
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-/// Takes natbpf's filters off an interface, and the qdisc if natbpf has made it and nobody else
-/// uses it. An interface that is gone has neither.
+/// Removes natbpf's filters from an interface, and the qdisc if natbpf has created it and no other
+/// filter uses it. An interface that is gone has neither.
 ///
 /// # Errors
 /// When the kernel refuses it.
@@ -117,7 +117,7 @@ pub(super) fn detach(index: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the qdisc; `false` if there is one.
+/// Creates the qdisc; `false` if there is one.
 fn make_qdisc(index: u32) -> Result<bool> {
     let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(index));
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
@@ -193,8 +193,8 @@ pub(crate) fn foreign_filters(index: u32) -> Result<Vec<TcAttachType>> {
     Ok(sides)
 }
 
-/// Sends a request, and takes the header of each message of the answer. Of a filter only the header
-/// is read: there are too many kinds of filters to know them all.
+/// Sends a request, and returns the header of each message of the answer. Of a filter only the
+/// header is read: there are too many kinds of filters to know them all.
 fn exchange(
     message: RouteNetlinkMessage,
     flags: u16,

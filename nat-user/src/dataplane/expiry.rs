@@ -1,16 +1,17 @@
 //! Expiry: ending the sessions that have been idle for too long.
 //!
-//! To look at every session every second would cost a core: an entry is a cache miss, and there may
-//! be millions. Nothing can expire sooner than the shortest timeout after it was last looked at, so
-//! the table is read in rounds of half that time, a part of it in each pass, and what may expire
-//! before it is looked at again is noted. Whether it has expired then is decided in the kernel, by
-//! `end_sessions`, which also says when to ask again for a session in which a packet has passed.
+//! Checking every session every second would cost a core: each entry is a cache miss, and there may
+//! be millions. No session can expire sooner than the shortest timeout after its last check. The
+//! table is therefore read in rounds of half that time, a part of it in each pass, and sessions
+//! that may expire before their next check are recorded. The program `end_sessions` decides in the
+//! kernel whether they have expired. It also returns when to check a session again in which a
+//! packet has passed.
 //!
-//! A question that was answered expires sooner than all others. For its sake rounds begin sooner
-//! where the table is small enough to be through with it in that time: a table of over [`PACE`]
-//! entries for each of these seconds is read no faster than without.
+//! An answered question expires sooner than all other sessions. Because of it, rounds begin sooner
+//! if the table is small enough to be read in that time: a table of over [`PACE`] entries for each
+//! of these seconds is read no faster than without.
 //!
-//! A pass has a budget. What is left over is for the next pass, which then should come sooner.
+//! A pass has a budget. The rest is left to the next pass, which should then come sooner.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -33,20 +34,21 @@ use super::{
 };
 use crate::clock;
 
-/// CPU time after which a pass ends, whatever is left to do. It may take a few milliseconds more.
+/// CPU time after which a pass ends, even if it is not complete. It may take a few milliseconds
+/// more.
 pub const PASS_BUDGET: Duration = Duration::from_millis(100);
 
 /// How many entries may be read each second in any case: 20 ms, where the machine is slow.
 const PACE: u64 = 66_000;
 
-/// What is known of the sessions' ends between passes.
+/// What is known about the ends of sessions between passes.
 #[derive(Debug, Default)]
 pub struct Expiry {
-    /// Where the round goes on.
+    /// Where the round continues.
     place: Place,
     is_round_done: bool,
     round_began_s: u32,
-    /// When entries were last allowed to be read; `None` before the first pass.
+    /// When the allowance of entries was last increased; `None` before the first pass.
     allowed_s: Option<u32>,
     /// Entries that may be read.
     allowance: u64,
@@ -64,7 +66,7 @@ pub struct Pass {
     pub entries: u64,
     /// Sessions that were ended.
     pub ended: u32,
-    /// Whether the budget was too small for all that was to be done.
+    /// Whether the budget was too small for all the work.
     pub is_cut_short: bool,
 }
 
@@ -128,7 +130,8 @@ impl Expiry {
         }
     }
 
-    /// Lets as many more entries be read as a full table needs to be through in time, or [`PACE`].
+    /// Increases the allowance by the entries that a full table needs to finish in time, or by
+    /// [`PACE`].
     fn allow(&mut self, now_s: u32, round_s: u32, entries: u64) {
         let since_s = self
             .allowed_s
@@ -138,7 +141,8 @@ impl Expiry {
         self.allowance = (self.allowance + more).min(entries);
     }
 
-    /// Reads on in the table as far as allowed, and notes what may end before it is read again.
+    /// Reads the table further as far as allowed, and records sessions that may end before they are
+    /// read again.
     fn read(
         &mut self,
         dataplane: &Dataplane,
@@ -185,7 +189,7 @@ impl Expiry {
         Ok(())
     }
 
-    /// Hands to the kernel what is due.
+    /// Passes the due sessions to the kernel.
     fn end_due(
         &mut self,
         dataplane: &Dataplane,
@@ -213,7 +217,8 @@ impl Expiry {
             let answers = dataplane.run_end_sessions(&batch, EndMode::Idle)?;
             pass.ended += answers.ended;
             for (key, ask_again_s) in batch.into_iter().zip(answers.ask_again_s) {
-                // Not in this pass, whatever the clocks say; and what is far off is read again.
+                // Not in this pass, whatever the clocks say; sessions that end much later are read
+                // again.
                 let due_s = ask_again_s.max(now_s + 1);
                 if ask_again_s != 0 && due_s < again_s {
                     self.due.entry(due_s).or_default().insert(key);
@@ -226,10 +231,10 @@ impl Expiry {
 
 /// How long rounds take.
 struct Rounds {
-    /// At the most: half the time in which nothing can expire that has just been read, but for
+    /// The maximum: half the time in which no session that has just been read can expire, except
     /// answered questions.
     round_s: u32,
-    /// At the least: half the time in which nothing at all can.
+    /// The minimum: half the time in which no session at all can expire.
     least_s: u32,
 }
 

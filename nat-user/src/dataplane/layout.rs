@@ -1,4 +1,4 @@
-//! What the maps of each layout look like, and how sessions of older ones are read.
+//! The maps of each layout, and how to read sessions of older layouts.
 
 use std::io;
 
@@ -37,7 +37,7 @@ use super::{Pins, batch};
 /// A layout of the maps.
 pub(super) struct Layout {
     pub(super) version: u32,
-    /// Every pinned map that is read; of an older layout not all are.
+    /// Every pinned map that is read; not all maps of an older layout are.
     maps: &'static [Shape],
     /// Calls for every entry of the session table, with the record as it is today.
     visit_sessions: fn(&MapData, &mut Visitor<'_>) -> io::Result<()>,
@@ -144,16 +144,16 @@ const MAPS: &[Shape] = &[
     shape("EXITS", size_of::<u32>(), size_of::<u8>()),
     shape("BINDINGS", size_of::<Name>(), size_of::<BindingRecord>()),
     shape("NAMES", size_of::<u32>(), size_of::<u32>()),
-    // (Was shorter before. What guests have follows from the sessions.)
+    // (It was shorter before. Its content follows from the sessions.)
     shape("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
 ];
 
-/// How many of [`MAPS`] layout 4 did not have: they stand last.
+/// How many of [`MAPS`] layout 4 did not have: the last ones.
 const NEW_MAPS_5: usize = 6;
 /// How many of [`MAPS`] layout 3 did not have.
 const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
 
-/// Before the answers of hairpinned sessions reversed what they answer, in between, and before
+/// Before the intermediate keys of hairpinned answers were the reverse of the requests, and before
 /// forwards kept their port outwards.
 static WITH_OWN_ANSWERS: Layout = Layout {
     version: 4,
@@ -183,7 +183,7 @@ static WITHOUT_NEXT_HOPS: Layout = Layout {
     },
 };
 
-/// The layouts from which sessions can be carried over, the newest first.
+/// The layouts from which sessions can migrate, the newest first.
 static LAYOUTS: [&Layout; 4] = [
     &CURRENT,
     &WITH_OWN_ANSWERS,
@@ -194,7 +194,7 @@ static LAYOUTS: [&Layout; 4] = [
 /// Length of a session's record in layout 2.
 const RECORD_2_LEN: usize = 32;
 
-/// A record of layout 2 is today's without what came behind it.
+/// A record of layout 2 is the beginning of today's.
 fn from_record_2(record: &[u8; RECORD_2_LEN]) -> SessionRecord4 {
     let mut bytes = [0; size_of::<SessionRecord4>()];
     bytes[..RECORD_2_LEN].copy_from_slice(record);

@@ -1,7 +1,7 @@
-//! Taking links off at once.
+//! Detaching links at once.
 //!
-//! When the last reference to a link goes, the kernel takes the program off a moment later, in its
-//! own time (`bpf_link_put` in `kernel/bpf/syscall.c`). Who looks right then still finds it there.
+//! When the last reference to a link goes, the kernel detaches the program a moment later
+//! (`bpf_link_put` in `kernel/bpf/syscall.c`). Until then, the program is still visible.
 
 use std::{
     ffi::CString,
@@ -34,13 +34,13 @@ struct DetachAttr {
     link: u32,
 }
 
-/// Takes a link's program off and removes the link's pin.
+/// Detaches a link's program and removes the link's pin.
 ///
 /// # Errors
 ///
 /// When the pin cannot be removed.
 pub(super) fn remove(pin: &Path) -> Result<()> {
-    // The interface may be gone, and then there is nothing to take the program off.
+    // The interface may be gone, and then there is nothing to detach.
     if let Err(error) = detach(pin) {
         log::debug!("detach {}: {error}", pin.display());
     }

@@ -1,10 +1,9 @@
-//! The host's own access to what it forwards: programs at the root of all control groups, which see
-//! every `connect` of the machine and act on those of this network namespace.
+//! The host's own access to forwards: programs at the root of all control groups, which see every
+//! `connect` of the machine and act on those of this network namespace.
 //!
-//! Attachments are links, pinned beside those of the interfaces. What sockets have asked for is
-//! kept in a pinned map of its own, which is no part of a layout: it is made where it is missing.
-//! None of this keeps packets from being translated, so nothing here is an error: what does not
-//! work is said.
+//! Attachments are links, pinned beside those of the interfaces. The destinations that sockets have
+//! named are in a separate pinned map, which is not part of a layout: it is created if it is
+//! missing. Failures here do not prevent translation, so they are reported instead of being errors.
 
 use std::{
     ffi::CString,
@@ -44,7 +43,7 @@ const PROGRAMS: [&str; 7] = [
 /// What the names of their links' pins begin with. (Those of interfaces begin with a number.)
 const PIN_PREFIX: &str = "local-";
 
-/// What sockets have asked for.
+/// The destinations that sockets have named.
 const ASKED: &str = "ASKED";
 
 /// `BPF_OBJ_GET` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
@@ -71,8 +70,8 @@ struct LinkUpdateAttr {
     old_prog_fd: u32,
 }
 
-/// Gives the host the access, or takes it from it where `own` is `None`: no rule wants it. `own` is
-/// what 127.0.0.1 stands for. Says in words, for `natbpf status`, how the host has it.
+/// Gives the host access, or removes it if `own` is `None` because no rule needs it. `own` is what
+/// 127.0.0.1 stands for. Returns the state of the access in words, for `natbpf status`.
 pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> String {
     let Some(own) = own else {
         let removed = detach(pins);
@@ -83,7 +82,7 @@ pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> St
         Err(error) => {
             let why = format!("off: {error:#}");
             log::warn!("local access to forwards is {why}");
-            // What an earlier natbpf has attached would follow rules that nobody keeps.
+            // Programs of an earlier natbpf would follow outdated rules.
             if let Err(error) = detach(pins) {
                 log::warn!("{error:#}");
             }
@@ -98,7 +97,7 @@ fn try_attach(programs: &mut Programs, pins: &Pins, own: &[Addr4]) -> Result<Pat
         .context("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
     let group = File::open(&root).with_context(|| format!("open {}", root.display()))?;
     programs.set_own_addresses(own)?;
-    // All first: what the kernel refuses then changes nothing.
+    // Load all programs first, so that a refusal by the kernel changes nothing.
     for name in PROGRAMS {
         programs.local(name)?;
     }
@@ -115,7 +114,7 @@ fn control_groups(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (path, kind) = (fields.next()?, fields.next()?);
-        // (Blanks are escaped; nobody mounts it below a name with one.)
+        // (Blanks are escaped; the path usually contains none.)
         (kind == "cgroup2").then(|| PathBuf::from(path))
     })
 }
@@ -127,14 +126,14 @@ fn attach_one(program: &mut CgroupSockAddr, group: &File, path: &Path) -> Result
         }
         fs::remove_file(path)?;
     }
-    // A link lets others be attached as well, and takes no flag that says so.
+    // A link always allows other programs and takes no flag for that.
     let id = program.attach(group, CgroupAttachMode::Single)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(path)?;
     Ok(())
 }
 
-/// Puts a program in the place of the one that a pinned link runs. (aya does so for other hooks.)
+/// Replaces the program of a pinned link. (aya does so for other hooks.)
 fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let get = ObjGetAttr {
@@ -171,7 +170,7 @@ fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
     }
 }
 
-/// Takes the programs off.
+/// Detaches the programs.
 fn detach(pins: &Pins) -> Result<()> {
     for name in PROGRAMS {
         let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
@@ -196,7 +195,7 @@ pub(super) fn is_pin(path: &Path) -> bool {
     name.is_some_and(|name| name.starts_with(PIN_PREFIX))
 }
 
-/// Takes the programs off the control groups.
+/// Detaches the programs from the control groups.
 ///
 /// # Errors
 ///
@@ -214,7 +213,7 @@ pub(super) fn detach_all(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// Lets another data plane know what sockets have asked for.
+/// Shares the destinations that sockets have named with another data plane.
 ///
 /// # Errors
 ///
@@ -230,8 +229,8 @@ pub(super) fn share_asked(former: &Pins, next: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's number of this network namespace (Linux 5.14), 0 where it gives none: then no
-/// socket is in it.
+/// The kernel's number of this network namespace (Linux 5.14), 0 if it has none: then no socket is
+/// in it.
 pub(super) fn netns_cookie() -> u64 {
     let Ok(socket) = UnixDatagram::unbound() else {
         return 0;
@@ -252,7 +251,7 @@ pub(super) fn netns_cookie() -> u64 {
 }
 
 impl Programs {
-    /// Says what 127.0.0.1 stands for; as many as there is room for.
+    /// Writes what 127.0.0.1 stands for, as many addresses as there is room for.
     fn set_own_addresses(&mut self, own: &[Addr4]) -> Result<()> {
         let mut value = OwnAddresses4::zeroed();
         for (place, address) in value.addresses.iter_mut().zip(own) {

@@ -1,8 +1,8 @@
 //! The data plane as the daemon and the command line see it: programs, maps and pins.
 //!
-//! Everything is pinned under a directory that carries the version of the layout, so that it
-//! outlives the process. What can be had from pins alone ([`Dataplane::open`]) works without a
-//! daemon: counters, sessions, ending sessions.
+//! Everything is pinned under a directory named after the version of the layout, so it outlives the
+//! process. Operations that need only pins ([`Dataplane::open`]) work without a daemon: counters,
+//! sessions, ending sessions.
 
 pub mod attach;
 mod batch;
@@ -94,7 +94,7 @@ const END_SESSIONS: &str = "end_sessions";
 const EXPIRE_FRAGMENTS: &str = "expire_fragments";
 
 impl Dataplane {
-    /// Opens a data plane that is pinned already.
+    /// Opens a pinned data plane.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl Dataplane {
     }
 
     /// Loads the programs over the maps that are pinned, or over new ones of these sizes, and pins
-    /// what is not pinned yet. Attaches nothing.
+    /// those that are not pinned yet. Attaches nothing.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Dataplane {
         Ok((dataplane, Programs { ebpf }))
     }
 
-    /// Whether what is pinned, if anything is, can be taken over. Changes nothing.
+    /// Checks that an existing data plane can be taken over. Changes nothing.
     ///
     /// # Errors
     ///
@@ -162,14 +162,13 @@ impl Dataplane {
         takeover::check(pins)
     }
 
-    /// Loads the programs over what is pinned, whatever its sizes and, if that is known, its
-    /// layout. Where tables have to be replaced, sessions and counts are carried over: see
-    /// [`Dataplane::resize`].
+    /// Loads the programs over the pinned maps, whatever their sizes and, if it is known, their
+    /// layout. If tables must be replaced, sessions and counts migrate: see [`Dataplane::resize`].
     ///
     /// # Errors
     ///
-    /// When something is pinned that cannot be taken over, or the kernel refuses a map or a
-    /// program; what was pinned before stays.
+    /// When the pinned data plane cannot be taken over, or the kernel refuses a map or a program;
+    /// what was pinned before stays.
     pub fn take_over(
         pins: Pins,
         sizes: &Sizes,
@@ -283,15 +282,15 @@ impl Dataplane {
         Ok((entries, map.info()?.max_entries()))
     }
 
-    /// Frees the fragments that have waited for too long for the first one of their packet; they
-    /// are counted as dropped.
+    /// Frees the fragments that have waited too long for the first one of their packet, and counts
+    /// them as dropped.
     ///
     /// # Errors
     ///
     /// When the kernel refuses to run the program.
     pub fn expire_fragments(&self) -> Result<()> {
         let options = TestRunOptions {
-            // The kernel wants a packet, if only an Ethernet header.
+            // The kernel needs a packet, if only an Ethernet header.
             data_in: Some(&[0; 14]),
             ..TestRunOptions::default()
         };
@@ -299,8 +298,8 @@ impl Dataplane {
         result.map(drop).context("run expire_fragments")
     }
 
-    /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 for
-    /// not at all.
+    /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 to
+    /// disable it.
     ///
     /// # Errors
     ///
@@ -326,7 +325,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Tells the programs what each interface is; those that are not named are forgotten.
+    /// Tells the programs what each interface is; other interfaces are forgotten.
     ///
     /// # Errors
     ///
@@ -349,7 +348,7 @@ impl Dataplane {
     }
 
     /// Tells the programs by which uplinks guests' packets leave, and by which interfaces they may
-    /// while one of these is away.
+    /// leave while one of these is missing.
     ///
     /// # Errors
     ///
@@ -371,8 +370,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// A place that one has left rests until the next change: a packet may be reading what stood
-    /// there.
+    /// A free place stays unused until the next change: a packet may still read its former value.
     fn set_near_interfaces(
         &mut self,
         places: &BTreeSet<u32>,
@@ -425,10 +423,10 @@ const SK_BUFF_IFINDEX: usize = 40;
 /// More than an ICMP error has in bytes (RFC 1812 section 4.3.2.3) and its link-layer header.
 const LONGEST_REFUSAL: usize = 576 + 14;
 
-/// What a program has made of a packet.
+/// The result of a program for a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestRunOutput {
-    /// What it told the kernel: -1 to go on, 2 to drop (`TC_ACT_UNSPEC`, `TC_ACT_SHOT`).
+    /// The return code: -1 to pass, 2 to drop (`TC_ACT_UNSPEC`, `TC_ACT_SHOT`).
     pub verdict: i32,
     /// The packet after it.
     pub packet: Vec<u8>,
@@ -441,7 +439,7 @@ pub struct Programs {
 
 impl Programs {
     /// A program by its name, loaded when it is first asked for: devices without Ethernet headers
-    /// have programs of their own, which most hosts never need.
+    /// have separate programs, which most hosts never need.
     fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         object::program(&mut self.ebpf, name)
     }
@@ -453,9 +451,9 @@ impl Programs {
 
     /// Runs one packet through a program that need not be attached, with the tables as they are.
     ///
-    /// `packet` starts with its link-layer header; `interface` is the one whose hook it is to be
-    /// at and must exist, `ingress_interface` the one by which it came into the host, 0 if the
-    /// host made it.
+    /// `packet` starts with its link-layer header; `interface` is the one whose hook sees it and
+    /// must exist, `ingress_interface` the one by which it came into the host, 0 if the host made
+    /// it.
     ///
     /// # Errors
     ///
@@ -470,7 +468,7 @@ impl Programs {
         let mut context = [0; SK_BUFF_LEN];
         context[SK_BUFF_INGRESS_IFINDEX..][..4].copy_from_slice(&ingress_interface.to_ne_bytes());
         context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
-        // A refusal is a packet of its own, which may be longer than what was refused.
+        // A refusal is a separate packet, which may be longer than the refused one.
         let mut output = vec![0; packet.len() + LONGEST_REFUSAL];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -487,7 +485,7 @@ impl Programs {
         })
     }
 
-    /// How many instructions the verifier looked at to accept a program.
+    /// How many instructions the verifier processed to accept a program.
     ///
     /// # Errors
     ///

@@ -11,8 +11,8 @@ use nat_common::tables::next_hops::{self, NextHopKey, NextHopRecord, SLOTS, Tag}
 
 use super::{Pins, Plain};
 
-/// How long a slot rests before it is given to another next hop. A packet that has read the tag of
-/// the one before is done with it within microseconds.
+/// How long a slot stays unused before another next hop gets it. A packet that has read the former
+/// tag finishes within microseconds.
 const REST: Duration = Duration::from_secs(1);
 
 /// The next hops that sessions can have.
@@ -27,8 +27,8 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// Takes the maps over. What an earlier daemon has left in them is taken out of use, since
-    /// nobody knows whether it is still so; sessions learn their next hops anew.
+    /// Takes over the maps. Next hops of an earlier daemon are removed, because they may be
+    /// outdated; sessions learn their next hops again.
     ///
     /// # Errors
     ///
@@ -58,10 +58,10 @@ impl NextHops {
         Ok(this)
     }
 
-    /// Makes the next hops what they should be. Those that have changed, and those `renewed` even
-    /// if they have not, go out of use first. Of `wanted`, tag, epoch and use do not count.
+    /// Updates the next hops to `wanted`. Those that have changed, and those in `renewed` even if
+    /// they have not, are removed first. Tag, epoch and use of `wanted` are ignored.
     ///
-    /// Gives how many there was no room for.
+    /// Returns how many found no room.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl NextHops {
             used_s: 0,
             ..record
         };
-        // A value is written in no order: its tag comes when all else stands.
+        // A value is written in no particular order, so its tag is written last.
         self.write(slot.into(), record)?;
         let record = NextHopRecord { tag, ..record };
         self.write(slot.into(), record)?;
@@ -137,7 +137,7 @@ impl NextHops {
     }
 
     fn remove(&mut self, key: NextHopKey) -> Result<()> {
-        // Nobody learns it any more, and then nobody uses it any more.
+        // First no session can learn it, then no packet can use it.
         self.forget(key)?;
         match self.in_use.remove(&key) {
             Some(record) => self.retire(record, next_hops::slot(record.tag)),
@@ -152,7 +152,8 @@ impl NextHops {
         }
     }
 
-    /// Takes a slot out of use. All but the tag stays for packets that have read it before.
+    /// Takes a slot out of use. Everything except the tag stays for packets that have read the tag
+    /// before.
     fn retire(&mut self, record: NextHopRecord, slot: u32) -> Result<()> {
         let record = NextHopRecord {
             tag: next_hops::NONE,

@@ -22,7 +22,7 @@ pub(super) const XDP_PROGRAM: &str = "nat_early";
 const LOG_NOTHING: u8 = 0;
 const LOG_ALL: u8 = 5;
 
-/// The host's own flows that are noted may take one in so many places of the session table.
+/// The recorded flows of the host may take one in this many places of the session table.
 const HOST_SHARE: u32 = 4;
 
 /// How many entries the tables of a new data plane have.
@@ -38,7 +38,7 @@ impl Sizes {
     /// The fewest rules that there is room for, so that a few can be added later.
     const FEWEST_RULES: u32 = 1024;
 
-    /// Room for 500 networks with a prefix each that may come by any of them.
+    /// Room for 500 networks, each with a prefix that may arrive by any of them.
     const SOURCE_PREFIXES: u32 = 1 << 20;
 
     /// How many entries a table has, if that depends on these.
@@ -47,8 +47,8 @@ impl Sizes {
             "SESSIONS" => Some(self.sessions.saturating_mul(2)),
             "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
             "COUNTERS" | "RULES" => Some(self.rules),
-            // Each prefix stands there once for each network and twice during a reload. (Its memory
-            // is that of what is in it.)
+            // It has each prefix once for each network, and twice during a reload. (Its memory
+            // depends on its content.)
             "SNATS" => Some(Self::SOURCE_PREFIXES),
             _ => None,
         }
@@ -67,7 +67,7 @@ impl Sizes {
     }
 }
 
-/// Is there where the kernel knows IPsec.
+/// Exists if the kernel supports IPsec.
 const XFRM_SYSCTL: &str = "/proc/sys/net/core/xfrm_acq_expires";
 
 /// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
@@ -128,7 +128,7 @@ pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 pub(super) fn pin_program(ebpf: &mut Ebpf, pins: &Pins, name: &str) -> Result<()> {
     let program = program(ebpf, name)?;
     let path = pins.program(name);
-    // (A bpffs takes no dots in names.)
+    // (A bpffs does not allow dots in names.)
     let fresh = pins.program(&format!("{name}-new"));
     if fresh.exists() {
         fs::remove_file(&fresh).with_context(|| format!("remove {}", fresh.display()))?;

@@ -18,7 +18,7 @@ use nix::{
 use super::{attach, layout, local, takeover};
 use crate::owned;
 
-/// Where natbpf's own bpffs directory stands by default, on the system's bpffs.
+/// Where natbpf's bpffs directory is by default, on the system's bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 
 /// The paths of a data plane's pins.
@@ -28,7 +28,7 @@ pub struct Pins {
     directory: PathBuf,
 }
 
-/// The right to be the only daemon of a directory of pins.
+/// The lock that makes a daemon the only one of a directory of pins.
 #[derive(Debug)]
 pub struct Lock {
     _directory: Flock<File>,
@@ -41,7 +41,7 @@ impl Pins {
         Self::named(bpffs, &format!("v{LAYOUT_VERSION}"))
     }
 
-    /// Beside these: where a data plane is made that is to take their place.
+    /// Beside these: where a data plane is created that will replace them.
     #[must_use]
     pub(super) fn beside(&self) -> Self {
         Self::named(&self.bpffs, &format!("v{LAYOUT_VERSION}-next"))
@@ -66,7 +66,7 @@ impl Pins {
         &self.bpffs
     }
 
-    /// The directory that carries the layout's version.
+    /// The directory named after the layout's version.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -90,7 +90,7 @@ impl Pins {
         self.directory.join("links")
     }
 
-    /// Is there while links are handed from one data plane to the other.
+    /// Exists while links move from one data plane to the other.
     pub(super) fn marker(&self) -> PathBuf {
         self.directory.join("switching")
     }
@@ -107,8 +107,8 @@ impl Pins {
         takeover::data_planes(&self.bpffs).is_ok_and(|names| !names.is_empty())
     }
 
-    /// Takes the right to be the only daemon of this directory, until the result is dropped or the
-    /// process ends. Another --run-dir does not make another directory.
+    /// Takes the lock of this directory, until the result is dropped or the process ends. It does
+    /// not depend on --run-dir.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl Pins {
         }
     }
 
-    /// Makes the directories, and mounts a bpffs if they would not be on one.
+    /// Creates the directories, and mounts a bpffs if they would not be on one.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Refuses pins that another user has made, or may change.
+    /// Refuses pins that another user has created or may change.
     fn check_owners(&self) -> Result<()> {
         if !self.bpffs.exists() {
             return Ok(());
@@ -199,7 +199,7 @@ impl Pins {
         layout::CURRENT.check(self)
     }
 
-    /// Removes all pins and directories of this data plane, and with them what nothing else holds.
+    /// Removes all pins and directories of this data plane, and everything that only they hold.
     ///
     /// # Errors
     ///
@@ -241,8 +241,8 @@ impl Pins {
     }
 }
 
-/// Makes the directory that `--bpffs` names if it is missing. One that is there may be a whole
-/// bpffs, in which others have pins of their own.
+/// Creates the directory of `--bpffs` if it is missing. An existing one may be a whole bpffs with
+/// pins of other software.
 fn make_shared(path: &Path) -> Result<()> {
     match path.exists() {
         true => owned::check_shared(path),
@@ -250,8 +250,8 @@ fn make_shared(path: &Path) -> Result<()> {
     }
 }
 
-/// Unmounts a bpffs that natbpf has mounted and nobody else uses. Without `CAP_SYS_ADMIN`, which
-/// the systemd unit lacks, the empty bpffs stays.
+/// Unmounts a bpffs that natbpf has mounted and no other software uses. Without `CAP_SYS_ADMIN`,
+/// which the systemd unit lacks, the empty bpffs stays.
 fn unmount_if_ours(path: &Path) -> Result<()> {
     if !(is_mount_point(path) && is_ours(path) && is_empty(path)) {
         return Ok(());
@@ -268,7 +268,7 @@ fn unmount_if_ours(path: &Path) -> Result<()> {
     }
 }
 
-/// A mount that natbpf made carries its name as the source.
+/// A mount of natbpf has its name as the source.
 fn is_ours(path: &Path) -> bool {
     let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
         return false;
@@ -306,10 +306,10 @@ fn is_mount_point(path: &Path) -> bool {
         .is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
 }
 
-/// What the kernel itself puts into every new bpffs (`bpf_preload`, `kernel/bpf/inode.c`).
+/// What the kernel adds to every new bpffs (`bpf_preload`, `kernel/bpf/inode.c`).
 const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
 
-/// Whether there is nothing in a directory, but for what the kernel puts there.
+/// Whether a directory contains nothing except what the kernel adds.
 fn is_empty(path: &Path) -> bool {
     let is_preloaded = |entry: io::Result<fs::DirEntry>| {
         entry.is_ok_and(|entry| PRELOADED.iter().any(|name| entry.file_name() == *name))

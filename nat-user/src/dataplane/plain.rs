@@ -5,6 +5,6 @@
 #[repr(transparent)]
 pub struct Plain<T>(pub T);
 
-// SAFETY: `Plain` has the layout of `T`, and `bytemuck::Pod` promises for `T` all that aya asks:
-// no padding, no invalid bit pattern, no reference.
+// SAFETY: `Plain` has the layout of `T`, and `bytemuck::Pod` promises for `T` everything that aya
+// requires: no padding, no invalid bit pattern, no reference.
 unsafe impl<T: bytemuck::Pod> aya::Pod for Plain<T> {}

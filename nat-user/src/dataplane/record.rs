@@ -1,7 +1,7 @@
-//! Where the fields stand of the kernel's own record of a packet (`struct sk_buff`).
+//! Where the fields are in the kernel's own record of a packet (`struct sk_buff`).
 //!
-//! The kernel describes its types in BTF ("BPF Type Format", `Documentation/bpf/btf.rst`). Of that
-//! no more is read here than the members of one structure and the number of one function.
+//! The kernel describes its types in BTF ("BPF Type Format", `Documentation/bpf/btf.rst`). This
+//! module reads only the members of one structure and the number of one function.
 
 use std::{collections::BTreeMap, fs};
 
@@ -10,8 +10,7 @@ use nat_common::wire::offload::{FIELDS, RECORD_CALL, WINDOW, field};
 
 /// The kernel's description of its types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// What the kernel may be locked down to, with what it is in brackets
-/// (`security/lockdown/lockdown.c`).
+/// The possible lockdown modes, with the current one in brackets (`security/lockdown/lockdown.c`).
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// `BTF_KIND_…`.
@@ -38,7 +37,7 @@ const CAST: &str = "bpf_cast_to_kern_ctx";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SkBuff {
     /// Where the fields are; all 0 if the kernel does not describe them or lets no program read
-    /// them. Programs then know no more of a packet than its context shows.
+    /// them. Programs then know only what a packet's context shows.
     pub(super) fields: [u16; FIELDS],
     /// The number of [`CAST`] among the kernel's types. Without it, programs copy the record.
     cast: Option<u32>,
@@ -53,8 +52,9 @@ impl SkBuff {
             .and_then(|bytes| Self::read(&bytes))
             .unwrap_or_else(|error| {
                 log::warn!(
-                    "programs cannot see what is put off of a packet: false virtio headers of guests are \
-                     not dropped, and a tunnel's own UDP checksum may be wrong: {error:#}"
+                    "programs cannot see which checksums of a packet are unfinished: false virtio \
+                     headers of guests are not dropped, and a tunnel's own UDP checksum may be \
+                     wrong: {error:#}"
                 );
                 Self::default()
             })
@@ -68,7 +68,8 @@ impl SkBuff {
         })
     }
 
-    /// An object in which programs get at the record as this kernel has it. (In words: aligned.)
+    /// An object whose programs read the record as this kernel lays it out. (As words, for
+    /// alignment.)
     pub(super) fn give(&self, object: &[u8]) -> Vec<u64> {
         let (call, mov): (u64, u64) = (0x85, 0xb7);
         let wanted = call | u64::from(RECORD_CALL.cast_unsigned()) << u32::BITS;
@@ -89,7 +90,8 @@ impl SkBuff {
     }
 }
 
-/// Refuses a kernel that lets no program read its memory. (The verifier would refuse the programs.)
+/// Refuses a kernel that does not let programs read its memory. (The verifier would refuse the
+/// programs.)
 fn check_lockdown(chosen: &str) -> Result<()> {
     ensure!(
         !chosen.contains("[confidentiality]"),
@@ -98,7 +100,7 @@ fn check_lockdown(chosen: &str) -> Result<()> {
     Ok(())
 }
 
-/// The places of the fields that programs read, by the bits at which members stand.
+/// The places of the fields that programs read, by the first bits of the members.
 fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
     let bit = |name: &str| {
         let bit = members.get(name).copied();
@@ -120,7 +122,7 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
     let last = all.max().unwrap_or_default();
     ensure!(
         first != 0 && ((last - first) as usize) < WINDOW - 1,
-        "the fields of struct sk_buff stand too far apart: from byte {first} to {last}"
+        "the fields of struct sk_buff are too far apart: from byte {first} to {last}"
     );
     let mut places = [0; FIELDS];
     let mut set = |field: usize, value: u32| -> Result<()> {
@@ -132,7 +134,7 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
         let within = bit % u8::BITS;
         ensure!(
             within + width <= u8::BITS,
-            "a field of struct sk_buff goes on in the next byte, from bit {bit}"
+            "a field of struct sk_buff continues in the next byte, from bit {bit}"
         );
         // Bits count from a byte's lowest one on little-endian machines, else from its highest.
         let lowest = match cfg!(target_endian = "little") {
@@ -145,14 +147,14 @@ fn places(members: &BTreeMap<String, u32>) -> Result<[u16; FIELDS]> {
     for (index, bit) in words.into_iter().enumerate() {
         ensure!(
             bit % u16::BITS == 0,
-            "a field of struct sk_buff stands at bit {bit}"
+            "a field of struct sk_buff begins at bit {bit}"
         );
         set(field::CSUM_START + index, bit / u8::BITS - first)?;
     }
     Ok(places)
 }
 
-/// A type: what it is, and of a structure or union where its members are described.
+/// A type: its kind and, for a structure or union, where its members are described.
 #[derive(Clone, Copy)]
 struct Type {
     name: u32,
@@ -181,7 +183,7 @@ impl Type {
     }
 }
 
-/// What is read of a description of types.
+/// The parsed description of types.
 struct Types<'a> {
     bytes: &'a [u8],
     strings: usize,
@@ -231,7 +233,7 @@ impl<'a> Types<'a> {
         u32::try_from(index + 1).ok()
     }
 
-    /// The members of a structure, each with the bit at which it stands.
+    /// The members of a structure, each with its first bit.
     fn members(&self, name: &str) -> Result<BTreeMap<String, u32>> {
         let number = self.number(kind::STRUCT, name);
         let number = number.with_context(|| format!("the kernel describes no struct {name}"))?;
@@ -240,8 +242,8 @@ impl<'a> Types<'a> {
         Ok(found)
     }
 
-    /// Adds the members of a structure that stands at this bit to `found`, with those of structures
-    /// in it that have no name.
+    /// Adds the members of a structure at this bit to `found`, including those of unnamed
+    /// structures in it.
     fn collect(&self, one: Type, bit: u32, found: &mut BTreeMap<String, u32>) -> Result<()> {
         for index in 0..one.len() {
             let at = one.members + 12 * index;

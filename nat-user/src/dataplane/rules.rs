@@ -1,4 +1,5 @@
-//! Writing a rule set into the maps: beside the one in use, then one write that switches.
+//! Writing a rule set into the maps: beside the one in use, followed by one write that activates
+//! it.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use nat_config::{
 
 use super::{Dataplane, Plain};
 
-/// A key that carries the generation of its rule set.
+/// A key that contains the generation of its rule set.
 trait Generational {
     fn generation(&self) -> u16;
     fn with_generation(self, generation: u16) -> Self;
@@ -55,12 +56,12 @@ generational!(
 );
 
 impl Dataplane {
-    /// Takes a rule set, timeouts and the limits per guest into use, in one write, and gives the
-    /// new generation. Afterwards no packet is handled by the former rules any more.
+    /// Activates a rule set, timeouts and the limits per guest in one write, and returns the new
+    /// generation. Afterwards no packet uses the former rules.
     ///
     /// # Errors
     ///
-    /// When a table is full; then nothing has changed.
+    /// When a table is full; nothing has changed then.
     pub fn set_rules(
         &mut self,
         ruleset: &Ruleset,
@@ -69,7 +70,7 @@ impl Dataplane {
     ) -> Result<u32> {
         let before = self.settings()?.generation;
         let generation = before.wrapping_add(1).max(1);
-        // What an interrupted attempt has left would mix with the new set.
+        // The remains of an interrupted attempt would mix with the new set.
         self.remove_generations(|other| other != before as u16)?;
         if let Err(error) = self.write_rules(ruleset, generation as u16) {
             self.remove_generations(|other| other != before as u16)?;
@@ -149,8 +150,8 @@ impl Dataplane {
     ) -> Result<()> {
         if policies.len() > MAX_POLICIES as usize {
             bail!(
-                "the policies come to {} pairs of ends, protocols and ports, {MAX_POLICIES} at the \
-                 most; write prefixes or networks in the place of single addresses",
+                "the policies need {} pairs of ends, protocols and ports, but at most \
+                 {MAX_POLICIES} fit; write prefixes or networks instead of single addresses",
                 policies.len()
             );
         }
@@ -185,7 +186,7 @@ impl Dataplane {
     }
 }
 
-/// Waits until no program handles a packet that it had begun with before.
+/// Waits until all programs have finished with the packets that they were handling.
 ///
 /// A packet that has read the former generation looks up its rules a little later. Without them it
 /// would leave as if there were no rule. A session that it opens by them would stay, because the
@@ -239,7 +240,7 @@ where
     K: bytemuck::Pod + Generational,
     V: aya::Pod,
 {
-    // All keys first: removing while walking starts the walk over.
+    // Collect all keys first: removing an entry restarts the iteration.
     let keys: Vec<Key<Plain<K>>> = map.keys().collect::<Result<_, _>>()?;
     for key in keys {
         if unwanted(key.data().0.generation()) {

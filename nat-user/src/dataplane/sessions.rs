@@ -54,16 +54,16 @@ impl SessionEntry {
     }
 }
 
-/// What `end_sessions` says of the keys that it was given.
+/// The answer of `end_sessions` for its keys.
 pub(super) struct Answers {
     /// How many sessions it ended.
     pub(super) ended: u32,
-    /// For each key when to ask again, 0 if there is no such session any more.
+    /// When to check each key again, 0 if its session no longer exists.
     pub(super) ask_again_s: Vec<u32>,
 }
 
-/// How often the daemon tries to end a session. Packets change it once a second, so that the second
-/// try succeeds unless another CPU ends it.
+/// How often the daemon tries to end a session. Packets change it once a second, so the second
+/// attempt succeeds unless another CPU ends it.
 const MAX_TRIES: u32 = 4;
 
 impl Dataplane {
@@ -87,7 +87,7 @@ impl Dataplane {
     ///
     /// # Errors
     ///
-    /// When the map cannot be asked.
+    /// When the kernel does not describe the map.
     pub fn session_capacity(&self) -> Result<u32> {
         Ok(self.session_entries_max()? / 2)
     }
@@ -102,7 +102,7 @@ impl Dataplane {
         Ok(info.max_entries())
     }
 
-    /// Ends the sessions of these primary keys and gives how many that were.
+    /// Ends the sessions of these primary keys and returns how many have ended.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Dataplane {
         let mut ended = 0;
         for chunk in keys.chunks(END_BATCH as usize) {
             let mut keys = chunk.to_vec();
-            // A packet that uses a session at this very moment keeps it until the next try.
+            // A packet that uses a session at the same moment keeps it until the next attempt.
             for _ in 0..MAX_TRIES {
                 let answers = self.run_end_sessions(&keys, EndMode::Now)?;
                 ended += answers.ended;
@@ -125,7 +125,7 @@ impl Dataplane {
         Ok(ended)
     }
 
-    /// Hands keys to the program, [`END_BATCH`] at the most.
+    /// Passes keys to the program, at most [`END_BATCH`].
     pub(super) fn run_end_sessions(&self, keys: &[SessionKey4], mode: EndMode) -> Result<Answers> {
         let mut packet = vec![0; END_KEYS_OFFSET];
         packet[..4].copy_from_slice(&(mode as u32).to_ne_bytes());

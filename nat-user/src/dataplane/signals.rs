@@ -1,23 +1,23 @@
-//! Requests to the kernel that a signal must not disturb.
+//! Requests to the kernel that a signal must not interrupt.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-/// Does something while no signal reaches this thread: those that come meanwhile come afterwards.
+/// Runs `work` while signals are blocked for this thread. They are delivered afterwards.
 ///
-/// While one waits to be taken, the kernel's verifier gives up with EAGAIN (`do_check` in
-/// `kernel/bpf/verifier.c`), and a probe for what the kernel can do finds that it cannot.
+/// While a signal is pending, the kernel's verifier gives up with EAGAIN (`do_check` in
+/// `kernel/bpf/verifier.c`), and a probe for a feature of the kernel reports that it is missing.
 pub(super) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     let _mask = Mask(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok());
     work()
 }
 
-/// Sets a thread's mask of signals back, also when the work panics.
+/// Restores a thread's signal mask, also when the work panics.
 struct Mask(Option<SigSet>);
 
 impl Drop for Mask {
     fn drop(&mut self) {
         if let Some(before) = self.0 {
-            // It was the thread's own: the kernel takes it.
+            // It was the thread's own mask, so the kernel accepts it.
             let _ = before.thread_set_mask();
         }
     }

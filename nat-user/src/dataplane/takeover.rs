@@ -1,9 +1,9 @@
-//! What a starting data plane finds in its directory, and how one takes the place of another there.
+//! What a starting data plane finds in its directory, and how one replaces another there.
 //!
-//! A data plane stands in `v` and the version of its layout. One that is to take its place is made
-//! in `v…-next`, filled, marked by a directory `switching`, and given the links one by one; when
-//! all of them run its programs, both names are exchanged in one step, and the former one is
-//! removed. Whatever ends the daemon in between, the next one finds by the names how far that came.
+//! A data plane is in the directory `v` followed by the version of its layout. Its replacement is
+//! created in `v…-next`, filled, marked by a directory `switching`, and receives the links one by
+//! one. When all links run its programs, both names are exchanged in one step, and the former one
+//! is removed. If the daemon ends in between, the next one sees from the names how far it came.
 
 use std::{fs, io, path::Path};
 
@@ -18,7 +18,7 @@ use super::{
     pins::remove_directory,
 };
 
-/// A data plane whose sessions are to be carried over into another.
+/// A data plane whose sessions must migrate to another.
 pub(super) struct Former {
     pub(super) pins: Pins,
     pub(super) layout: &'static Layout,
@@ -28,12 +28,12 @@ pub(super) struct Former {
 pub(super) enum Found {
     /// No data plane.
     Nothing,
-    /// One of these sizes and of this layout.
+    /// One with these sizes and this layout.
     Fitting,
     /// One that needs other tables.
     Other(Former),
-    /// One to which another has handed its links; what that one's tables say has not all been taken
-    /// over.
+    /// One that has received the links of another, whose tables have not been taken over
+    /// completely.
     Unfinished(Former),
 }
 
@@ -63,19 +63,19 @@ fn version_of(name: &str) -> Option<u32> {
         .ok()
 }
 
-/// Whether what is pinned can be taken over. Changes nothing.
+/// Checks that the pinned data plane can be taken over. Changes nothing.
 ///
 /// # Errors
 ///
-/// When it is of a layout that is not known, or not natbpf's.
+/// When its layout is unknown, or it is not natbpf's.
 pub(super) fn check(pins: &Pins) -> Result<()> {
     for name in data_planes(pins.bpffs())? {
         let version = version_of(&name).unwrap_or_default();
         if Layout::of_version(version).is_none() {
             bail!(
-                "{} holds a data plane of layout {version}; this natbpf knows {}. It goes on as it \
-                 is: use the natbpf that has made it, or take it down with natbpf down, which ends \
-                 all its sessions",
+                "{} holds a data plane of layout {version}; this natbpf knows {}. It keeps \
+                 translating: use the natbpf that made it, or remove it with natbpf down, which \
+                 ends all its sessions",
                 pins.bpffs().join(&name).display(),
                 Layout::known(),
             );
@@ -89,7 +89,7 @@ pub(super) fn check(pins: &Pins) -> Result<()> {
     }
 }
 
-/// Looks for a data plane, and brings to an end what an earlier daemon has begun.
+/// Looks for a data plane, and completes what an earlier daemon has begun.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ fn older(pins: &Pins) -> Option<Former> {
     })
 }
 
-/// Ends what a daemon that died has begun. Gives the former data plane if another has its links.
+/// Completes what a dead daemon has begun. Returns the former data plane if another has its links.
 fn recover(pins: &Pins) -> Result<Option<Former>> {
     let next = pins.beside();
     if !next.directory().exists() {
@@ -136,7 +136,7 @@ fn recover(pins: &Pins) -> Result<Option<Former>> {
         return Ok(None);
     }
     if !next.marker().exists() {
-        // It was being filled, or its place has been taken by the other one.
+        // It was being filled, or the other one has replaced it.
         next.remove_own()?;
         remove_directory(&pins.marker())?;
         return Ok(None);
@@ -153,7 +153,7 @@ fn recover(pins: &Pins) -> Result<Option<Former>> {
     Ok(Some(former.leave_to(pins)?))
 }
 
-/// Moves the links' pins; what they run stays the same for now.
+/// Moves the links' pins; they still run the same programs.
 pub(super) fn hand_links_over(from: &Pins, to: &Pins) -> Result<()> {
     let entries = match fs::read_dir(from.links()) {
         Ok(entries) => entries,
@@ -211,7 +211,7 @@ impl Former {
         })
     }
 
-    /// Gives its place to the one beside it, in one step. Gives where it is now.
+    /// Exchanges places with the one beside it in one step, and returns its new place.
     pub(super) fn leave_to(self, pins: &Pins) -> Result<Self> {
         let next = pins.beside();
         if !self.is_current() {

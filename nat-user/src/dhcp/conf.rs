@@ -1,4 +1,4 @@
-//! What a dnsmasq is told.
+//! The configuration of a dnsmasq.
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -11,11 +11,12 @@ use nix::unistd::User;
 
 use super::process::Files;
 
-/// The user that Debian's package makes for it.
+/// The user that Debian's package creates for it.
 const USER: &str = "dnsmasq";
 
-/// Where no name of the internet's leads to. (dnsmasq's own `stop-dns-rebind` also refuses the
-/// prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask answer.)
+/// Prefixes to which no name of the internet may resolve. (dnsmasq's own `stop-dns-rebind` also
+/// refuses the prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask
+/// answer.)
 const PRIVATE: [&str; 7] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -26,7 +27,7 @@ const PRIVATE: [&str; 7] = [
     "fe80::/10",
 ];
 
-/// A dnsmasq's configuration. Paths are not in it: they are given on the command line.
+/// A dnsmasq's configuration, without paths, which are on its command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Conf {
     /// The host's address in the network.
@@ -44,7 +45,7 @@ pub(super) fn served(config: &Config) -> impl Iterator<Item = &Network> {
 
 impl Conf {
     /// For a network on the interface with this index. Another index is another interface, to which
-    /// a dnsmasq must bind itself anew.
+    /// a dnsmasq must bind again.
     pub(super) fn new(config: &Config, network: &Network, index: u32) -> Self {
         let own = config.networks.iter().position(|other| other == network);
         let is_here = |guest: &&Guest| Some(guest.network) == own.map(NetworkId);
@@ -66,7 +67,7 @@ impl Conf {
     pub(super) fn write(&self, files: &Files) -> Result<()> {
         files.make_folder()?;
         for (path, text) in [(&files.conf, &self.options), (&files.hosts, &self.hosts)] {
-            // (dnsmasq reads them as a user of its own, whatever this process' umask is.)
+            // (dnsmasq reads them as another user, whatever the umask of this process is.)
             fs::write(path, text)
                 .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o644)))
                 .with_context(|| format!("write {}", path.display()))?;
@@ -101,7 +102,7 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
     text
 }
 
-/// Names without a dot are those of guests, and nobody else is asked for them.
+/// Names without a dot belong to guests, and no other server is asked for them.
 fn name_options(text: &mut String, dns: &Dns, domain: Option<&str>) {
     *text += "no-hosts\ndomain-needed\n";
     if !dns.private_answers {
@@ -135,9 +136,9 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
         text,
         format_args!("dhcp-range={first},{last},{mask},{lease_time_s}"),
     );
-    // Without it, a guest that comes with a lease that is not known here waits for long.
+    // Without it, a guest with a lease unknown to this server waits long.
     *text += "dhcp-authoritative\n";
-    // A guest is who has its Ethernet address: an identifier is what anybody says.
+    // The Ethernet address identifies a guest: any guest can claim an identifier.
     *text += "dhcp-ignore-clid\n";
     let addresses = u64::from(u32::from(*last) - u32::from(*first)) + 1;
     line(
@@ -146,7 +147,7 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
     );
     line(text, format_args!("dhcp-option=option:router,{gateway}"));
     let dns: Vec<String> = dns.iter().map(|server| format!(",{server}")).collect();
-    // Without a value, guests are told of none.
+    // Without a value, guests receive none.
     line(
         text,
         format_args!("dhcp-option=option:dns-server{}", dns.concat()),
@@ -170,7 +171,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// Guests that have their addresses for good are known before they have leases.
+/// Guests with fixed addresses are known before they have leases.
 fn hosts(guests: &[&Guest]) -> String {
     let fixed = guests
         .iter()

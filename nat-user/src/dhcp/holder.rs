@@ -1,4 +1,4 @@
-//! Who has the ports that a dnsmasq wants.
+//! Which process has the ports that a dnsmasq needs.
 
 use std::{fs, net::Ipv4Addr, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -8,8 +8,8 @@ const DHCP: u16 = 67;
 /// `TCP_LISTEN` in the kernel's `include/net/tcp_states.h`.
 const LISTENING: &str = "0A";
 
-/// What to add to a dnsmasq's last words: who is in its way. `folder` holds the configurations of
-/// those that are not.
+/// What to add to the last message of a dnsmasq: which process blocks it. `folder` contains the
+/// configurations of natbpf's other dnsmasqs, which do not.
 pub(super) fn explain(words: &str, address: Ipv4Addr, folder: &Path) -> String {
     if !words.contains("Address already in use") {
         return String::new();
@@ -41,7 +41,7 @@ fn sockets(table: &str, address: Ipv4Addr, port: u16) -> Vec<u64> {
         let (at, number) = columns.get(1)?.split_once(':')?;
         let is_meant = at == own || at.bytes().all(|digit| digit == b'0');
         let is_port = u16::from_str_radix(number, 16) == Ok(port);
-        // A connection of TCP's keeps nobody from listening. (UDP has 07.)
+        // A TCP connection does not prevent listening. (UDP has 07.)
         let is_open = ["07", LISTENING].contains(columns.get(3)?);
         let inode = columns.get(9)?.parse().ok()?;
         (is_meant && is_port && is_open).then_some(inode)
@@ -49,7 +49,7 @@ fn sockets(table: &str, address: Ipv4Addr, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(of_line).collect()
 }
 
-/// The processes that have one of these sockets, as far as one may look.
+/// The processes that have one of these sockets, as far as permissions allow.
 fn holders(sockets: &[u64], folder: &Path) -> Vec<String> {
     let names: Vec<String> = sockets
         .iter()

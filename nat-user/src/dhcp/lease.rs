@@ -31,7 +31,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// For how many seconds it lasts; `None` is for ever.
+    /// Its remaining time in seconds; `None` is forever.
     #[must_use]
     pub fn expires_s(&self, now_s: u64) -> Option<u64> {
         self.ends_s.map(|ends_s| ends_s.saturating_sub(now_s))
@@ -45,8 +45,8 @@ pub fn now_s() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The leases in a file that have not ended, in the order of their addresses. A file that is not
-/// there holds none.
+/// The leases in a file that have not ended, in the order of their addresses. A missing file
+/// contains none.
 #[must_use]
 pub fn read(file: &Path, now_s: u64) -> Vec<Lease> {
     let bytes = begin_of(file);
@@ -57,8 +57,8 @@ pub fn read(file: &Path, now_s: u64) -> Vec<Lease> {
     leases
 }
 
-/// What a file that dnsmasq writes begins with. Guests talk to dnsmasq: how much it writes is not
-/// relied on.
+/// What a file that dnsmasq writes begins with. Guests influence what dnsmasq writes, so its size
+/// is limited.
 pub(super) fn begin_of(file: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = fs::File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
@@ -88,7 +88,7 @@ fn parse(line: &str) -> Option<Lease> {
     })
 }
 
-/// Looks whether files of leases have changed.
+/// Checks whether files of leases have changed.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: BTreeMap<PathBuf, Seen>,
@@ -99,13 +99,13 @@ pub(super) struct Watch {
 struct Seen {
     written: Option<SystemTime>,
     length: u64,
-    /// Who has what. (When it ends is of no concern until it has.)
+    /// Who has which address. (The end of a lease matters only once it is reached.)
     leases: Vec<(Ipv4Addr, [u8; 6], Option<String>)>,
     /// When the first of them ends.
     ends_s: Option<u64>,
 }
 
-/// What came of a look.
+/// The result of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     Same,
@@ -113,7 +113,7 @@ pub(super) enum Look {
 }
 
 impl Watch {
-    /// Looks at all files; those that were looked at before and are not among them are forgotten.
+    /// Checks all files; earlier files that are not among them are forgotten.
     pub(super) fn look(&mut self, files: &[PathBuf]) -> Look {
         let now_s = now_s();
         let before = self.seen.len();
@@ -143,7 +143,7 @@ impl Seen {
         let length = data.map_or(0, |data| data.len());
         let is_touched = (written, length) != (self.written, self.length);
         let has_ended = self.ends_s.is_some_and(|ends_s| ends_s <= now_s);
-        // A clock that was set back makes an age of none, and waiting would have no end.
+        // After a clock was set back, the age is negative, and waiting would never end.
         let age = written.and_then(|written| written.elapsed().ok());
         let is_restless = is_touched && age.is_some_and(|age| age < REST);
         if is_restless || !(is_touched || has_ended) {
@@ -196,7 +196,7 @@ duid 00:01
         assert!(read(Path::new("/nowhere"), 1000).is_empty());
     }
 
-    /// The rest of it is a hole.
+    /// The rest of the file is a hole.
     #[test]
     fn of_a_huge_file_the_begin_is_read() {
         let (_folder, path) = file("0 52:54:00:00:00:02 10.0.0.2 a *\n");

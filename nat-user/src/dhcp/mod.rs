@@ -2,9 +2,9 @@
 //! and watches.
 //!
 //! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over;
-//! `natbpf down` ends it. All of its files are in `dhcp` in the run directory, called by the
-//! network's interface. What it leases is read from its file of leases ([`lease`]), by which rules
-//! that name a guest follow it ([`names`]).
+//! `natbpf down` ends it. All its files are in `dhcp` in the run directory, named after the
+//! network's interface. natbpf reads its leases from its file ([`lease`]), so rules that name a
+//! guest follow them ([`names`]).
 
 mod conf;
 mod holder;
@@ -35,26 +35,26 @@ use crate::backoff::Backoff;
 
 /// The directory in the run directory.
 const FOLDER: &str = "dhcp";
-/// What `natbpf status` is told, in [`FOLDER`].
+/// The file for `natbpf status`, in [`FOLDER`].
 const WARNINGS: &str = "warnings.json";
 const NEW_WARNINGS: &str = "warnings.json.new";
 
-/// How many are started or ended at the same time: each is mostly waited for.
+/// How many are started or ended at the same time: this is mostly waiting.
 const AT_ONCE: usize = 32;
 
-/// How long a dnsmasq that has ended is left alone.
+/// The pause before a dnsmasq that has ended is restarted.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_PAUSE: Duration = Duration::from_secs(60);
-/// One that has run for so long is well.
+/// A dnsmasq that has run this long is healthy.
 const IS_WELL_AFTER: Duration = Duration::from_secs(60);
 
-/// All that this host serves.
+/// All dnsmasqs of this host.
 pub struct Services {
     folder: PathBuf,
     /// By interface.
     services: BTreeMap<String, Service>,
     leases: Watch,
-    /// What `natbpf status` was told last.
+    /// What was last written for `natbpf status`.
     told: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ enum Condition {
 /// Refuses a configuration with DHCP or DNS on a host without dnsmasq.
 ///
 /// # Errors
-/// The line to say.
+/// The message.
 pub fn check_installed(loaded: &Loaded) -> Result<(), Box<Diagnostic>> {
     let mut networks = loaded.config.networks.iter();
     let served = networks.find(|network| network.dhcp.is_some() || network.dns.is_some());
@@ -113,7 +113,7 @@ pub fn lease_file(run_dir: &Path, interface: &str) -> PathBuf {
     Files::of(&run_dir.join(FOLDER), interface).leases
 }
 
-/// Ends every dnsmasq of a run directory and removes their files. Gives what was done, in lines.
+/// Ends every dnsmasq of a run directory and removes their files. Returns what was done, in lines.
 ///
 /// # Errors
 /// When a process does not end or a file cannot be removed.
@@ -139,7 +139,7 @@ pub async fn end_all(run_dir: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Absolute, as a dnsmasq is known by the path of its configuration.
+/// Absolute, because a dnsmasq is recognised by the path of its configuration.
 fn folder_of(run_dir: &Path) -> Result<PathBuf> {
     let folder = run_dir.canonicalize();
     let folder = folder.or_else(|_| std::path::absolute(run_dir));
@@ -147,7 +147,7 @@ fn folder_of(run_dir: &Path) -> Result<PathBuf> {
     Ok(folder.join(FOLDER))
 }
 
-/// The interfaces for which there are files.
+/// The interfaces that have files.
 fn interfaces_in(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -156,7 +156,7 @@ fn interfaces_in(folder: &Path) -> BTreeSet<String> {
 }
 
 impl Services {
-    /// Knows of nothing yet; see [`Services::follow`].
+    /// Knows no dnsmasq yet; see [`Services::follow`].
     ///
     /// # Errors
     /// When the run directory has no place.
@@ -169,8 +169,9 @@ impl Services {
         })
     }
 
-    /// Serves what the configuration says on the interfaces that are there, by name with their
-    /// indices. What runs already and is right goes on, whoever has started it.
+    /// Serves the networks of the configuration on the existing interfaces, given by name with
+    /// their indices. A running dnsmasq with the right configuration continues, whichever daemon
+    /// started it.
     pub async fn follow(&mut self, config: &Config, interfaces: &BTreeMap<String, u32>) {
         let mut wanted = BTreeMap::new();
         let mut named = BTreeSet::new();
@@ -197,8 +198,8 @@ impl Services {
         self.tell(config);
     }
 
-    /// Ends what is not wanted as it is. Of a network that has no service any more the leases go
-    /// as well.
+    /// Ends each dnsmasq that is no longer needed or has another configuration. If a network has no
+    /// service any more, its leases are removed too.
     async fn end_others(
         &mut self,
         wanted: &BTreeMap<String, (String, Conf)>,
@@ -210,7 +211,7 @@ impl Services {
             let wish = wanted.get(&interface).map(|(_, conf)| conf);
             let is_right = match self.services.get(&interface) {
                 Some(service) => wish == Some(&service.conf),
-                // An earlier daemon's. What it was started with stands in its files.
+                // It belongs to an earlier daemon. Its files contain its configuration.
                 None => wish.is_some_and(|conf| conf.is_written(&files)),
             };
             if is_right {
@@ -246,7 +247,7 @@ impl Services {
         });
     }
 
-    /// Starts again what has ended. To be called every second or so.
+    /// Restarts each dnsmasq that has ended. Call it about once a second.
     pub async fn care(&mut self, config: &Config) {
         let waiting = match self.services.is_empty() {
             true => Waiting::default(),
@@ -265,19 +266,19 @@ impl Services {
         names::resolve(config, &leases)
     }
 
-    /// Whether leases have come, gone or changed since this was last asked.
+    /// Whether leases were added, removed or changed since the last call.
     pub fn have_leases_changed(&mut self, config: &Config) -> bool {
         let files = conf::served(config).map(|network| Files::of(&self.folder, &network.interface));
         let files: Vec<PathBuf> = files.map(|files| files.leases).collect();
         self.leases.look(&files) == Look::Changed
     }
 
-    /// Lets the next look find a change.
+    /// Makes the next look report a change.
     pub fn look_at_leases_again(&mut self) {
         self.leases = Watch::default();
     }
 
-    /// Leaves word for `natbpf status`.
+    /// Writes the file for `natbpf status`.
     pub fn tell(&mut self, config: &Config) {
         let problems = self.services.values().filter_map(Service::problem);
         let absent = conf::served(config)
@@ -371,7 +372,7 @@ impl Service {
                     };
                     self.wait(why);
                 } else if stall.hangs((process.pid(), self.conf.address), waiting, Instant::now()) {
-                    // The next look finds that it has ended, and then another one is started.
+                    // The next check finds that it has ended, and starts another one.
                     process.kill();
                     *stall = Stall::default();
                     log::error!("network {}: {process} hangs and is killed", self.network);

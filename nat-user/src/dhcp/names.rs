@@ -1,4 +1,4 @@
-//! Who is where: rules that name a guest by its lease get its address.
+//! Addresses of guests: rules that name a guest by its lease get its address.
 
 use std::{collections::HashMap, net::Ipv4Addr, path::Path};
 
@@ -31,7 +31,7 @@ impl Leases {
         leases
     }
 
-    /// Of several leases of one guest the one counts that ends last.
+    /// Of several leases of one guest, the one that ends last counts.
     fn add(&mut self, config: &Config, network: &Network, mut leases: Vec<Lease>) {
         let Some(id) = config.networks.iter().position(|other| other == network) else {
             return;
@@ -51,7 +51,7 @@ impl Leases {
         }
     }
 
-    /// In the first network of the file in which there is one.
+    /// In the first network of the file that has one.
     fn find(&self, tenant: &Tenant) -> Option<Ipv4Addr> {
         let networks = match tenant.network {
             Some(id) => id.0..id.0 + 1,
@@ -69,7 +69,7 @@ impl Leases {
     }
 }
 
-/// The configuration with the addresses that leases give at this moment.
+/// The configuration with the current addresses of leases.
 pub(super) fn resolve(mut config: Config, leases: &Leases) -> Config {
     let guests = config.guests.iter_mut().map(|guest| &mut guest.address);
     let forwards = config.forwards.iter_mut().map(|rule| &mut rule.to);
@@ -173,7 +173,7 @@ to = "52:54:00:00:00:02"
         ]);
         let at = |address: [u8; 4]| Some(Ipv4Addr::from(address));
         assert_eq!(config.forwards[0].to.now(), at([10, 2, 0, 14]));
-        // Known by its network as well: the same address elsewhere is somebody else.
+        // The network counts too: the same address in another network is another guest.
         assert_eq!(config.forwards[1].to.now(), at([10, 2, 0, 13]));
         assert_eq!(config.guests[0].address.now(), at([10, 2, 0, 13]));
         assert_eq!(config.nats[0].to.now(), at([10, 1, 0, 12]));

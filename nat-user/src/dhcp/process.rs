@@ -23,14 +23,14 @@ use tokio::time::{Instant, sleep};
 use super::{conf::Conf, holder, lease};
 
 const PROGRAM: &str = "dnsmasq";
-/// Where it is besides, for users whose PATH is without these.
+/// Further places, for users whose PATH lacks them.
 const FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// How often something is looked for that comes soon.
+/// The interval of polling for something that happens soon.
 const POLL: Duration = Duration::from_millis(10);
 /// It has bound its sockets after some milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(2);
-/// How long it may take its leave.
+/// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The files of one dnsmasq.
@@ -40,7 +40,7 @@ pub(super) struct Files {
     pub(super) hosts: PathBuf,
     pub(super) leases: PathBuf,
     pid: PathBuf,
-    /// What it says when it cannot start. All else goes to syslog.
+    /// Its messages when it cannot start. All others go to syslog.
     errors: PathBuf,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Process {
     /// Started by an earlier one.
     Found {
         pid: i32,
-        /// Its argument by which it is known.
+        /// The argument that identifies it.
         argument: Vec<u8>,
     },
 }
@@ -69,7 +69,7 @@ impl Files {
         }
     }
 
-    /// The interface of which a file is.
+    /// The interface of a file.
     pub(super) fn interface_of(file: &OsStr) -> Option<String> {
         let (interface, kind) = file.to_str()?.rsplit_once('.')?;
         let is_one = ["conf", "hosts", "leases", "pid", "errors"].contains(&kind);
@@ -80,7 +80,7 @@ impl Files {
         make_folder(self.conf.parent().unwrap_or(Path::new(".")))
     }
 
-    /// Those that are there.
+    /// The existing files.
     pub(super) fn remove(&self) {
         for file in [
             &self.conf,
@@ -99,15 +99,15 @@ impl Files {
     }
 }
 
-/// Makes the folder of all files, which dnsmasq enters as a user of its own, whatever this process'
-/// umask is.
+/// Creates the folder of all files, which dnsmasq enters as another user, whatever the umask of
+/// this process is.
 pub(super) fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("create {}", folder.display()))
 }
 
-/// The program, as it would be found.
+/// The program, as a search would find it.
 pub(super) fn find_program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     find_in(env::split_paths(&path).chain(FOLDERS.map(PathBuf::from)))
@@ -124,11 +124,11 @@ fn find_in(mut folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
 /// Starts a dnsmasq, and returns when it serves.
 ///
 /// # Errors
-/// When it is not there or ends at once; says why.
+/// When it is missing or ends at once; the error says why.
 pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
     let program = find_program()
         .context("dnsmasq is not installed; install Debian's package dnsmasq-base")?;
-    // One that is gone may have left it.
+    // A former dnsmasq may have left it.
     let _missing = fs::remove_file(&files.pid);
     let errors = File::create(&files.errors)
         .with_context(|| format!("create {}", files.errors.display()))?;
@@ -143,7 +143,7 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
         .arg(with_path("--pid-file=", &files.pid))
         .arg(with_path("--dhcp-leasefile=", &files.leases))
         .arg(with_path("--addn-hosts=", &files.hosts))
-        // Nothing that systemd tells this process is meant for it.
+        // systemd's variables for this process are not meant for it.
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -166,7 +166,7 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
     Ok(Process::Own(child))
 }
 
-/// What it has said last of why it cannot go on.
+/// Its last message about why it cannot continue.
 pub(super) fn last_words(files: &Files) -> String {
     let bytes = lease::begin_of(&files.errors);
     let text = String::from_utf8_lossy(&bytes);
@@ -208,7 +208,7 @@ impl Process {
         }
     }
 
-    /// The process may be another by now. One that is not waited for has no arguments any more.
+    /// The pid may belong to another process by now. A zombie has no arguments.
     fn is_running(&self) -> bool {
         let Self::Found { pid, argument } = self else {
             return true;
@@ -219,7 +219,7 @@ impl Process {
             .any(|one| one == argument)
     }
 
-    /// Ends it at once: one that hangs heeds no other signal.
+    /// Kills it: a hanging process reacts to no other signal.
     pub(super) fn kill(&self) {
         let _gone_already = kill(Pid::from_raw(self.pid()), Signal::SIGKILL);
     }
@@ -236,7 +236,7 @@ impl Process {
     /// Ends it, and returns when it is gone.
     ///
     /// # Errors
-    /// When it may not be ended, or does not end.
+    /// When it cannot be signalled, or does not end.
     pub(super) async fn end(mut self) -> Result<()> {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             match kill(Pid::from_raw(self.pid()), signal) {

@@ -1,6 +1,5 @@
 //! Whether a dnsmasq hangs: stopped by a signal, or with datagrams in its sockets that it does not
-//! read although it does nothing else. It is not asked anything, so one that has nothing to do does
-//! not matter.
+//! read although it does nothing else. It is not queried, so an idle one costs nothing.
 
 use std::{
     collections::BTreeSet,
@@ -11,18 +10,18 @@ use std::{
 
 const DNS_PORT: u16 = 53;
 
-/// For how long it may look so: a busy host may let a process wait.
+/// For how long it may look so: a busy host may delay a process.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Since when a dnsmasq looks as if it hangs.
 #[derive(Debug, Default)]
 pub(super) struct Stall {
-    /// How much it had worked by then.
+    /// Its CPU time at that moment.
     since: Option<(Instant, Option<u64>)>,
 }
 
 impl Stall {
-    /// Whether it has looked so for long enough. To be asked every second or so.
+    /// Whether it has looked so for long enough. Call it about once a second.
     pub(super) fn hangs(
         &mut self,
         (pid, address): (i32, Ipv4Addr),
@@ -53,13 +52,13 @@ fn stat(pid: i32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok()
 }
 
-/// Whether it is stopped by a signal, and so does nothing until another one comes.
+/// Whether it is stopped by a signal and waits for another one.
 fn is_stopped(pid: i32) -> bool {
     let stat = stat(pid).unwrap_or_default();
     fields(&stat).is_some_and(|mut fields| fields.next() == Some("T"))
 }
 
-/// The time in which it has run.
+/// Its CPU time.
 fn worked(pid: i32) -> Option<u64> {
     worked_in(&stat(pid)?)
 }
@@ -78,7 +77,8 @@ fn worked_in(stat: &str) -> Option<u64> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
     inodes: BTreeSet<u64>,
-    /// The addresses of those that are name servers': whose a socket is only some may ask.
+    /// The addresses of those that belong to name servers: only some users may see the owner of a
+    /// socket.
     servers: BTreeSet<Ipv4Addr>,
 }
 

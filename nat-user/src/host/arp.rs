@@ -1,7 +1,7 @@
-//! ARP on an uplink: asking whether somebody has an address, and saying that this host has it
-//! (RFC 826, RFC 5227).
+//! ARP on an uplink: probing for an address, and announcing that this host has it (RFC 826, RFC
+//! 5227).
 //!
-//! What comes in was written by strangers: a frame is read in full or not at all, and only so many
+//! Received frames are untrusted: a frame is read in full or not at all, and only a limited number
 //! at a time.
 
 use std::io;
@@ -14,17 +14,17 @@ const FRAME: usize = 14 + 28;
 /// Ethernet and IPv4 addresses of six and four bytes (RFC 826).
 const KINDS: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// More than that in one go waits for the next.
+/// Further frames wait for the next call.
 const AT_ONCE: usize = 256;
 
-/// What an ARP packet says of its sender.
+/// What an ARP packet says about its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
     /// The sender's Ethernet address.
     pub mac: [u8; 6],
-    /// The address that it says it has; unspecified in a probe (RFC 5227 section 1.1).
+    /// The address that it claims; unspecified in a probe (RFC 5227 section 1.1).
     pub sender: Ipv4Addr,
-    /// The address that it asks or speaks about.
+    /// The address that the packet is about.
     pub target: Ipv4Addr,
 }
 
@@ -49,7 +49,7 @@ impl Arp {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and is owned by nobody else.
+        // SAFETY: the descriptor was just created and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         let address = address(ifindex);
         let length = mem::size_of_val(&address) as libc::socklen_t;
@@ -71,7 +71,7 @@ impl Arp {
         (self.ifindex, self.mac) == (ifindex, mac)
     }
 
-    /// Asks whether somebody has an address, without claiming it (RFC 5227 section 2.1.1).
+    /// Probes for an address without claiming it (RFC 5227 section 2.1.1).
     ///
     /// # Errors
     /// When the frame cannot be sent.
@@ -79,7 +79,7 @@ impl Arp {
         self.send(&frame(self.mac, Ipv4Addr::UNSPECIFIED, address))
     }
 
-    /// Says that this host has an address (RFC 5227 section 2.3).
+    /// Announces that this host has an address (RFC 5227 section 2.3).
     ///
     /// # Errors
     /// When the frame cannot be sent.
@@ -87,7 +87,7 @@ impl Arp {
         self.send(&frame(self.mac, address, address))
     }
 
-    /// What others have said since the last time, the oldest first. Of a flood only a part.
+    /// The packets since the last call, the oldest first; of a flood only a part.
     ///
     /// # Errors
     /// When the socket fails, as it does once when its interface goes down.
@@ -150,7 +150,7 @@ fn frame(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> [u8; FRAME] {
 }
 
 /// What a frame says, if it is ARP about IPv4 in Ethernet. The Ethernet address is that in the ARP
-/// packet: it is what others take from it.
+/// packet: other hosts use that one.
 fn read(frame: &[u8]) -> Option<Heard> {
     let frame: &[u8; FRAME] = frame.first_chunk()?;
     if frame[12..14] != [0x08, 0x06] || frame[14..20] != KINDS {
@@ -241,7 +241,7 @@ mod tests {
             ip("addr add 198.51.100.77/24 dev br0");
             let arp = open("near", [2, 0, 0, 0, 0, 1]);
             let address: Ipv4Addr = "198.51.100.77".parse().unwrap();
-            // Both ends are of one host, which answers probes by any interface.
+            // Both ends belong to one host, which answers probes by any interface.
             let deadline = Instant::now() + Duration::from_secs(5);
             loop {
                 arp.probe(address).unwrap();

@@ -1,8 +1,8 @@
 //! Where netfilter sees packets before natbpf's ingress hook does: on bridges, with `br_netfilter`.
 //!
-//! A packet that comes in by the port of a bridge meets netfilter's PREROUTING there, and not
-//! again when the host itself receives it from the bridge (`ip_sabotage_in` in
-//! `net/bridge/br_netfilter_hooks.c`). The hook of the bridge stands in between.
+//! A packet that comes in by the port of a bridge meets netfilter's PREROUTING there, and not again
+//! when the host itself receives it from the bridge (`ip_sabotage_in` in
+//! `net/bridge/br_netfilter_hooks.c`). The hook of the bridge is between the two.
 
 use anyhow::{Context as _, Result};
 use nat_sys::{
@@ -10,7 +10,7 @@ use nat_sys::{
     sysctl::Key,
 };
 
-/// What the namespace's settings say; all bridges have their own as well.
+/// The settings of the namespace; each bridge has its own too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BridgeNetfilter {
     /// Whether all bridges call netfilter (`bridge-nf-call-iptables`).
@@ -23,7 +23,7 @@ impl BridgeNetfilter {
     /// Reads the settings. Without `br_netfilter` there are none.
     ///
     /// # Errors
-    /// When a setting is there and cannot be read.
+    /// When a setting exists and cannot be read.
     pub fn read() -> Result<Self> {
         let is_set = |name| -> Result<bool> {
             let value = Key::new(&["net", "bridge", name])?.read();

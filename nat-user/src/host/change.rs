@@ -1,8 +1,8 @@
-//! One change to the host: what it takes to make it and to undo it.
+//! One change to the host: how to make it and how to undo it.
 //!
-//! A change is plain data and stands in the [journal](super::journal) before it is made. Undoing
-//! one that was never made, or was undone by somebody else, does nothing; undoing one whose object
-//! has another value by now leaves it alone.
+//! A change is plain data and is written to the [journal](super::journal) before it is made.
+//! Undoing a change that was never made, or that other software has undone, does nothing. Undoing a
+//! change whose object has another value by now leaves it unchanged.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,8 +13,8 @@ use nat_sys::netlink::{Kind, Link, Netlink};
 use nat_sys::sysctl::{self, Key};
 use serde::{Deserialize, Serialize};
 
-/// A change to the host. Interfaces are known by name and index, so that one that was deleted and
-/// made again is not taken for the one that was changed.
+/// A change to the host. Interfaces are identified by name and index, so a recreated interface is
+/// not mistaken for the changed one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Change {
@@ -24,23 +24,23 @@ pub enum Change {
         key: Key,
         /// Its value before natbpf first set it.
         before: String,
-        /// The value that natbpf gave it.
+        /// The value that natbpf set.
         set: String,
-        /// What the kernel sets along with it.
+        /// What the kernel changes along with it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         followers: Vec<Follower>,
-        /// Whether `down` leaves it set: other software may have come to rely on it.
+        /// Whether `down` leaves it set, because other software may rely on it.
         #[serde(default, skip_serializing_if = "is_false")]
         stays: bool,
     },
-    /// A bridge that natbpf made.
+    /// A bridge that natbpf created.
     Bridge {
         /// Its name.
         name: String,
-        /// Its Ethernet address, chosen at random. By it the bridge is known as ours if the
-        /// daemon was killed before it could learn the index.
+        /// Its Ethernet address, chosen at random. It identifies the bridge as ours if the daemon
+        /// was killed before it learned the index.
         mac: [u8; 6],
-        /// Its index, once it is made.
+        /// Its index, once it exists.
         ifindex: Option<u32>,
     },
     /// An address that natbpf added to an interface.
@@ -62,10 +62,10 @@ pub enum Change {
         interface: String,
         /// The interface's index.
         ifindex: u32,
-        /// The host's own address in packets of its own to them.
+        /// The source address of the host's own packets to them.
         source: Option<Ipv4Addr>,
     },
-    /// An address for which the host answers ARP in the place of a routed guest.
+    /// An address for which the host answers ARP on behalf of a routed guest.
     ArpProxy {
         /// The address.
         address: Ipv4Addr,
@@ -74,7 +74,7 @@ pub enum Change {
         /// The interface's index.
         ifindex: u32,
     },
-    /// An interface that natbpf made a port of a bridge.
+    /// An interface that natbpf attached to a bridge.
     Port {
         /// The interface.
         port: String,
@@ -82,7 +82,7 @@ pub enum Change {
         ifindex: u32,
         /// The bridge.
         bridge: String,
-        /// What it was a port of before natbpf first attached it.
+        /// Its bridge before natbpf first attached it.
         previous: Option<String>,
         /// Whether it is isolated from the bridge's other isolated ports.
         #[serde(default, skip_serializing_if = "is_false")]
@@ -94,7 +94,7 @@ pub enum Change {
         name: String,
         /// The interface's index.
         ifindex: u32,
-        /// What it was a port of then. If it is in something else now, that needs it up.
+        /// Its bridge then. If it is in another bridge now, that one needs it up.
         master: Option<String>,
     },
 }
@@ -112,19 +112,19 @@ pub struct Follower {
     pub becomes: String,
 }
 
-/// What undoing a change came to.
+/// The result of undoing a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undone {
-    /// It is undone; says how.
+    /// It is undone; the text says how.
     Done(String),
     /// There was nothing to undo: it was never made, or is gone.
     Nothing,
-    /// Somebody changed it since, so it is left as it is; says what is there.
+    /// Other software has changed it since, so it is left unchanged; the text says what is there.
     LeftAlone(String),
 }
 
 impl Change {
-    /// A kernel setting that is set back in the end.
+    /// A kernel setting that is restored in the end.
     pub(super) fn sysctl(key: Key, before: String, set: &str) -> Self {
         Self::Sysctl {
             key,
@@ -176,8 +176,8 @@ impl Change {
         Some(&follower.before)
     }
 
-    /// Whether both are about the same object, so that the later one takes the earlier one's
-    /// place in the journal.
+    /// Whether both concern the same object, so that the later one replaces the earlier one in the
+    /// journal.
     #[must_use]
     pub fn same_object(&self, other: &Self) -> bool {
         match (self, other) {
@@ -197,7 +197,7 @@ impl Change {
                     ..
                 },
             ) => (a, x) == (b, y),
-            // There is one route to a prefix: a later one takes its place.
+            // There is one route to a prefix: a later one replaces it.
             (Self::Route { prefix: a, .. }, Self::Route { prefix: b, .. }) => a == b,
             (
                 Self::ArpProxy {
@@ -215,8 +215,8 @@ impl Change {
         }
     }
 
-    /// Makes this change the later one of two of the same object: what was there before is what
-    /// was there before the earlier one.
+    /// Merges this change with an earlier one of the same object: the original value is that of the
+    /// earlier one.
     pub(super) fn follow(&mut self, earlier: &Self) {
         match (self, earlier) {
             (
@@ -304,8 +304,8 @@ impl Change {
         }
     }
 
-    /// Whether this change is gone when that bridge is deleted. An entry for a bridge of which the
-    /// index is not known yet is alone.
+    /// Whether this change is gone when that bridge is deleted. An entry for a bridge with an
+    /// unknown index is the only one.
     pub(super) fn goes_with(&self, bridge: &Self) -> bool {
         let Self::Bridge {
             name,
@@ -381,7 +381,7 @@ impl Change {
         Ok(())
     }
 
-    /// Undoes the change, if what is there is still what natbpf made of it.
+    /// Undoes the change, if its object still has the value that natbpf gave it.
     pub(super) async fn undo(&self, netlink: &Netlink) -> Result<Undone> {
         match self {
             Self::Sysctl {
@@ -423,8 +423,8 @@ impl Change {
         }
     }
 
-    /// Undoes several that made bridges, at once if that goes. Gives the outcomes in the same
-    /// order.
+    /// Undoes the creation of several bridges, at once if possible. Returns the outcomes in the
+    /// same order.
     pub(super) async fn undo_bridges(
         bridges: &[&Self],
         netlink: &Netlink,
@@ -466,7 +466,7 @@ impl Change {
     }
 }
 
-/// Says what was done, for logs: `added 172.22.161.254/24 to vmbr1`.
+/// Describes the change for logs: `added 172.22.161.254/24 to vmbr1`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -489,7 +489,7 @@ impl fmt::Display for Change {
     }
 }
 
-// As serde asks for it.
+// The signature is serde's.
 #[expect(clippy::trivially_copy_pass_by_ref)]
 fn is_false(value: &bool) -> bool {
     !value
@@ -518,7 +518,8 @@ fn undo_sysctl(
         }
         Some(_) => {}
     }
-    // What somebody gave a follower since is kept, although the kernel changes it once more now.
+    // A value that other software has set for a follower since then is kept, although the kernel
+    // changes it again now.
     let mut wanted = Vec::new();
     for follower in followers {
         match follower.key.read()? {
@@ -595,7 +596,7 @@ async fn undo_arp_proxy(
     })
 }
 
-/// Does something while a setting has another value than usual.
+/// Runs `work` while a setting has another value than usual.
 async fn with_setting<E>(
     key: &Key,
     value: &str,
@@ -661,7 +662,7 @@ async fn undo_link_up(
     }
 }
 
-/// The name of what an interface is a port of.
+/// The name of an interface's bridge.
 async fn master_of(netlink: &Netlink, link: &Link) -> Result<Option<String>> {
     let Some(index) = link.master else {
         return Ok(None);
@@ -678,7 +679,7 @@ async fn find(netlink: &Netlink, name: &str) -> Result<Link> {
 async fn find_same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Link> {
     let link = find(netlink, name).await?;
     if link.index != ifindex {
-        bail!("interface {name} was deleted and made again in the meantime");
+        bail!("interface {name} was deleted and recreated in the meantime");
     }
     Ok(link)
 }
@@ -689,7 +690,7 @@ async fn same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Option<Link
     Ok(link.filter(|link| link.index == ifindex))
 }
 
-/// Has the host take no router advertisements of IPv6 from the guests of a new bridge: one of them
+/// Makes the host ignore IPv6 router advertisements from the guests of a new bridge: one of them
 /// would become its gateway.
 fn deafen(bridge: &str) -> Result<()> {
     let key = Key::new(&["net", "ipv6", "conf", bridge, "accept_ra"])?;

@@ -1,10 +1,10 @@
-//! What changes on the host: interfaces, IPv4 addresses, routes, neighbours, and what holds packets
-//! back at an interface, as the kernel tells of it.
+//! Changes on the host that the kernel reports: interfaces, IPv4 addresses, routes, neighbours, and
+//! anything that holds packets back at an interface.
 //!
-//! Only the kind of a change is read, never its content: whoever is told reads anew all that it
-//! needs, over its own connection. So nothing is lost that matters when messages are, and a
-//! thousand changes cost one re-read. The sockets must be drained while the consumer works, or it
-//! overruns, which is no harm.
+//! Only the kind of a change is read, never its content: the consumer reads everything that it
+//! needs again, over its own connection. Lost messages therefore do no harm, and a thousand changes
+//! cost one re-read. If the sockets are not drained while the consumer works, they overrun, which
+//! is harmless.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -51,10 +51,10 @@ const HEADER: usize = 16;
 /// does not fit is cut off and not missed.
 const DATAGRAM: usize = 16 << 10;
 
-/// How many messages about neighbours are read at a time: guests decide how many there are.
+/// How many messages about neighbours are read at a time, because guests decide how many there are.
 const NEIGHBOURS_AT_ONCE: usize = 256;
 
-/// How long to wait after an error that cannot happen, so as not to turn in a tight loop.
+/// How long to wait after an unexpected error, to avoid a busy loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// What has changed since the last time.
@@ -73,7 +73,7 @@ pub enum Event {
     NeighbourChanged,
     /// Queues, filters or chains at interfaces came, went or changed.
     PolicingChanged,
-    /// Settings of interfaces changed that the kernel tells of: `forwarding`, `rp_filter`,
+    /// Settings of interfaces changed that the kernel reports: `forwarding`, `rp_filter`,
     /// `proxy_arp`.
     SettingChanged,
     /// Messages were lost: anything may have changed.
@@ -89,12 +89,13 @@ pub struct Events {
     hears_neighbours: bool,
 }
 
-/// Who tells of changes.
+/// The sources of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// rtnetlink(7), of all but neighbours.
+    /// rtnetlink(7), for everything except neighbours.
     Route,
-    /// rtnetlink(7), of neighbours. Apart, so that no number of them makes others be lost.
+    /// rtnetlink(7), for neighbours. It is separate, so that a flood of these loses no other
+    /// messages.
     Neighbours,
     /// The generic family `netdev`.
     Drivers,
@@ -108,7 +109,7 @@ struct Subscription {
     socket: AsyncFd<Socket>,
 }
 
-/// Told of by the kernel, not yet told of by [`Events::next`].
+/// Reported by the kernel, not yet by [`Events::next`].
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pending {
     links: bool,
@@ -122,7 +123,7 @@ struct Pending {
 
 impl Events {
     /// Subscribes in the calling thread's network namespace. Must be called from within a tokio
-    /// runtime. Subscribe first and read the state then, and no change falls in between.
+    /// runtime. Subscribe first and read the state afterwards, so that no change is missed.
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
@@ -135,8 +136,8 @@ impl Events {
             }
             subscriptions.push(Subscription { source, socket });
         }
-        // Kernels may have neither: then there is nothing to be told of, or it is looked for now
-        // and then.
+        // A kernel may lack either: then it has nothing to report, or the daemon checks from time
+        // to time.
         for (source, socket) in [
             (Source::Drivers, xdp_features::subscribe()),
             (Source::Nftables, open_nftables().map(Some)),
@@ -156,14 +157,14 @@ impl Events {
         })
     }
 
-    /// Whether [`Self::next`] tells of neighbours. Of what changes meanwhile it tells once it does
+    /// Whether [`Self::next`] reports neighbours. Changes in the meantime are reported once it does
     /// again.
     pub fn hear_neighbours(&mut self, hears: bool) {
         self.hears_neighbours = hears;
     }
 
-    /// Waits for a change. Changes of one kind since the last call are one event. What others
-    /// stand on is told first: interfaces, addresses, routes, neighbours, policing, settings.
+    /// Waits for a change. Changes of one kind since the last call are one event. Events on which
+    /// others depend come first: interfaces, addresses, routes, neighbours, policing, settings.
     ///
     /// Cancelling it (`select!`) loses nothing.
     pub async fn next(&mut self) -> Event {
@@ -193,7 +194,7 @@ impl Events {
         Ok(())
     }
 
-    /// Reads all that is there, without waiting.
+    /// Reads everything available, without waiting.
     fn drain(&mut self) -> io::Result<()> {
         let Self {
             subscriptions,
@@ -235,8 +236,8 @@ impl Subscription {
 }
 
 impl Pending {
-    /// Takes note of the messages of a datagram (RFC 3549 section 2.2: each begins with its
-    /// length and its type, and the next begins on a multiple of four).
+    /// Records the messages of a datagram (RFC 3549 section 2.2: each begins with its length and
+    /// its type, and the next begins on a multiple of four).
     fn note(&mut self, source: Source, datagram: &[u8]) {
         let mut rest = datagram;
         while let Some((header, _)) = rest.split_first_chunk::<6>() {
@@ -307,13 +308,13 @@ impl Pending {
     }
 }
 
-/// Whether a message is about IPv6, whose neighbours cannot be subscribed to apart. One that is cut
-/// off before it says so may be about anything.
+/// Whether a message is about IPv6, whose neighbours have no separate group. A message that is cut
+/// off before its family may be about anything.
 fn is_ipv6(message: &[u8]) -> bool {
     message.get(HEADER).copied().map(i32::from) == Some(libc::AF_INET6)
 }
 
-/// Whether a message of nftables is about rules that may stand at an interface. The family follows
+/// Whether a message of nftables is about rules that may apply at an interface. The family follows
 /// the header (`struct nfgenmsg`).
 fn is_policing(kind: u16, message: &[u8]) -> bool {
     let [message_type, subsystem] = kind.to_le_bytes();
@@ -329,8 +330,8 @@ fn open(groups: u32) -> io::Result<AsyncFd<Socket>> {
     register(socket)
 }
 
-/// Has the kernel keep messages of IPv6 back, whose neighbours cannot be subscribed to apart
-/// (socket filters of classic BPF, `linux/filter.h`).
+/// Makes the kernel filter out messages about IPv6, whose neighbours have no separate group (socket
+/// filters of classic BPF, `linux/filter.h`).
 fn ignore_ipv6(socket: &Socket) -> io::Result<()> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
@@ -395,7 +396,7 @@ mod tests {
     use super::*;
     use nat_sys::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
 
-    /// The next event, but for settings: each interface that comes has some.
+    /// The next event except settings: each new interface has some.
     async fn next(events: &mut Events) -> Event {
         tokio::time::timeout(Duration::from_secs(5), other_than_settings(events))
             .await
@@ -439,7 +440,7 @@ mod tests {
         });
     }
 
-    /// Carriers come in their own time.
+    /// Carriers come up asynchronously.
     async fn quiet(events: &mut Events) {
         let patience = Duration::from_millis(500);
         while tokio::time::timeout(patience, events.next()).await.is_ok() {}
@@ -549,7 +550,7 @@ mod tests {
                 assert_eq!(next(&mut events).await, Event::PolicingChanged, "{command}");
                 nothing_more(&mut events).await;
             }
-            // Rules about packets that are routed keep their say by themselves.
+            // Rules about routed packets apply anyway.
             tool("nft add table ip filter");
             tool("nft add chain ip filter forward { type filter hook forward priority 0; }");
             tool("nft add rule ip filter forward drop");
@@ -611,7 +612,7 @@ mod tests {
             ip("addr add 172.22.161.1/24 dev vmbr1");
             loop {
                 match next(&mut events).await {
-                    // Carriers come in their own time.
+                    // Carriers come up asynchronously.
                     Event::LinkChanged | Event::RouteChanged => {}
                     event => break assert_eq!(event, Event::AddressChanged),
                 }

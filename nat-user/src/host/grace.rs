@@ -1,9 +1,9 @@
-//! Short grace periods while many programs are attached or taken off.
+//! Short grace periods while many programs are attached or detached.
 //!
 //! The kernel waits for a grace period of RCU, some 15 ms, at each attachment of a program to
-//! traffic control (`tcx_entry_sync()` in `include/net/tcx.h`), under a lock, so that nothing can
-//! be gained by doing several at a time: 200 bridges take seven seconds. With `rcu_expedited` set,
-//! a grace period takes some 50 µs and interrupts all CPUs, which is why it is set only meanwhile.
+//! traffic control (`tcx_entry_sync()` in `include/net/tcx.h`), under a lock, so attaching several
+//! at a time gains nothing: 200 bridges take seven seconds. With `rcu_expedited` set, a grace
+//! period takes some 50 µs and interrupts all CPUs, so it is set only for that time.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 const SETTING: &str = "/sys/kernel/rcu_expedited";
 
-/// Stands in the run directory as long as the setting is natbpf's.
+/// Exists in the run directory while natbpf has changed the setting.
 pub const FILE: &str = "rcu_expedited";
 
-/// With fewer attachments than that nobody notices a difference.
+/// With fewer attachments, the difference is not noticeable.
 const MANY: usize = 16;
 
 /// Grace periods are short as long as it lives.
@@ -25,8 +25,8 @@ pub struct ShortGrace {
 }
 
 impl ShortGrace {
-    /// Makes grace periods short if there is much to do. Where the setting cannot be changed, or is
-    /// somebody else's already, all takes as long as it takes.
+    /// Makes grace periods short if there are many programs. If the setting cannot be changed, or
+    /// other software has set it, nothing changes.
     #[must_use]
     pub fn begin(run_dir: &Path, attachments: usize) -> Option<Self> {
         if attachments < MANY {
@@ -48,7 +48,7 @@ impl ShortGrace {
         let mark = run_dir.join(FILE);
         // First, so that the next natbpf knows of it if this one is killed.
         fs::write(&mark, "")?;
-        // From here on a failure takes the mark away, since it is dropped.
+        // From here on, a failure removes the mark by dropping it.
         let grace = Self {
             setting: setting.to_owned(),
             mark,
@@ -57,7 +57,7 @@ impl ShortGrace {
         Ok(Some(grace))
     }
 
-    /// Sets back what a natbpf that was killed has left.
+    /// Restores the setting that a killed natbpf has left.
     pub fn clean_up(run_dir: &Path) {
         Self::clean_up_at(Path::new(SETTING), run_dir);
     }
@@ -108,7 +108,7 @@ mod tests {
         let setting = directory.path().join("setting");
         let value = || fs::read_to_string(&setting).unwrap();
         fs::write(&setting, "0\n").unwrap();
-        // Killed before it could set it back.
+        // Killed before it could restore the setting.
         std::mem::forget(ShortGrace::at(&setting, directory.path()).unwrap());
         assert_eq!(value(), "1");
         ShortGrace::clean_up_at(&setting, directory.path());
@@ -116,7 +116,7 @@ mod tests {
             (value().as_str(), directory.path().join(FILE).exists()),
             ("0", false)
         );
-        // What somebody else has set stays.
+        // A value of other software stays.
         fs::write(&setting, "1").unwrap();
         ShortGrace::clean_up_at(&setting, directory.path());
         assert_eq!(value(), "1");

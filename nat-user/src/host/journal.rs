@@ -1,8 +1,8 @@
-//! The record of all that was done to the host, on disk before it is done.
+//! The record of all changes to the host, written to disk before each change.
 //!
 //! `host.json` in the run directory holds the changes in the order in which they were made, each
 //! with what was there before. It is replaced as a whole, so that a reader finds the old or the new
-//! one. It is of use only in the boot and the network namespace in which it was written.
+//! one. It is valid only in the boot and the network namespace in which it was written.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use super::change::Change;
 
 const FILE: &str = "host.json";
 const NEW_FILE: &str = "host.json.new";
-/// Where the record of another boot or namespace goes.
+/// Where the record of another boot or namespace is moved.
 const STALE_FILE: &str = "host.json.stale";
 const FORMAT: u32 = 1;
 
@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 pub struct Journal {
     directory: PathBuf,
     changes: Vec<Change>,
-    /// What the file holds.
+    /// The content of the file.
     on_disk: Vec<Change>,
 }
 
@@ -37,7 +37,7 @@ struct Record {
     changes: Vec<Change>,
 }
 
-/// What all of a record goes away with.
+/// The boot and namespace, with whose end all recorded changes end.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Place {
@@ -48,7 +48,7 @@ struct Place {
 }
 
 impl Journal {
-    /// Reads the record in the run directory. If there is none, nothing was done. One of an
+    /// Reads the record in the run directory. If there is none, nothing was changed. One of an
     /// earlier boot or of another network namespace is set aside, with a warning in the log.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Journal {
         })
     }
 
-    /// What was done, in that order.
+    /// The changes, in order.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
         &self.changes
@@ -80,8 +80,8 @@ impl Journal {
         self.changes.iter().find(|known| known.same_object(change))
     }
 
-    /// Takes a change down, to be written by [`Self::save`]. If there is one of the same object,
-    /// the later one takes its place, but what was there before stays what it was.
+    /// Records a change, to be written by [`Self::save`]. It replaces an earlier one of the same
+    /// object, but keeps that one's original value.
     pub(super) fn record(&mut self, mut change: Change) {
         match (self.changes.iter_mut()).find(|known| known.same_object(&change)) {
             Some(known) => {
@@ -92,7 +92,7 @@ impl Journal {
         }
     }
 
-    /// Puts other changes in the place of all, to be written by [`Self::save`].
+    /// Replaces all changes, to be written by [`Self::save`].
     pub(super) fn replace(&mut self, changes: Vec<Change>) {
         self.changes = changes;
     }
@@ -153,8 +153,8 @@ impl Place {
 fn read(directory: &Path, bytes: &[u8]) -> Result<Vec<Change>> {
     let file = directory.join(FILE);
     let shown = file.display();
-    let remedy = "it records what natbpf changed on this host and must be whole to undo it; \
-                  to give that up, move it away";
+    let remedy = "natbpf needs it to undo its changes to this host; to keep those changes, move it \
+                  away";
     /// Read first, since all the rest may differ in another version.
     #[derive(Deserialize)]
     struct Format {
@@ -303,7 +303,7 @@ mod tests {
         journal.record(port(8, "vmbr1", None));
         journal.record(port(8, "vmbr2", Some("vmbr1")));
         assert_eq!(journal.changes()[1], port(8, "vmbr2", None));
-        // Deleted and made again: its past is another's.
+        // It was recreated: the former value belongs to another interface.
         journal.record(port(9, "vmbr2", Some("fwbr0")));
         assert_eq!(journal.changes()[1], port(9, "vmbr2", Some("fwbr0")));
     }

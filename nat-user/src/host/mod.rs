@@ -1,14 +1,14 @@
 //! What the daemon does to the host outside of BPF: bridges, addresses, ports and sysctls.
 //!
-//! Every change is a value ([`change::Change`]) that knows how it is made and how it is undone. It
-//! stands in a file in the run directory ([`journal::Journal`]) before it is made, so that a daemon
-//! that was killed leaves a record of all that it did. [`setup`] compares a plan with the host and
-//! makes the difference, [`ports`] attaches single guests, [`events`] says what changes.
-//! [`next_hops`] computes which way packets leave, [`policing`] says what the fast path must not
-//! go past. [`grace`] makes attaching many programs quick.
+//! Every change is a value ([`change::Change`]) that can be made and undone. It is written to a
+//! file in the run directory ([`journal::Journal`]) before it is made, so a killed daemon leaves a
+//! record of all its changes. [`setup`] compares a plan with the host and makes the missing
+//! changes, [`ports`] attaches single guests, and [`events`] reports changes. [`next_hops`]
+//! computes by which port packets leave, and [`policing`] finds what the fast path must not bypass.
+//! [`grace`] makes attaching many programs fast.
 //!
-//! This module must not touch what natbpf did not make: a value that somebody changed in the
-//! meantime, an interface that was deleted and made again, another's address on our bridge.
+//! This module must not touch anything that natbpf did not create: a value that other software has
+//! changed in the meantime, a recreated interface, a foreign address on our bridge.
 
 pub mod arp;
 pub mod bridge_netfilter;

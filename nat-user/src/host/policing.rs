@@ -1,8 +1,8 @@
-//! What holds packets back, drops or sorts them at an interface on somebody's purpose: queues,
-//! filters of traffic control, chains of nftables.
+//! What intentionally delays, drops or reorders packets at an interface: queues, traffic control
+//! filters, nftables chains.
 //!
-//! The fast path goes past some of it. This module only looks; what follows from it is decided by
-//! the daemon. Programs attached by links (TCX) are none of its concern, see `nat-findings`.
+//! The fast path bypasses some of it. This module only finds it; the daemon decides what follows.
+//! It ignores programs attached by links (TCX), see `nat-findings`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -41,14 +41,14 @@ pub enum Side {
     Ingress,
     /// What it sends, before it is queued: filters of traffic control.
     Egress,
-    /// The same: chains of netfilter, to which the kernel does not show what traffic control has
-    /// sent on from another interface.
+    /// The same: chains of netfilter, which do not see packets that traffic control has redirected
+    /// from another interface.
     EgressChain,
     /// The queue of what it sends.
     Queue,
 }
 
-/// What was found, in words.
+/// A description of what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policing {
     /// By index of the interface.
@@ -112,7 +112,7 @@ impl Policing {
                 && header.handle.major != 0
                 && kind != "noqueue"
             {
-                // The kernel gives numbers to queues that somebody has asked for alone.
+                // The kernel numbers only queues that were added explicitly.
                 self.at
                     .insert((index, Side::Queue), format!("queue {kind}"));
             }
@@ -161,7 +161,7 @@ impl Policing {
     }
 }
 
-/// A chain that packets come to by themselves and that does something to them.
+/// A base chain that affects packets.
 #[derive(Debug, PartialEq, Eq)]
 struct Chain {
     family: u8,
@@ -215,8 +215,8 @@ impl Chain {
         })
     }
 
-    /// The side of an interface at which it stands, and whether it is that of all ports of bridges.
-    /// By `enum nf_dev_hooks`, `enum nf_inet_hooks` and `linux/netfilter_bridge.h`. What a bridge
+    /// Its side of an interface, and whether it applies to all ports of bridges. By
+    /// `enum nf_dev_hooks`, `enum nf_inet_hooks` and `linux/netfilter_bridge.h`. What a bridge
     /// forwards from port to port is not routed.
     fn side(&self) -> Option<(Side, bool)> {
         match (i32::from(self.family), self.hook) {
@@ -273,7 +273,7 @@ fn is_missing(error: &io::Error) -> bool {
         .is_some_and(|code| missing.contains(&code))
 }
 
-/// Asks for a list and takes the body of each message of the answer.
+/// Requests a list and returns the body of each message of the answer.
 fn dump(protocol: isize, kind: u16, request: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
     Exchange::open(protocol)?.ask(kind, NLM_F_DUMP, request, |body| {
         take(body);

@@ -1,8 +1,8 @@
-//! Where the host's routes lead: behind which interface an address is, and by which own address a
+//! The host's routes: behind which interface an address is, and from which own address a
 //! destination is reached.
 //!
-//! The main table is what counts. Rules of the routing policy are not followed, apart from one
-//! thing: an uplink that only other tables route by is reached as those say.
+//! Only the main table counts. Routing policy rules are not followed, with one exception: if only
+//! other tables route by an uplink, these count for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Sorts routes. Of several to one prefix that with the least metric counts.
+    /// Sorts routes. Of several routes to one prefix, the one with the lowest metric counts.
     #[must_use]
     pub fn new(routes: &[LinkRoute]) -> Self {
         let mut lengths: BTreeMap<u8, HashMap<Ipv4Addr, LinkRoute>> = BTreeMap::new();
@@ -47,7 +47,7 @@ impl Routing {
     }
 }
 
-/// By which addresses the destinations of an uplink are reached, of those that may be used at all.
+/// From which of the usable addresses the destinations of an uplink are reached.
 ///
 /// The kernel chooses so for what the host itself sends (`inet_select_addr` in
 /// `net/ipv4/devinet.c`): the route's preferred source, else the interface's address in whose
@@ -86,7 +86,7 @@ pub fn sources(
     let mut others: Vec<(Ipv4Net, Ipv4Addr)> = Vec::new();
     for (route, source) in by_route {
         let source = source.unwrap_or(first);
-        // The shortest come first: what covers a prefix is there already.
+        // The shortest come first, so a covering prefix is already present.
         let covering = others
             .iter()
             .rev()

@@ -1,5 +1,5 @@
-//! What interfaces can do with XDP, as their drivers say (the generic netlink family `netdev`, from
-//! Linux 6.3 on; `Documentation/netlink/specs/netdev.yaml`).
+//! XDP features of interfaces, as their drivers report them (the generic netlink family `netdev`,
+//! from Linux 6.3 on; `Documentation/netlink/specs/netdev.yaml`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,10 +9,10 @@ use rtnetlink::packet_core::NLM_F_DUMP;
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 
-/// The driver runs programs on what it receives (`NETDEV_XDP_ACT_BASIC`), and can send a frame on
+/// The driver runs programs on received frames (`NETDEV_XDP_ACT_BASIC`), and can redirect a frame
 /// from there (`NETDEV_XDP_ACT_REDIRECT`).
 const RECEIVES: u64 = 1 << 0 | 1 << 1;
-/// The driver sends frames that others have received (`NETDEV_XDP_ACT_NDO_XMIT`).
+/// The driver sends frames that other drivers have received (`NETDEV_XDP_ACT_NDO_XMIT`).
 const SENDS: u64 = 1 << 2;
 
 const CTRL_CMD_GETFAMILY: u8 = 3;
@@ -26,10 +26,10 @@ const NETDEV_CMD_DEV_CHANGE_NTF: u8 = 4;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
-/// The group that hears of interfaces (`NETDEV_MCGRP_MGMT`).
+/// The multicast group for interfaces (`NETDEV_MCGRP_MGMT`).
 const GROUP: &[u8] = b"mgmt\0";
 
-/// Number of the family that knows of the others (`GENL_ID_CTRL`).
+/// Number of the family that lists the others (`GENL_ID_CTRL`).
 const CONTROL: u16 = 16;
 /// Length of `struct genlmsghdr` in bytes.
 const GENERIC_HEADER: usize = 4;
@@ -39,33 +39,33 @@ const GENERIC_HEADER: usize = 4;
 pub struct XdpFeatures(u64);
 
 impl XdpFeatures {
-    /// Of a driver that can do it all.
+    /// All features.
     #[cfg(test)]
     pub(crate) fn all() -> Self {
         Self(RECEIVES | SENDS)
     }
 
-    /// Whether it runs programs on what it receives.
+    /// Whether it runs programs on received frames.
     #[must_use]
     pub fn receives(self) -> bool {
         self.0 & 1 != 0
     }
 
-    /// Whether it can send frames on that it receives.
+    /// Whether it can redirect received frames.
     #[must_use]
     pub fn redirects(self) -> bool {
         self.0 & RECEIVES == RECEIVES
     }
 
-    /// Whether it takes frames that another has received.
+    /// Whether it accepts frames that another driver has received.
     #[must_use]
     pub fn takes_frames(self) -> bool {
         self.0 & SENDS != 0
     }
 }
 
-/// What the interfaces of the calling thread's network namespace can do, by index; nothing where
-/// the kernel does not say.
+/// What the interfaces of the calling thread's network namespace can do, by index; empty if the
+/// kernel does not report it.
 ///
 /// # Errors
 /// When the kernel gives no socket or does not answer as its interface says.
@@ -94,7 +94,7 @@ pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
     Ok(features)
 }
 
-/// A socket that hears when that changes; none where the kernel does not say.
+/// A socket that is notified when that changes; none if the kernel does not report it.
 ///
 /// # Errors
 /// As for [`xdp_features`].
@@ -108,7 +108,7 @@ pub(super) fn subscribe() -> io::Result<Option<Socket>> {
     Ok(group.map(|_| socket))
 }
 
-/// Whether a message to such a socket tells of a change.
+/// Whether a message to such a socket reports a change.
 pub(super) fn is_change(message: &[u8]) -> bool {
     message.get(HEADER) == Some(&NETDEV_CMD_DEV_CHANGE_NTF)
 }
@@ -158,7 +158,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sends a request and takes the attributes of each message of the answer.
+/// Sends a request and returns the attributes of each message of the answer.
 fn ask(
     kernel: &mut Exchange,
     family: u16,

@@ -62,7 +62,7 @@ fn list_human(
     if sessions.is_empty() {
         return writeln!(output, "no sessions");
     }
-    // There may be a million: the lines are made twice rather than kept.
+    // There may be a million, so the lines are built twice instead of being stored.
     let mut widths = HEADER.map(str::len);
     for session in sessions {
         for (width, cell) in widths.iter_mut().zip(cells(session, numbers)) {

@@ -1,8 +1,8 @@
-//! What a configuration has, in a few words.
+//! A summary of a configuration.
 
 use nat_config::model::Config;
 
-/// How many of each kind there are, of those that there are: `1 uplink, 3 forward rules`.
+/// The number of each kind that exists: `1 uplink, 3 forward rules`.
 #[must_use]
 pub fn contents(config: &Config) -> String {
     let counts = [

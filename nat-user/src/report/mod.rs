@@ -1,7 +1,6 @@
 //! What the commands print: for people as aligned text, for programs as JSON.
 //!
-//! Everything here turns plain values into text. Where the values come from, a map or a file, is
-//! not its business.
+//! Everything here turns plain values into text. It does not know where the values come from.
 
 pub mod conntrack;
 pub mod contents;
@@ -19,7 +18,7 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use nat_config::visible::visible;
 
-/// For whom a report is.
+/// The audience of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// People.
@@ -45,7 +44,7 @@ impl Format {
     }
 }
 
-/// Writes a report to standard output. A reader that has seen enough, such as `head`, is no error.
+/// Writes a report to standard output. A reader that closes early, such as `head`, is no error.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -1,4 +1,4 @@
-//! `natbpf stats`: what each rule has carried, and why packets were dropped.
+//! `natbpf stats`: the traffic of each rule, and why packets were dropped.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -28,7 +28,7 @@ pub struct StatsView {
     pub sessions: Occupancy,
 }
 
-/// What a rule has carried.
+/// The traffic of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleStats {
     /// Its name.
@@ -47,7 +47,7 @@ pub struct RuleStats {
     pub bytes_out: u64,
     /// Sessions ever opened.
     pub connections: u64,
-    /// Sessions that live.
+    /// Live sessions.
     pub active: u64,
 }
 
@@ -75,7 +75,7 @@ impl StatsView {
                 packets_out: counters.packets_out,
                 bytes_out: counters.bytes_out,
                 connections: counters.opened,
-                // Read while packets pass, so an end may be seen without its beginning.
+                // The counters change during the read, so an end may appear without its beginning.
                 active: counters.opened.saturating_sub(counters.closed),
             });
         }
@@ -105,8 +105,8 @@ pub fn show(output: &mut dyn Write, stats: &StatsView, format: Format) -> io::Re
     }
 }
 
-/// Shows the counters on standard output once a second until Ctrl-C, or until nobody reads any
-/// more. On a terminal each takes the place of the one before; JSON takes one line each.
+/// Shows the counters on standard output once a second until Ctrl-C, or until the reader closes. On
+/// a terminal, each update replaces the former one; JSON has one line per update.
 ///
 /// # Errors
 /// When the counters cannot be read or shown.
@@ -163,7 +163,7 @@ fn show_human(output: &mut dyn Write, stats: &StatsView) -> io::Result<()> {
         "active",
     ];
     let mut rules = table(&HEADER, 2..HEADER.len());
-    // A rule that is gone is of interest as long as sessions live under it.
+    // A removed rule matters while it has live sessions.
     for rule in stats
         .rules
         .iter()

@@ -1,4 +1,4 @@
-//! `natbpf status`: where the data plane is attached, and how full it is.
+//! `natbpf status`: where the data plane is attached, and how full its tables are.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -11,20 +11,20 @@ use super::{Format, Occupancy, duration, table, write_table};
 use crate::dataplane::attach::Mechanism;
 use crate::state::{External, Held, InterfaceState, State};
 
-/// What is shown of an instance.
+/// The displayed state of an instance.
 #[derive(Debug, Clone)]
 pub struct StatusView<'a> {
-    /// What the daemon has left.
+    /// The state that the daemon has stored.
     pub state: &'a State,
-    /// Whether the daemon runs; without it the data plane goes on by itself.
+    /// Whether the daemon runs; without it the data plane keeps translating.
     pub is_running: bool,
     /// The session table.
     pub sessions: Occupancy,
     /// Other tables by name.
     pub tables: Vec<(&'static str, Occupancy)>,
-    /// What has been refused of late, and what does not work at the moment, in lines.
+    /// Recent refusals and current failures, in lines.
     pub refusals: Vec<String>,
-    /// What of others is in the way.
+    /// Conflicts with other software.
     pub conflicts: Vec<Finding>,
 }
 
@@ -73,7 +73,7 @@ pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::
     }
 }
 
-/// What the configuration asks for and the host does not give, and what is or was too small.
+/// What the configuration needs and the host lacks, and which tables are or were too small.
 fn warnings(status: &StatusView) -> Vec<String> {
     let sessions = std::iter::once(("sessions", status.sessions));
     let tables = sessions.chain(status.tables.iter().copied());
@@ -234,7 +234,7 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
     Ok(())
 }
 
-/// What is said of external addresses that the host did not have by itself.
+/// The description of external addresses that the host did not have itself.
 const HELD: [(Held, &str); 6] = [
     (Held::Added, "external addresses added to"),
     (

@@ -391,10 +391,22 @@ fn an_address_that_is_the_hosts_or_routed_elsewhere_is_refused() -> Result<()> {
     };
     net.host.ip("address add 123.45.12.49/32 dev eth0")?;
     let said = refused(&more("123.45.12.49"))?;
-    ensure!(said.contains("natbpf.toml:28:13: route.more.addresses: 123.45.12.49 is the host's own address, on eth0; remove it from eth0"), "{said}");
+    ensure!(
+        said.contains(
+            "natbpf.toml:28:13: route.more.addresses: 123.45.12.49 is the host's own address, on \
+             eth0; remove it from eth0"
+        ),
+        "{said}"
+    );
     net.host.ip("route add 203.0.113.7 dev tap11")?;
     let said = refused(&more("203.0.113.7"))?;
-    ensure!(said.contains("route.more.addresses: the host has a route to 203.0.113.7/32 by tap11 already; remove it (ip route del 203.0.113.7/32)"), "{said}");
+    ensure!(
+        said.contains(
+            "route.more.addresses: the host already has a route to 203.0.113.7/32 by tap11; \
+             remove it (ip route del 203.0.113.7/32)"
+        ),
+        "{said}"
+    );
     let route = net.host.check(["ip", "route", "show", "203.0.113.7"])?;
     ensure!(route.contains("dev tap11"), "{route}");
     reaches((&net.vm112, FIRST), (&net.out, OUT), FIRST)

@@ -68,7 +68,7 @@ pub(super) fn read<'v>(
         return Err(fault(
             value.span().start,
             "",
-            missing("is no table of lists"),
+            missing("is not a table of lists"),
         ));
     };
     let mut by_place: Vec<_> = written.iter().collect();
@@ -86,14 +86,15 @@ pub(super) fn read<'v>(
         {
             let others = first.values.len();
             let problem = format!("has {count} values, but {} has {others}", quote(first.name));
-            let remedy = "write lists of the same length, as they go side by side";
+            let remedy = "write lists of the same length, because each instance takes one value \
+                from each";
             return Err(fault(place, name, (problem, remedy.to_owned())));
         }
         lists.push(List { name, values });
         let most = (MOST_VALUES / count).max(1);
         if lists.len() > most {
             let problem = format!("is list {} of {count} values each", lists.len());
-            let remedy = format!("write {most} lists of that length at the most");
+            let remedy = format!("write {most} lists of this length at most");
             return Err(fault(place, name, (problem, remedy)));
         }
     }
@@ -107,7 +108,7 @@ fn check_name(name: &str) -> Result<(), Objection> {
     if !name.is_empty() && name.chars().all(is_bare) {
         return Ok(());
     }
-    let problem = format!("{} is no name for a list", quote(name));
+    let problem = format!("{} is not a valid name for a list", quote(name));
     Err((problem, "write letters, digits, - and _".to_owned()))
 }
 
@@ -151,13 +152,13 @@ fn item_values(item: &DeValue<'_>, example: &str) -> Result<Vec<Value>, Objectio
             let value =
                 u64::from_str_radix(integer.as_str().trim_start_matches('+'), integer.radix());
             let value = value.map_err(|_| {
-                let problem = format!("`{integer}` is no number from 0 on");
+                let problem = format!("`{integer}` is less than 0");
                 (problem, example.to_owned())
             })?;
             Ok(vec![Value::Integer(value)])
         }
         _ => Err((
-            "holds something that is neither text nor an integer".to_owned(),
+            "contains a value that is neither text nor an integer".to_owned(),
             example.to_owned(),
         )),
     }
@@ -194,7 +195,7 @@ fn range(text: &str) -> Result<Option<Vec<Value>>, Objection> {
         let width = first.len();
         let problem = format!("{} begins with a zero", quote(text));
         let remedy = format!(
-            "write \"{low}-{high}\", and {{NAME:0{width}}} where {width} digits are wanted"
+            "write \"{low}-{high}\", and {{NAME:0{width}}} where {width} digits are needed"
         );
         return Err((problem, remedy));
     }
@@ -231,5 +232,5 @@ fn count(values: u64) -> Result<(), Objection> {
         return Ok(());
     }
     let problem = format!("has {values} values");
-    Err((problem, format!("write {MOST_INSTANCES} at the most")))
+    Err((problem, format!("write at most {MOST_INSTANCES}")))
 }

@@ -214,7 +214,7 @@ impl<'t> Expansion<'t> {
         let name = key.get_ref();
         match value.get_ref() {
             _ if name == TEMPLATE => {
-                let problem = "a template cannot be in another";
+                let problem = "a template cannot be inside another template";
                 let remedy = "write it on its own, with lists that name every combination";
                 self.fault(key.span().start, path, problem, remedy);
             }
@@ -233,7 +233,7 @@ impl<'t> Expansion<'t> {
             }
             DeValue::Table(named) => self.named(&path, bindings, (key, named), root),
             other => {
-                let problem = format!("a template holds tables, not {}", kind(other));
+                let problem = format!("a template contains only tables, not {}", kind(other));
                 let remedy = "write it above all tables, or as [[template.KIND]]";
                 self.fault(value.span().start, path, &problem, remedy);
             }
@@ -277,7 +277,7 @@ impl<'t> Expansion<'t> {
             key: dotted(&[kind]),
             problem: format!("is both [{kind}.NAME] and [[{kind}]]"),
             see: other,
-            remedy: "write it in one way, in the template as elsewhere".to_owned(),
+            remedy: "use the same form in the template as elsewhere".to_owned(),
         });
     }
 
@@ -291,15 +291,15 @@ impl<'t> Expansion<'t> {
         let shown = quote(name.get_ref());
         let instance = self.places.instance(at).unwrap_or_default();
         let problem = match self.places.instance(before) {
-            Some(first) => format!("both {first} and {instance} make a table {shown}"),
-            None => format!("{instance} makes a table {shown}, which is there already"),
+            Some(first) => format!("both {first} and {instance} create a table {shown}"),
+            None => format!("{instance} creates a table {shown}, which already exists"),
         };
         Fault {
             at: self.places.written(at),
             key: dotted(&[kind, name.get_ref()]),
             problem,
             see: Some(self.places.written(before)),
-            remedy: "give each a name of its own, by a placeholder such as {n}".to_owned(),
+            remedy: "give each its own name, with a placeholder such as {n}".to_owned(),
         }
     }
 
@@ -393,7 +393,7 @@ impl<'t> Expansion<'t> {
     }
 
     fn wrong_shape(&mut self, path: &str, value: &Spanned<DeValue<'_>>, shape: &str) {
-        let problem = format!("wants {shape}, not {}", kind(value.get_ref()));
+        let problem = format!("must be {shape}, not {}", kind(value.get_ref()));
         let remedy = format!("begin it with a line {shape}");
         self.fault(value.span().start, path.to_owned(), &problem, &remedy);
     }

@@ -63,11 +63,8 @@ pub(super) fn fill(
             filled.push_str(&value(inner, bindings)?);
             rest = after;
         } else {
-            let problem = format!("{} has a `{brace}` on its own", quote(text));
-            return Err((
-                problem,
-                format!("write {brace}{brace} for a brace that stays"),
-            ));
+            let problem = format!("{} contains a single `{brace}`", quote(text));
+            return Err((problem, format!("write {brace}{brace} for a literal brace")));
         }
     }
     filled.push_str(rest);
@@ -88,7 +85,7 @@ fn value(inner: &str, bindings: &Bindings<'_>) -> Result<String, (String, String
         );
         let names: Vec<_> = bindings.lists.iter().map(|list| quote(list.name)).collect();
         let remedy = format!(
-            "the lists of this template are {} (a brace that stays is written twice)",
+            "the lists of this template are {} (write a literal brace twice)",
             names.join(", ")
         );
         return Err((problem, remedy));

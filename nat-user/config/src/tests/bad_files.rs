@@ -147,8 +147,8 @@ fn a_string_that_is_not_closed() {
 fn an_uplink_that_is_there_twice() {
     assert_eq!(
         refusal("[uplink.wan]\ninterface = \"a\"\n\n[uplink.wan]\ninterface = \"b\"\n"),
-        "n.toml:4:9: uplink.wan: `wan` is used twice; \
-         each table and each key stands once, so rename or remove one"
+        "n.toml:4:9: uplink.wan: `wan` is used twice; a table or key may appear only once; rename \
+         or remove one"
     );
 }
 
@@ -156,8 +156,8 @@ fn an_uplink_that_is_there_twice() {
 fn a_key_that_is_there_twice() {
     assert_eq!(
         refusal("[uplink.wan]\ninterface = \"a\"\ninterface = \"b\"\n"),
-        "n.toml:3:1: uplink.wan.interface: `interface` is used twice; \
-         each table and each key stands once, so rename or remove one"
+        "n.toml:3:1: uplink.wan.interface: `interface` is used twice; a table or key may appear \
+         only once; rename or remove one"
     );
 }
 

@@ -64,8 +64,8 @@ fn unknown_table() {
 fn access_of_the_host_without_ports() {
     assert_eq!(
         refusal_of(&forward("web", "protocol = \"icmp\"\nlocal = true")),
-        "n.toml:13:9: forward.web.local: the host itself reaches only tcp and udp; \
-         leave local out, or write protocol = \"tcp\" or \"udp\""
+        "n.toml:13:9: forward.web.local: local access works only for tcp and udp; leave local out, \
+         or write protocol = \"tcp\" or \"udp\""
     );
 }
 
@@ -73,27 +73,27 @@ fn access_of_the_host_without_ports() {
 fn wrong_type() {
     assert_eq!(
         refusal("[uplink.wan]\ninterface = 5\n"),
-        "n.toml:2:13: uplink.wan.interface: wants a string, not an integer; \
-         write interface = \"vmbr0\""
+        "n.toml:2:13: uplink.wan.interface: must be a string, not an integer; write interface = \
+         \"vmbr0\""
     );
     assert_eq!(
         uplink_with("addresses = [\"19.19.8.10\", 5]"),
-        "n.toml:3:28: uplink.wan.addresses: wants a string, not an integer; \
-         write addresses = [\"192.0.2.10\"]"
+        "n.toml:3:28: uplink.wan.addresses: must be a string, not an integer; write addresses = \
+         [\"192.0.2.10\"]"
     );
     assert_eq!(
         forward_with("hairpin = \"yes\""),
-        "n.toml:13:11: forward.web.hairpin: wants true or false, not a string; \
-         write hairpin = true"
+        "n.toml:13:11: forward.web.hairpin: must be true or false, not a string; write hairpin = \
+         true"
     );
     assert_eq!(
         forward_with("ports = 80.5"),
-        "n.toml:13:9: forward.web.ports: wants a port or a range of ports, not a float; \
-         write ports = \"10000-10999\""
+        "n.toml:13:9: forward.web.ports: must be a port or a range of ports, not a float; write \
+         ports = \"10000-10999\""
     );
     assert_eq!(
         refusal_of("[timeouts]\nudp = \"5 min\"\n"),
-        "n.toml:9:7: timeouts.udp: wants an integer, not a string; write udp = 300"
+        "n.toml:9:7: timeouts.udp: must be an integer, not a string; write udp = 300"
     );
 }
 
@@ -101,20 +101,20 @@ fn wrong_type() {
 fn wrong_kind_of_table() {
     assert_eq!(
         refusal_of("[forward]\nname = \"web\"\n"),
-        "n.toml:8:1: forward: wants [[forward]], not a table; begin it with a line [[forward]]"
+        "n.toml:8:1: forward: must be [[forward]], not a table; begin it with a line [[forward]]"
     );
     assert_eq!(
         refusal("[[uplink]]\ninterface = \"a\"\n"),
-        "n.toml:1:1: uplink: wants [uplink.NAME], not a list; begin it with a line [uplink.NAME]"
+        "n.toml:1:1: uplink: must be [uplink.NAME], not a list; begin it with a line [uplink.NAME]"
     );
     assert_eq!(
         refusal("[uplink]\ninterface = \"a\"\n"),
-        "n.toml:2:13: uplink.interface: wants [uplink.NAME], not a string; \
-         begin it with a line [uplink.NAME]"
+        "n.toml:2:13: uplink.interface: must be [uplink.NAME], not a string; begin it with a line \
+         [uplink.NAME]"
     );
     assert_eq!(
         refusal(&format!("limits = 5\n{BASE}")),
-        "n.toml:1:10: limits: wants [limits], not an integer; begin it with a line [limits]"
+        "n.toml:1:10: limits: must be [limits], not an integer; begin it with a line [limits]"
     );
 }
 
@@ -161,19 +161,19 @@ fn bad_interface_name() {
     assert_eq!(with(".."), expected("`..` is not the name of an interface"));
     assert_eq!(
         with("a b"),
-        expected("`a b` holds ' ', which no interface's name can")
+        expected("`a b` holds ' ', which the name of an interface cannot contain")
     );
     assert_eq!(
         with("a/b"),
-        expected("`a/b` holds '/', which no interface's name can")
+        expected("`a/b` holds '/', which the name of an interface cannot contain")
     );
     assert_eq!(
         with("eth0:1"),
-        expected("`eth0:1` holds ':', which no interface's name can")
+        expected("`eth0:1` holds ':', which the name of an interface cannot contain")
     );
     assert_eq!(
         with("vmbr0123456789ab"),
-        expected("`vmbr0123456789ab` has 16 bytes, an interface's name at most 15")
+        expected("`vmbr0123456789ab` has 16 bytes, but the name of an interface has at most 15")
     );
 }
 
@@ -193,7 +193,7 @@ fn bad_address() {
         uplink_with("addresses = \"2001:db8::1\""),
         expected(
             "`2001:db8::1` is an IPv6 address",
-            "write an IPv4 address, as natbpf translates no others"
+            "write an IPv4 address; natbpf translates only IPv4"
         )
     );
     assert_eq!(
@@ -284,13 +284,13 @@ fn overlapping_networks() {
     assert_eq!(
         network_with("interface = \"vmbr2\"\naddress = \"172.22.0.1/16\""),
         "n.toml:10:11: network.dmz.address: 172.22.0.0/16 overlaps 172.22.161.0/24 of network \
-         `lan` (line 4); give each network a prefix of its own"
+         `lan` (line 4); give each network its own prefix"
     );
 }
 
 #[test]
 fn interface_with_two_roles() {
-    let remedy = "an interface has one role, so name another one here";
+    let remedy = "an interface has only one role; name another interface here";
     assert_eq!(
         network_with("interface = \"vmbr0\"\naddress = \"10.0.0.1/8\""),
         format!(
@@ -323,19 +323,21 @@ fn interface_with_two_roles() {
 
 #[test]
 fn name_used_twice() {
-    let remedy = "give each a name of its own (one without is called by its position)";
+    let remedy = "give each rule its own name (a rule without one is named by its position)";
     let lines = "protocol = \"tcp\"\nports = 80";
     let twice = forward("web", lines) + &forward("web", &lines.replace("80", "81"));
     assert_eq!(
         refusal_of(&twice),
-        format!("n.toml:15:8: forward.web.name: another rule is called `web` (line 8); {remedy}")
+        format!(
+            "n.toml:15:8: forward.web.name: another rule has the name `web` (line 8); {remedy}"
+        )
     );
     let taken = forward("forward-2", lines) + "[[forward]]\n";
     assert_eq!(
         refusal_of(&taken),
         format!(
-            "n.toml:9:8: forward.forward-2.name: \
-             another rule is called `forward-2` (line 14); {remedy}"
+            "n.toml:9:8: forward.forward-2.name: another rule has the name `forward-2` (line 14); \
+             {remedy}"
         )
     );
 }
@@ -350,7 +352,7 @@ fn name_that_cannot_be_shown() {
     assert_eq!(
         refusal("[uplink.\"a\\nb\"]\ninterface = \"a\"\n"),
         format!(
-            "n.toml:1:9: uplink.\"a\\nb\": the name `a\\nb` holds a control character; {remedy}"
+            "n.toml:1:9: uplink.\"a\\nb\": the name `a\\nb` contains a control character; {remedy}"
         )
     );
     let long = "x".repeat(65);
@@ -413,7 +415,7 @@ fn neither_network_nor_source() {
 fn both_network_and_source() {
     assert_eq!(
         snat_with("source = \"172.22.161.0/24\""),
-        "n.toml:13:10: snat.out.source: cannot stand beside network; keep one of the two"
+        "n.toml:13:10: snat.out.source: cannot be combined with network; keep one of the two"
     );
 }
 
@@ -454,24 +456,24 @@ fn snat_target_that_is_no_address() {
 fn unknown_word() {
     assert_eq!(
         uplink_with("mode = \"xpd\""),
-        "n.toml:3:8: uplink.wan.mode: does not know `xpd`; did you mean \"xdp\"?"
+        "n.toml:3:8: uplink.wan.mode: unknown value `xpd`; did you mean \"xdp\"?"
     );
     assert_eq!(
         snat_with("filtering = \"none\""),
-        "n.toml:13:13: snat.out.filtering: does not know `none`; write one of \
+        "n.toml:13:13: snat.out.filtering: unknown value `none`; write one of \
          \"endpoint-independent\", \"address-dependent\", \"address-and-port-dependent\""
     );
     assert_eq!(
         refusal_of(&forward("web", "protocol = \"sctp\"")),
-        "n.toml:12:12: forward.web.protocol: does not know `sctp`; \
-         write one of \"tcp\", \"udp\", \"icmp\", \"all\""
+        "n.toml:12:12: forward.web.protocol: unknown value `sctp`; write one of \"tcp\", \"udp\", \
+         \"icmp\", \"all\""
     );
 }
 
 #[test]
 fn port_out_of_range() {
     for port in ["0", "65536", "-1", "99999999999999999999"] {
-        let expected = format!("`{port}` is not a port; ports are from 1 to 65535");
+        let expected = format!("`{port}` is not a port; a port is a number from 1 to 65535");
         assert_eq!(
             forward_with(&format!("ports = {port}")),
             format!("n.toml:13:9: forward.web.ports: {expected}")
@@ -479,11 +481,12 @@ fn port_out_of_range() {
     }
     assert_eq!(
         forward_with("ports = [80, \"0-10\"]"),
-        "n.toml:13:14: forward.web.ports: `0` is not a port; ports are from 1 to 65535"
+        "n.toml:13:14: forward.web.ports: `0` is not a port; a port is a number from 1 to 65535"
     );
     assert_eq!(
         forward_with("ports = 80\nto_ports = 70000"),
-        "n.toml:14:12: forward.web.to_ports: `70000` is not a port; ports are from 1 to 65535"
+        "n.toml:14:12: forward.web.to_ports: `70000` is not a port; a port is a number from 1 to \
+         65535"
     );
 }
 
@@ -535,8 +538,8 @@ fn ranges_of_unequal_size() {
 fn lists_of_unequal_length() {
     assert_eq!(
         forward_with("ports = [80, 90]\nto_ports = [1, 2, 3]"),
-        "n.toml:14:12: forward.web.to_ports: has 3 items, ports has 2; \
-         write one item for each of ports, or one port for all"
+        "n.toml:14:12: forward.web.to_ports: has 3 items, but ports has 2; write one item for each \
+         item of ports, or one port for all"
     );
 }
 
@@ -544,8 +547,7 @@ fn lists_of_unequal_length() {
 fn ranges_of_one_list_that_overlap() {
     assert_eq!(
         forward_with("ports = [\"443\", \"70-90\", 80]"),
-        "n.toml:13:26: forward.web.ports: 80 overlaps 70-90 of the same list; \
-         write each port once"
+        "n.toml:13:26: forward.web.ports: 80 overlaps 70-90 in the same list; write each port once"
     );
 }
 
@@ -613,8 +615,8 @@ fn target_ports_without_ports() {
 fn all_beside_other_protocols() {
     assert_eq!(
         refusal_of(&forward("web", "protocol = [\"tcp\", \"all\"]")),
-        "n.toml:12:12: forward.web.protocol: `all` stands beside others, which it contains; \
-         write \"all\" alone"
+        "n.toml:12:12: forward.web.protocol: `all` already includes the other protocols; write \
+         \"all\" alone"
     );
 }
 
@@ -622,15 +624,15 @@ fn all_beside_other_protocols() {
 fn two_forwards_of_one_port() {
     let two =
         |first: &str, second: &str| refusal_of(&(forward("a", first) + &forward("b", second)));
-    let remedy = "remove one of the two, or let them differ";
+    let remedy = "remove one of the two, or make them different";
     assert_eq!(
         two(
             "protocol = \"tcp\"\nports = 80",
             "protocol = \"tcp\"\nports = 80"
         ),
         format!(
-            "n.toml:19:9: forward.b.ports: \
-             tcp port 80 of uplink `wan` is forwarded by `a` already (line 8); {remedy}"
+            "n.toml:19:9: forward.b.ports: `a` already forwards tcp port 80 of uplink `wan` (line \
+             8); {remedy}"
         )
     );
     // Of two protocols one, and of all addresses one.
@@ -638,8 +640,8 @@ fn two_forwards_of_one_port() {
     assert_eq!(
         two("protocol = [\"tcp\", \"udp\"]\nports = \"80-90\"", one),
         format!(
-            "n.toml:19:9: forward.b.ports: \
-             udp ports 80-90 of 19.19.8.10 is forwarded by `a` already (line 8); {remedy}"
+            "n.toml:19:9: forward.b.ports: `a` already forwards udp ports 80-90 of 19.19.8.10 \
+             (line 8); {remedy}"
         )
     );
     assert_eq!(
@@ -648,15 +650,15 @@ fn two_forwards_of_one_port() {
             "protocol = \"tcp\"\nports = [443, \"80\"]"
         ),
         format!(
-            "n.toml:19:9: forward.b.ports: \
-             each of these tcp ports of uplink `wan` is forwarded by `a` already (line 8); {remedy}"
+            "n.toml:19:9: forward.b.ports: `a` already forwards each of these tcp ports of uplink \
+             `wan` (line 8); {remedy}"
         )
     );
     assert_eq!(
         two("protocol = \"icmp\"", "protocol = \"icmp\""),
         format!(
-            "n.toml:17:12: forward.b.protocol: \
-             icmp of uplink `wan` is forwarded by `a` already (line 8); {remedy}"
+            "n.toml:17:12: forward.b.protocol: `a` already forwards icmp of uplink `wan` (line 8); \
+             {remedy}"
         )
     );
 }
@@ -682,13 +684,13 @@ fn nat_that_is_not_one_to_one() {
     let first = nat("a", "19.19.8.11", "172.22.161.171");
     assert_eq!(
         refusal_of(&(first.clone() + &nat("b", "19.19.8.11", "172.22.161.172"))),
-        "n.toml:16:11: nat.b.address: 19.19.8.11 belongs to the guest of `a` already (line 8); \
-         give each guest an address of its own"
+        "n.toml:16:11: nat.b.address: 19.19.8.11 already belongs to the guest of `a` (line 8); \
+         give each guest its own address"
     );
     let second = nat("b", "19.19.8.12", "172.22.161.171");
     assert_eq!(
         refusal_of(&format!("{first}{second}")),
-        "n.toml:17:6: nat.b.to: 172.22.161.171 has an address of this uplink by `a` already \
+        "n.toml:17:6: nat.b.to: 172.22.161.171 already has an address of this uplink, from `a` \
          (line 8); remove one of the two; a [[forward]] with protocol = \"all\" adds an address"
     );
     let third = second.replace("b\"", "c\"").replace("8.12", "8.13");
@@ -703,8 +705,8 @@ fn nat_that_is_not_one_to_one() {
 fn nat_of_an_inside_address() {
     assert_eq!(
         refusal_of(&nat("mail", "172.22.161.11", "172.22.161.171")),
-        "n.toml:11:11: nat.mail.address: 172.22.161.11 is inside, in network `lan`; \
-         write the address by which the guest is known outside"
+        "n.toml:11:11: nat.mail.address: 172.22.161.11 is an inside address, in network `lan`; \
+         write the guest's external address"
     );
 }
 
@@ -768,7 +770,7 @@ fn bad_mac() {
         ("52:54:00:12:34:+6", "is not an Ethernet address"),
         ("01:00:5e:00:00:01", "is a multicast address"),
         ("FF:FF:FF:FF:FF:FF", "is a multicast address"),
-        ("00:00:00:00:00:00", "is not that of an interface"),
+        ("00:00:00:00:00:00", "is not the address of an interface"),
     ] {
         let expected = format!("n.toml:12:7: guest.web1.mac: `{mac}` {problem}; {remedy}");
         assert_eq!(with(mac), expected);
@@ -783,15 +785,15 @@ fn two_guests_with_one_address() {
             "{first}{}",
             guest("b", "172.22.161.170", "52:54:00:12:34:57")
         )),
-        "n.toml:16:11: guest.b.address: 172.22.161.170 is that of guest `a` already (line 8); \
-         give each guest its own"
+        "n.toml:16:11: guest.b.address: guest `a` already has 172.22.161.170 (line 8); give each \
+         guest its own"
     );
     let same_mac = guest("b", "172.22.161.171", "52:54:00:12:34:5A");
     let first = first.replace("56", "5a");
     assert_eq!(
         refusal_of(&format!("{first}{same_mac}")),
-        "n.toml:17:7: guest.b.mac: 52:54:00:12:34:5a is that of guest `a` already (line 8); \
-         give each guest its own"
+        "n.toml:17:7: guest.b.mac: guest `a` already has 52:54:00:12:34:5a (line 8); give each \
+         guest its own"
     );
 }
 
@@ -843,7 +845,7 @@ fn mistake_in_a_guest_that_a_rule_names_is_said_once() {
 fn bad_keep() {
     assert_eq!(
         uplink_with("keep = [22]"),
-        "n.toml:3:9: uplink.wan.keep: wants a string, not an integer; write keep = [\"tcp/22\"]"
+        "n.toml:3:9: uplink.wan.keep: must be a string, not an integer; write keep = [\"tcp/22\"]"
     );
     assert_eq!(
         uplink_with("keep = \"ssh\""),
@@ -852,7 +854,7 @@ fn bad_keep() {
     );
     assert_eq!(
         uplink_with("keep = \"tcp/0\""),
-        "n.toml:3:8: uplink.wan.keep: `0` is not a port; ports are from 1 to 65535"
+        "n.toml:3:8: uplink.wan.keep: `0` is not a port; a port is a number from 1 to 65535"
     );
 }
 
@@ -869,11 +871,11 @@ fn bad_mss_clamp() {
     }
     assert_eq!(
         uplink_with("mss_clamp = \"of\""),
-        expected("does not know `of`; did you mean \"off\"?")
+        expected("unknown value `of`; did you mean \"off\"?")
     );
     assert_eq!(
         uplink_with("mss_clamp = \"none\""),
-        expected("does not know `none`; write one of \"auto\", \"off\"")
+        expected("unknown value `none`; write one of \"auto\", \"off\"")
     );
     assert_eq!(
         uplink_with("mss_clamp = \"1452\""),
@@ -881,7 +883,7 @@ fn bad_mss_clamp() {
     );
     assert_eq!(
         uplink_with("mss_clamp = true"),
-        expected("wants an integer, not a boolean; write mss_clamp = 1452")
+        expected("must be an integer, not a boolean; write mss_clamp = 1452")
     );
 }
 
@@ -889,7 +891,7 @@ fn bad_mss_clamp() {
 fn bad_claim() {
     assert_eq!(
         uplink_with("claim = \"ad\""),
-        "n.toml:3:9: uplink.wan.claim: does not know `ad`; did you mean \"add\"?"
+        "n.toml:3:9: uplink.wan.claim: unknown value `ad`; did you mean \"add\"?"
     );
     let pool = |to: &str| {
         format!(
@@ -899,8 +901,8 @@ fn bad_claim() {
     };
     assert_eq!(
         refusal(&pool("19.19.8.0-19.19.9.0")),
-        "n.toml:7:6: snat.snat-1.to: 257 addresses are too many to be put on vmbr0, as uplink `wan` \
-         asks for; write a pool of at most 256, or claim = \"arp\" in the uplink"
+        "n.toml:7:6: snat.snat-1.to: uplink `wan` cannot add 257 addresses to vmbr0; write a pool \
+         of at most 256, or claim = \"arp\" in the uplink"
     );
     assert!(warnings(&pool("19.19.8.1-19.19.9.0")).is_empty());
 }
@@ -926,8 +928,8 @@ fn limit_per_guest_out_of_range() {
         assert_eq!(
             with("0"),
             format!(
-                "{place}: 0 would leave a guest nothing; \
-                 write a number from 1 to 4194304, or leave it out"
+                "{place}: 0 would block every guest; write a number from 1 to 4194304, or leave it \
+                 out"
             )
         );
         for value in ["-1", "4194305"] {
@@ -982,7 +984,7 @@ fn limits_per_guest_begin_at_one() {
     for (value, said) in [
         (
             "0",
-            "0 would leave a guest nothing; write a number from 1 to 4194304, or leave it out",
+            "0 would block every guest; write a number from 1 to 4194304, or leave it out",
         ),
         ("-1", "-1 is out of range; write a number from 1 to 4194304"),
     ] {
@@ -998,13 +1000,13 @@ fn names_that_cannot_be_seen() {
     ] {
         let refusal = refusal_of(&forward(&format!("web{invisible}"), "protocol = \"tcp\""));
         assert!(
-            refusal.contains("holds an invisible character"),
+            refusal.contains("contains an invisible character"),
             "{refusal}"
         );
     }
     let refusal = refusal_of(&forward(" ", "protocol = \"tcp\""));
     assert!(
-        refusal.contains("holds an invisible character"),
+        refusal.contains("contains an invisible character"),
         "{refusal}"
     );
 }

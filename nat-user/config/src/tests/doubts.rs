@@ -19,8 +19,8 @@ fn a_forward_behind_a_wider_range() {
     assert_eq!(
         warnings_of(&format!("{wide}{narrow}")),
         [
-            "n.toml:14:1: forward.narrow: can never match: earlier rules take all of it, \
-          beginning with `wide` (line 8); put it before them, or remove it"
+            "n.toml:14:1: forward.narrow: can never match: shadowed by earlier rules, beginning \
+          with `wide` (line 8); put it before them, or remove it"
         ]
     );
     assert!(warnings_of(&format!("{narrow}{wide}")).is_empty());
@@ -46,7 +46,7 @@ fn a_forward_behind_several_that_take_it_together() {
     let unknown = BASE.replace("addresses", "#");
     let lines = warnings(&format!("{unknown}{}", lines.concat()));
     assert!(
-        lines.len() == 1 && lines[0].contains("ports 150-199 in common with `a`"),
+        lines.len() == 1 && lines[0].contains("shares ports 150-199 with `a`"),
         "{lines:?}"
     );
 }
@@ -63,8 +63,8 @@ fn a_forward_that_overlaps_only_in_part() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].contains(
-            "forward.b.ports: has ports 150-199 in common with `a`, which comes first and takes them; \
-             neither contains the other (line 8)"
+            "forward.b.ports: shares ports 150-199 with `a`, which comes first and takes them; \
+             neither range contains the other (line 8)"
         ),
         "{lines:?}"
     );
@@ -107,8 +107,8 @@ fn a_forward_behind_all() {
 
 #[test]
 fn ssh_that_a_range_does_not_take() {
-    let expected = "stays with the host, although 1-1023 contains it; \
-                    name 22 on its own to forward it, or set uplink.wan.keep to what the host keeps";
+    let expected = "stays with the host, although 1-1023 includes it; name port 22 by itself to \
+                    forward it, or set uplink.wan.keep to the host's ports";
     let range = forward("low", "protocol = \"tcp\"\nports = \"1-1023\"");
     assert_eq!(
         warnings_of(&range),
@@ -142,8 +142,8 @@ fn ssh_that_all_does_not_take() {
         warnings_of(&forward("all", "protocol = \"all\"")),
         [
             "n.toml:12:12: forward.all.protocol: tcp port 22 stays with the host, although `all` \
-          contains it; name 22 on its own to forward it, or set uplink.wan.keep to what the host \
-          keeps"
+          includes it; name port 22 by itself to forward it, or set uplink.wan.keep to the host's \
+          ports"
         ]
     );
 }
@@ -223,20 +223,20 @@ fn a_nat_to_nowhere() {
 #[test]
 fn a_nat_of_an_address_that_others_leave_with() {
     let mail = nat("mail", "19.19.8.11", "172.22.161.171");
-    let remedy = "write an address that the guest has for itself";
+    let remedy = "write an address that only this guest uses";
     let pool = snat("out", "network = \"lan\"\nto = \"19.19.8.11-19.19.8.14\"");
     assert_eq!(
         warnings_of(&format!("{mail}{pool}")),
         [format!(
-            "n.toml:11:11: nat.mail.address: 19.19.8.11 is also given out by snat `out`, which has \
-             no port there (line 13); {remedy}"
+            "n.toml:11:11: nat.mail.address: snat `out` also uses 19.19.8.11, but has no port \
+             there (line 13); {remedy}"
         )]
     );
     let masquerade = snat("out", "network = \"lan\"\nto = \"masquerade\"");
     let own = mail.replace("8.11", "8.10");
     let line = warnings_of(&format!("{own}{masquerade}"));
     assert!(
-        line[0].contains("19.19.8.10 is also given out by snat `out`"),
+        line[0].contains("snat `out` also uses 19.19.8.10"),
         "{line:?}"
     );
     assert!(warnings_of(&format!("{mail}{masquerade}")).is_empty());
@@ -262,8 +262,8 @@ fn a_snat_rule_behind_one_that_takes_everything() {
     assert_eq!(
         warnings_of(&format!("{prefix}{network}")),
         [
-            "n.toml:13:1: snat.net: can never match: all its packets go to `prefix` (line 8); \
-          put it before that rule, or remove it"
+            "n.toml:13:1: snat.net: can never match: shadowed by `prefix` (line 8); put it before \
+          that rule, or remove it"
         ]
     );
     assert!(warnings_of(&format!("{network}{prefix}")).is_empty());
@@ -294,8 +294,8 @@ fn bridge_ports_without_create() {
             BASE.trim_end().to_owned() + "\n"
         )),
         [
-            "n.toml:7:9: network.lan.ports: has no effect, as natbpf attaches ports only to a bridge \
-          that it makes; add create = true, or leave ports out"
+            "n.toml:7:9: network.lan.ports: has no effect, because natbpf attaches ports only to a \
+          bridge that it creates; add create = true, or leave ports out"
         ]
     );
 }
@@ -350,9 +350,9 @@ fn a_forward_that_names_all_ports_that_guests_leave_by() {
     assert_eq!(
         warnings_of(&format!("{out}{wide}")),
         [
-            "n.toml:18:9: forward.rest.ports: names every port that snat `out` could use of the same \
-          address (line 8); leave ports out, and guests share those of the rest; or give the two \
-          other addresses"
+            "n.toml:18:9: forward.rest.ports: takes every port that snat `out` could use on the \
+          same address (line 8); leave ports out, so that guests share the remaining ports; or use \
+          two different addresses"
         ]
     );
     for ports in ["ports = \"1024-65534\"", ""] {
@@ -398,7 +398,7 @@ fn a_source_inside_of_a_network_that_has_a_rule() {
         + &snat("one", "source = \"172.22.161.7\"\nto = \"19.19.8.10\"");
     let said = warnings_of(&lines).concat();
     assert!(
-        said.contains("can never match: all its packets go to `all`"),
+        said.contains("can never match: shadowed by `all`"),
         "{said}"
     );
 }

@@ -86,8 +86,8 @@ fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
 fn policy_that_names_nothing() {
     assert_eq!(
         refusal_of(&policy("action = \"drop\"")),
-        "n.toml:8:1: policy.policy-1: names nothing: it would hold for all flows; write from, to or \
-         protocol; for a default write policy = \"drop\" in [network.NAME]"
+        "n.toml:8:1: policy.policy-1: has no condition, so it would match every flow; write from, \
+         to or protocol; for a default write policy = \"drop\" in [network.NAME]"
     );
     assert_eq!(
         refusal_of(&policy("from = []\naction = \"drop\"")),
@@ -99,13 +99,13 @@ fn policy_that_names_nothing() {
 fn policy_with_ends_that_are_nobody() {
     assert_eq!(
         refusal_of(&policy("from = \"lann\"\naction = \"drop\"")),
-        "n.toml:9:8: policy.policy-1.from: there is no uplink, network or guest `lann`, and it is no \
-         address; did you mean \"lan\"?"
+        "n.toml:9:8: policy.policy-1.from: there is no uplink, network or guest `lann`, and it is \
+         not an address; did you mean \"lan\"?"
     );
     assert_eq!(
         refusal_of(&policy("from = \"host\"\naction = \"drop\"")),
-        "n.toml:9:8: policy.policy-1.from: what the host itself sends is not asked of policies; \
-         write a network, an uplink or an address"
+        "n.toml:9:8: policy.policy-1.from: policies do not apply to packets that the host itself \
+         sends; write a network, an uplink or an address"
     );
     assert_eq!(
         refusal_of(&policy("from = \"10.0.0.1/8\"\naction = \"drop\"")),
@@ -123,8 +123,7 @@ fn policy_with_ends_that_are_nobody() {
     );
     assert_eq!(
         refusal_of(&policy("from = [\"lan\", \"any\"]\naction = \"drop\"")),
-        "n.toml:9:8: policy.policy-1.from: `any` stands beside others, which it contains; \
-         write \"any\" alone"
+        "n.toml:9:8: policy.policy-1.from: `any` already includes the others; write \"any\" alone"
     );
     let named = guest("wan", "172.22.161.170", MAC);
     let ambiguous = policy("from = \"wan\"\naction = \"drop\"");
@@ -143,7 +142,8 @@ fn policy_without_sense() {
     );
     assert_eq!(
         refusal_of(&policy("from = \"lan\"\naction = \"reject\"")),
-        "n.toml:10:10: policy.policy-1.action: does not know `reject`; write one of \"accept\", \"drop\""
+        "n.toml:10:10: policy.policy-1.action: unknown value `reject`; write one of \"accept\", \
+         \"drop\""
     );
     assert_eq!(
         refusal_of(&policy("from = \"lan\"\nports = 22\naction = \"drop\"")),
@@ -157,7 +157,8 @@ fn services_of_the_host_that_are_none() {
     for (written, problem) in [
         (
             "\"ssh\"",
-            "does not know `ssh`; write \"dhcp\", \"dns\", \"ping\", a port such as \"tcp/22\", or host = \"all\"",
+            "unknown value `ssh`; write \"dhcp\", \"dns\", \"ping\", a port such as \"tcp/22\", or \
+             host = \"all\"",
         ),
         (
             "\"tcp/0\"",
@@ -180,8 +181,8 @@ fn policy_that_can_never_match() {
     assert_eq!(
         warnings(&format!("{BASE}{twice}")),
         [
-            "n.toml:11:1: policy.policy-2: can never match: all its flows are decided by `policy-1` \
-          (line 8); put it before that policy, or remove it"
+            "n.toml:11:1: policy.policy-2: can never match: shadowed by `policy-1` (line 8); put \
+          it before that policy, or remove it"
         ]
     );
     // The host is not anybody: a policy about all does not concern it.
@@ -200,5 +201,9 @@ fn of_many_policies_the_first_are_compared_with_each_other() {
         .collect();
     let said = warnings(&format!("{BASE}{policies}"));
     assert_eq!(said.len(), 1, "{:?}", said.first());
-    assert!(said[0].contains("after so many others"), "{}", said[0]);
+    assert!(
+        said[0].contains("has too many policies before it"),
+        "{}",
+        said[0]
+    );
 }

@@ -100,13 +100,13 @@ fn addresses_that_are_somebody_elses() {
     assert_eq!(
         refusal_of(&two("\"192.0.2.112/29\"", "\"192.0.2.119\"")),
         "n.toml:16:13: route.two.addresses: 192.0.2.119/32 overlaps 192.0.2.112/29 of route `one` \
-         (line 8); route each address to one network, once"
+         (line 8); route each address once, to one network"
     );
     // The narrower one stands first.
     assert_eq!(
         refusal_of(&two("\"192.0.2.119\"", "\"192.0.2.112/29\"")),
         "n.toml:16:13: route.two.addresses: 192.0.2.112/29 overlaps 192.0.2.119/32 of route `one` \
-         (line 8); route each address to one network, once"
+         (line 8); route each address once, to one network"
     );
     assert!(
         config(&format!(
@@ -120,24 +120,25 @@ fn addresses_that_are_somebody_elses() {
     assert_eq!(
         refusal_of_route("[\"192.0.2.112/29\", \"192.0.2.116/30\"]"),
         "n.toml:11:13: route.web.addresses: 192.0.2.116/30 overlaps 192.0.2.112/29 of route `web` \
-         (line 8); route each address to one network, once"
+         (line 8); route each address once, to one network"
     );
     assert_eq!(
         refusal_of_route("\"172.22.161.128/25\""),
         "n.toml:11:13: route.web.addresses: 172.22.161.128/25 overlaps 172.22.161.0/24 of network \
-         `lan` (line 4); guests have the network's own addresses without a route, so write others"
+         `lan` (line 4); guests use the network's own addresses without a route; write other \
+         addresses"
     );
     assert_eq!(
         refusal_of_route("\"19.19.8.8/30\""),
-        "n.toml:3:13: uplink.wan.addresses: 19.19.8.10 belongs to the guests of route `web` \
-         (line 8); write an address that is not routed to guests, or take it out of that route"
+        "n.toml:3:13: uplink.wan.addresses: 19.19.8.10 belongs to the guests of route `web` (line \
+         8); write an address that is not routed to guests, or remove it from that route"
     );
 }
 
 #[test]
 fn external_addresses_that_are_routed() {
     let with = |rule: String| refusal_of(&(route("web", "\"192.0.2.112/29\"") + &rule));
-    let remedy = "write an address that is not routed to guests, or take it out of that route";
+    let remedy = "write an address that is not routed to guests, or remove it from that route";
     assert_eq!(
         with(nat("mail", "192.0.2.119", "172.22.161.171")),
         format!(
@@ -175,8 +176,8 @@ fn external_addresses_that_are_routed() {
 fn a_gateway_is_the_hosts() {
     assert_eq!(
         refusal_of(&(route("web", "\"192.0.2.112/29\"") + "gateway = \"192.0.2.113\"\n")),
-        "n.toml:13:11: route.web.gateway: 192.0.2.113 is itself routed to guests; \
-         write an address of the host's, such as that of the uplink"
+        "n.toml:13:11: route.web.gateway: 192.0.2.113 is itself routed to guests; write an address \
+         of the host, such as the uplink's"
     );
 }
 
@@ -185,8 +186,8 @@ fn arp_is_for_no_more_addresses_than_the_kernel_can_be_told_one_by_one() {
     let arp = |addresses: &str| route("web", addresses) + "arp = true\n";
     assert_eq!(
         refusal_of(&arp("\"198.51.100.0/23\"")),
-        "n.toml:13:7: route.web.arp: is for at most 256 addresses of a route, not 512; \
-         let the provider route the prefix to the host, or cut it into several [[route]]"
+        "n.toml:13:7: route.web.arp: answers for at most 256 addresses of a route, not 512; have \
+         the provider route the prefix to the host, or split it into several [[route]]"
     );
     config(&format!("{BASE}{}", arp("\"198.51.100.0/24\"")));
 }
@@ -212,7 +213,7 @@ fn a_rule_about_routed_addresses_alone_never_matches() {
         with("192.0.2.116/30"),
         [
             "n.toml:16:10: snat.out.source: can never match: route `web` leaves all its packets \
-             untranslated (line 8); remove the rule, or take its source out of that route"
+             untranslated (line 8); remove the rule, or remove its source from that route"
         ]
     );
     assert!(with("192.0.2.0/24").is_empty());

@@ -130,12 +130,12 @@ fn range_with_somebodys_address() {
     assert_eq!(
         dhcp_with("range = \"172.22.161.200-172.22.161.254\""),
         "n.toml:9:9: network.lan.dhcp.range: the range 172.22.161.200-172.22.161.254 contains \
-         172.22.161.254, the host's own address; write a range that leaves it out"
+         172.22.161.254, the host's own address; write a range without it"
     );
     assert_eq!(
         dhcp_with("range = \"172.22.161.10-172.22.161.20\"\ngateway = \"172.22.161.15\""),
         "n.toml:9:9: network.lan.dhcp.range: the range 172.22.161.10-172.22.161.20 contains \
-         172.22.161.15, the gateway's address; write a range that leaves it out"
+         172.22.161.15, the gateway's address; write a range without it"
     );
 }
 
@@ -170,8 +170,8 @@ fn other_mistakes_in_dhcp_and_dns() {
     let inline = BASE.replace("/24\"", "/24\"\ndhcp = 5");
     assert_eq!(
         super::refusal(&inline),
-        "n.toml:7:8: network.lan.dhcp: wants [network.lan.dhcp], not an integer; \
-         begin it with a line [network.lan.dhcp]"
+        "n.toml:7:8: network.lan.dhcp: must be [network.lan.dhcp], not an integer; begin it with a \
+         line [network.lan.dhcp]"
     );
     let odd = format!("{BASE}{RANGE}").replace("vmbr1", "vm,br1");
     let line = super::refusal(&odd);
@@ -253,8 +253,9 @@ fn guest_whose_name_others_cannot_be_told() {
     let odd = guest("my web", "172.22.161.170", MAC);
     assert_eq!(
         refusal_of(&format!("{RANGE}{odd}")),
-        "n.toml:11:8: guest.\"my web\".name: `my web` is no host's name, which it is in a network \
-         with DHCP or DNS; write up to 63 letters, digits, hyphens and underscores, such as \"web1\""
+        "n.toml:11:8: guest.\"my web\".name: `my web` is not a valid host name, which a network \
+         with DHCP or DNS requires; write up to 63 letters, digits, hyphens and underscores, such \
+         as \"web1\""
     );
     // Elsewhere any name will do.
     assert!(warnings(&format!("{BASE}{odd}")).is_empty());
@@ -266,15 +267,15 @@ fn two_guests_of_one_lease() {
     let line = refusal_of(&format!("{RANGE}{two}"));
     assert!(
         line.ends_with(
-            "guest.b.mac: 52:54:00:12:34:56 is that of guest `a` already (line 10); \
-                        give each guest its own"
+            "guest.b.mac: guest `a` already has 52:54:00:12:34:56 (line 10); give each guest its \
+                        own"
         ),
         "{line}"
     );
     let nats = nat("a", "19.19.8.11", "web1") + &nat("b", "19.19.8.12", "web1");
     let line = refusal_of(&format!("{RANGE}{nats}"));
     assert!(
-        line.contains("nat.b.to: web1 has an address of this uplink by `a` already"),
+        line.contains("nat.b.to: web1 already has an address of this uplink, from `a`"),
         "{line}"
     );
 }

@@ -195,14 +195,15 @@ fn placeholders_that_cannot_be_filled_in() {
         with_name("{m}"),
         format!(
             "{at}: there is no list `m` for {{m}}; the lists of this template are `n`, `who` \
-             (a brace that stays is written twice)"
+             (write a literal brace twice)"
         )
     );
     for (name, brace) in [("a{n", "{"), ("a}", "}"), ("{{n}", "}")] {
         assert_eq!(
             with_name(name),
             format!(
-                "{at}: `{name}` has a `{brace}` on its own; write {brace}{brace} for a brace that stays"
+                "{at}: `{name}` contains a single `{brace}`; write {brace}{brace} for a literal \
+                 brace"
             )
         );
     }
@@ -237,9 +238,9 @@ fn lists_that_are_none() {
         (
             "[true]",
             13,
-            "holds something that is neither text nor an integer",
+            "contains a value that is neither text nor an integer",
         ),
-        ("[-1]", 13, "`-1` is no number from 0 on"),
+        ("[-1]", 13, "`-1` is less than 0"),
     ] {
         assert_eq!(
             with(&format!("n = {list}")),
@@ -256,21 +257,16 @@ fn lists_that_are_none() {
             "10.0.0.1/24",
             "`10.0.0.1/24` has bits set beyond its prefix length; write \"10.0.0.0/24\"",
         ),
-        (
-            "0-4294967295",
-            "has 4294967296 values; write 65536 at the most",
-        ),
+        ("0-4294967295", "has 4294967296 values; write at most 65536"),
         (
             "0-18446744073709551615",
-            "has 18446744073709551615 values; write 65536 at the most",
+            "has 18446744073709551615 values; write at most 65536",
         ),
-        (
-            "0.0.0.0/0",
-            "has 4294967296 values; write 65536 at the most",
-        ),
+        ("0.0.0.0/0", "has 4294967296 values; write at most 65536"),
         (
             "001-200",
-            "`001-200` begins with a zero; write \"1-200\", and {NAME:03} where 3 digits are wanted",
+            "`001-200` begins with a zero; write \"1-200\", and {NAME:03} where 3 digits are \
+             needed",
         ),
     ] {
         assert_eq!(
@@ -280,13 +276,13 @@ fn lists_that_are_none() {
     }
     assert_eq!(
         with("n = \"1-3\", public = [\"a\", \"b\"]"),
-        "n.toml:9:29: template.template-1.for.public: has 2 values, but `n` has 3; \
-         write lists of the same length, as they go side by side"
+        "n.toml:9:29: template.template-1.for.public: has 2 values, but `n` has 3; write lists of \
+         the same length, because each instance takes one value from each"
     );
     assert_eq!(
         with("\"a b\" = \"1-3\""),
-        "n.toml:9:17: template.template-1.for.\"a b\": `a b` is no name for a list; \
-         write letters, digits, - and _"
+        "n.toml:9:17: template.template-1.for.\"a b\": `a b` is not a valid name for a list; write \
+         letters, digits, - and _"
     );
 }
 
@@ -295,7 +291,7 @@ fn templates_of_another_shape() {
     let example = "write for = { n = \"1-200\", address = \"192.0.2.0-192.0.2.199\" }";
     assert_eq!(
         refusal_of("[template]\nfor = { n = \"1-2\" }\n"),
-        "n.toml:8:1: template: wants [[template]], not a table; begin it with a line [[template]]"
+        "n.toml:8:1: template: must be [[template]], not a table; begin it with a line [[template]]"
     );
     assert_eq!(
         refusal_of("[[template]]\n[[template.forward]]\n"),
@@ -303,7 +299,7 @@ fn templates_of_another_shape() {
     );
     assert_eq!(
         refusal_of("[[template]]\nfor = \"1-200\"\n"),
-        format!("n.toml:9:7: template.template-1.for: is no table of lists; {example}")
+        format!("n.toml:9:7: template.template-1.for: is not a table of lists; {example}")
     );
     assert_eq!(
         refusal_of("[[template]]\nfor = {}\n"),
@@ -311,12 +307,12 @@ fn templates_of_another_shape() {
     );
     assert_eq!(
         refusal_of("[[template]]\nfor = { n = \"1-2\" }\nforwarding = \"fast\"\n"),
-        "n.toml:10:14: template.template-1.forwarding: a template holds tables, not a string; \
-         write it above all tables, or as [[template.KIND]]"
+        "n.toml:10:14: template.template-1.forwarding: a template contains only tables, not a \
+         string; write it above all tables, or as [[template.KIND]]"
     );
     assert_eq!(
         refusal_of("[[template]]\nfor = { n = \"1-2\" }\n[[template.template]]\n"),
-        "n.toml:10:12: template.template-1.template: a template cannot be in another; \
+        "n.toml:10:12: template.template-1.template: a template cannot be inside another template; \
          write it on its own, with lists that name every combination"
     );
     assert_eq!(
@@ -326,14 +322,14 @@ fn templates_of_another_shape() {
     // What is a table of tables elsewhere, and the other way round.
     assert_eq!(
         refusal_of("[[template]]\nfor = { n = \"1-2\" }\n[[template.network]]\nname = \"br{n}\"\n"),
-        "n.toml:10:12: network: is both [network.NAME] and [[network]] (line 4); \
-         write it in one way, in the template as elsewhere"
+        "n.toml:10:12: network: is both [network.NAME] and [[network]] (line 4); use the same form \
+         in the template as elsewhere"
     );
     let named = "[[template]]\nfor = { n = \"1-2\" }\n[template.snat.\"out{n}\"]\n";
     assert_eq!(
         refusal_of(&format!("{}{named}", snat("out", "network = \"lan\""))),
-        "n.toml:14:11: snat: is both [snat.NAME] and [[snat]] (line 8); \
-         write it in one way, in the template as elsewhere"
+        "n.toml:14:11: snat: is both [snat.NAME] and [[snat]] (line 8); use the same form in the \
+         template as elsewhere"
     );
 }
 
@@ -341,20 +337,21 @@ fn templates_of_another_shape() {
 fn two_of_one_name() {
     assert_eq!(
         refusal(&GUESTS.replace("network.\"br{n}\"", "network.\"br\"")),
-        "n.toml:7:19: network.br: both n = 1, public = 198.51.100.0 and n = 2, public = 198.51.100.1 \
-         make a table `br` (line 7); give each a name of its own, by a placeholder such as {n}"
+        "n.toml:7:19: network.br: both n = 1, public = 198.51.100.0 and n = 2, public = \
+         198.51.100.1 create a table `br` (line 7); give each its own name, with a placeholder \
+         such as {n}"
     );
     let plain = "[network.br2]\ninterface = \"x\"\naddress = \"10.0.0.1/24\"\n";
     assert_eq!(
         refusal(&format!("{GUESTS}{plain}")),
-        "n.toml:7:19: network.br2: n = 2, public = 198.51.100.1 makes a table `br2`, which is there \
-         already (line 21); give each a name of its own, by a placeholder such as {n}"
+        "n.toml:7:19: network.br2: n = 2, public = 198.51.100.1 creates a table `br2`, which \
+         already exists (line 21); give each its own name, with a placeholder such as {n}"
     );
     assert_eq!(
         refusal(&GUESTS.replace("private{n}", "private")),
-        "n.toml:17:8: snat.private.name: another rule is called `private` (line 16, n = 1, \
-         public = 198.51.100.0) (where n = 2, public = 198.51.100.1, and 1 more); \
-         give each a name of its own (one without is called by its position)"
+        "n.toml:17:8: snat.private.name: another rule has the name `private` (line 16, n = 1, \
+         public = 198.51.100.0) (where n = 2, public = 198.51.100.1, and 1 more); give each rule \
+         its own name (a rule without one is named by its position)"
     );
 }
 
@@ -362,9 +359,9 @@ fn two_of_one_name() {
 fn a_mistake_in_an_instance_names_place_and_instance() {
     assert_eq!(
         refusal(&GUESTS.replace("198.51.100.0-198.51.100.2", "10.77.2.5-10.77.2.7")),
-        "n.toml:14:13: route.route-1.addresses: 10.77.2.5/32 overlaps 10.77.2.0/24 of network `br2` \
-         (line 7, n = 2, public = 10.77.2.6) (where n = 1, public = 10.77.2.5, and 2 more); \
-         guests have the network's own addresses without a route, so write others"
+        "n.toml:14:13: route.route-1.addresses: 10.77.2.5/32 overlaps 10.77.2.0/24 of network \
+         `br2` (line 7, n = 2, public = 10.77.2.6) (where n = 1, public = 10.77.2.5, and 2 more); \
+         guests use the network's own addresses without a route; write other addresses"
     );
     // In one alone.
     assert_eq!(

@@ -130,7 +130,7 @@ impl Program {
             Some(bpffs) => format!("--bpffs {}", bpffs.display()),
             None => "its --bpffs".to_owned(),
         };
-        format!("end that one by natbpf down with {bpffs} and its --run-dir")
+        format!("end that one: run natbpf down with {bpffs} and its --run-dir")
     }
 }
 
@@ -241,16 +241,18 @@ impl Hook {
             )
         } else if program.translates() {
             (
-                format!("{shown} of another NAT, as einat names its own, is attached"),
+                format!("{shown} of another NAT is attached (einat uses this name)"),
                 TWO_NATS,
                 "end one of the two".to_owned(),
             )
         } else if is_first {
             (
                 format!("{shown} runs before natbpf's"),
-                "natbpf sees only what it passes on by TC_ACT_UNSPEC; what it ends by TC_ACT_OK \
-                 is not translated",
-                "nothing if it is made so; otherwise attach it after natbpf's".to_owned(),
+                "natbpf sees only packets that it passes on with TC_ACT_UNSPEC; packets that it \
+                 accepts with TC_ACT_OK are not translated",
+                "do nothing if it passes packets on with TC_ACT_UNSPEC; otherwise attach it after \
+                 natbpf's"
+                    .to_owned(),
             )
         } else if self.is_passed_by {
             return Some(passed_by(self, &shown));
@@ -288,10 +290,13 @@ fn xdp(interface: &str, program: &Program) -> Finding {
         kind: Kind::BpfProgram,
         place: format!("{interface} (XDP)"),
         what: format!("{} is attached", program.shown()),
-        why: "it sees packets before natbpf does, and as long as it is there natbpf has no XDP of \
-              its own there: mode = \"auto\" stays with traffic control, mode = \"xdp\" is refused"
+        why: "it sees packets before natbpf does, and natbpf cannot use XDP on this interface \
+              meanwhile: mode = \"auto\" uses traffic control, mode = \"xdp\" is refused"
             .to_owned(),
-        remedy: format!("nothing if it is meant; otherwise ip link set dev {interface} xdp off"),
+        remedy: format!(
+            "do nothing if this is intended; otherwise ip link set dev {interface} xdp \
+            off"
+        ),
         commands: Vec::new(),
     }
 }

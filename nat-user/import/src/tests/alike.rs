@@ -229,8 +229,8 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
     options.policies = true;
     let import = iptables(text, "rules", &options).unwrap();
     prop_assert_eq!(&import.problem, &None, "{}", import.toml);
-    // What is not said is listed, and what holds by whatever interface is warned of.
-    let is_wider = |text: &String| text.contains("by whatever interface; write a [[route]]");
+    // What is not said is listed, and what holds at every interface is warned of.
+    let is_wider = |text: &String| text.contains("at every interface; write a [[route]]");
     if !import.is_complete() || said(&import, Kind::Warning).iter().any(is_wider) {
         return Ok(false);
     }

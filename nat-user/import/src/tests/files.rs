@@ -110,7 +110,7 @@ fn a_place_that_is_not_known_costs_that_rule_alone() {
         "{BRIDGE} post-up iptables -t nat -A POSTROUTING -s 10.1.0.0/24 -o vmbr0 -j MASQUERADE\n \
          post-up iptables -t nat -I PREROUTING 7 -i vmbr0 -p tcp --dport 80 -j DNAT --to 10.1.0.2\n"
     ));
-    assert_says(&import, Kind::Untranslated, 5, "at a place");
+    assert_says(&import, Kind::Untranslated, 5, "at a position");
     assert_values(&import, &[("snat.0.to", "masquerade"), ("forward", "")]);
 }
 
@@ -172,7 +172,7 @@ fn a_service_in_turns_is_no_forward() {
          -A SVC -p tcp -j DNAT --to-destination 10.0.0.3\n",
     );
     assert_says(&import, Kind::Untranslated, 4, "count");
-    assert_says(&import, Kind::Untranslated, 5, "in turns");
+    assert_says(&import, Kind::Untranslated, 5, "in turn");
     assert_values(&import, &[("forward", "")]);
 }
 
@@ -328,7 +328,7 @@ fn a_chain_that_another_program_makes_is_named() {
         assert_values(&import, &[("forward", "")]);
         let made = file(&format!("{OUT}\niptables -t nat -N {chain}\n{rule}\n"));
         assert_complete(&made);
-        assert_says(&made, Kind::Warning, 3, "nothing jumps to");
+        assert_says(&made, Kind::Warning, 3, "to which no rule jumps");
     }
 }
 
@@ -348,6 +348,6 @@ fn files_that_a_script_takes_in_are_named() {
     ] {
         let import = file(&format!("{line}\n{OUT}\n"));
         assert_complete(&import);
-        assert_says(&import, Kind::Note, 1, "import it as well");
+        assert_says(&import, Kind::Note, 1, "import it with --policies");
     }
 }

@@ -189,7 +189,7 @@ fn a_rule_without_address_and_interface_catches_passing_traffic() {
         &import,
         &[("forward.0.address", ""), ("forward.0.ports", "80")],
     );
-    assert_says(&import, Kind::Warning, 3, "passing traffic");
+    assert_says(&import, Kind::Warning, 3, "forwarded traffic");
     assert!(
         import
             .toml
@@ -203,7 +203,7 @@ fn a_rule_without_address_and_interface_catches_passing_traffic() {
     assert!(
         !said(&own, Kind::Warning)
             .iter()
-            .any(|text| text.contains("passing"))
+            .any(|text| text.contains("forwarded traffic"))
     );
 }
 
@@ -246,7 +246,7 @@ fn rules_that_cannot_match_are_left_out_with_a_warning() {
     );
     assert!(import.is_complete(), "{:?}", import.findings);
     assert_says(&import, Kind::Warning, 4, "line 3 takes all its packets");
-    assert_says(&import, Kind::Warning, 5, "nothing jumps to");
+    assert_says(&import, Kind::Warning, 5, "to which no rule jumps");
     assert_says(&import, Kind::Warning, 6, "line 2 takes all its packets");
     assert_values(&import, &[("forward.1", ""), ("snat.1", "")]);
 }
@@ -318,7 +318,7 @@ fn rules_with_packets_in_common_are_compared_so_often() {
         .collect();
     let text = format!("*nat\n:PREROUTING ACCEPT [0:0]\n{rules}COMMIT\n");
     let refused = iptables(&text, "rules", &Options::default()).unwrap_err();
-    assert!(refused.to_string().contains("in common"), "{refused:#}");
+    assert!(refused.to_string().contains("overlap"), "{refused:#}");
 }
 
 #[test]
@@ -399,8 +399,13 @@ fn what_goes_to_guests_is_not_translated_by_natbpf() {
          -A POSTROUTING -s 10.0.0.0/24 -d 10.0.0.9 -j MASQUERADE",
     );
     assert_says(&import, Kind::Untranslated, 4, "default route");
-    assert_says(&import, Kind::Warning, 4, "outside ones too");
-    assert_says(&import, Kind::Untranslated, 5, "from guests to guests");
+    assert_says(
+        &import,
+        Kind::Warning,
+        4,
+        "including those of outside clients",
+    );
+    assert_says(&import, Kind::Untranslated, 5, "between guests");
     assert_says(&import, Kind::Warning, 5, "no forward needs it");
 }
 
@@ -446,8 +451,8 @@ fn the_hosts_own_connections_to_others_stay_with_netfilter() {
         7,
         "sends only some of the host's own",
     );
-    assert_says(&import, Kind::Untranslated, 8, "is about the host's own");
-    assert_says(&import, Kind::Untranslated, 9, "is about the host's own");
+    assert_says(&import, Kind::Untranslated, 8, "applies to the host's own");
+    assert_says(&import, Kind::Untranslated, 9, "applies to the host's own");
 }
 
 #[test]
@@ -577,9 +582,14 @@ fn other_tables_stay_in_force_and_are_listed() {
         7,
         "natbpf leaves netfilter's filter rules in force: keep it",
     );
-    assert_says(&import, Kind::Warning, 8, "are none of netfilter's");
+    assert_says(
+        &import,
+        Kind::Warning,
+        8,
+        "netfilter does not know natbpf's connections",
+    );
     assert_says(&import, Kind::Note, 12, "forwarding = \"kernel\"");
-    assert_says(&import, Kind::Warning, 12, "behind natbpf's");
+    assert_says(&import, Kind::Warning, 12, "after natbpf's");
     assert!(
         !import.findings.iter().any(|finding| finding.line == 11),
         "mss_clamp says it"
@@ -667,7 +677,7 @@ fn a_rule_that_takes_too_many_words_is_refused_as_a_whole() {
          -A POSTROUTING -s 192.168.122.0/24 -p tcp -j MASQUERADE --to-ports 1024-65535",
         &Options::default(),
     );
-    assert_says(&import, Kind::Note, 2, "leaves alone");
+    assert_says(&import, Kind::Note, 2, "exempts packets");
     assert_says(&import, Kind::Untranslated, 3, "64 prefixes");
     assert_values(&import, &[("snat.0", "")]);
 }

@@ -112,11 +112,11 @@ fn what_a_policy_cannot_say_is_listed_with_the_reason() {
         ("-i br0 -m physdev --physdev-in tap0 -j DROP", "bridge"),
         (
             "-i br0 -m conntrack --ctstate INVALID -j DROP",
-            "first packets",
+            "first packet",
         ),
         (
             "-i br0 -m conntrack --ctstate ESTABLISHED -j DROP",
-            "first packets",
+            "first packet",
         ),
         (
             "-o br0 -m conntrack --ctstate DNAT -j ACCEPT",
@@ -131,19 +131,16 @@ fn what_a_policy_cannot_say_is_listed_with_the_reason() {
             "TCP flags",
         ),
         ("-i br0 -p tcp --sport 22 -j ACCEPT", "source ports"),
-        ("-i br0 ! -p tcp -j DROP", "all protocols but one"),
+        ("-i br0 ! -p tcp -j DROP", "exclude a single protocol"),
         ("-i br0 -p gre -j ACCEPT", "not gre"),
         (
             "-i br0 -p icmp --icmp-type 13 -j DROP",
-            "kind of address or message",
+            "types of addresses or messages",
         ),
-        ("-i wg0 -o br0 -j ACCEPT", "wg0 is no interface"),
-        ("-i wg+ -o br0 -j ACCEPT", "wg+ is no interface"),
-        (
-            "-s 10.0.0.0/24 -i eth0 -j DROP",
-            "not behind this interface",
-        ),
-        ("-s 10.0.0.0/8 -i eth0 -j DROP", "not behind this interface"),
+        ("-i wg0 -o br0 -j ACCEPT", "wg0 is not the interface"),
+        ("-i wg+ -o br0 -j ACCEPT", "wg+ is not the interface"),
+        ("-s 10.0.0.0/24 -i eth0 -j DROP", "behind another interface"),
+        ("-s 10.0.0.0/8 -i eth0 -j DROP", "behind another interface"),
         ("! -s 10.0.0.0/24 -i br0 -j DROP", "anti_spoof"),
         ("! -s 10.0.0.0/24 -i br0 -j ACCEPT", "anti_spoof"),
         ("-i br0 -j NFQUEUE", "no chain NFQUEUE"),
@@ -184,7 +181,7 @@ fn rules_keep_their_order_through_chains() {
         ],
     );
     assert!(import.toml.contains("# line 13: "), "{}", import.toml);
-    assert!(import.toml.contains("lets answers pass by itself"));
+    assert!(import.toml.contains("lets answers pass without a rule"));
 }
 
 #[test]
@@ -231,7 +228,7 @@ fn without_the_flag_rules_stay_and_the_flag_is_named() {
         &import,
         Kind::Note,
         3,
-        "keep it, or import it as well by --policies",
+        "keep it, or import it with --policies",
     );
     assert_says(&import, Kind::Note, 4, "keep it");
     assert!(!import.toml.contains("policy"), "{}", import.toml);
@@ -251,7 +248,11 @@ fn exceptions_are_left_out_only_where_they_have_the_same_fate() {
     let except = "-A FORWARD ! -i br0 -o br0 -p tcp --dport 80 -j ACCEPT";
     let alone = dropping(except);
     assert_values(&alone, &[("policy.0.from", "wan"), ("policy.0.to", "lan")]);
-    assert!(alone.toml.contains("# check: ! br0 is"), "{}", alone.toml);
+    assert!(
+        alone.toml.contains("# check: ! br0 also matches"),
+        "{}",
+        alone.toml
+    );
     for rest in [
         "-A FORWARD -i br0 -j DROP\n",
         "-A FORWARD -i br0 -o br0 -j ACCEPT\n",
@@ -272,7 +273,7 @@ fn exceptions_are_left_out_only_where_they_have_the_same_fate() {
 fn addresses_in_no_network_hold_by_whatever_interface() {
     let outside = dropping("-A FORWARD -s 198.51.100.0/24 -i eth0 -o br0 -j ACCEPT");
     assert_values(&outside, &[("policy.0.from", "198.51.100.0/24")]);
-    assert_says(&outside, Kind::Warning, 4, "by whatever interface");
+    assert_says(&outside, Kind::Warning, 4, "at every interface");
     let public = dropping("-A FORWARD -s 203.0.113.9/32 -i br+ -o eth0 -j ACCEPT");
     assert_values(&public, &[("policy.0.from", "203.0.113.9")]);
     assert_says(&public, Kind::Warning, 4, "[[route]]");
@@ -285,7 +286,7 @@ fn addresses_in_no_network_hold_by_whatever_interface() {
 fn what_no_network_takes_part_in_stays_with_netfilter() {
     for rule in ["-i eth0 -o eth0", "-i wg0 -o eth0", "-i wg0 -o tun0"] {
         let import = dropping(&format!("-A FORWARD {rule} -j ACCEPT"));
-        assert_says(&import, Kind::Note, 4, "asks no policy");
+        assert_says(&import, Kind::Note, 4, "policies do not apply");
         assert_values(&import, &[("policy", "")]);
         assert!(import.is_complete(), "{:?}", import.findings);
     }
@@ -299,8 +300,8 @@ fn without_a_network_there_is_nobody_to_ask_about() {
         ..Options::default()
     };
     let import = iptables(text, "rules", &options).unwrap();
-    assert_says(&import, Kind::Untranslated, 2, "without a [network]");
-    assert_says(&import, Kind::Untranslated, 3, "without a [network]");
+    assert_says(&import, Kind::Untranslated, 2, "policies need a [network]");
+    assert_says(&import, Kind::Untranslated, 3, "policies need a [network]");
 }
 
 #[test]
@@ -367,7 +368,7 @@ fn what_guests_may_ask_of_the_host_is_said_only_where_it_is_exact() {
         &import,
         &[("network.lan.host", expected), ("network.lan.policy", "")],
     );
-    assert_says(&import, Kind::Note, 6, "stands in host");
+    assert_says(&import, Kind::Note, 6, "is also in `host`");
     assert_says(&import, Kind::Note, 2, "keep it");
     assert_says(
         &import,

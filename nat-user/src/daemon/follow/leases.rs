@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::daemon::{fast_path::Cause, host::Host, identity, instance::Instance};
 
 impl Instance {
-    /// Serves DHCP and DNS on the networks that are there, as the configuration says.
+    /// Serves DHCP and DNS on the existing networks, as configured.
     pub(in crate::daemon) async fn follow_services(&mut self) {
         match self.netlink.links().await {
             Ok(links) => {
@@ -17,7 +17,7 @@ impl Instance {
         }
     }
 
-    /// Starts again what has ended, and follows guests to their new addresses.
+    /// Restarts services that have ended, and follows guests to their new addresses.
     pub(in crate::daemon) async fn keep_services(&mut self) {
         self.services.care(&self.config).await;
         if self.services.have_leases_changed(&self.config)
@@ -28,8 +28,8 @@ impl Instance {
         }
     }
 
-    /// Takes the addresses that leases give now into use. Sessions to others end, as with a change
-    /// of the rules.
+    /// Activates the current addresses of leases. Sessions to other addresses end, as after a
+    /// change of the rules.
     async fn follow_leases(&mut self) -> Result<()> {
         let config = self.services.resolve(self.config.clone());
         if config == self.config {

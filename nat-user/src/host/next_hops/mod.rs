@@ -1,7 +1,7 @@
 //! By which port frames to a neighbour leave.
 //!
-//! Pure: it computes from lists that the kernel has given, and must neither ask nor change it. What
-//! is not certain is left out, since whoever finds no next hop has the kernel forward the packet.
+//! Pure: it computes from lists of the kernel, and must neither query nor change it. Uncertain next
+//! hops are left out, because the kernel forwards packets without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -25,8 +25,8 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
-/// The next hops behind some devices, named by index: one for each Ethernet address that a
-/// neighbour of theirs can be reached at.
+/// The next hops behind some devices, named by index: one for each Ethernet address at which a
+/// neighbour can be reached.
 #[must_use]
 pub fn next_hops(
     links: &[Link],
@@ -52,9 +52,9 @@ pub fn next_hops(
         .collect()
 }
 
-/// The Ethernet addresses, each with its device's index, that some neighbour had before and has no
-/// longer: it has another, cannot be reached, or is gone. Packets to it that were sent there must
-/// not be any more, even if another neighbour still has that Ethernet address.
+/// The Ethernet addresses, each with its device's index, that a neighbour no longer has: it has
+/// another, cannot be reached, or is gone. Packets to it must no longer go there, even if another
+/// neighbour still has that Ethernet address.
 #[must_use]
 pub fn abandoned(before: &[Neighbour], after: &[Neighbour]) -> BTreeSet<(u32, [u8; 6])> {
     let after = macs(after);
@@ -64,7 +64,7 @@ pub fn abandoned(before: &[Neighbour], after: &[Neighbour]) -> BTreeSet<(u32, [u
     lost.map(|((device, _), mac)| (device, mac)).collect()
 }
 
-/// The host, ready to be asked.
+/// The host's tables, indexed for lookups.
 struct Host<'a> {
     links: BTreeMap<u32, &'a Link>,
     /// By bridge and Ethernet address, the port's index.
@@ -98,7 +98,7 @@ impl Host<'_> {
         let port = self.carrying(*self.ports.get(&(bridge.index, mac))?)?;
         let is_plain = port.port?.is_plain();
         let is_ours = port.master == Some(bridge.index);
-        // A bridge with a queue has been given one on purpose: frames are not sent past it.
+        // A bridge has a queue only on purpose, so frames must not bypass it.
         (is_plain && is_ours && !bridge.vlan_filtering && !bridge.queues).then_some(port)
     }
 
@@ -109,7 +109,7 @@ impl Host<'_> {
     }
 }
 
-/// What is the host's own is behind no port.
+/// The host's own addresses are behind no port.
 fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), u32> {
     let behind_ports = fdb.iter().filter(|entry| !entry.local);
     behind_ports

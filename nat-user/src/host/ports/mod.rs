@@ -1,8 +1,8 @@
 //! Guests' interfaces as ports of a network's bridge, one at a time: what `natbpf port` does.
 //!
-//! Straight to the kernel, so that guests start whether a daemon runs or not; one that runs sees
-//! the port come as it sees any other's. A port that is attached here belongs to who has asked for
-//! it: it stands in no journal, and `natbpf down` leaves it where it is, unless its bridge goes.
+//! It talks to the kernel directly, so guests can start without a daemon; a running daemon sees the
+//! port appear like any other. A port that is attached here belongs to the caller: it is in no
+//! journal, and `natbpf down` leaves it attached unless its bridge is removed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::journal::Journal;
 use super::setup;
 use crate::state;
 
-/// A daemon that is starting makes the bridge within a second.
+/// A starting daemon creates the bridge within a second.
 const BRIDGE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where the name of a network may stand for programs that call without options.
+/// The variable with the name of a network, for programs that call without options.
 pub const NETWORK_VARIABLE: &str = "NATBPF_NETWORK";
 
-/// The network that is meant: the named one, or the only one.
+/// The selected network: the named one, or the only one.
 ///
 /// # Errors
 /// When there is no such network, or none is named and there are several.
@@ -44,8 +44,8 @@ pub fn choose<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Network>
     }
 }
 
-/// Makes an interface a port of the network's bridge and sets it up. What is so already is left as
-/// it is. A bridge that is missing is made if the configuration says so.
+/// Attaches an interface to the network's bridge and sets it up, unless it is already so. Creates a
+/// missing bridge if the configuration says so.
 ///
 /// # Errors
 /// When the interface is not there or has another role, when the bridge is missing, or when the
@@ -58,7 +58,7 @@ pub async fn add(
     run_dir: &Path,
 ) -> Result<()> {
     refuse_other_roles(config, port)?;
-    let missing = || anyhow!("there is no interface {port}; make it, or name another");
+    let missing = || anyhow!("there is no interface {port}; create it, or name another");
     netlink.link(port).await?.with_context(missing)?;
     let bridge = bridge(netlink, network, run_dir).await?;
     let link = netlink.link(port).await?.with_context(missing)?;
@@ -80,8 +80,8 @@ pub async fn add(
     Ok(())
 }
 
-/// Takes an interface from the network's bridge, or from that of any network if none is named. One
-/// that is gone, or is no port of it, is left alone.
+/// Detaches an interface from the network's bridge, or from that of any network if none is named.
+/// An interface that is gone, or is not a port of it, is left unchanged.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -105,7 +105,7 @@ pub async fn delete(
     }
 }
 
-/// An interface and what it is a port of, if both are there.
+/// An interface and its bridge, if both exist.
 async fn with_master(netlink: &Netlink, port: &str) -> Result<Option<(Link, Link)>> {
     let Some(link) = netlink.link(port).await? else {
         return Ok(None);
@@ -133,7 +133,7 @@ fn refuse_other_roles(config: &Config, port: &str) -> Result<()> {
     }
 }
 
-/// A port of somebody else's bridge is there for a reason: it may be the host's way out.
+/// A port of a foreign bridge is there for a reason: it may be the host's uplink.
 async fn refuse_anothers_port(
     netlink: &Netlink,
     config: &Config,
@@ -148,11 +148,11 @@ async fn refuse_anothers_port(
         return Ok(());
     }
     let (port, master) = (&link.name, &master.name);
-    bail!("{port} is a port of {master}; take it from there first: ip link set {port} nomaster")
+    bail!("{port} is a port of {master}; release it first: ip link set {port} nomaster")
 }
 
-/// The network's bridge; made if it is missing and the configuration says so. Where a daemon runs,
-/// that makes it.
+/// The network's bridge. It is created if it is missing and the configuration says so; a running
+/// daemon creates it itself.
 async fn bridge(netlink: &Netlink, network: &Network, run_dir: &Path) -> Result<Link> {
     let Network {
         name, interface, ..
@@ -164,7 +164,8 @@ async fn bridge(netlink: &Netlink, network: &Network, run_dir: &Path) -> Result<
             Some(_) => bail!("{interface} of network {name} is not a bridge: it has no ports"),
             None if !network.create => {
                 bail!(
-                    "there is no bridge {interface} of network {name}; set create = true or make it"
+                    "there is no bridge {interface} of network {name}; create it, or set create = \
+                     true"
                 )
             }
             None => {}
@@ -175,7 +176,7 @@ async fn bridge(netlink: &Netlink, network: &Network, run_dir: &Path) -> Result<
                 setup::make_bridge(netlink, &mut journal, interface).await?;
             }
             Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("bridge {interface} does not come")));
+                return Err(error.context(format!("bridge {interface} does not appear")));
             }
             Err(_) => sleep(PAUSE).await,
         }

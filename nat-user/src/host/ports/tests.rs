@@ -129,7 +129,7 @@ fn a_port_moves_between_networks_and_is_isolated_where_they_want_it() {
         assert_eq!(host.tap0().await, at("vmbr1", false));
         host.add("dmz", "tap0").await.unwrap();
         assert_eq!(host.tap0().await, at("vmbr2", true));
-        // It is no port of that one.
+        // It is not a port of that bridge.
         let lan = choose(&host.config, Some("lan")).unwrap();
         let deleted = delete(&host.netlink, &host.config, Some(lan), "tap0").await;
         deleted.unwrap();
@@ -148,8 +148,7 @@ fn what_is_not_a_guests_is_refused_and_left_alone() {
             "vmbr0 is the interface of uplink wan; name a guest's interface"
         );
         ip("link set tap0 master vmbr0");
-        let expected = "tap0 is a port of vmbr0; take it from there first: ip link set tap0 \
-                        nomaster";
+        let expected = "tap0 is a port of vmbr0; release it first: ip link set tap0 nomaster";
         assert_eq!(host.refused("lan", "tap0").await, expected);
         let deleted = delete(&host.netlink, &host.config, None, "tap0").await;
         deleted.unwrap();
@@ -165,7 +164,7 @@ fn a_missing_bridge_is_made_and_known_as_natbpfs_own() {
         let refused = host.refused("lan", "tap0").await;
         assert_eq!(
             refused,
-            "there is no bridge vmbr1 of network lan; set create = true or make it"
+            "there is no bridge vmbr1 of network lan; create it, or set create = true"
         );
         let host = Host {
             config: parsed(&format!("{CONFIG}create = true\n")),

@@ -1,19 +1,18 @@
-//! Brings the host to what the configuration asks for, and back.
+//! Sets up the host as configured, and restores it.
 //!
-//! [`apply`] compares a [`Plan`] with the host and the journal, makes what is missing, and undoes
-//! what an earlier plan asked for and this one does not. It may be called again at any time: what
-//! is as it should be is left alone and costs no write. A run that fails undoes its own part.
+//! [`apply`] compares a [`Plan`] with the host and the journal, makes the missing changes, and
+//! undoes those that only an earlier plan needed. It may be called again at any time: correct
+//! settings are left unchanged and cost no write. A run that fails undoes its own changes.
 //!
 //! What it sets, and why the data path needs it:
-//! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. Where it is on already but
-//!   off for one of the interfaces, `conf/INTERFACE/forwarding`.
+//! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. If it is on but off for
+//!   one of the interfaces, `conf/INTERFACE/forwarding`.
 //! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the
 //!   network, with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
-//! - `fs/inotify/max_user_instances`, where there are more networks with DHCP or DNS than it
-//!   allows.
+//! - `fs/inotify/max_user_instances`, if there are more networks with DHCP or DNS than it allows.
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
-//!   a hairpinned packet leaves by the interface by which it came, and the guest would be told to
-//!   send the next one to its neighbour directly, past the translation.
+//!   a hairpinned packet leaves by the interface by which it came, and a redirect would make the
+//!   guest send the next one directly to its neighbour, without translation.
 //!
 //! `rp_filter` stays as it is: translation at TC ingress and egress leaves the source of a packet
 //! as it was when the filter looks at it, on the interface where it came in. That holds for a
@@ -151,24 +150,24 @@ impl Plan {
     }
 }
 
-/// How far a plan is brought.
+/// How far a plan is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// As far as no packet is forwarded by it: bridges are made and stay down, and what the plan
-    /// no longer has as a network stops forwarding.
+    /// Up to the point before packets are forwarded: bridges are created and stay down, and
+    /// interfaces that are no longer networks stop forwarding.
     BeforePrograms,
-    /// To its end. The programs are attached.
+    /// Completely. The programs are attached.
     Whole,
 }
 
-/// Makes the difference between the host and the plan. When it fails, all that it did is undone,
-/// and what earlier runs did stays. When it is cut off, by a kill or by dropping the future, the
-/// journal on disk knows of all that it did.
+/// Makes the changes that the plan needs. If it fails, it undoes its own changes; those of earlier
+/// runs stay. If it is interrupted, by a kill or by dropping the future, the journal on disk has
+/// all its changes.
 ///
 /// # Errors
-/// [`Problems`] (to be downcast) when the plan does not fit the host; nothing is changed then. An
-/// interface that is missing is none: the rest is made, and it is waited for.
-/// Otherwise when the kernel refuses a change or the journal cannot be written.
+/// [`Problems`] (to be downcast) when the plan does not fit the host; nothing is changed then. A
+/// missing interface is no problem: the daemon waits for it and sets up the rest. Otherwise when
+/// the kernel refuses a change or the journal cannot be written.
 pub async fn apply(
     netlink: &Netlink,
     journal: &mut Journal,
@@ -217,10 +216,10 @@ pub async fn apply(
 }
 
 /// The settings of the kernel that a plan relies on, each with the value that it needs, as far as
-/// the kernel does not tell of their changes by itself.
+/// the kernel does not report their changes.
 ///
 /// # Errors
-/// When an interface has a name that cannot be the name of a file.
+/// When the name of an interface cannot be the name of a file.
 pub fn settings(plan: &Plan) -> Result<Vec<(Key, &'static str)>> {
     let mut settings = vec![
         (Key::ip_forward()?, "1"),
@@ -236,8 +235,8 @@ pub fn settings(plan: &Plan) -> Result<Vec<(Key, &'static str)>> {
     Ok(settings)
 }
 
-/// Settings of connection tracking, where it is in use: packets are valid whose sequence numbers it
-/// has missed.
+/// Settings of connection tracking, where it is in use: it must accept packets whose sequence
+/// numbers it has missed.
 fn tracking() -> Result<[Key; 2]> {
     let key = |setting| Key::new(&["net", "netfilter", setting]);
     Ok([
@@ -247,8 +246,8 @@ fn tracking() -> Result<[Key; 2]> {
     ])
 }
 
-/// Makes a bridge, and nothing else of a plan, where no daemon does: the next one takes it for its
-/// own.
+/// Creates a bridge, and nothing else of a plan, when no daemon runs: the next daemon treats it as
+/// its own.
 ///
 /// # Errors
 /// When the kernel refuses or the journal cannot be written.
@@ -269,8 +268,8 @@ pub(super) async fn make_bridge(
     journal.save()
 }
 
-/// Undoes all that the journal holds, the last first. What fails is reported, stays in the
-/// journal, and does not stop the rest.
+/// Undoes all changes in the journal, the last first. A failure is reported, stays in the journal,
+/// and does not stop the rest.
 ///
 /// # Errors
 /// When the journal cannot be written.
@@ -284,7 +283,7 @@ pub async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<Report> {
 }
 
 impl Plan {
-    /// The part of the plan whose interfaces are there, or are to be made.
+    /// The part of the plan whose interfaces exist or will be created.
     fn present(&self, links: &[Link]) -> Self {
         let is_there = |name: &str| named(links, name).is_some();
         let mut present = self.clone();
@@ -329,9 +328,9 @@ struct Run<'a> {
     netlink: &'a Netlink,
     journal: &'a mut Journal,
     report: Report,
-    /// What the plan asks for and is natbpf's own, by this run or an earlier one.
+    /// The changes of the plan that natbpf has made, in this run or an earlier one.
     kept: Vec<Change>,
-    /// What is still to be made.
+    /// The changes still to make.
     todo: Vec<Change>,
 }
 
@@ -370,9 +369,9 @@ impl Run<'_> {
         self.make_forwarding(plan).await
     }
 
-    /// Has the kernel forward, last of all.
+    /// Turns on forwarding in the kernel, last of all.
     async fn make_forwarding(&mut self, plan: &Plan) -> Result<()> {
-        // Before ip_forward sets them too, so that what they were is known.
+        // Before ip_forward sets them too, so that their values are known.
         for network in &plan.networks {
             self.plan_forwarding(&network.interface)?;
         }
@@ -388,7 +387,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A network's own setting. What it was before natbpf may stand in the record of ip_forward.
+    /// A network's own setting. The record of ip_forward may have its original value.
     fn plan_forwarding(&mut self, interface: &str) -> Result<()> {
         let key = Key::ipv4_conf(interface, "forwarding")?;
         let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
@@ -412,7 +411,7 @@ impl Run<'_> {
                 let Some(Change::Bridge { name, mac, .. }) = ours else {
                     return Ok(());
                 };
-                // The index is missing if the daemon was killed just after it made the bridge.
+                // The index is missing if the daemon was killed just after it created the bridge.
                 let known = Change::Bridge {
                     name: name.clone(),
                     mac: *mac,
@@ -422,7 +421,7 @@ impl Run<'_> {
                 self.kept.push(known);
             }
             None => {
-                // One that was deleted comes back with the Ethernet address that its guests know.
+                // A deleted bridge is recreated with the Ethernet address that its guests know.
                 let known = (self.journal.changes().iter()).find_map(|known| match known {
                     Change::Bridge { name, mac, .. } if *name == network.interface => Some(*mac),
                     _ => None,
@@ -438,11 +437,10 @@ impl Run<'_> {
     }
 
     /// Connection tracking, where it is in use, sees the beginning and the end of a connection and
-    /// little in between: it must not take the end for invalid because it has missed what came
-    /// before.
+    /// little in between. It must not treat the end as invalid because of that.
     ///
-    /// What is out of its window it lets pass and learns nothing from, so the acknowledgements that
-    /// it knows stay those of the beginning. A reset more than 2 GiB later lies before them
+    /// It lets packets outside its window pass, but learns nothing from them, so it knows only the
+    /// acknowledgements of the beginning. A reset more than 2 GiB later is before them
     /// (`nf_conntrack_tcp_packet()` in `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn plan_tracking(&mut self) -> Result<()> {
         for key in tracking()? {
@@ -497,7 +495,7 @@ impl Run<'_> {
         let has_it = addresses
             .iter()
             .any(|held| held.ifindex == link.index && held.net == network.address);
-        // Whoever made a bridge gives it its address, and would find it taken.
+        // The owner of a bridge adds its address, and would find it taken.
         let is_ours = network.create || link.kind != Kind::Bridge;
         if is_ours || has_it {
             self.want(address, has_it, links);
@@ -523,7 +521,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// External addresses. One that an interface of the host holds is left to whoever put it there.
+    /// External addresses. An address that an interface of the host holds is left to its owner.
     fn plan_claims(
         &mut self,
         uplink: &Uplink,
@@ -555,7 +553,7 @@ impl Run<'_> {
             self.report.notes.push(note);
             return;
         };
-        // Up first: undone the other way round, it is seen where the port went.
+        // Up first: undoing in reverse order shows to which bridge the port moved.
         self.want_up(link, links);
         let change = Change::Port {
             port: port.to_owned(),
@@ -565,7 +563,7 @@ impl Run<'_> {
             isolated,
         };
         let has_isolated = |known: Option<&Change>| matches!(known, Some(Change::Port { isolated, .. }) if *isolated);
-        // One that somebody else has isolated stays so.
+        // A port that other software has isolated stays isolated.
         let is_so = match link.port.is_some_and(|port| port.isolated) {
             true => isolated || !has_isolated(self.journal.find(&change)),
             false => !isolated,
@@ -582,8 +580,7 @@ impl Run<'_> {
         self.want(change, link.up, links);
     }
 
-    /// Plans a change, unless the host is so already. If it is so because an earlier run made it
-    /// so, it is kept.
+    /// Plans a change, unless the host already has that state. A change of an earlier run is kept.
     fn want(&mut self, change: Change, is_so: bool, links: &[Link]) {
         if !is_so {
             self.todo.push(change);
@@ -594,7 +591,8 @@ impl Run<'_> {
         }
     }
 
-    /// Makes what is planned, all of it recorded on disk first. Says whether there was anything.
+    /// Makes the planned changes, after recording all of them on disk. Returns whether there were
+    /// any.
     async fn make_planned(&mut self) -> Result<bool> {
         let todo = std::mem::take(&mut self.todo);
         let mut again = Vec::with_capacity(todo.len());
@@ -641,15 +639,14 @@ impl Run<'_> {
         }
     }
 
-    /// Undoes what this run did. `before` is the journal as it found it.
+    /// Undoes the changes of this run. `before` is the journal at its start.
     async fn roll_back(&mut self, before: Vec<Change>) {
         let mut report = Report::default();
         let mut new = Vec::new();
         for change in self.journal.changes() {
             match before.iter().find(|known| known.same_object(change)) {
                 Some(known) if known == change => {}
-                // It was moved from one of our bridges to another, or led to one and now to
-                // another.
+                // It moved from one of our bridges to another.
                 Some(known @ (Change::Port { .. } | Change::Route { .. })) => {
                     if let Err(error) = known.clone().make(self.netlink).await {
                         report.failed.push(format!("{error:#}"));
@@ -671,13 +668,13 @@ impl Run<'_> {
         } else {
             log::Level::Warn
         };
-        log::log!(level, "undone what was done so far: {report}");
+        log::log!(level, "undid the changes made so far: {report}");
     }
 }
 
 /// Undoes changes, the last first. Returns those that could not be undone, in order.
 ///
-/// What was done to a bridge that is to be deleted goes with it and is not undone one by one.
+/// Changes to a bridge that will be deleted end with it and are not undone one by one.
 async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report) -> Vec<Change> {
     let bridges: Vec<_> = (changes.iter())
         .filter(|change| matches!(change, Change::Bridge { .. }))
@@ -700,8 +697,7 @@ async fn undo_each(netlink: &Netlink, changes: Vec<Change>, report: &mut Report)
             note(change, change.undo(netlink).await);
         }
     }
-    // At the end, when ports are back where they were; together, since that takes no longer than
-    // one.
+    // At the end, when ports have returned; together, because that takes no longer than one.
     let last_first: Vec<&Change> = changes.iter().rev().filter(is_bridge).collect();
     match Change::undo_bridges(&last_first, netlink).await {
         Ok(outcomes) => {
@@ -740,13 +736,13 @@ fn random_mac() -> Result<[u8; 6]> {
 }
 
 impl Report {
-    /// Whether there is nothing to tell.
+    /// Whether there is nothing to report.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.done.is_empty() && self.notes.is_empty() && self.failed.is_empty()
     }
 
-    /// All lines: what was done, what was not, what failed.
+    /// All lines: done, left, failed.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let failed = self.failed.iter().map(|line| format!("failed: {line}"));
         let others = self.done.iter().chain(&self.notes).cloned();

@@ -8,14 +8,14 @@ use crate::host::change::Change;
 use crate::host::xdp_features::{XdpFeatures, xdp_features};
 use nat_sys::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
 
-/// Something that the configuration asks for and the host does not have.
+/// Something that the configuration needs and the host does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key in the configuration, as in `["uplink", "wan", "interface"]`.
     pub key: [String; 3],
     /// What is wrong.
     pub problem: String,
-    /// What would be right.
+    /// What to do instead.
     pub remedy: String,
     /// Whether an interface is missing, which may come later.
     pub is_absence: bool,
@@ -49,7 +49,7 @@ pub(super) fn find(
     ours: &[Change],
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
-    // What drivers say is asked for only where somebody needs it. Kernels before 6.3 say nothing.
+    // Drivers are queried only if the answer is needed. Kernels before 6.3 do not answer.
     let drivers = match plan.uplinks.iter().any(|uplink| uplink.needs_xdp) {
         true => xdp_features().unwrap_or_default(),
         false => BTreeMap::new(),
@@ -113,8 +113,8 @@ fn network_problem(
         .or_else(|| address_problem(network, link, addresses, ours))
 }
 
-/// The port of a bridge or bond has no IP layer of its own. To name the network card where the
-/// bridge above it is meant is an easy mistake.
+/// The port of a bridge or bond has no IP layer of its own. Naming the network card instead of the
+/// bridge above it is an easy mistake.
 fn port_problem(key: [&str; 3], link: &Link, links: &[Link]) -> Option<Problem> {
     let master = (links.iter()).find(|master| Some(master.index) == link.master)?;
     let takes_packets = match &master.kind {
@@ -128,8 +128,7 @@ fn port_problem(key: [&str; 3], link: &Link, links: &[Link]) -> Option<Problem> 
     takes_packets.then(|| Problem::new(key, problem, &format!("name {master}")))
 }
 
-/// The same address with a prefix of another length makes a second route to half or twice the
-/// guests.
+/// The same address with another prefix length adds a second route to half or twice the guests.
 fn address_problem(
     network: &Network,
     link: &Link,

@@ -1,4 +1,4 @@
-//! Routes to guests that hold public addresses themselves, and answers to who asks for these.
+//! Routes to guests that hold public addresses themselves, and ARP answers for these.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::{Plan, Run, named};
 use crate::host::change::Change;
 
-/// What a `[[route]]` asks of the host.
+/// What a `[[route]]` needs from the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Its name.
@@ -27,9 +27,9 @@ pub struct Route {
     pub uplink_addresses: Vec<Ipv4Addr>,
     /// An address that the guests' interface is to have as well.
     pub gateway: Option<Ipv4Addr>,
-    /// Whether the host answers guests that ask for others.
+    /// Whether the host answers ARP of guests for other addresses.
     pub proxy_arp: bool,
-    /// Whether the host answers who asks on the uplink for the guests.
+    /// Whether the host answers ARP on the uplink for the guests.
     pub arp: bool,
 }
 
@@ -51,8 +51,8 @@ impl Route {
         }
     }
 
-    /// The address by which the host itself talks to the guests. Without it that would be the
-    /// first one of their interface, a private one, to which they may have no way.
+    /// The address from which the host itself talks to the guests. Without it, that would be the
+    /// first address of their interface, a private one, to which they may have no route.
     fn source(&self, links: &[Link], addresses: &[Address]) -> Option<Ipv4Addr> {
         let is_held = |wanted: &Ipv4Addr| addresses.iter().any(|held| held.net.addr() == *wanted);
         let named = self.gateway.iter().chain(&self.uplink_addresses).copied();
@@ -139,7 +139,7 @@ impl Run<'_> {
             }
             if route.proxy_arp {
                 self.plan_sysctl(Key::ipv4_conf(name, "proxy_arp")?, "1")?;
-                // Otherwise the kernel waits for up to 0.8 s whether somebody else answers.
+                // Otherwise the kernel waits up to 0.8 s for another host to answer.
                 let delay = Key::new(&["net", "ipv4", "neigh", name, "proxy_delay"])?;
                 self.plan_sysctl(delay, "0")?;
             }
@@ -167,7 +167,7 @@ impl Run<'_> {
         let present = routes
             .iter()
             .find(|route| route.is_plain_to(prefix) && route.device == Some(link.index));
-        // One that somebody else has made is good enough, whatever source it names.
+        // A route of other software is good enough, whatever its source.
         let is_ours = (self.journal.find(&change)).is_some_and(
             |known| matches!(known, Change::Route { ifindex, .. } if *ifindex == link.index),
         );
@@ -198,7 +198,7 @@ fn vanished(name: &str) -> String {
     format!("interface {name} has vanished")
 }
 
-/// Why a route cannot be there.
+/// Why a route is impossible.
 pub(super) fn problems(
     plan: &Plan,
     links: &[Link],
@@ -221,9 +221,9 @@ pub(super) fn problems(
     prefixes.chain(gateways).collect()
 }
 
-/// The host answers for a gateway on the guests' link, and holds it: so it must be one of the
-/// host's own, or of a subnet on that link. With another's address the host would lose its way to
-/// that one.
+/// The host holds a gateway address and answers for it on the guests' link. It must therefore be
+/// the host's own, or in a subnet of that link. With the address of another machine, the host could
+/// no longer reach that machine.
 fn gateway_problem(
     route: &Route,
     plan: &Plan,
@@ -234,7 +234,7 @@ fn gateway_problem(
     let gateway = route.gateway?;
     let own = named(links, &route.interface).map(|link| link.index);
     let uplink = named(links, &route.uplink).map(|link| link.index);
-    // (What natbpf itself has put there as a gateway proves nothing.)
+    // (A gateway that natbpf itself has added proves nothing.)
     let is_ours = |held: &Address| {
         ours.iter().any(|change| {
             matches!(change, Change::Address { ifindex, address, .. }
@@ -249,18 +249,18 @@ fn gateway_problem(
             held.net.addr() == gateway || own == Some(held.ifindex) && held.net.contains(&gateway)
         });
     let mut of_uplink = addresses.iter().filter(|held| uplink == Some(held.ifindex));
-    // An uplink without an address may be about to get this one.
+    // An uplink without an address may get this one soon.
     let example = of_uplink.next()?.net.addr();
     if is_right {
         return None;
     }
     let problem = format!(
-        "{gateway} is neither the host's own nor on the link of {}: the host would take an address of \
-         somebody else's",
+        "{gateway} is neither the host's own nor on the link of {}: the host would claim another \
+         machine's address",
         route.interface
     );
     let remedy = format!(
-        "write an address of the host's, such as {example} of {}",
+        "write an address of the host, such as {example} of {}",
         route.uplink
     );
     Some(Problem::new(
@@ -270,9 +270,9 @@ fn gateway_problem(
     ))
 }
 
-/// What comes for such an address is the host's own; and where the host has it on another
-/// interface, it would look for its neighbours there behind the guests' one. An address on the
-/// guests' own interface, of which the guests have others, may be meant.
+/// Packets to such an address belong to the host. If the host has it on another interface, it would
+/// also look for its neighbours there behind the guests' interface. An address on the guests' own
+/// interface may be intended.
 fn held_by_host(
     route: &Route,
     prefix: Ipv4Net,
@@ -296,7 +296,7 @@ fn held_by_host(
         return Some(Problem::new(key, problem, &remedy));
     }
     let problem = format!("{address} is the host's own address, on {holder}");
-    let remedy = format!("remove it from {holder}, since the guest is to have it");
+    let remedy = format!("remove it from {holder}, because the guest needs it");
     Some(Problem::new(
         ["route", &route.name, "addresses"],
         problem,
@@ -304,7 +304,7 @@ fn held_by_host(
     ))
 }
 
-/// The host would look for the router of another route of its own behind the guests' interface.
+/// The host would look for the router of another of its routes behind the guests' interface.
 fn holds_router(
     route: &Route,
     prefix: Ipv4Net,
@@ -350,7 +350,7 @@ fn routed_elsewhere(
         .iter()
         .find(|link| Some(link.index) == other.device)
         .map_or("elsewhere".to_owned(), |link| format!("by {}", link.name));
-    let problem = format!("the host has a route to {prefix} {device} already");
+    let problem = format!("the host already has a route to {prefix} {device}");
     let remedy = format!("remove it (ip route del {prefix}), or this one");
     Some(Problem::new(
         ["route", &route.name, "addresses"],

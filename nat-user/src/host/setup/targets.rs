@@ -1,4 +1,4 @@
-//! Guests that rules name and that the host's routes do not lead to.
+//! Guests of rules that the host's routes do not reach.
 
 use std::net::Ipv4Addr;
 
@@ -7,8 +7,8 @@ use crate::host::routing::Routing;
 use nat_config::model::{Config, GuestAddress};
 use nat_sys::netlink::{Address, Link, Netlink, RequestError};
 
-/// The targets of `[[forward]]` and `[[nat]]` that no packet can reach as the host is now. What it
-/// cannot be asked now, since an interface is missing or down, is no problem.
+/// The targets of `[[forward]]` and `[[nat]]` that no packet can reach on the host as it is. If an
+/// interface is missing or down, the target is unknown and no problem.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -49,10 +49,10 @@ struct Host<'a> {
 }
 
 impl Host<'_> {
-    /// Why a target cannot work, and what would be right.
+    /// Why a target cannot work, and what to do instead.
     fn problem(&self, to: Ipv4Addr) -> Option<(String, String)> {
         if self.addresses.iter().any(|own| own.net.addr() == to) {
-            let remedy = "name a guest; what the host itself serves needs no rule";
+            let remedy = "name a guest; the host's own services need no rule";
             return Some((format!("{to} is the host's own address"), remedy.to_owned()));
         }
         if self.is_not_known_yet(to) {
@@ -63,7 +63,7 @@ impl Host<'_> {
         let why = match self.routing.to(to) {
             None => format!("the host has no route to {to}"),
             Some(route) if route.drops => {
-                format!("the host drops what is for {to} (route {})", route.prefix)
+                format!("the host drops packets for {to} (route {})", route.prefix)
             }
             Some(route) => {
                 let link = self
@@ -81,8 +81,7 @@ impl Host<'_> {
         Some((why, remedy))
     }
 
-    /// Whether natbpf itself makes the way to an address, or an interface is missing that may be
-    /// it.
+    /// Whether natbpf itself will add the route to an address, or a missing interface may have it.
     fn is_not_known_yet(&self, to: Ipv4Addr) -> bool {
         let mut routes = self.config.routes.iter();
         if routes.any(|route| route.addresses.iter().any(|prefix| prefix.contains(&to))) {

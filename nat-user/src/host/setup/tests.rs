@@ -1008,10 +1008,9 @@ fn a_route_that_leads_elsewhere_is_not_replaced() {
         let error = host.apply(&wrong).await.unwrap_err().to_string();
         assert_eq!(
             error,
-            "the host has a route to 198.51.100.7/32 by vmbr0 already; remove it (ip route del \
-             198.51.100.7/32), or this one\n\
-             19.19.8.10 is the host's own address, on vmbr0; remove it from vmbr0, since the guest \
-             is to have it"
+            "the host already has a route to 198.51.100.7/32 by vmbr0; remove it (ip route del \
+             198.51.100.7/32), or this one\n19.19.8.10 is the host's own address, on vmbr0; remove \
+             it from vmbr0, because the guest needs it"
         );
         before.assert_unchanged();
         // One with a larger metric is no obstacle.
@@ -1181,7 +1180,7 @@ fn a_route_that_would_cut_the_host_off_is_a_problem() {
             ),
             (
                 "198.51.100.0/24",
-                "the host has a route to 198.51.100.64/28 by vmbr0 already",
+                "the host already has a route to 198.51.100.64/28 by vmbr0",
             ),
         ] {
             let before = HostState::read();

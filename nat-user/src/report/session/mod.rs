@@ -1,4 +1,4 @@
-//! A session as people think of it, from the two entries by which the data plane keeps it.
+//! A session as users see it, from its two entries in the data plane.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::protocol::Protocol;
 
-/// An address and a port; the identifier of an ICMP echo, 0 where there is neither.
+/// An address and a port; the identifier of an ICMP echo, 0 if there is neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Endpoint {
     /// The address.
@@ -35,15 +35,15 @@ pub struct Endpoint {
 pub struct SessionView {
     /// The protocol.
     pub protocol: Protocol,
-    /// The guest; of two guests the one that was reached by the external address.
+    /// The guest; of two guests, the one that is reached by the external address.
     pub internal: Endpoint,
-    /// What stands for the guest outside.
+    /// The guest's external endpoint.
     pub external: Endpoint,
-    /// Who talks to the guest, as the guest sees it.
+    /// The remote, as the guest sees it.
     pub remote: Endpoint,
-    /// Number of the rule that it counts under.
+    /// Number of the rule under which it counts.
     pub rule_number: u32,
-    /// How far it is.
+    /// Its state.
     pub state: SessionState,
     /// Seconds since a packet passed either way.
     pub idle_s: u32,
@@ -51,7 +51,7 @@ pub struct SessionView {
     pub expires_s: u32,
 }
 
-/// How far a session is.
+/// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionState {
@@ -61,9 +61,9 @@ pub enum SessionState {
     Established,
     /// TCP after FIN both ways or RST.
     Closing,
-    /// Another protocol, and no answer has come.
+    /// Another protocol, without an answer so far.
     Unreplied,
-    /// Another protocol, and packets have passed both ways.
+    /// Another protocol, with packets in both directions.
     Replied,
 }
 
@@ -86,8 +86,8 @@ impl SessionView {
         }
         let ports = Ports::new(key, record);
         let [internal, external, remote] = if has(flags::HAIRPIN) {
-            // This is the client's direction: what it sends to, what that becomes, and what the
-            // client becomes.
+            // This is the client's direction: its destination, the translated destination, and the
+            // translated source.
             [
                 Endpoint::new(record.destination, ports.destination_after),
                 Endpoint::new(key.destination, ports.destination_before),
@@ -104,7 +104,7 @@ impl SessionView {
             .map(|peer| peer.seen_s)
             .filter(|seen_s| *seen_s < OPENING);
         let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
-        // Packets of a remote alone do not keep a mapping alive that it has found, as in
+        // A remote alone does not keep a mapping alive, as in
         // `nat_common::session::ending::expire`.
         let is_kept_by_peer = has(flags::HAIRPIN)
             || has(flags::FROM_INITIATOR)
@@ -146,7 +146,7 @@ impl Ports {
             destination_after: record.destination_port,
         };
         if key.protocol == ICMP {
-            // The identifier stands on the side of who asks, and is the same for both ends.
+            // The identifier is on the client's side, and is the same for both ends.
             let (before, after) = if record.flags & flags::FROM_INITIATOR != 0 {
                 (key.source_port, record.source_port)
             } else {

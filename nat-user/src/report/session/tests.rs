@@ -205,7 +205,7 @@ fn a_packet_of_either_direction_ends_idleness() {
 #[test]
 fn a_remote_alone_does_not_put_off_the_end_of_a_mapping() {
     let to_mapping = flags::PRIMARY | flags::HOLDS_PORT;
-    // (Until the guest answers, ten seconds are all that it has.)
+    // (Until the guest answers, its timeout is ten seconds.)
     assert_eq!(times(to_mapping, NOW_S - 5, 0), (5, 0));
     assert_eq!(times(to_mapping, NOW_S - 5, tracking::REPLIED), (5, 295));
     assert_eq!(times(flags::PRIMARY, NOW_S - 5, 0), (5, 5));

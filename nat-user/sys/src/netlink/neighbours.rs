@@ -93,7 +93,7 @@ impl Netlink {
         let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
         message.attributes.push(destination);
         let request = self.handle.neighbours().del(message).execute();
-        let what = format!("answer ARP for {address} on {} no more", link.name);
+        let what = format!("stop answering ARP for {address} on {}", link.name);
         Ok(present(answer(&what, request).await)?.is_some())
     }
 

@@ -73,7 +73,7 @@ impl Lists {
         )
     }
 
-    /// By which port the guest is reached.
+    /// The port by which the guest is reached.
     fn guest_port(&self) -> Option<u32> {
         Some(self.hop_to(BRIDGE)?.port)
     }
@@ -210,7 +210,7 @@ fn a_port_must_carry_whatever_the_bridge_sends() {
 
 #[test]
 fn an_isolated_port_has_the_fast_path() {
-    // Both ways lead past the host, which isolated ports may reach.
+    // Both paths go through the host, which isolated ports may reach.
     let mut lists = Lists::new();
     lists.port(TAP1).isolated = true;
     lists.port(TAP2).isolated = true;

@@ -1,4 +1,4 @@
-//! What a kernel says of a host, and which next hops come of it.
+//! The tables of a real kernel, and the next hops computed from them.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ struct Host {
 }
 
 impl Host {
-    /// A bridge with two ports, which carry, and a guest of which neighbour table and forwarding
-    /// database know without anybody having asked for it.
+    /// A bridge with two ports, which carry, and a guest in the neighbour table and the forwarding
+    /// database that no host has asked for.
     async fn new() -> Self {
         without_ipv6();
         ip("link add vmbr1 type bridge");
@@ -60,7 +60,7 @@ impl Host {
         hops.into_iter().collect()
     }
 
-    /// Waits, since carriers come in their own time.
+    /// Waits, because carriers come up asynchronously.
     async fn assert_next_hops(&self, expected: &[NextHop]) {
         let mut hops = self.next_hops().await;
         for _ in 0..100 {
@@ -73,7 +73,7 @@ impl Host {
         assert_eq!(hops, expected);
     }
 
-    /// The way to the guest in the beginning.
+    /// The initial path to the guest.
     fn by_tap1(&self) -> NextHop {
         NextHop {
             device: self.bridge.index,
@@ -191,7 +191,7 @@ fn a_route_or_a_port_narrows_its_next_hops() {
         host.assert_next_hops(&[host.by_tap1()]).await;
         ip("route add 10.0.0.0/8 via 172.22.161.10 table 7 mtu 1300");
         assert_eq!(host.next_hops().await, [narrowed(1300)]);
-        // A bridge whose MTU nobody has set follows its ports.
+        // A bridge whose MTU was not set follows its ports.
         ip("link set vmbr1 mtu 1400");
         ip("link set vmbr1 mtu 1500");
         ip("link set tap1 mtu 1200");
