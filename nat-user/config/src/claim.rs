@@ -1,4 +1,4 @@
-//! External addresses that the configuration names, and those that are to be put on an interface.
+//! External addresses in the configuration, and those that natbpf adds to an interface.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use super::model::{
 use super::parse::quote;
 use super::tables::Item;
 
-/// How many addresses of a pool may be put on an interface.
+/// How many addresses of a pool natbpf may add to an interface.
 const LARGEST_POOL: u32 = 256;
 
 /// External addresses that an uplink or a rule names.
@@ -22,7 +22,7 @@ pub struct Named<'c> {
     pub last: Ipv4Addr,
     /// The uplink by which they are reached.
     pub uplink: UplinkId,
-    /// The guest who is behind them, if they are a single one's.
+    /// The guest behind them, if there is a single one.
     pub guest: Option<&'c GuestAddress>,
 }
 
@@ -34,8 +34,8 @@ impl Named<'_> {
 }
 
 impl Config {
-    /// The external addresses that uplinks and rules name, whoever holds them. Of an address that
-    /// stands there twice the first one counts.
+    /// The external addresses that uplinks and rules name, whoever holds them. If an address
+    /// appears twice, the first one counts.
     pub fn named_addresses(&self) -> impl Iterator<Item = Named<'_>> {
         let one = |address, uplink, guest| Named {
             first: address,
@@ -68,7 +68,7 @@ impl Config {
         fixed.chain(nats).chain(pools).chain(forwards)
     }
 
-    /// The addresses that are to be put on the interfaces of uplinks where nobody holds them.
+    /// The addresses to add to uplinks' interfaces if no interface holds them.
     #[must_use]
     pub fn claimed_addresses(&self) -> BTreeMap<Ipv4Addr, UplinkId> {
         let mut claimed = BTreeMap::new();
@@ -83,7 +83,7 @@ impl Config {
     }
 }
 
-/// Refuses pools of which an interface would have to hold each address.
+/// Refuses large pools whose addresses an interface would all have to hold.
 pub(super) fn check(
     rules: &[Item<'_, SnatRule>],
     uplinks: &[Item<'_, Uplink>],

@@ -1,4 +1,4 @@
-//! What is said about a configuration: where, about which key, what is wrong and what is right.
+//! Messages about a configuration: place, key, problem and remedy.
 //!
 //! The checks work with byte offsets ([`Fault`]); [`Report`] collects what they find and turns it
 //! into [`Diagnostic`]s with lines and columns at the end, in the order of the file.
@@ -20,18 +20,18 @@ pub struct Position {
 }
 
 /// One remark about a configuration. Displays in one line:
-/// `FILE:LINE:COLUMN: KEY: what is wrong; what would be right`.
+/// `FILE:LINE:COLUMN: KEY: problem; remedy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file.
     pub file: Arc<Path>,
-    /// Where in the file; `None` if it is about the file as a whole.
+    /// Where in the file; `None` if it concerns the whole file.
     pub position: Option<Position>,
-    /// The key in full, such as `forward.web.ports`; empty if it is about the file as a whole.
+    /// The key in full, such as `forward.web.ports`; empty if it concerns the whole file.
     pub key: String,
     /// What is wrong.
     pub problem: String,
-    /// What would be right, or what to do.
+    /// What to write or do instead.
     pub remedy: String,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Fault {
     pub(super) key: String,
     /// See [`Diagnostic::problem`].
     pub(super) problem: String,
-    /// Byte offset of another place that the problem speaks of last; its line is added.
+    /// Byte offset of another place that the problem ends with; its line is added.
     pub(super) see: Option<usize>,
     /// See [`Diagnostic::remedy`].
     pub(super) remedy: String,
@@ -72,11 +72,12 @@ pub(super) struct Report<'t> {
 #[derive(Debug)]
 pub(super) struct Lines<'t> {
     text: &'t [u8],
-    /// Offsets at which lines begin; made when it is first asked for, as most files are right.
+    /// Offsets of the beginnings of lines; computed on first use, because most files have no
+    /// mistake.
     starts: OnceCell<Vec<usize>>,
 }
 
-/// The mark that some editors put at the start of a file. It is not a column.
+/// The byte order mark at the start of some files. It does not count as a column.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl ConfigError {
@@ -123,7 +124,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Writes whatever would break the line, or upset a terminal, as an escape.
+/// Escapes characters that would break the line or disturb a terminal.
 struct OneLine<'f, 'b>(&'f mut fmt::Formatter<'b>);
 
 impl Write for OneLine<'_, '_> {
@@ -139,7 +140,7 @@ impl Write for OneLine<'_, '_> {
 }
 
 impl Fault {
-    /// Points at another place of the file, of which the problem speaks last.
+    /// Adds another place of the file, with which the problem ends.
     pub(super) fn see(self, at: usize) -> Self {
         Self {
             see: Some(at),
@@ -149,7 +150,7 @@ impl Fault {
 }
 
 impl<'t> Report<'t> {
-    /// `places` are those of the values that come of templates.
+    /// `places` are those of values from templates.
     pub(super) fn new(text: &'t str, places: Places) -> Self {
         Self {
             lines: Lines::new(text.as_bytes()),
@@ -159,7 +160,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// The value of a check that passed; the fault of one that did not is noted as an error.
+    /// The value of a check that passed; the fault of one that failed is recorded as an error.
     pub(super) fn keep<T>(&mut self, result: Result<T, Fault>) -> Option<T> {
         result.map_err(|fault| self.errors.push(fault)).ok()
     }
@@ -192,7 +193,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Errors after which nothing else needs to be said.
+    /// Refuses the file with these errors, without further checks.
     pub(super) fn refuse(self, first: Fault, others: Vec<Fault>, file: &Arc<Path>) -> ConfigError {
         let others = others.into_iter();
         ConfigError {
@@ -201,17 +202,17 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// What is said of a fault.
+    /// The message for a fault.
     pub(super) fn remark(&self, fault: Fault, file: &Arc<Path>) -> Diagnostic {
         self.diagnostic(fault, 0, file)
     }
 
-    /// In the order of the file. What is wrong in several instances of a template is said of the
+    /// In the order of the file. A fault in several instances of a template is reported for the
     /// first of them.
     fn in_order(&self, mut faults: Vec<Fault>, file: &Arc<Path>) -> Vec<Diagnostic> {
-        // Stable, so that of faults at one place the first that was found comes first.
+        // Stable, so that faults at one place stay in the order in which they were found.
         faults.sort_by_key(|fault| self.places.written(fault.at));
-        // A mistyped key is found twice: as an unknown one and as the reason of a missing one.
+        // A mistyped key is found twice: as an unknown key and as the reason for a missing one.
         faults.dedup();
         let mut said: Vec<(Fault, usize)> = Vec::with_capacity(faults.len());
         for fault in faults {
@@ -243,7 +244,7 @@ impl<'t> Report<'t> {
             && last_part(one) == last_part(other)
     }
 
-    /// `more` is in how many more instances of its template the fault is.
+    /// `more` is the number of further instances of the template with the same fault.
     fn diagnostic(&self, fault: Fault, more: usize, file: &Arc<Path>) -> Diagnostic {
         let mut problem = fault.problem;
         if let Some(other) = fault.see {

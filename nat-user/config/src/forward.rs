@@ -43,8 +43,9 @@ pub(super) fn read(
     let local = report.keep(local(section, protocols.as_deref()));
     let forwarding = report.keep(section.optional("forwarding", values::forwarding));
     let ports = ports?;
-    // A rule without ports takes whatever the host does not serve, and what a program of the host
-    // meant for a service that happens not to run is not to end at a guest.
+    // By default only a rule with ports serves the host. A rule without ports takes everything that
+    // the host does not serve, and a connection of a host's program to its own stopped service must
+    // not reach a guest.
     let is_local = local?.unwrap_or(!ports.is_empty());
     Some(ForwardRule {
         name: section.name.to_string(),
@@ -78,7 +79,7 @@ pub(super) fn protocols(field: Field<'_>) -> Result<Vec<ForwardProtocol>, Fault>
     Ok(protocols)
 }
 
-/// Whether the host itself reaches it, if the rule says so. It does by ports alone.
+/// Local access, if the rule says so. It works only for ports.
 fn local(
     section: &Section<'_>,
     protocols: Option<&[ForwardProtocol]>,
@@ -94,14 +95,14 @@ fn local(
     }
 }
 
-/// Whether ports say anything about one of the protocols.
+/// Whether one of the protocols has ports.
 pub(super) fn have_ports(protocols: &[ForwardProtocol]) -> bool {
     protocols
         .iter()
         .any(|one| matches!(one, ForwardProtocol::Tcp | ForwardProtocol::Udp))
 }
 
-/// Pairs `ports` with `to_ports`. What `protocols` is unknown if that key is wrong itself.
+/// Pairs `ports` with `to_ports`. `protocols` is `None` if that key is wrong.
 fn ports(
     section: &Section<'_>,
     protocols: Option<&[ForwardProtocol]>,
@@ -231,7 +232,7 @@ fn unequal(external: PortRange, internal: PortRange, item: Field<'_>) -> Fault {
     item.fault(problem, remedy)
 }
 
-/// What the warnings about forwards look at besides the rules.
+/// Further input of the warnings about forwards.
 pub(super) struct Surroundings<'c> {
     pub(super) uplinks: &'c [Item<'c, Uplink>],
     pub(super) networks: &'c [Item<'c, Network>],
@@ -240,7 +241,7 @@ pub(super) struct Surroundings<'c> {
     pub(super) nats: &'c [Item<'c, NatRule>],
 }
 
-/// Warns of what is possible, but hardly meant.
+/// Warns about valid but probably unintended settings.
 pub(super) fn doubts(
     rules: &[Item<'_, ForwardRule>],
     around: &Surroundings<'_>,
@@ -272,7 +273,7 @@ fn scope(rule: &Item<'_, ForwardRule>) -> Scope {
     (rule.value.uplink, rule.value.address)
 }
 
-/// The external address is none that the uplink is known to have.
+/// The external address is not a known address of the uplink.
 fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
     let address = rule.value.address?;
     let uplink = &around.uplinks.get(rule.value.uplink.0)?.value;
@@ -340,7 +341,7 @@ fn first_address(snat: &Item<'_, SnatRule>, around: &Surroundings<'_>) -> Option
     }
 }
 
-/// Guests' ports are of this one and above, but for a few.
+/// Almost all ports of guests are at or above this one.
 const FIRST_FREE: u16 = 1024;
 
 fn names_ssh(rule: &ForwardRule) -> bool {
@@ -356,8 +357,8 @@ fn names_ssh(rule: &ForwardRule) -> bool {
             .any(|ports| ports.external == single)
 }
 
-/// The rule seems to take ssh away from the host, which natbpf does not do by the way. Nobody who
-/// has written `keep` needs to be told.
+/// The range of the rule includes tcp/22, which nevertheless stays with the host. No warning if
+/// `keep` is set.
 fn kept_ssh(
     rule: &Item<'_, ForwardRule>,
     uplinks: &[Item<'_, Uplink>],
@@ -366,7 +367,8 @@ fn kept_ssh(
     let reason = takes_ssh(&rule.value)?;
     let uplink = uplinks.get(rule.value.uplink.0)?;
     let by_default = uplink.section.field("keep").is_none();
-    // Whether the host holds an address that only the rule names is not known here: mostly not.
+    // It is not known here whether the host holds an address that only the rule names; usually it
+    // does not.
     let own_address = match (&uplink.value.addresses, rule.value.address) {
         (UplinkAddresses::Fixed(addresses), Some(address)) => addresses.contains(&address),
         (UplinkAddresses::Interface, Some(_)) => false,
@@ -376,7 +378,7 @@ fn kept_ssh(
     if !by_default || !own_address || named {
         return None;
     }
-    // Whether the host holds an address that the uplink lists is not known here.
+    // It is not known here whether the host holds an address that the uplink lists.
     let holds = match rule.value.address {
         Some(address) => format!(" where that holds {address}"),
         None => String::new(),
@@ -394,7 +396,7 @@ fn kept_ssh(
     Some(rule.section.fault(key, &problem, &remedy))
 }
 
-/// What of a rule contains the host's ssh port without naming it.
+/// The part of a rule that includes the host's ssh port without naming it.
 fn takes_ssh(rule: &ForwardRule) -> Option<String> {
     let matches = &rule.matches;
     let all = matches.protocols.contains(&ForwardProtocol::All);

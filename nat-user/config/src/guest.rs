@@ -38,8 +38,8 @@ pub(super) fn read(
     })
 }
 
-/// A guest's address, which rules that name the guest ask for as well. Where addresses are leased,
-/// it may be left out.
+/// A guest's address, also for rules that name the guest. It is optional where addresses are
+/// leased.
 pub(super) fn address(section: &Section<'_>, names: &Names<'_>) -> Result<GuestAddress, Fault> {
     let network = section.field("network").map(|field| names.network(field));
     let leasing = network
@@ -80,7 +80,7 @@ pub(super) fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
     Err(field.fault(format!("{} {problem}", quote(text)), remedy))
 }
 
-/// Refuses guests that are not where they say they are, and addresses that two of them have.
+/// Refuses guests outside of their network, and addresses of two guests.
 pub(super) fn check(
     guests: &[Item<'_, Guest>],
     networks: &[Item<'_, Network>],
@@ -111,7 +111,7 @@ pub(super) fn check(
     }));
 }
 
-/// By name: a network with a mistake in it is not among them.
+/// By name; a network with a mistake is missing.
 fn network_of<'n>(
     guest: &Item<'_, Guest>,
     networks: &'n [Item<'_, Network>],
@@ -136,7 +136,7 @@ fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     Some(guest.section.fault("address", &problem, &remedy))
 }
 
-/// Its name is told to others in a network with DHCP or DNS, and cannot be one there.
+/// The network has DHCP or DNS, which publish the name, but the name is not a valid host name.
 fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     let is_told = network.dhcp.is_some() || network.dns.is_some();
     if !is_told || values::is_label(&guest.value.name) {
@@ -151,7 +151,7 @@ fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     Some(guest.section.fault("name", &problem, remedy))
 }
 
-/// What two guests have in common and should not.
+/// A property that two guests must not share.
 fn repeated<K: Eq + Hash>(
     guests: &[Item<'_, Guest>],
     name: &str,

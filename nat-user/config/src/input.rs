@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// How long a pipe may have nobody who writes to it.
+/// How long a pipe may be without a writer.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long between looks for one.
+/// The interval of checks for a writer.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens a file. A pipe may be as slow as its writer, but must have one.
 ///
 /// # Errors
-/// When the file cannot be opened, or nobody writes to a pipe for four seconds.
+/// When the file cannot be opened, or a pipe has no writer for four seconds.
 pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     open_within(path, PATIENCE)
 }
@@ -38,13 +38,13 @@ fn open_within(path: &Path, patience: Duration) -> io::Result<Box<dyn Read>> {
     Ok(Box::new(Cursor::new(first).chain(file)))
 }
 
-/// What a pipe holds once it has a writer: nothing while that writes nothing.
+/// Whether a pipe has a writer; it may not have written anything yet.
 fn first_of(mut pipe: &File, patience: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
     let mut bytes = vec![0; 4096];
     loop {
         match pipe.read(&mut bytes) {
-            // Nobody has it open for writing.
+            // No process has it open for writing.
             Ok(0) if Instant::now() >= deadline => {
                 let problem = format!("no data arrived on this pipe within {patience:?}");
                 return Err(io::Error::new(ErrorKind::TimedOut, problem));

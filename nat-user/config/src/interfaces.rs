@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use super::diagnostic::{Fault, Report};
 use super::parse::{Field, Section, quote};
 
-/// Reports every interface that stands in the file twice, at the second place.
+/// Reports every interface that appears twice in the file, at the second place.
 pub(super) fn roles(uplinks: &[Section<'_>], networks: &[Section<'_>], report: &mut Report<'_>) {
     let uplinks = uplinks
         .iter()
@@ -40,7 +40,7 @@ struct Use<'s> {
     role: String,
 }
 
-/// The interfaces under one key. What is not even a string has been reported as that.
+/// The interfaces under one key. Values other than strings have been reported before.
 fn uses<'s>(section: &'s Section<'s>, kind: &str, key: &str) -> Vec<Use<'s>> {
     let role = match key {
         "interface" => format!("the interface of {kind} {}", quote(&section.name)),

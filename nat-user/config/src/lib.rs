@@ -1,8 +1,8 @@
-//! The configuration file: from text to a checked [`model::Config`], or to errors that say where,
-//! what and how it would be right.
+//! The configuration file: from text to a checked [`model::Config`], or to errors with place,
+//! problem and remedy.
 //!
-//! Nothing here looks at the host: what only the host can tell (does an interface exist?) is
-//! checked elsewhere, which makes its errors with [`Source::diagnostic`].
+//! Nothing here looks at the host: other modules check what depends on the host (does an interface
+//! exist?), and report it with [`Source::diagnostic`].
 
 pub mod compile;
 pub mod input;
@@ -45,23 +45,23 @@ use self::template::{Document, Places};
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 
-/// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. More than that is
-/// no configuration, but `/dev/zero`.
+/// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. Anything larger is
+/// not a configuration but something like `/dev/zero`.
 const LARGEST_FILE: u64 = 16 << 20;
 /// How many values a file may have: a text of nothing else takes the most memory. 100,000 forwards
 /// are two thirds of this.
 const MOST_VALUES: usize = 1_500_000;
-/// How many marks a file may have that the parser notes one by one.
+/// How many marks that the parser records one by one a file may have.
 const MOST_MARKS: usize = 3_500_000;
 
-/// A configuration that is right.
+/// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// What it means.
     pub config: Config,
-    /// What is allowed, but hardly meant; in the order of the file.
+    /// Warnings about valid but probably unintended settings, in the order of the file.
     pub warnings: Vec<Diagnostic>,
-    /// Where its parts stand, for errors that only the host can tell.
+    /// The places of its parts, for errors that depend on the host.
     pub source: Source,
 }
 
@@ -87,7 +87,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     }
 }
 
-/// What a file has more of than there is memory for, before it is parsed, and what to do.
+/// What a file has too much of, checked before it is parsed, and what to do.
 fn excess(bytes: &[u8]) -> Option<(String, &'static str)> {
     let (mut values, mut marks) = (0, 0);
     for byte in bytes {
@@ -135,9 +135,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
 }
 
 impl Source {
-    /// A remark about a key of this configuration that only the host could lead to, such as an
-    /// interface that does not exist. `path` is that of the key, as in
-    /// `["uplink", "wan", "interface"]`; a key that is not written stands for the table around it.
+    /// A message about a key of this configuration that depends on the host, such as an interface
+    /// that does not exist. `path` is that of the key, as in `["uplink", "wan", "interface"]`; a
+    /// key that is not written stands for the table around it.
     #[must_use]
     pub fn diagnostic(&self, path: &[&str], problem: &str, remedy: &str) -> Diagnostic {
         let (at, places) = match template::document(&self.text) {

@@ -24,13 +24,13 @@ pub(super) const TIMEOUTS: &[Key] = &[
     key("fragment", "30"),
 ];
 
-/// The size up to which session tables are made to work.
+/// The largest supported session table.
 const MOST_SESSIONS: u32 = 4_194_304;
 
 /// 68 years; the data plane's nanoseconds and any sum of two stay far from overflow.
 const LONGEST_TIMEOUT_S: u32 = 1 << 31;
 
-/// Least idle times that the standards ask for, in seconds.
+/// Shortest idle times that the standards require, in seconds.
 const LEAST: &[(&str, u32, &str)] = &[
     ("udp", 120, "RFC 4787 REQ-5"),
     ("tcp_opening", 240, "RFC 5382 REQ-5"),
@@ -52,8 +52,8 @@ pub(super) fn limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<L
     })
 }
 
-/// What one guest may have. In the data plane 0 stands for no limit, in a file it would be read as
-/// nothing at all.
+/// A limit per guest. In the data plane 0 means no limit; in a file it would be read as none
+/// allowed.
 fn per_guest(field: Field<'_>) -> Result<NonZeroU32, Fault> {
     if field.integer(0, 0).is_ok() {
         let remedy = format!("write a number from 1 to {MOST_SESSIONS}, or leave it out");

@@ -1,8 +1,8 @@
-//! What a configuration means, once it is known to be right.
+//! The meaning of a valid configuration.
 //!
-//! Every value here is checked: prefixes hold what they should, ranges are not inverted, names
-//! resolve. The rest of the program never sees the text of the file. Indices such as
-//! [`UplinkId`] point into the vectors of [`Config`].
+//! Every value here is checked: prefixes contain their addresses, ranges are not inverted, names
+//! resolve. The rest of the program never sees the text of the file. Indices such as [`UplinkId`]
+//! point into the vectors of [`Config`].
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How packets of established sessions go, where no rule says otherwise.
+    /// The path of packets of established sessions, unless a rule says otherwise.
     pub forwarding: Forwarding,
     /// `[uplink.NAME]`, in the order of the file.
     pub uplinks: Vec<Uplink>,
@@ -38,14 +38,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// How many rules have a number of their own.
+    /// How many rules have a number.
     #[must_use]
     pub fn rule_count(&self) -> usize {
         let translating = self.snat.len() + self.forwards.len() + self.nats.len();
         translating + self.policies.len() + self.networks.len()
     }
 
-    /// Whether anything at all is asked of policies.
+    /// Whether policies have any effect.
     #[must_use]
     pub fn has_policies(&self) -> bool {
         let says_something =
@@ -73,8 +73,8 @@ pub struct Uplink {
     pub addresses: UplinkAddresses,
     /// Which hook carries inbound packets.
     pub mode: Mode,
-    /// Ports (of tcp or udp, nothing else) of the host's own addresses that a forward takes only by
-    /// naming them on their own, never by a range, by `all` or by having no ports.
+    /// Ports (of tcp or udp only) of the host's own addresses that a forward takes only if it names
+    /// them individually, not by a range, by `all` or without ports.
     pub keep: Vec<(ForwardProtocol, u16)>,
     /// The largest segment that TCP connections through it may announce.
     pub mss_clamp: MssClamp,
@@ -87,9 +87,9 @@ pub struct Uplink {
 pub enum Claim {
     /// The programs answer ARP for them.
     Arp,
-    /// They are put on the uplink's interface.
+    /// natbpf adds them to the uplink's interface.
     Add,
-    /// Nothing: other software puts them where they are to be.
+    /// Nothing: other software handles them.
     None,
 }
 
@@ -132,12 +132,12 @@ pub enum Mode {
     Xdp,
 }
 
-/// How packets of established sessions go.
+/// The path of packets of established sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// Straight to the port behind which the other side sits.
+    /// Straight to the port of the other side.
     Fast,
-    /// Through the kernel's routing and netfilter, every one.
+    /// All through the kernel's routing and netfilter.
     Kernel,
 }
 
@@ -150,25 +150,25 @@ pub struct Network {
     pub interface: String,
     /// The host's address in the network and the length of its prefix.
     pub address: Ipv4Net,
-    /// Whether natbpf makes the bridge if it is missing.
+    /// Whether natbpf creates the bridge if it is missing.
     pub create: bool,
-    /// Interfaces to attach to a bridge that natbpf makes.
+    /// Interfaces to attach to a bridge that natbpf creates.
     pub ports: Vec<String>,
     /// Whether its guests may send only from addresses that are theirs.
     pub anti_spoof: bool,
     /// Whether the ports that natbpf attaches may not reach each other by the bridge.
     pub isolated: bool,
-    /// What becomes of flows to and from its guests of which no policy says anything.
+    /// The default policy for flows to and from its guests.
     pub policy: Action,
-    /// What its guests may ask of the host itself; `None` is everything.
+    /// The services of the host that its guests may use; `None` is everything.
     pub host: Option<Vec<HostService>>,
-    /// How its guests get their addresses, if it is by DHCP from this host.
+    /// How its guests get their addresses, if this host serves DHCP.
     pub dhcp: Option<Dhcp>,
-    /// How its guests' questions for names are answered, if this host does it.
+    /// How this host answers its guests' DNS queries, if it does.
     pub dns: Option<Dns>,
 }
 
-/// What becomes of a flow that is to be opened.
+/// The outcome for a new flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It is opened, and what answers it passes.
@@ -177,14 +177,14 @@ pub enum Action {
     Drop,
 }
 
-/// What guests may ask of the host itself.
+/// A service of the host for guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HostService {
     /// An address, by DHCP.
     Dhcp,
     /// Names, by UDP and TCP.
     Dns,
-    /// Whether it is there, by ICMP echo.
+    /// ICMP echo.
     Ping,
     /// A port of TCP or UDP.
     Port(ForwardProtocol, u16),
@@ -195,30 +195,30 @@ pub enum HostService {
 pub struct PolicyRule {
     /// Unique among the policies.
     pub name: String,
-    /// Who opens the flow: any of these.
+    /// The side that opens the flow: any of these.
     pub from: Vec<PolicyEnd>,
-    /// To whom: any of these.
+    /// The other side: any of these.
     pub to: Vec<PolicyEnd>,
     /// The protocols, each once. `All` stands alone.
     pub protocols: Vec<ForwardProtocol>,
-    /// Destination ports as the guest has them; empty means all. Of tcp and udp alone.
+    /// Destination ports on the guest; empty means all. For tcp and udp only.
     pub ports: Vec<PortRange>,
-    /// What becomes of it.
+    /// Its outcome.
     pub action: Action,
 }
 
-/// One end of the flows that a policy is about.
+/// One end of the flows of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PolicyEnd {
-    /// Anybody but the host itself.
+    /// Any, except the host itself.
     Any,
-    /// The host itself; only as where flows go to.
+    /// The host itself; only as a destination.
     Host,
-    /// Whoever is behind an uplink.
+    /// All hosts behind an uplink.
     Uplink(UplinkId),
-    /// Whoever is in a network.
+    /// All guests of a network.
     Network(NetworkId),
-    /// Whoever has such an address.
+    /// All hosts with such an address.
     Prefix(Ipv4Net),
     /// A guest.
     Guest(GuestAddress),
@@ -227,83 +227,83 @@ pub enum PolicyEnd {
 /// `[network.NAME.dhcp]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcp {
-    /// The lowest address that is leased; all of them are in the network, and none is the host's
-    /// nor the gateway's.
+    /// The lowest address that is leased; all addresses of the range are in the network, and none
+    /// is the host's or the gateway's.
     pub first: Ipv4Addr,
     /// The highest one, itself included.
     pub last: Ipv4Addr,
     /// For how long an address is leased, in seconds.
     pub lease_time_s: u32,
-    /// The way out that guests are told.
+    /// The gateway that guests receive.
     pub gateway: Ipv4Addr,
-    /// The name servers that guests are told.
+    /// The name servers that guests receive.
     pub dns: Vec<Ipv4Addr>,
-    /// The domain that guests are told, and in which they are known.
+    /// The domain that guests receive and in which their names are.
     pub domain: Option<String>,
 }
 
 /// `[network.NAME.dns]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
-    /// Who is asked for names that are no guest's.
+    /// Servers for names that are not guests'.
     pub forwarders: Forwarders,
     /// Whether these may answer with private addresses.
     pub private_answers: bool,
 }
 
-/// Who is asked for names that are no guest's.
+/// Servers for names that are not guests'.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forwarders {
     /// Those in the host's `/etc/resolv.conf`, as it changes.
     Host,
-    /// Exactly these; nobody if there is none.
+    /// Exactly these; none if the list is empty.
     Fixed(Vec<Ipv4Addr>),
 }
 
 /// Where a guest is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum GuestAddress {
-    /// Always there.
+    /// At a fixed address.
     Fixed(Ipv4Addr),
-    /// Where its lease says.
+    /// At the address of its lease.
     Leased {
         /// Whose lease it is.
         tenant: Tenant,
-        /// The leased address. `None` as the file is read, and as long as there is no lease.
+        /// The leased address. `None` after the file is read, and while there is no lease.
         now: Option<Ipv4Addr>,
     },
 }
 
-/// Who has a lease.
+/// The owner of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tenant {
     /// The network in which the lease is; `None` is any.
     pub network: Option<NetworkId>,
-    /// By what it is known.
+    /// How it is identified.
     pub identity: Identity,
 }
 
-/// By what somebody who has a lease is known.
+/// How the owner of a lease is identified.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// The name that it gives itself, in small letters.
+    /// The name that it gives itself, in lower case.
     Name(String),
     /// Its link-layer address.
     Mac([u8; 6]),
 }
 
-/// A guest that is known by name.
+/// A guest with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
     /// Unique among the `[[guest]]` tables.
     pub name: String,
     /// The network that it is in.
     pub network: NetworkId,
-    /// Its address, which no other guest has; by lease only where the network has DHCP.
+    /// Its address, which no other guest has; a lease only if the network has DHCP.
     pub address: GuestAddress,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
-    /// The port of the network's bridge that it is plugged into, if that is known.
+    /// Its port of the network's bridge, if that is known.
     pub port: Option<String>,
 }
 
@@ -314,16 +314,16 @@ pub struct Route {
     pub name: String,
     /// Where the guests are.
     pub network: NetworkId,
-    /// The addresses, of which none is anybody else's; every one of a prefix is a guest's, the
-    /// first and the last too.
+    /// The addresses. No other table has any of them. Every address of a prefix belongs to a guest,
+    /// including the first and the last.
     pub addresses: Vec<Ipv4Net>,
-    /// The uplink whose address the host shows to the guests, and on which `arp` is about.
+    /// The uplink whose address the host uses towards the guests, and to which `arp` applies.
     pub uplink: UplinkId,
-    /// An address of the host's that is put on the network's interface as well.
+    /// An address of the host that natbpf adds to the network's interface too.
     pub gateway: Option<Ipv4Addr>,
-    /// Whether guests that ask for others' Ethernet addresses are told the host's.
+    /// Whether the host answers ARP of guests for other addresses.
     pub proxy_arp: bool,
-    /// Whether who asks on the uplink for the addresses is told the host's Ethernet address.
+    /// Whether the host answers ARP on the uplink for the addresses.
     pub arp: bool,
 }
 
@@ -344,9 +344,9 @@ pub struct SnatRule {
     pub mapping: MappingBehaviour,
     /// Filtering behaviour (RFC 4787 section 5).
     pub filtering: FilteringBehaviour,
-    /// Destinations left alone.
+    /// Destinations that are not translated.
     pub exclude: Vec<Ipv4Net>,
-    /// How packets of its sessions go.
+    /// The path of packets of its sessions.
     pub forwarding: Forwarding,
 }
 
@@ -355,7 +355,7 @@ pub struct SnatRule {
 pub enum SnatSource {
     /// Those of a network.
     Network(NetworkId),
-    /// Those from a prefix, by whatever interface they came.
+    /// Those from a prefix, at any interface.
     Prefix(Ipv4Net),
 }
 
@@ -394,7 +394,7 @@ pub enum MappingBehaviour {
 /// Filtering behaviour (RFC 4787 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilteringBehaviour {
-    /// Anybody may send to a mapping.
+    /// Any remote may send to a mapping.
     EndpointIndependent,
     /// Any port of an address that the internal endpoint has sent to.
     AddressDependent,
@@ -407,7 +407,7 @@ pub enum FilteringBehaviour {
 pub struct ForwardRule {
     /// Unique among the `[[forward]]` rules.
     pub name: String,
-    /// The uplink whose addresses it is about.
+    /// The uplink whose addresses it forwards.
     pub uplink: UplinkId,
     /// What it forwards.
     pub matches: ForwardMatch,
@@ -415,11 +415,11 @@ pub struct ForwardRule {
     pub address: Option<Ipv4Addr>,
     /// The guest.
     pub to: GuestAddress,
-    /// Whether guests reach it by the public address as well.
+    /// Whether guests also reach it by the public address.
     pub hairpin: bool,
     /// Whether the host itself reaches it by the public address, and by 127.0.0.1.
     pub local: bool,
-    /// How packets of its sessions go.
+    /// The path of packets of its sessions.
     pub forwarding: Forwarding,
 }
 
@@ -446,7 +446,7 @@ pub enum ForwardProtocol {
     All,
 }
 
-/// External ports and the guest's ports that they go to.
+/// External ports and the guest's ports to which they lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortForward {
     /// The external ports.
@@ -467,16 +467,16 @@ pub struct NatRule {
     pub address: Ipv4Addr,
     /// The guest; no other `[[nat]]` rule of this uplink has it.
     pub to: GuestAddress,
-    /// Whether guests reach it by the external address as well.
+    /// Whether guests also reach it by the external address.
     pub hairpin: bool,
-    /// How packets of its sessions go.
+    /// The path of packets of its sessions.
     pub forwarding: Forwarding,
 }
 
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sessions at the most; both directions of a connection are one session.
+    /// The largest number of sessions; both directions of a connection are one session.
     pub sessions: u32,
     /// Sessions that one guest may have; `None` is [`Self::guest_sessions`].
     pub sessions_per_guest: Option<NonZeroU32>,
@@ -548,7 +548,7 @@ impl Default for Timeouts {
 }
 
 impl GuestAddress {
-    /// The address at this moment, if there is one.
+    /// The current address, if there is one.
     #[must_use]
     pub fn now(&self) -> Option<Ipv4Addr> {
         match self {
@@ -566,7 +566,7 @@ impl GuestAddress {
         }
     }
 
-    /// Wherever the lease of somebody says.
+    /// At the address of a lease.
     #[must_use]
     pub fn leased(network: Option<NetworkId>, identity: Identity) -> Self {
         let tenant = Tenant { network, identity };
@@ -605,7 +605,7 @@ pub fn mac_text(mac: [u8; 6]) -> String {
 }
 
 impl PortRange {
-    /// How many ports it holds, 1 to 65535.
+    /// How many ports it contains, 1 to 65535.
     #[must_use]
     pub fn count(self) -> u32 {
         u32::from(self.last) - u32::from(self.first) + 1

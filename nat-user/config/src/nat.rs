@@ -80,7 +80,7 @@ pub(super) fn check(
     }
 }
 
-/// Rules that have something in common with an earlier one, together with the first such.
+/// Rules that share a key with an earlier one, each with the first such rule.
 fn repeated<'r, 'a, K: Eq + Hash>(
     rules: &'r [Item<'a, NatRule>],
     key: impl Fn(&NatRule) -> K,
@@ -96,7 +96,7 @@ fn repeated<'r, 'a, K: Eq + Hash>(
     found
 }
 
-/// Warns of what is possible, but hardly meant.
+/// Warns about valid but probably unintended settings.
 pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
     let by_address = ByAddress::new(around.networks);
     for rule in around.nats {
@@ -112,8 +112,8 @@ pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
     }
 }
 
-/// The address is also one that a `[[snat]]` rule gives to others, which get nothing there: every
-/// port belongs to the guest.
+/// A `[[snat]]` rule also uses the address for other guests, but every port there belongs to this
+/// guest.
 fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Fault> {
     let address = rule.value.address;
     let holds = |snat: &&Item<'_, SnatRule>| {

@@ -27,7 +27,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
     let interface = report.keep(section.required("interface", values::interface));
     let address = report.keep(section.required("address", values::address_in_prefix));
     let create = report.keep(section.optional("create", |field| field.boolean()));
-    // A name that is there twice is found with all other uses of interfaces.
+    // A duplicate is found together with all other uses of interfaces.
     let ports = section.optional("ports", |field| {
         field.items().into_iter().map(values::interface).collect()
     });
@@ -102,7 +102,7 @@ fn overlap((first, second): (&Item<'_, Network>, &Item<'_, Network>)) -> Fault {
         .see(first.section.at)
 }
 
-/// Where guests are, for a search by address.
+/// The networks, for a search by address.
 #[derive(Debug)]
 pub(super) struct ByAddress<'n> {
     sorted: Vec<&'n Network>,

@@ -1,7 +1,8 @@
-//! TOML tables whose parts know their place and their full name.
+//! TOML tables whose parts have their place and their full name.
 //!
-//! This walks the parsed tables itself instead of deserializing into structs: so every mistake is
-//! found at once, each with its place and its key in full, and a value may have several forms.
+//! This module walks the parsed tables itself instead of deserializing into structs. It therefore
+//! finds every mistake at once, each with its place and its full key, and a value may have several
+//! forms.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ pub(super) struct Section<'a> {
     kind: &'static str,
     /// The name of an uplink, a network or a rule; empty for a table that has none.
     pub(super) name: Cow<'a, str>,
-    /// The part of what is so named, such as `dhcp`; empty for the whole of it.
+    /// The part of the named object, such as `dhcp`; empty for all of it.
     part: &'static str,
     /// Byte offset of its header.
     pub(super) at: usize,
@@ -52,16 +53,16 @@ pub(super) struct Field<'s> {
 /// Names are printed in tables and metrics.
 const LONGEST_NAME: usize = 64;
 
-/// How much of a wrong value a message repeats; a whole name at least.
+/// How much of a wrong value a message repeats; at least a whole name.
 const LONGEST_QUOTE: usize = 64;
 
-/// Among so many keys of a table a mistyped one is looked for.
+/// How many unknown keys of a table are compared with a missing one.
 const MOST_KEYS: usize = 1000;
 
-/// How many keys of a table are said to be unknown. It is looked for what each was meant to be.
+/// How many unknown keys of a table are reported. Each is compared with the known ones.
 const MOST_UNKNOWN_KEYS: usize = 20;
 
-/// A piece of the file between backticks, shortened if it is long.
+/// A piece of the file in backticks, shortened if it is long.
 pub(super) fn quote(text: &str) -> String {
     if text.is_empty() {
         return "\"\"".to_owned();
@@ -69,7 +70,7 @@ pub(super) fn quote(text: &str) -> String {
     format!("`{}`", shortened(text))
 }
 
-/// Whether TOML takes the character in a key without quotes.
+/// Whether TOML allows the character in a key without quotes.
 pub(super) fn is_bare(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
@@ -80,7 +81,7 @@ pub(super) fn dotted(path: &[&str]) -> String {
     parts.join(".")
 }
 
-/// A name as a part of a dotted key: in quotes where TOML asks for them, shortened if it is too
+/// A name as a part of a dotted key: in quotes where TOML requires them, shortened if it is too
 /// long for a name.
 fn dotted_part(name: &str) -> String {
     let name = shortened(name);
@@ -90,7 +91,7 @@ fn dotted_part(name: &str) -> String {
     format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// The beginning of a text, if it is longer than anybody would want to read.
+/// The beginning of a text, if it is too long for a message.
 pub(super) fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(LONGEST_QUOTE) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -111,7 +112,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The table `[KEY]`, if it is there.
+    /// The table `[KEY]`, if it exists.
     pub(super) fn table(
         &self,
         key: &'static str,
@@ -133,7 +134,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The table `[KIND.NAME.PART]` of this one, if it is there.
+    /// The table `[KIND.NAME.PART]` of this one, if it exists.
     pub(super) fn part(
         &self,
         part: &'static str,
@@ -263,7 +264,7 @@ impl<'a> Section<'a> {
         suggest::nearest(unknown, self.keys.iter().map(|key| key.name))
     }
 
-    /// The value of a key, if it is there.
+    /// The value of a key, if it exists.
     pub(super) fn field<'s>(&'s self, name: &str) -> Option<Field<'s>> {
         let (value, key) = self.entry(name)?;
         Some(Field {
@@ -278,13 +279,13 @@ impl<'a> Section<'a> {
         Some((self.table.get(name)?, key))
     }
 
-    /// Every key that the code asks for is in the list against which unknown keys are held.
+    /// Every key that the code reads is in the list of known keys.
     fn key(&self, name: &str) -> &'static Key {
         let key = self.keys.iter().find(|key| key.name == name);
         key.unwrap_or_else(|| unreachable!("`{name}` is not in the list of keys"))
     }
 
-    /// What `check` makes of a value that may be missing.
+    /// The result of `check` for an optional value.
     pub(super) fn optional<'s, T>(
         &'s self,
         name: &str,
@@ -293,7 +294,7 @@ impl<'a> Section<'a> {
         self.field(name).map(check).transpose()
     }
 
-    /// What `check` makes of a value that must be there.
+    /// The result of `check` for a required value.
     pub(super) fn required<'s, T>(
         &'s self,
         name: &str,
@@ -305,7 +306,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A required key is missing. If it is only mistyped, then that is the fault.
+    /// The fault of a missing required key: if it is only mistyped, the fault of that key.
     fn missing(&self, name: &str) -> Fault {
         self.mistyped(name).unwrap_or_else(|| {
             let remedy = format!("write {name} = {}", self.key(name).example);
@@ -313,7 +314,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The fault of an unknown key by which the key `name` was probably meant.
+    /// The fault of an unknown key that is probably a mistyped `name`.
     pub(super) fn mistyped(&self, name: &str) -> Option<Fault> {
         let meant = |key: &&Spanned<DeString<'_>>| {
             let written = key.get_ref().as_ref();
@@ -327,7 +328,7 @@ impl<'a> Section<'a> {
             .map(|key| self.unknown_key(key))
     }
 
-    /// A fault at a value, or at the table's header if the key is not there.
+    /// A fault at a value, or at the table's header if the key is missing.
     pub(super) fn fault(&self, name: &str, problem: &str, remedy: &str) -> Fault {
         match self.table.get(name) {
             Some(value) => Fault {
@@ -361,7 +362,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The dotted name under which messages speak of the table; empty for the whole file.
+    /// The dotted name of the table in messages; empty for the whole file.
     pub(super) fn path(&self) -> String {
         match (&*self.name, self.part) {
             ("", _) => self.kind.to_owned(),
@@ -371,7 +372,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A value stands where a table of the form `shape` is wanted.
+/// A value is where a table of the form `shape` is needed.
 fn wrong_shape(path: String, value: &Spanned<DeValue<'_>>, shape: &str) -> Fault {
     Fault {
         at: value.span().start,
@@ -400,8 +401,7 @@ fn rule<'a>(
     }
 }
 
-/// A rule's own name, or the one that its position gives it. A name that cannot be one is reported
-/// by [`Section::bad_name`].
+/// A rule's own name, or the one from its position. [`Section::bad_name`] reports an invalid name.
 fn rule_name<'a>(kind: &str, index: usize, table: &'a DeTable<'a>) -> Cow<'a, str> {
     let written = table.get("name").and_then(|value| value.get_ref().as_str());
     match written.filter(|name| name_problem(name).is_none()) {
@@ -410,8 +410,8 @@ fn rule_name<'a>(kind: &str, index: usize, table: &'a DeTable<'a>) -> Cow<'a, st
     }
 }
 
-/// Rules of one kind that share a name. At least one of two has it written, the other may have it
-/// from its position.
+/// Rules of one kind that share a name. At least one of two has it in the file; the other may have
+/// it from its position.
 fn repeated_names(sections: &[Section<'_>]) -> Vec<Fault> {
     let named = |section: &&Section<'_>| section.field("name").is_some();
     let defaults = sections.iter().filter(|section| !named(section));
@@ -485,7 +485,7 @@ fn items<'v>(value: &'v Spanned<DeValue<'v>>) -> Vec<&'v Spanned<DeValue<'v>>> {
 }
 
 /// The place of the value under a path such as `["uplink", "wan", "interface"]`, or of the nearest
-/// table around it. A rule is known by its name, also by one that it has from its position.
+/// table around it. A rule is identified by its name, which may come from its position.
 pub(super) fn locate(document: &Document<'_>, path: &[&str]) -> usize {
     let mut value = None;
     let mut table = &document.table;
@@ -542,7 +542,7 @@ impl<'s> Field<'s> {
         }
     }
 
-    /// The fault of an item that stands earlier in the same list.
+    /// The fault of an item that appears earlier in the same list.
     pub(super) fn repeated(&self) -> Fault {
         let written = match self.value.get_ref() {
             DeValue::String(text) => quote(text),
@@ -638,12 +638,12 @@ impl<'s> Field<'s> {
             .collect()
     }
 
-    /// The same, where an empty list would mean nothing.
+    /// The same, where an empty list is a fault.
     pub(super) fn some_items(self) -> Result<Vec<Field<'s>>, Fault> {
         self.items_or(", or leave it out")
     }
 
-    /// The same of a key that cannot be left out.
+    /// The same for a required key.
     pub(super) fn required_items(self) -> Result<Vec<Field<'s>>, Fault> {
         self.items_or("")
     }

@@ -1,4 +1,4 @@
-//! `[[policy]]`, and what a network says of policies.
+//! `[[policy]]`, and the policy keys of a network.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ pub(super) const KEYS: &[Key] = &[
     key("action", "\"accept\""),
 ];
 
-/// The words that are no names.
+/// Reserved words.
 const ANY: &str = "any";
 const HOST: &str = "host";
 
@@ -51,8 +51,8 @@ pub(super) fn action(field: Field<'_>) -> Result<Action, Fault> {
     field.choice(&[("accept", Action::Accept), ("drop", Action::Drop)])
 }
 
-/// What a network's guests may ask of the host: everything, unless the network says otherwise or
-/// drops what no policy accepts.
+/// The services of the host for a network's guests: all, unless the network says otherwise or drops
+/// by default.
 pub(super) fn host(
     section: &Section<'_>,
     policy: Action,
@@ -193,7 +193,7 @@ fn ports(
     forward::external_ports(field)
 }
 
-/// A policy of which nobody could say what it is about.
+/// A policy without any condition.
 fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     let is_about = ["from", "to", "protocol"];
     let names_something = |key| section.field(key).is_some() || section.mistyped(key).is_some();
@@ -206,8 +206,8 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
     Some(section.fault_here("", problem, remedy))
 }
 
-/// How many ends and ports of policies are compared with each other: of some thousand policies each
-/// with each.
+/// How many ends and ports of policies are compared with each other: enough for some thousand
+/// policies.
 const MOST_COMPARISONS: usize = 10_000_000;
 
 /// Warns of policies that can never match, because an earlier one takes every flow.
@@ -241,7 +241,8 @@ fn size(rule: &PolicyRule) -> usize {
     rule.from.len().max(rule.to.len()).max(rule.ports.len())
 }
 
-/// Whether everything that `rule` matches is matched by `before`, as far as their own words tell.
+/// Whether everything that `rule` matches is matched by `before`, as far as the rules themselves
+/// tell.
 fn covers(before: &PolicyRule, rule: &PolicyRule) -> bool {
     let end_covers = |wide: &PolicyEnd, narrow: &PolicyEnd| match (wide, narrow) {
         (PolicyEnd::Any, narrow) => *narrow != PolicyEnd::Host,

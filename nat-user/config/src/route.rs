@@ -24,7 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     key("arp", "true"),
 ];
 
-/// For each address the kernel has an entry of its own.
+/// The kernel has an entry for each address.
 const MOST_ARP_ADDRESSES: u32 = 256;
 
 pub(super) fn read(
@@ -85,7 +85,7 @@ fn too_many_for_arp(route: &Route, section: &Section<'_>) -> Option<Fault> {
     Some(section.fault("arp", &problem, remedy))
 }
 
-/// Everything else that stands in the file and has addresses.
+/// Everything else in the file that has addresses.
 pub(super) struct Others<'c> {
     pub(super) uplinks: &'c [Item<'c, Uplink>],
     pub(super) networks: &'c [Item<'c, Network>],
@@ -94,7 +94,7 @@ pub(super) struct Others<'c> {
     pub(super) nats: &'c [Item<'c, NatRule>],
 }
 
-/// Refuses addresses that two have: each is one guest's, and nobody else's.
+/// Refuses addresses with two owners: each belongs to exactly one guest.
 pub(super) fn check(routes: &ByAddress<'_>, others: &Others<'_>, report: &mut Report<'_>) {
     report.errors(routes.overlaps());
     for network in others.networks {
@@ -182,7 +182,7 @@ fn shadowed(rule: &Item<'_, SnatRule>, routes: &ByAddress<'_>) -> Option<Fault> 
 /// The routed prefixes, for a search by address.
 #[derive(Debug)]
 pub(super) struct ByAddress<'r> {
-    /// By where they begin, the wider one first. Those that overlap are an error anyway.
+    /// Sorted by their beginning, the wider one first. Those that overlap are an error anyway.
     sorted: Vec<(Ipv4Net, &'r Item<'r, Route>)>,
 }
 
@@ -217,7 +217,7 @@ impl<'r> ByAddress<'r> {
         last.0.contains(&address).then_some(*last)
     }
 
-    /// The first routed prefix that holds an address, or begins after it.
+    /// The first routed prefix that contains an address, or begins after it.
     fn first_from(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &'r Item<'r, Route>)> {
         let before = (self.sorted).partition_point(|(prefix, _)| prefix.broadcast() < address);
         self.sorted.get(before).copied()

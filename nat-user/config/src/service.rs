@@ -24,14 +24,14 @@ pub(super) const DNS: &[Key] = &[
     key("private_answers", "false"),
 ];
 
-/// An hour: short enough that addresses come back, long enough that nobody notices.
+/// An hour: short enough to reuse addresses, long enough to cause little traffic.
 const LEASE_TIME_S: u32 = 3600;
-/// dnsmasq makes two minutes of anything less.
+/// dnsmasq uses two minutes for anything less.
 const LEAST_LEASE_TIME_S: u32 = 120;
-/// Some 68 years. (The protocol has 32 bits, of which all set mean "for ever".)
+/// Some 68 years. (The protocol has 32 bits; all ones mean "forever".)
 const MOST_LEASE_TIME_S: u32 = i32::MAX.unsigned_abs();
 
-/// What this host does for the guests of a network besides translating.
+/// What this host does for the guests of a network besides translation.
 #[derive(Debug, Default)]
 pub(super) struct Served {
     pub(super) dhcp: Option<Dhcp>,
@@ -48,7 +48,7 @@ pub(super) fn read(
     let dhcp = dhcp.and_then(|section| dhcp_of(&section, network, host, report));
     let dns = network.part("dns", DNS, report);
     let dns = dns.and_then(|section| dns_of(&section, report));
-    // Who is sent here with questions gets answers.
+    // Guests that receive this host as their name server get answers.
     let is_named = |dhcp: &Dhcp| host.is_some_and(|host| dhcp.dns.contains(&host.addr()));
     let by_default = dhcp.as_ref().is_some_and(is_named).then_some(Dns {
         forwarders: Forwarders::Host,
@@ -111,7 +111,7 @@ fn dns_of(section: &Section<'_>, report: &mut Report<'_>) -> Option<Dns> {
     })
 }
 
-/// A network whose guests get addresses.
+/// A network whose guests get leases.
 struct Place<'s> {
     section: &'s Section<'s>,
     network: &'s Section<'s>,
@@ -148,7 +148,7 @@ impl Place<'_> {
         Some(self.section.fault("range", &problem, &remedy))
     }
 
-    /// Why no host of the network can have an address.
+    /// Why an address is unusable for hosts of the network.
     fn not_a_host(&self, address: Ipv4Addr) -> Option<String> {
         let name = quote(&self.network.name);
         if !self.host.contains(&address) {
@@ -159,7 +159,7 @@ impl Place<'_> {
     }
 }
 
-/// dnsmasq could not be told of an interface of that name: to it, the character means something.
+/// dnsmasq cannot use an interface of that name, because the character is special to it.
 pub(super) fn unservable(interface: Field<'_>) -> Option<Fault> {
     let name = interface.string().ok()?;
     let special = name

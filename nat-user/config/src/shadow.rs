@@ -1,7 +1,7 @@
 //! Forwards that can never match, because earlier ones take everything.
 //!
-//! One pass over the rules in order: per uplink, address and protocol it holds the ports that are
-//! taken as disjoint ranges, so a rule costs a look-up however many there are before it.
+//! One pass over the rules in order. Per uplink, address and protocol, it stores the taken ports as
+//! disjoint ranges, so a rule costs one lookup, however many rules are before it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use super::tables::Item;
 
 type Rule<'r> = Item<'r, ForwardRule>;
 
-/// What is taken on one address of an uplink, or on all of them (`None`).
+/// The taken ports on one address of an uplink, or on all of them (`None`).
 type Scope = (UplinkId, Option<Ipv4Addr>);
 
 const EVERY_PORT: PortRange = PortRange {
@@ -87,8 +87,7 @@ fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
         .see(before.section.at)
 }
 
-/// Exceptions are written first and lie within what follows. Of two ranges that overlap otherwise,
-/// one is hardly meant as it is.
+/// An exception comes first and lies within a later range. Any other overlap is probably a mistake.
 fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
     let name = quote(&before.value.name);
     let problem = format!(
@@ -102,7 +101,7 @@ fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
         .see(before.section.at)
 }
 
-/// The rules so far, by what is written in them.
+/// The rules so far, by their text.
 #[derive(Default)]
 struct Written<'r> {
     by_ports: HashMap<(Scope, Vec<PortRange>), Vec<&'r Rule<'r>>>,
@@ -145,12 +144,12 @@ impl<'r> Written<'r> {
     }
 }
 
-/// Something that a rule asks for: a part of it that a set of earlier rules takes or not.
+/// A part of a rule that a set of earlier rules takes or leaves.
 #[derive(Clone, Copy)]
 enum Part {
     Ports(ForwardProtocol, PortRange),
     Icmp,
-    /// Every protocol but tcp, udp and icmp.
+    /// Every protocol except tcp, udp and icmp.
     Other,
 }
 
@@ -177,7 +176,7 @@ fn parts(rule: &ForwardRule) -> Vec<Part> {
     parts
 }
 
-/// What the rules so far take. A rule is known by its index.
+/// What the rules so far take. A rule is identified by its index.
 struct Taken<'u> {
     uplinks: &'u [Item<'u, Uplink>],
     scopes: BTreeMap<Scope, Protocols>,
@@ -278,7 +277,7 @@ fn owner_of(part: Part, sets: &[&Protocols], keep: &[(ForwardProtocol, u16)]) ->
                 ForwardProtocol::Udp => &set.udp,
                 _ => &set.tcp,
             });
-            // A kept port goes only to a rule that names it on its own; ranges leave it out.
+            // A kept port goes only to a rule that names it individually; ranges exclude it.
             if range.count() == 1 && keep.contains(&(protocol, range.first)) {
                 return ports
                     .filter_map(|set| set.named.get(&range.first))
@@ -313,7 +312,7 @@ struct PortSet {
     merged: BTreeMap<u16, u16>,
     /// The same ports: first port to last port and owner.
     owners: BTreeMap<u16, (u16, usize)>,
-    /// Ports that stand on their own in a rule.
+    /// Ports that a rule names individually.
     named: BTreeMap<u16, usize>,
 }
 
@@ -329,8 +328,8 @@ impl PortSet {
         (*last >= port).then_some(*owner)
     }
 
-    /// The ports at one end of a range that an owner has who has others beyond that end, but not
-    /// the whole range; with that owner.
+    /// The ports at one end of a range whose owner also has ports beyond that end, but not the
+    /// whole range; with that owner.
     fn cuts_off(&self, range: PortRange) -> Option<(PortRange, usize)> {
         let at = |port: u16| {
             let (first, (last, owner)) = self.owners.range(..=port).next_back()?;
@@ -384,7 +383,7 @@ impl PortSet {
             .collect()
     }
 
-    /// Notes the owner of the ports from `first` up to `end`, itself not included.
+    /// Records the owner of the ports from `first` up to `end`, exclusive.
     fn give(&mut self, first: u32, end: u32, owner: usize) {
         if let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(end.saturating_sub(1)))
             && first <= last

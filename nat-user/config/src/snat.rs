@@ -149,7 +149,7 @@ pub(super) fn shadowed(
 struct Earlier<'r> {
     by_network: HashMap<(UplinkId, NetworkId), Vec<&'r Item<'r, SnatRule>>>,
     by_prefix: HashMap<(UplinkId, Ipv4Net), Vec<&'r Item<'r, SnatRule>>>,
-    /// Which lengths of prefixes there are, so that others need no look-up.
+    /// The existing prefix lengths, so that others need no lookup.
     lengths: BTreeSet<u8>,
 }
 
@@ -168,7 +168,7 @@ impl<'r> Earlier<'r> {
         }
     }
 
-    /// A rule for all of a network that takes what `rule` would match of it.
+    /// A rule for a whole network that takes what `rule` would match of it.
     fn of_network(&self, rule: &SnatRule, id: NetworkId) -> Option<&'r Item<'r, SnatRule>> {
         let rules = self.by_network.get(&(rule.uplink, id))?;
         let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
@@ -186,7 +186,7 @@ impl<'r> Earlier<'r> {
     }
 }
 
-/// Whether all that `before` leaves alone is left alone by `rule` too.
+/// Whether `rule` also excludes everything that `before` excludes.
 fn excludes_no_more(before: &SnatRule, rule: &SnatRule) -> bool {
     before
         .exclude

@@ -1,4 +1,4 @@
-//! The notation: from text to TOML, or to what is wrong with it, said as about everything else.
+//! The notation: from text to TOML, or to errors in the common form.
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -9,7 +9,7 @@ use super::parse::{is_bare, quote, shortened};
 /// After the first few, mistakes in notation are mostly consequences of those.
 const MOST_SYNTAX_FAULTS: usize = 20;
 
-/// Parses a whole file. What is wrong in its notation comes in the order of the file.
+/// Parses a whole file. Errors are in the order of the file.
 pub(super) fn document(text: &str) -> Result<Spanned<DeTable<'_>>, (Fault, Vec<Fault>)> {
     let (table, mut errors) = DeTable::parse_recoverable(text);
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
@@ -21,7 +21,7 @@ pub(super) fn document(text: &str) -> Result<Spanned<DeTable<'_>>, (Fault, Vec<F
     }
 }
 
-/// What the parser of TOML says, in our form.
+/// An error of the TOML parser, in our form.
 fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
     let span = error.span().unwrap_or_default();
     let (what, expected) = match error.message().split_once(", expected ") {
@@ -56,8 +56,8 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
     }
 }
 
-/// The full key that an offset belongs to, as far as lines alone can tell: the text cannot be
-/// parsed, so this only reads the nearest header above and the beginning of the line.
+/// The full key at an offset, as far as lines alone can tell: the text cannot be parsed, so this
+/// only reads the nearest header above and the beginning of the line.
 fn key_at(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

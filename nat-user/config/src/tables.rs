@@ -1,4 +1,4 @@
-//! Reads the tables of a file one after the other, then checks what only several together can tell.
+//! Reads the tables of a file one after the other, then checks them against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -30,7 +30,7 @@ pub(super) const KEYS: &[Key] = &[
     key("timeouts", ""),
 ];
 
-/// Something that was read, with the table that it was read from.
+/// A value with the table from which it was read.
 #[derive(Debug)]
 pub(super) struct Item<'a, T> {
     pub(super) section: Section<'a>,
@@ -43,7 +43,7 @@ pub(super) struct Names<'n> {
     uplinks: BTreeMap<&'n str, usize>,
     networks: BTreeMap<&'n str, usize>,
     guests: BTreeMap<&'n str, usize>,
-    /// Of the guests, in the order of the file.
+    /// The guests' names, in the order of the file.
     addresses: Vec<Result<GuestAddress, Fault>>,
     macs: BTreeMap<[u8; 6], usize>,
     /// The networks in which addresses are leased.
@@ -94,8 +94,8 @@ impl<'n> Names<'n> {
         find("network", &self.networks, field).map(NetworkId)
     }
 
-    /// A guest's address: as it is, by the guest's name, or by who has a lease. What is wrong with
-    /// the address of a guest is said again, and so once.
+    /// A guest's address: literal, by the guest's name, or by the owner of a lease. A fault in the
+    /// address of a guest is reported only once.
     pub(super) fn guest(&self, field: Field<'_>) -> Result<GuestAddress, Fault> {
         let text = field.string()?;
         if text.trim().parse::<Ipv4Addr>().is_ok() {
@@ -126,7 +126,7 @@ impl<'n> Names<'n> {
         self.addresses[index].clone()
     }
 
-    /// What has this name, by kind; nothing, or more than one.
+    /// The kinds of objects with this name; none, or more than one.
     pub(super) fn ends(&self, name: &str) -> Vec<(&'static str, PolicyEnd)> {
         let uplink = self.uplinks.get(name);
         let uplink = uplink.map(|index| ("uplink", PolicyEnd::Uplink(UplinkId(*index))));
@@ -144,7 +144,7 @@ impl<'n> Names<'n> {
         names.chain(self.guests.keys()).copied()
     }
 
-    /// The guest with an Ethernet address, or whoever has a lease by it.
+    /// The guest with an Ethernet address, or the owner of a lease with it.
     fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddress, Fault> {
         if let Some(index) = self.macs.get(&mac) {
             return self.addresses[*index].clone();
@@ -158,7 +158,7 @@ impl<'n> Names<'n> {
     }
 }
 
-/// Whether a guest could call itself so, and nobody could take it for an address.
+/// Whether a guest could use this name, and the name cannot be mistaken for an address.
 fn is_host_name(text: &str) -> bool {
     values::is_label(text) && text.contains(|c: char| c.is_ascii_alphabetic())
 }
@@ -198,7 +198,7 @@ fn find(kind: &str, names: &BTreeMap<&str, usize>, field: Field<'_>) -> Result<u
     Err(field.fault(format!("there is no {kind} {}", quote(name)), remedy))
 }
 
-/// Reads what `read` makes of each table. One that fails has left an error in the report.
+/// Applies `read` to each table. A failure leaves an error in the report.
 fn read_each<'a, T>(
     sections: Vec<Section<'a>>,
     report: &mut Report<'_>,
@@ -225,7 +225,7 @@ struct Parts<'a> {
     timeouts: Timeouts,
 }
 
-/// Reads the tables, one after the other, then what only several together can tell.
+/// Reads the tables one after the other, then checks them against each other.
 pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> Config {
     report.errors(root.unknown_keys());
     let uplinks = root.named_tables("uplink", uplink::KEYS, report);

@@ -1,4 +1,4 @@
-//! The guests that rules send packets to.
+//! The guests to which rules send packets.
 
 use super::diagnostic::{Fault, Report};
 use super::forward::Surroundings;
@@ -8,7 +8,7 @@ use super::parse::{Section, quote};
 use super::tables::Item;
 use super::values;
 
-/// Refuses targets that are no host of the network in which they are.
+/// Refuses targets that are not hosts of their network.
 pub(super) fn check<'r>(
     targets: impl Iterator<Item = (&'r Section<'r>, &'r GuestAddress)>,
     networks: &ByAddress<'_>,

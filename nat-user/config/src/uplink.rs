@@ -15,7 +15,7 @@ pub(super) const KEYS: &[Key] = &[
     key("claim", "\"arp\""),
 ];
 
-/// What no range takes away from the host unless the configuration says so: the way to repair it.
+/// The port that no range takes from the host by default: the administrator's access.
 pub(super) const SSH: (ForwardProtocol, u16) = (ForwardProtocol::Tcp, 22);
 
 pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Uplink> {

@@ -16,7 +16,7 @@ const LARGEST_POOL: u32 = 65_536;
 /// Bytes of an interface's name (the kernel's IFNAMSIZ, without the zero at its end).
 const LONGEST_INTERFACE: usize = 15;
 
-/// How packets of established sessions go.
+/// The path of packets of established sessions.
 pub(super) fn forwarding(field: Field<'_>) -> Result<Forwarding, Fault> {
     field.choice(&[("fast", Forwarding::Fast), ("kernel", Forwarding::Kernel)])
 }
@@ -226,7 +226,7 @@ pub(super) fn address_range(field: Field<'_>) -> Result<(Ipv4Addr, Ipv4Addr), Fa
     Ok((first, last))
 }
 
-/// The longest part of a name between dots (RFC 1035 section 2.3.4).
+/// The longest label of a name (RFC 1035 section 2.3.4).
 const LONGEST_LABEL: usize = 63;
 /// The longest name, without the dot at its end.
 const LONGEST_DOMAIN: usize = 253;
@@ -303,7 +303,7 @@ pub(super) fn kept_port(field: Field<'_>) -> Result<(ForwardProtocol, u16), Faul
     Ok((protocol, port(field, number)?))
 }
 
-/// Checks every item of a list; an item that is there twice is a fault.
+/// Checks every item of a list; a duplicate is a fault.
 pub(super) fn distinct<'s, T: Clone + Eq + Hash>(
     items: Vec<Field<'s>>,
     check: impl Fn(Field<'s>) -> Result<T, Fault>,

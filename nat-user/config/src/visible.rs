@@ -1,10 +1,10 @@
-//! Text that others have written, such as names of leases, comments of rules and last words of
-//! programs, in a form that a terminal and a log show as it is.
+//! Text of other programs and guests, such as names of leases, comments of rules and error
+//! messages, in a form that is safe for terminals and logs.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The text with what would not be seen, or would be obeyed, as an escape: control characters, and
-/// those that hide or turn around what is beside them. Line breaks and tabs stay.
+/// The text with escapes for characters that are invisible or that a terminal obeys: control
+/// characters, and characters that hide or reverse their neighbours. Line breaks and tabs stay.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_visible) {

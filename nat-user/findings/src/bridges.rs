@@ -6,8 +6,8 @@ use nat_sys::netlink::{Address, Kind as LinkKind, Link};
 
 use crate::{Finding, Kind, listed};
 
-/// Says that guests of other bridges do not reach forwards by the external addresses: what they
-/// send there is for the host itself, at an interface where natbpf has no program.
+/// Reports that guests of other bridges do not reach forwards by the external addresses: their
+/// packets go to the host itself, at an interface without natbpf's programs.
 pub(super) fn find(config: &Config, links: &[Link], addresses: &[Address]) -> Vec<Finding> {
     if !config.forwards.iter().any(|forward| forward.hairpin) {
         return Vec::new();
@@ -52,7 +52,7 @@ pub(super) fn find(config: &Config, links: &[Link], addresses: &[Address]) -> Ve
     }]
 }
 
-/// A name that may stand in the header of a table.
+/// A name that is valid in the header of a table.
 fn table_name(interface: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     match interface.chars().all(is_bare) {

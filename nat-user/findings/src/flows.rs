@@ -1,5 +1,4 @@
-//! What a configuration sends through the host, as netfilter is shown it: with inside addresses, in
-//! both directions.
+//! The flows of a configuration as netfilter sees them: with inside addresses, in both directions.
 
 use std::net::Ipv4Addr;
 
@@ -17,19 +16,19 @@ pub(super) const UDP: u8 = 17;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 
-/// Somebody in the internet, for what is asked of no one in particular.
+/// An address in the internet, for flows without a particular remote.
 pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(20, 0, 0, 1);
 
-/// Of the port ranges of one rule, so many are looked at: what becomes of the others is the same on
-/// any host that people look after.
+/// How many port ranges of one rule are checked: on a maintained host, the others have the same
+/// outcome.
 const RANGES_MAX: usize = 16;
 
-/// Who begins a connection.
+/// The side that opens a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Direction {
     /// Guests.
     Out,
-    /// Somebody outside.
+    /// A remote outside.
     In,
 }
 
@@ -45,11 +44,12 @@ pub(super) struct Way<'a> {
     pub(super) protocols: Vec<u8>,
     /// Of the guest, and outside; none are all of them.
     pub(super) ports: Vec<(PortRange, PortRange)>,
-    /// Where somebody outside connects to.
+    /// The destination of connections from outside.
     pub(super) external: Vec<Ipv4Addr>,
 }
 
-/// All connections that a configuration has rules for. `own` gives the addresses of an interface.
+/// All connections for which a configuration has rules. `own` returns the addresses of an
+/// interface.
 pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) -> Vec<Way<'a>> {
     let mut ways = Vec::new();
     for rule in &config.snat {
@@ -103,7 +103,8 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
     ways
 }
 
-/// Both ways to all addresses of a route. (Nothing is translated, so there is no external one.)
+/// Both directions for all addresses of a route. (Nothing is translated, so there is no external
+/// one.)
 fn routed<'a>(config: &'a Config, route: &Route) -> Vec<Way<'a>> {
     let (Some(network), Some(uplink)) = (
         config.networks.get(route.network.0),
@@ -166,8 +167,8 @@ fn uplink(config: &Config, id: UplinkId) -> Option<&Uplink> {
     config.uplinks.get(id.0)
 }
 
-/// The network that a guest is in. Behind which interface guests are that others route, the
-/// configuration does not say.
+/// The network that a guest is in. The configuration does not say behind which interface guests are
+/// that other software routes.
 fn network_of(config: &Config, guests: Ipv4Net) -> Option<&Network> {
     let is_in = |network: &&Network| network.address.trunc().contains(&guests);
     let is_routed = |route: &&Route| {
@@ -188,7 +189,7 @@ fn anywhere() -> Ipv4Net {
 
 impl Way<'_> {
     /// The packets that open connections, after natbpf has translated their destination and before
-    /// it translates their source: what the FORWARD chains see.
+    /// it translates their source: as the FORWARD chains see them.
     pub(super) fn openings(&self) -> Vec<Flow<'_>> {
         self.flows(State::New)
     }

@@ -1,14 +1,14 @@
-//! Whether FORWARD chains let through what natbpf translates, and whose they are.
+//! Whether FORWARD chains let translated packets through, and which software owns these chains.
 
 use crate::flows::{Direction, TCP, UDP, Way};
 use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter};
 use crate::{Finding, Kind, listed, place_name};
 
-/// So many rules of the configuration are looked at one by one, where what becomes of the guests
-/// altogether is not certain.
+/// How many rules of the configuration are checked individually, if the outcome for all guests
+/// together is uncertain.
 const SINGLE_MAX: usize = 500;
 
-/// Chains that drop what natbpf translates: one finding for each.
+/// Chains that drop translated packets: one finding for each.
 pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {
     let chains: Vec<usize> = rules.at(Hook::Forward, false).collect();
     let blocks = chains.into_iter().filter_map(|chain| {
@@ -21,7 +21,7 @@ pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Fi
     blocks.collect()
 }
 
-/// The ways between one network and one uplink, in one direction.
+/// The flows between one network and one uplink, in one direction.
 fn groups<'a>(ways: &'a [Way<'a>]) -> Vec<Vec<&'a Way<'a>>> {
     let mut groups: Vec<Vec<&Way>> = Vec::new();
     for way in ways {
@@ -47,7 +47,7 @@ struct Blocked {
     /// Rules of the configuration whose connections cannot be opened, or get no answers.
     opening: Vec<String>,
     answers: Vec<String>,
-    /// What would have to be let through.
+    /// What the chain would have to let through.
     missing: Vec<Passage>,
 }
 
@@ -128,8 +128,7 @@ impl Blocked {
     }
 }
 
-/// What becomes of packets that open connections and of answers, if that is certain and the same
-/// for the whole group.
+/// The outcome for opening packets and answers, if it is certain and the same for the whole group.
 fn common_fates(
     rules: &Ruleset,
     chain: usize,
@@ -155,7 +154,8 @@ fn common_fates(
     (opening != Fate::Mixed && answers != Fate::Mixed).then_some((opening, answers))
 }
 
-/// Dropped are all only if each is: who lets one protocol through has thought of the others.
+/// All count as dropped only if each protocol is: an owner who lets one protocol through has
+/// considered the others.
 fn fate_of_all(rules: &Ruleset, chain: usize, flows: &[Flow], budget: &mut Budget) -> Fate {
     let fates = flows.iter().map(|flow| filter(rules, chain, flow, budget));
     let fates: Vec<Fate> = fates.collect();
@@ -167,7 +167,7 @@ fn fate_of_all(rules: &Ruleset, chain: usize, flows: &[Flow], budget: &mut Budge
     }
 }
 
-/// Whose rules they are.
+/// The software that owns the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Docker,
@@ -180,8 +180,7 @@ enum Owner {
 }
 
 impl Owner {
-    /// By the chain in which packets are dropped, and by its neighbours if that is the policy's
-    /// doing.
+    /// Recognised by the chain that drops packets, and by its neighbours if the policy drops them.
     fn of(rules: &Ruleset, base: usize, place: Place) -> Self {
         let dropping = &rules.chains[place.chain];
         let has = |name| rules.has_beside(base, name);
@@ -214,7 +213,7 @@ impl Owner {
         }
     }
 
-    /// What to do, and commands that do it.
+    /// The remedy, and commands for it.
     fn remedy(self, rules: &Ruleset, chain: usize, missing: &[Passage]) -> (String, Vec<String>) {
         let user = match self {
             Self::Docker if rules.has_beside(chain, "DOCKER-USER") => "DOCKER-USER",
@@ -258,8 +257,8 @@ impl Owner {
     }
 }
 
-/// Zones for both sides, and a policy from each to the other that is needed. The zone of the uplink
-/// stays what it is.
+/// Zones for both sides, and the needed policies between them. The zone of the uplink stays
+/// unchanged.
 fn firewalld(missing: &[Passage]) -> (String, Vec<String>) {
     let needed: Vec<&Passage> = (missing.iter())
         .filter(|passage| !passage.answers_only)

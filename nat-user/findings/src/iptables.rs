@@ -1,4 +1,4 @@
-//! What `iptables-save` prints, as [`Ruleset`].
+//! Parses the output of `iptables-save` into a [`Ruleset`].
 
 use std::net::Ipv4Addr;
 
@@ -8,8 +8,7 @@ use crate::rules::{
     Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
 };
 
-/// Reads the tables of `iptables-save`. What is not understood is a condition that cannot be
-/// judged.
+/// Reads the tables of `iptables-save`. An unknown expression is a condition that cannot be judged.
 pub(super) fn parse(text: &str, source: Source) -> Ruleset {
     let mut rules = Ruleset::default();
     let mut table = "";
@@ -31,14 +30,14 @@ pub(super) fn parse(text: &str, source: Source) -> Ruleset {
     rules
 }
 
-/// The table of a line ``# Table `nat' contains incompatible base-chains, use 'nft' tool …``: nft
-/// shows all of it.
+/// The table of a line ``# Table `nat' contains incompatible base-chains, use 'nft' tool …` : nft
+/// shows the whole table.
 fn incompatible_table(line: &str) -> Option<&str> {
     let (table, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
     rest.contains("incompatible").then_some(table)
 }
 
-/// `FORWARD DROP [0:0]`; a chain of somebody's own has `-` for a policy.
+/// `FORWARD DROP [0:0]`; a user-defined chain has `-` as its policy.
 fn chain(line: &str, table: &str, source: Source) -> Ruleset {
     let mut words = line.split_whitespace();
     let (name, policy) = (words.next(), words.next());
@@ -92,7 +91,7 @@ fn rule(line: &str) -> Option<(String, Rule)> {
         }
         match word {
             "-j" => {
-                // What follows are the target's own options.
+                // The rest are the target's own options.
                 rule.verdict = verdict(values.first().copied().unwrap_or_default());
                 break;
             }
@@ -135,7 +134,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// Modules whose presence alone is a condition. Of all others the options are.
+/// Modules whose presence alone is a condition. For all others, the options are the condition.
 fn module(values: &[&str]) -> Option<Match> {
     match values {
         ["rpfilter"] => Some(Match::WayBack(true)),
@@ -144,7 +143,7 @@ fn module(values: &[&str]) -> Option<Match> {
     }
 }
 
-/// What a target comes to; a name that is none of iptables' own is that of a chain.
+/// The verdict of a target; any name unknown to iptables is a chain.
 pub(super) fn verdict(target: &str) -> Verdict {
     match target {
         "ACCEPT" => Verdict::Accept,
@@ -267,8 +266,8 @@ fn icmp_type(value: &str, negated: bool) -> Option<Match> {
     test(Some(vec![kind]), negated).map(Match::IcmpType)
 }
 
-/// `RELATED,ESTABLISHED`; also whether netfilter has translated the packet, which of natbpf's it
-/// has not.
+/// `RELATED,ESTABLISHED`; also whether netfilter has translated the packet, which is never true for
+/// natbpf's packets.
 fn states(value: &str, negated: bool) -> Option<Match> {
     if matches!(value, "DNAT" | "SNAT" | "SNAT,DNAT" | "DNAT,SNAT") {
         return Some(if negated { Match::Usual } else { Match::Never });
@@ -286,7 +285,7 @@ fn states(value: &str, negated: bool) -> Option<Match> {
     test(value.split(',').map(one).collect(), negated).map(Match::State)
 }
 
-/// Packets have the mark 0 unless somebody has set another.
+/// Packets have the mark 0 unless a rule has set another.
 fn mark(value: &str, negated: bool) -> Option<Match> {
     let number = |text: &str| match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),

@@ -1,9 +1,9 @@
-//! What on this host stands in natbpf's way, or translates what natbpf translates, and what to do
-//! about it.
+//! Conflicts with other software on this host, such as rules that drop or translate natbpf's
+//! packets, and their remedies.
 //!
-//! It reads, and changes nothing: rules of others are theirs. The rules of netfilter come from the
-//! tools that show them; without these, or without the rights to run them, there is nothing to
-//! find. A finding is what is certain: see [`rules`].
+//! This crate reads and changes nothing: rules belong to their owners. It reads netfilter's rules
+//! with the tools that show them; without these tools, or without the rights to run them, it finds
+//! nothing. It reports only what is certain: see [`rules`].
 
 mod bridges;
 mod flows;
@@ -39,10 +39,10 @@ use self::tools::Outcome;
 
 pub use self::programs::{foreign_xdp, refuse_another};
 
-/// Something of this host's that concerns what natbpf does.
+/// Something on this host that conflicts with natbpf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What sort of thing it is.
+    /// Its kind.
     pub kind: Kind,
     /// Where it is: the chain, the interface, the setting.
     pub place: String,
@@ -52,11 +52,11 @@ pub struct Finding {
     pub why: String,
     /// What to do, in words.
     pub remedy: String,
-    /// What to do, as commands; none where these depend on more than can be seen.
+    /// What to do, as commands; none if they depend on unknown facts.
     pub commands: Vec<String>,
 }
 
-/// Sorts of findings, as `natbpf status --json` names them.
+/// Kinds of findings, as `natbpf status --json` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -66,13 +66,13 @@ pub enum Kind {
     OtherNat,
     /// Packets are dropped because the host would answer by another interface.
     ReversePath,
-    /// A BPF program of somebody else's.
+    /// A foreign BPF program.
     BpfProgram,
     /// A forward takes a port on which the host listens.
     HiddenListener,
     /// A bridge that is no network, whose guests do not reach forwards.
     UnnamedBridge,
-    /// Rules could not be looked at.
+    /// Rules could not be checked.
     Unread,
 }
 
@@ -96,8 +96,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at the host for what concerns a configuration. `bpffs` tells natbpf's own programs from
-/// those of others.
+/// Checks the host for conflicts with a configuration. `bpffs` distinguishes natbpf's own programs
+/// from foreign ones.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -110,12 +110,12 @@ pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Ve
     let ways = flows::ways(config, &|interface| host.addresses_of(interface));
     host.detours = reverse_path::detours(netlink, &host.links, &ways).await?;
     let (config, bpffs) = (config.clone(), bpffs.to_owned());
-    // Tools are waited for, and 100,000 rules take their time: packets have the daemon's next hops.
+    // Waiting for the tools may take long, and updates of next hops must not wait.
     let judging = tokio::task::spawn_blocking(move || judge(&host, &config, &bpffs));
     judging.await.context("look at the host")
 }
 
-/// What the kernel tells of the host.
+/// The host's state from the kernel.
 struct Host {
     links: Vec<Link>,
     addresses: Vec<Address>,
@@ -151,7 +151,8 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     findings
 }
 
-/// As [`look`]; that the host cannot be looked at is no error, since it is not what was asked for.
+/// As [`look`]; a failed check of the host is no error, because the caller asked for something
+/// else.
 pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
     let found = async { look(&Netlink::connect()?, config, bpffs).await };
     found.await.unwrap_or_else(|error| {
@@ -160,13 +161,13 @@ pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
     })
 }
 
-/// What netfilter's tools show, and what could not be read of it.
+/// The rules that netfilter's tools show, and what could not be read.
 fn read_rules() -> (Ruleset, Vec<Finding>) {
-    // Each of them may take seconds where there are many rules.
+    // Each of them may take seconds if there are many rules.
     let (over_nft, nft, legacy) = thread::scope(|scope| {
         let over_nft = scope.spawn(|| tools::run("iptables-nft-save", &[]));
         let nft = scope.spawn(|| tools::run("nft", &["--json", "--terse", "list", "ruleset"]));
-        // The tool would load the kernel's part of it, which is a change.
+        // The tool would load a kernel module, which is a change.
         let legacy = has_legacy_tables().then(|| tools::run("iptables-legacy-save", &[]));
         (over_nft.join(), nft.join(), legacy)
     });
@@ -194,7 +195,7 @@ fn read_rules() -> (Ruleset, Vec<Finding>) {
         rules = iptables::parse(&text, Source::IptablesNft);
     }
     if let Some(text) = said("nft", ended(nft)) {
-        // What iptables keeps in nftables, its own tool shows better.
+        // iptables' own tool shows its rules in nftables better.
         let is_known = |table: &str| {
             let of_iptables = |name| rules.has_table(Source::IptablesNft, name);
             table.strip_prefix("ip ").is_some_and(of_iptables)
@@ -267,7 +268,7 @@ fn place_name(rules: &Ruleset, place: Place) -> String {
 /// Names in a sentence, the first few of many.
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 3;
-    // A rule for both directions stands there twice.
+    // A rule for both directions appears twice.
     let mut seen = HashSet::new();
     let names: Vec<&str> = (names.iter().map(String::as_str))
         .filter(|name| seen.insert(*name))

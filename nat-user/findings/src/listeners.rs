@@ -10,11 +10,10 @@ use crate::flows::{TCP, UDP};
 use crate::{Finding, Kind};
 use nat_config::model::{Config, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses};
 
-/// Of the ports that one rule hides, so many are named.
+/// How many of the ports that one rule hides are named.
 const SHOWN: usize = 8;
 
-/// A socket that waits for anybody: protocol, port, and the address, which is unspecified for all
-/// of them.
+/// A listening socket: protocol, port, and address, which is unspecified for all addresses.
 type Listener = (u8, u16, Ipv4Addr);
 
 /// Forwards that take ports on which the host listens: one finding for each. `held` are all
@@ -33,7 +32,7 @@ fn of(
     own: &dyn Fn(&str) -> Vec<Ipv4Addr>,
     listeners: &BTreeSet<Listener>,
 ) -> Vec<Finding> {
-    // (What an earlier rule takes is no later one's.)
+    // (A port of an earlier rule does not count for later ones.)
     let mut known = BTreeSet::new();
     let mut findings = Vec::new();
     for rule in config
@@ -68,8 +67,8 @@ fn of(
     findings
 }
 
-/// Whether a forward takes a port of the host's own address. What `keep` names only a rule takes
-/// that names it alone.
+/// Whether a forward takes a port of the host's own address. A port in `keep` goes only to a rule
+/// that names it individually.
 fn takes(rule: &ForwardRule, uplink: &Uplink, protocol: u8, port: u16) -> bool {
     let own = match protocol {
         TCP => ForwardProtocol::Tcp,
@@ -132,7 +131,7 @@ fn listeners() -> BTreeSet<Listener> {
         let text = read(file).unwrap_or_default();
         found.extend(text.lines().skip(1).filter_map(|line| {
             let (address, port) = waiting(line, protocol)?;
-            // A datagram socket by which the host asks others waits as well.
+            // A datagram socket of a client also looks like a listener.
             let is_asking = |(first, last): (u16, u16)| (first..=last).contains(&port);
             let is_clients = protocol == UDP && ephemeral.is_some_and(is_asking);
             (!is_clients).then_some((protocol, port, address))
@@ -141,7 +140,7 @@ fn listeners() -> BTreeSet<Listener> {
     found
 }
 
-/// Address and port of a socket that waits for anybody, of a line of `/proc/net/tcp` and its kin.
+/// Address and port of a listening socket, from a line of `/proc/net/tcp` or a similar file.
 fn waiting(line: &str, protocol: u8) -> Option<(Ipv4Addr, u16)> {
     /// `TCP_LISTEN` and `TCP_CLOSE` of the kernel's `include/net/tcp_states.h`.
     const STATES: [&str; 2] = ["0A", "07"];
@@ -201,7 +200,7 @@ mod tests {
         let expected = "takes tcp 2222, 8006, on which this host itself listens";
         assert_eq!(found(&range, &all), [expected]);
         assert_eq!(found(&forward("protocol = \"all\""), &all), [expected]);
-        // Who names a kept port means it, and hides it.
+        // A rule that names a kept port takes it intentionally, and hides the service.
         let ssh = forward("protocol = \"tcp\"\nports = 22");
         assert_eq!(
             found(&ssh, &all),

@@ -1,4 +1,4 @@
-//! What `nft --json list ruleset` prints, as [`Ruleset`] (libnftables-json(5)).
+//! Parses the output of `nft --json list ruleset` into a [`Ruleset`] (libnftables-json(5)).
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,12 +13,12 @@ use crate::rules::{
     Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
 };
 
-/// Reads the chains of IPv4 packets, but for tables that `known` says have been read otherwise:
-/// iptables keeps its own in nftables, and shows more of them. What is not understood is a
-/// condition that cannot be judged.
+/// Reads the chains for IPv4 packets, except tables in `known`, which were read otherwise: iptables
+/// has its rules in nftables, and shows more of them. An unknown expression is a condition that
+/// cannot be judged.
 ///
 /// # Errors
-/// When it is not what nft prints.
+/// When the text is not output of nft.
 pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset> {
     let mut reader = Reader {
         known,
@@ -165,7 +165,7 @@ fn read_rule(rule: &Value, table: &str, chain: &str) -> Vec<Rule> {
     rules
 }
 
-/// What a statement asks of packets.
+/// The conditions of a statement.
 fn condition(kind: &str, value: &Value) -> Vec<Match> {
     match kind {
         "match" => comparison(value),
@@ -206,12 +206,12 @@ fn verdict_map(value: &Value) -> impl Iterator<Item = (Vec<Match>, Verdict)> {
         let verdict = verdict(kind, target)?;
         Some((compare(&value["key"], "==", key), verdict))
     });
-    // What a map with a name holds is not printed: it may do anything.
+    // nft does not print the content of a named map: it may do anything.
     let unknown = is_named.then(|| (vec![Match::Unknown], Verdict::Elsewhere));
     entries.chain(unknown)
 }
 
-/// `dnat to tcp dport map { 8080 : 10.0.0.2 }` is about the map's keys alone.
+/// `dnat to tcp dport map { 8080 : 10.0.0.2 }` applies only to the map's keys.
 fn nat_condition(value: &Value) -> Vec<Match> {
     if value["family"] == "ip6" {
         return vec![Match::Never];
@@ -269,7 +269,7 @@ fn meta(key: &str, right: &Value, negated: bool) -> Option<Vec<Match>> {
     Some(vec![one])
 }
 
-/// What is so for every packet, or for none.
+/// Conditions that are true for every packet, or for none.
 fn constant(holds: bool, negated: bool) -> Match {
     if holds == negated {
         Match::Never
@@ -327,7 +327,7 @@ fn fib(left: &Value, right: &Value, negated: bool) -> Option<Match> {
     }
 }
 
-/// Packets have the mark 0 unless somebody has set another.
+/// Packets have the mark 0 unless a rule has set another.
 fn mark(right: &Value, negated: bool) -> Option<Match> {
     let wanted = right.as_u64()?;
     ((wanted == 0) != negated).then_some(Match::Usual)
@@ -410,7 +410,7 @@ fn state(value: &Value) -> Option<State> {
     })
 }
 
-/// Of the packets that are asked about here, answers alone are of established connections.
+/// Of the packets of a flow, only answers belong to established connections.
 fn direction(value: &Value) -> Option<State> {
     match value.as_str()? {
         "original" => Some(State::New),

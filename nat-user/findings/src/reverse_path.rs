@@ -1,9 +1,9 @@
 //! Whether packets from outside are dropped because the host would answer by another interface.
 //!
-//! The filter looks where the kernel would send an answer, from the guest's address, since natbpf
-//! has translated the destination by then. On a host with one way out that is the way the packet
-//! came. On one with two, rules of routing that choose by the host's own addresses do not see these
-//! any more.
+//! The filter looks up where the kernel would send an answer. The answer's source is the guest's
+//! address, because natbpf has already translated the destination. With one uplink, that is the
+//! interface by which the packet came. With two, routing rules for the host's own addresses do not
+//! match.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -18,13 +18,13 @@ use crate::flows::{Direction, REMOTE, Way};
 use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
 use crate::{Finding, Kind, listed, place_name};
 
-/// Somewhere in the internet, twice: a route for one of them alone says nothing of the others.
+/// Two addresses in the internet: a route for only one of them says nothing about the rest.
 const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];
 
-/// So many pairs of guest and uplink are looked up.
+/// How many pairs of guest and uplink are looked up.
 const PAIRS_MAX: usize = 256;
 
-/// Guests whose connections from the internet come by an uplink, and whose answers would leave by
+/// Guests whose connections from the internet arrive by one uplink and whose answers would leave by
 /// another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Detour {
@@ -35,7 +35,7 @@ pub(super) struct Detour {
     pub(super) is_filtered: bool,
 }
 
-/// The uplinks of which that is so.
+/// The affected uplinks.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -74,12 +74,12 @@ pub(super) async fn detours(
     detours.into_iter().map(detour).collect()
 }
 
-/// Whether what a guest behind `inside` sends to the internet leaves by another interface than
+/// Whether packets from a guest behind `inside` to the internet leave by another interface than
 /// `out`.
 async fn is_detour(netlink: &Netlink, guest: Ipv4Addr, inside: u32, out: u32) -> bool {
     for remote in REMOTES {
         let devices = netlink.devices_to(remote, guest, inside).await;
-        // Where there is no route at all, nobody outside has got an answer before either.
+        // Without any route, no remote received an answer before either.
         let devices = devices.unwrap_or_default();
         if devices.is_empty() || devices.contains(&out) {
             return false;
@@ -126,7 +126,7 @@ pub(super) fn find(
     findings
 }
 
-/// The rule that drops packets because there is no way back, and would not drop them otherwise.
+/// The rule that drops packets only because the route back is missing.
 fn dropped(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Option<Place> {
     let chains: Vec<usize> = rules.at(Hook::Prerouting, false).collect();
     let flow = way.openings().into_iter().next()?;

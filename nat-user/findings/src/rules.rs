@@ -1,10 +1,9 @@
-//! Rules of netfilter's, from whichever tool they came, and what becomes of a kind of packets in
-//! them.
+//! Rules of netfilter, from any tool, and the outcome for a kind of packets in them.
 //!
 //! A [`Flow`] stands for many packets at once, so a rule may concern all of them, none, or some.
-//! What cannot be judged from outside (sets, limits, owners) is [`Fit::Unknown`]. [`filter`] and
-//! [`translation`] say only what is certain: a rule set is its owner's decision, and a warning
-//! about one that may be meant teaches people to read none.
+//! Conditions that cannot be judged from outside (sets, limits, owners) are [`Fit::Unknown`].
+//! [`filter`] and [`translation`] report only what is certain: a rule set is its owner's decision,
+//! and false warnings teach people to ignore all of them.
 
 use std::collections::HashMap;
 
@@ -13,7 +12,7 @@ use ipnet::Ipv4Net;
 /// Where rules were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Source {
-    /// `iptables-legacy`, with tables of its own in the kernel.
+    /// `iptables-legacy`, with separate tables in the kernel.
     IptablesLegacy,
     /// `iptables` over nftables.
     IptablesNft,
@@ -32,24 +31,24 @@ pub(super) struct Ruleset {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) source: Source,
-    /// As the tool names it: `filter`, or for nftables with its family, `inet firewalld`.
+    /// The name that the tool shows: `filter`, or for nftables with its family, `inet firewalld`.
     pub(super) table: String,
     pub(super) name: String,
-    /// Of a chain that packets enter by themselves.
+    /// Of a base chain.
     pub(super) base: Option<Base>,
     pub(super) rules: Vec<Rule>,
 }
 
-/// How packets enter a chain, and what becomes of those that come to its end.
+/// How packets enter a chain, and the outcome at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Base {
     pub(super) hook: Hook,
-    /// Whether it is one that translates: the first packet of a connection alone enters it.
+    /// Whether it translates: only the first packet of a connection enters it.
     pub(super) translates: bool,
     pub(super) drops: bool,
 }
 
-/// The places in a packet's way that matter here.
+/// The hooks that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     Prerouting,
@@ -63,7 +62,7 @@ pub(super) enum Hook {
 pub(super) struct Rule {
     pub(super) matches: Vec<Match>,
     pub(super) verdict: Verdict,
-    /// By which people know it: its line in `iptables-save`, or its handle in nftables.
+    /// How its owner finds it: its line in `iptables-save`, or its handle in nftables.
     pub(super) text: String,
 }
 
@@ -83,24 +82,24 @@ pub(super) enum Match {
     ToPort(Test<(u16, u16)>),
     /// Of an ICMP message.
     IcmpType(Test<u8>),
-    /// What connection tracking says.
+    /// The state in connection tracking.
     State(Test<State>),
     /// Whether the destination is an address of the host's own.
     ToHost(bool),
-    /// Whether the frame only passes a bridge.
+    /// Whether the frame only crosses a bridge.
     Bridged(bool),
     /// Whether the kernel's routes lead back to the sender by the interface that the packet came
     /// by.
     WayBack(bool),
-    /// One that packets fulfil in which nobody has set anything, such as marks.
+    /// A condition that unmodified packets fulfil, such as one about marks.
     Usual,
-    /// One that they never fulfil: translated by netfilter, or in IPv6.
+    /// A condition that they never fulfil: translated by netfilter, or IPv6.
     Never,
-    /// One that cannot be judged.
+    /// A condition that cannot be judged.
     Unknown,
 }
 
-/// Whether a value is one of some, or none of them.
+/// Whether a value is in a list, or not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Test<T> {
     pub(super) any_of: Vec<T>,
@@ -114,7 +113,7 @@ pub(super) enum Name {
     BeginsWith(String),
 }
 
-/// What connection tracking says of a packet.
+/// The state of a packet in connection tracking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     New,
@@ -124,7 +123,7 @@ pub(super) enum State {
     Untracked,
 }
 
-/// What a rule does with a packet that fulfils it.
+/// What a rule does with a matching packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accept,
@@ -136,13 +135,13 @@ pub(super) enum Verdict {
     SourceNat,
     /// Another destination address.
     DestinationNat,
-    /// Nothing that ends its way through the rules.
+    /// The packet continues with the next rule.
     Continue,
-    /// Its way ends somewhere else, a queue to a program for one.
+    /// The packet leaves the rules, for example to a queue of a program.
     Elsewhere,
 }
 
-/// Packets that are alike in what is said here, and anything in what is not.
+/// A set of packets: equal in the fields given here, arbitrary in all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flow<'a> {
     pub(super) input: &'a str,
@@ -150,7 +149,7 @@ pub(super) struct Flow<'a> {
     pub(super) output: &'a str,
     pub(super) source: Ipv4Net,
     pub(super) destination: Ipv4Net,
-    /// The network's addresses: what comes from anywhere, or goes there, has none of them there.
+    /// The network's addresses, which "anywhere" excludes.
     pub(super) inside: Ipv4Net,
     pub(super) protocol: u8,
     /// All if it is `None`.
@@ -180,14 +179,14 @@ pub(super) struct Place {
     pub(super) rule: Option<usize>,
 }
 
-/// What becomes of a flow in a chain that filters.
+/// The outcome for a flow in a filtering chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// All of it passes.
     Passes,
     /// All of it is dropped, the last of it here.
     Dropped(Place),
-    /// Neither is certain.
+    /// Uncertain.
     Mixed,
 }
 
@@ -198,7 +197,7 @@ impl Ruleset {
         self.chains.push(chain);
     }
 
-    /// Adds a rule to a chain that is there.
+    /// Adds a rule to an existing chain.
     pub(super) fn push_rule(&mut self, source: Source, table: &str, chain: &str, rule: Rule) {
         if let Some(at) = self.find(source, table, chain) {
             self.chains[at].rules.push(rule);
@@ -215,7 +214,7 @@ impl Ruleset {
         chains.any(|chain| chain.source == source && chain.table == table)
     }
 
-    /// Leaves out what is in tables of these names.
+    /// Removes tables of these names.
     pub(super) fn forget_tables(&mut self, tables: &[&str]) {
         let chains = std::mem::take(self).chains;
         let kept = chains.into_iter();
@@ -223,7 +222,7 @@ impl Ruleset {
             .for_each(|chain| self.push(chain));
     }
 
-    /// Takes over what another one has.
+    /// Adds the content of another one.
     pub(super) fn extend(&mut self, other: Self) {
         other.chains.into_iter().for_each(|chain| self.push(chain));
     }
@@ -237,7 +236,7 @@ impl Ruleset {
         chains.filter_map(move |(at, chain)| is_there(chain).then_some(at))
     }
 
-    /// Whether the table of that chain has another with such a name.
+    /// Whether the table of that chain has another chain with such a name.
     pub(super) fn has_beside(&self, chain: usize, name: &str) -> bool {
         let Chain { source, table, .. } = &self.chains[chain];
         self.find(*source, table, name).is_some()
@@ -354,7 +353,7 @@ impl Rule {
 /// How deep chains may call each other: the kernel takes 16 for nftables.
 const DEPTH_MAX: u32 = 64;
 
-/// How many rules may be looked at, over all walks: a status must not take a second.
+/// How many rules may be checked, over all walks: a status must not take a second.
 pub(super) struct Budget(u64);
 
 impl Budget {
@@ -374,7 +373,7 @@ impl Budget {
     }
 }
 
-/// What becomes of a flow in a chain that packets enter at a hook.
+/// The outcome for a flow in a base chain.
 pub(super) fn filter(rules: &Ruleset, chain: usize, flow: &Flow, budget: &mut Budget) -> Fate {
     let mut walk = Walk {
         rules,
@@ -390,7 +389,7 @@ pub(super) fn filter(rules: &Ruleset, chain: usize, flow: &Flow, budget: &mut Bu
         end => end,
     };
     match end {
-        // What was not looked at to the end is not judged.
+        // An incomplete walk has no result.
         _ if walk.budget.is_spent() => Fate::Mixed,
         End::Dropped(place) if !walk.some_pass => Fate::Dropped(place),
         End::Passed if !walk.some_drop => Fate::Passes,
@@ -398,7 +397,7 @@ pub(super) fn filter(rules: &Ruleset, chain: usize, flow: &Flow, budget: &mut Bu
     }
 }
 
-/// A walk of a flow through chains that filter.
+/// A walk of a flow through filtering chains.
 struct Walk<'a> {
     rules: &'a Ruleset,
     flow: &'a Flow<'a>,
@@ -407,7 +406,7 @@ struct Walk<'a> {
     some_drop: bool,
 }
 
-/// How a walk through one chain ends for what has not ended before.
+/// The outcome of one chain for the packets that reach its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Passed,
@@ -449,7 +448,7 @@ impl Walk<'_> {
         End::Returned
     }
 
-    /// What a verdict comes to; `None` if the packet goes on with the next rule.
+    /// The outcome of a verdict; `None` if the packet continues with the next rule.
     fn follow(&mut self, verdict: &Verdict, place: Place, depth: u32) -> Option<End> {
         let call = |walk: &mut Self, name: &str| match walk.rules.target(place.chain, name) {
             Some(target) => walk.chain(target, depth + 1),
@@ -464,13 +463,13 @@ impl Walk<'_> {
                 End::Returned => None,
                 end => Some(end),
             },
-            // What one of these translates goes on as if it were accepted, in tables of their own.
+            // A translated packet counts as accepted: such rules are in separate tables.
             Verdict::SourceNat | Verdict::DestinationNat => Some(End::Passed),
             Verdict::Continue => None,
         }
     }
 
-    /// The end of a chain of which some packets have returned before.
+    /// The end of a chain from which some packets have returned before.
     fn settle(&mut self, end: End, some_returned: bool) -> End {
         if !some_returned {
             return end;
@@ -484,8 +483,8 @@ impl Walk<'_> {
     }
 }
 
-/// The first rule that certainly translates some packets of a flow, in a chain that packets enter
-/// at a hook. Certain is what no condition precedes that cannot be judged.
+/// The first rule that certainly translates some packets of a flow, in a base chain. A rule is
+/// certain if no condition before it is unknown.
 pub(super) fn translation(
     rules: &Ruleset,
     chain: usize,
@@ -515,7 +514,7 @@ struct Search<'a> {
 
 enum Found {
     At(Place),
-    /// All packets, or nobody knows how many, have left the chains before.
+    /// All packets, or an unknown part of them, have left the chains before.
     Ended,
     /// Packets come to the chain's end, or have returned.
     Nothing,
@@ -544,7 +543,7 @@ impl Search<'_> {
                 Verdict::Accept | Verdict::Drop | Verdict::Elsewhere if fit == Fit::All => {
                     return Found::Ended;
                 }
-                // Some packets go on; if nobody knows which, nothing is certain any more.
+                // Some packets continue; if it is unknown which, nothing is certain any more.
                 Verdict::Accept | Verdict::Return | Verdict::Goto(_) if fit == Fit::Unknown => {
                     return Found::Ended;
                 }

@@ -1,4 +1,4 @@
-//! Rules as text, and what is said of them for the configuration of one host.
+//! Rules as text, and the findings for the configuration of one host.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -111,7 +111,7 @@ fn conditions_are_understood() {
         "-m mark --mark 0x0/0x80000000",
         "-m physdev ! --physdev-is-bridged",
         "-m iprange --src-range 172.22.161.1-172.22.161.254",
-        // Not understood: nobody knows.
+        // Unknown: no certain outcome.
         "-m set --match-set friends src",
         "-m hashlimit --hashlimit-upto 5/sec --hashlimit-name x",
         "-m mark --mark 0x1",
@@ -160,7 +160,7 @@ fn chains_are_followed_and_left() {
              -A FORWARD -j ACCEPT",
             false,
         ),
-        // A circle, which the kernel would not take.
+        // A circle, which the kernel would refuse.
         (
             "-A FORWARD -j mine\n-A mine -j other\n-A other -j mine",
             false,
@@ -186,7 +186,7 @@ fn each_rule_of_the_configuration_is_asked_for_where_they_differ() {
         dropped("DROP", rules),
         ["drops new connections of [[forward]] \"web\""]
     );
-    // The port is the guest's by then.
+    // The port is already the guest's there.
     let rules = "-A FORWARD -i vmbr1 -j ACCEPT\n-A FORWARD -d 172.22.161.170/32 -j ACCEPT
 -A FORWARD -o vmbr1 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A FORWARD -d 172.22.161.171/32 -p tcp --dport 53 -j ACCEPT
@@ -295,7 +295,7 @@ fn conditions_of_nft_that_guests_may_meet_are_understood() {
         ),
         is(STATE, "in", r#"["new", "established"]"#),
         is(STATE, "==", r#"{"set": ["new"]}"#),
-        // Not understood: nobody knows.
+        // Unknown: no certain outcome.
         is(&field("ip", "saddr"), "==", r#""@friends""#),
         is(&meta("skuid"), "==", "0"),
         is(&meta("mark"), "==", "7"),
@@ -474,7 +474,7 @@ fn routed_guests_need_both_ways_through_the_forward_chain() {
     assert!(said(&format!("{out}{back}{into}")).is_empty());
 }
 
-/// What LXD, Incus, libvirt and Docker translate they translate again, whatever is removed by hand.
+/// LXD, Incus, libvirt and Docker recreate their rules after a manual removal.
 #[test]
 fn who_makes_its_rules_again_has_a_setting_of_its_own() {
     let made = |rules: &str| {

@@ -1,5 +1,5 @@
 //! Running the tools that show rules, with limits of time and size: a rule set may have 100,000
-//! rules, and a tool may wait for a lock that somebody holds.
+//! rules, and a tool may wait for a lock of another process.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 /// How long a tool may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How much it may print: a hundred thousand rules of nftables in JSON.
+/// How much it may print: 100,000 rules of nftables in JSON.
 const LARGEST: u64 = 64 << 20;
 const TOO_LONG: &str = "it took longer than 2 s";
-/// How long between looks whether it has ended.
+/// The interval of checks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What came of running a tool.
+/// The result of running a tool.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It printed this.
+    /// Its output.
     Said(String),
-    /// It is not there.
+    /// It is missing.
     Absent,
-    /// It failed, with what it said; without privileges for one.
+    /// It failed with this message, for example because of missing privileges.
     Failed(String),
     /// It took too long or printed too much.
     TooMuch(&'static str),
@@ -45,7 +45,7 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Outcome {
     }
 }
 
-/// The tools are where root finds them, whoever asks.
+/// The tools are found as for root, whatever the user's PATH.
 fn path() -> String {
     let own = std::env::var("PATH").unwrap_or_default();
     format!("{own}:/usr/local/sbin:/usr/sbin:/sbin")
@@ -55,7 +55,7 @@ fn watch(mut child: Child) -> Outcome {
     let deadline = Instant::now() + LIMIT;
     let printed = read(child.stdout.take());
     let complained = read(child.stderr.take());
-    // The output ends when the tool does, or before it: no look at the clock is needed until then.
+    // The output ends when the tool does, or before, so no timeout check is needed until then.
     let printed = printed.recv_timeout(LIMIT);
     let status = loop {
         match child.try_wait() {
@@ -72,7 +72,7 @@ fn watch(mut child: Child) -> Outcome {
     let left = deadline.saturating_duration_since(Instant::now());
     let complaint = complained.recv_timeout(left).unwrap_or_default();
     match printed {
-        // It has ended, and left another that holds its output.
+        // It has ended, but a child still holds its output.
         Err(_) => Outcome::TooMuch(TOO_LONG),
         Ok(text) if text.len() as u64 >= LARGEST => Outcome::TooMuch(
             "its output is larger than 64 \
@@ -83,16 +83,16 @@ fn watch(mut child: Child) -> Outcome {
     }
 }
 
-/// Reads to the end in a thread of its own, which ends with the tool.
+/// Reads to the end in a separate thread, which ends with the tool.
 fn read(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(pipe) = pipe {
-            // What was read before an error is cut off, and no rule set.
+            // Output before an error is incomplete, and not a rule set.
             let _ = pipe.take(LARGEST).read_to_end(&mut bytes);
         }
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });
     receiver
@@ -131,11 +131,11 @@ mod tests {
         assert!(matches!(run("yes", &[]), Outcome::TooMuch(_)));
     }
 
-    /// Whoever runs it, and whatever it leaves behind: two seconds, 64 MiB, the first line of its
-    /// complaint.
+    /// The limits hold for every tool and its children: two seconds, 64 MiB, the first line of its
+    /// error.
     #[test]
     fn time_output_and_complaints_of_a_tool_are_bounded() {
-        // It has said all, and does not end; it has ended, and what it started keeps the output
+        // It has printed everything and does not end; it has ended, and a child keeps the output
         // open.
         for script in ["echo all; exec >&-; exec sleep 60", "sleep 60 & echo all"] {
             let begun = Instant::now();

@@ -8,7 +8,7 @@ use crate::flows::{Direction, REMOTE, Way};
 use crate::rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation};
 use crate::{Finding, Kind, listed, place_name};
 
-/// Rules of netfilter's that translate the same packets: one finding for each.
+/// Rules of netfilter that translate the same packets: one finding for each.
 pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {
     let mut found: BTreeMap<(Place, Effect), Vec<String>> = BTreeMap::new();
     for way in ways.iter().take(WAYS_MAX) {
@@ -33,19 +33,19 @@ pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Fi
     found.into_iter().map(finding).collect()
 }
 
-/// So many rules of the configuration are looked at.
+/// How many rules of the configuration are checked.
 const WAYS_MAX: usize = 500;
 
-/// What a rule of netfilter's does to connections of a rule of the configuration.
+/// What a rule of netfilter does to connections of a rule of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Effect {
     /// Gives guests' packets another source before natbpf does.
     TakesSources,
-    /// Gives packets to guests another source: guests do not see who connects.
+    /// Gives packets to guests another source: guests do not see the client.
     HidesClients,
-    /// Sends packets elsewhere that natbpf has given their destination.
+    /// Redirects packets after natbpf has translated their destination.
     Redirects,
-    /// Never sees the packets that it is for.
+    /// Never sees its packets.
     IsIdle,
 }
 
@@ -105,7 +105,7 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
             );
         }
     }
-    // A rule for any destination redirects; that it would do so untranslated as well is no news.
+    // A rule for any destination redirects the packets in any case, so it is not reported.
     let redirects: Vec<Place> = (found.iter())
         .filter(|(_, effect)| *effect == Effect::Redirects)
         .map(|(place, _)| *place)
@@ -114,8 +114,7 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
     found
 }
 
-/// A flow to or from the internet at large. Rules about some prefixes of it, such as a tunnel's,
-/// are meant.
+/// A flow to or from the whole internet. Rules for some prefixes, such as a tunnel's, are intended.
 fn at_large(flow: Flow) -> Flow {
     let narrowed = |prefix: Ipv4Net| match prefix.prefix_len() {
         0 => REMOTE.into(),
@@ -128,8 +127,8 @@ fn at_large(flow: Flow) -> Flow {
     }
 }
 
-/// What to do about a rule that translates. Software that makes such rules makes them again: there
-/// the remedy is its own setting.
+/// The remedy for a translating rule. Software recreates its rules, so the remedy there is its own
+/// setting.
 fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     let own = |text: &str| (text.to_owned(), Vec::new());
     let chain = &rules.chains[place.chain];
@@ -159,8 +158,8 @@ fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     (remedy.to_owned(), command)
 }
 
-/// The network for which LXD or Incus has made a rule: the chain's name says it in their own table,
-/// and a comment in those of iptables.
+/// The network for which LXD or Incus has created a rule, from the chain's name in their own table,
+/// or from a comment in those of iptables.
 fn network_of_manager(table: &str, chain: &str, text: &str, program: &str) -> Option<String> {
     if table.rsplit(' ').next() == Some(program.to_lowercase().as_str()) {
         let (_, network) = chain.split_once('.')?;

@@ -21,7 +21,7 @@ use crate::dataplane::SessionEntry;
 /// What sessions depend on, before a change.
 pub(super) struct Before {
     addresses: BTreeSet<Ipv4Addr>,
-    /// The network of each guest that is forwarded to, 0 if it is in none.
+    /// The network of each guest of a forward, 0 if it is in none.
     networks: BTreeMap<Addr4, u16>,
 }
 
@@ -50,8 +50,8 @@ impl Active {
         self.end_matching(|entry| lost.contains(&external_address(entry)))
     }
 
-    /// Ends the sessions of guests that are behind another network now: what they send is not known
-    /// by the former one.
+    /// Ends the sessions of guests that are behind another network now: their packets no longer
+    /// match the former network.
     fn end_of_moved_guests(&self, before: &Before) -> Result<u32> {
         let before = &before.networks;
         let mut moved = self.target_networks();
@@ -70,8 +70,8 @@ impl Active {
         })
     }
 
-    /// Ends the sessions of rules that have changed, but for those that the rule as it is now would
-    /// open in the same way: a range of ports may have grown.
+    /// Ends the sessions of rules that have changed, except those that the new rule would open in
+    /// the same way, for example if a range of ports has grown.
     pub(super) fn end_changed(&self, changed: &BTreeSet<u32>) -> Result<u32> {
         if changed.is_empty() {
             return Ok(0);

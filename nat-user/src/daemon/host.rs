@@ -71,7 +71,7 @@ impl Host {
         self.links.iter().find(|link| link.index == index)
     }
 
-    /// The addresses of an interface, the one first that the host itself would use: the kernel
+    /// The addresses of an interface, first the one that the host itself would use: the kernel
     /// lists those of narrower scopes before it.
     pub(super) fn addresses_of(&self, link: &Link) -> Vec<Ipv4Addr> {
         let own = self

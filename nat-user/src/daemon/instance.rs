@@ -34,9 +34,9 @@ pub(super) struct Instance {
     pub(super) journal: Journal,
     pub(super) settings: Settings,
     pub(super) claims: Claims,
-    /// What the host lacks and is waited for, or why it could not be set up.
+    /// What the host lacks and the daemon waits for, or why the host could not be set up.
     pub(super) awaited: Vec<String>,
-    /// What is told of the host, in the status.
+    /// What the status says about the host.
     pub(super) host_warnings: Vec<String>,
     pub(super) refusals: refusals::Watch,
     pub(super) fast_path: FastPath,
@@ -46,8 +46,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Takes a configuration into use on a host that is prepared for it: first the programs, then
-    /// what has the kernel forward packets. So none goes out that they have not seen.
+    /// Activates a configuration on a prepared host: first the programs, then forwarding in the
+    /// kernel. No packet leaves without having passed the programs.
     pub(super) async fn put_in_use(&mut self, config: &Config) -> Result<()> {
         let host = Host::read(&self.netlink, config).await?;
         self.follow_claims(config, &host);
@@ -62,8 +62,8 @@ impl Instance {
         self.follow_setup(config, &report).await.map(drop)
     }
 
-    /// Takes into use what setting the host up has changed: ports of bridges, addresses. Says
-    /// whether there was anything.
+    /// Activates what the set-up of the host has changed: ports of bridges, addresses. Returns
+    /// whether there was any change.
     pub(super) async fn follow_setup(&mut self, config: &Config, report: &Report) -> Result<bool> {
         if report.done.is_empty() {
             return Ok(false);
@@ -108,7 +108,7 @@ impl Instance {
         plan
     }
 
-    /// Forgets names that ports no longer have. To be called every minute or so.
+    /// Forgets names that ports no longer use. Call it about once a minute.
     pub(super) fn keep_bindings(&mut self) {
         let Active { tables, bound, .. } = &mut self.active;
         if !bound.ports.is_empty()
@@ -118,7 +118,8 @@ impl Instance {
         }
     }
 
-    /// Ends idle sessions and frees fragments that wait in vain; `true` if there is more to do.
+    /// Ends idle sessions and frees fragments that have waited too long; `true` if there is more to
+    /// do.
     pub(super) fn sweep(&mut self) -> bool {
         let tables = &mut self.active.tables;
         if let Err(error) = tables.dataplane.expire_fragments() {
@@ -138,7 +139,7 @@ impl Instance {
         }
     }
 
-    /// Tells the operator of what is refused because something is exhausted.
+    /// Tells the operator which packets are refused because a resource is exhausted.
     pub(super) fn watch_refusals(&mut self) {
         let now_s = clock::boottime_s();
         if !self.refusals.is_due(now_s) {

@@ -55,7 +55,7 @@ impl Attachments<'_> {
         }
     }
 
-    /// Which hooks the fast path uses on an interface, and why, and what it leaves out, in words.
+    /// Describes which hooks the fast path uses on an interface, why, and what it leaves out.
     fn fast_path(&self, link: &Link) -> String {
         if self.config.forwarding == Forwarding::Kernel {
             return "off (forwarding = \"kernel\")".to_owned();

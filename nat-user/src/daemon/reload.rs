@@ -28,7 +28,7 @@ impl Instance {
         }
         let links = self.netlink.links().await?;
         nat_findings::refuse_another(&loaded.config, &links, &self.options.bpffs)?;
-        // A bridge that goes takes its programs off, and the kernel waits for each.
+        // Deleting a bridge detaches its programs, and the kernel waits for each.
         let (old, new) = (self.config.networks.len(), loaded.config.networks.len());
         let grace = ShortGrace::begin(&self.options.run_dir, old.saturating_sub(new));
         prepare_host(&self.netlink, &mut self.journal, &loaded).await?;
@@ -59,7 +59,7 @@ impl Instance {
         Ok(lines)
     }
 
-    /// Takes the configuration in use before a failed reload into use again.
+    /// Reactivates the configuration that was in use before a failed reload.
     async fn go_back(&mut self) {
         let old = self.config.clone();
         let result = async {

@@ -39,7 +39,7 @@ impl Instance {
         let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
         match Self::bring_up(options, loaded, lock).await {
             Err(error) if is_first => {
-                // Nothing was there before: nothing is left behind.
+                // There was no data plane before, so none is left behind.
                 match tear_down(&run_dir, &bpffs).await {
                     Ok(_) => Err(error),
                     Err(second) => Err(error.context(format!("and undoing failed: {second:#}"))),
@@ -94,7 +94,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Takes the configuration into use for the first time.
+    /// Activates the configuration for the first time.
     async fn begin(&mut self) -> Result<()> {
         let config = self.config.clone();
         self.put_in_use(&config).await?;
@@ -112,8 +112,8 @@ pub(super) fn load_config(options: &Options) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// Makes bridges, addresses and sysctls what the configuration wants. What only the host could
-/// tell is said of the place in the file.
+/// Sets bridges, addresses and sysctls as configured. Problems that only the host reveals are
+/// reported with their place in the file.
 pub(super) async fn prepare_host(
     netlink: &Netlink,
     journal: &mut Journal,
@@ -132,8 +132,7 @@ pub(super) async fn prepare_host(
     Ok(())
 }
 
-/// Guests that rules name and that the host's routes do not lead to, each with its place in the
-/// file.
+/// Guests of rules that the host's routes do not reach, each with its place in the file.
 pub(super) async fn target_problems(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<String>> {
     let problems = setup::target_problems(netlink, &loaded.config).await?;
     Ok(problems.iter().map(|one| in_file(loaded, one)).collect())
@@ -167,7 +166,7 @@ fn take_over(options: &Options, config: &Config, known: Option<&State>) -> Resul
     Active::new(taken, state, options.log_packets)
 }
 
-/// What an earlier daemon has left.
+/// What an earlier daemon left.
 fn known_state(options: &Options) -> Option<State> {
     State::load(&options.run_dir).unwrap_or_else(|error| {
         log::warn!("{error:#}");
@@ -179,8 +178,8 @@ fn known_state(options: &Options) -> Option<State> {
 fn note_lost_names(state: &mut State, highest: u32) {
     state.numbers = Numbers::after_lost(highest);
     let warning = format!(
-        "state.json was lost while the data plane lived: its {highest} rules are counted as \
-         (lost N), and those of the configuration anew"
+        "state.json was lost while the data plane ran: the counts of its {highest} rules continue \
+         as (lost N), and those of the configuration's rules start at 0"
     );
     log::warn!("{warning}");
     state.warnings.push(warning);

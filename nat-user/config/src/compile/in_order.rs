@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use super::Numbering;
 
-/// Numbers in the order in which names are asked for, for a rule set that no kernel has.
+/// Numbers in the order in which names are requested, for a rule set outside of any kernel.
 #[derive(Debug, Clone, Default)]
 pub struct InOrder {
     uplinks: HashMap<String, u16>,

@@ -1,11 +1,11 @@
 //! The rule compiler: from a configuration to the entries of the rule tables.
 //!
-//! The order of the rules is resolved here, once, so that a packet costs the same with one rule
-//! and with a hundred thousand: each port of each address belongs to one forward rule at the most,
-//! each source prefix to one source translation rule. Ranges of ports are cut into prefixes, which
-//! the tables match by the longest.
+//! The order of the rules is resolved here, once, so that a packet costs the same with one rule and
+//! with a hundred thousand: each port of each address belongs to at most one forward rule, and each
+//! source prefix to one source translation rule. Ranges of ports are cut into prefixes, which the
+//! tables match by the longest.
 //!
-//! What comes in is a plain value, wherever it came from, and what goes out knows no kernel.
+//! Input and output are plain values. The compiler does not access the kernel.
 
 mod in_order;
 mod policy;
@@ -59,26 +59,27 @@ pub struct Environment {
     pub uplink_addresses: Vec<Vec<Ipv4Addr>>,
     /// All addresses that the host holds on any interface.
     pub host_addresses: HashSet<Ipv4Addr>,
-    /// By which addresses each uplink's destinations are reached, by [`UplinkId`].
+    /// From which addresses each uplink's destinations are reached, by [`UplinkId`].
     pub sources: Vec<Sources>,
-    /// The networks behind which the host's routes put single addresses, `None` if behind none of
-    /// them. Of what is missing the routes say nothing.
+    /// The networks behind which the host's routes place single addresses, `None` if behind none of
+    /// them. The routes say nothing about missing addresses.
     pub places: HashMap<Ipv4Addr, Option<NetworkId>>,
-    /// External addresses for which ARP is not answered: another host has them, or may have.
+    /// External addresses for which the programs do not answer ARP: another host has them, or may
+    /// have them.
     pub silent: BTreeSet<Ipv4Addr>,
 }
 
-/// By which addresses an uplink's destinations are reached.
+/// From which addresses an uplink's destinations are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// The one by which most of them are.
+    /// The one for most of them.
     pub first: Option<Ipv4Addr>,
-    /// By the longest prefix, where that is not so for all.
+    /// The exceptions, by longest prefix.
     pub others: Vec<(Ipv4Net, Ipv4Addr)>,
 }
 
-/// Addresses that are inside ones wherever they are behind a network (RFC 1918, RFC 6598): a rule
-/// that hides the network hides them, if no other rule does.
+/// Addresses that are inside addresses if they are behind a network (RFC 1918, RFC 6598): a rule
+/// that hides the network hides them, unless another rule does.
 const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
@@ -86,7 +87,7 @@ const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(100, 64, 0, 0), 10),
 ];
 
-/// The numbers by which the data plane knows what the configuration names.
+/// The numbers that the data plane uses for the names of the configuration.
 pub trait Numbering {
     /// An uplink's number, from 1.
     fn uplink(&mut self, name: &str) -> u16;
@@ -100,7 +101,7 @@ pub trait Numbering {
     fn nat(&mut self, name: &str) -> u32;
     /// The number of a `[[policy]]`, from 1.
     fn policy(&mut self, name: &str) -> u32;
-    /// The number of what holds for a network where no policy says anything, from 1.
+    /// The number of a network's default policy, from 1.
     fn default_of(&mut self, network: &str) -> u32;
 }
 
@@ -132,7 +133,7 @@ pub struct Ruleset {
     pub chains: Vec<((Side, Side), Chain)>,
     /// `POLICIES`.
     pub policies: Vec<Policy4>,
-    /// What 127.0.0.1 stands for, if the host itself is to reach anything that is forwarded.
+    /// What 127.0.0.1 stands for, if the host itself has access to any forward.
     pub own: Option<Vec<Addr4>>,
 }
 
@@ -169,15 +170,15 @@ struct Target {
     local: bool,
     /// Whether it is accepted where no policy says otherwise.
     accepted: bool,
-    /// Whether it takes all ports, those that guests leave by as well.
+    /// Whether it takes all ports, including those by which guests leave.
     whole: bool,
     /// The uplink by which it leaves from the forwarded ports; `None` if another rule says by
     /// which.
     leaves_by: Option<u16>,
 }
 
-/// An external address of one protocol, the ports of it that earlier rules have, and those that the
-/// host keeps.
+/// The ports of an external address and protocol that earlier rules have, and those that the host
+/// keeps.
 struct Place<'t> {
     protocol: u8,
     address: Ipv4Addr,
@@ -231,7 +232,7 @@ struct Compiler<'a> {
     environment: &'a Environment,
     uplinks: Vec<u16>,
     networks: Vec<u16>,
-    /// What is forwarded, for the way back.
+    /// The forwards, for the reverse direction.
     ranges: Vec<ForwardedRange>,
     ruleset: Ruleset,
 }
@@ -275,7 +276,7 @@ impl<'a> Compiler<'a> {
                 seen.entry(*address).or_insert(id);
             }
         }
-        // (What is for a guest without a lease is nobody's as yet.)
+        // (A guest without a lease has no entry yet.)
         let named = self.config.named_addresses();
         for named in named.filter(|named| named.guest.is_none_or(|guest| guest.now().is_some())) {
             for address in named.addresses() {
@@ -295,7 +296,7 @@ impl<'a> Compiler<'a> {
 
     /// The networks' prefixes, single guests, and prefixes that only a rule names. A prefix that
     /// holds an external address of the host's (`0.0.0.0/0`, say) does not make its addresses
-    /// inside ones.
+    /// inside addresses.
     fn inside(&mut self) {
         let mut prefixes = BTreeMap::new();
         for rule in &self.config.snat {
@@ -317,7 +318,7 @@ impl<'a> Compiler<'a> {
             prefixes.insert(prefix, self.place_of(prefix));
         }
         for to in self.config.forwards.iter().filter_map(|rule| rule.to.now()) {
-            // Behind another interface than its prefix says.
+            // Behind another interface than that of its prefix.
             if self.environment.places.contains_key(&to) {
                 prefixes.insert(to.into(), self.place_of(to.into()));
             }
@@ -380,9 +381,9 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Number and gateway of the network behind which the host's routes put a prefix; where they
-    /// say nothing, of the one that holds all of it, or to which it is routed; of none if others
-    /// route it.
+    /// Number and gateway of the network behind which the host's routes place a prefix. If they say
+    /// nothing: of the network that contains it, or to which it is routed. 0 if other software
+    /// routes it.
     fn place_of(&self, prefix: Ipv4Net) -> (u16, Ipv4Addr) {
         if let Some(place) = self.environment.places.get(&prefix.addr()) {
             let none = (0, Ipv4Addr::UNSPECIFIED);
@@ -428,7 +429,7 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
-        // What an earlier rule has of such an address is its exception.
+        // The ports that earlier rules have of such an address are exceptions.
         for nat in &self.config.nats {
             let number = numbers.nat(&nat.name);
             let Some(to) = nat.to.now() else {
@@ -440,7 +441,7 @@ impl<'a> Compiler<'a> {
                 hairpin: nat.hairpin,
                 local: false,
                 accepted: false,
-                // Nobody else leaves by the address of a single guest.
+                // No other guest leaves by the address of a single guest.
                 whole: false,
                 leaves_by: None,
             };
@@ -451,7 +452,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The uplinks' addresses, if a rule is for the host as well.
+    /// The uplinks' addresses, if a rule also serves the host.
     fn own(&mut self) {
         let mut forwards = self.ruleset.forwards.iter();
         if !forwards.any(|(_, forward)| forward.flags & forward_flags::LOCAL != 0) {
@@ -478,7 +479,7 @@ impl<'a> Compiler<'a> {
         taken: &mut Taken,
     ) {
         let all = [ALL_PORTS];
-        // Ports are about tcp and udp alone: echo beside them is forwarded whatever they are.
+        // Ports apply only to tcp and udp; icmp queries are forwarded in any case.
         let (ports, whole) = match forward.matches.ports.as_slice() {
             ports if protocol != ICMP && !ports.is_empty() => (ports, false),
             _ => (all.as_slice(), true),
@@ -494,7 +495,7 @@ impl<'a> Compiler<'a> {
         self.forward_ports(target, place, ports);
     }
 
-    /// All of one protocol of a guest's own external address.
+    /// One protocol of a guest's own external address.
     fn nat(&mut self, nat: &NatRule, target: Target, protocol: u8, taken: &mut Taken) {
         let kept = if self.is_reached_otherwise(nat.uplink) {
             BTreeSet::new()
@@ -510,7 +511,7 @@ impl<'a> Compiler<'a> {
         self.forward_ports(target, place, &[ALL_PORTS]);
     }
 
-    /// Whether the host holds an address of the uplink that is no guest's.
+    /// Whether the host holds an address of the uplink that belongs to no guest.
     fn is_reached_otherwise(&self, uplink: UplinkId) -> bool {
         let own = self.environment.uplink_addresses.get(uplink.0);
         let mut held = own
@@ -559,8 +560,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// What the targets of forwards send from forwarded ports leaves from the ports that lead
-    /// there: of several the first, and those of rules that name no ports last.
+    /// Packets of a forward's target from a forwarded port leave from the external port that leads
+    /// there: of several, from the first; rules without ports come last.
     fn forward_sources(&mut self) {
         let (whole, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ranges)
             .into_iter()
@@ -608,7 +609,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Ports of the host's own address that no range and no `all` takes away, in order.
+    /// Ports of the host's own address that no range and no `all` takes, in order.
     fn kept_ports(&self, uplink: &Uplink, protocol: u8, address: Ipv4Addr) -> BTreeSet<u16> {
         if !self.environment.host_addresses.contains(&address) {
             return BTreeSet::new();
@@ -641,7 +642,7 @@ impl<'a> Compiler<'a> {
             }
         }
         for uplink in (0..self.config.uplinks.len()).map(UplinkId) {
-            // What comes from no network at all is known by its address alone.
+            // A packet from no network is identified by its address alone.
             self.snats_of(uplink, None, &rules, &nats);
             self.sources_of(uplink);
             for network in (0..self.config.networks.len()).map(NetworkId) {
@@ -659,7 +660,7 @@ impl<'a> Compiler<'a> {
         nat_numbers: &[u32],
     ) {
         let nats = self.config.nats.iter().zip(nat_numbers);
-        // Before the others: a guest with an address of its own has no other.
+        // Before the others: a guest with its own address uses no other.
         let mut rules: Vec<(Ipv4Net, Snat4)> = nats
             .filter(|(rule, _)| rule.uplink == uplink)
             .filter_map(|(rule, &number)| Some((rule.to.now()?.into(), one_to_one(rule, number))))
@@ -690,7 +691,7 @@ impl<'a> Compiler<'a> {
         let prefixes: BTreeSet<Ipv4Net> = rules.iter().map(|(prefix, _)| *prefix).collect();
         let number = network.map_or(0, |id| self.networks[id.0]);
         for prefix in prefixes {
-            // The first rule of all that cover this prefix.
+            // The first rule that covers this prefix.
             let covering = rules
                 .iter()
                 .find(|(covering, _)| covering.contains(&prefix));
@@ -729,7 +730,7 @@ impl<'a> Compiler<'a> {
         self.ruleset.snats.push((Prefix { bits, key }, entry));
     }
 
-    /// Where a masqueraded packet's destination says its address.
+    /// Masquerade whose address depends on the destination.
     fn sources_of(&mut self, uplink: UplinkId) {
         let is_masquerade =
             |rule: &&SnatRule| rule.uplink == uplink && rule.to == SnatTarget::Masquerade;
@@ -802,7 +803,7 @@ fn one_to_one(rule: &NatRule, number: u32) -> Snat4 {
     }
 }
 
-/// The protocol numbers of the table that a rule's protocols stand for.
+/// The protocol numbers in the table for a rule's protocols.
 fn wire_protocols(protocols: &[ForwardProtocol]) -> BTreeSet<u8> {
     let mut numbers = BTreeSet::new();
     for protocol in protocols {
@@ -835,7 +836,7 @@ struct Taken {
 }
 
 impl Taken {
-    /// Takes a range and gives the parts of it that were free.
+    /// Takes a range and returns its parts that were free.
     fn take(&mut self, range: PortRange) -> Vec<PortRange> {
         let mut free = Vec::new();
         let mut next = u32::from(range.first);

@@ -26,16 +26,16 @@ const ALL_PORTS: PortRange = PortRange {
 /// [`Policy4::protocol`] of all.
 const ANY_PROTOCOL: u8 = 0;
 
-/// What networks drop by default comes after what they let the host be asked for.
+/// Networks' defaults come after the services of the host that they allow.
 const DROPPED: u32 = DEFAULTS + (1 << 16);
 
-/// What is accepted because nothing else says anything, so that its answers are known.
+/// Flows that are accepted by default, so that their answers are recognised.
 const TRACKED: u32 = u32::MAX - 1;
 
 /// Both sides of flows.
 type Sides = (Side, Side);
 
-/// The policies of a rule set, by the sides that they are about.
+/// The policies of a rule set, by their sides.
 #[derive(Default)]
 struct Chains(BTreeMap<Sides, Vec<Policy4>>);
 
@@ -82,7 +82,7 @@ impl Chains {
 }
 
 impl Compiler<'_> {
-    /// All policies; none at all where nothing is ever dropped, for then nobody needs to ask.
+    /// All policies; none if no packet is ever dropped.
     pub(super) fn policies(&mut self, numbers: &mut impl Numbering) {
         let mut chains = Chains::default();
         for (order, rule) in (0..).zip(&self.config.policies) {
@@ -94,7 +94,7 @@ impl Compiler<'_> {
             return;
         }
         self.track(&mut chains, numbers);
-        // That there are policies is known by this one.
+        // This entry says that there are policies.
         chains.0.entry((side::ANY, side::ANY)).or_default();
         for (sides, mut policies) in chains.0 {
             policies.sort_by_key(|policy| policy.order);
@@ -145,7 +145,7 @@ impl Compiler<'_> {
         Some((self.place_of(prefix).0, prefix))
     }
 
-    /// What the networks say of flows that no policy is about.
+    /// The networks' defaults for flows without a policy.
     fn defaults(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
         for (network, &number) in self.config.networks.iter().zip(&self.networks) {
             let (here, any) = ((number, ALL), (side::ANY, ALL));
@@ -174,8 +174,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where something is dropped, what goes the other way is noted even if nobody forbids it: its
-    /// answers would not pass otherwise.
+    /// If a direction has drops, flows of the other direction are recorded even if they are
+    /// allowed: their answers would not pass otherwise.
     fn track(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
         let drops = |policy: &Policy4| policy.action == action::DROP;
         let with_drops = chains.0.iter().filter(|(_, chain)| chain.iter().any(drops));
@@ -202,7 +202,7 @@ fn protocol_number(protocol: &ForwardProtocol) -> u8 {
     }
 }
 
-/// What a service of the host's is on the wire.
+/// Protocol and port of a service of the host.
 fn wire_services(service: &HostService) -> Vec<Service> {
     let port = |protocol, port| Service {
         protocol,

@@ -1,4 +1,4 @@
-//! `[[route]]`: the addresses are inside ones of their network, and leave as they are.
+//! `[[route]]`: the addresses are inside addresses of their network, and leave untranslated.
 
 use std::net::Ipv4Addr;
 
@@ -30,8 +30,8 @@ impl<'a> Compiler<'a> {
         (self.networks[id], gateway)
     }
 
-    /// What takes the routed addresses of a network out of all source translation; with `None`
-    /// those of all networks.
+    /// The entries that exclude the routed addresses of a network from source translation; with
+    /// `None`, those of all networks.
     pub(super) fn untranslated(&self, network: Option<NetworkId>) -> Vec<(Ipv4Net, Snat4)> {
         let own = |route: &Route| network.is_none_or(|network| network == route.network);
         self.routed()
@@ -115,7 +115,7 @@ to = "192.0.2.119"
         prefix.contains(&wanted.parse::<Ipv4Addr>().unwrap())
     }
 
-    /// What a packet from `source` of a network finds that leaves by an uplink.
+    /// The rule for a packet from `source` of a network that leaves by an uplink.
     fn mapping(ruleset: &Ruleset, uplink: u16, network: u16, source: &str) -> Option<u8> {
         let fitting = ruleset.snats.iter().filter(|(prefix, _)| {
             (prefix.key.uplink, prefix.key.network) == (uplink, network)
@@ -140,7 +140,7 @@ to = "192.0.2.119"
         for uplink in [1, 2] {
             for last in [112, 115, 119] {
                 let source = format!("192.0.2.{last}");
-                // From their network, and where nothing tells by which interface they came.
+                // From their network, and if the interface is unknown.
                 for network in [2, 0] {
                     assert_eq!(
                         mapping(&ruleset, uplink, network, &source),
@@ -148,7 +148,7 @@ to = "192.0.2.119"
                         "{source}"
                     );
                 }
-                // From another's guest they are no route's.
+                // Packets with these addresses from another network do not belong to the route.
                 assert_ne!(mapping(&ruleset, uplink, 1, &source), none, "{source}");
             }
         }
@@ -166,9 +166,9 @@ to = "192.0.2.119"
             assert_eq!((inside.network, inside.flags), (2, 0));
             assert_eq!(inside.gateway.0, [172, 30, 2, 1]);
         }
-        // (The prefix of a rule, which is nobody's.)
+        // (The prefix of a rule, without a network.)
         assert_eq!(inside(&ruleset, "192.0.2.120").unwrap().network, 0);
-        // Packets to them are no business of the translation's.
+        // Packets to them are not translated.
         let is_external = |address: [u8; 4]| {
             let mut external = ruleset.addresses.iter();
             external.any(|(known, _)| known.0 == address)

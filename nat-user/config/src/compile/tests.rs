@@ -45,7 +45,7 @@ fn host_with(addresses: &[&str]) -> Environment {
     }
 }
 
-/// What the data plane is told of an inside prefix.
+/// The entry of an inside prefix.
 fn inside(ruleset: &Ruleset, prefix: &str) -> Option<Inside4> {
     let prefix: Ipv4Net = prefix.parse().unwrap();
     let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
@@ -277,7 +277,7 @@ to = "172.22.161.172"
     assert_eq!(source(&rules, TCP, guest(170), 5060), None);
     assert_eq!(source(&rules, TCP, guest(171), 80), Some((own, 8000)));
     assert_eq!(source(&rules, UDP, guest(171), 80), None);
-    // Of the rule for all ports what no earlier one leads to.
+    // The rule for all ports has what no earlier rule has.
     for port in [1, 5060, 19_999, 21_000, 30_000] {
         assert_eq!(source(&rules, UDP, guest(170), port), Some((named, port)));
     }
@@ -504,11 +504,11 @@ fn ssh_stays_only_where_the_host_could_not_be_reached_otherwise() {
     };
     assert_eq!(ssh(&["19.19.8.10", "19.19.8.11"], NAT), (false, true));
     assert_eq!(ssh(&["19.19.8.11"], NAT), (false, false));
-    // Both are guests' own: neither is another one for the host.
+    // Both belong to guests: neither counts as the host's.
     let second = NAT.replace("mail", "web").replace(".8.11", ".8.10");
     let both = format!("{NAT}{}", second.replace(".171", ".170"));
     assert_eq!(ssh(&["19.19.8.10", "19.19.8.11"], &both), (false, false));
-    // What the host does not hold never was its own.
+    // An address that the host does not hold is not its own.
     assert_eq!(ssh(&["19.19.8.10"], &both), (false, true));
     let rules = ruleset_on(&host_with(&["19.19.8.11"]), NAT);
     assert!(lookup(&rules, TCP, "19.19.8.11", 23).is_some());
@@ -624,7 +624,7 @@ fn loopback_stands_for_the_uplinks_addresses_in_their_order() {
     let rules = ruleset_on(&host, &forward("ports = 80\n"));
     let own = ["19.19.8.11", "19.19.8.10"].map(|text| wire(text.parse().unwrap()));
     assert_eq!(rules.own.as_deref(), Some(&own[..]));
-    // An address of a guest's own is none of the host's.
+    // A guest's own address is not the host's.
     let nat = "[[nat]]\nuplink = \"wan\"\naddress = \"19.19.8.20\"\nto = \"172.22.161.171\"\n";
     assert_eq!(ruleset(nat).own, None);
 }
@@ -677,7 +677,8 @@ fn policies_stand_in_the_chains_of_their_sides() {
     assert_eq!(chains[&(WAN, 1)][1], (0, accept, TCP, 443, 443));
     assert_eq!(chains[&(1, side::ANY)], [(1, drop, 0, all.0, all.1)]);
     assert_eq!(chains[&(1, WAN)], [(1, drop, 0, all.0, all.1)]);
-    // What is forbidden one way is noted the other way, so that its answers pass.
+    // If one direction is forbidden, flows of the other direction are recorded, so that their
+    // answers pass.
     let tracked = (u32::MAX - 1, accept, 0, all.0, all.1);
     assert_eq!(chains[&(WAN, 1)][2], tracked);
     assert_eq!(chains[&(side::ANY, 1)], [tracked]);

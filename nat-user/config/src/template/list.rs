@@ -1,4 +1,4 @@
-//! The lists of a template: what stands under `for`.
+//! The lists of a template: the values of `for`.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,10 +13,10 @@ use crate::parse::{dotted, is_bare, quote};
 
 /// Far more than there are interfaces on any host.
 const MOST_INSTANCES: u64 = 65_536;
-/// How many values the lists of a template may have together: as many instances, with eight lists.
+/// How many values the lists of a template may have together: the most instances, with eight lists.
 const MOST_VALUES: usize = 8 * 65_536;
 
-/// A name and the values that it stands for, one for each instance.
+/// A name and its values, one for each instance.
 pub(super) struct List<'v> {
     pub(super) name: &'v str,
     pub(super) values: Vec<Value>,
@@ -38,12 +38,12 @@ impl fmt::Display for Value {
     }
 }
 
-/// What is wrong and what would be right.
+/// Problem and remedy.
 type Objection = (String, String);
 
 const EXAMPLE: &str = "write for = { n = \"1-200\", address = \"192.0.2.0-192.0.2.199\" }";
 
-/// The lists of a template, in the order of the file. All have as many values.
+/// The lists of a template, in the order of the file. All have the same number of values.
 pub(super) fn read<'v>(
     path: &str,
     at: usize,
@@ -141,7 +141,7 @@ fn values(value: &Spanned<DeValue<'_>>) -> Result<Vec<Value>, Objection> {
     }
 }
 
-/// An item of a list: a range, or what it says.
+/// An item of a list: a range, or a single value.
 fn item_values(item: &DeValue<'_>, example: &str) -> Result<Vec<Value>, Objection> {
     match item {
         DeValue::String(text) => {
@@ -165,7 +165,7 @@ fn item_values(item: &DeValue<'_>, example: &str) -> Result<Vec<Value>, Objectio
 }
 
 /// The values of a text that is a range of integers, of addresses, or a prefix; nothing if it is
-/// none.
+/// neither.
 fn range(text: &str) -> Result<Option<Vec<Value>>, Objection> {
     if let Some((address, length)) = text.split_once('/')
         && let (Ok(address), Ok(length)) = (address.parse::<Ipv4Addr>(), length.parse::<u8>())

@@ -1,10 +1,10 @@
 //! `[[template]]`: tables that are written once and stand for many.
 //!
 //! A template is expanded on the parsed TOML, before anything looks at what its tables mean, so
-//! that every kind of table can be in one. Its *lists* go side by side: with the first values of
-//! all of them it makes the first *instance*, and so on. A value that was made so has no place of
-//! its own in the text. It gets an offset behind the end of the text, by which [`Places`] know
-//! where in the template it was written, and in which instance.
+//! that every kind of table can be in one. Its *lists* advance together: the first values of all
+//! lists give the first *instance*, and so on. A value of an instance has no place in the text. It
+//! gets an offset behind the end of the text, from which [`Places`] finds its place in the template
+//! and its instance.
 
 mod list;
 mod placeholder;
@@ -25,7 +25,7 @@ const TEMPLATE: &str = "template";
 /// The key of a template's lists.
 const FOR: &str = "for";
 
-/// A file that is TOML, with what its templates stand for.
+/// A parsed TOML file with its templates expanded.
 #[derive(Debug)]
 pub(super) struct Document<'t> {
     pub(super) table: DeTable<'t>,
@@ -39,7 +39,7 @@ pub(super) struct Places {
     end: usize,
     /// Offset in the text and number of the instance, of one made value after the other.
     made: Vec<(usize, usize)>,
-    /// What the values of each instance are, in words.
+    /// A description of the values of each instance.
     instances: Vec<String>,
 }
 
@@ -60,14 +60,14 @@ impl Places {
         self.made.get(index).copied()
     }
 
-    /// A new offset for something that was written at `offset`.
+    /// A new offset for a value that was written at `offset`.
     fn add(&mut self, offset: usize) -> usize {
         self.made.push((offset, self.instances.len() - 1));
         self.end + self.made.len()
     }
 }
 
-/// Parses a whole file and expands its templates. What is wrong comes in the order of the file.
+/// Parses a whole file and expands its templates. Errors are in the order of the file.
 pub(super) fn document(text: &str) -> Result<Document<'_>, (Fault, Vec<Fault>)> {
     let mut table = syntax::document(text)?.into_inner();
     let mut expansion = Expansion::new(text);
@@ -95,10 +95,10 @@ struct Expansion<'t> {
     text_len: usize,
 }
 
-/// How many values templates may make, keys and tables counted: 65,536 forwards with all that may
-/// be written of them.
+/// How many values templates may create, including keys and tables: enough for 65,536 forwards with
+/// all keys.
 const MOST_VALUES: usize = 1 << 20;
-/// How much text they may make.
+/// How much text they may create.
 const MOST_TEXT: usize = 16 << 20;
 
 /// Tables `[[KEY]]` of templates.
@@ -132,8 +132,8 @@ impl<'t> Expansion<'t> {
         }
     }
 
-    /// Whether more was made than any host needs, with what shows the instances in messages: a
-    /// small text may stand for more than there is memory.
+    /// Whether the templates have created too much, including the descriptions of instances: a
+    /// small text may expand to more than the memory.
     fn is_too_much(&self) -> bool {
         self.places.made.len() > MOST_VALUES || self.text_len > MOST_TEXT
     }
@@ -167,7 +167,7 @@ impl<'t> Expansion<'t> {
         }
     }
 
-    /// Makes one instance after the other, as long as there is nothing wrong.
+    /// Creates one instance after the other until a fault is found.
     fn instances(&mut self, template: &Template<'_, 't>, root: &mut DeTable<'t>) {
         let count = template.lists.first().map_or(0, |list| list.values.len());
         let before = self.faults.len();
@@ -184,7 +184,7 @@ impl<'t> Expansion<'t> {
             if self.is_too_much() {
                 return self.too_much(template, index, count);
             }
-            // The others have the same faults, or some that come of these.
+            // The other instances have the same faults, or consequences of them.
             if self.faults.len() > before {
                 return;
             }
@@ -268,7 +268,7 @@ impl<'t> Expansion<'t> {
         }
     }
 
-    /// A kind of table that is written in two ways.
+    /// A kind of table that appears in two forms.
     fn mixed(&mut self, kind: &str, at: usize, other: Option<&Spanned<DeValue<'t>>>) {
         let at = self.places.written(at);
         let other = other.map(|other| self.places.written(other.span().start));
@@ -303,7 +303,7 @@ impl<'t> Expansion<'t> {
         }
     }
 
-    /// Puts the tables `[[KEY]]` that were made where their templates stand among the others.
+    /// Inserts the created tables `[[KEY]]` at the place of their templates.
     fn add_rules(&mut self, key: &str, Rules { at, mut made }: Rules<'t>, root: &mut DeTable<'t>) {
         let present = root.remove(key);
         match present.as_ref().map(Spanned::get_ref) {

@@ -1,4 +1,4 @@
-//! Filling `{n}` in.
+//! Filling in placeholders such as `{n}`.
 
 use std::fmt;
 
@@ -37,8 +37,8 @@ impl fmt::Display for Bindings<'_> {
 /// Far more than any value has.
 const MOST_FILLED: usize = 16_384;
 
-/// A text with its placeholders filled in; nothing if there is nothing to do. Otherwise what is
-/// wrong and what would be right.
+/// A text with its placeholders filled in; nothing if there are none. The error is problem and
+/// remedy.
 pub(super) fn fill(
     text: &str,
     bindings: &Bindings<'_>,
@@ -71,7 +71,7 @@ pub(super) fn fill(
     Ok(Some(filled))
 }
 
-/// What stands for `n`, `n:03`, `n:x` or `n:02x`.
+/// The text for `n`, `n:03`, `n:x` or `n:02x`.
 fn value(inner: &str, bindings: &Bindings<'_>) -> Result<String, (String, String)> {
     let (name, form) = match inner.split_once(':') {
         Some((name, form)) => (name, Some(form)),
@@ -106,7 +106,7 @@ fn value(inner: &str, bindings: &Bindings<'_>) -> Result<String, (String, String
     })
 }
 
-/// More digits than that are no interface's, address' or port's.
+/// No interface, address or port needs more digits.
 const MOST_DIGITS: usize = 16;
 
 fn formatted(value: &Value, form: &str) -> Option<String> {

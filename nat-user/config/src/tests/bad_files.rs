@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::load;
 use super::refusal;
 
-/// Writes a file and gives what is said about it, without the directory.
+/// Writes a file and returns the message about it, without the directory.
 fn refusal_of_file(bytes: &[u8]) -> String {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! One mistake each, and the complete line that names it.
+//! One mistake each, with the complete message.
 
 use super::{BASE, forward, guest, nat, refusal, refusal_of, snat, warnings};
 

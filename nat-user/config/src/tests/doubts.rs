@@ -1,4 +1,4 @@
-//! What is allowed, but hardly meant.
+//! Valid but probably unintended settings.
 
 use super::{BASE, forward, load, nat, snat, warnings};
 
@@ -40,9 +40,9 @@ fn a_forward_behind_several_that_take_it_together() {
         ),
         forward("d", "protocol = \"tcp\"\nports = \"150-260\""),
     ];
-    // The uplink has one address only, so that what is taken there is taken everywhere.
+    // The uplink has only one address, so a port that is taken there is taken everywhere.
     assert_eq!(warnings_of(&lines.concat()).len(), 1);
-    // With the interface's own addresses nobody knows, but that it overlaps the first.
+    // With the interface's own addresses, only the overlap with the first rule is known.
     let unknown = BASE.replace("addresses", "#");
     let lines = warnings(&format!("{unknown}{}", lines.concat()));
     assert!(
@@ -68,7 +68,7 @@ fn a_forward_that_overlaps_only_in_part() {
         ),
         "{lines:?}"
     );
-    // From the other side, and by a list; an exception that comes first is meant.
+    // From the other side, and by a list; an exception that comes first is intended.
     let around = forward("around", "protocol = \"udp\"\nports = \"300-400\"");
     for (ports, count) in [
         ("\"250-300\"", 1),
@@ -120,7 +120,7 @@ fn ssh_that_a_range_does_not_take() {
     let named = forward("ssh", "protocol = \"tcp\"\nports = 22");
     assert!(warnings_of(&format!("{range}{named}")).is_empty());
     assert!(warnings_of(&format!("{named}{range}")).is_empty());
-    // Who has written `keep` knows it.
+    // No warning if `keep` is set.
     let keep = BASE.replace("[network", "keep = []\n[network");
     assert!(warnings(&format!("{keep}{range}")).is_empty());
     // udp has no ssh.

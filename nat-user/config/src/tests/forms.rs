@@ -1,4 +1,4 @@
-//! The forms that values may have, and what is taken when they are left out.
+//! The forms of values, and their defaults.
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;

@@ -42,7 +42,7 @@ fn config(text: &str) -> Config {
     load(text).config
 }
 
-/// The line that a configuration is refused with.
+/// The message with which a configuration is refused.
 fn refusal(text: &str) -> String {
     let error = parse(text, Path::new("n.toml")).expect_err(text);
     error.to_string()

@@ -1,4 +1,4 @@
-//! `[[policy]]`, and what networks say of policies.
+//! `[[policy]]`, and the policy keys of networks.
 
 use std::net::Ipv4Addr;
 
@@ -23,7 +23,7 @@ fn from(ends: &str) -> Vec<PolicyEnd> {
         .from
 }
 
-/// The services that guests may ask the host for, with these lines in the network.
+/// The services of the host for guests, with these lines in the network.
 fn host(lines: &str) -> Option<Vec<HostService>> {
     config(&format!("{BASE}{lines}\n")).networks.remove(0).host
 }
@@ -185,13 +185,14 @@ fn policy_that_can_never_match() {
           it before that policy, or remove it"
         ]
     );
-    // The host is not anybody: a policy about all does not concern it.
+    // "Any" does not include the host.
     let host = policy("from = \"lan\"\naction = \"drop\"")
         + &policy("from = \"lan\"\nto = \"host\"\naction = \"accept\"");
     assert!(warnings(&format!("{BASE}{host}")).is_empty());
 }
 
-/// Each with each would be billions of comparisons: the rest is not compared, and that is said.
+/// Comparing all would take billions of comparisons: the rest is not compared, and the warning says
+/// so.
 #[test]
 fn of_many_policies_the_first_are_compared_with_each_other() {
     let policies: String = (1..6000)

@@ -1,4 +1,4 @@
-//! Shadowed forwards, held against every packet of a small world.
+//! Shadowed forwards, compared with every packet of a small world.
 
 use std::path::Path;
 
@@ -50,8 +50,8 @@ fn rule() -> impl Strategy<Value = String> {
     })
 }
 
-/// Whether a rule takes a packet. `own` says whether the address is the host's, as only there
-/// ports are kept; while the file is checked nobody knows.
+/// Whether a rule takes a packet. `own` says whether the address is the host's, because only there
+/// ports are kept; the check of the file does not know it.
 fn takes(
     rule: &ForwardRule,
     address: &str,

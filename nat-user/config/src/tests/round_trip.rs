@@ -1,4 +1,5 @@
-//! Any text gives a configuration or errors; a configuration that is written out is read as it was.
+//! Any text yields a configuration or errors; a configuration that is written and read again is
+//! unchanged.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -251,7 +252,7 @@ enum Target {
     OnePort(u16),
 }
 
-/// A forward whose ports lie in a block that [`settle`] gives to it alone.
+/// A forward whose ports are in a block that [`settle`] reserves for it.
 fn forward_rule() -> impl Strategy<Value = (ForwardRule, Vec<(u16, u16)>, Target, Index)> {
     let tcp_udp = vec![
         ForwardProtocol::Tcp,

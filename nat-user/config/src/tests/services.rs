@@ -1,4 +1,4 @@
-//! `[network.NAME.dhcp]`, `[network.NAME.dns]`, and guests that are where their lease says.
+//! `[network.NAME.dhcp]`, `[network.NAME.dns]`, and guests with leases.
 
 use std::net::Ipv4Addr;
 

@@ -162,7 +162,7 @@ fn rules_stand_where_their_template_stands() {
 fn a_brace_that_stays_is_written_twice() {
     let config = config(&with_lists("n = \"1-1\"", "{{{n}}}-{{n}}"));
     assert_eq!(forwards(&config), ["{1}-{n}"]);
-    // Outside of templates it is a character as any other.
+    // Outside of templates it is an ordinary character.
     let plain = with_lists("n = \"1-1\"", "a")
         + "[[snat]]\nname = \"{n}\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
     assert_eq!(load(&plain).config.snat[0].name, "{n}");
@@ -374,7 +374,7 @@ fn a_mistake_in_an_instance_names_place_and_instance() {
          (where n = 256, public = 198.51.100.2); \
          write four numbers from 0 to 255, as in \"192.0.2.10\""
     );
-    // All that is wrong is said, once.
+    // Every fault is reported once.
     let wrong = GUESTS
         .replace("\"masquerade\"", "\"masq\"")
         .replace("create = true", "create = 1");
@@ -410,7 +410,7 @@ fn a_remark_of_the_host_names_place_and_instance() {
     );
 }
 
-/// A few lines may stand for more than there is memory: too many lists, texts, values or instances.
+/// A few lines may expand to more than the memory: too many lists, texts, values or instances.
 #[test]
 fn small_files_do_not_stand_for_what_no_host_has() {
     let lists: String = (0..9).map(|n| format!("l{n} = \"1-65536\", ")).collect();

@@ -1,4 +1,4 @@
-//! BPF programs of others at the hooks that natbpf uses.
+//! Foreign BPF programs at the hooks that natbpf uses.
 
 mod query;
 
@@ -21,14 +21,14 @@ use crate::{Finding, Kind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Program {
     id: u32,
-    /// As far as the kernel keeps it, and shows it: that takes CAP_SYS_ADMIN.
+    /// As far as the kernel stores it and shows it, which needs CAP_SYS_ADMIN.
     name: Option<String>,
     is_ours: bool,
     /// Where another natbpf has pinned it.
     other_bpffs: Option<PathBuf>,
 }
 
-/// What is known of programs, by their numbers.
+/// The known programs, by their numbers.
 #[derive(Debug, Default)]
 struct Known {
     ours: BTreeSet<u32>,
@@ -38,7 +38,7 @@ struct Known {
 
 /// Einat's programs.
 const OTHER_NATS: [&str; 2] = ["ingress_rev_sna", "egress_snat"];
-/// The kernel keeps so many bytes of a name (`BPF_OBJ_NAME_LEN`, less the end).
+/// The kernel stores this many bytes of a name (`BPF_OBJ_NAME_LEN` without the terminating zero).
 const NAME_MAX: usize = 15;
 /// natbpf's own.
 const OWN_NAMES: [&str; 11] = [
@@ -56,8 +56,8 @@ const OWN_NAMES: [&str; 11] = [
 ];
 
 impl Known {
-    /// Tells natbpf's own programs by their links, which are pinned below its `--bpffs`, whatever
-    /// version has pinned them; those of another natbpf by links pinned beside it.
+    /// Recognises natbpf's own programs by their links, which any version pins below its `--bpffs`,
+    /// and those of another natbpf by links that are pinned beside it.
     fn look(bpffs: &Path) -> Self {
         let mut known = Self {
             ours: pinned_programs(bpffs).into_iter().collect(),
@@ -106,7 +106,7 @@ fn pinned_programs(bpffs: &Path) -> Vec<u32> {
 }
 
 impl Program {
-    /// Whether it is one of another natbpf's.
+    /// Whether it belongs to another natbpf.
     fn is_of_natbpf(&self) -> bool {
         let is_it = |own: &&str| self.name.as_deref() == Some(&own[..own.len().min(NAME_MAX)]);
         !self.is_ours && (self.other_bpffs.is_some() || OWN_NAMES.iter().any(is_it))
@@ -124,7 +124,7 @@ impl Program {
         }
     }
 
-    /// How to end another natbpf, of which this is a program.
+    /// How to stop the other natbpf to which this program belongs.
     fn end_of_natbpf(&self) -> String {
         let bpffs = match &self.other_bpffs {
             Some(bpffs) => format!("--bpffs {}", bpffs.display()),
@@ -134,14 +134,14 @@ impl Program {
     }
 }
 
-/// The programs of one side of an interface, in the order in which they run. None where the kernel
-/// has no such list, or does not show it.
+/// The programs of one side of an interface, in the order in which they run. None if the kernel has
+/// no such list, or does not show it.
 fn listed(hook: &Hook, known: &Known) -> Vec<Program> {
     let ids = query::attached(hook.index, hook.side);
     ids.into_iter().map(|id| known.program(id)).collect()
 }
 
-/// Programs of others where natbpf's are or would be.
+/// Foreign programs at natbpf's hooks.
 pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding> {
     let known = Known::look(bpffs);
     let mut findings = Vec::new();
@@ -169,7 +169,7 @@ struct Hook {
     interface: String,
     index: u32,
     side: TcAttachType,
-    /// Whether packets of the fast path pass those by that come after natbpf's.
+    /// Whether packets of the fast path bypass the programs after natbpf's.
     is_passed_by: bool,
 }
 
@@ -189,7 +189,7 @@ fn hooks(config: &Config, links: &[Link]) -> Vec<Hook> {
             .iter()
             .any(|uplink| uplink.interface == *name);
         for side in [Ingress, Egress] {
-            // The fast path leaves out a bridge, but not the device that packets leave by.
+            // The fast path bypasses a bridge, but not the device by which packets leave.
             let is_passed_by = match side {
                 Ingress => is_uplink || !is_bridge,
                 _ => is_bridge,
@@ -270,7 +270,7 @@ impl Hook {
     }
 }
 
-/// Something of somebody else's that comes after natbpf's program.
+/// Whether a foreign program comes after natbpf's.
 fn passed_by(hook: &Hook, name: &str) -> Finding {
     Finding {
         kind: Kind::BpfProgram,
@@ -318,7 +318,7 @@ pub fn refuse_another(config: &Config, links: &[Link], bpffs: &Path) -> Result<(
     Ok(())
 }
 
-/// The program of somebody else's that holds the XDP hook of an interface, in words.
+/// A description of the foreign program at the XDP hook of an interface.
 #[must_use]
 pub fn foreign_xdp(link: &Link, bpffs: &Path) -> Option<String> {
     let program = foreign_xdp_program(link, &Known::look(bpffs))?;

@@ -1,5 +1,6 @@
-//! Which programs are attached to a side of an interface by links, by `bpf(2)` itself: a library
-//! would ask for their names at once, which takes CAP_SYS_ADMIN, and natbpf's service has none.
+//! The programs that are attached by links to a side of an interface. It uses `bpf(2)` directly: a
+//! library would also query their names, which needs CAP_SYS_ADMIN, and natbpf's service lacks
+//! that.
 
 use aya::programs::TcAttachType;
 
@@ -10,7 +11,7 @@ const BPF_TCX_EGRESS: u32 = 47;
 /// `BPF_MPROG_MAX` of `include/linux/bpf_mprog.h`.
 const PROGRAMS_MAX: usize = 64;
 
-/// The part of `union bpf_attr` for `BPF_PROG_QUERY`; what is not asked for is null.
+/// The part of `union bpf_attr` for `BPF_PROG_QUERY`; unused fields are null.
 #[repr(C)]
 struct Query {
     interface: u32,
@@ -26,7 +27,7 @@ struct Query {
     revision: u64,
 }
 
-/// The programs' numbers, in the order in which they run. None if the kernel does not tell.
+/// The programs' numbers, in the order in which they run. None if the kernel does not report them.
 pub(super) fn attached(interface: u32, side: TcAttachType) -> Vec<u32> {
     let mut programs = vec![0; PROGRAMS_MAX];
     let mut query = Query {

@@ -348,6 +348,6 @@ fn files_that_a_script_takes_in_are_named() {
     ] {
         let import = file(&format!("{line}\n{OUT}\n"));
         assert_complete(&import);
-        assert_says(&import, Kind::Note, 1, "import it with --policies");
+        assert_says(&import, Kind::Note, 1, "import it as well");
     }
 }

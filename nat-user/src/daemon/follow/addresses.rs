@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Instance {
-    /// Asks for external addresses that no interface holds, from now on.
+    /// Starts to probe external addresses that no interface holds.
     pub(in crate::daemon) fn follow_claims(&mut self, config: &Config, host: &Host) {
         let added = self.journal.changes().iter();
         let added: BTreeSet<Ipv4Addr> = added.filter_map(Change::added_address).collect();
@@ -21,7 +21,7 @@ impl Instance {
         self.claims.follow(config, &host.links, &held);
     }
 
-    /// Waits until it is known which external addresses are free, and takes these.
+    /// Waits until the probes have shown which external addresses are free, and takes these.
     pub(in crate::daemon) async fn settle_claims(&mut self) -> Result<()> {
         let mut has_changed = false;
         while let Some(due) = self.claims.is_settled_after() {
@@ -40,7 +40,7 @@ impl Instance {
         self.claims.is_due_at().map(Instant::from_std)
     }
 
-    /// Asks, announces and listens by ARP. Says whether the rules must follow.
+    /// Probes, announces and listens by ARP. Returns whether the rules must be updated.
     pub(in crate::daemon) fn care_for_claims(&mut self) -> bool {
         let has_changed = self.claims.care();
         self.tell_of_host();

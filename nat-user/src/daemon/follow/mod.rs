@@ -19,8 +19,8 @@ impl Instance {
     /// Looks at the host again and follows what has changed.
     pub(super) async fn refresh(&mut self) -> Result<()> {
         let config = self.config.clone();
-        // Ports that have appeared are attached, a bridge that was deleted is made again. What the
-        // host lacks meanwhile is waited for.
+        // Ports that have appeared are attached, a deleted bridge is recreated. The daemon waits
+        // for what the host lacks.
         let plan = self.plan(&config);
         self.set_up_again(&plan, Step::BeforePrograms, false).await;
         let host = Host::read(&self.netlink, &config).await?;
@@ -33,12 +33,13 @@ impl Instance {
             true => {
                 self.apply(&config, &host)?;
                 ended += self.active.end_moved(&before)?;
-                // Below only what the set-up moves is looked for: to look reads all sessions.
+                // From here on, only the changes of the set-up are checked, because a check reads
+                // all sessions.
                 before = self.active.before();
             }
             false => self.active.follow_exits(&config, &host)?,
         }
-        // An interface that is new has the kernel's settings, which nobody has changed.
+        // A new interface has the kernel's defaults, which no software has changed.
         let are_watched = !has_changed;
         if let Some(report) = self.set_up_again(&plan, Step::Whole, are_watched).await {
             has_changed |= self.follow_setup(&config, &report).await?;
@@ -52,7 +53,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Whether an interface of the configuration is there that the programs do not know yet.
+    /// Whether an interface of the configuration exists that the programs do not know yet.
     pub(super) fn is_interface_new(&self) -> bool {
         let uplinks = self.config.uplinks.iter().map(|one| &one.interface);
         let networks = self.config.networks.iter().map(|one| &one.interface);
@@ -62,7 +63,7 @@ impl Instance {
         })
     }
 
-    /// Whether a setting of the host has changed that nobody tells of.
+    /// Whether a setting of the host has changed whose changes the kernel does not report.
     pub(super) fn has_changed_settings(&self) -> bool {
         match BridgeNetfilter::read() {
             Ok(now) => now != self.active.applied.bridge_netfilter,
@@ -73,7 +74,7 @@ impl Instance {
         }
     }
 
-    /// Brings the host to what the plan asks for, as far as that goes. What it lacks is told once.
+    /// Sets up the host according to the plan, as far as possible. Missing parts are reported once.
     async fn set_up_again(&mut self, plan: &Plan, step: Step, are_watched: bool) -> Option<Report> {
         match setup::apply(&self.netlink, &mut self.journal, plan, step).await {
             Ok(mut report) => {

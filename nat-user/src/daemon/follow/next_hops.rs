@@ -13,14 +13,14 @@ use crate::{
 };
 
 impl Instance {
-    /// Makes the next hops what the host's routes and links are now, and has neighbours and bridges
-    /// looked at, which nothing waits for.
+    /// Updates the next hops from the host's current routes and links, and requests a look at
+    /// neighbours and bridges without waiting for it.
     pub(in crate::daemon) async fn follow_next_hops(&mut self, cause: Cause) -> Result<()> {
         let ends = self.fast_ends();
         self.fast_path.follow(&self.netlink, &ends, cause).await
     }
 
-    /// Whether neighbours are about to be looked at anyway.
+    /// Whether a look at neighbours is pending anyway.
     pub(in crate::daemon) fn is_look_due(&self) -> bool {
         self.fast_path.is_look_due()
     }
@@ -32,13 +32,13 @@ impl Instance {
         self.fast_path.looked(&ends).await
     }
 
-    /// Makes the next hops what the look says.
+    /// Updates the next hops from the look.
     pub(in crate::daemon) fn take_neighbours(&mut self) -> Result<()> {
         let ends = self.fast_ends();
         self.fast_path.take(&ends)
     }
 
-    /// Lets sessions take the fast path for some seconds more, if they may.
+    /// Renews the lease of the fast path, if sessions may use it.
     pub(in crate::daemon) async fn keep_fast_path(&mut self) {
         let lease_s = LEASE_S * clock::time_scale();
         let until_s = match self.config.forwarding {
@@ -52,7 +52,7 @@ impl Instance {
         }
     }
 
-    /// Sends all packets through the kernel: nobody will follow its changes from now on.
+    /// Ends the lease of the fast path, because the daemon will follow no more changes.
     pub(in crate::daemon) fn leave_fast_path(&mut self) {
         self.set_fast_until(0);
     }

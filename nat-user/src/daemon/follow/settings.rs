@@ -1,4 +1,5 @@
-//! The kernel settings that the data plane relies on, watched: other software may change them.
+//! Watches the kernel settings on which the data plane relies, because other software may change
+//! them.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -13,24 +14,25 @@ use crate::{
     host::setup::{self, Plan, Report},
 };
 
-/// So many are looked at in one go: each costs a file to be opened.
+/// How many settings are checked at once: each check opens a file.
 const AT_ONCE: usize = 32;
-/// For how long the status speaks of a setting that was set again.
+/// For how long the status shows a setting that was set again.
 const SHOWN: Duration = Duration::from_secs(600);
-/// For how long one counts for a quarrel.
+/// For how long one change counts towards a conflict.
 const MEMORY: Duration = Duration::from_secs(60);
-/// So many within that time are taken as they come. More are a quarrel with somebody else.
+/// How many changes within that time are corrected at once. More are a conflict with other
+/// software.
 const PATIENCE: usize = 8;
 /// How soon a setting is set again.
 const SOON: Duration = Duration::from_millis(50);
-/// The same in a quarrel.
+/// The same in a conflict.
 const LATER: Duration = Duration::from_secs(10);
 
 /// What is watched, and how often it had to be set again.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Settings {
     watched: Vec<(Key, &'static str)>,
-    /// Which is looked at next.
+    /// Which one is checked next.
     next: usize,
     resets: Vec<Reset>,
 }
@@ -39,7 +41,7 @@ pub(in crate::daemon) struct Settings {
 #[derive(Debug)]
 struct Reset {
     key: Key,
-    /// What somebody had set it to.
+    /// Its value meanwhile.
     meanwhile: String,
     at: Instant,
 }
@@ -52,8 +54,7 @@ impl Settings {
 }
 
 impl Instance {
-    /// Whether a setting has another value than it should have. Looks at some, at others the next
-    /// time.
+    /// Whether a setting has a wrong value. Each call checks some of the settings.
     pub(in crate::daemon) fn have_settings_changed(&mut self) -> bool {
         let Settings { watched, next, .. } = &mut self.settings;
         let count = watched.len().min(AT_ONCE);
@@ -80,8 +81,8 @@ impl Instance {
         self.settings.next = 0;
     }
 
-    /// Notes what the host lacks, and who quarrels with natbpf about settings. What is new of that
-    /// is told once.
+    /// Records what the host lacks and which settings other software keeps changing. Each is
+    /// reported once.
     pub(in crate::daemon) fn note_host(&mut self, report: &Report) {
         let at = Instant::now();
         let resets = report.reset.iter().map(|(key, meanwhile)| Reset {
@@ -94,7 +95,7 @@ impl Instance {
         self.tell_of_host();
     }
 
-    /// Shows what is to be known of the host.
+    /// Shows the problems of the host.
     pub(in crate::daemon) fn tell_of_host(&mut self) {
         self.settings
             .resets
@@ -102,8 +103,8 @@ impl Instance {
         let mut warnings = self.awaited.clone();
         for Reset { key, meanwhile, .. } in &self.settings.resets {
             let warning = format!(
-                "{key} was {meanwhile}: natbpf, which needs it, has set it again; look for what \
-                 changes it (sysctl.d, a network manager, a hardening script)"
+                "{key} was {meanwhile}: natbpf needs it and has set it again; find the software \
+                 that changes it (sysctl.d, a network manager, a hardening script)"
             );
             if !warnings.contains(&warning) {
                 warnings.push(warning);
@@ -121,8 +122,8 @@ impl Instance {
         self.warn_of_host(warnings);
     }
 
-    /// What keeps dnsmasq, which is another user, from its files. It says nothing of that itself,
-    /// and knows no guest's name.
+    /// Why dnsmasq, which runs as another user, cannot read its files. It does not report this
+    /// itself, and then knows no guest's name.
     fn closed_directory(&self) -> Option<String> {
         let networks = self.config.networks.iter();
         let mut served = networks.filter(|one| one.dhcp.is_some() || one.dns.is_some());

@@ -51,7 +51,8 @@ impl<'a> Written<'a> {
 }
 
 impl Active {
-    /// Tells the programs by what guests' packets may leave, now that the programs are there.
+    /// Tells the programs by which interfaces guests' packets may leave, now that they are
+    /// attached.
     pub(in crate::daemon) fn follow_exits(&mut self, config: &Config, host: &Host) -> Result<()> {
         let exits = exits(config, &host.links, &self.state.numbers);
         if exits != self.exits {

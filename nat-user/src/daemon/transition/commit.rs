@@ -45,7 +45,7 @@ impl Attached<'_> {
 }
 
 impl Active {
-    /// Notes who has the external addresses of each uplink.
+    /// Records who has the external addresses of each uplink.
     fn note_external(&mut self, compiled: &Compiled<'_>) {
         let Wanted {
             config,

@@ -110,8 +110,8 @@ fn environment(wanted: Wanted<'_>) -> Environment {
     }
 }
 
-/// Behind which networks the host's routes put the guests that rules name. What goes by an uplink
-/// or nowhere is as if nothing were known of it: an interface may be down for a moment.
+/// Behind which networks the host's routes place the guests of rules. A guest behind an uplink, or
+/// without a route, counts as unknown: an interface may be down for a moment.
 fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> {
     let routing = Routing::new(&host.routes);
     let index = |name: &str| host.link(name).map(|link| link.index);
@@ -131,14 +131,14 @@ fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> 
             let network = networks.iter().position(|network| *network == device);
             let by_prefix = config.networks.iter();
             let mut by_prefix = by_prefix.map(|network| network.address.contains(&to));
-            // What its prefix says already needs no entry of its own.
+            // A guest inside its network's prefix needs no entry.
             let is_known = by_prefix.position(|holds| holds) == network && network.is_some();
             (!is_known).then_some((to, network.map(NetworkId)))
         })
         .collect()
 }
 
-/// The interfaces that are there, as the programs are told of them.
+/// The existing interfaces, as described to the programs.
 fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) -> Vec<Target> {
     let uplinks = config.uplinks.iter().filter_map(|uplink| {
         let link = host.link(&uplink.interface)?;

@@ -39,7 +39,7 @@ impl<'a> Compiled<'a> {
     }
 }
 
-/// Gives up XDP where a program of somebody else's has it: says where, and whose.
+/// Gives up XDP where a foreign program uses it. Returns where, and whose program it is.
 fn leave_foreign_xdp(
     targets: &mut [Target],
     host: &Host,
@@ -54,7 +54,7 @@ fn leave_foreign_xdp(
         };
         if target.xdp == XdpWish::Must {
             bail!(
-                "attach nat_early to {name}: XDP {why}; take it off (ip link set dev {name} xdp \
+                "attach nat_early to {name}: XDP {why}; detach it (ip link set dev {name} xdp \
                  off), or set mode = \"tc\"",
                 name = target.name
             );

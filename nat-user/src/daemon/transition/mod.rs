@@ -54,7 +54,7 @@ pub(super) struct Active {
     /// Which guests are bound to which ports.
     pub(super) bound: Bound,
     exits: Exits,
-    /// The rules in use, with what else is written along with them.
+    /// The rules in use, with the other values written along with them.
     rules: Option<(Ruleset, Timeouts, Limits)>,
     /// The tables that the next attachment takes over from.
     carry: Option<CarryOver>,
@@ -65,7 +65,7 @@ pub(super) struct Tables {
     pub(super) dataplane: Dataplane,
     programs: Programs,
     pub(super) expiry: Expiry,
-    /// Writes the programs' messages to the log as long as it lives.
+    /// Writes the programs' messages to the log until it is dropped.
     pub(super) packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 

@@ -21,7 +21,7 @@ impl Active {
     pub(super) fn make_room(&mut self, sessions: u32, rules: u32, log_packets: bool) -> Result<()> {
         let dataplane = &self.tables.dataplane;
         let (has_sessions, has_rules) = (dataplane.session_capacity()?, dataplane.rule_capacity());
-        // What is just being taken over comes first; the next reload looks at it again.
+        // A takeover in progress has precedence; the next reload checks the size again.
         if (has_sessions == sessions && has_rules > rules) || self.carry.is_some() {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Active {
     /// Writes the rules, unless they are those in use.
     fn write_rules(&mut self, rules: (Ruleset, Timeouts, Limits)) -> Result<()> {
         if self.rules.as_ref() != Some(&rules) {
-            // If writing fails, they are written again next time.
+            // If writing fails, the next attempt writes them again.
             self.rules = None;
             let (ruleset, timeouts, limits) = &rules;
             let dataplane = &mut self.tables.dataplane;
@@ -112,8 +112,8 @@ fn is_active(config: &Config) -> impl Fn(RuleKind, &str) -> bool {
     move |kind, name| active.contains(&(kind, name))
 }
 
-/// Which Ethernet addresses of guests are bound to ports: to those that the configuration names, or
-/// where their bridge has them now.
+/// Which Ethernet addresses of guests are bound to ports: to those in the configuration, or to
+/// those behind which their bridge has them now.
 fn bound(
     config: &Config,
     host: &Host,

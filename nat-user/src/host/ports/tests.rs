@@ -115,7 +115,7 @@ fn a_port_is_attached_and_taken_away_as_often_as_one_likes() {
         deleted.unwrap();
         assert_eq!(
             host.refused("lan", "tap0").await,
-            "there is no interface tap0; make it, or name another"
+            "there is no interface tap0; create it, or name another"
         );
     });
 }

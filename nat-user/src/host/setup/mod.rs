@@ -104,7 +104,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes to the log what was done to the host, and what was left.
+    /// Logs what was done to the host, and what was left unchanged.
     pub(crate) fn log(&self) {
         for line in self.done.iter().chain(&self.notes) {
             log::info!("{line}");

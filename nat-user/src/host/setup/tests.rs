@@ -1060,7 +1060,7 @@ fn a_gateway_that_is_somebody_elses_is_refused() {
         // The provider's router, and anybody.
         for gateway in ["19.19.8.1", "8.8.8.8"] {
             let error = host.apply(&with(gateway)).await.unwrap_err().to_string();
-            assert!(error.contains("an address of somebody else's"), "{error}");
+            assert!(error.contains("another machine's address"), "{error}");
             assert!(error.ends_with("such as 19.19.8.10 of vmbr0"), "{error}");
         }
         // The host's own, and of the network's subnet.
