@@ -1,17 +1,17 @@
-//! What encloses a line of a script: conditions, loops and functions.
+//! The blocks around a line of a script: conditions, loops and functions.
 
 use super::dump::Status;
 
 /// Why lines do not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Off {
-    /// They undo something.
+    /// They undo rules.
     Undoes,
-    /// A condition has another outcome; `is_doubtful` says whether that is no more than likely.
+    /// A condition has another outcome; `is_doubtful` says whether that is only likely.
     Otherwise { is_doubtful: bool },
 }
 
-/// A block that is open.
+/// An open block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Block {
     kind: Kind,
@@ -23,7 +23,7 @@ struct Block {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The commands behind `if`, whose last one decides.
+    /// The commands after `if`; the last one decides.
     If,
     /// Behind `then` or `else`.
     Branch,
@@ -56,7 +56,7 @@ impl Blocks {
         self.0.iter().any(|block| block.is_doubtful)
     }
 
-    /// Whether a line here runs when a function is called, and not in the order of the file.
+    /// Whether a line here runs only when a function is called.
     pub(super) fn is_in_function(&self) -> bool {
         let is_function = |block: &Block| matches!(block.kind, Kind::Function | Kind::Body);
         self.0.iter().any(is_function)
@@ -67,7 +67,7 @@ impl Blocks {
         self.0.iter().all(|block| block.kind == Kind::Group)
     }
 
-    /// Takes the words at the begin of a command in that open or close blocks; returns how many.
+    /// Handles the words at the beginning of a command that open or close blocks; returns how many.
     pub(super) fn take(&mut self, words: &[String]) -> usize {
         if let Some((name, count)) = function(words) {
             self.open(Kind::Function, is_undoing(name).then_some(Off::Undoes));
@@ -137,7 +137,7 @@ impl Blocks {
         }
     }
 
-    /// What a command came to: behind `if` it decides.
+    /// The result of a command: after `if` it decides.
     pub(super) fn decide(&mut self, status: Status) {
         if self.0.last().is_some_and(|last| last.kind == Kind::If) {
             self.change(|block| {
@@ -159,8 +159,8 @@ impl Blocks {
     }
 }
 
-/// The name of the function that a command begins to define, and how many words say so: `name()`,
-/// `name ()`, `function name`, with or without the brace behind it.
+/// The name of the function that a command begins to define, and how many words this takes:
+/// `name()`, `name ()`, `function name`, with or without the brace behind it.
 fn function(words: &[String]) -> Option<(&str, usize)> {
     let (is_marked, behind) = match words {
         [first, rest @ ..] if first == "function" => (true, rest),
@@ -186,7 +186,7 @@ fn function(words: &[String]) -> Option<(&str, usize)> {
     is_marked.then_some((bare, count))
 }
 
-/// Names of functions and branches that take rules away.
+/// Names of functions and branches that remove rules.
 fn is_undoing(name: &str) -> bool {
     let name = name.to_lowercase();
     [

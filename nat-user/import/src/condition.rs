@@ -2,7 +2,7 @@
 
 use super::ranges::{Addresses, Ports, Protocols};
 
-/// Which interfaces a packet may have come by, or be about to leave by.
+/// The interfaces by which a packet may have come, or may leave.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Interfaces {
     /// Every one of these patterns matches.
@@ -56,7 +56,7 @@ impl Interfaces {
         })
     }
 
-    /// Whether it asks for certain ones, and not only for others than certain ones.
+    /// Whether it names interfaces, and does not only exclude some.
     pub(super) fn names_some(&self) -> bool {
         !self.is.is_empty()
     }
@@ -71,7 +71,7 @@ impl Interfaces {
         self.is.iter().all(is_certain) && self.is_not.iter().all(is_excluded)
     }
 
-    /// The one interface that is named, if there is one.
+    /// The named interface, if there is exactly one.
     pub(super) fn named(&self) -> Option<&str> {
         self.is
             .iter()
@@ -80,7 +80,7 @@ impl Interfaces {
     }
 }
 
-/// Whether an interface's name, or all that a pattern stands for, is within a pattern.
+/// Whether a pattern covers an interface's name, or another pattern.
 pub(super) fn within(name: &str, pattern: &str) -> bool {
     match pattern.strip_suffix('+') {
         Some(beginning) => name.starts_with(beginning),
@@ -88,16 +88,16 @@ pub(super) fn within(name: &str, pattern: &str) -> bool {
     }
 }
 
-/// Something that natbpf's rules have no words for.
+/// A condition that natbpf's rules cannot express.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Foreign {
     /// As it is written in the rule.
     pub(super) text: String,
-    /// Why natbpf cannot say it.
+    /// Why natbpf cannot express it.
     pub(super) reason: String,
 }
 
-/// States of packets that open nothing, and messages about what others have opened.
+/// States of packets that open nothing, and of messages about open connections.
 const ANSWERS: [&str; 2] = ["RELATED", "ESTABLISHED"];
 const ERRORS: [&str; 15] = [
     "0",
@@ -118,7 +118,7 @@ const ERRORS: [&str; 15] = [
 ];
 
 impl Foreign {
-    /// Whether it is true of nothing but answers to what was opened, and errors about it.
+    /// Whether it is true only for answers and errors of open connections.
     pub(super) fn is_answer(&self) -> bool {
         let has = |known: &[&str], value: &str| value.split(',').all(|one| known.contains(&one));
         match self.text.split_once(' ') {
@@ -186,7 +186,7 @@ impl Condition {
         both
     }
 
-    /// How much there is of it, in values that take some ten to two hundred bytes each.
+    /// Its size, in values of about ten to two hundred bytes each.
     pub(super) fn parts(&self) -> usize {
         let Self { input, output, .. } = self;
         let names = [&input.is, &input.is_not, &output.is, &output.is_not];
@@ -206,8 +206,8 @@ impl Condition {
         self.foreign.iter().any(Foreign::is_answer)
     }
 
-    /// Whether a packet may match this and `other`. What tells most rules apart comes first: all of
-    /// them are compared with each other.
+    /// Whether a packet may match this and `other`. The fields that differ most often come first,
+    /// because all rules are compared with each other.
     pub(super) fn meets(&self, other: &Self) -> bool {
         self.ports.meets(&other.ports)
             && self.destinations.meets(&other.destinations)
@@ -225,7 +225,7 @@ impl Condition {
         self.narrower_than(other).is_empty()
     }
 
-    /// In which respects this matches less than `other` does.
+    /// In which fields this matches less than `other`.
     fn narrower_than(&self, other: &Self) -> Vec<Respect> {
         let within = |a: Option<bool>, b: Option<bool>| a.is_none() || a == b;
         let respects = [
@@ -247,7 +247,7 @@ impl Condition {
                 within(self.is_translated, other.is_translated),
                 Respect::Other,
             ),
-            // Two that look alike may still differ: each counts for itself, say.
+            // Two equal conditions may still differ, for example because each has its own counter.
             (self.foreign.is_empty(), Respect::Other),
         ];
         let narrower = respects.into_iter().filter(|(covers, _)| !covers);
@@ -282,7 +282,7 @@ impl Condition {
     }
 }
 
-/// Whether something may be as both say.
+/// Whether both can be true at once.
 fn agree(a: Option<bool>, b: Option<bool>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
@@ -295,7 +295,7 @@ fn negated(interfaces: &Interfaces) -> Option<Interfaces> {
     }
 }
 
-/// In which respect one condition is narrower than another.
+/// The field in which one condition is narrower than another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Respect {
     Sources,

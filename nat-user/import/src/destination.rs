@@ -12,7 +12,7 @@ use super::topology::Topology;
 
 const IN_TURNS: &str = "natbpf forwards to one guest, not to several in turn";
 
-/// More single addresses than this are not meant one by one.
+/// More single addresses than this are not converted individually.
 const MOST_ADDRESSES: u64 = 16;
 /// A prefix of NETMAP that is written out.
 const MOST_OF_NETMAP: u64 = 256;
@@ -27,7 +27,7 @@ pub(super) struct Destinations<'a, 'd> {
     pub(super) plan: &'a mut Plan,
 }
 
-/// A condition as it is for packets by one interface, from some senders.
+/// A condition restricted to packets from one interface and some senders.
 pub(super) fn seen(
     condition: &Condition,
     interface: &str,
@@ -102,8 +102,8 @@ impl Destinations<'_, '_> {
         self.catches_passing(step);
     }
 
-    /// An earlier rule takes some of the same packets by counting or by chance: this one is what is
-    /// left, not a forward by itself.
+    /// An earlier rule takes some of the same packets by counting or by chance: this rule takes the
+    /// rest and is no forward by itself.
     fn in_turns(&self, index: usize) -> Option<String> {
         let counts = |step: &&Step| {
             let mut foreign = step.condition.foreign.iter();
@@ -116,13 +116,13 @@ impl Destinations<'_, '_> {
             .then(|| IN_TURNS.to_owned())
     }
 
-    /// Whether an address is known to be the host's own inside.
+    /// Whether an address is known to be the host's own inside address.
     fn is_host(&self, address: Ipv4Addr) -> bool {
         let network = self.topology.network_of(address);
         network.is_some_and(|net| net.address.addr() == address && net.check_address.is_none())
     }
 
-    /// Whether an address is no host's in its network.
+    /// Whether no host of its network can have an address.
     fn is_reserved(&self, address: Ipv4Addr) -> bool {
         let network = self
             .topology
@@ -132,15 +132,15 @@ impl Destinations<'_, '_> {
         network.is_some_and(|net| address == net.network() || address == net.broadcast())
     }
 
-    /// Whether an external address is that of an uplink, of all those that it may be of: that
-    /// which is known to have it, or else the first.
+    /// Whether an external address counts for an uplink: for the one that is known to have it, else
+    /// for the first possible one.
     fn is_of(&self, address: Ipv4Addr, uplink: usize, uplinks: &[usize]) -> bool {
         let has = |uplink: &&usize| self.topology.uplinks[**uplink].addresses.contains(&address);
         let owner = uplinks.iter().find(has).or(uplinks.first());
         owner == Some(&uplink)
     }
 
-    /// The uplinks by which packets come that match.
+    /// The uplinks by which matching packets arrive.
     fn uplinks_of(&self, condition: &Condition, outside: &Addresses) -> Vec<usize> {
         let uplinks = (0..).zip(&self.topology.uplinks);
         let matching = uplinks.filter(|(_, up)| seen(condition, &up.interface, outside).is_some());
@@ -179,8 +179,8 @@ impl Destinations<'_, '_> {
         Ok(all.into_iter().map(Some).collect())
     }
 
-    /// The ports that earlier rules leave, which themselves stay as they are. `None`: none, or none
-    /// that earlier forwards leave.
+    /// The ports that earlier rules leave, unless an earlier rule exempts them. `None` if there are
+    /// none.
     fn ports_left(&mut self, index: usize, uplink: usize, outside: &Addresses) -> Option<Ports> {
         let interface = &self.topology.uplinks[uplink].interface;
         let mut left = seen(&self.steps[index].condition, interface, outside)?;
@@ -232,7 +232,7 @@ impl Destinations<'_, '_> {
             .any(|forward| forward.origin.rules.contains(&rule))
     }
 
-    /// An earlier rule takes a part that a forward cannot leave out.
+    /// An earlier rule takes a part that a forward cannot exclude.
     fn takes_from(&mut self, before: &Step, taken: &Condition, left: &Condition) {
         let ports: Vec<u32> = if taken.ports.count() <= MOST_ADDRESSES {
             taken.ports.numbers().collect()
@@ -246,7 +246,7 @@ impl Destinations<'_, '_> {
         };
         let is_plain = taken.foreign.is_empty()
             && taken.sources.covers(&left.sources)
-            // What the host keeps, it keeps at all of its addresses: mostly it has one.
+            // `keep` applies to all addresses of the host, which usually has one.
             && (taken.destinations.covers(&left.destinations)
                 || left.destinations.is_full() && taken.destinations.count() <= MOST_ADDRESSES)
             && before.action == Action::Accept;
@@ -309,7 +309,7 @@ impl Destinations<'_, '_> {
         self.findings.done(step.rule);
     }
 
-    /// Adds a forward, unless it is there already: then it stands for one more rule.
+    /// Adds a forward; an existing one gets one more source rule.
     fn push(&mut self, forward: Forward) {
         let same = self.plan.forwards.iter_mut().find(|other| {
             (other.uplink, other.address, other.to) == (forward.uplink, forward.address, forward.to)
@@ -357,7 +357,7 @@ impl Destinations<'_, '_> {
         }
     }
 
-    /// A rule without address and without interface takes packets that only pass.
+    /// A rule without address and interface also takes forwarded packets.
     fn catches_passing(&mut self, step: &Step) {
         let Condition {
             destinations,
@@ -376,7 +376,8 @@ impl Destinations<'_, '_> {
         }
     }
 
-    /// Whether guests reach a forward by the external address, and whether the answers return.
+    /// Whether guests reach a forward by the external address, and whether the answers return
+    /// through the host.
     fn hairpin(&mut self, index: usize) {
         let forward = self.plan.forwards[index].clone();
         let network = self.topology.network_of(forward.to);
@@ -425,8 +426,8 @@ impl Destinations<'_, '_> {
         }
     }
 
-    /// The addresses by which guests reach a forward that names none: those of its uplink. Where
-    /// they are not known, single ones that a rule for guests names are taken for them.
+    /// The addresses by which guests reach a forward that names none: those of its uplink. If they
+    /// are unknown, single addresses of a rule for guests are used.
     fn own_addresses(&self, forward: &Forward, seen: &Condition) -> Addresses {
         let outside = self.topology.inside().complement();
         let own = &self.topology.uplinks[forward.uplink].addresses;
@@ -440,7 +441,7 @@ impl Destinations<'_, '_> {
         }
     }
 
-    /// Whether what guests send to the forward's guest gets another source.
+    /// Whether packets from guests to the forward's guest get another source.
     fn answers_return(&self, forward: &Forward, interface: &str, guests: &Addresses) -> bool {
         let inside = Condition {
             sources: guests.clone(),
@@ -458,8 +459,8 @@ impl Destinations<'_, '_> {
         first.is_some_and(|step| matches!(step.action, Action::Snat(_) | Action::Masquerade(_)))
     }
 
-    /// Rules that only guests' connections meet: the inside half of a forward, or nothing that
-    /// natbpf has.
+    /// Rules that apply only to guests' connections: the inside half of a forward, or a rule
+    /// without equivalent.
     fn guests_only(&mut self) {
         for step in self.steps {
             if !matches!(step.action, Action::Dnat(_)) || self.findings.is_done(step.rule) {
@@ -476,7 +477,7 @@ impl Destinations<'_, '_> {
         }
     }
 
-    /// Rules that leave packets alone, of which no other rule needs to know.
+    /// Exempting rules that affect no other rule.
     fn leave_alone(&mut self) {
         for step in self.steps {
             if step.action == Action::Accept && !self.findings.is_done(step.rule) {
@@ -493,7 +494,7 @@ pub(super) const ALSO_OTHERS: &str = "The original also takes the host's address
 pub(super) const TO_HOST: &str =
     "sends to the host itself, but natbpf's forwards send to guests: leave it in netfilter";
 
-/// What of a condition no forward can say.
+/// The part of a condition that no forward can express.
 fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
     if let Some(reasons) = foreign(condition) {
         return Some(reasons);
@@ -524,7 +525,7 @@ fn refusal(condition: &Condition, choice: &Choice) -> Option<String> {
     None
 }
 
-/// The reasons why natbpf has no words for a condition.
+/// The reasons why natbpf cannot express a condition.
 pub(super) fn foreign(condition: &Condition) -> Option<String> {
     let mut reasons: Vec<&str> = Vec::new();
     for foreign in &condition.foreign {
@@ -535,7 +536,7 @@ pub(super) fn foreign(condition: &Condition) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// The words for a set of protocols; none if there are none for it.
+/// The words for a set of protocols; none if it cannot be expressed.
 fn protocols(set: &Protocols) -> Vec<&'static str> {
     if set.is_full() {
         return vec!["all"];
@@ -586,12 +587,12 @@ fn list(ports: &Ports) -> Vec<PortRange> {
         .collect()
 }
 
-/// Nobody can be reached at port 0.
+/// Port 0 cannot be reached.
 fn unreached() -> Ports {
     Ports::one(0)
 }
 
-/// What a forward takes from outside.
+/// The packets that a forward takes from outside.
 pub(super) fn external(forward: &Forward) -> Condition {
     Condition {
         destinations: forward
@@ -620,10 +621,10 @@ pub(super) fn leads_to(step: &Step, forward: &Forward) -> bool {
     }
 }
 
-/// External ports, the guest's ports, and what is strange about it.
+/// External ports, the guest's ports, and a warning.
 type Part = (Vec<PortRange>, Vec<PortRange>, Option<String>);
 
-/// Which ports lead where, as netfilter has it (`nf_nat_l4proto_unique_tuple`).
+/// The mapping of ports as in netfilter (`nf_nat_l4proto_unique_tuple`).
 fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, String> {
     let Some((first, last)) = choice.ports else {
         return Ok(vec![(list(ports), Vec::new(), None)]);
@@ -680,7 +681,7 @@ fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Par
     Ok(vec![(list(ports), to_ports, None)])
 }
 
-/// The forward of which a step is another half.
+/// The forward of which a step is the other half.
 pub(super) fn forward_of<'p>(step: &Step, plan: &'p mut Plan) -> Option<&'p mut Forward> {
     let is_half = |forward: &&mut Forward| {
         leads_to(step, forward) && step.condition.meets(&external(forward))
@@ -688,7 +689,7 @@ pub(super) fn forward_of<'p>(step: &Step, plan: &'p mut Plan) -> Option<&'p mut 
     plan.forwards.iter_mut().find(is_half)
 }
 
-/// By default natbpf leaves ssh to the host where a wide rule would take it; netfilter did not.
+/// By default, natbpf leaves ssh to the host if a wide rule includes it; netfilter does not.
 pub(super) fn keep(plan: &mut Plan) {
     let takes = |forward: &Forward| {
         let tcp = forward.is_all() || forward.protocols.contains(&"tcp");

@@ -1,4 +1,4 @@
-//! Tables, chains and rules, as a file builds them up.
+//! Tables, chains and rules, as a file creates them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,22 +10,22 @@ use super::rule::{self, Action, Rule};
 use super::script;
 use super::spent::Spent;
 
-/// Everything that a file says.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     pub(super) rules: Vec<Rule>,
     pub(super) tables: BTreeMap<String, Table>,
-    /// Lines that hold no rule, and what they are instead.
+    /// Lines without a rule, and what they are instead.
     pub(super) aside: Vec<(usize, String, String)>,
-    /// Lines that hold rules of the nat table, or may, and could not be read.
+    /// Unreadable lines that contain, or may contain, rules of the nat table.
     pub(super) unread: Vec<(usize, String, String)>,
-    /// Rules that the file adds only where something is true that cannot be known here.
+    /// Rules that the file adds only under an unknown condition.
     pub(super) doubtful: Vec<(usize, String)>,
-    /// Addresses that the file itself says (`/etc/network/interfaces`, wg-quick).
+    /// Addresses in the file itself (`/etc/network/interfaces`, wg-quick).
     pub(super) addresses: Vec<(String, Ipv4Net)>,
     /// The interface that the file gives a gateway.
     pub(super) default_route: Option<String>,
-    /// What reading it has taken so far.
+    /// The cost of reading it so far.
     pub(super) spent: Spent,
 }
 
@@ -33,31 +33,31 @@ pub(super) struct Dump {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) chains: BTreeMap<String, Vec<usize>>,
-    /// The chains that the file makes, or says the policy of.
+    /// The chains that the file creates, or whose policy it sets.
     pub(super) made: BTreeSet<String>,
-    /// Chains whose policy is not ACCEPT, with the line that says so.
+    /// Chains whose policy is not ACCEPT, with the line that sets it.
     pub(super) policies: Vec<(usize, String)>,
 }
 
-/// Where a command or a rule stands.
+/// The place of a command or a rule.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'l> {
     /// The line's number, from 1.
     pub(super) line: usize,
     /// As it is written.
     pub(super) text: &'l str,
-    /// What only a running shell knows the value of, if that is a part of it.
+    /// A part of it whose value only a running shell knows, if any.
     pub(super) unknown: Option<&'l str>,
 }
 
-/// What a command of iptables gives back to a shell.
+/// The exit status of an iptables command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
-    /// It has done what it was asked for.
+    /// It succeeds.
     Success,
-    /// It has not.
+    /// It fails.
     Failure,
-    /// That depends on what cannot be known here.
+    /// It is unknown here.
     Unknown,
 }
 
@@ -65,7 +65,7 @@ impl Dump {
     /// Reads a file; `file` is its name, which tells wg-quick's interface.
     ///
     /// # Errors
-    /// The number of the line that is none of iptables-save, and what is wrong with it.
+    /// The number of the line that is not a line of iptables-save, and what is wrong with it.
     pub(super) fn read(text: &str, file: &str) -> Result<Self, (usize, String)> {
         let dump = script::read(text, file)?;
         if dump.tables.is_empty() && dump.unread.is_empty() {
@@ -93,7 +93,7 @@ impl Dump {
         rules
     }
 
-    /// The rules of the nat table in chains that the file does not make, each with its chain.
+    /// The rules of the nat table in chains that the file does not create, each with its chain.
     pub(super) fn in_foreign_chains(&self) -> BTreeMap<usize, &str> {
         let is_foreign = |table: &Table, chain: &String| {
             !table.made.contains(chain) && !HOOKS.contains(&chain.as_str())
@@ -108,7 +108,7 @@ impl Dump {
             .collect()
     }
 
-    /// A chain is the file's own: iptables-restore takes rules of no others.
+    /// A chain must be the file's own: iptables-restore accepts no other chains.
     pub(super) fn makes(&mut self, table: &str, chain: &str) {
         let table = self.tables.entry(table.to_owned()).or_default();
         if !table.made.contains(chain) {
@@ -132,7 +132,7 @@ impl Dump {
         }
     }
 
-    /// Does what a call of iptables does.
+    /// Executes a call of iptables.
     pub(super) fn command(&mut self, place: Place<'_>, call: Call) -> Status {
         match call.command {
             Some((edit, chain)) => self.edit(place, &call.table, (edit, &chain), call.rest),
@@ -143,7 +143,7 @@ impl Dump {
         }
     }
 
-    /// Whether a call would take rules away that the file has added.
+    /// Whether a call would remove rules that the file has added.
     pub(super) fn would_lose(&mut self, call: &Call) -> bool {
         let Some((edit, chain)) = &call.command else {
             return false;
@@ -172,7 +172,7 @@ impl Dump {
         self.find(&call.table, chain, rest).is_some()
     }
 
-    /// Does to a table what one of iptables' commands does.
+    /// Executes an iptables command on a table.
     pub(super) fn edit(
         &mut self,
         place: Place<'_>,
@@ -256,7 +256,7 @@ impl Dump {
         self.rules.push(rule);
     }
 
-    /// Where a rule of a chain stands that says the same.
+    /// The position of an equal rule in a chain.
     fn find(&mut self, table: &str, chain: &str, words: &[String]) -> Option<usize> {
         let wanted = rule::read(0, "", words);
         let rules = self.tables.get(table)?.chains.get(chain)?;
@@ -321,14 +321,14 @@ impl Dump {
         }
     }
 
-    /// The line needs nothing.
+    /// The line needs no conversion.
     pub(super) fn put_aside(&mut self, place: Place<'_>, reason: &str) {
         self.spent.entry(place.text);
         self.aside
             .push((place.line, place.text.to_owned(), reason.to_owned()));
     }
 
-    /// The line holds rules of the nat table, or may, and is not understood.
+    /// The line contains, or may contain, rules of the nat table and cannot be read.
     pub(super) fn left(&mut self, place: Place<'_>, reason: &str) {
         self.spent.entry(place.text);
         self.unread
@@ -347,7 +347,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads the words behind the program's name.
+    /// Reads the words after the program's name.
     pub(super) fn of(words: &[String]) -> Self {
         let words = options::spelled_out(words);
         let (mut table, mut command, mut rest) = ("filter", None, Vec::new());
@@ -382,7 +382,7 @@ impl Call {
     }
 }
 
-/// The number that stands before a rule, and the rule.
+/// The number before a rule, and the rule.
 fn number_first(words: &[String]) -> (Option<usize>, &[String]) {
     match words {
         [first, rest @ ..] if first.parse::<usize>().is_ok() => (first.parse().ok(), rest),
@@ -478,11 +478,11 @@ mod tests {
         assert_eq!(dump.tables["nat"].chains["POSTROUTING"], [1, 0]);
         let expected = ("vmbr1".to_owned(), "172.22.161.254/24".parse().unwrap());
         assert_eq!(dump.addresses, [expected]);
-        // What undoes it when the interface goes.
+        // Commands that undo it when the interface goes down.
         assert_eq!(dump.aside.len(), 1);
     }
 
-    /// A thousand rules are searched, moved or emptied as often as the limit allows, and not once
+    /// A thousand rules are searched, moved or removed as often as the limit allows, and not once
     /// more.
     #[test]
     fn searching_and_moving_rules_is_counted_and_bounded() {

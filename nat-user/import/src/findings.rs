@@ -1,4 +1,4 @@
-//! What is to be said about single lines of the file.
+//! Findings about single lines of the file.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ pub enum Kind {
     Untranslated,
     /// Something is wrong in the original, or would be with the configuration.
     Warning,
-    /// Nothing to do, but worth knowing.
+    /// Information that needs no action.
     Note,
 }
 
@@ -30,7 +30,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The line that is shown, about a line of `file`.
+    /// The displayed message about a line of `file`.
     #[must_use]
     pub fn show(&self, file: &str) -> String {
         let kind = match self.kind {
@@ -45,7 +45,7 @@ impl Finding {
     }
 }
 
-/// All remarks, and which rules have been dealt with.
+/// All remarks, and the rules that have been handled.
 #[derive(Debug)]
 pub(super) struct Findings<'d> {
     dump: &'d Dump,
@@ -75,7 +75,7 @@ impl<'d> Findings<'d> {
         self.done[rule]
     }
 
-    /// Whether something was said about a line.
+    /// Whether a line has a remark.
     pub(super) fn is_line_done(&self, line: usize) -> bool {
         self.lines.contains(&line)
     }
@@ -128,7 +128,7 @@ impl<'d> Findings<'d> {
     }
 }
 
-/// A line without characters that do something to terminals, or that TOML's comments forbid.
+/// A line without control characters for terminals, or characters that TOML's comments forbid.
 pub(super) fn printable(text: &str) -> String {
     visible(text).replace(['\n', '\t'], " ")
 }

@@ -5,20 +5,20 @@ use super::condition::{Condition, Foreign, Rest};
 use super::dump::{Dump, Table};
 use super::rule::Action;
 
-/// A rule as it is met on one way through the chains.
+/// A rule as reached by one path through the chains.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     /// Its position in [`Dump::rules`].
     pub(super) rule: usize,
     /// The rule of the built-in chain that led to it: itself, or a jump.
     pub(super) through: usize,
-    /// All that must be true for a packet to be taken by it; earlier steps may take it before.
+    /// The complete condition for the rule; earlier steps may take packets before.
     pub(super) condition: Condition,
     pub(super) action: Action,
 }
 
 impl Step {
-    /// Whether a packet that matches goes no further.
+    /// Whether a matching packet stops here.
     pub(super) fn ends(&self) -> bool {
         !matches!(
             self.action,
@@ -27,21 +27,21 @@ impl Step {
     }
 }
 
-/// No host's chains lead deeper.
+/// No real chains are deeper.
 const DEEPEST: usize = 64;
 
-/// No host's chains unfold to more steps. Chains that jump twice to one that jumps twice to a next,
-/// and so on, would soon fill all memory; and every step is compared with those before it.
+/// No real chains expand to more steps. Chains that each jump twice to the next one would soon fill
+/// all memory, and every step is compared with those before it.
 const MOST_STEPS: usize = 20_000;
 /// How many parts the conditions of all steps may have.
 const MOST_PARTS: usize = 400_000;
-/// How often what a RETURN has taken may be compared with a rule behind it.
+/// How often the packets of a RETURN may be compared with a later rule.
 const MOST_COMPARISONS: usize = 20_000_000;
 
 /// The steps from a built-in chain of a table.
 ///
 /// # Errors
-/// When they are more than can be compared in a few seconds.
+/// When there are more than can be compared in a few seconds.
 pub(super) fn steps(dump: &Dump, table: &str, hook: &str) -> Result<Vec<Step>, String> {
     let mut walk = Walk {
         dump,
@@ -66,7 +66,7 @@ struct Walk<'d> {
     dump: &'d Dump,
     table: Option<&'d Table>,
     steps: Vec<Step>,
-    /// The chains that lead to the rule at which it is.
+    /// The chains that lead to the current rule.
     way: Vec<String>,
     through: usize,
     parts: usize,
@@ -79,7 +79,7 @@ impl Walk<'_> {
         let is_built_in = self.way.is_empty();
         self.way.push(chain.to_owned());
         let rules = self.table.and_then(|table| table.chains.get(chain));
-        // What has left the chain by RETURN.
+        // The packets that have left the chain by RETURN.
         let mut left = Vec::new();
         for &position in rules.into_iter().flatten() {
             if self.is_too_much() {
@@ -155,12 +155,12 @@ impl Walk<'_> {
     }
 }
 
-/// Whether packets that open something are among those that match.
+/// Whether it matches packets that open connections.
 fn opens(condition: &Condition) -> bool {
     !condition.is_about_answers()
 }
 
-/// A condition without what others have taken away before.
+/// A condition without the packets that earlier ones have taken.
 fn without(condition: &Condition, taken: &[Condition]) -> Condition {
     let mut rest = condition.clone();
     for taken in taken {

@@ -50,10 +50,10 @@ use self::source::Sources;
 
 pub use self::findings::{Finding, Kind};
 
-/// What is known of the host besides its rules.
+/// What is known about the host besides its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Interfaces with an address of theirs and its prefix.
+    /// Interfaces with an address and its prefix.
     pub addresses: Vec<(String, Ipv4Net)>,
     /// The interface of the default route.
     pub default_route: Option<String>,
@@ -61,19 +61,19 @@ pub struct Options {
     pub policies: bool,
 }
 
-/// What has become of a dump.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
     /// The configuration, with comments.
     pub toml: String,
     /// Remarks about lines, in the order of the file.
     pub findings: Vec<Finding>,
-    /// Why natbpf would not take the configuration, if it would not.
+    /// Why natbpf would refuse the configuration, if it would.
     pub problem: Option<String>,
 }
 
 impl Import {
-    /// Whether every rule of the nat table stands in the configuration.
+    /// Whether the configuration expresses every rule of the nat table.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let is_left = |finding: &Finding| finding.kind == Kind::Untranslated;
@@ -81,7 +81,7 @@ impl Import {
     }
 }
 
-/// A dump is no larger than this; `/dev/zero` is.
+/// No dump is larger than this; `/dev/zero` is.
 const LARGEST_FILE: u64 = 16 << 20;
 
 /// Reads a file, or standard input if it is called `-`.
@@ -112,10 +112,10 @@ pub fn read(file: &Path) -> Result<String> {
     })
 }
 
-/// Translates what `iptables-save` has printed. `file` is what messages call it.
+/// Converts output of `iptables-save`. `file` is its name in messages.
 ///
 /// # Errors
-/// When a line is none of iptables-save, or there is no table at all.
+/// When a line is not a line of iptables-save, or there is no table.
 pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
     let dump = Dump::read(text, file).map_err(|(line, problem)| match line {
         0 => anyhow!("{file}: {problem}"),
@@ -180,7 +180,7 @@ pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
 /// The steps of each built-in chain of the nat table.
 ///
 /// # Errors
-/// When there are too many, in the filter table also where its rules are to become policies.
+/// When there are too many, or too many in the filter table if its rules must become policies.
 fn flattened(dump: &Dump, options: &Options) -> Result<[(&'static str, Vec<Step>); 4], String> {
     if options.policies {
         for hook in ["FORWARD", "INPUT"] {
@@ -195,13 +195,13 @@ fn flattened(dump: &Dump, options: &Options) -> Result<[(&'static str, Vec<Step>
 /// The built-in chains of the nat table.
 const HOOKS: [&str; 4] = ["PREROUTING", "POSTROUTING", "OUTPUT", "INPUT"];
 
-/// How often two rules may be compared that have packets in common, counted by what they ask for.
+/// How often two overlapping rules may be compared, weighted by the size of their conditions.
 const MOST_COMPARISONS: usize = 40_000_000;
 
-/// Leaves out steps that no packet reaches, and warns of rules that have no others.
+/// Removes steps that no packet reaches, and warns about rules without remaining steps.
 ///
 /// # Errors
-/// When too many rules have packets in common.
+/// When too many rules overlap.
 fn living(
     dump: &Dump,
     hooks: [(&str, Vec<Step>); 4],
@@ -257,8 +257,8 @@ fn living(
     Ok(living)
 }
 
-/// Why a step of a hook of the nat table asks in vain for the interface that packets there do not
-/// have yet, or no more. That it is not a certain one is always true.
+/// Why a step of a nat hook can never match: it names an interface that packets there do not have.
+/// A negated interface always matches.
 fn blind(hook: &str, step: &mut Step) -> Option<String> {
     let condition = &mut step.condition;
     let (interface, way) = match hook {
@@ -273,7 +273,7 @@ fn blind(hook: &str, step: &mut Step) -> Option<String> {
     })
 }
 
-/// Why no packet is left for a step behind others.
+/// Why earlier steps leave no packet for a step.
 fn death(dump: &Dump, step: &Step, before: &[Step], comparisons: &mut usize) -> Option<String> {
     let mut rest = step.condition.clone();
     if rest.is_nothing() {
@@ -297,7 +297,7 @@ fn death(dump: &Dump, step: &Step, before: &[Step], comparisons: &mut usize) -> 
     None
 }
 
-/// What the rules do with what is for the host itself.
+/// What the rules do with packets for the host itself.
 fn for_the_host(input: &[Step], findings: &mut Findings<'_>) {
     for step in input {
         if matches!(step.action, Action::Snat(_) | Action::Netmap(_)) {
@@ -320,7 +320,7 @@ fn the_rest(dump: &Dump, findings: &mut Findings<'_>) {
             continue;
         }
         match &dump.rules[rule].action {
-            // What they lead to, or leave out, is in the conditions of other rules.
+            // Their effect is in the conditions of other rules.
             Action::Run { chain, .. } if dump.tables["nat"].chains.contains_key(chain) => {
                 findings.done(rule);
             }

@@ -35,13 +35,13 @@ impl Locals<'_, '_> {
         }
     }
 
-    /// Which step sends all of the host's own connections where a forward sends those of others.
+    /// The step that sends all of the host's own connections to the guest of a forward.
     fn step_for(&self, forward: &Forward) -> Option<usize> {
         let wanted = self.own(forward)?;
         let ends = |step: &Step| step.ends() && step.condition.ports.meets(&wanted.ports);
         let steps = self.steps.iter().enumerate();
         for (index, step) in steps.filter(|(_, step)| ends(step)) {
-            // Its own packets come in by no interface.
+            // The host's own packets come in by no interface.
             let Some(mut seen) = seen(&step.condition, "", &Addresses::full()) else {
                 continue;
             };
@@ -55,7 +55,8 @@ impl Locals<'_, '_> {
         None
     }
 
-    /// What the host sends to a forward. It has `local` for tcp and udp, by the uplink's addresses.
+    /// The host's own connections to a forward: `local` covers tcp and udp, by the uplink's
+    /// addresses.
     fn own(&self, forward: &Forward) -> Option<Condition> {
         let mut own = external(forward);
         let with_ports = Protocols::one(TCP).or(&Protocols::one(UDP));
@@ -93,7 +94,7 @@ impl Locals<'_, '_> {
         }
     }
 
-    /// A step that no forward stands for.
+    /// A step without a forward.
     fn leave(&mut self, step: &Step) {
         match &step.action {
             Action::Dnat(_) | Action::Redirect | Action::Netmap(_) => {
@@ -104,7 +105,7 @@ impl Locals<'_, '_> {
                     false if forward_of(step, self.plan).is_some() => IN_PART,
                     false => OTHERS,
                 };
-                // Where others' connections come here too, it is the jump that is about the host.
+                // If connections of others come here too, the jump is the part for the host.
                 let about = match self.findings.is_done(step.rule) {
                     true => step.through,
                     false => step.rule,

@@ -1,7 +1,6 @@
-//! Options of iptables, spelled out: it reads them by getopt, which takes abbreviations and values
-//! without a blank.
+//! Options of iptables in full: getopt accepts abbreviations and values without a blank.
 
-/// Long options by their full names, those of all commands, matches and targets that are met.
+/// Long options by their full names, for all known commands, matches and targets.
 const LONG: &[&str] = &[
     "append",
     "check",
@@ -185,7 +184,7 @@ const COMMON: [&str; 9] = [
 /// Options whose value may begin like an option.
 const FREE_TEXT: [&str; 3] = ["--comment", "--log-prefix", "--nflog-prefix"];
 
-/// The same words with each option by its full name and each value as a word of its own.
+/// The same words with each option by its full name and each value as a separate word.
 pub(super) fn spelled_out(words: &[String]) -> Vec<String> {
     let target = target(words);
     let mut all: Vec<String> = Vec::with_capacity(words.len());

@@ -1,4 +1,4 @@
-//! Tables that natbpf leaves to netfilter, and what changes for their rules all the same.
+//! Tables that natbpf leaves to netfilter, and what nevertheless changes for their rules.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::rule::Action;
 use super::topology::Topology;
 use super::{condition::Condition, destination};
 
-/// What is added for rules that `--policies` is about.
+/// The hint for rules that `--policies` converts.
 const POLICIES: &str = ", or import it with --policies";
 
 const FILTER: &str = "filter rule, natbpf leaves netfilter's filter rules in force: keep it";
@@ -60,7 +60,7 @@ pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>
     }
 }
 
-/// Targets and matches that want to see each packet, which the fast path goes past.
+/// Targets and matches that must see each packet, which the fast path bypasses.
 fn per_packet(dump: &Dump, rule: usize) -> String {
     let rule = &dump.rules[rule];
     let counts = rule
@@ -77,7 +77,7 @@ fn per_packet(dump: &Dump, rule: usize) -> String {
     }
 }
 
-/// `mss_clamp` of the uplinks that a TCPMSS rule is about.
+/// `mss_clamp` of the uplinks of a TCPMSS rule.
 fn clamps_mss(dump: &Dump, rule: usize, topology: &Topology, plan: &mut Plan) -> bool {
     let Action::ClampMss(size) = dump.rules[rule].action else {
         return false;
@@ -113,10 +113,10 @@ fn clamps_mss(dump: &Dump, rule: usize, topology: &Topology, plan: &mut Plan) ->
     !about.is_empty()
 }
 
-/// The least that `mss_clamp` takes.
+/// The least value of `mss_clamp`.
 const SMALLEST_MSS: u16 = 88;
 
-/// Connections that natbpf translates are none that netfilter has translated.
+/// netfilter does not mark connections that natbpf translates.
 fn translated_state(dump: &Dump, rule: usize, findings: &mut Findings<'_>) {
     let Condition {
         is_translated,

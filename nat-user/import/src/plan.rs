@@ -1,4 +1,4 @@
-//! What the configuration will hold: rules with the lines that they come from.
+//! The future content of the configuration: rules with their source lines.
 
 use std::net::Ipv4Addr;
 
@@ -10,9 +10,9 @@ pub(super) type PortRange = (u16, u16);
 /// What every table of the configuration has besides its keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The rules that it stands for, by position in the file's rules.
+    /// Its source rules, by position in the file's rules.
     pub(super) rules: Vec<usize>,
-    /// What is to be known about it.
+    /// Its remarks.
     pub(super) remarks: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Forward {
     pub(super) hairpin: bool,
     /// Whether the host itself reaches it.
     pub(super) local: bool,
-    /// Whether ports are left out of it by the uplink's `keep`.
+    /// Whether the uplink's `keep` excludes ports from it.
     pub(super) spares: bool,
     pub(super) origin: Origin,
 }
@@ -115,14 +115,14 @@ pub(super) struct Policy {
     pub(super) origin: Origin,
 }
 
-/// What holds for a network where no policy says anything.
+/// The default policy of a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Defaults {
-    /// The line by which flows are dropped, where they are.
+    /// The line that drops flows, if any.
     pub(super) drops: Option<(usize, String)>,
-    /// Rules that natbpf needs no policy for.
+    /// Rules for which natbpf needs no policy.
     pub(super) implied: Origin,
-    /// What guests may ask of the host, for each network; `None` is everything.
+    /// The services of the host for guests, for each network; `None` is everything.
     pub(super) hosts: Vec<Option<Services>>,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Services {
     pub(super) origin: Origin,
 }
 
-/// Everything that is to be written.
+/// The content to write.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) forwards: Vec<Forward>,
@@ -141,9 +141,9 @@ pub(super) struct Plan {
     pub(super) nats: Vec<Nat>,
     pub(super) policies: Vec<Policy>,
     pub(super) defaults: Defaults,
-    /// Ports that the host keeps, since a rule takes them out of a wider one.
+    /// Ports that the host keeps, because a rule excludes them from a wider one.
     pub(super) kept: Vec<String>,
-    /// `keep` of the uplinks, where it is not the default, and why.
+    /// `keep` of the uplinks, if it is not the default, and why.
     pub(super) keep: Option<(Vec<String>, String)>,
     /// `mss_clamp` of single uplinks.
     pub(super) mss_clamp: Vec<(usize, Option<u16>, Origin)>,

@@ -1,8 +1,7 @@
-//! Rules of the filter table: from FORWARD to `[[policy]]`, from INPUT to what guests may ask of
-//! the host.
+//! Rules of the filter table: from FORWARD to `[[policy]]`, and from INPUT to `host` of networks.
 //!
-//! A policy's end is an interface or addresses, not both. So addresses of a network stand for it,
-//! and others for themselves by whatever interface, which is said where it matters.
+//! A policy's end is an interface or addresses, not both. Addresses of a network therefore imply
+//! its interface, and other addresses apply at every interface; a warning says so if it matters.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +15,11 @@ use super::ranges::{Addresses, Ports, Protocols};
 use super::rule::{Action, ICMP, TCP, UDP, protocol_name};
 use super::topology::{self, Topology};
 
-/// A rule with more prefixes than this, of both ends together, is not meant one by one.
+/// A rule with more prefixes than this, of both ends together, is not converted.
 const MOST_PAIRS: usize = 1024;
-/// Shorter prefixes are not meant for addresses that guests have besides those of their network.
+/// Shorter prefixes are not additional addresses of guests.
 const SHORTEST: u8 = 16;
-/// More single ports than this are not meant as services of the host.
+/// More single ports than this are not services of the host.
 const MOST_SERVICES: u64 = 32;
 
 const ANSWERS: &str = "natbpf lets answers pass without a rule, and errors about accepted packets";
@@ -42,7 +41,7 @@ const REST_ACCEPTED: &str = "accepts all remaining packets, as natbpf does witho
 const UNANSWERED: &str = "REJECT becomes drop: no RST or ICMP error is sent";
 const ALL_QUERIES: &str = "icmp in a policy matches every query, not only an echo request";
 
-/// Makes policies of what the filter table forwards, and says what cannot be one.
+/// Converts FORWARD to policies, and reports what cannot be converted.
 pub(super) fn translate<'d>(
     dump: &'d Dump,
     topology: &Topology,
@@ -63,11 +62,11 @@ pub(super) fn translate<'d>(
 
 /// What a built-in chain does.
 struct Chain {
-    /// Those that packets reach.
+    /// The steps that packets reach.
     living: Vec<Living>,
-    /// Rules that none reaches, and why.
+    /// Rules that no packet reaches, and why.
     dead: Vec<(usize, String)>,
-    /// What becomes of packets that no step takes.
+    /// The outcome for packets that no step takes.
     end: End,
 }
 
@@ -79,7 +78,7 @@ struct Living {
 
 struct End {
     accepts: bool,
-    /// The rule that says so, if it is one.
+    /// The rule that decides, if there is one.
     rule: Option<usize>,
     /// The line, if it drops.
     line: Option<(usize, String)>,
@@ -111,7 +110,7 @@ impl Chain {
             }
             let death = match chain.end.rule {
                 Some(rule) => Some(taken_by(dump, rule)),
-                // Beyond that it stays, behind what takes its packets.
+                // Otherwise it stays, after the rules that take its packets.
                 None if comparisons > super::MOST_COMPARISONS => None,
                 None => super::death(dump, &step, &before, &mut comparisons),
             };
@@ -148,8 +147,8 @@ impl Chain {
         }
     }
 
-    /// What becomes of all packets of a condition that a step at this place, if there is one,
-    /// leaves: whether they are accepted. Nothing if they do not all have the same fate.
+    /// Whether all packets of a condition that a step at this place leaves are accepted. Nothing if
+    /// their outcomes differ.
     fn fate(&self, condition: &Condition, place: Option<(usize, bool)>) -> Option<bool> {
         let mut rest = condition.clone();
         if rest.is_nothing() {
@@ -170,7 +169,7 @@ impl Chain {
             if next == Rest::All {
                 continue;
             }
-            // What is taken before the place is none of its affair.
+            // Packets taken before the place do not matter.
             if !is_before && *fate.get_or_insert(accepts) != accepts {
                 return None;
             }
@@ -178,7 +177,8 @@ impl Chain {
                 Rest::Nothing => return fate.or(wanted),
                 Rest::Some(some) => rest = *some,
                 Rest::All => {}
-                // (What it takes has the right fate, and what is left is no more than before.)
+                // (The packets that it takes have the right outcome, and no more are left than
+                // before.)
                 Rest::Unclear if is_before => return None,
                 Rest::Unclear => {}
             }
@@ -186,8 +186,8 @@ impl Chain {
         (*fate.get_or_insert(self.end.accepts) == self.end.accepts).then_some(self.end.accepts)
     }
 
-    /// What drops the answers to what a step accepts, as netfilter's rules see answers like all
-    /// else.
+    /// The rule that drops answers to packets that a step accepts: netfilter's rules also see
+    /// answers.
     fn drops_answers(&self, dump: &Dump, step: &Step) -> Option<String> {
         let there = &step.condition;
         let mut rest = Condition {
@@ -233,7 +233,7 @@ enum Side {
 /// One end of a policy.
 #[derive(Default)]
 struct PolicyEnd {
-    /// What it is called; empty for any.
+    /// Its name; empty for any.
     names: Vec<String>,
     remarks: Vec<String>,
     warnings: Vec<&'static str>,
@@ -287,7 +287,7 @@ impl Policies<'_, '_> {
         }
     }
 
-    /// A step that lets packets go on, or of which nobody knows what it does.
+    /// A step that lets packets continue, or whose effect is unknown.
     fn undecided(&mut self, step: &Step) {
         let rule = step.rule;
         match &step.action {
@@ -298,7 +298,7 @@ impl Policies<'_, '_> {
                         "has no target: it only counts packets, as natbpf stats does",
                     );
                 }
-                // What it leads to, or leaves out, is in the conditions of other rules.
+                // Its effect is in the conditions of other rules.
                 _ => self.findings.done(rule),
             },
             Action::Pass(target) => {
@@ -408,7 +408,8 @@ impl Policies<'_, '_> {
         Ok(())
     }
 
-    /// The interfaces of a step, without exceptions that have the same fate, or are decided before.
+    /// The interfaces of a step, without exceptions that have the same outcome or are decided
+    /// before.
     fn widened(
         &self,
         place: usize,
@@ -502,7 +503,7 @@ impl Policies<'_, '_> {
             return Err("needs more prefixes than natbpf accepts".to_owned());
         }
         let text = |prefix: &ipnet::Ipv4Net| match prefix.prefix_len() {
-            // (What no host can have is no guest's address, but a prefix.)
+            // (An address that no host can have is not a guest's address but a prefix.)
             32 if topology::has_hosts(prefix) => prefix.addr().to_string(),
             _ => prefix.to_string(),
         };
@@ -510,7 +511,7 @@ impl Policies<'_, '_> {
         Ok(end)
     }
 
-    /// Which of these addresses are meant, if they are behind these interfaces.
+    /// The matching addresses among these, if they are behind these interfaces.
     fn behind(
         &self,
         sides: &[Side],
@@ -564,7 +565,7 @@ impl Policies<'_, '_> {
         }
     }
 
-    /// What holds where no rule matches.
+    /// The default if no rule matches.
     fn end(&mut self) {
         let End {
             accepts,
@@ -587,7 +588,7 @@ impl Policies<'_, '_> {
         }
     }
 
-    /// natbpf accepts what forwards send to guests, netfilter does not.
+    /// natbpf accepts forwarded packets by default, netfilter does not.
     fn unaccepted_forwards(&mut self) {
         for forward in &self.plan.forwards {
             let ports = forward.inside_ports();
@@ -638,7 +639,7 @@ impl Policies<'_, '_> {
         }
     }
 
-    /// What guests may ask of the host, where the rules say just that.
+    /// The services of the host for guests, if the rules express exactly that.
     fn hosts(&mut self) {
         let chain = Chain::read(self.dump, "INPUT");
         let networks = self.topology.networks.iter();
@@ -658,7 +659,7 @@ impl Policies<'_, '_> {
     }
 }
 
-/// Interfaces that no uplink or network has.
+/// Interfaces without an uplink or network.
 fn unknown(interfaces: &Interfaces) -> String {
     format!(
         "{} is not the interface of a known [uplink] or [network]; give --host, or --address, or \
@@ -667,7 +668,7 @@ fn unknown(interfaces: &Interfaces) -> String {
     )
 }
 
-/// What is to be known of a wildcard or an exception: it is more than what natbpf knows.
+/// The remark about a wildcard or an exception: it may cover more than natbpf knows.
 fn not_all(interfaces: &Interfaces) -> Option<String> {
     if interfaces.named().is_some() {
         return None;
@@ -696,7 +697,7 @@ fn service(condition: &Condition) -> Result<(Vec<&'static str>, Vec<PortRange>),
     if protocols.is_empty() || protocols.contains(&"icmp") {
         return Err("only tcp and udp have ports in policies".to_owned());
     }
-    // Port 0 is nobody's.
+    // Port 0 is never used.
     let ports = condition.ports.and(&Ports::range(1, 65535));
     let ranges = ports.ranges().iter();
     let ranges = ranges.map(|(first, last)| (*first as u16, *last as u16));
@@ -726,8 +727,8 @@ fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
     protocols.numbers().map(name).collect()
 }
 
-/// What guests behind an interface may ask of the host; nothing if that is everything, or if `host`
-/// has no words for it.
+/// The services of the host for guests behind an interface; nothing if that is everything, or if
+/// `host` cannot express it.
 fn services(input: &Chain, interface: &str) -> Option<Services> {
     let mut services = Services::default();
     for Living { step, accepts } in &input.living {

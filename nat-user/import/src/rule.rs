@@ -1,6 +1,7 @@
 //! One rule: from its words to what it matches and what it does.
 //!
-//! Nothing is refused here: what natbpf has no words for is kept as [`Foreign`], with the reason.
+//! Nothing is refused here: a condition that natbpf cannot express is stored as [`Foreign`], with
+//! the reason.
 
 use std::net::Ipv4Addr;
 
@@ -28,16 +29,16 @@ pub(super) struct Rule {
 /// Addresses and ports to choose from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// The first and the last address, where one is named.
+    /// The first and the last address, if any is named.
     pub(super) addresses: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// The first and the last port, where they are named.
+    /// The first and the last port, if they are named.
     pub(super) ports: Option<(u16, u16)>,
     /// `A-B/BASE`: the port `BASE` becomes `A`, and so on.
     pub(super) base: Option<u16>,
 }
 
 impl Choice {
-    /// The address, where it is just one.
+    /// The address, if it is a single one.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
         let (first, last) = self.addresses?;
         (first == last).then_some(first)
@@ -49,7 +50,8 @@ impl Choice {
 pub(super) enum Action {
     Accept,
     Return,
-    /// Runs a chain; what comes back goes on behind the rule, or with `goto` behind the chain.
+    /// Runs a chain; packets that return continue after the rule, or with `goto` after the calling
+    /// rule.
     Run {
         chain: String,
         is_goto: bool,
@@ -65,15 +67,15 @@ pub(super) enum Action {
     Drop {
         is_answered: bool,
     },
-    /// Nothing but counting.
+    /// It only counts.
     Count,
-    /// Something that lets the packet go on: it is logged, or marked.
+    /// The packet continues, for example after a log entry or with a mark.
     Pass(String),
-    /// Something that natbpf does not know, and why.
+    /// Unknown to natbpf, and why.
     Unknown(String),
 }
 
-/// Targets behind which the next rule is tried.
+/// Targets after which the next rule is tried.
 const PASSING: [&str; 13] = [
     "LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "MARK", "CONNMARK", "DSCP", "TOS", "CLASSIFY", "SET",
     "CHECKSUM", "CT",
@@ -117,7 +119,7 @@ struct Reader<'w> {
     netmap: Option<Ipv4Net>,
     size: Option<u16>,
     comment: Option<String>,
-    /// What of the target natbpf cannot express.
+    /// The part of the target that natbpf cannot express.
     problem: Option<String>,
 }
 
@@ -146,7 +148,7 @@ impl<'w> Reader<'w> {
             Some(value) if !is_option(value) => self.next().unwrap_or_default(),
             _ => "",
         };
-        // As it was written long ago: `-d ! 10.0.0.0/8`.
+        // The old notation: `-d ! 10.0.0.0/8`.
         if value == "!" {
             is = false;
             value = self.next().unwrap_or_default();
@@ -303,7 +305,7 @@ fn is_option(word: &str) -> bool {
     word.starts_with("--") || (is_short && word.chars().count() == 2)
 }
 
-/// What an option matches, if it is one that natbpf's rules may have words for.
+/// What an option matches, if natbpf's rules may express it.
 fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String>> {
     let mut narrow = Condition::default();
     let read = match name {
@@ -395,7 +397,7 @@ fn signed<const MAX: u32>(
     if is { ranges } else { ranges.complement() }
 }
 
-/// What the kernel takes as a name (`dev_valid_name`), `+` at its end included.
+/// What the kernel accepts as a name (`dev_valid_name`), `+` at its end included.
 fn interface(name: &str) -> Result<(), String> {
     let is_strange = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
     if name.is_empty()
@@ -472,7 +474,7 @@ fn ports(text: &str, is: bool) -> Result<Ports, String> {
     Ok(signed(all, is))
 }
 
-/// How many ports `-m multiport` takes (`XT_MULTI_PORTS`).
+/// How many ports `-m multiport` accepts (`XT_MULTI_PORTS`).
 const MOST_PORTS: usize = 15;
 
 /// The protocols that iptables-save writes by name (`/etc/protocols`, `xtables_chain_protos`).
@@ -520,8 +522,7 @@ fn protocol(text: &str, is: bool) -> Result<Protocols, String> {
     Ok(signed(protocols, is))
 }
 
-/// What states leave over among packets of the nat table, which sees only the first of each
-/// connection: these are NEW.
+/// The effect of states in the nat table, which sees only the first packet of each connection: NEW.
 fn state(text: &str, is: bool) -> Result<Option<bool>, String> {
     let states: Vec<&str> = text.split(',').collect();
     let names = |state: &str| states.contains(&state);

@@ -1,9 +1,9 @@
 //! The file, line by line: what `iptables-save`, `iptables-nft-save` and `iptables -S` print, and
-//! whatever else calls iptables: scripts and hooks, `/etc/network/interfaces`, wg-quick, units of
+//! files that call iptables: scripts and hooks, `/etc/network/interfaces`, wg-quick, units of
 //! systemd.
 //!
-//! Nothing is run. A command that decides whether another one runs is taken to succeed, and the
-//! rule that depends on it is marked as doubtful.
+//! natbpf runs nothing. It assumes that a command that decides about another one succeeds, and
+//! marks the dependent rule as doubtful.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ use super::shell::{self, Command, Join, LONGEST_LINE, Variables};
 /// Reads a file.
 ///
 /// # Errors
-/// The number of a line inside a table of iptables-save that is none, and what is wrong with it.
+/// The number of an invalid line inside a table of iptables-save, and what is wrong with it.
 pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let is_interfaces = text
@@ -45,7 +45,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
     Ok(reader.dump)
 }
 
-/// Whether a line goes on in the next one.
+/// Whether a line continues in the next one.
 fn continues(line: &str) -> bool {
     let backslashes = line.chars().rev().take_while(|c| *c == '\\').count();
     backslashes % 2 == 1 && !line.starts_with('#')
@@ -66,7 +66,7 @@ fn first_word(line: &str) -> &str {
     line.split_whitespace().next().unwrap_or_default()
 }
 
-/// The interface that a file of wg-quick is for.
+/// The interface of a wg-quick file.
 fn wg_name(file: &str) -> Option<String> {
     let name = file.rsplit('/').next()?.strip_suffix(".conf")?;
     (!name.is_empty() && name.len() <= 15).then(|| name.to_owned())
@@ -96,10 +96,10 @@ const ALTERNATIVE: &str = "runs only if a condition has another outcome than nat
 const SEEMS_UNDONE: &str = "adds a rule in a part of the script that seems to undo something: give \
                             the output of iptables-save";
 
-/// Nobody writes blocks that deep.
+/// No real script nests blocks that deep.
 const DEEPEST_BLOCK: usize = 256;
 
-/// What becomes of the lines that a command reads.
+/// What happens to the lines that a command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
     /// iptables-restore loads them.
@@ -110,7 +110,7 @@ enum Input {
     Others,
 }
 
-/// Between `*nat` and `COMMIT`, or behind the chains of `iptables -S`.
+/// Between `*nat` and `COMMIT`, or after the chains of `iptables -S`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct InTable {
     name: String,
@@ -134,9 +134,9 @@ struct Reader {
     own_name: Option<String>,
     variables: Variables,
     blocks: Blocks,
-    /// The word that ends the lines which a command reads, and what becomes of them.
+    /// The word that ends the lines which a command reads, and what happens to them.
     here: Option<(String, Input)>,
-    /// Whether the script has come to its end.
+    /// Whether the script has ended.
     has_ended: bool,
 }
 
@@ -214,7 +214,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What iptables-save says that it cannot print is lost without it.
+    /// Without this, rules that iptables-save cannot print would be lost.
     fn comment(&mut self, number: usize, line: &str) {
         let reason = if line.contains("incompatible") && line.contains("able") {
             "the table contains rules of nft, which iptables-save cannot print: import them from \
@@ -332,7 +332,7 @@ impl Reader {
         self.script(number, line, line);
     }
 
-    /// A key of wg-quick's file or of a unit; false if it is none.
+    /// A key of a wg-quick file or of a unit; false if it is neither.
     fn key(&mut self, number: usize, line: &str, key: &str, value: &str) -> bool {
         match key {
             "PreUp" | "PostUp" | "ExecStartPre" | "ExecStart" | "ExecStartPost" => {
@@ -473,7 +473,7 @@ impl Reader {
         }
     }
 
-    /// One command, behind the words that enclose others.
+    /// One command, after the words that open blocks.
     fn command(&mut self, place: Place<'_>, command: &Command, is_doubtful: bool) -> Status {
         let mut words = &command.words[..];
         let mut is_negated = false;
@@ -618,14 +618,14 @@ impl Reader {
         true
     }
 
-    /// A variable gets values that are not known.
+    /// A variable gets unknown values.
     fn forget(&mut self, name: Option<&String>) {
         if let Some(name) = name {
             self.variables.set(name, None);
         }
     }
 
-    /// A command that gives variables values which are not known.
+    /// A command that sets variables to unknown values.
     fn sets_unknown(&mut self, name: &str, words: &[String]) {
         let is_append = |word: &&String| word.contains("+=");
         for word in words.iter().take_while(is_append) {
@@ -715,7 +715,7 @@ impl Reader {
     }
 }
 
-/// What the last command came to.
+/// The result of the last command.
 #[derive(Clone, Copy)]
 struct Run {
     status: Status,
@@ -746,7 +746,7 @@ fn is_elsewhere(text: &str) -> bool {
     others.iter().any(|other| text.contains(other))
 }
 
-/// Whether a command loads rules that stand in other files.
+/// Whether a command loads rules from other files.
 fn loads(name: &str, words: &[String]) -> bool {
     let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
     match name {
@@ -782,7 +782,7 @@ fn holds_nat(text: &str) -> bool {
     is_call && of_nat.iter().any(|word| text.contains(word)) || is_of_nat(&text)
 }
 
-/// Whether options say so, by whatever program they are for.
+/// Whether the options suggest it, for any program.
 fn is_of_nat(text: &str) -> bool {
     let text = text.to_lowercase();
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -796,7 +796,7 @@ fn is_of_nat(text: &str) -> bool {
     })
 }
 
-/// The program that a command runs and the words behind it: not the one that runs another.
+/// The program that a command runs and its words, without wrappers such as sudo.
 fn program(words: &[String]) -> Option<(&str, &[String])> {
     let mut rest = words;
     while let Some((first, behind)) = rest.split_first() {
@@ -852,8 +852,7 @@ mod tests {
 
     const RULE: &str = "iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE";
 
-    /// Files that stand for more than there is time or memory: each is refused at a line, by a
-    /// count.
+    /// Files that expand to more than the time or memory: a count refuses each at a line.
     #[test]
     fn files_that_would_take_too_much_are_refused_with_a_line() {
         let long = "x".repeat(LONGEST_LINE / 2);

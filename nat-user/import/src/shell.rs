@@ -1,11 +1,11 @@
-//! Words and commands as a shell reads them, as far as they can be known without running anything.
+//! Words and commands as a shell reads them, as far as possible without running anything.
 
 use std::collections::BTreeMap;
 
 /// How a command is joined to the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Join {
-    /// It runs whatever that did: a new line, `;` or `&`.
+    /// It runs in any case: a new line, `;` or `&`.
     Always,
     /// It runs if that succeeded: `&&`.
     And,
@@ -21,24 +21,24 @@ pub(super) struct Command {
     pub(super) join: Join,
     /// Its words, without redirections and with known variables in place.
     pub(super) words: Vec<String>,
-    /// What only a running shell knows the value of, as it is written.
+    /// A part whose value only a running shell knows, as it is written.
     pub(super) unknown: Option<String>,
     /// The word that ends the lines which it reads as its input (`<< WORD`).
     pub(super) here: Option<String>,
 }
 
-/// Variables that the file itself sets, each with its value where that is known.
+/// Variables that the file itself sets, each with its value if known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Variables(BTreeMap<String, Option<String>>);
 
 impl Variables {
-    /// Takes an assignment in; one whose value is not known makes the variable unknown.
+    /// Records an assignment; an unknown value makes the variable unknown.
     pub(super) fn set(&mut self, name: &str, value: Option<&str>) {
         self.0.insert(name.to_owned(), value.map(str::to_owned));
     }
 
-    /// Takes an assignment in that a condition decides about, which is taken to be true where it
-    /// `runs`. A variable that has another value already is unknown from then on.
+    /// Records an assignment under a condition, which is assumed to be true if it `runs`. A
+    /// variable that had another value is unknown from then on.
     pub(super) fn set_perhaps(&mut self, name: &str, value: Option<&str>, runs: bool) {
         let value = match self.0.get(name) {
             None if runs => value,
@@ -75,11 +75,11 @@ fn is_name(text: &str) -> bool {
         && letters.all(|c| c == '_' || c.is_ascii_alphanumeric())
 }
 
-/// Cuts a line into words as iptables-restore does. Quotes hold blanks; a backslash keeps the next
-/// character as it is.
+/// Cuts a line into words as iptables-restore does. Quotes protect blanks; a backslash escapes the
+/// next character.
 ///
 /// # Errors
-/// What is not closed.
+/// The unclosed quote.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -109,13 +109,13 @@ pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
 }
 
 /// How many bytes a line may have, before and after its variables have their values.
-/// iptables-restore takes 10,240.
+/// iptables-restore accepts 10,240.
 pub(super) const LONGEST_LINE: usize = 64 << 10;
 
 /// Cuts a line into the commands that a shell would run.
 ///
 /// # Errors
-/// What is not closed, or that the line gets too long.
+/// The unclosed quote, or that the line is too long.
 pub(super) fn commands(line: &str, variables: &Variables) -> Result<Vec<Command>, String> {
     let mut lexer = Lexer {
         rest: line,
@@ -145,7 +145,7 @@ impl Command {
     }
 }
 
-/// Where the word goes that is being read behind an arrow.
+/// The use of the word that is being read after an arrow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Redirect {
     File,
@@ -261,7 +261,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// Values of variables may hold values of variables, twice as long each time.
+    /// Values of variables may contain values of variables, and double each time.
     fn check_length(&self) -> Result<(), String> {
         match self.expanded > LONGEST_LINE {
             true => Err("is too long once its variables have their values".to_owned()),
@@ -269,7 +269,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// What stands behind a `$`, or between two backquotes.
+    /// The text after a `$`, or between two backquotes.
     fn expansion(&mut self, c: char, is_quoted: bool) -> Result<(), String> {
         if c == '`' {
             let (inner, rest) = self.rest.split_once('`').ok_or("a ` is not closed")?;

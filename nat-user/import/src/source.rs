@@ -13,10 +13,10 @@ use super::ranges::{Addresses, Ports, Protocols};
 use super::rule::{Action, Choice, ICMP, TCP, UDP};
 use super::topology::Topology;
 
-/// A complement of a few prefixes is at most so many; more than that is no rule but a list.
+/// The complement of a few prefixes has at most this many; more is no rule but a list.
 const MOST_PREFIXES: usize = 64;
 const MOST_OF_NETMAP: u64 = 256;
-/// The ports that natbpf uses unless it is told others.
+/// The ports that natbpf uses by default.
 const USUAL_PORTS: (u16, u16) = (1024, 65535);
 
 pub(super) struct Sources<'a, 'd> {
@@ -36,16 +36,16 @@ struct Translation<'s> {
     parts: Vec<usize>,
 }
 
-/// What is translated by rules that differ in the source's prefix only.
+/// The translation of rules that differ only in the source prefix.
 struct Part {
     prefixes: Vec<Ipv4Net>,
-    /// Whether these are all sources that there are.
+    /// Whether these are all sources.
     is_of_all: bool,
-    /// Destinations to which they are left alone.
+    /// Excluded destinations.
     exclude: Vec<Ipv4Net>,
-    /// Whether the original leaves alone multicast and broadcast by name.
+    /// Whether the original excludes multicast and broadcast explicitly.
     multicast: bool,
-    /// Rules of the original that leave these alone.
+    /// Rules of the original that exclude these.
     used: Vec<usize>,
 }
 
@@ -78,7 +78,7 @@ impl Sources<'_, '_> {
         self.pair();
     }
 
-    /// Whether a rule is about packets to guests alone.
+    /// Whether a rule applies only to packets to guests.
     fn stays_inside(&self, step: &Step) -> bool {
         let Condition {
             destinations,
@@ -102,7 +102,7 @@ impl Sources<'_, '_> {
             || (*is_translated == Some(true) && (!leaves || output.is_any()))
     }
 
-    /// A rule about packets to guests: the second half of a hairpin, or nothing that natbpf does.
+    /// A rule for packets to guests: the second half of a hairpin, or a rule without equivalent.
     fn inside(&mut self, step: &Step) {
         if let Some(reasons) = foreign(&step.condition) {
             return self.findings.untranslated(step.rule, reasons);
@@ -157,7 +157,7 @@ impl Sources<'_, '_> {
                 "hides guests from each other: behind a forward all of them look like this \
                  host{more}; natbpf's hairpin needs no such rule, and shows the external address"
             );
-            // A guest that reaches itself hides from nobody.
+            // A guest that reaches itself needs no hiding.
             if sources.count() > 1 {
                 self.findings.warning(step.rule, warning);
             }
@@ -204,12 +204,12 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// Multicast and broadcast, which libvirt leaves out by name: natbpf never translates them.
+    /// Multicast and broadcast, which libvirt excludes explicitly: natbpf never translates them.
     fn is_never_translated(&self, step: &Step) -> bool {
         never_translated().covers(&step.condition.destinations)
     }
 
-    /// A rule without an interface takes what passes between guests as well.
+    /// A rule without an interface also takes packets between guests.
     fn no_interface(&mut self, step: &Step) {
         let Condition {
             destinations,
@@ -250,7 +250,7 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// What a rule makes of sources: several things, where it is NETMAP.
+    /// The translations of a rule: several for NETMAP.
     fn translations<'s>(&mut self, step: &'s Step) -> Vec<Translation<'s>> {
         let one = |condition: &Condition, choice: &Choice| Translation {
             step,
@@ -295,7 +295,7 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// Puts rules for single protocols into the one for all, or together.
+    /// Merges rules for single protocols into the one for all, or with each other.
     fn unite(&mut self, all: &mut Vec<(Vec<&Step>, Translation<'_>)>) {
         let mut index = 0;
         while index < all.len() {
@@ -340,7 +340,7 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// A rule cannot be expressed, and so none of those that are parts of it.
+    /// A rule cannot be expressed, and neither can the rules that are parts of it.
     fn refuse(&mut self, translation: &Translation<'_>, reason: &str) {
         self.findings.untranslated(translation.step.rule, reason);
         for part in &translation.parts {
@@ -365,7 +365,7 @@ impl Sources<'_, '_> {
         found.map(|(position, _)| position)
     }
 
-    /// Adds the rules for what is translated, but for what earlier rules leave alone.
+    /// Adds the rules for a translation, except what earlier rules exclude.
     fn emit(
         &mut self,
         uplink: usize,
@@ -417,7 +417,7 @@ impl Sources<'_, '_> {
         meets_later && is_positive || self.plan.snats.iter().any(is_taken)
     }
 
-    /// What is translated, by sources of which the same is left alone.
+    /// The translations, by sources with the same exclusions.
     fn parts(&mut self, condition: &Condition, left_alone: &[&Step]) -> Vec<Part> {
         let mut exclude = self.others_outside(condition);
         let mut narrower: Vec<(Addresses, &Step)> = Vec::new();
@@ -440,7 +440,7 @@ impl Sources<'_, '_> {
             }
         }
         let narrow = narrower.iter().map(|(sources, step)| {
-            // Those of another narrower one that hold all of these count as well.
+            // Exclusions of a wider set also count for these.
             let wider = narrower.iter().filter(|(other, _)| other.covers(sources));
             let left = wider.fold(exclude.clone(), |all, (_, step)| {
                 all.or(&step.condition.destinations)
@@ -451,9 +451,9 @@ impl Sources<'_, '_> {
         narrow.chain([whole]).collect()
     }
 
-    /// What is translated of some sources, but to `left`.
+    /// The translation of some sources, except to `left`.
     fn part(&self, sources: &Addresses, left: &Addresses, used: Vec<usize>) -> Part {
-        // What stays in a network does not leave by an uplink.
+        // Packets within a network do not leave by an uplink.
         let stays = self
             .topology
             .networks
@@ -519,7 +519,7 @@ impl Sources<'_, '_> {
         self.findings.done(rule);
     }
 
-    /// Rules by which nothing leaves that natbpf has an uplink for.
+    /// Rules whose packets leave by no uplink.
     fn no_uplink(&mut self, outbound: &[&Step]) {
         for step in outbound {
             if self.findings.is_done(step.rule) {
@@ -537,7 +537,7 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// A forward of everything and the way back of the same guest are one `[[nat]]`.
+    /// A forward of everything and the source translation of the same guest are one `[[nat]]`.
     fn pair(&mut self) {
         let mut index = 0;
         while index < self.plan.forwards.len() {
@@ -587,7 +587,7 @@ fn never_translated() -> Addresses {
 const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and \
     another rule translates these sources for other destinations: leave it in netfilter";
 
-/// What of a rule no `[[snat]]` can say.
+/// The part of a rule that no `[[snat]]` can express.
 fn refusal(step: &Step) -> Option<String> {
     let condition = &step.condition;
     if let Some(reasons) = foreign(condition) {
@@ -611,7 +611,7 @@ fn refusal(step: &Step) -> Option<String> {
     }
 }
 
-/// Whether a rule that leaves packets alone knows them by source and destination only.
+/// Whether an excluding rule matches only source and destination.
 fn leaves_by_destination(condition: &Condition) -> bool {
     condition.foreign.is_empty()
         && condition.protocols.is_full()

@@ -1,18 +1,17 @@
-//! What it takes to read a file: bounded, whatever the file says.
+//! The cost of reading a file, which is bounded for any file.
 
-/// No file has more lines that are remembered. The rules of one hook are fewer by far
-/// ([`super::flatten`]).
+/// The most stored lines of a file. The rules of one hook are far fewer ([`super::flatten`]).
 const MOST_ENTRIES: usize = 300_000;
-/// Bytes of the lines that are remembered, once for each command in them.
+/// Bytes of the stored lines, once for each command in them.
 const MOST_TEXT: usize = 32 << 20;
-/// Bytes of lines in which variables have their values.
+/// Bytes of lines with expanded variables.
 const MOST_EXPANDED: usize = 32 << 20;
 /// How often a rule may be compared with another one, or moved for another one: a second's work.
 pub(super) const MOST_STEPS: usize = 100_000_000;
 /// How many of a chain's rules are moved in the time in which two are compared.
 const MOVED_IN_A_STEP: usize = 16;
 
-/// What was spent on a file so far.
+/// The cost of a file so far.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Spent {
     entries: usize,
@@ -22,23 +21,23 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// A chain, a rule or a remark, of a line that is remembered with it.
+    /// A chain, a rule or a remark, with its stored line.
     pub(super) fn entry(&mut self, text: &str) {
         self.entries += 1;
         self.text += text.len();
     }
 
-    /// A line, so long when variables have their values.
+    /// A line of this length with expanded variables.
     pub(super) fn expanded(&mut self, len: usize) {
         self.expanded += len;
     }
 
-    /// So many things were looked at.
+    /// This many items were checked.
     pub(super) fn steps(&mut self, count: usize) {
         self.steps += count;
     }
 
-    /// So many rules of a chain get another place.
+    /// This many rules of a chain move.
     pub(super) fn moved(&mut self, count: usize) {
         self.steps += count / MOVED_IN_A_STEP + 1;
     }
@@ -48,7 +47,7 @@ impl Spent {
         self.steps - before.steps
     }
 
-    /// Why nothing more is read, if so.
+    /// Why reading stops, if it does.
     pub(super) fn excess(&self) -> Option<String> {
         let too_much = if self.entries > MOST_ENTRIES {
             format!("more than {MOST_ENTRIES} rules, chains and other lines")

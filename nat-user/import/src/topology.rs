@@ -1,5 +1,5 @@
-//! Which interfaces lead outside and which to guests: a dump does not say it, but its rules let
-//! it be seen. What is no more than likely is marked to be checked.
+//! Which interfaces lead outside and which to guests: a dump does not say it, but its rules reveal
+//! it. Guesses are marked for a check.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ use super::rule::Action;
 pub(super) struct Uplink {
     pub(super) name: String,
     pub(super) interface: String,
-    /// Why the interface is no more than likely.
+    /// Why the interface is only likely.
     pub(super) check: Option<String>,
     /// The addresses that are known to be on it.
     pub(super) addresses: Vec<Ipv4Addr>,
@@ -30,9 +30,9 @@ pub(super) struct Network {
     pub(super) name: String,
     pub(super) interface: String,
     pub(super) address: Ipv4Net,
-    /// Why the interface is no more than likely.
+    /// Why the interface is only likely.
     pub(super) check_interface: Option<&'static str>,
-    /// Why the address is no more than likely.
+    /// Why the address is only likely.
     pub(super) check_address: Option<&'static str>,
 }
 
@@ -40,11 +40,11 @@ pub(super) struct Network {
 pub(super) struct Topology {
     pub(super) uplinks: Vec<Uplink>,
     pub(super) networks: Vec<Network>,
-    /// Every address of which the rules say that it is inside.
+    /// Every inside address according to the rules.
     pub(super) inside: Vec<Ipv4Net>,
-    /// Prefixes of guests for which no network could be written, and why.
+    /// Prefixes of guests without a possible network, and why.
     pub(super) homeless: Vec<(Ipv4Net, String)>,
-    /// Interfaces that are known and have no role.
+    /// Known interfaces without a role.
     pub(super) unserved: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Topology {
             .find(|network| network.address.contains(&address))
     }
 
-    /// The addresses around a guest: its network, or as many as such a network mostly has.
+    /// The addresses around a guest: its network, or as many as such a network usually has.
     pub(super) fn neighbourhood(&self, guest: Ipv4Addr) -> Ipv4Net {
         let network = self
             .network_of(guest)
@@ -83,7 +83,7 @@ fn around(guest: Ipv4Addr) -> Ipv4Net {
 
 /// The length of most prefixes of guests.
 const USUAL_LENGTH: u8 = 24;
-/// Shorter prefixes are meant for "everything private", rather than for one bridge.
+/// Shorter prefixes mean "everything private" rather than one bridge.
 const SHORTEST_GUESS: u8 = 16;
 
 /// Derives interfaces and networks from the rules and what is known of the host. Of the steps
@@ -124,10 +124,10 @@ pub(super) fn derive(
 struct View {
     known: Vec<(String, Ipv4Net)>,
     default_route: Option<String>,
-    /// Interfaces (or patterns) with prefixes that rules say are behind them.
+    /// Interfaces (or patterns) with the prefixes that are behind them according to rules.
     pairs: Vec<(String, Ipv4Net)>,
     targets: Vec<Ipv4Addr>,
-    /// Addresses that guests' packets get, in case one is the host's own inside.
+    /// Addresses that guests' packets get, which may include the host's own inside address.
     gateways: Vec<Ipv4Addr>,
     topology: Topology,
 }
@@ -147,8 +147,8 @@ fn pairs_inside(dump: &Dump, default_route: Option<&String>) -> Vec<(String, Ipv
     pairs
 }
 
-/// The hooks whose packets pass through the host. What INPUT lets in from some prefix need not be
-/// behind the interface: it may come by a tunnel, or be against nothing.
+/// The hooks whose packets pass through the host. A prefix that INPUT accepts need not be behind
+/// the interface: it may come by a tunnel, or never.
 const THROUGH: [(&str, &str); 3] = [
     ("nat", "PREROUTING"),
     ("nat", "POSTROUTING"),
@@ -157,7 +157,7 @@ const THROUGH: [(&str, &str); 3] = [
 
 fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
     let mut pairs = Vec::new();
-    // (Too many rules of FORWARD say less, and are no reason to refuse those of nat.)
+    // (Too many rules of FORWARD only reveal less, and are no reason to refuse those of nat.)
     let steps = THROUGH.map(|(table, hook)| flatten::steps(dump, table, hook).unwrap_or_default());
     for rule in steps.iter().flatten() {
         // Addresses that are dropped at an interface are not behind it.
@@ -175,9 +175,9 @@ fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
         let to = prefix_of(destinations);
         let behind = from.map(|from| (&input.is, from)).into_iter();
         let behind = behind.chain(to.map(|to| (&output.is, to)));
-        // `-s 172.17.0.0/16 ! -o docker0`: what leaves its own bridge.
+        // `-s 172.17.0.0/16 ! -o docker0`: packets that leave their own bridge.
         let behind = behind.chain(from.map(|from| (&output.is_not, from)));
-        // A source of their own network's is given to what stays there.
+        // Packets within a network get a source of that network.
         let gateway = match &rule.action {
             Action::Snat(choice) => choice.address(),
             _ => None,
@@ -285,7 +285,7 @@ impl View {
         }
     }
 
-    /// Interfaces and patterns of which something says that guests are behind them.
+    /// Interfaces and patterns with evidence of guests behind them.
     fn interfaces_inside(&self) -> BTreeSet<String> {
         let known = self
             .topology
@@ -381,8 +381,8 @@ impl View {
         }
     }
 
-    /// Interfaces by which packets come that are sent to guests, but by which nothing leaves: on
-    /// Proxmox VE, the guests' bridge.
+    /// Interfaces by which packets to guests arrive, but by which nothing leaves: on Proxmox VE,
+    /// the guests' bridge.
     fn unexplained_inputs(&self, before: &[Step], inside: &BTreeSet<String>) -> Vec<String> {
         let is_uplink = |name: &str| {
             self.topology
@@ -403,7 +403,7 @@ impl View {
         names
     }
 
-    /// Networks for the prefixes inside that no known address explains, and for forwards' targets.
+    /// Networks for inside prefixes without a known address, and for forwards' targets.
     fn guessed_networks(&mut self, left: &[String]) {
         let mut wanted = self.topology.inside.clone();
         for target in self.targets.clone() {
@@ -545,7 +545,7 @@ impl View {
         free.unwrap_or_else(|| prefix.network())
     }
 
-    /// A hairpin's MASQUERADE names the guests' own interface, which looks like a way out.
+    /// A hairpin's MASQUERADE names the guests' own interface, which looks like an uplink.
     fn doubt_several_uplinks(&mut self) {
         let uplinks = &mut self.topology.uplinks;
         if uplinks.len() < 2 || !self.known.is_empty() {
@@ -557,7 +557,7 @@ impl View {
         }
     }
 
-    /// What the host has besides uplinks and networks.
+    /// The rest of the host's interfaces.
     fn unserved(&mut self) {
         let Topology {
             uplinks, networks, ..
@@ -571,7 +571,8 @@ impl View {
         self.topology.unserved = left.map(|name| (*name).clone()).collect();
     }
 
-    /// One uplink is `wan`, one network `lan`; several are called like their interfaces.
+    /// A single uplink is `wan` and a single network `lan`; several are named after their
+    /// interfaces.
     fn name(&mut self) {
         if let [uplink] = &mut self.topology.uplinks[..] {
             uplink.name = "wan".to_owned();

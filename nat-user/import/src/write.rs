@@ -1,4 +1,4 @@
-//! The configuration as text: each table below the lines that it comes from.
+//! The configuration as text: each table below its source lines.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use super::findings::{Findings, Kind, printable};
 use super::plan::{Origin, Plan, PortRange, Snat, Source};
 use super::topology::Topology;
 
-/// Gives every rule a name: that of the rule's comment, or what it is about.
+/// Gives every rule a name: from the rule's comment, or from its content.
 pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {
     let comment = |origin: &Origin| {
         let comments = origin
@@ -267,7 +267,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// What becomes of flows of a network of which no policy says anything.
+    /// The default policy of a network's flows.
     fn defaults(&mut self, network: usize, plan: &Plan) {
         if let Some((line, text)) = &plan.defaults.drops {
             self.line(&format!("# line {line}: {}", printable(text)));

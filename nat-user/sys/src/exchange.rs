@@ -1,5 +1,5 @@
-//! Requests over netlink that wait for their answer, of kinds that `rtnetlink` does not know or
-//! whose answers it would read in full.
+//! Blocking netlink requests of kinds that `rtnetlink` does not know, or whose answers it would
+//! read in full.
 //!
 //! An exchange blocks. The kernel answers at once, without waiting for anything outside of it.
 
@@ -29,7 +29,7 @@ impl Exchange {
     /// Opens a socket of a netlink protocol, in the calling thread's network namespace.
     ///
     /// # Errors
-    /// When the kernel gives none.
+    /// When the kernel refuses.
     pub fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -40,7 +40,7 @@ impl Exchange {
         })
     }
 
-    /// Sends a request and takes the body of each message of the answer.
+    /// Sends a request and returns the body of each message of the answer.
     ///
     /// # Errors
     /// When the kernel refuses the request, or its answer is no list of messages.
@@ -68,13 +68,13 @@ impl Exchange {
         }
     }
 
-    /// The socket itself, to listen to.
+    /// The socket itself, for listening.
     pub fn into_socket(self) -> Socket {
         self.socket
     }
 }
 
-/// Takes the bodies of the messages of a datagram; `true` if no more will come.
+/// Collects the bodies of the messages of a datagram; `true` if no more will come.
 fn read_messages(
     datagram: &[u8],
     take: &mut impl FnMut(&[u8]) -> io::Result<()>,
@@ -100,7 +100,7 @@ fn read_messages(
     Ok(false)
 }
 
-/// The attributes of a message's body, or of an attribute that holds others.
+/// The attributes of a message's body, or of a nested attribute.
 pub fn attributes_of(bytes: &[u8]) -> Attributes {
     NlasIterator::new(bytes)
         .map_while(Result::ok)

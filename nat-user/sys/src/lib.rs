@@ -1,7 +1,6 @@
-//! The ways to the kernel that need no privileges of BPF: netlink and the settings under
-//! `/proc/sys`.
+//! Access to the kernel without privileges for BPF: netlink and the settings under `/proc/sys`.
 //!
-//! Values of the kernel become types here, once; what they mean for natbpf is decided elsewhere.
+//! This crate turns the kernel's values into types. Other crates decide what they mean for natbpf.
 
 pub mod exchange;
 pub mod netlink;

@@ -1,8 +1,8 @@
 //! Kernel settings under `/proc/sys`.
 //!
 //! A setting is named by its path there, never by the dotted form, in which the name of a VLAN
-//! interface such as `vmbr1.10` could not be told from two components. What lies under `net/`
-//! belongs to the network namespace of the thread that reads or writes.
+//! interface such as `vmbr1.10` looks like two components. Settings under `net/` belong to the
+//! network namespace of the calling thread.
 
 use std::fmt;
 use std::fs;
@@ -22,7 +22,7 @@ const ROOT: &str = "/proc/sys";
 pub struct Key(String);
 
 impl Key {
-    /// Puts a name together from its components, each of which may hold dots.
+    /// Builds a name from its components, each of which may contain dots.
     ///
     /// # Errors
     /// When a component is not the name of a file: empty, `.`, `..`, or with a slash in it.
@@ -45,7 +45,7 @@ impl Key {
     /// `net/ipv4/ip_forward`.
     ///
     /// # Errors
-    /// None: the name is sound.
+    /// None: the name is valid.
     pub fn ip_forward() -> Result<Self> {
         Self::new(&["net", "ipv4", "ip_forward"])
     }
@@ -72,8 +72,8 @@ impl Key {
         self.interface() == Some(interface)
     }
 
-    /// The present value, without the line's end. `None` when there is no such setting (any more):
-    /// the interface is gone, or the part of the kernel that has it is not loaded.
+    /// The current value, without the line break. `None` if the setting does not exist: the
+    /// interface is gone, or its kernel module is not loaded.
     ///
     /// # Errors
     /// When the setting is there and cannot be read.
@@ -135,7 +135,7 @@ pub fn ipv4_conf_names() -> Result<Vec<String>> {
     let entries = fs::read_dir(&directory)
         .and_then(Iterator::collect::<io::Result<Vec<_>>>)
         .with_context(|| format!("list {}", directory.display()))?;
-    // A name that is not UTF-8 is none that the rest of natbpf can speak of.
+    // The rest of natbpf cannot handle a name that is not UTF-8.
     let mut names: Vec<_> = (entries.iter())
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
@@ -177,7 +177,7 @@ mod tests {
             };
             forward().write(flipped).unwrap();
             assert_eq!(forward().read().unwrap().unwrap(), flipped);
-            // A program started from here sees the same.
+            // A child process sees the same.
             let out = std::process::Command::new("cat")
                 .arg("/proc/sys/net/ipv4/ip_forward")
                 .output()

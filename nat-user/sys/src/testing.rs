@@ -1,5 +1,5 @@
-//! For tests: interfaces made up, and network namespaces, which need root and `ip`, and fail loudly
-//! without.
+//! For tests: fake interfaces, and network namespaces, which need root and `ip` and fail loudly
+//! without them.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::netlink::{Kind, Layer, Link, Xdp};
 
-/// An Ethernet interface that is up and running, with an address that holds its index and an MTU
+/// An Ethernet interface that is up and running, with an address that contains its index and an MTU
 /// of 1500 bytes.
 pub fn link(index: u32, name: &str) -> Link {
     let [.., high, low] = index.to_be_bytes();
@@ -34,8 +34,8 @@ pub fn link(index: u32, name: &str) -> Link {
     }
 }
 
-/// Runs a test in a network namespace of its own, in a thread of its own. The namespace is gone
-/// when the thread has ended and all its sockets are closed.
+/// Runs a test in a new network namespace, in a separate thread. The namespace is gone when the
+/// thread has ended and all its sockets are closed.
 pub fn in_namespace<F>(test: F)
 where
     F: AsyncFnOnce() + Send + 'static,
@@ -77,7 +77,7 @@ pub fn tool(command: &str) {
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-/// Has a bridge filter VLANs. `false` if this kernel cannot (CONFIG_BRIDGE_VLAN_FILTERING).
+/// Makes a bridge filter VLANs. `false` if this kernel cannot (CONFIG_BRIDGE_VLAN_FILTERING).
 pub fn filter_vlans(bridge: &str) -> bool {
     let options = [
         "link",
@@ -112,8 +112,7 @@ fn run(tool: &str, arguments: &str) -> String {
     String::from_utf8(output.stdout).expect("iproute2 prints UTF-8")
 }
 
-/// Makes interfaces that come from now on do without IPv6, which would send packets and learn
-/// neighbours in its own time.
+/// Turns off IPv6 for new interfaces: it would send packets and learn neighbours asynchronously.
 pub fn without_ipv6() {
     let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
     fs::write(setting, "1").unwrap_or_else(|error| panic!("write {setting}: {error}"));
@@ -124,7 +123,7 @@ pub fn without_ipv6() {
 pub struct HostState(Vec<String>);
 
 impl HostState {
-    /// What the namespace looks like now.
+    /// The current state of the namespace.
     pub fn read() -> Self {
         let mut lines = Vec::new();
         for command in ["-o link", "-o -4 addr", "-4 route show table all"] {
@@ -135,7 +134,7 @@ impl HostState {
         Self(lines)
     }
 
-    /// Waits for the namespace to look like this again, since the kernel removes some routes a
+    /// Waits until the namespace has this state again, because the kernel removes some routes a
     /// moment after their interface; fails with the difference.
     #[track_caller]
     pub fn assert_unchanged(&self) {
@@ -177,8 +176,8 @@ impl HostState {
     }
 }
 
-/// Without what the kernel changes in its own time: an interface that was up once keeps its
-/// queueing discipline when it is down again, and a carrier comes and goes with the other end.
+/// Without what the kernel changes asynchronously: an interface that was up once keeps its queueing
+/// discipline when it is down again, and a carrier comes and goes with the other end.
 fn without_transient(line: &str) -> String {
     let mut words = Vec::new();
     let mut rest = line.split_whitespace();

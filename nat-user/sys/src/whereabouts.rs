@@ -1,10 +1,11 @@
-//! Where neighbours are: their Ethernet addresses, and the ports behind which bridges have these.
+//! The places of neighbours: their Ethernet addresses, and the ports behind which bridges have
+//! these.
 //!
-//! Guests decide how much a bridge learns. So its forwarding database is never listed: the kernel
-//! is asked for one address at a time, and only for those that neighbours have. How many neighbours
-//! there are the host decides (`net.ipv4.neigh.default.gc_thresh3`).
+//! Guests decide how much a bridge learns. Its forwarding database is therefore never listed: the
+//! kernel is queried for one address at a time, and only for addresses of neighbours. The host
+//! limits the number of neighbours (`net.ipv4.neigh.default.gc_thresh3`).
 //!
-//! [`Whereabouts::look`] blocks: call it where nothing waits for it.
+//! [`Whereabouts::look`] blocks: call it in a thread that nothing waits for.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,21 +20,21 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 /// What the kernel knew at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whereabouts {
-    /// The neighbours behind the devices that were asked for, in whatever state.
+    /// The neighbours behind the queried devices, in any state.
     pub neighbours: Vec<Neighbour>,
-    /// Behind which ports bridges have the Ethernet addresses of these.
+    /// The ports behind which bridges have their Ethernet addresses.
     pub fdb: Vec<FdbEntry>,
 }
 
 impl Whereabouts {
-    /// Asks for the neighbours of these devices, of which some are bridges, by index.
+    /// Queries the neighbours of these devices, some of which are bridges, by index.
     ///
     /// # Errors
     /// When the kernel does not answer.
     pub fn look(devices: &BTreeSet<u32>, bridges: &BTreeSet<u32>) -> io::Result<Self> {
         let mut kernel = Kernel::new()?;
-        // A neighbour that is read later than a bridge's table may be one that the table has not
-        // learned yet; the other way round it might be thought behind a port that it has left.
+        // Read after the bridge's table, a neighbour may be missing in the table. In the other
+        // order, it might appear behind a port that it has left.
         let mut neighbours = kernel.neighbours()?;
         neighbours.retain(|neighbour| devices.contains(&neighbour.device));
         let on_bridges = neighbours.iter().filter_map(|neighbour| {
@@ -50,8 +51,7 @@ impl Whereabouts {
     }
 }
 
-/// The ports behind which bridges have Ethernet addresses, by index, each asked for with its
-/// bridge.
+/// The ports behind which bridges have Ethernet addresses, by index, each queried with its bridge.
 ///
 /// # Errors
 /// When the kernel does not answer.
@@ -87,7 +87,7 @@ impl Kernel {
         Ok(found)
     }
 
-    /// What a bridge that tells no VLANs apart has about an address (`br_fdb_get()` in
+    /// What a bridge without VLAN filtering has about an address (`br_fdb_get()` in
     /// `net/bridge/br_fdb.c`).
     fn fdb_entry(&mut self, bridge: u32, mac: [u8; 6]) -> io::Result<Option<FdbEntry>> {
         let mut request = NeighbourMessage::default();
@@ -122,7 +122,7 @@ impl Kernel {
     }
 }
 
-/// Whether the kernel has no such entry, or no such bridge any more.
+/// Whether the kernel has no such entry, or no such bridge.
 fn is_unknown(error: &io::Error) -> bool {
     let unknown = [libc::ENOENT, libc::ENODEV, libc::EINVAL, libc::EOPNOTSUPP];
     error
@@ -239,7 +239,7 @@ mod tests {
                     "{found:?}"
                 );
             }
-            // To list the table once takes longer than this.
+            // Listing the table once takes longer than this.
             let taken = begun.elapsed() / 20;
             assert!(taken.as_millis() < 20, "{taken:?}");
         });

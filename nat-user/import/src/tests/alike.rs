@@ -1,4 +1,4 @@
-//! Whatever the rules of FORWARD are: policies that say all of them decide as they do.
+//! For any rules of FORWARD: policies that express all of them decide as they do.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -40,7 +40,7 @@ impl Opening {
         let mut all = Vec::new();
         for from in places {
             for to in places.into_iter().filter(|to| *to != from) {
-                // What goes from outside to outside is nobody's affair.
+                // Packets from outside to outside do not matter.
                 if (from.0, to.0) == ("eth0", "eth0") {
                     continue;
                 }
@@ -67,7 +67,7 @@ impl Opening {
     }
 }
 
-/// What netfilter does: whether the packet is accepted, or nothing if it comes back from a chain.
+/// The outcome in netfilter: whether the packet is accepted, or nothing if it returns from a chain.
 fn walk(dump: &Dump, chain: &str, packet: &Opening) -> Option<bool> {
     for rule in &dump.tables["filter"].chains[chain] {
         let rule = &dump.rules[*rule];
@@ -107,7 +107,7 @@ fn is_end(config: &Config, end: &PolicyEnd, (interface, address): (&str, Ipv4Add
     }
 }
 
-/// What natbpf does with it, according to its reference.
+/// The outcome in natbpf, according to its reference.
 fn judge(config: &Config, packet: &Opening, is_forwarded: bool) -> bool {
     let decides = config.policies.iter().find(|policy| {
         let protocol = |one: &ForwardProtocol| match one {
@@ -221,7 +221,7 @@ fn filter(drops: bool, forward: &[String], user: &[String], jump: (usize, &str))
     text + "COMMIT\n" + NAT
 }
 
-/// Whether it was said altogether, so that it could be compared.
+/// Whether all rules were converted and could be compared.
 fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
     let mut options = known();
     let second = ("br1".to_owned(), "10.0.1.1/24".parse().unwrap());
@@ -229,7 +229,7 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
     options.policies = true;
     let import = iptables(text, "rules", &options).unwrap();
     prop_assert_eq!(&import.problem, &None, "{}", import.toml);
-    // What is not said is listed, and what holds at every interface is warned of.
+    // Unconverted rules are listed, and policies that apply at every interface have a warning.
     let is_wider = |text: &String| text.contains("at every interface; write a [[route]]");
     if !import.is_complete() || said(&import, Kind::Warning).iter().any(is_wider) {
         return Ok(false);
@@ -239,7 +239,7 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
     for packet in Opening::all() {
         let original = walk(&dump, "FORWARD", &packet).unwrap_or(!drops);
         let (to, service) = (packet.to.1, (packet.protocol, packet.port));
-        // What goes to the guest with the published port may be what was sent there.
+        // A packet to the guest of the published port may be a forwarded one.
         let is_published =
             packet.from.0 == "eth0" && (to, service) == (Ipv4Addr::new(10, 0, 0, 2), (TCP, 80));
         for is_forwarded in [false, is_published] {

@@ -1,4 +1,4 @@
-//! Whole files as people have them, besides what iptables-save prints.
+//! Complete files of kinds other than iptables-save's output.
 
 use super::*;
 

@@ -32,7 +32,7 @@ fn known() -> Options {
 
 const MASQUERADE: &str = "-A POSTROUTING -s 10.0.0.0/24 -o eth0 -j MASQUERADE\n";
 
-/// The import of rules together with the usual masquerade, on a host that is known.
+/// The import of rules together with the usual masquerade, on a known host.
 fn usual(rules: &str) -> Import {
     nat(&format!("{MASQUERADE}{rules}"), &known())
 }
@@ -309,7 +309,7 @@ fn nobody_is_reached_at_port_0() {
     );
 }
 
-/// Rules that ask for many things and exclude one port each all have packets in common.
+/// Rules with large conditions that exclude one port each all overlap.
 #[test]
 fn rules_with_packets_in_common_are_compared_so_often() {
     let marks = "-m mark --mark 1 ".repeat(60);

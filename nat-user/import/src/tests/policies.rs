@@ -264,7 +264,7 @@ fn exceptions_are_left_out_only_where_they_have_the_same_fate() {
     assert_values(&later, &[("policy.0.from", "")]);
     let other = dropping(&format!("{except}\n-A FORWARD -i br0 -j DROP"));
     assert_values(&other, &[("policy.0.from", "wan")]);
-    // What is dropped in the end is dropped by its exception as well.
+    // Packets that are dropped in the end are also dropped by their exception.
     let dropped = dropping("-A FORWARD ! -i br0 -o br0 -p tcp --dport 80 -j DROP");
     assert_values(&dropped, &[("policy.0.from", "")]);
 }
@@ -277,7 +277,7 @@ fn addresses_in_no_network_hold_by_whatever_interface() {
     let public = dropping("-A FORWARD -s 203.0.113.9/32 -i br+ -o eth0 -j ACCEPT");
     assert_values(&public, &[("policy.0.from", "203.0.113.9")]);
     assert_says(&public, Kind::Warning, 4, "[[route]]");
-    // Of what is accepted, addresses that cannot come this way are left out.
+    // Addresses that cannot arrive this way are excluded from an accepting rule.
     let wide = dropping("-A FORWARD -s 10.0.0.0/23 -i eth0 -j ACCEPT");
     assert_values(&wide, &[("policy.0.from", "10.0.1.0/24")]);
 }

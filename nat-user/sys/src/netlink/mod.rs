@@ -1,7 +1,7 @@
 //! Requests to the kernel about interfaces, IPv4 addresses, neighbours and routes (rtnetlink(7)).
 //!
-//! One connection, one request at a time and caller. Errors say what was asked for, of which
-//! interface, and what is missing. Nothing here decides what to change, or remembers it.
+//! One connection, and one request at a time per caller. Errors name the request, the interface and
+//! the missing privilege. This module decides no changes and remembers none.
 
 mod neighbours;
 mod routes;
@@ -34,15 +34,15 @@ pub use self::routes::{LinkRoute, RouteMtu};
 const ARPHRD_RAWIP: u16 = 519;
 const ARPHRD_IP6GRE: u16 = 823;
 
-/// The kernel answers within microseconds. Without a limit, an answer that the library cannot
-/// read would be waited for for ever.
+/// The kernel answers within microseconds. Without a limit, it would wait forever for an answer
+/// that the library cannot read.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// People number groups from 0 on.
+/// Users number groups from 0 on.
 const LEAST_GROUP: u32 = 0x6e62_0000;
 
-/// How many addresses a bridge may learn: some hundred times as many as a host has guests, and few
-/// enough that a guest which makes them up costs the host 2 MiB.
+/// How many addresses a bridge may learn: some hundred times the number of guests of a host, and
+/// few enough that a guest that forges addresses costs the host 2 MiB.
 const MOST_LEARNED: u32 = 16_384;
 
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -51,7 +51,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: Handle,
-    /// Held while a list is read: the kernel gives a socket one at a time.
+    /// Locked while a list is read: the kernel sends a socket one list at a time.
     listing: Arc<Mutex<()>>,
 }
 
@@ -74,39 +74,39 @@ pub struct Link {
     pub mtu: u32,
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
-    /// The bridge, bond or VRF that it is a port of, by index.
+    /// Its bridge, bond or VRF, by index.
     pub master: Option<u32>,
-    /// Whether packets that it sends wait in a queue of its own, which may hold them back or sort
-    /// them (any root qdisc but `noqueue`).
+    /// Whether packets that it sends wait in its own queue, which may delay or reorder them (any
+    /// root qdisc except `noqueue`).
     pub queues: bool,
-    /// The bus that a device of its own sits on (`pci`, `usb`, `virtio`), if it sits on one.
+    /// The bus of a physical device (`pci`, `usb`, `virtio`), if it has one.
     pub bus: Option<String>,
-    /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the
-    /// namespace's `net/bridge/bridge-nf-call-iptables` is 0. It cannot say no where that is 1.
+    /// For a bridge: whether it calls netfilter (`nf_call_iptables`) even where the namespace's
+    /// `net/bridge/bridge-nf-call-iptables` is 0. It cannot turn it off where that is 1.
     pub calls_netfilter: bool,
-    /// For a bridge: whether it tells VLANs apart (`vlan_filtering`).
+    /// For a bridge: whether it filters VLANs (`vlan_filtering`).
     pub vlan_filtering: bool,
-    /// For a bridge: the VLAN of its own frames and of those without a tag, where it tells VLANs
-    /// apart and nobody has set ports otherwise (`vlan_default_pvid`); 0 if there is none.
+    /// For a bridge: the VLAN of its own frames and of those without a tag, if it filters VLANs and
+    /// its ports have no other setting (`vlan_default_pvid`); 0 if there is none.
     pub default_vlan: u16,
-    /// How it takes part in its bridge, if it is the port of one.
+    /// Its role in its bridge, if it is a port of one.
     pub port: Option<BridgePort>,
-    /// The interface that it stands on, by index, where that is in the same namespace: of a VLAN
-    /// or macvlan the one below, of a veth the other end (IFLA_LINK).
+    /// Its lower interface, by index, if that is in the same namespace: of a VLAN or macvlan the
+    /// one below, of a veth the other end (IFLA_LINK).
     pub parent: Option<u32>,
     /// The XDP programs that are attached to it.
     pub xdp: Xdp,
 }
 
-/// How an interface takes part in a bridge.
+/// The role of an interface in a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BridgePort {
-    /// Whether the spanning tree lets it carry frames. Without spanning tree that is so as long as
-    /// it is up with a carrier.
+    /// Whether the spanning tree lets it carry frames. Without spanning tree, it may while it is up
+    /// with a carrier.
     pub forwarding: bool,
     /// Whether it may not reach other isolated ports.
     pub isolated: bool,
-    /// Whether it takes frames only from addresses that the forwarding database has there.
+    /// Whether it accepts frames only from addresses that the forwarding database has there.
     pub locked: bool,
 }
 
@@ -124,7 +124,7 @@ pub struct Xdp {
 /// What an interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A device of its own: a network card, or loopback.
+    /// A physical device: a network card, or loopback.
     Device,
     /// A bridge.
     Bridge,
@@ -132,7 +132,7 @@ pub enum Kind {
     Tun,
     /// One end of a pair.
     Veth,
-    /// Any other, by the name that `ip link` takes (`bond`, `vlan`, `wireguard`).
+    /// Any other, by the name in `ip link` (`bond`, `vlan`, `wireguard`).
     Other(String),
 }
 
@@ -158,11 +158,11 @@ pub struct Address {
     pub peer: Option<Ipv4Addr>,
     /// How far the address is valid.
     pub scope: AddressScope,
-    /// Whether another address of the interface stands for their common prefix.
+    /// Whether another address of the interface is the primary one of their common prefix.
     pub secondary: bool,
 }
 
-/// A request that did not succeed.
+/// A failed request.
 #[derive(Debug)]
 pub struct RequestError {
     request: String,
@@ -177,8 +177,8 @@ enum Cause {
 
 impl BridgePort {
     /// Whether the bridge treats frames between it and the host like those of any other port.
-    /// Isolation is about frames between ports alone (`br_skb_isolated()` in
-    /// `net/bridge/br_private.h`): what the host sends or routes is from no port.
+    /// Isolation applies only to frames between ports (`br_skb_isolated()` in
+    /// `net/bridge/br_private.h`): frames that the host sends or routes are from no port.
     #[must_use]
     pub fn is_plain(self) -> bool {
         self.forwarding && !self.locked
@@ -264,8 +264,8 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// Reads a list. One whose reader was cancelled is still being read by the connection; until
-    /// it is through, the kernel is busy.
+    /// Reads a list. If its reader was cancelled, the connection still reads the rest, and the
+    /// kernel is busy until then.
     async fn list<T, S>(&self, request: &str, start: impl Fn() -> S) -> Result<Vec<T>, RequestError>
     where
         S: Stream<Item = Result<T, rtnetlink::Error>>,
@@ -284,9 +284,9 @@ impl Netlink {
         }
     }
 
-    /// Creates a bridge without spanning tree and forward delay, and leaves it down. With an
-    /// address of its own it does not change it for that of its ports, as it otherwise would
-    /// whenever one comes or goes, and the guests do not lose their gateway.
+    /// Creates a bridge without spanning tree and forward delay, and leaves it down. With its own
+    /// address it does not take that of a port, as it otherwise would whenever a port is added or
+    /// removed, and the guests do not lose their gateway.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -295,7 +295,7 @@ impl Netlink {
         let message = LinkMessageBuilder::<LinkBridge>::new(name)
             .stp_state(BridgeStpState::Disabled)
             .forward_delay(0)
-            // (Kernels before Linux 6.7 pass over it.)
+            // (Kernels before Linux 6.7 ignore it.)
             .fdb_max_learned(MOST_LEARNED)
             .address(mac.to_vec())
             .build();
@@ -312,8 +312,8 @@ impl Netlink {
         answer(&format!("delete interface {}", link.name), request).await
     }
 
-    /// Deletes several interfaces in one request. Each on its own makes the kernel wait for some 40
-    /// ms until nobody looks at it any more.
+    /// Deletes several interfaces in one request. Individually, each makes the kernel wait some 40
+    /// ms for its last readers.
     ///
     /// The request names them by their group (`ip link set group`), which nothing else is in.
     ///
@@ -353,7 +353,7 @@ impl Netlink {
             .collect())
     }
 
-    /// Makes an interface a port of a bridge, and takes it from where it was.
+    /// Attaches an interface to a bridge, and detaches it from its former one.
     ///
     /// # Errors
     /// When one of them is gone or the kernel refuses.
@@ -365,7 +365,7 @@ impl Netlink {
         answer(&format!("attach {} to {}", port.name, bridge.name), request).await
     }
 
-    /// Takes a port from the bridge that it is in.
+    /// Detaches a port from its bridge.
     ///
     /// # Errors
     /// When it is gone or the kernel refuses.
@@ -377,7 +377,7 @@ impl Netlink {
         answer(&format!("release {} from its bridge", port.name), request).await
     }
 
-    /// Says whether the port of a bridge may not reach the bridge's other isolated ports.
+    /// Sets whether the port of a bridge is isolated from the bridge's other isolated ports.
     ///
     /// # Errors
     /// When it is gone, is no port, or the kernel refuses.
@@ -411,7 +411,7 @@ impl Netlink {
     /// Adds an address to an interface.
     ///
     /// # Errors
-    /// When it is there already, the interface is gone, or the kernel refuses.
+    /// When it exists already, the interface is gone, or the kernel refuses.
     pub async fn add_address(&self, link: &Link, net: Ipv4Net) -> Result<(), RequestError> {
         let address = IpAddr::V4(net.addr());
         let request = self
@@ -427,7 +427,7 @@ impl Netlink {
     /// `promote_secondaries` is set.
     ///
     /// # Errors
-    /// When it is not there, the interface is gone, or the kernel refuses.
+    /// When it does not exist, the interface is gone, or the kernel refuses.
     pub async fn delete_address(&self, link: &Link, net: Ipv4Net) -> Result<(), RequestError> {
         let message = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(link.index)

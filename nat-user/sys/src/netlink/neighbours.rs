@@ -13,20 +13,20 @@ pub use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{Link, Netlink, RequestError, answer};
 
-/// What the kernel knows of an IPv4 address on a link (an entry of its ARP table).
+/// What the kernel knows about an IPv4 address on a link (an entry of its ARP table).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// The interface, by index.
     pub device: u32,
     /// The neighbour's address.
     pub address: Ipv4Addr,
-    /// Its Ethernet address, as far as it is known.
+    /// Its Ethernet address, if known.
     pub mac: Option<[u8; 6]>,
-    /// How far that can be relied upon.
+    /// The state of the entry.
     pub state: NeighbourState,
 }
 
-/// Behind which port a bridge has an Ethernet address.
+/// The port behind which a bridge has an Ethernet address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FdbEntry {
     /// The bridge, by index.
@@ -35,7 +35,7 @@ pub struct FdbEntry {
     pub port: u32,
     /// The Ethernet address.
     pub mac: [u8; 6],
-    /// Whether the bridge takes frames to this address for the host itself.
+    /// Whether the bridge delivers frames to this address to the host itself.
     pub local: bool,
 }
 
@@ -45,8 +45,8 @@ fn is_unicast(mac: [u8; 6]) -> bool {
 }
 
 impl Netlink {
-    /// The addresses for which the host answers ARP in the place of their holder, each with the
-    /// index of the interface.
+    /// The addresses for which the host answers ARP on behalf of their owner, each with the index
+    /// of the interface.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -63,7 +63,7 @@ impl Netlink {
             .collect())
     }
 
-    /// Has the kernel answer ARP on an interface for an address that it routes elsewhere.
+    /// Makes the kernel answer ARP on an interface for an address that it routes elsewhere.
     ///
     /// # Errors
     /// When the interface is gone or the kernel refuses.
@@ -77,7 +77,7 @@ impl Netlink {
         .await
     }
 
-    /// The opposite. Says whether there was something to take away.
+    /// The opposite. Returns whether there was an entry to remove.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -97,14 +97,13 @@ impl Netlink {
         Ok(present(answer(&what, request).await)?.is_some())
     }
 
-    /// Has the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
-    /// Ethernet address when that is due. Says whether there is such an entry that can be verified;
-    /// those that somebody else keeps (permanent, without ARP, externally learned, managed) are
-    /// left alone.
+    /// Makes the kernel treat an entry as if a packet had just used it: it verifies the neighbour's
+    /// Ethernet address when that is due. Returns whether there is such an entry that can be
+    /// verified; entries of other software (permanent, without ARP, externally learned, managed)
+    /// are left unchanged.
     ///
-    /// An entry that becomes permanent between the look at it and the request is none any more
-    /// after it: such a request takes the permanence away (`__neigh_update()` in
-    /// `net/core/neighbour.c`).
+    /// An entry that becomes permanent between the check and the request is no longer permanent
+    /// afterwards: the request clears that state (`__neigh_update()` in `net/core/neighbour.c`).
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -131,7 +130,7 @@ impl Netlink {
         }
         message.header.flags = NeighbourFlags::Use;
         let message = RouteNetlinkMessage::NewNeighbour(message);
-        // Without NLM_F_CREATE and NLM_F_REPLACE: one that has gone stays away.
+        // Without NLM_F_CREATE and NLM_F_REPLACE: a removed entry stays removed.
         let used = self.exchange(&request, message, NLM_F_REQUEST | NLM_F_ACK);
         Ok(present(used.await)?.is_some())
     }
@@ -180,7 +179,7 @@ impl Neighbour {
         self.mac.filter(|mac| is_usable && is_unicast(*mac))
     }
 
-    /// From a message of the kernel's, if it is about an IPv4 address.
+    /// From a message of the kernel, if it is about an IPv4 address.
     pub(crate) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
@@ -200,7 +199,7 @@ impl Neighbour {
 
 impl FdbEntry {
     /// Entries of the interfaces themselves (which addresses a card listens to, where a VXLAN has
-    /// its peers) name no bridge and are none.
+    /// its peers) name no bridge and do not count.
     pub(crate) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let mut attributes = message.attributes.iter();
         let bridge = attributes.find_map(|attribute| match attribute {
@@ -227,8 +226,8 @@ fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
         })
 }
 
-/// Whether the kernel alone keeps an entry. What somebody else has made would lose its permanence
-/// or the mark of who keeps it.
+/// Whether only the kernel manages an entry. An entry of other software would lose its permanence
+/// or its owner's mark.
 fn is_verified_by_kernel(entry: &NeighbourMessage) -> bool {
     let kept = entry.attributes.iter().any(|attribute| match attribute {
         NeighbourAttribute::ExtFlags(flags) => {
@@ -243,7 +242,7 @@ fn is_verified_by_kernel(entry: &NeighbourMessage) -> bool {
     !kept && !permanent && !entry.header.flags.contains(NeighbourFlags::ExtLearned)
 }
 
-/// Nothing where the kernel says that there is no such entry, or no such interface.
+/// Nothing if the kernel has no such entry, or no such interface.
 fn present<T>(result: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
     match result {
         Ok(value) => Ok(Some(value)),

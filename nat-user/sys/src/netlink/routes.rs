@@ -1,4 +1,4 @@
-//! IPv4 routes: what they say of packets' sizes, and those to guests.
+//! IPv4 routes: their MTUs, and routes to guests.
 
 use std::net::Ipv4Addr;
 
@@ -11,11 +11,12 @@ use rtnetlink::RouteMessageBuilder;
 
 use super::{Link, Netlink, RequestError, answer, collect};
 
-/// The MTU that an IPv4 route sets for its packets (`ip route … mtu`), once for each of its ways.
+/// The MTU that an IPv4 route sets for its packets (`ip route … mtu`), once for each of its next
+/// hops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteMtu {
     /// The interface by which packets leave, by index; none if the kernel does not say
-    /// (`net.ipv4.nexthop_compat_mode` 0), so that it may be any.
+    /// (`net.ipv4.nexthop_compat_mode` 0), so it may be any.
     pub device: Option<u32>,
     /// In bytes, without the link layer's header.
     pub mtu: u32,
@@ -41,7 +42,7 @@ impl Netlink {
 
 impl Netlink {
     /// The interfaces, by index, by which the kernel sends packets to `to` that came from `from` by
-    /// the interface `input`; several if the route has several ways. None if there is no such
+    /// the interface `input`; several if the route has several next hops. None if there is no such
     /// route.
     ///
     /// # Errors
@@ -58,7 +59,7 @@ impl Netlink {
             .build();
         message.header.source_prefix_length = 32;
         message.attributes.push(RouteAttribute::Source(from.into()));
-        // The route as it is written, with all of its ways, not the one that is taken today.
+        // The route as configured, with all its next hops, not the selected one.
         message.header.flags |= RouteFlags::FibMatch;
         let request = self.handle.route().get(message).execute();
         let messages = match collect("look up a route", request).await {
@@ -131,13 +132,13 @@ pub struct LinkRoute {
     pub device: Option<u32>,
     /// The router that they are handed to.
     pub gateway: Option<Ipv4Addr>,
-    /// Of routes to one prefix the one with the least metric counts.
+    /// Of the routes to one prefix, the one with the lowest metric counts.
     pub metric: u32,
-    /// The host's own address in packets of its own.
+    /// The source address of the host's own packets.
     pub source: Option<Ipv4Addr>,
-    /// Whether the kernel drops what it is for (`blackhole`, `unreachable`, `prohibit`).
+    /// Whether the kernel drops its packets (`blackhole`, `unreachable`, `prohibit`).
     pub drops: bool,
-    /// Whether it is in the main table, which is the one that counts unless a rule says otherwise.
+    /// Whether it is in the main table, which counts unless a rule says otherwise.
     pub is_main: bool,
 }
 
@@ -196,7 +197,7 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The IPv4 routes of all tables but the one for the host's own addresses.
+    /// The IPv4 routes of all tables except the one for the host's own addresses.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -209,7 +210,7 @@ impl Netlink {
         Ok(messages.iter().filter_map(LinkRoute::parse).collect())
     }
 
-    /// Routes a prefix to neighbours on an interface, in the place of another route to it.
+    /// Routes a prefix to neighbours on an interface; replaces another route to it.
     ///
     /// # Errors
     /// When the interface is gone or down, the host does not have `source`, or the kernel refuses.
@@ -228,7 +229,7 @@ impl Netlink {
         answer(&format!("route {prefix} to {}", link.name), request).await
     }
 
-    /// Takes such a route away. Says whether there was one.
+    /// Removes such a route. Returns whether there was one.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -118,7 +118,7 @@ fn lists_are_read_one_after_the_other() {
             ip(&format!("link add br{number} type bridge"));
         }
         let netlink = Netlink::connect().unwrap();
-        // One that nobody waits for any more, and three at once.
+        // A request without a waiting caller, and three at once.
         drop(tokio::time::timeout(Duration::ZERO, netlink.links()).await);
         tokio::task::yield_now().await;
         let (links, again, addresses) =
@@ -198,7 +198,7 @@ fn bridges_and_ports_are_described() {
             isolated: true,
             locked: true,
         };
-        // The carrier comes in its own time.
+        // The carrier comes up asynchronously.
         for _ in 0..100 {
             if link(&netlink, "tap1").await.port == Some(expected) {
                 return;
@@ -326,7 +326,7 @@ fn load_xdp_pass() -> OwnedFd {
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
     let fd = i32::try_from(fd).unwrap();
     assert!(fd >= 0, "load: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given it out, and nobody else knows it.
+    // SAFETY: the kernel has just created it, and it has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
