@@ -1,9 +1,9 @@
 //! Barriers for the verifier of BPF programs. Elsewhere they do nothing.
 //!
-//! After [`verifier_barrier`] the verifier looks at what comes next once, not once for each path
+//! After [`verifier_barrier`], the verifier checks the following code once, not once for each path
 //! that leads there.
 
-/// Makes what was written to `value` final: what follows is compiled as if it could be anything.
+/// Hides `value` from the compiler: the following code is compiled as if it could be anything.
 #[inline(always)]
 pub fn verifier_barrier<V>(value: &mut V) {
     #[cfg(target_arch = "bpf")]
@@ -15,7 +15,7 @@ pub fn verifier_barrier<V>(value: &mut V) {
     let _ = value;
 }
 
-/// The same number, of which the compiler knows nothing.
+/// The same number, with a value unknown to the compiler.
 #[inline(always)]
 #[must_use]
 pub fn unknown(number: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! Taking over from the programs before, on behalf of the daemon: see
+//! Taking over from the former programs, on behalf of the daemon: see
 //! [`nat_common::session::adoption`].
 
 use core::ptr;
@@ -11,7 +11,7 @@ use nat_common::{
 
 use crate::maps::{Adopting, Maps, add_counted, adopting};
 
-/// Adds the sessions that stand in the packet and gives how many could not be added.
+/// Adds the sessions in the packet and returns how many could not be added.
 #[inline(always)]
 pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
     // SAFETY: this is the one program, which the daemon runs one at a time.
@@ -31,7 +31,7 @@ pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
     refused
 }
 
-/// Reads a session from the packet to where it is to lie: it is too large for the stack.
+/// Reads a session from the packet into its buffer: it is too large for the stack.
 #[inline(always)]
 fn load(ctx: &TcContext, offset: usize, to: &mut Adopted4) -> bool {
     let len = size_of::<Adopted4>() as u32;
@@ -47,7 +47,7 @@ fn load(ctx: &TcContext, offset: usize, to: &mut Adopted4) -> bool {
     result == 0
 }
 
-/// Adds the counts that stand in the packet and gives how many there were.
+/// Adds the counts in the packet and returns how many there were.
 #[inline(always)]
 pub(crate) fn count_all(ctx: &TcContext) -> i32 {
     let Ok(count) = ctx.load::<u32>(0) else {

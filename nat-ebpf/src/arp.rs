@@ -1,7 +1,7 @@
 //! Answering ARP for external addresses that no interface holds.
 //!
-//! A router in the uplink's subnet asks who has such an address. The kernel does not answer: to it
-//! the address is a neighbour's.
+//! A router in the uplink's subnet asks for such an address. The kernel does not answer, because it
+//! considers the address a neighbour's.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -29,8 +29,7 @@ const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
 const ARP: usize = 28;
 
 /// Answers a request for an external address of this uplink that the host does not hold, unless
-/// another has it or is to manage it; gives
-/// what the kernel is told.
+/// another host has it or other software manages it; returns the code for the kernel.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
     let maps = Maps::new(ctx.as_ptr());
@@ -66,7 +65,7 @@ fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
     }
 }
 
-/// The uplink, if it has that external address and the host does not hold it, nor is about to get
+/// The uplink, if it has that external address and the host neither holds it nor is about to get
 /// it.
 #[inline(always)]
 fn uplink_with(maps: &Maps, interface: u32, target: Addr4) -> Option<&Interface> {

@@ -1,9 +1,8 @@
-//! Programs at the sockets of the host itself: it reaches what it forwards by its own addresses and
-//! by 127.0.0.1. See [`nat_common::pipeline::local`].
+//! Programs at the host's own sockets: the host reaches forwards by its own addresses and by
+//! 127.0.0.1. See [`nat_common::pipeline::local`].
 //!
 //! They are attached to the root of all control groups, so they run for every socket of the
-//! machine: those of other network namespaces are let alone. Whatever happens, the system call goes
-//! on.
+//! machine: they ignore those of other network namespaces. The system call always continues.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -24,7 +23,7 @@ use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remembe
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: u64 = 0;
 
-/// What the kernel is told: the system call goes on. (Where a source is shown it takes nothing
+/// The code for the kernel: the system call continues. (The hooks that show a source allow nothing
 /// else.)
 const GO_ON: i32 = 1;
 
@@ -42,7 +41,7 @@ pub(crate) fn local_connect_6(ctx: SockAddrContext) -> i32 {
     GO_ON
 }
 
-/// A datagram that says where to, from either kind of socket.
+/// A datagram with a destination, from either kind of socket.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn local_send(ctx: SockAddrContext) -> i32 {
     ask(&Call::<false>(ctx), Count::Once);
@@ -80,13 +79,13 @@ pub(crate) fn local_peer_6(ctx: SockAddrContext) -> i32 {
 /// When a connection is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Count {
-    /// Each time that it is asked for.
+    /// At each call.
     EachTime,
-    /// The first time.
+    /// At the first call.
     Once,
 }
 
-/// Puts the guest in the place of what was asked for, if there is one.
+/// Replaces the named destination by the guest, if there is one.
 #[inline(always)]
 fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     if !call.is_here() {
@@ -98,7 +97,7 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     let maps = Maps::new(call.0.as_ptr());
     let found = redirect(&maps, own, &call.caller(), call.protocol(), wanted);
     let Some(found) = found else {
-        // It may have asked for the same guest before, by another address.
+        // It may have named the same guest before, by another address.
         let key = AskedKey::new(call.socket(), wanted);
         if asked(&key).is_some() {
             forget_asked(&key);
@@ -117,7 +116,7 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     call.set_address(found.guest);
 }
 
-/// Shows what was asked for in the place of the guest.
+/// Replaces the guest by the destination that the program has named.
 #[inline(always)]
 fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
     if !call.is_here() {
@@ -132,11 +131,11 @@ fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
 /// A system call that names an address; in the form of IPv6 (RFC 4291 section 2.5.5.2) if `MAPPED`.
 struct Call<const MAPPED: bool>(SockAddrContext);
 
-/// The third word of an IPv4 address in the form of IPv6, as it lies in memory.
+/// The third word of an IPv4-mapped IPv6 address, as it is in memory.
 const MAPPED_WORD: u32 = 0xffff_u32.to_be();
 
 impl<const MAPPED: bool> Call<MAPPED> {
-    /// Whether the socket is of the daemon's network namespace.
+    /// Whether the socket is in the daemon's network namespace.
     #[inline(always)]
     fn is_here(&self) -> bool {
         // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
@@ -209,7 +208,7 @@ impl<const MAPPED: bool> Call<MAPPED> {
     /// The socket that asks.
     #[inline(always)]
     fn caller(&self) -> Caller<Addr4> {
-        // SAFETY: as above; the kernel gives a socket to every such call.
+        // SAFETY: as above; every such call has a socket.
         let (interface, address, port) = unsafe {
             let socket = (&raw const (*self.0.sock_addr).__bindgen_anon_1.sk).read_volatile();
             (

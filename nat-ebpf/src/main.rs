@@ -1,7 +1,7 @@
-//! natbpf's BPF programs: entry points and the table of what becomes of a packet.
+//! natbpf's BPF programs: entry points, and the table of verdicts.
 //!
-//! Decisions are made in `nat-common`. Here stand the hooks, the maps and the access to packets;
-//! no decision about addresses.
+//! `nat-common` makes the decisions. This crate has the hooks, the maps and the access to packets,
+//! and decides nothing about addresses.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
@@ -42,8 +42,8 @@ const ETHERNET: usize = 14;
 /// Length of the link-layer header of a device that has none (PPP, WireGuard, TUN).
 const NO_LINK_LAYER: usize = 0;
 
-/// What goes on, with or without changes, goes to the next program and then to the stack, so that
-/// other programs on the same hook run as well.
+/// A packet that passes, changed or not, continues to the next program and then to the stack, so
+/// other programs on the same hook also run.
 const NEXT: i32 = TC_ACT_UNSPEC;
 
 macro_rules! entry_points {
@@ -139,7 +139,7 @@ entry_points! {
     nat_to_guest, nat_to_guest_l3, hook: Egress => pipeline::to_guest::<Addr4, _, _>;
 }
 
-/// Runs a hook's decision on an IPv4 packet and turns the outcome into what the kernel is told.
+/// Runs a hook's decision on an IPv4 packet and turns the outcome into the code for the kernel.
 #[inline(always)]
 fn run<const L3: usize>(
     ctx: &TcContext,
@@ -187,8 +187,8 @@ fn run<const L3: usize>(
     }
 }
 
-/// Writes a debug message, if the programs were loaded with them: otherwise the verifier takes all
-/// of this out.
+/// Writes a debug message, if the programs were loaded with them: otherwise the verifier removes
+/// all of this.
 #[inline(never)]
 fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &str) {
     debug!(
@@ -204,29 +204,29 @@ fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr4>, what: &st
     );
 }
 
-/// Ends the sessions whose primary keys stand in the packet; see [`sessions`]. The daemon runs it
-/// by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it ended.
+/// Ends the sessions whose primary keys are in the packet; see [`sessions`]. The daemon runs it by
+/// `BPF_PROG_TEST_RUN`; it is attached nowhere. Returns how many it ended.
 #[classifier]
 pub(crate) fn end_sessions(ctx: TcContext) -> i32 {
     sessions::end_all(&ctx, &Maps::new(ctx.as_ptr()))
 }
 
-/// Adds sessions that the programs before have opened; see [`adopt`]. The daemon runs it by
-/// `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many could not be added.
+/// Adds sessions that the former programs have opened; see [`adopt`]. The daemon runs it by
+/// `BPF_PROG_TEST_RUN`; it is attached nowhere. Returns how many could not be added.
 #[classifier]
 pub(crate) fn adopt_sessions(ctx: TcContext) -> i32 {
     adopt::adopt_all(&ctx, &Maps::new(ctx.as_ptr()))
 }
 
-/// Adds what the programs before have counted; see [`adopt`]. The daemon runs it by
-/// `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many entries it added.
+/// Adds what the former programs have counted; see [`adopt`]. The daemon runs it by
+/// `BPF_PROG_TEST_RUN`; it is attached nowhere. Returns how many entries it added.
 #[classifier]
 pub(crate) fn add_counts(ctx: TcContext) -> i32 {
     adopt::count_all(&ctx)
 }
 
-/// Frees the fragments that have waited for too long for the first one of their packet. The daemon
-/// runs it by `BPF_PROG_TEST_RUN`, it is attached nowhere. Gives how many it freed.
+/// Frees the fragments that have waited too long for the first one of their packet. The daemon runs
+/// it by `BPF_PROG_TEST_RUN`; it is attached nowhere. Returns how many it freed.
 #[classifier]
 pub(crate) fn expire_fragments(ctx: TcContext) -> i32 {
     fragments::expire_all(&Maps::new(ctx.as_ptr()))
@@ -238,7 +238,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lends some helpers to programs with a GPL-compatible licence only.
+/// The kernel offers some helpers only to programs with a GPL-compatible licence.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -68,7 +68,7 @@ use crate::{route, skb::Saved, socket};
 /// takes a day.
 #[unsafe(no_mangle)]
 static NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
-/// How many flows of the host's own are noted at the most. The loader writes a share of the table.
+/// The most recorded flows of the host. The loader writes a share of the table.
 #[unsafe(no_mangle)]
 static HOST_SESSIONS: u32 = 65_536;
 /// Whether the kernel has the helper that knows IPsec. The loader writes 1 where it has.
@@ -86,7 +86,7 @@ static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
 static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
 #[map]
 static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
-/// Which port has which name, where guests are bound to their ports.
+/// Which port has which name, if guests are bound to their ports.
 #[map]
 static BINDINGS: HashMap<Name, BindingRecord> = HashMap::pinned(65_536, 1);
 /// How many names each port has.
@@ -94,7 +94,7 @@ static BINDINGS: HashMap<Name, BindingRecord> = HashMap::pinned(65_536, 1);
 static NAMES: HashMap<u32, u32> = HashMap::pinned(4096, 0);
 #[map]
 static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
-/// By whom a forwarded port is served: from which external one that leaves.
+/// The external port from which packets of a forwarded port leave.
 #[map]
 static FORWARD_SOURCES: LpmTrie<ForwardSourceKey4, ForwardSource4> = LpmTrie::pinned(1 << 20, 0);
 #[map]
@@ -106,7 +106,7 @@ static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
 /// Policies by the sides of a flow, as runs of [`POLICIES`].
 #[map]
 static CHAINS: HashMap<ChainKey, Chain> = HashMap::pinned(1 << 15, 1);
-/// Of odd generations in the first half, of even ones in the second: so a new rule set is written
+/// Odd generations are in the first half and even ones in the second, so a new rule set is written
 /// beside the one in use.
 #[map]
 static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
@@ -114,13 +114,13 @@ static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
 static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
-/// What stands in [`INTERFACES`], as far as there is room: found without a search.
+/// The content of [`INTERFACES`], as far as there is room, for lookups without a search.
 #[map(name = "NEAR_INTERFACES")]
 static NEAR: Array<NearInterface> = Array::pinned(NEAR_INTERFACES, 0);
 /// The uplinks by which guests' packets leave, from place 0 on.
 #[map(name = "UPLINKS")]
 static WAYS_OUT: Array<Uplink> = Array::pinned(UPLINKS, 0);
-/// Interfaces by which packets may leave while an uplink is away.
+/// Interfaces by which packets may leave while an uplink is missing.
 #[map(name = "EXITS")]
 static KNOWN_EXITS: HashMap<u32, u8> = HashMap::pinned(EXITS, 1);
 #[map]
@@ -136,7 +136,7 @@ static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hops::SLOTS, 0);
 #[map]
 static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hops::SLOTS, 0);
 /// Until when sessions may take the fast path, in seconds of the monotonic clock: the daemon, which
-/// keeps the next hops right, says so again and again.
+/// maintains the next hops, renews it.
 #[map]
 static FAST_UNTIL: Array<u32> = Array::pinned(1, 0);
 /// Bits of [`rule_flags`] by the number of the rule.
@@ -147,11 +147,11 @@ static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
-/// When guests were last told of refusals.
+/// When guests last received errors about refused packets.
 #[map]
 static REFUSALS: Array<u32> = Array::with_max_entries(RATE_LIMITERS, 0);
 
-/// Where a packet's headers are kept while it is decided on.
+/// The work area: a packet's headers and state during its processing.
 #[map]
 static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 
@@ -159,11 +159,11 @@ static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static ADOPTING: PerCpuArray<Adopting> = PerCpuArray::with_max_entries(1, 0);
 
-/// A packet of which nothing has come: too large for the stack.
+/// A fragmented packet without any part: too large for the stack.
 #[map]
 static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
 
-/// The packet that is set aside while fragments are sent that were kept.
+/// The packet that is set aside while queued fragments are sent.
 #[map]
 static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
 
@@ -171,8 +171,8 @@ static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
 
-/// What sockets of the host have asked for that talk to guests. Those that were used longest ago
-/// go.
+/// The destinations that sockets with guests as peers have named. The least recently used are
+/// evicted.
 #[map]
 static ASKED: LruHashMap<AskedKey4, Asked4> = LruHashMap::pinned(16_384, 0);
 
@@ -182,31 +182,31 @@ pub(crate) fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
     OWN_ADDRESSES.get(0)
 }
 
-/// What a socket has asked for that talks to a guest.
+/// The destination that a socket with a guest as its peer has named.
 #[inline(always)]
 pub(crate) fn asked(key: &AskedKey4) -> Option<Asked4> {
     // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
     unsafe { ASKED.get(key) }.copied()
 }
 
-/// Remembers what a socket has asked for.
+/// Stores the destination that a socket has named.
 #[inline(always)]
 pub(crate) fn remember_asked(key: &AskedKey4, asked: &Asked4) {
     let _full_of_newer = ASKED.insert(key, asked, 0);
 }
 
-/// Forgets what a socket has asked for: it talks to the guest by the guest's own address.
+/// Forgets the destination of a socket: it uses the guest's own address.
 #[inline(always)]
 pub(crate) fn forget_asked(key: &AskedKey4) {
     let _gone_already = ASKED.remove(key);
 }
 
-/// Counts a connection of the host's own. It is no session: nobody can tell when it ends.
+/// Counts a connection of the host. It is no session, because its end is unknown.
 #[inline(always)]
 pub(crate) fn count_local(rule: u32) {
     if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
-        // SAFETY: the slot is a valid one. A packet may be counted there in the middle of this
-        // program, so each count is one instruction.
+        // SAFETY: the slot is a valid one. A packet may interrupt this program and count there, so
+        // each count is one instruction.
         unsafe {
             add_at_once(&raw mut (*counters).opened, 1);
             add_at_once(&raw mut (*counters).closed, 1);
@@ -242,11 +242,11 @@ unsafe fn add_at_once(count: *mut u64, more: u64) {
 ///
 /// # Safety
 ///
-/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, and no two
-/// borrows may live at once.
+/// Only programs at the hooks may call it, of which one at a time runs on a CPU, and no two borrows
+/// may exist at once.
 #[inline(always)]
 pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
-    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value.
+    // SAFETY: the slot is this CPU's own, and there is no other borrow. Zeroes are a valid value.
     SAVED.get_ptr_mut(0).map(|saved| unsafe { &mut *saved })
 }
 
@@ -254,13 +254,13 @@ pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
 ///
 /// # Safety
 ///
-/// Only programs at the hooks may ask for it, of which one at a time runs on a CPU, each of them
-/// once. Those that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
+/// Only programs at the hooks may call it, each of them once; one of them at a time runs on a CPU.
+/// Those that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
 /// `net/bpf/test_run.c`): they have [`adopting`].
 #[inline(always)]
 pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
-    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value, and
-    // so is what a packet before left behind.
+    // SAFETY: the slot is this CPU's own, and there is no other borrow. Zeroes are a valid value,
+    // and so is what a packet before left behind.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
@@ -277,10 +277,10 @@ pub(crate) struct Adopting {
 ///
 /// # Safety
 ///
-/// The one program that the daemon runs for it, one at a time, may ask once.
+/// Only the program that the daemon runs for it, one at a time, may call it, once.
 #[inline(always)]
 pub(crate) unsafe fn adopting<'a>() -> Option<&'a mut Adopting> {
-    // SAFETY: the slot is this CPU's own, and nobody else borrows it. Zeroes are a valid value.
+    // SAFETY: the slot is this CPU's own, and there is no other borrow. Zeroes are a valid value.
     ADOPTING
         .get_ptr_mut(0)
         .map(|adopting| unsafe { &mut *adopting })
@@ -294,8 +294,8 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
         let Some(count) = DROPS.get_ptr_mut(counted.number) else {
             return false;
         };
-        // SAFETY: the slot is a valid one of this CPU. A packet may be counted there in the middle
-        // of this program, so each count is one instruction.
+        // SAFETY: the slot is a valid one of this CPU. A packet may interrupt this program and
+        // count there, so each count is one instruction.
         unsafe { add_at_once(count, packets_in) };
         return true;
     }
@@ -318,13 +318,13 @@ pub(crate) fn add_counted(counted: &Counted) -> bool {
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: the slot is a valid one of this CPU. What the daemon runs counts there as well,
-        // and may be interrupted by a packet, so it is one instruction.
+        // SAFETY: the slot is a valid one of this CPU. Programs that the daemon runs also count
+        // there, and a packet may interrupt them, so it is one instruction.
         unsafe { add_at_once(count, 1) };
     }
 }
 
-/// Whether [`HAS_XFRM`] is set. Where it is not, the verifier removes what depends on it.
+/// Whether [`HAS_XFRM`] is set. If it is not, the verifier removes dependent code.
 #[inline(always)]
 pub(crate) fn has_xfrm() -> bool {
     // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know that
@@ -332,7 +332,7 @@ pub(crate) fn has_xfrm() -> bool {
     unsafe { (&raw const HAS_XFRM).read_volatile() != 0 }
 }
 
-/// A clock that runs on within a second, in units of [`PASSED_NS`]; never 0.
+/// A clock with a resolution below a second, in units of [`PASSED_NS`]; never 0.
 #[inline(always)]
 pub(crate) fn fine_clock() -> u32 {
     // SAFETY: reads a clock.
@@ -340,24 +340,24 @@ pub(crate) fn fine_clock() -> u32 {
     (nanoseconds / PASSED_NS) as u32 | 1
 }
 
-/// Calls `step` until it says no, through the kernel's own loop: the verifier looks at one turn,
-/// where an unrolled loop would cost it all of them.
+/// Calls `step` until it returns false, in the kernel's own loop: the verifier checks one
+/// iteration, instead of all iterations of an unrolled loop.
 #[inline(always)]
 fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
     unsafe extern "C" fn turn<F: FnMut(u32) -> bool>(index: u64, step: *mut c_void) -> u64 {
-        // SAFETY: the kernel hands the pointer through that was given to it below.
+        // SAFETY: the kernel passes on the pointer that it received below.
         let step = unsafe { &mut *step.cast::<F>() };
         let mut stop = u64::from(!step(index as u32));
-        // The compiler may know that this is 0 or 1 where the verifier does not.
+        // The compiler may know that this is 0 or 1, but the verifier does not.
         verifier_barrier(&mut stop);
         stop & 1
     }
     let turn: unsafe extern "C" fn(u64, *mut c_void) -> u64 = turn::<F>;
-    // SAFETY: the callback has the signature that the helper asks for, and `step` outlives it.
+    // SAFETY: the callback has the signature that the helper needs, and `step` outlives it.
     unsafe { bpf_loop(times, turn as *mut c_void, ptr::from_mut(step).cast(), 0) };
 }
 
-/// The maps as the pipeline's tables, in the network namespace of what a program is about.
+/// The maps as the pipeline's tables, in the network namespace of a program's packet or socket.
 pub(crate) struct Maps {
     ctx: *mut c_void,
 }
@@ -385,8 +385,8 @@ fn insert_error(code: i32) -> InsertError {
 /// `T` must have the layout of the map's value, with atomics for what changes.
 #[inline(always)]
 unsafe fn shared<'a, T>(value: Option<*mut impl Sized>) -> Option<&'a T> {
-    // SAFETY: the kernel gives a pointer to a whole value that stays readable while the program
-    // runs; a slot that is recycled meanwhile holds another valid value.
+    // SAFETY: the kernel returns a pointer to a whole value that stays readable while the program
+    // runs; a recycled slot contains another valid value.
     value
         .and_then(NonNull::new)
         .map(|value| unsafe { value.cast::<T>().as_ref() })
@@ -718,7 +718,7 @@ impl Uplinks for Maps {
 impl Fragments<Addr4> for Maps {
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
-        // SAFETY: an entry that is recycled while it is read gives ports without a session.
+        // SAFETY: an entry that is recycled during the read yields ports without a session.
         unsafe { FRAGMENTS.get(key) }
     }
 
@@ -738,7 +738,7 @@ impl Fragments<Addr4> for Maps {
 impl Datagrams<Addr4> for Maps {
     #[inline(always)]
     fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
-        // SAFETY: what changes in the value is atomic.
+        // SAFETY: changing fields of the value are atomic.
         unsafe { shared(DATAGRAMS.get_ptr_mut(key)) }
     }
 
@@ -759,7 +759,7 @@ impl Datagrams<Addr4> for Maps {
 impl QueuedFragments<Addr4> for Maps {
     #[inline(always)]
     fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
-        // SAFETY: what changes in the value is atomic, or guarded by what is.
+        // SAFETY: changing fields of the value are atomic, or guarded by atomic ones.
         unsafe { shared(HELD.get_ptr_mut(slot)) }
     }
 }

@@ -1,10 +1,10 @@
 //! Bytes of a packet, in as few accesses as the machine allows.
 //!
-//! Packets are not aligned. The compiler knows of no BPF machine that takes that, and would read
-//! every byte for itself; the kernel lets packets be read so where the processor does
+//! Packets are not aligned. The compiler assumes that BPF machines do not support unaligned access,
+//! and would read every byte individually; the kernel allows it if the processor does
 //! (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`, `check_ptr_alignment` in `kernel/bpf/verifier.c`).
 
-/// Whether the processor takes words at any address.
+/// Whether the processor supports unaligned words.
 const TAKES_WORDS: bool = cfg!(any(
     bpf_target_arch = "x86_64",
     bpf_target_arch = "aarch64",
@@ -59,8 +59,8 @@ macro_rules! access {
 access!(load_u32, store_u32, u32, "u32");
 access!(load_u16, store_u16, u16, "u16");
 
-/// No header that is looked at starts later. The verifier wants to see a bound, and a power of two
-/// is the one that the compiler leaves standing.
+/// No parsed header starts later. The verifier needs a bound, and the compiler does not remove a
+/// power of two.
 const MAX_OFFSET: usize = 0x3fff;
 
 /// A pointer to `N` bytes of a packet that lies between two addresses.

@@ -1,18 +1,19 @@
-//! What the kernel has put off of a packet: what it keeps beside it, and shows to no program.
+//! What the kernel has left to a device for a packet, which it stores beside the packet and shows
+//! to no program.
 //!
-//! It is read from the kernel's own record of the packet (`struct sk_buff`, `linux/skbuff.h`).
-//! Where the fields stand in it the loader knows from the kernel's description of its types (BTF).
+//! It is read from the kernel's own record of the packet (`struct sk_buff`, `linux/skbuff.h`). The
+//! loader knows the offsets of the fields from the kernel's type information (BTF).
 
 use aya_ebpf::{
     bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel, macros::map, maps::PerCpuArray,
 };
 use nat_common::wire::offload::{FIELDS, Offload, RECORD_CALL, Record, WINDOW, field};
 
-/// Where the fields stand; see [`field`]. All 0 where that is not known.
+/// The offsets of the fields; see [`field`]. All 0 if they are unknown.
 #[unsafe(no_mangle)]
 static SKB_FIELDS: [u16; FIELDS] = [0; FIELDS];
 
-/// A copy of the record's window, where a program cannot read in the record.
+/// A copy of the record's window, if a program cannot read the record in place.
 #[map]
 static RECORD: PerCpuArray<[u16; WINDOW / 2]> = PerCpuArray::with_max_entries(1, 0);
 
@@ -33,8 +34,8 @@ impl Record for InPlace {
     }
 }
 
-/// The kernel's record of a packet, to read in it; null before Linux 6.2, where programs can only
-/// copy it.
+/// The kernel's record of a packet, readable in place; null before Linux 6.2, where programs can
+/// only copy it.
 #[inline(always)]
 fn record(skb: *mut __sk_buff) -> *const u8 {
     #[cfg(target_arch = "bpf")]
@@ -70,8 +71,8 @@ fn place_of(field: usize) -> usize {
     })
 }
 
-/// What has been put off of a packet. (Apart from its callers: the verifier would follow it in
-/// each.)
+/// What is left to a device for a packet. (A separate function, because the verifier would check it
+/// in each caller.)
 #[inline(never)]
 pub(crate) fn of(skb: *mut __sk_buff) -> Offload {
     here(skb)
@@ -92,14 +93,14 @@ pub(crate) fn here(skb: *mut __sk_buff) -> Offload {
     copied(skb, start)
 }
 
-/// The same from a copy, which costs calls.
+/// The same from a copy, which needs calls.
 #[inline(always)]
 fn copied(skb: *mut __sk_buff, start: usize) -> Offload {
     let Some(record) = RECORD.get_ptr_mut(0) else {
         return Offload::UNKNOWN;
     };
-    // SAFETY: the slot is this CPU's own and has that length. The helper reads whatever is there; a
-    // program's context is the kernel's record of the packet itself.
+    // SAFETY: the slot is this CPU's own and has that length. The helper reads any memory; a
+    // program's context is the kernel's record of the packet.
     let result = unsafe {
         let from = skb.cast::<u8>().add(start);
         bpf_probe_read_kernel(record.cast(), WINDOW as u32, from.cast())

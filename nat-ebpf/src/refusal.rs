@@ -21,8 +21,8 @@ use crate::{ETHERNET, maps::Maps, skb::Skb};
 /// Family of IPv4 addresses in the kernel (`AF_INET`).
 const AF_INET: u32 = 2;
 
-/// Sends the refused packet's sender an ICMP error in its place, where it has one coming, and
-/// gives what the kernel is told: the packet itself is dropped in any case.
+/// Sends an ICMP error to the sender of the refused packet, if it may receive one, and returns the
+/// code for the kernel. The packet itself is dropped in any case.
 #[inline(never)]
 pub(crate) fn answer(skb: &Skb, maps: &Maps, work: &mut Work<Addr4>, l3: usize) -> i32 {
     let interfaces = [skb.ingress_interface(), skb.interface()];
@@ -36,7 +36,7 @@ pub(crate) fn answer(skb: &Skb, maps: &Maps, work: &mut Work<Addr4>, l3: usize) 
     send(skb, &work.refusal, len as u32, l3, &to).unwrap_or(TC_ACT_SHOT)
 }
 
-/// Makes the packet one of `len` bytes behind an Ethernet header and sends it to the guest; the
+/// Replaces the packet by `len` bytes after an Ethernet header and sends it to the guest; the
 /// kernel writes that header.
 #[inline(always)]
 fn send(

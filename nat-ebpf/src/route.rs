@@ -17,13 +17,14 @@ use nat_common::{tables::routes::way, wire::address::Addr4};
 /// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
 const AF_INET: u8 = 2;
 
-/// What the kernel is asked, and answers: too large for the stack.
+/// The query to the kernel and its answer: too large for the stack.
 #[map]
 static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where a packet goes that came in by an interface: the index of another one, or a [`way`].
+/// The route of a packet that came in by an interface: the index of another interface, or a
+/// [`way`].
 ///
-/// Rules of the routing policy that ask for a packet's mark do not see it.
+/// Routing policy rules for a packet's mark do not see the mark.
 #[inline(always)]
 pub(crate) fn route_lookup(
     ctx: *mut c_void,
@@ -51,15 +52,14 @@ pub(crate) fn route_lookup(
             // SAFETY: the kernel has written the interface.
             unsafe { (*route).ifindex }
         }
-        // Where nothing is forwarded the host alone can be meant.
+        // Without forwarding, the packet can only be for the host.
         BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => way::HOST,
         BPF_FIB_LKUP_RET_UNSUPP_LWT => way::TUNNEL,
         _ => way::NOWHERE,
     }
 }
 
-/// Whether there is an interface of this index. (Of all that the helper says of it, that alone
-/// counts.)
+/// Whether there is an interface of this index. (Only this part of the helper's answer counts.)
 #[inline(always)]
 pub(crate) fn is_there(ctx: *mut c_void, interface: u32) -> bool {
     const ENODEV: i64 = -19;

@@ -1,7 +1,7 @@
 //! Ending sessions on behalf of the daemon.
 //!
-//! The daemon finds the sessions that may end, and this program decides: in the kernel, where it
-//! can be done without losing a packet that comes at the same moment.
+//! The daemon finds the sessions that may end, and this program decides. Only in the kernel is this
+//! possible without losing a packet that arrives at the same moment.
 
 use aya_ebpf::programs::TcContext;
 use nat_common::{
@@ -15,7 +15,7 @@ use nat_common::{
 
 use crate::maps::Maps;
 
-/// Ends the sessions that the packet names and gives how many that were.
+/// Ends the sessions that the packet names and returns how many have ended.
 #[inline(always)]
 pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
     let Ok(mode) = ctx.load::<u32>(0) else {
@@ -52,7 +52,7 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
     ended
 }
 
-/// Writes over a key when to ask again for its session.
+/// Overwrites a key with the time to check its session again.
 #[inline(always)]
 fn answer(ctx: &TcContext, offset: usize, fate: Fate) {
     let ask_again_s = match fate {

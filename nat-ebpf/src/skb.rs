@@ -39,27 +39,26 @@ use crate::{
 };
 use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
 
-/// Bytes that hold the headers of an ICMP packet, and those of one that an ICMP error quotes, with
-/// all options.
+/// Bytes of the headers of an ICMP packet and of the packet that it quotes, with all options.
 const ICMP_HEADERS: usize = 192;
 
 /// The VLAN identifier in a tag; the rest is priority.
 const VLAN_ID: u32 = 0x0fff;
 
-/// How much of a message is summed up at a time, in bytes.
+/// How much of a message is summed at a time, in bytes.
 const CHUNK: usize = 64;
 /// How many chunks a message may have.
 const CHUNKS: usize = 64;
 
-/// `tc_index` of a fragment that was queued and is on its way to the same hook again. Nothing else
-/// in use today writes that field before the ingress hooks.
+/// `tc_index` of a fragment that was queued and is on its way to the same hook again. No other
+/// software in use today writes that field before the ingress hooks.
 const QUEUED: u16 = 0x6e61;
 
 /// `tc_index` of a packet that the fast path has sent to an interface with a program at its egress,
-/// which then has nothing more to do.
+/// which then does nothing.
 const FORWARDED: u16 = 0x6e66;
 
-/// `tc_index` of a packet that an ingress hook has rewritten and the kernel receives anew; see
+/// `tc_index` of a packet that an ingress hook has rewritten and the kernel receives again; see
 /// [`nat_common::pipeline::Verdict::ReceivedAnew`].
 const RECEIVED_ANEW: u16 = 0x6e72;
 
@@ -69,10 +68,11 @@ const PACKET_HOST: u32 = 0;
 /// A hook, as far as packets look different there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// A packet has come in by an uplink or a network. A priority tag (VLAN 0), which says nothing
-    /// but a priority, ends here: the kernel takes it off behind this hook.
+    /// A packet has come in by an uplink or a network. A priority tag (VLAN 0) only carries a
+    /// priority and ends here: the kernel removes it after this hook.
     Ingress,
-    /// A packet has come in by a port of a bridge. With a priority tag it is left to the bridge.
+    /// A packet has come in by a port of a bridge. A packet with a priority tag is left to the
+    /// bridge.
     Port,
     /// A packet is about to leave.
     Egress,
@@ -87,7 +87,7 @@ impl Skb {
     /// Whether the packet is ARP, and of this interface: without the number of a VLAN.
     #[inline(always)]
     pub(crate) fn is_arp(ctx: &TcContext) -> bool {
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
         protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
     }
@@ -95,14 +95,14 @@ impl Skb {
     /// The number of the VLAN in the packet's tag, 0 if it has none or only a priority.
     #[inline(always)]
     pub(crate) fn vlan(ctx: &TcContext) -> u32 {
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID }
     }
 
-    /// Whether the fast path has sent it here; says so once.
+    /// Whether the fast path has sent it here; true only once.
     #[inline(always)]
     pub(crate) fn was_forwarded(ctx: &TcContext) -> bool {
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         unsafe {
             let was_forwarded = (*ctx.skb.skb).tc_index == u32::from(FORWARDED);
             if was_forwarded {
@@ -112,11 +112,11 @@ impl Skb {
         }
     }
 
-    /// What the kernel is told of a packet that this hook has rewritten before: it goes on. Where
-    /// no packet is received anew, whoever has put the mark there means no good.
+    /// The code for a packet that this hook has rewritten before: it passes. If no packets are
+    /// received again here, the mark is forged.
     #[inline(always)]
     pub(crate) fn received_anew(ctx: &TcContext) -> Option<i32> {
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         let has_mark = unsafe { (*ctx.skb.skb).tc_index == u32::from(RECEIVED_ANEW) };
         has_mark.then(|| Self::new(ctx).go_on(&Maps::new(ctx.as_ptr())))
     }
@@ -129,8 +129,8 @@ impl Skb {
         if !is_here {
             return TC_ACT_SHOT;
         }
-        // SAFETY: the context is valid. The frame was for the host, whichever of the bridge's
-        // addresses it has; the kernel has compared it with one of them alone.
+        // SAFETY: the context is valid. The frame was for the host at one of the bridge's
+        // addresses; the kernel has compared it with only one of them.
         unsafe {
             (*self.skb).tc_index = 0;
             if (*self.skb).pkt_type != PACKET_HOST {
@@ -140,9 +140,9 @@ impl Skb {
         TC_ACT_UNSPEC
     }
 
-    /// Lets the kernel receive the packet anew at this interface, without what netfilter has noted
-    /// about it (`skb_scrub_packet` in `net/core/skbuff.c`); gives what the kernel is told. What is
-    /// not for the host goes on, and no further than the host.
+    /// Makes the kernel receive the packet again at this interface, without netfilter's state
+    /// (`skb_scrub_packet` in `net/core/skbuff.c`); returns the code for the kernel. A packet that
+    /// is not for the host passes, but no further than the host.
     #[inline(always)]
     pub(crate) fn receive_anew(&self) -> i32 {
         if !self.is_to_host() {
@@ -155,10 +155,10 @@ impl Skb {
         }
     }
 
-    /// Takes the marks of others off a packet that has just come from a guest.
+    /// Removes foreign marks from a packet that has just arrived from a guest.
     #[inline(always)]
     pub(crate) fn clear_marks(ctx: &TcContext) {
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         unsafe {
             if (*ctx.skb.skb).tc_index != 0 {
                 (*ctx.skb.skb).tc_index = 0;
@@ -166,7 +166,7 @@ impl Skb {
         }
     }
 
-    /// Sends the packet out by an interface; gives what the kernel is told.
+    /// Sends the packet out by an interface; returns the code for the kernel.
     #[inline(always)]
     pub(crate) fn send(&self, redirect: Redirect) -> i32 {
         // SAFETY: the context is valid.
@@ -191,12 +191,12 @@ impl Skb {
         Self { skb: ctx.skb.skb }
     }
 
-    /// Whether another VLAN tag stands behind a priority tag (VLAN 0). The kernel takes off one
-    /// after the other, behind all hooks, and receives what is inside (`__netif_receive_skb_core`).
+    /// Whether another VLAN tag follows a priority tag (VLAN 0). The kernel removes the tags one by
+    /// one, after all hooks, and receives the inner packet (`__netif_receive_skb_core`).
     #[inline(always)]
     pub(crate) fn is_hidden(ctx: &TcContext) -> bool {
         let skb = ctx.skb.skb;
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         let protocol = unsafe { (*skb).protocol };
         let is_tag = protocol == u32::from(EtherType::Ieee8021q as u16)
             || protocol == u32::from(EtherType::Ieee8021ad as u16);
@@ -204,11 +204,11 @@ impl Skb {
         is_tag && unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID == 0 }
     }
 
-    /// Takes off the packet's tag, if it has one.
+    /// Removes the packet's tag, if it has one.
     #[inline(always)]
     pub(crate) fn take_tag_off(&self) {
-        // SAFETY: the context is valid; all packet pointers are made anew after this. The tag of a
-        // packet that has come stands beside it, and what is behind it is no tag: this cannot fail.
+        // SAFETY: the context is valid; all packet pointers are derived again after this. The tag
+        // of a received packet is stored beside it, and no tag follows it, so this cannot fail.
         unsafe {
             if (*self.skb).vlan_present != 0 {
                 bpf_skb_vlan_pop(self.skb);
@@ -216,14 +216,14 @@ impl Skb {
         }
     }
 
-    /// The packet if it is IPv4, with its headers where they can be read.
+    /// The packet if it is IPv4, with readable headers.
     ///
-    /// A packet with a VLAN tag is not this interface's but that of a VLAN on top of it; only a
-    /// priority tag does not count.
+    /// A packet with a VLAN tag belongs to a VLAN interface on top of this one; only a priority tag
+    /// does not count.
     #[inline(always)]
     pub(crate) fn ipv4(ctx: &TcContext, l3: usize, hook: Hook) -> Option<Self> {
         let skb = ctx.skb.skb;
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         let (protocol, tci, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
         if protocol != u32::from(EtherType::Ipv4 as u16) || tci & VLAN_ID != 0 {
             return None;
@@ -246,10 +246,10 @@ impl Skb {
         Some(this)
     }
 
-    /// Makes `wanted` bytes readable, or all `len` that there are.
+    /// Makes `wanted` bytes readable, or all `len` bytes.
     ///
-    /// No more than that: the payload of a large TCP packet lies in pages that the receiver takes
-    /// as they are, and moving a part of it costs more than everything else here.
+    /// No more than that: the payload of a large TCP packet is in pages that the receiver uses
+    /// directly, and moving a part of it costs more than everything else here.
     #[inline(always)]
     fn pull(&self, wanted: usize, len: u32) {
         let wanted = if wanted < len as usize {
@@ -258,7 +258,7 @@ impl Skb {
             len as usize
         };
         if self.linear() < wanted {
-            // SAFETY: the context is valid; all packet pointers are made anew after this.
+            // SAFETY: the context is valid; all packet pointers are derived again after this.
             unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
         }
     }
@@ -276,10 +276,10 @@ impl Skb {
         unsafe { (*self.skb).ifindex }
     }
 
-    /// Payload of each segment in bytes, 0 if the packet is none that is to be cut.
+    /// Payload of each segment in bytes, 0 if the packet needs no segmentation.
     ///
-    /// In assembly: the compiler would keep a pointer to the field for several readings of it, and
-    /// the verifier takes none into the context but the one to its start.
+    /// In assembly: the compiler would keep a pointer to the field for several reads, and the
+    /// verifier allows only pointers to the start of the context.
     #[inline(always)]
     fn segment_len(&self) -> u32 {
         #[cfg(target_arch = "bpf")]
@@ -379,7 +379,7 @@ impl Packet for Skb {
             let field = self.read::<2>(offset)?;
             return self.write(offset, kind.corrected(field, sum, pseudo, payload));
         }
-        // For UDP the helper leaves 0, which means none, and sends a sum of 0 as 0xffff.
+        // For UDP the helper keeps 0, which means none, and writes a sum of 0 as 0xffff.
         let udp = match kind {
             ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
             ChecksumKind::Tcp | ChecksumKind::Icmp => 0,
@@ -395,7 +395,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
-        // SAFETY: the context is valid; all packet pointers are made anew after this.
+        // SAFETY: the context is valid; all packet pointers are derived again after this.
         unsafe { bpf_skb_pull_data(self.skb, end as u32) };
         let mut at = offset;
         let mut sum = 0;
@@ -418,7 +418,7 @@ impl Packet for Skb {
             at += 2;
         }
         if at + 1 == end {
-            // Read with the byte before: the verifier takes no bound from a check for one byte.
+            // Read with the byte before: the verifier derives no bound from a check for one byte.
             let [_, last] = self.read::<2>(at - 1)?;
             total += u32::from(u16::from_ne_bytes([last, 0]));
             at += 1;
@@ -547,10 +547,10 @@ impl Saved {
     }
 }
 
-/// `len` if a packet can be as long and there is room for it.
+/// `len` if a packet can be that long and there is room for it.
 ///
-/// In two comparisons, neither with 0: the compiler would make one of them, and from "not 0" the
-/// verifier of Linux 6.1 does not learn that the length is positive.
+/// Two comparisons, neither with 0: the compiler would merge them, and the verifier of Linux 6.1
+/// does not conclude from "not 0" that the length is positive.
 #[inline(always)]
 fn packet_len(len: u32, room: u32) -> Option<u32> {
     if len > room {
@@ -578,7 +578,7 @@ impl Skb {
         (result == 0).then_some(())
     }
 
-    /// Makes this packet one of the `len` bytes at `place`.
+    /// Replaces this packet by the `len` bytes at `place`.
     ///
     /// # Safety
     ///
@@ -586,8 +586,8 @@ impl Skb {
     #[inline(always)]
     unsafe fn become_other(&self, place: *const u8, len: u32, room: u32) -> Option<()> {
         let len = packet_len(len, room)?;
-        // SAFETY: the context is valid, and `place` has `len` bytes. All packet pointers are made
-        // anew after this.
+        // SAFETY: the context is valid, and `place` has `len` bytes. All packet pointers are
+        // derived again after this.
         unsafe {
             if bpf_skb_change_tail(self.skb, len, 0) != 0 {
                 return None;
@@ -598,8 +598,9 @@ impl Skb {
         }
     }
 
-    /// See [`Packet::update_checksum`]: changes of the pseudo-header above those of the payload.
-    /// (Apart from its callers: each would have the whole of it, and the verifier follow it there.)
+    /// See [`Packet::update_checksum`]: changes of the pseudo-header above those of the payload. (A
+    /// separate function: otherwise each caller would contain it, and the verifier would check it
+    /// there.)
     #[inline(never)]
     fn correct(
         skb: *mut __sk_buff,
@@ -617,8 +618,8 @@ impl Skb {
     #[inline(always)]
     fn replace(&self, offset: usize, diff: Diff, flags: u64) -> Option<()> {
         let diff = u64::from(fold(diff.0));
-        // SAFETY: the context is valid; all packet pointers are made anew after this. A size of 0
-        // in the flags makes the third argument unused and the fourth a difference.
+        // SAFETY: the context is valid; all packet pointers are derived again after this. A size of
+        // 0 in the flags makes the third argument unused and the fourth a difference.
         let result = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, diff, flags) };
         (result == 0).then_some(())
     }

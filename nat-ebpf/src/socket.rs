@@ -1,4 +1,4 @@
-//! Sockets of the host, which come before guests.
+//! Sockets of the host, which have precedence over guests.
 
 use core::{ffi::c_void, mem::size_of};
 
@@ -16,13 +16,13 @@ use nat_common::{
     },
 };
 
-/// State of a TCP socket that waits for connections (`TCP_LISTEN` in `net/tcp_states.h`).
+/// State of a listening TCP socket (`TCP_LISTEN` in `net/tcp_states.h`).
 const TCP_LISTEN: u32 = 10;
 
 /// The network namespace of the packet (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Which socket of the host takes packets of `protocol` from `remote` to `local`. `ctx` is the
+/// Which socket of the host receives packets of `protocol` from `remote` to `local`. `ctx` is the
 /// program's, whose network namespace counts.
 #[inline(always)]
 pub(crate) fn find(

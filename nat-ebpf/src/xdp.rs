@@ -33,8 +33,8 @@ use crate::{
 /// Offset of the protocol in an Ethernet header.
 const ETHER_TYPE: usize = 12;
 
-/// Uplink, before the kernel has made anything of a frame: the fast path of established sessions.
-/// All else passes, as it came.
+/// Uplink, before the kernel processes a frame: the fast path of established sessions. Everything
+/// else passes unchanged.
 #[xdp]
 pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     let mut frame = Frame { md: ctx.ctx };
@@ -45,7 +45,7 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     };
     let place = Place {
         l3: ETHERNET,
-        // SAFETY: the kernel gives a valid context to every program.
+        // SAFETY: the kernel passes a valid context to every program.
         interface: unsafe { (*ctx.ctx).ingress_ifindex },
         is_to_host: true,
     };
@@ -63,8 +63,8 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The longest message that is summed up in bytes, and how much of it at a time: the kernel's
-/// helper takes no more.
+/// The longest message that is summed, in bytes, and how much of it at a time: the kernel's helper
+/// accepts no more.
 const MAX_SUMMED: usize = 2048;
 const CHUNK: usize = 512;
 
@@ -93,7 +93,7 @@ impl Frame {
     }
 }
 
-/// What only the kernel's way needs is not there.
+/// What only the slow path needs is missing.
 impl Packet for Frame {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -121,9 +121,9 @@ impl Packet for Frame {
     fn sum(&self, offset: usize, end: usize) -> Option<u32> {
         // SAFETY: this is a program at a hook, and it is borrowed no longer than this.
         let saved = unsafe { maps::saved_packet()? };
-        // In two comparisons that the compiler leaves standing, so that the verifier sees both
-        // bounds of the same register. (What is written to the stack and read twice has one of them
-        // on Linux 6.1.)
+        // Two comparisons that the compiler does not merge, so that the verifier sees both bounds
+        // of the same register. (On Linux 6.1, a value that is written to the stack and read twice
+        // has only one of them.)
         let len = unknown((end - offset) as u64);
         if len > MAX_SUMMED as u64 {
             return None;
@@ -133,7 +133,7 @@ impl Packet for Frame {
             return None;
         }
         let bytes = saved.bytes();
-        // SAFETY: the context is valid; `bytes` has room for that and a word behind it.
+        // SAFETY: the context is valid; `bytes` has room for that and one more word.
         unsafe {
             if bpf_xdp_load_bytes(self.md, offset as u32, bytes.cast(), len as u32) != 0 {
                 return None;

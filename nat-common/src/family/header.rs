@@ -24,8 +24,7 @@ pub trait Family: Address {
     /// can tell, where the family has one.
     fn is_intact<P: Packet>(packet: &P, offset: usize) -> bool;
 
-    /// As [`Self::write_addresses`], and takes one from the header's time to live, which must be
-    /// more than 0.
+    /// As [`Self::write_addresses`], and decrements the time to live, which must be more than 0.
     fn write_forwarded<P: Packet>(
         packet: &mut P,
         offset: usize,

@@ -20,7 +20,7 @@ pub struct AddressKey<A> {
 pub struct ExternalAddress {
     /// Number of the uplink.
     pub uplink: u16,
-    /// 1 if the host holds the address, so that what natbpf does not know is the host's.
+    /// 1 if the host holds the address, so that packets unknown to natbpf are the host's.
     pub is_host: u8,
     /// 1 if the programs do not answer ARP for it.
     pub is_silent: u8,

@@ -1,5 +1,5 @@
-//! `ASKED` and `OWN_ADDRESSES`: what sockets of the host have asked for, and what they take a guest
-//! for.
+//! `ASKED` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and the
+//! addresses that the loopback address stands for.
 
 use crate::wire::address::{Addr4, Address, Endpoint, Port};
 
@@ -16,11 +16,11 @@ pub struct OwnAddresses<A> {
     pub addresses: [A; MAX_OWN],
 }
 
-/// Key of `ASKED`: a socket, and a guest that it talks to.
+/// Key of `ASKED`: a socket and its guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct AskedKey<A> {
-    /// The kernel's number of the socket, which no other gets.
+    /// The kernel's number of the socket, which is unique.
     pub socket: u64,
     /// The guest's address.
     pub address: A,
@@ -30,7 +30,7 @@ pub struct AskedKey<A> {
     pub reserved: u16,
 }
 
-/// Value of `ASKED`: what the socket asked for, and takes the guest for.
+/// Value of `ASKED`: the destination that the socket has named and sees as its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Asked<A> {
@@ -43,7 +43,7 @@ pub struct Asked<A> {
 }
 
 impl<A: Address> AskedKey<A> {
-    /// Of a socket and the guest that it talks to.
+    /// From a socket and its guest.
     #[inline(always)]
     pub fn new(socket: u64, guest: Endpoint<A>) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl<A: Address> AskedKey<A> {
 }
 
 impl<A: Address> Asked<A> {
-    /// This address and port.
+    /// From an address and a port.
     #[inline(always)]
     pub fn new(asked: Endpoint<A>) -> Self {
         Self {

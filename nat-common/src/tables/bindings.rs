@@ -1,4 +1,4 @@
-//! `BINDINGS` and `NAMES`: the port of a bridge that an Ethernet or IPv4 address belongs to.
+//! `BINDINGS` and `NAMES`: the port of a bridge to which an Ethernet or IPv4 address belongs.
 
 use crate::{atomics::Shared, tables::insert::InsertError, wire::address::Addr4};
 
@@ -9,7 +9,7 @@ pub const FIXED: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(C)]
 pub struct Name {
-    /// An Ethernet address; or 1, 0, which begins none of an interface, and an IPv4 address.
+    /// An Ethernet address; or 1, 0, with which no interface's address begins, and an IPv4 address.
     pub bytes: [u8; 6],
     /// Number of the network.
     pub network: u16,
@@ -19,7 +19,7 @@ pub struct Name {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct BindingRecord {
-    /// Index of the port, 0 for none that is there.
+    /// Index of the port, 0 if there is none.
     pub port: u32,
     /// When it last used the name, in seconds of the monotonic clock; or [`FIXED`].
     pub seen_s: u32,
@@ -36,7 +36,7 @@ pub struct Binding {
 }
 
 impl Name {
-    /// That of an Ethernet address.
+    /// The key of an Ethernet address.
     #[inline(always)]
     #[must_use]
     pub const fn of_mac(mac: [u8; 6], network: u16) -> Self {
@@ -46,7 +46,7 @@ impl Name {
         }
     }
 
-    /// That of an IPv4 address.
+    /// The key of an IPv4 address.
     #[inline(always)]
     #[must_use]
     pub const fn of_address(address: Addr4, network: u16) -> Self {
@@ -73,9 +73,9 @@ pub trait Bindings {
     ///
     /// # Errors
     ///
-    /// When it is there, or there is no room.
+    /// When it exists already, or there is no room.
     fn add_binding(&self, name: &Name, record: &BindingRecord) -> Result<(), InsertError>;
-    /// How many names a port has, if its names are judged.
+    /// How many names a port has, if its names are checked.
     fn names(&self, port: u32) -> Option<&Shared>;
 }
 

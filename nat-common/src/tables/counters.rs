@@ -26,11 +26,11 @@ pub struct RuleCounters {
 
 crate::map_layout!(RuleCounters, 48);
 
-/// Number of the counters of what belongs to no rule, which are never shown.
+/// Number of the counters for packets without a rule, which are never shown.
 pub const NO_RULE: u32 = 0;
 
 impl<A: Address> Parsed<A> {
-    /// What counters are told, as frames on a wire.
+    /// What is counted, as frames on a wire.
     #[inline(always)]
     pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
         let bytes = self.header.total_len as u64;
@@ -52,7 +52,7 @@ impl<A: Address> Parsed<A> {
     }
 }
 
-/// What counters are told of a packet.
+/// What is counted for a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Traffic {
     /// Whether it goes to the guests.

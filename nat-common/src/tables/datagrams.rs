@@ -1,4 +1,4 @@
-//! `DATAGRAMS`: which parts of a packet that is sent in fragments have come.
+//! `DATAGRAMS`: which parts of a fragmented packet have arrived.
 
 use crate::{
     atomics::Shared,
@@ -6,44 +6,44 @@ use crate::{
     wire::address::Address,
 };
 
-/// Bytes that a block of a packet has: fragments start at multiples of it.
+/// Bytes of a block of a packet: fragments start at multiples of it.
 pub(crate) const BLOCK: usize = 8;
 
-/// Blocks that a word of [`Datagram::blocks`] stands for.
+/// Blocks per word of [`Datagram::blocks`].
 pub(crate) const WORD_BLOCKS: u32 = 32;
 
 /// Words for all blocks of the longest packet.
 pub(crate) const WORDS: usize = 65536 / BLOCK / WORD_BLOCKS as usize;
 
-/// Value of `DATAGRAMS`: which parts of a packet have come.
+/// Value of `DATAGRAMS`: which parts of a packet have arrived.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Datagram {
-    /// When its first part came, in seconds of the monotonic clock.
+    /// When its first part arrived, in seconds of the monotonic clock.
     pub seen_s: Shared,
     /// Bits of [`state`].
     pub state: Shared,
-    /// How many blocks have come.
+    /// How many blocks have arrived.
     pub received: Shared,
-    /// How many it has, 0 until the last part has come.
+    /// How many it has, 0 until the last part has arrived.
     pub end: Shared,
-    /// Which blocks have come.
+    /// Which blocks have arrived.
     pub blocks: [Shared; WORDS],
 }
 
 /// Bits of [`Datagram::state`].
 pub mod state {
-    /// The first fragment has come.
+    /// The first fragment has arrived.
     pub const FIRST: u32 = 1 << 0;
-    /// Fragments are kept until the first one comes.
+    /// Fragments are queued until the first one arrives.
     pub const KEEPS: u32 = 1 << 1;
-    /// Its fragments contradict each other: nothing more of it passes.
+    /// Its fragments contradict each other: no more fragments of it pass.
     pub const OVERLAPS: u32 = 1 << 2;
 }
 
 #[cfg(not(target_arch = "bpf"))]
 impl Datagram {
-    /// Nothing of it has come.
+    /// No part of it has arrived.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -63,11 +63,11 @@ impl Default for Datagram {
     }
 }
 
-/// The table of the parts of packets in fragments.
+/// The table of the parts of fragmented packets.
 pub trait Datagrams<A: Address> {
-    /// Looks a packet up that is being sent in fragments.
+    /// Looks up a fragmented packet.
     fn datagram(&self, key: &FragmentKey<A>) -> Option<&Datagram>;
-    /// Adds one of which nothing has come; the oldest make room.
+    /// Adds a packet without any part; the oldest make room.
     fn add_datagram(&self, key: &FragmentKey<A>) -> Result<(), InsertError>;
     /// Removes one.
     fn remove_datagram(&self, key: &FragmentKey<A>);

@@ -1,4 +1,4 @@
-//! `EXCLUDES`: destinations that a source translation rule leaves alone.
+//! `EXCLUDES`: destinations that a source translation rule excludes.
 
 use crate::wire::address::{Addr4, Address};
 
@@ -16,9 +16,9 @@ pub struct ExcludeKey<A> {
     pub destination: A,
 }
 
-/// The table of destinations that source translation rules leave alone.
+/// The table of destinations that source translation rules exclude.
 pub trait Excludes<A: Address> {
-    /// Whether a source translation rule leaves packets to `destination` alone.
+    /// Whether a source translation rule excludes packets to `destination`.
     fn is_excluded(&self, generation: u16, rule: u32, destination: A) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! `FORWARD_SOURCES`: the external source of what a forward's target sends from a forwarded port.
+//! `FORWARD_SOURCES`: the external source of packets from a forward's target and a forwarded port.
 
 use crate::{
     tables::origin::Origin,
@@ -27,8 +27,8 @@ pub struct ForwardSourceKey<A> {
     pub padding: [u8; 2],
 }
 
-/// Value of `FORWARD_SOURCES`: what a forward's target sends from a forwarded port leaves from the
-/// port by which that is reached.
+/// Value of `FORWARD_SOURCES`: packets from a forwarded port leave from the external port that
+/// leads there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct ForwardSource<A> {
@@ -50,9 +50,9 @@ impl<A> ForwardSource<A> {
     }
 }
 
-/// The table of the external sources that forward rules give.
+/// The table of the external sources of forward rules.
 pub trait ForwardSources<A: Address> {
-    /// The external source of what a forward's target sends from a forwarded port, by TCP or UDP.
+    /// The external source of packets from a forward's target and a forwarded port, for TCP or UDP.
     fn forward_source(
         &self,
         origin: &Origin,

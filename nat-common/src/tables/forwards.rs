@@ -48,14 +48,14 @@ pub struct Forward<A> {
 pub mod forward_flags {
     /// All ports of the range go to the first internal one.
     pub const MANY_TO_ONE: u8 = 1 << 0;
-    /// Guests reach it by the external address as well.
+    /// Guests also reach it by the external address.
     pub const HAIRPIN: u8 = 1 << 1;
     /// The host itself reaches it by the external address, and by its loopback address.
     pub const LOCAL: u8 = 1 << 2;
-    /// It names what the guest serves: that is accepted where no policy says otherwise.
+    /// It names services of the guest, which are accepted unless a policy says otherwise.
     pub const ACCEPTED: u8 = 1 << 3;
-    /// It takes whatever comes to the address. Source translation may use ports of the address all
-    /// the same: there would be none left, and what answers a session finds that first.
+    /// It takes all packets to the address. Source translation may nevertheless use ports of the
+    /// address: otherwise none would be left, and answers find their session first.
     pub const WHOLE: u8 = 1 << 4;
 }
 

@@ -1,4 +1,4 @@
-//! `FRAGMENTS`: the ports of packets that are sent in fragments.
+//! `FRAGMENTS`: the ports of fragmented packets.
 
 use crate::{
     headers::parsed::Parsed,
@@ -6,7 +6,7 @@ use crate::{
     wire::address::{Addr4, Address, Port},
 };
 
-/// Key of `DATAGRAMS` and `FRAGMENTS`: a packet that is being sent in fragments (RFC 791).
+/// Key of `DATAGRAMS` and `FRAGMENTS`: a fragmented packet (RFC 791).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FragmentKey<A> {
@@ -16,7 +16,7 @@ pub struct FragmentKey<A> {
     pub destination: A,
     /// The packet's identification.
     pub id: u32,
-    /// Number of the network that it came from.
+    /// Number of the network from which it came.
     pub network: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -24,7 +24,7 @@ pub struct FragmentKey<A> {
     pub view: u8,
 }
 
-/// Value of `FRAGMENTS`: what the first fragment said.
+/// Value of `FRAGMENTS`: the content of the first fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct FragmentPorts {
@@ -32,14 +32,14 @@ pub struct FragmentPorts {
     pub source_port: Port,
     /// Destination port.
     pub destination_port: Port,
-    /// When the first fragment came, in seconds of the monotonic clock.
+    /// When the first fragment arrived, in seconds of the monotonic clock.
     pub seen_s: u32,
-    /// The identification under which it goes on.
+    /// The identification with which it leaves.
     pub id: u32,
 }
 
 impl<A: Address> Parsed<A> {
-    /// The key of the packet that this fragment is a part of.
+    /// The key of the packet to which this fragment belongs.
     #[inline(always)]
     pub fn fragment_key(&self, view: View, network: u16) -> FragmentKey<A> {
         FragmentKey {
@@ -53,13 +53,13 @@ impl<A: Address> Parsed<A> {
     }
 }
 
-/// The table of the ports of packets in fragments.
+/// The table of the ports of fragmented packets.
 pub trait Fragments<A: Address> {
-    /// What the first fragment of a packet said.
+    /// What the first fragment of a packet contained.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
-    /// Remembers what the first fragment of a packet says; the oldest make room.
+    /// Stores what the first fragment of a packet contains; the oldest make room.
     fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
-    /// Adds what the first fragment of a packet said; the oldest make room.
+    /// Adds what the first fragment of a packet contained; the oldest make room.
     fn add_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) -> Result<(), InsertError>;
 }
 

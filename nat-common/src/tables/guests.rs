@@ -1,4 +1,4 @@
-//! `GUESTS`: what each guest has of the shared tables.
+//! `GUESTS`: each guest's use of the shared tables.
 
 use crate::{
     atomics::Shared,
@@ -30,11 +30,11 @@ pub struct GuestRecord {
     pub references: u32,
     /// How many sessions it has.
     pub sessions: u32,
-    /// How many external ports are its alone. One may outlive its sessions: another guest's may
-    /// hold it.
+    /// How many external ports only it has. One may outlive its sessions if another guest's session
+    /// refers to it.
     pub ports: u32,
     /// Index of the port of a bridge that the address was bound to when this entry was made, 0 for
-    /// none: what a guest has counts together with all else of that port.
+    /// none: the use of all guests behind one port counts together.
     pub port: u32,
 }
 
@@ -63,8 +63,8 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
-    /// Under whom a session counts, by its primary entry's key and [`flags`]: those of the host's
-    /// own are counted together.
+    /// The guest under which a session counts, by its primary entry's key and [`flags`]: sessions
+    /// of the host count together.
     #[inline(always)]
     pub fn of_session(key: &SessionKey<A>, session_flags: u8) -> Self {
         if session_flags & flags::HOST != 0 {
@@ -74,13 +74,13 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
-    /// Under whom all sessions count that were opened from outside.
+    /// The entry under which all sessions from outside count.
     #[inline(always)]
     pub fn outside() -> Self {
         Self::new(A::UNSPECIFIED, u16::MAX)
     }
 
-    /// Under whom all counts that is behind a port of a bridge.
+    /// The entry under which all guests behind a port of a bridge count.
     #[inline(always)]
     pub(crate) fn of_port(port: u32) -> Self {
         Self::new(A::of_index(port), u16::MAX - 1)
@@ -102,11 +102,11 @@ pub const fn is_from_outside(session_flags: u8) -> bool {
 
 /// The table of guests.
 pub trait Guests<A: Address> {
-    /// Looks up what a guest has.
+    /// Looks up a guest's use.
     fn guest(&self, key: &GuestKey<A>) -> Option<&Guest>;
-    /// Adds a guest with nothing and no reference, behind this port.
+    /// Adds an empty guest without references, behind this port.
     fn add_guest(&self, key: &GuestKey<A>, port: u32) -> Result<(), InsertError>;
-    /// The index of the port that an address of a network is bound to, 0 for none.
+    /// The index of the port to which an address of a network is bound, 0 for none.
     fn port_of(&self, address: A, network: u16) -> u32;
     /// Removes a guest.
     fn remove_guest(&self, key: &GuestKey<A>);

@@ -2,12 +2,12 @@
 
 use crate::wire::address::{Address, Endpoint};
 
-/// Which socket of the host would take a packet.
+/// Which socket of the host would receive a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HostSocket {
     /// None.
     None,
-    /// One that waits for anybody.
+    /// A listener.
     Listening,
     /// One that is connected to this remote.
     Connected,
@@ -15,6 +15,6 @@ pub enum HostSocket {
 
 /// The host's sockets.
 pub trait HostSockets<A: Address> {
-    /// Which socket of the host takes packets of `protocol` from `remote` to `local`.
+    /// Which socket of the host receives packets of `protocol` from `remote` to `local`.
     fn host_socket(&self, protocol: u8, remote: Endpoint<A>, local: Endpoint<A>) -> HostSocket;
 }

@@ -5,7 +5,7 @@ use crate::drop_reason::DropReason;
 /// Why an entry was not added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InsertError {
-    /// There is one under this key.
+    /// The key exists already.
     Exists,
     /// The table is full.
     Full,

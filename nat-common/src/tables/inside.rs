@@ -14,16 +14,16 @@ pub struct InsideKey<A> {
     pub address: A,
 }
 
-/// Value of `INSIDE`: of a network's prefix, or of a single guest in it.
+/// Value of `INSIDE`, for a network's prefix or for a single guest in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Inside<A> {
-    /// Number of the network, 0 if the prefix stands in a rule alone.
+    /// Number of the network, 0 if only a rule has the prefix.
     pub network: u16,
     /// Bits of [`inside_flags`].
     pub flags: u16,
-    /// The host's address in the network, from which it sends ICMP errors; unspecified if the
-    /// prefix stands in a rule alone.
+    /// The host's address in the network, from which it sends ICMP errors; unspecified if only a
+    /// rule has the prefix.
     pub gateway: A,
     /// The guest's link-layer address, if [`inside_flags::HAS_MAC`] is set.
     pub mac: [u8; 6],
@@ -35,13 +35,13 @@ pub struct Inside<A> {
 pub mod inside_flags {
     /// Only frames from [`super::Inside::mac`] may have this source address.
     pub const HAS_MAC: u16 = 1 << 0;
-    /// Of a network's own prefix: each address belongs to the port that uses it first.
+    /// For a network's own prefix: each address belongs to the port that uses it first.
     pub const ON_LINK: u16 = 1 << 1;
 }
 
 /// The table of inside addresses.
 pub trait InsideAddresses<A: Address> {
-    /// What is known of an inside address.
+    /// The entry of an inside address.
     fn inside(&self, generation: u16, address: A) -> Option<&Inside<A>>;
 }
 

@@ -6,26 +6,25 @@
 pub struct Interface {
     /// [`role`].
     pub role: u16,
-    /// Number of the uplink or network, from 1; of a port that of its network.
+    /// Number of the uplink or network, from 1; for a port, that of its network.
     pub number: u16,
-    /// Of an uplink: the largest TCP segment in bytes that a connection through it may announce
-    /// (RFC 9293 section 3.7.1), 0 to leave announcements alone.
+    /// For an uplink: the largest TCP segment in bytes that a connection through it may announce
+    /// (RFC 9293 section 3.7.1), 0 to leave announcements unchanged.
     pub mss: u16,
     /// Bits of [`interface_flags`].
     pub flags: u16,
-    /// Its link-layer address, zero if it has none; of a port that of its bridge.
+    /// Its link-layer address, zero if it has none; for a port, that of its bridge.
     pub mac: [u8; 6],
-    /// Of a port: the VLAN of frames without a tag, where its bridge tells VLANs apart, otherwise
-    /// 0.
+    /// For a port: the VLAN of frames without a tag, if its bridge filters VLANs, otherwise 0.
     pub vlan: u16,
 }
 
-/// Value of `NEAR_INTERFACES`: an interface where it is found without a search, at the index of the
-/// interface modulo [`NEAR_INTERFACES`], unless another has that place.
+/// Value of `NEAR_INTERFACES`: an interface for a lookup without a search, at its index modulo
+/// [`NEAR_INTERFACES`], unless another interface has that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct NearInterface {
-    /// What is known of it.
+    /// Its entry.
     pub interface: Interface,
     /// Its index, 0 if the place is free.
     pub index: u32,
@@ -36,7 +35,7 @@ pub const NEAR_INTERFACES: u32 = 1024;
 
 /// What an interface is.
 pub mod role {
-    /// A way to the outside.
+    /// An uplink.
     pub const UPLINK: u16 = 1;
     /// An inside network.
     pub const NETWORK: u16 = 2;
@@ -48,26 +47,26 @@ pub mod role {
 pub mod interface_flags {
     /// Guests of this network may send only from addresses that are theirs.
     pub const ANTI_SPOOF: u16 = 1 << 0;
-    /// Guests are right behind this interface, which has the fast path: it is no bridge, whose
-    /// ports have it.
+    /// Guests are directly behind this interface, which has the fast path. (For a bridge, its ports
+    /// have it.)
     pub const NO_BRIDGE: u16 = 1 << 1;
-    /// It is not the only uplink: sessions may have the address of another.
+    /// It is not the only uplink: sessions may have the address of another one.
     pub const ONE_OF_SEVERAL: u16 = 1 << 2;
     /// There are policies.
     pub const POLICED: u16 = 1 << 3;
     /// Netfilter sees packets before the hook at its ingress does, as on a bridge with
-    /// `bridge-nf-call-iptables`. A packet that is translated there is received anew, so that
-    /// netfilter sees it as it is now.
+    /// `bridge-nf-call-iptables`. A packet that is translated there is received again, so that
+    /// netfilter sees the translated packet.
     pub const NETFILTER_FIRST: u16 = 1 << 4;
     /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
     pub const MAY_BE_UNFINISHED: u16 = 1 << 5;
-    /// Frames that come by this port are judged ([`crate::pipeline::guard`]).
+    /// Frames from this port are checked ([`crate::pipeline::guard`]).
     pub const GUARDED: u16 = 1 << 6;
-    /// This port is up and has a carrier: what is bound to it stays so.
+    /// This port is up and has a carrier: addresses bound to it stay bound.
     pub const CARRIES: u16 = 1 << 7;
-    /// Packets that come by this port do not take the fast path.
+    /// Packets from this port do not take the fast path.
     pub const SLOW: u16 = 1 << 8;
-    /// natbpf serves DHCP to who is behind this port: no guest does, and none takes all addresses.
+    /// natbpf serves DHCP behind this port: no guest may, and no guest takes all addresses.
     pub const SERVED: u16 = 1 << 9;
 }
 
@@ -75,7 +74,7 @@ pub mod interface_flags {
 pub trait Interfaces {
     /// The role of an interface.
     fn interface(&self, index: u32) -> Option<&Interface>;
-    /// The same, copied, and without a search where that can be.
+    /// The same, copied, and without a search if possible.
     fn near_interface(&self, index: u32) -> Option<Interface>;
 }
 

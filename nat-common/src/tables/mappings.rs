@@ -5,7 +5,7 @@ use crate::{
     wire::address::{Addr4, Address, Endpoint, Port},
 };
 
-/// Key of `MAPPINGS`: an internal endpoint and the uplink by which it sends.
+/// Key of `MAPPINGS`: an internal endpoint and its uplink.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct MappingKey<A> {
@@ -36,7 +36,7 @@ pub struct MappingRecord<A> {
 }
 
 impl<A: Address> MappingRecord<A> {
-    /// Of this external endpoint.
+    /// From this external endpoint.
     #[inline(always)]
     pub fn new(external: Endpoint<A>) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl<A: Address> MappingRecord<A> {
 
 /// The table of mappings.
 pub trait Mappings<A: Address> {
-    /// Looks the external endpoint of an internal one up.
+    /// Looks up the external endpoint of an internal one.
     fn mapping(&self, key: &MappingKey<A>) -> Option<&MappingRecord<A>>;
     /// Adds a mapping.
     fn add_mapping(

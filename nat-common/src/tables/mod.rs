@@ -1,4 +1,4 @@
-//! The tables that decisions are made from, a file for the layout of each.
+//! The tables on which decisions are based, one file for the layout of each.
 
 pub mod addresses;
 pub mod asked;
@@ -44,7 +44,7 @@ use crate::{
     wire::address::Address,
 };
 
-/// Names the tables once, for the trait and for all that implements them.
+/// Lists the tables once, for the trait and for all its implementations.
 macro_rules! sum_of_tables {
     ($(#[$doc:meta])* $($table:path),+ $(,)?) => {
         $(#[$doc])*
@@ -55,10 +55,10 @@ macro_rules! sum_of_tables {
 }
 
 sum_of_tables! {
-    /// The tables, the clock and the chance of a data plane.
+    /// The tables, the clock and the random numbers of a data plane.
     ///
-    /// Adding never replaces an entry. Entries are shared with other CPUs: what may change in one
-    /// is atomic.
+    /// Adding never replaces an entry. Entries are shared with other CPUs, so changing fields are
+    /// atomic.
     ExternalAddresses<A>, Counters, Datagrams<A>, Environment, Excludes<A>, ForwardSources<A>,
     Forwards<A>, Fragments<A>, Guests<A>, QueuedFragments<A>, HostSockets<A>, InsideAddresses<A>,
     Interfaces, Mappings<A>, NextHops, Permits<A>, Policies<A>, Ports<A>, RateLimiters, Routes<A>,

@@ -1,18 +1,18 @@
 //! Next hops: where the fast path sends the packets of an established session.
 //!
-//! The daemon keeps `NEXT_HOPS` as the host's neighbours, bridges and links are, and names each by
-//! a [`Tag`]. A session learns the tag at the hook by which the kernel has sent one of its packets,
-//! from the link-layer address that the kernel itself has chosen. What stands under a tag never
-//! changes: when anything about a next hop does, the tag is taken out of use, and the sessions that
-//! have it learn another one from their next packet, which goes the kernel's way.
+//! The daemon computes `NEXT_HOPS` from the host's neighbours, bridges and links, and names each by
+//! a [`Tag`]. A session learns the tag at the egress hook of one of its packets, from the
+//! link-layer address that the kernel has chosen. The next hop behind a tag never changes: when
+//! anything about it changes, the tag is taken out of use, and its sessions learn another one from
+//! their next packet, which takes the slow path.
 
 use crate::atomics::Shared;
 
 /// How many next hops there can be.
 pub const SLOTS: u32 = 1 << 14;
 
-/// Names a next hop: its slot in the low half, in the high half how many the slot has had before.
-/// [`NONE`] is that of no next hop.
+/// Names a next hop: the slot in the low half, and the number of former next hops of the slot in
+/// the high half. [`NONE`] is no next hop.
 pub type Tag = u32;
 
 /// The tag of no next hop.
@@ -37,16 +37,15 @@ pub const fn slot(tag: Tag) -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct NextHopRecord<Word = u32> {
-    /// Its [`Tag`], [`NONE`] while the slot is not in use. It is written last and taken away first.
+    /// Its [`Tag`], [`NONE`] while the slot is not in use. It is written last and removed first.
     pub tag: Word,
-    /// Index of the interface that packets are handed to: the port of a bridge, or a device that is
-    /// none.
+    /// Index of the interface to which packets go: the port of a bridge, or another device.
     pub port: u32,
-    /// The largest packet in bytes that passes this way, without the link-layer header.
+    /// The largest packet in bytes for this next hop, without the link-layer header.
     pub mtu: u32,
     /// Link-layer address of the other side.
     pub destination: [u8; 6],
-    /// Link-layer address of the device that the kernel would send by.
+    /// Link-layer address of the device by which the kernel would send.
     pub source: [u8; 6],
     /// Bits of [`flags`].
     pub flags: u16,
@@ -61,9 +60,9 @@ pub type NextHop = NextHopRecord<Shared>;
 
 /// Bits of [`NextHopRecord::flags`].
 pub mod flags {
-    /// A program of natbpf's sits at the egress of the port.
+    /// A program of natbpf is at the egress of the port.
     pub const HAS_EGRESS: u16 = 1 << 0;
-    /// The port takes frames that XDP redirects.
+    /// The port accepts frames that XDP redirects.
     pub const TAKES_FRAMES: u16 = 1 << 1;
 }
 
@@ -71,7 +70,7 @@ pub mod flags {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct NextHopKey {
-    /// Index of the device that the kernel sends by: a bridge, not its port.
+    /// Index of the device by which the kernel sends: a bridge, not its port.
     pub device: u32,
     /// Link-layer address of the other side.
     pub destination: [u8; 6],
@@ -93,7 +92,7 @@ impl NextHopKey {
 }
 
 impl NextHop {
-    /// Notes that it is in use, once a second at the most.
+    /// Records its use, at most once a second.
     #[inline(always)]
     pub fn touch(&self, now_s: u32) {
         if self.used_s.load() != now_s {

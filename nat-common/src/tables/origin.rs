@@ -5,8 +5,8 @@
 pub struct Origin {
     /// Generation of the rule set.
     pub generation: u16,
-    /// Number of the uplink by which it leaves or came.
+    /// Number of the uplink by which it leaves or arrived.
     pub uplink: u16,
-    /// Number of the network that it came from.
+    /// Number of the network from which it came.
     pub network: u16,
 }

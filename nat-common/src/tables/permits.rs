@@ -1,6 +1,6 @@
 //! `PERMITS`: the remote addresses that may send to an external port (address-dependent filtering).
 //!
-//! Sessions hold references to an entry, which goes with the last of them.
+//! Sessions hold references to an entry, and the last one removes it.
 
 use crate::{
     tables::{insert::InsertError, references::References},

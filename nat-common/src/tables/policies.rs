@@ -1,16 +1,16 @@
 //! Policies: which flows may be opened between guests, networks, uplinks and the host.
 //!
-//! They are asked once for each flow, with inside addresses: what has a session passes. The order
-//! of the rules is kept: of those that match, the first in the file decides. Each rule is in the
-//! *chain* of the two sides that it names, and at most four chains concern a flow. So a host with
-//! hundreds of networks does not compare a flow with the rules of all of them.
+//! They apply once to each flow, with inside addresses: packets of a session pass. The order of the
+//! rules counts: of those that match, the first in the file decides. Each rule is in the *chain* of
+//! its two sides, and at most four chains concern a flow. A host with hundreds of networks
+//! therefore does not compare a flow with the rules of all of them.
 
 use crate::{
     tables::interfaces::{Interface, role},
     wire::address::{Addr4, Address},
 };
 
-/// An end of a flow, as far as it is known by the interface.
+/// An end of a flow, as far as the interface determines it.
 pub type Side = u16;
 
 /// The sides that are no network; a network's side is its number.
@@ -33,9 +33,9 @@ pub mod side {
 pub struct ChainKey {
     /// Generation of the rule set.
     pub generation: u16,
-    /// Where it is opened from.
+    /// The side that opens it.
     pub from: Side,
-    /// Where it is opened to.
+    /// The other side.
     pub to: Side,
     /// Zero.
     pub reserved: u16,
@@ -51,7 +51,7 @@ pub struct Chain {
     pub count: u32,
 }
 
-/// Value of `POLICIES`: what a policy says of one pair of prefixes.
+/// Value of `POLICIES`: a policy for one pair of prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Policy<A> {
@@ -75,28 +75,28 @@ pub struct Policy<A> {
     pub reserved: u16,
     /// Number of the rule.
     pub rule: u32,
-    /// Its place among all: the lowest decides. From [`DEFAULTS`] on it is not a rule but what
-    /// holds where none matches.
+    /// Its place among all: the lowest decides. From [`DEFAULTS`] on, it is a default that applies
+    /// if no rule matches.
     pub order: u32,
 }
 
 /// [`Policy::order`] of the first default.
 pub const DEFAULTS: u32 = 1 << 31;
 
-/// What a policy says.
+/// The action of a policy.
 pub mod action {
-    /// Of no policy: nobody asks, and no session is opened for it.
+    /// No policy applies, and no session is needed.
     pub const NONE: u8 = 0;
-    /// It may be opened, and what answers it passes.
+    /// The flow may be opened, and its answers pass.
     pub const ACCEPT: u8 = 1;
-    /// It may not.
+    /// The flow may not be opened.
     pub const DROP: u8 = 2;
 }
 
-/// How many chains concern a flow at the most.
+/// The most chains that concern a flow.
 pub const CHAINS: usize = 4;
 
-/// How many entries policies come to at the most, in one rule set.
+/// The most entries of the policies of one rule set.
 pub const MAX_POLICIES: u32 = 1 << 14;
 
 /// The side of an interface.

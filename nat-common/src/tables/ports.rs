@@ -1,6 +1,6 @@
 //! `PORTS`: the owner of an external port. Adding an entry there *is* the claim.
 //!
-//! Sessions hold references to an entry, which goes with the last of them.
+//! Sessions hold references to an entry, and the last one removes it.
 
 use crate::{
     tables::{insert::InsertError, mappings::MappingKey, references::References},

@@ -11,9 +11,9 @@ use crate::{
     },
 };
 
-/// A packet that can be queued in a slot and sent on from there.
+/// A packet that can be queued in a slot and sent from there.
 pub trait QueuedPacket: Packet {
-    /// Whether it was queued and sent on; says so once.
+    /// Whether it was queued and sent; true only once.
     fn was_queued(&mut self) -> bool;
 
     /// Copies the whole packet into a slot.
@@ -26,7 +26,7 @@ pub trait QueuedPacket: Packet {
     /// if it does not.
     fn send_queued<A: Address>(&mut self, slot: &Busy<'_, A>, key: &FragmentKey<A>) -> bool;
 
-    /// Takes up again what was set aside.
+    /// Restores the packet that was set aside.
     fn restore(&mut self);
 }
 
@@ -59,10 +59,10 @@ impl QueuedPacket for SlicePacket<'_> {
     fn restore(&mut self) {}
 }
 
-/// Senders are spread over this many sets of slots in `HELD`, by their address.
+/// Senders are spread over this many sets of slots in `HELD`, by address.
 pub const QUEUE_SETS: u32 = 64;
 
-/// Slots of a set: fragments of a sender that are queued at the most.
+/// Slots of a set: the most queued fragments of a sender.
 pub const QUEUE_WAYS: u32 = 64;
 
 /// The longest frame that can be queued, in bytes.
@@ -71,30 +71,30 @@ pub const QUEUE_BYTES: usize = 2048 - 24;
 /// Value of `HELD`: a fragment that waits for the first one.
 #[repr(C)]
 pub struct Queued<A> {
-    /// When it came in seconds of the monotonic clock, [`FREE`] or [`BUSY`].
+    /// When it arrived, in seconds of the monotonic clock, [`FREE`] or [`BUSY`].
     pub seen_s: Shared,
     /// Length of the frame in bytes.
     pub len: Shared,
-    /// The packet that it is a part of. Touched by [`Busy`] alone.
+    /// The packet to which it belongs. Only [`Busy`] accesses it.
     key: UnsafeCell<FragmentKey<A>>,
-    /// The frame. Touched by [`Busy`] alone.
+    /// The frame. Only [`Busy`] accesses it.
     bytes: UnsafeCell<[u8; QUEUE_BYTES]>,
 }
 
-/// A slot that this packet has made busy, so that nobody else touches what is in it until it is
+/// A slot that this packet has made busy, so that no other packet accesses its content until it is
 /// [handed over](Self::hand_over).
 #[derive(Debug)]
 pub struct Busy<'h, A>(pub(crate) &'h Queued<A>);
 
-/// [`Queued::seen_s`] of a slot with nothing in it.
+/// [`Queued::seen_s`] of an empty slot.
 pub const FREE: u32 = 0;
 
-/// [`Queued::seen_s`] of a slot that somebody writes or reads.
+/// [`Queued::seen_s`] of a slot that a packet writes or reads.
 pub const BUSY: u32 = u32::MAX;
 
 #[cfg(not(target_arch = "bpf"))]
 impl<A: Address> Queued<A> {
-    /// A slot with nothing in it.
+    /// An empty slot.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -130,8 +130,8 @@ impl<A> core::fmt::Debug for Queued<A> {
 }
 
 impl<A: Address> Queued<A> {
-    /// Makes the slot busy if it still is as it was seen. What is in it is then what was there when
-    /// it was handed over: the exchange acquires.
+    /// Makes the slot busy if it is unchanged. Its content is then that of its last hand-over,
+    /// because the exchange acquires.
     #[inline(always)]
     pub(crate) fn make_busy(&self, seen_s: u32) -> Option<Busy<'_, A>> {
         (self.seen_s.exchange_if(seen_s, BUSY) == seen_s).then_some(Busy(self))
@@ -139,22 +139,22 @@ impl<A: Address> Queued<A> {
 }
 
 impl<A: Copy> Busy<'_, A> {
-    /// The packet that the fragment is a part of.
+    /// The packet to which the fragment belongs.
     #[inline(always)]
     #[must_use]
     pub fn key(&self) -> FragmentKey<A> {
-        // SAFETY: the slot is busy, by this.
+        // SAFETY: the slot is busy, held by this value.
         unsafe { *self.0.key.get() }
     }
 
-    /// Sets the packet that the fragment is a part of.
+    /// Sets the packet to which the fragment belongs.
     #[inline(always)]
     pub fn set_key(&mut self, key: &FragmentKey<A>) {
         // SAFETY: as above.
         unsafe { *self.0.key.get() = *key };
     }
 
-    /// The room for a frame, of which [`frame_len`](Self::frame_len) bytes hold one.
+    /// The buffer for a frame; its first [`frame_len`](Self::frame_len) bytes are in use.
     #[inline(always)]
     #[must_use]
     pub fn bytes(&self) -> &[u8; QUEUE_BYTES] {
@@ -165,7 +165,7 @@ impl<A: Copy> Busy<'_, A> {
     /// The same, to be written.
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8; QUEUE_BYTES] {
-        // SAFETY: as above, and nobody else borrows from this.
+        // SAFETY: as above, and this is the only borrow.
         unsafe { &mut *self.0.bytes.get() }
     }
 
@@ -182,16 +182,16 @@ impl<A: Copy> Busy<'_, A> {
         self.0.len.store(len);
     }
 
-    /// Lets others have the slot: with what was written to it since `seen_s`, or as a [`FREE`] one.
-    /// The exchange releases, so that who makes it busy next sees all of that.
+    /// Hands the slot over to others: with its content and arrival time `seen_s`, or as a [`FREE`]
+    /// one. The exchange releases, so that the next owner sees all writes.
     #[inline(always)]
     pub(crate) fn hand_over(self, seen_s: u32) {
         self.0.seen_s.exchange_if(BUSY, seen_s);
     }
 }
 
-// SAFETY: the words are atomic. The rest is accessed only through `Busy`, and a slot has one at
-// most: making it takes a successful compare-and-exchange.
+// SAFETY: the words are atomic. The rest is accessed only through `Busy`, and a slot has at most
+// one: creating it needs a successful compare-and-exchange.
 unsafe impl<A: Sync> Sync for Queued<A> {}
 
 /// The table of fragments that wait for the first one.

@@ -2,7 +2,7 @@
 
 use crate::atomics::Shared;
 
-/// How many sessions use an entry. The last one takes the entry along.
+/// How many sessions use an entry. The last one removes the entry.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct References(Shared);
@@ -11,7 +11,7 @@ pub struct References(Shared);
 const GONE: u32 = 1 << 31;
 
 /// [`PortRecord::references`](crate::tables::ports::PortRecord::references) of a port whose mapping
-/// is yet to be made: none can be taken.
+/// does not exist yet: no reference can be taken.
 pub const CLAIMED: u32 = GONE;
 
 impl References {
@@ -48,7 +48,7 @@ impl References {
     /// The first one of an entry that was [`CLAIMED`].
     #[inline(always)]
     pub fn begin(&self) {
-        // Others may be about to take back what they have added in vain.
+        // Other CPUs may be about to undo a failed addition.
         self.0.fetch_add(GONE + 1);
     }
 

@@ -1,4 +1,4 @@
-//! `REFUSALS`: rate limiters of the ICMP errors that tell guests of refused packets.
+//! `REFUSALS`: rate limiters of the ICMP errors about refused packets.
 
 use crate::atomics::Shared;
 

@@ -1,11 +1,12 @@
-//! Sessions: the layout of `SESSIONS` and what changes in an entry while packets pass.
+//! Sessions: the layout of `SESSIONS`, and how packets change an entry.
 //!
-//! A session has two entries, one per direction, each under the packet's addresses *before*
-//! translation, each holding the addresses *after* it. The reverse of the addresses after
-//! translation is the key of the other entry, so the two name each other without a further field.
+//! A session has two entries, one per direction, each with the packet's addresses *before*
+//! translation as its key and those *after* it in its value. The reverse of the addresses after
+//! translation is the key of the other entry, so the two refer to each other without a further
+//! field.
 //!
-//! A hairpinned session (guest to guest by an external address) has two more, for the hook at
-//! which a packet leaves with everything rewritten but its source address.
+//! A hairpinned session (guest to guest by an external address) has two more, for the egress hook,
+//! where everything is already rewritten except the source address.
 
 use crate::{
     atomics::Shared,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 impl<A: Address> Quoted<A> {
-    /// The key under which the quoted packet itself was looked up in `view`.
+    /// The key with which the quoted packet itself was looked up in `view`.
     #[inline(always)]
     pub fn key(&self, view: View, network: u16) -> SessionKey<A> {
         SessionKey {
@@ -40,7 +41,7 @@ impl<A: Address> Quoted<A> {
 }
 
 impl<A: Address> Parsed<A> {
-    /// The key under which its session stands in `view`.
+    /// The key of its session in `view`.
     #[inline(always)]
     pub fn key(&self, view: View, network: u16) -> SessionKey<A> {
         SessionKey {
@@ -55,7 +56,7 @@ impl<A: Address> Parsed<A> {
     }
 }
 
-/// Where a packet was seen: the same addresses mean different things at different hooks.
+/// Where a packet was seen: the same addresses have different meanings at different hooks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum View {
@@ -63,7 +64,7 @@ pub enum View {
     Outside = 0,
     /// In a network, as its guests see it.
     Inside = 1,
-    /// Hairpinned: everything is rewritten but its source address.
+    /// Hairpinned: everything is rewritten except its source address.
     Between = 2,
 }
 
@@ -80,7 +81,7 @@ pub struct SessionKey<A> {
     /// Destination port; the identifier of an ICMP answer, [`crate::wire::icmp::service`] in a
     /// query.
     pub destination_port: Port,
-    /// Number of the network that the packet came from; 0 in [`View::Outside`].
+    /// Number of the network from which the packet came; 0 in [`View::Outside`].
     pub network: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -107,7 +108,7 @@ pub struct SessionRecord<A, Word = u32> {
     pub peer_view: u8,
     /// Bits of [`flags`].
     pub flags: u8,
-    /// Number of the rule that the session counts under.
+    /// Number of the rule under which the session counts.
     pub rule: u32,
     /// When it was opened, in seconds of the monotonic clock.
     pub opened_s: u32,
@@ -116,11 +117,11 @@ pub struct SessionRecord<A, Word = u32> {
     pub seen_s: Word,
     /// Bits of [`crate::session::tracking`]; the same in both directions.
     pub state: Word,
-    /// Where packets of this entry are sent, a [`crate::tables::next_hops::Tag`].
+    /// The next hop of packets of this entry, a [`crate::tables::next_hops::Tag`].
     pub next_hop: Word,
-    /// Datagrams that the XDP program has left to the kernel and when it last did, see
-    /// [`Session::pass_up`]. XDP leaves all of TCP to the kernel: of a connection this is what the
-    /// last segment of this entry has acknowledged.
+    /// Datagrams that the XDP program has passed up, and when it last did, see
+    /// [`Session::pass_up`]. XDP passes up all of TCP: for a connection, this is the last
+    /// acknowledgement of this entry.
     pub passed: Word,
 }
 
@@ -129,7 +130,7 @@ pub type Session<A> = SessionRecord<A, Shared>;
 
 /// Bits of [`SessionRecord::flags`].
 pub mod flags {
-    /// This entry is the one of its session's that expiry looks at, and that owns the rest.
+    /// This entry is the one that expiry checks, and that owns the others of its session.
     pub const PRIMARY: u8 = 1 << 0;
     /// Packets of this entry are sent by the session's initiator.
     pub const FROM_INITIATOR: u8 = 1 << 1;
@@ -141,16 +142,16 @@ pub mod flags {
     pub const HOLDS_PERMIT: u8 = 1 << 4;
     /// Guest to guest by an external address: there are entries in [`super::View::Between`].
     pub const HAIRPIN: u8 = 1 << 5;
-    /// The host's own traffic: it is claimed, not counted under a rule.
+    /// The host's own traffic: its port is claimed, but it does not count under a rule.
     pub const HOST: u8 = 1 << 6;
-    /// The hairpinned session holds a reference to the owner of the port that it was sent to.
+    /// The hairpinned session holds a reference to the owner of the port to which it was sent.
     pub const HOLDS_SERVER: u8 = 1 << 7;
 }
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
 pub const DEAD: u32 = u32::MAX;
 
-/// [`SessionRecord::seen_s`] of the entry that was added first while the other one is not there
+/// [`SessionRecord::seen_s`] of the entry that was added first, while the other one does not exist
 /// yet.
 pub const OPENING: u32 = u32::MAX - 1;
 
@@ -161,15 +162,15 @@ pub const PASSED_NS: u64 = 1 << 10;
 /// control hook.
 const UNDER_WAY: u32 = UNCOUNTED - 1;
 
-/// Bit of [`SessionRecord::passed`]: datagrams that are not counted may be on their way. The next
-/// one is counted, and arrives after them.
+/// Bit of [`SessionRecord::passed`]: uncounted datagrams may be on their way. The next one is
+/// counted, and arrives after them.
 const UNCOUNTED: u32 = 1 << 11;
 
-/// Where the clock stands in [`SessionRecord::passed`].
+/// The position of the clock in [`SessionRecord::passed`].
 const CLOCK: u32 = 12;
 
-/// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or of whose segments none has
-/// acknowledged anything.
+/// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or whose segments have
+/// acknowledged nothing.
 pub const JUST_OPENED: u32 = UNCOUNTED;
 
 /// The table of sessions.
@@ -184,7 +185,7 @@ pub trait Sessions<A: Address> {
     ) -> Result<(), InsertError>;
     /// Removes a session's entry.
     fn remove_session(&self, key: &SessionKey<A>);
-    /// How many flows of the host's own are noted at the most.
+    /// The most recorded flows of the host.
     fn host_sessions(&self) -> u32;
 }
 
@@ -207,8 +208,9 @@ impl<A: Address> SessionKey<A> {
         Endpoint::new(self.destination, self.destination_port)
     }
 
-    /// Whether of a session with these two keys the entry of this one is added first and removed
-    /// last. Of two different keys one precedes the other, and [`View::Outside`] precedes all else.
+    /// Whether the entry with this key is added first and removed last in a session with these two
+    /// keys. Of two different keys, one precedes the other, and [`View::Outside`] precedes all
+    /// other views.
     #[inline(always)]
     #[must_use]
     pub fn precedes(&self, other: &Self) -> bool {
@@ -230,7 +232,7 @@ impl<A: Address> SessionKey<A> {
         self.destination_port.number() < other.destination_port.number()
     }
 
-    /// The key of packets the other way between the same two endpoints, in the same view.
+    /// The key of packets in the opposite direction between the same endpoints, in the same view.
     #[inline(always)]
     #[must_use]
     pub fn reversed(&self) -> Self {
@@ -302,14 +304,14 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Notes that a packet passed at `now_s`, and says what that means. Writes at most once a
+    /// Records that a packet passed at `now_s`, and returns what that means. Writes at most once a
     /// second.
     ///
-    /// The first packet in [`REFRESH_S`] takes the next hop away. Only a packet that the kernel
-    /// sends on after that, at whichever hook, gives the entry another.
+    /// The first packet in [`REFRESH_S`] removes the next hop. Only a packet that the kernel sends
+    /// after that gives the entry another one.
     ///
-    /// Expiry takes the entry by exchanging exactly the time that it has judged, so of a packet
-    /// and an expiry that meet, one sees the other.
+    /// Expiry takes the entry by exchanging exactly the time that it has checked, so if a packet
+    /// and expiry meet, one sees the other.
     #[inline(always)]
     pub fn touch(&self, now_s: u32) -> Touch {
         let seen_s = self.seen_s.load();
@@ -320,12 +322,12 @@ impl<A: Address> Session<A> {
             DEAD | OPENING => DEAD,
             _ => self.seen_s.exchange_if(seen_s, now_s),
         };
-        // Sessions do not all have their turn in the same second.
+        // Sessions do not all refresh in the same second.
         let round = |time_s: u32| time_s.wrapping_add(self.opened_s) / REFRESH_S;
         if before == DEAD {
             Touch::Dead
         } else if before != seen_s || round(seen_s) == round(now_s) {
-            // (Of two packets that both write, the other one has won, and has the refresh.)
+            // (Of two packets that both write, the other one has won and is the refresh.)
             Touch::Again
         } else {
             self.next_hop.store(next_hops::NONE);
@@ -333,7 +335,7 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Notes what a segment of this entry acknowledges.
+    /// Records the acknowledgement of a segment of this entry.
     #[inline(always)]
     pub fn acknowledge(&self, acknowledged: u32) {
         if acknowledged != JUST_OPENED && self.passed.load() != acknowledged {
@@ -341,7 +343,7 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// What a segment of this entry has acknowledged last.
+    /// The last acknowledgement of this entry.
     #[inline(always)]
     pub fn acknowledged(&self) -> Option<u32> {
         match self.passed.load() {
@@ -350,28 +352,28 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Whether packets may use it: neither is it being removed nor is the other direction's entry
-    /// still to come.
+    /// Whether packets may use it: it is not being removed, and the other direction's entry exists.
     #[inline(always)]
     pub fn is_usable(&self) -> bool {
         self.seen_s.load() < OPENING
     }
 
-    /// XDP leaves a datagram to the kernel at `now`, in units of [`PASSED_NS`].
+    /// Records that XDP passes up a datagram at `now`, in units of [`PASSED_NS`].
     #[inline(always)]
     pub fn pass_up(&self, now: u32) {
         let passed = self.passed.load();
-        // One more than there is room for are as good as uncounted.
+        // If the count overflows, the datagrams count as uncounted.
         let under_way = match passed & (UNCOUNTED | UNDER_WAY) {
             counted if counted < UNCOUNTED => counted + 1,
             _ => 1,
         };
-        // Added, since another CPU may take from the count meanwhile.
+        // Added atomically, because another CPU may subtract from the count at the same time.
         let next = now << CLOCK | under_way;
         self.passed.fetch_add(next.wrapping_sub(passed));
     }
 
-    /// So many datagrams have come to the traffic control hook, if XDP left them to the kernel.
+    /// Records that this many datagrams have arrived at the traffic control hook, if XDP passed
+    /// them up.
     #[inline(always)]
     pub fn arrive(&self, datagrams: impl FnOnce() -> u32) {
         let under_way = self.passed.load() & UNDER_WAY;
@@ -386,8 +388,8 @@ impl<A: Address> Session<A> {
         }
     }
 
-    /// Whether a datagram that XDP sends now can overtake none that it has left to the kernel: all
-    /// of them have arrived at the traffic control hook, or are lost.
+    /// Whether a datagram that XDP sends now overtakes none that it has passed up: all of them have
+    /// arrived at the traffic control hook, or are lost.
     #[inline(always)]
     pub fn is_caught_up(&self, clock: impl Fn() -> u32) -> bool {
         let passed = self.passed.load();
@@ -409,21 +411,21 @@ impl<A: Address> Session<A> {
     }
 }
 
-/// What a packet finds that notes its passing.
+/// The result of recording a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Touch {
-    /// The entry cannot be used, which makes it as good as absent.
+    /// The entry cannot be used and counts as absent.
     Dead,
-    /// It is the first packet in [`REFRESH_S`]: it goes the kernel's way, and the entry has no next
+    /// It is the first packet in [`REFRESH_S`]: it takes the slow path, and the entry has no next
     /// hop.
     Refresh,
     /// Any other.
     Again,
 }
 
-/// How often a packet of each direction goes the kernel's way in seconds, so that connection
-/// tracking, neighbours and bridges know that the session lives, and it learns anew where the
-/// kernel sends it. Less than the 30 s for which connection tracking keeps what was not answered
+/// How often a packet of each direction takes the slow path, in seconds. Connection tracking,
+/// neighbours and bridges then know that the session lives, and the session learns its next hop
+/// again. Less than the 30 s after which connection tracking forgets an unanswered flow
 /// (`nf_conntrack_udp_timeout`).
 pub const REFRESH_S: u32 = 16;
 

@@ -1,7 +1,7 @@
 //! `SETTINGS`: what the configuration sets for all packets.
 //!
 //! The key of every rule starts with the generation of the rule set. A new set is written beside
-//! the one in use and taken into use by one write of [`Settings::generation`].
+//! the one in use and activated by one write of [`Settings::generation`].
 
 /// The only value of `SETTINGS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,18 +23,18 @@ pub struct Settings {
     pub other_s: u32,
     /// How long fragments wait for the first one, and its ports are remembered, in seconds.
     pub fragment_s: u32,
-    /// Sessions that a guest may have, 0 for as many as there is room for.
+    /// Sessions that a guest may have, 0 for no limit.
     pub sessions_per_guest: u32,
-    /// External ports that a guest may have, 0 for as many as there are.
+    /// External ports that a guest may have, 0 for no limit.
     pub ports_per_guest: u32,
 }
 
 /// The port of DNS servers.
 pub const DNS_PORT: u16 = 53;
 
-/// Idle time in seconds of a question to [`DNS_PORT`] that was answered (RFC 4787 REQ-5c lets
-/// well-known ports have shorter ones). A guest that sends again after an answer does more than
-/// ask: its session has [`Settings::udp_s`].
+/// Idle time in seconds of an answered question to [`DNS_PORT`] (RFC 4787 REQ-5c allows shorter
+/// ones for well-known ports). A guest that sends again after an answer does more than ask: its
+/// session has [`Settings::udp_s`].
 pub const DNS_S: u32 = 10;
 
 /// The table of settings.

@@ -10,7 +10,7 @@ pub struct SnatKey<A> {
     pub generation: u16,
     /// Number of the uplink.
     pub uplink: u16,
-    /// Number of the network that the packet came from, 0 if from none; or [`BY_DESTINATION`].
+    /// Number of the network from which the packet came, 0 if from none; or [`BY_DESTINATION`].
     pub network: u16,
     /// Zero.
     pub reserved: [u8; 2],
@@ -18,7 +18,7 @@ pub struct SnatKey<A> {
     pub source: A,
 }
 
-/// [`SnatKey::network`] of entries that only say by which address the host reaches a destination.
+/// [`SnatKey::network`] of entries that only say from which address the host reaches a destination.
 /// [`SnatKey::source`] then holds the destination.
 pub const BY_DESTINATION: u16 = u16::MAX;
 
@@ -26,7 +26,7 @@ pub const BY_DESTINATION: u16 = u16::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Snat<A> {
-    /// First external address; unspecified if the uplink has none, and then nothing leaves.
+    /// First external address; unspecified if the uplink has none: then no packet leaves.
     pub first: A,
     /// Last external address.
     pub last: A,
@@ -42,8 +42,8 @@ pub struct Snat<A> {
     pub filtering: u8,
     /// 1 if the rule has entries in `EXCLUDES`.
     pub has_excludes: u8,
-    /// 1 if the uplink has entries [`BY_DESTINATION`] and the rule heeds them: destinations are
-    /// reached by different addresses.
+    /// 1 if the uplink has entries [`BY_DESTINATION`] that apply to the rule: destinations are
+    /// reached from different addresses.
     pub by_destination: u8,
 }
 
@@ -53,7 +53,7 @@ pub mod mapping {
     pub const ENDPOINT_INDEPENDENT: u8 = 0;
     /// An external port may be shared towards different remotes.
     pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 1;
-    /// No translation: an address of the host's own within the prefix of a rule.
+    /// No translation: one of the host's own addresses within the prefix of a rule.
     pub const NONE: u8 = 2;
     /// One external address for one guest, with all ports of all protocols unchanged.
     pub const ONE_TO_ONE: u8 = 3;
@@ -61,11 +61,11 @@ pub mod mapping {
 
 /// Filtering behaviour (RFC 4787 section 5).
 pub mod filtering {
-    /// Anybody may send.
+    /// Any remote may send.
     pub const ENDPOINT_INDEPENDENT: u8 = 0;
-    /// Addresses that the guest has sent to.
+    /// Only addresses to which the guest has sent.
     pub const ADDRESS_DEPENDENT: u8 = 1;
-    /// Endpoints that the guest has sent to.
+    /// Only endpoints to which the guest has sent.
     pub const ADDRESS_AND_PORT_DEPENDENT: u8 = 2;
 }
 

@@ -6,14 +6,14 @@
 pub struct Uplink {
     /// Index of the interface that has the programs, 0 if there is none.
     pub index: u32,
-    /// Its number, 0 behind the last one.
+    /// Its number, 0 after the last one.
     pub number: u16,
     /// Zero.
     pub reserved: [u8; 2],
 }
 
-/// How many uplinks have a place in `UPLINKS`. Where there are more, the last place stands for one
-/// that is never there.
+/// How many uplinks have a place in `UPLINKS`. If there are more, the last place is an uplink that
+/// never exists.
 pub const UPLINKS: u32 = 16;
 
 /// How many interfaces `EXITS` holds.
@@ -23,8 +23,8 @@ pub const EXITS: u32 = 4096;
 pub trait Uplinks {
     /// The uplink at a place from 0 to [`crate::tables::uplinks::UPLINKS`].
     fn uplink(&self, place: u32) -> Option<&Uplink>;
-    /// Whether the daemon knows by this interface whether what leaves there is to be translated,
-    /// and, if so, has attached the programs to it.
+    /// Whether the daemon has checked this interface and, if its packets need translation, attached
+    /// the programs to it.
     fn is_exit(&self, interface: u32) -> bool;
 }
 

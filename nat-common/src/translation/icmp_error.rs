@@ -1,4 +1,4 @@
-//! ICMP errors: they quote the packet that they are about, and both are translated (RFC 5508).
+//! Translation of ICMP errors and of the packets that they quote (RFC 5508).
 
 use crate::{
     drop_reason::DropReason,
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// The addresses that an ICMP error is to have, outside and inside of the quotation.
+/// The new addresses of an ICMP error and of its quotation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ErrorTranslation<A> {
     /// Source of the error itself.
@@ -26,7 +26,7 @@ pub struct ErrorTranslation<A> {
     pub quoted_destination: Endpoint<A>,
 }
 
-/// Translates an ICMP error and the packet in it.
+/// Translates an ICMP error and the quoted packet.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub fn rewrite_error<A: Family, P: Packet>(
         .ok_or(DropReason::RewriteFailed)
 }
 
-/// Writes the quoted packet and gives the change that the error's own checksum must follow.
+/// Writes the quoted packet and returns the change for the error's own checksum.
 #[inline(always)]
 fn write_quoted<A: Family, P: Packet>(
     packet: &mut P,
@@ -80,8 +80,8 @@ fn write_quoted<A: Family, P: Packet>(
         quoted.source.port.sum() + quoted.destination.port.sum(),
         source.port.sum() + destination.port.sum(),
     );
-    // The quoted header's sum does not change, since its checksum follows its addresses: nothing
-    // of it reaches the error's own checksum.
+    // The sum of the quoted header stays the same, because its checksum follows its addresses. The
+    // error's own checksum is therefore not affected.
     A::write_addresses(
         packet,
         quoted.l3,
@@ -97,7 +97,7 @@ fn write_quoted<A: Family, P: Packet>(
         _ => return Some(Diff::NONE),
     };
     if matches!(quoted.protocol, UDP_LITE | DCCP) {
-        // They have ports as well, which stay.
+        // They also have ports, which stay.
     } else if quoted.protocol == ICMP {
         let id = if quoted.is_answer {
             destination.port
@@ -113,8 +113,8 @@ fn write_quoted<A: Family, P: Packet>(
     Some(ports.and(checksum))
 }
 
-/// Corrects the quoted packet's own checksum, if the quotation reaches that far, and gives the
-/// field's change.
+/// Corrects the quoted packet's own checksum, if the quotation includes it, and returns the field's
+/// change.
 #[inline(always)]
 fn write_quoted_checksum<P: Packet>(
     packet: &mut P,

@@ -1,5 +1,5 @@
 //! The largest segment that a TCP connection announces (RFC 9293 section 3.7.1), lowered where the
-//! way is narrower than the ends can know.
+//! path is narrower than the ends know.
 
 use crate::{
     family::Family,
@@ -17,7 +17,7 @@ use crate::{
 /// Length of a TCP header without options in bytes.
 const HEADER_LEN: usize = 20;
 
-/// The longest list of options in bytes, and so the most options that there can be.
+/// The longest list of options in bytes, which also limits their number.
 const OPTIONS_LEN: u32 = 40;
 
 const END: u8 = 0;
@@ -29,7 +29,7 @@ const MSS: u8 = 2;
 const MSS_LEN: u8 = 4;
 
 /// Lowers the segment size in a packet that opens a connection through the uplink `interface`, if
-/// it has a limit and the packet announces more. Everything else stays as it is.
+/// it has a limit and the packet announces more. Everything else stays unchanged.
 ///
 /// `false` if the packet cannot be written to.
 #[inline(always)]

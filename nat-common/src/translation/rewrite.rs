@@ -1,7 +1,7 @@
 //! Writing a translation into a packet.
 //!
-//! Everything that is written here was read by [`crate::headers::parsed`] before, so it cannot stop
-//! half way for want of bytes.
+//! [`crate::headers::parsed`] has read everything that is written here, so a rewrite cannot stop
+//! half way because of missing bytes.
 
 use crate::{
     drop_reason::DropReason,
@@ -42,7 +42,7 @@ pub fn rewrite<A: Family, P: Packet>(
     write(packet, parsed, offload, source, destination).ok_or(DropReason::RewriteFailed)
 }
 
-/// As [`rewrite`], and takes one from the time to live, as a router does.
+/// As [`rewrite`], and decrements the time to live, as a router does.
 ///
 /// # Errors
 ///

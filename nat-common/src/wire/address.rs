@@ -6,10 +6,10 @@ use bytemuck::{Pod, Zeroable};
 
 /// An address of some family: a value.
 pub trait Address: Pod + Eq + fmt::Debug {
-    /// The address of nobody.
+    /// The unspecified address.
     const UNSPECIFIED: Self;
 
-    /// The address by which a host reaches itself alone, whatever others it has.
+    /// The loopback address.
     const LOOPBACK: Self;
 
     /// Whether only the host itself can have it (RFC 1122 section 3.2.1.3).
@@ -21,28 +21,28 @@ pub trait Address: Pod + Eq + fmt::Debug {
     /// Whether a packet from outside may carry it as its source (RFC 1812 section 5.3.7).
     fn is_valid_source(self) -> bool;
 
-    /// Whether it stands for many hosts: a group or a whole link.
+    /// Whether it is multicast or broadcast.
     fn is_group(self) -> bool;
 
-    /// Whether packets to it go to one host, not to a group or a whole link.
+    /// Whether it is unicast.
     fn is_unicast(self) -> bool;
 
-    /// Whether it is one that networks use among themselves alone.
+    /// Whether it is private.
     fn is_private(self) -> bool;
 
-    /// The address that stands `offset` after this one.
+    /// The address `offset` after this one.
     fn offset_by(self, offset: u32) -> Self;
 
-    /// How far `last` stands after this one, 0 if they are equal or `last` is lower.
+    /// How far `last` is after this one, 0 if they are equal or `last` is lower.
     fn distance_to(self, last: Self) -> u32;
 
-    /// The address without the bits that `mask` does not have.
+    /// The address masked by `mask`.
     fn masked(self, mask: Self) -> Self;
 
     /// A number that depends on every bit of the address.
     fn hash(self) -> u32;
 
-    /// What stands for an interface of this index where addresses are keys.
+    /// The key for an interface of this index where addresses are keys.
     fn of_index(index: u32) -> Self;
 }
 
@@ -84,7 +84,7 @@ impl Port {
         u16::from_be_bytes(self.0)
     }
 
-    /// The word as it lies in memory, for checksums.
+    /// The word as it is in memory, for checksums.
     #[inline(always)]
     #[must_use]
     pub const fn sum(self) -> u32 {

@@ -2,8 +2,8 @@
 //!
 //! The checksum is the complement of the one's complement sum of 16-bit words. When words change
 //! from `m` to `m'`, the new checksum is `HC' = ~(~HC + ~m + m')` (RFC 1624, equation 3), so a
-//! change is kept as one number, the sum of all `~m + m'`: a [`Diff`]. One's complement sums do not
-//! depend on byte order (RFC 1071 section 2 B), so words are added as they lie in memory.
+//! change is one number, the sum of all `~m + m'`: a [`Diff`]. One's complement sums do not depend
+//! on byte order (RFC 1071 section 2 B), so words are added as they are in memory.
 
 /// The sum of new words minus the sum of old ones, not folded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,7 +36,7 @@ impl Diff {
         (!fold(old + fold(self.0) as u32)).to_ne_bytes()
     }
 
-    /// A sum, which is no checksum, after the change.
+    /// A sum (not a checksum) after the change.
     #[inline(always)]
     #[must_use]
     pub const fn add_to(self, sum: [u8; 2]) -> [u8; 2] {

@@ -27,10 +27,9 @@ pub const fn classify(icmp_type: u8) -> IcmpClass {
     }
 }
 
-/// What an ICMP query asks for: stands for the port of the host that is asked, as the identifier
-/// does for that of the host that asks. It is the type of the query, the same for its answer; other
-/// messages have 0 on both sides, so that nothing is taken for an answer to what it does not
-/// answer.
+/// The kind of an ICMP query. It replaces the server's port, as the identifier replaces the
+/// client's port. It is the type of the query, also for its answer. Other messages have 0 on both
+/// sides, so that none is mistaken for an answer.
 #[inline(always)]
 #[must_use]
 pub const fn service(icmp_type: u8) -> Port {

@@ -1,4 +1,4 @@
-//! Bytes as they stand in a packet: numbers, flags, checksums. Nothing here knows a table.
+//! Bytes of a packet: numbers, flags, checksums. This layer knows no table.
 
 pub mod address;
 pub mod checksum;

@@ -1,22 +1,21 @@
-//! What the kernel has put off of a packet for a device to do: finishing a checksum, cutting it
-//! into segments.
+//! What the kernel has left to a device for a packet: finishing a checksum, segmentation.
 
-/// What is known of it. A word, so that it can be handed over in a register.
+/// The known state, as a word for one register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload(u64);
 
 /// A placeholder call for access to the kernel's own record of a packet (`struct sk_buff`). No
-/// helper has this number. The loader replaces it by what the running kernel offers.
+/// helper has this number. The loader replaces it with what the running kernel offers.
 pub const RECORD_CALL: i32 = 0x6e61_7462;
 
-/// Bytes that are copied of the record where a program cannot read in it.
+/// Bytes of the record that are copied if a program cannot read it in place.
 pub const WINDOW: usize = 64;
 /// How many places of fields there are.
 pub const FIELDS: usize = 10;
 
 /// Places of fields: the byte at which a field starts, and for bit fields the lowest bit.
 pub mod field {
-    /// Where the window starts in the record; the other places count from there. 0 if unknown.
+    /// Start of the window in the record; the other places are relative to it. 0 if unknown.
     pub const WINDOW: usize = 0;
     /// `ip_summed`.
     pub const SUMMED: usize = 1;
@@ -38,7 +37,7 @@ pub mod field {
     pub const INNER_TRANSPORT: usize = 9;
 }
 
-/// Reads fields of a record by where they stand in its window.
+/// Reads fields of a record by their offsets in its window.
 pub trait Record {
     /// The byte there.
     fn byte(&self, place: usize) -> u8;
@@ -75,7 +74,7 @@ impl Offload {
         let filled_in = word(field::CSUM_START).wrapping_add(word(field::CSUM_OFFSET));
         let summed = bits(field::SUMMED, field::SUMMED_BIT) & 3;
         let is_encapsulated = bits(field::ENCAPSULATION, field::ENCAPSULATION_BIT) & 1;
-        // Without a branch: the verifier would follow each one through all that comes after.
+        // Without branches: the verifier would follow each one through all later code.
         Self(
             Self::KNOWN
                 | (u64::from(summed == CHECKSUM_PARTIAL) * Self::UNFINISHED)
@@ -98,11 +97,11 @@ impl Offload {
     const INNER_NETWORK: u32 = 32;
     const INNER_TRANSPORT: u32 = 48;
 
-    /// Nothing has been put off.
+    /// Nothing is left to a device.
     pub const NOTHING: Self = Self(Self::KNOWN);
 
-    /// Nothing but a checksum, which is to be filled in so many bytes behind the start of the
-    /// network header (or before it).
+    /// Only a checksum is left, to be written at this offset from the start of the network header
+    /// (or before it).
     #[inline(always)]
     #[must_use]
     pub const fn unfinished(field: i16) -> Self {
@@ -110,15 +109,14 @@ impl Offload {
         Self(Self::KNOWN | Self::UNFINISHED | field)
     }
 
-    /// The same, where the device has summed the packet up.
+    /// The same, if the receiving device has already computed the sum.
     #[inline(always)]
     #[must_use]
     pub const fn and_summed(self) -> Self {
         Self(self.0 | Self::SUMMED)
     }
 
-    /// The same, in a tunnel: with the starts of the inner headers, behind that of the network
-    /// header.
+    /// The same, in a tunnel: with the offsets of the inner headers from the network header.
     #[inline(always)]
     #[must_use]
     pub const fn and_encapsulated(self, inner_network: u16, inner_transport: u16) -> Self {
@@ -145,8 +143,8 @@ impl Offload {
         self.has(Self::ENCAPSULATED)
     }
 
-    /// Where a checksum is to be filled in, behind the start of the network header; `None` if
-    /// nowhere, or if that is not known.
+    /// Offset of an unfinished checksum from the network header; `None` if there is none, or if
+    /// that is unknown.
     #[inline(always)]
     #[must_use]
     pub const fn field(self) -> Option<i16> {
@@ -156,7 +154,7 @@ impl Offload {
         }
     }
 
-    /// Starts of the inner headers behind that of the network header, in a tunnel.
+    /// Offsets of the inner headers from the network header, in a tunnel.
     #[inline(always)]
     #[must_use]
     pub fn inner(self) -> Option<(usize, usize)> {
@@ -167,19 +165,20 @@ impl Offload {
         }
     }
 
-    /// The same for [`Self::sum_at`] alone, with its place behind the start of the frame, in which
-    /// the network header stands at `l3`.
+    /// The same for [`Self::sum_at`] only, relative to the start of the frame, whose network header
+    /// is at `l3`.
     #[inline(always)]
     #[must_use]
     pub const fn of_frame(self, l3: usize) -> Self {
         Self(self.0.wrapping_add((l3 as u64) << Self::FIELD))
     }
 
-    /// What a TCP or UDP checksum field holds that stands at `field`, of a packet that is still to
-    /// be cut into segments or not.
+    /// What the TCP or UDP checksum field at `field` contains, for a packet before segmentation or
+    /// not.
     ///
     /// A tunnel's own checksum is final while the inner one is not: its sum is known before the
-    /// inner field is filled in (local checksum offload). Only of segments it is put off as well.
+    /// inner field is filled in (local checksum offload). It is left to the device only for
+    /// segmentation.
     #[inline(always)]
     #[must_use]
     pub const fn sum_at(self, field: usize, is_segmented: bool) -> Sum {
@@ -193,13 +192,13 @@ impl Offload {
     }
 }
 
-/// What a checksum field holds.
+/// The content of a checksum field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sum {
     /// The checksum.
     Final,
-    /// The sum of the pseudo-header, for a device to go on from.
+    /// The sum of the pseudo-header, which a device completes.
     OfPseudoHeader,
-    /// One of the two: the carrier's own way of correcting it must be used.
+    /// One of the two: the carrier must correct it in its own way.
     AsKernelKnows,
 }

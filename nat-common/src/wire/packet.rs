@@ -9,7 +9,7 @@ use crate::wire::{
 
 /// The bytes of a packet, from the start of its link-layer header, and what its carrier knows.
 ///
-/// Offsets count from the first byte. Reads and writes outside of the packet give `None` and
+/// Offsets count from the first byte. Reads and writes outside of the packet return `None` and
 /// change nothing.
 pub trait Packet {
     /// Length of the whole packet in bytes, link-layer header included.
@@ -23,7 +23,7 @@ pub trait Packet {
     /// Reads `N` bytes.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// Makes the bytes before `end` readable, where the carrier has them elsewhere.
+    /// Makes the bytes before `end` readable, if the carrier has them elsewhere.
     fn make_readable(&mut self, end: usize);
 
     /// Writes `N` bytes.
@@ -34,8 +34,7 @@ pub trait Packet {
     /// `pseudo` is the change of words that only the pseudo-header holds (addresses), `payload`
     /// that of words in the message itself. A carrier that leaves the sum unfinished for the
     /// hardware needs the two apart: then the field holds the pseudo-header's sum alone. `offload`
-    /// says whether it does ([`Offload::of_frame`]); where it does not know, the carrier has a way
-    /// of its own.
+    /// says whether it does ([`Offload::of_frame`]); if that is unknown, the carrier decides.
     #[inline(always)]
     fn update_checksum(
         &mut self,
@@ -50,8 +49,8 @@ pub trait Packet {
         self.write(offset, kind.corrected(field, sum, pseudo, payload))
     }
 
-    /// As [`Self::update_checksum`], for the fast path: without a call, whose return costs as much
-    /// as the rest where the processor needs to be guarded.
+    /// As [`Self::update_checksum`], for the fast path: without a call, whose return is expensive
+    /// on processors with mitigations.
     #[inline(always)]
     fn update_checksum_fast(
         &mut self,
@@ -64,10 +63,10 @@ pub trait Packet {
         self.update_checksum(offset, kind, offload, pseudo, payload)
     }
 
-    /// Sum of the words from `offset` to `end`, or `None` if it cannot be taken.
+    /// Sum of the words from `offset` to `end`, or `None` if it cannot be computed.
     fn sum(&self, offset: usize, end: usize) -> Option<u32>;
 
-    /// Frames that this packet stands for: more than 1 if segmentation was put off (GSO).
+    /// Frames of this packet: more than 1 before segmentation (GSO).
     fn frames(&self) -> Frames;
 
     /// What else is left to a device.
@@ -82,7 +81,7 @@ pub trait Packet {
     /// The interface by which it came into the host, 0 if the host made it.
     fn ingress_interface(&self) -> u32;
 
-    /// Whether the kernel has taken it out of an encrypted one (IPsec).
+    /// Whether the kernel has decrypted it (IPsec).
     fn was_decrypted(&self) -> bool {
         false
     }
@@ -121,7 +120,7 @@ impl ChecksumKind {
     }
 }
 
-/// Takes a frame that was queued and is sent on.
+/// Removes a queued frame that is sent now.
 pub type SendQueued<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// A packet in memory of the host, for tests, fuzzers and `explain`.
@@ -130,13 +129,13 @@ pub struct SlicePacket<'a> {
     pub bytes: &'a mut [u8],
     /// What [`Packet::ingress_interface`] says.
     pub ingress_interface: u32,
-    /// Whether it was queued and sent on.
+    /// Whether it was queued and sent.
     pub was_queued: bool,
     /// What [`Packet::offload`] says.
     pub offload: Offload,
     /// What [`Packet::frames`] says.
     pub frames: Frames,
-    /// Takes the frames that were queued and are sent on.
+    /// Removes the queued frames that are sent now.
     pub send_queued: Option<&'a mut SendQueued<'a>>,
 }
 

@@ -1,4 +1,4 @@
-//! Numbers of IP protocols, and where their checksums stand.
+//! Numbers of IP protocols, and the offsets of their checksums.
 
 use network_types::ip::IpProto;
 
@@ -11,7 +11,7 @@ pub(crate) const UDP_CHECKSUM: usize = 6;
 /// Offset of the checksum in an ICMP header.
 pub(crate) const ICMP_CHECKSUM: usize = 2;
 
-/// UDP-Lite and DCCP keep a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
+/// UDP-Lite and DCCP have a checksum over the pseudo-header at this offset (RFC 3828, RFC 4340).
 pub(crate) const UDP_LITE: u8 = 136;
 
 pub(crate) const DCCP: u8 = 33;
@@ -25,7 +25,7 @@ pub const TCP: u8 = IpProto::Tcp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
 
-/// Whether later fragments need the first one: protocols without ports do not.
+/// Whether later fragments need the first one: only protocols with ports do.
 #[inline(always)]
 pub const fn needs_first(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | ICMP)

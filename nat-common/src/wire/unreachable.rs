@@ -17,7 +17,7 @@ pub(crate) const HEADER_LEN: usize = 20;
 
 const ICMP_LEN: usize = 8;
 
-/// Length of the options that move a refusal's message: four times "end", which sums up to 0.
+/// Length of the options that move a refusal's message: four times "end", with sum 0.
 const OPTIONS_LEN: usize = 4;
 
 const TTL: u8 = 64;
@@ -29,7 +29,7 @@ const DESTINATION_UNREACHABLE: u8 = 3;
 
 const HOST_UNREACHABLE: u8 = 1;
 
-/// What stands where a device may fill a checksum in.
+/// The bytes where a device may write a checksum.
 const FILLED_IN: [u8; 2] = [0xff; 2];
 
 /// To whom a refusal goes.
@@ -45,11 +45,11 @@ pub struct Recipient<A> {
 
 /// Writes a refusal and gives its length in bytes.
 ///
-/// The skb that becomes the refusal may still be marked as one whose TCP or UDP checksum a device
-/// is to fill in, which no program can see or undo. Where that would be, the refusal has 0xffff:
-/// over a message whose own checksum is right, that is what comes out. For UDP it is the unused
-/// word of the ICMP header; for TCP, with four bytes of options before the message, the
-/// identification of the quoted packet.
+/// The skb that becomes the refusal may still be marked for a device to write a TCP or UDP
+/// checksum, which no program can see or undo. At that place the refusal has 0xffff: over a message
+/// whose own checksum is right, the device computes the same value. For UDP it is the unused word
+/// of the ICMP header; for TCP, with four bytes of options before the message, the identification
+/// of the quoted packet.
 #[inline(always)]
 pub fn write(
     bytes: &mut [u8; MAX_LEN],
@@ -108,8 +108,8 @@ mod tests {
         interface: 1,
     };
 
-    /// What a device makes of a message whose TCP or UDP checksum it is to fill in: the sum from
-    /// the old transport header on, 0 sent as 0xffff.
+    /// A device that writes a TCP or UDP checksum into a message: the sum from the old transport
+    /// header on, 0 sent as 0xffff.
     fn fill_in(bytes: &mut [u8], checksum: usize) {
         let filled = !fold(sum(&bytes[HEADER_LEN..]));
         let filled = if filled == 0 { 0xffff } else { filled };

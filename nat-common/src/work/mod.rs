@@ -1,7 +1,7 @@
 //! The work area of one packet.
 //!
-//! It lies in a map. The stack of a BPF program has 512 bytes for all its calls, and what lies in
-//! a map the verifier does not follow.
+//! It is in a map. The stack of a BPF program has 512 bytes for all its calls, and the verifier
+//! does not track values in a map.
 
 pub mod opening;
 pub mod policy_match;
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// What is kept of a packet while it is decided on.
+/// The state of a packet during its processing.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Work<A> {
@@ -39,11 +39,11 @@ pub struct Work<A> {
     pub policy_match: PolicyMatch<A>,
     /// The answer to its refusal.
     pub refusal: [u8; unreachable::MAX_LEN],
-    /// Where the fast path sends it.
+    /// The redirect of the fast path.
     pub redirect: Redirect,
 }
 
-/// Where a packet is sent.
+/// A redirect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Redirect {

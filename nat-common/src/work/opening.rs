@@ -1,4 +1,4 @@
-//! The two entries of a session that is being opened, and what has been tried so far.
+//! The two entries of a session that is being opened, and the attempts so far.
 
 use crate::{
     drop_reason::DropReason,
@@ -25,7 +25,7 @@ pub struct Opening<A> {
     pub origin: Origin,
     /// Whose session it is.
     pub guest: GuestKey<A>,
-    /// The rule that gives the request its external source.
+    /// The rule of the request's external source.
     pub snat: Snat<A>,
     /// The external address.
     pub address: A,
@@ -45,7 +45,7 @@ pub struct Opening<A> {
     pub search: PortSearch,
     /// How many external ports were taken so far.
     pub attempt: u32,
-    /// How many times it was found that the guest has all the ports that it may have.
+    /// How many times the guest was at its limit of ports.
     pub looks: u32,
     /// 1 if another CPU has opened the session, and `request` has its translation.
     pub is_joined: u32,
@@ -68,11 +68,11 @@ pub struct Entry<A> {
 pub(crate) enum Refusal {
     /// Another port may do.
     PortTaken,
-    /// What is to be tried next is known, and was not tried yet.
+    /// The next attempt is known and was not made yet.
     Again,
-    /// Another CPU is adding or removing what is in the way: a moment later it is clear.
+    /// Another CPU is adding or removing the conflicting entry: try again a moment later.
     Busy,
-    /// None will.
+    /// No port will do.
     Final(DropReason),
 }
 
@@ -82,11 +82,11 @@ pub(crate) enum Refusal {
 pub(crate) enum Choice {
     /// A forward leads from it to the guest.
     Forwarded,
-    /// It is the guest's own, nobody's to claim.
+    /// It is the guest's own and needs no claim.
     Own,
     /// The guest has it already for other remotes.
     Mapped,
-    /// It is one of many that may do.
+    /// It is a candidate.
     Candidate,
 }
 

@@ -1,19 +1,19 @@
-//! A flow, as policies see it, and what they say of it.
+//! A flow as policies see it, and the matching policy.
 
 use crate::{
     tables::policies::{CHAINS, Chain, DEFAULTS, Policy, Side, side},
     wire::address::{Address, Port},
 };
 
-/// A flow that is to be opened, and what is found out about it. It lies in the packet's work area.
+/// A new flow, and the policy found for it. It is in the packet's work area.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct PolicyMatch<A> {
     /// Generation of the rule set.
     pub generation: u16,
-    /// Where it comes from.
+    /// Its source side.
     pub from: Side,
-    /// Where it goes to.
+    /// Its destination side.
     pub to: Side,
     /// Destination port; 0 for protocols without ports.
     pub port: Port,
@@ -23,9 +23,9 @@ pub struct PolicyMatch<A> {
     pub destination: A,
     /// IP protocol number.
     pub protocol: u32,
-    /// The chain that is being looked at.
+    /// The current chain.
     pub(crate) chain: u32,
-    /// The entry in it.
+    /// The current entry.
     pub(crate) position: u32,
     /// [`Policy::order`] of the best so far.
     pub(crate) order: u32,
@@ -54,7 +54,7 @@ impl<A: Address> PolicyMatch<A> {
         chains: [Chain { first: 0, count: 0 }; CHAINS],
     };
 
-    /// Whether what was found is what holds where no rule matches.
+    /// Whether the result is a default.
     #[inline(always)]
     pub fn is_default(&self) -> bool {
         self.order >= DEFAULTS

@@ -2,7 +2,7 @@
 //!
 //! The internal port is kept when it is free. Otherwise candidates come from the same band (system
 //! ports or the others) from an unpredictable start, by a stride that visits every port of a small
-//! range once, so that a search is short at any fill and complete where the range is small.
+//! range once, so a search is short at any fill level, and complete if the range is small.
 
 use crate::wire::{address::Port, protocol::ICMP};
 
@@ -12,8 +12,8 @@ pub const MAX_ATTEMPTS: u32 = 128;
 /// First port that is not a system port (RFC 6335 section 6).
 const FIRST_USER_PORT: u16 = 1024;
 
-/// First port by which guests leave from an address of which a forward takes every port: the ports
-/// above those that Linux uses for connections by default, where hardly any service listens.
+/// First port by which guests leave from an address whose every port a forward takes: above the
+/// ports that Linux uses for connections by default, where hardly any service listens.
 const FIRST_BESIDE: u16 = 61_000;
 
 /// The ports that guests share with a forward of every port, under a rule that may use
@@ -49,8 +49,8 @@ impl PortSearch {
     };
 
     /// For a flow whose internal port is `wanted`, under a rule that may use `first..=last`.
-    /// Identifiers of ICMP queries are no ports: the rule's range does not bind them, and only 0 is
-    /// left out, which stands for "none" in keys.
+    /// Identifiers of ICMP queries are no ports: the rule's range does not apply to them, and only
+    /// 0 is excluded, which means "none" in keys.
     #[inline(always)]
     #[must_use]
     pub fn new(protocol: u8, wanted: Port, first: u16, last: u16, random: u32) -> Self {
@@ -65,8 +65,8 @@ impl PortSearch {
         }
     }
 
-    /// For a flow that leaves from an address of which a forward takes every port, under a rule
-    /// that may use `first..=last`. The guest does not choose the port: it could choose that of a
+    /// For a flow that leaves from an address whose every port a forward takes, under a rule that
+    /// may use `first..=last`. The guest does not choose the port: it could choose that of a
     /// service behind the forward.
     #[inline(always)]
     #[must_use]
@@ -124,7 +124,7 @@ impl PortSearch {
         }
     }
 
-    /// The candidate number `attempt`, or `None` when there are no more.
+    /// The candidate number `attempt`, or `None` if there are no more.
     #[inline(always)]
     #[must_use]
     pub fn candidate(&self, attempt: u32) -> Option<Port> {
