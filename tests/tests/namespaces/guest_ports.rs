@@ -116,7 +116,7 @@ fn a_port_is_added_and_taken_away_by_command() -> Result<()> {
     nat.cli(&["port", "del", "tap3"])?.expect_ok()?;
     let refused = nat.cli(&["port", "add", "tap3"])?;
     ensure!(refused.status.code() == Some(1), "{refused:?}");
-    let expected = "natbpf: there is no interface tap3; make it, or name another\n";
+    let expected = "natbpf: there is no interface tap3; create it, or name another\n";
     ensure!(refused.stderr == expected, "{refused:?}");
     Ok(())
 }

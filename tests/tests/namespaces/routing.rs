@@ -88,7 +88,7 @@ fn targets_that_no_packet_can_reach_are_refused() -> Result<()> {
     net.host.ip("route add blackhole 10.201.0.0/24")?;
     for (to, why) in [
         ("10.200.0.5", "10.200.0.5 is reached by uplink \"wan\""),
-        ("10.201.0.5", "the host drops what is for 10.201.0.5"),
+        ("10.201.0.5", "the host drops packets for 10.201.0.5"),
         ("19.19.8.10", "19.19.8.10 is the host's own address"),
     ] {
         let config = forward_behind(&net).replace("10.200.0.5", to);
