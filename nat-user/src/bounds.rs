@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_much_time_or_memory_is_told_apart() {
+    fn excess_time_and_memory_have_separate_errors() {
         let enough = Duration::from_secs(1);
         assert_eq!(excess(enough, MOST_MEMORY), None);
         assert_eq!(excess(enough, MOST_MEMORY + 1), Some("500 MB of memory"));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_what_the_process_has() {
+    fn memory_counts_the_resident_size_of_the_process() {
         let before = memory();
         let much = vec![1_u8; 100_000_000];
         assert!(memory() >= before + 90_000_000, "{before}");

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_may_change_is_refused() {
+    fn directories_writable_by_others_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pins");
         make(&path).unwrap();

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_episode_is_told_of_when_it_begins_once_a_minute_and_when_it_is_over() {
+    fn an_episode_is_logged_at_its_start_once_a_minute_and_at_its_end() {
         let (mut watch, mut now_s) = (Watch::default(), 1000);
         assert!(
             lines(&mut watch, &mut now_s, &[700, 700]).is_empty(),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn status_is_told_of_the_last_minute() {
+    fn status_shows_refusals_of_the_last_minute() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path();
         assert!(warnings(run_dir, 100).is_empty());

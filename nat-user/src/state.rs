@@ -747,7 +747,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded() {
+    fn a_saved_journal_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(State::load(directory.path()).unwrap(), None);
         let mut state = state();
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_state_is_told_of_in_one_line_that_says_what_becomes_of_it() {
+    fn a_damaged_state_is_reported_in_one_line_with_the_consequence() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "{\"version\": \"0.1.0\"", "{}", "\u{0}\u{0}", "[1]"] {
             fs::write(directory.path().join(FILE), text).unwrap();

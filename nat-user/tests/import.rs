@@ -118,7 +118,7 @@ fn no_filter_rule_is_dropped_in_silence() {
 }
 
 #[test]
-fn what_is_given_about_the_host_leaves_nothing_to_check() {
+fn known_host_facts_leave_nothing_to_check() {
     let address = |interface: &str, net: &str| (interface.to_owned(), net.parse().unwrap());
     for (name, addresses) in [
         (
@@ -296,7 +296,7 @@ fn natbpf(words: &[&str], input: Option<&str>) -> (Option<i32>, String, String) 
 }
 
 #[test]
-fn the_exit_code_says_what_has_become_of_the_rules() {
+fn the_exit_code_shows_whether_all_rules_were_converted() {
     for (name, is_complete) in FIXTURES {
         let path = file(name);
         let (code, toml, _) = natbpf(&[path.to_str().unwrap()], None);

@@ -246,7 +246,7 @@ fn allow_many_sockets() -> Result<()> {
 }
 
 #[test]
-fn s4_a_syn_flood_costs_no_connection_that_stands() -> Result<()> {
+fn s4_a_syn_flood_breaks_no_established_connection() -> Result<()> {
     allow_many_sockets()?;
     let Some(seconds) = env::var("NATBPF_FLOOD_SECONDS").ok() else {
         let rate = with_natbpf(Load::SHORT)?;

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_import_that_goes_up_is_found_wherever_it_stands() -> Result<()> {
+    fn an_upward_import_is_found_anywhere() -> Result<()> {
         for source in [
             "use crate::high::X;",
             "use crate::{a, high::{self, X}};",

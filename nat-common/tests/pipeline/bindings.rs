@@ -143,7 +143,7 @@ fn an_ethernet_address_stays_with_its_port_while_that_carries() {
 }
 
 #[test]
-fn nobody_is_the_host_or_a_group() {
+fn the_host_and_groups_own_no_guest_address() {
     let world = world();
     assert!(!passes(&world, TAP1, frame(BRIDGE, OTHER)));
     assert!(!passes(&world, TAP1, frame([1, 0, 0x5e, 0, 0, 1], OTHER)));
@@ -154,7 +154,7 @@ fn nobody_is_the_host_or_a_group() {
 /// Linux takes off tags without a number one after the other, and then receives what is behind
 /// them.
 #[test]
-fn what_is_hidden_behind_a_second_tag_is_nobodys() {
+fn frames_hidden_behind_a_second_tag_are_refused() {
     let world = world();
     for tag in [[0x81, 0x00], [0x88, 0xa8]] {
         let mut hidden = arp(M1, M1, GATEWAY);
@@ -227,7 +227,7 @@ fn a_fixed_name_is_of_its_port_alone() {
 }
 
 #[test]
-fn the_sender_of_arp_is_the_one_who_sends() {
+fn the_sender_of_arp_must_own_its_addresses() {
     let mut world = world();
     inside(&mut world, C1, 32, inside_flags::HAS_MAC, M1);
     assert!(passes(&world, TAP1, arp(M1, M1, C1)));
@@ -245,7 +245,7 @@ fn the_sender_of_arp_is_the_one_who_sends() {
 }
 
 #[test]
-fn an_address_that_nobody_is_given_stays_with_who_uses_it() {
+fn an_unassigned_address_stays_with_its_user() {
     let mut world = world();
     assert!(passes(&world, TAP1, ip(M1, C1)));
     assert!(!passes(&world, TAP2, ip(M2, C1)));
@@ -292,7 +292,7 @@ fn a_port_has_so_many_names_and_others_have_theirs() {
 
 /// Linux takes ARP for IEEE 802 networks (6) as well, and others look at no length.
 #[test]
-fn arp_of_another_kind_is_nobodys() {
+fn other_kinds_of_arp_are_refused() {
     let world = world();
     for (place, value) in [(15, 6), (14, 1), (16, 0x86), (18, 8), (19, 16)] {
         let mut frame = arp(M1, M1, C1);
@@ -345,7 +345,7 @@ fn where_natbpf_serves_dhcp_guests_answer_no_clients() {
 }
 
 #[test]
-fn what_is_behind_a_port_counts_together_whatever_its_address() {
+fn guests_behind_one_port_count_together() {
     let mut world = world();
     world.caps(5, 3);
     for number in 0..20 {
@@ -391,7 +391,7 @@ fn a_dhcp_client_asks_for_itself() {
 }
 
 #[test]
-fn a_frame_that_is_cut_off_is_nobodys() {
+fn a_truncated_frame_is_refused() {
     let world = world();
     for whole in [frame(M1, OTHER), ip(M1, C1), arp(M1, M1, C1), dhcp(M1, M1)] {
         for length in 0..14 {
@@ -406,7 +406,7 @@ fn a_frame_that_is_cut_off_is_nobodys() {
 /// Only a first fragment holds ports; in a later one, and in another protocol, these bytes are
 /// data.
 #[test]
-fn what_only_looks_like_dhcp_passes() {
+fn packets_that_resemble_dhcp_pass() {
     let world = served();
     for offset in [[0, 1], [1, 0]] {
         let mut later = dhcp(M2, M1);
@@ -420,7 +420,7 @@ fn what_only_looks_like_dhcp_passes() {
 
 /// A carrier may hold the rest of a frame in pages, which are copied when they are asked for.
 #[test]
-fn of_a_frame_in_pages_what_is_judged_is_made_readable_and_no_more() {
+fn only_the_checked_part_of_a_paged_frame_is_made_readable() {
     let world = world();
     for (mut frame, passes, readable) in [
         (dhcp(M2, M2), PASSES, 14 + 20 + 8 + 34),

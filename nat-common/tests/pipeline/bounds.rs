@@ -122,7 +122,7 @@ fn f6_fragments_that_overlap_by_one_block_contradict_wherever_they_begin() {
 }
 
 #[test]
-fn f6_what_comes_behind_the_end_contradicts_it_before_and_after_the_end_has_come() {
+fn f6_a_fragment_beyond_the_end_contradicts_before_and_after_it() {
     let whole = datagram(S1A, 7, 192);
     let blocks = whole[ETHERNET + 20..].len() / 8;
     let long = datagram(S1A, 7, 1000);

@@ -27,7 +27,7 @@ fn forwarding() -> World {
 /// What opens a session, what follows, answers and errors: whatever is translated at the uplink's
 /// ingress is received anew.
 #[test]
-fn packets_from_outside_that_are_translated_are_received_anew() {
+fn translated_packets_from_outside_are_received_again() {
     for protocol in [TCP, UDP, ICMP] {
         let world = forwarding();
         let asked = request(protocol, REMOTE, FORWARDED).bytes();
@@ -50,7 +50,7 @@ fn packets_from_outside_that_are_translated_are_received_anew() {
 
 /// The same at the guests' bridge, in both directions.
 #[test]
-fn hairpinned_packets_are_received_anew() {
+fn hairpinned_packets_are_received_again() {
     for protocol in [TCP, UDP, ICMP] {
         let world = forwarding();
         let asked = request(protocol, At(C1, 5000), FORWARDED).bytes();
@@ -84,7 +84,7 @@ fn packets_that_are_not_translated_go_on_at_once() {
 /// Being received anew costs a way through the kernel: without netfilter at the bridge nothing pays
 /// it.
 #[test]
-fn where_netfilter_sees_nothing_first_nothing_is_received_anew() {
+fn without_bridge_netfilter_no_packet_is_received_again() {
     let mut world = World::new();
     world.forward(UDP, 10_000..=10_009, SERVER);
     let from_outside = udp(REMOTE, FORWARDED).bytes();

@@ -13,7 +13,7 @@ const OFFERED: kit::packets::Ip = POOL[0];
 /// Offers and acknowledgements reach the host, also at an address that it does not hold yet,
 /// whatever rules say of the address, and from a server with a private address.
 #[test]
-fn s8_what_a_dhcp_server_sends_to_a_client_is_the_hosts() {
+fn s8_packets_of_a_dhcp_server_to_a_client_are_the_hosts() {
     for is_forwarded in [false, true] {
         let mut world = World::new();
         if is_forwarded {
@@ -35,7 +35,7 @@ fn s8_what_a_dhcp_server_sends_to_a_client_is_the_hosts() {
 
 /// Only that: what is sent to an address that nobody holds, by other ports, is dropped as ever.
 #[test]
-fn s8_what_is_no_answer_of_a_dhcp_server_has_no_such_way() {
+fn s8_other_packets_do_not_pass_as_dhcp_answers() {
     let mut world = World::new();
     world.external(OFFERED, false);
     for (from, to) in [(68, 67), (67, 67), (67, 69), (1067, 68)] {
@@ -48,7 +48,7 @@ fn s8_what_is_no_answer_of_a_dhcp_server_has_no_such_way() {
 /// A host that renews its lease has an address, and what asks from none by other ports asks for
 /// none: neither opens the host to answers for any address.
 #[test]
-fn s8_what_asks_for_no_address_does_not_make_the_host_wait_for_one() {
+fn s8_other_packets_do_not_make_the_host_wait_for_an_address() {
     let world = World::new();
     let unset = [0; 4];
     for (from, to) in [

@@ -70,7 +70,7 @@ fn s10_translated_inside_addresses_are_not_reached_directly() {
 
 /// A rule hides guests from an uplink, not from a network that has the uplink's number.
 #[test]
-fn s10_what_comes_in_by_no_uplink_reaches_inside_addresses() {
+fn s10_packets_from_other_interfaces_reach_inside_addresses() {
     let world = World::new();
     let packet = udp(At(S1A, 5353), At(C1, 5353)).bytes();
     let (verdict, after) = world.run(Hook::Inbound, &packet, LAN, LAN).unwrap();
@@ -128,7 +128,7 @@ fn s10_excluded_destinations_answer_directly() {
 
 /// A policy lets in what it is about, and the answers out.
 #[test]
-fn s10_a_policy_lets_in_what_it_accepts() {
+fn s10_a_policy_admits_accepted_flows() {
     for protocol in [UDP, TCP, ICMP] {
         let mut world = World::new();
         let policy = nat_common::tables::policies::Policy4 {

@@ -70,7 +70,7 @@ fn more_questions_than_ports_are_answered_and_leave_ports_to_others() {
 
 /// One server gets each port once: the answers could not be told apart.
 #[test]
-fn questions_to_one_server_have_ports_of_their_own() {
+fn questions_to_one_server_have_separate_ports() {
     let world = few_ports();
     let mut seen: Vec<_> = (0..10)
         .map(|n| ask(&world, At(C1, 20_000 + n), SERVER))
@@ -202,7 +202,7 @@ fn an_answered_question_ends_after_ten_seconds() {
 
 /// A tunnel to port 53, or whoever asks again and again from one port, is no short question.
 #[test]
-fn who_sends_again_after_an_answer_has_the_time_of_all_datagrams() {
+fn a_client_that_sends_again_has_the_datagram_timeout() {
     let mut world = World::new();
     ask(&world, GUEST, SERVER);
     answer(&world, SERVER, EXTERNAL, GUEST);
@@ -213,7 +213,7 @@ fn who_sends_again_after_an_answer_has_the_time_of_all_datagrams() {
 }
 
 #[test]
-fn other_flows_have_the_time_of_their_own() {
+fn other_flows_have_their_own_timeout() {
     let mut world = World::new();
     // What is asked of a guest's server, from port 53 or at it.
     world.forward(UDP, 53..=53, At(C1, 53));

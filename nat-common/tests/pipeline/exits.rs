@@ -50,7 +50,7 @@ fn outcome(world: &World, packet: &[u8]) -> Outcome {
 }
 
 #[test]
-fn l12_whatever_a_guest_sends_stays_while_its_uplink_is_made_anew() {
+fn l12_guests_packets_stay_inside_while_the_uplink_is_recreated() {
     let world = world();
     let datagrams = [udp(GUEST, REMOTE).bytes(), tcp(GUEST, REMOTE, SYN).bytes()];
     let middle = [
@@ -80,7 +80,7 @@ fn l12_an_established_flow_stays_too_and_goes_on_afterwards() {
 }
 
 #[test]
-fn l12_what_a_forwards_target_answers_stays_without_a_rule_of_its_own() {
+fn l12_answers_of_a_forwards_target_stay_without_a_source_rule() {
     let mut world = world();
     world.tables.gone.clear();
     world.forward(UDP, 10_000..=10_000, GUEST);

@@ -199,7 +199,7 @@ fn segments_that_fit_are_sent_on_together() {
 
 /// What takes no frames from XDP gets its packets from the kernel.
 #[test]
-fn xdp_leaves_to_the_kernel_what_goes_to_a_port_that_takes_no_frames() {
+fn xdp_passes_up_packets_to_a_port_that_accepts_no_frames() {
     let mut world = world();
     establish(&world, UDP);
     world.tables.next_hops.get_mut(&2).unwrap().flags = 0;
@@ -264,7 +264,7 @@ fn nothing_is_sent_on_before_the_kernel_has() {
 }
 
 #[test]
-fn what_the_kernel_would_do_more_to_goes_on_as_it_came() {
+fn packets_that_need_more_than_forwarding_pass_unchanged() {
     let world = world();
     establish(&world, UDP);
     let plain = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
@@ -406,7 +406,7 @@ fn an_answer_to_a_reset_out_of_sequence_is_shown_to_the_kernel() {
 
 /// What segments acknowledge on the fast path counts for the resets of the other side.
 #[test]
-fn a_reset_is_held_against_what_was_acknowledged_on_the_fast_path() {
+fn a_reset_is_compared_with_acknowledgements_of_the_fast_path() {
     for (sequence, is_valid) in [(1, false), (1 << 20, true)] {
         let mut world = world();
         establish(&world, TCP);
@@ -528,7 +528,7 @@ fn a_packet_in_each_round_goes_through_the_kernel_and_those_behind_it_until_it_h
 }
 
 #[test]
-fn what_the_kernel_stops_is_not_sent_on_ever_again() {
+fn a_stream_that_the_kernel_stops_stays_stopped() {
     for (what, mut stream) in Stream::all() {
         stream.sends();
         assert!(stream.sends(), "{what}: it has the fast path");
@@ -689,7 +689,7 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
 }
 
 #[test]
-fn xdp_waits_no_longer_than_a_pause_for_what_was_lost() {
+fn xdp_waits_for_lost_datagrams_only_briefly() {
     // The clock in the session's entry runs round.
     for base in [1000, 0x000f_ffff, 0x0010_0000 - 500, u32::MAX - 20] {
         let stream = Stream::new(UDP, Way::Xdp);
@@ -711,7 +711,7 @@ fn xdp_waits_no_longer_than_a_pause_for_what_was_lost() {
 }
 
 #[test]
-fn xdp_starts_to_count_anew_when_more_are_lost_than_it_can_count() {
+fn xdp_restarts_its_count_after_too_many_losses() {
     let stream = Stream::new(UDP, Way::Xdp);
     let at_xdp = || run(&stream.world, UPLINK, &stream.frame, 7).0;
     for lost in 0..2048 {

@@ -66,7 +66,7 @@ fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
 /// Where the same port of the address that other traffic leaves by leads to another guest, the
 /// target leaves by the address of its own forward.
 #[test]
-fn m6_a_target_does_not_leave_from_what_leads_to_another_guest() {
+fn m6_a_target_does_not_leave_from_another_guests_port() {
     for protocol in [UDP, TCP] {
         let mut world = World::new();
         world.snat(|snat| (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[0])));
@@ -107,7 +107,7 @@ fn m6_a_call_and_a_registration_are_one_session() {
 /// Another guest that sends from that port gets another one, and so does the target where the host
 /// itself or an older session talks to the same remote from there.
 #[test]
-fn m6_who_else_uses_the_port_number_gets_another() {
+fn m6_another_guest_with_the_port_number_gets_another_port() {
     for protocol in [UDP, TCP] {
         let mut world = World::new();
         world.forward(protocol, 5000..=5000, At(C1, 5000));
@@ -330,7 +330,7 @@ fn m6_limits_per_guest_hold() {
 /// A route that comes later puts a forward's target behind a network. Until the daemon has ended
 /// what was opened before, answers find it, and the next session has the same ends.
 #[test]
-fn m6_answers_to_what_was_opened_before_a_route_came_leave_from_the_forwarded_port() {
+fn m6_answers_of_sessions_older_than_a_route_leave_from_the_forwarded_port() {
     let target = At([10, 200, 0, 5], 80);
     for protocol in [UDP, TCP] {
         let mut world = World::new();

@@ -89,7 +89,7 @@ fn f4_kept_fragments_are_forgotten_after_their_time() {
 }
 
 #[test]
-fn f6_what_contradicts_an_earlier_fragment_is_dropped_with_all_that_follows() {
+fn f6_a_contradicting_fragment_is_dropped_with_all_later_ones() {
     let parts = fragments(&datagram(992), 256);
     let behind_the_end = at_block(&parts[1], 128, false);
     let second_end = at_block(&parts[1], 64, false);

@@ -92,7 +92,7 @@ fn x3_a_guest_has_as_many_ports_as_it_may() {
 
 /// A cap that is lowered ends nothing.
 #[test]
-fn x3_a_lower_cap_keeps_what_there_is() {
+fn x3_a_lower_cap_keeps_existing_sessions() {
     let mut world = World::new();
     let send = |world: &World, port| world.guest_sends(&udp(At(C1, port), REMOTE).bytes());
     for port in 5000..5004 {

@@ -163,7 +163,7 @@ fn t10_a_hairpinned_connection_is_established() {
 /// In between, where the host's connection tracking looks, an answer is the reverse of what it
 /// answers: also where the server's port and the client's are not those that the other end sees.
 #[test]
-fn t10_in_between_answers_reverse_what_they_answer() {
+fn t10_between_hooks_answers_reverse_their_requests() {
     for protocol in [UDP, TCP, ICMP] {
         let world = forwarding();
         // Another guest has the port that the client would keep.
@@ -189,7 +189,7 @@ fn t10_in_between_answers_reverse_what_they_answer() {
 /// What a guest says about a hairpinned packet quotes it as it was in between, so that the host's
 /// connection tracking knows what it is about.
 #[test]
-fn i4_in_between_an_error_of_a_guest_quotes_what_was_there() {
+fn i4_between_its_hooks_a_guests_error_quotes_the_packet_seen_there() {
     for protocol in [UDP, TCP, ICMP] {
         let world = forwarding();
         let client = At(C1, 5000);
@@ -238,7 +238,7 @@ fn t10_hairpins_with_the_same_ports_stay_apart() {
 /// Of two ports that lead to one of the server's, a client can use one at a time from one port of
 /// its own: in between the two could not be told apart.
 #[test]
-fn m2_hairpins_that_cannot_be_told_apart_are_refused() {
+fn m2_indistinguishable_hairpins_are_refused() {
     let mut world = World::new();
     world.forward_to_one(UDP, 10_000..=10_001, SERVER);
     let client = At(C1, 5000);
@@ -251,7 +251,7 @@ fn m2_hairpins_that_cannot_be_told_apart_are_refused() {
 
 /// With an external port for each remote, it can use both.
 #[test]
-fn m2_hairpins_by_two_ports_to_one_get_ports_of_their_own() {
+fn m2_hairpins_by_two_ports_to_one_get_separate_ports() {
     let mut world = World::new();
     world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
     world.forward_to_one(UDP, 10_000..=10_001, SERVER);

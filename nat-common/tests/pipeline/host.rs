@@ -48,7 +48,7 @@ fn s2_inside_sources_from_outside_are_dropped() {
 
 /// What natbpf knows nothing of is the host's.
 #[test]
-fn s6_packets_that_nobody_asked_for_are_the_hosts() {
+fn s6_unsolicited_packets_are_the_hosts() {
     let world = World::new();
     let packets = [
         udp(At(S1A, 1), At(PUBLIC, 22)).bytes(),

@@ -145,7 +145,7 @@ fn s7_a_flow_that_a_forward_took_comes_back_with_the_hosts_next_packet() {
 /// What a guest behind a forward of everything has sent to a remote before stays its own; the host
 /// then gets another port, and its answers.
 #[test]
-fn s7_a_guest_that_was_first_does_not_get_what_the_host_asks() {
+fn s7_a_guest_that_was_first_does_not_get_the_hosts_answers() {
     let mut world = World::new();
     world.forward_all(C1);
     let guest = At(C1, LOCAL.1);
@@ -187,7 +187,7 @@ fn s7_connections_without_a_socket_are_noted() {
 
 /// Nothing is noted where nobody else could take the answers, nor where the host answers itself.
 #[test]
-fn s7_what_nobody_contests_is_not_noted() {
+fn s7_uncontested_flows_are_not_recorded() {
     let mut world = World::new();
     world.forward(UDP, 5000..=5000, At(C1, 80));
     // (Others behind the host have no sockets that would keep guests from their ports.)
@@ -265,7 +265,7 @@ fn s7_a_spoofed_source_is_not_noted() {
 /// Who has sent to a group may be answered by anybody: under a forward of everything that is the
 /// host, under one that names the port the guest.
 #[test]
-fn s7_answers_to_what_was_sent_to_a_group_are_the_hosts() {
+fn s7_answers_to_a_group_message_are_the_hosts() {
     const GROUP: kit::packets::Ip = [224, 0, 0, 5];
     for (protocol, group) in [
         (OSPF, At(GROUP, 0)),
@@ -298,7 +298,7 @@ fn s7_answers_to_what_was_sent_to_a_group_are_the_hosts() {
 
 /// As long as the host goes on sending to a group it may be answered.
 #[test]
-fn s7_a_note_of_what_is_sent_to_a_group_lives_while_the_host_sends() {
+fn s7_a_record_for_a_group_lives_while_the_host_sends() {
     let mut world = World::new();
     world.forward_all(C1);
     let sent = udp(LOCAL, At([239, 255, 255, 250], 1900)).bytes();

@@ -121,7 +121,7 @@ fn i1_forwarded_pings_are_answered() {
 
 /// An answer that nobody asked for is the host's, or nobody's if the identifier is a guest's.
 #[test]
-fn i1_an_answer_nobody_asked_for_reaches_no_guest() {
+fn i1_an_answer_without_a_query_reaches_no_guest() {
     let world = World::new();
     let answer = pong(S1A, At(PUBLIC, 77)).bytes();
     assert_eq!(world.outside_sends(&answer).host(), answer);
@@ -298,7 +298,7 @@ fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
 
 /// Routers of routed guests are shown: nothing is translated there.
 #[test]
-fn i8_an_error_about_what_is_not_translated_leaves_as_it_is() {
+fn i8_an_error_about_an_untranslated_packet_leaves_unchanged() {
     let world = World::new();
     let routed = [192, 0, 2, 7];
     let packet = error([192, 0, 2, 1], &udp(REMOTE, At(routed, 80)).bytes(), 11, 28).bytes();

@@ -6,7 +6,7 @@ use nat_common::tables::{
 
 /// Their meaning changes with the version of the layout alone.
 #[test]
-fn bits_in_maps_mean_what_they_have_meant_in_this_layout() {
+fn bits_in_maps_keep_their_meaning_within_a_layout() {
     use interface_flags as interface;
     let interfaces = [
         interface::ANTI_SPOOF,

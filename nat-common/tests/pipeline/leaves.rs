@@ -57,7 +57,7 @@ fn neighbours_are_spread_evenly_whichever_network_they_are_in() {
 
 /// Sources of a rule that are in no network are guests as well, with a share as theirs.
 #[test]
-fn only_what_has_neither_address_nor_network_is_the_host() {
+fn only_an_entry_without_address_and_network_is_the_host() {
     let guest = Addr4([192, 0, 2, 1]);
     assert!(GuestKey::new(Addr4::UNSPECIFIED, 0).is_host());
     assert!(!GuestKey::new(guest, 0).is_host());

@@ -119,7 +119,7 @@ fn s6_a_service_of_the_host_comes_before_a_forward_to_the_host_itself() {
 }
 
 #[test]
-fn loopback_stands_for_nothing_without_addresses() {
+fn loopback_has_no_target_without_addresses() {
     let world = world();
     let caller = Caller {
         bound: at(ANY),

@@ -109,7 +109,7 @@ fn ask(protocol: u8, from: Ip, to: Ip) -> Vec<u8> {
 }
 
 #[test]
-fn what_no_policy_accepts_is_dropped_and_counted() {
+fn flows_without_an_accepting_policy_are_dropped_and_counted() {
     for protocol in PROTOCOLS {
         let world = world();
         for (from, destination) in [(C1, S1A), (C1, C3), (C3, C1), (C1, MANAGEMENT)] {
@@ -123,7 +123,7 @@ fn what_no_policy_accepts_is_dropped_and_counted() {
 }
 
 #[test]
-fn what_is_accepted_and_translated_is_asked_about_once() {
+fn a_translated_accepted_flow_is_judged_once() {
     let mut world = world();
     world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 3478)]);
     let question = udp(At(C1, 4000), At(S1A, 3478)).bytes();
@@ -148,7 +148,7 @@ fn what_is_accepted_and_translated_is_asked_about_once() {
 
 /// An address of a guest's own says nothing about who may use it.
 #[test]
-fn a_closed_networks_guest_with_an_address_of_its_own_is_reached_by_what_is_accepted_alone() {
+fn a_closed_networks_guest_with_its_own_address_receives_only_accepted_flows() {
     for protocol in PROTOCOLS {
         let mut world = world();
         world.one_to_one(POOL[0], C3);
@@ -193,7 +193,7 @@ fn a_guest_that_is_routed_keeps_its_address_and_gets_its_answers() {
 }
 
 #[test]
-fn a_routed_guest_is_reached_by_what_is_accepted() {
+fn a_routed_guest_receives_accepted_flows() {
     let mut world = world();
     world.without_snat(C1);
     world.chain(WAN_SIDE, LAN_SIDE, &[to(C1, accept_port(TCP, 443))]);
@@ -255,7 +255,7 @@ fn the_first_policy_of_all_chains_decides() {
 }
 
 #[test]
-fn what_is_forwarded_is_accepted_unless_a_policy_says_no() {
+fn forwards_are_accepted_unless_a_policy_drops_them() {
     let mut world = world();
     world.forward(TCP, 80..=80, At(C3, 8080));
     let opens = |from| tcp(At(from, 4000), At(PUBLIC, 80), SYN).bytes();
@@ -309,7 +309,7 @@ fn serving() -> World {
 }
 
 #[test]
-fn the_host_may_be_asked_for_what_is_accepted() {
+fn guests_reach_accepted_services_of_the_host() {
     let world = serving();
     let question = udp(At(C1, 4000), At(GATEWAY, 53)).bytes();
     world.guest_sends(&question).host();
@@ -364,7 +364,7 @@ fn the_host_may_ask_guests_and_gets_answers() {
 }
 
 #[test]
-fn what_comes_from_elsewhere_is_asked_about_at_the_guests_network() {
+fn packets_from_other_interfaces_are_judged_at_the_guests_network() {
     let mut world = world();
     let asked = ask(TCP, MANAGEMENT, C1);
     let comes = |world: &World| world.run(Hook::ToGuest, &asked, LAN, ELSEWHERE);
@@ -383,7 +383,7 @@ fn what_comes_from_elsewhere_is_asked_about_at_the_guests_network() {
 }
 
 #[test]
-fn errors_pass_that_are_about_what_was_accepted() {
+fn errors_about_accepted_flows_pass() {
     let mut world = world();
     world.without_snat(C1);
     world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 53)]);
@@ -413,7 +413,7 @@ fn errors_pass_that_are_about_what_was_accepted() {
 
 /// A router on the way to a guest that is not translated is shown, unless a rule hides it.
 #[test]
-fn errors_about_what_is_not_translated_come_from_who_sends_them_if_nothing_hides_it() {
+fn errors_about_untranslated_packets_keep_their_source_unless_it_is_hidden() {
     for is_hidden in [false, true] {
         let mut world = world();
         world.without_snat(C1);
@@ -503,7 +503,7 @@ fn a_forward_that_no_policy_is_about_counts_under_none() {
 }
 
 #[test]
-fn a_full_table_refuses_what_would_have_to_be_noted() {
+fn a_full_table_refuses_flows_that_need_a_record() {
     let mut world = world();
     world.chain(LAN_SIDE, DMZ_SIDE, &[accept()]);
     world.tables.sessions.capacity = 2;

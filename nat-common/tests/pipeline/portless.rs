@@ -102,7 +102,7 @@ fn p4_fragments_of_other_protocols_are_translated() {
 /// Where a guest gets whatever comes to the address, others leave by it all the same: their answers
 /// find their sessions first.
 #[test]
-fn m1_guests_leave_by_an_address_of_which_another_gets_everything() {
+fn m1_guests_leave_by_an_address_that_is_forwarded_to_another() {
     let mut world = World::new();
     world.forward_all(C2);
     let (guest, remote) = (At(C1, 5000), At(S1A, 7000));

@@ -353,7 +353,7 @@ fn two_first_packets_by_a_policy_share_one_session() {
 
 /// The daemon, or a change of rules, ends the session of a flow that goes on at this very moment.
 #[test]
-fn a_packet_whose_session_is_being_ended_opens_it_anew() {
+fn a_packet_whose_session_is_being_ended_reopens_it() {
     for protocol in [UDP, TCP, GRE] {
         let packet = request(protocol, GUEST, REMOTE).bytes();
         let world = || {
@@ -504,7 +504,7 @@ fn a_connection_whose_session_is_ended_goes_on() {
 
 /// Two ends of one session at once: it ends once.
 #[test]
-fn a_session_that_is_ended_twice_at_once_gives_all_back_once() {
+fn a_session_ended_twice_at_once_releases_references_once() {
     let world = || {
         let world = World::new();
         world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();

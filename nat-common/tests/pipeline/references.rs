@@ -174,7 +174,7 @@ fn p4_a_remote_to_which_the_guest_talks_by_another_address_is_refused() {
 
 /// A shared port belongs to nobody whom a stranger could be sent to, whatever the filter.
 #[test]
-fn u3_a_shared_port_that_anybody_may_send_to_lets_in_no_stranger() {
+fn u3_a_shared_port_without_filter_admits_no_stranger() {
     let mut world = World::new();
     world.snat(|snat| {
         snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT;

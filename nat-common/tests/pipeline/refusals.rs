@@ -36,7 +36,7 @@ fn from(guest: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn x1_a_guest_is_told_in_its_own_network_by_its_gateway() {
+fn x1_a_guests_errors_come_from_its_gateway() {
     let to = |interface| Recipient {
         gateway: GATEWAY,
         guest: Addr4(C1),
@@ -80,7 +80,7 @@ fn x1_a_bridge_port_with_the_networks_number_is_not_the_network() {
 }
 
 #[test]
-fn x1_what_cannot_be_quoted_or_answered_is_dropped_in_silence() {
+fn x1_packets_that_cannot_be_quoted_are_dropped_silently() {
     let mut world = World::new();
     let interfaces = [LAN, UPLINK];
     let whole = udp(At(C1, 5000), REMOTE).payload(&[0; 500]).bytes();
@@ -127,7 +127,7 @@ fn x1_what_cannot_be_quoted_or_answered_is_dropped_in_silence() {
 }
 
 #[test]
-fn x1_a_guest_is_told_eight_times_a_second_whatever_others_are_told() {
+fn x1_each_guest_gets_eight_errors_a_second() {
     let mut world = World::new();
     for second in 0..3 {
         for (guest, network) in [(C1, LAN), (C3, DMZ)] {
@@ -155,7 +155,7 @@ fn x1_a_guest_is_told_eight_times_a_second_whatever_others_are_told() {
 }
 
 #[test]
-fn x1_refusals_are_what_there_was_no_room_for_and_nothing_else() {
+fn x1_only_packets_without_room_count_as_refused() {
     use DropReason::*;
     for reason in [
         TableFull,

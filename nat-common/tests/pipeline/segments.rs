@@ -33,7 +33,7 @@ fn read(bytes: &[u8], segment_len: u32) -> Result<(Parsed<Addr4>, Traffic), Drop
 }
 
 #[test]
-fn what_is_counted_are_the_frames_on_the_wire_with_their_headers() {
+fn counters_count_frames_on_the_wire_with_headers() {
     let large = tcp(GUEST, REMOTE, ACK).payload(&[7; 3001]).bytes();
     for (segment_len, packets) in [
         (0, 1),

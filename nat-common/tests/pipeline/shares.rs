@@ -87,7 +87,7 @@ fn x4_a_session_from_outside_is_short_until_the_guest_answers() {
 }
 
 #[test]
-fn x4_what_a_guest_opens_has_its_time_without_an_answer() {
+fn x4_a_guests_session_keeps_its_timeout_without_an_answer() {
     for protocol in [UDP, TCP] {
         let mut world = world(8);
         world

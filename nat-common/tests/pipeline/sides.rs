@@ -45,7 +45,7 @@ fn world() -> World {
 }
 
 #[test]
-fn only_uplinks_and_networks_have_sides_of_their_own() {
+fn only_uplinks_and_networks_have_separate_sides() {
     let interface = |role| Interface {
         role,
         number: 3,
@@ -102,7 +102,7 @@ fn a_policy_of_another_chain_decides_nothing() {
 }
 
 #[test]
-fn what_comes_from_outside_to_the_hosts_address_in_a_network_is_the_hosts() {
+fn packets_from_outside_to_the_gateway_address_are_the_hosts() {
     let mut world = world();
     world.host_address(GATEWAY);
     let asked = udp(At(S1A, 4000), At(GATEWAY, 53)).bytes();
@@ -190,7 +190,7 @@ fn fragments_to_a_group_pass_as_their_first_one_does() {
 /// A direct fragment between guests waits for its first one only where policies ask for its ports,
 /// and one to a group never.
 #[test]
-fn fragments_wait_for_their_first_one_where_somebody_asks_for_the_ports() {
+fn fragments_wait_for_the_first_one_if_policies_need_ports() {
     let late = |to| {
         let whole = udp(At(C1, 1), At(to, 9)).payload(&[7; 600]);
         fragments(&whole.bytes(), 256)[1].clone()
@@ -245,7 +245,7 @@ fn a_hairpinned_packet_between_closed_networks_is_counted_once() {
 
 /// Where policies were taken away nobody asks for what they have noted: packets pass, uncounted.
 #[test]
-fn what_policies_have_noted_is_let_alone_when_they_are_gone() {
+fn records_of_removed_policies_are_ignored() {
     let mut world = world();
     world.without_snat(C1);
     world.chain(LAN_SIDE, DMZ_SIDE, &[accept()]);

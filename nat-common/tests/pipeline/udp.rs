@@ -45,7 +45,7 @@ fn u2_the_mapping_does_not_depend_on_the_remote() {
 
 /// Whom the mapping lets in: every remote, addresses or endpoints that the guest has sent to.
 #[test]
-fn u3_each_filter_lets_in_whom_it_should() {
+fn u3_each_filter_admits_its_remotes() {
     let probes = [At(S1A, 2), At(S1B, 1), At(S2, 1)];
     let modes = [
         (filtering::ENDPOINT_INDEPENDENT, [true, true, true]),

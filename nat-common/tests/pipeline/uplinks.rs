@@ -186,7 +186,7 @@ fn a_session_keeps_its_address_where_the_other_uplink_translates_nothing() {
 }
 
 #[test]
-fn a_session_moves_only_where_uplinks_are_said_to_be_several() {
+fn a_session_moves_only_if_there_are_several_uplinks() {
     let mut world = world();
     for interface in world.tables.interfaces.values_mut() {
         interface.flags = 0;
@@ -199,7 +199,7 @@ fn a_session_moves_only_where_uplinks_are_said_to_be_several() {
 
 /// Who was asked at an address answers from there: by a forward, and by a mapping.
 #[test]
-fn answers_to_what_came_in_by_one_uplink_leave_with_its_address_by_any() {
+fn answers_to_one_uplink_leave_with_its_address_by_any_uplink() {
     let mut world = world();
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
     let stranger = At([203, 0, 113, 9], 4000);
@@ -235,7 +235,7 @@ fn a_moved_connection_of_the_host_stays_by_any_uplink() {
 /// What neither a guest nor the host sends is none of natbpf's: packets in transit from an uplink,
 /// or from an interface that it does not know.
 #[test]
-fn what_came_in_by_an_uplink_or_from_elsewhere_is_no_guests_and_not_the_hosts() {
+fn forwarded_packets_from_an_uplink_are_neither_a_guests_nor_the_hosts() {
     let world = World::new();
     for source in [GUEST, At(PUBLIC, 5000)] {
         let packet = udp(source, REMOTE).bytes();

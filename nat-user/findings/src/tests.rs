@@ -200,7 +200,7 @@ fn each_rule_of_the_configuration_is_asked_for_where_they_differ() {
 }
 
 #[test]
-fn what_is_needed_is_what_is_missing() {
+fn only_missing_tools_are_needed() {
     let commands = |rules: &str| {
         let found = found(&forward("DROP", rules));
         found.into_iter().next().map(|finding| finding.commands)
@@ -219,7 +219,7 @@ fn what_is_needed_is_what_is_missing() {
 }
 
 #[test]
-fn chains_of_nft_are_told_from_those_of_iptables_by_their_table() {
+fn chains_of_nft_and_iptables_differ_by_their_table() {
     let text = r#"{"nftables": [
         {"metainfo": {"version": "1.0.6"}},
         {"table": {"family": "ip", "name": "filter"}},
@@ -476,7 +476,7 @@ fn routed_guests_need_both_ways_through_the_forward_chain() {
 
 /// LXD, Incus, libvirt and Docker recreate their rules after a manual removal.
 #[test]
-fn who_makes_its_rules_again_has_a_setting_of_its_own() {
+fn software_that_recreates_rules_has_a_setting_as_remedy() {
     let made = |rules: &str| {
         let text = format!(
             "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:LIBVIRT_PRT - [0:0]\n\

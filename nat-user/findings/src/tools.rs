@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_tool_prints_is_read_to_the_end() {
+    fn a_tools_output_is_read_to_the_end() {
         let Outcome::Said(text) = run("sh", &["-c", "seq 1 200000"]) else {
             panic!("no output");
         };

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_rule_takes_is_left_out() {
+    fn ports_of_an_earlier_rule_are_excluded() {
         let all = Condition::default();
         let docker = by(Interfaces::one(true, "docker0"));
         assert_eq!(docker.without(&all), Rest::Nothing);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_matches_nothing() {
+    fn contradictory_conditions_match_nothing() {
         let local = |is| Condition {
             is_local: Some(is),
             ..Condition::default()

@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_a_list_is_told_by_its_chains() {
+    fn the_table_of_a_list_follows_from_its_chains() {
         for (chains, table) in [
             ("PREROUTING INPUT OUTPUT POSTROUTING", "nat"),
             ("PREROUTING POSTROUTING OUTPUT", "nat"),
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dump_is_refused_with_its_line() {
+    fn an_invalid_dump_is_refused_with_its_line() {
         assert_eq!(Dump::read("", "rules").unwrap_err().0, 0);
         assert_eq!(
             Dump::read("*nat\n-A PREROUTING -j ACCEPT\nhello\n", "rules")

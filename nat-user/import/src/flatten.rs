@@ -191,7 +191,7 @@ mod tests {
         COMMIT\n";
 
     #[test]
-    fn a_return_is_a_condition_of_what_follows_in_its_chain() {
+    fn a_return_becomes_a_condition_of_later_rules_in_its_chain() {
         let dump = Dump::read(DOCKER, "rules").unwrap();
         let steps = steps(&dump, "nat", "PREROUTING").unwrap();
         let rules: Vec<usize> = steps.iter().map(|step| step.rule).collect();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_from_goto_does_not_go_on() {
+    fn packets_returning_from_goto_stop() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n:b - [0:0]\n\
             -A PREROUTING -j a\n-A a -i eth0 -g b\n-A a -j ACCEPT\nCOMMIT\n";
         let steps = steps(&Dump::read(text, "rules").unwrap(), "nat", "PREROUTING").unwrap();

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn to_is_short_for_what_its_target_takes() {
+    fn to_abbreviates_the_option_of_its_target() {
         for (target, long) in [
             ("DNAT", "--to-destination"),
             ("SNAT", "--to-source"),

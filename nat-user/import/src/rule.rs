@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn what_natbpf_cannot_say_is_kept_with_its_reason() {
+    fn inexpressible_conditions_keep_their_reason() {
         for (text, reason) in [
             ("-m mark --mark 0x1/0xff -j ACCEPT", "marks"),
             ("-m owner ! --uid-owner 0 -j ACCEPT", "process"),

@@ -981,7 +981,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_taken_to_be_true_and_said() {
+    fn conditions_are_assumed_true_with_a_warning() {
         let text = format!("if [ \"$1\" = start ]; then\n{RULE}\nelse\n{RULE}\nfi\n");
         let dump = dump(&text);
         assert_eq!(texts(&dump, "nat", "POSTROUTING").len(), 1);
@@ -1041,7 +1041,7 @@ mod tests {
     }
 
     #[test]
-    fn what_iptables_save_could_not_print_is_left() {
+    fn rules_that_iptables_save_cannot_print_are_listed() {
         for line in [
             "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.",
             "# Table `nat' is incompatible, use 'nft' tool.",

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_closed_is_named() {
+    fn an_unclosed_quote_is_named() {
         assert_eq!(words("--comment \"x").unwrap_err(), "a \" is not closed");
         assert!(words("x \\").is_err());
         for line in ["a 'b", "a \"b", "a $(b", "a `b", "a ${b", "a \\"] {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_running_shell_knows_is_named() {
+    fn values_of_a_running_shell_are_named() {
         for (line, unknown) in [
             ("a $LAN", "$LAN"),
             ("a ${LAN%0}", "${LAN%0}"),

@@ -90,7 +90,7 @@ fn requests_are_answered_in_the_words_of_the_protocol() {
 }
 
 #[test]
-fn peers_that_misbehave_are_told_so_and_cost_the_daemon_nothing() {
+fn misbehaving_peers_get_an_error_and_do_not_block_the_daemon() {
     with_daemon(|run_dir| {
         let long = vec![b'x'; 200 << 10];
         let garbage: [&[u8]; 6] = [

@@ -155,7 +155,7 @@ address = "172.22.161.254/24"
     }
 
     #[test]
-    fn a_rule_without_name_keeps_its_number_wherever_it_stands() {
+    fn a_rule_without_name_keeps_its_number_at_any_position() {
         let [a, b, c] = [80, 81, 82].map(|port| forward(port, ""));
         let (numbers, changed) = follow(&format!("{HEAD}{a}{b}"), &format!("{HEAD}{c}{a}{b}"));
         assert_eq!(find(&numbers, "forward-2"), Some(1));

@@ -342,7 +342,7 @@ address = "172.22.162.254/24"
     }
 
     #[test]
-    fn bridges_that_call_netfilter_are_told_of() {
+    fn bridges_that_call_netfilter_are_an_event() {
         let calls = |link: Link| Link {
             calls_netfilter: true,
             ..link
@@ -390,7 +390,7 @@ address = "172.22.162.254/24"
     }
 
     #[test]
-    fn what_is_written_needs_no_interfaces_that_differ() {
+    fn an_explicit_mss_clamp_needs_no_second_interface() {
         let with = |value: &str, mtu| {
             let line = format!("mss_clamp = {value}\n[network.lan]");
             let links = [link(7, "vmbr0", mtu), link(8, "vmbr1", 1500)];

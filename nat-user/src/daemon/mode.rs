@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn virtual_devices_get_traffic_control_unless_told_otherwise() {
+    fn virtual_devices_get_traffic_control_by_default() {
         for change in [
             (|link: &mut Link| link.kind = Kind::Bridge) as fn(&mut Link),
             |link| link.kind = Kind::Veth,

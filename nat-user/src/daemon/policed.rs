@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_of_each_interface_closes_what_would_go_past_it() {
+    fn each_side_of_an_interface_turns_off_the_bypassing_fast_path() {
         use Side::{Egress, EgressChain, Ingress, Queue};
         let off = |what: &str| vec![format!("off for packets {what}")];
         let none = Vec::new;

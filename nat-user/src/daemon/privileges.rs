@@ -59,12 +59,12 @@ mod tests {
     }
 
     #[test]
-    fn sys_admin_stands_for_the_newer_capabilities() {
+    fn sys_admin_includes_the_newer_capabilities() {
         assert!(missing(1 << 12 | 1 << CAP_SYS_ADMIN).is_empty());
     }
 
     #[test]
-    fn names_what_is_missing() {
+    fn a_missing_capability_is_named() {
         let missing = missing(1 << 12 | 1 << 39);
         assert_eq!(missing.len(), 1);
         assert!(missing[0].starts_with("CAP_PERFMON"));

@@ -300,7 +300,7 @@ mod tests {
 
     /// Each placeholder call of an object is replaced, and nothing else changes.
     #[test]
-    fn programs_get_at_the_record_by_what_the_kernel_has_for_it() {
+    fn programs_read_the_record_as_the_kernel_allows() {
         let wanted = [&[0x85, 0, 0, 0][..], &RECORD_CALL.to_le_bytes()].concat();
         let object = [&[1; 8], &wanted[..], &[0x85, 0, 0, 0, 1, 0, 0, 0], &wanted].concat();
         let given = |cast| {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_description_of_types_is_refused() {
+    fn invalid_btf_is_refused() {
         for bytes in [&b""[..], b"\0\0\0\0", &[0x9f, 0xeb, 1, 0]] {
             assert!(SkBuff::read(bytes).is_err());
         }

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_told() {
+    fn reports_list_every_change() {
         let more = "lease_time_s = 600\ngateway = \"172.22.161.1\"\ndomain = \"lan\"\n\
                     dns = [\"192.0.2.1\", \"192.0.2.2\"]\n\
                     [network.lan.dns]\nforwarders = [\"192.0.2.3\"]\n";

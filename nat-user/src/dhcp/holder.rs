@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_a_port_is_found() {
+    fn the_process_with_a_port_is_found() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let table = fs::read_to_string("/proc/net/udp").unwrap();

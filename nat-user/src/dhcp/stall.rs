@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_tells_is_read() {
+    fn drivers_features_are_read() {
         let stat = "17 (dns) masq)) T 1 17 17 0 -1 4194304 100 0 0 0 30 12 0 0 20 0 1 0 5 6 7";
         assert_eq!(fields(stat).unwrap().next(), Some("T"));
         assert_eq!(worked_in(stat), Some(42));

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_end_says_the_other_hears() {
+    fn a_message_reaches_the_other_end() {
         in_namespace(async || {
             without_ipv6();
             ip(
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_arp_about_ipv4_is_nothing() {
+    fn other_frames_than_arp_for_ipv4_are_ignored() {
         let whole = frame(
             [2, 0, 0, 0, 0, 1],
             [192, 0, 2, 1].into(),

@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_others_change_are_told_of() {
+    fn settings_changed_by_others_are_an_event() {
         in_namespace(async || {
             ip("link add vmbr1 type bridge");
             let mut events = Events::subscribe().unwrap();
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_next_hops_depend_on_is_told_of() {
+    fn changes_of_next_hops_are_events() {
         in_namespace(async || {
             without_ipv6();
             let mut events = Events::subscribe().unwrap();
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_packets_back_at_an_interface_is_told_of() {
+    fn shapers_at_an_interface_are_an_event() {
         in_namespace(async || {
             without_ipv6();
             ip("link add name tap1 type veth peer name guest");
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_stops_taking_frames_is_told_of() {
+    fn a_peer_that_stops_accepting_frames_is_an_event() {
         in_namespace(async || {
             without_ipv6();
             ip("link add name tap1 type veth peer name guest");
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_neighbours_are_nobodys_concern() {
+    fn ipv6_neighbours_are_no_event() {
         in_namespace(async || {
             ip("link add name uplink type veth peer name isp");
             let mut events = Events::subscribe().unwrap();
@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_wakes_the_one_who_waits() {
+    fn an_event_wakes_the_waiter() {
         in_namespace(async || {
             let mut events = Events::subscribe().unwrap();
             let (event, ()) = tokio::join!(next(&mut events), async {
@@ -642,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_messages_are_told_of() {
+    fn lost_messages_are_reported() {
         in_namespace(async || {
             let mut events = Events::subscribe().unwrap();
             let socket = &events.subscriptions[0].socket;
@@ -707,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_stand_on_is_told_first() {
+    fn events_that_others_depend_on_come_first() {
         let mut pending = Pending {
             links: true,
             addresses: true,

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_put_at_a_port_is_found_and_defaults_are_not() {
+    fn configured_shapers_are_found_and_defaults_are_not() {
         in_namespace(async || {
             ip("link add vmbr1 type bridge");
             ip("tuntap add tap1 mode tap");

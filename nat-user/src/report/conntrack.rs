@@ -211,7 +211,7 @@ gre       10.0.0.2       10.0.0.1        10.0.0.4        -     unreplied        
     }
 
     #[test]
-    fn no_sessions_are_said_to_be_none() {
+    fn an_empty_list_of_sessions_says_so() {
         let numbers = Numbers::default();
         assert_eq!(listed(vec![], &numbers, Format::Json), "[]\n");
         assert_eq!(listed(vec![], &numbers, Format::Human), "no sessions\n");

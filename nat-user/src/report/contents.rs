@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_is_not_spoken_of() {
+    fn absent_objects_are_not_counted() {
         let text = "[uplink.wan]\ninterface = \"eth0\"\n\
                     [network.lan]\ninterface = \"br0\"\naddress = \"10.0.0.1/24\"\n\
                     [[policy]]\nname = \"a\"\nfrom = \"lan\"\nto = \"wan\"\naction = \"accept\"\n\

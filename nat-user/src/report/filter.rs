@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_refused_with_what_would_be_one() {
+    fn an_invalid_endpoint_is_refused_with_the_valid_forms() {
         for text in [
             "",
             "web",

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_read_back_from_what_it_shows() {
+    fn every_displayed_number_is_read_back() {
         for number in 0..=u8::MAX {
             assert_eq!(Protocol(number).to_string().parse(), Ok(Protocol(number)));
         }

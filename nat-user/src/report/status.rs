@@ -423,7 +423,7 @@ vmbr1      network lan  none                   tcx          none
     }
 
     #[test]
-    fn what_an_old_kernel_does_without_is_said() {
+    fn features_missing_on_an_old_kernel_are_reported() {
         let mut old = state();
         assert!(!shown_of(old.clone(), true, Format::Human).contains("netlink"));
         old.interfaces[0].attachment = Mechanism::Netlink.name().to_owned();
@@ -433,7 +433,7 @@ vmbr1      network lan  none                   tcx          none
     }
 
     #[test]
-    fn what_is_too_small_is_a_warning() {
+    fn a_nearly_full_table_is_a_warning() {
         let state = state();
         let of = |active| {
             let status = StatusView {
@@ -473,7 +473,7 @@ vmbr1      network lan  none                   tcx          none
     }
 
     #[test]
-    fn without_the_daemon_it_says_what_goes_on() {
+    fn status_without_the_daemon_says_what_continues() {
         let text = shown(false, Format::Human);
         assert!(text.starts_with("natbpf 0.1.0: the daemon is not running; the data plane keeps"));
         let status: Value = serde_json::from_str(&shown(false, Format::Json)).unwrap();

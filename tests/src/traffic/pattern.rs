@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shifted_or_another_key_s_is_wrong() {
+    fn shifted_or_swapped_entries_are_found() {
         let mut bytes = [0; 64];
         fill(7, 0, &mut bytes);
         assert_eq!(right(7, 0, &bytes), 64);

@@ -21,7 +21,7 @@ fn rule<'a>(stats: &'a Value, name: &str) -> Result<&'a Value> {
 }
 
 #[test]
-fn stats_count_exactly_what_was_sent() -> Result<()> {
+fn stats_count_sent_packets_exactly() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let server = net.cli.udp("198.51.100.2:7000")?;
@@ -272,7 +272,7 @@ fn down_restores_everything() -> Result<()> {
 }
 
 #[test]
-fn down_leaves_alone_what_natbpf_did_not_make() -> Result<()> {
+fn down_keeps_everything_that_natbpf_did_not_create() -> Result<()> {
     let net = Proxmox::new()?;
     net.host.set_sysctl("net.ipv4.ip_forward", "1")?;
     let before = snapshot::take(&net.host)?;
@@ -369,7 +369,7 @@ fn a_change_of_an_mtu_is_followed() -> Result<()> {
 }
 
 #[test]
-fn the_operator_is_told_of_what_is_exhausted() -> Result<()> {
+fn exhausted_resources_are_reported() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let limited = format!("{}\n[limits]\nsessions_per_guest = 2\n", net.config());

@@ -273,7 +273,7 @@ fn guests_that_keep_to_their_addresses_get_them_by_dhcp() -> Result<()> {
 
 /// By made-up Ethernet addresses, or as a server of its own, which would be the gateway of others.
 #[test]
-fn one_guest_takes_no_leases_of_others_and_serves_nobody() -> Result<()> {
+fn a_guest_takes_no_foreign_leases_and_serves_no_dhcp() -> Result<()> {
     let net = network()?;
     let config = config(&net, "").replace("/24\"\n", "/24\"\nanti_spoof = true\n");
     let natbpf = net.natbpf(&config)?;
@@ -444,7 +444,7 @@ fn leases_go_on_without_the_daemon_and_the_next_one_takes_them_over() -> Result<
 }
 
 #[test]
-fn reload_changes_what_is_served_and_a_mistake_changes_nothing() -> Result<()> {
+fn reload_changes_dhcp_service_and_a_mistake_changes_nothing() -> Result<()> {
     let net = network()?;
     let natbpf = net.natbpf(&config(&net, ""))?;
     lease(&net, &net.vm1, "web1")?;
@@ -489,7 +489,7 @@ fn a_port_that_another_has_is_named_and_tried_again() -> Result<()> {
 }
 
 #[test]
-fn a_bridge_that_is_made_anew_is_served_again() -> Result<()> {
+fn a_recreated_bridge_is_served_again() -> Result<()> {
     let net = network()?;
     let natbpf = net.natbpf(&config(&net, ""))?;
     let first = dnsmasq(&natbpf).context("no dnsmasq runs")?;

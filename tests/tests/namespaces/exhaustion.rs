@@ -112,7 +112,7 @@ fn x1_a_full_table_refuses_the_new_with_an_error_and_keeps_the_old() -> Result<(
 }
 
 #[test]
-fn x1_a_full_table_is_told_of_behind_an_uplink_without_ethernet_too() -> Result<()> {
+fn x1_a_full_table_is_reported_behind_an_uplink_without_ethernet_too() -> Result<()> {
     full_table(&Proxmox::with(&Options {
         uplink: Uplink::Tun,
         ..Options::default()
@@ -239,7 +239,7 @@ fn x1_refusals_are_right_on_the_wire() -> Result<()> {
 
 /// However often a guest is refused, it is told some times in a second and no more.
 #[test]
-fn x1_refusals_are_told_of_at_a_limited_rate() -> Result<()> {
+fn x1_errors_about_refusals_are_rate_limited() -> Result<()> {
     let net = Proxmox::new()?;
     let config = format!("{}\n[limits]\nsessions_per_guest = 1\n", net.config());
     let nat = net.natbpf(&config)?;

@@ -58,7 +58,7 @@ fn addresses(net: &Proxmox) -> Result<Vec<String>> {
 }
 
 #[test]
-fn o5_a_forward_of_an_address_that_nobody_holds_is_reached() -> Result<()> {
+fn o5_a_forward_of_an_unheld_address_is_reached() -> Result<()> {
     let net = network()?;
     let rules = forward("web", WEB, 80, Proxmox::VM1) + &forward("far", ROUTED, 80, Proxmox::VM2);
     let mut natbpf = net.natbpf(&(net.config() + &rules))?;

@@ -363,7 +363,7 @@ fn a_route_that_changes_is_followed() -> Result<()> {
 }
 
 #[test]
-fn a_smaller_mtu_is_told_to_the_sender() -> Result<()> {
+fn a_smaller_mtu_is_reported_to_the_sender() -> Result<()> {
     let (net, _natbpf, sessions) = started()?;
     sessions.go_past_the_kernel(&net)?;
     let large = |port| Ip::new(Proxmox::VM1, Proxmox::CLI).udp(5000, port, &[7; 1400]);

@@ -235,7 +235,7 @@ fn f5_an_atomic_fragment_passes() -> Result<()> {
 }
 
 #[test]
-fn f12_a_datagram_of_which_fragments_come_twice_arrives() -> Result<()> {
+fn f12_a_datagram_with_duplicate_fragments_arrives() -> Result<()> {
     let net = Proxmox::new()?;
     let nat = net.natbpf(&net.config())?;
     all_ways(&net, 100, 3500, |parts| parts.insert(1, parts[0].clone()))?;

@@ -70,7 +70,7 @@ fn call(net: &Proxmox, natbpf: &Natbpf, words: &[&str], input: &str) -> Result<O
 }
 
 #[test]
-fn a_port_that_somebody_else_attaches_later_is_followed() -> Result<()> {
+fn a_port_attached_by_other_software_is_followed() -> Result<()> {
     let net = Proxmox::new()?;
     let nat = net.natbpf(&net.config())?;
     speaks(&net, &net.vm1)?;

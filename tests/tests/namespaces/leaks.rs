@@ -216,7 +216,7 @@ fn another_bridge(host: &Host) -> Result<()> {
 }
 
 #[test]
-fn l12_no_inside_address_leaves_by_a_bridge_that_is_made_anew() -> Result<()> {
+fn l12_no_inside_address_leaves_by_a_recreated_bridge() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
     nothing_leaks(&net, || {
@@ -245,7 +245,7 @@ fn another_uplink(host: &Host) -> Result<()> {
 }
 
 #[test]
-fn l12_no_inside_address_leaves_by_an_uplink_that_is_made_anew() -> Result<()> {
+fn l12_no_inside_address_leaves_by_a_recreated_uplink() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
     let translated = nothing_leaks(&net, || {

@@ -21,7 +21,7 @@ fn warnings(natbpf: &Natbpf) -> Result<String> {
 }
 
 #[test]
-fn l14_settings_that_others_change_are_set_again_and_told_of() -> Result<()> {
+fn l14_settings_changed_by_others_are_restored_and_reported() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     for (setting, wanted, other) in [
@@ -173,7 +173,7 @@ fn o6_an_address_that_another_host_has_is_left_to_it_and_taken_when_it_goes() ->
 }
 
 #[test]
-fn o6_what_other_software_is_to_manage_is_neither_answered_for_nor_announced() -> Result<()> {
+fn o6_addresses_of_other_software_are_neither_answered_nor_announced() -> Result<()> {
     let net = Proxmox::new()?;
     let capture = net.isp.capture(Proxmox::WAN)?;
     let natbpf = net.natbpf(&claiming(&net, "none"))?;
@@ -241,7 +241,7 @@ fn everything(net: &Proxmox) -> Result<String> {
 }
 
 #[test]
-fn down_takes_away_all_features_together() -> Result<()> {
+fn down_removes_all_features_together() -> Result<()> {
     let net = Proxmox::with(&Options {
         inside: Inside::OnlyPorts,
         uplink: Uplink::Nic,

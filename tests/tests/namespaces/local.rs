@@ -117,7 +117,7 @@ fn m5_the_host_reaches_a_guest_by_tcp() -> Result<()> {
 }
 
 #[test]
-fn m5_the_host_reaches_a_guest_by_udp_and_sees_whom_it_asked() -> Result<()> {
+fn m5_the_host_reaches_a_guest_by_udp_and_sees_the_named_peer() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let server = net.vm2.udp("0.0.0.0:10000")?;
@@ -356,7 +356,7 @@ fn connect_bound(host: &Host, from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStr
 }
 
 #[test]
-fn m5_a_socket_that_is_bound_to_an_address_reaches_what_can_answer_it() -> Result<()> {
+fn m5_a_bound_socket_reaches_only_guests_that_can_answer() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let _web = Service::http(&net.vm1, "0.0.0.0:10080")?;

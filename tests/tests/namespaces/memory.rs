@@ -70,7 +70,7 @@ fn processors() -> Result<u64> {
 }
 
 #[test]
-fn memory_by_default_is_what_the_page_states() -> Result<()> {
+fn default_memory_matches_the_documentation() -> Result<()> {
     let (tables, daemon) = (stated("The tables take")?, stated("The daemon takes")?);
     let own = stated("(`VmHWM` and `VmRSS`;")?;
     let all = stated("allocated at the start:")?;

@@ -138,7 +138,7 @@ fn counted(natbpf: &Natbpf, kind: &str, name: &str, what: &str) -> Result<u64> {
 }
 
 #[test]
-fn what_is_accepted_passes_and_its_answers() -> Result<()> {
+fn accepted_flows_and_their_answers_pass() -> Result<()> {
     let world = World::new()?;
     let World { net, db, .. } = &world;
     let natbpf = world.natbpf()?;
@@ -199,7 +199,7 @@ fn what_is_accepted_passes_and_its_answers() -> Result<()> {
 }
 
 #[test]
-fn what_is_not_accepted_goes_nowhere() -> Result<()> {
+fn unaccepted_flows_are_dropped() -> Result<()> {
     let world = World::new()?;
     let World { net, db, admin } = &world;
     let natbpf = world.natbpf()?;
@@ -261,7 +261,7 @@ fn an_address_of_a_closed_networks_guest_opens_nothing() -> Result<()> {
 }
 
 #[test]
-fn errors_come_back_that_are_about_what_was_accepted() -> Result<()> {
+fn errors_about_accepted_flows_return() -> Result<()> {
     let world = World::new()?;
     let World { net, .. } = &world;
     let _natbpf = world.natbpf()?;
@@ -285,7 +285,7 @@ fn errors_come_back_that_are_about_what_was_accepted() -> Result<()> {
 }
 
 #[test]
-fn the_host_is_asked_for_what_the_network_says() -> Result<()> {
+fn guests_reach_only_the_networks_services_of_the_host() -> Result<()> {
     let world = World::new()?;
     let World { net, db, .. } = &world;
     let natbpf = world.natbpf()?;
@@ -326,7 +326,7 @@ fn the_host_is_asked_for_what_the_network_says() -> Result<()> {
 }
 
 #[test]
-fn a_reload_ends_what_it_forbids_and_nothing_else() -> Result<()> {
+fn a_reload_ends_only_sessions_that_it_forbids() -> Result<()> {
     let world = World::new()?;
     let World { net, db, .. } = &world;
     let natbpf = world.natbpf()?;
@@ -368,7 +368,7 @@ fn a_reload_ends_what_it_forbids_and_nothing_else() -> Result<()> {
 }
 
 #[test]
-fn what_is_not_translated_takes_the_fast_path_too() -> Result<()> {
+fn untranslated_flows_take_the_fast_path_too() -> Result<()> {
     let world = World::new()?;
     let World { net, db, .. } = &world;
     let config = world

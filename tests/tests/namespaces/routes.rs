@@ -100,7 +100,7 @@ fn private_addresses_on_the_same_bridge_are_translated() -> Result<()> {
 }
 
 #[test]
-fn what_a_guest_sends_from_an_address_that_is_not_its_own_does_not_leave() -> Result<()> {
+fn packets_with_a_forged_source_do_not_leave() -> Result<()> {
     let net = Hetzner::new(Provider::Routes)?;
     let natbpf = net.natbpf(Hetzner::CONFIG)?;
     let server = net.out.udp(&format!("{OUT}:7000"))?;
@@ -133,7 +133,7 @@ fn what_a_guest_sends_from_an_address_that_is_not_its_own_does_not_leave() -> Re
 }
 
 #[test]
-fn routed_guests_reach_what_is_forwarded() -> Result<()> {
+fn routed_guests_reach_forwards() -> Result<()> {
     let net = Hetzner::new(Provider::Routes)?;
     let forward = "[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = 8080\n\
                    to = \"123.45.53.11\"\nto_ports = 80\n";
@@ -253,7 +253,7 @@ fn who_has(guest: &Host, address: Ipv4Addr) -> Result<Option<[u8; 6]>> {
 }
 
 #[test]
-fn a_provider_that_asks_by_arp_is_told_the_hosts_address() -> Result<()> {
+fn a_providers_arp_request_gets_the_hosts_address() -> Result<()> {
     let net = Hetzner::new(Provider::Asks)?;
     let before = snapshot::take(&net.host)?;
     let natbpf = net.natbpf(Hetzner::CONFIG)?;

@@ -225,7 +225,7 @@ fn segments_of_no_connection_leave_translated_or_not_at_all() -> Result<()> {
 }
 
 #[test]
-fn s5_what_contradicts_itself_reaches_nobody_and_is_counted() -> Result<()> {
+fn s5_contradictory_packets_are_dropped_and_counted() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let (guest, wire) = (net.vm2.capture("eth0")?, net.isp.capture(Proxmox::WAN)?);
@@ -276,7 +276,7 @@ fn s5_what_contradicts_itself_reaches_nobody_and_is_counted() -> Result<()> {
     Ok(())
 }
 
-/// What attackers write into the packets of [`s13_what_only_attackers_send_reaches_nobody`].
+/// What attackers write into the packets of [`s13_packets_that_only_attackers_send_are_dropped`].
 const MARK: &[u8] = b"only attackers send this";
 
 /// A packet with IP options, a multiple of four bytes.
@@ -303,7 +303,7 @@ fn by_way_of(kind: u8, address: Ipv4Addr) -> Vec<u8> {
 }
 
 #[test]
-fn s13_what_only_attackers_send_reaches_nobody() -> Result<()> {
+fn s13_packets_that_only_attackers_send_are_dropped() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let (guest, client) = (

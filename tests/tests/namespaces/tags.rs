@@ -94,7 +94,7 @@ fn o7_a_priority_tag_ends_at_the_host_in_both_directions_by_tc_and_xdp() -> Resu
 }
 
 #[test]
-fn s9_what_is_hidden_behind_a_priority_tag_reaches_nobody_and_is_counted() -> Result<()> {
+fn s9_packets_hidden_behind_a_priority_tag_are_dropped_and_counted() -> Result<()> {
     let (net, natbpf) = started("tc")?;
     let host = net.host.udp("0.0.0.0:8006")?;
     let server = net.cli.udp("198.51.100.2:7000")?;

@@ -237,7 +237,7 @@ fn a_bpffs_that_is_not_mounted_is_mounted_and_unmounted() -> Result<()> {
 }
 
 #[test]
-fn what_cannot_be_written_is_an_error_that_changes_nothing() -> Result<()> {
+fn a_failed_write_is_an_error_and_changes_nothing() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = Natbpf::prepare(
         &net.host,

@@ -199,7 +199,7 @@ fn f9_a_client_learns_the_mtu_of_the_guests_network() -> Result<()> {
 }
 
 #[test]
-fn f10_without_df_what_is_too_large_is_fragmented() -> Result<()> {
+fn f10_without_df_a_large_packet_is_fragmented() -> Result<()> {
     let net = Proxmox::with(&Options {
         uplink_mtu: Some(SMALL_MTU),
         ..Options::default()

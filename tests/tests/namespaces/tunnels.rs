@@ -112,7 +112,7 @@ fn rule(natbpf: &Natbpf, name: &str) -> Result<Value> {
 }
 
 #[test]
-fn o9_what_a_tunnel_sends_is_counted_as_it_is_on_the_wire() -> Result<()> {
+fn o9_a_tunnels_packets_count_as_on_the_wire() -> Result<()> {
     let (net, natbpf) = started("tc")?;
     join(&net, "noudpcsum", 1400)?;
     talk(&net, 1000)?;

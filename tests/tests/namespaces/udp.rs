@@ -130,7 +130,7 @@ fn u6_no_checksum_stays_none() -> Result<()> {
 }
 
 #[test]
-fn u3_each_filtering_mode_lets_in_whom_it_should() -> Result<()> {
+fn u3_each_filtering_mode_admits_its_remotes() -> Result<()> {
     let net = Proxmox::new()?;
     let server = net.cli.udp("198.51.100.2:7000")?;
     // Another port of a remote that the guest has sent to, its other address, another remote.

@@ -185,7 +185,7 @@ fn sessions_that_do_not_fit_stay_where_they_are() -> Result<()> {
 }
 
 #[test]
-fn what_happens_while_tables_are_filled_is_not_lost() -> Result<()> {
+fn changes_during_a_migration_are_kept() -> Result<()> {
     let mut plane = Plane::new()?;
     plane.open_one_of_each(5000)?;
     let gone = plane.primaries()?;

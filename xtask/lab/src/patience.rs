@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "NATBPF_TEST_PATIENCE is \"much\"")]
-    fn what_is_no_number_is_refused() {
+    fn an_invalid_number_is_refused() {
         times(Some("much"));
     }
 }

@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cargo_has_built_is_found_by_name() {
+    fn artifacts_of_cargo_are_found_by_name() {
         let artifact = |name: &str| {
             serde_json::json!({
                 "reason": "compiler-artifact",

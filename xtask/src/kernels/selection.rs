@@ -49,7 +49,7 @@ const CHOSEN: &[&str] = &[
     "l7_a_port_that_leaves_while_the_daemon_is_away_keeps_no_program",
     "m1_a_guest_with_an_address_of_its_own_is_reached_by_every_protocol",
     "m5_the_host_reaches_a_guest_by_tcp",
-    "m5_the_host_reaches_a_guest_by_udp_and_sees_whom_it_asked",
+    "m5_the_host_reaches_a_guest_by_udp_and_sees_the_named_peer",
     "m5_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables",
     "s6_a_service_of_the_host_keeps_its_port",
     "scenario_proxmox_on_a_bridge_that_natbpf_makes",
@@ -58,8 +58,8 @@ const CHOSEN: &[&str] = &[
     "t10_hairpin_connects_from_another_guest_and_from_the_server_itself",
     "f9_a_guest_learns_the_mtu_of_the_uplink",
     "u2_one_external_port_for_all_remotes",
-    "what_is_accepted_passes_and_its_answers",
-    "the_host_is_asked_for_what_the_network_says",
+    "accepted_flows_and_their_answers_pass",
+    "guests_reach_only_the_networks_services_of_the_host",
     "routed_guests_reach_all_and_are_reached_by_their_own_addresses",
     "an_uplink_without_ethernet_header_works",
     "o2_a_checksum_left_to_the_device_is_right_on_the_wire",
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_name_takes_the_place_of_what_is_chosen() {
+    fn a_part_of_a_name_replaces_the_default_selection() {
         let filters = ["l5".to_owned()];
         assert!(script(false, &filters).contains("\nnamespaces 'l5' --skip "));
         assert!(script(true, &[]).contains("\nnamespaces --skip "));

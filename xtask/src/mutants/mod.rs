@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_score_counts_what_compiles_and_accepted_mutants_are_no_survivors() {
+    fn the_score_counts_compiling_mutants_and_accepted_ones_do_not_survive() {
         let accepted = Accepted::parse(&accepted::entry(&mutant(20), "equal either way")).unwrap();
         let results = vec![
             (mutant(20), Fate::Survived),

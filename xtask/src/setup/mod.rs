@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tool_says_what_it_is_for() {
+    fn every_tool_states_its_purpose() {
         for tool in needed(Needs::Tests) {
             assert!(!tool.package.is_empty(), "{}", tool.program);
             assert!(

@@ -466,7 +466,7 @@ mod tests {
     const WRONG: &str = "echo 'ping (GNU inetutils) 2.4'";
 
     #[test]
-    fn a_tool_that_does_what_is_needed_is_called_as_it_is() {
+    fn a_suitable_tool_is_used_directly() {
         let scratch = Scratch::new("right");
         let here = [scratch.program("bin/ping", RIGHT)];
         assert!(PING.is_among(here.into_iter(), &scratch.unpacked()));
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unpacked_already_serves_without_apt() {
+    fn unpacked_packages_need_no_apt() {
         let scratch = Scratch::new("unpacked");
         scratch.program("tools/iputils-ping/usr/bin/ping", RIGHT);
         let here = [scratch.program("bin/ping", WRONG)];

@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_what_apt_would_do_to_others() {
+    fn a_refusal_names_the_packages_that_apt_would_change() {
         let removed = "The following additional packages will be installed:\n  libfdt1 libslirp0\n\
                        The following packages will be REMOVED:\n  qemu-utils\n\
                        The following NEW packages will be installed:\n  libfdt1\n\
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_the_lists_do_not_have_is_told_from_one_that_apt_refuses() {
+    fn an_unknown_package_differs_from_a_refused_one() {
         assert_eq!(reason("E: Unable to locate package nonesuch\n"), UNKNOWN);
         let virtual_only = "E: Package 'x' has no installation candidate\n";
         assert_eq!(reason(virtual_only), UNKNOWN);

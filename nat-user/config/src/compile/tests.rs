@@ -198,7 +198,7 @@ to = "172.22.161.170"
 }
 
 #[test]
-fn a_forward_without_address_means_the_uplinks_own() {
+fn a_forward_without_address_uses_the_uplinks_addresses() {
     let rules = ruleset(
         r#"
 [[forward]]
@@ -587,7 +587,7 @@ fn prefixes_cover_a_range_exactly() {
 }
 
 #[test]
-fn taking_gives_what_is_free() {
+fn taking_a_range_returns_its_free_parts() {
     let range = |first, last| PortRange { first, last };
     let mut taken = Taken::default();
     assert_eq!(taken.take(range(10, 20)), [range(10, 20)]);
@@ -602,7 +602,7 @@ fn forward(lines: &str) -> String {
 }
 
 #[test]
-fn the_host_reaches_what_names_ports_and_what_says_so() {
+fn the_host_reaches_forwards_with_ports_or_local() {
     let is_local = |lines: &str| {
         let rules = ruleset(&forward(lines));
         let found = lookup(&rules, TCP, "19.19.8.10", 80).expect("it is forwarded");
@@ -619,7 +619,7 @@ fn the_host_reaches_what_names_ports_and_what_says_so() {
 }
 
 #[test]
-fn loopback_stands_for_the_uplinks_addresses_in_their_order() {
+fn loopback_uses_the_uplinks_addresses_in_order() {
     let host = host_with(&["19.19.8.11", "19.19.8.10"]);
     let rules = ruleset_on(&host, &forward("ports = 80\n"));
     let own = ["19.19.8.11", "19.19.8.10"].map(|text| wire(text.parse().unwrap()));
@@ -660,7 +660,7 @@ fn chains(rules: &str) -> BTreeMap<(u16, u16), Vec<Entry>> {
 const WAN: u16 = side::UPLINKS | 1;
 
 #[test]
-fn without_policies_nobody_is_asked() {
+fn without_policies_every_flow_passes() {
     assert!(chains("").is_empty());
 }
 
@@ -687,7 +687,7 @@ fn policies_stand_in_the_chains_of_their_sides() {
 }
 
 #[test]
-fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
+fn a_closed_network_still_allows_dhcp_and_dns_of_the_host() {
     let ruleset =
         ruleset("[network.dmz]\ninterface = \"d\"\naddress = \"10.9.0.1/24\"\npolicy = \"drop\"\n");
     let chain = |from, to| {

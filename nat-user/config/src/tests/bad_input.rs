@@ -826,7 +826,7 @@ fn target_that_is_no_guest() {
 }
 
 #[test]
-fn mistake_in_a_guest_that_a_rule_names_is_said_once() {
+fn mistake_in_a_guest_of_a_rule_is_reported_once() {
     let text = format!(
         "{BASE}{}{}",
         guest("web1", "172.22.161.370", MAC),
@@ -959,7 +959,7 @@ fn timeout_out_of_range() {
 }
 
 #[test]
-fn of_several_mistakes_the_first_of_the_file_is_said_and_all_are_known() {
+fn several_mistakes_display_the_first_and_keep_all() {
     let text = format!(
         "{BASE}[limits]\nsessions = 0\n{}",
         forward("web", "ports = 0")
@@ -972,7 +972,7 @@ fn of_several_mistakes_the_first_of_the_file_is_said_and_all_are_known() {
 }
 
 #[test]
-fn an_empty_list_of_what_is_required() {
+fn an_empty_list_for_a_required_key() {
     assert_eq!(
         refusal_of(&forward("web", "protocol = []")),
         "n.toml:12:12: forward.web.protocol: is an empty list; write protocol = \"tcp\""

@@ -128,7 +128,7 @@ fn ssh_that_a_range_does_not_take() {
 }
 
 #[test]
-fn whether_an_address_keeps_ssh_depends_on_who_holds_it() {
+fn an_address_keeps_ssh_only_if_the_host_holds_it() {
     let rule = "protocol = \"tcp\"\nports = \"1-1023\"\naddress = \"19.19.8.10\"";
     let lines = warnings_of(&forward("low", rule));
     assert_eq!(lines.len(), 1, "{lines:?}");

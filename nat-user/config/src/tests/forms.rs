@@ -187,7 +187,7 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
 }
 
 #[test]
-fn what_is_left_out_has_a_default() {
+fn omitted_keys_have_defaults() {
     let text = r#"
         uplink.wan.interface = "ppp0"
         network.lan = { interface = "vmbr1", address = "10.0.0.1/8" }
@@ -342,7 +342,7 @@ fn segments_are_limited_by_the_interfaces_by_nothing_or_by_a_number() {
 }
 
 #[test]
-fn a_guest_stands_for_its_address() {
+fn a_guests_name_resolves_to_its_address() {
     let guests = new_guest("web1", "172.22.161.170", "52:54:00:12:AB:cd")
         + &new_guest("172.22.161.9", "172.22.161.171", "52:54:00:12:34:57")
         + &new_guest("2nd", "172.22.161.172", "52:54:00:12:34:58");

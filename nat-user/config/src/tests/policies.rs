@@ -46,7 +46,7 @@ fn ends_are_known_by_their_names() {
 }
 
 #[test]
-fn what_is_left_out_is_anything() {
+fn omitted_policy_keys_mean_any() {
     let text =
         policy("to = \"host\"\nprotocol = \"tcp\"\nports = [22, \"8000-8010\"]\naction = \"drop\"");
     let rule = config(&format!("{BASE}{text}")).policies.remove(0);
@@ -68,7 +68,7 @@ fn what_is_left_out_is_anything() {
 }
 
 #[test]
-fn a_closed_network_lets_the_host_be_asked_for_what_guests_need() {
+fn a_closed_network_still_allows_dhcp_and_dns_of_the_host() {
     let needed = vec![HostService::Dhcp, HostService::Dns, HostService::Ping];
     assert_eq!(host(""), None);
     assert_eq!(host("policy = \"accept\""), None);
@@ -96,7 +96,7 @@ fn policy_that_names_nothing() {
 }
 
 #[test]
-fn policy_with_ends_that_are_nobody() {
+fn policy_with_unknown_ends() {
     assert_eq!(
         refusal_of(&policy("from = \"lann\"\naction = \"drop\"")),
         "n.toml:9:8: policy.policy-1.from: there is no uplink, network or guest `lann`, and it is \

@@ -55,7 +55,7 @@ fn every_key_of_a_route_counts() {
 }
 
 #[test]
-fn a_route_without_what_it_needs() {
+fn a_route_without_a_required_key() {
     assert_eq!(
         refusal_of("[[route]]\naddresses = \"192.0.2.112\"\n"),
         "n.toml:8:1: route.route-1.network: is missing; write network = \"br112\""
@@ -95,7 +95,7 @@ fn addresses_that_cannot_be_routed() {
 }
 
 #[test]
-fn addresses_that_are_somebody_elses() {
+fn addresses_that_belong_to_another_table() {
     let two = |first: &str, second: &str| route("one", first) + &route("two", second);
     assert_eq!(
         refusal_of(&two("\"192.0.2.112/29\"", "\"192.0.2.119\"")),
@@ -182,7 +182,7 @@ fn a_gateway_is_the_hosts() {
 }
 
 #[test]
-fn arp_is_for_no_more_addresses_than_the_kernel_can_be_told_one_by_one() {
+fn arp_for_too_many_routed_addresses_is_a_warning() {
     let arp = |addresses: &str| route("web", addresses) + "arp = true\n";
     assert_eq!(
         refusal_of(&arp("\"198.51.100.0/23\"")),
@@ -220,7 +220,7 @@ fn a_rule_about_routed_addresses_alone_never_matches() {
 }
 
 #[test]
-fn an_uplink_or_a_network_that_is_not_there_is_said_once() {
+fn a_missing_uplink_or_network_is_reported_once() {
     let text = "[uplink.wan]\ninterface = \"a\"\n[[route]]\nnetwork = \"lan\"\naddresses = \"192.0.2.1\"\n";
     assert_eq!(
         refusal(text),

@@ -126,7 +126,7 @@ fn range_outside_the_network() {
 }
 
 #[test]
-fn range_with_somebodys_address() {
+fn range_with_a_used_address() {
     assert_eq!(
         dhcp_with("range = \"172.22.161.200-172.22.161.254\""),
         "n.toml:9:9: network.lan.dhcp.range: the range 172.22.161.200-172.22.161.254 contains \
@@ -249,7 +249,7 @@ fn a_name_that_can_never_have_a_lease() {
 }
 
 #[test]
-fn guest_whose_name_others_cannot_be_told() {
+fn guest_with_an_invalid_host_name() {
     let odd = guest("my web", "172.22.161.170", MAC);
     assert_eq!(
         refusal_of(&format!("{RANGE}{odd}")),

@@ -137,7 +137,7 @@ fn lists_are_ranges_prefixes_and_items() {
 }
 
 #[test]
-fn rules_stand_where_their_template_stands() {
+fn rules_take_the_place_of_their_template() {
     let plain = |name: &str, port: u16| {
         format!(
             "[[forward]]\nname = \"{name}\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = {port}\n\
@@ -412,7 +412,7 @@ fn a_remark_of_the_host_names_place_and_instance() {
 
 /// A few lines may expand to more than the memory: too many lists, texts, values or instances.
 #[test]
-fn small_files_do_not_stand_for_what_no_host_has() {
+fn templates_that_expand_too_far_are_refused() {
     let lists: String = (0..9).map(|n| format!("l{n} = \"1-65536\", ")).collect();
     let refused = refusal(&with_lists(&format!("{lists} n = \"1-65536\""), "a"));
     assert!(

@@ -115,7 +115,7 @@ fn a_place_that_is_not_known_costs_that_rule_alone() {
 }
 
 #[test]
-fn what_input_lets_in_is_not_behind_that_interface() {
+fn prefixes_accepted_by_input_are_not_behind_its_interface() {
     let import = file(
         "*nat\n-A POSTROUTING -s 10.8.0.0/24 -o wan1 -j SNAT --to-source 172.16.200.1\n\
          -A PREROUTING -i wan0 -p udp --dport 5060 -j DNAT --to-destination 172.16.199.126\n\

@@ -267,7 +267,7 @@ fn rules_that_ask_for_an_interface_too_early_or_too_late_cannot_match() {
 }
 
 #[test]
-fn forwards_of_which_others_take_all_from_outside_are_left_out() {
+fn fully_shadowed_forwards_are_omitted() {
     let import = usual(
         "-A PREROUTING -i eth0 -p tcp --dport 80:90 -j DNAT --to-destination 10.0.0.2\n\
          -A PREROUTING -i eth0 -p tcp --dport 85:95 -j DNAT --to-destination 10.0.0.3\n\
@@ -291,7 +291,7 @@ fn forwards_of_which_others_take_all_from_outside_are_left_out() {
 }
 
 #[test]
-fn nobody_is_reached_at_port_0() {
+fn port_0_is_refused() {
     let import = usual(
         "-A PREROUTING -i eth0 -p tcp --dport 0 -j DNAT --to-destination 10.0.0.2\n\
          -A PREROUTING -i eth0 -p udp --dport 1:65535 -j ACCEPT\n\
@@ -311,7 +311,7 @@ fn nobody_is_reached_at_port_0() {
 
 /// Rules with large conditions that exclude one port each all overlap.
 #[test]
-fn rules_with_packets_in_common_are_compared_so_often() {
+fn too_many_overlapping_rules_are_refused() {
     let marks = "-m mark --mark 1 ".repeat(60);
     let rules: String = (1..1500)
         .map(|port| format!("-A PREROUTING -p tcp ! --dport {port} {marks}-j ACCEPT\n"))
@@ -392,7 +392,7 @@ fn an_address_for_one_guest_both_ways_is_one_rule() {
 }
 
 #[test]
-fn what_goes_to_guests_is_not_translated_by_natbpf() {
+fn source_rules_for_packets_to_guests_are_not_converted() {
     let import = usual(
         "-A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
          -A POSTROUTING -d 10.0.0.2 -p tcp --dport 80 -j MASQUERADE\n\
@@ -410,7 +410,7 @@ fn what_goes_to_guests_is_not_translated_by_natbpf() {
 }
 
 #[test]
-fn the_hosts_own_connections_to_what_is_forwarded_are_local() {
+fn the_hosts_own_connections_to_forwards_become_local() {
     let import = usual(
         "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2\n\
          -A PREROUTING -i eth0 -p tcp --dport 81:82 -j DNAT --to-destination 10.0.0.2\n\
@@ -496,7 +496,7 @@ fn senders_and_destinations_are_no_choice_of_natbpfs() {
 }
 
 #[test]
-fn several_uplinks_have_rules_of_their_own() {
+fn several_uplinks_have_separate_rules() {
     let import = nat(
         "-A PREROUTING -d 203.0.113.9 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
          -A POSTROUTING -s 10.0.0.0/24 -o eth0 -j MASQUERADE\n\

@@ -101,7 +101,7 @@ fn every_form_of_rule_becomes_a_policy() {
 }
 
 #[test]
-fn what_a_policy_cannot_say_is_listed_with_the_reason() {
+fn rules_that_no_policy_expresses_are_listed_with_the_reason() {
     for (rule, reason) in [
         ("-i br0 -m mark --mark 0x1 -j ACCEPT", "marks"),
         ("-i br0 -m limit --limit 5/sec -j ACCEPT", "count"),
@@ -185,7 +185,7 @@ fn rules_keep_their_order_through_chains() {
 }
 
 #[test]
-fn a_rule_for_all_is_what_holds_where_none_matches() {
+fn a_rule_for_all_becomes_the_default_policy() {
     let reject = "-A FORWARD -i br0 -j ACCEPT\n-A FORWARD -j REJECT\n-A FORWARD -o br0 -j ACCEPT";
     let import = accepting(reject);
     assert!(import.is_complete(), "{:?}", import.findings);
@@ -283,7 +283,7 @@ fn addresses_in_no_network_hold_by_whatever_interface() {
 }
 
 #[test]
-fn what_no_network_takes_part_in_stays_with_netfilter() {
+fn rules_without_a_network_stay_with_netfilter() {
     for rule in ["-i eth0 -o eth0", "-i wg0 -o eth0", "-i wg0 -o tun0"] {
         let import = dropping(&format!("-A FORWARD {rule} -j ACCEPT"));
         assert_says(&import, Kind::Note, 4, "policies do not apply");
@@ -293,7 +293,7 @@ fn what_no_network_takes_part_in_stays_with_netfilter() {
 }
 
 #[test]
-fn without_a_network_there_is_nobody_to_ask_about() {
+fn without_a_network_policies_are_not_converted() {
     let text = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i br0 -j ACCEPT\n";
     let options = Options {
         policies: true,
@@ -352,7 +352,7 @@ fn answers_that_the_rules_drop_are_warned_of() {
 }
 
 #[test]
-fn what_guests_may_ask_of_the_host_is_said_only_where_it_is_exact() {
+fn input_rules_become_host_only_if_exact() {
     let input = "-A INPUT -i lo -j ACCEPT\n\
                  -A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT\n\
                  -A INPUT -i br+ -p udp --dport 67 -j ACCEPT\n\

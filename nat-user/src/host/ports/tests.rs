@@ -140,7 +140,7 @@ fn a_port_moves_between_networks_and_is_isolated_where_they_want_it() {
 }
 
 #[test]
-fn what_is_not_a_guests_is_refused_and_left_alone() {
+fn interfaces_that_are_not_guests_are_refused_and_unchanged() {
     in_namespace(async || {
         let host = Host::new(CONFIG);
         assert_eq!(
@@ -157,7 +157,7 @@ fn what_is_not_a_guests_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_missing_bridge_is_made_and_known_as_natbpfs_own() {
+fn a_missing_bridge_is_created_and_recorded() {
     in_namespace(async || {
         let host = Host::new(CONFIG);
         ip("link del vmbr1");
@@ -198,7 +198,7 @@ fn a_bridge_that_a_daemon_makes_is_waited_for() {
 }
 
 #[test]
-fn an_interface_that_goes_meanwhile_is_said_to_have_gone() {
+fn an_interface_that_disappears_is_reported() {
     in_namespace(async || {
         let host = Host::new(CONFIG);
         let (tap0, bridge) = (host.link("tap0").await, host.link("vmbr1").await);

@@ -210,7 +210,7 @@ fn applying_again_changes_and_writes_nothing() {
 }
 
 #[test]
-fn a_restarted_daemon_still_knows_what_was_before() {
+fn a_restarted_daemon_restores_the_original_values() {
     in_namespace(async || {
         let host = Host::new();
         let before = HostState::read();
@@ -298,7 +298,7 @@ fn a_missing_interface_is_waited_for_and_the_rest_is_made() {
 }
 
 #[test]
-fn the_owner_of_a_bridge_gives_it_its_address() {
+fn the_owner_of_a_bridge_adds_its_address() {
     in_namespace(async || {
         let host = Host::new();
         let owned = Network {
@@ -370,7 +370,7 @@ fn a_change_that_fails_midway_undoes_the_ones_before_it() {
 }
 
 #[test]
-fn a_reload_that_fails_leaves_what_earlier_runs_made() {
+fn a_failed_reload_keeps_earlier_changes() {
     in_namespace(async || {
         let host = Host::new();
         let before = HostState::read();
@@ -418,7 +418,7 @@ fn a_reload_makes_and_undoes_the_difference_only() {
 }
 
 #[test]
-fn what_others_changed_since_is_left_alone() {
+fn values_changed_by_others_are_kept() {
     in_namespace(async || {
         let host = Host::new();
         host.apply(&plan(&[lan()])).await.unwrap();
@@ -750,7 +750,7 @@ fn a_port_is_given_back_to_the_bridge_that_it_was_in() {
 }
 
 #[test]
-fn what_cannot_be_undone_is_reported_and_does_not_stop_the_rest() {
+fn a_failed_undo_is_reported_and_the_rest_continues() {
     in_namespace(async || {
         let host = Host::new();
         host.apply(&plan(&[lan()])).await.unwrap();
@@ -836,7 +836,7 @@ fn ports_of_bridges_and_other_prefixes_are_problems() {
 }
 
 #[test]
-fn ports_are_isolated_for_as_long_as_the_network_wants_it() {
+fn ports_are_isolated_while_the_network_is_isolated() {
     in_namespace(async || {
         let host = Host::new();
         let isolated = async |name: &str| host.link(name).await.port.map(|port| port.isolated);
@@ -981,7 +981,7 @@ fn routes_are_made_followed_and_undone() {
 }
 
 #[test]
-fn a_route_on_a_bridge_of_somebody_elses_is_taken_away_again() {
+fn a_route_on_a_foreign_bridge_is_removed_again() {
     in_namespace(async || {
         let host = Host::new();
         ip("link add vmbr1 type bridge");
@@ -1048,7 +1048,7 @@ fn a_route_does_not_take_the_hosts_router_to_the_guests() {
 }
 
 #[test]
-fn a_gateway_that_is_somebody_elses_is_refused() {
+fn a_gateway_of_another_machine_is_refused() {
     in_namespace(async || {
         let host = Host::new();
         let with = |gateway: &str| {
@@ -1199,7 +1199,7 @@ fn a_route_that_would_cut_the_host_off_is_a_problem() {
 }
 
 #[test]
-fn xdp_on_what_takes_none_is_a_problem_of_its_key() {
+fn xdp_on_an_unsuitable_interface_names_the_key() {
     in_namespace(async || {
         let host = Host::new();
         let before = HostState::read();

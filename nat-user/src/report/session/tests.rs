@@ -72,7 +72,7 @@ const FROM_OUTSIDE: u8 = flags::PRIMARY;
 const HAIRPINNED: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN;
 
 #[test]
-fn the_guests_direction_gives_all_three_endpoints() {
+fn the_guests_direction_yields_all_three_endpoints() {
     let view = view(
         TCP,
         FROM_INSIDE,
@@ -151,7 +151,7 @@ fn only_primary_entries_of_guests_sessions_that_live_are_shown() {
 }
 
 #[test]
-fn states_are_named_by_what_has_passed() {
+fn states_follow_the_packets_that_passed() {
     let way = (GUEST, 1, REMOTE, 2);
     let cases = [
         (TCP, 0, "opening", 220),

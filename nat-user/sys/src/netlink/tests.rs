@@ -16,7 +16,7 @@ async fn link(netlink: &Netlink, name: &str) -> Link {
 }
 
 #[test]
-fn layers_without_ethernet_header_are_told_apart() {
+fn devices_without_ethernet_header_are_distinguished() {
     let none = [
         0xfffe, /* none: WireGuard, tun */
         512,    /* PPP */
@@ -465,7 +465,7 @@ fn a_neighbour_that_is_not_there_is_not_made() {
 }
 
 #[test]
-fn errors_name_operation_object_and_what_is_missing() {
+fn errors_name_operation_object_and_missing_privilege() {
     in_namespace(async || {
         let netlink = Netlink::connect().unwrap();
         let long = netlink

@@ -92,7 +92,7 @@ fn stateful_rules_pass_all_that_is_established() -> Result<()> {
 }
 
 #[test]
-fn stateful_rules_pass_what_takes_the_kernels_way() -> Result<()> {
+fn stateful_rules_pass_packets_of_the_slow_path() -> Result<()> {
     let net = on_bridges()?;
     load(&net.host, &["iptables-nft-restore"], STRICT)?;
     let config = format!("forwarding = \"kernel\"\n{}", net.config());

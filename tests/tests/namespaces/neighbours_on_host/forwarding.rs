@@ -262,7 +262,7 @@ fn a_drop_policy_of_nftables_is_named_and_mended() -> Result<()> {
 }
 
 #[test]
-fn ufw_is_named_and_what_it_makes_of_the_remedy_helps() -> Result<()> {
+fn ufw_is_named_and_its_remedy_works() -> Result<()> {
     let (net, natbpf, _pages) = started(OVER_NFT, UFW)?;
     both_are_blocked(&net)?;
     // Its rules for ICMP are heeded: pings go out.
@@ -283,7 +283,7 @@ fn ufw_is_named_and_what_it_makes_of_the_remedy_helps() -> Result<()> {
 }
 
 #[test]
-fn firewalld_is_named_and_what_it_makes_of_the_remedy_helps() -> Result<()> {
+fn firewalld_is_named_and_its_remedy_works() -> Result<()> {
     let (net, natbpf, _pages) = started(NFT, FIREWALLD)?;
     both_are_blocked(&net)?;
     let found = finding(&natbpf, "forward-drop")?;
@@ -341,7 +341,7 @@ fn pve_firewall_lets_routed_packets_through_and_is_no_finding() -> Result<()> {
 
 /// The rules of libvirt for a network of its own: guests get out, and nobody in.
 #[test]
-fn libvirt_that_lets_nobody_in_is_named() -> Result<()> {
+fn libvirts_closed_network_is_named() -> Result<()> {
     let rules = "*filter
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]

@@ -57,7 +57,7 @@ fn seen(session: &Session, strangers: &[&ForeignProgram]) -> Result<Vec<u64>> {
 }
 
 #[test]
-fn programs_of_others_stay_where_they_are_and_who_is_passed_by_is_told() -> Result<()> {
+fn foreign_programs_stay_and_bypassed_ones_are_reported() -> Result<()> {
     let net = Proxmox::new()?;
     let uplink_in = foreign_program(&net, "vmbr0", Hook::TcIngress)?;
     let uplink_out = foreign_program(&net, "vmbr0", Hook::TcEgress)?;
@@ -321,7 +321,7 @@ fn filter(net: &Proxmox, interface: &str, side: &str, preference: u32) -> Result
 }
 
 #[test]
-fn filters_of_tc_see_every_packet_and_status_says_what_that_costs() -> Result<()> {
+fn filters_of_tc_see_every_packet_and_status_reports_the_slow_path() -> Result<()> {
     let net = Proxmox::new()?;
     net.host
         .check(["tc", "qdisc", "add", "dev", "vmbr0", "clsact"])?;

@@ -92,7 +92,7 @@ fn a_masquerade_of_nftables_is_found() -> Result<()> {
 }
 
 #[test]
-fn a_masquerade_of_everything_hides_who_connects_and_is_found() -> Result<()> {
+fn a_masquerade_of_everything_that_hides_clients_is_reported() -> Result<()> {
     let rules = "table ip nat {
     chain post {
         type nat hook postrouting priority srcnat; policy accept;

@@ -187,7 +187,7 @@ const IMPORTED: [Difference<'_>; 7] = [
 ];
 
 #[test]
-fn recipe_docker_does_what_the_rules_do() -> Result<()> {
+fn recipe_docker_matches_the_rules() -> Result<()> {
     let original = {
         let net = world()?;
         by_hand(&net.host, "docker", &[])?;
@@ -199,7 +199,7 @@ fn recipe_docker_does_what_the_rules_do() -> Result<()> {
 }
 
 #[test]
-fn imported_policies_of_docker_do_what_the_rules_do() -> Result<()> {
+fn imported_policies_of_docker_match_the_rules() -> Result<()> {
     let original = {
         let net = world()?;
         by_hand(&net.host, "docker", &[])?;

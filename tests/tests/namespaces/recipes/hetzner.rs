@@ -254,7 +254,7 @@ const GATEWAYS: [Difference<'_>; 3] = {
 };
 
 #[test]
-fn recipe_hetzner_does_what_the_rules_do() -> Result<()> {
+fn recipe_hetzner_matches_the_rules() -> Result<()> {
     let (original, told_by_hand) = {
         let net = World::new()?;
         let _dnsmasq = net.by_hand()?;
@@ -280,7 +280,7 @@ fn recipe_hetzner_does_what_the_rules_do() -> Result<()> {
 }
 
 #[test]
-fn imported_policies_of_hetzner_do_what_the_rules_do() -> Result<()> {
+fn imported_policies_of_hetzner_match_the_rules() -> Result<()> {
     let original = {
         let net = World::new()?;
         let _dnsmasq = net.by_hand()?;

@@ -126,7 +126,7 @@ fn compare_with(original: &Matrix, natbpf: &Matrix, other: Ipv4Addr) -> Result<(
 }
 
 #[test]
-fn recipe_kvm_does_what_the_rules_do() -> Result<()> {
+fn recipe_kvm_matches_the_rules() -> Result<()> {
     let (original, told_by_hand) = {
         let net = world()?;
         by_hand(&net.host, "kvm", &[])?;

@@ -71,7 +71,7 @@ fn matrix(net: &Proxmox, forwarded: &[Service]) -> Result<Matrix> {
 }
 
 #[test]
-fn recipe_proxmox_does_what_the_rules_do() -> Result<()> {
+fn recipe_proxmox_matches_the_rules() -> Result<()> {
     let forwarded = [Tcp(10000), Tcp(10999)];
     let original = {
         let net = Proxmox::new()?;

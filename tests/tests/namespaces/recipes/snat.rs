@@ -31,7 +31,7 @@ fn matrix(net: &Snat) -> Result<Matrix> {
 }
 
 #[test]
-fn recipe_snat_does_what_the_rules_do() -> Result<()> {
+fn recipe_snat_matches_the_rules() -> Result<()> {
     let original = {
         let net = Snat::new()?;
         by_hand(&net.host, "snat", &[])?;
@@ -61,7 +61,7 @@ fn recipe_snat_does_what_the_rules_do() -> Result<()> {
 }
 
 #[test]
-fn recipe_snat_by_masquerade_does_what_the_rules_do() -> Result<()> {
+fn recipe_snat_by_masquerade_matches_the_rules() -> Result<()> {
     let original = {
         let net = Snat::new()?;
         // Without the first rule the second one is left, which is for addresses that change.

@@ -314,7 +314,7 @@ fn macs_that_a_neighbour_has_no_longer_are_abandoned() {
 }
 
 #[test]
-fn who_could_not_be_reached_before_abandons_nothing() {
+fn an_unreachable_neighbour_abandons_nothing() {
     let failed = Neighbour {
         state: NeighbourState::Failed,
         ..neighbour(UPLINK, 1, GATEWAY)
