@@ -2,9 +2,7 @@
 //!
 //! It is built here from `nat-ebpf`, or taken from the file that `NATBPF_BPF_OBJECT` names.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::{env, fs};
+use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use bpf_toolchain::{OBJECT_VARIABLE, ObjectBuild, Toolchain, Workspace, check_object};
 

@@ -2,10 +2,7 @@
 //!
 //! Each reader also limits counts. This bound covers the rest.
 
-use std::fs;
-use std::process;
-use std::thread;
-use std::time::Duration;
+use std::{fs, process, thread, time::Duration};
 
 use nix::unistd::{SysconfVar, sysconf};
 

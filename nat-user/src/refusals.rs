@@ -5,9 +5,7 @@
 //! its progress once a minute. `refusals.json` in the run directory has the episodes for
 //! `natbpf status`.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use log::Level;

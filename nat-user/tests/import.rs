@@ -1,17 +1,21 @@
 //! `natbpf import iptables` on dumps from real kernels: what it writes is a configuration, and
 //! every rule of the nat table is in it or is spoken of.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use nat_config::model::Config;
 use nat_import::{Import, Options};
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::{Index, select};
-use proptest::test_runner::TestCaseResult;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::TestCaseResult,
+};
 
 /// Every dump, and whether all of its nat table can be expressed.
 const FIXTURES: [(&str, bool); 12] = [

@@ -1,14 +1,13 @@
 //! External addresses in the configuration, and those that natbpf adds to an interface.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use super::diagnostic::Report;
-use super::model::{
-    Claim, Config, GuestAddress, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+use super::{
+    diagnostic::Report,
+    model::{Claim, Config, GuestAddress, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId},
+    parse::quote,
+    tables::Item,
 };
-use super::parse::quote;
-use super::tables::Item;
 
 /// How many addresses of a pool natbpf may add to an interface.
 const LARGEST_POOL: u32 = 256;
@@ -84,7 +83,7 @@ impl Config {
 }
 
 /// Refuses large pools whose addresses an interface would all have to hold.
-pub(super) fn check(
+pub(super) fn check_claims(
     rules: &[Item<'_, SnatRule>],
     uplinks: &[Item<'_, Uplink>],
     report: &mut Report<'_>,

@@ -3,10 +3,12 @@
 //! The checks work with byte offsets ([`Fault`]); [`Report`] collects what they find and turns it
 //! into [`Diagnostic`]s with lines and columns at the end, in the order of the file.
 
-use std::cell::OnceCell;
-use std::fmt::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::{
+    cell::OnceCell,
+    fmt::{self, Write},
+    path::Path,
+    sync::Arc,
+};
 
 use super::template::Places;
 

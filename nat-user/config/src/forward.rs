@@ -1,18 +1,21 @@
 //! `[[forward]]`.
 
-use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::{collections::HashSet, net::Ipv4Addr};
 
-use super::diagnostic::{Fault, Report};
-use super::model::{
-    ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, NatRule, Network, PortForward,
-    PortRange, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+use super::{
+    diagnostic::{Fault, Report},
+    model::{
+        ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, NatRule, Network, PortForward,
+        PortRange, SnatRule, SnatTarget, Uplink, UplinkAddresses, UplinkId,
+    },
+    network::ByAddress,
+    parse::{Field, Key, Section, key, quote},
+    route,
+    tables::{Item, Names},
+    target,
+    uplink::SSH,
+    values,
 };
-use super::network::ByAddress;
-use super::parse::{Field, Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::uplink::SSH;
-use super::{route, target, values};
 
 /// The keys of `[[forward]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -28,7 +31,7 @@ pub(super) const KEYS: &[Key] = &[
     key("forwarding", "\"kernel\""),
 ];
 
-pub(super) fn read(
+pub(super) fn read_forward(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
@@ -242,7 +245,7 @@ pub(super) struct Surroundings<'c> {
 }
 
 /// Warns about valid but probably unintended settings.
-pub(super) fn doubts(
+pub(super) fn forward_doubts(
     rules: &[Item<'_, ForwardRule>],
     around: &Surroundings<'_>,
     report: &mut Report<'_>,

@@ -1,14 +1,17 @@
 //! `[[guest]]`.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+};
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Guest, GuestAddress, Identity, Network, mac_text};
-use super::parse::{Field, Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::values;
+use super::{
+    diagnostic::{Fault, Report},
+    model::{Guest, GuestAddress, Identity, Network, mac_text},
+    parse::{Field, Key, Section, key, quote},
+    tables::{Item, Names},
+    values,
+};
 
 /// The keys of `[[guest]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -19,7 +22,7 @@ pub(super) const KEYS: &[Key] = &[
     key("port", "\"tap1\""),
 ];
 
-pub(super) fn read(
+pub(super) fn read_guest(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
@@ -81,7 +84,7 @@ pub(super) fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
 }
 
 /// Refuses guests outside of their network, and addresses of two guests.
-pub(super) fn check(
+pub(super) fn check_guests(
     guests: &[Item<'_, Guest>],
     networks: &[Item<'_, Network>],
     report: &mut Report<'_>,

@@ -1,11 +1,13 @@
 //! Files that commands are given to read: a regular one, or a pipe.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Cursor, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Cursor, ErrorKind, Read},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 

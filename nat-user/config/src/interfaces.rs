@@ -1,10 +1,11 @@
 //! An interface has one role: an uplink's, a network's, or that of a port of one bridge.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, hash_map::Entry};
 
-use super::diagnostic::{Fault, Report};
-use super::parse::{Field, Section, quote};
+use super::{
+    diagnostic::{Fault, Report},
+    parse::{Field, Section, quote},
+};
 
 /// Reports every interface that appears twice in the file, at the second place.
 pub(super) fn roles(uplinks: &[Section<'_>], networks: &[Section<'_>], report: &mut Report<'_>) {

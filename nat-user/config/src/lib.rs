@@ -34,16 +34,19 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read};
-use std::path::Path;
-use std::sync::Arc;
-
-use self::diagnostic::{Fault, Lines, Report};
-use self::model::Config;
-use self::parse::Section;
-use self::template::{Document, Places};
+use std::{
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
 
 pub use self::diagnostic::{ConfigError, Diagnostic, Position};
+use self::{
+    diagnostic::{Fault, Lines, Report},
+    model::Config,
+    parse::Section,
+    template::{Document, Places},
+};
 
 /// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. Anything larger is
 /// not a configuration but something like `/dev/zero`.
@@ -125,7 +128,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
     };
     let mut report = Report::new(text, places);
     let root = Section::root(&table, tables::KEYS);
-    let config = tables::read(&root, text.len(), &mut report);
+    let config = tables::read_tables(&root, text.len(), &mut report);
     let warnings = report.finish(&source.file)?;
     Ok(Loaded {
         config,

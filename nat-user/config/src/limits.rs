@@ -2,9 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Limits, Timeouts};
-use super::parse::{Field, Key, Section, key};
+use super::{
+    diagnostic::{Fault, Report},
+    model::{Limits, Timeouts},
+    parse::{Field, Key, Section, key},
+};
 
 /// The keys of `[limits]`.
 pub(super) const LIMITS: &[Key] = &[

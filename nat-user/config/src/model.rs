@@ -4,9 +4,7 @@
 //! resolve. The rest of the program never sees the text of the file. Indices such as [`UplinkId`]
 //! point into the vectors of [`Config`].
 
-use std::fmt;
-use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::{fmt, net::Ipv4Addr, num::NonZeroU32};
 
 use ipnet::Ipv4Net;
 

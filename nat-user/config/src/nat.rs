@@ -1,17 +1,20 @@
 //! `[[nat]]`.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    net::Ipv4Addr,
+};
 
-use super::diagnostic::{Fault, Report};
-use super::forward::Surroundings;
-use super::model::{Forwarding, NatRule, SnatRule, SnatTarget, UplinkAddresses};
-use super::network::ByAddress;
-use super::parse::{Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::{target, values};
+use super::{
+    diagnostic::{Fault, Report},
+    forward::Surroundings,
+    model::{Forwarding, NatRule, SnatRule, SnatTarget, UplinkAddresses},
+    network::ByAddress,
+    parse::{Key, Section, key, quote},
+    tables::{Item, Names},
+    target, values,
+};
 
 /// The keys of `[[nat]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -23,7 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     key("forwarding", "\"kernel\""),
 ];
 
-pub(super) fn read(
+pub(super) fn read_nat(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
@@ -45,7 +48,7 @@ pub(super) fn read(
 }
 
 /// Refuses rules that are not one to one, and external addresses that are inside.
-pub(super) fn check(
+pub(super) fn check_nats(
     rules: &[Item<'_, NatRule>],
     networks: &ByAddress<'_>,
     report: &mut Report<'_>,
@@ -97,7 +100,7 @@ fn repeated<'r, 'a, K: Eq + Hash>(
 }
 
 /// Warns about valid but probably unintended settings.
-pub(super) fn doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
+pub(super) fn nat_doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
     let by_address = ByAddress::new(around.networks);
     for rule in around.nats {
         let (section, to) = (&rule.section, &rule.value.to);

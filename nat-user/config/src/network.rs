@@ -2,11 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Action, Network};
-use super::parse::{Key, Section, key, quote};
-use super::tables::Item;
-use super::{policy, service, values};
+use super::{
+    diagnostic::{Fault, Report},
+    model::{Action, Network},
+    parse::{Key, Section, key, quote},
+    policy, service,
+    tables::Item,
+    values,
+};
 
 /// The keys of `[network.NAME]`.
 pub(super) const KEYS: &[Key] = &[
@@ -22,7 +25,7 @@ pub(super) const KEYS: &[Key] = &[
     key("dns", ""),
 ];
 
-pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
+pub(super) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
     let address = report.keep(section.required("address", values::address_in_prefix));
@@ -38,7 +41,7 @@ pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Net
     let policy = policy.flatten().unwrap_or(Action::Accept);
     let host = report.keep(policy::host(section, policy));
     let prefix = address.as_ref().copied();
-    let served = service::read(section, prefix, report);
+    let served = service::read_services(section, prefix, report);
     if (served.dhcp.is_some() || served.dns.is_some())
         && let Some(fault) = section.field("interface").and_then(service::unservable)
     {

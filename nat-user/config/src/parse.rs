@@ -4,15 +4,21 @@
 //! finds every mistake at once, each with its place and its full key, and a value may have several
 //! forms.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+};
 
-use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
 
-use super::diagnostic::{Fault, Report};
-use super::{suggest, template::Document};
+use super::{
+    diagnostic::{Fault, Report},
+    suggest,
+    template::Document,
+};
 
 /// A key that a table may have.
 #[derive(Debug, Clone, Copy)]

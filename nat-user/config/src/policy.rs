@@ -1,13 +1,16 @@
 //! `[[policy]]`, and the policy keys of a network.
 
-use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::{collections::HashSet, net::Ipv4Addr};
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange};
-use super::parse::{Field, Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::{forward, suggest, values};
+use super::{
+    diagnostic::{Fault, Report},
+    forward,
+    model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange},
+    parse::{Field, Key, Section, key, quote},
+    suggest,
+    tables::{Item, Names},
+    values,
+};
 
 /// The keys of `[[policy]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -23,7 +26,7 @@ pub(super) const KEYS: &[Key] = &[
 const ANY: &str = "any";
 const HOST: &str = "host";
 
-pub(super) fn read(
+pub(super) fn read_policy(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
@@ -211,7 +214,7 @@ fn nothing_named(section: &Section<'_>) -> Option<Fault> {
 const MOST_COMPARISONS: usize = 10_000_000;
 
 /// Warns of policies that can never match, because an earlier one takes every flow.
-pub(super) fn check(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
+pub(super) fn check_policies(rules: &[Item<'_, PolicyRule>], report: &mut Report<'_>) {
     let (mut before, mut comparisons) = (0, 0);
     for (index, rule) in rules.iter().enumerate() {
         comparisons += before * size(&rule.value);

@@ -4,14 +4,16 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::diagnostic::{Fault, Report};
-use super::model::{
-    ForwardRule, NatRule, Network, Route, SnatRule, SnatSource, SnatTarget, Uplink,
-    UplinkAddresses, UplinkId,
+use super::{
+    diagnostic::{Fault, Report},
+    model::{
+        ForwardRule, NatRule, Network, Route, SnatRule, SnatSource, SnatTarget, Uplink,
+        UplinkAddresses, UplinkId,
+    },
+    parse::{Field, Key, Section, key, quote},
+    tables::{Item, Names},
+    values,
 };
-use super::parse::{Field, Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::values;
 
 /// The keys of `[[route]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -27,7 +29,7 @@ pub(super) const KEYS: &[Key] = &[
 /// The kernel has an entry for each address.
 const MOST_ARP_ADDRESSES: u32 = 256;
 
-pub(super) fn read(
+pub(super) fn read_route(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
@@ -95,7 +97,7 @@ pub(super) struct Others<'c> {
 }
 
 /// Refuses addresses with two owners: each belongs to exactly one guest.
-pub(super) fn check(routes: &ByAddress<'_>, others: &Others<'_>, report: &mut Report<'_>) {
+pub(super) fn check_routes(routes: &ByAddress<'_>, others: &Others<'_>, report: &mut Report<'_>) {
     report.errors(routes.overlaps());
     for network in others.networks {
         let prefix = network.value.address.trunc();

@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Dhcp, Dns, Forwarders};
-use super::parse::{Field, Key, Section, key, quote};
-use super::values;
+use super::{
+    diagnostic::{Fault, Report},
+    model::{Dhcp, Dns, Forwarders},
+    parse::{Field, Key, Section, key, quote},
+    values,
+};
 
 /// The keys of `[network.NAME.dhcp]`.
 pub(super) const DHCP: &[Key] = &[
@@ -39,7 +41,7 @@ pub(super) struct Served {
 }
 
 /// Reads both tables of a network whose address, unless there is a mistake in it, is `host`.
-pub(super) fn read(
+pub(super) fn read_services(
     network: &Section<'_>,
     host: Option<Ipv4Net>,
     report: &mut Report<'_>,

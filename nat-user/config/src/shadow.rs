@@ -3,16 +3,20 @@
 //! One pass over the rules in order. Per uplink, address and protocol, it stores the taken ports as
 //! disjoint ranges, so a rule costs one lookup, however many rules are before it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
-
-use super::diagnostic::{Fault, Report};
-use super::forward::text;
-use super::model::{
-    ForwardMatch, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses, UplinkId,
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
 };
-use super::parse::quote;
-use super::tables::Item;
+
+use super::{
+    diagnostic::{Fault, Report},
+    forward::text,
+    model::{
+        ForwardMatch, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses, UplinkId,
+    },
+    parse::quote,
+    tables::Item,
+};
 
 type Rule<'r> = Item<'r, ForwardRule>;
 
@@ -25,7 +29,11 @@ const EVERY_PORT: PortRange = PortRange {
 };
 
 /// Refuses rules that are written twice, and warns of others that can never match.
-pub(super) fn check(rules: &[Rule<'_>], uplinks: &[Item<'_, Uplink>], report: &mut Report<'_>) {
+pub(super) fn check_shadows(
+    rules: &[Rule<'_>],
+    uplinks: &[Item<'_, Uplink>],
+    report: &mut Report<'_>,
+) {
     let mut written = Written::default();
     let mut taken = Taken::new(uplinks);
     for (index, rule) in rules.iter().enumerate() {
@@ -395,8 +403,9 @@ impl PortSet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn range(a: u16, b: u16) -> PortRange {
         PortRange {

@@ -4,14 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use ipnet::Ipv4Net;
 
-use super::diagnostic::{Fault, Report};
-use super::model::{
-    FilteringBehaviour, Forwarding, MappingBehaviour, Network, NetworkId, PortRange, SnatRule,
-    SnatSource, UplinkId,
+use super::{
+    diagnostic::{Fault, Report},
+    model::{
+        FilteringBehaviour, Forwarding, MappingBehaviour, Network, NetworkId, PortRange, SnatRule,
+        SnatSource, UplinkId,
+    },
+    parse::{Field, Key, Section, key, quote},
+    tables::{Item, Names},
+    values,
 };
-use super::parse::{Field, Key, Section, key, quote};
-use super::tables::{Item, Names};
-use super::values;
 
 /// The keys of `[[snat]]`.
 pub(super) const KEYS: &[Key] = &[
@@ -32,7 +34,7 @@ const PORTS: PortRange = PortRange {
     last: 65535,
 };
 
-pub(super) fn read(
+pub(super) fn read_snat(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,

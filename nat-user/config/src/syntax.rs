@@ -1,10 +1,11 @@
 //! The notation: from text to TOML, or to errors in the common form.
 
-use toml::Spanned;
-use toml::de::DeTable;
+use toml::{Spanned, de::DeTable};
 
-use super::diagnostic::Fault;
-use super::parse::{is_bare, quote, shortened};
+use super::{
+    diagnostic::Fault,
+    parse::{is_bare, quote, shortened},
+};
 
 /// After the first few, mistakes in notation are mostly consequences of those.
 const MOST_SYNTAX_FAULTS: usize = 20;

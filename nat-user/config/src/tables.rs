@@ -1,17 +1,21 @@
 //! Reads the tables of a file one after the other, then checks them against each other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-
-use super::diagnostic::{Fault, Report};
-use super::model::{
-    Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
-    NetworkId, PolicyEnd, PolicyRule, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
 };
-use super::parse::{Field, Key, Section, key, quote};
+
 use super::{
-    claim, forward, guest, interfaces, limits, nat, network, policy, route, shadow, snat, suggest,
-    target, uplink, values,
+    claim,
+    diagnostic::{Fault, Report},
+    forward, guest, interfaces, limits,
+    model::{
+        Config, ForwardRule, Forwarding, Guest, GuestAddress, Identity, Limits, NatRule, Network,
+        NetworkId, PolicyEnd, PolicyRule, Route, SnatRule, Timeouts, Uplink, UplinkId, mac_text,
+    },
+    nat, network,
+    parse::{Field, Key, Section, key, quote},
+    policy, route, shadow, snat, suggest, target, uplink, values,
 };
 
 /// The tables of a file.
@@ -226,7 +230,7 @@ struct Parts<'a> {
 }
 
 /// Reads the tables one after the other, then checks them against each other.
-pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> Config {
+pub(super) fn read_tables(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> Config {
     report.errors(root.unknown_keys());
     let uplinks = root.named_tables("uplink", uplink::KEYS, report);
     let networks = root.named_tables("network", network::KEYS, report);
@@ -238,7 +242,7 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let guests = root.rules("guest", guest::KEYS, report);
     let names = Names::new(&uplinks, &networks, &guests);
     let guests = guests.iter().map(|section| {
-        let value = guest::read(section, &names, report)?;
+        let value = guest::read_guest(section, &names, report)?;
         Some(Item {
             section: section.clone(),
             value,
@@ -247,23 +251,23 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let guests: Vec<_> = guests.collect();
     let routes = root.rules("route", route::KEYS, report);
     let routes = read_each(routes, report, |section, report| {
-        route::read(section, &names, report)
+        route::read_route(section, &names, report)
     });
     let snat = root.rules("snat", snat::KEYS, report);
     let snat = read_each(snat, report, |section, report| {
-        snat::read(section, &names, report)
+        snat::read_snat(section, &names, report)
     });
     let forwards = root.rules("forward", forward::KEYS, report);
     let forwards = read_each(forwards, report, |section, report| {
-        forward::read(section, &names, report)
+        forward::read_forward(section, &names, report)
     });
     let nats = root.rules("nat", nat::KEYS, report);
     let nats = read_each(nats, report, |section, report| {
-        nat::read(section, &names, report)
+        nat::read_nat(section, &names, report)
     });
     let policies = root.rules("policy", policy::KEYS, report);
     let policies = read_each(policies, report, |section, report| {
-        policy::read(section, &names, report)
+        policy::read_policy(section, &names, report)
     });
     let limits = root.table("limits", limits::LIMITS, report);
     let limits = limits.and_then(|section| limits::limits(&section, report));
@@ -272,8 +276,8 @@ pub(super) fn read(root: &Section<'_>, end: usize, report: &mut Report<'_>) -> C
     let forwarding = report.keep(root.optional("forwarding", values::forwarding));
     let parts = Parts {
         forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
-        uplinks: read_each(uplinks, report, uplink::read),
-        networks: read_each(networks, report, network::read),
+        uplinks: read_each(uplinks, report, uplink::read_uplink),
+        networks: read_each(networks, report, network::read_network),
         guests: guests.into_iter().flatten().collect(),
         routes,
         snat,
@@ -297,17 +301,17 @@ fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
 
 fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
     network::overlaps(&parts.networks, report);
-    guest::check(&parts.guests, &parts.networks, report);
+    guest::check_guests(&parts.guests, &parts.networks, report);
     let by_address = network::ByAddress::new(&parts.networks);
     let forwards = parts.forwards.iter();
     let forwards = forwards.map(|rule| (&rule.section, &rule.value.to));
     let nats = parts.nats.iter();
     let nats = nats.map(|rule| (&rule.section, &rule.value.to));
-    target::check(forwards.chain(nats), &by_address, report);
-    nat::check(&parts.nats, &by_address, report);
-    policy::check(&parts.policies, report);
-    shadow::check(&parts.forwards, &parts.uplinks, report);
-    claim::check(&parts.snat, &parts.uplinks, report);
+    target::check_targets(forwards.chain(nats), &by_address, report);
+    nat::check_nats(&parts.nats, &by_address, report);
+    policy::check_policies(&parts.policies, report);
+    shadow::check_shadows(&parts.forwards, &parts.uplinks, report);
+    claim::check_claims(&parts.snat, &parts.uplinks, report);
     snat::shadowed(&parts.snat, &parts.networks, report);
     let routes = route::ByAddress::new(&parts.routes);
     let others = route::Others {
@@ -317,7 +321,7 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
         forwards: &parts.forwards,
         nats: &parts.nats,
     };
-    route::check(&routes, &others, report);
+    route::check_routes(&routes, &others, report);
     let around = forward::Surroundings {
         routes: &routes,
         uplinks: &parts.uplinks,
@@ -325,8 +329,8 @@ fn check_together(parts: &Parts<'_>, report: &mut Report<'_>) {
         snat: &parts.snat,
         nats: &parts.nats,
     };
-    forward::doubts(&parts.forwards, &around, report);
-    nat::doubts(&around, report);
+    forward::forward_doubts(&parts.forwards, &around, report);
+    nat::nat_doubts(&around, report);
 }
 
 impl Parts<'_> {

@@ -1,15 +1,17 @@
 //! The guests to which rules send packets.
 
-use super::diagnostic::{Fault, Report};
-use super::forward::Surroundings;
-use super::model::{GuestAddress, SnatRule, SnatSource, Uplink, UplinkAddresses};
-use super::network::ByAddress;
-use super::parse::{Section, quote};
-use super::tables::Item;
-use super::values;
+use super::{
+    diagnostic::{Fault, Report},
+    forward::Surroundings,
+    model::{GuestAddress, SnatRule, SnatSource, Uplink, UplinkAddresses},
+    network::ByAddress,
+    parse::{Section, quote},
+    tables::Item,
+    values,
+};
 
 /// Refuses targets that are not hosts of their network.
-pub(super) fn check<'r>(
+pub(super) fn check_targets<'r>(
     targets: impl Iterator<Item = (&'r Section<'r>, &'r GuestAddress)>,
     networks: &ByAddress<'_>,
     report: &mut Report<'_>,

@@ -1,9 +1,11 @@
 //! `[uplink.NAME]`.
 
-use super::diagnostic::{Fault, Report};
-use super::model::{Claim, ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses};
-use super::parse::{Field, Key, Section, key, quote};
-use super::values;
+use super::{
+    diagnostic::{Fault, Report},
+    model::{Claim, ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses},
+    parse::{Field, Key, Section, key, quote},
+    values,
+};
 
 /// The keys of `[uplink.NAME]`.
 pub(super) const KEYS: &[Key] = &[
@@ -18,7 +20,7 @@ pub(super) const KEYS: &[Key] = &[
 /// The port that no range takes from the host by default: the administrator's access.
 pub(super) const SSH: (ForwardProtocol, u16) = (ForwardProtocol::Tcp, 22);
 
-pub(super) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<Uplink> {
+pub(super) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Option<Uplink> {
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
     let addresses = report.keep(section.optional("addresses", addresses));

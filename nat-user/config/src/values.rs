@@ -1,14 +1,18 @@
 //! Checks of single values: addresses, prefixes, interface names, ports.
 
-use std::collections::HashSet;
-use std::hash::Hash;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    hash::Hash,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::Ipv4Net;
 
-use super::diagnostic::Fault;
-use super::model::{ForwardProtocol, Forwarding, PortRange, SnatTarget};
-use super::parse::{Field, quote};
+use super::{
+    diagnostic::Fault,
+    model::{ForwardProtocol, Forwarding, PortRange, SnatTarget},
+    parse::{Field, quote},
+};
 
 /// Addresses that one pool may hold.
 const LARGEST_POOL: u32 = 65_536;

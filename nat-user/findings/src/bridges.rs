@@ -65,8 +65,9 @@ fn table_name(interface: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::*;
     use nat_sys::{netlink::AddressScope, testing};
+
+    use super::*;
 
     #[test]
     fn a_bridge_of_containers_is_named_where_forwards_would_be_asked_for() {

@@ -1,8 +1,11 @@
 //! Whether FORWARD chains let translated packets through, and which software owns these chains.
 
-use crate::flows::{Direction, TCP, UDP, Way};
-use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter};
-use crate::{Finding, Kind, listed, place_name};
+use crate::{
+    Finding, Kind,
+    flows::{Direction, TCP, UDP, Way},
+    listed, place_name,
+    rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter},
+};
 
 /// How many rules of the configuration are checked individually, if the outcome for all guests
 /// together is uncertain.

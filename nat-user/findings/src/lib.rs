@@ -20,24 +20,19 @@ mod translation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::fmt;
-use std::fs;
-use std::net::Ipv4Addr;
-use std::path::Path;
-use std::thread;
+use std::{collections::HashSet, fmt, fs, net::Ipv4Addr, path::Path, thread};
 
 use anyhow::{Context as _, Result};
-use nat_config::model::Config;
-use nat_config::visible::visible;
+use nat_config::{model::Config, visible::visible};
 use nat_sys::netlink::{Address, Link, Netlink};
 use serde::Serialize;
 
-use self::reverse_path::Detour;
-use self::rules::{Budget, Place, Ruleset, Source};
-use self::tools::Outcome;
-
 pub use self::programs::{foreign_xdp, refuse_another};
+use self::{
+    reverse_path::Detour,
+    rules::{Budget, Place, Ruleset, Source},
+    tools::Outcome,
+};
 
 /// Something on this host that conflicts with natbpf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,9 +6,12 @@ use std::{
     net::Ipv4Addr,
 };
 
-use crate::flows::{TCP, UDP};
-use crate::{Finding, Kind};
 use nat_config::model::{Config, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses};
+
+use crate::{
+    Finding, Kind,
+    flows::{TCP, UDP},
+};
 
 /// How many of the ports that one rule hides are named.
 const SHOWN: usize = 8;

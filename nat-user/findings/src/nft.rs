@@ -1,16 +1,15 @@
 //! Parses the output of `nft --json list ruleset` into a [`Ruleset`] (libnftables-json(5)).
 
-use std::fmt;
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::Ipv4Net;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::iptables;
-use crate::rules::{
-    Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
+use crate::{
+    iptables,
+    rules::{Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range},
 };
 
 /// Reads the chains for IPv4 packets, except tables in `known`, which were read otherwise: iptables

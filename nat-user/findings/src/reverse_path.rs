@@ -5,8 +5,10 @@
 //! interface by which the packet came. With two, routing rules for the host's own addresses do not
 //! match.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use anyhow::Result;
 use nat_sys::{
@@ -14,9 +16,12 @@ use nat_sys::{
     sysctl::Key,
 };
 
-use crate::flows::{Direction, REMOTE, Way};
-use crate::rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter};
-use crate::{Finding, Kind, listed, place_name};
+use crate::{
+    Finding, Kind,
+    flows::{Direction, REMOTE, Way},
+    listed, place_name,
+    rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter},
+};
 
 /// Two addresses in the internet: a route for only one of them says nothing about the rest.
 const REMOTES: [Ipv4Addr; 2] = [REMOTE, Ipv4Addr::new(150, 0, 0, 1)];

@@ -1,12 +1,15 @@
 //! Rules as text, and the findings for the configuration of one host.
 
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
-use crate::reverse_path::Detour;
-use crate::rules::{Budget, Ruleset, Source};
-use crate::{Finding, Kind, flows, forwarding, iptables, nft, reverse_path, translation};
 use nat_config::model::Config;
+
+use crate::{
+    Finding, Kind, flows, forwarding, iptables, nft, reverse_path,
+    reverse_path::Detour,
+    rules::{Budget, Ruleset, Source},
+    translation,
+};
 
 const CONFIG: &str = r#"
 [uplink.wan]

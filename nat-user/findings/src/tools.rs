@@ -1,11 +1,13 @@
 //! Running the tools that show rules, with limits of time and size: a rule set may have 100,000
 //! rules, and a tool may wait for a lock of another process.
 
-use std::io::{self, Read};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Read},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// How long a tool may take.
 const LIMIT: Duration = Duration::from_secs(2);

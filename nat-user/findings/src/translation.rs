@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use crate::flows::{Direction, REMOTE, Way};
-use crate::rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation};
-use crate::{Finding, Kind, listed, place_name};
+use crate::{
+    Finding, Kind,
+    flows::{Direction, REMOTE, Way},
+    listed, place_name,
+    rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation},
+};
 
 /// Rules of netfilter that translate the same packets: one finding for each.
 pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {

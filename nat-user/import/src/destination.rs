@@ -2,13 +2,15 @@
 
 use std::net::Ipv4Addr;
 
-use super::condition::{Condition, Rest};
-use super::findings::Findings;
-use super::flatten::Step;
-use super::plan::{Forward, Origin, Plan, PortRange};
-use super::ranges::{Addresses, Ports, Protocols};
-use super::rule::{Action, COUNTS, Choice, ICMP, TCP, UDP, protocol_name};
-use super::topology::Topology;
+use super::{
+    condition::{Condition, Rest},
+    findings::Findings,
+    flatten::Step,
+    plan::{Forward, Origin, Plan, PortRange},
+    ranges::{Addresses, Ports, Protocols},
+    rule::{Action, COUNTS, Choice, ICMP, TCP, UDP, protocol_name},
+    topology::Topology,
+};
 
 const IN_TURNS: &str = "natbpf forwards to one guest, not to several in turn";
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::HOOKS;
-use super::options;
-use super::rule::{self, Action, Rule};
-use super::script;
-use super::spent::Spent;
+use super::{
+    HOOKS, options,
+    rule::{self, Action, Rule},
+    script,
+    spent::Spent,
+};
 
 /// The content of a file.
 #[derive(Debug, Default)]

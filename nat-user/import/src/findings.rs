@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::dump::Dump;
 use nat_config::visible::visible;
+
+use super::dump::Dump;
 
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

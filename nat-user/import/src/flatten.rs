@@ -1,9 +1,11 @@
 //! Chains that jump to each other, made into one list of rules for each hook, in the order in
 //! which they are tried.
 
-use super::condition::{Condition, Foreign, Rest};
-use super::dump::{Dump, Table};
-use super::rule::Action;
+use super::{
+    condition::{Condition, Foreign, Rest},
+    dump::{Dump, Table},
+    rule::Action,
+};
 
 /// A rule as reached by one path through the chains.
 #[derive(Debug, Clone)]

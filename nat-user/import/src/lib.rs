@@ -32,23 +32,20 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 use nat_config::input;
 
-use self::destination::Destinations;
-use self::dump::Dump;
-use self::findings::Findings;
-use self::flatten::Step;
-use self::local::Locals;
-use self::plan::Plan;
-use self::rule::Action;
-use self::source::Sources;
-
 pub use self::findings::{Finding, Kind};
+use self::{
+    destination::Destinations, dump::Dump, findings::Findings, flatten::Step, local::Locals,
+    plan::Plan, rule::Action, source::Sources,
+};
 
 /// What is known about the host besides its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::condition::Condition;
-use super::destination::{external, forward_of, leads_to, seen};
-use super::findings::Findings;
-use super::flatten::Step;
-use super::plan::{Forward, Plan};
-use super::ranges::{Addresses, Protocols};
-use super::rule::{Action, TCP, UDP};
-use super::topology::Topology;
+use super::{
+    condition::Condition,
+    destination::{external, forward_of, leads_to, seen},
+    findings::Findings,
+    flatten::Step,
+    plan::{Forward, Plan},
+    ranges::{Addresses, Protocols},
+    rule::{Action, TCP, UDP},
+    topology::Topology,
+};
 
 pub(super) struct Locals<'a, 'd> {
     pub(super) topology: &'a Topology,

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::dump::Dump;
-use super::findings::{Findings, Kind};
-use super::flatten::{self, Step};
-use super::plan::{Origin, Plan};
-use super::ranges::Addresses;
-use super::rule::Action;
-use super::topology::Topology;
-use super::{condition::Condition, destination};
+use super::{
+    condition::Condition,
+    destination,
+    dump::Dump,
+    findings::{Findings, Kind},
+    flatten::{self, Step},
+    plan::{Origin, Plan},
+    ranges::Addresses,
+    rule::Action,
+    topology::Topology,
+};
 
 /// The hint for rules that `--policies` converts.
 const POLICIES: &str = ", or import it with --policies";

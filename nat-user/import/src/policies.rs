@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use super::condition::{Condition, Interfaces, Rest};
-use super::destination::{numbers, set};
-use super::dump::Dump;
-use super::findings::{Findings, Kind};
-use super::flatten::{self, Step};
-use super::plan::{Origin, Plan, Policy, PortRange, Services};
-use super::ranges::{Addresses, Ports, Protocols};
-use super::rule::{Action, ICMP, TCP, UDP, protocol_name};
-use super::topology::{self, Topology};
+use super::{
+    condition::{Condition, Interfaces, Rest},
+    destination::{numbers, set},
+    dump::Dump,
+    findings::{Findings, Kind},
+    flatten::{self, Step},
+    plan::{Origin, Plan, Policy, PortRange, Services},
+    ranges::{Addresses, Ports, Protocols},
+    rule::{Action, ICMP, TCP, UDP, protocol_name},
+    topology::{self, Topology},
+};
 
 /// A rule with more prefixes than this, of both ends together, is not converted.
 const MOST_PAIRS: usize = 1024;

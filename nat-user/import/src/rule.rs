@@ -7,8 +7,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::condition::{Condition, Foreign, Interfaces};
-use super::ranges::{Addresses, Ports, Protocols};
+use super::{
+    condition::{Condition, Foreign, Interfaces},
+    ranges::{Addresses, Ports, Protocols},
+};
 
 pub(super) const ICMP: u32 = 1;
 pub(super) const TCP: u32 = 6;

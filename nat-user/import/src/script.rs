@@ -9,10 +9,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::blocks::{Blocks, Off};
-use super::dump::{Call, Dump, Edit, Place, Status};
-use super::options;
-use super::shell::{self, Command, Join, LONGEST_LINE, Variables};
+use super::{
+    blocks::{Blocks, Off},
+    dump::{Call, Dump, Edit, Place, Status},
+    options,
+    shell::{self, Command, Join, LONGEST_LINE, Variables},
+};
 
 /// Reads a file.
 ///

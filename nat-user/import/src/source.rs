@@ -4,14 +4,16 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::condition::Condition;
-use super::destination::{foreign, numbers, set};
-use super::findings::Findings;
-use super::flatten::Step;
-use super::plan::{Forward, Nat, Origin, Plan, Snat, Source};
-use super::ranges::{Addresses, Ports, Protocols};
-use super::rule::{Action, Choice, ICMP, TCP, UDP};
-use super::topology::Topology;
+use super::{
+    condition::Condition,
+    destination::{foreign, numbers, set},
+    findings::Findings,
+    flatten::Step,
+    plan::{Forward, Nat, Origin, Plan, Snat, Source},
+    ranges::{Addresses, Ports, Protocols},
+    rule::{Action, Choice, ICMP, TCP, UDP},
+    topology::Topology,
+};
 
 /// The complement of a few prefixes has at most this many; more is no rule but a list.
 const MOST_PREFIXES: usize = 64;

@@ -1,17 +1,18 @@
 //! Which interfaces lead outside and which to guests: a dump does not say it, but its rules reveal
 //! it. Guesses are marked for a check.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::Options;
-use super::condition::Condition;
-use super::dump::Dump;
-use super::flatten::{self, Step};
-use super::ranges::Addresses;
-use super::rule::Action;
+use super::{
+    Options,
+    condition::Condition,
+    dump::Dump,
+    flatten::{self, Step},
+    ranges::Addresses,
+    rule::Action,
+};
 
 /// A way to the outside.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,15 +1,15 @@
 //! The configuration as text: each table below its source lines.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::dump::Dump;
-use super::findings::{Findings, Kind, printable};
-use super::plan::{Origin, Plan, PortRange, Snat, Source};
-use super::topology::Topology;
+use super::{
+    dump::Dump,
+    findings::{Findings, Kind, printable},
+    plan::{Origin, Plan, PortRange, Snat, Source},
+    topology::Topology,
+};
 
 /// Gives every rule a name: from the rule's comment, or from its content.
 pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {

@@ -1,6 +1,4 @@
-use std::future::Future;
-use std::io::Read;
-use std::time::Instant;
+use std::{future::Future, io::Read, time::Instant};
 
 use tempfile::TempDir;
 

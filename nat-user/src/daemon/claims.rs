@@ -5,13 +5,16 @@
 //! moves here is taken over automatically. An address that was taken stays taken: any host on the
 //! link can claim it, so the daemon only reports a conflict.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
-use crate::host::arp::{Arp, Heard};
 use nat_config::model::{Claim, Config, UplinkId};
 use nat_sys::netlink::{Layer, Link};
+
+use crate::host::arp::{Arp, Heard};
 
 /// How often an address is probed before it is taken, and how long an answer may take. Shorter than
 /// in RFC 5227, because guests wait.

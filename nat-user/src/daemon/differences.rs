@@ -1,7 +1,9 @@
 //! Describes what a new configuration changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Debug;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Debug,
+};
 
 use nat_config::model::{
     Config, ForwardRule, Guest, Limits, NatRule, Network, PolicyRule, Route, SnatRule, Uplink,

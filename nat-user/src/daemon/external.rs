@@ -1,16 +1,19 @@
 //! External addresses: which of them natbpf has added to an interface, and who has the others.
 
-use std::collections::{BTreeSet, HashSet};
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::Ipv4Addr,
+};
+
+use nat_config::{
+    compile::Environment,
+    model::{Claim, Config, UplinkAddresses, UplinkId},
+};
 
 use super::claims::Claims;
 use crate::{
     host::change::Change,
-    state::{External, Held, State},
-};
-use nat_config::{
-    compile::Environment,
-    model::{Claim, Config, UplinkAddresses, UplinkId},
+    state::{External, Holder, State},
 };
 
 /// The addresses that natbpf has added to an interface, from the journal. They do not count as the
@@ -30,7 +33,7 @@ pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr>
 /// The external addresses for which a daemon with this state answered.
 pub(super) fn answered_for(state: &State) -> impl Iterator<Item = Ipv4Addr> {
     let all = state.interfaces.iter().flat_map(|one| &one.external);
-    let ours = all.filter(|these| matches!(these.held, Held::Arp | Held::Added));
+    let ours = all.filter(|these| matches!(these.holder, Holder::Arp | Holder::Added));
     ours.flat_map(|these| u32::from(these.first)..=u32::from(these.last))
         .map(Ipv4Addr::from)
 }
@@ -45,28 +48,28 @@ pub(super) fn external(
     claims: &Claims,
 ) -> Vec<External> {
     let is_unclaimed = config.uplinks[uplink.0].claim == Claim::None;
-    let held = |address: &Ipv4Addr| match environment.host_addresses.contains(address) {
-        true if added.contains(address) => Held::Added,
-        true => Held::Host,
-        false if is_unclaimed => Held::Unclaimed,
-        false if claims.taken_by(*address).is_some() => Held::Elsewhere,
-        false if environment.silent.contains(address) => Held::Asked,
-        false if has_arp => Held::Arp,
-        false => Held::Nobody,
+    let holder = |address: &Ipv4Addr| match environment.host_addresses.contains(address) {
+        true if added.contains(address) => Holder::Added,
+        true => Holder::Host,
+        false if is_unclaimed => Holder::Unclaimed,
+        false if claims.taken_by(*address).is_some() => Holder::Elsewhere,
+        false if environment.silent.contains(address) => Holder::Probed,
+        false if has_arp => Holder::Arp,
+        false => Holder::Routed,
     };
     let mut all: Vec<External> = Vec::new();
     for address in addresses(config, environment, uplink) {
-        let held = held(&address);
+        let holder = holder(&address);
         match all.last_mut() {
             Some(before)
-                if before.held == held && u32::from(before.last) + 1 == u32::from(address) =>
+                if before.holder == holder && u32::from(before.last) + 1 == u32::from(address) =>
             {
                 before.last = address;
             }
             _ => all.push(External {
                 first: address,
                 last: address,
-                held,
+                holder,
             }),
         }
     }

@@ -11,8 +11,10 @@ use nat_common::tables::{
     next_hops::{NextHopKey, NextHopRecord, flags},
     sessions::REFRESH_S,
 };
-use nat_sys::netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu};
-use nat_sys::whereabouts::Whereabouts;
+use nat_sys::{
+    netlink::{BridgePort, Kind, Link, Neighbour, NeighbourState, Netlink, RouteMtu},
+    whereabouts::Whereabouts,
+};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::sleep_until,

@@ -4,11 +4,14 @@
 //! A rule without a name is named by its position, which changes when another rule is inserted
 //! before it. Sessions and counters must stay with the content of the rule.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
+
+use nat_config::model::{Config, Forwarding};
 
 use crate::state::{Numbers, RuleKind, Said};
-use nat_config::model::{Config, Forwarding};
 
 /// What each rule of a configuration says about packets. The path that they take is not part of a
 /// rule's identity, and neither is local access.

@@ -216,12 +216,12 @@ fn mss(clamp: MssClamp, uplink_mtu: u32, inside_mtus: &[u32]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::path::Path;
+    use std::{collections::BTreeSet, path::Path};
+
+    use nat_sys::{netlink::BridgePort, testing};
 
     use super::*;
     use crate::host::policing::Policing;
-    use nat_sys::{netlink::BridgePort, testing};
 
     const CONFIG: &str = r#"
 [uplink.wan]

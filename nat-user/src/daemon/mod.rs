@@ -28,7 +28,11 @@ mod transition;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
+use fast_path::Cause;
+use instance::Instance;
+pub use privileges::check as check_privileges;
 use sd_notify::NotifyState;
+pub use teardown::tear_down;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
@@ -42,11 +46,6 @@ use crate::{
     host::events::{Event, Events},
     state,
 };
-use fast_path::Cause;
-use instance::Instance;
-
-pub use privileges::check as check_privileges;
-pub use teardown::tear_down;
 
 /// How often the daemon looks for idle sessions.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{dataplane::attach::XdpWish, host::xdp_features::XdpFeatures};
 use nat_config::model::{Config, Forwarding, Mode, Uplink};
 use nat_sys::netlink::{Kind, Layer, Link};
+
+use crate::{dataplane::attach::XdpWish, host::xdp_features::XdpFeatures};
 
 /// Buses of physical network cards. Cards of a hypervisor are on other buses.
 const CARD_BUSES: [&str; 2] = ["pci", "usb"];
@@ -73,8 +74,9 @@ fn is_card(link: &Link) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::*;
     use nat_sys::testing;
+
+    use super::*;
 
     fn chosen(mode: &str, change: impl FnOnce(&mut Link), others: &[Link]) -> Choice {
         let text = format!("[uplink.wan]\ninterface = \"eno1\"\nmode = \"{mode}\"\n");

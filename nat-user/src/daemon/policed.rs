@@ -8,8 +8,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::host::policing::{Policing, Side};
 use nat_sys::netlink::{Kind, Link};
+
+use crate::host::policing::{Policing, Side};
 
 /// What is known of the host.
 #[derive(Clone, Copy)]
@@ -114,8 +115,9 @@ impl Bounds<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::testing;
+
+    use super::*;
 
     const UPLINK: u32 = 1;
     const BRIDGE: u32 = 2;

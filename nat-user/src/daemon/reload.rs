@@ -7,7 +7,7 @@ use super::{
     fast_path::Cause,
     identity,
     instance::Instance,
-    start::{load_config, prepare_host, target_problems, warnings},
+    start::{lasting_warnings, load_config, prepare_host, unreachable_targets},
 };
 use crate::host::{
     grace::ShortGrace,
@@ -22,7 +22,7 @@ impl Instance {
     /// When the configuration cannot be taken into use; then the former one is in use again.
     pub(super) async fn reload(&mut self) -> Result<Vec<String>> {
         let loaded = load_config(&self.options)?;
-        let unreachable = target_problems(&self.netlink, &loaded).await?;
+        let unreachable = unreachable_targets(&self.netlink, &loaded).await?;
         if let Some(problem) = unreachable.first() {
             bail!("{problem}");
         }
@@ -33,7 +33,7 @@ impl Instance {
         let grace = ShortGrace::begin(&self.options.run_dir, old.saturating_sub(new));
         prepare_host(&self.netlink, &mut self.journal, &loaded).await?;
         drop(grace);
-        self.active.state.warnings = warnings(&loaded);
+        self.active.state.warnings = lasting_warnings(&loaded);
         let host_warnings = self.host_warnings.iter().cloned();
         self.active.state.warnings.extend(host_warnings);
         let config = self.services.resolve(loaded.config);

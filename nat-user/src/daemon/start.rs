@@ -56,11 +56,11 @@ impl Instance {
         let links = netlink.links().await?;
         nat_findings::refuse_another(&loaded.config, &links, &options.bpffs)?;
         // Routes may come later than this.
-        for problem in target_problems(&netlink, &loaded).await? {
+        for problem in unreachable_targets(&netlink, &loaded).await? {
             log::warn!("{problem}");
         }
         prepare_host(&netlink, &mut journal, &loaded).await?;
-        let warnings = warnings(&loaded);
+        let warnings = lasting_warnings(&loaded);
         let services = Services::new(&options.run_dir)?;
         let config = services.resolve(loaded.config);
         let has_pins = Pins::below(&options.bpffs).are_any();
@@ -133,7 +133,7 @@ pub(super) async fn prepare_host(
 }
 
 /// Guests of rules that the host's routes do not reach, each with its place in the file.
-pub(super) async fn target_problems(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<String>> {
+pub(super) async fn unreachable_targets(netlink: &Netlink, loaded: &Loaded) -> Result<Vec<String>> {
     let problems = setup::target_problems(netlink, &loaded.config).await?;
     Ok(problems.iter().map(|one| in_file(loaded, one)).collect())
 }
@@ -148,7 +148,7 @@ fn in_file(loaded: &Loaded, problem: &Problem) -> String {
 }
 
 /// Warnings that stay true for as long as the configuration is in use.
-pub(super) fn warnings(loaded: &Loaded) -> Vec<String> {
+pub(super) fn lasting_warnings(loaded: &Loaded) -> Vec<String> {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     warnings

@@ -21,10 +21,9 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
+pub(crate) use super::clsact::foreign_filters;
 use super::{Pins, Programs, clsact, link, local};
 use crate::owned;
-
-pub(crate) use super::clsact::foreign_filters;
 
 /// What an interface is to natbpf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -175,7 +174,7 @@ impl Target {
 /// # Errors
 ///
 /// At the first that the kernel refuses.
-pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
+pub fn load_programs(programs: &mut Programs, targets: &[Target]) -> Result<()> {
     for target in targets {
         for (_, program) in target.programs() {
             programs.program(program)?;
@@ -196,7 +195,7 @@ pub fn load(programs: &mut Programs, targets: &[Target]) -> Result<()> {
 ///
 /// At the first that the kernel refuses; earlier attachments stay. An interface that no longer
 /// exists is skipped.
-pub fn attach(
+pub fn attach_programs(
     programs: &mut Programs,
     pins: &Pins,
     targets: &mut [Target],
@@ -271,7 +270,7 @@ fn remove_others(pins: &Pins, wanted: &BTreeSet<PathBuf>) -> Result<()> {
 /// # Errors
 ///
 /// When something cannot be removed.
-pub(super) fn detach_all(pins: &Pins) -> Result<()> {
+pub(super) fn detach_programs(pins: &Pins) -> Result<()> {
     match pins.links().exists() {
         true => remove_others(pins, &BTreeSet::new()),
         false => Ok(()),
@@ -301,7 +300,7 @@ fn attach_one(
 ) -> Result<()> {
     match Mechanism::of_kernel() {
         Mechanism::Tcx => attach_link(program, pins, target, side),
-        Mechanism::Netlink => clsact::attach(program, &target.name, side.attach_type()),
+        Mechanism::Netlink => clsact::attach_filter(program, &target.name, side.attach_type()),
     }
 }
 

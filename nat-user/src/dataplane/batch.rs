@@ -8,7 +8,6 @@ use std::{
 };
 
 use aya::maps::MapData;
-
 use bytemuck::{Pod, Zeroable};
 
 /// `BPF_MAP_LOOKUP_BATCH` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).

@@ -51,7 +51,7 @@ impl Filter {
 ///
 /// # Errors
 /// When the kernel refuses it.
-pub(super) fn attach(
+pub(super) fn attach_filter(
     program: &mut SchedClassifier,
     interface: &str,
     side: TcAttachType,
@@ -211,8 +211,9 @@ fn exchange(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::testing::{in_namespace, ip};
+
+    use super::*;
 
     fn tc(arguments: &str) -> String {
         let mut command = std::process::Command::new("tc");

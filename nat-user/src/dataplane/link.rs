@@ -6,8 +6,10 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    os::unix::ffi::OsStrExt as _,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 

@@ -72,7 +72,7 @@ struct LinkUpdateAttr {
 
 /// Gives the host access, or removes it if `own` is `None` because no rule needs it. `own` is what
 /// 127.0.0.1 stands for. Returns the state of the access in words, for `natbpf status`.
-pub fn attach(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> String {
+pub fn attach_local(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> String {
     let Some(own) = own else {
         let removed = detach(pins);
         return removed.map_or_else(|error| format!("{error:#}"), |()| "off".to_owned());
@@ -200,7 +200,7 @@ pub(super) fn is_pin(path: &Path) -> bool {
 /// # Errors
 ///
 /// When a pin cannot be removed.
-pub(super) fn detach_all(pins: &Pins) -> Result<()> {
+pub(super) fn detach_local(pins: &Pins) -> Result<()> {
     let Ok(entries) = fs::read_dir(pins.links()) else {
         return Ok(());
     };

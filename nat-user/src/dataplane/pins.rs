@@ -206,8 +206,8 @@ impl Pins {
     /// When one cannot be removed.
     pub(super) fn remove_own(&self) -> Result<()> {
         // Links first: a program leaves its hook before its maps go, and is off when this returns.
-        attach::detach_all(self)?;
-        local::detach_all(self)?;
+        attach::detach_programs(self)?;
+        local::detach_local(self)?;
         for directory in [
             self.links(),
             self.directory.join("programs"),

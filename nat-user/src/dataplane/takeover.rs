@@ -68,7 +68,7 @@ fn version_of(name: &str) -> Option<u32> {
 /// # Errors
 ///
 /// When its layout is unknown, or it is not natbpf's.
-pub(super) fn check(pins: &Pins) -> Result<()> {
+pub(super) fn check_layouts(pins: &Pins) -> Result<()> {
     for name in data_planes(pins.bpffs())? {
         let version = version_of(&name).unwrap_or_default();
         if Layout::of_version(version).is_none() {
@@ -93,9 +93,9 @@ pub(super) fn check(pins: &Pins) -> Result<()> {
 ///
 /// # Errors
 ///
-/// As for [`check`].
+/// As for [`check_layouts`].
 pub(super) fn find(pins: &Pins, sizes: &Sizes) -> Result<Found> {
-    check(pins)?;
+    check_layouts(pins)?;
     if let Some(former) = recover(pins)? {
         return Ok(Found::Unfinished(former));
     }

@@ -1,9 +1,11 @@
 //! The configuration of a dnsmasq.
 
-use std::fmt::Write as _;
-use std::fs::{self, Permissions};
-use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::{
+    fmt::Write as _,
+    fs::{self, Permissions},
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+};
 
 use anyhow::{Context as _, Result};
 use nat_config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, NetworkId, mac_text};

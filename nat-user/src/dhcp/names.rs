@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, path::Path};
 
+use nat_config::model::{Config, GuestAddress, Identity, Network, NetworkId, PolicyEnd, Tenant};
+
 use super::{
     conf,
     lease::{self, Lease},
     process::Files,
 };
-use nat_config::model::{Config, GuestAddress, Identity, Network, NetworkId, PolicyEnd, Tenant};
 
 /// The leases of all networks of a configuration.
 #[derive(Debug, Default)]

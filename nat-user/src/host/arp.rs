@@ -4,10 +4,11 @@
 //! Received frames are untrusted: a frame is read in full or not at all, and only a limited number
 //! at a time.
 
-use std::io;
-use std::mem;
-use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{
+    io, mem,
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
 
 /// Length of an Ethernet header and an ARP packet for IPv4 in bytes.
 const FRAME: usize = 14 + 28;
@@ -167,10 +168,12 @@ fn read(frame: &[u8]) -> Option<Heard> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::{Duration, Instant};
+
     use nat_sys::testing::{in_namespace, ip, without_ipv6};
     use nix::net::if_::if_nametoindex;
-    use std::time::{Duration, Instant};
+
+    use super::*;
 
     fn open(name: &str, mac: [u8; 6]) -> Arp {
         Arp::open(if_nametoindex(name).unwrap(), mac).unwrap()

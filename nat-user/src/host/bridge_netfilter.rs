@@ -54,8 +54,9 @@ impl BridgeNetfilter {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::testing;
+
+    use super::*;
 
     fn bridge(index: u32, calls_netfilter: bool) -> Link {
         Link {

@@ -6,17 +6,20 @@
 //! cost one re-read. If the sockets are not drained while the consumer works, they overrun, which
 //! is harmless.
 
-use std::io;
-use std::os::fd::AsRawFd as _;
-use std::time::Duration;
+use std::{io, os::fd::AsRawFd as _, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::future::select_all;
-use rtnetlink::constants::{
-    RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_TC,
+use rtnetlink::{
+    constants::{
+        RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_LINK, RTMGRP_NEIGH,
+        RTMGRP_TC,
+    },
+    sys::{
+        Socket, SocketAddr,
+        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+    },
 };
-use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
 
 use super::xdp_features;
@@ -393,8 +396,9 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::testing::{bridge, filter_vlans, in_namespace, ip, tool, without_ipv6};
+
+    use super::*;
 
     /// The next event except settings: each new interface has some.
     async fn next(events: &mut Events) -> Event {

@@ -5,9 +5,10 @@
 //! at a time gains nothing: 200 bridges take seven seconds. With `rcu_expedited` set, a grace
 //! period takes some 50 µs and interrupts all CPUs, so it is set only for that time.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 const SETTING: &str = "/sys/kernel/rcu_expedited";
 

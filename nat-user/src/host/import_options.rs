@@ -1,9 +1,8 @@
 //! What `natbpf import --host` adds to the rules: the interfaces of this host.
 
 use anyhow::{Context as _, Result};
-use nat_sys::netlink::Netlink;
-
 use nat_import::Options;
+use nat_sys::netlink::Netlink;
 
 /// Reads addresses and default route of the host that this runs on.
 ///

@@ -4,10 +4,12 @@
 //! with what was there before. It is replaced as a whole, so that a reader finds the old or the new
 //! one. It is valid only in the boot and the network namespace in which it was written.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -198,8 +200,9 @@ fn remove(file: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::sysctl::Key;
+
+    use super::*;
 
     fn sysctl(before: &str, set: &str) -> Change {
         Change::Sysctl {

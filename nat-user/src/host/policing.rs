@@ -4,15 +4,21 @@
 //! The fast path bypasses some of it. This module only finds it; the daemon decides what follows.
 //! It ignores programs attached by links (TCX), see `nat-findings`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use anyhow::{Context as _, Result};
-use nat_sys::exchange::{Attributes, Exchange, attributes_of};
-use nat_sys::netlink::Link;
+use nat_sys::{
+    exchange::{Attributes, Exchange, attributes_of},
+    netlink::Link,
+};
 use netlink_packet_route::tc::{TcHandle, TcHeader};
-use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP};
-use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rtnetlink::{
+    packet_core::{Emitable as _, NLM_F_DUMP},
+    sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 
 use crate::dataplane::attach;
 
@@ -283,9 +289,12 @@ fn dump(protocol: isize, kind: u16, request: &[u8], mut take: impl FnMut(&[u8]))
 
 #[cfg(test)]
 mod tests {
+    use nat_sys::{
+        netlink::Netlink,
+        testing::{in_namespace, ip, tool},
+    };
+
     use super::*;
-    use nat_sys::netlink::Netlink;
-    use nat_sys::testing::{in_namespace, ip, tool};
 
     async fn look() -> Policing {
         let links = Netlink::connect().unwrap().links().await.unwrap();

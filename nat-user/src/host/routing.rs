@@ -4,8 +4,10 @@
 //! Only the main table counts. Routing policy rules are not followed, with one exception: if only
 //! other tables route by an uplink, these count for it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 use nat_config::compile::Sources;

@@ -1,19 +1,14 @@
 //! XDP features of interfaces, as their drivers report them (the generic netlink family `netdev`,
 //! from Linux 6.3 on; `Documentation/netlink/specs/netdev.yaml`).
 
-use std::collections::BTreeMap;
-use std::io;
+use std::{collections::BTreeMap, io};
 
+use bitflags::bitflags;
 use nat_sys::exchange::{Attributes, Exchange, HEADER, attributes_of};
-use rtnetlink::packet_core::NLM_F_DUMP;
-use rtnetlink::sys::Socket;
-use rtnetlink::sys::protocols::NETLINK_GENERIC;
-
-/// The driver runs programs on received frames (`NETDEV_XDP_ACT_BASIC`), and can redirect a frame
-/// from there (`NETDEV_XDP_ACT_REDIRECT`).
-const RECEIVES: u64 = 1 << 0 | 1 << 1;
-/// The driver sends frames that other drivers have received (`NETDEV_XDP_ACT_NDO_XMIT`).
-const SENDS: u64 = 1 << 2;
+use rtnetlink::{
+    packet_core::NLM_F_DUMP,
+    sys::{Socket, protocols::NETLINK_GENERIC},
+};
 
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
@@ -34,33 +29,36 @@ const CONTROL: u16 = 16;
 /// Length of `struct genlmsghdr` in bytes.
 const GENERIC_HEADER: usize = 4;
 
-/// What an interface's driver can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct XdpFeatures(u64);
+bitflags! {
+    /// What an interface's driver can do (`enum netdev_xdp_act` in `include/uapi/linux/netdev.h`).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct XdpFeatures: u64 {
+        /// It runs programs on received frames.
+        const BASIC = 1 << 0;
+        /// It can redirect a received frame.
+        const REDIRECT = 1 << 1;
+        /// It sends frames that other drivers have received.
+        const NDO_XMIT = 1 << 2;
+    }
+}
 
 impl XdpFeatures {
-    /// All features.
-    #[cfg(test)]
-    pub(crate) fn all() -> Self {
-        Self(RECEIVES | SENDS)
-    }
-
     /// Whether it runs programs on received frames.
     #[must_use]
     pub fn receives(self) -> bool {
-        self.0 & 1 != 0
+        self.contains(Self::BASIC)
     }
 
     /// Whether it can redirect received frames.
     #[must_use]
     pub fn redirects(self) -> bool {
-        self.0 & RECEIVES == RECEIVES
+        self.contains(Self::BASIC | Self::REDIRECT)
     }
 
     /// Whether it accepts frames that another driver has received.
     #[must_use]
     pub fn takes_frames(self) -> bool {
-        self.0 & SENDS != 0
+        self.contains(Self::NDO_XMIT)
     }
 }
 
@@ -87,7 +85,7 @@ pub fn xdp_features() -> io::Result<BTreeMap<u32, XdpFeatures>> {
             let value =
                 value.and_then(|value| Some(u64::from_ne_bytes(value[..].try_into().ok()?)));
             if let (Some(index), Some(value)) = (index, value) {
-                features.insert(index, XdpFeatures(value));
+                features.insert(index, XdpFeatures::from_bits_retain(value));
             }
         },
     )?;
@@ -178,8 +176,9 @@ fn ask(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nat_sys::testing::{in_namespace, ip};
+
+    use super::*;
 
     #[test]
     fn taps_take_frames_and_bridges_and_ends_that_do_not_poll_take_none() {

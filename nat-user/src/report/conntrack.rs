@@ -4,9 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::Format;
-use super::protocol::Protocol;
-use super::session::{Endpoint, SessionState, SessionView};
+use super::{
+    Format,
+    protocol::Protocol,
+    session::{Endpoint, SessionState, SessionView},
+};
 use crate::state::{Numbers, RuleKind};
 
 /// A session in JSON.

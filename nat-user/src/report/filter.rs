@@ -1,13 +1,17 @@
 //! The sessions to which a command applies.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::str::FromStr;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    str::FromStr,
+};
 
 use clap::Args;
 use ipnet::Ipv4Net;
 
-use super::protocol::Protocol;
-use super::session::{Endpoint, SessionView};
+use super::{
+    protocol::Protocol,
+    session::{Endpoint, SessionView},
+};
 
 /// Sessions that match every given condition.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]

@@ -1,10 +1,11 @@
 //! `natbpf leases`: who has which address by DHCP.
 
-use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::{
+    io::{self, Write},
+    net::Ipv4Addr,
+};
 
-use nat_config::model::mac_text;
-use nat_config::visible::visible;
+use nat_config::{model::mac_text, visible::visible};
 use serde::Serialize;
 
 use super::{Format, duration, table, write_table};

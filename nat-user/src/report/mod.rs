@@ -11,8 +11,10 @@ pub mod session;
 pub mod stats;
 pub mod status;
 
-use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write},
+};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};

@@ -1,7 +1,6 @@
 //! Names of IP protocols.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 

@@ -1,8 +1,10 @@
 //! `natbpf stats`: the traffic of each rule, and why packets were dropped.
 
-use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use nat_common::{drop_reason::DropReason, tables::counters::RuleCounters};

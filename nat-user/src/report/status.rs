@@ -1,15 +1,19 @@
 //! `natbpf status`: where the data plane is attached, and how full its tables are.
 
-use std::io::{self, Write};
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::{
+    io::{self, Write},
+    net::Ipv4Addr,
+    path::Path,
+};
 
 use nat_findings::Finding;
 use serde::Serialize;
 
 use super::{Format, Occupancy, duration, table, write_table};
-use crate::dataplane::attach::Mechanism;
-use crate::state::{External, Held, InterfaceState, State};
+use crate::{
+    dataplane::attach::Mechanism,
+    state::{External, Holder, InterfaceState, State},
+};
 
 /// The displayed state of an instance.
 #[derive(Debug, Clone)]
@@ -221,8 +225,8 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
                 "{name}: attached by netlink: this kernel has no TCX (Linux 6.6)"
             )?;
         }
-        for (held, what) in HELD {
-            let these = external_text(&interface.external, held);
+        for (holder, what) in HOLDERS {
+            let these = external_text(&interface.external, holder);
             if !these.is_empty() {
                 writeln!(output, "{what} {name}: {these}")?;
             }
@@ -235,32 +239,32 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
 }
 
 /// The description of external addresses that the host did not have itself.
-const HELD: [(Held, &str); 6] = [
-    (Held::Added, "external addresses added to"),
+const HOLDERS: [(Holder, &str); 6] = [
+    (Holder::Added, "external addresses added to"),
     (
-        Held::Arp,
+        Holder::Arp,
         "external addresses that no interface holds, answered by ARP on",
     ),
     (
-        Held::Nobody,
+        Holder::Routed,
         "external addresses that no interface holds and that must be routed here by",
     ),
     (
-        Held::Asked,
+        Holder::Probed,
         "external addresses not answered yet, being probed by ARP on",
     ),
     (
-        Held::Elsewhere,
+        Holder::Elsewhere,
         "external addresses not answered, because another host has them, on",
     ),
     (
-        Held::Unclaimed,
+        Holder::Unclaimed,
         "external addresses that no interface holds, left to other software (claim = \"none\") on",
     ),
 ];
 
-fn external_text(external: &[External], held: Held) -> String {
-    let these = external.iter().filter(|these| these.held == held);
+fn external_text(external: &[External], holder: Holder) -> String {
+    let these = external.iter().filter(|these| these.holder == holder);
     let texts: Vec<String> = these
         .map(|External { first, last, .. }| match first == last {
             true => first.to_string(),
@@ -283,8 +287,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::clock::boottime_s;
-    use crate::state::Numbers;
+    use crate::{clock::boottime_s, state::Numbers};
 
     fn state() -> State {
         let interface = |name: &str, role: &str, owner: &str, hooks: &[&str]| InterfaceState {
@@ -398,17 +401,17 @@ vmbr1      network lan  none                   tcx          none
 
     #[test]
     fn external_addresses_that_the_host_did_not_have_are_shown() {
-        let external = |first: u8, last: u8, held| External {
+        let external = |first: u8, last: u8, holder| External {
             first: [19, 19, 8, first].into(),
             last: [19, 19, 8, last].into(),
-            held,
+            holder,
         };
         let mut holding = state();
         holding.interfaces[0].external = vec![
-            external(10, 10, Held::Host),
-            external(11, 11, Held::Arp),
-            external(12, 12, Held::Added),
-            external(20, 29, Held::Arp),
+            external(10, 10, Holder::Host),
+            external(11, 11, Holder::Arp),
+            external(12, 12, Holder::Added),
+            external(20, 29, Holder::Arp),
         ];
         let text = shown_of(holding.clone(), true, Format::Human);
         let expected = "external addresses added to vmbr0: 19.19.8.12\n\

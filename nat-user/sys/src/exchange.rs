@@ -3,13 +3,12 @@
 //!
 //! An exchange blocks. The kernel answers at once, without waiting for anything outside of it.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::{collections::BTreeMap, io};
 
-use rtnetlink::packet_core::{
-    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlasIterator,
+use rtnetlink::{
+    packet_core::{Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlasIterator},
+    sys::{Socket, SocketAddr},
 };
-use rtnetlink::sys::{Socket, SocketAddr};
 
 /// Length of `struct nlmsghdr` in bytes.
 pub const HEADER: usize = 16;

@@ -4,10 +4,10 @@
 //! interface such as `vmbr1.10` looks like two components. Settings under `net/` belong to the
 //! network namespace of the calling thread.
 
-use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

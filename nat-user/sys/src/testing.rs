@@ -1,11 +1,13 @@
 //! For tests: fake interfaces, and network namespaces, which need root and `ip` and fail loudly
 //! without them.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::netlink::{Kind, Layer, Link, Xdp};
 

@@ -7,15 +7,21 @@
 //!
 //! [`Whereabouts::look`] blocks: call it in a thread that nothing waits for.
 
-use std::collections::BTreeSet;
-use std::io;
+use std::{collections::BTreeSet, io};
 
-use crate::exchange::Exchange;
-use crate::netlink::{FdbEntry, Neighbour};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use rtnetlink::packet_core::{Emitable as _, NLM_F_DUMP, Parseable as _};
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use netlink_packet_route::{
+    AddressFamily,
+    neighbour::{NeighbourAttribute, NeighbourMessage},
+};
+use rtnetlink::{
+    packet_core::{Emitable as _, NLM_F_DUMP, Parseable as _},
+    sys::protocols::NETLINK_ROUTE,
+};
+
+use crate::{
+    exchange::Exchange,
+    netlink::{FdbEntry, Neighbour},
+};
 
 /// What the kernel knew at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,10 +140,13 @@ fn is_unknown(error: &io::Error) -> bool {
 mod tests {
     use std::time::Instant;
 
-    use super::*;
-    use crate::netlink::NeighbourState;
-    use crate::testing::{bridge, in_namespace, ip, without_ipv6};
     use nix::net::if_::if_nametoindex;
+
+    use super::*;
+    use crate::{
+        netlink::NeighbourState,
+        testing::{bridge, in_namespace, ip, without_ipv6},
+    };
 
     const MAC: [u8; 6] = [2, 0x12, 0x34, 0x56, 0x78, 0x9a];
 

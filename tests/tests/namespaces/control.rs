@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Natbpf;
-use lab::topology::{Inside, Options, Proxmox};
+use lab::topology::{Inside, Options, Proxmox, Uplink};
 use serde_json::{Value, json};
 use tests::snapshot;
 use tests::{at, deliver, exchange, hears};
@@ -247,6 +247,56 @@ fn reload_of_a_bad_configuration_changes_nothing() -> Result<()> {
     let client = net.cli.udp("198.51.100.2:7000")?;
     let service = net.vm2.udp("0.0.0.0:10000")?;
     exchange(&client, at(Proxmox::PUBLIC, 10000), &service, b"as before")?;
+    Ok(())
+}
+
+/// The kernel refuses the rules; the attachment of XDP after it has taken the rules; and that after
+/// it has taken tables of another size.
+#[test]
+fn a_reload_that_fails_at_any_stage_keeps_rules_tables_and_programs() -> Result<()> {
+    let net = Proxmox::with(&Options {
+        uplink: Uplink::Nic,
+        // Too many for the veth driver to take an XDP program.
+        uplink_mtu: Some(9000),
+        ..Options::default()
+    })?;
+    let natbpf = net.natbpf(&net.config())?;
+    let (client, other) = (
+        net.cli.udp("198.51.100.2:7000")?,
+        net.cli.udp("198.51.100.2:7001")?,
+    );
+    let (service, added) = (net.vm2.udp("0.0.0.0:10000")?, net.vm1.udp("0.0.0.0:2000")?);
+    let parts = |status: &Value| {
+        (
+            status["sessions"]["max"].clone(),
+            status["interfaces"].clone(),
+        )
+    };
+    let before = parts(&natbpf.status()?);
+    let with_rule = net.config() + &another_forward(2000);
+    let smaller = "[limits]\nsessions = 4096\n";
+    let with_xdp = with_rule.replace("[network.lan]", "mode = \"xdp\"\n[network.lan]");
+    for (bad, named) in [
+        (with_rule + &too_many_addresses(), "ADDRESSES is full"),
+        (with_xdp.clone(), "attach nat_early to eno1"),
+        (with_xdp + smaller, "attach nat_early to eno1"),
+    ] {
+        let said = match natbpf.reload(&bad) {
+            Ok(said) => anyhow::bail!("it took what leads to {named}: {said}"),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(said.contains(named), "{named}: {said}");
+        let after = parts(&natbpf.status()?);
+        ensure!(after == before, "{named}: {after:?}, before {before:?}");
+        exchange(&client, at(Proxmox::PUBLIC, 10000), &service, b"as before")?;
+        other.send_to(b"no rule", at(Proxmox::PUBLIC, 2000))?;
+        ensure!(
+            hears(&added)?.is_none(),
+            "{named}: forwarded without a rule"
+        );
+    }
+    let count = rule(&natbpf.stats()?, "vm2-udp")?["packets_in"].clone();
+    ensure!(count == 3, "counters are lost: {count}");
     Ok(())
 }
 

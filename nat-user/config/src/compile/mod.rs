@@ -33,12 +33,11 @@ use nat_common::{
     },
 };
 
+pub use self::in_order::InOrder;
 use crate::model::{
     Config, FilteringBehaviour, ForwardProtocol, ForwardRule, MappingBehaviour, NatRule, NetworkId,
     PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses, UplinkId,
 };
-
-pub use self::in_order::InOrder;
 
 /// All ports of a protocol, which a rule without ports forwards.
 const ALL_PORTS: PortForward = PortForward {

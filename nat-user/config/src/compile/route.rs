@@ -57,16 +57,17 @@ pub(super) fn as_it_is() -> Snat4 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-    use std::path::Path;
+    use std::{collections::HashSet, path::Path};
 
     use nat_common::tables::{
         inside::{INSIDE_FIXED_BITS, Inside4},
         snats::SNAT_FIXED_BITS,
     };
 
-    use super::super::{Environment, InOrder, Ruleset, compile};
-    use super::*;
+    use super::{
+        super::{Environment, InOrder, Ruleset, compile},
+        *,
+    };
 
     const CONFIG: &str = r#"
 [uplink.wan]

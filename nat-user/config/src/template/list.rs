@@ -1,15 +1,18 @@
 //! The lists of a template: the values of `for`.
 
-use std::fmt;
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::FOR;
-use crate::diagnostic::Fault;
-use crate::parse::{dotted, is_bare, quote};
+use crate::{
+    diagnostic::Fault,
+    parse::{dotted, is_bare, quote},
+};
 
 /// Far more than there are interfaces on any host.
 const MOST_INSTANCES: u64 = 65_536;

@@ -9,17 +9,22 @@
 mod list;
 mod placeholder;
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
-use toml::Spanned;
-use toml::de::{DeArray, DeString, DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeArray, DeString, DeTable, DeValue},
+};
 
-use self::list::List;
-use self::placeholder::{Bindings, fill};
-use super::diagnostic::Fault;
-use super::parse::{dotted, kind, quote};
-use super::syntax;
+use self::{
+    list::List,
+    placeholder::{Bindings, fill},
+};
+use super::{
+    diagnostic::Fault,
+    parse::{dotted, kind, quote},
+    syntax,
+};
 
 const TEMPLATE: &str = "template";
 /// The key of a template's lists.

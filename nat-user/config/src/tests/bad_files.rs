@@ -1,12 +1,8 @@
 //! Files that cannot be read, or are not TOML.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
 
-use super::super::load;
-use super::refusal;
+use super::{super::load, refusal};
 
 /// Writes a file and returns the message about it, without the directory.
 fn refusal_of_file(bytes: &[u8]) -> String {

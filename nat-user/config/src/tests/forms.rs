@@ -1,20 +1,17 @@
 //! The forms of values, and their defaults.
 
-use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
-use std::path::Path;
-use std::time::Duration;
+use std::{net::Ipv4Addr, num::NonZeroU32, path::Path, time::Duration};
 
-use super::super::model::{
-    Action, Claim, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits,
-    MappingBehaviour, Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource, SnatTarget,
-    Timeouts, UplinkAddresses, UplinkId,
-};
-use super::super::{
-    forward, guest, limits, load as load_file, nat, network, parse, policy, route, service, snat,
-    uplink,
-};
 use super::{
+    super::{
+        forward, guest, limits, load as load_file,
+        model::{
+            Action, Claim, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits,
+            MappingBehaviour, Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource,
+            SnatTarget, Timeouts, UplinkAddresses, UplinkId,
+        },
+        nat, network, parse, policy, route, service, snat, uplink,
+    },
     BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, thread_cpu_time,
     warnings,
 };

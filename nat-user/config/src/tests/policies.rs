@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::model::{
-    Action, ForwardProtocol, HostService, NetworkId, PolicyEnd, PortRange, UplinkId,
+use super::{
+    super::model::{
+        Action, ForwardProtocol, HostService, NetworkId, PolicyEnd, PortRange, UplinkId,
+    },
+    BASE, config, guest, refusal_of, warnings,
 };
-use super::{BASE, config, guest, refusal_of, warnings};
 
 const MAC: &str = "52:54:00:12:34:56";
 

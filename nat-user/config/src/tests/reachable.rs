@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
-use super::super::model::{Config, ForwardProtocol, ForwardRule};
-use super::super::parse;
+use super::super::{
+    model::{Config, ForwardProtocol, ForwardRule},
+    parse,
+};
 
 /// The protocols of packets: the three that rules name, and one that only `all` takes.
 const PROTOCOLS: [Option<ForwardProtocol>; 4] = [

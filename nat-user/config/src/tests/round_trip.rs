@@ -1,25 +1,28 @@
 //! Any text yields a configuration or errors; a configuration that is written and read again is
 //! unchanged.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
-use std::path::Path;
+use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr, num::NonZeroU32, path::Path};
 
 use ipnet::Ipv4Net;
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::{Index, subsequence};
-
-use super::super::model::{
-    Action, Claim, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol,
-    ForwardRule, Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour, Mode,
-    MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule, PortForward, PortRange, SnatRule,
-    SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses, UplinkId,
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, subsequence},
 };
-use super::super::parse;
-use super::BASE;
+
+use super::{
+    super::{
+        model::{
+            Action, Claim, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol,
+            ForwardRule, Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour,
+            Mode, MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule, PortForward,
+            PortRange, SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses,
+            UplinkId,
+        },
+        parse,
+    },
+    BASE,
+};
 
 /// A piece of a configuration, right or wrong.
 fn scrap() -> impl Strategy<Value = String> {

@@ -2,8 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::model::{NetworkId, Route, UplinkId};
-use super::{BASE, config, forward, nat, refusal, refusal_of, snat, warnings};
+use super::{
+    super::model::{NetworkId, Route, UplinkId},
+    BASE, config, forward, nat, refusal, refusal_of, snat, warnings,
+};
 
 /// A `[[route]]` to the network of [`BASE`], in five lines.
 fn route(name: &str, addresses: &str) -> String {

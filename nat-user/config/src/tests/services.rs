@@ -2,8 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::model::{Forwarders, GuestAddress, Identity, NetworkId, Tenant};
-use super::{BASE, config, forward, guest, nat, refusal_of, warnings};
+use super::{
+    super::model::{Forwarders, GuestAddress, Identity, NetworkId, Tenant},
+    BASE, config, forward, guest, nat, refusal_of, warnings,
+};
 
 const RANGE: &str = "[network.lan.dhcp]\nrange = \"172.22.161.10-172.22.161.200\"\n";
 const MAC: &str = "52:54:00:12:34:56";

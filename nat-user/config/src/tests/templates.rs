@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::super::{model::Config, parse};
-use super::{BASE, config, load, refusal, refusal_of, snat, thread_cpu_time, warnings};
+use super::{
+    super::{model::Config, parse},
+    BASE, config, load, refusal, refusal_of, snat, thread_cpu_time, warnings,
+};
 
 /// Guests with a bridge each. Nineteen lines.
 const GUESTS: &str = r#"[uplink.wan]

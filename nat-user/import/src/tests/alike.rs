@@ -1,18 +1,16 @@
 //! For any rules of FORWARD: policies that express all of them decide as they do.
 
-use std::cell::Cell;
-use std::net::Ipv4Addr;
+use std::{cell::Cell, net::Ipv4Addr};
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::select;
-use proptest::test_runner::TestRunner;
+use nat_config::model::{self, Config, ForwardProtocol, PolicyEnd};
+use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
 use super::*;
-use crate::condition::Condition;
-use crate::dump::Dump;
-use crate::rule::{ICMP, TCP, UDP};
-use nat_config::model::{self, Config, ForwardProtocol, PolicyEnd};
+use crate::{
+    condition::Condition,
+    dump::Dump,
+    rule::{ICMP, TCP, UDP},
+};
 
 /// Interfaces, and addresses that are behind them.
 const PLACES: [(&str, [u8; 4]); 6] = [

@@ -26,18 +26,18 @@ impl<'a> Written<'a> {
     pub(super) fn attach(mut self, active: &mut Active) -> Result<Attached<'a>> {
         let options = self.compiled.wanted.options;
         active.detach_others(&self.targets);
-        if let Some(carry) = &mut active.carry {
-            carry.begin()?;
+        if let Some(migration) = &mut active.migration {
+            migration.begin()?;
         }
         let grace = ShortGrace::begin(&options.run_dir, active.new_attachments(&self.targets));
         let tables = &mut active.tables;
         let (programs, pins) = (&mut tables.programs, tables.dataplane.pins());
-        let refused = attach::attach(programs, pins, &mut self.targets)?;
+        let refused = attach::attach_programs(programs, pins, &mut self.targets)?;
         drop(grace);
         let own = self.compiled.ruleset.own.as_deref();
-        active.state.local = local::attach(programs, pins, own);
-        if let Some(carry) = active.carry.take() {
-            carry.finish(&mut tables.dataplane, &mut tables.programs)?;
+        active.state.local = local::attach_local(programs, pins, own);
+        if let Some(migration) = active.migration.take() {
+            migration.finish(&mut tables.dataplane, &mut tables.programs)?;
         }
         active.follow_exits(self.compiled.wanted.config, self.compiled.wanted.host)?;
         self.refused.extend(refused);

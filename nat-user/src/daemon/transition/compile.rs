@@ -1,6 +1,9 @@
 //! The first stage: what a configuration needs on this host. It changes nothing.
 
-use std::{collections::BTreeMap, collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use nat_common::tables::interfaces::{Interface, interface_flags, role};
 use nat_config::{

@@ -29,7 +29,7 @@ impl<'a> Compiled<'a> {
         let mut targets = self.targets.clone();
         let refused = leave_foreign_xdp(&mut targets, self.wanted.host, options)?;
         let begun = Instant::now();
-        attach::load(&mut active.tables.programs, &targets)?;
+        attach::load_programs(&mut active.tables.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
         Ok(Loaded {
             compiled: self,

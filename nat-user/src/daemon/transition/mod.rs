@@ -25,21 +25,20 @@ mod write;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use attach::Attached;
+use compile::Compiled;
+use load::Loaded;
 use nat_common::tables::interfaces::Interface;
 use nat_config::{
     compile::Ruleset,
     model::{Config, Limits, Timeouts},
 };
-
-use attach::Attached;
-use compile::Compiled;
-use load::Loaded;
 use write::Written;
 
 use super::{Options, claims::Claims, host::Host, interfaces::Exits};
 use crate::{
     dataplane::{
-        Bound, CarryOver, Dataplane, Expiry, Programs,
+        Bound, Dataplane, Expiry, Migration, Programs,
         attach::{Role, Target, XdpWish},
     },
     host::{bridge_netfilter::BridgeNetfilter, change::Change, policing::Policing},
@@ -57,7 +56,7 @@ pub(super) struct Active {
     /// The rules in use, with the other values written along with them.
     rules: Option<(Ruleset, Timeouts, Limits)>,
     /// The tables that the next attachment takes over from.
-    carry: Option<CarryOver>,
+    migration: Option<Migration>,
 }
 
 /// The maps and the programs over them.
@@ -106,7 +105,7 @@ impl Tables {
 impl Active {
     /// Tables that nothing was written to so far.
     pub(super) fn new(
-        (dataplane, programs, carry): (Dataplane, Programs, Option<CarryOver>),
+        (dataplane, programs, migration): (Dataplane, Programs, Option<Migration>),
         mut state: State,
         log_packets: bool,
     ) -> Result<Self> {
@@ -118,7 +117,7 @@ impl Active {
             bound: Bound::default(),
             exits: Exits::default(),
             rules: None,
-            carry,
+            migration,
         })
     }
 

@@ -5,12 +5,12 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{Active, Tables};
-use crate::dataplane::{CarryOver, Sizes, attach, local};
+use crate::dataplane::{Migration, Sizes, attach, local};
 
 /// Tables that hold what those in use hold, with programs that are not attached yet.
 struct Filled {
     tables: Tables,
-    carry: CarryOver,
+    migration: Migration,
     sizes: Sizes,
     begun: Instant,
 }
@@ -22,7 +22,7 @@ impl Active {
         let dataplane = &self.tables.dataplane;
         let (has_sessions, has_rules) = (dataplane.session_capacity()?, dataplane.rule_capacity());
         // A takeover in progress has precedence; the next reload checks the size again.
-        if (has_sessions == sessions && has_rules > rules) || self.carry.is_some() {
+        if (has_sessions == sessions && has_rules > rules) || self.migration.is_some() {
             return Ok(());
         }
         let wanted = Sizes::new(sessions, rules as usize);
@@ -36,28 +36,29 @@ impl Active {
     /// Makes new tables beside those in use.
     fn fill(&self, sizes: Sizes, log_packets: bool) -> Result<Filled> {
         let begun = Instant::now();
-        let (dataplane, mut programs, carry) = self.tables.dataplane.resize(&sizes, log_packets)?;
-        attach::load(&mut programs, &self.applied.targets)?;
+        let (dataplane, mut programs, migration) =
+            self.tables.dataplane.resize(&sizes, log_packets)?;
+        attach::load_programs(&mut programs, &self.applied.targets)?;
         Ok(Filled {
             tables: Tables::new(dataplane, programs, log_packets)?,
-            carry,
+            migration,
             sizes,
             begun,
         })
     }
 
     /// Attaches the programs in use to the links that a failed attempt gives back.
-    fn attach_again(&mut self, carry: CarryOver) -> Result<()> {
-        carry.give_up()?;
+    fn attach_again(&mut self, migration: Migration) -> Result<()> {
+        migration.give_up()?;
         let Tables {
             dataplane,
             programs,
             ..
         } = &mut self.tables;
         let targets = &mut self.applied.targets.clone();
-        attach::attach(programs, dataplane.pins(), targets)?;
+        attach::attach_programs(programs, dataplane.pins(), targets)?;
         let own = self.applied.ruleset.own.as_deref();
-        self.state.local = local::attach(programs, dataplane.pins(), own);
+        self.state.local = local::attach_local(programs, dataplane.pins(), own);
         Ok(())
     }
 }
@@ -67,20 +68,20 @@ impl Filled {
     fn attach(self, active: &mut Active) -> Result<()> {
         let Self {
             mut tables,
-            mut carry,
+            mut migration,
             sizes,
             begun,
         } = self;
-        carry.begin()?;
+        migration.begin()?;
         let (dataplane, programs) = (&mut tables.dataplane, &mut tables.programs);
         let targets = &mut active.applied.targets.clone();
-        if let Err(error) = attach::attach(programs, dataplane.pins(), targets) {
-            active.attach_again(carry)?;
+        if let Err(error) = attach::attach_programs(programs, dataplane.pins(), targets) {
+            active.attach_again(migration)?;
             return Err(error);
         }
         let own = active.applied.ruleset.own.as_deref();
-        active.state.local = local::attach(programs, dataplane.pins(), own);
-        carry.finish(dataplane, programs)?;
+        active.state.local = local::attach_local(programs, dataplane.pins(), own);
+        migration.finish(dataplane, programs)?;
         active.tables = tables;
         active.state.sessions_max = sizes.sessions;
         // They are written again, into the new tables.

@@ -3,8 +3,10 @@
 //! Pure: it computes from lists of the kernel, and must neither query nor change it. Uncertain next
 //! hops are left out, because the kernel forwards packets without one.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use nat_sys::netlink::{FdbEntry, Kind, Layer, Link, Neighbour, RouteMtu};
 

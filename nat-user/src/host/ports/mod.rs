@@ -4,16 +4,14 @@
 //! port appear like any other. A port that is attached here belongs to the caller: it is in no
 //! journal, and `natbpf down` leaves it attached unless its bridge is removed.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nat_config::model::{Config, Network};
 use nat_sys::netlink::{Kind, Link, Netlink, RequestError};
 use tokio::time::{Instant, sleep};
 
-use super::journal::Journal;
-use super::setup;
+use super::{journal::Journal, setup};
 use crate::state;
 
 /// A starting daemon creates the bridge within a second.

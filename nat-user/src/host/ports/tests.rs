@@ -1,7 +1,8 @@
 use std::path::Path;
 
-use super::*;
 use nat_sys::testing::{in_namespace, ip};
+
+use super::*;
 
 const CONFIG: &str = r#"
 [uplink.wan]

@@ -1,12 +1,14 @@
 //! Where a plan does not fit the host.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
+
+use nat_sys::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
 
 use super::{Network, Plan, Uplink, named, routes};
-use crate::host::change::Change;
-use crate::host::xdp_features::{XdpFeatures, xdp_features};
-use nat_sys::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
+use crate::host::{
+    change::Change,
+    xdp_features::{XdpFeatures, xdp_features},
+};
 
 /// Something that the configuration needs and the host does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]

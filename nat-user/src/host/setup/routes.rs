@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use nat_config::model::{self, Config, UplinkAddresses};
-use nat_sys::netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError};
-use nat_sys::sysctl::Key;
+use nat_sys::{
+    netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError},
+    sysctl::Key,
+};
 
-use super::problem::Problem;
-use super::{Plan, Run, named};
+use super::{Plan, Run, named, problem::Problem};
 use crate::host::change::Change;
 
 /// What a `[[route]]` needs from the host.

@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::{named, problem::Problem};
-use crate::host::routing::Routing;
 use nat_config::model::{Config, GuestAddress};
 use nat_sys::netlink::{Address, Link, Netlink, RequestError};
+
+use super::{named, problem::Problem};
+use crate::host::routing::Routing;
 
 /// The targets of `[[forward]]` and `[[nat]]` that no packet can reach on the host as it is. If an
 /// interface is missing or down, the target is unknown and no problem.

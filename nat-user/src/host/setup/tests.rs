@@ -1,10 +1,9 @@
-use std::path::Path;
-use std::task::Poll;
-use std::time::Duration;
+use std::{path::Path, task::Poll, time::Duration};
+
+use nat_sys::testing::{HostState, bridge, in_namespace, ip};
 
 use super::*;
-use crate::clock::thread_cpu_time;
-use nat_sys::testing::{HostState, bridge, in_namespace, ip};
+use crate::{clock::thread_cpu_time, host::change};
 
 fn uplink(interface: &str) -> Uplink {
     Uplink {

@@ -1,7 +1,6 @@
 //! A session as users see it, from its two entries in the data plane.
 
-use std::fmt;
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use nat_common::{
     session::{

@@ -6,29 +6,34 @@
 mod neighbours;
 mod routes;
 
-use std::collections::HashSet;
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{Stream, TryStreamExt};
 use ipnet::Ipv4Net;
-use netlink_packet_route::AddressFamily;
 pub use netlink_packet_route::address::AddressScope;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    link::{
+        BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+        InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    },
 };
 use rtnetlink::{
     AddressMessageBuilder, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec,
 };
 use tokio::sync::Mutex;
 
-pub use self::neighbours::{FdbEntry, Neighbour, NeighbourState};
-pub use self::routes::{LinkRoute, RouteMtu};
+pub use self::{
+    neighbours::{FdbEntry, Neighbour, NeighbourState},
+    routes::{LinkRoute, RouteMtu},
+};
 
 /// Not in `libc`.
 const ARPHRD_RAWIP: u16 = 519;

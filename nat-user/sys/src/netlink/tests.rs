@@ -1,12 +1,18 @@
-use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
 
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric};
+use netlink_packet_route::{
+    neighbour::{NeighbourAttribute, NeighbourMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric},
+};
 
 use super::*;
-use crate::testing::{bridge, in_namespace, ip, without_ipv6};
-use crate::whereabouts::Whereabouts;
+use crate::{
+    testing::{bridge, in_namespace, ip, without_ipv6},
+    whereabouts::Whereabouts,
+};
 
 const MAC: [u8; 6] = [0x02, 0x12, 0x34, 0x56, 0x78, 0x9a];
 

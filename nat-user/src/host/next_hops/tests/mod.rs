@@ -1,8 +1,11 @@
 mod namespaces;
 
+use nat_sys::{
+    netlink::{BridgePort, NeighbourState},
+    testing::link,
+};
+
 use super::*;
-use nat_sys::netlink::{BridgePort, NeighbourState};
-use nat_sys::testing::link;
 
 const UPLINK: u32 = 2;
 const BRIDGE: u32 = 3;

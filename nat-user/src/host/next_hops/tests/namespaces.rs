@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use nat_sys::{
+    netlink::Netlink,
+    testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6},
+    whereabouts::Whereabouts,
+};
+
 use super::*;
-use nat_sys::netlink::Netlink;
-use nat_sys::testing::{bridge, filter_vlans, in_namespace, ip, without_ipv6};
-use nat_sys::whereabouts::Whereabouts;
 
 const GUEST_MOVED: [u8; 6] = [2, 0, 0, 0, 1, 11];
 

@@ -1,0 +1,141 @@
+//! The loaded programs: loading one when it is first needed, test runs, and what the kernel knows of
+//! them.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::MapInfo,
+    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+};
+
+use super::{local, object};
+
+/// Length of `struct bpf_insn`.
+const INSTRUCTION_BYTES: u32 = 8;
+
+/// Length of `struct __sk_buff` up to the end of what is set here, in bytes.
+const SK_BUFF_LEN: usize = 44;
+/// Offset of `ingress_ifindex` in `struct __sk_buff` (`include/uapi/linux/bpf.h`).
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+/// Offset of `ifindex` in `struct __sk_buff`.
+const SK_BUFF_IFINDEX: usize = 40;
+
+/// More than an ICMP error has in bytes (RFC 1812 section 4.3.2.3) and its link-layer header.
+const LONGEST_REFUSAL: usize = 576 + 14;
+
+/// The result of a program for a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestRunOutput {
+    /// The return code: -1 to pass, 2 to drop (`TC_ACT_UNSPEC`, `TC_ACT_SHOT`).
+    pub verdict: i32,
+    /// The packet after it.
+    pub packet: Vec<u8>,
+}
+
+/// The loaded programs, to be attached.
+pub struct Programs {
+    pub(super) ebpf: Ebpf,
+}
+
+impl Programs {
+    /// A program by its name, loaded when it is first asked for: devices without Ethernet headers
+    /// have separate programs, which most hosts never need.
+    pub(super) fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        object::program(&mut self.ebpf, name)
+    }
+
+    /// The program of the XDP hook, loaded when it is first asked for.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
+        object::xdp_program(&mut self.ebpf)
+    }
+
+    /// Runs one packet through a program that need not be attached, with the tables as they are.
+    ///
+    /// `packet` starts with its link-layer header; `interface` is the one whose hook sees it and
+    /// must exist, `ingress_interface` the one by which it came into the host, 0 if the host made
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet, as it does those shorter than an Ethernet header.
+    pub fn test_run(
+        &mut self,
+        program: &str,
+        packet: &[u8],
+        interface: u32,
+        ingress_interface: u32,
+    ) -> Result<TestRunOutput> {
+        let mut context = [0; SK_BUFF_LEN];
+        context[SK_BUFF_INGRESS_IFINDEX..][..4].copy_from_slice(&ingress_interface.to_ne_bytes());
+        context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
+        // A refusal is a separate packet, which may be longer than the refused one.
+        let mut output = vec![0; packet.len() + LONGEST_REFUSAL];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut output),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.program(program)?.test_run(options)?;
+        let verdict = result.return_value.cast_signed();
+        output.truncate(result.data_size_out as usize);
+        Ok(TestRunOutput {
+            verdict,
+            packet: output,
+        })
+    }
+
+    /// How many instructions the verifier processed to accept a program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program.
+    pub fn verified_instructions(&mut self, program: &str) -> Result<u32> {
+        let info = self.info(program)?;
+        info.verified_instruction_count()
+            .context("the kernel does not say")
+    }
+
+    /// How many instructions a program has, as the kernel runs it: with the lookups in arrays and
+    /// the checks that the verifier has put in.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program.
+    pub fn instructions(&mut self, program: &str) -> Result<u32> {
+        let bytes = self.info(program)?.size_translated();
+        Ok(bytes.context("the kernel does not say")? / INSTRUCTION_BYTES)
+    }
+
+    /// The maps that a program may use.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the program, or does not say.
+    pub fn maps(&mut self, program: &str) -> Result<Vec<MapInfo>> {
+        let ids = self.info(program)?.map_ids()?;
+        let ids = ids.context("the kernel does not say")?;
+        let infos = ids.into_iter().map(MapInfo::from_id);
+        infos.collect::<Result<_, _>>().context("ask for a map")
+    }
+
+    fn info(&mut self, program: &str) -> Result<ProgramInfo> {
+        let info = if program == object::XDP_PROGRAM {
+            self.xdp()?.info()
+        } else if local::is_program(program) {
+            self.local(program)?.info()
+        } else {
+            self.program(program)?.info()
+        };
+        info.context("ask for a program")
+    }
+
+    /// Starts to write the programs' debug messages to the log, as long as the result lives.
+    ///
+    /// # Errors
+    ///
+    /// When the programs were loaded without messages.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' message buffer")
+    }
+}

@@ -1,0 +1,221 @@
+//! Making a change, and undoing it.
+
+use anyhow::{Context as _, Result, bail};
+use nat_sys::{
+    netlink::{Link, Netlink},
+    sysctl::{self, Key},
+};
+
+use super::{Change, Follower, Undone, undo};
+
+impl Change {
+    /// Makes the change. For a bridge it fills in the index.
+    pub(in crate::host) async fn make(&mut self, netlink: &Netlink) -> Result<()> {
+        match self {
+            Self::Sysctl { key, set, .. } => key.write(set)?,
+            Self::Bridge { name, mac, ifindex } => {
+                netlink.create_bridge(name, *mac).await?;
+                deafen(name)?;
+                *ifindex = Some(find(netlink, name).await?.index);
+            }
+            Self::Address {
+                interface,
+                ifindex,
+                address,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.add_address(&link, *address).await?;
+            }
+            Self::Route {
+                prefix,
+                interface,
+                ifindex,
+                source,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.put_route(&link, *prefix, *source).await?;
+            }
+            Self::ArpProxy {
+                address,
+                interface,
+                ifindex,
+            } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.add_arp_proxy(&link, *address).await?;
+            }
+            Self::Port {
+                port,
+                ifindex,
+                bridge,
+                isolated,
+                ..
+            } => {
+                let port = find_same(netlink, port, *ifindex).await?;
+                let bridge = find(netlink, bridge).await?;
+                netlink.attach(&port, &bridge).await?;
+                if *isolated || port.port.is_some_and(|port| port.isolated) {
+                    netlink.isolate(&port, *isolated).await?;
+                }
+            }
+            Self::LinkUp { name, ifindex, .. } => {
+                let link = find_same(netlink, name, *ifindex).await?;
+                netlink.set_up(&link).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes the change, if its object still has the value that natbpf gave it.
+    pub(in crate::host) async fn undo(&self, netlink: &Netlink) -> Result<Undone> {
+        match self {
+            Self::Sysctl {
+                key,
+                before,
+                set,
+                followers,
+                stays,
+            } => undo::sysctl(key, before, set, followers, *stays || key.is_ip_forward()),
+            Self::Bridge { .. } => self.undo_bridge(netlink).await,
+            Self::Address {
+                interface,
+                ifindex,
+                address,
+            } => undo::address(netlink, (interface, *ifindex), *address).await,
+            Self::Route {
+                prefix,
+                interface,
+                ifindex,
+                ..
+            } => undo::route(netlink, (interface, *ifindex), *prefix).await,
+            Self::ArpProxy {
+                address,
+                interface,
+                ifindex,
+            } => undo::arp_proxy(netlink, (interface, *ifindex), *address).await,
+            Self::Port {
+                port,
+                ifindex,
+                bridge,
+                previous,
+                ..
+            } => undo::port(netlink, (port, *ifindex), bridge, previous.as_deref()).await,
+            Self::LinkUp {
+                name,
+                ifindex,
+                master,
+            } => undo::link_up(netlink, (name, *ifindex), master.as_deref()).await,
+        }
+    }
+
+    /// Undoes the creation of several bridges, at once if possible. Returns the outcomes in the
+    /// same order.
+    pub(in crate::host) async fn undo_bridges(
+        bridges: &[&Self],
+        netlink: &Netlink,
+    ) -> Result<Vec<Result<Undone>>> {
+        let links = netlink.links().await?;
+        let made = bridges.iter().map(|bridge| {
+            let link = links.iter().find(|link| bridge.made(link));
+            link.cloned()
+        });
+        let made: Vec<Option<Link>> = made.collect();
+        let present: Vec<Link> = made.iter().flatten().cloned().collect();
+        if present.len() > 1 && netlink.delete_links(&present).await.is_ok() {
+            let outcome = |link: Option<Link>| match link {
+                Some(link) => Undone::Done(format!("deleted bridge {}", link.name)),
+                None => Undone::Nothing,
+            };
+            return Ok(made.into_iter().map(|link| Ok(outcome(link))).collect());
+        }
+        let mut outcomes = Vec::new();
+        for bridge in bridges {
+            outcomes.push(bridge.undo(netlink).await);
+        }
+        Ok(outcomes)
+    }
+
+    async fn undo_bridge(&self, netlink: &Netlink) -> Result<Undone> {
+        let candidates = match self {
+            Self::Bridge {
+                ifindex: Some(index),
+                ..
+            } => netlink.link_at(*index).await?.into_iter().collect(),
+            _ => netlink.links().await?,
+        };
+        let Some(link) = candidates.iter().find(|link| self.made(link)) else {
+            return Ok(Undone::Nothing);
+        };
+        netlink.delete_link(link).await?;
+        Ok(Undone::Done(format!("deleted bridge {}", link.name)))
+    }
+}
+
+/// The name of an interface's bridge.
+pub(super) async fn master_of(netlink: &Netlink, link: &Link) -> Result<Option<String>> {
+    let Some(index) = link.master else {
+        return Ok(None);
+    };
+    let master = netlink.link_at(index).await?;
+    Ok(master.map(|master| master.name))
+}
+
+async fn find(netlink: &Netlink, name: &str) -> Result<Link> {
+    let link = netlink.link(name).await?;
+    link.with_context(|| format!("interface {name} has vanished"))
+}
+
+async fn find_same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Link> {
+    let link = find(netlink, name).await?;
+    if link.index != ifindex {
+        bail!("interface {name} was deleted and recreated in the meantime");
+    }
+    Ok(link)
+}
+
+/// The interface, if it is still the one of that index.
+pub(super) async fn same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Option<Link>> {
+    let link = netlink.link(name).await?;
+    Ok(link.filter(|link| link.index == ifindex))
+}
+
+/// Makes the host ignore IPv6 router advertisements from the guests of a new bridge: one of them
+/// would become its gateway.
+fn deafen(bridge: &str) -> Result<()> {
+    let key = Key::new(&["net", "ipv6", "conf", bridge, "accept_ra"])?;
+    match key.read()? {
+        Some(_) => key.write("0"),
+        None => Ok(()),
+    }
+}
+
+/// The change that sets `ip_forward`, which is 0, with all that the kernel changes along with it.
+///
+/// # Errors
+/// When a setting cannot be read.
+pub(in crate::host) fn forwarding_on(key: Key, before: String) -> Result<Change> {
+    let mut followers = Vec::new();
+    let mut follow = |key: Key, becomes: &str| -> Result<()> {
+        if let Some(before) = key.read()? {
+            followers.push(Follower {
+                key,
+                before,
+                becomes: becomes.to_owned(),
+            });
+        }
+        Ok(())
+    };
+    // `all/forwarding` is ip_forward itself under another name.
+    for name in sysctl::ipv4_conf_names()? {
+        if name != "all" {
+            follow(Key::ipv4_conf(&name, "forwarding")?, "1")?;
+        }
+    }
+    follow(Key::ipv4_conf("all", "accept_redirects")?, "0")?;
+    Ok(Change::Sysctl {
+        key,
+        before,
+        set: "1".to_owned(),
+        followers,
+        stays: true,
+    })
+}
