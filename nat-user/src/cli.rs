@@ -298,7 +298,8 @@ mod tests {
             "conntrack flush --rule web",
             "import iptables",
             "import iptables --policies",
-            "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address a=10.0.0.1/8",
+            "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address \
+             a=10.0.0.1/8",
             "port add tap0",
             "port del tap0 --network lan",
             "down",

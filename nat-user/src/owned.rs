@@ -53,13 +53,15 @@ fn check_mode(path: &Path, is_safe: impl Fn(u32) -> bool) -> Result<()> {
     let (owner, mode) = (Uid::from_raw(found.uid()), found.mode() & 0o7777);
     if !owner.is_root() && owner != Uid::effective() {
         bail!(
-            "{shown} belongs to user {owner}, who could change what natbpf keeps there; remove it, or \
+            "{shown} belongs to user {owner}, who could change what natbpf keeps there; remove it, \
+             or \
              name another directory"
         );
     }
     if !is_safe(mode) {
         bail!(
-            "others may write {shown} (mode {mode:04o}) and so change what natbpf keeps there; chmod \
+            "others may write {shown} (mode {mode:04o}) and so change what natbpf keeps there; \
+             chmod \
              go-w {shown}, or name another directory"
         );
     }

@@ -303,7 +303,8 @@ mod tests {
         assert!(watch.look(&drops(4), 100).has_changed);
         save(run_dir, &watch.refusals()).unwrap();
         let expected = "table_full: packets were refused in the last minute, 4 since it began; \
-                        raise limits.sessions, or find the guest with the most by natbpf conntrack list";
+                        raise limits.sessions, or find the guest with the most by natbpf conntrack \
+                        list";
         assert_eq!(warnings(run_dir, 159), [expected]);
         assert!(warnings(run_dir, 160).is_empty());
         assert!(!watch.look(&drops(4), 105).has_changed);

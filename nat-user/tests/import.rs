@@ -263,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_the_filter_rules_are_each_is_written_or_spoken_of(text in any_rules(), drops: bool) {
+    fn every_filter_rule_is_converted_or_reported(text in any_rules(), drops: bool) {
         let policy = if drops { "DROP" } else { "ACCEPT" };
         let filter = text.replace("*nat", &format!("*filter\n:FORWARD {policy} [0:0]"));
         let nat = "*nat\n-A POSTROUTING -s 10.0.0.0/24 -o eth0 -j MASQUERADE\nCOMMIT\n";

@@ -52,7 +52,8 @@ fn configuration(net: &Proxmox, reload: usize) -> String {
         1 => format!("forwarding = \"kernel\"\n{config}"),
         2 => config + "[timeouts]\nudp = 200\n[limits]\nsessions_per_guest = 4000\n",
         3 => format!(
-            "{config}[[snat]]\nname = \"others-{reload}\"\nsource = \"10.99.0.0/16\"\nuplink = \"wan\"\n\
+            "{config}[[snat]]\nname = \"others-{reload}\"\nsource = \"10.99.0.0/16\"\nuplink = \
+             \"wan\"\n\
              to = \"masquerade\"\n"
         ),
         _ => config,
@@ -128,14 +129,16 @@ fn l2_two_thousand_sessions_lose_nothing_by_reloads_and_kills() -> Result<()> {
     are_exact(&traffic, &natbpf)?;
     let totals = traffic.totals();
     println!(
-        "{reloads} reloads and {kills} kills in {took:.0} s: {} answered datagrams, {rate:.0} packets \
+        "{reloads} reloads and {kills} kills in {took:.0} s: {} answered datagrams, {rate:.0} \
+         packets \
          a second, {} bytes in connections",
         totals.answers, totals.bytes
     );
     let least = LEAST_SHARE * f64::from(PACKETS_PER_SECOND);
     ensure!(
         rate > least,
-        "nothing went wrong, but the machine is too busy: {rate:.0} packets a second, wanted are {least:.0}"
+        "nothing went wrong, but the machine is too busy: {rate:.0} packets a second, wanted are \
+         {least:.0}"
     );
     Ok(())
 }

@@ -29,7 +29,7 @@ const DENY: CargoTool = CargoTool {
     unoptimised: true,
 };
 
-/// The command itself: every check is made, whatever became of those before it.
+/// The command itself: every check runs, even after a failure.
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(Needs::Tests)?;
     let workspace = workspace()?;

@@ -1,4 +1,4 @@
-//! The width of comments, which rustfmt leaves as they are: no line is wider than code may be.
+//! The width of lines that rustfmt leaves as they are, such as comments and string literals.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,11 @@ const COLUMNS: usize = 100;
 /// The folders of all crates.
 const CRATES: [&str; 5] = ["nat-common", "nat-ebpf", "nat-user", "tests", "xtask"];
 
-/// Checks the comments of all crates.
+/// Checks the sources of all crates.
 ///
 /// # Errors
 ///
-/// Every line of a comment that is too wide.
+/// Every line that is too wide.
 fn check(workspace: &Workspace) -> Result<()> {
     let mut wide = Vec::new();
     for folder in CRATES {
@@ -25,7 +25,7 @@ fn check(workspace: &Workspace) -> Result<()> {
     }
     ensure!(
         wide.is_empty(),
-        "comments are wider than {COLUMNS} columns; break these lines:\n{}",
+        "lines are wider than {COLUMNS} columns; break these:\n{}",
         wide.join("\n")
     );
     Ok(())
@@ -41,18 +41,16 @@ fn check_below(folder: &Path, wide: &mut Vec<String>) -> Result<()> {
             }
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             let source = fs::read_to_string(&path)?;
-            wide.extend(wide_comments(&source).map(|line| format!("{}:{line}", path.display())));
+            wide.extend(wide_lines(&source).map(|line| format!("{}:{line}", path.display())));
         }
     }
     Ok(())
 }
 
-/// Numbers of the lines that hold a comment alone and are too wide.
-fn wide_comments(source: &str) -> impl Iterator<Item = usize> {
-    (1..).zip(source.lines()).filter_map(|(number, line)| {
-        let is_wide = line.chars().count() > COLUMNS;
-        (is_wide && line.trim_start().starts_with("//")).then_some(number)
-    })
+/// Numbers of the lines that are too wide.
+fn wide_lines(source: &str) -> impl Iterator<Item = usize> {
+    let lines = (1..).zip(source.lines());
+    lines.filter_map(|(number, line)| (line.chars().count() > COLUMNS).then_some(number))
 }
 
 #[cfg(test)]
@@ -61,16 +59,16 @@ mod tests {
     use crate::command::workspace;
 
     #[test]
-    fn no_comment_is_wider_than_code() -> Result<()> {
+    fn no_line_is_wider_than_rustfmt_allows() -> Result<()> {
         check(&workspace()?)
     }
 
     #[test]
-    fn a_comment_is_wide_from_101_characters_on() {
+    fn a_line_is_too_wide_from_101_characters_on() {
         let fits = format!("    //! {}", "ä".repeat(COLUMNS - 8));
         let wide = format!("{fits}.");
         let text = format!("let text = \"{}\";", "a".repeat(COLUMNS));
         let source = [fits, text, wide].join("\n");
-        assert_eq!(wide_comments(&source).collect::<Vec<_>>(), [3]);
+        assert_eq!(wide_lines(&source).collect::<Vec<_>>(), [2, 3]);
     }
 }

@@ -69,7 +69,7 @@ fn is_made_of(place: &Path, made_of: &str) -> bool {
     fs::read_to_string(place.join("made-of")).is_ok_and(|text| text == made_of)
 }
 
-/// A Debian of these packages, of whatever suite.
+/// A Debian of these packages, of any suite.
 fn made_before(cache: &Path, made_of: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(cache).into_iter().flatten().flatten();
     let mut places = entries.map(|entry| entry.path());
@@ -108,7 +108,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Makes a Debian as `root` in a folder of its own.
+/// Creates a Debian as `root` in a separate folder.
 fn make(archive: Archive<'_>, made_of: &str, work: &Path) -> Result<()> {
     let start = Instant::now();
     let Archive { uri, suite } = archive;

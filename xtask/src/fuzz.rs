@@ -43,7 +43,7 @@ pub(crate) struct FuzzArgs {
     seconds: u32,
 }
 
-/// The command itself: every target runs, whatever became of those before it.
+/// The command itself: every target runs, even after a failure.
 pub(crate) fn run(args: &FuzzArgs) -> Result<ExitCode> {
     setup::ensure(Needs::Tests)?;
     let fuzzer = Fuzzer::build(&workspace()?)?;

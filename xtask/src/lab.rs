@@ -1,7 +1,6 @@
 //! `cargo xtask lab`: the lab's hosts, kept for playing with them.
 //!
-//! What stands is written down in a file under `target/`, since every command is a process of
-//! its own.
+//! A file under `target/` records the lab, because every command is a separate process.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -45,7 +44,7 @@ pub(crate) enum LabCommand {
 /// The command itself.
 ///
 /// # Errors
-/// When a lab stands where none should, or the other way round, or the hosts cannot be made.
+/// When a lab exists where none should, or the reverse, or the hosts cannot be created.
 pub(crate) fn run(command: LabCommand) -> Result<()> {
     match command {
         LabCommand::Up { natbpf } => up(natbpf),
@@ -55,7 +54,7 @@ pub(crate) fn run(command: LabCommand) -> Result<()> {
     }
 }
 
-/// A lab that stands.
+/// An existing lab.
 struct Standing {
     place: Place,
     /// The binary of the natbpf that runs on the VM host.
@@ -66,7 +65,7 @@ fn state_file() -> Result<PathBuf> {
     Ok(workspace()?.target().join("lab.json"))
 }
 
-/// The lab that was made by `up`, if it still stands.
+/// The lab that `up` has created, if it still exists.
 fn find() -> Result<Option<Standing>> {
     let file = state_file()?;
     let Ok(text) = fs::read_to_string(&file) else {

@@ -142,7 +142,7 @@ fn faults_of(layers: &[Layer], modules: &BTreeMap<String, TokenStream>) -> Resul
         };
         for target in &targets {
             let below = layer_of(target);
-            // What stands at the root itself is above nothing.
+            // An item at the root itself is above no other.
             if !target.is_empty() && below != layer && !allowed.contains(&below) {
                 faults.push(format!(
                     "{module} imports {target}: `{layer}` may not import `{below}`"
@@ -156,7 +156,7 @@ fn faults_of(layers: &[Layer], modules: &BTreeMap<String, TokenStream>) -> Resul
     Ok(faults)
 }
 
-/// A folder's own file stands above the others in it.
+/// A folder's own file is above the others in it.
 fn add_folders(imports: &mut BTreeMap<String, BTreeSet<String>>) {
     let modules: Vec<String> = imports.keys().cloned().collect();
     for module in modules {

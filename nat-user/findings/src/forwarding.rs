@@ -285,8 +285,10 @@ fn firewalld(missing: &[Passage]) -> (String, Vec<String>) {
         ));
     }
     commands.push("firewall-cmd --reload".to_owned());
-    let text = "put the guests' interface in a zone, such as trusted if they may reach all of this host \
-                (firewall-cmd --permanent --zone=trusted --add-interface=…), and let the zones reach \
+    let text = "put the guests' interface in a zone, such as trusted if they may reach all of this \
+                host \
+                (firewall-cmd --permanent --zone=trusted --add-interface=…), and let the zones \
+                reach \
                 each other";
     (text.to_owned(), commands)
 }
@@ -307,7 +309,8 @@ impl Passage {
                     ""
                 };
                 return format!(
-                    "nft insert rule {} {user_chain} iifname \"{from}\" oifname \"{to}\" {state}accept",
+                    "nft insert rule {} {user_chain} iifname \"{from}\" oifname \"{to}\" \
+                     {state}accept",
                     own.table
                 );
             }

@@ -71,7 +71,8 @@ fn dropped(policy: &str, rules: &str) -> Vec<String> {
 
 fn nat(rules: &str) -> Vec<Finding> {
     let text = format!(
-        "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:mine - [0:0]\n{rules}\nCOMMIT\n"
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:mine - [0:0]\n{rules}\n\
+         COMMIT\n"
     );
     found(&iptables::parse(&text, Source::IptablesLegacy))
 }
@@ -216,7 +217,8 @@ fn only_missing_tools_are_needed() {
         " -j ACCEPT",
         " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     );
-    let only_in = "-A FORWARD -i vmbr0 -j ACCEPT\n-A FORWARD -i vmbr1 -m conntrack --ctstate NEW -j \
+    let only_in = "-A FORWARD -i vmbr0 -j ACCEPT\n-A FORWARD -i vmbr1 -m conntrack --ctstate NEW \
+                   -j \
                    ACCEPT";
     assert_eq!(commands(only_in).unwrap(), [answers]);
 }
@@ -374,7 +376,8 @@ fn nat_of_the_same_packets_is_found() {
 #[test]
 fn the_command_removes_the_very_rule() {
     let found = nat(
-        "-A POSTROUTING -j mine\n-A mine -s 172.22.161.0/24 -m comment --comment \"a b\" -j MASQUERADE",
+        "-A POSTROUTING -j mine\n-A mine -s 172.22.161.0/24 -m comment --comment \"a b\" -j \
+         MASQUERADE",
     );
     assert_eq!(
         found[0].commands,
@@ -441,7 +444,8 @@ fn a_hundred_thousand_rules_are_looked_at_within_bounds() {
     let forwards = (0..400).map(|number| {
         let port = 20_000 + number;
         format!(
-            "[[forward]]\nname = \"f{number}\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = {port}\n\
+            "[[forward]]\nname = \"f{number}\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \
+             {port}\n\
              to = \"172.22.161.{}\"\n",
             1 + number % 250
         )

@@ -139,7 +139,8 @@ fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     let (table, name) = (chain.table.as_str(), chain.name.as_str());
     if name.starts_with("LIBVIRT_") || table.ends_with(" libvirt_network") {
         return own(
-            "have libvirt leave the network's packets alone: <forward mode=\"open\"/> in virsh net-edit, \
+            "have libvirt leave the network's packets alone: <forward mode=\"open\"/> in virsh \
+             net-edit, \
              then virsh net-destroy and net-start",
         );
     }

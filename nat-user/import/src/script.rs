@@ -950,7 +950,8 @@ mod tests {
     #[test]
     fn variables_that_the_script_sets_are_read() {
         let text = format!(
-            "IPT=/sbin/iptables\nexport WAN=\"eth0\"\n$IPT -t nat -A POSTROUTING -o $WAN -j MASQUERADE\n{RULE}"
+            "IPT=/sbin/iptables\nexport WAN=\"eth0\"\n$IPT -t nat -A POSTROUTING -o $WAN -j \
+             MASQUERADE\n{RULE}"
         );
         let dump = dump(&text);
         let [first, second] = &dump.tables["nat"].chains["POSTROUTING"][..] else {
@@ -1024,13 +1025,18 @@ mod tests {
 
     #[test]
     fn rules_between_here_and_its_word_are_read() {
-        let text = "iptables-restore <<EOF\n*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -j MASQUERADE\nCOMMIT\nEOF\ncat <<X\n*nat\nX\n";
+        let text = "iptables-restore <<EOF\n*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -j \
+            MASQUERADE\nCOMMIT\nEOF\ncat <<X\n*nat\nX\n";
         assert_eq!(texts(&dump(text), "nat", "POSTROUTING").len(), 1);
     }
 
     #[test]
     fn interfaces_files_say_addresses_and_the_gateway() {
-        let text = "source /etc/network/interfaces.d/*\nallow-hotplug eth0\niface eth0 inet static\n address 192.0.2.10\n netmask 24\n gateway 192.0.2.1\n description the host's uplink\niface br0 inet static\n address 10.1.0.254\n netmask 255.255.255.0\n post-up iptables -t nat -A POSTROUTING -s 10.1.0.0/24 -o eth0 -j MASQUERADE\n post-down iptables -t nat -F\n";
+        let text = "source /etc/network/interfaces.d/*\nallow-hotplug eth0\niface eth0 inet \
+            static\n address 192.0.2.10\n netmask 24\n gateway 192.0.2.1\n description the host's \
+            uplink\niface br0 inet static\n address 10.1.0.254\n netmask 255.255.255.0\n post-up \
+            iptables -t nat -A POSTROUTING -s 10.1.0.0/24 -o eth0 -j MASQUERADE\n post-down \
+            iptables -t nat -F\n";
         let dump = dump(text);
         let nets: Vec<String> = dump
             .addresses

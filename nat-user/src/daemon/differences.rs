@@ -202,7 +202,10 @@ to = "172.22.161.170"
     #[test]
     fn rules_without_name_are_recognised_by_content() {
         let [first, second] = [1, 2].map(|port| {
-            format!("[[forward]]\nuplink = \"wan\"\nprotocol = \"udp\"\nports = {port}\nto = \"172.22.161.171\"\n")
+            format!(
+                "[[forward]]\nuplink = \"wan\"\nprotocol = \"udp\"\nports = {port}\nto = \
+                \"172.22.161.171\"\n"
+            )
         });
         let (old, new) = (
             format!("{BEFORE}{first}"),

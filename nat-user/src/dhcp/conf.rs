@@ -283,7 +283,8 @@ mod tests {
     fn guests_have_their_addresses_and_names() {
         let guest = |name: &str, mac: u8, address: &str| {
             format!(
-                "[[guest]]\nname = \"{name}\"\nnetwork = \"lan\"\nmac = \"52:54:00:00:00:{mac:02}\"\n\
+                "[[guest]]\nname = \"{name}\"\nnetwork = \"lan\"\nmac = \
+                 \"52:54:00:00:00:{mac:02}\"\n\
                  {address}\n"
             )
         };

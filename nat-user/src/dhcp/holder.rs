@@ -118,9 +118,12 @@ mod tests {
 
     #[test]
     fn a_socket_of_all_addresses_is_in_the_way_too() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            1: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2\n\
-            2: 00000000:0035 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 4712 2\n";
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   \
+            uid  timeout inode\n\
+            1: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        \
+            0 4711 2\n\
+            2: 00000000:0035 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        \
+            0 4712 2\n";
         assert_eq!(sockets(table, Ipv4Addr::new(10, 0, 0, 1), 53), [4711]);
     }
 }

@@ -160,9 +160,12 @@ mod tests {
         let stat = "17 (dns) masq)) T 1 17 17 0 -1 4194304 100 0 0 0 30 12 0 0 20 0 1 0 5 6 7";
         assert_eq!(fields(stat).unwrap().next(), Some("T"));
         assert_eq!(worked_in(stat), Some(42));
-        let sockets = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-                        1: FEA116AC:0035 00000000:0000 07 00000000:00000300 00:00000000 00000000   998        0 4242 2 0 0\n\
-                        2: FEA116AC:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000   998        0 4243 2 0 0\n";
+        let sockets = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                        retrnsmt   uid  timeout inode\n\
+                        1: FEA116AC:0035 00000000:0000 07 00000000:00000300 00:00000000 00000000   \
+                        998        0 4242 2 0 0\n\
+                        2: FEA116AC:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000   \
+                        998        0 4243 2 0 0\n";
         let waiting = Waiting::read(sockets);
         assert_eq!(waiting.inodes, BTreeSet::from([4242]));
         let server = Ipv4Addr::new(172, 22, 161, 254);

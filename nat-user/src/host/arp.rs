@@ -205,7 +205,8 @@ mod tests {
         in_namespace(async || {
             without_ipv6();
             ip(
-                "link add near address 02:00:00:00:00:01 type veth peer name far address 02:00:00:00:00:02",
+                "link add near address 02:00:00:00:00:01 type veth peer name far address \
+                 02:00:00:00:00:02",
             );
             ip("link set near up");
             ip("link set far up");

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn the_best_default_route_counts() {
-        let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+        let routes = "Iface\tDestination\tGateway \
+                      \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
                       eth1\t00000000\t0108130A\t0003\t0\t0\t200\t00000000\t0\t0\t0\n\
                       eth0\t00000000\t01081313\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
                       br0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";

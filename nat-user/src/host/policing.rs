@@ -327,7 +327,8 @@ mod tests {
             let hook = |side: &str| {
                 tool("nft add table netdev guard");
                 tool(&format!(
-                    "nft add chain netdev guard c {{ type filter hook {side} device tap1 priority 0; }}"
+                    "nft add chain netdev guard c {{ type filter hook {side} device tap1 priority \
+                     0; }}"
                 ));
                 tool("nft add rule netdev guard c drop");
             };
@@ -392,12 +393,14 @@ mod tests {
             );
             tool("nft add table ip filter");
             tool(
-                "nft add chain ip filter forward { type filter hook forward priority 0; policy drop; }",
+                "nft add chain ip filter forward { type filter hook forward priority 0; policy \
+                 drop; }",
             );
             assert_eq!(found().await, []);
             tool("nft add table bridge filter");
             tool(
-                "nft add chain bridge filter forward { type filter hook forward priority 0; policy drop; }",
+                "nft add chain bridge filter forward { type filter hook forward priority 0; policy \
+                 drop; }",
             );
             assert_eq!(
                 found().await,

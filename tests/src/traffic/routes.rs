@@ -89,9 +89,11 @@ pub fn add_kept_address(net: &Proxmox) -> Result<()> {
 pub fn config(net: &Proxmox) -> String {
     format!(
         "{}[[snat]]\nname = \"lan-out\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n\
-         [[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \"10000-10099\"\n\
+         [[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \
+         \"10000-10099\"\n\
          to = \"{}\"\n\
-         [[forward]]\nname = \"game\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = \"10000-10099\"\n\
+         [[forward]]\nname = \"game\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = \
+         \"10000-10099\"\n\
          to = \"{}\"\n",
         net.config_head(),
         Proxmox::VM1,

@@ -280,7 +280,8 @@ impl Churn {
         };
         ensure!(
             counted >= there && left <= most,
-            "natbpf counts {counted} sessions, and {left} after {PASSES} passes; the generator holds \
+            "natbpf counts {counted} sessions, and {left} after {PASSES} passes; the generator \
+             holds \
              {there}, and {unknown} that end now, of {} opened",
             self.opened
         );
@@ -375,7 +376,8 @@ fn u8_a_day_of_churn_leaves_exactly_the_sessions_that_live() -> Result<()> {
         ..
     } = churn;
     println!(
-        "{opened} opened, {most} at once, {checkpoints} checkpoints, {exact} of them exact, {late} late"
+        "{opened} opened, {most} at once, {checkpoints} checkpoints, {exact} of them exact, {late} \
+         late"
     );
     ensure!(checkpoints >= 2 * round, "too few checkpoints");
     // When nothing comes any more, nothing stays.

@@ -39,7 +39,8 @@ impl Wire {
         net.isp.ip("route add blackhole 203.0.113.0/24")?;
         let gateway = net.host.mac("vmbr1")?;
         let guest = |host: &Host, address| -> Result<_> {
-            let rules = "table ip quiet { chain input { type filter hook input priority 0; policy drop; }; }";
+            let rules = "table ip quiet { chain input { type filter hook input priority 0; policy \
+                drop; }; }";
             host.run_with_input(["nft", "-f", "-"], rules.as_bytes())?
                 .expect_ok()?;
             let header = ethernet(gateway, host.mac("eth0")?);

@@ -162,7 +162,8 @@ impl Case<'_> {
 /// Those that only hosts with FORWARD rules show.
 const BEHIND_FIREWALLS: &[Decision] = &[Decision {
     name: "FirewallsSeeWhatIsTranslated",
-    why: "natbpf translates also what connection tracking calls invalid, so that the FORWARD chain drops it; \
+    why: "natbpf translates also what connection tracking calls invalid, so that the FORWARD chain \
+          drops it; \
           netfilter leaves it to the host, which resets it.",
     explains: |case| {
         case.pair.model.manner.is_firewall()
@@ -205,7 +206,8 @@ pub(crate) const DECISIONS: &[Decision] = &[
     },
     Decision {
         name: "InsideIsNotReachedDirectly",
-        why: "An inside address that is translated towards an uplink is not reached from there but by what \
+        why: "An inside address that is translated towards an uplink is not reached from there but \
+              by what \
               stands for it: netfilter lets everybody in who has a route.",
         explains: |case| {
             case.is(&[Cause::ToInside])
@@ -319,7 +321,8 @@ pub(crate) const DECISIONS: &[Decision] = &[
     },
     Decision {
         name: "PrivateSourcesBehindGuestsAreHidden",
-        why: "A private address that is in no network is that of a guest behind a guest: the rule of \
+        why: "A private address that is in no network is that of a guest behind a guest: the rule \
+              of \
               the network by which it comes hides it, so that no inside address is seen outside.",
         explains: |case| {
             let (at, source) = case.sender();

@@ -303,7 +303,8 @@ impl Side {
         let table = format!(
             "table ip firewall\ndelete table ip firewall\ntable ip firewall {{\nchain forward {{\n\
              type filter hook forward priority filter; policy drop;\n{rules}\
-             ct state invalid drop\nct state established,related accept\nct state new accept\n}}\n}}\n"
+             ct state invalid drop\nct state established,related accept\nct state new accept\n}}\n\
+             }}\n"
         );
         let host = &self.host;
         let written = host.run_with_input(["nft", "-f", "-"], table.as_bytes())?;

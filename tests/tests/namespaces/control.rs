@@ -125,7 +125,10 @@ fn conntrack_lists_the_sessions() -> Result<()> {
             "lan-out",
         ),
     ] {
-        let end = |(address, port): (Ipv4Addr, u16)| json!({"address": address.to_string(), "port": port});
+        let end = |(address, port): (Ipv4Addr, u16)| {
+            let address = address.to_string();
+            json!({"address": address, "port": port})
+        };
         let found = sessions.iter().find(|session| {
             session["internal"] == end(internal) && session["protocol"] == protocol
         });

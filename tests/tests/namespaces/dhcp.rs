@@ -250,7 +250,8 @@ fn guests_that_keep_to_their_addresses_get_them_by_dhcp() -> Result<()> {
             .join(":"))
     };
     let guests = format!(
-        "[[guest]]\nname = \"web1\"\nnetwork = \"lan\"\naddress = \"172.22.161.170\"\nmac = \"{}\"\n\
+        "[[guest]]\nname = \"web1\"\nnetwork = \"lan\"\naddress = \"172.22.161.170\"\nmac = \
+         \"{}\"\n\
          [[guest]]\nname = \"db\"\nnetwork = \"lan\"\nmac = \"{}\"\n",
         mac(&net.vm1)?,
         mac(&net.vm2)?

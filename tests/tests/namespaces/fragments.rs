@@ -316,7 +316,8 @@ fn f7_the_same_identification_from_two_networks_is_not_mixed() -> Result<()> {
     net.lab().veth((&net.host, "dmz0"), (&other, "eth0"))?;
     other.ip("address add 10.50.0.7/24 dev eth0\nroute add default via 10.50.0.1")?;
     let dmz = "[network.dmz]\ninterface = \"dmz0\"\naddress = \"10.50.0.1/24\"\n\n\
-               [[snat]]\nname = \"dmz-out\"\nnetwork = \"dmz\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
+               [[snat]]\nname = \"dmz-out\"\nnetwork = \"dmz\"\nuplink = \"wan\"\nto = \
+               \"masquerade\"\n";
     let _nat = net.natbpf(&format!("{}\n{dmz}", net.config()))?;
     let server = net.cli.udp("0.0.0.0:7000")?;
     let cut = |from, payload: &[u8]| -> Result<Vec<Vec<u8>>> {

@@ -146,8 +146,7 @@ fn l12_no_inside_address_leaves_while_natbpf_starts_stops_and_goes() -> Result<(
 }
 
 #[test]
-fn l12_no_inside_address_leaves_by_a_bridge_that_natbpf_makes_on_a_host_that_forwards() -> Result<()>
-{
+fn l12_a_new_bridge_on_a_forwarding_host_leaks_no_inside_address() -> Result<()> {
     let net = Proxmox::with(&Options {
         inside: Inside::OnlyPorts,
         ..Options::default()

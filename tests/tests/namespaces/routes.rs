@@ -135,7 +135,8 @@ fn packets_with_a_forged_source_do_not_leave() -> Result<()> {
 #[test]
 fn routed_guests_reach_forwards() -> Result<()> {
     let net = Hetzner::new(Provider::Routes)?;
-    let forward = "[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = 8080\n\
+    let forward = "[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \
+                   8080\n\
                    to = \"123.45.53.11\"\nto_ports = 80\n";
     let natbpf = net.natbpf(&format!("{}{forward}", Hetzner::CONFIG))?;
     ensure!(
@@ -197,7 +198,8 @@ fn guests_with_the_subnets_mask_find_each_other_by_proxy_arp() -> Result<()> {
         format!(
             "[uplink.wan]\ninterface = \"eth0\"\n\
              [[template]]\nfor = {{ n = [112, 119], public = [113, 118] }}\n\
-             [template.network.\"br{{n}}\"]\ninterface = \"br{{n}}\"\naddress = \"172.30.{{n}}.1/24\"\n\
+             [template.network.\"br{{n}}\"]\ninterface = \"br{{n}}\"\naddress = \
+             \"172.30.{{n}}.1/24\"\n\
              create = true\nports = \"tap{{n}}\"\n\
              [[template.route]]\nnetwork = \"br{{n}}\"\naddresses = \"123.45.90.{{public}}\"\n\
              proxy_arp = {proxy}\n"
@@ -285,15 +287,18 @@ fn routes_come_and_go_with_reloads_and_cost_others_nothing() -> Result<()> {
     let net = Hetzner::new(Provider::Routes)?;
     let before = snapshot::take(&net.host)?;
     let only = |lists: &str| {
-        let all = "n = [\"112-119\", \"11-13\"], public = [\"123.45.90.112/29\", \"123.45.53.11-123.45.53.13\"]";
+        let all = "n = [\"112-119\", \"11-13\"], public = [\"123.45.90.112/29\", \
+            \"123.45.53.11-123.45.53.13\"]";
         Hetzner::CONFIG.replace(all, lists)
     };
     let with = Hetzner::CONFIG.to_owned();
     // vm11 keeps its bridge and loses its address.
     let without = format!(
-        "{}[network.br11]\ninterface = \"br11\"\naddress = \"172.30.11.1/24\"\ncreate = true\nports = \"tap11\"\n",
+        "{}[network.br11]\ninterface = \"br11\"\naddress = \"172.30.11.1/24\"\ncreate = true\n\
+         ports = \"tap11\"\n",
         only(
-            "n = [\"112-119\", \"12-13\"], public = [\"123.45.90.112/29\", \"123.45.53.12-123.45.53.13\"]"
+            "n = [\"112-119\", \"12-13\"], public = [\"123.45.90.112/29\", \
+             \"123.45.53.12-123.45.53.13\"]"
         )
     );
     let natbpf = net.natbpf(&with)?;

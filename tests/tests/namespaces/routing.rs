@@ -12,7 +12,8 @@ use tests::{at, exchange};
 fn forward_behind(net: &Proxmox) -> String {
     format!(
         "{}\n[[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n\
-         [[forward]]\nuplink = \"wan\"\nprotocol = [\"tcp\", \"udp\"]\nports = 8080\nto = \"10.200.0.5\"\n",
+         [[forward]]\nuplink = \"wan\"\nprotocol = [\"tcp\", \"udp\"]\nports = 8080\nto = \
+         \"10.200.0.5\"\n",
         net.config_head()
     )
 }

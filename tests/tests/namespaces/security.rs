@@ -128,7 +128,8 @@ fn three_capabilities_are_enough_for_packets() -> Result<()> {
     let net = Proxmox::new()?;
     let script = net.lab().folder().join("natbpf-with-three");
     let text = format!(
-        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,+net_admin,+bpf,+perfmon {} \"$@\"\n",
+        "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,+net_admin,+bpf,+perfmon {} \
+         \"$@\"\n",
         Natbpf::binary()?.display()
     );
     fs::write(&script, text).context("write a script")?;

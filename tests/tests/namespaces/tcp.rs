@@ -210,7 +210,8 @@ fn t2_simultaneous_open_completes() -> Result<()> {
     // The guest's first SYN is lost behind the NAT, so that both ends have sent one before either
     // has seen the other's.
     let lose = "table ip lose {\nchain input {\ntype filter hook input priority 0\n\
-                tcp dport 7000 tcp flags & (syn | ack) == syn limit rate 1/minute burst 1 packets drop\n}\n}\n";
+                tcp dport 7000 tcp flags & (syn | ack) == syn limit rate 1/minute burst 1 packets \
+                drop\n}\n}\n";
     net.cli
         .run_with_input(["nft", "-f", "-"], lose.as_bytes())?
         .expect_ok()?;

@@ -110,7 +110,8 @@ fn the_fast_path_has_no_more_instructions_than_its_budget() -> Result<()> {
         println!("{name}: {instructions} of {budget}");
         ensure!(
             instructions <= budget,
-            "{name} has {instructions} instructions, the budget is {budget}: what was added is paid \
+            "{name} has {instructions} instructions, the budget is {budget}: what was added is \
+             paid \
              by every packet. Look whether the slow path can do it; if not, measure it with \
              `cargo xtask bench --only inbound,outbound` and raise the budget"
         );

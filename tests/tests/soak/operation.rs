@@ -113,9 +113,12 @@ impl Iterator for Operations {
 /// What is wrong with a configuration that must be refused.
 const MISTAKES: [&str; 4] = [
     "nonsense = 1\n",
-    "[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = 1\nto = \"172.22.161.170\"\n",
-    "[[forward]]\nname = \"bad\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \"9-3\"\nto = \"172.22.161.170\"\n",
-    "[[forward]]\nname = \"bad\"\nuplink = \"nowhere\"\nprotocol = \"tcp\"\nports = 9\nto = \"172.22.161.170\"\n",
+    "[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = 1\nto = \
+     \"172.22.161.170\"\n",
+    "[[forward]]\nname = \"bad\"\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = \"9-3\"\nto = \
+     \"172.22.161.170\"\n",
+    "[[forward]]\nname = \"bad\"\nuplink = \"nowhere\"\nprotocol = \"tcp\"\nports = 9\nto = \
+     \"172.22.161.170\"\n",
 ];
 
 impl Operation {

@@ -85,7 +85,8 @@ impl Settings {
         let mut file = String::new();
         for (n, second) in self.snats.iter().enumerate() {
             file += &format!(
-                "[[snat]]\nname = \"other-{n}\"\nsource = \"10.{second}.{n}.0/24\"\nuplink = \"wan\"\n\
+                "[[snat]]\nname = \"other-{n}\"\nsource = \"10.{second}.{n}.0/24\"\nuplink = \
+                 \"wan\"\n\
                  to = \"masquerade\"\n"
             );
         }

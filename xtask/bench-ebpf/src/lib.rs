@@ -73,15 +73,15 @@ pub struct Progress {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Expected {
-    /// Source address, of which the bits in `source_mask` count.
+    /// Source address; only the bits in `source_mask` count.
     pub source: [u16; 2],
     /// Which bits of the source address count.
     pub source_mask: [u16; 2],
-    /// Destination address, of which the bits in `destination_mask` count.
+    /// Destination address; only the bits in `destination_mask` count.
     pub destination: [u16; 2],
     /// Which bits of the destination address count.
     pub destination_mask: [u16; 2],
-    /// Destination port, of which the bits in `port_mask` count.
+    /// Destination port; only the bits in `port_mask` count.
     pub port: u16,
     /// Which bits of the destination port count.
     pub port_mask: u16,

@@ -43,7 +43,7 @@ fn header(ctx: &XdpContext) -> Option<*mut Header> {
 }
 
 /// Makes the next packet of the traffic and sends it. For live frames of `BPF_PROG_TEST_RUN`; they
-/// are used again with whatever the receiver has made of them, so all headers are written.
+/// are reused with the receiver's changes, so all headers are written.
 #[xdp]
 pub(crate) fn generate(ctx: XdpContext) -> u32 {
     let (Some(header), Some(traffic), Some(progress)) =
@@ -117,8 +117,8 @@ fn advance(traffic: &Traffic, progress: &mut Progress) {
     }
 }
 
-/// Counts the UDP packets that are as expected and the others, and ends them. What is not UDP over
-/// IPv4, such as the bridge's IGMP, goes on.
+/// Counts the expected and the other UDP packets, and drops them. Packets other than UDP over IPv4,
+/// such as the bridge's IGMP, pass.
 #[xdp]
 pub(crate) fn sink(ctx: XdpContext) -> u32 {
     let Some(header) = header(&ctx) else {
@@ -180,7 +180,7 @@ fn sums_are_right(header: &Header) -> bool {
     checksum(ip) == 0 && checksum(udp) == 0
 }
 
-/// Sends every frame out by the other interface, as it is.
+/// Sends every frame out by the other interface, unchanged.
 #[xdp]
 pub(crate) fn redirect_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the context is the kernel's, valid while the program runs.
@@ -192,7 +192,7 @@ pub(crate) fn redirect_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Sends every packet out by the other interface, as it is.
+/// Sends every packet out by the other interface, unchanged.
 #[classifier]
 pub(crate) fn redirect_tc(ctx: TcContext) -> i32 {
     // SAFETY: the context is the kernel's, valid while the program runs.

@@ -133,7 +133,7 @@ impl Capture {
         }
     }
 
-    /// Ends the recording and gives everything that was on the interface until now.
+    /// Ends the recording and returns everything that was on the interface until now.
     #[must_use]
     pub fn stop(mut self) -> Vec<Frame> {
         self.end();
@@ -156,7 +156,7 @@ impl Drop for Capture {
 
 fn record(socket: &RawSocket, stop: &AtomicBool, frames: &Mutex<Vec<Frame>>) {
     loop {
-        // Asked before the last reading, so that nothing that came earlier is lost.
+        // Queried before the last read, so that nothing that arrived earlier is lost.
         let last = stop.load(Ordering::Relaxed);
         socket.wait(if last { Duration::ZERO } else { STOP_CHECK });
         // An error (the interface went away) ends one reading, not the recording.

@@ -58,7 +58,7 @@ impl Host {
         Ok(host)
     }
 
-    /// The host of this name in a lab that stands, made by this process or another.
+    /// The host of this name in an existing lab, created by this process or another.
     ///
     /// # Errors
     /// When there is none.
@@ -104,7 +104,7 @@ impl Host {
         command
     }
 
-    /// Runs a program with its arguments to the end, whatever it says; killed after 30 s.
+    /// Runs a program with its arguments to the end, whatever its exit code; killed after 30 s.
     ///
     /// # Errors
     /// When it cannot be started or does not end.
@@ -131,7 +131,7 @@ impl Host {
             .with_context(|| format!("on {}", self.name()))
     }
 
-    /// Runs a program that must succeed and gives its standard output.
+    /// Runs a program that must succeed and returns its standard output.
     ///
     /// # Errors
     /// When it fails; the message holds what it said.
@@ -221,8 +221,8 @@ impl Host {
             .with_context(|| format!("set {name} of {} to {value}", self.name()))
     }
 
-    /// Sets what a namespace takes over from the machine it is made on back to what the kernel
-    /// starts with, so that the lab is the same everywhere.
+    /// Resets what a namespace inherits from the machine to the kernel's defaults, so that the lab
+    /// is the same everywhere.
     pub(crate) fn set_kernel_defaults(&self) -> Result<()> {
         self.set_sysctl("net.ipv4.ip_forward", "0")?;
         for scope in ["all", "default", "lo"] {
@@ -267,7 +267,7 @@ impl Host {
     /// Connects by TCP; connecting and reading give up after 3 s.
     ///
     /// # Errors
-    /// When nobody answers.
+    /// When there is no answer.
     pub fn tcp(&self, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
         let to = SocketAddr::V4(to.into());
         let stream = self
@@ -296,8 +296,8 @@ impl Host {
             .with_context(|| format!("raw socket on {interface} of {}", self.name()))
     }
 
-    /// A socket that receives every frame of an interface, for a test that reads it as it goes
-    /// on, in its own thread; see [`Host::capture`] for the others.
+    /// A socket that receives every frame of an interface, for a test that reads it continuously,
+    /// in its own thread; see [`Host::capture`] for the others.
     ///
     /// # Errors
     /// When there is no such interface.
@@ -306,7 +306,7 @@ impl Host {
             .with_context(|| format!("listen on {interface} of {}", self.name()))
     }
 
-    /// Sends one frame on an interface as it is, from the link layer up.
+    /// Sends one frame on an interface unchanged, from the link layer up.
     ///
     /// # Errors
     /// When there is no such interface, or it is down.
@@ -362,8 +362,8 @@ impl Host {
     }
 }
 
-/// Binds, and waits a little for an address that is still taken: a child that another thread is
-/// starting holds all sockets for a moment, those that were closed meanwhile as well.
+/// Binds, and waits a little for an address that is still in use: a child that another thread is
+/// starting holds all sockets for a moment, including those that were closed in the meantime.
 fn bind<S>(mut attempt: impl FnMut() -> io::Result<S>) -> io::Result<S> {
     for _ in 0..BIND_ATTEMPTS {
         match attempt() {

@@ -47,8 +47,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes an empty lab with a name of its own, so that several can run at once, and removes
-    /// what labs of dead processes left behind.
+    /// Creates an empty lab with a unique name, so that several can run at once, and removes the
+    /// remains of labs of dead processes.
     ///
     /// # Errors
     /// Without root, or when the temporary folder or its bpffs cannot be made.
@@ -85,9 +85,9 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Makes a host: a network namespace of its own with `lo` up.
+    /// Creates a host: a network namespace with `lo` up.
     ///
-    /// IPv6 is off, so that captures hold what was sent and nothing else.
+    /// IPv6 is off, so that captures contain only what was sent.
     ///
     /// # Errors
     /// When the namespace cannot be made or entered.
@@ -98,7 +98,7 @@ impl Lab {
         Ok(host)
     }
 
-    /// Makes a host as a freshly booted kernel gives it: natbpf has to set what it needs.
+    /// Creates a host like a freshly booted one: natbpf must set what it needs.
     ///
     /// # Errors
     /// As for [`Lab::host`].
@@ -155,7 +155,7 @@ impl Lab {
         self.place.folder()
     }
 
-    /// A bpffs outside every host's mount namespace: what is pinned here outlives each process.
+    /// A bpffs outside every host's mount namespace: pins there outlive each process.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         self.place.bpffs()

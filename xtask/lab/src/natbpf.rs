@@ -18,8 +18,8 @@ use crate::{Background, Host, Output, Place};
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// A natbpf of its own on a host, with configuration, run-dir and pins in the lab's folder.
-/// Stopped and undone (`natbpf down`) when dropped.
+/// A natbpf on a host, with configuration, run-dir and pins in the lab's folder. Stopped and undone
+/// (`natbpf down`) when dropped.
 #[derive(Debug)]
 pub struct Natbpf {
     host: Host,
@@ -184,7 +184,7 @@ impl Natbpf {
     /// Runs another natbpf command on the host, `["conntrack", "flush"]` for example.
     ///
     /// # Errors
-    /// When it does not end; a failure of its own is in the result.
+    /// When it does not end; its own failure is in the result.
     pub fn cli(&self, words: &[&str]) -> Result<Output> {
         let options = self.options();
         let binary = self.binary.display().to_string();
@@ -228,7 +228,7 @@ impl Natbpf {
         }
     }
 
-    /// Switches to another configuration; gives what `natbpf reload` prints.
+    /// Switches to another configuration; returns the output of `natbpf reload`.
     ///
     /// # Errors
     /// When natbpf refuses it.
@@ -271,7 +271,7 @@ impl Natbpf {
             .signal(signal)
     }
 
-    /// Stops the daemon as systemd does; the data plane goes on.
+    /// Stops the daemon as systemd does; the data plane keeps translating.
     ///
     /// # Errors
     /// When it does not run, does not end within 10 s, or ends with an error.
@@ -288,7 +288,7 @@ impl Natbpf {
         Ok(())
     }
 
-    /// Kills the daemon, which can clean nothing up; the data plane goes on.
+    /// Kills the daemon, which can clean nothing up; the data plane keeps translating.
     ///
     /// # Errors
     /// When it does not run.

@@ -87,7 +87,7 @@ unsafe fn ioctl(command: libc::c_ulong, request: &mut libc::ifreq) -> io::Result
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: `request` is alive; the rest is the caller's promise.
     match unsafe { libc::ioctl(fd.as_raw_fd(), command, std::ptr::from_mut(request)) } {

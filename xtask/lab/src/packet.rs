@@ -260,8 +260,8 @@ pub fn checksums(bytes: &[u8], pending: bool) -> Result<()> {
     Ok(())
 }
 
-/// Judges the checksums inside the packet that an ICMP error quotes, as far as it is whole. Not
-/// for errors about packets whose checksum was to be finished later.
+/// Checks the checksums of the packet that an ICMP error quotes, as far as it is complete. Not for
+/// errors about packets whose checksum was unfinished.
 ///
 /// # Errors
 /// When `bytes` is no ICMP error, or a checksum in the quoted packet is wrong.
@@ -342,8 +342,8 @@ fn pending_checksum(header: &Ipv4HeaderSlice<'_>, inside: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The sum of RFC 1071 over parts of which only the last may have an odd length; its complement
-/// is the Internet checksum.
+/// The sum of RFC 1071 over parts; only the last may have an odd length; its complement is the
+/// Internet checksum.
 #[must_use]
 pub fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));

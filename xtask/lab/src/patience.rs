@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The variable that says so many times as long, for everything; 1 without it.
 pub const VARIABLE: &str = "NATBPF_TEST_PATIENCE";
 
-/// How long to wait here for what must come within `usual`. What must *not* come is waited for as
-/// long as ever, and what is asserted stays the same.
+/// How long to wait here for an event that must happen within `usual`. Waits for events that must
+/// *not* happen stay the same, and so do the assertions.
 ///
 /// # Panics
 /// When [`VARIABLE`] is no number.

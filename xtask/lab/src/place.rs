@@ -1,5 +1,5 @@
-//! Where a lab's namespaces and files are, and how they go away: by name alone, so that a signal
-//! handler, a later process or another command can do it as well as the lab itself.
+//! Where a lab's namespaces and files are, and how to remove them: by name alone, so that a signal
+//! handler, a later process or another command can do it too.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 pub(crate) const NETNS_FOLDER: &str = "/run/netns";
 /// Labs that end with their process: followed by its pid.
 const PREFIX: &str = "nb";
-/// Labs that are kept: never swept, whatever became of the process that made them.
+/// Labs that are kept: never removed, even if the process that created them is gone.
 const LASTING_PREFIX: &str = "nbkeep";
 const FOLDER_PREFIX: &str = "natbpf-lab-";
 
@@ -74,7 +74,7 @@ impl Place {
         self.folder.join("bpf")
     }
 
-    /// Whether any of the lab's namespaces stands.
+    /// Whether any of the lab's namespaces exists.
     #[must_use]
     pub fn exists(&self) -> bool {
         !self.namespaces().is_empty()
@@ -135,7 +135,7 @@ impl Place {
     }
 }
 
-/// Removes what is left of labs whose process is dead.
+/// Removes the remains of labs whose process is dead.
 pub(crate) fn sweep() {
     let mut prefixes = BTreeSet::new();
     for name in names_in(Path::new(NETNS_FOLDER)) {
@@ -163,8 +163,8 @@ fn prefix_of_dead_lab(name: &str) -> Option<String> {
     (!alive).then(|| format!("{PREFIX}{pid}-{number}"))
 }
 
-/// Ends every process that lives in one of these namespaces: first asked, then killed. They are
-/// the lab's own, for nobody else knows the namespaces.
+/// Ends every process in one of these namespaces: first by SIGTERM, then by SIGKILL. They belong to
+/// the lab, because no other process knows the namespaces.
 fn end_processes_in(namespaces: &[PathBuf]) {
     let inodes: BTreeSet<(u64, u64)> = namespaces
         .iter()
@@ -207,7 +207,7 @@ fn processes_in(inodes: &BTreeSet<(u64, u64)>) -> Vec<Pid> {
         .collect()
 }
 
-/// A killed process that nobody has waited for yet holds nothing any more.
+/// A zombie holds nothing any more.
 fn is_zombie(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit(')')

@@ -194,7 +194,7 @@ impl Background {
     /// Waits for its end.
     ///
     /// # Errors
-    /// When it has not ended after `limit`; it goes on then.
+    /// When it has not ended after `limit`; it keeps running then.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         match wait(&mut self.child, limit)? {
             Some(status) => Ok(status),

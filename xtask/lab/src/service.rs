@@ -50,7 +50,7 @@ impl Service {
         })
     }
 
-    /// A server that hands each connection to `serve`, on a thread of its own.
+    /// A server that passes each connection to `serve`, on a separate thread.
     ///
     /// # Errors
     /// When the address is not the host's or taken.
@@ -186,10 +186,10 @@ fn read_until_blank_line(stream: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Asks a web server for its page and gives the page's text.
+/// Requests a web server's page and returns its text.
 ///
 /// # Errors
-/// When nobody answers, or not with 200.
+/// When there is no answer, or not with 200.
 pub fn http_get(host: &Host, to: SocketAddrV4) -> Result<String> {
     let mut stream = host.tcp(to)?;
     write!(
@@ -209,7 +209,7 @@ pub fn http_get(host: &Host, to: SocketAddrV4) -> Result<String> {
 /// Asks a [`Service::udp_mirror`] where it sees this host's socket.
 ///
 /// # Errors
-/// When nobody answers within 3 s, or somebody else.
+/// When there is no answer within 3 s, or another host answers.
 pub fn seen_at(socket: &UdpSocket, mirror: SocketAddrV4) -> Result<SocketAddrV4> {
     socket
         .send_to(b"where am I?", mirror)

@@ -39,7 +39,7 @@ fn on_signal(signal: i32) {
         return;
     }
     ENDING.store(true, Ordering::SeqCst);
-    // The lock stays taken: nobody makes another lab any more.
+    // The lock stays taken, so that no other lab is created.
     let living = LIVING.lock().unwrap_or_else(PoisonError::into_inner);
     for place in living.iter() {
         if let Err(error) = place.remove() {

@@ -55,7 +55,7 @@ impl RawSocket {
         if fd < 0 {
             return Err(io::Error::last_os_error()).context("packet socket");
         }
-        // SAFETY: the descriptor was just made and is owned by nobody else.
+        // SAFETY: the descriptor was just created and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).context("AF_PACKET")?,
@@ -95,8 +95,8 @@ impl RawSocket {
         Ok(())
     }
 
-    /// Lets the kernel keep from this socket whatever the classic BPF program gives 0 for. What has
-    /// come before is still to be read.
+    /// Makes the kernel drop packets for this socket for which the classic BPF program returns 0.
+    /// Earlier packets can still be read.
     ///
     /// # Errors
     /// When the kernel refuses the program.
@@ -118,7 +118,7 @@ impl RawSocket {
         self.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1)
     }
 
-    /// Puts a frame on the interface as it is, from the link layer up (from the IP header up on
+    /// Sends a frame on the interface unchanged, from the link layer up (from the IP header up on
     /// an interface without one).
     ///
     /// # Errors

@@ -13,8 +13,8 @@ use lab::{Host, Lab, Offload};
 ///                                  172.22.161.254 vmbr1 ───────────────────────────────┘
 /// ```
 ///
-/// Every neighbour is known beforehand: what ends packets at an end also ends ARP. Each path has
-/// hosts of its own, so that nothing of another one, such as netfilter's hooks, is on its way.
+/// Every neighbour is known in advance, because the sink also drops ARP. Each path has its own
+/// hosts, so that nothing of another one, such as netfilter's hooks, affects it.
 pub(crate) struct Bed {
     /// The client outside.
     pub(crate) cli: Host,
@@ -22,7 +22,7 @@ pub(crate) struct Bed {
     pub(crate) host: Host,
     /// The guest that is measured.
     pub(crate) vm1: Host,
-    /// Another guest, so that the bridge is one.
+    /// Another guest, so that the bridge has a choice of ports.
     vm2: Host,
     /// The lab with all of them; last, as it takes them down.
     pub(crate) lab: Lab,

@@ -2,8 +2,8 @@
 //! instructions they have, with all that they call.
 //!
 //! While packets of established flows pass, the kernel adds up each program's run time and runs.
-//! `BPF_PROG_TEST_RUN` with a repeat would be quieter, but it gives the second run what the first
-//! one has made of the packet, which of a NAT is another packet.
+//! `BPF_PROG_TEST_RUN` with a repeat would be quieter, but the second run gets the packet that the
+//! first one has changed, which for a NAT is another packet.
 
 use std::collections::HashMap;
 

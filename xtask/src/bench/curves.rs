@@ -16,8 +16,8 @@ use super::{Extent, flows, progress};
 
 /// The paths whose curves are drawn.
 const PATHS: [Path; 2] = [Path::NatbpfTc, Path::NatbpfXdp];
-/// The first source address of what fills the table: the shared address space (RFC 6598), where
-/// the lab has nobody.
+/// The first source address of the filling sessions: the shared address space (RFC 6598), where the
+/// lab has no host.
 const CROWD: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 /// All of them.
 const CROWD_PREFIX: &str = "100.64.0.0/10";
@@ -111,8 +111,7 @@ fn compare(
     extent: &Extent,
 ) -> Result<[Figures; 2]> {
     let [mut few, mut all] = [const { Vec::new() }; 2];
-    // Where the last visit of all sessions ended, the next one goes on: one alone does not come
-    // round.
+    // Each visit of all sessions continues where the last one ended: one alone does not reach all.
     let mut begin = 0;
     for round in 1..=extent.rounds {
         let what = count_of(full_count, "session");

@@ -6,7 +6,7 @@ use super::generator::{Amount, shoot};
 use super::paths::{Direction, Lane, Path, Variant};
 use super::programs::Programs;
 
-/// Source ports, each a session of its own.
+/// Source ports, each a separate session.
 const SOURCE_PORTS: u32 = 32_768;
 /// Packets of one measurement: the first of each flow, and a second one of most.
 const PACKETS: u32 = 60_000;

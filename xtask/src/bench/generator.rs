@@ -21,9 +21,9 @@ use super::programs::Programs;
 
 /// Frames handed over at once; the kernel's own number for a poll.
 const BATCH: u32 = 64;
-/// Packets in one call of the kernel at the most, after which the time is looked at. Each call
-/// makes and gives back its pages, which takes some tens of milliseconds: with 32,768 packets the
-/// bare XDP redirect came to 0.9 million packets a second, with this many to 2.6.
+/// The most packets in one call of the kernel, after which the time is checked. Each call allocates
+/// and frees its pages, which takes some tens of milliseconds: with 32,768 packets the bare XDP
+/// redirect came to 0.9 million packets a second, with this many to 2.6.
 const CHUNK: u32 = 1 << 18;
 /// How long packets may still be on their way after the last one was sent.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -104,11 +104,11 @@ impl Shot {
     }
 }
 
-/// Sends, and gives what arrived at the sink, which must be attached.
+/// Sends, and returns what arrived at the sink, which must be attached.
 ///
 /// # Errors
-/// When something else arrives than what is expected, or less than half of it: that is not a path
-/// that works, so its speed means nothing.
+/// When other packets arrive than expected, or less than half of them: such a path does not work,
+/// and its speed means nothing.
 pub(crate) fn shoot(
     programs: &mut Programs,
     sender: &Sender<'_>,
@@ -140,8 +140,8 @@ pub(crate) fn shoot(
     })
 }
 
-/// Runs in a thread of its own in the sender's namespace, on one core and before all others there:
-/// what else the machine does shall not be measured.
+/// Runs in a separate thread in the sender's namespace, on one core and with priority there, so
+/// that other load on the machine is not measured.
 fn send(programs: &Programs, amount: Amount) -> Result<Duration> {
     pin_to_one_core()?;
     // SAFETY: the call takes no pointers. 0 is the calling thread.

@@ -1,5 +1,5 @@
-//! All lanes of a run. They stand side by side, so that a round takes each in turn without
-//! anything being set up in between.
+//! All lanes of a run. They exist side by side, so that a round uses each in turn without any
+//! set-up in between.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::paths::{Lane, Variant};
 use super::programs::{Attached, Programs};
 
-/// The lanes, and what is needed to make more.
+/// The lanes, and what is needed to create more.
 pub(crate) struct Lanes {
     /// What sends, receives and redirects.
     pub(crate) programs: Programs,

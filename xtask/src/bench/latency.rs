@@ -135,8 +135,8 @@ fn tcp(client: &Host, server: &Host, to: Ipv4Addr, exchanges: usize) -> Result<V
     both(answer, ask, exchanges)
 }
 
-/// Runs both ends and gives the seconds that each exchange took. On one core nobody has to be
-/// woken on another, which takes longer than all the rest.
+/// Runs both ends and returns the seconds that each exchange took. On one core, no thread must be
+/// woken on another one, which would take longer than all the rest.
 fn both(
     answer: impl FnOnce() -> Result<()> + Send,
     mut ask: impl FnMut(u64) -> Result<()> + Send,

@@ -90,7 +90,7 @@ const SMALL_PACKETS: &str = "small packets";
 
 /// How much of everything.
 pub(crate) struct Extent {
-    /// Rounds of what is short.
+    /// Rounds of short measurements.
     pub(crate) rounds: u32,
     /// Rounds of transfers.
     bulk_rounds: u32,

@@ -15,8 +15,8 @@ pub(crate) const FLOWS: u32 = 512;
 const MEASURE: Duration = Duration::from_millis(200);
 /// Packets in a burst that opens sessions.
 const BURST: u32 = 32 * FLOWS;
-/// Between two bursts: a session's clock runs in seconds, so that after this one the next packet
-/// of each is that of an established session, whatever the path does only then.
+/// Between two bursts: a session's clock runs in seconds, so that after this one the next packet of
+/// each belongs to an established session.
 const PAUSE: Duration = Duration::from_millis(2100);
 
 /// Opens the sessions of some directions on all lanes, with what ends packets attached.

@@ -1,4 +1,4 @@
-//! The ways a packet can take through the host, each with hosts of its own.
+//! The paths of a packet through the host, each with its own hosts.
 
 use std::net::Ipv4Addr;
 use std::path::Path as File;
@@ -66,7 +66,7 @@ impl Path {
     }
 }
 
-/// A path, and how much stands in its tables.
+/// A path, and the size of its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Variant {
     /// Which path.
@@ -133,11 +133,11 @@ pub(crate) const PORT: u16 = 10_001;
 /// The first source port of measured flows.
 const FIRST_PORT: u16 = 16_384;
 
-/// A path that works, on hosts of its own.
+/// A working path, on its own hosts.
 pub(crate) struct Lane {
     /// Which path.
     pub(crate) variant: Variant,
-    /// natbpf, where it is the path; before the hosts, as it is undone on them.
+    /// natbpf, if it is the path; declared before the hosts, because it is undone on them.
     pub(crate) natbpf: Option<Natbpf>,
     /// Its hosts.
     pub(crate) bed: Bed,
@@ -315,8 +315,7 @@ impl Lane {
     }
 }
 
-/// natbpf's configuration: masquerade, and ports to the guest, of which the last is the one that is
-/// used.
+/// natbpf's configuration: masquerade, and ports to the guest; the last one is used.
 fn config(mode: &str, variant: &Variant) -> String {
     let mut text = format!(
         "[uplink.wan]\ninterface = \"{WAN}\"\nmode = \"{mode}\"\n\n\

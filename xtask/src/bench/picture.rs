@@ -87,7 +87,8 @@ impl Scale {
             let colour = if number == 1 { "#475569" } else { "#cbd5e1" };
             let _ = writeln!(
                 svg,
-                r##"  <path d="M{x:.1} {top}V{bottom}" stroke="{colour}"/><text x="{x:.1}" y="{}" text-anchor="middle" font-size="11" fill="#475569">{number}</text>"##,
+                r##"  <path d="M{x:.1} {top}V{bottom}" stroke="{colour}"/>
+  <text x="{x:.1}" y="{}" text-anchor="middle" font-size="11" fill="#475569">{number}</text>"##,
                 bottom + 15.0
             );
         }
@@ -97,10 +98,15 @@ impl Scale {
 
 fn head(height: f64) -> String {
     format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="DejaVu Sans, Verdana, sans-serif" font-size="14" role="img" aria-label="Packets a second on one core, relative to nftables">
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"
+  font-family="DejaVu Sans, Verdana, sans-serif" font-size="14" role="img"
+  aria-label="Packets a second on one core, relative to nftables">
   <rect width="{WIDTH}" height="{height}" fill="#fff"/>
-  <text x="20" y="28" font-size="17" font-weight="bold">Small packets a second on one core, nftables = 1</text>
-  <text x="20" y="48" font-size="12" fill="#475569">Bars: medians of ratios within a round. Lines: from the least to the most. By `cargo xtask bench`.</text>
+  <text x="20" y="28" font-size="17" font-weight="bold">
+  Small packets a second on one core, nftables = 1</text>
+  <text x="20" y="48" font-size="12" fill="#475569">
+  Bars: medians of ratios within a round. Lines: from the least to the most.
+  By `cargo xtask bench`.</text>
 "##
     )
 }
@@ -118,7 +124,8 @@ fn bar(scale: &Scale, top: f64, name: &str, ratios: &Figures) -> String {
     format!(
         r##"  <text x="{LABELS_END}" y="{:.1}" text-anchor="end">{name}</text>
   <rect x="{BARS_BEGIN}" y="{y}" width="{width:.1}" height="{BAR}" fill="{colour}"/>
-  <path d="M{from:.1} {middle}H{to:.1}M{from:.1} {:.1}v8M{to:.1} {:.1}v8" stroke="#0f172a" fill="none"/>
+  <path d="M{from:.1} {middle}H{to:.1}M{from:.1} {:.1}v8M{to:.1} {:.1}v8"
+   stroke="#0f172a" fill="none"/>
   <text x="{:.1}" y="{:.1}">{median:.2}</text>
 "##,
         middle + 5.0,

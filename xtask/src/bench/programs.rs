@@ -127,7 +127,8 @@ impl Programs {
         self.write("JOINED", joined)
     }
 
-    /// Lays out what is sent next, with which flow it begins, and what is to arrive; nothing has.
+    /// Prepares the next packets to send, their first flow and the expected arrivals; nothing has
+    /// arrived yet.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -191,11 +192,11 @@ impl Programs {
     }
 }
 
-/// A map's value, as aya wants it marked.
+/// A map's value, marked for aya.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Plain<T>(T);
 
-// SAFETY: the same bytes as `T`, of which bytemuck guarantees what aya asks for: every bit pattern
+// SAFETY: the same bytes as `T`, for which bytemuck guarantees what aya requires: every bit pattern
 // is valid and nothing in it is a pointer or left uninitialised.
 unsafe impl<T: Pod> aya::Pod for Plain<T> {}

@@ -1,4 +1,4 @@
-//! A guest in QEMU: booted, listened to, and gone when this program is, whatever ends it.
+//! A guest in QEMU: booted, its console read, and killed with this program in any case.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -24,13 +24,13 @@ pub(super) const DONE: &str = "guest: done";
 const ACCELERATOR: &str = "tcg,thread=single";
 const PROCESSORS: u32 = 2;
 const MEMORY_MIB: u32 = 2048;
-/// A guest that panics reboots at once, which ends QEMU. On a busy machine interrupts of the timer
-/// come too late for the kernel to believe in them, so it is told to. What guards a kernel against
-/// its users costs an emulated processor a third of its time, and here is nobody to guard against.
+/// A guest that panics reboots at once, which ends QEMU. On a busy machine, timer interrupts come
+/// too late for the kernel's check, so it is turned off. Mitigations against local users cost an
+/// emulated processor a third of its time, and are not needed here.
 const BOOT_OPTIONS: &str =
     "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off init_on_alloc=0 apparmor=0";
-/// Tests of hosts run beside it and have bounds on time, so they come first when both want a
-/// processor. The tests in the guest have more patience.
+/// Tests of hosts run beside it and have bounds on time, so they have priority for a processor. The
+/// tests in the guest have more patience.
 const NICENESS: &str = "10";
 /// A processor that has what Debian asks for and little more: of what the newest have, much is slow
 /// to emulate.
@@ -90,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// Runs it until it switches itself off, and gives each line that it says to `hear`.
+    /// Runs it until it powers off, and passes each line of its output to `hear`.
     ///
     /// # Errors
     /// When it has not come to the end of its script after `limit`: then with the last words of its

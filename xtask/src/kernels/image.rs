@@ -39,7 +39,7 @@ const MODULES: [&str; 5] = ["net", "drivers/net", "lib", "crypto", "arch"];
 
 const INIT: &str = include_str!("init.sh");
 
-/// Paths of what is built for the guest, by name.
+/// Paths of the programs built for the guest, by name.
 pub(super) struct Programs(BTreeMap<String, PathBuf>);
 
 impl Programs {
@@ -251,7 +251,7 @@ fn copy_modules(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(&kernel).with_context(|| format!("make {}", kernel.display()))?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        // What depmod wants to know of: what is built in, and the order.
+        // The input of depmod: built-in modules, and the order.
         if entry.file_name().to_string_lossy().starts_with("modules.") {
             copy(&entry.path(), &to.join(entry.file_name()))?;
         }

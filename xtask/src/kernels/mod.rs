@@ -2,8 +2,7 @@
 //!
 //! Each kernel of [`KERNELS`] is taken from Debian's package, unpacked below `target/kernels`, and
 //! booted once in QEMU, without disk and network: all that the tests need comes as an initramfs,
-//! see [`image`]. No hardware virtualisation is used, so that it goes the same everywhere, if
-//! slowly.
+//! see [`image`]. It uses no hardware virtualisation, so it works the same everywhere, but slowly.
 
 mod guest;
 mod image;
@@ -20,8 +19,8 @@ use guest::Machine;
 pub(crate) use guest::QEMU;
 use image::{Image, Programs, RunDir};
 
-/// How long the chosen tests may take on one kernel, and all tests: many times of what they take on
-/// two processors that nobody else uses.
+/// How long the chosen tests may take on one kernel, and all tests: many times what they take on
+/// two idle processors.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const LIMIT_ALL: Duration = Duration::from_secs(120 * 60);
 
@@ -96,7 +95,7 @@ impl Kernels {
         })
     }
 
-    /// Boots a kernel, runs the tests there, and gives each line of their output to `hear`: all
+    /// Boots a kernel, runs the tests there, and passes each line of their output to `hear`: all
     /// tests that can be run there, or only the chosen ones; those that have one of `filters` in
     /// their name, if there is any.
     ///

@@ -14,8 +14,8 @@ use super::{Kernel, Unpacked};
 
 static APT: Mutex<()> = Mutex::new(());
 
-/// The newest package of a kernel, unpacked below `cache`; or what somebody has put there by hand,
-/// below the kernel's version.
+/// The newest package of a kernel, unpacked below `cache`; or a kernel placed there manually, below
+/// its version.
 pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
     // Kernels run beside each other, but apt lets only one process update its lists.
     let _one_at_a_time = APT.lock().unwrap_or_else(PoisonError::into_inner);

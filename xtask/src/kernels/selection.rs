@@ -7,8 +7,8 @@ use lab::patience;
 use super::guest::DONE;
 use super::image::{HOST_TESTS, NATBPF, PROGRAM_TESTS};
 
-/// Tests that cannot tell anything there: without hardware virtualisation a processor is a tenth as
-/// fast as it is, and the machine has just been booted.
+/// Tests that prove nothing there: without hardware virtualisation a processor is a tenth as fast
+/// as it is, and the machine has just been booted.
 const LEFT_OUT: &[&str] = &[
     // Measures time, with a million sessions.
     "a_pass_over_a_million_sessions_costs_at_most_150_ms",

@@ -1,7 +1,7 @@
 //! Mutants that no test on the host kills, each with its reason.
 //!
 //! An entry names a mutant by file, function, change and line of code, not by a line's number: it
-//! stays right as long as the code that it speaks of is there.
+//! stays valid while that code exists.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -100,7 +100,7 @@ impl Tool {
         let mut command = Command::new(&self.program);
         command.current_dir(self.workspace.root());
         command.args(["mutants", "--package", PACKAGE]);
-        // Each copy of the workspace has a target directory of its own.
+        // Each copy of the workspace has its own target directory.
         command.env_remove("CARGO_TARGET_DIR");
         command
     }
@@ -158,8 +158,8 @@ impl Tool {
         }
     }
 
-    /// What differs from a revision, in the form that cargo-mutants reads whatever git is told to
-    /// write.
+    /// The difference to a revision, in the form that cargo-mutants reads, independent of git's
+    /// settings.
     fn diff(&self, revision: &str) -> Result<String> {
         let mut git = Command::new("git");
         git.current_dir(self.workspace.root());
@@ -186,7 +186,7 @@ pub(crate) struct Mutant {
     function: String,
     /// What is changed.
     change: String,
-    /// The line of code, with what is changed between « and »; empty if that is a function's whole
+    /// The line of code, with the changed part between « and »; empty if that is a function's whole
     /// body.
     code: String,
 }
@@ -225,7 +225,7 @@ impl Sources {
         })
     }
 
-    /// The first line of what is changed, with marks around that.
+    /// The first changed line, with marks around the change.
     fn code(&mut self, file: &str, span: &Value) -> Result<String> {
         if self.last.0 != file {
             let path = self.root.join(file);
@@ -275,7 +275,7 @@ fn outcomes(text: &str, sources: &mut Sources) -> Result<Vec<(Mutant, Fate)>> {
     let mut results = Vec::new();
     for outcome in all["outcomes"].as_array().into_iter().flatten() {
         let mutant = &outcome["scenario"]["Mutant"];
-        // The other scenario is the code as it is.
+        // The other scenario is the unmodified code.
         if mutant.is_null() {
             continue;
         }

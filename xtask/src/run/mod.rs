@@ -118,7 +118,7 @@ fn watch(net: &Proxmox, natbpf: &Natbpf) -> Result<()> {
         table.wait().context("end natbpf stats --watch")?;
     }
     drop(traffic);
-    // Ctrl-C reaches the table as well: only an end of its own with an error is one.
+    // Ctrl-C also reaches the table, so only its own failure counts.
     match ended.and_then(|status| status.code()) {
         Some(code) if code != 0 && code != 130 => {
             bail!("natbpf stats --watch ended with exit code {code}")

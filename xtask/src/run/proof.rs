@@ -32,7 +32,7 @@ pub(super) struct Proof<'a> {
     _services: [Service; 3],
 }
 
-/// What is shown, and the check that gives what was seen.
+/// The description of a step, and its check, which returns what it saw.
 type Step = (&'static str, fn(&Proof<'_>) -> Result<String>);
 
 const STEPS: [Step; 9] = [
@@ -82,7 +82,7 @@ impl<'a> Proof<'a> {
         })
     }
 
-    /// Shows every step; gives how many failed.
+    /// Shows every step; returns how many failed.
     pub(super) fn show(&self) -> usize {
         let mut failed = 0;
         for (what, check) in STEPS {

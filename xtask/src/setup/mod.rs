@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: everything that building and testing need, installed where it may be.
 //!
-//! The other commands call [`ensure`] before they begin, so nobody has to type it.
+//! The other commands call [`ensure`] before they begin, so users need not run it.
 
 mod tools;
 
@@ -21,8 +21,7 @@ use crate::command::workspace;
 pub(crate) use tools::lab_programs;
 use tools::{Bundle, OWNERS, Tool, needed};
 
-/// Packages whose installation starts a service, which nobody has asked for: the tests run the
-/// program themselves.
+/// Packages whose installation starts an unwanted service: the tests run the program themselves.
 const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
 
 /// What a command is about to do, and so what it needs.
@@ -38,7 +37,7 @@ pub(crate) enum Needs {
     Tests,
 }
 
-/// The command itself: says what is there when all is done.
+/// The command itself: prints what is installed in the end.
 pub(crate) fn run() -> Result<()> {
     ensure(Needs::Tests)?;
     match env::var(OBJECT_VARIABLE) {
@@ -67,7 +66,7 @@ pub(crate) fn path() -> Result<OsString> {
     env::join_paths(kept).context("put PATH together")
 }
 
-/// Installs what is missing for `needs`; silent and quick when nothing is.
+/// Installs what is missing for `needs`; silent and quick if nothing is.
 ///
 /// What apt refuses because of something that is installed is unpacked below the target directory.
 ///
@@ -173,7 +172,7 @@ fn install_packages(workspace: &Workspace, packages: &[String], needs: Needs) ->
     Ok(())
 }
 
-/// Has the tools that are still missing run from unpacked packages. Returns what is missing after
+/// Makes the tools that are still missing run from unpacked packages. Returns what is missing after
 /// that.
 fn unpack_tools(
     workspace: &Workspace,

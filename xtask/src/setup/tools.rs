@@ -282,7 +282,7 @@ pub(super) struct Bundle {
     programs: &'static [(&'static str, Test)],
 }
 
-/// Tests run them on a host of the lab that has files of its own.
+/// Tests run them on a host of the lab that has its own files.
 pub(super) const OWNERS: Bundle = Bundle {
     name: NETWORK_OWNERS,
     packages: &[
@@ -334,8 +334,8 @@ pub(super) fn needed(needs: Needs) -> impl Iterator<Item = &'static Tool> {
 }
 
 impl Tool {
-    /// Whether calling it by its name starts what is needed; where it does not, but that is here
-    /// under another name or in another place, it does from now on.
+    /// Whether its name starts the right program. If that program has another name or place, its
+    /// name starts it from now on.
     pub(super) fn is_here(&self, unpacked: &Unpacked) -> bool {
         let others = self.files.iter().flat_map(|name| find_programs(name));
         self.is_among(find_programs(self.program).chain(others), unpacked)
@@ -361,7 +361,7 @@ impl Tool {
         format!("{} (of {}), which {}", self.program, self.package, self.why)
     }
 
-    /// Has it run from its unpacked package, and says whether that is what is needed.
+    /// Makes it run from its unpacked package, and returns whether it is the right program.
     pub(super) fn take_from(&self, unpacked: &Unpacked) -> Result<bool> {
         let wanted = Wanted {
             name: self.program,

@@ -29,7 +29,7 @@ impl<'a> Lane<'a> {
         });
     }
 
-    /// Runs all steps, whatever becomes of those before. Each line begins with the step's name.
+    /// Runs all steps, even after a failure. Each line begins with the step's name.
     fn run_labelled(self) -> Vec<Step> {
         let steps = self.0.into_iter();
         steps

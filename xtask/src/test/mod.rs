@@ -36,10 +36,9 @@ use suites::{Selection, Suite, Suites};
 const GUESTS: &str = "guests";
 /// The suite that boots containers, and so needs a Debian for them.
 const SYSTEMD: &str = "systemd";
-/// The suite of hosts in namespaces. Its tests wait most of their time, so that several share a
-/// processor.
+/// The suite of hosts in namespaces. Its tests mostly wait, so several share a processor.
 const HOSTS: &str = "namespaces";
-/// How many tests run at once, where nobody says otherwise.
+/// How many tests run at once by default.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// What runs the tests of all cases.
 const CONFORMANCE: &str = "conformance";
@@ -145,8 +144,8 @@ fn perform(args: &TestArgs, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Makes the checks and builds everything. What has a target directory of its own is built beside
-/// that: rustc often has work for one processor only.
+/// Runs the checks and builds everything. Crates with their own target directory are built in
+/// parallel: rustc often has work for only one processor.
 fn check_and_build(
     workspace: &Workspace,
     wanted: &Selection<'_>,
@@ -260,7 +259,7 @@ fn test_suite(workspace: &Workspace, suite: &Suite, args: &TestArgs) -> Outcome 
     args.expect_tests(outcome)
 }
 
-/// What a suite's tests are told of.
+/// The environment of a suite's tests.
 fn variables(workspace: &Workspace, suite: &str) -> Result<Vec<(&'static str, PathBuf)>> {
     match suite {
         GUESTS => kernels::for_guests(workspace).context("a kernel for the guests"),

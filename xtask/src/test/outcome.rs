@@ -96,7 +96,7 @@ impl From<Result<()>> for Outcome {
     }
 }
 
-/// The number that stands before `what`.
+/// The number before `what`.
 fn count_before(text: &str, what: &str) -> Option<usize> {
     let (before, _) = text.split_once(what)?;
     before.rsplit(' ').next()?.parse().ok()

@@ -1,7 +1,7 @@
 //! Installing Debian packages, or saying how to.
 //!
-//! Nothing is ever removed or downgraded to make room, and what is held stays held: such packages
-//! are refused, and named with the reason.
+//! apt never removes or downgrades a package, and never releases one from a hold: it refuses such
+//! packages, with the reason.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -169,8 +169,8 @@ impl Apt {
         succeed(command.args(packages)).map_err(Error::msg)
     }
 
-    /// The names of the source packages of which `packages` are built: what is built of one goes
-    /// together by its version.
+    /// The names of the source packages of `packages`: packages of one source belong together by
+    /// version.
     pub(crate) fn sources(&self, packages: &[&str]) -> BTreeSet<String> {
         let mut show = Command::new(&self.cache);
         show.args(["show", "--no-all-versions"]).args(packages);
@@ -196,8 +196,7 @@ impl Refusal {
     }
 }
 
-/// Why a package is refused of which the lists say nothing, or whose file the archive no longer
-/// has.
+/// Why a package is refused that is not in the lists, or whose file the archive no longer has.
 const UNKNOWN: &str = "apt's lists do not have it, or it cannot be downloaded";
 
 /// Runs apt, and says in one line why it fails if it does.
@@ -263,8 +262,8 @@ mod tests {
 
     use super::*;
 
-    /// An apt whose `apt-get` is a script. It reads what it is asked for in `$*`, logs it, and has
-    /// a directory of its own as `$dir`.
+    /// An apt whose `apt-get` is a script. It reads its arguments from `$*`, logs them, and has its
+    /// own directory `$dir`.
     struct Fake {
         apt: Apt,
         dir: PathBuf,
@@ -403,10 +402,12 @@ mod tests {
                        E: Packages need to be removed but remove is disabled.\n";
         assert_eq!(reason(removed), "apt would remove qemu-utils");
         let held = "The following held packages will be changed:\n  mtr-tiny\n\
-                    E: Held packages were changed and -y was used without --allow-change-held-packages.\n";
+                    E: Held packages were changed and -y was used without \
+                    --allow-change-held-packages.\n";
         assert_eq!(reason(held), "apt would release what is held: mtr-tiny");
         let downgraded = "The following packages will be DOWNGRADED:\n  libbar libfoo\n0 upgraded\n\
-                          E: Packages were downgraded and -y was used without --allow-downgrades.\n";
+                          E: Packages were downgraded and -y was used without \
+                          --allow-downgrades.\n";
         assert_eq!(reason(downgraded), "apt would downgrade libbar libfoo");
     }
 

@@ -43,7 +43,7 @@ impl Compiler {
     /// The distribution's compiler, with its prebuilt `core` for the BPF target.
     ///
     /// # Errors
-    /// Says in one line what is missing.
+    /// The error says in one line what is missing.
     pub(crate) fn packaged() -> Result<Self> {
         Self::with_core(Path::new(PACKAGED_BIN))
     }
@@ -51,7 +51,7 @@ impl Compiler {
     /// The same from packages that are unpacked, since something installed is in their way.
     ///
     /// # Errors
-    /// Says in one line what is missing.
+    /// The error says in one line what is missing.
     pub(crate) fn unpacked(workspace: &Workspace) -> Result<Self> {
         Self::with_core(&workspace.unpacked().apart(UNPACKED))
     }
@@ -87,7 +87,7 @@ impl Compiler {
     /// A rustup nightly that has the sources of `core`.
     ///
     /// # Errors
-    /// Says in one line what is missing.
+    /// The error says in one line what is missing.
     pub(crate) fn nightly() -> Result<Self> {
         let rustup = find_program("rustup").context("no rustup")?;
         let mut ask = Command::new(rustup);

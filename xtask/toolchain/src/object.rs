@@ -21,7 +21,7 @@ const CPU: &str = "v3";
 /// One build of an object, with a toolchain and for the machine that is being built for.
 #[derive(Debug)]
 pub struct ObjectBuild<'a> {
-    /// The workspace of what is built.
+    /// The workspace to build.
     pub workspace: &'a Workspace,
     /// The package that is built, whose program has the same name: `nat-ebpf` is what ships.
     pub package: &'a str,
@@ -106,9 +106,9 @@ impl ObjectBuild<'_> {
         flags.join("\u{1f}".as_ref())
     }
 
-    /// The paths of this machine, and what stands for them in the object, so that the same
-    /// sources make the same object anywhere. The workspace becomes `.`, where the linker still
-    /// finds the sources: the kernel's verifier shows their lines in its log.
+    /// The paths of this machine and their replacements in the object, so that the same sources
+    /// yield the same object anywhere. The workspace becomes `.`, where the linker still finds the
+    /// sources: the kernel's verifier shows their lines in its log.
     fn remapped_paths(&self) -> Vec<(PathBuf, &'static str)> {
         let mut paths = vec![
             (self.workspace.root().to_owned(), "."),

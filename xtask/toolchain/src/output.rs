@@ -1,6 +1,6 @@
 //! Output of steps that run at the same time: each line begins with the step's label.
 //!
-//! The label belongs to a thread. Without one, output goes out as it is.
+//! The label belongs to a thread. Without one, output is unchanged.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ thread_local! {
     static LABEL: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `make`, with `label` at the beginning of all lines that this thread prints meanwhile.
+/// Runs `make`, with `label` at the beginning of all lines that this thread prints in it.
 pub fn labelled<T>(label: &str, make: impl FnOnce() -> T) -> T {
     let before = LABEL.replace(Some(label.to_owned()));
     let made = make();
@@ -34,8 +34,8 @@ pub fn print(text: &str) {
     write_line(io::stdout().lock(), label().as_deref(), text.as_bytes());
 }
 
-/// Writes one line at once, so that lines of other threads stay whole. Nobody may be listening.
-/// Under a label, empty lines separate nothing.
+/// Writes one line at once, so that lines of other threads stay intact. A closed reader is no
+/// error. Under a label, empty lines are skipped.
 fn write_line(mut to: impl Write, label: Option<&str>, text: &[u8]) {
     if label.is_some() && text.is_empty() {
         return;
@@ -61,7 +61,7 @@ pub(crate) fn run_shown(command: &mut Command) -> io::Result<ExitStatus> {
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let child = command.spawn();
-    // The command's own ends of the pipe go with what is replaced here.
+    // The command's own ends of the pipe are closed with the replaced values.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = child?;
     pass_on(reader, &label);

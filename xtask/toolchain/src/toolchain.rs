@@ -66,8 +66,8 @@ impl Toolchain {
             .or_else(|_| Compiler::nightly())
     }
 
-    /// Unpacks what is missing for a toolchain, and for its clippy if asked, where apt does not
-    /// install it.
+    /// Unpacks the missing parts of a toolchain, and of its clippy if requested, if apt does not
+    /// install them.
     ///
     /// # Errors
     /// When apt cannot download it, or it does not work.

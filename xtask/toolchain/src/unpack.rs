@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::apt::{Apt, source};
 use crate::process::{capture, show};
 
-/// Where dpkg keeps what is installed.
+/// Where dpkg records installed packages.
 const STATUS: &str = "/var/lib/dpkg/status";
 
 /// Where packages have their programs.
@@ -134,7 +134,7 @@ impl Unpacked {
         })
     }
 
-    /// Has `program` called in place of whatever comes later in `PATH` under that name.
+    /// Makes `program` precede others of that name in `PATH`.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -153,7 +153,7 @@ impl Unpacked {
     }
 }
 
-/// How a program is started: a link to it, or a script where it needs an environment of its own.
+/// How a program is started: a link to it, or a script if it needs its own environment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Launch {
     /// The program itself.

@@ -62,7 +62,7 @@ impl Workspace {
         self.target.join("bpf")
     }
 
-    /// Where `setup` unpacks the packages that apt does not install beside what is installed.
+    /// Where `setup` unpacks the packages that apt does not install beside the installed ones.
     #[must_use]
     pub fn unpacked(&self) -> Unpacked {
         Unpacked::below(self.target.join("tools"))

@@ -667,7 +667,8 @@ fn without_policies_every_flow_passes() {
 #[test]
 fn policies_stand_in_the_chains_of_their_sides() {
     let chains = chains(
-        "[[policy]]\nfrom = \"wan\"\nto = \"172.22.161.170\"\nprotocol = \"tcp\"\nports = [80, 443]\n\
+        "[[policy]]\nfrom = \"wan\"\nto = \"172.22.161.170\"\nprotocol = \"tcp\"\nports = [80, \
+         443]\n\
          action = \"accept\"\n\
          [[policy]]\nfrom = \"lan\"\nto = [\"10.0.0.0/8\", \"wan\"]\naction = \"drop\"\n",
     );

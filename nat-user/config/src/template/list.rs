@@ -116,7 +116,8 @@ fn check_name(name: &str) -> Result<(), Objection> {
 }
 
 fn values(value: &Spanned<DeValue<'_>>) -> Result<Vec<Value>, Objection> {
-    let example = "write \"1-200\", \"192.0.2.0-192.0.2.199\", \"192.0.2.0/24\" or a list such as [\"a\", \"b\"]";
+    let example = "write \"1-200\", \"192.0.2.0-192.0.2.199\", \"192.0.2.0/24\" or a list such as \
+        [\"a\", \"b\"]";
     let mut values = Vec::new();
     match value.get_ref() {
         DeValue::String(text) => {

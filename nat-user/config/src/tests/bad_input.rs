@@ -55,7 +55,8 @@ fn unknown_table() {
     assert_eq!(
         refusal_of("[dhcp]\n"),
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
-         the keys here are `forwarding`, `template`, `uplink`, `network`, `guest`, `route`, `snat`, \
+         the keys here are `forwarding`, `template`, `uplink`, `network`, `guest`, `route`, \
+         `snat`, \
          `forward`, `nat`, `policy`, `limits`, `timeouts`"
     );
 }

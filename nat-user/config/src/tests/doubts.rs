@@ -183,7 +183,8 @@ fn a_target_that_is_the_host() {
     assert_eq!(
         warnings_of(&lines),
         [
-            "n.toml:11:6: forward.web.to: 172.22.161.254 is the host's own address in network `lan`; \
+            "n.toml:11:6: forward.web.to: 172.22.161.254 is the host's own address in network \
+          `lan`; \
           write a guest's address"
         ]
     );

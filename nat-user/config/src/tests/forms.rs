@@ -18,7 +18,7 @@ use super::{
 
 /// The example of the interface contract, word for word.
 const CONTRACT: &str = r#"[uplink.wan]                     # the name is free
-interface = "vmbr0"              # bridge, NIC, VLAN, bond, veth; L3-only devices (ppp, wireguard) too
+interface = "vmbr0"           # bridge, NIC, VLAN, bond, veth; L3-only devices (ppp, wireguard) too
 addresses = ["19.19.8.10"]       # default: the interface's own addresses, followed as they change
 mode = "auto"                    # auto | tc | xdp
 

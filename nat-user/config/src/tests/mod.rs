@@ -82,6 +82,7 @@ fn nat(name: &str, address: &str, to: &str) -> String {
 /// A `[[guest]]` of the network of [`BASE`], in five lines.
 fn guest(name: &str, address: &str, mac: &str) -> String {
     format!(
-        "[[guest]]\nname = \"{name}\"\nnetwork = \"lan\"\naddress = \"{address}\"\nmac = \"{mac}\"\n"
+        "[[guest]]\nname = \"{name}\"\nnetwork = \"lan\"\naddress = \"{address}\"\nmac = \
+         \"{mac}\"\n"
     )
 }

@@ -149,7 +149,8 @@ fn policy_without_sense() {
     );
     assert_eq!(
         refusal_of(&policy("from = \"lan\"\nports = 22\naction = \"drop\"")),
-        "n.toml:10:9: policy.policy-1.ports: only tcp and udp have ports; leave ports out, or write \
+        "n.toml:10:9: policy.policy-1.ports: only tcp and udp have ports; leave ports out, or \
+         write \
          protocol = \"tcp\" or \"udp\""
     );
 }
@@ -199,7 +200,10 @@ fn policy_that_can_never_match() {
 fn of_many_policies_the_first_are_compared_with_each_other() {
     let policies: String = (1..6000)
         .map(|port| {
-            format!("[[policy]]\nfrom = \"lan\"\nprotocol = \"tcp\"\nports = {port}\naction = \"drop\"\n")
+            format!(
+                "[[policy]]\nfrom = \"lan\"\nprotocol = \"tcp\"\nports = {port}\naction = \
+                \"drop\"\n"
+            )
         })
         .collect();
     let said = warnings(&format!("{BASE}{policies}"));

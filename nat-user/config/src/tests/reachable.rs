@@ -44,10 +44,15 @@ fn rule() -> impl Strategy<Value = String> {
     let address = prop::option::of(prop::sample::select(ADDRESSES.to_vec()));
     (protocol(), ports, address).prop_map(|(protocol, ports, address)| {
         let has_ports = protocol.contains("tcp") || protocol.contains("udp");
-        let ports = ports.filter(|_| has_ports).map(|ports| format!("ports = {ports}\n"));
+        let ports = ports
+            .filter(|_| has_ports)
+            .map(|ports| format!("ports = {ports}\n"));
         let address = address.map(|address| format!("address = \"{address}\"\n"));
         let (ports, address) = (ports.unwrap_or_default(), address.unwrap_or_default());
-        format!("[[forward]]\nuplink = \"wan\"\nto = \"10.0.0.2\"\nprotocol = {protocol}\n{ports}{address}")
+        format!(
+            "[[forward]]\nuplink = \"wan\"\nto = \"10.0.0.2\"\nprotocol = {protocol}\n\
+            {ports}{address}"
+        )
     })
 }
 
@@ -110,7 +115,8 @@ proptest! {
         let text = uplink + &rules.concat();
         match parse(&text, Path::new("n.toml")) {
             Ok(loaded) => {
-                let unreached: Vec<_> = reached(&loaded.config).into_iter().map(|reached| !reached).collect();
+                let reached = reached(&loaded.config);
+                let unreached: Vec<_> = reached.into_iter().map(|reached| !reached).collect();
                 let is_named = |index| {
                     let key = format!("forward.forward-{}", index + 1);
                     loaded.warnings.iter().any(|one| one.key == key)

@@ -76,7 +76,8 @@ fn a_route_without_a_required_key() {
 fn addresses_that_cannot_be_routed() {
     assert_eq!(
         refusal_of_route("\"192.0.2.113/29\""),
-        "n.toml:11:13: route.web.addresses: `192.0.2.113/29` has bits set beyond its prefix length; \
+        "n.toml:11:13: route.web.addresses: `192.0.2.113/29` has bits set beyond its prefix \
+         length; \
          write \"192.0.2.112/29\""
     );
     assert_eq!(
@@ -223,7 +224,8 @@ fn a_rule_about_routed_addresses_alone_never_matches() {
 
 #[test]
 fn a_missing_uplink_or_network_is_reported_once() {
-    let text = "[uplink.wan]\ninterface = \"a\"\n[[route]]\nnetwork = \"lan\"\naddresses = \"192.0.2.1\"\n";
+    let text = "[uplink.wan]\ninterface = \"a\"\n[[route]]\nnetwork = \"lan\"\naddresses = \
+        \"192.0.2.1\"\n";
     assert_eq!(
         refusal(text),
         "n.toml:4:11: route.route-1.network: there is no network `lan`; \

@@ -37,7 +37,8 @@ fn written_out() -> String {
         text += &format!(
             "[network.br{n}]\ninterface = \"br{n}\"\naddress = \"10.77.{n}.1/24\"\ncreate = true\n\
              [[route]]\nnetwork = \"br{n}\"\naddresses = \"198.51.100.{}\"\n\
-             [[snat]]\nname = \"private{n}\"\nnetwork = \"br{n}\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
+             [[snat]]\nname = \"private{n}\"\nnetwork = \"br{n}\"\nuplink = \"wan\"\nto = \
+             \"masquerade\"\n",
             n - 1
         );
     }
@@ -220,7 +221,8 @@ fn placeholders_that_cannot_be_filled_in() {
         assert_eq!(
             with_name(&format!("{{{form}}}")),
             format!(
-                "{at}: {{{form}}} cannot be written for `{value}`; write {{{name}:03}} for three digits \
+                "{at}: {{{form}}} cannot be written for `{value}`; write {{{name}:03}} for three \
+                 digits \
                  of an integer, {{{name}:02x}} for two in base 16"
             )
         );

@@ -200,7 +200,8 @@ fn rule() -> impl Strategy<Value = String> {
     )
 }
 
-const NAT: &str = "*nat\n-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
+const NAT: &str = "*nat\n-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 80 -j DNAT \
+    --to-destination 10.0.0.2\n\
     -A POSTROUTING -s 10.0.0.0/24 -o eth0 -j MASQUERADE\n\
     -A POSTROUTING -s 10.0.1.0/24 -o eth0 -j MASQUERADE\nCOMMIT\n";
 

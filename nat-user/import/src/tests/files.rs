@@ -60,8 +60,10 @@ fn the_interface_with_the_gateway_is_the_uplink() {
 #[test]
 fn a_file_of_wg_quick_is_read_and_names_the_network() {
     let text = "[Interface]\nAddress = 10.99.99.1/24\nListenPort = 51820\n\
-                PostUp = iptables -A FORWARD -i %i -j ACCEPT; iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE\n\
-                PostUp = iptables -t nat -A PREROUTING -i eth0 -p udp --dport 3074 -j DNAT --to-destination 10.99.99.43:3074\n\
+                PostUp = iptables -A FORWARD -i %i -j ACCEPT; iptables -t nat -A POSTROUTING -o \
+                eth0 -j MASQUERADE\n\
+                PostUp = iptables -t nat -A PREROUTING -i eth0 -p udp --dport 3074 -j DNAT \
+                --to-destination 10.99.99.43:3074\n\
                 PostDown = iptables -t nat -F\n";
     let import = iptables(text, "/etc/wireguard/wg1.conf", &Options::default()).unwrap();
     assert_complete(&import);
@@ -79,7 +81,8 @@ fn a_file_of_wg_quick_is_read_and_names_the_network() {
 fn a_script_is_read_for_its_calls_of_iptables() {
     let import = file(
         "#!/bin/sh\nset -e\nWAN=eth0\nIPT=/usr/sbin/iptables\nsysctl -w net.ipv4.ip_forward=1\n\
-         $IPT -t nat -F\n$IPT -w 5 -t nat -A POSTROUTING -s 10.1.0.0/24 \\\n   -o $WAN -j MASQUERADE\n",
+         $IPT -t nat -F\n$IPT -w 5 -t nat -A POSTROUTING -s 10.1.0.0/24 \\\n   -o $WAN -j \
+         MASQUERADE\n",
     );
     assert_complete(&import);
     assert_values(
@@ -138,7 +141,8 @@ fn prefixes_accepted_by_input_are_not_behind_its_interface() {
 fn a_rule_without_output_interface_is_for_every_uplink_that_is_known() {
     let text = "*nat\n:DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
                 -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n\
-                -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n";
+                -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\n\
+                COMMIT\n";
     let address = |interface: &str, net: &str| (interface.to_owned(), net.parse().unwrap());
     let mut options = Options {
         addresses: vec![
@@ -168,7 +172,8 @@ fn a_rule_without_output_interface_is_for_every_uplink_that_is_known() {
 fn a_service_in_turns_is_no_forward() {
     let import = usual(
         "-A PREROUTING -i eth0 -p tcp --dport 80 -j SVC\n\
-         -A SVC -p tcp -m statistic --mode random --probability 0.5 -j DNAT --to-destination 10.0.0.2\n\
+         -A SVC -p tcp -m statistic --mode random --probability 0.5 -j DNAT --to-destination \
+         10.0.0.2\n\
          -A SVC -p tcp -j DNAT --to-destination 10.0.0.3\n",
     );
     assert_says(&import, Kind::Untranslated, 4, "count");
@@ -179,8 +184,10 @@ fn a_service_in_turns_is_no_forward() {
 #[test]
 fn a_rule_for_guests_that_names_the_address_is_the_hairpin() {
     let rules = "-A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
-                 -A PREROUTING -s 10.0.0.0/24 -d 192.0.2.10/32 -i br0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
-                 -A POSTROUTING -s 10.0.0.0/24 -d 10.0.0.2/32 -p tcp --dport 80 -j SNAT --to-source 10.0.0.1\n";
+                 -A PREROUTING -s 10.0.0.0/24 -d 192.0.2.10/32 -i br0 -p tcp --dport 80 -j DNAT \
+                 --to-destination 10.0.0.2\n\
+                 -A POSTROUTING -s 10.0.0.0/24 -d 10.0.0.2/32 -p tcp --dport 80 -j SNAT \
+                 --to-source 10.0.0.1\n";
     assert_values(&usual(rules), &[("forward.0.hairpin", "true")]);
     let other = rules.replace("192.0.2.10/32", "192.0.2.11/32");
     assert_values(&usual(&other), &[("forward.0.hairpin", "false")]);
@@ -217,7 +224,8 @@ fn functions_that_stop_are_left_out_however_they_are_written() {
             format!("{open}\n{body}\n{close}\n")
         };
         let import = file(&format!(
-            "#!/bin/sh\n{}{}{}{}\ncase \"$1\" in\nstart) start ;;\nstop) stop ;;\n*) usage ;;\nesac\nexit 0\n",
+            "#!/bin/sh\n{}{}{}{}\ncase \"$1\" in\nstart) start ;;\nstop) stop ;;\n*) usage ;;\n\
+             esac\nexit 0\n",
             function("flush_rules", "iptables -t nat -F\nexit 1"),
             function("start", OUT),
             function("stop", &stop),

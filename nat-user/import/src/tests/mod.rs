@@ -89,7 +89,8 @@ fn assert_says(import: &Import, kind: Kind, line: usize, what: &str) {
 fn a_forward_has_address_ports_and_guest() {
     let import = usual(
         "-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 8080 -j DNAT --to 10.0.0.2:80\n\
-         -A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 8081 -j DNAT --to-destination 10.0.0.2:80",
+         -A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 8081 -j DNAT --to-destination \
+         10.0.0.2:80",
     );
     // `--to` is short for `--to-destination`.
     assert_eq!(said(&import, Kind::Untranslated).len(), 0);
@@ -115,10 +116,14 @@ fn a_forward_has_address_ports_and_guest() {
 #[test]
 fn ports_go_where_netfilter_sends_them() {
     let import = usual(
-        "-A PREROUTING -i eth0 -p tcp -m multiport --dports 80,443,8000:8010 -j DNAT --to-destination 10.0.0.2\n\
-         -A PREROUTING -i eth0 -p udp --dport 5000:5009 -j DNAT --to-destination 10.0.0.2:6000-6009/5000\n\
-         -A PREROUTING -i eth0 -p udp --dport 7000:7009 -j DNAT --to-destination 10.0.0.2:8000-8009\n\
-         -A PREROUTING -i eth0 -p udp --dport 9000:9009 -j DNAT --to-destination 10.0.0.2:9000-9009\n\
+        "-A PREROUTING -i eth0 -p tcp -m multiport --dports 80,443,8000:8010 -j DNAT \
+         --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p udp --dport 5000:5009 -j DNAT --to-destination \
+         10.0.0.2:6000-6009/5000\n\
+         -A PREROUTING -i eth0 -p udp --dport 7000:7009 -j DNAT --to-destination \
+         10.0.0.2:8000-8009\n\
+         -A PREROUTING -i eth0 -p udp --dport 9000:9009 -j DNAT --to-destination \
+         10.0.0.2:9000-9009\n\
          -A PREROUTING -i eth0 -p icmp --icmp-type echo-request -j DNAT --to-destination 10.0.0.2",
     );
     assert!(import.is_complete(), "{:?}", import.findings);
@@ -153,8 +158,10 @@ fn every_port_may_go_to_one() {
 
 #[test]
 fn the_inside_half_of_a_forward_makes_it_a_hairpin() {
-    let both = "-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
-                -A PREROUTING -d 192.0.2.10 -i br0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n";
+    let both = "-A PREROUTING -d 192.0.2.10 -i eth0 -p tcp --dport 80 -j DNAT --to-destination \
+                10.0.0.2\n\
+                -A PREROUTING -d 192.0.2.10 -i br0 -p tcp --dport 80 -j DNAT --to-destination \
+                10.0.0.2\n";
     let half = usual(both);
     assert_values(&half, &[("forward.0.hairpin", "true"), ("forward.1", "")]);
     assert_says(&half, Kind::Warning, 4, "half a hairpin");
@@ -198,7 +205,8 @@ fn a_rule_without_address_and_interface_catches_passing_traffic() {
         import.toml
     );
     let own = usual(
-        "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2",
+        "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination \
+         10.0.0.2",
     );
     assert!(
         !said(&own, Kind::Warning)
@@ -326,7 +334,8 @@ fn sources_that_are_left_alone_are_excluded() {
     let import = nat(
         "-A POSTROUTING -s 10.0.0.0/24 -d 10.8.0.0/16 -j ACCEPT\n\
          -A POSTROUTING -s 10.0.0.7/32 -j RETURN\n\
-         -A POSTROUTING -s 10.0.0.0/24 ! -d 172.16.0.0/12 -o eth0 -j MASQUERADE --to-ports 2000-2999",
+         -A POSTROUTING -s 10.0.0.0/24 ! -d 172.16.0.0/12 -o eth0 -j MASQUERADE --to-ports \
+         2000-2999",
         &known(),
     );
     assert!(import.is_complete(), "{:?}", import.findings);
@@ -412,9 +421,11 @@ fn source_rules_for_packets_to_guests_are_not_converted() {
 #[test]
 fn the_hosts_own_connections_to_forwards_become_local() {
     let import = usual(
-        "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2\n\
+        "-A PREROUTING -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination \
+         10.0.0.2\n\
          -A PREROUTING -i eth0 -p tcp --dport 81:82 -j DNAT --to-destination 10.0.0.2\n\
-         -A OUTPUT ! -d 127.0.0.0/8 -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.2",
+         -A OUTPUT ! -d 127.0.0.0/8 -p tcp --dport 80 -m addrtype --dst-type LOCAL -j DNAT \
+         --to-destination 10.0.0.2",
     );
     let local = [("forward.0.local", "true"), ("forward.1.local", "false")];
     assert_values(&import, &local);
@@ -483,10 +494,12 @@ fn a_forward_without_ports_is_local_where_a_rule_says_so() {
 #[test]
 fn senders_and_destinations_are_no_choice_of_natbpfs() {
     let import = usual(
-        "-A PREROUTING -s 198.51.100.0/24 -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\n\
+        "-A PREROUTING -s 198.51.100.0/24 -i eth0 -p tcp --dport 80 -j DNAT --to-destination \
+         10.0.0.2\n\
          -A PREROUTING -i br0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.3\n\
          -A PREROUTING -i eth0 -p tcp --dport 81 -j REDIRECT --to-ports 80\n\
-         -A PREROUTING -d 198.51.0.0/16 -i eth0 -p tcp --dport 82 -j DNAT --to-destination 10.0.0.3",
+         -A PREROUTING -d 198.51.0.0/16 -i eth0 -p tcp --dport 82 -j DNAT --to-destination \
+         10.0.0.3",
     );
     assert_says(&import, Kind::Untranslated, 3, "certain senders");
     assert_says(&import, Kind::Untranslated, 4, "only connections of guests");
@@ -550,8 +563,10 @@ fn an_address_that_the_interface_lacks_is_listed() {
 #[test]
 fn comments_become_names_and_do_no_harm() {
     let import = usual(
-        "-A PREROUTING -i eth0 -p tcp --dport 80 -m comment --comment \"my \\\"web\\\" server\u{1b}[2J\" -j DNAT --to-destination 10.0.0.2\n\
-         -A PREROUTING -i eth0 -p tcp --dport 81 -m comment --comment \"my \\\"web\\\" server\u{1b}[2J\" -j DNAT --to-destination 10.0.0.2",
+        "-A PREROUTING -i eth0 -p tcp --dport 80 -m comment --comment \"my \\\"web\\\" \
+         server\u{1b}[2J\" -j DNAT --to-destination 10.0.0.2\n\
+         -A PREROUTING -i eth0 -p tcp --dport 81 -m comment --comment \"my \\\"web\\\" \
+         server\u{1b}[2J\" -j DNAT --to-destination 10.0.0.2",
     );
     assert_values(
         &import,
@@ -566,7 +581,8 @@ fn comments_become_names_and_do_no_harm() {
 #[test]
 fn other_tables_stay_in_force_and_are_listed() {
     let text = format!(
-        "*nat\n{MASQUERADE}-A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.2\nCOMMIT\n\
+        "*nat\n{MASQUERADE}-A PREROUTING -i eth0 -p tcp --dport 80 -j DNAT --to-destination \
+         10.0.0.2\nCOMMIT\n\
          *filter\n:FORWARD DROP [0:0]\n-A FORWARD -d 10.0.0.2 -p tcp --dport 80 -j ACCEPT\n\
          -A FORWARD -m conntrack --ctstate DNAT -j ACCEPT\nCOMMIT\n\
          *mangle\n-A FORWARD -o eth0 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1452\n\
@@ -598,10 +614,13 @@ fn other_tables_stay_in_force_and_are_listed() {
 
 #[test]
 fn calls_in_interfaces_files_bring_their_addresses() {
-    let text = "auto vmbr0\niface vmbr0 inet static\n\taddress 19.19.8.10\n\tnetmask 255.255.255.0\n\
+    let text = "auto vmbr0\niface vmbr0 inet static\n\taddress 19.19.8.10\n\tnetmask \
+                255.255.255.0\n\
                 iface vmbr1 inet static\n\taddress 172.22.161.254/24\n\
-                \tpost-up iptables -t nat -A POSTROUTING -s '172.22.161.0/24' -o vmbr0 -j MASQUERADE\n\
-                \tpost-down iptables -t nat -D POSTROUTING -s '172.22.161.0/24' -o vmbr0 -j MASQUERADE\n";
+                \tpost-up iptables -t nat -A POSTROUTING -s '172.22.161.0/24' -o vmbr0 -j \
+                MASQUERADE\n\
+                \tpost-down iptables -t nat -D POSTROUTING -s '172.22.161.0/24' -o vmbr0 -j \
+                MASQUERADE\n";
     let import = iptables(text, "interfaces", &Options::default()).unwrap();
     assert!(import.is_complete(), "{:?}", import.findings);
     assert_values(

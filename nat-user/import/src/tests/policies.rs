@@ -306,8 +306,10 @@ fn without_a_network_policies_are_not_converted() {
 
 #[test]
 fn a_forward_that_no_rule_accepts_is_dropped() {
-    let nat = "-A PREROUTING -d 192.0.2.10/32 -i eth0 -p tcp --dport 8080 -j DNAT --to-destination 10.0.0.2:80\n\
-               -A PREROUTING -d 192.0.2.10/32 -i eth0 -p tcp --dport 8081 -j DNAT --to-destination 10.0.0.3:80";
+    let nat = "-A PREROUTING -d 192.0.2.10/32 -i eth0 -p tcp --dport 8080 -j DNAT --to-destination \
+               10.0.0.2:80\n\
+               -A PREROUTING -d 192.0.2.10/32 -i eth0 -p tcp --dport 8081 -j DNAT --to-destination \
+               10.0.0.3:80";
     let accept = "-A FORWARD -d 10.0.0.2/32 -i eth0 -o br0 -p tcp --dport 80 -j ACCEPT";
     let import = both(["ACCEPT", "DROP"], accept, nat);
     assert_values(

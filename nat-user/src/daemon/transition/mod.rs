@@ -10,10 +10,10 @@
 //! 4. [`Attached`]: the programs run at exactly the interfaces of the configuration.
 //! 5. [`Attached::commit`]: the state on disk says so.
 //!
-//! Each stage consumes the one before it, so none can be left out. When a reload fails, it takes
-//! the former configuration into use by the same stages (`reload.rs`). When the daemon cannot start
-//! and found no data plane, it removes all that it made (`start.rs`). When it cannot follow a change
-//! of the host, it tries again.
+//! Each stage consumes the one before it, so none can be skipped. A failed reload reactivates the
+//! former configuration by the same stages (`reload.rs`). If the daemon cannot start and found no
+//! data plane, it removes everything that it created (`start.rs`). If it cannot follow a change of
+//! the host, it tries again.
 
 mod attach;
 mod commit;

@@ -183,7 +183,8 @@ impl Engine {
             |key| key.to_string(),
         );
         let line = format!(
-            "{:.3} s, after \"{operation}\": session {slot} ({name}, rule {}, open for {:.1} s): {what}",
+            "{:.3} s, after \"{operation}\": session {slot} ({name}, rule {}, open for {:.1} s): \
+             {what}",
             started.elapsed().as_secs_f64(),
             route.rule,
             at.elapsed().as_secs_f64()

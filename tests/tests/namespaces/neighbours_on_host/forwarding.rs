@@ -82,7 +82,8 @@ const UFW: &str = "*filter
 -A FORWARD -j ufw-after-logging-forward
 -A FORWARD -j ufw-reject-forward
 -A FORWARD -j ufw-track-forward
--A ufw-after-logging-forward -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"
+-A ufw-after-logging-forward -m limit --limit 3/min --limit-burst 10 \
+    -j LOG --log-prefix \"[UFW BLOCK] \"
 -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A ufw-before-forward -p icmp -m icmp --icmp-type 3 -j ACCEPT
 -A ufw-before-forward -p icmp -m icmp --icmp-type 11 -j ACCEPT

@@ -17,8 +17,10 @@ const BY_HAND: &str = "*nat
 :INPUT ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -d 19.19.8.10/32 -i vmbr0 -p tcp -m tcp --dport 10000:10999 -j DNAT --to-destination 172.22.161.170:10000-10999
--A PREROUTING -d 19.19.8.10/32 -i vmbr1 -p tcp -m tcp --dport 10000:10999 -j DNAT --to-destination 172.22.161.170:10000-10999
+-A PREROUTING -d 19.19.8.10/32 -i vmbr0 -p tcp -m tcp --dport 10000:10999 \
+    -j DNAT --to-destination 172.22.161.170:10000-10999
+-A PREROUTING -d 19.19.8.10/32 -i vmbr1 -p tcp -m tcp --dport 10000:10999 \
+    -j DNAT --to-destination 172.22.161.170:10000-10999
 -A POSTROUTING -s 172.22.161.0/24 -o vmbr0 -j MASQUERADE
 COMMIT
 ";
@@ -184,7 +186,8 @@ fn a_port_that_natbpf_does_not_forward_stays_netfilters() -> Result<()> {
 :INPUT ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -d 19.19.8.10/32 -i vmbr0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.22.161.170:10080
+-A PREROUTING -d 19.19.8.10/32 -i vmbr0 -p tcp -m tcp --dport 9000 \
+    -j DNAT --to-destination 172.22.161.170:10080
 COMMIT
 ";
     let (net, natbpf, _pages) = started(&["iptables-nft-restore"], rules)?;

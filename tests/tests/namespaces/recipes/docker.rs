@@ -47,13 +47,17 @@ fn matrix(net: &World) -> Result<Matrix> {
     .ask()
 }
 
-const LOCAL: &str = "the host itself reaches what it forwards, by each of its names: the rules have \
+const LOCAL: &str = "the host itself reaches what it forwards, by each of its names: the rules \
+    have \
     only one of the ports, and nothing for 127.0.0.1";
-const AS_THE_GATEWAY: &str = "the rule translates what the host itself says as well, and guests see \
+const AS_THE_GATEWAY: &str = "the rule translates what the host itself says as well, and guests \
+    see \
     it by its address in their network";
-const HIDDEN: &str = "by masquerade of all that guests send, the other one sees the gateway; here it \
+const HIDDEN: &str = "by masquerade of all that guests send, the other one sees the gateway; here \
+    it \
     is the external address";
-const ANY_ADDRESS: &str = "the rule names no address: whatever somebody asks of anybody in the world at \
+const ANY_ADDRESS: &str = "the rule names no address: whatever somebody asks of anybody in the \
+    world at \
     this port ends at a guest";
 const NOT_OUTSIDE: &str = "no inside address is seen outside, not even by who has a route to it";
 

@@ -47,7 +47,7 @@ pub enum Uplink {
     Tun,
 }
 
-/// What of the inside network is there before natbpf starts.
+/// The part of the inside network that exists before natbpf starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Inside {
     /// The bridge `vmbr1` with its address and its ports `tap1` and `tap2`.
@@ -62,7 +62,7 @@ pub enum Inside {
 pub struct Options {
     /// What the uplink is.
     pub uplink: Uplink,
-    /// What of the inside network is there.
+    /// The existing part of the inside network.
     pub inside: Inside,
     /// The MTU of the wire to the provider, at both ends; else the kernel's default.
     pub uplink_mtu: Option<u16>,
@@ -134,7 +134,7 @@ protocol = "icmp"
 to = "172.22.161.170"
 "#;
 
-    /// The scenario as it is.
+    /// The unmodified scenario.
     ///
     /// # Errors
     /// Without root, or when a tool is missing.
@@ -233,8 +233,8 @@ to = "172.22.161.170"
 
     fn connect_guests(&self, options: &Options) -> Result<()> {
         if options.inside == Inside::Bridge {
-            // With an Ethernet address of its own, as systemd's and libvirt's bridges have it: one
-            // that takes the lowest of its ports' changes it when a guest moves.
+            // With its own Ethernet address, as systemd's and libvirt's bridges have: a bridge that
+            // takes the lowest address of its ports changes it when a guest moves.
             self.host.ip(&format!(
                 "link add vmbr1 address 52:54:00:16:1a:fe type bridge forward_delay 0 stp_state 0\n\
                  link set vmbr1 up\n\

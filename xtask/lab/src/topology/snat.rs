@@ -52,7 +52,7 @@ uplink = "out"
 to = "192.168.38.116"
 "#;
 
-    /// The scenario as it is.
+    /// The unmodified scenario.
     ///
     /// # Errors
     /// Without root, or when a tool is missing.
