@@ -17,7 +17,7 @@ const LIMIT_S: i64 = 6;
 /// Connects by TCP from this port of `host`, also when an old connection still holds it.
 ///
 /// # Errors
-/// When nobody answers within 6 s.
+/// When there is no answer within 6 s.
 pub fn connect_from(host: &Host, port: u16, to: SocketAddrV4) -> Result<TcpStream> {
     let made = host.enter(|| {
         let fd = socket(

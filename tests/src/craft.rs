@@ -24,7 +24,7 @@ pub struct Ip {
     pub id: u16,
 }
 
-/// What a TCP header says, but for ports and checksum.
+/// The fields of a TCP header except ports and checksum.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     /// FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
@@ -158,7 +158,7 @@ impl Ip {
         header.dont_fragment = !self.may_fragment;
         header.identification = self.id;
         header.options = Ipv4Options::try_from(&self.options[..]).context("IP options")?;
-        // Kernels drop a packet of which total length and header length disagree.
+        // Kernels drop a packet whose total length and header length disagree.
         header.set_payload_len(inside).context("IPv4 header")?;
         Ok(header)
     }

@@ -16,11 +16,11 @@ const SOON: Duration = Duration::from_secs(10);
 /// How long each question takes.
 const QUESTION: Duration = Duration::from_millis(20);
 
-/// Sends until the server sees the sender as `is_expected` says; gives what it saw. Afterwards the
-/// server has nothing more to read, and waits as long as before.
+/// Sends until the server sees the sender as `is_expected` says; returns what it saw. Afterwards
+/// the server has nothing more to read, and waits as long as before.
 ///
-/// The time is counted in questions: one during which the whole machine stands still is one, not
-/// all of them.
+/// The time is counted in attempts: a pause of the whole machine counts as one attempt, not all of
+/// them.
 ///
 /// # Errors
 /// When that is not so within [`FOLLOWED`].

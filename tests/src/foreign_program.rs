@@ -1,4 +1,4 @@
-//! BPF programs of somebody else's on a host: they count the packets that they see.
+//! Foreign BPF programs on a host: they count the packets that they see.
 
 use std::ffi::CString;
 use std::io;
@@ -58,7 +58,7 @@ const XDP_PASS: i32 = 2;
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_OK: i32 = 0;
 
-/// The beginnings of `union bpf_attr`; what is left out is 0.
+/// The beginnings of `union bpf_attr`; omitted fields are 0.
 #[repr(C)]
 struct MapCreate {
     kind: u32,
@@ -280,6 +280,6 @@ fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<i32> {
 
 fn owned(fd: i32) -> Result<OwnedFd> {
     ensure!(fd >= 0, "no file descriptor");
-    // SAFETY: the kernel has just given it out, and nobody else knows it.
+    // SAFETY: the kernel has just created it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,7 +1,7 @@
 //! What natbpf's tests have in common: packets made by hand, the wire watched for what must never
 //! be on it, bulk transfers, and the kernel's own NAT as an oracle for the tests themselves.
 //!
-//! Nothing in here shares code with natbpf: what is wrong there must not look right here.
+//! Nothing in here shares code with natbpf: a fault there must not look right here.
 
 pub mod bulk;
 mod connect;
@@ -31,7 +31,7 @@ pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(address, port)
 }
 
-/// Sends a datagram that must arrive at `server` as it is; gives the source that it shows there.
+/// Sends a datagram that must arrive at `server` unchanged; returns the source that it shows there.
 ///
 /// # Errors
 /// When nothing arrives within 3 s, or something else.

@@ -74,7 +74,7 @@ impl Owners {
         self.host.run(self.inside(words))
     }
 
-    /// Runs a program that must succeed and gives its standard output.
+    /// Runs a program that must succeed and returns its standard output.
     ///
     /// # Errors
     /// When it fails; the message holds what it said.

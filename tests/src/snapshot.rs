@@ -1,4 +1,4 @@
-//! What a host looks like, to see that natbpf leaves no trace.
+//! The state of a host, to verify that natbpf leaves no trace.
 
 use std::fmt::Write as _;
 use std::fs;

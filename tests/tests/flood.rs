@@ -1,9 +1,8 @@
-//! SYN floods (S4) at ten times the session table, from a guest and from outside, while
-//! connections stand. Needs root.
+//! SYN floods (S4) at ten times the session table, from a guest and from outside, while connections
+//! stand. Needs root.
 //!
 //! With `NATBPF_FLOOD_SECONDS=30` the flood is as long as that, the table has its usual size, and
-//! the rate of a stream is held against the rate that it has under the same flood without NAT, in
-//! turns.
+//! the rate of a stream is compared with its rate under the same flood without NAT, alternately.
 
 use std::env;
 use std::io::{Read as _, Write as _};
@@ -149,7 +148,7 @@ fn connect(client: &Host, to: Ipv4Addr, server: &Host, count: u16) -> Result<Vec
     Ok(connections)
 }
 
-/// Asks and answers in every connection; gives how many do not.
+/// Asks and answers in every connection; returns how many fail.
 fn lost(connections: &[Ends]) -> usize {
     let answers = |(near, far): &Ends| -> std::io::Result<()> {
         let (mut near, mut far, mut byte) = (near, far, [0]);
@@ -186,7 +185,7 @@ fn rate(client: &mut Background, load: Load) -> Result<f64> {
     Ok(bits.with_context(|| said.clone())? / 1e9)
 }
 
-/// Floods from both sides while a stream runs, and gives the stream's rate.
+/// Floods from both sides while a stream runs, and returns the stream's rate.
 fn under_flood(net: &Proxmox, to: Ipv4Addr, load: Load) -> Result<f64> {
     net.isp.ip("route add blackhole 203.0.113.0/24")?;
     let floods = [Flood::from_guest(net)?, Flood::from_internet(net, to)?];

@@ -1,5 +1,5 @@
-//! What programs of others say about natbpf: its behaviour as they find it, not as its own tests
-//! expect it. Needs root.
+//! The results of other programs about natbpf: its behaviour as they measure it, not as its own
+//! tests expect it. Needs root.
 
 mod oracles {
     mod coturn;

@@ -1,6 +1,6 @@
 //! Packets through the loaded programs, by `BPF_PROG_TEST_RUN`: packet in, packet out, verdict.
 //!
-//! They need root: the kernel loads programs for nobody else. Each test has maps of its own.
+//! They need root: the kernel loads programs only for root. Each test has its own maps.
 
 mod programs {
     mod budget;

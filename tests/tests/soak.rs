@@ -1,5 +1,5 @@
-//! Random operations on a host with natbpf, under traffic of which every byte is checked, and what
-//! must hold after each of them. Needs root.
+//! Random operations on a host with natbpf, under traffic whose every byte is checked, with
+//! invariants after each operation. Needs root.
 //!
 //! `cargo xtask soak` calls this. By itself it takes five minutes, or `NATBPF_SOAK_MINUTES`;
 //! `NATBPF_SOAK_SEED` repeats a sequence of operations, up to number `NATBPF_SOAK_STEPS`.
@@ -140,7 +140,7 @@ fn summarise(world: &World, done: &Counts) {
     );
 }
 
-/// The soak itself is tested: what is done behind its back, it must find.
+/// A test of the soak itself: it must find faults that are injected.
 fn finds_a_flush_of(protocol: Protocol) -> Result<String> {
     let mut world = World::new(20, 400)?;
     world.check(None)?;

@@ -20,8 +20,8 @@ const PACKETS_PER_SECOND: u32 = 10_000;
 const LEAST_SHARE: f64 = 0.9;
 /// How long all sessions may take to get something through.
 const WORK_LIMIT: Duration = Duration::from_secs(10);
-/// How long nobody follows the host, after a kill: both longer and shorter than the five seconds
-/// for which the fast path is lent.
+/// How long no daemon follows the host after a kill: both longer and shorter than the five-second
+/// lease of the fast path.
 const ABSENCES: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(300),
@@ -37,7 +37,7 @@ fn number(variable: &str, default: usize) -> Result<usize> {
         .with_context(|| format!("{variable} is {text:?}, not a number"))
 }
 
-/// The configuration as the reload of this number brings it: none concerns what is there.
+/// The configuration of the reload with this number: none of its changes affects existing sessions.
 fn configuration(net: &Proxmox, reload: usize) -> String {
     let config = traffic::config(net);
     let another = |port: usize| {
@@ -79,7 +79,7 @@ fn counters(natbpf: &Natbpf) -> Result<Counters> {
     rules.iter().map(of).collect()
 }
 
-/// The counters of the rules that have sessions have not gone back; gives the present ones.
+/// The counters of the rules that have sessions have not decreased; returns the current ones.
 fn not_back(before: &Counters, natbpf: &Natbpf) -> Result<Counters> {
     let now = counters(natbpf)?;
     for rule in RULES {

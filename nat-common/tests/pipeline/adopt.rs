@@ -226,7 +226,7 @@ fn all(world: &World) -> Vec<Adopted4> {
             server: owner(tables, &server, session.has(flags::HOLDS_SERVER)),
         });
     }
-    // The order in which a table gives them is any.
+    // The order of a table is arbitrary.
     all.sort_by_key(|adopted| format!("{:?}", adopted.key));
     all
 }
@@ -307,11 +307,11 @@ fn a_session_that_is_there_is_brought_up_to_date_and_added_once() {
     };
     later([1010, 1020], tracking::REPLIED);
     assert_eq!((clocks(), states()), ([1010, 1020], [tracking::REPLIED; 2]));
-    // What packets have written since stays.
+    // Later changes by packets stay.
     later([1009, 1019], tracking::INITIATOR_SENT);
     let state = tracking::REPLIED | tracking::INITIATOR_SENT;
     assert_eq!((clocks(), states()), ([1010, 1020], [state; 2]));
-    // A session that is ending here goes on ending.
+    // A session that is ending here keeps ending.
     session.seen_s.store(DEAD);
     later([1030, 1030], 0);
     assert_eq!(clocks(), [DEAD, 1030]);

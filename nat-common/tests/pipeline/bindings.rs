@@ -151,8 +151,7 @@ fn the_host_and_groups_own_no_guest_address() {
     assert!(!passes(&world, TAP1, arp(M1, M1, GATEWAY)));
 }
 
-/// Linux takes off tags without a number one after the other, and then receives what is behind
-/// them.
+/// Linux removes tags without a number one by one, and then receives the inner packet.
 #[test]
 fn frames_hidden_behind_a_second_tag_are_refused() {
     let world = world();
@@ -160,7 +159,7 @@ fn frames_hidden_behind_a_second_tag_are_refused() {
         let mut hidden = arp(M1, M1, GATEWAY);
         hidden.splice(12..12, [tag, [0, 0]].concat());
         assert!(!passes(&world, TAP1, hidden.clone()));
-        // Of another VLAN is what is in that.
+        // A frame of another VLAN belongs to that VLAN.
         assert!(passes_in(&world, 100, TAP1, hidden));
     }
 }
@@ -200,7 +199,7 @@ fn a_guest_takes_no_part_in_the_spanning_tree() {
     offer[14..17].copy_from_slice(&[0x42, 0x42, 3]);
     assert!(!passes(&world, TAP1, offer.clone()));
     assert!(!passes_in(&world, 7, TAP1, offer.clone()));
-    // LLDP, which bridges pass to nobody.
+    // LLDP, which bridges do not forward.
     offer[5] = 0x0e;
     assert!(passes(&world, TAP1, offer));
 }
@@ -270,7 +269,7 @@ fn several_guests_behind_a_router_or_a_bridge_share_a_port() {
             TAP1,
             ip(mac, [172, 22, 161, number.min(250)])
         ));
-        // What is routed to is the router's own business.
+        // The router is responsible for addresses that are routed to it.
         assert!(passes(&world, TAP1, ip(M1, [10, 9, number, 1])));
     }
     assert!(passes(&world, TAP2, ip(M2, [10, 9, 0, 1])));
@@ -312,7 +311,7 @@ fn served() -> World {
     world
 }
 
-/// By leases to made-up Ethernet addresses, or by answering for addresses that nobody has.
+/// By leases to forged Ethernet addresses, or by answering for unused addresses.
 #[test]
 fn where_natbpf_serves_dhcp_one_port_does_not_take_all_addresses() {
     let mac = |number: u8| [6, 0, 0, 0, 0, number];
@@ -361,7 +360,7 @@ fn guests_behind_one_port_count_together() {
         opened += u32::from(!matches!(fate, kit::world::Fate::Dropped(_)));
     }
     assert_eq!(opened, 3);
-    // Who is at another port has a share of its own.
+    // A guest at another port has its own share.
     assert!(passes(&world, TAP1, ip(M1, C1)));
     for port in 5000..5003 {
         opens(C1, port).uplink();
@@ -383,7 +382,7 @@ fn a_dhcp_client_asks_for_itself() {
     let mut release = ip(M2, C2);
     release[34..38].copy_from_slice(&[0, 68, 0, 67]);
     assert!(!passes(&world, TAP2, release), "it does not say about whom");
-    // What says the port, and not yet the client.
+    // A packet that contains the port but not the client.
     let mut pieces = fragments(&dhcp(M2, M1), 8).into_iter();
     let mut first = pieces.next().unwrap();
     first[6..12].copy_from_slice(&M2);
@@ -429,7 +428,7 @@ fn only_the_checked_part_of_a_paged_frame_is_made_readable() {
         (tcp(At(C2, 67), At(S1A, 67), ACK).bytes(), PASSES, 14 + 28),
     ] {
         frame[6..12].copy_from_slice(&M2);
-        // With room for whatever is asked for in excess.
+        // With room for excess requests.
         frame.resize(600, 0);
         let mut packet = Paged::new(&mut frame);
         assert_eq!(guard::check(&mut packet, &world.tables, TAP2, 0), passes);

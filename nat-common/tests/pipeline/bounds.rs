@@ -71,7 +71,7 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
         (seen.destination, seen.payload.len()),
         (At(C1, 53), LONGEST)
     );
-    // What has come whole is forgotten, in every word of its blocks.
+    // A complete packet is forgotten, in every word of its blocks.
     assert!(world.tables.datagrams.entries().is_empty());
 
     let whole = udp(At(C1, 5000), At(S1A, 7000)).payload(&[7; LONGEST]);
@@ -82,7 +82,7 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
         .collect();
     assert_eq!(read(&reassemble(&sent)).payload.len(), LONGEST);
 
-    // One byte more: of what stands at block 8,189, four bytes are too many.
+    // One byte more: four bytes of block 8,189 are too many.
     let mut longer = piece(&datagram(S1A, 8, 64), 1..2, false);
     longer.truncate(ETHERNET + 20 + 4);
     let (mut ip, payload) = etherparse::Ipv4Header::from_slice(&longer[ETHERNET..]).unwrap();
@@ -186,8 +186,7 @@ fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
     }
 }
 
-/// What a first fragment said counts for less than its time, at the hook by which packets leave
-/// too.
+/// The content of a first fragment counts only within its time, at the egress hook too.
 #[test]
 fn f4_a_later_fragment_leaves_until_its_time_is_over() {
     for (wait, passes) in [(29, true), (30, false)] {
@@ -229,8 +228,7 @@ fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
     }
 }
 
-/// What is sent through the host, to nobody that natbpf knows, is the kernel's: it waits for
-/// nothing.
+/// Packets through the host to addresses unknown to natbpf are the kernel's: they wait for nothing.
 #[test]
 fn f4_a_later_fragment_to_an_address_that_is_no_external_one_goes_on_at_once() {
     let mut world = forwarding();

@@ -24,8 +24,8 @@ fn forwarding() -> World {
     world
 }
 
-/// What opens a session, what follows, answers and errors: whatever is translated at the uplink's
-/// ingress is received anew.
+/// Opening packets, later ones, answers and errors: every packet that the uplink's ingress
+/// translates is received again.
 #[test]
 fn translated_packets_from_outside_are_received_again() {
     for protocol in [TCP, UDP, ICMP] {
@@ -66,7 +66,7 @@ fn hairpinned_packets_are_received_again() {
     }
 }
 
-/// What is not translated at ingress keeps what netfilter knows of it.
+/// A packet that ingress does not translate keeps netfilter's state.
 #[test]
 fn packets_that_are_not_translated_go_on_at_once() {
     let world = forwarding();
@@ -81,8 +81,7 @@ fn packets_that_are_not_translated_go_on_at_once() {
     }
 }
 
-/// Being received anew costs a way through the kernel: without netfilter at the bridge nothing pays
-/// it.
+/// Receiving a packet again has a cost: without netfilter at the bridge, no packet pays it.
 #[test]
 fn without_bridge_netfilter_no_packet_is_received_again() {
     let mut world = World::new();

@@ -11,7 +11,7 @@ const SERVER: At = At(S1A, 67);
 const OFFERED: kit::packets::Ip = POOL[0];
 
 /// Offers and acknowledgements reach the host, also at an address that it does not hold yet,
-/// whatever rules say of the address, and from a server with a private address.
+/// whatever the rules say about the address, and from a server with a private address.
 #[test]
 fn s8_packets_of_a_dhcp_server_to_a_client_are_the_hosts() {
     for is_forwarded in [false, true] {
@@ -33,7 +33,7 @@ fn s8_packets_of_a_dhcp_server_to_a_client_are_the_hosts() {
     }
 }
 
-/// Only that: what is sent to an address that nobody holds, by other ports, is dropped as ever.
+/// Only that: packets to an unheld address by other ports are still dropped.
 #[test]
 fn s8_other_packets_do_not_pass_as_dhcp_answers() {
     let mut world = World::new();
@@ -70,7 +70,7 @@ fn s8_an_offer_is_not_sent_back_out() {
     let offer = udp(SERVER, At(OFFERED, 68)).bytes();
     let fate = world.run(Hook::Outbound, &offer, UPLINK, UPLINK);
     assert_eq!(fate, Err(DropReason::Unsolicited));
-    // One for somebody else, whom the host routes to, is none of ours.
+    // A packet for another host behind this one is not ours.
     let other = udp(SERVER, At(S2, 68)).bytes();
     let fate = world.run(Hook::Outbound, &other, UPLINK, ELSEWHERE);
     assert_eq!(fate.map(|(_, packet)| packet), Ok(other));
@@ -100,8 +100,7 @@ fn s8_a_host_without_an_address_asks_for_one() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// No guest gets the answers to renewals of the host's, from whatever port it sends and whatever
-/// ports a rule lets it leave by.
+/// No guest gets the answers to the host's renewals, whatever its port and the ports of its rule.
 #[test]
 fn s8_no_guest_leaves_as_a_dhcp_client() {
     let mut world = World::new();

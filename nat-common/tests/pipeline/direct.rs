@@ -23,7 +23,7 @@ const WAN_SIDE: u16 = side::UPLINKS | 1;
 const GATEWAY: Ip = [172, 22, 161, 254];
 const BROADCAST: Ip = [172, 22, 161, 255];
 
-/// Whether a packet from outside gets on to a guest as it is.
+/// Whether a packet from outside reaches a guest unchanged.
 #[track_caller]
 fn passes(world: &World, packet: &[u8]) -> bool {
     match world.outside_sends(packet) {
@@ -39,7 +39,7 @@ fn passes(world: &World, packet: &[u8]) -> bool {
     }
 }
 
-/// Of all protocols, whatever it would open or answer.
+/// Of all protocols, opening packets and answers.
 fn packets(from: Ip, to: Ip) -> Vec<Vec<u8>> {
     let mut packets: Vec<_> = [UDP, TCP, ICMP, GRE]
         .into_iter()
@@ -87,7 +87,7 @@ fn s10_guests_behind_other_guests_are_not_reached_directly() {
     }
 }
 
-/// A guest with an address of its own is reached by that alone.
+/// A guest with its own address is reached only by that.
 #[test]
 fn s10_a_guest_with_an_external_address_is_reached_by_that_alone() {
     let mut world = World::new();
@@ -110,8 +110,7 @@ fn s10_untranslated_inside_addresses_are_reached() {
     assert!(!passes(&world, &udp(At(S1A, 1), At(C2, 2)).bytes()));
 }
 
-/// What a rule excludes leaves untranslated, so its answers, and errors about it, come back as they
-/// are.
+/// Excluded packets leave untranslated, so their answers and errors return unchanged.
 #[test]
 fn s10_excluded_destinations_answer_directly() {
     let mut world = World::new();

@@ -1,5 +1,4 @@
-//! Short questions to DNS servers: many, each from a port of its own, and soon over (RFC 4787
-//! REQ-5c).
+//! Short questions to DNS servers: many, each from its own port, and soon over (RFC 4787 REQ-5c).
 
 use nat_common::{
     drop_reason::DropReason,
@@ -200,7 +199,7 @@ fn an_answered_question_ends_after_ten_seconds() {
     assert_ends_after(&mut world, 10);
 }
 
-/// A tunnel to port 53, or whoever asks again and again from one port, is no short question.
+/// A tunnel to port 53, or a client that asks repeatedly from one port, is no short question.
 #[test]
 fn a_client_that_sends_again_has_the_datagram_timeout() {
     let mut world = World::new();
@@ -215,7 +214,7 @@ fn a_client_that_sends_again_has_the_datagram_timeout() {
 #[test]
 fn other_flows_have_their_own_timeout() {
     let mut world = World::new();
-    // What is asked of a guest's server, from port 53 or at it.
+    // Questions to a guest's server, from port 53 or at it.
     world.forward(UDP, 53..=53, At(C1, 53));
     let client = At(S2, 53);
     world

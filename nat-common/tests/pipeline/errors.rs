@@ -42,7 +42,7 @@ fn i2_an_error_about_a_moved_ping_of_the_host_quotes_what_it_sent() {
     assert_eq!(seen.payload, own[ETHERNET..][..seen.payload.len()]);
 }
 
-/// A guest's error goes to whom it quotes, not to somebody else.
+/// A guest's error goes to the source of the quoted packet, not to another address.
 #[test]
 fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
     let world = World::new();

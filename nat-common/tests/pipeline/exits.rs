@@ -19,7 +19,7 @@ const GUEST: At = At(C1, 5000);
 const REMOTE: At = At(S1A, 7000);
 const NEIGHBOUR: At = At([192, 168, 7, 7], 7000);
 const GROUP: At = At([224, 0, 0, 251], 7000);
-/// The index that the uplink had before it was made anew.
+/// The uplink's index before it was recreated.
 const FORMER: u32 = 77;
 
 const AWAY: DropReason = DropReason::UplinkAway;
@@ -33,8 +33,8 @@ fn uplink(index: u32, number: u16) -> Uplink {
     }
 }
 
-/// A host whose uplink was made anew a moment ago: packets leave by it, and the daemon has not
-/// looked yet.
+/// A host whose uplink was just recreated: packets leave by it, and the daemon has not checked it
+/// yet.
 fn world() -> World {
     let mut world = World::new();
     world.tables.uplinks = vec![uplink(FORMER, 1)];

@@ -110,7 +110,7 @@ fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Decision, Vec<u8>
     run_offloaded(world, hook, frame, clock, (Offload::NOTHING, 0))
 }
 
-/// The same, of a packet whose checksum or segmentation is put off.
+/// The same, for a packet whose checksum or segmentation is unfinished.
 pub(super) fn run_offloaded(
     world: &World,
     hook: u32,
@@ -197,7 +197,7 @@ fn segments_that_fit_are_sent_on_together() {
     }
 }
 
-/// What takes no frames from XDP gets its packets from the kernel.
+/// A port that accepts no frames from XDP gets its packets from the kernel.
 #[test]
 fn xdp_passes_up_packets_to_a_port_that_accepts_no_frames() {
     let mut world = world();
@@ -231,7 +231,7 @@ fn without_anti_spoof_a_frame_of_another_mac_address_is_sent_on() {
     assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
 }
 
-/// While nobody follows changes nothing is learned.
+/// While no daemon follows changes, nothing is learned.
 #[test]
 fn nothing_is_learned_while_it_is_off() {
     let mut world = world();
@@ -309,7 +309,7 @@ fn packets_that_need_more_than_forwarding_pass_unchanged() {
     }
     let largest = to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1472]));
     assert_eq!(run(&world, PORT, &largest, 1).0, Decision::Forwarded);
-    // Ethernet pads what is short.
+    // Ethernet pads short packets.
     let padded = changed(&|frame| frame.resize(60, 0));
     assert_eq!(run(&world, PORT, &padded, 1).0, Decision::Forwarded);
 }
@@ -336,7 +336,7 @@ fn the_kernel_sees_connections_begin_and_end() {
 }
 
 /// A guest that has said that it is done still acknowledges what it receives. If it sends data
-/// again, its connection goes on, which the kernel is to see.
+/// again, its connection continues, which the kernel must see.
 #[test]
 fn after_its_own_end_acknowledgements_are_sent_on_and_data_is_not() {
     let world = world();
@@ -666,7 +666,7 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
         assert_eq!((port, &after[..6]), (PORT, &GUEST_MAC[..]));
         assert_eq!(ends(&after), (REMOTE, CLIENT));
     }
-    // One that goes on makes those behind it wait.
+    // A passing packet makes those behind it wait.
     let mut last_hop = frame.clone();
     last_hop[ETHERNET + 8] = 1;
     let last_hop = summed(last_hop);

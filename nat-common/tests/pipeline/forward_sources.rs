@@ -77,8 +77,8 @@ fn m6_a_target_does_not_leave_from_another_guests_port() {
     }
 }
 
-/// Who is registered there may call at the forwarded port, from the port that it was registered at:
-/// that is one session, and each end sees the other's own port, whoever is first.
+/// A registered client may call the forwarded port from the port of its registration: this is one
+/// session, and each end sees the other's own port, whoever is first.
 #[test]
 fn m6_a_call_and_a_registration_are_one_session() {
     for protocol in [UDP, TCP] {
@@ -190,7 +190,7 @@ fn s11_a_guest_that_had_the_port_before_a_forward_opens_nothing_more_from_it() {
         assert_ne!(source(&world, protocol, guest, REMOTE).1, 5000);
         let asked = request(protocol, REMOTE, At(PUBLIC, 5000)).bytes();
         assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, 5000));
-        // (What is open goes on.)
+        // (Open sessions continue.)
         assert_eq!(source(&world, protocol, guest, open).1, 5000);
         world.check();
     }

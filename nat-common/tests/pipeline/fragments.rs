@@ -61,7 +61,7 @@ fn f2_fragments_arrive_in_every_order() {
         let whole = reassemble(&delivered(&world, &order));
         assert_eq!(read(&whole).destination, At(C1, 53));
         assert_eq!(whole[ETHERNET + 28..], datagram(992)[ETHERNET + 28..]);
-        // What is complete is forgotten: the identification may be used again at once.
+        // A complete packet is forgotten: its identification may be reused at once.
         assert!(world.tables.datagrams.entries().is_empty());
         assert_eq!(delivered(&world, &order).len(), 4);
     }

@@ -37,7 +37,7 @@ fn x3_a_guest_has_as_many_sessions_as_it_may() {
     assert_eq!(hairpin.reason(), DropReason::GuestSessions);
     assert_eq!(world.entries(), before);
     world.check();
-    // What it has goes on, and so do the others.
+    // Its existing sessions continue, and so do the others.
     send(&world, C1, 5000).uplink();
     send(&world, C2, 5000).uplink();
     send(&world, C3, 5000).uplink();

@@ -91,7 +91,7 @@ fn u5_hairpin_by_a_mapping_shows_the_external_source() {
     world.check();
 }
 
-/// What guests send each other keeps the mappings at both ends, which are given back after it.
+/// Traffic between guests keeps the mappings at both ends, which are released after it.
 #[test]
 fn u5_a_hairpin_keeps_the_mappings_at_both_of_its_ends() {
     let mut world = World::new();
@@ -160,8 +160,8 @@ fn t10_a_hairpinned_connection_is_established() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// In between, where the host's connection tracking looks, an answer is the reverse of what it
-/// answers: also where the server's port and the client's are not those that the other end sees.
+/// Between the hooks, where connection tracking sees packets, an answer is the reverse of its
+/// request: also where the server's port and the client's are not those that the other end sees.
 #[test]
 fn t10_between_hooks_answers_reverse_their_requests() {
     for protocol in [UDP, TCP, ICMP] {
@@ -186,8 +186,8 @@ fn t10_between_hooks_answers_reverse_their_requests() {
     }
 }
 
-/// What a guest says about a hairpinned packet quotes it as it was in between, so that the host's
-/// connection tracking knows what it is about.
+/// A guest's error about a hairpinned packet quotes it as it was between the hooks, so that
+/// connection tracking recognises it.
 #[test]
 fn i4_between_its_hooks_a_guests_error_quotes_the_packet_seen_there() {
     for protocol in [UDP, TCP, ICMP] {
@@ -235,8 +235,8 @@ fn t10_hairpins_with_the_same_ports_stay_apart() {
     exchange(&world, TCP, At(C1, 5000), next, At(C2, 81));
 }
 
-/// Of two ports that lead to one of the server's, a client can use one at a time from one port of
-/// its own: in between the two could not be told apart.
+/// Of two ports that lead to one of the server's, a client can use one at a time from one port:
+/// between the hooks the two could not be distinguished.
 #[test]
 fn m2_indistinguishable_hairpins_are_refused() {
     let mut world = World::new();
@@ -278,7 +278,7 @@ fn t10_a_server_reaches_itself_from_its_own_port() {
     }
 }
 
-/// A port that is nobody's is the host's, also for guests.
+/// An unused port is the host's, also for guests.
 #[test]
 fn s6_guests_reach_services_of_the_host_at_its_public_address() {
     let world = forwarding();
@@ -326,8 +326,8 @@ fn p4_other_protocols_are_hairpinned_by_address() {
     world.check();
 }
 
-/// What the guest at the other end sees of an error about what it has sent: the packet is quoted
-/// as it was sent, and the error comes from whom it was sent to.
+/// What the guest at the other end sees of an error about what it has sent: the packet is quoted as
+/// it was sent, and the error comes from the destination of that packet.
 #[track_caller]
 fn assert_error(fate: Fate, sent: &[u8], from: [u8; 4]) {
     let seen = read(&fate.guest());

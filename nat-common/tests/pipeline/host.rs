@@ -11,7 +11,7 @@ use kit::{
     world::{C1, C2, C3, PUBLIC, S1A, S2, World},
 };
 
-/// Sources that nobody outside can have, to a forwarded port, to a guest's and to the host's.
+/// Sources that no outside host can have, to a forwarded port, to a guest's and to the host's.
 #[test]
 fn s1_martian_sources_are_dropped() {
     let mut world = World::new();
@@ -33,7 +33,7 @@ fn s1_martian_sources_are_dropped() {
     assert_eq!(world.entries()[0], 2);
 }
 
-/// A guest's address does not come in from outside, whatever it is sent to.
+/// A packet from outside with a guest's source address is dropped, whatever its destination.
 #[test]
 fn s2_inside_sources_from_outside_are_dropped() {
     let mut world = World::new();
@@ -46,7 +46,7 @@ fn s2_inside_sources_from_outside_are_dropped() {
     }
 }
 
-/// What natbpf knows nothing of is the host's.
+/// Packets unknown to natbpf are the host's.
 #[test]
 fn s6_unsolicited_packets_are_the_hosts() {
     let world = World::new();
@@ -96,8 +96,8 @@ fn s6_ports_of_the_hosts_services_are_not_taken() {
     }
 }
 
-/// A service of the host's that was started on a port that guests share serves whom no guest talks
-/// to; without one, nobody is let in.
+/// A service of the host's that was started on a port that guests share serves remotes to which no
+/// guest talks; without a service, no packet is admitted.
 #[test]
 fn s6_a_later_service_of_the_host_serves_strangers_of_a_shared_port() {
     for protocol in [UDP, TCP] {
@@ -177,8 +177,8 @@ fn s12_a_socket_that_has_sent_nothing_takes_no_packet_of_a_forward() {
     }
 }
 
-/// A mapping that a guest has already is not used towards a remote to which the host talks from
-/// the same port; towards others it goes on.
+/// A mapping that a guest has already is not used towards a remote to which the host talks from the
+/// same port; towards others it continues.
 #[test]
 fn s6_a_mapping_is_not_used_towards_the_hosts_own_peer() {
     let mut world = World::new();
@@ -196,9 +196,9 @@ fn s6_a_mapping_is_not_used_towards_the_hosts_own_peer() {
     world.check();
 }
 
-/// A service of the host's that was started on a guest's port serves everybody, also remotes and
-/// guests that the guest's mapping would let in. The guest's open session goes on; what it opens
-/// from then on leaves from another port.
+/// A service of the host's that was started on a guest's port serves all, including remotes and
+/// guests that the guest's mapping would admit. The guest's open session continues; later sessions
+/// leave from another port.
 #[test]
 fn s6_a_later_service_of_the_host_comes_before_a_mapping() {
     for protocol in [UDP, TCP] {

@@ -23,7 +23,7 @@ const PORTLESS: [u8; 6] = [GRE, ESP, OSPF, SCTP, IPIP, SIX_IN_FOUR];
 const LOCAL: At = At(PUBLIC, 10_777);
 const SERVER: At = At(S1A, 53);
 
-/// Whether a packet from outside reaches the host as it is.
+/// Whether a packet from outside reaches the host unchanged.
 #[track_caller]
 fn reaches_host(world: &World, packet: &[u8]) -> bool {
     match world.outside_sends(packet) {
@@ -185,7 +185,7 @@ fn s7_connections_without_a_socket_are_noted() {
     }
 }
 
-/// Nothing is noted where nobody else could take the answers, nor where the host answers itself.
+/// A flow is not recorded if no other flow could take its answers, nor if the host is the server.
 #[test]
 fn s7_uncontested_flows_are_not_recorded() {
     let mut world = World::new();
@@ -208,8 +208,8 @@ fn s7_uncontested_flows_are_not_recorded() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// A datagram socket that is connected needs no note where a guest has the port: who finds it there
-/// gives way. Before a forward only what has been sent counts.
+/// A datagram socket that is connected needs no record where a guest has the port: the guest
+/// yields. Against a forward, only sent packets count.
 #[test]
 fn s7_a_connected_datagram_socket_is_noted_before_a_forward_alone() {
     let mut world = World::new();
@@ -225,7 +225,7 @@ fn s7_a_connected_datagram_socket_is_noted_before_a_forward_alone() {
     world.check();
 }
 
-/// What netfilter translates for others on the host is the host's as well.
+/// Flows that netfilter translates on the host are also the host's.
 #[test]
 fn s7_flows_of_others_behind_the_host_are_the_hosts() {
     for protocol in [UDP, TCP, GRE, ICMP] {
@@ -246,7 +246,7 @@ fn s7_flows_of_others_behind_the_host_are_the_hosts() {
     assert!(reaches_host(&world, &tcp(SERVER, LOCAL, ACK).bytes()));
 }
 
-/// A guest that uses an address of others as its source makes nobody the owner of anything.
+/// A guest with a foreign source address creates no owner.
 #[test]
 fn s7_a_spoofed_source_is_not_noted() {
     let mut world = World::new();
@@ -262,8 +262,8 @@ fn s7_a_spoofed_source_is_not_noted() {
     }
 }
 
-/// Who has sent to a group may be answered by anybody: under a forward of everything that is the
-/// host, under one that names the port the guest.
+/// Any host may answer a message to a group: under a forward of everything the host receives the
+/// answer, under one with ports the guest.
 #[test]
 fn s7_answers_to_a_group_message_are_the_hosts() {
     const GROUP: kit::packets::Ip = [224, 0, 0, 5];
@@ -296,7 +296,7 @@ fn s7_answers_to_a_group_message_are_the_hosts() {
     assert!(!reaches_host(&world, &udp(SERVER, LOCAL).bytes()));
 }
 
-/// As long as the host goes on sending to a group it may be answered.
+/// While the host keeps sending to a group, it may be answered.
 #[test]
 fn s7_a_record_for_a_group_lives_while_the_host_sends() {
     let mut world = World::new();
@@ -309,7 +309,7 @@ fn s7_a_record_for_a_group_lives_while_the_host_sends() {
     assert!(reaches_host(&world, &udp(At(S1A, 9), LOCAL).bytes()));
 }
 
-/// Answers to a ping of the host's to a group come from anybody.
+/// Answers to the host's ping to a group come from any host.
 #[test]
 fn s7_a_ping_to_a_group_is_answered_by_all() {
     let world = World::new();
@@ -323,8 +323,7 @@ fn s7_a_ping_to_a_group_is_answered_by_all() {
     }
 }
 
-/// An identifier that nobody has is kept, however low: only ports of connections are chosen from a
-/// range.
+/// An unused identifier is kept, however low: only ports of connections are chosen from a range.
 #[test]
 fn s7_a_ping_of_the_host_keeps_any_identifier() {
     let world = World::new();
@@ -350,8 +349,8 @@ fn s7_errors_about_the_hosts_flows_are_the_hosts() {
     }
 }
 
-/// A resolver asks from many ports: what is not answered is soon forgotten, and the host may have
-/// so many flows noted and no more. Those beyond leave as they are, and guests keep their room.
+/// A resolver asks from many ports: unanswered flows are soon forgotten, and the number of the
+/// host's recorded flows is limited. Further ones leave unchanged, and guests keep their room.
 #[test]
 fn s7_many_questions_of_the_host_are_bounded() {
     let mut world = World::new();
@@ -379,8 +378,8 @@ fn s7_many_questions_of_the_host_are_bounded() {
     world.check();
 }
 
-/// A guest that was first has that flow alone: where the host has no room for one of its own with
-/// another port, it does not leave with the guest's.
+/// A guest that was first keeps that flow: if the host has no room for its own flow with another
+/// port, its packet does not leave with the guest's.
 #[test]
 fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
     let mut world = World::new();
@@ -394,7 +393,7 @@ fn s7_a_flow_that_meets_a_guests_and_finds_no_room_does_not_leave() {
     world.check();
 }
 
-/// What the host opens comes before any forward: it is moved to any port, not only to those that
+/// The host's flows have precedence over any forward: they move to any port, not only to those that
 /// are kept for guests beside a forward of everything.
 #[test]
 fn s7_a_flow_is_moved_to_any_port_beside_a_forward_of_everything() {
@@ -430,7 +429,7 @@ fn s7_a_flow_from_a_port_that_another_was_moved_to_moves_as_well() {
     world.check();
 }
 
-/// What was not noted for want of room does not count as one of the host's.
+/// A flow that was not recorded for lack of room does not count as the host's.
 #[test]
 fn s7_flows_that_found_a_full_table_leave_room_for_later_ones() {
     let mut world = World::new();
@@ -460,8 +459,7 @@ fn s7_a_full_table_does_not_stop_the_host() {
     }
 }
 
-/// What netfilter translates for others has no socket on the host: it is known by a note, before
-/// any guest asks for the same.
+/// A flow that netfilter translates has no socket on the host: a record protects it from guests.
 #[test]
 fn s7_a_guest_that_asks_as_others_behind_the_host_do_gets_another_port() {
     let own = At(PUBLIC, 5000);
@@ -484,8 +482,8 @@ fn s7_a_guest_that_asks_as_others_behind_the_host_do_gets_another_port() {
     }
 }
 
-/// A server behind the host answers its clients by connections that it has not opened: whoever
-/// connects from outside uses up no notes.
+/// A server behind the host answers its clients by connections that it has not opened: connections
+/// from outside use no records.
 #[test]
 fn s7_answers_to_connections_from_outside_are_not_noted() {
     let world = World::new();

@@ -28,8 +28,8 @@ fn assert_quotes(seen: &[u8], sent: &[u8], from: Ip) {
     assert_eq!(seen.payload, quoted[..seen.payload.len()]);
 }
 
-/// An identifier of 0 is one like any other: what has none, and answers that nobody asked for, are
-/// not taken for the session's.
+/// An identifier of 0 is valid: packets without one, and answers without a query, do not belong to
+/// its session.
 #[test]
 fn i1_the_identifier_0_is_one_like_any_other() {
     for by_forward in [false, true] {
@@ -119,7 +119,7 @@ fn i1_forwarded_pings_are_answered() {
     world.check();
 }
 
-/// An answer that nobody asked for is the host's, or nobody's if the identifier is a guest's.
+/// An answer without a query is the host's, or dropped if the identifier is a guest's.
 #[test]
 fn i1_an_answer_without_a_query_reaches_no_guest() {
     let world = World::new();
@@ -221,8 +221,8 @@ fn i3_an_error_of_a_router_inside_hides_it() {
 /// A router behind a guest, with an address of no network that the host knows.
 const BEHIND: Ip = [10, 5, 5, 1];
 
-/// Whoever says so behind a guest, the error comes from the session's external address: about what
-/// came in by a forward, and about what answers a guest.
+/// Errors of any host behind a guest come from the session's external address: about what came in
+/// by a forward, and about what answers a guest.
 #[test]
 fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
     for protocol in [UDP, TCP, ICMP] {
@@ -267,8 +267,8 @@ fn i4_an_error_of_a_router_behind_a_guest_about_a_hairpin_hides_it() {
     assert_quotes(&world.network_sends(LAN, &packet).guest(), &sent, PUBLIC);
 }
 
-/// What is about no session leaves only if it shows nobody that a rule hides, also where it is not
-/// known whose error it is, or where the quotation says too little to find a session.
+/// An error about no session leaves only if it shows no hidden address, also where it is not known
+/// whose error it is, or where the quotation says too little to find a session.
 #[test]
 fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
     let world = World::new();
@@ -322,7 +322,7 @@ fn i5_an_error_without_a_session_is_the_hosts() {
     assert_eq!(world.outside_sends(&packet).host(), packet);
 }
 
-/// An error whose checksum is wrong is delivered to nobody, in either direction.
+/// An error with a wrong checksum is dropped, in either direction.
 #[test]
 fn i5_an_error_with_a_wrong_checksum_is_dropped() {
     let mut world = World::new();
@@ -428,8 +428,8 @@ fn i6_a_quotation_of_a_protocol_without_ports_that_is_too_short_reaches_no_guest
     world.outside_sends(&packet).guest();
 }
 
-/// What stands behind a quotation that ends in front of the quoted checksum is no part of it: a
-/// frame is padded.
+/// Bytes after a quotation that ends before the quoted checksum are not part of it: a frame is
+/// padded.
 #[test]
 fn i6_padding_behind_a_short_quotation_stays() {
     let world = World::new();

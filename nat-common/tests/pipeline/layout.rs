@@ -1,4 +1,4 @@
-//! What stands in maps, which outlive the daemon.
+//! The layout of maps, which outlive the daemon.
 
 use nat_common::tables::{
     interfaces::interface_flags, next_hops, policies, routes, rules, sessions,

@@ -1,4 +1,4 @@
-//! What the pipeline stands on, each by itself: sums, addresses, ports, types, and how they are
+//! The foundations of the pipeline, each by itself: sums, addresses, ports, types, and how they are
 //! shown.
 
 use nat_common::{
@@ -117,7 +117,7 @@ fn answers_of_every_kind_belong_to_the_query_of_their_kind() {
     }
 }
 
-/// A search starts where chance says, and goes on by its stride.
+/// A search starts at random, and continues by its stride.
 #[test]
 fn a_search_for_a_port_starts_at_random_and_keeps_within_the_range() {
     let first = |random| {

@@ -23,8 +23,8 @@ fn remote(number: usize) -> At {
     At([198, 51, (number >> 8) as u8, number as u8], 7000)
 }
 
-/// A table that is full refuses what is new with that reason, serves what it has, leaves nothing
-/// of what it refused, and takes new sessions when old ones have ended.
+/// A full table refuses new sessions with that reason, serves existing ones, keeps no trace of
+/// refused ones, and accepts new ones when old ones have ended.
 #[test]
 fn x1_a_full_table_refuses_the_new_and_keeps_the_old() {
     for table in 0..4 {

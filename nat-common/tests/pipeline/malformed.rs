@@ -52,7 +52,7 @@ fn assert_no_harm(world: &World, packet: &[u8], what: &str) {
     assert_eq!(world.entries(), before, "{what}");
 }
 
-/// A packet cut off anywhere is dropped or goes on as it came, and opens no session.
+/// A truncated packet is dropped or passes unchanged, and opens no session.
 #[test]
 fn s5_truncated_packets_are_never_half_translated() {
     let (world, packets) = busy();

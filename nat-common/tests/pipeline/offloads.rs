@@ -1,4 +1,4 @@
-//! What the kernel has put off for a device: checksums and segments, of tunnels too.
+//! What the kernel leaves to a device: checksums and segmentation, of tunnels too.
 
 use nat_common::{
     drop_reason::DropReason,
@@ -134,7 +134,7 @@ fn a_tunnels_own_checksum_is_right_while_the_one_inside_is_unfinished() {
     }
 }
 
-/// Of a tunnel's packet that is still to be cut, the own checksum is put off as well.
+/// Before segmentation, a tunnel packet's own checksum is unfinished too.
 #[test]
 fn the_checksum_of_a_tunnels_segments_follows_the_pseudo_header_alone() {
     let world = world();
@@ -148,7 +148,7 @@ fn the_checksum_of_a_tunnels_segments_follows_the_pseudo_header_alone() {
     assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
 }
 
-/// None means none, also where the checksum would be put off.
+/// None means none, also where the checksum would be unfinished.
 #[test]
 fn segments_of_a_tunnel_without_a_checksum_get_none() {
     let world = world();
@@ -233,7 +233,7 @@ fn xdp_takes_a_datagram_only_if_nothing_in_it_can_be_unfinished() {
     }
 }
 
-/// Runs a frame whose checksum or segmentation is put off at a hook of the slow path.
+/// Runs a frame with unfinished checksum or segmentation at a hook of the slow path.
 fn at_hook(
     world: &World,
     hook: Hook,
@@ -314,7 +314,7 @@ fn a_tunnels_checksum_is_right_behind_every_hook() {
     }
 }
 
-/// A tunnel that is still to be cut counts what each segment is on the wire, whatever hook sees it.
+/// A tunnel packet before segmentation counts as its segments on the wire, at every hook.
 #[test]
 fn segments_of_a_tunnel_are_counted_with_all_their_headers_on_the_slow_path() {
     let headers = IP + UDP_HEADER + VXLAN + IP + TCP_HEADER;

@@ -209,7 +209,7 @@ fn a_routed_guest_receives_accepted_flows() {
         let fate = world.outside_sends(&refused);
         assert_eq!(fate.reason(), DropReason::Policy);
     }
-    // What the guest asks for itself is nobody's answer.
+    // An answer to the guest's own query has no other receiver.
     let own = world.guest_sends(&tcp(At(C1, 443), At(S2, 4000), SYN).bytes());
     assert_eq!(own.reason(), DropReason::Policy);
     world.check();
@@ -279,7 +279,7 @@ fn forwards_are_accepted_unless_a_policy_drops_them() {
     let fate = world.guest_sends(&opens(C2));
     assert_eq!(fate.reason(), DropReason::Policy);
     assert_eq!(world.counters(POLICY).packets_in, 1);
-    // What was open before goes on.
+    // Open flows continue.
     let more = tcp(At(S1A, 4000), At(PUBLIC, 80), ACK).bytes();
     world.outside_sends(&more).guest();
     world.check();

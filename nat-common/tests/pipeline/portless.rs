@@ -99,8 +99,8 @@ fn p4_fragments_of_other_protocols_are_translated() {
     let _ = UDP;
 }
 
-/// Where a guest gets whatever comes to the address, others leave by it all the same: their answers
-/// find their sessions first.
+/// If a guest gets all packets to the address, others may still leave by it: their answers find
+/// their sessions first.
 #[test]
 fn m1_guests_leave_by_an_address_that_is_forwarded_to_another() {
     let mut world = World::new();
@@ -111,7 +111,7 @@ fn m1_guests_leave_by_an_address_that_is_forwarded_to_another() {
     assert!(external.0 == PUBLIC && external.1 >= 61_000, "{external:?}");
     let back = world.outside_sends(&udp(remote, external).bytes());
     assert_eq!(ends(&back.guest()), (remote, guest));
-    // Whatever the guest has not asked for is the other's, from that remote as well.
+    // Packets that the guest has not asked for go to the other one, from that remote too.
     for stranger in [At(S1A, 7001), At(S1B, 7000)] {
         let asked = world.outside_sends(&udp(stranger, external).bytes());
         assert_eq!(ends(&asked.guest()).1, At(C2, external.1));

@@ -337,7 +337,7 @@ fn packets_of_two_guests_to_each_other_open_one_session() {
     });
 }
 
-/// What is not translated has a session where a policy is about it.
+/// An untranslated flow has a session if a policy applies to it.
 #[test]
 fn two_first_packets_by_a_policy_share_one_session() {
     let world = || {
@@ -351,7 +351,7 @@ fn two_first_packets_by_a_policy_share_one_session() {
     assert_nothing_is_lost(world, [&send, &back]);
 }
 
-/// The daemon, or a change of rules, ends the session of a flow that goes on at this very moment.
+/// The daemon, or a change of rules, ends the session of a flow that continues at the same moment.
 #[test]
 fn a_packet_whose_session_is_being_ended_reopens_it() {
     for protocol in [UDP, TCP, GRE] {
@@ -433,7 +433,7 @@ fn an_answer_that_meets_the_end_of_its_session_is_let_in_or_late() {
     });
 }
 
-/// A remote sends to a mapping that ends: whatever becomes of the packet, nothing is left.
+/// A remote sends to a mapping that ends: whatever the packet's outcome, no entry is left.
 #[test]
 fn a_session_to_a_mapping_that_ends_leaves_nothing() {
     let world = || {
@@ -468,7 +468,7 @@ fn a_port_that_is_given_back_is_anothers_or_not_yet() {
     });
 }
 
-/// Two guests that want the last port: one has it, the other is refused.
+/// Two guests need the last port: one gets it, the other is refused.
 #[test]
 fn of_two_guests_that_want_the_last_port_one_gets_it() {
     let world = || {

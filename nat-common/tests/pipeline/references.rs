@@ -1,5 +1,5 @@
-//! What sessions hold of ports and permits, and what they leave to others: claims after a change of
-//! the rules, ends of half sessions, timeouts.
+//! References of sessions to ports and permits: claims after a change of the rules, ends of half
+//! sessions, timeouts.
 
 use nat_common::{
     drop_reason::DropReason,
@@ -81,7 +81,8 @@ fn u3_a_remote_that_came_in_keeps_its_address_permitted() {
     assert_eq!(world.entries()[3], 0);
 }
 
-/// Once the guest has answered, a remote that goes on keeps the session, however often both send.
+/// Once the guest has answered, a remote that keeps sending keeps the session, however often both
+/// send.
 #[test]
 fn u8_a_remote_that_was_answered_keeps_the_session() {
     for answers in [1, 2] {
@@ -106,8 +107,8 @@ fn u8_a_remote_that_was_answered_keeps_the_session() {
     }
 }
 
-/// What one guest has to itself another does not share, whatever the rule says by now, and what
-/// guests share nobody gets to itself.
+/// A port of one guest is not shared, whatever the rule says now, and a shared port goes to no
+/// single guest.
 #[test]
 fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
     let kinds = [
@@ -127,7 +128,7 @@ fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
     }
 }
 
-/// A forward that names a port has it, also before anybody has come.
+/// A forward that names a port owns it, also before the first packet.
 #[test]
 fn m2_a_guest_does_not_get_a_port_that_is_forwarded_to_another() {
     for protocol in [UDP, TCP] {
@@ -172,7 +173,7 @@ fn p4_a_remote_to_which_the_guest_talks_by_another_address_is_refused() {
     world.check();
 }
 
-/// A shared port belongs to nobody whom a stranger could be sent to, whatever the filter.
+/// A shared port has no owner to whom a stranger could be sent, whatever the filter.
 #[test]
 fn u3_a_shared_port_without_filter_admits_no_stranger() {
     let mut world = World::new();
@@ -233,7 +234,7 @@ fn t10_a_guest_without_an_address_hides_behind_the_one_that_it_asks() {
     }
 }
 
-/// With nothing said of spoofing a guest sends from whatever address it routes.
+/// Without anti_spoof, a guest may send from any address that it routes.
 #[test]
 fn s3_without_anti_spoof_any_source_passes() {
     let world = World::new();
@@ -244,7 +245,7 @@ fn s3_without_anti_spoof_any_source_passes() {
     }
 }
 
-/// A session of which the other direction's entry is gone ends all the same.
+/// A session without its other entry still ends.
 #[test]
 fn x1_half_a_session_ends_when_it_is_idle() {
     let mut world = World::new();

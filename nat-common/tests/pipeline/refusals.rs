@@ -1,4 +1,4 @@
-//! Which guest is told that its packet was refused, and how often.
+//! Which guest receives an error about its refused packet, and how often.
 
 use nat_common::{
     drop_reason::DropReason,
@@ -23,7 +23,7 @@ use kit::{
 const REMOTE: At = At(S1A, 7000);
 const GATEWAY: Addr4 = Addr4([172, 22, 161, 254]);
 
-/// Who is told of the refusal of a packet that came in by one interface and is at another.
+/// The receiver of an error about a packet that came in by one interface and is at another.
 fn told(world: &World, packet: &[u8], interfaces: [u32; 2]) -> Option<Recipient<Addr4>> {
     let mut bytes = packet.to_vec();
     let mut parsed = Parsed::EMPTY;
@@ -109,7 +109,7 @@ fn x1_packets_that_cannot_be_quoted_are_dropped_silently() {
     }
     let shortest = raw(47, C1, S1A).payload(&[0; QUOTE_LEN - 20]).bytes();
     assert!(told(&world, &shortest, interfaces).is_some());
-    // A prefix that stands in a rule alone has no gateway to be told by.
+    // A prefix that only a rule has has no gateway to send an error.
     let key = nat_common::tables::inside::InsideKey4 {
         generation: 1,
         reserved: [0; 2],

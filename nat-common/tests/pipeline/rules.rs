@@ -12,7 +12,8 @@ use kit::{
 
 const CLIENT: At = At(S1A, 40_000);
 
-/// A request by a forwarded port and its answer; gives source and destination that the guest saw.
+/// A request by a forwarded port and its answer; returns source and destination as the guest saw
+/// them.
 #[track_caller]
 fn exchange(world: &World, protocol: u8, client: At, port: u16) -> (At, At) {
     let public = At(PUBLIC, port);
@@ -150,7 +151,7 @@ fn m4_a_guest_keeps_one_address_of_the_pool() {
     world.check();
 }
 
-/// What nobody asked for at a pool's address is dropped: the host does not hold it, and would send
+/// An unsolicited packet to a pool's address is dropped: the host does not hold it, and would send
 /// it back out.
 #[test]
 fn m4_unsolicited_packets_to_the_pool_are_dropped() {

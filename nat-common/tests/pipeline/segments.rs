@@ -1,4 +1,4 @@
-//! Packets that are still to be segmented, and what is counted of them; data and headers.
+//! Packets before segmentation, and how they count; data and headers.
 
 use nat_common::{
     drop_reason::DropReason,

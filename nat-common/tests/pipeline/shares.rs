@@ -1,4 +1,4 @@
-//! One guest, or whoever sends from outside, cannot take all.
+//! One guest, or one sender from outside, cannot use everything.
 
 use nat_common::{
     drop_reason::DropReason,

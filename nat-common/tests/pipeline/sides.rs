@@ -115,7 +115,7 @@ fn packets_from_outside_to_the_gateway_address_are_the_hosts() {
     assert_eq!(refused.reason(), DropReason::Policy);
 }
 
-/// What is sent to a group, and errors about what was accepted, need no policy of their own.
+/// Messages to a group, and errors about accepted flows, need no policy.
 #[test]
 fn groups_and_errors_from_elsewhere_pass_to_a_closed_network() {
     let mut world = world();
@@ -243,7 +243,7 @@ fn a_hairpinned_packet_between_closed_networks_is_counted_once() {
     assert_eq!((counted.packets_in, counted.packets_out), (4, 1));
 }
 
-/// Where policies were taken away nobody asks for what they have noted: packets pass, uncounted.
+/// After policies are removed, their records are ignored: packets pass, uncounted.
 #[test]
 fn records_of_removed_policies_are_ignored() {
     let mut world = world();

@@ -140,7 +140,7 @@ fn t4_a_reset_opens_no_session() {
     assert_eq!(world.entries(), [0; 4]);
 }
 
-/// A reset that the ends did not accept costs a flow that goes on nothing.
+/// A reset that the ends did not accept does not affect a continuing flow.
 #[test]
 fn t5_data_after_a_reset_revives_the_session() {
     let mut world = World::new();
@@ -151,8 +151,8 @@ fn t5_data_after_a_reset_revives_the_session() {
     assert_ends_after(&mut world, 7440);
 }
 
-/// A reset that is out of sequence, as one is that somebody forges, neither shortens the session of
-/// an idle connection nor makes it last longer.
+/// A reset out of sequence, such as a forged one, neither shortens the session of an idle
+/// connection nor makes it last longer.
 #[test]
 fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
     for ahead in [1 << 16, 1 << 20, 1 << 31, u32::MAX] {
@@ -176,8 +176,8 @@ fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
     }
 }
 
-/// What acknowledges nothing takes nothing back of what was acknowledged: a reset in sequence is
-/// known as one all the same.
+/// A segment without an acknowledgement does not revert earlier ones: a reset in sequence is still
+/// recognised.
 #[test]
 fn t5_a_segment_without_an_acknowledgement_forgets_none() {
     for (from_remote, meaningless) in [(true, 0), (false, 0), (true, 1 << 30), (false, 1 << 30)] {
@@ -219,8 +219,8 @@ fn t5_a_reset_in_sequence_shortens_the_session() {
     }
 }
 
-/// What the side that is reset sends then, even without data, shows that it is alive. What comes
-/// from where the reset came from may be forged as well.
+/// A later segment of the side that is reset, even without data, shows that it is alive. Segments
+/// from the source of the reset may be forged too.
 #[test]
 fn t5_the_answer_of_the_side_that_is_reset_revives_the_session() {
     let mut world = World::new();
@@ -306,7 +306,7 @@ fn t5_resets_of_forwarded_and_hairpinned_connections_count_in_sequence_alone() {
 }
 
 /// After FIN in both directions the session stays for the closing time, and a SYN from the same
-/// port opens the connection anew.
+/// port opens the connection again.
 #[test]
 fn t6_a_closed_connection_opens_again_on_the_same_ports() {
     let mut world = World::new();

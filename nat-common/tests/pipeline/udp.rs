@@ -75,7 +75,7 @@ fn u3_each_filter_admits_its_remotes() {
     }
 }
 
-/// Sessions hold what they took, whatever the rule says by then.
+/// Sessions keep their references, whatever the rule says then.
 #[test]
 fn u3_a_permit_stays_when_a_session_ends_that_needed_none() {
     let mut world = World::new();
@@ -130,7 +130,7 @@ fn u4_guests_with_the_same_port_stay_apart() {
     }
 }
 
-/// A checksum of 0 says that there is none, and goes on saying so, both ways.
+/// A checksum of 0 means none, and stays so in both directions.
 #[test]
 fn u6_no_checksum_stays_none() {
     let world = World::new();

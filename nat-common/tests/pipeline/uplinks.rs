@@ -217,7 +217,7 @@ fn answers_to_one_uplink_leave_with_its_address_by_any_uplink() {
     world.check();
 }
 
-/// A connection of the host's that had to get another port keeps it, whatever uplink it takes.
+/// A connection of the host that had to get another port keeps it on any uplink.
 #[test]
 fn a_moved_connection_of_the_host_stays_by_any_uplink() {
     let world = world();
@@ -232,8 +232,8 @@ fn a_moved_connection_of_the_host_stays_by_any_uplink() {
     assert_eq!(source(OTHER), moved);
 }
 
-/// What neither a guest nor the host sends is none of natbpf's: packets in transit from an uplink,
-/// or from an interface that it does not know.
+/// Packets from neither a guest nor the host do not concern natbpf: packets in transit from an
+/// uplink, or from an interface that it does not know.
 #[test]
 fn forwarded_packets_from_an_uplink_are_neither_a_guests_nor_the_hosts() {
     let world = World::new();
@@ -244,7 +244,7 @@ fn forwarded_packets_from_an_uplink_are_neither_a_guests_nor_the_hosts() {
             assert_eq!((verdict, &after), (Verdict::Untouched, &packet));
         }
     }
-    // Nor does anybody leave by what is no uplink, though it has the number of one.
+    // No packet leaves by an interface that is not an uplink, even if it has the number of one.
     let packet = udp(At(C3, 5000), REMOTE).bytes();
     let (verdict, _) = world.run(Hook::Outbound, &packet, LAN, DMZ).unwrap();
     assert_eq!(verdict, Verdict::Untouched);

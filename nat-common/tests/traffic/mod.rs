@@ -16,7 +16,7 @@ pub(crate) const PROTOCOLS: [u8; 4] = [UDP, TCP, ICMP, GRE];
 /// The guest that ports are forwarded to.
 const SERVER: u8 = 0;
 
-/// What a packet came out as.
+/// The packet after the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Dropped,

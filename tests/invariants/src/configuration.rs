@@ -29,8 +29,7 @@ const HOST: [Ipv4Addr; 2] = [Ipv4Addr::new(19, 19, 8, 10), Ipv4Addr::new(19, 19,
 ///
 /// # Panics
 ///
-/// If what is refused is not explained, or if a packet would not get the first rule that is about
-/// it.
+/// If a refusal is not explained, or if a packet would not get the first rule that applies to it.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
@@ -89,8 +88,7 @@ fn assert_chains(ruleset: &Ruleset) {
     assert_eq!(next as usize, ruleset.policies.len());
 }
 
-/// Every port of every address belongs to one entry at the most, and no entry makes something of
-/// nothing.
+/// Every port of every address belongs to at most one entry, and every entry has a rule.
 fn assert_consistent(ruleset: &Ruleset) {
     let mut addresses = HashSet::new();
     for (address, external) in &ruleset.addresses {

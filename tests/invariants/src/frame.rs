@@ -28,7 +28,7 @@ const ICMP_HEADER: usize = 8;
 /// See [`View::ends`].
 pub(crate) type Ends = (u8, [(Ip, u16); 2], Option<u16>);
 
-/// What a NAT may know of a packet from its IP header on.
+/// What a NAT may know about a packet from its IP header on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
     bytes: &'a [u8],

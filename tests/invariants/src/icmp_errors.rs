@@ -169,8 +169,8 @@ fn error(input: &mut Input<'_>, about: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Checks that a translated error goes to whom it quotes, and shows outside only what is known
-/// there.
+/// Checks that a translated error goes to the source of the quoted packet, and shows only external
+/// addresses outside.
 fn assert_delivered(hook: Hook, before: &[u8], after: &[u8], forms: &[Forms]) {
     let [old, new] = [before, after].map(|frame| View::of_frame(frame).expect("a packet"));
     let [old_quote, new_quote] = [old, new].map(|view| view.quote().expect("a quotation"));
@@ -184,7 +184,7 @@ fn assert_delivered(hook: Hook, before: &[u8], after: &[u8], forms: &[Forms]) {
             let form = form.expect("the packet of a session");
             assert_eq!(new_quote.ends(), form.inside);
         }
-        // The kernel sends there what is neither for a guest nor for the host itself.
+        // The kernel sends packets there that are for neither a guest nor the host.
         Hook::Outbound if !is_inside(old.destination) && old.destination != PUBLIC => {
             assert_eq!(old.destination, old_quote.source, "{before:02x?}");
             let shown = [new.source, new_quote.source, new_quote.destination];

@@ -1,5 +1,5 @@
-//! What holds whatever comes: parsing, rewriting, the whole pipeline, ICMP errors and the
-//! configuration, each a function that takes any bytes and panics when something does not hold.
+//! Invariants for any input: parsing, rewriting, the whole pipeline, ICMP errors and the
+//! configuration, each a function that takes any bytes and panics if an invariant is violated.
 //!
 //! The fuzz targets in `tests/fuzz` call these functions, and so does `tests/replay.rs` with the
 //! committed inputs. Expected values are computed here, from the packet's bytes, and not by the

@@ -114,7 +114,7 @@ fn transport(protocol: u8, message: &[u8], more_fragments: bool) -> Option<([u16
         ICMP => {
             let header: &[u8; 8] = message.first_chunk()?;
             let id = u16::from_be_bytes([header[4], header[5]]);
-            // What is asked for stands for the port of who is asked: the query's type.
+            // The query's type replaces the server's port.
             let ports = match header[0] {
                 query @ (8 | 13 | 15 | 17) => [id, query.into()],
                 0 => [8, id],

@@ -28,8 +28,8 @@ type End = Endpoint<Addr4>;
 ///
 /// # Panics
 ///
-/// If anything else than ends and checksums changes, if a checksum is right before and wrong
-/// after, if the packet does not get these ends, or if the way back leads elsewhere.
+/// If anything else than ends and checksums changes, if a checksum is right before and wrong after,
+/// if the packet does not get these ends, or if the reverse translation differs.
 pub fn rewriting(data: &[u8]) {
     let mut input = Input::new(data);
     let ends = [end(&mut input), end(&mut input)];

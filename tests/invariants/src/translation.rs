@@ -333,7 +333,7 @@ impl Place {
         }
     }
 
-    /// Runs a frame, and those that were kept and are now sent on; gives those that went on.
+    /// Runs a frame, and the queued ones that are sent now; returns those that passed.
     fn run_all(self, world: &World, frame: &[u8]) -> Vec<(Verdict, Vec<u8>)> {
         let mut gone = Vec::new();
         gone.extend(self.run(world, frame, false));
@@ -347,9 +347,9 @@ impl Place {
         gone
     }
 
-    /// Runs a frame and checks what must hold at every hook: what is not translated is as it came,
-    /// what is translated is so as a whole, the tables agree with one another, what leaves shows no
-    /// inside address, and the answer to it reaches its sender.
+    /// Runs a frame and checks what must hold at every hook: an untranslated packet is unchanged, a
+    /// translated one is translated completely, the tables agree with each other, no inside address
+    /// leaves, and the answer reaches the sender.
     pub(crate) fn run(
         self,
         world: &World,
@@ -434,7 +434,7 @@ impl Place {
         let (verdict, delivered) = run.unwrap_or_else(|reason| {
             panic!("answer {answer:02x?} to {before:02x?} at {self:?}: {reason:?}")
         });
-        // Queries of the host's own leave as they are, where nobody else has their identifier.
+        // The host's own queries leave unchanged if no other flow has their identifier.
         let expected = match after == before {
             true => Verdict::Untouched,
             false => Verdict::Translated,

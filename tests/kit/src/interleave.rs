@@ -1,8 +1,8 @@
 //! Two packets at once on two CPUs, in every order of their accesses to the tables.
 //!
-//! Each operation runs on a thread of its own, of which one runs at a time. Before each access to a
-//! table that packets change, and after each look-up, either may go on. Orders that lead to the
-//! same tables, with both operations having seen the same, go on in the same way and are tried
+//! Each operation runs on a separate thread; one of them runs at a time. Before each access to a
+//! table that packets change, and after each lookup, either may continue. Orders that lead to the
+//! same tables, with both operations having seen the same, continue in the same way and are tried
 //! once. Where there are more than some thousands, that many are tried, drawn at random with a seed
 //! that stays the same; with `NATBPF_RACES=all` all of them, with `NATBPF_RACES=100` a hundred.
 
@@ -50,7 +50,7 @@ struct Actor {
 
 /// An entry as a packet sees it.
 pub trait Seen: Debug {
-    /// What it may still read there when it has gone on to other entries.
+    /// What it may still read there when it has moved to other entries.
     fn gist(&self) -> u64 {
         0
     }
@@ -108,7 +108,7 @@ pub fn added(is_added: bool) {
     with_actor(|actor| actor.learn(&is_added));
 }
 
-/// The operation begins anew with what it does, and the other one goes on in between.
+/// The operation restarts, and the other one runs in between.
 pub fn pause() {
     with_actor(|actor| {
         actor.turns.lock().seen[actor.number].0.clear();
@@ -176,8 +176,8 @@ impl Turns {
         self.state.lock().unwrap()
     }
 
-    /// Lets whoever it is go on, and waits until it is the turn of `number`.
-    /// Gives what it sees then of the entries that it knows.
+    /// Lets the other one run, and waits until it is the turn of `number`. Returns what it then
+    /// sees of the entries that it knows.
     fn pass(
         &self,
         number: usize,
@@ -318,7 +318,7 @@ impl Drop for Shown {
     }
 }
 
-/// A world that two threads use in turns.
+/// A world that two threads use alternately.
 #[derive(Clone, Copy)]
 struct InTurns<'w>(&'w World);
 

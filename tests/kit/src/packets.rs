@@ -8,7 +8,7 @@ use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 /// Length of an Ethernet header in bytes.
 pub const ETHERNET: usize = 14;
-/// The protocol without ports that stands for all of them.
+/// The protocol without ports that represents all of them.
 pub const GRE: u8 = 47;
 
 /// The TCP flag that ends one direction.
@@ -265,7 +265,7 @@ pub fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     payload.chunks(size).enumerate().map(cut).collect()
 }
 
-/// The packet of which these are all fragments, in any order.
+/// The packet from all its fragments, in any order.
 pub fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = Vec::new();
     let mut first = None;

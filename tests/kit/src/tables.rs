@@ -66,7 +66,7 @@ impl<V> Default for Lpm<V> {
 }
 
 impl<V> Lpm<V> {
-    /// Adds an entry of which `bits` count.
+    /// Adds an entry with `bits` significant bits.
     pub fn insert(&mut self, bits: u32, key: &impl bytemuck::Pod, value: V) {
         let entries = self.0.entry(bits).or_default();
         entries.insert(prefix(key, bits), value);
@@ -221,7 +221,7 @@ pub struct Socket {
     pub protocol: u8,
     /// Where it listens, or its own end.
     pub local: Endpoint<Addr4>,
-    /// `None` if it takes packets from anybody.
+    /// `None` if it accepts packets from any remote.
     pub remote: Option<Endpoint<Addr4>>,
 }
 
@@ -258,7 +258,7 @@ pub struct MemoryTables {
     pub ports: Table<PortKey4, PortOwner<Addr4>>,
     /// Remotes that may send to an external port.
     pub permits: Table<PermitKey4, References>,
-    /// What each guest has.
+    /// Each guest's use.
     pub guests: Table<GuestKey4, Guest>,
     /// The ports to which addresses are bound.
     pub bindings: Table<Name, Binding>,
@@ -298,7 +298,7 @@ pub struct MemoryTables {
     pub drops: RefCell<Vec<DropReason>>,
     /// Frames that were kept and sent on, for which hook and which interface.
     pub sent: RefCell<Vec<Vec<u8>>>,
-    /// What the generator has given last.
+    /// The last value of the generator.
     pub random: Cell<u32>,
     /// Numbers that come before those of the generator.
     pub foretold: Cell<Option<u32>>,

@@ -559,12 +559,12 @@ impl World {
         run(&self.tables, hook, packet, interface, ingress_interface)
     }
 
-    /// Time passes, and nobody looks for idle sessions.
+    /// Time passes without expiry.
     pub fn advance(&mut self, seconds: u32) {
         self.tables.now_s += seconds;
     }
 
-    /// The daemon ends idle sessions and gives how many that were.
+    /// The daemon ends idle sessions; returns how many have ended.
     pub fn expire(&self) -> usize {
         let sessions = self.tables.sessions.entries();
         let settings = settings();

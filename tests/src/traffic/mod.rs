@@ -102,7 +102,7 @@ impl Traffic {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Names what is being done to natbpf, for what is noted from now on.
+    /// Names the current operation on natbpf, for faults from now on.
     pub fn name_operation(&self, name: &str) {
         name.clone_into(&mut self.engine().operation);
     }
@@ -245,8 +245,7 @@ impl Traffic {
     }
 
     /// Packets of all sessions by rule, into the inside network and out of it: datagrams, and the
-    /// segments that the kernel has counted. For sessions that are paused, of which none was
-    /// replaced.
+    /// segments that the kernel has counted. For paused sessions, none of which was replaced.
     ///
     /// # Errors
     /// When the kernel does not say.
@@ -274,8 +273,8 @@ impl Drop for Traffic {
 
 /// The generator's thread.
 fn drive(engine: &Mutex<Engine>, stop: &AtomicBool) {
-    // Ahead of what else the machine does, or it cannot keep pace. Without effect it is only
-    // slower. SAFETY: no pointers are passed; 0 is the calling thread.
+    // With priority, or it cannot keep pace. Without effect it is only slower. SAFETY: no pointers
+    // are passed; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
     let epoll = lock().epoll();

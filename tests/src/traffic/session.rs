@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::pattern::{fill, mix, right};
 use super::routes::Protocol;
 
-/// "natb": what is none of ours is not judged.
+/// "natb": foreign packets are not checked.
 const MAGIC: u32 = 0x6e61_7462;
 /// Magic, slot, incarnation, direction, number.
 const HEADER: usize = 21;
@@ -86,7 +86,7 @@ pub(super) struct Datagram {
 }
 
 impl Datagram {
-    /// Writes it, and gives its length, which follows from its number.
+    /// Writes it, and returns its length, which follows from its number.
     pub(super) fn write(self, buffer: &mut [u8; LONGEST]) -> usize {
         buffer[..GREETING].copy_from_slice(&self.id.greeting());
         buffer[GREETING] = u8::from(self.answer);
@@ -96,7 +96,7 @@ impl Datagram {
         length
     }
 
-    /// Reads one; says what is wrong with it.
+    /// Reads one; the error says what is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let short = || format!("a datagram of {} bytes that nobody has sent", bytes.len());
         let (head, rest) = bytes.split_at_checked(HEADER).ok_or_else(short)?;
@@ -143,7 +143,7 @@ pub(super) struct Udp {
     pub(super) socket: UdpSocket,
     /// How many it has sent; they are numbered from 0.
     pub(super) sent: u64,
-    /// Those of which no answer has come.
+    /// Those without an answer.
     pub(super) unanswered: VecDeque<Sent>,
     /// The number that comes next at the server, if none is lost.
     pub(super) next_at_server: u64,
@@ -213,7 +213,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Reads all that has come to one end; gives how much, and what is wrong with it.
+    /// Reads everything that has arrived at one end; returns how much, and what is wrong with it.
     pub(super) fn receive(&mut self, at_server: bool, now: Instant) -> Result<u64, String> {
         let mut buffer = [0; 4096];
         let mut all = 0;
@@ -247,7 +247,7 @@ impl Tcp {
     /// Makes both ends go with a reset: neither port rests afterwards.
     pub(super) fn abort(&self) {
         for end in std::iter::once(&self.client).chain(&self.server) {
-            // What is gone already needs no reset.
+            // A closed connection needs no reset.
             let _ = nix::sys::socket::setsockopt(
                 end,
                 nix::sys::socket::sockopt::Linger,

@@ -26,9 +26,9 @@ const CHECKPOINT_S: f64 = 20.0;
 const COUNT_S: f64 = 0.030 * TIME_SCALE as f64;
 /// How far from its end a session must be to get a packet of a burst.
 const SAFE_S: f64 = 0.025 * TIME_SCALE as f64;
-/// After so many passes of the daemon nothing is left of what had ended before the first of them:
-/// the first two may have begun before, a third may end a round that passed a session by, and the
-/// fourth makes a round of its own.
+/// After this many passes of the daemon, every session that had ended before the first of them is
+/// gone: the first two may have begun before, the third may end a round that missed a session, and
+/// the fourth is a complete round.
 const PASSES: usize = 5;
 /// How long the daemon may take for a pass, on a machine that does not come to run it.
 const PASS_LIMIT: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ struct Churn {
     /// Those at which the daemon was behind.
     late: usize,
     most: usize,
-    /// Until when the daemon lets the fast path be used. It says so anew at the end of each pass.
+    /// Until when the daemon lets the fast path be used. It renews this at the end of each pass.
     lease: Array<MapData, u32>,
 }
 
@@ -211,7 +211,7 @@ impl Churn {
                 plan(0, Kind::Reset, first);
                 plan(1, Kind::Data, !first);
             }
-            // What is not established stays so: a repeated SYN.
+            // A connection that is not established stays so: a repeated SYN.
             (_, Protocol::Tcp) if !is_tcp => plan(0, Kind::Open, true),
             (0, _) => plan(0, Kind::Data, true),
             _ => plan(1, Kind::Data, false),
@@ -320,8 +320,8 @@ impl Churn {
     }
 }
 
-/// Has this thread, and all that it starts from now on, run before whatever else keeps the machine
-/// busy. Where that is not allowed, more sessions end in the middle of a count.
+/// Gives this thread, and all that it starts from now on, priority over other load. If that is not
+/// allowed, more sessions end in the middle of a count.
 fn have_processor() {
     let thread = gettid().to_string();
     let done = Command::new("chrt")

@@ -40,7 +40,7 @@ pub(super) enum Way {
     Masquerade,
     /// A remote sends to a forwarded port.
     Forward,
-    /// A remote to which a guest has sent sends to the same external port, from another of its own.
+    /// A remote to which a guest has sent sends to the same external port, from another port.
     Mapping,
 }
 
@@ -91,7 +91,7 @@ pub(super) enum Presence {
 }
 
 impl Session {
-    /// One of which the first packet has yet to be sent.
+    /// One whose first packet is not sent yet.
     pub(super) fn new(
         way: Way,
         protocol: Protocol,

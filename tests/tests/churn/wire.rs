@@ -131,7 +131,7 @@ fn ethernet(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
 }
 
 /// Addresses and ports of a session. A port is the same on both sides: the NAT keeps it while it is
-/// free, and no two sessions of the generator want the same.
+/// free, and no two sessions of the generator use the same.
 struct Ends {
     guest: Ipv4Addr,
     guest_port: u16,

@@ -1,4 +1,4 @@
-//! What came out on each host, brought into a form in which both can be compared.
+//! The output of each host in a comparable form.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -33,7 +33,7 @@ pub(crate) struct Plain {
     errors: Vec<u16>,
 }
 
-/// What became of a packet on a host.
+/// The outcome of a packet on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Came {
     /// Nothing came out.
@@ -64,8 +64,7 @@ pub(crate) fn outputs(caught: &Caught) -> Vec<Out> {
     reassembled(outs)
 }
 
-/// Puts fragments together, in whatever order and however often they came; what stays incomplete
-/// stays as it is.
+/// Reassembles fragments in any order, including duplicates; incomplete packets stay unchanged.
 fn reassembled(outs: Vec<Out>) -> Vec<Out> {
     let (mut fragments, mut whole): (Vec<_>, Vec<_>) = outs
         .into_iter()
@@ -133,7 +132,7 @@ impl Out {
         }
     }
 
-    /// Source and destination, with ports; the identifier of an echo stands with who asks. 0 where
+    /// Source and destination, with ports; the identifier of an echo is on the client's side. 0 if
     /// there is none.
     pub(crate) fn ends(&self) -> Option<[End; 2]> {
         let packet = Packet::parse(&self.bytes)?;
@@ -275,7 +274,7 @@ impl Pair<'_> {
         }
     }
 
-    /// What became of the packet on a host.
+    /// The outcome of the packet on a host.
     pub(crate) fn came(&self, side: usize) -> Came {
         let outs = &self.outs[side];
         let (at, sent) = self.model.sent(self.stimulus, side);

@@ -71,7 +71,7 @@ impl Case<'_> {
     }
 
     /// What netfilter does with a packet that its connection tracking calls invalid: it lets it
-    /// through as it is, so that it leaves with its inside source, or is the host's, which drops
+    /// through unchanged, so that it leaves with its inside source, or is the host's, which drops
     /// it or answers with a reset.
     fn is_invalid_to_netfilter(&self) -> bool {
         let (at, _) = self.sender();

@@ -133,7 +133,7 @@ impl Generator {
         Dress {
             ttl: random.of(&[2, 3, 64, 128, 255]),
             tos: random.next() as u8,
-            // Not 0, which the kernel gives to packets of its own.
+            // Not 0, which the kernel uses for its own packets.
             id: random.word() | 1,
             dont_fragment: random.percent(50),
             options: if random.percent(5) {
@@ -151,7 +151,7 @@ impl Generator {
         }
     }
 
-    /// Has a packet sent in fragments. Each has an identification of its own: natbpf gives another
+    /// Sends a packet in fragments. Each packet has its own identification: natbpf gives another
     /// one to a packet whose own another packet to the same receiver has had a short time ago, and
     /// the two hosts' clocks are not what is compared.
     fn cut(&mut self, dress: &mut Dress, count: usize) {
@@ -390,7 +390,7 @@ impl Generator {
         })
     }
 
-    /// A packet in a tunnel: of anybody, inside addresses and the host's own included.
+    /// A packet in a tunnel: of any addresses, including inside ones and the host's own.
     fn inner_packet(&mut self) -> Vec<u8> {
         let ends = [VM1, VM2, PUBLIC, GATEWAY, REMOTES[0]];
         let [from, to] = [self.random.of(&ends), self.random.of(&ends)];
@@ -509,7 +509,7 @@ impl Generator {
         if flow.protocol == TCP && self.random.percent(12) {
             return self.odd_segment(model, index);
         }
-        // A handshake goes on by who is next.
+        // A handshake continues with the next side.
         match flow.phase {
             Phase::SynSent if self.random.percent(80) => direction = Direction::Reply,
             Phase::SynAnswered => direction = Direction::Request,
@@ -670,7 +670,7 @@ impl Generator {
             flow.kind == Kind::Out && matches!(flow.protocol, UDP | TCP)
         })?;
         let flow = &model.flows[index];
-        // From ports that no flow has: by another one of the same address, or by somebody unknown.
+        // From ports that no flow has: of the same address, or of an unknown one.
         let port = 61_000 + self.random.below(4000) as u16;
         let from = match self.random.below(2) {
             0 => (flow.target.0, port),
@@ -846,7 +846,7 @@ impl Generator {
         Some(self.request(Cause::Regular, index, body))
     }
 
-    /// A packet with a flaw, on a flow of its own, or on one that goes on.
+    /// A packet with a flaw, on a separate flow or on an existing one.
     fn flawed(&mut self, model: &mut Model) -> Option<Stimulus> {
         let protocol = self.random.of(&[TCP, UDP, ICMP]);
         let kind = self

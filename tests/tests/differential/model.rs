@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     In,
     /// From a guest to a guest, by a public address.
     Hairpin,
-    /// From the internet to the host itself, or to nobody.
+    /// From the internet to the host itself, or to an unused address.
     Host,
     /// From the host itself to the internet.
     Own,
@@ -33,7 +33,7 @@ pub(crate) enum Direction {
     Reply,
 }
 
-/// Where a TCP connection stands, as its ends see it.
+/// The state of a TCP connection, as its ends see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     New,
@@ -177,7 +177,7 @@ pub(crate) enum Cause {
     Error,
     /// An ICMP error about a packet that was never sent.
     ErrorAboutNothing,
-    /// An ICMP error that is sent to somebody else than it quotes.
+    /// An ICMP error to another address than the quoted source.
     ErrorToAnother,
     /// An ICMP error with too little of the packet.
     ErrorTooShort,
@@ -185,7 +185,7 @@ pub(crate) enum Cause {
     OtherError,
     /// A packet with a flaw.
     Flawed,
-    /// From a source that nobody can have.
+    /// From an invalid source.
     Spoofed,
     /// With TTL 1.
     LastHop,
@@ -200,7 +200,7 @@ pub(crate) enum Cause {
 pub(crate) enum Shape {
     /// A packet of the flow.
     Own(Body),
-    /// A packet to where the flow's client is shown, from somebody else.
+    /// A packet to the flow's external endpoint, from another remote.
     Probe(End, Body),
     /// An error about a packet of the flow, by who received it or by a router before.
     Error {
@@ -257,7 +257,7 @@ impl Stimulus {
 pub(crate) struct Model {
     pub(crate) manner: Manner,
     pub(crate) flows: Vec<Flow>,
-    /// Endpoints of which each flow has its own, so that no packet belongs to two.
+    /// Endpoints, separate for each flow, so that no packet belongs to two flows.
     taken: HashSet<(u8, End, End)>,
     /// How clients are shown to servers, on each host: no two may be shown alike.
     shown: [HashMap<(u8, Query, End, End), usize>; 2],
@@ -396,7 +396,7 @@ impl Model {
         }
     }
 
-    /// Whether a guest's endpoint has sent to this address, by a flow of which natbpf knows.
+    /// Whether a guest's endpoint has sent to this address, by a flow that natbpf knows.
     pub(crate) fn has_sent_to(&self, protocol: u8, client: End, address: Ipv4Addr) -> bool {
         self.flows.iter().any(|flow| {
             matches!(flow.kind, Kind::Out | Kind::Hairpin)

@@ -28,7 +28,7 @@ pub(crate) fn has_ports(protocol: u8) -> bool {
 /// An address with a port, or with the identifier of an echo; port 0 where there is neither.
 pub(crate) type End = (Ipv4Addr, u16);
 
-/// The outside of a packet: what a NAT must leave as it is.
+/// The outside of a packet: what a NAT must not change.
 #[derive(Clone, Debug)]
 pub(crate) struct Dress {
     pub(crate) ttl: u8,
@@ -267,8 +267,8 @@ impl Written {
             Body::Echo { .. } | Body::Error { .. } => !ones_complement_sum(&[bytes]),
             _ => !ones_complement_sum(&[&self.pseudo_header(bytes.len()), bytes]),
         };
-        // A wrong one is wrong by the same amount whatever the addresses are, as a NAT that
-        // corrects it by their change leaves it.
+        // A wrong one is wrong by the same amount for all addresses, because a NAT corrects it only
+        // by their change.
         let sum = if flawed {
             ones_complement_sum(&[&sum.to_be_bytes(), &[0x12, 0x34]])
         } else {

@@ -49,7 +49,7 @@ struct Run {
 /// Sends the packets of a plan on both hosts and compares.
 ///
 /// # Errors
-/// At the first difference that is nobody's decision.
+/// At the first difference without a decision.
 pub(crate) fn run(plan: Plan) -> Result<Tally> {
     stay_on_one_cpu()?;
     let start = Instant::now();
@@ -103,7 +103,7 @@ impl Run {
             let caught = caught.with_context(|| self.place_of(stimulus))?;
             outs[side] = outputs(&caught);
         }
-        // What comes out twice on both is one packet from here on.
+        // A packet that both hosts output twice counts as one from here on.
         let is_twice = |outs: &Vec<Out>| matches!(&outs[..], [one, other] if one.is_same(other));
         if stimulus.is_doubled && outs.iter().all(is_twice) {
             outs.iter_mut().for_each(|outs| outs.truncate(1));

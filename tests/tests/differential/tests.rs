@@ -88,7 +88,7 @@ fn behind_a_firewall_whose_rules_come_and_go() -> Result<()> {
     Ok(())
 }
 
-/// Packets that nobody has seen before. The seed is in the output, and in the report of a failure.
+/// New random packets. The seed is in the output, and in the report of a failure.
 #[test]
 fn by_chance() -> Result<()> {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 % 1_000_000;

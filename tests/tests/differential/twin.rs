@@ -1,5 +1,5 @@
-//! One NAT host with the world around it, of which there are two alike: one translates with
-//! nftables, the other with natbpf.
+//! One NAT host with its surroundings. There are two equal ones: one translates with nftables, the
+//! other with natbpf.
 //!
 //! ```text
 //! net (19.19.8.1, the internet) ── eno1 19.19.8.10 .11 host vmbr1 172.22.161.254 ─┬─ vm1 .170
@@ -27,7 +27,7 @@ use nix::unistd::Pid;
 use crate::differential::packet::{Body, Dress, End, Flaw, Written};
 
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 10);
-/// A second public address, of which everything but ssh is vm2's.
+/// A second public address; everything there except ssh is vm2's.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 11);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 22, 161, 254);
 pub(crate) const VM1: Ipv4Addr = Ipv4Addr::new(172, 22, 161, 170);
@@ -44,7 +44,7 @@ const MARKER: &[u8] = b"\0marker\0";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Both of two packets that are sent at once come out within this time, or one is lost.
 const ALL_CAME: Duration = Duration::from_secs(3);
-/// No entry may end while the packets are sent: the clocks are not what is compared.
+/// No entry may end while the packets are sent: clocks are not compared.
 const LIFETIME_S: &str = "7440";
 
 /// Where a packet is put on a wire, or comes out.
@@ -242,7 +242,7 @@ impl Side {
         )
     }
 
-    /// Puts packets on a wire and gives what came out anywhere because of them.
+    /// Sends packets on a wire and returns all resulting output.
     ///
     /// All of it runs on one CPU (see [`stay_on_one_cpu`]), whose queue is first in, first out:
     /// when markers have made the same way, nothing is under way any more.
@@ -262,8 +262,8 @@ impl Side {
         Ok(caught)
     }
 
-    /// Puts a packet on a wire twice, by two CPUs at once where there are two, and gives what came
-    /// out because of it: two packets, or what there is after a while.
+    /// Sends a packet on a wire twice, by two CPUs at once if there are two, and returns the
+    /// resulting output: two packets, or what there is after a while.
     pub(crate) fn send_at_once(&mut self, at: Place, packet: &[u8]) -> Result<Caught> {
         let ready = AtomicUsize::new(0);
         let wire = &self.wires[at as usize];
@@ -444,7 +444,8 @@ fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// What firewalls drop for a while: as it is inside, whoever translates. (The markers always pass.)
+/// What firewalls drop for a while: inside addresses, whichever NAT translates. (The markers always
+/// pass.)
 pub(crate) const DROPS: [&str; 4] = [
     "ip saddr 172.22.161.170 udp dport != 8",
     "ip daddr 172.22.161.171 udp dport 10000-10019",

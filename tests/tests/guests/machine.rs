@@ -19,7 +19,7 @@ use lab::{Host, Natbpf};
 const KERNEL: &str = "NATBPF_GUEST_KERNEL";
 const MODULES: &str = "NATBPF_GUEST_MODULES";
 
-/// What a virtio network card needs of the kernel's modules.
+/// The kernel modules of a virtio network card.
 const WANTED: [&str; 8] = [
     "virtio_ring",
     "virtio",
@@ -41,7 +41,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const OFF_LIMIT: Duration = Duration::from_secs(20);
 const LINES_SHOWN: usize = 30;
 
-/// What guests boot, made once.
+/// The guests' boot image, built once.
 pub(crate) struct Image {
     kernel: PathBuf,
     initramfs: PathBuf,
@@ -207,7 +207,7 @@ impl Machine {
             .with_context(|| format!("{} does not boot{}", self.name, self.last_words()))
     }
 
-    /// Runs a line of shell in it, which must succeed, and gives what it says.
+    /// Runs a line of shell in it, which must succeed, and returns its output.
     pub(crate) fn check(&mut self, line: &str) -> Result<String> {
         self.check_for(line, Duration::from_secs(30))
     }

@@ -46,7 +46,7 @@ fn forged_ethernet_sources_keep_the_daemon_from_nothing() -> Result<()> {
                 for _ in 0..50 {
                     let _lost = socket.send(&stranger(sent.fetch_add(1, Ordering::Relaxed)));
                 }
-                // 12,000 a second, and as many as are learned while nobody looks.
+                // 12,000 a second, and as many as are learned between two looks.
                 if sent.load(Ordering::Relaxed) > 200_000 {
                     thread::sleep(Duration::from_micros(4_166));
                 }
@@ -211,7 +211,7 @@ fn a_guest_that_moves_takes_its_names_along() -> Result<()> {
     let _natbpf = net.natbpf(&strict(&net)?)?;
     let (server, to) = (net.cli.udp("198.51.100.2:7000")?, at(Proxmox::CLI, 7000));
     exchange(&net.vm1.udp("0.0.0.0:5000")?, to, &server, b"before")?;
-    // Its tap is made anew, under another name.
+    // Its tap is recreated under another name.
     let mac = net
         .vm1
         .mac("eth0")?

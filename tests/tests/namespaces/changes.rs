@@ -1,4 +1,4 @@
-//! What becomes of sessions when the host's network changes.
+//! The fate of sessions when the host's network changes.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
@@ -125,7 +125,7 @@ fn an_address_beside_the_others_comes_and_goes() -> Result<()> {
     is_seen_as(&guest, &server, Proxmox::PUBLIC)
 }
 
-/// So many changes that the kernel drops messages about them: the daemon looks at everything anew.
+/// So many changes that the kernel drops messages about them: the daemon looks at everything again.
 #[test]
 fn changes_that_the_kernel_could_not_tell_of_are_followed() -> Result<()> {
     let net = Proxmox::new()?;

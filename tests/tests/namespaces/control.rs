@@ -309,7 +309,7 @@ fn down_restores_everything() -> Result<()> {
         inside: Inside::OnlyPorts,
         ..Options::default()
     })?;
-    // Other values than natbpf wants and than the kernel starts with.
+    // Values that differ from natbpf's and from the kernel's defaults.
     net.host.set_sysctl("net.ipv4.conf.vmbr0.rp_filter", "1")?;
     let before = snapshot::take(&net.host)?;
     let address = "address = \"172.22.161.254/24\"\n";

@@ -164,7 +164,7 @@ fn is_running(pid: i32) -> bool {
     arguments.contains("vmbr1.conf")
 }
 
-/// How many there are on this host, whatever the files say.
+/// How many there are on this host, independent of the files.
 fn count_of_dnsmasqs(natbpf: &Natbpf) -> usize {
     let argument = format!(
         "--conf-file={}",
@@ -206,7 +206,7 @@ fn a_guest_gets_address_and_names_and_goes_out() -> Result<()> {
         told.rest == "172.22.161.254 172.22.161.254 guests.test 600",
         "{told:?}"
     );
-    // The names of leases, with and without domain; names of others; names that nobody has.
+    // The names of leases, with and without domain; other names; unknown names.
     for (name, expected) in [
         ("web1", Some(told.address)),
         ("web1.guests.test", Some(told.address)),
@@ -272,7 +272,7 @@ fn guests_that_keep_to_their_addresses_get_them_by_dhcp() -> Result<()> {
     Ok(())
 }
 
-/// By made-up Ethernet addresses, or as a server of its own, which would be the gateway of others.
+/// By forged Ethernet addresses, or as a rogue server, which would become the gateway of others.
 #[test]
 fn a_guest_takes_no_foreign_leases_and_serves_no_dhcp() -> Result<()> {
     let net = network()?;
@@ -327,7 +327,7 @@ fn a_forward_follows_the_lease_of_its_guest() -> Result<()> {
     let other = net.vm2.udp("0.0.0.0:8000")?;
     exchange(&client, at(Proxmox::PUBLIC, 8000), &other, b"second").context("moved")?;
     ensure!(hears(&guest)?.is_none(), "the session to {first} goes on");
-    // It stays so when the daemon reads its configuration again, and when it comes anew.
+    // It stays so after a reload, and after a restart.
     natbpf.reload(&config(&net, ""))?;
     exchange(&client, at(Proxmox::PUBLIC, 8000), &other, b"reloaded").context("reloaded")?;
     natbpf.kill()?;
@@ -381,8 +381,8 @@ fn a_dnsmasq_that_hangs_is_ended_and_comes_again() -> Result<()> {
     Ok(())
 }
 
-/// A name of the internet's that leads to a guest's neighbour is none; whoever has such names says
-/// so.
+/// A name of the internet that resolves to a guest's neighbour is refused, unless the configuration
+/// allows such names.
 #[test]
 fn private_answers_of_forwarders_are_refused_by_default() -> Result<()> {
     let net = network()?;
@@ -509,7 +509,7 @@ fn a_recreated_bridge_is_served_again() -> Result<()> {
     lease(&net, &net.vm1, "web1").map(drop)
 }
 
-/// The capabilities that the systemd unit leaves, as setpriv wants them.
+/// The capabilities that the systemd unit leaves, in setpriv's form.
 fn capabilities_of_the_unit() -> Result<String> {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/natbpf.service");
     let text = fs::read_to_string(unit).context("the unit")?;
@@ -566,7 +566,7 @@ fn without_dnsmasq_check_and_run_say_what_to_install() -> Result<()> {
         Natbpf::binary()?,
         &config(&net, ""),
     )?;
-    // In a mount namespace of its own, dnsmasq is no program.
+    // In a separate mount namespace, dnsmasq is no program.
     let hide = "for f in /usr/sbin/dnsmasq /sbin/dnsmasq /usr/local/sbin/dnsmasq; do \
                 [ ! -e $f ] || mount --bind /dev/null $f || exit 9; done; exec \"$@\"";
     let options = natbpf.options();

@@ -10,7 +10,7 @@ use lab::{Host, Natbpf};
 use nix::sys::socket::{setsockopt, sockopt};
 use tests::{at, exchange};
 
-/// What came of a guest's first packet to somebody.
+/// The outcome of a guest's first packet to a remote.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
     Answered,
@@ -46,7 +46,7 @@ fn service(net: &Proxmox) -> Result<(lab::service::Service, SocketAddrV4)> {
     Ok((service, at(Proxmox::CLI, 7000)))
 }
 
-/// Opens sessions until one is refused, and gives those that were not.
+/// Opens sessions until one is refused, and returns the opened ones.
 fn fill(guest: &Host, to: SocketAddrV4, expected: usize) -> Result<Vec<UdpSocket>> {
     let mut open = Vec::new();
     for _ in 0..expected {
@@ -148,7 +148,7 @@ fn x3_a_guest_with_all_its_sessions_is_refused_and_others_are_not() -> Result<()
     still_answered(&open)?;
     still_answered(&others)?;
     tcp_is_refused(&net.vm1)?;
-    // What comes in by a forward counts for the guest that it goes to.
+    // A session by a forward counts for the forward's guest.
     let asked = net.cli.udp("198.51.100.2:7001")?;
     let served = net.vm2.udp("0.0.0.0:10500")?;
     let result = exchange(&asked, at(Proxmox::PUBLIC, 10500), &served, b"one more");
@@ -203,7 +203,7 @@ fn x3_a_guest_with_all_its_ports_is_refused_and_others_are_not() -> Result<()> {
     Ok(())
 }
 
-/// With and without checksums left to devices, what guests are told is right on their wire.
+/// With and without checksums left to devices, errors to guests are correct on their wire.
 #[test]
 fn x1_refusals_are_right_on_the_wire() -> Result<()> {
     let net = Proxmox::new()?;
@@ -237,7 +237,7 @@ fn x1_refusals_are_right_on_the_wire() -> Result<()> {
     Ok(())
 }
 
-/// However often a guest is refused, it is told some times in a second and no more.
+/// However often a guest is refused, the number of errors per second is limited.
 #[test]
 fn x1_errors_about_refusals_are_rate_limited() -> Result<()> {
     let net = Proxmox::new()?;

@@ -77,7 +77,7 @@ fn o5_a_forward_of_an_unheld_address_is_reached() -> Result<()> {
             ensure!(page.starts_with(&expected), "{page}");
         }
     }
-    // Nothing else is behind it, and nobody says so.
+    // Nothing else is behind it, and no error is sent.
     let other = net.cli.tcp(at(WEB, 81));
     ensure!(other.is_err(), "{other:?}");
     let expected = json!([
@@ -152,8 +152,8 @@ fn o5_addresses_are_added_to_the_uplink_and_removed_again() -> Result<()> {
     ]);
     ensure!(external(&natbpf)? == table, "{}", external(&natbpf)?);
     works(&net, pool)?;
-    // What is added is the host's: it answers there what no rule takes. A rule without an address
-    // is about the interface's own ones.
+    // An added address is the host's: it answers packets that no rule takes. A rule without an
+    // address is about the interface's own ones.
     let _own = Service::http(&net.host, "0.0.0.0:10000")?;
     let page = service::http_get(&net.cli, at(WEB, 10000))?;
     ensure!(page.starts_with("host sees 198.51.100.2:"), "{page}");
@@ -215,7 +215,7 @@ fn an_address_that_comes_and_goes_by_others_is_added_only_while_it_is_missing() 
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Two networks behind one uplink, each known outside by an address of its own.
+/// Two networks behind one uplink, each with its own external address.
 #[test]
 fn m1_two_networks_have_an_external_address_each() -> Result<()> {
     let lab = Lab::new()?;
@@ -261,7 +261,7 @@ to = "19.19.8.12"
     let natbpf = Natbpf::start(&host, lab.place(), config)?;
     let server = out.udp("19.19.8.1:7000")?;
     let _web = Service::http(&out, "19.19.8.1:80")?;
-    // One the host holds, the other nobody.
+    // The host holds one, and the other is unheld.
     for (guest, external) in guests.iter().zip([11, 12]) {
         let external = Ipv4Addr::new(19, 19, 8, external);
         let socket = guest.udp("0.0.0.0:5000")?;

@@ -17,7 +17,7 @@ use tests::{at, exchange, hears};
 /// What may go through the kernel of many packets of a session: the first ones, and one in 16 s
 /// each way.
 const FEW: u64 = 12;
-/// Packets that a session sends each way when it is asked whether it goes past the kernel.
+/// Packets that a session sends each way when the test checks whether it bypasses the kernel.
 const MANY: usize = 60;
 /// Packets that it sends each way before that.
 const SETTLING: usize = 8;
@@ -108,7 +108,7 @@ impl Sessions {
             }
             let result = exchange(client, *to, server, b"once");
             for socket in [client, server] {
-                // What comes late is not taken for what comes next.
+                // A late packet is not mistaken for the next one.
                 while socket.recv_from(&mut [0; 64]).is_ok() {}
                 socket.set_read_timeout(Some(Duration::from_secs(3)))?;
             }
@@ -168,7 +168,7 @@ fn a_network_without_a_bridge_has_it_too() -> Result<()> {
     talk(4)?;
     thread::sleep(patience(FOLLOWED));
     talk(4)?;
-    // What the kernel forwards it counts.
+    // The kernel counts the packets that it forwards.
     let forwarded = || -> Result<u64> {
         let text = net
             .host
@@ -429,7 +429,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// A connection by segments made by hand, of which one end sends many bytes.
+/// A connection of handmade segments; one end sends many bytes.
 struct Giant<'a> {
     net: &'a Proxmox,
     guest_sends: bool,
@@ -633,9 +633,9 @@ fn packets_keep_their_order_when_a_session_moves_to_xdp() -> Result<()> {
     arrive_in_order(&net, || Ok(()))
 }
 
-/// Sends to a guest that says nothing, and gives how often the host asks after it meanwhile.
+/// Sends to a silent guest, and returns how often the host probes it in that time.
 fn questions_to_a_silent_guest(net: &Proxmox, mut natbpf: Natbpf) -> Result<usize> {
-    // What takes half a minute is to take a second or two.
+    // A change that would take half a minute must take a second or two.
     natbpf.stop()?;
     natbpf.set_time_scale(16);
     natbpf.launch()?;

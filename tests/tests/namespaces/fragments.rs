@@ -15,7 +15,7 @@ use tests::{at, exchange, hears};
 /// Payload of a fragment in bytes.
 const SIZE: usize = 1000;
 
-/// A payload of which every byte says where it stands.
+/// A payload whose bytes encode their positions.
 fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index / 7) as u8).collect()
 }

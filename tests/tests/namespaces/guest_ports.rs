@@ -41,7 +41,8 @@ fn is_port(net: &Proxmox, port: &str, bridge: &str) -> Result<bool> {
     Ok(ports.contains(&format!(": {port}@")) || ports.contains(&format!(": {port}:")))
 }
 
-/// natbpf under the names by which the shipped scripts call it; gives the folder for their `PATH`.
+/// natbpf under the names by which the shipped scripts call it; returns the folder for their
+/// `PATH`.
 fn install(net: &Proxmox) -> Result<PathBuf> {
     let folder = net.lab().folder().join("sbin");
     std::fs::create_dir(&folder)?;
@@ -150,7 +151,7 @@ fn isolated_guests_reach_the_outside_and_published_services_alone() -> Result<()
     ensure!(!ping.ok(), "{ping:?}");
     let page = page_of_vm1(&net)?;
     ensure!(page.starts_with("vm1 sees 19.19.8.10:"), "{page}");
-    // And once the network does not want it any more, as any other guests.
+    // And once the network is not isolated any more, like any other guest.
     nat.reload(&config.replace("isolated = true", "isolated = false"))?;
     // It would not ask again for a second.
     net.vm1.ip("neigh flush dev eth0")?;

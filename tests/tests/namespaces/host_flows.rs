@@ -1,4 +1,4 @@
-//! What the host itself opens comes before forwards and guests: S7, S8.
+//! The host's own flows have precedence over forwards and guests: S7, S8.
 
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
@@ -87,8 +87,7 @@ fn s7_a_remote_of_the_hosts_is_the_hosts_without_ports_too() -> Result<()> {
     Ok(())
 }
 
-/// A DHCP server of the provider's that has one address, and asks whether somebody has it before it
-/// offers it.
+/// A DHCP server of the provider with one address, which it probes before it offers it.
 fn dhcp_server(net: &Proxmox) -> Result<Background> {
     let leases = net.lab().folder().join("provider.leases");
     let server = net.isp.spawn([

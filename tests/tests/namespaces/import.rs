@@ -139,7 +139,7 @@ impl Side {
             .map(drop)
     }
 
-    /// Has the rules imported and natbpf run with the result, beside what is to stay in netfilter:
+    /// Imports the rules and runs natbpf with the result, beside the rules that stay in netfilter:
     /// with policies, nothing of the filter table.
     fn import(&mut self, file: &Path, filter: Filter) -> Result<()> {
         let host = self.machine("host")?;
@@ -201,7 +201,7 @@ impl Side {
     }
 }
 
-/// What becomes of the filter table.
+/// What happens to the filter table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filter {
     /// It stays in netfilter.
@@ -603,7 +603,7 @@ fn import_of_filter_rules_treats_packets_alike() -> Result<()> {
         second: Some(("vmbr2", "172.22.162.254/24")),
         silent: &[],
         probes: &[
-            // Forwards, of which not all are open to everybody.
+            // Forwards, some of which are restricted.
             "out tcp 19.19.8.10:2222",
             "out tcp 19.19.8.10:8088",
             "out udp 19.19.8.10:5003",
@@ -650,7 +650,7 @@ fn import_of_a_filter_rule_about_one_guest_treats_packets_alike() -> Result<()> 
         uplink: ("eno1", "19.19.8.10/24"),
         routed: &[],
         bridge: ("vmbr1", "172.22.161.254/24"),
-        // The first one has the address of which a rule speaks.
+        // The first one has the address of a rule.
         guests: ["172.22.161.171", "172.22.162.10"],
         second: Some(("vmbr2", "172.22.162.254/24")),
         silent: &[],

@@ -1,5 +1,5 @@
 //! Nothing with an inside address leaves while natbpf starts, stops, reloads, is killed or removed,
-//! and while interfaces are made anew. A guest sends all the time, packets of every kind.
+//! and while interfaces are recreated. A guest sends all the time, packets of every kind.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -204,7 +204,7 @@ fn l12_no_inside_address_leaves_while_a_reload_adds_the_network_and_takes_it_awa
     Ok(())
 }
 
-/// Makes the guests' bridge anew, as its owner does.
+/// Recreates the guests' bridge, as its owner does.
 fn another_bridge(host: &Host) -> Result<()> {
     host.ip("link del vmbr1")?;
     host.ip(&format!(
@@ -223,7 +223,7 @@ fn l12_no_inside_address_leaves_by_a_recreated_bridge() -> Result<()> {
             another_bridge(&net.host)?;
             thread::sleep(A_WHILE);
         }
-        // Nor while nobody follows.
+        // Nor without a daemon.
         natbpf.kill()?;
         another_bridge(&net.host)?;
         thread::sleep(A_WHILE);
@@ -233,7 +233,7 @@ fn l12_no_inside_address_leaves_by_a_recreated_bridge() -> Result<()> {
     Ok(())
 }
 
-/// Makes the uplink's bridge anew, as its owner does: at once, with address and route.
+/// Recreates the uplink's bridge, as its owner does: at once, with address and route.
 fn another_uplink(host: &Host) -> Result<()> {
     host.ip(&format!(
         "link del vmbr0\nlink add vmbr0 type bridge forward_delay 0 stp_state 0\n\
@@ -253,7 +253,7 @@ fn l12_no_inside_address_leaves_by_a_recreated_uplink() -> Result<()> {
             thread::sleep(A_WHILE / 3);
         }
         thread::sleep(A_WHILE);
-        // Nor while nobody follows.
+        // Nor without a daemon.
         natbpf.kill()?;
         another_uplink(&net.host)?;
         thread::sleep(A_WHILE);

@@ -148,7 +148,7 @@ fn l3_without_its_daemon_packets_are_translated_as_before() -> Result<()> {
     let mut natbpf = net.natbpf(&net.config())?;
     let loads = Loads::start(&net)?;
     natbpf.kill()?;
-    // What opens sessions works as well.
+    // New sessions work too.
     for port in 5000..5020 {
         let server = net.cli.udp(&at(Proxmox::CLI, port).to_string())?;
         let guest = net.vm1.udp(&format!("0.0.0.0:{port}"))?;
@@ -220,8 +220,9 @@ fn another_binary(net: &Proxmox, name: &str, change: impl FnOnce(&mut [u8])) -> 
     let image = path.with_extension("image");
     fs::write(&image, bytes)?;
     fs::set_permissions(&image, fs::Permissions::from_mode(0o755))?;
-    // A process that another test starts meanwhile holds what this one has open for writing until
-    // it runs its program, and until then the kernel runs nothing from it: so another writes it.
+    // A process that another test starts at the same time holds files that this one has open for
+    // writing until it executes its program, and until then the kernel refuses to execute them: so
+    // a child writes the file.
     let copied = Command::new("cp").arg(&image).arg(&path).status()?;
     ensure!(copied.success(), "cp to {}: {copied}", path.display());
     Ok(Natbpf::find(&net.host, net.lab().place(), path))
@@ -308,7 +309,7 @@ fn l6_sessions_follow_the_external_address() -> Result<()> {
     exchange(&guest, at(Proxmox::CLI, 7000), &server, b"before")?;
     let other = Ipv4Addr::new(19, 19, 8, 11);
     net.exchange_address(Proxmox::PUBLIC, other)?;
-    // The guest goes on from the same port.
+    // The guest continues from the same port.
     let is_other = |seen| seen == at(other, 5000).into();
     let seen = soon_seen(&guest, at(Proxmox::CLI, 7000), &server, is_other)?;
     server.send_to(b"answer", seen)?;
@@ -361,7 +362,7 @@ fn l7_an_interface_that_goes_down_and_up_works_again() -> Result<()> {
 fn l7_an_interface_that_is_made_again_works_again() -> Result<()> {
     let net = Proxmox::new()?;
     let mut natbpf = net.natbpf(&net.config())?;
-    // Their owner makes them again, and gives them their addresses.
+    // Their owner recreates them, and adds their addresses.
     let (bridge, gateway) = ("type bridge forward_delay 0 stp_state 0", Proxmox::GATEWAY);
     net.host.ip("link del vmbr0\nlink del vmbr1")?;
     thread::sleep(Duration::from_millis(500));

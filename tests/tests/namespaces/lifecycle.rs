@@ -211,7 +211,7 @@ fn down_has_taken_everything_off_when_it_returns() -> Result<()> {
     for _ in 0..5 {
         natbpf.stop()?;
         natbpf.down()?;
-        // Another one, with a directory of its own, is refused where programs are left.
+        // Another one, with another directory, is refused where programs are left.
         let other = net.lab().place().bpffs().join("another");
         natbpf.set_bpffs(other);
         natbpf.launch()?;
@@ -219,8 +219,8 @@ fn down_has_taken_everything_off_when_it_returns() -> Result<()> {
     Ok(())
 }
 
-/// All that natbpf sets up on a host at once: XDP, a bridge of its own, bound and isolated ports,
-/// DHCP and DNS, policies, an address of a guest's own.
+/// All that natbpf sets up on a host at once: XDP, its own bridge, bound and isolated ports, DHCP
+/// and DNS, policies, a guest's own address.
 fn everything(net: &Proxmox) -> Result<String> {
     let mac = net.vm1.mac("eth0")?.map(|byte| format!("{byte:02x}"));
     let address = "address = \"172.22.161.254/24\"\n";
@@ -270,8 +270,8 @@ fn down_removes_all_features_together() -> Result<()> {
     Ok(())
 }
 
-/// Whoever comes second of a start and a `down` is told so or waits: never is half of anything
-/// left.
+/// Of a simultaneous start and `down`, the second one fails or waits: nothing is ever left half
+/// done.
 #[test]
 fn a_start_and_a_down_at_once_leave_all_or_nothing() -> Result<()> {
     let net = Proxmox::new()?;
@@ -297,7 +297,7 @@ fn a_start_and_a_down_at_once_leave_all_or_nothing() -> Result<()> {
             said.status.success() || !said.stderr.is_empty(),
             "down after {wait_ms} ms says nothing: {said:?}"
         );
-        // A daemon whose data plane is gone ends by itself, with a status of its own.
+        // A daemon whose data plane is gone ends by itself, with its own exit status.
         let mut waits = 0..50;
         while is_ended && natbpf.is_running() && waits.next().is_some() {
             thread::sleep(Duration::from_millis(100));

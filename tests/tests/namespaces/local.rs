@@ -103,7 +103,7 @@ fn m5_the_host_reaches_a_guest_by_tcp() -> Result<()> {
         counted == [4, 0],
         "{counted:?} connections, not 4 that are over"
     );
-    // What is no forwarded port is as it was.
+    // Other ports are unaffected.
     for address in OWN {
         is_refused(&net.host, at(address, 9999))?;
     }
@@ -121,7 +121,7 @@ fn m5_the_host_reaches_a_guest_by_udp_and_sees_the_named_peer() -> Result<()> {
     let net = Proxmox::new()?;
     let natbpf = net.natbpf(&net.config())?;
     let server = net.vm2.udp("0.0.0.0:10000")?;
-    // One that is not connected, to both addresses in turns.
+    // An unconnected socket, to both addresses alternately.
     let client = net.host.udp("0.0.0.0:0")?;
     for address in OWN.into_iter().cycle().take(4) {
         exchange(&client, at(address, 10000), &server, b"not connected")?;
@@ -367,7 +367,7 @@ fn m5_a_bound_socket_reaches_only_guests_that_can_answer() -> Result<()> {
             ensure!(stream.local_addr()?.ip() == from, "{stream:?}");
         }
     }
-    // No guest could answer 127.0.0.1, so it is told what it would be told without natbpf.
+    // No guest could answer 127.0.0.1, so the program gets the same error as without natbpf.
     for address in OWN {
         match connect_bound(&net.host, LOOPBACK, at(address, 10080)) {
             Ok(stream) => bail!("connected: {stream:?}"),

@@ -87,7 +87,7 @@ fn default_memory_matches_the_documentation() -> Result<()> {
     let stated = tables * MIB + more;
     ensure!(of_maps <= stated * (100 + TABLES_MARGIN) / 100);
     ensure!(!counts_all()? || of_maps >= stated * (100 - TABLES_MARGIN) / 100);
-    // (Of the program file so much is in memory as was used last, by whoever runs it.)
+    // (Of the program file, only recently used pages of any process are in memory.)
     ensure!(of_daemon <= own * MIB * (100 + DAEMON_MARGIN) / 100);
     Ok(())
 }

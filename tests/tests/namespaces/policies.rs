@@ -89,7 +89,7 @@ impl World {
         Ok(Self { net, db, admin })
     }
 
-    /// The configuration: `lan` closed, with these lines of its own, and [`POLICIES`].
+    /// The configuration: `lan` closed, with these lines, and [`POLICIES`].
     fn config(&self, lan: &str) -> String {
         let head = self.net.config_head();
         format!("{head}policy = \"drop\"\n{lan}\n{POLICIES}")
@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// What curl's end says of a port: 28 if nobody answers, 7 if somebody refuses.
+/// What curl's end says of a port: 28 without an answer, 7 if it is refused.
 fn asked_for_a_page(client: &Host, address: Ipv4Addr, port: u16) -> Result<Option<i32>> {
     // A SYN goes out again after a second.
     let url = format!("http://{address}:{port}/");
@@ -293,7 +293,7 @@ fn guests_reach_only_the_networks_services_of_the_host() -> Result<()> {
     let names = net.host.udp("172.22.161.254:53")?;
     let gateway = Proxmox::GATEWAY.to_string();
     let ping = |guest: &Host| guest.run(["ping", "-n", "-c1", "-W1", &gateway]);
-    // DHCP, names and pings, and nothing else, by whatever address.
+    // DHCP, names and pings, and nothing else, by any address.
     ensure!(ping(&net.vm1)?.ok(), "a ping");
     exchange(
         &net.vm1.udp("0.0.0.0:4000")?,

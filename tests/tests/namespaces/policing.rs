@@ -1,5 +1,5 @@
-//! What somebody puts at an interface to hold packets back has its say about established sessions
-//! too, and a port that takes no frames from XDP any more gets them by traffic control.
+//! Shapers and policers at an interface also apply to established sessions, and a port that no
+//! longer accepts frames from XDP gets them by traffic control.
 
 use std::thread;
 use std::time::{Duration, Instant};

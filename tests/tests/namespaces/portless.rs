@@ -46,7 +46,7 @@ fn opaque(protocol: u8, number: u8) -> Vec<u8> {
     }
 }
 
-/// What was inside of the first packet of a protocol that somebody receives.
+/// The payload of the first received packet of a protocol.
 fn received(capture: &Capture, protocol: u8, inside: &[u8]) -> Result<Packet> {
     let fits = |packet: &Packet| packet.protocol == protocol && packet.payload() == inside;
     let (frame, packet) = capture.wait_for(|frame, packet| !frame.outgoing && fits(packet))?;

@@ -1,5 +1,5 @@
 //! Streams that the host's firewall may stop: each direction shows it a packet in each round, and
-//! goes on only if that one has passed.
+//! continues only if that one has passed.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -18,7 +18,7 @@ use tests::at;
 /// How many times as fast time goes for sessions: a round takes a second.
 const TIMES: u32 = 16;
 const ROUND: Duration = Duration::from_secs(1);
-/// What goes before a stream is stopped, and how long it is watched after that.
+/// The traffic before a stream is stopped, and how long it is watched afterwards.
 const WITHIN: Duration = Duration::from_millis(2500);
 const WATCHED: Duration = Duration::from_millis(3500);
 /// Between two packets of a stream.
@@ -42,7 +42,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Calls both until the stream is over: one sends a packet, the other gives how much has come.
+    /// Calls both until the stream is over: one sends a packet, the other returns how much has
+    /// arrived.
     fn start(
         mut send: impl FnMut() -> bool + Send + 'static,
         mut receive: impl FnMut() -> u64 + Send + 'static,

@@ -80,7 +80,7 @@ fn routed_guests_reach_all_and_are_reached_by_their_own_addresses() -> Result<()
 #[test]
 fn private_addresses_on_the_same_bridge_are_translated() -> Result<()> {
     let net = Hetzner::new(Provider::Routes)?;
-    // A rule that covers everything does not cover what is routed.
+    // A rule that covers everything does not cover routed addresses.
     let config = Hetzner::CONFIG.replace("172.30.0.0/16", "0.0.0.0/0");
     for config in [Hetzner::CONFIG, &config] {
         let natbpf = net.natbpf(config)?;
@@ -228,7 +228,7 @@ fn guests_with_the_subnets_mask_find_each_other_by_proxy_arp() -> Result<()> {
     leaves_nothing(&net, natbpf, &before)
 }
 
-/// Asks by ARP for an address, as somebody who has none yet.
+/// Probes an address by ARP, like a host without one.
 fn who_has(guest: &Host, address: Ipv4Addr) -> Result<Option<[u8; 6]>> {
     let own = guest.mac("eth0")?;
     let wire = guest.capture("eth0")?;

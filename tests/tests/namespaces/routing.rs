@@ -18,7 +18,7 @@ fn forward_behind(net: &Proxmox) -> String {
     )
 }
 
-/// A guest that vm2 routes for: it stands at vm2 itself, as one of its addresses.
+/// A guest behind vm2: vm2 itself has its address.
 fn behind_vm2(net: &Proxmox) -> Result<()> {
     net.vm2.ip("address add 10.200.0.5/24 dev lo")
 }

@@ -22,8 +22,8 @@ fn forward(protocol: &str, ports: &str, to: Ipv4Addr, to_ports: &str) -> String 
     )
 }
 
-/// Sends one datagram to a port of the public address, and sees where it lands. Each comes from a
-/// port of its own, so that those which land at one port stay apart.
+/// Sends one datagram to a port of the public address, and sees where it lands. Each comes from its
+/// own port, so that those which arrive at one port stay distinct.
 fn lands_at(net: &Proxmox, guest: &Capture, port: u16, should: u16) -> Result<()> {
     let payload = format!("to {port}").into_bytes();
     let client = 7000 + port % 100;
@@ -67,7 +67,7 @@ fn m2_each_port_lands_where_it_should() -> Result<()> {
     }
     lands_at(&net, &vm1, 1, 65535)?;
     lands_at(&net, &vm2, 65535, 1)?;
-    // Just beside the rules: nobody's.
+    // Just beside the rules: unused.
     for port in [1999, 2100, 2999, 3100, 52, 54, 3999, 4002, 5999, 6010, 2] {
         let packet = Ip::new(Proxmox::CLI, Proxmox::PUBLIC).udp(7000, port, b"beside")?;
         net.inject_from_internet(&packet)?;
@@ -93,8 +93,8 @@ fn m2_answers_come_from_the_port_that_was_asked() -> Result<()> {
     exchange(&client, at(Proxmox::PUBLIC, 3007), &shifted, b"shifted")?;
     let first = exchange(&client, at(Proxmox::PUBLIC, 6000), &many, b"many to one")?;
     ensure!(first == at(Proxmox::CLI, 7000), "{first}");
-    // One client at two ports that lead to one: nothing tells the answers apart. Whatever becomes
-    // of the second, no answer may come from a port that was not asked.
+    // One client at two ports that lead to one: nothing tells the answers apart. Whatever the
+    // outcome of the second, no answer may come from a port that was not asked.
     client.send_to(b"the same client", at(Proxmox::PUBLIC, 6001))?;
     if let Some((_, from)) = hears(&many)? {
         many.send_to(b"answer", from)?;
@@ -133,7 +133,7 @@ fn m6_a_forwards_target_leaves_from_the_forwarded_port() -> Result<()> {
         let from = exchange(&provider, at(Proxmox::PUBLIC, port), guest, b"call")?;
         ensure!(from == at(Proxmox::CLI, 5060), "called by {from}");
     }
-    // Another guest from the same port is somebody else.
+    // Another guest with the same port is a different client.
     let other = net.vm2.udp("0.0.0.0:27015")?;
     let seen = exchange(&other, at(Proxmox::CLI, 5060), &provider, b"heartbeat")?;
     ensure!(seen != at(Proxmox::PUBLIC, 27015), "seen as {seen}");
@@ -168,7 +168,7 @@ fn m3_excluded_destinations_are_left_alone() -> Result<()> {
     let masquerade = "to = \"masquerade\"\n";
     let exclude = format!("{masquerade}exclude = [\"198.51.100.4/31\", \"192.0.2.0/24\"]\n");
     let _nat = Nat::proxmox(&net, &net.config().replace(masquerade, &exclude))?;
-    // The provider knows the way back to the guests: a private link to a partner, say.
+    // The provider has a route to the guests, for example over a private link to a partner.
     net.isp.ip("route add 172.22.161.0/24 via 19.19.8.10")?;
     let guest = net.vm1.udp("0.0.0.0:5000")?;
     for (address, should) in [
@@ -316,7 +316,7 @@ fn m1_a_guests_own_address_works_from_both_sides() -> Result<()> {
         ..Options::default()
     };
     let net = Proxmox::with(&options)?;
-    // In the uplink's subnet, where somebody must answer ARP for it; and a routed one.
+    // An address in the uplink's subnet, which needs ARP answers, and a routed one.
     let (in_subnet, routed) = (Ipv4Addr::new(19, 19, 8, 11), Ipv4Addr::new(203, 0, 113, 16));
     let rules = nat(in_subnet, &Proxmox::VM1.to_string()) + &nat(routed, &Proxmox::VM2.to_string());
     let natbpf = net.natbpf(&(net.config() + &rules))?;

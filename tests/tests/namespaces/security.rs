@@ -10,7 +10,7 @@ use lab::topology::Proxmox;
 use tests::craft::Ip;
 use tests::{Nat, at, exchange, hears};
 
-/// Sends to a forwarded port from a source that nobody in the internet can have.
+/// Sends to a forwarded port from a source that no host in the internet can have.
 fn is_not_delivered(net: &Proxmox, sources: &[Ipv4Addr]) -> Result<()> {
     let service = net.vm2.udp("0.0.0.0:10500")?;
     for source in sources {
@@ -198,7 +198,7 @@ fn segments_of_no_connection_leave_translated_or_not_at_all() -> Result<()> {
     let net = Proxmox::new()?;
     let _natbpf = net.natbpf(&net.config())?;
     let wire = net.isp.capture(Proxmox::WAN)?;
-    // What netfilter calls INVALID and lets pass as it is: an ACK of no connection (made from a
+    // What netfilter calls INVALID and lets pass unchanged: an ACK of no connection (made from a
     // SYN's header), and an ICMP error about nothing.
     let mut ack = Ip::new(Proxmox::VM1, Proxmox::CLI).syn(5000, 7000, &[])?;
     ack[33] = 0x10;

@@ -1,4 +1,4 @@
-//! VLAN tags that say no VLAN: priority tags (IEEE 802.1p), and what stands behind them.
+//! VLAN tags without a VLAN: priority tags (IEEE 802.1p), and the packets behind them.
 
 use std::thread;
 use std::time::Duration;
@@ -126,8 +126,8 @@ fn s9_packets_hidden_behind_a_priority_tag_are_dropped_and_counted() -> Result<(
     }
     let counted = drops(&natbpf, "hidden_by_tags")?;
     ensure!(counted == hidden, "{counted} of {hidden} counted");
-    // What has the number of a VLAN in front is of that one, whatever is behind it. What is in no
-    // VLAN is received.
+    // A packet whose first tag has a VLAN number belongs to that VLAN. A packet without a VLAN is
+    // received.
     for tags in [&[(Q, vlan)][..], &[(Q, vlan), (Q, PRIORITY)]] {
         let frame = tagged(gateway, net.vm1.mac("eth0")?, tags, &to_host);
         net.vm1.inject("eth0", &frame)?;

@@ -1,5 +1,5 @@
-//! Tunnels through translated UDP, whose packets hold checksums and segments that are put off, and
-//! guests that put off what they should not.
+//! Tunnels through translated UDP, whose packets have unfinished checksums and segmentation, and
+//! guests that leave the wrong things to devices.
 
 use std::thread;
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn started(mode: &str) -> Result<(Proxmox, Natbpf)> {
     Ok((net, natbpf))
 }
 
-/// Joins the first guest and the host outside by VXLAN, with checksums of its own or without.
+/// Connects the first guest and the host outside by VXLAN, with or without its own checksums.
 fn join(net: &Proxmox, sum: &str, mtu: u32) -> Result<()> {
     for (host, remote, address) in [
         (&net.vm1, Proxmox::CLI, GUEST.to_owned()),
@@ -161,7 +161,7 @@ fn o9_a_tunnels_packets_count_as_on_the_wire() -> Result<()> {
 fn o10_a_guest_gets_no_port_or_address_of_its_choice_by_a_false_place_for_a_checksum() -> Result<()>
 {
     let (net, natbpf) = started("tc")?;
-    // What leaves the host has every checksum that was put off.
+    // Packets that leave the host have all checksums.
     net.host.set_offload(net.wire, Offload::Checksum, false)?;
     let server = net.cli.udp("0.0.0.0:7000")?;
     let packet = Ip::new(Proxmox::VM1, Proxmox::CLI).udp_unsummed(5000, 7000, b"payload!")?;

@@ -164,7 +164,7 @@ fn u3_each_filtering_mode_admits_its_remotes() -> Result<()> {
 }
 
 /// A port that guests share towards different remotes is the host's towards all others, once a
-/// service of its own waits there.
+/// service of the host listens there.
 #[test]
 fn s6_a_service_of_the_host_on_a_shared_port_is_reached() -> Result<()> {
     let net = Proxmox::new()?;

@@ -27,7 +27,7 @@ fn server(net: &Proxmox) -> Result<Background> {
     ])?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(10) {
-        // All four sockets, before anybody asks.
+        // All four sockets, before the first query.
         let sockets = net.cli.check(["ss", "-Hlnu"])?;
         let is_there = |address: &str| sockets.contains(address);
         if [

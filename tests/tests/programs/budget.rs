@@ -1,5 +1,5 @@
-//! What the programs may cost: one that grows past its budget does so on purpose, in a commit that
-//! raises the budget and says why.
+//! The budgets of the programs: a program may exceed its budget only in a commit that raises the
+//! budget and says why.
 //!
 //! Instructions are the same on every machine, however busy it is; what they cost in time
 //! `cargo xtask bench` shows.
@@ -63,8 +63,8 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
 }
 
 /// What the daemon runs by `BPF_PROG_TEST_RUN` may be interrupted by packets on the same CPU before
-/// Linux 6.3 (`bpf_test_run`, `net/bpf/test_run.c`). What it notes in an area of each CPU's own
-/// would be theirs as well.
+/// Linux 6.3 (`bpf_test_run`, `net/bpf/test_run.c`). Its state in a per-CPU area would be theirs
+/// too.
 #[test]
 fn programs_of_the_daemon_share_no_work_area_with_packets() -> Result<()> {
     const OF_THE_DAEMON: [&str; 4] = [

@@ -104,7 +104,7 @@ impl Plane {
         ))
     }
 
-    /// What `natbpf run` does with the pins of one that is no more.
+    /// What `natbpf run` does with the pins of a dead one.
     fn take_over(&mut self, sizes: &Sizes) -> Result<()> {
         let pins = self.pins();
         let (dataplane, programs, carry) = Dataplane::take_over(pins, sizes, false)?;

@@ -99,7 +99,7 @@ impl Costs {
 
     /// All that run out do so in the same second.
     fn burst(&mut self) -> Result<Summary> {
-        // By the kernel's clock, which does not go as fast as the passes here are told.
+        // By the kernel's clock, which runs slower than the time of the passes here.
         let long_ago_s = clock::monotonic_s() - UDP_S - 2;
         let run_out = (0..Self::SESSIONS).step_by(Self::EVERY as usize);
         table::fill(&self.plane, run_out, |_| long_ago_s)?;
@@ -138,7 +138,7 @@ struct Summary {
     worst: Duration,
 }
 
-/// A million sessions, of which a tenth runs out in one second.
+/// A million sessions, a tenth of which expires in one second.
 ///
 /// The figures are CPU time, but a machine that others use as well has slow moments: the best of
 /// three attempts counts.
@@ -212,7 +212,7 @@ impl Race {
         })
     }
 
-    /// Has all sessions opened anew.
+    /// Opens all sessions again.
     fn open(&mut self) -> Result<()> {
         self.end_all()?;
         for port in Self::PORTS {
@@ -223,8 +223,8 @@ impl Race {
         Ok(())
     }
 
-    /// Lets every session's time be over, ends sessions and sends packets at once, and looks at
-    /// what is there afterwards.
+    /// Lets every session expire, ends sessions and sends packets at once, and checks the state
+    /// afterwards.
     fn round(&mut self) -> Result<()> {
         table::set_clocks(&self.plane, clock::monotonic_s() - UDP_S - 2)?;
         let (opened_before, _) = self.opened_and_closed()?;
@@ -357,9 +357,9 @@ impl Question {
         }
     }
 
-    /// Whether it got through in its session, which may be a new one. What comes in for a session
-    /// that has ended is the host's, and goes on as it is; or it is another's by now, since a
-    /// session that is opened again while its port is being given back gets another one.
+    /// Whether it got through in its session, which may be a new one. A packet for an ended session
+    /// is the host's and passes unchanged; or it belongs to another session, because a session that
+    /// is reopened while its port is being released gets another one.
     fn is_through(&self, answer: &TestRunOutput) -> Result<bool> {
         if answer.verdict != GO_ON || answer.packet == self.packet {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! A data plane with rules, pinned on a bpffs of its own and attached nowhere.
+//! A data plane with rules, pinned on a separate bpffs and attached nowhere.
 
 use std::{
     collections::BTreeMap,

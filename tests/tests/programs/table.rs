@@ -33,8 +33,8 @@ const BATCH: u32 = 8192;
 
 const REMOTE: Endpoint<Addr4> = Endpoint::new(Addr4([198, 51, 100, 2]), Port::new(7000));
 
-/// UDP sessions from inside, each with a mapping, a port and a permit of its own: those that cost
-/// most to end. `seen_s` says for each when a packet has last passed.
+/// UDP sessions from inside, each with its own mapping, port and permit: the most expensive ones to
+/// end. `seen_s` says for each when a packet has last passed.
 ///
 /// Those that are there already only get their clocks set.
 pub(super) fn fill(

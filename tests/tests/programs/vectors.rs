@@ -1,4 +1,4 @@
-//! Packet vectors. What the tests with hosts cannot send, or cannot tell apart, stands here.
+//! Packet vectors. They cover what the tests with hosts cannot send or distinguish.
 
 use std::net::Ipv4Addr;
 
@@ -100,7 +100,7 @@ fn m2_forwards_translate_first_and_last_port_and_the_answer() -> Result<()> {
     Ok(())
 }
 
-/// A UDP checksum of 0 says that there is none, and goes on saying so.
+/// A UDP checksum of 0 means none, and stays so.
 #[test]
 fn u6_udp_without_checksum_stays_without() -> Result<()> {
     let mut plane = Plane::new()?;
@@ -175,7 +175,7 @@ fn m3_excluded_destinations_and_multicast_are_not_translated() -> Result<()> {
     Ok(())
 }
 
-/// Sources that nobody outside can have.
+/// Sources that no outside host can have.
 #[test]
 fn s1_s2_impossible_sources_are_dropped_and_counted() -> Result<()> {
     let mut plane = Plane::new()?;
@@ -194,7 +194,7 @@ fn s1_s2_impossible_sources_are_dropped_and_counted() -> Result<()> {
     Ok(())
 }
 
-/// A packet cut off at any length is dropped, or goes on exactly as it came.
+/// A packet truncated at any length is dropped, or passes unchanged.
 #[test]
 fn s5_truncated_packets_are_never_half_translated() -> Result<()> {
     let mut plane = Plane::new()?;
@@ -264,7 +264,7 @@ fn s6_a_colliding_connection_of_the_host_keeps_working() -> Result<()> {
     Ok(())
 }
 
-/// A full table refuses what is new and goes on serving what it has.
+/// A full table refuses new sessions and keeps serving existing ones.
 #[test]
 fn x1_a_full_table_loses_no_session() -> Result<()> {
     let mut plane = Plane::new()?;
@@ -279,7 +279,7 @@ fn x1_a_full_table_loses_no_session() -> Result<()> {
             "session {n} of {capacity}"
         );
     }
-    // The guest is told that the host cannot be reached (ICMP 3/1).
+    // The guest receives host unreachable (ICMP 3/1).
     let refused = plane.outbound(&packet(capacity))?;
     ensure!(refused.verdict == REDIRECT, "verdict {}", refused.verdict);
     ensure!(refused.packet[23] == 1 && refused.packet[30..34] == GUEST);

@@ -28,7 +28,7 @@ impl LeakWatch {
 
     /// Nothing was seen since it was last asked.
     pub(crate) fn is_clean(&self) -> Result<()> {
-        // An interface that went down is told once, and has shown nothing.
+        // An interface that went down is reported once, and has shown nothing.
         let frame = match self.0.receive() {
             Ok(None) => return Ok(()),
             Ok(Some(frame)) => frame,
@@ -70,7 +70,7 @@ fn program() -> Vec<libc::sock_filter> {
     program
 }
 
-/// One instruction; a jump goes on if it holds, and `otherwise` as many further.
+/// One instruction; a jump continues if it holds, and skips `otherwise` instructions if not.
 fn instruction(code: u32, k: u32, otherwise: u8) -> libc::sock_filter {
     libc::sock_filter {
         code: code as u16,

@@ -122,7 +122,7 @@ const MISTAKES: [&str; 4] = [
 ];
 
 impl Operation {
-    /// Draws what is to be known of one of this kind.
+    /// Draws the parameters of an operation of this kind.
     fn draw(kind: Kind, random: &mut Random) -> Self {
         match kind {
             Kind::Kill => Self::Kill {
@@ -184,7 +184,7 @@ impl Operation {
         }
     }
 
-    /// What of natbpf's log is to be expected of it.
+    /// The expected log lines of natbpf.
     pub(crate) fn expected_in_log(&self) -> Option<&'static str> {
         match self {
             Self::BadReload(_) => Some("reload refused"),
@@ -192,7 +192,7 @@ impl Operation {
         }
     }
 
-    /// Does it, and checks what is special about it; gives what there is to say.
+    /// Runs it, and checks its specific effects; returns a description.
     pub(crate) fn perform(&self, world: &mut World) -> Result<String> {
         match self {
             Self::Kill { absence_ms } => {
@@ -266,7 +266,7 @@ impl fmt::Display for Operation {
 fn bad_reload(world: &mut World, mistake: &str) -> Result<String> {
     let good = world.settings.configuration(&world.net);
     let generation = world.natbpf.status()?["generation"].clone();
-    // A key of no table stands before all tables.
+    // A key outside of tables comes before all tables.
     let (head, tail) = match mistake.starts_with('[') {
         true => ("", mistake),
         false => (mistake, ""),
@@ -340,7 +340,7 @@ pub(crate) fn words_of_flush(key: &Key) -> [String; 10] {
     ]
 }
 
-/// An interface goes down and comes up; `then` gives back what went with it.
+/// An interface goes down and comes up; `then` restores what went with it.
 fn flap(world: &World, host: &Host, interface: &str, down_ms: u64, then: &str) -> Result<()> {
     world.traffic.begin_loss();
     host.ip(&format!("link set {interface} down"))?;

@@ -108,7 +108,7 @@ impl Machine {
 
     /// Boots, and returns when systemd has started everything.
     pub(crate) fn switch_on(&mut self) -> Result<()> {
-        // It lasts as long as somebody reads: systemd-nspawn waits when its buffer is full.
+        // It lasts while its output is read: systemd-nspawn waits when its buffer is full.
         let notify = self.notify_socket()?;
         let switch = self
             .switch
@@ -348,7 +348,7 @@ fn first_process(unshare: u32) -> Option<u32> {
         .and_then(only_child)
 }
 
-/// Starts the script in namespaces of its own. If the test ends, the kernel ends the script and the
+/// Starts the script in separate namespaces. If the test ends, the kernel ends the script and the
 /// container.
 fn boot_script(folder: &Path, host: &Host) -> Result<Child> {
     let root = std::env::var_os(ROOT);

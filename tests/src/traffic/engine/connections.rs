@@ -12,7 +12,7 @@ use super::sockets::{Token, watch};
 use super::{Ends, Engine, State};
 use crate::traffic::session::{GREETING, Id};
 
-/// A connection of which nobody has said yet whose it is.
+/// A connection that has not been identified yet.
 #[derive(Debug)]
 pub(super) struct Newcomer {
     stream: TcpStream,

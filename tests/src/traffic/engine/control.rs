@@ -1,4 +1,4 @@
-//! What tests ask of the sessions, and have done to them.
+//! Requests of tests to the sessions.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};

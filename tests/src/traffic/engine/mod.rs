@@ -168,7 +168,7 @@ impl Engine {
         self.epoll.clone()
     }
 
-    /// Notes what is wrong, with the time and the operation before.
+    /// Records a fault, with the time and the operation before.
     fn trouble(&mut self, slot: usize, what: &str) {
         let Self {
             slots,

@@ -18,7 +18,7 @@ use crate::traffic::session::Id;
 /// Datagrams that are sent in one go: what a busy machine has kept from being sent follows in
 /// portions that the queues hold.
 const SENT_AT_ONCE: u32 = 48;
-/// What was not sent for longer than this is not made up for.
+/// Packets that are overdue by more than this are skipped.
 const MOST_DEBT: Duration = Duration::from_secs(3);
 
 /// Whose descriptor is ready.

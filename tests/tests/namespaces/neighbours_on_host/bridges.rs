@@ -14,7 +14,7 @@ use super::{Pages, back_in, both_pass, load, no_findings, out};
 
 const SETTING: &str = "net.bridge.bridge-nf-call-iptables";
 
-/// Rules that accept what is established and what may be opened, and nothing else.
+/// Rules that accept established flows and allowed new ones, and nothing else.
 const STRICT: &str = "*filter
 :INPUT ACCEPT [0:0]
 :FORWARD DROP [0:0]
@@ -45,7 +45,7 @@ fn on_bridges() -> Result<Proxmox> {
     })
 }
 
-/// Whatever may be opened works: by TCP, UDP and ICMP, out, in, and between guests by the public
+/// Every allowed flow works: by TCP, UDP and ICMP, out, in, and between guests by the public
 /// address.
 fn all_passes(net: &Proxmox) -> Result<()> {
     both_pass(net)?;
@@ -106,7 +106,7 @@ fn errors_about_established_flows_are_related() -> Result<()> {
     let net = on_bridges()?;
     load(&net.host, &["iptables-nft-restore"], STRICT)?;
     let _natbpf = net.natbpf(&net.config())?;
-    // A port without a socket: its host says so, and the sender's socket is told.
+    // A port without a socket: its host says so, and the sender's socket gets the error.
     let refused = |from: &lab::Host, to| -> Result<bool> {
         let socket = from.udp("0.0.0.0:0")?;
         socket.connect(to).context("connect")?;

@@ -326,7 +326,7 @@ fn pve_firewall_lets_routed_packets_through_and_is_no_finding() -> Result<()> {
         let (net, natbpf, _pages) = started(tool, PVE)?;
         no_findings(&natbpf)?;
         both_pass(&net)?;
-        // Where somebody has it drop, it is named.
+        // If its policy is drop, it is named.
         let program = tool[0].trim_end_matches("-restore");
         net.host
             .check([program, "-A", "PVEFW-FORWARD", "-j", "DROP"])?;
@@ -340,7 +340,7 @@ fn pve_firewall_lets_routed_packets_through_and_is_no_finding() -> Result<()> {
     Ok(())
 }
 
-/// The rules of libvirt for a network of its own: guests get out, and nobody in.
+/// The rules of libvirt for its own network: guests get out, and no remote gets in.
 #[test]
 fn libvirts_closed_network_is_named() -> Result<()> {
     let rules = "*filter
@@ -378,7 +378,7 @@ COMMIT
 
 #[test]
 fn answers_that_are_dropped_are_found_too() -> Result<()> {
-    // What many write first, and wonder: guests get out, and nothing comes back.
+    // A common mistake: guests get out, and no answers return.
     let rules = OWN_IPTABLES.replace("-i wg0 -j", "-i vmbr1 -j");
     let (net, natbpf, _pages) = started(OVER_NFT, &rules)?;
     both_are_blocked(&net)?;

@@ -1,5 +1,5 @@
-//! What others do on the host: that natbpf sees what is in its way, says what to do, and what
-//! packets do meanwhile. Each test builds the situation, and sees finding and packets agree.
+//! Other software on the host: natbpf reports conflicts and remedies, and packets behave as
+//! reported. Each test builds the situation, and sees finding and packets agree.
 
 mod bridges;
 mod forwarding;
@@ -30,12 +30,13 @@ impl Pages {
     }
 }
 
-/// A guest reads a page outside; gives whom the page sees.
+/// A guest reads a page outside; returns the client's address as the page sees it.
 fn out(net: &Proxmox) -> Result<String> {
     http_get(&net.vm1, at(Proxmox::CLI, 80))
 }
 
-/// Somebody outside reads a guest's page by a forwarded port; gives whom the page sees.
+/// A remote reads a guest's page by a forwarded port; returns the client's address as the page sees
+/// it.
 fn back_in(net: &Proxmox) -> Result<String> {
     http_get(&net.cli, at(Proxmox::PUBLIC, 10080))
 }

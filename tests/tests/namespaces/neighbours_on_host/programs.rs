@@ -12,7 +12,7 @@ use tests::{at, exchange};
 
 use super::{Pages, back_in, both_pass, finding, findings, no_findings};
 
-/// Datagrams each way of a session that is asked for.
+/// Datagrams in each direction of the checked session.
 const MANY: u64 = 60;
 /// How many of these may go through the kernel.
 const FEW: u64 = 12;
@@ -220,7 +220,7 @@ fn xdp_that_others_hold_is_refused_where_it_is_asked_for_and_stays_theirs() -> R
         said.contains(&named) && said.contains("mode = \"tc\""),
         "{said}"
     );
-    // At a reload as well, and what was there goes on.
+    // At a reload too, and the existing data plane continues.
     let natbpf = net.natbpf(&net.config())?;
     let _pages = Pages::open(&net)?;
     let refused = natbpf.reload(&with_xdp);
@@ -235,7 +235,7 @@ fn xdp_that_others_hold_is_refused_where_it_is_asked_for_and_stays_theirs() -> R
     Ok(())
 }
 
-/// natbpf with places of its own beside the lab's, with the capabilities that its service has.
+/// natbpf with its own directories beside the lab's, with the capabilities of its service.
 fn second(net: &Proxmox, natbpf: &Natbpf, command: &str) -> Result<Output> {
     let path = |name: &str| net.lab().folder().join(name).display().to_string();
     net.host.run([

@@ -1,4 +1,4 @@
-//! Hosts with two ways out, and filters that look for the way back.
+//! Hosts with two uplinks, and reverse-path filters.
 
 use anyhow::{Result, ensure};
 use lab::Natbpf;

@@ -205,8 +205,8 @@ impl World {
         Ok(())
     }
 
-    /// Without the recipe's `policy` nobody is kept apart, and without its `host` guests may ask
-    /// less.
+    /// Without the recipe's `policy` no guests are separated, and without its `host` guests have
+    /// less access to the host.
     fn policies_are_what_does_it(&self, natbpf: &Natbpf, other: Ipv4Addr) -> Result<()> {
         let config = configuration("hetzner")?;
         let ask = |from: &Host, to: &Host, address| {

@@ -16,7 +16,7 @@ const WEB: Ipv4Addr = Ipv4Addr::new(192, 168, 122, 140);
 /// The address whose port is forwarded by the rules: another of the host's.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 168, 82, 0);
 
-/// The host before its first guest starts: no bridge, and taps that nobody has attached.
+/// The host before its first guest starts: no bridge, and unattached taps.
 fn world() -> Result<World> {
     let net = World::new(["web", "other"], "192.168.122.0/24")?;
     net.host.ip("address add 192.168.82.0/32 dev eth0")?;

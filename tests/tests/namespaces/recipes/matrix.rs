@@ -40,8 +40,8 @@ pub(super) enum Service {
 
 use Service::{Ping, Tcp, Udp};
 
-/// What each probe came to, by `FROM PROTOCOL ADDRESS PORT`, or `FROM ping ADDRESS`:
-/// `vm1 sees 19.19.8.1`, `refused` (TCP alone) or `nothing`.
+/// The result of each probe, by `FROM PROTOCOL ADDRESS PORT`, or `FROM ping ADDRESS`:
+/// `vm1 sees 19.19.8.1`, `refused` (TCP only) or `nothing`.
 pub(super) type Matrix = BTreeMap<String, String>;
 
 /// Probes whose outcome the two hosts do not share.
@@ -49,8 +49,8 @@ pub(super) type Matrix = BTreeMap<String, String>;
 pub(super) struct Difference<'a> {
     /// Words as in a [`Matrix`], each of which may be several, as in `vm1|vm2 tcp 10.0.0.1 80|443`.
     pub(super) probes: &'a str,
-    /// What the rules that are written by hand do with all of them; `*` is anything else than
-    /// natbpf does.
+    /// What the rules that are written by hand do with all of them; `*` is any result other than
+    /// natbpf's.
     pub(super) by_hand: &'a str,
     /// What natbpf does.
     pub(super) natbpf: &'a str,
@@ -68,7 +68,7 @@ pub(super) struct Questions<'a> {
     pub(super) own: &'a [Ipv4Addr],
     /// At each address.
     pub(super) services: &'a [Service],
-    /// What the machine called `host` does not serve, as it forwards it.
+    /// What the machine `host` does not serve, because it forwards it.
     pub(super) forwarded: &'a [Service],
 }
 
@@ -228,7 +228,7 @@ fn who_got(number: usize, pings: &Pings) -> Result<String> {
     }
 }
 
-/// Waits for what is expected, for a while.
+/// Waits for the expected result, for a while.
 fn receive(
     socket: &UdpSocket,
     buffer: &mut [u8],
@@ -420,7 +420,7 @@ fn expanded(probes: &str) -> Vec<String> {
     })
 }
 
-/// The two hosts do the same, except for the differences, each of which there must be.
+/// The two hosts behave the same, except for the differences, which must all exist.
 pub(super) fn compare(by_hand: &Matrix, natbpf: &Matrix, known: &[Difference<'_>]) -> Result<()> {
     let mut expected = BTreeMap::new();
     for difference in known {

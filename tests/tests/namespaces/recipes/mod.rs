@@ -1,7 +1,7 @@
 //! The recipes against what they replace: of two hosts that are alike, one has the sysctls, the
-//! bridge and the rules that are written by hand, the other natbpf with the configuration that
-//! stands in `docs/recipes`. The same machines reach the same addresses of both, and are seen as
-//! the same, but for the differences that each test names.
+//! bridge and the rules that are written by hand, the other natbpf with the configuration in
+//! `docs/recipes`. The same machines reach the same addresses of both, and are seen as the same,
+//! but for the differences that each test names.
 
 mod docker;
 mod hetzner;
@@ -19,7 +19,7 @@ use lab::{Host, Lab, Natbpf};
 
 use super::import;
 
-/// The configuration that stands in a recipe.
+/// The configuration of a recipe.
 fn configuration(name: &str) -> Result<String> {
     block(name, "toml")
 }
@@ -29,7 +29,7 @@ fn extended(name: &str) -> Result<String> {
     Ok(configuration(name)? + &block(name, "toml added")?)
 }
 
-/// What stands in the first block of this kind.
+/// The content of the first block of this kind.
 fn block(name: &str, kind: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/recipes/{name}.md"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -49,7 +49,7 @@ const DIFFERENCES: [Difference<'_>; 5] = [
 ];
 
 fn matrix(net: &Proxmox, forwarded: &[Service]) -> Result<Matrix> {
-    // Somebody outside may send what is for the inside network to the host.
+    // A remote may send packets for the inside network to the host.
     net.isp.ip("route replace 172.22.161.0/24 via 19.19.8.10")?;
     let ports = [10000, 10999, 11000, 22];
     let services = ports.into_iter().flat_map(|port| [Tcp(port), Udp(port)]);
