@@ -1,5 +1,4 @@
-//! The loaded programs: loading one when it is first needed, test runs, and what the kernel knows of
-//! them.
+//! The loaded programs: loading on first use, test runs, and what the kernel knows about them.
 
 use anyhow::{Context as _, Result};
 use aya::{

@@ -1,5 +1,5 @@
 //! What is written into new session tables. References to ports, permits and guests are counted
-//! anew from the sessions, so they are right whenever the sessions are.
+//! again from the sessions, so they are right whenever the sessions are.
 
 use std::collections::HashMap;
 

@@ -262,7 +262,8 @@ impl Run<'_> {
             previous: master_name(link, links),
             isolated,
         };
-        let has_isolated = |known: Option<&Change>| matches!(known, Some(Change::Port { isolated, .. }) if *isolated);
+        let has_isolated =
+            |known: Option<&Change>| matches!(known, Some(Change::Port { isolated: true, .. }));
         // A port that other software has isolated stays isolated.
         let is_so = match link.port.is_some_and(|port| port.isolated) {
             true => isolated || !has_isolated(self.journal.find(&change)),
