@@ -73,7 +73,7 @@ pub struct Uplink {
     pub mode: Mode,
     /// Ports (of tcp or udp only) of the host's own addresses that a forward takes only if it names
     /// them individually, not by a range, by `all` or without ports.
-    pub keep: Vec<(ForwardProtocol, u16)>,
+    pub reserved_ports: Vec<(ForwardProtocol, u16)>,
     /// The largest segment that TCP connections through it may announce.
     pub mss_clamp: MssClamp,
     /// What is done for external addresses that no interface of the host holds.

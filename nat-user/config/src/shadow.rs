@@ -268,15 +268,17 @@ impl<'u> Taken<'u> {
         let of_all = self.scopes.get(&(rule.uplink, None));
         let of_one = address.and_then(|_| self.scopes.get(&(rule.uplink, address)));
         let sets: Vec<_> = [of_all, of_one].into_iter().flatten().collect();
-        let keep = self.uplink(rule).map_or(&[][..], |uplink| &uplink.keep);
-        let mut owners = parts.iter().map(|part| owner_of(*part, &sets, keep));
+        let reserved = self
+            .uplink(rule)
+            .map_or(&[][..], |uplink| &uplink.reserved_ports);
+        let mut owners = parts.iter().map(|part| owner_of(*part, &sets, reserved));
         let first = owners.next()??;
         owners.try_fold(first, |least, owner| Some(least.min(owner?)))
     }
 }
 
 /// Which rule takes a part, if the rules of `sets` together take all of it.
-fn owner_of(part: Part, sets: &[&Protocols], keep: &[(ForwardProtocol, u16)]) -> Option<usize> {
+fn owner_of(part: Part, sets: &[&Protocols], reserved: &[(ForwardProtocol, u16)]) -> Option<usize> {
     match part {
         Part::Icmp => sets.iter().filter_map(|set| set.icmp).min(),
         Part::Other => sets.iter().filter_map(|set| set.other).min(),
@@ -285,8 +287,8 @@ fn owner_of(part: Part, sets: &[&Protocols], keep: &[(ForwardProtocol, u16)]) ->
                 ForwardProtocol::Udp => &set.udp,
                 _ => &set.tcp,
             });
-            // A kept port goes only to a rule that names it individually; ranges exclude it.
-            if range.count() == 1 && keep.contains(&(protocol, range.first)) {
+            // A reserved port goes only to a rule that names it individually; ranges exclude it.
+            if range.count() == 1 && reserved.contains(&(protocol, range.first)) {
                 return ports
                     .filter_map(|set| set.named.get(&range.first))
                     .copied()

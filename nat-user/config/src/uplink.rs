@@ -25,10 +25,10 @@ pub(super) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Opt
     let interface = report.keep(section.required("interface", values::interface));
     let addresses = report.keep(section.optional("addresses", addresses));
     let mode = report.keep(section.optional("mode", mode));
-    let keep = section.optional("keep", |field| {
+    let reserved_ports = section.optional("keep", |field| {
         values::distinct(field.items(), values::kept_port)
     });
-    let keep = report.keep(keep);
+    let reserved_ports = report.keep(reserved_ports);
     let mss_clamp = report.keep(section.optional("mss_clamp", mss_clamp));
     let claim = report.keep(section.optional("claim", claim));
     Some(Uplink {
@@ -36,7 +36,7 @@ pub(super) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Opt
         interface: interface?,
         addresses: addresses?.unwrap_or(UplinkAddresses::Interface),
         mode: mode?.unwrap_or(Mode::Auto),
-        keep: keep?.unwrap_or_else(|| vec![SSH]),
+        reserved_ports: reserved_ports?.unwrap_or_else(|| vec![SSH]),
         mss_clamp: mss_clamp?.unwrap_or(MssClamp::Auto),
         claim: claim?.unwrap_or(Claim::Arp),
     })

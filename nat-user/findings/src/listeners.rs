@@ -81,14 +81,14 @@ fn takes(rule: &ForwardRule, uplink: &Uplink, protocol: u8, port: u16) -> bool {
     if !protocols.contains(&own) && !protocols.contains(&ForwardProtocol::All) {
         return false;
     }
-    let is_kept = uplink.keep.contains(&(own, port));
+    let is_reserved = uplink.reserved_ports.contains(&(own, port));
     let ranges = rule.matches.ports.iter().map(|ports| ports.external);
     let has = |range: PortRange| (range.first..=range.last).contains(&port);
     match rule.matches.ports.is_empty() {
-        true => !is_kept,
+        true => !is_reserved,
         false => ranges
             .into_iter()
-            .any(|range| has(range) && !(is_kept && range.count() > 1)),
+            .any(|range| has(range) && !(is_reserved && range.count() > 1)),
     }
 }
 

@@ -109,7 +109,7 @@ impl Instance {
     }
 
     /// Forgets names that ports no longer use. Call it about once a minute.
-    pub(super) fn keep_bindings(&mut self) {
+    pub(super) fn expire_bindings(&mut self) {
         let Active { tables, bound, .. } = &mut self.active;
         if !bound.ports.is_empty()
             && let Err(error) = tables.dataplane.bind(bound)

@@ -58,7 +58,7 @@ const SWEEP_PAUSE: Duration = PASS_BUDGET.saturating_mul(2);
 /// How long the daemon collects changes of the host before it looks at them: they come in bursts.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
 /// How often names that ports no longer have are forgotten.
-const KEEP_BINDINGS: Duration = Duration::from_secs(60);
+const BINDINGS_INTERVAL: Duration = Duration::from_secs(60);
 /// How long to wait after a failed look at the host.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_PAUSE: Duration = Duration::from_secs(64);
@@ -103,7 +103,7 @@ pub async fn run(options: Options) -> Result<End> {
         sweep: sweep_interval(),
         refresh_at: None,
         backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),
-        bindings_kept: Instant::now(),
+        bindings_expired: Instant::now(),
         instance: Instance::start(options).await?,
         control,
     };
@@ -137,7 +137,7 @@ struct Daemon {
     /// When a failed look is repeated.
     backoff: Backoff,
     /// When names that ports no longer have were last forgotten.
-    bindings_kept: Instant,
+    bindings_expired: Instant,
 }
 
 /// The signals that a daemon listens to.
@@ -273,16 +273,16 @@ impl Daemon {
             false => until_next_sweep(),
         };
         self.sweep.reset_after(next);
-        self.instance.keep_fast_path().await;
-        self.instance.keep_services().await;
+        self.instance.renew_fast_path().await;
+        self.instance.supervise_services().await;
         self.instance.watch_refusals();
         self.care_for_claims();
         if self.instance.have_settings_changed() || self.instance.has_changed_settings() {
             self.refresh_within(self.instance.settings_pause());
         }
-        if self.bindings_kept.elapsed() >= KEEP_BINDINGS {
-            self.bindings_kept = Instant::now();
-            self.instance.keep_bindings();
+        if self.bindings_expired.elapsed() >= BINDINGS_INTERVAL {
+            self.bindings_expired = Instant::now();
+            self.instance.expire_bindings();
         }
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

@@ -51,7 +51,7 @@ impl Instance {
         self.config = config;
         self.settle_claims().await?;
         self.follow_next_hops(Cause::Routes).await?;
-        self.keep_fast_path().await;
+        self.renew_fast_path().await;
         self.neighbours.look(&self.config, &self.options.bpffs);
         self.follow_services().await;
         let generation = self.active.state.generation;

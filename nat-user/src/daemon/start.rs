@@ -99,7 +99,7 @@ impl Instance {
         let config = self.config.clone();
         self.put_in_use(&config).await?;
         self.follow_next_hops(Cause::Routes).await?;
-        self.keep_fast_path().await;
+        self.renew_fast_path().await;
         self.neighbours.look(&config, &self.options.bpffs);
         self.settle_claims().await
     }

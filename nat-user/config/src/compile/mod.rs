@@ -181,7 +181,7 @@ struct Target {
 struct Place<'t> {
     protocol: u8,
     address: Ipv4Addr,
-    kept: BTreeSet<u16>,
+    reserved: BTreeSet<u16>,
     taken: &'t mut Taken,
 }
 
@@ -484,11 +484,11 @@ impl<'a> Compiler<'a> {
             _ => (all.as_slice(), true),
         };
         let target = Target { whole, ..target };
-        let kept = self.kept_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
+        let reserved = self.reserved_ports(&self.config.uplinks[forward.uplink.0], protocol, address);
         let place = Place {
             protocol,
             address,
-            kept,
+            reserved,
             taken,
         };
         self.forward_ports(target, place, ports);
@@ -496,15 +496,15 @@ impl<'a> Compiler<'a> {
 
     /// One protocol of a guest's own external address.
     fn nat(&mut self, nat: &NatRule, target: Target, protocol: u8, taken: &mut Taken) {
-        let kept = if self.is_reached_otherwise(nat.uplink) {
+        let reserved = if self.is_reached_otherwise(nat.uplink) {
             BTreeSet::new()
         } else {
-            self.kept_ports(&self.config.uplinks[nat.uplink.0], protocol, nat.address)
+            self.reserved_ports(&self.config.uplinks[nat.uplink.0], protocol, nat.address)
         };
         let place = Place {
             protocol,
             address: nat.address,
-            kept,
+            reserved,
             taken,
         };
         self.forward_ports(target, place, &[ALL_PORTS]);
@@ -525,7 +525,7 @@ impl<'a> Compiler<'a> {
         let Place {
             protocol,
             address,
-            kept,
+            reserved,
             taken,
         } = place;
         for mapping in ports {
@@ -545,7 +545,7 @@ impl<'a> Compiler<'a> {
                 let pieces = if names_one_port {
                     vec![piece]
                 } else {
-                    without(piece, &kept)
+                    without(piece, &reserved)
                 };
                 for piece in pieces {
                     self.ranges.extend(range(piece));
@@ -609,17 +609,18 @@ impl<'a> Compiler<'a> {
     }
 
     /// Ports of the host's own address that no range and no `all` takes, in order.
-    fn kept_ports(&self, uplink: &Uplink, protocol: u8, address: Ipv4Addr) -> BTreeSet<u16> {
+    fn reserved_ports(&self, uplink: &Uplink, protocol: u8, address: Ipv4Addr) -> BTreeSet<u16> {
         if !self.environment.host_addresses.contains(&address) {
             return BTreeSet::new();
         }
-        let is_protocol = |kept: ForwardProtocol| match kept {
+        let is_protocol = |reserved: ForwardProtocol| match reserved {
             ForwardProtocol::Tcp => protocol == TCP,
             ForwardProtocol::Udp => protocol == UDP,
             ForwardProtocol::Icmp | ForwardProtocol::All => false,
         };
-        let keep = uplink.keep.iter().filter(|(kept, _)| is_protocol(*kept));
-        keep.map(|(_, port)| *port).collect()
+        let reserved = uplink.reserved_ports.iter();
+        let reserved = reserved.filter(|(protocol, _)| is_protocol(*protocol));
+        reserved.map(|(_, port)| *port).collect()
     }
 
     fn snats(&mut self, numbers: &mut impl Numbering) {

@@ -195,7 +195,10 @@ fn omitted_keys_have_defaults() {
     let config = config(text);
     assert_eq!(config.uplinks[0].addresses, UplinkAddresses::Interface);
     assert_eq!(config.uplinks[0].mode, Mode::Auto);
-    assert_eq!(config.uplinks[0].keep, [(ForwardProtocol::Tcp, 22)]);
+    assert_eq!(
+        config.uplinks[0].reserved_ports,
+        [(ForwardProtocol::Tcp, 22)]
+    );
     assert_eq!(config.uplinks[0].mss_clamp, MssClamp::Auto);
     assert_eq!(config.uplinks[0].claim, Claim::Arp);
     assert!(!config.networks[0].create && config.networks[0].ports.is_empty());

@@ -179,7 +179,7 @@ fn uplink() -> impl Strategy<Value = Uplink> {
             interface: String::new(),
             addresses,
             mode,
-            keep: keep.into_iter().collect(),
+            reserved_ports: keep.into_iter().collect(),
             mss_clamp,
             claim,
         },
@@ -779,10 +779,13 @@ fn write_uplink(text: &mut String, uplink: &Uplink) {
         Mode::Tc => "tc",
         Mode::Xdp => "xdp",
     };
-    let keep = uplink.keep.iter().map(|(protocol, port)| match protocol {
-        ForwardProtocol::Udp => format!("udp/{port}"),
-        _ => format!("tcp/{port}"),
-    });
+    let keep = uplink
+        .reserved_ports
+        .iter()
+        .map(|(protocol, port)| match protocol {
+            ForwardProtocol::Udp => format!("udp/{port}"),
+            _ => format!("tcp/{port}"),
+        });
     let (name, interface) = (quoted(&uplink.name), &uplink.interface);
     *text += &format!("[uplink.{name}]\ninterface = {interface:?}\nmode = {mode:?}\n");
     *text += &format!("keep = {}\n", list(keep));

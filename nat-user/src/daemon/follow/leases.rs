@@ -18,7 +18,7 @@ impl Instance {
     }
 
     /// Restarts services that have ended, and follows guests to their new addresses.
-    pub(in crate::daemon) async fn keep_services(&mut self) {
+    pub(in crate::daemon) async fn supervise_services(&mut self) {
         self.services.care(&self.config).await;
         if self.services.have_leases_changed(&self.config)
             && let Err(error) = self.follow_leases().await

@@ -39,7 +39,7 @@ impl Instance {
     }
 
     /// Renews the lease of the fast path, if sessions may use it.
-    pub(in crate::daemon) async fn keep_fast_path(&mut self) {
+    pub(in crate::daemon) async fn renew_fast_path(&mut self) {
         let lease_s = LEASE_S * clock::time_scale();
         let until_s = match self.config.forwarding {
             Forwarding::Fast => clock::monotonic_s() + lease_s,
