@@ -1,11 +1,23 @@
 use std::path::Path;
 
-use nat_common::tables::{
-    policies::{DEFAULTS, action, side},
-    snats::mapping,
+use nat_common::{
+    tables::{
+        forward_sources::FORWARD_SOURCE_FIXED_BITS,
+        forwards::{FORWARD_FIXED_BITS, OTHER_PROTOCOLS, forward_flags},
+        policies::{DEFAULTS, action, side},
+        snats::{SNAT_FIXED_BITS, mapping},
+    },
+    wire::{
+        address::Port,
+        protocol::{ICMP, TCP, UDP},
+    },
 };
 
-use super::*;
+use super::{
+    forwards::{Taken, prefixes},
+    *,
+};
+use crate::model::PortRange;
 
 const HEAD: &str = r#"
 [uplink.wan]

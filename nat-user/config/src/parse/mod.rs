@@ -4,11 +4,15 @@
 //! finds every mistake at once, each with its place and its full key, and a value may have several
 //! forms.
 
+mod field;
+mod name;
+
 use std::{
     borrow::Cow,
     collections::{HashMap, hash_map::Entry},
 };
 
+use name::{name_fault, name_problem};
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
@@ -441,47 +445,6 @@ fn repeated_names(sections: &[Section<'_>]) -> Vec<Fault> {
     faults
 }
 
-/// Why a text cannot be a name.
-fn name_problem(name: &str) -> Option<&'static str> {
-    if name.is_empty() {
-        Some("is empty")
-    } else if name.chars().nth(LONGEST_NAME).is_some() {
-        Some("is longer than 64 characters")
-    } else if name.chars().any(char::is_control) {
-        Some("contains a control character")
-    } else if name.chars().any(is_invisible) || name.trim().is_empty() {
-        Some("contains an invisible character")
-    } else {
-        None
-    }
-}
-
-/// Whether a character shows nothing: spaces other than the usual one, characters that only join or
-/// direct others (Unicode's categories Zs, Zl, Zp and Cf), and letters without a shape.
-fn is_invisible(c: char) -> bool {
-    c != ' ' && c.is_whitespace()
-        || matches!(c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
-            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e0fff}')
-}
-
-fn name_fault(at: usize, key: String, name: &str) -> Fault {
-    Fault {
-        at,
-        key,
-        problem: format!(
-            "the name {} {}",
-            quote(name),
-            name_problem(name).unwrap_or_default()
-        ),
-        see: None,
-        remedy: "write 1 to 64 visible characters".to_owned(),
-    }
-}
-
 /// The items of a list; any other value is the only item.
 fn items<'v>(value: &'v Spanned<DeValue<'v>>) -> Vec<&'v Spanned<DeValue<'v>>> {
     match value.get_ref() {
@@ -533,135 +496,6 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
-    }
-}
-
-impl<'s> Field<'s> {
-    /// A fault at this value.
-    pub(super) fn fault(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Fault {
-        Fault {
-            at: self.value.span().start,
-            key: self.section.key_path(self.key.name),
-            problem: problem.into(),
-            see: None,
-            remedy: remedy.into(),
-        }
-    }
-
-    /// The fault of an item that appears earlier in the same list.
-    pub(super) fn repeated(&self) -> Fault {
-        let written = match self.value.get_ref() {
-            DeValue::String(text) => quote(text),
-            DeValue::Integer(integer) => format!("`{integer}`"),
-            value => kind(value).to_owned(),
-        };
-        self.fault(format!("{written} is in the list twice"), "write it once")
-    }
-
-    /// Byte offset of this value.
-    pub(super) fn at(&self) -> usize {
-        self.value.span().start
-    }
-
-    fn wants(&self, what: &str) -> Fault {
-        self.fault(
-            format!("must be {what}, not {}", kind(self.value.get_ref())),
-            format!("write {} = {}", self.key.name, self.key.example),
-        )
-    }
-
-    pub(super) fn string(&self) -> Result<&'s str, Fault> {
-        match self.value.get_ref() {
-            DeValue::String(text) => Ok(text),
-            _ => Err(self.wants("a string")),
-        }
-    }
-
-    pub(super) fn boolean(&self) -> Result<bool, Fault> {
-        match self.value.get_ref() {
-            DeValue::Boolean(value) => Ok(*value),
-            _ => Err(self.wants("true or false")),
-        }
-    }
-
-    /// An integer from `least` to `most`.
-    pub(super) fn integer(&self, least: u32, most: u32) -> Result<u32, Fault> {
-        let DeValue::Integer(integer) = self.value.get_ref() else {
-            return Err(self.wants("an integer"));
-        };
-        let value = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let value = value.and_then(|value| u32::try_from(value).ok());
-        value
-            .filter(|value| (least..=most).contains(value))
-            .ok_or_else(|| {
-                self.fault(
-                    format!("{integer} is out of range"),
-                    format!("write a number from {least} to {most}"),
-                )
-            })
-    }
-
-    /// Text that stands for a port or a range: a string, or an integer's digits.
-    pub(super) fn digits(&self) -> Result<Cow<'s, str>, Fault> {
-        match self.value.get_ref() {
-            DeValue::String(text) => Ok(Cow::Borrowed(text.trim())),
-            DeValue::Integer(integer) if integer.radix() == 10 => {
-                Ok(Cow::Borrowed(integer.as_str().trim_start_matches('+')))
-            }
-            DeValue::Integer(integer) => {
-                let value = i64::from_str_radix(integer.as_str(), integer.radix());
-                Ok(Cow::Owned(value.map_or_else(
-                    |_| integer.to_string(),
-                    |value| value.to_string(),
-                )))
-            }
-            _ => Err(self.wants("a port or a range of ports")),
-        }
-    }
-
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Fault> {
-        let text = self.string()?;
-        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
-        }
-        let words = choices.iter().map(|(word, _)| *word);
-        let remedy = match suggest::nearest(text, words.clone()) {
-            Some(word) => format!("did you mean \"{word}\"?"),
-            None => {
-                let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
-                format!("write one of {}", words.join(", "))
-            }
-        };
-        Err(self.fault(format!("unknown value {}", quote(text)), remedy))
-    }
-
-    /// The items of a list; a single value is a list of one.
-    pub(super) fn items(self) -> Vec<Field<'s>> {
-        items(self.value)
-            .into_iter()
-            .map(|value| Field { value, ..self })
-            .collect()
-    }
-
-    /// The same, where an empty list is a fault.
-    pub(super) fn some_items(self) -> Result<Vec<Field<'s>>, Fault> {
-        self.items_or(", or leave it out")
-    }
-
-    /// The same for a required key.
-    pub(super) fn required_items(self) -> Result<Vec<Field<'s>>, Fault> {
-        self.items_or("")
-    }
-
-    fn items_or(self, alternative: &str) -> Result<Vec<Field<'s>>, Fault> {
-        let items = self.items();
-        if items.is_empty() {
-            let (name, example) = (self.key.name, self.key.example);
-            let remedy = format!("write {name} = {example}{alternative}");
-            return Err(self.fault("is an empty list", remedy));
-        }
-        Ok(items)
     }
 }
 
