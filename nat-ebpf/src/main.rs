@@ -31,7 +31,7 @@ use maps::{Maps, count_drop, work_area};
 use nat_common::{
     drop_reason::DropReason,
     headers::parsed::Parsed,
-    pipeline::{self, Decision, Place, fragments, guard},
+    pipeline::{self, Place, Verdict, fragments, guard},
     wire::address::Addr4,
     work::Work,
 };
@@ -60,7 +60,7 @@ macro_rules! entry_points {
                     return verdict;
                 }
                 run::<ETHERNET>(&ctx, Hook::$hook, |packet, maps, place, work| {
-                    $function(packet, maps, place, work).into()
+                    $function(packet, maps, place, work)
                 })
             }
 
@@ -73,7 +73,7 @@ macro_rules! entry_points {
                     return NEXT;
                 }
                 run::<NO_LINK_LAYER>(&ctx, Hook::$hook, |packet, maps, place, work| {
-                    $function(packet, maps, place, work).into()
+                    $function(packet, maps, place, work)
                 })
             }
         )*
@@ -89,7 +89,9 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
     if let Some(verdict) = Skb::received_anew(&ctx) {
         return verdict;
     }
-    run::<ETHERNET>(&ctx, Hook::Ingress, inbound)
+    run::<ETHERNET>(&ctx, Hook::Ingress, |packet, maps, place, work| {
+        pipeline::inbound(packet, maps, place, work)
+    })
 }
 
 /// Uplink, ingress.
@@ -97,12 +99,9 @@ pub(crate) fn nat_inbound(ctx: TcContext) -> i32 {
 /// For devices without a link-layer header.
 #[classifier]
 pub(crate) fn nat_inbound_l3(ctx: TcContext) -> i32 {
-    run::<NO_LINK_LAYER>(&ctx, Hook::Ingress, inbound)
-}
-
-#[inline(always)]
-fn inbound(packet: &mut Skb, maps: &Maps, place: Place, work: &mut Work<Addr4>) -> Decision {
-    pipeline::inbound(packet, maps, place, work).into()
+    run::<NO_LINK_LAYER>(&ctx, Hook::Ingress, |packet, maps, place, work| {
+        pipeline::inbound(packet, maps, place, work)
+    })
 }
 
 /// Port of a network's bridge, ingress.
@@ -144,7 +143,7 @@ entry_points! {
 fn run<const L3: usize>(
     ctx: &TcContext,
     hook: Hook,
-    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Decision,
+    decide: impl FnOnce(&mut Skb, &Maps, Place, &mut Work<Addr4>) -> Verdict,
 ) -> i32 {
     let Some(mut skb) = Skb::ipv4(ctx, L3, hook) else {
         if L3 == ETHERNET && hook == Hook::Ingress && Skb::is_hidden(ctx) {
@@ -164,18 +163,18 @@ fn run<const L3: usize>(
     };
     let maps = Maps::new(ctx.as_ptr());
     match decide(&mut skb, &maps, place, work) {
-        Decision::GoesOn => NEXT,
-        Decision::Opened => {
+        Verdict::Untouched | Verdict::Beyond | Verdict::Translated => NEXT,
+        Verdict::Opened => {
             log_packet(ctx, place.interface, &work.parsed, "session opened");
             NEXT
         }
-        Decision::ReceivedAnew => {
+        Verdict::ReceivedAnew => {
             log_packet(ctx, place.interface, &work.parsed, "received anew");
             skb.receive_anew()
         }
-        Decision::Forwarded => skb.send(work.redirect),
-        Decision::Kept => TC_ACT_SHOT,
-        Decision::Dropped(reason) => {
+        Verdict::Forwarded => skb.send(work.redirect),
+        Verdict::Kept => TC_ACT_SHOT,
+        Verdict::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);
             if reason.is_refusal() {

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use nat_common::{
-    pipeline::{self, Decision, Place},
+    pipeline::{self, Place, Verdict},
     tables::{
         fragments::FragmentKey,
         queued::{Busy, QueuedPacket},
@@ -52,14 +52,17 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
     let maps = Maps::new(ptr::null_mut());
     match pipeline::early::<Addr4, _, _>(&mut frame, &maps, place, work, fine_clock) {
         // SAFETY: only names an interface.
-        Decision::Forwarded => unsafe { bpf_redirect(work.redirect.port, 0) as u32 },
-        Decision::Dropped(reason) => {
+        Verdict::Forwarded => unsafe { bpf_redirect(work.redirect.port, 0) as u32 },
+        Verdict::Dropped(reason) => {
             count_drop(reason);
             xdp_action::XDP_DROP
         }
-        Decision::GoesOn | Decision::Opened | Decision::ReceivedAnew | Decision::Kept => {
-            xdp_action::XDP_PASS
-        }
+        Verdict::Untouched
+        | Verdict::Beyond
+        | Verdict::Translated
+        | Verdict::Opened
+        | Verdict::ReceivedAnew
+        | Verdict::Kept => xdp_action::XDP_PASS,
     }
 }
 

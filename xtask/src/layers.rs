@@ -33,7 +33,14 @@ const CRATES: &[Crate] = &[Crate {
         ("family", &["wire"]),
         ("headers", &["drop_reason", "family", "verifier", "wire"]),
         ("tables", &["atomics", "drop_reason", "headers", "wire"]),
-        ("work", &["drop_reason", "headers", "tables", "wire"]),
+        (
+            "translation",
+            &["drop_reason", "family", "headers", "tables", "wire"],
+        ),
+        (
+            "work",
+            &["drop_reason", "headers", "tables", "translation", "wire"],
+        ),
         (
             "session",
             &[
@@ -44,10 +51,6 @@ const CRATES: &[Crate] = &[Crate {
                 "wire",
                 "work",
             ],
-        ),
-        (
-            "translation",
-            &["drop_reason", "family", "headers", "tables", "wire"],
         ),
         (
             "pipeline",

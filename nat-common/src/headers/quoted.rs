@@ -7,7 +7,7 @@ use crate::{
     family::Family,
     headers::parsed::Parsed,
     wire::{
-        address::{Endpoint, Port},
+        address::{Address, Endpoint, Port},
         checksum::fold,
         icmp::{IcmpClass, classify, service},
         packet::Packet,
@@ -29,6 +29,24 @@ pub struct Quoted<A> {
     pub source: Endpoint<A>,
     /// Its destination.
     pub destination: Endpoint<A>,
+}
+
+impl<A: Address> Quoted<A> {
+    /// Of no packet yet.
+    pub const EMPTY: Self = {
+        let nowhere = Endpoint {
+            address: A::UNSPECIFIED,
+            port: Port::ZERO,
+        };
+        Self {
+            l3: 0,
+            l4: 0,
+            is_answer: false,
+            protocol: 0,
+            source: nowhere,
+            destination: nowhere,
+        }
+    };
 }
 
 /// The addresses of the packet that an ICMP error quotes, source and destination; `None` if the

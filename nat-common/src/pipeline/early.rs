@@ -5,7 +5,7 @@ use crate::{
     headers::parsed::{Parsed, Transport, parse_plain},
     pipeline::{
         fast::{is_datagram, is_to, next_hop, send},
-        verdict::{Decision, Place},
+        place::Place,
     },
     tables::{
         Tables,
@@ -13,6 +13,7 @@ use crate::{
         next_hops,
         sessions::{Touch, View},
     },
+    translation::Verdict,
     wire::{checksum::fold, packet::Packet, protocol::UDP_CHECKSUM},
     work::Work,
 };
@@ -28,20 +29,20 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
     clock: impl Fn() -> u32,
-) -> Decision {
+) -> Verdict {
     let is_ours =
         |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
     let Some(uplink) = tables.near_interface(place.interface).filter(is_ours) else {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     let Some(parsed) = parse_plain(packet, place.l3) else {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     if !is_datagram(&parsed) {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     }
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     let now_s = tables.now_s();
     let hop = next_hop(packet, tables, &parsed, session, now_s)
@@ -52,10 +53,10 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
         .filter(|_| session.touch(now_s) == Touch::Again);
     let Some(hop) = hop else {
         session.pass_up(clock());
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     hop.touch(now_s);
-    send(packet, tables, &parsed, session, hop, &mut work.redirect).into()
+    send(packet, tables, &parsed, session, hop, &mut work.redirect)
 }
 
 /// The shortest datagram that can contain a packet with its own checksum, in bytes of payload.

@@ -14,11 +14,7 @@ use crate::{
         offloads::segment_headers,
         parsed::{Parsed, Transport, parse_plain},
     },
-    pipeline::{
-        follow::follow_datagram,
-        owner::check_owner,
-        verdict::{Decision, Outcome, Place, Verdict},
-    },
+    pipeline::{follow::follow_datagram, owner::check_owner, place::Place},
     session::tracking::{self, Phase},
     tables::{
         Tables,
@@ -26,7 +22,7 @@ use crate::{
         next_hops::{self, NextHop, NextHopKey},
         sessions::{Session, Touch, View, flags},
     },
-    translation::rewrite::rewrite_forwarded,
+    translation::{Verdict, rewrite::rewrite_forwarded},
     wire::{address::Address, packet::Packet, tcp},
     work::Redirect,
 };
@@ -58,26 +54,43 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     interface: &Interface,
     redirect: &mut Redirect,
-) -> Option<Outcome> {
+) -> Way {
     if !parsed.has_ports {
-        return None;
+        return Way::Slow;
     }
-    let session = tables.session(&parsed.key(View::Inside, interface.number))?;
+    let Some(session) = tables.session(&parsed.key(View::Inside, interface.number)) else {
+        return Way::NoSession;
+    };
     if session.has(flags::HAIRPIN) {
-        return None;
+        return Way::Slow;
     }
-    if interface.flags & interface_flags::ANTI_SPOOF != 0 {
-        check_owner(packet, tables, parsed, interface).ok()?;
+    if interface.flags & interface_flags::ANTI_SPOOF != 0
+        && check_owner(packet, tables, parsed, interface).is_err()
+    {
+        return Way::Slow;
     }
     forward(packet, tables, parsed, session, redirect)
 }
 
-/// The outcome for a packet from outside.
+/// [`outbound`] as a function of its own. (Apart from what else is done at a network's hook: the
+/// stack has no room for both.)
+#[inline(never)]
+pub(crate) fn outbound_apart<A: Family, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    interface: &Interface,
+    redirect: &mut Redirect,
+) -> Way {
+    outbound(packet, tables, parsed, interface, redirect)
+}
+
+/// The path that a packet takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Inbound {
-    /// It took the fast path, or was dropped there.
-    Done(Decision),
-    /// It takes the slow path unchanged.
+pub(crate) enum Way {
+    /// It has taken the fast path, or was dropped on it.
+    Done(Verdict),
+    /// It takes the slow path, as it came.
     Slow,
     /// The same, and it belongs to no session.
     NoSession,
@@ -91,20 +104,17 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     l3: usize,
     redirect: &mut Redirect,
-) -> Inbound {
+) -> Way {
     let Some(parsed) = parse_plain(packet, l3) else {
-        return Inbound::Slow;
+        return Way::Slow;
     };
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
-        return Inbound::NoSession;
+        return Way::NoSession;
     };
     if is_datagram(&parsed) {
         session.arrive(|| parsed.traffic(packet, true).packets as u32);
     }
-    match forward(packet, tables, &parsed, session, redirect) {
-        Some(outcome) => Inbound::Done(outcome.into()),
-        None => Inbound::Slow,
-    }
+    forward(packet, tables, &parsed, session, redirect)
 }
 
 #[inline(always)]
@@ -114,14 +124,16 @@ fn forward<A: Family, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     session: &Session<A>,
     redirect: &mut Redirect,
-) -> Option<Outcome> {
+) -> Way {
     let now_s = tables.now_s();
-    let hop = next_hop(packet, tables, parsed, session, now_s)?;
+    let Some(hop) = next_hop(packet, tables, parsed, session, now_s) else {
+        return Way::Slow;
+    };
     if session.touch(now_s) != Touch::Again {
-        return None;
+        return Way::Slow;
     }
     hop.touch(now_s);
-    Some(send(packet, tables, parsed, session, hop, redirect))
+    Way::Done(send(packet, tables, parsed, session, hop, redirect))
 }
 
 /// Whether a frame's destination is this link-layer address.
@@ -192,7 +204,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     session: &Session<A>,
     hop: &NextHop,
     redirect: &mut Redirect,
-) -> Outcome {
+) -> Verdict {
     match parsed.transport {
         // It no longer changes the state of its connection.
         Transport::Tcp { .. } => session.acknowledge(parsed.acknowledged),
@@ -200,18 +212,20 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
     let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
-    rewrite_forwarded(packet, parsed, source, destination)?;
-    parsed
-        .l3
-        .checked_sub(ETHERNET)
-        .and_then(|start| packet.write::<LINK_ADDRESSES>(start, link_addresses(hop)))
-        .ok_or(DropReason::RewriteFailed)?;
+    if let Err(reason) = rewrite_forwarded(packet, parsed, source, destination) {
+        return Verdict::Dropped(reason);
+    }
+    let link = parsed.l3.checked_sub(ETHERNET);
+    let written = link.and_then(|start| packet.write::<LINK_ADDRESSES>(start, link_addresses(hop)));
+    if written.is_none() {
+        return Verdict::Dropped(DropReason::RewriteFailed);
+    }
     tables.count(session.rule, traffic);
     *redirect = Redirect {
         port: hop.port,
         flags: u32::from(hop.flags),
     };
-    Ok(Verdict::Forwarded)
+    Verdict::Forwarded
 }
 
 #[inline(always)]

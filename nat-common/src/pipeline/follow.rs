@@ -1,65 +1,34 @@
-//! Packets of established sessions: rewriting them, and following their connection.
+//! Packets of established sessions: following their connection.
 
 use crate::{
-    drop_reason::DropReason,
-    family::Family,
     headers::parsed::{Parsed, Transport},
-    pipeline::verdict::{Outcome, Verdict},
+    pipeline::lookup::is_reset,
     session::tracking::{self, Segment},
     tables::{
         Tables, next_hops,
         sessions::{Session, flags},
     },
-    translation::rewrite::rewrite,
-    wire::{
-        address::{Address, Endpoint},
-        packet::Packet,
-        tcp,
-    },
+    translation::{Step, Translation, Verdict},
+    wire::{address::Address, tcp},
 };
 
-/// Rewrites a packet of a session to these endpoints, follows the connection, and counts. A
-/// recorded flow of the host itself passes unchanged.
+/// Follows the connection of a packet whose session says its translation. A flow of the host's own
+/// that is only noted passes as it is.
 #[inline(always)]
-pub(crate) fn translate<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+pub(crate) fn follow_translated<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
-    ends: &[Endpoint<A>; 2],
-) -> Outcome {
-    match translate_apart(packet, tables, parsed, session, ends) {
-        None if is_only_noted(parsed, session, ends) => Ok(Verdict::Untouched),
-        None => Ok(Verdict::Translated),
-        Some(reason) => Err(reason),
-    }
-}
-
-/// As [`translate`]; returns the reason for a drop. (A separate function, because the stack has no
-/// room for it and the rest of a hook.)
-#[inline(never)]
-fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    session: &Session<A>,
-    ends: &[Endpoint<A>; 2],
-) -> Option<DropReason> {
+    translation: &Translation<A>,
+) -> Step {
     follow(tables, parsed, session);
-    if let Transport::Tcp { flags } = parsed.transport
-        && flags & tcp::RST != 0
-    {
+    if is_reset(parsed) {
         show_answers(tables, parsed, session);
     }
-    if is_only_noted(parsed, session, ends) {
-        return None;
+    match is_only_noted(parsed, session, translation) {
+        true => Err(Verdict::Untouched),
+        false => Ok(()),
     }
-    let traffic = parsed.traffic(packet, session.has(flags::IN));
-    let failure = rewrite(packet, parsed, ends[0], ends[1]).err();
-    if failure.is_none() {
-        tables.count(session.rule, traffic);
-    }
-    failure
 }
 
 /// Whether a packet belongs to a flow of the host itself that is recorded, not translated. (A
@@ -68,10 +37,11 @@ fn translate_apart<A: Family, P: Packet, T: Tables<A>>(
 fn is_only_noted<A: Address>(
     parsed: &Parsed<A>,
     session: &Session<A>,
-    ends: &[Endpoint<A>; 2],
+    translation: &Translation<A>,
 ) -> bool {
     session.has(flags::HOST)
-        && *ends == [parsed.source(), parsed.destination()]
+        && translation.source == parsed.source()
+        && translation.destination == parsed.destination()
         && !parsed.is_fragment()
 }
 

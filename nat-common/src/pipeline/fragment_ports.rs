@@ -10,7 +10,8 @@ use crate::{
         insert::InsertError,
         sessions::View,
     },
-    wire::{address::Address, packet::Packet, protocol::needs_first},
+    translation::Translation,
+    wire::{address::Address, protocol::needs_first},
 };
 
 /// Gives a fragment its ports. They are read from the first fragment and remembered for later ones.
@@ -61,26 +62,24 @@ fn live_fragment<'t, A: Address, T: Tables<A>>(
 /// How many identifications are tried for a packet in fragments.
 const MAX_IDS: u32 = 16;
 
-/// Gives a fragment with the new source `source` an identification that no other packet on its way
-/// to that destination has: two guests may use the same one, and the receiver would mix their
-/// fragments (RFC 6864 section 5.3.1).
+/// Gives a fragment that gets another source an identification that no other packet has on its way
+/// to that destination: two guests may use the same one, and the receiver would mix their fragments
+/// (RFC 6864 section 5.3.1).
 #[inline(always)]
-pub(crate) fn renumber<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+pub(crate) fn renumber<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     view: View,
     network: u16,
-    source: A,
+    translation: &mut Translation<A>,
 ) -> Result<(), DropReason> {
     if !parsed.is_fragment() || !needs_first(parsed.header.protocol) {
         return Ok(());
     }
     let key = parsed.fragment_key(view, network);
-    let id = fragment_id(tables, parsed, &key, source).ok_or(DropReason::FragmentUnknown)?;
-    if id != parsed.header.id {
-        A::write_id(packet, parsed.l3, id).ok_or(DropReason::RewriteFailed)?;
-    }
+    let source = translation.source.address;
+    translation.id =
+        fragment_id(tables, parsed, &key, source).ok_or(DropReason::FragmentUnknown)?;
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use crate::{
         queued::{BUSY, Busy, FREE, QUEUE_SETS, QUEUE_WAYS, Queued, QueuedPacket},
         sessions::View,
     },
+    translation::{Step, Verdict},
     wire::{
         address::Address,
         protocol::{TCP, needs_first},
@@ -355,7 +356,7 @@ pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
     parsed: &Parsed<A>,
     view: View,
     network: u16,
-) -> Result<Order, DropReason> {
+) -> Step {
     let (generation, destination) = (generation(tables), parsed.header.destination);
     let may_be_translated = match view {
         View::Outside => tables.external_address(generation, destination).is_some(),
@@ -372,7 +373,10 @@ pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
         destination.is_unicast() && tables.chain(&any).is_some()
     };
     if !may_be_translated && !may_be_policed() {
-        return Ok(Order::GoesOn);
+        return Ok(());
     }
-    order(packet, tables, parsed, &parsed.fragment_key(view, network))
+    match order(packet, tables, parsed, &parsed.fragment_key(view, network))? {
+        Order::GoesOn => Ok(()),
+        Order::Queued => Err(Verdict::Kept),
+    }
 }

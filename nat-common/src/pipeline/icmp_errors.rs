@@ -11,7 +11,7 @@ use crate::{
     },
     pipeline::{
         lookup::{generation, home_of, network_of},
-        verdict::{Outcome, Place, Verdict},
+        place::Place,
     },
     tables::{
         Tables,
@@ -19,97 +19,136 @@ use crate::{
         sessions::{Session, View, flags},
         snats::mapping,
     },
-    translation::icmp_error::{ErrorTranslation, rewrite_error},
+    translation::{Step, Translation, Verdict, icmp_error::ErrorTranslation},
+    verifier::read_here,
     wire::{
         address::{Address, Endpoint},
         packet::Packet,
     },
+    work::Work,
 };
 
 /// An error from outside about a guest's packet.
 #[inline(never)]
-pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+pub(crate) fn from_outside<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
     tables: &T,
-    error: &Parsed<A>,
-) -> Outcome {
-    let Some(quoted) = parse_quoted(packet, error) else {
+    work: &mut Work<A>,
+) -> Step {
+    let Work {
+        parsed: error,
+        translation,
+        ..
+    } = work;
+    if !read_quoted(packet, error, &mut translation.quoted) {
         return not_for_guests(tables, error);
-    };
+    }
+    let quoted = &translation.quoted;
     // The entry of answers to the quoted packet leads to the guest.
     let Some(session) = tables.session(&quoted.answer_key(View::Outside, 0)) else {
         return not_for_guests(tables, error);
     };
     if session.has(flags::HOST) && session.destination_endpoint() == quoted.source {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
     let source = error.header.source;
     error.check_source()?;
     if tables.inside(generation(tables), source).is_some() {
-        return Err(DropReason::InternalSource);
+        return Err(DropReason::InternalSource.into());
     }
     // An error goes to the source of the quoted packet (RFC 1122 section 3.2.2).
     if error.header.destination != quoted.source.address {
         return not_for_guests(tables, error);
     }
     verify_checksum(packet, error)?;
-    let to = ErrorTranslation {
-        source,
-        destination: session.destination,
-        quoted_source: session.destination_endpoint(),
-        quoted_destination: session.source_endpoint(),
-    };
-    deliver(packet, tables, error, &quoted, &to, session, true)
+    deliver(translation, session, source, true);
+    Ok(())
 }
 
 /// An error that belongs to no session is the host's, if it is sent to the host.
 #[inline(always)]
-fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Outcome {
-    match tables.external_address(generation(tables), error.header.destination) {
-        Some(external) if external.is_host == 0 => Err(DropReason::Unsolicited),
-        Some(_) => Ok(Verdict::Untouched),
-        None => Ok(Verdict::Beyond),
-    }
+fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Step {
+    Err(
+        match tables.external_address(generation(tables), error.header.destination) {
+            Some(external) if external.is_host == 0 => DropReason::Unsolicited.into(),
+            Some(_) => Verdict::Untouched,
+            None => Verdict::Beyond,
+        },
+    )
+}
+
+/// Reads the packet that an error quotes; `false` if the error is not for whom it quotes, or says
+/// too little to find a session.
+#[inline(always)]
+fn read_own_quoted<A: Family, P: Packet>(
+    packet: &P,
+    error: &Parsed<A>,
+    quoted: &mut Quoted<A>,
+) -> bool {
+    read_quoted(packet, error, quoted) && error.header.destination == quoted.source.address
+}
+
+/// Reads the packet that an error quotes; `false` if it says too little to find its session.
+#[inline(always)]
+pub(crate) fn read_quoted<A: Family, P: Packet>(
+    packet: &P,
+    error: &Parsed<A>,
+    quoted: &mut Quoted<A>,
+) -> bool {
+    let Some(read) = parse_quoted(packet, error) else {
+        return false;
+    };
+    *quoted = read;
+    true
 }
 
 /// An error about a packet from outside, from a guest, from a host behind a guest, or from the host
 /// itself. It must not show an address that a rule hides, neither as its source nor in the
 /// quotation.
 #[inline(never)]
-pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+pub(crate) fn to_outside<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
     tables: &T,
-    error: &Parsed<A>,
+    work: &mut Work<A>,
     network: u16,
     uplink: u16,
-) -> Outcome {
+) -> Step {
+    let Work {
+        parsed: error,
+        translation,
+        ..
+    } = work;
     let is_host = packet.ingress_interface() == 0;
-    let way = Way {
+    let leaving = Leaving {
         generation: generation(tables),
         network,
         uplink,
     };
-    let Some((quoted, session)) = session_of(packet, tables, error, network, is_host) else {
-        return without_session(packet, tables, error, way, is_host);
+    // An error goes to whom it quotes, and not out to a guest.
+    let session = match read_own_quoted(packet, error, &mut translation.quoted) {
+        true => session_of(tables, &translation.quoted, network, is_host),
+        false => None,
     };
+    let Some(session) = session else {
+        return without_session(packet, tables, error, leaving, is_host);
+    };
+    let quoted = &translation.quoted;
     if !is_host {
-        check_sender(tables, error, &quoted)?;
+        check_sender(tables, error, quoted)?;
         verify_checksum(packet, error)?;
     }
     let source = error.header.source;
     // The NAT's own address, that of the session (RFC 5508 REQ-5). Routers on this side are visible
     // where nothing is translated, and the host's own address is not hidden.
     let is_shown = match is_host {
-        true => tables.inside(way.generation, source).is_none(),
-        false => session.source == quoted.destination.address && !is_hidden(tables, way, source),
+        true => tables.inside(leaving.generation, source).is_none(),
+        false => {
+            session.source == quoted.destination.address && !is_hidden(tables, leaving, source)
+        }
     };
-    let to = ErrorTranslation {
-        source: if is_shown { source } else { session.source },
-        destination: session.destination,
-        quoted_source: session.destination_endpoint(),
-        quoted_destination: session.source_endpoint(),
-    };
-    deliver(packet, tables, error, &quoted, &to, session, false)
+    let source = if is_shown { source } else { session.source };
+    deliver(translation, session, source, false);
+    Ok(())
 }
 
 /// Refuses errors of another guest about packets to a guest that is bound to its port or Ethernet
@@ -133,7 +172,7 @@ fn check_sender<A: Address, T: Tables<A>>(
 
 /// Which rules apply to a packet that leaves by an uplink.
 #[derive(Clone, Copy)]
-struct Way {
+struct Leaving {
     generation: u16,
     network: u16,
     uplink: u16,
@@ -141,26 +180,20 @@ struct Way {
 
 /// Whether a rule hides an address from the outside.
 #[inline(always)]
-fn is_hidden<A: Address, T: Tables<A>>(tables: &T, way: Way, address: A) -> bool {
+fn is_hidden<A: Address, T: Tables<A>>(tables: &T, leaving: Leaving, address: A) -> bool {
     tables
-        .snat(way.generation, way.uplink, way.network, address)
+        .snat(leaving.generation, leaving.uplink, leaving.network, address)
         .is_some_and(|snat| snat.mapping != mapping::NONE)
 }
 
-/// The packet from outside that an error is about, and its session.
+/// The session of the packet from outside that an error is about.
 #[inline(always)]
-fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
-    packet: &P,
+fn session_of<'t, A: Address, T: Tables<A>>(
     tables: &'t T,
-    error: &Parsed<A>,
+    quoted: &Quoted<A>,
     network: u16,
     is_host: bool,
-) -> Option<(Quoted<A>, &'t Session<A>)> {
-    let quoted = parse_quoted(packet, error)?;
-    // An error goes to the source of the quoted packet, and not out to a guest.
-    if error.header.destination != quoted.source.address {
-        return None;
-    }
+) -> Option<&'t Session<A>> {
     let known = |network| tables.session(&quoted.answer_key(View::Inside, network));
     // The host's own errors come from no network: the quoted guest determines it. A router may use
     // another uplink than the guest.
@@ -172,7 +205,7 @@ fn session_of<'t, A: Family, P: Packet, T: Tables<A>>(
         Some(session) => session,
         None => known(home_of(tables, &quoted.destination.address))?,
     };
-    (!session.has(flags::HAIRPIN)).then_some((quoted, session))
+    (!session.has(flags::HAIRPIN)).then_some(session)
 }
 
 /// An error about no session: it leaves if it shows no hidden address.
@@ -181,43 +214,48 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     error: &Parsed<A>,
-    way: Way,
+    leaving: Leaving,
     is_host: bool,
-) -> Outcome {
+) -> Step {
     let shows = match quoted_addresses(packet, error) {
         Some((source, destination)) => {
-            is_hidden(tables, way, source) || is_hidden(tables, way, destination)
+            is_hidden(tables, leaving, source) || is_hidden(tables, leaving, destination)
         }
         None => !is_host,
     };
-    if shows || is_hidden(tables, way, error.header.source) {
-        return Err(DropReason::NoSession);
+    if shows || is_hidden(tables, leaving, error.header.source) {
+        return Err(DropReason::NoSession.into());
     }
-    Ok(Verdict::Untouched)
+    Err(Verdict::Untouched)
 }
 
-/// An error from a guest about a hairpinned packet: it quotes the packet as that guest saw it. The
-/// rest is rewritten at the egress hook.
+/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
+/// translated when it leaves again.
 #[inline(never)]
 pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
-    error: &Parsed<A>,
-) -> Outcome {
-    let quoted = parse_quoted(packet, error)
-        .filter(|quoted| error.header.destination == quoted.source.address);
-    let Some(quoted) = quoted else {
-        return Ok(Verdict::Untouched);
-    };
+    work: &mut Work<A>,
+) -> Step {
+    let Work {
+        parsed: error,
+        translation,
+        ..
+    } = work;
+    if !read_own_quoted(packet, error, &mut translation.quoted) {
+        return Err(Verdict::Untouched);
+    }
+    let quoted = &translation.quoted;
     let home = home_of(tables, &quoted.destination.address);
     let session = match tables.session(&quoted.answer_key(View::Inside, home)) {
         Some(session) if session.has(flags::HAIRPIN) => session,
-        _ => return Ok(Verdict::Untouched),
+        _ => return Err(Verdict::Untouched),
     };
-    check_sender(tables, error, &quoted)?;
+    check_sender(tables, error, quoted)?;
     verify_checksum(packet, error)?;
-    // The quoted packet as it was between its two hooks.
-    let (quoted_source, quoted_destination) = match session.has(flags::FROM_INITIATOR) {
+    let to = &mut translation.error;
+    // As the quoted packet was in between.
+    (to.quoted_source, to.quoted_destination) = match session.has(flags::FROM_INITIATOR) {
         true => (
             session.destination_endpoint(),
             Endpoint::new(quoted.destination.address, session.source_port),
@@ -227,42 +265,40 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
             quoted.destination,
         ),
     };
-    let to = ErrorTranslation {
-        source: error.header.source,
-        destination: session.destination,
-        quoted_source,
-        quoted_destination,
-    };
-    let is_in = session.has(flags::IN);
-    deliver(packet, tables, error, &quoted, &to, session, is_in)
+    (to.source, to.destination) = (error.header.source, session.destination);
+    translation.count(session.rule, session.has(flags::IN));
+    Ok(())
 }
 
 /// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the
 /// host itself. It quotes the packet as it was between its two hooks.
 #[inline(never)]
 pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
-    error: &Parsed<A>,
+    work: &mut Work<A>,
     network: u16,
     place: Place,
-) -> Outcome {
-    let quoted = parse_quoted(packet, error)
-        .filter(|quoted| error.header.destination == quoted.source.address);
-    let Some(quoted) = quoted else {
-        return Ok(Verdict::Untouched);
-    };
+) -> Step {
+    let Work {
+        parsed: error,
+        translation,
+        ..
+    } = work;
+    if !read_own_quoted(read_here(packet), error, &mut translation.quoted) {
+        return Err(Verdict::Untouched);
+    }
+    let quoted = &translation.quoted;
     // The quoted packet's sender is in the network to which the error goes.
     let sender_network = network_of(tables, place.interface);
     let Some(session) = tables.session(&quoted.key(View::Between, sender_network)) else {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     };
     let Some(peer) = tables.session(&session.peer_key(quoted.protocol)) else {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     };
-    let to = ErrorTranslation {
-        // Any host behind the other guest may report the error. The sender sees it from the address
-        // to which it sent.
+    translation.error = ErrorTranslation {
+        // Whoever behind the other guest says so: to the sender it is whom it has sent to.
         source: match network {
             0 => error.header.source,
             _ => peer.source,
@@ -271,23 +307,22 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
         quoted_source: peer.destination_endpoint(),
         quoted_destination: peer.source_endpoint(),
     };
-    rewrite_error(packet, error, &quoted, &to)?;
-    Ok(Verdict::Translated)
+    Ok(())
 }
 
+/// Sends an error to the other end of the session: the quoted packet is one of the other direction.
 #[inline(always)]
-fn deliver<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    error: &Parsed<A>,
-    quoted: &Quoted<A>,
-    to: &ErrorTranslation<A>,
+fn deliver<A: Address>(
+    translation: &mut Translation<A>,
     session: &Session<A>,
+    source: A,
     is_in: bool,
-) -> Outcome {
-    let traffic = error.traffic(packet, is_in);
-    let rule = session.rule;
-    rewrite_error(packet, error, quoted, to)?;
-    tables.count(rule, traffic);
-    Ok(Verdict::Translated)
+) {
+    translation.error = ErrorTranslation {
+        source,
+        destination: session.destination,
+        quoted_source: session.destination_endpoint(),
+        quoted_destination: session.source_endpoint(),
+    };
+    translation.count(session.rule, is_in);
 }

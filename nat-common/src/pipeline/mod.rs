@@ -24,17 +24,19 @@ mod lookup;
 mod network_egress;
 mod network_ingress;
 mod owner;
+mod place;
 mod policy;
 mod port_ingress;
 pub mod refusal;
 mod uplink_egress;
 mod uplink_ingress;
-mod verdict;
 
 pub use early::early;
 pub use network_egress::to_guest;
 pub use network_ingress::from_guest;
+pub use place::Place;
 pub use port_ingress::from_port;
 pub use uplink_egress::outbound;
 pub use uplink_ingress::inbound;
-pub use verdict::{Decision, Outcome, Place, Verdict};
+
+pub use crate::translation::Verdict;

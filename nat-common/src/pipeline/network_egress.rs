@@ -9,27 +9,36 @@ use crate::{
         fragment_ports::{renumber, resolve_fragment},
         icmp_errors,
         lookup::{home_of, network_of},
+        place::Place,
         policy,
-        verdict::{Outcome, Place, Verdict},
     },
     tables::{Tables, interfaces::role, sessions::View},
-    translation::rewrite::rewrite,
+    translation::{Step, Verdict, apply},
     wire::packet::Packet,
     work::Work,
 };
 
-/// Decides on a packet that is about to leave to a guest.
-///
-/// # Errors
-///
-/// Why the packet is dropped.
+/// Decides on a packet that is about to leave to a guest, and translates it.
 #[inline(always)]
 pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Outcome {
+) -> Verdict {
+    match decide(packet, tables, place, work) {
+        Ok(()) => apply(packet, tables, &work.parsed, &work.translation),
+        Err(verdict) => verdict,
+    }
+}
+
+#[inline(always)]
+fn decide<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+) -> Step {
     let parsed = &mut work.parsed;
     let is_host = packet.ingress_interface() == 0;
     let (network, is_from_uplink) = match tables.interface(packet.ingress_interface()) {
@@ -42,18 +51,19 @@ pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
             let network = network_of(tables, place.interface);
             fast::learn_inbound(packet, tables, network, place);
         }
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
     if network == 0 {
         return from_host_or_elsewhere(packet, tables, place, work, is_host);
     }
     parse(packet, place.l3, parsed)?;
+    work.translation.begin(parsed);
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::to_guest(packet, tables, parsed, network, place);
+        return icmp_errors::to_guest(packet, tables, work, network, place);
     }
     resolve_fragment(tables, parsed, View::Between, network);
     if !parsed.has_ports {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
     let session = match tables.session(&parsed.key(View::Between, network)) {
         Some(session) => Some(session),
@@ -62,45 +72,41 @@ pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
             tables.session(&parsed.key(View::Between, home))
         }
     };
-    match session {
-        Some(session) => {
-            let source = session.source_endpoint();
-            renumber(
-                packet,
-                tables,
-                parsed,
-                View::Between,
-                network,
-                source.address,
-            )?;
-            rewrite(packet, parsed, source, session.destination_endpoint())?;
-            Ok(Verdict::Translated)
-        }
-        None => Ok(Verdict::Untouched),
-    }
+    let session = session.ok_or(Verdict::Untouched)?;
+    // It was followed and counted at the hook by which it came in.
+    work.translation.source = session.source_endpoint();
+    work.translation.destination = session.destination_endpoint();
+    Ok(renumber(
+        tables,
+        parsed,
+        View::Between,
+        network,
+        &mut work.translation,
+    )?)
 }
 
 /// A packet that comes neither from a network nor from an uplink. A packet of the host itself may
 /// be an error about a hairpinned packet.
 #[inline(always)]
 fn from_host_or_elsewhere<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
     is_host: bool,
-) -> Outcome {
+) -> Step {
     let interface = tables.interface(place.interface);
     let is_policed = policy::is_policed(interface);
     if !is_host && !is_policed {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
     parse(packet, place.l3, &mut work.parsed)?;
+    work.translation.begin(&work.parsed);
     if is_host && work.parsed.transport == Transport::IcmpError {
-        return icmp_errors::to_guest(packet, tables, &work.parsed, 0, place);
+        return icmp_errors::to_guest(packet, tables, work, 0, place);
     }
-    match interface {
+    Err(match interface {
         Some(interface) if is_policed => policy::to_guest(packet, tables, work, interface.number),
-        _ => Ok(Verdict::Untouched),
-    }
+        _ => Verdict::Untouched,
+    })
 }

@@ -16,19 +16,16 @@ use crate::{
     },
     pipeline::{
         exit, fast,
-        follow::translate,
+        follow::follow_translated,
         fragment_ports::resolve_fragment,
-        fragments::{Order, enter},
+        fragments::enter,
         icmp_errors,
         lookup::{find_of_guest, generation},
         owner::check_owner,
+        place::{Place, receive_anew},
         policy,
-        verdict::{Outcome, Place, Verdict, rewritten},
     },
-    session::{
-        open_forward::forward_target,
-        open_hairpin::{Server, open_hairpin},
-    },
+    session::{open_forward::forward_target, open_hairpin::open_hairpin},
     tables::{
         Tables,
         addresses::ExternalAddress,
@@ -41,47 +38,55 @@ use crate::{
         sessions::{Session, View, flags},
         snats::{Snat, filtering, mapping},
     },
-    translation::rewrite::rewrite,
+    translation::{Step, Translation, Verdict, apply},
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Address, Endpoint},
         packet::Packet,
     },
-    work::Work,
+    work::{Work, opening::Server},
 };
 
-/// Decides on a packet that a guest has sent.
-///
-/// # Errors
-///
-/// Why the packet is dropped.
+/// Decides on a packet that a guest has sent, and translates it.
 #[inline(always)]
 pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Outcome {
+) -> Verdict {
     let interface = tables
         .interface(place.interface)
         .filter(|interface| interface.role == role::NETWORK);
-    let network = interface.map_or(0, |interface| interface.number);
-    let is_policed = policy::is_policed(interface);
-    let verdict = decide(packet, tables, place, work, interface)?;
-    if matches!(verdict, Verdict::Translated | Verdict::Opened) {
-        return Ok(rewritten(tables, place, verdict));
+    match decide(packet, tables, place, work, interface) {
+        Ok(()) => {
+            receive_anew(tables, place, &mut work.translation);
+            apply(packet, tables, &work.parsed, &work.translation)
+        }
+        Err(Verdict::Untouched) if let Some(network) = interface => {
+            verifier_barrier(work);
+            untranslated(packet, tables, place, work, network)
+        }
+        Err(verdict) => verdict,
     }
-    if network == 0 || verdict != Verdict::Untouched {
-        return Ok(verdict);
+}
+
+/// What becomes of a guest's packet that nothing translates at this hook.
+#[inline(always)]
+fn untranslated<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    place: Place,
+    work: &mut Work<A>,
+    network: &Interface,
+) -> Verdict {
+    if let Some(reason) = exit::check(tables, &work.parsed, place.interface, network.number) {
+        return Verdict::Dropped(reason);
     }
-    verifier_barrier(work);
-    if let Some(reason) = exit::check(tables, &work.parsed, place.interface, network) {
-        return Err(reason);
+    if !policy::is_policed(Some(network)) {
+        return Verdict::Untouched;
     }
-    if !is_policed {
-        return Ok(Verdict::Untouched);
-    }
-    policy::from_guest(packet, tables, work, place.interface, network)
+    policy::from_guest(packet, tables, work, place.interface, network.number)
 }
 
 #[inline(always)]
@@ -91,99 +96,102 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
     interface: Option<&Interface>,
-) -> Outcome {
+) -> Step {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
-    let generation = generation(tables);
-    let (network, is_policed) = match interface {
-        Some(interface) => {
-            check_guest(packet, tables, parsed, interface)?;
-            if place.is_to_host
-                && interface.flags & interface_flags::NO_BRIDGE != 0
-                && let Some(outcome) =
-                    fast::outbound(packet, tables, parsed, interface, &mut work.redirect)
-            {
-                return outcome;
-            }
-            (interface.number, policy::is_policed(Some(interface)))
+    work.translation.begin(parsed);
+    let network = interface.map_or(0, |interface| interface.number);
+    if let Some(interface) = interface {
+        check_guest(packet, tables, parsed, interface)?;
+        if place.is_to_host
+            && interface.flags & interface_flags::NO_BRIDGE != 0
+            && let fast::Way::Done(verdict) =
+                fast::outbound_apart(packet, tables, parsed, interface, &mut work.redirect)
+        {
+            return Err(verdict);
         }
-        None => (0, false),
-    };
-    if parsed.is_fragment()
-        && enter(packet, tables, parsed, View::Inside, network)? == Order::Queued
-    {
-        return Ok(Verdict::Kept);
     }
+    if parsed.is_fragment() {
+        enter(packet, tables, parsed, View::Inside, network)?;
+    }
+    let generation = generation(tables);
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     };
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::from_guest(packet, tables, parsed);
+        return icmp_errors::from_guest(packet, tables, work);
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if !parsed.has_ports {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
     if let Some((session, _)) = find_of_guest(tables, parsed, network) {
         if !session.has(flags::HAIRPIN) {
-            return Ok(Verdict::Untouched);
+            return Err(Verdict::Untouched);
         }
-        let (source, destination) = between(parsed, session);
-        return translate(packet, tables, parsed, session, &[source, destination]);
+        between(parsed, session, &mut work.translation);
+        return follow_translated(tables, parsed, session, &work.translation);
     }
     if !parsed.may_open() {
-        return Ok(Verdict::Untouched);
+        return Err(Verdict::Untouched);
     }
-    let origin = Origin {
+    work.opening.origin = Origin {
         generation,
         uplink: external.uplink,
         network,
     };
-    match server(tables, parsed, origin) {
-        Some(server) => {
-            if is_policed {
-                let target = policy::Target {
-                    endpoint: server.endpoint,
-                    network: server.network,
-                    is_accepted: server.is_accepted,
-                };
-                policy::check(packet, tables, work, network, &target)?;
-            }
-            to_server(packet, tables, work, origin, &server)
-        }
-        None => not_ours(external),
+    if !find_server(tables, work) {
+        return not_ours(external);
+    }
+    to_server(packet, tables, work, policy::is_policed(interface))
+}
+
+/// Gives a packet of a hairpinned session the ends that it has between its two hooks. In a packet
+/// of the initiator, everything but the source address is translated there; in an answer, only the
+/// destination address. So each is the reverse of the other.
+#[inline(always)]
+fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>, translation: &mut Translation<A>) {
+    translation.of_session(session);
+    translation.source.address = parsed.header.source;
+    if !session.has(flags::FROM_INITIATOR) {
+        translation.source.port = parsed.source_port;
+        translation.destination.port = parsed.destination_port;
     }
 }
 
-/// Both ends of a packet of a hairpinned session between its two hooks. In a packet of the
-/// initiator, everything except the source address is rewritten there; in an answer, only the
-/// destination address. Each is therefore the reverse of the other.
-#[inline(always)]
-fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> (Endpoint<A>, Endpoint<A>) {
-    let (source_port, destination_port) = match session.has(flags::FROM_INITIATOR) {
-        true => (session.source_port, session.destination_port),
-        false => (parsed.source_port, parsed.destination_port),
-    };
-    (
-        Endpoint::new(parsed.header.source, source_port),
-        Endpoint::new(session.destination, destination_port),
-    )
-}
-
-/// Opens a session with another guest for the packet, and rewrites the packet.
+/// Opens a session with another guest.
 #[inline(always)]
 fn to_server<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     work: &mut Work<A>,
-    origin: Origin,
-    server: &Server<A>,
-) -> Outcome {
-    if let Some(reason) = open(tables, work, origin, server) {
-        return Err(reason);
+    is_policed: bool,
+) -> Step {
+    if is_policed {
+        let server = &work.opening.server;
+        let target = policy::Target {
+            endpoint: server.endpoint,
+            network: server.network,
+            is_accepted: server.is_accepted,
+        };
+        let network = work.opening.origin.network;
+        policy::check(packet, tables, work, network, &target)?;
     }
-    let port = work.opening.request.record.source_port;
-    opened(packet, tables, &work.parsed, server, port)
+    work.parsed.check_ends()?;
+    choose_snat(tables, work);
+    open_hairpin(tables, work)?;
+    let Work {
+        parsed,
+        opening,
+        translation,
+        ..
+    } = work;
+    translation.of_opened(&opening.request.record, true);
+    // The rest of it is translated at the next hook, which finds it in the table.
+    translation.source.address = parsed.header.source;
+    translation.destination = opening.server.endpoint;
+    translation.rule = opening.server.rule;
+    Ok(())
 }
 
 /// Whether a guest may send from the packet's source address.
@@ -214,99 +222,86 @@ fn check_guest<A: Family, P: Packet, T: Tables<A>>(
 
 /// A packet unknown to natbpf is the host's, if the host holds the address.
 #[inline(always)]
-fn not_ours(external: &ExternalAddress) -> Outcome {
-    if external.is_host != 0 {
-        Ok(Verdict::Untouched)
+fn not_ours(external: &ExternalAddress) -> Step {
+    Err(if external.is_host != 0 {
+        Verdict::Untouched
     } else {
-        Err(DropReason::Unsolicited)
-    }
+        DropReason::Unsolicited.into()
+    })
 }
 
-/// The guest behind an external endpoint: of a forward rule, else of a mapping. No filter applies
-/// between guests, which are behind the same NAT (RFC 4787 REQ-9 requires only the translation).
-#[inline(always)]
-fn server<A: Address, T: Tables<A>>(
-    tables: &T,
-    parsed: &Parsed<A>,
-    origin: Origin,
-) -> Option<Server<A>> {
+/// Finds the guest behind an external endpoint: of a forward rule, else of a mapping; whether there
+/// is one. Guests are behind the same NAT: no filter stands between them (RFC 4787 REQ-9 asks for
+/// the translation alone).
+#[inline(never)]
+fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+    let Work {
+        parsed, opening, ..
+    } = work;
     let protocol = parsed.header.protocol;
-    if let Some(forward) = tables.forward(origin.generation, protocol, parsed.destination()) {
-        return (forward.flags & forward_flags::HAIRPIN != 0).then(|| Server {
+    let generation = opening.origin.generation;
+    if let Some(forward) = tables.forward(generation, protocol, parsed.destination()) {
+        opening.server = Server {
             endpoint: forward_target(parsed, forward),
             network: forward.network,
             rule: forward.rule,
             is_mapping: false,
             is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
-        });
+        };
+        return forward.flags & forward_flags::HAIRPIN != 0;
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping accepts answers to queries, but no queries.
-        return None;
+        // A mapping takes answers to queries, not queries.
+        return false;
     }
-    let owner = tables.port(&PortKey::new(parsed.destination(), protocol))?;
-    // A service that the host has started on the port since then has precedence.
-    let is_hosts = || {
-        let (remote, local) = (parsed.source(), parsed.destination());
-        tables.host_socket(protocol, remote, local) != HostSocket::None
+    let Some(owner) = tables.port(&PortKey::new(parsed.destination(), protocol)) else {
+        return false;
     };
-    (owner.is_exclusive() && !is_hosts()).then(|| Server {
+    opening.server = Server {
         endpoint: Endpoint::new(owner.address, owner.port),
         network: owner.network,
         rule: owner.rule,
         is_mapping: true,
         is_accepted: false,
-    })
+    };
+    // A service that the host has started on the port since comes first.
+    let is_hosts = || {
+        let (remote, local) = (parsed.source(), parsed.destination());
+        tables.host_socket(protocol, remote, local) != HostSocket::None
+    };
+    owner.is_exclusive() && !is_hosts()
 }
 
-/// Opens a session between guests, or returns why not.
+/// Chooses the rule that hides a guest from the other one. Without one the guest hides behind the
+/// address that it has sent to, or the other one would answer past natbpf.
 #[inline(never)]
-fn open<A: Address, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    origin: Origin,
-    server: &Server<A>,
-) -> Option<DropReason> {
-    if let Err(reason) = work.parsed.check_ends() {
-        return Some(reason);
+fn choose_snat<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let Origin {
+        generation,
+        uplink,
+        network,
+    } = opening.origin;
+    let snat = tables.snat(generation, uplink, network, parsed.header.source);
+    if let Some(snat) = snat
+        && snat.mapping != mapping::NONE
+        && snat.first != A::UNSPECIFIED
+    {
+        opening.snat = *snat;
+        return;
     }
-    let source = work.parsed.header.source;
-    let snat = tables.snat(origin.generation, origin.uplink, origin.network, source);
-    match snat.filter(|snat| snat.mapping != mapping::NONE && snat.first != A::UNSPECIFIED) {
-        Some(snat) => open_hairpin(tables, work, origin, snat, server).err(),
-        None => {
-            // No rule translates this guest. Its source becomes the address to which it sends;
-            // otherwise the server would answer past natbpf.
-            let external = work.parsed.header.destination;
-            let snat = Snat {
-                first: external,
-                last: external,
-                rule: server.rule,
-                first_port: 1024,
-                last_port: u16::MAX,
-                mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
-                filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
-                has_excludes: 0,
-                by_destination: 0,
-            };
-            open_hairpin(tables, work, origin, &snat, server).err()
-        }
-    }
-}
-
-/// Rewrites and counts the packet that opened a session between guests. (A separate function,
-/// because the stack has no room for both steps.)
-#[inline(never)]
-fn opened<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    server: &Server<A>,
-    source_port: Port,
-) -> Outcome {
-    let traffic = parsed.traffic(packet, true);
-    let source = Endpoint::new(parsed.header.source, source_port);
-    rewrite(packet, parsed, source, server.endpoint)?;
-    tables.count(server.rule, traffic);
-    Ok(Verdict::Opened)
+    let external = parsed.header.destination;
+    opening.snat = Snat {
+        first: external,
+        last: external,
+        rule: opening.server.rule,
+        first_port: 1024,
+        last_port: u16::MAX,
+        mapping: mapping::ADDRESS_AND_PORT_DEPENDENT,
+        filtering: filtering::ADDRESS_AND_PORT_DEPENDENT,
+        has_excludes: 0,
+        by_destination: 0,
+    };
 }

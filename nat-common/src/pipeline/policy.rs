@@ -12,16 +12,13 @@
 use crate::{
     drop_reason::DropReason,
     family::Family,
-    headers::{
-        parsed::{Parsed, Transport},
-        quoted::parse_quoted,
-    },
+    headers::parsed::{Parsed, Transport},
     pipeline::{
         chains::judge,
         follow::follow,
         fragment_ports::resolve_fragment,
+        icmp_errors::read_quoted,
         lookup::{find, generation},
-        verdict::{Outcome, Verdict},
     },
     session::open_plain::{Plain, open_plain},
     tables::{
@@ -32,6 +29,7 @@ use crate::{
         sessions::{Session, View, flags},
         snats::mapping,
     },
+    translation::Verdict,
     verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
@@ -54,14 +52,14 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     interface: u32,
     network: u16,
-) -> Outcome {
-    let parsed = &mut work.parsed;
-    if is_related(packet, tables, parsed, network) {
-        return Ok(Verdict::Untouched);
+) -> Verdict {
+    if is_related(packet, tables, work, network) {
+        return Verdict::Untouched;
     }
+    let parsed = &mut work.parsed;
     resolve_fragment(tables, parsed, View::Inside, network);
-    if let Some(outcome) = established(packet, tables, parsed, View::Inside, network) {
-        return outcome;
+    if established(packet, tables, parsed, View::Inside, network) {
+        return Verdict::Untouched;
     }
     let header = &parsed.header;
     let is_group = !header.destination.is_unicast();
@@ -69,7 +67,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     if !is_group {
         let way = tables.route_lookup(interface, header.source, header.destination);
         if way == way::NOWHERE {
-            return Ok(Verdict::Untouched);
+            return Verdict::Untouched;
         }
         if way != way::HOST {
             to = side_of(tables.interface(way));
@@ -77,8 +75,10 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     }
     let source = header.source;
     prepare(tables, work, network, to);
-    if !is_admitted(packet, tables, work)? {
-        return Ok(Verdict::Untouched);
+    match admission(packet, tables, work) {
+        Admission::Admitted => {}
+        Admission::Unconcerned => return Verdict::Untouched,
+        Admission::Refused(reason) => return Verdict::Dropped(reason),
     }
     verifier_barrier(work);
     // A flow that leaves translated gets its session there.
@@ -87,7 +87,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
         && is_translated(tables, &work.parsed, to & !side::UPLINKS, network);
     if is_translated || is_group || source == A::UNSPECIFIED {
         note(packet, tables, work, false);
-        return Ok(Verdict::Untouched);
+        return Verdict::Untouched;
     }
     let (answer_view, answer_network) = answers_from(to);
     let plain = Plain {
@@ -113,15 +113,15 @@ fn answers_from(side: Side) -> (View, u16) {
 /// Decides on a packet from outside to an address that is not external: [`Verdict::Beyond`] if no
 /// policy applies.
 #[inline(never)]
-pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn from_outside<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
     interface: u32,
-) -> Outcome {
+) -> Verdict {
     let uplink = tables.interface(interface);
     if !is_policed(uplink) {
-        return Ok(Verdict::Beyond);
+        return Verdict::Beyond;
     }
     let from = side_of(uplink);
     let parsed = &work.parsed;
@@ -131,11 +131,13 @@ pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
         _ => 0,
     };
     if network == 0 {
-        return Ok(Verdict::Beyond);
+        return Verdict::Beyond;
     }
     prepare(tables, work, from, network);
-    if !is_admitted(packet, tables, work)? {
-        return Ok(Verdict::Beyond);
+    match admission(packet, tables, work) {
+        Admission::Admitted => {}
+        Admission::Unconcerned => return Verdict::Beyond,
+        Admission::Refused(reason) => return Verdict::Dropped(reason),
     }
     let plain = Plain {
         view: View::Outside,
@@ -155,20 +157,23 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     network: u16,
-) -> Outcome {
-    let parsed = &mut work.parsed;
-    if !parsed.header.destination.is_unicast() || is_related(packet, tables, parsed, network) {
-        return Ok(Verdict::Untouched);
+) -> Verdict {
+    let is_unicast = work.parsed.header.destination.is_unicast();
+    if !is_unicast || is_related(packet, tables, work, network) {
+        return Verdict::Untouched;
     }
+    let parsed = &mut work.parsed;
     resolve_fragment(tables, parsed, View::Between, 0);
-    if let Some(outcome) = established(packet, tables, parsed, View::Between, 0) {
-        return outcome;
+    if established(packet, tables, parsed, View::Between, 0) {
+        return Verdict::Untouched;
     }
     let is_host = packet.ingress_interface() == 0;
     let from = if is_host { side::HOST } else { side::ELSEWHERE };
     prepare(tables, work, from, network);
-    if !is_admitted(packet, tables, work)? {
-        return Ok(Verdict::Untouched);
+    match admission(packet, tables, work) {
+        Admission::Admitted => {}
+        Admission::Unconcerned => return Verdict::Untouched,
+        Admission::Refused(reason) => return Verdict::Dropped(reason),
     }
     let plain = Plain {
         view: View::Between,
@@ -178,8 +183,8 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
         rule: work.policy_match.rule,
     };
     match open(packet, tables, work, &plain) {
-        Err(_) if is_host => Ok(Verdict::Untouched),
-        outcome => outcome,
+        Verdict::Dropped(_) if is_host => Verdict::Untouched,
+        verdict => verdict,
     }
 }
 
@@ -266,31 +271,42 @@ fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side,
     policy_match.protocol = u32::from(parsed.header.protocol);
 }
 
-/// Applies the policies. `true` if one of them lets the packet pass, `false` if none applies to it.
+/// What policies say of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Admission {
+    /// None is about it.
+    Unconcerned,
+    /// One lets it pass.
+    Admitted,
+    /// It is dropped.
+    Refused(DropReason),
+}
+
+/// Asks the policies about a packet.
 #[inline(always)]
-fn is_admitted<A: Family, P: Packet, T: Tables<A>>(
+fn admission<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
-) -> Result<bool, DropReason> {
+) -> Admission {
     judge(tables, &mut work.policy_match);
     let found = work.policy_match.action;
     if found == u32::from(action::NONE) {
-        return Ok(false);
+        return Admission::Unconcerned;
     }
     let parsed = &work.parsed;
     let is_unknown = parsed.transport == Transport::LaterFragment && !parsed.has_ports;
     // The host reassembles fragments itself, and cannot without the first one.
     if is_unknown && work.policy_match.to == side::HOST {
-        return Ok(false);
+        return Admission::Unconcerned;
     }
     if is_unknown {
-        return Err(DropReason::FragmentUnknown);
+        return Admission::Refused(DropReason::FragmentUnknown);
     }
     if found == u32::from(action::DROP) {
-        return Err(refuse(packet, tables, work));
+        return Admission::Refused(refuse(packet, tables, work));
     }
-    Ok(true)
+    Admission::Admitted
 }
 
 /// Counts a packet that a policy drops.
@@ -329,17 +345,19 @@ fn open<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     plain: &Plain,
-) -> Outcome {
+) -> Verdict {
     let is_in = !matches!(plain.view, View::Inside);
     tables.count(plain.rule, work.parsed.traffic(packet, is_in));
     if !work.parsed.may_open() {
-        return Ok(Verdict::Untouched);
+        return Verdict::Untouched;
     }
-    open_plain(tables, work, plain)?;
-    Ok(Verdict::Opened)
+    match open_plain(tables, work, plain) {
+        Ok(()) => Verdict::Opened,
+        Err(reason) => Verdict::Dropped(reason),
+    }
 }
 
-/// A packet of a session that is not translated at this hook.
+/// Whether a packet belongs to a session that is not translated at this hook.
 #[inline(always)]
 fn established<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -347,16 +365,18 @@ fn established<A: Family, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     view: View,
     network: u16,
-) -> Option<Outcome> {
+) -> bool {
     if !parsed.has_ports {
-        return None;
+        return false;
     }
-    let session = find(tables, parsed, view, network)?;
-    // Packets that leave by an uplink are followed there.
+    let Some(session) = find(tables, parsed, view, network) else {
+        return false;
+    };
+    // What leaves by an uplink is followed there.
     if session.peer_view != View::Outside as u8 {
         pass(packet, tables, parsed, session);
     }
-    Some(Ok(Verdict::Untouched))
+    true
 }
 
 /// Follows and counts a packet of a session that is not translated.
@@ -378,17 +398,20 @@ fn pass<A: Family, P: Packet, T: Tables<A>>(
 fn is_related<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    parsed: &Parsed<A>,
+    work: &mut Work<A>,
     network: u16,
 ) -> bool {
-    if parsed.transport != Transport::IcmpError {
+    let Work {
+        parsed,
+        translation,
+        ..
+    } = work;
+    let is_error = parsed.transport == Transport::IcmpError;
+    if !is_error || !read_quoted(packet, parsed, &mut translation.quoted) {
         return false;
     }
-    let Some(quoted) = parse_quoted(packet, parsed) else {
-        return false;
-    };
-    // An error from the guest quotes a packet that it received, and one to the guest quotes a
-    // packet that it sent.
+    let quoted = &translation.quoted;
+    // From the guest it quotes what it was sent, to the guest what it has sent.
     parsed.header.destination == quoted.source.address
         && (tables
             .session(&quoted.answer_key(View::Inside, network))

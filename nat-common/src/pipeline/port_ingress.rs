@@ -4,10 +4,11 @@ use crate::{
     family::Family,
     headers::parsed::parse_plain,
     pipeline::{
-        fast::{is_to, outbound},
-        verdict::{Decision, Place},
+        fast::{Way, is_to, outbound},
+        place::Place,
     },
     tables::{Tables, interfaces::role},
+    translation::Verdict,
     wire::packet::Packet,
     work::Work,
 };
@@ -22,18 +23,18 @@ pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Decision {
+) -> Verdict {
     let Some(port) = tables.near_interface(place.interface) else {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     if port.role != role::PORT || !is_to(packet, place.l3, port.mac) {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     }
     let Some(parsed) = parse_plain(packet, place.l3) else {
-        return Decision::GoesOn;
+        return Verdict::Untouched;
     };
     match outbound(packet, tables, &parsed, &port, &mut work.redirect) {
-        Some(result) => result.into(),
-        None => Decision::GoesOn,
+        Way::Done(verdict) => verdict,
+        Way::Slow | Way::NoSession => Verdict::Untouched,
     }
 }

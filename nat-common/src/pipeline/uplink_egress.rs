@@ -9,11 +9,11 @@ use crate::{
     },
     pipeline::{
         fast,
-        follow::translate,
+        follow::follow_translated,
         fragment_ports::{renumber, resolve_fragment},
         icmp_errors,
         lookup::{find_of_guest, generation, network_of},
-        verdict::{NotOpened, Opened, Outcome, Place, Verdict, outcome},
+        place::Place,
     },
     session::{ending, lease, open_host::open_host, open_outbound::open_outbound, tracking},
     tables::{
@@ -26,7 +26,7 @@ use crate::{
         sessions::{Session, SessionKey, View, flags},
         snats::{Snat, filtering, mapping},
     },
-    translation::{mss, rewrite::rewrite},
+    translation::{Step, Verdict, apply, mss},
     verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
@@ -37,45 +37,40 @@ use crate::{
     work::Work,
 };
 
-/// Decides on a packet that is about to leave by an uplink.
-///
-/// # Errors
-///
-/// Why the packet is dropped.
+/// Decides on a packet that is about to leave by an uplink, and translates it.
 #[inline(always)]
 pub fn outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Outcome {
-    let outcome = decide(packet, tables, place, work)?;
-    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
-    if is_rewritten && !mss::clamp(packet, tables, &work.parsed, place.interface) {
-        return Err(DropReason::RewriteFailed);
+) -> Verdict {
+    match decide(packet, tables, place, work) {
+        Ok(()) => apply(packet, tables, &work.parsed, &work.translation),
+        Err(verdict) => verdict,
     }
-    Ok(outcome)
 }
 
 #[inline(always)]
 fn decide<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Outcome {
+) -> Step {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
+    work.translation.begin(parsed);
     let network = network_of(tables, packet.ingress_interface());
     let (uplink, is_one_of_several) = match tables.interface(place.interface) {
         Some(interface) if interface.role == role::UPLINK => (
             interface.number,
             interface.flags & interface_flags::ONE_OF_SEVERAL != 0,
         ),
-        _ => return Ok(Verdict::Untouched),
+        _ => return Err(Verdict::Untouched),
     };
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::outbound(packet, tables, parsed, network, uplink);
+        return icmp_errors::to_outside(packet, tables, work, network, uplink);
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
@@ -87,30 +82,42 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
         if network != 0 && tables.is_fast_path_on(tables.now_s()) {
             fast::learn(packet, tables, session, place);
         }
-        let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
-        renumber(
-            packet,
-            tables,
-            parsed,
-            View::Inside,
+        work.translation.of_session(session);
+        follow_translated(tables, parsed, session, &work.translation)?;
+    } else {
+        let origin = Origin {
+            generation: generation(tables),
+            uplink,
             network,
-            source.address,
-        )?;
-        return translate(packet, tables, parsed, session, &[source, destination]);
+        };
+        work.opening.origin = origin;
+        let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
+        // A host without an address asks for one, whatever source a rule is for.
+        let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
+        match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
+            Some(snat) => from_inside(tables, work, snat)?,
+            None => from_host(packet, tables, work)?,
+        }
+        let Work {
+            opening,
+            translation,
+            ..
+        } = work;
+        translation.of_opened(&opening.request.record, false);
     }
-    let origin = Origin {
-        generation: generation(tables),
-        uplink,
+    let Work {
+        parsed,
+        translation,
+        ..
+    } = work;
+    translation.mss = mss::limit(tables, parsed, place.interface);
+    Ok(renumber(
+        tables,
+        parsed,
+        View::Inside,
         network,
-    };
-    let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
-    // A host without an address asks for one, whatever the source of a rule.
-    let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
-    let opened = match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
-        Some(snat) => from_inside(packet, tables, work, origin, snat),
-        None => from_host(packet, tables, work, origin),
-    };
-    outcome(opened)
+        translation,
+    )?)
 }
 
 /// Ends the session of a packet that a guest has opened and that now leaves by another uplink than
@@ -142,19 +149,16 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     is_elsewhere && is_translated_here && ending::end(tables, &key, session)
 }
 
-/// A packet from an inside source without a session opens one, or does not leave.
-#[inline(never)]
-fn from_inside<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    work: &mut Work<A>,
-    origin: Origin,
-    snat: &Snat<A>,
-) -> Opened {
-    let parsed = &work.parsed;
+/// A packet from an inside source without a session: it opens one, or it does not leave.
+#[inline(always)]
+fn from_inside<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &Snat<A>) -> Step {
+    let Work {
+        parsed, opening, ..
+    } = work;
     let destination = parsed.header.destination;
-    if snat.has_excludes != 0 && tables.is_excluded(origin.generation, snat.rule, destination) {
-        return Err(NotOpened::Passes);
+    let generation = opening.origin.generation;
+    if snat.has_excludes != 0 && tables.is_excluded(generation, snat.rule, destination) {
+        return Err(Verdict::Untouched);
     }
     if snat.first == A::UNSPECIFIED {
         return Err(DropReason::NoAddress.into());
@@ -166,7 +170,8 @@ fn from_inside<A: Family, P: Packet, T: Tables<A>>(
     if !parsed.may_open() || !destination.is_unicast() {
         return Err(DropReason::NoSession.into());
     }
-    open(packet, tables, work, origin, snat)
+    opening.snat = *snat;
+    Ok(open_outbound(tables, work)?)
 }
 
 /// The outcome for a packet that leaves from an external address and is not a guest's: it is the
@@ -174,10 +179,17 @@ fn from_inside<A: Family, P: Packet, T: Tables<A>>(
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum HostFlow {
-    /// It leaves unchanged. If a forward or a guest could take its answers, the flow is recorded.
+    /// It goes out as it is.
     Passes,
-    /// It is a query. Its identifier is claimed, so no guest gets it towards that remote. If there
-    /// is no room, it leaves unchanged.
+    /// A forward or a guest could take what answers it: the flow is noted, and it goes out as it
+    /// is.
+    Noted,
+    /// The same, and a guest's session gives way to it.
+    Replaces,
+    /// The host asks for an address.
+    AsksForAddress,
+    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote.
+    /// Where there is no room for that, it goes out as it is.
     Asks,
     /// A guest's session has the same addresses and ports: the packet gets another port.
     Meets,
@@ -188,25 +200,36 @@ enum HostFlow {
 /// Decides on a packet without a session and without a rule for its source.
 #[inline(always)]
 fn from_host<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     work: &mut Work<A>,
-    origin: Origin,
-) -> Opened {
-    let flow = host_flow(packet, tables, work, origin);
+) -> Step {
+    let mut flow = host_flow(packet, tables, work);
+    verifier_barrier(work);
+    if flow == HostFlow::Noted {
+        flow = noted(tables, work);
+        verifier_barrier(work);
+    }
     match flow {
-        HostFlow::Passes => return Err(NotOpened::Passes),
         HostFlow::TurnedBack => return Err(DropReason::Unsolicited.into()),
         HostFlow::Asks | HostFlow::Meets => {}
-    }
-    verifier_barrier(work);
-    match open_elsewhere(packet, tables, work, origin) {
-        Err(NotOpened::Dropped(reason))
-            if flow == HostFlow::Asks && reason != DropReason::RewriteFailed =>
-        {
-            Err(NotOpened::Passes)
+        HostFlow::AsksForAddress => {
+            note_asking(tables, work);
+            return Err(Verdict::Untouched);
         }
-        opened => opened,
+        HostFlow::Passes => return Err(Verdict::Untouched),
+        HostFlow::Noted | HostFlow::Replaces => {
+            if flow == HostFlow::Replaces {
+                end_of_answers(tables, work);
+            }
+            open_host(tables, work, 0);
+            return Err(Verdict::Untouched);
+        }
+    }
+    keep_address(work);
+    match open_outbound(tables, work) {
+        Err(_) if flow == HostFlow::Asks => Err(Verdict::Untouched),
+        opened => Ok(opened?),
     }
 }
 
@@ -216,16 +239,17 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
-    origin: Origin,
 ) -> HostFlow {
-    let parsed = &work.parsed;
+    let Work {
+        parsed, opening, ..
+    } = work;
+    let origin = opening.origin;
     let is_own = packet.ingress_interface() == 0;
     if !is_own && is_turned_back(tables, parsed, origin.generation) {
         return HostFlow::TurnedBack;
     }
     if is_own && dhcp::asks_for_address(parsed) {
-        note_asking(tables, work, origin.uplink);
-        return HostFlow::Passes;
+        return HostFlow::AsksForAddress;
     }
     let source = parsed.header.source;
     // An address that the host holds is never a guest's: the kernel accepts no packet from it.
@@ -236,10 +260,9 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     if !is_hosts {
         return HostFlow::Passes;
     }
-    let is_to_group = is_to_group(packet, parsed);
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // (Answers to a query to a group come from other addresses, for which there is no session.)
-        return match is_to_group || origin.network != 0 {
+        // (What answers a query to a group comes from others, to whom no session leads.)
+        return match is_to_group(packet, parsed) || origin.network != 0 {
             true => HostFlow::Passes,
             false => claimed(tables, parsed),
         };
@@ -247,11 +270,11 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
     if !opens_for_others(parsed, is_own) && !is_contested(tables, parsed, origin.generation) {
         return HostFlow::Passes;
     }
-    let remote = match is_to_group {
+    opening.remote = match is_to_group(packet, parsed) {
         true => Endpoint::new(A::UNSPECIFIED, Port::ZERO),
         false => parsed.destination(),
     };
-    note(tables, work, &remote)
+    HostFlow::Noted
 }
 
 /// The outcome for a query.
@@ -328,19 +351,21 @@ fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, genera
             .is_some()
 }
 
-/// Records the flow of a packet to `remote`.
+/// The key of what answers the flow of a packet that is to be noted.
 #[inline(always)]
-fn note<A: Address, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    remote: &Endpoint<A>,
-) -> HostFlow {
+fn answers<A: Address>(work: &Work<A>) -> SessionKey<A> {
+    SessionKey {
+        source: work.opening.remote.address,
+        source_port: work.opening.remote.port,
+        ..work.parsed.key(View::Outside, 0).reversed()
+    }
+}
+
+/// What becomes of a flow that is to be noted, by what is known of it already.
+#[inline(never)]
+fn noted<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
     let parsed = &work.parsed;
-    let answer = SessionKey {
-        source: remote.address,
-        source_port: remote.port,
-        ..parsed.key(View::Outside, 0).reversed()
-    };
+    let answer = answers(work);
     if let Some(session) = tables.session(&answer) {
         if session.has(flags::HOST) && session.destination_endpoint() == parsed.source() {
             session.touch(tables.now_s());
@@ -355,12 +380,12 @@ fn note<A: Address, T: Tables<A>>(
                 _ => HostFlow::Meets,
             };
         }
-        end_of_answers(tables, &answer, session);
-    } else if is_known_by_socket(tables, parsed, remote) {
-        return HostFlow::Passes;
+        return HostFlow::Replaces;
     }
-    open_host(tables, work, remote, 0);
-    HostFlow::Passes
+    match is_known_by_socket(tables, parsed, &work.opening.remote) {
+        true => HostFlow::Passes,
+        false => HostFlow::Noted,
+    }
 }
 
 /// Whether the socket that has sent a packet shows that answers are the host's. If a forward would
@@ -384,12 +409,13 @@ fn is_known_by_socket<A: Address, T: Tables<A>>(
 
 /// Records that the host asks for an address on an uplink.
 #[inline(always)]
-fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, uplink: u16) {
+fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    let uplink = work.opening.origin.uplink;
     match tables.session(&lease::answers(uplink)) {
         Some(session) => drop(session.touch(tables.now_s())),
         None => {
-            let anybody = Endpoint::new(A::UNSPECIFIED, Port::ZERO);
-            open_host(tables, work, &anybody, uplink);
+            work.opening.remote = Endpoint::new(A::UNSPECIFIED, Port::ZERO);
+            open_host(tables, work, uplink);
         }
     }
 }
@@ -404,30 +430,24 @@ fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
 }
 
-/// Ends a guest's session, given by its entry for packets from outside.
-#[inline(always)]
-fn end_of_answers<A: Address, T: Tables<A>>(
-    tables: &T,
-    answer: &SessionKey<A>,
-    session: &Session<A>,
-) {
-    let key = session.peer_key(answer.protocol);
+/// Ends the guest's session that the answers to a packet of the host's would belong to.
+#[inline(never)]
+fn end_of_answers<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) {
+    let Some(session) = tables.session(&answers(work)) else {
+        return;
+    };
+    let key = session.peer_key(work.parsed.header.protocol);
     if let Some(primary) = tables.session(&key) {
         // (If a packet of the guest passes at the same moment, the host's next packet ends it.)
         ending::end(tables, &key, primary);
     }
 }
 
-/// Opens a session of the host itself with the packet's port, or with another one if that is taken.
-#[inline(never)]
-fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    work: &mut Work<A>,
-    origin: Origin,
-) -> Opened {
+/// Lets a session of the host's own keep its address, and its port if that is not taken.
+#[inline(always)]
+fn keep_address<A: Address>(work: &mut Work<A>) {
     let source = work.parsed.header.source;
-    let snat = Snat {
+    work.opening.snat = Snat {
         first: source,
         last: source,
         rule: NO_RULE,
@@ -438,32 +458,7 @@ fn open_elsewhere<A: Family, P: Packet, T: Tables<A>>(
         has_excludes: 0,
         by_destination: 0,
     };
-    open(packet, tables, work, origin, &snat)
 }
 
 /// The first port or identifier to which a flow of the host may move.
 const FIRST_HOST_PORT: u16 = 1024;
-
-#[inline(always)]
-fn open<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    work: &mut Work<A>,
-    origin: Origin,
-    snat: &Snat<A>,
-) -> Opened {
-    let source = open_outbound(tables, work, origin, snat)?;
-    let parsed = &work.parsed;
-    let traffic = parsed.traffic(packet, false);
-    renumber(
-        packet,
-        tables,
-        parsed,
-        View::Inside,
-        origin.network,
-        source.address,
-    )?;
-    rewrite(packet, parsed, source, parsed.destination())?;
-    tables.count(work.opening.request.record.rule, traffic);
-    Ok(())
-}

@@ -8,15 +8,14 @@ use crate::{
         parsed::{Parsed, Transport, parse},
     },
     pipeline::{
-        direct,
-        fast::{self, Inbound},
-        follow::translate,
+        direct, fast,
+        follow::follow_translated,
         fragment_ports::resolve_fragment,
-        fragments::{Order, enter},
+        fragments::enter,
         icmp_errors,
         lookup::{find, generation},
+        place::{Place, receive_anew},
         policy,
-        verdict::{Decision, NotOpened, Opened, Outcome, Place, Verdict, outcome, rewritten},
     },
     session::{
         open_forward::{forward_target, open_forward},
@@ -34,7 +33,7 @@ use crate::{
         sessions::{SessionKey, Touch, View},
         snats::filtering,
     },
-    translation::{mss, rewrite::rewrite},
+    translation::{Step, Verdict, apply, mss},
     wire::{
         address::{Address, Endpoint, Port},
         packet::Packet,
@@ -43,45 +42,48 @@ use crate::{
     work::Work,
 };
 
-/// Decides on a packet that came in by an uplink.
-///
-/// # Errors
-///
-/// Why the packet is dropped.
+/// Decides on a packet that came in by an uplink, and translates it.
 #[inline(always)]
 pub fn inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
     work: &mut Work<A>,
-) -> Outcome {
+) -> Verdict {
     let mut may_have_session = true;
     if place.is_to_host {
         match fast::inbound(packet, tables, place.l3, &mut work.redirect) {
-            Inbound::Done(Decision::Dropped(reason)) => return Err(reason),
-            Inbound::Done(_) => return Ok(Verdict::Forwarded),
-            Inbound::NoSession => may_have_session = false,
-            Inbound::Slow => {}
+            fast::Way::Done(verdict) => return verdict,
+            fast::Way::NoSession => may_have_session = false,
+            fast::Way::Slow => {}
         }
     }
-    let mut outcome = decide(packet, tables, place, work, may_have_session)?;
-    if outcome == Verdict::Beyond {
-        outcome = policy::inbound(packet, tables, work, place.interface)?;
-    }
-    if outcome == Verdict::Beyond {
-        if direct::is_to_hidden(packet, tables, &work.parsed, place.interface) {
-            return Err(DropReason::DirectToInside);
+    match decide(packet, tables, place, work, may_have_session) {
+        Ok(()) => {
+            work.translation.mss = mss::limit(tables, &work.parsed, place.interface);
+            receive_anew(tables, place, &mut work.translation);
+            apply(packet, tables, &work.parsed, &work.translation)
         }
-        return Ok(Verdict::Untouched);
+        Err(Verdict::Beyond) => beyond(packet, tables, work, place.interface),
+        Err(verdict) => verdict,
     }
-    let is_rewritten = matches!(outcome, Verdict::Translated | Verdict::Opened);
-    if !is_rewritten {
-        return Ok(outcome);
+}
+
+/// What becomes of a packet to an address that is no external one.
+#[inline(always)]
+fn beyond<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    interface: u32,
+) -> Verdict {
+    match policy::from_outside(packet, tables, work, interface) {
+        Verdict::Beyond if direct::is_to_hidden(packet, tables, &work.parsed, interface) => {
+            DropReason::DirectToInside.into()
+        }
+        Verdict::Beyond => Verdict::Untouched,
+        verdict => verdict,
     }
-    if !mss::clamp(packet, tables, &work.parsed, place.interface) {
-        return Err(DropReason::RewriteFailed);
-    }
-    Ok(rewritten(tables, place, outcome))
 }
 
 #[inline(always)]
@@ -91,38 +93,46 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
     may_have_session: bool,
-) -> Outcome {
+) -> Step {
     let parsed = &mut work.parsed;
     parse(packet, place.l3, parsed)?;
+    work.translation.begin(parsed);
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::inbound(packet, tables, parsed);
+        return icmp_errors::from_outside(packet, tables, work);
     }
-    if parsed.is_fragment() && enter(packet, tables, parsed, View::Outside, 0)? == Order::Queued {
-        return Ok(Verdict::Kept);
+    if parsed.is_fragment() {
+        enter(packet, tables, parsed, View::Outside, 0)?;
     }
     resolve_fragment(tables, parsed, View::Outside, 0);
     if may_have_session
         && parsed.has_ports
         && let Some(session) = find(tables, parsed, View::Outside, 0)
     {
-        let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
-        return translate(packet, tables, parsed, session, &[source, destination]);
+        work.translation.of_session(session);
+        return follow_translated(tables, parsed, session, &work.translation);
     }
-    outcome(without_session(packet, tables, work, place.interface))
+    without_session(packet, tables, work, place.interface)?;
+    let Work {
+        opening,
+        translation,
+        ..
+    } = work;
+    translation.of_opened(&opening.request.record, true);
+    Ok(())
 }
 
-/// Opens a session for a packet, and rewrites the packet.
+/// Opens a session for a packet.
 #[inline(never)]
 fn without_session<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     work: &mut Work<A>,
     interface: u32,
-) -> Opened {
+) -> Step {
     let parsed = &work.parsed;
     if dhcp::is_to_client(parsed) {
         // (Servers may have private addresses.)
-        return Err(NotOpened::Beyond);
+        return Err(Verdict::Beyond);
     }
     let generation = generation(tables);
     parsed.check_source()?;
@@ -130,22 +140,22 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
         return Err(DropReason::InternalSource.into());
     }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
-        return Err(NotOpened::Beyond);
+        return Err(Verdict::Beyond);
     };
     parsed.check_ends()?;
     if !parsed.has_ports {
-        return Err(not_ours(external, DropReason::FragmentUnknown));
+        return not_ours(external, DropReason::FragmentUnknown);
     }
     if !parsed.may_open() {
-        return Err(not_for_guests(tables, parsed, external));
+        return not_for_guests(tables, parsed, external);
     }
     let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());
     if let Some(forward) = forward {
         return by_forward(packet, tables, work, forward, interface);
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping accepts answers to queries, but no queries.
-        return Err(not_ours(external, DropReason::Unsolicited));
+        // A mapping takes answers to queries, not queries.
+        return not_ours(external, DropReason::Unsolicited);
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     match tables.port(&key) {
@@ -153,18 +163,18 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
         Some(_) if host_socket(tables, parsed) == HostSocket::None => {
             Err(DropReason::Filtered.into())
         }
-        _ => Err(not_ours(external, DropReason::Unsolicited)),
+        _ => not_ours(external, DropReason::Unsolicited),
     }
 }
 
 /// A packet unknown to natbpf is the host's, if the host holds the address.
 #[inline(always)]
-fn not_ours(external: &ExternalAddress, reason: DropReason) -> NotOpened {
-    if external.is_host != 0 {
-        NotOpened::Passes
+fn not_ours(external: &ExternalAddress, reason: DropReason) -> Step {
+    Err(if external.is_host != 0 {
+        Verdict::Untouched
     } else {
-        NotOpened::Dropped(reason)
-    }
+        reason.into()
+    })
 }
 
 /// A packet that cannot open a session: an answer, a reset, a later fragment. It is dropped if it
@@ -174,11 +184,11 @@ fn not_for_guests<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     external: &ExternalAddress,
-) -> NotOpened {
+) -> Step {
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
     let is_guests = tables.port(&key).is_some();
     if is_guests && host_socket(tables, parsed) == HostSocket::None {
-        return NotOpened::Dropped(DropReason::Filtered);
+        return Err(DropReason::Filtered.into());
     }
     not_ours(external, DropReason::Unsolicited)
 }
@@ -194,22 +204,22 @@ fn host_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Host
 
 #[inline(always)]
 fn by_forward<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     work: &mut Work<A>,
     forward: &Forward<A>,
     interface: u32,
-) -> Opened {
-    // The host's own connections have precedence, also from a port that a rule forwards. Flows of
-    // its datagram sockets are recorded; a connected socket that has sent nothing may belong to any
-    // user.
+) -> Step {
+    // The host's own connections come first, also from a port that a rule forwards. What its
+    // datagram sockets have sent is noted; one that is connected and has sent nothing may be any
+    // user's.
     if work.parsed.header.protocol == TCP
         && host_socket(tables, &work.parsed) == HostSocket::Connected
     {
-        return Err(NotOpened::Passes);
+        return Err(Verdict::Untouched);
     }
     if forward.flags & forward_flags::WHOLE != 0 && is_answer_to_group(tables, &work.parsed) {
-        return Err(NotOpened::Passes);
+        return Err(Verdict::Untouched);
     }
     let target = policy::Target {
         endpoint: forward_target(&work.parsed, forward),
@@ -217,8 +227,7 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
         is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
     };
     check_policies(packet, tables, work, interface, &target)?;
-    open_forward(tables, work, forward)?;
-    Ok(opened(packet, tables, work)?)
+    Ok(open_forward(tables, work, forward)?)
 }
 
 /// Whether the host has sent to a group from the packet's destination, so the packet may be an
@@ -237,17 +246,17 @@ fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) 
 
 #[inline(always)]
 fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     work: &mut Work<A>,
     owner: &PortOwner<A>,
     interface: u32,
-) -> Opened {
+) -> Step {
     let parsed = &work.parsed;
     // A service that the host has started on the port since then has precedence over the guest's
     // mapping.
     if host_socket(tables, parsed) != HostSocket::None {
-        return Err(NotOpened::Passes);
+        return Err(Verdict::Untouched);
     }
     let protocol = parsed.header.protocol;
     let is_permitted = match owner.filtering {
@@ -272,8 +281,7 @@ fn by_mapping<A: Family, P: Packet, T: Tables<A>>(
         is_accepted: false,
     };
     check_policies(packet, tables, work, interface, &target)?;
-    open_to_mapping(tables, work, owner)?;
-    Ok(opened(packet, tables, work)?)
+    Ok(open_to_mapping(tables, work, owner)?)
 }
 
 /// Whether policies, if there are any, let a guest be reached by an uplink.
@@ -290,20 +298,4 @@ fn check_policies<A: Family, P: Packet, T: Tables<A>>(
         return Ok(());
     }
     policy::check(packet, tables, work, side_of(uplink), target)
-}
-
-/// Rewrites and counts the packet that opened a session. (Apart from opening it: the stack has no
-/// room for both.)
-#[inline(never)]
-fn opened<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    work: &Work<A>,
-) -> Result<(), DropReason> {
-    let parsed = &work.parsed;
-    let (source, destination) = work.opening.ends();
-    let traffic = parsed.traffic(packet, true);
-    rewrite(packet, parsed, source, destination)?;
-    tables.count(work.opening.request.record.rule, traffic);
-    Ok(())
 }

@@ -45,7 +45,7 @@ const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
 pub(crate) fn with_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
-) -> Result<Endpoint<A>, DropReason> {
+) -> Result<(), DropReason> {
     let Opening { request, snat, .. } = opening;
     opening.guest = GuestKey::of_session(&request.key, request.record.flags);
     opening.address = pooled_address(snat, request.key.source);
@@ -53,8 +53,7 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
         if opening.guest.is_host() {
             return Err(reason);
         }
-        joined(tables, opening, reason)?;
-        return Ok(opening.request.record.source_endpoint());
+        return joined(tables, opening, reason);
     }
     let Opening { request, snat, .. } = opening;
     let attempts = match is_searched(request.key.protocol, snat) {
@@ -72,8 +71,7 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
         opening.goes_on(tables, result, attempts)
     });
     verifier_barrier(opening);
-    finish(tables, opening)?;
-    Ok(opening.request.record.source_endpoint())
+    finish(tables, opening)
 }
 
 /// Opens the session with the external endpoint to try now. (Only the work area connects the two
@@ -377,9 +375,10 @@ fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
 /// Claims the external endpoint that was chosen with one reference.
 #[inline(never)]
 fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
-    let key = PortKey::new(opening.external, opening.request.key.protocol);
+    let protocol = opening.request.key.protocol;
+    opening.port.0 = PortKey::new(opening.external, protocol);
     let is_shared = opening.snat.mapping != snats::mapping::ENDPOINT_INDEPENDENT;
-    if let Some(owner) = tables.port(&key) {
+    if let Some(owner) = tables.port(&opening.port.0) {
         if is_shared && !owner.is_exclusive() {
             check_spoken_for(tables, opening)?;
             if owner.references.acquire() {
@@ -388,9 +387,8 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
         }
         let is_own = !is_shared
             && owner.is_exclusive()
-            && owner.mapping_key(key.protocol) == mapping_key(opening);
-        // Another CPU is adding or removing the mapping of the same endpoint, or releasing the
-        // port.
+            && owner.mapping_key(protocol) == mapping_key(opening);
+        // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
         return match is_own || owner.references.is_gone() {
             true => Err(Refusal::Busy),
             false => Err(Refusal::PortTaken),
@@ -401,9 +399,10 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
         request,
         origin,
         snat,
+        port: (key, record),
         ..
     } = opening;
-    let record = PortRecord {
+    *record = PortRecord {
         address: if is_shared {
             A::UNSPECIFIED
         } else {
@@ -421,7 +420,7 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
         rule: snat.rule,
         references: 1,
     };
-    add_port(tables, &key, &record)
+    add_port(tables, key, record)
 }
 
 /// Whether the chosen external port is in use without a claim.

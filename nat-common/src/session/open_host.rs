@@ -12,25 +12,20 @@ use crate::{
         sessions::{SessionKey, SessionRecord, View, flags},
     },
     verifier::verifier_barrier,
-    wire::address::{Address, Endpoint},
+    wire::address::Address,
     work::{Work, opening::Entry},
 };
 
-/// Records a flow that the host has opened from an external address, so that no guest takes its
-/// answers. Returns whether it is recorded: another flow may have the answers, or the host has
-/// reached its limit. `network` is the number of an uplink if the flow concerns only that one, else
-/// 0.
+/// Notes a flow that the host itself has opened from an external address to
+/// [`Opening::remote`](crate::work::opening::Opening::remote), so that nobody else takes
+/// what answers it. Whether it is noted: others may have the answers, or the host has as many flows
+/// as it may. `network` is the number of an uplink for what is about that alone, else 0.
 #[inline(never)]
-pub fn open_host<A: Address, T: Tables<A>>(
-    tables: &T,
-    work: &mut Work<A>,
-    remote: &Endpoint<A>,
-    network: u16,
-) -> bool {
+pub fn open_host<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, network: u16) -> bool {
     let Work {
         parsed, opening, ..
     } = work;
-    let local = parsed.source();
+    let (local, remote) = (parsed.source(), opening.remote);
     opening.request = Entry {
         key: SessionKey {
             destination: remote.address,
@@ -39,12 +34,12 @@ pub fn open_host<A: Address, T: Tables<A>>(
         },
         record: SessionRecord {
             flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
-            ..record(tables, local, *remote, View::Outside, network, NO_RULE)
+            ..record(tables, local, remote, View::Outside, network, NO_RULE)
         },
     };
     opening.answer.record = SessionRecord {
         flags: flags::IN | flags::HOST,
-        ..record(tables, *remote, local, View::Inside, network, NO_RULE)
+        ..record(tables, remote, local, View::Inside, network, NO_RULE)
     };
     opening.answer.key = answer_key(&opening.request);
     opening.guest = GuestKey::of_session(&opening.request.key, flags::HOST);

@@ -11,49 +11,51 @@ use crate::{
         counters::NO_RULE,
         origin::Origin,
         sessions::{SessionRecord, View, flags},
-        snats::{self, BY_DESTINATION, Snat},
+        snats::{self, BY_DESTINATION},
     },
-    wire::address::{Address, Endpoint},
+    wire::address::Address,
     work::{
         Work,
         opening::{Entry, Opening},
     },
 };
 
-/// Opens a session from inside and returns the external endpoint.
+/// Opens a session from inside, by [`Opening::origin`] and [`Opening::snat`].
 ///
 /// # Errors
 ///
-/// Why the packet must be dropped.
-#[inline(always)]
+/// The reason why the packet must be dropped.
+#[inline(never)]
 pub fn open_outbound<A: Address, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
-    origin: Origin,
-    snat: &Snat<A>,
-) -> Result<Endpoint<A>, DropReason> {
+) -> Result<(), DropReason> {
+    prepare_outbound(tables, work);
+    if work.opening.snat.by_destination != 0 {
+        choose_source(tables, &mut work.opening);
+    }
+    with_external(tables, &mut work.opening)
+}
+
+/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+#[inline(never)]
+fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {
         parsed, opening, ..
     } = work;
-    let host = if snat.rule == NO_RULE { flags::HOST } else { 0 };
+    let (rule, network) = (opening.snat.rule, opening.origin.network);
+    let host = if rule == NO_RULE { flags::HOST } else { 0 };
     let (internal, remote) = (parsed.source(), parsed.destination());
     opening.request = Entry {
-        key: parsed.key(View::Inside, origin.network),
+        key: parsed.key(View::Inside, network),
         record: SessionRecord {
             flags: flags::PRIMARY | flags::FROM_INITIATOR | host,
-            ..record(tables, internal, remote, View::Outside, 0, snat.rule)
+            ..record(tables, internal, remote, View::Outside, 0, rule)
         },
     };
     opening.answer.record = SessionRecord {
         flags: flags::IN | host,
-        ..record(
-            tables,
-            remote,
-            internal,
-            View::Inside,
-            origin.network,
-            snat.rule,
-        )
+        ..record(tables, remote, internal, View::Inside, network, rule)
     };
     if host == 0 {
         let state = first_state(parsed.header.protocol, remote.port);
@@ -61,12 +63,6 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     }
     // A connection may have begun before natbpf.
     opening.request.record.passed = parsed.acknowledged;
-    opening.origin = origin;
-    opening.snat = *snat;
-    if snat.by_destination != 0 {
-        choose_source(tables, opening);
-    }
-    with_external(tables, opening)
 }
 
 /// Makes the external address the one by which the host itself would reach the destination. If that

@@ -42,6 +42,18 @@ pub fn open_plain<A: Address, T: Tables<A>>(
     work: &mut Work<A>,
     plain: &Plain,
 ) -> Result<(), DropReason> {
+    prepare_plain(tables, work, plain);
+    let opening = &mut work.opening;
+    if let Err(reason) = enter(tables, opening) {
+        return joined(tables, opening, reason);
+    }
+    add_pair_in_time(tables, opening);
+    finish(tables, opening)
+}
+
+/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+#[inline(never)]
+fn prepare_plain<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, plain: &Plain) {
     let Work {
         parsed, opening, ..
     } = work;
@@ -82,9 +94,4 @@ pub fn open_plain<A: Address, T: Tables<A>>(
         true => GuestKey::new(source.address, plain.network),
         false => GuestKey::new(destination.address, plain.answer_network),
     };
-    if let Err(reason) = enter(tables, opening) {
-        return joined(tables, opening, reason);
-    }
-    add_pair_in_time(tables, opening);
-    finish(tables, opening)
 }

@@ -129,6 +129,16 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
     opening: &mut Opening<A>,
     reason: DropReason,
 ) -> Result<(), DropReason> {
+    look_again(tables, opening, reason)
+}
+
+/// [`joined`] written out, where the stack has no room for one more function.
+#[inline(always)]
+fn look_again<A: Address, T: Tables<A>>(
+    tables: &T,
+    opening: &mut Opening<A>,
+    reason: DropReason,
+) -> Result<(), DropReason> {
     verifier_barrier(opening);
     opening.is_joined = 0;
     tables.repeat(MAX_LOOKS, |_| {
@@ -142,8 +152,8 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
     }
 }
 
-/// Counts [`Opening::guest`]. (A separate function, because the stack has no room for both.)
-#[inline(never)]
+/// Counts [`Opening::guest`].
+#[inline(always)]
 pub(crate) fn enter<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &Opening<A>,
@@ -163,7 +173,7 @@ pub(crate) fn finish<A: Address, T: Tables<A>>(
     }
     limits::leave(tables, &opening.guest, opening.primary_flags());
     match opening.outcome {
-        Err(reason) if opening.is_joined == 0 => joined(tables, opening, reason),
+        Err(reason) if opening.is_joined == 0 => look_again(tables, opening, reason),
         _ => Ok(()),
     }
 }

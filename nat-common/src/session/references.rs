@@ -22,7 +22,7 @@ use crate::{
 pub(crate) fn add_port<A: Address, T: Tables<A>>(
     tables: &T,
     key: &PortKey<A>,
-    record: &PortRecord<A>,
+    record: &mut PortRecord<A>,
 ) -> Result<(), Refusal> {
     if !record.is_exclusive() {
         return Ok(tables.add_port(key, record)?);
@@ -40,13 +40,10 @@ pub(crate) fn add_port<A: Address, T: Tables<A>>(
 fn add_exclusive_port<A: Address, T: Tables<A>>(
     tables: &T,
     key: &PortKey<A>,
-    record: &PortRecord<A>,
+    record: &mut PortRecord<A>,
 ) -> Result<(), Refusal> {
-    let claimed = PortRecord {
-        references: references::CLAIMED,
-        ..*record
-    };
-    tables.add_port(key, &claimed)?;
+    record.references = references::CLAIMED;
+    tables.add_port(key, record)?;
     let mapping = MappingRecord::new(Endpoint::new(key.address, key.port));
     // If another CPU has added one for the same internal endpoint, the next attempt finds it.
     let added = tables.add_mapping(&record.mapping_key(key.protocol), &mapping);

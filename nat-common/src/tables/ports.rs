@@ -96,7 +96,29 @@ impl<A: Address> PortRecord<A> {
     }
 }
 
+impl<A: Address> PortRecord<A> {
+    /// Of nobody.
+    pub const EMPTY: Self = Self {
+        address: A::UNSPECIFIED,
+        port: Port::ZERO,
+        network: 0,
+        uplink: 0,
+        filtering: 0,
+        flags: 0,
+        rule: 0,
+        references: 0,
+    };
+}
+
 impl<A: Address> PortKey<A> {
+    /// Of no port.
+    pub const EMPTY: Self = Self {
+        address: A::UNSPECIFIED,
+        port: Port::ZERO,
+        protocol: 0,
+        reserved: 0,
+    };
+
     /// The key of an external endpoint.
     #[inline(always)]
     pub fn new(external: Endpoint<A>, protocol: u8) -> Self {

@@ -6,6 +6,7 @@ use crate::{
     headers::parsed::{Parsed, Transport},
     tables::Tables,
     wire::{
+        address::Address,
         checksum::Diff,
         offload::Offload,
         packet::{ChecksumKind, Packet},
@@ -28,35 +29,27 @@ const MSS: u8 = 2;
 
 const MSS_LEN: u8 = 4;
 
-/// Lowers the segment size in a packet that opens a connection through the uplink `interface`, if
-/// it has a limit and the packet announces more. Everything else stays unchanged.
-///
-/// `false` if the packet cannot be written to.
+/// The largest segment that a packet may announce that passes the uplink `interface`: 0 if any, or
+/// if it opens no connection.
 #[inline(always)]
-#[must_use]
-pub fn clamp<A: Family, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    interface: u32,
-) -> bool {
+pub fn limit<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, interface: u32) -> u16 {
     match parsed.transport {
-        Transport::Tcp { flags } if flags & tcp::SYN != 0 => {}
-        _ => return true,
-    }
-    match tables.interface(interface) {
-        Some(uplink) if uplink.mss != 0 => lower(packet, tables, parsed, uplink.mss),
-        _ => true,
+        Transport::Tcp { flags } if flags & tcp::SYN != 0 => {
+            tables.interface(interface).map_or(0, |uplink| uplink.mss)
+        }
+        _ => 0,
     }
 }
 
+/// Lowers the segment size in a packet that opens a connection, if it announces more than `limit`.
+/// `None` if the packet cannot be written to.
 #[inline(never)]
-fn lower<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn lower<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     limit: u16,
-) -> bool {
+) -> Option<()> {
     let (start, end) = (parsed.l4 + HEADER_LEN, parsed.l4 + parsed.transport_len);
     packet.make_readable(end);
     let mut at = start;
@@ -81,14 +74,14 @@ fn lower<A: Family, P: Packet, T: Tables<A>>(
         true
     });
     if !is_found {
-        return true;
+        return Some(());
     }
     let at = at + 2;
     match packet.read::<2>(at) {
         Some(old) if u16::from_be_bytes(old) > limit => {
-            write(packet, parsed, at, old, limit.to_be_bytes()).is_some()
+            write(packet, parsed, at, old, limit.to_be_bytes())
         }
-        _ => true,
+        _ => Some(()),
     }
 }
 

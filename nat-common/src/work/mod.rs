@@ -13,15 +13,17 @@ use crate::{
     tables::{
         guests::GuestKey,
         origin::Origin,
+        ports::{PortKey, PortRecord},
         sessions::{SessionKey, SessionRecord},
         snats::Snat,
     },
+    translation::Translation,
     wire::{
         address::{Address, Endpoint, Port},
         unreachable,
     },
     work::{
-        opening::{Choice, Entry, Opening},
+        opening::{Choice, Entry, Opening, Server},
         policy_match::PolicyMatch,
         port_search::PortSearch,
     },
@@ -35,6 +37,8 @@ pub struct Work<A> {
     pub parsed: Parsed<A>,
     /// The session that it opens.
     pub opening: Opening<A>,
+    /// What it is translated to.
+    pub translation: Translation<A>,
     /// The flow that it opens, as policies see it.
     pub policy_match: PolicyMatch<A>,
     /// The answer to its refusal.
@@ -74,6 +78,16 @@ impl<A: Address> Work<A> {
                 network: 0,
                 reserved: 0,
             },
+            server: Server {
+                endpoint: Endpoint {
+                    address: A::UNSPECIFIED,
+                    port: Port::ZERO,
+                },
+                network: 0,
+                rule: 0,
+                is_mapping: false,
+                is_accepted: false,
+            },
             snat: Snat::EMPTY,
             address: A::UNSPECIFIED,
             forwarded: Endpoint {
@@ -81,6 +95,11 @@ impl<A: Address> Work<A> {
                 port: Port::ZERO,
             },
             is_forwarded: 0,
+            remote: Endpoint {
+                address: A::UNSPECIFIED,
+                port: Port::ZERO,
+            },
+            port: (PortKey::EMPTY, PortRecord::EMPTY),
             external: Endpoint {
                 address: A::UNSPECIFIED,
                 port: Port::ZERO,
@@ -97,6 +116,7 @@ impl<A: Address> Work<A> {
         Self {
             parsed: Parsed::EMPTY,
             opening,
+            translation: Translation::EMPTY,
             policy_match: PolicyMatch::EMPTY,
             refusal: [0; unreachable::MAX_LEN],
             redirect: Redirect { port: 0, flags: 0 },

@@ -6,6 +6,7 @@ use crate::{
         guests::GuestKey,
         insert::InsertError,
         origin::Origin,
+        ports::{PortKey, PortRecord},
         sessions::{SessionKey, SessionRecord},
         snats::Snat,
     },
@@ -25,7 +26,9 @@ pub struct Opening<A> {
     pub origin: Origin,
     /// Whose session it is.
     pub guest: GuestKey<A>,
-    /// The rule of the request's external source.
+    /// The guest that the request is for, of a session between guests.
+    pub server: Server<A>,
+    /// The rule that gives the request its external source.
     pub snat: Snat<A>,
     /// The external address.
     pub address: A,
@@ -33,8 +36,12 @@ pub struct Opening<A> {
     pub forwarded: Endpoint<A>,
     /// 1 if a forward leads to the guest.
     pub is_forwarded: u32,
+    /// The other end of a flow of the host's own; unspecified if anybody may be.
+    pub remote: Endpoint<A>,
     /// The external source that is being tried.
     pub external: Endpoint<A>,
+    /// The key under which it is claimed, and its owner.
+    pub port: (PortKey<A>, PortRecord<A>),
     /// How it was chosen.
     pub(crate) choice: Choice,
     /// The references to it that the session holds, as bits of [`crate::tables::sessions::flags`].
@@ -51,6 +58,21 @@ pub struct Opening<A> {
     pub is_joined: u32,
     /// The external source, or why there is none.
     pub outcome: Result<Endpoint<A>, DropReason>,
+}
+
+/// The guest behind an external endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Server<A> {
+    /// Its internal endpoint.
+    pub endpoint: Endpoint<A>,
+    /// Number of its network.
+    pub network: u16,
+    /// Number of the rule that a session with it counts under.
+    pub rule: u32,
+    /// Whether it is known by a mapping of its own, not by a rule.
+    pub is_mapping: bool,
+    /// Whether it is accepted where no policy says otherwise.
+    pub is_accepted: bool,
 }
 
 /// An entry of the session table.

@@ -2,7 +2,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    pipeline::{Outcome, Verdict},
+    pipeline::Verdict,
     tables::{
         snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
         uplinks::{UPLINKS, Uplink},
@@ -23,6 +23,9 @@ const GROUP: At = At([224, 0, 0, 251], 7000);
 const FORMER: u32 = 77;
 
 const AWAY: DropReason = DropReason::UplinkAway;
+/// What becomes of a packet, or why it is dropped.
+type Outcome = Result<Verdict, DropReason>;
+
 const PASSES: Outcome = Ok(Verdict::Untouched);
 
 fn uplink(index: u32, number: u16) -> Uplink {

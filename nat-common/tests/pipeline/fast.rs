@@ -2,7 +2,7 @@
 
 use nat_common::{
     atomics::Shared,
-    pipeline::{self, Decision, Place, Verdict},
+    pipeline::{self, Place, Verdict},
     tables::{
         interfaces::{Interface, role},
         next_hops::{self, NextHop, NextHopKey},
@@ -106,7 +106,7 @@ pub(super) fn establish(world: &World, protocol: u8) {
 }
 
 /// Runs a frame at the port or, if it comes by the uplink, at XDP.
-fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Decision, Vec<u8>, u32) {
+fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Verdict, Vec<u8>, u32) {
     run_offloaded(world, hook, frame, clock, (Offload::NOTHING, 0))
 }
 
@@ -117,7 +117,7 @@ pub(super) fn run_offloaded(
     frame: &[u8],
     clock: u32,
     (offload, segment_len): (Offload, u32),
-) -> (Decision, Vec<u8>, u32) {
+) -> (Verdict, Vec<u8>, u32) {
     let mut bytes = frame.to_vec();
     let mut packet = SlicePacket {
         offload,
@@ -148,7 +148,7 @@ fn summed(mut frame: Vec<u8>) -> Vec<u8> {
 #[track_caller]
 fn assert_untouched(world: &World, hook: u32, frame: &[u8], what: &str) {
     let (decision, after, _) = run(world, hook, frame, 1);
-    assert_eq!(decision, Decision::GoesOn, "{what}");
+    assert_eq!(decision, Verdict::Untouched, "{what}");
     assert_eq!(after, frame, "{what}");
 }
 
@@ -163,11 +163,7 @@ fn a_packet_is_translated_and_sent_to_the_next_hop() {
         };
         let before = world.counters(SNAT_RULE).packets_out;
         let (decision, after, port) = run(&world, PORT, &to(BRIDGE_MAC, &packet), 1);
-        assert_eq!(
-            (decision, port),
-            (Decision::Forwarded, UPLINK),
-            "{protocol}"
-        );
+        assert_eq!((decision, port), (Verdict::Forwarded, UPLINK), "{protocol}");
         assert_eq!(after[..6], ROUTER_MAC);
         assert_eq!(after[6..12], UPLINK_MAC);
         assert_eq!(after[ETHERNET + 8], 63, "TTL");
@@ -185,11 +181,11 @@ fn segments_that_fit_are_sent_on_together() {
     establish(&world, TCP);
     let frame = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(&[7; 4000]));
     for (segment_len, expected) in [
-        (MTU - 40, Decision::Forwarded),
-        (MTU - 39, Decision::GoesOn),
-        (1, Decision::Forwarded),
-        (MTU + 40, Decision::GoesOn),
-        (0, Decision::GoesOn),
+        (MTU - 40, Verdict::Forwarded),
+        (MTU - 39, Verdict::Untouched),
+        (1, Verdict::Forwarded),
+        (MTU + 40, Verdict::Untouched),
+        (0, Verdict::Untouched),
     ] {
         let offload = (Offload::NOTHING, segment_len);
         let (decision, _, _) = run_offloaded(&world, PORT, &frame, 1, offload);
@@ -205,18 +201,18 @@ fn xdp_passes_up_packets_to_a_port_that_accepts_no_frames() {
     world.tables.next_hops.get_mut(&2).unwrap().flags = 0;
     let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
     for clock in [1, 1000, 2000] {
-        assert_eq!(run(&world, UPLINK, &frame, clock).0, Decision::GoesOn);
+        assert_eq!(run(&world, UPLINK, &frame, clock).0, Verdict::Untouched);
     }
 }
 
 /// A pause is longer than what a poll takes, not as long.
 #[test]
 fn xdp_takes_datagrams_after_more_than_the_pause() {
-    for (pause, expected) in [(200, Decision::GoesOn), (201, Decision::Forwarded)] {
+    for (pause, expected) in [(200, Verdict::Untouched), (201, Verdict::Forwarded)] {
         let world = world();
         establish(&world, UDP);
         let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
-        assert_eq!(run(&world, UPLINK, &frame, 1000).0, Decision::GoesOn);
+        assert_eq!(run(&world, UPLINK, &frame, 1000).0, Verdict::Untouched);
         assert_eq!(run(&world, UPLINK, &frame, 1000 + pause).0, expected);
     }
 }
@@ -228,7 +224,7 @@ fn without_anti_spoof_a_frame_of_another_mac_address_is_sent_on() {
     establish(&world, UDP);
     world.anti_spoof(C1, GUEST_MAC);
     let frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
-    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &frame, 1).0, Verdict::Forwarded);
 }
 
 /// While no daemon follows changes, nothing is learned.
@@ -260,7 +256,7 @@ fn nothing_is_sent_on_before_the_kernel_has() {
     world
         .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
         .uplink();
-    assert_eq!(run(&world, PORT, &packet, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &packet, 1).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -268,7 +264,7 @@ fn packets_that_need_more_than_forwarding_pass_unchanged() {
     let world = world();
     establish(&world, UDP);
     let plain = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
-    assert_eq!(run(&world, PORT, &plain, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &plain, 1).0, Verdict::Forwarded);
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = plain.clone();
         change(&mut frame);
@@ -308,10 +304,10 @@ fn packets_that_need_more_than_forwarding_pass_unchanged() {
         assert_untouched(&world, PORT, &frame, what);
     }
     let largest = to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1472]));
-    assert_eq!(run(&world, PORT, &largest, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &largest, 1).0, Verdict::Forwarded);
     // Ethernet pads short packets.
     let padded = changed(&|frame| frame.resize(60, 0));
-    assert_eq!(run(&world, PORT, &padded, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &padded, 1).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -323,7 +319,7 @@ fn the_kernel_sees_connections_begin_and_end() {
         assert_untouched(&world, PORT, &frame, "opens or closes");
     }
     let data = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(b"data"));
-    assert_eq!(run(&world, PORT, &data, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &data, 1).0, Verdict::Forwarded);
     // Both have said that they are done.
     world
         .guest_sends(&to(ROUTER_MAC, &tcp(CLIENT, REMOTE, FIN | ACK)))
@@ -346,7 +342,7 @@ fn after_its_own_end_acknowledgements_are_sent_on_and_data_is_not() {
         .uplink();
     let segment = |data: &[u8]| to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(data));
     assert_untouched(&world, PORT, &segment(b"data"), "data after the end");
-    assert_eq!(run(&world, PORT, &segment(b""), 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &segment(b""), 1).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -376,7 +372,7 @@ fn a_connection_that_goes_on_after_a_reset_is_shown_to_the_kernel() {
         let outbound = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK));
         let at_port = || run(&world, PORT, &outbound, 1).0;
         let answer_is_fast = || match resets {
-            UPLINK => at_port() == Decision::Forwarded,
+            UPLINK => at_port() == Verdict::Forwarded,
             _ => at_uplink() == Verdict::Forwarded,
         };
         assert!(answer_is_fast());
@@ -396,12 +392,12 @@ fn an_answer_to_a_reset_out_of_sequence_is_shown_to_the_kernel() {
     establish(&world, TCP);
     let segment = tcp(CLIENT, REMOTE, ACK).numbers(1, 1 << 20);
     let at_port = || run(&world, PORT, &to(BRIDGE_MAC, &segment), 1).0;
-    assert_eq!(at_port(), Decision::Forwarded);
+    assert_eq!(at_port(), Verdict::Forwarded);
     let reset = tcp(REMOTE, EXTERNAL, RST).numbers(1, 0);
     world.outside_sends(&to(GUEST_MAC, &reset)).guest();
-    assert_eq!(at_port(), Decision::GoesOn);
+    assert_eq!(at_port(), Verdict::Untouched);
     world.guest_sends(&to(ROUTER_MAC, &segment)).uplink();
-    assert_eq!(at_port(), Decision::Forwarded);
+    assert_eq!(at_port(), Verdict::Forwarded);
 }
 
 /// What segments acknowledge on the fast path counts for the resets of the other side.
@@ -412,7 +408,7 @@ fn a_reset_is_compared_with_acknowledgements_of_the_fast_path() {
         establish(&world, TCP);
         let segment = tcp(CLIENT, REMOTE, ACK).numbers(1, 1 << 20);
         let (decision, ..) = run(&world, PORT, &to(BRIDGE_MAC, &segment), 1);
-        assert_eq!(decision, Decision::Forwarded);
+        assert_eq!(decision, Verdict::Forwarded);
         let reset = tcp(REMOTE, EXTERNAL, RST).numbers(sequence, 0);
         world.outside_sends(&to(GUEST_MAC, &reset)).guest();
         assert_eq!(world.wait(300), usize::from(is_valid));
@@ -471,11 +467,10 @@ impl Stream {
     /// Sends a packet; whether it has taken the fast path. What has not waits for the kernel.
     fn sends(&self) -> bool {
         match self.hook {
-            Way::Port => run(&self.world, PORT, &self.frame, 1).0 == Decision::Forwarded,
+            Way::Port => run(&self.world, PORT, &self.frame, 1).0 == Verdict::Forwarded,
             Way::Uplink => self.at_uplink(),
             Way::Xdp => {
-                run(&self.world, UPLINK, &self.frame, 1).0 == Decision::Forwarded
-                    || self.at_uplink()
+                run(&self.world, UPLINK, &self.frame, 1).0 == Verdict::Forwarded || self.at_uplink()
             }
         }
     }
@@ -557,7 +552,7 @@ fn one_direction_that_the_kernel_stops_leaves_the_other_its_way() {
     let mut slow = 0;
     for _ in 0..3 * REFRESH_S {
         back.world.tables.now_s += 1;
-        if run(&back.world, PORT, &out, 1).0 == Decision::GoesOn {
+        if run(&back.world, PORT, &out, 1).0 == Verdict::Untouched {
             slow += 1;
             let fate = back
                 .world
@@ -612,7 +607,7 @@ fn a_next_hop_that_is_gone_is_not_used() {
     world
         .guest_sends(&to(ROUTER_MAC, &udp(CLIENT, REMOTE)))
         .uplink();
-    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &frame, 1).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -640,7 +635,7 @@ fn a_guest_that_uses_anothers_address_does_not_get_it() {
     let mut frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
     assert_untouched(&world, PORT, &frame, "another's MAC address");
     frame[6..12].copy_from_slice(&GUEST_MAC);
-    assert_eq!(run(&world, PORT, &frame, 1).0, Decision::Forwarded);
+    assert_eq!(run(&world, PORT, &frame, 1).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -651,18 +646,22 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
     // Nobody knows what XDP has let through before the session was.
     for clock in [1001, 1002] {
         let (decision, after, _) = at_xdp(clock);
-        assert_eq!((decision, &after), (Decision::GoesOn, frame), "at {clock}");
+        assert_eq!(
+            (decision, &after),
+            (Verdict::Untouched, frame),
+            "at {clock}"
+        );
     }
     stream.at_uplink();
-    assert_eq!(at_xdp(1003).0, Decision::GoesOn, "one is on its way");
+    assert_eq!(at_xdp(1003).0, Verdict::Untouched, "one is on its way");
     stream.at_uplink();
-    assert_eq!(at_xdp(1004).0, Decision::GoesOn, "another one is");
+    assert_eq!(at_xdp(1004).0, Verdict::Untouched, "another one is");
     stream.at_uplink();
     stream.at_uplink();
     // Without any pause.
     for clock in [1004, 1005, 9999] {
         let (decision, after, port) = at_xdp(clock);
-        assert_eq!(decision, Decision::Forwarded, "at {clock}");
+        assert_eq!(decision, Verdict::Forwarded, "at {clock}");
         assert_eq!((port, &after[..6]), (PORT, &GUEST_MAC[..]));
         assert_eq!(ends(&after), (REMOTE, CLIENT));
     }
@@ -671,21 +670,21 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
     last_hop[ETHERNET + 8] = 1;
     let last_hop = summed(last_hop);
     let result = run(&stream.world, UPLINK, &last_hop, 10_000);
-    assert_eq!(result.0, Decision::GoesOn);
-    assert_eq!(at_xdp(10_001).0, Decision::GoesOn);
+    assert_eq!(result.0, Verdict::Untouched);
+    assert_eq!(at_xdp(10_001).0, Verdict::Untouched);
     let result = stream.world.run(Hook::Inbound, &last_hop, UPLINK, UPLINK);
     assert!(result.is_ok(), "{result:?}");
     assert_eq!(
         at_xdp(10_002).0,
-        Decision::GoesOn,
+        Verdict::Untouched,
         "one is still on its way"
     );
     stream.at_uplink();
     stream.at_uplink();
-    assert_eq!(at_xdp(10_002).0, Decision::Forwarded);
+    assert_eq!(at_xdp(10_002).0, Verdict::Forwarded);
     // More may come than were counted: they were let through before the session was.
     stream.at_uplink();
-    assert_eq!(at_xdp(10_002).0, Decision::Forwarded);
+    assert_eq!(at_xdp(10_002).0, Verdict::Forwarded);
 }
 
 #[test]
@@ -702,11 +701,11 @@ fn xdp_waits_for_lost_datagrams_only_briefly() {
             )
             .0
         };
-        assert_eq!(at_xdp(0), Decision::GoesOn);
-        assert_eq!(at_xdp(100), Decision::GoesOn);
-        assert_eq!(at_xdp(290), Decision::GoesOn, "a pause of 190");
-        assert_eq!(at_xdp(500), Decision::Forwarded, "a pause of 210");
-        assert_eq!(at_xdp(501), Decision::Forwarded);
+        assert_eq!(at_xdp(0), Verdict::Untouched);
+        assert_eq!(at_xdp(100), Verdict::Untouched);
+        assert_eq!(at_xdp(290), Verdict::Untouched, "a pause of 190");
+        assert_eq!(at_xdp(500), Verdict::Forwarded, "a pause of 210");
+        assert_eq!(at_xdp(501), Verdict::Forwarded);
     }
 }
 
@@ -715,12 +714,12 @@ fn xdp_restarts_its_count_after_too_many_losses() {
     let stream = Stream::new(UDP, Way::Xdp);
     let at_xdp = || run(&stream.world, UPLINK, &stream.frame, 7).0;
     for lost in 0..2048 {
-        assert_eq!(at_xdp(), Decision::GoesOn, "{lost} lost");
+        assert_eq!(at_xdp(), Verdict::Untouched, "{lost} lost");
     }
     // This one is the only one that is on its way.
-    assert_eq!(at_xdp(), Decision::GoesOn);
+    assert_eq!(at_xdp(), Verdict::Untouched);
     stream.at_uplink();
-    assert_eq!(at_xdp(), Decision::Forwarded);
+    assert_eq!(at_xdp(), Verdict::Forwarded);
 }
 
 #[test]
@@ -728,7 +727,7 @@ fn frames_that_were_put_together_arrive_as_many_as_they_were() {
     let stream = Stream::new(UDP, Way::Xdp);
     for clock in 1..=4 {
         let result = run(&stream.world, UPLINK, &stream.frame, clock);
-        assert_eq!(result.0, Decision::GoesOn);
+        assert_eq!(result.0, Verdict::Untouched);
     }
     let entries = stream.world.tables.sessions.entries();
     let is_outside = |key: &SessionKey4| key.view == View::Outside as u8;
@@ -746,25 +745,25 @@ fn xdp_leaves_tcp_unfinished_checksums_and_other_hosts_frames_alone() {
     establish(&world, TCP);
     let segment = to(UPLINK_MAC, &tcp(REMOTE, EXTERNAL, ACK).payload(b"data"));
     for clock in [1, 10_000, 20_000] {
-        assert_eq!(run(&world, UPLINK, &segment, clock).0, Decision::GoesOn);
+        assert_eq!(run(&world, UPLINK, &segment, clock).0, Verdict::Untouched);
     }
 
     let world = self::world();
     establish(&world, UDP);
     let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
     run(&world, UPLINK, &frame, 1);
-    assert_eq!(run(&world, UPLINK, &frame, 1000).0, Decision::Forwarded);
+    assert_eq!(run(&world, UPLINK, &frame, 1000).0, Verdict::Forwarded);
     let mut unfinished = frame.clone();
     let pseudo = pseudo_sum(&frame);
     unfinished[ETHERNET + 26..][..2].copy_from_slice(&pseudo.to_be_bytes());
-    assert_eq!(run(&world, UPLINK, &unfinished, 2000).0, Decision::GoesOn);
+    assert_eq!(run(&world, UPLINK, &unfinished, 2000).0, Verdict::Untouched);
     let mut others = frame.clone();
     others[5] ^= 1;
-    assert_eq!(run(&world, UPLINK, &others, 3000).0, Decision::GoesOn);
+    assert_eq!(run(&world, UPLINK, &others, 3000).0, Verdict::Untouched);
     // A checksum that was left out is none to be finished.
     let unsummed = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL).unsummed());
     run(&world, UPLINK, &unsummed, 4000);
-    assert_eq!(run(&world, UPLINK, &unsummed, 5000).0, Decision::Forwarded);
+    assert_eq!(run(&world, UPLINK, &unsummed, 5000).0, Verdict::Forwarded);
 }
 
 /// The sum of a UDP packet's pseudo-header: what a sender leaves where a device is to finish it.
@@ -819,8 +818,8 @@ proptest! {
         }
         let (decision, after, _) = run(&world, hook, &frame, 1000);
         match decision {
-            Decision::GoesOn => prop_assert_eq!(after, frame),
-            Decision::Forwarded => {
+            Verdict::Untouched => prop_assert_eq!(after, frame),
+            Verdict::Forwarded => {
                 prop_assert_eq!(after.len(), frame.len());
                 prop_assert_eq!(after[ETHERNET + 8], frame[ETHERNET + 8] - 1);
                 prop_assert_eq!(sums(&after)[0], sums(&frame)[0]);

@@ -2,7 +2,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    pipeline::{self, Decision, Place},
+    pipeline::{self, Place, Verdict},
     tables::interfaces::interface_flags,
     wire::{
         address::Addr4,
@@ -89,10 +89,10 @@ fn a_checksum_wanted_over_addresses_or_ports_drops_the_packet() {
             let (decision, after, _) = run_offloaded(&world, PORT, &out, 1, offload);
             let is_sound = field >= 0 && field as usize >= first;
             match is_sound {
-                true => assert_eq!(decision, Decision::Forwarded, "{protocol}: {field}"),
+                true => assert_eq!(decision, Verdict::Forwarded, "{protocol}: {field}"),
                 false => {
                     let reason = DropReason::FalseOffload;
-                    assert_eq!(decision, Decision::Dropped(reason), "{protocol}: {field}");
+                    assert_eq!(decision, Verdict::Dropped(reason), "{protocol}: {field}");
                     assert_eq!(after, out, "half written");
                 }
             }
@@ -112,7 +112,7 @@ fn the_checksum_that_a_device_finishes_follows_the_pseudo_header_alone() {
             frame[at..at + 2].copy_from_slice(&seed.to_be_bytes());
             let offload = (Offload::unfinished((IP + field) as i16), 0);
             let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, offload);
-            assert_eq!(decision, Decision::Forwarded, "{destination_port}");
+            assert_eq!(decision, Verdict::Forwarded, "{destination_port}");
             assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
         }
     }
@@ -126,7 +126,7 @@ fn a_tunnels_own_checksum_is_right_while_the_one_inside_is_unfinished() {
         let frame = to(BRIDGE_MAC, &tunnelled(CLIENT, REMOTE, 100, is_summed));
         let offload = (Offload::unfinished(INNER_FIELD), 0);
         let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, offload);
-        assert_eq!(decision, Decision::Forwarded);
+        assert_eq!(decision, Verdict::Forwarded);
         // (Reading checks the checksum.)
         assert_eq!(ends(&after), (EXTERNAL, REMOTE));
         let is_still_summed = after[ETHERNET + IP + 6..][..2] != [0, 0];
@@ -144,7 +144,7 @@ fn the_checksum_of_a_tunnels_segments_follows_the_pseudo_header_alone() {
     let seed = pseudo(&frame);
     frame[at..at + 2].copy_from_slice(&seed.to_be_bytes());
     let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, (tunnel(INNER_FIELD), 1000));
-    assert_eq!(decision, Decision::Forwarded);
+    assert_eq!(decision, Verdict::Forwarded);
     assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
 }
 
@@ -156,7 +156,7 @@ fn segments_of_a_tunnel_without_a_checksum_get_none() {
     let frame = to(BRIDGE_MAC, &tunnelled(CLIENT, REMOTE, 3000, false));
     let offload = (tunnel(INNER_FIELD), 1000);
     let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, offload);
-    assert_eq!(decision, Decision::Forwarded);
+    assert_eq!(decision, Verdict::Forwarded);
     assert_eq!(after[ETHERNET + IP + 6..][..2], [0, 0]);
 }
 
@@ -184,9 +184,13 @@ fn segments_with_all_their_headers_fit_the_path_or_go_through_the_kernel() {
         let sent = |segment: usize, offload| {
             run_offloaded(&world, PORT, &frame, 1, (offload, segment as u32)).0
         };
-        assert_eq!(sent(fits + 1, offload), Decision::GoesOn, "{headers}");
-        assert_eq!(sent(fits, Offload::UNKNOWN), Decision::GoesOn, "{headers}");
-        assert_eq!(sent(fits, offload), Decision::Forwarded, "{headers}");
+        assert_eq!(sent(fits + 1, offload), Verdict::Untouched, "{headers}");
+        assert_eq!(
+            sent(fits, Offload::UNKNOWN),
+            Verdict::Untouched,
+            "{headers}"
+        );
+        assert_eq!(sent(fits, offload), Verdict::Forwarded, "{headers}");
         let after = world.counters(SNAT_RULE);
         assert_eq!(after.packets_out - before.packets_out, 10);
         let bytes = (len + 10 * headers) as u64;
@@ -195,7 +199,7 @@ fn segments_with_all_their_headers_fit_the_path_or_go_through_the_kernel() {
 }
 
 /// An answer from outside at XDP, by an uplink that may hand over unfinished checksums or not.
-fn at_xdp(may_be_unfinished: bool, frame: &[u8]) -> Decision {
+fn at_xdp(may_be_unfinished: bool, frame: &[u8]) -> Verdict {
     let mut world: World = world();
     if may_be_unfinished {
         let uplink = world.tables.interfaces.get_mut(&UPLINK).unwrap();
@@ -225,8 +229,8 @@ fn xdp_takes_a_datagram_only_if_nothing_in_it_can_be_unfinished() {
     ] {
         for (may_be_unfinished, is_taken) in [(false, by_card), (true, by_other)] {
             let expected = match is_taken {
-                true => Decision::Forwarded,
-                false => Decision::GoesOn,
+                true => Verdict::Forwarded,
+                false => Verdict::Untouched,
             };
             assert_eq!(at_xdp(may_be_unfinished, frame), expected, "{frame:02x?}");
         }
@@ -257,13 +261,16 @@ fn at_hook(
         is_to_host: true,
     };
     let mut work = Work::<Addr4>::new();
-    match hook {
+    let verdict = match hook {
         Hook::Inbound => pipeline::inbound(&mut packet, &world.tables, place, &mut work),
         Hook::Outbound => pipeline::outbound(&mut packet, &world.tables, place, &mut work),
         Hook::FromGuest => pipeline::from_guest(&mut packet, &world.tables, place, &mut work),
         Hook::ToGuest => pipeline::to_guest(&mut packet, &world.tables, place, &mut work),
-    }?;
-    Ok(bytes)
+    };
+    match verdict {
+        Verdict::Dropped(reason) => Err(reason),
+        _ => Ok(bytes),
+    }
 }
 
 /// A forward of VXLAN from [`FORWARDED`] to [`SERVER`].
@@ -360,7 +367,7 @@ fn segments_of_any_packet_in_a_tunnel_are_measured_with_its_headers() {
             let offload = Offload::unfinished(field).and_encapsulated(network, network + transport);
             let sent = |segment| {
                 let offload = (offload, segment as u32);
-                run_offloaded(&world, PORT, &frame, 1, offload).0 == Decision::Forwarded
+                run_offloaded(&world, PORT, &frame, 1, offload).0 == Verdict::Forwarded
             };
             let fits = headers.map(|headers| MTU as usize - usize::from(network) - headers);
             match fits {

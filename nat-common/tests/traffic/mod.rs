@@ -184,7 +184,7 @@ impl Traffic {
                 Outcome::Translated(packet)
             }
             Ok((Verdict::Forwarded, _)) => panic!("there is no next hop"),
-            Ok((Verdict::Beyond, _)) => panic!("undecided"),
+            Ok((Verdict::Beyond | Verdict::Dropped(_), _)) => panic!("undecided"),
             Ok((Verdict::Kept, _)) | Err(_) => Outcome::Dropped,
         }
     }

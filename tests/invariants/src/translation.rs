@@ -373,7 +373,7 @@ impl Place {
                 assert_translated(frame, &after);
             }
             Verdict::Forwarded => panic!("there is no next hop"),
-            Verdict::Beyond => panic!("undecided"),
+            Verdict::Beyond | Verdict::Dropped(_) => panic!("undecided"),
             Verdict::Kept => {
                 assert!(!was_queued, "kept twice");
                 return None;

@@ -771,7 +771,10 @@ pub fn run_frame(
         Hook::ToGuest => pipeline::to_guest(&mut packet, tables, place, &mut work),
     };
     WORK.set(work);
-    Ok((verdict?, bytes))
+    match verdict {
+        Verdict::Dropped(reason) => Err(reason),
+        verdict => Ok((verdict, bytes)),
+    }
 }
 
 /// Whether an address is a guest's.

@@ -15,14 +15,14 @@ use super::harness::Plane;
 /// than on Linux 6.18, since kernels count a little differently, or what Linux 6.1 counts and a
 /// little more where that is larger.
 const VERIFIER_BUDGET: &[(&str, u32)] = &[
-    ("nat_inbound", 99_000),
-    ("nat_inbound_l3", 95_000),
-    ("nat_outbound", 105_500),
-    ("nat_outbound_l3", 111_500),
-    ("nat_from_guest", 211_000),
-    ("nat_from_guest_l3", 187_000),
-    ("nat_to_guest", 39_000),
-    ("nat_to_guest_l3", 39_300),
+    ("nat_inbound", 76_500),
+    ("nat_inbound_l3", 52_600),
+    ("nat_outbound", 80_600),
+    ("nat_outbound_l3", 79_000),
+    ("nat_from_guest", 153_700),
+    ("nat_from_guest_l3", 128_500),
+    ("nat_to_guest", 37_200),
+    ("nat_to_guest_l3", 37_400),
     ("nat_from_port", 26_200),
     ("nat_from_guarded_port", 35_000),
     ("nat_early", 3_900),

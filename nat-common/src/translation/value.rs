@@ -1,0 +1,95 @@
+//! What a packet is translated to.
+
+use crate::{
+    headers::{parsed::Parsed, quoted::Quoted},
+    tables::sessions::{Session, SessionRecord, flags},
+    translation::{icmp_error::ErrorTranslation, verdict::Verdict},
+    wire::address::{Address, Endpoint, Port},
+};
+
+/// What a packet is translated to. It lies in the packet's work area.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Translation<A> {
+    /// What becomes of the packet once it is translated.
+    pub verdict: Verdict,
+    /// Its source. (Of an ICMP error, [`Self::error`] says it.)
+    pub source: Endpoint<A>,
+    /// Its destination.
+    pub destination: Endpoint<A>,
+    /// The packet that an ICMP error quotes, as it is.
+    pub quoted: Quoted<A>,
+    /// The addresses of an ICMP error.
+    pub error: ErrorTranslation<A>,
+    /// Its identification for reassembly.
+    pub id: u32,
+    /// The largest TCP segment that it may announce, 0 if any.
+    pub mss: u16,
+    /// Whether it is counted under [`Self::rule`].
+    pub is_counted: bool,
+    /// Whether it counts as `in`.
+    pub is_in: bool,
+    /// Number of the rule that it counts under.
+    pub rule: u32,
+}
+
+impl<A: Address> Translation<A> {
+    /// Of no packet yet.
+    pub const EMPTY: Self = {
+        let nowhere = Endpoint {
+            address: A::UNSPECIFIED,
+            port: Port::ZERO,
+        };
+        Self {
+            verdict: Verdict::Translated,
+            source: nowhere,
+            destination: nowhere,
+            quoted: Quoted::EMPTY,
+            error: ErrorTranslation {
+                source: A::UNSPECIFIED,
+                destination: A::UNSPECIFIED,
+                quoted_source: nowhere,
+                quoted_destination: nowhere,
+            },
+            id: 0,
+            mss: 0,
+            is_counted: false,
+            is_in: false,
+            rule: 0,
+        }
+    };
+
+    /// That of a packet that keeps everything, and is counted nowhere.
+    #[inline(always)]
+    pub fn begin(&mut self, parsed: &Parsed<A>) {
+        self.verdict = Verdict::Translated;
+        self.id = parsed.header.id;
+        self.mss = 0;
+        self.is_counted = false;
+    }
+
+    /// Counts the packet under a rule.
+    #[inline(always)]
+    pub fn count(&mut self, rule: u32, is_in: bool) {
+        self.is_counted = true;
+        self.rule = rule;
+        self.is_in = is_in;
+    }
+
+    /// Gives the packet the addresses that its session has, and counts it.
+    #[inline(always)]
+    pub fn of_session(&mut self, session: &Session<A>) {
+        self.source = session.source_endpoint();
+        self.destination = session.destination_endpoint();
+        self.count(session.rule, session.has(flags::IN));
+    }
+
+    /// The same of a packet that has opened its session.
+    #[inline(always)]
+    pub fn of_opened(&mut self, record: &SessionRecord<A>, is_in: bool) {
+        self.verdict = Verdict::Opened;
+        self.source = record.source_endpoint();
+        self.destination = Endpoint::new(record.destination, record.destination_port);
+        self.count(record.rule, is_in);
+    }
+}
