@@ -5,7 +5,6 @@
 
 pub mod bulk;
 mod connect;
-pub mod craft;
 pub mod following;
 pub mod foreign_program;
 mod load;

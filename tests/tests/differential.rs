@@ -11,7 +11,6 @@ mod differential {
     pub(crate) mod decisions;
     pub(crate) mod generate;
     pub(crate) mod model;
-    pub(crate) mod packet;
     mod run;
     mod tests;
     pub(crate) mod twin;

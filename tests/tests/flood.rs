@@ -11,12 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kit::craft::Ip;
 use lab::topology::Proxmox;
 use lab::{Background, Host, RawSocket, ones_complement_sum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tests::at;
-use tests::craft::Ip;
 
 /// Connections that stand idle, half of them through a forward and half by masquerade.
 const IDLE: u16 = 1000;

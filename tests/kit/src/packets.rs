@@ -17,8 +17,12 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// The TCP flag that resets a connection.
 pub const RST: u8 = 0x04;
+/// The TCP flag of data to deliver at once.
+pub const PSH: u8 = 0x08;
 /// The TCP flag that acknowledges.
 pub const ACK: u8 = 0x10;
+/// The TCP flag of urgent data.
+pub const URG: u8 = 0x20;
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
@@ -240,7 +244,8 @@ fn icmp(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
     message
 }
 
-fn ones_complement_sum(bytes: &[u8]) -> u16 {
+/// The one's complement sum of 16-bit words in network byte order (RFC 1071).
+pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2);
     let words = words.map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |&b| b.into()));
     let mut sum: u64 = words.sum();

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::TcpHeader;
+use kit::craft::Ip;
 use lab::patience::patience;
 use lab::topology::Proxmox;
 use lab::{Host, RawSocket};
-use tests::craft::Ip;
 
 use super::model::{Kind, Protocol, Session, Way};
 

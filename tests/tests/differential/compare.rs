@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use lab::{Packet, ones_complement_sum};
 
 use crate::differential::model::{Cause, Model, NATBPF, NFTABLES, Stimulus};
-use crate::differential::packet::{End, ICMP, SCTP, TCP, UDP, Written, crc32c};
 use crate::differential::twin::{Caught, GATEWAY, PUBLIC, Place, SECOND};
+use kit::flawed::{End, SCTP, Written, crc32c};
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 /// Stands for the port that a host has chosen.
 const SYMBOL: [u8; 2] = [0xee, 0xee];

@@ -10,8 +10,10 @@ use std::net::Ipv4Addr;
 use crate::differential::compare::{Came, Pair};
 use crate::differential::generate::is_forwarded;
 use crate::differential::model::{Cause, Direction, Flow, Kind, NATBPF, NFTABLES, Shape};
-use crate::differential::packet::{Flaw, RST, SCTP, TCP, UDP, has_ports};
 use crate::differential::twin::{GATEWAY, Manner, PUBLIC, Place};
+use kit::flawed::{Flaw, SCTP, has_ports};
+use kit::packets::RST;
+use nat_common::wire::protocol::{TCP, UDP};
 
 /// A difference that is meant.
 pub(crate) struct Decision {

@@ -3,11 +3,10 @@
 use std::net::Ipv4Addr;
 
 use crate::differential::model::{Cause, Direction, Flow, Kind, Model, Phase, Shape, Stimulus};
-use crate::differential::packet::{
-    ACK, Body, Dress, ESP, End, FIN, Flaw, GRE, ICMP, IPIP, OSPF, PSH, Query, RST, SCTP, SYN, TCP,
-    UDP, URG, Written, has_ports,
-};
 use crate::differential::twin::{GATEWAY, MARKER_PORTS, PUBLIC, Place, ROUTER, SECOND, VM1, VM2};
+use kit::flawed::{Body, Dress, ESP, End, Flaw, IPIP, OSPF, Query, SCTP, Written, has_ports};
+use kit::packets::{ACK, FIN, GRE, PSH, RST, SYN, URG};
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
 const REMOTES: [Ipv4Addr; 4] = [
     Ipv4Addr::new(198, 51, 100, 2),

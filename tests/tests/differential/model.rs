@@ -3,10 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use crate::differential::packet::{
-    ACK, Body, Dress, End, FIN, Flaw, Query, RST, SYN, Written, has_ports,
-};
 use crate::differential::twin::{Manner, PUBLIC, Place};
+use kit::flawed::{Body, Dress, End, Flaw, Query, Written, has_ports};
+use kit::packets::{ACK, FIN, RST, SYN};
 
 /// The two hosts, as indices.
 pub(crate) const NFTABLES: usize = 0;

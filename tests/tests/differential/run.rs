@@ -10,8 +10,8 @@ use crate::differential::compare::{Came, Out, Pair, outputs, show};
 use crate::differential::decisions::{all, explain};
 use crate::differential::generate::Generator;
 use crate::differential::model::{Cause, Direction, Model, NATBPF, NFTABLES, Shape, Stimulus};
-use crate::differential::packet::{TCP, UDP};
 use crate::differential::twin::{DROPS, Manner, Place, Side, stay_on_one_cpu};
+use nat_common::wire::protocol::{TCP, UDP};
 
 /// So many packets go before a firewall that changes does so.
 const CHANGE: usize = 50;

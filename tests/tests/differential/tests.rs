@@ -11,9 +11,10 @@ use crate::differential::generate::Generator;
 use crate::differential::model::{
     Cause, Direction, Flow, Kind, Model, NATBPF, NFTABLES, Shape, Stimulus,
 };
-use crate::differential::packet::{Body, Dress, Flaw, UDP};
 use crate::differential::run::{Plan, Tally, run};
 use crate::differential::twin::{Manner, PUBLIC, Place, Side, VM1, VM2, stay_on_one_cpu};
+use kit::flawed::{Body, Dress, Flaw};
+use nat_common::wire::protocol::UDP;
 
 /// The seed and the number of packets unless `NATBPF_DIFF_SEED` and `NATBPF_DIFF_PACKETS` say
 /// otherwise.

@@ -24,7 +24,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::differential::packet::{Body, Dress, End, Flaw, Written};
+use kit::flawed::{Body, Dress, End, Flaw, Written};
 
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(19, 19, 8, 10);
 /// A second public address; everything there except ssh is vm2's.

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::Host;
 use lab::topology::Proxmox;
-use tests::craft::Ip;
 use tests::following::{soon, soon_seen};
 use tests::{at, exchange, hears};
 

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
 use lab::{Background, Host, Lab, Natbpf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tests::craft::Ip;
 use tests::following::soon;
 use tests::{at, exchange, hears};
 

@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use kit::craft::{Ip, Segment};
 use lab::patience::patience;
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Natbpf, Offload};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
-use tests::craft::{Ip, Segment};
 use tests::{at, exchange, hears};
 
 /// What may go through the kernel of many packets of a session: the first ones, and one in 16 s

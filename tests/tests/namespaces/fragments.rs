@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etherparse::Ipv4Header;
+use kit::craft::{Ip, fragment, fragments};
 use lab::topology::{Options, Proxmox};
 use lab::{Host, Natbpf};
-use tests::craft::{Ip, fragment, fragments};
 use tests::following::soon;
 use tests::{at, exchange, hears};
 

@@ -1,10 +1,10 @@
 //! The host's own flows have precedence over forwards and guests: S7, S8.
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
 use lab::{Background, Natbpf};
-use tests::craft::Ip;
 use tests::following::soon;
 use tests::{at, exchange};
 

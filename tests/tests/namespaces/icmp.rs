@@ -5,10 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::{Ip, without_hops};
 use lab::service::Service;
 use lab::topology::Proxmox;
 use lab::{Capture, Host, Packet, inner_checksums};
-use tests::craft::{Ip, without_hops};
 use tests::{Nat, Watch, at, exchange, hears};
 
 /// A router somewhere in the internet.

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::{Ip, Segment};
 use lab::patience::patience;
 use lab::topology::{Inside, Options, Proxmox};
 use lab::{Capture, Host, Natbpf, RawSocket};
 use nix::sys::signal::Signal;
-use tests::craft::{Ip, Segment};
 
 /// Between two packets of the guest.
 const PAUSE: Duration = Duration::from_micros(300);

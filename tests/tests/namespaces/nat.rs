@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
-use tests::craft::Ip;
 use tests::{Watch, at, exchange};
 
 /// An address in the provider's subnet that no interface holds.

@@ -3,9 +3,9 @@
 //! The kernel of the test machine has no SCTP sockets, so an association is made by hand.
 
 use anyhow::{Result, ensure};
+use kit::craft::Ip;
 use lab::topology::Proxmox;
 use lab::{Capture, Natbpf, Packet};
-use tests::craft::Ip;
 use tests::{Watch, at, exchange};
 
 const SCTP: u8 = 132;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hosts::{FIRST, HOST, Hetzner, LAST, OUT, Provider, SINGLE};
+use kit::craft::Ip;
 use lab::patience::patience;
 use lab::service::{self, Service};
 use lab::{Capture, Host};
-use tests::craft::Ip;
 use tests::{Load, at, exchange, hears, snapshot};
 
 /// Exchanges datagrams, and says from where the server must have seen them.

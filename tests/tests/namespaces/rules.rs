@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::service::{self, Service};
 use lab::topology::{Options, Proxmox};
 use lab::{Capture, Host};
-use tests::craft::Ip;
 use tests::{Nat, Watch, at, exchange, hears};
 
 /// A forward, in the words of the configuration.

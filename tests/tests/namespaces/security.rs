@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::Natbpf;
 use lab::topology::Proxmox;
-use tests::craft::Ip;
 use tests::{Nat, at, exchange, hears};
 
 /// Sends to a forwarded port from a source that no host in the internet can have.

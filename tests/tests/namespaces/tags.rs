@@ -4,10 +4,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use kit::craft::Ip;
 use lab::patience::patience;
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Frame, Natbpf};
-use tests::craft::Ip;
 use tests::{at, exchange, hears};
 
 /// Protocols of the outer and the inner tag of a VLAN.

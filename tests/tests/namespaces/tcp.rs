@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use kit::craft::{Ip, Segment};
 use lab::service::{self, Service};
 use lab::topology::Proxmox;
 use lab::{L4, Natbpf};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
-use tests::craft::{Ip, Segment};
 use tests::following::soon;
 use tests::{Nat, Watch, at, connect_from};
 

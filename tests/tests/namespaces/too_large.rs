@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::{Ip, fragments};
 use lab::topology::{Options, Proxmox};
 use lab::{Packet, inner_checksums};
 use tests::bulk::{Sender, transfer};
-use tests::craft::{Ip, fragments};
 use tests::{Nat, Watch, at, exchange, hears};
 
 /// More than a frame of Ethernet holds, less than two.

@@ -5,12 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::patience::patience;
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Natbpf, Offload};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
-use tests::craft::Ip;
 use tests::{at, hears};
 
 use super::wire::{bad_checksums, counted};

@@ -4,9 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use kit::craft::Ip;
 use lab::L4;
 use lab::topology::Proxmox;
-use tests::craft::Ip;
 use tests::{Nat, Watch, at, deliver, exchange, hears};
 
 /// Datagrams of every awkward length: none at all, odd ones, and the largest of one frame.

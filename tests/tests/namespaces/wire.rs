@@ -1,10 +1,10 @@
 //! Offloads, other uplinks, and what a header says beside addresses: O1, O2, O4.
 
 use anyhow::{Context, Result, ensure};
+use kit::craft::Ip;
 use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Offload};
 use tests::bulk::{Sender, transfer};
-use tests::craft::Ip;
 use tests::{Nat, Watch, at, exchange};
 
 const MEGABYTE: usize = 1_000_000;

@@ -83,7 +83,7 @@ fn instruction(code: u32, k: u32, otherwise: u8) -> libc::sock_filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::tests::craft::Ip;
+    use ::kit::craft::Ip;
 
     #[test]
     fn an_inside_address_on_the_providers_wire_is_found() -> Result<()> {

@@ -1,9 +1,11 @@
-//! IPv4 packets made by hand, for what no socket sends.
+//! IPv4 packets for raw sockets, for what no other socket sends.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader};
+
+use crate::packets::ones_complement_sum;
 
 /// The outside of a packet: everything in the IP header that a test may want to choose.
 #[derive(Clone, Debug)]
@@ -143,7 +145,7 @@ impl Ip {
     /// As for [`Ip::raw`].
     pub fn icmp(&self, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Result<Vec<u8>> {
         let mut message = [&[kind, code, 0, 0], &rest[..], payload].concat();
-        let checksum = !lab::ones_complement_sum(&[&message]);
+        let checksum = !ones_complement_sum(&message);
         message[2..4].copy_from_slice(&checksum.to_be_bytes());
         self.raw(IpNumber::ICMP.0, &message)
     }

@@ -1,97 +1,118 @@
-//! Packets as the generator means them, written out with chosen flaws.
+//! IPv4 packets with every field and flaw of choice, for the differential test.
 
 use std::net::Ipv4Addr;
 
-use lab::ones_complement_sum;
+use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
-pub(crate) const ICMP: u8 = 1;
-pub(crate) const IPIP: u8 = 4;
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const GRE: u8 = 47;
-pub(crate) const ESP: u8 = 50;
-pub(crate) const OSPF: u8 = 89;
-pub(crate) const SCTP: u8 = 132;
+use crate::packets::ones_complement_sum;
 
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const PSH: u8 = 0x08;
-pub(crate) const ACK: u8 = 0x10;
-pub(crate) const URG: u8 = 0x20;
+/// IPv4 in IPv4.
+pub const IPIP: u8 = 4;
+/// Encrypted payloads of IPsec.
+pub const ESP: u8 = 50;
+/// A routing protocol.
+pub const OSPF: u8 = 89;
+/// A transport protocol with ports and a checksum that natbpf does not know.
+pub const SCTP: u8 = 132;
 
 /// Whether natbpf knows ports of a protocol.
-pub(crate) fn has_ports(protocol: u8) -> bool {
+pub fn has_ports(protocol: u8) -> bool {
     matches!(protocol, ICMP | TCP | UDP)
 }
 
 /// An address with a port, or with the identifier of an echo; port 0 where there is neither.
-pub(crate) type End = (Ipv4Addr, u16);
+pub type End = (Ipv4Addr, u16);
 
 /// The outside of a packet: what a NAT must not change.
 #[derive(Clone, Debug)]
-pub(crate) struct Dress {
-    pub(crate) ttl: u8,
-    pub(crate) tos: u8,
-    pub(crate) id: u16,
-    pub(crate) dont_fragment: bool,
+pub struct Dress {
+    /// Hops left.
+    pub ttl: u8,
+    /// The byte with DSCP and ECN.
+    pub tos: u8,
+    /// The identification for reassembly.
+    pub id: u16,
+    /// Whether routers may not cut it.
+    pub dont_fragment: bool,
     /// IP options, a multiple of four bytes.
-    pub(crate) options: Vec<u8>,
+    pub options: Vec<u8>,
     /// Into how many fragments the packet is cut: 1 for none.
-    pub(crate) fragments: usize,
+    pub fragments: usize,
     /// Whether the fragments are sent last one first.
-    pub(crate) is_reversed: bool,
+    pub is_reversed: bool,
     /// Bytes behind the packet that only fill the frame.
-    pub(crate) padding: usize,
+    pub padding: usize,
 }
 
 /// What an IP packet holds.
 #[derive(Clone, Debug)]
-pub(crate) enum Body {
+pub enum Body {
+    /// A UDP datagram.
     Udp {
+        /// Its data.
         payload: Vec<u8>,
+        /// Whether it has a checksum.
         summed: bool,
     },
+    /// A TCP segment without options.
     Tcp {
+        /// Its sequence number.
         seq: u32,
+        /// What it acknowledges.
         ack: u32,
+        /// Its flags.
         flags: u8,
+        /// Its data.
         payload: Vec<u8>,
     },
     /// The identifier is the sender's port in a request, the receiver's in an answer.
     Echo {
+        /// What is asked.
         query: Query,
+        /// Whether this is the answer.
         is_reply: bool,
+        /// The number of the question.
         sequence: u16,
+        /// Its data.
         payload: Vec<u8>,
     },
     /// Another protocol, whose bytes a NAT has no business with.
     Opaque {
+        /// Its number.
         protocol: u8,
+        /// Its bytes.
         payload: Vec<u8>,
     },
     /// An INIT chunk, which begins an association.
     SctpInit,
     /// An ICMP error, with so many bytes of the packet that it is about.
     Error {
+        /// The type.
         kind: u8,
+        /// The code.
         code: u8,
+        /// The packet that it is about.
         quoted: Box<Written>,
+        /// How many of its bytes are quoted.
         quoted_bytes: usize,
     },
 }
 
 /// What an ICMP query asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Query {
+pub enum Query {
+    /// Whether the receiver is there.
     Echo,
+    /// What time it has (RFC 792).
     Timestamp,
+    /// Its netmask (RFC 950).
     AddressMask,
 }
 
 /// What is wrong with a packet, if anything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
+    /// Nothing.
     None,
     /// The checksum of what the IP packet holds.
     Checksum,
@@ -115,16 +136,22 @@ pub(crate) enum Flaw {
 
 /// A packet with all its addresses.
 #[derive(Clone, Debug)]
-pub(crate) struct Written {
-    pub(crate) from: End,
-    pub(crate) to: End,
-    pub(crate) body: Body,
-    pub(crate) dress: Dress,
-    pub(crate) flaw: Flaw,
+pub struct Written {
+    /// The sender.
+    pub from: End,
+    /// The receiver.
+    pub to: End,
+    /// What is inside of IP.
+    pub body: Body,
+    /// The IP header, and how it is cut.
+    pub dress: Dress,
+    /// What is wrong with it.
+    pub flaw: Flaw,
 }
 
 impl Body {
-    pub(crate) fn protocol(&self) -> u8 {
+    /// The protocol of the IP header.
+    pub fn protocol(&self) -> u8 {
         match self {
             Self::Udp { .. } => UDP,
             Self::Tcp { .. } => TCP,
@@ -148,7 +175,7 @@ impl Body {
 
 impl Written {
     /// The IP packet, or its fragments in the order in which they are sent.
-    pub(crate) fn packets(&self) -> Vec<Vec<u8>> {
+    pub fn packets(&self) -> Vec<Vec<u8>> {
         let inside = self.inside();
         let count = self.dress.fragments;
         if count < 2 {
@@ -169,7 +196,7 @@ impl Written {
     }
 
     /// The packet in one piece.
-    pub(crate) fn whole(&self) -> Vec<u8> {
+    pub fn whole(&self) -> Vec<u8> {
         self.with_header(&self.inside(), 0, false)
     }
 
@@ -264,13 +291,13 @@ impl Written {
                 return;
             }
             Body::Udp { summed: false, .. } => return,
-            Body::Echo { .. } | Body::Error { .. } => !ones_complement_sum(&[bytes]),
-            _ => !ones_complement_sum(&[&self.pseudo_header(bytes.len()), bytes]),
+            Body::Echo { .. } | Body::Error { .. } => !ones_complement_sum(bytes),
+            _ => !ones_complement_sum(&[&self.pseudo_header(bytes.len()), &*bytes].concat()),
         };
         // A wrong one is wrong by the same amount for all addresses, because a NAT corrects it only
         // by their change.
         let sum = if flawed {
-            ones_complement_sum(&[&sum.to_be_bytes(), &[0x12, 0x34]])
+            ones_complement_sum(&[sum.to_be_bytes(), [0x12, 0x34]].concat())
         } else {
             sum
         };
@@ -316,7 +343,7 @@ impl Written {
             &dress.options,
         ]
         .concat();
-        let mut sum = !ones_complement_sum(&[&header]);
+        let mut sum = !ones_complement_sum(&header);
         if self.flaw == Flaw::HeaderChecksum {
             sum ^= 0x0100;
         }
@@ -326,7 +353,7 @@ impl Written {
 }
 
 /// The checksum of SCTP (RFC 9260 appendix A).
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & 0_u32.wrapping_sub(crc & 1));
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), step)
