@@ -38,14 +38,6 @@ fn few_ports() -> World {
     world
 }
 
-/// Asserts that the only session ends after being idle for exactly so long.
-#[track_caller]
-fn assert_ends_after(world: &mut World, seconds: u32) {
-    assert_eq!(world.wait(seconds - 1), 0, "ended before {seconds} s");
-    assert_eq!(world.wait(1), 1, "did not end after {seconds} s");
-    assert_eq!(world.entries(), [0; 4]);
-}
-
 #[test]
 fn more_questions_than_ports_are_answered_and_leave_ports_to_others() {
     let world = few_ports();
@@ -190,13 +182,13 @@ fn a_service_of_the_host_keeps_its_port() {
 fn an_answered_question_ends_after_ten_seconds() {
     let mut world = World::new();
     ask(&world, GUEST, SERVER);
-    assert_ends_after(&mut world, 300);
+    world.assert_ends_after(300);
     ask(&world, GUEST, SERVER);
     // A resolver asks for two kinds of addresses at once.
     ask(&world, GUEST, SERVER);
     answer(&world, SERVER, EXTERNAL, GUEST);
     answer(&world, SERVER, EXTERNAL, GUEST);
-    assert_ends_after(&mut world, 10);
+    world.assert_ends_after(10);
 }
 
 /// A tunnel to port 53, or a client that asks repeatedly from one port, is no short question.
@@ -208,7 +200,7 @@ fn a_client_that_sends_again_has_the_datagram_timeout() {
     assert_eq!(world.wait(9), 0);
     ask(&world, GUEST, SERVER);
     answer(&world, SERVER, EXTERNAL, GUEST);
-    assert_ends_after(&mut world, 300);
+    world.assert_ends_after(300);
 }
 
 #[test]
@@ -221,12 +213,12 @@ fn other_flows_have_their_own_timeout() {
         .outside_sends(&udp(client, At(PUBLIC, 53)).bytes())
         .guest();
     world.guest_sends(&udp(At(C1, 53), client).bytes()).uplink();
-    assert_ends_after(&mut world, 300);
+    world.assert_ends_after(300);
     let mut world = World::new();
     world
         .guest_sends(&request(TCP, GUEST, SERVER).bytes())
         .uplink();
-    assert_ends_after(&mut world, 240);
+    world.assert_ends_after(240);
 }
 
 #[test]
@@ -250,10 +242,10 @@ fn questions_between_guests_are_short_as_well() {
         .guest();
     let (shown, server) = ends(&asked);
     world.guest_sends(&udp(server, shown).bytes()).guest();
-    assert_ends_after(&mut world, 10);
+    world.assert_ends_after(10);
     world.chain(side::ANY, side::ANY, &[accept()]);
     let dns: Ip = C3;
     world.guest_sends(&udp(GUEST, At(dns, 53)).bytes()).guest();
     world.guest_sends(&udp(At(dns, 53), GUEST).bytes()).guest();
-    assert_ends_after(&mut world, 10);
+    world.assert_ends_after(10);
 }

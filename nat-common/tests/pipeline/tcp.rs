@@ -54,26 +54,18 @@ fn connect(world: &World) {
     out(world, ACK, b"");
 }
 
-/// Asserts that the only session ends after being idle for exactly so long.
-#[track_caller]
-fn assert_ends_after(world: &mut World, seconds: u32) {
-    assert_eq!(world.wait(seconds - 1), 0, "ended before {seconds} s");
-    assert_eq!(world.wait(1), 1, "did not end after {seconds} s");
-    assert_eq!(world.entries(), [0; 4]);
-}
-
 /// A handshake that is not complete is kept for the opening time, a complete one for that of
 /// established connections.
 #[test]
 fn t7_an_idle_connection_is_kept_for_its_time() {
     let mut world = World::new();
     out(&world, SYN, b"");
-    assert_ends_after(&mut world, 240);
+    world.assert_ends_after(240);
     out(&world, SYN, b"");
     back(&world, SYN | ACK, b"");
-    assert_ends_after(&mut world, 240);
+    world.assert_ends_after(240);
     connect(&world);
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }
 
 /// Both ends send SYN before they have seen the other's: one session, and established.
@@ -86,7 +78,7 @@ fn t2_simultaneous_open_completes() {
     back(&world, SYN | ACK, b"");
     out(&world, ACK, b"");
     assert_eq!(world.entries()[0], 2);
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }
 
 /// A SYN to a guest's port from a remote that it has not sent to is dropped without an answer, and
@@ -127,7 +119,7 @@ fn t4_a_reset_passes_and_keeps_the_session_for_the_closing_time() {
             true => out(&world, RST, b""),
             false => back(&world, RST | ACK, b""),
         }
-        assert_ends_after(&mut world, 240);
+        world.assert_ends_after(240);
     }
 }
 
@@ -148,7 +140,7 @@ fn t5_data_after_a_reset_revives_the_session() {
     back(&world, RST, b"");
     world.wait(100);
     out(&world, ACK, b"data");
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }
 
 /// A reset out of sequence, such as a forged one, neither shortens the session of an idle
@@ -171,7 +163,7 @@ fn t5_a_reset_out_of_sequence_changes_nothing_on_an_idle_connection() {
                     false => out_at(&world, flags, b"", (1_000_u32.wrapping_add(ahead), 7)),
                 }
             }
-            assert_ends_after(&mut world, 440);
+            world.assert_ends_after(440);
         }
     }
 }
@@ -194,7 +186,7 @@ fn t5_a_segment_without_an_acknowledgement_forgets_none() {
                 out_at(&world, RST, b"", (1_000, 0));
             }
         }
-        assert_ends_after(&mut world, 240);
+        world.assert_ends_after(240);
     }
 }
 
@@ -214,7 +206,7 @@ fn t5_a_reset_in_sequence_shortens_the_session() {
                 true => back_at(&world, RST, b"", (4 + ahead, 0)),
                 false => out_at(&world, RST, b"", (1_020 + ahead, 0)),
             }
-            assert_ends_after(&mut world, 240);
+            world.assert_ends_after(240);
         }
     }
 }
@@ -227,12 +219,12 @@ fn t5_the_answer_of_the_side_that_is_reset_revives_the_session() {
     connect(&world);
     back(&world, RST, b"");
     out(&world, ACK, b"");
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
     let mut world = World::new();
     connect(&world);
     back(&world, RST, b"");
     back(&world, ACK, b"more");
-    assert_ends_after(&mut world, 240);
+    world.assert_ends_after(240);
 }
 
 /// Resets that answer what comes late do not keep a session alive.
@@ -245,7 +237,7 @@ fn t4_resets_after_the_first_do_not_refresh_the_session() {
         assert_eq!(world.wait(100), 0);
         out(&world, RST, b"");
     }
-    assert_ends_after(&mut world, 40);
+    world.assert_ends_after(40);
 }
 
 /// A refusal acknowledges the SYN and has no sequence number.
@@ -256,7 +248,7 @@ fn t4_a_refusal_by_reset_passes_and_the_port_may_be_asked_again() {
     back_at(&world, RST | ACK, b"", (0, 77_778));
     assert_eq!(world.wait(239), 0);
     connect_at(&world, 88_888, 99_999);
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }
 
 /// The last segment with FIN is sent again, because its acknowledgement was still on its way.
@@ -275,7 +267,7 @@ fn t6_a_fin_that_is_sent_again_after_both_does_not_revive_the_session() {
         back_at(&world, FIN | ACK, b"wer", (504, 104));
         out_at(&world, ACK, b"", (105, 508));
         back_at(&world, ACK, b"", (508, 105));
-        assert_ends_after(&mut world, 240);
+        world.assert_ends_after(240);
     }
 }
 
@@ -300,7 +292,7 @@ fn t5_resets_of_forwarded_and_hairpinned_connections_count_in_sequence_alone() {
             asks(ACK, 1);
             world.guest_sends(&tcp(server, shown, ACK).bytes());
             asks(RST, sequence);
-            assert_ends_after(&mut world, expected);
+            world.assert_ends_after(expected);
         }
     }
 }
@@ -319,11 +311,11 @@ fn t6_a_closed_connection_opens_again_on_the_same_ports() {
     assert_eq!(world.wait(239), 0);
     back(&world, SYN | ACK, b"");
     out(&world, ACK, b"");
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
     connect(&world);
     out(&world, FIN | ACK, b"");
     back(&world, FIN | ACK, b"");
-    assert_ends_after(&mut world, 240);
+    world.assert_ends_after(240);
 }
 
 /// After FIN in one direction alone the other may go on for as long as it likes.
@@ -333,7 +325,7 @@ fn t6_a_half_closed_connection_stays_established() {
     connect(&world);
     out(&world, FIN | ACK, b"");
     back(&world, ACK, b"the rest");
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }
 
 /// A forwarded connection has the same states, seen from the other side.
@@ -363,5 +355,5 @@ fn t7_a_forwarded_connection_is_kept_for_its_time() {
         };
         assert_eq!(seen, expected);
     }
-    assert_ends_after(&mut world, 7440);
+    world.assert_ends_after(7440);
 }

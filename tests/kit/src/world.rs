@@ -581,6 +581,14 @@ impl World {
         self.expire()
     }
 
+    /// Asserts that the only session ends after being idle for exactly so long.
+    #[track_caller]
+    pub fn assert_ends_after(&mut self, seconds: u32) {
+        assert_eq!(self.wait(seconds - 1), 0, "ended before {seconds} s");
+        assert_eq!(self.wait(1), 1, "did not end after {seconds} s");
+        assert_eq!(self.entries(), [0; 4]);
+    }
+
     /// The daemon ends all sessions at once.
     pub fn end_all(&self) {
         for (key, session) in self.tables.sessions.entries() {
