@@ -1,8 +1,9 @@
-//! Packets for natbpf's tests, and a host in memory: the pipeline runs here as in the kernel, over a
-//! byte slice and ordinary maps.
+//! Packets for natbpf's tests, and a host in memory: the pipeline runs here as in the kernel, over
+//! a byte slice and ordinary maps.
 //!
-//! nat-common's tests, the invariants, the fuzz targets and the tests of whole hosts use it. nat-common's own unit tests
-//! cannot: for them this crate's nat-common is another crate than theirs.
+//! nat-common's tests, the invariants, the fuzz targets and the tests of whole hosts use it.
+//! nat-common's own unit tests cannot: for them this crate's nat-common is another crate than
+//! theirs.
 
 pub mod craft;
 pub mod flawed;
