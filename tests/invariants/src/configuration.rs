@@ -140,7 +140,7 @@ fn assert_forwards(config: &Config, ruleset: &Ruleset, numbers: &mut InOrder) {
             for port in edges.iter().filter(|_| has_ports).copied().chain([0]) {
                 if config.uplinks.iter().any(|uplink| {
                     let keeps = |(_, kept): &(ForwardProtocol, u16)| *kept == port;
-                    has_ports && uplink.keep.iter().any(keeps)
+                    has_ports && uplink.reserved_ports.iter().any(keeps)
                 }) {
                     continue;
                 }
