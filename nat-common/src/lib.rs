@@ -1,6 +1,6 @@
 //! natbpf's packet pipeline, and the layout of all BPF maps.
 //!
-//! Every packet goes one way: **parse → look up → decide → apply → forward**. The code here
+//! Every packet takes the same steps: **parse → look up → decide → apply → forward**. The code
 //! is generic over two traits, [`wire::packet::Packet`] (read and write bytes) and
 //! [`tables::Tables`] (look up and change state). The same functions therefore run in the kernel
 //! and, on a byte slice and ordinary maps, in unit tests and fuzzers.

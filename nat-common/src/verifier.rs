@@ -15,15 +15,14 @@ pub fn verifier_barrier<V>(value: &mut V) {
     let _ = value;
 }
 
-/// The same value, of which the caller of a function reads nothing for it: what it would hand over of
-/// a packet in registers, the verifier takes for numbers.
+/// The same value, to be read in this function. The compiler would otherwise read a packet's bounds
+/// in the caller and pass them in registers, where the verifier no longer knows them.
 #[inline(always)]
 pub fn read_here<V>(value: &V) -> &V {
     #[cfg(target_arch = "bpf")]
     let value = {
         let mut value = core::ptr::from_ref(value);
-        // SAFETY: copies a register to itself; to the compiler it may have changed any memory. The
-        // pointer is that of the reference.
+        // SAFETY: copies a register to itself. The pointer is that of the reference.
         unsafe {
             core::arch::asm!("{0} = {0}", inout(reg) value, options(nostack));
             &*value
@@ -32,7 +31,7 @@ pub fn read_here<V>(value: &V) -> &V {
     value
 }
 
-/// The same number, of which the compiler knows nothing.
+/// The same number, with a value unknown to the compiler.
 #[inline(always)]
 #[must_use]
 pub fn unknown(number: u64) -> u64 {

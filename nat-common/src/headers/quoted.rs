@@ -32,7 +32,7 @@ pub struct Quoted<A> {
 }
 
 impl<A: Address> Quoted<A> {
-    /// Of no packet yet.
+    /// The value before any packet is read.
     pub const EMPTY: Self = {
         let nowhere = Endpoint {
             address: A::UNSPECIFIED,

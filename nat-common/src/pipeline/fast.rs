@@ -72,8 +72,8 @@ pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
     forward(packet, tables, parsed, session, redirect)
 }
 
-/// [`outbound`] as a function of its own. (Apart from what else is done at a network's hook: the
-/// stack has no room for both.)
+/// [`outbound`] as a separate function, because the stack has no room for it and the rest of a
+/// network's hook.
 #[inline(never)]
 pub(crate) fn outbound_apart<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -88,9 +88,9 @@ pub(crate) fn outbound_apart<A: Family, P: Packet, T: Tables<A>>(
 /// The path that a packet takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
-    /// It has taken the fast path, or was dropped on it.
+    /// It took the fast path, or was dropped there.
     Done(Verdict),
-    /// It takes the slow path, as it came.
+    /// It takes the slow path unchanged.
     Slow,
     /// The same, and it belongs to no session.
     NoSession,

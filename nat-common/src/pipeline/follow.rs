@@ -12,8 +12,8 @@ use crate::{
     wire::{address::Address, tcp},
 };
 
-/// Follows the connection of a packet whose session says its translation. A flow of the host's own
-/// that is only noted passes as it is.
+/// Follows the connection of a packet that its session translates. A recorded flow of the host
+/// itself passes unchanged.
 #[inline(always)]
 pub(crate) fn follow_translated<A: Address, T: Tables<A>>(
     tables: &T,

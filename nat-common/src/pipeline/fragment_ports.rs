@@ -62,8 +62,8 @@ fn live_fragment<'t, A: Address, T: Tables<A>>(
 /// How many identifications are tried for a packet in fragments.
 const MAX_IDS: u32 = 16;
 
-/// Gives a fragment that gets another source an identification that no other packet has on its way
-/// to that destination: two guests may use the same one, and the receiver would mix their fragments
+/// Gives a translated fragment an identification that no other packet on its way to that
+/// destination has: two guests may use the same one, and the receiver would mix their fragments
 /// (RFC 6864 section 5.3.1).
 #[inline(always)]
 pub(crate) fn renumber<A: Family, T: Tables<A>>(

@@ -77,8 +77,8 @@ fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> St
     )
 }
 
-/// Reads the packet that an error quotes; `false` if the error is not for whom it quotes, or says
-/// too little to find a session.
+/// Reads the packet that an error quotes. Returns `false` if the error does not go to the source of
+/// that packet, or quotes too little of it.
 #[inline(always)]
 fn read_own_quoted<A: Family, P: Packet>(
     packet: &P,
@@ -88,7 +88,7 @@ fn read_own_quoted<A: Family, P: Packet>(
     read_quoted(packet, error, quoted) && error.header.destination == quoted.source.address
 }
 
-/// Reads the packet that an error quotes; `false` if it says too little to find its session.
+/// Reads the packet that an error quotes. Returns `false` if that is too little to find a session.
 #[inline(always)]
 pub(crate) fn read_quoted<A: Family, P: Packet>(
     packet: &P,
@@ -124,7 +124,7 @@ pub(crate) fn to_outside<A: Family, P: Packet, T: Tables<A>>(
         network,
         uplink,
     };
-    // An error goes to whom it quotes, and not out to a guest.
+    // An error goes to the source of the quoted packet, and not out to a guest.
     let session = match read_own_quoted(packet, error, &mut translation.quoted) {
         true => session_of(tables, &translation.quoted, network, is_host),
         false => None,
@@ -229,8 +229,8 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     Err(Verdict::Untouched)
 }
 
-/// An error from a guest about a hairpinned packet: it quotes what that guest has seen. The rest is
-/// translated when it leaves again.
+/// An error from a guest about a hairpinned packet: it quotes the packet as that guest saw it. The
+/// rest is translated at the egress hook.
 #[inline(never)]
 pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -254,7 +254,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
     check_sender(tables, error, quoted)?;
     verify_checksum(packet, error)?;
     let to = &mut translation.error;
-    // As the quoted packet was in between.
+    // The quoted packet as it was between its two hooks.
     (to.quoted_source, to.quoted_destination) = match session.has(flags::FROM_INITIATOR) {
         true => (
             session.destination_endpoint(),
@@ -298,7 +298,8 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
         return Err(Verdict::Untouched);
     };
     translation.error = ErrorTranslation {
-        // Whoever behind the other guest says so: to the sender it is whom it has sent to.
+        // Any host behind the other guest may report the error. The sender sees it from the address
+        // to which it sent.
         source: match network {
             0 => error.header.source,
             _ => peer.source,
@@ -310,7 +311,7 @@ pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     Ok(())
 }
 
-/// Sends an error to the other end of the session: the quoted packet is one of the other direction.
+/// Translates an error to the addresses of its session. It quotes a packet of the other direction.
 #[inline(always)]
 fn deliver<A: Address>(
     translation: &mut Translation<A>,

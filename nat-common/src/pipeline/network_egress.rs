@@ -73,7 +73,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
         }
     };
     let session = session.ok_or(Verdict::Untouched)?;
-    // It was followed and counted at the hook by which it came in.
+    // The ingress hook has followed and counted it.
     work.translation.source = session.source_endpoint();
     work.translation.destination = session.destination_endpoint();
     Ok(renumber(

@@ -71,7 +71,7 @@ pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     }
 }
 
-/// What becomes of a guest's packet that nothing translates at this hook.
+/// Decides on a guest's packet that is not translated at this hook.
 #[inline(always)]
 fn untranslated<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -146,9 +146,9 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     to_server(packet, tables, work, policy::is_policed(interface))
 }
 
-/// Gives a packet of a hairpinned session the ends that it has between its two hooks. In a packet
-/// of the initiator, everything but the source address is translated there; in an answer, only the
-/// destination address. So each is the reverse of the other.
+/// Gives a packet of a hairpinned session the endpoints that it has between its two hooks. In a
+/// packet of the initiator, everything except the source address is translated there; in an answer,
+/// only the destination address. Each is therefore the reverse of the other.
 #[inline(always)]
 fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>, translation: &mut Translation<A>) {
     translation.of_session(session);
@@ -187,7 +187,7 @@ fn to_server<A: Family, P: Packet, T: Tables<A>>(
         ..
     } = work;
     translation.of_opened(&opening.request.record, true);
-    // The rest of it is translated at the next hook, which finds it in the table.
+    // The egress hook finds the session and translates the source address.
     translation.source.address = parsed.header.source;
     translation.destination = opening.server.endpoint;
     translation.rule = opening.server.rule;
@@ -230,9 +230,9 @@ fn not_ours(external: &ExternalAddress) -> Step {
     })
 }
 
-/// Finds the guest behind an external endpoint: of a forward rule, else of a mapping; whether there
-/// is one. Guests are behind the same NAT: no filter stands between them (RFC 4787 REQ-9 asks for
-/// the translation alone).
+/// Finds the guest behind an external endpoint: of a forward rule, else of a mapping. Returns
+/// whether there is one. No filter applies between guests, which are behind the same NAT (RFC 4787 REQ-9
+/// requires only the translation).
 #[inline(never)]
 fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     let Work {
@@ -251,7 +251,7 @@ fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
         return forward.flags & forward_flags::HAIRPIN != 0;
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping takes answers to queries, not queries.
+        // A mapping accepts answers to queries, but no queries.
         return false;
     }
     let Some(owner) = tables.port(&PortKey::new(parsed.destination(), protocol)) else {
@@ -264,7 +264,7 @@ fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
         is_mapping: true,
         is_accepted: false,
     };
-    // A service that the host has started on the port since comes first.
+    // A service that the host has started on the port since then has precedence.
     let is_hosts = || {
         let (remote, local) = (parsed.source(), parsed.destination());
         tables.host_socket(protocol, remote, local) != HostSocket::None
@@ -272,8 +272,8 @@ fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
     owner.is_exclusive() && !is_hosts()
 }
 
-/// Chooses the rule that hides a guest from the other one. Without one the guest hides behind the
-/// address that it has sent to, or the other one would answer past natbpf.
+/// Chooses the rule that translates the client's source. If there is none, its source becomes the
+/// address to which it sends; otherwise the server would answer past natbpf.
 #[inline(never)]
 fn choose_snat<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {

@@ -1,4 +1,4 @@
-//! Where a packet is, and what a rewritten one needs there.
+//! The hook at which a packet is.
 
 use crate::{
     tables::{
@@ -16,12 +16,12 @@ pub struct Place {
     pub l3: usize,
     /// Index of the interface.
     pub interface: u32,
-    /// Whether it is a frame for the host itself, so that it may be sent on for it.
+    /// Whether the frame is addressed to the host, so that it may be forwarded.
     pub is_to_host: bool,
 }
 
-/// Lets the kernel receive a packet anew that an ingress hook translates, where netfilter has seen
-/// it before: its conntrack entry is that of the addresses before translation.
+/// Lets the kernel receive a translated packet again if netfilter has seen it before an ingress
+/// hook: its conntrack entry has the addresses before translation.
 #[inline(always)]
 pub(crate) fn receive_anew<A: Address, T: Tables<A>>(
     tables: &T,

@@ -271,10 +271,10 @@ fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side,
     policy_match.protocol = u32::from(parsed.header.protocol);
 }
 
-/// What policies say of a packet.
+/// The result of the policies for a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Admission {
-    /// None is about it.
+    /// None applies to it.
     Unconcerned,
     /// One lets it pass.
     Admitted,
@@ -282,7 +282,7 @@ enum Admission {
     Refused(DropReason),
 }
 
-/// Asks the policies about a packet.
+/// Applies the policies to a packet.
 #[inline(always)]
 fn admission<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -372,7 +372,7 @@ fn established<A: Family, P: Packet, T: Tables<A>>(
     let Some(session) = find(tables, parsed, view, network) else {
         return false;
     };
-    // What leaves by an uplink is followed there.
+    // Packets that leave by an uplink are followed there.
     if session.peer_view != View::Outside as u8 {
         pass(packet, tables, parsed, session);
     }
@@ -411,7 +411,8 @@ fn is_related<A: Family, P: Packet, T: Tables<A>>(
         return false;
     }
     let quoted = &translation.quoted;
-    // From the guest it quotes what it was sent, to the guest what it has sent.
+    // An error from the guest quotes a packet that it received, and one to the guest quotes a
+    // packet that it sent.
     parsed.header.destination == quoted.source.address
         && (tables
             .session(&quoted.answer_key(View::Inside, network))

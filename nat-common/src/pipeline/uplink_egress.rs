@@ -92,7 +92,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
         };
         work.opening.origin = origin;
         let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
-        // A host without an address asks for one, whatever source a rule is for.
+        // A host without an address asks for one, whatever the source of a rule.
         let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
         match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
             Some(snat) => from_inside(tables, work, snat)?,
@@ -149,7 +149,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
     is_elsewhere && is_translated_here && ending::end(tables, &key, session)
 }
 
-/// A packet from an inside source without a session: it opens one, or it does not leave.
+/// A packet from an inside source without a session opens one, or does not leave.
 #[inline(always)]
 fn from_inside<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &Snat<A>) -> Step {
     let Work {
@@ -179,17 +179,16 @@ fn from_inside<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum HostFlow {
-    /// It goes out as it is.
+    /// It leaves unchanged.
     Passes,
-    /// A forward or a guest could take what answers it: the flow is noted, and it goes out as it
-    /// is.
-    Noted,
-    /// The same, and a guest's session gives way to it.
+    /// A forward or a guest could take its answers: the flow is recorded, and it leaves unchanged.
+    Recorded,
+    /// The same, and it replaces a guest's session.
     Replaces,
     /// The host asks for an address.
     AsksForAddress,
-    /// It is a query: its identifier is claimed, so that no guest gets it towards that remote.
-    /// Where there is no room for that, it goes out as it is.
+    /// It is a query. Its identifier is claimed, so no guest gets it towards that remote. If there
+    /// is no room, it leaves unchanged.
     Asks,
     /// A guest's session has the same addresses and ports: the packet gets another port.
     Meets,
@@ -206,8 +205,8 @@ fn from_host<A: Family, P: Packet, T: Tables<A>>(
 ) -> Step {
     let mut flow = host_flow(packet, tables, work);
     verifier_barrier(work);
-    if flow == HostFlow::Noted {
-        flow = noted(tables, work);
+    if flow == HostFlow::Recorded {
+        flow = compare(tables, work);
         verifier_barrier(work);
     }
     match flow {
@@ -218,7 +217,7 @@ fn from_host<A: Family, P: Packet, T: Tables<A>>(
             return Err(Verdict::Untouched);
         }
         HostFlow::Passes => return Err(Verdict::Untouched),
-        HostFlow::Noted | HostFlow::Replaces => {
+        HostFlow::Recorded | HostFlow::Replaces => {
             if flow == HostFlow::Replaces {
                 end_of_answers(tables, work);
             }
@@ -261,7 +260,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
         return HostFlow::Passes;
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // (What answers a query to a group comes from others, to whom no session leads.)
+        // (Answers to a query to a group come from other addresses, for which there is no session.)
         return match is_to_group(packet, parsed) || origin.network != 0 {
             true => HostFlow::Passes,
             false => claimed(tables, parsed),
@@ -274,7 +273,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
         true => Endpoint::new(A::UNSPECIFIED, Port::ZERO),
         false => parsed.destination(),
     };
-    HostFlow::Noted
+    HostFlow::Recorded
 }
 
 /// The outcome for a query.
@@ -351,7 +350,7 @@ fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, genera
             .is_some()
 }
 
-/// The key of what answers the flow of a packet that is to be noted.
+/// The key of the answers to a flow that is to be recorded.
 #[inline(always)]
 fn answers<A: Address>(work: &Work<A>) -> SessionKey<A> {
     SessionKey {
@@ -361,9 +360,9 @@ fn answers<A: Address>(work: &Work<A>) -> SessionKey<A> {
     }
 }
 
-/// What becomes of a flow that is to be noted, by what is known of it already.
+/// Compares a flow that is to be recorded with existing sessions and sockets.
 #[inline(never)]
-fn noted<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
+fn compare<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
     let parsed = &work.parsed;
     let answer = answers(work);
     if let Some(session) = tables.session(&answer) {
@@ -384,7 +383,7 @@ fn noted<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
     }
     match is_known_by_socket(tables, parsed, &work.opening.remote) {
         true => HostFlow::Passes,
-        false => HostFlow::Noted,
+        false => HostFlow::Recorded,
     }
 }
 
@@ -430,7 +429,7 @@ fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
 }
 
-/// Ends the guest's session that the answers to a packet of the host's would belong to.
+/// Ends the guest's session that would receive the answers to the host's packet.
 #[inline(never)]
 fn end_of_answers<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) {
     let Some(session) = tables.session(&answers(work)) else {
@@ -443,7 +442,7 @@ fn end_of_answers<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) {
     }
 }
 
-/// Lets a session of the host's own keep its address, and its port if that is not taken.
+/// Lets a session of the host itself keep its address, and its port if that is not taken.
 #[inline(always)]
 fn keep_address<A: Address>(work: &mut Work<A>) {
     let source = work.parsed.header.source;

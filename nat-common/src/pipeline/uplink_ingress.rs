@@ -69,7 +69,7 @@ pub fn inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     }
 }
 
-/// What becomes of a packet to an address that is no external one.
+/// Decides on a packet to an address that is not external.
 #[inline(always)]
 fn beyond<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -154,7 +154,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
         return by_forward(packet, tables, work, forward, interface);
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
-        // A mapping takes answers to queries, not queries.
+        // A mapping accepts answers to queries, but no queries.
         return not_ours(external, DropReason::Unsolicited);
     }
     let key = PortKey::new(parsed.destination(), parsed.header.protocol);
@@ -210,9 +210,9 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     forward: &Forward<A>,
     interface: u32,
 ) -> Step {
-    // The host's own connections come first, also from a port that a rule forwards. What its
-    // datagram sockets have sent is noted; one that is connected and has sent nothing may be any
-    // user's.
+    // The host's own connections have precedence, also from a port that a rule forwards. Flows of
+    // its datagram sockets are recorded; a connected socket that has sent nothing may belong to any
+    // user.
     if work.parsed.header.protocol == TCP
         && host_socket(tables, &work.parsed) == HostSocket::Connected
     {

@@ -388,7 +388,8 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Resu
         let is_own = !is_shared
             && owner.is_exclusive()
             && owner.mapping_key(protocol) == mapping_key(opening);
-        // Another CPU makes or removes the mapping of this very endpoint, or gives the port back.
+        // Another CPU is adding or removing the mapping of the same endpoint, or releasing the
+        // port.
         return match is_own || owner.references.is_gone() {
             true => Err(Refusal::Busy),
             false => Err(Refusal::PortTaken),

@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// Opens a session with [`Opening::server`](crate::work::opening::Opening::server) by an external
-/// address, by the origin and the rule that stand there.
+/// Opens a session between guests by an external address. The work area names the server, the
+/// origin and the rule.
 ///
 /// The packet's source is rewritten at the next hook, which finds it in the table.
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(never)]
 pub fn open_hairpin<A: Address, T: Tables<A>>(
     tables: &T,

@@ -16,10 +16,10 @@ use crate::{
     work::{Work, opening::Entry},
 };
 
-/// Notes a flow that the host itself has opened from an external address to
-/// [`Opening::remote`](crate::work::opening::Opening::remote), so that nobody else takes
-/// what answers it. Whether it is noted: others may have the answers, or the host has as many flows
-/// as it may. `network` is the number of an uplink for what is about that alone, else 0.
+/// Records a flow that the host has opened from an external address to
+/// [`Opening::remote`](crate::work::opening::Opening::remote), so that no guest takes its answers.
+/// Returns whether it is recorded: another flow may have the answers, or the host has reached its
+/// limit. `network` is the number of an uplink if the flow concerns only that one, else 0.
 #[inline(never)]
 pub fn open_host<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, network: u16) -> bool {
     let Work {

@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// Opens a session from inside, by [`Opening::origin`] and [`Opening::snat`].
+/// Opens a session from inside. [`Opening::origin`] and [`Opening::snat`] say how.
 ///
 /// # Errors
 ///
-/// The reason why the packet must be dropped.
+/// Why the packet must be dropped.
 #[inline(never)]
 pub fn open_outbound<A: Address, T: Tables<A>>(
     tables: &T,
@@ -37,7 +37,7 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
     with_external(tables, &mut work.opening)
 }
 
-/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+/// Writes both entries, except for the external endpoint. (A separate function, to save stack.)
 #[inline(never)]
 fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {

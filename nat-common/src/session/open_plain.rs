@@ -51,7 +51,7 @@ pub fn open_plain<A: Address, T: Tables<A>>(
     finish(tables, opening)
 }
 
-/// Writes what is known of both directions' entries. (Apart from the rest, for the stack's sake.)
+/// Writes both entries. (A separate function, to save stack.)
 #[inline(never)]
 fn prepare_plain<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, plain: &Plain) {
     let Work {

@@ -132,7 +132,7 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
     look_again(tables, opening, reason)
 }
 
-/// [`joined`] written out, where the stack has no room for one more function.
+/// [`joined`] inlined, where the stack has no room for another function.
 #[inline(always)]
 fn look_again<A: Address, T: Tables<A>>(
     tables: &T,

@@ -97,7 +97,7 @@ impl<A: Address> PortRecord<A> {
 }
 
 impl<A: Address> PortRecord<A> {
-    /// Of nobody.
+    /// The value before an owner is known.
     pub const EMPTY: Self = Self {
         address: A::UNSPECIFIED,
         port: Port::ZERO,
@@ -111,7 +111,7 @@ impl<A: Address> PortRecord<A> {
 }
 
 impl<A: Address> PortKey<A> {
-    /// Of no port.
+    /// The value before a port is known.
     pub const EMPTY: Self = Self {
         address: A::UNSPECIFIED,
         port: Port::ZERO,

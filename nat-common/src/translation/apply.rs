@@ -11,7 +11,7 @@ use crate::{
     wire::packet::Packet,
 };
 
-/// Translates a packet, counts it, and says what becomes of it.
+/// Translates a packet, counts it, and returns its verdict.
 #[inline(never)]
 pub fn apply<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,

@@ -1,8 +1,8 @@
-//! What becomes of a packet, as a value, and writing it into the packet.
+//! The outcome for a packet, as a value, and writing it into the packet.
 //!
 //! The hooks decide: they fill in a [`Translation`] and end with a [`Verdict`]. [`apply()`] writes
-//! the translation into the packet. Nothing else writes to packets but the fast path, whose
-//! translation is an established session with its next hop.
+//! the translation into the packet. On the slow path nothing else writes to packets. The fast path
+//! writes the addresses of an established session and of its next hop.
 
 mod apply;
 pub mod icmp_error;

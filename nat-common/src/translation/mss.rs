@@ -29,8 +29,8 @@ const MSS: u8 = 2;
 
 const MSS_LEN: u8 = 4;
 
-/// The largest segment that a packet may announce that passes the uplink `interface`: 0 if any, or
-/// if it opens no connection.
+/// The largest segment size that a packet through the uplink `interface` may announce. It is 0 if
+/// there is no limit, or if the packet opens no connection.
 #[inline(always)]
 pub fn limit<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, interface: u32) -> u16 {
     match parsed.transport {

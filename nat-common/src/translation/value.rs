@@ -1,4 +1,4 @@
-//! What a packet is translated to.
+//! How a packet is translated.
 
 use crate::{
     headers::{parsed::Parsed, quoted::Quoted},
@@ -7,34 +7,34 @@ use crate::{
     wire::address::{Address, Endpoint, Port},
 };
 
-/// What a packet is translated to. It lies in the packet's work area.
+/// How a packet is translated. It is in the packet's work area.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Translation<A> {
-    /// What becomes of the packet once it is translated.
+    /// The packet's verdict after the translation.
     pub verdict: Verdict,
-    /// Its source. (Of an ICMP error, [`Self::error`] says it.)
+    /// Its source. (For an ICMP error, see [`Self::error`].)
     pub source: Endpoint<A>,
     /// Its destination.
     pub destination: Endpoint<A>,
-    /// The packet that an ICMP error quotes, as it is.
+    /// The packet that an ICMP error quotes, before the translation.
     pub quoted: Quoted<A>,
     /// The addresses of an ICMP error.
     pub error: ErrorTranslation<A>,
     /// Its identification for reassembly.
     pub id: u32,
-    /// The largest TCP segment that it may announce, 0 if any.
+    /// The largest TCP segment that it may announce, 0 if there is no limit.
     pub mss: u16,
     /// Whether it is counted under [`Self::rule`].
     pub is_counted: bool,
     /// Whether it counts as `in`.
     pub is_in: bool,
-    /// Number of the rule that it counts under.
+    /// Number of the rule under which it counts.
     pub rule: u32,
 }
 
 impl<A: Address> Translation<A> {
-    /// Of no packet yet.
+    /// The value before any packet is decided on.
     pub const EMPTY: Self = {
         let nowhere = Endpoint {
             address: A::UNSPECIFIED,
@@ -59,7 +59,7 @@ impl<A: Address> Translation<A> {
         }
     };
 
-    /// That of a packet that keeps everything, and is counted nowhere.
+    /// Begins with a packet that keeps its identification and is not counted.
     #[inline(always)]
     pub fn begin(&mut self, parsed: &Parsed<A>) {
         self.verdict = Verdict::Translated;
@@ -76,7 +76,7 @@ impl<A: Address> Translation<A> {
         self.is_in = is_in;
     }
 
-    /// Gives the packet the addresses that its session has, and counts it.
+    /// Translates the packet to the endpoints of its session, and counts it.
     #[inline(always)]
     pub fn of_session(&mut self, session: &Session<A>) {
         self.source = session.source_endpoint();
@@ -84,7 +84,7 @@ impl<A: Address> Translation<A> {
         self.count(session.rule, session.has(flags::IN));
     }
 
-    /// The same of a packet that has opened its session.
+    /// The same for a packet that has opened its session.
     #[inline(always)]
     pub fn of_opened(&mut self, record: &SessionRecord<A>, is_in: bool) {
         self.verdict = Verdict::Opened;

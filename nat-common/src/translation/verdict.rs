@@ -1,25 +1,25 @@
-//! What becomes of a packet, in one word.
+//! The outcome for a packet, in one word.
 
 use crate::drop_reason::DropReason;
 
-/// What becomes of a packet. One word: of a larger value the compiler leaves parts undefined that
-/// it sees no use for, and the verifier refuses a program that so much as moves them.
+/// The outcome for a packet. It is one word: the compiler leaves unused parts of a larger value
+/// undefined, and the verifier refuses a program that even copies them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It goes on as it came.
+    /// It passes unchanged.
     Untouched,
-    /// Nothing is known against it as yet, and it goes to an address that is no external one.
-    /// (Within the pipeline alone.)
+    /// It goes to an address that is not external, and nothing has refused it yet. (Used only
+    /// within the pipeline.)
     Beyond,
-    /// It goes on translated.
+    /// It passes translated.
     Translated,
-    /// It goes on, and opened a session.
+    /// It passes, and opened a session.
     Opened,
-    /// It is received anew at the same interface, translated, and then goes on.
+    /// It is translated, received again at the same interface, and then passes.
     ReceivedAnew,
-    /// The fast path sends it on, as [`crate::work::Work::redirect`] says.
+    /// The fast path sends it, as [`crate::work::Work::redirect`] says.
     Forwarded,
-    /// A fragment that does not go on: a copy will, when the first one of its packet comes.
+    /// A queued fragment: a copy of it passes when the first fragment of its packet arrives.
     Kept,
     /// It is dropped.
     Dropped(DropReason),
@@ -32,6 +32,6 @@ impl From<DropReason> for Verdict {
     }
 }
 
-/// A step of a decision: the next step follows, or the verdict is known. After the last step the
-/// packet is translated.
+/// A step of a decision. `Ok` continues with the next step, and after the last one the packet is
+/// translated. `Err` ends the decision with a verdict.
 pub type Step = Result<(), Verdict>;

@@ -37,7 +37,7 @@ pub struct Work<A> {
     pub parsed: Parsed<A>,
     /// The session that it opens.
     pub opening: Opening<A>,
-    /// What it is translated to.
+    /// How it is translated.
     pub translation: Translation<A>,
     /// The flow that it opens, as policies see it.
     pub policy_match: PolicyMatch<A>,

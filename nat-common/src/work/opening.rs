@@ -26,9 +26,9 @@ pub struct Opening<A> {
     pub origin: Origin,
     /// Whose session it is.
     pub guest: GuestKey<A>,
-    /// The guest that the request is for, of a session between guests.
+    /// The guest that is asked, of a session between guests.
     pub server: Server<A>,
-    /// The rule that gives the request its external source.
+    /// The rule of the request's external source.
     pub snat: Snat<A>,
     /// The external address.
     pub address: A,
@@ -36,11 +36,11 @@ pub struct Opening<A> {
     pub forwarded: Endpoint<A>,
     /// 1 if a forward leads to the guest.
     pub is_forwarded: u32,
-    /// The other end of a flow of the host's own; unspecified if anybody may be.
+    /// The other end of a flow of the host itself; unspecified if it may be any.
     pub remote: Endpoint<A>,
     /// The external source that is being tried.
     pub external: Endpoint<A>,
-    /// The key under which it is claimed, and its owner.
+    /// The entry by which it is claimed.
     pub port: (PortKey<A>, PortRecord<A>),
     /// How it was chosen.
     pub(crate) choice: Choice,
@@ -67,9 +67,9 @@ pub struct Server<A> {
     pub endpoint: Endpoint<A>,
     /// Number of its network.
     pub network: u16,
-    /// Number of the rule that a session with it counts under.
+    /// Number of the rule under which a session with it counts.
     pub rule: u32,
-    /// Whether it is known by a mapping of its own, not by a rule.
+    /// Whether it was found by its own mapping, not by a rule.
     pub is_mapping: bool,
     /// Whether it is accepted where no policy says otherwise.
     pub is_accepted: bool,

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
 use nat_user::dataplane::OBJECT;
 
-/// Bytes of the stack that a chain of calls may take. What is left is for longer addresses.
+/// Bytes of the stack that a chain of calls may take. The rest is for longer addresses.
 const STACK_BUDGET: u32 = 400;
 /// A function takes a multiple of this.
 const UNIT: u32 = 32;
@@ -25,7 +25,7 @@ const CALL: u8 = 0x85;
 const MOVE: u8 = 0xbf;
 /// The register that holds the stack's end.
 const STACK: u8 = 10;
-/// What a call is of another function of the program, and an address of one.
+/// How a call of another function of the program is marked, and how the address of one.
 const PSEUDO_CALL: u8 = 1;
 const PSEUDO_FUNCTION: u8 = 4;
 
@@ -74,7 +74,7 @@ fn frames(instructions: &[bpf_insn]) -> Result<BTreeMap<usize, Frame>> {
     Ok(frames)
 }
 
-/// Where the function starts that an instruction calls, or hands to a helper that does.
+/// The start of the function that an instruction calls or passes to a helper.
 fn callee(at: usize, instruction: &bpf_insn) -> Option<usize> {
     let is_call = instruction.code == CALL && instruction.src_reg() == PSEUDO_CALL;
     let is_address = instruction.code == LOAD_WIDE && instruction.src_reg() == PSEUDO_FUNCTION;
@@ -93,7 +93,7 @@ fn longest_chain(frames: &BTreeMap<usize, Frame>, start: usize) -> Vec<u32> {
     chain
 }
 
-/// What a chain takes.
+/// The bytes that a chain takes.
 fn taken(chain: &[u32]) -> u32 {
     chain
         .iter()
@@ -101,8 +101,8 @@ fn taken(chain: &[u32]) -> u32 {
         .sum()
 }
 
-/// The kernel refuses a program of which a chain of calls needs more than there is. Room is left
-/// for addresses of 16 bytes.
+/// The kernel refuses a program if a chain of calls takes more than 512 bytes. Addresses of 16 bytes
+/// need the rest.
 #[test]
 fn every_chain_of_calls_fits_on_the_stack() -> Result<()> {
     let mut object = Object::parse(OBJECT)?;
