@@ -173,7 +173,7 @@ fn run<const L3: usize>(
             skb.receive_anew()
         }
         Verdict::Forwarded => skb.send(work.redirect),
-        Verdict::Kept => TC_ACT_SHOT,
+        Verdict::Queued => TC_ACT_SHOT,
         Verdict::Dropped(reason) => {
             log_packet(ctx, place.interface, &work.parsed, reason.name());
             count_drop(reason);

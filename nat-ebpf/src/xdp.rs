@@ -62,7 +62,7 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         | Verdict::Translated
         | Verdict::Opened
         | Verdict::ReceivedAnew
-        | Verdict::Kept => xdp_action::XDP_PASS,
+        | Verdict::Queued => xdp_action::XDP_PASS,
     }
 }
 

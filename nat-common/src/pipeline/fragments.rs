@@ -377,6 +377,6 @@ pub(crate) fn enter<A: Family, P: QueuedPacket, T: Tables<A>>(
     }
     match order(packet, tables, parsed, &parsed.fragment_key(view, network))? {
         Order::GoesOn => Ok(()),
-        Order::Queued => Err(Verdict::Kept),
+        Order::Queued => Err(Verdict::Queued),
     }
 }

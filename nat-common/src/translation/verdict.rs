@@ -20,7 +20,7 @@ pub enum Verdict {
     /// The fast path sends it, as [`crate::work::Work::redirect`] says.
     Forwarded,
     /// A queued fragment: a copy of it passes when the first fragment of its packet arrives.
-    Kept,
+    Queued,
     /// It is dropped.
     Dropped(DropReason),
 }

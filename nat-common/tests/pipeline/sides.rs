@@ -202,7 +202,7 @@ fn fragments_wait_for_the_first_one_if_policies_need_ports() {
     }
     let world = world();
     let (verdict, _) = world.run(Hook::FromGuest, &late(C3), LAN, LAN).unwrap();
-    assert_eq!(verdict, Verdict::Kept);
+    assert_eq!(verdict, Verdict::Queued);
 }
 
 /// A destination that is excluded from translation is routed: answers come to the guest's own

@@ -185,7 +185,7 @@ impl Traffic {
             }
             Ok((Verdict::Forwarded, _)) => panic!("there is no next hop"),
             Ok((Verdict::Beyond | Verdict::Dropped(_), _)) => panic!("undecided"),
-            Ok((Verdict::Kept, _)) | Err(_) => Outcome::Dropped,
+            Ok((Verdict::Queued, _)) | Err(_) => Outcome::Dropped,
         }
     }
 }

@@ -374,7 +374,7 @@ impl Place {
             }
             Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Beyond | Verdict::Dropped(_) => panic!("undecided"),
-            Verdict::Kept => {
+            Verdict::Queued => {
                 assert!(!was_queued, "kept twice");
                 return None;
             }

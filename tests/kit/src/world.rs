@@ -483,7 +483,7 @@ impl World {
     /// A packet comes in from a network.
     pub fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
         match self.run(Hook::FromGuest, packet, interface, interface) {
-            Ok((Verdict::Kept, _)) => Fate::Kept,
+            Ok((Verdict::Queued, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, interface),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -492,7 +492,7 @@ impl World {
     /// A packet comes in by the uplink.
     pub fn outside_sends(&self, packet: &[u8]) -> Fate {
         match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
-            Ok((Verdict::Kept, _)) => Fate::Kept,
+            Ok((Verdict::Queued, _)) => Fate::Kept,
             Ok((_, packet)) => self.route(&packet, UPLINK),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -520,7 +520,7 @@ impl World {
                 interface,
                 was_queued,
             ) {
-                Ok((Verdict::Kept, _)) => {}
+                Ok((Verdict::Queued, _)) => {}
                 Ok((_, packet)) => fates.push(self.route(&packet, interface)),
                 Err(reason) => fates.push(Fate::Dropped(reason)),
             }
