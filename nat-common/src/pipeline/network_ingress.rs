@@ -231,8 +231,8 @@ fn not_ours(external: &ExternalAddress) -> Step {
 }
 
 /// Finds the guest behind an external endpoint: of a forward rule, else of a mapping. Returns
-/// whether there is one. No filter applies between guests, which are behind the same NAT (RFC 4787 REQ-9
-/// requires only the translation).
+/// whether there is one. No filter applies between guests, which are behind the same NAT (RFC 4787
+/// REQ-9 requires only the translation).
 #[inline(never)]
 fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     let Work {
