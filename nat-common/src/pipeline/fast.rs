@@ -48,46 +48,46 @@ pub(crate) fn is_datagram<A>(parsed: &Parsed<A>) -> bool {
 
 /// Sends a guest's packet to the outside if its session has the fast path.
 #[inline(always)]
-pub(crate) fn outbound<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn fast_outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     interface: &Interface,
     redirect: &mut Redirect,
-) -> Way {
+) -> Path {
     if !parsed.has_ports {
-        return Way::Slow;
+        return Path::Slow;
     }
     let Some(session) = tables.session(&parsed.key(View::Inside, interface.number)) else {
-        return Way::NoSession;
+        return Path::NoSession;
     };
     if session.has(flags::HAIRPIN) {
-        return Way::Slow;
+        return Path::Slow;
     }
     if interface.flags & interface_flags::ANTI_SPOOF != 0
         && check_owner(packet, tables, parsed, interface).is_err()
     {
-        return Way::Slow;
+        return Path::Slow;
     }
     forward(packet, tables, parsed, session, redirect)
 }
 
-/// [`outbound`] as a separate function, because the stack has no room for it and the rest of a
+/// [`fast_outbound`] as a separate function, because the stack has no room for it and the rest of a
 /// network's hook.
 #[inline(never)]
-pub(crate) fn outbound_apart<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn fast_outbound_apart<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
     interface: &Interface,
     redirect: &mut Redirect,
-) -> Way {
-    outbound(packet, tables, parsed, interface, redirect)
+) -> Path {
+    fast_outbound(packet, tables, parsed, interface, redirect)
 }
 
 /// The path that a packet takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Path {
     /// It took the fast path, or was dropped there.
     Done(Verdict),
     /// It takes the slow path unchanged.
@@ -99,17 +99,17 @@ pub(crate) enum Way {
 /// Sends a packet from outside to its guest if its session has the fast path. (A separate function,
 /// because the stack has no room for it and the rest of the hook.)
 #[inline(never)]
-pub(crate) fn inbound<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn fast_inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     l3: usize,
     redirect: &mut Redirect,
-) -> Way {
+) -> Path {
     let Some(parsed) = parse_plain(packet, l3) else {
-        return Way::Slow;
+        return Path::Slow;
     };
     let Some(session) = tables.session(&parsed.key(View::Outside, 0)) else {
-        return Way::NoSession;
+        return Path::NoSession;
     };
     if is_datagram(&parsed) {
         session.arrive(|| parsed.traffic(packet, true).packets as u32);
@@ -124,16 +124,16 @@ fn forward<A: Family, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     session: &Session<A>,
     redirect: &mut Redirect,
-) -> Way {
+) -> Path {
     let now_s = tables.now_s();
     let Some(hop) = next_hop(packet, tables, parsed, session, now_s) else {
-        return Way::Slow;
+        return Path::Slow;
     };
     if session.touch(now_s) != Touch::Again {
-        return Way::Slow;
+        return Path::Slow;
     }
     hop.touch(now_s);
-    Way::Done(send(packet, tables, parsed, session, hop, redirect))
+    Path::Done(send(packet, tables, parsed, session, hop, redirect))
 }
 
 /// Whether a frame's destination is this link-layer address.

@@ -30,7 +30,7 @@ use crate::{
 
 /// An error from outside about a guest's packet.
 #[inline(never)]
-pub(crate) fn from_outside<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn error_from_outside<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -106,7 +106,7 @@ pub(crate) fn read_quoted<A: Family, P: Packet>(
 /// itself. It must not show an address that a rule hides, neither as its source nor in the
 /// quotation.
 #[inline(never)]
-pub(crate) fn to_outside<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn error_to_outside<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -232,7 +232,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
 /// An error from a guest about a hairpinned packet: it quotes the packet as that guest saw it. The
 /// rest is translated at the egress hook.
 #[inline(never)]
-pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn error_from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -273,7 +273,7 @@ pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
 /// An error about a hairpinned packet on its way to the packet's sender, from a guest or from the
 /// host itself. It quotes the packet as it was between its two hooks.
 #[inline(never)]
-pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn error_to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,

@@ -26,14 +26,14 @@ pub fn to_guest<A: Family, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Verdict {
-    match decide(packet, tables, place, work) {
+    match decide_to_guest(packet, tables, place, work) {
         Ok(()) => apply(packet, tables, &work.parsed, &work.translation),
         Err(verdict) => verdict,
     }
 }
 
 #[inline(always)]
-fn decide<A: Family, P: Packet, T: Tables<A>>(
+fn decide_to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     place: Place,
@@ -59,7 +59,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
     parse(packet, place.l3, parsed)?;
     work.translation.begin(parsed);
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::to_guest(packet, tables, work, network, place);
+        return icmp_errors::error_to_guest(packet, tables, work, network, place);
     }
     resolve_fragment(tables, parsed, View::Between, network);
     if !parsed.has_ports {
@@ -103,10 +103,12 @@ fn from_host_or_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     parse(packet, place.l3, &mut work.parsed)?;
     work.translation.begin(&work.parsed);
     if is_host && work.parsed.transport == Transport::IcmpError {
-        return icmp_errors::to_guest(packet, tables, work, 0, place);
+        return icmp_errors::error_to_guest(packet, tables, work, 0, place);
     }
     Err(match interface {
-        Some(interface) if is_policed => policy::to_guest(packet, tables, work, interface.number),
+        Some(interface) if is_policed => {
+            policy::police_to_guest(packet, tables, work, interface.number)
+        }
         _ => Verdict::Untouched,
     })
 }

@@ -58,7 +58,7 @@ pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     let interface = tables
         .interface(place.interface)
         .filter(|interface| interface.role == role::NETWORK);
-    match decide(packet, tables, place, work, interface) {
+    match decide_from_guest(packet, tables, place, work, interface) {
         Ok(()) => {
             receive_anew(tables, place, &mut work.translation);
             apply(packet, tables, &work.parsed, &work.translation)
@@ -86,11 +86,11 @@ fn untranslated<A: Family, P: Packet, T: Tables<A>>(
     if !policy::is_policed(Some(network)) {
         return Verdict::Untouched;
     }
-    policy::from_guest(packet, tables, work, place.interface, network.number)
+    policy::police_from_guest(packet, tables, work, place.interface, network.number)
 }
 
 #[inline(always)]
-fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
+fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -105,8 +105,8 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
         check_guest(packet, tables, parsed, interface)?;
         if place.is_to_host
             && interface.flags & interface_flags::NO_BRIDGE != 0
-            && let fast::Way::Done(verdict) =
-                fast::outbound_apart(packet, tables, parsed, interface, &mut work.redirect)
+            && let fast::Path::Done(verdict) =
+                fast::fast_outbound_apart(packet, tables, parsed, interface, &mut work.redirect)
         {
             return Err(verdict);
         }
@@ -119,7 +119,7 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
         return Err(Verdict::Untouched);
     };
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::from_guest(packet, tables, work);
+        return icmp_errors::error_from_guest(packet, tables, work);
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if !parsed.has_ports {

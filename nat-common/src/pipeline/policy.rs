@@ -46,7 +46,7 @@ pub(crate) fn is_policed(interface: Option<&Interface>) -> bool {
 
 /// Decides on a guest's packet that nothing translates at this hook.
 #[inline(never)]
-pub(crate) fn from_guest<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn police_from_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -113,7 +113,7 @@ fn answers_from(side: Side) -> (View, u16) {
 /// Decides on a packet from outside to an address that is not external: [`Verdict::Beyond`] if no
 /// policy applies.
 #[inline(never)]
-pub(crate) fn from_outside<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn police_from_outside<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,
@@ -152,7 +152,7 @@ pub(crate) fn from_outside<A: Family, P: Packet, T: Tables<A>>(
 /// Decides on a packet to a guest that comes neither from a network nor from an uplink. The host
 /// may open any flow; the flow is recorded, so that its answers are recognised.
 #[inline(never)]
-pub(crate) fn to_guest<A: Family, P: Packet, T: Tables<A>>(
+pub(crate) fn police_to_guest<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     work: &mut Work<A>,

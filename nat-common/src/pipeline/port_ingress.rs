@@ -4,7 +4,7 @@ use crate::{
     family::Family,
     headers::parsed::parse_plain,
     pipeline::{
-        fast::{Way, is_to, outbound},
+        fast::{Path, fast_outbound, is_to},
         place::Place,
     },
     tables::{Tables, interfaces::role},
@@ -33,8 +33,8 @@ pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return Verdict::Untouched;
     };
-    match outbound(packet, tables, &parsed, &port, &mut work.redirect) {
-        Way::Done(verdict) => verdict,
-        Way::Slow | Way::NoSession => Verdict::Untouched,
+    match fast_outbound(packet, tables, &parsed, &port, &mut work.redirect) {
+        Path::Done(verdict) => verdict,
+        Path::Slow | Path::NoSession => Verdict::Untouched,
     }
 }

@@ -45,14 +45,14 @@ pub fn outbound<A: Family, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Verdict {
-    match decide(packet, tables, place, work) {
+    match decide_outbound(packet, tables, place, work) {
         Ok(()) => apply(packet, tables, &work.parsed, &work.translation),
         Err(verdict) => verdict,
     }
 }
 
 #[inline(always)]
-fn decide<A: Family, P: Packet, T: Tables<A>>(
+fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     place: Place,
@@ -70,7 +70,7 @@ fn decide<A: Family, P: Packet, T: Tables<A>>(
         _ => return Err(Verdict::Untouched),
     };
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::to_outside(packet, tables, work, network, uplink);
+        return icmp_errors::error_to_outside(packet, tables, work, network, uplink);
     }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports

@@ -52,13 +52,13 @@ pub fn inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
 ) -> Verdict {
     let mut may_have_session = true;
     if place.is_to_host {
-        match fast::inbound(packet, tables, place.l3, &mut work.redirect) {
-            fast::Way::Done(verdict) => return verdict,
-            fast::Way::NoSession => may_have_session = false,
-            fast::Way::Slow => {}
+        match fast::fast_inbound(packet, tables, place.l3, &mut work.redirect) {
+            fast::Path::Done(verdict) => return verdict,
+            fast::Path::NoSession => may_have_session = false,
+            fast::Path::Slow => {}
         }
     }
-    match decide(packet, tables, place, work, may_have_session) {
+    match decide_inbound(packet, tables, place, work, may_have_session) {
         Ok(()) => {
             work.translation.mss = mss::limit(tables, &work.parsed, place.interface);
             receive_anew(tables, place, &mut work.translation);
@@ -77,7 +77,7 @@ fn beyond<A: Family, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     interface: u32,
 ) -> Verdict {
-    match policy::from_outside(packet, tables, work, interface) {
+    match policy::police_from_outside(packet, tables, work, interface) {
         Verdict::Beyond if direct::is_to_hidden(packet, tables, &work.parsed, interface) => {
             DropReason::DirectToInside.into()
         }
@@ -87,7 +87,7 @@ fn beyond<A: Family, P: Packet, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
+fn decide_inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     place: Place,
@@ -98,7 +98,7 @@ fn decide<A: Family, P: QueuedPacket, T: Tables<A>>(
     parse(packet, place.l3, parsed)?;
     work.translation.begin(parsed);
     if parsed.transport == Transport::IcmpError {
-        return icmp_errors::from_outside(packet, tables, work);
+        return icmp_errors::error_from_outside(packet, tables, work);
     }
     if parsed.is_fragment() {
         enter(packet, tables, parsed, View::Outside, 0)?;
