@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::map,
     maps::PerCpuArray,
 };
-use nat_common::{tables::routes::way, wire::address::Addr4};
+use nat_common::{tables::routes::target, wire::address::Addr4};
 
 /// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
 const AF_INET: u8 = 2;
@@ -22,7 +22,7 @@ const AF_INET: u8 = 2;
 static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 
 /// The route of a packet that came in by an interface: the index of another interface, or a
-/// [`way`].
+/// [`target`].
 ///
 /// Routing policy rules for a packet's mark do not see the mark.
 #[inline(always)]
@@ -33,7 +33,7 @@ pub(crate) fn route_lookup(
     destination: Addr4,
 ) -> u32 {
     let Some(route) = ROUTE.get_ptr_mut(0) else {
-        return way::NOWHERE;
+        return target::NOWHERE;
     };
     // SAFETY: the slot is this CPU's own, and nothing else uses it while this program runs. Zeroes
     // are a valid value of all fields.
@@ -53,9 +53,9 @@ pub(crate) fn route_lookup(
             unsafe { (*route).ifindex }
         }
         // Without forwarding, the packet can only be for the host.
-        BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => way::HOST,
-        BPF_FIB_LKUP_RET_UNSUPP_LWT => way::TUNNEL,
-        _ => way::NOWHERE,
+        BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => target::HOST,
+        BPF_FIB_LKUP_RET_UNSUPP_LWT => target::TUNNEL,
+        _ => target::NOWHERE,
     }
 }
 

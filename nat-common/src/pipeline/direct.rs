@@ -64,8 +64,8 @@ fn network_behind<A: Address, T: Tables<A>>(
     if !header.destination.is_private() {
         return None;
     }
-    let way = tables.route_lookup(interface, header.source, header.destination);
-    Some(network_of(tables, way)).filter(|network| *network != 0)
+    let route = tables.route_lookup(interface, header.source, header.destination);
+    Some(network_of(tables, route)).filter(|network| *network != 0)
 }
 
 /// The remote that a packet may answer: its source or, for an error, the destination of the quoted

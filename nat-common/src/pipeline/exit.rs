@@ -8,7 +8,7 @@ use crate::{
     drop_reason::DropReason,
     headers::parsed::Parsed,
     pipeline::lookup::generation,
-    tables::{Tables, routes::way, snats::mapping, uplinks::UPLINKS},
+    tables::{Tables, routes::target, snats::mapping, uplinks::UPLINKS},
     wire::address::Address,
 };
 
@@ -25,8 +25,8 @@ pub(crate) fn check<A: Address, T: Tables<A>>(
         return None;
     }
     let (source, destination) = (parsed.header.source, parsed.header.destination);
-    let way = tables.route_lookup(interface, source, destination);
-    if matches!(way, way::HOST | way::NOWHERE | way::TUNNEL) || tables.is_exit(way) {
+    let route = tables.route_lookup(interface, source, destination);
+    if matches!(route, target::HOST | target::NOWHERE | target::TUNNEL) || tables.is_exit(route) {
         return None;
     }
     let snat = tables.snat(generation(tables), away, network, source);

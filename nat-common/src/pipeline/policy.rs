@@ -25,7 +25,7 @@ use crate::{
         Tables,
         interfaces::{Interface, interface_flags},
         policies::{Side, action, side, side_of},
-        routes::way,
+        routes::target,
         sessions::{Session, View, flags},
         snats::mapping,
     },
@@ -65,12 +65,12 @@ pub(crate) fn police_from_guest<A: Family, P: Packet, T: Tables<A>>(
     let is_group = !header.destination.is_unicast();
     let mut to = side::HOST;
     if !is_group {
-        let way = tables.route_lookup(interface, header.source, header.destination);
-        if way == way::NOWHERE {
+        let route = tables.route_lookup(interface, header.source, header.destination);
+        if route == target::NOWHERE {
             return Verdict::Untouched;
         }
-        if way != way::HOST {
-            to = side_of(tables.interface(way));
+        if route != target::HOST {
+            to = side_of(tables.interface(route));
         }
     }
     let source = header.source;

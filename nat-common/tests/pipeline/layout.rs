@@ -42,7 +42,7 @@ fn bits_in_maps_keep_their_meaning_within_a_layout() {
         (policies::DEFAULTS, policies::MAX_POLICIES),
         (0x8000_0000, 0x4000)
     );
-    assert_eq!(routes::way::TUNNEL, 0xffff_fffe);
+    assert_eq!(routes::target::TUNNEL, 0xffff_fffe);
     assert_eq!((sessions::DEAD, sessions::OPENING), (u32::MAX, 0xffff_fffe));
     assert_eq!(sessions::PASSED_NS, 1024);
 }

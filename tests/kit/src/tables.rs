@@ -37,7 +37,7 @@ use nat_common::{
         queued::{Queued, QueuedFragments},
         references::References,
         refusals::RateLimiters,
-        routes::{Routes, way},
+        routes::{Routes, target},
         rules::Rules,
         sessions::{Session, SessionKey4, SessionRecord4, Sessions},
         settings::{CurrentSettings, Settings},
@@ -560,7 +560,7 @@ impl Routes<Addr4> for MemoryTables {
         if is_host.is_some_and(|external| external.is_host != 0)
             || self.host_addresses.contains(&destination)
         {
-            return way::HOST;
+            return target::HOST;
         }
         match network_of(destination.0) {
             Some(network) => network,
