@@ -82,7 +82,7 @@ pub struct Queued<A> {
 }
 
 /// A slot that this packet has made busy, so that no other packet accesses its content until it is
-/// [handed over](Self::hand_over).
+/// handed over (`hand_over`).
 #[derive(Debug)]
 pub struct Busy<'h, A>(pub(crate) &'h Queued<A>);
 

@@ -3,7 +3,7 @@
 //!
 //! This crate reads and changes nothing: rules belong to their owners. It reads netfilter's rules
 //! with the tools that show them; without these tools, or without the rights to run them, it finds
-//! nothing. It reports only what is certain: see [`rules`].
+//! nothing. It reports only what is certain: see `rules`.
 
 mod bridges;
 mod flows;

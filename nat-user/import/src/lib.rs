@@ -1,10 +1,10 @@
 //! `natbpf import iptables`: from the rules of iptables to a configuration.
 //!
-//! [`script`] and [`shell`] read a file into tables ([`dump`]) of rules ([`rule`]), whose
-//! conditions are sets ([`condition`], [`ranges`]). [`flatten`] turns chains that jump to each
-//! other into one list for each hook. [`topology`] derives from the rules which interface leads
-//! where. Then each rule of the nat table becomes a part of the configuration ([`destination`],
-//! [`source`], [`local`]), or a remark about its line ([`findings`]), or both. [`mod@write`] writes
+//! `script` and `shell` read a file into tables (`dump`) of rules (`rule`), whose
+//! conditions are sets (`condition`, `ranges`). `flatten` turns chains that jump to each
+//! other into one list for each hook. `topology` derives from the rules which interface leads
+//! where. Then each rule of the nat table becomes a part of the configuration (`destination`,
+//! `source`, `local`), or a remark about its line (`findings`), or both. `write` writes
 //! the result.
 //!
 //! Nothing here looks at the host.

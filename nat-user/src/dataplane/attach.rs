@@ -1,7 +1,7 @@
 //! Attaching the programs to interfaces, and detaching them.
 //!
 //! Since Linux 6.6, an attachment is a pinned link (TCX). Before, it is a filter of a `clsact`
-//! qdisc, which persists without a pin (see [`clsact`]). In both cases a program is replaced in
+//! qdisc, which persists without a pin (see `clsact`). In both cases a program is replaced in
 //! place, without a gap.
 
 use std::{

@@ -65,7 +65,7 @@ const PORTS: [u16; 12] = [
 ///
 /// # Panics
 ///
-/// If something does not hold; see [`Place::run`].
+/// If something does not hold; see `Place::run`.
 pub fn translation(data: &[u8]) {
     let mut input = Input::new(data);
     let mut world = world(&mut input);

@@ -85,11 +85,11 @@ impl Dataplane {
         Ok((dataplane, programs, migration))
     }
 
-    /// Creates tables of other sizes for this data plane; see [`Dataplane::migrate`].
+    /// Creates tables of other sizes for this data plane; see `Dataplane::migrate`.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// When the sessions do not fit, or the kernel refuses something; nothing has changed then.
     pub fn resize(&self, sizes: &Sizes, log_packets: bool) -> Result<(Self, Programs, Migration)> {
         let place = Pins::below(self.pins.bpffs());
         if self.pins != place {
