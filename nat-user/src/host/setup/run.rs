@@ -18,7 +18,7 @@ use crate::host::{
 /// As many instances of inotify as the kernel usually lets a user have.
 const USUAL_WATCHERS: u32 = 128;
 
-/// One run of [`apply`].
+/// One run of [`apply`](super::apply).
 pub(super) struct Run<'a> {
     pub(super) netlink: &'a Netlink,
     pub(super) journal: &'a mut Journal,
