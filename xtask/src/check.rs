@@ -78,10 +78,9 @@ fn clippy_bpf(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The documentation of every crate for the host, private items included: links may lead to them.
+/// The documentation of every crate for the host, private items included.
 fn documentation(workspace: &Workspace) -> Result<()> {
     let mut doc = cargo(workspace, "doc");
     doc.args(["--no-deps", "--document-private-items"]);
-    let flags = "--deny warnings --allow rustdoc::private_intra_doc_links";
-    show(doc.env("RUSTDOCFLAGS", flags))
+    show(doc.env("RUSTDOCFLAGS", "--deny warnings"))
 }

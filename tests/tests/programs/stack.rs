@@ -101,8 +101,8 @@ fn taken(chain: &[u32]) -> u32 {
         .sum()
 }
 
-/// The kernel refuses a program if a chain of calls takes more than 512 bytes. Addresses of 16 bytes
-/// need the rest.
+/// The kernel refuses a program if a chain of calls takes more than 512 bytes. Addresses of 16
+/// bytes need the rest.
 #[test]
 fn every_chain_of_calls_fits_on_the_stack() -> Result<()> {
     let mut object = Object::parse(OBJECT)?;
