@@ -2,7 +2,6 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    tables::snats::mapping,
     wire::{
         address::Addr4,
         protocol::{ICMP, TCP, UDP},
@@ -12,7 +11,7 @@ use nat_common::{
 use kit::{
     packets::{At, GRE, answer, ends, error, raw, request, tcp, udp},
     world::{
-        C1, C2, FORWARD_RULE, Hook, LAN, POOL, PUBLIC, S1A, S2, SNAT_RULE, UPLINK, World,
+        C1, C2, FORWARD_RULE, Hook, LAN, MAPPINGS, POOL, PUBLIC, S1A, S2, SNAT_RULE, UPLINK, World,
         assert_hidden,
     },
 };
@@ -32,12 +31,8 @@ fn source(world: &World, protocol: u8, from: At, to: At) -> At {
 #[test]
 fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
     for protocol in [UDP, TCP] {
-        for mode in [
-            mapping::ENDPOINT_INDEPENDENT,
-            mapping::ADDRESS_AND_PORT_DEPENDENT,
-        ] {
-            let mut world = World::new();
-            world.snat(|snat| snat.mapping = mode);
+        for mode in MAPPINGS {
+            let mut world = World::with_mapping(mode);
             world.forward(protocol, 27_015..=27_015, At(C1, 27_015));
             world.forward(protocol, 6000..=6009, At(C2, 7000));
             world.forward_to_one(protocol, 8000..=8009, At(C1, 80));
@@ -133,13 +128,9 @@ fn m6_another_guest_with_the_port_number_gets_another_port() {
 #[test]
 fn s11_a_guest_does_not_shadow_a_forward_of_everything() {
     for protocol in [UDP, TCP] {
-        for mode in [
-            mapping::ENDPOINT_INDEPENDENT,
-            mapping::ADDRESS_AND_PORT_DEPENDENT,
-        ] {
+        for mode in MAPPINGS {
             for had_it_before in [false, true] {
-                let mut world = World::new();
-                world.snat(|snat| snat.mapping = mode);
+                let mut world = World::with_mapping(mode);
                 if had_it_before {
                     source(&world, protocol, At(C2, 51_820), At(S2, 1));
                 }

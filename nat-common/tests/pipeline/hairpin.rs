@@ -252,8 +252,7 @@ fn m2_indistinguishable_hairpins_are_refused() {
 /// With an external port for each remote, it can use both.
 #[test]
 fn m2_hairpins_by_two_ports_to_one_get_separate_ports() {
-    let mut world = World::new();
-    world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
+    let mut world = World::with_mapping(mapping::ADDRESS_AND_PORT_DEPENDENT);
     world.forward_to_one(UDP, 10_000..=10_001, SERVER);
     let client = At(C1, 5000);
     let first = exchange(&world, UDP, client, FORWARDED, SERVER);

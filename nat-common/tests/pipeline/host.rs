@@ -8,7 +8,7 @@ use nat_common::{
 
 use kit::{
     packets::{ACK, At, GRE, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
-    world::{C1, C2, C3, PUBLIC, S1A, S2, World},
+    world::{C1, C2, C3, MAPPINGS, PUBLIC, S1A, S2, World},
 };
 
 /// Sources that no outside host can have, to a forwarded port, to a guest's and to the host's.
@@ -80,12 +80,8 @@ fn s6_the_hosts_own_packets_leave_untouched() {
 #[test]
 fn s6_ports_of_the_hosts_services_are_not_taken() {
     for protocol in [UDP, TCP] {
-        for mode in [
-            mapping::ENDPOINT_INDEPENDENT,
-            mapping::ADDRESS_AND_PORT_DEPENDENT,
-        ] {
-            let mut world = World::new();
-            world.snat(|snat| snat.mapping = mode);
+        for mode in MAPPINGS {
+            let mut world = World::with_mapping(mode);
             world.socket(protocol, At(PUBLIC, 5000), None);
             let packet = request(protocol, At(C1, 5000), At(S1A, 7000)).bytes();
             let out = world.guest_sends(&packet).uplink();
@@ -101,8 +97,7 @@ fn s6_ports_of_the_hosts_services_are_not_taken() {
 #[test]
 fn s6_a_later_service_of_the_host_serves_strangers_of_a_shared_port() {
     for protocol in [UDP, TCP] {
-        let mut world = World::new();
-        world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
+        let mut world = World::with_mapping(mapping::ADDRESS_AND_PORT_DEPENDENT);
         let (guest, remote) = (At(C1, 5000), At(S1A, 7000));
         world
             .guest_sends(&request(protocol, guest, remote).bytes())

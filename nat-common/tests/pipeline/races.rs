@@ -19,7 +19,7 @@ use super::policy::{accept, drop_by_default};
 use kit::{
     interleave::every_order,
     packets::{ACK, At, GRE, SYN, ends, request, tcp, udp},
-    world::{C1, C2, C3, Fate, PUBLIC, S1A, S1B, S2, World},
+    world::{C1, C2, C3, Fate, MAPPINGS, PUBLIC, S1A, S1B, S2, World},
 };
 
 const GUEST: At = At(C1, 5000);
@@ -120,11 +120,7 @@ fn two_first_packets_of_a_guest_share_one_session() {
 
 #[test]
 fn two_first_packets_of_a_guest_share_one_session_where_ports_are_shared() {
-    let world = || {
-        let mut world = World::new();
-        world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
-        world
-    };
+    let world = || World::with_mapping(mapping::ADDRESS_AND_PORT_DEPENDENT);
     assert_one_session(world, &guest_sends(udp(GUEST, REMOTE).bytes()), 2);
     let taken = || {
         let world = world();
@@ -392,10 +388,7 @@ fn a_packet_whose_session_is_being_ended_reopens_it() {
 /// The last session of a mapping ends while the guest opens another by it.
 #[test]
 fn a_packet_that_meets_the_end_of_its_mapping_gets_another() {
-    for mode in [
-        mapping::ENDPOINT_INDEPENDENT,
-        mapping::ADDRESS_AND_PORT_DEPENDENT,
-    ] {
+    for mode in MAPPINGS {
         for range in [(1024, 65535), (6000, 6000)] {
             let world = || {
                 let mut world = World::new();

@@ -18,7 +18,7 @@ use nat_common::{
 
 use kit::{
     packets::{ACK, At, GRE, RST, SYN, ends, ping, raw, request, tcp, udp},
-    world::{C1, C2, C3, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, UPLINK, World},
+    world::{C1, C2, C3, Hook, LAN, MAPPINGS, POOL, PUBLIC, S1A, S1B, S2, UPLINK, World},
 };
 
 const GUEST: At = At(C1, 5000);
@@ -116,8 +116,7 @@ fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
         mapping::ADDRESS_AND_PORT_DEPENDENT,
     ];
     for (before, after) in [(kinds[0], kinds[1]), (kinds[1], kinds[0])] {
-        let mut world = World::new();
-        world.snat(|snat| snat.mapping = before);
+        let mut world = World::with_mapping(before);
         world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
         world.snat(|snat| snat.mapping = after);
         let out = world.guest_sends(&udp(At(C2, 5000), At(S2, 1)).bytes());
@@ -132,12 +131,8 @@ fn u4_a_port_keeps_its_kind_when_the_rule_changes() {
 #[test]
 fn m2_a_guest_does_not_get_a_port_that_is_forwarded_to_another() {
     for protocol in [UDP, TCP] {
-        for mode in [
-            mapping::ENDPOINT_INDEPENDENT,
-            mapping::ADDRESS_AND_PORT_DEPENDENT,
-        ] {
-            let mut world = World::new();
-            world.snat(|snat| snat.mapping = mode);
+        for mode in MAPPINGS {
+            let mut world = World::with_mapping(mode);
             world.forward(protocol, 5000..=5000, At(C2, 80));
             let out = world.guest_sends(&request(protocol, GUEST, REMOTE).bytes());
             assert_ne!(ends(&out.uplink()).0, EXTERNAL);

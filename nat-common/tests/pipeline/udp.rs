@@ -7,7 +7,7 @@ use nat_common::{
 
 use kit::{
     packets::{At, ends, fragments, read, reassemble, udp},
-    world::{C1, C2, Fate, PUBLIC, S1A, S1B, S2, SNAT_RULE, World, assert_hidden},
+    world::{C1, C2, Fate, MAPPINGS, PUBLIC, S1A, S1B, S2, SNAT_RULE, World, assert_hidden},
 };
 
 /// A datagram goes out with the external address and the port kept, and the answer comes back to
@@ -94,8 +94,7 @@ fn u3_a_permit_stays_when_a_session_ends_that_needed_none() {
 /// A port that is shared between remotes serves each only what it was sent.
 #[test]
 fn u3_a_shared_port_lets_in_no_stranger() {
-    let mut world = World::new();
-    world.snat(|snat| snat.mapping = mapping::ADDRESS_AND_PORT_DEPENDENT);
+    let world = World::with_mapping(mapping::ADDRESS_AND_PORT_DEPENDENT);
     for (guest, remote) in [(C1, S1A), (C2, S1B)] {
         let out = world.guest_sends(&udp(At(guest, 5000), At(remote, 1)).bytes());
         assert_eq!(ends(&out.uplink()).0, At(PUBLIC, 5000));
@@ -110,12 +109,8 @@ fn u3_a_shared_port_lets_in_no_stranger() {
 /// Two guests with the same port to the same remote get two external ports, both answered.
 #[test]
 fn u4_guests_with_the_same_port_stay_apart() {
-    for mode in [
-        mapping::ENDPOINT_INDEPENDENT,
-        mapping::ADDRESS_AND_PORT_DEPENDENT,
-    ] {
-        let mut world = World::new();
-        world.snat(|snat| snat.mapping = mode);
+    for mode in MAPPINGS {
+        let world = World::with_mapping(mode);
         let remote = At(S1A, 7000);
         let externals = [C1, C2].map(|guest| {
             let out = world.guest_sends(&udp(At(guest, 5000), remote).bytes());

@@ -76,6 +76,12 @@ pub const FORWARD_RULE: u32 = 2;
 /// The rule of one-to-one NAT.
 pub const NAT_RULE: u32 = 3;
 
+/// The ways in which the rule that guests hide by can choose external ports.
+pub const MAPPINGS: [u8; 2] = [
+    snats::mapping::ENDPOINT_INDEPENDENT,
+    snats::mapping::ADDRESS_AND_PORT_DEPENDENT,
+];
+
 /// Where a packet has ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
@@ -214,6 +220,13 @@ impl World {
                 .insert(INSIDE_FIXED_BITS + 24, &key, inside);
         }
         world.snat(|_| ());
+        world
+    }
+
+    /// The same with one of [`MAPPINGS`].
+    pub fn with_mapping(mapping: u8) -> Self {
+        let mut world = Self::new();
+        world.snat(|snat| snat.mapping = mapping);
         world
     }
 
