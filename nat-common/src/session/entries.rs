@@ -58,7 +58,7 @@ pub(crate) fn record<A: Address, T: Tables<A>>(
         seen_s: now_s,
         state: 0,
         next_hop: next_hops::NONE,
-        passed: JUST_OPENED,
+        xdp_passed_at: JUST_OPENED,
     }
 }
 

@@ -62,7 +62,7 @@ fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         (opening.request.record.state, opening.answer.record.state) = (state, state);
     }
     // A connection may have begun before natbpf.
-    opening.request.record.passed = parsed.acknowledged;
+    opening.request.record.xdp_passed_at = parsed.acknowledged;
 }
 
 /// Makes the external address the one by which the host itself would reach the destination. If that

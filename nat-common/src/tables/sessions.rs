@@ -122,7 +122,7 @@ pub struct SessionRecord<A, Word = u32> {
     /// Datagrams that the XDP program has passed up, and when it last did, see
     /// [`Session::pass_up`]. XDP passes up all of TCP: for a connection, this is the last
     /// acknowledgement of this entry.
-    pub passed: Word,
+    pub xdp_passed_at: Word,
 }
 
 /// [`SessionRecord`] in the table, while packets on several CPUs read and change it.
@@ -155,21 +155,21 @@ pub const DEAD: u32 = u32::MAX;
 /// yet.
 pub const OPENING: u32 = u32::MAX - 1;
 
-/// Unit of the clock in [`SessionRecord::passed`] in nanoseconds.
+/// Unit of the clock in [`SessionRecord::xdp_passed_at`] in nanoseconds.
 pub const PASSED_NS: u64 = 1 << 10;
 
-/// Bits of [`SessionRecord::passed`] that count the datagrams on their way from XDP to the traffic
+/// Bits of [`SessionRecord::xdp_passed_at`] that count the datagrams on their way from XDP to the traffic
 /// control hook.
 const UNDER_WAY: u32 = UNCOUNTED - 1;
 
-/// Bit of [`SessionRecord::passed`]: uncounted datagrams may be on their way. The next one is
+/// Bit of [`SessionRecord::xdp_passed_at`]: uncounted datagrams may be on their way. The next one is
 /// counted, and arrives after them.
 const UNCOUNTED: u32 = 1 << 11;
 
-/// The position of the clock in [`SessionRecord::passed`].
+/// The position of the clock in [`SessionRecord::xdp_passed_at`].
 const CLOCK: u32 = 12;
 
-/// [`SessionRecord::passed`] of an entry that XDP has not seen yet, or whose segments have
+/// [`SessionRecord::xdp_passed_at`] of an entry that XDP has not seen yet, or whose segments have
 /// acknowledged nothing.
 pub const JUST_OPENED: u32 = UNCOUNTED;
 
@@ -272,7 +272,7 @@ impl<A: Address> SessionRecord<A> {
             seen_s: Shared::new(self.seen_s),
             state: Shared::new(self.state),
             next_hop: Shared::new(self.next_hop),
-            passed: Shared::new(self.passed),
+            xdp_passed_at: Shared::new(self.xdp_passed_at),
         }
     }
 }
@@ -338,15 +338,15 @@ impl<A: Address> Session<A> {
     /// Records the acknowledgement of a segment of this entry.
     #[inline(always)]
     pub fn acknowledge(&self, acknowledged: u32) {
-        if acknowledged != JUST_OPENED && self.passed.load() != acknowledged {
-            self.passed.store(acknowledged);
+        if acknowledged != JUST_OPENED && self.xdp_passed_at.load() != acknowledged {
+            self.xdp_passed_at.store(acknowledged);
         }
     }
 
     /// The last acknowledgement of this entry.
     #[inline(always)]
     pub fn acknowledged(&self) -> Option<u32> {
-        match self.passed.load() {
+        match self.xdp_passed_at.load() {
             JUST_OPENED => None,
             acknowledged => Some(acknowledged),
         }
@@ -361,7 +361,7 @@ impl<A: Address> Session<A> {
     /// Records that XDP passes up a datagram at `now`, in units of [`PASSED_NS`].
     #[inline(always)]
     pub fn pass_up(&self, now: u32) {
-        let passed = self.passed.load();
+        let passed = self.xdp_passed_at.load();
         // If the count overflows, the datagrams count as uncounted.
         let under_way = match passed & (UNCOUNTED | UNDER_WAY) {
             counted if counted < UNCOUNTED => counted + 1,
@@ -369,14 +369,14 @@ impl<A: Address> Session<A> {
         };
         // Added atomically, because another CPU may subtract from the count at the same time.
         let next = now << CLOCK | under_way;
-        self.passed.fetch_add(next.wrapping_sub(passed));
+        self.xdp_passed_at.fetch_add(next.wrapping_sub(passed));
     }
 
     /// Records that this many datagrams have arrived at the traffic control hook, if XDP passed
     /// them up.
     #[inline(always)]
     pub fn arrive(&self, datagrams: impl FnOnce() -> u32) {
-        let under_way = self.passed.load() & UNDER_WAY;
+        let under_way = self.xdp_passed_at.load() & UNDER_WAY;
         if under_way != 0 {
             let arrived = datagrams();
             let arrived = if arrived < under_way {
@@ -384,7 +384,7 @@ impl<A: Address> Session<A> {
             } else {
                 under_way
             };
-            self.passed.fetch_add(arrived.wrapping_neg());
+            self.xdp_passed_at.fetch_add(arrived.wrapping_neg());
         }
     }
 
@@ -392,14 +392,14 @@ impl<A: Address> Session<A> {
     /// arrived at the traffic control hook, or are lost.
     #[inline(always)]
     pub fn is_caught_up(&self, clock: impl Fn() -> u32) -> bool {
-        let passed = self.passed.load();
+        let passed = self.xdp_passed_at.load();
         if passed & (UNCOUNTED | UNDER_WAY) == 0 {
             return true;
         }
         let elapsed = clock().wrapping_sub(passed >> CLOCK) << CLOCK >> CLOCK;
         let is_caught_up = passed & UNCOUNTED == 0 && elapsed > LOST;
         if is_caught_up {
-            self.passed.store(passed & !UNDER_WAY);
+            self.xdp_passed_at.store(passed & !UNDER_WAY);
         }
         is_caught_up
     }
@@ -465,6 +465,6 @@ impl<A: Address> SessionRecord<A> {
         seen_s: 0,
         state: 0,
         next_hop: 0,
-        passed: 0,
+        xdp_passed_at: 0,
     };
 }

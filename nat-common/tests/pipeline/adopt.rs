@@ -194,7 +194,7 @@ fn record(session: &Session<Addr4>) -> SessionRecord4 {
         seen_s: session.seen_s.load(),
         state: session.state.load(),
         next_hop: session.next_hop.load(),
-        passed: session.passed.load(),
+        xdp_passed_at: session.xdp_passed_at.load(),
     }
 }
 

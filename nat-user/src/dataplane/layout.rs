@@ -200,7 +200,7 @@ fn from_record_2(record: &[u8; RECORD_2_LEN]) -> SessionRecord4 {
     bytes[..RECORD_2_LEN].copy_from_slice(record);
     SessionRecord4 {
         next_hop: next_hops::NONE,
-        passed: JUST_OPENED,
+        xdp_passed_at: JUST_OPENED,
         ..bytemuck::pod_read_unaligned(&bytes)
     }
 }
@@ -294,7 +294,7 @@ mod tests {
             seen_s: 200,
             state: 3,
             next_hop: next_hops::NONE,
-            passed: JUST_OPENED,
+            xdp_passed_at: JUST_OPENED,
             ..bytemuck::Zeroable::zeroed()
         };
         let old = bytemuck::bytes_of(&record)

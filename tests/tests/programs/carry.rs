@@ -42,7 +42,7 @@ fn contents(plane: &Plane) -> Result<Contents> {
         let record: &mut SessionRecord4 = bytemuck::from_bytes_mut(record);
         // What is not carried over, and the clock, which may have gone on.
         record.next_hop = next_hops::NONE;
-        record.passed = JUST_OPENED;
+        record.xdp_passed_at = JUST_OPENED;
         record.seen_s = 0;
     }
     contents.insert("SESSIONS", sessions);

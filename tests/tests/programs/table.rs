@@ -146,7 +146,7 @@ impl Session {
             seen_s,
             state: 0,
             next_hop: 0,
-            passed: 0,
+            xdp_passed_at: 0,
         }
     }
 

@@ -209,7 +209,7 @@ impl Migration {
                 // Next hops are learned again.
                 let record = SessionRecord4 {
                     next_hop: next_hops::NONE,
-                    passed: JUST_OPENED,
+                    xdp_passed_at: JUST_OPENED,
                     ..*record
                 };
                 sessions.insert(*key, record);

@@ -54,7 +54,7 @@ fn record(flags: u8, (source, source_port, destination, destination_port): Way) 
         seen_s: NOW_S - 20,
         state: 0,
         next_hop: 0,
-        passed: 0,
+        xdp_passed_at: 0,
     }
 }
 
