@@ -61,7 +61,7 @@ fn serve(cli: Cli) -> Result<()> {
         }
         Command::Stats(args) => {
             let stats = collect_stats(&cli)?;
-            report::to_stdout(|output| stats::show(output, &stats, Format::new(args.json)))
+            report::to_stdout(|output| stats::write_stats(output, &stats, Format::new(args.json)))
         }
         Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
@@ -258,7 +258,7 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
         .concat(),
         conflicts: conflicts(&state, &cli.bpffs)?,
     };
-    report::to_stdout(|output| status::show(output, &status, format))
+    report::to_stdout(|output| status::write_status(output, &status, format))
 }
 
 fn show_leases(cli: &Cli, format: Format) -> Result<()> {
@@ -271,7 +271,7 @@ fn show_leases(cli: &Cli, format: Format) -> Result<()> {
         leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
     });
     let views: Vec<LeaseView> = views.collect();
-    report::to_stdout(|output| leases::show(output, &views, format))
+    report::to_stdout(|output| leases::write_leases(output, &views, format))
 }
 
 /// The sessions that the filter lets through, with their primary keys.

@@ -8,7 +8,7 @@ use crate::{Finding, Kind, listed};
 
 /// Reports that guests of other bridges do not reach forwards by the external addresses: their
 /// packets go to the host itself, at an interface without natbpf's programs.
-pub(super) fn find(config: &Config, links: &[Link], addresses: &[Address]) -> Vec<Finding> {
+pub(super) fn find_bridges(config: &Config, links: &[Link], addresses: &[Address]) -> Vec<Finding> {
     if !config.forwards.iter().any(|forward| forward.hairpin) {
         return Vec::new();
     }
@@ -98,7 +98,7 @@ mod tests {
         let found = |text: &str| {
             let loaded = nat_config::parse(text, Path::new("n.toml"));
             let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
-            let findings = find(&config, &links, &addresses);
+            let findings = find_bridges(&config, &links, &addresses);
             findings.iter().map(Finding::to_string).collect::<Vec<_>>()
         };
         let lines = found(&format!("{base}{forward}"));

@@ -12,7 +12,7 @@ use crate::{
 const SINGLE_MAX: usize = 500;
 
 /// Chains that drop translated packets: one finding for each.
-pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {
+pub(super) fn find_drops(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {
     let chains: Vec<usize> = rules.at(Hook::Forward, false).collect();
     let blocks = chains.into_iter().filter_map(|chain| {
         let mut blocked = Blocked::default();

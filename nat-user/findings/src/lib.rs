@@ -130,15 +130,20 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     let ways = flows::ways(config, &|interface| host.addresses_of(interface));
     let (rules, unread) = read_rules();
     let mut budget = Budget::new();
-    let mut findings = forwarding::find(&rules, &ways, &mut budget);
-    findings.extend(translation::find(&rules, &ways, &mut budget));
+    let mut findings = forwarding::find_drops(&rules, &ways, &mut budget);
+    findings.extend(translation::find_translations(&rules, &ways, &mut budget));
     let detours = &host.detours;
-    findings.extend(reverse_path::find(&rules, &ways, detours, &mut budget));
-    findings.extend(programs::find(config, &host.links, bpffs));
+    findings.extend(reverse_path::find_reverse_path(
+        &rules,
+        &ways,
+        detours,
+        &mut budget,
+    ));
+    findings.extend(programs::find_programs(config, &host.links, bpffs));
     let held = host.addresses.iter().map(|held| held.net.addr()).collect();
     let own = |interface: &str| host.addresses_of(interface);
-    findings.extend(listeners::find(config, &held, &own));
-    findings.extend(bridges::find(config, &host.links, &host.addresses));
+    findings.extend(listeners::find_listeners(config, &held, &own));
+    findings.extend(bridges::find_bridges(config, &host.links, &host.addresses));
     findings.extend(unread);
     if budget.is_spent() {
         findings.push(too_many());

@@ -21,7 +21,7 @@ type Listener = (u8, u16, Ipv4Addr);
 
 /// Forwards that take ports on which the host listens: one finding for each. `held` are all
 /// addresses of the host, `own` gives those of an interface.
-pub(super) fn find(
+pub(super) fn find_listeners(
     config: &Config,
     held: &BTreeSet<Ipv4Addr>,
     own: &dyn Fn(&str) -> Vec<Ipv4Addr>,

@@ -105,7 +105,7 @@ fn is_strict(interface: &str) -> Result<bool> {
 }
 
 /// What drops packets on these detours.
-pub(super) fn find(
+pub(super) fn find_reverse_path(
     rules: &Ruleset,
     ways: &[Way],
     detours: &[Detour],

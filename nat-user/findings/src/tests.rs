@@ -50,8 +50,8 @@ fn found_for(config: &Config, rules: &Ruleset) -> Vec<Finding> {
     let own = |_: &str| vec![Ipv4Addr::new(19, 19, 8, 10)];
     let ways = flows::ways(config, &own);
     let mut budget = Budget::new();
-    let mut findings = forwarding::find(rules, &ways, &mut budget);
-    findings.extend(translation::find(rules, &ways, &mut budget));
+    let mut findings = forwarding::find_drops(rules, &ways, &mut budget);
+    findings.extend(translation::find_translations(rules, &ways, &mut budget));
     findings
 }
 
@@ -417,7 +417,7 @@ fn a_filter_that_looks_for_the_way_back_concerns_guests_on_a_detour_alone() {
     };
     let found = |text: &str, detours: &[Detour]| {
         let rules = iptables::parse(text, Source::IptablesNft);
-        reverse_path::find(&rules, &ways, detours, &mut Budget::new())
+        reverse_path::find_reverse_path(&rules, &ways, detours, &mut Budget::new())
     };
     assert!(found(text, &[]).is_empty() && found(&loose, std::slice::from_ref(&detour)).is_empty());
     let found = found(text, &[detour]);
@@ -457,7 +457,7 @@ fn a_hundred_thousand_rules_are_looked_at_within_bounds() {
         &format!("{many}-A FORWARD -d 172.22.161.9/32 -j ACCEPT"),
     );
     let mut budget = Budget::new();
-    forwarding::find(&rules, &ways, &mut budget);
+    forwarding::find_drops(&rules, &ways, &mut budget);
     assert!(budget.is_spent());
 }
 

@@ -12,7 +12,11 @@ use crate::{
 };
 
 /// Rules of netfilter that translate the same packets: one finding for each.
-pub(super) fn find(rules: &Ruleset, ways: &[Way], budget: &mut Budget) -> Vec<Finding> {
+pub(super) fn find_translations(
+    rules: &Ruleset,
+    ways: &[Way],
+    budget: &mut Budget,
+) -> Vec<Finding> {
     let mut found: BTreeMap<(Place, Effect), Vec<String>> = BTreeMap::new();
     for way in ways.iter().take(WAYS_MAX) {
         for (place, effect) in of_way(rules, way, budget) {

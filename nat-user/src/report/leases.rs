@@ -40,7 +40,11 @@ impl LeaseView {
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn show(output: &mut dyn Write, leases: &[LeaseView], format: Format) -> io::Result<()> {
+pub fn write_leases(
+    output: &mut dyn Write,
+    leases: &[LeaseView],
+    format: Format,
+) -> io::Result<()> {
     match format {
         Format::Human => show_human(output, leases),
         Format::Json => {
@@ -82,7 +86,7 @@ mod tests {
 
     fn shown(format: Format) -> String {
         let mut output = Vec::new();
-        show(&mut output, &views(), format).unwrap();
+        write_leases(&mut output, &views(), format).unwrap();
         String::from_utf8(output).unwrap()
     }
 

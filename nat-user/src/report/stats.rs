@@ -97,7 +97,7 @@ impl StatsView {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn show(output: &mut dyn Write, stats: &StatsView, format: Format) -> io::Result<()> {
+pub fn write_stats(output: &mut dyn Write, stats: &StatsView, format: Format) -> io::Result<()> {
     match format {
         Format::Human => show_human(output, stats),
         Format::Json => {
@@ -232,7 +232,7 @@ mod tests {
 
     fn shown(format: Format) -> String {
         let mut output = Vec::new();
-        show(&mut output, &stats(), format).unwrap();
+        write_stats(&mut output, &stats(), format).unwrap();
         String::from_utf8(output).unwrap()
     }
 

@@ -67,7 +67,7 @@ struct JsonInterface<'a> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn show(output: &mut dyn Write, status: &StatusView, format: Format) -> io::Result<()> {
+pub fn write_status(output: &mut dyn Write, status: &StatusView, format: Format) -> io::Result<()> {
     match format {
         Format::Human => show_human(output, status),
         Format::Json => {
@@ -353,7 +353,7 @@ mod tests {
             conflicts: vec![],
         };
         let mut output = Vec::new();
-        show(&mut output, &status, format).unwrap();
+        write_status(&mut output, &status, format).unwrap();
         String::from_utf8(output).unwrap()
     }
 

@@ -144,7 +144,7 @@ fn listed(hook: &Hook, known: &Known) -> Vec<Program> {
 }
 
 /// Foreign programs at natbpf's hooks.
-pub(super) fn find(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding> {
+pub(super) fn find_programs(config: &Config, links: &[Link], bpffs: &Path) -> Vec<Finding> {
     let known = Known::look(bpffs);
     let mut findings = Vec::new();
     for hook in hooks(config, links) {

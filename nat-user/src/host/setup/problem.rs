@@ -62,7 +62,9 @@ pub(super) fn find(
     for network in &plan.networks {
         problems.extend(network_problem(network, links, addresses, ours));
     }
-    problems.extend(routes::problems(plan, links, addresses, present, ours));
+    problems.extend(routes::route_problems(
+        plan, links, addresses, present, ours,
+    ));
     problems
 }
 

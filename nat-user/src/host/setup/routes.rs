@@ -200,7 +200,7 @@ fn vanished(name: &str) -> String {
 }
 
 /// Why a route is impossible.
-pub(super) fn problems(
+pub(super) fn route_problems(
     plan: &Plan,
     links: &[Link],
     addresses: &[Address],
