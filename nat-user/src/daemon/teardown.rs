@@ -71,10 +71,9 @@ async fn detach_filters(netlink: &Netlink, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// The files of natbpf in its run directory, including those of an interrupted write.
-const RUN_FILES: [&str; 10] = [
-    "state.json",
-    "state.json.new",
+/// The files of natbpf in its run directory beside its state, including those of an interrupted
+/// write.
+const RUN_FILES: [&str; 8] = [
     refusals::FILE,
     refusals::NEW_FILE,
     "host.json",
@@ -87,6 +86,7 @@ const RUN_FILES: [&str; 10] = [
 
 /// Removes natbpf's own files, and the directory if nothing else is in it.
 fn remove_run_files(run_dir: &Path) -> Result<()> {
+    State::remove(run_dir)?;
     for name in RUN_FILES {
         let path = run_dir.join(name);
         match fs::remove_file(&path) {
