@@ -32,9 +32,9 @@ pub struct Adopted<A> {
     pub record: SessionRecord<A>,
     /// The other direction's entry.
     pub peer: SessionRecord<A>,
-    /// The owner of its external port, if it [holds](flags::HOLDS_PORT) it.
+    /// The owner of its external port, if it [holds](flags::REFS_PORT) it.
     pub port: PortRecord<A>,
-    /// The owner of the port to which it was sent, if it [holds](flags::HOLDS_SERVER) that one.
+    /// The owner of the port to which it was sent, if it [holds](flags::REFS_SERVER) that one.
     pub server: PortRecord<A>,
 }
 
@@ -95,10 +95,10 @@ pub fn adopt<A: Address, T: Tables<A>>(
     if limits::enter(tables, &opening.guest, record.flags).is_err() {
         return false;
     }
-    let held = hold(tables, adopted);
-    let is_added = held.is_some() && add_session_entries(tables, opening);
+    let refs = hold(tables, adopted);
+    let is_added = refs.is_some() && add_session_entries(tables, opening);
     if !is_added {
-        give_back(tables, adopted, held.unwrap_or(0));
+        give_back(tables, adopted, refs.unwrap_or(0));
         limits::leave(tables, &opening.guest, record.flags);
     }
     is_added
@@ -135,26 +135,26 @@ fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<u8
     let (key, record) = (&adopted.key, &adopted.record);
     let wanted = record.flags;
     let external = PortKey::new(record.source_endpoint(), key.protocol);
-    let mut held = 0;
+    let mut refs = 0;
     let mut is_complete = true;
-    if wanted & flags::HOLDS_PORT != 0 {
+    if wanted & flags::REFS_PORT != 0 {
         is_complete = hold_port(tables, &external, &adopted.port);
-        held |= if is_complete { flags::HOLDS_PORT } else { 0 };
+        refs |= if is_complete { flags::REFS_PORT } else { 0 };
     }
-    if is_complete && wanted & flags::HOLDS_PERMIT != 0 {
+    if is_complete && wanted & flags::REFS_PERMIT != 0 {
         is_complete = add_permit(tables, &permit_key(adopted)).is_ok();
-        held |= if is_complete { flags::HOLDS_PERMIT } else { 0 };
+        refs |= if is_complete { flags::REFS_PERMIT } else { 0 };
     }
-    if is_complete && wanted & flags::HOLDS_SERVER != 0 {
+    if is_complete && wanted & flags::REFS_SERVER != 0 {
         let server = PortKey::new(key.destination_endpoint(), key.protocol);
         is_complete = hold_port(tables, &server, &adopted.server);
-        held |= if is_complete { flags::HOLDS_SERVER } else { 0 };
+        refs |= if is_complete { flags::REFS_SERVER } else { 0 };
     }
     if !is_complete {
-        give_back(tables, adopted, held);
+        give_back(tables, adopted, refs);
         return None;
     }
-    Some(held)
+    Some(refs)
 }
 
 #[inline(always)]
@@ -173,11 +173,11 @@ fn remote<A: Address>(adopted: &Adopted<A>) -> A {
 }
 
 #[inline(never)]
-fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, held: u8) {
+fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: u8) {
     let (key, record) = (&adopted.key, &adopted.record);
     let external = record.source_endpoint();
-    release(tables, key.protocol, external, remote(adopted), held);
-    if held & flags::HOLDS_SERVER != 0 {
+    release(tables, key.protocol, external, remote(adopted), refs);
+    if refs & flags::REFS_SERVER != 0 {
         release_port(tables, key.protocol, key.destination_endpoint());
     }
 }

@@ -139,7 +139,7 @@ pub fn expire<A: Address, T: Tables<A>>(
         // answered.
         let counts = peer.has(flags::HAIRPIN)
             || !is_unanswered_by_guest(session)
-            || !session.has(flags::HOLDS_PORT);
+            || !session.has(flags::REFS_PORT);
         if counts && !is_idle(now_s, peer_seen_s, timeout_s) {
             return Fate::Kept(peer_seen_s.saturating_add(timeout_s));
         }
@@ -199,7 +199,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
         true => key.destination,
         false => session.destination,
     };
-    let (held, rule) = (session.flags, session.rule);
+    let (refs, rule) = (session.flags, session.rule);
     if session.has(flags::HAIRPIN) {
         let request = between(key, session);
         tables.remove_session(&request);
@@ -215,11 +215,11 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     };
     tables.remove_session(first);
     tables.remove_session(last);
-    release(tables, protocol, external, remote, held);
-    if held & flags::HOLDS_SERVER != 0 {
+    release(tables, protocol, external, remote, refs);
+    if refs & flags::REFS_SERVER != 0 {
         release_port(tables, protocol, key.destination_endpoint());
     }
-    limits::leave(tables, &GuestKey::of_session(key, held), held);
+    limits::leave(tables, &GuestKey::of_session(key, refs), refs);
     tables.count_closed(rule);
 }
 

@@ -93,7 +93,7 @@ fn choose_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
-    opening.held = 0;
+    opening.refs = 0;
     let protocol = opening.request.key.protocol;
     if opening.is_forwarded != 0 {
         (opening.external, opening.choice) = (opening.forwarded, Choice::Forwarded);
@@ -124,7 +124,7 @@ fn choose_external<A: Address, T: Tables<A>>(
         return may_ask(tables, opening);
     }
     claim(tables, opening)?;
-    opening.held = flags::HOLDS_PORT;
+    opening.refs = flags::REFS_PORT;
     take_permit(tables, opening)
 }
 
@@ -256,7 +256,7 @@ fn take_permit<A: Address, T: Tables<A>>(
     let key = PermitKey::new(*external, request.key.destination, request.key.protocol);
     let result = add_permit(tables, &key);
     match result {
-        Ok(()) => opening.held |= flags::HOLDS_PERMIT,
+        Ok(()) => opening.refs |= flags::REFS_PERMIT,
         Err(_) => release_port(tables, request.key.protocol, *external),
     }
     result
@@ -273,7 +273,7 @@ fn add_entries<A: Address, T: Tables<A>>(
     let record = &mut opening.request.record;
     record.source = external.address;
     record.source_port = external.port;
-    record.flags = record.flags & !(flags::HOLDS_PORT | flags::HOLDS_PERMIT) | opening.held;
+    record.flags = record.flags & !(flags::REFS_PORT | flags::REFS_PERMIT) | opening.refs;
     opening.answer.key = answer_key(&opening.request);
     verifier_barrier(opening);
     opening.added = match is_answer_to_host(opening) {
@@ -284,7 +284,7 @@ fn add_entries<A: Address, T: Tables<A>>(
     if opening.added.is_err() {
         let key = &opening.request.key;
         let (protocol, remote) = (key.protocol, key.destination);
-        release(tables, protocol, external, remote, opening.held);
+        release(tables, protocol, external, remote, opening.refs);
     }
     match (opening.added, opening.choice) {
         // Another flow to this remote uses that endpoint: proceed as without the forward.
@@ -352,7 +352,7 @@ fn take_mapping<A: Address, T: Tables<A>>(
     let key = &opening.request.key;
     match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => {
-            opening.held = flags::HOLDS_PORT;
+            opening.refs = flags::REFS_PORT;
             Ok(true)
         }
         _ => Err(Refusal::Busy),

@@ -64,11 +64,11 @@ fn prepare_hairpin<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     } = opening.server;
     let from = opening.origin.network;
     let (client, external) = (parsed.source(), parsed.destination());
-    let held = if is_mapping { flags::HOLDS_SERVER } else { 0 };
+    let refs = if is_mapping { flags::REFS_SERVER } else { 0 };
     opening.request = Entry {
         key: parsed.key(View::Inside, from),
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN | held,
+            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN | refs,
             ..record(tables, client, endpoint, View::Inside, network, rule)
         },
     };

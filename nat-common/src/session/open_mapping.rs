@@ -61,17 +61,17 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
         return joined(tables, opening, reason);
     }
-    let held = match hold(tables, external, remote.address, protocol, owner, permit) {
-        Ok(held) => held,
+    let refs = match hold(tables, external, remote.address, protocol, owner, permit) {
+        Ok(refs) => refs,
         Err(reason) => {
             limits::leave(tables, &opening.guest, flags::PRIMARY);
             return joined(tables, opening, reason);
         }
     };
-    opening.answer.record.flags |= held;
+    opening.answer.record.flags |= refs;
     add_pair_in_time(tables, opening);
     if opening.outcome.is_err() {
-        release(tables, protocol, external, remote.address, held);
+        release(tables, protocol, external, remote.address, refs);
     }
     finish(tables, opening)
 }

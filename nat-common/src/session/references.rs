@@ -73,12 +73,12 @@ pub(crate) fn hold<A: Address, T: Tables<A>>(
         return Err(DropReason::Ending);
     }
     if !permit {
-        return Ok(flags::HOLDS_PORT);
+        return Ok(flags::REFS_PORT);
     }
     match add_permit(tables, &PermitKey::new(external, remote, protocol)) {
-        Ok(()) => Ok(flags::HOLDS_PORT | flags::HOLDS_PERMIT),
+        Ok(()) => Ok(flags::REFS_PORT | flags::REFS_PERMIT),
         Err(refusal) => {
-            release(tables, protocol, external, remote, flags::HOLDS_PORT);
+            release(tables, protocol, external, remote, flags::REFS_PORT);
             Err(match refusal {
                 Refusal::Final(reason) => reason,
                 _ => DropReason::Ending,
@@ -100,7 +100,7 @@ pub(crate) fn add_permit<A: Address, T: Tables<A>>(
     }
 }
 
-/// Releases the references in `held`: to an external port and to a remote's permit. An entry
+/// Releases the references in `refs`: to an external port and to a remote's permit. An entry
 /// without references is removed.
 #[inline(always)]
 pub(crate) fn release<A: Address, T: Tables<A>>(
@@ -108,9 +108,9 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
     protocol: u8,
     external: Endpoint<A>,
     remote: A,
-    held: u8,
+    refs: u8,
 ) {
-    if held & flags::HOLDS_PERMIT != 0 {
+    if refs & flags::REFS_PERMIT != 0 {
         let key = PermitKey::new(external, remote, protocol);
         if tables
             .permit(&key)
@@ -119,7 +119,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
             tables.remove_permit(&key);
         }
     }
-    if held & flags::HOLDS_PORT != 0 {
+    if refs & flags::REFS_PORT != 0 {
         release_port(tables, protocol, external);
     }
 }

@@ -137,15 +137,15 @@ pub mod flags {
     /// Packets of this entry count as `in`.
     pub const IN: u8 = 1 << 2;
     /// The session holds a reference to its external port's owner.
-    pub const HOLDS_PORT: u8 = 1 << 3;
+    pub const REFS_PORT: u8 = 1 << 3;
     /// The session holds a reference to a permit of its remote address.
-    pub const HOLDS_PERMIT: u8 = 1 << 4;
+    pub const REFS_PERMIT: u8 = 1 << 4;
     /// Guest to guest by an external address: there are entries in [`super::View::Between`].
     pub const HAIRPIN: u8 = 1 << 5;
     /// The host's own traffic: its port is claimed, but it does not count under a rule.
     pub const HOST: u8 = 1 << 6;
     /// The hairpinned session holds a reference to the owner of the port to which it was sent.
-    pub const HOLDS_SERVER: u8 = 1 << 7;
+    pub const REFS_SERVER: u8 = 1 << 7;
 }
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.

@@ -105,7 +105,7 @@ impl<A: Address> Work<A> {
                 port: Port::ZERO,
             },
             choice: Choice::Own,
-            held: 0,
+            refs: 0,
             added: Ok(()),
             search: PortSearch::EMPTY,
             attempt: 0,

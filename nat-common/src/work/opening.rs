@@ -45,7 +45,7 @@ pub struct Opening<A> {
     /// How it was chosen.
     pub(crate) choice: Choice,
     /// The references to it that the session holds, as bits of [`crate::tables::sessions::flags`].
-    pub held: u8,
+    pub refs: u8,
     /// Whether the entries with it were added.
     pub(crate) added: Result<(), Refusal>,
     /// The external ports to try.

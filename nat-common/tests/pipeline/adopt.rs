@@ -222,8 +222,8 @@ fn all(world: &World) -> Vec<Adopted4> {
             key,
             record: record(session),
             peer: record(peer),
-            port: owner(tables, &external, session.has(flags::HOLDS_PORT)),
-            server: owner(tables, &server, session.has(flags::HOLDS_SERVER)),
+            port: owner(tables, &external, session.has(flags::REFS_PORT)),
+            server: owner(tables, &server, session.has(flags::REFS_SERVER)),
         });
     }
     // The order of a table is arbitrary.
@@ -395,7 +395,7 @@ fn a_session_whose_port_has_another_owner_by_now_is_left_out() {
         |owner| owner.flags = nat_common::tables::ports::SHARED,
     ];
     // By its own port, and by that of whom it was sent to.
-    for (kind, holds) in [(0, flags::HOLDS_PORT), (6, flags::HOLDS_SERVER)] {
+    for (kind, holds) in [(0, flags::REFS_PORT), (6, flags::REFS_SERVER)] {
         for change in changes {
             let [old, new] = KINDS[kind].worlds();
             let adopted = all(&old)
@@ -403,7 +403,7 @@ fn a_session_whose_port_has_another_owner_by_now_is_left_out() {
                 .find(|one| one.record.flags & holds != 0 && one.key.protocol == UDP)
                 .unwrap();
             let (endpoint, mut owner) = match holds {
-                flags::HOLDS_PORT => (adopted.record.source_endpoint(), adopted.port),
+                flags::REFS_PORT => (adopted.record.source_endpoint(), adopted.port),
                 _ => (adopted.key.destination_endpoint(), adopted.server),
             };
             change(&mut owner);

@@ -26,11 +26,11 @@ fn bits_in_maps_keep_their_meaning_within_a_layout() {
         session::PRIMARY,
         session::FROM_INITIATOR,
         session::IN,
-        session::HOLDS_PORT,
-        session::HOLDS_PERMIT,
+        session::REFS_PORT,
+        session::REFS_PERMIT,
         session::HAIRPIN,
         session::HOST,
-        session::HOLDS_SERVER,
+        session::REFS_SERVER,
     ];
     assert_eq!(sessions, core::array::from_fn(|bit| 1 << bit));
     let hops = [next_hops::flags::HAS_EGRESS, next_hops::flags::TAKES_FRAMES];

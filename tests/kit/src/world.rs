@@ -733,14 +733,14 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
         false => session.destination,
     };
     let mut references = Vec::new();
-    if session.has(flags::HOLDS_PORT) {
+    if session.has(flags::REFS_PORT) {
         references.push((port, None));
     }
-    if session.has(flags::HOLDS_SERVER) {
+    if session.has(flags::REFS_SERVER) {
         let server = PortKey::new(key.destination_endpoint(), key.protocol);
         references.push((server, None));
     }
-    if session.has(flags::HOLDS_PERMIT) {
+    if session.has(flags::REFS_PERMIT) {
         let permit = PermitKey::new(external, remote, key.protocol);
         references.push((port, Some(permit)));
     }

@@ -167,7 +167,7 @@ impl Session {
     }
 
     fn request(&self, seen_s: u32) -> (SessionKey4, SessionRecord4) {
-        let held = flags::HOLDS_PORT | flags::HOLDS_PERMIT;
+        let held = flags::REFS_PORT | flags::REFS_PERMIT;
         let record = SessionRecord4 {
             flags: flags::PRIMARY | flags::FROM_INITIATOR | held,
             ..Self::record(self.external, REMOTE, seen_s)

@@ -52,9 +52,9 @@ impl References {
         let permit = || PermitKey4::new(external, remote, key.protocol);
         let server = || PortKey4::new(key.destination_endpoint(), key.protocol);
         Self {
-            external: has(flags::HOLDS_PORT).then(|| PortKey4::new(external, key.protocol)),
-            permit: has(flags::HOLDS_PERMIT).then(permit),
-            server: has(flags::HOLDS_SERVER).then(server),
+            external: has(flags::REFS_PORT).then(|| PortKey4::new(external, key.protocol)),
+            permit: has(flags::REFS_PERMIT).then(permit),
+            server: has(flags::REFS_SERVER).then(server),
             guest: GuestKey4::of_session(key, record.flags),
         }
     }

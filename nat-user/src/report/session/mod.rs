@@ -108,7 +108,7 @@ impl SessionView {
         let is_kept_by_peer = has(flags::HAIRPIN)
             || has(flags::FROM_INITIATOR)
             || record.state & tracking::REPLIED != 0
-            || !has(flags::HOLDS_PORT);
+            || !has(flags::REFS_PORT);
         let counted_s = if is_kept_by_peer {
             seen_s
         } else {

@@ -67,7 +67,7 @@ fn endpoints(view: &SessionView) -> [String; 3] {
     [view.internal, view.external, view.remote].map(|endpoint| endpoint.to_string())
 }
 
-const FROM_INSIDE: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::HOLDS_PORT;
+const FROM_INSIDE: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::REFS_PORT;
 const FROM_OUTSIDE: u8 = flags::PRIMARY;
 const HAIRPINNED: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN;
 
@@ -204,7 +204,7 @@ fn a_packet_of_either_direction_ends_idleness() {
 
 #[test]
 fn a_remote_alone_does_not_put_off_the_end_of_a_mapping() {
-    let to_mapping = flags::PRIMARY | flags::HOLDS_PORT;
+    let to_mapping = flags::PRIMARY | flags::REFS_PORT;
     // (Until the guest answers, its timeout is ten seconds.)
     assert_eq!(times(to_mapping, NOW_S - 5, 0), (5, 0));
     assert_eq!(times(to_mapping, NOW_S - 5, tracking::REPLIED), (5, 295));
