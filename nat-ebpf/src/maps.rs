@@ -242,7 +242,7 @@ unsafe fn add_at_once(count: *mut u64, more: u64) {
 ///
 /// # Safety
 ///
-/// Only programs at the hooks may call it, of which one at a time runs on a CPU, and no two borrows
+/// Only programs at the hooks may call it. One of them at a time runs on a CPU, and no two borrows
 /// may exist at once.
 #[inline(always)]
 pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {

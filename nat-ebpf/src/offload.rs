@@ -108,6 +108,6 @@ fn copied(skb: *mut __sk_buff, start: usize) -> Offload {
     if result != 0 {
         return Offload::UNKNOWN;
     }
-    // SAFETY: the slot is this CPU's own, and nobody writes to it now.
+    // SAFETY: the slot is this CPU's own, and there is no writer now.
     Offload::read(unsafe { &*record }, place_of)
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: the test `tests/tests/soak.rs` for as long as one likes, with a seed of
-//! one's own choice, showing what it does.
+//! `cargo xtask soak`: the test `tests/tests/soak.rs` for as long as one likes, with a seed of your
+//! choice, and prints its progress.
 
 use anyhow::Result;
 use bpf_toolchain::process::show;

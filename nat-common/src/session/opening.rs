@@ -161,7 +161,7 @@ pub(crate) fn enter<A: Address, T: Tables<A>>(
     limits::enter(tables, &opening.guest, opening.primary_flags())
 }
 
-/// Ends the opening of a session of which [`Opening::guest`] has been counted.
+/// Ends the opening of a session whose [`Opening::guest`] has been counted.
 #[inline(never)]
 pub(crate) fn finish<A: Address, T: Tables<A>>(
     tables: &T,

@@ -1,4 +1,4 @@
-//! The known word that somebody may have meant by an unknown one.
+//! The known word that an unknown one probably means.
 
 use strsim::osa_distance;
 

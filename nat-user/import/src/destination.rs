@@ -394,7 +394,7 @@ impl Destinations<'_, '_> {
             };
             let (mut seen, mut external) = (seen, external.clone());
             if forward.address.is_none() {
-                // Of the uplink's addresses, none of which is inside.
+                // Of the uplink's addresses, which are never inside.
                 let inside = self.topology.inside();
                 external.destinations = self.own_addresses(&forward, &seen);
                 seen.destinations = seen.destinations.or(&inside);
@@ -683,7 +683,7 @@ fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Par
     Ok(vec![(list(ports), to_ports, None)])
 }
 
-/// The forward of which a step is the other half.
+/// The forward whose other half is a step.
 pub(super) fn forward_of<'p>(step: &Step, plan: &'p mut Plan) -> Option<&'p mut Forward> {
     let is_half = |forward: &&mut Forward| {
         leads_to(step, forward) && step.condition.meets(&external(forward))

@@ -57,7 +57,7 @@ fn detach(pin: &Path) -> io::Result<()> {
         flags: 0,
     };
     let fd = bpf(BPF_OBJ_GET, &get)?;
-    // SAFETY: the kernel has just made the descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just created the descriptor, and it has no other owner.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     let attr = DetachAttr {
         link: link.as_raw_fd().cast_unsigned(),

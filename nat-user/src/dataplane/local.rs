@@ -142,7 +142,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
         file_flags: 0,
     };
     let link = bpf(BPF_OBJ_GET, &get)?;
-    // SAFETY: the kernel has just given it, to nobody else.
+    // SAFETY: the kernel has just created it, and it has no other owner.
     let link = unsafe { OwnedFd::from_raw_fd(link) };
     let update = LinkUpdateAttr {
         link_fd: link.as_raw_fd() as u32,

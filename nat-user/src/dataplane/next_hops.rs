@@ -20,7 +20,7 @@ pub struct NextHops {
     hops: Array<MapData, Plain<NextHopRecord>>,
     tags: HashMap<MapData, Plain<NextHopKey>, Tag>,
     in_use: BTreeMap<NextHopKey, NextHopRecord>,
-    /// Of every slot that was ever in use, from the second on: the first is never used.
+    /// For every slot that was ever in use, from the second on: the first is never used.
     epochs: Vec<u16>,
     /// Slots that were in use, and since when they are not.
     resting: VecDeque<(Instant, u16)>,

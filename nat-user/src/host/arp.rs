@@ -253,7 +253,7 @@ mod tests {
                 if arp.heard().unwrap().iter().any(|one| one.sender == address) {
                     return;
                 }
-                assert!(Instant::now() < deadline, "nobody answers");
+                assert!(Instant::now() < deadline, "no host answers");
             }
         });
     }

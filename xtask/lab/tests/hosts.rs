@@ -27,7 +27,7 @@ fn every_uplink_carries_packets() -> Result<()> {
         ping(&net.vm2, Proxmox::GATEWAY)?;
         ensure!(
             ping(&net.vm2, Proxmox::CLI).is_err(),
-            "nobody translates here"
+            "no NAT is configured here"
         );
     }
     Ok(())
@@ -40,7 +40,7 @@ fn a_tenant_reaches_its_gateway_and_no_further() -> Result<()> {
     ping(&net.host, Snat::OUT)?;
     ensure!(
         ping(&net.guest, Snat::OUT).is_err(),
-        "nobody translates here"
+        "no NAT is configured here"
     );
     Ok(())
 }

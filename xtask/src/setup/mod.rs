@@ -239,7 +239,7 @@ fn mask_services(packages: &[String]) -> Result<()> {
     }
     for (package, service) in SERVICES {
         if packages.iter().any(|name| name == package) {
-            eprintln!("setup: {package} is not to serve anybody here: masking {service}");
+            eprintln!("setup: {package} needs no running service here: masking {service}");
             show(Command::new("systemctl").args(["mask", service]))?;
         }
     }

@@ -668,7 +668,7 @@ fn networks_forward_no_longer_than_before_wherever_ip_forward_came_from() {
         // A bridge that came later has the kernel's default, which ip_forward has changed.
         ip("link add vmbr2 type bridge");
         sysctl_is("conf/vmbr2/forwarding", "1");
-        // Turned off by somebody else, and on again by the next run.
+        // Other software turns it off, and the next run turns it on again.
         sysctl("ip_forward", "0");
         host.apply(&plan(&[lan(), dmz()])).await.unwrap();
         let networks = || ["vmbr1", "vmbr2"].map(|name| format!("conf/{name}/forwarding"));
@@ -845,7 +845,7 @@ fn ports_are_isolated_while_the_network_is_isolated() {
         assert!(host.apply(&plan_with(true)).await.unwrap().is_empty());
         host.apply(&plan_with(false)).await.unwrap();
         assert_eq!(isolated("tap1").await, Some(false));
-        // What somebody else has isolated is theirs.
+        // A port that other software has isolated stays so.
         bridge("link set dev tap2 isolated on");
         assert!(host.apply(&plan_with(false)).await.unwrap().is_empty());
         assert_eq!(isolated("tap2").await, Some(true));
@@ -1056,7 +1056,7 @@ fn a_gateway_of_another_machine_is_refused() {
                 ..route(&["192.0.2.112/29"])
             }])
         };
-        // The provider's router, and anybody.
+        // The provider's router, and any other host.
         for gateway in ["19.19.8.1", "8.8.8.8"] {
             let error = host.apply(&with(gateway)).await.unwrap_err().to_string();
             assert!(error.contains("another machine's address"), "{error}");
