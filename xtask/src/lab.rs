@@ -81,12 +81,12 @@ fn find() -> Result<Option<Standing>> {
 }
 
 fn standing() -> Result<Standing> {
-    find()?.context("no lab stands; make one with: cargo xtask lab up")
+    find()?.context("no lab is running; start one with: cargo xtask lab up")
 }
 
 fn up(with_natbpf: bool) -> Result<()> {
     if find()?.is_some() {
-        bail!("a lab stands already; take it down with: cargo xtask lab down");
+        bail!("a lab is already running; remove it with: cargo xtask lab down");
     }
     setup::ensure(Needs::Lab)?;
     let binary = if with_natbpf {
@@ -149,7 +149,7 @@ fn down() -> Result<()> {
         standing.place.remove()?;
         println!("taken down");
     } else {
-        println!("no lab stands");
+        println!("no lab is running");
     }
     match fs::remove_file(&file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -155,7 +155,7 @@ impl<'n> Names<'n> {
         }
         if self.leasing.is_empty() {
             let problem = format!("there is no guest with {}", mac_text(mac));
-            let remedy = "add a [[guest]] with this mac, or let a network have [network.NAME.dhcp]";
+            let remedy = "add a [[guest]] with this mac, or add [network.NAME.dhcp] to a network";
             return Err(field.fault(problem, remedy));
         }
         Ok(GuestAddress::leased(None, Identity::Mac(mac)))

@@ -268,7 +268,7 @@ impl Shape {
         if found != (self.key_len, self.value_len) {
             bail!(
                 "map {} has keys of {} and values of {} bytes, not {} and {}: another program or \
-                 version made it; take it down with that one, or name another --bpffs",
+                 version created it; remove it with that one, or name another --bpffs",
                 path.display(),
                 found.0,
                 found.1,

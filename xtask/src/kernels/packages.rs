@@ -28,7 +28,7 @@ pub(super) fn unpacked(kernel: Kernel, cache: &Path) -> Result<Unpacked> {
         Err(error) => {
             let there = unpacked_before(kernel, cache)?.ok_or(error)?;
             say(&format!(
-                "setup: no package of Linux {} is to be had now, so {} serves",
+                "setup: no package of Linux {} is available now; using {}",
                 kernel.version,
                 there.display()
             ));

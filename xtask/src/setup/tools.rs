@@ -181,7 +181,7 @@ const TESTS: &[Tool] = &[
     ),
     tool(
         ("strip", "binutils"),
-        "leaves out of a kernel's file system what is for debuggers",
+        "removes debug information from a kernel's file system",
         &["--version"],
         &["strip"],
     ),

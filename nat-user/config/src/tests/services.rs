@@ -240,8 +240,8 @@ fn a_name_that_can_never_have_a_lease() {
     );
     assert_eq!(
         refusal_of(&forward_to(MAC)),
-        "n.toml:11:6: forward.web.to: there is no guest with 52:54:00:12:34:56; \
-         add a [[guest]] with this mac, or let a network have [network.NAME.dhcp]"
+        "n.toml:11:6: forward.web.to: there is no guest with 52:54:00:12:34:56; add a [[guest]] \
+         with this mac, or add [network.NAME.dhcp] to a network"
     );
     let line = refusal_of(&format!("{RANGE}{}", forward_to("not a name")));
     assert!(
