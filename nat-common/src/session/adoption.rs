@@ -190,7 +190,7 @@ fn hold_port<A: Address, T: Tables<A>>(
     record: &PortRecord<A>,
 ) -> bool {
     let Some(owner) = tables.port(key) else {
-        return add_port(tables, key, &mut record.clone()).is_ok();
+        return add_port(tables, key, &mut { *record }).is_ok();
     };
     let is_same = owner.flags == record.flags
         && owner.address == record.address
