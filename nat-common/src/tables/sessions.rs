@@ -158,12 +158,12 @@ pub const OPENING: u32 = u32::MAX - 1;
 /// Unit of the clock in [`SessionRecord::xdp_passed_at`] in nanoseconds.
 pub const PASSED_NS: u64 = 1 << 10;
 
-/// Bits of [`SessionRecord::xdp_passed_at`] that count the datagrams on their way from XDP to the traffic
-/// control hook.
+/// Bits of [`SessionRecord::xdp_passed_at`] that count the datagrams on their way from XDP to the
+/// traffic control hook.
 const UNDER_WAY: u32 = UNCOUNTED - 1;
 
-/// Bit of [`SessionRecord::xdp_passed_at`]: uncounted datagrams may be on their way. The next one is
-/// counted, and arrives after them.
+/// Bit of [`SessionRecord::xdp_passed_at`]: uncounted datagrams may be on their way. The next one
+/// is counted, and arrives after them.
 const UNCOUNTED: u32 = 1 << 11;
 
 /// The position of the clock in [`SessionRecord::xdp_passed_at`].
