@@ -8,7 +8,6 @@
 //! packets after it until the kernel has sent one again.
 
 use crate::{
-    drop_reason::DropReason,
     family::Family,
     headers::{
         offloads::segment_headers,
@@ -22,13 +21,10 @@ use crate::{
         next_hops::{self, NextHop, NextHopKey},
         sessions::{Session, Touch, View, flags},
     },
-    translation::{Verdict, rewrite::rewrite_forwarded},
+    translation::{Verdict, apply_forwarded},
     wire::{address::Address, packet::Packet, tcp},
     work::Redirect,
 };
-
-/// Length of the two addresses at the start of an Ethernet header in bytes.
-const LINK_ADDRESSES: usize = 12;
 
 /// Length of an Ethernet header in bytes.
 const ETHERNET: usize = 14;
@@ -212,13 +208,8 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     }
     let traffic = parsed.traffic(packet, session.has(flags::IN));
     let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
-    if let Err(reason) = rewrite_forwarded(packet, parsed, source, destination) {
+    if let Err(reason) = apply_forwarded(packet, parsed, source, destination, hop) {
         return Verdict::Dropped(reason);
-    }
-    let link = parsed.l3.checked_sub(ETHERNET);
-    let written = link.and_then(|start| packet.write::<LINK_ADDRESSES>(start, link_addresses(hop)));
-    if written.is_none() {
-        return Verdict::Dropped(DropReason::RewriteFailed);
     }
     tables.count(session.rule, traffic);
     *redirect = Redirect {
@@ -226,12 +217,6 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
         flags: u32::from(hop.flags),
     };
     Verdict::Forwarded
-}
-
-#[inline(always)]
-fn link_addresses(hop: &NextHop) -> [u8; LINK_ADDRESSES] {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (hop.destination, hop.source);
-    [a, b, c, d, e, f, g, h, i, j, k, l]
 }
 
 /// Learns the next hop of a session from a packet that the kernel is about to send at `place`.

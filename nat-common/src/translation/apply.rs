@@ -4,11 +4,15 @@ use crate::{
     drop_reason::DropReason,
     family::Family,
     headers::parsed::{Parsed, Transport},
-    tables::Tables,
+    tables::{Tables, next_hops::NextHop},
     translation::{
-        icmp_error::rewrite_error, mss, rewrite::rewrite, value::Translation, verdict::Verdict,
+        icmp_error::rewrite_error,
+        mss,
+        rewrite::{rewrite, rewrite_forwarded},
+        value::Translation,
+        verdict::Verdict,
     },
-    wire::packet::Packet,
+    wire::{address::Endpoint, packet::Packet},
 };
 
 /// Translates a packet, counts it, and returns its verdict.
@@ -47,4 +51,34 @@ fn write<A: Family, P: Packet, T: Tables<A>>(
         0 => Ok(()),
         limit => mss::lower(packet, tables, parsed, limit).ok_or(DropReason::RewriteFailed),
     }
+}
+
+/// Length of the two addresses at the start of an Ethernet header in bytes.
+const LINK_ADDRESSES: usize = 12;
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET: usize = 14;
+
+/// [`apply`] on the fast path: gives a packet these endpoints and the link-layer addresses of its
+/// next hop, and takes one from its time to live.
+#[inline(always)]
+pub(crate) fn apply_forwarded<A: Family, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
+    hop: &NextHop,
+) -> Result<(), DropReason> {
+    rewrite_forwarded(packet, parsed, source, destination)?;
+    parsed
+        .l3
+        .checked_sub(ETHERNET)
+        .and_then(|start| packet.write::<LINK_ADDRESSES>(start, link_addresses(hop)))
+        .ok_or(DropReason::RewriteFailed)
+}
+
+#[inline(always)]
+fn link_addresses(hop: &NextHop) -> [u8; LINK_ADDRESSES] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (hop.destination, hop.source);
+    [a, b, c, d, e, f, g, h, i, j, k, l]
 }
