@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use nat_common::{
     pipeline::local::{Caller, redirect},
-    tables::asked::{Asked, AskedKey},
+    tables::asked::{OriginalDestination, OriginalDestinationKey},
     wire::address::{Addr4, Endpoint, Port},
 };
 
@@ -98,14 +98,14 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     let found = redirect(&maps, own, &call.caller(), call.protocol(), wanted);
     let Some(found) = found else {
         // It may have named the same guest before, by another address.
-        let key = AskedKey::new(call.socket(), wanted);
+        let key = OriginalDestinationKey::new(call.socket(), wanted);
         if asked(&key).is_some() {
             forget_asked(&key);
         }
         return;
     };
-    let key = AskedKey::new(call.socket(), found.guest);
-    let value = Asked::new(wanted);
+    let key = OriginalDestinationKey::new(call.socket(), found.guest);
+    let value = OriginalDestination::new(wanted);
     let before = asked(&key);
     if before != Some(value) {
         remember_asked(&key, &value);
@@ -123,7 +123,7 @@ fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
         return;
     }
     let Some(guest) = call.address() else { return };
-    if let Some(asked) = asked(&AskedKey::new(call.socket(), guest)) {
+    if let Some(asked) = asked(&OriginalDestinationKey::new(call.socket(), guest)) {
         call.set_address(asked.endpoint());
     }
 }

@@ -22,7 +22,7 @@ use nat_common::{
     session::adoption::{Adopted4, Counted, counted},
     tables::{
         addresses::{AddressKey4, ExternalAddress, ExternalAddresses},
-        asked::{Asked4, AskedKey4, OwnAddresses4},
+        asked::{OriginalDestination4, OriginalDestinationKey4, OwnAddresses4},
         bindings::{Binding, BindingRecord, Bindings, Name},
         counters::{Counters, RuleCounters, Traffic},
         datagrams::{Datagram, Datagrams},
@@ -174,7 +174,8 @@ static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
 /// The destinations that sockets with guests as peers have named. The least recently used are
 /// evicted.
 #[map]
-static ASKED: LruHashMap<AskedKey4, Asked4> = LruHashMap::pinned(16_384, 0);
+static ASKED: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
+    LruHashMap::pinned(16_384, 0);
 
 /// What the loopback address stands for.
 #[inline(always)]
@@ -184,20 +185,20 @@ pub(crate) fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
 
 /// The destination that a socket with a guest as its peer has named.
 #[inline(always)]
-pub(crate) fn asked(key: &AskedKey4) -> Option<Asked4> {
+pub(crate) fn asked(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
     // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
     unsafe { ASKED.get(key) }.copied()
 }
 
 /// Stores the destination that a socket has named.
 #[inline(always)]
-pub(crate) fn remember_asked(key: &AskedKey4, asked: &Asked4) {
+pub(crate) fn remember_asked(key: &OriginalDestinationKey4, asked: &OriginalDestination4) {
     let _full_of_newer = ASKED.insert(key, asked, 0);
 }
 
 /// Forgets the destination of a socket: it uses the guest's own address.
 #[inline(always)]
-pub(crate) fn forget_asked(key: &AskedKey4) {
+pub(crate) fn forget_asked(key: &OriginalDestinationKey4) {
     let _gone_already = ASKED.remove(key);
 }
 

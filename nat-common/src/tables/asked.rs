@@ -19,7 +19,7 @@ pub struct OwnAddresses<A> {
 /// Key of `ASKED`: a socket and its guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
-pub struct AskedKey<A> {
+pub struct OriginalDestinationKey<A> {
     /// The kernel's number of the socket, which is unique.
     pub socket: u64,
     /// The guest's address.
@@ -33,7 +33,7 @@ pub struct AskedKey<A> {
 /// Value of `ASKED`: the destination that the socket has named and sees as its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct Asked<A> {
+pub struct OriginalDestination<A> {
     /// The address.
     pub address: A,
     /// The port.
@@ -42,7 +42,7 @@ pub struct Asked<A> {
     pub reserved: u16,
 }
 
-impl<A: Address> AskedKey<A> {
+impl<A: Address> OriginalDestinationKey<A> {
     /// From a socket and its guest.
     #[inline(always)]
     pub fn new(socket: u64, guest: Endpoint<A>) -> Self {
@@ -55,7 +55,7 @@ impl<A: Address> AskedKey<A> {
     }
 }
 
-impl<A: Address> Asked<A> {
+impl<A: Address> OriginalDestination<A> {
     /// From an address and a port.
     #[inline(always)]
     pub fn new(asked: Endpoint<A>) -> Self {
@@ -77,11 +77,11 @@ impl<A: Address> Asked<A> {
 pub type OwnAddresses4 = OwnAddresses<Addr4>;
 
 /// IPv4 key of `ASKED`.
-pub type AskedKey4 = AskedKey<Addr4>;
+pub type OriginalDestinationKey4 = OriginalDestinationKey<Addr4>;
 
 /// IPv4 value of `ASKED`.
-pub type Asked4 = Asked<Addr4>;
+pub type OriginalDestination4 = OriginalDestination<Addr4>;
 
 crate::map_layout!(OwnAddresses4, 260);
-crate::map_layout!(AskedKey4, 16);
-crate::map_layout!(Asked4, 8);
+crate::map_layout!(OriginalDestinationKey4, 16);
+crate::map_layout!(OriginalDestination4, 8);
