@@ -48,7 +48,7 @@ use nat_common::{
         references::References,
         refusals::{RATE_LIMITERS, RateLimiters},
         routes::Routes,
-        rules::{Rules, rule_flags},
+        rules::{RuleFlags, Rules},
         sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4, Sessions},
         settings::{CurrentSettings, Settings},
         snats::{SNAT_FIXED_BITS, Snat4, SnatKey4, Snats},
@@ -139,9 +139,9 @@ static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hops::SLOT
 /// maintains the next hops, renews it.
 #[map]
 static FAST_UNTIL: Array<u32> = Array::pinned(1, 0);
-/// Bits of [`rule_flags`] by the number of the rule.
+/// Flags by the number of the rule.
 #[map]
-static RULES: Array<u32> = Array::pinned(1024, 0);
+static RULES: Array<RuleFlags> = Array::pinned(1024, 0);
 #[map]
 static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
@@ -801,7 +801,7 @@ impl Rules for Maps {
     fn is_rule_fast(&self, rule: u32) -> bool {
         RULES
             .get(rule)
-            .is_some_and(|flags| flags & rule_flags::KERNEL == 0)
+            .is_some_and(|flags| !flags.contains(RuleFlags::KERNEL))
     }
 }
 

@@ -18,8 +18,8 @@ use aya_ebpf::{
 use nat_common::{
     tables::{
         fragments::FragmentKey,
-        interfaces::{Interfaces, interface_flags},
-        next_hops,
+        interfaces::{InterfaceFlags, Interfaces},
+        next_hops::NextHopFlags,
         queued::{Busy, QUEUE_BYTES, QueuedPacket},
     },
     verifier::verifier_barrier,
@@ -125,7 +125,7 @@ impl Skb {
     fn go_on(&self, maps: &Maps) -> i32 {
         let interface = maps.interface(self.interface());
         let is_here = interface
-            .is_some_and(|interface| interface.flags & interface_flags::NETFILTER_FIRST != 0);
+            .is_some_and(|interface| interface.flags.contains(InterfaceFlags::NETFILTER_FIRST));
         if !is_here {
             return TC_ACT_SHOT;
         }
@@ -171,7 +171,7 @@ impl Skb {
     pub(crate) fn send(&self, redirect: Redirect) -> i32 {
         // SAFETY: the context is valid.
         unsafe {
-            if redirect.flags & u32::from(next_hops::flags::HAS_EGRESS) != 0 {
+            if redirect.flags.contains(NextHopFlags::HAS_EGRESS) {
                 (*self.skb).tc_index = u32::from(FORWARDED);
             }
             bpf_redirect(redirect.port, 0) as i32

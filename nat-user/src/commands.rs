@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nat_common::tables::sessions::{SessionKey4, flags};
+use nat_common::tables::sessions::{SessionFlags, SessionKey4};
 use nat_config::Loaded;
 use nat_findings::Finding;
 use nat_sys::netlink::Netlink;
@@ -214,7 +214,9 @@ fn open(cli: &Cli) -> Result<(Dataplane, State)> {
 
 fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
     let entries = dataplane.session_entries()?;
-    let is_shown = |flags: u8| flags & flags::PRIMARY != 0 && flags & flags::HOST == 0;
+    let is_shown = |flags: SessionFlags| {
+        flags.contains(SessionFlags::PRIMARY) && !flags.contains(SessionFlags::HOST)
+    };
     let active = entries
         .iter()
         .filter(|entry| is_shown(entry.record.flags))

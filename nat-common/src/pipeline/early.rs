@@ -9,7 +9,7 @@ use crate::{
     },
     tables::{
         Tables,
-        interfaces::{Interface, interface_flags, role},
+        interfaces::{Interface, InterfaceFlags, role},
         next_hops,
         sessions::{Touch, View},
     },
@@ -46,7 +46,7 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
     };
     let now_s = tables.now_s();
     let hop = next_hop(packet, tables, &parsed, session, now_s)
-        .filter(|hop| hop.flags & next_hops::flags::TAKES_FRAMES != 0)
+        .filter(|hop| hop.flags.contains(next_hops::NextHopFlags::TAKES_FRAMES))
         .filter(|_| is_finished(packet, &parsed, &uplink));
     let hop = hop
         .filter(|_| session.is_caught_up(&clock))
@@ -85,7 +85,7 @@ fn is_finished<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, uplink: &In
     if field == fold(pseudo) {
         return false;
     }
-    if uplink.flags & interface_flags::MAY_BE_UNFINISHED == 0
+    if !uplink.flags.contains(InterfaceFlags::MAY_BE_UNFINISHED)
         || usize::from(len) < parsed.transport_len + LEAST_TUNNELLED
     {
         return true;

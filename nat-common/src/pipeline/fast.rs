@@ -17,9 +17,9 @@ use crate::{
     session::tracking::{self, Phase},
     tables::{
         Tables,
-        interfaces::{Interface, interface_flags},
+        interfaces::{Interface, InterfaceFlags},
         next_hops::{self, NextHop, NextHopKey},
-        sessions::{Session, Touch, View, flags},
+        sessions::{Session, SessionFlags, Touch, View},
     },
     translation::{Verdict, apply_forwarded},
     wire::{address::Address, packet::Packet, tcp},
@@ -57,10 +57,10 @@ pub(crate) fn fast_outbound<A: Family, P: Packet, T: Tables<A>>(
     let Some(session) = tables.session(&parsed.key(View::Inside, interface.number)) else {
         return Path::NoSession;
     };
-    if session.has(flags::HAIRPIN) {
+    if session.has(SessionFlags::HAIRPIN) {
         return Path::Slow;
     }
-    if interface.flags & interface_flags::ANTI_SPOOF != 0
+    if interface.flags.contains(InterfaceFlags::ANTI_SPOOF)
         && check_owner(packet, tables, parsed, interface).is_err()
     {
         return Path::Slow;
@@ -165,7 +165,7 @@ fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     match parsed.transport {
         Transport::Tcp { flags } => {
             let state = session.state.load();
-            let own_fin = match session.has(flags::FROM_INITIATOR) {
+            let own_fin = match session.has(SessionFlags::FROM_INITIATOR) {
                 true => tracking::INITIATOR_FIN,
                 false => tracking::RESPONDER_FIN,
             };
@@ -206,7 +206,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
         Transport::Tcp { .. } => session.acknowledge(parsed.acknowledged),
         _ => follow_datagram(tables, parsed, session),
     }
-    let traffic = parsed.traffic(packet, session.has(flags::IN));
+    let traffic = parsed.traffic(packet, session.has(SessionFlags::IN));
     let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
     if let Err(reason) = apply_forwarded(packet, parsed, source, destination, hop) {
         return Verdict::Dropped(reason);
@@ -214,7 +214,7 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
     tables.count(session.rule, traffic);
     *redirect = Redirect {
         port: hop.port,
-        flags: u32::from(hop.flags),
+        flags: hop.flags,
     };
     Verdict::Forwarded
 }
@@ -254,7 +254,7 @@ pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
     };
     // Only the entry of the answers is known here, and it names the other entry.
     let answer = tables.session(&parsed.key(View::Inside, network).reversed());
-    let Some(answer) = answer.filter(|answer| !answer.has(flags::HAIRPIN)) else {
+    let Some(answer) = answer.filter(|answer| !answer.has(SessionFlags::HAIRPIN)) else {
         return;
     };
     if let Some(session) = tables.session(&answer.peer_key(parsed.header.protocol)) {

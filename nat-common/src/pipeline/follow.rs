@@ -6,7 +6,7 @@ use crate::{
     session::tracking::{self, Segment},
     tables::{
         Tables, next_hops,
-        sessions::{Session, flags},
+        sessions::{Session, SessionFlags},
     },
     translation::{Step, Translation, Verdict},
     wire::{address::Address, tcp},
@@ -39,7 +39,7 @@ fn is_only_noted<A: Address>(
     session: &Session<A>,
     translation: &Translation<A>,
 ) -> bool {
-    session.has(flags::HOST)
+    session.has(SessionFlags::HOST)
         && translation.source == parsed.source()
         && translation.destination == parsed.destination()
         && !parsed.is_fragment()
@@ -68,7 +68,7 @@ pub(crate) fn follow<A: Address, T: Tables<A>>(
     let segment = Segment {
         flags,
         has_data: parsed.has_data(),
-        from_initiator: session.has(flags::FROM_INITIATOR),
+        from_initiator: session.has(SessionFlags::FROM_INITIATOR),
     };
     let next = tracking::next(state, segment, || ahead(tables, parsed, session));
     let is_reset = flags & tcp::RST != 0;
@@ -88,7 +88,7 @@ pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
     session: &Session<A>,
 ) {
     let state = session.state.load();
-    let next = match session.has(flags::FROM_INITIATOR) {
+    let next = match session.has(SessionFlags::FROM_INITIATOR) {
         false => state | tracking::REPLIED,
         // A client that sends after an answer does more than ask one question.
         true if state & tracking::REPLIED != 0 => state & !tracking::QUESTION,

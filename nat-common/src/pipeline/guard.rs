@@ -9,8 +9,8 @@ use crate::{
     tables::{
         Tables,
         bindings::{BindingRecord, Bindings, FIXED, Name},
-        inside::inside_flags,
-        interfaces::{Interface, interface_flags},
+        inside::InsideFlags,
+        interfaces::{Interface, InterfaceFlags},
     },
     wire::{address::Addr4, packet::Packet, protocol::UDP},
 };
@@ -69,13 +69,13 @@ pub fn check<P: Packet, T: Tables<Addr4> + Bindings>(
     let Some(port) = tables.interface(index) else {
         return PASSES_SLOWLY;
     };
-    let is_guarded = port.flags & interface_flags::GUARDED != 0;
+    let is_guarded = port.flags.contains(InterfaceFlags::GUARDED);
     if is_guarded && judge(packet, tables, index, port, vlan).is_none() {
         return FORGED;
     }
-    match port.flags & interface_flags::SLOW {
-        0 => PASSES,
-        _ => PASSES_SLOWLY,
+    match port.flags.contains(InterfaceFlags::SLOW) {
+        false => PASSES,
+        true => PASSES_SLOWLY,
     }
 }
 
@@ -164,12 +164,12 @@ fn is_address_own<T: Tables<Addr4> + Bindings>(
     if owner.network != port.number || owner.gateway == address {
         return None;
     }
-    if owner.flags & inside_flags::HAS_MAC != 0 {
+    if owner.flags.contains(InsideFlags::HAS_MAC) {
         return (owner.mac == mac).then_some(());
     }
-    match owner.flags & inside_flags::ON_LINK {
-        0 => Some(()),
-        _ => bind(tables, &Name::of_address(address, port.number), index, port),
+    match owner.flags.contains(InsideFlags::ON_LINK) {
+        false => Some(()),
+        true => bind(tables, &Name::of_address(address, port.number), index, port),
     }
 }
 
@@ -192,7 +192,7 @@ fn is_dhcp_own<P: Packet>(
     // A packet that is cut off before the port is refused.
     match packet.read::<2>(l4 + 2)? {
         DHCP_SERVER => {}
-        DHCP_GUEST if port.flags & interface_flags::SERVED != 0 => return None,
+        DHCP_GUEST if port.flags.contains(InterfaceFlags::SERVED) => return None,
         _ => return Some(()),
     }
     (packet.read::<6>(l4 + DHCP_CLIENT)? == mac).then_some(())
@@ -206,9 +206,9 @@ fn bind<T: Tables<Addr4> + Bindings>(
     port: u32,
     interface: &Interface,
 ) -> Option<()> {
-    let most = match interface.flags & interface_flags::SERVED {
-        0 => MOST_NAMES,
-        _ => MOST_SERVED_NAMES,
+    let most = match interface.flags.contains(InterfaceFlags::SERVED) {
+        false => MOST_NAMES,
+        true => MOST_SERVED_NAMES,
     };
     let now_s = tables.now_s();
     let Some(binding) = tables.binding(name) else {
@@ -245,5 +245,5 @@ fn bind<T: Tables<Addr4> + Bindings>(
 fn is_up<T: Tables<Addr4>>(tables: &T, port: u32) -> bool {
     tables
         .interface(port)
-        .is_some_and(|port| port.flags & interface_flags::CARRIES != 0)
+        .is_some_and(|port| port.flags.contains(InterfaceFlags::CARRIES))
 }

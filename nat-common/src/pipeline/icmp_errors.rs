@@ -15,8 +15,8 @@ use crate::{
     },
     tables::{
         Tables,
-        inside::inside_flags,
-        sessions::{Session, View, flags},
+        inside::InsideFlags,
+        sessions::{Session, SessionFlags, View},
         snats::mapping,
     },
     translation::{Step, Translation, Verdict, icmp_error::ErrorTranslation},
@@ -48,7 +48,7 @@ pub(crate) fn error_from_outside<A: Family, P: Packet, T: Tables<A>>(
     let Some(session) = tables.session(&quoted.answer_key(View::Outside, 0)) else {
         return not_for_guests(tables, error);
     };
-    if session.has(flags::HOST) && session.destination_endpoint() == quoted.source {
+    if session.has(SessionFlags::HOST) && session.destination_endpoint() == quoted.source {
         return Err(Verdict::Untouched);
     }
     let source = error.header.source;
@@ -159,11 +159,11 @@ fn check_sender<A: Address, T: Tables<A>>(
     error: &Parsed<A>,
     quoted: &Quoted<A>,
 ) -> Result<(), DropReason> {
-    const IS_DIRECT: u16 = inside_flags::ON_LINK | inside_flags::HAS_MAC;
+    const IS_DIRECT: InsideFlags = InsideFlags::ON_LINK.union(InsideFlags::HAS_MAC);
     let guest = quoted.destination.address;
     if error.header.source != guest
         && let Some(inside) = tables.inside(generation(tables), guest)
-        && inside.flags & IS_DIRECT != 0
+        && inside.flags.intersects(IS_DIRECT)
     {
         return Err(DropReason::NoSession);
     }
@@ -205,7 +205,7 @@ fn session_of<'t, A: Address, T: Tables<A>>(
         Some(session) => session,
         None => known(home_of(tables, &quoted.destination.address))?,
     };
-    (!session.has(flags::HAIRPIN)).then_some(session)
+    (!session.has(SessionFlags::HAIRPIN)).then_some(session)
 }
 
 /// An error about no session: it leaves if it shows no hidden address.
@@ -248,14 +248,14 @@ pub(crate) fn error_from_guest<A: Family, P: Packet, T: Tables<A>>(
     let quoted = &translation.quoted;
     let home = home_of(tables, &quoted.destination.address);
     let session = match tables.session(&quoted.answer_key(View::Inside, home)) {
-        Some(session) if session.has(flags::HAIRPIN) => session,
+        Some(session) if session.has(SessionFlags::HAIRPIN) => session,
         _ => return Err(Verdict::Untouched),
     };
     check_sender(tables, error, quoted)?;
     verify_checksum(packet, error)?;
     let to = &mut translation.error;
     // The quoted packet as it was between its two hooks.
-    (to.quoted_source, to.quoted_destination) = match session.has(flags::FROM_INITIATOR) {
+    (to.quoted_source, to.quoted_destination) = match session.has(SessionFlags::FROM_INITIATOR) {
         true => (
             session.destination_endpoint(),
             Endpoint::new(quoted.destination.address, session.source_port),
@@ -266,7 +266,7 @@ pub(crate) fn error_from_guest<A: Family, P: Packet, T: Tables<A>>(
         ),
     };
     (to.source, to.destination) = (error.header.source, session.destination);
-    translation.count(session.rule, session.has(flags::IN));
+    translation.count(session.rule, session.has(SessionFlags::IN));
     Ok(())
 }
 

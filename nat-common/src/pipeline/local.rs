@@ -9,7 +9,7 @@ use crate::{
     tables::{
         Tables,
         asked::OwnAddresses,
-        forwards::{Forward, forward_flags},
+        forwards::{Forward, ForwardFlags},
         host::HostSocket,
     },
     wire::{
@@ -85,7 +85,7 @@ fn by_rule<A: Address, T: Tables<A>>(
     asked: Endpoint<A>,
 ) -> Option<Redirect<A>> {
     let forward: &Forward<A> = tables.forward(generation, protocol, asked)?;
-    (forward.flags & forward_flags::LOCAL != 0).then(|| Redirect {
+    (forward.flags.contains(ForwardFlags::LOCAL)).then(|| Redirect {
         guest: Endpoint::new(forward.to, forward.internal_port(asked.port)),
         rule: forward.rule,
     })

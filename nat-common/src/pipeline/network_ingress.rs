@@ -29,13 +29,13 @@ use crate::{
     tables::{
         Tables,
         addresses::ExternalAddress,
-        forwards::forward_flags,
+        forwards::ForwardFlags,
         host::HostSocket,
-        interfaces::{Interface, interface_flags, role},
+        interfaces::{Interface, InterfaceFlags, role},
         origin::Origin,
         ports::PortKey,
         queued::QueuedPacket,
-        sessions::{Session, View, flags},
+        sessions::{Session, SessionFlags, View},
         snats::{Snat, filtering, mapping},
     },
     translation::{Step, Translation, Verdict, apply},
@@ -104,7 +104,7 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     if let Some(interface) = interface {
         check_guest(packet, tables, parsed, interface)?;
         if place.is_to_host
-            && interface.flags & interface_flags::NO_BRIDGE != 0
+            && interface.flags.contains(InterfaceFlags::NO_BRIDGE)
             && let fast::Path::Done(verdict) =
                 fast::fast_outbound_apart(packet, tables, parsed, interface, &mut work.redirect)
         {
@@ -126,7 +126,7 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
         return Err(Verdict::Untouched);
     }
     if let Some((session, _)) = find_of_guest(tables, parsed, network) {
-        if !session.has(flags::HAIRPIN) {
+        if !session.has(SessionFlags::HAIRPIN) {
             return Err(Verdict::Untouched);
         }
         between(parsed, session, &mut work.translation);
@@ -153,7 +153,7 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
 fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>, translation: &mut Translation<A>) {
     translation.of_session(session);
     translation.source.address = parsed.header.source;
-    if !session.has(flags::FROM_INITIATOR) {
+    if !session.has(SessionFlags::FROM_INITIATOR) {
         translation.source.port = parsed.source_port;
         translation.destination.port = parsed.destination_port;
     }
@@ -214,7 +214,7 @@ fn check_guest<A: Family, P: Packet, T: Tables<A>>(
     if source == parsed.header.destination {
         return Err(DropReason::SameEndpoints);
     }
-    if interface.flags & interface_flags::ANTI_SPOOF == 0 {
+    if !interface.flags.contains(InterfaceFlags::ANTI_SPOOF) {
         return Ok(());
     }
     check_owner(packet, tables, parsed, interface)
@@ -246,9 +246,9 @@ fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
             network: forward.network,
             rule: forward.rule,
             is_mapping: false,
-            is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
+            is_accepted: forward.flags.contains(ForwardFlags::ACCEPTED),
         };
-        return forward.flags & forward_flags::HAIRPIN != 0;
+        return forward.flags.contains(ForwardFlags::HAIRPIN);
     }
     if let Transport::IcmpQuery { .. } = parsed.transport {
         // A mapping accepts answers to queries, but no queries.

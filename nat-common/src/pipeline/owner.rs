@@ -5,7 +5,7 @@ use crate::{
     family::Family,
     headers::parsed::Parsed,
     pipeline::lookup::generation,
-    tables::{Tables, inside::inside_flags, interfaces::Interface},
+    tables::{Tables, inside::InsideFlags, interfaces::Interface},
     wire::packet::Packet,
 };
 
@@ -20,7 +20,7 @@ pub(crate) fn check_owner<A: Family, P: Packet, T: Tables<A>>(
     let owner = tables.inside(generation(tables), parsed.header.source);
     let is_own = owner.is_some_and(|owner| {
         owner.network == interface.number
-            && (owner.flags & inside_flags::HAS_MAC == 0
+            && (!owner.flags.contains(InsideFlags::HAS_MAC)
                 || source_mac(packet, parsed) == Some(owner.mac))
     });
     if is_own {

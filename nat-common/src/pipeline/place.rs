@@ -3,7 +3,7 @@
 use crate::{
     tables::{
         Tables,
-        interfaces::{Interface, interface_flags},
+        interfaces::{Interface, InterfaceFlags},
     },
     translation::{Translation, Verdict},
     wire::address::Address,
@@ -28,7 +28,8 @@ pub(crate) fn receive_anew<A: Address, T: Tables<A>>(
     place: Place,
     translation: &mut Translation<A>,
 ) {
-    let is_first = |interface: &Interface| interface.flags & interface_flags::NETFILTER_FIRST != 0;
+    let is_first =
+        |interface: &Interface| interface.flags.contains(InterfaceFlags::NETFILTER_FIRST);
     if tables.interface(place.interface).is_some_and(is_first) {
         translation.verdict = Verdict::ReceivedAnew;
     }

@@ -23,10 +23,10 @@ use crate::{
     session::open_plain::{Plain, open_plain},
     tables::{
         Tables,
-        interfaces::{Interface, interface_flags},
+        interfaces::{Interface, InterfaceFlags},
         policies::{Side, action, side, side_of},
         routes::target,
-        sessions::{Session, View, flags},
+        sessions::{Session, SessionFlags, View},
         snats::mapping,
     },
     translation::Verdict,
@@ -41,7 +41,7 @@ use crate::{
 /// Whether policies apply at this interface.
 #[inline(always)]
 pub(crate) fn is_policed(interface: Option<&Interface>) -> bool {
-    interface.is_some_and(|interface| interface.flags & interface_flags::POLICED != 0)
+    interface.is_some_and(|interface| interface.flags.contains(InterfaceFlags::POLICED))
 }
 
 /// Decides on a guest's packet that nothing translates at this hook.
@@ -388,7 +388,7 @@ fn pass<A: Family, P: Packet, T: Tables<A>>(
     session: &Session<A>,
 ) {
     follow(tables, parsed, session);
-    let traffic = parsed.traffic(packet, session.has(flags::IN));
+    let traffic = parsed.traffic(packet, session.has(SessionFlags::IN));
     tables.count(session.rule, traffic);
 }
 

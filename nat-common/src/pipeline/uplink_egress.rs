@@ -20,10 +20,10 @@ use crate::{
         Tables,
         counters::NO_RULE,
         host::HostSocket,
-        interfaces::{interface_flags, role},
+        interfaces::{InterfaceFlags, role},
         origin::Origin,
         ports::PortKey,
-        sessions::{Session, SessionKey, View, flags},
+        sessions::{Session, SessionFlags, SessionKey, View},
         snats::{Snat, filtering, mapping},
     },
     translation::{Step, Verdict, apply, mss},
@@ -65,7 +65,7 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
     let (uplink, is_one_of_several) = match tables.interface(place.interface) {
         Some(interface) if interface.role == role::UPLINK => (
             interface.number,
-            interface.flags & interface_flags::ONE_OF_SEVERAL != 0,
+            interface.flags.contains(InterfaceFlags::ONE_OF_SEVERAL),
         ),
         _ => return Err(Verdict::Untouched),
     };
@@ -136,7 +136,10 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
         return false;
     };
     // A server answers from the address to which the request went, by any uplink.
-    if network == 0 || !session.has(flags::PRIMARY) || !session.has(flags::FROM_INITIATOR) {
+    if network == 0
+        || !session.has(SessionFlags::PRIMARY)
+        || !session.has(SessionFlags::FROM_INITIATOR)
+    {
         return false;
     }
     let generation = generation(tables);
@@ -366,7 +369,7 @@ fn compare<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
     let parsed = &work.parsed;
     let answer = answers(work);
     if let Some(session) = tables.session(&answer) {
-        if session.has(flags::HOST) && session.destination_endpoint() == parsed.source() {
+        if session.has(SessionFlags::HOST) && session.destination_endpoint() == parsed.source() {
             session.touch(tables.now_s());
             return HostFlow::Passes;
         }
@@ -425,7 +428,7 @@ fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
 #[inline(always)]
 fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     let is_unanswered =
-        session.has(flags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0;
+        session.has(SessionFlags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0;
     is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
 }
 

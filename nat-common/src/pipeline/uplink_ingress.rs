@@ -24,7 +24,7 @@ use crate::{
     tables::{
         Tables,
         addresses::ExternalAddress,
-        forwards::{Forward, forward_flags},
+        forwards::{Forward, ForwardFlags},
         host::HostSocket,
         permits::PermitKey,
         policies::side_of,
@@ -218,13 +218,13 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
     {
         return Err(Verdict::Untouched);
     }
-    if forward.flags & forward_flags::WHOLE != 0 && is_answer_to_group(tables, &work.parsed) {
+    if forward.flags.contains(ForwardFlags::WHOLE) && is_answer_to_group(tables, &work.parsed) {
         return Err(Verdict::Untouched);
     }
     let target = policy::Target {
         endpoint: forward_target(&work.parsed, forward),
         network: forward.network,
-        is_accepted: forward.flags & forward_flags::ACCEPTED != 0,
+        is_accepted: forward.flags.contains(ForwardFlags::ACCEPTED),
     };
     check_policies(packet, tables, work, interface, &target)?;
     Ok(open_forward(tables, work, forward)?)

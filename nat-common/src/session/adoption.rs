@@ -16,7 +16,7 @@ use crate::{
         guests::GuestKey,
         permits::PermitKey,
         ports::{PortKey, PortRecord},
-        sessions::{DEAD, Session, SessionKey, SessionRecord, flags},
+        sessions::{DEAD, Session, SessionFlags, SessionKey, SessionRecord},
     },
     wire::address::{Addr4, Address},
     work::opening::Opening,
@@ -32,9 +32,9 @@ pub struct Adopted<A> {
     pub record: SessionRecord<A>,
     /// The other direction's entry.
     pub peer: SessionRecord<A>,
-    /// The owner of its external port, if it [holds](flags::REFS_PORT) it.
+    /// The owner of its external port, if it [holds](SessionFlags::REFS_PORT) it.
     pub port: PortRecord<A>,
-    /// The owner of the port to which it was sent, if it [holds](flags::REFS_SERVER) that one.
+    /// The owner of the port to which it was sent, if it [holds](SessionFlags::REFS_SERVER) that one.
     pub server: PortRecord<A>,
 }
 
@@ -98,7 +98,7 @@ pub fn adopt<A: Address, T: Tables<A>>(
     let refs = hold(tables, adopted);
     let is_added = refs.is_some() && add_session_entries(tables, opening);
     if !is_added {
-        give_back(tables, adopted, refs.unwrap_or(0));
+        give_back(tables, adopted, refs.unwrap_or_default());
         limits::leave(tables, &opening.guest, record.flags);
     }
     is_added
@@ -117,9 +117,10 @@ fn refresh<A: Address>(session: &Session<A>, record: &SessionRecord<A>) {
 
 #[inline(never)]
 fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
-    let (primary, peer) = match adopted.record.flags & flags::FROM_INITIATOR {
-        0 => (&mut opening.answer, &mut opening.request),
-        _ => (&mut opening.request, &mut opening.answer),
+    let is_request = adopted.record.flags.contains(SessionFlags::FROM_INITIATOR);
+    let (primary, peer) = match is_request {
+        false => (&mut opening.answer, &mut opening.request),
+        true => (&mut opening.request, &mut opening.answer),
     };
     primary.key = adopted.key;
     primary.record = adopted.record;
@@ -131,24 +132,24 @@ fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
 /// Takes the references that the session holds and returns their flags, or none if not all are
 /// available.
 #[inline(always)]
-fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<u8> {
+fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<SessionFlags> {
     let (key, record) = (&adopted.key, &adopted.record);
     let wanted = record.flags;
     let external = PortKey::new(record.source_endpoint(), key.protocol);
-    let mut refs = 0;
+    let mut refs = SessionFlags::empty();
     let mut is_complete = true;
-    if wanted & flags::REFS_PORT != 0 {
+    if wanted.contains(SessionFlags::REFS_PORT) {
         is_complete = hold_port(tables, &external, &adopted.port);
-        refs |= if is_complete { flags::REFS_PORT } else { 0 };
+        refs.set(SessionFlags::REFS_PORT, is_complete);
     }
-    if is_complete && wanted & flags::REFS_PERMIT != 0 {
+    if is_complete && wanted.contains(SessionFlags::REFS_PERMIT) {
         is_complete = add_permit(tables, &permit_key(adopted)).is_ok();
-        refs |= if is_complete { flags::REFS_PERMIT } else { 0 };
+        refs.set(SessionFlags::REFS_PERMIT, is_complete);
     }
-    if is_complete && wanted & flags::REFS_SERVER != 0 {
+    if is_complete && wanted.contains(SessionFlags::REFS_SERVER) {
         let server = PortKey::new(key.destination_endpoint(), key.protocol);
         is_complete = hold_port(tables, &server, &adopted.server);
-        refs |= if is_complete { flags::REFS_SERVER } else { 0 };
+        refs.set(SessionFlags::REFS_SERVER, is_complete);
     }
     if !is_complete {
         give_back(tables, adopted, refs);
@@ -166,18 +167,18 @@ fn permit_key<A: Address>(adopted: &Adopted<A>) -> PermitKey<A> {
 /// The address of the permit: see [`crate::session::ending`], which releases it.
 #[inline(always)]
 fn remote<A: Address>(adopted: &Adopted<A>) -> A {
-    match adopted.record.flags & flags::HAIRPIN != 0 {
+    match adopted.record.flags.contains(SessionFlags::HAIRPIN) {
         true => adopted.key.destination,
         false => adopted.record.destination,
     }
 }
 
 #[inline(never)]
-fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: u8) {
+fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: SessionFlags) {
     let (key, record) = (&adopted.key, &adopted.record);
     let external = record.source_endpoint();
     release(tables, key.protocol, external, remote(adopted), refs);
-    if refs & flags::REFS_SERVER != 0 {
+    if refs.contains(SessionFlags::REFS_SERVER) {
         release_port(tables, key.protocol, key.destination_endpoint());
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     tables::{
         Tables,
         guests::{self, GuestKey},
-        sessions::{DEAD, OPENING, Session, SessionKey, View, flags},
+        sessions::{DEAD, OPENING, Session, SessionFlags, SessionKey, View},
         settings::{DNS_S, Settings},
     },
     wire::{
@@ -67,15 +67,15 @@ pub const HOST_UNANSWERED_S: u32 = 30;
 /// a sender with forged sources fills the table. A later packet opens it again.
 pub const OUTSIDE_UNANSWERED_S: u32 = 10;
 
-/// How long a session with these [`flags`] may be idle in seconds.
+/// How long a session with these [`SessionFlags`] may be idle in seconds.
 #[inline(always)]
 #[must_use]
-pub fn idle_s(settings: &Settings, protocol: u8, session_flags: u8, state: u32) -> u32 {
+pub fn idle_s(settings: &Settings, protocol: u8, session_flags: SessionFlags, state: u32) -> u32 {
     let timeout_s = timeout_s(settings, protocol, state);
     if state & tracking::REPLIED != 0 {
         return timeout_s;
     }
-    let most_s = if session_flags & flags::HOST != 0 {
+    let most_s = if session_flags.contains(SessionFlags::HOST) {
         HOST_UNANSWERED_S
     } else if guests::is_from_outside(session_flags) {
         OUTSIDE_UNANSWERED_S
@@ -122,7 +122,7 @@ pub fn expire<A: Address, T: Tables<A>>(
     key: &SessionKey<A>,
     session: &Session<A>,
 ) -> Fate {
-    if !session.has(flags::PRIMARY) {
+    if !session.has(SessionFlags::PRIMARY) {
         return Fate::NotPrimary;
     }
     let timeout_s = idle_s(settings, key.protocol, session.flags, session.state.load());
@@ -137,9 +137,9 @@ pub fn expire<A: Address, T: Tables<A>>(
         let peer_seen_s = peer.seen_s.load();
         // A remote alone does not keep a mapping alive (RFC 4787 REQ-6): the guest must have
         // answered.
-        let counts = peer.has(flags::HAIRPIN)
+        let counts = peer.has(SessionFlags::HAIRPIN)
             || !is_unanswered_by_guest(session)
-            || !session.has(flags::REFS_PORT);
+            || !session.has(SessionFlags::REFS_PORT);
         if counts && !is_idle(now_s, peer_seen_s, timeout_s) {
             return Fate::Kept(peer_seen_s.saturating_add(timeout_s));
         }
@@ -166,7 +166,7 @@ pub fn end<A: Address, T: Tables<A>>(
     session: &Session<A>,
 ) -> bool {
     let seen_s = session.seen_s.load();
-    if !session.has(flags::PRIMARY) || seen_s >= OPENING || !session.kill(seen_s) {
+    if !session.has(SessionFlags::PRIMARY) || seen_s >= OPENING || !session.kill(seen_s) {
         return false;
     }
     if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {
@@ -184,7 +184,7 @@ const fn is_idle(now_s: u32, seen_s: u32, timeout_s: u32) -> bool {
 /// It was opened from outside, and the guest has not sent anything.
 #[inline(always)]
 fn is_unanswered_by_guest<A: Address>(session: &Session<A>) -> bool {
-    !session.has(flags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0
+    !session.has(SessionFlags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0
 }
 
 /// Removes all entries of a session that is out of use, and releases its references.
@@ -193,14 +193,14 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     let protocol = key.protocol;
     let peer_key = session.peer_key(protocol);
     let external = session.source_endpoint();
-    let remote = match session.has(flags::HAIRPIN) {
+    let remote = match session.has(SessionFlags::HAIRPIN) {
         // The primary entry of a hairpinned session is the request's: its key still has the
         // external address that the client sent to.
         true => key.destination,
         false => session.destination,
     };
     let (refs, rule) = (session.flags, session.rule);
-    if session.has(flags::HAIRPIN) {
+    if session.has(SessionFlags::HAIRPIN) {
         let request = between(key, session);
         tables.remove_session(&request);
         tables.remove_session(&SessionKey {
@@ -216,7 +216,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
     tables.remove_session(first);
     tables.remove_session(last);
     release(tables, protocol, external, remote, refs);
-    if refs & flags::REFS_SERVER != 0 {
+    if refs.contains(SessionFlags::REFS_SERVER) {
         release_port(tables, protocol, key.destination_endpoint());
     }
     limits::leave(tables, &GuestKey::of_session(key, refs), refs);

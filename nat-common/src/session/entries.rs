@@ -14,7 +14,7 @@ use crate::{
         Tables,
         insert::InsertError,
         next_hops,
-        sessions::{JUST_OPENED, OPENING, SessionKey, SessionRecord, View, flags},
+        sessions::{JUST_OPENED, OPENING, SessionFlags, SessionKey, SessionRecord, View},
         settings::DNS_PORT,
     },
     verifier::verifier_barrier,
@@ -52,7 +52,7 @@ pub(crate) fn record<A: Address, T: Tables<A>>(
         destination_port: destination.port,
         peer_network,
         peer_view: peer_view as u8,
-        flags: 0,
+        flags: SessionFlags::empty(),
         rule,
         opened_s: now_s,
         seen_s: now_s,
@@ -233,9 +233,9 @@ fn add_between<A: Address, T: Tables<A>>(
         .add_session(&answer_between, &answer.record)
         .map_err(taken)?;
     // Expiry checks only the other entry of a session.
-    request.record.flags &= !flags::PRIMARY;
+    request.record.flags &= !SessionFlags::PRIMARY;
     let result = tables.add_session(&request_between, &request.record);
-    request.record.flags |= flags::PRIMARY;
+    request.record.flags |= SessionFlags::PRIMARY;
     result
         .map_err(taken)
         .inspect_err(|_| tables.remove_session(&answer_between))
@@ -254,7 +254,7 @@ pub(crate) fn add_session<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
-    if opening.request.record.flags & flags::HAIRPIN != 0 {
+    if opening.request.record.flags.contains(SessionFlags::HAIRPIN) {
         add_hairpin(tables, opening)
     } else {
         add_pair(tables, opening)

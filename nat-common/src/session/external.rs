@@ -13,13 +13,13 @@ use crate::{
     tables::{
         Tables,
         environment::MAX_WAITS,
-        forwards::{Forward, forward_flags},
+        forwards::{Forward, ForwardFlags},
         guests::GuestKey,
         host::HostSocket,
         mappings::MappingKey,
         permits::PermitKey,
         ports::{self, PortKey, PortRecord},
-        sessions::flags,
+        sessions::SessionFlags,
         snats::{self, Snat},
     },
     verifier::verifier_barrier,
@@ -93,7 +93,7 @@ fn choose_external<A: Address, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
-    opening.refs = 0;
+    opening.refs = SessionFlags::empty();
     let protocol = opening.request.key.protocol;
     if opening.is_forwarded != 0 {
         (opening.external, opening.choice) = (opening.forwarded, Choice::Forwarded);
@@ -124,7 +124,7 @@ fn choose_external<A: Address, T: Tables<A>>(
         return may_ask(tables, opening);
     }
     claim(tables, opening)?;
-    opening.refs = flags::REFS_PORT;
+    opening.refs = SessionFlags::REFS_PORT;
     take_permit(tables, opening)
 }
 
@@ -157,7 +157,7 @@ fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>
 /// that is addressed.
 #[inline(always)]
 fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
-    if opening.request.record.flags & flags::HAIRPIN == 0 {
+    if !opening.request.record.flags.contains(SessionFlags::HAIRPIN) {
         opening.request.record.rule = rule;
         opening.answer.record.rule = rule;
     }
@@ -187,7 +187,7 @@ fn forwarded_source<A: Address, T: Tables<A>>(
     } = opening;
     let key = &request.key;
     if !matches!(key.protocol, TCP | UDP)
-        || request.record.flags & flags::HOST != 0
+        || request.record.flags.contains(SessionFlags::HOST)
         || snat.mapping == snats::mapping::ONE_TO_ONE
     {
         return None;
@@ -202,7 +202,7 @@ fn forwarded_source<A: Address, T: Tables<A>>(
                 && forward.internal_port(port) == key.source_port
         })
     };
-    let is_whole = |forward: &Forward<A>| forward.flags & forward_flags::WHOLE != 0;
+    let is_whole = |forward: &Forward<A>| forward.flags.contains(ForwardFlags::WHOLE);
     let mut external = Endpoint::new(opening.address, port);
     let mut forward = leading_back(external);
     if forward.is_none() {
@@ -223,7 +223,7 @@ fn forwarded_source<A: Address, T: Tables<A>>(
 fn is_question<A: Address>(opening: &Opening<A>) -> bool {
     let record = &opening.request.record;
     record.state & tracking::QUESTION != 0
-        && record.flags & flags::HAIRPIN == 0
+        && !record.flags.contains(SessionFlags::HAIRPIN)
         && opening.snat.mapping == snats::mapping::ENDPOINT_INDEPENDENT
 }
 
@@ -256,7 +256,7 @@ fn take_permit<A: Address, T: Tables<A>>(
     let key = PermitKey::new(*external, request.key.destination, request.key.protocol);
     let result = add_permit(tables, &key);
     match result {
-        Ok(()) => opening.refs |= flags::REFS_PERMIT,
+        Ok(()) => opening.refs |= SessionFlags::REFS_PERMIT,
         Err(_) => release_port(tables, request.key.protocol, *external),
     }
     result
@@ -273,7 +273,8 @@ fn add_entries<A: Address, T: Tables<A>>(
     let record = &mut opening.request.record;
     record.source = external.address;
     record.source_port = external.port;
-    record.flags = record.flags & !(flags::REFS_PORT | flags::REFS_PERMIT) | opening.refs;
+    record.flags =
+        record.flags & !(SessionFlags::REFS_PORT | SessionFlags::REFS_PERMIT) | opening.refs;
     opening.answer.key = answer_key(&opening.request);
     verifier_barrier(opening);
     opening.added = match is_answer_to_host(opening) {
@@ -305,7 +306,11 @@ fn add_entries<A: Address, T: Tables<A>>(
 #[inline(always)]
 fn is_answer_to_host<A: Address>(opening: &Opening<A>) -> bool {
     let key = &opening.request.key;
-    opening.request.record.flags & (flags::HOST | flags::HAIRPIN) == 0
+    !opening
+        .request
+        .record
+        .flags
+        .intersects(SessionFlags::HOST | SessionFlags::HAIRPIN)
         && key.protocol == UDP
         && opening.external.port == dhcp::CLIENT
         && key.destination_port == dhcp::SERVER
@@ -352,7 +357,7 @@ fn take_mapping<A: Address, T: Tables<A>>(
     let key = &opening.request.key;
     match tables.port(&PortKey::new(external, key.protocol)) {
         Some(owner) if owner.references.acquire() => {
-            opening.refs = flags::REFS_PORT;
+            opening.refs = SessionFlags::REFS_PORT;
             Ok(true)
         }
         _ => Err(Refusal::Busy),
@@ -451,10 +456,10 @@ fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Spo
     if tables.host_socket(protocol, remote, external) != HostSocket::None {
         return SpokenFor::Yes;
     }
-    let is_hosts = request.record.flags & flags::HOST != 0;
+    let is_hosts = request.record.flags.contains(SessionFlags::HOST);
     match tables.forward(origin.generation, protocol, external) {
         None => SpokenFor::No,
-        Some(forward) if forward.flags & forward_flags::WHOLE == 0 => SpokenFor::Yes,
+        Some(forward) if !forward.flags.contains(ForwardFlags::WHOLE) => SpokenFor::Yes,
         // A flow of the host has precedence over any forward.
         Some(_) if is_hosts => SpokenFor::No,
         Some(_) => SpokenFor::ByWholeForward,
@@ -491,9 +496,9 @@ fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bo
     } = opening;
     let key = &request.key;
     // (Sessions between guests have other keys than packets from outside.)
-    let is_between = request.record.flags & flags::HAIRPIN != 0;
-    let is_own =
-        snat.mapping == snats::mapping::ONE_TO_ONE || request.record.flags & flags::HOST != 0;
+    let is_between = request.record.flags.contains(SessionFlags::HAIRPIN);
+    let is_own = snat.mapping == snats::mapping::ONE_TO_ONE
+        || request.record.flags.contains(SessionFlags::HOST);
     !(is_own || is_between || has_ports(key.protocol))
         && tables
             .forward(origin.generation, key.protocol, *external)

@@ -7,12 +7,13 @@ use crate::{
         environment::MAX_WAITS,
         guests::{Guest, GuestKey, is_from_outside},
         insert::InsertError,
+        sessions::SessionFlags,
     },
     wire::address::Address,
 };
 
 /// Counts one more session of a guest or of the host. If the
-/// [`flags`](crate::tables::sessions::flags) of its primary entry say that it was opened from
+/// [`SessionFlags`] of its primary entry say that it was opened from
 /// outside, it also counts among those, which may take three quarters of the table. The rest is for
 /// guests.
 ///
@@ -25,7 +26,7 @@ use crate::{
 pub fn enter<A: Address, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
-    session_flags: u8,
+    session_flags: SessionFlags,
 ) -> Result<(), DropReason> {
     let outside = GuestKey::outside();
     let is_from_outside = is_from_outside(session_flags);
@@ -57,10 +58,10 @@ pub fn enter_host<A: Address, T: Tables<A>>(
     add_one(tables, key, SESSIONS, tables.host_sessions())
 }
 
-/// Counts one session less of a guest, given by the [`flags`](crate::tables::sessions::flags) of
+/// Counts one session less of a guest, given by the [`SessionFlags`] of
 /// its primary entry.
 #[inline(never)]
-pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: u8) {
+pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: SessionFlags) {
     take(tables, key, SESSIONS);
     if is_from_outside(session_flags) {
         take_one(tables, &GuestKey::outside(), SESSIONS);

@@ -13,7 +13,7 @@ use crate::{
         environment::MAX_WAITS,
         forwards::Forward,
         guests::GuestKey,
-        sessions::{SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionRecord, View},
     },
     verifier::verifier_barrier,
     wire::{
@@ -46,13 +46,13 @@ pub fn open_forward<A: Address, T: Tables<A>>(
     let protocol = parsed.header.protocol;
     opening.request.key = parsed.key(View::Outside, 0);
     opening.answer.record = SessionRecord {
-        flags: flags::PRIMARY,
+        flags: SessionFlags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, forward.rule)
     };
     opening.guest = GuestKey::new(internal.address, forward.network);
     let (first, rule) = (remote.port, forward.rule);
     opening.request.record = SessionRecord {
-        flags: flags::IN | flags::FROM_INITIATOR,
+        flags: SessionFlags::IN | SessionFlags::FROM_INITIATOR,
         ..record(
             tables,
             remote,
@@ -62,7 +62,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
             rule,
         )
     };
-    if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
+    if let Err(reason) = limits::enter(tables, &opening.guest, SessionFlags::PRIMARY) {
         return joined(tables, opening, reason);
     }
     opening.begin();

@@ -11,7 +11,7 @@ use crate::{
     tables::{
         Tables,
         ports::PortKey,
-        sessions::{SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionRecord, View},
     },
     wire::address::Address,
     work::{
@@ -64,16 +64,24 @@ fn prepare_hairpin<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     } = opening.server;
     let from = opening.origin.network;
     let (client, external) = (parsed.source(), parsed.destination());
-    let refs = if is_mapping { flags::REFS_SERVER } else { 0 };
+    let refs = if is_mapping {
+        SessionFlags::REFS_SERVER
+    } else {
+        SessionFlags::empty()
+    };
     opening.request = Entry {
         key: parsed.key(View::Inside, from),
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN | refs,
+            flags: SessionFlags::PRIMARY
+                | SessionFlags::FROM_INITIATOR
+                | SessionFlags::IN
+                | SessionFlags::HAIRPIN
+                | refs,
             ..record(tables, client, endpoint, View::Inside, network, rule)
         },
     };
     opening.answer.record = SessionRecord {
-        flags: flags::HAIRPIN,
+        flags: SessionFlags::HAIRPIN,
         ..record(tables, external, client, View::Inside, from, rule)
     };
     let state = first_state(opening.request.key.protocol, external.port);

@@ -9,7 +9,7 @@ use crate::{
         Tables,
         counters::NO_RULE,
         guests::GuestKey,
-        sessions::{SessionKey, SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionKey, SessionRecord, View},
     },
     verifier::verifier_barrier,
     wire::address::Address,
@@ -33,16 +33,16 @@ pub fn open_host<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, netwo
             ..parsed.key(View::Inside, network)
         },
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST,
+            flags: SessionFlags::PRIMARY | SessionFlags::FROM_INITIATOR | SessionFlags::HOST,
             ..record(tables, local, remote, View::Outside, network, NO_RULE)
         },
     };
     opening.answer.record = SessionRecord {
-        flags: flags::IN | flags::HOST,
+        flags: SessionFlags::IN | SessionFlags::HOST,
         ..record(tables, remote, local, View::Inside, network, NO_RULE)
     };
     opening.answer.key = answer_key(&opening.request);
-    opening.guest = GuestKey::of_session(&opening.request.key, flags::HOST);
+    opening.guest = GuestKey::of_session(&opening.request.key, SessionFlags::HOST);
     if limits::enter_host(tables, &opening.guest).is_err() {
         return false;
     }
@@ -50,7 +50,7 @@ pub fn open_host<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, netwo
     let is_noted = add_pair(tables, opening).is_ok();
     match is_noted {
         true => tables.count_opened(NO_RULE),
-        false => limits::leave(tables, &opening.guest, flags::HOST),
+        false => limits::leave(tables, &opening.guest, SessionFlags::HOST),
     }
     is_noted
 }

@@ -12,7 +12,7 @@ use crate::{
         Tables,
         guests::GuestKey,
         ports::PortOwner,
-        sessions::{SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionRecord, View},
         snats,
     },
     verifier::verifier_barrier,
@@ -42,7 +42,7 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
     opening.guest = GuestKey::new(owner.address, owner.network);
     opening.request.key = parsed.key(View::Outside, 0);
     opening.request.record = SessionRecord {
-        flags: flags::IN | flags::FROM_INITIATOR,
+        flags: SessionFlags::IN | SessionFlags::FROM_INITIATOR,
         ..record(
             tables,
             remote,
@@ -53,18 +53,18 @@ pub fn open_to_mapping<A: Address, T: Tables<A>>(
         )
     };
     opening.answer.record = SessionRecord {
-        flags: flags::PRIMARY,
+        flags: SessionFlags::PRIMARY,
         ..record(tables, external, remote, View::Outside, 0, owner.rule)
     };
     opening.answer.key = answer_key(&opening.request);
     verifier_barrier(opening);
-    if let Err(reason) = limits::enter(tables, &opening.guest, flags::PRIMARY) {
+    if let Err(reason) = limits::enter(tables, &opening.guest, SessionFlags::PRIMARY) {
         return joined(tables, opening, reason);
     }
     let refs = match hold(tables, external, remote.address, protocol, owner, permit) {
         Ok(refs) => refs,
         Err(reason) => {
-            limits::leave(tables, &opening.guest, flags::PRIMARY);
+            limits::leave(tables, &opening.guest, SessionFlags::PRIMARY);
             return joined(tables, opening, reason);
         }
     };

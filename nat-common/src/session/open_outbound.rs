@@ -10,7 +10,7 @@ use crate::{
         Tables,
         counters::NO_RULE,
         origin::Origin,
-        sessions::{SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionRecord, View},
         snats::{self, BY_DESTINATION},
     },
     wire::address::Address,
@@ -44,20 +44,24 @@ fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
         parsed, opening, ..
     } = work;
     let (rule, network) = (opening.snat.rule, opening.origin.network);
-    let host = if rule == NO_RULE { flags::HOST } else { 0 };
+    let host = if rule == NO_RULE {
+        SessionFlags::HOST
+    } else {
+        SessionFlags::empty()
+    };
     let (internal, remote) = (parsed.source(), parsed.destination());
     opening.request = Entry {
         key: parsed.key(View::Inside, network),
         record: SessionRecord {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | host,
+            flags: SessionFlags::PRIMARY | SessionFlags::FROM_INITIATOR | host,
             ..record(tables, internal, remote, View::Outside, 0, rule)
         },
     };
     opening.answer.record = SessionRecord {
-        flags: flags::IN | host,
+        flags: SessionFlags::IN | host,
         ..record(tables, remote, internal, View::Inside, network, rule)
     };
-    if host == 0 {
+    if host.is_empty() {
         let state = first_state(parsed.header.protocol, remote.port);
         (opening.request.record.state, opening.answer.record.state) = (state, state);
     }

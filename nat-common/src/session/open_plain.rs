@@ -9,7 +9,7 @@ use crate::{
     tables::{
         Tables,
         guests::GuestKey,
-        sessions::{SessionRecord, View, flags},
+        sessions::{SessionFlags, SessionRecord, View},
     },
     wire::address::Address,
     work::{Work, opening::Entry},
@@ -59,11 +59,11 @@ fn prepare_plain<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, plain
     } = work;
     let (source, destination) = (parsed.source(), parsed.destination());
     let is_guests = plain.view as u8 == View::Inside as u8;
-    let (by_guest, to_guest) = (flags::PRIMARY, flags::IN);
+    let (by_guest, to_guest) = (SessionFlags::PRIMARY, SessionFlags::IN);
     opening.request = Entry {
         key: parsed.key(plain.view, plain.network),
         record: SessionRecord {
-            flags: flags::FROM_INITIATOR | if is_guests { by_guest } else { to_guest },
+            flags: SessionFlags::FROM_INITIATOR | if is_guests { by_guest } else { to_guest },
             ..record(
                 tables,
                 source,

@@ -3,7 +3,7 @@
 use crate::{
     drop_reason::DropReason,
     session::{entries::add_pair, limits, tracking},
-    tables::{Tables, environment::MAX_WAITS, sessions::flags},
+    tables::{Tables, environment::MAX_WAITS, sessions::SessionFlags},
     verifier::verifier_barrier,
     wire::address::{Address, Endpoint},
     work::opening::{Opening, Refusal},
@@ -29,13 +29,13 @@ pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &m
 }
 
 impl<A: Address> Opening<A> {
-    /// The [`flags`] of the primary entry.
+    /// The [`SessionFlags`] of the primary entry.
     #[inline(always)]
-    fn primary_flags(&self) -> u8 {
+    fn primary_flags(&self) -> SessionFlags {
         let (request, answer) = (self.request.record.flags, self.answer.record.flags);
-        match request & flags::PRIMARY {
-            0 => answer,
-            _ => request,
+        match request.contains(SessionFlags::PRIMARY) {
+            false => answer,
+            true => request,
         }
     }
 
@@ -106,7 +106,7 @@ fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool 
     if !session.is_usable() {
         return false;
     }
-    if !session.has(flags::FROM_INITIATOR) {
+    if !session.has(SessionFlags::FROM_INITIATOR) {
         // It was opened from the other end: this packet is an answer there.
         session.state.fetch_or(tracking::REPLIED);
         if let Some(peer) = tables.session(&session.peer_key(key.protocol)) {

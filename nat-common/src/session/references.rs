@@ -10,7 +10,7 @@ use crate::{
         permits::PermitKey,
         ports::{PortKey, PortOwner, PortRecord},
         references,
-        sessions::flags,
+        sessions::SessionFlags,
     },
     wire::address::{Address, Endpoint},
     work::opening::Refusal,
@@ -68,17 +68,17 @@ pub(crate) fn hold<A: Address, T: Tables<A>>(
     protocol: u8,
     owner: &PortOwner<A>,
     permit: bool,
-) -> Result<u8, DropReason> {
+) -> Result<SessionFlags, DropReason> {
     if !owner.references.acquire() {
         return Err(DropReason::Ending);
     }
     if !permit {
-        return Ok(flags::REFS_PORT);
+        return Ok(SessionFlags::REFS_PORT);
     }
     match add_permit(tables, &PermitKey::new(external, remote, protocol)) {
-        Ok(()) => Ok(flags::REFS_PORT | flags::REFS_PERMIT),
+        Ok(()) => Ok(SessionFlags::REFS_PORT | SessionFlags::REFS_PERMIT),
         Err(refusal) => {
-            release(tables, protocol, external, remote, flags::REFS_PORT);
+            release(tables, protocol, external, remote, SessionFlags::REFS_PORT);
             Err(match refusal {
                 Refusal::Final(reason) => reason,
                 _ => DropReason::Ending,
@@ -108,9 +108,9 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
     protocol: u8,
     external: Endpoint<A>,
     remote: A,
-    refs: u8,
+    refs: SessionFlags,
 ) {
-    if refs & flags::REFS_PERMIT != 0 {
+    if refs.contains(SessionFlags::REFS_PERMIT) {
         let key = PermitKey::new(external, remote, protocol);
         if tables
             .permit(&key)
@@ -119,7 +119,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
             tables.remove_permit(&key);
         }
     }
-    if refs & flags::REFS_PORT != 0 {
+    if refs.contains(SessionFlags::REFS_PORT) {
         release_port(tables, protocol, external);
     }
 }

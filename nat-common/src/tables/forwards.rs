@@ -1,5 +1,8 @@
 //! `FORWARDS`: compiled forward rules.
 
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
 use crate::wire::address::{Addr4, Address, Endpoint, Port};
 
 /// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
@@ -38,25 +41,29 @@ pub struct Forward<A> {
     pub first_external: u16,
     /// The guest's port for it.
     pub first_internal: u16,
-    /// Bits of [`forward_flags`].
-    pub flags: u8,
+    /// Its properties.
+    pub flags: ForwardFlags,
     /// Zero.
     pub reserved: u8,
 }
 
-/// Bits of [`Forward::flags`].
-pub mod forward_flags {
-    /// All ports of the range go to the first internal one.
-    pub const MANY_TO_ONE: u8 = 1 << 0;
-    /// Guests also reach it by the external address.
-    pub const HAIRPIN: u8 = 1 << 1;
-    /// The host itself reaches it by the external address, and by its loopback address.
-    pub const LOCAL: u8 = 1 << 2;
-    /// It names services of the guest, which are accepted unless a policy says otherwise.
-    pub const ACCEPTED: u8 = 1 << 3;
-    /// It takes all packets to the address. Source translation may nevertheless use ports of the
-    /// address: otherwise none would be left, and answers find their session first.
-    pub const WHOLE: u8 = 1 << 4;
+bitflags! {
+    /// Bits of [`Forward::flags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct ForwardFlags: u8 {
+        /// All ports of the range go to the first internal one.
+        const MANY_TO_ONE = 1 << 0;
+        /// Guests also reach it by the external address.
+        const HAIRPIN = 1 << 1;
+        /// The host itself reaches it by the external address, and by its loopback address.
+        const LOCAL = 1 << 2;
+        /// It names services of the guest, which are accepted unless a policy says otherwise.
+        const ACCEPTED = 1 << 3;
+        /// It takes all packets to the address. Source translation may nevertheless use ports of the
+        /// address: otherwise none would be left, and answers find their session first.
+        const WHOLE = 1 << 4;
+    }
 }
 
 impl<A> Forward<A> {
@@ -64,7 +71,7 @@ impl<A> Forward<A> {
     #[inline(always)]
     #[must_use]
     pub fn internal_port(&self, external: Port) -> Port {
-        if self.flags & forward_flags::MANY_TO_ONE != 0 {
+        if self.flags.contains(ForwardFlags::MANY_TO_ONE) {
             return Port::new(self.first_internal);
         }
         let shift = self.first_internal.wrapping_sub(self.first_external);

@@ -5,7 +5,7 @@ use crate::{
     tables::{
         insert::InsertError,
         references::References,
-        sessions::{SessionKey, flags},
+        sessions::{SessionFlags, SessionKey},
     },
     wire::address::{Addr4, Address},
 };
@@ -63,11 +63,11 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
-    /// The guest under which a session counts, by its primary entry's key and [`flags`]: sessions
+    /// The guest under which a session counts, by its primary entry's key and [`SessionFlags`]: sessions
     /// of the host count together.
     #[inline(always)]
-    pub fn of_session(key: &SessionKey<A>, session_flags: u8) -> Self {
-        if session_flags & flags::HOST != 0 {
+    pub fn of_session(key: &SessionKey<A>, session_flags: SessionFlags) -> Self {
+        if session_flags.contains(SessionFlags::HOST) {
             Self::new(A::UNSPECIFIED, 0)
         } else {
             Self::new(key.source, key.network)
@@ -93,11 +93,12 @@ impl<A: Address> GuestKey<A> {
     }
 }
 
-/// Whether a session was opened from outside, by the [`flags`] of its primary entry.
+/// Whether a session was opened from outside, by the [`SessionFlags`] of its primary entry.
 #[inline(always)]
 #[must_use]
-pub const fn is_from_outside(session_flags: u8) -> bool {
-    session_flags & (flags::PRIMARY | flags::FROM_INITIATOR | flags::HOST) == flags::PRIMARY
+pub fn is_from_outside(session_flags: SessionFlags) -> bool {
+    session_flags & (SessionFlags::PRIMARY | SessionFlags::FROM_INITIATOR | SessionFlags::HOST)
+        == SessionFlags::PRIMARY
 }
 
 /// The table of guests.

@@ -1,5 +1,8 @@
 //! `INSIDE`: inside addresses, by prefix.
 
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
 use crate::wire::address::{Addr4, Address};
 
 /// Key of `INSIDE`, a longest-prefix match over inside addresses.
@@ -20,23 +23,27 @@ pub struct InsideKey<A> {
 pub struct Inside<A> {
     /// Number of the network, 0 if only a rule has the prefix.
     pub network: u16,
-    /// Bits of [`inside_flags`].
-    pub flags: u16,
+    /// Its properties.
+    pub flags: InsideFlags,
     /// The host's address in the network, from which it sends ICMP errors; unspecified if only a
     /// rule has the prefix.
     pub gateway: A,
-    /// The guest's link-layer address, if [`inside_flags::HAS_MAC`] is set.
+    /// The guest's link-layer address, if [`InsideFlags::HAS_MAC`] is set.
     pub mac: [u8; 6],
     /// Zero.
     pub reserved: [u8; 2],
 }
 
-/// Bits of [`Inside::flags`].
-pub mod inside_flags {
-    /// Only frames from [`super::Inside::mac`] may have this source address.
-    pub const HAS_MAC: u16 = 1 << 0;
-    /// For a network's own prefix: each address belongs to the port that uses it first.
-    pub const ON_LINK: u16 = 1 << 1;
+bitflags! {
+    /// Bits of [`Inside::flags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct InsideFlags: u16 {
+        /// Only frames from [`Inside::mac`] may have this source address.
+        const HAS_MAC = 1 << 0;
+        /// For a network's own prefix: each address belongs to the port that uses it first.
+        const ON_LINK = 1 << 1;
+    }
 }
 
 /// The table of inside addresses.

@@ -1,5 +1,8 @@
 //! `INTERFACES` and `NEAR_INTERFACES`: the roles of interfaces.
 
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
 /// Value of `INTERFACES`, whose key is the interface's index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -11,8 +14,8 @@ pub struct Interface {
     /// For an uplink: the largest TCP segment in bytes that a connection through it may announce
     /// (RFC 9293 section 3.7.1), 0 to leave announcements unchanged.
     pub mss: u16,
-    /// Bits of [`interface_flags`].
-    pub flags: u16,
+    /// Its properties.
+    pub flags: InterfaceFlags,
     /// Its link-layer address, zero if it has none; for a port, that of its bridge.
     pub mac: [u8; 6],
     /// For a port: the VLAN of frames without a tag, if its bridge filters VLANs, otherwise 0.
@@ -43,31 +46,35 @@ pub mod role {
     pub const PORT: u16 = 3;
 }
 
-/// Bits of [`Interface::flags`].
-pub mod interface_flags {
-    /// Guests of this network may send only from addresses that are theirs.
-    pub const ANTI_SPOOF: u16 = 1 << 0;
-    /// Guests are directly behind this interface, which has the fast path. (For a bridge, its ports
-    /// have it.)
-    pub const NO_BRIDGE: u16 = 1 << 1;
-    /// It is not the only uplink: sessions may have the address of another one.
-    pub const ONE_OF_SEVERAL: u16 = 1 << 2;
-    /// There are policies.
-    pub const POLICED: u16 = 1 << 3;
-    /// Netfilter sees packets before the hook at its ingress does, as on a bridge with
-    /// `bridge-nf-call-iptables`. A packet that is translated there is received again, so that
-    /// netfilter sees the translated packet.
-    pub const NETFILTER_FIRST: u16 = 1 << 4;
-    /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
-    pub const MAY_BE_UNFINISHED: u16 = 1 << 5;
-    /// Frames from this port are checked ([`crate::pipeline::guard`]).
-    pub const GUARDED: u16 = 1 << 6;
-    /// This port is up and has a carrier: addresses bound to it stay bound.
-    pub const CARRIES: u16 = 1 << 7;
-    /// Packets from this port do not take the fast path.
-    pub const SLOW: u16 = 1 << 8;
-    /// natbpf serves DHCP behind this port: no guest may, and no guest takes all addresses.
-    pub const SERVED: u16 = 1 << 9;
+bitflags! {
+    /// Bits of [`Interface::flags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct InterfaceFlags: u16 {
+        /// Guests of this network may send only from addresses that are theirs.
+        const ANTI_SPOOF = 1 << 0;
+        /// Guests are directly behind this interface, which has the fast path. (For a bridge, its ports
+        /// have it.)
+        const NO_BRIDGE = 1 << 1;
+        /// It is not the only uplink: sessions may have the address of another one.
+        const ONE_OF_SEVERAL = 1 << 2;
+        /// There are policies.
+        const POLICED = 1 << 3;
+        /// Netfilter sees packets before the hook at its ingress does, as on a bridge with
+        /// `bridge-nf-call-iptables`. A packet that is translated there is received again, so that
+        /// netfilter sees the translated packet.
+        const NETFILTER_FIRST = 1 << 4;
+        /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
+        const MAY_BE_UNFINISHED = 1 << 5;
+        /// Frames from this port are checked ([`crate::pipeline::guard`]).
+        const GUARDED = 1 << 6;
+        /// This port is up and has a carrier: addresses bound to it stay bound.
+        const CARRIES = 1 << 7;
+        /// Packets from this port do not take the fast path.
+        const SLOW = 1 << 8;
+        /// natbpf serves DHCP behind this port: no guest may, and no guest takes all addresses.
+        const SERVED = 1 << 9;
+    }
 }
 
 /// The tables of interfaces.

@@ -6,6 +6,9 @@
 //! anything about it changes, the tag is taken out of use, and its sessions learn another one from
 //! their next packet, which takes the slow path.
 
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
 use crate::atomics::Shared;
 
 /// How many next hops there can be.
@@ -47,8 +50,8 @@ pub struct NextHopRecord<Word = u32> {
     pub destination: [u8; 6],
     /// Link-layer address of the device by which the kernel would send.
     pub source: [u8; 6],
-    /// Bits of [`flags`].
-    pub flags: u16,
+    /// Its properties.
+    pub flags: NextHopFlags,
     /// The last tag's high half.
     pub epoch: u16,
     /// When a packet was last sent there, in seconds of the monotonic clock.
@@ -58,12 +61,16 @@ pub struct NextHopRecord<Word = u32> {
 /// [`NextHopRecord`] in the table, while packets on several CPUs use it.
 pub type NextHop = NextHopRecord<Shared>;
 
-/// Bits of [`NextHopRecord::flags`].
-pub mod flags {
-    /// A program of natbpf is at the egress of the port.
-    pub const HAS_EGRESS: u16 = 1 << 0;
-    /// The port accepts frames that XDP redirects.
-    pub const TAKES_FRAMES: u16 = 1 << 1;
+bitflags! {
+    /// Bits of [`NextHopRecord::flags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct NextHopFlags: u16 {
+        /// A program of natbpf is at the egress of the port.
+        const HAS_EGRESS = 1 << 0;
+        /// The port accepts frames that XDP redirects.
+        const TAKES_FRAMES = 1 << 1;
+    }
 }
 
 /// Key of `NEXT_HOP_TAGS`, whose value is a [`Tag`].

@@ -1,9 +1,16 @@
 //! `RULES`: flags of all sessions of a rule.
 
-/// Bits of a value of `RULES`, whose key is a rule's number.
-pub mod rule_flags {
-    /// All its packets take the slow path.
-    pub const KERNEL: u32 = 1 << 0;
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
+bitflags! {
+    /// Bits of a value of `RULES`, whose key is a rule's number.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct RuleFlags: u32 {
+        /// All its packets take the slow path.
+        const KERNEL = 1 << 0;
+    }
 }
 
 /// The table of the flags of rules.

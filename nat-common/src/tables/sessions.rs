@@ -8,6 +8,9 @@
 //! A hairpinned session (guest to guest by an external address) has two more, for the egress hook,
 //! where everything is already rewritten except the source address.
 
+use bitflags::bitflags;
+use bytemuck::{Pod, Zeroable};
+
 use crate::{
     atomics::Shared,
     headers::{
@@ -106,8 +109,8 @@ pub struct SessionRecord<A, Word = u32> {
     pub peer_network: u16,
     /// [`SessionKey::view`] of the other direction's entry.
     pub peer_view: u8,
-    /// Bits of [`flags`].
-    pub flags: u8,
+    /// What the entry is.
+    pub flags: SessionFlags,
     /// Number of the rule under which the session counts.
     pub rule: u32,
     /// When it was opened, in seconds of the monotonic clock.
@@ -128,24 +131,28 @@ pub struct SessionRecord<A, Word = u32> {
 /// [`SessionRecord`] in the table, while packets on several CPUs read and change it.
 pub type Session<A> = SessionRecord<A, Shared>;
 
-/// Bits of [`SessionRecord::flags`].
-pub mod flags {
-    /// This entry is the one that expiry checks, and that owns the others of its session.
-    pub const PRIMARY: u8 = 1 << 0;
-    /// Packets of this entry are sent by the session's initiator.
-    pub const FROM_INITIATOR: u8 = 1 << 1;
-    /// Packets of this entry count as `in`.
-    pub const IN: u8 = 1 << 2;
-    /// The session holds a reference to its external port's owner.
-    pub const REFS_PORT: u8 = 1 << 3;
-    /// The session holds a reference to a permit of its remote address.
-    pub const REFS_PERMIT: u8 = 1 << 4;
-    /// Guest to guest by an external address: there are entries in [`super::View::Between`].
-    pub const HAIRPIN: u8 = 1 << 5;
-    /// The host's own traffic: its port is claimed, but it does not count under a rule.
-    pub const HOST: u8 = 1 << 6;
-    /// The hairpinned session holds a reference to the owner of the port to which it was sent.
-    pub const REFS_SERVER: u8 = 1 << 7;
+bitflags! {
+    /// Bits of [`SessionRecord::flags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+    #[repr(transparent)]
+    pub struct SessionFlags: u8 {
+        /// This entry is the one that expiry checks, and that owns the others of its session.
+        const PRIMARY = 1 << 0;
+        /// Packets of this entry are sent by the session's initiator.
+        const FROM_INITIATOR = 1 << 1;
+        /// Packets of this entry count as `in`.
+        const IN = 1 << 2;
+        /// The session holds a reference to its external port's owner.
+        const REFS_PORT = 1 << 3;
+        /// The session holds a reference to a permit of its remote address.
+        const REFS_PERMIT = 1 << 4;
+        /// Guest to guest by an external address: there are entries in [`View::Between`].
+        const HAIRPIN = 1 << 5;
+        /// The host's own traffic: its port is claimed, but it does not count under a rule.
+        const HOST = 1 << 6;
+        /// The hairpinned session holds a reference to the owner of the port to which it was sent.
+        const REFS_SERVER = 1 << 7;
+    }
 }
 
 /// [`SessionRecord::seen_s`] of an entry that is being removed.
@@ -284,10 +291,10 @@ impl<A: Address> Session<A> {
         Endpoint::new(self.destination, self.destination_port)
     }
 
-    /// Whether a bit of [`flags`] is set.
+    /// Whether it has a flag.
     #[inline(always)]
-    pub fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
+    pub fn has(&self, flag: SessionFlags) -> bool {
+        self.flags.contains(flag)
     }
 
     /// The key of the other direction's entry.
@@ -459,7 +466,7 @@ impl<A: Address> SessionRecord<A> {
         destination_port: Port::ZERO,
         peer_network: 0,
         peer_view: 0,
-        flags: 0,
+        flags: SessionFlags::empty(),
         rule: 0,
         opened_s: 0,
         seen_s: 0,

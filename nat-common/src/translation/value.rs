@@ -2,7 +2,7 @@
 
 use crate::{
     headers::{parsed::Parsed, quoted::Quoted},
-    tables::sessions::{Session, SessionRecord, flags},
+    tables::sessions::{Session, SessionFlags, SessionRecord},
     translation::{icmp_error::ErrorTranslation, verdict::Verdict},
     wire::address::{Address, Endpoint, Port},
 };
@@ -81,7 +81,7 @@ impl<A: Address> Translation<A> {
     pub fn of_session(&mut self, session: &Session<A>) {
         self.source = session.source_endpoint();
         self.destination = session.destination_endpoint();
-        self.count(session.rule, session.has(flags::IN));
+        self.count(session.rule, session.has(SessionFlags::IN));
     }
 
     /// The same for a packet that has opened its session.

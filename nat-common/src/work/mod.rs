@@ -12,9 +12,10 @@ use crate::{
     headers::parsed::Parsed,
     tables::{
         guests::GuestKey,
+        next_hops::NextHopFlags,
         origin::Origin,
         ports::{PortKey, PortRecord},
-        sessions::{SessionKey, SessionRecord},
+        sessions::{SessionFlags, SessionKey, SessionRecord},
         snats::Snat,
     },
     translation::Translation,
@@ -53,8 +54,8 @@ pub struct Work<A> {
 pub struct Redirect {
     /// Index of the interface.
     pub port: u32,
-    /// Bits of [`crate::tables::next_hops::flags`].
-    pub flags: u32,
+    /// What its port needs.
+    pub flags: NextHopFlags,
 }
 
 impl<A: Address> Work<A> {
@@ -105,7 +106,7 @@ impl<A: Address> Work<A> {
                 port: Port::ZERO,
             },
             choice: Choice::Own,
-            refs: 0,
+            refs: SessionFlags::empty(),
             added: Ok(()),
             search: PortSearch::EMPTY,
             attempt: 0,
@@ -119,7 +120,10 @@ impl<A: Address> Work<A> {
             translation: Translation::EMPTY,
             policy_match: PolicyMatch::EMPTY,
             refusal: [0; unreachable::MAX_LEN],
-            redirect: Redirect { port: 0, flags: 0 },
+            redirect: Redirect {
+                port: 0,
+                flags: NextHopFlags::empty(),
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         insert::InsertError,
         origin::Origin,
         ports::{PortKey, PortRecord},
-        sessions::{SessionKey, SessionRecord},
+        sessions::{SessionFlags, SessionKey, SessionRecord},
         snats::Snat,
     },
     wire::address::Endpoint,
@@ -44,8 +44,8 @@ pub struct Opening<A> {
     pub port: (PortKey<A>, PortRecord<A>),
     /// How it was chosen.
     pub(crate) choice: Choice,
-    /// The references to it that the session holds, as bits of [`crate::tables::sessions::flags`].
-    pub refs: u8,
+    /// The references to it that the session holds, as flags.
+    pub refs: SessionFlags,
     /// Whether the entries with it were added.
     pub(crate) added: Result<(), Refusal>,
     /// The external ports to try.

@@ -9,7 +9,7 @@ use nat_common::{
     tables::{
         policies::{DEFAULTS, Policy4, action, side},
         ports::{PortKey, PortRecord4, Ports as _},
-        sessions::{DEAD, Session, SessionKey4, SessionRecord4, Sessions as _, flags},
+        sessions::{DEAD, Session, SessionFlags, SessionKey4, SessionRecord4, Sessions as _},
         snats::{filtering, mapping},
     },
     wire::{
@@ -212,7 +212,7 @@ fn all(world: &World) -> Vec<Adopted4> {
     let tables = &world.tables;
     let mut all = Vec::new();
     for (key, session) in tables.sessions.entries() {
-        if !session.has(flags::PRIMARY) {
+        if !session.has(SessionFlags::PRIMARY) {
             continue;
         }
         let peer = tables.session(&session.peer_key(key.protocol)).unwrap();
@@ -222,8 +222,8 @@ fn all(world: &World) -> Vec<Adopted4> {
             key,
             record: record(session),
             peer: record(peer),
-            port: owner(tables, &external, session.has(flags::REFS_PORT)),
-            server: owner(tables, &server, session.has(flags::REFS_SERVER)),
+            port: owner(tables, &external, session.has(SessionFlags::REFS_PORT)),
+            server: owner(tables, &server, session.has(SessionFlags::REFS_SERVER)),
         });
     }
     // The order of a table is arbitrary.
@@ -395,15 +395,15 @@ fn a_session_whose_port_has_another_owner_by_now_is_left_out() {
         |owner| owner.flags = nat_common::tables::ports::SHARED,
     ];
     // By its own port, and by that of whom it was sent to.
-    for (kind, holds) in [(0, flags::REFS_PORT), (6, flags::REFS_SERVER)] {
+    for (kind, holds) in [(0, SessionFlags::REFS_PORT), (6, SessionFlags::REFS_SERVER)] {
         for change in changes {
             let [old, new] = KINDS[kind].worlds();
             let adopted = all(&old)
                 .into_iter()
-                .find(|one| one.record.flags & holds != 0 && one.key.protocol == UDP)
+                .find(|one| one.record.flags.contains(holds) && one.key.protocol == UDP)
                 .unwrap();
             let (endpoint, mut owner) = match holds {
-                flags::REFS_PORT => (adopted.record.source_endpoint(), adopted.port),
+                SessionFlags::REFS_PORT => (adopted.record.source_endpoint(), adopted.port),
                 _ => (adopted.key.destination_endpoint(), adopted.server),
             };
             change(&mut owner);

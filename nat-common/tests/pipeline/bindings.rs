@@ -5,8 +5,8 @@ use nat_common::{
     pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, MOST_SERVED_NAMES, PASSES},
     tables::{
         bindings::{BindingRecord, Bindings as _, FIXED, Name},
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
-        interfaces::{Interface, interface_flags, role},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideFlags, InsideKey4},
+        interfaces::{Interface, InterfaceFlags, role},
     },
     wire::{address::Addr4, packet::SlicePacket},
 };
@@ -35,7 +35,7 @@ fn world() -> World {
         let interface = Interface {
             role: role::PORT,
             number: NETWORK,
-            flags: interface_flags::GUARDED | interface_flags::CARRIES,
+            flags: InterfaceFlags::GUARDED | InterfaceFlags::CARRIES,
             mac: BRIDGE,
             ..Interface::default()
         };
@@ -46,13 +46,13 @@ fn world() -> World {
         &mut world,
         [172, 22, 161, 0],
         24,
-        inside_flags::ON_LINK,
+        InsideFlags::ON_LINK,
         [0; 6],
     );
     world
 }
 
-fn inside(world: &mut World, address: Ip, bits: u32, flags: u16, mac: [u8; 6]) {
+fn inside(world: &mut World, address: Ip, bits: u32, flags: InsideFlags, mac: [u8; 6]) {
     let key = InsideKey4 {
         generation: 1,
         reserved: [0; 2],
@@ -129,9 +129,9 @@ fn an_ethernet_address_stays_with_its_port_while_that_carries() {
     // The guest has moved: its old port is down, or gone.
     let carries = |world: &mut World, carries: bool| {
         let port = world.tables.interfaces.get_mut(&TAP1).unwrap();
-        port.flags = interface_flags::GUARDED;
+        port.flags = InterfaceFlags::GUARDED;
         if carries {
-            port.flags |= interface_flags::CARRIES;
+            port.flags |= InterfaceFlags::CARRIES;
         }
     };
     carries(&mut world, false);
@@ -228,7 +228,7 @@ fn a_fixed_name_is_of_its_port_alone() {
 #[test]
 fn the_sender_of_arp_must_own_its_addresses() {
     let mut world = world();
-    inside(&mut world, C1, 32, inside_flags::HAS_MAC, M1);
+    inside(&mut world, C1, 32, InsideFlags::HAS_MAC, M1);
     assert!(passes(&world, TAP1, arp(M1, M1, C1)));
     assert!(!passes(&world, TAP2, arp(M2, M2, C1)), "another's address");
     assert!(
@@ -260,7 +260,7 @@ fn an_unassigned_address_stays_with_its_user() {
 #[test]
 fn several_guests_behind_a_router_or_a_bridge_share_a_port() {
     let mut world = world();
-    inside(&mut world, [10, 9, 0, 0], 16, 0, [0; 6]);
+    inside(&mut world, [10, 9, 0, 0], 16, InsideFlags::empty(), [0; 6]);
     for number in 0..=255 {
         let mac = [6, 0, 0, 0, 0, number];
         assert!(passes(&world, TAP1, frame(mac, OTHER)));
@@ -306,7 +306,7 @@ fn served() -> World {
     let mut world = world();
     for port in [TAP1, TAP2] {
         let interface = world.tables.interfaces.get_mut(&port).unwrap();
-        interface.flags |= interface_flags::SERVED;
+        interface.flags |= InterfaceFlags::SERVED;
     }
     world
 }
@@ -441,7 +441,7 @@ fn only_the_checked_part_of_a_paged_frame_is_made_readable() {
 fn at_a_port_that_is_not_guarded_every_frame_passes() {
     let mut world = world();
     let port = world.tables.interfaces.get_mut(&TAP2).unwrap();
-    port.flags = interface_flags::CARRIES;
+    port.flags = InterfaceFlags::CARRIES;
     assert!(passes(&world, TAP1, frame(M1, OTHER)));
     assert!(passes(&world, TAP2, frame(M1, OTHER)), "another's");
     assert!(passes(&world, TAP2, frame(BRIDGE, OTHER)), "the host's");
@@ -456,7 +456,7 @@ fn an_address_that_is_used_stays_and_a_fixed_one_without_use_as_well() {
     };
     let fixed = Name::of_address(Addr4(C3), NETWORK);
     world.tables.add_binding(&fixed, &record).unwrap();
-    inside(&mut world, C3, 32, inside_flags::ON_LINK, [0; 6]);
+    inside(&mut world, C3, 32, InsideFlags::ON_LINK, [0; 6]);
     assert!(passes(&world, TAP1, ip(M1, C1)));
     assert!(passes(&world, TAP1, ip(M1, C3)));
     world.tables.now_s += KEPT_S;

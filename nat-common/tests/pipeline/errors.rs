@@ -4,7 +4,7 @@
 use nat_common::{
     drop_reason::DropReason,
     pipeline::Verdict,
-    tables::inside::inside_flags,
+    tables::inside::InsideFlags,
     wire::protocol::{TCP, UDP},
 };
 
@@ -60,7 +60,11 @@ fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
 /// by hairpin. Who is behind a router has the router's errors.
 #[test]
 fn i5_an_error_of_another_guest_does_not_leave() {
-    for flag in [inside_flags::ON_LINK, inside_flags::HAS_MAC, 0] {
+    for flag in [
+        InsideFlags::ON_LINK,
+        InsideFlags::HAS_MAC,
+        InsideFlags::empty(),
+    ] {
         let mut world = World::new();
         world.known_by(C1, flag, [0; 6]);
         world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
@@ -68,7 +72,7 @@ fn i5_an_error_of_another_guest_does_not_leave() {
         let back = back.guest();
         let others = world.guest_sends(&error(C2, &back, 3, 28).bytes());
         match flag {
-            0 => drop(others.uplink()),
+            flag if flag.is_empty() => drop(others.uplink()),
             _ => assert_eq!(others.reason(), DropReason::NoSession),
         }
         world.guest_sends(&error(C1, &back, 3, 28).bytes()).uplink();

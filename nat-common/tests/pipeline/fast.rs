@@ -65,7 +65,7 @@ pub(super) fn world() -> World {
             mtu: MTU,
             destination,
             source,
-            flags: next_hops::flags::TAKES_FRAMES,
+            flags: next_hops::NextHopFlags::TAKES_FRAMES,
             epoch: 1,
             used_s: Shared::new(0),
         };
@@ -198,7 +198,7 @@ fn segments_that_fit_are_sent_on_together() {
 fn xdp_passes_up_packets_to_a_port_that_accepts_no_frames() {
     let mut world = world();
     establish(&world, UDP);
-    world.tables.next_hops.get_mut(&2).unwrap().flags = 0;
+    world.tables.next_hops.get_mut(&2).unwrap().flags = next_hops::NextHopFlags::empty();
     let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
     for clock in [1, 1000, 2000] {
         assert_eq!(run(&world, UPLINK, &frame, clock).0, Verdict::Untouched);
@@ -631,7 +631,7 @@ fn a_guest_that_uses_anothers_address_does_not_get_it() {
     establish(&world, UDP);
     world.anti_spoof(C1, GUEST_MAC);
     world.tables.interfaces.get_mut(&PORT).unwrap().flags =
-        nat_common::tables::interfaces::interface_flags::ANTI_SPOOF;
+        nat_common::tables::interfaces::InterfaceFlags::ANTI_SPOOF;
     let mut frame = to(BRIDGE_MAC, &udp(CLIENT, REMOTE));
     assert_untouched(&world, PORT, &frame, "another's MAC address");
     frame[6..12].copy_from_slice(&GUEST_MAC);

@@ -2,6 +2,7 @@
 
 use nat_common::{
     drop_reason::DropReason,
+    tables::inside::InsideFlags,
     wire::{
         address::Addr4,
         protocol::{ICMP, TCP, UDP},
@@ -337,7 +338,7 @@ fn m6_answers_of_sessions_older_than_a_route_leave_from_the_forwarded_port() {
             ends(&packet)
         };
         assert_eq!(ask(&world), (REMOTE, target));
-        world.known_by(target.0, 0, [0; 6]);
+        world.known_by(target.0, InsideFlags::empty(), [0; 6]);
         world.forward(protocol, 8080..=8080, target);
         for _ in 0..2 {
             assert_eq!(ask(&world), (REMOTE, target));

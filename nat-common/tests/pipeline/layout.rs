@@ -1,41 +1,46 @@
 //! The layout of maps, which outlive the daemon.
 
 use nat_common::tables::{
-    interfaces::interface_flags, next_hops, policies, routes, rules, sessions,
+    interfaces::InterfaceFlags, next_hops, policies, routes, rules, sessions,
 };
 
 /// Their meaning changes with the version of the layout alone.
 #[test]
 fn bits_in_maps_keep_their_meaning_within_a_layout() {
-    use interface_flags as interface;
     let interfaces = [
-        interface::ANTI_SPOOF,
-        interface::NO_BRIDGE,
-        interface::ONE_OF_SEVERAL,
-        interface::POLICED,
-        interface::NETFILTER_FIRST,
-        interface::MAY_BE_UNFINISHED,
-        interface::GUARDED,
-        interface::CARRIES,
-        interface::SLOW,
-        interface::SERVED,
+        InterfaceFlags::ANTI_SPOOF,
+        InterfaceFlags::NO_BRIDGE,
+        InterfaceFlags::ONE_OF_SEVERAL,
+        InterfaceFlags::POLICED,
+        InterfaceFlags::NETFILTER_FIRST,
+        InterfaceFlags::MAY_BE_UNFINISHED,
+        InterfaceFlags::GUARDED,
+        InterfaceFlags::CARRIES,
+        InterfaceFlags::SLOW,
+        InterfaceFlags::SERVED,
     ];
-    assert_eq!(interfaces, core::array::from_fn(|bit| 1 << bit));
-    use sessions::flags as session;
+    let bits = interfaces.map(|flag| flag.bits());
+    assert_eq!(bits, core::array::from_fn(|bit| 1 << bit));
+    use sessions::SessionFlags;
     let sessions = [
-        session::PRIMARY,
-        session::FROM_INITIATOR,
-        session::IN,
-        session::REFS_PORT,
-        session::REFS_PERMIT,
-        session::HAIRPIN,
-        session::HOST,
-        session::REFS_SERVER,
+        SessionFlags::PRIMARY,
+        SessionFlags::FROM_INITIATOR,
+        SessionFlags::IN,
+        SessionFlags::REFS_PORT,
+        SessionFlags::REFS_PERMIT,
+        SessionFlags::HAIRPIN,
+        SessionFlags::HOST,
+        SessionFlags::REFS_SERVER,
     ];
-    assert_eq!(sessions, core::array::from_fn(|bit| 1 << bit));
-    let hops = [next_hops::flags::HAS_EGRESS, next_hops::flags::TAKES_FRAMES];
-    assert_eq!(hops, [1, 2]);
-    assert_eq!((rules::rule_flags::KERNEL, next_hops::SLOTS), (1, 0x4000));
+    let bits = sessions.map(|flag| flag.bits());
+    assert_eq!(bits, core::array::from_fn(|bit| 1 << bit));
+    let hops = [
+        next_hops::NextHopFlags::HAS_EGRESS,
+        next_hops::NextHopFlags::TAKES_FRAMES,
+    ];
+    assert_eq!(hops.map(|flag| flag.bits()), [1, 2]);
+    let kernel = rules::RuleFlags::KERNEL.bits();
+    assert_eq!((kernel, next_hops::SLOTS), (1, 0x4000));
     let sides = [policies::side::UPLINKS, policies::side::ELSEWHERE];
     assert_eq!(sides, [0x8000, 0xfffe]);
     assert_eq!(

@@ -3,7 +3,7 @@
 use nat_common::{
     drop_reason::DropReason,
     pipeline::{self, Place, Verdict},
-    tables::interfaces::interface_flags,
+    tables::interfaces::InterfaceFlags,
     wire::{
         address::Addr4,
         offload::Offload,
@@ -203,7 +203,7 @@ fn at_xdp(may_be_unfinished: bool, frame: &[u8]) -> Verdict {
     let mut world: World = world();
     if may_be_unfinished {
         let uplink = world.tables.interfaces.get_mut(&UPLINK).unwrap();
-        uplink.flags |= interface_flags::MAY_BE_UNFINISHED;
+        uplink.flags |= InterfaceFlags::MAY_BE_UNFINISHED;
     }
     establish(&world, UDP);
     // The session has paused.

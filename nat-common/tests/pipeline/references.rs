@@ -5,9 +5,9 @@ use nat_common::{
     drop_reason::DropReason,
     session::ending,
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, forward_flags},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4},
         guests::GuestKey,
-        sessions::{Sessions, View, flags},
+        sessions::{SessionFlags, Sessions, View},
         snats::{filtering, mapping},
     },
     wire::{
@@ -200,7 +200,7 @@ fn u5_a_forward_without_hairpin_is_not_for_guests() {
         network: 1,
         first_external: 10_000,
         first_internal: 80,
-        flags: forward_flags::ACCEPTED,
+        flags: ForwardFlags::ACCEPTED,
         reserved: 0,
     };
     let forwards = &mut world.tables.forwards;
@@ -248,7 +248,7 @@ fn x1_half_a_session_ends_when_it_is_idle() {
     let sessions = world.tables.sessions.entries();
     let answer = sessions
         .iter()
-        .find(|(_, session)| !session.has(flags::PRIMARY));
+        .find(|(_, session)| !session.has(SessionFlags::PRIMARY));
     let key = answer.unwrap().0;
     Sessions::remove_session(&world.tables, &key);
     assert_eq!(world.wait(299), 0);
@@ -308,10 +308,10 @@ fn x3_sessions_without_translation_are_the_guests() {
         assert_eq!(guests.len(), 1 + usize::from(is_from_outside));
         for (key, session) in world.tables.sessions.entries() {
             let is_guests = key.source == Addr4(C1);
-            assert_eq!(session.has(flags::PRIMARY), is_guests);
-            assert_eq!(session.has(flags::IN), !is_guests);
+            assert_eq!(session.has(SessionFlags::PRIMARY), is_guests);
+            assert_eq!(session.has(SessionFlags::IN), !is_guests);
             let is_first = key.source == Addr4(from.0);
-            assert_eq!(session.has(flags::FROM_INITIATOR), is_first);
+            assert_eq!(session.has(SessionFlags::FROM_INITIATOR), is_first);
         }
         world.check();
     }

@@ -117,7 +117,7 @@ fn x1_packets_that_cannot_be_quoted_are_dropped_silently() {
     };
     let inside = nat_common::tables::inside::Inside4 {
         network: 1,
-        flags: 0,
+        flags: nat_common::tables::inside::InsideFlags::empty(),
         gateway: Addr4::UNSPECIFIED,
         mac: [0; 6],
         reserved: [0; 2],

@@ -5,7 +5,7 @@ use nat_common::{
     drop_reason::DropReason,
     pipeline::Verdict,
     tables::{
-        interfaces::{Interface, interface_flags, role},
+        interfaces::{Interface, InterfaceFlags, role},
         policies::{Policy4, side, side_of},
     },
     wire::protocol::{TCP, UDP},
@@ -256,7 +256,7 @@ fn records_of_removed_policies_are_ignored() {
     world.host_sends(&own).guest();
     let counted = world.counters(POLICY);
     for interface in world.tables.interfaces.values_mut() {
-        interface.flags &= !interface_flags::POLICED;
+        interface.flags &= !InterfaceFlags::POLICED;
     }
     world.guest_sends(&asked).guest();
     world.host_sends(&own).guest();

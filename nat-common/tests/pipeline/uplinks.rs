@@ -4,7 +4,7 @@ use nat_common::{
     pipeline::Verdict,
     tables::{
         addresses::ExternalAddress,
-        interfaces::{Interface, interface_flags, role},
+        interfaces::{Interface, InterfaceFlags, role},
         snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat4, SnatKey4, mapping},
     },
     wire::{
@@ -40,7 +40,7 @@ fn world() -> World {
     interfaces.insert(OTHER, other);
     for uplink in [UPLINK, OTHER] {
         let uplink = interfaces.get_mut(&uplink).unwrap();
-        uplink.flags |= interface_flags::ONE_OF_SEVERAL;
+        uplink.flags |= InterfaceFlags::ONE_OF_SEVERAL;
     }
     let address = ExternalAddress {
         uplink: OTHER_NUMBER,
@@ -189,7 +189,7 @@ fn a_session_keeps_its_address_where_the_other_uplink_translates_nothing() {
 fn a_session_moves_only_if_there_are_several_uplinks() {
     let mut world = world();
     for interface in world.tables.interfaces.values_mut() {
-        interface.flags = 0;
+        interface.flags = InterfaceFlags::empty();
     }
     let packet = udp(GUEST, REMOTE).bytes();
     for uplink in [UPLINK, OTHER, UPLINK] {

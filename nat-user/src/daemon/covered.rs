@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use nat_common::{
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, forward_flags},
-        sessions::flags,
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags},
+        sessions::SessionFlags,
     },
     wire::{
         address::{Addr4, Port},
@@ -50,7 +50,7 @@ impl<'r> PortTargets<'r> {
 /// Whether a forward in use would open the session of a primary entry unchanged.
 pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> bool {
     let SessionEntry { key, record } = entry;
-    let is_hairpin = record.flags & flags::HAIRPIN != 0;
+    let is_hairpin = record.flags.contains(SessionFlags::HAIRPIN);
     let (external, guest) = match is_hairpin {
         true => (
             (key.destination, key.destination_port),
@@ -67,7 +67,7 @@ pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> boo
     matches!(key.protocol, TCP | UDP)
         && forward.rule == record.rule
         && (forward.to, forward.internal_port(external.1)) == guest
-        && (!is_hairpin || forward.flags & forward_flags::HAIRPIN != 0)
+        && (!is_hairpin || forward.flags.contains(ForwardFlags::HAIRPIN))
 }
 
 #[cfg(test)]
@@ -94,7 +94,7 @@ mod tests {
             network: 1,
             first_external: 3000,
             first_internal: 4000,
-            flags: 0,
+            flags: ForwardFlags::empty(),
             reserved: 0,
         };
         // Of eight ports.

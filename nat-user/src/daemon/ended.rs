@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use nat_common::{
-    tables::sessions::{SessionKey4, View, flags},
+    tables::sessions::{SessionFlags, SessionKey4, View},
     wire::address::Addr4,
 };
 
@@ -85,7 +85,7 @@ impl Active {
     fn end_matching(&self, matches: impl Fn(&SessionEntry) -> bool) -> Result<u32> {
         let dataplane = &self.tables.dataplane;
         let entries = dataplane.session_entries()?;
-        let is_primary = |entry: &&SessionEntry| entry.record.flags & flags::PRIMARY != 0;
+        let is_primary = |entry: &&SessionEntry| entry.record.flags.contains(SessionFlags::PRIMARY);
         let keys: Vec<SessionKey4> = entries
             .iter()
             .filter(is_primary)
@@ -113,7 +113,7 @@ impl Active {
 
 /// The external address of the session that a primary entry stands for.
 fn external_address(entry: &SessionEntry) -> Ipv4Addr {
-    match entry.record.flags & flags::HAIRPIN != 0 {
+    match entry.record.flags.contains(SessionFlags::HAIRPIN) {
         true => entry.key.destination.0.into(),
         false => entry.record.source.0.into(),
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nat_common::tables::{
-    next_hops::{NextHopKey, NextHopRecord, flags},
+    next_hops::{NextHopFlags, NextHopKey, NextHopRecord},
     sessions::REFRESH_S,
 };
 use nat_sys::{
@@ -289,12 +289,12 @@ fn records(
         None => taps.contains(&port),
     };
     let record = |hop: &NextHop| {
-        let mut flags = 0;
+        let mut flags = NextHopFlags::empty();
         if hop.device == hop.port {
-            flags |= flags::HAS_EGRESS;
+            flags |= NextHopFlags::HAS_EGRESS;
         }
         if takes_frames(hop.port) && bounds.frames_to(hop.port).is_none() {
-            flags |= flags::TAKES_FRAMES;
+            flags |= NextHopFlags::TAKES_FRAMES;
         }
         let record = NextHopRecord {
             port: hop.port,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nat_common::tables::{
-    interfaces::{Interface, interface_flags, role},
+    interfaces::{Interface, InterfaceFlags, role},
     uplinks::{EXITS, UPLINKS, Uplink},
 };
 use nat_config::model::{Config, Forwarding, MssClamp, Network};
@@ -24,13 +24,13 @@ pub(super) fn interfaces(
 ) -> BTreeMap<u32, Interface> {
     let links = bounds.links;
     let policed = match config.has_policies() {
-        true => interface_flags::POLICED,
-        false => 0,
+        true => InterfaceFlags::POLICED,
+        false => InterfaceFlags::empty(),
     };
     let link = |name: &str| links.iter().find(|link| link.name == name);
     let netfilter_flags = |link| match netfilter.is_before(link, links) {
-        true => interface_flags::NETFILTER_FIRST,
-        false => 0,
+        true => InterfaceFlags::NETFILTER_FIRST,
+        false => InterfaceFlags::empty(),
     };
     let inside = config.networks.iter();
     let inside_mtus: Vec<u32> = inside
@@ -68,10 +68,10 @@ pub(super) fn interfaces(
         let is_fast = config.forwarding == Forwarding::Fast;
         ports.into_iter().filter_map(move |(index, mut port)| {
             if !is_fast {
-                port.flags |= interface_flags::SLOW;
+                port.flags |= InterfaceFlags::SLOW;
             }
-            let is_needed = port.flags & interface_flags::SLOW == 0
-                || port.flags & interface_flags::GUARDED != 0;
+            let is_needed = !port.flags.contains(InterfaceFlags::SLOW)
+                || port.flags.contains(InterfaceFlags::GUARDED);
             is_needed.then_some((index, port))
         })
     });
@@ -147,53 +147,53 @@ fn ports(network: &Network, bounds: &Bounds, numbers: &Numbers) -> Vec<(u32, Int
         .collect()
 }
 
-fn port_flags(network: &Network, port: &Link, bridge: &Link, bounds: &Bounds) -> u16 {
-    let mut flags = 0;
+fn port_flags(network: &Network, port: &Link, bridge: &Link, bounds: &Bounds) -> InterfaceFlags {
+    let mut flags = InterfaceFlags::empty();
     if !is_open_port(port, bridge, bounds) {
-        flags |= interface_flags::SLOW;
+        flags |= InterfaceFlags::SLOW;
     }
     if network.anti_spoof {
-        flags |= interface_flags::GUARDED;
+        flags |= InterfaceFlags::GUARDED;
         if network.dhcp.is_some() {
-            flags |= interface_flags::SERVED;
+            flags |= InterfaceFlags::SERVED;
         }
         if port.up && port.running {
-            flags |= interface_flags::CARRIES;
+            flags |= InterfaceFlags::CARRIES;
         }
     }
     flags
 }
 
-fn bridge_flags(link: &Link, bounds: &Bounds) -> u16 {
+fn bridge_flags(link: &Link, bounds: &Bounds) -> InterfaceFlags {
     match link.kind {
-        Kind::Bridge => 0,
-        _ if bounds.arriving_by_device(link).is_some() => 0,
-        _ => interface_flags::NO_BRIDGE,
+        Kind::Bridge => InterfaceFlags::empty(),
+        _ if bounds.arriving_by_device(link).is_some() => InterfaceFlags::empty(),
+        _ => InterfaceFlags::NO_BRIDGE,
     }
 }
 
-fn uplink_flags(config: &Config) -> u16 {
+fn uplink_flags(config: &Config) -> InterfaceFlags {
     match config.uplinks.len() {
-        1 => 0,
-        _ => interface_flags::ONE_OF_SEVERAL,
+        1 => InterfaceFlags::empty(),
+        _ => InterfaceFlags::ONE_OF_SEVERAL,
     }
 }
 
 /// A card's frames come from a wire, with all checksums; other devices hand over what a stack on
 /// the same machine has sent. (Cards emulated by QEMU let it finish checksums while they have XDP.)
-fn device_flags(link: &Link) -> u16 {
+fn device_flags(link: &Link) -> InterfaceFlags {
     let is_from_wire = |bus: &str| !matches!(bus, "xen" | "vmbus");
     match link.kind == Kind::Device && link.bus.as_deref().is_some_and(is_from_wire) {
-        true => 0,
-        false => interface_flags::MAY_BE_UNFINISHED,
+        true => InterfaceFlags::empty(),
+        false => InterfaceFlags::MAY_BE_UNFINISHED,
     }
 }
 
-fn network_flags(network: &Network) -> u16 {
+fn network_flags(network: &Network) -> InterfaceFlags {
     if network.anti_spoof {
-        interface_flags::ANTI_SPOOF
+        InterfaceFlags::ANTI_SPOOF
     } else {
-        0
+        InterfaceFlags::empty()
     }
 }
 
@@ -264,7 +264,7 @@ address = "172.22.162.254/24"
         let uplink = Interface {
             role: role::UPLINK,
             number: 1,
-            flags: interface_flags::MAY_BE_UNFINISHED,
+            flags: InterfaceFlags::MAY_BE_UNFINISHED,
             mac: [2, 0, 0, 0, 0, 7],
             ..Interface::default()
         };
@@ -284,7 +284,7 @@ address = "172.22.162.254/24"
         let told = told(&strict, &links);
         assert_eq!(
             (told[&8].flags, told[&9].flags),
-            (interface_flags::ANTI_SPOOF, 0)
+            (InterfaceFlags::ANTI_SPOOF, InterfaceFlags::empty())
         );
     }
 
@@ -351,7 +351,7 @@ address = "172.22.162.254/24"
         let told = told(CONFIG, &links);
         for index in [7, 8] {
             let flags = told[&index].flags;
-            assert_ne!(flags & interface_flags::NETFILTER_FIRST, 0, "{index}");
+            assert!(flags.contains(InterfaceFlags::NETFILTER_FIRST), "{index}");
         }
     }
 

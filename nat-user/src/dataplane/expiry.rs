@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result};
 use nat_common::{
     session::ending::{END_BATCH, EndMode, idle_s, judged_s},
     tables::{
-        sessions::{DEAD, SessionKey4, SessionRecord4, flags},
+        sessions::{DEAD, SessionFlags, SessionKey4, SessionRecord4},
         settings::{DNS_S, Settings},
     },
 };
@@ -155,7 +155,7 @@ impl Expiry {
         let mut reader = Reader::new(dataplane.sessions.fd().as_fd().as_raw_fd());
         let due = &mut self.due;
         let mut note = |key: &SessionKey4, record: &SessionRecord4| {
-            if record.flags & flags::PRIMARY == 0 {
+            if !record.flags.contains(SessionFlags::PRIMARY) {
                 return;
             }
             let due_s = match record.seen_s {

@@ -49,6 +49,7 @@ use nat_common::{
         permits::PermitKey4,
         policies::{Chain, ChainKey, Policy4},
         ports::{PortKey4, PortRecord4},
+        rules::RuleFlags,
         settings::Settings,
         snats::{Snat4, SnatKey4},
         uplinks::Uplink,
@@ -309,15 +310,14 @@ impl Dataplane {
         result.context("write map FAST_UNTIL")
     }
 
-    /// Writes the [`nat_common::tables::rules::rule_flags`] of rules, by number; all others have
-    /// none.
+    /// Writes the flags of rules, by number; all others have none.
     ///
     /// # Errors
     ///
     /// When the map cannot be written.
-    pub fn set_rule_flags(&mut self, flags: &BTreeMap<u32, u32>) -> Result<()> {
+    pub fn set_rule_flags(&mut self, flags: &BTreeMap<u32, RuleFlags>) -> Result<()> {
         for rule in 0..self.rules.len() {
-            let wanted = flags.get(&rule).copied().unwrap_or(0);
+            let wanted = flags.get(&rule).copied().unwrap_or_default().bits();
             if self.rules.get(&rule, 0).context("read map RULES")? != wanted {
                 self.rules.set(rule, wanted, 0).context("write map RULES")?;
             }

@@ -8,7 +8,7 @@ use std::{
 
 use nat_common::{
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, OTHER_PROTOCOLS, forward_flags},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, OTHER_PROTOCOLS},
         snats::{Snat4, mapping},
     },
     wire::{
@@ -219,7 +219,7 @@ fn by_entries(ruleset: &Ruleset, address: Ipv4Addr, protocol: u8, port: u16) -> 
 }
 
 fn target_port(entry: &Forward4, port: u16) -> u16 {
-    if entry.flags & forward_flags::MANY_TO_ONE != 0 {
+    if entry.flags.contains(ForwardFlags::MANY_TO_ONE) {
         entry.first_internal
     } else {
         port - entry.first_external + entry.first_internal

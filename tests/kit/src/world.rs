@@ -12,17 +12,16 @@ use nat_common::{
         excludes::ExcludeKey4,
         forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
         forwards::{
-            FORWARD_FIXED_BITS, Forward4, ForwardKey4, Forwards as _, OTHER_PROTOCOLS,
-            forward_flags,
+            FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4, Forwards as _, OTHER_PROTOCOLS,
         },
         guests::{GuestKey, is_from_outside},
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses as _, InsideKey4, inside_flags},
-        interfaces::{Interface, interface_flags, role},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses as _, InsideFlags, InsideKey4},
+        interfaces::{Interface, InterfaceFlags, role},
         mappings::Mappings as _,
         permits::PermitKey,
         policies::{Chain, ChainKey, Policy4, Side, side},
         ports::{PortKey, Ports as _},
-        sessions::{Session, SessionKey4, Sessions as _, View, flags},
+        sessions::{Session, SessionFlags, SessionKey4, Sessions as _, View},
         settings::Settings,
         snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
     },
@@ -209,7 +208,7 @@ impl World {
             };
             let inside = Inside4 {
                 network,
-                flags: 0,
+                flags: InsideFlags::empty(),
                 gateway: Addr4([prefix[0], prefix[1], prefix[2], 254]),
                 mac: [0; 6],
                 reserved: [0; 2],
@@ -304,20 +303,26 @@ impl World {
 
     /// Forwards ports of the host's address, each to one of the guest's from `to` on.
     pub fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
-        self.forward_with(protocol, ports, to, 0);
+        self.forward_with(protocol, ports, to, ForwardFlags::empty());
     }
 
     /// Forwards all ports of a range to one of the guest's.
     pub fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
-        self.forward_with(protocol, ports, to, forward_flags::MANY_TO_ONE);
+        self.forward_with(protocol, ports, to, ForwardFlags::MANY_TO_ONE);
     }
 
     /// Forwards ports for the host itself as well.
     pub fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
-        self.forward_with(protocol, ports, to, forward_flags::LOCAL);
+        self.forward_with(protocol, ports, to, ForwardFlags::LOCAL);
     }
 
-    fn forward_with(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At, flags: u8) {
+    fn forward_with(
+        &mut self,
+        protocol: u8,
+        ports: RangeInclusive<u16>,
+        to: At,
+        flags: ForwardFlags,
+    ) {
         let network = self.tables.inside(GENERATION, Addr4(to.0));
         let forward = Forward4 {
             to: Addr4(to.0),
@@ -325,7 +330,7 @@ impl World {
             network: network.map_or(0, |inside| inside.network),
             first_external: *ports.start(),
             first_internal: to.1,
-            flags: flags | forward_flags::HAIRPIN | forward_flags::ACCEPTED,
+            flags: flags | ForwardFlags::HAIRPIN | ForwardFlags::ACCEPTED,
             reserved: 0,
         };
         for port in ports {
@@ -351,7 +356,7 @@ impl World {
     /// Forwards everything that is sent to the host's address.
     pub fn forward_all(&mut self, to: Ip) {
         for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
-            self.forward_with(protocol, 0..=0, At(to, 0), forward_flags::WHOLE);
+            self.forward_with(protocol, 0..=0, At(to, 0), ForwardFlags::WHOLE);
             let key = forward_key(protocol, 0);
             let all = *self
                 .tables
@@ -396,7 +401,7 @@ impl World {
             network,
             first_external: 0,
             first_internal: 0,
-            flags: forward_flags::HAIRPIN,
+            flags: ForwardFlags::HAIRPIN,
             reserved: 0,
         };
         for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
@@ -426,7 +431,7 @@ impl World {
         let any = self.tables.chains.entry(key(side::ANY, side::ANY));
         any.or_default();
         for interface in self.tables.interfaces.values_mut() {
-            interface.flags |= interface_flags::POLICED;
+            interface.flags |= InterfaceFlags::POLICED;
         }
     }
 
@@ -450,18 +455,18 @@ impl World {
     /// Has netfilter see packets on the bridges, before the hooks at their ingress do.
     pub fn netfilter_first(&mut self) {
         for interface in self.tables.interfaces.values_mut() {
-            interface.flags |= interface_flags::NETFILTER_FIRST;
+            interface.flags |= InterfaceFlags::NETFILTER_FIRST;
         }
     }
 
     /// Lets guests of the first network send from their own addresses only, and says whose one is.
     pub fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
-        self.tables.interfaces.get_mut(&LAN).unwrap().flags = interface_flags::ANTI_SPOOF;
-        self.known_by(guest, inside_flags::HAS_MAC, mac);
+        self.tables.interfaces.get_mut(&LAN).unwrap().flags = InterfaceFlags::ANTI_SPOOF;
+        self.known_by(guest, InsideFlags::HAS_MAC, mac);
     }
 
     /// How a guest of the first network is known.
-    pub fn known_by(&mut self, guest: Ip, flags: u16, mac: [u8; 6]) {
+    pub fn known_by(&mut self, guest: Ip, flags: InsideFlags, mac: [u8; 6]) {
         let key = InsideKey4 {
             generation: GENERATION,
             reserved: [0; 2],
@@ -632,7 +637,7 @@ impl World {
         self.check_guests();
         for (key, session) in self.tables.sessions.entries() {
             self.check_entry(&key, session);
-            if !session.has(flags::PRIMARY) {
+            if !session.has(SessionFlags::PRIMARY) {
                 continue;
             }
             for (port, permit) in references(&key, session) {
@@ -670,7 +675,7 @@ impl World {
     fn check_guests(&self) {
         let mut expected: HashMap<_, (u32, u32)> = HashMap::new();
         for (key, session) in self.tables.sessions.entries() {
-            if session.has(flags::PRIMARY) {
+            if session.has(SessionFlags::PRIMARY) {
                 let guest = GuestKey::of_session(&key, session.flags);
                 expected.entry(guest).or_default().0 += 1;
                 if is_from_outside(session.flags) {
@@ -701,9 +706,9 @@ impl World {
             return;
         }
         assert_eq!(peer.peer_key(key.protocol), *key, "{session:?}");
-        let primary = [session, peer].map(|entry| entry.has(flags::PRIMARY));
+        let primary = [session, peer].map(|entry| entry.has(SessionFlags::PRIMARY));
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
-        if session.has(flags::HAIRPIN) && session.has(flags::FROM_INITIATOR) {
+        if session.has(SessionFlags::HAIRPIN) && session.has(SessionFlags::FROM_INITIATOR) {
             let request = SessionKey4 {
                 source_port: session.source_port,
                 destination: session.destination,
@@ -728,19 +733,19 @@ type Reference = (PortKey<Addr4>, Option<PermitKey<Addr4>>);
 fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
     let external = session.source_endpoint();
     let port = PortKey::new(external, key.protocol);
-    let remote = match session.has(flags::HAIRPIN) {
+    let remote = match session.has(SessionFlags::HAIRPIN) {
         true => key.destination,
         false => session.destination,
     };
     let mut references = Vec::new();
-    if session.has(flags::REFS_PORT) {
+    if session.has(SessionFlags::REFS_PORT) {
         references.push((port, None));
     }
-    if session.has(flags::REFS_SERVER) {
+    if session.has(SessionFlags::REFS_SERVER) {
         let server = PortKey::new(key.destination_endpoint(), key.protocol);
         references.push((server, None));
     }
-    if session.has(flags::REFS_PERMIT) {
+    if session.has(SessionFlags::REFS_PERMIT) {
         let permit = PermitKey::new(external, remote, key.protocol);
         references.push((port, Some(permit)));
     }

@@ -11,7 +11,7 @@ use nat_common::tables::{
     next_hops,
     permits::PermitKey4,
     ports::{PortKey4, PortRecord4},
-    sessions::{JUST_OPENED, SessionKey4, SessionRecord4, flags},
+    sessions::{JUST_OPENED, SessionFlags, SessionKey4, SessionRecord4},
 };
 use nat_user::dataplane::{Dataplane, Plain, Sizes};
 
@@ -92,7 +92,7 @@ impl Plane {
 
     fn primaries(&self) -> Result<Vec<SessionKey4>> {
         let entries = self.dataplane.session_entries()?;
-        let is_primary = |record: SessionRecord4| record.flags & flags::PRIMARY != 0;
+        let is_primary = |record: SessionRecord4| record.flags.contains(SessionFlags::PRIMARY);
         let primaries = entries.iter().filter(|entry| is_primary(entry.record));
         Ok(primaries.map(|entry| entry.key).collect())
     }

@@ -14,7 +14,7 @@ use nat_common::{
     session::ending::END_BATCH,
     tables::{
         interfaces::{Interface, role},
-        sessions::{SessionKey4, flags},
+        sessions::{SessionFlags, SessionKey4},
     },
 };
 use nat_user::{
@@ -298,7 +298,7 @@ impl Race {
     /// the table's end.
     fn questions(&self) -> Result<Vec<Question>> {
         let mut entries = self.plane.dataplane.session_entries()?;
-        entries.retain(|entry| entry.record.flags & flags::PRIMARY != 0);
+        entries.retain(|entry| entry.record.flags.contains(SessionFlags::PRIMARY));
         let batches = entries.rchunks(END_BATCH as usize);
         let ports = batches
             .flatten()
@@ -314,14 +314,14 @@ impl Race {
     /// of others nothing is.
     fn check(&self, passed: &HashSet<u16>) -> Result<()> {
         let entries = self.plane.dataplane.session_entries()?;
-        let keys: HashMap<SessionKey4, u8> = entries
+        let keys: HashMap<SessionKey4, SessionFlags> = entries
             .iter()
             .map(|entry| (entry.key, entry.record.flags))
             .collect();
         ensure!(keys.len() == 2 * passed.len(), "{} entries", keys.len());
         for entry in entries {
             ensure!(keys.contains_key(&entry.peer_key()), "half a session");
-            let is_primary = entry.record.flags & flags::PRIMARY != 0;
+            let is_primary = entry.record.flags.contains(SessionFlags::PRIMARY);
             ensure!(!is_primary || passed.contains(&entry.key.source_port.number()));
         }
         for (table, entries, _) in self.plane.dataplane.occupancies()? {

@@ -14,7 +14,7 @@ use nat_common::{
         mappings::{MappingKey4, MappingRecord4},
         permits::PermitKey4,
         ports::{PortKey4, PortRecord4},
-        sessions::{SessionKey4, SessionRecord4, View, flags},
+        sessions::{SessionFlags, SessionKey4, SessionRecord4, View},
     },
     wire::{
         address::{Addr4, Endpoint, Port},
@@ -140,7 +140,7 @@ impl Session {
             destination_port: to.port,
             peer_network: 0,
             peer_view: View::Outside as u8,
-            flags: 0,
+            flags: SessionFlags::empty(),
             rule: 1,
             opened_s: seen_s,
             seen_s,
@@ -167,9 +167,9 @@ impl Session {
     }
 
     fn request(&self, seen_s: u32) -> (SessionKey4, SessionRecord4) {
-        let held = flags::REFS_PORT | flags::REFS_PERMIT;
+        let held = SessionFlags::REFS_PORT | SessionFlags::REFS_PERMIT;
         let record = SessionRecord4 {
-            flags: flags::PRIMARY | flags::FROM_INITIATOR | held,
+            flags: SessionFlags::PRIMARY | SessionFlags::FROM_INITIATOR | held,
             ..Self::record(self.external, REMOTE, seen_s)
         };
         (Self::key(self.internal, REMOTE, View::Inside), record)
@@ -177,7 +177,7 @@ impl Session {
 
     fn answer(&self, seen_s: u32) -> (SessionKey4, SessionRecord4) {
         let record = SessionRecord4 {
-            flags: flags::IN,
+            flags: SessionFlags::IN,
             peer_network: NETWORK_NUMBER,
             peer_view: View::Inside as u8,
             ..Self::record(REMOTE, self.internal, seen_s)

@@ -8,7 +8,7 @@ use std::{
 use nat_common::{
     tables::{
         forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, OTHER_PROTOCOLS, forward_flags},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4, OTHER_PROTOCOLS},
     },
     wire::{
         address::{Addr4, Port},
@@ -154,7 +154,7 @@ impl Compiler<'_> {
     /// The uplinks' addresses, if a rule also serves the host.
     pub(super) fn own(&mut self) {
         let mut forwards = self.ruleset.forwards.iter();
-        if !forwards.any(|(_, forward)| forward.flags & forward_flags::LOCAL != 0) {
+        if !forwards.any(|(_, forward)| forward.flags.contains(ForwardFlags::LOCAL)) {
             return;
         }
         let mut own = Vec::new();
@@ -265,7 +265,7 @@ impl Compiler<'_> {
     pub(super) fn forward_sources(&mut self) {
         let (whole, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ranges)
             .into_iter()
-            .partition(|range| range.entry.flags & forward_flags::WHOLE != 0);
+            .partition(|range| range.entry.flags.contains(ForwardFlags::WHOLE));
         let mut led_to: BTreeMap<(u16, u8, Addr4), Taken> = BTreeMap::new();
         for range in named.into_iter().chain(whole) {
             let to = (range.uplink, range.protocol, range.entry.to);
@@ -282,21 +282,21 @@ impl Compiler<'_> {
 
     fn forward_entry(&self, target: Target, ports: PortForward) -> Forward4 {
         let is_many_to_one = ports.internal.count() != ports.external.count();
-        let mut flags = 0;
+        let mut flags = ForwardFlags::empty();
         if is_many_to_one {
-            flags |= forward_flags::MANY_TO_ONE;
+            flags |= ForwardFlags::MANY_TO_ONE;
         }
         if target.hairpin {
-            flags |= forward_flags::HAIRPIN;
+            flags |= ForwardFlags::HAIRPIN;
         }
         if target.local {
-            flags |= forward_flags::LOCAL;
+            flags |= ForwardFlags::LOCAL;
         }
         if target.accepted {
-            flags |= forward_flags::ACCEPTED;
+            flags |= ForwardFlags::ACCEPTED;
         }
         if target.whole {
-            flags |= forward_flags::WHOLE;
+            flags |= ForwardFlags::WHOLE;
         }
         Forward4 {
             to: wire(target.to),

@@ -26,7 +26,7 @@ use nat_common::{
         excludes::ExcludeKey4,
         forward_sources::{ForwardSource4, ForwardSourceKey4},
         forwards::{Forward4, ForwardKey4},
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideKey4, inside_flags},
+        inside::{INSIDE_FIXED_BITS, Inside4, InsideFlags, InsideKey4},
         policies::{Chain, Policy4, Side},
         snats::{Snat4, SnatKey4},
     },
@@ -272,9 +272,9 @@ impl<'a> Compiler<'a> {
         let inside = Inside4 {
             network,
             flags: match mac {
-                Some(_) => inside_flags::HAS_MAC,
-                None if self.is_on_link(prefix) => inside_flags::ON_LINK,
-                None => 0,
+                Some(_) => InsideFlags::HAS_MAC,
+                None if self.is_on_link(prefix) => InsideFlags::ON_LINK,
+                None => InsideFlags::empty(),
             },
             gateway: wire(gateway),
             mac: mac.unwrap_or_default(),

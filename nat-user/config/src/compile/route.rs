@@ -164,7 +164,7 @@ to = "192.0.2.119"
         let ruleset = ruleset("");
         for last in [112, 119] {
             let inside = inside(&ruleset, &format!("192.0.2.{last}")).unwrap();
-            assert_eq!((inside.network, inside.flags), (2, 0));
+            assert_eq!((inside.network, inside.flags.bits()), (2, 0));
             assert_eq!(inside.gateway.0, [172, 30, 2, 1]);
         }
         // (The prefix of a rule, without a network.)

@@ -3,7 +3,7 @@ use std::path::Path;
 use nat_common::{
     tables::{
         forward_sources::FORWARD_SOURCE_FIXED_BITS,
-        forwards::{FORWARD_FIXED_BITS, OTHER_PROTOCOLS, forward_flags},
+        forwards::{FORWARD_FIXED_BITS, ForwardFlags, OTHER_PROTOCOLS},
         policies::{DEFAULTS, action, side},
         snats::{SNAT_FIXED_BITS, mapping},
     },
@@ -440,10 +440,7 @@ fn an_address_of_a_guests_own_brings_it_every_packet() {
             let forward = lookup(&rules, protocol, "19.19.8.11", port).unwrap();
             let internal = forward.internal_port(Port::new(port)).number();
             assert_eq!((forward.to, internal), (guest(171), port));
-            assert_eq!(
-                (forward.flags, forward.network),
-                (forward_flags::HAIRPIN, 1)
-            );
+            assert_eq!((forward.flags, forward.network), (ForwardFlags::HAIRPIN, 1));
         }
     }
     let is_external = |(address, external): &(Addr4, ExternalAddress)| {
@@ -451,7 +448,10 @@ fn an_address_of_a_guests_own_brings_it_every_packet() {
     };
     assert!(rules.addresses.iter().any(is_external));
     let inner = ruleset(&format!("{NAT}hairpin = false\n"));
-    assert_eq!(lookup(&inner, UDP, "19.19.8.11", 53).unwrap().flags, 0);
+    assert_eq!(
+        lookup(&inner, UDP, "19.19.8.11", 53).unwrap().flags.bits(),
+        0
+    );
 }
 
 #[test]
@@ -557,7 +557,7 @@ mac = "52:54:00:AB:cd:01"
         );
         let expected = Inside4 {
             network: 1,
-            flags: inside_flags::HAS_MAC,
+            flags: InsideFlags::HAS_MAC,
             gateway: guest(254),
             mac: [0x52, 0x54, 0, 0xab, 0xcd, 1],
             reserved: [0; 2],
@@ -618,7 +618,7 @@ fn the_host_reaches_forwards_with_ports_or_local() {
     let is_local = |lines: &str| {
         let rules = ruleset(&forward(lines));
         let found = lookup(&rules, TCP, "19.19.8.10", 80).expect("it is forwarded");
-        let is_local = found.flags & forward_flags::LOCAL != 0;
+        let is_local = found.flags.contains(ForwardFlags::LOCAL);
         let own = is_local.then(|| vec![wire("19.19.8.10".parse().unwrap())]);
         assert_eq!(rules.own, own, "{lines}");
         is_local

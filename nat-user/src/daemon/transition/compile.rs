@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use nat_common::tables::interfaces::{Interface, interface_flags, role};
+use nat_common::tables::interfaces::{Interface, InterfaceFlags, role};
 use nat_config::{
     compile::{Environment, Ruleset, compile},
     model::{Config, NetworkId, UplinkAddresses},
@@ -157,9 +157,9 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
         .filter(|(_, interface)| interface.role == role::PORT)
         .filter_map(|(index, interface)| {
             let link = host.links.iter().find(|link| link.index == *index)?;
-            let role = match interface.flags & interface_flags::GUARDED {
-                0 => Role::Port,
-                _ => Role::GuardedPort,
+            let role = match interface.flags.contains(InterfaceFlags::GUARDED) {
+                false => Role::Port,
+                true => Role::GuardedPort,
             };
             Some((link, role, XdpWish::No))
         });

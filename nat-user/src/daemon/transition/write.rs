@@ -9,8 +9,8 @@ use std::{
 use anyhow::Result;
 use nat_common::tables::{
     bindings::Name,
-    interfaces::{Interface, interface_flags},
-    rules::rule_flags,
+    interfaces::{Interface, InterfaceFlags},
+    rules::RuleFlags,
 };
 use nat_config::{
     compile::Ruleset,
@@ -80,7 +80,7 @@ impl Active {
 }
 
 /// The flags of each rule, by its number.
-fn flags_of_rules(config: &Config, numbers: &Numbers) -> BTreeMap<u32, u32> {
+fn flags_of_rules(config: &Config, numbers: &Numbers) -> BTreeMap<u32, RuleFlags> {
     let snat = config.snat.iter();
     let snat = snat.map(|rule| (RuleKind::Snat, &rule.name, rule.forwarding));
     let forwards = config.forwards.iter();
@@ -91,7 +91,7 @@ fn flags_of_rules(config: &Config, numbers: &Numbers) -> BTreeMap<u32, u32> {
         .chain(nats)
         .filter(|(_, _, forwarding)| *forwarding == Forwarding::Kernel)
         .filter_map(|(kind, name, _)| numbers.find_rule(kind, name))
-        .map(|rule| (rule, rule_flags::KERNEL))
+        .map(|rule| (rule, RuleFlags::KERNEL))
         .collect()
 }
 
@@ -121,7 +121,7 @@ fn bound(
     numbers: &Numbers,
 ) -> Bound {
     let ports = interfaces.iter();
-    let ports = ports.filter(|(_, port)| port.flags & interface_flags::GUARDED != 0);
+    let ports = ports.filter(|(_, port)| port.flags.contains(InterfaceFlags::GUARDED));
     let mut bound = Bound {
         ports: ports.map(|(index, _)| *index).collect(),
         ..Bound::default()

@@ -12,7 +12,7 @@ use nat_common::{
         mappings::{MappingKey4, MappingRecord4},
         permits::PermitKey4,
         ports::{PortKey4, PortRecord4},
-        sessions::{SessionKey4, SessionRecord4, flags},
+        sessions::{SessionFlags, SessionKey4, SessionRecord4},
     },
     wire::address::Endpoint,
 };
@@ -43,18 +43,18 @@ impl References {
     /// Of the session of a primary entry. (`nat_common::session::ending` releases them.)
     pub(super) fn of(entry: &SessionEntry) -> Self {
         let SessionEntry { key, record } = entry;
-        let has = |flag| record.flags & flag != 0;
+        let has = |flag| record.flags.contains(flag);
         let external = record.source_endpoint();
-        let remote = match has(flags::HAIRPIN) {
+        let remote = match has(SessionFlags::HAIRPIN) {
             true => key.destination,
             false => record.destination,
         };
         let permit = || PermitKey4::new(external, remote, key.protocol);
         let server = || PortKey4::new(key.destination_endpoint(), key.protocol);
         Self {
-            external: has(flags::REFS_PORT).then(|| PortKey4::new(external, key.protocol)),
-            permit: has(flags::REFS_PERMIT).then(permit),
-            server: has(flags::REFS_SERVER).then(server),
+            external: has(SessionFlags::REFS_PORT).then(|| PortKey4::new(external, key.protocol)),
+            permit: has(SessionFlags::REFS_PERMIT).then(permit),
+            server: has(SessionFlags::REFS_SERVER).then(server),
             guest: GuestKey4::of_session(key, record.flags),
         }
     }
@@ -142,11 +142,11 @@ fn all_entries(
     let with_record = |key: SessionKey4| sessions.get(&key).map(|record| (key, *record));
     let (key, record) = with_record(primary.peer_key())?;
     let mut entries = vec![(primary.key, primary.record), (key, record)];
-    if primary.record.flags & flags::HAIRPIN != 0 {
+    if primary.record.flags.contains(SessionFlags::HAIRPIN) {
         // Not looked up: older layouts had them under other keys.
         let [request, answer] = primary.between_keys();
         let not_primary = SessionRecord4 {
-            flags: primary.record.flags & !flags::PRIMARY,
+            flags: primary.record.flags & !SessionFlags::PRIMARY,
             ..primary.record
         };
         entries.push((request, not_primary));

@@ -21,7 +21,7 @@ use nat_common::{
     tables::{
         next_hops,
         ports::{PortKey4, PortRecord4},
-        sessions::{JUST_OPENED, OPENING, SessionKey4, SessionRecord4, flags},
+        sessions::{JUST_OPENED, OPENING, SessionFlags, SessionKey4, SessionRecord4},
     },
 };
 
@@ -189,7 +189,7 @@ impl Migration {
         read.context("read map PORTS")?;
         let mut contents = Contents::default();
         for (key, record) in &sessions {
-            if record.flags & flags::PRIMARY != 0 {
+            if record.flags.contains(SessionFlags::PRIMARY) {
                 let entry = SessionEntry {
                     key: *key,
                     record: *record,
@@ -294,7 +294,7 @@ impl Migration {
         let mut late = Vec::new();
         let primaries = sessions
             .iter()
-            .filter(|(_, record)| record.flags & flags::PRIMARY != 0);
+            .filter(|(_, record)| record.flags.contains(SessionFlags::PRIMARY));
         for (&key, &record) in primaries {
             let entry = SessionEntry { key, record };
             let peer_key = entry.peer_key();
@@ -321,8 +321,9 @@ impl Migration {
         if refused > 0 {
             log::warn!("{refused} sessions that opened during the migration are lost");
         }
-        let is_primary =
-            |(_, record): &(&SessionKey4, &SessionRecord4)| record.flags & flags::PRIMARY != 0;
+        let is_primary = |(_, record): &(&SessionKey4, &SessionRecord4)| {
+            record.flags.contains(SessionFlags::PRIMARY)
+        };
         let gone: Vec<SessionKey4> = self
             .written
             .iter()

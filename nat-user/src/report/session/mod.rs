@@ -8,7 +8,7 @@ use nat_common::{
         tracking::{self, Phase},
     },
     tables::{
-        sessions::{OPENING, SessionKey4, SessionRecord4, flags},
+        sessions::{OPENING, SessionFlags, SessionKey4, SessionRecord4},
         settings::Settings,
     },
     wire::{
@@ -79,12 +79,12 @@ impl SessionView {
         settings: &Settings,
         now_s: u32,
     ) -> Option<Self> {
-        let has = |flag| record.flags & flag != 0;
-        if !has(flags::PRIMARY) || has(flags::HOST) || record.seen_s >= OPENING {
+        let has = |flag| record.flags.contains(flag);
+        if !has(SessionFlags::PRIMARY) || has(SessionFlags::HOST) || record.seen_s >= OPENING {
             return None;
         }
         let ports = Ports::new(key, record);
-        let [internal, external, remote] = if has(flags::HAIRPIN) {
+        let [internal, external, remote] = if has(SessionFlags::HAIRPIN) {
             // This is the client's direction: its destination, the translated destination, and the
             // translated source.
             [
@@ -105,10 +105,10 @@ impl SessionView {
         let seen_s = peer_seen_s.unwrap_or(0).max(record.seen_s);
         // A remote alone does not keep a mapping alive, as in
         // `nat_common::session::ending::expire`.
-        let is_kept_by_peer = has(flags::HAIRPIN)
-            || has(flags::FROM_INITIATOR)
+        let is_kept_by_peer = has(SessionFlags::HAIRPIN)
+            || has(SessionFlags::FROM_INITIATOR)
             || record.state & tracking::REPLIED != 0
-            || !has(flags::REFS_PORT);
+            || !has(SessionFlags::REFS_PORT);
         let counted_s = if is_kept_by_peer {
             seen_s
         } else {
@@ -146,7 +146,7 @@ impl Ports {
         };
         if key.protocol == ICMP {
             // The identifier is on the client's side, and is the same for both ends.
-            let (before, after) = if record.flags & flags::FROM_INITIATOR != 0 {
+            let (before, after) = if record.flags.contains(SessionFlags::FROM_INITIATOR) {
                 (key.source_port, record.source_port)
             } else {
                 (key.destination_port, record.destination_port)

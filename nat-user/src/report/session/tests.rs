@@ -40,7 +40,10 @@ fn key(protocol: u8, (source, source_port, destination, destination_port): Way) 
     }
 }
 
-fn record(flags: u8, (source, source_port, destination, destination_port): Way) -> SessionRecord4 {
+fn record(
+    flags: SessionFlags,
+    (source, source_port, destination, destination_port): Way,
+) -> SessionRecord4 {
     SessionRecord4 {
         source: Addr4(source),
         destination: Addr4(destination),
@@ -58,7 +61,7 @@ fn record(flags: u8, (source, source_port, destination, destination_port): Way) 
     }
 }
 
-fn view(protocol: u8, flags: u8, before: Way, after: Way) -> SessionView {
+fn view(protocol: u8, flags: SessionFlags, before: Way, after: Way) -> SessionView {
     let (key, record) = (key(protocol, before), record(flags, after));
     SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S).unwrap()
 }
@@ -67,9 +70,14 @@ fn endpoints(view: &SessionView) -> [String; 3] {
     [view.internal, view.external, view.remote].map(|endpoint| endpoint.to_string())
 }
 
-const FROM_INSIDE: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::REFS_PORT;
-const FROM_OUTSIDE: u8 = flags::PRIMARY;
-const HAIRPINNED: u8 = flags::PRIMARY | flags::FROM_INITIATOR | flags::IN | flags::HAIRPIN;
+const FROM_INSIDE: SessionFlags = SessionFlags::PRIMARY
+    .union(SessionFlags::FROM_INITIATOR)
+    .union(SessionFlags::REFS_PORT);
+const FROM_OUTSIDE: SessionFlags = SessionFlags::PRIMARY;
+const HAIRPINNED: SessionFlags = SessionFlags::PRIMARY
+    .union(SessionFlags::FROM_INITIATOR)
+    .union(SessionFlags::IN)
+    .union(SessionFlags::HAIRPIN);
 
 #[test]
 fn the_guests_direction_yields_all_three_endpoints() {
@@ -142,8 +150,8 @@ fn only_primary_entries_of_guests_sessions_that_live_are_shown() {
         SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S).is_some()
     };
     assert!(is_shown(record(FROM_INSIDE, way)));
-    assert!(!is_shown(record(flags::IN, way)));
-    assert!(!is_shown(record(FROM_INSIDE | flags::HOST, way)));
+    assert!(!is_shown(record(SessionFlags::IN, way)));
+    assert!(!is_shown(record(FROM_INSIDE | SessionFlags::HOST, way)));
     assert!(!is_shown(SessionRecord4 {
         seen_s: DEAD,
         ..record(FROM_INSIDE, way)
@@ -178,7 +186,7 @@ fn states_follow_the_packets_that_passed() {
 }
 
 /// Idle and remaining seconds with a peer that was seen at `peer_seen_s`.
-fn times(flags: u8, peer_seen_s: u32, state: u32) -> (u32, u32) {
+fn times(flags: SessionFlags, peer_seen_s: u32, state: u32) -> (u32, u32) {
     let way = (GUEST, 1, REMOTE, 2);
     let record = SessionRecord4 {
         state,
@@ -204,11 +212,11 @@ fn a_packet_of_either_direction_ends_idleness() {
 
 #[test]
 fn a_remote_alone_does_not_put_off_the_end_of_a_mapping() {
-    let to_mapping = flags::PRIMARY | flags::REFS_PORT;
+    let to_mapping = SessionFlags::PRIMARY | SessionFlags::REFS_PORT;
     // (Until the guest answers, its timeout is ten seconds.)
     assert_eq!(times(to_mapping, NOW_S - 5, 0), (5, 0));
     assert_eq!(times(to_mapping, NOW_S - 5, tracking::REPLIED), (5, 295));
-    assert_eq!(times(flags::PRIMARY, NOW_S - 5, 0), (5, 5));
+    assert_eq!(times(SessionFlags::PRIMARY, NOW_S - 5, 0), (5, 5));
 }
 
 #[test]
