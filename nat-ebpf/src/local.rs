@@ -12,11 +12,13 @@ use aya_ebpf::{
 };
 use nat_common::{
     pipeline::local::{Caller, redirect},
-    tables::asked::{OriginalDestination, OriginalDestinationKey},
+    tables::destinations::{OriginalDestination, OriginalDestinationKey},
     wire::address::{Addr4, Endpoint, Port},
 };
 
-use crate::maps::{Maps, asked, count_local, forget_asked, own_addresses, remember_asked};
+use crate::maps::{
+    Maps, count_local, destination, forget_destination, own_addresses, remember_destination,
+};
 
 /// The kernel's number of the daemon's network namespace, which the loader writes. 0 is the number
 /// of no namespace.
@@ -99,16 +101,16 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     let Some(found) = found else {
         // It may have named the same guest before, by another address.
         let key = OriginalDestinationKey::new(call.socket(), wanted);
-        if asked(&key).is_some() {
-            forget_asked(&key);
+        if destination(&key).is_some() {
+            forget_destination(&key);
         }
         return;
     };
     let key = OriginalDestinationKey::new(call.socket(), found.guest);
     let value = OriginalDestination::new(wanted);
-    let before = asked(&key);
+    let before = destination(&key);
     if before != Some(value) {
-        remember_asked(&key, &value);
+        remember_destination(&key, &value);
     }
     if count == Count::EachTime || before.is_none() {
         count_local(found.rule);
@@ -123,8 +125,8 @@ fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
         return;
     }
     let Some(guest) = call.address() else { return };
-    if let Some(asked) = asked(&OriginalDestinationKey::new(call.socket(), guest)) {
-        call.set_address(asked.endpoint());
+    if let Some(named) = destination(&OriginalDestinationKey::new(call.socket(), guest)) {
+        call.set_address(named.endpoint());
     }
 }
 

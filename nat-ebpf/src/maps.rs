@@ -22,10 +22,10 @@ use nat_common::{
     session::adoption::{Adopted4, Counted, counted},
     tables::{
         addresses::{AddressKey4, ExternalAddress, ExternalAddresses},
-        asked::{OriginalDestination4, OriginalDestinationKey4, OwnAddresses4},
         bindings::{Binding, BindingRecord, Bindings, Name},
         counters::{Counters, RuleCounters, Traffic},
         datagrams::{Datagram, Datagrams},
+        destinations::{OriginalDestination4, OriginalDestinationKey4, OwnAddresses4},
         environment::Environment,
         excludes::{ExcludeKey4, Excludes},
         forward_sources::{
@@ -37,7 +37,7 @@ use nat_common::{
         host::{HostSocket, HostSockets},
         insert::InsertError,
         inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses, InsideKey4},
-        interfaces::{Interface, Interfaces, NEAR_INTERFACES, NearInterface},
+        interfaces::{CACHED_INTERFACES, CachedInterface, Interface, Interfaces},
         mappings::{MappingKey4, MappingRecord4, Mappings},
         next_hops::{self, NextHop, NextHopKey, NextHopRecord, NextHops, Tag},
         origin::Origin,
@@ -115,8 +115,8 @@ static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 1
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
 /// The content of [`INTERFACES`], as far as there is room, for lookups without a search.
-#[map(name = "NEAR_INTERFACES")]
-static NEAR: Array<NearInterface> = Array::pinned(NEAR_INTERFACES, 0);
+#[map]
+static INTERFACE_CACHE: Array<CachedInterface> = Array::pinned(CACHED_INTERFACES, 0);
 /// The uplinks by which guests' packets leave, from place 0 on.
 #[map(name = "UPLINKS")]
 static WAYS_OUT: Array<Uplink> = Array::pinned(UPLINKS, 0);
@@ -130,7 +130,7 @@ static FRAGMENTS: LruHashMap<FragmentKey4, FragmentPorts> = LruHashMap::pinned(1
 #[map]
 static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 0);
 #[map]
-static HELD: Array<Queued<Addr4>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
+static QUEUED: Array<Queued<Addr4>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
 #[map]
 static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hops::SLOTS, 0);
 #[map]
@@ -174,7 +174,7 @@ static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
 /// The destinations that sockets with guests as peers have named. The least recently used are
 /// evicted.
 #[map]
-static ASKED: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
+static DESTINATIONS: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
     LruHashMap::pinned(16_384, 0);
 
 /// What the loopback address stands for.
@@ -185,21 +185,21 @@ pub(crate) fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
 
 /// The destination that a socket with a guest as its peer has named.
 #[inline(always)]
-pub(crate) fn asked(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
+pub(crate) fn destination(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
     // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
-    unsafe { ASKED.get(key) }.copied()
+    unsafe { DESTINATIONS.get(key) }.copied()
 }
 
 /// Stores the destination that a socket has named.
 #[inline(always)]
-pub(crate) fn remember_asked(key: &OriginalDestinationKey4, asked: &OriginalDestination4) {
-    let _full_of_newer = ASKED.insert(key, asked, 0);
+pub(crate) fn remember_destination(key: &OriginalDestinationKey4, value: &OriginalDestination4) {
+    let _full_of_newer = DESTINATIONS.insert(key, value, 0);
 }
 
 /// Forgets the destination of a socket: it uses the guest's own address.
 #[inline(always)]
-pub(crate) fn forget_asked(key: &OriginalDestinationKey4) {
-    let _gone_already = ASKED.remove(key);
+pub(crate) fn forget_destination(key: &OriginalDestinationKey4) {
+    let _gone_already = DESTINATIONS.remove(key);
 }
 
 /// Counts a connection of the host. It is no session, because its end is unknown.
@@ -482,11 +482,11 @@ impl Interfaces for Maps {
     }
 
     #[inline(always)]
-    fn near_interface(&self, index: u32) -> Option<Interface> {
-        if let Some(near) = NEAR.get(index % NEAR_INTERFACES)
-            && near.index == index
+    fn cached_interface(&self, index: u32) -> Option<Interface> {
+        if let Some(cached) = INTERFACE_CACHE.get(index % CACHED_INTERFACES)
+            && cached.index == index
         {
-            return Some(near.interface);
+            return Some(cached.interface);
         }
         self.interface(index).copied()
     }
@@ -761,7 +761,7 @@ impl QueuedFragments<Addr4> for Maps {
     #[inline(always)]
     fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
         // SAFETY: changing fields of the value are atomic, or guarded by atomic ones.
-        unsafe { shared(HELD.get_ptr_mut(slot)) }
+        unsafe { shared(QUEUED.get_ptr_mut(slot)) }
     }
 }
 

@@ -32,7 +32,7 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
 ) -> Verdict {
     let is_ours =
         |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
-    let Some(uplink) = tables.near_interface(place.interface).filter(is_ours) else {
+    let Some(uplink) = tables.cached_interface(place.interface).filter(is_ours) else {
         return Verdict::Untouched;
     };
     let Some(parsed) = parse_plain(packet, place.l3) else {

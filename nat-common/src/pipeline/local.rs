@@ -8,7 +8,7 @@
 use crate::{
     tables::{
         Tables,
-        asked::OwnAddresses,
+        destinations::OwnAddresses,
         forwards::{Forward, ForwardFlags},
         host::HostSocket,
     },

@@ -24,7 +24,7 @@ pub fn from_port<A: Family, P: Packet, T: Tables<A>>(
     place: Place,
     work: &mut Work<A>,
 ) -> Verdict {
-    let Some(port) = tables.near_interface(place.interface) else {
+    let Some(port) = tables.cached_interface(place.interface) else {
         return Verdict::Untouched;
     };
     if port.role != role::PORT || !is_to(packet, place.l3, port.mac) {

@@ -1,4 +1,4 @@
-//! `INTERFACES` and `NEAR_INTERFACES`: the roles of interfaces.
+//! `INTERFACES` and `INTERFACE_CACHE`: the roles of interfaces.
 
 use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
@@ -22,11 +22,11 @@ pub struct Interface {
     pub vlan: u16,
 }
 
-/// Value of `NEAR_INTERFACES`: an interface for a lookup without a search, at its index modulo
-/// [`NEAR_INTERFACES`], unless another interface has that place.
+/// Value of `INTERFACE_CACHE`: an interface for a lookup without a search, at its index modulo
+/// [`CACHED_INTERFACES`], unless another interface has that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-pub struct NearInterface {
+pub struct CachedInterface {
     /// Its entry.
     pub interface: Interface,
     /// Its index, 0 if the place is free.
@@ -34,7 +34,7 @@ pub struct NearInterface {
 }
 
 /// How many places for interfaces there are.
-pub const NEAR_INTERFACES: u32 = 1024;
+pub const CACHED_INTERFACES: u32 = 1024;
 
 /// What an interface is.
 pub mod role {
@@ -82,8 +82,8 @@ pub trait Interfaces {
     /// The role of an interface.
     fn interface(&self, index: u32) -> Option<&Interface>;
     /// The same, copied, and without a search if possible.
-    fn near_interface(&self, index: u32) -> Option<Interface>;
+    fn cached_interface(&self, index: u32) -> Option<Interface>;
 }
 
 crate::map_layout!(Interface, 16);
-crate::map_layout!(NearInterface, 20);
+crate::map_layout!(CachedInterface, 20);

@@ -1,10 +1,10 @@
 //! The tables on which decisions are based, one file for the layout of each.
 
 pub mod addresses;
-pub mod asked;
 pub mod bindings;
 pub mod counters;
 pub mod datagrams;
+pub mod destinations;
 pub mod environment;
 pub mod excludes;
 pub mod forward_sources;

@@ -1,4 +1,4 @@
-//! `HELD`: fragments that wait for the first one of their packet.
+//! `QUEUED`: fragments that wait for the first one of their packet.
 
 use core::cell::UnsafeCell;
 
@@ -59,7 +59,7 @@ impl QueuedPacket for SlicePacket<'_> {
     fn restore(&mut self) {}
 }
 
-/// Senders are spread over this many sets of slots in `HELD`, by address.
+/// Senders are spread over this many sets of slots in `QUEUED`, by address.
 pub const QUEUE_SETS: u32 = 64;
 
 /// Slots of a set: the most queued fragments of a sender.
@@ -68,7 +68,7 @@ pub const QUEUE_WAYS: u32 = 64;
 /// The longest frame that can be queued, in bytes.
 pub const QUEUE_BYTES: usize = 2048 - 24;
 
-/// Value of `HELD`: a fragment that waits for the first one.
+/// Value of `QUEUED`: a fragment that waits for the first one.
 #[repr(C)]
 pub struct Queued<A> {
     /// When it arrived, in seconds of the monotonic clock, [`FREE`] or [`BUSY`].

@@ -2,7 +2,7 @@
 
 use nat_common::{
     pipeline::local::{Caller, redirect},
-    tables::asked::{MAX_OWN, OwnAddresses},
+    tables::destinations::{MAX_OWN, OwnAddresses},
     wire::{
         address::{Addr4, Endpoint, Port},
         protocol::{ICMP, TCP, UDP},

@@ -17,7 +17,7 @@ use nat_common::{
         fragments::{FragmentKey4, FragmentPorts},
         guests::{GuestKey4, GuestRecord},
         inside::{Inside4, InsideKey4},
-        interfaces::{Interface, NearInterface},
+        interfaces::{CachedInterface, Interface},
         mappings::{MappingKey4, MappingRecord4},
         next_hops::{self, NextHopKey, NextHopRecord},
         permits::PermitKey4,
@@ -121,7 +121,6 @@ const MAPS: &[Shape] = &[
         size_of::<FragmentKey4>(),
         size_of::<Datagram>(),
     ),
-    shape("HELD", size_of::<u32>(), size_of::<Queued<Addr4>>()),
     shape("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
     shape("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
     shape("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
@@ -130,10 +129,12 @@ const MAPS: &[Shape] = &[
     shape("DROPS", size_of::<u32>(), size_of::<u64>()),
     shape("CHAINS", size_of::<ChainKey>(), size_of::<Chain>()),
     shape("POLICIES", size_of::<u32>(), size_of::<Policy4>()),
+    // (These two had other names before. Sessions do not depend on them.)
+    shape("QUEUED", size_of::<u32>(), size_of::<Queued<Addr4>>()),
     shape(
-        "NEAR_INTERFACES",
+        "INTERFACE_CACHE",
         size_of::<u32>(),
-        size_of::<NearInterface>(),
+        size_of::<CachedInterface>(),
     ),
     shape(
         "FORWARD_SOURCES",
@@ -149,9 +150,9 @@ const MAPS: &[Shape] = &[
 ];
 
 /// How many of [`MAPS`] layout 4 did not have: the last ones.
-const NEW_MAPS_5: usize = 6;
+const NEW_MAPS_5: usize = 8;
 /// How many of [`MAPS`] layout 3 did not have.
-const NEW_MAPS_4: usize = 3 + NEW_MAPS_5;
+const NEW_MAPS_4: usize = 2 + NEW_MAPS_5;
 
 /// Before the intermediate keys of hairpinned answers were the reverse of the requests, and before
 /// forwards kept their port outwards.

@@ -23,7 +23,7 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable};
 use nat_common::{
-    tables::asked::{MAX_OWN, OwnAddresses4},
+    tables::destinations::{MAX_OWN, OwnAddresses4},
     wire::address::Addr4,
 };
 
@@ -44,7 +44,9 @@ const PROGRAMS: [&str; 7] = [
 const PIN_PREFIX: &str = "local-";
 
 /// The destinations that sockets have named.
-const ASKED: &str = "ASKED";
+const DESTINATIONS: &str = "DESTINATIONS";
+/// Its name up to layout 4.
+const DESTINATIONS_4: &str = "ASKED";
 
 /// `BPF_OBJ_GET` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -218,14 +220,14 @@ pub(super) fn detach_local(pins: &Pins) -> Result<()> {
 /// # Errors
 ///
 /// When the map cannot be pinned there.
-pub(super) fn share_asked(former: &Pins, next: &Pins) -> Result<()> {
-    let path = former.map(ASKED);
-    if !path.exists() {
+pub(super) fn share_destinations(former: &Pins, next: &Pins) -> Result<()> {
+    let paths = [DESTINATIONS, DESTINATIONS_4].map(|name| former.map(name));
+    let Some(path) = paths.into_iter().find(|path| path.exists()) else {
         return Ok(());
-    }
+    };
     let map = MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
-    map.pin(next.map(ASKED))
-        .with_context(|| format!("share map {ASKED}"))?;
+    map.pin(next.map(DESTINATIONS))
+        .with_context(|| format!("share map {DESTINATIONS}"))?;
     Ok(())
 }
 

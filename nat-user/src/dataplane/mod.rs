@@ -44,7 +44,7 @@ use nat_common::{
         forward_sources::{ForwardSource4, ForwardSourceKey4},
         forwards::{Forward4, ForwardKey4},
         inside::{Inside4, InsideKey4},
-        interfaces::{Interface, NEAR_INTERFACES, NearInterface},
+        interfaces::{CACHED_INTERFACES, CachedInterface, Interface},
         mappings::{MappingKey4, MappingRecord4},
         permits::PermitKey4,
         policies::{Chain, ChainKey, Policy4},
@@ -73,7 +73,7 @@ pub struct Dataplane {
     rules: Array<MapData, u32>,
     fast_until: Array<MapData, u32>,
     interfaces: HashMap<MapData, u32, Plain<Interface>>,
-    near_interfaces: Array<MapData, Plain<NearInterface>>,
+    interface_cache: Array<MapData, Plain<CachedInterface>>,
     uplinks: Array<MapData, Plain<Uplink>>,
     exits: HashMap<MapData, u32, u8>,
     addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
@@ -119,7 +119,7 @@ impl Dataplane {
             rules: Array::try_from(Map::Array(map("RULES")?))?,
             fast_until: Array::try_from(Map::Array(map("FAST_UNTIL")?))?,
             interfaces: HashMap::try_from(Map::HashMap(map("INTERFACES")?))?,
-            near_interfaces: Array::try_from(Map::Array(map("NEAR_INTERFACES")?))?,
+            interface_cache: Array::try_from(Map::Array(map("INTERFACE_CACHE")?))?,
             uplinks: Array::try_from(Map::Array(map("UPLINKS")?))?,
             exits: HashMap::try_from(Map::HashMap(map("EXITS")?))?,
             addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
@@ -342,9 +342,9 @@ impl Dataplane {
                 .context("write map INTERFACES")?;
         }
         let places = known.iter().chain(wanted.keys());
-        let places = places.map(|index| index % NEAR_INTERFACES).collect();
-        self.set_near_interfaces(&places, wanted)
-            .context("write map NEAR_INTERFACES")
+        let places = places.map(|index| index % CACHED_INTERFACES).collect();
+        self.set_interface_cache(&places, wanted)
+            .context("write map INTERFACE_CACHE")
     }
 
     /// Tells the programs by which uplinks guests' packets leave, and by which interfaces they may
@@ -371,25 +371,25 @@ impl Dataplane {
     }
 
     /// A free place stays unused until the next change: a packet may still read its former value.
-    fn set_near_interfaces(
+    fn set_interface_cache(
         &mut self,
         places: &BTreeSet<u32>,
         wanted: &BTreeMap<u32, Interface>,
     ) -> Result<()> {
         for &place in places {
-            let Plain(near) = self.near_interfaces.get(&place, 0)?;
-            let of_place = |index: &&u32| **index % NEAR_INTERFACES == place;
-            let index = match near.index {
+            let Plain(cached) = self.interface_cache.get(&place, 0)?;
+            let of_place = |index: &&u32| **index % CACHED_INTERFACES == place;
+            let index = match cached.index {
                 0 => wanted.keys().find(of_place).copied(),
                 index => Some(index),
             };
-            let near_now = index.and_then(|index| {
+            let wanted = index.and_then(|index| {
                 let interface = *wanted.get(&index)?;
-                Some(NearInterface { interface, index })
+                Some(CachedInterface { interface, index })
             });
-            let near_now = near_now.unwrap_or_default();
-            if near_now != near {
-                self.near_interfaces.set(place, Plain(near_now), 0)?;
+            let wanted = wanted.unwrap_or_default();
+            if wanted != cached {
+                self.interface_cache.set(place, Plain(wanted), 0)?;
             }
         }
         Ok(())

@@ -393,7 +393,7 @@ impl Interfaces for MemoryTables {
         self.interfaces.get(&index)
     }
 
-    fn near_interface(&self, index: u32) -> Option<Interface> {
+    fn cached_interface(&self, index: u32) -> Option<Interface> {
         self.interface(index).copied()
     }
 }

@@ -79,7 +79,7 @@ impl Dataplane {
         next.remove_own()?;
         next.create()?;
         migration.share_maps(&next, sizes)?;
-        local::share_asked(&migration.former.pins, &next)?;
+        local::share_destinations(&migration.former.pins, &next)?;
         let (mut dataplane, programs) = Self::load(next, sizes, log_packets)?;
         migration.fill(&mut dataplane, sizes)?;
         Ok((dataplane, programs, migration))

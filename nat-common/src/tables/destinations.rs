@@ -1,4 +1,4 @@
-//! `ASKED` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and the
+//! `DESTINATIONS` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and the
 //! addresses that the loopback address stands for.
 
 use crate::wire::address::{Addr4, Address, Endpoint, Port};
@@ -16,7 +16,7 @@ pub struct OwnAddresses<A> {
     pub addresses: [A; MAX_OWN],
 }
 
-/// Key of `ASKED`: a socket and its guest.
+/// Key of `DESTINATIONS`: a socket and its guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct OriginalDestinationKey<A> {
@@ -30,7 +30,7 @@ pub struct OriginalDestinationKey<A> {
     pub reserved: u16,
 }
 
-/// Value of `ASKED`: the destination that the socket has named and sees as its peer.
+/// Value of `DESTINATIONS`: the destination that the socket has named and sees as its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct OriginalDestination<A> {
@@ -76,10 +76,10 @@ impl<A: Address> OriginalDestination<A> {
 /// IPv4 value of `OWN_ADDRESSES`.
 pub type OwnAddresses4 = OwnAddresses<Addr4>;
 
-/// IPv4 key of `ASKED`.
+/// IPv4 key of `DESTINATIONS`.
 pub type OriginalDestinationKey4 = OriginalDestinationKey<Addr4>;
 
-/// IPv4 value of `ASKED`.
+/// IPv4 value of `DESTINATIONS`.
 pub type OriginalDestination4 = OriginalDestination<Addr4>;
 
 crate::map_layout!(OwnAddresses4, 260);
