@@ -215,7 +215,7 @@ fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
         let parts = fragments(&whole.bytes(), FIRST);
         assert_eq!((parts.len(), parts[1].len()), (2, frame));
         match is_kept {
-            true => assert_eq!(world.outside_sends(&parts[1]), Fate::Kept),
+            true => assert_eq!(world.outside_sends(&parts[1]), Fate::Queued),
             false => assert_eq!(
                 world.outside_sends(&parts[1]).reason(),
                 DropReason::FragmentsFull

@@ -195,10 +195,10 @@ fn f4_a_later_fragment_alone_goes_nowhere() {
     world.guest_sends(&parts[0]).uplink();
     world.guest_sends(&parts[1]).uplink();
     world.advance(30);
-    assert_eq!(world.guest_sends(&parts[2]), Fate::Kept);
+    assert_eq!(world.guest_sends(&parts[2]), Fate::Queued);
     let answer = udp(At(S1A, 7000), At(PUBLIC, 5000)).payload(&[7; 100]);
     let parts = fragments(&answer.bytes(), 48);
-    assert_eq!(world.outside_sends(&parts[1]), Fate::Kept);
+    assert_eq!(world.outside_sends(&parts[1]), Fate::Queued);
 }
 
 /// The same identification from two guests to one remote belongs to two packets.

@@ -87,7 +87,7 @@ pub enum Fate {
     /// Nowhere.
     Dropped(DropReason),
     /// Into a slot, until the first fragment of its packet comes.
-    Kept,
+    Queued,
     /// In the host's own stack.
     Host(Vec<u8>),
     /// On the uplink.
@@ -501,7 +501,7 @@ impl World {
     /// A packet comes in from a network.
     pub fn network_sends(&self, interface: u32, packet: &[u8]) -> Fate {
         match self.run(Hook::FromGuest, packet, interface, interface) {
-            Ok((Verdict::Queued, _)) => Fate::Kept,
+            Ok((Verdict::Queued, _)) => Fate::Queued,
             Ok((_, packet)) => self.route(&packet, interface),
             Err(reason) => Fate::Dropped(reason),
         }
@@ -510,7 +510,7 @@ impl World {
     /// A packet comes in by the uplink.
     pub fn outside_sends(&self, packet: &[u8]) -> Fate {
         match self.run(Hook::Inbound, packet, UPLINK, UPLINK) {
-            Ok((Verdict::Queued, _)) => Fate::Kept,
+            Ok((Verdict::Queued, _)) => Fate::Queued,
             Ok((_, packet)) => self.route(&packet, UPLINK),
             Err(reason) => Fate::Dropped(reason),
         }
