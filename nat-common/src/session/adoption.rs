@@ -34,7 +34,8 @@ pub struct Adopted<A> {
     pub peer: SessionRecord<A>,
     /// The owner of its external port, if it [holds](SessionFlags::REFS_PORT) it.
     pub port: PortRecord<A>,
-    /// The owner of the port to which it was sent, if it [holds](SessionFlags::REFS_SERVER) that one.
+    /// The owner of the port to which it was sent, if it [holds](SessionFlags::REFS_SERVER) that
+    /// one.
     pub server: PortRecord<A>,
 }
 

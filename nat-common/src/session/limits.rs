@@ -12,10 +12,9 @@ use crate::{
     wire::address::Address,
 };
 
-/// Counts one more session of a guest or of the host. If the
-/// [`SessionFlags`] of its primary entry say that it was opened from
-/// outside, it also counts among those, which may take three quarters of the table. The rest is for
-/// guests.
+/// Counts one more session of a guest or of the host. If the [`SessionFlags`] of its primary entry
+/// say that it was opened from outside, it also counts among those, which may take three quarters
+/// of the table. The rest is for guests.
 ///
 /// # Errors
 ///

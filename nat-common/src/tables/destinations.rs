@@ -1,5 +1,5 @@
-//! `DESTINATIONS` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and the
-//! addresses that the loopback address stands for.
+//! `DESTINATIONS` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and
+//! the addresses that the loopback address stands for.
 
 use crate::wire::address::{Addr4, Address, Endpoint, Port};
 

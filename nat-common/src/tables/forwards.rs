@@ -60,8 +60,8 @@ bitflags! {
         const LOCAL = 1 << 2;
         /// It names services of the guest, which are accepted unless a policy says otherwise.
         const ACCEPTED = 1 << 3;
-        /// It takes all packets to the address. Source translation may nevertheless use ports of the
-        /// address: otherwise none would be left, and answers find their session first.
+        /// It takes all packets to the address. Source translation may nevertheless use ports of
+        /// the address: otherwise none would be left, and answers find their session first.
         const WHOLE = 1 << 4;
     }
 }

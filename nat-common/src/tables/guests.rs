@@ -63,8 +63,8 @@ impl<A: Address> GuestKey<A> {
         }
     }
 
-    /// The guest under which a session counts, by its primary entry's key and [`SessionFlags`]: sessions
-    /// of the host count together.
+    /// The guest under which a session counts, by its primary entry's key and [`SessionFlags`]:
+    /// sessions of the host count together.
     #[inline(always)]
     pub fn of_session(key: &SessionKey<A>, session_flags: SessionFlags) -> Self {
         if session_flags.contains(SessionFlags::HOST) {

@@ -53,8 +53,8 @@ bitflags! {
     pub struct InterfaceFlags: u16 {
         /// Guests of this network may send only from addresses that are theirs.
         const ANTI_SPOOF = 1 << 0;
-        /// Guests are directly behind this interface, which has the fast path. (For a bridge, its ports
-        /// have it.)
+        /// Guests are directly behind this interface, which has the fast path. (For a bridge, its
+        /// ports have it.)
         const NO_BRIDGE = 1 << 1;
         /// It is not the only uplink: sessions may have the address of another one.
         const ONE_OF_SEVERAL = 1 << 2;
@@ -64,7 +64,8 @@ bitflags! {
         /// `bridge-nf-call-iptables`. A packet that is translated there is received again, so that
         /// netfilter sees the translated packet.
         const NETFILTER_FIRST = 1 << 4;
-        /// Its frames come from a stack on the same machine, which may have left checksums unfinished.
+        /// Its frames come from a stack on the same machine, which may have left checksums
+        /// unfinished.
         const MAY_BE_UNFINISHED = 1 << 5;
         /// Frames from this port are checked ([`crate::pipeline::guard`]).
         const GUARDED = 1 << 6;
