@@ -1,7 +1,7 @@
 //! Recording what passes an interface.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -72,8 +72,15 @@ impl Frame {
 pub struct Capture {
     what: String,
     stop: Arc<AtomicBool>,
-    frames: Arc<Mutex<Vec<Frame>>>,
+    recording: Arc<Recording>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the recording thread shares with its owner.
+#[derive(Debug)]
+struct Recording {
+    socket: RawSocket,
+    frames: Mutex<Vec<Frame>>,
 }
 
 impl Capture {
@@ -83,26 +90,26 @@ impl Capture {
             .enter(|| RawSocket::receiving(interface))?
             .with_context(|| format!("capture on {what}"))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let frames = Arc::new(Mutex::new(Vec::new()));
+        let recording = Arc::new(Recording {
+            socket,
+            frames: Mutex::default(),
+        });
         let thread = thread::spawn({
-            let (stop, frames) = (stop.clone(), frames.clone());
-            move || record(&socket, &stop, &frames)
+            let (stop, recording) = (stop.clone(), recording.clone());
+            move || recording.record(&stop)
         });
         Ok(Self {
             what,
             stop,
-            frames,
+            recording,
             thread: Some(thread),
         })
     }
 
-    /// What has been recorded so far.
+    /// Everything that was on the interface until now.
     #[must_use]
     pub fn frames(&self) -> Vec<Frame> {
-        self.frames
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.recording.read().clone()
     }
 
     /// The IPv4 packets recorded so far, each with its frame.
@@ -137,7 +144,7 @@ impl Capture {
     #[must_use]
     pub fn stop(mut self) -> Vec<Frame> {
         self.end();
-        std::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recording.read())
     }
 
     fn end(&mut self) {
@@ -154,20 +161,28 @@ impl Drop for Capture {
     }
 }
 
-fn record(socket: &RawSocket, stop: &AtomicBool, frames: &Mutex<Vec<Frame>>) {
-    loop {
-        // Queried before the last read, so that nothing that arrived earlier is lost.
-        let last = stop.load(Ordering::Relaxed);
-        socket.wait(if last { Duration::ZERO } else { STOP_CHECK });
+impl Recording {
+    fn record(&self, stop: &AtomicBool) {
+        loop {
+            // Queried before the last read, so that nothing that arrived earlier is lost.
+            let last = stop.load(Ordering::Relaxed);
+            self.socket
+                .wait(if last { Duration::ZERO } else { STOP_CHECK });
+            drop(self.read());
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// All frames, with those that still wait in the socket. The lock keeps them in order, and
+    /// none is in the hands of another thread meanwhile.
+    fn read(&self) -> MutexGuard<'_, Vec<Frame>> {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
         // An error (the interface went away) ends one reading, not the recording.
-        while let Ok(Some(frame)) = socket.receive() {
-            frames
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(frame);
+        while let Ok(Some(frame)) = self.socket.receive() {
+            frames.push(frame);
         }
-        if last {
-            return;
-        }
+        frames
     }
 }

@@ -83,3 +83,24 @@ fn services_answer_and_captures_see_it() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_capture_holds_what_has_passed_whether_or_not_its_thread_has_run() -> Result<()> {
+    let net = Proxmox::new()?;
+    let capture = net.vm1.capture("eth0")?;
+    let socket = net.vm1.udp("0.0.0.0:4000")?;
+    for sent in 1..=100 {
+        socket.send_to(b"x", SocketAddrV4::new(Proxmox::VM2, 53))?;
+        let packets = capture.packets();
+        let seen = packets
+            .iter()
+            .filter(|(frame, packet)| frame.outgoing && packet.ports() == Some((4000, 53)))
+            .count();
+        // The first one waits until the guest's address is resolved.
+        ensure!(sent == 1 || seen == sent, "{seen} of {sent}");
+        if sent == 1 {
+            capture.wait_for(|_, packet| packet.ports() == Some((4000, 53)))?;
+        }
+    }
+    Ok(())
+}
