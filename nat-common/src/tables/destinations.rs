@@ -58,10 +58,10 @@ impl<A: Address> OriginalDestinationKey<A> {
 impl<A: Address> OriginalDestination<A> {
     /// From an address and a port.
     #[inline(always)]
-    pub fn new(asked: Endpoint<A>) -> Self {
+    pub fn new(named: Endpoint<A>) -> Self {
         Self {
-            address: asked.address,
-            port: asked.port,
+            address: named.address,
+            port: named.port,
             reserved: 0,
         }
     }

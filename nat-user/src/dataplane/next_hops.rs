@@ -20,7 +20,7 @@ pub struct NextHops {
     hops: Array<MapData, Plain<NextHopRecord>>,
     tags: HashMap<MapData, Plain<NextHopKey>, Tag>,
     in_use: BTreeMap<NextHopKey, NextHopRecord>,
-    /// For every slot that was ever in use, from the second on: the first is never used.
+    /// One for each slot that has been in use, from the second slot on. The first slot stays free.
     epochs: Vec<u16>,
     /// Slots that were in use, and since when they are not.
     resting: VecDeque<(Instant, u16)>,

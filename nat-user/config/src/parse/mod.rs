@@ -130,10 +130,7 @@ impl<'a> Section<'a> {
         report: &mut Report<'_>,
     ) -> Option<Section<'a>> {
         let (value, _) = self.entry(key)?;
-        let DeValue::Table(table) = value.get_ref() else {
-            report.error(wrong_shape(self.key_path(key), value, &format!("[{key}]")));
-            return None;
-        };
+        let table = expect_table(self.key_path(key), value, &format!("[{key}]"), report)?;
         Some(Section {
             kind: key,
             name: Cow::Borrowed(""),
@@ -152,11 +149,9 @@ impl<'a> Section<'a> {
         report: &mut Report<'_>,
     ) -> Option<Section<'a>> {
         let (value, _) = self.entry(part)?;
-        let DeValue::Table(table) = value.get_ref() else {
-            let path = self.key_path(part);
-            report.error(wrong_shape(path.clone(), value, &format!("[{path}]")));
-            return None;
-        };
+        let path = self.key_path(part);
+        let shape = format!("[{path}]");
+        let table = expect_table(path, value, &shape, report)?;
         Some(Section {
             part,
             at: value.span().start,
@@ -177,8 +172,7 @@ impl<'a> Section<'a> {
             return Vec::new();
         };
         let shape = format!("[{key}.NAME]");
-        let DeValue::Table(tables) = value.get_ref() else {
-            report.error(wrong_shape(self.key_path(key), value, &shape));
+        let Some(tables) = expect_table(self.key_path(key), value, &shape, report) else {
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -187,16 +181,15 @@ impl<'a> Section<'a> {
             if name_problem(name.get_ref()).is_some() {
                 report.error(name_fault(name.span().start, path(), name.get_ref()));
             }
-            match value.get_ref() {
-                DeValue::Table(table) => sections.push(Section {
+            if let Some(table) = expect_table(path(), value, &shape, report) {
+                sections.push(Section {
                     kind: key,
                     name: Cow::Borrowed(name.get_ref()),
                     part: "",
                     at: value.span().start,
                     table,
                     keys,
-                }),
-                _ => report.error(wrong_shape(path(), value, &shape)),
+                });
             }
         }
         sections.sort_by_key(|section| section.at);
@@ -378,6 +371,22 @@ impl<'a> Section<'a> {
             ("", _) => self.kind.to_owned(),
             (name, "") => dotted(&[self.kind, name]),
             (name, part) => dotted(&[self.kind, name, part]),
+        }
+    }
+}
+
+/// The table that a value must be; an error of `shape` if it is something else.
+fn expect_table<'a>(
+    path: String,
+    value: &'a Spanned<DeValue<'a>>,
+    shape: &str,
+    report: &mut Report<'_>,
+) -> Option<&'a DeTable<'a>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Some(table),
+        _ => {
+            report.error(wrong_shape(path, value, shape));
+            None
         }
     }
 }
