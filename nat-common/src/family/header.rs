@@ -1,11 +1,58 @@
 //! The network header of a family: its fields, and how to read and write them.
 
-use crate::wire::{address::Address, checksum::Diff, packet::Packet};
+use crate::wire::{
+    address::{Address, Port},
+    checksum::Diff,
+    icmp::IcmpClass,
+    packet::{ChecksumKind, Packet},
+    protocol::{TCP, UDP},
+};
 
 /// How an address family's header is read and written.
 pub trait Family: Address {
     /// The shortest header in bytes: one without options.
     const HEADER_LEN: usize;
+
+    /// Protocol number of the family's ICMP.
+    const ICMP: u8;
+
+    /// How the checksum of the family's ICMP is computed.
+    const ICMP_CHECKSUM: ChecksumKind;
+
+    /// Sorts the types of the family's ICMP messages.
+    fn classify(icmp_type: u8) -> IcmpClass;
+
+    /// The kind of an ICMP query. It replaces the server's port, as the identifier replaces the
+    /// client's port. It is the type of the query, also for its answer. Other messages have another
+    /// number, so that none is mistaken for an answer.
+    fn service(icmp_type: u8) -> Port;
+
+    /// The part of a change of addresses that the checksum of the family's ICMP covers: all of it
+    /// where that has a pseudo-header.
+    #[inline(always)]
+    fn icmp_change(addresses: Diff) -> Diff {
+        match Self::ICMP_CHECKSUM {
+            ChecksumKind::Icmp => Diff::NONE,
+            ChecksumKind::Tcp | ChecksumKind::Udp => addresses,
+        }
+    }
+
+    /// Whether sessions of `protocol` have ports, or identifiers in their place.
+    #[inline(always)]
+    fn has_ports(protocol: u8) -> bool {
+        matches!(protocol, TCP | UDP) || protocol == Self::ICMP
+    }
+
+    /// Sum of the pseudo-header's words for a message of the family's ICMP; 0 if it has none.
+    fn icmp_pseudo_sum(header: &Header<Self>, message_len: usize) -> u32;
+
+    /// Whether `protocol` is a header that stands before the transport header. After
+    /// [`Self::parse_header`] it means that the transport header was not reached.
+    fn is_extension(protocol: u8) -> bool;
+
+    /// The change that an ICMP error's checksum follows after [`Self::write_addresses`] in the
+    /// packet that it quotes: all but what the quoted header's own checksum takes back.
+    fn quoted_change(addresses: Diff) -> Diff;
 
     /// Reads the family's header at `offset`; `None` if it is malformed or cut off.
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>>;
@@ -33,8 +80,13 @@ pub trait Family: Address {
         diff: Diff,
     ) -> Option<()>;
 
-    /// Writes the identification for reassembly into the header at `offset`.
-    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
+    /// Writes the identification for reassembly into the fragment's `header` at `offset`.
+    fn write_id<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        header: &Header<Self>,
+        id: u32,
+    ) -> Option<()>;
 
     /// An identification for reassembly, from a random number.
     fn id_from(random: u32) -> u32;
@@ -49,7 +101,7 @@ pub struct Header<A> {
     pub destination: A,
     /// Protocol number of what follows.
     pub protocol: u8,
-    /// Length in bytes, options included.
+    /// Length in bytes, options and extension headers included.
     pub header_len: usize,
     /// Length of header and payload in bytes.
     pub total_len: usize,
@@ -61,4 +113,10 @@ pub struct Header<A> {
     pub fragment_offset: u16,
     /// Whether more fragments follow.
     pub more_fragments: bool,
+    /// Where the extension header of a fragment starts, in bytes from the header's start; 0 where
+    /// the family has none, or the packet.
+    pub fragment_at: u16,
+    /// Whether the packet has further to go than to its destination: a routing header names
+    /// addresses that the checksum of the transport header knows (RFC 8200 section 8.1).
+    pub is_source_routed: bool,
 }

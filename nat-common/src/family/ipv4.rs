@@ -7,9 +7,11 @@ use network_types::ip::Ipv4Hdr;
 use crate::{
     family::header::{Family, Header},
     wire::{
-        address::Addr4,
+        address::{Addr4, Port},
         checksum::{Diff, fold},
-        packet::Packet,
+        icmp::IcmpClass,
+        packet::{ChecksumKind, Packet},
+        protocol::ICMP,
     },
 };
 
@@ -22,6 +24,45 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Family for Addr4 {
     const HEADER_LEN: usize = HEADER_LEN;
+    const ICMP: u8 = ICMP;
+    const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Icmp;
+
+    /// RFC 792, RFC 950, RFC 5508.
+    #[inline(always)]
+    fn classify(icmp_type: u8) -> IcmpClass {
+        match icmp_type {
+            8 | 13 | 15 | 17 => IcmpClass::Request,
+            0 | 14 | 16 | 18 => IcmpClass::Reply,
+            3 | 11 | 12 => IcmpClass::Error,
+            _ => IcmpClass::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn service(icmp_type: u8) -> Port {
+        const ECHO: u8 = 8;
+        Port::new(match icmp_type {
+            0 => u16::from(ECHO),
+            // Timestamp, information, address mask: the answer's type comes after the query's.
+            14 | 16 | 18 => u16::from(icmp_type) - 1,
+            query => u16::from(query),
+        })
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo_sum(_header: &Header<Self>, _message_len: usize) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn is_extension(_protocol: u8) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn quoted_change(_addresses: Diff) -> Diff {
+        Diff::NONE
+    }
 
     #[inline(always)]
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
@@ -41,6 +82,8 @@ impl Family for Addr4 {
             id: u32::from(u16::from_be_bytes([bytes[4], bytes[5]])),
             fragment_offset: (fragment & FRAGMENT_OFFSET) * 8,
             more_fragments: fragment & MORE_FRAGMENTS != 0,
+            fragment_at: 0,
+            is_source_routed: false,
         })
     }
 
@@ -99,7 +142,12 @@ impl Family for Addr4 {
     }
 
     #[inline(always)]
-    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
+    fn write_id<P: Packet>(
+        packet: &mut P,
+        offset: usize,
+        _header: &Header<Self>,
+        id: u32,
+    ) -> Option<()> {
         // From the identification to the checksum.
         let start = offset + offset_of!(Ipv4Hdr, id);
         let mut bytes = packet.read::<8>(start)?;

@@ -4,5 +4,6 @@
 
 pub mod header;
 pub mod ipv4;
+pub mod ipv6;
 
 pub use header::{Family, Header};

@@ -12,9 +12,9 @@ use crate::{
     verifier::verifier_barrier,
     wire::{
         address::{Address, Endpoint, Port},
-        icmp::{self, IcmpClass},
+        icmp::IcmpClass,
         packet::Packet,
-        protocol::{DCCP, ICMP, TCP, UDP, UDP_LITE},
+        protocol::{DCCP, TCP, UDP, UDP_LITE},
         tcp,
     },
 };
@@ -61,9 +61,9 @@ pub struct Parsed<A> {
     pub transport: Transport,
     /// Length of the transport header in bytes.
     pub transport_len: usize,
-    /// Source port, or the identifier of an ICMP query; [`icmp::service`] in its answer.
+    /// Source port, or the identifier of an ICMP query; [`Family::service`] in its answer.
     pub source_port: Port,
-    /// Destination port, or the identifier of an answer to an ICMP query; [`icmp::service`] in a
+    /// Destination port, or the identifier of an answer to an ICMP query; [`Family::service`] in a
     /// query.
     pub destination_port: Port,
     /// Sequence number of a TCP segment.
@@ -227,7 +227,8 @@ fn parse_transport<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> 
     match parsed.header.protocol {
         TCP => parse_tcp(packet, parsed, room),
         UDP => parse_udp(packet, parsed, room),
-        ICMP => parse_icmp(packet, parsed, room),
+        icmp if icmp == A::ICMP => parse_icmp(packet, parsed, room),
+        extension if A::is_extension(extension) => None,
         // The caller will rewrite their checksum.
         UDP_LITE | DCCP if room < UdpHdr::LEN => None,
         _ => {
@@ -281,13 +282,13 @@ fn parse_icmp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
     let bytes = packet.read::<{ Icmpv4Hdr::LEN }>(parsed.l4)?;
     let id = Port([bytes[4], bytes[5]]);
     parsed.transport_len = Icmpv4Hdr::LEN;
-    parsed.transport = match icmp::classify(bytes[0]) {
+    parsed.transport = match A::classify(bytes[0]) {
         IcmpClass::Request => {
-            (parsed.source_port, parsed.destination_port) = (id, icmp::service(bytes[0]));
+            (parsed.source_port, parsed.destination_port) = (id, A::service(bytes[0]));
             Transport::IcmpQuery { is_reply: false }
         }
         IcmpClass::Reply => {
-            (parsed.source_port, parsed.destination_port) = (icmp::service(bytes[0]), id);
+            (parsed.source_port, parsed.destination_port) = (A::service(bytes[0]), id);
             Transport::IcmpQuery { is_reply: true }
         }
         IcmpClass::Error => Transport::IcmpError,
@@ -320,6 +321,8 @@ impl<A: Address> Parsed<A> {
             id: 0,
             fragment_offset: 0,
             more_fragments: false,
+            fragment_at: 0,
+            is_source_routed: false,
         },
         transport: crate::headers::parsed::Transport::Opaque,
         transport_len: 0,

@@ -9,9 +9,8 @@ use crate::{
     wire::{
         address::{Address, Endpoint, Port},
         checksum::fold,
-        icmp::{IcmpClass, classify, service},
+        icmp::IcmpClass,
         packet::Packet,
-        protocol::{ICMP, TCP, UDP},
     },
 };
 
@@ -75,7 +74,7 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
         source: Endpoint::new(header.source, Port::ZERO),
         destination: Endpoint::new(header.destination, Port::ZERO),
     };
-    let is_opaque = !matches!(header.protocol, TCP | UDP | ICMP);
+    let is_opaque = !A::has_ports(header.protocol);
     // Eight bytes, or the whole payload of a packet that has fewer and needs no more.
     let len = header.total_len.saturating_sub(header.header_len);
     let quoted_len = if is_opaque && len < 8 { len } else { 8 };
@@ -87,11 +86,11 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
     }
     let bytes = packet.read::<8>(l4)?;
     let (source_port, destination_port) = match header.protocol {
-        ICMP => match classify(bytes[0]) {
-            IcmpClass::Request => (Port([bytes[4], bytes[5]]), service(bytes[0])),
+        icmp if icmp == A::ICMP => match A::classify(bytes[0]) {
+            IcmpClass::Request => (Port([bytes[4], bytes[5]]), A::service(bytes[0])),
             IcmpClass::Reply => {
                 quoted.is_answer = true;
-                (service(bytes[0]), Port([bytes[4], bytes[5]]))
+                (A::service(bytes[0]), Port([bytes[4], bytes[5]]))
             }
             // No error is ever sent about an error (RFC 1122 section 3.2.2).
             IcmpClass::Error | IcmpClass::Other => return None,
@@ -112,8 +111,9 @@ pub fn verify_checksum<A: Family, P: Packet>(
     packet: &P,
     error: &Parsed<A>,
 ) -> Result<(), DropReason> {
+    let pseudo = A::icmp_pseudo_sum(&error.header, error.end() - error.l4);
     match packet.sum(error.l4, error.end()) {
-        Some(sum) if fold(sum) == 0xffff => Ok(()),
+        Some(sum) if fold(u32::from(fold(sum)) + pseudo) == 0xffff => Ok(()),
         _ => Err(DropReason::BadChecksum),
     }
 }

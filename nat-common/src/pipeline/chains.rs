@@ -1,17 +1,17 @@
 //! Finding the policy that decides on a flow.
 
 use crate::{
+    family::Family,
     tables::{
         Tables,
         policies::{CHAINS, ChainKey, MAX_POLICIES, Side, action, side},
     },
-    wire::address::Address,
     work::policy_match::PolicyMatch,
 };
 
 /// Finds the policy for a flow: [`PolicyMatch::action`] and [`PolicyMatch::rule`].
 #[inline(always)]
-pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) {
+pub(crate) fn judge<A: Family, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) {
     let total = find_chains(tables, policy_match);
     policy_match.chain = 0;
     policy_match.position = 0;
@@ -30,7 +30,7 @@ pub(crate) fn judge<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut Pol
 /// Looks up the chains of the two sides and returns how many entries they have together. (A
 /// separate function, because the stack has no room for both.)
 #[inline(never)]
-fn find_chains<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> u32 {
+fn find_chains<A: Family, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> u32 {
     // "Any" does not include the host: a policy for all sides does not apply to it.
     let any = |side: Side| {
         if side == side::HOST {
@@ -63,7 +63,7 @@ fn find_chains<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMa
 
 /// Checks one entry and returns whether to continue.
 #[inline(always)]
-fn step<A: Address, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> bool {
+fn step<A: Family, T: Tables<A>>(tables: &T, policy_match: &mut PolicyMatch<A>) -> bool {
     let Some(chain) = policy_match
         .chains
         .get(policy_match.chain as usize)

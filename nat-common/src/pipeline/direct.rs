@@ -12,7 +12,7 @@ use crate::{
     },
     pipeline::lookup::{generation, network_of},
     tables::{Tables, interfaces::role, snats::mapping},
-    wire::{address::Address, packet::Packet},
+    wire::packet::Packet,
 };
 
 /// Whether a packet that came in by an uplink goes to an address that a rule hides from that
@@ -49,7 +49,7 @@ pub(crate) fn is_to_hidden<A: Family, P: Packet, T: Tables<A>>(
 /// `None` if it is not an inside address. Guests behind other guests have addresses that no prefix
 /// contains.
 #[inline(always)]
-fn network_behind<A: Address, T: Tables<A>>(
+fn network_behind<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interface: u32,

@@ -6,15 +6,15 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
     pipeline::lookup::generation,
     tables::{Tables, routes::target, snats::mapping, uplinks::UPLINKS},
-    wire::address::Address,
 };
 
 /// Why a guest's packet must not go where the kernel would send it; `None` if it may.
 #[inline(never)]
-pub(crate) fn check<A: Address, T: Tables<A>>(
+pub(crate) fn check<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interface: u32,
@@ -36,7 +36,7 @@ pub(crate) fn check<A: Address, T: Tables<A>>(
 
 /// The number of the first missing uplink, 0 if all exist.
 #[inline(always)]
-fn uplink_away<A: Address, T: Tables<A>>(tables: &T) -> u16 {
+fn uplink_away<A: Family, T: Tables<A>>(tables: &T) -> u16 {
     let mut away = 0;
     tables.repeat(UPLINKS, |place| match tables.uplink(place) {
         Some(uplink) if uplink.number != 0 => {

@@ -22,7 +22,7 @@ use crate::{
         sessions::{Session, SessionFlags, Touch, View},
     },
     translation::{Verdict, apply_forwarded},
-    wire::{address::Address, packet::Packet, tcp},
+    wire::{packet::Packet, tcp},
     work::Redirect,
 };
 
@@ -161,7 +161,7 @@ pub(crate) fn next_hop<'t, A: Family, P: Packet, T: Tables<A>>(
 /// Whether a packet neither opens nor closes anything. Connection tracking must see connections
 /// begin and end, or its table would fill.
 #[inline(always)]
-fn is_flowing<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
+fn is_flowing<A: Family>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     match parsed.transport {
         Transport::Tcp { flags } => {
             let state = session.state.load();

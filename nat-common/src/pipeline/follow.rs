@@ -1,6 +1,7 @@
 //! Packets of established sessions: following their connection.
 
 use crate::{
+    family::Family,
     headers::parsed::{Parsed, Transport},
     pipeline::lookup::is_reset,
     session::tracking::{self, Segment},
@@ -9,13 +10,13 @@ use crate::{
         sessions::{Session, SessionFlags},
     },
     translation::{Step, Translation, Verdict},
-    wire::{address::Address, tcp},
+    wire::tcp,
 };
 
 /// Follows the connection of a packet that its session translates. A recorded flow of the host
 /// itself passes unchanged.
 #[inline(always)]
-pub(crate) fn follow_translated<A: Address, T: Tables<A>>(
+pub(crate) fn follow_translated<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
@@ -34,7 +35,7 @@ pub(crate) fn follow_translated<A: Address, T: Tables<A>>(
 /// Whether a packet belongs to a flow of the host itself that is recorded, not translated. (A
 /// fragment may have received another identification.)
 #[inline(always)]
-fn is_only_noted<A: Address>(
+fn is_only_noted<A: Family>(
     parsed: &Parsed<A>,
     session: &Session<A>,
     translation: &Translation<A>,
@@ -48,7 +49,7 @@ fn is_only_noted<A: Address>(
 /// Sends the answers to a reset through the kernel. Connection tracking has taken the reset for the
 /// end of the connection. It reverts this if it sees the connection continue.
 #[inline(never)]
-fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
+fn show_answers<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, session: &Session<A>) {
     if let Some(peer) = tables.session(&session.peer_key(parsed.header.protocol)) {
         peer.next_hop.store(next_hops::NONE);
     }
@@ -56,7 +57,7 @@ fn show_answers<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, sessio
 
 /// Updates both entries of the session with what a packet says about its connection.
 #[inline(never)]
-pub(crate) fn follow<A: Address, T: Tables<A>>(
+pub(crate) fn follow<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
@@ -82,7 +83,7 @@ pub(crate) fn follow<A: Address, T: Tables<A>>(
 
 /// The same for a packet other than TCP.
 #[inline(always)]
-pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
+pub(crate) fn follow_datagram<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
@@ -102,7 +103,7 @@ pub(crate) fn follow_datagram<A: Address, T: Tables<A>>(
 /// Writes the changed bits of the state into both entries. Only those bits, because packets of both
 /// directions may change the state at once.
 #[inline(never)]
-fn write_state<A: Address, T: Tables<A>>(
+fn write_state<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,
@@ -129,7 +130,7 @@ fn write_state<A: Address, T: Tables<A>>(
 
 /// How far a segment is ahead of the other side's last acknowledgement, if that is known.
 #[inline(always)]
-fn ahead<A: Address, T: Tables<A>>(
+fn ahead<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     session: &Session<A>,

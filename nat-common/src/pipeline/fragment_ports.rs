@@ -11,13 +11,12 @@ use crate::{
         sessions::View,
     },
     translation::Translation,
-    wire::{address::Address, protocol::needs_first},
 };
 
 /// Gives a fragment its ports. They are read from the first fragment and remembered for later ones.
 /// Without the first one, a later fragment has no ports.
 #[inline(always)]
-pub(crate) fn resolve_fragment<A: Address, T: Tables<A>>(
+pub(crate) fn resolve_fragment<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &mut Parsed<A>,
     view: View,
@@ -26,7 +25,7 @@ pub(crate) fn resolve_fragment<A: Address, T: Tables<A>>(
     if !parsed.is_fragment() {
         return;
     }
-    if !needs_first(parsed.header.protocol) {
+    if !A::has_ports(parsed.header.protocol) {
         parsed.has_ports = true;
         return;
     }
@@ -49,7 +48,7 @@ pub(crate) fn resolve_fragment<A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn live_fragment<'t, A: Address, T: Tables<A>>(
+fn live_fragment<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     key: &FragmentKey<A>,
 ) -> Option<&'t FragmentPorts> {
@@ -73,7 +72,7 @@ pub(crate) fn renumber<A: Family, T: Tables<A>>(
     network: u16,
     translation: &mut Translation<A>,
 ) -> Result<(), DropReason> {
-    if !parsed.is_fragment() || !needs_first(parsed.header.protocol) {
+    if !parsed.is_fragment() || !A::has_ports(parsed.header.protocol) {
         return Ok(());
     }
     let key = parsed.fragment_key(view, network);

@@ -26,10 +26,7 @@ use crate::{
         sessions::View,
     },
     translation::{Step, Verdict},
-    wire::{
-        address::Address,
-        protocol::{TCP, needs_first},
-    },
+    wire::protocol::TCP,
 };
 
 /// The longest payload of an IPv4 packet in bytes.
@@ -68,7 +65,7 @@ enum Part {
 /// For how long a fragment of a complete packet may be a duplicate, in seconds.
 const DUPLICATES_S: u32 = 1;
 
-impl<A: Address> Parsed<A> {
+impl<A: Family> Parsed<A> {
     /// The blocks of a fragment.
     ///
     /// # Errors
@@ -130,7 +127,7 @@ pub fn order<A: Family, P: QueuedPacket, T: Tables<A>>(
         if datagram.state.fetch_or(state::FIRST) & state::KEEPS != 0 {
             send_on(packet, tables, key);
         }
-    } else if needs_first(key.protocol) && datagram.state.load() & state::FIRST == 0 {
+    } else if A::has_ports(key.protocol) && datagram.state.load() & state::FIRST == 0 {
         return queue(packet, tables, key, datagram);
     }
     if datagram.is_complete() {
@@ -142,7 +139,7 @@ pub fn order<A: Family, P: QueuedPacket, T: Tables<A>>(
 
 /// The packet to which a fragment belongs; a new one if none of its fragments has arrived recently.
 #[inline(always)]
-fn datagram<'t, A: Address, T: Tables<A>>(
+fn datagram<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     key: &FragmentKey<A>,
 ) -> Option<&'t Datagram> {
@@ -163,14 +160,14 @@ fn datagram<'t, A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn lifetime_s<A: Address, T: Tables<A>>(tables: &T) -> u32 {
+fn lifetime_s<A: Family, T: Tables<A>>(tables: &T) -> u32 {
     tables.settings().map_or(0, |settings| settings.fragment_s)
 }
 
 impl Datagram {
     /// Records the blocks that arrived, and returns how they relate to earlier ones.
     #[inline(always)]
-    fn note<A: Address, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> Part {
+    fn note<A: Family, T: Tables<A>>(&self, tables: &T, blocks: Blocks) -> Part {
         let first_word = blocks.first / WORD_BLOCKS;
         let (mut known, mut new) = (0, 0);
         tables.repeat((blocks.end - 1) / WORD_BLOCKS - first_word + 1, |turn| {
@@ -228,7 +225,7 @@ const fn word_bits(blocks: Blocks, word: u32) -> u32 {
 
 /// The first slot of a sender's set.
 #[inline(always)]
-fn set_of<A: Address>(key: &FragmentKey<A>) -> u32 {
+fn set_of<A: Family>(key: &FragmentKey<A>) -> u32 {
     key.source.hash().wrapping_add(key.network.into()) % QUEUE_SETS * QUEUE_WAYS
 }
 
@@ -306,7 +303,7 @@ fn send_on<A: Family, P: QueuedPacket, T: Tables<A>>(
 
 /// Frees all slots whose fragments have waited too long, and returns how many those were.
 #[inline(always)]
-pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
+pub fn expire_all<A: Family, T: Tables<A>>(tables: &T) -> i32 {
     let (now_s, lifetime_s) = (tables.now_s(), lifetime_s(tables));
     let mut freed = 0;
     tables.repeat(QUEUE_SETS * QUEUE_WAYS, |slot| {
@@ -317,7 +314,7 @@ pub fn expire_all<A: Address, T: Tables<A>>(tables: &T) -> i32 {
     freed
 }
 
-impl<A: Address> Queued<A> {
+impl<A: Family> Queued<A> {
     /// Makes the slot busy if it is empty or its fragment has waited too long.
     #[inline(always)]
     fn claim<T: Tables<A>>(&self, tables: &T, now_s: u32, lifetime_s: u32) -> Option<Busy<'_, A>> {

@@ -21,10 +21,7 @@ use crate::{
     },
     translation::{Step, Translation, Verdict, icmp_error::ErrorTranslation},
     verifier::read_here,
-    wire::{
-        address::{Address, Endpoint},
-        packet::Packet,
-    },
+    wire::{address::Endpoint, packet::Packet},
     work::Work,
 };
 
@@ -67,7 +64,7 @@ pub(crate) fn error_from_outside<A: Family, P: Packet, T: Tables<A>>(
 
 /// An error that belongs to no session is the host's, if it is sent to the host.
 #[inline(always)]
-fn not_for_guests<A: Address, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Step {
+fn not_for_guests<A: Family, T: Tables<A>>(tables: &T, error: &Parsed<A>) -> Step {
     Err(
         match tables.external_address(generation(tables), error.header.destination) {
             Some(external) if external.is_host == 0 => DropReason::Unsolicited.into(),
@@ -154,7 +151,7 @@ pub(crate) fn error_to_outside<A: Family, P: Packet, T: Tables<A>>(
 /// Refuses errors of another guest about packets to a guest that is bound to its port or Ethernet
 /// address: there is no router between the host and that guest.
 #[inline(always)]
-fn check_sender<A: Address, T: Tables<A>>(
+fn check_sender<A: Family, T: Tables<A>>(
     tables: &T,
     error: &Parsed<A>,
     quoted: &Quoted<A>,
@@ -180,7 +177,7 @@ struct Leaving {
 
 /// Whether a rule hides an address from the outside.
 #[inline(always)]
-fn is_hidden<A: Address, T: Tables<A>>(tables: &T, leaving: Leaving, address: A) -> bool {
+fn is_hidden<A: Family, T: Tables<A>>(tables: &T, leaving: Leaving, address: A) -> bool {
     tables
         .snat(leaving.generation, leaving.uplink, leaving.network, address)
         .is_some_and(|snat| snat.mapping != mapping::NONE)
@@ -188,7 +185,7 @@ fn is_hidden<A: Address, T: Tables<A>>(tables: &T, leaving: Leaving, address: A)
 
 /// The session of the packet from outside that an error is about.
 #[inline(always)]
-fn session_of<'t, A: Address, T: Tables<A>>(
+fn session_of<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     quoted: &Quoted<A>,
     network: u16,
@@ -313,7 +310,7 @@ pub(crate) fn error_to_guest<A: Family, P: Packet, T: Tables<A>>(
 
 /// Translates an error to the addresses of its session. It quotes a packet of the other direction.
 #[inline(always)]
-fn deliver<A: Address>(
+fn deliver<A: Family>(
     translation: &mut Translation<A>,
     session: &Session<A>,
     source: A,

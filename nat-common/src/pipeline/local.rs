@@ -6,6 +6,7 @@
 //! of the remembered destination.
 
 use crate::{
+    family::Family,
     tables::{
         Tables,
         destinations::OwnAddresses,
@@ -13,7 +14,7 @@ use crate::{
         host::HostSocket,
     },
     wire::{
-        address::{Address, Endpoint},
+        address::Endpoint,
         protocol::{TCP, UDP},
     },
 };
@@ -41,7 +42,7 @@ pub struct Redirect<A> {
 /// A socket of the host on that endpoint has precedence. A socket that is bound to the loopback
 /// address or to an interface keeps its destination: a guest could not answer it.
 #[inline(always)]
-pub fn redirect<A: Address, T: Tables<A>>(
+pub fn redirect<A: Family, T: Tables<A>>(
     tables: &T,
     own: &OwnAddresses<A>,
     caller: &Caller<A>,
@@ -78,7 +79,7 @@ pub fn redirect<A: Address, T: Tables<A>>(
 
 /// The guest of a rule that also serves the host.
 #[inline(always)]
-fn by_rule<A: Address, T: Tables<A>>(
+fn by_rule<A: Family, T: Tables<A>>(
     tables: &T,
     generation: u16,
     protocol: u8,
@@ -93,7 +94,7 @@ fn by_rule<A: Address, T: Tables<A>>(
 
 /// Whether no socket of the host receives the caller's packets there.
 #[inline(always)]
-fn is_free<A: Address, T: Tables<A>>(
+fn is_free<A: Family, T: Tables<A>>(
     tables: &T,
     caller: &Caller<A>,
     protocol: u8,

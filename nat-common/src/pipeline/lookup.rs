@@ -1,18 +1,19 @@
 //! Lookups that several hooks share.
 
 use crate::{
+    family::Family,
     headers::parsed::{Parsed, Transport},
     tables::{
         Tables,
         interfaces::role,
         sessions::{Session, Touch, View},
     },
-    wire::{address::Address, tcp},
+    wire::tcp,
 };
 
 /// The number of the network that a packet came from, 0 if from none.
 #[inline(always)]
-pub(crate) fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -> u16 {
+pub(crate) fn network_of<A: Family, T: Tables<A>>(tables: &T, interface: u32) -> u16 {
     match tables.interface(interface) {
         Some(interface) if interface.role == role::NETWORK => interface.number,
         _ => 0,
@@ -21,7 +22,7 @@ pub(crate) fn network_of<A: Address, T: Tables<A>>(tables: &T, interface: u32) -
 
 /// The generation of the rule set in use.
 #[inline(always)]
-pub(crate) fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
+pub(crate) fn generation<A: Family, T: Tables<A>>(tables: &T) -> u16 {
     tables
         .settings()
         .map_or(0, |settings| settings.generation as u16)
@@ -30,7 +31,7 @@ pub(crate) fn generation<A: Address, T: Tables<A>>(tables: &T) -> u16 {
 /// Looks up the live session of a packet and records that it passes. A reset is not recorded here:
 /// [`follow`](super::follow::follow) records it if it is valid.
 #[inline(always)]
-pub(crate) fn find<'t, A: Address, T: Tables<A>>(
+pub(crate) fn find<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     parsed: &Parsed<A>,
     view: View,
@@ -45,7 +46,7 @@ pub(crate) fn find<'t, A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-pub(crate) fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
+pub(crate) fn is_reset<A: Family>(parsed: &Parsed<A>) -> bool {
     matches!(parsed.transport, Transport::Tcp { flags } if flags & tcp::RST != 0)
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn is_reset<A: Address>(parsed: &Parsed<A>) -> bool {
 /// network of its key: that network, or the one behind which the routes place the guest now or
 /// placed it before. A guest may send by another network than the one by which it is reached.
 #[inline(always)]
-pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
+pub(crate) fn find_of_guest<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     parsed: &Parsed<A>,
     network: u16,
@@ -75,7 +76,7 @@ pub(crate) fn find_of_guest<'t, A: Address, T: Tables<A>>(
 
 /// The number of the network behind which the routes place an address, 0 if behind none.
 #[inline(never)]
-pub(crate) fn home_of<A: Address, T: Tables<A>>(tables: &T, address: &A) -> u16 {
+pub(crate) fn home_of<A: Family, T: Tables<A>>(tables: &T, address: &A) -> u16 {
     tables
         .inside(generation(tables), *address)
         .map_or(0, |inside| inside.network)

@@ -40,10 +40,7 @@ use crate::{
     },
     translation::{Step, Translation, Verdict, apply},
     verifier::verifier_barrier,
-    wire::{
-        address::{Address, Endpoint},
-        packet::Packet,
-    },
+    wire::{address::Endpoint, packet::Packet},
     work::{Work, opening::Server},
 };
 
@@ -150,7 +147,7 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
 /// packet of the initiator, everything except the source address is translated there; in an answer,
 /// only the destination address. Each is therefore the reverse of the other.
 #[inline(always)]
-fn between<A: Address>(parsed: &Parsed<A>, session: &Session<A>, translation: &mut Translation<A>) {
+fn between<A: Family>(parsed: &Parsed<A>, session: &Session<A>, translation: &mut Translation<A>) {
     translation.of_session(session);
     translation.source.address = parsed.header.source;
     if !session.has(SessionFlags::FROM_INITIATOR) {
@@ -234,7 +231,7 @@ fn not_ours(external: &ExternalAddress) -> Step {
 /// whether there is one. No filter applies between guests, which are behind the same NAT (RFC 4787
 /// REQ-9 requires only the translation).
 #[inline(never)]
-fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+fn find_server<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
     let Work {
         parsed, opening, ..
     } = work;
@@ -275,7 +272,7 @@ fn find_server<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool
 /// Chooses the rule that translates the client's source. If there is none, its source becomes the
 /// address to which it sends; otherwise the server would answer past natbpf.
 #[inline(never)]
-fn choose_snat<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+fn choose_snat<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {
         parsed, opening, ..
     } = work;

@@ -1,12 +1,12 @@
 //! The hook at which a packet is.
 
 use crate::{
+    family::Family,
     tables::{
         Tables,
         interfaces::{Interface, InterfaceFlags},
     },
     translation::{Translation, Verdict},
-    wire::address::Address,
 };
 
 /// Where a packet is.
@@ -23,7 +23,7 @@ pub struct Place {
 /// Lets the kernel receive a translated packet again if netfilter has seen it before an ingress
 /// hook: its conntrack entry has the addresses before translation.
 #[inline(always)]
-pub(crate) fn receive_anew<A: Address, T: Tables<A>>(
+pub(crate) fn receive_anew<A: Family, T: Tables<A>>(
     tables: &T,
     place: Place,
     translation: &mut Translation<A>,

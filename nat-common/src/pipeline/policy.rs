@@ -32,7 +32,7 @@ use crate::{
     translation::Verdict,
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Endpoint, Port},
         packet::Packet,
     },
     work::Work,
@@ -246,7 +246,7 @@ fn admits<A: Family, P: Packet, T: Tables<A>>(
 
 /// The port that policies match.
 #[inline(always)]
-fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
+fn asked_port<A: Family>(parsed: &Parsed<A>) -> Port {
     match parsed.transport {
         Transport::Tcp { .. } | Transport::Udp => parsed.destination_port,
         // (A later fragment has that of its first fragment, if known.)
@@ -257,7 +257,7 @@ fn asked_port<A: Address>(parsed: &Parsed<A>) -> Port {
 
 /// Writes the flow that the packet opens into the work area, as policies see it.
 #[inline(always)]
-fn prepare<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side, to: Side) {
+fn prepare<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, from: Side, to: Side) {
     let Work {
         parsed,
         policy_match,
@@ -422,7 +422,7 @@ fn is_related<A: Family, P: Packet, T: Tables<A>>(
 
 /// Whether a guest's packet leaves by this uplink translated.
 #[inline(always)]
-fn is_translated<A: Address, T: Tables<A>>(
+fn is_translated<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     uplink: u16,

@@ -1,16 +1,14 @@
 //! Which guest receives an ICMP error about its refused packet (RFC 1812 section 5.2.7.1).
 
 use crate::{
+    family::Family,
     headers::parsed::Parsed,
     tables::{
         Tables,
         interfaces::{Interface, role},
         refusals::RATE_LIMITERS,
     },
-    wire::{
-        address::Address,
-        unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
-    },
+    wire::unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
 };
 
 /// ICMP errors about refused packets that a guest receives per second (RFC 1812 section 4.3.2.8).
@@ -20,7 +18,7 @@ const PER_SECOND: u32 = 8;
 /// quoted, and the guest's rate limit allows it. `interfaces` are the one by which the packet came
 /// in and the current one.
 #[inline(always)]
-pub fn recipient<A: Address, T: Tables<A>>(
+pub fn recipient<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     interfaces: [u32; 2],
@@ -60,7 +58,7 @@ pub fn recipient<A: Address, T: Tables<A>>(
 /// Whether a guest may receive an error now. The clock contains the second and, in its last eight
 /// bits, the number of errors in that second.
 #[inline(always)]
-fn is_due<A: Address, T: Tables<A>>(tables: &T, guest: A) -> bool {
+fn is_due<A: Family, T: Tables<A>>(tables: &T, guest: A) -> bool {
     let Some(clock) = tables.rate_limiter(guest.hash() % RATE_LIMITERS) else {
         return false;
     };

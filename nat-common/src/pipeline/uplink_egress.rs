@@ -29,7 +29,7 @@ use crate::{
     translation::{Step, Verdict, apply, mss},
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Endpoint, Port},
         packet::Packet,
         protocol::{TCP, UDP},
         tcp,
@@ -125,7 +125,7 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
 /// netfilter does the same with masqueraded connections (`nf_nat_oif_changed`,
 /// `net/netfilter/nf_nat_core.c`).
 #[inline(never)]
-fn ends_by_moving<A: Address, T: Tables<A>>(
+fn ends_by_moving<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     network: u16,
@@ -154,7 +154,7 @@ fn ends_by_moving<A: Address, T: Tables<A>>(
 
 /// A packet from an inside source without a session opens one, or does not leave.
 #[inline(always)]
-fn from_inside<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &Snat<A>) -> Step {
+fn from_inside<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &Snat<A>) -> Step {
     let Work {
         parsed, opening, ..
     } = work;
@@ -281,7 +281,7 @@ fn host_flow<A: Family, P: Packet, T: Tables<A>>(
 
 /// The outcome for a query.
 #[inline(always)]
-fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow {
+fn claimed<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow {
     let answer = parsed.key(View::Outside, 0).reversed();
     match tables.session(&answer) {
         Some(_) => HostFlow::Meets,
@@ -292,7 +292,7 @@ fn claimed<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostFlow
 /// Whether a DHCP server's packet for a client is on its way back out: the host does not hold the
 /// address and had the chance to take the packet.
 #[inline(always)]
-fn is_turned_back<A: Address, T: Tables<A>>(
+fn is_turned_back<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     generation: u16,
@@ -306,7 +306,7 @@ fn is_turned_back<A: Address, T: Tables<A>>(
 /// Whether a packet may open a flow that needs a record. A connection of the host itself has a
 /// socket and needs none; a connection that other software translates has no socket.
 #[inline(always)]
-fn may_be_answered<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+fn may_be_answered<A: Family>(parsed: &Parsed<A>, is_own: bool) -> bool {
     match parsed.transport {
         Transport::Tcp { flags } => {
             flags & tcp::RST == 0 && (!is_own || flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
@@ -332,7 +332,7 @@ fn is_to_group<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
 /// Whether a packet may open a flow that other software on the host translates. Such a flow has no
 /// socket: only a recorded session keeps guests from using its port towards that remote.
 #[inline(always)]
-fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
+fn opens_for_others<A: Family>(parsed: &Parsed<A>, is_own: bool) -> bool {
     let opens = match parsed.transport {
         Transport::Tcp { flags } => flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
         _ => true,
@@ -342,7 +342,7 @@ fn opens_for_others<A: Address>(parsed: &Parsed<A>, is_own: bool) -> bool {
 
 /// Whether a guest or a forward could take the answers to a packet.
 #[inline(always)]
-fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, generation: u16) -> bool {
+fn is_contested<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, generation: u16) -> bool {
     let protocol = parsed.header.protocol;
     !matches!(protocol, TCP | UDP)
         || tables
@@ -355,7 +355,7 @@ fn is_contested<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, genera
 
 /// The key of the answers to a flow that is to be recorded.
 #[inline(always)]
-fn answers<A: Address>(work: &Work<A>) -> SessionKey<A> {
+fn answers<A: Family>(work: &Work<A>) -> SessionKey<A> {
     SessionKey {
         source: work.opening.remote.address,
         source_port: work.opening.remote.port,
@@ -365,7 +365,7 @@ fn answers<A: Address>(work: &Work<A>) -> SessionKey<A> {
 
 /// Compares a flow that is to be recorded with existing sessions and sockets.
 #[inline(never)]
-fn compare<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
+fn compare<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
     let parsed = &work.parsed;
     let answer = answers(work);
     if let Some(session) = tables.session(&answer) {
@@ -394,7 +394,7 @@ fn compare<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) -> HostFlow {
 /// take them, this does not hold for datagrams: a socket may be connected without having sent
 /// anything.
 #[inline(always)]
-fn is_known_by_socket<A: Address, T: Tables<A>>(
+fn is_known_by_socket<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     remote: &Endpoint<A>,
@@ -411,7 +411,7 @@ fn is_known_by_socket<A: Address, T: Tables<A>>(
 
 /// Records that the host asks for an address on an uplink.
 #[inline(always)]
-fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+fn note_asking<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let uplink = work.opening.origin.uplink;
     match tables.session(&lease::answers(uplink)) {
         Some(session) => drop(session.touch(tables.now_s())),
@@ -426,7 +426,7 @@ fn note_asking<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
 /// the answers. A session that was opened from outside and that the guest has not answered may be
 /// an answer for the host.
 #[inline(always)]
-fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
+fn yields<A: Family>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
     let is_unanswered =
         session.has(SessionFlags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0;
     is_unanswered || !matches!(parsed.header.protocol, TCP | UDP)
@@ -434,7 +434,7 @@ fn yields<A: Address>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
 
 /// Ends the guest's session that would receive the answers to the host's packet.
 #[inline(never)]
-fn end_of_answers<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) {
+fn end_of_answers<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) {
     let Some(session) = tables.session(&answers(work)) else {
         return;
     };
@@ -447,7 +447,7 @@ fn end_of_answers<A: Address, T: Tables<A>>(tables: &T, work: &Work<A>) {
 
 /// Lets a session of the host itself keep its address, and its port if that is not taken.
 #[inline(always)]
-fn keep_address<A: Address>(work: &mut Work<A>) {
+fn keep_address<A: Family>(work: &mut Work<A>) {
     let source = work.parsed.header.source;
     work.opening.snat = Snat {
         first: source,

@@ -35,7 +35,7 @@ use crate::{
     },
     translation::{Step, Verdict, apply, mss},
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Endpoint, Port},
         packet::Packet,
         protocol::TCP,
     },
@@ -180,7 +180,7 @@ fn not_ours(external: &ExternalAddress, reason: DropReason) -> Step {
 /// A packet that cannot open a session: an answer, a reset, a later fragment. It is dropped if it
 /// goes to a guest's port; otherwise it is the host's.
 #[inline(always)]
-fn not_for_guests<A: Address, T: Tables<A>>(
+fn not_for_guests<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     external: &ExternalAddress,
@@ -194,7 +194,7 @@ fn not_for_guests<A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn host_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostSocket {
+fn host_socket<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> HostSocket {
     tables.host_socket(
         parsed.header.protocol,
         parsed.source(),
@@ -233,7 +233,7 @@ fn by_forward<A: Family, P: Packet, T: Tables<A>>(
 /// Whether the host has sent to a group from the packet's destination, so the packet may be an
 /// answer.
 #[inline(always)]
-fn is_answer_to_group<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
+fn is_answer_to_group<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
     let from_anybody = SessionKey {
         source: A::UNSPECIFIED,
         source_port: Port::ZERO,

@@ -6,6 +6,7 @@
 //! `adopt_sessions`, which adds them to the new tables while packets already use these.
 
 use crate::{
+    family::Family,
     session::{
         entries::{add_session_entries, answer_key},
         limits,
@@ -18,7 +19,7 @@ use crate::{
         ports::{PortKey, PortRecord},
         sessions::{DEAD, Session, SessionFlags, SessionKey, SessionRecord},
     },
-    wire::address::{Addr4, Address},
+    wire::address::Addr4,
     work::opening::Opening,
 };
 
@@ -79,7 +80,7 @@ pub const COUNTED_BATCH: u32 = 16;
 /// Adds a session, or updates the existing one. `false` if it could not be added: a newer session
 /// has its place, or the tables are full.
 #[inline(always)]
-pub fn adopt<A: Address, T: Tables<A>>(
+pub fn adopt<A: Family, T: Tables<A>>(
     tables: &T,
     adopted: &Adopted<A>,
     opening: &mut Opening<A>,
@@ -107,7 +108,7 @@ pub fn adopt<A: Address, T: Tables<A>>(
 
 /// Takes over clock and state. Packets of the session may change both at the same moment.
 #[inline(always)]
-fn refresh<A: Address>(session: &Session<A>, record: &SessionRecord<A>) {
+fn refresh<A: Family>(session: &Session<A>, record: &SessionRecord<A>) {
     let seen_s = session.seen_s.load();
     if seen_s != DEAD && seen_s < record.seen_s {
         session.seen_s.exchange_if(seen_s, record.seen_s);
@@ -117,7 +118,7 @@ fn refresh<A: Address>(session: &Session<A>, record: &SessionRecord<A>) {
 }
 
 #[inline(never)]
-fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
+fn prepare<A: Family>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
     let is_request = adopted.record.flags.contains(SessionFlags::FROM_INITIATOR);
     let (primary, peer) = match is_request {
         false => (&mut opening.answer, &mut opening.request),
@@ -133,7 +134,7 @@ fn prepare<A: Address>(adopted: &Adopted<A>, opening: &mut Opening<A>) {
 /// Takes the references that the session holds and returns their flags, or none if not all are
 /// available.
 #[inline(always)]
-fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<SessionFlags> {
+fn hold<A: Family, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<SessionFlags> {
     let (key, record) = (&adopted.key, &adopted.record);
     let wanted = record.flags;
     let external = PortKey::new(record.source_endpoint(), key.protocol);
@@ -160,14 +161,14 @@ fn hold<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>) -> Option<Se
 }
 
 #[inline(always)]
-fn permit_key<A: Address>(adopted: &Adopted<A>) -> PermitKey<A> {
+fn permit_key<A: Family>(adopted: &Adopted<A>) -> PermitKey<A> {
     let (key, record) = (&adopted.key, &adopted.record);
     PermitKey::new(record.source_endpoint(), remote(adopted), key.protocol)
 }
 
 /// The address of the permit: see [`crate::session::ending`], which releases it.
 #[inline(always)]
-fn remote<A: Address>(adopted: &Adopted<A>) -> A {
+fn remote<A: Family>(adopted: &Adopted<A>) -> A {
     match adopted.record.flags.contains(SessionFlags::HAIRPIN) {
         true => adopted.key.destination,
         false => adopted.record.destination,
@@ -175,7 +176,7 @@ fn remote<A: Address>(adopted: &Adopted<A>) -> A {
 }
 
 #[inline(never)]
-fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: SessionFlags) {
+fn give_back<A: Family, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: SessionFlags) {
     let (key, record) = (&adopted.key, &adopted.record);
     let external = record.source_endpoint();
     release(tables, key.protocol, external, remote(adopted), refs);
@@ -186,7 +187,7 @@ fn give_back<A: Address, T: Tables<A>>(tables: &T, adopted: &Adopted<A>, refs: S
 
 /// Takes a reference to a port of this owner; adds the port if it does not exist.
 #[inline(never)]
-fn hold_port<A: Address, T: Tables<A>>(
+fn hold_port<A: Family, T: Tables<A>>(
     tables: &T,
     key: &PortKey<A>,
     record: &PortRecord<A>,

@@ -1,6 +1,7 @@
 //! Ending sessions: by idle time, or because they are no longer wanted.
 
 use crate::{
+    family::Family,
     session::{
         limits,
         references::{release, release_port},
@@ -12,10 +13,7 @@ use crate::{
         sessions::{DEAD, OPENING, Session, SessionFlags, SessionKey, View},
         settings::{DNS_S, Settings},
     },
-    wire::{
-        address::Address,
-        protocol::{ICMP, TCP, UDP},
-    },
+    wire::protocol::{ICMP, ICMPV6, TCP, UDP},
 };
 
 /// What the program `end_sessions` does with its sessions.
@@ -54,7 +52,7 @@ pub fn timeout_s(settings: &Settings, protocol: u8, state: u32) -> u32 {
         },
         UDP if state & ANSWERED == ANSWERED && settings.udp_s > DNS_S => DNS_S,
         UDP => settings.udp_s,
-        ICMP => settings.icmp_s,
+        ICMP | ICMPV6 => settings.icmp_s,
         _ => settings.other_s,
     }
 }
@@ -115,7 +113,7 @@ pub const fn judged_s(now_s: u32) -> u32 {
 /// Both directions are checked, and taken out of use only if no packet has passed since. A packet
 /// that arrives at the same moment keeps the whole session.
 #[inline(always)]
-pub fn expire<A: Address, T: Tables<A>>(
+pub fn expire<A: Family, T: Tables<A>>(
     tables: &T,
     settings: &Settings,
     now_s: u32,
@@ -160,11 +158,7 @@ pub fn expire<A: Address, T: Tables<A>>(
 /// Ends the session of a primary entry at once; `false` if it is not primary, already ending, still
 /// being opened, or if a packet passed at the same moment and the caller must try again.
 #[inline(always)]
-pub fn end<A: Address, T: Tables<A>>(
-    tables: &T,
-    key: &SessionKey<A>,
-    session: &Session<A>,
-) -> bool {
+pub fn end<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) -> bool {
     let seen_s = session.seen_s.load();
     if !session.has(SessionFlags::PRIMARY) || seen_s >= OPENING || !session.kill(seen_s) {
         return false;
@@ -183,13 +177,13 @@ const fn is_idle(now_s: u32, seen_s: u32, timeout_s: u32) -> bool {
 
 /// It was opened from outside, and the guest has not sent anything.
 #[inline(always)]
-fn is_unanswered_by_guest<A: Address>(session: &Session<A>) -> bool {
+fn is_unanswered_by_guest<A: Family>(session: &Session<A>) -> bool {
     !session.has(SessionFlags::FROM_INITIATOR) && session.state.load() & tracking::REPLIED == 0
 }
 
 /// Removes all entries of a session that is out of use, and releases its references.
 #[inline(always)]
-fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
+fn remove<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
     let protocol = key.protocol;
     let peer_key = session.peer_key(protocol);
     let external = session.source_endpoint();
@@ -225,7 +219,7 @@ fn remove<A: Address, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &S
 
 /// The key of a hairpinned session's requests in between.
 #[inline(always)]
-fn between<A: Address>(key: &SessionKey<A>, session: &Session<A>) -> SessionKey<A> {
+fn between<A: Family>(key: &SessionKey<A>, session: &Session<A>) -> SessionKey<A> {
     SessionKey {
         source_port: session.source_port,
         destination: session.destination,

@@ -9,6 +9,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::tracking,
     tables::{
         Tables,
@@ -19,7 +20,7 @@ use crate::{
     },
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Endpoint, Port},
         protocol::UDP,
     },
     work::opening::{Entry, Opening, Refusal},
@@ -36,7 +37,7 @@ pub(crate) fn first_state(protocol: u8, destination: Port) -> u32 {
 }
 
 #[inline(always)]
-pub(crate) fn record<A: Address, T: Tables<A>>(
+pub(crate) fn record<A: Family, T: Tables<A>>(
     tables: &T,
     source: Endpoint<A>,
     destination: Endpoint<A>,
@@ -64,7 +65,7 @@ pub(crate) fn record<A: Address, T: Tables<A>>(
 
 /// The key under which answers to packets of this entry are looked up.
 #[inline(always)]
-pub(crate) fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
+pub(crate) fn answer_key<A: Family>(entry: &Entry<A>) -> SessionKey<A> {
     let Entry { key, record } = entry;
     SessionKey {
         source: record.destination,
@@ -79,7 +80,7 @@ pub(crate) fn answer_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
 
 /// The intermediate key of its answers: the reverse, as connection tracking expects.
 #[inline(always)]
-fn answer_between_key<A: Address>(request: &SessionKey<A>, answer: &Entry<A>) -> SessionKey<A> {
+fn answer_between_key<A: Family>(request: &SessionKey<A>, answer: &Entry<A>) -> SessionKey<A> {
     SessionKey {
         network: answer.key.network,
         ..request.reversed()
@@ -89,7 +90,7 @@ fn answer_between_key<A: Address>(request: &SessionKey<A>, answer: &Entry<A>) ->
 /// The intermediate key of a packet that opens a hairpinned session: everything is rewritten except
 /// the source address.
 #[inline(always)]
-fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
+fn between_key<A: Family>(entry: &Entry<A>) -> SessionKey<A> {
     SessionKey {
         source_port: entry.record.source_port,
         destination: entry.record.destination,
@@ -101,7 +102,7 @@ fn between_key<A: Address>(entry: &Entry<A>) -> SessionKey<A> {
 
 /// Adds both entries of a session or none.
 #[inline(always)]
-pub(crate) fn add_pair<A: Address, T: Tables<A>>(
+pub(crate) fn add_pair<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -118,7 +119,7 @@ pub(crate) fn add_pair<A: Address, T: Tables<A>>(
 
 /// Adds all entries of a hairpinned session or none.
 #[inline(always)]
-fn add_hairpin<A: Address, T: Tables<A>>(
+fn add_hairpin<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -150,7 +151,7 @@ fn add_hairpin<A: Address, T: Tables<A>>(
 /// Adds the entry of the packet's direction. If it is the first one, packets do not use it yet,
 /// because the other entry may turn out to be taken.
 #[inline(never)]
-fn add_request<A: Address, T: Tables<A>>(
+fn add_request<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -170,7 +171,7 @@ fn add_request<A: Address, T: Tables<A>>(
 
 /// Adds the entry of the other direction.
 #[inline(never)]
-fn add_answer<A: Address, T: Tables<A>>(
+fn add_answer<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -192,18 +193,18 @@ fn add_answer<A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn remove_request<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+fn remove_request<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
     tables.remove_session(&opening.request.key);
 }
 
 #[inline(always)]
-fn remove_answer<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+fn remove_answer<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
     tables.remove_session(&opening.answer.key);
 }
 
 /// Lets packets use the entry that was added first.
 #[inline(never)]
-fn make_usable<A: Address, T: Tables<A>>(tables: &T, first: &Entry<A>) {
+fn make_usable<A: Family, T: Tables<A>>(tables: &T, first: &Entry<A>) {
     if let Some(session) = tables.session(&first.key) {
         session.seen_s.exchange_if(OPENING, first.record.seen_s);
     }
@@ -211,7 +212,7 @@ fn make_usable<A: Address, T: Tables<A>>(tables: &T, first: &Entry<A>) {
 
 /// Adds the entries for the hook in between.
 #[inline(never)]
-fn add_between<A: Address, T: Tables<A>>(
+fn add_between<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -242,7 +243,7 @@ fn add_between<A: Address, T: Tables<A>>(
 }
 
 #[inline(never)]
-fn remove_between<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
+fn remove_between<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
     let request = between_key(&opening.request);
     tables.remove_session(&answer_between_key(&request, &opening.answer));
     tables.remove_session(&request);
@@ -250,7 +251,7 @@ fn remove_between<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) {
 
 /// Adds all entries of the session or none.
 #[inline(always)]
-pub(crate) fn add_session<A: Address, T: Tables<A>>(
+pub(crate) fn add_session<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -263,7 +264,7 @@ pub(crate) fn add_session<A: Address, T: Tables<A>>(
 
 /// Adds all entries of a session that was opened elsewhere, or none; returns whether it added them.
 #[inline(never)]
-pub(crate) fn add_session_entries<A: Address, T: Tables<A>>(
+pub(crate) fn add_session_entries<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> bool {

@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     headers::dhcp,
     session::{
         entries::{add_session, answer_key},
@@ -24,8 +25,8 @@ use crate::{
     },
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
-        protocol::{ICMP, TCP, UDP, has_ports},
+        address::{Endpoint, Port},
+        protocol::{TCP, UDP},
     },
     work::{
         opening::{Choice, Opening, Refusal},
@@ -35,14 +36,14 @@ use crate::{
 
 /// Whether an external port must be found: not for protocols without ports, and not if the guest
 /// has its own external address.
-const fn is_searched<A>(protocol: u8, snat: &Snat<A>) -> bool {
-    has_ports(protocol) && snat.mapping != snats::mapping::ONE_TO_ONE
+fn is_searched<A: Family>(protocol: u8, snat: &Snat<A>) -> bool {
+    A::has_ports(protocol) && snat.mapping != snats::mapping::ONE_TO_ONE
 }
 
 /// Finds an external endpoint for the source of [`Opening::request`] with which both entries can be
 /// added, and adds them.
 #[inline(always)]
-pub(crate) fn with_external<A: Address, T: Tables<A>>(
+pub(crate) fn with_external<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {
@@ -77,7 +78,7 @@ pub(crate) fn with_external<A: Address, T: Tables<A>>(
 /// Opens the session with the external endpoint to try now. (Only the work area connects the two
 /// steps, so the verifier checks the second step once.)
 #[inline(always)]
-fn attempt_external<A: Address, T: Tables<A>>(
+fn attempt_external<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -89,7 +90,7 @@ fn attempt_external<A: Address, T: Tables<A>>(
 /// Chooses the external endpoint by which a forward leads to the guest, else the guest's existing
 /// one, else a candidate; takes the session's references to it.
 #[inline(always)]
-fn choose_external<A: Address, T: Tables<A>>(
+fn choose_external<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -131,7 +132,7 @@ fn choose_external<A: Address, T: Tables<A>>(
 /// Finds the external endpoint by which a forward leads to the source of [`Opening::request`],
 /// unless a socket of the host there has precedence.
 #[inline(never)]
-fn find_forwarded<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+fn find_forwarded<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.is_forwarded = 0;
     let Some(forwarded) = forwarded_source(tables, opening) else {
         return;
@@ -175,7 +176,7 @@ pub(crate) struct Forwarded<A> {
 /// Finds the forward that leads to the source of [`Opening::request`]: at the address of its other
 /// traffic or, if the forward names ports, at the first address of the rule.
 #[inline(always)]
-fn forwarded_source<A: Address, T: Tables<A>>(
+fn forwarded_source<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &Opening<A>,
 ) -> Option<Forwarded<A>> {
@@ -220,7 +221,7 @@ fn forwarded_source<A: Address, T: Tables<A>>(
 /// Whether the session is a question to a DNS server, for which endpoint-independent mapping does
 /// nothing.
 #[inline(always)]
-fn is_question<A: Address>(opening: &Opening<A>) -> bool {
+fn is_question<A: Family>(opening: &Opening<A>) -> bool {
     let record = &opening.request.record;
     record.state & tracking::QUESTION != 0
         && !record.flags.contains(SessionFlags::HAIRPIN)
@@ -232,7 +233,7 @@ fn is_question<A: Address>(opening: &Opening<A>) -> bool {
 /// therefore share one port and leave it to others. A port of another guest is used only if hardly
 /// any other is left.
 #[inline(never)]
-fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
+fn may_ask<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     let key = PortKey::new(opening.external, opening.request.key.protocol);
     let is_anothers = opening.attempt < MAX_ATTEMPTS / 2 && tables.port(&key).is_some();
     if is_anothers {
@@ -243,7 +244,7 @@ fn may_ask<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Re
 
 /// Takes a reference to the remote's permit if the rule needs one; releases the port on failure.
 #[inline(always)]
-fn take_permit<A: Address, T: Tables<A>>(
+fn take_permit<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -265,7 +266,7 @@ fn take_permit<A: Address, T: Tables<A>>(
 /// Adds all entries of the session with the external endpoint that was chosen, or releases what it
 /// holds.
 #[inline(never)]
-fn add_entries<A: Address, T: Tables<A>>(
+fn add_entries<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -304,7 +305,7 @@ fn add_entries<A: Address, T: Tables<A>>(
 
 /// Whether the host asks for its address by DHCP from the chosen endpoint: answers are the host's.
 #[inline(always)]
-fn is_answer_to_host<A: Address>(opening: &Opening<A>) -> bool {
+fn is_answer_to_host<A: Family>(opening: &Opening<A>) -> bool {
     let key = &opening.request.key;
     !opening
         .request
@@ -323,7 +324,7 @@ const fn wants_permit<A>(snat: &Snat<A>) -> bool {
 
 /// The address of the pool that this guest always gets (RFC 4787 REQ-2, paired).
 #[inline(always)]
-fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
+fn pooled_address<A: Family>(snat: &Snat<A>, internal: A) -> A {
     let count = snat.first.distance_to(snat.last).wrapping_add(1);
     snat.first
         .offset_by(internal.hash().checked_rem(count).unwrap_or(0))
@@ -332,7 +333,7 @@ fn pooled_address<A: Address>(snat: &Snat<A>, internal: A) -> A {
 /// Chooses the external endpoint that the internal one has already, with a reference to it; whether
 /// there is one.
 #[inline(never)]
-fn take_mapping<A: Address, T: Tables<A>>(
+fn take_mapping<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<bool, Refusal> {
@@ -365,7 +366,7 @@ fn take_mapping<A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
+fn mapping_key<A: Family>(opening: &Opening<A>) -> MappingKey<A> {
     let key = &opening.request.key;
     MappingKey {
         address: key.source,
@@ -379,7 +380,7 @@ fn mapping_key<A: Address>(opening: &Opening<A>) -> MappingKey<A> {
 
 /// Claims the external endpoint that was chosen with one reference.
 #[inline(never)]
-fn claim<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
+fn claim<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Result<(), Refusal> {
     let protocol = opening.request.key.protocol;
     opening.port.0 = PortKey::new(opening.external, protocol);
     let is_shared = opening.snat.mapping != snats::mapping::ENDPOINT_INDEPENDENT;
@@ -441,7 +442,7 @@ enum SpokenFor {
 }
 
 #[inline(never)]
-fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> SpokenFor {
+fn spoken_for<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> SpokenFor {
     let Opening {
         request,
         origin,
@@ -449,7 +450,7 @@ fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Spo
         ..
     } = opening;
     let (protocol, external) = (request.key.protocol, *external);
-    if protocol == ICMP {
+    if protocol == A::ICMP {
         return SpokenFor::No;
     }
     let remote = request.key.destination_endpoint();
@@ -469,7 +470,7 @@ fn spoken_for<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> Spo
 /// Refuses a candidate that is in use. Beside a forward of every port, the search continues among
 /// ports that the guest does not choose.
 #[inline(always)]
-fn check_spoken_for<A: Address, T: Tables<A>>(
+fn check_spoken_for<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), Refusal> {
@@ -486,7 +487,7 @@ fn check_spoken_for<A: Address, T: Tables<A>>(
 
 /// Whether a forward gives a protocol without ports to another guest than the one that sends.
 #[inline(never)]
-fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
+fn is_anothers<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bool {
     let Opening {
         request,
         origin,
@@ -499,7 +500,7 @@ fn is_anothers<A: Address, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> bo
     let is_between = request.record.flags.contains(SessionFlags::HAIRPIN);
     let is_own = snat.mapping == snats::mapping::ONE_TO_ONE
         || request.record.flags.contains(SessionFlags::HOST);
-    !(is_own || is_between || has_ports(key.protocol))
+    !(is_own || is_between || A::has_ports(key.protocol))
         && tables
             .forward(origin.generation, key.protocol, *external)
             .is_some_and(|forward| forward.to != key.source || forward.network != key.network)

@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     tables::{
         Tables,
         environment::MAX_WAITS,
@@ -9,7 +10,6 @@ use crate::{
         insert::InsertError,
         sessions::SessionFlags,
     },
-    wire::address::Address,
 };
 
 /// Counts one more session of a guest or of the host. If the [`SessionFlags`] of its primary entry
@@ -22,7 +22,7 @@ use crate::{
 /// [`DropReason::OutsideSessions`] if sessions from outside have, and others if it cannot be
 /// counted.
 #[inline(never)]
-pub fn enter<A: Address, T: Tables<A>>(
+pub fn enter<A: Family, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
     session_flags: SessionFlags,
@@ -50,7 +50,7 @@ pub fn enter<A: Address, T: Tables<A>>(
 ///
 /// The same.
 #[inline(always)]
-pub fn enter_host<A: Address, T: Tables<A>>(
+pub fn enter_host<A: Family, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
 ) -> Result<(), DropReason> {
@@ -60,7 +60,7 @@ pub fn enter_host<A: Address, T: Tables<A>>(
 /// Counts one session less of a guest, given by the [`SessionFlags`] of
 /// its primary entry.
 #[inline(never)]
-pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: SessionFlags) {
+pub fn leave<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_flags: SessionFlags) {
     take(tables, key, SESSIONS);
     if is_from_outside(session_flags) {
         take_one(tables, &GuestKey::outside(), SESSIONS);
@@ -74,10 +74,7 @@ pub fn leave<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, session_fl
 /// [`DropReason::GuestPorts`] if the guest has reached its limit, and others if it cannot be
 /// counted.
 #[inline(never)]
-pub fn take_port<A: Address, T: Tables<A>>(
-    tables: &T,
-    key: &GuestKey<A>,
-) -> Result<(), DropReason> {
+pub fn take_port<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
     let limit = tables
         .settings()
         .map_or(0, |settings| settings.ports_per_guest);
@@ -87,7 +84,7 @@ pub fn take_port<A: Address, T: Tables<A>>(
 
 /// Counts one external port less.
 #[inline(never)]
-pub fn give_port<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
+pub fn give_port<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
     take(tables, key, PORTS);
 }
 
@@ -100,7 +97,7 @@ const PORTS: u32 = 1;
 /// Counts one more session of a guest. If the address is bound to a port of a bridge, all guests
 /// behind that port share the limit: a guest there may use many addresses.
 #[inline(always)]
-fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
+fn add<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), DropReason> {
     let limit = match key.is_host() {
         true => tables.host_sessions(),
         false => tables
@@ -122,7 +119,7 @@ fn add<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Result<(), Dr
 /// Counts an external port of a guest among those of its bridge's port, where a session of the
 /// guest already counts.
 #[inline(never)]
-fn share_port<A: Address, T: Tables<A>>(
+fn share_port<A: Family, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
     limit: u32,
@@ -146,7 +143,7 @@ fn share_port<A: Address, T: Tables<A>>(
 
 /// Counts one less of a guest.
 #[inline(always)]
-fn take<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
+fn take<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     let port = tables.guest(key).map_or(0, |guest| guest.port.load());
     uncount(tables, key, what);
     if port != 0 {
@@ -156,7 +153,7 @@ fn take<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
 
 /// [`count`] as a separate function.
 #[inline(never)]
-fn add_one<A: Address, T: Tables<A>>(
+fn add_one<A: Family, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
     what: u32,
@@ -168,7 +165,7 @@ fn add_one<A: Address, T: Tables<A>>(
 /// Counts one more in an entry, unless there are `limit` (0 is none). (Inlined, where the stack has
 /// no room for another frame.)
 #[inline(always)]
-fn count<A: Address, T: Tables<A>>(
+fn count<A: Family, T: Tables<A>>(
     tables: &T,
     key: &GuestKey<A>,
     what: u32,
@@ -189,13 +186,13 @@ fn count<A: Address, T: Tables<A>>(
 
 /// [`uncount`] as a separate function.
 #[inline(never)]
-fn take_one<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
+fn take_one<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     uncount(tables, key, what);
 }
 
 /// Counts one less in an entry.
 #[inline(always)]
-fn uncount<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
+fn uncount<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
     if let Some(guest) = tables.guest(key) {
         match what {
             SESSIONS => guest.sessions.fetch_add(u32::MAX),
@@ -207,7 +204,7 @@ fn uncount<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, what: u32) {
 
 /// The guest's entry with one more reference; a new one if there was none.
 #[inline(always)]
-fn acquire<'t, A: Address, T: Tables<A>>(
+fn acquire<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     key: &GuestKey<A>,
 ) -> Result<&'t Guest, DropReason> {
@@ -226,7 +223,7 @@ fn acquire<'t, A: Address, T: Tables<A>>(
 
 /// The same, and none if the guest's entry is being removed.
 #[inline(always)]
-fn try_acquire<'t, A: Address, T: Tables<A>>(
+fn try_acquire<'t, A: Family, T: Tables<A>>(
     tables: &'t T,
     key: &GuestKey<A>,
 ) -> Result<Option<&'t Guest>, DropReason> {
@@ -240,7 +237,7 @@ fn try_acquire<'t, A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn release<A: Address, T: Tables<A>>(tables: &T, key: &GuestKey<A>, guest: &Guest) {
+fn release<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>, guest: &Guest) {
     if guest.references.release() {
         tables.remove_guest(key);
     }

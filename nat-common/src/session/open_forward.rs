@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     headers::parsed::Parsed,
     session::{
         entries::{add_pair, answer_key, record},
@@ -17,8 +18,8 @@ use crate::{
     },
     verifier::verifier_barrier,
     wire::{
-        address::{Address, Endpoint, Port},
-        protocol::{TCP, UDP, has_ports},
+        address::{Endpoint, Port},
+        protocol::{TCP, UDP},
     },
     work::{Work, opening::Refusal},
 };
@@ -33,7 +34,7 @@ const MAX_REMOTE_ATTEMPTS: u32 = 16;
 ///
 /// Why the packet must be dropped.
 #[inline(always)]
-pub fn open_forward<A: Address, T: Tables<A>>(
+pub fn open_forward<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     forward: &Forward<A>,
@@ -78,7 +79,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
         opening.answer.key = answer_key(&opening.request);
         verifier_barrier(opening);
         let result = match add_pair(tables, opening) {
-            Err(Refusal::PortTaken) if !has_ports(protocol) => {
+            Err(Refusal::PortTaken) if !A::has_ports(protocol) => {
                 Err(Refusal::Final(DropReason::RemoteInUse))
             }
             result => result,
@@ -91,7 +92,7 @@ pub fn open_forward<A: Address, T: Tables<A>>(
 
 /// The guest's endpoint to which a forward rule sends a packet.
 #[inline(always)]
-pub fn forward_target<A: Address>(parsed: &Parsed<A>, forward: &Forward<A>) -> Endpoint<A> {
+pub fn forward_target<A: Family>(parsed: &Parsed<A>, forward: &Forward<A>) -> Endpoint<A> {
     let port = match parsed.header.protocol {
         TCP | UDP => forward.internal_port(parsed.destination_port),
         _ => parsed.destination_port,

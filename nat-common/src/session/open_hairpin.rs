@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::{
         entries::{first_state, record},
         external::with_external,
@@ -13,7 +14,6 @@ use crate::{
         ports::PortKey,
         sessions::{SessionFlags, SessionRecord, View},
     },
-    wire::address::Address,
     work::{
         Work,
         opening::{Entry, Server},
@@ -29,7 +29,7 @@ use crate::{
 ///
 /// Why the packet must be dropped.
 #[inline(never)]
-pub fn open_hairpin<A: Address, T: Tables<A>>(
+pub fn open_hairpin<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Result<(), DropReason> {
@@ -51,7 +51,7 @@ pub fn open_hairpin<A: Address, T: Tables<A>>(
 
 /// Writes the known fields of both directions' entries. (A separate function, to save stack.)
 #[inline(never)]
-fn prepare_hairpin<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+fn prepare_hairpin<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {
         parsed, opening, ..
     } = work;

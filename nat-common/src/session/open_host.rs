@@ -1,6 +1,7 @@
 //! Recording a flow that the host has opened.
 
 use crate::{
+    family::Family,
     session::{
         entries::{add_pair, answer_key, record},
         limits,
@@ -12,7 +13,6 @@ use crate::{
         sessions::{SessionFlags, SessionKey, SessionRecord, View},
     },
     verifier::verifier_barrier,
-    wire::address::Address,
     work::{Work, opening::Entry},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 /// Returns whether it is recorded: another flow may have the answers, or the host has reached its
 /// limit. `network` is the number of an uplink if the flow concerns only that one, else 0.
 #[inline(never)]
-pub fn open_host<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, network: u16) -> bool {
+pub fn open_host<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, network: u16) -> bool {
     let Work {
         parsed, opening, ..
     } = work;

@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::{
         entries::{answer_key, record},
         limits,
@@ -16,7 +17,7 @@ use crate::{
         snats,
     },
     verifier::verifier_barrier,
-    wire::address::{Address, Endpoint},
+    wire::address::Endpoint,
     work::Work,
 };
 
@@ -27,7 +28,7 @@ use crate::{
 ///
 /// Why the packet must be dropped.
 #[inline(always)]
-pub fn open_to_mapping<A: Address, T: Tables<A>>(
+pub fn open_to_mapping<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     owner: &PortOwner<A>,

@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::{
         entries::{first_state, record},
         external::with_external,
@@ -13,7 +14,6 @@ use crate::{
         sessions::{SessionFlags, SessionRecord, View},
         snats::{self, BY_DESTINATION},
     },
-    wire::address::Address,
     work::{
         Work,
         opening::{Entry, Opening},
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// Why the packet must be dropped.
 #[inline(never)]
-pub fn open_outbound<A: Address, T: Tables<A>>(
+pub fn open_outbound<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Result<(), DropReason> {
@@ -39,7 +39,7 @@ pub fn open_outbound<A: Address, T: Tables<A>>(
 
 /// Writes both entries, except for the external endpoint. (A separate function, to save stack.)
 #[inline(never)]
-fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+fn prepare_outbound<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let Work {
         parsed, opening, ..
     } = work;
@@ -73,7 +73,7 @@ fn prepare_outbound<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
 /// differs from the address by which the guest reaches most destinations, the session does not use
 /// the guest's mapping for those.
 #[inline(never)]
-fn choose_source<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+fn choose_source<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     let Origin {
         generation, uplink, ..
     } = opening.origin;

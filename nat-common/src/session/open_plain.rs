@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::{
         entries::{answer_key, first_state, record},
         opening::{add_pair_in_time, enter, finish, joined},
@@ -11,7 +12,6 @@ use crate::{
         guests::GuestKey,
         sessions::{SessionFlags, SessionRecord, View},
     },
-    wire::address::Address,
     work::{Work, opening::Entry},
 };
 
@@ -37,7 +37,7 @@ pub struct Plain {
 ///
 /// Why the packet must be dropped.
 #[inline(never)]
-pub fn open_plain<A: Address, T: Tables<A>>(
+pub fn open_plain<A: Family, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     plain: &Plain,
@@ -53,7 +53,7 @@ pub fn open_plain<A: Address, T: Tables<A>>(
 
 /// Writes both entries. (A separate function, to save stack.)
 #[inline(never)]
-fn prepare_plain<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>, plain: &Plain) {
+fn prepare_plain<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, plain: &Plain) {
     let Work {
         parsed, opening, ..
     } = work;

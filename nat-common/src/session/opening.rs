@@ -2,10 +2,11 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::{entries::add_pair, limits, tracking},
     tables::{Tables, environment::MAX_WAITS, sessions::SessionFlags},
     verifier::verifier_barrier,
-    wire::address::{Address, Endpoint},
+    wire::address::Endpoint,
     work::opening::{Opening, Refusal},
 };
 
@@ -15,7 +16,7 @@ const MAX_LOOKS: u32 = 16;
 /// Adds both entries of a session whose translation is known, as soon as no other CPU is changing
 /// them.
 #[inline(never)]
-pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
+pub(crate) fn add_pair_in_time<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) {
     opening.begin();
     verifier_barrier(opening);
     tables.repeat(MAX_WAITS, |_| {
@@ -28,7 +29,7 @@ pub(crate) fn add_pair_in_time<A: Address, T: Tables<A>>(tables: &T, opening: &m
     verifier_barrier(opening);
 }
 
-impl<A: Address> Opening<A> {
+impl<A: Family> Opening<A> {
     /// The [`SessionFlags`] of the primary entry.
     #[inline(always)]
     fn primary_flags(&self) -> SessionFlags {
@@ -98,7 +99,7 @@ impl<A: Address> Opening<A> {
 
 /// Uses the session that another CPU has opened for the same flow; returns whether there is one.
 #[inline(never)]
-fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool {
+fn join<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool {
     let key = &opening.request.key;
     let Some(session) = tables.session(key) else {
         return false;
@@ -124,7 +125,7 @@ fn join<A: Address, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> bool 
 
 /// The session of the same flow if another CPU opens one at this moment, else why there is none.
 #[inline(never)]
-pub(crate) fn joined<A: Address, T: Tables<A>>(
+pub(crate) fn joined<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
     reason: DropReason,
@@ -134,7 +135,7 @@ pub(crate) fn joined<A: Address, T: Tables<A>>(
 
 /// [`joined`] inlined, where the stack has no room for another function.
 #[inline(always)]
-fn look_again<A: Address, T: Tables<A>>(
+fn look_again<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
     reason: DropReason,
@@ -154,7 +155,7 @@ fn look_again<A: Address, T: Tables<A>>(
 
 /// Counts [`Opening::guest`].
 #[inline(always)]
-pub(crate) fn enter<A: Address, T: Tables<A>>(
+pub(crate) fn enter<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &Opening<A>,
 ) -> Result<(), DropReason> {
@@ -163,7 +164,7 @@ pub(crate) fn enter<A: Address, T: Tables<A>>(
 
 /// Ends the opening of a session whose [`Opening::guest`] has been counted.
 #[inline(never)]
-pub(crate) fn finish<A: Address, T: Tables<A>>(
+pub(crate) fn finish<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
 ) -> Result<(), DropReason> {

@@ -2,6 +2,7 @@
 
 use crate::{
     drop_reason::DropReason,
+    family::Family,
     session::limits,
     tables::{
         Tables,
@@ -12,14 +13,14 @@ use crate::{
         references,
         sessions::SessionFlags,
     },
-    wire::address::{Address, Endpoint},
+    wire::address::Endpoint,
     work::opening::Refusal,
 };
 
 /// Adds the owner of an external port, with its mapping if it is the only one. No other CPU can
 /// take a reference to the port before the mapping exists.
 #[inline(always)]
-pub(crate) fn add_port<A: Address, T: Tables<A>>(
+pub(crate) fn add_port<A: Family, T: Tables<A>>(
     tables: &T,
     key: &PortKey<A>,
     record: &mut PortRecord<A>,
@@ -37,7 +38,7 @@ pub(crate) fn add_port<A: Address, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn add_exclusive_port<A: Address, T: Tables<A>>(
+fn add_exclusive_port<A: Family, T: Tables<A>>(
     tables: &T,
     key: &PortKey<A>,
     record: &mut PortRecord<A>,
@@ -61,7 +62,7 @@ fn add_exclusive_port<A: Address, T: Tables<A>>(
 
 /// Takes references to a port and, if requested, to a permit; returns the corresponding flags.
 #[inline(always)]
-pub(crate) fn hold<A: Address, T: Tables<A>>(
+pub(crate) fn hold<A: Family, T: Tables<A>>(
     tables: &T,
     external: Endpoint<A>,
     remote: A,
@@ -89,7 +90,7 @@ pub(crate) fn hold<A: Address, T: Tables<A>>(
 
 /// Takes a reference to the permit of a remote address; adds it if it does not exist.
 #[inline(always)]
-pub(crate) fn add_permit<A: Address, T: Tables<A>>(
+pub(crate) fn add_permit<A: Family, T: Tables<A>>(
     tables: &T,
     key: &PermitKey<A>,
 ) -> Result<(), Refusal> {
@@ -103,7 +104,7 @@ pub(crate) fn add_permit<A: Address, T: Tables<A>>(
 /// Releases the references in `refs`: to an external port and to a remote's permit. An entry
 /// without references is removed.
 #[inline(always)]
-pub(crate) fn release<A: Address, T: Tables<A>>(
+pub(crate) fn release<A: Family, T: Tables<A>>(
     tables: &T,
     protocol: u8,
     external: Endpoint<A>,
@@ -126,7 +127,7 @@ pub(crate) fn release<A: Address, T: Tables<A>>(
 
 /// Releases a reference to an external port.
 #[inline(never)]
-pub(crate) fn release_port<A: Address, T: Tables<A>>(
+pub(crate) fn release_port<A: Family, T: Tables<A>>(
     tables: &T,
     protocol: u8,
     external: Endpoint<A>,

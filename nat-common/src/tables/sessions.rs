@@ -79,9 +79,9 @@ pub struct SessionKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port; the identifier of an ICMP query, [`crate::wire::icmp::service`] in its answer.
+    /// Source port; the identifier of an ICMP query, [`crate::family::Family::service`] in its answer.
     pub source_port: Port,
-    /// Destination port; the identifier of an ICMP answer, [`crate::wire::icmp::service`] in a
+    /// Destination port; the identifier of an ICMP answer, [`crate::family::Family::service`] in a
     /// query.
     pub destination_port: Port,
     /// Number of the network from which the packet came; 0 in [`View::Outside`].

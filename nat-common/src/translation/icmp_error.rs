@@ -9,7 +9,7 @@ use crate::{
         checksum::Diff,
         offload::Offload,
         packet::{ChecksumKind, Packet},
-        protocol::{DCCP, ICMP, ICMP_CHECKSUM, TCP, UDP, UDP_CHECKSUM, UDP_LITE},
+        protocol::{DCCP, ICMP_CHECKSUM, TCP, UDP, UDP_CHECKSUM, UDP_LITE},
     },
 };
 
@@ -42,24 +42,22 @@ pub fn rewrite_error<A: Family, P: Packet>(
     if !is_sound(error, packet.offload()) {
         return Err(DropReason::FalseOffload);
     }
+    let addresses = Diff::NONE.replace(
+        error.header.source.sum() + error.header.destination.sum(),
+        to.source.sum() + to.destination.sum(),
+    );
     write_quoted(packet, error, quoted, to)
         .and_then(|message| {
             let field = error.l4 + ICMP_CHECKSUM;
             packet.update_checksum(
                 field,
-                ChecksumKind::Icmp,
+                A::ICMP_CHECKSUM,
                 Offload::UNKNOWN,
-                Diff::NONE,
+                A::icmp_change(addresses),
                 message,
             )
         })
-        .and_then(|()| {
-            let addresses = Diff::NONE.replace(
-                error.header.source.sum() + error.header.destination.sum(),
-                to.source.sum() + to.destination.sum(),
-            );
-            A::write_addresses(packet, error.l3, to.source, to.destination, addresses)
-        })
+        .and_then(|()| A::write_addresses(packet, error.l3, to.source, to.destination, addresses))
         .ok_or(DropReason::RewriteFailed)
 }
 
@@ -80,8 +78,8 @@ fn write_quoted<A: Family, P: Packet>(
         quoted.source.port.sum() + quoted.destination.port.sum(),
         source.port.sum() + destination.port.sum(),
     );
-    // The sum of the quoted header stays the same, because its checksum follows its addresses. The
-    // error's own checksum is therefore not affected.
+    // Where the quoted header has a checksum, it follows its addresses, and its sum stays the same:
+    // the error's own checksum is then not affected.
     A::write_addresses(
         packet,
         quoted.l3,
@@ -92,13 +90,13 @@ fn write_quoted<A: Family, P: Packet>(
     let (field, kind) = match quoted.protocol {
         TCP => (quoted.l4 + 16, ChecksumKind::Tcp),
         UDP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Udp),
-        ICMP => (quoted.l4 + ICMP_CHECKSUM, ChecksumKind::Icmp),
+        icmp if icmp == A::ICMP => (quoted.l4 + ICMP_CHECKSUM, A::ICMP_CHECKSUM),
         UDP_LITE | DCCP => (quoted.l4 + UDP_CHECKSUM, ChecksumKind::Tcp),
-        _ => return Some(Diff::NONE),
+        _ => return Some(A::quoted_change(addresses)),
     };
     if matches!(quoted.protocol, UDP_LITE | DCCP) {
         // They also have ports, which stay.
-    } else if quoted.protocol == ICMP {
+    } else if quoted.protocol == A::ICMP {
         let id = if quoted.is_answer {
             destination.port
         } else {
@@ -110,7 +108,7 @@ fn write_quoted<A: Family, P: Packet>(
         packet.write(quoted.l4 + 2, destination.port.0)?;
     }
     let checksum = write_quoted_checksum(packet, error.end(), field, kind, addresses, ports);
-    Some(ports.and(checksum))
+    Some(ports.and(checksum).and(A::quoted_change(addresses)))
 }
 
 /// Corrects the quoted packet's own checksum, if the quotation includes it, and returns the field's

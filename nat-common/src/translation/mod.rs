@@ -7,6 +7,7 @@
 mod apply;
 pub mod icmp_error;
 pub mod mss;
+pub mod prefix;
 pub mod rewrite;
 mod value;
 mod verdict;

@@ -143,7 +143,12 @@ fn write_transport<A: Family, P: Packet, const IS_FAST: bool>(
         Transport::IcmpQuery { is_reply } => {
             let id = if is_reply { destination } else { source };
             packet.write(l4 + ICMP_ID, id.0)?;
-            (ICMP_CHECKSUM, ChecksumKind::Icmp, Diff::NONE, ports)
+            (
+                ICMP_CHECKSUM,
+                A::ICMP_CHECKSUM,
+                A::icmp_change(addresses),
+                ports,
+            )
         }
         Transport::Opaque if matches!(parsed.header.protocol, UDP_LITE | DCCP) => {
             (UDP_CHECKSUM, ChecksumKind::Tcp, addresses, Diff::NONE)

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod checksum;
 pub mod icmp;
+pub mod neighbour;
 pub mod offload;
 pub mod packet;
 pub mod protocol;

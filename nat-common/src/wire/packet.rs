@@ -29,6 +29,13 @@ pub trait Packet {
     /// Writes `N` bytes.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 
+    /// Writes `N` bytes, an even number at an even offset, that no checksum in the packet covers.
+    /// A carrier that has summed the packet up must follow.
+    #[inline(always)]
+    fn write_unsummed<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.write(offset, bytes)
+    }
+
     /// Corrects the TCP, UDP or ICMP checksum field at `offset`.
     ///
     /// `pseudo` is the change of words that only the pseudo-header holds (addresses), `payload`
@@ -97,11 +104,11 @@ pub struct Frames {
 /// Which rules a checksum field follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChecksumKind {
-    /// With a pseudo-header: TCP.
+    /// With a pseudo-header: TCP, and ICMP for IPv6.
     Tcp,
     /// With a pseudo-header, and 0 means none: UDP.
     Udp,
-    /// Without a pseudo-header: ICMP.
+    /// Without a pseudo-header: ICMP for IPv4.
     Icmp,
 }
 

@@ -25,12 +25,5 @@ pub const TCP: u8 = IpProto::Tcp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
 
-/// Whether later fragments need the first one: only protocols with ports do.
-#[inline(always)]
-pub const fn needs_first(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP | ICMP)
-}
-
-pub(crate) const fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP | ICMP)
-}
+/// IP protocol number of ICMP for IPv6 (RFC 4443).
+pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;

@@ -4,7 +4,10 @@
 //! ports or the others) from an unpredictable start, by a stride that visits every port of a small
 //! range once, so a search is short at any fill level, and complete if the range is small.
 
-use crate::wire::{address::Port, protocol::ICMP};
+use crate::wire::{
+    address::Port,
+    protocol::{ICMP, ICMPV6},
+};
 
 /// How many candidates are tried before the flow is refused.
 pub const MAX_ATTEMPTS: u32 = 128;
@@ -56,7 +59,7 @@ impl PortSearch {
     pub fn new(protocol: u8, wanted: Port, first: u16, last: u16, random: u32) -> Self {
         let wanted = wanted.number();
         let (first, last) = match protocol {
-            ICMP => (1, u16::MAX),
+            ICMP | ICMPV6 => (1, u16::MAX),
             _ => Self::band(wanted, first, last),
         };
         Self {

@@ -11,7 +11,6 @@ use nat_common::{
     wire::{
         address::{Addr4, Address as _, Port},
         checksum::fold,
-        icmp::service,
         protocol::UDP,
     },
     work::port_search::PortSearch,
@@ -112,8 +111,8 @@ fn of_two_different_keys_exactly_one_comes_first() {
 #[test]
 fn answers_of_every_kind_belong_to_the_query_of_their_kind() {
     for (query, answer) in [(8, 0), (13, 14), (15, 16), (17, 18)] {
-        assert_eq!(service(query), Port::new(query.into()));
-        assert_eq!(service(answer), service(query));
+        assert_eq!(Addr4::service(query), Port::new(query.into()));
+        assert_eq!(Addr4::service(answer), Addr4::service(query));
     }
 }
 

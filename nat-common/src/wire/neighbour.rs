@@ -1,0 +1,162 @@
+//! Neighbour solicitations and advertisements (RFC 4861): who has an IPv6 address on this link.
+
+use crate::wire::{
+    address::{Addr6, Address as _},
+    checksum::{fold, sum},
+    packet::Packet,
+    protocol::ICMPV6,
+};
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET: usize = 14;
+
+/// Length of an IPv6 header in bytes.
+const HEADER_LEN: usize = 40;
+
+/// Length of a solicitation and of an advertisement without options in bytes.
+const MESSAGE_LEN: usize = 24;
+
+/// Length of an option with an Ethernet address in bytes.
+const OPTION_LEN: usize = 8;
+
+/// Length of an advertisement's frame in bytes.
+pub const FRAME_LEN: usize = ETHERNET + HEADER_LEN + MESSAGE_LEN + OPTION_LEN;
+
+/// What a packet has that no router has sent on (RFC 4861 section 3.1).
+const HOP_LIMIT: u8 = 255;
+
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+
+/// Options that are looked at; a solicitation has one, with RFC 3971 five.
+const OPTIONS: u32 = 8;
+
+/// All nodes of a link, ff02::1, and the Ethernet address that stands for them (RFC 2464).
+const ALL_NODES: Addr6 = Addr6([0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+
+/// Flags of an advertisement: the sender forwards, and was asked (RFC 4861 section 4.4).
+const ROUTER: u8 = 0x80;
+const SOLICITED: u8 = 0x40;
+
+/// Somebody asks who has an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Solicitation {
+    /// The address that is asked for.
+    pub target: Addr6,
+    /// Who asks; unspecified if it is about to take the address for itself (RFC 4862 section 5.4).
+    pub source: Addr6,
+    /// The Ethernet address of who asks.
+    pub mac: [u8; 6],
+}
+
+/// Reads a valid solicitation from an Ethernet frame (RFC 4861 section 7.1.1); `None` of everything
+/// else. Extension headers, and so fragments (RFC 6980), make it none.
+#[inline(always)]
+pub fn solicitation<P: Packet>(packet: &P) -> Option<Solicitation> {
+    let [.., a, b, c, d, e, f, high, low] = packet.read::<ETHERNET>(0)?;
+    let header = packet.read::<8>(ETHERNET)?;
+    let is_ipv6 = [high, low] == [0x86, 0xdd] && header[0] >> 4 == 6;
+    if !is_ipv6 || header[6] != ICMPV6 || header[7] != HOP_LIMIT {
+        return None;
+    }
+    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let (l4, end) = (ETHERNET + HEADER_LEN, ETHERNET + HEADER_LEN + len);
+    let [kind, code] = packet.read::<2>(l4)?;
+    if (kind, code) != (SOLICITATION, 0) || len < MESSAGE_LEN {
+        return None;
+    }
+    let (source, destination) = (
+        Addr6::new(packet.read::<16>(ETHERNET + 8)?),
+        Addr6::new(packet.read::<16>(ETHERNET + 24)?),
+    );
+    let target = Addr6::new(packet.read::<16>(l4 + 8)?);
+    let pseudo = source.sum() + destination.sum() + word(len as u16) + word(ICMPV6.into());
+    let is_right = fold(u32::from(fold(packet.sum(l4, end)?)) + pseudo) == u16::MAX;
+    if !is_right || target.is_group() || target == Addr6::UNSPECIFIED {
+        return None;
+    }
+    let has_source = has_source_option(packet, l4 + MESSAGE_LEN, end)?;
+    let is_detection = source == Addr6::UNSPECIFIED;
+    if is_detection && (has_source || destination != solicited_node(target)) {
+        return None;
+    }
+    Some(Solicitation {
+        target,
+        source,
+        mac: [a, b, c, d, e, f],
+    })
+}
+
+/// Whether one of the options says the asker's Ethernet address; `None` if they are malformed.
+#[inline(always)]
+fn has_source_option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<bool> {
+    let mut has_source = false;
+    let mut left = OPTIONS;
+    while left > 0 && at < end {
+        let [kind, units] = packet.read::<2>(at)?;
+        let len = usize::from(units) * OPTION_LEN;
+        if len == 0 || at + len > end {
+            return None;
+        }
+        has_source |= kind == SOURCE_LINK_LAYER_ADDRESS;
+        at += len;
+        left -= 1;
+    }
+    (at == end).then_some(has_source)
+}
+
+/// The frame that answers: the sender has the address, and forwards. It comes from the address that
+/// was asked for, since some networks drop what comes from a link-local one.
+///
+/// Neither it nor an unsolicited one overrides what a neighbour has heard from somebody who holds
+/// the address (RFC 4861 section 7.2.8).
+#[inline(always)]
+#[must_use]
+pub fn advertisement(solicitation: &Solicitation, mac: [u8; 6]) -> [u8; FRAME_LEN] {
+    let is_detection = solicitation.source == Addr6::UNSPECIFIED;
+    let (flags, to, to_mac) = match is_detection {
+        true => (ROUTER, ALL_NODES, ALL_NODES_MAC),
+        false => (ROUTER | SOLICITED, solicitation.source, solicitation.mac),
+    };
+    let mut frame = [0; FRAME_LEN];
+    frame[..6].copy_from_slice(&to_mac);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame[14] = 0x60;
+    frame[19] = (MESSAGE_LEN + OPTION_LEN) as u8;
+    frame[20] = ICMPV6;
+    frame[21] = HOP_LIMIT;
+    frame[22..38].copy_from_slice(&solicitation.target.bytes());
+    frame[38..54].copy_from_slice(&to.bytes());
+    frame[54] = ADVERTISEMENT;
+    frame[58] = flags;
+    frame[62..78].copy_from_slice(&solicitation.target.bytes());
+    frame[78..80].copy_from_slice(&[TARGET_LINK_LAYER_ADDRESS, 1]);
+    frame[80..86].copy_from_slice(&mac);
+    let pseudo = solicitation.target.sum()
+        + to.sum()
+        + word((MESSAGE_LEN + OPTION_LEN) as u16)
+        + word(ICMPV6.into());
+    let check = !fold(u32::from(fold(sum(&frame[54..]))) + pseudo);
+    frame[56..58].copy_from_slice(&check.to_ne_bytes());
+    frame
+}
+
+/// The group that a solicitation for an address goes to, ff02::1:ff00:0/104 with its last 24 bits
+/// (RFC 4291 section 2.7.1).
+#[inline(always)]
+#[must_use]
+pub fn solicited_node(target: Addr6) -> Addr6 {
+    let last = u32::from_be(target.0[3]) | 0xff00_0000;
+    Addr6([0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), last.to_be()])
+}
+
+/// A number of 16 bits as the sum has it.
+#[inline(always)]
+const fn word(number: u16) -> u32 {
+    number.to_be() as u32
+}
