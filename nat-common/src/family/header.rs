@@ -80,13 +80,13 @@ pub trait Family: Address {
         diff: Diff,
     ) -> Option<()>;
 
-    /// Writes the identification for reassembly into the fragment's `header` at `offset`.
-    fn write_id<P: Packet>(
-        packet: &mut P,
-        offset: usize,
-        header: &Header<Self>,
-        id: u32,
-    ) -> Option<()>;
+    /// Writes the identification for reassembly into the fragment's header at `offset`.
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
+
+    /// Whether the packet whose header stands at `offset` goes further than to its destination: a
+    /// routing header names the last one, which the transport's checksum covers (RFC 8200 section
+    /// 8.1).
+    fn is_source_routed<P: Packet>(packet: &P, offset: usize) -> bool;
 
     /// An identification for reassembly, from a random number.
     fn id_from(random: u32) -> u32;
@@ -113,10 +113,4 @@ pub struct Header<A> {
     pub fragment_offset: u16,
     /// Whether more fragments follow.
     pub more_fragments: bool,
-    /// Where the extension header of a fragment starts, in bytes from the header's start; 0 where
-    /// the family has none, or the packet.
-    pub fragment_at: u16,
-    /// Whether the packet has further to go than to its destination: a routing header names
-    /// addresses that the checksum of the transport header knows (RFC 8200 section 8.1).
-    pub is_source_routed: bool,
 }

@@ -82,8 +82,6 @@ impl Family for Addr4 {
             id: u32::from(u16::from_be_bytes([bytes[4], bytes[5]])),
             fragment_offset: (fragment & FRAGMENT_OFFSET) * 8,
             more_fragments: fragment & MORE_FRAGMENTS != 0,
-            fragment_at: 0,
-            is_source_routed: false,
         })
     }
 
@@ -142,12 +140,7 @@ impl Family for Addr4 {
     }
 
     #[inline(always)]
-    fn write_id<P: Packet>(
-        packet: &mut P,
-        offset: usize,
-        _header: &Header<Self>,
-        id: u32,
-    ) -> Option<()> {
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
         // From the identification to the checksum.
         let start = offset + offset_of!(Ipv4Hdr, id);
         let mut bytes = packet.read::<8>(start)?;
@@ -158,6 +151,12 @@ impl Family for Addr4 {
         bytes[..2].copy_from_slice(&new);
         bytes[6..].copy_from_slice(&check);
         packet.write(start, bytes)
+    }
+
+    /// Source routes of IPv4 stand in options, which the checksum of the transport does not cover.
+    #[inline(always)]
+    fn is_source_routed<P: Packet>(_packet: &P, _offset: usize) -> bool {
+        false
     }
 
     #[inline(always)]

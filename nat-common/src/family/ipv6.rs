@@ -32,8 +32,17 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// What follows where nothing does (RFC 8200 section 4.7).
 const NO_NEXT_HEADER: u8 = 59;
 
-/// Length of a fragment header in bytes.
+/// Length of a fragment header in bytes, and the shortest of any extension header.
 const FRAGMENT_LEN: usize = 8;
+
+/// Where a fragment header has its identification.
+const FRAGMENT_ID: usize = 4;
+
+/// Where a routing header says how far it has to go.
+const SEGMENTS_LEFT: usize = 3;
+
+/// Where the header says what follows it.
+const NEXT_HEADER: usize = 6;
 
 /// Bits of a fragment header's second word (RFC 8200 section 4.5).
 const FRAGMENT_OFFSET: u16 = 0xfff8;
@@ -96,31 +105,31 @@ impl Family for Addr6 {
         }
         let [source, destination] = read_addresses(packet, offset)?;
         let payload_len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-        let mut header = Header {
-            source,
-            destination,
-            protocol: bytes[6],
-            header_len: HEADER_LEN,
-            // A length of 0 stands in packets of over 64 KiB that are still to be segmented.
-            total_len: match payload_len {
-                0 if bytes[6] != NO_NEXT_HEADER => 0,
-                payload_len => HEADER_LEN + payload_len,
-            },
-            ttl: bytes[7],
-            id: 0,
-            fragment_offset: 0,
-            more_fragments: false,
-            fragment_at: 0,
-            is_source_routed: false,
+        // A length of 0 stands in packets of over 64 KiB that are still to be segmented.
+        let total_len = match payload_len {
+            0 if bytes[6] != NO_NEXT_HEADER => 0,
+            payload_len => HEADER_LEN + payload_len,
         };
+        let mut place = Place::first(bytes[6]);
+        let mut fragment = Fragment::default();
         let mut passed = 0;
-        while passed < EXTENSIONS && Self::is_extension(header.protocol) {
-            if !pass_extension(packet, offset, &mut header) {
+        while passed < EXTENSIONS && !place.is_end {
+            if !pass(packet, offset, total_len, &mut place, &mut fragment) {
                 break;
             }
             passed += 1;
         }
-        Some(header)
+        Some(Header {
+            source,
+            destination,
+            protocol: place.protocol,
+            header_len: place.at,
+            total_len,
+            ttl: bytes[7],
+            id: fragment.id,
+            fragment_offset: fragment.offset,
+            more_fragments: fragment.more,
+        })
     }
 
     #[inline(always)]
@@ -159,17 +168,16 @@ impl Family for Addr6 {
     }
 
     #[inline(always)]
-    fn write_id<P: Packet>(
-        packet: &mut P,
-        offset: usize,
-        header: &Header<Self>,
-        id: u32,
-    ) -> Option<()> {
-        if header.fragment_at == 0 {
-            return None;
-        }
-        let at = offset + usize::from(header.fragment_at) + 4;
-        packet.write_unsummed(at, id.to_be_bytes())
+    fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()> {
+        let at = find(packet, offset, FRAGMENT)?;
+        packet.write_unsummed(offset + at + FRAGMENT_ID, id.to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn is_source_routed<P: Packet>(packet: &P, offset: usize) -> bool {
+        find(packet, offset, ROUTING)
+            .and_then(|at| packet.read::<2>(offset + at + SEGMENTS_LEFT))
+            .is_some_and(|[left, _]| left != 0)
     }
 
     #[inline(always)]
@@ -202,38 +210,97 @@ fn words_to_bytes(source: Addr6, destination: Addr6) -> [[u8; 8]; 4] {
     [pair(a, b), pair(c, d), pair(e, f), pair(g, h)]
 }
 
-/// Reads the extension header in front, and moves on to what follows it; `false`, and the header
-/// as it was, if it is cut off or nothing behind it is in this packet.
+/// A place in a chain of headers, in bytes from the start of the first one, and what stands there.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    protocol: u8,
+    /// Whether no extension header follows.
+    is_end: bool,
+}
+
+/// What a fragment header says.
+#[derive(Clone, Copy, Default)]
+struct Fragment {
+    is_there: bool,
+    id: u32,
+    offset: u16,
+    more: bool,
+}
+
+impl Place {
+    #[inline(always)]
+    fn first(protocol: u8) -> Self {
+        Self::behind(HEADER_LEN, protocol)
+    }
+
+    #[inline(always)]
+    fn behind(at: usize, protocol: u8) -> Self {
+        Self {
+            at,
+            protocol,
+            is_end: !Addr6::is_extension(protocol),
+        }
+    }
+}
+
+/// Reads the extension header at `place`, and goes on to what follows it. `false`, and the place as
+/// it was, if the header is cut off, goes past `total_len` (0 if unknown), or is a second fragment
+/// header, which no sender makes.
 #[inline(always)]
-fn pass_extension<P: Packet>(packet: &P, offset: usize, header: &mut Header<Addr6>) -> bool {
-    let Some(bytes) = packet.read::<FRAGMENT_LEN>(offset + header.header_len) else {
+fn pass<P: Packet>(
+    packet: &P,
+    offset: usize,
+    total_len: usize,
+    place: &mut Place,
+    fragment: &mut Fragment,
+) -> bool {
+    let Some(bytes) = packet.read::<FRAGMENT_LEN>(offset + place.at) else {
         return false;
     };
-    let len = match header.protocol {
+    let is_fragment = place.protocol == FRAGMENT;
+    let len = length(place.protocol, bytes);
+    let is_past = total_len != 0 && place.at + len > total_len;
+    if is_past || (is_fragment && fragment.is_there) {
+        return false;
+    }
+    *place = Place::behind(place.at + len, bytes[0]);
+    if is_fragment {
+        let word = u16::from_be_bytes([bytes[2], bytes[3]]);
+        *fragment = Fragment {
+            is_there: true,
+            id: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+            offset: word & FRAGMENT_OFFSET,
+            more: word & MORE_FRAGMENTS != 0,
+        };
+        // What comes behind a later fragment's header is its payload, whatever its number says.
+        place.is_end |= fragment.offset != 0;
+    }
+    true
+}
+
+/// Where the first extension header of this kind starts, in bytes from `offset`.
+#[inline(always)]
+fn find<P: Packet>(packet: &P, offset: usize, wanted: u8) -> Option<usize> {
+    let [protocol, _] = packet.read::<2>(offset + NEXT_HEADER)?;
+    let mut place = Place::first(protocol);
+    let mut passed = 0;
+    while passed < EXTENSIONS && !place.is_end {
+        if place.protocol == wanted {
+            return Some(place.at);
+        }
+        let bytes = packet.read::<FRAGMENT_LEN>(offset + place.at)?;
+        place = Place::behind(place.at + length(place.protocol, bytes), bytes[0]);
+        passed += 1;
+    }
+    None
+}
+
+/// Length of an extension header in bytes (RFC 8200 sections 4.3 to 4.6).
+#[inline(always)]
+fn length(protocol: u8, bytes: [u8; FRAGMENT_LEN]) -> usize {
+    match protocol {
         FRAGMENT => FRAGMENT_LEN,
         _ => (usize::from(bytes[1]) + 1) * 8,
-    };
-    if header.total_len != 0 && header.header_len + len > header.total_len {
-        return false;
     }
-    match header.protocol {
-        FRAGMENT => {
-            // Its payload would start with another one: no sender makes that.
-            if header.fragment_at != 0 {
-                return false;
-            }
-            let word = u16::from_be_bytes([bytes[2], bytes[3]]);
-            header.fragment_at = header.header_len as u16;
-            header.fragment_offset = word & FRAGMENT_OFFSET;
-            header.more_fragments = word & MORE_FRAGMENTS != 0;
-            header.id = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-        }
-        // Segments left (RFC 8200 section 4.4).
-        ROUTING => header.is_source_routed |= bytes[3] != 0,
-        _ => {}
-    }
-    header.protocol = bytes[0];
-    header.header_len += len;
-    // What comes behind a later fragment's header is its payload, whatever its number says.
-    header.fragment_offset == 0
 }

@@ -321,8 +321,6 @@ impl<A: Address> Parsed<A> {
             id: 0,
             fragment_offset: 0,
             more_fragments: false,
-            fragment_at: 0,
-            is_source_routed: false,
         },
         transport: crate::headers::parsed::Transport::Opaque,
         transport_len: 0,

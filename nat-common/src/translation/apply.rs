@@ -44,8 +44,7 @@ fn write<A: Family, P: Packet, T: Tables<A>>(
         return rewrite_error(packet, parsed, &translation.quoted, &translation.error);
     }
     if translation.id != parsed.header.id {
-        A::write_id(packet, parsed.l3, &parsed.header, translation.id)
-            .ok_or(DropReason::RewriteFailed)?;
+        A::write_id(packet, parsed.l3, translation.id).ok_or(DropReason::RewriteFailed)?;
     }
     rewrite(packet, parsed, translation.source, translation.destination)?;
     match translation.mss {
