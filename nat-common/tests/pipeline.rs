@@ -3,6 +3,8 @@
 //! Packets run through the hooks in the order of a real host. Cases carry the id that they have in
 //! the project's list of behaviours.
 
+use kit::ipv4 as family;
+
 mod pipeline {
     mod adopt;
     mod bindings;

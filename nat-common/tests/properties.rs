@@ -5,6 +5,8 @@
 
 mod traffic;
 
+use kit::ipv4 as family;
+
 use proptest::{collection::vec, prelude::*};
 use traffic::{Outcome, PROTOCOLS, Traffic};
 

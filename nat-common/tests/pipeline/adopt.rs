@@ -3,30 +3,29 @@
 use bytemuck::Zeroable as _;
 use nat_common::{
     session::{
-        adoption::{Adopted4, adopt},
+        adoption::{Adopted, adopt},
         tracking,
     },
     tables::{
-        policies::{DEFAULTS, Policy4, action, side},
-        ports::{PortKey, PortRecord4, Ports as _},
-        sessions::{DEAD, Session, SessionFlags, SessionKey4, SessionRecord4, Sessions as _},
+        policies::{DEFAULTS, Policy, action, side},
+        ports::{PortKey, PortRecord, Ports as _},
+        sessions::{DEAD, Session, SessionFlags, SessionKey, SessionRecord, Sessions as _},
         snats::{filtering, mapping},
     },
     wire::{
-        address::{Addr4, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::Port,
+        protocol::{TCP, UDP},
     },
     work::Work,
 };
 
 use super::policy::any;
-use kit::{
-    packets::{At, GRE, answer, ends, ping, raw, request, udp},
-    tables::MemoryTables,
-    world::{C1, C2, C3, POOL, PUBLIC, S1A, S1B, S2, World},
+use crate::family::{
+    Addr, C1, C2, C3, ICMP, Ip, MemoryTables, POOL, PUBLIC, S1A, S1B, S2, World, addr, ends,
 };
+use kit::packets::{At, GRE, answer, ping, raw, request, udp};
 
-const FORWARDED: At = At(PUBLIC, 10_000);
+const FORWARDED: At<Ip> = At(PUBLIC, 10_000);
 
 /// What opens sessions of one kind, and under which rules.
 struct Kind {
@@ -161,7 +160,7 @@ const KINDS: [Kind; 9] = [
     },
 ];
 
-fn accept() -> Policy4 {
+fn accept() -> Policy<Addr> {
     any(action::ACCEPT, 11, DEFAULTS)
 }
 
@@ -180,8 +179,8 @@ impl Kind {
 }
 
 /// A session's entry as it is written.
-fn record(session: &Session<Addr4>) -> SessionRecord4 {
-    SessionRecord4 {
+fn record(session: &Session<Addr>) -> SessionRecord<Addr> {
+    SessionRecord {
         source: session.source,
         destination: session.destination,
         source_port: session.source_port,
@@ -200,15 +199,15 @@ fn record(session: &Session<Addr4>) -> SessionRecord4 {
 
 /// The owner of a port with one reference, as the daemon hands it over; nobody where nothing is
 /// held.
-fn owner(tables: &MemoryTables, key: &PortKey<Addr4>, is_held: bool) -> PortRecord4 {
+fn owner(tables: &MemoryTables, key: &PortKey<Addr>, is_held: bool) -> PortRecord<Addr> {
     match tables.port(key).filter(|_| is_held) {
-        None => PortRecord4::zeroed(),
+        None => PortRecord::<Addr>::zeroed(),
         Some(owner) => owner.with_references(1),
     }
 }
 
 /// Every session as the daemon hands it over.
-fn all(world: &World) -> Vec<Adopted4> {
+fn all(world: &World) -> Vec<Adopted<Addr>> {
     let tables = &world.tables;
     let mut all = Vec::new();
     for (key, session) in tables.sessions.entries() {
@@ -218,7 +217,7 @@ fn all(world: &World) -> Vec<Adopted4> {
         let peer = tables.session(&session.peer_key(key.protocol)).unwrap();
         let external = PortKey::new(session.source_endpoint(), key.protocol);
         let server = PortKey::new(key.destination_endpoint(), key.protocol);
-        all.push(Adopted4 {
+        all.push(Adopted {
             key,
             record: record(session),
             peer: record(peer),
@@ -231,7 +230,7 @@ fn all(world: &World) -> Vec<Adopted4> {
     all
 }
 
-fn take(world: &World, adopted: &Adopted4) -> bool {
+fn take(world: &World, adopted: &Adopted<Addr>) -> bool {
     adopt(&world.tables, adopted, &mut Work::new().opening)
 }
 
@@ -294,7 +293,7 @@ fn a_session_that_is_there_is_brought_up_to_date_and_added_once() {
     let adopted = adopted.unwrap();
     assert!(take(&new, &adopted));
     let entries = contents(&new).len();
-    let entry = |key: &SessionKey4| new.tables.session(key).unwrap();
+    let entry = |key: &SessionKey<Addr>| new.tables.session(key).unwrap();
     let session = entry(&adopted.key);
     let peer = entry(&session.peer_key(TCP));
     let clocks = || [session, peer].map(|entry| entry.seen_s.load());
@@ -367,7 +366,7 @@ fn a_full_table_takes_a_session_over_whole_or_not_at_all() {
 fn a_guest_takes_over_no_more_sessions_than_it_may_have_and_the_host_any_number() {
     let [old, mut new] = KINDS[0].worlds();
     new.caps(2, 0);
-    let of_guest = |one: &&Adopted4| one.key.source == Addr4(C1);
+    let of_guest = |one: &&Adopted<Addr>| one.key.source == addr(C1);
     let taken = all(&old)
         .iter()
         .filter(of_guest)
@@ -387,9 +386,9 @@ fn a_guest_takes_over_no_more_sessions_than_it_may_have_and_the_host_any_number(
 /// Between two looks at the old tables another guest may have got the port in the new ones.
 #[test]
 fn a_session_whose_port_has_another_owner_by_now_is_left_out() {
-    type Change = fn(&mut PortRecord4);
+    type Change = fn(&mut PortRecord<Addr>);
     let changes: [Change; 4] = [
-        |owner| owner.address = Addr4(S2),
+        |owner| owner.address = addr(S2),
         |owner| owner.port = Port::new(5001),
         |owner| owner.network = 2,
         |owner| owner.flags = nat_common::tables::ports::SHARED,
@@ -437,8 +436,8 @@ fn a_session_whose_answers_belong_to_a_newer_one_is_left_out() {
             let [_, new] = kind.worlds();
             let session = old.tables.session(&adopted.key).unwrap();
             let answers = session.peer_key(adopted.key.protocol);
-            let newer = SessionRecord4 {
-                source: Addr4(S2),
+            let newer = SessionRecord {
+                source: addr(S2),
                 ..adopted.peer
             };
             new.tables.add_session(&answers, &newer).unwrap();

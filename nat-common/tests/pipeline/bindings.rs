@@ -5,22 +5,20 @@ use nat_common::{
     pipeline::guard::{self, FORGED, KEPT_S, MOST_NAMES, MOST_SERVED_NAMES, PASSES},
     tables::{
         bindings::{BindingRecord, Bindings as _, FIXED, Name},
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideFlags, InsideKey4},
+        inside::{INSIDE_FIXED_BITS, Inside, InsideFlags, InsideKey},
         interfaces::{Interface, InterfaceFlags, role},
     },
-    wire::{address::Addr4, packet::SlicePacket},
+    wire::packet::SlicePacket,
 };
 
 use super::paged::Paged;
-use kit::{
-    packets::{ACK, At, Ip, fragments, tcp, udp},
-    world::{C1, C2, C3, S1A, World},
-};
+use crate::family::{C1, C2, C3, Ip, S1A, World, addr, fragments, host};
+use kit::packets::{ACK, At, tcp, udp};
 
 const TAP1: u32 = 21;
 const TAP2: u32 = 22;
 const NETWORK: u16 = 1;
-const GATEWAY: Ip = [172, 22, 161, 254];
+const GATEWAY: Ip = host([172, 22, 161, 254]);
 const BRIDGE: [u8; 6] = [2, 0, 0, 0, 1, 0xfe];
 const M1: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const M2: [u8; 6] = [2, 0, 0, 0, 1, 2];
@@ -44,7 +42,7 @@ fn world() -> World {
     }
     inside(
         &mut world,
-        [172, 22, 161, 0],
+        host([172, 22, 161, 0]),
         24,
         InsideFlags::ON_LINK,
         [0; 6],
@@ -53,15 +51,15 @@ fn world() -> World {
 }
 
 fn inside(world: &mut World, address: Ip, bits: u32, flags: InsideFlags, mac: [u8; 6]) {
-    let key = InsideKey4 {
+    let key = InsideKey {
         generation: 1,
         reserved: [0; 2],
-        address: Addr4(address),
+        address: addr(address),
     };
-    let inside = Inside4 {
+    let inside = Inside {
         network: NETWORK,
         flags,
-        gateway: Addr4(GATEWAY),
+        gateway: addr(GATEWAY),
         mac,
         reserved: [0; 2],
     };
@@ -260,7 +258,13 @@ fn an_unassigned_address_stays_with_its_user() {
 #[test]
 fn several_guests_behind_a_router_or_a_bridge_share_a_port() {
     let mut world = world();
-    inside(&mut world, [10, 9, 0, 0], 16, InsideFlags::empty(), [0; 6]);
+    inside(
+        &mut world,
+        host([10, 9, 0, 0]),
+        16,
+        InsideFlags::empty(),
+        [0; 6],
+    );
     for number in 0..=255 {
         let mac = [6, 0, 0, 0, 0, number];
         assert!(passes(&world, TAP1, frame(mac, OTHER)));
@@ -272,7 +276,7 @@ fn several_guests_behind_a_router_or_a_bridge_share_a_port() {
         // The router is responsible for addresses that are routed to it.
         assert!(passes(&world, TAP1, ip(M1, [10, 9, number, 1])));
     }
-    assert!(passes(&world, TAP2, ip(M2, [10, 9, 0, 1])));
+    assert!(passes(&world, TAP2, ip(M2, host([10, 9, 0, 1]))));
 }
 
 #[test]
@@ -322,7 +326,7 @@ fn where_natbpf_serves_dhcp_one_port_does_not_take_all_addresses() {
     let world = served();
     let answers = (1..250).filter(|n| passes(&world, TAP2, arp(M2, M2, [172, 22, 161, *n])));
     assert_eq!(answers.count() as u32, MOST_SERVED_NAMES - 1);
-    assert!(passes(&world, TAP1, ip(M1, [172, 22, 161, 250])));
+    assert!(passes(&world, TAP1, ip(M1, host([172, 22, 161, 250]))));
 }
 
 /// A guest that answers other guests' questions would be their gateway and their name server.
@@ -348,7 +352,11 @@ fn guests_behind_one_port_count_together() {
     let mut world = world();
     world.caps(5, 3);
     for number in 0..20 {
-        assert!(passes(&world, TAP2, ip(M2, [172, 22, 161, 1 + number])));
+        assert!(passes(
+            &world,
+            TAP2,
+            ip(M2, host([172, 22, 161, 1 + number]))
+        ));
     }
     let opens = |source: Ip, port| {
         let packet = udp(At(source, port), At(S1A, 7000)).bytes();
@@ -356,7 +364,7 @@ fn guests_behind_one_port_count_together() {
     };
     let mut opened = 0;
     for number in 0..20 {
-        let fate = opens([172, 22, 161, 1 + number], 5000 + u16::from(number));
+        let fate = opens(host([172, 22, 161, 1 + number]), 5000 + u16::from(number));
         opened += u32::from(!matches!(fate, kit::world::Fate::Dropped(_)));
     }
     assert_eq!(opened, 3);
@@ -454,7 +462,7 @@ fn an_address_that_is_used_stays_and_a_fixed_one_without_use_as_well() {
         port: TAP1,
         seen_s: FIXED,
     };
-    let fixed = Name::of_address(Addr4(C3), NETWORK);
+    let fixed = Name::of_address(addr(C3), NETWORK);
     world.tables.add_binding(&fixed, &record).unwrap();
     inside(&mut world, C3, 32, InsideFlags::ON_LINK, [0; 6]);
     assert!(passes(&world, TAP1, ip(M1, C1)));

@@ -4,18 +4,18 @@
 use nat_common::{
     drop_reason::DropReason,
     tables::queued::{QUEUE_BYTES, QUEUE_SETS, QUEUE_WAYS},
-    wire::{
-        address::{Addr4, Address as _},
-        protocol::UDP,
-    },
+    wire::{address::Address as _, protocol::UDP},
 };
 
+use crate::family::{
+    C1, C3, HEADER, Ip, PUBLIC, S1A, S2, World, addr, fragments, host, read, reassemble,
+};
 use kit::{
-    packets::{At, ETHERNET, Ip, fragments, read, reassemble, udp},
-    world::{C1, C3, DMZ, Fate, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
+    packets::{At, ETHERNET, udp},
+    world::{DMZ, Fate, Hook, LAN, UPLINK},
 };
 
-const FORWARDED: At = At(PUBLIC, 10_500);
+const FORWARDED: At<Ip> = At(PUBLIC, 10_500);
 /// The longest payload of a UDP datagram in bytes.
 const LONGEST: usize = 65_535 - 20 - 8;
 
@@ -35,7 +35,7 @@ fn datagram(source: Ip, id: u16, len: usize) -> Vec<u8> {
 
 /// A piece of a datagram: some of its blocks of eight bytes, with more behind it or not.
 fn piece(whole: &[u8], blocks: std::ops::Range<usize>, more_fragments: bool) -> Vec<u8> {
-    let payload = &whole[ETHERNET + 20..];
+    let payload = &whole[ETHERNET + HEADER..];
     let part = &payload[blocks.start * 8..(blocks.end * 8).min(payload.len())];
     let (mut ip, _) = etherparse::Ipv4Header::from_slice(&whole[ETHERNET..]).unwrap();
     let offset = etherparse::IpFragOffset::try_new(blocks.start as u16).unwrap();
@@ -84,7 +84,7 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
 
     // One byte more: four bytes of block 8,189 are too many.
     let mut longer = piece(&datagram(S1A, 8, 64), 1..2, false);
-    longer.truncate(ETHERNET + 20 + 4);
+    longer.truncate(ETHERNET + HEADER + 4);
     let (mut ip, payload) = etherparse::Ipv4Header::from_slice(&longer[ETHERNET..]).unwrap();
     ip.fragment_offset = etherparse::IpFragOffset::try_new(8189).unwrap();
     ip.set_payload_len(payload.len()).unwrap();
@@ -124,7 +124,7 @@ fn f6_fragments_that_overlap_by_one_block_contradict_wherever_they_begin() {
 #[test]
 fn f6_a_fragment_beyond_the_end_contradicts_before_and_after_it() {
     let whole = datagram(S1A, 7, 192);
-    let blocks = whole[ETHERNET + 20..].len() / 8;
+    let blocks = whole[ETHERNET + HEADER..].len() / 8;
     let long = datagram(S1A, 7, 1000);
     let behind = piece(&long, blocks + 40..blocks + 50, true);
     let parts = [piece(&whole, 0..10, true), piece(&whole, 10..blocks, false)];
@@ -157,8 +157,8 @@ fn f8_fragments_that_come_in_order_look_at_no_slot_and_count_nothing() {
 /// A sender's slots are one set, the whole of it, and nothing of another.
 #[test]
 fn f8_a_senders_fragments_fill_its_own_slots_and_no_others() {
-    let set = |source: Ip| Addr4(source).hash() % QUEUE_SETS;
-    let other = [S2, [203, 0, 113, 3], [203, 0, 113, 4]];
+    let set = |source: Ip| addr(source).hash() % QUEUE_SETS;
+    let other = [S2, host([203, 0, 113, 3]), host([203, 0, 113, 4])];
     let other = other.into_iter().find(|ip| set(*ip) != set(S1A)).unwrap();
     let world = forwarding();
     for (count, source) in [(1, S1A), (2, other)] {
@@ -233,7 +233,7 @@ fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
 fn f4_a_later_fragment_to_an_address_that_is_no_external_one_goes_on_at_once() {
     let mut world = forwarding();
     world.without_snat(C1);
-    for destination in [[192, 168, 7, 7], C1] {
+    for destination in [host([192, 168, 7, 7]), C1] {
         let whole = udp(At(S1A, 4000), At(destination, 53)).payload(&[0; 500]);
         let late = &fragments(&whole.bytes(), 256)[1];
         let (_, after) = world.run(Hook::Inbound, late, UPLINK, UPLINK).unwrap();

@@ -2,17 +2,18 @@
 
 use nat_common::{
     pipeline::Verdict,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, ICMP, Ip, PUBLIC, S1A, World, ends};
 use kit::{
-    packets::{At, answer, ends, error, request, udp},
-    world::{C1, C2, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+    packets::{At, answer, error, request, udp},
+    world::{Hook, LAN, UPLINK},
 };
 
-const FORWARDED: At = At(PUBLIC, 10_000);
-const SERVER: At = At(C2, 80);
-const REMOTE: At = At(S1A, 7000);
+const FORWARDED: At<Ip> = At(PUBLIC, 10_000);
+const SERVER: At<Ip> = At(C2, 80);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 fn forwarding() -> World {
     let mut world = World::new();

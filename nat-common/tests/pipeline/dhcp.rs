@@ -2,13 +2,14 @@
 
 use nat_common::{drop_reason::DropReason, session::lease, wire::protocol::UDP};
 
+use crate::family::{C1, C2, Ip, POOL, PUBLIC, S1A, S2, World, ends, host};
 use kit::{
-    packets::{At, ends, udp},
-    world::{C1, C2, ELSEWHERE, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
+    packets::{At, udp},
+    world::{ELSEWHERE, Hook, LAN, UPLINK},
 };
 
-const SERVER: At = At(S1A, 67);
-const OFFERED: kit::packets::Ip = POOL[0];
+const SERVER: At<Ip> = At(S1A, 67);
+const OFFERED: Ip = POOL[0];
 
 /// Offers and acknowledgements reach the host, also at an address that it does not hold yet,
 /// whatever the rules say about the address, and from a server with a private address.
@@ -22,7 +23,7 @@ fn s8_packets_of_a_dhcp_server_to_a_client_are_the_hosts() {
         } else {
             world.external(OFFERED, false);
         }
-        for server in [SERVER, At([172, 22, 161, 9], 67)] {
+        for server in [SERVER, At(host([172, 22, 161, 9]), 67)] {
             for address in [OFFERED, PUBLIC, [255; 4]] {
                 let offer = udp(server, At(address, 68)).bytes();
                 let (_, packet) = world.run(Hook::Inbound, &offer, UPLINK, UPLINK).unwrap();

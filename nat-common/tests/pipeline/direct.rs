@@ -5,23 +5,24 @@ use nat_common::{
     pipeline::Verdict,
     tables::policies::side,
     wire::{
-        address::{Addr4, Address as _},
-        protocol::{ICMP, TCP, UDP},
+        address::Address as _,
+        protocol::{TCP, UDP},
     },
 };
 
 use super::policy::accept;
+use crate::family::{
+    C1, C2, C3, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, fragments, host,
+};
 use kit::{
-    packets::{
-        ACK, At, GRE, Ip, RST, answer, ends, error, fragments, pong, raw, request, tcp, udp,
-    },
+    packets::{ACK, At, GRE, RST, answer, error, pong, raw, request, tcp, udp},
     tables::Lpm,
-    world::{C1, C2, C3, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
+    world::{Fate, Hook, LAN},
 };
 
 const WAN_SIDE: u16 = side::UPLINKS | 1;
-const GATEWAY: Ip = [172, 22, 161, 254];
-const BROADCAST: Ip = [172, 22, 161, 255];
+const GATEWAY: Ip = host([172, 22, 161, 254]);
+const BROADCAST: Ip = host([172, 22, 161, 255]);
 
 /// Whether a packet from outside reaches a guest unchanged.
 #[track_caller]
@@ -91,11 +92,11 @@ fn s10_guests_behind_other_guests_are_not_reached_directly() {
 #[test]
 fn s10_a_guest_with_an_external_address_is_reached_by_that_alone() {
     let mut world = World::new();
-    world.one_to_one(kit::world::POOL[0], C1);
+    world.one_to_one(POOL[0], C1);
     for packet in packets(S1A, C1) {
         assert!(!passes(&world, &packet));
     }
-    let asked = udp(At(S1A, 1), At(kit::world::POOL[0], 2)).bytes();
+    let asked = udp(At(S1A, 1), At(POOL[0], 2)).bytes();
     assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, 2));
 }
 
@@ -119,7 +120,7 @@ fn s10_excluded_destinations_answer_directly() {
         assert!(passes(&world, &packet), "{packet:?}");
     }
     let sent = udp(At(C1, 5000), At(S1A, 9)).bytes();
-    let other = udp(At(C1, 5000), At([8, 8, 8, 8], 9)).bytes();
+    let other = udp(At(C1, 5000), At(host([8, 8, 8, 8]), 9)).bytes();
     assert!(passes(&world, &error(S2, &sent, 11, 28).bytes()));
     assert!(!passes(&world, &error(S2, &other, 11, 28).bytes()));
     assert!(!passes(&world, &udp(At(S2, 1), At(C1, 2)).bytes()));
@@ -130,7 +131,7 @@ fn s10_excluded_destinations_answer_directly() {
 fn s10_a_policy_admits_accepted_flows() {
     for protocol in [UDP, TCP, ICMP] {
         let mut world = World::new();
-        let policy = nat_common::tables::policies::Policy4 {
+        let policy = nat_common::tables::policies::Policy {
             protocol,
             ..accept()
         };
@@ -155,17 +156,17 @@ fn s10_a_policy_admits_accepted_flows() {
 #[test]
 fn addresses_are_private_within_the_ranges_for_that_alone() {
     for (first, last) in [
-        ([10, 0, 0, 0], [10, 255, 255, 255]),
-        ([172, 16, 0, 0], [172, 31, 255, 255]),
-        ([192, 168, 0, 0], [192, 168, 255, 255]),
-        ([100, 64, 0, 0], [100, 127, 255, 255]),
+        (host([10, 0, 0, 0]), host([10, 255, 255, 255])),
+        (host([172, 16, 0, 0]), host([172, 31, 255, 255])),
+        (host([192, 168, 0, 0]), host([192, 168, 255, 255])),
+        (host([100, 64, 0, 0]), host([100, 127, 255, 255])),
     ] {
         let [before, behind] = [u32::from_be_bytes(first) - 1, u32::from_be_bytes(last) + 1];
         for inside in [first, last] {
-            assert!(Addr4(inside).is_private(), "{inside:?}");
+            assert!(addr(inside).is_private(), "{inside:?}");
         }
         for outside in [before, behind].map(u32::to_be_bytes) {
-            assert!(!Addr4(outside).is_private(), "{outside:?}");
+            assert!(!addr(outside).is_private(), "{outside:?}");
         }
     }
 }

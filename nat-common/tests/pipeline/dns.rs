@@ -8,26 +8,27 @@ use nat_common::{
 };
 
 use super::policy::accept;
+use crate::family::{C1, C2, C3, Ip, PUBLIC, S1A, S2, World, ends, host};
 use kit::{
-    packets::{At, Ip, ends, request, udp},
-    world::{C1, C2, C3, Fate, PUBLIC, S1A, S2, World},
+    packets::{At, request, udp},
+    world::Fate,
 };
 
-const SERVER: At = At(S1A, 53);
-const GUEST: At = At(C1, 5000);
-const EXTERNAL: At = At(PUBLIC, 5000);
+const SERVER: At<Ip> = At(S1A, 53);
+const GUEST: At<Ip> = At(C1, 5000);
+const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
 
-fn server(number: u16) -> At {
-    At([203, 0, 113, number as u8], 53)
+fn server(number: u16) -> At<Ip> {
+    At(host([203, 0, 113, number as u8]), 53)
 }
 
-fn ask(world: &World, guest: At, server: At) -> At {
+fn ask(world: &World, guest: At<Ip>, server: At<Ip>) -> At<Ip> {
     let seen = ends(&world.guest_sends(&udp(guest, server).bytes()).uplink());
     assert_eq!(seen.1, server);
     seen.0
 }
 
-fn answer(world: &World, server: At, external: At, guest: At) {
+fn answer(world: &World, server: At<Ip>, external: At<Ip>, guest: At<Ip>) {
     let packet = udp(server, external).bytes();
     assert_eq!(ends(&world.outside_sends(&packet).guest()), (server, guest));
 }

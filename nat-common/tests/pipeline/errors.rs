@@ -8,14 +8,15 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, HEADER, Ip, PUBLIC, S1A, S2, World, ends, host, read};
 use kit::{
-    packets::{At, ETHERNET, Ip, answer, ends, error, ping, read, request, udp},
-    world::{C1, C2, ELSEWHERE, Hook, LAN, PUBLIC, S1A, S2, UPLINK, World},
+    packets::{At, ETHERNET, answer, error, ping, request, udp},
+    world::{ELSEWHERE, Hook, LAN, UPLINK},
 };
 
-const ROUTER: Ip = [100, 64, 0, 1];
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
+const ROUTER: Ip = host([100, 64, 0, 1]);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// An error about a ping of the host's own is the host's, as it came, right or not.
 #[test]
@@ -52,7 +53,7 @@ fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
     let (mut ip, _) = etherparse::Ipv4Header::from_slice(&forged[ETHERNET..]).unwrap();
     ip.destination = S2;
     ip.header_checksum = ip.calc_header_checksum();
-    forged[ETHERNET..ETHERNET + 20].copy_from_slice(&ip.to_bytes());
+    forged[ETHERNET..ETHERNET + HEADER].copy_from_slice(&ip.to_bytes());
     assert_eq!(world.guest_sends(&forged).reason(), DropReason::NoSession);
 }
 
@@ -92,7 +93,7 @@ fn i5_an_error_of_a_guest_that_is_not_translated_leaves_as_it_is() {
 /// The target of a forward may be in no network: its errors show its external address too.
 #[test]
 fn i3_an_error_of_a_target_in_no_network_hides_it() {
-    const TARGET: At = At([10, 99, 0, 5], 80);
+    const TARGET: At<Ip> = At(host([10, 99, 0, 5]), 80);
     for protocol in [UDP, TCP] {
         let mut world = World::new();
         world.forward(protocol, 10_000..=10_000, TARGET);
@@ -122,7 +123,7 @@ fn i4_an_error_about_a_session_with_the_outside_is_no_hairpins() {
     assert_eq!((verdict, after), (Verdict::Untouched, packet));
     // One of another guest about what this one has sent to the remote.
     let sent = udp(GUEST, REMOTE).bytes();
-    let packet = error([10, 50, 0, 9], &sent, 11, 28).bytes();
+    let packet = error(host([10, 50, 0, 9]), &sent, 11, 28).bytes();
     let (verdict, after) = world
         .run(Hook::ToGuest, &packet, LAN, kit::world::DMZ)
         .unwrap();

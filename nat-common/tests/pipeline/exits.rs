@@ -4,21 +4,22 @@ use nat_common::{
     drop_reason::DropReason,
     pipeline::Verdict,
     tables::{
-        snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
+        snats::{self, SNAT_FIXED_BITS, Snat, SnatKey},
         uplinks::{UPLINKS, Uplink},
     },
-    wire::{address::Addr4, protocol::UDP},
+    wire::protocol::UDP,
 };
 
+use crate::family::{C1, C3, Ip, PUBLIC, S1A, World, addr, fragments, host};
 use kit::{
-    packets::{ACK, At, Ip, SYN, answer, fragments, request, tcp, udp},
-    world::{C1, C3, DMZ, ELSEWHERE, Hook, LAN, PUBLIC, S1A, UPLINK, World},
+    packets::{ACK, At, SYN, answer, request, tcp, udp},
+    world::{DMZ, ELSEWHERE, Hook, LAN, UPLINK},
 };
 
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
-const NEIGHBOUR: At = At([192, 168, 7, 7], 7000);
-const GROUP: At = At([224, 0, 0, 251], 7000);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
+const NEIGHBOUR: At<Ip> = At(host([192, 168, 7, 7]), 7000);
+const GROUP: At<Ip> = At(host([224, 0, 0, 251]), 7000);
 /// The uplink's index before it was recreated.
 const FORMER: u32 = 77;
 
@@ -128,16 +129,16 @@ fn l12_while_an_uplink_is_away_guests_reach_all_that_is_known() {
 #[test]
 fn l12_routed_guests_have_nothing_to_hide() {
     let mut world = world();
-    let key = SnatKey4 {
+    let key = SnatKey {
         generation: 1,
         uplink: 1,
         network: 1,
         reserved: [0; 2],
-        source: Addr4(C1),
+        source: addr(C1),
     };
-    let routed = Snat4 {
-        first: Addr4([0; 4]),
-        last: Addr4([0; 4]),
+    let routed = Snat {
+        first: addr([0; 4]),
+        last: addr([0; 4]),
         rule: 7,
         first_port: 1024,
         last_port: u16::MAX,
@@ -151,7 +152,7 @@ fn l12_routed_guests_have_nothing_to_hide() {
         .snats
         .insert(SNAT_FIXED_BITS + 32, &key, routed);
     assert_eq!(outcome(&world, &udp(GUEST, REMOTE).bytes()), PASSES);
-    let other: Ip = [172, 22, 161, 171];
+    let other: Ip = host([172, 22, 161, 171]);
     let hidden = udp(At(other, 5000), REMOTE).bytes();
     assert_eq!(outcome(&world, &hidden), Err(AWAY));
 }

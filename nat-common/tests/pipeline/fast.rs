@@ -6,7 +6,7 @@ use nat_common::{
     tables::{
         interfaces::{Interface, role},
         next_hops::{self, NextHop, NextHopKey},
-        sessions::{REFRESH_S, SessionKey4, Touch, View},
+        sessions::{REFRESH_S, SessionKey, Touch, View},
     },
     wire::{
         offload::Offload,
@@ -17,9 +17,10 @@ use nat_common::{
 };
 use proptest::prelude::*;
 
+use crate::family::{Addr, C1, Ip, Make, PUBLIC, S1A, World, ends};
 use kit::{
-    packets::{ACK, At, ETHERNET, FIN, Make, RST, SYN, answer, ends, request, tcp, udp},
-    world::{C1, Fate, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
+    packets::{ACK, At, ETHERNET, FIN, RST, SYN, answer, request, tcp, udp},
+    world::{Fate, Hook, LAN, SNAT_RULE, UPLINK},
 };
 
 /// The port of the bridge behind which the guest is.
@@ -33,9 +34,9 @@ const ROUTER: u32 = next_hops::tag(1, 1);
 const GUEST: u32 = next_hops::tag(2, 1);
 pub(super) const MTU: u32 = 1500;
 
-pub(super) const CLIENT: At = At(C1, 5000);
-pub(super) const REMOTE: At = At(S1A, 7000);
-pub(super) const EXTERNAL: At = At(PUBLIC, 5000);
+pub(super) const CLIENT: At<Ip> = At(C1, 5000);
+pub(super) const REMOTE: At<Ip> = At(S1A, 7000);
+pub(super) const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
 
 /// A host whose next hops are known.
 pub(super) fn world() -> World {
@@ -730,7 +731,7 @@ fn frames_that_were_put_together_arrive_as_many_as_they_were() {
         assert_eq!(result.0, Verdict::Untouched);
     }
     let entries = stream.world.tables.sessions.entries();
-    let is_outside = |key: &SessionKey4| key.view == View::Outside as u8;
+    let is_outside = |key: &SessionKey<Addr>| key.view == View::Outside as u8;
     let (_, session) = entries.iter().find(|entry| is_outside(&entry.0)).unwrap();
     session.arrive(|| 3);
     assert!(!session.is_caught_up(|| 5), "one is on its way");

@@ -3,24 +3,21 @@
 use nat_common::{
     drop_reason::DropReason,
     tables::inside::InsideFlags,
-    wire::{
-        address::Addr4,
-        protocol::{ICMP, TCP, UDP},
-    },
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{
+    C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, addr, assert_hidden, ends, host,
+};
 use kit::{
-    packets::{At, GRE, answer, ends, error, raw, request, tcp, udp},
-    world::{
-        C1, C2, FORWARD_RULE, Hook, LAN, MAPPINGS, POOL, PUBLIC, S1A, S2, SNAT_RULE, UPLINK, World,
-        assert_hidden,
-    },
+    packets::{At, GRE, answer, error, raw, request, tcp, udp},
+    world::{FORWARD_RULE, Hook, LAN, MAPPINGS, SNAT_RULE, UPLINK},
 };
 
-const REMOTE: At = At(S1A, 40_000);
+const REMOTE: At<Ip> = At(S1A, 40_000);
 
 /// The external end of a packet that a guest sends.
-fn source(world: &World, protocol: u8, from: At, to: At) -> At {
+fn source(world: &World, protocol: u8, from: At<Ip>, to: At<Ip>) -> At<Ip> {
     let out = world.guest_sends(&request(protocol, from, to).bytes());
     let out = out.uplink();
     assert_hidden(&out);
@@ -65,7 +62,7 @@ fn m6_a_target_leaves_from_the_port_that_leads_to_it() {
 fn m6_a_target_does_not_leave_from_another_guests_port() {
     for protocol in [UDP, TCP] {
         let mut world = World::new();
-        world.snat(|snat| (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[0])));
+        world.snat(|snat| (snat.first, snat.last) = (addr(POOL[0]), addr(POOL[0])));
         world.one_to_one(POOL[0], C2);
         world.forward(protocol, 80..=80, At(C1, 80));
         let seen = source(&world, protocol, At(C1, 80), REMOTE);
@@ -323,7 +320,7 @@ fn m6_limits_per_guest_hold() {
 /// what was opened before, answers find it, and the next session has the same ends.
 #[test]
 fn m6_answers_of_sessions_older_than_a_route_leave_from_the_forwarded_port() {
-    let target = At([10, 200, 0, 5], 80);
+    let target = At(host([10, 200, 0, 5]), 80);
     for protocol in [UDP, TCP] {
         let mut world = World::new();
         world.forward(protocol, 8080..=8080, target);

@@ -5,9 +5,10 @@ use nat_common::{
     wire::protocol::UDP,
 };
 
+use crate::family::{C1, C2, HEADER, PUBLIC, S1A, World, fragments, host, read, reassemble};
 use kit::{
-    packets::{At, ETHERNET, fragments, read, reassemble, tcp, udp},
-    world::{C1, C2, Fate, Hook, PUBLIC, S1A, World},
+    packets::{At, ETHERNET, tcp, udp},
+    world::{Fate, Hook},
 };
 
 fn forwarding() -> World {
@@ -40,7 +41,7 @@ fn at_block(fragment: &[u8], block: u16, more_fragments: bool) -> Vec<u8> {
     header.fragment_offset = etherparse::IpFragOffset::try_new(block).unwrap();
     header.more_fragments = more_fragments;
     header.header_checksum = header.calc_header_checksum();
-    bytes[ETHERNET..ETHERNET + 20].copy_from_slice(&header.to_bytes());
+    bytes[ETHERNET..ETHERNET + HEADER].copy_from_slice(&header.to_bytes());
     bytes
 }
 
@@ -252,7 +253,7 @@ fn f8_a_sender_has_so_many_slots_and_no_more() {
     let fates = world.fragment(Hook::Inbound, &late(S1A, 1000));
     assert_eq!(fates, [Fate::Dropped(DropReason::FragmentsFull)]);
     assert_eq!(
-        world.fragment(Hook::Inbound, &late([198, 51, 100, 9], 1)),
+        world.fragment(Hook::Inbound, &late(host([198, 51, 100, 9]), 1)),
         []
     );
 }

@@ -6,12 +6,13 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, C3, Ip, PUBLIC, S1A, S1B, S2, World, ends};
 use kit::{
-    packets::{At, ETHERNET, answer, ends, error, request, udp},
-    world::{C1, C2, C3, DMZ, PUBLIC, S1A, S1B, S2, World},
+    packets::{At, ETHERNET, answer, error, request, udp},
+    world::DMZ,
 };
 
-const REMOTE: At = At(S1A, 7000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// N sessions pass, the next one is refused, others are not affected, and there is room again when
 /// one has ended. The same for what comes in by a forward and for hairpins.

@@ -3,19 +3,19 @@
 use nat_common::{
     drop_reason::DropReason,
     tables::{inside::InsideFlags, snats::mapping},
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{
+    C1, C2, C3, ICMP, Ip, PUBLIC, S1A, S2, World, ends, fragments, host, read, reassemble,
+};
 use kit::{
-    packets::{
-        ACK, At, ETHERNET, GRE, SYN, answer, ends, error, fragments, raw, read, reassemble,
-        request, tcp, udp,
-    },
-    world::{C1, C2, C3, DMZ, FORWARD_RULE, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
+    packets::{ACK, At, ETHERNET, GRE, SYN, answer, error, raw, request, tcp, udp},
+    world::{DMZ, FORWARD_RULE, Fate, Hook, LAN},
 };
 
-const FORWARDED: At = At(PUBLIC, 10_000);
-const SERVER: At = At(C2, 80);
+const FORWARDED: At<Ip> = At(PUBLIC, 10_000);
+const SERVER: At<Ip> = At(C2, 80);
 
 /// A host that forwards a port of every protocol, and echo requests, to [`SERVER`].
 fn forwarding() -> World {
@@ -29,7 +29,7 @@ fn forwarding() -> World {
 
 /// A request and its answer by the external address, as both ends see them.
 #[track_caller]
-fn exchange(world: &World, protocol: u8, client: At, public: At, server: At) -> At {
+fn exchange(world: &World, protocol: u8, client: At<Ip>, public: At<Ip>, server: At<Ip>) -> At<Ip> {
     let asked = world.guest_sends(&request(protocol, client, public).bytes());
     let (shown, at) = ends(&asked.guest());
     assert_eq!(at.0, server.0);
@@ -328,7 +328,7 @@ fn p4_other_protocols_are_hairpinned_by_address() {
 /// What the guest at the other end sees of an error about what it has sent: the packet is quoted as
 /// it was sent, and the error comes from the destination of that packet.
 #[track_caller]
-fn assert_error(fate: Fate, sent: &[u8], from: [u8; 4]) {
+fn assert_error(fate: Fate, sent: &[u8], from: Ip) {
     let seen = read(&fate.guest());
     assert_eq!(seen.source.0, from);
     assert_eq!(seen.destination.0, sent[ETHERNET + 12..][..4]);
@@ -385,7 +385,7 @@ fn i5_an_error_of_another_guest_about_a_hairpin_is_dropped() {
 /// between; its sender sees what it has sent.
 #[test]
 fn i4_an_error_of_the_host_about_a_hairpin_reaches_the_sender() {
-    const HOST: [u8; 4] = [172, 22, 161, 254];
+    const HOST: Ip = host([172, 22, 161, 254]);
     for protocol in [UDP, TCP, ICMP] {
         let world = forwarding();
         let client = At(C1, 5000);

@@ -3,12 +3,13 @@
 use nat_common::{
     drop_reason::DropReason,
     tables::snats::{filtering, mapping},
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, C3, ICMP, PUBLIC, S1A, S2, World, ends, host};
 use kit::{
-    packets::{ACK, At, GRE, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
-    world::{C1, C2, C3, MAPPINGS, PUBLIC, S1A, S2, World},
+    packets::{ACK, At, GRE, SYN, answer, ping, pong, raw, request, tcp, udp},
+    world::MAPPINGS,
 };
 
 /// Sources that no outside host can have, to a forwarded port, to a guest's and to the host's.
@@ -20,7 +21,12 @@ fn s1_martian_sources_are_dropped() {
     world
         .guest_sends(&udp(At(C1, 5000), At(S1A, 1)).bytes())
         .uplink();
-    for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
+    for source in [
+        host([127, 0, 0, 1]),
+        [0, 0, 0, 0],
+        host([224, 0, 0, 1]),
+        [255; 4],
+    ] {
         for port in [10_000, 5000, 22] {
             let packet = udp(At(source, 1), At(PUBLIC, port)).bytes();
             let reason = match source[0] {

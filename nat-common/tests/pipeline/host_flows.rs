@@ -5,12 +5,13 @@ use nat_common::{
     drop_reason::DropReason,
     session::ending::HOST_UNANSWERED_S,
     tables::snats::filtering,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, ends, host};
 use kit::{
-    packets::{ACK, At, GRE, RST, SYN, answer, ends, error, ping, pong, raw, request, tcp, udp},
-    world::{C1, C2, ELSEWHERE, Fate, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World, network_of},
+    packets::{ACK, At, GRE, RST, SYN, answer, error, ping, pong, raw, request, tcp, udp},
+    world::{ELSEWHERE, Fate, Hook, LAN, UPLINK, network_of},
 };
 
 const ESP: u8 = 50;
@@ -20,8 +21,8 @@ const IPIP: u8 = 4;
 const SIX_IN_FOUR: u8 = 41;
 const PORTLESS: [u8; 6] = [GRE, ESP, OSPF, SCTP, IPIP, SIX_IN_FOUR];
 
-const LOCAL: At = At(PUBLIC, 10_777);
-const SERVER: At = At(S1A, 53);
+const LOCAL: At<Ip> = At(PUBLIC, 10_777);
+const SERVER: At<Ip> = At(S1A, 53);
 
 /// Whether a packet from outside reaches the host unchanged.
 #[track_caller]
@@ -195,7 +196,7 @@ fn s7_uncontested_flows_are_not_recorded() {
     let anybodys = [
         pong(PUBLIC, At(S1A, 7)).bytes(),
         // From an address that is no external one.
-        raw(GRE, [192, 0, 2, 77], S1A).bytes(),
+        raw(GRE, host([192, 0, 2, 77]), S1A).bytes(),
     ];
     for packet in hosts.iter().chain(&anybodys) {
         assert_eq!(world.host_sends(packet).uplink(), *packet);
@@ -266,10 +267,10 @@ fn s7_a_spoofed_source_is_not_noted() {
 /// answer, under one with ports the guest.
 #[test]
 fn s7_answers_to_a_group_message_are_the_hosts() {
-    const GROUP: kit::packets::Ip = [224, 0, 0, 5];
+    const GROUP: Ip = host([224, 0, 0, 5]);
     for (protocol, group) in [
         (OSPF, At(GROUP, 0)),
-        (UDP, At([239, 255, 255, 250], 1900)),
+        (UDP, At(host([239, 255, 255, 250]), 1900)),
         (UDP, At([255; 4], 137)),
     ] {
         let mut world = World::new();
@@ -292,7 +293,7 @@ fn s7_answers_to_a_group_message_are_the_hosts() {
     }
     let mut world = World::new();
     world.forward(UDP, LOCAL.1..=LOCAL.1, At(C1, 9));
-    world.host_sends(&udp(LOCAL, At([224, 0, 0, 251], 5353)).bytes());
+    world.host_sends(&udp(LOCAL, At(host([224, 0, 0, 251]), 5353)).bytes());
     assert!(!reaches_host(&world, &udp(SERVER, LOCAL).bytes()));
 }
 
@@ -301,7 +302,7 @@ fn s7_answers_to_a_group_message_are_the_hosts() {
 fn s7_a_record_for_a_group_lives_while_the_host_sends() {
     let mut world = World::new();
     world.forward_all(C1);
-    let sent = udp(LOCAL, At([239, 255, 255, 250], 1900)).bytes();
+    let sent = udp(LOCAL, At(host([239, 255, 255, 250]), 1900)).bytes();
     for _ in 0..2 {
         world.host_sends(&sent).uplink();
         world.wait(HOST_UNANSWERED_S - 1);
@@ -313,9 +314,12 @@ fn s7_a_record_for_a_group_lives_while_the_host_sends() {
 #[test]
 fn s7_a_ping_to_a_group_is_answered_by_all() {
     let world = World::new();
-    let mut broadcast = ping(At(PUBLIC, 77), [198, 51, 100, 255]).bytes();
+    let mut broadcast = ping(At(PUBLIC, 77), host([198, 51, 100, 255])).bytes();
     broadcast[..6].fill(0xff);
-    for sent in [ping(At(PUBLIC, 77), [224, 0, 0, 1]).bytes(), broadcast] {
+    for sent in [
+        ping(At(PUBLIC, 77), host([224, 0, 0, 1])).bytes(),
+        broadcast,
+    ] {
         assert_eq!(world.host_sends(&sent).uplink(), sent);
         for from in [S1A, S2] {
             assert!(reaches_host(&world, &pong(from, At(PUBLIC, 77)).bytes()));

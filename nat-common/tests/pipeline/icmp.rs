@@ -3,20 +3,20 @@
 use nat_common::{
     drop_reason::DropReason,
     session::ending::OUTSIDE_UNANSWERED_S,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{
+    C1, C2, C3, HEADER, ICMP, Ip, Make, PUBLIC, S1A, S1B, S2, World, ends, fragments, host, read,
+};
 use kit::{
-    packets::{
-        At, ETHERNET, GRE, Ip, Make, answer, ends, error, fragments, ping, pong, raw, read,
-        request, tcp, udp, with_rest,
-    },
-    world::{C1, C2, C3, FORWARD_RULE, LAN, PUBLIC, S1A, S1B, S2, SNAT_RULE, World},
+    packets::{At, ETHERNET, GRE, answer, error, ping, pong, raw, request, tcp, udp, with_rest},
+    world::{FORWARD_RULE, LAN, SNAT_RULE},
 };
 
 /// A router between the host and the remote.
-const ROUTER: Ip = [100, 64, 0, 1];
-const REMOTE: At = At(S1A, 7000);
+const ROUTER: Ip = host([100, 64, 0, 1]);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// Asserts that an error about `sent` shows its sender the packet as it was sent.
 #[track_caller]
@@ -201,7 +201,7 @@ fn i3_an_error_of_the_host_about_a_forward_shows_the_remote_its_own_packet() {
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
     let sent = udp(REMOTE, At(PUBLIC, 10_000)).bytes();
     let received = world.outside_sends(&sent).guest();
-    for host in [PUBLIC, [172, 22, 161, 254]] {
+    for host in [PUBLIC, host([172, 22, 161, 254])] {
         let packet = error(host, &received, 3, 28).bytes();
         assert_quotes(&world.host_sends(&packet).uplink(), &sent, PUBLIC);
     }
@@ -219,7 +219,7 @@ fn i3_an_error_of_a_router_inside_hides_it() {
 }
 
 /// A router behind a guest, with an address of no network that the host knows.
-const BEHIND: Ip = [10, 5, 5, 1];
+const BEHIND: Ip = host([10, 5, 5, 1]);
 
 /// Errors of any host behind a guest come from the session's external address: about what came in
 /// by a forward, and about what answers a guest.
@@ -235,7 +235,7 @@ fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
         let answered = answer(protocol, REMOTE, ends(&out.uplink()).0).bytes();
         let answer_received = world.outside_sends(&answered).guest();
         for (sent, received) in [(&asked, &received), (&answered, &answer_received)] {
-            for source in [BEHIND, C1, C2, C3, [172, 22, 161, 254]] {
+            for source in [BEHIND, C1, C2, C3, host([172, 22, 161, 254])] {
                 let packet = error(source, received, 11, 28).bytes();
                 let seen = world.network_sends(LAN, &packet).uplink();
                 assert_quotes(&seen, sent, PUBLIC);
@@ -247,7 +247,7 @@ fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
 /// A guest with an external address of its own: the error comes from that.
 #[test]
 fn i3_an_error_behind_a_guest_with_its_own_address_comes_from_that() {
-    let own = [19, 19, 8, 77];
+    let own = host([19, 19, 8, 77]);
     let mut world = World::new();
     world.one_to_one(own, C1);
     let sent = udp(REMOTE, At(own, 80)).bytes();
@@ -300,8 +300,14 @@ fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
 #[test]
 fn i8_an_error_about_an_untranslated_packet_leaves_unchanged() {
     let world = World::new();
-    let routed = [192, 0, 2, 7];
-    let packet = error([192, 0, 2, 1], &udp(REMOTE, At(routed, 80)).bytes(), 11, 28).bytes();
+    let routed = host([192, 0, 2, 7]);
+    let packet = error(
+        host([192, 0, 2, 1]),
+        &udp(REMOTE, At(routed, 80)).bytes(),
+        11,
+        28,
+    )
+    .bytes();
     let fate = world.network_sends(LAN, &packet);
     assert_eq!(fate.uplink(), packet);
 }
@@ -331,7 +337,7 @@ fn i5_an_error_with_a_wrong_checksum_is_dropped() {
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
     let mut packet = error(ROUTER, &out, 3, 28).bytes();
-    packet[ETHERNET + 20 + 2] ^= 0x10;
+    packet[ETHERNET + HEADER + 2] ^= 0x10;
     let fate = world.outside_sends(&packet);
     assert_eq!(fate.reason(), DropReason::BadChecksum);
     let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
@@ -345,7 +351,7 @@ fn i5_an_error_with_a_wrong_checksum_is_dropped() {
 #[test]
 fn i5_an_error_that_quotes_a_packet_of_another_reaches_no_guest() {
     let mut world = World::new();
-    const OTHER: Ip = [19, 19, 8, 11];
+    const OTHER: Ip = host([19, 19, 8, 11]);
     world.external(OTHER, false);
     let out = world
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
@@ -367,7 +373,12 @@ fn s1_s2_errors_with_impossible_sources_are_dropped() {
     let out = world
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
-    for source in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 1], [255; 4]] {
+    for source in [
+        host([127, 0, 0, 1]),
+        [0, 0, 0, 0],
+        host([224, 0, 0, 1]),
+        [255; 4],
+    ] {
         let packet = error(source, &out, 3, 28).bytes();
         let reason = match source[0] {
             224.. => DropReason::BroadcastSource,
@@ -392,11 +403,11 @@ fn i6_options_inside_and_outside_are_kept() {
             .options(&OPTIONS)
             .bytes();
         let out = world.guest_sends(&sent).uplink();
-        assert_eq!(out[ETHERNET + 20..][..8], OPTIONS);
+        assert_eq!(out[ETHERNET + HEADER..][..8], OPTIONS);
         for len in [36, 1000] {
             let packet = error(ROUTER, &out, 11, len).options(&OPTIONS).bytes();
             let seen = world.outside_sends(&packet).guest();
-            assert_eq!(seen[ETHERNET + 20..][..8], OPTIONS);
+            assert_eq!(seen[ETHERNET + HEADER..][..8], OPTIONS);
             assert_quotes(&seen, &sent, ROUTER);
         }
     }
@@ -495,7 +506,7 @@ fn f9_the_mtu_of_fragmentation_needed_is_kept() {
     let out = world.guest_sends(&sent).uplink();
     let packet = with_rest(error(ROUTER, &out, 3, 28), [0, 0, 0x05, 0x00]).bytes();
     let seen = world.outside_sends(&packet).guest();
-    assert_eq!(seen[ETHERNET + 20 + 4..][..4], [0, 0, 5, 0]);
+    assert_eq!(seen[ETHERNET + HEADER + 4..][..4], [0, 0, 5, 0]);
     assert_quotes(&seen, &sent, ROUTER);
 }
 

@@ -8,18 +8,19 @@ use nat_common::{
         snats::{filtering, mapping},
     },
     wire::{
-        address::{Addr4, Endpoint, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::{Endpoint, Port},
+        protocol::{TCP, UDP},
     },
     work::port_search::MAX_ATTEMPTS,
 };
 
+use crate::family::{C1, C2, ICMP, Ip, PUBLIC, S1A, World, addr, ends};
 use kit::{
-    packets::{At, Ip, ends, request, udp},
-    world::{C1, C2, Fate, PUBLIC, S1A, World},
+    packets::{At, request, udp},
+    world::Fate,
 };
 
-fn remote(number: usize) -> At {
+fn remote(number: usize) -> At<Ip> {
     At([198, 51, (number >> 8) as u8, number as u8], 7000)
 }
 
@@ -211,9 +212,9 @@ fn x2_as_many_ports_are_tried_as_a_packet_may_try_and_no_more() {
         let mut world = World::new();
         world.snat(|snat| (snat.first_port, snat.last_port) = (*ports.start(), *ports.end()));
         for port in ports.clone().filter(|port| port != free) {
-            let key = PortKey::new(Endpoint::new(Addr4(PUBLIC), Port::new(port)), UDP);
+            let key = PortKey::new(Endpoint::new(addr(PUBLIC), Port::new(port)), UDP);
             let record = PortRecord {
-                address: Addr4(C2),
+                address: addr(C2),
                 port: Port::new(port),
                 network: 1,
                 uplink: 1,

@@ -4,43 +4,41 @@ use nat_common::{
     pipeline::local::{Caller, redirect},
     tables::destinations::{MAX_OWN, OwnAddresses},
     wire::{
-        address::{Addr4, Endpoint, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::{Endpoint, Port},
+        protocol::{TCP, UDP},
     },
 };
 
-use kit::{
-    packets::{At, Ip},
-    world::{C1, FORWARD_RULE, PUBLIC, S1A, World},
-};
+use crate::family::{Addr, C1, ICMP, Ip, PUBLIC, S1A, World, addr, host};
+use kit::{packets::At, world::FORWARD_RULE};
 
-const LOOPBACK: Ip = [127, 0, 0, 1];
+const LOOPBACK: Ip = host([127, 0, 0, 1]);
 /// A socket that leaves everything to the kernel.
-const ANY: At = At([0; 4], 0);
+const ANY: At<Ip> = At([0; 4], 0);
 
-fn own(addresses: &[Ip]) -> OwnAddresses<Addr4> {
+fn own(addresses: &[Ip]) -> OwnAddresses<Addr> {
     let mut own = OwnAddresses {
         count: addresses.len() as u32,
-        addresses: [Addr4([0; 4]); MAX_OWN],
+        addresses: [addr([0; 4]); MAX_OWN],
     };
     for (place, address) in own.addresses.iter_mut().zip(addresses) {
-        *place = Addr4(*address);
+        *place = addr(*address);
     }
     own
 }
 
-fn at(At(address, port): At) -> Endpoint<Addr4> {
-    Endpoint::new(Addr4(address), Port::new(port))
+fn at(At(address, port): At<Ip>) -> Endpoint<Addr> {
+    Endpoint::new(addr(address), Port::new(port))
 }
 
 /// Whom a socket that is bound to `bound` gets in the place of `asked`; the number of the rule.
-fn ask(world: &World, bound: At, protocol: u8, asked: At) -> Option<(Endpoint<Addr4>, u32)> {
+fn ask(world: &World, bound: At<Ip>, protocol: u8, asked: At<Ip>) -> Option<(Endpoint<Addr>, u32)> {
     let caller = Caller {
         bound: at(bound),
         interface: 0,
     };
     // The address that is forwarded is the last of those that there are.
-    let own = own(&[[19, 19, 8, 9], PUBLIC]);
+    let own = own(&[host([19, 19, 8, 9]), PUBLIC]);
     let found = redirect(&world.tables, &own, &caller, protocol, at(asked));
     found.map(|found| (found.guest, found.rule))
 }
@@ -65,7 +63,7 @@ fn the_host_reaches_a_forward_by_its_own_address_and_by_loopback() {
         for elsewhere in [
             At(PUBLIC, 10_011),
             At(LOOPBACK, 10_011),
-            At([127, 0, 0, 2], 10_000),
+            At(host([127, 0, 0, 2]), 10_000),
             At(S1A, 10_000),
             At(C1, 80),
         ] {
@@ -87,7 +85,11 @@ fn a_forward_that_is_not_for_the_host_is_left_alone() {
 fn a_socket_that_a_guest_could_not_answer_is_left_alone() {
     let world = world();
     for address in [PUBLIC, LOOPBACK] {
-        for bound in [At(LOOPBACK, 0), At(LOOPBACK, 5000), At([127, 9, 9, 9], 0)] {
+        for bound in [
+            At(LOOPBACK, 0),
+            At(LOOPBACK, 5000),
+            At(host([127, 9, 9, 9]), 0),
+        ] {
             assert_eq!(ask(&world, bound, TCP, At(address, 10_000)), None);
         }
         let bound = At(PUBLIC, 5000);

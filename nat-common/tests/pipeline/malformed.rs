@@ -1,10 +1,11 @@
 //! Packets that are cut off or lie about their lengths: S5.
 
-use nat_common::wire::protocol::{ICMP, TCP, UDP};
+use nat_common::wire::protocol::{TCP, UDP};
 
+use crate::family::{C1, C2, ICMP, PUBLIC, S1A, World, fragments, host};
 use kit::{
-    packets::{ACK, At, GRE, SYN, error, fragments, ping, raw, request, tcp, udp},
-    world::{C1, C2, DMZ, Hook, LAN, PUBLIC, S1A, World},
+    packets::{ACK, At, GRE, SYN, error, ping, raw, request, tcp, udp},
+    world::{DMZ, Hook, LAN},
 };
 
 /// A host with sessions of all kinds, and packets that belong to them or open others.
@@ -17,7 +18,7 @@ fn busy() -> (World, Vec<Vec<u8>>) {
         world.forward(protocol, 10_000..=10_000, At(C2, 80));
         let sent = request(protocol, At(C1, 5000), remote).bytes();
         let out = world.guest_sends(&sent).uplink();
-        packets.push(error([100, 64, 0, 1], &out, 3, 1000).bytes());
+        packets.push(error(host([100, 64, 0, 1]), &out, 3, 1000).bytes());
         let asked = request(protocol, At(S1A, 7001), At(PUBLIC, 10_000)).bytes();
         if protocol != GRE {
             let received = world.outside_sends(&asked).guest();

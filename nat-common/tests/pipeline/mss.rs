@@ -1,17 +1,15 @@
 //! The announced segment size: T9.
 
-use kit::{
-    packets::{ACK, At, ETHERNET, SYN, read, tcp},
-    world::{C1, C2, PUBLIC, S1A, World},
-};
+use crate::family::{C1, C2, HEADER, Ip, PUBLIC, S1A, World, read};
+use kit::packets::{ACK, At, ETHERNET, SYN, tcp};
 use nat_common::wire::protocol::TCP;
 
-const REMOTE: At = At(S1A, 7000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 /// Where the options of a TCP header without IP options stand in a frame.
-const OPTIONS: usize = ETHERNET + 20 + 20;
+const OPTIONS: usize = ETHERNET + HEADER + 20;
 
 /// A segment that opens a connection, with these options; sums are made right by hand.
-fn syn(source: At, destination: At, flags: u8, options: &[u8]) -> Vec<u8> {
+fn syn(source: At<Ip>, destination: At<Ip>, flags: u8, options: &[u8]) -> Vec<u8> {
     let mut packet = tcp(source, destination, flags).payload(options).bytes();
     // What was data becomes options: no byte moves, so only the header's length changes the sum.
     let old = packet[ETHERNET + 32];

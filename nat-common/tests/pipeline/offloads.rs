@@ -5,10 +5,9 @@ use nat_common::{
     pipeline::{self, Place, Verdict},
     tables::interfaces::InterfaceFlags,
     wire::{
-        address::Addr4,
         offload::Offload,
         packet::{Frames, SlicePacket},
-        protocol::{ICMP, TCP, UDP},
+        protocol::{TCP, UDP},
     },
     work::Work,
 };
@@ -17,9 +16,10 @@ use super::fast::{
     BRIDGE_MAC, CLIENT, EXTERNAL, MTU, PORT, REMOTE, UPLINK_MAC, establish, run_offloaded, to,
     world,
 };
+use crate::family::{Addr, C1, C2, ICMP, Ip, Make, PUBLIC, S1A, World, ends, host};
 use kit::{
-    packets::{ACK, At, ETHERNET, GRE, Make, ends, request, tcp, udp},
-    world::{C1, C2, FORWARD_RULE, Hook, LAN, PUBLIC, S1A, SNAT_RULE, UPLINK, World},
+    packets::{ACK, At, ETHERNET, GRE, request, tcp, udp},
+    world::{FORWARD_RULE, Hook, LAN, SNAT_RULE, UPLINK},
 };
 
 /// Bytes of an IPv4 header, and of a UDP and a TCP header without options.
@@ -30,7 +30,7 @@ const TCP_HEADER: usize = 20;
 const VXLAN: usize = 8 + ETHERNET;
 
 /// A packet of a session that is open.
-fn open_packet(protocol: u8, from: At, destination: At) -> Make {
+fn open_packet(protocol: u8, from: At<Ip>, destination: At<Ip>) -> Make {
     match protocol {
         TCP => tcp(from, destination, ACK).payload(b"some data"),
         _ => request(protocol, from, destination),
@@ -38,8 +38,12 @@ fn open_packet(protocol: u8, from: At, destination: At) -> Make {
 }
 
 /// A TCP segment in VXLAN, with a checksum of the tunnel or without.
-fn tunnelled(from: At, destination: At, len: usize, is_summed: bool) -> Make {
-    let inside = tcp(At([10, 77, 0, 1], 9), At([10, 77, 0, 2], 9), ACK);
+fn tunnelled(from: At<Ip>, destination: At<Ip>, len: usize, is_summed: bool) -> Make {
+    let inside = tcp(
+        At(host([10, 77, 0, 1]), 9),
+        At(host([10, 77, 0, 2]), 9),
+        ACK,
+    );
     let inside = inside.payload(&vec![0x5a; len]).bytes();
     let payload = [&[8, 0, 0, 0, 0, 0, 7, 0][..], &inside].concat();
     let outer = udp(from, destination).payload(&payload);
@@ -260,7 +264,7 @@ fn at_hook(
         interface,
         is_to_host: true,
     };
-    let mut work = Work::<Addr4>::new();
+    let mut work = Work::<Addr>::new();
     let verdict = match hook {
         Hook::Inbound => pipeline::inbound(&mut packet, &world.tables, place, &mut work),
         Hook::Outbound => pipeline::outbound(&mut packet, &world.tables, place, &mut work),
@@ -280,10 +284,10 @@ fn forwarding() -> World {
     world
 }
 
-const FORWARDED: At = At(PUBLIC, 4789);
-const SERVER: At = At(C2, 4789);
-const GUEST: At = At(C1, 5000);
-const OUTSIDE: At = At(S1A, 7000);
+const FORWARDED: At<Ip> = At(PUBLIC, 4789);
+const SERVER: At<Ip> = At(C2, 4789);
+const GUEST: At<Ip> = At(C1, 5000);
+const OUTSIDE: At<Ip> = At(S1A, 7000);
 
 #[test]
 fn a_guests_first_packet_with_a_false_place_for_a_checksum_opens_nothing() {

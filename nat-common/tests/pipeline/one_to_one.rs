@@ -2,15 +2,16 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, assert_hidden, ends};
 use kit::{
-    packets::{At, GRE, answer, ends, error, raw, request, udp},
-    world::{C1, C2, Fate, NAT_RULE, POOL, PUBLIC, S1A, S2, World, assert_hidden},
+    packets::{At, GRE, answer, error, raw, request, udp},
+    world::{Fate, NAT_RULE},
 };
 
-const OWN: kit::packets::Ip = POOL[0];
+const OWN: Ip = POOL[0];
 const PROTOCOLS: [u8; 5] = [UDP, TCP, ICMP, GRE, 50];
 
 fn world() -> World {

@@ -2,21 +2,16 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    tables::policies::{DEFAULTS, Policy4, action, side},
-    wire::{
-        address::Addr4,
-        protocol::{ICMP, TCP, UDP},
-    },
+    tables::policies::{DEFAULTS, Policy, action, side},
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{
+    Addr, C1, C2, C3, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, fragments, host,
+};
 use kit::{
-    packets::{
-        ACK, At, Ip, SYN, answer, ends, error, fragments, ping, pong, raw, request, tcp, udp,
-    },
-    world::{
-        C1, C2, C3, ELSEWHERE, FORWARD_RULE, Fate, Hook, LAN, POOL, PUBLIC, S1A, S2, SNAT_RULE,
-        World,
-    },
+    packets::{ACK, At, SYN, answer, error, ping, pong, raw, request, tcp, udp},
+    world::{ELSEWHERE, FORWARD_RULE, Fate, Hook, LAN, SNAT_RULE},
 };
 
 /// The first network, in which C1 and C2 are; C3 is in the other one.
@@ -29,17 +24,17 @@ const OTHER: u32 = 12;
 const DEFAULT: u32 = 13;
 
 /// The gateway of the first network.
-const GATEWAY: Ip = [172, 22, 161, 254];
+const GATEWAY: Ip = host([172, 22, 161, 254]);
 /// Behind an interface that is neither uplink nor network.
-const MANAGEMENT: Ip = [192, 168, 7, 7];
+const MANAGEMENT: Ip = host([192, 168, 7, 7]);
 
 /// What all that policies match: any address and port of any protocol.
-pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy4 {
-    Policy4 {
-        source: Addr4([0; 4]),
-        source_mask: Addr4([0; 4]),
-        destination: Addr4([0; 4]),
-        destination_mask: Addr4([0; 4]),
+pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy<Addr> {
+    Policy {
+        source: addr([0; 4]),
+        source_mask: addr([0; 4]),
+        destination: addr([0; 4]),
+        destination_mask: addr([0; 4]),
         first_port: 0,
         last_port: u16::MAX,
         protocol: 0,
@@ -50,12 +45,12 @@ pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy4 {
     }
 }
 
-pub(super) fn accept() -> Policy4 {
+pub(super) fn accept() -> Policy<Addr> {
     any(action::ACCEPT, POLICY, 1)
 }
 
-fn accept_port(protocol: u8, port: u16) -> Policy4 {
-    Policy4 {
+fn accept_port(protocol: u8, port: u16) -> Policy<Addr> {
+    Policy {
         protocol,
         first_port: port,
         last_port: port,
@@ -63,15 +58,15 @@ fn accept_port(protocol: u8, port: u16) -> Policy4 {
     }
 }
 
-fn to(guest: Ip, policy: Policy4) -> Policy4 {
-    Policy4 {
-        destination: Addr4(guest),
-        destination_mask: Addr4([255; 4]),
+fn to(guest: Ip, policy: Policy<Addr>) -> Policy<Addr> {
+    Policy {
+        destination: addr(guest),
+        destination_mask: addr([255; 4]),
         ..policy
     }
 }
 
-pub(super) fn drop_by_default() -> Policy4 {
+pub(super) fn drop_by_default() -> Policy<Addr> {
     any(action::DROP, DEFAULT, DEFAULTS)
 }
 
@@ -89,9 +84,9 @@ fn world() -> World {
     world
 }
 
-const PROTOCOLS: [u8; 4] = [TCP, UDP, ICMP, 47];
+const PROTOCOLS: Ip = [TCP, UDP, ICMP, 47];
 
-fn end(address: Ip, port: u16, protocol: u8) -> At {
+fn end(address: Ip, port: u16, protocol: u8) -> At<Ip> {
     At(address, if protocol == 47 { 0 } else { port })
 }
 
@@ -269,7 +264,7 @@ fn forwards_are_accepted_unless_a_policy_drops_them() {
         );
     }
     // A policy is about the port as the guest has it.
-    let refused = Policy4 {
+    let refused = Policy {
         action: action::DROP,
         ..to(C3, accept_port(TCP, 8080))
     };
@@ -288,9 +283,9 @@ fn forwards_are_accepted_unless_a_policy_drops_them() {
 #[test]
 fn an_address_of_a_guests_own_is_not_accepted_by_itself() {
     let mut world = World::new();
-    world.one_to_one([19, 19, 8, 12], C1);
+    world.one_to_one(host([19, 19, 8, 12]), C1);
     closed(&mut world, LAN_SIDE);
-    let asked = udp(At(S1A, 4000), At([19, 19, 8, 12], 53)).bytes();
+    let asked = udp(At(S1A, 4000), At(host([19, 19, 8, 12]), 53)).bytes();
     assert_eq!(world.outside_sends(&asked).reason(), DropReason::Policy);
     world.chain(WAN_SIDE, LAN_SIDE, &[accept_port(UDP, 53)]);
     assert_eq!(ends(&world.outside_sends(&asked).guest()).1, At(C1, 53));
@@ -319,7 +314,7 @@ fn guests_reach_accepted_services_of_the_host() {
         tcp(At(C1, 4000), At(GATEWAY, 22), SYN).bytes(),
         tcp(At(C1, 4000), At(PUBLIC, 22), SYN).bytes(),
         ping(At(C1, 7), GATEWAY).bytes(),
-        raw(2, C1, [224, 0, 0, 1]).bytes(),
+        raw(2, C1, host([224, 0, 0, 1])).bytes(),
     ] {
         let fate = world.guest_sends(&refused);
         assert_eq!(fate.reason(), DropReason::Policy);
@@ -369,9 +364,9 @@ fn packets_from_other_interfaces_are_judged_at_the_guests_network() {
     let asked = ask(TCP, MANAGEMENT, C1);
     let comes = |world: &World| world.run(Hook::ToGuest, &asked, LAN, ELSEWHERE);
     assert_eq!(comes(&world), Err(DropReason::Policy));
-    let from = Policy4 {
-        source: Addr4([192, 168, 0, 0]),
-        source_mask: Addr4([255, 255, 0, 0]),
+    let from = Policy {
+        source: addr(host([192, 168, 0, 0])),
+        source_mask: addr(host([255, 255, 0, 0])),
         ..accept()
     };
     world.chain(side::ANY, LAN_SIDE, &[from, drop_by_default()]);
@@ -388,7 +383,7 @@ fn errors_about_accepted_flows_pass() {
     world.without_snat(C1);
     world.chain(LAN_SIDE, WAN_SIDE, &[accept_port(UDP, 53)]);
     world.chain(LAN_SIDE, DMZ_SIDE, &[accept_port(UDP, 53)]);
-    for (server, router) in [(S1A, [203, 0, 113, 9]), (C3, C3)] {
+    for (server, router) in [(S1A, host([203, 0, 113, 9])), (C3, C3)] {
         let asked = udp(At(C1, 4000), At(server, 53)).bytes();
         world.guest_sends(&asked);
         let other = udp(At(C1, 4000), At(server, 54)).bytes();

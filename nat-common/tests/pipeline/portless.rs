@@ -2,10 +2,8 @@
 
 use nat_common::{drop_reason::DropReason, wire::protocol::UDP};
 
-use kit::{
-    packets::{At, GRE, ends, fragments, raw, read, reassemble, udp},
-    world::{C1, C2, POOL, PUBLIC, S1A, S1B, World},
-};
+use crate::family::{C1, C2, POOL, PUBLIC, S1A, S1B, World, ends, fragments, read, reassemble};
+use kit::packets::{At, GRE, raw, udp};
 
 const SCTP: u8 = 132;
 const ESP: u8 = 50;

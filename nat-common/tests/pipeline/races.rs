@@ -10,21 +10,22 @@ use nat_common::{
         snats::mapping,
     },
     wire::{
-        address::{Addr4, Endpoint, Port},
+        address::{Endpoint, Port},
         protocol::{TCP, UDP},
     },
 };
 
 use super::policy::{accept, drop_by_default};
+use crate::family::{C1, C2, C3, Ip, PUBLIC, S1A, S1B, S2, World, addr, ends};
 use kit::{
     interleave::every_order,
-    packets::{ACK, At, GRE, SYN, ends, request, tcp, udp},
-    world::{C1, C2, C3, Fate, MAPPINGS, PUBLIC, S1A, S1B, S2, World},
+    packets::{ACK, At, GRE, SYN, request, tcp, udp},
+    world::{Fate, MAPPINGS},
 };
 
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
-const PUBLIC_END: At = At(PUBLIC, 5000);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
+const PUBLIC_END: At<Ip> = At(PUBLIC, 5000);
 
 /// What a packet of one CPU does.
 type Operation<'o> = &'o (dyn Fn(&World) -> Option<Fate> + Sync);
@@ -51,7 +52,7 @@ fn expires(world: &World) -> Option<Fate> {
 
 /// How the packet left, by which hook it may have been; a packet that was dropped is a failure.
 #[track_caller]
-fn left(fate: Fate) -> (At, At) {
+fn left(fate: Fate) -> (At<Ip>, At<Ip>) {
     match fate {
         Fate::Uplink(packet) | Fate::Network(_, packet) => ends(&packet),
         other => panic!("lost: {other:?}"),
@@ -510,7 +511,7 @@ fn a_session_ended_twice_at_once_releases_references_once() {
         let key = world.tables.sessions.entries();
         let key = key
             .iter()
-            .find(|(key, _)| key.view == View::Inside as u8 && key.destination == Addr4(S1A));
+            .find(|(key, _)| key.view == View::Inside as u8 && key.destination == addr(S1A));
         if let Some((key, _)) = key
             && let Some(session) = world.tables.session(key)
         {
@@ -519,7 +520,7 @@ fn a_session_ended_twice_at_once_releases_references_once() {
         None
     };
     assert_outcomes(world, [&end, &end], |world, _| {
-        let port = PortKey::new(Endpoint::new(Addr4(PUBLIC), Port::new(5000)), UDP);
+        let port = PortKey::new(Endpoint::new(addr(PUBLIC), Port::new(5000)), UDP);
         assert_eq!(world.tables.port(&port).unwrap().references.count(), 1);
     });
 }

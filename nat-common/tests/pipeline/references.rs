@@ -5,25 +5,28 @@ use nat_common::{
     drop_reason::DropReason,
     session::ending,
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4},
+        forwards::{FORWARD_FIXED_BITS, Forward, ForwardFlags, ForwardKey},
         guests::GuestKey,
         sessions::{SessionFlags, Sessions, View},
         snats::{filtering, mapping},
     },
     wire::{
-        address::{Addr4, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::Port,
+        protocol::{TCP, UDP},
     },
 };
 
+use crate::family::{
+    C1, C2, C3, HEADER, ICMP, Ip, POOL, PUBLIC, S1A, S1B, S2, World, addr, ends, host,
+};
 use kit::{
-    packets::{ACK, At, GRE, RST, SYN, ends, ping, raw, request, tcp, udp},
-    world::{C1, C2, C3, Hook, LAN, MAPPINGS, POOL, PUBLIC, S1A, S1B, S2, UPLINK, World},
+    packets::{ACK, At, GRE, RST, SYN, ping, raw, request, tcp, udp},
+    world::{Hook, LAN, MAPPINGS, UPLINK},
 };
 
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
-const EXTERNAL: At = At(PUBLIC, 5000);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
+const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
 
 #[test]
 fn u3_permits_are_held_where_the_filter_asks_for_them_and_nowhere_else() {
@@ -159,7 +162,7 @@ fn m2_a_remotes_other_port_is_in_the_upper_half() {
 fn p4_a_remote_to_which_the_guest_talks_by_another_address_is_refused() {
     let mut world = World::new();
     world.external(POOL[0], false);
-    world.snat(|snat| (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[0])));
+    world.snat(|snat| (snat.first, snat.last) = (addr(POOL[0]), addr(POOL[0])));
     world.forward_all(C1);
     let out = world.guest_sends(&raw(GRE, C1, S1A).bytes());
     assert_eq!(ends(&out.uplink()).0.0, POOL[0]);
@@ -186,16 +189,16 @@ fn u3_a_shared_port_without_filter_admits_no_stranger() {
 #[test]
 fn u5_a_forward_without_hairpin_is_not_for_guests() {
     let mut world = World::new();
-    let key = ForwardKey4 {
+    let key = ForwardKey {
         generation: 1,
         protocol: UDP,
         reserved: 0,
-        address: Addr4(PUBLIC),
+        address: addr(PUBLIC),
         port: Port::new(10_000),
         padding: [0; 2],
     };
-    let forward = Forward4 {
-        to: Addr4(C2),
+    let forward = Forward {
+        to: addr(C2),
         rule: 2,
         network: 1,
         first_external: 10_000,
@@ -218,7 +221,7 @@ fn t10_a_guest_without_an_address_hides_behind_the_one_that_it_asks() {
         let mut world = World::new();
         world.external(POOL[0], false);
         world.forward(UDP, 10_000..=10_000, At(C2, 80));
-        let first = Addr4(if has_rule { [0; 4] } else { POOL[0] });
+        let first = addr(if has_rule { [0; 4] } else { POOL[0] });
         world.snat(|snat| (snat.first, snat.last) = (first, first));
         if !has_rule {
             world.without_snat(C1);
@@ -233,7 +236,7 @@ fn t10_a_guest_without_an_address_hides_behind_the_one_that_it_asks() {
 #[test]
 fn s3_without_anti_spoof_any_source_passes() {
     let world = World::new();
-    for source in [[192, 168, 9, 9], C3] {
+    for source in [host([192, 168, 9, 9]), C3] {
         let packet = udp(At(source, 5000), REMOTE).bytes();
         let (_, after) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
         assert_eq!(after, packet);
@@ -303,14 +306,14 @@ fn x3_sessions_without_translation_are_the_guests() {
         let guests = world.tables.guests.entries();
         let mut counted: Vec<_> = guests.iter().map(|(key, _)| *key).collect();
         counted.retain(|key| *key != GuestKey::outside());
-        assert_eq!(counted, [GuestKey::new(Addr4(C1), 1)]);
+        assert_eq!(counted, [GuestKey::new(addr(C1), 1)]);
         let is_from_outside = view == View::Outside;
         assert_eq!(guests.len(), 1 + usize::from(is_from_outside));
         for (key, session) in world.tables.sessions.entries() {
-            let is_guests = key.source == Addr4(C1);
+            let is_guests = key.source == addr(C1);
             assert_eq!(session.has(SessionFlags::PRIMARY), is_guests);
             assert_eq!(session.has(SessionFlags::IN), !is_guests);
-            let is_first = key.source == Addr4(from.0);
+            let is_first = key.source == addr(from.0);
             assert_eq!(session.has(SessionFlags::FROM_INITIATOR), is_first);
         }
         world.check();
@@ -341,7 +344,7 @@ fn i1_queries_of_two_kinds_with_one_identifier_stay_apart() {
     world.forward(ICMP, 0..=0, At(C1, 0));
     let time = |packet: Vec<u8>, kind: u8| {
         let mut packet = packet;
-        let at = kit::packets::ETHERNET + 20;
+        let at = kit::packets::ETHERNET + HEADER;
         let sum = u16::from_be_bytes([packet[at + 2], packet[at + 3]]);
         let change = u32::from(kind - packet[at]) << 8;
         let sum = u32::from(!sum) + change;

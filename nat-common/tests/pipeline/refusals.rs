@@ -9,41 +9,42 @@ use nat_common::{
         refusals::RATE_LIMITERS,
     },
     wire::{
-        address::{Addr4, Address as _},
+        address::Address as _,
         packet::SlicePacket,
         unreachable::{QUOTE_LEN, Recipient},
     },
 };
 
+use crate::family::{Addr, C1, C2, C3, Ip, S1A, World, addr, fragments, host};
 use kit::{
-    packets::{At, ETHERNET, fragments, raw, udp},
-    world::{C1, C2, C3, DMZ, ELSEWHERE, LAN, S1A, UPLINK, World},
+    packets::{At, ETHERNET, raw, udp},
+    world::{DMZ, ELSEWHERE, LAN, UPLINK},
 };
 
-const REMOTE: At = At(S1A, 7000);
-const GATEWAY: Addr4 = Addr4([172, 22, 161, 254]);
+const REMOTE: At<Ip> = At(S1A, 7000);
+const GATEWAY: Ip = host([172, 22, 161, 254]);
 
 /// The receiver of an error about a packet that came in by one interface and is at another.
-fn told(world: &World, packet: &[u8], interfaces: [u32; 2]) -> Option<Recipient<Addr4>> {
+fn told(world: &World, packet: &[u8], interfaces: [u32; 2]) -> Option<Recipient<Addr>> {
     let mut bytes = packet.to_vec();
     let mut parsed = Parsed::EMPTY;
     parse(&SlicePacket::new(&mut bytes, LAN), ETHERNET, &mut parsed).unwrap();
     recipient(&world.tables, &parsed, interfaces)
 }
 
-fn from(guest: [u8; 4]) -> Vec<u8> {
+fn from(guest: Ip) -> Vec<u8> {
     udp(At(guest, 5000), REMOTE).bytes()
 }
 
 #[test]
 fn x1_a_guests_errors_come_from_its_gateway() {
     let to = |interface| Recipient {
-        gateway: GATEWAY,
-        guest: Addr4(C1),
+        gateway: addr(GATEWAY),
+        guest: addr(C1),
         interface,
     };
     let world = World::new();
-    // At the uplink's egress, at the network's ingress, and between networks.
+    // At<Ip> the uplink's egress, at the network's ingress, and between networks.
     for interfaces in [
         [LAN, UPLINK],
         [LAN, LAN],
@@ -101,24 +102,24 @@ fn x1_packets_that_cannot_be_quoted_are_dropped_silently() {
         ),
         (
             "a group",
-            udp(At(C1, 5000), At([224, 0, 0, 251], 5353)).bytes(),
+            udp(At(C1, 5000), At(host([224, 0, 0, 251]), 5353)).bytes(),
         ),
-        ("from nobody's prefix", from([192, 0, 2, 9])),
+        ("from nobody's prefix", from(host([192, 0, 2, 9]))),
     ] {
         assert_eq!(told(&world, &packet, interfaces), None, "{what}");
     }
     let shortest = raw(47, C1, S1A).payload(&[0; QUOTE_LEN - 20]).bytes();
     assert!(told(&world, &shortest, interfaces).is_some());
     // A prefix that only a rule has has no gateway to send an error.
-    let key = nat_common::tables::inside::InsideKey4 {
+    let key = nat_common::tables::inside::InsideKey {
         generation: 1,
         reserved: [0; 2],
-        address: Addr4(C2),
+        address: addr(C2),
     };
-    let inside = nat_common::tables::inside::Inside4 {
+    let inside = nat_common::tables::inside::Inside {
         network: 1,
         flags: nat_common::tables::inside::InsideFlags::empty(),
-        gateway: Addr4::UNSPECIFIED,
+        gateway: Addr::UNSPECIFIED,
         mac: [0; 6],
         reserved: [0; 2],
     };
@@ -140,7 +141,7 @@ fn x1_each_guest_gets_eight_errors_a_second() {
     let clocks = world.tables.rate_limiters.entries();
     let mut numbers: Vec<u32> = clocks.iter().map(|(number, _)| *number).collect();
     let mut expected = [C1, C3]
-        .map(|guest| Addr4(guest).hash() % RATE_LIMITERS)
+        .map(|guest| addr(guest).hash() % RATE_LIMITERS)
         .to_vec();
     numbers.sort_unstable();
     expected.sort_unstable();

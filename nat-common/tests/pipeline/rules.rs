@@ -2,20 +2,20 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
-use kit::{
-    packets::{ACK, At, GRE, Ip, SYN, answer, ends, ping, pong, raw, request, tcp, udp},
-    world::{C1, C2, POOL, PUBLIC, S1A, S1B, S2, World, assert_hidden},
+use crate::family::{
+    C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S1B, S2, World, assert_hidden, ends, host,
 };
+use kit::packets::{ACK, At, GRE, SYN, answer, ping, pong, raw, request, tcp, udp};
 
-const CLIENT: At = At(S1A, 40_000);
+const CLIENT: At<Ip> = At(S1A, 40_000);
 
 /// A request by a forwarded port and its answer; returns source and destination as the guest saw
 /// them.
 #[track_caller]
-fn exchange(world: &World, protocol: u8, client: At, port: u16) -> (At, At) {
+fn exchange(world: &World, protocol: u8, client: At<Ip>, port: u16) -> (At<Ip>, At<Ip>) {
     let public = At(PUBLIC, port);
     let asked = world.outside_sends(&request(protocol, client, public).bytes());
     let (shown, server) = ends(&asked.guest());
@@ -80,8 +80,8 @@ fn m2_two_ports_to_one_show_the_guest_two_remotes() {
 #[test]
 fn m3_excluded_destinations_are_not_translated() {
     let mut world = World::new();
-    world.exclude([10, 0, 0, 0], 8);
-    let packet = udp(At(C1, 5000), At([10, 1, 2, 3], 7000)).bytes();
+    world.exclude(host([10, 0, 0, 0]), 8);
+    let packet = udp(At(C1, 5000), At(host([10, 1, 2, 3]), 7000)).bytes();
     assert_eq!(world.guest_sends(&packet).uplink(), packet);
     assert_hidden(
         &world
@@ -95,7 +95,7 @@ fn m3_excluded_destinations_are_not_translated() {
 #[test]
 fn m3_multicast_and_broadcast_do_not_leave() {
     let world = World::new();
-    for group in [[224, 0, 0, 251], [239, 1, 1, 1], [255; 4]] {
+    for group in [host([224, 0, 0, 251]), host([239, 1, 1, 1]), [255; 4]] {
         let packet = udp(At(C1, 5353), At(group, 5353)).bytes();
         assert_eq!(world.guest_sends(&packet).reason(), DropReason::NoSession);
     }
@@ -121,7 +121,7 @@ fn pooled() -> World {
         snat.last.0 = POOL[1];
     });
     for last in POOL[0][3]..=POOL[1][3] {
-        world.external([19, 19, 8, last], false);
+        world.external(host([19, 19, 8, last]), false);
     }
     world
 }
@@ -133,7 +133,7 @@ fn m4_a_guest_keeps_one_address_of_the_pool() {
     let world = pooled();
     let mut used = std::collections::BTreeSet::new();
     for last in 1..=64 {
-        let guest: Ip = [172, 22, 161, last];
+        let guest: Ip = host([172, 22, 161, last]);
         let sources = [(UDP, S1A), (TCP, S1A), (ICMP, S1B), (UDP, S2), (GRE, S2)];
         let sources = sources.map(|(protocol, remote)| {
             if protocol == GRE && last > 1 {

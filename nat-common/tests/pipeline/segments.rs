@@ -5,23 +5,20 @@ use nat_common::{
     headers::parsed::{Parsed, parse},
     tables::counters::Traffic,
     wire::{
-        address::Addr4,
         packet::{Frames, Packet, SlicePacket},
         protocol::TCP,
     },
 };
 
-use kit::{
-    packets::{ACK, At, ETHERNET, GRE, SYN, ping, raw, tcp, udp},
-    world::{C1, S1A, World},
-};
+use crate::family::{Addr, C1, Ip, S1A, World};
+use kit::packets::{ACK, At, ETHERNET, GRE, SYN, ping, raw, tcp, udp};
 
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// The headers of a packet that becomes frames with so many bytes of payload, 0 for one that is a
 /// frame; and what is counted of it.
-fn read(bytes: &[u8], segment_len: u32) -> Result<(Parsed<Addr4>, Traffic), DropReason> {
+fn read(bytes: &[u8], segment_len: u32) -> Result<(Parsed<Addr>, Traffic), DropReason> {
     let mut bytes = bytes.to_vec();
     let packet = SlicePacket {
         frames: Frames { segment_len },

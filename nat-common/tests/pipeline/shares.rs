@@ -6,12 +6,10 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use kit::{
-    packets::{ACK, At, RST, SYN, answer, request, tcp, udp},
-    world::{C1, C2, PUBLIC, S1A, World},
-};
+use crate::family::{C1, C2, Ip, PUBLIC, S1A, World};
+use kit::packets::{ACK, At, RST, SYN, answer, request, tcp, udp};
 
-const REMOTE: At = At(S1A, 7000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// So many sessions in all.
 fn world(sessions: u32) -> World {

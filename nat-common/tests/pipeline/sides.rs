@@ -6,27 +6,28 @@ use nat_common::{
     pipeline::Verdict,
     tables::{
         interfaces::{Interface, InterfaceFlags, role},
-        policies::{Policy4, side, side_of},
+        policies::{Policy, side, side_of},
     },
     wire::protocol::{TCP, UDP},
 };
 
 use super::policy::{accept, drop_by_default};
+use crate::family::{Addr, C1, C3, Ip, PUBLIC, S1A, S2, World, ends, fragments, host};
 use kit::{
-    packets::{ACK, At, Ip, SYN, ends, error, fragments, request, tcp, udp},
-    world::{C1, C3, ELSEWHERE, Fate, Hook, LAN, PUBLIC, S1A, S2, World},
+    packets::{ACK, At, SYN, error, request, tcp, udp},
+    world::{ELSEWHERE, Fate, Hook, LAN},
 };
 
 const LAN_SIDE: u16 = 1;
 const DMZ_SIDE: u16 = 2;
 const WAN_SIDE: u16 = side::UPLINKS | 1;
 const POLICY: u32 = 11;
-const GATEWAY: Ip = [172, 22, 161, 254];
-const MANAGEMENT: Ip = [192, 168, 7, 7];
-const GROUP: Ip = [224, 0, 0, 251];
+const GATEWAY: Ip = host([172, 22, 161, 254]);
+const MANAGEMENT: Ip = host([192, 168, 7, 7]);
+const GROUP: Ip = host([224, 0, 0, 251]);
 
-fn accept_port(port: u16) -> Policy4 {
-    Policy4 {
+fn accept_port(port: u16) -> Policy<Addr> {
+    Policy {
         protocol: UDP,
         first_port: port,
         last_port: port,

@@ -2,14 +2,12 @@
 
 use nat_common::{drop_reason::DropReason, wire::protocol::TCP};
 
-use kit::{
-    packets::{ACK, At, FIN, RST, SYN, ends, tcp},
-    world::{C1, C2, PUBLIC, S1A, S1B, World},
-};
+use crate::family::{C1, C2, Ip, PUBLIC, S1A, S1B, World, ends};
+use kit::packets::{ACK, At, FIN, RST, SYN, tcp};
 
-const GUEST: At = At(C1, 5000);
-const EXTERNAL: At = At(PUBLIC, 5000);
-const REMOTE: At = At(S1A, 80);
+const GUEST: At<Ip> = At(C1, 5000);
+const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
+const REMOTE: At<Ip> = At(S1A, 80);
 
 fn out(world: &World, flags: u8, payload: &[u8]) {
     let packet = tcp(GUEST, REMOTE, flags).payload(payload).bytes();

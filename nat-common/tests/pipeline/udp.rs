@@ -5,9 +5,12 @@ use nat_common::{
     tables::snats::{filtering, mapping},
 };
 
+use crate::family::{
+    C1, C2, PUBLIC, S1A, S1B, S2, World, assert_hidden, ends, fragments, read, reassemble,
+};
 use kit::{
-    packets::{At, ends, fragments, read, reassemble, udp},
-    world::{C1, C2, Fate, MAPPINGS, PUBLIC, S1A, S1B, S2, SNAT_RULE, World, assert_hidden},
+    packets::{At, udp},
+    world::{Fate, MAPPINGS, SNAT_RULE},
 };
 
 /// A datagram goes out with the external address and the port kept, and the answer comes back to

@@ -5,27 +5,25 @@ use nat_common::{
     tables::{
         addresses::ExternalAddress,
         interfaces::{Interface, InterfaceFlags, role},
-        snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat4, SnatKey4, mapping},
+        snats::{BY_DESTINATION, SNAT_FIXED_BITS, Snat, SnatKey, mapping},
     },
-    wire::{
-        address::Addr4,
-        protocol::{TCP, UDP},
-    },
+    wire::protocol::{TCP, UDP},
 };
 
+use crate::family::{C1, C3, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, host};
 use kit::{
     interleave::every_order,
-    packets::{ACK, At, GRE, Ip, SYN, answer, ends, request, tcp, udp},
-    world::{C1, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S2, UPLINK, World},
+    packets::{ACK, At, GRE, SYN, answer, request, tcp, udp},
+    world::{DMZ, Hook, LAN, UPLINK},
 };
 
 /// The other uplink, its number and its address.
 const OTHER: u32 = 4;
 const OTHER_NUMBER: u16 = 2;
-const OTHER_PUBLIC: Ip = [203, 0, 113, 200];
+const OTHER_PUBLIC: Ip = host([203, 0, 113, 200]);
 
-const GUEST: At = At(C1, 5000);
-const REMOTE: At = At(S1A, 7000);
+const GUEST: At<Ip> = At(C1, 5000);
+const REMOTE: At<Ip> = At(S1A, 7000);
 
 /// A host with two uplinks. By the other one guests hide behind its address, as they do by the
 /// first.
@@ -47,7 +45,7 @@ fn world() -> World {
         is_host: 1,
         is_silent: 0,
     };
-    world.tables.addresses.insert(Addr4(OTHER_PUBLIC), address);
+    world.tables.addresses.insert(addr(OTHER_PUBLIC), address);
     world.snat(|snat| snat.filtering = nat_common::tables::snats::filtering::ENDPOINT_INDEPENDENT);
     hide(&mut world, mapping::ENDPOINT_INDEPENDENT);
     world
@@ -66,16 +64,16 @@ fn leave_from(
     prefix_len: u32,
     (address, mapping): (Ip, u8),
 ) {
-    let key = SnatKey4 {
+    let key = SnatKey {
         generation: 1,
         uplink,
         network,
         reserved: [0; 2],
-        source: Addr4(prefix),
+        source: addr(prefix),
     };
-    let snat = Snat4 {
-        first: Addr4(address),
-        last: Addr4(address),
+    let snat = Snat {
+        first: addr(address),
+        last: addr(address),
         rule: 7,
         first_port: 1024,
         last_port: u16::MAX,
@@ -90,7 +88,7 @@ fn leave_from(
 
 /// The source with which a guest's packet leaves by an uplink.
 #[track_caller]
-fn leaves(world: &World, uplink: u32, packet: &[u8]) -> At {
+fn leaves(world: &World, uplink: u32, packet: &[u8]) -> At<Ip> {
     let (_, packet) = world.run(Hook::Outbound, packet, uplink, LAN).unwrap();
     ends(&packet).0
 }
@@ -202,7 +200,7 @@ fn a_session_moves_only_if_there_are_several_uplinks() {
 fn answers_to_one_uplink_leave_with_its_address_by_any_uplink() {
     let mut world = world();
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
-    let stranger = At([203, 0, 113, 9], 4000);
+    let stranger = At(host([203, 0, 113, 9]), 4000);
     world
         .outside_sends(&request(UDP, stranger, At(PUBLIC, 10_000)).bytes())
         .guest();

@@ -1,9 +1,10 @@
 //! Traffic between guests and remotes of a host in memory: what one end sends, and what the other
 //! must receive.
 
+use crate::family::{Ip, PUBLIC, World, host, read};
 use kit::{
-    packets::{At, GRE, Ip, answer, read, request},
-    world::{Hook, LAN, PUBLIC, UPLINK, World},
+    packets::{At, GRE, answer, request},
+    world::{Hook, LAN, UPLINK},
 };
 use nat_common::{
     pipeline::Verdict,
@@ -11,7 +12,7 @@ use nat_common::{
 };
 
 /// The protocols that traffic is made of: with ports, with an identifier, and with neither.
-pub(crate) const PROTOCOLS: [u8; 4] = [UDP, TCP, ICMP, GRE];
+pub(crate) const PROTOCOLS: Ip = [UDP, TCP, ICMP, GRE];
 
 /// The guest that ports are forwarded to.
 const SERVER: u8 = 0;
@@ -25,10 +26,10 @@ pub(crate) enum Outcome {
 }
 
 /// Protocol, source and destination of a packet whose checksums are right.
-type Flow = (u8, At, At);
+type Flow = (u8, At<Ip>, At<Ip>);
 
 /// What a remote has received, and the guest's endpoint that it came from.
-type Received = (Flow, At);
+type Received = (Flow, At<Ip>);
 
 pub(crate) struct Traffic {
     world: World,
@@ -37,11 +38,11 @@ pub(crate) struct Traffic {
 }
 
 fn guest(number: u8) -> Ip {
-    [172, 22, 161, 170 + number]
+    host([172, 22, 161, 170 + number])
 }
 
 fn remote(number: u8) -> Ip {
-    [198, 51, 100, 2 + number]
+    host([198, 51, 100, 2 + number])
 }
 
 impl Traffic {

@@ -7,7 +7,7 @@ use std::{iter, ops::Range};
 
 use nat_common::wire::protocol::{ICMP, TCP, UDP};
 
-use kit::packets::{ETHERNET, Ip};
+use kit::{ipv4::Ip, packets::ETHERNET};
 
 /// UDP-Lite and DCCP have a checksum where UDP has it.
 pub(crate) const UDP_LITE: u8 = 136;

@@ -14,8 +14,9 @@ use crate::{
     translation::{Place, damaged},
 };
 use kit::{
-    packets::{At, ETHERNET, GRE, Ip, answer, raw, request},
-    world::{C1, C2, C3, Hook, LAN, PUBLIC, S1A, S1B, S2, World, is_inside},
+    ipv4::{C1, C2, C3, Ip, PUBLIC, S1A, S1B, S2, World, is_inside},
+    packets::{At, ETHERNET, GRE, answer, raw, request},
+    world::{Hook, LAN},
 };
 
 /// Who sends errors, and to whom.

@@ -19,11 +19,9 @@ use crate::{
     input::Input,
 };
 use kit::{
-    packets::{At, ETHERNET, GRE, Ip, fragments, raw},
-    world::{
-        C1, C2, C3, DMZ, Hook, LAN, POOL, PUBLIC, S1A, S1B, S2, SNAT_RULE, UPLINK, World,
-        is_inside, run_frame,
-    },
+    ipv4::{C1, C2, C3, Ip, POOL, PUBLIC, S1A, S1B, S2, World, fragments, is_inside},
+    packets::{At, ETHERNET, GRE, raw},
+    world::{DMZ, Hook, LAN, SNAT_RULE, UPLINK, run_frame},
 };
 
 /// The generation of the rules of the host in memory.

@@ -17,13 +17,13 @@ use std::{
 
 use nat_common::{
     tables::{
-        guests::Guest, mappings::MappingRecord4, ports::PortOwner, references::References,
+        guests::Guest, mappings::MappingRecord, ports::PortOwner, references::References,
         sessions::Session,
     },
-    wire::address::Addr4,
+    wire::address::Address,
 };
 
-use crate::{tables::MemoryTables, world::World};
+use crate::{octets::Octets, world::World};
 
 /// How many orders are tried of one pair of operations, unless all are.
 const MAX_ORDERS: usize = 2000;
@@ -39,13 +39,25 @@ thread_local! {
 struct Actor {
     number: usize,
     turns: Arc<Turns>,
-    world: *const World,
+    world: *const dyn Contents,
     /// Whether it has just looked the last of the entries up.
     is_fresh: bool,
     /// All that it has learned from the tables so far.
     learned: u64,
     /// What decides which port it tries next.
     chance: u64,
+}
+
+/// What has tables that packets change.
+trait Contents {
+    /// All that is in them, as text.
+    fn contents(&self) -> Vec<String>;
+}
+
+impl<I: Octets> Contents for World<I> {
+    fn contents(&self) -> Vec<String> {
+        self.tables.contents()
+    }
 }
 
 /// An entry as a packet sees it.
@@ -56,13 +68,13 @@ pub trait Seen: Debug {
     }
 }
 
-impl Seen for Session<Addr4> {
+impl<A: Address> Seen for Session<A> {
     fn gist(&self) -> u64 {
         u64::from(self.seen_s.load()) << 32 | u64::from(self.state.load())
     }
 }
 
-impl Seen for PortOwner<Addr4> {
+impl<A: Address> Seen for PortOwner<A> {
     fn gist(&self) -> u64 {
         self.references.is_gone().into()
     }
@@ -74,7 +86,7 @@ impl Seen for References {
     }
 }
 
-impl Seen for MappingRecord4 {}
+impl<A: Address> Seen for MappingRecord<A> {}
 impl Seen for Guest {}
 
 /// Before an access to a table that packets change.
@@ -138,9 +150,9 @@ impl Actor {
 
     fn take_turn(&mut self, pauses: bool) {
         // SAFETY: the world outlives the threads, and only the one whose turn it is looks.
-        let tables = unsafe { &(*self.world).tables };
+        let world = unsafe { &*self.world };
         let learned = (self.learned, self.is_fresh);
-        let seen = self.turns.pass(self.number, pauses, learned, tables);
+        let seen = self.turns.pass(self.number, pauses, learned, world);
         self.learn(&seen);
         self.is_fresh = false;
     }
@@ -178,17 +190,11 @@ impl Turns {
 
     /// Lets the other one run, and waits until it is the turn of `number`. Returns what it then
     /// sees of the entries that it knows.
-    fn pass(
-        &self,
-        number: usize,
-        pauses: bool,
-        learned: (u64, bool),
-        tables: &MemoryTables,
-    ) -> u64 {
+    fn pass(&self, number: usize, pauses: bool, learned: (u64, bool), world: &dyn Contents) -> u64 {
         let mut state = self.lock();
         state.is_paused[number] = pauses;
         state.learned[number] = learned;
-        state.choose(number, tables);
+        state.choose(number, world);
         if state.turn != number {
             self.changed.notify_all();
         }
@@ -229,7 +235,7 @@ impl State {
         hash(&(gists, fresh.map(|entry| format!("{entry:?}"))))
     }
 
-    fn choose(&mut self, current: usize, tables: &MemoryTables) {
+    fn choose(&mut self, current: usize, world: &dyn Contents) {
         let other = 1 - current;
         self.turn = if self.is_done[other] {
             current
@@ -237,7 +243,7 @@ impl State {
             turn
         } else if self.is_paused[current] {
             other
-        } else if self.is_known || self.is_paused[other] || !self.is_new(current, tables) {
+        } else if self.is_known || self.is_paused[other] || !self.is_new(current, world) {
             current
         } else {
             self.untried
@@ -250,20 +256,23 @@ impl State {
     }
 
     /// Whether both have never been here with the tables as they are.
-    fn is_new(&mut self, current: usize, tables: &MemoryTables) -> bool {
+    fn is_new(&mut self, current: usize, world: &dyn Contents) -> bool {
         let seen = [self.sees(0), self.sees(1)];
-        let here = hash(&(current, self.learned, seen, tables.contents()));
+        let here = hash(&(current, self.learned, seen, world.contents()));
         self.is_known = !self.known.insert(here);
         !self.is_known
     }
 }
 
+/// What a packet or the daemon does.
+type Operation<'o, I, R> = &'o (dyn Fn(&World<I>) -> R + Sync);
+
 /// Runs two operations in every order on worlds made by `world`, and looks at each outcome. Gives
 /// how many orders were tried.
-pub fn every_order<R: Send>(
-    world: impl Fn() -> World,
-    operations: [&(dyn Fn(&World) -> R + Sync); 2],
-    check: impl Fn(&World, [R; 2]),
+pub fn every_order<I: Octets, R: Send>(
+    world: impl Fn() -> World<I>,
+    operations: [Operation<'_, I, R>; 2],
+    check: impl Fn(&World<I>, [R; 2]),
 ) -> usize {
     let (mut known, mut untried) = (HashSet::new(), vec![vec![0], vec![1]]);
     let most = match std::env::var("NATBPF_RACES").as_deref() {
@@ -320,15 +329,15 @@ impl Drop for Shown {
 
 /// A world that two threads use alternately.
 #[derive(Clone, Copy)]
-struct InTurns<'w>(&'w World);
+struct InTurns<'w, I: Octets>(&'w World<I>);
 
 // SAFETY: only the thread whose turn it is uses it, and turns are passed under a lock.
-unsafe impl Send for InTurns<'_> {}
+unsafe impl<I: Octets> Send for InTurns<'_, I> {}
 
-fn run<R: Send>(
-    world: &World,
+fn run<I: Octets, R: Send>(
+    world: &World<I>,
     turns: &Arc<Turns>,
-    operations: [&(dyn Fn(&World) -> R + Sync); 2],
+    operations: [Operation<'_, I, R>; 2],
 ) -> [R; 2] {
     let world = InTurns(world);
     thread::scope(|scope| {

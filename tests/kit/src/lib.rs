@@ -6,8 +6,12 @@
 //! theirs.
 
 pub mod craft;
+mod families;
 pub mod flawed;
 pub mod interleave;
+pub mod octets;
 pub mod packets;
 pub mod tables;
 pub mod world;
+
+pub use families::ipv4;

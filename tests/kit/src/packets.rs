@@ -1,10 +1,9 @@
-//! Packets: made field by field, and read with every checksum checked.
+//! Packets of either family: made field by field, and read with every checksum checked.
 
-use etherparse::{
-    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, PacketHeaders, TcpHeader, TransportHeader,
-    UdpHeader,
-};
-use nat_common::wire::protocol::{ICMP, TCP, UDP};
+use etherparse::{Ipv6Header, NetHeaders, PacketHeaders, TcpHeader, TransportHeader, UdpHeader};
+use nat_common::wire::protocol::{TCP, UDP};
+
+use crate::octets::{Octets, Outside};
 
 /// Length of an Ethernet header in bytes.
 pub const ETHERNET: usize = 14;
@@ -24,25 +23,18 @@ pub const ACK: u8 = 0x10;
 /// The TCP flag of urgent data.
 pub const URG: u8 = 0x20;
 
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
-
-/// An IPv4 address.
-pub type Ip = [u8; 4];
-
 /// An address and a port; of an ICMP query, its identifier; 0 where there is neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct At(pub Ip, pub u16);
+pub struct At<I>(pub I, pub u16);
 
 /// A packet that is being made.
 #[derive(Debug, Clone)]
-pub struct Make {
-    source: At,
-    destination: At,
+pub struct Make<I> {
+    outside: Outside<I>,
+    /// Source and destination port.
+    ports: (u16, u16),
     what: What,
     payload: Vec<u8>,
-    options: Vec<u8>,
-    id: u16,
     has_checksum: bool,
     /// Sequence number of a segment, and what it acknowledges.
     numbers: (u32, u32),
@@ -53,19 +45,23 @@ enum What {
     Udp,
     Tcp { flags: u8 },
     Echo { is_reply: bool },
-    Error { kind: u8, code: u8, rest: [u8; 4] },
-    Raw { protocol: u8 },
+    Icmp { kind: u8, code: u8, rest: [u8; 4] },
+    Raw,
 }
 
-impl Make {
-    fn new(source: At, destination: At, what: What) -> Self {
+impl<I: Octets> Make<I> {
+    fn new(source: At<I>, destination: At<I>, protocol: u8, what: What) -> Self {
         Self {
-            source,
-            destination,
+            outside: Outside {
+                source: source.0,
+                destination: destination.0,
+                protocol,
+                id: 1,
+                before: Vec::new(),
+            },
+            ports: (source.1, destination.1),
             what,
             payload: Vec::new(),
-            options: Vec::new(),
-            id: 1,
             has_checksum: true,
             numbers: (1, 1),
         }
@@ -77,15 +73,9 @@ impl Make {
         self
     }
 
-    /// Its IP options, a multiple of four bytes.
-    pub fn options(mut self, options: &[u8]) -> Self {
-        self.options = options.to_vec();
-        self
-    }
-
     /// Its identification for reassembly.
     pub fn id(mut self, id: u16) -> Self {
-        self.id = id;
+        self.outside.id = id;
         self
     }
 
@@ -104,126 +94,168 @@ impl Make {
 
     /// The bytes, from the Ethernet header on.
     pub fn bytes(&self) -> Vec<u8> {
-        let transport = self.transport();
-        let (source, destination) = (self.source.0, self.destination.0);
-        let mut ip = Ipv4Header::new(0, 64, self.protocol(), source, destination).unwrap();
-        ip.options = Ipv4Options::try_from(&self.options[..]).unwrap();
-        ip.identification = self.id;
-        ip.dont_fragment = false;
-        ip.set_payload_len(transport.len()).unwrap();
-        ip.header_checksum = ip.calc_header_checksum();
-        [&frame()[..], &ip.to_bytes(), &transport].concat()
-    }
-
-    fn protocol(&self) -> IpNumber {
-        IpNumber(match self.what {
-            What::Udp => UDP,
-            What::Tcp { .. } => TCP,
-            What::Echo { .. } | What::Error { .. } => ICMP,
-            What::Raw { protocol } => protocol,
-        })
+        [frame::<I>(), I::packet(&self.outside, &self.transport())].concat()
     }
 
     fn transport(&self) -> Vec<u8> {
-        let (from, to) = (self.source, self.destination);
-        match self.what {
-            What::Raw { .. } => self.payload.clone(),
-            What::Error { kind, code, rest } => icmp([kind, code], rest, &self.payload),
+        let (from, to) = self.ports;
+        let bytes = match self.what {
+            What::Raw => return self.payload.clone(),
+            What::Icmp { kind, code, rest } => self.icmp([kind, code], rest),
             What::Echo { is_reply } => {
-                let (kind, id) = match is_reply {
-                    true => (ECHO_REPLY, to.1),
-                    false => (ECHO_REQUEST, from.1),
+                let [request, reply] = I::ECHO;
+                let (kind, id) = if is_reply {
+                    (reply, to)
+                } else {
+                    (request, from)
                 };
                 let [high, low] = id.to_be_bytes();
-                icmp([kind, 0], [high, low, 0, 1], &self.payload)
+                self.icmp([kind, 0], [high, low, 0, 1])
             }
             What::Udp => {
                 let len = u16::try_from(UdpHeader::LEN + self.payload.len()).unwrap();
                 let mut udp = UdpHeader {
-                    source_port: from.1,
-                    destination_port: to.1,
+                    source_port: from,
+                    destination_port: to,
                     length: len,
                     checksum: 0,
                 };
                 if self.has_checksum {
-                    let sum = udp.calc_checksum_ipv4_raw(from.0, to.0, &self.payload);
-                    udp.checksum = sum.unwrap();
+                    // A checksum of 0 means none.
+                    udp.checksum = match self.checksum(&udp.to_bytes()) {
+                        0 => 0xffff,
+                        checksum => checksum,
+                    };
                 }
-                [&udp.to_bytes()[..], &self.payload].concat()
+                udp.to_bytes().to_vec()
             }
             What::Tcp { flags } => {
                 let (sequence, acknowledged) = self.numbers;
-                let mut tcp = TcpHeader::new(from.1, to.1, sequence, 64_240);
+                let mut tcp = TcpHeader::new(from, to, sequence, 64_240);
                 tcp.acknowledgment_number = acknowledged;
                 (tcp.fin, tcp.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (tcp.rst, tcp.ack) = (flags & RST != 0, flags & ACK != 0);
-                let sum = tcp.calc_checksum_ipv4_raw(from.0, to.0, &self.payload);
-                tcp.checksum = sum.unwrap();
-                [&tcp.to_bytes()[..], &self.payload].concat()
+                tcp.checksum = self.checksum(&tcp.to_bytes());
+                tcp.to_bytes().to_vec()
             }
-        }
+        };
+        [bytes, self.payload.clone()].concat()
+    }
+
+    fn icmp(&self, kind: [u8; 2], rest: [u8; 4]) -> Vec<u8> {
+        let mut header = [&kind[..], &[0, 0], &rest].concat();
+        let (source, destination) = (self.outside.source, self.outside.destination);
+        let len = header.len() + self.payload.len();
+        let pseudo = I::icmp_pseudo_header(source, destination, len);
+        let sum = !ones_complement_sum(&[&pseudo[..], &header, &self.payload].concat());
+        header[2..4].copy_from_slice(&sum.to_be_bytes());
+        header
+    }
+
+    /// The checksum of TCP and UDP behind a header without one. Of both families' pseudo-headers
+    /// the words have the same sum.
+    fn checksum(&self, header: &[u8]) -> u16 {
+        let (source, destination) = (self.outside.source, self.outside.destination);
+        let len = u16::try_from(header.len() + self.payload.len()).unwrap();
+        !ones_complement_sum(
+            &[
+                source.as_ref(),
+                destination.as_ref(),
+                &[0, self.outside.protocol],
+                &len.to_be_bytes(),
+                header,
+                &self.payload,
+            ]
+            .concat(),
+        )
+    }
+}
+
+impl Make<[u8; 4]> {
+    /// Its IP options, a multiple of four bytes.
+    pub fn options(mut self, options: &[u8]) -> Self {
+        self.outside.before = vec![(0, options.to_vec())];
+        self
     }
 }
 
 /// A UDP datagram.
-pub fn udp(source: At, destination: At) -> Make {
-    Make::new(source, destination, What::Udp).payload(b"datagram")
+pub fn udp<I: Octets>(source: At<I>, destination: At<I>) -> Make<I> {
+    Make::new(source, destination, UDP, What::Udp).payload(b"datagram")
 }
 
 /// A TCP segment without data.
-pub fn tcp(source: At, destination: At, flags: u8) -> Make {
-    Make::new(source, destination, What::Tcp { flags })
+pub fn tcp<I: Octets>(source: At<I>, destination: At<I>, flags: u8) -> Make<I> {
+    Make::new(source, destination, TCP, What::Tcp { flags })
 }
 
 /// An echo request, whose identifier is the source's.
-pub fn ping(source: At, destination: Ip) -> Make {
-    Make::new(source, At(destination, 0), What::Echo { is_reply: false }).payload(b"ping")
+pub fn ping<I: Octets>(source: At<I>, destination: I) -> Make<I> {
+    let what = What::Echo { is_reply: false };
+    Make::new(source, At(destination, 0), I::ICMP, what).payload(b"ping")
 }
 
 /// An echo reply, whose identifier is the destination's.
-pub fn pong(source: Ip, destination: At) -> Make {
-    Make::new(At(source, 0), destination, What::Echo { is_reply: true }).payload(b"ping")
+pub fn pong<I: Octets>(source: I, destination: At<I>) -> Make<I> {
+    let what = What::Echo { is_reply: true };
+    Make::new(At(source, 0), destination, I::ICMP, what).payload(b"ping")
 }
 
 /// A packet of a protocol without ports.
-pub fn raw(protocol: u8, source: Ip, destination: Ip) -> Make {
-    let what = What::Raw { protocol };
-    Make::new(At(source, 0), At(destination, 0), what).payload(b"no ports in here")
+pub fn raw<I: Octets>(protocol: u8, source: I, destination: I) -> Make<I> {
+    let (source, destination) = (At(source, 0), At(destination, 0));
+    Make::new(source, destination, protocol, What::Raw).payload(b"no ports in here")
 }
 
 /// The first packet of a flow of any protocol.
-pub fn request(protocol: u8, source: At, destination: At) -> Make {
+pub fn request<I: Octets>(protocol: u8, source: At<I>, destination: At<I>) -> Make<I> {
     match protocol {
         UDP => udp(source, destination),
         TCP => tcp(source, destination, SYN),
-        ICMP => ping(source, destination.0),
+        icmp if icmp == I::ICMP => ping(source, destination.0),
         other => raw(other, source.0, destination.0),
     }
 }
 
 /// The answer to [`request`].
-pub fn answer(protocol: u8, source: At, destination: At) -> Make {
+pub fn answer<I: Octets>(protocol: u8, source: At<I>, destination: At<I>) -> Make<I> {
     match protocol {
         UDP => udp(source, destination),
         TCP => tcp(source, destination, SYN | ACK),
-        ICMP => pong(source.0, destination),
+        icmp if icmp == I::ICMP => pong(source.0, destination),
         other => raw(other, source.0, destination.0),
     }
 }
 
 /// An ICMP error about a packet, of whose bytes from the IP header on it quotes the first `len`.
-pub fn error(source: Ip, about: &[u8], kind: u8, len: usize) -> Make {
+pub fn error<I: Octets>(source: I, about: &[u8], kind: u8, len: usize) -> Make<I> {
+    let [unreachable, code] = I::UNREACHABLE;
+    let code = if kind == unreachable { code } else { 0 };
+    error_with_code(source, about, [kind, code], len)
+}
+
+/// The same of any type and code.
+pub fn error_with_code<I: Octets>(source: I, about: &[u8], kind: [u8; 2], len: usize) -> Make<I> {
     let quoted = &about[ETHERNET..];
-    let to = Ip::try_from(&quoted[12..16]).unwrap();
-    let (code, rest) = (u8::from(kind == 3), [0; 4]);
-    let what = What::Error { kind, code, rest };
-    Make::new(At(source, 0), At(to, 0), what).payload(&quoted[..len.min(quoted.len())])
+    let (to, [kind, code]) = (I::at(quoted, I::SOURCE), kind);
+    icmp(source, to, [kind, code, 0, 0, 0, 0]).payload(&quoted[..len.min(quoted.len())])
+}
+
+/// An ICMP message with any type and code, and the four bytes behind its checksum.
+pub fn icmp<I: Octets>(source: I, destination: I, header: [u8; 6]) -> Make<I> {
+    let [kind, code, a, b, c, d] = header;
+    let what = What::Icmp {
+        kind,
+        code,
+        rest: [a, b, c, d],
+    };
+    Make::new(At(source, 0), At(destination, 0), I::ICMP, what)
 }
 
 /// The packet with other bytes in the second word of its ICMP header.
-pub fn with_rest(make: Make, word: [u8; 4]) -> Make {
+pub fn with_rest<I>(make: Make<I>, word: [u8; 4]) -> Make<I> {
     let what = match make.what {
-        What::Error { kind, code, .. } => What::Error {
+        What::Icmp { kind, code, .. } => What::Icmp {
             kind,
             code,
             rest: word,
@@ -233,15 +265,8 @@ pub fn with_rest(make: Make, word: [u8; 4]) -> Make {
     Make { what, ..make }
 }
 
-fn frame() -> [u8; ETHERNET] {
-    [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 0]
-}
-
-fn icmp(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let mut message = [&kind[..], &[0, 0], &rest, payload].concat();
-    let sum = !ones_complement_sum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    message
+fn frame<I: Octets>() -> Vec<u8> {
+    [&[2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4][..], &I::ETHERTYPE].concat()
 }
 
 /// The one's complement sum of 16-bit words in network byte order (RFC 1071).
@@ -256,105 +281,93 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
 }
 
 /// A packet cut into fragments with so many bytes of payload each, a multiple of eight.
-pub fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
-    let (ip, payload) = Ipv4Header::from_slice(&packet[ETHERNET..]).unwrap();
-    let count = payload.len().div_ceil(size);
-    let cut = |(index, part): (usize, &[u8])| {
-        let mut ip = ip.clone();
-        ip.fragment_offset = IpFragOffset::try_new((index * size / 8) as u16).unwrap();
-        ip.more_fragments = index + 1 < count;
-        ip.set_payload_len(part.len()).unwrap();
-        ip.header_checksum = ip.calc_header_checksum();
-        [&packet[..ETHERNET], &ip.to_bytes(), part].concat()
-    };
-    payload.chunks(size).enumerate().map(cut).collect()
+pub fn fragments<I: Octets>(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let (frame, packet) = packet.split_at(ETHERNET);
+    let parts = I::cut(packet, size).into_iter();
+    parts.map(|part| [frame, &part].concat()).collect()
 }
 
 /// The packet from all its fragments, in any order.
-pub fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
-    let mut whole = Vec::new();
-    let mut first = None;
-    for fragment in fragments {
-        let (ip, payload) = Ipv4Header::from_slice(&fragment[ETHERNET..]).unwrap();
-        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-        let start = usize::from(ip.fragment_offset.value()) * 8;
-        whole.resize(whole.len().max(start + payload.len()), 0);
-        whole[start..start + payload.len()].copy_from_slice(payload);
-        if start == 0 {
-            first = Some(ip);
-        }
-    }
-    let mut ip = first.expect("a first fragment");
-    ip.more_fragments = false;
-    ip.set_payload_len(whole.len()).unwrap();
-    ip.header_checksum = ip.calc_header_checksum();
-    [&frame()[..], &ip.to_bytes(), &whole].concat()
+pub fn reassemble<I: Octets>(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let parts: Vec<_> = fragments.iter().map(|part| &part[ETHERNET..]).collect();
+    [frame::<I>(), I::join(&parts)].concat()
 }
 
 /// What a receiver sees of a packet whose checksums are right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Seen<I> {
     /// The protocol of the IP header.
     pub protocol: u8,
     /// Where it comes from.
-    pub source: At,
+    pub source: At<I>,
     /// Where it goes.
-    pub destination: At,
+    pub destination: At<I>,
     /// What stands behind the transport header: of an ICMP error, the packet that it quotes.
     pub payload: Vec<u8>,
 }
 
-impl Seen {
+impl<I: Octets> Seen<I> {
     /// Source and destination.
-    pub fn ends(&self) -> (At, At) {
+    pub fn ends(&self) -> (At<I>, At<I>) {
         (self.source, self.destination)
     }
 }
 
-/// Source and destination of a packet whose checksums are all right.
-pub fn ends(packet: &[u8]) -> (At, At) {
-    read(packet).ends()
-}
-
 /// Reads a packet that is no fragment and checks all its checksums.
-pub fn read(packet: &[u8]) -> Seen {
+pub fn read<I: Octets>(packet: &[u8]) -> Seen<I> {
     let headers = PacketHeaders::from_ethernet_slice(packet).unwrap();
-    let Some(etherparse::NetHeaders::Ipv4(ip, _)) = &headers.net else {
-        panic!("not IPv4: {packet:02x?}")
+    let net = headers.net.as_ref().unwrap();
+    let (protocol, end) = match net {
+        NetHeaders::Ipv4(ip, _) => {
+            let right = ip.calc_header_checksum();
+            assert_eq!(ip.header_checksum, right, "IP checksum: {packet:02x?}");
+            (ip.protocol, usize::from(ip.total_len))
+        }
+        NetHeaders::Ipv6(ip, extensions) => (
+            extensions.next_header(ip.next_header).unwrap(),
+            Ipv6Header::LEN + usize::from(ip.payload_length),
+        ),
+        NetHeaders::Arp(_) => panic!("not IP: {packet:02x?}"),
     };
-    let right = ip.calc_header_checksum();
-    assert_eq!(ip.header_checksum, right, "IP checksum: {packet:02x?}");
+    let ip = &packet[ETHERNET..];
+    let source = I::at(ip, I::SOURCE);
+    let destination = I::at(ip, I::SOURCE + source.as_ref().len());
     let mut payload = headers.payload.slice().to_vec();
-    let (source, destination) = match &headers.transport {
+    let sum = |header: &[u8]| {
+        let len = u16::try_from(header.len() + payload.len()).unwrap();
+        let (addresses, len) = ([source.as_ref(), destination.as_ref()], len.to_be_bytes());
+        let pseudo = [&addresses.concat()[..], &[0, protocol.0], &len].concat();
+        ones_complement_sum(&[&pseudo[..], header, &payload].concat())
+    };
+    let (source_port, destination_port) = match &headers.transport {
         Some(TransportHeader::Udp(udp)) => {
-            let right = udp.calc_checksum_ipv4(ip, &payload).unwrap();
-            let is_right = udp.checksum == 0 || udp.checksum == right;
+            let is_right = udp.checksum == 0 || sum(&udp.to_bytes()) == 0xffff;
             assert!(is_right, "UDP checksum: {packet:02x?}");
             (udp.source_port, udp.destination_port)
         }
         Some(TransportHeader::Tcp(tcp)) => {
-            let right = tcp.calc_checksum_ipv4(ip, &payload).unwrap();
-            assert_eq!(tcp.checksum, right, "TCP checksum: {packet:02x?}");
+            assert_eq!(sum(&tcp.to_bytes()), 0xffff, "TCP checksum: {packet:02x?}");
             (tcp.source_port, tcp.destination_port)
         }
-        Some(TransportHeader::Icmpv4(_)) => {
-            let message = &packet[ETHERNET + ip.header_len()..][..ip.payload_len().unwrap().into()];
-            let sum = ones_complement_sum(message);
+        Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_)) => {
+            let message = &ip[net.header_len()..end];
+            let pseudo = I::icmp_pseudo_header(source, destination, message.len());
+            let sum = ones_complement_sum(&[&pseudo[..], message].concat());
             assert_eq!(sum, 0xffff, "ICMP checksum: {packet:02x?}");
             payload = message[8..].to_vec();
             let id = u16::from_be_bytes([message[4], message[5]]);
-            match message[0] {
-                ECHO_REQUEST => (id, 0),
-                ECHO_REPLY => (0, id),
-                _ => (0, 0),
+            match I::ECHO.iter().position(|kind| *kind == message[0]) {
+                Some(0) => (id, 0),
+                Some(_) => (0, id),
+                None => (0, 0),
             }
         }
         _ => (0, 0),
     };
     Seen {
-        protocol: ip.protocol.0,
-        source: At(ip.source, source),
-        destination: At(ip.destination, destination),
+        protocol: protocol.0,
+        source: At(source, source_port),
+        destination: At(destination, destination_port),
         payload,
     }
 }

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
     hash::Hash,
+    ptr,
 };
 
 use nat_common::{
@@ -19,39 +20,40 @@ use nat_common::{
         counters::{Counters, RuleCounters, Traffic},
         datagrams::{Datagram, Datagrams},
         environment::Environment,
-        excludes::{ExcludeKey4, Excludes},
-        forward_sources::{ForwardSource4, ForwardSourceKey4, ForwardSources},
-        forwards::{Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
-        fragments::{FragmentKey4, FragmentPorts, Fragments},
-        guests::{Guest, GuestKey4, Guests},
+        excludes::{ExcludeKey, Excludes},
+        forward_sources::{ForwardSource, ForwardSourceKey, ForwardSources},
+        forwards::{Forward, ForwardKey, Forwards, OTHER_PROTOCOLS},
+        fragments::{FragmentKey, FragmentPorts, Fragments},
+        guests::{Guest, GuestKey, Guests},
         host::{HostSocket, HostSockets},
         insert::InsertError,
-        inside::{Inside4, InsideAddresses, InsideKey4},
+        inside::{Inside, InsideAddresses, InsideKey},
         interfaces::{Interface, Interfaces},
-        mappings::{MappingKey4, MappingRecord4, Mappings},
+        mappings::{MappingKey, MappingRecord, Mappings},
         next_hops::{self, NextHop, NextHopKey, NextHops, Tag},
         origin::Origin,
-        permits::{PermitKey4, Permits},
-        policies::{Chain, ChainKey, Policies, Policy4},
-        ports::{PortKey4, PortOwner, PortRecord4, Ports},
+        permits::{PermitKey, Permits},
+        policies::{Chain, ChainKey, Policies, Policy},
+        ports::{PortKey, PortOwner, PortRecord, Ports},
         queued::{Queued, QueuedFragments},
         references::References,
         refusals::RateLimiters,
         routes::{Routes, target},
         rules::Rules,
-        sessions::{Session, SessionKey4, SessionRecord4, Sessions},
+        sessions::{Session, SessionKey, SessionRecord, Sessions},
         settings::{CurrentSettings, Settings},
-        snats::{Snat4, SnatKey4, Snats},
+        snats::{Snat, SnatKey, Snats},
         uplinks::{Uplink, Uplinks},
     },
     wire::{
-        address::{Addr4, Endpoint, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::{Address, Endpoint, Port},
+        protocol::{TCP, UDP},
     },
 };
 
 use crate::{
     interleave,
+    octets::{AddressOf, Octets},
     world::{ELSEWHERE, UPLINK, network_of},
 };
 
@@ -67,27 +69,46 @@ impl<V> Default for Lpm<V> {
 
 impl<V> Lpm<V> {
     /// Adds an entry with `bits` significant bits.
-    pub fn insert(&mut self, bits: u32, key: &impl bytemuck::Pod, value: V) {
+    pub fn insert(&mut self, bits: u32, key: &impl Key, value: V) {
         let entries = self.0.entry(bits).or_default();
         entries.insert(prefix(key, bits), value);
     }
 
     /// The entry with the longest prefix of `key`.
-    pub fn get(&self, key: &impl bytemuck::Pod) -> Option<&V> {
+    pub fn get(&self, key: &impl Key) -> Option<&V> {
         let mut by_length = self.0.iter().rev();
         by_length.find_map(|(&bits, entries)| entries.get(&prefix(key, bits)))
     }
 }
 
-fn prefix(key: &impl bytemuck::Pod, bits: u32) -> Vec<u8> {
+fn prefix<K: Key>(key: &K, bits: u32) -> Vec<u8> {
+    // SAFETY: the key has no padding, so all its bytes are initialised.
+    let key =
+        unsafe { std::slice::from_raw_parts(ptr::from_ref(key).cast::<u8>(), size_of::<K>()) };
     let (whole, rest) = (bits as usize / 8, bits % 8);
-    let key = bytemuck::bytes_of(key);
     let mut prefix = key[..whole].to_vec();
     if rest > 0 {
         prefix.push(key[whole] & !(0xff >> rest));
     }
     prefix
 }
+
+/// The key of a longest-prefix match, in either family.
+///
+/// # Safety
+/// It has no padding.
+pub unsafe trait Key {}
+
+// SAFETY: their fields fill them for addresses of four and of sixteen bytes (`map_layout!`).
+unsafe impl<A: Address> Key for ForwardKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Address> Key for ForwardSourceKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Address> Key for SnatKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Address> Key for ExcludeKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Address> Key for InsideKey<A> {}
 
 /// A hash table that is full at some number of entries.
 #[derive(Debug)]
@@ -216,18 +237,18 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
 
 /// A socket of the host's.
 #[derive(Debug, Clone, Copy)]
-pub struct Socket {
+pub struct Socket<A> {
     /// TCP or UDP.
     pub protocol: u8,
     /// Where it listens, or its own end.
-    pub local: Endpoint<Addr4>,
+    pub local: Endpoint<A>,
     /// `None` if it accepts packets from any remote.
-    pub remote: Option<Endpoint<Addr4>>,
+    pub remote: Option<Endpoint<A>>,
 }
 
 /// The rules, sessions, clock and chance of a data plane in memory.
 #[derive(Default)]
-pub struct MemoryTables {
+pub struct MemoryTables<I: Octets> {
     /// The clock in seconds.
     pub now_s: u32,
     /// How many flows of the host's own are noted at most.
@@ -237,29 +258,29 @@ pub struct MemoryTables {
     /// Interfaces by index.
     pub interfaces: HashMap<u32, Interface>,
     /// Forward rules by external endpoint.
-    pub forwards: Lpm<Forward4>,
+    pub forwards: Lpm<Forward<AddressOf<I>>>,
     /// External endpoints by the target of a forward.
-    pub forward_sources: Lpm<ForwardSource4>,
+    pub forward_sources: Lpm<ForwardSource<AddressOf<I>>>,
     /// Source NAT rules by source.
-    pub snats: Lpm<Snat4>,
+    pub snats: Lpm<Snat<AddressOf<I>>>,
     /// Destinations that a source NAT rule leaves out.
     pub excludes: Lpm<()>,
     /// Addresses inside, and whose they are.
-    pub inside: Lpm<Inside4>,
+    pub inside: Lpm<Inside<AddressOf<I>>>,
     /// External addresses.
-    pub addresses: HashMap<Addr4, ExternalAddress>,
+    pub addresses: HashMap<AddressOf<I>, ExternalAddress>,
     /// The host's sockets.
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<Socket<AddressOf<I>>>,
     /// Sessions, an entry for each direction.
-    pub sessions: Table<SessionKey4, Session<Addr4>>,
+    pub sessions: Table<SessionKey<AddressOf<I>>, Session<AddressOf<I>>>,
     /// Mappings by internal endpoint.
-    pub mappings: Table<MappingKey4, MappingRecord4>,
+    pub mappings: Table<MappingKey<AddressOf<I>>, MappingRecord<AddressOf<I>>>,
     /// Owners of external ports.
-    pub ports: Table<PortKey4, PortOwner<Addr4>>,
+    pub ports: Table<PortKey<AddressOf<I>>, PortOwner<AddressOf<I>>>,
     /// Remotes that may send to an external port.
-    pub permits: Table<PermitKey4, References>,
+    pub permits: Table<PermitKey<AddressOf<I>>, References>,
     /// Each guest's use.
-    pub guests: Table<GuestKey4, Guest>,
+    pub guests: Table<GuestKey<AddressOf<I>>, Guest>,
     /// The ports to which addresses are bound.
     pub bindings: Table<Name, Binding>,
     /// How many names a port has, if its names are judged.
@@ -267,7 +288,7 @@ pub struct MemoryTables {
     /// Chains of policies by their two sides.
     pub chains: HashMap<ChainKey, Chain>,
     /// All policies; a chain is a part of them.
-    pub policies: Vec<Policy4>,
+    pub policies: Vec<Policy<AddressOf<I>>>,
     /// Uplinks by place.
     pub uplinks: Vec<Uplink>,
     /// Interfaces that are gone.
@@ -275,13 +296,13 @@ pub struct MemoryTables {
     /// Interfaces of which the daemon knows whether it must translate what leaves there.
     pub exits: HashSet<u32>,
     /// The host's own addresses besides external ones.
-    pub host_addresses: HashSet<Addr4>,
+    pub host_addresses: HashSet<AddressOf<I>>,
     /// Ports of datagrams whose first fragment has passed.
-    pub fragments: Table<FragmentKey4, FragmentPorts>,
+    pub fragments: Table<FragmentKey<AddressOf<I>>, FragmentPorts>,
     /// Which parts of a datagram have come.
-    pub datagrams: Table<FragmentKey4, Datagram>,
+    pub datagrams: Table<FragmentKey<AddressOf<I>>, Datagram>,
     /// Fragments that wait for the first one.
-    pub queued: Table<u32, Queued<Addr4>>,
+    pub queued: Table<u32, Queued<AddressOf<I>>>,
     /// Clocks of what the host sends at a limited rate.
     pub rate_limiters: Table<u32, Shared>,
     /// Next hops by slot.
@@ -304,7 +325,7 @@ pub struct MemoryTables {
     pub foretold: Cell<Option<u32>>,
 }
 
-impl MemoryTables {
+impl<I: Octets> MemoryTables<I> {
     /// All that packets change, as text.
     pub fn contents(&self) -> Vec<String> {
         let mut contents = vec![format!("{}", self.random.get())];
@@ -322,7 +343,7 @@ impl MemoryTables {
     }
 }
 
-impl Bindings for MemoryTables {
+impl<I: Octets> Bindings for MemoryTables<I> {
     fn binding(&self, name: &Name) -> Option<&Binding> {
         self.bindings.get(name)
     }
@@ -340,7 +361,7 @@ impl Bindings for MemoryTables {
     }
 }
 
-impl Environment for MemoryTables {
+impl<I: Octets> Environment for MemoryTables<I> {
     fn now_s(&self) -> u32 {
         self.now_s
     }
@@ -364,31 +385,35 @@ impl Environment for MemoryTables {
     }
 }
 
-impl Sessions<Addr4> for MemoryTables {
+impl<I: Octets> Sessions<I::Address> for MemoryTables<I> {
     fn host_sessions(&self) -> u32 {
         self.host_sessions
     }
 
-    fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
+    fn session(&self, key: &SessionKey<I::Address>) -> Option<&Session<I::Address>> {
         self.sessions.look_up(key)
     }
 
-    fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
+    fn add_session(
+        &self,
+        key: &SessionKey<I::Address>,
+        record: &SessionRecord<I::Address>,
+    ) -> Result<(), InsertError> {
         self.sessions.add_shared(*key, record.in_table())
     }
 
-    fn remove_session(&self, key: &SessionKey4) {
+    fn remove_session(&self, key: &SessionKey<I::Address>) {
         self.sessions.remove_shared(key);
     }
 }
 
-impl CurrentSettings for MemoryTables {
+impl<I: Octets> CurrentSettings for MemoryTables<I> {
     fn settings(&self) -> Option<&Settings> {
         self.settings.as_ref()
     }
 }
 
-impl Interfaces for MemoryTables {
+impl<I: Octets> Interfaces for MemoryTables<I> {
     fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.get(&index)
     }
@@ -398,59 +423,67 @@ impl Interfaces for MemoryTables {
     }
 }
 
-impl Mappings<Addr4> for MemoryTables {
-    fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
+impl<I: Octets> Mappings<I::Address> for MemoryTables<I> {
+    fn mapping(&self, key: &MappingKey<I::Address>) -> Option<&MappingRecord<I::Address>> {
         self.mappings.look_up(key)
     }
 
-    fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
+    fn add_mapping(
+        &self,
+        key: &MappingKey<I::Address>,
+        record: &MappingRecord<I::Address>,
+    ) -> Result<(), InsertError> {
         self.mappings.add_shared(*key, *record)
     }
 
-    fn remove_mapping(&self, key: &MappingKey4) {
+    fn remove_mapping(&self, key: &MappingKey<I::Address>) {
         self.mappings.remove_shared(key);
     }
 }
 
-impl Ports<Addr4> for MemoryTables {
-    fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
+impl<I: Octets> Ports<I::Address> for MemoryTables<I> {
+    fn port(&self, key: &PortKey<I::Address>) -> Option<&PortOwner<I::Address>> {
         self.ports.look_up(key)
     }
 
-    fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
+    fn add_port(
+        &self,
+        key: &PortKey<I::Address>,
+        record: &PortRecord<I::Address>,
+    ) -> Result<(), InsertError> {
         self.ports.add_shared(*key, record.in_table())
     }
 
-    fn remove_port(&self, key: &PortKey4) {
+    fn remove_port(&self, key: &PortKey<I::Address>) {
         self.ports.remove_shared(key);
     }
 }
 
-impl Permits<Addr4> for MemoryTables {
-    fn permit(&self, key: &PermitKey4) -> Option<&References> {
+impl<I: Octets> Permits<I::Address> for MemoryTables<I> {
+    fn permit(&self, key: &PermitKey<I::Address>) -> Option<&References> {
         self.permits.look_up(key)
     }
 
-    fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
+    fn add_permit(&self, key: &PermitKey<I::Address>) -> Result<(), InsertError> {
         self.permits.add_shared(*key, References::new(1))
     }
 
-    fn remove_permit(&self, key: &PermitKey4) {
+    fn remove_permit(&self, key: &PermitKey<I::Address>) {
         self.permits.remove_shared(key);
     }
 }
 
-impl Guests<Addr4> for MemoryTables {
-    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+impl<I: Octets> Guests<I::Address> for MemoryTables<I> {
+    fn guest(&self, key: &GuestKey<I::Address>) -> Option<&Guest> {
         self.guests.look_up(key)
     }
 
-    fn port_of(&self, address: Addr4, network: u16) -> u32 {
-        let binding = self.binding(&Name::of_address(address, network));
+    fn port_of(&self, address: I::Address, network: u16) -> u32 {
+        let binding = self.binding(&I::of_address(address).name(network));
         binding.map_or(0, |binding| binding.port.load())
     }
 
-    fn add_guest(&self, key: &GuestKey4, port: u32) -> Result<(), InsertError> {
+    fn add_guest(&self, key: &GuestKey<I::Address>, port: u32) -> Result<(), InsertError> {
         let guest = Guest {
             port: Shared::new(port),
             references: References::new(0),
@@ -460,19 +493,24 @@ impl Guests<Addr4> for MemoryTables {
         self.guests.add_shared(*key, guest)
     }
 
-    fn remove_guest(&self, key: &GuestKey4) {
+    fn remove_guest(&self, key: &GuestKey<I::Address>) {
         self.guests.remove_shared(key);
     }
 }
 
-impl Forwards<Addr4> for MemoryTables {
-    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
+impl<I: Octets> Forwards<I::Address> for MemoryTables<I> {
+    fn forward(
+        &self,
+        generation: u16,
+        protocol: u8,
+        to: Endpoint<I::Address>,
+    ) -> Option<&Forward<I::Address>> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
-            ICMP => (protocol, Port::ZERO),
+            icmp if icmp == I::ICMP => (protocol, Port::ZERO),
             _ => (OTHER_PROTOCOLS, Port::ZERO),
         };
-        self.forwards.get(&ForwardKey4 {
+        self.forwards.get(&ForwardKey {
             generation,
             protocol,
             reserved: 0,
@@ -483,14 +521,14 @@ impl Forwards<Addr4> for MemoryTables {
     }
 }
 
-impl ForwardSources<Addr4> for MemoryTables {
+impl<I: Octets> ForwardSources<I::Address> for MemoryTables<I> {
     fn forward_source(
         &self,
         origin: &Origin,
         protocol: u8,
-        internal: Endpoint<Addr4>,
-    ) -> Option<&ForwardSource4> {
-        self.forward_sources.get(&ForwardSourceKey4 {
+        internal: Endpoint<I::Address>,
+    ) -> Option<&ForwardSource<I::Address>> {
+        self.forward_sources.get(&ForwardSourceKey {
             generation: origin.generation,
             uplink: origin.uplink,
             network: origin.network,
@@ -503,9 +541,15 @@ impl ForwardSources<Addr4> for MemoryTables {
     }
 }
 
-impl Snats<Addr4> for MemoryTables {
-    fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
-        self.snats.get(&SnatKey4 {
+impl<I: Octets> Snats<I::Address> for MemoryTables<I> {
+    fn snat(
+        &self,
+        generation: u16,
+        uplink: u16,
+        network: u16,
+        source: I::Address,
+    ) -> Option<&Snat<I::Address>> {
+        self.snats.get(&SnatKey {
             generation,
             uplink,
             network,
@@ -515,9 +559,9 @@ impl Snats<Addr4> for MemoryTables {
     }
 }
 
-impl Excludes<Addr4> for MemoryTables {
-    fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
-        let key = ExcludeKey4 {
+impl<I: Octets> Excludes<I::Address> for MemoryTables<I> {
+    fn is_excluded(&self, generation: u16, rule: u32, destination: I::Address) -> bool {
+        let key = ExcludeKey {
             rule,
             generation,
             reserved: [0; 2],
@@ -527,15 +571,15 @@ impl Excludes<Addr4> for MemoryTables {
     }
 }
 
-impl ExternalAddresses<Addr4> for MemoryTables {
-    fn external_address(&self, _generation: u16, address: Addr4) -> Option<&ExternalAddress> {
+impl<I: Octets> ExternalAddresses<I::Address> for MemoryTables<I> {
+    fn external_address(&self, _generation: u16, address: I::Address) -> Option<&ExternalAddress> {
         self.addresses.get(&address)
     }
 }
 
-impl InsideAddresses<Addr4> for MemoryTables {
-    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
-        let key = InsideKey4 {
+impl<I: Octets> InsideAddresses<I::Address> for MemoryTables<I> {
+    fn inside(&self, generation: u16, address: I::Address) -> Option<&Inside<I::Address>> {
+        let key = InsideKey {
             generation,
             reserved: [0; 2],
             address,
@@ -544,27 +588,28 @@ impl InsideAddresses<Addr4> for MemoryTables {
     }
 }
 
-impl Policies<Addr4> for MemoryTables {
+impl<I: Octets> Policies<I::Address> for MemoryTables<I> {
     fn chain(&self, key: &ChainKey) -> Option<&Chain> {
         self.chains.get(key)
     }
 
-    fn policy(&self, _: u32, index: u32) -> Option<&Policy4> {
+    fn policy(&self, _: u32, index: u32) -> Option<&Policy<I::Address>> {
         self.policies.get(index as usize)
     }
 }
 
-impl Routes<Addr4> for MemoryTables {
-    fn route_lookup(&self, _: u32, _: Addr4, destination: Addr4) -> u32 {
+impl<I: Octets> Routes<I::Address> for MemoryTables<I> {
+    fn route_lookup(&self, _: u32, _: I::Address, destination: I::Address) -> u32 {
         let is_host = self.addresses.get(&destination);
         if is_host.is_some_and(|external| external.is_host != 0)
             || self.host_addresses.contains(&destination)
         {
             return target::HOST;
         }
-        match network_of(destination.0) {
+        let destination = I::of_address(destination);
+        match network_of(destination) {
             Some(network) => network,
-            None if destination.0[0] == 192 => ELSEWHERE,
+            None if destination.host()[0] == 192 => ELSEWHERE,
             None => UPLINK,
         }
     }
@@ -574,7 +619,7 @@ impl Routes<Addr4> for MemoryTables {
     }
 }
 
-impl Uplinks for MemoryTables {
+impl<I: Octets> Uplinks for MemoryTables<I> {
     fn uplink(&self, place: u32) -> Option<&Uplink> {
         self.uplinks.get(place as usize)
     }
@@ -584,47 +629,51 @@ impl Uplinks for MemoryTables {
     }
 }
 
-impl Fragments<Addr4> for MemoryTables {
-    fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
+impl<I: Octets> Fragments<I::Address> for MemoryTables<I> {
+    fn fragment(&self, key: &FragmentKey<I::Address>) -> Option<&FragmentPorts> {
         self.fragments.get(key)
     }
 
-    fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
+    fn put_fragment(&self, key: &FragmentKey<I::Address>, ports: &FragmentPorts) {
         self.fragments.put(*key, *ports);
     }
 
-    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+    fn add_fragment(
+        &self,
+        key: &FragmentKey<I::Address>,
+        ports: &FragmentPorts,
+    ) -> Result<(), InsertError> {
         self.fragments.add(*key, *ports)
     }
 }
 
-impl Datagrams<Addr4> for MemoryTables {
-    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+impl<I: Octets> Datagrams<I::Address> for MemoryTables<I> {
+    fn datagram(&self, key: &FragmentKey<I::Address>) -> Option<&Datagram> {
         self.datagrams.get(key)
     }
 
-    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+    fn add_datagram(&self, key: &FragmentKey<I::Address>) -> Result<(), InsertError> {
         self.datagrams.add(*key, Datagram::default())
     }
 
-    fn remove_datagram(&self, key: &FragmentKey4) {
+    fn remove_datagram(&self, key: &FragmentKey<I::Address>) {
         self.datagrams.remove(key);
     }
 }
 
-impl QueuedFragments<Addr4> for MemoryTables {
-    fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
+impl<I: Octets> QueuedFragments<I::Address> for MemoryTables<I> {
+    fn queued(&self, slot: u32) -> Option<&Queued<I::Address>> {
         self.queued.get_or_put(slot, Queued::default)
     }
 }
 
-impl RateLimiters for MemoryTables {
+impl<I: Octets> RateLimiters for MemoryTables<I> {
     fn rate_limiter(&self, number: u32) -> Option<&Shared> {
         self.rate_limiters.get_or_put(number, || Shared::new(0))
     }
 }
 
-impl NextHops for MemoryTables {
+impl<I: Octets> NextHops for MemoryTables<I> {
     fn next_hop(&self, tag: Tag) -> Option<&NextHop> {
         let hop = self.next_hops.get(&next_hops::slot(tag))?;
         (tag != next_hops::NONE && hop.tag.load() == tag).then_some(hop)
@@ -640,18 +689,18 @@ impl NextHops for MemoryTables {
     }
 }
 
-impl Rules for MemoryTables {
+impl<I: Octets> Rules for MemoryTables<I> {
     fn is_rule_fast(&self, rule: u32) -> bool {
         !self.slow_rules.contains(&rule)
     }
 }
 
-impl HostSockets<Addr4> for MemoryTables {
+impl<I: Octets> HostSockets<I::Address> for MemoryTables<I> {
     fn host_socket(
         &self,
         protocol: u8,
-        remote: Endpoint<Addr4>,
-        local: Endpoint<Addr4>,
+        remote: Endpoint<I::Address>,
+        local: Endpoint<I::Address>,
     ) -> HostSocket {
         let mut found = HostSocket::None;
         for socket in &self.sockets {
@@ -668,7 +717,7 @@ impl HostSockets<Addr4> for MemoryTables {
     }
 }
 
-impl Counters for MemoryTables {
+impl<I: Octets> Counters for MemoryTables<I> {
     fn count(&self, rule: u32, traffic: Traffic) {
         self.counters(rule, |counters| {
             if traffic.is_in {

@@ -1,6 +1,6 @@
 //! A host with one uplink and two networks in memory, and the way that packets take through it.
 
-use std::{cell::Cell, collections::HashMap, ops::RangeInclusive};
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use nat_common::{
     drop_reason::DropReason,
@@ -9,32 +9,33 @@ use nat_common::{
     tables::{
         addresses::ExternalAddress,
         counters::RuleCounters,
-        excludes::ExcludeKey4,
-        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
+        excludes::ExcludeKey,
+        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource, ForwardSourceKey},
         forwards::{
-            FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4, Forwards as _, OTHER_PROTOCOLS,
+            FORWARD_FIXED_BITS, Forward, ForwardFlags, ForwardKey, Forwards as _, OTHER_PROTOCOLS,
         },
         guests::{GuestKey, is_from_outside},
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses as _, InsideFlags, InsideKey4},
+        inside::{INSIDE_FIXED_BITS, Inside, InsideAddresses as _, InsideFlags, InsideKey},
         interfaces::{Interface, InterfaceFlags, role},
         mappings::Mappings as _,
         permits::PermitKey,
-        policies::{Chain, ChainKey, Policy4, Side, side},
+        policies::{Chain, ChainKey, Policy, Side, side},
         ports::{PortKey, Ports as _},
-        sessions::{Session, SessionFlags, SessionKey4, Sessions as _, View},
+        sessions::{Session, SessionFlags, SessionKey, Sessions as _, View},
         settings::Settings,
-        snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
+        snats::{self, SNAT_FIXED_BITS, Snat, SnatKey},
     },
     wire::{
-        address::{Addr4, Endpoint, Port},
+        address::{Address, Endpoint, Port},
         packet::SlicePacket,
-        protocol::{ICMP, TCP, UDP},
+        protocol::{TCP, UDP},
     },
-    work::Work,
 };
 
 use crate::{
-    packets::{At, ETHERNET, Ip, read},
+    ipv4,
+    octets::Octets,
+    packets::{At, ETHERNET},
     tables::{MemoryTables, Socket},
 };
 
@@ -48,25 +49,6 @@ pub const LAN: u32 = 2;
 pub const DMZ: u32 = 3;
 /// An interface that natbpf knows nothing of.
 pub const ELSEWHERE: u32 = 9;
-
-/// The host's own address on the uplink.
-pub const PUBLIC: Ip = [19, 19, 8, 10];
-/// A pool of four addresses that the host does not hold.
-pub const POOL: [Ip; 2] = [[19, 19, 8, 12], [19, 19, 8, 15]];
-
-/// A guest in the first network.
-pub const C1: Ip = [172, 22, 161, 170];
-/// Another guest in the first network.
-pub const C2: Ip = [172, 22, 161, 171];
-/// In the other network.
-pub const C3: Ip = [10, 50, 0, 7];
-
-/// The first address of a remote with two.
-pub const S1A: Ip = [198, 51, 100, 2];
-/// Its second address.
-pub const S1B: Ip = [198, 51, 100, 3];
-/// Another remote.
-pub const S2: Ip = [203, 0, 113, 2];
 
 /// The rule that guests hide by.
 pub const SNAT_RULE: u32 = 1;
@@ -163,24 +145,28 @@ impl Hook {
 pub type Entries = [usize; 4];
 
 /// The host.
-pub struct World {
+pub struct World<I: Octets> {
     /// All tables of the data plane.
-    pub tables: MemoryTables,
-    snat: Snat4,
+    pub tables: MemoryTables<I>,
+    snat: Snat<I::Address>,
 }
 
-impl Default for World {
+impl<I: Octets> Default for World<I> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl World {
+impl<I: Octets> World<I> {
+    fn public() -> I {
+        I::of_host(ipv4::PUBLIC)
+    }
+
     /// Guests of both networks hide behind the host's address; nothing is forwarded.
     pub fn new() -> Self {
-        let snat = Snat4 {
-            first: Addr4(PUBLIC),
-            last: Addr4(PUBLIC),
+        let snat = Snat {
+            first: Self::public().address(),
+            last: Self::public().address(),
             rule: SNAT_RULE,
             first_port: 1024,
             last_port: 65535,
@@ -199,24 +185,25 @@ impl World {
             },
             snat,
         };
-        world.external(PUBLIC, true);
-        for (prefix, network) in [(C1, 1), (C3, 2)] {
-            let key = InsideKey4 {
+        world.external(Self::public(), true);
+        for (prefix, network) in [(ipv4::C1, 1), (ipv4::C3, 2)] {
+            let prefix = I::of_host(prefix);
+            let key = InsideKey {
                 generation: GENERATION,
                 reserved: [0; 2],
-                address: Addr4(prefix),
+                address: prefix.address(),
             };
-            let inside = Inside4 {
+            let inside = Inside {
                 network,
                 flags: InsideFlags::empty(),
-                gateway: Addr4([prefix[0], prefix[1], prefix[2], 254]),
+                gateway: gateway_of(prefix).address(),
                 mac: [0; 6],
                 reserved: [0; 2],
             };
             world
                 .tables
                 .inside
-                .insert(INSIDE_FIXED_BITS + 24, &key, inside);
+                .insert(INSIDE_FIXED_BITS + I::PREFIX_BITS + 24, &key, inside);
         }
         world.snat(|_| ());
         world
@@ -230,28 +217,28 @@ impl World {
     }
 
     /// Makes an address an external one.
-    pub fn external(&mut self, address: Ip, is_host: bool) {
+    pub fn external(&mut self, address: I, is_host: bool) {
         let external = ExternalAddress {
             uplink: 1,
             is_host: is_host.into(),
             is_silent: 0,
         };
-        self.tables.addresses.insert(Addr4(address), external);
+        self.tables.addresses.insert(address.address(), external);
     }
 
     /// Changes the rule that guests hide by.
-    pub fn snat(&mut self, change: impl FnOnce(&mut Snat4)) {
+    pub fn snat(&mut self, change: impl FnOnce(&mut Snat<I::Address>)) {
         change(&mut self.snat);
-        for (network, address) in [(1, C1), (2, C3)] {
-            let key = SnatKey4 {
+        for (network, address) in [(1, ipv4::C1), (2, ipv4::C3)] {
+            let key = SnatKey {
                 generation: GENERATION,
                 uplink: 1,
                 network,
                 reserved: [0; 2],
-                source: Addr4(address),
+                source: I::of_host(address).address(),
             };
             let snats = &mut self.tables.snats;
-            snats.insert(SNAT_FIXED_BITS + 24, &key, self.snat);
+            snats.insert(SNAT_FIXED_BITS + I::PREFIX_BITS + 24, &key, self.snat);
         }
     }
 
@@ -259,12 +246,12 @@ impl World {
     /// "0.0.0.0/0"`.
     pub fn snat_of_everything(&mut self) {
         for network in 0..=2 {
-            let key = SnatKey4 {
+            let key = SnatKey {
                 generation: GENERATION,
                 uplink: 1,
                 network,
                 reserved: [0; 2],
-                source: Addr4([0; 4]),
+                source: I::Address::UNSPECIFIED,
             };
             let snats = &mut self.tables.snats;
             snats.insert(SNAT_FIXED_BITS, &key, self.snat);
@@ -272,47 +259,47 @@ impl World {
     }
 
     /// Leaves a guest without a rule to hide by.
-    pub fn without_snat(&mut self, guest: Ip) {
-        let key = SnatKey4 {
+    pub fn without_snat(&mut self, guest: I) {
+        let key = SnatKey {
             generation: GENERATION,
             uplink: 1,
             network: 1,
             reserved: [0; 2],
-            source: Addr4(guest),
+            source: guest.address(),
         };
-        let none = Snat4 {
+        let none = Snat {
             mapping: snats::mapping::NONE,
             ..self.snat
         };
         let snats = &mut self.tables.snats;
-        snats.insert(SNAT_FIXED_BITS + 32, &key, none);
+        snats.insert(SNAT_FIXED_BITS + I::PREFIX_BITS + 32, &key, none);
     }
 
     /// Excludes a prefix of destinations from the rule that guests hide by.
-    pub fn exclude(&mut self, destination: Ip, prefix_len: u32) {
+    pub fn exclude(&mut self, destination: I, prefix_len: u32) {
         self.snat(|snat| snat.has_excludes = 1);
-        let key = ExcludeKey4 {
+        let key = ExcludeKey {
             rule: SNAT_RULE,
             generation: GENERATION,
             reserved: [0; 2],
-            destination: Addr4(destination),
+            destination: destination.address(),
         };
         let excludes = &mut self.tables.excludes;
-        excludes.insert(SNAT_FIXED_BITS + prefix_len, &key, ());
+        excludes.insert(SNAT_FIXED_BITS + I::PREFIX_BITS + prefix_len, &key, ());
     }
 
     /// Forwards ports of the host's address, each to one of the guest's from `to` on.
-    pub fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At<I>) {
         self.forward_with(protocol, ports, to, ForwardFlags::empty());
     }
 
     /// Forwards all ports of a range to one of the guest's.
-    pub fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward_to_one(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At<I>) {
         self.forward_with(protocol, ports, to, ForwardFlags::MANY_TO_ONE);
     }
 
     /// Forwards ports for the host itself as well.
-    pub fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At) {
+    pub fn forward_local(&mut self, protocol: u8, ports: RangeInclusive<u16>, to: At<I>) {
         self.forward_with(protocol, ports, to, ForwardFlags::LOCAL);
     }
 
@@ -320,12 +307,12 @@ impl World {
         &mut self,
         protocol: u8,
         ports: RangeInclusive<u16>,
-        to: At,
+        to: At<I>,
         flags: ForwardFlags,
     ) {
-        let network = self.tables.inside(GENERATION, Addr4(to.0));
-        let forward = Forward4 {
-            to: Addr4(to.0),
+        let network = self.tables.inside(GENERATION, to.0.address());
+        let forward = Forward {
+            to: to.0.address(),
             rule: FORWARD_RULE,
             network: network.map_or(0, |inside| inside.network),
             first_external: *ports.start(),
@@ -334,8 +321,8 @@ impl World {
             reserved: 0,
         };
         for port in ports {
-            let bits = FORWARD_FIXED_BITS + 16;
-            let key = forward_key(protocol, port);
+            let bits = FORWARD_FIXED_BITS + I::PREFIX_BITS + 16;
+            let key = forward_key::<I>(protocol, port);
             self.tables.forwards.insert(bits, &key, forward);
             let internal = forward.internal_port(Port::new(port));
             let key = source_key(protocol, to.0, forward.network, internal);
@@ -343,60 +330,64 @@ impl World {
             if is_known || !matches!(protocol, TCP | UDP) {
                 continue;
             }
-            let source = ForwardSource4 {
-                address: Addr4(PUBLIC),
+            let source = ForwardSource {
+                address: Self::public().address(),
                 first_internal: internal.number(),
                 first_external: port,
             };
             let sources = &mut self.tables.forward_sources;
-            sources.insert(FORWARD_SOURCE_FIXED_BITS + 16, &key, source);
+            sources.insert(
+                FORWARD_SOURCE_FIXED_BITS + I::PREFIX_BITS + 16,
+                &key,
+                source,
+            );
         }
     }
 
     /// Forwards everything that is sent to the host's address.
-    pub fn forward_all(&mut self, to: Ip) {
-        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+    pub fn forward_all(&mut self, to: I) {
+        for protocol in [TCP, UDP, I::ICMP, OTHER_PROTOCOLS] {
             self.forward_with(protocol, 0..=0, At(to, 0), ForwardFlags::WHOLE);
-            let key = forward_key(protocol, 0);
+            let key = forward_key::<I>(protocol, 0);
             let all = *self
                 .tables
-                .forward(GENERATION, protocol, at(PUBLIC, 0))
+                .forward(GENERATION, protocol, at(Self::public(), 0))
                 .unwrap();
             let forwards = &mut self.tables.forwards;
-            forwards.insert(FORWARD_FIXED_BITS, &key, all);
+            forwards.insert(FORWARD_FIXED_BITS + I::PREFIX_BITS, &key, all);
             let key = source_key(protocol, to, all.network, Port::ZERO);
             if let Some(source) = self.tables.forward_sources.get(&key).copied() {
                 let sources = &mut self.tables.forward_sources;
-                sources.insert(FORWARD_SOURCE_FIXED_BITS, &key, source);
+                sources.insert(FORWARD_SOURCE_FIXED_BITS + I::PREFIX_BITS, &key, source);
             }
         }
     }
 
     /// Gives an external address that the host does not hold to one guest alone.
-    pub fn one_to_one(&mut self, address: Ip, guest: Ip) {
+    pub fn one_to_one(&mut self, address: I, guest: I) {
         self.external(address, false);
-        let network = self.tables.inside(GENERATION, Addr4(guest));
+        let network = self.tables.inside(GENERATION, guest.address());
         let network = network.map_or(0, |inside| inside.network);
-        let snat = Snat4 {
-            first: Addr4(address),
-            last: Addr4(address),
+        let snat = Snat {
+            first: address.address(),
+            last: address.address(),
             rule: NAT_RULE,
             first_port: 1,
             mapping: snats::mapping::ONE_TO_ONE,
             filtering: snats::filtering::ENDPOINT_INDEPENDENT,
             ..self.snat
         };
-        let key = SnatKey4 {
+        let key = SnatKey {
             generation: GENERATION,
             uplink: 1,
             network,
             reserved: [0; 2],
-            source: Addr4(guest),
+            source: guest.address(),
         };
         let snats = &mut self.tables.snats;
-        snats.insert(SNAT_FIXED_BITS + 32, &key, snat);
-        let forward = Forward4 {
-            to: Addr4(guest),
+        snats.insert(SNAT_FIXED_BITS + I::PREFIX_BITS + 32, &key, snat);
+        let forward = Forward {
+            to: guest.address(),
             rule: NAT_RULE,
             network,
             first_external: 0,
@@ -404,18 +395,18 @@ impl World {
             flags: ForwardFlags::HAIRPIN,
             reserved: 0,
         };
-        for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
-            let key = ForwardKey4 {
-                address: Addr4(address),
-                ..forward_key(protocol, 0)
+        for protocol in [TCP, UDP, I::ICMP, OTHER_PROTOCOLS] {
+            let key = ForwardKey {
+                address: address.address(),
+                ..forward_key::<I>(protocol, 0)
             };
             let forwards = &mut self.tables.forwards;
-            forwards.insert(FORWARD_FIXED_BITS, &key, forward);
+            forwards.insert(FORWARD_FIXED_BITS + I::PREFIX_BITS, &key, forward);
         }
     }
 
     /// Adds a chain of policies between two sides, in their order.
-    pub fn chain(&mut self, from: Side, to: Side, policies: &[Policy4]) {
+    pub fn chain(&mut self, from: Side, to: Side, policies: &[Policy<I::Address>]) {
         let key = |from, to| ChainKey {
             generation: GENERATION,
             from,
@@ -436,8 +427,8 @@ impl World {
     }
 
     /// The host has an address that is no external one.
-    pub fn host_address(&mut self, address: Ip) {
-        self.tables.host_addresses.insert(Addr4(address));
+    pub fn host_address(&mut self, address: I) {
+        self.tables.host_addresses.insert(address.address());
     }
 
     /// Lets each guest have so many sessions and external ports; 0 is no limit.
@@ -460,31 +451,31 @@ impl World {
     }
 
     /// Lets guests of the first network send from their own addresses only, and says whose one is.
-    pub fn anti_spoof(&mut self, guest: Ip, mac: [u8; 6]) {
+    pub fn anti_spoof(&mut self, guest: I, mac: [u8; 6]) {
         self.tables.interfaces.get_mut(&LAN).unwrap().flags = InterfaceFlags::ANTI_SPOOF;
         self.known_by(guest, InsideFlags::HAS_MAC, mac);
     }
 
     /// How a guest of the first network is known.
-    pub fn known_by(&mut self, guest: Ip, flags: InsideFlags, mac: [u8; 6]) {
-        let key = InsideKey4 {
+    pub fn known_by(&mut self, guest: I, flags: InsideFlags, mac: [u8; 6]) {
+        let key = InsideKey {
             generation: GENERATION,
             reserved: [0; 2],
-            address: Addr4(guest),
+            address: guest.address(),
         };
-        let inside = Inside4 {
+        let inside = Inside {
             network: 1,
             flags,
-            gateway: Addr4([172, 22, 161, 254]),
+            gateway: gateway_of(guest).address(),
             mac,
             reserved: [0; 2],
         };
         let table = &mut self.tables.inside;
-        table.insert(INSIDE_FIXED_BITS + 32, &key, inside);
+        table.insert(INSIDE_FIXED_BITS + I::PREFIX_BITS + 32, &key, inside);
     }
 
     /// Opens a socket of the host's.
-    pub fn socket(&mut self, protocol: u8, local: At, remote: Option<At>) {
+    pub fn socket(&mut self, protocol: u8, local: At<I>, remote: Option<At<I>>) {
         self.tables.sockets.push(Socket {
             protocol,
             local: at(local.0, local.1),
@@ -494,7 +485,7 @@ impl World {
 
     /// A guest sends a packet, in the network that its address is in.
     pub fn guest_sends(&self, packet: &[u8]) -> Fate {
-        let source = read_address(packet, 12);
+        let source: I = source_of(packet);
         self.network_sends(network_of(source).unwrap_or(LAN), packet)
     }
 
@@ -525,7 +516,7 @@ impl World {
     pub fn fragment(&self, hook: Hook, packet: &[u8]) -> Vec<Fate> {
         let interface = match hook {
             Hook::Inbound => UPLINK,
-            _ => network_of(read_address(packet, 12)).unwrap_or(LAN),
+            _ => network_of(source_of::<I>(packet)).unwrap_or(LAN),
         };
         let mut fates = Vec::new();
         let mut waiting = vec![(packet.to_vec(), false)];
@@ -550,13 +541,15 @@ impl World {
 
     /// What the kernel does between the hooks, and the hook by which the packet leaves.
     fn route(&self, packet: &[u8], ingress: u32) -> Fate {
-        let destination = read_address(packet, 16);
-        if destination == PUBLIC || self.tables.host_addresses.contains(&Addr4(destination)) {
+        let destination: I = destination_of(packet);
+        if destination == Self::public()
+            || self.tables.host_addresses.contains(&destination.address())
+        {
             return Fate::Host(packet.to_vec());
         }
         let (hook, egress) = match network_of(destination) {
             Some(interface) => (Hook::ToGuest, interface),
-            None if destination[0] == 192 => return Fate::Elsewhere(packet.to_vec()),
+            None if destination.host()[0] == 192 => return Fate::Elsewhere(packet.to_vec()),
             None => (Hook::Outbound, UPLINK),
         };
         match self.run(hook, packet, egress, ingress) {
@@ -587,7 +580,7 @@ impl World {
         let sessions = self.tables.sessions.entries();
         let settings = settings();
         let now_s = self.tables.now_s;
-        let expires = |(key, session): &(SessionKey4, &Session<Addr4>)| {
+        let expires = |(key, session): &(SessionKey<I::Address>, &Session<I::Address>)| {
             ending::expire(&self.tables, &settings, now_s, key, session) == ending::Fate::Ended
         };
         sessions.iter().filter(|entry| expires(entry)).count()
@@ -699,7 +692,7 @@ impl World {
     }
 
     /// Checks that an entry's session is whole.
-    fn check_entry(&self, key: &SessionKey4, session: &Session<Addr4>) {
+    fn check_entry(&self, key: &SessionKey<I::Address>, session: &Session<I::Address>) {
         let peer_key = session.peer_key(key.protocol);
         let peer = self.tables.session(&peer_key).expect("the other direction");
         if key.view == View::Between as u8 {
@@ -709,14 +702,14 @@ impl World {
         let primary = [session, peer].map(|entry| entry.has(SessionFlags::PRIMARY));
         assert!(primary[0] != primary[1], "{key:?}: {session:?}, {peer:?}");
         if session.has(SessionFlags::HAIRPIN) && session.has(SessionFlags::FROM_INITIATOR) {
-            let request = SessionKey4 {
+            let request = SessionKey {
                 source_port: session.source_port,
                 destination: session.destination,
                 destination_port: session.destination_port,
                 view: View::Between as u8,
                 ..*key
             };
-            let answer = SessionKey4 {
+            let answer = SessionKey {
                 network: session.peer_network,
                 ..request.reversed()
             };
@@ -727,10 +720,10 @@ impl World {
     }
 }
 
-type Reference = (PortKey<Addr4>, Option<PermitKey<Addr4>>);
+type Reference<A> = (PortKey<A>, Option<PermitKey<A>>);
 
 /// What a session's primary entry says that it holds.
-fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
+fn references<A: Address>(key: &SessionKey<A>, session: &Session<A>) -> Vec<Reference<A>> {
     let external = session.source_endpoint();
     let port = PortKey::new(external, key.protocol);
     let remote = match session.has(SessionFlags::HAIRPIN) {
@@ -753,8 +746,8 @@ fn references(key: &SessionKey4, session: &Session<Addr4>) -> Vec<Reference> {
 }
 
 /// Runs a packet through one hook.
-pub fn run(
-    tables: &MemoryTables,
+pub fn run<I: Octets>(
+    tables: &MemoryTables<I>,
     hook: Hook,
     packet: &[u8],
     interface: u32,
@@ -763,14 +756,9 @@ pub fn run(
     run_frame(tables, hook, packet, interface, ingress_interface, false)
 }
 
-thread_local! {
-    /// The work area lies in a map: each packet finds there what the one before has left.
-    static WORK: Cell<Work<Addr4>> = Cell::default();
-}
-
 /// Runs a packet, which may be one that was kept and is sent on, through one hook.
-pub fn run_frame(
-    tables: &MemoryTables,
+pub fn run_frame<I: Octets>(
+    tables: &MemoryTables<I>,
     hook: Hook,
     packet: &[u8],
     interface: u32,
@@ -789,75 +777,74 @@ pub fn run_frame(
         interface,
         is_to_host: true,
     };
-    let mut work = WORK.take();
+    let mut work = I::work().take();
     let verdict = match hook {
         Hook::Inbound => pipeline::inbound(&mut packet, tables, place, &mut work),
         Hook::Outbound => pipeline::outbound(&mut packet, tables, place, &mut work),
         Hook::FromGuest => pipeline::from_guest(&mut packet, tables, place, &mut work),
         Hook::ToGuest => pipeline::to_guest(&mut packet, tables, place, &mut work),
     };
-    WORK.set(work);
+    I::work().set(work);
     match verdict {
         Verdict::Dropped(reason) => Err(reason),
         verdict => Ok((verdict, bytes)),
     }
 }
 
-/// Whether an address is a guest's.
-pub fn is_inside(address: Ip) -> bool {
-    network_of(address).is_some()
-}
-
-/// Checks that no packet on the uplink shows a guest's address.
-#[track_caller]
-pub fn assert_hidden(packet: &[u8]) {
-    let seen = read(packet);
-    assert!(!is_inside(seen.source.0), "{seen:?}");
-    assert!(!is_inside(seen.destination.0), "{seen:?}");
-}
-
 /// The network that an address is in; `None` if it is no guest's.
-pub fn network_of(address: Ip) -> Option<u32> {
-    match address {
+pub fn network_of<I: Octets>(address: I) -> Option<u32> {
+    match address.host() {
         [172, 22, 161, _] => Some(LAN),
         [10, 50, 0, _] => Some(DMZ),
         _ => None,
     }
 }
 
-fn read_address(packet: &[u8], offset: usize) -> Ip {
-    let bytes = packet
-        .get(ETHERNET + offset..)
-        .and_then(<[u8]>::first_chunk);
-    bytes.copied().unwrap_or_default()
+/// The host's address in the network that an address is in.
+fn gateway_of<I: Octets>(address: I) -> I {
+    let [a, b, c, _] = address.host();
+    I::of_host([a, b, c, 254])
 }
 
-fn forward_key(protocol: u8, port: u16) -> ForwardKey4 {
-    ForwardKey4 {
+fn source_of<I: Octets>(packet: &[u8]) -> I {
+    I::at(packet, ETHERNET + I::SOURCE)
+}
+
+fn destination_of<I: Octets>(packet: &[u8]) -> I {
+    I::at(packet, ETHERNET + I::SOURCE + size_of::<I>())
+}
+
+fn forward_key<I: Octets>(protocol: u8, port: u16) -> ForwardKey<I::Address> {
+    ForwardKey {
         generation: GENERATION,
         protocol,
         reserved: 0,
-        address: Addr4(PUBLIC),
+        address: I::of_host(ipv4::PUBLIC).address(),
         port: Port::new(port),
         padding: [0; 2],
     }
 }
 
-fn source_key(protocol: u8, guest: Ip, network: u16, port: Port) -> ForwardSourceKey4 {
-    ForwardSourceKey4 {
+fn source_key<I: Octets>(
+    protocol: u8,
+    guest: I,
+    network: u16,
+    port: Port,
+) -> ForwardSourceKey<I::Address> {
+    ForwardSourceKey {
         generation: GENERATION,
         uplink: 1,
         network,
         protocol,
         reserved: 0,
-        address: Addr4(guest),
+        address: guest.address(),
         port,
         padding: [0; 2],
     }
 }
 
-fn at(address: Ip, port: u16) -> Endpoint<Addr4> {
-    Endpoint::new(Addr4(address), Port::new(port))
+fn at<I: Octets>(address: I, port: u16) -> Endpoint<I::Address> {
+    Endpoint::new(address.address(), Port::new(port))
 }
 
 fn interfaces() -> HashMap<u32, Interface> {
