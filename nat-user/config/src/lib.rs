@@ -1,34 +1,21 @@
 //! The configuration file: from text to a checked [`model::Config`], or to errors with place,
 //! problem and remedy.
 //!
+//! The modules are layers, the lowest first: `text` and `model` (plain checked data), `syntax`
+//! (TOML tables whose parts have their place), `values` (one value), `tables` (one table),
+//! `checks` (tables beside each other). `compile` makes the entries of the rule tables from the
+//! model alone.
+//!
 //! Nothing here looks at the host: other modules check what depends on the host (does an interface
 //! exist?), and report it with [`Source::diagnostic`].
 
 pub mod compile;
-pub mod input;
 pub mod model;
-pub mod visible;
 
-mod claim;
-mod diagnostic;
-mod forward;
-mod guest;
-mod interfaces;
-mod limits;
-mod nat;
-mod network;
-mod parse;
-mod policy;
-mod route;
-mod service;
-mod shadow;
-mod snat;
-mod suggest;
+mod checks;
 mod syntax;
 mod tables;
-mod target;
-mod template;
-mod uplink;
+mod text;
 mod values;
 
 #[cfg(test)]
@@ -40,12 +27,14 @@ use std::{
     sync::Arc,
 };
 
-pub use self::diagnostic::{ConfigError, Diagnostic, Position};
 use self::{
-    diagnostic::{Fault, Lines, Report},
     model::Config,
-    parse::Section,
-    template::{Document, Places},
+    syntax::{Document, Fault, Places, Report, Section},
+    text::{lines::Lines, words},
+};
+pub use self::{
+    syntax::{ConfigError, Diagnostic},
+    text::{input, lines::Position, visible},
 };
 
 /// 100,000 forwards are two thirds of this, and take 300 MB of memory to check. Anything larger is
@@ -119,7 +108,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
         file: file.into(),
         text: text.into(),
     };
-    let Document { table, places } = match template::document(text) {
+    let Document { table, places } = match syntax::document(text) {
         Ok(document) => document,
         Err((first, others)) => {
             let report = Report::new(text, Places::default());
@@ -128,10 +117,11 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
     };
     let mut report = Report::new(text, places);
     let root = Section::root(&table, tables::KEYS);
-    let config = tables::read_tables(&root, text.len(), &mut report);
+    let parts = tables::read(&root, text.len(), &mut report);
+    checks::check(&parts, &mut report);
     let warnings = report.finish(&source.file)?;
     Ok(Loaded {
-        config,
+        config: parts.into_config(),
         warnings,
         source,
     })
@@ -143,13 +133,13 @@ impl Source {
     /// key that is not written stands for the table around it.
     #[must_use]
     pub fn diagnostic(&self, path: &[&str], problem: &str, remedy: &str) -> Diagnostic {
-        let (at, places) = match template::document(&self.text) {
-            Ok(document) => (parse::locate(&document, path), document.places),
+        let (at, places) = match syntax::document(&self.text) {
+            Ok(document) => (syntax::locate(&document.table, path), document.places),
             Err(_) => (0, Places::default()),
         };
         let fault = Fault {
             at,
-            key: parse::dotted(path),
+            key: words::dotted(path),
             problem: problem.to_owned(),
             see: None,
             remedy: remedy.to_owned(),

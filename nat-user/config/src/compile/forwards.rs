@@ -1,13 +1,8 @@
 //! Forward rules and one-to-one rules, inbound: which rule takes each port of each address.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
-
 use nat_common::{
     tables::{
-        forward_sources::{FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4},
+        forward_sources::FORWARD_SOURCE_FIXED_BITS,
         forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4, OTHER_PROTOCOLS},
     },
     wire::{
@@ -15,8 +10,17 @@ use nat_common::{
         protocol::{ICMP, TCP, UDP},
     },
 };
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
-use super::{Compiler, Numbering, Prefix, wire};
+use super::{
+    compiler::Compiler,
+    ranges::ForwardedRange,
+    ruleset::{Numbering, Prefix, wire},
+    taken::{Taken, prefixes, without},
+};
 use crate::model::{
     ForwardProtocol, ForwardRule, NatRule, PortForward, PortRange, Uplink, UplinkId,
 };
@@ -57,47 +61,6 @@ struct Place<'t> {
     address: Ipv4Addr,
     reserved: BTreeSet<u16>,
     taken: &'t mut Taken,
-}
-
-/// A range of external ports that one rule has.
-pub(super) struct ForwardedRange {
-    uplink: u16,
-    protocol: u8,
-    address: Ipv4Addr,
-    external: PortRange,
-    entry: Forward4,
-}
-
-impl ForwardedRange {
-    /// The guest's ports; one if all go to one.
-    fn internal(&self) -> PortRange {
-        let internal = |port| self.entry.internal_port(Port::new(port)).number();
-        PortRange {
-            first: internal(self.external.first),
-            last: internal(self.external.last),
-        }
-    }
-
-    fn source_key(&self, port: u16) -> ForwardSourceKey4 {
-        ForwardSourceKey4 {
-            generation: 0,
-            uplink: self.uplink,
-            network: self.entry.network,
-            protocol: self.protocol,
-            reserved: 0,
-            address: self.entry.to,
-            port: Port::new(port),
-            padding: [0; 2],
-        }
-    }
-
-    fn source(&self) -> ForwardSource4 {
-        ForwardSource4 {
-            address: wire(self.address),
-            first_internal: self.internal().first,
-            first_external: self.external.first,
-        }
-    }
 }
 
 impl Compiler<'_> {
@@ -353,70 +316,4 @@ pub(super) fn forward_key(protocol: u8, address: Ipv4Addr, port: u16) -> Forward
         port: Port::new(port),
         padding: [0; 2],
     }
-}
-
-/// The ports of one address and protocol that earlier rules have, as ranges that do not touch.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    /// First port to last port.
-    ranges: BTreeMap<u16, u16>,
-}
-
-impl Taken {
-    /// Takes a range and returns its parts that were free.
-    pub(super) fn take(&mut self, range: PortRange) -> Vec<PortRange> {
-        let mut free = Vec::new();
-        let mut next = u32::from(range.first);
-        let before = self
-            .ranges
-            .range(..range.first)
-            .next_back()
-            .map(|(&first, _)| first);
-        let start = before.unwrap_or(range.first);
-        for (&first, &last) in self.ranges.range(start..=range.last) {
-            if u32::from(first) > next {
-                free.push(PortRange {
-                    first: next as u16,
-                    last: first - 1,
-                });
-            }
-            next = next.max(u32::from(last) + 1);
-        }
-        if next <= u32::from(range.last) {
-            free.push(PortRange {
-                first: next as u16,
-                last: range.last,
-            });
-        }
-        for piece in &free {
-            self.ranges.insert(piece.first, piece.last);
-        }
-        free
-    }
-}
-
-/// A range without some ports.
-fn without(range: PortRange, ports: &BTreeSet<u16>) -> Vec<PortRange> {
-    let mut taken = Taken::default();
-    for &port in ports {
-        taken.take(PortRange {
-            first: port,
-            last: port,
-        });
-    }
-    taken.take(range)
-}
-
-/// Cuts a range of ports into prefixes: the first port of each and how many of its bits count.
-pub(super) fn prefixes(range: PortRange) -> Vec<(u16, u32)> {
-    let (mut first, last) = (u32::from(range.first), u32::from(range.last));
-    let mut cut = Vec::new();
-    while first <= last {
-        let aligned = first.trailing_zeros().min(16);
-        let fitting = (last - first + 1).ilog2();
-        let free_bits = aligned.min(fitting);
-        cut.push((first as u16, 16 - free_bits));
-        first += 1 << free_bits;
-    }
-    cut
 }

@@ -1,6 +1,8 @@
+//! Numbers outside of any kernel.
+
 use std::collections::HashMap;
 
-use super::Numbering;
+use super::ruleset::Numbering;
 
 /// Numbers in the order in which names are requested, for a rule set outside of any kernel.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,10 @@ use nat_common::{
     wire::protocol::{ICMP, TCP, UDP},
 };
 
-use super::{Compiler, Numbering, wire};
+use super::{
+    compiler::Compiler,
+    ruleset::{Numbering, wire},
+};
 use crate::model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange};
 
 /// All addresses.

@@ -8,11 +8,23 @@ use nat_common::tables::{
     snats::{self, SNAT_FIXED_BITS, Snat4, SnatKey4},
 };
 
-use super::{Compiler, Numbering, PRIVATE, Prefix, route, wire};
-use crate::model::{
-    FilteringBehaviour, MappingBehaviour, NatRule, NetworkId, SnatRule, SnatSource, SnatTarget,
-    UplinkId,
+use super::{
+    compiler::Compiler,
+    ruleset::{Numbering, Prefix, wire},
 };
+use crate::model::{
+    FilteringBehaviour, MappingBehaviour, NatRule, NetworkId, Route, SnatRule, SnatSource,
+    SnatTarget, UplinkId,
+};
+
+/// Addresses that are inside addresses if they are behind a network (RFC 1918, RFC 6598): a rule
+/// that hides the network hides them, unless another rule does.
+const PRIVATE: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+];
 
 impl Compiler<'_> {
     pub(super) fn snats(&mut self, numbers: &mut impl Numbering) {
@@ -96,6 +108,16 @@ impl Compiler<'_> {
         }
     }
 
+    /// The entries that exclude the routed addresses of a network from source translation; with
+    /// `None`, those of all networks.
+    fn untranslated(&self, network: Option<NetworkId>) -> Vec<(Ipv4Net, Snat4)> {
+        let own = |route: &Route| network.is_none_or(|network| network == route.network);
+        self.routed()
+            .filter(|(_, route)| own(route))
+            .map(|(prefix, _)| (prefix, as_it_is()))
+            .collect()
+    }
+
     /// The host's own traffic is not a guest's, even where a rule's prefix holds its address.
     fn spare_host(&mut self, uplink: UplinkId, rules: &[(Ipv4Net, Snat4)]) {
         for &address in self.uplink_addresses(uplink) {
@@ -136,7 +158,7 @@ impl Compiler<'_> {
             let entry = Snat4 {
                 first: wire(*address),
                 last: wire(*address),
-                ..route::as_it_is()
+                ..as_it_is()
             };
             self.push_snat(uplink, snats::BY_DESTINATION, *prefix, entry);
         }
@@ -177,6 +199,21 @@ impl Compiler<'_> {
             has_excludes: (!rule.exclude.is_empty()).into(),
             by_destination: (is_masquerade && has_others).into(),
         }
+    }
+}
+
+/// The source translation of addresses that leave as they are.
+fn as_it_is() -> Snat4 {
+    Snat4 {
+        first: wire(Ipv4Addr::UNSPECIFIED),
+        last: wire(Ipv4Addr::UNSPECIFIED),
+        rule: 0,
+        first_port: 1,
+        last_port: u16::MAX,
+        mapping: snats::mapping::NONE,
+        filtering: snats::filtering::ENDPOINT_INDEPENDENT,
+        has_excludes: 0,
+        by_destination: 0,
     }
 }
 

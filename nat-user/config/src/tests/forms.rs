@@ -4,13 +4,14 @@ use std::{net::Ipv4Addr, num::NonZeroU32, path::Path, time::Duration};
 
 use super::{
     super::{
-        forward, guest, limits, load as load_file,
+        load as load_file,
         model::{
             Action, Claim, Config, FilteringBehaviour, ForwardProtocol, Forwarding, Limits,
             MappingBehaviour, Mode, MssClamp, NetworkId, PortForward, PortRange, SnatSource,
             SnatTarget, Timeouts, UplinkAddresses, UplinkId,
         },
-        nat, network, parse, policy, route, service, snat, uplink,
+        parse,
+        tables::{forward, guest, limits, nat, network, policy, route, service, snat, uplink},
     },
     BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, thread_cpu_time,
     warnings,

@@ -1,0 +1,114 @@
+//! Guests beside each other and in their networks.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+};
+
+use crate::{
+    model::{Guest, Network, mac_text},
+    syntax::{Fault, Report},
+    tables::Item,
+    text::words::quote,
+    values,
+};
+
+/// Refuses guests outside of their network, and addresses of two guests.
+pub(super) fn check_guests(
+    guests: &[Item<'_, Guest>],
+    networks: &[Item<'_, Network>],
+    report: &mut Report<'_>,
+) {
+    for guest in guests {
+        let Some(network) = network_of(guest, networks) else {
+            continue;
+        };
+        let faults = [misplaced(guest, network), unspeakable(guest, network)];
+        report.errors(faults.into_iter().flatten());
+        if guest.value.port.is_some() && !network.anti_spoof {
+            let name = quote(&network.name);
+            let problem = format!("has no effect, because network {name} has no anti_spoof");
+            let remedy = "set anti_spoof = true in the network, or leave port out";
+            report.warn(guest.section.fault("port", &problem, remedy));
+        }
+    }
+    report.errors(repeated(
+        guests,
+        "address",
+        |guest| guest.address.fixed(),
+        |guest| guest.address.to_string(),
+    ));
+    let in_network = |guest: &Guest| Some((guest.network, guest.mac));
+    report.errors(repeated(guests, "mac", in_network, |guest| {
+        mac_text(guest.mac)
+    }));
+}
+
+/// By name; a network with a mistake is missing.
+fn network_of<'n>(
+    guest: &Item<'_, Guest>,
+    networks: &'n [Item<'_, Network>],
+) -> Option<&'n Network> {
+    let name = guest.section.field("network")?.string().ok()?;
+    let found = networks.iter().find(|network| network.section.name == name);
+    found.map(|network| &network.value)
+}
+
+fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
+    let (address, name) = (guest.value.address.fixed()?, quote(&network.name));
+    let prefix = network.address.trunc();
+    let problem = if !prefix.contains(&address) {
+        format!("{address} is not in network {name}")
+    } else if address == network.address.addr() {
+        format!("{address} is the host's own address in network {name}")
+    } else {
+        let what = values::reserved_in(network.address, address)?;
+        format!("{address} is {what} in network {name}")
+    };
+    let remedy = format!("write a guest's address in {prefix}");
+    Some(guest.section.fault("address", &problem, &remedy))
+}
+
+/// The network has DHCP or DNS, which publish the name, but the name is not a valid host name.
+fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
+    let is_told = network.dhcp.is_some() || network.dns.is_some();
+    if !is_told || values::is_label(&guest.value.name) {
+        return None;
+    }
+    let name = quote(&guest.value.name);
+    let problem = format!(
+        "{name} is not a valid host name, which a network with DHCP or DNS \
+        requires"
+    );
+    let remedy = "write up to 63 letters, digits, hyphens and underscores, such as \"web1\"";
+    Some(guest.section.fault("name", &problem, remedy))
+}
+
+/// A property that two guests must not share.
+fn repeated<K: Eq + Hash>(
+    guests: &[Item<'_, Guest>],
+    name: &str,
+    key: impl Fn(&Guest) -> Option<K>,
+    shown: impl Fn(&Guest) -> String,
+) -> Vec<Fault> {
+    let mut first = HashMap::new();
+    let mut faults = Vec::new();
+    for guest in guests {
+        let Some(key) = key(&guest.value) else {
+            continue;
+        };
+        match first.entry(key) {
+            Entry::Vacant(free) => _ = free.insert(guest),
+            Entry::Occupied(taken) => {
+                let before: &Item<'_, Guest> = taken.get();
+                let (shown, other) = (shown(&guest.value), quote(&before.value.name));
+                let problem = format!("guest {other} already has {shown}");
+                let fault = guest
+                    .section
+                    .fault(name, &problem, "give each guest its own");
+                faults.push(fault.see(before.section.at));
+            }
+        }
+    }
+    faults
+}

@@ -1,0 +1,115 @@
+//! `[[nat]]` beside the other tables.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    net::Ipv4Addr,
+};
+
+use super::{index::Surroundings, target};
+use crate::{
+    model::{NatRule, SnatRule, SnatTarget, UplinkAddresses},
+    syntax::{Fault, Report},
+    tables::Item,
+    text::words::quote,
+};
+
+/// Refuses rules that are not one to one, and external addresses that are inside.
+pub(super) fn check_nats(around: &Surroundings<'_>, report: &mut Report<'_>) {
+    let rules = &around.parts.nats;
+    for (rule, before) in repeated(rules, |rule| rule.address) {
+        let problem = format!(
+            "{} already belongs to the guest of {}",
+            rule.value.address,
+            quote(&before.value.name)
+        );
+        let remedy = "give each guest its own address";
+        let fault = rule.section.fault("address", &problem, remedy);
+        report.error(fault.see(before.section.at));
+    }
+    for (rule, before) in repeated(rules, |rule| (rule.uplink, rule.to.clone())) {
+        let problem = format!(
+            "{} already has an address of this uplink, from {}",
+            rule.value.to,
+            quote(&before.value.name)
+        );
+        let remedy = "remove one of the two; a [[forward]] with protocol = \"all\" adds an address";
+        let fault = rule.section.fault("to", &problem, remedy);
+        report.error(fault.see(before.section.at));
+    }
+    for rule in rules {
+        if let Some(network) = around.networks.find(rule.value.address) {
+            let (address, name) = (rule.value.address, quote(&network.name));
+            let problem = format!("{address} is an inside address, in network {name}");
+            let remedy = "write the guest's external address";
+            report.error(rule.section.fault("address", &problem, remedy));
+        }
+    }
+}
+
+/// Rules that share a key with an earlier one, each with the first such rule.
+fn repeated<'r, 'a, K: Eq + Hash>(
+    rules: &'r [Item<'a, NatRule>],
+    key: impl Fn(&NatRule) -> K,
+) -> Vec<(&'r Item<'a, NatRule>, &'r Item<'a, NatRule>)> {
+    let mut first = HashMap::new();
+    let mut found = Vec::new();
+    for rule in rules {
+        match first.entry(key(&rule.value)) {
+            Entry::Vacant(free) => _ = free.insert(rule),
+            Entry::Occupied(before) => found.push((rule, *before.get())),
+        }
+    }
+    found
+}
+
+/// Warns about valid but probably unintended settings.
+pub(super) fn nat_doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
+    for rule in &around.parts.nats {
+        let (section, to) = (&rule.section, &rule.value.to);
+        let faults = [
+            target::doubt(section, to, around),
+            shared_address(rule, around),
+        ];
+        faults
+            .into_iter()
+            .flatten()
+            .for_each(|fault| report.warn(fault));
+    }
+}
+
+/// A `[[snat]]` rule also uses the address for other guests, but every port there belongs to this
+/// guest.
+fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Fault> {
+    let address = rule.value.address;
+    let holds = |snat: &&Item<'_, SnatRule>| {
+        snat.value.uplink == rule.value.uplink
+            && match snat.value.to {
+                SnatTarget::Pool { first, last } => (first..=last).contains(&address),
+                SnatTarget::Masquerade => masqueraded(rule, around) == Some(address),
+            }
+    };
+    let snat = around.parts.snat.iter().find(holds)?;
+    let name = quote(&snat.value.name);
+    let problem = format!("snat {name} also uses {address}, but has no port there");
+    let remedy = "write an address that only this guest uses";
+    Some(
+        rule.section
+            .fault("address", &problem, remedy)
+            .see(snat.section.at),
+    )
+}
+
+/// What masquerade uses at the rule's uplink, as far as the file tells.
+fn masqueraded(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Ipv4Addr> {
+    match &around
+        .parts
+        .uplinks
+        .get(rule.value.uplink.0)?
+        .value
+        .addresses
+    {
+        UplinkAddresses::Fixed(addresses) => addresses.first().copied(),
+        UplinkAddresses::Interface => None,
+    }
+}

@@ -1,0 +1,105 @@
+//! Addresses with two owners.
+
+use std::net::Ipv4Addr;
+
+use super::index::{RouteIndex, Routed, Surroundings};
+use crate::{
+    model::{Route, SnatRule, SnatSource, SnatTarget, UplinkAddresses},
+    syntax::{Fault, Report, Section},
+    tables::Item,
+    text::words::quote,
+};
+
+/// Refuses addresses with two owners: each belongs to exactly one guest.
+pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
+    let (parts, routes) = (around.parts, &around.routes);
+    report.errors(routes.overlaps().into_iter().map(overlap));
+    for network in &parts.networks {
+        let prefix = network.value.address.trunc();
+        for (routed, route) in routes.overlapping(prefix) {
+            let name = quote(&network.value.name);
+            let problem = format!("{routed} overlaps {prefix} of network {name}");
+            let remedy = "guests use the network's own addresses without a route; write other \
+                addresses";
+            let fault = route.section.fault("addresses", &problem, remedy);
+            report.error(fault.see(network.section.at));
+        }
+    }
+    for route in routes.items() {
+        if let Some(gateway) = route.value.gateway
+            && routes.find(gateway).is_some()
+        {
+            let problem = format!("{gateway} is itself routed to guests");
+            let remedy = "write an address of the host, such as the uplink's";
+            report.error(route.section.fault("gateway", &problem, remedy));
+        }
+    }
+    for uplink in &parts.uplinks {
+        if let UplinkAddresses::Fixed(addresses) = &uplink.value.addresses {
+            let routed = addresses
+                .iter()
+                .find_map(|address| routes.find(*address).map(|route| (*address, route)));
+            report.errors(routed.map(|routed| taken(&uplink.section, "addresses", routed)));
+        }
+    }
+    let nats = parts.nats.iter();
+    let nats = nats.map(|rule| (&rule.section, Some(rule.value.address)));
+    let forwards = parts.forwards.iter();
+    let forwards = forwards.map(|rule| (&rule.section, rule.value.address));
+    for (section, address) in nats.chain(forwards) {
+        let routed = address.and_then(|address| Some((address, routes.find(address)?)));
+        report.errors(routed.map(|routed| taken(section, "address", routed)));
+    }
+    for rule in &parts.snat {
+        report.errors(pool_fault(rule, routes));
+        if let Some(fault) = shadowed(rule, routes) {
+            report.warn(fault);
+        }
+    }
+}
+
+/// An external address that belongs to a routed guest.
+fn taken(
+    section: &Section<'_>,
+    key: &str,
+    (address, route): (Ipv4Addr, &Item<'_, Route>),
+) -> Fault {
+    let name = quote(&route.value.name);
+    let problem = format!("{address} belongs to the guests of route {name}");
+    let remedy = "write an address that is not routed to guests, or remove it from that route";
+    let fault = section.fault(key, &problem, remedy);
+    fault.see(route.section.at)
+}
+
+fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Fault> {
+    let SnatTarget::Pool { first, last } = rule.value.to else {
+        return None;
+    };
+    let (prefix, route) = routes.first_from(first)?;
+    let address = prefix.network().max(first);
+    (address <= last).then(|| taken(&rule.section, "to", (address, route)))
+}
+
+/// Packets from routed addresses are never translated.
+fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Fault> {
+    let SnatSource::Prefix(prefix) = rule.value.source else {
+        return None;
+    };
+    let (routed, route) = routes.holding(prefix.network())?;
+    if !routed.contains(&prefix) {
+        return None;
+    }
+    let name = quote(&route.value.name);
+    let problem = format!("can never match: route {name} leaves all its packets untranslated");
+    let remedy = "remove the rule, or remove its source from that route";
+    let fault = rule.section.fault("source", &problem, remedy);
+    Some(fault.see(route.section.at))
+}
+
+fn overlap([(before, first), (prefix, second)]: [Routed<'_>; 2]) -> Fault {
+    let name = quote(&first.value.name);
+    let problem = format!("{prefix} overlaps {before} of route {name}");
+    let remedy = "route each address once, to one network";
+    let fault = second.section.fault("addresses", &problem, remedy);
+    fault.see(first.section.at)
+}

@@ -1,0 +1,58 @@
+//! The whole configuration.
+
+use super::{
+    forward::ForwardRule,
+    forwarding::Forwarding,
+    guest::Guest,
+    limits::{Limits, Timeouts},
+    nat::NatRule,
+    network::{Action, Network},
+    policy::PolicyRule,
+    route::Route,
+    snat::SnatRule,
+    uplink::Uplink,
+};
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The path of packets of established sessions, unless a rule says otherwise.
+    pub forwarding: Forwarding,
+    /// `[uplink.NAME]`, in the order of the file.
+    pub uplinks: Vec<Uplink>,
+    /// `[network.NAME]`, in the order of the file.
+    pub networks: Vec<Network>,
+    /// `[[guest]]`, in the order of the file.
+    pub guests: Vec<Guest>,
+    /// `[[route]]`, in the order of the file.
+    pub routes: Vec<Route>,
+    /// `[[snat]]`, in the order in which they are tried.
+    pub snat: Vec<SnatRule>,
+    /// `[[forward]]`, in the order in which they are tried.
+    pub forwards: Vec<ForwardRule>,
+    /// `[[nat]]`, in the order of the file.
+    pub nats: Vec<NatRule>,
+    /// `[[policy]]`, in the order in which they are tried.
+    pub policies: Vec<PolicyRule>,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+}
+
+impl Config {
+    /// How many rules have a number.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        let translating = self.snat.len() + self.forwards.len() + self.nats.len();
+        translating + self.policies.len() + self.networks.len()
+    }
+
+    /// Whether policies have any effect.
+    #[must_use]
+    pub fn has_policies(&self) -> bool {
+        let says_something =
+            |network: &Network| network.policy == Action::Drop || network.host.is_some();
+        !self.policies.is_empty() || self.networks.iter().any(says_something)
+    }
+}

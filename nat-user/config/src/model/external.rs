@@ -1,0 +1,80 @@
+//! External addresses in the configuration, and those that natbpf adds to an interface.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use super::{
+    config::Config,
+    guest::GuestAddress,
+    snat::SnatTarget,
+    uplink::{Claim, UplinkAddresses, UplinkId},
+};
+
+/// External addresses that an uplink or a rule names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'c> {
+    /// The lowest address.
+    pub first: Ipv4Addr,
+    /// The highest address, itself included.
+    pub last: Ipv4Addr,
+    /// The uplink by which they are reached.
+    pub uplink: UplinkId,
+    /// The guest behind them, if there is a single one.
+    pub guest: Option<&'c GuestAddress>,
+}
+
+impl Named<'_> {
+    /// One after the other.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
+    }
+}
+
+impl Config {
+    /// The external addresses that uplinks and rules name, whoever holds them. If an address
+    /// appears twice, the first one counts.
+    pub fn named_addresses(&self) -> impl Iterator<Item = Named<'_>> {
+        let one = |address, uplink, guest| Named {
+            first: address,
+            last: address,
+            uplink,
+            guest,
+        };
+        let uplinks = self.uplinks.iter().zip((0..).map(UplinkId));
+        let fixed = uplinks.flat_map(move |(uplink, id)| {
+            let addresses = match &uplink.addresses {
+                UplinkAddresses::Fixed(addresses) => addresses.as_slice(),
+                UplinkAddresses::Interface => &[],
+            };
+            addresses.iter().map(move |address| one(*address, id, None))
+        });
+        let nats = self.nats.iter();
+        let nats = nats.map(move |rule| one(rule.address, rule.uplink, Some(&rule.to)));
+        let pools = self.snat.iter().filter_map(|rule| match rule.to {
+            SnatTarget::Pool { first, last } => Some(Named {
+                first,
+                last,
+                uplink: rule.uplink,
+                guest: None,
+            }),
+            SnatTarget::Masquerade => None,
+        });
+        let forwards = self.forwards.iter();
+        let forwards =
+            forwards.filter_map(move |rule| Some(one(rule.address?, rule.uplink, Some(&rule.to))));
+        fixed.chain(nats).chain(pools).chain(forwards)
+    }
+
+    /// The addresses to add to uplinks' interfaces if no interface holds them.
+    #[must_use]
+    pub fn claimed_addresses(&self) -> BTreeMap<Ipv4Addr, UplinkId> {
+        let mut claimed = BTreeMap::new();
+        for named in self.named_addresses() {
+            if self.uplinks[named.uplink.0].claim == Claim::Add {
+                for address in named.addresses() {
+                    claimed.entry(address).or_insert(named.uplink);
+                }
+            }
+        }
+        claimed
+    }
+}

@@ -1,0 +1,37 @@
+//! The meaning of a valid configuration.
+//!
+//! Every value here is checked: prefixes contain their addresses, ranges are not inverted, names
+//! resolve. The rest of the program never sees the text of the file. Indices such as [`UplinkId`]
+//! point into the vectors of [`Config`].
+
+mod config;
+mod external;
+mod forward;
+mod forwarding;
+mod guest;
+mod limits;
+mod nat;
+mod network;
+mod policy;
+mod port;
+mod route;
+mod service;
+mod snat;
+mod uplink;
+
+pub use self::{
+    config::Config,
+    external::Named,
+    forward::{ForwardMatch, ForwardRule, PortForward},
+    forwarding::Forwarding,
+    guest::{Guest, GuestAddress, Identity, Tenant, mac_text},
+    limits::{Limits, Timeouts},
+    nat::NatRule,
+    network::{Action, HostService, Network, NetworkId},
+    policy::{PolicyEnd, PolicyRule},
+    port::{ForwardProtocol, PortRange},
+    route::Route,
+    service::{Dhcp, Dns, Forwarders},
+    snat::{FilteringBehaviour, MappingBehaviour, SnatRule, SnatSource, SnatTarget},
+    uplink::{Claim, Mode, MssClamp, Uplink, UplinkAddresses, UplinkId},
+};

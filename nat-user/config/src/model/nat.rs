@@ -1,0 +1,22 @@
+//! `[[nat]]`.
+
+use std::net::Ipv4Addr;
+
+use super::{forwarding::Forwarding, guest::GuestAddress, uplink::UplinkId};
+
+/// One external address for one guest, in both directions and for every protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatRule {
+    /// Unique among the `[[nat]]` rules.
+    pub name: String,
+    /// The uplink by which the address is reached, and by which the guest leaves with it.
+    pub uplink: UplinkId,
+    /// The external address; no other `[[nat]]` rule has it.
+    pub address: Ipv4Addr,
+    /// The guest; no other `[[nat]]` rule of this uplink has it.
+    pub to: GuestAddress,
+    /// Whether guests also reach it by the external address.
+    pub hairpin: bool,
+    /// The path of packets of its sessions.
+    pub forwarding: Forwarding,
+}

@@ -1,0 +1,61 @@
+//! `[network.NAME]`.
+
+use ipnet::Ipv4Net;
+
+use super::{
+    port::ForwardProtocol,
+    service::{Dhcp, Dns},
+};
+
+/// Index into [`Config::networks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkId(pub usize);
+
+/// An inside network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The name in `[network.NAME]`.
+    pub name: String,
+    /// The bridge or plain interface.
+    pub interface: String,
+    /// The host's address in the network and the length of its prefix.
+    pub address: Ipv4Net,
+    /// Whether natbpf creates the bridge if it is missing.
+    pub create: bool,
+    /// Interfaces to attach to a bridge that natbpf creates.
+    pub ports: Vec<String>,
+    /// Whether its guests may send only from addresses that are theirs.
+    pub anti_spoof: bool,
+    /// Whether the ports that natbpf attaches may not reach each other by the bridge.
+    pub isolated: bool,
+    /// The default policy for flows to and from its guests.
+    pub policy: Action,
+    /// The services of the host that its guests may use; `None` is everything.
+    pub host: Option<Vec<HostService>>,
+    /// How its guests get their addresses, if this host serves DHCP.
+    pub dhcp: Option<Dhcp>,
+    /// How this host answers its guests' DNS queries, if it does.
+    pub dns: Option<Dns>,
+}
+
+/// The outcome for a new flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It is opened, and what answers it passes.
+    Accept,
+    /// Its packets are dropped.
+    Drop,
+}
+
+/// A service of the host for guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostService {
+    /// An address, by DHCP.
+    Dhcp,
+    /// Names, by UDP and TCP.
+    Dns,
+    /// ICMP echo.
+    Ping,
+    /// A port of TCP or UDP.
+    Port(ForwardProtocol, u16),
+}

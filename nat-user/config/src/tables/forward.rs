@@ -1,0 +1,169 @@
+//! `[[forward]]`.
+
+use super::names::Names;
+use crate::{
+    model::{ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, PortForward, PortRange},
+    syntax::{Fault, Field, Key, Report, Section, key},
+    values,
+};
+
+/// The keys of `[[forward]]`.
+pub(crate) const KEYS: &[Key] = &[
+    key("name", "\"web\""),
+    key("uplink", "\"wan\""),
+    key("protocol", "\"tcp\""),
+    key("address", "\"192.0.2.10\""),
+    key("ports", "\"10000-10999\""),
+    key("to", "\"172.22.161.170\""),
+    key("to_ports", "80"),
+    key("hairpin", "true"),
+    key("local", "true"),
+    key("forwarding", "\"kernel\""),
+];
+
+pub(crate) fn read_forward(
+    section: &Section<'_>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Option<ForwardRule> {
+    report.errors(section.unknown_keys());
+    let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
+    let protocols = report.keep(section.required("protocol", values::protocols));
+    let address = report.keep(section.optional("address", values::host_address));
+    let ports = report.keep(ports(section, protocols.as_deref()));
+    let to = report.keep(section.required("to", |field| names.guest(field)));
+    let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
+    let local = report.keep(local(section, protocols.as_deref()));
+    let forwarding = report.keep(section.optional("forwarding", values::forwarding));
+    let ports = ports?;
+    // By default only a rule with ports serves the host. A rule without ports takes everything that
+    // the host does not serve, and a connection of a host's program to its own stopped service must
+    // not reach a guest.
+    let is_local = local?.unwrap_or(!ports.is_empty());
+    Some(ForwardRule {
+        name: section.name.to_string(),
+        uplink: uplink?,
+        matches: ForwardMatch {
+            protocols: protocols?,
+            ports,
+        },
+        address: address?,
+        to: to?,
+        hairpin: hairpin?.unwrap_or(true),
+        local: is_local,
+        forwarding: forwarding?.unwrap_or(Forwarding::Fast),
+    })
+}
+
+/// Local access, if the rule says so. It works only for ports.
+fn local(
+    section: &Section<'_>,
+    protocols: Option<&[ForwardProtocol]>,
+) -> Result<Option<bool>, Fault> {
+    let local = section.optional("local", |field| field.boolean())?;
+    let has_ports = |protocols| have_ports(protocols) || protocols == [ForwardProtocol::All];
+    match section.field("local") {
+        Some(field) if local == Some(true) && !protocols.is_none_or(has_ports) => Err(field.fault(
+            "local access works only for tcp and udp",
+            "leave local out, or write protocol = \"tcp\" or \"udp\"",
+        )),
+        _ => Ok(local),
+    }
+}
+
+/// Whether one of the protocols has ports.
+fn have_ports(protocols: &[ForwardProtocol]) -> bool {
+    protocols.iter().any(|one| one.has_ports())
+}
+
+/// Pairs `ports` with `to_ports`. `protocols` is `None` if that key is wrong.
+fn ports(
+    section: &Section<'_>,
+    protocols: Option<&[ForwardProtocol]>,
+) -> Result<Vec<PortForward>, Fault> {
+    let Some(ports) = section.field("ports") else {
+        return match section.field("to_ports") {
+            Some(_) if section.mistyped("ports").is_some() => Ok(Vec::new()),
+            Some(to_ports) => {
+                Err(to_ports.fault("needs ports beside it", "add ports = 80, for example"))
+            }
+            None => Ok(Vec::new()),
+        };
+    };
+    if protocols.is_some_and(|protocols| !have_ports(protocols)) {
+        let remedy = "leave ports out, or write protocol = \"tcp\" or \"udp\"";
+        return Err(ports.fault("protocols without tcp and udp have no ports", remedy));
+    }
+    let external = values::external_ports(ports)?;
+    match section.field("to_ports") {
+        Some(to_ports) => paired(&external, to_ports),
+        None => Ok(external.iter().map(|range| pair(*range, *range)).collect()),
+    }
+}
+
+fn pair(external: PortRange, internal: PortRange) -> PortForward {
+    PortForward { external, internal }
+}
+
+/// One port takes all; otherwise each item of `ports` has one of `to_ports` beside it.
+fn paired(external: &[PortRange], field: Field<'_>) -> Result<Vec<PortForward>, Fault> {
+    let items = field.some_items()?;
+    let internal: Vec<_> = items
+        .iter()
+        .map(|item| values::port_range(*item))
+        .collect::<Result<_, _>>()?;
+    if let [one] = internal[..]
+        && one.count() == 1
+    {
+        return Ok(external.iter().map(|range| pair(*range, one)).collect());
+    }
+    if internal.len() != external.len() {
+        let problem = format!(
+            "has {} items, but ports has {}",
+            internal.len(),
+            external.len()
+        );
+        return Err(field.fault(
+            problem,
+            "write one item for each item of ports, or one port for all",
+        ));
+    }
+    let misfit = external.iter().zip(&internal);
+    let misfit = misfit
+        .zip(&items)
+        .find(|((external, internal), _)| !fits(**external, **internal));
+    match misfit {
+        Some(((external, internal), item)) => Err(unequal(*external, *internal, *item)),
+        None => Ok(external
+            .iter()
+            .zip(&internal)
+            .map(|(e, i)| pair(*e, *i))
+            .collect()),
+    }
+}
+
+fn fits(external: PortRange, internal: PortRange) -> bool {
+    internal.count() == 1 || internal.count() == external.count()
+}
+
+fn unequal(external: PortRange, internal: PortRange, item: Field<'_>) -> Fault {
+    let problem = format!(
+        "{} holds {} ports, but {} of ports holds {}",
+        internal,
+        internal.count(),
+        external,
+        external.count(),
+    );
+    let last = u32::from(internal.first) + external.count() - 1;
+    let remedy = match u16::try_from(last) {
+        Ok(last) => {
+            let fitting = PortRange {
+                first: internal.first,
+                last,
+            };
+            format!("write \"{fitting}\", or one port")
+        }
+        Err(_) => format!("write a range of {} ports, or one port", external.count()),
+    };
+    item.fault(problem, remedy)
+}

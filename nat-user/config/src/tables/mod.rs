@@ -1,0 +1,123 @@
+//! The tables of a file, read one after the other.
+//!
+//! A table's file reads what the table itself says. [`crate::checks`] compares it with the others.
+
+pub(crate) mod forward;
+pub(crate) mod guest;
+mod interfaces;
+mod item;
+pub(crate) mod limits;
+mod names;
+pub(crate) mod nat;
+pub(crate) mod network;
+mod parts;
+pub(crate) mod policy;
+pub(crate) mod route;
+pub(crate) mod service;
+pub(crate) mod snat;
+pub(crate) mod uplink;
+
+use self::names::Names;
+pub(crate) use self::{item::Item, parts::Parts, uplink::SSH};
+use crate::{
+    model::Forwarding,
+    syntax::{Fault, Key, Report, Section, key},
+    values,
+};
+
+/// The tables of a file.
+pub(crate) const KEYS: &[Key] = &[
+    key("forwarding", "\"fast\""),
+    key("template", ""),
+    key("uplink", ""),
+    key("network", ""),
+    key("guest", ""),
+    key("route", ""),
+    key("snat", ""),
+    key("forward", ""),
+    key("nat", ""),
+    key("policy", ""),
+    key("limits", ""),
+    key("timeouts", ""),
+];
+
+/// Applies `read` to each table. A failure leaves an error in the report.
+fn read_each<'a, T>(
+    sections: Vec<Section<'a>>,
+    report: &mut Report<'_>,
+    read: impl Fn(&Section<'a>, &mut Report<'_>) -> Option<T>,
+) -> Vec<Item<'a, T>> {
+    let read_one =
+        |section: Section<'a>| read(&section, report).map(|value| Item { section, value });
+    sections.into_iter().filter_map(read_one).collect()
+}
+
+/// Reads all tables.
+///
+/// `end` is the length of the text.
+pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) -> Parts<'a> {
+    report.errors(root.unknown_keys());
+    let uplinks = root.named_tables("uplink", uplink::KEYS, report);
+    let networks = root.named_tables("network", network::KEYS, report);
+    if uplinks.is_empty() {
+        report.error(no_uplink(root, end));
+    }
+    interfaces::roles(&uplinks, &networks, report);
+
+    let guests = root.rules("guest", guest::KEYS, report);
+    let names = Names::new(&uplinks, &networks, &guests);
+    let guests = guests.iter().map(|section| {
+        let value = guest::read_guest(section, &names, report)?;
+        Some(Item {
+            section: section.clone(),
+            value,
+        })
+    });
+    let guests: Vec<_> = guests.collect();
+    let routes = root.rules("route", route::KEYS, report);
+    let routes = read_each(routes, report, |section, report| {
+        route::read_route(section, &names, report)
+    });
+    let snat = root.rules("snat", snat::KEYS, report);
+    let snat = read_each(snat, report, |section, report| {
+        snat::read_snat(section, &names, report)
+    });
+    let forwards = root.rules("forward", forward::KEYS, report);
+    let forwards = read_each(forwards, report, |section, report| {
+        forward::read_forward(section, &names, report)
+    });
+    let nats = root.rules("nat", nat::KEYS, report);
+    let nats = read_each(nats, report, |section, report| {
+        nat::read_nat(section, &names, report)
+    });
+    let policies = root.rules("policy", policy::KEYS, report);
+    let policies = read_each(policies, report, |section, report| {
+        policy::read_policy(section, &names, report)
+    });
+    let limits = root.table("limits", limits::LIMITS, report);
+    let limits = limits.and_then(|section| limits::limits(&section, report));
+    let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
+    let timeouts = timeouts.and_then(|section| limits::timeouts(&section, report));
+    let forwarding = report.keep(root.optional("forwarding", values::forwarding));
+    Parts {
+        forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
+        uplinks: read_each(uplinks, report, uplink::read_uplink),
+        networks: read_each(networks, report, network::read_network),
+        guests: guests.into_iter().flatten().collect(),
+        routes,
+        snat,
+        forwards,
+        nats,
+        policies,
+        limits: limits.unwrap_or_default(),
+        timeouts: timeouts.unwrap_or_default(),
+    }
+}
+
+fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
+    let problem = "there is no uplink";
+    let remedy = "add [uplink.NAME] with interface = \"vmbr0\", for example";
+    let missing = root.fault_here("uplink", problem, remedy);
+    root.mistyped("uplink")
+        .unwrap_or(Fault { at: end, ..missing })
+}

@@ -1,0 +1,111 @@
+//! `[network.NAME]`.
+
+use super::service;
+use crate::{
+    model::{Action, ForwardProtocol, HostService, Network},
+    syntax::{Fault, Field, Key, Report, Section, key},
+    text::words::quote,
+    values,
+};
+
+/// The keys of `[network.NAME]`.
+pub(crate) const KEYS: &[Key] = &[
+    key("interface", "\"vmbr1\""),
+    key("address", "\"172.22.161.254/24\""),
+    key("create", "true"),
+    key("ports", "[\"tap1\"]"),
+    key("anti_spoof", "true"),
+    key("isolated", "true"),
+    key("policy", "\"drop\""),
+    key("host", "[\"dhcp\", \"dns\", \"ping\"]"),
+    key("dhcp", ""),
+    key("dns", ""),
+];
+
+pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
+    report.errors(section.unknown_keys());
+    let interface = report.keep(section.required("interface", values::interface));
+    let address = report.keep(section.required("address", values::address_in_prefix));
+    let create = report.keep(section.optional("create", |field| field.boolean()));
+    // A duplicate is found together with all other uses of interfaces.
+    let ports = section.optional("ports", |field| {
+        field.items().into_iter().map(values::interface).collect()
+    });
+    let ports = report.keep(ports);
+    let anti_spoof = report.keep(section.optional("anti_spoof", |field| field.boolean()));
+    let isolated = report.keep(section.optional("isolated", |field| field.boolean()));
+    let policy = report.keep(section.optional("policy", values::action));
+    let policy = policy.flatten().unwrap_or(Action::Accept);
+    let host = report.keep(host(section, policy));
+    let prefix = address.as_ref().copied();
+    let served = service::read_services(section, prefix, report);
+    if (served.dhcp.is_some() || served.dns.is_some())
+        && let Some(fault) = section.field("interface").and_then(service::unservable)
+    {
+        report.error(fault);
+    }
+    let network = Network {
+        name: section.name.to_string(),
+        interface: interface?,
+        address: address?,
+        create: create?.unwrap_or(false),
+        ports: ports?.unwrap_or_default(),
+        anti_spoof: anti_spoof?.unwrap_or(false),
+        isolated: isolated?.unwrap_or(false),
+        policy,
+        host: host?,
+        dhcp: served.dhcp,
+        dns: served.dns,
+    };
+    if !network.create && !network.ports.is_empty() {
+        let problem = "has no effect, because natbpf attaches ports only to a bridge that it \
+            creates";
+        report.warn(section.fault("ports", problem, "add create = true, or leave ports out"));
+    }
+    Some(network)
+}
+
+/// The services of the host for a network's guests: all, unless the network says otherwise or drops
+/// by default.
+pub(crate) fn host(
+    section: &Section<'_>,
+    policy: Action,
+) -> Result<Option<Vec<HostService>>, Fault> {
+    let Some(field) = section.field("host") else {
+        return Ok(match policy {
+            Action::Accept => None,
+            Action::Drop => Some(vec![HostService::Dhcp, HostService::Dns, HostService::Ping]),
+        });
+    };
+    if field.string() == Ok("all") {
+        return Ok(None);
+    }
+    values::distinct(field.items(), service).map(Some)
+}
+
+fn service(field: Field<'_>) -> Result<HostService, Fault> {
+    let text = field.string()?;
+    let protocol = match text.split_once('/') {
+        Some(("tcp", _)) => ForwardProtocol::Tcp,
+        Some(("udp", _)) => ForwardProtocol::Udp,
+        _ => {
+            let words = [
+                ("dhcp", HostService::Dhcp),
+                ("dns", HostService::Dns),
+                ("ping", HostService::Ping),
+            ];
+            return field.choice(&words).map_err(|fault| Fault {
+                remedy: "write \"dhcp\", \"dns\", \"ping\", a port such as \"tcp/22\", or host = \
+                         \"all\""
+                    .to_owned(),
+                ..fault
+            });
+        }
+    };
+    let port = text[4..].parse().ok().filter(|port| *port != 0);
+    port.map(|port| HostService::Port(protocol, port))
+        .ok_or_else(|| {
+            let problem = format!("{} names no port", quote(text));
+            field.fault(problem, "write a port from 1 to 65535, as in \"tcp/22\"")
+        })
+}

@@ -1,0 +1,20 @@
+//! Single values, from a field to what it means.
+
+mod address;
+mod list;
+mod mac;
+mod name;
+mod port;
+mod word;
+
+pub(crate) use self::{
+    address::{
+        address_in_prefix, address_range, host_address, hosts_of, prefix, reserved_in, snat_target,
+        usable,
+    },
+    list::distinct,
+    mac::mac,
+    name::{domain, interface, is_label},
+    port::{external_ports, kept_port, port_range, protocols},
+    word::{action, forwarding},
+};
