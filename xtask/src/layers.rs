@@ -15,60 +15,80 @@ use proc_macro2::{TokenStream, TokenTree};
 /// A layer, a module at the root of its crate, and the other layers that it may import.
 type Layer = (&'static str, &'static [&'static str]);
 
-/// The folder of a crate's source, and its layers, the lowest first. The root itself, whose name is
-/// empty, declares modules and imports none.
+/// The folder of a crate's source, and its layers, the lowest first. The name of the root itself is
+/// empty.
 struct Crate {
     source: &'static str,
     layers: &'static [Layer],
 }
 
-const CRATES: &[Crate] = &[Crate {
-    source: "nat-common/src",
-    layers: &[
-        ("", &[]),
-        ("atomics", &[]),
-        ("verifier", &[]),
-        ("drop_reason", &[]),
-        ("wire", &[]),
-        ("family", &["wire"]),
-        ("headers", &["drop_reason", "family", "verifier", "wire"]),
-        ("tables", &["atomics", "drop_reason", "headers", "wire"]),
-        (
-            "translation",
-            &["drop_reason", "family", "headers", "tables", "wire"],
-        ),
-        (
+const CRATES: &[Crate] = &[
+    Crate {
+        source: "nat-common/src",
+        layers: NAT_COMMON,
+    },
+    Crate {
+        source: "nat-user/config/src",
+        layers: NAT_CONFIG,
+    },
+];
+
+const NAT_COMMON: &[Layer] = &[
+    ("", &[]),
+    ("atomics", &[]),
+    ("verifier", &[]),
+    ("drop_reason", &[]),
+    ("wire", &[]),
+    ("family", &["wire"]),
+    ("headers", &["drop_reason", "family", "verifier", "wire"]),
+    ("tables", &["atomics", "drop_reason", "headers", "wire"]),
+    (
+        "translation",
+        &["drop_reason", "family", "headers", "tables", "wire"],
+    ),
+    (
+        "work",
+        &["drop_reason", "headers", "tables", "translation", "wire"],
+    ),
+    (
+        "session",
+        &[
+            "drop_reason",
+            "headers",
+            "tables",
+            "verifier",
+            "wire",
             "work",
-            &["drop_reason", "headers", "tables", "translation", "wire"],
-        ),
-        (
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "atomics",
+            "drop_reason",
+            "family",
+            "headers",
             "session",
-            &[
-                "drop_reason",
-                "headers",
-                "tables",
-                "verifier",
-                "wire",
-                "work",
-            ],
-        ),
-        (
-            "pipeline",
-            &[
-                "atomics",
-                "drop_reason",
-                "family",
-                "headers",
-                "session",
-                "tables",
-                "translation",
-                "verifier",
-                "wire",
-                "work",
-            ],
-        ),
-    ],
-}];
+            "tables",
+            "translation",
+            "verifier",
+            "wire",
+            "work",
+        ],
+    ),
+];
+
+/// The root passes a file through all layers.
+const NAT_CONFIG: &[Layer] = &[
+    ("text", &[]),
+    ("syntax", &["text"]),
+    ("model", &[]),
+    ("values", &["model", "syntax", "text"]),
+    ("tables", &["model", "syntax", "text", "values"]),
+    ("checks", &["model", "syntax", "tables", "text", "values"]),
+    ("compile", &["model"]),
+    ("", &["checks", "model", "syntax", "tables", "text"]),
+];
 
 /// Checks every crate that has layers.
 ///
@@ -87,7 +107,8 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The source of each module by its path from the crate's root, which is `""`.
+/// The source of each module by its path from the crate's root, which is `""`. Tests in files of
+/// their own are in no layer: they import what they test.
 fn modules(source: &Path) -> Result<BTreeMap<String, TokenStream>> {
     let mut modules = BTreeMap::new();
     read_below(source, "", &mut modules)?;
@@ -102,6 +123,9 @@ fn read_below(
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_stem().context("a name")?.to_string_lossy();
+        if name == "tests" {
+            continue;
+        }
         if path.is_dir() {
             read_below(&path, &child(parent, &name), modules)?;
         } else if path.extension().is_some_and(|ending| ending == "rs") {
