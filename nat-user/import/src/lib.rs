@@ -9,7 +9,6 @@
 //!
 //! Nothing here looks at the host.
 
-mod blocks;
 mod condition;
 mod destination;
 mod dump;
@@ -114,7 +113,7 @@ pub fn read(file: &Path) -> Result<String> {
 /// # Errors
 /// When a line is not a line of iptables-save, or there is no table.
 pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
-    let dump = Dump::read(text, file).map_err(|(line, problem)| match line {
+    let dump = script::read(text, file).map_err(|(line, problem)| match line {
         0 => anyhow!("{file}: {problem}"),
         line => anyhow!("{file}:{line}: {problem}; give the output of iptables-save"),
     })?;

@@ -352,6 +352,11 @@ impl Lexer<'_> {
     }
 }
 
+/// What is before the first space of a line.
+pub(super) fn first_word(line: &str) -> &str {
+    line.split_whitespace().next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

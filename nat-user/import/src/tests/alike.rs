@@ -234,7 +234,7 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
         return Ok(false);
     }
     let loaded = nat_config::parse(&import.toml, Path::new("imported")).unwrap();
-    let dump = Dump::read(text, "rules").unwrap();
+    let dump = script::read(text, "rules").unwrap();
     for packet in Opening::all() {
         let original = walk(&dump, "FORWARD", &packet).unwrap_or(!drops);
         let (to, service) = (packet.to.1, (packet.protocol, packet.port));

@@ -3,6 +3,7 @@
 use super::*;
 
 mod alike;
+mod dump;
 mod files;
 mod policies;
 

@@ -1,6 +1,6 @@
 //! The blocks around a line of a script: conditions, loops and functions.
 
-use super::dump::Status;
+use crate::dump::Status;
 
 /// Why lines do not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
