@@ -10,6 +10,7 @@ mod fits;
 mod flows;
 mod forwarding;
 mod iptables;
+mod ipv6;
 mod listeners;
 mod nft;
 mod programs;
@@ -70,6 +71,8 @@ pub enum Kind {
     HiddenListener,
     /// A bridge that is no network, whose guests do not reach forwards.
     UnnamedBridge,
+    /// A network whose rules IPv6 packets pass.
+    UnfilteredIpv6,
     /// Rules could not be checked.
     Unread,
 }
@@ -147,6 +150,7 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     let own = |interface: &str| host.addresses_of(interface);
     findings.extend(listeners::find_listeners(config, &held, &own));
     findings.extend(bridges::find_bridges(config, &host.links, &host.addresses));
+    findings.extend(ipv6::find_unfiltered_ipv6(config));
     findings.extend(unread);
     if budget.is_spent() {
         findings.push(too_many());

@@ -3,6 +3,7 @@
 
 mod bridges;
 mod forwarding;
+mod ipv6;
 mod owners;
 mod programs;
 mod routing;
