@@ -13,6 +13,9 @@ pub trait Family: Address {
     /// The shortest header in bytes: one without options.
     const HEADER_LEN: usize;
 
+    /// The most bytes behind a header without options, as far as its length can say.
+    const MAX_PAYLOAD: usize;
+
     /// Protocol number of the family's ICMP.
     const ICMP: u8;
 

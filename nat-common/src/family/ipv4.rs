@@ -24,6 +24,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Family for Addr4 {
     const HEADER_LEN: usize = HEADER_LEN;
+    const MAX_PAYLOAD: usize = 65535 - HEADER_LEN;
     const ICMP: u8 = ICMP;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Icmp;
 

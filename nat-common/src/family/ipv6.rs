@@ -53,6 +53,8 @@ const ECHO_REPLY: u8 = 129;
 
 impl Family for Addr6 {
     const HEADER_LEN: usize = HEADER_LEN;
+    /// The length is that of the payload alone (RFC 8200 sections 3 and 4.5).
+    const MAX_PAYLOAD: usize = 65535;
     const ICMP: u8 = ICMPV6;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Tcp;
 

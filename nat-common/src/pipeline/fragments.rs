@@ -29,9 +29,6 @@ use crate::{
     wire::protocol::TCP,
 };
 
-/// The longest payload of an IPv4 packet in bytes.
-const MAX_PAYLOAD: usize = 65535 - 20;
-
 /// Slots of these for fragments that may be duplicates of a complete packet. (They may also belong
 /// to the next packet with the same identification.)
 pub const DUPLICATE_WAYS: u32 = QUEUE_WAYS / 8;
@@ -79,7 +76,7 @@ impl<A: Family> Parsed<A> {
         if len == 0 || (header.more_fragments && !len.is_multiple_of(BLOCK)) {
             return Err(DropReason::Malformed);
         }
-        if offset + len > MAX_PAYLOAD {
+        if offset + len > A::MAX_PAYLOAD {
             return Err(DropReason::FragmentOversized);
         }
         if offset == BLOCK && header.protocol == TCP {

@@ -8,7 +8,7 @@ use crate::{
         interfaces::{Interface, role},
         refusals::RATE_LIMITERS,
     },
-    wire::unreachable::{HEADER_LEN, QUOTE_LEN, Recipient},
+    wire::unreachable::{QUOTED_PAYLOAD, Recipient},
 };
 
 /// ICMP errors about refused packets that a guest receives per second (RFC 1812 section 4.3.2.8).
@@ -25,9 +25,9 @@ pub fn recipient<A: Family, T: Tables<A>>(
 ) -> Option<Recipient<A>> {
     let header = &parsed.header;
     // Options would have to be quoted too; a later fragment has no ports to quote.
-    if header.header_len != HEADER_LEN
+    if header.header_len != A::HEADER_LEN
         || header.fragment_offset != 0
-        || header.total_len < QUOTE_LEN
+        || header.total_len < A::HEADER_LEN + QUOTED_PAYLOAD
         || !header.destination.is_unicast()
     {
         return None;

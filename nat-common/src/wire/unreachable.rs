@@ -7,13 +7,16 @@ use crate::wire::{
     protocol::{ICMP, TCP},
 };
 
-/// Bytes of the refused packet that are quoted: its header and eight more (RFC 792).
-pub const QUOTE_LEN: usize = 28;
+/// Bytes that are quoted behind the refused packet's header (RFC 792).
+pub(crate) const QUOTED_PAYLOAD: usize = 8;
+
+/// Bytes of the refused packet that are quoted.
+pub const QUOTE_LEN: usize = HEADER_LEN + QUOTED_PAYLOAD;
 
 /// The longest refusal in bytes, from its IP header on.
 pub const MAX_LEN: usize = HEADER_LEN + OPTIONS_LEN + ICMP_LEN + QUOTE_LEN;
 
-pub(crate) const HEADER_LEN: usize = 20;
+const HEADER_LEN: usize = 20;
 
 const ICMP_LEN: usize = 8;
 
