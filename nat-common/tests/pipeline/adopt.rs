@@ -1,6 +1,5 @@
 //! Sessions that are taken over into new tables, beside packets that use those already.
 
-use bytemuck::Zeroable as _;
 use nat_common::{
     session::{
         adoption::{Adopted, adopt},
@@ -13,7 +12,7 @@ use nat_common::{
         snats::{filtering, mapping},
     },
     wire::{
-        address::Port,
+        address::{Address as _, Port},
         protocol::{TCP, UDP},
     },
     work::Work,
@@ -201,7 +200,16 @@ fn record(session: &Session<Addr>) -> SessionRecord<Addr> {
 /// held.
 fn owner(tables: &MemoryTables, key: &PortKey<Addr>, is_held: bool) -> PortRecord<Addr> {
     match tables.port(key).filter(|_| is_held) {
-        None => PortRecord::<Addr>::zeroed(),
+        None => PortRecord {
+            address: Addr::UNSPECIFIED,
+            port: Port::ZERO,
+            network: 0,
+            uplink: 0,
+            filtering: 0,
+            flags: 0,
+            rule: 0,
+            references: 0,
+        },
         Some(owner) => owner.with_references(1),
     }
 }

@@ -8,16 +8,16 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C3, HEADER, Ip, PUBLIC, S1A, S2, World, addr, fragments, host, read, reassemble,
+    C1, C3, FRAGMENT_HEADER, HEADER, Ip, LONGEST, PUBLIC, S1A, S2, World, addr, fragment_id,
+    fragments, host, piece_of, read, reassemble,
 };
 use kit::{
+    octets::Octets as _,
     packets::{At, ETHERNET, udp},
     world::{DMZ, Fate, Hook, LAN, UPLINK},
 };
 
 const FORWARDED: At<Ip> = At(PUBLIC, 10_500);
-/// The longest payload of a UDP datagram in bytes.
-const LONGEST: usize = 65_535 - 20 - 8;
 
 fn forwarding() -> World {
     let mut world = World::new();
@@ -37,12 +37,7 @@ fn datagram(source: Ip, id: u16, len: usize) -> Vec<u8> {
 fn piece(whole: &[u8], blocks: std::ops::Range<usize>, more_fragments: bool) -> Vec<u8> {
     let payload = &whole[ETHERNET + HEADER..];
     let part = &payload[blocks.start * 8..(blocks.end * 8).min(payload.len())];
-    let (mut ip, _) = etherparse::Ipv4Header::from_slice(&whole[ETHERNET..]).unwrap();
-    let offset = etherparse::IpFragOffset::try_new(blocks.start as u16).unwrap();
-    (ip.fragment_offset, ip.more_fragments) = (offset, more_fragments);
-    ip.set_payload_len(part.len()).unwrap();
-    ip.header_checksum = ip.calc_header_checksum();
-    [&whole[..ETHERNET], &ip.to_bytes(), part].concat()
+    piece_of(whole, blocks.start * 8, part, more_fragments)
 }
 
 fn arrives(world: &World, piece: &[u8]) -> Vec<Fate> {
@@ -58,7 +53,7 @@ fn assert_contradicts(world: &World, piece: &[u8]) {
 #[test]
 fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
     let world = forwarding();
-    let whole = datagram(S1A, 7, LONGEST);
+    let whole = datagram(S1A, 7, LONGEST - 8);
     let parts = fragments(&whole, 1480);
     let delivered: Vec<_> = parts
         .iter()
@@ -69,27 +64,22 @@ fn f2_the_longest_datagram_passes_both_ways_and_no_longer_one() {
     let seen = read(&reassemble(&delivered));
     assert_eq!(
         (seen.destination, seen.payload.len()),
-        (At(C1, 53), LONGEST)
+        (At(C1, 53), LONGEST - 8)
     );
     // A complete packet is forgotten, in every word of its blocks.
     assert!(world.tables.datagrams.entries().is_empty());
 
-    let whole = udp(At(C1, 5000), At(S1A, 7000)).payload(&[7; LONGEST]);
+    let whole = udp(At(C1, 5000), At(S1A, 7000)).payload(&[7; LONGEST - 8]);
     let sent: Vec<_> = fragments(&whole.bytes(), 1480)
         .iter()
         .flat_map(|part| world.fragment(Hook::FromGuest, part))
         .map(Fate::uplink)
         .collect();
-    assert_eq!(read(&reassemble(&sent)).payload.len(), LONGEST);
+    assert_eq!(read(&reassemble(&sent)).payload.len(), LONGEST - 8);
 
-    // One byte more: four bytes of block 8,189 are too many.
-    let mut longer = piece(&datagram(S1A, 8, 64), 1..2, false);
-    longer.truncate(ETHERNET + HEADER + 4);
-    let (mut ip, payload) = etherparse::Ipv4Header::from_slice(&longer[ETHERNET..]).unwrap();
-    ip.fragment_offset = etherparse::IpFragOffset::try_new(8189).unwrap();
-    ip.set_payload_len(payload.len()).unwrap();
-    ip.header_checksum = ip.calc_header_checksum();
-    let longer = [&longer[..ETHERNET], &ip.to_bytes(), payload].concat();
+    // One byte more.
+    let part = [1; LONGEST % 8 + 1];
+    let longer = piece_of(&datagram(S1A, 8, 64), LONGEST / 8 * 8, &part, false);
     let refused = [Fate::Dropped(DropReason::FragmentOversized)];
     assert_eq!(arrives(&world, &longer), refused);
 }
@@ -210,7 +200,7 @@ fn f3_a_frame_that_fits_in_no_slot_passes_in_order_alone() {
     const FIRST: usize = 2000;
     for (frame, is_kept) in [(QUEUE_BYTES, true), (QUEUE_BYTES + 1, false)] {
         let world = forwarding();
-        let later = frame - ETHERNET - 20;
+        let later = frame - ETHERNET - FRAGMENT_HEADER;
         let whole = udp(At(S1A, 4000), FORWARDED).payload(&vec![7; FIRST - 8 + later]);
         let parts = fragments(&whole.bytes(), FIRST);
         assert_eq!((parts.len(), parts[1].len()), (2, frame));
@@ -248,20 +238,20 @@ fn f4_a_later_fragment_to_an_address_that_is_no_external_one_goes_on_at_once() {
 fn f7_the_same_identification_from_guests_of_two_networks_becomes_two() {
     let world = World::new();
     let sent = [(LAN, C1), (DMZ, C3)].map(|(_, guest)| {
-        let whole = udp(At(guest, 5000), At(S1A, 7000)).payload(&[guest[0]; 500]);
+        let whole = udp(At(guest, 5000), At(S1A, 7000)).payload(&[guest.host()[0]; 500]);
         let parts = fragments(&whole.id(7).bytes(), 256);
         let sent = parts
             .iter()
             .flat_map(|part| world.fragment(Hook::FromGuest, part));
         sent.map(Fate::uplink).collect::<Vec<_>>()
     });
-    let id = |part: &Vec<u8>| [part[ETHERNET + 4], part[ETHERNET + 5]];
+    let id = |part: &Vec<u8>| fragment_id(part);
     let [ours, theirs] = sent.each_ref().map(|parts| id(&parts[0]));
-    assert_eq!(ours, [0, 7], "kept where it is free");
+    assert_eq!(ours, 7, "kept where it is free");
     assert_ne!(ours, theirs);
     for (parts, expected) in sent.iter().zip([ours, theirs]) {
         assert!(parts.iter().all(|part| id(part) == expected));
     }
     let payloads = sent.map(|parts| read(&reassemble(&parts)).payload);
-    assert_eq!(payloads, [vec![C1[0]; 500], vec![C3[0]; 500]]);
+    assert_eq!(payloads, [vec![C1.host()[0]; 500], vec![C3.host()[0]; 500]]);
 }

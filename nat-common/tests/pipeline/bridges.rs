@@ -5,7 +5,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C2, ICMP, Ip, PUBLIC, S1A, World, ends};
+use crate::family::{C1, C2, HEADER, ICMP, Ip, PUBLIC, S1A, UNREACHABLE, World, ends};
 use kit::{
     packets::{At, answer, error, request, udp},
     world::{Hook, LAN, UPLINK},
@@ -40,7 +40,7 @@ fn translated_packets_from_outside_are_received_again() {
         let sent = request(protocol, At(C1, 5000), REMOTE).bytes();
         let out = world.guest_sends(&sent).uplink();
         let answered = answer(protocol, REMOTE, ends(&out).0).bytes();
-        for packet in [answered, error(S1A, &out, 3, 28).bytes()] {
+        for packet in [answered, error(S1A, &out, UNREACHABLE, HEADER + 8).bytes()] {
             let (verdict, bytes) = world.run(Hook::Inbound, &packet, UPLINK, UPLINK).unwrap();
             assert_eq!(verdict, Verdict::ReceivedAnew);
             assert_eq!(ends(&bytes).1.0, C1);
@@ -60,7 +60,7 @@ fn hairpinned_packets_are_received_again() {
         let seen = world.guest_sends(&asked).guest();
         let (shown, at) = ends(&seen);
         let answered = answer(protocol, at, shown).bytes();
-        for packet in [answered, error(C2, &seen, 3, 28).bytes()] {
+        for packet in [answered, error(C2, &seen, UNREACHABLE, HEADER + 8).bytes()] {
             let (verdict, _) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
             assert_eq!(verdict, Verdict::ReceivedAnew);
         }

@@ -8,7 +8,9 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C2, HEADER, Ip, PUBLIC, S1A, S2, World, ends, host, read};
+use crate::family::{
+    C1, C2, HEADER, Ip, PUBLIC, S1A, S2, TIME_EXCEEDED, UNREACHABLE, World, ends, host, read,
+};
 use kit::{
     packets::{At, ETHERNET, answer, error, ping, request, udp},
     world::{ELSEWHERE, Hook, LAN, UPLINK},
@@ -25,7 +27,7 @@ fn i5_an_error_about_a_ping_of_the_host_is_left_as_it_is() {
     let sent = world
         .host_sends(&ping(At(PUBLIC, 77), S1A).bytes())
         .uplink();
-    let mut damaged = error(ROUTER, &sent, 3, 28).bytes();
+    let mut damaged = error(ROUTER, &sent, UNREACHABLE, HEADER + 8).bytes();
     *damaged.last_mut().unwrap() ^= 1;
     assert_eq!(world.outside_sends(&damaged).host(), damaged);
 }
@@ -38,7 +40,7 @@ fn i2_an_error_about_a_moved_ping_of_the_host_quotes_what_it_sent() {
     let own = ping(At(PUBLIC, 77), S1A).bytes();
     let sent = world.host_sends(&own).uplink();
     assert_ne!(ends(&sent).0, At(PUBLIC, 77));
-    let seen = world.outside_sends(&error(ROUTER, &sent, 3, 28).bytes());
+    let seen = world.outside_sends(&error(ROUTER, &sent, UNREACHABLE, HEADER + 8).bytes());
     let seen = read(&seen.host());
     assert_eq!(seen.payload, own[ETHERNET..][..seen.payload.len()]);
 }
@@ -49,11 +51,8 @@ fn i5_an_error_of_a_guest_to_another_than_it_quotes_does_not_leave() {
     let world = World::new();
     world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
     let back = world.outside_sends(&udp(REMOTE, At(PUBLIC, 5000)).bytes());
-    let mut forged = error(C1, &back.guest(), 3, 28).bytes();
-    let (mut ip, _) = etherparse::Ipv4Header::from_slice(&forged[ETHERNET..]).unwrap();
-    ip.destination = S2;
-    ip.header_checksum = ip.calc_header_checksum();
-    forged[ETHERNET..ETHERNET + HEADER].copy_from_slice(&ip.to_bytes());
+    let forged = error(C1, &back.guest(), UNREACHABLE, HEADER + 8);
+    let forged = forged.to(S2).bytes();
     assert_eq!(world.guest_sends(&forged).reason(), DropReason::NoSession);
 }
 
@@ -71,12 +70,14 @@ fn i5_an_error_of_another_guest_does_not_leave() {
         world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
         let back = world.outside_sends(&udp(REMOTE, At(PUBLIC, 5000)).bytes());
         let back = back.guest();
-        let others = world.guest_sends(&error(C2, &back, 3, 28).bytes());
+        let others = world.guest_sends(&error(C2, &back, UNREACHABLE, HEADER + 8).bytes());
         match flag {
             flag if flag.is_empty() => drop(others.uplink()),
             _ => assert_eq!(others.reason(), DropReason::NoSession),
         }
-        world.guest_sends(&error(C1, &back, 3, 28).bytes()).uplink();
+        world
+            .guest_sends(&error(C1, &back, UNREACHABLE, HEADER + 8).bytes())
+            .uplink();
     }
 }
 
@@ -86,7 +87,7 @@ fn i5_an_error_of_a_guest_that_is_not_translated_leaves_as_it_is() {
     let mut world = World::new();
     world.without_snat(C1);
     let received = udp(REMOTE, GUEST).bytes();
-    let packet = error(C1, &received, 3, 28).bytes();
+    let packet = error(C1, &received, UNREACHABLE, HEADER + 8).bytes();
     assert_eq!(world.guest_sends(&packet).uplink(), packet);
 }
 
@@ -100,7 +101,7 @@ fn i3_an_error_of_a_target_in_no_network_hides_it() {
         let asked = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
         let (_, received) = world.run(Hook::Inbound, &asked, UPLINK, UPLINK).unwrap();
         assert_eq!(ends(&received), (REMOTE, TARGET));
-        let packet = error(TARGET.0, &received, 3, 28).bytes();
+        let packet = error(TARGET.0, &received, UNREACHABLE, HEADER + 8).bytes();
         let (_, seen) = world
             .run(Hook::Outbound, &packet, UPLINK, ELSEWHERE)
             .unwrap();
@@ -118,12 +119,12 @@ fn i4_an_error_about_a_session_with_the_outside_is_no_hairpins() {
     world.guest_sends(&udp(GUEST, REMOTE).bytes()).uplink();
     let back = answer(UDP, REMOTE, GUEST).bytes();
     // The guest's error, at the hook of its network, on its way to the remote.
-    let packet = error(C1, &back, 3, 28).bytes();
+    let packet = error(C1, &back, UNREACHABLE, HEADER + 8).bytes();
     let (verdict, after) = world.run(Hook::FromGuest, &packet, LAN, LAN).unwrap();
     assert_eq!((verdict, after), (Verdict::Untouched, packet));
     // One of another guest about what this one has sent to the remote.
     let sent = udp(GUEST, REMOTE).bytes();
-    let packet = error(host([10, 50, 0, 9]), &sent, 11, 28).bytes();
+    let packet = error(host([10, 50, 0, 9]), &sent, TIME_EXCEEDED, HEADER + 8).bytes();
     let (verdict, after) = world
         .run(Hook::ToGuest, &packet, LAN, kit::world::DMZ)
         .unwrap();

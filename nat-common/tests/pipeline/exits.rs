@@ -10,7 +10,7 @@ use nat_common::{
     wire::protocol::UDP,
 };
 
-use crate::family::{C1, C3, Ip, PUBLIC, S1A, World, addr, fragments, host};
+use crate::family::{ADDRESS_BITS, C1, C3, Ip, PUBLIC, S1A, World, addr, fragments, host};
 use kit::{
     packets::{ACK, At, SYN, answer, request, tcp, udp},
     world::{DMZ, ELSEWHERE, Hook, LAN, UPLINK},
@@ -137,8 +137,8 @@ fn l12_routed_guests_have_nothing_to_hide() {
         source: addr(C1),
     };
     let routed = Snat {
-        first: addr([0; 4]),
-        last: addr([0; 4]),
+        first: addr(host([0; 4])),
+        last: addr(host([0; 4])),
         rule: 7,
         first_port: 1024,
         last_port: u16::MAX,
@@ -150,7 +150,7 @@ fn l12_routed_guests_have_nothing_to_hide() {
     world
         .tables
         .snats
-        .insert(SNAT_FIXED_BITS + 32, &key, routed);
+        .insert(SNAT_FIXED_BITS + ADDRESS_BITS, &key, routed);
     assert_eq!(outcome(&world, &udp(GUEST, REMOTE).bytes()), PASSES);
     let other: Ip = host([172, 22, 161, 171]);
     let hidden = udp(At(other, 5000), REMOTE).bytes();

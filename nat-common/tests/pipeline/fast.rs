@@ -17,7 +17,10 @@ use nat_common::{
 };
 use proptest::prelude::*;
 
-use crate::family::{Addr, C1, Ip, Make, PUBLIC, S1A, World, ends};
+use crate::family::{
+    Addr, C1, DESTINATION, HEADER, HOPS, ICMP, IS_IPV6, Ip, Make, PUBLIC, S1A, SOURCE,
+    UDP_CHECKSUM, World, corrected, ends, piece_of,
+};
 use kit::{
     packets::{ACK, At, ETHERNET, FIN, RST, SYN, answer, request, tcp, udp},
     world::{Fate, Hook, LAN, SNAT_RULE, UPLINK},
@@ -33,6 +36,8 @@ const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 const ROUTER: u32 = next_hops::tag(1, 1);
 const GUEST: u32 = next_hops::tag(2, 1);
 pub(super) const MTU: u32 = 1500;
+/// The most data that a datagram of that length has.
+const LARGEST: usize = MTU as usize - HEADER - 8;
 
 pub(super) const CLIENT: At<Ip> = At(C1, 5000);
 pub(super) const REMOTE: At<Ip> = At(S1A, 7000);
@@ -138,14 +143,6 @@ pub(super) fn run_offloaded(
     (decision, bytes, work.redirect.port)
 }
 
-/// The frame with the checksum that its IP header without options should have.
-fn summed(mut frame: Vec<u8>) -> Vec<u8> {
-    frame[ETHERNET + 10..][..2].fill(0);
-    let sum = sum_of(&[&frame[ETHERNET..][..20]]);
-    frame[ETHERNET + 10..][..2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    frame
-}
-
 #[track_caller]
 fn assert_untouched(world: &World, hook: u32, frame: &[u8], what: &str) {
     let (decision, after, _) = run(world, hook, frame, 1);
@@ -155,7 +152,7 @@ fn assert_untouched(world: &World, hook: u32, frame: &[u8], what: &str) {
 
 #[test]
 fn a_packet_is_translated_and_sent_to_the_next_hop() {
-    for protocol in [UDP, TCP, 1, 47] {
+    for protocol in [UDP, TCP, ICMP, 47] {
         let world = world();
         establish(&world, protocol);
         let packet = match protocol {
@@ -167,7 +164,7 @@ fn a_packet_is_translated_and_sent_to_the_next_hop() {
         assert_eq!((decision, port), (Verdict::Forwarded, UPLINK), "{protocol}");
         assert_eq!(after[..6], ROUTER_MAC);
         assert_eq!(after[6..12], UPLINK_MAC);
-        assert_eq!(after[ETHERNET + 8], 63, "TTL");
+        assert_eq!(after[HOPS], 63, "hops");
         // (Reading checks both checksums.)
         let (source, destination) = ends(&after);
         assert_eq!((source.0, destination.0), (PUBLIC, S1A));
@@ -181,9 +178,10 @@ fn segments_that_fit_are_sent_on_together() {
     let world = world();
     establish(&world, TCP);
     let frame = to(BRIDGE_MAC, &tcp(CLIENT, REMOTE, ACK).payload(&[7; 4000]));
+    let headers = HEADER as u32 + 20;
     for (segment_len, expected) in [
-        (MTU - 40, Verdict::Forwarded),
-        (MTU - 39, Verdict::Untouched),
+        (MTU - headers, Verdict::Forwarded),
+        (MTU - headers + 1, Verdict::Untouched),
         (1, Verdict::Forwarded),
         (MTU + 40, Verdict::Untouched),
         (0, Verdict::Untouched),
@@ -271,43 +269,41 @@ fn packets_that_need_more_than_forwarding_pass_unchanged() {
         change(&mut frame);
         frame
     };
+    let inside = &plain[ETHERNET + HEADER..];
     for (what, frame) in [
-        ("TTL 1", summed(changed(&|frame| frame[ETHERNET + 8] = 1))),
-        ("TTL 0", summed(changed(&|frame| frame[ETHERNET + 8] = 0))),
-        (
-            "a wrong checksum",
-            changed(&|frame| frame[ETHERNET + 1] ^= 1),
-        ),
-        (
-            "a first fragment",
-            summed(changed(&|frame| frame[ETHERNET + 6] = 0x20)),
-        ),
-        (
-            "a later fragment",
-            summed(changed(&|frame| frame[ETHERNET + 7] = 1)),
-        ),
+        ("one hop", corrected(changed(&|frame| frame[HOPS] = 1))),
+        ("no hop", corrected(changed(&|frame| frame[HOPS] = 0))),
+        ("a first fragment", piece_of(&plain, 0, inside, true)),
+        ("a later fragment", piece_of(&plain, 8, inside, false)),
         ("for another MAC address", changed(&|frame| frame[5] ^= 1)),
         (
             "more than the packet",
             changed(&|frame| frame.resize(100, 0)),
         ),
-        ("cut off", changed(&|frame| frame.truncate(ETHERNET + 24))),
+        (
+            "cut off",
+            changed(&|frame| frame.truncate(ETHERNET + HEADER + 4)),
+        ),
         (
             "options",
             to(BRIDGE_MAC, &udp(CLIENT, REMOTE).options(&[1; 4])),
         ),
         (
             "too large",
-            to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1473])),
+            to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; LARGEST + 1])),
         ),
         ("of no session", to(BRIDGE_MAC, &udp(CLIENT, At(S1A, 1)))),
     ] {
         assert_untouched(&world, PORT, &frame, what);
     }
-    let largest = to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; 1472]));
+    if !IS_IPV6 {
+        let wrong_sum = changed(&|frame| frame[ETHERNET + 1] ^= 1);
+        assert_untouched(&world, PORT, &wrong_sum, "a wrong checksum of the header");
+    }
+    let largest = to(BRIDGE_MAC, &udp(CLIENT, REMOTE).payload(&[0; LARGEST]));
     assert_eq!(run(&world, PORT, &largest, 1).0, Verdict::Forwarded);
     // Ethernet pads short packets.
-    let padded = changed(&|frame| frame.resize(60, 0));
+    let padded = changed(&|frame| frame.resize(frame.len().max(60), 0));
     assert_eq!(run(&world, PORT, &padded, 1).0, Verdict::Forwarded);
 }
 
@@ -668,8 +664,8 @@ fn xdp_takes_datagrams_once_those_before_have_arrived() {
     }
     // A passing packet makes those behind it wait.
     let mut last_hop = frame.clone();
-    last_hop[ETHERNET + 8] = 1;
-    let last_hop = summed(last_hop);
+    last_hop[HOPS] = 1;
+    let last_hop = corrected(last_hop);
     let result = run(&stream.world, UPLINK, &last_hop, 10_000);
     assert_eq!(result.0, Verdict::Untouched);
     assert_eq!(at_xdp(10_001).0, Verdict::Untouched);
@@ -756,7 +752,7 @@ fn xdp_leaves_tcp_unfinished_checksums_and_other_hosts_frames_alone() {
     assert_eq!(run(&world, UPLINK, &frame, 1000).0, Verdict::Forwarded);
     let mut unfinished = frame.clone();
     let pseudo = pseudo_sum(&frame);
-    unfinished[ETHERNET + 26..][..2].copy_from_slice(&pseudo.to_be_bytes());
+    unfinished[UDP_CHECKSUM].copy_from_slice(&pseudo.to_be_bytes());
     assert_eq!(run(&world, UPLINK, &unfinished, 2000).0, Verdict::Untouched);
     let mut others = frame.clone();
     others[5] ^= 1;
@@ -769,12 +765,12 @@ fn xdp_leaves_tcp_unfinished_checksums_and_other_hosts_frames_alone() {
 
 /// The sum of a UDP packet's pseudo-header: what a sender leaves where a device is to finish it.
 fn pseudo_sum(frame: &[u8]) -> u16 {
-    let ip = &frame[ETHERNET..];
-    let mut words: Vec<u16> = ip[12..20]
+    let mut words: Vec<u16> = [&frame[SOURCE], &frame[DESTINATION]]
+        .concat()
         .chunks(2)
         .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
         .collect();
-    words.extend([u16::from(UDP), (ip.len() - 20) as u16]);
+    words.extend([u16::from(UDP), (frame.len() - ETHERNET - HEADER) as u16]);
     let sum: u32 = words.into_iter().map(u32::from).sum();
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
@@ -788,17 +784,25 @@ fn sum_of(parts: &[&[u8]]) -> u32 {
     sum % 0xffff
 }
 
-/// Sums over the IP header and over what the UDP checksum covers; a translation keeps both.
+/// Sums over the IP header, if that has a checksum, and over what the UDP checksum covers; a
+/// translation keeps both.
 fn sums(frame: &[u8]) -> [u32; 2] {
-    let ip = &frame[ETHERNET..];
-    [sum_of(&[&ip[..20]]), sum_of(&[&ip[12..20], &ip[20..]])]
+    let (header, message) = frame[ETHERNET..].split_at(HEADER);
+    let of_header = if IS_IPV6 { 0 } else { sum_of(&[header]) };
+    [
+        of_header,
+        sum_of(&[&frame[SOURCE], &frame[DESTINATION], message]),
+    ]
 }
+
+/// Length of the frame of a datagram with eight bytes of data.
+const LEN: usize = ETHERNET + HEADER + 16;
 
 proptest! {
     #[test]
     fn damaged_packets_are_sent_on_with_the_same_damage_or_left_alone(
-        flips in proptest::collection::vec((0_usize..50, any::<u8>()), 0..4),
-        length in 0_usize..60,
+        flips in proptest::collection::vec((0..LEN, any::<u8>()), 0..4),
+        length in 0..LEN + 10,
         inbound in any::<bool>(),
     ) {
         let world = world();
@@ -822,14 +826,14 @@ proptest! {
             Verdict::Untouched => prop_assert_eq!(after, frame),
             Verdict::Forwarded => {
                 prop_assert_eq!(after.len(), frame.len());
-                prop_assert_eq!(after[ETHERNET + 8], frame[ETHERNET + 8] - 1);
+                prop_assert_eq!(after[HOPS], frame[HOPS] - 1);
                 prop_assert_eq!(sums(&after)[0], sums(&frame)[0]);
-                let has_sum = frame[ETHERNET + 26..][..2] != [0, 0];
+                let has_sum = frame[UDP_CHECKSUM] != [0, 0];
                 if has_sum {
                     prop_assert_eq!(sums(&after)[1], sums(&frame)[1]);
                 }
                 // Nothing else has changed: addresses, ports and checksums apart.
-                for at in (ETHERNET..ETHERNET + 8).chain(ETHERNET + 28..frame.len()) {
+                for at in (ETHERNET..HOPS).chain(ETHERNET + HEADER + 8..frame.len()) {
                     prop_assert_eq!(after[at], frame[at], "byte {}", at);
                 }
             }

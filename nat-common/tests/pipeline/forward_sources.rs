@@ -7,7 +7,8 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, addr, assert_hidden, ends, host,
+    C1, C2, HEADER, ICMP, Ip, POOL, PUBLIC, S1A, S2, UNREACHABLE, World, addr, assert_hidden, ends,
+    host, sender,
 };
 use kit::{
     packets::{At, GRE, answer, error, raw, request, tcp, udp},
@@ -234,8 +235,8 @@ fn m6_a_target_of_everything_keeps_its_ports() {
     }
     world.check();
     world.snat(|snat| {
-        snat.first.0 = POOL[0];
-        snat.last.0 = POOL[1];
+        snat.first = addr(POOL[0]);
+        snat.last = addr(POOL[1]);
     });
     for protocol in [UDP, TCP, ICMP, GRE] {
         assert_ne!(source(&world, protocol, At(C1, 7), At(S2, 9)).0, PUBLIC);
@@ -250,8 +251,8 @@ fn m6_a_target_of_everything_keeps_its_ports() {
 fn m6_the_address_is_one_that_leads_back() {
     let mut world = World::new();
     world.snat(|snat| {
-        snat.first.0 = POOL[0];
-        snat.last.0 = POOL[1];
+        snat.first = addr(POOL[0]);
+        snat.last = addr(POOL[1]);
     });
     world.forward(UDP, 5000..=5000, At(C1, 5000));
     assert_eq!(source(&world, UDP, At(C1, 5000), REMOTE), At(PUBLIC, 5000));
@@ -277,8 +278,10 @@ fn m6_errors_about_it_reach_the_target() {
     world.forward(UDP, 5000..=5000, inside);
     let sent = udp(inside, REMOTE).bytes();
     let out = world.guest_sends(&sent).uplink();
-    let back = world.outside_sends(&error(S2, &out, 3, 28).bytes()).guest();
-    assert_eq!(&back[back.len() - 28..][12..16], &C1);
+    let back = world
+        .outside_sends(&error(S2, &out, UNREACHABLE, HEADER + 8).bytes())
+        .guest();
+    assert_eq!(sender(&back[back.len() - HEADER - 8..]), C1);
     assert_eq!(&back[back.len() - 8..][..2], &4000_u16.to_be_bytes());
 }
 

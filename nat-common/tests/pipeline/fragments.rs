@@ -5,7 +5,9 @@ use nat_common::{
     wire::protocol::UDP,
 };
 
-use crate::family::{C1, C2, HEADER, PUBLIC, S1A, World, fragments, host, read, reassemble};
+use crate::family::{
+    C1, C2, HEADER, PUBLIC, S1A, World, fragment_id, fragments, host, placed, read, reassemble,
+};
 use kit::{
     packets::{At, ETHERNET, tcp, udp},
     world::{Fate, Hook},
@@ -33,18 +35,6 @@ fn delivered(world: &World, parts: &[&Vec<u8>]) -> Vec<Vec<u8>> {
     fates.map(Fate::guest).collect()
 }
 
-/// Sets the fragment offset, in blocks of eight bytes, and corrects the header's checksum.
-fn at_block(fragment: &[u8], block: u16, more_fragments: bool) -> Vec<u8> {
-    let mut bytes = fragment.to_vec();
-    let (header, _) = etherparse::Ipv4Header::from_slice(&bytes[ETHERNET..]).unwrap();
-    let mut header = header;
-    header.fragment_offset = etherparse::IpFragOffset::try_new(block).unwrap();
-    header.more_fragments = more_fragments;
-    header.header_checksum = header.calc_header_checksum();
-    bytes[ETHERNET..ETHERNET + HEADER].copy_from_slice(&header.to_bytes());
-    bytes
-}
-
 #[test]
 fn f2_fragments_arrive_in_every_order() {
     let parts = fragments(&datagram(992), 256);
@@ -61,7 +51,10 @@ fn f2_fragments_arrive_in_every_order() {
         let world = forwarding();
         let whole = reassemble(&delivered(&world, &order));
         assert_eq!(read(&whole).destination, At(C1, 53));
-        assert_eq!(whole[ETHERNET + 28..], datagram(992)[ETHERNET + 28..]);
+        assert_eq!(
+            whole[ETHERNET + HEADER + 8..],
+            datagram(992)[ETHERNET + HEADER + 8..]
+        );
         // A complete packet is forgotten: its identification may be reused at once.
         assert!(world.tables.datagrams.entries().is_empty());
         assert_eq!(delivered(&world, &order).len(), 4);
@@ -92,11 +85,11 @@ fn f4_kept_fragments_are_forgotten_after_their_time() {
 #[test]
 fn f6_a_contradicting_fragment_is_dropped_with_all_later_ones() {
     let parts = fragments(&datagram(992), 256);
-    let behind_the_end = at_block(&parts[1], 128, false);
-    let second_end = at_block(&parts[1], 64, false);
+    let behind_the_end = placed(&parts[1], 128, false);
+    let second_end = placed(&parts[1], 64, false);
     for contradicting in [
-        at_block(&parts[1], 63, true),
-        at_block(&parts[1], 65, true),
+        placed(&parts[1], 63, true),
+        placed(&parts[1], 65, true),
         behind_the_end,
         second_end,
     ] {
@@ -130,7 +123,10 @@ fn f12_a_duplicate_of_a_fragment_is_dropped_alone_and_the_datagram_arrives() {
         let delivered: Vec<_> = fates.into_iter().map(Fate::guest).collect();
         assert_eq!(delivered.len(), parts.len(), "{order:?}");
         let whole = reassemble(&delivered);
-        assert_eq!(whole[ETHERNET + 28..], datagram(992)[ETHERNET + 28..]);
+        assert_eq!(
+            whole[ETHERNET + HEADER + 8..],
+            datagram(992)[ETHERNET + HEADER + 8..]
+        );
         assert!(world.tables.datagrams.entries().is_empty());
     }
 }
@@ -147,7 +143,7 @@ fn f12_of_a_guests_duplicates_each_block_leaves_once_under_one_identification() 
     for index in [0, 0, 1, 0, 1, 2] {
         for fate in world.fragment(Hook::FromGuest, &parts[index]) {
             match fate {
-                Fate::Uplink(packet) => ids.push([packet[ETHERNET + 4], packet[ETHERNET + 5]]),
+                Fate::Uplink(packet) => ids.push(fragment_id(&packet)),
                 other => assert_eq!(other, Fate::Dropped(DropReason::FragmentDuplicate)),
             }
         }
@@ -184,7 +180,7 @@ fn f12_the_last_fragment_again_with_another_end_contradicts() {
     let world = forwarding();
     let parts = fragments(&datagram(992), 256);
     delivered(&world, &[&parts[0], &parts[1], &parts[3]]);
-    let as_last = at_block(&parts[1], 32, false);
+    let as_last = placed(&parts[1], 32, false);
     for bad in [&as_last, &parts[2]] {
         let fates = world.fragment(Hook::Inbound, bad);
         assert_eq!(fates, [Fate::Dropped(DropReason::FragmentOverlap)]);
@@ -201,10 +197,10 @@ fn f6_fragments_that_no_host_takes_are_dropped_each_by_its_reason() {
     let odd = fragments(&datagram(1001), 512);
     for (fragment, reason) in [
         (
-            at_block(&parts[1], 8191, false),
+            placed(&parts[1], 8191, false),
             DropReason::FragmentOversized,
         ),
-        (at_block(&odd[1], 64, true), DropReason::Malformed),
+        (placed(&odd[1], 64, true), DropReason::Malformed),
         (fragments(&segment, 16)[0].clone(), DropReason::FragmentTiny),
         (fragments(&segment, 8)[1].clone(), DropReason::FragmentTiny),
     ] {
@@ -229,10 +225,10 @@ fn f7_the_same_identification_from_two_guests_becomes_two() {
             let [Fate::Uplink(packet)] = &fates[..] else {
                 panic!("{fates:?}")
             };
-            ids.push([packet[ETHERNET + 4], packet[ETHERNET + 5]]);
+            ids.push(fragment_id(packet));
         }
     }
-    assert_eq!(ids[0], [0, 7], "kept where it is free");
+    assert_eq!(ids[0], 7, "kept where it is free");
     assert_ne!(ids[0], ids[1]);
     for pair in ids.chunks(2) {
         assert_eq!(pair, &ids[..2]);

@@ -6,7 +6,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C2, C3, Ip, PUBLIC, S1A, S1B, S2, World, ends};
+use crate::family::{C1, C2, C3, HEADER, Ip, PUBLIC, S1A, S1B, S2, UNREACHABLE, World, ends, host};
 use kit::{
     packets::{At, ETHERNET, answer, error, request, udp},
     world::DMZ,
@@ -150,7 +150,12 @@ fn s3_another_guests_address_is_dropped() {
         assert_eq!(fate.reason(), DropReason::Spoofed, "{source:?}");
     }
     // It has no address yet, and asks for one.
-    let asking = world.run(kit::world::Hook::FromGuest, &from([0; 4], other), 2, 2);
+    let asking = world.run(
+        kit::world::Hook::FromGuest,
+        &from(host([0; 4]), other),
+        2,
+        2,
+    );
     assert!(asking.is_ok());
 }
 
@@ -177,7 +182,7 @@ fn answers_by_another_network_find_their_session() {
         assert_eq!(ends(&seen), (public, client));
         let sent = request(protocol, remote, public).bytes();
         let received = world.outside_sends(&sent).guest();
-        let refused = error(C1, &received, 3, 28).bytes();
+        let refused = error(C1, &received, UNREACHABLE, HEADER + 8).bytes();
         let seen = world.network_sends(DMZ, &refused).uplink();
         assert_eq!(ends(&seen).0.0, PUBLIC);
         world.check();

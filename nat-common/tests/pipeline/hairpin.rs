@@ -7,7 +7,8 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C2, C3, ICMP, Ip, PUBLIC, S1A, S2, World, ends, fragments, host, read, reassemble,
+    C1, C2, C3, HEADER, ICMP, Ip, PUBLIC, S1A, S2, SOURCE, TIME_EXCEEDED, UNREACHABLE, World, ends,
+    fragments, host, read, reassemble,
 };
 use kit::{
     packets::{ACK, At, ETHERNET, GRE, SYN, answer, error, raw, request, tcp, udp},
@@ -200,12 +201,12 @@ fn i4_between_its_hooks_a_guests_error_quotes_the_packet_seen_there() {
         ] {
             let (_, between) = world.run(Hook::FromGuest, &sent, LAN, LAN).unwrap();
             let received = world.guest_sends(&sent).guest();
-            let refused = error(by, &received, 3, 28).bytes();
+            let refused = error(by, &received, UNREACHABLE, HEADER + 8).bytes();
             let (_, refused) = world.run(Hook::FromGuest, &refused, LAN, LAN).unwrap();
             let seen = read(&refused);
             assert_eq!(
                 (seen.source.0, seen.destination.0.to_vec()),
-                (by, sent[ETHERNET + 12..][..4].to_vec())
+                (by, sent[SOURCE].to_vec())
             );
             let quoted = &between[ETHERNET..];
             assert_eq!(seen.payload, quoted[..seen.payload.len()]);
@@ -331,7 +332,7 @@ fn p4_other_protocols_are_hairpinned_by_address() {
 fn assert_error(fate: Fate, sent: &[u8], from: Ip) {
     let seen = read(&fate.guest());
     assert_eq!(seen.source.0, from);
-    assert_eq!(seen.destination.0, sent[ETHERNET + 12..][..4]);
+    assert_eq!(seen.destination.0, sent[SOURCE]);
     let quoted = &sent[ETHERNET..];
     assert_eq!(seen.payload, quoted[..seen.payload.len()]);
 }
@@ -346,11 +347,11 @@ fn i4_an_error_of_a_guest_about_a_hairpin_reaches_the_sender() {
             let shown = exchange(&world, protocol, client, FORWARDED, SERVER);
             let asked = request(protocol, client, FORWARDED).bytes();
             let received = world.guest_sends(&asked).guest();
-            let refused = error(C2, &received, 3, 28).bytes();
+            let refused = error(C2, &received, UNREACHABLE, HEADER + 8).bytes();
             assert_error(world.guest_sends(&refused), &asked, PUBLIC);
             let answered = answer(protocol, SERVER, shown).bytes();
             let received = world.guest_sends(&answered).guest();
-            let refused = error(client.0, &received, 3, 1000).bytes();
+            let refused = error(client.0, &received, UNREACHABLE, 1000).bytes();
             assert_error(world.guest_sends(&refused), &answered, PUBLIC);
             world.check();
         }
@@ -371,12 +372,12 @@ fn i5_an_error_of_another_guest_about_a_hairpin_is_dropped() {
         exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
         let asked = udp(At(C1, 5000), FORWARDED).bytes();
         let received = world.guest_sends(&asked).guest();
-        let others = world.guest_sends(&error(C3, &received, 3, 28).bytes());
+        let others = world.guest_sends(&error(C3, &received, UNREACHABLE, HEADER + 8).bytes());
         match flag {
             flag if flag.is_empty() => assert_error(others, &asked, PUBLIC),
             _ => assert_eq!(others.reason(), DropReason::NoSession),
         }
-        let own = error(C2, &received, 3, 28).bytes();
+        let own = error(C2, &received, UNREACHABLE, HEADER + 8).bytes();
         assert_error(world.guest_sends(&own), &asked, PUBLIC);
     }
 }
@@ -396,7 +397,7 @@ fn i4_an_error_of_the_host_about_a_hairpin_reaches_the_sender() {
         ] {
             let sent = sent.bytes();
             let (_, between) = world.run(Hook::FromGuest, &sent, LAN, LAN).unwrap();
-            let expired = error(HOST, &between, 11, 28).bytes();
+            let expired = error(HOST, &between, TIME_EXCEEDED, HEADER + 8).bytes();
             assert_error(world.host_sends(&expired), &sent, HOST);
         }
     }
@@ -407,7 +408,7 @@ fn i4_an_error_of_the_host_about_a_hairpin_reaches_the_sender() {
 fn i4_an_error_between_guests_without_a_session_is_left_alone() {
     let world = forwarding();
     let direct = udp(At(C1, 5000), At(C3, 80)).bytes();
-    let packet = error(C3, &direct, 3, 28).bytes();
+    let packet = error(C3, &direct, UNREACHABLE, HEADER + 8).bytes();
     assert_eq!(world.network_sends(DMZ, &packet).guest(), packet);
 }
 
@@ -418,7 +419,7 @@ fn i5_a_damaged_error_about_a_hairpin_is_dropped() {
     exchange(&world, UDP, At(C1, 5000), FORWARDED, SERVER);
     let asked = udp(At(C1, 5000), FORWARDED).bytes();
     let received = world.guest_sends(&asked).guest();
-    let mut damaged = error(C2, &received, 3, 28).bytes();
+    let mut damaged = error(C2, &received, UNREACHABLE, HEADER + 8).bytes();
     damaged[ETHERNET + 22] ^= 1;
     let fate = world.guest_sends(&damaged);
     assert_eq!(fate.reason(), DropReason::BadChecksum);

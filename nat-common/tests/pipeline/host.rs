@@ -23,9 +23,9 @@ fn s1_martian_sources_are_dropped() {
         .uplink();
     for source in [
         host([127, 0, 0, 1]),
-        [0, 0, 0, 0],
+        host([0, 0, 0, 0]),
         host([224, 0, 0, 1]),
-        [255; 4],
+        host([255; 4]),
     ] {
         for port in [10_000, 5000, 22] {
             let packet = udp(At(source, 1), At(PUBLIC, port)).bytes();

@@ -8,7 +8,9 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, ends, host};
+use crate::family::{
+    C1, C2, HEADER, ICMP, Ip, POOL, PUBLIC, S1A, S2, TIME_EXCEEDED, UNREACHABLE, World, ends, host,
+};
 use kit::{
     packets::{ACK, At, GRE, RST, SYN, answer, error, ping, pong, raw, request, tcp, udp},
     world::{ELSEWHERE, Fate, Hook, LAN, UPLINK, network_of},
@@ -271,7 +273,7 @@ fn s7_answers_to_a_group_message_are_the_hosts() {
     for (protocol, group) in [
         (OSPF, At(GROUP, 0)),
         (UDP, At(host([239, 255, 255, 250]), 1900)),
-        (UDP, At([255; 4], 137)),
+        (UDP, At(host([255; 4]), 137)),
     ] {
         let mut world = World::new();
         world.forward_all(C1);
@@ -347,8 +349,11 @@ fn s7_errors_about_the_hosts_flows_are_the_hosts() {
         world.forward_all(C1);
         let out = request(protocol, LOCAL, SERVER).bytes();
         world.host_sends(&out).uplink();
-        for kind in [3, 11] {
-            assert!(reaches_host(&world, &error(S2, &out, kind, 28).bytes()));
+        for kind in [UNREACHABLE, TIME_EXCEEDED] {
+            assert!(reaches_host(
+                &world,
+                &error(S2, &out, kind, HEADER + 8).bytes()
+            ));
         }
     }
 }

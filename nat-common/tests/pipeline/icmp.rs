@@ -7,7 +7,8 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C2, C3, HEADER, ICMP, Ip, Make, PUBLIC, S1A, S1B, S2, World, ends, fragments, host, read,
+    C1, C2, C3, HEADER, ICMP, IS_IPV6, Ip, Make, PARAMETER_PROBLEM, PUBLIC, REDIRECT, S1A, S1B, S2,
+    SOURCE, TIME_EXCEEDED, UDP_CHECKSUM, UNREACHABLE, World, ends, fragments, host, read, sender,
 };
 use kit::{
     packets::{At, ETHERNET, GRE, answer, error, ping, pong, raw, request, tcp, udp, with_rest},
@@ -24,7 +25,7 @@ fn assert_quotes(seen: &[u8], sent: &[u8], from: Ip) {
     let seen = read(seen);
     let quoted = &sent[ETHERNET..];
     assert_eq!(seen.source.0, from);
-    assert_eq!(seen.destination.0, quoted[12..16]);
+    assert_eq!(seen.destination.0, sent[SOURCE]);
     assert_eq!(seen.payload, quoted[..seen.payload.len()]);
 }
 
@@ -44,10 +45,10 @@ fn i1_the_identifier_0_is_one_like_any_other() {
         // Answers of the guest's own, and a redirect of its.
         let unasked = world.guest_sends(&pong(C1, At(S1A, 0)).bytes());
         assert_eq!(unasked.reason(), DropReason::NoSession);
-        let redirect = error(C1, &pong(S1A, At(C1, 0)).bytes(), 5, 28).bytes();
+        let redirect = error(C1, &pong(S1A, At(C1, 0)).bytes(), REDIRECT, HEADER + 8).bytes();
         assert_eq!(world.guest_sends(&redirect).reason(), DropReason::NoSession);
         // The remote's redirect is the host's, and so is its query unless a rule says otherwise.
-        let redirect = error(S1A, &asked, 5, 28).bytes();
+        let redirect = error(S1A, &asked, REDIRECT, HEADER + 8).bytes();
         assert_eq!(world.outside_sends(&redirect).host(), redirect);
         let query = ping(At(S1A, 0), PUBLIC).bytes();
         let query = world.outside_sends(&query);
@@ -68,10 +69,10 @@ fn i6_an_error_about_a_short_packet_reaches_its_guest() {
     let world = World::new();
     let sent = raw(GRE, C1, S1A).payload(&[1, 2, 3, 4]).bytes();
     let sent = world.guest_sends(&sent).uplink();
-    let seen = world.outside_sends(&error(ROUTER, &sent, 3, 24).bytes());
+    let seen = world.outside_sends(&error(ROUTER, &sent, UNREACHABLE, HEADER + 4).bytes());
     let seen = read(&seen.guest());
     assert_eq!((seen.source.0, seen.destination.0), (ROUTER, C1));
-    assert_eq!(seen.payload[12..16], C1);
+    assert_eq!(sender(&seen.payload), C1);
 }
 
 /// Two guests ping the same remote with the same identifier, and each gets its own answer.
@@ -147,8 +148,8 @@ fn i2_an_error_from_outside_reaches_the_guest_with_its_own_packet() {
         }
         let sent = request(protocol, At(C1, 5000), REMOTE).bytes();
         let out = world.guest_sends(&sent).uplink();
-        for kind in [3, 11, 12] {
-            for len in [28, 29, 36, 1000] {
+        for kind in [UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM] {
+            for len in [HEADER + 8, HEADER + 9, HEADER + 16, 1000] {
                 let packet = error(ROUTER, &out, kind, len).bytes();
                 let seen = world.outside_sends(&packet).guest();
                 assert_quotes(&seen, &sent, ROUTER);
@@ -169,7 +170,7 @@ fn i2_an_error_about_an_answer_of_a_forward_reaches_the_guest() {
         let (client, server) = ends(&world.outside_sends(&asked).guest());
         let sent = answer(protocol, server, client).bytes();
         let out = world.guest_sends(&sent).uplink();
-        let packet = error(ROUTER, &out, 3, 28).bytes();
+        let packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8).bytes();
         assert_quotes(&world.outside_sends(&packet).guest(), &sent, ROUTER);
     }
 }
@@ -184,8 +185,8 @@ fn i3_an_error_of_a_guest_shows_the_remote_its_own_packet() {
         world.forward(protocol, 10_000..=10_000, At(C1, 80));
         let sent = request(protocol, REMOTE, At(PUBLIC, 10_000)).bytes();
         let received = world.outside_sends(&sent).guest();
-        for len in [28, 1000] {
-            let packet = error(C1, &received, 3, len).bytes();
+        for len in [HEADER + 8, 1000] {
+            let packet = error(C1, &received, UNREACHABLE, len).bytes();
             let seen = world.guest_sends(&packet).uplink();
             assert_quotes(&seen, &sent, PUBLIC);
         }
@@ -202,7 +203,7 @@ fn i3_an_error_of_the_host_about_a_forward_shows_the_remote_its_own_packet() {
     let sent = udp(REMOTE, At(PUBLIC, 10_000)).bytes();
     let received = world.outside_sends(&sent).guest();
     for host in [PUBLIC, host([172, 22, 161, 254])] {
-        let packet = error(host, &received, 3, 28).bytes();
+        let packet = error(host, &received, UNREACHABLE, HEADER + 8).bytes();
         assert_quotes(&world.host_sends(&packet).uplink(), &sent, PUBLIC);
     }
 }
@@ -214,7 +215,7 @@ fn i3_an_error_of_a_router_inside_hides_it() {
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
     let sent = udp(REMOTE, At(PUBLIC, 10_000)).bytes();
     let received = world.outside_sends(&sent).guest();
-    let packet = error(C2, &received, 11, 28).bytes();
+    let packet = error(C2, &received, TIME_EXCEEDED, HEADER + 8).bytes();
     assert_quotes(&world.guest_sends(&packet).uplink(), &sent, PUBLIC);
 }
 
@@ -236,7 +237,7 @@ fn i3_an_error_of_a_router_behind_a_guest_hides_it() {
         let answer_received = world.outside_sends(&answered).guest();
         for (sent, received) in [(&asked, &received), (&answered, &answer_received)] {
             for source in [BEHIND, C1, C2, C3, host([172, 22, 161, 254])] {
-                let packet = error(source, received, 11, 28).bytes();
+                let packet = error(source, received, TIME_EXCEEDED, HEADER + 8).bytes();
                 let seen = world.network_sends(LAN, &packet).uplink();
                 assert_quotes(&seen, sent, PUBLIC);
             }
@@ -252,7 +253,7 @@ fn i3_an_error_behind_a_guest_with_its_own_address_comes_from_that() {
     world.one_to_one(own, C1);
     let sent = udp(REMOTE, At(own, 80)).bytes();
     let received = world.outside_sends(&sent).guest();
-    let packet = error(BEHIND, &received, 11, 28).bytes();
+    let packet = error(BEHIND, &received, TIME_EXCEEDED, HEADER + 8).bytes();
     assert_quotes(&world.network_sends(LAN, &packet).uplink(), &sent, own);
 }
 
@@ -263,7 +264,7 @@ fn i4_an_error_of_a_router_behind_a_guest_about_a_hairpin_hides_it() {
     world.forward(UDP, 10_000..=10_000, At(C2, 80));
     let sent = udp(At(C1, 5000), At(PUBLIC, 10_000)).bytes();
     let received = world.guest_sends(&sent).guest();
-    let packet = error(BEHIND, &received, 11, 28).bytes();
+    let packet = error(BEHIND, &received, TIME_EXCEEDED, HEADER + 8).bytes();
     assert_quotes(&world.network_sends(LAN, &packet).guest(), &sent, PUBLIC);
 }
 
@@ -275,23 +276,28 @@ fn i5_an_error_that_shows_a_hidden_address_does_not_leave() {
     let to_guest = udp(REMOTE, At(C1, 80)).bytes();
     let from_guest = udp(At(C1, 80), REMOTE).bytes();
     let cases = [
-        error(BEHIND, &to_guest, 3, 28),
-        error(BEHIND, &to_guest, 3, 20),
+        error(BEHIND, &to_guest, UNREACHABLE, HEADER + 8),
+        error(BEHIND, &to_guest, UNREACHABLE, HEADER),
         error(
             BEHIND,
             &fragments(&udp(REMOTE, At(C1, 80)).payload(&[1; 90]).bytes(), 48)[1],
-            3,
-            28,
+            UNREACHABLE,
+            HEADER + 8,
         ),
-        error(BEHIND, &to_guest, 3, 12),
-        error(C1, &udp(REMOTE, At(S1A, 80)).bytes(), 3, 28),
+        error(BEHIND, &to_guest, UNREACHABLE, HEADER - 8),
+        error(
+            C1,
+            &udp(REMOTE, At(S1A, 80)).bytes(),
+            UNREACHABLE,
+            HEADER + 8,
+        ),
     ];
     for case in cases {
         let fate = world.network_sends(LAN, &case.bytes());
         assert_eq!(fate.reason(), DropReason::NoSession);
     }
-    let mut to_remote = error(BEHIND, &from_guest, 3, 28).bytes();
-    to_remote[ETHERNET + 16..][..4].copy_from_slice(&S1A);
+    let to_remote = error(BEHIND, &from_guest, UNREACHABLE, HEADER + 8);
+    let to_remote = to_remote.to(S1A).bytes();
     let fate = world.network_sends(LAN, &to_remote);
     assert_eq!(fate.reason(), DropReason::NoSession);
 }
@@ -304,8 +310,8 @@ fn i8_an_error_about_an_untranslated_packet_leaves_unchanged() {
     let packet = error(
         host([192, 0, 2, 1]),
         &udp(REMOTE, At(routed, 80)).bytes(),
-        11,
-        28,
+        TIME_EXCEEDED,
+        HEADER + 8,
     )
     .bytes();
     let fate = world.network_sends(LAN, &packet);
@@ -316,7 +322,13 @@ fn i8_an_error_about_an_untranslated_packet_leaves_unchanged() {
 #[test]
 fn i5_an_error_of_a_guest_without_a_session_does_not_leave() {
     let world = World::new();
-    let packet = error(C1, &udp(REMOTE, At(C1, 80)).bytes(), 3, 28).bytes();
+    let packet = error(
+        C1,
+        &udp(REMOTE, At(C1, 80)).bytes(),
+        UNREACHABLE,
+        HEADER + 8,
+    )
+    .bytes();
     assert_eq!(world.guest_sends(&packet).reason(), DropReason::NoSession);
 }
 
@@ -324,7 +336,13 @@ fn i5_an_error_of_a_guest_without_a_session_does_not_leave() {
 #[test]
 fn i5_an_error_without_a_session_is_the_hosts() {
     let world = World::new();
-    let packet = error(ROUTER, &udp(At(PUBLIC, 5000), REMOTE).bytes(), 3, 28).bytes();
+    let packet = error(
+        ROUTER,
+        &udp(At(PUBLIC, 5000), REMOTE).bytes(),
+        UNREACHABLE,
+        HEADER + 8,
+    )
+    .bytes();
     assert_eq!(world.outside_sends(&packet).host(), packet);
 }
 
@@ -336,12 +354,12 @@ fn i5_an_error_with_a_wrong_checksum_is_dropped() {
     let out = world
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
-    let mut packet = error(ROUTER, &out, 3, 28).bytes();
+    let mut packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8).bytes();
     packet[ETHERNET + HEADER + 2] ^= 0x10;
     let fate = world.outside_sends(&packet);
     assert_eq!(fate.reason(), DropReason::BadChecksum);
     let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
-    let mut packet = error(C1, &received.guest(), 3, 28).bytes();
+    let mut packet = error(C1, &received.guest(), UNREACHABLE, HEADER + 8).bytes();
     *packet.last_mut().unwrap() ^= 1;
     let fate = world.guest_sends(&packet);
     assert_eq!(fate.reason(), DropReason::BadChecksum);
@@ -357,11 +375,11 @@ fn i5_an_error_that_quotes_a_packet_of_another_reaches_no_guest() {
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
     let mut about = out.clone();
-    about[ETHERNET + 12..][..4].copy_from_slice(&OTHER);
-    let elsewhere = read(&error(ROUTER, &about, 3, 28).bytes()).destination;
+    about[SOURCE].copy_from_slice(&OTHER);
+    let elsewhere = read(&error(ROUTER, &about, UNREACHABLE, HEADER + 8).bytes()).destination;
     assert_eq!(elsewhere.0, OTHER);
-    let mut packet = error(ROUTER, &out, 3, 28).bytes();
-    packet[ETHERNET + 16..][..4].copy_from_slice(&OTHER);
+    let packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8);
+    let packet = packet.to(OTHER).bytes();
     let fate = world.outside_sends(&packet);
     assert_eq!(fate.reason(), DropReason::Unsolicited);
 }
@@ -375,18 +393,18 @@ fn s1_s2_errors_with_impossible_sources_are_dropped() {
         .uplink();
     for source in [
         host([127, 0, 0, 1]),
-        [0, 0, 0, 0],
+        host([0, 0, 0, 0]),
         host([224, 0, 0, 1]),
-        [255; 4],
+        host([255; 4]),
     ] {
-        let packet = error(source, &out, 3, 28).bytes();
+        let packet = error(source, &out, UNREACHABLE, HEADER + 8).bytes();
         let reason = match source[0] {
             224.. => DropReason::BroadcastSource,
             _ => DropReason::MartianSource,
         };
         assert_eq!(world.outside_sends(&packet).reason(), reason, "{source:?}");
     }
-    let fate = world.outside_sends(&error(C2, &out, 3, 28).bytes());
+    let fate = world.outside_sends(&error(C2, &out, UNREACHABLE, HEADER + 8).bytes());
     assert_eq!(fate.reason(), DropReason::InternalSource);
 }
 
@@ -394,6 +412,8 @@ fn s1_s2_errors_with_impossible_sources_are_dropped() {
 #[test]
 fn i6_options_inside_and_outside_are_kept() {
     const OPTIONS: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
+    let start = ETHERNET + HEADER;
+    let options = start..start + if IS_IPV6 { 16 } else { OPTIONS.len() };
     for protocol in [UDP, TCP, ICMP] {
         let world = World::new();
         world
@@ -403,11 +423,12 @@ fn i6_options_inside_and_outside_are_kept() {
             .options(&OPTIONS)
             .bytes();
         let out = world.guest_sends(&sent).uplink();
-        assert_eq!(out[ETHERNET + HEADER..][..8], OPTIONS);
-        for len in [36, 1000] {
-            let packet = error(ROUTER, &out, 11, len).options(&OPTIONS).bytes();
+        assert_eq!(out[options.clone()], sent[options.clone()]);
+        for len in [options.end - ETHERNET + 8, 1000] {
+            let packet = error(ROUTER, &out, TIME_EXCEEDED, len).options(&OPTIONS);
+            let packet = packet.bytes();
             let seen = world.outside_sends(&packet).guest();
-            assert_eq!(seen[ETHERNET + HEADER..][..8], OPTIONS);
+            assert_eq!(seen[options.clone()], packet[options.clone()]);
             assert_quotes(&seen, &sent, ROUTER);
         }
     }
@@ -420,8 +441,8 @@ fn i6_a_quotation_that_is_too_short_reaches_no_guest() {
     let out = world
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
-    for len in 0..28 {
-        let packet = error(ROUTER, &out, 3, len).bytes();
+    for len in 0..HEADER + 8 {
+        let packet = error(ROUTER, &out, UNREACHABLE, len).bytes();
         assert_eq!(world.outside_sends(&packet).host(), packet, "{len} bytes");
     }
 }
@@ -431,11 +452,11 @@ fn i6_a_quotation_that_is_too_short_reaches_no_guest() {
 fn i6_a_quotation_of_a_protocol_without_ports_that_is_too_short_reaches_no_guest() {
     let world = World::new();
     let out = world.guest_sends(&raw(GRE, C1, S1A).bytes()).uplink();
-    for len in 20..28 {
-        let packet = error(ROUTER, &out, 3, len).bytes();
+    for len in HEADER..HEADER + 8 {
+        let packet = error(ROUTER, &out, UNREACHABLE, len).bytes();
         assert_eq!(world.outside_sends(&packet).host(), packet, "{len} bytes");
     }
-    let packet = error(ROUTER, &out, 3, 28).bytes();
+    let packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8).bytes();
     world.outside_sends(&packet).guest();
 }
 
@@ -450,8 +471,8 @@ fn i6_padding_behind_a_short_quotation_stays() {
     }
     let sent = request(TCP, At(C1, 5000), REMOTE).bytes();
     let out = world.guest_sends(&sent).uplink();
-    for len in [34, 35, 36] {
-        let mut packet = error(ROUTER, &out, 3, len).bytes();
+    for len in [HEADER + 14, HEADER + 15, HEADER + 16] {
+        let mut packet = error(ROUTER, &out, UNREACHABLE, len).bytes();
         let end = packet.len();
         packet.extend([0xa5; 8]);
         let seen = world.outside_sends(&packet).guest();
@@ -468,9 +489,9 @@ fn i2_a_quoted_packet_of_udp_lite_or_dccp_is_as_it_was_sent() {
         let words = [0x0f, 0xa0, 0x1b, 0x58, 0, 12, 0x31, 0x41, 1, 2, 3, 4];
         let sent = raw(protocol, C1, S1A).payload(&words).bytes();
         let out = world.guest_sends(&sent).uplink();
-        assert_ne!(out[ETHERNET + 26..][..2], sent[ETHERNET + 26..][..2]);
-        for len in [28, 32] {
-            let packet = error(ROUTER, &out, 3, len).bytes();
+        assert_ne!(out[UDP_CHECKSUM], sent[UDP_CHECKSUM]);
+        for len in [HEADER + 8, HEADER + 12] {
+            let packet = error(ROUTER, &out, UNREACHABLE, len).bytes();
             let seen = world.outside_sends(&packet).guest();
             assert_quotes(&seen, &sent, ROUTER);
         }
@@ -490,7 +511,7 @@ fn i6_extensions_behind_the_quotation_are_kept() {
     let extension = [0x20, 0, 0x12, 0x34, 0, 8, 2, 1, 10, 0, 0, 1];
     let mut quoted = out[ETHERNET..][..128].to_vec();
     quoted.extend(extension);
-    let packet: Make = error(ROUTER, &out, 11, 128).payload(&quoted);
+    let packet: Make = error(ROUTER, &out, TIME_EXCEEDED, 128).payload(&quoted);
     // The length of the quotation in words.
     let packet = with_rest(packet, [0, 32, 0, 0]).bytes();
     let seen = read(&world.outside_sends(&packet).guest());
@@ -504,7 +525,11 @@ fn f9_the_mtu_of_fragmentation_needed_is_kept() {
     let world = World::new();
     let sent = tcp(At(C1, 5000), REMOTE, kit::packets::SYN).bytes();
     let out = world.guest_sends(&sent).uplink();
-    let packet = with_rest(error(ROUTER, &out, 3, 28), [0, 0, 0x05, 0x00]).bytes();
+    let packet = with_rest(
+        error(ROUTER, &out, UNREACHABLE, HEADER + 8),
+        [0, 0, 0x05, 0x00],
+    )
+    .bytes();
     let seen = world.outside_sends(&packet).guest();
     assert_eq!(seen[ETHERNET + HEADER + 4..][..4], [0, 0, 5, 0]);
     assert_quotes(&seen, &sent, ROUTER);
@@ -518,7 +543,7 @@ fn i7_an_error_does_not_touch_the_session() {
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
     assert_eq!(world.wait(299), 0);
-    let packet = error(ROUTER, &out, 3, 28).bytes();
+    let packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8).bytes();
     world.outside_sends(&packet).guest();
     let answer = udp(REMOTE, At(PUBLIC, 5000)).bytes();
     let received = answer.clone();
@@ -533,7 +558,7 @@ fn i7_an_error_of_a_guest_does_not_refresh() {
     let mut world = World::new();
     world.forward(UDP, 10_000..=10_000, At(C1, 80));
     let received = world.outside_sends(&udp(REMOTE, At(PUBLIC, 10_000)).bytes());
-    let refused = error(C1, &received.guest(), 3, 28).bytes();
+    let refused = error(C1, &received.guest(), UNREACHABLE, HEADER + 8).bytes();
     assert_eq!(world.wait(OUTSIDE_UNANSWERED_S - 1), 0);
     world.guest_sends(&refused).uplink();
     assert_eq!(world.wait(1), 1);
@@ -546,8 +571,14 @@ fn i7_no_error_is_translated_about_an_error() {
     let out = world
         .guest_sends(&udp(At(C1, 5000), REMOTE).bytes())
         .uplink();
-    let about = error(PUBLIC, &udp(REMOTE, At(PUBLIC, 5000)).bytes(), 3, 28).bytes();
-    let packet = error(ROUTER, &about, 3, 60).bytes();
+    let about = error(
+        PUBLIC,
+        &udp(REMOTE, At(PUBLIC, 5000)).bytes(),
+        UNREACHABLE,
+        HEADER + 8,
+    )
+    .bytes();
+    let packet = error(ROUTER, &about, UNREACHABLE, HEADER + 8 + HEADER + 8 + 4).bytes();
     assert_eq!(world.outside_sends(&packet).host(), packet);
     assert_eq!(ends(&out).0, At(PUBLIC, 5000));
 }
@@ -558,6 +589,6 @@ fn p2_errors_about_a_protocol_without_ports_reach_the_guest() {
     let world = World::new();
     let sent = raw(GRE, C1, S1A).bytes();
     let out = world.guest_sends(&sent).uplink();
-    let packet = error(ROUTER, &out, 3, 28).bytes();
+    let packet = error(ROUTER, &out, UNREACHABLE, HEADER + 8).bytes();
     assert_quotes(&world.outside_sends(&packet).guest(), &sent, ROUTER);
 }

@@ -14,14 +14,14 @@ use nat_common::{
     work::port_search::MAX_ATTEMPTS,
 };
 
-use crate::family::{C1, C2, ICMP, Ip, PUBLIC, S1A, World, addr, ends};
+use crate::family::{C1, C2, ICMP, Ip, PUBLIC, S1A, World, addr, ends, host};
 use kit::{
     packets::{At, request, udp},
     world::Fate,
 };
 
 fn remote(number: usize) -> At<Ip> {
-    At([198, 51, (number >> 8) as u8, number as u8], 7000)
+    At(host([198, 51, (number >> 8) as u8, number as u8]), 7000)
 }
 
 /// A full table refuses new sessions with that reason, serves existing ones, keeps no trace of

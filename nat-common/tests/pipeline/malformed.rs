@@ -1,10 +1,15 @@
 //! Packets that are cut off or lie about their lengths: S5.
 
+use std::slice;
+
 use nat_common::wire::protocol::{TCP, UDP};
 
-use crate::family::{C1, C2, ICMP, PUBLIC, S1A, World, fragments, host};
+use crate::family::{
+    C1, C2, HEADER, ICMP, IS_IPV6, LENGTH, PUBLIC, S1A, TIME_EXCEEDED, UNREACHABLE, World,
+    fragments, host,
+};
 use kit::{
-    packets::{ACK, At, GRE, SYN, error, ping, raw, request, tcp, udp},
+    packets::{ACK, At, ETHERNET, GRE, SYN, error, ping, raw, request, tcp, udp},
     world::{DMZ, Hook, LAN},
 };
 
@@ -18,11 +23,11 @@ fn busy() -> (World, Vec<Vec<u8>>) {
         world.forward(protocol, 10_000..=10_000, At(C2, 80));
         let sent = request(protocol, At(C1, 5000), remote).bytes();
         let out = world.guest_sends(&sent).uplink();
-        packets.push(error(host([100, 64, 0, 1]), &out, 3, 1000).bytes());
+        packets.push(error(host([100, 64, 0, 1]), &out, UNREACHABLE, 1000).bytes());
         let asked = request(protocol, At(S1A, 7001), At(PUBLIC, 10_000)).bytes();
         if protocol != GRE {
             let received = world.outside_sends(&asked).guest();
-            packets.push(error(C2, &received, 11, 28).bytes());
+            packets.push(error(C2, &received, TIME_EXCEEDED, HEADER + 8).bytes());
         }
         let hairpin = request(protocol, At(C1, 5000), At(PUBLIC, 10_000)).bytes();
         packets.extend([sent, asked, hairpin]);
@@ -70,17 +75,21 @@ fn s5_truncated_packets_are_never_half_translated() {
 fn s5_lying_lengths_do_no_harm() {
     let (world, _) = busy();
     let (client, public) = (At(S1A, 9), At(PUBLIC, 10_000));
-    let lies: [(u8, usize, &[u8]); 9] = [
-        (UDP, 14, &[0x44]), // header length below 20 bytes
-        (UDP, 14, &[0x4f]), // header length beyond the packet
-        (UDP, 14, &[0x65]), // another version
-        (UDP, 16, &[0xff]), // total length beyond the packet
-        (UDP, 16, &[0, 0]), // no total length
-        (UDP, 38, &[0xff]), // UDP length beyond the packet
-        (UDP, 38, &[0, 7]), // UDP length below its header
-        (TCP, 46, &[0x40]), // data offset below 20 bytes
-        (TCP, 46, &[0xf0]), // data offset beyond the packet
+    let another_version = if IS_IPV6 { 0x45 } else { 0x65 };
+    let (udp_length, data_offset) = (ETHERNET + HEADER + 4, ETHERNET + HEADER + 12);
+    let mut lies: Vec<(u8, usize, &[u8])> = vec![
+        (UDP, ETHERNET, slice::from_ref(&another_version)),
+        (UDP, LENGTH, &[0xff]),      // length beyond the packet
+        (UDP, LENGTH, &[0, 0]),      // no length
+        (UDP, udp_length, &[0xff]),  // UDP length beyond the packet
+        (UDP, udp_length, &[0, 7]),  // UDP length below its header
+        (TCP, data_offset, &[0x40]), // data offset below 20 bytes
+        (TCP, data_offset, &[0xf0]), // data offset beyond the packet
     ];
+    if !IS_IPV6 {
+        lies.push((UDP, ETHERNET, &[0x44])); // header length below 20 bytes
+        lies.push((UDP, ETHERNET, &[0x4f])); // header length beyond the packet
+    }
     for (protocol, offset, bytes) in lies {
         let mut packet = match protocol {
             UDP => udp(client, public).bytes(),

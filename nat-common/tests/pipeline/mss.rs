@@ -7,20 +7,23 @@ use nat_common::wire::protocol::TCP;
 const REMOTE: At<Ip> = At(S1A, 7000);
 /// Where the options of a TCP header without IP options stand in a frame.
 const OPTIONS: usize = ETHERNET + HEADER + 20;
+/// Where that header says its length, and where its checksum is.
+const DATA_OFFSET: usize = ETHERNET + HEADER + 12;
+const CHECKSUM: usize = ETHERNET + HEADER + 16;
 
 /// A segment that opens a connection, with these options; sums are made right by hand.
 fn syn(source: At<Ip>, destination: At<Ip>, flags: u8, options: &[u8]) -> Vec<u8> {
     let mut packet = tcp(source, destination, flags).payload(options).bytes();
     // What was data becomes options: no byte moves, so only the header's length changes the sum.
-    let old = packet[ETHERNET + 32];
-    packet[ETHERNET + 32] = (5 + options.len() as u8 / 4) << 4 | (old & 0xf);
-    let sum = u16::from_be_bytes([packet[ETHERNET + 36], packet[ETHERNET + 37]]);
-    let change = u32::from(packet[ETHERNET + 32]) << 8;
+    let old = packet[DATA_OFFSET];
+    packet[DATA_OFFSET] = (5 + options.len() as u8 / 4) << 4 | (old & 0xf);
+    let sum = u16::from_be_bytes([packet[CHECKSUM], packet[CHECKSUM + 1]]);
+    let change = u32::from(packet[DATA_OFFSET]) << 8;
     let old = u32::from(old) << 8;
     let mut total = u32::from(!sum) + change + (0xffff - old);
     total = (total & 0xffff) + (total >> 16);
     total = (total & 0xffff) + (total >> 16);
-    packet[ETHERNET + 36..ETHERNET + 38].copy_from_slice(&(!(total as u16)).to_be_bytes());
+    packet[CHECKSUM..CHECKSUM + 2].copy_from_slice(&(!(total as u16)).to_be_bytes());
     packet
 }
 
@@ -90,11 +93,11 @@ fn t9_data_behind_the_options_does_not_change() {
     ] {
         let mut sent = syn(At(C1, port), REMOTE, SYN, &[&list[..], &data].concat());
         // The second half is data: the header is four bytes shorter, and its sum with it.
-        sent[ETHERNET + 32] -= 0x10;
-        let sum = u16::from_be_bytes([sent[ETHERNET + 36], sent[ETHERNET + 37]]);
+        sent[DATA_OFFSET] -= 0x10;
+        let sum = u16::from_be_bytes([sent[CHECKSUM], sent[CHECKSUM + 1]]);
         let (sum, carry) = sum.overflowing_add(0x1000);
         let sum = sum + u16::from(carry);
-        sent[ETHERNET + 36..ETHERNET + 38].copy_from_slice(&sum.to_be_bytes());
+        sent[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
         let seen = read(&world.guest_sends(&sent).uplink());
         assert_eq!(seen.payload, data);
     }

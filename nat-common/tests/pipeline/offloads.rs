@@ -16,14 +16,16 @@ use super::fast::{
     BRIDGE_MAC, CLIENT, EXTERNAL, MTU, PORT, REMOTE, UPLINK_MAC, establish, run_offloaded, to,
     world,
 };
-use crate::family::{Addr, C1, C2, ICMP, Ip, Make, PUBLIC, S1A, World, ends, host};
+use crate::family::{
+    Addr, C1, C2, DESTINATION, HEADER, ICMP, Ip, Make, PUBLIC, S1A, SOURCE, World, ends, host,
+};
 use kit::{
     packets::{ACK, At, ETHERNET, GRE, request, tcp, udp},
     world::{FORWARD_RULE, Hook, LAN, SNAT_RULE, UPLINK},
 };
 
-/// Bytes of an IPv4 header, and of a UDP and a TCP header without options.
-const IP: usize = 20;
+/// Bytes of an IP header, and of a UDP and a TCP header without options.
+const IP: usize = HEADER;
 const UDP_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 /// Bytes of a VXLAN header with the Ethernet header inside.
@@ -76,10 +78,14 @@ fn sum(parts: &[&[u8]]) -> u16 {
 }
 
 /// The sum of a packet's pseudo-header.
-fn pseudo(frame: &[u8]) -> u16 {
-    let ip = &frame[ETHERNET..];
-    let len = (ip.len() - IP) as u16;
-    sum(&[&ip[12..20], &[0, ip[9]], &len.to_be_bytes()])
+fn pseudo(frame: &[u8], protocol: u8) -> u16 {
+    let len = (frame.len() - ETHERNET - IP) as u16;
+    sum(&[
+        &frame[SOURCE],
+        &frame[DESTINATION],
+        &[0, protocol],
+        &len.to_be_bytes(),
+    ])
 }
 
 #[test]
@@ -112,12 +118,12 @@ fn the_checksum_that_a_device_finishes_follows_the_pseudo_header_alone() {
         for destination_port in [REMOTE.1, 1] {
             let mut frame = to(BRIDGE_MAC, &open_packet(protocol, CLIENT, REMOTE));
             let at = ETHERNET + IP + field;
-            let seed = pseudo(&frame);
+            let seed = pseudo(&frame, protocol);
             frame[at..at + 2].copy_from_slice(&seed.to_be_bytes());
             let offload = (Offload::unfinished((IP + field) as i16), 0);
             let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, offload);
             assert_eq!(decision, Verdict::Forwarded, "{destination_port}");
-            assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
+            assert_eq!(after[at..at + 2], pseudo(&after, protocol).to_be_bytes());
         }
     }
 }
@@ -145,11 +151,11 @@ fn the_checksum_of_a_tunnels_segments_follows_the_pseudo_header_alone() {
     establish(&world, UDP);
     let mut frame = to(BRIDGE_MAC, &tunnelled(CLIENT, REMOTE, 3000, true));
     let at = ETHERNET + IP + 6;
-    let seed = pseudo(&frame);
+    let seed = pseudo(&frame, UDP);
     frame[at..at + 2].copy_from_slice(&seed.to_be_bytes());
     let (decision, after, _) = run_offloaded(&world, PORT, &frame, 1, (tunnel(INNER_FIELD), 1000));
     assert_eq!(decision, Verdict::Forwarded);
-    assert_eq!(after[at..at + 2], pseudo(&after).to_be_bytes());
+    assert_eq!(after[at..at + 2], pseudo(&after, UDP).to_be_bytes());
 }
 
 /// None means none, also where the checksum would be unfinished.

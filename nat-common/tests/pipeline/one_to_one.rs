@@ -5,7 +5,9 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, assert_hidden, ends};
+use crate::family::{
+    C1, C2, HEADER, ICMP, Ip, POOL, PUBLIC, S1A, S2, UNREACHABLE, World, assert_hidden, ends,
+};
 use kit::{
     packets::{At, GRE, answer, error, raw, request, udp},
     world::{Fate, NAT_RULE},
@@ -109,11 +111,11 @@ fn m1_errors_pass_both_ways() {
     let world = world();
     let sent = udp(At(C1, 5000), At(S1A, 7000)).bytes();
     let sent = world.guest_sends(&sent).uplink();
-    let fate = world.outside_sends(&error(S2, &sent, 3, 28).bytes());
+    let fate = world.outside_sends(&error(S2, &sent, UNREACHABLE, HEADER + 8).bytes());
     assert!(matches!(fate, Fate::Network(..)), "{fate:?}");
     let asked = udp(At(S1A, 4000), At(OWN, 9)).bytes();
     let asked = world.outside_sends(&asked).guest();
-    let fate = world.guest_sends(&error(C1, &asked, 3, 28).bytes());
+    let fate = world.guest_sends(&error(C1, &asked, UNREACHABLE, HEADER + 8).bytes());
     assert_hidden(&fate.uplink());
 }
 

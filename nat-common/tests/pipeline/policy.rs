@@ -7,7 +7,8 @@ use nat_common::{
 };
 
 use crate::family::{
-    Addr, C1, C2, C3, ICMP, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, fragments, host,
+    Addr, C1, C2, C3, HEADER, ICMP, Ip, POOL, PUBLIC, S1A, S2, TIME_EXCEEDED, UNREACHABLE, World,
+    addr, ends, fragments, host, mask,
 };
 use kit::{
     packets::{ACK, At, SYN, answer, error, ping, pong, raw, request, tcp, udp},
@@ -31,10 +32,10 @@ const MANAGEMENT: Ip = host([192, 168, 7, 7]);
 /// What all that policies match: any address and port of any protocol.
 pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy<Addr> {
     Policy {
-        source: addr([0; 4]),
-        source_mask: addr([0; 4]),
-        destination: addr([0; 4]),
-        destination_mask: addr([0; 4]),
+        source: addr(host([0; 4])),
+        source_mask: addr(host([0; 4])),
+        destination: addr(host([0; 4])),
+        destination_mask: addr(host([0; 4])),
         first_port: 0,
         last_port: u16::MAX,
         protocol: 0,
@@ -61,7 +62,7 @@ fn accept_port(protocol: u8, port: u16) -> Policy<Addr> {
 fn to(guest: Ip, policy: Policy<Addr>) -> Policy<Addr> {
     Policy {
         destination: addr(guest),
-        destination_mask: addr([255; 4]),
+        destination_mask: mask(32),
         ..policy
     }
 }
@@ -84,7 +85,7 @@ fn world() -> World {
     world
 }
 
-const PROTOCOLS: Ip = [TCP, UDP, ICMP, 47];
+const PROTOCOLS: [u8; 4] = [TCP, UDP, ICMP, 47];
 
 fn end(address: Ip, port: u16, protocol: u8) -> At<Ip> {
     At(address, if protocol == 47 { 0 } else { port })
@@ -329,10 +330,13 @@ fn guests_reach_accepted_services_of_the_host() {
 #[test]
 fn a_guest_without_an_address_asks_for_one() {
     let world = serving();
-    let asks = udp(At([0; 4], 68), At([255; 4], 67)).bytes();
+    let asks = udp(At(host([0; 4]), 68), At(host([255; 4]), 67)).bytes();
     world.network_sends(LAN, &asks);
     assert!(world.tables.drops.borrow().is_empty());
-    let fate = world.network_sends(LAN, &udp(At([0; 4], 68), At([255; 4], 69)).bytes());
+    let fate = world.network_sends(
+        LAN,
+        &udp(At(host([0; 4]), 68), At(host([255; 4]), 69)).bytes(),
+    );
     assert_eq!(fate.reason(), DropReason::Policy);
     assert_eq!(world.entries()[0], 0);
 }
@@ -366,7 +370,7 @@ fn packets_from_other_interfaces_are_judged_at_the_guests_network() {
     assert_eq!(comes(&world), Err(DropReason::Policy));
     let from = Policy {
         source: addr(host([192, 168, 0, 0])),
-        source_mask: addr(host([255, 255, 0, 0])),
+        source_mask: mask(16),
         ..accept()
     };
     world.chain(side::ANY, LAN_SIDE, &[from, drop_by_default()]);
@@ -388,7 +392,7 @@ fn errors_about_accepted_flows_pass() {
         world.guest_sends(&asked);
         let other = udp(At(C1, 4000), At(server, 54)).bytes();
         let arrive = |about: &[u8]| {
-            let said = error(router, about, 3, 28).bytes();
+            let said = error(router, about, UNREACHABLE, HEADER + 8).bytes();
             match server {
                 C3 => world.guest_sends(&said),
                 _ => world.outside_sends(&said),
@@ -398,7 +402,7 @@ fn errors_about_accepted_flows_pass() {
         assert_eq!(arrive(&other).reason(), DropReason::Policy);
         // And from the guest about what has come to it.
         let reply = udp(At(server, 53), At(C1, 4000)).bytes();
-        let said = error(C1, &reply, 3, 28).bytes();
+        let said = error(C1, &reply, UNREACHABLE, HEADER + 8).bytes();
         match world.guest_sends(&said) {
             Fate::Uplink(_) | Fate::Network(..) => {}
             other => panic!("{other:?}"),
@@ -420,7 +424,7 @@ fn errors_about_untranslated_packets_keep_their_source_unless_it_is_hidden() {
             .guest_sends(&udp(At(C1, 4000), At(S1A, 53)).bytes())
             .uplink();
         let reply = udp(At(S1A, 53), At(C1, 4000)).bytes();
-        let said = error(C2, &reply, 11, 28).bytes();
+        let said = error(C2, &reply, TIME_EXCEEDED, HEADER + 8).bytes();
         let seen = world.guest_sends(&said).uplink();
         assert_eq!(ends(&seen).0.0, if is_hidden { C1 } else { C2 });
     }

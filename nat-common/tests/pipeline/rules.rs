@@ -6,7 +6,7 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S1B, S2, World, assert_hidden, ends, host,
+    C1, C2, ICMP, Ip, POOL, PUBLIC, S1A, S1B, S2, World, addr, assert_hidden, ends, host,
 };
 use kit::packets::{ACK, At, GRE, SYN, answer, ping, pong, raw, request, tcp, udp};
 
@@ -95,7 +95,7 @@ fn m3_excluded_destinations_are_not_translated() {
 #[test]
 fn m3_multicast_and_broadcast_do_not_leave() {
     let world = World::new();
-    for group in [host([224, 0, 0, 251]), host([239, 1, 1, 1]), [255; 4]] {
+    for group in [host([224, 0, 0, 251]), host([239, 1, 1, 1]), host([255; 4])] {
         let packet = udp(At(C1, 5353), At(group, 5353)).bytes();
         assert_eq!(world.guest_sends(&packet).reason(), DropReason::NoSession);
     }
@@ -117,10 +117,10 @@ fn m3_without_an_external_address_nothing_leaves() {
 fn pooled() -> World {
     let mut world = World::new();
     world.snat(|snat| {
-        snat.first.0 = POOL[0];
-        snat.last.0 = POOL[1];
+        snat.first = addr(POOL[0]);
+        snat.last = addr(POOL[1]);
     });
-    for last in POOL[0][3]..=POOL[1][3] {
+    for last in 12..=15 {
         world.external(host([19, 19, 8, last]), false);
     }
     world

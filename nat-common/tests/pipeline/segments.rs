@@ -10,11 +10,13 @@ use nat_common::{
     },
 };
 
-use crate::family::{Addr, C1, Ip, S1A, World};
+use crate::family::{Addr, C1, HEADER, IS_IPV6, Ip, LENGTH, S1A, World};
 use kit::packets::{ACK, At, ETHERNET, GRE, SYN, ping, raw, tcp, udp};
 
 const GUEST: At<Ip> = At(C1, 5000);
 const REMOTE: At<Ip> = At(S1A, 7000);
+/// Bytes of the headers of a segment without options.
+const HEADERS: usize = HEADER + 20;
 
 /// The headers of a packet that becomes frames with so many bytes of payload, 0 for one that is a
 /// frame; and what is counted of it.
@@ -44,22 +46,26 @@ fn counters_count_frames_on_the_wire_with_headers() {
         let expected = Traffic {
             is_in: true,
             packets,
-            bytes: 3001 + packets * 40,
+            bytes: 3001 + packets * HEADERS as u64,
         };
         assert_eq!(traffic, expected, "{segment_len}");
     }
     // One without data is a frame all the same.
     let (_, traffic) = read(&tcp(GUEST, REMOTE, ACK).bytes(), 1460).unwrap();
-    assert_eq!((traffic.packets, traffic.bytes), (1, 40));
+    assert_eq!((traffic.packets, traffic.bytes), (1, HEADERS as u64));
 }
 
 #[test]
 fn a_length_of_0_is_that_of_a_packet_that_is_too_large_to_say_it() {
     let mut large = udp(GUEST, REMOTE).payload(&[7; 1000]).bytes();
-    large[ETHERNET + 2..ETHERNET + 4].fill(0);
-    large[ETHERNET + 24..ETHERNET + 26].fill(0);
+    large[LENGTH..LENGTH + 2].fill(0);
+    large[ETHERNET + HEADER + 4..][..2].fill(0);
     let (parsed, _) = read(&large, 500).unwrap();
-    assert_eq!((parsed.header.total_len, parsed.headers_len()), (1028, 28));
+    let headers = HEADER + 8;
+    assert_eq!(
+        (parsed.header.total_len, parsed.headers_len()),
+        (1000 + headers, headers)
+    );
     assert_eq!(read(&large, 0), Err(DropReason::Malformed));
     // One that says its length has the one that it says.
     let padded = [udp(GUEST, REMOTE).bytes(), vec![0; 10]].concat();
@@ -75,13 +81,17 @@ fn padding_is_no_data_and_options_are_headers() {
     let padded = |packet: Vec<u8>| [packet, vec![0; 6]].concat();
     let options = bare.clone().options(&[1; 4]);
     for (packet, headers_len, has_data) in [
-        (bare.bytes(), 40, false),
-        (padded(bare.bytes()), 40, false),
-        (bare.clone().payload(b"x").bytes(), 40, true),
-        (options.bytes(), 44, false),
-        (udp(GUEST, REMOTE).payload(b"").bytes(), 28, false),
-        (udp(GUEST, REMOTE).bytes(), 28, true),
-        (ping(GUEST, S1A).bytes(), 28, true),
+        (bare.bytes(), HEADERS, false),
+        (padded(bare.bytes()), HEADERS, false),
+        (bare.clone().payload(b"x").bytes(), HEADERS, true),
+        (
+            options.bytes(),
+            HEADERS + if IS_IPV6 { 8 } else { 4 },
+            false,
+        ),
+        (udp(GUEST, REMOTE).payload(b"").bytes(), HEADER + 8, false),
+        (udp(GUEST, REMOTE).bytes(), HEADER + 8, true),
+        (ping(GUEST, S1A).bytes(), HEADER + 8, true),
     ] {
         let (parsed, _) = read(&packet, 0).unwrap();
         assert_eq!(
@@ -94,7 +104,9 @@ fn padding_is_no_data_and_options_are_headers() {
 /// As little as a protocol needs is enough, and one byte less is not.
 #[test]
 fn s5_the_shortest_packets_of_each_protocol_pass() {
-    for (protocol, least) in [(GRE, 0), (136, 8), (33, 8)] {
+    // In IPv6 a length of 0 is that of a packet that is too large to say it.
+    let of_gre = usize::from(IS_IPV6);
+    for (protocol, least) in [(GRE, of_gre), (136, 8), (33, 8)] {
         let world = World::new();
         let packet = |len| raw(protocol, C1, S1A).payload(&vec![1; len]).bytes();
         world.guest_sends(&packet(least)).uplink();

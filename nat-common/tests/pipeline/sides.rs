@@ -12,7 +12,9 @@ use nat_common::{
 };
 
 use super::policy::{accept, drop_by_default};
-use crate::family::{Addr, C1, C3, Ip, PUBLIC, S1A, S2, World, ends, fragments, host};
+use crate::family::{
+    Addr, C1, C3, HEADER, Ip, PUBLIC, S1A, S2, UNREACHABLE, World, ends, fragments, host,
+};
 use kit::{
     packets::{ACK, At, SYN, error, request, tcp, udp},
     world::{ELSEWHERE, Fate, Hook, LAN},
@@ -126,10 +128,10 @@ fn groups_and_errors_from_elsewhere_pass_to_a_closed_network() {
     assert_eq!(comes(&group), Ok((Verdict::Untouched, group.clone())));
     let asked = udp(At(C1, 4000), At(MANAGEMENT, 53)).bytes();
     assert!(matches!(world.guest_sends(&asked), Fate::Elsewhere(_)));
-    let about = error(MANAGEMENT, &asked, 3, 28).bytes();
+    let about = error(MANAGEMENT, &asked, UNREACHABLE, HEADER + 8).bytes();
     assert_eq!(comes(&about), Ok((Verdict::Untouched, about.clone())));
     let other = udp(At(C1, 4000), At(MANAGEMENT, 54)).bytes();
-    let about = error(MANAGEMENT, &other, 3, 28).bytes();
+    let about = error(MANAGEMENT, &other, UNREACHABLE, HEADER + 8).bytes();
     assert_eq!(comes(&about), Err(DropReason::Policy));
 }
 
@@ -153,7 +155,7 @@ fn an_error_of_a_guest_about_the_hosts_own_packet_is_left_as_it_is() {
     world.chain(side::HOST, LAN_SIDE, &[accept()]);
     let own = udp(At(PUBLIC, 4000), At(C1, 53)).bytes();
     let received = world.host_sends(&own).guest();
-    let mut damaged = error(C1, &received, 3, 28).bytes();
+    let mut damaged = error(C1, &received, UNREACHABLE, HEADER + 8).bytes();
     *damaged.last_mut().unwrap() ^= 1;
     assert_eq!(world.guest_sends(&damaged).host(), damaged);
 }
@@ -211,7 +213,7 @@ fn fragments_wait_for_the_first_one_if_policies_need_ports() {
 #[test]
 fn an_excluded_destination_answers_the_guest_itself() {
     let mut world = world();
-    world.exclude([S2[0], S2[1], S2[2], 0], 24);
+    world.exclude(S2, 24);
     world.chain(LAN_SIDE, WAN_SIDE, &[accept()]);
     let (client, server) = (At(C1, 4000), At(S2, 53));
     let asked = udp(client, server).bytes();

@@ -6,9 +6,11 @@ use nat_common::{
 };
 
 use crate::family::{
-    C1, C2, PUBLIC, S1A, S1B, S2, World, assert_hidden, ends, fragments, read, reassemble,
+    C1, C2, HEADER, PUBLIC, S1A, S1B, S2, UDP_CHECKSUM, World, assert_hidden, ends, fragments,
+    read, reassemble,
 };
 use kit::{
+    octets::Octets as _,
     packets::{At, udp},
     world::{Fate, MAPPINGS, SNAT_RULE},
 };
@@ -135,11 +137,11 @@ fn u6_no_checksum_stays_none() {
     let (guest, remote) = (At(C1, 5000), At(S1A, 7000));
     let out = world.guest_sends(&udp(guest, remote).unsummed().bytes());
     let out = out.uplink();
-    assert_eq!(out[40..42], [0, 0]);
+    assert_eq!(out[UDP_CHECKSUM], [0, 0]);
     assert_hidden(&out);
     let back = world.outside_sends(&udp(remote, At(PUBLIC, 5000)).unsummed().bytes());
     let back = back.guest();
-    assert_eq!(back[40..42], [0, 0]);
+    assert_eq!(back[UDP_CHECKSUM], [0, 0]);
     assert_eq!(ends(&back), (remote, guest));
 }
 
@@ -152,8 +154,8 @@ fn u7_a_sum_of_zero_is_sent_as_ffff() {
         let packet = udp(At(C1, 5000), At(S1A, 7000)).payload(&word.to_be_bytes());
         let out = world.guest_sends(&packet.bytes()).uplink();
         read(&out);
-        assert_ne!(out[40..42], [0, 0]);
-        seen += u32::from(out[40..42] == [0xff, 0xff]);
+        assert_ne!(out[UDP_CHECKSUM], [0, 0]);
+        seen += u32::from(out[UDP_CHECKSUM] == [0xff, 0xff]);
     }
     assert!(seen > 0);
 }
@@ -210,7 +212,7 @@ fn f7_fragments_of_two_guests_are_not_mixed() {
     let world = World::new();
     let remote = At(S1A, 7000);
     let parts = [C1, C2].map(|guest| {
-        let whole = udp(At(guest, 5000), remote).payload(&[guest[3]; 64]);
+        let whole = udp(At(guest, 5000), remote).payload(&[guest.host()[3]; 64]);
         fragments(&whole.bytes(), 40)
     });
     let mut out = [Vec::new(), Vec::new()];
@@ -220,8 +222,8 @@ fn f7_fragments_of_two_guests_are_not_mixed() {
         }
     }
     let seen = out.map(|parts| read(&reassemble(&parts)));
-    assert_eq!(seen[0].payload, [C1[3]; 64]);
-    assert_eq!(seen[1].payload, [C2[3]; 64]);
+    assert_eq!(seen[0].payload, [C1.host()[3]; 64]);
+    assert_eq!(seen[1].payload, [C2.host()[3]; 64]);
     assert_ne!(seen[0].source, seen[1].source);
 }
 
@@ -263,5 +265,5 @@ fn u8_answers_keep_the_session_of_a_guest() {
     let counters = world.counters(SNAT_RULE);
     assert_eq!((counters.opened, counters.closed), (1, 1));
     assert_eq!((counters.packets_out, counters.packets_in), (1, 5));
-    assert_eq!(counters.bytes_out, 20 + 8 + 8);
+    assert_eq!(counters.bytes_out, HEADER as u64 + 8 + 8);
 }

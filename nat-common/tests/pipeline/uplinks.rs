@@ -10,7 +10,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use crate::family::{C1, C3, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, host};
+use crate::family::{ADDRESS_BITS, C1, C3, Ip, POOL, PUBLIC, S1A, S2, World, addr, ends, host};
 use kit::{
     interleave::every_order,
     packets::{ACK, At, GRE, SYN, answer, request, tcp, udp},
@@ -83,7 +83,7 @@ fn leave_from(
         by_destination: 0,
     };
     let snats = &mut world.tables.snats;
-    snats.insert(SNAT_FIXED_BITS + prefix_len, &key, snat);
+    snats.insert(SNAT_FIXED_BITS + ADDRESS_BITS - 32 + prefix_len, &key, snat);
 }
 
 /// The source with which a guest's packet leaves by an uplink.

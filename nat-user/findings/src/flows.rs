@@ -8,7 +8,7 @@ use nat_config::model::{
     UplinkAddresses, UplinkId,
 };
 
-use crate::{fits::Flow, rules::State};
+use crate::rules::{Flow, State};
 
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
@@ -63,8 +63,16 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
         if let (Some(network), Some(guests), Some(uplink)) =
             (network, guests, uplink(config, rule.uplink))
         {
-            let rule = format!("[[snat]] \"{}\"", rule.name);
-            ways.push(Way::new(Direction::Out, rule, (network, uplink), guests));
+            ways.push(Way {
+                direction: Direction::Out,
+                rule: format!("[[snat]] \"{}\"", rule.name),
+                network,
+                uplink,
+                guests,
+                protocols: vec![TCP, UDP],
+                ports: Vec::new(),
+                external: Vec::new(),
+            });
         }
     }
     ways.extend((config.forwards.iter()).filter_map(|rule| forward(config, rule, own)));
@@ -80,10 +88,15 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
             continue;
         };
         for direction in [Direction::Out, Direction::In] {
-            let name = format!("[[nat]] \"{}\"", rule.name);
             ways.push(Way {
+                direction,
+                rule: format!("[[nat]] \"{}\"", rule.name),
+                network,
+                uplink,
+                guests,
+                protocols: vec![TCP, UDP],
+                ports: Vec::new(),
                 external: vec![rule.address],
-                ..Way::new(direction, name, (network, uplink), guests)
             });
         }
     }
@@ -99,9 +112,15 @@ fn routed<'a>(config: &'a Config, route: &Route) -> Vec<Way<'a>> {
     ) else {
         return Vec::new();
     };
-    let way = |direction, guests: Ipv4Net| {
-        let rule = format!("[[route]] \"{}\"", route.name);
-        Way::new(direction, rule, (network, uplink), guests)
+    let way = |direction, guests: Ipv4Net| Way {
+        direction,
+        rule: format!("[[route]] \"{}\"", route.name),
+        network,
+        uplink,
+        guests,
+        protocols: vec![TCP, UDP],
+        ports: Vec::new(),
+        external: Vec::new(),
     };
     let prefixes = route.addresses.iter().copied();
     let ways =
@@ -123,13 +142,15 @@ fn forward<'a>(
     };
     let protocols = rule.matches.protocols.iter();
     let ports = rule.matches.ports.iter().take(RANGES_MAX);
-    let name = format!("[[forward]] \"{}\"", rule.name);
-    let ends = (network_of(config, guests)?, uplink);
     Some(Way {
+        direction: Direction::In,
+        rule: format!("[[forward]] \"{}\"", rule.name),
+        network: network_of(config, guests)?,
+        uplink,
+        guests,
         protocols: protocols.flat_map(|one| numbers(*one)).copied().collect(),
         ports: ports.map(|one| (one.internal, one.external)).collect(),
         external,
-        ..Way::new(Direction::In, name, ends, guests)
     })
 }
 
@@ -166,26 +187,7 @@ fn anywhere() -> Ipv4Net {
     Ipv4Net::default()
 }
 
-impl<'a> Way<'a> {
-    /// Connections of TCP and UDP by all ports.
-    fn new(
-        direction: Direction,
-        rule: String,
-        (network, uplink): (&'a Network, &'a Uplink),
-        guests: Ipv4Net,
-    ) -> Self {
-        Self {
-            direction,
-            rule,
-            network,
-            uplink,
-            guests,
-            protocols: vec![TCP, UDP],
-            ports: Vec::new(),
-            external: Vec::new(),
-        }
-    }
-
+impl Way<'_> {
     /// The packets that open connections, after natbpf has translated their destination and before
     /// it translates their source: as the FORWARD chains see them.
     pub(super) fn openings(&self) -> Vec<Flow<'_>> {

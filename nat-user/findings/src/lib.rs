@@ -6,7 +6,6 @@
 //! nothing. It reports only what is certain: see `rules`.
 
 mod bridges;
-mod fits;
 mod flows;
 mod forwarding;
 mod iptables;
@@ -18,7 +17,6 @@ mod reverse_path;
 mod rules;
 mod tools;
 mod translation;
-mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -33,9 +31,8 @@ use serde::Serialize;
 pub use self::programs::{foreign_xdp, refuse_another};
 use self::{
     reverse_path::Detour,
-    rules::{Ruleset, Source},
+    rules::{Budget, Place, Ruleset, Source},
     tools::Outcome,
-    walk::{Budget, Place},
 };
 
 /// Something on this host that conflicts with natbpf.

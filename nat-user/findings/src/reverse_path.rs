@@ -18,11 +18,9 @@ use nat_sys::{
 
 use crate::{
     Finding, Kind,
-    fits::Flow,
     flows::{Direction, REMOTE, Way},
     listed, place_name,
-    rules::{Hook, Ruleset},
-    walk::{Budget, Fate, Place, filter},
+    rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter},
 };
 
 /// Two addresses in the internet: a route for only one of them says nothing about the rest.

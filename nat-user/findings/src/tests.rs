@@ -7,9 +7,8 @@ use nat_config::model::Config;
 use crate::{
     Finding, Kind, flows, forwarding, iptables, nft, reverse_path,
     reverse_path::Detour,
-    rules::{Ruleset, Source},
+    rules::{Budget, Ruleset, Source},
     translation,
-    walk::Budget,
 };
 
 const CONFIG: &str = r#"

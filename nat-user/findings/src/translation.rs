@@ -6,11 +6,9 @@ use ipnet::Ipv4Net;
 
 use crate::{
     Finding, Kind,
-    fits::Flow,
     flows::{Direction, REMOTE, Way},
     listed, place_name,
-    rules::{Hook, Ruleset, Source, Verdict},
-    walk::{Budget, Place, translation},
+    rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation},
 };
 
 /// Rules of netfilter that translate the same packets: one finding for each.

@@ -6,9 +6,11 @@ macro_rules! family {
     ($(#[$doc:meta])* $name:ident, $octets:ty, $host:path) => {
         $(#[$doc])*
         pub mod $name {
+            use std::ops::Range;
+
             use crate::{
                 octets::Octets,
-                packets::{self, At},
+                packets::{self, At, ETHERNET},
                 tables, world,
             };
 
@@ -31,6 +33,40 @@ macro_rules! family {
             pub const ICMP: u8 = <Ip as Octets>::ICMP;
             /// Length of a header without options or extension headers in bytes.
             pub const HEADER: usize = <Ip as Octets>::HEADER;
+
+            /// Type of the error that a destination is unreachable.
+            pub const UNREACHABLE: u8 = <Ip as Octets>::UNREACHABLE;
+            /// Type of the error that the last hop is behind the packet.
+            pub const TIME_EXCEEDED: u8 = <Ip as Octets>::TIME_EXCEEDED;
+            /// Type of the error that a header is wrong.
+            pub const PARAMETER_PROBLEM: u8 = <Ip as Octets>::PARAMETER_PROBLEM;
+            /// Type and code of the error that a packet is too big.
+            pub const TOO_BIG: [u8; 2] = <Ip as Octets>::TOO_BIG;
+            /// Type of a redirect.
+            pub const REDIRECT: u8 = <Ip as Octets>::REDIRECT;
+            /// Length of all headers before a fragment's bytes.
+            pub const FRAGMENT_HEADER: usize = <Ip as Octets>::FRAGMENT_HEADER;
+            /// The most bytes behind a header without options.
+            pub const LONGEST: usize = <Ip as Octets>::LONGEST;
+            /// Whether this is IPv6, where what is expected differs.
+            pub const IS_IPV6: bool = size_of::<Ip>() == 16;
+            /// Bits of an address.
+            pub const ADDRESS_BITS: u32 = 8 * size_of::<Ip>() as u32;
+            /// Where a frame has its hops: TTL or hop limit.
+            pub const HOPS: usize = ETHERNET + <Ip as Octets>::HOPS;
+            /// Where a frame has the length that its header says.
+            pub const LENGTH: usize = ETHERNET + <Ip as Octets>::LENGTH;
+            /// Where a frame has its source address.
+            pub const SOURCE: Range<usize> = place_of(0);
+            /// Where a frame has its destination address.
+            pub const DESTINATION: Range<usize> = place_of(1);
+            /// Where the frame of a datagram has the datagram's checksum.
+            pub const UDP_CHECKSUM: Range<usize> = ETHERNET + HEADER + 6..ETHERNET + HEADER + 8;
+
+            const fn place_of(number: usize) -> Range<usize> {
+                let start = ETHERNET + <Ip as Octets>::SOURCE + number * size_of::<Ip>();
+                start..start + size_of::<Ip>()
+            }
 
             /// The host's own address on the uplink.
             pub const PUBLIC: Ip = host([19, 19, 8, 10]);
@@ -71,9 +107,45 @@ macro_rules! family {
                 packets::fragments::<Ip>(packet, size)
             }
 
+            /// A fragment of a packet with these bytes of it, which start so many bytes behind its
+            /// header, a multiple of eight.
+            pub fn piece_of(packet: &[u8], start: usize, part: &[u8], more: bool) -> Vec<u8> {
+                packets::piece_of::<Ip>(packet, start, part, more)
+            }
+
             /// The packet from all its fragments, in any order.
             pub fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
                 packets::reassemble::<Ip>(fragments)
+            }
+
+            /// The source of a packet from its header on.
+            pub fn sender(packet: &[u8]) -> Ip {
+                Ip::at(packet, Ip::SOURCE)
+            }
+
+            /// A fragment at another block of eight bytes.
+            pub fn placed(fragment: &[u8], block: u16, more_fragments: bool) -> Vec<u8> {
+                packets::placed::<Ip>(fragment, block, more_fragments)
+            }
+
+            /// The identification of a fragment.
+            pub fn fragment_id(fragment: &[u8]) -> u32 {
+                Ip::fragment_id(&fragment[ETHERNET..])
+            }
+
+            /// The frame with the checksum that its header without options should have.
+            pub fn corrected(mut frame: Vec<u8>) -> Vec<u8> {
+                Ip::correct_header(&mut frame[ETHERNET..]);
+                frame
+            }
+
+            /// A mask of so many bits behind what all addresses of the tests have in common.
+            pub fn mask(len: u32) -> Addr {
+                let mut bytes = Ip::default();
+                for bit in 0..(Ip::PREFIX_BITS + len) as usize {
+                    bytes[bit / 8] |= 0x80 >> (bit % 8);
+                }
+                addr(bytes)
             }
 
             /// Whether an address is a guest's.
@@ -95,4 +167,9 @@ macro_rules! family {
 family! {
     /// The kit over IPv4 packets.
     ipv4, [u8; 4], crate::octets::ipv4
+}
+
+family! {
+    /// The kit over IPv6 packets.
+    ipv6, [u8; 16], crate::octets::ipv6
 }

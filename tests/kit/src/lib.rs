@@ -14,4 +14,4 @@ pub mod packets;
 pub mod tables;
 pub mod world;
 
-pub use families::ipv4;
+pub use families::{ipv4, ipv6};

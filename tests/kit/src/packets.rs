@@ -73,6 +73,12 @@ impl<I: Octets> Make<I> {
         self
     }
 
+    /// Sends it to this address.
+    pub fn to(mut self, destination: I) -> Self {
+        self.outside.destination = destination;
+        self
+    }
+
     /// Its identification for reassembly.
     pub fn id(mut self, id: u16) -> Self {
         self.outside.id = id;
@@ -89,6 +95,13 @@ impl<I: Octets> Make<I> {
     /// UDP without a checksum.
     pub fn unsummed(mut self) -> Self {
         self.has_checksum = false;
+        self
+    }
+
+    /// Options, a multiple of four bytes: of the IP header, or in an IPv6 header of options for the
+    /// destination.
+    pub fn options(mut self, options: &[u8]) -> Self {
+        self.outside.before = vec![I::options(options)];
         self
     }
 
@@ -171,10 +184,11 @@ impl<I: Octets> Make<I> {
     }
 }
 
-impl Make<[u8; 4]> {
-    /// Its IP options, a multiple of four bytes.
-    pub fn options(mut self, options: &[u8]) -> Self {
-        self.outside.before = vec![(0, options.to_vec())];
+impl Make<[u8; 16]> {
+    /// One extension header more behind those that it has: its number, and its bytes behind next
+    /// header and length.
+    pub fn extension(mut self, number: u8, bytes: &[u8]) -> Self {
+        self.outside.before.push((number, bytes.to_vec()));
         self
     }
 }
@@ -229,8 +243,12 @@ pub fn answer<I: Octets>(protocol: u8, source: At<I>, destination: At<I>) -> Mak
 
 /// An ICMP error about a packet, of whose bytes from the IP header on it quotes the first `len`.
 pub fn error<I: Octets>(source: I, about: &[u8], kind: u8, len: usize) -> Make<I> {
-    let [unreachable, code] = I::UNREACHABLE;
-    let code = if kind == unreachable { code } else { 0 };
+    let is_unreachable = kind == I::UNREACHABLE;
+    let code = if is_unreachable {
+        I::HOST_UNREACHABLE
+    } else {
+        0
+    };
     error_with_code(source, about, [kind, code], len)
 }
 
@@ -282,9 +300,26 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
 
 /// A packet cut into fragments with so many bytes of payload each, a multiple of eight.
 pub fn fragments<I: Octets>(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let inside = I::inside(&packet[ETHERNET..]);
+    let count = inside.len().div_ceil(size);
+    let parts = inside.chunks(size).enumerate();
+    let cut =
+        parts.map(|(number, part)| piece_of::<I>(packet, number * size, part, number + 1 < count));
+    cut.collect()
+}
+
+/// A fragment of a packet with these bytes of it, which start so many bytes behind its header, a
+/// multiple of eight.
+pub fn piece_of<I: Octets>(packet: &[u8], start: usize, part: &[u8], more: bool) -> Vec<u8> {
     let (frame, packet) = packet.split_at(ETHERNET);
-    let parts = I::cut(packet, size).into_iter();
-    parts.map(|part| [frame, &part].concat()).collect()
+    [frame, &I::fragment(packet, start, part, more)].concat()
+}
+
+/// A fragment at another block of eight bytes.
+pub fn placed<I: Octets>(fragment: &[u8], block: u16, more_fragments: bool) -> Vec<u8> {
+    let mut bytes = fragment.to_vec();
+    I::place(&mut bytes[ETHERNET..], block, more_fragments);
+    bytes
 }
 
 /// The packet from all its fragments, in any order.

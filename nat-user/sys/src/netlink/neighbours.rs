@@ -12,10 +12,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
-use super::{
-    connection::{Netlink, RequestError, answer},
-    links::Link,
-};
+use super::{Link, Netlink, RequestError, answer};
 
 /// What the kernel knows about an IPv4 address on a link (an entry of its ARP table).
 #[derive(Debug, Clone, PartialEq, Eq)]

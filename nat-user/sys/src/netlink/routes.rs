@@ -9,10 +9,7 @@ use netlink_packet_route::route::{
 };
 use rtnetlink::RouteMessageBuilder;
 
-use super::{
-    connection::{Netlink, RequestError, answer, collect},
-    links::Link,
-};
+use super::{Link, Netlink, RequestError, answer, collect};
 
 /// The MTU that an IPv4 route sets for its packets (`ip route … mtu`), once for each of its next
 /// hops.

@@ -168,3 +168,22 @@ fn a_range_as_long_as_the_stride_is_visited_whole() {
         assert_eq!(ports, (first..=last).collect::<Vec<_>>());
     }
 }
+
+/// RFC 1918 and RFC 6598.
+#[test]
+fn addresses_are_private_within_the_ranges_for_that_alone() {
+    for (first, last) in [
+        ([10, 0, 0, 0], [10, 255, 255, 255]),
+        ([172, 16, 0, 0], [172, 31, 255, 255]),
+        ([192, 168, 0, 0], [192, 168, 255, 255]),
+        ([100, 64, 0, 0], [100, 127, 255, 255]),
+    ] {
+        let [before, behind] = [u32::from_be_bytes(first) - 1, u32::from_be_bytes(last) + 1];
+        for inside in [first, last] {
+            assert!(Addr4(inside).is_private(), "{inside:?}");
+        }
+        for outside in [before, behind].map(u32::to_be_bytes) {
+            assert!(!Addr4(outside).is_private(), "{outside:?}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use nat_common::{drop_reason::DropReason, session::lease, wire::protocol::UDP};
 
-use crate::family::{C1, C2, Ip, POOL, PUBLIC, S1A, S2, World, ends, host};
+use kit::ipv4::{C1, C2, Ip, POOL, PUBLIC, S1A, S2, World, ends, host};
 use kit::{
     packets::{At, udp},
     world::{ELSEWHERE, Hook, LAN, UPLINK},
@@ -85,7 +85,7 @@ fn s8_a_host_without_an_address_asks_for_one() {
     world.snat_of_everything();
     assert!(!lease::is_acquiring(&world.tables, 1));
     for to in [[255; 4], S1A] {
-        let discover = udp(At([0; 4], 68), At(to, 67)).bytes();
+        let discover = udp(At(host([0; 4]), 68), At(to, 67)).bytes();
         assert_eq!(world.host_sends(&discover).uplink(), discover);
         let fate = world.run(Hook::Outbound, &discover, UPLINK, LAN);
         assert_ne!(fate.map(|(_, packet)| packet), Ok(discover));

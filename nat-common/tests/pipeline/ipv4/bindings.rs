@@ -12,7 +12,7 @@ use nat_common::{
 };
 
 use super::paged::Paged;
-use crate::family::{C1, C2, C3, Ip, S1A, World, addr, fragments, host};
+use kit::ipv4::{C1, C2, C3, Ip, S1A, World, addr, fragments, host};
 use kit::packets::{ACK, At, tcp, udp};
 
 const TAP1: u32 = 21;
@@ -107,7 +107,7 @@ fn arp(mac: [u8; 6], sender: [u8; 6], address: Ip) -> Vec<u8> {
 fn dhcp(mac: [u8; 6], client: [u8; 6]) -> Vec<u8> {
     let mut message = [0; 240];
     message[28..34].copy_from_slice(&client);
-    let asks = udp(At([0; 4], 68), At([255; 4], 67)).payload(&message);
+    let asks = udp(At(host([0; 4]), 68), At(host([255; 4]), 67)).payload(&message);
     let mut packet = asks.bytes();
     packet[6..12].copy_from_slice(&mac);
     packet

@@ -1,0 +1,4 @@
+//! What no packet takes part in, and so no family.
+
+mod layout;
+mod records;
