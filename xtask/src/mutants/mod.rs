@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bpf_toolchain::Workspace;
 use bpf_toolchain::process::{capture, line};
 use clap::Args;
@@ -38,6 +38,10 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("PROPTEST_MAX_SHRINK_ITERS", "0"),
     ("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true"),
 ];
+/// How long the tests of a mutant may take at least, in seconds. Without it cargo-mutants allows five
+/// times what they take without a mutant, which on a machine that becomes busy is not enough: a
+/// mutant would count as killed although all tests pass.
+const LEAST_TIMEOUT_S: &str = "60";
 /// Exit codes of cargo-mutants with which its results are complete: all killed, some survived, some
 /// tests did not end.
 const COMPLETE: [i32; 3] = [0, 2, 3];
@@ -65,7 +69,8 @@ pub(crate) fn run(args: &MutantsArgs) -> Result<ExitCode> {
     let workspace = workspace()?;
     let tool = Tool::install(&workspace)?;
     let accepted = Accepted::read(&workspace)?;
-    let stale = accepted.stale(&tool.list()?);
+    let all = tool.list()?;
+    let stale = accepted.stale(&all);
     for entry in &stale {
         println!(
             "stale: no mutant is described by this entry of {}:\n{entry}",
@@ -73,6 +78,12 @@ pub(crate) fn run(args: &MutantsArgs) -> Result<ExitCode> {
         );
     }
     let results = tool.test(args)?;
+    // Results are places in a file: they are read as they were when the mutants were made.
+    ensure!(
+        tool.list()? == all,
+        "the sources of {PACKAGE} changed while its mutants were tested: run this again, and leave \
+         them as they are until it ends"
+    );
     let report = Report::new(results, &accepted);
     print!("{report}");
     match stale.is_empty() && report.survivors.is_empty() {
@@ -124,7 +135,8 @@ impl Tool {
         fs::create_dir_all(&output).with_context(|| format!("make {}", output.display()))?;
         let _ = fs::remove_file(&results);
         let mut command = self.command();
-        command.args(["--profile", PROFILE, "--no-times", "--output"]);
+        command.args(["--profile", PROFILE, "--no-times"]);
+        command.args(["--minimum-test-timeout", LEAST_TIMEOUT_S, "--output"]);
         command
             .arg(&output)
             .arg("--jobs")
