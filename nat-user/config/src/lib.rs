@@ -104,6 +104,18 @@ fn excess(bytes: &[u8]) -> Option<(String, &'static str)> {
 /// # Errors
 /// When the text is not TOML or does not make a configuration.
 pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
+    parse_families(text, file, false)
+}
+
+/// [`parse`] for a data plane that carries IPv6.
+///
+/// # Errors
+/// When the text is not TOML or does not make a configuration.
+pub fn parse_with_ipv6(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
+    parse_families(text, file, true)
+}
+
+fn parse_families(text: &str, file: &Path, ipv6: bool) -> Result<Loaded, ConfigError> {
     let source = Source {
         file: file.into(),
         text: text.into(),
@@ -116,7 +128,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
         }
     };
     let mut report = Report::new(text, places);
-    let root = Section::root(&table, tables::KEYS);
+    let root = Section::root(&table, tables::KEYS, ipv6);
     let parts = tables::read(&root, text.len(), &mut report);
     checks::check(&parts, &mut report);
     let warnings = report.finish(&source.file)?;

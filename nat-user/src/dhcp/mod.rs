@@ -7,7 +7,6 @@
 //! guest follow them ([`names`]).
 
 mod conf;
-mod files;
 mod holder;
 pub mod lease;
 pub mod names;
@@ -27,10 +26,9 @@ use nat_config::{Diagnostic, Loaded, model::Config};
 
 use self::{
     conf::Conf,
-    files::Files,
     lease::{Look, Watch},
     names::Leases,
-    process::Process,
+    process::{Files, Process},
     stall::{Stall, Waiting},
 };
 use crate::backoff::Backoff;
@@ -307,7 +305,7 @@ impl Services {
     fn write_warnings(&self, told: &[String]) -> Result<()> {
         let (file, new) = (self.folder.join(WARNINGS), self.folder.join(NEW_WARNINGS));
         let text = serde_json::to_vec(told)?;
-        files::make_folder(&self.folder)?;
+        process::make_folder(&self.folder)?;
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("write {}", file.display()))

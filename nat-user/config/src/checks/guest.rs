@@ -3,10 +3,11 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
+    net::Ipv6Addr,
 };
 
 use crate::{
-    model::{Guest, Network, mac_text},
+    model::{Guest, Network, NetworkId, mac_text},
     syntax::{Fault, Report},
     tables::Item,
     text::words::quote,
@@ -25,6 +26,7 @@ pub(super) fn check_guests(
         };
         let faults = [misplaced(guest, network), unspeakable(guest, network)];
         report.errors(faults.into_iter().flatten());
+        report.errors(misplaced6(guest, network));
         if guest.value.port.is_some() && !network.anti_spoof {
             let name = quote(&network.name);
             let problem = format!("has no effect, because network {name} has no anti_spoof");
@@ -32,16 +34,13 @@ pub(super) fn check_guests(
             report.warn(guest.section.fault("port", &problem, remedy));
         }
     }
-    report.errors(repeated(
-        guests,
-        "address",
-        |guest| guest.address.fixed(),
-        |guest| guest.address.to_string(),
-    ));
-    let in_network = |guest: &Guest| Some((guest.network, guest.mac));
-    report.errors(repeated(guests, "mac", in_network, |guest| {
-        mac_text(guest.mac)
-    }));
+    let address = |guest: &Guest| Vec::from_iter(guest.address.fixed());
+    report.errors(repeated(guests, "address", address, ToString::to_string));
+    let addresses6 = |guest: &Guest| guest.addresses6.clone();
+    report.errors(repeated(guests, "address", addresses6, ToString::to_string));
+    let in_network = |guest: &Guest| vec![(guest.network, guest.mac)];
+    let shown = |(_, mac): &(NetworkId, [u8; 6])| mac_text(*mac);
+    report.errors(repeated(guests, "mac", in_network, shown));
 }
 
 /// By name; a network with a mistake is missing.
@@ -69,6 +68,30 @@ fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     Some(guest.section.fault("address", &problem, &remedy))
 }
 
+/// The same for its IPv6 addresses.
+fn misplaced6(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
+    let name = quote(&network.name);
+    let own = &network.addresses6;
+    let fault = |address: &Ipv6Addr| {
+        let problem = match own.iter().find(|own| own.contains(address)) {
+            None => format!("{address} is not in network {name}"),
+            Some(own) if own.addr() == *address => {
+                format!("{address} is the host's own address in network {name}")
+            }
+            Some(own) if values::is_anycast(*own, *address) => {
+                format!("{address} is the routers' anycast address in network {name}")
+            }
+            Some(_) => return None,
+        };
+        let remedy = match own.first() {
+            Some(own) => format!("write a guest's address in {}", own.trunc()),
+            None => "add an IPv6 address to the network".to_owned(),
+        };
+        Some(guest.section.fault("address", &problem, &remedy))
+    };
+    guest.value.addresses6.iter().find_map(fault)
+}
+
 /// The network has DHCP or DNS, which publish the name, but the name is not a valid host name.
 fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     let is_told = network.dhcp.is_some() || network.dns.is_some();
@@ -84,29 +107,27 @@ fn unspeakable(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
     Some(guest.section.fault("name", &problem, remedy))
 }
 
-/// A property that two guests must not share.
+/// Properties that two guests must not share.
 fn repeated<K: Eq + Hash>(
     guests: &[Item<'_, Guest>],
     name: &str,
-    key: impl Fn(&Guest) -> Option<K>,
-    shown: impl Fn(&Guest) -> String,
+    keys: impl Fn(&Guest) -> Vec<K>,
+    shown: impl Fn(&K) -> String,
 ) -> Vec<Fault> {
     let mut first = HashMap::new();
     let mut faults = Vec::new();
     for guest in guests {
-        let Some(key) = key(&guest.value) else {
-            continue;
-        };
-        match first.entry(key) {
-            Entry::Vacant(free) => _ = free.insert(guest),
-            Entry::Occupied(taken) => {
-                let before: &Item<'_, Guest> = taken.get();
-                let (shown, other) = (shown(&guest.value), quote(&before.value.name));
-                let problem = format!("guest {other} already has {shown}");
-                let fault = guest
-                    .section
-                    .fault(name, &problem, "give each guest its own");
-                faults.push(fault.see(before.section.at));
+        for key in keys(&guest.value) {
+            let text = shown(&key);
+            match first.entry(key) {
+                Entry::Vacant(free) => _ = free.insert(guest),
+                Entry::Occupied(taken) => {
+                    let before: &Item<'_, Guest> = taken.get();
+                    let problem = format!("guest {} already has {text}", quote(&before.value.name));
+                    let remedy = "give each guest its own";
+                    let fault = guest.section.fault(name, &problem, remedy);
+                    faults.push(fault.see(before.section.at));
+                }
             }
         }
     }

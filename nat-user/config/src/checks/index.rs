@@ -1,11 +1,9 @@
 //! Everything that has been read, and searches in it by address.
 
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    model::{Network, Route},
+    model::{Address, Network, Prefix as _, Route},
     tables::{Item, Parts},
 };
 
@@ -13,7 +11,8 @@ use crate::{
 pub(super) struct Surroundings<'c> {
     pub(super) parts: &'c Parts<'c>,
     pub(super) networks: NetworkIndex<'c>,
-    pub(super) routes: RouteIndex<'c>,
+    pub(super) routes: RouteIndex<'c, Ipv4Addr>,
+    pub(super) routes6: RouteIndex<'c, Ipv6Addr>,
 }
 
 impl<'c> Surroundings<'c> {
@@ -21,7 +20,8 @@ impl<'c> Surroundings<'c> {
         Self {
             parts,
             networks: NetworkIndex::new(&parts.networks),
-            routes: RouteIndex::new(&parts.routes),
+            routes: RouteIndex::new(&parts.routes, |route| &route.addresses),
+            routes6: RouteIndex::new(&parts.routes, |route| &route.addresses6),
         }
     }
 }
@@ -50,19 +50,23 @@ impl<'n> NetworkIndex<'n> {
 }
 
 /// A routed prefix, and the table that routes it.
-pub(super) type Routed<'r> = (Ipv4Net, &'r Item<'r, Route>);
+pub(super) type Routed<'r, A> = (<A as Address>::Prefix, &'r Item<'r, Route>);
 
 /// The routed prefixes, for a search by address.
 #[derive(Debug)]
-pub(super) struct RouteIndex<'r> {
+pub(super) struct RouteIndex<'r, A: Address> {
     /// Sorted by their beginning, the wider one first. Those that overlap are an error anyway.
-    sorted: Vec<Routed<'r>>,
+    sorted: Vec<Routed<'r, A>>,
 }
 
-impl<'r> RouteIndex<'r> {
-    pub(super) fn new(routes: &'r [Item<'r, Route>]) -> Self {
+impl<'r, A: Address> RouteIndex<'r, A> {
+    /// `addresses` are those of a route.
+    pub(super) fn new(
+        routes: &'r [Item<'r, Route>],
+        addresses: impl Fn(&'r Route) -> &'r [A::Prefix],
+    ) -> Self {
         let all = routes.iter().flat_map(|route| {
-            let prefixes = route.value.addresses.iter();
+            let prefixes = addresses(&route.value).iter();
             prefixes.map(move |prefix| (*prefix, route))
         });
         let mut sorted: Vec<_> = all.collect();
@@ -80,37 +84,36 @@ impl<'r> RouteIndex<'r> {
     }
 
     /// The route of an address.
-    pub(super) fn find(&self, address: Ipv4Addr) -> Option<&'r Item<'r, Route>> {
+    pub(super) fn find(&self, address: A) -> Option<&'r Item<'r, Route>> {
         self.holding(address).map(|(_, route)| route)
     }
 
-    pub(super) fn holding(&self, address: Ipv4Addr) -> Option<Routed<'r>> {
+    pub(super) fn holding(&self, address: A) -> Option<Routed<'r, A>> {
         let after = (self.sorted).partition_point(|(prefix, _)| prefix.network() <= address);
         let last = self.sorted[..after].last()?;
-        last.0.contains(&address).then_some(*last)
+        last.0.holds(address).then_some(*last)
     }
 
     /// The first routed prefix that contains an address, or begins after it.
-    pub(super) fn first_from(&self, address: Ipv4Addr) -> Option<Routed<'r>> {
-        let before = (self.sorted).partition_point(|(prefix, _)| prefix.broadcast() < address);
+    pub(super) fn first_from(&self, address: A) -> Option<Routed<'r, A>> {
+        let before = (self.sorted).partition_point(|(prefix, _)| prefix.last() < address);
         self.sorted.get(before).copied()
     }
 
     /// The routed prefixes that have an address in common with another prefix.
-    pub(super) fn overlapping(&self, with: Ipv4Net) -> impl Iterator<Item = Routed<'r>> {
-        let first =
-            (self.sorted).partition_point(|(prefix, _)| prefix.broadcast() < with.network());
+    pub(super) fn overlapping(&self, with: A::Prefix) -> impl Iterator<Item = Routed<'r, A>> {
+        let first = (self.sorted).partition_point(|(prefix, _)| prefix.last() < with.network());
         let rest = self.sorted[first..].iter();
-        rest.take_while(move |(prefix, _)| prefix.network() <= with.broadcast())
+        rest.take_while(move |(prefix, _)| prefix.network() <= with.last())
             .copied()
     }
 
     /// Pairs of prefixes with a common address, in the order of the file.
-    pub(super) fn overlaps(&self) -> Vec<[Routed<'r>; 2]> {
+    pub(super) fn overlaps(&self) -> Vec<[Routed<'r, A>; 2]> {
         let mut pairs = Vec::new();
-        let mut widest: Option<Routed<'_>> = None;
+        let mut widest: Option<Routed<'_, A>> = None;
         for (prefix, route) in &self.sorted {
-            if let Some((wider, before)) = widest.filter(|(wider, _)| wider.contains(prefix)) {
+            if let Some((wider, before)) = widest.filter(|(wider, _)| wider.covers(prefix)) {
                 let mut pair = [(wider, before), (*prefix, *route)];
                 pair.sort_by_key(|(_, route)| route.section.at);
                 pairs.push(pair);

@@ -19,6 +19,7 @@ use crate::{syntax::Report, tables::Parts};
 pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
     let around = Surroundings::new(parts);
     network::overlaps(&parts.networks, report);
+    network::published(parts, report);
     guest::check_guests(&parts.guests, &parts.networks, report);
     target::check_targets(&around, report);
     nat::check_nats(&around, report);

@@ -1,10 +1,10 @@
 //! Addresses with two owners.
 
-use std::net::Ipv4Addr;
+use std::{fmt::Display, net::Ipv4Addr};
 
 use super::index::{RouteIndex, Routed, Surroundings};
 use crate::{
-    model::{Route, SnatRule, SnatSource, SnatTarget, UplinkAddresses},
+    model::{Address, Network, Route, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses},
     syntax::{Fault, Report, Section},
     tables::Item,
     text::words::quote,
@@ -13,18 +13,14 @@ use crate::{
 /// Refuses addresses with two owners: each belongs to exactly one guest.
 pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
     let (parts, routes) = (around.parts, &around.routes);
-    report.errors(routes.overlaps().into_iter().map(overlap));
-    for network in &parts.networks {
-        let prefix = network.value.address.trunc();
-        for (routed, route) in routes.overlapping(prefix) {
-            let name = quote(&network.value.name);
-            let problem = format!("{routed} overlaps {prefix} of network {name}");
-            let remedy = "guests use the network's own addresses without a route; write other \
-                addresses";
-            let fault = route.section.fault("addresses", &problem, remedy);
-            report.error(fault.see(network.section.at));
-        }
-    }
+    let networks = || parts.networks.iter();
+    let of_ipv4 = networks().map(|network| (network.value.address.trunc(), network));
+    check_family(routes, of_ipv4, report);
+    let of_ipv6 = networks().flat_map(|network| {
+        let prefixes = network.value.addresses6.iter();
+        prefixes.map(move |prefix| (prefix.trunc(), network))
+    });
+    check_family(&around.routes6, of_ipv6, report);
     for route in routes.items() {
         if let Some(gateway) = route.value.gateway
             && routes.find(gateway).is_some()
@@ -35,12 +31,13 @@ pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
         }
     }
     for uplink in &parts.uplinks {
-        if let UplinkAddresses::Fixed(addresses) = &uplink.value.addresses {
-            let routed = addresses
-                .iter()
-                .find_map(|address| routes.find(*address).map(|route| (*address, route)));
-            report.errors(routed.map(|routed| taken(&uplink.section, "addresses", routed)));
-        }
+        let Uplink {
+            addresses,
+            addresses6,
+            ..
+        } = &uplink.value;
+        report.errors(taken_by_uplink(uplink, addresses, routes));
+        report.errors(taken_by_uplink(uplink, addresses6, &around.routes6));
     }
     let nats = parts.nats.iter();
     let nats = nats.map(|rule| (&rule.section, Some(rule.value.address)));
@@ -58,11 +55,45 @@ pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// The routes of one family, beside each other and beside the networks' prefixes.
+fn check_family<'n, A: Address>(
+    routes: &RouteIndex<'_, A>,
+    networks: impl Iterator<Item = (A::Prefix, &'n Item<'n, Network>)>,
+    report: &mut Report<'_>,
+) {
+    report.errors(routes.overlaps().into_iter().map(overlap::<A>));
+    for (prefix, network) in networks {
+        for (routed, route) in routes.overlapping(prefix) {
+            let name = quote(&network.value.name);
+            let problem = format!("{routed} overlaps {prefix} of network {name}");
+            let remedy = "guests use the network's own addresses without a route; write other \
+                addresses";
+            let fault = route.section.fault("addresses", &problem, remedy);
+            report.error(fault.see(network.section.at));
+        }
+    }
+}
+
+/// The first address of an uplink that belongs to a routed guest.
+fn taken_by_uplink<A: Address>(
+    uplink: &Item<'_, Uplink>,
+    addresses: &UplinkAddresses<A>,
+    routes: &RouteIndex<'_, A>,
+) -> Option<Fault> {
+    let UplinkAddresses::Fixed(addresses) = addresses else {
+        return None;
+    };
+    let routed = addresses
+        .iter()
+        .find_map(|address| routes.find(*address).map(|route| (*address, route)));
+    routed.map(|routed| taken(&uplink.section, "addresses", routed))
+}
+
 /// An external address that belongs to a routed guest.
 fn taken(
     section: &Section<'_>,
     key: &str,
-    (address, route): (Ipv4Addr, &Item<'_, Route>),
+    (address, route): (impl Display, &Item<'_, Route>),
 ) -> Fault {
     let name = quote(&route.value.name);
     let problem = format!("{address} belongs to the guests of route {name}");
@@ -71,7 +102,7 @@ fn taken(
     fault.see(route.section.at)
 }
 
-fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Fault> {
+fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> Option<Fault> {
     let SnatTarget::Pool { first, last } = rule.value.to else {
         return None;
     };
@@ -81,7 +112,7 @@ fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Faul
 }
 
 /// Packets from routed addresses are never translated.
-fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Fault> {
+fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> Option<Fault> {
     let SnatSource::Prefix(prefix) = rule.value.source else {
         return None;
     };
@@ -96,7 +127,7 @@ fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_>) -> Option<Fault>
     Some(fault.see(route.section.at))
 }
 
-fn overlap([(before, first), (prefix, second)]: [Routed<'_>; 2]) -> Fault {
+fn overlap<A: Address>([(before, first), (prefix, second)]: [Routed<'_, A>; 2]) -> Fault {
     let name = quote(&first.value.name);
     let problem = format!("{prefix} overlaps {before} of route {name}");
     let remedy = "route each address once, to one network";

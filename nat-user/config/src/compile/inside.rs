@@ -1,20 +1,16 @@
 //! External addresses, and addresses of guests.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
 use nat_common::tables::{
     addresses::ExternalAddress,
-    inside::{INSIDE_FIXED_BITS, Inside4, InsideFlags, InsideKey4},
+    inside::{INSIDE_FIXED_BITS, Inside, InsideFlags, InsideKey},
 };
 
-use super::{
-    compiler::Compiler,
-    ruleset::{Prefix, wire},
-};
-use crate::model::{SnatSource, UplinkId};
+use super::{compiler::Compiler, family::Family, ruleset::Prefix};
+use crate::model::{Prefix as _, UplinkId};
 
-impl Compiler<'_> {
+impl<A: Family> Compiler<'_, A> {
     /// The uplinks' addresses, and all others that rules name.
     pub(super) fn addresses(&mut self) {
         let mut seen = BTreeMap::new();
@@ -23,12 +19,8 @@ impl Compiler<'_> {
                 seen.entry(*address).or_insert(id);
             }
         }
-        // (A guest without a lease has no entry yet.)
-        let named = self.config.named_addresses();
-        for named in named.filter(|named| named.guest.is_none_or(|guest| guest.now().is_some())) {
-            for address in named.addresses() {
-                seen.entry(address).or_insert(named.uplink.0);
-            }
+        for (address, UplinkId(uplink)) in A::named(self.config) {
+            seen.entry(address).or_insert(uplink);
         }
         for (address, uplink) in seen {
             let is_host = self.environment.host_addresses.contains(&address);
@@ -37,7 +29,7 @@ impl Compiler<'_> {
                 is_host: is_host.into(),
                 is_silent: self.environment.silent.contains(&address).into(),
             };
-            self.ruleset.addresses.push((wire(address), external));
+            self.ruleset.addresses.push((address.wire(), external));
         }
     }
 
@@ -46,34 +38,34 @@ impl Compiler<'_> {
     /// inside addresses.
     pub(super) fn inside(&mut self) {
         let mut prefixes = BTreeMap::new();
-        for rule in &self.config.snat {
-            if let SnatSource::Prefix(prefix) = rule.source
-                && !self.holds_external_address(prefix)
-            {
+        let translated = A::translated(self.config);
+        for prefix in translated.sources {
+            if !self.holds_external_address(prefix) {
                 prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
         }
         for (prefix, route) in self.routed() {
             prefixes.insert(prefix, self.place_of_network(route.network));
         }
-        for to in self.config.nats.iter().filter_map(|rule| rule.to.now()) {
+        for to in translated.of_nats {
             let guest = to.into();
             prefixes.insert(guest, self.place_of(guest));
         }
-        for network in &self.config.networks {
-            let prefix = network.address.trunc();
+        for prefix in self.config.networks.iter().flat_map(A::of_network) {
+            let prefix = prefix.trunc();
             prefixes.insert(prefix, self.place_of(prefix));
         }
-        for to in self.config.forwards.iter().filter_map(|rule| rule.to.now()) {
+        for to in translated.of_forwards {
             // Behind another interface than that of its prefix.
             if self.environment.places.contains_key(&to) {
                 prefixes.insert(to.into(), self.place_of(to.into()));
             }
         }
-        let guests = self.config.guests.iter();
-        let guests =
-            guests.filter_map(|guest| Some((Ipv4Net::from(guest.address.now()?), guest.mac)));
-        let guests: Vec<(Ipv4Net, [u8; 6])> = guests.collect();
+        let guests = self.config.guests.iter().flat_map(|guest| {
+            let addresses = A::of_guest(guest).into_iter();
+            addresses.map(|address| (A::Prefix::from(address), guest.mac))
+        });
+        let guests: Vec<(A::Prefix, [u8; 6])> = guests.collect();
         for (prefix, _) in &guests {
             prefixes.remove(prefix);
         }
@@ -86,27 +78,21 @@ impl Compiler<'_> {
         }
     }
 
-    fn push_inside(
-        &mut self,
-        prefix: Ipv4Net,
-        network: u16,
-        gateway: Ipv4Addr,
-        mac: Option<[u8; 6]>,
-    ) {
-        let key = InsideKey4 {
+    fn push_inside(&mut self, prefix: A::Prefix, network: u16, gateway: A, mac: Option<[u8; 6]>) {
+        let key = InsideKey {
             generation: 0,
             reserved: [0; 2],
-            address: wire(prefix.addr()),
+            address: prefix.addr().wire(),
         };
         let bits = INSIDE_FIXED_BITS + u32::from(prefix.prefix_len());
-        let inside = Inside4 {
+        let inside = Inside {
             network,
             flags: match mac {
                 Some(_) => InsideFlags::HAS_MAC,
                 None if self.is_on_link(prefix) => InsideFlags::ON_LINK,
                 None => InsideFlags::empty(),
             },
-            gateway: wire(gateway),
+            gateway: gateway.wire(),
             mac: mac.unwrap_or_default(),
             reserved: [0; 2],
         };
@@ -114,17 +100,20 @@ impl Compiler<'_> {
     }
 
     /// Whether a prefix is of a network that keeps guests to their addresses.
-    fn is_on_link(&self, prefix: Ipv4Net) -> bool {
+    fn is_on_link(&self, prefix: A::Prefix) -> bool {
         let mut networks = self.config.networks.iter();
-        networks.any(|network| network.anti_spoof && network.address.contains(&prefix))
+        networks.any(|network| {
+            let mut own = A::of_network(network).iter();
+            network.anti_spoof && own.any(|own| own.covers(&prefix))
+        })
     }
 
-    fn holds_external_address(&self, prefix: Ipv4Net) -> bool {
+    fn holds_external_address(&self, prefix: A::Prefix) -> bool {
         let mut ids = (0..self.config.uplinks.len()).map(UplinkId);
         ids.any(|id| {
             self.uplink_addresses(id)
                 .iter()
-                .any(|address| prefix.contains(address))
+                .any(|address| prefix.holds(*address))
         })
     }
 }

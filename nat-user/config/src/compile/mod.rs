@@ -8,6 +8,7 @@
 //! Input and output are plain values. The compiler does not access the kernel.
 
 mod compiler;
+mod family;
 mod forwards;
 mod in_order;
 mod inside;
@@ -17,6 +18,10 @@ mod ruleset;
 mod snats;
 mod taken;
 
+use std::net::Ipv6Addr;
+
+use nat_common::wire::address::Addr6;
+
 use self::compiler::Compiler;
 pub use self::{
     in_order::InOrder,
@@ -24,7 +29,7 @@ pub use self::{
 };
 use crate::model::Config;
 
-/// Compiles a configuration.
+/// Compiles a configuration for IPv4.
 pub fn compile(
     config: &Config,
     environment: &Environment,
@@ -37,6 +42,19 @@ pub fn compile(
     compiler.forward_sources();
     compiler.own();
     compiler.snats(numbers);
+    compiler.policies(numbers);
+    compiler.ruleset
+}
+
+/// Compiles a configuration for IPv6: inside addresses and policies. Nothing is translated.
+pub fn compile_ipv6(
+    config: &Config,
+    environment: &Environment<Ipv6Addr>,
+    numbers: &mut impl Numbering,
+) -> Ruleset<Addr6> {
+    let mut compiler = Compiler::new(config, environment, numbers);
+    compiler.addresses();
+    compiler.inside();
     compiler.policies(numbers);
     compiler.ruleset
 }

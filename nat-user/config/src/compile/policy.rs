@@ -1,24 +1,19 @@
 //! Policies: from the words of the configuration to the chains in which a flow is looked up.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
 use nat_common::{
     tables::{
         counters::NO_RULE,
-        policies::{Chain, DEFAULTS, Policy4, Side, action, side},
+        policies::{Chain, DEFAULTS, Policy, Side, action, side},
     },
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
-use super::{
-    compiler::Compiler,
-    ruleset::{Numbering, wire},
+use super::{compiler::Compiler, family::Family, ruleset::Numbering};
+use crate::model::{
+    Action, Address, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange, Prefix as _,
 };
-use crate::model::{Action, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange};
-
-/// All addresses.
-const ALL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 
 /// All ports, and no port.
 const ALL_PORTS: PortRange = PortRange {
@@ -39,11 +34,10 @@ const TRACKED: u32 = u32::MAX - 1;
 type Sides = (Side, Side);
 
 /// The policies of a rule set, by their sides.
-#[derive(Default)]
-struct Chains(BTreeMap<Sides, Vec<Policy4>>);
+struct Chains<A: Family>(BTreeMap<Sides, Vec<Policy<A::Wire>>>);
 
 /// One end: its side, and the addresses there.
-type End = (Side, Ipv4Net);
+type End<A> = (Side, <A as Address>::Prefix);
 
 /// What a policy matches besides the two ends.
 #[derive(Clone, Copy)]
@@ -65,13 +59,13 @@ struct Saying {
     action: u8,
 }
 
-impl Chains {
-    fn add(&mut self, from: End, to: End, service: Service, saying: Saying) {
-        let policy = Policy4 {
-            source: wire(from.1.network()),
-            source_mask: wire(from.1.netmask()),
-            destination: wire(to.1.network()),
-            destination_mask: wire(to.1.netmask()),
+impl<A: Family> Chains<A> {
+    fn add(&mut self, from: End<A>, to: End<A>, service: Service, saying: Saying) {
+        let policy = Policy {
+            source: from.1.network().wire(),
+            source_mask: from.1.netmask().wire(),
+            destination: to.1.network().wire(),
+            destination_mask: to.1.netmask().wire(),
             first_port: service.ports.first,
             last_port: service.ports.last,
             protocol: service.protocol,
@@ -84,15 +78,16 @@ impl Chains {
     }
 }
 
-impl Compiler<'_> {
+impl<A: Family> Compiler<'_, A> {
     /// All policies; none if no packet is ever dropped.
     pub(super) fn policies(&mut self, numbers: &mut impl Numbering) {
-        let mut chains = Chains::default();
-        for (order, rule) in (0..).zip(&self.config.policies) {
+        let mut chains = Chains(BTreeMap::new());
+        for (order, rule) in (0..).zip(A::policies(self.config)) {
             let number = numbers.policy(&rule.name);
             self.policy(&mut chains, rule, number, order);
         }
         self.defaults(&mut chains, numbers);
+        self.inbound(&mut chains, numbers);
         if chains.0.is_empty() {
             return;
         }
@@ -110,7 +105,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn policy(&self, chains: &mut Chains, rule: &PolicyRule, number: u32, order: u32) {
+    fn policy(&self, chains: &mut Chains<A>, rule: &PolicyRule<A>, number: u32, order: u32) {
         let saying = Saying {
             rule: number,
             order,
@@ -125,7 +120,7 @@ impl Compiler<'_> {
         };
         for from in rule.from.iter().filter_map(|end| self.end(end)) {
             for to in rule.to.iter().filter_map(|end| self.end(end)) {
-                for protocol in rule.protocols.iter().map(protocol_number) {
+                for protocol in rule.protocols.iter().map(protocol_number::<A>) {
                     for &ports in ports {
                         chains.add(from, to, Service { protocol, ports }, saying);
                     }
@@ -135,12 +130,13 @@ impl Compiler<'_> {
     }
 
     /// The side of an end, and its addresses; none for a guest that has no lease.
-    fn end(&self, end: &PolicyEnd) -> Option<End> {
+    fn end(&self, end: &PolicyEnd<A>) -> Option<End<A>> {
+        let all = A::Prefix::ALL;
         let prefix = match end {
-            PolicyEnd::Any => return Some((side::ANY, ALL)),
-            PolicyEnd::Host => return Some((side::HOST, ALL)),
-            PolicyEnd::Uplink(id) => return Some((side::UPLINKS | self.uplinks[id.0], ALL)),
-            PolicyEnd::Network(id) => return Some((self.networks[id.0], ALL)),
+            PolicyEnd::Any => return Some((side::ANY, all)),
+            PolicyEnd::Host => return Some((side::HOST, all)),
+            PolicyEnd::Uplink(id) => return Some((side::UPLINKS | self.uplinks[id.0], all)),
+            PolicyEnd::Network(id) => return Some((self.networks[id.0], all)),
             PolicyEnd::Prefix(prefix) => *prefix,
             PolicyEnd::Guest(address) => address.now()?.into(),
         };
@@ -149,9 +145,10 @@ impl Compiler<'_> {
     }
 
     /// The networks' defaults for flows without a policy.
-    fn defaults(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
+    fn defaults(&self, chains: &mut Chains<A>, numbers: &mut impl Numbering) {
         for (network, &number) in self.config.networks.iter().zip(&self.networks) {
-            let (here, any) = ((number, ALL), (side::ANY, ALL));
+            let all = A::Prefix::ALL;
+            let (here, any) = ((number, all), (side::ANY, all));
             if let Some(services) = &network.host {
                 let rule = numbers.default_of(&network.name);
                 let saying = |order, action| Saying {
@@ -159,8 +156,8 @@ impl Compiler<'_> {
                     order,
                     action,
                 };
-                let host = (side::HOST, ALL);
-                for service in services.iter().flat_map(wire_services) {
+                let host = (side::HOST, all);
+                for service in services.iter().flat_map(wire_services::<A>) {
                     chains.add(here, host, service, saying(DEFAULTS, action::ACCEPT));
                 }
                 chains.add(here, host, EVERYTHING, saying(DROPPED, action::DROP));
@@ -177,10 +174,30 @@ impl Compiler<'_> {
         }
     }
 
+    /// What uplinks may not open to addresses that guests hold themselves.
+    fn inbound(&self, chains: &mut Chains<A>, numbers: &mut impl Numbering) {
+        let all = A::Prefix::ALL;
+        for (network, &number) in self.config.networks.iter().zip(&self.networks) {
+            if A::of_network(network).is_empty() || A::inbound(network.inbound) == Action::Accept {
+                continue;
+            }
+            let saying = Saying {
+                rule: numbers.default_of(&network.name),
+                order: DROPPED,
+                action: action::DROP,
+            };
+            for uplink in &self.uplinks {
+                let uplink = (side::UPLINKS | uplink, all);
+                chains.add(uplink, (number, all), EVERYTHING, saying);
+            }
+        }
+    }
+
     /// If a direction has drops, flows of the other direction are recorded even if they are
     /// allowed: their answers would not pass otherwise.
-    fn track(&self, chains: &mut Chains, numbers: &mut impl Numbering) {
-        let drops = |policy: &Policy4| policy.action == action::DROP;
+    fn track(&self, chains: &mut Chains<A>, numbers: &mut impl Numbering) {
+        let all = A::Prefix::ALL;
+        let drops = |policy: &Policy<A::Wire>| policy.action == action::DROP;
         let with_drops = chains.0.iter().filter(|(_, chain)| chain.iter().any(drops));
         let sides: Vec<Sides> = with_drops.map(|(sides, _)| *sides).collect();
         for (from, to) in sides {
@@ -191,22 +208,22 @@ impl Compiler<'_> {
                 order: TRACKED,
                 action: action::ACCEPT,
             };
-            chains.add((to, ALL), (from, ALL), EVERYTHING, saying);
+            chains.add((to, all), (from, all), EVERYTHING, saying);
         }
     }
 }
 
-fn protocol_number(protocol: &ForwardProtocol) -> u8 {
+fn protocol_number<A: Family>(protocol: &ForwardProtocol) -> u8 {
     match protocol {
         ForwardProtocol::Tcp => TCP,
         ForwardProtocol::Udp => UDP,
-        ForwardProtocol::Icmp => ICMP,
+        ForwardProtocol::Icmp => A::ICMP,
         ForwardProtocol::All => ANY_PROTOCOL,
     }
 }
 
 /// Protocol and port of a service of the host.
-fn wire_services(service: &HostService) -> Vec<Service> {
+fn wire_services<A: Family>(service: &HostService) -> Vec<Service> {
     let port = |protocol, port| Service {
         protocol,
         ports: PortRange {
@@ -215,12 +232,12 @@ fn wire_services(service: &HostService) -> Vec<Service> {
         },
     };
     match service {
-        HostService::Dhcp => vec![port(UDP, 67)],
+        HostService::Dhcp => vec![port(UDP, A::DHCP)],
         HostService::Dns => vec![port(UDP, 53), port(TCP, 53)],
         HostService::Ping => vec![Service {
-            protocol: ICMP,
+            protocol: A::ICMP,
             ports: ALL_PORTS,
         }],
-        HostService::Port(protocol, number) => vec![port(protocol_number(protocol), *number)],
+        HostService::Port(protocol, number) => vec![port(protocol_number::<A>(protocol), *number)],
     }
 }

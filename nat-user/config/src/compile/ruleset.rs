@@ -5,46 +5,72 @@ use std::{
     net::Ipv4Addr,
 };
 
-use ipnet::Ipv4Net;
 use nat_common::{
     tables::{
         addresses::ExternalAddress,
-        excludes::ExcludeKey4,
-        forward_sources::{ForwardSource4, ForwardSourceKey4},
-        forwards::{Forward4, ForwardKey4},
-        inside::{Inside4, InsideKey4},
-        policies::{Chain, Policy4, Side},
-        snats::{Snat4, SnatKey4},
+        excludes::ExcludeKey,
+        forward_sources::{ForwardSource, ForwardSourceKey},
+        forwards::{Forward, ForwardKey},
+        inside::{Inside, InsideKey},
+        policies::{Chain, Policy, Side},
+        snats::{Snat, SnatKey},
     },
     wire::address::Addr4,
 };
 
-use crate::model::NetworkId;
+use crate::model::{Address, NetworkId};
 
 /// What the configuration leaves to the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment<A = Ipv4Addr>
+where
+    A: Address,
+{
     /// The own addresses of each uplink's interface, in the kernel's order, by [`UplinkId`].
-    pub uplink_addresses: Vec<Vec<Ipv4Addr>>,
+    pub uplink_addresses: Vec<Vec<A>>,
     /// All addresses that the host holds on any interface.
-    pub host_addresses: HashSet<Ipv4Addr>,
+    pub host_addresses: HashSet<A>,
     /// From which addresses each uplink's destinations are reached, by [`UplinkId`].
-    pub sources: Vec<Sources>,
+    pub sources: Vec<Sources<A>>,
     /// The networks behind which the host's routes place single addresses, `None` if behind none of
     /// them. The routes say nothing about missing addresses.
-    pub places: HashMap<Ipv4Addr, Option<NetworkId>>,
+    pub places: HashMap<A, Option<NetworkId>>,
     /// External addresses for which the programs do not answer ARP: another host has them, or may
     /// have them.
-    pub silent: BTreeSet<Ipv4Addr>,
+    pub silent: BTreeSet<A>,
 }
 
 /// From which addresses an uplink's destinations are reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sources {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources<A = Ipv4Addr>
+where
+    A: Address,
+{
     /// The one for most of them.
-    pub first: Option<Ipv4Addr>,
+    pub first: Option<A>,
     /// The exceptions, by longest prefix.
-    pub others: Vec<(Ipv4Net, Ipv4Addr)>,
+    pub others: Vec<(A::Prefix, A)>,
+}
+
+impl<A: Address> Default for Environment<A> {
+    fn default() -> Self {
+        Self {
+            uplink_addresses: Vec::new(),
+            host_addresses: HashSet::new(),
+            sources: Vec::new(),
+            places: HashMap::new(),
+            silent: BTreeSet::new(),
+        }
+    }
+}
+
+impl<A: Address> Default for Sources<A> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            others: Vec::new(),
+        }
+    }
 }
 
 /// The numbers that the data plane uses for the names of the configuration.
@@ -74,27 +100,43 @@ pub struct Prefix<K> {
     pub key: K,
 }
 
-/// The entries of all rule tables, without their generation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ruleset {
+/// The entries of all rule tables of one family, without their generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset<A = Addr4> {
     /// `FORWARDS`.
-    pub forwards: Vec<(Prefix<ForwardKey4>, Forward4)>,
+    pub forwards: Vec<(Prefix<ForwardKey<A>>, Forward<A>)>,
     /// `FORWARD_SOURCES`.
-    pub forward_sources: Vec<(Prefix<ForwardSourceKey4>, ForwardSource4)>,
+    pub forward_sources: Vec<(Prefix<ForwardSourceKey<A>>, ForwardSource<A>)>,
     /// `SNATS`.
-    pub snats: Vec<(Prefix<SnatKey4>, Snat4)>,
+    pub snats: Vec<(Prefix<SnatKey<A>>, Snat<A>)>,
     /// `EXCLUDES`.
-    pub excludes: Vec<Prefix<ExcludeKey4>>,
+    pub excludes: Vec<Prefix<ExcludeKey<A>>>,
     /// `ADDRESSES`.
-    pub addresses: Vec<(Addr4, ExternalAddress)>,
+    pub addresses: Vec<(A, ExternalAddress)>,
     /// `INSIDE`.
-    pub inside: Vec<(Prefix<InsideKey4>, Inside4)>,
+    pub inside: Vec<(Prefix<InsideKey<A>>, Inside<A>)>,
     /// `CHAINS`: runs of the policies that follow.
     pub chains: Vec<((Side, Side), Chain)>,
     /// `POLICIES`.
-    pub policies: Vec<Policy4>,
-    /// What 127.0.0.1 stands for, if the host itself has access to any forward.
-    pub own: Option<Vec<Addr4>>,
+    pub policies: Vec<Policy<A>>,
+    /// What the loopback address stands for, if the host itself has access to any forward.
+    pub own: Option<Vec<A>>,
+}
+
+impl<A> Default for Ruleset<A> {
+    fn default() -> Self {
+        Self {
+            forwards: Vec::new(),
+            forward_sources: Vec::new(),
+            snats: Vec::new(),
+            excludes: Vec::new(),
+            addresses: Vec::new(),
+            inside: Vec::new(),
+            chains: Vec::new(),
+            policies: Vec::new(),
+            own: None,
+        }
+    }
 }
 
 /// An IPv4 address in wire order.

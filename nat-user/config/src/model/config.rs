@@ -1,5 +1,7 @@
 //! The whole configuration.
 
+use std::net::Ipv6Addr;
+
 use super::{
     forward::ForwardRule,
     forwarding::Forwarding,
@@ -34,10 +36,20 @@ pub struct Config {
     pub nats: Vec<NatRule>,
     /// `[[policy]]`, in the order in which they are tried.
     pub policies: Vec<PolicyRule>,
+    /// What the rules say about IPv6; `None` if the file names no IPv6 address. If it does, every
+    /// policy is about both families.
+    pub ipv6: Option<Ipv6Rules>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+}
+
+/// What rules say about IPv6. A rule about both families is in both lists, under one name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ipv6Rules {
+    /// `[[policy]]`, as many as there are in [`Config::policies`].
+    pub policies: Vec<PolicyRule<Ipv6Addr>>,
 }
 
 impl Config {

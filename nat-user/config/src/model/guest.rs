@@ -1,6 +1,9 @@
 //! `[[guest]]`, and how rules name a guest.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use super::network::NetworkId;
 
@@ -13,6 +16,8 @@ pub struct Guest {
     pub network: NetworkId,
     /// Its address, which no other guest has; a lease only if the network has DHCP.
     pub address: GuestAddress,
+    /// Its IPv6 addresses, which no other guest has: at most one in each prefix of the network.
+    pub addresses6: Vec<Ipv6Addr>,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
     /// Its port of the network's bridge, if that is known.
@@ -21,22 +26,22 @@ pub struct Guest {
 
 /// Where a guest is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum GuestAddress {
+pub enum GuestAddress<A = Ipv4Addr> {
     /// At a fixed address.
-    Fixed(Ipv4Addr),
+    Fixed(A),
     /// At the address of its lease.
     Leased {
         /// Whose lease it is.
         tenant: Tenant,
         /// The leased address. `None` after the file is read, and while there is no lease.
-        now: Option<Ipv4Addr>,
+        now: Option<A>,
     },
 }
 
-impl GuestAddress {
+impl<A: Copy> GuestAddress<A> {
     /// The current address, if there is one.
     #[must_use]
-    pub fn now(&self) -> Option<Ipv4Addr> {
+    pub fn now(&self) -> Option<A> {
         match self {
             Self::Fixed(address) => Some(*address),
             Self::Leased { now, .. } => *now,
@@ -45,7 +50,7 @@ impl GuestAddress {
 
     /// The address, if it is not leased.
     #[must_use]
-    pub fn fixed(&self) -> Option<Ipv4Addr> {
+    pub fn fixed(&self) -> Option<A> {
         match self {
             Self::Fixed(address) => Some(*address),
             Self::Leased { .. } => None,
@@ -60,13 +65,13 @@ impl GuestAddress {
     }
 }
 
-impl From<Ipv4Addr> for GuestAddress {
-    fn from(address: Ipv4Addr) -> Self {
+impl<A> From<A> for GuestAddress<A> {
+    fn from(address: A) -> Self {
         Self::Fixed(address)
     }
 }
 
-impl fmt::Display for GuestAddress {
+impl<A: fmt::Display> fmt::Display for GuestAddress<A> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(address) => address.fmt(formatter),

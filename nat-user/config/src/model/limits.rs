@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 pub struct Limits {
     /// The largest number of sessions; both directions of a connection are one session.
     pub sessions: u32,
+    /// The largest number of IPv6 sessions.
+    pub sessions_ipv6: u32,
     /// Sessions that one guest may have; `None` is [`Self::guest_sessions`].
     pub sessions_per_guest: Option<NonZeroU32>,
     /// External ports that one guest may have; `None` is [`Self::GUEST_PORTS`].
@@ -37,6 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sessions: 262_144,
+            sessions_ipv6: 65_536,
             sessions_per_guest: None,
             ports_per_guest: None,
         }

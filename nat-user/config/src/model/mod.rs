@@ -4,6 +4,7 @@
 //! resolve. The rest of the program never sees the text of the file. Indices such as [`UplinkId`]
 //! point into the vectors of [`Config`].
 
+mod address;
 mod config;
 mod external;
 mod forward;
@@ -20,14 +21,15 @@ mod snat;
 mod uplink;
 
 pub use self::{
-    config::Config,
+    address::{Address, Prefix},
+    config::{Config, Ipv6Rules},
     external::Named,
     forward::{ForwardMatch, ForwardRule, PortForward},
     forwarding::Forwarding,
     guest::{Guest, GuestAddress, Identity, Tenant, mac_text},
     limits::{Limits, Timeouts},
     nat::NatRule,
-    network::{Action, HostService, Network, NetworkId},
+    network::{Action, HostService, Inbound, Network, NetworkId},
     policy::{PolicyEnd, PolicyRule},
     port::{ForwardProtocol, PortRange},
     route::Route,

@@ -1,6 +1,6 @@
 //! `[network.NAME]`.
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
     port::ForwardProtocol,
@@ -20,6 +20,8 @@ pub struct Network {
     pub interface: String,
     /// The host's address in the network and the length of its prefix.
     pub address: Ipv4Net,
+    /// The host's IPv6 addresses in the network and the lengths of their prefixes.
+    pub addresses6: Vec<Ipv6Net>,
     /// Whether natbpf creates the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to a bridge that natbpf creates.
@@ -30,12 +32,34 @@ pub struct Network {
     pub isolated: bool,
     /// The default policy for flows to and from its guests.
     pub policy: Action,
+    /// What may be opened from uplinks to addresses that its guests hold themselves, if no policy
+    /// applies.
+    pub inbound: Inbound,
     /// The services of the host that its guests may use; `None` is everything.
     pub host: Option<Vec<HostService>>,
     /// How its guests get their addresses, if this host serves DHCP.
     pub dhcp: Option<Dhcp>,
     /// How this host answers its guests' DNS queries, if it does.
     pub dns: Option<Dns>,
+}
+
+/// What may be opened from uplinks, by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inbound {
+    /// To IPv4 addresses.
+    pub ipv4: Action,
+    /// To IPv6 addresses.
+    pub ipv6: Action,
+}
+
+impl Default for Inbound {
+    /// A guest with a public IPv6 address is not published by that alone (RFC 6092).
+    fn default() -> Self {
+        Self {
+            ipv4: Action::Accept,
+            ipv6: Action::Drop,
+        }
+    }
 }
 
 /// The outcome for a new flow.

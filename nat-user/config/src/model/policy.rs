@@ -1,8 +1,9 @@
 //! `[[policy]]`.
 
-use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
 
 use super::{
+    address::Address,
     guest::GuestAddress,
     network::{Action, NetworkId},
     port::{ForwardProtocol, PortRange},
@@ -11,13 +12,13 @@ use super::{
 
 /// A `[[policy]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyRule {
+pub struct PolicyRule<A: Address = Ipv4Addr> {
     /// Unique among the policies.
     pub name: String,
-    /// The side that opens the flow: any of these.
-    pub from: Vec<PolicyEnd>,
-    /// The other side: any of these.
-    pub to: Vec<PolicyEnd>,
+    /// The side that opens the flow: any of these; none if it is about the other family.
+    pub from: Vec<PolicyEnd<A>>,
+    /// The other side: any of these; none if it is about the other family.
+    pub to: Vec<PolicyEnd<A>>,
     /// The protocols, each once. `All` stands alone.
     pub protocols: Vec<ForwardProtocol>,
     /// Destination ports on the guest; empty means all. For tcp and udp only.
@@ -28,7 +29,7 @@ pub struct PolicyRule {
 
 /// One end of the flows of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PolicyEnd {
+pub enum PolicyEnd<A: Address = Ipv4Addr> {
     /// Any, except the host itself.
     Any,
     /// The host itself; only as a destination.
@@ -38,14 +39,14 @@ pub enum PolicyEnd {
     /// All guests of a network.
     Network(NetworkId),
     /// All hosts with such an address.
-    Prefix(Ipv4Net),
+    Prefix(A::Prefix),
     /// A guest.
-    Guest(GuestAddress),
+    Guest(GuestAddress<A>),
 }
 
-impl PolicyEnd {
+impl<A: Address> PolicyEnd<A> {
     /// The guest's address, if it is one.
-    pub fn guest_mut(&mut self) -> Option<&mut GuestAddress> {
+    pub fn guest_mut(&mut self) -> Option<&mut GuestAddress<A>> {
         match self {
             Self::Guest(address) => Some(address),
             _ => None,

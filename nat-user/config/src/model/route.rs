@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{network::NetworkId, uplink::UplinkId};
 
@@ -16,6 +16,8 @@ pub struct Route {
     /// The addresses. No other table has any of them. Every address of a prefix belongs to a guest,
     /// including the first and the last.
     pub addresses: Vec<Ipv4Net>,
+    /// The same for IPv6. One of the two lists may be empty.
+    pub addresses6: Vec<Ipv6Net>,
     /// The uplink whose address the host uses towards the guests, and to which `arp` applies.
     pub uplink: UplinkId,
     /// An address of the host that natbpf adds to the network's interface too.

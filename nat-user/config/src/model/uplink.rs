@@ -1,6 +1,6 @@
 //! `[uplink.NAME]`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::port::ForwardProtocol;
 
@@ -17,6 +17,8 @@ pub struct Uplink {
     pub interface: String,
     /// The external addresses.
     pub addresses: UplinkAddresses,
+    /// The same for IPv6.
+    pub addresses6: UplinkAddresses<Ipv6Addr>,
     /// Which hook carries inbound packets.
     pub mode: Mode,
     /// Ports (of tcp or udp only) of the host's own addresses that a forward takes only if it names
@@ -60,11 +62,11 @@ impl MssClamp {
 
 /// Where an uplink's external addresses come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UplinkAddresses {
+pub enum UplinkAddresses<A = Ipv4Addr> {
     /// The interface's own addresses, followed as they change.
     Interface,
     /// Exactly these, in this order; the first is the one that masquerade uses.
-    Fixed(Vec<Ipv4Addr>),
+    Fixed(Vec<A>),
 }
 
 /// Which hook carries inbound packets of an uplink.

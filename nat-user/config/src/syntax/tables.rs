@@ -35,6 +35,7 @@ impl<'a> Section<'a> {
             at: value.span().start,
             table,
             keys,
+            ipv6: self.ipv6,
         })
     }
 
@@ -86,6 +87,7 @@ impl<'a> Section<'a> {
                     at: value.span().start,
                     table,
                     keys,
+                    ipv6: self.ipv6,
                 });
             }
         }
@@ -109,7 +111,8 @@ impl<'a> Section<'a> {
             match item.get_ref() {
                 // `[forward]` is a table, but not one of a list.
                 DeValue::Table(table) if !std::ptr::eq(item, value) => {
-                    sections.push(rule(key, index, table, item.span().start, keys));
+                    let at = item.span().start;
+                    sections.push(self.rule(key, index, (table, at), keys));
                 }
                 _ => report.error(wrong_shape(self.key_path(key), item, &shape)),
             }
@@ -117,6 +120,25 @@ impl<'a> Section<'a> {
         report.errors(sections.iter().filter_map(Section::bad_name));
         report.errors(repeated_names(&sections));
         sections
+    }
+
+    /// One table of `[[KEY]]`.
+    fn rule(
+        &self,
+        kind: &'static str,
+        index: usize,
+        (table, at): (&'a DeTable<'a>, usize),
+        keys: &'static [Key],
+    ) -> Section<'a> {
+        Section {
+            kind,
+            name: rule_name(kind, index, table),
+            part: "",
+            at,
+            table,
+            keys,
+            ipv6: self.ipv6,
+        }
     }
 
     /// A fault for the key `name` of a rule if it cannot be one.
@@ -154,24 +176,6 @@ fn wrong_shape(path: String, value: &Spanned<DeValue<'_>>, shape: &str) -> Fault
         problem: format!("must be {shape}, not {}", kind(value.get_ref())),
         see: None,
         remedy: format!("begin it with a line {shape}"),
-    }
-}
-
-/// One table of `[[KEY]]`.
-fn rule<'a>(
-    kind: &'static str,
-    index: usize,
-    table: &'a DeTable<'a>,
-    at: usize,
-    keys: &'static [Key],
-) -> Section<'a> {
-    Section {
-        kind,
-        name: rule_name(kind, index, table),
-        part: "",
-        at,
-        table,
-        keys,
     }
 }
 

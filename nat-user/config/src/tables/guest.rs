@@ -23,13 +23,15 @@ pub(crate) fn read_guest(
 ) -> Option<Guest> {
     report.errors(section.unknown_keys());
     let network = report.keep(section.required("network", |field| names.network(field)));
-    let address = report.keep(names.address_of(section));
+    let addresses = report.keep(names.addresses_of(section));
     let mac = report.keep(section.required("mac", values::mac));
     let port = report.keep(section.optional("port", values::interface));
+    let (address, addresses6) = addresses?;
     Some(Guest {
         name: section.name.to_string(),
         network: network?,
-        address: address?,
+        address,
+        addresses6,
         mac: mac?,
         port: port?,
     })

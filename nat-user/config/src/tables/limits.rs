@@ -4,12 +4,13 @@ use std::num::NonZeroU32;
 
 use crate::{
     model::{Limits, Timeouts},
-    syntax::{Fault, Field, Key, Report, Section, key},
+    syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
 };
 
 /// The keys of `[limits]`.
 pub(crate) const LIMITS: &[Key] = &[
     key("sessions", "262144"),
+    ipv6_key("sessions_ipv6", "65536"),
     key("sessions_per_guest", "10000"),
     key("ports_per_guest", "4096"),
 ];
@@ -44,10 +45,13 @@ pub(crate) fn limits(section: &Section<'_>, report: &mut Report<'_>) -> Option<L
     report.errors(section.unknown_keys());
     let sessions = section.optional("sessions", |field| field.integer(1, MOST_SESSIONS));
     let sessions = report.keep(sessions);
+    let sessions_ipv6 = section.optional("sessions_ipv6", |field| field.integer(1, MOST_SESSIONS));
+    let sessions_ipv6 = report.keep(sessions_ipv6);
     let sessions_per_guest = report.keep(section.optional("sessions_per_guest", per_guest));
     let ports_per_guest = report.keep(section.optional("ports_per_guest", per_guest));
     Some(Limits {
         sessions: sessions?.unwrap_or(Limits::default().sessions),
+        sessions_ipv6: sessions_ipv6?.unwrap_or(Limits::default().sessions_ipv6),
         sessions_per_guest: sessions_per_guest?,
         ports_per_guest: ports_per_guest?,
     })

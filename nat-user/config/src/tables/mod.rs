@@ -18,7 +18,7 @@ pub(crate) mod snat;
 pub(crate) mod uplink;
 
 use self::names::Names;
-pub(crate) use self::{item::Item, parts::Parts, uplink::SSH};
+pub(crate) use self::{item::Item, parts::Parts, policy::BothFamilies, uplink::SSH};
 use crate::{
     model::Forwarding,
     syntax::{Fault, Key, Report, Section, key},

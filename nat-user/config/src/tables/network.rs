@@ -1,9 +1,11 @@
 //! `[network.NAME]`.
 
+use ipnet::{Ipv4Net, Ipv6Net};
+
 use super::service;
 use crate::{
-    model::{Action, ForwardProtocol, HostService, Network},
-    syntax::{Fault, Field, Key, Report, Section, key},
+    model::{Action, ForwardProtocol, HostService, Inbound, Network},
+    syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
     text::words::quote,
     values,
 };
@@ -17,6 +19,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("anti_spoof", "true"),
     key("isolated", "true"),
     key("policy", "\"drop\""),
+    ipv6_key("inbound", "\"accept\""),
     key("host", "[\"dhcp\", \"dns\", \"ping\"]"),
     key("dhcp", ""),
     key("dns", ""),
@@ -25,7 +28,7 @@ pub(crate) const KEYS: &[Key] = &[
 pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
-    let address = report.keep(section.required("address", values::address_in_prefix));
+    let addresses = report.keep(section.required("address", addresses));
     let create = report.keep(section.optional("create", |field| field.boolean()));
     // A duplicate is found together with all other uses of interfaces.
     let ports = section.optional("ports", |field| {
@@ -37,22 +40,26 @@ pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Op
     let policy = report.keep(section.optional("policy", values::action));
     let policy = policy.flatten().unwrap_or(Action::Accept);
     let host = report.keep(host(section, policy));
-    let prefix = address.as_ref().copied();
+    let inbound = report.keep(section.optional("inbound", values::action));
+    let prefix = addresses.as_ref().map(|(ipv4, _)| *ipv4);
     let served = service::read_services(section, prefix, report);
     if (served.dhcp.is_some() || served.dns.is_some())
         && let Some(fault) = section.field("interface").and_then(service::unservable)
     {
         report.error(fault);
     }
+    let (address, addresses6) = addresses?;
     let network = Network {
         name: section.name.to_string(),
         interface: interface?,
-        address: address?,
+        address,
+        addresses6,
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
         isolated: isolated?.unwrap_or(false),
         policy,
+        inbound: inbound?.map_or_else(Inbound::default, |ipv4| Inbound { ipv4, ipv6: ipv4 }),
         host: host?,
         dhcp: served.dhcp,
         dns: served.dns,
@@ -63,6 +70,28 @@ pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Op
         report.warn(section.fault("ports", problem, "add create = true, or leave ports out"));
     }
     Some(network)
+}
+
+/// The host's address in the network, and its IPv6 addresses there.
+pub(super) fn addresses(field: Field<'_>) -> Result<(Ipv4Net, Vec<Ipv6Net>), Fault> {
+    if !field.allows_ipv6() {
+        return Ok((values::address_in_prefix(field)?, Vec::new()));
+    }
+    let items = field.required_items()?;
+    let is_ipv4 = |item: &&Field<'_>| !values::looks_like_ipv6(item);
+    if let Some(second) = items.iter().filter(is_ipv4).nth(1) {
+        let problem = "is the second IPv4 address of the network";
+        return Err(second.fault(problem, "write one, and any number of IPv6 addresses"));
+    }
+    let (ipv4, ipv6) =
+        values::by_family(items, values::address_in_prefix, values::address_in_prefix6)?;
+    match ipv4[..] {
+        [ipv4] => Ok((ipv4, ipv6)),
+        _ => Err(field.fault(
+            "has no IPv4 address",
+            "add one, as in [\"172.22.161.254/24\", \"2001:db8:0:1::1/64\"]",
+        )),
+    }
 }
 
 /// The services of the host for a network's guests: all, unless the network says otherwise or drops

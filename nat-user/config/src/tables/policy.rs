@@ -1,10 +1,15 @@
 //! `[[policy]]`.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use super::names::Names;
+use ipnet::IpNet;
+
+use super::names::{Named, Names};
 use crate::{
-    model::{ForwardProtocol, PolicyEnd, PolicyRule, PortRange},
+    model::{ForwardProtocol, GuestAddress, NetworkId, PolicyEnd, PolicyRule, PortRange, UplinkId},
     syntax::{Fault, Field, Key, Report, Section, key},
     text::{suggest, words::quote},
     values,
@@ -24,11 +29,14 @@ pub(crate) const KEYS: &[Key] = &[
 const ANY: &str = "any";
 const HOST: &str = "host";
 
+/// A policy, by family.
+pub(crate) type BothFamilies = (PolicyRule, PolicyRule<Ipv6Addr>);
+
 pub(crate) fn read_policy(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
-) -> Option<PolicyRule> {
+) -> Option<BothFamilies> {
     report.errors(section.unknown_keys());
     let from = report.keep(ends(section, "from", names));
     let to = report.keep(ends(section, "to", names));
@@ -37,48 +45,127 @@ pub(crate) fn read_policy(
     let ports = report.keep(ports(section, protocols.as_deref()));
     let action = report.keep(section.required("action", values::action));
     report.errors(nothing_named(section));
-    Some(PolicyRule {
-        name: section.name.to_string(),
-        from: from?,
-        to: to?,
-        protocols: protocols?,
-        ports: ports?,
-        action: action?,
-    })
+    let (from, to) = (from?, to?);
+    report.errors(mixed(section, &from, &to));
+    let (name, protocols, ports, action) = (section.name.to_string(), protocols?, ports?, action?);
+    let ipv6 = PolicyRule {
+        name: name.clone(),
+        from: from.ipv6,
+        to: to.ipv6,
+        protocols: protocols.clone(),
+        ports: ports.clone(),
+        action,
+    };
+    let ipv4 = PolicyRule {
+        name,
+        from: from.ipv4,
+        to: to.ipv4,
+        protocols,
+        ports,
+        action,
+    };
+    Some((ipv4, ipv6))
 }
 
-fn ends(
-    section: &Section<'_>,
-    name: &'static str,
-    names: &Names<'_>,
-) -> Result<Vec<PolicyEnd>, Fault> {
+/// Ends by family.
+#[derive(Default)]
+struct Ends {
+    ipv4: Vec<PolicyEnd>,
+    ipv6: Vec<PolicyEnd<Ipv6Addr>>,
+}
+
+impl Ends {
+    fn push(&mut self, end: End) {
+        match end {
+            End::Any => self.both(PolicyEnd::Any, PolicyEnd::Any),
+            End::Host => self.both(PolicyEnd::Host, PolicyEnd::Host),
+            End::Uplink(id) => self.both(PolicyEnd::Uplink(id), PolicyEnd::Uplink(id)),
+            End::Network(id) => self.both(PolicyEnd::Network(id), PolicyEnd::Network(id)),
+            End::Prefix(IpNet::V4(prefix)) => self.ipv4.push(PolicyEnd::Prefix(prefix)),
+            End::Prefix(IpNet::V6(prefix)) => self.ipv6.push(PolicyEnd::Prefix(prefix)),
+            End::Address(address) => self.ipv6.push(PolicyEnd::Guest(address.into())),
+            End::Guest(ipv4, ipv6) => {
+                self.ipv4.push(PolicyEnd::Guest(ipv4));
+                let ipv6 = ipv6.into_iter().map(GuestAddress::from);
+                self.ipv6.extend(ipv6.map(PolicyEnd::Guest));
+            }
+        }
+    }
+
+    fn both(&mut self, ipv4: PolicyEnd, ipv6: PolicyEnd<Ipv6Addr>) {
+        self.ipv4.push(ipv4);
+        self.ipv6.push(ipv6);
+    }
+}
+
+/// One end as it is written.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum End {
+    Any,
+    Host,
+    Uplink(UplinkId),
+    Network(NetworkId),
+    Prefix(IpNet),
+    /// An IPv6 address.
+    Address(Ipv6Addr),
+    Guest(GuestAddress, Vec<Ipv6Addr>),
+}
+
+impl From<Named> for End {
+    fn from(named: Named) -> Self {
+        match named {
+            Named::Uplink(id) => Self::Uplink(id),
+            Named::Network(id) => Self::Network(id),
+            Named::Guest(ipv4, ipv6) => Self::Guest(ipv4, ipv6),
+        }
+    }
+}
+
+/// No flow has both ends.
+fn mixed(section: &Section<'_>, from: &Ends, to: &Ends) -> Option<Fault> {
+    let is_ipv4 = !from.ipv4.is_empty() && !to.ipv4.is_empty();
+    let is_ipv6 = !from.ipv6.is_empty() && !to.ipv6.is_empty();
+    let (first, second) = match from.ipv4.is_empty() {
+        true => ("IPv6", "IPv4"),
+        false => ("IPv4", "IPv6"),
+    };
+    let problem = format!("is of {second}, but from is of {first}, so no flow matches");
+    let fault = || section.fault("to", &problem, "write ends of one family");
+    (!is_ipv4 && !is_ipv6).then(fault)
+}
+
+fn ends(section: &Section<'_>, name: &'static str, names: &Names<'_>) -> Result<Ends, Fault> {
+    let mut ends = Ends::default();
     let Some(field) = section.field(name) else {
         return match section.mistyped(name) {
             Some(fault) => Err(fault),
-            None => Ok(vec![PolicyEnd::Any]),
+            None => {
+                ends.push(End::Any);
+                Ok(ends)
+            }
         };
     };
     let items = field.some_items()?;
-    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    let mut seen = HashSet::new();
     for item in items {
         let end = end(item, name, names)?;
         if !seen.insert(end.clone()) {
             return Err(item.repeated());
         }
-        found.push(end);
+        ends.push(end);
     }
-    if found.len() > 1 && found.contains(&PolicyEnd::Any) {
+    if seen.len() > 1 && seen.contains(&End::Any) {
         let problem = "`any` already includes the others";
         return Err(field.fault(problem, "write \"any\" alone"));
     }
-    Ok(found)
+    Ok(ends)
 }
 
-fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Fault> {
+fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<End, Fault> {
     let text = field.string()?;
     match text {
-        ANY => return Ok(PolicyEnd::Any),
-        HOST if key == "to" => return Ok(PolicyEnd::Host),
+        ANY => return Ok(End::Any),
+        HOST if key == "to" => return Ok(End::Host),
         HOST => {
             let problem = "policies do not apply to packets that the host itself sends";
             return Err(field.fault(problem, "write a network, an uplink or an address"));
@@ -86,17 +173,24 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Faul
         _ => {}
     }
     if text.contains('/') {
-        return values::prefix(field).map(PolicyEnd::Prefix);
+        return match values::looks_like_ipv6(&field) {
+            true => values::prefix6(field).map(IpNet::V6),
+            false => values::prefix(field).map(IpNet::V4),
+        }
+        .map(End::Prefix);
+    }
+    if field.allows_ipv6() && text.trim().parse::<Ipv6Addr>().is_ok() {
+        return values::host_address6(field).map(End::Address);
     }
     let (kind, name) = match text.split_once('.') {
         Some((kind @ ("uplink" | "network" | "guest"), name)) => (Some(kind), name),
         _ => (None, text),
     };
-    let mut found = names.ends(name);
+    let mut found = names.named(name);
     found.retain(|(one, _)| kind.is_none_or(|kind| kind == *one));
     match found.as_slice() {
         [] => {}
-        [(_, end)] => return Ok(end.clone()),
+        [(_, named)] => return Ok(named.clone().into()),
         [(first, _), (second, _), ..] => {
             let problem = format!(
                 "{} is the name of an {first} and of a {second}",
@@ -109,7 +203,7 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<PolicyEnd, Faul
     // An address, a guest that has a lease, or a mistake.
     let is_address = text.trim().parse::<Ipv4Addr>().is_ok();
     match names.guest(field) {
-        Ok(address) => Ok(PolicyEnd::Guest(address)),
+        Ok(address) => Ok(End::Guest(address, Vec::new())),
         Err(fault) if is_address => Err(fault),
         Err(_) => Err(unknown(field, text, names)),
     }

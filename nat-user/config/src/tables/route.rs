@@ -1,6 +1,6 @@
 //! `[[route]]`: addresses that guests hold themselves, routed to them without translation.
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::names::Names;
 use crate::{
@@ -31,17 +31,19 @@ pub(crate) fn read_route(
     report.errors(section.unknown_keys());
     let network = report.keep(section.required("network", |field| names.network(field)));
     let addresses = section.required("addresses", |field| {
-        values::distinct(field.required_items()?, prefix)
+        values::by_family(field.required_items()?, prefix, prefix6)
     });
     let addresses = report.keep(addresses);
     let uplink = report.keep(section.optional("uplink", |field| names.uplink(field)));
     let gateway = report.keep(section.optional("gateway", values::host_address));
     let proxy_arp = report.keep(section.optional("proxy_arp", |field| field.boolean()));
     let arp = report.keep(section.optional("arp", |field| field.boolean()));
+    let (addresses, addresses6) = addresses?;
     let route = Route {
         name: section.name.to_string(),
         network: network?,
-        addresses: addresses?,
+        addresses,
+        addresses6,
         uplink: uplink?.unwrap_or(UplinkId(0)),
         gateway: gateway?,
         proxy_arp: proxy_arp?.unwrap_or(false),
@@ -62,6 +64,16 @@ fn prefix(field: Field<'_>) -> Result<Ipv4Net, Fault> {
         return Err(field.fault(format!("`{prefix}` is too large for a route"), remedy));
     }
     values::usable(field, prefix.broadcast())?;
+    Ok(prefix)
+}
+
+/// The same for IPv6.
+fn prefix6(field: Field<'_>) -> Result<Ipv6Net, Fault> {
+    let prefix = values::prefix6(field)?;
+    if prefix.prefix_len() < 16 {
+        let remedy = "write a length from 16 to 128";
+        return Err(field.fault(format!("`{prefix}` is too large for a route"), remedy));
+    }
     Ok(prefix)
 }
 

@@ -1,5 +1,7 @@
 //! `[uplink.NAME]`.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::{
     model::{Claim, ForwardProtocol, Mode, MssClamp, Uplink, UplinkAddresses},
     syntax::{Fault, Field, Key, Report, Section, key},
@@ -24,6 +26,7 @@ pub(crate) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Opt
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
     let addresses = report.keep(section.optional("addresses", addresses));
+    let addresses = addresses.map(Option::unwrap_or_default);
     let mode = report.keep(section.optional("mode", mode));
     let reserved_ports = section.optional("keep", |field| {
         values::distinct(field.items(), values::kept_port)
@@ -31,10 +34,12 @@ pub(crate) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Opt
     let reserved_ports = report.keep(reserved_ports);
     let mss_clamp = report.keep(section.optional("mss_clamp", mss_clamp));
     let claim = report.keep(section.optional("claim", claim));
+    let (ipv4, ipv6) = addresses?;
     Some(Uplink {
         name: section.name.to_string(),
         interface: interface?,
-        addresses: addresses?.unwrap_or(UplinkAddresses::Interface),
+        addresses: fixed(ipv4),
+        addresses6: fixed(ipv6),
         mode: mode?.unwrap_or(Mode::Auto),
         reserved_ports: reserved_ports?.unwrap_or_else(|| vec![SSH]),
         mss_clamp: mss_clamp?.unwrap_or(MssClamp::Auto),
@@ -42,8 +47,17 @@ pub(crate) fn read_uplink(section: &Section<'_>, report: &mut Report<'_>) -> Opt
     })
 }
 
-fn addresses(field: Field<'_>) -> Result<UplinkAddresses, Fault> {
-    values::distinct(field.some_items()?, values::host_address).map(UplinkAddresses::Fixed)
+fn addresses(field: Field<'_>) -> Result<(Vec<Ipv4Addr>, Vec<Ipv6Addr>), Fault> {
+    let items = field.some_items()?;
+    values::by_family(items, values::host_address, values::host_address6)
+}
+
+/// The addresses of a family; those of the interface if the file names none.
+fn fixed<A>(addresses: Vec<A>) -> UplinkAddresses<A> {
+    match addresses.is_empty() {
+        true => UplinkAddresses::Interface,
+        false => UplinkAddresses::Fixed(addresses),
+    }
 }
 
 fn mode(field: Field<'_>) -> Result<Mode, Fault> {

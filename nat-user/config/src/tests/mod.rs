@@ -4,6 +4,7 @@ mod bad_files;
 mod bad_input;
 mod doubts;
 mod forms;
+mod ipv6;
 mod policies;
 mod reachable;
 mod round_trip;

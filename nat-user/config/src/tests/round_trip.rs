@@ -14,10 +14,10 @@ use super::{
     super::{
         model::{
             Action, Claim, Config, Dhcp, Dns, FilteringBehaviour, ForwardMatch, ForwardProtocol,
-            ForwardRule, Forwarders, Forwarding, Guest, HostService, Limits, MappingBehaviour,
-            Mode, MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule, PortForward,
-            PortRange, SnatRule, SnatSource, SnatTarget, Timeouts, Uplink, UplinkAddresses,
-            UplinkId,
+            ForwardRule, Forwarders, Forwarding, Guest, HostService, Inbound, Limits,
+            MappingBehaviour, Mode, MssClamp, NatRule, Network, NetworkId, PolicyEnd, PolicyRule,
+            PortForward, PortRange, SnatRule, SnatSource, SnatTarget, Timeouts, Uplink,
+            UplinkAddresses, UplinkId,
         },
         parse,
     },
@@ -178,6 +178,7 @@ fn uplink() -> impl Strategy<Value = Uplink> {
             name,
             interface: String::new(),
             addresses,
+            addresses6: UplinkAddresses::Interface,
             mode,
             reserved_ports: keep.into_iter().collect(),
             mss_clamp,
@@ -334,6 +335,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     let per_guest = || prop::option::of(number.clone().prop_map(NonZeroU32::new));
     (number.clone(), per_guest(), per_guest()).prop_map(|(sessions, of_guest, ports)| Limits {
         sessions,
+        sessions_ipv6: Limits::default().sessions_ipv6,
         sessions_per_guest: of_guest.flatten(),
         ports_per_guest: ports.flatten(),
     })
@@ -371,6 +373,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 forwards: Vec::new(),
                 nats: Vec::new(),
                 policies: Vec::new(),
+                ipv6: None,
                 limits,
                 timeouts,
             };
@@ -421,6 +424,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
         name,
         network: NetworkId(id),
         address: Ipv4Addr::new(a, b, c, 2 + index).into(),
+        addresses6: Vec::new(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
         port: index.is_multiple_of(2).then(|| format!("tap{index}")),
     })
@@ -483,6 +487,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
         name,
         interface: format!("br{index}"),
         address: Ipv4Net::new(Ipv4Addr::new(10, index, 0, 1), length).expect("the length is right"),
+        addresses6: Vec::new(),
         create,
         ports: (0..ports)
             .map(|port| format!("tap{index}.{port}"))
@@ -490,6 +495,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
         anti_spoof,
         isolated: create != anti_spoof,
         policy: if create { Action::Drop } else { Action::Accept },
+        inbound: Inbound::default(),
         host: (ports != 1).then(|| {
             vec![
                 HostService::Ping,
@@ -629,11 +635,13 @@ fn write_network(text: &mut String, network: &Network) {
         name,
         interface,
         address,
+        addresses6: _,
         create,
         ports,
         anti_spoof,
         isolated,
         policy,
+        inbound: _,
         host,
         dhcp,
         dns,

@@ -27,6 +27,7 @@ fn a_route_needs_a_network_and_addresses_alone() {
         name: "route-1".to_owned(),
         network: NetworkId(0),
         addresses: vec!["192.0.2.112/32".parse().unwrap()],
+        addresses6: Vec::new(),
         uplink: UplinkId(0),
         gateway: None,
         proxy_arp: false,
@@ -48,6 +49,7 @@ fn every_key_of_a_route_counts() {
         addresses: ["192.0.2.112/29", "192.0.2.7/32"]
             .map(|prefix| prefix.parse().unwrap())
             .to_vec(),
+        addresses6: Vec::new(),
         uplink: UplinkId(1),
         gateway: Some(Ipv4Addr::new(19, 19, 8, 10)),
         proxy_arp: true,

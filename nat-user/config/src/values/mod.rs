@@ -1,6 +1,7 @@
 //! Single values, from a field to what it means.
 
 mod address;
+mod ipv6;
 mod list;
 mod mac;
 mod name;
@@ -11,6 +12,10 @@ pub(crate) use self::{
     address::{
         address_in_prefix, address_range, host_address, hosts_of, prefix, reserved_in, snat_target,
         usable,
+    },
+    ipv6::{
+        address_in_prefix6, address_or_suffix, by_family, host_address6, is_anycast, is_suffix,
+        join, looks_like_ipv6, prefix6,
     },
     list::distinct,
     mac::mac,

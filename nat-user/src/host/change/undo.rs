@@ -8,7 +8,7 @@ use nat_sys::{netlink::Netlink, sysctl::Key};
 
 use super::{
     Follower, Undone,
-    present::{master_of, same},
+    make::{master_of, same},
 };
 
 pub(super) fn sysctl(
