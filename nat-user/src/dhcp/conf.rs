@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use nat_config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, NetworkId, mac_text};
 use nix::unistd::User;
 
-use super::process::Files;
+use super::files::Files;
 
 /// The user that Debian's package creates for it.
 const USER: &str = "dnsmasq";

@@ -7,6 +7,7 @@
 //! guest follow them ([`names`]).
 
 mod conf;
+mod files;
 mod holder;
 pub mod lease;
 pub mod names;
@@ -26,9 +27,10 @@ use nat_config::{Diagnostic, Loaded, model::Config};
 
 use self::{
     conf::Conf,
+    files::Files,
     lease::{Look, Watch},
     names::Leases,
-    process::{Files, Process},
+    process::Process,
     stall::{Stall, Waiting},
 };
 use crate::backoff::Backoff;
@@ -305,7 +307,7 @@ impl Services {
     fn write_warnings(&self, told: &[String]) -> Result<()> {
         let (file, new) = (self.folder.join(WARNINGS), self.folder.join(NEW_WARNINGS));
         let text = serde_json::to_vec(told)?;
-        process::make_folder(&self.folder)?;
+        files::make_folder(&self.folder)?;
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("write {}", file.display()))

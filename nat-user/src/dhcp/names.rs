@@ -6,8 +6,8 @@ use nat_config::model::{Config, GuestAddress, Identity, Network, NetworkId, Poli
 
 use super::{
     conf,
+    files::Files,
     lease::{self, Lease},
-    process::Files,
 };
 
 /// The leases of all networks of a configuration.

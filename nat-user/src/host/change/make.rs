@@ -1,12 +1,16 @@
 //! Making a change, and undoing it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use nat_sys::{
     netlink::{Link, Netlink},
     sysctl::{self, Key},
 };
 
-use super::{Change, Follower, Undone, undo};
+use super::{
+    Change, Follower, Undone,
+    present::{find, find_same},
+    undo,
+};
 
 impl Change {
     /// Makes the change. For a bridge it fills in the index.
@@ -148,34 +152,6 @@ impl Change {
         netlink.delete_link(link).await?;
         Ok(Undone::Done(format!("deleted bridge {}", link.name)))
     }
-}
-
-/// The name of an interface's bridge.
-pub(super) async fn master_of(netlink: &Netlink, link: &Link) -> Result<Option<String>> {
-    let Some(index) = link.master else {
-        return Ok(None);
-    };
-    let master = netlink.link_at(index).await?;
-    Ok(master.map(|master| master.name))
-}
-
-async fn find(netlink: &Netlink, name: &str) -> Result<Link> {
-    let link = netlink.link(name).await?;
-    link.with_context(|| format!("interface {name} has vanished"))
-}
-
-async fn find_same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Link> {
-    let link = find(netlink, name).await?;
-    if link.index != ifindex {
-        bail!("interface {name} was deleted and recreated in the meantime");
-    }
-    Ok(link)
-}
-
-/// The interface, if it is still the one of that index.
-pub(super) async fn same(netlink: &Netlink, name: &str, ifindex: u32) -> Result<Option<Link>> {
-    let link = netlink.link(name).await?;
-    Ok(link.filter(|link| link.index == ifindex))
 }
 
 /// Makes the host ignore IPv6 router advertisements from the guests of a new bridge: one of them

@@ -4,13 +4,13 @@
 //! Undoing a change that was never made, or that other software has undone, does nothing. Undoing a
 //! change whose object has another value by now leaves it unchanged.
 
-mod make;
+pub(super) mod make;
+mod present;
 mod undo;
 
 use std::{fmt, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
-pub(super) use make::forwarding_on;
 use nat_sys::{
     netlink::{Kind, Link},
     sysctl::Key,

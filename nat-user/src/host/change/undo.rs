@@ -8,7 +8,7 @@ use nat_sys::{netlink::Netlink, sysctl::Key};
 
 use super::{
     Follower, Undone,
-    make::{master_of, same},
+    present::{master_of, same},
 };
 
 pub(super) fn sysctl(

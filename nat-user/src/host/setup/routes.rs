@@ -4,74 +4,32 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
-use nat_config::model::{self, Config, UplinkAddresses};
 use nat_sys::{
     netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError},
     sysctl::Key,
 };
 
-use super::{Plan, Run, named, problem::Problem};
+use super::{
+    links::named,
+    plan::{Network, Plan, Route},
+    problem::Problem,
+    run::Run,
+};
 use crate::host::change::Change;
 
-/// What a `[[route]]` needs from the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Its name.
-    pub name: String,
-    /// The interface behind which the guests are.
-    pub interface: String,
-    /// Their addresses.
-    pub prefixes: Vec<Ipv4Net>,
-    /// The interface of the uplink whose address the host shows to the guests.
-    pub uplink: String,
-    /// The uplink's addresses, as far as the configuration names them.
-    pub uplink_addresses: Vec<Ipv4Addr>,
-    /// An address that the guests' interface is to have as well.
-    pub gateway: Option<Ipv4Addr>,
-    /// Whether the host answers ARP of guests for other addresses.
-    pub proxy_arp: bool,
-    /// Whether the host answers ARP on the uplink for the guests.
-    pub arp: bool,
-}
-
 impl Route {
-    pub(super) fn from_config(config: &Config, route: &model::Route) -> Self {
-        let uplink = &config.uplinks[route.uplink.0];
-        Self {
-            name: route.name.clone(),
-            interface: config.networks[route.network.0].interface.clone(),
-            prefixes: route.addresses.clone(),
-            uplink: uplink.interface.clone(),
-            uplink_addresses: match &uplink.addresses {
-                UplinkAddresses::Fixed(addresses) => addresses.clone(),
-                UplinkAddresses::Interface => Vec::new(),
-            },
-            gateway: route.gateway,
-            proxy_arp: route.proxy_arp,
-            arp: route.arp,
-        }
-    }
-
     /// The address from which the host itself talks to the guests. Without it, that would be the
     /// first address of their interface, a private one, to which they may have no route.
     fn source(&self, links: &[Link], addresses: &[Address]) -> Option<Ipv4Addr> {
         let is_held = |wanted: &Ipv4Addr| addresses.iter().any(|held| held.net.addr() == *wanted);
-        let named = self.gateway.iter().chain(&self.uplink_addresses).copied();
-        let uplink = super::named(links, &self.uplink);
+        let own_names = self.gateway.iter().chain(&self.uplink_addresses).copied();
+        let uplink = named(links, &self.uplink);
         let own = addresses
             .iter()
             .filter(|address| uplink.is_some_and(|uplink| uplink.index == address.ifindex))
             .min_by_key(|address| (address.scope != AddressScope::Universe, address.secondary));
-        let mut candidates = named.chain(own.map(|address| address.net.addr()));
+        let mut candidates = own_names.chain(own.map(|address| address.net.addr()));
         candidates.find(is_held)
-    }
-
-    fn each_address(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let ranges = self.prefixes.iter();
-        ranges.flat_map(|prefix| {
-            let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
-            range.map(Ipv4Addr::from)
-        })
     }
 }
 
@@ -101,9 +59,8 @@ impl Run<'_> {
             let link = named(links, name).with_context(|| vanished(name))?;
             let holds_it =
                 |address: &Address| address.ifindex == link.index && address.net.addr() == gateway;
-            let is_network = |network: &super::Network| {
-                network.interface == *name && network.address.addr() == gateway
-            };
+            let is_network =
+                |network: &Network| network.interface == *name && network.address.addr() == gateway;
             let present = addresses.iter().find(|address| holds_it(address));
             if plan.networks.iter().any(is_network) {
                 continue;

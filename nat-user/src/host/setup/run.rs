@@ -8,7 +8,12 @@ use nat_sys::{
 };
 
 use super::{
-    Network, Plan, Report, Step, Uplink, master_name, named, random_mac, tracking, undo_each,
+    bridge::random_mac,
+    links::{master_name, named},
+    plan::{Network, Plan, Step, Uplink},
+    report::Report,
+    settings::tracking,
+    undo::undo_each,
 };
 use crate::host::{
     change::{self, Change},
@@ -171,7 +176,7 @@ impl Run<'_> {
         let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
         let is_so = now == set;
         let change = if key.is_ip_forward() && !is_so {
-            change::forwarding_on(key, now)?
+            change::make::forwarding_on(key, now)?
         } else {
             Change::sysctl(key, now, set)
         };

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use nat_config::model::{Config, GuestAddress};
 use nat_sys::netlink::{Address, Link, Netlink, RequestError};
 
-use super::{named, problem::Problem};
+use super::{links::named, problem::Problem};
 use crate::host::routing::Routing;
 
 /// The targets of `[[forward]]` and `[[nat]]` that no packet can reach on the host as it is. If an

@@ -1,9 +1,16 @@
 use std::{path::Path, task::Poll, time::Duration};
 
-use nat_sys::testing::{HostState, bridge, in_namespace, ip};
+use nat_sys::{
+    netlink::Link,
+    sysctl::Key,
+    testing::{HostState, bridge, in_namespace, ip},
+};
 
-use super::*;
-use crate::{clock::thread_cpu_time, host::change};
+use super::{bridge::random_mac, *};
+use crate::{
+    clock::thread_cpu_time,
+    host::change::{self, Change},
+};
 
 fn uplink(interface: &str) -> Uplink {
     Uplink {
@@ -520,7 +527,7 @@ fn a_daemon_killed_before_its_first_change_has_nothing_to_undo() {
         let mut journal = host.journal();
         let forward = Key::new(&["net", "ipv4", "ip_forward"]).unwrap();
         for change in [
-            change::forwarding_on(forward, "0".to_owned()).unwrap(),
+            change::make::forwarding_on(forward, "0".to_owned()).unwrap(),
             Change::Bridge {
                 name: "vmbr1".to_owned(),
                 mac: random_mac().unwrap(),

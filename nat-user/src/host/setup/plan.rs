@@ -1,0 +1,190 @@
+//! What the host should look like, as far as the configuration is about interfaces.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use nat_config::model::{self, Config, Forwarding, Mode, UplinkAddresses, UplinkId};
+use nat_sys::netlink::Link;
+
+use super::links::named;
+use crate::host::change::Change;
+
+/// What the host should look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The ways to the outside.
+    pub uplinks: Vec<Uplink>,
+    /// The inside networks.
+    pub networks: Vec<Network>,
+    /// The addresses that are routed to guests.
+    pub routes: Vec<Route>,
+    /// Whether packets of established sessions go past the kernel.
+    pub has_fast_path: bool,
+    /// How many networks are served by a dnsmasq of their own.
+    pub served_networks: u32,
+}
+
+/// What an uplink asks of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The name in `[uplink.NAME]`.
+    pub name: String,
+    /// The interface, which must exist.
+    pub interface: String,
+    /// Addresses that it is to have where no interface of the host has them.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether its driver must take an XDP program.
+    pub needs_xdp: bool,
+}
+
+/// What a network asks of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The name in `[network.NAME]`.
+    pub name: String,
+    /// The bridge or plain interface.
+    pub interface: String,
+    /// The address that it is to have, with the length of its prefix.
+    pub address: Ipv4Net,
+    /// Whether to make the bridge if it is missing.
+    pub create: bool,
+    /// Interfaces to attach to the bridge if natbpf made it.
+    pub ports: Vec<String>,
+    /// Whether these ports may not reach each other by the bridge.
+    pub isolated: bool,
+}
+
+/// What a `[[route]]` needs from the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// The interface behind which the guests are.
+    pub interface: String,
+    /// Their addresses.
+    pub prefixes: Vec<Ipv4Net>,
+    /// The interface of the uplink whose address the host shows to the guests.
+    pub uplink: String,
+    /// The uplink's addresses, as far as the configuration names them.
+    pub uplink_addresses: Vec<Ipv4Addr>,
+    /// An address that the guests' interface is to have as well.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether the host answers ARP of guests for other addresses.
+    pub proxy_arp: bool,
+    /// Whether the host answers ARP on the uplink for the guests.
+    pub arp: bool,
+}
+
+/// How far a plan is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Up to the point before packets are forwarded: bridges are created and stay down, and
+    /// interfaces that are no longer networks stop forwarding.
+    BeforePrograms,
+    /// Completely. The programs are attached.
+    Whole,
+}
+
+impl Plan {
+    /// The part of a configuration that is about interfaces.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let claimed = config.claimed_addresses();
+        let addresses_of = |id: UplinkId| {
+            let own = claimed.iter().filter(|(_, uplink)| **uplink == id);
+            own.map(|(address, _)| *address).collect()
+        };
+        let uplinks = config.uplinks.iter().zip((0..).map(UplinkId));
+        let uplinks = uplinks.map(|(uplink, id)| Uplink {
+            name: uplink.name.clone(),
+            interface: uplink.interface.clone(),
+            addresses: addresses_of(id),
+            needs_xdp: uplink.mode == Mode::Xdp && config.forwarding == Forwarding::Fast,
+        });
+        let networks = config.networks.iter().map(|network| Network {
+            name: network.name.clone(),
+            interface: network.interface.clone(),
+            address: network.address,
+            create: network.create,
+            ports: network.ports.clone(),
+            isolated: network.isolated,
+        });
+        Self {
+            uplinks: uplinks.collect(),
+            networks: networks.collect(),
+            routes: (config.routes.iter())
+                .map(|route| Route::from_config(config, route))
+                .collect(),
+            has_fast_path: config.forwarding == Forwarding::Fast,
+            served_networks: (config.networks.iter())
+                .filter(|network| network.dhcp.is_some() || network.dns.is_some())
+                .count() as u32,
+        }
+    }
+
+    /// The part of the plan whose interfaces exist or will be created.
+    pub(super) fn present(&self, links: &[Link]) -> Self {
+        let is_there = |name: &str| named(links, name).is_some();
+        let mut present = self.clone();
+        present.uplinks.retain(|uplink| is_there(&uplink.interface));
+        present
+            .networks
+            .retain(|network| network.create || is_there(&network.interface));
+        let has_network = |name: &str| (present.networks.iter()).any(|one| one.interface == name);
+        present
+            .routes
+            .retain(|route| has_network(&route.interface) && is_there(&route.uplink));
+        present
+    }
+
+    /// Whether a change is to an interface that the plan still has, or to none in particular.
+    pub(super) fn is_about(&self, change: &Change) -> bool {
+        let has = |name: &str| self.interfaces().any(|interface| interface == name);
+        let mut ports = self.networks.iter().flat_map(|network| &network.ports);
+        match change {
+            Change::Sysctl { key, .. } => key.interface().is_none_or(has),
+            Change::Bridge { name, .. } => has(name),
+            Change::Port { bridge, .. } => has(bridge),
+            Change::LinkUp { name, .. } => has(name) || ports.any(|port| port == name),
+            Change::Address { interface, .. }
+            | Change::Route { interface, .. }
+            | Change::ArpProxy { interface, .. } => has(interface),
+        }
+    }
+
+    fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let uplinks = self.uplinks.iter().map(|uplink| uplink.interface.as_str());
+        let networks = self
+            .networks
+            .iter()
+            .map(|network| network.interface.as_str());
+        uplinks.chain(networks)
+    }
+}
+
+impl Route {
+    fn from_config(config: &Config, route: &model::Route) -> Self {
+        let uplink = &config.uplinks[route.uplink.0];
+        Self {
+            name: route.name.clone(),
+            interface: config.networks[route.network.0].interface.clone(),
+            prefixes: route.addresses.clone(),
+            uplink: uplink.interface.clone(),
+            uplink_addresses: match &uplink.addresses {
+                UplinkAddresses::Fixed(addresses) => addresses.clone(),
+                UplinkAddresses::Interface => Vec::new(),
+            },
+            gateway: route.gateway,
+            proxy_arp: route.proxy_arp,
+            arp: route.arp,
+        }
+    }
+
+    pub(super) fn each_address(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let ranges = self.prefixes.iter();
+        ranges.flat_map(|prefix| {
+            let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
+            range.map(Ipv4Addr::from)
+        })
+    }
+}
