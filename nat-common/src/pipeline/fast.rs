@@ -13,10 +13,11 @@ use crate::{
         offloads::segment_headers,
         parsed::{Parsed, Transport, parse_plain},
     },
-    pipeline::{follow::follow_datagram, owner::check_owner, place::Place},
+    pipeline::{follow::follow_datagram, lookup::network_of, owner::check_owner, place::Place},
     session::tracking::{self, Phase},
     tables::{
         Tables,
+        counters::Traffic,
         interfaces::{Interface, InterfaceFlags},
         next_hops::{self, NextHop, NextHopKey},
         sessions::{Session, SessionFlags, Touch, View},
@@ -206,12 +207,21 @@ pub(crate) fn send<A: Family, P: Packet, T: Tables<A>>(
         Transport::Tcp { .. } => session.acknowledge(parsed.acknowledged),
         _ => follow_datagram(tables, parsed, session),
     }
-    let traffic = parsed.traffic(packet, session.has(SessionFlags::IN));
+    let (packets, bytes) = parsed.frames(packet);
     let (source, destination) = (session.source_endpoint(), session.destination_endpoint());
     if let Err(reason) = apply_forwarded(packet, parsed, source, destination, hop) {
         return Verdict::Dropped(reason);
     }
-    tables.count(session.rule, traffic);
+    // (The direction is read here, because a register would keep it while the packet is written.)
+    let is_in = session.has(SessionFlags::IN);
+    tables.count(
+        session.rule,
+        Traffic {
+            is_in,
+            packets,
+            bytes,
+        },
+    );
     *redirect = Redirect {
         port: hop.port,
         flags: hop.flags,
@@ -246,12 +256,12 @@ pub(crate) fn learn<A: Family, P: Packet, T: Tables<A>>(
 pub(crate) fn learn_inbound<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    network: u16,
     place: Place,
 ) {
     let Some(parsed) = parse_plain(packet, place.l3) else {
         return;
     };
+    let network = network_of(tables, place.interface);
     // Only the entry of the answers is known here, and it names the other entry.
     let answer = tables.session(&parsed.key(View::Inside, network).reversed());
     let Some(answer) = answer.filter(|answer| !answer.has(SessionFlags::HAIRPIN)) else {

@@ -8,7 +8,7 @@ use crate::{
         fast,
         fragment_ports::{renumber, resolve_fragment},
         icmp_errors,
-        lookup::{home_of, network_of},
+        lookup::home_of,
         place::Place,
         policy,
     },
@@ -48,8 +48,7 @@ fn decide_to_guest<A: Family, P: Packet, T: Tables<A>>(
     };
     if is_from_uplink {
         if tables.is_fast_path_on(tables.now_s()) {
-            let network = network_of(tables, place.interface);
-            fast::learn_inbound(packet, tables, network, place);
+            fast::learn_inbound(packet, tables, place);
         }
         return Err(Verdict::Untouched);
     }

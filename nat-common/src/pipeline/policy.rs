@@ -183,7 +183,8 @@ pub(crate) fn police_to_guest<A: Family, P: Packet, T: Tables<A>>(
         rule: work.policy_match.rule,
     };
     match open(packet, tables, work, &plain) {
-        Verdict::Dropped(_) if is_host => Verdict::Untouched,
+        // (Read again: with `is_host`, the verifier would follow all of this once for each value.)
+        Verdict::Dropped(_) if work.policy_match.from == side::HOST => Verdict::Untouched,
         verdict => verdict,
     }
 }

@@ -33,22 +33,25 @@ impl<A: Address> Parsed<A> {
     /// What is counted, as frames on a wire.
     #[inline(always)]
     pub fn traffic<P: Packet>(&self, packet: &P, is_in: bool) -> Traffic {
-        let bytes = self.header.total_len as u64;
-        let segment = u64::from(packet.frames().segment_len);
-        if segment == 0 {
-            return Traffic {
-                is_in,
-                packets: 1,
-                bytes,
-            };
-        }
-        let headers = segment_headers(packet, self).unwrap_or_else(|| self.headers_len()) as u64;
-        let packets = bytes.saturating_sub(headers).div_ceil(segment).max(1);
+        let (packets, bytes) = self.frames(packet);
         Traffic {
             is_in,
             packets,
-            bytes: bytes + (packets - 1) * headers,
+            bytes,
         }
+    }
+
+    /// How many frames a packet is on the wire, and their bytes from the IP header on.
+    #[inline(always)]
+    pub(crate) fn frames<P: Packet>(&self, packet: &P) -> (u64, u64) {
+        let bytes = self.header.total_len as u64;
+        let segment = u64::from(packet.frames().segment_len);
+        if segment == 0 {
+            return (1, bytes);
+        }
+        let headers = segment_headers(packet, self).unwrap_or_else(|| self.headers_len()) as u64;
+        let packets = bytes.saturating_sub(headers).div_ceil(segment).max(1);
+        (packets, bytes + (packets - 1) * headers)
     }
 }
 
