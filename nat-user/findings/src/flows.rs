@@ -8,7 +8,7 @@ use nat_config::model::{
     UplinkAddresses, UplinkId,
 };
 
-use crate::rules::{Flow, State};
+use crate::{fits::Flow, rules::State};
 
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
@@ -63,16 +63,8 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
         if let (Some(network), Some(guests), Some(uplink)) =
             (network, guests, uplink(config, rule.uplink))
         {
-            ways.push(Way {
-                direction: Direction::Out,
-                rule: format!("[[snat]] \"{}\"", rule.name),
-                network,
-                uplink,
-                guests,
-                protocols: vec![TCP, UDP],
-                ports: Vec::new(),
-                external: Vec::new(),
-            });
+            let rule = format!("[[snat]] \"{}\"", rule.name);
+            ways.push(Way::new(Direction::Out, rule, (network, uplink), guests));
         }
     }
     ways.extend((config.forwards.iter()).filter_map(|rule| forward(config, rule, own)));
@@ -88,15 +80,10 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
             continue;
         };
         for direction in [Direction::Out, Direction::In] {
+            let name = format!("[[nat]] \"{}\"", rule.name);
             ways.push(Way {
-                direction,
-                rule: format!("[[nat]] \"{}\"", rule.name),
-                network,
-                uplink,
-                guests,
-                protocols: vec![TCP, UDP],
-                ports: Vec::new(),
                 external: vec![rule.address],
+                ..Way::new(direction, name, (network, uplink), guests)
             });
         }
     }
@@ -112,15 +99,9 @@ fn routed<'a>(config: &'a Config, route: &Route) -> Vec<Way<'a>> {
     ) else {
         return Vec::new();
     };
-    let way = |direction, guests: Ipv4Net| Way {
-        direction,
-        rule: format!("[[route]] \"{}\"", route.name),
-        network,
-        uplink,
-        guests,
-        protocols: vec![TCP, UDP],
-        ports: Vec::new(),
-        external: Vec::new(),
+    let way = |direction, guests: Ipv4Net| {
+        let rule = format!("[[route]] \"{}\"", route.name);
+        Way::new(direction, rule, (network, uplink), guests)
     };
     let prefixes = route.addresses.iter().copied();
     let ways =
@@ -142,15 +123,13 @@ fn forward<'a>(
     };
     let protocols = rule.matches.protocols.iter();
     let ports = rule.matches.ports.iter().take(RANGES_MAX);
+    let name = format!("[[forward]] \"{}\"", rule.name);
+    let ends = (network_of(config, guests)?, uplink);
     Some(Way {
-        direction: Direction::In,
-        rule: format!("[[forward]] \"{}\"", rule.name),
-        network: network_of(config, guests)?,
-        uplink,
-        guests,
         protocols: protocols.flat_map(|one| numbers(*one)).copied().collect(),
         ports: ports.map(|one| (one.internal, one.external)).collect(),
         external,
+        ..Way::new(Direction::In, name, ends, guests)
     })
 }
 
@@ -187,7 +166,26 @@ fn anywhere() -> Ipv4Net {
     Ipv4Net::default()
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// Connections of TCP and UDP by all ports.
+    fn new(
+        direction: Direction,
+        rule: String,
+        (network, uplink): (&'a Network, &'a Uplink),
+        guests: Ipv4Net,
+    ) -> Self {
+        Self {
+            direction,
+            rule,
+            network,
+            uplink,
+            guests,
+            protocols: vec![TCP, UDP],
+            ports: Vec::new(),
+            external: Vec::new(),
+        }
+    }
+
     /// The packets that open connections, after natbpf has translated their destination and before
     /// it translates their source: as the FORWARD chains see them.
     pub(super) fn openings(&self) -> Vec<Flow<'_>> {

@@ -2,9 +2,11 @@
 
 use crate::{
     Finding, Kind,
+    fits::Flow,
     flows::{Direction, TCP, UDP, Way},
     listed, place_name,
-    rules::{Budget, Fate, Flow, Hook, Place, Ruleset, Source, filter},
+    rules::{Hook, Ruleset, Source},
+    walk::{Budget, Fate, Place, filter},
 };
 
 /// How many rules of the configuration are checked individually, if the outcome for all guests

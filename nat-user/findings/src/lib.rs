@@ -6,6 +6,7 @@
 //! nothing. It reports only what is certain: see `rules`.
 
 mod bridges;
+mod fits;
 mod flows;
 mod forwarding;
 mod iptables;
@@ -17,6 +18,7 @@ mod reverse_path;
 mod rules;
 mod tools;
 mod translation;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,9 @@ use serde::Serialize;
 pub use self::programs::{foreign_xdp, refuse_another};
 use self::{
     reverse_path::Detour,
-    rules::{Budget, Place, Ruleset, Source},
+    rules::{Ruleset, Source},
     tools::Outcome,
+    walk::{Budget, Place},
 };
 
 /// Something on this host that conflicts with natbpf.

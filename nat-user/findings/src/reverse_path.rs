@@ -18,9 +18,11 @@ use nat_sys::{
 
 use crate::{
     Finding, Kind,
+    fits::Flow,
     flows::{Direction, REMOTE, Way},
     listed, place_name,
-    rules::{Budget, Fate, Flow, Hook, Place, Ruleset, filter},
+    rules::{Hook, Ruleset},
+    walk::{Budget, Fate, Place, filter},
 };
 
 /// Two addresses in the internet: a route for only one of them says nothing about the rest.

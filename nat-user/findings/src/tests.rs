@@ -7,8 +7,9 @@ use nat_config::model::Config;
 use crate::{
     Finding, Kind, flows, forwarding, iptables, nft, reverse_path,
     reverse_path::Detour,
-    rules::{Budget, Ruleset, Source},
+    rules::{Ruleset, Source},
     translation,
+    walk::Budget,
 };
 
 const CONFIG: &str = r#"

@@ -6,9 +6,11 @@ use ipnet::Ipv4Net;
 
 use crate::{
     Finding, Kind,
+    fits::Flow,
     flows::{Direction, REMOTE, Way},
     listed, place_name,
-    rules::{Budget, Flow, Hook, Place, Ruleset, Source, Verdict, translation},
+    rules::{Hook, Ruleset, Source, Verdict},
+    walk::{Budget, Place, translation},
 };
 
 /// Rules of netfilter that translate the same packets: one finding for each.

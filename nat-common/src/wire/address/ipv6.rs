@@ -4,7 +4,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Address;
+use super::value::Address;
 
 /// An IPv6 address in wire order.
 ///

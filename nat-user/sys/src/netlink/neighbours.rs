@@ -12,7 +12,10 @@ use netlink_packet_route::{
 };
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
-use super::{Link, Netlink, RequestError, answer};
+use super::{
+    connection::{Netlink, RequestError, answer},
+    links::Link,
+};
 
 /// What the kernel knows about an IPv4 address on a link (an entry of its ARP table).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,10 @@ use netlink_packet_route::route::{
 };
 use rtnetlink::RouteMessageBuilder;
 
-use super::{Link, Netlink, RequestError, answer, collect};
+use super::{
+    connection::{Netlink, RequestError, answer, collect},
+    links::Link,
+};
 
 /// The MTU that an IPv4 route sets for its packets (`ip route … mtu`), once for each of its next
 /// hops.

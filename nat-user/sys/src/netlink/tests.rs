@@ -1,12 +1,17 @@
 use std::{
     collections::BTreeSet,
+    io,
+    net::Ipv4Addr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use netlink_packet_route::{
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp},
     neighbour::{NeighbourAttribute, NeighbourMessage},
     route::{RouteAttribute, RouteFlags, RouteMessage, RouteMetric},
 };
+use rtnetlink::LinkUnspec;
 
 use super::*;
 use crate::{

@@ -4,16 +4,26 @@
 //! ARCHITECTURE.md says what each layer is for. The source is read as tokens, so imports count
 //! wherever they stand: in `use`, in expressions, in the bodies of macros.
 
+mod paths;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use bpf_toolchain::Workspace;
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::TokenStream;
+
+use self::paths::Paths;
+
+/// The source of each module by its path from the crate's root.
+type Modules = BTreeMap<String, TokenStream>;
 
 /// A layer, a module at the root of its crate, and the other layers that it may import.
 type Layer = (&'static str, &'static [&'static str]);
+
+/// How many files pass a name on, at most.
+const MOST_PASSES: usize = 8;
 
 /// The folder of a crate's source, and its layers, the lowest first. The name of the root itself is
 /// empty.
@@ -54,6 +64,7 @@ const NAT_COMMON: &[Layer] = &[
         "session",
         &[
             "drop_reason",
+            "family",
             "headers",
             "tables",
             "verifier",
@@ -90,7 +101,14 @@ const NAT_CONFIG: &[Layer] = &[
     ("", &["checks", "model", "syntax", "tables", "text"]),
 ];
 
-/// Checks every crate that has layers.
+/// Crates without layers: none of their files import each other in a circle.
+const WITHOUT_CIRCLES: &[&str] = &[
+    "nat-user/findings/src",
+    "nat-user/import/src",
+    "nat-user/sys/src",
+];
+
+/// Checks every crate.
 ///
 /// # Errors
 ///
@@ -98,10 +116,14 @@ const NAT_CONFIG: &[Layer] = &[
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut faults = Vec::new();
     for layered in CRATES {
-        let source = workspace.root().join(layered.source);
-        let modules = modules(&source)
-            .with_context(|| format!("read the modules below {}", source.display()))?;
-        faults.extend(faults_of(layered.layers, &modules)?);
+        faults.extend(faults_of(
+            layered.layers,
+            &modules(workspace, layered.source)?,
+        )?);
+    }
+    for source in WITHOUT_CIRCLES {
+        let circle = circle(&files_imports(&modules(workspace, source)?));
+        faults.extend(circle.map(|circle| format!("a circle of files in {source}: {circle}")));
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
@@ -109,17 +131,14 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
 
 /// The source of each module by its path from the crate's root, which is `""`. Tests in files of
 /// their own are in no layer: they import what they test.
-fn modules(source: &Path) -> Result<BTreeMap<String, TokenStream>> {
-    let mut modules = BTreeMap::new();
-    read_below(source, "", &mut modules)?;
+fn modules(workspace: &Workspace, source: &str) -> Result<Modules> {
+    let mut modules = Modules::new();
+    read_below(&workspace.root().join(source), "", &mut modules)
+        .with_context(|| format!("read the modules below {source}"))?;
     Ok(modules)
 }
 
-fn read_below(
-    folder: &Path,
-    parent: &str,
-    modules: &mut BTreeMap<String, TokenStream>,
-) -> Result<()> {
+fn read_below(folder: &Path, parent: &str, modules: &mut Modules) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_stem().context("a name")?.to_string_lossy();
@@ -130,7 +149,7 @@ fn read_below(
             read_below(&path, &child(parent, &name), modules)?;
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             let module = match &*name {
-                "lib" | "mod" => parent.to_owned(),
+                "lib" | "main" | "mod" => parent.to_owned(),
                 name => child(parent, name),
             };
             let tokens = fs::read_to_string(&path)?.parse::<TokenStream>();
@@ -153,7 +172,7 @@ fn layer_of(module: &str) -> &str {
 }
 
 /// What is wrong with the imports of these modules.
-fn faults_of(layers: &[Layer], modules: &BTreeMap<String, TokenStream>) -> Result<Vec<String>> {
+fn faults_of(layers: &[Layer], modules: &Modules) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     let mut imports = BTreeMap::new();
     for (module, tokens) in modules {
@@ -195,8 +214,42 @@ fn add_folders(imports: &mut BTreeMap<String, BTreeSet<String>>) {
     }
 }
 
+/// The files that each file of a crate imports. A name that a file only passes on belongs to the
+/// file that it comes from.
+fn files_imports(modules: &Modules) -> BTreeMap<String, BTreeSet<String>> {
+    let mut names = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for (module, tokens) in modules {
+        let mut paths = Paths::with_children(modules);
+        paths.read(module, tokens.clone());
+        names.extend(paths.names);
+        found.insert(module.clone(), paths.found);
+    }
+    let target = |path: &Vec<String>| {
+        let mut path = path.clone();
+        for _ in 0..MOST_PASSES {
+            let module = module_of(&path, modules);
+            let len = module.split("::").filter(|name| !name.is_empty()).count();
+            let named = (path.get(len)).and_then(|name| names.get(&(module, name.clone())));
+            match named {
+                Some(origin) if *origin != path[..=len] => {
+                    path.splice(..=len, origin.iter().cloned());
+                }
+                _ => break,
+            }
+        }
+        module_of(&path, modules)
+    };
+    let files = found.into_iter().map(|(module, paths)| {
+        let mut targets: BTreeSet<String> = paths.iter().map(target).collect();
+        targets.remove(&module);
+        (module, targets)
+    });
+    files.collect()
+}
+
 /// The longest start of a path that is a module.
-fn module_of(path: &[String], modules: &BTreeMap<String, TokenStream>) -> String {
+fn module_of(path: &[String], modules: &Modules) -> String {
     (0..=path.len())
         .rev()
         .map(|len| path[..len].join("::"))
@@ -233,105 +286,6 @@ fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
         }
         way.push(next);
     }
-}
-
-/// The paths from the crate's root that a module names.
-#[derive(Default)]
-struct Paths {
-    found: Vec<Vec<String>>,
-}
-
-impl Paths {
-    fn read(&mut self, module: &str, tokens: TokenStream) {
-        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        let mut at = 0;
-        while at < tokens.len() {
-            let word = match &tokens[at] {
-                TokenTree::Ident(word) => word.to_string(),
-                TokenTree::Group(group) => {
-                    let inner = match (at.checked_sub(2).map(|at| &tokens[at]), at.checked_sub(1)) {
-                        (Some(TokenTree::Ident(word)), Some(name)) if word == "mod" => {
-                            child(module, &tokens[name].to_string())
-                        }
-                        _ => module.to_owned(),
-                    };
-                    self.read(&inner, group.stream());
-                    at += 1;
-                    continue;
-                }
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            };
-            at += 1;
-            let own = || {
-                module
-                    .split("::")
-                    .filter(|name| !name.is_empty())
-                    .map(str::to_owned)
-            };
-            let start: Option<Vec<String>> = match word.as_str() {
-                "crate" => Some(Vec::new()),
-                "self" => Some(own().collect()),
-                "super" => {
-                    let mut path: Vec<String> = own().collect();
-                    path.pop();
-                    Some(path)
-                }
-                _ => None,
-            };
-            if let Some(start) = start.filter(|_| is_colons(&tokens[at..])) {
-                self.follow(start, &tokens[at..]);
-                while is_colons(&tokens[at..]) {
-                    at += 3;
-                }
-            }
-        }
-    }
-
-    /// Follows a path behind its start, into every branch.
-    fn follow(&mut self, mut path: Vec<String>, mut tokens: &[TokenTree]) {
-        while is_colons(tokens) {
-            match &tokens[2..] {
-                [TokenTree::Ident(word), ..] if word == "super" => drop(path.pop()),
-                [TokenTree::Ident(word), ..] if word == "self" => {}
-                [TokenTree::Ident(word), ..] => path.push(word.to_string()),
-                [TokenTree::Group(group), ..] => {
-                    let branches: Vec<TokenTree> = group.stream().into_iter().collect();
-                    for branch in branches.split(|tree| is_punct(tree, ',')) {
-                        self.branch(&path, branch);
-                    }
-                    return;
-                }
-                _ => break,
-            }
-            tokens = &tokens[3..];
-        }
-        self.found.push(path);
-    }
-
-    fn branch(&mut self, path: &[String], branch: &[TokenTree]) {
-        let mut path = path.to_vec();
-        match branch {
-            [] => {}
-            [TokenTree::Ident(word), rest @ ..] => {
-                if word != "self" {
-                    path.push(word.to_string());
-                }
-                self.follow(path, rest);
-            }
-            _ => self.found.push(path),
-        }
-    }
-}
-
-fn is_colons(tokens: &[TokenTree]) -> bool {
-    matches!(tokens, [a, b, _, ..] if is_punct(a, ':') && is_punct(b, ':'))
-}
-
-fn is_punct(tree: &TokenTree, punct: char) -> bool {
-    matches!(tree, TokenTree::Punct(found) if found.as_char() == punct)
 }
 
 #[cfg(test)]
@@ -403,5 +357,51 @@ mod tests {
     #[test]
     fn a_module_that_no_layer_names_is_refused() {
         assert!(faults(&[("", ""), ("new", "")]).is_err());
+    }
+
+    fn circle_of(files: &[(&str, &str)]) -> Result<Option<String>> {
+        let modules = files
+            .iter()
+            .map(|(name, source)| Ok(((*name).to_owned(), source.parse()?)))
+            .collect::<Result<_, proc_macro2::LexError>>();
+        let modules = modules.map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(circle(&files_imports(&modules)))
+    }
+
+    #[test]
+    fn files_of_a_crate_that_import_each_other_are_a_circle() -> Result<()> {
+        for (folder, other) in [
+            ("use a::A; struct F;", "use super::F;"),
+            ("fn f() { a::A }", "use crate::x::F;"),
+            ("m! { self::a::A }", "fn f() { super::F }"),
+        ] {
+            let found = circle_of(&[("", "mod x;"), ("x", folder), ("x::a", other)])?;
+            assert_eq!(found.as_deref(), Some("x → x::a → x"), "{folder}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_a_folder_passes_on_belongs_to_the_file_it_comes_from() -> Result<()> {
+        let found = |other| {
+            circle_of(&[
+                ("", "mod x;"),
+                (
+                    "x",
+                    "mod a; mod b; pub use a::{A, Long as L}; pub use b::B;",
+                ),
+                ("x::a", "use std::b::B;"),
+                ("x::b", other),
+            ])
+        };
+        assert_eq!(found("use super::{A, L};")?, None);
+        let back = circle_of(&[
+            ("", ""),
+            ("x", "pub use a::A; pub use b::B;"),
+            ("x::a", "use super::B;"),
+            ("x::b", "use super::A;"),
+        ])?;
+        assert_eq!(back.as_deref(), Some("x::a → x::b → x::a"));
+        Ok(())
     }
 }
