@@ -79,7 +79,8 @@ pub struct SessionKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port; the identifier of an ICMP query, [`crate::family::Family::service`] in its answer.
+    /// Source port; the identifier of an ICMP query, [`crate::family::Family::service`] in its
+    /// answer.
     pub source_port: Port,
     /// Destination port; the identifier of an ICMP answer, [`crate::family::Family::service`] in a
     /// query.

@@ -1,5 +1,5 @@
-//! What holds in both families. Each test runs with IPv4 packets and with IPv6 ones: its kit is that
-//! of the family which its crate names. Where the families differ, a test asks for `IS_IPV6`.
+//! What holds in both families. Each test runs with IPv4 packets and with IPv6 ones: its kit is
+//! that of the family which its crate names. Where the families differ, a test asks for `IS_IPV6`.
 
 mod adopt;
 mod bounds;

@@ -4,7 +4,8 @@
 //! table that packets change, and after each lookup, either may continue. Orders that lead to the
 //! same tables, with both operations having seen the same, continue in the same way and are tried
 //! once. Where there are more than some thousands, that many are tried (of IPv6 a hundred), drawn
-//! at random with a seed that stays the same; with `NATBPF_RACES=all` all of them, with `NATBPF_RACES=100` a hundred.
+//! at random with a seed that stays the same; with `NATBPF_RACES=all` all of them, with
+//! `NATBPF_RACES=100` a hundred.
 
 use std::{
     cell::RefCell,

@@ -38,9 +38,9 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("PROPTEST_MAX_SHRINK_ITERS", "0"),
     ("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true"),
 ];
-/// How long the tests of a mutant may take at least, in seconds. Without it cargo-mutants allows five
-/// times what they take without a mutant, which on a machine that becomes busy is not enough: a
-/// mutant would count as killed although all tests pass.
+/// How long the tests of a mutant may take at least, in seconds. Without it cargo-mutants allows
+/// five times what they take without a mutant, which on a machine that becomes busy is not enough:
+/// a mutant would count as killed although all tests pass.
 const LEAST_TIMEOUT_S: &str = "60";
 /// Exit codes of cargo-mutants with which its results are complete: all killed, some survived, some
 /// tests did not end.

@@ -17,8 +17,8 @@ const ENDED: &str = "comes after the end of the script";
 const OTHERWISE: &str = "runs only if the command before it has the other outcome";
 const LOADS: &str = "loads rules from elsewhere: import these as well";
 pub(super) const INCLUDES: &str = "runs another file: import it as well if it adds rules";
-pub(super) const WRITTEN: &str = "seems to contain rules of the nat table for a file or another program: give \
-                       the output of iptables-save once they are loaded";
+pub(super) const WRITTEN: &str = "seems to contain rules of the nat table for a file or another \
+                                  program: give the output of iptables-save once they are loaded";
 const ALTERNATIVE: &str = "runs only if a condition has another outcome than natbpf assumes: give \
                            the output of iptables-save";
 const SEEMS_UNDONE: &str = "adds a rule in a part of the script that seems to undo something: give \
