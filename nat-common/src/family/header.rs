@@ -86,10 +86,20 @@ pub trait Family: Address {
     /// Writes the identification for reassembly into the fragment's header at `offset`.
     fn write_id<P: Packet>(packet: &mut P, offset: usize, id: u32) -> Option<()>;
 
-    /// Whether the packet whose header stands at `offset` goes further than to its destination: a
-    /// routing header names the last one, which the transport's checksum covers (RFC 8200 section
-    /// 8.1).
-    fn is_source_routed<P: Packet>(packet: &P, offset: usize) -> bool;
+    /// Whether neighbours talk by the family's ICMP.
+    const HAS_NEIGHBOURS: bool;
+
+    /// Whether an ICMP message of this type is one between neighbours: it never leaves its link,
+    /// and no other link's can look like it.
+    fn is_between_neighbours(icmp_type: u8, header: &Header<Self>) -> bool;
+
+    /// Whether a packet with these addresses never leaves its link.
+    fn stays_on_link(source: Self, destination: Self) -> bool;
+
+    /// The type of the route by which the packet whose header stands at `offset` goes further than
+    /// to its destination: a routing header names the last one, which the transport's checksum
+    /// covers (RFC 8200 section 8.1).
+    fn route_ahead<P: Packet>(packet: &P, offset: usize) -> Option<u8>;
 
     /// An identification for reassembly, from a random number.
     fn id_from(random: u32) -> u32;

@@ -25,6 +25,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 impl Family for Addr4 {
     const HEADER_LEN: usize = HEADER_LEN;
     const MAX_PAYLOAD: usize = 65535 - HEADER_LEN;
+    const HAS_NEIGHBOURS: bool = false;
     const ICMP: u8 = ICMP;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Icmp;
 
@@ -154,10 +155,22 @@ impl Family for Addr4 {
         packet.write(start, bytes)
     }
 
+    /// Neighbours find each other by ARP; other such messages are [`IcmpClass::Other`].
+    #[inline(always)]
+    fn is_between_neighbours(_icmp_type: u8, _header: &Header<Self>) -> bool {
+        false
+    }
+
+    /// (Link-local addresses of IPv4 may be routed as private ones.)
+    #[inline(always)]
+    fn stays_on_link(_source: Self, _destination: Self) -> bool {
+        false
+    }
+
     /// Source routes of IPv4 stand in options, which the checksum of the transport does not cover.
     #[inline(always)]
-    fn is_source_routed<P: Packet>(_packet: &P, _offset: usize) -> bool {
-        false
+    fn route_ahead<P: Packet>(_packet: &P, _offset: usize) -> Option<u8> {
+        None
     }
 
     #[inline(always)]

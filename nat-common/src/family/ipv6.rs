@@ -38,8 +38,8 @@ const FRAGMENT_LEN: usize = 8;
 /// Where a fragment header has its identification.
 const FRAGMENT_ID: usize = 4;
 
-/// Where a routing header says how far it has to go.
-const SEGMENTS_LEFT: usize = 3;
+/// Where a routing header says its type, and behind it how far it has to go.
+const ROUTING_TYPE: usize = 2;
 
 /// Where the header says what follows it.
 const NEXT_HEADER: usize = 6;
@@ -48,6 +48,9 @@ const NEXT_HEADER: usize = 6;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 const MORE_FRAGMENTS: u16 = 1;
 
+/// The hop limit that a packet can have only on the link where it was sent (RFC 4861 section 3.1).
+const UNFORWARDED: u8 = 255;
+
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 
@@ -55,6 +58,7 @@ impl Family for Addr6 {
     const HEADER_LEN: usize = HEADER_LEN;
     /// The length is that of the payload alone (RFC 8200 sections 3 and 4.5).
     const MAX_PAYLOAD: usize = 65535;
+    const HAS_NEIGHBOURS: bool = true;
     const ICMP: u8 = ICMPV6;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Tcp;
 
@@ -175,11 +179,28 @@ impl Family for Addr6 {
         packet.write_unsummed(offset + at + FRAGMENT_ID, id.to_be_bytes())
     }
 
+    /// Neighbour discovery, whose hop limit no router leaves as it is, and messages about groups,
+    /// which groups receive (RFC 4890 section 4.3.3).
     #[inline(always)]
-    fn is_source_routed<P: Packet>(packet: &P, offset: usize) -> bool {
-        find(packet, offset, ROUTING)
-            .and_then(|at| packet.read::<2>(offset + at + SEGMENTS_LEFT))
-            .is_some_and(|[left, _]| left != 0)
+    fn is_between_neighbours(icmp_type: u8, header: &Header<Self>) -> bool {
+        match icmp_type {
+            133..=137 | 141 | 142 | 148 | 149 => header.ttl == UNFORWARDED,
+            130..=132 | 143 | 151..=153 => header.destination.is_group(),
+            _ => false,
+        }
+    }
+
+    /// RFC 4291 section 2.5.6.
+    #[inline(always)]
+    fn stays_on_link(source: Self, destination: Self) -> bool {
+        source.is_link_local() || destination.is_link_local()
+    }
+
+    #[inline(always)]
+    fn route_ahead<P: Packet>(packet: &P, offset: usize) -> Option<u8> {
+        let at = find(packet, offset, ROUTING)?;
+        let [kind, left] = packet.read::<2>(offset + at + ROUTING_TYPE)?;
+        (left != 0).then_some(kind)
     }
 
     #[inline(always)]

@@ -33,7 +33,10 @@ pub fn is_sound<A: Address>(parsed: &Parsed<A>, offload: Offload) -> bool {
         Transport::Udp => l4 + UDP_CHECKSUM,
         Transport::Opaque | Transport::LaterFragment => l4,
         // Linux leaves no checksum of ICMP to a device, and the quoted packet is translated too.
-        Transport::IcmpQuery { .. } | Transport::IcmpError | Transport::IcmpOther => return false,
+        Transport::IcmpQuery { .. }
+        | Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Neighbours => return false,
     };
     field as isize >= first as isize
 }

@@ -23,6 +23,9 @@ use crate::{
 /// the same.
 pub const NO_ACKNOWLEDGEMENT: u32 = 1 << 11;
 
+/// The type of routing headers that no node may obey (RFC 5095).
+const DEPRECATED_ROUTE: u8 = 0;
+
 /// What follows the network header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
@@ -40,12 +43,14 @@ pub enum Transport {
     },
     /// An ICMP error about another packet.
     IcmpError,
-    /// ICMP that is meant for one link: redirects, router discovery.
+    /// ICMP of any other kind: redirects, router discovery of IPv4.
     IcmpOther,
     /// A protocol without ports that a NAT could rewrite.
     Opaque,
     /// A fragment other than the first. Only the first one has the ports.
     LaterFragment,
+    /// ICMP between neighbours of a link (IPv6): it is never translated, tracked or refused.
+    Neighbours,
 }
 
 /// A packet's headers.
@@ -113,7 +118,10 @@ impl<A: Address> Parsed<A> {
             // An answer without a query opens nothing.
             Transport::IcmpQuery { is_reply } => !is_reply,
             Transport::Udp | Transport::Opaque => true,
-            Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+            Transport::IcmpError
+            | Transport::IcmpOther
+            | Transport::Neighbours
+            | Transport::LaterFragment => false,
         }
     }
 
@@ -172,6 +180,15 @@ pub fn parse<A: Family, P: Packet>(
             true => DropReason::FragmentTiny,
             false => DropReason::Malformed,
         })?;
+    }
+    if header.header_len != A::HEADER_LEN
+        && let Some(route) = A::route_ahead(packet, l3)
+    {
+        if route == DEPRECATED_ROUTE {
+            return Err(DropReason::Malformed);
+        }
+        // The transport's checksum covers another destination, so nothing can be translated.
+        parsed.has_ports = false;
     }
     verifier_barrier(parsed);
     Ok(())
@@ -292,9 +309,21 @@ fn parse_icmp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
             Transport::IcmpQuery { is_reply: true }
         }
         IcmpClass::Error => Transport::IcmpError,
+        IcmpClass::Other if A::is_between_neighbours(bytes[0], &parsed.header) => {
+            Transport::Neighbours
+        }
         IcmpClass::Other => Transport::IcmpOther,
     };
     Some(())
+}
+
+impl<A: Family> Parsed<A> {
+    /// Whether it is a message between neighbours of a link. (Only a family that has such messages
+    /// looks.)
+    #[inline(always)]
+    pub fn is_between_neighbours(&self) -> bool {
+        A::HAS_NEIGHBOURS && self.transport == Transport::Neighbours
+    }
 }
 
 impl<A: Address> Parsed<A> {

@@ -175,7 +175,10 @@ fn is_flowing<A: Family>(parsed: &Parsed<A>, session: &Session<A>) -> bool {
                 && (state & own_fin == 0 || !parsed.has_data())
         }
         Transport::Udp | Transport::IcmpQuery { .. } | Transport::Opaque => true,
-        Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+        Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Neighbours
+        | Transport::LaterFragment => false,
     }
 }
 

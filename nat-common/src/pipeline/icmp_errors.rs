@@ -58,6 +58,11 @@ pub(crate) fn error_from_outside<A: Family, P: Packet, T: Tables<A>>(
         return not_for_guests(tables, error);
     }
     verify_checksum(packet, error)?;
+    // The kernel would not forward one from a router's link-local address.
+    let source = match A::stays_on_link(source, source) {
+        true => error.header.destination,
+        false => source,
+    };
     deliver(translation, session, source, true);
     Ok(())
 }

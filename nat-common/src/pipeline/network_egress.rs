@@ -104,6 +104,9 @@ fn from_host_or_elsewhere<A: Family, P: Packet, T: Tables<A>>(
     if is_host && work.parsed.transport == Transport::IcmpError {
         return icmp_errors::error_to_guest(packet, tables, work, 0, place);
     }
+    if is_host && work.parsed.is_between_neighbours() {
+        return Err(Verdict::Untouched);
+    }
     Err(match interface {
         Some(interface) if is_policed => {
             policy::police_to_guest(packet, tables, work, interface.number)

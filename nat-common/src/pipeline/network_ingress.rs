@@ -60,7 +60,10 @@ pub fn from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
             receive_anew(tables, place, &mut work.translation);
             apply(packet, tables, &work.parsed, &work.translation)
         }
-        Err(Verdict::Untouched) if let Some(network) = interface => {
+        Err(Verdict::Untouched)
+            if let Some(network) = interface
+                && !work.parsed.is_between_neighbours() =>
+        {
             verifier_barrier(work);
             untranslated(packet, tables, place, work, network)
         }
@@ -98,6 +101,9 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
     parse(packet, place.l3, parsed)?;
     work.translation.begin(parsed);
     let network = interface.map_or(0, |interface| interface.number);
+    if parsed.is_between_neighbours() {
+        return Err(Verdict::Untouched);
+    }
     if let Some(interface) = interface {
         check_guest(packet, tables, parsed, interface)?;
         if place.is_to_host
@@ -112,6 +118,9 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
         enter(packet, tables, parsed, View::Inside, network)?;
     }
     let generation = generation(tables);
+    if A::stays_on_link(parsed.header.source, parsed.header.destination) {
+        return Err(Verdict::Untouched);
+    }
     let Some(external) = tables.external_address(generation, parsed.header.destination) else {
         return Err(Verdict::Untouched);
     };
@@ -203,15 +212,16 @@ fn check_guest<A: Family, P: Packet, T: Tables<A>>(
         return Err(DropReason::FalseOffload);
     }
     let source = parsed.header.source;
-    // A guest that has no address yet asks for one.
-    if source == A::UNSPECIFIED {
+    // A guest that has no address yet asks for one. (In IPv6 it asks a group.)
+    if source == A::UNSPECIFIED && !(A::HAS_NEIGHBOURS && parsed.header.destination.is_unicast()) {
         return Ok(());
     }
     parsed.check_source()?;
     if source == parsed.header.destination {
         return Err(DropReason::SameEndpoints);
     }
-    if !interface.flags.contains(InterfaceFlags::ANTI_SPOOF) {
+    // The kernel forwards nothing from such a source.
+    if !interface.flags.contains(InterfaceFlags::ANTI_SPOOF) || A::stays_on_link(source, source) {
         return Ok(());
     }
     check_owner(packet, tables, parsed, interface)

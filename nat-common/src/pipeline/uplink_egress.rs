@@ -72,6 +72,12 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
     if parsed.transport == Transport::IcmpError {
         return icmp_errors::error_to_outside(packet, tables, work, network, uplink);
     }
+    let is_hosts = packet.ingress_interface() == 0;
+    if (is_hosts && parsed.is_between_neighbours())
+        || A::stays_on_link(parsed.header.source, parsed.header.destination)
+    {
+        return Err(Verdict::Untouched);
+    }
     resolve_fragment(tables, parsed, View::Inside, network);
     if parsed.has_ports
         && let Some((session, home)) = find_of_guest(tables, parsed, network)
@@ -313,7 +319,10 @@ fn may_be_answered<A: Family>(parsed: &Parsed<A>, is_own: bool) -> bool {
         }
         Transport::IcmpQuery { is_reply } => !is_reply,
         Transport::Udp | Transport::Opaque => true,
-        Transport::IcmpError | Transport::IcmpOther | Transport::LaterFragment => false,
+        Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Neighbours
+        | Transport::LaterFragment => false,
     }
 }
 

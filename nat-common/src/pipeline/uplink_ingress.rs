@@ -100,6 +100,12 @@ fn decide_inbound<A: Family, P: QueuedPacket, T: Tables<A>>(
     if parsed.transport == Transport::IcmpError {
         return icmp_errors::error_from_outside(packet, tables, work);
     }
+    if parsed.is_between_neighbours() {
+        return Err(Verdict::Untouched);
+    }
+    if A::stays_on_link(parsed.header.source, parsed.header.destination) {
+        return Err(Verdict::Beyond);
+    }
     if parsed.is_fragment() {
         enter(packet, tables, parsed, View::Outside, 0)?;
     }

@@ -156,6 +156,7 @@ fn write_transport<A: Family, P: Packet, const IS_FAST: bool>(
         Transport::Opaque
         | Transport::IcmpError
         | Transport::IcmpOther
+        | Transport::Neighbours
         | Transport::LaterFragment => return Some(()),
     };
     let offload = offload.of_frame(parsed.l3);

@@ -72,7 +72,7 @@ fn e6_2_seven_headers_and_headers_that_are_cut_off_are_malformed() {
     let seven = packet(&vec![options.clone(); 7], TCP, &tcp());
     assert_eq!(read(&seven).unwrap_err(), DropReason::Malformed);
     // An extension header says that it is longer than the packet.
-    let mut long = packet(&[options.clone()], TCP, &tcp());
+    let mut long = packet(core::slice::from_ref(&options), TCP, &tcp());
     long[L3 + 41] = 200;
     assert_eq!(read(&long).unwrap_err(), DropReason::Malformed);
     // The payload's length goes past the end, or ends within each header.
@@ -100,12 +100,12 @@ fn e6_2_seven_headers_and_headers_that_are_cut_off_are_malformed() {
 
 #[test]
 fn e6_3_a_routing_header_with_segments_left_is_told() {
-    for (left, is_source_routed) in [(0, false), (1, true)] {
+    for (left, route) in [(0, None), (1, Some(4))] {
         let routing = (ROUTING, vec![4, left, 0, 0, 0, 0]);
         let mut bytes = packet(&[(DESTINATION_OPTIONS, padding()), routing], UDP, &udp(b""));
         let parsed = read(&bytes).expect("a packet");
         let frame = SlicePacket::new(&mut bytes, 1);
-        assert_eq!(Addr6::is_source_routed(&frame, L3), is_source_routed);
+        assert_eq!(Addr6::route_ahead(&frame, L3), route);
         assert_eq!(parsed.transport, Transport::Udp);
     }
 }

@@ -109,8 +109,8 @@ impl Address for Addr6 {
     #[inline(always)]
     fn offset_by(self, offset: u32) -> Self {
         let (upper, lower) = self.halves();
-        let (lower, is_carried) = lower.overflowing_add(offset as u64);
-        let upper = upper.wrapping_add(is_carried as u64);
+        let (lower, is_carried) = lower.overflowing_add(u64::from(offset));
+        let upper = upper.wrapping_add(u64::from(is_carried));
         Self([
             ((upper >> 32) as u32).to_be(),
             (upper as u32).to_be(),
@@ -126,7 +126,7 @@ impl Address for Addr6 {
             return if last_upper > upper { u32::MAX } else { 0 };
         }
         let distance = last_lower.saturating_sub(lower);
-        if distance > u32::MAX as u64 {
+        if distance > u64::from(u32::MAX) {
             u32::MAX
         } else {
             distance as u32
