@@ -4,3 +4,6 @@ use kit::ipv6 as family;
 
 #[path = "pipeline/mod.rs"]
 mod pipeline;
+
+#[path = "pipeline/ipv6/mod.rs"]
+mod ipv6;

@@ -22,7 +22,7 @@ mod malformed;
 mod mss;
 mod offloads;
 mod one_to_one;
-mod policy;
+pub(crate) mod policy;
 mod portless;
 mod races;
 mod references;

@@ -30,7 +30,7 @@ const GATEWAY: Ip = host([172, 22, 161, 254]);
 const MANAGEMENT: Ip = host([192, 168, 7, 7]);
 
 /// What all that policies match: any address and port of any protocol.
-pub(super) fn any(action: u8, rule: u32, order: u32) -> Policy<Addr> {
+pub(crate) fn any(action: u8, rule: u32, order: u32) -> Policy<Addr> {
     Policy {
         source: addr(host([0; 4])),
         source_mask: addr(host([0; 4])),

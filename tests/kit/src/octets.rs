@@ -91,8 +91,12 @@ pub trait Octets:
     /// The most bytes behind a header without options.
     const LONGEST: usize;
 
-    /// What is inside of a packet, which has no extension headers.
+    /// What is inside of a packet, extension headers included.
     fn inside(packet: &[u8]) -> &[u8];
+
+    /// The protocol of a packet that is no fragment, and its message, without padding. Checks the
+    /// header.
+    fn open(packet: &[u8]) -> (u8, &[u8]);
 
     /// A fragment of a packet with these bytes of it, which start so many bytes behind its header.
     fn fragment(packet: &[u8], start: usize, part: &[u8], more_fragments: bool) -> Vec<u8>;
@@ -150,6 +154,12 @@ pub const fn ipv6(ipv4: [u8; 4]) -> [u8; 16] {
     let [e, f, g, h] = prefix;
     [e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
 }
+
+/// Number of the IPv6 header with options for every hop.
+pub const HOP_BY_HOP: u8 = 0;
+
+/// Number of the IPv6 header with a route.
+pub const ROUTING: u8 = 43;
 
 /// Number of the IPv6 header that a fragment has.
 pub const FRAGMENT: u8 = 44;
@@ -243,6 +253,15 @@ impl Octets for [u8; 4] {
 
     fn inside(packet: &[u8]) -> &[u8] {
         Ipv4Header::from_slice(packet).unwrap().1
+    }
+
+    fn open(packet: &[u8]) -> (u8, &[u8]) {
+        let (ip, rest) = Ipv4Header::from_slice(packet).unwrap();
+        let right = ip.calc_header_checksum();
+        assert_eq!(ip.header_checksum, right, "IP checksum: {packet:02x?}");
+        assert!(!ip.is_fragmenting_payload(), "a fragment: {packet:02x?}");
+        let len = usize::from(ip.payload_len().unwrap());
+        (ip.protocol.0, &rest[..len])
     }
 
     fn fragment(packet: &[u8], start: usize, part: &[u8], more_fragments: bool) -> Vec<u8> {
@@ -378,6 +397,17 @@ impl Octets for [u8; 16] {
 
     fn inside(packet: &[u8]) -> &[u8] {
         &packet[Ipv6Header::LEN..]
+    }
+
+    fn open(packet: &[u8]) -> (u8, &[u8]) {
+        let (ip, rest) = Ipv6Header::from_slice(packet).unwrap();
+        let (mut next, mut rest) = (ip.next_header, &rest[..ip.payload_length.into()]);
+        while let HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS = next.0 {
+            assert_ne!(next.0, FRAGMENT, "a fragment: {packet:02x?}");
+            next = IpNumber(rest[0]);
+            rest = &rest[(usize::from(rest[1]) + 1) * 8..];
+        }
+        (next.0, rest)
     }
 
     /// The fragment header stands before all other extension headers.

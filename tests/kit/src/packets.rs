@@ -1,6 +1,6 @@
 //! Packets of either family: made field by field, and read with every checksum checked.
 
-use etherparse::{Ipv6Header, NetHeaders, PacketHeaders, TcpHeader, TransportHeader, UdpHeader};
+use etherparse::{TcpHeader, UdpHeader};
 use nat_common::wire::protocol::{TCP, UDP};
 
 use crate::octets::{Octets, Outside};
@@ -350,59 +350,48 @@ impl<I: Octets> Seen<I> {
 
 /// Reads a packet that is no fragment and checks all its checksums.
 pub fn read<I: Octets>(packet: &[u8]) -> Seen<I> {
-    let headers = PacketHeaders::from_ethernet_slice(packet).unwrap();
-    let net = headers.net.as_ref().unwrap();
-    let (protocol, end) = match net {
-        NetHeaders::Ipv4(ip, _) => {
-            let right = ip.calc_header_checksum();
-            assert_eq!(ip.header_checksum, right, "IP checksum: {packet:02x?}");
-            (ip.protocol, usize::from(ip.total_len))
-        }
-        NetHeaders::Ipv6(ip, extensions) => (
-            extensions.next_header(ip.next_header).unwrap(),
-            Ipv6Header::LEN + usize::from(ip.payload_length),
-        ),
-        NetHeaders::Arp(_) => panic!("not IP: {packet:02x?}"),
-    };
     let ip = &packet[ETHERNET..];
+    let (protocol, mut message) = I::open(ip);
+    if protocol == UDP {
+        // What follows the datagram is no part of it.
+        message = &message[..u16::from_be_bytes([message[4], message[5]]).into()];
+    }
     let source = I::at(ip, I::SOURCE);
-    let destination = I::at(ip, I::SOURCE + source.as_ref().len());
-    let mut payload = headers.payload.slice().to_vec();
-    let sum = |header: &[u8]| {
-        let len = u16::try_from(header.len() + payload.len()).unwrap();
-        let (addresses, len) = ([source.as_ref(), destination.as_ref()], len.to_be_bytes());
-        let pseudo = [&addresses.concat()[..], &[0, protocol.0], &len].concat();
-        ones_complement_sum(&[&pseudo[..], header, &payload].concat())
-    };
-    let (source_port, destination_port) = match &headers.transport {
-        Some(TransportHeader::Udp(udp)) => {
-            let is_right = udp.checksum == 0 || sum(&udp.to_bytes()) == 0xffff;
+    let destination = I::at(ip, I::SOURCE + size_of::<I>());
+    let len = u16::try_from(message.len()).unwrap().to_be_bytes();
+    let addresses = [source.as_ref(), destination.as_ref()].concat();
+    // Of both families' pseudo-headers the words have the same sum.
+    let pseudo = [&addresses[..], &[0, protocol], &len].concat();
+    let is_right = |pseudo: &[u8]| ones_complement_sum(&[pseudo, message].concat()) == 0xffff;
+    let (ports, payload) = match protocol {
+        UDP => {
+            let (udp, payload) = UdpHeader::from_slice(message).unwrap();
+            let is_right = udp.checksum == 0 || is_right(&pseudo);
             assert!(is_right, "UDP checksum: {packet:02x?}");
-            (udp.source_port, udp.destination_port)
+            ((udp.source_port, udp.destination_port), payload)
         }
-        Some(TransportHeader::Tcp(tcp)) => {
-            assert_eq!(sum(&tcp.to_bytes()), 0xffff, "TCP checksum: {packet:02x?}");
-            (tcp.source_port, tcp.destination_port)
+        TCP => {
+            let (tcp, payload) = TcpHeader::from_slice(message).unwrap();
+            assert!(is_right(&pseudo), "TCP checksum: {packet:02x?}");
+            ((tcp.source_port, tcp.destination_port), payload)
         }
-        Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_)) => {
-            let message = &ip[net.header_len()..end];
+        icmp if icmp == I::ICMP => {
             let pseudo = I::icmp_pseudo_header(source, destination, message.len());
-            let sum = ones_complement_sum(&[&pseudo[..], message].concat());
-            assert_eq!(sum, 0xffff, "ICMP checksum: {packet:02x?}");
-            payload = message[8..].to_vec();
+            assert!(is_right(&pseudo), "ICMP checksum: {packet:02x?}");
             let id = u16::from_be_bytes([message[4], message[5]]);
-            match I::ECHO.iter().position(|kind| *kind == message[0]) {
+            let ports = match I::ECHO.iter().position(|kind| *kind == message[0]) {
                 Some(0) => (id, 0),
                 Some(_) => (0, id),
                 None => (0, 0),
-            }
+            };
+            (ports, &message[8..])
         }
-        _ => (0, 0),
+        _ => ((0, 0), message),
     };
     Seen {
-        protocol: protocol.0,
-        source: At(source, source_port),
-        destination: At(destination, destination_port),
-        payload,
+        protocol,
+        source: At(source, ports.0),
+        destination: At(destination, ports.1),
+        payload: payload.to_vec(),
     }
 }

@@ -1,0 +1,14 @@
+//! What IPv6 alone has.
+
+mod extensions;
+mod fragments;
+mod link;
+mod sources;
+
+use kit::ipv6::Ip;
+
+/// An address by its text.
+fn ip(text: &str) -> Ip {
+    let address: std::net::Ipv6Addr = text.parse().unwrap();
+    address.octets()
+}
