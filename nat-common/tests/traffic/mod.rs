@@ -1,18 +1,20 @@
 //! Traffic between guests and remotes of a host in memory: what one end sends, and what the other
 //! must receive.
 
-use crate::family::{Ip, PUBLIC, World, host, read};
+mod properties;
+
+use crate::family::{ICMP, Ip, PUBLIC, World, host, read};
 use kit::{
     packets::{At, GRE, answer, request},
     world::{Hook, LAN, UPLINK},
 };
 use nat_common::{
     pipeline::Verdict,
-    wire::protocol::{ICMP, TCP, UDP},
+    wire::protocol::{TCP, UDP},
 };
 
 /// The protocols that traffic is made of: with ports, with an identifier, and with neither.
-pub(crate) const PROTOCOLS: Ip = [UDP, TCP, ICMP, GRE];
+pub(crate) const PROTOCOLS: [u8; 4] = [UDP, TCP, ICMP, GRE];
 
 /// The guest that ports are forwarded to.
 const SERVER: u8 = 0;
