@@ -206,6 +206,22 @@ fn from_record_2(record: &[u8; RECORD_2_LEN]) -> SessionRecord4 {
     }
 }
 
+/// Compares every pinned map with what this version of natbpf expects.
+///
+/// # Errors
+///
+/// When one is missing or has another shape.
+pub(super) fn check_current(pins: &Pins) -> Result<()> {
+    pins.check_owners()?;
+    if !pins.exist() {
+        bail!(
+            "no data plane in {}; start it with natbpf run, or name another --bpffs",
+            pins.directory().display()
+        );
+    }
+    CURRENT.check(pins)
+}
+
 impl Layout {
     /// The one of this version, if this natbpf knows it.
     pub(super) fn of_version(version: u32) -> Option<&'static Self> {

@@ -11,7 +11,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt as _, net::UnixDatagram},
+        unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -27,18 +27,7 @@ use nat_common::{
     wire::address::Addr4,
 };
 
-use super::{Pins, Plain, Programs, link, signals::with_signals_blocked};
-
-/// The programs, each at the hook that its section in the object names.
-const PROGRAMS: [&str; 7] = [
-    "local_connect",
-    "local_connect_6",
-    "local_send",
-    "local_receive",
-    "local_receive_6",
-    "local_peer",
-    "local_peer_6",
-];
+use super::{Pins, Plain, Programs, link, object::LOCAL_PROGRAMS};
 
 /// What the names of their links' pins begin with. (Those of interfaces begin with a number.)
 const PIN_PREFIX: &str = "local-";
@@ -100,10 +89,10 @@ fn try_attach(programs: &mut Programs, pins: &Pins, own: &[Addr4]) -> Result<Pat
     let group = File::open(&root).with_context(|| format!("open {}", root.display()))?;
     programs.set_own_addresses(own)?;
     // Load all programs first, so that a refusal by the kernel changes nothing.
-    for name in PROGRAMS {
+    for name in LOCAL_PROGRAMS {
         programs.local(name)?;
     }
-    for name in PROGRAMS {
+    for name in LOCAL_PROGRAMS {
         let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
         attach_one(programs.local(name)?, &group, &path)
             .with_context(|| format!("attach {name} to {}", root.display()))?;
@@ -174,7 +163,7 @@ fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
 
 /// Detaches the programs.
 fn detach(pins: &Pins) -> Result<()> {
-    for name in PROGRAMS {
+    for name in LOCAL_PROGRAMS {
         let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -184,11 +173,6 @@ fn detach(pins: &Pins) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether a program is one of these.
-pub(super) fn is_program(name: &str) -> bool {
-    PROGRAMS.contains(&name)
 }
 
 /// Whether a link's pin is one of these.
@@ -231,27 +215,6 @@ pub(super) fn share_destinations(former: &Pins, next: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's number of this network namespace (Linux 5.14), 0 if it has none: then no socket is
-/// in it.
-pub(super) fn netns_cookie() -> u64 {
-    let Ok(socket) = UnixDatagram::unbound() else {
-        return 0;
-    };
-    let mut cookie = 0_u64;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: value and length are valid, and the length is the value's.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 { cookie } else { 0 }
-}
-
 impl Programs {
     /// Writes what 127.0.0.1 stands for, as many addresses as there is room for.
     fn set_own_addresses(&mut self, own: &[Addr4]) -> Result<()> {
@@ -265,18 +228,6 @@ impl Programs {
         let mut map = Array::<_, Plain<OwnAddresses4>>::try_from(map)?;
         let result = map.set(0, Plain(value), 0);
         result.context("write map OWN_ADDRESSES")
-    }
-
-    /// A program by its name, loaded into the kernel when it is first asked for.
-    pub(super) fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
-        let program = self.ebpf.program_mut(name);
-        let program = program.with_context(|| format!("no program {name}"))?;
-        let program: &mut CgroupSockAddr = program.try_into()?;
-        if program.fd().is_err() {
-            with_signals_blocked(|| program.load())
-                .with_context(|| format!("load program {name}: refused by the kernel"))?;
-        }
-        Ok(program)
     }
 }
 
@@ -294,10 +245,5 @@ mod tests {
         assert_eq!(found(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
         assert_eq!(found(unified).as_deref(), Some("/sys/fs/cgroup"));
         assert_eq!(found("proc /proc proc rw 0 0\n"), None);
-    }
-
-    #[test]
-    fn this_network_namespace_has_a_number() {
-        assert!(netns_cookie() != 0 && netns_cookie() == netns_cookie());
     }
 }

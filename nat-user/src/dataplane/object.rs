@@ -1,14 +1,18 @@
 //! The BPF object and its loading.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::{fd::AsRawFd as _, unix::net::UnixDatagram},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{SchedClassifier, Xdp},
+    programs::{CgroupSockAddr, SchedClassifier, Xdp},
 };
 
-use super::{Pins, layout, local, record::SkBuff, signals::with_signals_blocked};
+use super::{Pins, layout, record::SkBuff, signals::with_signals_blocked};
 use crate::clock;
 
 /// The compiled programs.
@@ -16,6 +20,17 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The program of the XDP hook.
 pub(super) const XDP_PROGRAM: &str = "nat_early";
+
+/// The programs of control groups, each at the hook that its section in the object names.
+pub(super) const LOCAL_PROGRAMS: [&str; 7] = [
+    "local_connect",
+    "local_connect_6",
+    "local_send",
+    "local_receive",
+    "local_receive_6",
+    "local_peer",
+    "local_peer_6",
+];
 
 /// aya-log's levels: 0 leaves all messages out when the programs are verified, so that they cost
 /// nothing; 5 is everything.
@@ -73,7 +88,7 @@ const XFRM_SYSCTL: &str = "/proc/sys/net/core/xfrm_acq_expires";
 /// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
-    let netns_cookie = local::netns_cookie();
+    let netns_cookie = netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
     let has_xfrm = u32::from(Path::new(XFRM_SYSCTL).exists());
@@ -124,6 +139,18 @@ pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(program)
 }
 
+/// A program of control groups by its name, loaded into the kernel when it is first asked for.
+pub(super) fn local_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("no program {name}"))?;
+    let program: &mut CgroupSockAddr = program.try_into()?;
+    if program.fd().is_err() {
+        with_signals_blocked(|| program.load())
+            .with_context(|| format!("load program {name}: refused by the kernel"))?;
+    }
+    Ok(program)
+}
+
 /// Pins a program that the daemon runs itself in place of an older one.
 pub(super) fn pin_program(ebpf: &mut Ebpf, pins: &Pins, name: &str) -> Result<()> {
     let program = program(ebpf, name)?;
@@ -137,4 +164,35 @@ pub(super) fn pin_program(ebpf: &mut Ebpf, pins: &Pins, name: &str) -> Result<()
         .pin(&fresh)
         .with_context(|| format!("pin program {}", fresh.display()))?;
     fs::rename(&fresh, &path).with_context(|| format!("pin program {}", path.display()))
+}
+
+/// The kernel's number of this network namespace (Linux 5.14), 0 if it has none: then no socket is
+/// in it.
+fn netns_cookie() -> u64 {
+    let Ok(socket) = UnixDatagram::unbound() else {
+        return 0;
+    };
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: value and length are valid, and the length is the value's.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { cookie } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_network_namespace_has_a_number() {
+        assert!(netns_cookie() != 0 && netns_cookie() == netns_cookie());
+    }
 }

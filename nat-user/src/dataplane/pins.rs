@@ -11,15 +11,14 @@ use nat_common::LAYOUT_VERSION;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    mount::{MsFlags, mount, umount},
+    mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{attach, layout, local, takeover};
 use crate::owned;
 
 /// Where natbpf's bpffs directory is by default, on the system's bpffs.
-const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+pub(super) const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 
 /// The paths of a data plane's pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +52,7 @@ impl Pins {
         Self::named(&self.bpffs, &format!("v{version}"))
     }
 
-    fn named(bpffs: &Path, name: &str) -> Self {
+    pub(super) fn named(bpffs: &Path, name: &str) -> Self {
         Self {
             bpffs: bpffs.to_owned(),
             directory: bpffs.join(name),
@@ -104,7 +103,7 @@ impl Pins {
     /// Whether there is a data plane of any layout.
     #[must_use]
     pub fn are_any(&self) -> bool {
-        takeover::data_planes(&self.bpffs).is_ok_and(|names| !names.is_empty())
+        data_planes(&self.bpffs).is_ok_and(|names| !names.is_empty())
     }
 
     /// Takes the lock of this directory, until the result is dropped or the process ends. It does
@@ -149,12 +148,12 @@ impl Pins {
     }
 
     /// Refuses pins that another user has created or may change.
-    fn check_owners(&self) -> Result<()> {
+    pub(super) fn check_owners(&self) -> Result<()> {
         if !self.bpffs.exists() {
             return Ok(());
         }
         owned::check_shared(&self.bpffs)?;
-        for name in takeover::data_planes(&self.bpffs)? {
+        for name in data_planes(&self.bpffs)? {
             let plane = Self::named(&self.bpffs, &name);
             owned::check(&plane.directory)?;
             for within in [
@@ -182,63 +181,6 @@ impl Pins {
         make_shared(&self.bpffs)?;
         mount_bpffs(&self.bpffs)
     }
-
-    /// Compares every pinned map with what this version of natbpf expects.
-    ///
-    /// # Errors
-    ///
-    /// When one is missing or has another shape.
-    pub(super) fn check(&self) -> Result<()> {
-        self.check_owners()?;
-        if !self.exist() {
-            bail!(
-                "no data plane in {}; start it with natbpf run, or name another --bpffs",
-                self.directory.display()
-            );
-        }
-        layout::CURRENT.check(self)
-    }
-
-    /// Removes all pins and directories of this data plane, and everything that only they hold.
-    ///
-    /// # Errors
-    ///
-    /// When one cannot be removed.
-    pub(super) fn remove_own(&self) -> Result<()> {
-        // Links first: a program leaves its hook before its maps go, and is off when this returns.
-        attach::detach_programs(self)?;
-        local::detach_local(self)?;
-        for directory in [
-            self.links(),
-            self.directory.join("programs"),
-            self.marker(),
-            self.directory.clone(),
-        ] {
-            remove_files(&directory)?;
-            remove_directory(&directory)?;
-        }
-        Ok(())
-    }
-
-    /// Removes the data planes of all layouts, and the bpffs if natbpf mounted it.
-    ///
-    /// # Errors
-    ///
-    /// When something cannot be removed.
-    pub fn remove(&self) -> Result<()> {
-        self.check_owners()?;
-        for name in takeover::data_planes(&self.bpffs)? {
-            Self::named(&self.bpffs, &name).remove_own()?;
-        }
-        unmount_if_ours(&self.bpffs)?;
-        if is_empty(&self.bpffs) && !is_mount_point(&self.bpffs) {
-            remove_directory(&self.bpffs)?;
-        }
-        match self.bpffs.starts_with(SYSTEM_BPFFS) {
-            true => unmount_if_ours(Path::new(SYSTEM_BPFFS)),
-            false => Ok(()),
-        }
-    }
 }
 
 /// Creates the directory of `--bpffs` if it is missing. An existing one may be a whole bpffs with
@@ -250,38 +192,8 @@ fn make_shared(path: &Path) -> Result<()> {
     }
 }
 
-/// Unmounts a bpffs that natbpf has mounted and no other software uses. Without `CAP_SYS_ADMIN`,
-/// which the systemd unit lacks, the empty bpffs stays.
-fn unmount_if_ours(path: &Path) -> Result<()> {
-    if !(is_mount_point(path) && is_ours(path) && is_empty(path)) {
-        return Ok(());
-    }
-    match umount(path) {
-        Err(Errno::EPERM) => {
-            log::info!(
-                "{} stays mounted: unmounting it needs CAP_SYS_ADMIN",
-                path.display()
-            );
-            Ok(())
-        }
-        result => result.with_context(|| format!("unmount {}", path.display())),
-    }
-}
-
-/// A mount of natbpf has its name as the source.
-fn is_ours(path: &Path) -> bool {
-    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
-        return false;
-    };
-    mounts.lines().any(|line| {
-        let mut fields = line.split(' ');
-        let source = fields.next();
-        source == Some(MOUNT_SOURCE) && fields.next().map(Path::new) == Some(path)
-    })
-}
-
 /// What `/proc/mounts` shows as the source of a bpffs that natbpf has mounted.
-const MOUNT_SOURCE: &str = "natbpf";
+pub(super) const MOUNT_SOURCE: &str = "natbpf";
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
@@ -299,37 +211,11 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     .with_context(|| format!("mount a bpffs on {}; needs CAP_SYS_ADMIN", path.display()))
 }
 
-fn is_mount_point(path: &Path) -> bool {
+pub(super) fn is_mount_point(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
     path.parent()
         .is_some_and(|parent| device(path).is_some() && device(path) != device(parent))
-}
-
-/// What the kernel adds to every new bpffs (`bpf_preload`, `kernel/bpf/inode.c`).
-const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
-
-/// Whether a directory contains nothing except what the kernel adds.
-fn is_empty(path: &Path) -> bool {
-    let is_preloaded = |entry: io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|entry| PRELOADED.iter().any(|name| entry.file_name() == *name))
-    };
-    fs::read_dir(path).is_ok_and(|mut entries| entries.all(is_preloaded))
-}
-
-fn remove_files(directory: &Path) -> Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).context(format!("read {}", directory.display())),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if !path.is_dir() {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
@@ -339,4 +225,30 @@ pub(super) fn remove_directory(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The names of all data planes below `bpffs`.
+pub(super) fn data_planes(bpffs: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(bpffs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(format!("read {}", bpffs.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().into_string();
+        names.extend(name.ok().filter(|name| version_of(name).is_some()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The version in the name of a data plane's directory.
+pub(super) fn version_of(name: &str) -> Option<u32> {
+    let version = name.strip_prefix('v')?;
+    version
+        .strip_suffix("-next")
+        .unwrap_or(version)
+        .parse()
+        .ok()
 }

@@ -4,10 +4,10 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::MapInfo,
-    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 
-use super::{local, object};
+use super::object;
 
 /// Length of `struct bpf_insn`.
 const INSTRUCTION_BYTES: u32 = 8;
@@ -46,6 +46,11 @@ impl Programs {
     /// The program of the XDP hook, loaded when it is first asked for.
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
         object::xdp_program(&mut self.ebpf)
+    }
+
+    /// A program of control groups by its name, loaded into the kernel when it is first asked for.
+    pub(super) fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+        object::local_program(&mut self.ebpf, name)
     }
 
     /// Runs one packet through a program that need not be attached, with the tables as they are.
@@ -121,7 +126,7 @@ impl Programs {
     fn info(&mut self, program: &str) -> Result<ProgramInfo> {
         let info = if program == object::XDP_PROGRAM {
             self.xdp()?.info()
-        } else if local::is_program(program) {
+        } else if object::LOCAL_PROGRAMS.contains(&program) {
             self.local(program)?.info()
         } else {
             self.program(program)?.info()

@@ -5,7 +5,7 @@
 //! one. When all links run its programs, both names are exchanged in one step, and the former one
 //! is removed. If the daemon ends in between, the next one sees from the names how far it came.
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
@@ -15,7 +15,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::{
     Pins, Sizes,
     layout::{CURRENT, Layout},
-    pins::remove_directory,
+    pins::{data_planes, remove_directory, version_of},
 };
 
 /// A data plane whose sessions must migrate to another.
@@ -35,32 +35,6 @@ pub(super) enum Found {
     /// One that has received the links of another, whose tables have not been taken over
     /// completely.
     Unfinished(Former),
-}
-
-/// The names of all data planes below `bpffs`.
-pub(super) fn data_planes(bpffs: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(bpffs) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(format!("read {}", bpffs.display())),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name().into_string();
-        names.extend(name.ok().filter(|name| version_of(name).is_some()));
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// The version in the name of a data plane's directory.
-fn version_of(name: &str) -> Option<u32> {
-    let version = name.strip_prefix('v')?;
-    version
-        .strip_suffix("-next")
-        .unwrap_or(version)
-        .parse()
-        .ok()
 }
 
 /// Checks that the pinned data plane can be taken over. Changes nothing.

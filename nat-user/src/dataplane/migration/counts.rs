@@ -11,7 +11,7 @@ use nat_common::{
 };
 
 use super::Migration;
-use crate::dataplane::{Dataplane, Plain, total};
+use crate::dataplane::{Dataplane, Plain, plane::total};
 
 impl Migration {
     pub(super) fn copy_counters(&mut self, dataplane: &mut Dataplane) -> Result<()> {

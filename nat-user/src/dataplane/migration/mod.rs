@@ -28,7 +28,7 @@ use nat_common::{
 use super::{
     Dataplane, Pins, Plain, Programs, SessionEntry, Sizes, batch, local,
     pins::remove_directory,
-    takeover::{Former, hand_links_over},
+    takeover::{self, Former, Found, hand_links_over},
 };
 use crate::owned;
 
@@ -54,6 +54,35 @@ pub struct Migration {
 }
 
 impl Dataplane {
+    /// Loads the programs over the pinned maps, whatever their sizes and, if it is known, their
+    /// layout. If tables must be replaced, sessions and counts migrate: see [`Dataplane::resize`].
+    ///
+    /// # Errors
+    ///
+    /// When the pinned data plane cannot be taken over, or the kernel refuses a map or a program;
+    /// what was pinned before stays.
+    pub fn take_over(
+        pins: Pins,
+        sizes: &Sizes,
+        log_packets: bool,
+    ) -> Result<(Self, Programs, Option<Migration>)> {
+        let (former, is_filled) = match takeover::find(&pins, sizes)? {
+            Found::Nothing | Found::Fitting => {
+                let (dataplane, programs) = Self::load(pins, sizes, log_packets)?;
+                return Ok((dataplane, programs, None));
+            }
+            Found::Other(former) => (former, false),
+            Found::Unfinished(former) => (former, true),
+        };
+        if is_filled {
+            let (dataplane, programs) = Self::load(pins.clone(), sizes, log_packets)?;
+            let migration = Migration::unfinished(former, pins);
+            return Ok((dataplane, programs, Some(migration)));
+        }
+        let (dataplane, programs, migration) = Self::migrate(former, pins, sizes, log_packets)?;
+        Ok((dataplane, programs, Some(migration)))
+    }
+
     /// Creates a data plane that replaces another, and fills its tables.
     ///
     /// Its programs still have to be attached between [`Migration::begin`] and
