@@ -8,9 +8,9 @@ use super::{
     Options,
     claims::Claims,
     fast_path::FastPath,
-    follow::settings::Settings,
     host::Host,
     neighbours::Neighbours,
+    settings::Settings,
     tear_down,
     transition::{Active, Wanted},
 };
@@ -57,7 +57,7 @@ impl Instance {
         let mut report = setup::apply(&self.netlink, &mut self.journal, &plan, step).await?;
         report.log();
         report.reset.clear();
-        self.watch_settings(&plan);
+        self.settings.watch(&plan);
         self.note_host(&report);
         self.follow_setup(config, &report).await.map(drop)
     }

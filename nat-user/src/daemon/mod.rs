@@ -18,18 +18,21 @@ mod interface_states;
 mod interfaces;
 mod mode;
 mod neighbours;
+mod options;
 mod policed;
 mod privileges;
 mod reload;
+mod settings;
 mod start;
 mod teardown;
 mod transition;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fast_path::Cause;
 use instance::Instance;
+pub use options::Options;
 pub use privileges::check as check_privileges;
 use sd_notify::NotifyState;
 pub use teardown::tear_down;
@@ -62,19 +65,6 @@ const BINDINGS_INTERVAL: Duration = Duration::from_secs(60);
 /// How long to wait after a failed look at the host.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_PAUSE: Duration = Duration::from_secs(64);
-
-/// The paths of a daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Control socket, lock and state.
-    pub run_dir: PathBuf,
-    /// Pins.
-    pub bpffs: PathBuf,
-    /// Whether the programs write debug messages.
-    pub log_packets: bool,
-}
 
 /// Why a daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +214,7 @@ impl Daemon {
             Event::NeighbourChanged => Cause::Neighbours,
             Event::LinkChanged | Event::PolicingChanged => Cause::Surroundings,
             Event::RouteChanged | Event::AddressChanged | Event::Overrun => Cause::Routes,
-            Event::SettingChanged => return self.refresh_within(self.instance.settings_pause()),
+            Event::SettingChanged => return self.refresh_within(self.instance.settings.pause()),
         };
         if let Err(error) = self.instance.follow_next_hops(cause).await {
             log::error!("follow a change of next hops: {error:#}");
@@ -277,8 +267,8 @@ impl Daemon {
         self.instance.supervise_services().await;
         self.instance.watch_refusals();
         self.care_for_claims();
-        if self.instance.have_settings_changed() || self.instance.has_changed_settings() {
-            self.refresh_within(self.instance.settings_pause());
+        if self.instance.settings.have_changed() || self.instance.has_changed_settings() {
+            self.refresh_within(self.instance.settings.pause());
         }
         if self.bindings_expired.elapsed() >= BINDINGS_INTERVAL {
             self.bindings_expired = Instant::now();

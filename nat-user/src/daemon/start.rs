@@ -9,9 +9,9 @@ use super::{
     claims::Claims,
     external,
     fast_path::{Cause, FastPath},
-    follow::settings::Settings,
     instance::Instance,
     neighbours::Neighbours,
+    settings::Settings,
     tear_down,
     transition::Active,
 };

@@ -105,6 +105,7 @@ const NAT_CONFIG: &[Layer] = &[
 const WITHOUT_CIRCLES: &[&str] = &[
     "nat-user/findings/src",
     "nat-user/import/src",
+    "nat-user/src",
     "nat-user/sys/src",
 ];
 

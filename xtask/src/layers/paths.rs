@@ -32,6 +32,11 @@ impl<'m> Paths<'m> {
         while at < tokens.len() {
             let word = match &tokens[at] {
                 TokenTree::Ident(word) => word.to_string(),
+                // `pub(in path)` imports nothing.
+                TokenTree::Group(_) if is_word(&tokens[..at], "pub") => {
+                    at += 1;
+                    continue;
+                }
                 TokenTree::Group(group) => {
                     let inner = match (at.checked_sub(2).map(|at| &tokens[at]), at.checked_sub(1)) {
                         (Some(TokenTree::Ident(word)), Some(name)) if word == "mod" => {
@@ -137,6 +142,11 @@ impl<'m> Paths<'m> {
             _ => self.found.push(path),
         }
     }
+}
+
+/// Whether a word is right before.
+fn is_word(before: &[TokenTree], word: &str) -> bool {
+    matches!(before, [.., TokenTree::Ident(last)] if last == word)
 }
 
 fn is_colons(tokens: &[TokenTree]) -> bool {

@@ -5,10 +5,13 @@ use std::{collections::HashSet, time::Instant};
 use anyhow::Result;
 use nat_config::model::Config;
 
-use super::{Active, Compiled, Target, Written};
+use super::{active::Active, compile::Compiled, write::Written};
 use crate::{
     daemon::{host::Host, interfaces::exits},
-    dataplane::{attach, local},
+    dataplane::{
+        attach::{self, Target},
+        local,
+    },
     host::grace::ShortGrace,
 };
 

@@ -4,7 +4,11 @@ use anyhow::Result;
 use nat_config::model::UplinkId;
 use nat_sys::netlink::Layer;
 
-use super::{Active, Attached, Compiled, Wanted};
+use super::{
+    active::{Active, Wanted},
+    attach::Attached,
+    compile::Compiled,
+};
 use crate::daemon::{external, interface_states::Attachments};
 
 impl Attached<'_> {

@@ -12,9 +12,10 @@ use nat_config::{
 };
 use nat_sys::netlink::Layer;
 
-use super::{Applied, Role, Target, Wanted, XdpWish};
+use super::active::{Applied, Wanted};
 use crate::{
     daemon::{external, host::Host, identity::said, interfaces::interfaces, mode},
+    dataplane::attach::{Role, Target, XdpWish},
     host::routing::{self, Routing},
     state::Numbers,
 };

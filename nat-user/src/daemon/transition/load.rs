@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::{Active, Compiled, Target, XdpWish};
+use super::{active::Active, compile::Compiled};
 use crate::{
-    daemon::{Options, host::Host},
-    dataplane::attach,
+    daemon::{host::Host, options::Options},
+    dataplane::attach::{self, Target, XdpWish},
 };
 
 /// Everything that the kernel could refuse to load is loaded.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Active, Tables};
+use super::active::{Active, Tables};
 use crate::dataplane::{Migration, Sizes, attach, local};
 
 /// Tables that hold what those in use hold, with programs that are not attached yet.

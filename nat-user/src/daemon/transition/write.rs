@@ -18,10 +18,10 @@ use nat_config::{
 };
 use nat_sys::netlink::Kind;
 
-use super::{Active, Compiled, Loaded, Target};
+use super::{active::Active, compile::Compiled, load::Loaded};
 use crate::{
     daemon::host::Host,
-    dataplane::Bound,
+    dataplane::{Bound, attach::Target},
     state::{Numbers, RuleKind},
 };
 
