@@ -3,69 +3,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::Host;
-use crate::host::PATIENCE;
-use crate::packet::{self, Packet};
-use crate::patience::patience;
+use crate::frame::Frame;
+use crate::packet::Packet;
+use crate::patience::{PATIENCE, patience};
 use crate::socket::RawSocket;
 
 /// How soon the recording thread sees that it shall stop.
 const STOP_CHECK: Duration = Duration::from_millis(20);
-
-/// A frame as a packet socket saw it.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// When the kernel saw it.
-    pub at: SystemTime,
-    /// Whether it left by the interface; otherwise it came in.
-    pub outgoing: bool,
-    /// Whether it begins with an Ethernet header; otherwise with the IP header.
-    pub has_ethernet: bool,
-    /// The VLAN of a tag that the kernel keeps beside the frame.
-    pub vlan: Option<u16>,
-    /// Whether the L4 checksum is still to be finished (CHECKSUM_PARTIAL).
-    pub checksum_pending: bool,
-    /// The frame, from the link layer up.
-    pub bytes: Vec<u8>,
-}
-
-impl Frame {
-    /// The IPv4 packet in the frame, in as many bytes as its header says; `None` when it holds
-    /// something else.
-    #[must_use]
-    pub fn ipv4(&self) -> Option<&[u8]> {
-        packet::ipv4_of(if self.has_ethernet {
-            match self.bytes.get(12..14)? {
-                [0x08, 0x00] => self.bytes.get(14..)?,
-                [0x81, 0x00] if self.bytes.get(16..18)? == [0x08, 0x00] => self.bytes.get(18..)?,
-                _ => return None,
-            }
-        } else {
-            &self.bytes
-        })
-    }
-
-    /// The IPv4 packet in the frame, taken apart.
-    #[must_use]
-    pub fn packet(&self) -> Option<Packet> {
-        Packet::parse(self.ipv4()?)
-    }
-
-    /// Whether all checksums outside are right; see [`crate::checksums`]. True for frames
-    /// without an IPv4 packet.
-    ///
-    /// # Errors
-    /// Says which one is wrong.
-    pub fn checksums(&self) -> Result<()> {
-        self.ipv4().map_or(Ok(()), |bytes| {
-            packet::checksums(bytes, self.checksum_pending)
-        })
-    }
-}
 
 /// A running recording of an interface; ends when dropped.
 #[derive(Debug)]
@@ -84,11 +32,8 @@ struct Recording {
 }
 
 impl Capture {
-    pub(crate) fn start(host: &Host, interface: &str) -> Result<Self> {
-        let what = format!("{interface} of {}", host.name());
-        let socket = host
-            .enter(|| RawSocket::receiving(interface))?
-            .with_context(|| format!("capture on {what}"))?;
+    /// Records what the socket of an interface receives; `what` names both in messages.
+    pub(crate) fn start(socket: RawSocket, what: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let recording = Arc::new(Recording {
             socket,
@@ -98,12 +43,12 @@ impl Capture {
             let (stop, recording) = (stop.clone(), recording.clone());
             move || recording.record(&stop)
         });
-        Ok(Self {
+        Self {
             what,
             stop,
             recording,
             thread: Some(thread),
-        })
+        }
     }
 
     /// Everything that was on the interface until now.

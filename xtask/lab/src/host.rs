@@ -17,16 +17,13 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::capture::Capture;
 use crate::offload::{self, Offload};
-use crate::patience::patience;
+use crate::patience::{PATIENCE, patience};
 use crate::place::{NETNS_FOLDER, Place};
 use crate::process::{self, Background, Output};
 use crate::socket::RawSocket;
 
 /// A command that takes longer has hung: none that the lab runs takes a quarter of this.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// How long a socket of the lab waits for a packet before it gives up with an error.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
-
 /// A host of the lab. Clones are the same host.
 ///
 /// Commands and closures enter the network namespace and nothing else: they see the machine's
@@ -284,7 +281,11 @@ impl Host {
     /// # Errors
     /// When there is no such interface.
     pub fn capture(&self, interface: &str) -> Result<Capture> {
-        Capture::start(self, interface)
+        let what = format!("{interface} of {}", self.name());
+        let socket = self
+            .enter(|| RawSocket::receiving(interface))?
+            .with_context(|| format!("capture on {what}"))?;
+        Ok(Capture::start(socket, what))
     }
 
     /// A socket that puts frames on an interface as they are, from the link layer up.

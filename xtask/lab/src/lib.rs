@@ -8,6 +8,7 @@
 //! Nothing in here knows how natbpf works inside: it is given a binary and judges packets.
 
 mod capture;
+mod frame;
 mod host;
 mod natbpf;
 mod offload;
@@ -27,7 +28,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-pub use capture::{Capture, Frame};
+pub use capture::Capture;
+pub use frame::Frame;
 pub use host::Host;
 pub use natbpf::Natbpf;
 pub use offload::Offload;

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// The variable that says so many times as long, for everything; 1 without it.
 pub const VARIABLE: &str = "NATBPF_TEST_PATIENCE";
 
+/// How long a socket of the lab waits for a packet before it gives up with an error.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
 /// How long to wait here for an event that must happen within `usual`. Waits for events that must
 /// *not* happen stay the same, and so do the assertions.
 ///

@@ -10,8 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::Host;
-use crate::host::PATIENCE;
-use crate::patience::patience;
+use crate::patience::{PATIENCE, patience};
 
 /// How soon a server sees that it shall stop, and how long a connection waits to be accepted.
 const STOP_CHECK: Duration = Duration::from_millis(10);

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-use crate::capture::Frame;
+use crate::frame::Frame;
 
 /// Room for what a capture has not yet read: a second of a fast stream.
 const RECEIVE_BUFFER: libc::c_int = 64 << 20;

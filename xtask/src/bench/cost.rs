@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 
+use super::extent::{Extent, progress};
 use super::lanes::Lanes;
 use super::packets;
 use super::paths::{Direction, Path, Variant};
 use super::report::Table;
 use super::statistics::Figures;
-use super::{Extent, progress};
 
 /// The paths that have programs.
 const PATHS: [Path; 4] = [

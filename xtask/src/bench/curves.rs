@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::extent::{Extent, progress};
+use super::flows;
 use super::generator::{Amount, Arrival, Flows, Shot, shoot};
 use super::lanes::Lanes;
 use super::packets::{self, FLOWS};
@@ -12,7 +14,6 @@ use super::paths::{Direction, Lane, Path, Variant};
 use super::programs::Programs;
 use super::report::{Table, count_of};
 use super::statistics::Figures;
-use super::{Extent, flows, progress};
 
 /// The paths whose curves are drawn.
 const PATHS: [Path; 2] = [Path::NatbpfTc, Path::NatbpfXdp];

@@ -7,6 +7,7 @@ mod bed;
 mod bulk;
 mod cost;
 mod curves;
+mod extent;
 mod flows;
 mod generator;
 mod lanes;
@@ -23,6 +24,7 @@ use std::path::{Path as File, PathBuf};
 use anyhow::{Context, Result, ensure};
 use bulk::Transfer;
 use clap::{Args, ValueEnum};
+use extent::{Extent, progress};
 use lanes::Lanes;
 use latency::Protocol;
 use paths::{Direction, PATHS, Path, Variant};
@@ -87,22 +89,6 @@ enum Stage {
 
 /// How the titles of the tables end that the picture shows.
 const SMALL_PACKETS: &str = "small packets";
-
-/// How much of everything.
-pub(crate) struct Extent {
-    /// Rounds of short measurements.
-    pub(crate) rounds: u32,
-    /// Rounds of transfers.
-    bulk_rounds: u32,
-    /// Whether transfers also go against the direction in which they were opened.
-    downloads: bool,
-    /// Exchanges of one measurement of latency.
-    exchanges: usize,
-    /// Numbers of forwards.
-    pub(crate) forwards: Vec<u32>,
-    /// Numbers of sessions; the first one is what the others are compared with.
-    pub(crate) sessions: Vec<u32>,
-}
 
 impl Extent {
     fn of(args: &BenchArgs) -> Self {
@@ -289,11 +275,6 @@ fn table(title: String, unit: &'static str, variants: &[Variant], bases: &[Path]
         rows: variants.iter().map(row).collect(),
         bases: bases.iter().map(|path| path.name().to_owned()).collect(),
     }
-}
-
-/// Says where the run is.
-pub(crate) fn progress(what: &str, round: u32, rounds: u32) {
-    eprintln!("{what}: round {round} of {rounds}");
 }
 
 fn write_picture(file: &File, tables: &[Table]) -> Result<()> {

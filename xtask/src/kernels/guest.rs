@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bpf_toolchain::process::line;
 
-use super::Kernel;
+use super::kernel::Kernel;
 
 /// The program that is a machine.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";

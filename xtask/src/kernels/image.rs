@@ -18,7 +18,7 @@ use bpf_toolchain::process::{capture, find_program, line, show};
 use bpf_toolchain::unpack::Launch;
 use serde_json::Value;
 
-use super::Unpacked;
+use super::kernel::Unpacked;
 use crate::command::cargo;
 use crate::setup::lab_programs;
 

@@ -6,6 +6,7 @@
 
 mod guest;
 mod image;
+mod kernel;
 mod packages;
 mod selection;
 
@@ -18,41 +19,13 @@ use bpf_toolchain::Workspace;
 use guest::Machine;
 pub(crate) use guest::QEMU;
 use image::{Image, Programs, RunDir};
+use kernel::Unpacked;
+pub(crate) use kernel::{KERNELS, Kernel};
 
 /// How long the chosen tests may take on one kernel, and all tests: many times what they take on
 /// two idle processors.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const LIMIT_ALL: Duration = Duration::from_secs(120 * 60);
-
-/// The kernels to try, the oldest first.
-pub(crate) const KERNELS: [Kernel; 2] = [
-    Kernel {
-        version: "6.1",
-        sources: "Debian 12 has it in bookworm and bookworm-security",
-    },
-    Kernel {
-        version: "6.12",
-        sources: "Debian 12 has it in bookworm-security and bookworm-backports",
-    },
-];
-
-/// A kernel to test on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kernel {
-    /// The first two numbers of its version.
-    pub(crate) version: &'static str,
-    /// Which of Debian's suites have its package.
-    sources: &'static str,
-}
-
-/// A kernel's unpacked package.
-#[derive(Debug)]
-struct Unpacked {
-    /// What the boot loader loads.
-    image: PathBuf,
-    /// The directory with `modules.order`; its name is the whole version.
-    modules: PathBuf,
-}
 
 /// The kernel that the tests of guests boot in them: that of Debian 12.
 const GUESTS: Kernel = KERNELS[0];

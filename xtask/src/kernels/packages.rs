@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bpf_toolchain::output::say;
 use bpf_toolchain::process::{capture, show};
 
-use super::{Kernel, Unpacked};
+use super::kernel::{Kernel, Unpacked};
 
 static APT: Mutex<()> = Mutex::new(());
 
@@ -234,9 +234,9 @@ mod tests {
             fs::create_dir_all(cache.join(name)).unwrap();
         }
         let of = |kernel| unpacked_before(kernel, &cache).unwrap();
-        let found = super::super::KERNELS.map(of);
+        let found = super::super::kernel::KERNELS.map(of);
         fs::remove_dir_all(cache.join(names[2])).unwrap();
-        let none = of(super::super::KERNELS[1]);
+        let none = of(super::super::kernel::KERNELS[1]);
         fs::remove_dir_all(&cache).unwrap();
         assert_eq!(
             found,
@@ -253,7 +253,10 @@ mod tests {
 
     #[test]
     fn a_missing_kernel_says_where_it_is_to_be_had() {
-        let text = not_found(super::super::KERNELS[1], Path::new("target/kernels/6.12"));
+        let text = not_found(
+            super::super::kernel::KERNELS[1],
+            Path::new("target/kernels/6.12"),
+        );
         assert!(
             text.contains("linux-image-6.12.*-cloud-amd64") && text.contains("bookworm-backports"),
             "{text}"

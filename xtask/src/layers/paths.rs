@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use super::{Modules, child};
+/// The source of each module by its path from the crate's root.
+pub(super) type Modules = BTreeMap<String, TokenStream>;
 
 /// The paths from the crate's root that a module names.
 #[derive(Default)]
@@ -141,6 +142,13 @@ impl<'m> Paths<'m> {
             }
             _ => self.found.push(path),
         }
+    }
+}
+
+pub(super) fn child(parent: &str, name: &str) -> String {
+    match parent {
+        "" => name.to_owned(),
+        parent => format!("{parent}::{name}"),
     }
 }
 

@@ -10,7 +10,21 @@ use anyhow::{Context, Result, bail};
 use bpf_toolchain::Workspace;
 use toml::{Table, Value};
 
-use super::Mutant;
+/// One small error in the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mutant {
+    /// Where it is now: file, line and column.
+    pub(super) place: String,
+    /// The file, from the workspace's root on.
+    pub(super) file: String,
+    /// The function with its type; empty outside of functions.
+    pub(super) function: String,
+    /// What is changed.
+    pub(super) change: String,
+    /// The line of code, with the changed part between « and »; empty if that is a function's whole
+    /// body.
+    pub(super) code: String,
+}
 
 /// The file with all entries, from the workspace's root on.
 pub(crate) const FILE: &str = "tests/mutants/accepted.toml";

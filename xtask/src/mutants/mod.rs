@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::cargo_tool::CargoTool;
 use crate::command::workspace;
-use accepted::Accepted;
+use accepted::{Accepted, Mutant};
 
 const MUTANTS: CargoTool = CargoTool {
     subcommand: "mutants",
@@ -185,22 +185,6 @@ impl Tool {
         ]);
         capture(&mut git)
     }
-}
-
-/// One small error in the code.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mutant {
-    /// Where it is now: file, line and column.
-    place: String,
-    /// The file, from the workspace's root on.
-    file: String,
-    /// The function with its type; empty outside of functions.
-    function: String,
-    /// What is changed.
-    change: String,
-    /// The line of code, with the changed part between « and »; empty if that is a function's whole
-    /// body.
-    code: String,
 }
 
 /// The source files that mutants refer to.

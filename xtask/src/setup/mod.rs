@@ -2,6 +2,7 @@
 //!
 //! The other commands call [`ensure`] before they begin, so users need not run it.
 
+mod needs;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -18,24 +19,12 @@ use bpf_toolchain::{OBJECT_VARIABLE, Toolchain, Workspace};
 
 use crate::command::workspace;
 
+pub(crate) use needs::Needs;
 pub(crate) use tools::lab_programs;
 use tools::{Bundle, OWNERS, Tool, needed};
 
 /// Packages whose installation starts an unwanted service: the tests run the program themselves.
 const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
-
-/// What a command is about to do, and so what it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Needs {
-    /// The BPF toolchain.
-    Build,
-    /// Also the programs that the lab runs.
-    Lab,
-    /// Also the other NATs that natbpf is measured against.
-    Bench,
-    /// Also the formatter and clippy, for the host and for BPF, and what fuzzing needs.
-    Tests,
-}
 
 /// The command itself: prints what is installed in the end.
 pub(crate) fn run() -> Result<()> {

@@ -9,8 +9,8 @@ use anyhow::Result;
 use bpf_toolchain::process::find_programs;
 use bpf_toolchain::unpack::{NETWORK_OWNERS, Unpacked, Wanted};
 
-use super::Needs;
-use crate::kernels;
+use super::needs::Needs;
+use crate::kernels::QEMU;
 
 /// A program, and the Debian package that has it.
 pub(super) struct Tool {
@@ -148,7 +148,7 @@ const BENCH: &[Tool] = &[
 /// What tests need besides.
 const TESTS: &[Tool] = &[
     tool(
-        (kernels::QEMU, "qemu-system-x86"),
+        (QEMU, "qemu-system-x86"),
         "runs older kernels, and guests",
         &["-accel", "help"],
         &["tcg"],

@@ -29,7 +29,7 @@ use crate::kernels::{self, Kernel, Kernels};
 use crate::setup::{self, Needs};
 use lanes::Lane;
 use outcome::{Outcome, run_tests};
-use report::Report;
+use report::{CONFORMANCE, Report};
 use suites::{Selection, Suite, Suites};
 
 /// The suite that boots guests, and so needs a kernel for them.
@@ -40,8 +40,6 @@ const SYSTEMD: &str = "systemd";
 const HOSTS: &str = "namespaces";
 /// How many tests run at once by default.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
-/// What runs the tests of all cases.
-const CONFORMANCE: &str = "conformance";
 /// The step that builds all programs and tests.
 const BUILD: &str = "build";
 /// The check that first builds its tool, in a target directory of the tool's own.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::CONFORMANCE;
 use super::outcome::Outcome;
 use crate::conformance::{Case, Table, TestResult};
+
+/// What runs the tests of all cases.
+pub(super) const CONFORMANCE: &str = "conformance";
 
 /// The steps made so far.
 pub(super) struct Report {

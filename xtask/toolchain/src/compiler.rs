@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::apt::Apt;
-use crate::object::target_triple;
 use crate::process::{capture, find_program};
+use crate::target::target_triple;
 use crate::workspace::Workspace;
 
 /// Debian's packages with a compiler that can build for BPF.

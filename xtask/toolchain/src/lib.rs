@@ -15,6 +15,7 @@ mod linker;
 mod object;
 pub mod output;
 pub mod process;
+mod target;
 mod toolchain;
 pub mod unpack;
 mod workspace;

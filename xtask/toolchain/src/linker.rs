@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::apt::Apt;
 use crate::compiler::Compiler;
-use crate::object;
 use crate::process::{capture, find_program, show};
+use crate::target;
 use crate::workspace::Workspace;
 
 /// The version that `setup` installs.
@@ -110,7 +110,7 @@ pub(crate) fn install(workspace: &Workspace, compiler: &Compiler) -> Result<Path
 
 fn install_command(compiler: &Compiler, llvm: &Path, tools: &Path) -> Command {
     let mut command = Command::new(compiler.program("cargo"));
-    object::clean_environment(&mut command);
+    target::clean_environment(&mut command);
     command
         .env("RUSTC", compiler.program("rustc"))
         .env("LLVM_PREFIX", llvm_prefix(llvm, compiler.llvm))

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::apt::{self, Apt};
 use crate::compiler::{CLIPPY_PACKAGE, Compiler, PACKAGES};
 use crate::workspace::Workspace;
-use crate::{linker, object};
+use crate::{linker, target};
 
 /// Everything needed to build the BPF object.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Toolchain {
     /// This toolchain's cargo, or its clippy, in an environment free of the calling cargo's.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.compiler.program(program));
-        object::clean_environment(&mut command);
+        target::clean_environment(&mut command);
         command
             .env("CARGO", self.compiler.program("cargo"))
             .env("RUSTC", self.compiler.program("rustc"))
