@@ -1,5 +1,5 @@
-//! What the host lacks, and which of its settings other software changes: shown once in the log, and
-//! in the status for as long as it holds.
+//! What the host lacks, and which of its settings other software changes: shown once in the log,
+//! and in the status for as long as it holds.
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 

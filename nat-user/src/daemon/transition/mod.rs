@@ -4,11 +4,16 @@
 //!
 //! 1. [`Compiled`]: the rules, interfaces and attachments that the configuration needs on this
 //!    host. Nothing has changed.
-//! 2. [`Loaded`](load::Loaded): the kernel has accepted every program, and the tables are large enough. A failure
+//! 2. [`Loaded`]: the kernel has accepted every program, and the tables are large enough. A failure
 //!    up to here leaves the data plane as it was.
-//! 3. [`Written`](write::Written): the programs in use follow the new rules, which one write switches.
-//! 4. [`Attached`](attach::Attached): the programs run at exactly the interfaces of the configuration.
-//! 5. [`Attached::commit`](attach::Attached::commit): the state on disk says so.
+//! 3. [`Written`]: the programs in use follow the new rules, which one write switches.
+//! 4. [`Attached`]: the programs run at exactly the interfaces of the configuration.
+//! 5. [`Attached::commit`]: the state on disk says so.
+//!
+//! [`Loaded`]: load::Loaded
+//! [`Written`]: write::Written
+//! [`Attached`]: attach::Attached
+//! [`Attached::commit`]: attach::Attached::commit
 //!
 //! Each stage consumes the one before it, so none can be skipped. A failed reload reactivates the
 //! former configuration by the same stages (`reload.rs`). If the daemon cannot start and found no
