@@ -39,10 +39,21 @@ pub(super) fn said(config: &Config) -> Vec<Said> {
         (level.name, level.forwarding) = (String::new(), Forwarding::Fast);
         add(RuleKind::Nat, &rule.name, &level);
     }
-    for rule in &config.policies {
+    for rule in config.ipv6.iter().flat_map(|ipv6| &ipv6.prefixes) {
         let mut level = rule.clone();
         level.name = String::new();
-        add(RuleKind::Policy, &rule.name, &level);
+        add(RuleKind::Nat, &rule.name, &level);
+    }
+    for (index, rule) in config.policies.iter().enumerate() {
+        let mut level = rule.clone();
+        level.name = String::new();
+        match config.ipv6_policy(index).cloned() {
+            None => add(RuleKind::Policy, &rule.name, &level),
+            Some(mut ipv6) => {
+                ipv6.name = String::new();
+                add(RuleKind::Policy, &rule.name, &(level, ipv6));
+            }
+        }
     }
     said
 }
@@ -198,6 +209,25 @@ address = "172.22.161.254/24"
         let other = "[uplink.first]\ninterface = \"eth9\"\n";
         let (_, changed) = follow(&format!("{HEAD}{rule}"), &format!("{other}{HEAD}{rule}"));
         assert!(changed.is_empty(), "{changed:?}");
+    }
+
+    #[test]
+    fn an_ipv6_address_of_a_policy_is_part_of_what_it_says() {
+        let with = |to: &str| {
+            let policy = format!("[[policy]]\nto = [\"lan\"{to}]\naction = \"accept\"\n");
+            let text = format!("{HEAD}{policy}");
+            let loaded = nat_config::parse_with_ipv6(&text, Path::new("n.toml"));
+            let said = said(&loaded.unwrap_or_else(|error| panic!("{error}")).config);
+            said[0].says
+        };
+        let (one, other) = (", \"2001:db8::1\"", ", \"2001:db8::2\"");
+        assert_ne!(with(one), with(other));
+        assert_eq!(with(one), with(one));
+        // Policies of files without IPv6 keep their numbers.
+        let plain = config(&format!(
+            "{HEAD}[[policy]]\nto = \"lan\"\naction = \"accept\"\n"
+        ));
+        assert_eq!(with(""), said(&plain)[0].says);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
     guest::check_guests(&parts.guests, &parts.networks, report);
     target::check_targets(&around, report);
     nat::check_nats(&around, report);
+    nat::check_prefixes(&parts.prefixes, report);
     policy::check_policies(&parts.policies, report);
     shadow::check_shadows(&parts.forwards, &parts.uplinks, report);
     claim::check_claims(&parts.snat, &parts.uplinks, report);

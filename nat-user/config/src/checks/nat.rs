@@ -8,7 +8,7 @@ use std::{
 
 use super::{index::Surroundings, target};
 use crate::{
-    model::{NatRule, SnatRule, SnatTarget, UplinkAddresses},
+    model::{NatRule, PrefixRule, SnatRule, SnatTarget, UplinkAddresses},
     syntax::{Fault, Report},
     tables::Item,
     text::words::quote,
@@ -43,6 +43,35 @@ pub(super) fn check_nats(around: &Surroundings<'_>, report: &mut Report<'_>) {
             let problem = format!("{address} is an inside address, in network {name}");
             let remedy = "write the guest's external address";
             report.error(rule.section.fault("address", &problem, remedy));
+        }
+    }
+}
+
+/// Refuses prefixes that two rules translate.
+pub(super) fn check_prefixes(rules: &[Item<'_, PrefixRule>], report: &mut Report<'_>) {
+    for (index, rule) in rules.iter().enumerate() {
+        for before in &rules[..index] {
+            let (one, other) = (&rule.value, &before.value);
+            let keys = [
+                ("address", one.external, other.external, true),
+                (
+                    "to",
+                    one.internal,
+                    other.internal,
+                    one.uplink == other.uplink,
+                ),
+            ];
+            let mut shared = keys.into_iter().filter(|(_, prefix, other, is_same)| {
+                *is_same && (prefix.contains(other) || other.contains(prefix))
+            });
+            if let Some((key, prefix, shared, _)) = shared.next() {
+                let name = quote(&other.name);
+                let problem = format!("{prefix} overlaps {shared} of {name}");
+                let remedy = "translate each prefix once";
+                let fault = rule.section.fault(key, &problem, remedy);
+                report.error(fault.see(before.section.at));
+                break;
+            }
         }
     }
 }

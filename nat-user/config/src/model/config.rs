@@ -8,6 +8,7 @@ use super::{
     guest::Guest,
     limits::{Limits, Timeouts},
     nat::NatRule,
+    nat::PrefixRule,
     network::{Action, Network},
     policy::PolicyRule,
     route::Route,
@@ -50,13 +51,23 @@ pub struct Config {
 pub struct Ipv6Rules {
     /// `[[policy]]`, as many as there are in [`Config::policies`].
     pub policies: Vec<PolicyRule<Ipv6Addr>>,
+    /// `[[nat]]` of prefixes, in the order of the file.
+    pub prefixes: Vec<PrefixRule>,
 }
 
 impl Config {
+    /// What a policy, by its place, says about IPv6 addresses, if it names any.
+    #[must_use]
+    pub fn ipv6_policy(&self, index: usize) -> Option<&PolicyRule<Ipv6Addr>> {
+        let policy = self.ipv6.as_ref()?.policies.get(index)?;
+        policy.names_address().then_some(policy)
+    }
+
     /// How many rules have a number.
     #[must_use]
     pub fn rule_count(&self) -> usize {
-        let translating = self.snat.len() + self.forwards.len() + self.nats.len();
+        let prefixes = self.ipv6.as_ref().map_or(0, |ipv6| ipv6.prefixes.len());
+        let translating = self.snat.len() + self.forwards.len() + self.nats.len() + prefixes;
         translating + self.policies.len() + self.networks.len()
     }
 

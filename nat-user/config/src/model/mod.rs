@@ -28,7 +28,7 @@ pub use self::{
     forwarding::Forwarding,
     guest::{Guest, GuestAddress, Identity, Tenant, mac_text},
     limits::{Limits, Timeouts},
-    nat::NatRule,
+    nat::{NatRule, PrefixRule},
     network::{Action, HostService, Inbound, Network, NetworkId},
     policy::{PolicyEnd, PolicyRule},
     port::{ForwardProtocol, PortRange},

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv6Net;
+
 use super::{forwarding::Forwarding, guest::GuestAddress, uplink::UplinkId};
 
 /// One external address for one guest, in both directions and for every protocol.
@@ -19,4 +21,19 @@ pub struct NatRule {
     pub hairpin: bool,
     /// The path of packets of its sessions.
     pub forwarding: Forwarding,
+}
+
+/// One external IPv6 prefix for one internal prefix, in both directions (RFC 6296).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrefixRule {
+    /// Unique among the `[[nat]]` rules.
+    pub name: String,
+    /// The uplink by which the external prefix is reached.
+    pub uplink: UplinkId,
+    /// The external prefix, from 1 to 64 bits.
+    pub external: Ipv6Net,
+    /// The internal prefix, of the same length.
+    pub internal: Ipv6Net,
+    /// Whether guests also reach each other by the external prefix.
+    pub hairpin: bool,
 }

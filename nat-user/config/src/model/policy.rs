@@ -44,6 +44,15 @@ pub enum PolicyEnd<A: Address = Ipv4Addr> {
     Guest(GuestAddress<A>),
 }
 
+impl<A: Address> PolicyRule<A> {
+    /// Whether it names an address of its family.
+    #[must_use]
+    pub fn names_address(&self) -> bool {
+        let mut ends = self.from.iter().chain(&self.to);
+        ends.any(|end| matches!(end, PolicyEnd::Prefix(_) | PolicyEnd::Guest(_)))
+    }
+}
+
 impl<A: Address> PolicyEnd<A> {
     /// The guest's address, if it is one.
     pub fn guest_mut(&mut self) -> Option<&mut GuestAddress<A>> {

@@ -87,6 +87,10 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
         forward::read_forward(section, &names, report)
     });
     let nats = root.rules("nat", nat::KEYS, report);
+    let (prefixes, nats) = nats.into_iter().partition(nat::is_of_prefixes);
+    let prefixes = read_each(prefixes, report, |section, report| {
+        nat::read_prefixes(section, &names, report)
+    });
     let nats = read_each(nats, report, |section, report| {
         nat::read_nat(section, &names, report)
     });
@@ -108,6 +112,7 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
         snat,
         forwards,
         nats,
+        prefixes,
         policies,
         limits: limits.unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),

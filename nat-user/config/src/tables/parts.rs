@@ -1,10 +1,8 @@
 //! Everything that has been read.
 
-use std::net::Ipv6Addr;
-
 use super::{item::Item, policy::BothFamilies};
 use crate::model::{
-    Config, ForwardRule, Forwarding, Guest, Ipv6Rules, Limits, NatRule, Network, PolicyEnd, Route,
+    Config, ForwardRule, Forwarding, Guest, Ipv6Rules, Limits, NatRule, Network, PrefixRule, Route,
     SnatRule, Timeouts, Uplink, UplinkAddresses,
 };
 
@@ -19,6 +17,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) snat: Vec<Item<'a, SnatRule>>,
     pub(crate) forwards: Vec<Item<'a, ForwardRule>>,
     pub(crate) nats: Vec<Item<'a, NatRule>>,
+    /// `[[nat]]` of IPv6 prefixes.
+    pub(crate) prefixes: Vec<Item<'a, PrefixRule>>,
     /// Each by family.
     pub(crate) policies: Vec<Item<'a, BothFamilies>>,
     pub(crate) limits: Limits,
@@ -28,17 +28,15 @@ pub(crate) struct Parts<'a> {
 impl Parts<'_> {
     /// Whether the file names an IPv6 address.
     fn has_ipv6(&self) -> bool {
-        let is_fixed =
-            |end: &PolicyEnd<Ipv6Addr>| matches!(end, PolicyEnd::Prefix(_) | PolicyEnd::Guest(_));
         let mut uplinks = self.uplinks.iter();
         let mut networks = self.networks.iter();
         let mut routes = self.routes.iter();
-        let policies = self.policies.iter().map(|policy| &policy.value.1);
-        let mut ends = policies.flat_map(|policy| policy.from.iter().chain(&policy.to));
+        let mut policies = self.policies.iter();
         uplinks.any(|uplink| uplink.value.addresses6 != UplinkAddresses::Interface)
             || networks.any(|network| !network.value.addresses6.is_empty())
             || routes.any(|route| !route.value.addresses6.is_empty())
-            || ends.any(is_fixed)
+            || policies.any(|policy| policy.value.1.names_address())
+            || !self.prefixes.is_empty()
     }
 
     pub(crate) fn into_config(self) -> Config {
@@ -56,6 +54,7 @@ impl Parts<'_> {
             policies,
             ipv6: has_ipv6.then_some(Ipv6Rules {
                 policies: policies6,
+                prefixes: values_of(self.prefixes),
             }),
             limits: self.limits,
             timeouts: self.timeouts,

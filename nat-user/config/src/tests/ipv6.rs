@@ -5,7 +5,10 @@ use std::{net::Ipv6Addr, path::Path};
 use super::{
     super::{
         Loaded,
-        model::{Action, Config, GuestAddress, Inbound, NetworkId, PolicyEnd, UplinkAddresses},
+        model::{
+            Action, Config, GuestAddress, Inbound, NetworkId, PolicyEnd, PrefixRule,
+            UplinkAddresses, UplinkId,
+        },
         parse_with_ipv6,
     },
     BASE, refusal,
@@ -400,12 +403,64 @@ fn the_number_of_ipv6_sessions() {
 }
 
 #[test]
-fn translation_is_of_ipv4_alone() {
+fn a_nat_translates_prefixes_of_one_length() {
+    let nat = |name: &str, address: &str, to: &str| {
+        format!(
+            "[[nat]]\nname = \"{name}\"\nuplink = \"wan\"\naddress = \"{address}\"\nto = \"{to}\"\n"
+        )
+    };
+    let (outside, inside) = ("2001:db8:5:1::/64", "fd12:3456:789a:1::/64");
+    let ipv6 = config(&nat("lan6", outside, inside)).ipv6.unwrap();
+    let expected = PrefixRule {
+        name: "lan6".to_owned(),
+        uplink: UplinkId(0),
+        external: outside.parse().unwrap(),
+        internal: inside.parse().unwrap(),
+        hairpin: true,
+    };
+    assert_eq!(ipv6.prefixes, [expected]);
+    let remedy = "write a prefix of 1 to 64 bits, as in \"2001:db8:5::/64\"";
+    for (address, to, problem) in [
+        (
+            "2001:db8:5::/48",
+            inside,
+            "n.toml:12:6: nat.six.to: has 64 bits, but the prefix of address has 48; write two \
+             prefixes of the same length"
+                .to_owned(),
+        ),
+        (
+            outside,
+            "172.22.161.7",
+            format!(
+                "n.toml:12:6: nat.six.to: `172.22.161.7` is not an IPv6 prefix, but address is \
+                 one; {remedy}"
+            ),
+        ),
+        (
+            "2001:db8:5::1",
+            inside,
+            format!(
+                "n.toml:11:11: nat.six.address: `2001:db8:5::1/128` cannot be translated as a \
+                 prefix; {remedy}"
+            ),
+        ),
+    ] {
+        assert_eq!(refused(&nat("six", address, to)), problem);
+    }
+    let second = nat("two", "2001:db8:5::/48", "fd12:3456::/48");
+    assert_eq!(
+        refused(&(nat("one", outside, inside) + &second)),
+        "n.toml:16:11: nat.two.address: 2001:db8:5::/48 overlaps 2001:db8:5:1::/64 of `one` (line \
+         8); translate each prefix once"
+    );
+}
+
+#[test]
+fn other_translation_is_of_ipv4_alone() {
     let expected = "is an IPv6 address; write an IPv4 address; natbpf translates only IPv4";
     for lines in [
         "[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"2001:db8:0:1::10\"\n",
         "[[snat]]\nsource = \"2001:db8:0:1::/64\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
-        "[[nat]]\nuplink = \"wan\"\naddress = \"2001:db8:5::1\"\nto = \"172.22.161.7\"\n",
     ] {
         let message = refused(lines);
         assert!(message.ends_with(expected), "{message}");
@@ -429,6 +484,7 @@ fn ipv6_is_refused_where_nothing_carries_it() {
         base("[[policy]]\nfrom = \"2001:db8:8::/56\"\naction = \"drop\"\n"),
         base("[[policy]]\nfrom = \"2001:db8:8::7\"\naction = \"drop\"\n"),
         base("[limits]\nsessions_ipv6 = 1\n"),
+        base("[[nat]]\nuplink = \"wan\"\naddress = \"2001:db8:5::/64\"\nto = \"fd12::/64\"\n"),
         refusal(&(BASE.trim_end().to_owned() + "\ninbound = \"drop\"\n")),
     ] {
         let reasons = [
@@ -436,6 +492,7 @@ fn ipv6_is_refused_where_nothing_carries_it() {
             "must be a string, not a list",
             "unknown key",
             "is not an address",
+            "is not an IPv4 address",
         ];
         let is_refused = reasons.iter().any(|reason| message.contains(reason));
         assert!(
