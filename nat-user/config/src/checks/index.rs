@@ -50,7 +50,7 @@ impl<'n> NetworkIndex<'n> {
 }
 
 /// A routed prefix, and the table that routes it.
-pub(super) type Routed<'r, A> = (<A as Address>::Prefix, &'r Item<'r, Route>);
+pub(super) type Routed<'r, A> = Written<'r, A, Route>;
 
 /// The routed prefixes, for a search by address.
 #[derive(Debug)]
@@ -108,19 +108,31 @@ impl<'r, A: Address> RouteIndex<'r, A> {
             .copied()
     }
 
-    /// Pairs of prefixes with a common address, in the order of the file.
+    /// Pairs of prefixes with a common address.
     pub(super) fn overlaps(&self) -> Vec<[Routed<'r, A>; 2]> {
-        let mut pairs = Vec::new();
-        let mut widest: Option<Routed<'_, A>> = None;
-        for (prefix, route) in &self.sorted {
-            if let Some((wider, before)) = widest.filter(|(wider, _)| wider.covers(prefix)) {
-                let mut pair = [(wider, before), (*prefix, *route)];
-                pair.sort_by_key(|(_, route)| route.section.at);
-                pairs.push(pair);
-            } else {
-                widest = Some((*prefix, *route));
-            }
-        }
-        pairs
+        overlaps::<A, Route>(self.sorted.clone())
     }
+}
+
+/// A prefix, and the table that names it.
+pub(super) type Written<'r, A, T> = (<A as Address>::Prefix, &'r Item<'r, T>);
+
+/// Pairs of prefixes with a common address, each in the order of the file.
+pub(super) fn overlaps<A: Address, T>(
+    mut prefixes: Vec<Written<'_, A, T>>,
+) -> Vec<[Written<'_, A, T>; 2]> {
+    prefixes.sort_by_key(|(prefix, item)| (prefix.network(), prefix.prefix_len(), item.section.at));
+    let mut pairs = Vec::new();
+    let mut widest: Option<Written<'_, A, T>> = None;
+    for one in prefixes {
+        match widest.filter(|(wider, _)| wider.covers(&one.0.trunc())) {
+            Some(wider) => {
+                let mut pair = [wider, one];
+                pair.sort_by_key(|(_, item)| item.section.at);
+                pairs.push(pair);
+            }
+            None => widest = Some(one),
+        }
+    }
+    pairs
 }

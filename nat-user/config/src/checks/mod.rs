@@ -18,7 +18,7 @@ use crate::{syntax::Report, tables::Parts};
 /// Reports what contradicts something else, and warns of what is valid but probably unintended.
 pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
     let around = Surroundings::new(parts);
-    network::overlaps(&parts.networks, report);
+    network::check_prefixes(&parts.networks, report);
     network::published(parts, report);
     guest::check_guests(&parts.guests, &parts.networks, report);
     target::check_targets(&around, report);

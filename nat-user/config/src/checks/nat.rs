@@ -1,14 +1,17 @@
 //! `[[nat]]` beside the other tables.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     hash::Hash,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
-use super::{index::Surroundings, target};
+use super::{
+    index::{Surroundings, Written, overlaps},
+    target,
+};
 use crate::{
-    model::{NatRule, PrefixRule, SnatRule, SnatTarget, UplinkAddresses},
+    model::{NatRule, PrefixRule, SnatRule, SnatTarget, UplinkAddresses, UplinkId},
     syntax::{Fault, Report},
     tables::Item,
     text::words::quote,
@@ -49,31 +52,32 @@ pub(super) fn check_nats(around: &Surroundings<'_>, report: &mut Report<'_>) {
 
 /// Refuses prefixes that two rules translate.
 pub(super) fn check_prefixes(rules: &[Item<'_, PrefixRule>], report: &mut Report<'_>) {
-    for (index, rule) in rules.iter().enumerate() {
-        for before in &rules[..index] {
-            let (one, other) = (&rule.value, &before.value);
-            let keys = [
-                ("address", one.external, other.external, true),
-                (
-                    "to",
-                    one.internal,
-                    other.internal,
-                    one.uplink == other.uplink,
-                ),
-            ];
-            let mut shared = keys.into_iter().filter(|(_, prefix, other, is_same)| {
-                *is_same && (prefix.contains(other) || other.contains(prefix))
-            });
-            if let Some((key, prefix, shared, _)) = shared.next() {
-                let name = quote(&other.name);
-                let problem = format!("{prefix} overlaps {shared} of {name}");
-                let remedy = "translate each prefix once";
-                let fault = rule.section.fault(key, &problem, remedy);
-                report.error(fault.see(before.section.at));
-                break;
-            }
-        }
+    let external = rules.iter().map(|rule| (rule.value.external, rule));
+    let external = overlaps::<Ipv6Addr, _>(external.collect());
+    report.errors(
+        external
+            .into_iter()
+            .map(|pair| shared_prefix("address", pair)),
+    );
+    let uplinks: BTreeSet<UplinkId> = rules.iter().map(|rule| rule.value.uplink).collect();
+    for uplink in uplinks {
+        let rules = rules.iter().filter(|rule| rule.value.uplink == uplink);
+        let internal = rules.map(|rule| (rule.value.internal, rule));
+        let internal = overlaps::<Ipv6Addr, _>(internal.collect());
+        report.errors(internal.into_iter().map(|pair| shared_prefix("to", pair)));
     }
+}
+
+fn shared_prefix(
+    key: &str,
+    [(before, first), (prefix, second)]: [Written<'_, Ipv6Addr, PrefixRule>; 2],
+) -> Fault {
+    let name = quote(&first.value.name);
+    let problem = format!("{prefix} overlaps {before} of {name}");
+    let fault = second
+        .section
+        .fault(key, &problem, "translate each prefix once");
+    fault.see(first.section.at)
 }
 
 /// Rules that share a key with an earlier one, each with the first such rule.

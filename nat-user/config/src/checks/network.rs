@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::index::{Written, overlaps};
 use crate::{
     model::{Action, Address, Network, Prefix as _},
     syntax::{Fault, Report},
@@ -9,43 +10,21 @@ use crate::{
     text::words::quote,
 };
 
-/// A prefix of a network.
-type Of<'n, A> = (<A as Address>::Prefix, &'n Item<'n, Network>);
-
 /// Networks must not share addresses: a guest is found by its address alone.
-pub(super) fn overlaps(networks: &[Item<'_, Network>], report: &mut Report<'_>) {
-    let of_ipv4 = networks
-        .iter()
-        .map(|network| (network.value.address, network));
-    report.errors(shared::<Ipv4Addr>(of_ipv4));
+pub(super) fn check_prefixes(networks: &[Item<'_, Network>], report: &mut Report<'_>) {
+    let of_ipv4 = networks.iter();
+    let of_ipv4 = of_ipv4.map(|network| (network.value.address, network));
+    let pairs = overlaps::<Ipv4Addr, _>(of_ipv4.collect());
+    report.errors(pairs.into_iter().map(overlap::<Ipv4Addr>));
     let of_ipv6 = networks.iter().flat_map(|network| {
         let prefixes = network.value.addresses6.iter();
         prefixes.map(move |prefix| (*prefix, network))
     });
-    report.errors(shared::<Ipv6Addr>(of_ipv6));
+    let pairs = overlaps::<Ipv6Addr, _>(of_ipv6.collect());
+    report.errors(pairs.into_iter().map(overlap::<Ipv6Addr>));
 }
 
-/// The prefixes of one family that have an address in common.
-fn shared<'n, A: Address>(prefixes: impl Iterator<Item = Of<'n, A>>) -> Vec<Fault> {
-    let mut by_start: Vec<_> = prefixes.collect();
-    by_start.sort_by_key(|(prefix, _)| prefix.network());
-    let mut reaches_furthest: Option<Of<'_, A>> = None;
-    let mut faults = Vec::new();
-    for one in by_start {
-        let before = reaches_furthest;
-        if let Some(before) = before.filter(|(before, _)| before.holds(one.0.network())) {
-            let mut in_file = [before, one];
-            in_file.sort_by_key(|(_, network)| network.section.at);
-            faults.push(overlap::<A>(in_file));
-        }
-        if before.is_none_or(|(before, _)| before.last() < one.0.last()) {
-            reaches_furthest = Some(one);
-        }
-    }
-    faults
-}
-
-fn overlap<A: Address>([(before, first), (prefix, second)]: [Of<'_, A>; 2]) -> Fault {
+fn overlap<A: Address>([(before, first), (prefix, second)]: [Written<'_, A, Network>; 2]) -> Fault {
     let problem = format!(
         "{} overlaps {} of network {}",
         prefix.trunc(),
