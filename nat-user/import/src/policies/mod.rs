@@ -3,17 +3,22 @@
 //! A policy's end is an interface or addresses, not both. Addresses of a network therefore imply
 //! its interface, and other addresses apply at every interface; a warning says so if it matters.
 
-use std::collections::BTreeMap;
+mod chain;
+mod services;
 
+use self::{
+    chain::{Chain, End, Living},
+    services::{service, services},
+};
 use super::{
-    condition::{Condition, Interfaces, Rest},
+    condition::{Condition, Interfaces},
     destination::{numbers, set},
     dump::Dump,
     findings::{Findings, Kind},
-    flatten::{self, Step},
-    plan::{Origin, Plan, Policy, PortRange, Services},
-    ranges::{Addresses, Ports, Protocols},
-    rule::{Action, ICMP, TCP, UDP, protocol_name},
+    flatten::Step,
+    plan::{Origin, Plan, Policy, Services},
+    ranges::Addresses,
+    rule::Action,
     topology::{self, Topology},
 };
 
@@ -21,8 +26,6 @@ use super::{
 const MOST_PAIRS: usize = 1024;
 /// Shorter prefixes are not additional addresses of guests.
 const SHORTEST: u8 = 16;
-/// More single ports than this are not services of the host.
-const MOST_SERVICES: u64 = 32;
 
 const ANSWERS: &str = "natbpf lets answers pass without a rule, and errors about accepted packets";
 const NOTHING_DROPPED: &str = "accepts packets that no rule drops: no policy is needed for it";
@@ -60,169 +63,6 @@ pub(super) fn translate<'d>(
     };
     policies.forwarded();
     policies.hosts();
-}
-
-/// What a built-in chain does.
-struct Chain {
-    /// The steps that packets reach.
-    living: Vec<Living>,
-    /// Rules that no packet reaches, and why.
-    dead: Vec<(usize, String)>,
-    /// The outcome for packets that no step takes.
-    end: End,
-}
-
-struct Living {
-    step: Step,
-    /// Whether it accepts or drops, if it decides.
-    accepts: Option<bool>,
-}
-
-struct End {
-    accepts: bool,
-    /// The rule that decides, if there is one.
-    rule: Option<usize>,
-    /// The line, if it drops.
-    line: Option<(usize, String)>,
-}
-
-impl Chain {
-    fn read(dump: &Dump, hook: &str) -> Self {
-        let own = format!(":{hook} ");
-        let policies = dump.tables.get("filter").map(|table| &table.policies);
-        let mut dropping = policies.into_iter().flatten();
-        let line = dropping.rfind(|(_, text)| text.starts_with(&own));
-        let mut chain = Self {
-            living: Vec::new(),
-            dead: Vec::new(),
-            end: End {
-                accepts: line.is_none(),
-                rule: None,
-                line: line.cloned(),
-            },
-        };
-        let is_input = hook == "INPUT";
-        let mut comparisons = 0;
-        let mut before = Vec::new();
-        for mut step in flatten::steps(dump, "filter", hook).unwrap_or_default() {
-            // Every packet here is for the host, or none.
-            match step.condition.is_local.take() {
-                Some(is) if is != is_input => step.condition.destinations = Addresses::empty(),
-                _ => {}
-            }
-            let death = match chain.end.rule {
-                Some(rule) => Some(taken_by(dump, rule)),
-                // Otherwise it stays, after the rules that take its packets.
-                None if comparisons > super::MOST_COMPARISONS => None,
-                None => super::death(dump, &step, &before, &mut comparisons),
-            };
-            if let Some(reason) = death {
-                chain.dead.push((step.rule, reason));
-                continue;
-            }
-            before.push(step.clone());
-            chain.add(dump, step);
-        }
-        chain
-    }
-
-    fn add(&mut self, dump: &Dump, step: Step) {
-        let accepts = match step.action {
-            // RETURN in a built-in chain leaves it to the chain's policy.
-            Action::Accept if dump.rules[step.rule].action == Action::Return => {
-                Some(self.end.accepts)
-            }
-            Action::Accept => Some(true),
-            Action::Drop { .. } => Some(false),
-            _ => None,
-        };
-        match accepts.filter(|_| step.condition == Condition::default()) {
-            Some(accepts) => {
-                let rule = &dump.rules[step.rule];
-                self.end = End {
-                    accepts,
-                    rule: Some(step.rule),
-                    line: (!accepts).then(|| (rule.line, rule.text.clone())),
-                };
-            }
-            None => self.living.push(Living { step, accepts }),
-        }
-    }
-
-    /// Whether all packets of a condition that a step at this place leaves are accepted. Nothing if
-    /// their outcomes differ.
-    fn fate(&self, condition: &Condition, place: Option<(usize, bool)>) -> Option<bool> {
-        let mut rest = condition.clone();
-        if rest.is_nothing() {
-            return place.map(|(_, accepts)| accepts);
-        }
-        let wanted = place.map(|(_, accepts)| accepts);
-        let mut fate = wanted;
-        for (index, living) in self.living.iter().enumerate() {
-            let Some(accepts) = living.accepts else {
-                continue;
-            };
-            let is_before = place.is_some_and(|(place, _)| index < place);
-            let is_other = place.is_none_or(|(place, _)| index != place);
-            if !is_other || living.step.condition.is_about_answers() {
-                continue;
-            }
-            let next = rest.without(&living.step.condition);
-            if next == Rest::All {
-                continue;
-            }
-            // Packets taken before the place do not matter.
-            if !is_before && *fate.get_or_insert(accepts) != accepts {
-                return None;
-            }
-            match next {
-                Rest::Nothing => return fate.or(wanted),
-                Rest::Some(some) => rest = *some,
-                Rest::All => {}
-                // (The packets that it takes have the right outcome, and no more are left than
-                // before.)
-                Rest::Unclear if is_before => return None,
-                Rest::Unclear => {}
-            }
-        }
-        (*fate.get_or_insert(self.end.accepts) == self.end.accepts).then_some(self.end.accepts)
-    }
-
-    /// The rule that drops answers to packets that a step accepts: netfilter's rules also see
-    /// answers.
-    fn drops_answers(&self, dump: &Dump, step: &Step) -> Option<String> {
-        let there = &step.condition;
-        let mut rest = Condition {
-            sources: there.destinations.clone(),
-            destinations: there.sources.clone(),
-            source_ports: there.ports.clone(),
-            ports: there.source_ports.clone(),
-            input: there.output.clone(),
-            output: there.input.clone(),
-            ..there.clone()
-        };
-        for living in &self.living {
-            let Some(accepts) = living.accepts else {
-                continue;
-            };
-            let mut condition = living.step.condition.clone();
-            condition.foreign.retain(|foreign| !foreign.is_answer());
-            match (rest.without(&condition), accepts) {
-                (Rest::Nothing, true) => return None,
-                (Rest::Nothing, false) => {
-                    return Some(format!("line {}", dump.rules[living.step.rule].line));
-                }
-                (Rest::Some(some), _) => rest = *some,
-                (Rest::All | Rest::Unclear, _) => {}
-            }
-        }
-        let end = self.end.line.as_ref();
-        end.map(|(line, _)| format!("line {line}"))
-    }
-}
-
-fn taken_by(dump: &Dump, rule: usize) -> String {
-    format!("line {} takes all its packets", dump.rules[rule].line)
 }
 
 /// An interface that the configuration names.
@@ -688,112 +528,4 @@ fn written(interfaces: &Interfaces) -> String {
         .iter()
         .map(|pattern| format!("! {pattern}"));
     is.chain(is_not).collect::<Vec<_>>().join(" and ")
-}
-
-/// Protocols and ports, both empty for all.
-fn service(condition: &Condition) -> Result<(Vec<&'static str>, Vec<PortRange>), String> {
-    let protocols = protocols(&condition.protocols)?;
-    if condition.ports.is_full() {
-        return Ok((protocols, Vec::new()));
-    }
-    if protocols.is_empty() || protocols.contains(&"icmp") {
-        return Err("only tcp and udp have ports in policies".to_owned());
-    }
-    // Port 0 is never used.
-    let ports = condition.ports.and(&Ports::range(1, 65535));
-    let ranges = ports.ranges().iter();
-    let ranges = ranges.map(|(first, last)| (*first as u16, *last as u16));
-    match ports.is_empty() {
-        true => Err("port 0 cannot be reached".to_owned()),
-        false => Ok((protocols, ranges.collect())),
-    }
-}
-
-fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
-    if protocols.is_full() {
-        return Ok(Vec::new());
-    }
-    let known = BTreeMap::from([(TCP, "tcp"), (UDP, "udp"), (ICMP, "icmp")]);
-    if protocols.count() > known.len() as u64 {
-        return Err("policies cannot exclude a single protocol".to_owned());
-    }
-    let name = |number: u32| {
-        let unknown = || {
-            format!(
-                "policies match tcp, udp and icmp, not {}",
-                protocol_name(number)
-            )
-        };
-        known.get(&number).copied().ok_or_else(unknown)
-    };
-    protocols.numbers().map(name).collect()
-}
-
-/// The services of the host for guests behind an interface; nothing if that is everything, or if
-/// `host` cannot express it.
-fn services(input: &Chain, interface: &str) -> Option<Services> {
-    let mut services = Services::default();
-    for Living { step, accepts } in &input.living {
-        let condition = &step.condition;
-        let Some(accepts) = accepts else { continue };
-        if !condition.input.matches(interface) || condition.is_about_answers() && *accepts {
-            continue;
-        }
-        let is_plain = condition.foreign.is_empty()
-            && condition.sources.is_full()
-            && condition.destinations.is_full()
-            && condition.source_ports.is_full()
-            && condition.is_translated.is_none();
-        if !is_plain {
-            return None;
-        }
-        let is_all = condition.protocols.is_full() && condition.ports.is_full();
-        match (accepts, is_all) {
-            (false, true) => return Some(with_dns(services)),
-            (true, false) => services.words.extend(words(condition)?),
-            // (All are accepted here, or something is dropped that `host` cannot say.)
-            _ => return None,
-        }
-        services.origin.add(step.rule);
-    }
-    (!input.end.accepts).then(|| with_dns(services))
-}
-
-/// The words of `host` for protocols and ports.
-fn words(condition: &Condition) -> Option<Vec<String>> {
-    let (protocols, ports) = service(condition).ok()?;
-    if protocols == ["icmp"] {
-        return Some(vec!["ping".to_owned()]);
-    }
-    let count: u64 = ports
-        .iter()
-        .map(|(first, last)| u64::from(last - first) + 1)
-        .sum();
-    if ports.is_empty() || count > MOST_SERVICES {
-        return None;
-    }
-    let ports = ports.iter().flat_map(|(first, last)| *first..=*last);
-    let ports: Vec<u16> = ports.collect();
-    let word = |protocol: &&str| {
-        let protocol = (*protocol).to_owned();
-        let ports = ports.clone().into_iter();
-        ports.map(move |port| match (protocol.as_str(), port) {
-            ("udp", 67) => "dhcp".to_owned(),
-            (protocol, port) => format!("{protocol}/{port}"),
-        })
-    };
-    Some(protocols.iter().flat_map(word).collect())
-}
-
-/// `dns` is the port 53 of both protocols.
-fn with_dns(mut services: Services) -> Services {
-    let dns = ["udp/53", "tcp/53"];
-    let has = |word: &&str| services.words.iter().any(|known| known == word);
-    if dns.iter().all(has) {
-        services.words.retain(|word| !dns.contains(&word.as_str()));
-        services.words.push("dns".to_owned());
-    }
-    services.words.sort();
-    services.words.dedup();
-    services
 }
