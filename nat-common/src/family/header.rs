@@ -57,6 +57,10 @@ pub trait Family: Address {
     /// packet that it quotes: all but what the quoted header's own checksum takes back.
     fn quoted_change(addresses: Diff) -> Diff;
 
+    /// Whether packets of `protocol` are authentic between their own addresses alone, so that a
+    /// translated one would be of no use.
+    fn covers_addresses(protocol: u8) -> bool;
+
     /// Reads the family's header at `offset`; `None` if it is malformed or cut off.
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>>;
 

@@ -61,6 +61,12 @@ impl Family for Addr4 {
         false
     }
 
+    /// (An authentication header is translated like any protocol: its receiver decides.)
+    #[inline(always)]
+    fn covers_addresses(_protocol: u8) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn quoted_change(_addresses: Diff) -> Diff {
         Diff::NONE

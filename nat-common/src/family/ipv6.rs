@@ -27,6 +27,7 @@ const ADDRESSES: usize = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// What follows where nothing does (RFC 8200 section 4.7).
@@ -95,6 +96,12 @@ impl Family for Addr6 {
             protocol,
             HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
         )
+    }
+
+    /// RFC 4302 section 3.3.3.1.2.
+    #[inline(always)]
+    fn covers_addresses(protocol: u8) -> bool {
+        protocol == AUTHENTICATION
     }
 
     /// The quoted header has no checksum that would take the change back.

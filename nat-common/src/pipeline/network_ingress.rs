@@ -138,7 +138,7 @@ fn decide_from_guest<A: Family, P: QueuedPacket, T: Tables<A>>(
         between(parsed, session, &mut work.translation);
         return follow_translated(tables, parsed, session, &work.translation);
     }
-    if !parsed.may_open() {
+    if !parsed.may_open() || A::covers_addresses(parsed.header.protocol) {
         return Err(Verdict::Untouched);
     }
     work.opening.origin = Origin {

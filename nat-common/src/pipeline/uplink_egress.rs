@@ -176,7 +176,10 @@ fn from_inside<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &S
     if !parsed.has_ports {
         return Err(DropReason::FragmentUnknown.into());
     }
-    if !parsed.may_open() || !destination.is_unicast() {
+    if !parsed.may_open()
+        || !destination.is_unicast()
+        || A::covers_addresses(parsed.header.protocol)
+    {
         return Err(DropReason::NoSession.into());
     }
     opening.snat = *snat;

@@ -152,7 +152,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     if !parsed.has_ports {
         return not_ours(external, DropReason::FragmentUnknown);
     }
-    if !parsed.may_open() {
+    if !parsed.may_open() || A::covers_addresses(parsed.header.protocol) {
         return not_for_guests(tables, parsed, external);
     }
     let forward = tables.forward(generation, parsed.header.protocol, parsed.destination());

@@ -2,11 +2,10 @@
 //! path is narrower than the ends know.
 
 use crate::{
-    family::Family,
+    family::{Family, ipv4},
     headers::parsed::{Parsed, Transport},
     tables::Tables,
     wire::{
-        address::Address,
         checksum::Diff,
         offload::Offload,
         packet::{ChecksumKind, Packet},
@@ -30,12 +29,16 @@ const MSS: u8 = 2;
 const MSS_LEN: u8 = 4;
 
 /// The largest segment size that a packet through the uplink `interface` may announce. It is 0 if
-/// there is no limit, or if the packet opens no connection.
+/// there is no limit, or if the packet opens no connection. The interface has the size behind an
+/// IPv4 header; behind a longer one there is less room.
 #[inline(always)]
-pub fn limit<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, interface: u32) -> u16 {
+pub fn limit<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, interface: u32) -> u16 {
     match parsed.transport {
         Transport::Tcp { flags } if flags & tcp::SYN != 0 => {
-            tables.interface(interface).map_or(0, |uplink| uplink.mss)
+            let longer = (A::HEADER_LEN - ipv4::HEADER_LEN) as u16;
+            tables
+                .interface(interface)
+                .map_or(0, |uplink| uplink.mss.saturating_sub(longer))
         }
         _ => 0,
     }

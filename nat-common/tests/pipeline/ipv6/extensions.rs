@@ -2,8 +2,8 @@
 
 use kit::{
     ipv6::{
-        C1, C2, HEADER, Ip, LENGTH, Make, POOL, PUBLIC, S1A, TIME_EXCEEDED, TOO_BIG, World, ends,
-        read,
+        C1, C2, HEADER, Ip, LENGTH, Make, POOL, PUBLIC, S1A, SOURCE, TIME_EXCEEDED, TOO_BIG, World,
+        ends, read,
     },
     octets::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING},
     packets::{At, ETHERNET, SYN, error_with_code, raw, request, tcp, udp, with_rest},
@@ -189,7 +189,7 @@ fn e4_unknown_protocols_and_no_next_header_are_translated_by_address() {
         let out = world.guest_sends(&sent).uplink();
         let inside = ETHERNET + HEADER;
         assert_eq!(out[inside..], sent[inside..], "{protocol}");
-        assert_eq!(out[kit::ipv6::SOURCE], PUBLIC, "{protocol}");
+        assert_eq!(out[SOURCE], PUBLIC, "{protocol}");
         let back = raw(protocol, S1A, PUBLIC).bytes();
         let back = world.outside_sends(&back).guest();
         assert_eq!(back[kit::ipv6::DESTINATION], C1, "{protocol}");
@@ -197,15 +197,31 @@ fn e4_unknown_protocols_and_no_next_header_are_translated_by_address() {
     }
 }
 
-/// An authentication header covers the addresses: it passes where nothing is translated, and is an
-/// opaque protocol elsewhere.
+/// An authentication header covers the addresses: it passes where nothing is translated.
 #[test]
-fn e4_an_authentication_header_without_translation_passes_unchanged() {
+fn e4_an_authentication_header_passes_without_translation_alone() {
     let mut world = World::new();
+    world.forward_all(C2);
+    let packet = |from, to| {
+        let header = raw(AUTHENTICATION, from, to).payload(&[6, 4, 0, 0, 0, 0, 0, 1]);
+        header.bytes()
+    };
+    assert_eq!(
+        world.guest_sends(&packet(C1, S1A)).reason(),
+        DropReason::NoSession
+    );
+    // What comes to the host is the host's.
+    for packet in [packet(S1A, PUBLIC), packet(C1, PUBLIC)] {
+        let fate = if packet[SOURCE] == C1 {
+            world.guest_sends(&packet)
+        } else {
+            world.outside_sends(&packet)
+        };
+        assert_eq!(fate.host(), packet);
+    }
+    assert_eq!(world.entries(), [0; 4]);
     world.without_snat(C1);
-    let sent = raw(AUTHENTICATION, C1, S1A)
-        .payload(&[6, 4, 0, 0, 0, 0, 0, 1])
-        .bytes();
+    let sent = packet(C1, S1A);
     assert_eq!(world.guest_sends(&sent).uplink(), sent);
 }
 
