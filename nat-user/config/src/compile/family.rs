@@ -1,5 +1,5 @@
-//! What differs between the families: where the configuration has their addresses, and how they
-//! stand in the tables.
+//! What differs between the families: where the configuration has their addresses, and their form
+//! in the tables.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
