@@ -14,6 +14,7 @@ mod destination;
 mod dump;
 mod findings;
 mod flatten;
+mod forward;
 mod local;
 mod options;
 mod others;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     condition::Condition,
-    destination::{external, forward_of, leads_to, seen},
+    destination::seen,
     findings::Findings,
     flatten::Step,
+    forward::{external, forward_of, leads_to},
     plan::{Forward, Plan},
     ranges::{Addresses, Protocols},
     rule::{Action, TCP, UDP},

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     condition::Condition,
-    destination,
     dump::Dump,
     findings::{Findings, Kind},
     flatten::{self, Step},
+    forward,
     plan::{Origin, Plan},
     ranges::Addresses,
     rule::Action,
@@ -150,8 +150,8 @@ fn before_translation(step: &Step, findings: &mut Findings<'_>, plan: &Plan) {
             destinations: forward
                 .address
                 .map_or_else(Addresses::full, Addresses::address),
-            protocols: destination::numbers(&forward.protocols),
-            ports: destination::set(&forward.ports),
+            protocols: forward::numbers(&forward.protocols),
+            ports: forward::set(&forward.ports),
             ..Condition::default()
         };
         condition.meets(&external)

@@ -6,9 +6,10 @@ use ipnet::Ipv4Net;
 
 use super::{
     condition::Condition,
-    destination::{foreign, numbers, set},
+    destination::foreign,
     findings::Findings,
     flatten::Step,
+    forward::{numbers, set},
     plan::{Forward, Nat, Origin, Plan, Snat, Source},
     ranges::{Addresses, Ports, Protocols},
     rule::{Action, Choice, ICMP, TCP, UDP},

@@ -12,10 +12,10 @@ use self::{
 };
 use super::{
     condition::{Condition, Interfaces},
-    destination::{numbers, set},
     dump::Dump,
     findings::{Findings, Kind},
     flatten::Step,
+    forward::{numbers, set},
     plan::{Origin, Plan, Policy, Services},
     ranges::Addresses,
     rule::Action,
