@@ -1,5 +1,8 @@
 //! Rules of POSTROUTING: from SNAT and MASQUERADE to `[[snat]]`, and the inside half of forwards.
 
+mod nat;
+mod parts;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -10,8 +13,8 @@ use super::{
     findings::Findings,
     flatten::Step,
     forward::{numbers, set},
-    plan::{Forward, Nat, Origin, Plan, Snat, Source},
-    ranges::{Addresses, Ports, Protocols},
+    plan::{Forward, Origin, Plan, Snat, Source},
+    ranges::{Addresses, Protocols},
     rule::{Action, Choice, ICMP, TCP, UDP},
     topology::Topology,
 };
@@ -391,96 +394,6 @@ impl Sources<'_, '_> {
         }
     }
 
-    /// The destinations outside that a condition does not match.
-    fn others_outside(&self, condition: &Condition) -> Addresses {
-        let inside = self.topology.inside();
-        condition.destinations.complement().without(&inside)
-    }
-
-    /// Whether packets of the same sources get several addresses, by where they go.
-    fn is_by_destination(
-        &self,
-        uplink: usize,
-        translation: &Translation<'_>,
-        later: &[&Translation<'_>],
-    ) -> bool {
-        let condition = &translation.condition;
-        let not_these = self.others_outside(condition);
-        let meets_later = later.iter().any(|other| {
-            other.condition.sources.meets(&condition.sources)
-                && other.condition.destinations.meets(&not_these)
-        });
-        let is_positive = condition.destinations.count() < 1 << 31;
-        let is_taken = |snat: &Snat| {
-            snat.uplink == uplink
-                && !snat.exclude.is_empty()
-                && Addresses::prefix(snat.prefix).covers(&condition.sources)
-                && !snat.origin.rules.contains(&translation.step.rule)
-        };
-        meets_later && is_positive || self.plan.snats.iter().any(is_taken)
-    }
-
-    /// The translations, by sources with the same exclusions.
-    fn parts(&mut self, condition: &Condition, left_alone: &[&Step]) -> Vec<Part> {
-        let mut exclude = self.others_outside(condition);
-        let mut narrower: Vec<(Addresses, &Step)> = Vec::new();
-        let mut used = Vec::new();
-        for step in left_alone {
-            let left = &step.condition;
-            if !left.meets(condition) {
-                continue;
-            }
-            if !leaves_by_destination(left) {
-                let reason = foreign(left).unwrap_or_else(|| {
-                    "natbpf exempts packets by source and destination only".to_owned()
-                });
-                self.findings.untranslated(step.rule, reason);
-            } else if left.sources.covers(&condition.sources) {
-                exclude = exclude.or(&left.destinations);
-                used.push(step.rule);
-            } else {
-                narrower.push((left.sources.and(&condition.sources), step));
-            }
-        }
-        let narrow = narrower.iter().map(|(sources, step)| {
-            // Exclusions of a wider set also count for these.
-            let wider = narrower.iter().filter(|(other, _)| other.covers(sources));
-            let left = wider.fold(exclude.clone(), |all, (_, step)| {
-                all.or(&step.condition.destinations)
-            });
-            self.part(sources, &left, vec![step.rule])
-        });
-        let whole = self.part(&condition.sources, &exclude, used);
-        narrow.chain([whole]).collect()
-    }
-
-    /// The translation of some sources, except to `left`.
-    fn part(&self, sources: &Addresses, left: &Addresses, used: Vec<usize>) -> Part {
-        // Packets within a network do not leave by an uplink.
-        let stays = self
-            .topology
-            .networks
-            .iter()
-            .map(|net| Addresses::prefix(net.address.trunc()));
-        let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
-        let everything = left.or(&never_translated()).is_full();
-        let exclude = match everything {
-            true => Addresses::full(),
-            false => left.without(&never_translated()),
-        };
-        Part {
-            prefixes: sources.prefixes(),
-            is_of_all: sources.is_full(),
-            exclude: if stays.covers(&exclude) {
-                Vec::new()
-            } else {
-                exclude.prefixes()
-            },
-            multicast: left.meets(&never_translated()) && !stays.covers(left),
-            used,
-        }
-    }
-
     /// Adds the rules for a set of sources.
     fn push(&mut self, uplink: usize, translation: &Translation<'_>, part: Part) {
         let rule = translation.step.rule;
@@ -539,47 +452,6 @@ impl Sources<'_, '_> {
             }
         }
     }
-
-    /// A forward of everything and the source translation of the same guest are one `[[nat]]`.
-    fn pair(&mut self) {
-        let mut index = 0;
-        while index < self.plan.forwards.len() {
-            let forward = &self.plan.forwards[index];
-            let (uplink, to) = (forward.uplink, forward.to);
-            let Some(address) = forward.address.filter(|_| forward.is_all()) else {
-                index += 1;
-                continue;
-            };
-            let first = self
-                .plan
-                .snats
-                .iter()
-                .position(|snat| snat.uplink == uplink && snat.prefix.contains(&to));
-            let is_back = |snat: &Snat| {
-                snat.prefix == Ipv4Net::from(to)
-                    && snat.to == Some((address, address))
-                    && snat.exclude.is_empty()
-                    && snat.ports.is_none()
-            };
-            let back = first.filter(|snat| is_back(&self.plan.snats[*snat]));
-            let Some(back) = back.filter(|_| !self.plan.forwards[index].spares) else {
-                index += 1;
-                continue;
-            };
-            let forward = self.plan.forwards.remove(index);
-            let snat = self.plan.snats.remove(back);
-            let mut origin = forward.origin;
-            snat.origin.rules.iter().for_each(|rule| origin.add(*rule));
-            self.plan.nats.push(Nat {
-                name: String::new(),
-                uplink,
-                address,
-                to,
-                hairpin: forward.hairpin,
-                origin,
-            });
-        }
-    }
 }
 
 /// Multicast and limited broadcast.
@@ -612,14 +484,4 @@ fn refusal(step: &Step) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// Whether an excluding rule matches only source and destination.
-fn leaves_by_destination(condition: &Condition) -> bool {
-    condition.foreign.is_empty()
-        && condition.protocols.is_full()
-        && condition.source_ports == Ports::full()
-        && condition.ports.is_full()
-        && condition.is_local.is_none()
-        && condition.is_translated.is_none()
 }
