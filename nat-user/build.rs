@@ -1,12 +1,18 @@
-//! Puts the BPF object beside the compiled sources, as `$OUT_DIR/nat-ebpf.o`.
+//! Puts the BPF objects beside the compiled sources, as `$OUT_DIR/nat-ebpf.o` and
+//! `$OUT_DIR/nat-ebpf6.o`.
 //!
-//! It is built here from `nat-ebpf`, or taken from the file that `NATBPF_BPF_OBJECT` names.
+//! They are built here from `nat-ebpf`, or taken from the file that `NATBPF_BPF_OBJECT` names and
+//! `nat-ebpf6` beside it.
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{
+    env, fs, iter,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use bpf_toolchain::{OBJECT_VARIABLE, ObjectBuild, Toolchain, Workspace, check_object};
 
-/// What the object is made of, from the workspace's root.
+/// What the objects are made of, from the workspace's root.
 const SOURCES: [&str; 6] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -17,7 +23,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 fn main() -> ExitCode {
-    match provide_object() {
+    match provide_objects() {
         Ok(inputs) => {
             // Only now: cargo shows what a failed script printed, and runs it again anyway.
             println!("cargo:rerun-if-env-changed={OBJECT_VARIABLE}");
@@ -33,34 +39,45 @@ fn main() -> ExitCode {
     }
 }
 
-/// Copies the object to where the sources include it from, and returns what it was made from.
-fn provide_object() -> Result<Vec<PathBuf>, String> {
+/// The programs of `nat-ebpf`, each an object.
+const PROGRAMS: [&str; 2] = ["nat-ebpf", "nat-ebpf6"];
+
+/// Copies the objects to where the sources include them from, and returns what they were made from.
+fn provide_objects() -> Result<Vec<PathBuf>, String> {
     let workspace = Workspace::of_build_script().map_err(|error| format!("{error:#}"))?;
-    let (object, inputs) = match env::var_os(OBJECT_VARIABLE) {
-        Some(named) => prebuilt(workspace.root().join(named))?,
+    let (objects, inputs) = match env::var_os(OBJECT_VARIABLE) {
+        Some(named) => prebuilt(&workspace.root().join(named))?,
         None => build(&workspace)?,
     };
-    let output = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("nat-ebpf.o");
-    match fs::copy(&object, &output) {
-        Ok(_) => Ok(inputs),
-        Err(error) => Err(format!(
-            "copy {} to {}: {error}",
-            object.display(),
-            output.display()
-        )),
+    let directory = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    for (program, object) in PROGRAMS.iter().zip(&objects) {
+        let output = directory.join(format!("{program}.o"));
+        fs::copy(object, &output).map_err(|error| {
+            format!("copy {} to {}: {error}", object.display(), output.display())
+        })?;
     }
+    Ok(inputs)
 }
 
-/// The object that a packager has built before.
-fn prebuilt(object: PathBuf) -> Result<(PathBuf, Vec<PathBuf>), String> {
-    check_object(&object).map_err(|error| {
-        format!("{OBJECT_VARIABLE} must name a BPF object built from nat-ebpf: {error:#}")
-    })?;
-    Ok((object.clone(), vec![object]))
+/// The objects that a packager has built before: the first is named, and the others are beside it.
+fn prebuilt(object: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
+    let extension = object.extension().unwrap_or_default();
+    let beside = |program| object.with_file_name(program).with_extension(extension);
+    let others = PROGRAMS.iter().skip(1).map(beside);
+    let objects: Vec<_> = iter::once(object.to_owned()).chain(others).collect();
+    for object in &objects {
+        check_object(object).map_err(|error| {
+            format!(
+                "{OBJECT_VARIABLE} must name a BPF object built from nat-ebpf, with nat-ebpf6 \
+                 beside it: {error:#}"
+            )
+        })?;
+    }
+    Ok((objects.clone(), objects))
 }
 
-/// The object built from this workspace's sources.
-fn build(workspace: &Workspace) -> Result<(PathBuf, Vec<PathBuf>), String> {
+/// The objects built from this workspace's sources.
+fn build(workspace: &Workspace) -> Result<(Vec<PathBuf>, Vec<PathBuf>), String> {
     let toolchain = Toolchain::find(workspace)
         .map_err(|missing| format!("{missing}\nrun: cargo xtask setup"))?;
     let mut inputs: Vec<_> = SOURCES
@@ -68,13 +85,16 @@ fn build(workspace: &Workspace) -> Result<(PathBuf, Vec<PathBuf>), String> {
         .map(|name| workspace.root().join(name))
         .collect();
     inputs.extend(toolchain.files());
-    let target_dir = workspace.bpf_target();
-    let build = ObjectBuild {
-        workspace,
-        package: "nat-ebpf",
-        toolchain: &toolchain,
-        target_dir,
+    let object = |program| {
+        let build = ObjectBuild {
+            workspace,
+            package: "nat-ebpf",
+            program,
+            toolchain: &toolchain,
+            target_dir: workspace.bpf_target(),
+        };
+        build.build().map_err(|error| format!("{error:#}"))
     };
-    let object = build.build().map_err(|error| format!("{error:#}"))?;
-    Ok((object, inputs))
+    let objects = PROGRAMS.into_iter().map(object).collect::<Result<_, _>>()?;
+    Ok((objects, inputs))
 }

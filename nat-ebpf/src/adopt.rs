@@ -5,11 +5,14 @@ use core::ptr;
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use nat_common::{
-    session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted, adopt},
+    session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted, adopt},
     tables::environment::Environment,
 };
 
-use crate::maps::{Adopting, Maps, add_counted, adopting};
+use crate::{
+    family::Addr,
+    maps::{Adopting, Maps, adopting},
+};
 
 /// Adds the sessions in the packet and returns how many could not be added.
 #[inline(always)]
@@ -21,7 +24,7 @@ pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
     let Adopting { adopted, work } = adopting;
     let mut refused = 0;
     maps.repeat(count.min(ADOPT_BATCH), |index| {
-        let offset = ADOPT_OFFSET + index as usize * size_of::<Adopted4>();
+        let offset = ADOPT_OFFSET + index as usize * size_of::<Adopted<Addr>>();
         if !load(ctx, offset, adopted) {
             return false;
         }
@@ -33,8 +36,8 @@ pub(crate) fn adopt_all(ctx: &TcContext, maps: &Maps) -> i32 {
 
 /// Reads a session from the packet into its buffer: it is too large for the stack.
 #[inline(always)]
-fn load(ctx: &TcContext, offset: usize, to: &mut Adopted4) -> bool {
-    let len = size_of::<Adopted4>() as u32;
+fn load(ctx: &TcContext, offset: usize, to: &mut Adopted<Addr>) -> bool {
+    let len = size_of::<Adopted<Addr>>() as u32;
     // SAFETY: `to` has room for `len` bytes, any of which are valid there.
     let result = unsafe {
         bpf_skb_load_bytes(
@@ -45,23 +48,4 @@ fn load(ctx: &TcContext, offset: usize, to: &mut Adopted4) -> bool {
         )
     };
     result == 0
-}
-
-/// Adds the counts in the packet and returns how many there were.
-#[inline(always)]
-pub(crate) fn count_all(ctx: &TcContext) -> i32 {
-    let Ok(count) = ctx.load::<u32>(0) else {
-        return 0;
-    };
-    let maps = Maps::new(core::ptr::null_mut());
-    let mut added = 0;
-    maps.repeat(count.min(COUNTED_BATCH), |index| {
-        let offset = ADOPT_OFFSET + index as usize * size_of::<Counted>();
-        let Ok(counted) = ctx.load::<Counted>(offset) else {
-            return false;
-        };
-        added += i32::from(add_counted(&counted));
-        true
-    });
-    added
 }

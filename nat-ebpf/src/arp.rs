@@ -19,7 +19,14 @@ use nat_common::{
     wire::{address::Addr4, packet::Packet},
 };
 
-use crate::{ETHERNET, maps::Maps, skb::Skb};
+use network_types::eth::EtherType;
+
+use crate::{
+    ETHERNET,
+    family::Room,
+    maps::Maps,
+    skb::{Skb, VLAN_ID},
+};
 
 /// Ethernet and IPv4 addresses of six and four bytes, a request (RFC 826).
 const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
@@ -28,11 +35,19 @@ const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
 /// Length of an ARP packet for Ethernet and IPv4 in bytes.
 const ARP: usize = 28;
 
+/// Whether the packet is ARP, and of this interface: without the number of a VLAN.
+#[inline(always)]
+pub(crate) fn is_arp(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel passes a valid context to every program.
+    let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
+    protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
+}
+
 /// Answers a request for an external address of this uplink that the host does not hold, unless
 /// another host has it or other software manages it; returns the code for the kernel.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
-    let maps = Maps::new(ctx.as_ptr());
+    let maps = Maps::new(ctx.as_ptr(), Room);
     reply(&mut Skb::new(ctx), &maps).unwrap_or(TC_ACT_UNSPEC)
 }
 
@@ -58,7 +73,7 @@ fn reply(skb: &mut Skb, maps: &Maps) -> Option<i32> {
     // SAFETY: the context is valid, and no pointer into the packet is used after this.
     unsafe {
         let from = frame.as_ptr().cast();
-        if bpf_skb_store_bytes(skb.context(), 0, from, frame.len() as u32, flags) != 0 {
+        if bpf_skb_store_bytes(skb.skb, 0, from, frame.len() as u32, flags) != 0 {
             return None;
         }
         Some(bpf_redirect(skb.interface(), 0) as i32)

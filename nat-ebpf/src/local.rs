@@ -7,23 +7,76 @@
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::cgroup_sock_addr,
+    macros::{cgroup_sock_addr, map},
+    maps::{Array, LruHashMap},
     programs::SockAddrContext,
 };
 use nat_common::{
     pipeline::local::{Caller, redirect},
-    tables::destinations::{OriginalDestination, OriginalDestinationKey},
+    tables::destinations::{
+        OriginalDestination, OriginalDestination4, OriginalDestinationKey, OriginalDestinationKey4,
+        OwnAddresses4,
+    },
     wire::address::{Addr4, Endpoint, Port},
 };
 
-use crate::maps::{
-    Maps, count_local, destination, forget_destination, own_addresses, remember_destination,
+use crate::{
+    family::Room,
+    maps::{COUNTERS, Maps, add_at_once},
 };
 
 /// The kernel's number of the daemon's network namespace, which the loader writes. 0 is the number
 /// of no namespace.
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: u64 = 0;
+
+/// What the loopback address stands for.
+#[map]
+static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
+
+/// The destinations that sockets with guests as peers have named. The least recently used are
+/// evicted.
+#[map]
+static DESTINATIONS: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
+    LruHashMap::pinned(16_384, 0);
+
+/// What the loopback address stands for.
+#[inline(always)]
+fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
+    OWN_ADDRESSES.get(0)
+}
+
+/// The destination that a socket with a guest as its peer has named.
+#[inline(always)]
+fn destination(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
+    // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
+    unsafe { DESTINATIONS.get(key) }.copied()
+}
+
+/// Stores the destination that a socket has named.
+#[inline(always)]
+fn remember_destination(key: &OriginalDestinationKey4, value: &OriginalDestination4) {
+    let _full_of_newer = DESTINATIONS.insert(key, value, 0);
+}
+
+/// Forgets the destination of a socket: it uses the guest's own address.
+#[inline(always)]
+fn forget_destination(key: &OriginalDestinationKey4) {
+    let _gone_already = DESTINATIONS.remove(key);
+}
+
+/// Counts a connection of the host. It is no session, because its end is unknown.
+#[inline(always)]
+fn count_local(rule: u32) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
+        // SAFETY: the slot is a valid one. A packet may interrupt this program and count there, so
+        // each count is one instruction.
+        unsafe {
+            add_at_once(&raw mut (*counters).opened, 1);
+            add_at_once(&raw mut (*counters).closed, 1);
+        }
+    }
+}
 
 /// The code for the kernel: the system call continues. (The hooks that show a source allow nothing
 /// else.)
@@ -96,7 +149,7 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
     let (Some(wanted), Some(own)) = (call.address(), own_addresses()) else {
         return;
     };
-    let maps = Maps::new(call.0.as_ptr());
+    let maps = Maps::new(call.0.as_ptr(), Room);
     let found = redirect(&maps, own, &call.caller(), call.protocol(), wanted);
     let Some(found) = found else {
         // It may have named the same guest before, by another address.

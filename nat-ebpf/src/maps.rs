@@ -1,6 +1,7 @@
 //! The maps, and the tables that the pipeline sees in them.
 //!
-//! All maps are pinned by their names. Sizes written here are replaced by the loader.
+//! All maps are pinned by their names. Sizes written here are replaced by the loader. Tables with
+//! addresses are those of the family; the others are shared.
 
 use core::{
     ffi::c_void,
@@ -11,58 +12,64 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
+        generated::{bpf_ktime_get_coarse_ns, bpf_loop},
     },
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use nat_common::{
     atomics::Shared,
     drop_reason::{DROP_REASONS, DropReason},
-    session::adoption::{Adopted4, Counted, counted},
+    family::Family,
+    session::adoption::Adopted,
     tables::{
-        addresses::{AddressKey4, ExternalAddress, ExternalAddresses},
+        addresses::{AddressKey, ExternalAddress, ExternalAddresses},
         bindings::{Binding, BindingRecord, Bindings, Name},
         counters::{Counters, RuleCounters, Traffic},
         datagrams::{Datagram, Datagrams},
-        destinations::{OriginalDestination4, OriginalDestinationKey4, OwnAddresses4},
         environment::Environment,
-        excludes::{ExcludeKey4, Excludes},
-        forward_sources::{
-            FORWARD_SOURCE_FIXED_BITS, ForwardSource4, ForwardSourceKey4, ForwardSources,
-        },
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4, Forwards, OTHER_PROTOCOLS},
-        fragments::{FragmentKey4, FragmentPorts, Fragments},
-        guests::{Guest, GuestKey4, GuestRecord, Guests},
+        excludes::{ExcludeKey, Excludes},
+        forward_sources::{ForwardSource, ForwardSourceKey, ForwardSources},
+        forwards::{Forward, ForwardKey, Forwards, OTHER_PROTOCOLS},
+        fragments::{FragmentKey, FragmentPorts, Fragments},
+        guests::{Guest, GuestKey, GuestRecord, Guests},
         host::{HostSocket, HostSockets},
         insert::InsertError,
-        inside::{INSIDE_FIXED_BITS, Inside4, InsideAddresses, InsideKey4},
+        inside::{Inside, InsideAddresses, InsideKey},
         interfaces::{CACHED_INTERFACES, CachedInterface, Interface, Interfaces},
-        mappings::{MappingKey4, MappingRecord4, Mappings},
+        mappings::{MappingKey, MappingRecord, Mappings},
         next_hops::{self, NextHop, NextHopKey, NextHopRecord, NextHops, Tag},
         origin::Origin,
-        permits::{PermitKey4, Permits},
-        policies::{Chain, ChainKey, MAX_POLICIES, Policies, Policy4},
-        ports::{PortKey4, PortOwner, PortRecord4, Ports},
-        queued::{QUEUE_SETS, QUEUE_WAYS, Queued, QueuedFragments},
+        permits::{PermitKey, Permits},
+        policies::{Chain, ChainKey, MAX_POLICIES, Policies, Policy},
+        ports::{PortKey, PortOwner, PortRecord, Ports},
+        queued::{Queued, QueuedFragments},
         references::References,
         refusals::{RATE_LIMITERS, RateLimiters},
         routes::Routes,
         rules::{RuleFlags, Rules},
-        sessions::{PASSED_NS, Session, SessionKey4, SessionRecord4, Sessions},
+        sessions::{Session, SessionKey, SessionRecord, Sessions},
         settings::{CurrentSettings, Settings},
-        snats::{SNAT_FIXED_BITS, Snat4, SnatKey4, Snats},
+        snats::{Snat, SnatKey, Snats},
         uplinks::{EXITS, UPLINKS, Uplink, Uplinks},
     },
     verifier::verifier_barrier,
     wire::{
-        address::{Addr4, Endpoint, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::{Endpoint, Port},
+        protocol::{TCP, UDP},
     },
     work::Work,
 };
 
-use crate::{route, skb::Saved, socket};
+use crate::{
+    family::{
+        self, ADDRESSES, Addr, CHAINS, DATAGRAMS, EXCLUDES, FORWARD_SOURCES, FORWARDS, FRAGMENTS,
+        GUESTS, INSIDE, MAPPINGS, PERMITS, POLICIES, PORTS, QUEUED, Room, SESSIONS, SNATS,
+    },
+    route,
+    skb::Saved,
+    socket,
+};
 
 /// Nanoseconds in a second of the sessions' clocks. The loader writes fewer to test in minutes what
 /// takes a day.
@@ -76,42 +83,12 @@ static HOST_SESSIONS: u32 = 65_536;
 static HAS_XFRM: u32 = 0;
 const EEXIST: i32 = -17;
 
-#[map]
-static SESSIONS: HashMap<SessionKey4, SessionRecord4> = HashMap::pinned(2 * 262_144, 0);
-#[map]
-static MAPPINGS: HashMap<MappingKey4, MappingRecord4> = HashMap::pinned(262_144, 0);
-#[map]
-static PORTS: HashMap<PortKey4, PortRecord4> = HashMap::pinned(262_144, 0);
-#[map]
-static PERMITS: HashMap<PermitKey4, u32> = HashMap::pinned(262_144, 0);
-#[map]
-static GUESTS: HashMap<GuestKey4, GuestRecord> = HashMap::pinned(262_144, 0);
 /// Which port has which name, if guests are bound to their ports.
 #[map]
 static BINDINGS: HashMap<Name, BindingRecord> = HashMap::pinned(65_536, 1);
 /// How many names each port has.
 #[map]
 static NAMES: HashMap<u32, u32> = HashMap::pinned(4096, 0);
-#[map]
-static FORWARDS: LpmTrie<ForwardKey4, Forward4> = LpmTrie::pinned(1 << 20, 0);
-/// The external port from which packets of a forwarded port leave.
-#[map]
-static FORWARD_SOURCES: LpmTrie<ForwardSourceKey4, ForwardSource4> = LpmTrie::pinned(1 << 20, 0);
-#[map]
-static SNATS: LpmTrie<SnatKey4, Snat4> = LpmTrie::pinned(1 << 16, 0);
-#[map]
-static EXCLUDES: LpmTrie<ExcludeKey4, u8> = LpmTrie::pinned(1 << 16, 0);
-#[map]
-static INSIDE: LpmTrie<InsideKey4, Inside4> = LpmTrie::pinned(1 << 16, 0);
-/// Policies by the sides of a flow, as runs of [`POLICIES`].
-#[map]
-static CHAINS: HashMap<ChainKey, Chain> = HashMap::pinned(1 << 15, 1);
-/// Odd generations are in the first half and even ones in the second, so a new rule set is written
-/// beside the one in use.
-#[map]
-static POLICIES: Array<Policy4> = Array::pinned(2 * MAX_POLICIES, 0);
-#[map]
-static ADDRESSES: HashMap<AddressKey4, ExternalAddress> = HashMap::pinned(1 << 17, 1);
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::pinned(4096, 0);
 /// The content of [`INTERFACES`], as far as there is room, for lookups without a search.
@@ -126,12 +103,6 @@ static KNOWN_EXITS: HashMap<u32, u8> = HashMap::pinned(EXITS, 1);
 #[map]
 static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey4, FragmentPorts> = LruHashMap::pinned(16_384, 0);
-#[map]
-static DATAGRAMS: LruHashMap<FragmentKey4, Datagram> = LruHashMap::pinned(4096, 0);
-#[map]
-static QUEUED: Array<Queued<Addr4>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
-#[map]
 static NEXT_HOPS: Array<NextHopRecord> = Array::pinned(next_hops::SLOTS, 0);
 #[map]
 static NEXT_HOP_TAGS: HashMap<NextHopKey, Tag> = HashMap::pinned(next_hops::SLOTS, 0);
@@ -143,9 +114,9 @@ static FAST_UNTIL: Array<u32> = Array::pinned(1, 0);
 #[map]
 static RULES: Array<RuleFlags> = Array::pinned(1024, 0);
 #[map]
-static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
+pub(crate) static COUNTERS: PerCpuArray<RuleCounters> = PerCpuArray::pinned(1024, 0);
 #[map]
-static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
+pub(crate) static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
 /// When guests last received errors about refused packets.
 #[map]
@@ -153,7 +124,7 @@ static REFUSALS: Array<u32> = Array::with_max_entries(RATE_LIMITERS, 0);
 
 /// The work area: a packet's headers and state during its processing.
 #[map]
-static WORK: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+static WORK: PerCpuArray<Work<Addr>> = PerCpuArray::with_max_entries(1, 0);
 
 /// The session that is being adopted.
 #[map]
@@ -167,61 +138,13 @@ static NO_DATAGRAM: Array<Datagram> = Array::with_max_entries(1, 0);
 #[map]
 static SAVED: PerCpuArray<Saved> = PerCpuArray::with_max_entries(1, 0);
 
-/// What the loopback address stands for.
-#[map]
-static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
-
-/// The destinations that sockets with guests as peers have named. The least recently used are
-/// evicted.
-#[map]
-static DESTINATIONS: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
-    LruHashMap::pinned(16_384, 0);
-
-/// What the loopback address stands for.
-#[inline(always)]
-pub(crate) fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
-    OWN_ADDRESSES.get(0)
-}
-
-/// The destination that a socket with a guest as its peer has named.
-#[inline(always)]
-pub(crate) fn destination(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
-    // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
-    unsafe { DESTINATIONS.get(key) }.copied()
-}
-
-/// Stores the destination that a socket has named.
-#[inline(always)]
-pub(crate) fn remember_destination(key: &OriginalDestinationKey4, value: &OriginalDestination4) {
-    let _full_of_newer = DESTINATIONS.insert(key, value, 0);
-}
-
-/// Forgets the destination of a socket: it uses the guest's own address.
-#[inline(always)]
-pub(crate) fn forget_destination(key: &OriginalDestinationKey4) {
-    let _gone_already = DESTINATIONS.remove(key);
-}
-
-/// Counts a connection of the host. It is no session, because its end is unknown.
-#[inline(always)]
-pub(crate) fn count_local(rule: u32) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(rule) {
-        // SAFETY: the slot is a valid one. A packet may interrupt this program and count there, so
-        // each count is one instruction.
-        unsafe {
-            add_at_once(&raw mut (*counters).opened, 1);
-            add_at_once(&raw mut (*counters).closed, 1);
-        }
-    }
-}
-
 /// Adds to a count by one instruction.
 ///
 /// # Safety
 ///
 /// The pointer must be valid and aligned.
 #[inline(always)]
-unsafe fn add_at_once(count: *mut u64, more: u64) {
+pub(crate) unsafe fn add_at_once(count: *mut u64, more: u64) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the instruction changes that word alone.
     unsafe {
@@ -259,7 +182,7 @@ pub(crate) unsafe fn saved_packet<'a>() -> Option<&'a mut Saved> {
 /// Those that the daemon runs may be interrupted by these before Linux 6.3 (`bpf_test_run`,
 /// `net/bpf/test_run.c`): they have [`adopting`].
 #[inline(always)]
-pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
+pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr>> {
     // SAFETY: the slot is this CPU's own, and there is no other borrow. Zeroes are a valid value,
     // and so is what a packet before left behind.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
@@ -269,9 +192,9 @@ pub(crate) unsafe fn work_area<'a>() -> Option<&'a mut Work<Addr4>> {
 #[repr(C)]
 pub(crate) struct Adopting {
     /// The session.
-    pub(crate) adopted: Adopted4,
+    pub(crate) adopted: Adopted<Addr>,
     /// Its entries.
-    pub(crate) work: Work<Addr4>,
+    pub(crate) work: Work<Addr>,
 }
 
 /// Room for the session that is being adopted on this CPU.
@@ -285,34 +208,6 @@ pub(crate) unsafe fn adopting<'a>() -> Option<&'a mut Adopting> {
     ADOPTING
         .get_ptr_mut(0)
         .map(|adopting| unsafe { &mut *adopting })
-}
-
-/// Adds to what was counted on this CPU.
-#[inline(always)]
-pub(crate) fn add_counted(counted: &Counted) -> bool {
-    let [packets_in, bytes_in, packets_out, bytes_out, opened, closed] = counted.words;
-    if counted.table == counted::DROPS {
-        let Some(count) = DROPS.get_ptr_mut(counted.number) else {
-            return false;
-        };
-        // SAFETY: the slot is a valid one of this CPU. A packet may interrupt this program and
-        // count there, so each count is one instruction.
-        unsafe { add_at_once(count, packets_in) };
-        return true;
-    }
-    let Some(counters) = COUNTERS.get_ptr_mut(counted.number) else {
-        return false;
-    };
-    // SAFETY: as above.
-    unsafe {
-        add_at_once(&raw mut (*counters).packets_in, packets_in);
-        add_at_once(&raw mut (*counters).bytes_in, bytes_in);
-        add_at_once(&raw mut (*counters).packets_out, packets_out);
-        add_at_once(&raw mut (*counters).bytes_out, bytes_out);
-        add_at_once(&raw mut (*counters).opened, opened);
-        add_at_once(&raw mut (*counters).closed, closed);
-    }
-    true
 }
 
 /// Counts a dropped packet.
@@ -331,14 +226,6 @@ pub(crate) fn has_xfrm() -> bool {
     // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know that
     // the loader may have written another.
     unsafe { (&raw const HAS_XFRM).read_volatile() != 0 }
-}
-
-/// A clock with a resolution below a second, in units of [`PASSED_NS`]; never 0.
-#[inline(always)]
-pub(crate) fn fine_clock() -> u32 {
-    // SAFETY: reads a clock.
-    let nanoseconds = unsafe { bpf_ktime_get_ns() };
-    (nanoseconds / PASSED_NS) as u32 | 1
 }
 
 /// Calls `step` until it returns false, in the kernel's own loop: the verifier checks one
@@ -361,13 +248,24 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
 /// The maps as the pipeline's tables, in the network namespace of a program's packet or socket.
 pub(crate) struct Maps {
     ctx: *mut c_void,
+    room: Room,
 }
 
 impl Maps {
     #[inline(always)]
-    pub(crate) fn new(ctx: *mut c_void) -> Self {
-        Self { ctx }
+    pub(crate) fn new(ctx: *mut c_void, room: Room) -> Self {
+        Self { ctx, room }
     }
+}
+
+/// Length of a whole key of a longest-prefix match in bits.
+const fn bits<K>() -> u32 {
+    8 * size_of::<K>() as u32
+}
+
+/// The same up to the port, which only padding follows.
+const fn bits_to_port<K>() -> u32 {
+    bits::<K>() - 16
 }
 
 #[inline(always)]
@@ -447,7 +345,7 @@ impl CurrentSettings for Maps {
     }
 }
 
-impl Sessions<Addr4> for Maps {
+impl Sessions<Addr> for Maps {
     #[inline(always)]
     fn host_sessions(&self) -> u32 {
         // SAFETY: the pointer is that of a constant; volatile, since the compiler does not know
@@ -456,21 +354,25 @@ impl Sessions<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn session(&self, key: &SessionKey4) -> Option<&Session<Addr4>> {
+    fn session(&self, key: &SessionKey<Addr>) -> Option<&Session<Addr>> {
         // SAFETY: `Session` is `SessionRecord` with atomics.
-        unsafe { shared(SESSIONS.get_ptr_mut(key)) }
+        unsafe { shared(SESSIONS.get_ptr_mut(self.room.key(key))) }
     }
 
     #[inline(always)]
-    fn add_session(&self, key: &SessionKey4, record: &SessionRecord4) -> Result<(), InsertError> {
+    fn add_session(
+        &self,
+        key: &SessionKey<Addr>,
+        record: &SessionRecord<Addr>,
+    ) -> Result<(), InsertError> {
         SESSIONS
-            .insert(key, record, u64::from(BPF_NOEXIST))
+            .insert(self.room.key(key), record, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_session(&self, key: &SessionKey4) {
-        let _gone_already = SESSIONS.remove(key);
+    fn remove_session(&self, key: &SessionKey<Addr>) {
+        let _gone_already = SESSIONS.remove(self.room.key(key));
     }
 }
 
@@ -492,81 +394,88 @@ impl Interfaces for Maps {
     }
 }
 
-impl Mappings<Addr4> for Maps {
+impl Mappings<Addr> for Maps {
     #[inline(always)]
-    fn mapping(&self, key: &MappingKey4) -> Option<&MappingRecord4> {
+    fn mapping(&self, key: &MappingKey<Addr>) -> Option<&MappingRecord<Addr>> {
         // SAFETY: entries never change after they were added.
-        unsafe { MAPPINGS.get(key) }
+        unsafe { MAPPINGS.get(self.room.key(key)) }
     }
 
     #[inline(always)]
-    fn add_mapping(&self, key: &MappingKey4, record: &MappingRecord4) -> Result<(), InsertError> {
+    fn add_mapping(
+        &self,
+        key: &MappingKey<Addr>,
+        record: &MappingRecord<Addr>,
+    ) -> Result<(), InsertError> {
         MAPPINGS
-            .insert(key, record, u64::from(BPF_NOEXIST))
+            .insert(
+                self.room.key(key),
+                self.room.value(record),
+                u64::from(BPF_NOEXIST),
+            )
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_mapping(&self, key: &MappingKey4) {
-        let _gone_already = MAPPINGS.remove(key);
+    fn remove_mapping(&self, key: &MappingKey<Addr>) {
+        let _gone_already = MAPPINGS.remove(self.room.key(key));
     }
 }
 
-impl Ports<Addr4> for Maps {
+impl Ports<Addr> for Maps {
     #[inline(always)]
-    fn port(&self, key: &PortKey4) -> Option<&PortOwner<Addr4>> {
+    fn port(&self, key: &PortKey<Addr>) -> Option<&PortOwner<Addr>> {
         // SAFETY: `PortOwner` is `PortRecord` with an atomic.
-        unsafe { shared(PORTS.get_ptr_mut(key)) }
+        unsafe { shared(PORTS.get_ptr_mut(self.room.key(key))) }
     }
 
     #[inline(always)]
-    fn add_port(&self, key: &PortKey4, record: &PortRecord4) -> Result<(), InsertError> {
+    fn add_port(&self, key: &PortKey<Addr>, record: &PortRecord<Addr>) -> Result<(), InsertError> {
         PORTS
-            .insert(key, record, u64::from(BPF_NOEXIST))
+            .insert(self.room.key(key), record, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_port(&self, key: &PortKey4) {
-        let _gone_already = PORTS.remove(key);
+    fn remove_port(&self, key: &PortKey<Addr>) {
+        let _gone_already = PORTS.remove(self.room.key(key));
     }
 }
 
-impl Permits<Addr4> for Maps {
+impl Permits<Addr> for Maps {
     #[inline(always)]
-    fn permit(&self, key: &PermitKey4) -> Option<&References> {
+    fn permit(&self, key: &PermitKey<Addr>) -> Option<&References> {
         // SAFETY: `References` is an atomic `u32`.
-        unsafe { shared(PERMITS.get_ptr_mut(key)) }
+        unsafe { shared(PERMITS.get_ptr_mut(self.room.key(key))) }
     }
 
     #[inline(always)]
-    fn add_permit(&self, key: &PermitKey4) -> Result<(), InsertError> {
+    fn add_permit(&self, key: &PermitKey<Addr>) -> Result<(), InsertError> {
         PERMITS
-            .insert(key, 1, u64::from(BPF_NOEXIST))
+            .insert(self.room.key(key), 1, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_permit(&self, key: &PermitKey4) {
-        let _gone_already = PERMITS.remove(key);
+    fn remove_permit(&self, key: &PermitKey<Addr>) {
+        let _gone_already = PERMITS.remove(self.room.key(key));
     }
 }
 
-impl Guests<Addr4> for Maps {
+impl Guests<Addr> for Maps {
     #[inline(always)]
-    fn guest(&self, key: &GuestKey4) -> Option<&Guest> {
+    fn guest(&self, key: &GuestKey<Addr>) -> Option<&Guest> {
         // SAFETY: `Guest` is `GuestRecord` with atomics.
-        unsafe { shared(GUESTS.get_ptr_mut(key)) }
+        unsafe { shared(GUESTS.get_ptr_mut(self.room.key(key))) }
     }
 
     #[inline(always)]
-    fn port_of(&self, address: Addr4, network: u16) -> u32 {
-        let name = Name::of_address(address, network);
-        self.binding(&name).map_or(0, |binding| binding.port.load())
+    fn port_of(&self, address: Addr, network: u16) -> u32 {
+        family::port_of(self, address, network)
     }
 
     #[inline(always)]
-    fn add_guest(&self, key: &GuestKey4, port: u32) -> Result<(), InsertError> {
+    fn add_guest(&self, key: &GuestKey<Addr>, port: u32) -> Result<(), InsertError> {
         let nothing = GuestRecord {
             references: 0,
             sessions: 0,
@@ -574,25 +483,29 @@ impl Guests<Addr4> for Maps {
             port,
         };
         GUESTS
-            .insert(key, nothing, u64::from(BPF_NOEXIST))
+            .insert(
+                self.room.key(key),
+                self.room.value(&nothing),
+                u64::from(BPF_NOEXIST),
+            )
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_guest(&self, key: &GuestKey4) {
-        let _gone_already = GUESTS.remove(key);
+    fn remove_guest(&self, key: &GuestKey<Addr>) {
+        let _gone_already = GUESTS.remove(self.room.key(key));
     }
 }
 
-impl Forwards<Addr4> for Maps {
+impl Forwards<Addr> for Maps {
     #[inline(always)]
-    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr4>) -> Option<&Forward4> {
+    fn forward(&self, generation: u16, protocol: u8, to: Endpoint<Addr>) -> Option<&Forward<Addr>> {
         let (protocol, port) = match protocol {
             TCP | UDP => (protocol, to.port),
-            ICMP => (protocol, Port::ZERO),
+            icmp if icmp == Addr::ICMP => (protocol, Port::ZERO),
             _ => (OTHER_PROTOCOLS, Port::ZERO),
         };
-        let key = ForwardKey4 {
+        let key = ForwardKey {
             generation,
             protocol,
             reserved: 0,
@@ -600,19 +513,19 @@ impl Forwards<Addr4> for Maps {
             port,
             padding: [0; 2],
         };
-        FORWARDS.get(Key::new(FORWARD_FIXED_BITS + 16, key))
+        FORWARDS.get(self.room.prefix(bits_to_port::<ForwardKey<Addr>>(), &key))
     }
 }
 
-impl ForwardSources<Addr4> for Maps {
+impl ForwardSources<Addr> for Maps {
     #[inline(always)]
     fn forward_source(
         &self,
         origin: &Origin,
         protocol: u8,
-        internal: Endpoint<Addr4>,
-    ) -> Option<&ForwardSource4> {
-        let key = ForwardSourceKey4 {
+        internal: Endpoint<Addr>,
+    ) -> Option<&ForwardSource<Addr>> {
+        let key = ForwardSourceKey {
             generation: origin.generation,
             uplink: origin.uplink,
             network: origin.network,
@@ -622,63 +535,74 @@ impl ForwardSources<Addr4> for Maps {
             port: internal.port,
             padding: [0; 2],
         };
-        FORWARD_SOURCES.get(Key::new(FORWARD_SOURCE_FIXED_BITS + 16, key))
+        FORWARD_SOURCES.get(
+            self.room
+                .prefix(bits_to_port::<ForwardSourceKey<Addr>>(), &key),
+        )
     }
 }
 
-impl Snats<Addr4> for Maps {
+impl Snats<Addr> for Maps {
     #[inline(always)]
-    fn snat(&self, generation: u16, uplink: u16, network: u16, source: Addr4) -> Option<&Snat4> {
-        let key = SnatKey4 {
+    fn snat(
+        &self,
+        generation: u16,
+        uplink: u16,
+        network: u16,
+        source: Addr,
+    ) -> Option<&Snat<Addr>> {
+        let key = SnatKey {
             generation,
             uplink,
             network,
             reserved: [0; 2],
             source,
         };
-        SNATS.get(Key::new(SNAT_FIXED_BITS + 32, key))
+        SNATS.get(self.room.prefix(bits::<SnatKey<Addr>>(), &key))
     }
 }
 
-impl Excludes<Addr4> for Maps {
+impl Excludes<Addr> for Maps {
     #[inline(always)]
-    fn is_excluded(&self, generation: u16, rule: u32, destination: Addr4) -> bool {
-        let key = ExcludeKey4 {
+    fn is_excluded(&self, generation: u16, rule: u32, destination: Addr) -> bool {
+        let key = ExcludeKey {
             rule,
             generation,
             reserved: [0; 2],
             destination,
         };
-        EXCLUDES.get(Key::new(SNAT_FIXED_BITS + 32, key)).is_some()
+        EXCLUDES
+            .get(self.room.prefix(bits::<ExcludeKey<Addr>>(), &key))
+            .is_some()
     }
 }
 
-impl ExternalAddresses<Addr4> for Maps {
+impl ExternalAddresses<Addr> for Maps {
     #[inline(always)]
-    fn external_address(&self, generation: u16, address: Addr4) -> Option<&ExternalAddress> {
-        let key = AddressKey4 {
+    fn external_address(&self, generation: u16, address: Addr) -> Option<&ExternalAddress> {
+        let key = AddressKey {
             address,
             generation,
             reserved: [0; 2],
         };
         // SAFETY: entries are written by the daemon alone, whole.
-        unsafe { ADDRESSES.get(key) }
+        unsafe { ADDRESSES.get(self.room.key(&key)) }
     }
 }
 
-impl InsideAddresses<Addr4> for Maps {
+impl InsideAddresses<Addr> for Maps {
     #[inline(always)]
-    fn inside(&self, generation: u16, address: Addr4) -> Option<&Inside4> {
-        let key = InsideKey4 {
+    fn inside(&self, generation: u16, address: Addr) -> Option<&Inside<Addr>> {
+        let key = InsideKey {
             generation,
             reserved: [0; 2],
             address,
         };
-        INSIDE.get(Key::new(INSIDE_FIXED_BITS + 32, key))
+        INSIDE.get(self.room.prefix(bits::<InsideKey<Addr>>(), &key))
     }
 }
 
-impl Policies<Addr4> for Maps {
+impl Policies<Addr> for Maps {
     #[inline(always)]
     fn chain(&self, key: &ChainKey) -> Option<&Chain> {
         // SAFETY: entries are written by the daemon alone, whole.
@@ -686,15 +610,15 @@ impl Policies<Addr4> for Maps {
     }
 
     #[inline(always)]
-    fn policy(&self, generation: u32, index: u32) -> Option<&Policy4> {
+    fn policy(&self, generation: u32, index: u32) -> Option<&Policy<Addr>> {
         let half = if generation & 1 == 1 { 0 } else { MAX_POLICIES };
         POLICIES.get(half + index)
     }
 }
 
-impl Routes<Addr4> for Maps {
+impl Routes<Addr> for Maps {
     #[inline(always)]
-    fn route_lookup(&self, interface: u32, source: Addr4, destination: Addr4) -> u32 {
+    fn route_lookup(&self, interface: u32, source: Addr, destination: Addr) -> u32 {
         route::route_lookup(self.ctx, interface, source, destination)
     }
 
@@ -716,50 +640,58 @@ impl Uplinks for Maps {
     }
 }
 
-impl Fragments<Addr4> for Maps {
+impl Fragments<Addr> for Maps {
     #[inline(always)]
-    fn fragment(&self, key: &FragmentKey4) -> Option<&FragmentPorts> {
+    fn fragment(&self, key: &FragmentKey<Addr>) -> Option<&FragmentPorts> {
         // SAFETY: an entry that is recycled during the read yields ports without a session.
-        unsafe { FRAGMENTS.get(key) }
+        unsafe { FRAGMENTS.get(self.room.key(key)) }
     }
 
     #[inline(always)]
-    fn put_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) {
-        let _full_of_newer = FRAGMENTS.insert(key, ports, 0);
+    fn put_fragment(&self, key: &FragmentKey<Addr>, ports: &FragmentPorts) {
+        let _full_of_newer = FRAGMENTS.insert(self.room.key(key), self.room.value(ports), 0);
     }
 
     #[inline(always)]
-    fn add_fragment(&self, key: &FragmentKey4, ports: &FragmentPorts) -> Result<(), InsertError> {
+    fn add_fragment(
+        &self,
+        key: &FragmentKey<Addr>,
+        ports: &FragmentPorts,
+    ) -> Result<(), InsertError> {
         FRAGMENTS
-            .insert(key, ports, u64::from(BPF_NOEXIST))
+            .insert(
+                self.room.key(key),
+                self.room.value(ports),
+                u64::from(BPF_NOEXIST),
+            )
             .map_err(insert_error)
     }
 }
 
-impl Datagrams<Addr4> for Maps {
+impl Datagrams<Addr> for Maps {
     #[inline(always)]
-    fn datagram(&self, key: &FragmentKey4) -> Option<&Datagram> {
+    fn datagram(&self, key: &FragmentKey<Addr>) -> Option<&Datagram> {
         // SAFETY: changing fields of the value are atomic.
-        unsafe { shared(DATAGRAMS.get_ptr_mut(key)) }
+        unsafe { shared(DATAGRAMS.get_ptr_mut(self.room.key(key))) }
     }
 
     #[inline(always)]
-    fn add_datagram(&self, key: &FragmentKey4) -> Result<(), InsertError> {
+    fn add_datagram(&self, key: &FragmentKey<Addr>) -> Result<(), InsertError> {
         let empty = NO_DATAGRAM.get(0).ok_or(InsertError::Full)?;
         DATAGRAMS
-            .insert(key, empty, u64::from(BPF_NOEXIST))
+            .insert(self.room.key(key), empty, u64::from(BPF_NOEXIST))
             .map_err(insert_error)
     }
 
     #[inline(always)]
-    fn remove_datagram(&self, key: &FragmentKey4) {
-        let _gone_already = DATAGRAMS.remove(key);
+    fn remove_datagram(&self, key: &FragmentKey<Addr>) {
+        let _gone_already = DATAGRAMS.remove(self.room.key(key));
     }
 }
 
-impl QueuedFragments<Addr4> for Maps {
+impl QueuedFragments<Addr> for Maps {
     #[inline(always)]
-    fn queued(&self, slot: u32) -> Option<&Queued<Addr4>> {
+    fn queued(&self, slot: u32) -> Option<&Queued<Addr>> {
         // SAFETY: changing fields of the value are atomic, or guarded by atomic ones.
         unsafe { shared(QUEUED.get_ptr_mut(slot)) }
     }
@@ -805,13 +737,13 @@ impl Rules for Maps {
     }
 }
 
-impl HostSockets<Addr4> for Maps {
+impl HostSockets<Addr> for Maps {
     #[inline(always)]
     fn host_socket(
         &self,
         protocol: u8,
-        remote: Endpoint<Addr4>,
-        local: Endpoint<Addr4>,
+        remote: Endpoint<Addr>,
+        local: Endpoint<Addr>,
     ) -> HostSocket {
         socket::find(self.ctx, protocol, remote, local)
     }

@@ -50,14 +50,14 @@ fn send(
     // SAFETY: the context is valid, `bytes` has at least `len` bytes, and no pointer into the
     // packet is used after this.
     unsafe {
-        if missing > 0 && bpf_skb_change_head(skb.context(), missing, 0) != 0 {
+        if missing > 0 && bpf_skb_change_head(skb.skb, missing, 0) != 0 {
             return None;
         }
-        if bpf_skb_change_tail(skb.context(), ETHERNET as u32 + len, 0) != 0 {
+        if bpf_skb_change_tail(skb.skb, ETHERNET as u32 + len, 0) != 0 {
             return None;
         }
         let from = bytes.as_ptr().cast();
-        if bpf_skb_store_bytes(skb.context(), ETHERNET as u32, from, len, 0) != 0 {
+        if bpf_skb_store_bytes(skb.skb, ETHERNET as u32, from, len, 0) != 0 {
             return None;
         }
     }

@@ -12,10 +12,9 @@ use aya_ebpf::{
     macros::map,
     maps::PerCpuArray,
 };
-use nat_common::{tables::routes::target, wire::address::Addr4};
+use nat_common::tables::routes::target;
 
-/// The address family of IPv4 (`AF_INET` in the kernel's `include/linux/socket.h`).
-const AF_INET: u8 = 2;
+use crate::family::{self, Addr};
 
 /// The query to the kernel and its answer: too large for the stack.
 #[map]
@@ -29,8 +28,8 @@ static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) fn route_lookup(
     ctx: *mut c_void,
     interface: u32,
-    source: Addr4,
-    destination: Addr4,
+    source: Addr,
+    destination: Addr,
 ) -> u32 {
     let Some(route) = ROUTE.get_ptr_mut(0) else {
         return target::NOWHERE;
@@ -39,10 +38,8 @@ pub(crate) fn route_lookup(
     // are a valid value of all fields.
     unsafe {
         *route = core::mem::zeroed();
-        (*route).family = AF_INET;
         (*route).ifindex = interface;
-        (*route).__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.0);
-        (*route).__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.0);
+        family::set_route(&mut *route, source, destination);
     }
     // SAFETY: context and question are valid for as long as the call takes.
     let result =

@@ -8,12 +8,12 @@ use nat_common::{
     session::ending::{self, END_BATCH, END_KEYS_OFFSET, EndMode, Fate},
     tables::{
         environment::Environment,
-        sessions::{SessionKey4, Sessions},
+        sessions::{SessionKey, Sessions},
         settings::CurrentSettings,
     },
 };
 
-use crate::maps::Maps;
+use crate::{family::Addr, maps::Maps};
 
 /// Ends the sessions that the packet names and returns how many have ended.
 #[inline(always)]
@@ -30,8 +30,8 @@ pub(crate) fn end_all(ctx: &TcContext, maps: &Maps) -> i32 {
     let now_s = ending::judged_s(maps.now_s());
     let mut ended = 0;
     maps.repeat(if count < END_BATCH { count } else { END_BATCH }, |index| {
-        let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey4>();
-        let Ok(key) = ctx.load::<SessionKey4>(offset) else {
+        let offset = END_KEYS_OFFSET + index as usize * size_of::<SessionKey<Addr>>();
+        let Ok(key) = ctx.load::<SessionKey<Addr>>(offset) else {
             return false;
         };
         let Some(session) = maps.session(&key) else {

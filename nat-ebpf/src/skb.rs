@@ -11,11 +11,13 @@ use aya_ebpf::{
     helpers::{
         bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop, generated::bpf_skb_get_xfrm_state,
+        bpf_skb_vlan_pop,
+        generated::{bpf_csum_update, bpf_skb_get_xfrm_state},
     },
     programs::TcContext,
 };
 use nat_common::{
+    family::Family as _,
     tables::{
         fragments::FragmentKey,
         interfaces::{InterfaceFlags, Interfaces},
@@ -25,42 +27,27 @@ use nat_common::{
     verifier::verifier_barrier,
     wire::{
         address::Address,
-        checksum::{Diff, fold},
+        checksum::{self, Diff, fold},
         offload::{Offload, Sum},
         packet::{ChecksumKind, Frames, Packet},
-        protocol::ICMP,
     },
     work::Redirect,
 };
 
 use crate::{
+    family::{self, Addr, ETHER_TYPE, FORWARDED, QUEUED_MARK, RECEIVED_ANEW, Room},
     maps::{self, Maps},
     memory, offload,
 };
-use network_types::{eth::EtherType, ip::Ipv4Hdr, tcp::TcpHdr};
-
-/// Bytes of the headers of an ICMP packet and of the packet that it quotes, with all options.
-const ICMP_HEADERS: usize = 192;
+use network_types::{eth::EtherType, ip::Ipv4Hdr};
 
 /// The VLAN identifier in a tag; the rest is priority.
-const VLAN_ID: u32 = 0x0fff;
+pub(crate) const VLAN_ID: u32 = 0x0fff;
 
 /// How much of a message is summed at a time, in bytes.
 const CHUNK: usize = 64;
 /// How many chunks a message may have.
 const CHUNKS: usize = 64;
-
-/// `tc_index` of a fragment that was queued and is on its way to the same hook again. No other
-/// software in use today writes that field before the ingress hooks.
-const QUEUED: u16 = 0x6e61;
-
-/// `tc_index` of a packet that the fast path has sent to an interface with a program at its egress,
-/// which then does nothing.
-const FORWARDED: u16 = 0x6e66;
-
-/// `tc_index` of a packet that an ingress hook has rewritten and the kernel receives again; see
-/// [`nat_common::pipeline::Verdict::ReceivedAnew`].
-const RECEIVED_ANEW: u16 = 0x6e72;
 
 /// `pkt_type` of a frame for the interface's own address (`PACKET_HOST`, `linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
@@ -80,25 +67,11 @@ pub(crate) enum Hook {
 
 /// A packet at a traffic control hook.
 pub(crate) struct Skb {
-    skb: *mut __sk_buff,
+    /// The kernel's context.
+    pub(crate) skb: *mut __sk_buff,
 }
 
 impl Skb {
-    /// Whether the packet is ARP, and of this interface: without the number of a VLAN.
-    #[inline(always)]
-    pub(crate) fn is_arp(ctx: &TcContext) -> bool {
-        // SAFETY: the kernel passes a valid context to every program.
-        let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
-        protocol == u32::from(EtherType::Arp as u16) && tag & VLAN_ID == 0
-    }
-
-    /// The number of the VLAN in the packet's tag, 0 if it has none or only a priority.
-    #[inline(always)]
-    pub(crate) fn vlan(ctx: &TcContext) -> u32 {
-        // SAFETY: the kernel passes a valid context to every program.
-        unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID }
-    }
-
     /// Whether the fast path has sent it here; true only once.
     #[inline(always)]
     pub(crate) fn was_forwarded(ctx: &TcContext) -> bool {
@@ -118,7 +91,10 @@ impl Skb {
     pub(crate) fn received_anew(ctx: &TcContext) -> Option<i32> {
         // SAFETY: the kernel passes a valid context to every program.
         let has_mark = unsafe { (*ctx.skb.skb).tc_index == u32::from(RECEIVED_ANEW) };
-        has_mark.then(|| Self::new(ctx).go_on(&Maps::new(ctx.as_ptr())))
+        has_mark.then(|| match Room::of_packets() {
+            Some(room) => Self::new(ctx).go_on(&Maps::new(ctx.as_ptr(), room)),
+            None => TC_ACT_SHOT,
+        })
     }
 
     #[inline(never)]
@@ -216,16 +192,16 @@ impl Skb {
         }
     }
 
-    /// The packet if it is IPv4, with readable headers.
+    /// The packet if it is of the family, with readable headers.
     ///
     /// A packet with a VLAN tag belongs to a VLAN interface on top of this one; only a priority tag
     /// does not count.
     #[inline(always)]
-    pub(crate) fn ipv4(ctx: &TcContext, l3: usize, hook: Hook) -> Option<Self> {
+    pub(crate) fn of_family(ctx: &TcContext, l3: usize, hook: Hook) -> Option<Self> {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel passes a valid context to every program.
         let (protocol, tci, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
-        if protocol != u32::from(EtherType::Ipv4 as u16) || tci & VLAN_ID != 0 {
+        if protocol != u32::from(ETHER_TYPE as u16) || tci & VLAN_ID != 0 {
             return None;
         }
         let this = Self { skb };
@@ -235,13 +211,9 @@ impl Skb {
             Hook::Port if unsafe { (*skb).vlan_present != 0 } => return None,
             Hook::Ingress | Hook::Port | Hook::Egress => {}
         }
-        this.pull(l3 + Ipv4Hdr::LEN, len);
-        if let Some(header) = this.read::<{ Ipv4Hdr::LEN }>(l3) {
-            let headers = match header[9] {
-                ICMP => ICMP_HEADERS,
-                _ => l3 + usize::from(header[0] & 0x0f) * 4 + TcpHdr::LEN,
-            };
-            this.pull(headers, len);
+        this.pull(l3 + Addr::HEADER_LEN, len);
+        if let Some(header) = this.read::<{ Addr::HEADER_LEN }>(l3) {
+            this.pull(family::headers_end(&header, l3), len);
         }
         Some(this)
     }
@@ -261,12 +233,6 @@ impl Skb {
             // SAFETY: the context is valid; all packet pointers are derived again after this.
             unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
         }
-    }
-
-    /// The kernel's context.
-    #[inline(always)]
-    pub(crate) fn context(&self) -> *mut __sk_buff {
-        self.skb
     }
 
     /// Index of the interface whose hook this is.
@@ -353,6 +319,16 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn write_unsummed<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let before = self.read::<N>(offset)?;
+        self.write(offset, bytes)?;
+        let change = Diff::NONE.replace(checksum::sum(&before), checksum::sum(&bytes));
+        // SAFETY: the context is valid. It fails if the kernel has no sum of the packet.
+        unsafe { bpf_csum_update(self.skb, fold(change.0).into()) };
+        Some(())
+    }
+
+    #[inline(always)]
     fn update_checksum(
         &mut self,
         offset: usize,
@@ -386,6 +362,7 @@ impl Packet for Skb {
         };
         if kind != ChecksumKind::Icmp {
             self.replace(offset, pseudo, udp | u64::from(BPF_F_PSEUDO_HDR))?;
+            family::follow_pseudo(self.skb, pseudo);
         }
         if payload == Diff::NONE {
             return Some(());
@@ -467,7 +444,7 @@ impl QueuedPacket for Skb {
     fn was_queued(&mut self) -> bool {
         // SAFETY: the context is valid.
         unsafe {
-            let was_queued = (*self.skb).tc_index == u32::from(QUEUED);
+            let was_queued = (*self.skb).tc_index == u32::from(QUEUED_MARK);
             if was_queued {
                 (*self.skb).tc_index = 0;
             }
@@ -507,7 +484,7 @@ impl QueuedPacket for Skb {
         if unsafe { self.become_other(bytes, len, QUEUE_BYTES as u32) }.is_some() {
             // SAFETY: the context is valid. A clone that cannot be sent is a fragment that is lost.
             unsafe {
-                (*self.skb).tc_index = u32::from(QUEUED);
+                (*self.skb).tc_index = u32::from(QUEUED_MARK);
                 bpf_clone_redirect(self.skb, (*self.skb).ifindex, u64::from(BPF_F_INGRESS));
                 (*self.skb).tc_index = 0;
             }
@@ -536,15 +513,8 @@ pub(crate) const SAVED_BYTES: usize = 15 << 10;
 #[repr(C)]
 pub(crate) struct Saved {
     len: u32,
-    bytes: [u8; SAVED_BYTES],
-}
-
-impl Saved {
     /// Its room.
-    #[inline(always)]
-    pub(crate) fn bytes(&mut self) -> *mut u8 {
-        self.bytes.as_mut_ptr()
-    }
+    pub(crate) bytes: [u8; SAVED_BYTES],
 }
 
 /// `len` if a packet can be that long and there is room for it.

@@ -1,20 +1,17 @@
 //! Sockets of the host, which have precedence over guests.
 
-use core::{ffi::c_void, mem::size_of};
+use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::{
-        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    },
-    helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
-};
+use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release};
 use nat_common::{
     tables::host::HostSocket,
     wire::{
-        address::{Addr4, Endpoint},
+        address::Endpoint,
         protocol::{TCP, UDP},
     },
 };
+
+use crate::family::{self, Addr};
 
 /// State of a listening TCP socket (`TCP_LISTEN` in `net/tcp_states.h`).
 const TCP_LISTEN: u32 = 10;
@@ -28,21 +25,11 @@ const CURRENT_NETNS: u64 = u64::MAX;
 pub(crate) fn find(
     ctx: *mut c_void,
     protocol: u8,
-    remote: Endpoint<Addr4>,
-    local: Endpoint<Addr4>,
+    remote: Endpoint<Addr>,
+    local: Endpoint<Addr>,
 ) -> HostSocket {
-    let mut tuple = bpf_sock_tuple {
-        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-            ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                saddr: u32::from_ne_bytes(remote.address.0),
-                daddr: u32::from_ne_bytes(local.address.0),
-                sport: u16::from_ne_bytes(remote.port.0),
-                dport: u16::from_ne_bytes(local.port.0),
-            },
-        },
-    };
-    let len = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
-    // SAFETY: context and tuple are valid; the tuple's length says that it is IPv4.
+    let (mut tuple, len) = family::socket_tuple(remote, local);
+    // SAFETY: context and tuple are valid; the tuple's length says of which family it is.
     let socket = unsafe {
         match protocol {
             TCP => bpf_sk_lookup_tcp(ctx, &mut tuple, len, CURRENT_NETNS, 0),

@@ -4,7 +4,10 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
-    helpers::{bpf_csum_diff, bpf_redirect, generated::bpf_xdp_load_bytes},
+    helpers::{
+        bpf_csum_diff, bpf_redirect,
+        generated::{bpf_ktime_get_ns, bpf_xdp_load_bytes},
+    },
     macros::xdp,
     programs::XdpContext,
 };
@@ -13,10 +16,11 @@ use nat_common::{
     tables::{
         fragments::FragmentKey,
         queued::{Busy, QueuedPacket},
+        sessions::PASSED_NS,
     },
     verifier::unknown,
     wire::{
-        address::{Addr4, Address},
+        address::Address,
         checksum::fold,
         offload::Offload,
         packet::{Frames, Packet},
@@ -26,7 +30,8 @@ use network_types::eth::EtherType;
 
 use crate::{
     ETHERNET,
-    maps::{self, Maps, count_drop, fine_clock, work_area},
+    family::{Addr, Room},
+    maps::{self, Maps, count_drop, work_area},
     memory,
 };
 
@@ -49,8 +54,8 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         interface: unsafe { (*ctx.ctx).ingress_ifindex },
         is_to_host: true,
     };
-    let maps = Maps::new(ptr::null_mut());
-    match pipeline::early::<Addr4, _, _>(&mut frame, &maps, place, work, fine_clock) {
+    let maps = Maps::new(ptr::null_mut(), Room);
+    match pipeline::early::<Addr, _, _>(&mut frame, &maps, place, work, fine_clock) {
         // SAFETY: only names an interface.
         Verdict::Forwarded => unsafe { bpf_redirect(work.redirect.port, 0) as u32 },
         Verdict::Dropped(reason) => {
@@ -64,6 +69,14 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         | Verdict::ReceivedAnew
         | Verdict::Queued => xdp_action::XDP_PASS,
     }
+}
+
+/// A clock with a resolution below a second, in units of [`PASSED_NS`]; never 0.
+#[inline(always)]
+fn fine_clock() -> u32 {
+    // SAFETY: reads a clock.
+    let nanoseconds = unsafe { bpf_ktime_get_ns() };
+    (nanoseconds / PASSED_NS) as u32 | 1
 }
 
 /// The longest message that is summed, in bytes, and how much of it at a time: the kernel's helper
@@ -135,7 +148,7 @@ impl Packet for Frame {
         if len < size_of::<u32>() as u64 {
             return None;
         }
-        let bytes = saved.bytes();
+        let bytes = saved.bytes.as_mut_ptr();
         // SAFETY: the context is valid; `bytes` has room for that and one more word.
         unsafe {
             if bpf_xdp_load_bytes(self.md, offset as u32, bytes.cast(), len as u32) != 0 {

@@ -7,6 +7,7 @@ mod programs {
     mod carry;
     mod expiry;
     mod harness;
+    mod ipv6;
     mod stack;
     mod table;
     mod vectors;

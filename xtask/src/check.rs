@@ -66,10 +66,15 @@ fn clippy_host(workspace: &Workspace) -> Result<()> {
 
 fn clippy_bpf(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace)?;
-    for package in ["nat-ebpf", "bench-ebpf"] {
+    for (package, program) in [
+        ("nat-ebpf", "nat-ebpf"),
+        ("nat-ebpf", "nat-ebpf6"),
+        ("bench-ebpf", "bench-ebpf"),
+    ] {
         let build = ObjectBuild {
             workspace,
             package,
+            program,
             toolchain: &toolchain,
             target_dir: workspace.bpf_target(),
         };

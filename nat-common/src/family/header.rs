@@ -64,6 +64,24 @@ pub trait Family: Address {
     /// Reads the family's header at `offset`; `None` if it is malformed or cut off.
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>>;
 
+    /// As [`Self::parse_header`] for a header without options. Another may be read or not.
+    #[inline(always)]
+    fn parse_plain_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
+        Self::parse_header(packet, offset)
+    }
+
+    /// As [`Self::parse_header`] where its time does not matter; `room` may be written. A family
+    /// whose headers are long to read does so in one function, with a little of the stack.
+    #[inline(always)]
+    fn read_header<P: Packet>(
+        packet: &P,
+        offset: usize,
+        room: &mut Header<Self>,
+    ) -> Option<Header<Self>> {
+        let _not_needed = room;
+        Self::parse_header(packet, offset)
+    }
+
     /// Writes both addresses into the header at `offset` and corrects the header's own checksum,
     /// where the family has one. `diff` is the sum of new minus old words of the two addresses.
     fn write_addresses<P: Packet>(
@@ -130,4 +148,19 @@ pub struct Header<A> {
     pub fragment_offset: u16,
     /// Whether more fragments follow.
     pub more_fragments: bool,
+}
+
+impl<A: Address> Header<A> {
+    /// Before any header is read.
+    pub const EMPTY: Self = Self {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        protocol: 0,
+        header_len: 0,
+        total_len: 0,
+        ttl: 0,
+        id: 0,
+        fragment_offset: 0,
+        more_fragments: false,
+    };
 }

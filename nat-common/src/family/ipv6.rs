@@ -4,6 +4,7 @@ use network_types::ip::Ipv6Hdr;
 
 use crate::{
     family::header::{Family, Header},
+    verifier::{read_here, verifier_barrier},
     wire::{
         address::{Addr6, Address, Port},
         checksum::Diff,
@@ -112,37 +113,37 @@ impl Family for Addr6 {
 
     #[inline(always)]
     fn parse_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
-        let bytes = packet.read::<ADDRESSES>(offset)?;
-        if bytes[0] >> 4 != 6 {
-            return None;
-        }
-        let [source, destination] = read_addresses(packet, offset)?;
-        let payload_len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-        // A length of 0 stands in packets of over 64 KiB that are still to be segmented.
-        let total_len = match payload_len {
-            0 if bytes[6] != NO_NEXT_HEADER => 0,
-            payload_len => HEADER_LEN + payload_len,
-        };
-        let mut place = Place::first(bytes[6]);
+        let mut header = parse_fixed(packet, offset)?;
+        let mut place = Place::first(header.protocol);
         let mut fragment = Fragment::default();
         let mut passed = 0;
         while passed < EXTENSIONS && !place.is_end {
-            if !pass(packet, offset, total_len, &mut place, &mut fragment) {
+            if !pass(packet, offset, header.total_len, &mut place, &mut fragment) {
                 break;
             }
             passed += 1;
         }
-        Some(Header {
-            source,
-            destination,
-            protocol: place.protocol,
-            header_len: place.at,
-            total_len,
-            ttl: bytes[7],
-            id: fragment.id,
-            fragment_offset: fragment.offset,
-            more_fragments: fragment.more,
-        })
+        (header.protocol, header.header_len) = (place.protocol, place.at);
+        (header.id, header.more_fragments) = (fragment.id, fragment.more);
+        header.fragment_offset = fragment.offset;
+        Some(header)
+    }
+
+    #[inline(always)]
+    fn parse_plain_header<P: Packet>(packet: &P, offset: usize) -> Option<Header<Self>> {
+        let header = parse_fixed(packet, offset)?;
+        (!Self::is_extension(header.protocol)).then_some(header)
+    }
+
+    #[inline(always)]
+    fn read_header<P: Packet>(
+        packet: &P,
+        offset: usize,
+        room: &mut Header<Self>,
+    ) -> Option<Header<Self>> {
+        let is_whole = read_apart(packet, offset, room);
+        verifier_barrier(room);
+        is_whole.then_some(*room)
     }
 
     #[inline(always)]
@@ -153,7 +154,7 @@ impl Family for Addr6 {
         destination: Self,
         _diff: Diff,
     ) -> Option<()> {
-        let [a, b, c, d] = words_to_bytes(source, destination);
+        let ([a, b], [c, d]) = (source.to_halves(), destination.to_halves());
         packet.write(offset + ADDRESSES, a)?;
         packet.write(offset + ADDRESSES + 8, b)?;
         packet.write(offset + ADDRESSES + 16, c)?;
@@ -216,28 +217,50 @@ impl Family for Addr6 {
     }
 }
 
+/// [`Family::parse_header`] as a separate function; `false` if the header is malformed or cut off.
+#[inline(never)]
+fn read_apart<P: Packet>(packet: &P, offset: usize, header: &mut Header<Addr6>) -> bool {
+    match Addr6::parse_header(read_here(packet), offset) {
+        Some(parsed) => {
+            *header = parsed;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Reads the header alone.
 #[inline(always)]
-fn read_addresses<P: Packet>(packet: &P, offset: usize) -> Option<[Addr6; 2]> {
-    let read = |at| {
-        let [a, b, c, d, e, f, g, h] = packet.read::<8>(offset + at)?;
-        Some([
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-        ])
-    };
-    let ([a, b], [c, d]) = (read(ADDRESSES)?, read(ADDRESSES + 8)?);
-    let ([e, f], [g, h]) = (read(ADDRESSES + 16)?, read(ADDRESSES + 24)?);
-    Some([Addr6([a, b, c, d]), Addr6([e, f, g, h])])
+fn parse_fixed<P: Packet>(packet: &P, offset: usize) -> Option<Header<Addr6>> {
+    let bytes = packet.read::<ADDRESSES>(offset)?;
+    if bytes[0] >> 4 != 6 {
+        return None;
+    }
+    let [source, destination] = read_addresses(packet, offset)?;
+    let payload_len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    Some(Header {
+        source,
+        destination,
+        protocol: bytes[6],
+        header_len: HEADER_LEN,
+        // A length of 0 stands in packets of over 64 KiB that are still to be segmented.
+        total_len: match payload_len {
+            0 if bytes[6] != NO_NEXT_HEADER => 0,
+            payload_len => HEADER_LEN + payload_len,
+        },
+        ttl: bytes[7],
+        id: 0,
+        fragment_offset: 0,
+        more_fragments: false,
+    })
 }
 
 #[inline(always)]
-fn words_to_bytes(source: Addr6, destination: Addr6) -> [[u8; 8]; 4] {
-    let pair = |a: u32, b: u32| {
-        let ([a, b, c, d], [e, f, g, h]) = (a.to_ne_bytes(), b.to_ne_bytes());
-        [a, b, c, d, e, f, g, h]
-    };
-    let ([a, b, c, d], [e, f, g, h]) = (source.0, destination.0);
-    [pair(a, b), pair(c, d), pair(e, f), pair(g, h)]
+fn read_addresses<P: Packet>(packet: &P, offset: usize) -> Option<[Addr6; 2]> {
+    let read = |at| packet.read::<8>(offset + at);
+    let source = [read(ADDRESSES)?, read(ADDRESSES + 8)?];
+    let destination = [read(ADDRESSES + 16)?, read(ADDRESSES + 24)?];
+    Some([Addr6::of_halves(source), Addr6::of_halves(destination)])
 }
 
 /// A place in a chain of headers, in bytes from the start of the first one, and what stands there.

@@ -172,7 +172,7 @@ pub fn parse<A: Family, P: Packet>(
     l3: usize,
     parsed: &mut Parsed<A>,
 ) -> Result<(), DropReason> {
-    *parsed = parse_network(packet, l3)?;
+    *parsed = parse_network::<A, P, false>(packet, l3, &mut parsed.header)?;
     verifier_barrier(parsed);
     let header = parsed.header;
     if header.fragment_offset == 0 {
@@ -199,7 +199,7 @@ pub fn parse<A: Family, P: Packet>(
 /// offsets are known in advance.
 #[inline(always)]
 pub fn parse_plain<A: Family, P: Packet>(packet: &P, l3: usize) -> Option<Parsed<A>> {
-    let mut parsed = parse_network::<A, P>(packet, l3).ok()?;
+    let mut parsed = parse_network::<A, P, true>(packet, l3, &mut { Header::EMPTY }).ok()?;
     if parsed.header.header_len != A::HEADER_LEN || parsed.is_fragment() {
         return None;
     }
@@ -214,8 +214,16 @@ pub fn parse_plain<A: Family, P: Packet>(packet: &P, l3: usize) -> Option<Parsed
 }
 
 #[inline(always)]
-fn parse_network<A: Family, P: Packet>(packet: &P, l3: usize) -> Result<Parsed<A>, DropReason> {
-    let mut header = A::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
+fn parse_network<A: Family, P: Packet, const IS_PLAIN: bool>(
+    packet: &P,
+    l3: usize,
+    room: &mut Header<A>,
+) -> Result<Parsed<A>, DropReason> {
+    let header = match IS_PLAIN {
+        true => A::parse_plain_header(packet, l3),
+        false => A::read_header(packet, l3, room),
+    };
+    let mut header = header.ok_or(DropReason::Malformed)?;
     let room = packet.len().saturating_sub(l3);
     if header.total_len == 0 && packet.frames().segment_len != 0 {
         // A packet of more than 64 KiB before segmentation (BIG TCP).
@@ -340,17 +348,7 @@ impl<A: Address> Parsed<A> {
     pub const EMPTY: Self = Self {
         l3: 0,
         l4: 0,
-        header: crate::family::Header {
-            source: A::UNSPECIFIED,
-            destination: A::UNSPECIFIED,
-            protocol: 0,
-            header_len: 0,
-            total_len: 0,
-            ttl: 0,
-            id: 0,
-            fragment_offset: 0,
-            more_fragments: false,
-        },
+        header: Header::EMPTY,
         transport: crate::headers::parsed::Transport::Opaque,
         transport_len: 0,
         source_port: Port::ZERO,

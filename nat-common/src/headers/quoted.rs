@@ -4,7 +4,7 @@ use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
     drop_reason::DropReason,
-    family::Family,
+    family::{Family, Header},
     headers::parsed::Parsed,
     wire::{
         address::{Address, Endpoint, Port},
@@ -52,7 +52,8 @@ impl<A: Address> Quoted<A> {
 /// quotation does not reach that far.
 #[inline(always)]
 pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<(A, A)> {
-    let header = A::parse_header(packet, error.l4 + Icmpv4Hdr::LEN)?;
+    let mut room = Header::EMPTY;
+    let header = A::read_header(packet, error.l4 + Icmpv4Hdr::LEN, &mut room)?;
     Some((header.source, header.destination))
 }
 
@@ -61,7 +62,8 @@ pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> 
 #[inline(always)]
 pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
     let l3 = error.l4 + Icmpv4Hdr::LEN;
-    let header = A::parse_header(packet, l3)?;
+    let mut room = Header::EMPTY;
+    let header = A::read_header(packet, l3, &mut room)?;
     let l4 = l3 + header.header_len;
     if header.fragment_offset != 0 {
         return None;

@@ -76,7 +76,7 @@ pub(crate) fn renumber<A: Family, T: Tables<A>>(
         return Ok(());
     }
     let key = parsed.fragment_key(view, network);
-    let source = translation.source.address;
+    let source = &translation.source.address;
     translation.id =
         fragment_id(tables, parsed, &key, source).ok_or(DropReason::FragmentUnknown)?;
     Ok(())
@@ -89,14 +89,14 @@ fn fragment_id<A: Family, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     key: &FragmentKey<A>,
-    source: A,
+    source: &A,
 ) -> Option<u32> {
     if parsed.header.fragment_offset != 0 {
         return live_fragment(tables, key).map(|ports| ports.id);
     }
     let mut ports = *tables.fragment(key)?;
     let mut outside = FragmentKey {
-        source,
+        source: *source,
         network: 0,
         view: View::Outside as u8,
         // Distinct from the packets of remotes, which have the address as their destination.

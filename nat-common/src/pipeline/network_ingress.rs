@@ -294,7 +294,7 @@ fn choose_snat<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     let snat = tables.snat(generation, uplink, network, parsed.header.source);
     if let Some(snat) = snat
         && snat.mapping != mapping::NONE
-        && snat.first != A::UNSPECIFIED
+        && { snat.first } != A::UNSPECIFIED
     {
         opening.snat = *snat;
         return;

@@ -127,7 +127,7 @@ pub(crate) fn police_from_outside<A: Family, P: Packet, T: Tables<A>>(
     let parsed = &work.parsed;
     let header = &parsed.header;
     let network = match tables.inside(generation(tables), header.destination) {
-        Some(inside) if inside.gateway != header.destination => inside.network,
+        Some(inside) if { inside.gateway } != header.destination => inside.network,
         _ => 0,
     };
     if network == 0 {

@@ -34,7 +34,7 @@ pub fn recipient<A: Family, T: Tables<A>>(
     }
     let settings = tables.settings()?;
     let inside = tables.inside(settings.generation as u16, header.source)?;
-    if inside.gateway == A::UNSPECIFIED {
+    if { inside.gateway } == A::UNSPECIFIED {
         return None;
     }
     let is_its_network = |interface: &Interface| {

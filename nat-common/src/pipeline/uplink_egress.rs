@@ -169,7 +169,7 @@ fn from_inside<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &S
     if snat.has_excludes != 0 && tables.is_excluded(generation, snat.rule, destination) {
         return Err(Verdict::Untouched);
     }
-    if snat.first == A::UNSPECIFIED {
+    if { snat.first } == A::UNSPECIFIED {
         return Err(DropReason::NoAddress.into());
     }
     parsed.check_ends()?;

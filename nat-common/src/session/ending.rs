@@ -185,7 +185,6 @@ fn is_unanswered_by_guest<A: Family>(session: &Session<A>) -> bool {
 #[inline(always)]
 fn remove<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
     let protocol = key.protocol;
-    let peer_key = session.peer_key(protocol);
     let external = session.source_endpoint();
     let remote = match session.has(SessionFlags::HAIRPIN) {
         // The primary entry of a hairpinned session is the request's: its key still has the
@@ -195,13 +194,21 @@ fn remove<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Se
     };
     let (refs, rule) = (session.flags, session.rule);
     if session.has(SessionFlags::HAIRPIN) {
-        let request = between(key, session);
-        tables.remove_session(&request);
-        tables.remove_session(&SessionKey {
-            network: session.peer_network,
-            ..request.reversed()
-        });
+        remove_between(tables, key, session);
     }
+    remove_both(tables, key, session);
+    release(tables, protocol, external, remote, refs);
+    if refs.contains(SessionFlags::REFS_SERVER) {
+        release_port(tables, protocol, key.destination_endpoint());
+    }
+    limits::leave(tables, &GuestKey::of_session(key, refs), refs);
+    tables.count_closed(rule);
+}
+
+/// Removes both entries of a session. (A separate function, to save stack.)
+#[inline(never)]
+fn remove_both<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
+    let peer_key = session.peer_key(key.protocol);
     // A packet that opens the session again begins with the entry that is removed last.
     let (last, first) = match key.precedes(&peer_key) {
         true => (key, &peer_key),
@@ -209,12 +216,17 @@ fn remove<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Se
     };
     tables.remove_session(first);
     tables.remove_session(last);
-    release(tables, protocol, external, remote, refs);
-    if refs.contains(SessionFlags::REFS_SERVER) {
-        release_port(tables, protocol, key.destination_endpoint());
-    }
-    limits::leave(tables, &GuestKey::of_session(key, refs), refs);
-    tables.count_closed(rule);
+}
+
+/// Removes the entries of a hairpinned session in between. (A separate function, to save stack.)
+#[inline(never)]
+fn remove_between<A: Family, T: Tables<A>>(tables: &T, key: &SessionKey<A>, session: &Session<A>) {
+    let request = between(key, session);
+    tables.remove_session(&request);
+    tables.remove_session(&SessionKey {
+        network: session.peer_network,
+        ..request.reversed()
+    });
 }
 
 /// The key of a hairpinned session's requests in between.

@@ -57,13 +57,14 @@ pub(crate) fn with_external<A: Family, T: Tables<A>>(
         return joined(tables, opening, reason);
     }
     let Opening { request, snat, .. } = opening;
+    let random = tables.random();
     let attempts = match is_searched(request.key.protocol, snat) {
         true => MAX_ATTEMPTS,
         false => 1,
     };
     let (first, last) = (snat.first_port, snat.last_port);
     let (protocol, wanted) = (request.key.protocol, request.key.source_port);
-    opening.search = PortSearch::new(protocol, wanted, first, last, tables.random());
+    opening.search = PortSearch::new(protocol, wanted, first, last, random);
     opening.begin();
     find_forwarded(tables, opening);
     verifier_barrier(opening);
@@ -157,7 +158,7 @@ fn find_forwarded<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>)
 /// Lets the session count under a rule. A session between guests counts under the rule of the guest
 /// that is addressed.
 #[inline(always)]
-fn count_under<A>(opening: &mut Opening<A>, rule: u32) {
+fn count_under<A: Family>(opening: &mut Opening<A>, rule: u32) {
     if !opening.request.record.flags.contains(SessionFlags::HAIRPIN) {
         opening.request.record.rule = rule;
         opening.answer.record.rule = rule;
@@ -198,7 +199,7 @@ fn forwarded_source<A: Family, T: Tables<A>>(
     let leading_back = |external| {
         let forward = tables.forward(origin.generation, key.protocol, external);
         forward.filter(|forward| {
-            forward.to == key.source
+            key.source == { forward.to }
                 && forward.network == key.network
                 && forward.internal_port(port) == key.source_port
         })
@@ -242,8 +243,9 @@ fn may_ask<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) -> Res
     check_spoken_for(tables, opening)
 }
 
-/// Takes a reference to the remote's permit if the rule needs one; releases the port on failure.
-#[inline(always)]
+/// Takes a reference to the remote's permit if the rule needs one; releases the port on failure. (A
+/// separate function, to save stack.)
+#[inline(never)]
 fn take_permit<A: Family, T: Tables<A>>(
     tables: &T,
     opening: &mut Opening<A>,
@@ -284,9 +286,11 @@ fn add_entries<A: Family, T: Tables<A>>(
     };
     verifier_barrier(opening);
     if opening.added.is_err() {
-        let key = &opening.request.key;
-        let (protocol, remote) = (key.protocol, key.destination);
-        release(tables, protocol, external, remote, opening.refs);
+        let Opening {
+            request, external, ..
+        } = opening;
+        let (protocol, remote) = (request.key.protocol, request.key.destination);
+        release(tables, protocol, *external, remote, opening.refs);
     }
     match (opening.added, opening.choice) {
         // Another flow to this remote uses that endpoint: proceed as without the forward.
@@ -503,5 +507,5 @@ fn is_anothers<A: Family, T: Tables<A>>(tables: &T, opening: &Opening<A>) -> boo
     !(is_own || is_between || A::has_ports(key.protocol))
         && tables
             .forward(origin.generation, key.protocol, *external)
-            .is_some_and(|forward| forward.to != key.source || forward.network != key.network)
+            .is_some_and(|forward| { forward.to } != key.source || forward.network != key.network)
 }

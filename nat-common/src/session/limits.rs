@@ -82,10 +82,10 @@ pub fn take_port<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>) -> Resu
     share_port(tables, key, limit)
 }
 
-/// Counts one external port less.
+/// Counts one external port less of a guest, given by its address and its network's number.
 #[inline(never)]
-pub fn give_port<A: Family, T: Tables<A>>(tables: &T, key: &GuestKey<A>) {
-    take(tables, key, PORTS);
+pub fn give_port<A: Family, T: Tables<A>>(tables: &T, address: A, network: u16) {
+    take(tables, &GuestKey::new(address, network), PORTS);
 }
 
 /// What is counted: sessions.

@@ -34,19 +34,31 @@ pub fn open_hairpin<A: Family, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Result<(), DropReason> {
     prepare_hairpin(tables, work);
-    let (protocol, external) = (work.parsed.header.protocol, work.parsed.destination());
-    let is_mapping = work.opening.server.is_mapping;
-    if is_mapping {
-        let owner = tables.port(&PortKey::new(external, protocol));
-        if !owner.is_some_and(|owner| owner.references.acquire()) {
-            return joined(tables, &mut work.opening, DropReason::Ending);
-        }
+    if work.opening.server.is_mapping && !take_server_port(tables, work) {
+        return joined(tables, &mut work.opening, DropReason::Ending);
     }
     let result = with_external(tables, &mut work.opening);
-    if is_mapping && (result.is_err() || work.opening.is_joined != 0) {
-        release_port(tables, protocol, external);
+    if work.opening.server.is_mapping && (result.is_err() || work.opening.is_joined != 0) {
+        give_server_port(tables, work);
     }
     result
+}
+
+/// Takes a reference to the port to which the packet goes; returns whether it is still there. (A
+/// separate function, to save stack.)
+#[inline(never)]
+fn take_server_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) -> bool {
+    let key = PortKey::new(work.parsed.destination(), work.parsed.header.protocol);
+    tables
+        .port(&key)
+        .is_some_and(|owner| owner.references.acquire())
+}
+
+/// Releases it. (A separate function, to save stack.)
+#[inline(never)]
+fn give_server_port<A: Family, T: Tables<A>>(tables: &T, work: &Work<A>) {
+    let parsed = &work.parsed;
+    release_port(tables, parsed.header.protocol, parsed.destination());
 }
 
 /// Writes the known fields of both directions' entries. (A separate function, to save stack.)

@@ -82,7 +82,7 @@ fn choose_source<A: Family, T: Tables<A>>(tables: &T, opening: &mut Opening<A>) 
         return;
     };
     let source = by.first;
-    if source != opening.snat.first {
+    if source != { opening.snat.first } {
         opening.snat.first = source;
         opening.snat.last = source;
         opening.snat.mapping = snats::mapping::ADDRESS_AND_PORT_DEPENDENT;

@@ -32,7 +32,7 @@ pub(crate) fn add_port<A: Family, T: Tables<A>>(
     limits::take_port(tables, &guest).map_err(Refusal::Final)?;
     let result = add_exclusive_port(tables, key, record);
     if result.is_err() {
-        limits::give_port(tables, &guest);
+        limits::give_port(tables, record.address, record.network);
     }
     result
 }
@@ -138,7 +138,7 @@ pub(crate) fn release_port<A: Family, T: Tables<A>>(
     {
         if owner.is_exclusive() {
             tables.remove_mapping(&owner.mapping_key(protocol));
-            limits::give_port(tables, &GuestKey::new(owner.address, owner.network));
+            limits::give_port(tables, owner.address, owner.network);
         }
         tables.remove_port(&key);
     }

@@ -1,10 +1,10 @@
 //! `ADDRESSES`: external addresses.
 
-use crate::wire::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Addr6, Address};
 
 /// Key of `ADDRESSES`: an external address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct AddressKey<A> {
     /// The address.
     pub address: A,
@@ -36,4 +36,5 @@ pub trait ExternalAddresses<A: Address> {
 pub type AddressKey4 = AddressKey<Addr4>;
 
 crate::map_layout!(AddressKey4, 8);
+crate::map_layout!(AddressKey<Addr6>, 20);
 crate::map_layout!(ExternalAddress, 4);

@@ -1,6 +1,6 @@
 //! `EXCLUDES`: destinations that a source translation rule excludes.
 
-use crate::wire::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Addr6, Address};
 
 /// Key of `EXCLUDES`, a longest-prefix match over the destination address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,3 +26,4 @@ pub trait Excludes<A: Address> {
 pub type ExcludeKey4 = ExcludeKey<Addr4>;
 
 crate::map_layout!(ExcludeKey4, 12);
+crate::map_layout!(ExcludeKey<Addr6>, 24);

@@ -2,12 +2,12 @@
 
 use crate::{
     tables::origin::Origin,
-    wire::address::{Addr4, Address, Endpoint, Port},
+    wire::address::{Addr4, Addr6, Address, Endpoint, Port},
 };
 
 /// Key of `FORWARD_SOURCES`, a longest-prefix match over the last bits of the port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct ForwardSourceKey<A> {
     /// Generation of the rule set.
     pub generation: u16,
@@ -30,7 +30,7 @@ pub struct ForwardSourceKey<A> {
 /// Value of `FORWARD_SOURCES`: packets from a forwarded port leave from the external port that
 /// leads there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct ForwardSource<A> {
     /// The first external address of the rule.
     pub address: A,
@@ -68,7 +68,9 @@ pub type ForwardSourceKey4 = ForwardSourceKey<Addr4>;
 pub type ForwardSource4 = ForwardSource<Addr4>;
 
 crate::map_layout!(ForwardSourceKey4, 16);
+crate::map_layout!(ForwardSourceKey<Addr6>, 28);
 crate::map_layout!(ForwardSource4, 8);
+crate::map_layout!(ForwardSource<Addr6>, 20);
 
 /// Bits before the port in [`ForwardSourceKey4`].
 pub const FORWARD_SOURCE_FIXED_BITS: u32 = 96;

@@ -3,11 +3,11 @@
 use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
 
-use crate::wire::address::{Addr4, Address, Endpoint, Port};
+use crate::wire::address::{Addr4, Addr6, Address, Endpoint, Port};
 
 /// Key of `FORWARDS`, a longest-prefix match over the last bits of the port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct ForwardKey<A> {
     /// Generation of the rule set.
     pub generation: u16,
@@ -29,7 +29,7 @@ pub const OTHER_PROTOCOLS: u8 = 0;
 
 /// Value of `FORWARDS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct Forward<A> {
     /// The guest's address.
     pub to: A,
@@ -92,7 +92,9 @@ pub type ForwardKey4 = ForwardKey<Addr4>;
 pub type Forward4 = Forward<Addr4>;
 
 crate::map_layout!(ForwardKey4, 12);
+crate::map_layout!(ForwardKey<Addr6>, 24);
 crate::map_layout!(Forward4, 16);
+crate::map_layout!(Forward<Addr6>, 28);
 
 /// Bits before the port in [`ForwardKey4`].
 pub const FORWARD_FIXED_BITS: u32 = 64;

@@ -3,7 +3,7 @@
 use crate::{
     headers::parsed::Parsed,
     tables::{insert::InsertError, sessions::View},
-    wire::address::{Addr4, Address, Port},
+    wire::address::{Addr4, Addr6, Address, Port},
 };
 
 /// Key of `DATAGRAMS` and `FRAGMENTS`: a fragmented packet (RFC 791).
@@ -67,4 +67,5 @@ pub trait Fragments<A: Address> {
 pub type FragmentKey4 = FragmentKey<Addr4>;
 
 crate::map_layout!(FragmentKey4, 16);
+crate::map_layout!(FragmentKey<Addr6>, 40);
 crate::map_layout!(FragmentPorts, 12);

@@ -7,12 +7,12 @@ use crate::{
         references::References,
         sessions::{SessionFlags, SessionKey},
     },
-    wire::address::{Addr4, Address},
+    wire::address::{Addr4, Addr6, Address},
 };
 
 /// Key of `GUESTS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct GuestKey<A> {
     /// The guest's address.
     pub address: A,
@@ -89,7 +89,7 @@ impl<A: Address> GuestKey<A> {
     /// Whether it is the host itself.
     #[inline(always)]
     pub fn is_host(&self) -> bool {
-        self.network == 0 && self.address == A::UNSPECIFIED
+        self.network == 0 && { self.address } == A::UNSPECIFIED
     }
 }
 
@@ -117,5 +117,6 @@ pub trait Guests<A: Address> {
 pub type GuestKey4 = GuestKey<Addr4>;
 
 crate::map_layout!(GuestKey4, 8);
+crate::map_layout!(GuestKey<Addr6>, 20);
 crate::map_layout!(GuestRecord, 16);
 const _: () = assert!(size_of::<Guest>() == size_of::<GuestRecord>());

@@ -3,11 +3,11 @@
 use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
 
-use crate::wire::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Addr6, Address};
 
 /// Key of `INSIDE`, a longest-prefix match over inside addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct InsideKey<A> {
     /// Generation of the rule set.
     pub generation: u16,
@@ -19,7 +19,7 @@ pub struct InsideKey<A> {
 
 /// Value of `INSIDE`, for a network's prefix or for a single guest in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct Inside<A> {
     /// Number of the network, 0 if only a rule has the prefix.
     pub network: u16,
@@ -59,7 +59,9 @@ pub type InsideKey4 = InsideKey<Addr4>;
 pub type Inside4 = Inside<Addr4>;
 
 crate::map_layout!(InsideKey4, 8);
+crate::map_layout!(InsideKey<Addr6>, 20);
 crate::map_layout!(Inside4, 16);
+crate::map_layout!(Inside<Addr6>, 28);
 
 /// Bits before the address in [`InsideKey4`].
 pub const INSIDE_FIXED_BITS: u32 = 32;

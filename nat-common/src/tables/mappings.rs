@@ -2,7 +2,7 @@
 
 use crate::{
     tables::insert::InsertError,
-    wire::address::{Addr4, Address, Endpoint, Port},
+    wire::address::{Addr4, Addr6, Address, Endpoint, Port},
 };
 
 /// Key of `MAPPINGS`: an internal endpoint and its uplink.
@@ -25,7 +25,7 @@ pub struct MappingKey<A> {
 
 /// Value of `MAPPINGS`: the external endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct MappingRecord<A> {
     /// External address.
     pub address: A,
@@ -68,4 +68,6 @@ pub type MappingKey4 = MappingKey<Addr4>;
 pub type MappingRecord4 = MappingRecord<Addr4>;
 
 crate::map_layout!(MappingKey4, 12);
+crate::map_layout!(MappingKey<Addr6>, 24);
 crate::map_layout!(MappingRecord4, 8);
+crate::map_layout!(MappingRecord<Addr6>, 20);

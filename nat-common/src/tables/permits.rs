@@ -4,12 +4,12 @@
 
 use crate::{
     tables::{insert::InsertError, references::References},
-    wire::address::{Addr4, Address, Endpoint, Port},
+    wire::address::{Addr4, Addr6, Address, Endpoint, Port},
 };
 
 /// Key of `PERMITS`: a remote address that may send to an external port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct PermitKey<A> {
     /// External address.
     pub external: A,
@@ -51,3 +51,4 @@ pub trait Permits<A: Address> {
 pub type PermitKey4 = PermitKey<Addr4>;
 
 crate::map_layout!(PermitKey4, 12);
+crate::map_layout!(PermitKey<Addr6>, 36);

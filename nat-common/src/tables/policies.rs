@@ -7,7 +7,7 @@
 
 use crate::{
     tables::interfaces::{Interface, role},
-    wire::address::{Addr4, Address},
+    wire::address::{Addr4, Addr6, Address},
 };
 
 /// An end of a flow, as far as the interface determines it.
@@ -123,3 +123,4 @@ pub type Policy4 = Policy<Addr4>;
 crate::map_layout!(ChainKey, 8);
 crate::map_layout!(Chain, 8);
 crate::map_layout!(Policy4, 32);
+crate::map_layout!(Policy<Addr6>, 80);

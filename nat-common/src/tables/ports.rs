@@ -4,12 +4,12 @@
 
 use crate::{
     tables::{insert::InsertError, mappings::MappingKey, references::References},
-    wire::address::{Addr4, Address, Endpoint, Port},
+    wire::address::{Addr4, Addr6, Address, Endpoint, Port},
 };
 
 /// Key of `PORTS`: an external port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct PortKey<A> {
     /// External address.
     pub address: A,
@@ -148,5 +148,7 @@ pub type PortKey4 = PortKey<Addr4>;
 pub type PortRecord4 = PortRecord<Addr4>;
 
 crate::map_layout!(PortKey4, 8);
+crate::map_layout!(PortKey<Addr6>, 20);
 crate::map_layout!(PortRecord4, 20);
+crate::map_layout!(PortRecord<Addr6>, 32);
 const _: () = assert!(size_of::<PortOwner<Addr4>>() == size_of::<PortRecord4>());

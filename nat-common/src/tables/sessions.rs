@@ -18,7 +18,7 @@ use crate::{
         quoted::Quoted,
     },
     tables::{insert::InsertError, next_hops},
-    wire::address::{Addr4, Address, Endpoint, Port},
+    wire::address::{Addr4, Addr6, Address, Endpoint, Port},
 };
 
 impl<A: Address> Quoted<A> {
@@ -444,7 +444,9 @@ pub type SessionKey4 = SessionKey<Addr4>;
 pub type SessionRecord4 = SessionRecord<Addr4>;
 
 crate::map_layout!(SessionKey4, 16);
+crate::map_layout!(SessionKey<Addr6>, 40);
 crate::map_layout!(SessionRecord4, 40);
+crate::map_layout!(SessionRecord<Addr6>, 64);
 const _: () = assert!(size_of::<Session<Addr4>>() == size_of::<SessionRecord4>());
 
 impl<A: Address> SessionKey<A> {

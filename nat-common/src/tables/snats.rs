@@ -1,6 +1,6 @@
 //! `SNATS`: compiled source translation rules.
 
-use crate::wire::address::{Addr4, Address};
+use crate::wire::address::{Addr4, Addr6, Address};
 
 /// Key of `SNATS`, a longest-prefix match over the source address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,7 +24,7 @@ pub const BY_DESTINATION: u16 = u16::MAX;
 
 /// Value of `SNATS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct Snat<A> {
     /// First external address; unspecified if the uplink has none: then no packet leaves.
     pub first: A,
@@ -82,7 +82,9 @@ pub type SnatKey4 = SnatKey<Addr4>;
 pub type Snat4 = Snat<Addr4>;
 
 crate::map_layout!(SnatKey4, 12);
+crate::map_layout!(SnatKey<Addr6>, 24);
 crate::map_layout!(Snat4, 20);
+crate::map_layout!(Snat<Addr6>, 44);
 
 /// Bits before the address in [`SnatKey4`] and
 /// [`ExcludeKey4`](crate::tables::excludes::ExcludeKey4).

@@ -12,7 +12,7 @@ use crate::wire::{
 
 /// Two prefixes of one length, and what makes up for their difference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct PrefixTranslation {
     /// The prefix that an address must have to be translated, all other bits 0.
     pub from: Addr6,
@@ -66,7 +66,7 @@ impl PrefixTranslation {
     #[inline(always)]
     #[must_use]
     pub fn covers(&self, address: Addr6) -> bool {
-        address.masked(self.mask) == self.from
+        address.masked(self.mask) == { self.from }
     }
 
     /// The address that stands for one with the prefix [`Self::from`]; `None` if there is none:
@@ -74,11 +74,9 @@ impl PrefixTranslation {
     #[inline(always)]
     #[must_use]
     pub fn apply(&self, address: Addr6) -> Option<Addr6> {
-        let ([a, b, c, d], [e, f, g, h]) = (address.0, self.mask.0);
-        let rest = Addr6([a & !e, b & !f, c & !g, d & !h]);
-        let [a, b, c, d] = rest.0;
-        let [e, f, g, h] = self.to.0;
-        let mut words = [a | e, b | f, c | g, d | h];
+        let ([a, b, c, d], [e, f, g, h]) = (address.words(), self.mask.words());
+        let [i, j, k, l] = self.to.words();
+        let mut words = [a & !e | i, b & !f | j, c & !g | k, d & !h | l];
         match self.is_long == 0 {
             true => words[1] = self.adjusted::<SECOND>(words[1])?,
             false => match (
@@ -93,7 +91,7 @@ impl PrefixTranslation {
                 }
             },
         }
-        Some(Addr6(words))
+        Some(Addr6::of_words(words))
     }
 
     /// A pair of words with one of them adjusted; `None` if that one is 0xffff.
@@ -127,5 +125,5 @@ fn mask(len: u32) -> Addr6 {
         let ones = len.saturating_sub(at as u32 * 32).min(32);
         *word = u32::MAX.checked_shl(32 - ones).unwrap_or(0).to_be();
     }
-    Addr6(words)
+    Addr6::of_words(words)
 }

@@ -35,7 +35,7 @@ const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 const OPTIONS: u32 = 8;
 
 /// All nodes of a link, ff02::1, and the Ethernet address that stands for them (RFC 2464).
-const ALL_NODES: Addr6 = Addr6([0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
+const ALL_NODES: Addr6 = Addr6::of_words([0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Flags of an advertisement: the sender forwards, and was asked (RFC 4861 section 4.4).
@@ -151,8 +151,8 @@ pub fn advertisement(solicitation: &Solicitation, mac: [u8; 6]) -> [u8; FRAME_LE
 #[inline(always)]
 #[must_use]
 pub fn solicited_node(target: Addr6) -> Addr6 {
-    let last = u32::from_be(target.0[3]) | 0xff00_0000;
-    Addr6([0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), last.to_be()])
+    let last = u32::from_be(target.words()[3]) | 0xff00_0000;
+    Addr6::of_words([0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), last.to_be()])
 }
 
 /// A number of 16 bits as the sum has it.

@@ -33,7 +33,7 @@ use crate::{
 /// The state of a packet during its processing.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Work<A> {
+pub struct Work<A: Copy> {
     /// Its headers.
     pub parsed: Parsed<A>,
     /// The session that it opens.

@@ -17,7 +17,7 @@ use crate::{
 /// The two entries of a session that is being opened.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Opening<A> {
+pub struct Opening<A: Copy> {
     /// Of the direction of the packet that opens it.
     pub request: Entry<A>,
     /// Of the other direction.

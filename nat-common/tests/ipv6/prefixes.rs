@@ -55,11 +55,11 @@ proptest! {
         len in 1_u32..=64,
     ) {
         use nat_common::wire::{address::Addr6, checksum::fold};
-        let outward = PrefixTranslation::new(Addr6(from), Addr6(to), len);
+        let outward = PrefixTranslation::new(Addr6::of_words(from), Addr6::of_words(to), len);
         let [a, b, c, d] = host;
-        let [e, f, g, h] = outward.mask.0;
-        let [i, j, k, l] = outward.from.0;
-        let inside = Addr6([(a & !e) | i, (b & !f) | j, (c & !g) | k, (d & !h) | l]);
+        let [e, f, g, h] = { outward.mask }.words();
+        let [i, j, k, l] = { outward.from }.words();
+        let inside = Addr6::of_words([(a & !e) | i, (b & !f) | j, (c & !g) | k, (d & !h) | l]);
         let Some(outside) = outward.apply(inside) else {
             return Ok(());
         };

@@ -2,7 +2,10 @@
 
 use nat_common::{
     drop_reason::DropReason,
-    wire::protocol::{TCP, UDP},
+    wire::{
+        address::Address,
+        protocol::{TCP, UDP},
+    },
 };
 
 use crate::family::{
@@ -107,8 +110,8 @@ fn m3_multicast_and_broadcast_do_not_leave() {
 fn m3_without_an_external_address_nothing_leaves() {
     let mut world = World::new();
     world.snat(|snat| {
-        snat.first.0 = [0; 4];
-        snat.last.0 = [0; 4];
+        snat.first = Address::UNSPECIFIED;
+        snat.last = Address::UNSPECIFIED;
     });
     let fate = world.guest_sends(&udp(At(C1, 5000), At(S1A, 1)).bytes());
     assert_eq!(fate.reason(), DropReason::NoAddress);

@@ -31,7 +31,7 @@ pub use self::{
     expiry::{Expiry, PASS_BUDGET, Pass},
     migration::Migration,
     next_hops::NextHops,
-    object::{OBJECT, Sizes},
+    object::{OBJECT, OBJECT_6, Sizes},
     pins::{Lock, Pins},
     plain::Plain,
     plane::Dataplane,

@@ -18,6 +18,9 @@ use crate::clock;
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf.o"));
 
+/// The compiled programs of IPv6.
+pub static OBJECT_6: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nat-ebpf6.o"));
+
 /// The program of the XDP hook.
 pub(super) const XDP_PROGRAM: &str = "nat_early";
 
@@ -59,12 +62,13 @@ impl Sizes {
     /// How many entries a table has, if that depends on these.
     pub(super) fn of(&self, table: &str) -> Option<u32> {
         match table {
-            "SESSIONS" => Some(self.sessions.saturating_mul(2)),
+            "SESSIONS" | "SESSIONS6" => Some(self.sessions.saturating_mul(2)),
             "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
+            "MAPPINGS6" | "PORTS6" | "PERMITS6" | "GUESTS6" => Some(self.sessions),
             "COUNTERS" | "RULES" => Some(self.rules),
             // It has each prefix once for each network, and twice during a reload. (Its memory
             // depends on its content.)
-            "SNATS" => Some(Self::SOURCE_PREFIXES),
+            "SNATS" | "SNATS6" => Some(Self::SOURCE_PREFIXES),
             _ => None,
         }
     }
@@ -82,29 +86,53 @@ impl Sizes {
     }
 }
 
+/// The tables of IPv6 whose sizes depend on the configuration.
+const TABLES_6: [&str; 6] = [
+    "SESSIONS6",
+    "MAPPINGS6",
+    "PORTS6",
+    "PERMITS6",
+    "GUESTS6",
+    "SNATS6",
+];
+
 /// Exists if the kernel supports IPsec.
 const XFRM_SYSCTL: &str = "/proc/sys/net/core/xfrm_acq_expires";
 
-/// Loads all programs. Maps that are pinned are taken over as they are, unchecked.
+/// Loads all programs of IPv4. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
+    load_object(OBJECT, pins, sizes, log_packets)
+}
+
+/// The same for IPv6. Both share the maps that hold no addresses.
+pub(super) fn load_ipv6(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
+    load_object(OBJECT_6, pins, sizes, log_packets)
+}
+
+fn load_object(
+    object: &'static [u8],
+    pins: &Pins,
+    sizes: &Sizes,
+    log_packets: bool,
+) -> Result<Ebpf> {
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
     let netns_cookie = netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
     let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
     let has_xfrm = u32::from(Path::new(XFRM_SYSCTL).exists());
     let sk_buff = SkBuff::of_kernel();
-    let object = sk_buff.give(OBJECT);
+    let object = sk_buff.give(object);
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(pins.directory())
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("AYA_LOG_LEVEL", &level, true)
         .override_global("SKB_FIELDS", &sk_buff.fields, true)
-        .override_global("NETNS_COOKIE", &netns_cookie, true)
+        .override_global("NETNS_COOKIE", &netns_cookie, false)
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .override_global("HOST_SESSIONS", &host_sessions, true)
         .override_global("HAS_XFRM", &has_xfrm, true);
-    for table in layout::CURRENT.map_names() {
+    for table in layout::CURRENT.map_names().chain(TABLES_6) {
         if let Some(max_entries) = sizes.of(table) {
             loader.map_max_entries(table, max_entries);
         }

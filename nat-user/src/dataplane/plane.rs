@@ -119,7 +119,7 @@ impl Dataplane {
             object::pin_program(&mut ebpf, &pins, name)?;
         }
         let dataplane = Self::open(pins)?;
-        Ok((dataplane, Programs { ebpf }))
+        Ok((dataplane, Programs { ebpf, ipv6: None }))
     }
 
     /// Checks that an existing data plane can be taken over. Changes nothing.

@@ -7,7 +7,10 @@ use aya::{
     programs::{CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 
-use super::object;
+use super::{
+    object::{self, Sizes},
+    pins::Pins,
+};
 
 /// Length of `struct bpf_insn`.
 const INSTRUCTION_BYTES: u32 = 8;
@@ -34,13 +37,29 @@ pub struct TestRunOutput {
 /// The loaded programs, to be attached.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
+    /// Those of IPv6, if they were asked for.
+    pub(super) ipv6: Option<Ebpf>,
 }
 
 impl Programs {
     /// A program by its name, loaded when it is first asked for: devices without Ethernet headers
     /// have separate programs, which most hosts never need.
     pub(super) fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        object::program(&mut self.ebpf, name)
+        match &mut self.ipv6 {
+            Some(ipv6) if ipv6.program(name).is_some() => object::program(ipv6, name),
+            _ => object::program(&mut self.ebpf, name),
+        }
+    }
+
+    /// Adds the programs of IPv6. They share the maps that hold no addresses with those of IPv4, by
+    /// the pins.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn load_ipv6(&mut self, pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<()> {
+        self.ipv6 = Some(object::load_ipv6(pins, sizes, log_packets)?);
+        Ok(())
     }
 
     /// The program of the XDP hook, loaded when it is first asked for.

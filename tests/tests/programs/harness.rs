@@ -75,6 +75,15 @@ impl Plane {
         Self::with_room_for(1024)
     }
 
+    /// With the programs of IPv6.
+    pub(super) fn with_ipv6() -> Result<Self> {
+        let mut plane = Self::new()?;
+        let pins = plane.pins();
+        let sizes = Sizes::new(1024, 16);
+        plane.programs.load_ipv6(&pins, &sizes, false)?;
+        Ok(plane)
+    }
+
     /// With room for this many sessions.
     pub(super) fn with_room_for(sessions: u32) -> Result<Self> {
         let directory = Mounted(tempfile::tempdir()?);

@@ -51,6 +51,7 @@ impl Programs {
         let build = ObjectBuild {
             workspace: &workspace,
             package: "bench-ebpf",
+            program: "bench-ebpf",
             toolchain: &toolchain,
             target_dir: workspace.bpf_target(),
         };

@@ -46,7 +46,7 @@ const NAT_COMMON: &[Layer] = &[
     ("verifier", &[]),
     ("drop_reason", &[]),
     ("wire", &[]),
-    ("family", &["wire"]),
+    ("family", &["verifier", "wire"]),
     ("headers", &["drop_reason", "family", "verifier", "wire"]),
     ("tables", &["atomics", "drop_reason", "headers", "wire"]),
     (

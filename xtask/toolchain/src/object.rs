@@ -24,8 +24,10 @@ const CPU: &str = "v3";
 pub struct ObjectBuild<'a> {
     /// The workspace to build.
     pub workspace: &'a Workspace,
-    /// The package that is built, whose program has the same name: `nat-ebpf` is what ships.
+    /// The package that is built: `nat-ebpf` is what ships.
     pub package: &'a str,
+    /// Which of its programs, each an object of its own.
+    pub program: &'a str,
     /// With what.
     pub toolchain: &'a Toolchain,
     /// Where cargo puts its files; usually [`Workspace::bpf_target`].
@@ -44,7 +46,7 @@ impl ObjectBuild<'_> {
             .target_dir
             .join(target_triple())
             .join("release")
-            .join(self.package);
+            .join(self.program);
         check_object(&object)?;
         Ok(object)
     }
@@ -78,7 +80,7 @@ impl ObjectBuild<'_> {
                 "--package",
                 self.package,
                 "--bin",
-                self.package,
+                self.program,
             ])
             .args(["--target", &triple, "--target-dir"])
             .arg(&self.target_dir);

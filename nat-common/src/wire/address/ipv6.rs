@@ -8,13 +8,18 @@ use super::value::Address;
 
 /// An IPv6 address in wire order.
 ///
-/// Words, not bytes: the compiler would keep a register and a place on the stack for each byte.
+/// Two words of 64 bits: the compiler keeps a pair of words in registers, but copies an array from
+/// one place on the stack to the next. (Structures in maps that would need padding for words of
+/// this size are packed.)
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-#[repr(transparent)]
-pub struct Addr6(pub [u32; 4]);
+#[repr(C)]
+pub struct Addr6 {
+    upper: u64,
+    lower: u64,
+}
 
 /// The third word of the IPv4-mapped addresses, ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
-const MAPPED: u32 = 0xffff_u32.to_be();
+const MAPPED: u64 = 0xffff;
 
 impl Addr6 {
     /// From its bytes.
@@ -22,21 +27,52 @@ impl Addr6 {
     #[must_use]
     pub const fn new(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        Self([
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ])
+        Self {
+            upper: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            lower: u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        }
+    }
+
+    /// From its halves in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_halves([upper, lower]: [[u8; 8]; 2]) -> Self {
+        Self {
+            upper: u64::from_ne_bytes(upper),
+            lower: u64::from_ne_bytes(lower),
+        }
+    }
+
+    /// Its halves in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_halves(self) -> [[u8; 8]; 2] {
+        [self.upper.to_ne_bytes(), self.lower.to_ne_bytes()]
+    }
+
+    /// From its words in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_words([a, b, c, d]: [u32; 4]) -> Self {
+        Self {
+            upper: together(a, b),
+            lower: together(c, d),
+        }
+    }
+
+    /// Its words in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u32; 4] {
+        let ([a, b], [c, d]) = (apart(self.upper), apart(self.lower));
+        [a, b, c, d]
     }
 
     /// Its bytes.
     #[must_use]
     pub const fn bytes(self) -> [u8; 16] {
-        let [a, b, c, d] = self.0[0].to_ne_bytes();
-        let [e, f, g, h] = self.0[1].to_ne_bytes();
-        let [i, j, k, l] = self.0[2].to_ne_bytes();
-        let [m, n, o, p] = self.0[3].to_ne_bytes();
+        let [a, b, c, d, e, f, g, h] = self.upper.to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.lower.to_ne_bytes();
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
@@ -44,20 +80,29 @@ impl Addr6 {
     #[inline(always)]
     #[must_use]
     pub const fn is_link_local(self) -> bool {
-        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+        u64::from_be(self.upper) >> 54 == 0xfe80 >> 6
     }
 
     /// The upper and the lower half as numbers.
     #[inline(always)]
     const fn halves(self) -> (u64, u64) {
-        let [a, b, c, d] = self.0;
-        (joined(a, b), joined(c, d))
+        (u64::from_be(self.upper), u64::from_be(self.lower))
     }
 }
 
 #[inline(always)]
-const fn joined(upper: u32, lower: u32) -> u64 {
-    ((u32::from_be(upper) as u64) << 32) | u32::from_be(lower) as u64
+const fn together(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[inline(always)]
+const fn apart(half: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = half.to_ne_bytes();
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+    ]
 }
 
 impl fmt::Debug for Addr6 {
@@ -67,8 +112,11 @@ impl fmt::Debug for Addr6 {
 }
 
 impl Address for Addr6 {
-    const UNSPECIFIED: Self = Self([0; 4]);
-    const LOOPBACK: Self = Self([0, 0, 0, 1_u32.to_be()]);
+    const UNSPECIFIED: Self = Self { upper: 0, lower: 0 };
+    const LOOPBACK: Self = Self {
+        upper: 0,
+        lower: 1_u64.to_be(),
+    };
 
     #[inline(always)]
     fn is_loopback(self) -> bool {
@@ -77,22 +125,21 @@ impl Address for Addr6 {
 
     #[inline(always)]
     fn sum(self) -> u32 {
-        let [a, b, c, d] = self.0;
-        let halves = |word: u32| (word & 0xffff) + (word >> 16);
-        halves(a) + halves(b) + halves(c) + halves(d)
+        let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+        let sum = halves(self.upper) + halves(self.lower);
+        ((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32)) as u32
     }
 
     #[inline(always)]
     fn is_valid_source(self) -> bool {
         // RFC 4291 sections 2.5.2, 2.5.3 and 2.7; section 2.5.5.2 names no address of a host.
-        let [a, b, c, _] = self.0;
-        let is_mapped = (a | b) == 0 && c == MAPPED;
+        let is_mapped = self.upper == 0 && u64::from_be(self.lower) >> 32 == MAPPED;
         !(self.is_group() || is_mapped || self == Self::UNSPECIFIED || self.is_loopback())
     }
 
     #[inline(always)]
     fn is_group(self) -> bool {
-        u32::from_be(self.0[0]) >> 24 == 0xff
+        u64::from_be(self.upper) >> 56 == 0xff
     }
 
     #[inline(always)]
@@ -103,7 +150,7 @@ impl Address for Addr6 {
     #[inline(always)]
     fn is_private(self) -> bool {
         // Unique local addresses (RFC 4193).
-        u32::from_be(self.0[0]) >> 25 == 0xfc >> 1
+        u64::from_be(self.upper) >> 57 == 0xfc >> 1
     }
 
     #[inline(always)]
@@ -111,12 +158,10 @@ impl Address for Addr6 {
         let (upper, lower) = self.halves();
         let (lower, is_carried) = lower.overflowing_add(u64::from(offset));
         let upper = upper.wrapping_add(u64::from(is_carried));
-        Self([
-            ((upper >> 32) as u32).to_be(),
-            (upper as u32).to_be(),
-            ((lower >> 32) as u32).to_be(),
-            (lower as u32).to_be(),
-        ])
+        Self {
+            upper: upper.to_be(),
+            lower: lower.to_be(),
+        }
     }
 
     #[inline(always)]
@@ -135,24 +180,26 @@ impl Address for Addr6 {
 
     #[inline(always)]
     fn masked(self, mask: Self) -> Self {
-        let ([a, b, c, d], [e, f, g, h]) = (self.0, mask.0);
-        Self([a & e, b & f, c & g, d & h])
+        Self {
+            upper: self.upper & mask.upper,
+            lower: self.lower & mask.lower,
+        }
     }
 
     #[inline(always)]
     fn hash(self) -> u32 {
-        // Fibonacci hashing, word after word: each one moves all that came before.
-        const FACTOR: u32 = 0x9e37_79b1;
-        let [a, b, c, d] = self.0;
-        let mut mixed = u32::from_be(a).wrapping_mul(FACTOR);
-        mixed = (mixed.rotate_left(5) ^ u32::from_be(b)).wrapping_mul(FACTOR);
-        mixed = (mixed.rotate_left(5) ^ u32::from_be(c)).wrapping_mul(FACTOR);
-        mixed = (mixed.rotate_left(5) ^ u32::from_be(d)).wrapping_mul(FACTOR);
-        mixed ^ (mixed >> 15)
+        // Fibonacci hashing: the second half moves what came before.
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let (upper, lower) = self.halves();
+        let mixed = (upper.wrapping_mul(FACTOR).rotate_left(27) ^ lower).wrapping_mul(FACTOR);
+        (mixed >> 32) as u32
     }
 
     #[inline(always)]
     fn of_index(index: u32) -> Self {
-        Self([0, 0, 0, index.to_be()])
+        Self {
+            upper: 0,
+            lower: u64::from(index).to_be(),
+        }
     }
 }

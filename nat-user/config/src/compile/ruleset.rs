@@ -102,7 +102,7 @@ pub struct Prefix<K> {
 
 /// The entries of all rule tables of one family, without their generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ruleset<A = Addr4> {
+pub struct Ruleset<A: Copy = Addr4> {
     /// `FORWARDS`.
     pub forwards: Vec<(Prefix<ForwardKey<A>>, Forward<A>)>,
     /// `FORWARD_SOURCES`.
@@ -123,7 +123,7 @@ pub struct Ruleset<A = Addr4> {
     pub own: Option<Vec<A>>,
 }
 
-impl<A> Default for Ruleset<A> {
+impl<A: Copy> Default for Ruleset<A> {
     fn default() -> Self {
         Self {
             forwards: Vec::new(),
