@@ -21,7 +21,7 @@ const ALL_PORTS: PortRange = PortRange {
     last: u16::MAX,
 };
 
-/// [`Policy4::protocol`] of all.
+/// [`nat_common::tables::policies::Policy::protocol`] of all.
 const ANY_PROTOCOL: u8 = 0;
 
 /// Networks' defaults come after the services of the host that they allow.

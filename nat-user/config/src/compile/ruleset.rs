@@ -26,11 +26,11 @@ pub struct Environment<A = Ipv4Addr>
 where
     A: Address,
 {
-    /// The own addresses of each uplink's interface, in the kernel's order, by [`UplinkId`].
+    /// The own addresses of each uplink's interface, in the kernel's order, by [`crate::model::UplinkId`].
     pub uplink_addresses: Vec<Vec<A>>,
     /// All addresses that the host holds on any interface.
     pub host_addresses: HashSet<A>,
-    /// From which addresses each uplink's destinations are reached, by [`UplinkId`].
+    /// From which addresses each uplink's destinations are reached, by [`crate::model::UplinkId`].
     pub sources: Vec<Sources<A>>,
     /// The networks behind which the host's routes place single addresses, `None` if behind none of
     /// them. The routes say nothing about missing addresses.

@@ -7,7 +7,7 @@ use super::{
     service::{Dhcp, Dns},
 };
 
-/// Index into [`Config::networks`].
+/// Index into [`super::Config::networks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub usize);
 

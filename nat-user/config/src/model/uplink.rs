@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::port::ForwardProtocol;
 
-/// Index into [`Config::uplinks`].
+/// Index into [`super::Config::uplinks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UplinkId(pub usize);
 
