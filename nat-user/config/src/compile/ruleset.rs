@@ -26,7 +26,8 @@ pub struct Environment<A = Ipv4Addr>
 where
     A: Address,
 {
-    /// The own addresses of each uplink's interface, in the kernel's order, by [`crate::model::UplinkId`].
+    /// The own addresses of each uplink's interface, in the kernel's order, by
+    /// [`crate::model::UplinkId`].
     pub uplink_addresses: Vec<Vec<A>>,
     /// All addresses that the host holds on any interface.
     pub host_addresses: HashSet<A>,
