@@ -31,6 +31,12 @@ pub struct Quoted<A> {
 }
 
 impl<A: Address> Quoted<A> {
+    /// Source and destination of the packet; `None` if the quotation does not reach that far.
+    #[inline(always)]
+    pub(crate) fn addresses(&self) -> Option<(A, A)> {
+        (self.l3 != 0).then_some((self.source.address, self.destination.address))
+    }
+
     /// The value before any packet is read.
     pub const EMPTY: Self = {
         let nowhere = Endpoint {
@@ -57,18 +63,29 @@ pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> 
     Some((header.source, header.destination))
 }
 
-/// Reads the packet that an ICMP error quotes; `None` if the quotation is too short to find its
-/// session.
+/// Reads the packet that an ICMP error quotes, as far as the quotation reaches. Returns `false` if
+/// that is too little to find a session; [`Quoted::addresses`] may be there all the same.
 #[inline(always)]
-pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Option<Quoted<A>> {
+pub fn read_quoted<A: Family, P: Packet>(
+    packet: &P,
+    error: &Parsed<A>,
+    quoted: &mut Quoted<A>,
+) -> bool {
+    quoted.l3 = 0;
+    read_flow(packet, error, quoted).is_some()
+}
+
+#[inline(always)]
+fn read_flow<A: Family, P: Packet>(
+    packet: &P,
+    error: &Parsed<A>,
+    quoted: &mut Quoted<A>,
+) -> Option<()> {
     let l3 = error.l4 + Icmpv4Hdr::LEN;
     let mut room = Header::EMPTY;
     let header = A::read_header(packet, l3, &mut room)?;
     let l4 = l3 + header.header_len;
-    if header.fragment_offset != 0 {
-        return None;
-    }
-    let mut quoted = Quoted {
+    *quoted = Quoted {
         l3,
         l4,
         is_answer: false,
@@ -76,6 +93,9 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
         source: Endpoint::new(header.source, Port::ZERO),
         destination: Endpoint::new(header.destination, Port::ZERO),
     };
+    if header.fragment_offset != 0 {
+        return None;
+    }
     let is_opaque = !A::has_ports(header.protocol);
     // Eight bytes, or the whole payload of a packet that has fewer and needs no more.
     let len = header.total_len.saturating_sub(header.header_len);
@@ -84,7 +104,7 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
         return None;
     }
     if is_opaque {
-        return Some(quoted);
+        return Some(());
     }
     let bytes = packet.read::<8>(l4)?;
     let (source_port, destination_port) = match header.protocol {
@@ -100,7 +120,7 @@ pub fn parse_quoted<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> Opti
         _ => (Port([bytes[0], bytes[1]]), Port([bytes[2], bytes[3]])),
     };
     (quoted.source.port, quoted.destination.port) = (source_port, destination_port);
-    Some(quoted)
+    Some(())
 }
 
 /// Checks the ICMP checksum of a whole message (RFC 5508 REQ-3).

@@ -7,7 +7,7 @@ use crate::{
     family::Family,
     headers::{
         parsed::Parsed,
-        quoted::{Quoted, parse_quoted, quoted_addresses, verify_checksum},
+        quoted::{Quoted, read_quoted, verify_checksum},
     },
     pipeline::{
         lookup::{generation, home_of, network_of},
@@ -90,20 +90,6 @@ fn read_own_quoted<A: Family, P: Packet>(
     read_quoted(packet, error, quoted) && error.header.destination == quoted.source.address
 }
 
-/// Reads the packet that an error quotes. Returns `false` if that is too little to find a session.
-#[inline(always)]
-pub(crate) fn read_quoted<A: Family, P: Packet>(
-    packet: &P,
-    error: &Parsed<A>,
-    quoted: &mut Quoted<A>,
-) -> bool {
-    let Some(read) = parse_quoted(packet, error) else {
-        return false;
-    };
-    *quoted = read;
-    true
-}
-
 /// An error about a packet from outside, from a guest, from a host behind a guest, or from the host
 /// itself. It must not show an address that a rule hides, neither as its source nor in the
 /// quotation.
@@ -132,7 +118,7 @@ pub(crate) fn error_to_outside<A: Family, P: Packet, T: Tables<A>>(
         false => None,
     };
     let Some(session) = session else {
-        return without_session(packet, tables, error, leaving, is_host);
+        return without_session(tables, error, &translation.quoted, leaving, is_host);
     };
     let quoted = &translation.quoted;
     if !is_host {
@@ -212,14 +198,14 @@ fn session_of<'t, A: Family, T: Tables<A>>(
 
 /// An error about no session: it leaves if it shows no hidden address.
 #[inline(always)]
-fn without_session<A: Family, P: Packet, T: Tables<A>>(
-    packet: &P,
+fn without_session<A: Family, T: Tables<A>>(
     tables: &T,
     error: &Parsed<A>,
+    quoted: &Quoted<A>,
     leaving: Leaving,
     is_host: bool,
 ) -> Step {
-    let shows = match quoted_addresses(packet, error) {
+    let shows = match quoted.addresses() {
         Some((source, destination)) => {
             is_hidden(tables, leaving, source) || is_hidden(tables, leaving, destination)
         }

@@ -12,12 +12,14 @@
 use crate::{
     drop_reason::DropReason,
     family::Family,
-    headers::parsed::{Parsed, Transport},
+    headers::{
+        parsed::{Parsed, Transport},
+        quoted::read_quoted,
+    },
     pipeline::{
         chains::judge,
         follow::follow,
         fragment_ports::resolve_fragment,
-        icmp_errors::read_quoted,
         lookup::{find, generation},
     },
     session::open_plain::{Plain, open_plain},

@@ -2,7 +2,7 @@
 
 use nat_common::{
     family::Family as _,
-    headers::quoted::{parse_quoted, verify_checksum},
+    headers::quoted::{Quoted, read_quoted, verify_checksum},
     translation::{
         icmp_error::{ErrorTranslation, rewrite_error},
         rewrite::{rewrite, rewrite_forwarded},
@@ -103,7 +103,8 @@ fn g6_7_an_error_and_its_quotation_are_translated_wherever_it_is_cut() {
                 let error = read(&bytes).expect("a packet");
                 let mut frame = SlicePacket::new(&mut bytes, 1);
                 verify_checksum(&frame, &error).expect("a right sum");
-                let inner = parse_quoted(&frame, &error).expect("a quotation");
+                let mut inner = Quoted::EMPTY;
+                assert!(read_quoted(&frame, &error, &mut inner), "a quotation");
                 assert_eq!(inner.source.address, address(PUBLIC));
                 let to = ErrorTranslation {
                     source: error.header.source,

@@ -3,7 +3,7 @@
 use nat_common::{
     headers::{
         parsed::{Parsed, Transport, parse},
-        quoted::{Quoted, parse_quoted},
+        quoted::{Quoted, read_quoted},
     },
     translation::{
         icmp_error::{ErrorTranslation, rewrite_error},
@@ -145,7 +145,10 @@ fn translation(outer: [Addr4; 2], quoted: [End; 2]) -> ErrorTranslation<Addr4> {
 }
 
 fn quoted(frame: &[u8], error: &Parsed<Addr4>) -> Option<Quoted<Addr4>> {
-    parse_quoted(&SlicePacket::new(&mut frame.to_vec(), 1), error)
+    let mut quoted = Quoted::EMPTY;
+    let mut frame = frame.to_vec();
+    let packet = SlicePacket::new(&mut frame, 1);
+    read_quoted(&packet, error, &mut quoted).then_some(quoted)
 }
 
 fn error_written(
