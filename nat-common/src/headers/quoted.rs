@@ -64,7 +64,7 @@ pub fn quoted_addresses<A: Family, P: Packet>(packet: &P, error: &Parsed<A>) -> 
 }
 
 /// Reads the packet that an ICMP error quotes, as far as the quotation reaches. Returns `false` if
-/// that is too little to find a session; [`Quoted::addresses`] may be there all the same.
+/// that is too little to find a session, though its addresses may be there.
 #[inline(always)]
 pub fn read_quoted<A: Family, P: Packet>(
     packet: &P,
