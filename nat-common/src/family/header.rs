@@ -49,7 +49,7 @@ pub trait Family: Address {
     /// Sum of the pseudo-header's words for a message of the family's ICMP; 0 if it has none.
     fn icmp_pseudo_sum(header: &Header<Self>, message_len: usize) -> u32;
 
-    /// Whether `protocol` is a header that stands before the transport header. After
+    /// Whether `protocol` is a header that comes before the transport header. After
     /// [`Self::parse_header`] it means that the transport header was not reached.
     fn is_extension(protocol: u8) -> bool;
 
@@ -118,9 +118,9 @@ pub trait Family: Address {
     /// Whether a packet with these addresses never leaves its link.
     fn stays_on_link(source: Self, destination: Self) -> bool;
 
-    /// The type of the route by which the packet whose header stands at `offset` goes further than
-    /// to its destination: a routing header names the last one, which the transport's checksum
-    /// covers (RFC 8200 section 8.1).
+    /// The type of the routing header of the packet at `offset`, if the packet has more nodes to
+    /// visit after its destination address. The transport's checksum covers the last of them
+    /// (RFC 8200 section 8.1).
     fn route_ahead<P: Packet>(packet: &P, offset: usize) -> Option<u8>;
 
     /// An identification for reassembly, from a random number.

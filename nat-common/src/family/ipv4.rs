@@ -173,7 +173,7 @@ impl Family for Addr4 {
         false
     }
 
-    /// Source routes of IPv4 stand in options, which the checksum of the transport does not cover.
+    /// IPv4 has its source routes in options, and the transport's checksum does not cover these.
     #[inline(always)]
     fn route_ahead<P: Packet>(_packet: &P, _offset: usize) -> Option<u8> {
         None

@@ -21,7 +21,7 @@ pub const HEADER_LEN: usize = Ipv6Hdr::LEN;
 /// RFC 8504 section 5.3 lets a node set such a limit.
 pub const EXTENSIONS: usize = 6;
 
-/// Where the addresses stand.
+/// Offset of the addresses in the header.
 const ADDRESSES: usize = 8;
 
 /// Numbers of extension headers (RFC 8200 section 4).
@@ -243,7 +243,7 @@ fn parse_fixed<P: Packet>(packet: &P, offset: usize) -> Option<Header<Addr6>> {
         destination,
         protocol: bytes[6],
         header_len: HEADER_LEN,
-        // A length of 0 stands in packets of over 64 KiB that are still to be segmented.
+        // Packets of over 64 KiB have a length of 0 before segmentation.
         total_len: match payload_len {
             0 if bytes[6] != NO_NEXT_HEADER => 0,
             payload_len => HEADER_LEN + payload_len,
@@ -263,7 +263,7 @@ fn read_addresses<P: Packet>(packet: &P, offset: usize) -> Option<[Addr6; 2]> {
     Some([Addr6::of_halves(source), Addr6::of_halves(destination)])
 }
 
-/// A place in a chain of headers, in bytes from the start of the first one, and what stands there.
+/// A header in the chain of headers: its offset from the start of the first one, and its number.
 #[derive(Clone, Copy)]
 struct Place {
     at: usize,

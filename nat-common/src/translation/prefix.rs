@@ -1,7 +1,7 @@
 //! NPTv6: one prefix becomes another, and no transport checksum notices (RFC 6296).
 //!
-//! The sum of an address's words stays the same: what the prefixes differ by is taken off one word
-//! behind them. So nothing behind the addresses is read or written, and no state is kept.
+//! The sum of an address's words stays the same: one word after the prefix takes up the difference
+//! between the prefixes. Nothing after the addresses is read or written, and no state is kept.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -99,7 +99,7 @@ fn x1_packets_that_cannot_be_quoted_are_dropped_silently() {
             "a group",
             udp(At(C1, 5000), At(host([224, 0, 0, 251]), 5353)).bytes(),
         ),
-        ("from nobody's prefix", from(host([192, 0, 2, 9]))),
+        ("from the prefix of no network", from(host([192, 0, 2, 9]))),
     ] {
         assert_eq!(told(&world, &packet, interfaces), None, "{what}");
     }

@@ -1,4 +1,4 @@
-//! IPv6 at networks whose guests IPv4's rules restrict.
+//! IPv6 in networks with rules that only IPv4 obeys.
 
 use std::fs;
 

@@ -112,7 +112,7 @@ pub(super) fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, Strin
         if same {
             return Ok(vec![(list(ports), Vec::new(), None)]);
         }
-        // `to_ports` stands beside `ports` only.
+        // `to_ports` needs `ports`.
         let ports = list(&ports.without(&unreached()));
         return Ok(vec![(ports, vec![(first, first)], None)]);
     }

@@ -79,7 +79,7 @@ pub trait Octets:
     /// The work area lies in a map: each packet finds there what the one before has left.
     fn work() -> &'static LocalKey<Cell<Work<Self::Address>>>;
 
-    /// Options as they stand in [`Outside::before`].
+    /// Options in the form of [`Outside::before`].
     fn options(bytes: &[u8]) -> (u8, Vec<u8>);
 
     /// A packet from its header on.
@@ -410,7 +410,7 @@ impl Octets for [u8; 16] {
         (next.0, rest)
     }
 
-    /// The fragment header stands before all other extension headers.
+    /// The fragment header comes before all other extension headers.
     fn fragment(packet: &[u8], start: usize, part: &[u8], more_fragments: bool) -> Vec<u8> {
         let mut header = packet[..Ipv6Header::LEN].to_vec();
         let len = (FRAGMENT_LEN + part.len()) as u16;

@@ -164,7 +164,7 @@ fn e3_a_packet_at_the_end_of_its_route_is_translated() {
     }
 }
 
-/// RFC 5095: nobody obeys type 0; where nothing is translated, the other types pass.
+/// RFC 5095: no node obeys type 0. Where nothing is translated, the other types pass.
 #[test]
 fn e3_type_0_with_segments_left_passes_nowhere() {
     let mut world = World::new();

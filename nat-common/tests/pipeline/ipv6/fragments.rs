@@ -59,7 +59,7 @@ fn g2_an_atomic_fragment_releases_nothing_that_waits() {
     assert_eq!(world.fragment(Hook::Inbound, &parts[0]).len(), 2);
 }
 
-/// RFC 7112: all headers stand in the first fragment, the transport's included.
+/// RFC 7112: the first fragment has all headers, including the transport's.
 #[test]
 fn g3_a_first_fragment_without_all_headers_is_dropped() {
     let world = forwarding();

@@ -66,14 +66,9 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
 
     let guests = root.rules("guest", guest::KEYS, report);
     let names = Names::new(&uplinks, &networks, &guests);
-    let guests = guests.iter().map(|section| {
-        let value = guest::read_guest(section, &names, report)?;
-        Some(Item {
-            section: section.clone(),
-            value,
-        })
+    let guests = read_each(guests.clone(), report, |section, report| {
+        guest::read_guest(section, &names, report)
     });
-    let guests: Vec<_> = guests.collect();
     let routes = root.rules("route", route::KEYS, report);
     let routes = read_each(routes, report, |section, report| {
         route::read_route(section, &names, report)
@@ -107,7 +102,7 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
         forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
         uplinks: read_each(uplinks, report, uplink::read_uplink),
         networks: read_each(networks, report, network::read_network),
-        guests: guests.into_iter().flatten().collect(),
+        guests,
         routes,
         snat,
         forwards,

@@ -125,8 +125,7 @@ impl Chain {
                 Rest::Nothing => return fate.or(wanted),
                 Rest::Some(some) => rest = *some,
                 Rest::All => {}
-                // (The packets that it takes have the right outcome, and no more are left than
-                // before.)
+                // (The packets that it takes have the right outcome, and the rest does not grow.)
                 Rest::Unclear if is_before => return None,
                 Rest::Unclear => {}
             }

@@ -96,7 +96,7 @@ impl Policies<'_, '_> {
         let mut drops = chain.living.iter().map(|living| living.accepts);
         let drops = !chain.end.accepts || drops.any(|accepts| accepts == Some(false));
         if drops && self.topology.networks.is_empty() {
-            return self.nobody();
+            return self.without_networks();
         }
         for place in 0..chain.living.len() {
             let Living { step, accepts } = &chain.living[place];
@@ -118,7 +118,8 @@ impl Policies<'_, '_> {
         }
     }
 
-    fn nobody(&mut self) {
+    /// Nothing becomes a policy: policies are about the guests of networks.
+    fn without_networks(&mut self) {
         for living in &self.chain.living {
             if living.accepts.is_some() {
                 self.findings.untranslated(living.step.rule, NO_NETWORK);

@@ -171,7 +171,7 @@ impl View {
         }
     }
 
-    /// The first address of a prefix that is no guest's.
+    /// The first address of a prefix that no guest has.
     pub(super) fn first_free(&self, prefix: Ipv4Net) -> Ipv4Addr {
         let mut hosts = prefix.hosts();
         let free = hosts.find(|address| !self.targets.contains(address));
