@@ -1,4 +1,4 @@
-//! Entry points, and what they share: the table of verdicts.
+//! Entry points, and what they share: the table of verdicts, and what every object must have.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -130,3 +130,15 @@ fn log_packet(ctx: &TcContext, interface: u32, parsed: &Parsed<Addr>, what: &str
         what
     );
 }
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel offers some helpers only to programs with a GPL-compatible licence.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -91,25 +91,7 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
         work.translation.of_session(session);
         follow_translated(tables, parsed, session, &work.translation)?;
     } else {
-        let origin = Origin {
-            generation: generation(tables),
-            uplink,
-            network,
-        };
-        work.opening.origin = origin;
-        let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
-        // A host without an address asks for one, whatever the source of a rule.
-        let is_hosts = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
-        match snat.filter(|snat| snat.mapping != mapping::NONE && !is_hosts) {
-            Some(snat) => from_inside(tables, work, snat)?,
-            None => from_host(packet, tables, work)?,
-        }
-        let Work {
-            opening,
-            translation,
-            ..
-        } = work;
-        translation.of_opened(&opening.request.record, false);
+        open_flow(packet, tables, work, uplink, network)?;
     }
     let Work {
         parsed,
@@ -124,6 +106,38 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
         network,
         translation,
     )?)
+}
+
+/// Opens the flow of a packet that belongs to none.
+#[inline(always)]
+fn open_flow<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+    uplink: u16,
+    network: u16,
+) -> Step {
+    let origin = Origin {
+        generation: generation(tables),
+        uplink,
+        network,
+    };
+    work.opening.origin = origin;
+    let parsed = &work.parsed;
+    let snat = tables.snat(origin.generation, uplink, network, parsed.header.source);
+    // A host without an address asks for one, whatever the source of a rule.
+    let has_no_address = dhcp::asks_for_address(parsed) && packet.ingress_interface() == 0;
+    match snat.filter(|snat| snat.mapping != mapping::NONE && !has_no_address) {
+        Some(snat) => from_inside(tables, work, snat)?,
+        None => from_host(packet, tables, work)?,
+    }
+    let Work {
+        opening,
+        translation,
+        ..
+    } = work;
+    translation.of_opened(&opening.request.record, false);
+    Ok(())
 }
 
 /// Ends the session of a packet that a guest has opened and that now leaves by another uplink than

@@ -89,16 +89,22 @@ impl Plane {
             by_destination: 0,
         };
         plane.put("SNATS6", 64 + PREFIX, from, masquerade)?;
+        plane.put_forward(generation)?;
+        plane.put_address_of_host(generation)?;
+        Ok(plane)
+    }
+
+    fn put_forward(&self, generation: u16) -> Result<()> {
         let forwarded = ForwardKey {
             generation,
             protocol: TCP,
             reserved: 0,
-            address: public,
+            address: Addr6::new(PUBLIC),
             port: Port::new(8080),
             padding: [0; 2],
         };
         let forward = Forward {
-            to: guests,
+            to: Addr6::new(GUEST),
             rule: 2,
             network: NETWORK_NUMBER,
             first_external: 8080,
@@ -107,9 +113,12 @@ impl Plane {
             reserved: 0,
         };
         let bits = 8 * size_of_val(&forwarded) as u32 - PADDING;
-        plane.put("FORWARDS6", bits, forwarded, forward)?;
+        self.put("FORWARDS6", bits, forwarded, forward)
+    }
+
+    fn put_address_of_host(&self, generation: u16) -> Result<()> {
         let external = AddressKey {
-            address: public,
+            address: Addr6::new(PUBLIC),
             generation,
             reserved: [0; 2],
         };
@@ -119,9 +128,9 @@ impl Plane {
             is_silent: 0,
         };
         let mut addresses: HashMap<_, Plain<AddressKey<Addr6>>, Plain<ExternalAddress>> =
-            HashMap::try_from(Map::HashMap(plane.map("ADDRESSES6")?))?;
+            HashMap::try_from(Map::HashMap(self.map("ADDRESSES6")?))?;
         addresses.insert(Plain(external), Plain(of_host), 0)?;
-        Ok(plane)
+        Ok(())
     }
 
     fn map(&self, name: &str) -> Result<MapData> {
