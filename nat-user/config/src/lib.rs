@@ -46,6 +46,10 @@ const MOST_VALUES: usize = 1_500_000;
 /// How many marks that the parser records one by one a file may have.
 const MOST_MARKS: usize = 3_500_000;
 
+/// If this environment variable is set, files may name IPv6 although it is not finished: for tests
+/// of the daemon.
+const UNFINISHED_IPV6: &str = "NATBPF_UNFINISHED_IPV6";
+
 /// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -74,7 +78,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         return Err(whole_file(path, None, problem, remedy));
     }
     match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path),
+        Ok(text) => parse_families(text, path, std::env::var_os(UNFINISHED_IPV6).is_some()),
         Err(error) => Err(not_utf8(path, &bytes, error.valid_up_to())),
     }
 }

@@ -18,6 +18,9 @@ use crate::{Background, Host, Output, Place};
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// Lets configurations name IPv6 while it is not finished.
+const UNFINISHED_IPV6: &str = "NATBPF_UNFINISHED_IPV6";
+
 /// A natbpf on a host, with configuration, run-dir and pins in the lab's folder. Stopped and undone
 /// (`natbpf down`) when dropped.
 #[derive(Debug)]
@@ -161,6 +164,7 @@ impl Natbpf {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.host.command(&self.binary);
         command.args(self.options()).args(words);
+        command.env(UNFINISHED_IPV6, "1");
         command
     }
 
@@ -188,9 +192,11 @@ impl Natbpf {
     pub fn cli(&self, words: &[&str]) -> Result<Output> {
         let options = self.options();
         let binary = self.binary.display().to_string();
-        let all = std::iter::once(binary.as_str());
+        let ungated = format!("{UNFINISHED_IPV6}=1");
+        let all = ["env", &ungated, &binary];
         self.host.run(
-            all.chain(options.iter().map(String::as_str))
+            all.into_iter()
+                .chain(options.iter().map(String::as_str))
                 .chain(words.iter().copied()),
         )
     }
