@@ -1,5 +1,6 @@
 //! Recording what passes an interface.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -9,6 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::frame::Frame;
 use crate::packet::Packet;
+use crate::packet6::Packet6;
 use crate::patience::{PATIENCE, patience};
 use crate::socket::RawSocket;
 
@@ -60,9 +62,19 @@ impl Capture {
     /// The IPv4 packets recorded so far, each with its frame.
     #[must_use]
     pub fn packets(&self) -> Vec<(Frame, Packet)> {
+        self.each(Frame::packet)
+    }
+
+    /// The IPv6 packets recorded so far, each with its frame.
+    #[must_use]
+    pub fn packets6(&self) -> Vec<(Frame, Packet6)> {
+        self.each(Frame::packet6)
+    }
+
+    fn each<P>(&self, parse: impl Fn(&Frame) -> Option<P>) -> Vec<(Frame, P)> {
         let frames = self.frames().into_iter();
         frames
-            .filter_map(|frame| frame.packet().map(|packet| (frame, packet)))
+            .filter_map(|frame| parse(&frame).map(|packet| (frame, packet)))
             .collect()
     }
 
@@ -71,14 +83,33 @@ impl Capture {
     /// # Errors
     /// When there is none; the message lists what was seen instead.
     pub fn wait_for(&self, fits: impl Fn(&Frame, &Packet) -> bool) -> Result<(Frame, Packet)> {
+        self.wait_among(Self::packets, fits)
+    }
+
+    /// The first IPv6 packet that fits, recorded already or within 3 s.
+    ///
+    /// # Errors
+    /// When there is none; the message lists what was seen instead.
+    pub fn wait_for6(&self, fits: impl Fn(&Frame, &Packet6) -> bool) -> Result<(Frame, Packet6)> {
+        self.wait_among(Self::packets6, fits)
+    }
+
+    fn wait_among<P: Display>(
+        &self,
+        packets: impl Fn(&Self) -> Vec<(Frame, P)>,
+        fits: impl Fn(&Frame, &P) -> bool,
+    ) -> Result<(Frame, P)> {
         let deadline = Instant::now() + patience(PATIENCE);
         loop {
-            let packets = self.packets();
-            if let Some(found) = packets.iter().find(|(frame, packet)| fits(frame, packet)) {
-                return Ok(found.clone());
+            let packets = packets(self);
+            let seen: Vec<String> = packets.iter().map(|(_, p)| p.to_string()).collect();
+            let found = packets
+                .into_iter()
+                .find(|(frame, packet)| fits(frame, packet));
+            if let Some(found) = found {
+                return Ok(found);
             }
             if Instant::now() > deadline {
-                let seen: Vec<String> = packets.iter().map(|(_, p)| p.to_string()).collect();
                 bail!("not seen on {}; seen was:\n{}", self.what, seen.join("\n"));
             }
             thread::sleep(Duration::from_millis(10));

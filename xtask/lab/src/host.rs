@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -265,8 +265,8 @@ impl Host {
     ///
     /// # Errors
     /// When there is no answer.
-    pub fn tcp(&self, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
-        let to = SocketAddr::V4(to.into());
+    pub fn tcp(&self, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+        let to = to.into();
         let stream = self
             .enter(|| TcpStream::connect_timeout(&to, patience(PATIENCE)))?
             .with_context(|| format!("connect to {to} from {}", self.name()))?;
@@ -274,6 +274,15 @@ impl Host {
             .set_read_timeout(Some(patience(PATIENCE)))
             .context("set a time limit")?;
         Ok(stream)
+    }
+
+    /// Sends one echo request, of ICMP or ICMPv6, which must be answered within a second.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ping(&self, to: impl Into<IpAddr>) -> Result<()> {
+        let to = to.into().to_string();
+        self.check(["ping", "-c1", "-W1", "-n", &to]).map(drop)
     }
 
     /// Starts recording every frame on an interface, in and out.

@@ -13,6 +13,7 @@ mod host;
 mod natbpf;
 mod offload;
 mod packet;
+mod packet6;
 pub mod patience;
 mod place;
 mod process;
@@ -34,6 +35,7 @@ pub use host::Host;
 pub use natbpf::Natbpf;
 pub use offload::Offload;
 pub use packet::{L4, Packet, checksums, inner_checksums, ones_complement_sum};
+pub use packet6::Packet6;
 pub use place::Place;
 pub use process::{Background, Output};
 pub use signals::wait_for_interrupt;
@@ -97,6 +99,24 @@ impl Lab {
         let host = self.vm_host(name)?;
         host.set_sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
         host.set_sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+        Ok(host)
+    }
+
+    /// Creates a host of both families: IPv6 is on, and an address is usable at once.
+    ///
+    /// # Errors
+    /// As for [`Lab::host`].
+    pub fn dual_host(&self, name: &str) -> Result<Host> {
+        let host = self.vm_host(name)?;
+        for (key, value) in [
+            // No interface asks for routers or learns from them: captures show what was sent.
+            ("conf.default.accept_ra", "0"),
+            ("conf.default.router_solicitations", "0"),
+            // Every error is sent: the tests count what natbpf does, not what the kernel omits.
+            ("icmp.ratelimit", "0"),
+        ] {
+            host.set_sysctl(&format!("net.ipv6.{key}"), value)?;
+        }
         Ok(host)
     }
 

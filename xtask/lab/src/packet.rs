@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail, ensure};
-use etherparse::{Icmpv4Slice, IpNumber, Ipv4HeaderSlice, TcpSlice, UdpSlice};
+use etherparse::{Icmpv4Slice, Icmpv6Slice, IpNumber, Ipv4HeaderSlice, TcpSlice, UdpSlice};
 
 /// An IPv4 packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Packet {
     pub bytes: Vec<u8>,
 }
 
-/// What an IPv4 packet holds.
+/// What an IP packet holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum L4 {
     /// A TCP segment.
@@ -57,7 +57,7 @@ pub enum L4 {
         /// The data.
         payload: Vec<u8>,
     },
-    /// An ICMP message.
+    /// An ICMP or ICMPv6 message.
     Icmp {
         /// The type.
         kind: u8,
@@ -151,7 +151,7 @@ impl Packet {
 }
 
 impl L4 {
-    fn parse(protocol: IpNumber, fragment: bool, bytes: &[u8]) -> Self {
+    pub(crate) fn parse(protocol: IpNumber, fragment: bool, bytes: &[u8]) -> Self {
         let parsed = match protocol {
             _ if fragment => None,
             IpNumber::TCP => TcpSlice::from_slice(bytes).ok().map(|tcp| Self::Tcp {
@@ -168,6 +168,12 @@ impl L4 {
                 payload: udp.payload().to_vec(),
             }),
             IpNumber::ICMP => Icmpv4Slice::from_slice(bytes).ok().map(|icmp| Self::Icmp {
+                kind: icmp.type_u8(),
+                code: icmp.code_u8(),
+                rest: icmp.bytes5to8(),
+                payload: bytes[8..].to_vec(),
+            }),
+            IpNumber::IPV6_ICMP => Icmpv6Slice::from_slice(bytes).ok().map(|icmp| Self::Icmp {
                 kind: icmp.type_u8(),
                 code: icmp.code_u8(),
                 rest: icmp.bytes5to8(),

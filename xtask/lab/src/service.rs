@@ -1,7 +1,9 @@
 //! Servers for the lab's hosts, and the clients that go with them.
 
+use std::fmt::Display;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{AddrParseError, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -189,7 +191,8 @@ fn read_until_blank_line(stream: &mut TcpStream) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When there is no answer, or not with 200.
-pub fn http_get(host: &Host, to: SocketAddrV4) -> Result<String> {
+pub fn http_get(host: &Host, to: impl Into<SocketAddr>) -> Result<String> {
+    let to = to.into();
     let mut stream = host.tcp(to)?;
     write!(
         stream,
@@ -209,7 +212,10 @@ pub fn http_get(host: &Host, to: SocketAddrV4) -> Result<String> {
 ///
 /// # Errors
 /// When there is no answer within 3 s, or another host answers.
-pub fn seen_at(socket: &UdpSocket, mirror: SocketAddrV4) -> Result<SocketAddrV4> {
+pub fn seen_at<A>(socket: &UdpSocket, mirror: A) -> Result<A>
+where
+    A: Into<SocketAddr> + ToSocketAddrs + FromStr<Err = AddrParseError> + Copy + Display,
+{
     socket
         .send_to(b"where am I?", mirror)
         .with_context(|| format!("send to {mirror}"))?;
@@ -217,7 +223,7 @@ pub fn seen_at(socket: &UdpSocket, mirror: SocketAddrV4) -> Result<SocketAddrV4>
     let (length, from) = socket
         .recv_from(&mut buffer)
         .with_context(|| format!("no answer from {mirror}"))?;
-    if from != SocketAddr::V4(mirror) {
+    if from != mirror.into() {
         bail!("asked {mirror}, answered by {from}");
     }
     let text = std::str::from_utf8(&buffer[..length]).context("answer of a mirror")?;

@@ -1,11 +1,11 @@
 //! The lab itself, without natbpf. Needs root.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, SocketAddrV6};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use lab::service::{self, Service};
-use lab::topology::{Options, Proxmox, Snat, Uplink};
+use lab::topology::{Ipv6, Options, Proxmox, Snat, Uplink};
 
 const PING: [&str; 4] = ["ping", "-c1", "-W1", "-n"];
 
@@ -101,6 +101,55 @@ fn a_capture_holds_what_has_passed_whether_or_not_its_thread_has_run() -> Result
         if sent == 1 {
             capture.wait_for(|_, packet| packet.ports() == Some((4000, 53)))?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn hosts_of_both_families_reach_each_other_at_once() -> Result<()> {
+    for (ipv6, uplink) in [
+        (Ipv6::ROUTED, Uplink::Bridge),
+        (Ipv6::ON_LINK, Uplink::Nic),
+        (Ipv6::ROUTED, Uplink::Tun),
+    ] {
+        let net = Proxmox::with(&Options {
+            uplink,
+            ipv6: Some(ipv6),
+            ..Options::default()
+        })?;
+        net.host.ping(Ipv6::CLI_B)?;
+        net.srv2.ping(ipv6.public)?;
+        net.vm1.ping(Ipv6::LOCAL_VM2)?;
+        net.vm2.ping(Ipv6::LOCAL_GATEWAY)?;
+        net.vm1.ping(Proxmox::GATEWAY)?;
+        ensure!(
+            net.vm2.ping(Ipv6::CLI).is_err(),
+            "the host does not forward"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_host_that_forwards_connects_guests_of_a_routed_prefix() -> Result<()> {
+    let ipv6 = Ipv6::ROUTED;
+    let net = Proxmox::with(&Options {
+        ipv6: Some(ipv6),
+        ..Options::default()
+    })?;
+    net.host.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    let capture = net.cli.capture("eth0")?;
+    net.vm2.ping(Ipv6::CLI)?;
+    let _http = Service::http(&net.vm1, "[::]:80")?;
+    let _mirror = Service::udp_mirror(&net.cli, "[::]:53")?;
+    let page = service::http_get(&net.srv2, SocketAddrV6::new(ipv6.vm1, 80, 0, 0))?;
+    ensure!(page.starts_with("vm1 sees [2001:db8:ffff::"), "{page}");
+    let socket = net.vm1.udp("[::]:4000")?;
+    let seen = service::seen_at(&socket, SocketAddrV6::new(Ipv6::CLI, 53, 0, 0))?;
+    ensure!(seen == SocketAddrV6::new(ipv6.vm1, 4000, 0, 0), "{seen}");
+    capture.wait_for6(|frame, packet| frame.outgoing && packet.ports() == Some((53, 4000)))?;
+    for frame in capture.stop() {
+        frame.checksums()?;
     }
     Ok(())
 }

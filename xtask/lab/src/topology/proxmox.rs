@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 
+use super::ipv6::Ipv6;
 use crate::{Host, Lab, Natbpf, RawSocket};
 
 /// A VM host with guests on a bridge, an internet provider's router, and two hosts outside:
@@ -68,6 +69,8 @@ pub struct Options {
     pub uplink_mtu: Option<u16>,
     /// More public addresses or prefixes that the provider routes to the VM host.
     pub routed: Vec<String>,
+    /// The hosts' IPv6 addresses; without, IPv6 is off on all but the VM host.
+    pub ipv6: Option<Ipv6>,
     /// Whether netfilter sees the bridges' frames too. Proxmox says no, so it is the default.
     pub bridge_netfilter: bool,
     /// Whether the lab is to outlive this process; see [`Lab::keep`].
@@ -157,9 +160,13 @@ to = "172.22.161.170"
             Uplink::Nic => ("eno1", "eno1"),
             Uplink::Tun => ("ppp0", "ppp0"),
         };
-        let [cli, srv2, isp] = ["cli", "srv2", "isp"].map(|name| lab.host(name));
+        let make = |name| match options.ipv6 {
+            Some(_) => lab.dual_host(name),
+            None => lab.host(name),
+        };
+        let [cli, srv2, isp] = ["cli", "srv2", "isp"].map(make);
         let host = lab.vm_host("host")?;
-        let [vm1, vm2] = ["vm1", "vm2"].map(|name| lab.host(name));
+        let [vm1, vm2] = ["vm1", "vm2"].map(make);
         let net = Self {
             cli: cli?,
             srv2: srv2?,
@@ -174,6 +181,9 @@ to = "172.22.161.170"
         net.connect_outside()?;
         net.connect_uplink(options)?;
         net.connect_guests(options)?;
+        if let Some(ipv6) = &options.ipv6 {
+            net.connect_ipv6(ipv6, options.inside)?;
+        }
         Ok(net)
     }
 
@@ -264,6 +274,15 @@ to = "172.22.161.170"
         Ok(())
     }
 
+    fn connect_ipv6(&self, ipv6: &Ipv6, inside: Inside) -> Result<()> {
+        ipv6.add_to_router(&self.isp, Self::WAN)?;
+        Ipv6::add_outside(&self.cli, [Ipv6::CLI, Ipv6::CLI_B])?;
+        Ipv6::add_outside(&self.srv2, [Ipv6::SRV2, Ipv6::SRV2_B])?;
+        let bridge = (inside == Inside::Bridge).then_some("vmbr1");
+        ipv6.add_to_host(&self.host, self.uplink, bridge)?;
+        ipv6.add_to_guests(&self.vm1, &self.vm2)
+    }
+
     /// The lab that holds the hosts.
     #[must_use]
     pub fn lab(&self) -> &Lab {
@@ -313,7 +332,7 @@ to = "172.22.161.170"
         Natbpf::start(&self.host, self.lab.place(), config)
     }
 
-    /// Puts an IPv4 packet on the wire from the provider to the VM host, as if it came from
+    /// Puts an IP packet on the wire from the provider to the VM host, as if it came from
     /// somewhere in the internet.
     ///
     /// # Errors
@@ -322,7 +341,7 @@ to = "172.22.161.170"
         self.internet_socket()?.send(packet)
     }
 
-    /// Puts an IPv4 packet on a guest's wire, as if the guest had sent it to its gateway.
+    /// Puts an IP packet on a guest's wire, as if the guest had sent it to its gateway.
     ///
     /// # Errors
     /// When it is too large for the wire.
@@ -331,7 +350,7 @@ to = "172.22.161.170"
         guest.inject("eth0", &framed(gateway, guest.mac("eth0")?, packet))
     }
 
-    /// Sends an IPv4 packet out by the uplink, as if a program of the host had sent it to its
+    /// Sends an IP packet out by the uplink, as if a program of the host had sent it to its
     /// gateway.
     ///
     /// # Errors
@@ -368,7 +387,11 @@ impl Injector {
     }
 }
 
-/// An Ethernet frame with an IPv4 packet.
+/// An Ethernet frame with an IPv4 or IPv6 packet.
 fn framed(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
-    [&to[..], &from, &[0x08, 0x00], packet].concat()
+    let ether_type = match packet.first() {
+        Some(first) if first >> 4 == 6 => [0x86, 0xdd],
+        _ => [0x08, 0x00],
+    };
+    [&to[..], &from, &ether_type, packet].concat()
 }
