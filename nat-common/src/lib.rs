@@ -23,6 +23,22 @@ macro_rules! map_layout {
 }
 pub(crate) use map_layout;
 
+/// The same for a type with addresses, of exactly these sizes for IPv4 and IPv6. `Address` and both
+/// kinds of addresses are those where it is used.
+macro_rules! map_layouts {
+    ($type:ident, $size4:literal, $size6:literal) => {
+        const _: () = assert!(core::mem::size_of::<$type<Addr4>>() == $size4);
+        const _: () = assert!(core::mem::size_of::<$type<Addr6>>() == $size6);
+        // SAFETY: all fields are integers or byte arrays, valid for every bit pattern. There are
+        // two kinds of addresses (`Address` is sealed), and for both the size written above is the
+        // sum of the fields', so there is no padding.
+        unsafe impl<A: Address> bytemuck::Zeroable for $type<A> {}
+        // SAFETY: as above; the type is `Copy` and holds no reference.
+        unsafe impl<A: Address> bytemuck::Pod for $type<A> {}
+    };
+}
+pub(crate) use map_layouts;
+
 pub mod atomics;
 pub mod drop_reason;
 pub mod family;

@@ -19,7 +19,7 @@ use crate::{
         ports::{PortKey, PortRecord},
         sessions::{DEAD, Session, SessionFlags, SessionKey, SessionRecord},
     },
-    wire::address::Addr4,
+    wire::address::{Addr4, Addr6, Address},
     work::opening::Opening,
 };
 
@@ -205,5 +205,5 @@ fn hold_port<A: Family, T: Tables<A>>(
 /// IPv4 input of `adopt_sessions`.
 pub type Adopted4 = Adopted<Addr4>;
 
-crate::map_layout!(Adopted4, 136);
+crate::map_layouts!(Adopted, 136, 232);
 crate::map_layout!(Counted, 56);

@@ -35,6 +35,5 @@ pub trait ExternalAddresses<A: Address> {
 /// IPv4 key of `ADDRESSES`.
 pub type AddressKey4 = AddressKey<Addr4>;
 
-crate::map_layout!(AddressKey4, 8);
-crate::map_layout!(AddressKey<Addr6>, 20);
+crate::map_layouts!(AddressKey, 8, 20);
 crate::map_layout!(ExternalAddress, 4);

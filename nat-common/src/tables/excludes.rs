@@ -25,5 +25,4 @@ pub trait Excludes<A: Address> {
 /// IPv4 key of `EXCLUDES`.
 pub type ExcludeKey4 = ExcludeKey<Addr4>;
 
-crate::map_layout!(ExcludeKey4, 12);
-crate::map_layout!(ExcludeKey<Addr6>, 24);
+crate::map_layouts!(ExcludeKey, 12, 24);

@@ -67,10 +67,8 @@ pub type ForwardSourceKey4 = ForwardSourceKey<Addr4>;
 /// IPv4 value of `FORWARD_SOURCES`.
 pub type ForwardSource4 = ForwardSource<Addr4>;
 
-crate::map_layout!(ForwardSourceKey4, 16);
-crate::map_layout!(ForwardSourceKey<Addr6>, 28);
-crate::map_layout!(ForwardSource4, 8);
-crate::map_layout!(ForwardSource<Addr6>, 20);
+crate::map_layouts!(ForwardSourceKey, 16, 28);
+crate::map_layouts!(ForwardSource, 8, 20);
 
 /// Bits before the port in [`ForwardSourceKey4`].
 pub const FORWARD_SOURCE_FIXED_BITS: u32 = 96;

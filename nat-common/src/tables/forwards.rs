@@ -91,10 +91,8 @@ pub type ForwardKey4 = ForwardKey<Addr4>;
 /// IPv4 value of `FORWARDS`.
 pub type Forward4 = Forward<Addr4>;
 
-crate::map_layout!(ForwardKey4, 12);
-crate::map_layout!(ForwardKey<Addr6>, 24);
-crate::map_layout!(Forward4, 16);
-crate::map_layout!(Forward<Addr6>, 28);
+crate::map_layouts!(ForwardKey, 12, 24);
+crate::map_layouts!(Forward, 16, 28);
 
 /// Bits before the port in [`ForwardKey4`].
 pub const FORWARD_FIXED_BITS: u32 = 64;

@@ -66,6 +66,5 @@ pub trait Fragments<A: Address> {
 /// IPv4 key of `DATAGRAMS` and `FRAGMENTS`.
 pub type FragmentKey4 = FragmentKey<Addr4>;
 
-crate::map_layout!(FragmentKey4, 16);
-crate::map_layout!(FragmentKey<Addr6>, 40);
+crate::map_layouts!(FragmentKey, 16, 40);
 crate::map_layout!(FragmentPorts, 12);

@@ -116,7 +116,6 @@ pub trait Guests<A: Address> {
 /// IPv4 key of `GUESTS`.
 pub type GuestKey4 = GuestKey<Addr4>;
 
-crate::map_layout!(GuestKey4, 8);
-crate::map_layout!(GuestKey<Addr6>, 20);
+crate::map_layouts!(GuestKey, 8, 20);
 crate::map_layout!(GuestRecord, 16);
 const _: () = assert!(size_of::<Guest>() == size_of::<GuestRecord>());

@@ -58,10 +58,8 @@ pub type InsideKey4 = InsideKey<Addr4>;
 /// IPv4 value of `INSIDE`.
 pub type Inside4 = Inside<Addr4>;
 
-crate::map_layout!(InsideKey4, 8);
-crate::map_layout!(InsideKey<Addr6>, 20);
-crate::map_layout!(Inside4, 16);
-crate::map_layout!(Inside<Addr6>, 28);
+crate::map_layouts!(InsideKey, 8, 20);
+crate::map_layouts!(Inside, 16, 28);
 
 /// Bits before the address in [`InsideKey4`].
 pub const INSIDE_FIXED_BITS: u32 = 32;

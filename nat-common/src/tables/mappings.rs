@@ -67,7 +67,5 @@ pub type MappingKey4 = MappingKey<Addr4>;
 /// IPv4 value of `MAPPINGS`.
 pub type MappingRecord4 = MappingRecord<Addr4>;
 
-crate::map_layout!(MappingKey4, 12);
-crate::map_layout!(MappingKey<Addr6>, 24);
-crate::map_layout!(MappingRecord4, 8);
-crate::map_layout!(MappingRecord<Addr6>, 20);
+crate::map_layouts!(MappingKey, 12, 24);
+crate::map_layouts!(MappingRecord, 8, 20);

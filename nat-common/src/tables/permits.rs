@@ -50,5 +50,4 @@ pub trait Permits<A: Address> {
 /// IPv4 key of `PERMITS`.
 pub type PermitKey4 = PermitKey<Addr4>;
 
-crate::map_layout!(PermitKey4, 12);
-crate::map_layout!(PermitKey<Addr6>, 36);
+crate::map_layouts!(PermitKey, 12, 36);

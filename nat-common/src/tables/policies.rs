@@ -122,5 +122,4 @@ pub type Policy4 = Policy<Addr4>;
 
 crate::map_layout!(ChainKey, 8);
 crate::map_layout!(Chain, 8);
-crate::map_layout!(Policy4, 32);
-crate::map_layout!(Policy<Addr6>, 80);
+crate::map_layouts!(Policy, 32, 80);

@@ -147,8 +147,6 @@ pub type PortKey4 = PortKey<Addr4>;
 /// IPv4 value of `PORTS`.
 pub type PortRecord4 = PortRecord<Addr4>;
 
-crate::map_layout!(PortKey4, 8);
-crate::map_layout!(PortKey<Addr6>, 20);
-crate::map_layout!(PortRecord4, 20);
-crate::map_layout!(PortRecord<Addr6>, 32);
+crate::map_layouts!(PortKey, 8, 20);
+crate::map_layouts!(PortRecord, 20, 32);
 const _: () = assert!(size_of::<PortOwner<Addr4>>() == size_of::<PortRecord4>());

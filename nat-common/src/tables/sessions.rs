@@ -443,10 +443,8 @@ pub type SessionKey4 = SessionKey<Addr4>;
 /// IPv4 value of `SESSIONS`.
 pub type SessionRecord4 = SessionRecord<Addr4>;
 
-crate::map_layout!(SessionKey4, 16);
-crate::map_layout!(SessionKey<Addr6>, 40);
-crate::map_layout!(SessionRecord4, 40);
-crate::map_layout!(SessionRecord<Addr6>, 64);
+crate::map_layouts!(SessionKey, 16, 40);
+crate::map_layouts!(SessionRecord, 40, 64);
 const _: () = assert!(size_of::<Session<Addr4>>() == size_of::<SessionRecord4>());
 
 impl<A: Address> SessionKey<A> {

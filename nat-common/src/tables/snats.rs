@@ -81,10 +81,8 @@ pub type SnatKey4 = SnatKey<Addr4>;
 /// IPv4 value of `SNATS`.
 pub type Snat4 = Snat<Addr4>;
 
-crate::map_layout!(SnatKey4, 12);
-crate::map_layout!(SnatKey<Addr6>, 24);
-crate::map_layout!(Snat4, 20);
-crate::map_layout!(Snat<Addr6>, 44);
+crate::map_layouts!(SnatKey, 12, 24);
+crate::map_layouts!(Snat, 20, 44);
 
 /// Bits before the address in [`SnatKey4`] and
 /// [`ExcludeKey4`](crate::tables::excludes::ExcludeKey4).

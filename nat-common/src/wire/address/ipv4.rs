@@ -4,7 +4,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::value::Address;
+use super::value::{Address, sealed::Sealed};
 
 /// An IPv4 address in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -16,6 +16,8 @@ impl fmt::Debug for Addr4 {
         core::net::Ipv4Addr::from(self.0).fmt(f)
     }
 }
+
+impl Sealed for Addr4 {}
 
 impl Address for Addr4 {
     const UNSPECIFIED: Self = Self([0; 4]);

@@ -4,7 +4,7 @@ use core::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::value::Address;
+use super::value::{Address, sealed::Sealed};
 
 /// An IPv6 address in wire order.
 ///
@@ -110,6 +110,8 @@ impl fmt::Debug for Addr6 {
         core::net::Ipv6Addr::from(self.bytes()).fmt(f)
     }
 }
+
+impl Sealed for Addr6 {}
 
 impl Address for Addr6 {
     const UNSPECIFIED: Self = Self { upper: 0, lower: 0 };

@@ -4,8 +4,13 @@ use core::fmt;
 
 use bytemuck::Pod;
 
+/// Only the two kinds of addresses can be [`Address`]: maps rely on their sizes.
+pub(super) mod sealed {
+    pub trait Sealed {}
+}
+
 /// An address of some family: a value.
-pub trait Address: Pod + Eq + fmt::Debug {
+pub trait Address: Pod + Eq + fmt::Debug + sealed::Sealed {
     /// The unspecified address.
     const UNSPECIFIED: Self;
 
