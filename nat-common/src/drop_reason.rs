@@ -92,6 +92,8 @@ drop_reasons! {
     UplinkAway = 30, "uplink_away";
     /// Sessions opened from outside have used up their part of the table.
     OutsideSessions = 31, "outside_sessions";
+    /// NAT64: the other family has nothing like it, or it may not be reached this way.
+    Untranslatable = 32, "untranslatable";
 }
 
 /// How many reasons there are.

@@ -43,6 +43,7 @@ pub mod atomics;
 pub mod drop_reason;
 pub mod family;
 pub mod headers;
+pub mod nat64;
 pub mod pipeline;
 pub mod session;
 pub mod tables;

@@ -1,0 +1,193 @@
+//! What both families' network headers say, and writing them.
+
+use super::plan::Plan;
+use crate::{
+    drop_reason::DropReason,
+    family::{Family, Header},
+    wire::{
+        address::{Addr4, Addr6, Address as _},
+        checksum::{fold, sum},
+        packet::Packet,
+        protocol::{ICMP, ICMPV6},
+    },
+};
+
+/// The longest IPv6 packet that every link takes, as an IPv4 packet, in bytes.
+const MIN_MTU_AS_IPV4: usize = 1260;
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+
+/// Number of the fragment header (RFC 8200 section 4.5), and its length in bytes.
+const FRAGMENT: u8 = 44;
+const FRAGMENT_LEN: usize = 8;
+
+/// The most bytes behind a header.
+const MAX_PAYLOAD_4: usize = 65535 - 20;
+const MAX_PAYLOAD_6: usize = 65535;
+
+/// What a header says apart from its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Fields {
+    /// Traffic class, or type of service.
+    pub(super) class: u8,
+    pub(super) ttl: u8,
+    /// Of the packet that is translated.
+    pub(super) protocol: u8,
+    pub(super) payload_len: usize,
+    pub(super) fragment: Option<Fragment>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Fragment {
+    pub(super) id: u32,
+    /// In bytes.
+    pub(super) offset: u16,
+    pub(super) more: bool,
+}
+
+impl Fields {
+    /// Of a header that was read at `at`.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Malformed`] if its lengths contradict each other, or a header before the
+    /// transport's was not read.
+    #[inline(always)]
+    pub(super) fn of<A: Family, P: Packet>(
+        packet: &P,
+        at: usize,
+        header: &Header<A>,
+    ) -> Result<Self, DropReason> {
+        let payload_len = header.total_len.checked_sub(header.header_len);
+        let payload_len = payload_len.ok_or(DropReason::Malformed)?;
+        let first = packet.read::<2>(at).ok_or(DropReason::Malformed)?;
+        if A::is_extension(header.protocol) {
+            return Err(DropReason::Malformed);
+        }
+        let is_fragment = header.more_fragments || header.fragment_offset != 0;
+        Ok(Self {
+            class: match first[0] >> 4 {
+                6 => first[0] << 4 | first[1] >> 4,
+                _ => first[1],
+            },
+            ttl: header.ttl,
+            protocol: header.protocol,
+            payload_len,
+            fragment: is_fragment.then_some(Fragment {
+                id: header.id,
+                offset: header.fragment_offset,
+                more: header.more_fragments,
+            }),
+        })
+    }
+
+    /// Whether the transport header is elsewhere.
+    #[inline(always)]
+    pub(super) fn is_later_fragment(&self) -> bool {
+        matches!(self.fragment, Some(Fragment { offset: 1.., .. }))
+    }
+
+    /// Appends the IPv4 header. A packet that some link may have to fragment gets an identification
+    /// (RFC 7915 section 5.1); `random` becomes it.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Malformed`] if it is too long for IPv4.
+    #[inline(always)]
+    pub(super) fn write_ipv4(
+        &self,
+        plan: &mut Plan,
+        [source, destination]: [Addr4; 2],
+        random: u32,
+    ) -> Result<(), DropReason> {
+        if self.payload_len > MAX_PAYLOAD_4 {
+            return Err(DropReason::Malformed);
+        }
+        let total_len = Addr4::HEADER_LEN + self.payload_len;
+        let (id, flags) = match self.fragment {
+            Some(Fragment { id, offset, more }) => {
+                let more = if more { MORE_FRAGMENTS } else { 0 };
+                (id as u16, more | offset / 8)
+            }
+            None if total_len <= MIN_MTU_AS_IPV4 => (random as u16, 0),
+            None => (0, DONT_FRAGMENT),
+        };
+        let mut header = [0; 20];
+        (header[0], header[1]) = (0x45, self.class);
+        header[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+        header[4..6].copy_from_slice(&id.to_be_bytes());
+        header[6..8].copy_from_slice(&flags.to_be_bytes());
+        (header[8], header[9]) = (self.ttl, self.protocol_of::<Addr4>());
+        header[12..16].copy_from_slice(&source.0);
+        header[16..].copy_from_slice(&destination.0);
+        let check = !fold(sum(&header));
+        header[10..12].copy_from_slice(&check.to_ne_bytes());
+        plan.push(header);
+        Ok(())
+    }
+
+    /// Appends the IPv6 header, and that of a fragment.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Malformed`] if it is too long for IPv6.
+    #[inline(always)]
+    pub(super) fn write_ipv6(
+        &self,
+        plan: &mut Plan,
+        [source, destination]: [Addr6; 2],
+    ) -> Result<(), DropReason> {
+        let protocol = self.protocol_of::<Addr6>();
+        let (next, headers_len) = match self.fragment {
+            Some(_) => (FRAGMENT, FRAGMENT_LEN),
+            None => (protocol, 0),
+        };
+        if self.payload_len + headers_len > MAX_PAYLOAD_6 {
+            return Err(DropReason::Malformed);
+        }
+        let len = (self.payload_len + headers_len) as u16;
+        let [high, low] = len.to_be_bytes();
+        let class = [0x60 | self.class >> 4, self.class << 4];
+        plan.push([class[0], class[1], 0, 0, high, low, next, self.ttl]);
+        for half in [source.to_halves(), destination.to_halves()] {
+            plan.push(half[0]);
+            plan.push(half[1]);
+        }
+        if let Some(Fragment { id, offset, more }) = self.fragment {
+            let [a, b] = (offset | u16::from(more)).to_be_bytes();
+            let [c, d, e, f] = id.to_be_bytes();
+            plan.push([protocol, 0, a, b, c, d, e, f]);
+        }
+        Ok(())
+    }
+
+    /// Length of the IPv6 header, and that of a fragment, in bytes.
+    #[inline(always)]
+    pub(super) fn headers_len_ipv6(&self) -> usize {
+        Addr6::HEADER_LEN + self.fragment.map_or(0, |_| FRAGMENT_LEN)
+    }
+
+    /// The protocol's number in a family: both have an ICMP of their own.
+    #[inline(always)]
+    fn protocol_of<A: Family>(&self) -> u8 {
+        match self.protocol {
+            ICMP | ICMPV6 => A::ICMP,
+            protocol => protocol,
+        }
+    }
+}
+
+/// Sum of the pseudo-header of ICMPv6 (RFC 8200 section 8.1).
+#[inline(always)]
+pub(super) fn pseudo_sum([source, destination]: [Addr6; 2], message_len: usize) -> u32 {
+    let word = |number: usize| u32::from((number as u16).to_be());
+    let addresses = u32::from(fold(source.sum() + destination.sum()));
+    addresses + word(message_len) + word(ICMPV6.into())
+}
+
+/// Sum of two addresses.
+#[inline(always)]
+pub(super) fn addresses_sum<A: Family>([source, destination]: [A; 2]) -> u32 {
+    u32::from(fold(source.sum() + destination.sum()))
+}
