@@ -1,7 +1,8 @@
 //! The cases of docs/behaviour.md, and what the tests that are named by them say.
 //!
 //! A test proves a case when its name begins with the case's id: `u1_udp_both_ways`; with several
-//! ids it proves several, as `s1_s2_bad_sources_are_dropped` does.
+//! ids it proves several, as `s1_s2_bad_sources_are_dropped` does. The ids of IPv6's cases begin
+//! with a digit, which no name can: `n6_1_a_router_is_answered` proves 6N1.
 
 use std::collections::BTreeMap;
 use std::{fmt, fs};
@@ -14,6 +15,12 @@ pub(crate) const DOCUMENT: &str = "docs/behaviour.md";
 
 /// The letters of the families of cases; a test's name with another one is only a name.
 const FAMILIES: &str = "UTIFPMOSXL";
+
+/// The letters of IPv6's cases.
+const FAMILIES_IPV6: &str = "RNFMPEGCDLX";
+
+/// With what the ids of IPv6's cases begin.
+const IPV6: char = '6';
 
 /// One observable behaviour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,27 +75,56 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Case>> {
 }
 
 fn is_id(word: &str) -> bool {
+    let (families, word) = match word.strip_prefix(IPV6) {
+        Some(rest) => (FAMILIES_IPV6, rest),
+        None => (FAMILIES, word),
+    };
     let mut letters = word.chars();
-    letters.next().is_some_and(|first| FAMILIES.contains(first))
-        && !letters.as_str().is_empty()
-        && letters.all(|letter| letter.is_ascii_digit())
+    letters.next().is_some_and(|first| families.contains(first)) && is_number(letters.as_str())
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|letter| letter.is_ascii_digit())
 }
 
 /// The ids with which a test's name begins. Names come with or without the modules before them.
 pub(crate) fn ids_of(test: &str) -> Vec<String> {
     let name = test.rsplit("::").next().unwrap_or(test);
-    let words = name.split('_').take_while(|word| {
-        word.starts_with(|first: char| first.is_ascii_lowercase()) && is_id(&word.to_uppercase())
-    });
-    words.map(str::to_uppercase).collect()
+    let mut words = name.split('_').peekable();
+    let mut ids = Vec::new();
+    while let Some(word) = words.next() {
+        if !word.starts_with(|first: char| first.is_ascii_lowercase()) {
+            break;
+        }
+        let word = word.to_uppercase();
+        let number = words.peek().copied().filter(|next| is_number(next));
+        let id = match (word.strip_suffix(IPV6), number) {
+            (Some(letter), Some(number)) => format!("{IPV6}{letter}{number}"),
+            _ => word,
+        };
+        if !is_id(&id) {
+            break;
+        }
+        if id.starts_with(IPV6) {
+            words.next();
+        }
+        ids.push(id);
+    }
+    ids
 }
 
 /// What the tests of all cases have in their names, to run no others.
 pub(crate) fn filters(cases: &[Case]) -> Vec<String> {
-    cases
-        .iter()
-        .map(|case| format!("{}_", case.id.to_lowercase()))
-        .collect()
+    cases.iter().map(|case| name_of(&case.id)).collect()
+}
+
+/// How the name of a case's test begins.
+fn name_of(id: &str) -> String {
+    let id = id.to_lowercase();
+    match id.strip_prefix(IPV6).and_then(|id| id.split_at_checked(1)) {
+        Some((letter, number)) => format!("{letter}{IPV6}_{number}_"),
+        None => format!("{id}_"),
+    }
 }
 
 impl Table {
@@ -183,9 +219,19 @@ mod tests {
         assert_eq!(ids_of("namespaces::udp::u1_both_ways"), ["U1"]);
         assert_eq!(ids_of("s1_s2_bad_sources"), ["S1", "S2"]);
         assert_eq!(ids_of("u10_another"), ["U10"]);
+        assert_eq!(ids_of("n6_1_a_router_is_answered"), ["6N1"]);
+        assert_eq!(ids_of("e6_1_e6_12_headers"), ["6E1", "6E12"]);
+        assert_eq!(ids_of("u6_no_checksum"), ["U6"]);
+        assert_eq!(ids_of("f6_overlap_f6_1"), ["F6"]);
         for other in ["udp_u1", "v4_only", "u_1", "u1x_y", "x"] {
             assert!(ids_of(other).is_empty(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_case_selects_its_tests_by_the_start_of_their_names() {
+        let text = "| U1 | UDP | so |\n| 6N12 | neighbours | so |\n";
+        assert_eq!(filters(&parse(text).unwrap()), ["u1_", "n6_12_"]);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! How a packet becomes one of the other family, and doing it.
 
-use super::transport::Changes;
 use crate::wire::{
     checksum::{Diff, fold},
     offload::Offload,
@@ -115,15 +114,6 @@ impl Plan {
         if let Some(place) = self.start.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
             *place = bytes;
             self.start_len = at + N;
-        }
-    }
-
-    /// Changes the transport header behind the start.
-    #[inline(always)]
-    pub(super) fn change(&mut self, changes: Changes) {
-        self.words = [changes.first.map(|value| Word { at: 0, value }), None];
-        if let Some(correction) = changes.checksum {
-            self.checksum = Checksum::Corrected(correction);
         }
     }
 

@@ -106,8 +106,7 @@ impl Message {
         if !fields.is_later_fragment() {
             let covered = covered(header, fields, to);
             let l4 = l3 + header.header_len;
-            let changes = transport::changes(packet, l4, fields.protocol, covered)?;
-            plan.change(changes);
+            transport::changes(packet, l4, fields.protocol, covered)?.plan(plan);
         }
         fields.write_ipv4(plan, to, counterparts.random())
     }

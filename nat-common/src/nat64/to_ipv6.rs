@@ -101,7 +101,7 @@ impl Message {
             return self.sum_up(to, plan);
         }
         let covered = covered(header, fields, to);
-        plan.change(transport::changes(packet, l4, fields.protocol, covered)?);
+        transport::changes(packet, l4, fields.protocol, covered)?.plan(plan);
         Ok(())
     }
 

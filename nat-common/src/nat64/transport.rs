@@ -2,7 +2,7 @@
 
 use super::{
     icmp,
-    plan::{Correction, Word},
+    plan::{Checksum, Correction, Plan, Word},
 };
 use crate::{
     drop_reason::DropReason,
@@ -86,6 +86,15 @@ fn echo<P: Packet>(packet: &P, l4: usize, covered: Covered) -> Result<Changes, D
 }
 
 impl Changes {
+    /// Plans them for the transport header behind the start.
+    #[inline(always)]
+    pub(super) fn plan(&self, plan: &mut Plan) {
+        plan.words = [self.first.map(|value| Word { at: 0, value }), None];
+        if let Some(correction) = self.checksum {
+            plan.checksum = Checksum::Corrected(correction);
+        }
+    }
+
     /// The words of a quoted transport header at `l4`, of a quotation that ends at `end`.
     #[inline(always)]
     pub(super) fn words<P: Packet>(&self, packet: &P, l4: usize, end: usize) -> [Option<Word>; 2] {

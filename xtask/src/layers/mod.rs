@@ -69,6 +69,7 @@ const NAT_COMMON: &[Layer] = &[
             "work",
         ],
     ),
+    ("nat64", &["drop_reason", "family", "wire"]),
     (
         "pipeline",
         &[
