@@ -1,7 +1,7 @@
 //! From IPv6 to IPv4 (RFC 7915 section 5).
 
 use super::{
-    Counterparts,
+    counterparts::Counterparts,
     fields::{Fields, addresses_sum, pseudo_sum},
     icmp::{self, Error, ICMP_LEN},
     plan::{Checksum, Computation, Plan, Version},

@@ -1,7 +1,7 @@
 //! From IPv4 to IPv6 (RFC 7915 section 4).
 
 use super::{
-    Counterparts,
+    counterparts::Counterparts,
     fields::{Fields, addresses_sum, pseudo_sum},
     icmp::{self, Error, ICMP_LEN, MIN_MTU_6},
     plan::{Checksum, Computation, Plan, Version},
