@@ -159,7 +159,7 @@ fn known_host_facts_leave_nothing_to_check() {
         assert_eq!(config.uplinks[0].interface, addresses[0].0, "{name}");
         assert_eq!(config.networks[0].interface, addresses[1].0, "{name}");
         assert_eq!(
-            config.networks[0].address.to_string(),
+            config.networks[0].address.unwrap().to_string(),
             addresses[1].1,
             "{name}"
         );

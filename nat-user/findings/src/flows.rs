@@ -56,7 +56,7 @@ pub(super) fn ways<'a>(config: &'a Config, own: &dyn Fn(&str) -> Vec<Ipv4Addr>) 
         let (network, guests) = match rule.source {
             SnatSource::Network(id) => {
                 let network = config.networks.get(id.0);
-                (network, network.map(|network| network.address.trunc()))
+                (network, network.and_then(inside_of))
             }
             SnatSource::Prefix(prefix) => (network_of(config, prefix), Some(prefix)),
         };
@@ -149,7 +149,7 @@ fn uplink(config: &Config, id: UplinkId) -> Option<&Uplink> {
 /// The network that a guest is in. The configuration does not say behind which interface guests are
 /// that other software routes.
 fn network_of(config: &Config, guests: Ipv4Net) -> Option<&Network> {
-    let is_in = |network: &&Network| network.address.trunc().contains(&guests);
+    let is_in = |network: &&Network| inside_of(network).is_some_and(|own| own.contains(&guests));
     let is_routed = |route: &&Route| {
         route
             .addresses
@@ -160,6 +160,11 @@ fn network_of(config: &Config, guests: Ipv4Net) -> Option<&Network> {
         let route = config.routes.iter().find(is_routed)?;
         config.networks.get(route.network.0)
     })
+}
+
+/// The prefix of a network; `None` if it has IPv6 alone.
+pub(super) fn inside_of(network: &Network) -> Option<Ipv4Net> {
+    network.address.map(|own| own.trunc())
 }
 
 fn anywhere() -> Ipv4Net {
@@ -207,7 +212,7 @@ impl<'a> Way<'a> {
             output: if goes_out { outside } else { inside },
             source: if goes_out { self.guests } else { anywhere() },
             destination: if goes_out { anywhere() } else { self.guests },
-            inside: self.network.address.trunc(),
+            inside: inside_of(self.network).unwrap_or(self.guests),
             protocol,
             from_ports: ports.filter(|_| goes_out),
             to_ports: ports.filter(|_| !goes_out),

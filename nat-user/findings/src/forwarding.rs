@@ -3,7 +3,7 @@
 use crate::{
     Finding, Kind,
     fits::Flow,
-    flows::{Direction, TCP, UDP, Way},
+    flows::{Direction, TCP, UDP, Way, inside_of},
     listed, place_name,
     rules::{Hook, Ruleset, Source},
     walk::{Budget, Fate, Place, filter},
@@ -142,7 +142,7 @@ fn common_fates(
 ) -> Option<(Fate, Fate)> {
     let first = group.first()?;
     let whole = Way {
-        guests: first.network.address.trunc(),
+        guests: inside_of(first.network)?,
         protocols: vec![TCP, UDP],
         ports: Vec::new(),
         ..(*first).clone()

@@ -6,10 +6,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Debug,
+    fmt::{self, Debug},
 };
 
-use nat_config::model::{Config, Forwarding};
+use nat_config::model::{Address, Config, ForwardRule, Forwarding, Ipv6Rules, SnatRule};
 
 use crate::state::{Numbers, RuleKind, Said};
 
@@ -24,15 +24,24 @@ pub(super) fn said(config: &Config) -> Vec<Said> {
             says: hash(&in_words(config, rule)),
         });
     };
-    for rule in &config.snat {
-        let mut level = rule.clone();
-        (level.name, level.forwarding) = (String::new(), Forwarding::Fast);
-        add(RuleKind::Snat, &rule.name, &level);
+    let none = Ipv6Rules::default();
+    let ipv6 = config.ipv6.as_ref().unwrap_or(&none);
+    let snat = by_name(
+        config
+            .snat
+            .iter()
+            .map(|rule| (&rule.name, level_snat(rule))),
+        (ipv6.snat.iter()).map(|rule| (&rule.name, rule.names_address(), level_snat(rule))),
+    );
+    for (name, rule) in &snat {
+        add(RuleKind::Snat, name, rule);
     }
-    for rule in &config.forwards {
-        let mut level = rule.clone();
-        (level.name, level.forwarding, level.local) = (String::new(), Forwarding::Fast, false);
-        add(RuleKind::Forward, &rule.name, &level);
+    let forwards = by_name(
+        (config.forwards.iter()).map(|rule| (&rule.name, level_forward(rule))),
+        (ipv6.forwards.iter()).map(|rule| (&rule.name, true, level_forward(rule))),
+    );
+    for (name, rule) in &forwards {
+        add(RuleKind::Forward, name, rule);
     }
     for rule in &config.nats {
         let mut level = rule.clone();
@@ -56,6 +65,70 @@ pub(super) fn said(config: &Config) -> Vec<Said> {
         }
     }
     said
+}
+
+/// A rule of one family or of both, in words. What says nothing of its own about IPv6 is left out:
+/// the rule stays the same when its network gets an IPv6 prefix.
+enum Level<T, U> {
+    Ipv4(T),
+    Ipv6(U),
+    Both(T, U),
+}
+
+impl<T: Debug, U: Debug> Debug for Level<T, U> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv4(rule) => rule.fmt(formatter),
+            Self::Ipv6(rule) => rule.fmt(formatter),
+            Self::Both(ipv4, ipv6) => (ipv4, ipv6).fmt(formatter),
+        }
+    }
+}
+
+/// The rules of both families, one for each name, in the order of the file within each family.
+/// `ipv6` also says whether a rule names an IPv6 address.
+fn by_name<'c, T, U>(
+    ipv4: impl Iterator<Item = (&'c String, T)>,
+    ipv6: impl Iterator<Item = (&'c String, bool, U)>,
+) -> Vec<(&'c String, Level<T, U>)> {
+    let mut rules: Vec<_> = ipv4
+        .map(|(name, rule)| (name, Some(Level::Ipv4(rule))))
+        .collect();
+    let places = rules.iter().map(|(name, _)| *name).zip(0..);
+    let places: BTreeMap<&String, usize> = places.collect();
+    for (name, names_address, rule) in ipv6 {
+        match places.get(name) {
+            None => rules.push((name, Some(Level::Ipv6(rule)))),
+            Some(_) if !names_address => {}
+            Some(place) => {
+                let both = &mut rules[*place].1;
+                if let Some(Level::Ipv4(ipv4)) = both.take() {
+                    *both = Some(Level::Both(ipv4, rule));
+                }
+            }
+        }
+    }
+    let rules = rules.into_iter();
+    rules
+        .filter_map(|(name, rule)| Some((name, rule?)))
+        .collect()
+}
+
+fn level_snat<A: Address>(rule: &SnatRule<A>) -> SnatRule<A> {
+    SnatRule {
+        name: String::new(),
+        forwarding: Forwarding::Fast,
+        ..rule.clone()
+    }
+}
+
+fn level_forward<A: Address>(rule: &ForwardRule<A>) -> ForwardRule<A> {
+    ForwardRule {
+        name: String::new(),
+        forwarding: Forwarding::Fast,
+        local: false,
+        ..rule.clone()
+    }
 }
 
 /// Numbers of the rules that are gone or have another content now, whatever their names were and

@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nat_config::model::{Config, Dhcp, Dns, Forwarders, Guest, Network, NetworkId, mac_text};
+use nat_config::model::{
+    Config, Dhcp, Dns, Forwarders, Guest, GuestAddress, Network, NetworkId, mac_text,
+};
 use nix::unistd::User;
 
 use super::files::Files;
@@ -33,7 +35,7 @@ const PRIVATE: [&str; 7] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Conf {
     /// The host's address in the network.
-    pub(super) address: Ipv4Addr,
+    pub(super) address: Option<Ipv4Addr>,
     options: String,
     /// Names that need no lease, as in `/etc/hosts`.
     hosts: String,
@@ -54,7 +56,7 @@ impl Conf {
         let guests: Vec<&Guest> = config.guests.iter().filter(is_here).collect();
         let has_user = User::from_name(USER).is_ok_and(|user| user.is_some());
         Self {
-            address: network.address.addr(),
+            address: network.address.map(|own| own.addr()),
             options: options(network, index, &guests, has_user),
             hosts: hosts(&guests),
         }
@@ -133,10 +135,11 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
         dns,
         domain,
     } = dhcp;
-    let mask = network.address.netmask();
+    let mask = network.address.map(|own| format!(",{}", own.netmask()));
+    let mask = mask.unwrap_or_default();
     line(
         text,
-        format_args!("dhcp-range={first},{last},{mask},{lease_time_s}"),
+        format_args!("dhcp-range={first},{last}{mask},{lease_time_s}"),
     );
     // Without it, a guest with a lease unknown to this server waits long.
     *text += "dhcp-authoritative\n";
@@ -159,7 +162,8 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
     }
     for guest in guests {
         let mac = mac_text(guest.mac);
-        let address = guest.address.fixed().map(|address| format!(",{address}"));
+        let address = guest.address.as_ref().and_then(GuestAddress::fixed);
+        let address = address.map(|address| format!(",{address}"));
         let address = address.unwrap_or_default();
         line(
             text,
@@ -177,7 +181,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 fn hosts(guests: &[&Guest]) -> String {
     let fixed = guests
         .iter()
-        .filter_map(|guest| Some((guest.address.fixed()?, &guest.name)));
+        .filter_map(|guest| Some((guest.address.as_ref()?.fixed()?, &guest.name)));
     fixed
         .map(|(address, name)| format!("{address} {name}\n"))
         .collect()

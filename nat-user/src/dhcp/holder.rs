@@ -10,7 +10,7 @@ const LISTENING: &str = "0A";
 
 /// What to add to the last message of a dnsmasq: which process blocks it. `folder` contains the
 /// configurations of natbpf's other dnsmasqs, which do not.
-pub(super) fn explain(words: &str, address: Ipv4Addr, folder: &Path) -> String {
+pub(super) fn explain(words: &str, address: Option<Ipv4Addr>, folder: &Path) -> String {
     if !words.contains("Address already in use") {
         return String::new();
     }
@@ -33,13 +33,13 @@ pub(super) fn explain(words: &str, address: Ipv4Addr, folder: &Path) -> String {
 }
 
 /// The inodes of sockets of `/proc/net/{udp,tcp}` that have a port of this address or of all.
-fn sockets(table: &str, address: Ipv4Addr, port: u16) -> Vec<u64> {
+fn sockets(table: &str, address: Option<Ipv4Addr>, port: u16) -> Vec<u64> {
     // The kernel prints the words of an address as they are in memory.
-    let own = format!("{:08X}", u32::from_ne_bytes(address.octets()));
+    let own = address.map(|own| format!("{:08X}", u32::from_ne_bytes(own.octets())));
     let of_line = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let (at, number) = columns.get(1)?.split_once(':')?;
-        let is_meant = at == own || at.bytes().all(|digit| digit == b'0');
+        let is_meant = Some(at) == own.as_deref() || at.bytes().all(|digit| digit == b'0');
         let is_port = u16::from_str_radix(number, 16) == Ok(port);
         // A TCP connection does not prevent listening. (UDP has 07.)
         let is_open = ["07", LISTENING].contains(columns.get(3)?);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn other_words_need_no_explanation() {
         let folder = Path::new("/nowhere");
-        assert_eq!(explain("bad option", Ipv4Addr::LOCALHOST, folder), "");
+        assert_eq!(explain("bad option", Some(Ipv4Addr::LOCALHOST), folder), "");
     }
 
     #[test]
@@ -105,9 +105,9 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let table = fs::read_to_string("/proc/net/udp").unwrap();
-        let found = sockets(&table, Ipv4Addr::LOCALHOST, port);
+        let found = sockets(&table, Some(Ipv4Addr::LOCALHOST), port);
         assert_eq!(found.len(), 1, "{table}");
-        assert!(sockets(&table, Ipv4Addr::new(127, 0, 0, 2), port).is_empty());
+        assert!(sockets(&table, Some(Ipv4Addr::new(127, 0, 0, 2)), port).is_empty());
         let holders = holders(&found, Path::new("/nowhere"));
         let own = format!("(pid {})", std::process::id());
         assert!(
@@ -124,6 +124,6 @@ mod tests {
             0 4711 2\n\
             2: 00000000:0035 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        \
             0 4712 2\n";
-        assert_eq!(sockets(table, Ipv4Addr::new(10, 0, 0, 1), 53), [4711]);
+        assert_eq!(sockets(table, Some(Ipv4Addr::new(10, 0, 0, 1)), 53), [4711]);
     }
 }

@@ -38,8 +38,8 @@ impl Leases {
             return;
         };
         leases.sort_by_key(|lease| lease.ends_s.unwrap_or(u64::MAX));
-        let (prefix, host) = (network.address.trunc(), network.address.addr());
-        let is_guest = |lease: &Lease| prefix.contains(&lease.address) && lease.address != host;
+        let host = network.address.map(|own| own.addr());
+        let is_guest = |lease: &Lease| network.holds(lease.address) && Some(lease.address) != host;
         for lease in leases.into_iter().filter(is_guest) {
             let name = lease
                 .name
@@ -72,7 +72,8 @@ impl Leases {
 
 /// The configuration with the current addresses of leases.
 pub(super) fn resolve(mut config: Config, leases: &Leases) -> Config {
-    let guests = config.guests.iter_mut().map(|guest| &mut guest.address);
+    let guests = config.guests.iter_mut();
+    let guests = guests.filter_map(|guest| guest.address.as_mut());
     let forwards = config.forwards.iter_mut().map(|rule| &mut rule.to);
     let nats = config.nats.iter_mut().map(|rule| &mut rule.to);
     let policies = config.policies.iter_mut();
@@ -95,7 +96,7 @@ pub(super) fn inactive(config: &Config) -> impl Iterator<Item = String> {
         .chain(nats)
         .filter(|(_, _, to)| to.now().is_none())
         .map(|(kind, name, to)| {
-            let guest = config.guests.iter().find(|guest| guest.address == *to);
+            let guest = (config.guests.iter()).find(|guest| guest.address.as_ref() == Some(to));
             let who = guest.map_or_else(|| to.to_string(), |guest| guest.name.clone());
             format!("{kind} {name}: inactive, as {who} has no lease")
         })
@@ -176,7 +177,13 @@ to = "52:54:00:00:00:02"
         assert_eq!(config.forwards[0].to.now(), at([10, 2, 0, 14]));
         // The network counts too: the same address in another network is another guest.
         assert_eq!(config.forwards[1].to.now(), at([10, 2, 0, 13]));
-        assert_eq!(config.guests[0].address.now(), at([10, 2, 0, 13]));
+        assert_eq!(
+            config.guests[0]
+                .address
+                .as_ref()
+                .and_then(GuestAddress::now),
+            at([10, 2, 0, 13])
+        );
         assert_eq!(config.nats[0].to.now(), at([10, 1, 0, 12]));
         assert_eq!(inactive(&config).count(), 0);
     }

@@ -24,7 +24,7 @@ impl Stall {
     /// Whether it has looked so for long enough. Call it about once a second.
     pub(super) fn hangs(
         &mut self,
-        (pid, address): (i32, Ipv4Addr),
+        (pid, address): (i32, Option<Ipv4Addr>),
         waiting: &Waiting,
         now: Instant,
     ) -> bool {
@@ -103,8 +103,9 @@ impl Waiting {
     }
 
     /// Whether one of them is that of a process that serves names at this address.
-    fn are_any_of(&self, pid: i32, address: Ipv4Addr) -> bool {
-        if self.inodes.is_empty() || self.servers.contains(&address) {
+    fn are_any_of(&self, pid: i32, address: Option<Ipv4Addr>) -> bool {
+        let is_server = address.is_some_and(|address| self.servers.contains(&address));
+        if self.inodes.is_empty() || is_server {
             return !self.inodes.is_empty();
         }
         let files = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -171,9 +172,9 @@ mod tests {
         let server = Ipv4Addr::new(172, 22, 161, 254);
         assert_eq!(waiting.servers, BTreeSet::from([server]));
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!(waiting.are_any_of(own, server));
-        assert!(!waiting.are_any_of(own, Ipv4Addr::LOCALHOST));
-        assert!(!Waiting::default().are_any_of(own, server));
+        assert!(waiting.are_any_of(own, Some(server)));
+        assert!(!waiting.are_any_of(own, Some(Ipv4Addr::LOCALHOST)));
+        assert!(!Waiting::default().are_any_of(own, Some(server)));
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! Pools whose addresses an interface has to hold.
 
 use crate::{
-    model::{Claim, SnatRule, SnatTarget, Uplink},
+    model::{Claim, Family, SnatRule, SnatTarget, Uplink},
     syntax::Report,
     tables::Item,
     text::words::quote,
 };
 
 /// How many addresses of a pool natbpf may add to an interface.
-const LARGEST_POOL: u32 = 256;
+const LARGEST_POOL: u128 = 256;
 
 /// Refuses large pools whose addresses an interface would all have to hold.
-pub(super) fn check_claims(
-    rules: &[Item<'_, SnatRule>],
+pub(super) fn check_claims<A: Family>(
+    rules: &[Item<'_, SnatRule<A>>],
     uplinks: &[Item<'_, Uplink>],
     report: &mut Report<'_>,
 ) {
@@ -24,7 +24,7 @@ pub(super) fn check_claims(
         let SnatTarget::Pool { first, last } = rule.value.to else {
             continue;
         };
-        let count = u32::from(last) - u32::from(first) + 1;
+        let count = first.count_to(last);
         if count > LARGEST_POOL {
             let problem = format!(
                 "uplink {} cannot add {count} addresses to {}",

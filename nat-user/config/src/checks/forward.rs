@@ -1,11 +1,11 @@
 //! `[[forward]]` beside the other tables.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::collections::HashSet;
 
 use super::{index::Surroundings, target};
 use crate::{
     model::{
-        ForwardProtocol, ForwardRule, NatRule, PortRange, SnatRule, SnatTarget, Uplink,
+        Family, ForwardProtocol, ForwardRule, NatRule, PortRange, SnatRule, SnatTarget, Uplink,
         UplinkAddresses, UplinkId,
     },
     syntax::{Fault, Report},
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Warns about valid but probably unintended settings.
-pub(super) fn forward_doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
-    let rules = &around.parts.forwards;
+pub(super) fn forward_doubts<A: Family>(around: &Surroundings<'_, A>, report: &mut Report<'_>) {
+    let rules = around.forwards;
     let named_ssh: HashSet<_> = rules
         .iter()
         .filter(|rule| names_ssh(&rule.value))
@@ -25,7 +25,7 @@ pub(super) fn forward_doubts(around: &Surroundings<'_>, report: &mut Report<'_>)
         let faults = [
             target::doubt(&rule.section, &rule.value.to, around),
             foreign_address(rule, around),
-            kept_ssh(rule, &around.parts.uplinks, &named_ssh),
+            kept_ssh(rule, around.uplinks, &named_ssh),
             no_ports_left(rule, around),
         ];
         faults
@@ -35,31 +35,34 @@ pub(super) fn forward_doubts(around: &Surroundings<'_>, report: &mut Report<'_>)
     }
 }
 
-type Scope = (UplinkId, Option<Ipv4Addr>);
+type Scope<A> = (UplinkId, Option<A>);
 
-fn scope(rule: &Item<'_, ForwardRule>) -> Scope {
+fn scope<A: Family>(rule: &Item<'_, ForwardRule<A>>) -> Scope<A> {
     (rule.value.uplink, rule.value.address)
 }
 
 /// The external address is not a known address of the uplink.
-fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
+fn foreign_address<A: Family>(
+    rule: &Item<'_, ForwardRule<A>>,
+    around: &Surroundings<'_, A>,
+) -> Option<Fault> {
     let address = rule.value.address?;
-    let uplink = &around.parts.uplinks.get(rule.value.uplink.0)?.value;
-    let UplinkAddresses::Fixed(addresses) = &uplink.addresses else {
+    let uplink = &around.uplinks.get(rule.value.uplink.0)?.value;
+    let UplinkAddresses::Fixed(addresses) = A::of_uplink(uplink) else {
         return None;
     };
-    let in_pool = |snat: &Item<'_, SnatRule>| match snat.value.to {
+    let in_pool = |snat: &Item<'_, SnatRule<A>>| match snat.value.to {
         SnatTarget::Pool { first, last } => {
             snat.value.uplink == rule.value.uplink && (first..=last).contains(&address)
         }
         SnatTarget::Masquerade => false,
     };
-    let of_guest = |nat: &Item<'_, NatRule>| {
+    let of_guest = |nat: &Item<'_, NatRule<A>>| {
         nat.value.uplink == rule.value.uplink && nat.value.address == address
     };
     if addresses.contains(&address)
-        || around.parts.snat.iter().any(in_pool)
-        || around.parts.nats.iter().any(of_guest)
+        || around.snat.iter().any(in_pool)
+        || around.nats.iter().any(of_guest)
     {
         return None;
     }
@@ -72,8 +75,11 @@ fn foreign_address(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> O
 }
 
 /// The rule names every port by which guests could leave with the same address.
-fn no_ports_left(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Option<Fault> {
-    let leaves_nothing = |snat: &&Item<'_, SnatRule>| {
+fn no_ports_left<A: Family>(
+    rule: &Item<'_, ForwardRule<A>>,
+    around: &Surroundings<'_, A>,
+) -> Option<Fault> {
+    let leaves_nothing = |snat: &&Item<'_, SnatRule<A>>| {
         let ports = snat.value.ports;
         let mut named = rule.value.matches.ports.iter();
         let is_whole = named.any(|named| {
@@ -90,7 +96,7 @@ fn no_ports_left(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Opt
             });
         snat.value.uplink == rule.value.uplink && is_whole && is_same
     };
-    let snat = around.parts.snat.iter().find(leaves_nothing)?;
+    let snat = around.snat.iter().find(leaves_nothing)?;
     let problem = format!(
         "takes every port that snat {} could use on the same address",
         quote(&snat.value.name)
@@ -102,14 +108,11 @@ fn no_ports_left(rule: &Item<'_, ForwardRule>, around: &Surroundings<'_>) -> Opt
 }
 
 /// What masquerade uses, as far as the file tells.
-fn first_address(snat: &Item<'_, SnatRule>, around: &Surroundings<'_>) -> Option<Ipv4Addr> {
-    match &around
-        .parts
-        .uplinks
-        .get(snat.value.uplink.0)?
-        .value
-        .addresses
-    {
+fn first_address<A: Family>(
+    snat: &Item<'_, SnatRule<A>>,
+    around: &Surroundings<'_, A>,
+) -> Option<A> {
+    match A::of_uplink(&around.uplinks.get(snat.value.uplink.0)?.value) {
         UplinkAddresses::Fixed(addresses) => addresses.first().copied(),
         UplinkAddresses::Interface => None,
     }
@@ -118,7 +121,7 @@ fn first_address(snat: &Item<'_, SnatRule>, around: &Surroundings<'_>) -> Option
 /// Almost all ports of guests are at or above this one.
 const FIRST_FREE: u16 = 1024;
 
-fn names_ssh(rule: &ForwardRule) -> bool {
+fn names_ssh<A: Family>(rule: &ForwardRule<A>) -> bool {
     let single = PortRange {
         first: SSH.1,
         last: SSH.1,
@@ -133,17 +136,17 @@ fn names_ssh(rule: &ForwardRule) -> bool {
 
 /// The range of the rule includes tcp/22, which nevertheless stays with the host. No warning if
 /// `keep` is set.
-fn kept_ssh(
-    rule: &Item<'_, ForwardRule>,
+fn kept_ssh<A: Family>(
+    rule: &Item<'_, ForwardRule<A>>,
     uplinks: &[Item<'_, Uplink>],
-    named: &HashSet<Scope>,
+    named: &HashSet<Scope<A>>,
 ) -> Option<Fault> {
     let reason = takes_ssh(&rule.value)?;
     let uplink = uplinks.get(rule.value.uplink.0)?;
     let by_default = uplink.section.field("keep").is_none();
     // It is not known here whether the host holds an address that only the rule names; usually it
     // does not.
-    let own_address = match (&uplink.value.addresses, rule.value.address) {
+    let own_address = match (A::of_uplink(&uplink.value), rule.value.address) {
         (UplinkAddresses::Fixed(addresses), Some(address)) => addresses.contains(&address),
         (UplinkAddresses::Interface, Some(_)) => false,
         (_, None) => true,
@@ -171,7 +174,7 @@ fn kept_ssh(
 }
 
 /// The part of a rule that includes the host's ssh port without naming it.
-fn takes_ssh(rule: &ForwardRule) -> Option<String> {
+fn takes_ssh<A: Family>(rule: &ForwardRule<A>) -> Option<String> {
     let matches = &rule.matches;
     let all = matches.protocols.contains(&ForwardProtocol::All);
     let tcp = matches.protocols.contains(&SSH.0);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{Guest, Network, NetworkId, mac_text},
+    model::{Guest, GuestAddress, Network, NetworkId, mac_text},
     syntax::{Fault, Report},
     tables::Item,
     text::words::quote,
@@ -34,9 +34,9 @@ pub(super) fn check_guests(
             report.warn(guest.section.fault("port", &problem, remedy));
         }
     }
-    let address = |guest: &Guest| Vec::from_iter(guest.address.fixed());
+    let address = |guest: &Guest| fixed(&guest.address);
     report.errors(repeated(guests, "address", address, ToString::to_string));
-    let addresses6 = |guest: &Guest| guest.addresses6.clone();
+    let addresses6 = |guest: &Guest| fixed(&guest.addresses6);
     report.errors(repeated(guests, "address", addresses6, ToString::to_string));
     let in_network = |guest: &Guest| vec![(guest.network, guest.mac)];
     let shown = |(_, mac): &(NetworkId, [u8; 6])| mac_text(*mac);
@@ -54,17 +54,22 @@ fn network_of<'n>(
 }
 
 fn misplaced(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
-    let (address, name) = (guest.value.address.fixed()?, quote(&network.name));
-    let prefix = network.address.trunc();
-    let problem = if !prefix.contains(&address) {
+    let address = guest.value.address.as_ref()?.fixed()?;
+    let name = quote(&network.name);
+    let Some(own) = network.address else {
+        let problem = format!("{address} is not in network {name}, which has only IPv6");
+        let remedy = "write an IPv6 address, or add an IPv4 address to the network";
+        return Some(guest.section.fault("address", &problem, remedy));
+    };
+    let problem = if !own.contains(&address) {
         format!("{address} is not in network {name}")
-    } else if address == network.address.addr() {
+    } else if address == own.addr() {
         format!("{address} is the host's own address in network {name}")
     } else {
-        let what = values::reserved_in(network.address, address)?;
+        let what = values::reserved_in(own, address)?;
         format!("{address} is {what} in network {name}")
     };
-    let remedy = format!("write a guest's address in {prefix}");
+    let remedy = format!("write a guest's address in {}", own.trunc());
     Some(guest.section.fault("address", &problem, &remedy))
 }
 
@@ -89,7 +94,12 @@ fn misplaced6(guest: &Item<'_, Guest>, network: &Network) -> Option<Fault> {
         };
         Some(guest.section.fault("address", &problem, &remedy))
     };
-    guest.value.addresses6.iter().find_map(fault)
+    fixed(&guest.value.addresses6).iter().find_map(fault)
+}
+
+fn fixed<'g, A: Copy + 'g>(addresses: impl IntoIterator<Item = &'g GuestAddress<A>>) -> Vec<A> {
+    let addresses = addresses.into_iter();
+    addresses.filter_map(GuestAddress::fixed).collect()
 }
 
 /// The network has DHCP or DNS, which publish the name, but the name is not a valid host name.

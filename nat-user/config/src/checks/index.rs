@@ -3,49 +3,71 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    model::{Address, Network, Prefix as _, Route},
+    model::{Address, Family, ForwardRule, NatRule, Network, Prefix as _, Route, SnatRule, Uplink},
     tables::{Item, Parts},
 };
 
-/// The tables, and their addresses.
-pub(super) struct Surroundings<'c> {
-    pub(super) parts: &'c Parts<'c>,
-    pub(super) networks: NetworkIndex<'c>,
-    pub(super) routes: RouteIndex<'c, Ipv4Addr>,
-    pub(super) routes6: RouteIndex<'c, Ipv6Addr>,
+/// The tables of one family, and their addresses.
+pub(super) struct Surroundings<'c, A: Family> {
+    pub(super) uplinks: &'c [Item<'c, Uplink>],
+    pub(super) snat: &'c [Item<'c, SnatRule<A>>],
+    pub(super) forwards: &'c [Item<'c, ForwardRule<A>>],
+    pub(super) nats: &'c [Item<'c, NatRule<A>>],
+    pub(super) networks: NetworkIndex<'c, A>,
+    pub(super) routes: RouteIndex<'c, A>,
 }
 
-impl<'c> Surroundings<'c> {
-    pub(super) fn new(parts: &'c Parts<'c>) -> Self {
+impl<'c> Surroundings<'c, Ipv4Addr> {
+    pub(super) fn of_ipv4(parts: &'c Parts<'c>) -> Self {
         Self {
-            parts,
+            uplinks: &parts.uplinks,
+            snat: &parts.snat,
+            forwards: &parts.forwards,
+            nats: &parts.nats,
             networks: NetworkIndex::new(&parts.networks),
-            routes: RouteIndex::new(&parts.routes, |route| &route.addresses),
-            routes6: RouteIndex::new(&parts.routes, |route| &route.addresses6),
+            routes: RouteIndex::new(&parts.routes),
         }
     }
 }
 
-/// The networks, for a search by address.
-#[derive(Debug)]
-pub(super) struct NetworkIndex<'n> {
-    sorted: Vec<&'n Network>,
+impl<'c> Surroundings<'c, Ipv6Addr> {
+    pub(super) fn of_ipv6(parts: &'c Parts<'c>) -> Self {
+        Self {
+            uplinks: &parts.uplinks,
+            snat: &parts.snat6,
+            forwards: &parts.forwards6,
+            nats: &[],
+            networks: NetworkIndex::new(&parts.networks),
+            routes: RouteIndex::new(&parts.routes),
+        }
+    }
 }
 
-impl<'n> NetworkIndex<'n> {
-    /// Networks that overlap are an error anyway, so one of them is enough of an answer.
+/// The prefixes of networks, for a search by address.
+#[derive(Debug)]
+pub(super) struct NetworkIndex<'n, A: Address> {
+    sorted: Vec<(A::Prefix, &'n Network)>,
+}
+
+impl<'n, A: Family> NetworkIndex<'n, A> {
+    /// Prefixes that overlap are an error anyway, so one of them is enough of an answer.
     pub(super) fn new(networks: &'n [Item<'_, Network>]) -> Self {
-        let mut sorted: Vec<_> = networks.iter().map(|network| &network.value).collect();
-        sorted.sort_by_key(|network| network.address.network());
+        let all = networks.iter().flat_map(|network| {
+            let own = A::of_network(&network.value).iter();
+            own.map(|own| (*own, &network.value))
+        });
+        let mut sorted: Vec<_> = all.collect();
+        sorted.sort_by_key(|(own, _)| own.network());
         Self { sorted }
     }
 
-    pub(super) fn find(&self, address: Ipv4Addr) -> Option<&'n Network> {
+    /// The network of an address, and the host's own address beside it.
+    pub(super) fn find(&self, address: A) -> Option<(A::Prefix, &'n Network)> {
         let after = self
             .sorted
-            .partition_point(|network| network.address.network() <= address);
-        let network = self.sorted[..after].last()?;
-        network.address.contains(&address).then_some(*network)
+            .partition_point(|(own, _)| own.network() <= address);
+        let (own, network) = self.sorted[..after].last()?;
+        own.holds(address).then_some((*own, *network))
     }
 }
 
@@ -59,14 +81,10 @@ pub(super) struct RouteIndex<'r, A: Address> {
     sorted: Vec<Routed<'r, A>>,
 }
 
-impl<'r, A: Address> RouteIndex<'r, A> {
-    /// `addresses` are those of a route.
-    pub(super) fn new(
-        routes: &'r [Item<'r, Route>],
-        addresses: impl Fn(&'r Route) -> &'r [A::Prefix],
-    ) -> Self {
+impl<'r, A: Family> RouteIndex<'r, A> {
+    pub(super) fn new(routes: &'r [Item<'r, Route>]) -> Self {
         let all = routes.iter().flat_map(|route| {
-            let prefixes = addresses(&route.value).iter();
+            let prefixes = A::of_route(&route.value).iter();
             prefixes.map(move |prefix| (*prefix, route))
         });
         let mut sorted: Vec<_> = all.collect();

@@ -3,6 +3,7 @@
 mod claim;
 mod forward;
 mod guest;
+mod half;
 mod index;
 mod nat;
 mod network;
@@ -12,23 +13,38 @@ mod shadow;
 mod snat;
 mod target;
 
-use self::index::Surroundings;
+use std::net::Ipv4Addr;
+
+use self::{index::Surroundings, target::Reserved};
 use crate::{syntax::Report, tables::Parts};
 
 /// Reports what contradicts something else, and warns of what is valid but probably unintended.
 pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
-    let around = Surroundings::new(parts);
+    let of_ipv4: Surroundings<'_, Ipv4Addr> = Surroundings::of_ipv4(parts);
+    let of_ipv6 = Surroundings::of_ipv6(parts);
     network::check_prefixes(&parts.networks, report);
+    network::check_links(&of_ipv6, report);
     network::published(parts, report);
     guest::check_guests(&parts.guests, &parts.networks, report);
-    target::check_targets(&around, report);
-    nat::check_nats(&around, report);
+    nat::check_nats(&of_ipv4, report);
     nat::check_prefixes(&parts.prefixes, report);
     policy::check_policies(&parts.policies, report);
-    shadow::check_shadows(&parts.forwards, &parts.uplinks, report);
-    claim::check_claims(&parts.snat, &parts.uplinks, report);
-    snat::shadowed(&parts.snat, &parts.networks, report);
-    route::check_routes(&around, report);
-    forward::forward_doubts(&around, report);
-    nat::nat_doubts(&around, report);
+    check_family(&of_ipv4, parts, report);
+    check_family(&of_ipv6, parts, report);
+    route::check_gateways(&of_ipv4.routes, report);
+    nat::nat_doubts(&of_ipv4, report);
+}
+
+/// What both families have.
+fn check_family<A: Reserved>(
+    around: &Surroundings<'_, A>,
+    parts: &Parts<'_>,
+    report: &mut Report<'_>,
+) {
+    target::check_targets(around, report);
+    shadow::check_shadows(around.forwards, around.uplinks, report);
+    claim::check_claims(around.snat, around.uplinks, report);
+    snat::shadowed(around.snat, &parts.networks, report);
+    route::check_routes(around, &parts.networks, report);
+    forward::forward_doubts(around, report);
 }

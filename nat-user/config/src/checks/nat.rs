@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// Refuses rules that are not one to one, and external addresses that are inside.
-pub(super) fn check_nats(around: &Surroundings<'_>, report: &mut Report<'_>) {
-    let rules = &around.parts.nats;
+pub(super) fn check_nats(around: &Surroundings<'_, Ipv4Addr>, report: &mut Report<'_>) {
+    let rules = around.nats;
     for (rule, before) in repeated(rules, |rule| rule.address) {
         let problem = format!(
             "{} already belongs to the guest of {}",
@@ -41,7 +41,7 @@ pub(super) fn check_nats(around: &Surroundings<'_>, report: &mut Report<'_>) {
         report.error(fault.see(before.section.at));
     }
     for rule in rules {
-        if let Some(network) = around.networks.find(rule.value.address) {
+        if let Some((_, network)) = around.networks.find(rule.value.address) {
             let (address, name) = (rule.value.address, quote(&network.name));
             let problem = format!("{address} is an inside address, in network {name}");
             let remedy = "write the guest's external address";
@@ -97,8 +97,8 @@ fn repeated<'r, 'a, K: Eq + Hash>(
 }
 
 /// Warns about valid but probably unintended settings.
-pub(super) fn nat_doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
-    for rule in &around.parts.nats {
+pub(super) fn nat_doubts(around: &Surroundings<'_, Ipv4Addr>, report: &mut Report<'_>) {
+    for rule in around.nats {
         let (section, to) = (&rule.section, &rule.value.to);
         let faults = [
             target::doubt(section, to, around),
@@ -113,7 +113,7 @@ pub(super) fn nat_doubts(around: &Surroundings<'_>, report: &mut Report<'_>) {
 
 /// A `[[snat]]` rule also uses the address for other guests, but every port there belongs to this
 /// guest.
-fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Fault> {
+fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_, Ipv4Addr>) -> Option<Fault> {
     let address = rule.value.address;
     let holds = |snat: &&Item<'_, SnatRule>| {
         snat.value.uplink == rule.value.uplink
@@ -122,7 +122,7 @@ fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option
                 SnatTarget::Masquerade => masqueraded(rule, around) == Some(address),
             }
     };
-    let snat = around.parts.snat.iter().find(holds)?;
+    let snat = around.snat.iter().find(holds)?;
     let name = quote(&snat.value.name);
     let problem = format!("snat {name} also uses {address}, but has no port there");
     let remedy = "write an address that only this guest uses";
@@ -134,14 +134,8 @@ fn shared_address(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option
 }
 
 /// What masquerade uses at the rule's uplink, as far as the file tells.
-fn masqueraded(rule: &Item<'_, NatRule>, around: &Surroundings<'_>) -> Option<Ipv4Addr> {
-    match &around
-        .parts
-        .uplinks
-        .get(rule.value.uplink.0)?
-        .value
-        .addresses
-    {
+fn masqueraded(rule: &Item<'_, NatRule>, around: &Surroundings<'_, Ipv4Addr>) -> Option<Ipv4Addr> {
+    match &around.uplinks.get(rule.value.uplink.0)?.value.addresses {
         UplinkAddresses::Fixed(addresses) => addresses.first().copied(),
         UplinkAddresses::Interface => None,
     }

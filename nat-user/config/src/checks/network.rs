@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::index::{Written, overlaps};
+use super::index::{Surroundings, Written, overlaps};
 use crate::{
-    model::{Action, Address, Network, Prefix as _},
+    model::{Action, Address, Family, Network, Prefix as _, UplinkAddresses, UplinkId},
     syntax::{Fault, Report},
     tables::{Item, Parts},
     text::words::quote,
@@ -12,16 +12,41 @@ use crate::{
 
 /// Networks must not share addresses: a guest is found by its address alone.
 pub(super) fn check_prefixes(networks: &[Item<'_, Network>], report: &mut Report<'_>) {
-    let of_ipv4 = networks.iter();
-    let of_ipv4 = of_ipv4.map(|network| (network.value.address, network));
-    let pairs = overlaps::<Ipv4Addr, _>(of_ipv4.collect());
-    report.errors(pairs.into_iter().map(overlap::<Ipv4Addr>));
-    let of_ipv6 = networks.iter().flat_map(|network| {
-        let prefixes = network.value.addresses6.iter();
-        prefixes.map(move |prefix| (*prefix, network))
+    check_family::<Ipv4Addr>(networks, report);
+    check_family::<Ipv6Addr>(networks, report);
+}
+
+fn check_family<A: Family>(networks: &[Item<'_, Network>], report: &mut Report<'_>) {
+    let prefixes = networks.iter().flat_map(|network| {
+        let own = A::of_network(&network.value).iter();
+        own.map(move |own| (*own, network))
     });
-    let pairs = overlaps::<Ipv6Addr, _>(of_ipv6.collect());
-    report.errors(pairs.into_iter().map(overlap::<Ipv6Addr>));
+    let pairs = overlaps::<A, _>(prefixes.collect());
+    report.errors(pairs.into_iter().map(overlap::<A>));
+}
+
+/// Refuses IPv6 prefixes of networks in which an uplink has an address, unless the network says
+/// that its guests are on that uplink's link.
+pub(super) fn check_links(around: &Surroundings<'_, Ipv6Addr>, report: &mut Report<'_>) {
+    let uplinks = around.uplinks.iter().zip((0..).map(UplinkId));
+    for (uplink, id) in uplinks {
+        let UplinkAddresses::Fixed(own) = &uplink.value.addresses6 else {
+            continue;
+        };
+        let shared = own.iter().find_map(|address| {
+            let (prefix, network) = around.networks.find(*address)?;
+            (network.ndp != Some(id)).then_some((address, prefix.trunc(), network))
+        });
+        if let Some((address, prefix, network)) = shared {
+            let (uplink_name, name) = (&uplink.value.name, quote(&network.name));
+            let problem = format!("{address} is in {prefix} of network {name}");
+            let remedy = format!(
+                "write ndp = \"{uplink_name}\" in the network if the provider has the prefix on \
+                 this link; otherwise give the network another prefix"
+            );
+            report.error(uplink.section.fault("addresses", &problem, &remedy));
+        }
+    }
 }
 
 fn overlap<A: Address>([(before, first), (prefix, second)]: [Written<'_, A, Network>; 2]) -> Fault {

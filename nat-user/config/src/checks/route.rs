@@ -4,23 +4,44 @@ use std::{fmt::Display, net::Ipv4Addr};
 
 use super::index::{RouteIndex, Routed, Surroundings};
 use crate::{
-    model::{Address, Network, Route, SnatRule, SnatSource, SnatTarget, Uplink, UplinkAddresses},
+    model::{
+        Family, Network, Prefix as _, Route, SnatRule, SnatSource, SnatTarget, Uplink,
+        UplinkAddresses,
+    },
     syntax::{Fault, Report, Section},
     tables::Item,
     text::words::quote,
 };
 
 /// Refuses addresses with two owners: each belongs to exactly one guest.
-pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
-    let (parts, routes) = (around.parts, &around.routes);
-    let networks = || parts.networks.iter();
-    let of_ipv4 = networks().map(|network| (network.value.address.trunc(), network));
-    check_family(routes, of_ipv4, report);
-    let of_ipv6 = networks().flat_map(|network| {
-        let prefixes = network.value.addresses6.iter();
-        prefixes.map(move |prefix| (prefix.trunc(), network))
-    });
-    check_family(&around.routes6, of_ipv6, report);
+pub(super) fn check_routes<A: Family>(
+    around: &Surroundings<'_, A>,
+    networks: &[Item<'_, Network>],
+    report: &mut Report<'_>,
+) {
+    let routes = &around.routes;
+    check_family(routes, networks, report);
+    for uplink in around.uplinks {
+        report.errors(taken_by_uplink(uplink, routes));
+    }
+    let nats = around.nats.iter();
+    let nats = nats.map(|rule| (&rule.section, Some(rule.value.address)));
+    let forwards = around.forwards.iter();
+    let forwards = forwards.map(|rule| (&rule.section, rule.value.address));
+    for (section, address) in nats.chain(forwards) {
+        let routed = address.and_then(|address| Some((address, routes.find(address)?)));
+        report.errors(routed.map(|routed| taken(section, "address", routed)));
+    }
+    for rule in around.snat {
+        report.errors(pool_fault(rule, routes));
+        if let Some(fault) = shadowed(rule, routes) {
+            report.warn(fault);
+        }
+    }
+}
+
+/// Refuses gateways that are guests' addresses.
+pub(super) fn check_gateways(routes: &RouteIndex<'_, Ipv4Addr>, report: &mut Report<'_>) {
     for route in routes.items() {
         if let Some(gateway) = route.value.gateway
             && routes.find(gateway).is_some()
@@ -30,39 +51,20 @@ pub(super) fn check_routes(around: &Surroundings<'_>, report: &mut Report<'_>) {
             report.error(route.section.fault("gateway", &problem, remedy));
         }
     }
-    for uplink in &parts.uplinks {
-        let Uplink {
-            addresses,
-            addresses6,
-            ..
-        } = &uplink.value;
-        report.errors(taken_by_uplink(uplink, addresses, routes));
-        report.errors(taken_by_uplink(uplink, addresses6, &around.routes6));
-    }
-    let nats = parts.nats.iter();
-    let nats = nats.map(|rule| (&rule.section, Some(rule.value.address)));
-    let forwards = parts.forwards.iter();
-    let forwards = forwards.map(|rule| (&rule.section, rule.value.address));
-    for (section, address) in nats.chain(forwards) {
-        let routed = address.and_then(|address| Some((address, routes.find(address)?)));
-        report.errors(routed.map(|routed| taken(section, "address", routed)));
-    }
-    for rule in &parts.snat {
-        report.errors(pool_fault(rule, routes));
-        if let Some(fault) = shadowed(rule, routes) {
-            report.warn(fault);
-        }
-    }
 }
 
 /// The routes of one family, beside each other and beside the networks' prefixes.
-fn check_family<'n, A: Address>(
+fn check_family<A: Family>(
     routes: &RouteIndex<'_, A>,
-    networks: impl Iterator<Item = (A::Prefix, &'n Item<'n, Network>)>,
+    networks: &[Item<'_, Network>],
     report: &mut Report<'_>,
 ) {
     report.errors(routes.overlaps().into_iter().map(overlap::<A>));
-    for (prefix, network) in networks {
+    let prefixes = networks.iter().flat_map(|network| {
+        let own = A::of_network(&network.value).iter();
+        own.map(move |own| (own.trunc(), network))
+    });
+    for (prefix, network) in prefixes {
         for (routed, route) in routes.overlapping(prefix) {
             let name = quote(&network.value.name);
             let problem = format!("{routed} overlaps {prefix} of network {name}");
@@ -75,12 +77,11 @@ fn check_family<'n, A: Address>(
 }
 
 /// The first address of an uplink that belongs to a routed guest.
-fn taken_by_uplink<A: Address>(
+fn taken_by_uplink<A: Family>(
     uplink: &Item<'_, Uplink>,
-    addresses: &UplinkAddresses<A>,
     routes: &RouteIndex<'_, A>,
 ) -> Option<Fault> {
-    let UplinkAddresses::Fixed(addresses) = addresses else {
+    let UplinkAddresses::Fixed(addresses) = A::of_uplink(&uplink.value) else {
         return None;
     };
     let routed = addresses
@@ -102,7 +103,10 @@ fn taken(
     fault.see(route.section.at)
 }
 
-fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> Option<Fault> {
+fn pool_fault<A: Family>(
+    rule: &Item<'_, SnatRule<A>>,
+    routes: &RouteIndex<'_, A>,
+) -> Option<Fault> {
     let SnatTarget::Pool { first, last } = rule.value.to else {
         return None;
     };
@@ -112,12 +116,12 @@ fn pool_fault(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> O
 }
 
 /// Packets from routed addresses are never translated.
-fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> Option<Fault> {
+fn shadowed<A: Family>(rule: &Item<'_, SnatRule<A>>, routes: &RouteIndex<'_, A>) -> Option<Fault> {
     let SnatSource::Prefix(prefix) = rule.value.source else {
         return None;
     };
     let (routed, route) = routes.holding(prefix.network())?;
-    if !routed.contains(&prefix) {
+    if !routed.covers(&prefix) {
         return None;
     }
     let name = quote(&route.value.name);
@@ -127,7 +131,7 @@ fn shadowed(rule: &Item<'_, SnatRule>, routes: &RouteIndex<'_, Ipv4Addr>) -> Opt
     Some(fault.see(route.section.at))
 }
 
-fn overlap<A: Address>([(before, first), (prefix, second)]: [Routed<'_, A>; 2]) -> Fault {
+fn overlap<A: Family>([(before, first), (prefix, second)]: [Routed<'_, A>; 2]) -> Fault {
     let name = quote(&first.value.name);
     let problem = format!("{prefix} overlaps {before} of route {name}");
     let remedy = "route each address once, to one network";

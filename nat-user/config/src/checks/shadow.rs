@@ -3,24 +3,24 @@
 //! One pass over the rules in order. Per uplink, address and protocol, it stores the taken ports as
 //! disjoint ranges, so a rule costs one lookup, however many rules are before it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, HashMap};
+
+use super::half::never;
 
 use crate::{
     model::{
-        ForwardMatch, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses, UplinkId,
+        Family, ForwardMatch, ForwardProtocol, ForwardRule, PortRange, Uplink, UplinkAddresses,
+        UplinkId,
     },
     syntax::{Fault, Report},
     tables::Item,
     text::words::quote,
 };
 
-type Rule<'r> = Item<'r, ForwardRule>;
+type Rule<'r, A> = Item<'r, ForwardRule<A>>;
 
 /// The taken ports on one address of an uplink, or on all of them (`None`).
-type Scope = (UplinkId, Option<Ipv4Addr>);
+type Scope<A> = (UplinkId, Option<A>);
 
 const EVERY_PORT: PortRange = PortRange {
     first: 1,
@@ -28,12 +28,15 @@ const EVERY_PORT: PortRange = PortRange {
 };
 
 /// Refuses rules that are written twice, and warns of others that can never match.
-pub(super) fn check_shadows(
-    rules: &[Rule<'_>],
+pub(super) fn check_shadows<A: Family>(
+    rules: &[Rule<'_, A>],
     uplinks: &[Item<'_, Uplink>],
     report: &mut Report<'_>,
 ) {
-    let mut written = Written::default();
+    let mut written = Written {
+        by_ports: HashMap::new(),
+        count: 0,
+    };
     let mut taken = Taken::new(uplinks);
     for (index, rule) in rules.iter().enumerate() {
         let parts = parts(&rule.value);
@@ -51,7 +54,11 @@ pub(super) fn check_shadows(
     }
 }
 
-fn twice(rule: &Rule<'_>, before: &Rule<'_>, uplinks: &[Item<'_, Uplink>]) -> Fault {
+fn twice<A: Family>(
+    rule: &Rule<'_, A>,
+    before: &Rule<'_, A>,
+    uplinks: &[Item<'_, Uplink>],
+) -> Fault {
     let ForwardMatch { protocols, ports } = &rule.value.matches;
     let protocols: Vec<_> = protocols.iter().map(|protocol| word(*protocol)).collect();
     let protocols = protocols.join(" and ");
@@ -85,9 +92,10 @@ fn word(protocol: ForwardProtocol) -> &'static str {
     }
 }
 
-fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
+fn shadowed<A: Family>(rule: &Rule<'_, A>, before: &Rule<'_, A>) -> Fault {
     let name = quote(&before.value.name);
-    let problem = format!("can never match: shadowed by earlier rules, beginning with {name}");
+    let what = never::<A>(rule.is_half);
+    let problem = format!("{what}: shadowed by earlier rules, beginning with {name}");
     let remedy = "put it before them, or remove it";
     rule.section
         .fault_here("", &problem, remedy)
@@ -95,7 +103,7 @@ fn shadowed(rule: &Rule<'_>, before: &Rule<'_>) -> Fault {
 }
 
 /// An exception comes first and lies within a later range. Any other overlap is probably a mistake.
-fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
+fn overlapping<A: Family>(rule: &Rule<'_, A>, before: &Rule<'_, A>, common: PortRange) -> Fault {
     let name = quote(&before.value.name);
     let problem = format!(
         "shares ports {common} with {name}, which comes first and takes them; neither range \
@@ -108,15 +116,14 @@ fn overlapping(rule: &Rule<'_>, before: &Rule<'_>, common: PortRange) -> Fault {
 }
 
 /// The rules so far, by their text.
-#[derive(Default)]
-struct Written<'r> {
-    by_ports: HashMap<(Scope, Vec<PortRange>), Vec<&'r Rule<'r>>>,
+struct Written<'r, A: Family> {
+    by_ports: HashMap<(Scope<A>, Vec<PortRange>), Vec<&'r Rule<'r, A>>>,
     /// How many of the rules are in it.
     count: usize,
 }
 
-impl<'r> Written<'r> {
-    fn key(rule: &Rule<'_>, address: Option<Ipv4Addr>) -> (Scope, Vec<PortRange>) {
+impl<'r, A: Family> Written<'r, A> {
+    fn key(rule: &Rule<'_, A>, address: Option<A>) -> (Scope<A>, Vec<PortRange>) {
         let ports = rule.value.matches.ports.iter();
         let mut ranges: Vec<_> = ports.map(|ports| ports.external).collect();
         ranges.sort_unstable();
@@ -124,9 +131,9 @@ impl<'r> Written<'r> {
     }
 
     /// An earlier rule with the same ports whose protocols and address contain those of `rule`.
-    fn same(&self, rule: &Rule<'_>) -> Option<&'r Rule<'r>> {
+    fn same(&self, rule: &Rule<'_, A>) -> Option<&'r Rule<'r, A>> {
         let protocols = &rule.value.matches.protocols;
-        let contains = |before: &&&'r Rule<'r>| {
+        let contains = |before: &&&'r Rule<'r, A>| {
             protocols
                 .iter()
                 .all(|one| before.value.matches.protocols.contains(one))
@@ -141,7 +148,7 @@ impl<'r> Written<'r> {
     }
 
     /// Adds those of the first `end` rules that are still missing.
-    fn add_up_to(&mut self, rules: &'r [Rule<'r>], end: usize) {
+    fn add_up_to(&mut self, rules: &'r [Rule<'r, A>], end: usize) {
         for rule in &rules[self.count..end] {
             let key = Self::key(rule, rule.value.address);
             self.by_ports.entry(key).or_default().push(rule);
@@ -159,7 +166,7 @@ enum Part {
     Other,
 }
 
-fn parts(rule: &ForwardRule) -> Vec<Part> {
+fn parts<A: Family>(rule: &ForwardRule<A>) -> Vec<Part> {
     let mut parts = Vec::new();
     for protocol in &rule.matches.protocols {
         match protocol {
@@ -183,9 +190,9 @@ fn parts(rule: &ForwardRule) -> Vec<Part> {
 }
 
 /// What the rules so far take. A rule is identified by its index.
-struct Taken<'u> {
+struct Taken<'u, A> {
     uplinks: &'u [Item<'u, Uplink>],
-    scopes: BTreeMap<Scope, Protocols>,
+    scopes: BTreeMap<Scope<A>, Protocols>,
 }
 
 #[derive(Default)]
@@ -196,7 +203,7 @@ struct Protocols {
     other: Option<usize>,
 }
 
-impl<'u> Taken<'u> {
+impl<'u, A: Family> Taken<'u, A> {
     fn new(uplinks: &'u [Item<'u, Uplink>]) -> Self {
         Self {
             uplinks,
@@ -204,7 +211,7 @@ impl<'u> Taken<'u> {
         }
     }
 
-    fn add(&mut self, rule: &ForwardRule, parts: &[Part], index: usize) {
+    fn add(&mut self, rule: &ForwardRule<A>, parts: &[Part], index: usize) {
         let taken = self.scopes.entry((rule.uplink, rule.address)).or_default();
         for part in parts {
             match *part {
@@ -217,12 +224,12 @@ impl<'u> Taken<'u> {
     }
 
     /// If earlier rules take all `parts` of `rule`: one of them.
-    fn owner_of_all(&self, rule: &ForwardRule, parts: &[Part]) -> Option<usize> {
+    fn owner_of_all(&self, rule: &ForwardRule<A>, parts: &[Part]) -> Option<usize> {
         if let Some(owner) = self.owner_at(rule, rule.address, parts) {
             return Some(owner);
         }
         // A rule about every address is also covered by rules about each of them.
-        let UplinkAddresses::Fixed(addresses) = &self.uplink(rule)?.addresses else {
+        let UplinkAddresses::Fixed(addresses) = A::of_uplink(self.uplink(rule)?) else {
             return None;
         };
         if rule.address.is_some() {
@@ -236,7 +243,7 @@ impl<'u> Taken<'u> {
 
     /// Ports at one end of a range of `rule` that an earlier rule has, with others beyond that end,
     /// and that rule.
-    fn cut_off(&self, rule: &ForwardRule, parts: &[Part]) -> Option<(PortRange, usize)> {
+    fn cut_off(&self, rule: &ForwardRule<A>, parts: &[Part]) -> Option<(PortRange, usize)> {
         let of_all = self.scopes.get(&(rule.uplink, None));
         let of_one = rule
             .address
@@ -252,17 +259,12 @@ impl<'u> Taken<'u> {
         found.next()
     }
 
-    fn uplink(&self, rule: &ForwardRule) -> Option<&'u Uplink> {
+    fn uplink(&self, rule: &ForwardRule<A>) -> Option<&'u Uplink> {
         Some(&self.uplinks.get(rule.uplink.0)?.value)
     }
 
     /// The same for one address.
-    fn owner_at(
-        &self,
-        rule: &ForwardRule,
-        address: Option<Ipv4Addr>,
-        parts: &[Part],
-    ) -> Option<usize> {
+    fn owner_at(&self, rule: &ForwardRule<A>, address: Option<A>, parts: &[Part]) -> Option<usize> {
         let of_all = self.scopes.get(&(rule.uplink, None));
         let of_one = address.and_then(|_| self.scopes.get(&(rule.uplink, address)));
         let sets: Vec<_> = [of_all, of_one].into_iter().flatten().collect();

@@ -2,38 +2,46 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ipnet::Ipv4Net;
-
+use super::half::never;
 use crate::{
-    model::{Network, NetworkId, SnatRule, SnatSource, UplinkId},
+    model::{Family, Network, NetworkId, Prefix as _, SnatRule, SnatSource, UplinkId},
     syntax::Report,
     tables::Item,
     text::words::quote,
 };
 
 /// Warns of rules that can never match, because an earlier one takes every packet.
-pub(super) fn shadowed(
-    rules: &[Item<'_, SnatRule>],
+pub(super) fn shadowed<A: Family>(
+    rules: &[Item<'_, SnatRule<A>>],
     networks: &[Item<'_, Network>],
     report: &mut Report<'_>,
 ) {
     let mut earlier = Earlier::default();
     for rule in rules {
-        let prefix = match rule.value.source {
-            SnatSource::Prefix(prefix) => Some(prefix),
-            SnatSource::Network(NetworkId(id)) => networks
-                .get(id)
-                .map(|network| network.value.address.trunc()),
+        let prefixes = match rule.value.source {
+            SnatSource::Prefix(prefix) => vec![prefix],
+            SnatSource::Network(NetworkId(id)) => {
+                let network = networks.get(id);
+                network.map_or_else(Vec::new, |network| A::translated(&network.value))
+            }
         };
-        let before = earlier.covering(&rule.value, prefix).or_else(|| {
+        let taken = prefixes.iter().map(|prefix| {
             let around = networks.iter().zip((0..).map(NetworkId));
             let mut around = around.filter(|(network, _)| {
-                prefix.is_some_and(|prefix| network.value.address.contains(&prefix))
+                let own = A::translated(&network.value);
+                own.iter().any(|own| own.covers(prefix))
             });
-            around.find_map(|(_, id)| earlier.of_network(&rule.value, id))
+            let by_prefix = earlier.covering(&rule.value, *prefix);
+            by_prefix.or_else(|| around.find_map(|(_, id)| earlier.of_network(&rule.value, id)))
         });
+        let taken: Option<Vec<_>> = taken.collect();
+        let before = taken.and_then(|taken| taken.first().copied());
         if let Some(before) = before {
-            let problem = format!("can never match: shadowed by {}", quote(&before.value.name));
+            let problem = format!(
+                "{}: shadowed by {}",
+                never::<A>(rule.is_half),
+                quote(&before.value.name)
+            );
             let remedy = "put it before that rule, or remove it";
             report.warn(
                 rule.section
@@ -47,16 +55,25 @@ pub(super) fn shadowed(
 }
 
 /// The rules so far, by what they match.
-#[derive(Default)]
-struct Earlier<'r> {
-    by_network: HashMap<(UplinkId, NetworkId), Vec<&'r Item<'r, SnatRule>>>,
-    by_prefix: HashMap<(UplinkId, Ipv4Net), Vec<&'r Item<'r, SnatRule>>>,
+struct Earlier<'r, A: Family> {
+    by_network: HashMap<(UplinkId, NetworkId), Vec<&'r Item<'r, SnatRule<A>>>>,
+    by_prefix: HashMap<(UplinkId, A::Prefix), Vec<&'r Item<'r, SnatRule<A>>>>,
     /// The existing prefix lengths, so that others need no lookup.
     lengths: BTreeSet<u8>,
 }
 
-impl<'r> Earlier<'r> {
-    fn add(&mut self, rule: &'r Item<'r, SnatRule>) {
+impl<A: Family> Default for Earlier<'_, A> {
+    fn default() -> Self {
+        Self {
+            by_network: HashMap::new(),
+            by_prefix: HashMap::new(),
+            lengths: BTreeSet::new(),
+        }
+    }
+}
+
+impl<'r, A: Family> Earlier<'r, A> {
+    fn add(&mut self, rule: &'r Item<'r, SnatRule<A>>) {
         let uplink = rule.value.uplink;
         match rule.value.source {
             SnatSource::Network(id) => self.by_network.entry((uplink, id)).or_default().push(rule),
@@ -71,27 +88,26 @@ impl<'r> Earlier<'r> {
     }
 
     /// A rule for a whole network that takes what `rule` would match of it.
-    fn of_network(&self, rule: &SnatRule, id: NetworkId) -> Option<&'r Item<'r, SnatRule>> {
+    fn of_network(&self, rule: &SnatRule<A>, id: NetworkId) -> Option<&'r Item<'r, SnatRule<A>>> {
         let rules = self.by_network.get(&(rule.uplink, id))?;
-        let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
+        let covers = |before: &&&'r Item<'r, SnatRule<A>>| excludes_no_more(&before.value, rule);
         rules.iter().find(covers).copied()
     }
 
     /// A rule that takes all that `rule`, whose sources are within `prefix`, would match.
-    fn covering(&self, rule: &SnatRule, prefix: Option<Ipv4Net>) -> Option<&'r Item<'r, SnatRule>> {
-        let covers = |before: &&&'r Item<'r, SnatRule>| excludes_no_more(&before.value, rule);
-        let prefix = prefix?;
+    fn covering(&self, rule: &SnatRule<A>, prefix: A::Prefix) -> Option<&'r Item<'r, SnatRule<A>>> {
+        let covers = |before: &&&'r Item<'r, SnatRule<A>>| excludes_no_more(&before.value, rule);
         let lengths = self.lengths.range(..=prefix.prefix_len());
-        let wider = lengths.filter_map(|length| Ipv4Net::new(prefix.addr(), *length).ok());
-        let mut rules = wider.filter_map(|wider| self.by_prefix.get(&(rule.uplink, wider.trunc())));
+        let wider = lengths.filter_map(|length| prefix.widened(*length));
+        let mut rules = wider.filter_map(|wider| self.by_prefix.get(&(rule.uplink, wider)));
         rules.find_map(|rules| rules.iter().find(covers)).copied()
     }
 }
 
 /// Whether `rule` also excludes everything that `before` excludes.
-fn excludes_no_more(before: &SnatRule, rule: &SnatRule) -> bool {
+fn excludes_no_more<A: Family>(before: &SnatRule<A>, rule: &SnatRule<A>) -> bool {
     before
         .exclude
         .iter()
-        .all(|prefix| rule.exclude.iter().any(|wider| wider.contains(prefix)))
+        .all(|prefix| rule.exclude.iter().any(|wider| wider.covers(prefix)))
 }

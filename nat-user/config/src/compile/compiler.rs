@@ -3,14 +3,14 @@
 use std::net::Ipv4Addr;
 
 use super::{
-    family::Family,
+    family::WireFamily,
     ranges::ForwardedRange,
     ruleset::{Environment, Numbering, Ruleset},
 };
 use crate::model::{Config, NetworkId, Prefix, Route, UplinkAddresses, UplinkId};
 
 /// The state of one family.
-pub(super) struct Compiler<'a, A: Family = Ipv4Addr> {
+pub(super) struct Compiler<'a, A: WireFamily = Ipv4Addr> {
     pub(super) config: &'a Config,
     pub(super) environment: &'a Environment<A>,
     /// The uplinks' numbers.
@@ -18,11 +18,11 @@ pub(super) struct Compiler<'a, A: Family = Ipv4Addr> {
     /// The networks' numbers.
     pub(super) networks: Vec<u16>,
     /// The forwards, for the reverse direction.
-    pub(super) ranges: Vec<ForwardedRange>,
+    pub(super) ranges: Vec<ForwardedRange<A>>,
     pub(super) ruleset: Ruleset<A::Wire>,
 }
 
-impl<'a, A: Family> Compiler<'a, A> {
+impl<'a, A: WireFamily> Compiler<'a, A> {
     pub(super) fn new(
         config: &'a Config,
         environment: &'a Environment<A>,

@@ -1,20 +1,17 @@
-//! What differs between the families: where the configuration has their addresses, and their form
-//! in the tables.
+//! What differs between the families in the tables.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use nat_common::wire::{
     address::{Addr4, Addr6},
     protocol::{ICMP, ICMPV6},
 };
 
-use crate::model::{
-    Action, Address, Config, Guest, Inbound, Network, PolicyRule, Route, SnatSource, Uplink,
-    UplinkAddresses, UplinkId,
-};
+use crate::model::{Family, Prefix};
 
 /// A family for which rules are compiled.
-pub(super) trait Family: Address {
+pub(super) trait WireFamily: Family {
     /// The address in the tables.
     type Wire: nat_common::wire::address::Address + Ord;
 
@@ -22,139 +19,63 @@ pub(super) trait Family: Address {
     const ICMP: u8;
     /// The UDP port of its DHCP servers.
     const DHCP: u16;
+    /// Addresses that are inside addresses if they are behind a network: a rule that hides the
+    /// network hides them, unless another rule does.
+    const PRIVATE: &'static [Self::Prefix];
 
     /// The address in the tables.
     fn wire(self) -> Self::Wire;
 
-    /// The external addresses of an uplink.
-    fn of_uplink(uplink: &Uplink) -> &UplinkAddresses<Self>;
-    /// The host's addresses in a network, with its prefixes.
-    fn of_network(network: &Network) -> &[Self::Prefix];
-    /// A guest's addresses.
-    fn of_guest(guest: &Guest) -> Vec<Self>;
-    /// The addresses of a route.
-    fn of_route(route: &Route) -> &[Self::Prefix];
-    /// The policies.
-    fn policies(config: &Config) -> &[PolicyRule<Self>];
-    /// What may be opened from uplinks by default.
-    fn inbound(inbound: Inbound) -> Action;
-    /// The external addresses that uplinks and rules name, except those of guests without a lease.
-    fn named(config: &Config) -> Vec<(Self, UplinkId)>;
-    /// Further inside addresses: prefixes that source translation names, and guests to which other
-    /// rules translate.
-    fn translated(config: &Config) -> Translated<Self>;
+    /// The one of an uplink's own addresses that masquerade uses.
+    fn first_of(own: &[Self]) -> Option<Self>;
 }
 
-/// Inside addresses of rules that translate.
-pub(super) struct Translated<A: Address> {
-    /// Sources of `[[snat]]`.
-    pub sources: Vec<A::Prefix>,
-    /// Guests of `[[nat]]`.
-    pub of_nats: Vec<A>,
-    /// Guests of `[[forward]]`.
-    pub of_forwards: Vec<A>,
+/// In wire order.
+pub(super) fn network_of<A: WireFamily>(prefix: A::Prefix) -> A::Wire {
+    prefix.network().wire()
 }
 
-impl Family for Ipv4Addr {
+impl WireFamily for Ipv4Addr {
     type Wire = Addr4;
 
     const ICMP: u8 = ICMP;
     const DHCP: u16 = 67;
+    /// RFC 1918, RFC 6598.
+    const PRIVATE: &'static [Ipv4Net] = &[
+        Ipv4Net::new_assert(Self::new(10, 0, 0, 0), 8),
+        Ipv4Net::new_assert(Self::new(172, 16, 0, 0), 12),
+        Ipv4Net::new_assert(Self::new(192, 168, 0, 0), 16),
+        Ipv4Net::new_assert(Self::new(100, 64, 0, 0), 10),
+    ];
 
     fn wire(self) -> Addr4 {
         Addr4(self.octets())
     }
 
-    fn of_uplink(uplink: &Uplink) -> &UplinkAddresses {
-        &uplink.addresses
-    }
-
-    fn of_network(network: &Network) -> &[Self::Prefix] {
-        std::slice::from_ref(&network.address)
-    }
-
-    fn of_guest(guest: &Guest) -> Vec<Self> {
-        Vec::from_iter(guest.address.now())
-    }
-
-    fn of_route(route: &Route) -> &[Self::Prefix] {
-        &route.addresses
-    }
-
-    fn policies(config: &Config) -> &[PolicyRule] {
-        &config.policies
-    }
-
-    fn inbound(inbound: Inbound) -> Action {
-        inbound.ipv4
-    }
-
-    fn named(config: &Config) -> Vec<(Self, UplinkId)> {
-        let named = config.named_addresses();
-        let named = named.filter(|one| one.guest.is_none_or(|guest| guest.now().is_some()));
-        let each = named.flat_map(|one| one.addresses().map(move |address| (address, one.uplink)));
-        each.collect()
-    }
-
-    fn translated(config: &Config) -> Translated<Self> {
-        let sources = config.snat.iter().filter_map(|rule| match rule.source {
-            SnatSource::Prefix(prefix) => Some(prefix),
-            SnatSource::Network(_) => None,
-        });
-        let of_nats = config.nats.iter().filter_map(|rule| rule.to.now());
-        let of_forwards = config.forwards.iter().filter_map(|rule| rule.to.now());
-        Translated {
-            sources: sources.collect(),
-            of_nats: of_nats.collect(),
-            of_forwards: of_forwards.collect(),
-        }
+    fn first_of(own: &[Self]) -> Option<Self> {
+        own.first().copied()
     }
 }
 
-impl Family for Ipv6Addr {
+impl WireFamily for Ipv6Addr {
     type Wire = Addr6;
 
     const ICMP: u8 = ICMPV6;
     const DHCP: u16 = 547;
+    /// RFC 4193.
+    const PRIVATE: &'static [Ipv6Net] = &[Ipv6Net::new_assert(
+        Self::new(0xfc00, 0, 0, 0, 0, 0, 0, 0),
+        7,
+    )];
 
     fn wire(self) -> Addr6 {
         Addr6::new(self.octets())
     }
 
-    fn of_uplink(uplink: &Uplink) -> &UplinkAddresses<Self> {
-        &uplink.addresses6
-    }
-
-    fn of_network(network: &Network) -> &[Self::Prefix] {
-        &network.addresses6
-    }
-
-    fn of_guest(guest: &Guest) -> Vec<Self> {
-        guest.addresses6.clone()
-    }
-
-    fn of_route(route: &Route) -> &[Self::Prefix] {
-        &route.addresses6
-    }
-
-    fn policies(config: &Config) -> &[PolicyRule<Self>] {
-        let rules = config.ipv6.as_ref();
-        rules.map_or(&[], |rules| &rules.policies)
-    }
-
-    fn inbound(inbound: Inbound) -> Action {
-        inbound.ipv6
-    }
-
-    fn named(_config: &Config) -> Vec<(Self, UplinkId)> {
-        Vec::new() // (Those of uplinks are all.)
-    }
-
-    fn translated(_config: &Config) -> Translated<Self> {
-        Translated {
-            sources: Vec::new(),
-            of_nats: Vec::new(),
-            of_forwards: Vec::new(),
-        }
+    /// The first one that the internet can answer. Behind another NAT, that is a unique local one.
+    fn first_of(own: &[Self]) -> Option<Self> {
+        let mut routed = own.iter().filter(|own| !own.is_unicast_link_local());
+        let global = routed.clone().find(|own| !own.is_unique_local());
+        global.or_else(|| routed.next()).copied()
     }
 }

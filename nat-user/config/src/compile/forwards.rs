@@ -2,23 +2,24 @@
 
 use nat_common::{
     tables::{
-        forward_sources::FORWARD_SOURCE_FIXED_BITS,
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey4, OTHER_PROTOCOLS},
+        forward_sources::ForwardSourceKey,
+        forwards::{Forward, ForwardFlags, ForwardKey, OTHER_PROTOCOLS},
     },
     wire::{
-        address::{Addr4, Port},
-        protocol::{ICMP, TCP, UDP},
+        address::Port,
+        protocol::{TCP, UDP},
     },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    mem::offset_of,
 };
 
 use super::{
     compiler::Compiler,
+    family::WireFamily,
     ranges::ForwardedRange,
-    ruleset::{Numbering, Prefix, wire},
+    ruleset::{Numbering, Prefix},
     taken::{Taken, prefixes, without},
 };
 use crate::model::{
@@ -39,8 +40,8 @@ const ALL_PORTS: PortForward = PortForward {
 
 /// Where a rule sends packets.
 #[derive(Clone, Copy)]
-struct Target {
-    to: Ipv4Addr,
+struct Target<A> {
+    to: A,
     rule: u32,
     hairpin: bool,
     /// Whether the host itself reaches it.
@@ -56,17 +57,17 @@ struct Target {
 
 /// The ports of an external address and protocol that earlier rules have, and those that the host
 /// keeps.
-struct Place<'t> {
+struct Place<'t, A> {
     protocol: u8,
-    address: Ipv4Addr,
+    address: A,
     reserved: BTreeSet<u16>,
     taken: &'t mut Taken,
 }
 
-impl Compiler<'_> {
+impl<A: WireFamily> Compiler<'_, A> {
     pub(super) fn forwards(&mut self, numbers: &mut impl Numbering) {
-        let mut taken: BTreeMap<(u8, Ipv4Addr), Taken> = BTreeMap::new();
-        for forward in &self.config.forwards {
+        let mut taken: BTreeMap<(u8, A), Taken> = BTreeMap::new();
+        for forward in A::forwards(self.config) {
             let number = numbers.forward(&forward.name);
             let Some(to) = forward.to.now() else {
                 continue; // Its guest has no lease.
@@ -85,14 +86,14 @@ impl Compiler<'_> {
                 None => self.uplink_addresses(forward.uplink),
             };
             for &address in addresses {
-                for protocol in wire_protocols(&forward.matches.protocols) {
+                for protocol in wire_protocols::<A>(&forward.matches.protocols) {
                     let taken = taken.entry((protocol, address)).or_default();
                     self.forward(forward, target, protocol, address, taken);
                 }
             }
         }
         // The ports that earlier rules have of such an address are exceptions.
-        for nat in &self.config.nats {
+        for nat in A::nats(self.config) {
             let number = numbers.nat(&nat.name);
             let Some(to) = nat.to.now() else {
                 continue;
@@ -107,7 +108,7 @@ impl Compiler<'_> {
                 whole: false,
                 leaves_by: None,
             };
-            for protocol in [TCP, UDP, ICMP, OTHER_PROTOCOLS] {
+            for protocol in [TCP, UDP, A::ICMP, OTHER_PROTOCOLS] {
                 let taken = taken.entry((protocol, nat.address)).or_default();
                 self.nat(nat, target, protocol, taken);
             }
@@ -122,7 +123,7 @@ impl Compiler<'_> {
         }
         let mut own = Vec::new();
         for id in (0..self.config.uplinks.len()).map(UplinkId) {
-            for address in self.uplink_addresses(id).iter().copied().map(wire) {
+            for address in self.uplink_addresses(id).iter().copied().map(A::wire) {
                 if !own.contains(&address) {
                     own.push(address);
                 }
@@ -134,16 +135,16 @@ impl Compiler<'_> {
     /// One rule for one protocol and address.
     fn forward(
         &mut self,
-        forward: &ForwardRule,
-        target: Target,
+        forward: &ForwardRule<A>,
+        target: Target<A>,
         protocol: u8,
-        address: Ipv4Addr,
+        address: A,
         taken: &mut Taken,
     ) {
         let all = [ALL_PORTS];
         // Ports apply only to tcp and udp; icmp queries are forwarded in any case.
         let (ports, whole) = match forward.matches.ports.as_slice() {
-            ports if protocol != ICMP && !ports.is_empty() => (ports, false),
+            ports if protocol != A::ICMP && !ports.is_empty() => (ports, false),
             _ => (all.as_slice(), true),
         };
         let target = Target { whole, ..target };
@@ -159,7 +160,7 @@ impl Compiler<'_> {
     }
 
     /// One protocol of a guest's own external address.
-    fn nat(&mut self, nat: &NatRule, target: Target, protocol: u8, taken: &mut Taken) {
+    fn nat(&mut self, nat: &NatRule<A>, target: Target<A>, protocol: u8, taken: &mut Taken) {
         let reserved = if self.is_reached_otherwise(nat.uplink) {
             BTreeSet::new()
         } else {
@@ -182,16 +183,17 @@ impl Compiler<'_> {
             .flatten()
             .chain(self.uplink_addresses(uplink))
             .filter(|address| self.environment.host_addresses.contains(address));
-        held.any(|held| self.config.nats.iter().all(|nat| nat.address != *held))
+        held.any(|held| A::nats(self.config).iter().all(|nat| nat.address != *held))
     }
 
-    fn forward_ports(&mut self, target: Target, place: Place<'_>, ports: &[PortForward]) {
+    fn forward_ports(&mut self, target: Target<A>, place: Place<'_, A>, ports: &[PortForward]) {
         let Place {
             protocol,
             address,
             reserved,
             taken,
         } = place;
+        let fixed_bits = 8 * offset_of!(ForwardKey<A::Wire>, port) as u32;
         for mapping in ports {
             let names_one_port = mapping.external.count() == 1;
             let entry = self.forward_entry(target, *mapping);
@@ -215,7 +217,7 @@ impl Compiler<'_> {
                     self.ranges.extend(range(piece));
                     for (port, bits) in prefixes(piece) {
                         let key = forward_key(protocol, address, port);
-                        let bits = FORWARD_FIXED_BITS + bits;
+                        let bits = fixed_bits + bits;
                         self.ruleset.forwards.push((Prefix { bits, key }, entry));
                     }
                 }
@@ -229,12 +231,13 @@ impl Compiler<'_> {
         let (whole, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ranges)
             .into_iter()
             .partition(|range| range.entry.flags.contains(ForwardFlags::WHOLE));
-        let mut led_to: BTreeMap<(u16, u8, Addr4), Taken> = BTreeMap::new();
+        let fixed_bits = 8 * offset_of!(ForwardSourceKey<A::Wire>, port) as u32;
+        let mut led_to: BTreeMap<(u16, u8, A::Wire), Taken> = BTreeMap::new();
         for range in named.into_iter().chain(whole) {
             let to = (range.uplink, range.protocol, range.entry.to);
             for piece in led_to.entry(to).or_default().take(range.internal()) {
                 for (port, bits) in prefixes(piece) {
-                    let bits = FORWARD_SOURCE_FIXED_BITS + bits;
+                    let bits = fixed_bits + bits;
                     let key = range.source_key(port);
                     let source = (Prefix { bits, key }, range.source());
                     self.ruleset.forward_sources.push(source);
@@ -243,7 +246,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn forward_entry(&self, target: Target, ports: PortForward) -> Forward4 {
+    fn forward_entry(&self, target: Target<A>, ports: PortForward) -> Forward<A::Wire> {
         let is_many_to_one = ports.internal.count() != ports.external.count();
         let mut flags = ForwardFlags::empty();
         if is_many_to_one {
@@ -261,8 +264,8 @@ impl Compiler<'_> {
         if target.whole {
             flags |= ForwardFlags::WHOLE;
         }
-        Forward4 {
-            to: wire(target.to),
+        Forward {
+            to: target.to.wire(),
             rule: target.rule,
             network: self.network_of(target.to),
             first_external: ports.external.first,
@@ -277,7 +280,7 @@ impl Compiler<'_> {
         &self,
         uplink: &Uplink,
         protocol: u8,
-        address: Ipv4Addr,
+        address: A,
     ) -> BTreeSet<u16> {
         if !self.environment.host_addresses.contains(&address) {
             return BTreeSet::new();
@@ -294,25 +297,29 @@ impl Compiler<'_> {
 }
 
 /// The protocol numbers in the table for a rule's protocols.
-pub(super) fn wire_protocols(protocols: &[ForwardProtocol]) -> BTreeSet<u8> {
+pub(super) fn wire_protocols<A: WireFamily>(protocols: &[ForwardProtocol]) -> BTreeSet<u8> {
     let mut numbers = BTreeSet::new();
     for protocol in protocols {
         match protocol {
             ForwardProtocol::Tcp => numbers.extend([TCP]),
             ForwardProtocol::Udp => numbers.extend([UDP]),
-            ForwardProtocol::Icmp => numbers.extend([ICMP]),
-            ForwardProtocol::All => numbers.extend([TCP, UDP, ICMP, OTHER_PROTOCOLS]),
+            ForwardProtocol::Icmp => numbers.extend([A::ICMP]),
+            ForwardProtocol::All => numbers.extend([TCP, UDP, A::ICMP, OTHER_PROTOCOLS]),
         }
     }
     numbers
 }
 
-pub(super) fn forward_key(protocol: u8, address: Ipv4Addr, port: u16) -> ForwardKey4 {
-    ForwardKey4 {
+pub(super) fn forward_key<A: WireFamily>(
+    protocol: u8,
+    address: A,
+    port: u16,
+) -> ForwardKey<A::Wire> {
+    ForwardKey {
         generation: 0,
         protocol,
         reserved: 0,
-        address: wire(address),
+        address: address.wire(),
         port: Port::new(port),
         padding: [0; 2],
     }

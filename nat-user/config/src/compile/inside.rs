@@ -7,10 +7,10 @@ use nat_common::tables::{
     inside::{INSIDE_FIXED_BITS, Inside, InsideFlags, InsideKey},
 };
 
-use super::{compiler::Compiler, family::Family, ruleset::Prefix};
-use crate::model::{Prefix as _, UplinkId};
+use super::{compiler::Compiler, family::WireFamily, ruleset::Prefix};
+use crate::model::{GuestAddress, Prefix as _, SnatSource, UplinkId};
 
-impl<A: Family> Compiler<'_, A> {
+impl<A: WireFamily> Compiler<'_, A> {
     /// The uplinks' addresses, and all others that rules name.
     pub(super) fn addresses(&mut self) {
         let mut seen = BTreeMap::new();
@@ -19,8 +19,11 @@ impl<A: Family> Compiler<'_, A> {
                 seen.entry(*address).or_insert(id);
             }
         }
-        for (address, UplinkId(uplink)) in A::named(self.config) {
-            seen.entry(address).or_insert(uplink);
+        let named = self.config.named::<A>();
+        for one in named.filter(|one| one.guest.is_none_or(|guest| guest.now().is_some())) {
+            for address in one.addresses() {
+                seen.entry(address).or_insert(one.uplink.0);
+            }
         }
         for (address, uplink) in seen {
             let is_host = self.environment.host_addresses.contains(&address);
@@ -38,8 +41,12 @@ impl<A: Family> Compiler<'_, A> {
     /// inside addresses.
     pub(super) fn inside(&mut self) {
         let mut prefixes = BTreeMap::new();
-        let translated = A::translated(self.config);
-        for prefix in translated.sources {
+        let sources = A::snat(self.config).iter();
+        let sources = sources.filter_map(|rule| match rule.source {
+            SnatSource::Prefix(prefix) => Some(prefix),
+            SnatSource::Network(_) => None,
+        });
+        for prefix in sources {
             if !self.holds_external_address(prefix) {
                 prefixes.insert(prefix.trunc(), self.place_of(prefix));
             }
@@ -47,7 +54,10 @@ impl<A: Family> Compiler<'_, A> {
         for (prefix, route) in self.routed() {
             prefixes.insert(prefix, self.place_of_network(route.network));
         }
-        for to in translated.of_nats {
+        for (prefix, _) in A::internal_prefixes(self.config) {
+            prefixes.insert(prefix, self.place_of(prefix));
+        }
+        for to in A::nats(self.config).iter().filter_map(|rule| rule.to.now()) {
             let guest = to.into();
             prefixes.insert(guest, self.place_of(guest));
         }
@@ -55,14 +65,16 @@ impl<A: Family> Compiler<'_, A> {
             let prefix = prefix.trunc();
             prefixes.insert(prefix, self.place_of(prefix));
         }
-        for to in translated.of_forwards {
+        let forwards = A::forwards(self.config).iter();
+        for to in forwards.filter_map(|rule| rule.to.now()) {
             // Behind another interface than that of its prefix.
             if self.environment.places.contains_key(&to) {
                 prefixes.insert(to.into(), self.place_of(to.into()));
             }
         }
         let guests = self.config.guests.iter().flat_map(|guest| {
-            let addresses = A::of_guest(guest).into_iter();
+            let addresses = A::of_guest(guest).iter();
+            let addresses = addresses.filter_map(GuestAddress::now);
             addresses.map(|address| (A::Prefix::from(address), guest.mac))
         });
         let guests: Vec<(A::Prefix, [u8; 6])> = guests.collect();

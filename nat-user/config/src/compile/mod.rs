@@ -13,6 +13,7 @@ mod forwards;
 mod in_order;
 mod inside;
 mod policy;
+mod prefixes;
 mod ranges;
 mod ruleset;
 mod snats;
@@ -22,10 +23,10 @@ use std::net::Ipv6Addr;
 
 use nat_common::wire::address::Addr6;
 
-use self::compiler::Compiler;
+use self::{compiler::Compiler, family::WireFamily};
 pub use self::{
     in_order::InOrder,
-    ruleset::{Environment, Numbering, Prefix, Ruleset, Sources, wire},
+    ruleset::{Environment, Numbering, Prefix, Prefixes, Ruleset, Sources, wire},
 };
 use crate::model::Config;
 
@@ -35,6 +36,26 @@ pub fn compile(
     environment: &Environment,
     numbers: &mut impl Numbering,
 ) -> Ruleset {
+    compiled(config, environment, numbers).ruleset
+}
+
+/// Compiles a configuration for IPv6.
+pub fn compile_ipv6(
+    config: &Config,
+    environment: &Environment<Ipv6Addr>,
+    numbers: &mut impl Numbering,
+) -> Ruleset<Addr6> {
+    let mut compiler = compiled(config, environment, numbers);
+    compiler.prefixes(numbers);
+    compiler.ruleset
+}
+
+/// What the families have in common.
+fn compiled<'a, A: WireFamily>(
+    config: &'a Config,
+    environment: &'a Environment<A>,
+    numbers: &mut impl Numbering,
+) -> Compiler<'a, A> {
     let mut compiler = Compiler::new(config, environment, numbers);
     compiler.addresses();
     compiler.inside();
@@ -43,20 +64,7 @@ pub fn compile(
     compiler.own();
     compiler.snats(numbers);
     compiler.policies(numbers);
-    compiler.ruleset
-}
-
-/// Compiles a configuration for IPv6: inside addresses and policies. Nothing is translated.
-pub fn compile_ipv6(
-    config: &Config,
-    environment: &Environment<Ipv6Addr>,
-    numbers: &mut impl Numbering,
-) -> Ruleset<Addr6> {
-    let mut compiler = Compiler::new(config, environment, numbers);
-    compiler.addresses();
-    compiler.inside();
-    compiler.policies(numbers);
-    compiler.ruleset
+    compiler
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nat_common::{
     wire::protocol::{TCP, UDP},
 };
 
-use super::{compiler::Compiler, family::Family, ruleset::Numbering};
+use super::{compiler::Compiler, family::WireFamily, ruleset::Numbering};
 use crate::model::{
     Action, Address, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange, Prefix as _,
 };
@@ -34,7 +34,7 @@ const TRACKED: u32 = u32::MAX - 1;
 type Sides = (Side, Side);
 
 /// The policies of a rule set, by their sides.
-struct Chains<A: Family>(BTreeMap<Sides, Vec<Policy<A::Wire>>>);
+struct Chains<A: WireFamily>(BTreeMap<Sides, Vec<Policy<A::Wire>>>);
 
 /// One end: its side, and the addresses there.
 type End<A> = (Side, <A as Address>::Prefix);
@@ -59,7 +59,7 @@ struct Saying {
     action: u8,
 }
 
-impl<A: Family> Chains<A> {
+impl<A: WireFamily> Chains<A> {
     fn add(&mut self, from: End<A>, to: End<A>, service: Service, saying: Saying) {
         let policy = Policy {
             source: from.1.network().wire(),
@@ -78,7 +78,7 @@ impl<A: Family> Chains<A> {
     }
 }
 
-impl<A: Family> Compiler<'_, A> {
+impl<A: WireFamily> Compiler<'_, A> {
     /// All policies; none if no packet is ever dropped.
     pub(super) fn policies(&mut self, numbers: &mut impl Numbering) {
         let mut chains = Chains(BTreeMap::new());
@@ -213,7 +213,7 @@ impl<A: Family> Compiler<'_, A> {
     }
 }
 
-fn protocol_number<A: Family>(protocol: &ForwardProtocol) -> u8 {
+fn protocol_number<A: WireFamily>(protocol: &ForwardProtocol) -> u8 {
     match protocol {
         ForwardProtocol::Tcp => TCP,
         ForwardProtocol::Udp => UDP,
@@ -223,7 +223,7 @@ fn protocol_number<A: Family>(protocol: &ForwardProtocol) -> u8 {
 }
 
 /// Protocol and port of a service of the host.
-fn wire_services<A: Family>(service: &HostService) -> Vec<Service> {
+fn wire_services<A: WireFamily>(service: &HostService) -> Vec<Service> {
     let port = |protocol, port| Service {
         protocol,
         ports: PortRange {

@@ -1,28 +1,26 @@
 //! The external ports of a forward, for the reverse direction.
 
-use std::net::Ipv4Addr;
-
 use nat_common::{
     tables::{
-        forward_sources::{ForwardSource4, ForwardSourceKey4},
-        forwards::Forward4,
+        forward_sources::{ForwardSource, ForwardSourceKey},
+        forwards::Forward,
     },
     wire::address::Port,
 };
 
-use super::ruleset::wire;
+use super::family::WireFamily;
 use crate::model::PortRange;
 
 /// A range of external ports that one rule has.
-pub(super) struct ForwardedRange {
+pub(super) struct ForwardedRange<A: WireFamily> {
     pub(super) uplink: u16,
     pub(super) protocol: u8,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: A,
     pub(super) external: PortRange,
-    pub(super) entry: Forward4,
+    pub(super) entry: Forward<A::Wire>,
 }
 
-impl ForwardedRange {
+impl<A: WireFamily> ForwardedRange<A> {
     /// The guest's ports; one if all go to one.
     pub(super) fn internal(&self) -> PortRange {
         let internal = |port| self.entry.internal_port(Port::new(port)).number();
@@ -32,8 +30,8 @@ impl ForwardedRange {
         }
     }
 
-    pub(super) fn source_key(&self, port: u16) -> ForwardSourceKey4 {
-        ForwardSourceKey4 {
+    pub(super) fn source_key(&self, port: u16) -> ForwardSourceKey<A::Wire> {
+        ForwardSourceKey {
             generation: 0,
             uplink: self.uplink,
             network: self.entry.network,
@@ -45,9 +43,9 @@ impl ForwardedRange {
         }
     }
 
-    pub(super) fn source(&self) -> ForwardSource4 {
-        ForwardSource4 {
-            address: wire(self.address),
+    pub(super) fn source(&self) -> ForwardSource<A::Wire> {
+        ForwardSource {
+            address: self.address.wire(),
             first_internal: self.internal().first,
             first_external: self.external.first,
         }

@@ -15,6 +15,7 @@ use nat_common::{
         policies::{Chain, Policy, Side},
         snats::{Snat, SnatKey},
     },
+    translation::prefix::PrefixTranslation,
     wire::address::Addr4,
 };
 
@@ -120,6 +121,8 @@ pub struct Ruleset<A: Copy = Addr4> {
     pub chains: Vec<((Side, Side), Chain)>,
     /// `POLICIES`.
     pub policies: Vec<Policy<A>>,
+    /// The prefixes that become others, of IPv6 alone.
+    pub prefixes: Vec<Prefixes>,
     /// What the loopback address stands for, if the host itself has access to any forward.
     pub own: Option<Vec<A>>,
 }
@@ -135,9 +138,27 @@ impl<A: Copy> Default for Ruleset<A> {
             inside: Vec::new(),
             chains: Vec::new(),
             policies: Vec::new(),
+            prefixes: Vec::new(),
             own: None,
         }
     }
+}
+
+/// One external prefix for one internal prefix (RFC 6296).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefixes {
+    /// Number of the rule.
+    pub rule: u32,
+    /// Number of the uplink.
+    pub uplink: u16,
+    /// Number of the network behind which the internal prefix is, 0 if behind none.
+    pub network: u16,
+    /// How many bits the prefixes have, from 1 to 64.
+    pub bits: u32,
+    /// From the internal prefix to the external one.
+    pub outbound: PrefixTranslation,
+    /// Whether guests also reach each other by the external prefix.
+    pub hairpin: bool,
 }
 
 /// An IPv4 address in wire order.

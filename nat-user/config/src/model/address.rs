@@ -15,6 +15,11 @@ pub trait Address: Copy + Ord + Hash + fmt::Debug + fmt::Display + 'static {
 
     /// The address of no host.
     const UNSPECIFIED: Self;
+
+    /// All addresses from this one to `last`, itself included.
+    fn up_to(self, last: Self) -> impl Iterator<Item = Self>;
+    /// How many addresses there are from this one to `last`, itself included; 0 if it is lower.
+    fn count_to(self, last: Self) -> u128;
 }
 
 /// An address and the number of its first bits that count.
@@ -34,6 +39,8 @@ pub trait Prefix<A>: Copy + Ord + Hash + fmt::Debug + fmt::Display + From<A> {
     fn prefix_len(&self) -> u8;
     /// The same prefix, written with its lowest address.
     fn trunc(&self) -> Self;
+    /// The prefix of `length` bits around it; `None` for a length that no address has.
+    fn widened(&self, length: u8) -> Option<Self>;
     /// Whether all addresses of another prefix are in this one.
     fn covers(&self, other: &Self) -> bool;
 
@@ -44,11 +51,21 @@ pub trait Prefix<A>: Copy + Ord + Hash + fmt::Debug + fmt::Display + From<A> {
 }
 
 macro_rules! family {
-    ($address:ty, $prefix:ty) => {
+    ($address:ty, $prefix:ty, $number:ty) => {
         impl Address for $address {
             type Prefix = $prefix;
 
             const UNSPECIFIED: Self = Self::UNSPECIFIED;
+
+            fn up_to(self, last: Self) -> impl Iterator<Item = Self> {
+                (<$number>::from(self)..=<$number>::from(last)).map(Self::from)
+            }
+
+            fn count_to(self, last: Self) -> u128 {
+                let (first, last) = (<$number>::from(self), <$number>::from(last));
+                let more = last.checked_sub(first);
+                more.map_or(0, |more| u128::from(more).saturating_add(1))
+            }
         }
 
         impl Prefix<$address> for $prefix {
@@ -78,6 +95,10 @@ macro_rules! family {
                 self.trunc()
             }
 
+            fn widened(&self, length: u8) -> Option<Self> {
+                Self::new(self.addr(), length).ok().map(|net| net.trunc())
+            }
+
             fn covers(&self, other: &Self) -> bool {
                 self.contains(other)
             }
@@ -85,5 +106,5 @@ macro_rules! family {
     };
 }
 
-family!(Ipv4Addr, Ipv4Net);
-family!(Ipv6Addr, Ipv6Net);
+family!(Ipv4Addr, Ipv4Net, u32);
+family!(Ipv6Addr, Ipv6Net, u128);

@@ -1,6 +1,6 @@
 //! The whole configuration.
 
-use std::net::Ipv6Addr;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use super::{
     forward::ForwardRule,
@@ -49,6 +49,10 @@ pub struct Config {
 /// What rules say about IPv6. A rule about both families is in both lists, under one name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ipv6Rules {
+    /// `[[snat]]`, in the order in which they are tried.
+    pub snat: Vec<SnatRule<Ipv6Addr>>,
+    /// `[[forward]]`, in the order in which they are tried.
+    pub forwards: Vec<ForwardRule<Ipv6Addr>>,
     /// `[[policy]]`, as many as there are in [`Config::policies`].
     pub policies: Vec<PolicyRule<Ipv6Addr>>,
     /// `[[nat]]` of prefixes, in the order of the file.
@@ -66,16 +70,31 @@ impl Config {
     /// How many rules have a number.
     #[must_use]
     pub fn rule_count(&self) -> usize {
-        let prefixes = self.ipv6.as_ref().map_or(0, |ipv6| ipv6.prefixes.len());
-        let translating = self.snat.len() + self.forwards.len() + self.nats.len() + prefixes;
+        fn count<'n>(names: impl Iterator<Item = &'n String>) -> usize {
+            names.collect::<BTreeSet<_>>().len()
+        }
+        let none = Ipv6Rules::default();
+        let ipv6 = self.ipv6.as_ref().unwrap_or(&none);
+        let snat = self.snat.iter().map(|rule| &rule.name);
+        let snat = count(snat.chain(ipv6.snat.iter().map(|rule| &rule.name)));
+        let forwards = self.forwards.iter().map(|rule| &rule.name);
+        let forwards = count(forwards.chain(ipv6.forwards.iter().map(|rule| &rule.name)));
+        let translating = snat + forwards + self.nats.len() + ipv6.prefixes.len();
         translating + self.policies.len() + self.networks.len()
     }
 
     /// Whether policies have any effect.
     #[must_use]
     pub fn has_policies(&self) -> bool {
-        let says_something =
-            |network: &Network| network.policy == Action::Drop || network.host.is_some();
+        let has_ipv6 = self.ipv6.is_some();
+        let keeps_out = |network: &Network| {
+            let ipv4 = network.address.is_some() && network.inbound.ipv4 == Action::Drop;
+            let is_ipv6 = !network.addresses6.is_empty() || network.follow;
+            ipv4 || has_ipv6 && is_ipv6 && network.inbound.ipv6 == Action::Drop
+        };
+        let says_something = |network: &Network| {
+            network.policy == Action::Drop || network.host.is_some() || keeps_out(network)
+        };
         !self.policies.is_empty() || self.networks.iter().any(says_something)
     }
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{
+    address::Address,
     forwarding::Forwarding,
     guest::GuestAddress,
     port::{ForwardProtocol, PortRange},
@@ -11,7 +12,7 @@ use super::{
 
 /// A destination translation rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardRule {
+pub struct ForwardRule<A: Address = Ipv4Addr> {
     /// Unique among the `[[forward]]` rules.
     pub name: String,
     /// The uplink whose addresses it forwards.
@@ -19,12 +20,12 @@ pub struct ForwardRule {
     /// What it forwards.
     pub matches: ForwardMatch,
     /// The external address; `None` is every address of the uplink.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<A>,
     /// The guest.
-    pub to: GuestAddress,
+    pub to: GuestAddress<A>,
     /// Whether guests also reach it by the public address.
     pub hairpin: bool,
-    /// Whether the host itself reaches it by the public address, and by 127.0.0.1.
+    /// Whether the host itself reaches it by the public address, and by its loopback address.
     pub local: bool,
     /// The path of packets of its sessions.
     pub forwarding: Forwarding,

@@ -14,10 +14,11 @@ pub struct Guest {
     pub name: String,
     /// The network that it is in.
     pub network: NetworkId,
-    /// Its address, which no other guest has; a lease only if the network has DHCP.
-    pub address: GuestAddress,
+    /// Its address, which no other guest has; a lease only if the network has DHCP. `None` if it
+    /// has IPv6 alone.
+    pub address: Option<GuestAddress>,
     /// Its IPv6 addresses, which no other guest has: at most one in each prefix of the network.
-    pub addresses6: Vec<Ipv6Addr>,
+    pub addresses6: Vec<GuestAddress<Ipv6Addr>>,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
     /// Its port of the network's bridge, if that is known.
@@ -96,6 +97,8 @@ pub enum Identity {
     Name(String),
     /// Its link-layer address.
     Mac([u8; 6]),
+    /// The part of its IPv6 address behind a prefix that other software puts on the network.
+    Suffix(Ipv6Addr),
 }
 
 impl fmt::Display for Identity {
@@ -103,6 +106,7 @@ impl fmt::Display for Identity {
         match self {
             Self::Name(name) => formatter.write_str(name),
             Self::Mac(mac) => formatter.write_str(&mac_text(*mac)),
+            Self::Suffix(suffix) => suffix.fmt(formatter),
         }
     }
 }

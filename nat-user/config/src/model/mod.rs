@@ -7,6 +7,7 @@
 mod address;
 mod config;
 mod external;
+mod family;
 mod forward;
 mod forwarding;
 mod guest;
@@ -24,6 +25,7 @@ pub use self::{
     address::{Address, Prefix},
     config::{Config, Ipv6Rules},
     external::Named,
+    family::Family,
     forward::{ForwardMatch, ForwardRule, PortForward},
     forwarding::Forwarding,
     guest::{Guest, GuestAddress, Identity, Tenant, mac_text},

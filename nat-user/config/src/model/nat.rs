@@ -4,19 +4,19 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv6Net;
 
-use super::{forwarding::Forwarding, guest::GuestAddress, uplink::UplinkId};
+use super::{address::Address, forwarding::Forwarding, guest::GuestAddress, uplink::UplinkId};
 
 /// One external address for one guest, in both directions and for every protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NatRule {
+pub struct NatRule<A: Address = Ipv4Addr> {
     /// Unique among the `[[nat]]` rules.
     pub name: String,
     /// The uplink by which the address is reached, and by which the guest leaves with it.
     pub uplink: UplinkId,
     /// The external address; no other `[[nat]]` rule has it.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// The guest; no other `[[nat]]` rule of this uplink has it.
-    pub to: GuestAddress,
+    pub to: GuestAddress<A>,
     /// Whether guests also reach it by the external address.
     pub hairpin: bool,
     /// The path of packets of its sessions.

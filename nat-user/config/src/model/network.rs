@@ -1,10 +1,13 @@
 //! `[network.NAME]`.
 
+use std::net::Ipv4Addr;
+
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
     port::ForwardProtocol,
     service::{Dhcp, Dns},
+    uplink::UplinkId,
 };
 
 /// Index into [`super::Config::networks`].
@@ -18,10 +21,15 @@ pub struct Network {
     pub name: String,
     /// The bridge or plain interface.
     pub interface: String,
-    /// The host's address in the network and the length of its prefix.
-    pub address: Ipv4Net,
+    /// The host's address in the network and the length of its prefix; `None` if the network has
+    /// IPv6 alone.
+    pub address: Option<Ipv4Net>,
     /// The host's IPv6 addresses in the network and the lengths of their prefixes.
     pub addresses6: Vec<Ipv6Net>,
+    /// The uplink on whose link the IPv6 prefixes are: the host answers there for the guests.
+    pub ndp: Option<UplinkId>,
+    /// Whether IPv6 prefixes that other software puts on the interface are the network's too.
+    pub follow: bool,
     /// Whether natbpf creates the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to a bridge that natbpf creates.
@@ -41,6 +49,21 @@ pub struct Network {
     pub dhcp: Option<Dhcp>,
     /// How this host answers its guests' DNS queries, if it does.
     pub dns: Option<Dns>,
+}
+
+impl Network {
+    /// Whether an IPv4 address is in it.
+    #[must_use]
+    pub fn holds(&self, address: Ipv4Addr) -> bool {
+        self.address.is_some_and(|own| own.contains(&address))
+    }
+
+    /// Its unique local IPv6 prefixes (RFC 4193), which never leave untranslated.
+    pub fn unique_local(&self) -> impl Iterator<Item = Ipv6Net> {
+        let prefixes = self.addresses6.iter();
+        let local = prefixes.filter(|prefix| prefix.addr().is_unique_local());
+        local.map(Ipv6Net::trunc)
+    }
 }
 
 /// What may be opened from uplinks, by family.

@@ -2,21 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
-use super::{forwarding::Forwarding, network::NetworkId, port::PortRange, uplink::UplinkId};
+use super::{
+    address::Address, forwarding::Forwarding, network::NetworkId, port::PortRange, uplink::UplinkId,
+};
 
 /// A source translation rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnatRule {
+pub struct SnatRule<A: Address = Ipv4Addr> {
     /// Unique among the `[[snat]]` rules.
     pub name: String,
     /// Whose packets it translates.
-    pub source: SnatSource,
+    pub source: SnatSource<A>,
     /// The uplink by which they leave.
     pub uplink: UplinkId,
     /// The external addresses.
-    pub to: SnatTarget,
+    pub to: SnatTarget<A>,
     /// External ports that it may use.
     pub ports: PortRange,
     /// Mapping behaviour (RFC 4787 section 4.1).
@@ -24,32 +24,41 @@ pub struct SnatRule {
     /// Filtering behaviour (RFC 4787 section 5).
     pub filtering: FilteringBehaviour,
     /// Destinations that are not translated.
-    pub exclude: Vec<Ipv4Net>,
+    pub exclude: Vec<A::Prefix>,
     /// The path of packets of its sessions.
     pub forwarding: Forwarding,
 }
 
 /// Whose packets a `[[snat]]` rule translates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnatSource {
-    /// Those of a network.
+pub enum SnatSource<A: Address = Ipv4Addr> {
+    /// Those of a network; of its IPv6 prefixes only the unique local ones.
     Network(NetworkId),
     /// Those from a prefix, at any interface.
-    Prefix(Ipv4Net),
+    Prefix(A::Prefix),
 }
 
 /// The external addresses of a `[[snat]]` rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SnatTarget {
+pub enum SnatTarget<A = Ipv4Addr> {
     /// The uplink's first address, followed as it changes.
     Masquerade,
     /// One address (`first == last`) or a pool of consecutive ones.
     Pool {
         /// The lowest address.
-        first: Ipv4Addr,
+        first: A,
         /// The highest address, itself included.
-        last: Ipv4Addr,
+        last: A,
     },
+}
+
+impl<A: Address> SnatRule<A> {
+    /// Whether it names an address of its family.
+    #[must_use]
+    pub fn names_address(&self) -> bool {
+        let is_prefix = matches!(self.source, SnatSource::Prefix(_));
+        is_prefix || self.to != SnatTarget::Masquerade || !self.exclude.is_empty()
+    }
 }
 
 /// Mapping behaviour (RFC 4787 section 4.1).

@@ -3,7 +3,7 @@
 //! The checks work with byte offsets ([`Fault`]); [`Report`] collects what they find and turns it
 //! into [`Diagnostic`]s with lines and columns at the end, in the order of the file.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{
     diagnostic::{ConfigError, Diagnostic},
@@ -12,7 +12,7 @@ use super::{
 use crate::text::lines::{Lines, Position};
 
 /// A [`Diagnostic`] whose place is still a byte offset.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Fault {
     /// Byte offset in the text.
     pub(crate) at: usize,
@@ -103,8 +103,10 @@ impl<'t> Report<'t> {
     fn in_order(&self, mut faults: Vec<Fault>, file: &Arc<Path>) -> Vec<Diagnostic> {
         // Stable, so that faults at one place stay in the order in which they were found.
         faults.sort_by_key(|fault| self.places.written(fault.at));
-        // A mistyped key is found twice: as an unknown key and as the reason for a missing one.
-        faults.dedup();
+        // A mistyped key is found twice: as an unknown key and as the reason for a missing one. So
+        // is a fault of both families.
+        let mut seen = HashSet::new();
+        faults.retain(|fault| seen.insert(fault.clone()));
         let mut said: Vec<(Fault, usize)> = Vec::with_capacity(faults.len());
         for fault in faults {
             match said

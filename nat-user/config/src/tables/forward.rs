@@ -1,8 +1,16 @@
 //! `[[forward]]`.
 
-use super::names::Names;
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{
+    item::Halves,
+    names::{GuestAddresses, Names},
+};
 use crate::{
-    model::{ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, PortForward, PortRange},
+    model::{
+        Address, ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, GuestAddress, PortForward,
+        PortRange, UplinkId,
+    },
     syntax::{Fault, Field, Key, Report, Section, key},
     values,
 };
@@ -25,11 +33,11 @@ pub(crate) fn read_forward(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
-) -> Option<ForwardRule> {
+) -> Option<Halves<ForwardRule, ForwardRule<Ipv6Addr>>> {
     report.errors(section.unknown_keys());
     let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
     let protocols = report.keep(section.required("protocol", values::protocols));
-    let address = report.keep(section.optional("address", values::host_address));
+    let address = report.keep(section.optional("address", values::any_address));
     let ports = report.keep(ports(section, protocols.as_deref()));
     let to = report.keep(section.required("to", |field| names.guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
@@ -40,19 +48,78 @@ pub(crate) fn read_forward(
     // the host does not serve, and a connection of a host's program to its own stopped service must
     // not reach a guest.
     let is_local = local?.unwrap_or(!ports.is_empty());
-    Some(ForwardRule {
+    let rule = Written {
         name: section.name.to_string(),
         uplink: uplink?,
         matches: ForwardMatch {
             protocols: protocols?,
             ports,
         },
-        address: address?,
-        to: to?,
         hairpin: hairpin?.unwrap_or(true),
         local: is_local,
         forwarding: forwarding?.unwrap_or(Forwarding::Fast),
+    };
+    let GuestAddresses { ipv4, ipv6 } = to?;
+    let ipv6 = preferred(ipv6);
+    Some(match address? {
+        None => (
+            ipv4.map(|to| rule.to(None, to)),
+            ipv6.map(|to| rule.to(None, to)),
+        ),
+        Some(IpAddr::V4(address)) => {
+            let to = report.keep(ipv4.ok_or_else(|| mixed(section, "IPv6", "IPv4")));
+            (Some(rule.to(Some(address), to?)), None)
+        }
+        Some(IpAddr::V6(address)) => {
+            let to = report.keep(ipv6.ok_or_else(|| mixed(section, "IPv4", "IPv6")));
+            (None, Some(rule.to(Some(address), to?)))
+        }
     })
+}
+
+/// What a rule says about both families.
+struct Written {
+    name: String,
+    uplink: UplinkId,
+    matches: ForwardMatch,
+    hairpin: bool,
+    local: bool,
+    forwarding: Forwarding,
+}
+
+impl Written {
+    fn to<A: Address>(&self, address: Option<A>, to: GuestAddress<A>) -> ForwardRule<A> {
+        ForwardRule {
+            name: self.name.clone(),
+            uplink: self.uplink,
+            matches: self.matches.clone(),
+            address,
+            to,
+            hairpin: self.hairpin,
+            local: self.local,
+            forwarding: self.forwarding,
+        }
+    }
+}
+
+/// Of a guest's addresses, a unique local one: it stays when the provider's prefix changes.
+fn preferred(addresses: Vec<GuestAddress<Ipv6Addr>>) -> Option<GuestAddress<Ipv6Addr>> {
+    let is_local = |own: &GuestAddress<Ipv6Addr>| {
+        let fixed = own.fixed();
+        fixed.is_some_and(|address| address.is_unique_local())
+    };
+    let mut addresses = addresses.into_iter();
+    let first = addresses.next()?;
+    match is_local(&first) {
+        true => Some(first),
+        false => Some(addresses.find(is_local).unwrap_or(first)),
+    }
+}
+
+/// No packet has addresses of both families.
+fn mixed(section: &Section<'_>, to: &str, address: &str) -> Fault {
+    let problem = format!("has only {to}, but address is an {address} address");
+    section.fault("to", &problem, "write a guest and an address of one family")
 }
 
 /// Local access, if the rule says so. It works only for ports.

@@ -26,12 +26,12 @@ pub(crate) fn read_guest(
     let addresses = report.keep(names.addresses_of(section));
     let mac = report.keep(section.required("mac", values::mac));
     let port = report.keep(section.optional("port", values::interface));
-    let (address, addresses6) = addresses?;
+    let addresses = addresses?;
     Some(Guest {
         name: section.name.to_string(),
         network: network?,
-        address,
-        addresses6,
+        address: addresses.ipv4,
+        addresses6: addresses.ipv6,
         mac: mac?,
         port: port?,
     })

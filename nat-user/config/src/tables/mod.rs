@@ -48,7 +48,7 @@ fn read_each<'a, T>(
     read: impl Fn(&Section<'a>, &mut Report<'_>) -> Option<T>,
 ) -> Vec<Item<'a, T>> {
     let read_one =
-        |section: Section<'a>| read(&section, report).map(|value| Item { section, value });
+        |section: Section<'a>| read(&section, report).map(|value| Item::new(section, value));
     sections.into_iter().filter_map(read_one).collect()
 }
 
@@ -77,10 +77,12 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     let snat = read_each(snat, report, |section, report| {
         snat::read_snat(section, &names, report)
     });
+    let (snat, snat6) = item::by_family(snat);
     let forwards = root.rules("forward", forward::KEYS, report);
     let forwards = read_each(forwards, report, |section, report| {
         forward::read_forward(section, &names, report)
     });
+    let (forwards, forwards6) = item::by_family(forwards);
     let nats = root.rules("nat", nat::KEYS, report);
     let (prefixes, nats) = nats.into_iter().partition(nat::is_of_prefixes);
     let prefixes = read_each(prefixes, report, |section, report| {
@@ -100,12 +102,16 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     let forwarding = report.keep(root.optional("forwarding", values::forwarding));
     Parts {
         forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
-        uplinks: read_each(uplinks, report, uplink::read_uplink),
-        networks: read_each(networks, report, network::read_network),
+        uplinks: read_each(uplinks.clone(), report, uplink::read_uplink),
+        networks: read_each(networks.clone(), report, |section, report| {
+            network::read_network(section, &names, report)
+        }),
         guests,
         routes,
         snat,
+        snat6,
         forwards,
+        forwards6,
         nats,
         prefixes,
         policies,

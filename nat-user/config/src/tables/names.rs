@@ -7,8 +7,7 @@ use std::{
 
 use ipnet::Ipv6Net;
 
-use super::network;
-
+use super::network::{self, Addresses};
 use crate::{
     model::{GuestAddress, Identity, NetworkId, UplinkId, mac_text},
     syntax::{Fault, Field, Section},
@@ -27,8 +26,8 @@ pub(crate) struct Names<'n> {
     macs: BTreeMap<[u8; 6], usize>,
     /// The networks in which addresses are leased.
     leasing: BTreeSet<usize>,
-    /// The networks' IPv6 prefixes.
-    prefixes: Vec<Vec<Ipv6Net>>,
+    /// The host's addresses in the networks, and whether the networks follow their interfaces.
+    places: Vec<(Addresses, bool)>,
 }
 
 /// What has a name.
@@ -36,12 +35,24 @@ pub(crate) struct Names<'n> {
 pub(super) enum Named {
     Uplink(UplinkId),
     Network(NetworkId),
-    /// Its address, and its IPv6 addresses.
-    Guest(GuestAddress, Vec<Ipv6Addr>),
+    Guest(GuestAddresses),
 }
 
-/// A guest's address, and its IPv6 addresses.
-pub(super) type GuestAddresses = (GuestAddress, Vec<Ipv6Addr>);
+/// The addresses of a guest; not empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct GuestAddresses {
+    pub(super) ipv4: Option<GuestAddress>,
+    pub(super) ipv6: Vec<GuestAddress<Ipv6Addr>>,
+}
+
+impl From<GuestAddress> for GuestAddresses {
+    fn from(address: GuestAddress) -> Self {
+        Self {
+            ipv4: Some(address),
+            ipv6: Vec::new(),
+        }
+    }
+}
 
 impl<'n> Names<'n> {
     pub(super) fn new(
@@ -55,10 +66,10 @@ impl<'n> Names<'n> {
         };
         let leasing = networks.iter().enumerate();
         let leasing = leasing.filter(|(_, section)| section.field("dhcp").is_some());
-        let prefixes = networks.iter().map(|section| {
-            let addresses = section.field("address").map(network::addresses);
-            let addresses = addresses.and_then(Result::ok);
-            addresses.map(|(_, ipv6)| ipv6).unwrap_or_default()
+        let places = networks.iter().map(|section| {
+            let follows = section.field("follow").map(|field| field.boolean());
+            let addresses = network::addresses_of(section).unwrap_or_default();
+            (addresses, follows == Some(Ok(true)))
         });
         let macs = guests.iter().zip(0..);
         let macs = macs.filter_map(|(section, index)| {
@@ -71,42 +82,34 @@ impl<'n> Names<'n> {
             addresses: Vec::new(),
             macs: macs.collect(),
             leasing: leasing.map(|(index, _)| index).collect(),
-            prefixes: prefixes.collect(),
+            places: places.collect(),
         };
         let addresses = guests.iter().map(|section| names.addresses_of(section));
         names.addresses = addresses.collect();
         names
     }
 
-    /// The addresses of a `[[guest]]`, also for rules that name the guest. The IPv4 address is
-    /// optional where addresses are leased.
+    /// The addresses of a `[[guest]]`, also for rules that name the guest. None has to be written
+    /// where addresses are leased.
     pub(super) fn addresses_of(&self, section: &Section<'_>) -> Result<GuestAddresses, Fault> {
         let network = section.field("network").map(|field| self.network(field));
         let network = network.and_then(Result::ok);
         let leasing = network.filter(|id| self.leasing.contains(&id.0));
-        let is_leased = section.field("address").is_none() && section.mistyped("address").is_none();
-        let leased = |network| {
-            let mac = section.required("mac", values::mac)?;
-            Ok(GuestAddress::leased(Some(network), Identity::Mac(mac)))
+        let mut addresses = match section.field("address") {
+            Some(field) if field.allows_ipv6() => self.written(field, network)?,
+            Some(field) => values::host_address(field).map(GuestAddress::Fixed)?.into(),
+            None if section.mistyped("address").is_none() && leasing.is_some() => {
+                GuestAddresses::default()
+            }
+            None => return section.required("address", |_| Ok(GuestAddresses::default())),
         };
-        match (leasing, section.field("address")) {
-            (Some(network), _) if is_leased => Ok((leased(network)?, Vec::new())),
-            (_, Some(field)) if field.allows_ipv6() => {
-                let (ipv4, ipv6) = self.written(field, network)?;
-                match (ipv4, leasing) {
-                    (Some(address), _) => Ok((GuestAddress::Fixed(address), ipv6)),
-                    (None, Some(network)) => Ok((leased(network)?, ipv6)),
-                    (None, None) => Err(field.fault(
-                        "has no IPv4 address",
-                        "add one, as in [\"172.22.161.170\", \"::10\"]",
-                    )),
-                }
-            }
-            _ => {
-                let address = section.required("address", values::host_address)?;
-                Ok((GuestAddress::Fixed(address), Vec::new()))
-            }
+        if let Some(network) = leasing
+            && addresses.ipv4.is_none()
+        {
+            let mac = Identity::Mac(section.required("mac", values::mac)?);
+            addresses.ipv4 = Some(GuestAddress::leased(Some(network), mac));
         }
+        Ok(addresses)
     }
 
     /// One address of each family. An IPv6 suffix stands for an address in every prefix of the
@@ -115,7 +118,7 @@ impl<'n> Names<'n> {
         &self,
         field: Field<'_>,
         network: Option<NetworkId>,
-    ) -> Result<(Option<Ipv4Addr>, Vec<Ipv6Addr>), Fault> {
+    ) -> Result<GuestAddresses, Fault> {
         let items = field.required_items()?;
         let (ipv4, ipv6) =
             values::by_family(items, values::host_address, values::address_or_suffix)?;
@@ -126,9 +129,10 @@ impl<'n> Names<'n> {
         }
         let ipv6 = match ipv6[..] {
             [suffix] if values::is_suffix(suffix) => self.with_suffix(field, network, suffix)?,
-            _ => ipv6,
+            _ => ipv6.into_iter().map(GuestAddress::Fixed).collect(),
         };
-        Ok((ipv4.first().copied(), ipv6))
+        let ipv4 = ipv4.first().copied().map(GuestAddress::Fixed);
+        Ok(GuestAddresses { ipv4, ipv6 })
     }
 
     fn with_suffix(
@@ -136,23 +140,33 @@ impl<'n> Names<'n> {
         field: Field<'_>,
         network: Option<NetworkId>,
         suffix: Ipv6Addr,
-    ) -> Result<Vec<Ipv6Addr>, Fault> {
-        let Some(NetworkId(network)) = network else {
+    ) -> Result<Vec<GuestAddress<Ipv6Addr>>, Fault> {
+        let Some(NetworkId(id)) = network else {
             return Ok(Vec::new()); // (That is a fault of its own.)
         };
-        let prefixes = &self.prefixes[network];
-        if prefixes.is_empty() {
+        let (Addresses { ipv6: prefixes, .. }, follows) = &self.places[id];
+        if prefixes.is_empty() && !follows {
             let problem = format!("{suffix} is a suffix, but the network has no IPv6 prefix");
             let remedy = "write the whole address, or add an IPv6 address to the network";
             return Err(field.fault(problem, remedy));
         }
         let joined = prefixes.iter().map(|prefix| {
-            values::join(*prefix, suffix).ok_or_else(|| {
+            let address = values::join(*prefix, suffix).ok_or_else(|| {
                 let problem = format!("{suffix} is longer than the rest of {}", prefix.trunc());
                 field.fault(problem, "write a shorter suffix, or the whole address")
-            })
+            })?;
+            Ok(GuestAddress::Fixed(address))
         });
-        joined.collect()
+        let followed = follows.then(|| Ok(GuestAddress::leased(network, Identity::Suffix(suffix))));
+        joined.chain(followed).collect()
+    }
+
+    /// Whether a network has IPv4, and whether it has unique local IPv6 addresses.
+    pub(super) fn translated_in(&self, NetworkId(id): NetworkId) -> (bool, bool) {
+        let (addresses, follows) = &self.places[id];
+        let is_local = |own: &Ipv6Net| own.addr().is_unique_local();
+        let ipv6 = *follows || addresses.ipv6.iter().any(is_local);
+        (addresses.ipv4.is_some(), ipv6)
     }
 
     pub(super) fn uplink(&self, field: Field<'_>) -> Result<UplinkId, Fault> {
@@ -163,28 +177,36 @@ impl<'n> Names<'n> {
         find("network", &self.networks, field).map(NetworkId)
     }
 
-    /// A guest's address: literal, by the guest's name, or by the owner of a lease. A fault in the
-    /// address of a guest is reported only once.
-    pub(super) fn guest(&self, field: Field<'_>) -> Result<GuestAddress, Fault> {
+    /// A guest's addresses: literal, by the guest's name, or by the owner of a lease. A fault in
+    /// the address of a guest is reported only once.
+    pub(super) fn guest(&self, field: Field<'_>) -> Result<GuestAddresses, Fault> {
         let text = field.string()?;
+        let fixed = || values::host_address(field).map(|own| GuestAddress::Fixed(own).into());
         if text.trim().parse::<Ipv4Addr>().is_ok() {
-            return values::host_address(field).map(GuestAddress::Fixed);
+            return fixed();
         }
         if let Some(index) = self.guests.get(text) {
-            return self.addresses[*index].clone().map(|(ipv4, _)| ipv4);
+            return self.addresses[*index].clone();
         }
         if let Ok(mac) = values::mac(field) {
             return self.by_mac(field, mac);
+        }
+        if values::looks_like_ipv6(&field) {
+            let address = values::host_address6(field)?;
+            return Ok(GuestAddresses {
+                ipv4: None,
+                ipv6: vec![address.into()],
+            });
         }
         let looks_like_address =
             text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
         let may_be_leased = !self.leasing.is_empty() && is_host_name(text);
         if looks_like_address && !may_be_leased {
-            return values::host_address(field).map(GuestAddress::Fixed);
+            return fixed();
         }
         if may_be_leased {
             let name = Identity::Name(text.to_ascii_lowercase());
-            return Ok(GuestAddress::leased(None, name));
+            return Ok(GuestAddress::leased(None, name).into());
         }
         if self.guests.is_empty() {
             let problem = format!("{} is not an address", quote(text));
@@ -192,7 +214,15 @@ impl<'n> Names<'n> {
             return Err(field.fault(problem, remedy));
         }
         let index = find("guest", &self.guests, field)?;
-        self.addresses[index].clone().map(|(ipv4, _)| ipv4)
+        self.addresses[index].clone()
+    }
+
+    /// The same for a rule of IPv4.
+    pub(super) fn ipv4_guest(&self, field: Field<'_>) -> Result<GuestAddress, Fault> {
+        self.guest(field)?.ipv4.ok_or_else(|| {
+            let problem = "has only IPv6, but address is an IPv4 address";
+            field.fault(problem, "write a guest with an IPv4 address")
+        })
     }
 
     /// The kinds of objects with this name; none, or more than one.
@@ -203,7 +233,7 @@ impl<'n> Names<'n> {
         let network = network.map(|index| ("network", Named::Network(NetworkId(*index))));
         let guest = self.guests.get(name);
         let guest = guest.and_then(|index| self.addresses[*index].clone().ok());
-        let guest = guest.map(|(ipv4, ipv6)| ("guest", Named::Guest(ipv4, ipv6)));
+        let guest = guest.map(|addresses| ("guest", Named::Guest(addresses)));
         uplink.into_iter().chain(network).chain(guest).collect()
     }
 
@@ -214,16 +244,16 @@ impl<'n> Names<'n> {
     }
 
     /// The guest with an Ethernet address, or the owner of a lease with it.
-    fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddress, Fault> {
+    fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddresses, Fault> {
         if let Some(index) = self.macs.get(&mac) {
-            return self.addresses[*index].clone().map(|(ipv4, _)| ipv4);
+            return self.addresses[*index].clone();
         }
         if self.leasing.is_empty() {
             let problem = format!("there is no guest with {}", mac_text(mac));
             let remedy = "add a [[guest]] with this mac, or add [network.NAME.dhcp] to a network";
             return Err(field.fault(problem, remedy));
         }
-        Ok(GuestAddress::leased(None, Identity::Mac(mac)))
+        Ok(GuestAddress::leased(None, Identity::Mac(mac)).into())
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn read_nat(
     report.errors(section.unknown_keys());
     let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
     let address = report.keep(section.required("address", values::host_address));
-    let to = report.keep(section.required("to", |field| names.guest(field)));
+    let to = report.keep(section.required("to", |field| names.ipv4_guest(field)));
     let hairpin = report.keep(section.optional("hairpin", |field| field.boolean()));
     let forwarding = report.keep(section.optional("forwarding", values::forwarding));
     Some(NatRule {

@@ -2,7 +2,7 @@
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::service;
+use super::{names::Names, service};
 use crate::{
     model::{Action, ForwardProtocol, HostService, Inbound, Network},
     syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const KEYS: &[Key] = &[
     key("interface", "\"vmbr1\""),
     key("address", "\"172.22.161.254/24\""),
+    ipv6_key("ndp", "\"wan\""),
+    ipv6_key("follow", "true"),
     key("create", "true"),
     key("ports", "[\"tap1\"]"),
     key("anti_spoof", "true"),
@@ -25,10 +27,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("dns", ""),
 ];
 
-pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Option<Network> {
+pub(crate) fn read_network(
+    section: &Section<'_>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Option<Network> {
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
-    let addresses = report.keep(section.required("address", addresses));
+    let follow = report.keep(section.optional("follow", |field| field.boolean()));
+    let ndp = report.keep(section.optional("ndp", |field| names.uplink(field)));
+    let addresses = report.keep(addresses_of(section));
     let create = report.keep(section.optional("create", |field| field.boolean()));
     // A duplicate is found together with all other uses of interfaces.
     let ports = section.optional("ports", |field| {
@@ -41,19 +49,21 @@ pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Op
     let policy = policy.flatten().unwrap_or(Action::Accept);
     let host = report.keep(host(section, policy));
     let inbound = report.keep(section.optional("inbound", values::action));
-    let prefix = addresses.as_ref().map(|(ipv4, _)| *ipv4);
+    let prefix = addresses.as_ref().and_then(|own| own.ipv4);
     let served = service::read_services(section, prefix, report);
     if (served.dhcp.is_some() || served.dns.is_some())
         && let Some(fault) = section.field("interface").and_then(service::unservable)
     {
         report.error(fault);
     }
-    let (address, addresses6) = addresses?;
+    let addresses = addresses?;
     let network = Network {
         name: section.name.to_string(),
         interface: interface?,
-        address,
-        addresses6,
+        address: addresses.ipv4,
+        addresses6: addresses.ipv6,
+        ndp: ndp?,
+        follow: follow?.unwrap_or(false),
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
@@ -69,13 +79,45 @@ pub(crate) fn read_network(section: &Section<'_>, report: &mut Report<'_>) -> Op
             creates";
         report.warn(section.fault("ports", problem, "add create = true, or leave ports out"));
     }
+    if let Some(fault) = without_prefix(&network, section) {
+        report.warn(fault);
+    }
     Some(network)
 }
 
-/// The host's address in the network, and its IPv6 addresses there.
-pub(super) fn addresses(field: Field<'_>) -> Result<(Ipv4Net, Vec<Ipv6Net>), Fault> {
+/// There is nothing for which the host could answer.
+fn without_prefix(network: &Network, section: &Section<'_>) -> Option<Fault> {
+    let is_global = |own: &Ipv6Net| !own.addr().is_unique_local();
+    if network.ndp.is_none() || network.follow || network.addresses6.iter().any(is_global) {
+        return None;
+    }
+    let problem = "has no effect, because the network has no public IPv6 prefix";
+    let remedy = "add the host's IPv6 address in the provider's prefix, or leave ndp out";
+    Some(section.fault("ndp", problem, remedy))
+}
+
+/// The host's addresses in a network.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Addresses {
+    pub(super) ipv4: Option<Ipv4Net>,
+    pub(super) ipv6: Vec<Ipv6Net>,
+}
+
+/// Those that the file says. A network that follows its interface needs none.
+pub(super) fn addresses_of(section: &Section<'_>) -> Result<Addresses, Fault> {
+    let follows = section.field("follow").map(|field| field.boolean());
+    match section.field("address") {
+        None if follows == Some(Ok(true)) => Ok(Addresses::default()),
+        _ => section.required("address", addresses),
+    }
+}
+
+fn addresses(field: Field<'_>) -> Result<Addresses, Fault> {
     if !field.allows_ipv6() {
-        return Ok((values::address_in_prefix(field)?, Vec::new()));
+        return Ok(Addresses {
+            ipv4: Some(values::address_in_prefix(field)?),
+            ipv6: Vec::new(),
+        });
     }
     let items = field.required_items()?;
     let is_ipv4 = |item: &&Field<'_>| !values::looks_like_ipv6(item);
@@ -85,13 +127,10 @@ pub(super) fn addresses(field: Field<'_>) -> Result<(Ipv4Net, Vec<Ipv6Net>), Fau
     }
     let (ipv4, ipv6) =
         values::by_family(items, values::address_in_prefix, values::address_in_prefix6)?;
-    match ipv4[..] {
-        [ipv4] => Ok((ipv4, ipv6)),
-        _ => Err(field.fault(
-            "has no IPv4 address",
-            "add one, as in [\"172.22.161.254/24\", \"2001:db8:0:1::1/64\"]",
-        )),
-    }
+    Ok(Addresses {
+        ipv4: ipv4.first().copied(),
+        ipv6,
+    })
 }
 
 /// The services of the host for a network's guests: all, unless the network says otherwise or drops

@@ -1,5 +1,7 @@
 //! Everything that has been read.
 
+use std::net::Ipv6Addr;
+
 use super::{item::Item, policy::BothFamilies};
 use crate::model::{
     Config, ForwardRule, Forwarding, Guest, Ipv6Rules, Limits, NatRule, Network, PrefixRule, Route,
@@ -15,7 +17,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) guests: Vec<Item<'a, Guest>>,
     pub(crate) routes: Vec<Item<'a, Route>>,
     pub(crate) snat: Vec<Item<'a, SnatRule>>,
+    pub(crate) snat6: Vec<Item<'a, SnatRule<Ipv6Addr>>>,
     pub(crate) forwards: Vec<Item<'a, ForwardRule>>,
+    pub(crate) forwards6: Vec<Item<'a, ForwardRule<Ipv6Addr>>>,
     pub(crate) nats: Vec<Item<'a, NatRule>>,
     /// `[[nat]]` of IPv6 prefixes.
     pub(crate) prefixes: Vec<Item<'a, PrefixRule>>,
@@ -33,8 +37,10 @@ impl Parts<'_> {
         let mut routes = self.routes.iter();
         let mut policies = self.policies.iter();
         uplinks.any(|uplink| uplink.value.addresses6 != UplinkAddresses::Interface)
-            || networks.any(|network| !network.value.addresses6.is_empty())
+            || networks.any(|network| !network.value.addresses6.is_empty() || network.value.follow)
             || routes.any(|route| !route.value.addresses6.is_empty())
+            || self.snat6.iter().any(|rule| rule.value.names_address())
+            || !self.forwards6.is_empty()
             || policies.any(|policy| policy.value.1.names_address())
             || !self.prefixes.is_empty()
     }
@@ -53,6 +59,8 @@ impl Parts<'_> {
             nats: values_of(self.nats),
             policies,
             ipv6: has_ipv6.then_some(Ipv6Rules {
+                snat: values_of(self.snat6),
+                forwards: values_of(self.forwards6),
                 policies: policies6,
                 prefixes: values_of(self.prefixes),
             }),

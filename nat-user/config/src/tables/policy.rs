@@ -7,9 +7,9 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::names::{Named, Names};
+use super::names::{GuestAddresses, Named, Names};
 use crate::{
-    model::{ForwardProtocol, GuestAddress, NetworkId, PolicyEnd, PolicyRule, PortRange, UplinkId},
+    model::{ForwardProtocol, NetworkId, PolicyEnd, PolicyRule, PortRange, UplinkId},
     syntax::{Fault, Field, Key, Report, Section, key},
     text::{suggest, words::quote},
     values,
@@ -83,11 +83,9 @@ impl Ends {
             End::Network(id) => self.both(PolicyEnd::Network(id), PolicyEnd::Network(id)),
             End::Prefix(IpNet::V4(prefix)) => self.ipv4.push(PolicyEnd::Prefix(prefix)),
             End::Prefix(IpNet::V6(prefix)) => self.ipv6.push(PolicyEnd::Prefix(prefix)),
-            End::Address(address) => self.ipv6.push(PolicyEnd::Guest(address.into())),
-            End::Guest(ipv4, ipv6) => {
-                self.ipv4.push(PolicyEnd::Guest(ipv4));
-                let ipv6 = ipv6.into_iter().map(GuestAddress::from);
-                self.ipv6.extend(ipv6.map(PolicyEnd::Guest));
+            End::Guest(GuestAddresses { ipv4, ipv6 }) => {
+                self.ipv4.extend(ipv4.map(PolicyEnd::Guest));
+                self.ipv6.extend(ipv6.into_iter().map(PolicyEnd::Guest));
             }
         }
     }
@@ -106,9 +104,7 @@ enum End {
     Uplink(UplinkId),
     Network(NetworkId),
     Prefix(IpNet),
-    /// An IPv6 address.
-    Address(Ipv6Addr),
-    Guest(GuestAddress, Vec<Ipv6Addr>),
+    Guest(GuestAddresses),
 }
 
 impl From<Named> for End {
@@ -116,7 +112,7 @@ impl From<Named> for End {
         match named {
             Named::Uplink(id) => Self::Uplink(id),
             Named::Network(id) => Self::Network(id),
-            Named::Guest(ipv4, ipv6) => Self::Guest(ipv4, ipv6),
+            Named::Guest(addresses) => Self::Guest(addresses),
         }
     }
 }
@@ -179,9 +175,6 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<End, Fault> {
         }
         .map(End::Prefix);
     }
-    if field.allows_ipv6() && text.trim().parse::<Ipv6Addr>().is_ok() {
-        return values::host_address6(field).map(End::Address);
-    }
     let (kind, name) = match text.split_once('.') {
         Some((kind @ ("uplink" | "network" | "guest"), name)) => (Some(kind), name),
         _ => (None, text),
@@ -201,9 +194,12 @@ fn end(field: Field<'_>, key: &str, names: &Names<'_>) -> Result<End, Fault> {
         }
     }
     // An address, a guest that has a lease, or a mistake.
-    let is_address = text.trim().parse::<Ipv4Addr>().is_ok();
+    let is_address = match values::looks_like_ipv6(&field) {
+        true => text.trim().parse::<Ipv6Addr>().is_ok(),
+        false => text.trim().parse::<Ipv4Addr>().is_ok(),
+    };
     match names.guest(field) {
-        Ok(address) => Ok(End::Guest(address, Vec::new())),
+        Ok(addresses) => Ok(End::Guest(addresses)),
         Err(fault) if is_address => Err(fault),
         Err(_) => Err(unknown(field, text, names)),
     }

@@ -1,8 +1,15 @@
 //! `[[snat]]`.
 
-use super::names::Names;
+use std::net::Ipv6Addr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::{item::Halves, names::Names};
 use crate::{
-    model::{FilteringBehaviour, Forwarding, MappingBehaviour, PortRange, SnatRule, SnatSource},
+    model::{
+        Address, FilteringBehaviour, Forwarding, MappingBehaviour, PortRange, SnatRule, SnatSource,
+        SnatTarget, UplinkId,
+    },
     syntax::{Fault, Field, Key, Report, Section, key},
     values,
 };
@@ -30,7 +37,7 @@ pub(crate) fn read_snat(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
-) -> Option<SnatRule> {
+) -> Option<Halves<SnatRule, SnatRule<Ipv6Addr>>> {
     report.errors(section.unknown_keys());
     let source = report.keep(source(section, names));
     let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
@@ -39,27 +46,137 @@ pub(crate) fn read_snat(
     let mapping = report.keep(section.optional("mapping", mapping));
     let filtering = report.keep(section.optional("filtering", filtering));
     let exclude = section.optional("exclude", |field| {
-        values::distinct(field.items(), values::prefix)
+        values::by_family(field.items(), values::prefix, values::prefix6)
     });
     let exclude = report.keep(exclude);
     let forwarding = report.keep(section.optional("forwarding", values::forwarding));
-    Some(SnatRule {
+    let rule = Written {
         name: section.name.to_string(),
-        source: source?,
         uplink: uplink?,
-        to: to?,
         ports: ports?.unwrap_or(PORTS),
         mapping: mapping?.unwrap_or(MappingBehaviour::EndpointIndependent),
         filtering: filtering?.unwrap_or(FilteringBehaviour::AddressDependent),
-        exclude: exclude?.unwrap_or_default(),
         forwarding: forwarding?.unwrap_or(Forwarding::Fast),
-    })
+    };
+    let (source, to, exclude) = (source?, to?, exclude?.unwrap_or_default());
+    report.errors(mixed(section, &source, &to, &exclude));
+    let ipv4 = source.0.zip(to.0);
+    let ipv6 = source.1.zip(to.1);
+    Some((
+        ipv4.map(|(source, to)| rule.from(source, to, exclude.0)),
+        ipv6.map(|(source, to)| rule.from(source, to, exclude.1)),
+    ))
 }
 
-fn source(section: &Section<'_>, names: &Names<'_>) -> Result<SnatSource, Fault> {
+/// What a rule says about both families.
+struct Written {
+    name: String,
+    uplink: UplinkId,
+    ports: PortRange,
+    mapping: MappingBehaviour,
+    filtering: FilteringBehaviour,
+    forwarding: Forwarding,
+}
+
+impl Written {
+    fn from<A: Address>(
+        &self,
+        source: SnatSource<A>,
+        to: SnatTarget<A>,
+        exclude: Vec<A::Prefix>,
+    ) -> SnatRule<A> {
+        SnatRule {
+            name: self.name.clone(),
+            source,
+            uplink: self.uplink,
+            to,
+            ports: self.ports,
+            mapping: self.mapping,
+            filtering: self.filtering,
+            exclude,
+            forwarding: self.forwarding,
+        }
+    }
+}
+
+type Sources = Halves<SnatSource, SnatSource<Ipv6Addr>>;
+type Targets = Halves<SnatTarget, SnatTarget<Ipv6Addr>>;
+type Excludes = (Vec<Ipv4Net>, Vec<Ipv6Net>);
+
+/// The rule translates nothing, or excludes what it does not translate.
+fn mixed(
+    section: &Section<'_>,
+    source: &Sources,
+    to: &Targets,
+    exclude: &Excludes,
+) -> Option<Fault> {
+    let is_ipv4 = source.0.is_some() && to.0.is_some();
+    let is_ipv6 = source.1.is_some() && to.1.is_some();
+    let by_source = section.field("source").is_some();
+    if !is_ipv4 && !is_ipv6 {
+        return Some(match (source, to) {
+            ((None, None), _) => untranslated(section),
+            (_, (_, None)) if !by_source => {
+                let problem = "is of IPv4, but the network has no IPv4 address";
+                let remedy = "write an IPv6 address or \"masquerade\"";
+                section.fault("to", problem, remedy)
+            }
+            (_, (None, _)) if !by_source => {
+                let problem = "is of IPv6, but the network has no unique local prefix, and public \
+                               addresses are translated only by source";
+                let remedy = "write source = \"PREFIX\" instead of network, or leave IPv6 alone";
+                section.fault("to", problem, remedy)
+            }
+            (_, to) => {
+                let (to, source) = match to.0 {
+                    Some(_) => ("IPv4", "IPv6"),
+                    None => ("IPv6", "IPv4"),
+                };
+                let problem = format!("is of {to}, but source is of {source}");
+                section.fault("to", &problem, "write both of one family")
+            }
+        });
+    }
+    let other = match (is_ipv4, is_ipv6) {
+        (false, true) if !exclude.0.is_empty() => ("IPv4", "IPv6"),
+        (true, false) if !exclude.1.is_empty() => ("IPv6", "IPv4"),
+        _ => return None,
+    };
+    let problem = format!(
+        "excludes {} destinations, but the rule translates only {}",
+        other.0, other.1
+    );
+    Some(section.fault(
+        "exclude",
+        &problem,
+        "write prefixes of the family that it translates",
+    ))
+}
+
+/// The network has only public IPv6 addresses.
+fn untranslated(section: &Section<'_>) -> Fault {
+    let problem = "translates nothing: the network has only public IPv6 addresses, which leave as \
+                   they are";
+    let remedy = "remove the rule, or write source = \"PREFIX\" to translate them nevertheless";
+    section.fault("network", problem, remedy)
+}
+
+fn source(section: &Section<'_>, names: &Names<'_>) -> Result<Sources, Fault> {
     match (section.field("network"), section.field("source")) {
-        (Some(network), None) => names.network(network).map(SnatSource::Network),
-        (None, Some(source)) => values::prefix(source).map(SnatSource::Prefix),
+        (Some(network), None) => {
+            let id = names.network(network)?;
+            let (ipv4, ipv6) = names.translated_in(id);
+            let ipv4 = ipv4.then_some(SnatSource::Network(id));
+            Ok((ipv4, ipv6.then_some(SnatSource::Network(id))))
+        }
+        (None, Some(source)) if values::looks_like_ipv6(&source) => {
+            let prefix = values::prefix6(source)?;
+            Ok((None, Some(SnatSource::Prefix(prefix))))
+        }
+        (None, Some(source)) => {
+            let prefix = values::prefix(source)?;
+            Ok((Some(SnatSource::Prefix(prefix)), None))
+        }
         (Some(_), Some(source)) => {
             Err(source.fault("cannot be combined with network", "keep one of the two"))
         }

@@ -6,7 +6,7 @@ use super::{
     super::{
         Loaded,
         model::{
-            Action, Config, GuestAddress, Inbound, NetworkId, PolicyEnd, PrefixRule,
+            Action, Config, GuestAddress, Identity, Inbound, NetworkId, PolicyEnd, PrefixRule,
             UplinkAddresses, UplinkId,
         },
         parse_with_ipv6,
@@ -51,6 +51,14 @@ fn ip(address: &str) -> Ipv6Addr {
     address.parse().unwrap()
 }
 
+fn ipv4(address: &str) -> GuestAddress {
+    GuestAddress::Fixed(address.parse().unwrap())
+}
+
+fn fixed(address: &str) -> GuestAddress<Ipv6Addr> {
+    GuestAddress::Fixed(ip(address))
+}
+
 fn guest(address: &str) -> String {
     format!(
         "[[guest]]\nname = \"web1\"\nnetwork = \"lan\"\nmac = \"52:54:00:12:34:56\"\n\
@@ -62,7 +70,7 @@ fn guest(address: &str) -> String {
 fn networks_and_uplinks_have_addresses_of_both_families() {
     let config = config("");
     let network = &config.networks[0];
-    assert_eq!(network.address.to_string(), "172.22.161.254/24");
+    assert_eq!(network.address, Some("172.22.161.254/24".parse().unwrap()));
     let own = ["2001:db8:0:1::1/64", "fd12:3456:789a:1::1/64"];
     assert_eq!(network.addresses6, own.map(|net| net.parse().unwrap()));
     assert_eq!(network.inbound, Inbound::default());
@@ -115,26 +123,24 @@ fn a_public_network_that_is_open_and_has_no_policy_is_doubtful() {
 fn a_suffix_is_an_address_in_every_prefix() {
     let config = config(&guest("[\"172.22.161.10\", \"::10\"]"));
     let guest = &config.guests[0];
-    assert_eq!(guest.address.to_string(), "172.22.161.10");
-    let own = [ip("2001:db8:0:1::10"), ip("fd12:3456:789a:1::10")];
+    assert_eq!(guest.address, Some(ipv4("172.22.161.10")));
+    let own = [fixed("2001:db8:0:1::10"), fixed("fd12:3456:789a:1::10")];
     assert_eq!(guest.addresses6, own);
 }
 
 #[test]
 fn a_guest_has_at_most_one_address_of_each_family() {
     let whole = config(&guest("[\"172.22.161.10\", \"2001:db8:0:1::7\"]"));
-    assert_eq!(whole.guests[0].addresses6, [ip("2001:db8:0:1::7")]);
+    assert_eq!(whole.guests[0].addresses6, [fixed("2001:db8:0:1::7")]);
     assert_eq!(
         refused(&guest("[\"172.22.161.10\", \"::10\", \"::11\"]")),
         "n.toml:12:11: guest.web1.address: has two addresses of one family; write one of each \
          family; an IPv6 suffix such as \"::10\" stands for an address in every prefix of the \
          network"
     );
-    assert_eq!(
-        refused(&guest("\"::10\"")),
-        "n.toml:12:11: guest.web1.address: has no IPv4 address; add one, as in \
-         [\"172.22.161.170\", \"::10\"]"
-    );
+    let six = config(&guest("\"2001:db8:0:1::7\""));
+    assert_eq!(six.guests[0].address, None);
+    assert_eq!(six.guests[0].addresses6, [fixed("2001:db8:0:1::7")]);
 }
 
 #[test]
@@ -254,7 +260,7 @@ fn both_addresses_of_a_127_are_hosts() {
 }
 
 #[test]
-fn a_network_has_one_ipv4_address() {
+fn a_network_has_at_most_one_ipv4_address() {
     let lines = "[network.dmz]\ninterface = \"br2\"\n";
     let with = |addresses: &str| refused(&format!("{lines}address = {addresses}\n"));
     assert_eq!(
@@ -262,11 +268,74 @@ fn a_network_has_one_ipv4_address() {
         "n.toml:10:47: network.dmz.address: is the second IPv4 address of the network; write one, \
          and any number of IPv6 addresses"
     );
+}
+
+#[test]
+fn a_network_may_have_ipv6_alone() {
+    let lines = "[network.six]\ninterface = \"br6\"\n";
+    let network = config(&format!("{lines}address = \"2001:db8:7::1/64\"\n"))
+        .networks
+        .remove(1);
+    assert_eq!(network.address, None);
+    assert_eq!(network.addresses6, ["2001:db8:7::1/64".parse().unwrap()]);
+    assert_eq!((network.ndp, network.follow), (None, false));
+    let guest = guest("\"10.0.0.7\"").replace("\"lan\"", "\"six\"");
     assert_eq!(
-        with("\"2001:db8:7::1/64\""),
-        "n.toml:10:11: network.dmz.address: has no IPv4 address; add one, as in \
-         [\"172.22.161.254/24\", \"2001:db8:0:1::1/64\"]"
+        refused(&format!("{lines}address = \"2001:db8:7::1/64\"\n{guest}")),
+        "n.toml:15:11: guest.web1.address: 10.0.0.7 is not in network `six`, which has only IPv6; \
+         write an IPv6 address, or add an IPv4 address to the network"
     );
+}
+
+#[test]
+fn a_network_that_follows_its_interface_needs_no_address() {
+    let lines = "[network.six]\ninterface = \"br6\"\n";
+    let guest = guest("\"::10\"").replace("\"lan\"", "\"six\"");
+    let config = config(&format!("{lines}follow = true\n{guest}"));
+    let network = &config.networks[1];
+    assert!(network.follow && network.address.is_none() && network.addresses6.is_empty());
+    let suffix = GuestAddress::leased(Some(NetworkId(1)), Identity::Suffix(ip("::10")));
+    assert_eq!(config.guests[0].addresses6, [suffix]);
+    for line in ["", "follow = false\n"] {
+        let message = refused(&format!("{lines}{line}"));
+        let expected = "n.toml:8:1: network.six.address: is missing; write address = \
+                        \"172.22.161.254/24\"";
+        assert_eq!(message, expected);
+    }
+}
+
+#[test]
+fn a_prefix_of_an_uplinks_link_needs_ndp() {
+    let lines = "[network.six]\ninterface = \"br6\"\naddress = \"2001:db8:f::1:1/64\"\n";
+    assert_eq!(
+        refused(lines),
+        "n.toml:3:13: uplink.wan.addresses: 2001:db8:f::2 is in 2001:db8:f::/64 of network `six`; \
+         write ndp = \"wan\" in the network if the provider has the prefix on this link; otherwise \
+         give the network another prefix"
+    );
+    let network = &config(&format!("{lines}ndp = \"wan\"\n")).networks[1];
+    assert_eq!(network.ndp, Some(UplinkId(0)));
+    assert_eq!(
+        refused(&format!("{lines}ndp = \"wam\"\n")),
+        "n.toml:11:7: network.six.ndp: there is no uplink `wam`; did you mean `wan`?"
+    );
+    let useless = "[network.four]\ninterface = \"br4\"\naddress = \"10.0.0.1/24\"\nndp = \"wan\"\n";
+    assert_eq!(
+        load(&format!("{BOTH}{useless}")).warnings[0].to_string(),
+        "n.toml:11:7: network.four.ndp: has no effect, because the network has no public IPv6 \
+         prefix; add the host's IPv6 address in the provider's prefix, or leave ndp out"
+    );
+}
+
+#[test]
+fn inbound_and_ipv6_count_as_policies() {
+    let has = |lines: &str| config(lines).has_policies();
+    assert!(has(""), "IPv6 is dropped by default");
+    let open = BOTH.trim_end().to_owned() + "\ninbound = \"accept\"\n";
+    assert!(!load(&open).config.has_policies());
+    let closed = BASE.trim_end().to_owned() + "\ninbound = \"drop\"\n";
+    assert!(load(&closed).config.has_policies());
+    assert!(!load(BASE).config.has_policies());
 }
 
 #[test]
@@ -453,18 +522,6 @@ fn a_nat_translates_prefixes_of_one_length() {
         "n.toml:16:11: nat.two.address: 2001:db8:5::/48 overlaps 2001:db8:5:1::/64 of `one` (line \
          8); translate each prefix once"
     );
-}
-
-#[test]
-fn other_translation_is_of_ipv4_alone() {
-    let expected = "is an IPv6 address; write an IPv4 address; natbpf translates only IPv4";
-    for lines in [
-        "[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"2001:db8:0:1::10\"\n",
-        "[[snat]]\nsource = \"2001:db8:0:1::/64\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
-    ] {
-        let message = refused(lines);
-        assert!(message.ends_with(expected), "{message}");
-    }
 }
 
 #[test]

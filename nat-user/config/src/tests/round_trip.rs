@@ -415,15 +415,16 @@ fn configs() -> impl Strategy<Value = Config> {
 fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Guest> {
     let networks = config.networks.iter().enumerate();
     let roomy: Vec<usize> = networks
-        .filter(|(_, network)| network.address.prefix_len() < 29 && network.dhcp.is_none())
+        .filter(|(_, network)| network.dhcp.is_none())
+        .filter(|(_, network)| network.address.is_some_and(|own| own.prefix_len() < 29))
         .map(|(id, _)| id)
         .collect();
     let id = *roomy.get(network.index(roomy.len().max(1)))?;
-    let [a, b, c, _] = config.networks[id].address.addr().octets();
+    let [a, b, c, _] = config.networks[id].address?.addr().octets();
     Some(Guest {
         name,
         network: NetworkId(id),
-        address: Ipv4Addr::new(a, b, c, 2 + index).into(),
+        address: Some(Ipv4Addr::new(a, b, c, 2 + index).into()),
         addresses6: Vec::new(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
         port: index.is_multiple_of(2).then(|| format!("tap{index}")),
@@ -486,8 +487,10 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
     Network {
         name,
         interface: format!("br{index}"),
-        address: Ipv4Net::new(Ipv4Addr::new(10, index, 0, 1), length).expect("the length is right"),
+        address: Ipv4Net::new(Ipv4Addr::new(10, index, 0, 1), length).ok(),
         addresses6: Vec::new(),
+        ndp: None,
+        follow: false,
         create,
         ports: (0..ports)
             .map(|port| format!("tap{index}.{port}"))
@@ -636,6 +639,8 @@ fn write_network(text: &mut String, network: &Network) {
         interface,
         address,
         addresses6: _,
+        ndp: _,
+        follow: _,
         create,
         ports,
         anti_spoof,
@@ -647,6 +652,7 @@ fn write_network(text: &mut String, network: &Network) {
         dns,
     } = network;
     let ports = list(ports.iter());
+    let address = address.expect("a network of IPv4");
     *text += &format!(
         "[network.{}]\ninterface = {interface:?}\naddress = \"{address}\"\n\
          create = {create}\nports = {ports}\nanti_spoof = {anti_spoof}\nisolated = {isolated}\n",
@@ -682,7 +688,9 @@ fn write_guest(text: &mut String, config: &Config, guest: &Guest) {
     );
     let [a, b, c, d, e, f] = guest.mac;
     *text += &format!("[[guest]]\nname = {name}\nnetwork = {network}\n");
-    *text += &format!("address = \"{}\"\n", guest.address);
+    if let Some(address) = &guest.address {
+        *text += &format!("address = \"{address}\"\n");
+    }
     *text += &format!("mac = \"{a:02x}:{b:02x}:{c:02X}:{d:02X}:{e:02x}:{f:02x}\"\n");
     if let Some(port) = &guest.port {
         *text += &format!("port = \"{port}\"\n");

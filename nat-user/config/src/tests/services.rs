@@ -45,8 +45,8 @@ fn dhcp_needs_a_range_alone() {
         )
     );
     assert_eq!(dhcp.lease_time_s, 3600);
-    assert_eq!(dhcp.gateway, network.address.addr());
-    assert_eq!(dhcp.dns, [network.address.addr()]);
+    assert_eq!(dhcp.gateway, network.address.unwrap().addr());
+    assert_eq!(dhcp.dns, [network.address.unwrap().addr()]);
     assert_eq!(dhcp.domain, None);
     let dns = network.dns.as_ref().expect("it answers who is sent to it");
     assert_eq!(dns.forwarders, Forwarders::Host);
@@ -189,7 +189,7 @@ fn a_guest_without_an_address_is_where_its_lease_says() {
     assert!(warnings(&text).is_empty(), "{:?}", warnings(&text));
     let config = config(&text);
     let expected = leased(Some(0), Identity::Mac(MAC_BYTES));
-    assert_eq!(config.guests[0].address, expected);
+    assert_eq!(config.guests[0].address.as_ref(), Some(&expected));
     assert_eq!(config.forwards[0].to, expected);
     // Without DHCP it is nowhere.
     assert_eq!(

@@ -1,17 +1,18 @@
 //! Addresses, prefixes and ranges of addresses.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
+use super::ipv6;
 use crate::{
-    model::SnatTarget,
+    model::{Address, SnatTarget},
     syntax::{Fault, Field},
     text::words::quote,
 };
 
 /// Addresses that one pool may hold.
-const LARGEST_POOL: u32 = 65_536;
+const LARGEST_POOL: u128 = 65_536;
 
 /// An address that one host can have.
 pub(crate) fn host_address(field: Field<'_>) -> Result<Ipv4Addr, Fault> {
@@ -147,11 +148,19 @@ fn prefix_of(field: Field<'_>, (before, length): (&str, &str)) -> Result<Ipv4Net
     })
 }
 
-/// `"masquerade"`, an address or a pool `"A-B"`.
-pub(crate) fn snat_target(field: Field<'_>) -> Result<SnatTarget, Fault> {
+/// `"masquerade"`, an address or a pool `"A-B"`, by family.
+pub(crate) fn snat_target(
+    field: Field<'_>,
+) -> Result<(Option<SnatTarget>, Option<SnatTarget<Ipv6Addr>>), Fault> {
     let text = field.string()?;
     if text == "masquerade" {
-        return Ok(SnatTarget::Masquerade);
+        return Ok((Some(SnatTarget::Masquerade), Some(SnatTarget::Masquerade)));
+    }
+    if ipv6::looks_like_ipv6(&field) {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let first = ipv6::host_address_of(field, first)?;
+        let last = ipv6::host_address_of(field, last)?;
+        return Ok((None, Some(pool(field, first, last)?)));
     }
     let looks_like_addresses = text.starts_with(|c: char| c.is_ascii_digit());
     if !looks_like_addresses {
@@ -161,22 +170,28 @@ pub(crate) fn snat_target(field: Field<'_>) -> Result<SnatTarget, Fault> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let first = usable(field, address(field, first)?)?;
     let last = usable(field, address(field, last)?)?;
-    pool(field, first, last)
+    Ok((Some(pool(field, first, last)?), None))
 }
 
-fn pool(field: Field<'_>, first: Ipv4Addr, last: Ipv4Addr) -> Result<SnatTarget, Fault> {
-    let Some(more) = u32::from(last).checked_sub(u32::from(first)) else {
+fn pool<A: Address>(field: Field<'_>, first: A, last: A) -> Result<SnatTarget<A>, Fault> {
+    let count = first.count_to(last);
+    if count == 0 {
         let problem = format!("the pool {first}-{last} is inverted");
         return Err(field.fault(problem, format!("write \"{last}-{first}\"")));
-    };
-    if more >= LARGEST_POOL {
-        let problem = format!(
-            "the pool {first}-{last} holds {} addresses",
-            u64::from(more) + 1
-        );
+    }
+    if count > LARGEST_POOL {
+        let problem = format!("the pool {first}-{last} holds {count} addresses");
         return Err(field.fault(problem, format!("a pool holds at most {LARGEST_POOL}")));
     }
     Ok(SnatTarget::Pool { first, last })
+}
+
+/// An address of either family that one host can have.
+pub(crate) fn any_address(field: Field<'_>) -> Result<IpAddr, Fault> {
+    match ipv6::looks_like_ipv6(&field) {
+        true => ipv6::host_address6(field).map(IpAddr::V6),
+        false => host_address(field).map(IpAddr::V4),
+    }
 }
 
 /// Addresses from one to another, such as `"172.22.161.10-172.22.161.200"`.

@@ -31,7 +31,12 @@ pub(crate) fn looks_like_ipv6(field: &Field<'_>) -> bool {
 
 /// An address that one host can have.
 pub(crate) fn host_address6(field: Field<'_>) -> Result<Ipv6Addr, Fault> {
-    usable(field, address(field, field.string()?)?)
+    host_address_of(field, field.string()?)
+}
+
+/// The same for a part of a value.
+pub(crate) fn host_address_of(field: Field<'_>, text: &str) -> Result<Ipv6Addr, Fault> {
+    usable(field, address(field, text)?)
 }
 
 /// An address, or the part of one behind the prefix.

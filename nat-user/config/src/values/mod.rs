@@ -10,8 +10,8 @@ mod word;
 
 pub(crate) use self::{
     address::{
-        address_in_prefix, address_range, host_address, hosts_of, prefix, reserved_in, snat_target,
-        usable,
+        address_in_prefix, address_range, any_address, host_address, hosts_of, prefix, reserved_in,
+        snat_target, usable,
     },
     ipv6::{
         address_in_prefix6, address_or_suffix, by_family, host_address6, is_anycast, is_suffix,

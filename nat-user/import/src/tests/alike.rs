@@ -92,7 +92,8 @@ fn is_end(config: &Config, end: &PolicyEnd, (interface, address): (&str, Ipv4Add
     let here = |prefix: &Ipv4Net| {
         // A prefix of a network's is behind its interface.
         let mut networks = config.networks.iter();
-        let network = networks.find(|network| network.address.contains(prefix));
+        let network =
+            networks.find(|network| network.address.is_some_and(|own| own.contains(prefix)));
         prefix.contains(&address) && network.is_none_or(|network| network.interface == interface)
     };
     match end {

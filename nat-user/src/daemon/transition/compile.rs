@@ -134,7 +134,7 @@ fn places(config: &Config, host: &Host) -> HashMap<Ipv4Addr, Option<NetworkId>> 
             }
             let network = networks.iter().position(|network| *network == device);
             let by_prefix = config.networks.iter();
-            let mut by_prefix = by_prefix.map(|network| network.address.contains(&to));
+            let mut by_prefix = by_prefix.map(|network| network.holds(to));
             // A guest inside its network's prefix needs no entry.
             let is_known = by_prefix.position(|holds| holds) == network && network.is_some();
             (!is_known).then_some((to, network.map(NetworkId)))

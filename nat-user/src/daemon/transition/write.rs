@@ -87,8 +87,14 @@ fn flags_of_rules(config: &Config, numbers: &Numbers) -> BTreeMap<u32, RuleFlags
     let forwards = forwards.map(|rule| (RuleKind::Forward, &rule.name, rule.forwarding));
     let nats = config.nats.iter();
     let nats = nats.map(|rule| (RuleKind::Nat, &rule.name, rule.forwarding));
+    let snat6 = config.ipv6.iter().flat_map(|ipv6| &ipv6.snat);
+    let snat6 = snat6.map(|rule| (RuleKind::Snat, &rule.name, rule.forwarding));
+    let forwards6 = config.ipv6.iter().flat_map(|ipv6| &ipv6.forwards);
+    let forwards6 = forwards6.map(|rule| (RuleKind::Forward, &rule.name, rule.forwarding));
     snat.chain(forwards)
         .chain(nats)
+        .chain(snat6)
+        .chain(forwards6)
         .filter(|(_, _, forwarding)| *forwarding == Forwarding::Kernel)
         .filter_map(|(kind, name, _)| numbers.find_rule(kind, name))
         .map(|rule| (rule, RuleFlags::KERNEL))
@@ -108,8 +114,22 @@ fn is_active(config: &Config) -> impl Fn(RuleKind, &str) -> bool {
     let networks = config.networks.iter();
     let defaults = networks.map(|network| (RuleKind::Default, network.name.as_str()));
     let translating = snat.chain(forwards).chain(nats);
-    let active: HashSet<(RuleKind, &str)> = translating.chain(policies).chain(defaults).collect();
+    let ipv4 = translating.chain(policies).chain(defaults);
+    let active: HashSet<(RuleKind, &str)> = ipv4.chain(of_ipv6(config)).collect();
     move |kind, name| active.contains(&(kind, name))
+}
+
+/// The rules that translate IPv6.
+fn of_ipv6(config: &Config) -> impl Iterator<Item = (RuleKind, &str)> {
+    config.ipv6.iter().flat_map(|ipv6| {
+        let snat = ipv6.snat.iter();
+        let snat = snat.map(|rule| (RuleKind::Snat, rule.name.as_str()));
+        let forwards = ipv6.forwards.iter();
+        let forwards = forwards.map(|rule| (RuleKind::Forward, rule.name.as_str()));
+        let prefixes = ipv6.prefixes.iter();
+        let prefixes = prefixes.map(|rule| (RuleKind::Nat, rule.name.as_str()));
+        snat.chain(forwards).chain(prefixes)
+    })
 }
 
 /// Which Ethernet addresses of guests are bound to ports: to those in the configuration, or to

@@ -127,7 +127,7 @@ fn address_problem(
     addresses: &[Address],
     ours: &[Change],
 ) -> Option<Problem> {
-    let wanted = network.address;
+    let wanted = network.address?;
     let other = addresses.iter().find(|address| {
         address.ifindex == link.index
             && address.net.addr() == wanted.addr()

@@ -44,8 +44,8 @@ pub struct Network {
     pub name: String,
     /// The bridge or plain interface.
     pub interface: String,
-    /// The address that it is to have, with the length of its prefix.
-    pub address: Ipv4Net,
+    /// The IPv4 address that it is to have, if any, with the length of its prefix.
+    pub address: Option<Ipv4Net>,
     /// Whether to make the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to the bridge if natbpf made it.

@@ -59,8 +59,10 @@ impl Run<'_> {
             let link = named(links, name).with_context(|| vanished(name))?;
             let holds_it =
                 |address: &Address| address.ifindex == link.index && address.net.addr() == gateway;
-            let is_network =
-                |network: &Network| network.interface == *name && network.address.addr() == gateway;
+            let is_network = |network: &Network| {
+                let own = network.address.map(|own| own.addr());
+                network.interface == *name && own == Some(gateway)
+            };
             let present = addresses.iter().find(|address| holds_it(address));
             if plan.networks.iter().any(is_network) {
                 continue;
@@ -201,7 +203,8 @@ fn gateway_problem(
     };
     let mut others = addresses.iter().filter(|held| !is_ours(held));
     let network = (plan.networks.iter()).find(|network| network.interface == route.interface);
-    let is_right = network.is_some_and(|network| network.address.contains(&gateway))
+    let is_right = network
+        .is_some_and(|network| network.address.is_some_and(|own| own.contains(&gateway)))
         || route.uplink_addresses.contains(&gateway)
         || others.any(|held| {
             held.net.addr() == gateway || own == Some(held.ifindex) && held.net.contains(&gateway)

@@ -192,24 +192,24 @@ impl Run<'_> {
     ) -> Result<()> {
         let name = &network.interface;
         let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
-        let address = Change::Address {
-            interface: name.clone(),
-            ifindex: link.index,
-            address: network.address,
-        };
-        let has_it = addresses
-            .iter()
-            .any(|held| held.ifindex == link.index && held.net == network.address);
         // The owner of a bridge adds its address, and would find it taken.
         let is_ours = network.create || link.kind != Kind::Bridge;
-        if is_ours || has_it {
-            self.want(address, has_it, links);
-        } else {
-            self.report.awaited.push(format!(
-                "{name} does not have {}: natbpf waits for its owner to add it, and guests have no \
-                 gateway until then (create = true has natbpf add it)",
-                network.address
-            ));
+        if let Some(net) = network.address {
+            let address = Change::Address {
+                interface: name.clone(),
+                ifindex: link.index,
+                address: net,
+            };
+            let mut held = addresses.iter();
+            let has_it = held.any(|held| held.ifindex == link.index && held.net == net);
+            if is_ours || has_it {
+                self.want(address, has_it, links);
+            } else {
+                self.report.awaited.push(format!(
+                    "{name} does not have {net}: natbpf waits for its owner to add it, and guests \
+                     have no gateway until then (create = true has natbpf add it)"
+                ));
+            }
         }
         if self.kept.iter().any(|kept| kept.made(link)) {
             for port in &network.ports {

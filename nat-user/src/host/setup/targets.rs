@@ -88,15 +88,16 @@ impl Host<'_> {
         if routes.any(|route| route.addresses.iter().any(|prefix| prefix.contains(&to))) {
             return true;
         }
-        let mut networks = self.config.networks.iter();
-        networks.any(|network| {
+        let networks = self.config.networks.iter();
+        let mut networks = networks.filter_map(|network| Some((network, network.address?)));
+        networks.any(|(network, address)| {
             let link = named(self.links, &network.interface).filter(|link| link.up);
             let has_address = |link: &Link| {
                 let mut own = self
                     .addresses
                     .iter()
                     .filter(|own| own.ifindex == link.index);
-                own.any(|own| own.net.contains(&network.address.addr()))
+                own.any(|own| own.net.contains(&address.addr()))
             };
             !link.is_some_and(has_address)
         })

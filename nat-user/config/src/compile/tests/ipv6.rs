@@ -11,6 +11,7 @@ use nat_common::{
     tables::{
         inside::{INSIDE_FIXED_BITS, Inside, InsideFlags},
         policies::{Policy, action, side},
+        snats::{Snat, mapping},
     },
     wire::{
         address::Addr6,
@@ -107,14 +108,16 @@ fn prefixes_routes_and_guests_are_inside_addresses() {
 }
 
 #[test]
-fn the_uplinks_addresses_are_external_and_nothing_is_translated() {
+fn the_uplinks_addresses_are_external_and_a_public_network_is_not_translated() {
     let ruleset = ruleset();
     let [(address, external)] = ruleset.addresses[..] else {
         panic!("{:?}", ruleset.addresses);
     };
     assert_eq!(address.bytes(), ip("2001:db8:f::2").octets());
     assert_eq!((external.uplink, external.is_host), (1, 1));
-    assert!(ruleset.snats.is_empty() && ruleset.forwards.is_empty() && ruleset.own.is_none());
+    let is_routed = |(_, snat): &(_, Snat<Addr6>)| snat.mapping == mapping::NONE;
+    assert!(ruleset.snats.iter().all(is_routed));
+    assert!(ruleset.forwards.is_empty() && ruleset.own.is_none());
 }
 
 #[test]

@@ -1,0 +1,34 @@
+//! NPTv6: the prefixes that become others.
+
+use std::net::Ipv6Addr;
+
+use nat_common::translation::prefix::PrefixTranslation;
+
+use super::{
+    compiler::Compiler,
+    family::network_of,
+    ruleset::{Numbering, Prefixes},
+};
+use crate::model::PrefixRule;
+
+impl Compiler<'_, Ipv6Addr> {
+    /// One entry for each rule, in the order of the file.
+    pub(super) fn prefixes(&mut self, numbers: &mut impl Numbering) {
+        let rules = self.config.ipv6.iter().flat_map(|rules| &rules.prefixes);
+        let all = rules.map(|rule| self.translation(rule, numbers.nat(&rule.name)));
+        self.ruleset.prefixes = all.collect();
+    }
+
+    fn translation(&self, rule: &PrefixRule, number: u32) -> Prefixes {
+        let bits = u32::from(rule.internal.prefix_len());
+        let wire = network_of::<Ipv6Addr>;
+        Prefixes {
+            rule: number,
+            uplink: self.uplinks[rule.uplink.0],
+            network: self.place_of(rule.internal).0,
+            bits,
+            outbound: PrefixTranslation::new(wire(rule.internal), wire(rule.external), bits),
+            hairpin: rule.hairpin,
+        }
+    }
+}
