@@ -10,9 +10,9 @@ pub fn contents(config: &Config) -> String {
         (config.networks.len(), "network", "networks"),
         (config.guests.len(), "guest", "guests"),
         (config.routes.len(), "route", "routes"),
-        (config.snat.len(), "snat rule", "snat rules"),
-        (config.forwards.len(), "forward rule", "forward rules"),
-        (config.nats.len(), "nat rule", "nat rules"),
+        (config.snat_count(), "snat rule", "snat rules"),
+        (config.forward_count(), "forward rule", "forward rules"),
+        (config.nat_count(), "nat rule", "nat rules"),
         (config.policies.len(), "policy", "policies"),
     ];
     let present = counts.into_iter().filter(|(count, ..)| *count > 0);

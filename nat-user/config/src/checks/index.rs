@@ -69,6 +69,14 @@ impl<'n, A: Family> NetworkIndex<'n, A> {
         let (own, network) = self.sorted[..after].last()?;
         own.holds(address).then_some((*own, *network))
     }
+
+    /// The first network that has an address in common with a prefix.
+    pub(super) fn overlapping(&self, with: A::Prefix) -> Option<&'n Network> {
+        let mut sorted = self.sorted.iter();
+        let meets = |own: &A::Prefix| own.covers(&with) || with.covers(&own.trunc());
+        let found = sorted.find(|(own, _)| meets(own))?;
+        Some(found.1)
+    }
 }
 
 /// A routed prefix, and the table that routes it.

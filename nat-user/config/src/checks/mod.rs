@@ -28,6 +28,8 @@ pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
     guest::check_guests(&parts.guests, &parts.networks, report);
     nat::check_nats(&of_ipv4, report);
     nat::check_prefixes(&parts.prefixes, report);
+    nat::check_places(&parts.prefixes, &of_ipv6, report);
+    snat::public(&parts.snat6, report);
     policy::check_policies(&parts.policies, report);
     check_family(&of_ipv4, parts, report);
     check_family(&of_ipv6, parts, report);

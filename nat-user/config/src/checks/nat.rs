@@ -68,6 +68,31 @@ pub(super) fn check_prefixes(rules: &[Item<'_, PrefixRule>], report: &mut Report
     }
 }
 
+/// Refuses external prefixes of a network, and warns of inside prefixes that are in none.
+pub(super) fn check_places(
+    rules: &[Item<'_, PrefixRule>],
+    around: &Surroundings<'_, Ipv6Addr>,
+    report: &mut Report<'_>,
+) {
+    for rule in rules {
+        let PrefixRule {
+            external, internal, ..
+        } = rule.value;
+        if let Some(network) = around.networks.overlapping(external) {
+            let name = quote(&network.name);
+            let problem = format!("{external} is an inside prefix, in network {name}");
+            let remedy = "write the prefix that the provider routes to the host";
+            report.error(rule.section.fault("address", &problem, remedy));
+        }
+        let is_routed = around.routes.overlapping(internal).next().is_some();
+        if around.networks.overlapping(internal).is_none() && !is_routed {
+            let problem = format!("{internal} is in no [network]");
+            let remedy = "write the prefix of a network, or add a [[route]] for it";
+            report.warn(rule.section.fault("to", &problem, remedy));
+        }
+    }
+}
+
 fn shared_prefix(
     key: &str,
     [(before, first), (prefix, second)]: [Written<'_, Ipv6Addr, PrefixRule>; 2],

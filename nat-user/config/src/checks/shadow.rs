@@ -115,15 +115,18 @@ fn overlapping<A: Family>(rule: &Rule<'_, A>, before: &Rule<'_, A>, common: Port
         .see(before.section.at)
 }
 
+/// The ports of a rule.
+type Ports<A> = (Scope<A>, Vec<PortRange>);
+
 /// The rules so far, by their text.
 struct Written<'r, A: Family> {
-    by_ports: HashMap<(Scope<A>, Vec<PortRange>), Vec<&'r Rule<'r, A>>>,
+    by_ports: HashMap<Ports<A>, Vec<&'r Rule<'r, A>>>,
     /// How many of the rules are in it.
     count: usize,
 }
 
 impl<'r, A: Family> Written<'r, A> {
-    fn key(rule: &Rule<'_, A>, address: Option<A>) -> (Scope<A>, Vec<PortRange>) {
+    fn key(rule: &Rule<'_, A>, address: Option<A>) -> Ports<A> {
         let ports = rule.value.matches.ports.iter();
         let mut ranges: Vec<_> = ports.map(|ports| ports.external).collect();
         ranges.sort_unstable();

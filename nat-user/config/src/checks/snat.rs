@@ -1,6 +1,11 @@
 //! `[[snat]]` rules that can never match.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::Ipv6Addr,
+};
+
+use ipnet::Ipv6Net;
 
 use super::half::never;
 use crate::{
@@ -54,10 +59,31 @@ pub(super) fn shadowed<A: Family>(
     }
 }
 
+/// Warns of rules that hide public addresses behind another.
+pub(super) fn public(rules: &[Item<'_, SnatRule<Ipv6Addr>>], report: &mut Report<'_>) {
+    for rule in rules {
+        let SnatSource::Prefix(prefix) = rule.value.source else {
+            continue; // (Only unique local ones.)
+        };
+        if !UNIQUE_LOCAL.contains(&prefix) {
+            let problem =
+                "translates public IPv6 addresses, by which their owners could be reached";
+            let remedy = "write network instead of source to translate only unique local \
+                          addresses, or ignore this if the provider does not route the prefix";
+            report.warn(rule.section.fault("source", problem, remedy));
+        }
+    }
+}
+
+/// RFC 4193.
+const UNIQUE_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+
+type Rule<'r, A> = &'r Item<'r, SnatRule<A>>;
+
 /// The rules so far, by what they match.
 struct Earlier<'r, A: Family> {
-    by_network: HashMap<(UplinkId, NetworkId), Vec<&'r Item<'r, SnatRule<A>>>>,
-    by_prefix: HashMap<(UplinkId, A::Prefix), Vec<&'r Item<'r, SnatRule<A>>>>,
+    by_network: HashMap<(UplinkId, NetworkId), Vec<Rule<'r, A>>>,
+    by_prefix: HashMap<(UplinkId, A::Prefix), Vec<Rule<'r, A>>>,
     /// The existing prefix lengths, so that others need no lookup.
     lengths: BTreeSet<u8>,
 }

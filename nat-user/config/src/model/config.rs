@@ -70,17 +70,34 @@ impl Config {
     /// How many rules have a number.
     #[must_use]
     pub fn rule_count(&self) -> usize {
-        fn count<'n>(names: impl Iterator<Item = &'n String>) -> usize {
-            names.collect::<BTreeSet<_>>().len()
-        }
-        let none = Ipv6Rules::default();
-        let ipv6 = self.ipv6.as_ref().unwrap_or(&none);
-        let snat = self.snat.iter().map(|rule| &rule.name);
-        let snat = count(snat.chain(ipv6.snat.iter().map(|rule| &rule.name)));
-        let forwards = self.forwards.iter().map(|rule| &rule.name);
-        let forwards = count(forwards.chain(ipv6.forwards.iter().map(|rule| &rule.name)));
-        let translating = snat + forwards + self.nats.len() + ipv6.prefixes.len();
+        let translating = self.snat_count() + self.forward_count() + self.nat_count();
         translating + self.policies.len() + self.networks.len()
+    }
+
+    /// How many `[[snat]]` there are.
+    #[must_use]
+    pub fn snat_count(&self) -> usize {
+        let ipv4 = self.snat.iter().map(|rule| &rule.name);
+        let ipv6 = self.ipv6.iter().flat_map(|ipv6| &ipv6.snat);
+        ipv4.chain(ipv6.map(|rule| &rule.name))
+            .collect::<BTreeSet<_>>()
+            .len()
+    }
+
+    /// How many `[[forward]]` there are.
+    #[must_use]
+    pub fn forward_count(&self) -> usize {
+        let ipv4 = self.forwards.iter().map(|rule| &rule.name);
+        let ipv6 = self.ipv6.iter().flat_map(|ipv6| &ipv6.forwards);
+        ipv4.chain(ipv6.map(|rule| &rule.name))
+            .collect::<BTreeSet<_>>()
+            .len()
+    }
+
+    /// How many `[[nat]]` there are.
+    #[must_use]
+    pub fn nat_count(&self) -> usize {
+        self.nats.len() + self.ipv6.as_ref().map_or(0, |ipv6| ipv6.prefixes.len())
     }
 
     /// Whether policies have any effect.

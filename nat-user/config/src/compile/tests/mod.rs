@@ -1,4 +1,5 @@
 mod ipv6;
+mod ipv6_translation;
 mod routes;
 
 use std::{

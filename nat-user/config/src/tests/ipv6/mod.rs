@@ -1,13 +1,14 @@
 //! IPv6 in a file, for a data plane that carries it; and its refusal for one that does not.
 
+mod rules;
+
 use std::{net::Ipv6Addr, path::Path};
 
 use super::{
     super::{
         Loaded,
         model::{
-            Action, Config, GuestAddress, Identity, Inbound, NetworkId, PolicyEnd, PrefixRule,
-            UplinkAddresses, UplinkId,
+            Action, Config, GuestAddress, Identity, Inbound, NetworkId, UplinkAddresses, UplinkId,
         },
         parse_with_ipv6,
     },
@@ -381,73 +382,6 @@ fn a_route_has_addresses_of_both_families() {
 }
 
 #[test]
-fn a_policy_is_about_the_families_of_its_ends() {
-    let guest = guest("[\"172.22.161.10\", \"::10\"]");
-    let config = config(&format!(
-        "{guest}[[policy]]\nfrom = [\"2001:db8:9::/48\", \"198.51.100.0/24\"]\n\
-         to = [\"lan\", \"web1\", \"2001:db8:8::7\"]\naction = \"accept\"\n\
-         [[policy]]\nfrom = \"::/0\"\nto = \"host\"\naction = \"drop\"\n"
-    ));
-    let (ipv4, ipv6) = (&config.policies, &config.ipv6.unwrap().policies);
-    let own = PolicyEnd::Guest(GuestAddress::Fixed("172.22.161.10".parse().unwrap()));
-    assert_eq!(
-        ipv4[0].from,
-        [PolicyEnd::Prefix("198.51.100.0/24".parse().unwrap())]
-    );
-    assert_eq!(ipv4[0].to, [PolicyEnd::Network(NetworkId(0)), own]);
-    let guests = ["2001:db8:0:1::10", "fd12:3456:789a:1::10", "2001:db8:8::7"];
-    let guests = guests.map(|guest| PolicyEnd::Guest(GuestAddress::Fixed(ip(guest))));
-    assert_eq!(
-        ipv6[0].from,
-        [PolicyEnd::Prefix("2001:db8:9::/48".parse().unwrap())]
-    );
-    assert_eq!(ipv6[0].to[0], PolicyEnd::Network(NetworkId(0)));
-    assert_eq!(ipv6[0].to[1..], guests);
-    assert_eq!(
-        (ipv4[1].from.len(), &ipv6[1].to),
-        (0, &vec![PolicyEnd::Host])
-    );
-    assert_eq!((&*ipv4[1].name, &*ipv6[1].name), ("policy-2", "policy-2"));
-}
-
-#[test]
-fn a_policy_between_two_families_is_refused() {
-    let policy = |from: &str, to: &str| {
-        format!("[[policy]]\nfrom = \"{from}\"\nto = \"{to}\"\naction = \"accept\"\n")
-    };
-    assert_eq!(
-        refused(&policy("2001:db8:9::/48", "10.0.0.0/8")),
-        "n.toml:10:6: policy.policy-1.to: is of IPv4, but from is of IPv6, so no flow matches; \
-         write ends of one family"
-    );
-    assert_eq!(
-        refused(&policy("10.0.0.1", "2001:db8:0:1::7")),
-        "n.toml:10:6: policy.policy-1.to: is of IPv6, but from is of IPv4, so no flow matches; \
-         write ends of one family"
-    );
-    assert_eq!(
-        refused(&policy("fe80::/10", "lan")),
-        "n.toml:9:8: policy.policy-1.from: fe80:: is a link-local address, which is not routed; \
-         write a global or a unique local address"
-    );
-}
-
-#[test]
-fn a_policy_is_shadowed_only_in_all_its_families() {
-    let policy = |from: &str| format!("[[policy]]\nfrom = {from}\naction = \"accept\"\n");
-    let warnings = |one: &str, two: &str| {
-        let text = format!("{BOTH}{}{}", policy(one), policy(two));
-        load(&text).warnings.len()
-    };
-    assert_eq!(
-        warnings("\"0.0.0.0/0\"", "[\"10.0.0.0/8\", \"2001:db8:9::/48\"]"),
-        0
-    );
-    assert_eq!(warnings("\"2001:db8::/32\"", "\"2001:db8:9::/48\""), 1);
-    assert_eq!(warnings("\"wan\"", "\"wan\""), 1);
-}
-
-#[test]
 fn a_file_without_ipv6_has_no_rules_for_it() {
     let policy = "[[policy]]\nfrom = \"wan\"\naction = \"drop\"\n";
     assert_eq!(load(&format!("{BASE}{policy}")).config.ipv6, None);
@@ -472,59 +406,6 @@ fn the_number_of_ipv6_sessions() {
 }
 
 #[test]
-fn a_nat_translates_prefixes_of_one_length() {
-    let nat = |name: &str, address: &str, to: &str| {
-        format!(
-            "[[nat]]\nname = \"{name}\"\nuplink = \"wan\"\naddress = \"{address}\"\nto = \"{to}\"\n"
-        )
-    };
-    let (outside, inside) = ("2001:db8:5:1::/64", "fd12:3456:789a:1::/64");
-    let ipv6 = config(&nat("lan6", outside, inside)).ipv6.unwrap();
-    let expected = PrefixRule {
-        name: "lan6".to_owned(),
-        uplink: UplinkId(0),
-        external: outside.parse().unwrap(),
-        internal: inside.parse().unwrap(),
-        hairpin: true,
-    };
-    assert_eq!(ipv6.prefixes, [expected]);
-    let remedy = "write a prefix of 1 to 64 bits, as in \"2001:db8:5::/64\"";
-    for (address, to, problem) in [
-        (
-            "2001:db8:5::/48",
-            inside,
-            "n.toml:12:6: nat.six.to: has 64 bits, but the prefix of address has 48; write two \
-             prefixes of the same length"
-                .to_owned(),
-        ),
-        (
-            outside,
-            "172.22.161.7",
-            format!(
-                "n.toml:12:6: nat.six.to: `172.22.161.7` is not an IPv6 prefix, but address is \
-                 one; {remedy}"
-            ),
-        ),
-        (
-            "2001:db8:5::1",
-            inside,
-            format!(
-                "n.toml:11:11: nat.six.address: `2001:db8:5::1/128` cannot be translated as a \
-                 prefix; {remedy}"
-            ),
-        ),
-    ] {
-        assert_eq!(refused(&nat("six", address, to)), problem);
-    }
-    let second = nat("two", "2001:db8:5::/48", "fd12:3456::/48");
-    assert_eq!(
-        refused(&(nat("one", outside, inside) + &second)),
-        "n.toml:16:11: nat.two.address: 2001:db8:5::/48 overlaps 2001:db8:5:1::/64 of `one` (line \
-         8); translate each prefix once"
-    );
-}
-
-#[test]
 fn ipv6_is_refused_where_nothing_carries_it() {
     let base = |lines: &str| refusal(&format!("{BASE}{lines}"));
     let uplink = BOTH.lines().take(3).collect::<Vec<_>>().join("\n");
@@ -541,6 +422,11 @@ fn ipv6_is_refused_where_nothing_carries_it() {
         base("[[policy]]\nfrom = \"2001:db8:8::/56\"\naction = \"drop\"\n"),
         base("[[policy]]\nfrom = \"2001:db8:8::7\"\naction = \"drop\"\n"),
         base("[limits]\nsessions_ipv6 = 1\n"),
+        base("[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"2001:db8:0:1::10\"\n"),
+        base("[[snat]]\nsource = \"fd12::/64\"\nuplink = \"wan\"\nto = \"masquerade\"\n"),
+        base("[[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"2001:db8::1\"\n"),
+        refusal(&(BASE.trim_end().to_owned() + "\nndp = \"wan\"\n")),
+        refusal(&(BASE.trim_end().to_owned() + "\nfollow = true\n")),
         base("[[nat]]\nuplink = \"wan\"\naddress = \"2001:db8:5::/64\"\nto = \"fd12::/64\"\n"),
         refusal(&(BASE.trim_end().to_owned() + "\ninbound = \"drop\"\n")),
     ] {
