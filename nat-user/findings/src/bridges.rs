@@ -93,6 +93,7 @@ mod tests {
                 peer: None,
                 scope: AddressScope::Universe,
                 secondary: false,
+                is_stable: true,
             })
             .collect();
         let found = |text: &str| {

@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use ipnet::IpNet;
 use nat_config::{
     compile::Environment,
     model::{Claim, Config, UplinkAddresses, UplinkId},
@@ -24,7 +25,10 @@ pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr>
             interface: name,
             address,
             ..
-        } if name == interface => Some(address.addr()),
+        } if name == interface => match address {
+            IpNet::V4(address) => Some(address.addr()),
+            IpNet::V6(_) => None,
+        },
         _ => None,
     });
     added.collect()

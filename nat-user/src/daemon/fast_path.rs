@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
@@ -44,6 +45,8 @@ const CARE_INTERVAL: Duration = Duration::from_secs(REFRESH_S as u64);
 pub(super) struct Ends {
     pub(super) uplinks: BTreeSet<u32>,
     pub(super) networks: BTreeSet<u32>,
+    /// Whether IPv6 is routed between them too.
+    pub(super) has_ipv6: bool,
 }
 
 impl Ends {
@@ -122,7 +125,10 @@ impl FastPath {
         self.features = xdp_features().context("ask drivers for XDP")?;
         self.policing = Policing::look(&self.links, &ends.all())?;
         if cause == Cause::Routes {
-            self.route_mtus = netlink.route_mtus().await?;
+            self.route_mtus = match ends.has_ipv6 {
+                true => netlink.route_mtus::<IpAddr>().await?,
+                false => netlink.route_mtus::<Ipv4Addr>().await?,
+            };
         }
         self.update(ends, cause)
     }
@@ -134,11 +140,15 @@ impl FastPath {
 
     /// Waits until a look at neighbours is due and made. Cancelling it loses nothing.
     pub(super) async fn looked(&mut self, ends: &Ends) -> Result<()> {
+        let look = match ends.has_ipv6 {
+            true => Whereabouts::look::<IpAddr>,
+            false => Whereabouts::look::<Ipv4Addr>,
+        };
         let devices = ends.all();
         let bridges = self.links.iter();
         let bridges = bridges.filter(|link| link.kind == Kind::Bridge);
         let bridges = bridges.map(|link| link.index).collect();
-        self.found = self.look.made(devices, bridges).await?;
+        self.found = self.look.made(move || look(&devices, &bridges)).await?;
         Ok(())
     }
 
@@ -229,8 +239,7 @@ impl Look {
 
     async fn made(
         &mut self,
-        devices: BTreeSet<u32>,
-        bridges: BTreeSet<u32>,
+        look: impl FnOnce() -> io::Result<Whereabouts> + Send + 'static,
     ) -> Result<Whereabouts> {
         if self.running.is_none() {
             if !self.is_wanted {
@@ -243,7 +252,7 @@ impl Look {
             self.is_wanted = false;
             self.running = Some(spawn_blocking(move || {
                 let begun = Instant::now();
-                let found = Whereabouts::look(&devices, &bridges);
+                let found = look();
                 (found, begun.elapsed())
             }));
         }

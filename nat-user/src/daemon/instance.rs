@@ -57,7 +57,7 @@ impl Instance {
         let mut report = setup::apply(&self.netlink, &mut self.journal, &plan, step).await?;
         report.log();
         report.reset.clear();
-        self.settings.watch(&plan);
+        self.settings.watch(&plan, self.journal.changes());
         self.note_host(&report);
         self.follow_setup(config, &report).await.map(drop)
     }

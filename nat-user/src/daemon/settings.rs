@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use nat_sys::sysctl::Key;
 
-use crate::host::setup::{self, Plan, Report};
+use crate::host::{
+    change::Change,
+    setup::{self, Plan, Report},
+};
 
 /// How many settings are checked at once: each check opens a file.
 const AT_ONCE: usize = 32;
@@ -61,8 +64,8 @@ impl Settings {
     }
 
     /// Watches the settings of a plan from now on.
-    pub(super) fn watch(&mut self, plan: &Plan) {
-        self.watched = setup::settings(plan).unwrap_or_default();
+    pub(super) fn watch(&mut self, plan: &Plan, made: &[Change]) {
+        self.watched = setup::settings(plan, made).unwrap_or_default();
         self.next = 0;
     }
 

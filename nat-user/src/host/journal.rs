@@ -232,8 +232,9 @@ mod tests {
                 interface: "vmbr1".to_owned(),
                 ifindex: 7,
                 source: Some("19.19.8.10".parse().unwrap()),
+                metric: None,
             },
-            Change::ArpProxy {
+            Change::Proxy {
                 address: "192.0.2.112".parse().unwrap(),
                 interface: "vmbr0".to_owned(),
                 ifindex: 2,

@@ -133,6 +133,7 @@ mod tests {
             source: source.map(address),
             drops: false,
             is_main: true,
+            is_advertised: false,
         }
     }
 
@@ -143,6 +144,7 @@ mod tests {
             peer: None,
             scope,
             secondary: false,
+            is_stable: true,
         }
     }
 

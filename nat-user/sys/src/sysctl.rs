@@ -42,6 +42,14 @@ impl Key {
         Self::new(&["net", "ipv4", "conf", interface, setting])
     }
 
+    /// `net/ipv6/conf/INTERFACE/SETTING`; the interface may be `all` or `default`.
+    ///
+    /// # Errors
+    /// When the interface's name cannot be the name of a file.
+    pub fn ipv6_conf(interface: &str, setting: &str) -> Result<Self> {
+        Self::new(&["net", "ipv6", "conf", interface, setting])
+    }
+
     /// `net/ipv4/ip_forward`.
     ///
     /// # Errors
@@ -56,17 +64,30 @@ impl Key {
         self.0 == "net/ipv4/ip_forward"
     }
 
-    /// The interface, of a setting under `net/ipv4/conf/INTERFACE` or `net/ipv4/neigh/INTERFACE`.
+    /// Whether it is `net/ipv6/conf/all/forwarding`, which changes others along with it.
+    #[must_use]
+    pub fn is_ipv6_forward(&self) -> bool {
+        self.0 == "net/ipv6/conf/all/forwarding"
+    }
+
+    /// Whether it is a setting of IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.0.starts_with("net/ipv6/")
+    }
+
+    /// The interface, of a setting under `conf/INTERFACE` or `neigh/INTERFACE` of either family.
     #[must_use]
     pub fn interface(&self) -> Option<&str> {
-        let below = self.0.strip_prefix("net/ipv4/")?;
+        let ipv4 = self.0.strip_prefix("net/ipv4/");
+        let below = ipv4.or_else(|| self.0.strip_prefix("net/ipv6/"))?;
         let conf = below.strip_prefix("conf/");
         let below = conf.or_else(|| below.strip_prefix("neigh/"))?;
         let (interface, _) = below.split_once('/')?;
         (!matches!(interface, "all" | "default")).then_some(interface)
     }
 
-    /// Whether it is under `net/ipv4/conf/INTERFACE` or `net/ipv4/neigh/INTERFACE`.
+    /// Whether it is under `conf/INTERFACE` or `neigh/INTERFACE` of either family.
     #[must_use]
     pub fn is_of_interface(&self, interface: &str) -> bool {
         self.interface() == Some(interface)
@@ -131,7 +152,19 @@ impl From<Key> for String {
 /// # Errors
 /// When `/proc/sys/net/ipv4/conf` cannot be read.
 pub fn ipv4_conf_names() -> Result<Vec<String>> {
-    let directory = Path::new(ROOT).join("net/ipv4/conf");
+    conf_names("net/ipv4/conf")
+}
+
+/// The same for IPv6.
+///
+/// # Errors
+/// When `/proc/sys/net/ipv6/conf` cannot be read.
+pub fn ipv6_conf_names() -> Result<Vec<String>> {
+    conf_names("net/ipv6/conf")
+}
+
+fn conf_names(directory: &str) -> Result<Vec<String>> {
+    let directory = Path::new(ROOT).join(directory);
     let entries = fs::read_dir(&directory)
         .and_then(Iterator::collect::<io::Result<Vec<_>>>)
         .with_context(|| format!("list {}", directory.display()))?;
@@ -163,6 +196,10 @@ mod tests {
         let key = Key::ipv4_conf("vmbr1.10", "send_redirects").unwrap();
         assert_eq!(key.to_string(), "net/ipv4/conf/vmbr1.10/send_redirects");
         assert!(key.is_of_interface("vmbr1.10") && !key.is_of_interface("vmbr1"));
+        let key = Key::ipv6_conf("vmbr1.10", "accept_ra").unwrap();
+        assert_eq!(key.interface(), Some("vmbr1.10"));
+        let key = Key::ipv6_conf("all", "forwarding").unwrap();
+        assert!(key.is_ipv6_forward() && key.interface().is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Guests decide how much a bridge learns. Its forwarding database is therefore never listed: the
 //! kernel is queried for one address at a time, and only for addresses of neighbours. The host
-//! limits the number of neighbours (`net.ipv4.neigh.default.gc_thresh3`).
+//! limits the number of neighbours (`net.ipv4.neigh.default.gc_thresh3`, and that of IPv6).
 //!
 //! [`Whereabouts::look`] blocks: call it in a thread that nothing waits for.
 
@@ -20,7 +20,7 @@ use rtnetlink::{
 
 use crate::{
     exchange::Exchange,
-    netlink::{FdbEntry, Neighbour},
+    netlink::{Family, FdbEntry, Neighbour},
 };
 
 /// What the kernel knew at one moment.
@@ -33,15 +33,16 @@ pub struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// Queries the neighbours of these devices, some of which are bridges, by index.
+    /// Queries the neighbours of a family, or of both, behind these devices, some of which are
+    /// bridges, by index.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn look(devices: &BTreeSet<u32>, bridges: &BTreeSet<u32>) -> io::Result<Self> {
+    pub fn look<A: Family>(devices: &BTreeSet<u32>, bridges: &BTreeSet<u32>) -> io::Result<Self> {
         let mut kernel = Kernel::new()?;
         // Read after the bridge's table, a neighbour may be missing in the table. In the other
         // order, it might appear behind a port that it has left.
-        let mut neighbours = kernel.neighbours()?;
+        let mut neighbours = kernel.neighbours(A::FAMILIES)?;
         neighbours.retain(|neighbour| devices.contains(&neighbour.device));
         let on_bridges = neighbours.iter().filter_map(|neighbour| {
             let is_on_bridge = bridges.contains(&neighbour.device);
@@ -83,13 +84,18 @@ impl Kernel {
         Exchange::open(NETLINK_ROUTE).map(Self)
     }
 
-    fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = AddressFamily::Inet;
+    fn neighbours(&mut self, families: &[AddressFamily]) -> io::Result<Vec<Neighbour>> {
         let mut found = Vec::new();
-        self.ask(&request, NLM_F_DUMP, |message| {
-            found.extend(Neighbour::parse(message));
-        })?;
+        for family in families {
+            let mut request = NeighbourMessage::default();
+            request.header.family = *family;
+            self.ask(&request, NLM_F_DUMP, |message| {
+                // A kernel without IPv6 answers with what it has.
+                if message.header.family == *family {
+                    found.extend(Neighbour::parse(message));
+                }
+            })?;
+        }
         Ok(found)
     }
 
@@ -138,7 +144,7 @@ fn is_unknown(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{net::IpAddr, time::Instant};
 
     use nix::net::if_::if_nametoindex;
 
@@ -157,7 +163,7 @@ mod tests {
         } else {
             BTreeSet::new()
         };
-        Whereabouts::look(&devices, &bridges).unwrap()
+        Whereabouts::look::<IpAddr>(&devices, &bridges).unwrap()
     }
 
     #[test]
@@ -192,6 +198,34 @@ mod tests {
                 );
             }
             assert_eq!(look("isp", false), Whereabouts::default());
+        });
+    }
+
+    #[test]
+    fn neighbours_of_both_families_are_found_as_far_as_asked_for() {
+        in_namespace(async || {
+            bridge_with_neighbour();
+            std::fs::write("/proc/sys/net/ipv6/conf/vmbr1/disable_ipv6", "0").unwrap();
+            for address in ["2001:db8::10", "fe80::1"] {
+                ip(&format!(
+                    "neigh add {address} dev vmbr1 nud permanent lladdr 02:12:34:56:78:9b"
+                ));
+            }
+            bridge("fdb add 02:12:34:56:78:9b dev tap1 master static");
+            let devices = BTreeSet::from([if_nametoindex("vmbr1").unwrap()]);
+            let both = Whereabouts::look::<IpAddr>(&devices, &devices).unwrap();
+            let has = |found: &Whereabouts, address: &str| {
+                let address: IpAddr = address.parse().unwrap();
+                found.neighbours.iter().any(|one| one.address == address)
+            };
+            assert!(has(&both, "172.22.161.10"), "{both:?}");
+            assert!(
+                has(&both, "2001:db8::10") && has(&both, "fe80::1"),
+                "{both:?}"
+            );
+            assert_eq!(both.fdb.len(), 1, "the port is asked for once: {both:?}");
+            let ipv4 = Whereabouts::look::<std::net::Ipv4Addr>(&devices, &devices).unwrap();
+            assert!(has(&ipv4, "172.22.161.10") && !has(&ipv4, "fe80::1"));
         });
     }
 

@@ -65,7 +65,10 @@ impl Instance {
 
     /// The interfaces between which the fast path runs.
     fn fast_ends(&self) -> Ends {
-        let mut ends = Ends::default();
+        let mut ends = Ends {
+            has_ipv6: self.config.ipv6.is_some(),
+            ..Ends::default()
+        };
         if self.config.forwarding == Forwarding::Fast {
             for (index, interface) in &self.active.applied.interfaces {
                 match interface.role {

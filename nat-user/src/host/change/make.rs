@@ -35,17 +35,18 @@ impl Change {
                 interface,
                 ifindex,
                 source,
+                metric,
             } => {
                 let link = find_same(netlink, interface, *ifindex).await?;
-                netlink.put_route(&link, *prefix, *source).await?;
+                netlink.put_route(&link, *prefix, *source, *metric).await?;
             }
-            Self::ArpProxy {
+            Self::Proxy {
                 address,
                 interface,
                 ifindex,
             } => {
                 let link = find_same(netlink, interface, *ifindex).await?;
-                netlink.add_arp_proxy(&link, *address).await?;
+                netlink.add_proxy(&link, *address).await?;
             }
             Self::Port {
                 port,
@@ -89,13 +90,14 @@ impl Change {
                 prefix,
                 interface,
                 ifindex,
+                metric,
                 ..
-            } => undo::route(netlink, (interface, *ifindex), *prefix).await,
-            Self::ArpProxy {
+            } => undo::route(netlink, (interface, *ifindex), *prefix, *metric).await,
+            Self::Proxy {
                 address,
                 interface,
                 ifindex,
-            } => undo::arp_proxy(netlink, (interface, *ifindex), *address).await,
+            } => undo::proxy(netlink, (interface, *ifindex), *address).await,
             Self::Port {
                 port,
                 ifindex,
@@ -157,14 +159,14 @@ impl Change {
 /// Makes the host ignore IPv6 router advertisements from the guests of a new bridge: one of them
 /// would become its gateway.
 fn deafen(bridge: &str) -> Result<()> {
-    let key = Key::new(&["net", "ipv6", "conf", bridge, "accept_ra"])?;
+    let key = Key::ipv6_conf(bridge, "accept_ra")?;
     match key.read()? {
         Some(_) => key.write("0"),
         None => Ok(()),
     }
 }
 
-/// The change that sets `ip_forward`, which is 0, with all that the kernel changes along with it.
+/// The change that sets `ip_forward` or that of IPv6, which is 0, with all that the kernel changes along with it.
 ///
 /// # Errors
 /// When a setting cannot be read.
@@ -180,18 +182,25 @@ pub(in crate::host) fn forwarding_on(key: Key, before: String) -> Result<Change>
         }
         Ok(())
     };
-    // `all/forwarding` is ip_forward itself under another name.
-    for name in sysctl::ipv4_conf_names()? {
-        if name != "all" {
-            follow(Key::ipv4_conf(&name, "forwarding")?, "1")?;
-        }
+    let is_ipv6 = key.is_ipv6();
+    let (names, conf): (_, fn(&str, &str) -> Result<Key>) = match is_ipv6 {
+        true => (sysctl::ipv6_conf_names()?, Key::ipv6_conf),
+        false => (sysctl::ipv4_conf_names()?, Key::ipv4_conf),
+    };
+    // `all/forwarding` is the setting itself.
+    for name in names.iter().filter(|name| *name != "all") {
+        follow(conf(name, "forwarding")?, "1")?;
     }
-    follow(Key::ipv4_conf("all", "accept_redirects")?, "0")?;
+    if !is_ipv6 {
+        follow(Key::ipv4_conf("all", "accept_redirects")?, "0")?;
+    }
     Ok(Change::Sysctl {
         key,
         before,
         set: "1".to_owned(),
         followers,
-        stays: true,
+        // A host that forwards IPv6 takes no router advertisements unless natbpf lets it, which
+        // ends with natbpf.
+        stays: !is_ipv6,
     })
 }

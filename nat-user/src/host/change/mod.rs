@@ -8,9 +8,12 @@ pub(super) mod make;
 mod present;
 mod undo;
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nat_sys::{
     netlink::{Kind, Link},
     sysctl::Key,
@@ -55,24 +58,29 @@ pub enum Change {
         ifindex: u32,
         /// The address and the length of its prefix.
         #[serde(with = "net_as_text")]
-        address: Ipv4Net,
+        address: IpNet,
     },
     /// A route to guests that hold public addresses themselves.
     Route {
         /// Their addresses.
         #[serde(with = "net_as_text")]
-        prefix: Ipv4Net,
+        prefix: IpNet,
         /// The interface behind which they are.
         interface: String,
         /// The interface's index.
         ifindex: u32,
         /// The source address of the host's own packets to them.
-        source: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
+        /// Its metric, if it is not the usual one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metric: Option<u32>,
     },
-    /// An address for which the host answers ARP on behalf of a routed guest.
-    ArpProxy {
+    /// An address for which the host answers ARP on behalf of a routed guest. Of an IPv6 address,
+    /// the kernel joins the group to which its solicitations go.
+    #[serde(rename = "arp-proxy")]
+    Proxy {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The interface on which it answers.
         interface: String,
         /// The interface's index.
@@ -104,7 +112,9 @@ pub enum Change {
 }
 
 /// A setting that changes with another one: writing `ip_forward` sets `forwarding` of every
-/// interface and `accept_redirects` (`inet_forward_change()` in `net/ipv4/devinet.c`).
+/// interface and `accept_redirects` (`inet_forward_change()` in `net/ipv4/devinet.c`), and IPv6's
+/// `all/forwarding` sets that of every interface (`addrconf_fixup_forwarding()` in
+/// `net/ipv6/addrconf.c`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Follower {
@@ -150,17 +160,20 @@ impl Change {
         }
     }
 
-    /// The address that was added, if one was.
+    /// The IPv4 address that was added, if one was.
     #[must_use]
     pub fn added_address(&self) -> Option<Ipv4Addr> {
         match self {
-            Self::Address { address, .. } => Some(address.addr()),
+            Self::Address {
+                address: IpNet::V4(address),
+                ..
+            } => Some(address.addr()),
             _ => None,
         }
     }
 
     /// What `conf/INTERFACE/forwarding` was before natbpf first set it, as far as this change
-    /// tells: by itself, or by `ip_forward`. An interface that came later has what `default` had.
+    /// tells: by itself, or by that of all interfaces. An interface that came later has what `default` had.
     pub(super) fn forwarding_before(&self, wanted: &Key) -> Option<&str> {
         let Self::Sysctl {
             key,
@@ -175,7 +188,12 @@ impl Change {
             return Some(before);
         }
         let of = |name: &Key| followers.iter().find(|follower| follower.key == *name);
-        let default = Key::ipv4_conf("default", "forwarding").ok();
+        let is_same_family = key.is_ipv6_forward() == wanted.is_ipv6();
+        let default = match key.is_ipv6_forward() {
+            true => Key::ipv6_conf("default", "forwarding"),
+            false => Key::ipv4_conf("default", "forwarding"),
+        };
+        let default = default.ok().filter(|_| is_same_family);
         let follower = of(wanted).or_else(|| default.as_ref().and_then(of))?;
         Some(&follower.before)
     }
@@ -201,15 +219,26 @@ impl Change {
                     ..
                 },
             ) => (a, x) == (b, y),
-            // There is one route to a prefix: a later one replaces it.
-            (Self::Route { prefix: a, .. }, Self::Route { prefix: b, .. }) => a == b,
+            // There is one route of a metric to a prefix: a later one replaces it.
             (
-                Self::ArpProxy {
+                Self::Route {
+                    prefix: a,
+                    metric: x,
+                    ..
+                },
+                Self::Route {
+                    prefix: b,
+                    metric: y,
+                    ..
+                },
+            ) => (a, x) == (b, y),
+            (
+                Self::Proxy {
                     interface: a,
                     address: x,
                     ..
                 },
-                Self::ArpProxy {
+                Self::Proxy {
                     interface: b,
                     address: y,
                     ..
@@ -280,7 +309,7 @@ impl Change {
                 ifindex,
                 ..
             }
-            | Self::ArpProxy {
+            | Self::Proxy {
                 interface: name,
                 ifindex,
                 ..
@@ -323,7 +352,7 @@ impl Change {
             Self::Sysctl { key, .. } => key.is_of_interface(name),
             Self::Address { ifindex, .. }
             | Self::Route { ifindex, .. }
-            | Self::ArpProxy { ifindex, .. }
+            | Self::Proxy { ifindex, .. }
             | Self::LinkUp { ifindex, .. } => ifindex == bridge,
             Self::Bridge { .. } | Self::Port { .. } => false,
         }
@@ -344,9 +373,12 @@ impl fmt::Display for Change {
             Self::Route {
                 prefix, interface, ..
             } => write!(f, "routed {prefix} to {interface}"),
-            Self::ArpProxy {
+            Self::Proxy {
                 address, interface, ..
-            } => write!(f, "answered ARP for {address} on {interface}"),
+            } => match address {
+                IpAddr::V4(_) => write!(f, "answered ARP for {address} on {interface}"),
+                IpAddr::V6(_) => write!(f, "heard solicitations of {address} on {interface}"),
+            },
             Self::Port { port, bridge, .. } => write!(f, "attached {port} to {bridge}"),
             Self::LinkUp { name, .. } => write!(f, "set {name} up"),
         }
@@ -361,17 +393,14 @@ fn is_false(value: &bool) -> bool {
 
 /// `172.22.161.254/24`, host part kept.
 mod net_as_text {
-    use ipnet::Ipv4Net;
+    use ipnet::IpNet;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(
-        net: &Ipv4Net,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(net: &IpNet, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(net)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Ipv4Net, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<IpNet, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

@@ -1,10 +1,13 @@
 //! Undoing one change: only what is still as natbpf made it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
-use nat_sys::{netlink::Netlink, sysctl::Key};
+use ipnet::IpNet;
+use nat_sys::{
+    netlink::{Address, Netlink},
+    sysctl::Key,
+};
 
 use super::{
     Follower, Undone,
@@ -58,12 +61,12 @@ pub(super) fn sysctl(
 pub(super) async fn address(
     netlink: &Netlink,
     (interface, ifindex): (&str, u32),
-    address: Ipv4Net,
+    address: IpNet,
 ) -> Result<Undone> {
     let Some(link) = same(netlink, interface, ifindex).await? else {
         return Ok(Undone::Nothing);
     };
-    let present = netlink.addresses_of(ifindex).await?;
+    let present: Vec<Address<IpAddr>> = netlink.addresses_of(ifindex).await?;
     let Some(ours) = present.iter().find(|present| present.net == address) else {
         return Ok(Undone::Nothing);
     };
@@ -85,26 +88,27 @@ pub(super) async fn address(
 pub(super) async fn route(
     netlink: &Netlink,
     (interface, ifindex): (&str, u32),
-    prefix: Ipv4Net,
+    prefix: IpNet,
+    metric: Option<u32>,
 ) -> Result<Undone> {
     let Some(link) = same(netlink, interface, ifindex).await? else {
         return Ok(Undone::Nothing);
     };
-    Ok(match netlink.delete_route(&link, prefix).await? {
+    Ok(match netlink.delete_route(&link, prefix, metric).await? {
         true => Undone::Done(format!("removed the route of {prefix} to {interface}")),
         false => Undone::Nothing,
     })
 }
 
-pub(super) async fn arp_proxy(
+pub(super) async fn proxy(
     netlink: &Netlink,
     (interface, ifindex): (&str, u32),
-    address: Ipv4Addr,
+    address: IpAddr,
 ) -> Result<Undone> {
     let Some(link) = same(netlink, interface, ifindex).await? else {
         return Ok(Undone::Nothing);
     };
-    Ok(match netlink.delete_arp_proxy(&link, address).await? {
+    Ok(match netlink.delete_proxy(&link, address).await? {
         true => Undone::Done(format!(
             "stopped answering ARP for {address} on {interface}"
         )),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use nat_sys::netlink::{FdbEntry, Kind, Layer, Link, Neighbour, RouteMtu};
@@ -119,7 +119,7 @@ fn ports(fdb: &[FdbEntry]) -> BTreeMap<(u32, [u8; 6]), u32> {
         .collect()
 }
 
-fn macs(neighbours: &[Neighbour]) -> BTreeMap<(u32, Ipv4Addr), [u8; 6]> {
+fn macs(neighbours: &[Neighbour]) -> BTreeMap<(u32, IpAddr), [u8; 6]> {
     let usable = neighbours.iter().filter_map(|neighbour| {
         let mac = neighbour.usable_mac()?;
         Some(((neighbour.device, neighbour.address), mac))

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use nat_sys::netlink::{Address, Kind, Layer, Link, LinkRoute, Netlink, RequestError};
+use ipnet::IpNet;
+use nat_sys::netlink::{Kind, Layer, Link, Netlink, RequestError};
 
 use super::{
-    links::named,
+    links::{Held, Routed, named},
     plan::{Network, Plan, Uplink},
     problem::Problem,
     routes,
@@ -26,7 +27,7 @@ pub async fn problems(
     ours: &[Change],
 ) -> Result<Vec<Problem>, RequestError> {
     let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
+    let addresses = netlink.addresses_in().await?;
     let present = routes::present(netlink, plan).await?;
     Ok(find(plan, &links, &addresses, &present, ours))
 }
@@ -34,8 +35,8 @@ pub async fn problems(
 pub(super) fn find(
     plan: &Plan,
     links: &[Link],
-    addresses: &[Address],
-    present: &[LinkRoute],
+    addresses: &[Held],
+    present: &[Routed],
     ours: &[Change],
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -84,7 +85,7 @@ fn uplink_problem(
 fn network_problem(
     network: &Network,
     links: &[Link],
-    addresses: &[Address],
+    addresses: &[Held],
     ours: &[Change],
 ) -> Option<Problem> {
     let Network {
@@ -101,8 +102,10 @@ fn network_problem(
         let remedy = "remove ports or name a bridge";
         return Some(Problem::new(["network", name, "ports"], problem, remedy));
     }
-    port_problem(["network", name, "interface"], link, links)
-        .or_else(|| address_problem(network, link, addresses, ours))
+    port_problem(["network", name, "interface"], link, links).or_else(|| {
+        let mut wanted = network.addresses.iter();
+        wanted.find_map(|wanted| address_problem(network, *wanted, link, addresses, ours))
+    })
 }
 
 /// The port of a bridge or bond has no IP layer of its own. Naming the network card instead of the
@@ -123,11 +126,11 @@ fn port_problem(key: [&str; 3], link: &Link, links: &[Link]) -> Option<Problem> 
 /// The same address with another prefix length adds a second route to half or twice the guests.
 fn address_problem(
     network: &Network,
+    wanted: IpNet,
     link: &Link,
-    addresses: &[Address],
+    addresses: &[Held],
     ours: &[Change],
 ) -> Option<Problem> {
-    let wanted = network.address?;
     let other = addresses.iter().find(|address| {
         address.ifindex == link.index
             && address.net.addr() == wanted.addr()

@@ -1,6 +1,14 @@
-//! Interfaces among those of the host.
+//! Interfaces, addresses and routes of the host.
 
-use nat_sys::netlink::Link;
+use std::net::IpAddr;
+
+use nat_sys::netlink::{Address, Link, LinkRoute};
+
+/// An address of either family.
+pub(super) type Held = Address<IpAddr>;
+
+/// A route of either family.
+pub(super) type Routed = LinkRoute<IpAddr>;
 
 pub(super) fn named<'l>(links: &'l [Link], name: &str) -> Option<&'l Link> {
     links.iter().find(|link| link.name == name)

@@ -7,6 +7,9 @@
 //! What it sets, and why the data path needs it:
 //! - `net/ipv4/ip_forward`: the kernel routes between uplink and guests. If it is on but off for
 //!   one of the interfaces, `conf/INTERFACE/forwarding`.
+//! - For IPv6 `net/ipv6/conf/all/forwarding` and that of each uplink and network; before that
+//!   `accept_ra` = 2 on an uplink that has its routes from router advertisements, which the kernel
+//!   ignores otherwise from then on.
 //! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the
 //!   network, with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
 //! - `fs/inotify/max_user_instances`, if there are more networks with DHCP or DNS than it allows.
@@ -19,6 +22,7 @@
 //! server that reaches itself, whose packets have one address as source and destination then.
 mod bridge;
 mod check;
+mod ipv6;
 mod links;
 mod plan;
 mod problem;
@@ -60,7 +64,7 @@ pub async fn apply(
     step: Step,
 ) -> Result<Report> {
     let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
+    let addresses = netlink.addresses_in().await?;
     let present = routes::present(netlink, plan).await?;
     let problems = check::find(plan, &links, &addresses, &present, journal.changes());
     let (absences, problems) =

@@ -1,8 +1,8 @@
 //! What the host should look like, as far as the configuration is about interfaces.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nat_config::model::{self, Config, Forwarding, Mode, UplinkAddresses, UplinkId};
 use nat_sys::netlink::Link;
 
@@ -18,6 +18,8 @@ pub struct Plan {
     pub networks: Vec<Network>,
     /// The addresses that are routed to guests.
     pub routes: Vec<Route>,
+    /// Whether IPv6 is routed too.
+    pub has_ipv6: bool,
     /// Whether packets of established sessions go past the kernel.
     pub has_fast_path: bool,
     /// How many networks are served by a dnsmasq of their own.
@@ -44,8 +46,8 @@ pub struct Network {
     pub name: String,
     /// The bridge or plain interface.
     pub interface: String,
-    /// The IPv4 address that it is to have, if any, with the length of its prefix.
-    pub address: Option<Ipv4Net>,
+    /// The addresses that it is to have, each with the length of its prefix.
+    pub addresses: Vec<IpNet>,
     /// Whether to make the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to the bridge if natbpf made it.
@@ -62,11 +64,11 @@ pub struct Route {
     /// The interface behind which the guests are.
     pub interface: String,
     /// Their addresses.
-    pub prefixes: Vec<Ipv4Net>,
+    pub prefixes: Vec<IpNet>,
     /// The interface of the uplink whose address the host shows to the guests.
     pub uplink: String,
-    /// The uplink's addresses, as far as the configuration names them.
-    pub uplink_addresses: Vec<Ipv4Addr>,
+    /// The uplink's addresses of both families, as far as the configuration names them.
+    pub uplink_addresses: Vec<IpAddr>,
     /// An address that the guests' interface is to have as well.
     pub gateway: Option<Ipv4Addr>,
     /// Whether the host answers ARP of guests for other addresses.
@@ -104,7 +106,7 @@ impl Plan {
         let networks = config.networks.iter().map(|network| Network {
             name: network.name.clone(),
             interface: network.interface.clone(),
-            address: network.address,
+            addresses: each_address(network).collect(),
             create: network.create,
             ports: network.ports.clone(),
             isolated: network.isolated,
@@ -115,6 +117,7 @@ impl Plan {
             routes: (config.routes.iter())
                 .map(|route| Route::from_config(config, route))
                 .collect(),
+            has_ipv6: config.ipv6.is_some(),
             has_fast_path: config.forwarding == Forwarding::Fast,
             served_networks: (config.networks.iter())
                 .filter(|network| network.dhcp.is_some() || network.dns.is_some())
@@ -148,7 +151,7 @@ impl Plan {
             Change::LinkUp { name, .. } => has(name) || ports.any(|port| port == name),
             Change::Address { interface, .. }
             | Change::Route { interface, .. }
-            | Change::ArpProxy { interface, .. } => has(interface),
+            | Change::Proxy { interface, .. } => has(interface),
         }
     }
 
@@ -168,23 +171,41 @@ impl Route {
         Self {
             name: route.name.clone(),
             interface: config.networks[route.network.0].interface.clone(),
-            prefixes: route.addresses.clone(),
+            prefixes: each_prefix(route).collect(),
             uplink: uplink.interface.clone(),
-            uplink_addresses: match &uplink.addresses {
-                UplinkAddresses::Fixed(addresses) => addresses.clone(),
-                UplinkAddresses::Interface => Vec::new(),
-            },
+            uplink_addresses: [fixed(&uplink.addresses), fixed(&uplink.addresses6)].concat(),
             gateway: route.gateway,
             proxy_arp: route.proxy_arp,
             arp: route.arp,
         }
     }
 
+    /// The IPv4 addresses, one after the other.
     pub(super) fn each_address(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let ranges = self.prefixes.iter();
+        let ranges = self.prefixes.iter().filter_map(|prefix| match prefix {
+            IpNet::V4(prefix) => Some(prefix),
+            IpNet::V6(_) => None,
+        });
         ranges.flat_map(|prefix| {
             let range = u32::from(prefix.network())..=u32::from(prefix.broadcast());
             range.map(Ipv4Addr::from)
         })
+    }
+}
+
+fn each_address(network: &model::Network) -> impl Iterator<Item = IpNet> {
+    let ipv4 = network.address.map(IpNet::from).into_iter();
+    ipv4.chain(network.addresses6.iter().copied().map(IpNet::from))
+}
+
+fn each_prefix(route: &model::Route) -> impl Iterator<Item = IpNet> {
+    let ipv4 = route.addresses.iter().copied().map(IpNet::from);
+    ipv4.chain(route.addresses6.iter().copied().map(IpNet::from))
+}
+
+fn fixed<A: Copy + Into<IpAddr>>(addresses: &UplinkAddresses<A>) -> Vec<IpAddr> {
+    match addresses {
+        UplinkAddresses::Fixed(addresses) => addresses.iter().copied().map(A::into).collect(),
+        UplinkAddresses::Interface => Vec::new(),
     }
 }

@@ -1,16 +1,16 @@
 //! Routes to guests that hold public addresses themselves, and ARP answers for these.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nat_sys::{
-    netlink::{Address, AddressScope, Link, LinkRoute, Netlink, RequestError},
+    netlink::{AddressScope, Link, Netlink, RequestError, usual_metric},
     sysctl::Key,
 };
 
 use super::{
-    links::named,
+    links::{Held, Routed, named},
     plan::{Network, Plan, Route},
     problem::Problem,
     run::Run,
@@ -20,27 +20,38 @@ use crate::host::change::Change;
 impl Route {
     /// The address from which the host itself talks to the guests. Without it, that would be the
     /// first address of their interface, a private one, to which they may have no route.
-    fn source(&self, links: &[Link], addresses: &[Address]) -> Option<Ipv4Addr> {
-        let is_held = |wanted: &Ipv4Addr| addresses.iter().any(|held| held.net.addr() == *wanted);
-        let own_names = self.gateway.iter().chain(&self.uplink_addresses).copied();
+    fn source(&self, prefix: IpNet, links: &[Link], addresses: &[Held]) -> Option<IpAddr> {
+        let is_ipv6 = prefix.addr().is_ipv6();
+        let of_family = |address: &IpAddr| address.is_ipv6() == is_ipv6;
+        let is_held = |wanted: &IpAddr| addresses.iter().any(|held| held.net.addr() == *wanted);
+        let gateway = self.gateway.map(IpAddr::from);
+        let own_names = gateway
+            .into_iter()
+            .chain(self.uplink_addresses.iter().copied());
         let uplink = named(links, &self.uplink);
         let own = addresses
             .iter()
             .filter(|address| uplink.is_some_and(|uplink| uplink.index == address.ifindex))
+            .filter(|address| of_family(&address.net.addr()) && is_source(address))
             .min_by_key(|address| (address.scope != AddressScope::Universe, address.secondary));
         let mut candidates = own_names.chain(own.map(|address| address.net.addr()));
-        candidates.find(is_held)
+        candidates.find(|address| of_family(address) && is_held(address))
     }
 }
 
-/// The host's routes, if the plan has any.
-pub(super) async fn present(
-    netlink: &Netlink,
-    plan: &Plan,
-) -> Result<Vec<LinkRoute>, RequestError> {
-    match plan.routes.is_empty() {
-        true => Ok(Vec::new()),
-        false => netlink.main_routes().await,
+/// Whether packets to others may come from it: an IPv6 address of the link alone does not get there,
+/// and one that is about to go is no source for long.
+fn is_source(held: &Held) -> bool {
+    held.net.addr().is_ipv4() || held.is_stable && held.scope == AddressScope::Universe
+}
+
+/// The host's routes of the families of which the plan has any.
+pub(super) async fn present(netlink: &Netlink, plan: &Plan) -> Result<Vec<Routed>, RequestError> {
+    let mut prefixes = plan.routes.iter().flat_map(|route| &route.prefixes);
+    match (plan.routes.is_empty(), prefixes.any(is_ipv6)) {
+        (true, _) => Ok(Vec::new()),
+        (false, true) => netlink.main_routes().await,
+        (false, false) => netlink.main_ipv4_routes().await,
     }
 }
 
@@ -50,18 +61,19 @@ impl Run<'_> {
         &mut self,
         plan: &Plan,
         links: &[Link],
-        addresses: &[Address],
+        addresses: &[Held],
     ) -> Result<()> {
         for route in &plan.routes {
             let (Some(gateway), name) = (route.gateway, &route.interface) else {
                 continue;
             };
+            let gateway = IpAddr::from(gateway);
             let link = named(links, name).with_context(|| vanished(name))?;
             let holds_it =
-                |address: &Address| address.ifindex == link.index && address.net.addr() == gateway;
+                |address: &Held| address.ifindex == link.index && address.net.addr() == gateway;
             let is_network = |network: &Network| {
-                let own = network.address.map(|own| own.addr());
-                network.interface == *name && own == Some(gateway)
+                let mut own = network.addresses.iter();
+                network.interface == *name && own.any(|own| own.addr() == gateway)
             };
             let present = addresses.iter().find(|address| holds_it(address));
             if plan.networks.iter().any(is_network) {
@@ -84,18 +96,18 @@ impl Run<'_> {
         if plan.routes.is_empty() {
             return Ok(());
         }
-        let addresses = self.netlink.addresses().await?;
-        let routes = self.netlink.main_routes().await?;
+        let addresses = self.netlink.addresses_in().await?;
+        let routes = present(self.netlink, plan).await?;
         let proxies = match plan.routes.iter().any(|route| route.arp) {
-            true => self.netlink.arp_proxies().await?,
+            true => self.netlink.proxies().await?,
             false => Vec::new(),
         };
         for route in &plan.routes {
             let name = &route.interface;
             let link = named(links, name).with_context(|| vanished(name))?;
-            let source = route.source(links, &addresses);
             for prefix in &route.prefixes {
-                self.plan_route(*prefix, link, source, &routes, links);
+                let source = route.source(*prefix, links, &addresses);
+                self.plan_route((*prefix, None), link, source, &routes, links);
             }
             if route.proxy_arp {
                 self.plan_sysctl(Key::ipv4_conf(name, "proxy_arp")?, "1")?;
@@ -112,10 +124,10 @@ impl Run<'_> {
 
     fn plan_route(
         &mut self,
-        prefix: Ipv4Net,
+        (prefix, metric): (IpNet, Option<u32>),
         link: &Link,
-        source: Option<Ipv4Addr>,
-        routes: &[LinkRoute],
+        source: Option<IpAddr>,
+        routes: &[Routed],
         links: &[Link],
     ) {
         let change = Change::Route {
@@ -123,10 +135,11 @@ impl Run<'_> {
             interface: link.name.clone(),
             ifindex: link.index,
             source,
+            metric,
         };
         let present = routes
             .iter()
-            .find(|route| route.is_plain_to(prefix) && route.device == Some(link.index));
+            .find(|route| counts(route, prefix, metric) && route.device == Some(link.index));
         // A route of other software is good enough, whatever its source.
         let is_ours = (self.journal.find(&change)).is_some_and(
             |known| matches!(known, Change::Route { ifindex, .. } if *ifindex == link.index),
@@ -135,15 +148,10 @@ impl Run<'_> {
         self.want(change, is_so, links);
     }
 
-    fn plan_arp(
-        &mut self,
-        route: &Route,
-        links: &[Link],
-        proxies: &[(u32, Ipv4Addr)],
-    ) -> Result<()> {
+    fn plan_arp(&mut self, route: &Route, links: &[Link], proxies: &[(u32, IpAddr)]) -> Result<()> {
         let uplink = named(links, &route.uplink).with_context(|| vanished(&route.uplink))?;
-        for address in route.each_address() {
-            let change = Change::ArpProxy {
+        for address in route.each_address().map(IpAddr::from) {
+            let change = Change::Proxy {
                 address,
                 interface: uplink.name.clone(),
                 ifindex: uplink.index,
@@ -154,6 +162,16 @@ impl Run<'_> {
     }
 }
 
+fn is_ipv6(prefix: &IpNet) -> bool {
+    matches!(prefix, IpNet::V6(_))
+}
+
+/// Whether a route is to exactly this prefix, and comes before one of this metric or is that one.
+fn counts(route: &Routed, prefix: IpNet, metric: Option<u32>) -> bool {
+    let ours = metric.unwrap_or(usual_metric(prefix));
+    route.prefix == prefix && route.metric <= ours
+}
+
 fn vanished(name: &str) -> String {
     format!("interface {name} has vanished")
 }
@@ -162,8 +180,8 @@ fn vanished(name: &str) -> String {
 pub(super) fn route_problems(
     plan: &Plan,
     links: &[Link],
-    addresses: &[Address],
-    routes: &[LinkRoute],
+    addresses: &[Held],
+    routes: &[Routed],
     ours: &[Change],
 ) -> Vec<Problem> {
     let each = plan.routes.iter().flat_map(|route| {
@@ -188,14 +206,14 @@ fn gateway_problem(
     route: &Route,
     plan: &Plan,
     links: &[Link],
-    addresses: &[Address],
+    addresses: &[Held],
     ours: &[Change],
 ) -> Option<Problem> {
-    let gateway = route.gateway?;
+    let gateway = IpAddr::from(route.gateway?);
     let own = named(links, &route.interface).map(|link| link.index);
     let uplink = named(links, &route.uplink).map(|link| link.index);
     // (A gateway that natbpf itself has added proves nothing.)
-    let is_ours = |held: &Address| {
+    let is_ours = |held: &Held| {
         ours.iter().any(|change| {
             matches!(change, Change::Address { ifindex, address, .. }
                 if *ifindex == held.ifindex && *address == held.net)
@@ -203,13 +221,14 @@ fn gateway_problem(
     };
     let mut others = addresses.iter().filter(|held| !is_ours(held));
     let network = (plan.networks.iter()).find(|network| network.interface == route.interface);
-    let is_right = network
-        .is_some_and(|network| network.address.is_some_and(|own| own.contains(&gateway)))
+    let mut of_network = network.iter().flat_map(|network| &network.addresses);
+    let is_right = of_network.any(|own| own.contains(&gateway))
         || route.uplink_addresses.contains(&gateway)
         || others.any(|held| {
             held.net.addr() == gateway || own == Some(held.ifindex) && held.net.contains(&gateway)
         });
-    let mut of_uplink = addresses.iter().filter(|held| uplink == Some(held.ifindex));
+    let of_uplink = addresses.iter().filter(|held| uplink == Some(held.ifindex));
+    let mut of_uplink = of_uplink.filter(|held| held.net.addr().is_ipv4());
     // An uplink without an address may get this one soon.
     let example = of_uplink.next()?.net.addr();
     if is_right {
@@ -236,18 +255,18 @@ fn gateway_problem(
 /// interface may be intended.
 fn held_by_host(
     route: &Route,
-    prefix: Ipv4Net,
+    prefix: IpNet,
     links: &[Link],
-    addresses: &[Address],
+    addresses: &[Held],
 ) -> Option<Problem> {
     let own = named(links, &route.interface).map(|link| link.index);
     let held = addresses.iter().find(|held| {
-        let is_alone = Ipv4Net::from(held.net.addr()) == prefix;
+        let is_alone = IpNet::from(held.net.addr()) == prefix;
         is_alone || prefix.contains(&held.net.addr()) && own != Some(held.ifindex)
     })?;
     let holder = links.iter().find(|link| link.index == held.ifindex)?;
     let (address, holder) = (held.net.addr(), &holder.name);
-    if Ipv4Net::from(address) != prefix {
+    if IpNet::from(address) != prefix {
         let problem = format!(
             "{prefix} holds {address}, which is the host's own, on {holder}: it would be cut off \
              from its neighbours there"
@@ -268,9 +287,9 @@ fn held_by_host(
 /// The host would look for the router of another of its routes behind the guests' interface.
 fn holds_router(
     route: &Route,
-    prefix: Ipv4Net,
+    prefix: IpNet,
     links: &[Link],
-    routes: &[LinkRoute],
+    routes: &[Routed],
 ) -> Option<Problem> {
     let own = named(links, &route.interface).map(|link| link.index);
     let (router, destination, device) = routes.iter().find_map(|other| {
@@ -289,13 +308,13 @@ fn holds_router(
 
 fn routed_elsewhere(
     route: &Route,
-    prefix: Ipv4Net,
+    prefix: IpNet,
     links: &[Link],
-    routes: &[LinkRoute],
+    routes: &[Routed],
     ours: &[Change],
 ) -> Option<Problem> {
     let own = named(links, &route.interface).map(|link| link.index);
-    let is_ours = |present: &LinkRoute| {
+    let is_ours = |present: &Routed| {
         ours.iter().any(|change| {
             matches!(change, Change::Route { prefix: known, ifindex, .. }
                 if *known == present.prefix && present.device == Some(*ifindex))
@@ -304,7 +323,7 @@ fn routed_elsewhere(
     let other = routes.iter().find(|present| {
         let is_own = own.is_some() && present.device == own;
         let is_part = prefix.contains(&present.prefix) && present.prefix != prefix;
-        (is_part || present.is_plain_to(prefix)) && !is_own && !is_ours(present)
+        (is_part || counts(present, prefix, None)) && !is_own && !is_ours(present)
     })?;
     let prefix = other.prefix;
     let device = links

@@ -1,15 +1,17 @@
 //! One run of a set-up: what is missing is planned, then made, in an order that can be undone.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nat_sys::{
-    netlink::{Address, Kind, Link, Netlink},
+    netlink::{Kind, Link, Netlink},
     sysctl::Key,
 };
 
 use super::{
     bridge::random_mac,
-    links::{master_name, named},
+    links::{Held, master_name, named},
     plan::{Network, Plan, Step, Uplink},
     report::Report,
     settings::tracking,
@@ -59,7 +61,7 @@ impl Run<'_> {
             self.plan_tracking()?;
         }
         self.plan_watches(plan.served_networks)?;
-        let addresses = self.netlink.addresses().await?;
+        let addresses = self.netlink.addresses_in().await?;
         for network in &plan.networks {
             self.plan_network(network, &links, &addresses)?;
         }
@@ -78,7 +80,7 @@ impl Run<'_> {
     async fn make_forwarding(&mut self, plan: &Plan) -> Result<()> {
         // Before ip_forward sets them too, so that their values are known.
         for network in &plan.networks {
-            self.plan_forwarding(&network.interface)?;
+            self.plan_forwarding(Key::ipv4_conf(&network.interface, "forwarding")?)?;
         }
         self.plan_sysctl(Key::ip_forward()?, "1")?;
         self.make_planned().await?;
@@ -89,12 +91,14 @@ impl Run<'_> {
             self.want(Change::staying_sysctl(key, now, "1"), is_so, &[]);
         }
         self.make_planned().await?;
-        Ok(())
+        match plan.has_ipv6 {
+            true => self.make_ipv6_forwarding(plan).await,
+            false => Ok(()),
+        }
     }
 
-    /// A network's own setting. The record of ip_forward may have its original value.
-    fn plan_forwarding(&mut self, interface: &str) -> Result<()> {
-        let key = Key::ipv4_conf(interface, "forwarding")?;
+    /// An interface's own setting. The record of that of all may have its original value.
+    pub(super) fn plan_forwarding(&mut self, key: Key) -> Result<()> {
         let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
         let mut changes = self.journal.changes().iter();
         let before = changes.find_map(|change| change.forwarding_before(&key));
@@ -175,7 +179,8 @@ impl Run<'_> {
     pub(super) fn plan_sysctl(&mut self, key: Key, set: &str) -> Result<()> {
         let now = (key.read()?).with_context(|| format!("there is no sysctl {key}"))?;
         let is_so = now == set;
-        let change = if key.is_ip_forward() && !is_so {
+        let is_of_all = key.is_ip_forward() || key.is_ipv6_forward();
+        let change = if is_of_all && !is_so {
             change::make::forwarding_on(key, now)?
         } else {
             Change::sysctl(key, now, set)
@@ -188,13 +193,13 @@ impl Run<'_> {
         &mut self,
         network: &Network,
         links: &[Link],
-        addresses: &[Address],
+        addresses: &[Held],
     ) -> Result<()> {
         let name = &network.interface;
         let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
         // The owner of a bridge adds its address, and would find it taken.
         let is_ours = network.create || link.kind != Kind::Bridge;
-        if let Some(net) = network.address {
+        for net in self.possible(network)? {
             let address = Change::Address {
                 interface: name.clone(),
                 ifindex: link.index,
@@ -227,18 +232,15 @@ impl Run<'_> {
     }
 
     /// External addresses. An address that an interface of the host holds is left to its owner.
-    fn plan_claims(
-        &mut self,
-        uplink: &Uplink,
-        links: &[Link],
-        addresses: &[Address],
-    ) -> Result<()> {
+    fn plan_claims(&mut self, uplink: &Uplink, links: &[Link], addresses: &[Held]) -> Result<()> {
         let name = &uplink.interface;
         let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
         for claimed in &uplink.addresses {
-            let net = Ipv4Net::from(*claimed);
-            let is_claim = |held: &&Address| held.ifindex == link.index && held.net == net;
-            let holders = addresses.iter().filter(|held| held.net.addr() == *claimed);
+            let net = IpNet::from(IpAddr::from(*claimed));
+            let is_claim = |held: &&Held| held.ifindex == link.index && held.net == net;
+            let holders = addresses
+                .iter()
+                .filter(|held| held.net.addr() == net.addr());
             let (claims, others): (Vec<_>, Vec<_>) = holders.partition(is_claim);
             if others.is_empty() {
                 let change = Change::Address {
@@ -299,7 +301,7 @@ impl Run<'_> {
 
     /// Makes the planned changes, after recording all of them on disk. Returns whether there were
     /// any.
-    async fn make_planned(&mut self) -> Result<bool> {
+    pub(super) async fn make_planned(&mut self) -> Result<bool> {
         let todo = std::mem::take(&mut self.todo);
         let mut again = Vec::with_capacity(todo.len());
         for change in &todo {

@@ -4,17 +4,29 @@ use anyhow::Result;
 use nat_sys::sysctl::Key;
 
 use super::plan::Plan;
+use crate::host::change::Change;
 
 /// The settings of the kernel that a plan relies on, each with the value that it needs, as far as
-/// the kernel does not report their changes.
+/// the kernel does not report their changes. `made` is what natbpf did to the host.
 ///
 /// # Errors
 /// When the name of an interface cannot be the name of a file.
-pub fn settings(plan: &Plan) -> Result<Vec<(Key, &'static str)>> {
+pub fn settings(plan: &Plan, made: &[Change]) -> Result<Vec<(Key, &'static str)>> {
     let mut settings = vec![
         (Key::ip_forward()?, "1"),
         (Key::ipv4_conf("all", "send_redirects")?, "0"),
     ];
+    if plan.has_ipv6 {
+        settings.push((Key::ipv6_conf("all", "forwarding")?, "1"));
+        for uplink in &plan.uplinks {
+            let key = Key::ipv6_conf(&uplink.interface, "accept_ra")?;
+            let is_ours =
+                |change: &Change| matches!(change, Change::Sysctl { key: set, .. } if *set == key);
+            if made.iter().any(is_ours) {
+                settings.push((key, "2"));
+            }
+        }
+    }
     if plan.has_fast_path {
         settings.extend(tracking()?.map(|key| (key, "1")));
     }

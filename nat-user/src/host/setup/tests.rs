@@ -1,3 +1,5 @@
+mod ipv6;
+
 use std::{path::Path, task::Poll, time::Duration};
 
 use nat_sys::{
@@ -25,7 +27,7 @@ fn network(name: &str, interface: &str, address: &str) -> Network {
     Network {
         name: name.to_owned(),
         interface: interface.to_owned(),
-        address: address.parse().ok(),
+        addresses: vec![address.parse().unwrap()],
         create: true,
         ports: Vec::new(),
         isolated: false,
@@ -37,6 +39,7 @@ fn plan(networks: &[Network]) -> Plan {
         uplinks: vec![uplink("vmbr0")],
         networks: networks.to_vec(),
         routes: Vec::new(),
+        has_ipv6: false,
         has_fast_path: false,
         served_networks: 0,
     }
@@ -404,7 +407,7 @@ fn a_reload_makes_and_undoes_the_difference_only() {
         let before = HostState::read();
         host.apply(&plan(&[lan(), dmz()])).await.unwrap();
         let mut wider = lan();
-        wider.address = "172.22.161.254/23".parse().ok();
+        wider.addresses = vec!["172.22.161.254/23".parse().unwrap()];
         wider.ports.pop();
         let report = host.apply(&plan(&[wider])).await.unwrap();
         assert_eq!(

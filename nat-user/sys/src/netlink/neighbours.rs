@@ -1,11 +1,11 @@
-//! Neighbours of IPv4 addresses, and the forwarding databases of bridges.
+//! Neighbours, and the forwarding databases of bridges.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures_util::StreamExt;
 pub use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
     },
@@ -14,16 +14,18 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPa
 
 use super::{
     connection::{Netlink, RequestError, answer},
+    family::{Family, family},
     links::Link,
 };
 
-/// What the kernel knows about an IPv4 address on a link (an entry of its ARP table).
+/// What the kernel knows about an address on a link (an entry of its ARP table, or of its neighbour
+/// cache of RFC 4861).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// The interface, by index.
     pub device: u32,
     /// The neighbour's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its Ethernet address, if known.
     pub mac: Option<[u8; 6]>,
     /// The state of the entry.
@@ -49,55 +51,46 @@ fn is_unicast(mac: [u8; 6]) -> bool {
 }
 
 impl Netlink {
-    /// The addresses for which the host answers ARP on behalf of their owner, each with the index
-    /// of the interface.
+    /// The addresses of a family, or of both, for which the host answers ARP or neighbour
+    /// solicitations on behalf of their owner, each with the index of the interface.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn arp_proxies(&self) -> Result<Vec<(u32, Ipv4Addr)>, RequestError> {
-        let start = || {
-            let neighbours = self.handle.neighbours().get();
-            let neighbours = neighbours.set_address_family(AddressFamily::Inet);
-            neighbours.proxies().execute()
-        };
-        let messages = self.list("list proxies for ARP", start).await?;
-        let neighbours = messages.iter().filter_map(Neighbour::parse);
-        Ok(neighbours
-            .map(|proxy| (proxy.device, proxy.address))
-            .collect())
+    pub async fn proxies<A: Family>(&self) -> Result<Vec<(u32, A)>, RequestError> {
+        let mut proxies = Vec::new();
+        for family in A::FAMILIES {
+            let start = || {
+                let mut request = self.handle.neighbours().get().proxies();
+                request.message_mut().header.family = *family;
+                request.execute()
+            };
+            let messages = self.list("list proxies", start).await?;
+            let found = messages.iter().filter_map(Neighbour::parse);
+            proxies.extend(found.filter_map(|one| Some((one.device, A::of(one.address)?))));
+        }
+        Ok(proxies)
     }
 
-    /// Makes the kernel answer ARP on an interface for an address that it routes elsewhere.
+    /// Makes the kernel answer ARP on an interface for an address that it routes elsewhere. For an
+    /// IPv6 address it answers solicitations only with `proxy_ndp`, but joins the address' group.
     ///
     /// # Errors
     /// When the interface is gone or the kernel refuses.
-    pub async fn add_arp_proxy(&self, link: &Link, address: Ipv4Addr) -> Result<(), RequestError> {
-        let proxy = (self.handle.neighbours()).add(link.index, IpAddr::V4(address));
+    pub async fn add_proxy(&self, link: &Link, address: IpAddr) -> Result<(), RequestError> {
+        let proxy = self.handle.neighbours().add(link.index, address);
         let request = proxy.flags(NeighbourFlags::Proxy).execute();
-        answer(
-            &format!("answer ARP for {address} on {}", link.name),
-            request,
-        )
-        .await
+        answer(&format!("answer for {address} on {}", link.name), request).await
     }
 
     /// The opposite. Returns whether there was an entry to remove.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_arp_proxy(
-        &self,
-        link: &Link,
-        address: Ipv4Addr,
-    ) -> Result<bool, RequestError> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = link.index;
+    pub async fn delete_proxy(&self, link: &Link, address: IpAddr) -> Result<bool, RequestError> {
+        let mut message = about(link.index, address);
         message.header.flags = NeighbourFlags::Proxy;
-        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
-        message.attributes.push(destination);
         let request = self.handle.neighbours().del(message).execute();
-        let what = format!("stop answering ARP for {address} on {}", link.name);
+        let what = format!("stop answering for {address} on {}", link.name);
         Ok(present(answer(&what, request).await)?.is_some())
     }
 
@@ -111,18 +104,9 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn use_neighbour(
-        &self,
-        device: u32,
-        address: Ipv4Addr,
-    ) -> Result<bool, RequestError> {
+    pub async fn use_neighbour(&self, device: u32, address: IpAddr) -> Result<bool, RequestError> {
         let request = format!("use neighbour {address} of interface {device}");
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = device;
-        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
-        message.attributes.push(destination);
-
+        let mut message = about(device, address);
         let wanted = RouteNetlinkMessage::GetNeighbour(message.clone());
         let found = present(self.exchange(&request, wanted, NLM_F_REQUEST).await)?;
         let is_verified = |answer: &RouteNetlinkMessage| match answer {
@@ -183,13 +167,18 @@ impl Neighbour {
         self.mac.filter(|mac| is_usable && is_unicast(*mac))
     }
 
-    /// From a message of the kernel, if it is about an IPv4 address.
+    /// From a message of the kernel, if it is about an IP address.
     pub(crate) fn parse(message: &NeighbourMessage) -> Option<Self> {
         let address = message
             .attributes
             .iter()
             .find_map(|attribute| match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                    Some(IpAddr::from(*address))
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                    Some(IpAddr::from(*address))
+                }
                 _ => None,
             });
         Some(Self {
@@ -218,6 +207,15 @@ impl FdbEntry {
             local: message.header.state == NeighbourState::Permanent,
         })
     }
+}
+
+fn about(device: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = device;
+    let destination = NeighbourAttribute::Destination(address.into());
+    message.attributes.push(destination);
+    message
 }
 
 fn mac(message: &NeighbourMessage) -> Option<[u8; 6]> {

@@ -1,11 +1,12 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use netlink_packet_route::{
     link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp},
     neighbour::{NeighbourAttribute, NeighbourMessage},
@@ -175,13 +176,19 @@ fn an_address_is_added_and_removed() {
         let netlink = Netlink::connect().unwrap();
         netlink.create_bridge("vmbr1", MAC).await.unwrap();
         let bridge = link(&netlink, "vmbr1").await;
-        let net = "172.22.161.254/24".parse().unwrap();
+        let net: Ipv4Net = "172.22.161.254/24".parse().unwrap();
         netlink.add_address(&bridge, net).await.unwrap();
         assert!(ip("addr show vmbr1").contains("172.22.161.254/24 brd 172.22.161.255"));
         let again = netlink.add_address(&bridge, net).await.unwrap_err();
         assert_eq!(again.errno(), Some(libc::EEXIST));
         netlink.delete_address(&bridge, net).await.unwrap();
-        assert_eq!(netlink.addresses_of(bridge.index).await.unwrap(), []);
+        assert_eq!(
+            netlink
+                .addresses_of::<Ipv4Addr>(bridge.index)
+                .await
+                .unwrap(),
+            []
+        );
     });
 }
 
@@ -354,7 +361,7 @@ async fn uplink_and_isp(netlink: &Netlink) -> Link {
 async fn neighbour(netlink: &Netlink, address: &str) -> Option<Neighbour> {
     let address: Ipv4Addr = address.parse().unwrap();
     let uplink = BTreeSet::from([link(netlink, "uplink").await.index]);
-    let found = Whereabouts::look(&uplink, &BTreeSet::new()).unwrap();
+    let found = Whereabouts::look::<IpAddr>(&uplink, &BTreeSet::new()).unwrap();
     let mut neighbours = found.neighbours.into_iter();
     neighbours.find(|entry| entry.address == address)
 }
@@ -390,12 +397,12 @@ fn mtus_of_routes_are_listed_with_their_devices() {
         ip("link set isp2 up");
         ip("addr add 203.0.113.2/24 dev second");
         let second = link(&netlink, "second").await.index;
-        assert_eq!(netlink.route_mtus().await.unwrap(), []);
+        assert_eq!(netlink.route_mtus::<Ipv4Addr>().await.unwrap(), []);
         ip("route add 10.1.0.0/16 via 198.51.100.1 mtu 1300");
         ip("route add 10.2.0.0/16 via 203.0.113.1 table 77 mtu lock 1280 advmss 1000");
         ip("route add 10.3.0.0/16 via 198.51.100.1 advmss 1000");
         ip("route add 10.4.0.0/16 mtu 1200 nexthop via 198.51.100.1 nexthop via 203.0.113.1");
-        let mut mtus = netlink.route_mtus().await.unwrap();
+        let mut mtus = netlink.route_mtus::<Ipv4Addr>().await.unwrap();
         mtus.sort_unstable();
         let expected = [
             (uplink, 1200),
@@ -430,7 +437,7 @@ fn a_stale_neighbour_is_verified_when_it_is_used() {
         let netlink = Netlink::connect().unwrap();
         let uplink = uplink_and_isp(&netlink).await;
         ip("neigh add 198.51.100.1 dev uplink lladdr 02:12:34:56:78:9a nud stale");
-        let address = Ipv4Addr::new(198, 51, 100, 1);
+        let address = IpAddr::from([198, 51, 100, 1]);
         assert!(netlink.use_neighbour(uplink.index, address).await.unwrap());
         let used = neighbour(&netlink, "198.51.100.1").await.unwrap();
         assert!(
@@ -468,7 +475,7 @@ fn a_neighbour_that_is_not_there_is_not_made() {
     in_namespace(async || {
         let netlink = Netlink::connect().unwrap();
         let uplink = uplink_and_isp(&netlink).await;
-        let address = Ipv4Addr::new(198, 51, 100, 1);
+        let address = IpAddr::from([198, 51, 100, 1]);
         assert!(!netlink.use_neighbour(uplink.index, address).await.unwrap());
         assert!(!netlink.use_neighbour(9999, address).await.unwrap());
         assert_eq!(neighbour(&netlink, "198.51.100.1").await, None);

@@ -92,7 +92,7 @@ impl Lists {
 fn neighbour(device: u32, host: u8, mac: [u8; 6]) -> Neighbour {
     Neighbour {
         device,
-        address: Ipv4Addr::new(10, 0, 0, host),
+        address: IpAddr::from([10, 0, 0, host]),
         mac: Some(mac),
         state: NeighbourState::Reachable,
     }
@@ -300,7 +300,7 @@ fn macs_that_a_neighbour_has_no_longer_are_abandoned() {
     // The other neighbour still has the gateway's MAC.
     assert_eq!(after(|all| all[0].mac = Some(GUEST)), [(UPLINK, GATEWAY)]);
     assert_eq!(
-        after(|all| all.retain(|neighbour| neighbour.address.octets()[3] != 1)),
+        after(|all| all.retain(|neighbour| neighbour.address != IpAddr::from([10, 0, 0, 1]))),
         [(UPLINK, GATEWAY)]
     );
     assert_eq!(

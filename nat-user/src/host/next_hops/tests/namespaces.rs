@@ -48,7 +48,7 @@ impl Host {
 
     fn whereabouts(&self) -> Whereabouts {
         let bridge = BTreeSet::from([self.bridge.index]);
-        Whereabouts::look(&bridge, &bridge).unwrap()
+        Whereabouts::look::<IpAddr>(&bridge, &bridge).unwrap()
     }
 
     async fn next_hops(&self) -> Vec<NextHop> {
@@ -57,7 +57,7 @@ impl Host {
             &self.netlink.links().await.unwrap(),
             &neighbours,
             &fdb,
-            &self.netlink.route_mtus().await.unwrap(),
+            &self.netlink.route_mtus::<IpAddr>().await.unwrap(),
             &BTreeSet::from([self.bridge.index]),
         );
         hops.into_iter().collect()
