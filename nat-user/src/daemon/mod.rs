@@ -155,6 +155,7 @@ impl Daemon {
         loop {
             // One change is enough to look again, and guests can cause any number.
             self.events.hear_neighbours(!self.instance.is_look_due());
+            self.events.hear_ipv6(self.instance.config.ipv6.is_some());
             let claims_due = self.instance.claims_due();
             tokio::select! {
                 _ = self.signals.terminate.recv() => return None,
@@ -189,6 +190,8 @@ impl Daemon {
     /// Reloads the configuration, for a command or a signal. The log says what changed, or why the
     /// reload was refused.
     async fn reload(&mut self) -> Result<Vec<String>> {
+        // Before the first look at the host, so that no change is missed.
+        self.events.hear_ipv6(true);
         let result = self.instance.reload().await;
         match &result {
             Ok(lines) => lines.iter().for_each(|line| log::info!("reload: {line}")),

@@ -1,4 +1,4 @@
-//! Changes on the host that the kernel reports: interfaces, IPv4 addresses, routes, neighbours, and
+//! Changes on the host that the kernel reports: interfaces, addresses, routes, neighbours, and
 //! anything that holds packets back at an interface.
 //!
 //! Only the kind of a change is read, never its content: the consumer reads everything that it
@@ -33,6 +33,9 @@ const GROUPS: u32 = RTMGRP_LINK
 
 /// Group 24, `RTNLGRP_IPV4_NETCONF` (`include/uapi/linux/rtnetlink.h`), as a bit.
 const IPV4_NETCONF: u32 = 1 << 23;
+/// What is heard of IPv6 (`RTNLGRP_IPV6_IFADDR`, `_ROUTE`, `_RULE`, `_NETCONF` in
+/// `include/uapi/linux/rtnetlink.h`).
+const IPV6_GROUPS: [u32; 4] = [9, 11, 19, 25];
 /// `RTM_NEWNETCONF` (`include/uapi/linux/rtnetlink.h`).
 const RTM_NEWNETCONF: u16 = 80;
 
@@ -67,11 +70,11 @@ pub enum Event {
     /// Interfaces came, went or changed: state, name, MTU, master, options of bridges and ports,
     /// what their drivers can do with XDP.
     LinkChanged,
-    /// IPv4 addresses came or went.
+    /// Addresses came or went, or IPv6 addresses changed: deprecated, probed, duplicate.
     AddressChanged,
-    /// IPv4 routes, or the rules that choose between their tables, came, went or changed.
+    /// Routes, or the rules that choose between their tables, came, went or changed.
     RouteChanged,
-    /// Neighbours of IPv4 addresses, or entries of bridges' forwarding databases, came, went or
+    /// Neighbours, or entries of bridges' forwarding databases, came, went or
     /// changed.
     NeighbourChanged,
     /// Queues, filters or chains at interfaces came, went or changed.
@@ -90,6 +93,7 @@ pub struct Events {
     datagram: Vec<u8>,
     pending: Pending,
     hears_neighbours: bool,
+    hears_ipv6: bool,
 }
 
 /// The sources of messages.
@@ -125,7 +129,7 @@ struct Pending {
 }
 
 impl Events {
-    /// Subscribes in the calling thread's network namespace. Must be called from within a tokio
+    /// Subscribes in the calling thread's network namespace, to changes of both families. Must be called from within a tokio
     /// runtime. Subscribe first and read the state afterwards, so that no change is missed.
     ///
     /// # Errors
@@ -134,9 +138,6 @@ impl Events {
         let mut subscriptions = Vec::new();
         for (source, groups) in [(Source::Route, GROUPS), (Source::Neighbours, RTMGRP_NEIGH)] {
             let socket = open(groups).context("subscribe to changes of the host")?;
-            if source == Source::Neighbours {
-                ignore_ipv6(socket.get_ref()).context("choose messages about neighbours")?;
-            }
             subscriptions.push(Subscription { source, socket });
         }
         // A kernel may lack either: then it has nothing to report, or the daemon checks from time
@@ -152,12 +153,33 @@ impl Events {
                 Err(error) => log::debug!("subscribe to changes, {source:?}: {error}"),
             }
         }
-        Ok(Self {
+        let mut events = Self {
             subscriptions,
             datagram: Vec::with_capacity(DATAGRAM),
             pending: Pending::default(),
             hears_neighbours: true,
-        })
+            hears_ipv6: false,
+        };
+        events.hear_ipv6(true);
+        Ok(events)
+    }
+
+    /// Whether changes of IPv6 are reported. Without rules for it, they would only cost time.
+    pub fn hear_ipv6(&mut self, hears: bool) {
+        if self.hears_ipv6 == hears {
+            return;
+        }
+        self.hears_ipv6 = hears;
+        for Subscription { source, socket } in &mut self.subscriptions {
+            let chosen = match source {
+                Source::Route => choose_groups(socket.get_mut(), hears),
+                Source::Neighbours => choose_neighbours(socket.get_ref(), hears),
+                Source::Drivers | Source::Nftables => continue,
+            };
+            if let Err(error) = chosen {
+                log::warn!("choose messages about IPv6: {error}");
+            }
+        }
     }
 
     /// Whether [`Self::next`] reports neighbours. Changes in the meantime are reported once it does
@@ -204,6 +226,7 @@ impl Events {
             datagram,
             pending,
             hears_neighbours,
+            ..
         } = self;
         for one in subscriptions {
             let most = match one.is_of_neighbours() {
@@ -247,7 +270,7 @@ impl Pending {
             let [l0, l1, l2, l3, t0, t1] = *header;
             let kind = u16::from_ne_bytes([t0, t1]);
             match source {
-                Source::Route | Source::Neighbours => self.note_route(kind, rest),
+                Source::Route | Source::Neighbours => self.note_route(kind),
                 Source::Drivers => self.links |= xdp_features::is_change(rest),
                 Source::Nftables => self.policing |= is_policing(kind, rest),
             }
@@ -260,14 +283,14 @@ impl Pending {
         }
     }
 
-    fn note_route(&mut self, kind: u16, message: &[u8]) {
+    fn note_route(&mut self, kind: u16) {
         match kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
             libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
                 self.routes = true;
             }
-            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours |= !is_ipv6(message),
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours = true,
             libc::RTM_NEWQDISC
             | libc::RTM_DELQDISC
             | libc::RTM_NEWTFILTER
@@ -311,12 +334,6 @@ impl Pending {
     }
 }
 
-/// Whether a message is about IPv6, whose neighbours have no separate group. A message that is cut
-/// off before its family may be about anything.
-fn is_ipv6(message: &[u8]) -> bool {
-    message.get(HEADER).copied().map(i32::from) == Some(libc::AF_INET6)
-}
-
 /// Whether a message of nftables is about rules that may apply at an interface. The family follows
 /// the header (`struct nfgenmsg`).
 fn is_policing(kind: u16, message: &[u8]) -> bool {
@@ -333,9 +350,18 @@ fn open(groups: u32) -> io::Result<AsyncFd<Socket>> {
     register(socket)
 }
 
-/// Makes the kernel filter out messages about IPv6, whose neighbours have no separate group (socket
-/// filters of classic BPF, `linux/filter.h`).
-fn ignore_ipv6(socket: &Socket) -> io::Result<()> {
+fn choose_groups(socket: &mut Socket, hears_ipv6: bool) -> io::Result<()> {
+    IPV6_GROUPS
+        .into_iter()
+        .try_for_each(|group| match hears_ipv6 {
+            true => socket.add_membership(group),
+            false => socket.drop_membership(group),
+        })
+}
+
+/// Makes the kernel filter out messages about IPv6, whose neighbours have no separate group, or lets
+/// them pass (socket filters of classic BPF, `linux/filter.h`).
+fn choose_neighbours(socket: &Socket, hears_ipv6: bool) -> io::Result<()> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
@@ -355,7 +381,12 @@ fn ignore_ipv6(socket: &Socket) -> io::Result<()> {
             1,
             libc::AF_INET6 as u32,
         ),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            if hears_ipv6 { u32::MAX } else { 0 },
+        ),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
     let filter = libc::sock_fprog {

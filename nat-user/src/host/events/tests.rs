@@ -182,15 +182,60 @@ fn a_peer_that_stops_accepting_frames_is_an_event() {
 }
 
 #[test]
-fn ipv6_neighbours_are_no_event() {
+fn ipv6_is_no_event_while_it_is_not_heard() {
     in_namespace(async || {
         ip("link add name uplink type veth peer name isp");
         let mut events = Events::subscribe().unwrap();
+        events.hear_ipv6(false);
         ip("neigh add fd00::7 lladdr 02:00:00:00:00:07 dev uplink");
         ip("neigh add 10.0.0.7 lladdr 02:00:00:00:00:07 dev uplink");
         assert_eq!(next(&mut events).await, Event::NeighbourChanged);
         ip("neigh change fd00::7 lladdr 02:00:00:00:00:08 dev uplink");
+        ip("addr add fd00::1/64 dev uplink");
+        ip("-6 rule add from fd00::/64 lookup 77");
         nothing_more(&mut events).await;
+    });
+}
+
+#[test]
+fn changes_of_ipv6_are_events() {
+    in_namespace(async || {
+        ip("link add name uplink type veth peer name isp");
+        ip("link set uplink up");
+        ip("link set isp up");
+        ip("addr add fd00::1/64 dev uplink nodad");
+        let mut events = Events::subscribe().unwrap();
+        // It may be switched off and on again.
+        events.hear_ipv6(false);
+        events.hear_ipv6(true);
+        quiet(&mut events).await;
+        for (command, event) in [
+            (
+                "addr add fd00::2/64 dev uplink nodad",
+                Event::AddressChanged,
+            ),
+            (
+                "addr change fd00::2/64 dev uplink preferred_lft 0",
+                Event::AddressChanged,
+            ),
+            ("route add fd00:7::/64 via fd00::9", Event::RouteChanged),
+            ("-6 rule add from fd00::/64 lookup 77", Event::RouteChanged),
+            (
+                "neigh add fd00::9 lladdr 02:00:00:00:00:07 dev uplink",
+                Event::NeighbourChanged,
+            ),
+            (
+                "neigh change fd00::9 lladdr 02:00:00:00:00:08 dev uplink",
+                Event::NeighbourChanged,
+            ),
+        ] {
+            ip(command);
+            assert_eq!(next(&mut events).await, event, "{command}");
+            quiet(&mut events).await;
+        }
+        std::fs::write("/proc/sys/net/ipv6/conf/uplink/forwarding", "1").unwrap();
+        // The kernel adds routes for the address of all routers of the link.
+        while events.next().await != Event::SettingChanged {}
     });
 }
 
@@ -276,12 +321,6 @@ fn cut_and_odd_datagrams_are_read_within_their_bounds() {
     };
     let mut two = message(14, libc::RTM_NEWADDR, 16);
     two.extend(message(4096, libc::RTM_DELLINK, 16));
-    let neighbour = |family: i32| {
-        let mut bytes = message(28, libc::RTM_DELNEIGH, 28);
-        bytes[HEADER] = u8::try_from(family).unwrap();
-        bytes
-    };
-    let cut = neighbour(libc::AF_INET6)[..HEADER].to_vec();
     for (datagram, noted) in [
         (vec![], ""),
         (vec![0; 5], ""),
@@ -291,10 +330,8 @@ fn cut_and_odd_datagrams_are_read_within_their_bounds() {
         (message(16, libc::RTM_DELRULE, 16), "routes"),
         (message(16, libc::RTM_NEWQDISC, 16), "policing"),
         (message(16, libc::RTM_NEWTCLASS, 16), ""),
-        (neighbour(libc::AF_INET), "neighbours"),
-        (neighbour(libc::AF_BRIDGE), "neighbours"),
-        (neighbour(libc::AF_INET6), ""),
-        (cut, "neighbours"),
+        (message(28, libc::RTM_DELNEIGH, 28), "neighbours"),
+        (message(28, libc::RTM_NEWNEIGH, 16), "neighbours"),
         (two, "links addresses"),
     ] {
         let mut pending = Pending::default();
