@@ -213,7 +213,7 @@ fn open(cli: &Cli) -> Result<(Dataplane, State)> {
 }
 
 fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
-    let entries = dataplane.session_entries()?;
+    let entries = dataplane.ipv4.sessions.entries()?;
     let is_shown = |flags: SessionFlags| {
         flags.contains(SessionFlags::PRIMARY) && !flags.contains(SessionFlags::HOST)
     };
@@ -223,7 +223,7 @@ fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
         .count();
     Ok(Occupancy {
         active: active as u64,
-        max: dataplane.session_capacity()?.into(),
+        max: dataplane.ipv4.sessions.capacity()?.into(),
     })
 }
 
@@ -290,7 +290,7 @@ fn sessions(
         bail!("no rule is called `{rule}`; natbpf stats shows them");
     }
     let (settings, now_s) = (dataplane.settings()?, clock::monotonic_s());
-    let entries = dataplane.session_entries()?;
+    let entries = dataplane.ipv4.sessions.entries()?;
     let by_key: HashMap<_, _> = entries
         .iter()
         .map(|entry| (entry.key, &entry.record))
@@ -313,7 +313,7 @@ fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
     let mut ended = 0;
     // A session in which a packet passed at the same moment is tried again.
     for _ in 0..FLUSH_ATTEMPTS {
-        ended += dataplane.end(&keys)?;
+        ended += dataplane.ipv4.sessions.end(&keys)?;
         if ended as usize >= keys.len() {
             break;
         }

@@ -1,36 +1,37 @@
 //! Which sessions of a changed forward are the same as it would open now.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::offset_of};
 
 use nat_common::{
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags},
+        forwards::{Forward, ForwardFlags, ForwardKey},
         sessions::SessionFlags,
     },
     wire::{
-        address::{Addr4, Port},
+        address::Port,
         protocol::{TCP, UDP},
     },
 };
 use nat_config::compile::Ruleset;
 
-use crate::dataplane::SessionEntry;
+use crate::dataplane::{Pinned, SessionEntry};
 
 /// Where each external port goes, for a search by port.
-#[derive(Debug, Default)]
-pub(super) struct PortTargets<'r> {
+#[derive(Debug)]
+pub(super) struct PortTargets<'r, A: Pinned> {
     /// By protocol, address and first port: the last port and the forward.
-    by_port: BTreeMap<(u8, [u8; 4], u16), (u16, &'r Forward4)>,
+    by_port: BTreeMap<(u8, A, u16), (u16, &'r Forward<A>)>,
 }
 
-impl<'r> PortTargets<'r> {
+impl<'r, A: Pinned> PortTargets<'r, A> {
     /// Of all forwards of a rule set.
-    pub(super) fn new(ruleset: &'r Ruleset) -> Self {
+    pub(super) fn new(ruleset: &'r Ruleset<A>) -> Self {
+        let fixed_bits = 8 * offset_of!(ForwardKey<A>, port) as u32;
         let each = ruleset.forwards.iter().map(|(prefix, forward)| {
             let first = prefix.key.port.number();
-            let free_bits = 16 + FORWARD_FIXED_BITS - prefix.bits;
+            let free_bits = 16 + fixed_bits - prefix.bits;
             let last = u32::from(first) + (1 << free_bits) - 1;
-            let key = (prefix.key.protocol, prefix.key.address.0, first);
+            let key = (prefix.key.protocol, prefix.key.address, first);
             (key, (last as u16, forward))
         });
         Self {
@@ -39,16 +40,16 @@ impl<'r> PortTargets<'r> {
     }
 
     /// What takes a port of an external address.
-    pub(super) fn find(&self, protocol: u8, address: Addr4, port: Port) -> Option<&'r Forward4> {
-        let key = (protocol, address.0, port.number());
+    pub(super) fn find(&self, protocol: u8, address: A, port: Port) -> Option<&'r Forward<A>> {
+        let key = (protocol, address, port.number());
         let (first, (last, forward)) = self.by_port.range(..=key).next_back()?;
-        let is_same = (first.0, first.1) == (protocol, address.0) && port.number() <= *last;
+        let is_same = (first.0, first.1) == (protocol, address) && port.number() <= *last;
         is_same.then_some(*forward)
     }
 }
 
 /// Whether a forward in use would open the session of a primary entry unchanged.
-pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> bool {
+pub(super) fn is_covered<A: Pinned>(entry: &SessionEntry<A>, targets: &PortTargets<'_, A>) -> bool {
     let SessionEntry { key, record } = entry;
     let is_hairpin = record.flags.contains(SessionFlags::HAIRPIN);
     let (external, guest) = match is_hairpin {
@@ -66,13 +67,16 @@ pub(super) fn is_covered(entry: &SessionEntry, targets: &PortTargets<'_>) -> boo
     };
     matches!(key.protocol, TCP | UDP)
         && forward.rule == record.rule
-        && (forward.to, forward.internal_port(external.1)) == guest
+        && ({ forward.to }, forward.internal_port(external.1)) == guest
         && (!is_hairpin || forward.flags.contains(ForwardFlags::HAIRPIN))
 }
 
 #[cfg(test)]
 mod tests {
-    use nat_common::tables::forwards::ForwardKey4;
+    use nat_common::{
+        tables::forwards::{FORWARD_FIXED_BITS, Forward4, ForwardKey4},
+        wire::address::Addr4,
+    };
     use nat_config::compile::Prefix;
 
     use super::*;

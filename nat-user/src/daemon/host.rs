@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +20,7 @@ use crate::host::{
 pub(super) struct Host {
     pub(super) links: Vec<Link>,
     pub(super) addresses: Vec<Address>,
+    pub(super) ipv6_addresses: Vec<Address<Ipv6Addr>>,
     pub(super) bridge_netfilter: BridgeNetfilter,
     pub(super) routes: Vec<LinkRoute>,
     /// What drivers can do with XDP, by index.
@@ -44,6 +45,7 @@ impl Host {
         Ok(Self {
             policing: Policing::look(&links, &ends.collect())?,
             addresses: netlink.addresses().await?,
+            ipv6_addresses: netlink.addresses_in().await?,
             bridge_netfilter: BridgeNetfilter::read()?,
             routes: netlink.routes().await?,
             xdp: xdp_features().context("ask drivers for XDP")?,
@@ -81,5 +83,20 @@ impl Host {
         let mut own: Vec<&Address> = own.collect();
         own.sort_by_key(|address| (address.scope != AddressScope::Universe, address.secondary));
         own.into_iter().map(|address| address.net.addr()).collect()
+    }
+
+    /// The IPv6 addresses of an interface that are there to stay and are valid everywhere, in the
+    /// order in which they were added. Unique local ones count only if there are no others.
+    pub(super) fn ipv6_addresses_of(&self, link: &Link) -> Vec<Ipv6Addr> {
+        let own = self.ipv6_addresses.iter().filter(|address| {
+            let is_global = address.scope == AddressScope::Universe;
+            address.ifindex == link.index && is_global && address.is_stable
+        });
+        let own = own.map(|address| address.net.addr());
+        let (local, mut global): (Vec<_>, Vec<_>) = own.partition(Ipv6Addr::is_unique_local);
+        if global.is_empty() {
+            global = local;
+        }
+        global
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock,
-    dataplane::Lock,
+    dataplane::{Lock, Logger},
     dhcp::Services,
     host::{
         journal::Journal,
@@ -161,9 +161,8 @@ impl Instance {
 
     /// Writes the programs' debug messages to the log.
     pub(super) fn flush_packet_log(&mut self) {
-        if let Some(packet_log) = &mut self.active.tables.packet_log {
-            packet_log.flush();
-        }
+        let logs = &mut self.active.tables.packet_logs;
+        logs.iter_mut().for_each(Logger::flush);
     }
 
     /// Removes everything.

@@ -156,7 +156,7 @@ pub(super) fn lasting_warnings(loaded: &Loaded) -> Vec<String> {
 
 /// Loads the programs over the tables of an earlier daemon, or over new ones.
 fn take_over(options: &Options, config: &Config, known: Option<&State>) -> Result<Active> {
-    let sizes = Sizes::new(config.limits.sessions, config.rule_count());
+    let sizes = Sizes::of_config(config, config.rule_count());
     let pins = Pins::below(&options.bpffs);
     let taken = Dataplane::take_over(pins, &sizes, options.log_packets)?;
     if taken.2.is_some() {

@@ -49,6 +49,8 @@ pub struct Target {
     pub role: Role,
     /// Whether its packets begin with an Ethernet header.
     pub has_ethernet: bool,
+    /// Whether to attach the programs of IPv6 too.
+    pub ipv6: bool,
     /// Whether to attach the XDP program too.
     pub xdp: XdpWish,
 }
@@ -109,12 +111,38 @@ impl Side {
             Self::Egress => TcAttachType::Egress,
         }
     }
+}
 
+/// A traffic control hook for the packets of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hook {
+    side: Side,
+    family: Family,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Hook {
     /// Its name in `natbpf status` and in the names of pins.
     const fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "tc-ingress",
-            Self::Egress => "tc-egress",
+        match (self.side, self.family) {
+            (Side::Ingress, Family::Ipv4) => "tc-ingress",
+            (Side::Egress, Family::Ipv4) => "tc-egress",
+            (Side::Ingress, Family::Ipv6) => "tc-ingress-ipv6",
+            (Side::Egress, Family::Ipv6) => "tc-egress-ipv6",
+        }
+    }
+
+    /// The priority of its filter, where attachments are not links.
+    const fn priority(self) -> u16 {
+        match self.family {
+            Family::Ipv4 => clsact::PRIORITY,
+            Family::Ipv6 => clsact::PRIORITY_IPV6,
         }
     }
 }
@@ -124,8 +152,8 @@ impl Target {
     /// attachments are made.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        let sides = self.programs().iter();
-        let mut hooks: Vec<String> = sides.map(|(side, _)| side.name().to_owned()).collect();
+        let sides = self.programs();
+        let mut hooks: Vec<String> = sides.map(|(hook, _)| hook.name().to_owned()).collect();
         if self.xdp != XdpWish::No {
             hooks.push(XDP.to_owned());
         }
@@ -133,7 +161,31 @@ impl Target {
     }
 
     /// The programs of the traffic control hooks.
-    fn programs(&self) -> &'static [(Side, &'static str)] {
+    fn programs(&self) -> impl Iterator<Item = (Hook, &'static str)> {
+        let ipv4 = self.programs_of_ipv4().iter();
+        let ipv4 = ipv4.map(|(side, name)| {
+            (
+                Hook {
+                    side: *side,
+                    family: Family::Ipv4,
+                },
+                *name,
+            )
+        });
+        let ipv6 = self.programs_of_ipv6().iter().filter(|_| self.ipv6);
+        let ipv6 = ipv6.map(|(side, name)| {
+            (
+                Hook {
+                    side: *side,
+                    family: Family::Ipv6,
+                },
+                *name,
+            )
+        });
+        ipv4.chain(ipv6)
+    }
+
+    fn programs_of_ipv4(&self) -> &'static [(Side, &'static str)] {
         use Side::{Egress, Ingress};
         match (self.role, self.has_ethernet) {
             (Role::Uplink, true) => &[(Ingress, "nat_inbound"), (Egress, "nat_outbound")],
@@ -144,6 +196,21 @@ impl Target {
             }
             (Role::Port, _) => &[(Ingress, "nat_from_port")],
             (Role::GuardedPort, _) => &[(Ingress, "nat_from_guarded_port")],
+        }
+    }
+
+    /// No program of IPv6 checks senders at ports yet.
+    fn programs_of_ipv6(&self) -> &'static [(Side, &'static str)] {
+        use Side::{Egress, Ingress};
+        match (self.role, self.has_ethernet) {
+            (Role::Uplink, true) => &[(Ingress, "nat6_inbound"), (Egress, "nat6_outbound")],
+            (Role::Uplink, false) => &[(Ingress, "nat6_inbound_l3"), (Egress, "nat6_outbound_l3")],
+            (Role::Network, true) => &[(Ingress, "nat6_from_guest"), (Egress, "nat6_to_guest")],
+            (Role::Network, false) => &[
+                (Ingress, "nat6_from_guest_l3"),
+                (Egress, "nat6_to_guest_l3"),
+            ],
+            (Role::Port | Role::GuardedPort, _) => &[(Ingress, "nat6_from_port")],
         }
     }
 
@@ -224,10 +291,18 @@ fn attach_target(
     target: &mut Target,
 ) -> Result<Option<String>> {
     note(pins, target)?;
-    for &(side, name) in target.programs() {
+    for (hook, name) in target.programs() {
         let program = programs.program(name)?;
-        attach_one(program, pins, target, side)
-            .with_context(|| format!("attach {name} to {} ({})", target.name, side.name()))?;
+        attach_one(program, pins, target, hook)
+            .with_context(|| format!("attach {name} to {} ({})", target.name, hook.name()))?;
+    }
+    // (Links that are not wanted any more go with their pins.)
+    if Mechanism::of_kernel() == Mechanism::Netlink {
+        let hooks = target.programs().map(|(hook, _)| hook);
+        let wanted: Vec<_> = hooks
+            .map(|hook| (hook.side.attach_type(), hook.priority()))
+            .collect();
+        clsact::keep(&target.name, &wanted)?;
     }
     if target.xdp == XdpWish::No {
         return Ok(None);
@@ -296,11 +371,14 @@ fn attach_one(
     program: &mut SchedClassifier,
     pins: &Pins,
     target: &Target,
-    side: Side,
+    hook: Hook,
 ) -> Result<()> {
     match Mechanism::of_kernel() {
-        Mechanism::Tcx => attach_link(program, pins, target, side),
-        Mechanism::Netlink => clsact::attach_filter(program, &target.name, side.attach_type()),
+        Mechanism::Tcx => attach_link(program, pins, target, hook),
+        Mechanism::Netlink => {
+            let side = hook.side.attach_type();
+            clsact::attach_filter(program, &target.name, side, hook.priority())
+        }
     }
 }
 
@@ -308,9 +386,9 @@ fn attach_link(
     program: &mut SchedClassifier,
     pins: &Pins,
     target: &Target,
-    side: Side,
+    hook: Hook,
 ) -> Result<()> {
-    let path = target.pin(pins, side.name());
+    let path = target.pin(pins, hook.name());
     if path.exists() {
         let link = FdLink::from(PinnedLink::from_pin(&path)?);
         let updated = program.attach_to_link(link.try_into()?);
@@ -325,7 +403,7 @@ fn attach_link(
         }
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&target.name, side.attach_type(), order)?;
+    let id = program.attach_with_options(&target.name, hook.side.attach_type(), order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
     Ok(())

@@ -23,7 +23,11 @@ use rtnetlink::{
 };
 
 /// Priority of natbpf's filters: before those of others that chose none.
-const PRIORITY: u16 = 100;
+pub(super) const PRIORITY: u16 = 100;
+/// That of IPv6's filters. They are for packets of every protocol, as the others: the kernel takes
+/// the tag of a packet with a priority tag for its protocol (`skb_protocol` in
+/// `include/linux/if_vlan.h`).
+pub(super) const PRIORITY_IPV6: u16 = 101;
 /// Number of natbpf's filters if it has created the qdisc, which is removed with them if no other
 /// filter uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
@@ -42,12 +46,22 @@ struct Filter {
 
 impl Filter {
     fn is_own(&self) -> bool {
-        self.priority == PRIORITY && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
+        [PRIORITY, PRIORITY_IPV6].contains(&self.priority)
+            && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
+    }
+
+    fn remove(&self, interface: &str) -> Result<()> {
+        let handle = TcHandle::from(self.number);
+        let (side, priority) = (self.side, self.priority);
+        let link = SchedClassifierLink::attached(interface, side, priority, handle, None)?;
+        // Dropping it detaches.
+        drop(link);
+        Ok(())
     }
 }
 
-/// Attaches a program to a side of an interface. An existing filter of natbpf gets the new program
-/// in place, so no packet bypasses it.
+/// Attaches a program to a side of an interface. An existing filter of natbpf with this priority
+/// gets the new program in place, so no packet bypasses it.
 ///
 /// # Errors
 /// When the kernel refuses it.
@@ -55,24 +69,26 @@ pub(super) fn attach_filter(
     program: &mut SchedClassifier,
     interface: &str,
     side: TcAttachType,
+    priority: u16,
 ) -> Result<()> {
     let index = if_nametoindex(interface).context("no such interface")?;
     let own = filters(index)?.into_iter().filter(Filter::is_own);
     let own: Vec<Filter> = own.collect();
-    let id = match own.iter().find(|filter| filter.side == side) {
+    let is_it = |filter: &&Filter| filter.side == side && filter.priority == priority;
+    let id = match own.iter().find(is_it) {
         Some(filter) => {
             let handle = TcHandle::from(filter.number);
-            let link = SchedClassifierLink::attached(interface, side, PRIORITY, handle, None)?;
+            let link = SchedClassifierLink::attached(interface, side, priority, handle, None)?;
             program.attach_to_link(link)?
         }
         None => {
             let number = match own.first() {
-                Some(other_side) => other_side.number,
+                Some(other) => other.number,
                 None if make_qdisc(index)? => IN_OWN_QDISC,
                 None => IN_OTHERS_QDISC,
             };
             let options = TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
+                priority,
                 handle: number.into(),
                 classid: None,
             });
@@ -80,6 +96,20 @@ pub(super) fn attach_filter(
         }
     };
     forget(program, id)
+}
+
+/// Removes natbpf's filters from an interface, except those at these sides with these priorities.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn keep(interface: &str, wanted: &[(TcAttachType, u16)]) -> Result<()> {
+    let index = if_nametoindex(interface).context("no such interface")?;
+    let is_wanted = |filter: &Filter| wanted.contains(&(filter.side, filter.priority));
+    let mut own = filters(index)?.into_iter().filter(Filter::is_own);
+    own.try_for_each(|filter| match is_wanted(&filter) {
+        true => Ok(()),
+        false => filter.remove(interface),
+    })
 }
 
 /// Keeps the filter when the link is dropped.
@@ -99,17 +129,7 @@ pub(super) fn detach(index: u32) -> Result<()> {
     };
     let interface = interface.to_str().context("an interface's name")?;
     let (own, others): (Vec<_>, Vec<_>) = filters(index)?.into_iter().partition(Filter::is_own);
-    for filter in &own {
-        let handle = TcHandle::from(filter.number);
-        // Dropping the link detaches.
-        drop(SchedClassifierLink::attached(
-            interface,
-            filter.side,
-            filter.priority,
-            handle,
-            None,
-        )?);
-    }
+    own.iter().try_for_each(|filter| filter.remove(interface))?;
     let has_made_qdisc = own.iter().any(|filter| filter.number == IN_OWN_QDISC);
     if has_made_qdisc && others.is_empty() {
         remove_qdisc(index).context("remove the clsact qdisc")?;
@@ -268,6 +288,23 @@ mod tests {
                     number: 9
                 }
             );
+        });
+    }
+
+    #[test]
+    fn filters_of_a_family_that_is_no_longer_wanted_go() {
+        in_namespace(async || {
+            ip("link add d0 type bridge");
+            tc("qdisc add dev d0 clsact");
+            for side in ["ingress", "egress"] {
+                add(side, PRIORITY, IN_OWN_QDISC);
+                add(side, PRIORITY_IPV6, IN_OWN_QDISC);
+                add(side, 7, 9);
+            }
+            keep("d0", &SIDES.map(|side| (side, PRIORITY))).expect("keep two");
+            let left = filters(index()).expect("what is left");
+            assert!(left.len() == 4, "{left:?}");
+            assert!(left.iter().all(|filter| filter.priority != PRIORITY_IPV6));
         });
     }
 

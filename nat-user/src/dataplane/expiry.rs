@@ -23,14 +23,16 @@ use anyhow::{Context as _, Result};
 use nat_common::{
     session::ending::{END_BATCH, EndMode, idle_s, judged_s},
     tables::{
-        sessions::{DEAD, SessionFlags, SessionKey4, SessionRecord4},
+        sessions::{DEAD, SessionFlags, SessionKey, SessionRecord},
         settings::{DNS_S, Settings},
     },
+    wire::address::{Addr4, Addr6},
 };
 
 use super::{
-    Dataplane,
+    Dataplane, Pinned,
     batch::{Place, Reader},
+    sessions::SessionTable,
 };
 use crate::clock;
 
@@ -44,6 +46,13 @@ const PACE: u64 = 66_000;
 /// What is known about the ends of sessions between passes.
 #[derive(Debug, Default)]
 pub struct Expiry {
+    ipv4: TableExpiry<Addr4>,
+    ipv6: TableExpiry<Addr6>,
+}
+
+/// The same for the table of a family.
+#[derive(Debug)]
+struct TableExpiry<A> {
     /// Where the round continues.
     place: Place,
     is_round_done: bool,
@@ -54,9 +63,9 @@ pub struct Expiry {
     allowance: u64,
     /// By second, the primary keys of sessions that may be idle for long enough then. One may be
     /// there for several seconds, and need not exist any more.
-    due: BTreeMap<u32, HashSet<SessionKey4>>,
+    due: BTreeMap<u32, HashSet<SessionKey<A>>>,
     /// Those that are.
-    idle: Vec<SessionKey4>,
+    idle: Vec<SessionKey<A>>,
 }
 
 /// What a pass has done.
@@ -98,27 +107,62 @@ impl Budget {
 
 impl Expiry {
     /// Ends sessions that are due at `now_s` of the monotonic clock, and looks for those that will
-    /// be.
+    /// be. The families share the budget.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses to read the map or to run the program.
+    /// When the kernel refuses to read a map or to run a program.
     pub fn pass(&mut self, dataplane: &Dataplane, now_s: u32) -> Result<Pass> {
         let settings = dataplane.settings()?;
-        let Rounds { round_s, least_s } = rounds(&settings);
-        let now_s = judged_s(now_s);
         let (budget, mut pass) = (Budget::new(), Pass::default());
+        let ipv4 = &dataplane.ipv4.sessions;
+        self.ipv4.pass(ipv4, &settings, now_s, &budget, &mut pass)?;
+        match &dataplane.ipv6 {
+            Some(ipv6) => {
+                let ipv6 = &ipv6.sessions;
+                self.ipv6.pass(ipv6, &settings, now_s, &budget, &mut pass)?;
+            }
+            None => self.ipv6 = TableExpiry::default(),
+        }
+        Ok(pass)
+    }
+}
+
+impl<A> Default for TableExpiry<A> {
+    fn default() -> Self {
+        Self {
+            place: Place::default(),
+            is_round_done: false,
+            round_began_s: 0,
+            allowed_s: None,
+            allowance: 0,
+            due: BTreeMap::new(),
+            idle: Vec::new(),
+        }
+    }
+}
+
+impl<A: Pinned> TableExpiry<A> {
+    fn pass(
+        &mut self,
+        sessions: &SessionTable<A>,
+        settings: &Settings,
+        now_s: u32,
+        budget: &Budget,
+        pass: &mut Pass,
+    ) -> Result<()> {
+        let Rounds { round_s, least_s } = rounds(settings);
+        let now_s = judged_s(now_s);
         self.begin_round_if_due(now_s, least_s);
-        self.allow(now_s, round_s, dataplane.session_entries_max()?.into());
+        self.allow(now_s, round_s, sessions.entries_max()?.into());
         // The next round reaches an entry before twice the time of a round has passed.
         let time = Time {
             now_s,
             again_s: now_s.saturating_add(2 * round_s),
         };
-        self.end_due(dataplane, time, &budget, &mut pass)?;
-        self.read(dataplane, &settings, time, &budget, &mut pass)?;
-        self.end_due(dataplane, time, &budget, &mut pass)?;
-        Ok(pass)
+        self.end_due(sessions, time, budget, pass)?;
+        self.read(sessions, settings, time, budget, pass)?;
+        self.end_due(sessions, time, budget, pass)
     }
 
     fn begin_round_if_due(&mut self, now_s: u32, least_s: u32) {
@@ -145,16 +189,16 @@ impl Expiry {
     /// read again.
     fn read(
         &mut self,
-        dataplane: &Dataplane,
+        sessions: &SessionTable<A>,
         settings: &Settings,
         time: Time,
         budget: &Budget,
         pass: &mut Pass,
     ) -> Result<()> {
         let Time { now_s, again_s } = time;
-        let mut reader = Reader::new(dataplane.sessions.fd().as_fd().as_raw_fd());
+        let mut reader = Reader::new(sessions.map.fd().as_fd().as_raw_fd());
         let due = &mut self.due;
-        let mut note = |key: &SessionKey4, record: &SessionRecord4| {
+        let mut note = |key: &SessionKey<A>, record: &SessionRecord<A>| {
             if !record.flags.contains(SessionFlags::PRIMARY) {
                 return;
             }
@@ -178,7 +222,7 @@ impl Expiry {
             }
             let entries = reader
                 .read(&mut self.place, &mut note)
-                .context("read map SESSIONS")? as u64;
+                .context("read a session table")? as u64;
             pass.entries += entries;
             self.allowance = self.allowance.saturating_sub(entries);
             self.is_round_done = self.place == Place::default();
@@ -192,7 +236,7 @@ impl Expiry {
     /// Passes the due sessions to the kernel.
     fn end_due(
         &mut self,
-        dataplane: &Dataplane,
+        sessions: &SessionTable<A>,
         time: Time,
         budget: &Budget,
         pass: &mut Pass,
@@ -214,7 +258,7 @@ impl Expiry {
             }
             let rest = self.idle.len().saturating_sub(END_BATCH as usize);
             let batch = self.idle.split_off(rest);
-            let answers = dataplane.run_end_sessions(&batch, EndMode::Idle)?;
+            let answers = sessions.run_end_sessions(&batch, EndMode::Idle)?;
             pass.ended += answers.ended;
             for (key, ask_again_s) in batch.into_iter().zip(answers.ask_again_s) {
                 // Not in this pass, whatever the clocks say; sessions that end much later are read

@@ -7,29 +7,29 @@ use aya::maps::{MapData, MapInfo};
 use nat_common::{
     LAYOUT_VERSION,
     tables::{
-        addresses::{AddressKey4, ExternalAddress},
+        addresses::{AddressKey, ExternalAddress},
         bindings::{BindingRecord, Name},
         counters::RuleCounters,
         datagrams::Datagram,
-        excludes::ExcludeKey4,
-        forward_sources::{ForwardSource4, ForwardSourceKey4},
-        forwards::{Forward4, ForwardKey4},
-        fragments::{FragmentKey4, FragmentPorts},
-        guests::{GuestKey4, GuestRecord},
-        inside::{Inside4, InsideKey4},
+        excludes::ExcludeKey,
+        forward_sources::{ForwardSource, ForwardSourceKey},
+        forwards::{Forward, ForwardKey},
+        fragments::{FragmentKey, FragmentPorts},
+        guests::{GuestKey, GuestRecord},
+        inside::{Inside, InsideKey},
         interfaces::{CachedInterface, Interface},
-        mappings::{MappingKey4, MappingRecord4},
+        mappings::{MappingKey, MappingRecord},
         next_hops::{self, NextHopKey, NextHopRecord},
-        permits::PermitKey4,
-        policies::{Chain, ChainKey, Policy4},
-        ports::{PortKey4, PortRecord4},
+        permits::PermitKey,
+        policies::{Chain, ChainKey, Policy},
+        ports::{PortKey, PortKey4, PortRecord, PortRecord4},
         queued::Queued,
-        sessions::{JUST_OPENED, SessionKey4, SessionRecord4},
+        sessions::{JUST_OPENED, SessionKey, SessionKey4, SessionRecord, SessionRecord4},
         settings::Settings,
-        snats::{Snat4, SnatKey4},
+        snats::{Snat, SnatKey},
         uplinks::Uplink,
     },
-    wire::address::Addr4,
+    wire::address::{Addr4, Addr6},
 };
 
 use super::{Pins, batch};
@@ -38,7 +38,9 @@ use super::{Pins, batch};
 pub(super) struct Layout {
     pub(super) version: u32,
     /// Every pinned map that is read; not all maps of an older layout are.
-    maps: &'static [Shape],
+    maps: &'static [&'static [Shape]],
+    /// The maps of IPv6, which exist all or not at all.
+    optional: &'static [&'static [Shape]],
     /// Calls for every entry of the session table, with the record as it is today.
     visit_sessions: fn(&MapData, &mut Visitor<'_>) -> io::Result<()>,
 }
@@ -64,121 +66,124 @@ const fn shape(name: &'static str, key_len: usize, value_len: usize) -> Shape {
 /// Bytes before the data in the key of a longest-prefix match.
 const PREFIX_LEN: usize = size_of::<u32>();
 
+/// The maps that hold no addresses: those of layout 3, and those that layouts 4 and 5 have added.
+const SHARED: [&[Shape]; 3] = [
+    &[
+        shape("INTERFACES", size_of::<u32>(), size_of::<Interface>()),
+        shape("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
+        shape("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
+        shape("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
+        shape("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
+        shape("RULES", size_of::<u32>(), size_of::<u32>()),
+        shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
+        shape("DROPS", size_of::<u32>(), size_of::<u64>()),
+    ],
+    &[],
+    &[
+        // (It had another name before. Sessions do not depend on it.)
+        shape(
+            "INTERFACE_CACHE",
+            size_of::<u32>(),
+            size_of::<CachedInterface>(),
+        ),
+        shape("UPLINKS", size_of::<u32>(), size_of::<Uplink>()),
+        shape("EXITS", size_of::<u32>(), size_of::<u8>()),
+        shape("BINDINGS", size_of::<Name>(), size_of::<BindingRecord>()),
+        shape("NAMES", size_of::<u32>(), size_of::<u32>()),
+    ],
+];
+
+/// The maps of a family, in the same order. Its names end in a suffix.
+macro_rules! maps_of {
+    ($address:ty, $suffix:literal) => {
+        [
+            &[
+                maps_of!("SESSIONS", $suffix, SessionKey<$address>, SessionRecord<$address>),
+                maps_of!("MAPPINGS", $suffix, MappingKey<$address>, MappingRecord<$address>),
+                maps_of!("PORTS", $suffix, PortKey<$address>, PortRecord<$address>),
+                maps_of!("PERMITS", $suffix, PermitKey<$address>, u32),
+                maps_of!("FORWARDS", $suffix, prefix ForwardKey<$address>, Forward<$address>),
+                maps_of!("SNATS", $suffix, prefix SnatKey<$address>, Snat<$address>),
+                maps_of!("EXCLUDES", $suffix, prefix ExcludeKey<$address>, u8),
+                maps_of!("INSIDE", $suffix, prefix InsideKey<$address>, Inside<$address>),
+                maps_of!("ADDRESSES", $suffix, AddressKey<$address>, ExternalAddress),
+                maps_of!("FRAGMENTS", $suffix, FragmentKey<$address>, FragmentPorts),
+                maps_of!("DATAGRAMS", $suffix, FragmentKey<$address>, Datagram),
+            ],
+            &[
+                maps_of!("CHAINS", $suffix, ChainKey, Chain),
+                maps_of!("POLICIES", $suffix, u32, Policy<$address>),
+            ],
+            &[
+                // (It had another name before. Sessions do not depend on it.)
+                maps_of!("QUEUED", $suffix, u32, Queued<$address>),
+                maps_of!(
+                    "FORWARD_SOURCES",
+                    $suffix,
+                    prefix ForwardSourceKey<$address>,
+                    ForwardSource<$address>
+                ),
+                // (It was shorter before. Its content follows from the sessions.)
+                maps_of!("GUESTS", $suffix, GuestKey<$address>, GuestRecord),
+            ],
+        ]
+    };
+    ($name:literal, $suffix:literal, prefix $key:ty, $value:ty) => {
+        shape(
+            concat!($name, $suffix),
+            PREFIX_LEN + size_of::<$key>(),
+            size_of::<$value>(),
+        )
+    };
+    ($name:literal, $suffix:literal, $key:ty, $value:ty) => {
+        shape(
+            concat!($name, $suffix),
+            size_of::<$key>(),
+            size_of::<$value>(),
+        )
+    };
+}
+
+const IPV4: [&[Shape]; 3] = maps_of!(Addr4, "");
+/// They exist only where natbpf carries IPv6.
+const IPV6: [&[Shape]; 3] = maps_of!(Addr6, "6");
+
 /// The layout of this version of natbpf.
 pub(super) static CURRENT: Layout = Layout {
     version: LAYOUT_VERSION,
-    maps: MAPS,
+    maps: &[IPV4[0], SHARED[0], IPV4[1], SHARED[1], IPV4[2], SHARED[2]],
+    optional: &IPV6,
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
-
-const MAPS: &[Shape] = &[
-    shape(
-        "SESSIONS",
-        size_of::<SessionKey4>(),
-        size_of::<SessionRecord4>(),
-    ),
-    shape(
-        "MAPPINGS",
-        size_of::<MappingKey4>(),
-        size_of::<MappingRecord4>(),
-    ),
-    shape("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
-    shape("PERMITS", size_of::<PermitKey4>(), size_of::<u32>()),
-    shape(
-        "FORWARDS",
-        PREFIX_LEN + size_of::<ForwardKey4>(),
-        size_of::<Forward4>(),
-    ),
-    shape(
-        "SNATS",
-        PREFIX_LEN + size_of::<SnatKey4>(),
-        size_of::<Snat4>(),
-    ),
-    shape(
-        "EXCLUDES",
-        PREFIX_LEN + size_of::<ExcludeKey4>(),
-        size_of::<u8>(),
-    ),
-    shape(
-        "INSIDE",
-        PREFIX_LEN + size_of::<InsideKey4>(),
-        size_of::<Inside4>(),
-    ),
-    shape(
-        "ADDRESSES",
-        size_of::<AddressKey4>(),
-        size_of::<ExternalAddress>(),
-    ),
-    shape("INTERFACES", size_of::<u32>(), size_of::<Interface>()),
-    shape("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
-    shape(
-        "FRAGMENTS",
-        size_of::<FragmentKey4>(),
-        size_of::<FragmentPorts>(),
-    ),
-    shape(
-        "DATAGRAMS",
-        size_of::<FragmentKey4>(),
-        size_of::<Datagram>(),
-    ),
-    shape("NEXT_HOPS", size_of::<u32>(), size_of::<NextHopRecord>()),
-    shape("NEXT_HOP_TAGS", size_of::<NextHopKey>(), size_of::<u32>()),
-    shape("FAST_UNTIL", size_of::<u32>(), size_of::<u32>()),
-    shape("RULES", size_of::<u32>(), size_of::<u32>()),
-    shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
-    shape("DROPS", size_of::<u32>(), size_of::<u64>()),
-    shape("CHAINS", size_of::<ChainKey>(), size_of::<Chain>()),
-    shape("POLICIES", size_of::<u32>(), size_of::<Policy4>()),
-    // (These two had other names before. Sessions do not depend on them.)
-    shape("QUEUED", size_of::<u32>(), size_of::<Queued<Addr4>>()),
-    shape(
-        "INTERFACE_CACHE",
-        size_of::<u32>(),
-        size_of::<CachedInterface>(),
-    ),
-    shape(
-        "FORWARD_SOURCES",
-        PREFIX_LEN + size_of::<ForwardSourceKey4>(),
-        size_of::<ForwardSource4>(),
-    ),
-    shape("UPLINKS", size_of::<u32>(), size_of::<Uplink>()),
-    shape("EXITS", size_of::<u32>(), size_of::<u8>()),
-    shape("BINDINGS", size_of::<Name>(), size_of::<BindingRecord>()),
-    shape("NAMES", size_of::<u32>(), size_of::<u32>()),
-    // (It was shorter before. Its content follows from the sessions.)
-    shape("GUESTS", size_of::<GuestKey4>(), size_of::<GuestRecord>()),
-];
-
-/// How many of [`MAPS`] layout 4 did not have: the last ones.
-const NEW_MAPS_5: usize = 8;
-/// How many of [`MAPS`] layout 3 did not have.
-const NEW_MAPS_4: usize = 2 + NEW_MAPS_5;
 
 /// Before the intermediate keys of hairpinned answers were the reverse of the requests, and before
 /// forwards kept their port outwards.
 static WITH_OWN_ANSWERS: Layout = Layout {
     version: 4,
-    maps: MAPS.split_at(MAPS.len() - NEW_MAPS_5).0,
+    maps: &[IPV4[0], SHARED[0], IPV4[1], SHARED[1]],
+    optional: &[],
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 
 /// Before policies, and before interfaces were found without a search.
 static WITHOUT_POLICIES: Layout = Layout {
     version: 3,
-    maps: MAPS.split_at(MAPS.len() - NEW_MAPS_4).0,
+    maps: &[IPV4[0], SHARED[0]],
+    optional: &[],
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 
 /// Before the fast path: sessions had no next hop.
 static WITHOUT_NEXT_HOPS: Layout = Layout {
     version: 2,
-    maps: &[
+    maps: &[&[
         shape("SESSIONS", size_of::<SessionKey4>(), RECORD_2_LEN),
         shape("PORTS", size_of::<PortKey4>(), size_of::<PortRecord4>()),
         shape("SETTINGS", size_of::<u32>(), size_of::<Settings>()),
         shape("COUNTERS", size_of::<u32>(), size_of::<RuleCounters>()),
         shape("DROPS", size_of::<u32>(), size_of::<u64>()),
-    ],
+    ]],
+    optional: &[],
     visit_sessions: |map, visit| {
         batch::for_each(map, |key, record| visit(key, &from_record_2(record)))
     },
@@ -246,13 +251,14 @@ impl Layout {
     ///
     /// When one is missing or has another shape.
     pub(super) fn check(&self, pins: &Pins) -> Result<()> {
-        self.maps.iter().try_for_each(|shape| shape.check(pins))
+        self.present(pins).try_for_each(|shape| shape.check(pins))
     }
 
     /// Whether some of the maps are pinned, as they should be, and others are not.
     pub(super) fn is_part_of(&self, pins: &Pins) -> bool {
         let is_there = |shape: &&Shape| pins.map(shape.name).exists();
-        let (there, missing): (Vec<_>, Vec<_>) = self.maps.iter().partition(is_there);
+        let (there, missing): (Vec<_>, Vec<_>) =
+            self.maps.iter().copied().flatten().partition(is_there);
         let fits = there.iter().all(|shape| shape.check(pins).is_ok());
         fits && !there.is_empty() && !missing.is_empty()
     }
@@ -266,13 +272,36 @@ impl Layout {
         &self,
         sessions: &MapData,
         mut visit: impl FnMut(&SessionKey4, &SessionRecord4),
-    ) -> Result<()> {
-        (self.visit_sessions)(sessions, &mut visit).context("read map SESSIONS")
+    ) -> io::Result<()> {
+        (self.visit_sessions)(sessions, &mut visit)
     }
 
-    /// Names of the pinned maps.
-    pub(super) fn map_names(&self) -> impl Iterator<Item = &'static str> {
-        self.maps.iter().map(|shape| shape.name)
+    /// Names of the maps that are pinned there: those of IPv6 only where natbpf carries it.
+    pub(super) fn map_names(&self, pins: &Pins) -> impl Iterator<Item = &'static str> {
+        self.present(pins).map(|shape| shape.name)
+    }
+
+    /// Names of all maps that can be pinned.
+    pub(super) fn all_names(&self) -> impl Iterator<Item = &'static str> {
+        let all = self.maps.iter().chain(self.optional);
+        all.copied().flatten().map(|shape| shape.name)
+    }
+
+    /// Names of the maps of IPv6.
+    pub(super) fn ipv6_names(&self) -> impl Iterator<Item = &'static str> {
+        self.optional
+            .iter()
+            .copied()
+            .flatten()
+            .map(|shape| shape.name)
+    }
+
+    fn present(&self, pins: &Pins) -> impl Iterator<Item = &'static Shape> {
+        let optional = match pins.have_ipv6() {
+            true => self.optional,
+            false => &[],
+        };
+        self.maps.iter().chain(optional).copied().flatten()
     }
 }
 

@@ -4,11 +4,13 @@
 //! process. Operations that need only pins ([`Dataplane::open`]) work without a daemon: counters,
 //! sessions, ending sessions.
 
+mod activation;
 pub mod attach;
 mod batch;
 mod bindings;
 mod clsact;
 mod expiry;
+mod family;
 mod layout;
 mod link;
 pub mod local;
@@ -27,14 +29,16 @@ mod signals;
 mod takeover;
 
 pub use self::{
+    activation::Rulesets,
     bindings::Bound,
     expiry::{Expiry, PASS_BUDGET, Pass},
+    family::{FamilyTables, Pinned},
     migration::Migration,
     next_hops::NextHops,
     object::{OBJECT, OBJECT_6, Sizes},
     pins::{Lock, Pins},
     plain::Plain,
     plane::Dataplane,
-    programs::{Programs, TestRunOutput},
-    sessions::SessionEntry,
+    programs::{Logger, Programs, TestRunOutput},
+    sessions::{SessionEntry, SessionTable},
 };

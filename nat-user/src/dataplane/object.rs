@@ -11,6 +11,7 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{CgroupSockAddr, SchedClassifier, Xdp},
 };
+use nat_config::model::{Config, Limits};
 
 use super::{Pins, layout, record::SkBuff, signals::with_signals_blocked};
 use crate::clock;
@@ -50,6 +51,8 @@ pub struct Sizes {
     pub sessions: u32,
     /// Rules that can be counted.
     pub rules: u32,
+    /// Sessions of IPv6; `None` if natbpf does not carry it.
+    pub sessions_ipv6: Option<u32>,
 }
 
 impl Sizes {
@@ -61,14 +64,17 @@ impl Sizes {
 
     /// How many entries a table has, if that depends on these.
     pub(super) fn of(&self, table: &str) -> Option<u32> {
+        let (table, sessions) = match table.strip_suffix('6') {
+            Some(table) => (table, self.sessions_ipv6?),
+            None => (table, self.sessions),
+        };
         match table {
-            "SESSIONS" | "SESSIONS6" => Some(self.sessions.saturating_mul(2)),
-            "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(self.sessions),
-            "MAPPINGS6" | "PORTS6" | "PERMITS6" | "GUESTS6" => Some(self.sessions),
+            "SESSIONS" => Some(sessions.saturating_mul(2)),
+            "MAPPINGS" | "PORTS" | "PERMITS" | "GUESTS" => Some(sessions),
             "COUNTERS" | "RULES" => Some(self.rules),
             // It has each prefix once for each network, and twice during a reload. (Its memory
             // depends on its content.)
-            "SNATS" | "SNATS6" => Some(Self::SOURCE_PREFIXES),
+            "SNATS" => Some(Self::SOURCE_PREFIXES),
             _ => None,
         }
     }
@@ -82,43 +88,57 @@ impl Sizes {
             rules: (2 * (rules + 1))
                 .next_power_of_two()
                 .max(Self::FEWEST_RULES),
+            sessions_ipv6: None,
+        }
+    }
+
+    /// For a configuration, with room for so many rules.
+    #[must_use]
+    pub fn of_config(config: &Config, rules: usize) -> Self {
+        let Limits {
+            sessions,
+            sessions_ipv6,
+            ..
+        } = config.limits;
+        let ipv6 = config.ipv6.as_ref().map(|_| sessions_ipv6);
+        Self::new(sessions, rules).with_ipv6(ipv6)
+    }
+
+    /// With tables of IPv6 for so many sessions, or without.
+    #[must_use]
+    pub fn with_ipv6(self, sessions_ipv6: Option<u32>) -> Self {
+        Self {
+            sessions_ipv6,
+            ..self
         }
     }
 }
-
-/// The tables of IPv6 whose sizes depend on the configuration.
-const TABLES_6: [&str; 6] = [
-    "SESSIONS6",
-    "MAPPINGS6",
-    "PORTS6",
-    "PERMITS6",
-    "GUESTS6",
-    "SNATS6",
-];
 
 /// Exists if the kernel supports IPsec.
 const XFRM_SYSCTL: &str = "/proc/sys/net/core/xfrm_acq_expires";
 
 /// Loads all programs of IPv4. Maps that are pinned are taken over as they are, unchecked.
 pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
-    load_object(OBJECT, pins, sizes, log_packets)
+    load_object(OBJECT, pins, sizes, sizes.sessions, log_packets)
 }
 
 /// The same for IPv6. Both share the maps that hold no addresses.
 pub(super) fn load_ipv6(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Ebpf> {
-    load_object(OBJECT_6, pins, sizes, log_packets)
+    let sessions = sizes.sessions_ipv6.unwrap_or_default();
+    load_object(OBJECT_6, pins, sizes, sessions, log_packets)
 }
 
 fn load_object(
     object: &'static [u8],
     pins: &Pins,
     sizes: &Sizes,
+    sessions: u32,
     log_packets: bool,
 ) -> Result<Ebpf> {
     let level = if log_packets { LOG_ALL } else { LOG_NOTHING };
     let netns_cookie = netns_cookie();
     let nanoseconds_per_second = clock::nanoseconds_per_second();
-    let host_sessions = (sizes.sessions / HOST_SHARE).max(1);
+    let host_sessions = (sessions / HOST_SHARE).max(1);
     let has_xfrm = u32::from(Path::new(XFRM_SYSCTL).exists());
     let sk_buff = SkBuff::of_kernel();
     let object = sk_buff.give(object);
@@ -132,7 +152,7 @@ fn load_object(
         .override_global("NANOSECONDS_PER_SECOND", &nanoseconds_per_second, true)
         .override_global("HOST_SESSIONS", &host_sessions, true)
         .override_global("HAS_XFRM", &has_xfrm, true);
-    for table in layout::CURRENT.map_names().chain(TABLES_6) {
+    for table in layout::CURRENT.all_names() {
         if let Some(max_entries) = sizes.of(table) {
             loader.map_max_entries(table, max_entries);
         }

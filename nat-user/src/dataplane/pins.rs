@@ -20,6 +20,9 @@ use crate::owned;
 /// Where natbpf's bpffs directory is by default, on the system's bpffs.
 pub(super) const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 
+/// The program of IPv6 that is pinned last.
+pub(super) const LAST_OF_IPV6: &str = "expire_fragments6";
+
 /// The paths of a data plane's pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
@@ -98,6 +101,12 @@ impl Pins {
     #[must_use]
     pub fn exist(&self) -> bool {
         self.map("SESSIONS").exists()
+    }
+
+    /// Whether the data plane carries IPv6. Of what IPv6 has, this is made last and removed first.
+    #[must_use]
+    pub(super) fn have_ipv6(&self) -> bool {
+        self.program(LAST_OF_IPV6).exists()
     }
 
     /// Whether there is a data plane of any layout.

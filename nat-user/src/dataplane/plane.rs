@@ -3,38 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
-use aya::{
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
-};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use nat_common::{
     drop_reason::DropReason,
     tables::{
-        addresses::{AddressKey4, ExternalAddress},
         bindings::{BindingRecord, Name},
         counters::RuleCounters,
-        excludes::ExcludeKey4,
-        forward_sources::{ForwardSource4, ForwardSourceKey4},
-        forwards::{Forward4, ForwardKey4},
-        inside::{Inside4, InsideKey4},
         interfaces::{CACHED_INTERFACES, CachedInterface, Interface},
-        mappings::{MappingKey4, MappingRecord4},
-        permits::PermitKey4,
-        policies::{Chain, ChainKey, Policy4},
-        ports::{PortKey4, PortRecord4},
+        mappings::{MappingKey, MappingKey4, MappingRecord, MappingRecord4},
+        permits::{PermitKey, PermitKey4},
+        ports::{PortKey, PortKey4, PortRecord, PortRecord4},
         rules::RuleFlags,
         settings::Settings,
-        snats::{Snat4, SnatKey4},
         uplinks::Uplink,
     },
+    wire::address::{Addr4, Addr6},
 };
 
-use super::{Pins, Plain, Programs, Sizes, batch, layout, object, takeover};
+use super::{Pins, Plain, Programs, Sizes, batch, family::FamilyTables, layout, takeover};
 
 /// The maps of a data plane.
 pub struct Dataplane {
     pub(super) pins: Pins,
-    pub(super) sessions: MapData,
+    /// The tables of IPv4.
+    pub ipv4: FamilyTables<Addr4>,
+    /// Those of IPv6, if natbpf carries it.
+    pub ipv6: Option<FamilyTables<Addr6>>,
     pub(super) counters: PerCpuArray<MapData, Plain<RuleCounters>>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) settings: Array<MapData, Plain<Settings>>,
@@ -44,23 +38,9 @@ pub struct Dataplane {
     pub(super) interface_cache: Array<MapData, Plain<CachedInterface>>,
     pub(super) uplinks: Array<MapData, Plain<Uplink>>,
     pub(super) exits: HashMap<MapData, u32, u8>,
-    pub(super) addresses: HashMap<MapData, Plain<AddressKey4>, Plain<ExternalAddress>>,
-    pub(super) forwards: LpmTrie<MapData, Plain<ForwardKey4>, Plain<Forward4>>,
-    pub(super) forward_sources: LpmTrie<MapData, Plain<ForwardSourceKey4>, Plain<ForwardSource4>>,
-    pub(super) snats: LpmTrie<MapData, Plain<SnatKey4>, Plain<Snat4>>,
-    pub(super) excludes: LpmTrie<MapData, Plain<ExcludeKey4>, u8>,
-    pub(super) inside: LpmTrie<MapData, Plain<InsideKey4>, Plain<Inside4>>,
-    pub(super) chains: HashMap<MapData, Plain<ChainKey>, Plain<Chain>>,
-    pub(super) policies: Array<MapData, Plain<Policy4>>,
     pub(super) bindings: HashMap<MapData, Plain<Name>, Plain<BindingRecord>>,
     pub(super) names: HashMap<MapData, u32, u32>,
-    pub(super) end_sessions: SchedClassifier,
-    pub(super) expire_fragments: SchedClassifier,
 }
-
-/// The programs that the daemon runs itself; they are attached nowhere.
-const END_SESSIONS: &str = "end_sessions";
-const EXPIRE_FRAGMENTS: &str = "expire_fragments";
 
 impl Dataplane {
     /// Opens a pinned data plane.
@@ -74,13 +54,10 @@ impl Dataplane {
             let path = pins.map(name);
             MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
         };
-        let program = |name: &str| {
-            let path = pins.program(name);
-            SchedClassifier::from_pin(&path)
-                .with_context(|| format!("open program {}", path.display()))
-        };
+        let has_ipv6 = pins.have_ipv6();
         Ok(Self {
-            sessions: map("SESSIONS")?,
+            ipv4: FamilyTables::open(&pins)?,
+            ipv6: has_ipv6.then(|| FamilyTables::open(&pins)).transpose()?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
             settings: Array::try_from(Map::Array(map("SETTINGS")?))?,
@@ -90,18 +67,8 @@ impl Dataplane {
             interface_cache: Array::try_from(Map::Array(map("INTERFACE_CACHE")?))?,
             uplinks: Array::try_from(Map::Array(map("UPLINKS")?))?,
             exits: HashMap::try_from(Map::HashMap(map("EXITS")?))?,
-            addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
-            forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
-            forward_sources: LpmTrie::try_from(Map::LpmTrie(map("FORWARD_SOURCES")?))?,
-            snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
-            excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
-            inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
-            chains: HashMap::try_from(Map::HashMap(map("CHAINS")?))?,
-            policies: Array::try_from(Map::Array(map("POLICIES")?))?,
             bindings: HashMap::try_from(Map::HashMap(map("BINDINGS")?))?,
             names: HashMap::try_from(Map::HashMap(map("NAMES")?))?,
-            end_sessions: program(END_SESSIONS)?,
-            expire_fragments: program(EXPIRE_FRAGMENTS)?,
             pins,
         })
     }
@@ -114,12 +81,47 @@ impl Dataplane {
     /// When the kernel refuses a map or a program; what was pinned before stays.
     pub fn load(pins: Pins, sizes: &Sizes, log_packets: bool) -> Result<(Self, Programs)> {
         pins.create()?;
-        let mut ebpf = object::load(&pins, sizes, log_packets)?;
-        for name in [END_SESSIONS, EXPIRE_FRAGMENTS] {
-            object::pin_program(&mut ebpf, &pins, name)?;
+        let programs = Programs::load(&pins, sizes, log_packets)?;
+        Ok((Self::open(pins)?, programs))
+    }
+
+    /// Adds the tables and programs of IPv6 of these sizes. Attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map or a program; nothing has changed then.
+    pub fn add_ipv6(
+        &mut self,
+        programs: &mut Programs,
+        sizes: &Sizes,
+        log_packets: bool,
+    ) -> Result<()> {
+        self.pins.remove_unfinished_ipv6()?;
+        if let Err(error) = programs.add_ipv6(&self.pins, sizes, log_packets) {
+            self.pins.remove_ipv6()?;
+            return Err(error);
         }
-        let dataplane = Self::open(pins)?;
-        Ok((dataplane, Programs { ebpf, ipv6: None }))
+        self.ipv6 = Some(FamilyTables::open(&self.pins)?);
+        Ok(())
+    }
+
+    /// Ends the sessions of IPv6, and removes its tables. Its programs must be attached nowhere.
+    /// Returns how many sessions have ended.
+    ///
+    /// # Errors
+    ///
+    /// When a session cannot be ended or a pin not be removed.
+    pub fn remove_ipv6(&mut self, programs: &mut Programs) -> Result<u32> {
+        let mut ended = 0;
+        if let Some(FamilyTables { sessions, .. }) = self.ipv6.take() {
+            let entries = sessions.entries()?;
+            let primary = entries.iter().filter(|entry| entry.is_primary());
+            let keys: Vec<_> = primary.map(|entry| entry.key).collect();
+            ended = sessions.end(&keys)?;
+        }
+        programs.drop_ipv6();
+        self.pins.remove_ipv6()?;
+        Ok(ended)
     }
 
     /// Checks that an existing data plane can be taken over. Changes nothing.
@@ -174,9 +176,10 @@ impl Dataplane {
                 highest = rule;
             }
         }
-        let entries = self.session_entries()?;
-        let in_use = entries.iter().map(|entry| entry.record.rule).max();
-        Ok(highest.max(in_use.unwrap_or(0)))
+        let ipv4 = self.ipv4.sessions.highest_rule()?;
+        let ipv6 = self.ipv6.as_ref();
+        let ipv6 = ipv6.map_or(Ok(0), |tables| tables.sessions.highest_rule())?;
+        Ok(highest.max(ipv4).max(ipv6))
     }
 
     /// How many packets were dropped, by reason.
@@ -203,23 +206,34 @@ impl Dataplane {
     ///
     /// When one cannot be read.
     pub fn occupancies(&self) -> Result<Vec<(&'static str, u32, u32)>> {
-        let mappings = self.occupancy::<MappingKey4, MappingRecord4>("MAPPINGS")?;
-        let ports = self.occupancy::<PortKey4, PortRecord4>("PORTS")?;
-        let permits = self.occupancy::<PermitKey4, u32>("PERMITS")?;
-        let named = |name, (entries, max)| (name, entries, max);
-        Ok(vec![
-            named("mappings", mappings),
-            named("ports", ports),
-            named("permits", permits),
-        ])
+        let mut all = vec![
+            self.occupancy::<MappingKey4, MappingRecord4>("mappings", "MAPPINGS")?,
+            self.occupancy::<PortKey4, PortRecord4>("ports", "PORTS")?,
+            self.occupancy::<PermitKey4, u32>("permits", "PERMITS")?,
+        ];
+        if self.ipv6.is_some() {
+            all.extend([
+                self.occupancy::<MappingKey<Addr6>, MappingRecord<Addr6>>(
+                    "mappings_ipv6",
+                    "MAPPINGS6",
+                )?,
+                self.occupancy::<PortKey<Addr6>, PortRecord<Addr6>>("ports_ipv6", "PORTS6")?,
+                self.occupancy::<PermitKey<Addr6>, u32>("permits_ipv6", "PERMITS6")?,
+            ]);
+        }
+        Ok(all)
     }
 
-    fn occupancy<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> Result<(u32, u32)> {
+    fn occupancy<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &self,
+        shown: &'static str,
+        name: &str,
+    ) -> Result<(&'static str, u32, u32)> {
         let map = MapData::from_pin(self.pins.map(name)).with_context(|| format!("open {name}"))?;
         let mut entries = 0;
         batch::for_each(&map, |_: &K, _: &V| entries += 1)
             .with_context(|| format!("read map {name}"))?;
-        Ok((entries, map.info()?.max_entries()))
+        Ok((shown, entries, map.info()?.max_entries()))
     }
 
     /// Frees the fragments that have waited too long for the first one of their packet, and counts
@@ -229,13 +243,9 @@ impl Dataplane {
     ///
     /// When the kernel refuses to run the program.
     pub fn expire_fragments(&self) -> Result<()> {
-        let options = TestRunOptions {
-            // The kernel needs a packet, if only an Ethernet header.
-            data_in: Some(&[0; 14]),
-            ..TestRunOptions::default()
-        };
-        let result = self.expire_fragments.test_run(options);
-        result.map(drop).context("run expire_fragments")
+        self.ipv4.expire_fragments()?;
+        let ipv6 = self.ipv6.as_ref();
+        ipv6.map_or(Ok(()), FamilyTables::expire_fragments)
     }
 
     /// Lets sessions take the fast path until `until_s`, in seconds of the sessions' clock; 0 to

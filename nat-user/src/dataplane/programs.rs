@@ -6,8 +6,11 @@ use aya::{
     maps::MapInfo,
     programs::{CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
+use aya_log::EbpfLogger;
+use nat_common::wire::address::Addr6;
 
 use super::{
+    family::{END_SESSIONS, EXPIRE_FRAGMENTS, name_of},
     object::{self, Sizes},
     pins::Pins,
 };
@@ -49,6 +52,35 @@ impl Programs {
             Some(ipv6) if ipv6.program(name).is_some() => object::program(ipv6, name),
             _ => object::program(&mut self.ebpf, name),
         }
+    }
+
+    /// Loads the programs over the maps that are pinned, or over new ones of these sizes, and pins
+    /// what is not pinned yet.
+    pub(super) fn load(pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<Self> {
+        let mut ebpf = object::load(pins, sizes, log_packets)?;
+        for name in [END_SESSIONS, EXPIRE_FRAGMENTS] {
+            object::pin_program(&mut ebpf, pins, name)?;
+        }
+        let mut programs = Self { ebpf, ipv6: None };
+        if sizes.sessions_ipv6.is_some() {
+            programs.add_ipv6(pins, sizes, log_packets)?;
+        }
+        Ok(programs)
+    }
+
+    /// Adds the programs of IPv6, and pins what the daemon needs of them, with their maps.
+    pub(super) fn add_ipv6(&mut self, pins: &Pins, sizes: &Sizes, log_packets: bool) -> Result<()> {
+        let mut ipv6 = object::load_ipv6(pins, sizes, log_packets)?;
+        for name in [END_SESSIONS, EXPIRE_FRAGMENTS] {
+            object::pin_program(&mut ipv6, pins, &name_of::<Addr6>(name))?;
+        }
+        self.ipv6 = Some(ipv6);
+        Ok(())
+    }
+
+    /// Unloads the programs of IPv6.
+    pub(super) fn drop_ipv6(&mut self) {
+        self.ipv6 = None;
     }
 
     /// Adds the programs of IPv6. They share the maps that hold no addresses with those of IPv4, by
@@ -153,12 +185,21 @@ impl Programs {
         info.context("ask for a program")
     }
 
-    /// Starts to write the programs' debug messages to the log, as long as the result lives.
+    /// Starts to write the programs' debug messages to the log, as long as the results live: one
+    /// for each object, except those for which this was done before.
     ///
     /// # Errors
     ///
-    /// When the programs were loaded without messages.
-    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' message buffer")
+    /// When the kernel refuses.
+    pub fn loggers(&mut self) -> Result<Vec<Logger>> {
+        let objects = std::iter::once(&mut self.ebpf).chain(&mut self.ipv6);
+        objects
+            .map(EbpfLogger::init)
+            .filter(|logger| !matches!(logger, Err(aya_log::Error::MapNotFound)))
+            .map(|logger| logger.context("open the programs' message buffer"))
+            .collect()
     }
 }
+
+/// Writes the debug messages of an object to the log until it is dropped.
+pub type Logger = EbpfLogger<&'static dyn log::Log>;

@@ -3,10 +3,13 @@
 use std::{fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
+use nat_common::wire::address::Addr6;
 use nix::{errno::Errno, mount::umount};
 
 use super::{
-    attach, local,
+    attach,
+    family::{END_SESSIONS, EXPIRE_FRAGMENTS, name_of},
+    layout, local,
     pins::{MOUNT_SOURCE, Pins, SYSTEM_BPFFS, data_planes, is_mount_point, remove_directory},
 };
 
@@ -31,6 +34,40 @@ impl Pins {
         ] {
             remove_files(&directory)?;
             remove_directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what there is of IPv6 if it is not complete: a daemon died while it made or removed
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When a pin cannot be removed.
+    pub(super) fn remove_unfinished_ipv6(&self) -> Result<()> {
+        match self.have_ipv6() {
+            true => Ok(()),
+            false => self.remove_ipv6(),
+        }
+    }
+
+    /// Removes the maps of IPv6 and the programs that the daemon runs on them, first the one that
+    /// says that they are complete.
+    ///
+    /// # Errors
+    ///
+    /// When a pin cannot be removed.
+    pub(super) fn remove_ipv6(&self) -> Result<()> {
+        let programs = [EXPIRE_FRAGMENTS, END_SESSIONS].map(name_of::<Addr6>);
+        let programs = programs.iter().map(|name| self.program(name));
+        let maps = layout::CURRENT.ipv6_names().map(|name| self.map(name));
+        for pin in programs.chain(maps) {
+            match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", pin.display()));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -1,29 +1,26 @@
-//! Writing a rule set into the maps: beside the one in use, followed by one write that activates
-//! it.
-
-use std::time::Duration;
+//! The rule tables of a family. A rule set is written beside the one in use, under a generation of
+//! its own; see `activation`.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
     sys::SyscallError,
 };
-use nat_common::tables::{
-    addresses::AddressKey4,
-    excludes::ExcludeKey4,
-    forward_sources::ForwardSourceKey4,
-    forwards::ForwardKey4,
-    inside::InsideKey4,
-    policies::{Chain, ChainKey, MAX_POLICIES, Policy4, Side},
-    settings::Settings,
-    snats::SnatKey4,
+use nat_common::{
+    tables::{
+        addresses::{AddressKey, ExternalAddress},
+        excludes::ExcludeKey,
+        forward_sources::{ForwardSource, ForwardSourceKey},
+        forwards::{Forward, ForwardKey},
+        inside::{Inside, InsideKey},
+        policies::{Chain, ChainKey, MAX_POLICIES, Policy, Side},
+        snats::{Snat, SnatKey},
+    },
+    wire::address::Address,
 };
-use nat_config::{
-    compile::{Prefix, Ruleset},
-    model::{Limits, Timeouts},
-};
+use nat_config::compile::{Prefix, Ruleset};
 
-use super::{Dataplane, Plain};
+use super::Plain;
 
 /// A key that contains the generation of its rule set.
 trait Generational {
@@ -32,8 +29,8 @@ trait Generational {
 }
 
 macro_rules! generational {
-    ($($key:ty),*) => {
-        $(impl Generational for $key {
+    ($($key:ident),*) => {
+        $(impl<A: Address> Generational for $key<A> {
             fn generation(&self) -> u16 {
                 self.generation
             }
@@ -46,59 +43,59 @@ macro_rules! generational {
 }
 
 generational!(
-    AddressKey4,
-    ChainKey,
-    ExcludeKey4,
-    ForwardKey4,
-    ForwardSourceKey4,
-    InsideKey4,
-    SnatKey4
+    AddressKey,
+    ExcludeKey,
+    ForwardKey,
+    ForwardSourceKey,
+    InsideKey,
+    SnatKey
 );
 
-impl Dataplane {
-    /// Activates a rule set, timeouts and the limits per guest in one write, and returns the new
-    /// generation. Afterwards no packet uses the former rules.
+impl Generational for ChainKey {
+    fn generation(&self) -> u16 {
+        self.generation
+    }
+
+    fn with_generation(self, generation: u16) -> Self {
+        Self { generation, ..self }
+    }
+}
+
+/// The rule tables of a family.
+pub(super) struct RuleTables<A: Address> {
+    addresses: HashMap<MapData, Plain<AddressKey<A>>, Plain<ExternalAddress>>,
+    forwards: LpmTrie<MapData, Plain<ForwardKey<A>>, Plain<Forward<A>>>,
+    forward_sources: LpmTrie<MapData, Plain<ForwardSourceKey<A>>, Plain<ForwardSource<A>>>,
+    snats: LpmTrie<MapData, Plain<SnatKey<A>>, Plain<Snat<A>>>,
+    excludes: LpmTrie<MapData, Plain<ExcludeKey<A>>, u8>,
+    inside: LpmTrie<MapData, Plain<InsideKey<A>>, Plain<Inside<A>>>,
+    chains: HashMap<MapData, Plain<ChainKey>, Plain<Chain>>,
+    policies: Array<MapData, Plain<Policy<A>>>,
+}
+
+impl<A: Address> RuleTables<A> {
+    /// Opens them with what opens a map of the family by its name.
+    pub(super) fn open(map: impl Fn(&str) -> Result<MapData>) -> Result<Self> {
+        Ok(Self {
+            addresses: HashMap::try_from(Map::HashMap(map("ADDRESSES")?))?,
+            forwards: LpmTrie::try_from(Map::LpmTrie(map("FORWARDS")?))?,
+            forward_sources: LpmTrie::try_from(Map::LpmTrie(map("FORWARD_SOURCES")?))?,
+            snats: LpmTrie::try_from(Map::LpmTrie(map("SNATS")?))?,
+            excludes: LpmTrie::try_from(Map::LpmTrie(map("EXCLUDES")?))?,
+            inside: LpmTrie::try_from(Map::LpmTrie(map("INSIDE")?))?,
+            chains: HashMap::try_from(Map::HashMap(map("CHAINS")?))?,
+            policies: Array::try_from(Map::Array(map("POLICIES")?))?,
+        })
+    }
+
+    /// Adds the entries of a rule set, with a generation that packets do not use yet.
     ///
     /// # Errors
     ///
-    /// When a table is full; nothing has changed then.
-    pub fn set_rules(
-        &mut self,
-        ruleset: &Ruleset,
-        timeouts: &Timeouts,
-        limits: &Limits,
-    ) -> Result<u32> {
-        let before = self.settings()?.generation;
-        let generation = before.wrapping_add(1).max(1);
-        // The remains of an interrupted attempt would mix with the new set.
-        self.remove_generations(|other| other != before as u16)?;
-        if let Err(error) = self.write_rules(ruleset, generation as u16) {
-            self.remove_generations(|other| other != before as u16)?;
-            return Err(error);
-        }
-        let settings = Settings {
-            generation,
-            udp_s: timeouts.udp_s,
-            tcp_opening_s: timeouts.tcp_opening_s,
-            tcp_established_s: timeouts.tcp_established_s,
-            tcp_closing_s: timeouts.tcp_closing_s,
-            icmp_s: timeouts.icmp_s,
-            other_s: timeouts.other_s,
-            fragment_s: timeouts.fragment_s,
-            sessions_per_guest: limits.guest_sessions(),
-            ports_per_guest: limits.guest_ports(),
-        };
-        self.settings
-            .set(0, Plain(settings), 0)
-            .context("write map SETTINGS")?;
-        wait_for_packets();
-        self.remove_generations(|other| other != generation as u16)?;
-        Ok(generation)
-    }
-
-    fn write_rules(&mut self, rules: &Ruleset, generation: u16) -> Result<()> {
+    /// When a table is full. Some entries are there then.
+    pub(super) fn write(&mut self, rules: &Ruleset<A>, generation: u16) -> Result<()> {
         for (address, external) in &rules.addresses {
-            let key = AddressKey4 {
+            let key = AddressKey {
                 address: *address,
                 generation,
                 reserved: [0; 2],
@@ -145,7 +142,7 @@ impl Dataplane {
     fn write_policies(
         &mut self,
         chains: &[((Side, Side), Chain)],
-        policies: &[Policy4],
+        policies: &[Policy<A>],
         generation: u16,
     ) -> Result<()> {
         if policies.len() > MAX_POLICIES as usize {
@@ -175,7 +172,15 @@ impl Dataplane {
         Ok(())
     }
 
-    fn remove_generations(&mut self, unwanted: impl Fn(u16) -> bool + Copy) -> Result<()> {
+    /// Removes the entries of generations.
+    ///
+    /// # Errors
+    ///
+    /// When a table cannot be read or written.
+    pub(super) fn remove_generations(
+        &mut self,
+        unwanted: impl Fn(u16) -> bool + Copy,
+    ) -> Result<()> {
         remove_entries(&mut self.addresses, unwanted)?;
         remove_entries(&mut self.chains, unwanted)?;
         remove(&mut self.inside, unwanted)?;
@@ -185,24 +190,6 @@ impl Dataplane {
         remove(&mut self.snats, unwanted)
     }
 }
-
-/// Waits until all programs have finished with the packets that they were handling.
-///
-/// A packet that has read the former generation looks up its rules a little later. Without them it
-/// would leave as if there were no rule. A session that it opens by them would stay, because the
-/// daemon ends the sessions of changed rules only once. Programs run within a read-side section of
-/// RCU, and this command waits for all of these (`membarrier` in `kernel/sched/membarrier.c`).
-fn wait_for_packets() {
-    // SAFETY: the command has no pointers, and changes nothing.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result != 0 {
-        // (The kernel refuses it where some CPUs have no clock ticks, `nohz_full`.)
-        std::thread::sleep(WITHOUT_MEMBARRIER);
-    }
-}
-
-/// More time than a packet takes.
-const WITHOUT_MEMBARRIER: Duration = Duration::from_millis(20);
 
 fn refused(map: &str, error: MapError) -> anyhow::Error {
     match error {

@@ -1,29 +1,48 @@
 //! Live sessions: reading and ending them.
 
+use std::marker::PhantomData;
+
 use anyhow::{Context as _, Result};
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::{
+    maps::MapData,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
 use nat_common::{
     session::ending::{END_BATCH, END_KEYS_OFFSET, EndMode},
-    tables::sessions::{SessionKey4, SessionRecord4, View},
+    tables::sessions::{SessionFlags, SessionKey, SessionRecord, View},
+    wire::address::{Addr4, Address},
 };
 
-use super::{Dataplane, batch};
+use super::batch;
 
 /// An entry of the session table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionEntry {
+pub struct SessionEntry<A = Addr4> {
     /// Its key.
-    pub key: SessionKey4,
+    pub key: SessionKey<A>,
     /// Its value.
-    pub record: SessionRecord4,
+    pub record: SessionRecord<A>,
 }
 
-impl SessionEntry {
+/// The session table of a family.
+pub struct SessionTable<A> {
+    pub(super) map: MapData,
+    end_sessions: SchedClassifier,
+    _address: PhantomData<A>,
+}
+
+impl<A: Address> SessionEntry<A> {
+    /// Whether it stands for its session.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.record.flags.contains(SessionFlags::PRIMARY)
+    }
+
     /// The key of the other direction's entry.
     #[must_use]
-    pub fn peer_key(&self) -> SessionKey4 {
+    pub fn peer_key(&self) -> SessionKey<A> {
         let Self { key, record } = self;
-        SessionKey4 {
+        SessionKey {
             source: record.destination,
             destination: record.source,
             source_port: record.destination_port,
@@ -37,16 +56,16 @@ impl SessionEntry {
     /// For the primary entry of a hairpinned session: the keys of both directions at the hook in
     /// between.
     #[must_use]
-    pub(super) fn between_keys(&self) -> [SessionKey4; 2] {
+    pub(super) fn between_keys(&self) -> [SessionKey<A>; 2] {
         let Self { key, record } = self;
-        let request = SessionKey4 {
+        let request = SessionKey {
             source_port: record.source_port,
             destination: record.destination,
             destination_port: record.destination_port,
             view: View::Between as u8,
             ..*key
         };
-        let answer = SessionKey4 {
+        let answer = SessionKey {
             network: record.peer_network,
             ..request.reversed()
         };
@@ -66,20 +85,30 @@ pub(super) struct Answers {
 /// attempt succeeds unless another CPU ends it.
 const MAX_TRIES: u32 = 4;
 
-impl Dataplane {
+impl<A: Address> SessionTable<A> {
+    /// Of a map and the program that ends its sessions.
+    pub(super) fn new(map: MapData, end_sessions: SchedClassifier) -> Self {
+        Self {
+            map,
+            end_sessions,
+            _address: PhantomData,
+        }
+    }
+
     /// All entries: two for each session, four for a hairpinned one.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
-    pub fn session_entries(&self) -> Result<Vec<SessionEntry>> {
+    pub fn entries(&self) -> Result<Vec<SessionEntry<A>>> {
         let mut entries = Vec::new();
-        self.visit_sessions(|key, record| {
+        let visit = |key: &SessionKey<A>, record: &SessionRecord<A>| {
             entries.push(SessionEntry {
                 key: *key,
                 record: *record,
             });
-        })?;
+        };
+        batch::for_each(&self.map, visit).context("read a session table")?;
         Ok(entries)
     }
 
@@ -88,17 +117,20 @@ impl Dataplane {
     /// # Errors
     ///
     /// When the kernel does not describe the map.
-    pub fn session_capacity(&self) -> Result<u32> {
-        Ok(self.session_entries_max()? / 2)
+    pub fn capacity(&self) -> Result<u32> {
+        Ok(self.entries_max()? / 2)
     }
 
-    fn visit_sessions(&self, visit: impl FnMut(&SessionKey4, &SessionRecord4)) -> Result<()> {
-        batch::for_each(&self.sessions, visit).context("read map SESSIONS")
+    /// The highest number of a rule under which a session counts, 0 without sessions.
+    pub(super) fn highest_rule(&self) -> Result<u32> {
+        let entries = self.entries()?;
+        let in_use = entries.iter().map(|entry| entry.record.rule).max();
+        Ok(in_use.unwrap_or(0))
     }
 
     /// Entries that fit into the table.
-    pub(super) fn session_entries_max(&self) -> Result<u32> {
-        let info = self.sessions.info().context("ask for map SESSIONS")?;
+    pub(super) fn entries_max(&self) -> Result<u32> {
+        let info = self.map.info().context("ask for a session table")?;
         Ok(info.max_entries())
     }
 
@@ -107,7 +139,7 @@ impl Dataplane {
     /// # Errors
     ///
     /// When the kernel refuses to run the program.
-    pub fn end(&self, keys: &[SessionKey4]) -> Result<u32> {
+    pub fn end(&self, keys: &[SessionKey<A>]) -> Result<u32> {
         let mut ended = 0;
         for chunk in keys.chunks(END_BATCH as usize) {
             let mut keys = chunk.to_vec();
@@ -126,7 +158,11 @@ impl Dataplane {
     }
 
     /// Passes keys to the program, at most [`END_BATCH`].
-    pub(super) fn run_end_sessions(&self, keys: &[SessionKey4], mode: EndMode) -> Result<Answers> {
+    pub(super) fn run_end_sessions(
+        &self,
+        keys: &[SessionKey<A>],
+        mode: EndMode,
+    ) -> Result<Answers> {
         let mut packet = vec![0; END_KEYS_OFFSET];
         packet[..4].copy_from_slice(&(mode as u32).to_ne_bytes());
         packet[4..8].copy_from_slice(&(keys.len() as u32).to_ne_bytes());
@@ -141,14 +177,14 @@ impl Dataplane {
             .end_sessions
             .test_run(options)
             .context("run end_sessions")?;
-        let first_word = |key: &[u8; size_of::<SessionKey4>()]| {
-            let [a, b, c, d, ..] = *key;
-            u32::from_ne_bytes([a, b, c, d])
+        let answers = answer[END_KEYS_OFFSET..].chunks_exact(size_of::<SessionKey<A>>());
+        let first_word = |key: &[u8]| {
+            let word = key.first_chunk();
+            word.map_or(0, |word| u32::from_ne_bytes(*word))
         };
-        let (answers, _) = answer[END_KEYS_OFFSET..].as_chunks();
         Ok(Answers {
             ended: result.return_value,
-            ask_again_s: answers.iter().map(first_word).collect(),
+            ask_again_s: answers.map(first_word).collect(),
         })
     }
 }

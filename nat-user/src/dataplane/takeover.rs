@@ -163,7 +163,7 @@ impl Former {
     }
 
     fn fits(&self, sizes: &Sizes) -> Result<bool> {
-        for name in self.layout.map_names() {
+        for name in self.layout.map_names(&self.pins) {
             if !self.has_room(name, sizes)? {
                 return Ok(false);
             }

@@ -91,7 +91,7 @@ impl Plane {
     }
 
     fn primaries(&self) -> Result<Vec<SessionKey4>> {
-        let entries = self.dataplane.session_entries()?;
+        let entries = self.dataplane.ipv4.sessions.entries()?;
         let is_primary = |record: SessionRecord4| record.flags.contains(SessionFlags::PRIMARY);
         let primaries = entries.iter().filter(|entry| is_primary(entry.record));
         Ok(primaries.map(|entry| entry.key).collect())
@@ -99,7 +99,7 @@ impl Plane {
 
     fn capacities(&self) -> Result<(u32, u32)> {
         Ok((
-            self.dataplane.session_capacity()?,
+            self.dataplane.ipv4.sessions.capacity()?,
             self.dataplane.rule_capacity(),
         ))
     }
@@ -130,7 +130,7 @@ impl Plane {
     /// Ends all sessions, after which nothing may be left of them.
     fn ends_without_a_trace(&self) -> Result<()> {
         let primaries = self.primaries()?;
-        let ended = self.dataplane.end(&primaries)?;
+        let ended = self.dataplane.ipv4.sessions.end(&primaries)?;
         ensure!(
             ended as usize == primaries.len(),
             "{ended} of {} ended",
@@ -194,7 +194,7 @@ fn changes_during_a_migration_are_kept() -> Result<()> {
     // The former programs go on: sessions come, get answers, and end.
     plane.open_one_of_each(6000)?;
     plane.inbound(&udp(REMOTE, PUBLIC.octets(), (7000, 6000), b"answer"))?;
-    plane.dataplane.end(&gone[..1])?;
+    plane.dataplane.ipv4.sessions.end(&gone[..1])?;
     let expected = contents(&plane)?;
     carry.begin()?;
     carry.finish(&mut dataplane, &mut programs)?;

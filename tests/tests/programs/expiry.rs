@@ -152,7 +152,7 @@ fn a_pass_over_a_million_sessions_costs_at_most_150_ms() -> Result<()> {
         let burst = costs.burst()?;
         println!("a tenth runs out:     {burst:?}");
         let left = Costs::SESSIONS - Costs::SESSIONS / Costs::EVERY;
-        let entries = costs.plane.dataplane.session_entries()?;
+        let entries = costs.plane.dataplane.ipv4.sessions.entries()?;
         ensure!(entries.len() == 2 * left as usize, "{}", entries.len());
         for (table, entries, _) in costs.plane.dataplane.occupancies()? {
             ensure!(entries == left, "{table}: {entries} entries");
@@ -297,7 +297,7 @@ impl Race {
     /// A packet of each session, in the order in which expiry comes to them: batch by batch from
     /// the table's end.
     fn questions(&self) -> Result<Vec<Question>> {
-        let mut entries = self.plane.dataplane.session_entries()?;
+        let mut entries = self.plane.dataplane.ipv4.sessions.entries()?;
         entries.retain(|entry| entry.record.flags.contains(SessionFlags::PRIMARY));
         let batches = entries.rchunks(END_BATCH as usize);
         let ports = batches
@@ -313,7 +313,7 @@ impl Race {
     /// Sessions whose packets got through are there in both directions, with all that they hold;
     /// of others nothing is.
     fn check(&self, passed: &HashSet<u16>) -> Result<()> {
-        let entries = self.plane.dataplane.session_entries()?;
+        let entries = self.plane.dataplane.ipv4.sessions.entries()?;
         let keys: HashMap<SessionKey4, SessionFlags> = entries
             .iter()
             .map(|entry| (entry.key, entry.record.flags))

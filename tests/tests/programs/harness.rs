@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use nat_common::tables::interfaces::{Interface, role};
 use nat_config::compile::{Environment, compile};
 use nat_user::{
-    dataplane::{Dataplane, Pins, Programs, Sizes, TestRunOutput},
+    dataplane::{Dataplane, Pins, Programs, Rulesets, Sizes, TestRunOutput},
     state::Numbers,
 };
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ impl Plane {
     pub(super) fn with_ipv6() -> Result<Self> {
         let mut plane = Self::new()?;
         let pins = plane.pins();
-        let sizes = Sizes::new(1024, 16);
+        let sizes = Sizes::new(1024, 16).with_ipv6(Some(1024));
         plane.programs.load_ipv6(&pins, &sizes, false)?;
         Ok(plane)
     }
@@ -98,8 +98,11 @@ impl Plane {
             host_addresses: [PUBLIC].into(),
             ..Environment::default()
         };
-        let ruleset = compile(&config, &environment, &mut Numbers::default());
-        dataplane.set_rules(&ruleset, &config.timeouts, &config.limits)?;
+        let rulesets = Rulesets {
+            ipv4: compile(&config, &environment, &mut Numbers::default()),
+            ipv6: None,
+        };
+        dataplane.set_rules(&rulesets, &config.timeouts, &config.limits)?;
         Ok(Self {
             dataplane,
             programs,

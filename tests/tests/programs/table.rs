@@ -103,7 +103,7 @@ fn guests(plane: &Plane) -> Result<MapData> {
 /// Sets the clocks of all sessions that there are.
 pub(super) fn set_clocks(plane: &Plane, seen_s: u32) -> Result<()> {
     let sessions = MapData::from_pin(plane.dataplane.pins().map("SESSIONS"))?;
-    let mut entries = plane.dataplane.session_entries()?;
+    let mut entries = plane.dataplane.ipv4.sessions.entries()?;
     if entries.is_empty() {
         return Ok(());
     }

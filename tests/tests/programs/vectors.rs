@@ -209,7 +209,7 @@ fn s5_truncated_packets_are_never_half_translated() -> Result<()> {
             ensure!(out.verdict == DROP || is_untouched, "{len} bytes");
         }
     }
-    ensure!(plane.dataplane.session_entries()?.is_empty());
+    ensure!(plane.dataplane.ipv4.sessions.entries()?.is_empty());
     Ok(())
 }
 
@@ -234,7 +234,7 @@ fn s5_lying_lengths_are_dropped() -> Result<()> {
             "byte {offset} = {value:#x}"
         );
     }
-    ensure!(plane.dataplane.session_entries()?.is_empty());
+    ensure!(plane.dataplane.ipv4.sessions.entries()?.is_empty());
     Ok(())
 }
 
@@ -268,7 +268,7 @@ fn s6_a_colliding_connection_of_the_host_keeps_working() -> Result<()> {
 #[test]
 fn x1_a_full_table_loses_no_session() -> Result<()> {
     let mut plane = Plane::new()?;
-    let capacity = plane.dataplane.session_capacity()?;
+    let capacity = plane.dataplane.ipv4.sessions.capacity()?;
     let packet = |n: u32| {
         let remote = [198, 51, (n >> 8) as u8, n as u8];
         udp(GUEST, remote, (5000, 7000), b"fill")

@@ -104,9 +104,10 @@ impl Config {
     #[must_use]
     pub fn has_policies(&self) -> bool {
         let has_ipv6 = self.ipv6.is_some();
+        let has_route = self.routes.iter().any(|route| !route.addresses6.is_empty());
         let keeps_out = |network: &Network| {
             let ipv4 = network.address.is_some() && network.inbound.ipv4 == Action::Drop;
-            let is_ipv6 = !network.addresses6.is_empty() || network.follow;
+            let is_ipv6 = has_route || !network.addresses6.is_empty() || network.follow;
             ipv4 || has_ipv6 && is_ipv6 && network.inbound.ipv6 == Action::Drop
         };
         let says_something = |network: &Network| {

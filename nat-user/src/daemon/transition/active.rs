@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use nat_common::tables::interfaces::Interface;
-use nat_config::{
-    compile::Ruleset,
-    model::{Config, Limits, Timeouts},
-};
+use nat_config::model::{Config, Limits, Timeouts};
 
 use crate::{
     daemon::{claims::Claims, host::Host, interfaces::Exits, options::Options},
-    dataplane::{Bound, Dataplane, Expiry, Migration, Programs, attach::Target},
+    dataplane::{Bound, Dataplane, Expiry, Logger, Migration, Programs, Rulesets, attach::Target},
     host::{bridge_netfilter::BridgeNetfilter, change::Change, policing::Policing},
     state::State,
 };
@@ -25,7 +22,7 @@ pub(in crate::daemon) struct Active {
     pub(in crate::daemon) bound: Bound,
     pub(super) exits: Exits,
     /// The rules in use, with the other values written along with them.
-    pub(super) rules: Option<(Ruleset, Timeouts, Limits)>,
+    pub(super) rules: Option<(Rulesets, Timeouts, Limits)>,
     /// The tables that the next attachment takes over from.
     pub(super) migration: Option<Migration>,
 }
@@ -35,14 +32,14 @@ pub(in crate::daemon) struct Tables {
     pub(in crate::daemon) dataplane: Dataplane,
     pub(super) programs: Programs,
     pub(in crate::daemon) expiry: Expiry,
-    /// Writes the programs' messages to the log until it is dropped.
-    pub(in crate::daemon) packet_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// Write the programs' debug messages to the log until they are dropped; IPv4's is the first.
+    pub(in crate::daemon) packet_logs: Vec<Logger>,
 }
 
 /// What was last written into the maps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::daemon) struct Applied {
-    pub(in crate::daemon) ruleset: Ruleset,
+    pub(in crate::daemon) rulesets: Rulesets,
     pub(super) targets: Vec<Target>,
     /// By index.
     pub(in crate::daemon) interfaces: BTreeMap<u32, Interface>,
@@ -62,18 +59,23 @@ pub(in crate::daemon) struct Wanted<'a> {
 }
 
 impl Tables {
-    pub(super) fn new(
-        dataplane: Dataplane,
-        mut programs: Programs,
-        log_packets: bool,
-    ) -> Result<Self> {
-        let packet_log = log_packets.then(|| programs.logger()).transpose()?;
-        Ok(Self {
+    pub(super) fn new(dataplane: Dataplane, programs: Programs, log_packets: bool) -> Result<Self> {
+        let mut tables = Self {
             dataplane,
             programs,
             expiry: Expiry::default(),
-            packet_log,
-        })
+            packet_logs: Vec::new(),
+        };
+        tables.log_packets(log_packets)?;
+        Ok(tables)
+    }
+
+    /// Writes the debug messages of programs that are new to the log, if so wanted.
+    pub(super) fn log_packets(&mut self, log_packets: bool) -> Result<()> {
+        if log_packets {
+            self.packet_logs.extend(self.programs.loggers()?);
+        }
+        Ok(())
     }
 }
 
@@ -84,7 +86,7 @@ impl Active {
         mut state: State,
         log_packets: bool,
     ) -> Result<Self> {
-        state.sessions_max = dataplane.session_capacity()?;
+        state.sessions_max = dataplane.ipv4.sessions.capacity()?;
         Ok(Self {
             tables: Tables::new(dataplane, programs, log_packets)?,
             state,

@@ -37,10 +37,14 @@ impl<'a> Written<'a> {
         let (programs, pins) = (&mut tables.programs, tables.dataplane.pins());
         let refused = attach::attach_programs(programs, pins, &mut self.targets)?;
         drop(grace);
-        let own = self.compiled.ruleset.own.as_deref();
+        let own = self.compiled.rulesets.ipv4.own.as_deref();
         active.state.local = local::attach_local(programs, pins, own);
         if let Some(migration) = active.migration.take() {
             migration.finish(&mut tables.dataplane, &mut tables.programs)?;
+        }
+        if tables.dataplane.ipv6.is_some() && self.compiled.rulesets.ipv6.is_none() {
+            let ended = tables.remove_ipv6()?;
+            log::info!("the configuration names no IPv6 address: {ended} sessions of IPv6 ended");
         }
         active.follow_exits(self.compiled.wanted.config, self.compiled.wanted.host)?;
         self.refused.extend(refused);

@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use nat_common::tables::interfaces::{Interface, InterfaceFlags, role};
 use nat_config::{
-    compile::{Environment, Ruleset, compile},
+    compile::{Environment, Sources, compile, compile_ipv6},
     model::{Config, NetworkId, UplinkAddresses},
 };
 use nat_sys::netlink::Layer;
@@ -15,7 +15,10 @@ use nat_sys::netlink::Layer;
 use super::active::{Applied, Wanted};
 use crate::{
     daemon::{external, host::Host, identity::said, interfaces::interfaces, mode},
-    dataplane::attach::{Role, Target, XdpWish},
+    dataplane::{
+        Rulesets,
+        attach::{Role, Target, XdpWish},
+    },
     host::routing::{self, Routing},
     state::Numbers,
 };
@@ -25,7 +28,7 @@ pub(super) struct Compiled<'a> {
     pub(super) wanted: Wanted<'a>,
     pub(super) environment: Environment,
     pub(super) numbers: Numbers,
-    pub(super) ruleset: Ruleset,
+    pub(super) rulesets: Rulesets,
     /// By index.
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) targets: Vec<Target>,
@@ -50,14 +53,20 @@ impl<'a> Compiled<'a> {
     fn of(wanted: Wanted<'a>, mut numbers: Numbers) -> Self {
         let Wanted { config, host, .. } = wanted;
         let environment = environment(wanted);
-        let ruleset = compile(config, &environment, &mut numbers);
+        let rulesets = Rulesets {
+            ipv4: compile(config, &environment, &mut numbers),
+            ipv6: config.ipv6.as_ref().map(|_| {
+                let environment = environment_of_ipv6(config, host);
+                compile_ipv6(config, &environment, &mut numbers)
+            }),
+        };
         let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
         Self {
             targets: targets(config, host, &interfaces),
             wanted,
             environment,
             numbers,
-            ruleset,
+            rulesets,
             interfaces,
         }
     }
@@ -66,7 +75,7 @@ impl<'a> Compiled<'a> {
     pub(super) fn applied(self) -> Applied {
         let host = self.wanted.host;
         Applied {
-            ruleset: self.ruleset,
+            rulesets: self.rulesets,
             targets: self.targets,
             interfaces: self.interfaces,
             bridge_netfilter: host.bridge_netfilter,
@@ -111,6 +120,37 @@ fn environment(wanted: Wanted<'_>) -> Environment {
             .map(|address| address.net.addr())
             .collect(),
         silent: claims.silent(config),
+    }
+}
+
+fn environment_of_ipv6(config: &Config, host: &Host) -> Environment<Ipv6Addr> {
+    let own = |interface: &str| {
+        let link = host.link(interface);
+        link.map(|link| host.ipv6_addresses_of(link))
+            .unwrap_or_default()
+    };
+    let uplinks = config.uplinks.iter();
+    let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
+    let sources = config.uplinks.iter().zip(&uplink_addresses);
+    let sources = sources.map(|(uplink, own)| {
+        let candidates = match &uplink.addresses6 {
+            UplinkAddresses::Fixed(addresses) => addresses,
+            UplinkAddresses::Interface => own,
+        };
+        Sources {
+            first: candidates.first().copied(),
+            others: Vec::new(),
+        }
+    });
+    Environment {
+        sources: sources.collect(),
+        uplink_addresses,
+        host_addresses: host
+            .ipv6_addresses
+            .iter()
+            .map(|address| address.net.addr())
+            .collect(),
+        ..Environment::default()
     }
 }
 
@@ -172,6 +212,7 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
             index: link.index,
             role,
             has_ethernet: link.layer == Layer::Ethernet,
+            ipv6: config.ipv6.is_some(),
             xdp,
         })
         .collect()

@@ -25,7 +25,7 @@ impl<'a> Compiled<'a> {
     pub(super) fn load(self, active: &mut Active) -> Result<Loaded<'a>> {
         let (config, options) = (self.wanted.config, self.wanted.options);
         let rules = self.numbers.rule_count();
-        active.make_room(config.limits.sessions, rules, options.log_packets)?;
+        active.make_room(config, rules, options.log_packets)?;
         let mut targets = self.targets.clone();
         let refused = leave_foreign_xdp(&mut targets, self.wanted.host, options)?;
         let begun = Instant::now();

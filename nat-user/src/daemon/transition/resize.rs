@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use nat_config::model::Config;
 
 use super::active::{Active, Tables};
 use crate::dataplane::{Migration, Sizes, attach, local};
@@ -15,22 +16,61 @@ struct Filled {
     begun: Instant,
 }
 
+impl Tables {
+    /// Adds the tables and programs of IPv6, which are not attached yet.
+    fn add_ipv6(&mut self, sizes: &Sizes, log_packets: bool) -> Result<()> {
+        let begun = Instant::now();
+        let programs = &mut self.programs;
+        self.dataplane.add_ipv6(programs, sizes, log_packets)?;
+        log::info!("tables of IPv6 after {} ms", begun.elapsed().as_millis());
+        self.log_packets(log_packets)
+    }
+
+    /// Removes the tables and programs of IPv6, which are no longer attached. Returns how many
+    /// sessions have ended.
+    pub(super) fn remove_ipv6(&mut self) -> Result<u32> {
+        self.packet_logs.truncate(1);
+        self.dataplane.remove_ipv6(&mut self.programs)
+    }
+}
+
 impl Active {
-    /// Makes the tables as large as they have to be, with all that is in them. When that fails,
-    /// those in use stay in use.
-    pub(super) fn make_room(&mut self, sessions: u32, rules: u32, log_packets: bool) -> Result<()> {
-        let dataplane = &self.tables.dataplane;
-        let (has_sessions, has_rules) = (dataplane.session_capacity()?, dataplane.rule_capacity());
-        // A takeover in progress has precedence; the next reload checks the size again.
-        if (has_sessions == sessions && has_rules > rules) || self.migration.is_some() {
+    /// Makes the tables as large as they have to be, with all that is in them, and adds those of
+    /// IPv6 if they are missing. When that fails, those in use stay in use.
+    pub(super) fn make_room(
+        &mut self,
+        config: &Config,
+        rules: u32,
+        log_packets: bool,
+    ) -> Result<()> {
+        // A takeover in progress has precedence; the next reload checks the sizes again.
+        if self.migration.is_some() {
             return Ok(());
         }
-        let wanted = Sizes::new(sessions, rules as usize);
+        let dataplane = &self.tables.dataplane;
+        let (has_sessions, has_rules) = (
+            dataplane.ipv4.sessions.capacity()?,
+            dataplane.rule_capacity(),
+        );
+        let ipv6 = dataplane.ipv6.as_ref();
+        let has_ipv6 = ipv6.map(|ipv6| ipv6.sessions.capacity()).transpose()?;
+        let wanted = Sizes::of_config(config, rules as usize);
         let sizes = Sizes {
             rules: wanted.rules.max(has_rules),
+            // Tables that are not needed go after their programs.
+            sessions_ipv6: wanted.sessions_ipv6.or(has_ipv6),
             ..wanted
         };
-        self.fill(sizes, log_packets)?.attach(self)
+        let fits = has_sessions == sizes.sessions
+            && has_rules > rules
+            && (has_ipv6.is_none() || has_ipv6 == sizes.sessions_ipv6);
+        if !fits {
+            return self.fill(sizes, log_packets)?.attach(self);
+        }
+        if has_ipv6.is_none() && sizes.sessions_ipv6.is_some() {
+            self.tables.add_ipv6(&sizes, log_packets)?;
+        }
+        Ok(())
     }
 
     /// Makes new tables beside those in use.
@@ -57,7 +97,7 @@ impl Active {
         } = &mut self.tables;
         let targets = &mut self.applied.targets.clone();
         attach::attach_programs(programs, dataplane.pins(), targets)?;
-        let own = self.applied.ruleset.own.as_deref();
+        let own = self.applied.rulesets.ipv4.own.as_deref();
         self.state.local = local::attach_local(programs, dataplane.pins(), own);
         Ok(())
     }
@@ -79,7 +119,7 @@ impl Filled {
             active.attach_again(migration)?;
             return Err(error);
         }
-        let own = active.applied.ruleset.own.as_deref();
+        let own = active.applied.rulesets.ipv4.own.as_deref();
         active.state.local = local::attach_local(programs, dataplane.pins(), own);
         migration.finish(dataplane, programs)?;
         active.tables = tables;

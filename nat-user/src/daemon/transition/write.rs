@@ -12,16 +12,13 @@ use nat_common::tables::{
     interfaces::{Interface, InterfaceFlags},
     rules::RuleFlags,
 };
-use nat_config::{
-    compile::Ruleset,
-    model::{Config, Forwarding, Limits, Timeouts},
-};
+use nat_config::model::{Config, Forwarding, Limits, Timeouts};
 use nat_sys::netlink::Kind;
 
 use super::{active::Active, compile::Compiled, load::Loaded};
 use crate::{
     daemon::host::Host,
-    dataplane::{Bound, attach::Target},
+    dataplane::{Bound, Rulesets, attach::Target},
     state::{Numbers, RuleKind},
 };
 
@@ -46,7 +43,7 @@ impl<'a> Loaded<'a> {
         let (config, host) = (compiled.wanted.config, compiled.wanted.host);
         // Even if writing fails: no number is given to another rule.
         active.state.numbers = compiled.numbers.clone();
-        active.write_rules((compiled.ruleset.clone(), config.timeouts, config.limits))?;
+        active.write_rules((compiled.rulesets.clone(), config.timeouts, config.limits))?;
         active.state.numbers.set_active(is_active(config));
         let flags = flags_of_rules(config, &active.state.numbers);
         let dataplane = &mut active.tables.dataplane;
@@ -66,13 +63,13 @@ impl<'a> Loaded<'a> {
 
 impl Active {
     /// Writes the rules, unless they are those in use.
-    fn write_rules(&mut self, rules: (Ruleset, Timeouts, Limits)) -> Result<()> {
+    fn write_rules(&mut self, rules: (Rulesets, Timeouts, Limits)) -> Result<()> {
         if self.rules.as_ref() != Some(&rules) {
             // If writing fails, the next attempt writes them again.
             self.rules = None;
-            let (ruleset, timeouts, limits) = &rules;
+            let (rulesets, timeouts, limits) = &rules;
             let dataplane = &mut self.tables.dataplane;
-            self.state.generation = dataplane.set_rules(ruleset, timeouts, limits)?;
+            self.state.generation = dataplane.set_rules(rulesets, timeouts, limits)?;
             self.rules = Some(rules);
         }
         Ok(())

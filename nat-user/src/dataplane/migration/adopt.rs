@@ -3,16 +3,17 @@
 use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use bytemuck::Pod;
-use nat_common::session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted4, COUNTED_BATCH, Counted};
+use nat_common::session::adoption::{ADOPT_BATCH, ADOPT_OFFSET, Adopted, COUNTED_BATCH, Counted};
 
-use crate::dataplane::Programs;
+use crate::dataplane::{Pinned, Programs, family::name_of};
 
 impl Programs {
     /// Adds sessions or updates existing ones. Returns how many found no place.
-    pub(super) fn adopt_sessions(&mut self, sessions: &[Adopted4]) -> Result<u32> {
+    pub(super) fn adopt_sessions<A: Pinned>(&mut self, sessions: &[Adopted<A>]) -> Result<u32> {
+        let program = name_of::<A>("adopt_sessions");
         let mut refused = 0;
         for chunk in sessions.chunks(ADOPT_BATCH as usize) {
-            refused += self.run_on("adopt_sessions", chunk)?;
+            refused += self.run_on(&program, chunk)?;
         }
         Ok(refused)
     }

@@ -4,44 +4,42 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapData;
 use bytemuck::{Pod, Zeroable as _};
 use nat_common::{
     tables::{
-        guests::{self, GuestKey4, GuestRecord},
-        mappings::{MappingKey4, MappingRecord4},
-        permits::PermitKey4,
-        ports::{PortKey4, PortRecord4},
-        sessions::{SessionFlags, SessionKey4, SessionRecord4},
+        guests::{self, GuestKey, GuestRecord},
+        mappings::{MappingKey, MappingRecord},
+        permits::PermitKey,
+        ports::{PortKey, PortRecord},
+        sessions::{SessionFlags, SessionKey, SessionRecord},
     },
     wire::address::Endpoint,
 };
 
-use crate::dataplane::{Pins, SessionEntry, batch};
+use crate::dataplane::{Pinned, Pins, SessionEntry, batch, family::open_map};
 
 /// Everything that is written into the new tables.
-#[derive(Default)]
-pub(super) struct Contents {
-    pub(super) sessions: HashMap<SessionKey4, SessionRecord4>,
-    mappings: HashMap<MappingKey4, MappingRecord4>,
-    ports: HashMap<PortKey4, PortRecord4>,
-    permits: HashMap<PermitKey4, u32>,
-    guests: HashMap<GuestKey4, GuestRecord>,
+pub(super) struct Contents<A> {
+    pub(super) sessions: HashMap<SessionKey<A>, SessionRecord<A>>,
+    mappings: HashMap<MappingKey<A>, MappingRecord<A>>,
+    ports: HashMap<PortKey<A>, PortRecord<A>>,
+    permits: HashMap<PermitKey<A>, u32>,
+    guests: HashMap<GuestKey<A>, GuestRecord>,
     pub(super) count: u32,
 }
 
 /// What a session refers to.
-pub(super) struct References {
-    pub(super) external: Option<PortKey4>,
-    permit: Option<PermitKey4>,
+pub(super) struct References<A> {
+    pub(super) external: Option<PortKey<A>>,
+    permit: Option<PermitKey<A>>,
     /// The external port that a hairpinned session was sent to.
-    pub(super) server: Option<PortKey4>,
-    guest: GuestKey4,
+    pub(super) server: Option<PortKey<A>>,
+    guest: GuestKey<A>,
 }
 
-impl References {
+impl<A: Pinned> References<A> {
     /// Of the session of a primary entry. (`nat_common::session::ending` releases them.)
-    pub(super) fn of(entry: &SessionEntry) -> Self {
+    pub(super) fn of(entry: &SessionEntry<A>) -> Self {
         let SessionEntry { key, record } = entry;
         let has = |flag| record.flags.contains(flag);
         let external = record.source_endpoint();
@@ -49,29 +47,42 @@ impl References {
             true => key.destination,
             false => record.destination,
         };
-        let permit = || PermitKey4::new(external, remote, key.protocol);
-        let server = || PortKey4::new(key.destination_endpoint(), key.protocol);
+        let permit = || PermitKey::new(external, remote, key.protocol);
+        let server = || PortKey::new(key.destination_endpoint(), key.protocol);
         Self {
-            external: has(SessionFlags::REFS_PORT).then(|| PortKey4::new(external, key.protocol)),
+            external: has(SessionFlags::REFS_PORT).then(|| PortKey::new(external, key.protocol)),
             permit: has(SessionFlags::REFS_PERMIT).then(permit),
             server: has(SessionFlags::REFS_SERVER).then(server),
-            guest: GuestKey4::of_session(key, record.flags),
+            guest: GuestKey::of_session(key, record.flags),
         }
     }
 
-    fn ports(&self) -> impl Iterator<Item = PortKey4> {
+    fn ports(&self) -> impl Iterator<Item = PortKey<A>> {
         self.external.into_iter().chain(self.server)
     }
 }
 
-impl Contents {
+impl<A> Default for Contents<A> {
+    fn default() -> Self {
+        Self {
+            sessions: HashMap::new(),
+            mappings: HashMap::new(),
+            ports: HashMap::new(),
+            permits: HashMap::new(),
+            guests: HashMap::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<A: Pinned> Contents<A> {
     /// Adds the session of a primary entry, if it is complete: another CPU may be opening or ending
     /// it.
     pub(super) fn add(
         &mut self,
-        entry: &SessionEntry,
-        sessions: &HashMap<SessionKey4, SessionRecord4>,
-        ports: &HashMap<PortKey4, PortRecord4>,
+        entry: &SessionEntry<A>,
+        sessions: &HashMap<SessionKey<A>, SessionRecord<A>>,
+        ports: &HashMap<PortKey<A>, PortRecord<A>>,
     ) {
         let Some(entries) = all_entries(entry, sessions) else {
             return;
@@ -88,7 +99,7 @@ impl Contents {
         if let Some(permit) = references.permit {
             *self.permits.entry(permit).or_default() += 1;
         }
-        let counted = [references.guest, GuestKey4::outside()];
+        let counted = [references.guest, GuestKey::outside()];
         let is_from_outside = guests::is_from_outside(entry.record.flags);
         for key in counted.iter().take(1 + usize::from(is_from_outside)) {
             let guest = self.guests.entry(*key);
@@ -98,21 +109,21 @@ impl Contents {
         }
     }
 
-    fn refer_to(&mut self, key: PortKey4, owner: &PortRecord4) {
+    fn refer_to(&mut self, key: PortKey<A>, owner: &PortRecord<A>) {
         if let Some(owner) = self.ports.get_mut(&key) {
             owner.references += 1;
             return;
         }
-        let owner = PortRecord4 {
+        let owner = PortRecord {
             references: 1,
             ..*owner
         };
         self.ports.insert(key, owner);
         if owner.is_exclusive() {
-            let external = MappingRecord4::new(Endpoint::new(key.address, key.port));
+            let external = MappingRecord::new(Endpoint::new(key.address, key.port));
             self.mappings
                 .insert(owner.mapping_key(key.protocol), external);
-            let guest = GuestKey4::new(owner.address, owner.network);
+            let guest = GuestKey::new(owner.address, owner.network);
             let guest = self.guests.entry(guest).or_insert(GuestRecord::zeroed());
             guest.references += 1;
             guest.ports += 1;
@@ -120,32 +131,36 @@ impl Contents {
     }
 
     pub(super) fn write(&self, pins: &Pins) -> Result<()> {
-        write(pins, "PORTS", &self.ports)?;
-        write(pins, "MAPPINGS", &self.mappings)?;
-        write(pins, "PERMITS", &self.permits)?;
-        write(pins, "GUESTS", &self.guests)?;
-        write(pins, "SESSIONS", &self.sessions)
+        write::<A, _, _>(pins, "PORTS", &self.ports)?;
+        write::<A, _, _>(pins, "MAPPINGS", &self.mappings)?;
+        write::<A, _, _>(pins, "PERMITS", &self.permits)?;
+        write::<A, _, _>(pins, "GUESTS", &self.guests)?;
+        write::<A, _, _>(pins, "SESSIONS", &self.sessions)
     }
 }
 
-fn write<K: Pod, V: Pod>(pins: &Pins, name: &str, entries: &HashMap<K, V>) -> Result<()> {
-    let map = MapData::from_pin(pins.map(name)).with_context(|| format!("open map {name}"))?;
+fn write<A: Pinned, K: Pod, V: Pod>(
+    pins: &Pins,
+    name: &str,
+    entries: &HashMap<K, V>,
+) -> Result<()> {
+    let map = open_map::<A>(pins, name)?;
     let entries = entries.iter().map(|(key, value)| (*key, *value));
     batch::write_all(&map, entries).with_context(|| format!("write map {name}"))
 }
 
 /// All entries of the session of a primary entry.
-fn all_entries(
-    primary: &SessionEntry,
-    sessions: &HashMap<SessionKey4, SessionRecord4>,
-) -> Option<Vec<(SessionKey4, SessionRecord4)>> {
-    let with_record = |key: SessionKey4| sessions.get(&key).map(|record| (key, *record));
+fn all_entries<A: Pinned>(
+    primary: &SessionEntry<A>,
+    sessions: &HashMap<SessionKey<A>, SessionRecord<A>>,
+) -> Option<Vec<(SessionKey<A>, SessionRecord<A>)>> {
+    let with_record = |key: SessionKey<A>| sessions.get(&key).map(|record| (key, *record));
     let (key, record) = with_record(primary.peer_key())?;
     let mut entries = vec![(primary.key, primary.record), (key, record)];
     if primary.record.flags.contains(SessionFlags::HAIRPIN) {
         // Not looked up: older layouts had them under other keys.
         let [request, answer] = primary.between_keys();
-        let not_primary = SessionRecord4 {
+        let not_primary = SessionRecord {
             flags: primary.record.flags & !SessionFlags::PRIMARY,
             ..primary.record
         };

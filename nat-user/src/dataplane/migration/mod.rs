@@ -9,24 +9,22 @@
 mod adopt;
 mod contents;
 mod counts;
+mod sessions;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Map, MapData};
-use bytemuck::Zeroable as _;
-use contents::{Contents, References};
+use aya::maps::MapData;
 use nat_common::{
-    session::adoption::{Adopted4, Counted},
-    tables::{
-        next_hops,
-        ports::{PortKey4, PortRecord4},
-        sessions::{JUST_OPENED, OPENING, SessionFlags, SessionKey4, SessionRecord4},
-    },
+    session::adoption::Counted,
+    wire::address::{Addr4, Addr6},
 };
 
+use self::sessions::Written;
 use super::{
-    Dataplane, Pins, Plain, Programs, SessionEntry, Sizes, batch, local,
+    Dataplane, Pinned, Pins, Programs, Sizes,
+    family::{name_of, open_map},
+    local,
     pins::remove_directory,
     takeover::{self, Former, Found, hand_links_over},
 };
@@ -46,8 +44,8 @@ pub struct Migration {
     former: Former,
     /// Its final place.
     place: Pins,
-    /// What was written of the sessions; empty if another daemon wrote it.
-    written: HashMap<SessionKey4, SessionRecord4>,
+    ipv4: Written<Addr4>,
+    ipv6: Written<Addr6>,
     /// The counts at that time, if they have another table now.
     counted: Vec<Counted>,
     has_links: bool,
@@ -66,7 +64,13 @@ impl Dataplane {
         sizes: &Sizes,
         log_packets: bool,
     ) -> Result<(Self, Programs, Option<Migration>)> {
-        let (former, is_filled) = match takeover::find(&pins, sizes)? {
+        let found = takeover::find(&pins, sizes)?;
+        let sizes = &match &found {
+            Found::Other(former) => keep_ipv6(sizes, &former.pins)?,
+            _ => keep_ipv6(sizes, &pins)?,
+        };
+        pins.remove_unfinished_ipv6()?;
+        let (former, is_filled) = match found {
             Found::Nothing | Found::Fitting => {
                 let (dataplane, programs) = Self::load(pins, sizes, log_packets)?;
                 return Ok((dataplane, programs, None));
@@ -100,7 +104,8 @@ impl Dataplane {
         let mut migration = Migration {
             former,
             place,
-            written: HashMap::new(),
+            ipv4: Written::default(),
+            ipv6: Written::default(),
             counted: Vec::new(),
             has_links: false,
         };
@@ -134,7 +139,8 @@ impl Migration {
         Self {
             former,
             place,
-            written: HashMap::new(),
+            ipv4: Written::default(),
+            ipv6: Written::default(),
             counted: Vec::new(),
             has_links: true,
         }
@@ -143,14 +149,15 @@ impl Migration {
     /// Pins the maps that can stay where the new programs look for them.
     fn share_maps(&self, next: &Pins, sizes: &Sizes) -> Result<()> {
         let former = &self.former;
-        let mut stays = former.is_current();
-        for name in SESSION_TABLES.iter().filter(|_| former.is_current()) {
-            stays &= former.has_room(name, sizes)?;
-        }
-        for name in former.layout.map_names() {
-            let can_stay = match SESSION_TABLES.contains(&name) {
-                true => stays,
-                false => former.is_current() || COUNTS.contains(&name),
+        let (ipv4, ipv6) = (
+            self.can_stay::<Addr4>(sizes)?,
+            self.can_stay::<Addr6>(sizes)?,
+        );
+        for name in former.layout.map_names(&former.pins) {
+            let can_stay = match name.strip_suffix(Addr6::SUFFIX) {
+                Some(table) if SESSION_TABLES.contains(&table) => ipv6,
+                _ if SESSION_TABLES.contains(&name) => ipv4,
+                _ => former.is_current() || COUNTS.contains(&name),
             };
             if can_stay && former.has_room(name, sizes)? {
                 let map = MapData::from_pin(former.pins.map(name));
@@ -162,6 +169,17 @@ impl Migration {
             }
         }
         Ok(())
+    }
+
+    /// Whether the tables of a family's sessions can stay as they are.
+    fn can_stay<A: Pinned>(&self, sizes: &Sizes) -> Result<bool> {
+        let former = &self.former;
+        let is_there = former.is_current() && (A::SUFFIX.is_empty() || former.pins.have_ipv6());
+        let mut stays = is_there;
+        for name in SESSION_TABLES.iter().filter(|_| is_there) {
+            stays &= former.has_room(&name_of::<A>(name), sizes)?;
+        }
+        Ok(stays)
     }
 
     fn map(&self, name: &str) -> Result<MapData> {
@@ -176,18 +194,11 @@ impl Migration {
     }
 
     fn fill(&mut self, dataplane: &mut Dataplane, sizes: &Sizes) -> Result<()> {
-        let contents = self.contents()?;
-        if contents.count > sizes.sessions {
-            bail!(
-                "{} sessions live, and limits.sessions = {} has no room for them; end some with \
-                 natbpf conntrack flush, or allow more",
-                contents.count,
-                sizes.sessions
-            );
-        }
-        if !self.is_shared("SESSIONS")? {
-            contents.write(dataplane.pins())?;
-            self.written = contents.sessions;
+        let (former, next) = (&self.former, dataplane.pins());
+        self.ipv4 = Written::fill(former, next, sizes.sessions)?;
+        if former.pins.have_ipv6() {
+            let room = sizes.sessions_ipv6.unwrap_or_default();
+            self.ipv6 = Written::fill(former, next, room)?;
         }
         if !self.is_shared("COUNTERS")? {
             self.copy_counters(dataplane)?;
@@ -202,49 +213,6 @@ impl Migration {
             true => Ok(()),
             false => self.copy_rule_flags(dataplane),
         }
-    }
-
-    /// What the former tables say.
-    fn contents(&self) -> Result<Contents> {
-        let sessions = self.sessions()?;
-        // Read after the sessions, so that each finds its port.
-        let mut ports = HashMap::new();
-        let read = batch::for_each(
-            &self.map("PORTS")?,
-            |key: &PortKey4, record: &PortRecord4| {
-                ports.insert(*key, *record);
-            },
-        );
-        read.context("read map PORTS")?;
-        let mut contents = Contents::default();
-        for (key, record) in &sessions {
-            if record.flags.contains(SessionFlags::PRIMARY) {
-                let entry = SessionEntry {
-                    key: *key,
-                    record: *record,
-                };
-                contents.add(&entry, &sessions, &ports);
-            }
-        }
-        Ok(contents)
-    }
-
-    /// The former's entries that are in use.
-    fn sessions(&self) -> Result<HashMap<SessionKey4, SessionRecord4>> {
-        let mut sessions = HashMap::new();
-        let map = self.map("SESSIONS")?;
-        self.former.layout.visit_sessions(&map, |key, record| {
-            if record.seen_s < OPENING {
-                // Next hops are learned again.
-                let record = SessionRecord4 {
-                    next_hop: next_hops::NONE,
-                    xdp_passed_at: JUST_OPENED,
-                    ..*record
-                };
-                sessions.insert(*key, record);
-            }
-        })?;
-        Ok(sessions)
     }
 
     /// Moves the links. They run the former programs until others are attached to them.
@@ -302,71 +270,24 @@ impl Migration {
         former.remove_own()
     }
 
-    /// Adds the sessions that were opened in the meantime, updates those in which packets have
-    /// passed, and ends those that have ended.
+    /// Follows the changes of all sessions.
     fn follow_sessions(&self, dataplane: &Dataplane, programs: &mut Programs) -> Result<()> {
-        if self.is_same_table(dataplane)? {
-            return Ok(());
+        let former = &self.former;
+        self.ipv4.follow(former, &dataplane.ipv4, programs)?;
+        match &dataplane.ipv6 {
+            Some(tables) if former.pins.have_ipv6() => self.ipv6.follow(former, tables, programs),
+            _ => Ok(()),
         }
-        let sessions = self.sessions()?;
-        let ports = self.map("PORTS")?;
-        let ports = aya::maps::HashMap::<_, Plain<PortKey4>, Plain<PortRecord4>>::try_from(
-            Map::HashMap(ports),
-        )?;
-        let port = |key: PortKey4| {
-            let found = ports.get(&Plain(key), 0);
-            found.map_or(PortRecord4::zeroed(), |Plain(record)| PortRecord4 {
-                references: 1,
-                ..record
-            })
-        };
-        let mut late = Vec::new();
-        let primaries = sessions
-            .iter()
-            .filter(|(_, record)| record.flags.contains(SessionFlags::PRIMARY));
-        for (&key, &record) in primaries {
-            let entry = SessionEntry { key, record };
-            let peer_key = entry.peer_key();
-            let Some(&peer) = sessions.get(&peer_key) else {
-                continue;
-            };
-            let is_written = self.written.get(&key) == Some(&record)
-                && self.written.get(&peer_key) == Some(&peer);
-            if is_written {
-                continue;
-            }
-            let References {
-                external, server, ..
-            } = References::of(&entry);
-            late.push(Adopted4 {
-                key,
-                record,
-                peer,
-                port: external.map_or(PortRecord4::zeroed(), port),
-                server: server.map_or(PortRecord4::zeroed(), port),
-            });
-        }
-        let refused = programs.adopt_sessions(&late)?;
-        if refused > 0 {
-            log::warn!("{refused} sessions that opened during the migration are lost");
-        }
-        let is_primary = |(_, record): &(&SessionKey4, &SessionRecord4)| {
-            record.flags.contains(SessionFlags::PRIMARY)
-        };
-        let gone: Vec<SessionKey4> = self
-            .written
-            .iter()
-            .filter(is_primary)
-            .map(|(key, _)| *key)
-            .filter(|key| !sessions.contains_key(key))
-            .collect();
-        dataplane.end(&gone)?;
-        Ok(())
     }
+}
 
-    fn is_same_table(&self, dataplane: &Dataplane) -> Result<bool> {
-        Ok(self.map("SESSIONS")?.info()?.id() == dataplane.sessions.info()?.id())
+/// Sizes with tables of IPv6, if there are any: they go only once their programs are detached.
+fn keep_ipv6(sizes: &Sizes, pins: &Pins) -> Result<Sizes> {
+    if sizes.sessions_ipv6.is_some() || !pins.have_ipv6() {
+        return Ok(*sizes);
     }
+    let map = open_map::<Addr6>(pins, "SESSIONS")?;
+    Ok(sizes.with_ipv6(Some(map.info()?.max_entries() / 2)))
 }
 
 impl Drop for Migration {
