@@ -239,6 +239,10 @@ mod tests {
                 interface: "vmbr0".to_owned(),
                 ifindex: 2,
             },
+            Change::AllGroups {
+                interface: "vmbr0".to_owned(),
+                ifindex: 2,
+            },
             Change::Port {
                 port: "tap1".to_owned(),
                 ifindex: 8,

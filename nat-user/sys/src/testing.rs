@@ -22,6 +22,7 @@ pub fn link(index: u32, name: &str) -> Link {
         layer: Layer::Ethernet,
         up: true,
         running: true,
+        all_groups: false,
         mtu: 1500,
         mac: Some([2, 0, 0, 0, high, low]),
         master: None,

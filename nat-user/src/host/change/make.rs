@@ -48,6 +48,10 @@ impl Change {
                 let link = find_same(netlink, interface, *ifindex).await?;
                 netlink.add_proxy(&link, *address).await?;
             }
+            Self::AllGroups { interface, ifindex } => {
+                let link = find_same(netlink, interface, *ifindex).await?;
+                netlink.take_all_groups(&link, true).await?;
+            }
             Self::Port {
                 port,
                 ifindex,
@@ -98,6 +102,9 @@ impl Change {
                 interface,
                 ifindex,
             } => undo::proxy(netlink, (interface, *ifindex), *address).await,
+            Self::AllGroups { interface, ifindex } => {
+                undo::all_groups(netlink, (interface, *ifindex)).await
+            }
             Self::Port {
                 port,
                 ifindex,

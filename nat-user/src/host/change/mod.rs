@@ -86,6 +86,13 @@ pub enum Change {
         /// The interface's index.
         ifindex: u32,
     },
+    /// An interface that takes frames to all groups: solicitations of any guest behind it.
+    AllGroups {
+        /// The interface.
+        interface: String,
+        /// The interface's index.
+        ifindex: u32,
+    },
     /// An interface that natbpf attached to a bridge.
     Port {
         /// The interface.
@@ -206,7 +213,10 @@ impl Change {
             (Self::Sysctl { key: a, .. }, Self::Sysctl { key: b, .. }) => a == b,
             (Self::Bridge { name: a, .. }, Self::Bridge { name: b, .. })
             | (Self::Port { port: a, .. }, Self::Port { port: b, .. })
-            | (Self::LinkUp { name: a, .. }, Self::LinkUp { name: b, .. }) => a == b,
+            | (Self::LinkUp { name: a, .. }, Self::LinkUp { name: b, .. })
+            | (Self::AllGroups { interface: a, .. }, Self::AllGroups { interface: b, .. }) => {
+                a == b
+            }
             (
                 Self::Address {
                     interface: a,
@@ -314,6 +324,10 @@ impl Change {
                 ifindex,
                 ..
             }
+            | Self::AllGroups {
+                interface: name,
+                ifindex,
+            }
             | Self::Port {
                 port: name,
                 ifindex,
@@ -353,6 +367,7 @@ impl Change {
             Self::Address { ifindex, .. }
             | Self::Route { ifindex, .. }
             | Self::Proxy { ifindex, .. }
+            | Self::AllGroups { ifindex, .. }
             | Self::LinkUp { ifindex, .. } => ifindex == bridge,
             Self::Bridge { .. } | Self::Port { .. } => false,
         }
@@ -379,6 +394,9 @@ impl fmt::Display for Change {
                 IpAddr::V4(_) => write!(f, "answered ARP for {address} on {interface}"),
                 IpAddr::V6(_) => write!(f, "heard solicitations of {address} on {interface}"),
             },
+            Self::AllGroups { interface, .. } => {
+                write!(f, "heard solicitations of all guests on {interface}")
+            }
             Self::Port { port, bridge, .. } => write!(f, "attached {port} to {bridge}"),
             Self::LinkUp { name, .. } => write!(f, "set {name} up"),
         }

@@ -109,9 +109,7 @@ pub(super) async fn proxy(
         return Ok(Undone::Nothing);
     };
     Ok(match netlink.delete_proxy(&link, address).await? {
-        true => Undone::Done(format!(
-            "stopped answering ARP for {address} on {interface}"
-        )),
+        true => Undone::Done(format!("stopped answering for {address} on {interface}")),
         false => Undone::Nothing,
     })
 }
@@ -130,6 +128,22 @@ where
     let result = action.await;
     key.write(&usual)?;
     Ok(result?)
+}
+
+pub(super) async fn all_groups(
+    netlink: &Netlink,
+    (interface, ifindex): (&str, u32),
+) -> Result<Undone> {
+    let Some(link) = same(netlink, interface, ifindex).await? else {
+        return Ok(Undone::Nothing);
+    };
+    if !link.all_groups {
+        return Ok(Undone::Nothing);
+    }
+    netlink.take_all_groups(&link, false).await?;
+    Ok(Undone::Done(format!(
+        "stopped hearing solicitations of all guests on {interface}"
+    )))
 }
 
 pub(super) async fn port(

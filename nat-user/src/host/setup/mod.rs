@@ -12,6 +12,9 @@
 //!   ignores otherwise from then on.
 //! - For `[[route]]` a route to the network for each prefix; with `proxy_arp` that setting of the
 //!   network, with `arp` an entry for each address on the uplink (`ip neigh add proxy`).
+//! - For a network with `ndp` routes to its prefixes that come before those of the uplink's link,
+//!   and on the uplink frames to all groups, because solicitations of guests go to many. The groups
+//!   of known guests are joined too, for switches that forward only to those who have joined.
 //! - `fs/inotify/max_user_instances`, if there are more networks with DHCP or DNS than it allows.
 //! - `send_redirects` off for `all` and the networks (the kernel sends when one of the two is on):
 //!   a hairpinned packet leaves by the interface by which it came, and a redirect would make the
@@ -24,6 +27,7 @@ mod bridge;
 mod check;
 mod ipv6;
 mod links;
+mod ndp;
 mod plan;
 mod problem;
 mod report;

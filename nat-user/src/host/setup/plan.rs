@@ -1,9 +1,9 @@
 //! What the host should look like, as far as the configuration is about interfaces.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nat_config::model::{self, Config, Forwarding, Mode, UplinkAddresses, UplinkId};
+use nat_config::model::{self, Config, Forwarding, Mode, NetworkId, UplinkAddresses, UplinkId};
 use nat_sys::netlink::Link;
 
 use super::links::named;
@@ -48,6 +48,11 @@ pub struct Network {
     pub interface: String,
     /// The addresses that it is to have, each with the length of its prefix.
     pub addresses: Vec<IpNet>,
+    /// Whose IPv6 prefixes are on the link of this uplink's interface, where the programs answer
+    /// for the guests.
+    pub ndp: Option<String>,
+    /// The IPv6 addresses of its guests, as far as the configuration names them.
+    pub guests: Vec<Ipv6Addr>,
     /// Whether to make the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to the bridge if natbpf made it.
@@ -103,7 +108,12 @@ impl Plan {
             addresses: addresses_of(id),
             needs_xdp: uplink.mode == Mode::Xdp && config.forwarding == Forwarding::Fast,
         });
-        let networks = config.networks.iter().map(|network| Network {
+        let networks = config.networks.iter().zip((0..).map(NetworkId));
+        let networks = networks.map(|(network, id)| Network {
+            ndp: network
+                .ndp
+                .map(|uplink| config.uplinks[uplink.0].interface.clone()),
+            guests: guests_of(config, id).collect(),
             name: network.name.clone(),
             interface: network.interface.clone(),
             addresses: each_address(network).collect(),
@@ -151,7 +161,8 @@ impl Plan {
             Change::LinkUp { name, .. } => has(name) || ports.any(|port| port == name),
             Change::Address { interface, .. }
             | Change::Route { interface, .. }
-            | Change::Proxy { interface, .. } => has(interface),
+            | Change::Proxy { interface, .. }
+            | Change::AllGroups { interface, .. } => has(interface),
         }
     }
 
@@ -196,6 +207,18 @@ impl Route {
 fn each_address(network: &model::Network) -> impl Iterator<Item = IpNet> {
     let ipv4 = network.address.map(IpNet::from).into_iter();
     ipv4.chain(network.addresses6.iter().copied().map(IpNet::from))
+}
+
+/// The IPv6 addresses of guests in a network that they hold now.
+fn guests_of(config: &Config, network: NetworkId) -> impl Iterator<Item = Ipv6Addr> {
+    let guests = config.guests.iter();
+    let guests = guests.filter(move |guest| guest.network == network);
+    let routes = config.routes.iter();
+    let routes = routes.filter(move |route| route.network == network);
+    let routed = routes.flat_map(|route| &route.addresses6);
+    let single = routed.filter(|prefix| prefix.prefix_len() == 128);
+    let named = guests.flat_map(|guest| guest.addresses6.iter().filter_map(|one| one.now()));
+    named.chain(single.map(|prefix| prefix.addr()))
 }
 
 fn each_prefix(route: &model::Route) -> impl Iterator<Item = IpNet> {

@@ -122,7 +122,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn plan_route(
+    pub(super) fn plan_route(
         &mut self,
         (prefix, metric): (IpNet, Option<u32>),
         link: &Link,
@@ -172,7 +172,7 @@ fn counts(route: &Routed, prefix: IpNet, metric: Option<u32>) -> bool {
     route.prefix == prefix && route.metric <= ours
 }
 
-fn vanished(name: &str) -> String {
+pub(super) fn vanished(name: &str) -> String {
     format!("interface {name} has vanished")
 }
 

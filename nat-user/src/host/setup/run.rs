@@ -72,6 +72,7 @@ impl Run<'_> {
         self.make_planned().await?;
 
         self.plan_routes(plan, &links).await?;
+        self.plan_ndp(plan, &links).await?;
         self.make_planned().await?;
         self.make_forwarding(plan).await
     }

@@ -28,6 +28,8 @@ fn network(name: &str, interface: &str, address: &str) -> Network {
         name: name.to_owned(),
         interface: interface.to_owned(),
         addresses: vec![address.parse().unwrap()],
+        ndp: None,
+        guests: Vec::new(),
         create: true,
         ports: Vec::new(),
         isolated: false,

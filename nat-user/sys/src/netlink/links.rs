@@ -36,6 +36,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it can carry packets now (IFF_RUNNING): up, with a carrier.
     pub running: bool,
+    /// Whether it takes frames to all groups (IFF_ALLMULTI, as set by an administrator).
+    pub all_groups: bool,
     /// The largest packet in bytes, without the link layer's header.
     pub mtu: u32,
     /// Its Ethernet address, if it has one.
@@ -256,6 +258,21 @@ impl Netlink {
         answer(&format!("set {} up", link.name), request).await
     }
 
+    /// Makes an interface take frames to all groups, or only to those that the host has joined.
+    ///
+    /// # Errors
+    /// When it is gone or the kernel refuses.
+    pub async fn take_all_groups(&self, link: &Link, takes: bool) -> Result<(), RequestError> {
+        let message = LinkUnspec::new_with_index(link.index).allmulticast(takes);
+        let message = message.build();
+        let request = self.handle.link().set(message).execute();
+        answer(
+            &format!("take frames to all groups on {}", link.name),
+            request,
+        )
+        .await
+    }
+
     /// Sets an interface down.
     ///
     /// # Errors
@@ -277,6 +294,7 @@ impl Link {
             layer: Layer::from_arphrd(message.header.link_layer_type.into()),
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Running),
+            all_groups: flags.contains(LinkFlags::Allmulti),
             mtu: 0,
             mac: None,
             master: None,

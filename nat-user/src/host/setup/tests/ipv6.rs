@@ -256,3 +256,52 @@ fn an_ipv6_route_that_would_cut_the_host_off_is_a_problem() {
         host.apply(&routed("2001:db8:fe::11/128")).await.unwrap();
     });
 }
+
+/// A host whose uplink has the guests' prefix on its link, with a router in it.
+fn on_link(guests: &[&str]) -> Plan {
+    let mut plan = dual(&[("vmbr1", &["2001:db8:1:2::1:1/64", "fd00:18::1/64"])]);
+    plan.networks[0].ndp = Some("vmbr0".to_owned());
+    plan.networks[0].guests = guests.iter().map(|one| one.parse().unwrap()).collect();
+    plan
+}
+
+#[test]
+fn n6_8_guests_of_a_prefix_on_the_uplinks_link_are_behind_the_bridge_and_the_router_is_not() {
+    in_namespace(async || {
+        let host = Host::new();
+        ip("addr add 2001:db8:1:2::2/64 dev vmbr0 nodad");
+        ip("-6 route add default via 2001:db8:1:2::fffe dev vmbr0");
+        let before = (state(), ip("-6 route show"), ip("maddr show dev vmbr0"));
+        let plan = on_link(&["2001:db8:1:2::1:10", "fd00:18::10"]);
+        let report = host.apply(&plan).await.unwrap();
+        let device = |to: &str| {
+            let route = ip(&format!("-6 route get {to}"));
+            let mut words = route.split(' ').skip_while(|word| *word != "dev");
+            words.nth(1).unwrap().to_owned()
+        };
+        assert_eq!(device("2001:db8:1:2::1:10"), "vmbr1");
+        assert_eq!(device("2001:db8:1:2:5054:ff:fe00:10"), "vmbr1");
+        assert_eq!(device("2001:db8:1:2::fffe"), "vmbr0");
+        assert_eq!(device("2001:db8:ffff::1"), "vmbr0");
+        assert!(ip("link show vmbr0").contains("ALLMULTI"), "{report}");
+        let groups = ip("maddr show dev vmbr0");
+        assert!(groups.contains("ff02::1:ff01:10"), "{groups}");
+        assert!(
+            !groups.contains("ff02::1:ff00:10"),
+            "not of a local address: {groups}"
+        );
+        let again = host.apply(&plan).await.unwrap();
+        assert!(again.is_empty(), "{again}");
+        // One guest less, and what others have removed is made again.
+        ip("link set vmbr0 allmulticast off");
+        ip("-6 route del 2001:db8:1:2::/64 dev vmbr1 metric 128");
+        host.apply(&on_link(&[])).await.unwrap();
+        assert_eq!(device("2001:db8:1:2::1:10"), "vmbr1");
+        assert!(ip("link show vmbr0").contains("ALLMULTI"));
+        assert!(!ip("maddr show dev vmbr0").contains("ff02::1:ff01:10"));
+        host.undo().await;
+        let after = (state(), ip("-6 route show"), ip("maddr show dev vmbr0"));
+        assert_eq!(after, before);
+        assert!(!ip("link show vmbr0").contains("ALLMULTI"));
+    });
+}

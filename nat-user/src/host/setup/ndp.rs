@@ -1,0 +1,111 @@
+//! Networks whose IPv6 prefixes are on an uplink's link (`ndp`).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+use ipnet::{IpNet, Ipv6Net};
+use nat_sys::netlink::{Layer, Link};
+
+use super::{
+    links::{Routed, named},
+    plan::{Network, Plan},
+    routes::vanished,
+    run::Run,
+};
+use crate::host::change::Change;
+
+/// The metric of routes to prefixes that are on an uplink's link too, whose route has 256
+/// (`IP6_RT_PRIO_ADDRCONF` in `linux/ipv6_route.h`).
+const BEFORE_THE_LINK: u32 = 128;
+
+/// How many groups of guests are joined on an uplink.
+const MOST_GROUPS: usize = 256;
+
+impl Network {
+    /// The prefixes that are on an uplink's link: unique local ones are not.
+    fn shared(&self) -> impl Iterator<Item = Ipv6Net> {
+        let own = self.addresses.iter().filter_map(|net| match net {
+            IpNet::V6(net) => Some(*net),
+            IpNet::V4(_) => None,
+        });
+        let public = own.filter(|net| !net.addr().is_unique_local());
+        public.map(|net| net.trunc())
+    }
+}
+
+impl Run<'_> {
+    /// Plans what networks on an uplink's link need.
+    pub(super) async fn plan_ndp(&mut self, plan: &Plan, links: &[Link]) -> Result<()> {
+        let mut on_link = plan.networks.iter().filter(|network| network.ndp.is_some());
+        if on_link.next().is_none() {
+            return Ok(());
+        }
+        let routes = self.netlink.main_routes().await?;
+        let proxies = self.netlink.proxies().await?;
+        for network in &plan.networks {
+            let uplink = network.ndp.as_deref().and_then(|name| named(links, name));
+            let Some(uplink) = uplink else {
+                continue;
+            };
+            let name = &network.interface;
+            let inside = named(links, name).with_context(|| vanished(name))?;
+            for prefix in network.shared() {
+                let before = (prefix.into(), Some(BEFORE_THE_LINK));
+                self.plan_route(before, inside, None, &routes, links);
+                for router in routers(prefix, uplink, &routes) {
+                    let alone = (IpNet::from(IpAddr::from(router)), None);
+                    self.plan_route(alone, uplink, None, &routes, links);
+                }
+            }
+            if uplink.layer == Layer::Ethernet {
+                self.plan_groups(network, uplink, &proxies, links);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans that the uplink hears who asks for guests.
+    fn plan_groups(
+        &mut self,
+        network: &Network,
+        uplink: &Link,
+        proxies: &[(u32, Ipv6Addr)],
+        links: &[Link],
+    ) {
+        let all = Change::AllGroups {
+            interface: uplink.name.clone(),
+            ifindex: uplink.index,
+        };
+        self.want_once(all, uplink.all_groups, links);
+        let prefixes: Vec<Ipv6Net> = network.shared().collect();
+        let guests = network.guests.iter();
+        let guests = guests.filter(|guest| prefixes.iter().any(|prefix| prefix.contains(*guest)));
+        for guest in guests.take(MOST_GROUPS) {
+            let joined = Change::Proxy {
+                address: (*guest).into(),
+                interface: uplink.name.clone(),
+                ifindex: uplink.index,
+            };
+            self.want(joined, proxies.contains(&(uplink.index, *guest)), links);
+        }
+    }
+
+    /// As [`Self::want`], for what several networks need.
+    fn want_once(&mut self, change: Change, is_so: bool, links: &[Link]) {
+        let is_planned = |known: &Change| known.same_object(&change);
+        if !self.todo.iter().chain(&self.kept).any(is_planned) {
+            self.want(change, is_so, links);
+        }
+    }
+}
+
+/// The uplink's routers in a prefix, which guests must not be taken for.
+fn routers(prefix: Ipv6Net, uplink: &Link, routes: &[Routed]) -> impl Iterator<Item = Ipv6Addr> {
+    let by_uplink = routes
+        .iter()
+        .filter(|route| route.device == Some(uplink.index));
+    by_uplink.filter_map(move |route| match route.gateway {
+        Some(IpAddr::V6(router)) if prefix.contains(&router) => Some(router),
+        _ => None,
+    })
+}
