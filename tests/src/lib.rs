@@ -15,14 +15,45 @@ pub mod snapshot;
 pub mod traffic;
 mod watch;
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 pub use connect::connect_from;
 pub use load::Load;
 pub use nat::Nat;
 pub use watch::Watch;
+
+/// An address of either family with a port.
+pub trait Endpoint: Into<SocketAddr> + Copy + PartialEq + fmt::Display {
+    /// The address, if it is of this family.
+    fn of(address: SocketAddr) -> Option<Self>;
+}
+
+impl Endpoint for SocketAddrV4 {
+    fn of(address: SocketAddr) -> Option<Self> {
+        match address {
+            SocketAddr::V4(address) => Some(address),
+            SocketAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Endpoint for SocketAddrV6 {
+    fn of(address: SocketAddr) -> Option<Self> {
+        match address {
+            SocketAddr::V4(_) => None,
+            SocketAddr::V6(address) => Some(address),
+        }
+    }
+}
+
+/// An IPv6 address with a port.
+#[must_use]
+pub fn at6(address: Ipv6Addr, port: u16) -> SocketAddrV6 {
+    SocketAddrV6::new(address, port, 0, 0)
+}
 
 /// An address with a port.
 #[must_use]
@@ -34,14 +65,14 @@ pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
 ///
 /// # Errors
 /// When nothing arrives within 3 s, or something else.
-pub fn deliver(
+pub fn deliver<A: Endpoint>(
     client: &UdpSocket,
-    to: SocketAddrV4,
+    to: A,
     server: &UdpSocket,
     payload: &[u8],
-) -> Result<SocketAddrV4> {
+) -> Result<A> {
     client
-        .send_to(payload, to)
+        .send_to(payload, to.into())
         .with_context(|| format!("send to {to}"))?;
     let mut buffer = [0; 2048];
     let (length, from) = server
@@ -51,10 +82,7 @@ pub fn deliver(
         buffer[..length] == *payload,
         "{length} other bytes arrived than were sent to {to}"
     );
-    match from {
-        SocketAddr::V4(from) => Ok(from),
-        SocketAddr::V6(from) => bail!("arrived from {from}"),
-    }
+    A::of(from).with_context(|| format!("arrived from {from}"))
 }
 
 /// Sends a datagram to `server`, which answers where it came from: both must arrive as they are,
@@ -62,12 +90,12 @@ pub fn deliver(
 ///
 /// # Errors
 /// When one of the two does not arrive as it should.
-pub fn exchange(
+pub fn exchange<A: Endpoint>(
     client: &UdpSocket,
-    to: SocketAddrV4,
+    to: A,
     server: &UdpSocket,
     payload: &[u8],
-) -> Result<SocketAddrV4> {
+) -> Result<A> {
     let seen = deliver(client, to, server, payload)?;
     let answer: Vec<u8> = payload.iter().rev().copied().collect();
     let from = deliver(server, seen, client, &answer).context("the answer")?;

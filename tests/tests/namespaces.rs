@@ -17,6 +17,7 @@ mod namespaces {
     mod host_flows;
     mod icmp;
     mod import;
+    mod ipv6_host;
     mod layouts;
     mod leaks;
     mod life;
