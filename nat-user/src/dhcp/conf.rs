@@ -3,17 +3,19 @@
 use std::{
     fmt::Write as _,
     fs::{self, Permissions},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt as _,
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::Ipv6Net;
 use nat_config::model::{
-    Config, Dhcp, Dns, Forwarders, Guest, GuestAddress, Network, NetworkId, mac_text,
+    Address as _, Config, Dhcp, Dns, Forwarders, Guest, GuestAddress, Network, NetworkId, RaMode,
+    mac_text,
 };
 use nix::unistd::User;
 
-use super::files::Files;
+use super::{conf6, farewell, files::Files};
 
 /// The user that Debian's package creates for it.
 const USER: &str = "dnsmasq";
@@ -36,15 +38,55 @@ const PRIVATE: [&str; 7] = [
 pub(super) struct Conf {
     /// The host's address in the network.
     pub(super) address: Option<Ipv4Addr>,
+    /// What the host is to guests as a router of IPv6, if it is one. dnsmasq follows the prefixes
+    /// by itself.
+    pub(super) router: Option<Router>,
     options: String,
     /// Names that need no lease, as in `/etc/hosts`.
     hosts: String,
 }
 
+/// What the host is to guests as a router of IPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Router {
+    /// The index of the interface.
+    pub(super) ifindex: u32,
+    /// For how long it is a default router, in seconds.
+    pub(super) lifetime_s: u16,
+    /// The prefixes.
+    pub(super) prefixes: Vec<Ipv6Net>,
+}
+
+impl Router {
+    fn of(network: &Network, ifindex: u32) -> Option<Self> {
+        let ra = network.ra.as_ref().filter(|ra| ra.mode != RaMode::Off)?;
+        Some(Self {
+            ifindex,
+            lifetime_s: u16::try_from(ra.lifetime_s).unwrap_or(u16::MAX),
+            prefixes: network.written6().iter().map(Ipv6Net::trunc).collect(),
+        })
+    }
+
+    /// Says what guests had from this router and no longer have from the next one, if there is one.
+    pub(super) fn say_goodbye(&self, next: Option<&Self>) {
+        let gone = self
+            .prefixes
+            .iter()
+            .filter(|prefix| next.is_none_or(|next| !next.prefixes.contains(prefix)));
+        let gone: Vec<Ipv6Net> = gone.copied().collect();
+        let lifetime_s = next.map_or(0, |next| next.lifetime_s);
+        if (next.is_none() || !gone.is_empty())
+            && let Err(error) = farewell::say(self.ifindex, lifetime_s, &gone)
+        {
+            log::debug!("last router advertisement: {error}");
+        }
+    }
+}
+
 /// The networks that have DHCP or DNS.
 pub(super) fn served(config: &Config) -> impl Iterator<Item = &Network> {
     let networks = config.networks.iter();
-    networks.filter(|network| network.dhcp.is_some() || network.dns.is_some())
+    networks.filter(|network| network.is_served())
 }
 
 impl Conf {
@@ -57,9 +99,16 @@ impl Conf {
         let has_user = User::from_name(USER).is_ok_and(|user| user.is_some());
         Self {
             address: network.address.map(|own| own.addr()),
+            router: Router::of(network, index),
             options: options(network, index, &guests, has_user),
             hosts: hosts(&guests),
         }
+    }
+
+    /// Whether a dnsmasq with the other configuration serves this one too.
+    pub(super) fn serves(&self, other: &Self) -> bool {
+        let of = |conf: &Self| (conf.address, conf.options.clone(), conf.hosts.clone());
+        of(self) == of(other)
     }
 
     /// Whether the files say the same.
@@ -80,6 +129,12 @@ impl Conf {
     }
 }
 
+/// Whether a written configuration makes the host a router of IPv6.
+pub(super) fn is_router(files: &Files) -> bool {
+    let text = fs::read_to_string(&files.conf).unwrap_or_default();
+    text.lines().any(|line| line == conf6::ENABLE_RA)
+}
+
 fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> String {
     let mut text = format!(
         "# Written by natbpf for network {:?}; changes are lost.\n\
@@ -92,16 +147,16 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
     if has_user {
         text += &format!("user={USER}\n");
     }
-    let domain = network
-        .dhcp
-        .as_ref()
-        .and_then(|dhcp| dhcp.domain.as_deref());
     match &network.dns {
-        Some(dns) => name_options(&mut text, dns, domain),
+        Some(dns) => name_options(&mut text, dns, network.domain()),
         None => text += "port=0\n",
     }
     if let Some(dhcp) = &network.dhcp {
-        lease_options(&mut text, network, dhcp, guests);
+        ipv4_options(&mut text, network, dhcp);
+    }
+    conf6::options(&mut text, network);
+    if network.dhcp.is_some() || network.dhcp6.is_some() || conf6::is_managed(network) {
+        lease_options(&mut text, network, guests);
     }
     text
 }
@@ -126,14 +181,14 @@ fn name_options(text: &mut String, dns: &Dns, domain: Option<&str>) {
     }
 }
 
-fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&Guest]) {
+fn ipv4_options(text: &mut String, network: &Network, dhcp: &Dhcp) {
     let Dhcp {
         first,
         last,
         lease_time_s,
         gateway,
         dns,
-        domain,
+        domain: _,
     } = dhcp;
     let mask = network.address.map(|own| format!(",{}", own.netmask()));
     let mask = mask.unwrap_or_default();
@@ -141,15 +196,8 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
         text,
         format_args!("dhcp-range={first},{last}{mask},{lease_time_s}"),
     );
-    // Without it, a guest with a lease unknown to this server waits long.
-    *text += "dhcp-authoritative\n";
     // The Ethernet address identifies a guest: any guest can claim an identifier.
     *text += "dhcp-ignore-clid\n";
-    let addresses = u64::from(u32::from(*last) - u32::from(*first)) + 1;
-    line(
-        text,
-        format_args!("dhcp-lease-max={}", addresses + guests.len() as u64),
-    );
     line(text, format_args!("dhcp-option=option:router,{gateway}"));
     let dns: Vec<String> = dns.iter().map(|server| format!(",{server}")).collect();
     // Without a value, guests receive none.
@@ -157,34 +205,51 @@ fn lease_options(text: &mut String, network: &Network, dhcp: &Dhcp, guests: &[&G
         text,
         format_args!("dhcp-option=option:dns-server{}", dns.concat()),
     );
-    if let Some(domain) = domain {
+}
+
+/// What both families have.
+fn lease_options(text: &mut String, network: &Network, guests: &[&Guest]) {
+    // Without it, a guest with a lease unknown to this server waits long.
+    *text += "dhcp-authoritative\n";
+    let ipv4 = network.dhcp.as_ref();
+    let ipv4 = ipv4.map_or(0, |dhcp| dhcp.first.count_to(dhcp.last));
+    // (A guest may have an address of each family, beside those of the range.)
+    let each = 1 + conf6::prefix_count(network);
+    let most = ipv4 + conf6::lease_count(network) + guests.len() as u128 * each;
+    line(text, format_args!("dhcp-lease-max={most}"));
+    if let Some(domain) = network.domain() {
         line(text, format_args!("domain={domain}"));
     }
     for guest in guests {
-        let mac = mac_text(guest.mac);
         let address = guest.address.as_ref().and_then(GuestAddress::fixed);
         let address = address.map(|address| format!(",{address}"));
         let address = address.unwrap_or_default();
+        let (duid, addresses6) = (conf6::duid(guest), conf6::addresses(network, guest));
         line(
             text,
-            format_args!("dhcp-host={mac}{address},{}", guest.name),
+            format_args!(
+                "dhcp-host={}{duid}{address}{addresses6},{}",
+                mac_text(guest.mac),
+                guest.name
+            ),
         );
     }
 }
 
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{line}");
 }
 
 /// Guests with fixed addresses are known before they have leases.
 fn hosts(guests: &[&Guest]) -> String {
-    let fixed = guests
-        .iter()
-        .filter_map(|guest| Some((guest.address.as_ref()?.fixed()?, &guest.name)));
-    fixed
-        .map(|(address, name)| format!("{address} {name}\n"))
-        .collect()
+    let lines = guests.iter().flat_map(|guest| {
+        let ipv4 = guest.address.iter().filter_map(GuestAddress::fixed);
+        let ipv6 = guest.addresses6.iter().filter_map(GuestAddress::fixed);
+        let both = ipv4.map(IpAddr::V4).chain(ipv6.map(IpAddr::V6));
+        both.map(|address| format!("{address} {}\n", guest.name))
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -229,11 +294,11 @@ mod tests {
                 "bogus-nxdomain=fc00::/7",
                 "bogus-nxdomain=fe80::/10",
                 "dhcp-range=172.22.161.10,172.22.161.19,255.255.255.0,3600",
-                "dhcp-authoritative",
                 "dhcp-ignore-clid",
-                "dhcp-lease-max=10",
                 "dhcp-option=option:router,172.22.161.254",
                 "dhcp-option=option:dns-server,172.22.161.254",
+                "dhcp-authoritative",
+                "dhcp-lease-max=10",
             ]
         );
     }
@@ -299,6 +364,107 @@ mod tests {
                     dhcp-host=52:54:00:00:00:02,db\n";
         assert!(conf.options.ends_with(told), "{}", conf.options);
         assert_eq!(conf.hosts, "172.22.161.170 web1\n");
+    }
+
+    const SIX: &str = "[uplink.wan]\ninterface = \"eth0\"\n[network.lan]\ninterface = \"vmbr1\"\n\
+                       address = [\"172.22.161.254/24\", \"2001:db8:0:1::1/64\", \
+                       \"fd12::1/64\"]\n";
+
+    fn conf6(lines: &str) -> Conf {
+        let loaded = nat_config::parse_with_ipv6(&format!("{SIX}{lines}"), Path::new("n.toml"));
+        let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+        Conf::new(&config, &config.networks[0], 7)
+    }
+
+    fn lines6(lines: &str) -> Vec<String> {
+        let conf = conf6(lines);
+        let lines = conf.options.lines().skip(5);
+        let is_about = |line: &&str| {
+            ["ra", "dhcp", "enable", "port", "domain="]
+                .iter()
+                .any(|word| line.starts_with(word))
+        };
+        lines.filter(is_about).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn guests_choose_addresses_in_the_prefixes_of_the_interface() {
+        assert_eq!(
+            lines6("[network.lan.ra]\n"),
+            [
+                "enable-ra",
+                "ra-param=vmbr1,600,1800",
+                "dhcp-range=::,constructor:vmbr1,ra-only,64,86400",
+            ]
+        );
+        let more = "mode = \"stateless\"\ndns = [\"2001:db8::53\"]\ndomain = \"lan\"\nmtu = 1400\n\
+                    lifetime_s = 900\npreference = \"high\"\n[network.lan.dns]\n";
+        assert_eq!(
+            lines6(&format!("[network.lan.ra]\n{more}")),
+            [
+                "enable-ra",
+                "ra-param=vmbr1,mtu:1400,high,300,900",
+                "dhcp-range=::,constructor:vmbr1,ra-stateless,64,86400",
+                "dhcp-option=option6:dns-server,[2001:db8::53]",
+                "dhcp-option=option6:domain-search,lan",
+            ]
+        );
+        let no_router = lines6("[network.lan.ra]\ndefault_route = false\ndns = []\n");
+        assert!(no_router.contains(&"port=0".to_owned()), "nobody asks it");
+        assert!(no_router.contains(&"ra-param=vmbr1,600,0".to_owned()));
+        assert!(no_router.contains(&"dhcp-option=option6:dns-server".to_owned()));
+    }
+
+    #[test]
+    fn addresses_are_leased_in_every_prefix() {
+        let guest = "[[guest]]\nname = \"web1\"\nnetwork = \"lan\"\nmac = \"52:54:00:00:00:01\"\n\
+                     duid = \"00:03:00:01:52:54:0:0:0:9\"\naddress = [\"172.22.161.9\", \"::9\"]\n";
+        let range = "[network.lan.dhcp]\nrange6 = \"::100-::1ff\"\ndomain = \"lan\"\n";
+        assert_eq!(
+            lines6(&format!("{range}{guest}")),
+            [
+                "enable-ra",
+                "ra-param=vmbr1,600,1800",
+                "dhcp-range=::100,::1ff,constructor:vmbr1,64,3600",
+                "dhcp-option=option6:domain-search,lan",
+                "dhcp-authoritative",
+                "dhcp-lease-max=515",
+                "domain=lan",
+                "dhcp-host=52:54:00:00:00:01,id:00:03:00:01:52:54:00:00:00:09,172.22.161.9,[::9],\
+                 web1",
+            ]
+        );
+        let both = lines6(&format!("{range}[network.lan.ra]\nmode = \"slaac\"\n"));
+        let expected = "dhcp-range=::100,::1ff,constructor:vmbr1,slaac,64,3600";
+        assert!(both.contains(&expected.to_owned()), "{both:?}");
+        let whole = range.replace("::100-::1ff", "2001:db8:0:1::100-2001:db8:0:1::1ff");
+        let expected = "dhcp-range=2001:db8:0:1::100,2001:db8:0:1::1ff,64,3600";
+        assert!(lines6(&whole).contains(&expected.to_owned()));
+        let silent = lines6(&format!("{range}[network.lan.ra]\nmode = \"off\"\n"));
+        assert!(!silent.contains(&"enable-ra".to_owned()), "{silent:?}");
+        let fixed = lines6(&format!("[network.lan.ra]\nmode = \"managed\"\n{guest}"));
+        let expected = "dhcp-range=::,constructor:vmbr1,static,64,86400";
+        assert!(fixed.contains(&expected.to_owned()), "{fixed:?}");
+        assert!(fixed.last().unwrap().starts_with("dhcp-host="));
+    }
+
+    /// dnsmasq would forget the old one, and guests would keep it.
+    #[test]
+    fn another_prefix_restarts_nothing() {
+        let guest = "[[guest]]\nname = \"web1\"\nnetwork = \"lan\"\nmac = \"52:54:00:00:00:01\"\n\
+                     address = [\"172.22.161.9\", \"::9\"]\n";
+        let lines = format!("[network.lan.ra]\n{guest}");
+        let of = |prefix: &str| {
+            let text = format!("{SIX}{lines}").replace("2001:db8:0:1:", prefix);
+            let loaded = nat_config::parse_with_ipv6(&text, Path::new("n.toml"));
+            let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
+            Conf::new(&config, &config.networks[0], 7)
+        };
+        let (old, new) = (of("2001:db8:0:1:"), of("2001:db8:0:2:"));
+        assert_eq!(old.options, new.options);
+        // Its name has another address.
+        assert!(!old.serves(&new) && old.serves(&old.clone()));
+        assert!(new.hosts.contains("2001:db8:0:2::9 web1\n"));
     }
 
     #[test]

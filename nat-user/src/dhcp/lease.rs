@@ -1,12 +1,13 @@
 //! The file in which a dnsmasq keeps its leases: a line for each, with the time of its end in
 //! seconds since 1970 (0 is never), link-layer address, address, name (`*` is none) and client
-//! identifier.
+//! identifier. After a line with the server's `duid`, the leases of DHCPv6 follow, with the number
+//! of the client's association (RFC 8415) instead of the link-layer address.
 
 use std::{
     collections::BTreeMap,
     fs,
     io::Read as _,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +39,20 @@ impl Lease {
     }
 }
 
+/// One lease of DHCPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease6 {
+    /// The leased address.
+    pub address: Ipv6Addr,
+    /// By which the client is known, as dnsmasq writes it.
+    pub duid: String,
+    /// The name that it was given, or that it has given itself. dnsmasq gives the name of a
+    /// `[[guest]]` only to the guest itself, which it knows by its link-layer address.
+    pub name: Option<String>,
+    /// When it ends, in seconds since 1970; `None` is never.
+    pub ends_s: Option<u64>,
+}
+
 /// Seconds since 1970.
 #[must_use]
 pub fn now_s() -> u64 {
@@ -53,6 +68,17 @@ pub fn read(file: &Path, now_s: u64) -> Vec<Lease> {
     let text = String::from_utf8_lossy(&bytes);
     let lasts = |lease: &Lease| lease.ends_s.is_none_or(|ends_s| ends_s > now_s);
     let mut leases: Vec<Lease> = text.lines().filter_map(parse).filter(lasts).collect();
+    leases.sort_by_key(|lease| lease.address);
+    leases
+}
+
+/// The leases of DHCPv6 in a file that have not ended, in the order of their addresses.
+#[must_use]
+pub fn read6(file: &Path, now_s: u64) -> Vec<Lease6> {
+    let bytes = begin_of(file);
+    let text = String::from_utf8_lossy(&bytes);
+    let lasts = |lease: &Lease6| lease.ends_s.is_none_or(|ends_s| ends_s > now_s);
+    let mut leases: Vec<Lease6> = text.lines().filter_map(parse6).filter(lasts).collect();
     leases.sort_by_key(|lease| lease.address);
     leases
 }
@@ -88,6 +114,21 @@ fn parse(line: &str) -> Option<Lease> {
     })
 }
 
+/// `None` for lines about anything but IPv6. A temporary address has a `T` before the number.
+fn parse6(line: &str) -> Option<Lease6> {
+    let mut words = line.split(' ');
+    let ends_s: u64 = words.next()?.parse().ok()?;
+    let _association: u32 = words.next()?.parse().ok()?;
+    let address = words.next()?.parse().ok()?;
+    let name = words.next().filter(|name| *name != "*");
+    Some(Lease6 {
+        address,
+        duid: words.next()?.to_owned(),
+        name: name.map(str::to_owned),
+        ends_s: (ends_s != 0).then_some(ends_s),
+    })
+}
+
 /// Checks whether files of leases have changed.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -101,6 +142,7 @@ struct Seen {
     length: u64,
     /// Who has which address. (The end of a lease matters only once it is reached.)
     leases: Vec<(Ipv4Addr, [u8; 6], Option<String>)>,
+    leases6: Vec<(Ipv6Addr, Option<String>)>,
     /// When the first of them ends.
     ends_s: Option<u64>,
 }
@@ -125,7 +167,7 @@ impl Watch {
         for file in files {
             let seen = self.seen.entry(file.clone()).or_default();
             if let Some(now) = seen.changed(file, now_s) {
-                if now.leases != seen.leases {
+                if (&now.leases, &now.leases6) != (&seen.leases, &seen.leases6) {
                     look = Look::Changed;
                 }
                 *seen = now;
@@ -149,11 +191,17 @@ impl Seen {
         if is_restless || !(is_touched || has_ended) {
             return None;
         }
-        let leases = read(file, now_s);
+        let (leases, leases6) = (read(file, now_s), read6(file, now_s));
+        let ends = leases.iter().map(|lease| lease.ends_s);
+        let ends = ends.chain(leases6.iter().map(|lease| lease.ends_s));
         Some(Self {
             written,
             length,
-            ends_s: leases.iter().filter_map(|lease| lease.ends_s).min(),
+            ends_s: ends.flatten().min(),
+            leases6: leases6
+                .into_iter()
+                .map(|lease| (lease.address, lease.name))
+                .collect(),
             leases: leases
                 .into_iter()
                 .map(|lease| (lease.address, lease.mac, lease.name))
@@ -172,7 +220,11 @@ mod tests {
 900 52:54:00:00:00:03 172.22.161.4 gone *
 2000 06-52:54:00:00:00:04 172.22.161.5 other *
 duid 00:01
-2000 1 fd00::1 six *
+2000 1699687385 fd00::1 six 00:01:00:01:32:a0:9b:ba:0a:22:65:4f:2b:d9
+2000 T7 fd00::9 temporary 00:03:00:01:52:54:00:00:00:02
+0 8 fd00::2 * 00:03:00:01:52:54:00:00:00:02
+900 8 fd00::3 gone 00:03:00:01:52:54:00:00:00:02
+2000 52:54:00:00:00:05 fd00::4
 2000 52:54:00
 ";
 
@@ -194,6 +246,17 @@ duid 00:01
         assert_eq!(leases[1].name.as_deref(), Some("web1"));
         assert_eq!(leases[1].expires_s(1000), Some(1000));
         assert!(read(Path::new("/nowhere"), 1000).is_empty());
+    }
+
+    #[test]
+    fn leases_of_dhcpv6_are_read_beside_the_others() {
+        let (_folder, file) = file(FILE);
+        let leases = read6(&file, 1000);
+        let of = |lease: &Lease6| (lease.address.to_string(), lease.name.clone(), lease.ends_s);
+        let own: Vec<_> = leases.iter().map(of).collect();
+        let six = ("fd00::1".to_owned(), Some("six".to_owned()), Some(2000));
+        assert_eq!(own, [six, ("fd00::2".to_owned(), None, None)]);
+        assert_eq!(leases[0].duid, "00:01:00:01:32:a0:9b:ba:0a:22:65:4f:2b:d9");
     }
 
     /// The rest of the file is a hole.

@@ -7,7 +7,10 @@
 //! guest follow them ([`names`]).
 
 mod conf;
+mod conf6;
+mod farewell;
 mod files;
+mod followed;
 mod holder;
 pub mod lease;
 pub mod names;
@@ -28,6 +31,7 @@ use nat_config::{Diagnostic, Loaded, model::Config};
 use self::{
     conf::Conf,
     files::Files,
+    followed::Followed,
     lease::{Look, Watch},
     names::Leases,
     process::Process,
@@ -87,14 +91,14 @@ enum Condition {
 /// The message.
 pub fn check_installed(loaded: &Loaded) -> Result<(), Box<Diagnostic>> {
     let mut networks = loaded.config.networks.iter();
-    let served = networks.find(|network| network.dhcp.is_some() || network.dns.is_some());
+    let served = networks.find(|network| network.is_served());
     let Some(network) = served.filter(|_| process::find_program().is_none()) else {
         return Ok(());
     };
-    let part = if network.dhcp.is_some() {
-        "dhcp"
-    } else {
-        "dns"
+    let part = match (&network.dhcp, &network.dhcp6, &network.ra) {
+        (None, None, None) => "dns",
+        (None, None, Some(_)) => "ra",
+        _ => "dhcp",
     };
     let problem = "is served by dnsmasq, which is not installed";
     let remedy = "install Debian's package dnsmasq-base";
@@ -123,12 +127,17 @@ pub async fn end_all(run_dir: &Path) -> Result<Vec<String>> {
     let folder = folder_of(run_dir)?;
     let mut running = Vec::new();
     for interface in interfaces_in(&folder) {
-        if let Some(process) = Process::find(&Files::of(&folder, &interface)) {
-            running.push((interface, process));
+        let files = Files::of(&folder, &interface);
+        if let Some(process) = Process::find(&files) {
+            running.push((interface, process, conf::is_router(&files)));
         }
     }
-    let ends = running.into_iter().map(|(interface, process)| async move {
+    let ends = running.into_iter();
+    let ends = ends.map(|(interface, process, is_router)| async move {
         process.end().await?;
+        if is_router {
+            farewell::say_all(&interface);
+        }
         Ok(format!("ended dnsmasq on {interface}"))
     });
     let ended: Vec<Result<String>> = stream::iter(ends).buffered(AT_ONCE).collect().await;
@@ -186,6 +195,11 @@ impl Services {
             }
         }
         self.end_others(&wanted, &named).await;
+        for (interface, service) in &mut self.services {
+            if let Some((_, conf)) = wanted.get(interface) {
+                service.conf = conf.clone();
+            }
+        }
         let (folder, services) = (&self.folder, &self.services);
         let missing = wanted
             .into_iter()
@@ -212,7 +226,7 @@ impl Services {
             let files = Files::of(&self.folder, &interface);
             let wish = wanted.get(&interface).map(|(_, conf)| conf);
             let is_right = match self.services.get(&interface) {
-                Some(service) => wish == Some(&service.conf),
+                Some(service) => wish.is_some_and(|conf| conf.serves(&service.conf)),
                 // It belongs to an earlier daemon. Its files contain its configuration.
                 None => wish.is_some_and(|conf| conf.is_written(&files)),
             };
@@ -220,18 +234,23 @@ impl Services {
                 continue;
             }
             let known = self.services.remove(&interface);
+            let router = known.as_ref().and_then(|known| known.conf.router.clone());
             let process = known
                 .and_then(Service::into_process)
                 .or_else(|| Process::find(&files));
-            unwanted.push((interface, files, process));
+            let next = wish.and_then(|conf| conf.router.clone());
+            unwanted.push((interface, files, process, router.zip(Some(next))));
         }
         let ends = unwanted
             .into_iter()
-            .map(|(interface, files, process)| async move {
+            .map(|(interface, files, process, router)| async move {
                 if let Some(process) = process
                     && let Err(error) = process.end().await
                 {
                     log::error!("{error:#}");
+                }
+                if let Some((router, next)) = router {
+                    router.say_goodbye(next.as_ref());
                 }
                 if !named.contains(&interface) {
                     files.remove();
@@ -245,7 +264,7 @@ impl Services {
         self.services.retain(|interface, service| {
             wanted
                 .get(interface)
-                .is_some_and(|(_, conf)| *conf == service.conf)
+                .is_some_and(|(_, conf)| conf.serves(&service.conf))
         });
     }
 
@@ -268,8 +287,12 @@ impl Services {
         names::resolve(config, &leases)
     }
 
-    /// Whether leases were added, removed or changed since the last call.
+    /// Whether leases, or prefixes of networks that follow their interfaces, were added, removed or
+    /// changed since the last call.
     pub fn have_leases_changed(&mut self, config: &Config) -> bool {
+        if Followed::read(config).has_changed(config) {
+            return true;
+        }
         let files = conf::served(config).map(|network| Files::of(&self.folder, &network.interface));
         let files: Vec<PathBuf> = files.map(|files| files.leases).collect();
         self.leases.look(&files) == Look::Changed

@@ -21,6 +21,8 @@ pub struct Guest {
     pub addresses6: Vec<GuestAddress<Ipv6Addr>>,
     /// Its link-layer address, which no other guest of the network has.
     pub mac: [u8; 6],
+    /// By which DHCPv6 knows it besides its link-layer address, as bytes.
+    pub duid: Option<Vec<u8>>,
     /// Its port of the network's bridge, if that is known.
     pub port: Option<String>,
 }

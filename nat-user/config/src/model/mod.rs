@@ -35,7 +35,7 @@ pub use self::{
     policy::{PolicyEnd, PolicyRule},
     port::{ForwardProtocol, PortRange},
     route::Route,
-    service::{Dhcp, Dns, Forwarders},
+    service::{Dhcp, Dhcp6, Dns, Forwarders, Preference, Ra, RaMode},
     snat::{FilteringBehaviour, MappingBehaviour, SnatRule, SnatSource, SnatTarget},
     uplink::{Claim, Mode, MssClamp, Uplink, UplinkAddresses, UplinkId},
 };

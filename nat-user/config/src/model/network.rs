@@ -1,12 +1,12 @@
 //! `[network.NAME]`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
     port::ForwardProtocol,
-    service::{Dhcp, Dns},
+    service::{Dhcp, Dhcp6, Dns, Ra},
     uplink::UplinkId,
 };
 
@@ -30,6 +30,8 @@ pub struct Network {
     pub ndp: Option<UplinkId>,
     /// Whether IPv6 prefixes that other software puts on the interface are the network's too.
     pub follow: bool,
+    /// How many of [`Self::addresses6`], the last ones, others have put on the interface.
+    pub followed: usize,
     /// Whether natbpf creates the bridge if it is missing.
     pub create: bool,
     /// Interfaces to attach to a bridge that natbpf creates.
@@ -45,17 +47,65 @@ pub struct Network {
     pub inbound: Inbound,
     /// The services of the host that its guests may use; `None` is everything.
     pub host: Option<Vec<HostService>>,
-    /// How its guests get their addresses, if this host serves DHCP.
+    /// How its guests get their IPv4 addresses, if this host serves DHCP.
     pub dhcp: Option<Dhcp>,
+    /// How its guests get IPv6 addresses, if this host serves DHCPv6.
+    pub dhcp6: Option<Dhcp6>,
+    /// What this host says to its guests as a router of IPv6, if it does.
+    pub ra: Option<Ra>,
     /// How this host answers its guests' DNS queries, if it does.
     pub dns: Option<Dns>,
 }
 
 impl Network {
+    /// Whether this host serves addresses, router advertisements or names there.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.dhcp.is_some() || self.dhcp6.is_some() || self.ra.is_some() || self.dns.is_some()
+    }
+
+    /// The domain in which its guests' names are.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        let ipv4 = self.dhcp.iter().map(|dhcp| &dhcp.domain);
+        let mut both = ipv4.chain(self.dhcp6.iter().map(|dhcp| &dhcp.domain));
+        both.find_map(Option::as_deref)
+    }
+
     /// Whether an IPv4 address is in it.
     #[must_use]
     pub fn holds(&self, address: Ipv4Addr) -> bool {
         self.address.is_some_and(|own| own.contains(&address))
+    }
+
+    /// The IPv6 addresses that the file says.
+    #[must_use]
+    pub fn written6(&self) -> &[Ipv6Net] {
+        &self.addresses6[..self.addresses6.len() - self.followed]
+    }
+
+    /// Replaces the IPv6 addresses that others have put on the interface.
+    pub fn set_followed(&mut self, addresses: &[Ipv6Net]) {
+        self.addresses6
+            .truncate(self.addresses6.len() - self.followed);
+        let own = self.addresses6.clone();
+        let is_new = |net: &&Ipv6Net| !own.iter().any(|own| own.trunc() == net.trunc());
+        let mut others: Vec<Ipv6Net> = addresses.iter().filter(is_new).copied().collect();
+        others.dedup_by_key(|net| net.trunc());
+        self.followed = others.len();
+        self.addresses6.append(&mut others);
+    }
+
+    /// The addresses with a suffix in the prefixes that others have put on the interface.
+    #[must_use]
+    pub fn followed_addresses(&self, suffix: Ipv6Addr) -> Vec<Ipv6Addr> {
+        let prefixes = self.addresses6[self.addresses6.len() - self.followed..].iter();
+        let joined = prefixes.filter_map(|own| {
+            let suffix = u128::from(suffix);
+            let fits = suffix & u128::from(own.netmask()) == 0;
+            fits.then(|| Ipv6Addr::from(u128::from(own.network()) | suffix))
+        });
+        joined.collect()
     }
 
     /// Its unique local IPv6 prefixes (RFC 4193), which never leave untranslated.

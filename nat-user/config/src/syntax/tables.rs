@@ -59,6 +59,15 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Whether a table that is the value of a key has a key.
+    pub(crate) fn has_in_part(&self, part: &str, key: &str) -> bool {
+        let part = self
+            .table
+            .get(part)
+            .and_then(|part| part.get_ref().as_table());
+        part.is_some_and(|part| part.contains_key(key))
+    }
+
     /// The tables `[KEY.NAME]`, in the order of the file.
     pub(crate) fn named_tables(
         &self,

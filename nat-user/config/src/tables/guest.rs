@@ -3,7 +3,7 @@
 use super::names::Names;
 use crate::{
     model::Guest,
-    syntax::{Key, Report, Section, key},
+    syntax::{Key, Report, Section, ipv6_key, key},
     values,
 };
 
@@ -13,6 +13,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("network", "\"lan\""),
     key("address", "\"172.22.161.170\""),
     key("mac", "\"52:54:00:12:34:56\""),
+    ipv6_key("duid", "\"00:03:00:01:52:54:00:12:34:56\""),
     key("port", "\"tap1\""),
 ];
 
@@ -25,6 +26,7 @@ pub(crate) fn read_guest(
     let network = report.keep(section.required("network", |field| names.network(field)));
     let addresses = report.keep(names.addresses_of(section));
     let mac = report.keep(section.required("mac", values::mac));
+    let duid = report.keep(section.optional("duid", values::duid));
     let port = report.keep(section.optional("port", values::interface));
     let addresses = addresses?;
     Some(Guest {
@@ -33,6 +35,7 @@ pub(crate) fn read_guest(
         address: addresses.ipv4,
         addresses6: addresses.ipv6,
         mac: mac?,
+        duid: duid?,
         port: port?,
     })
 }

@@ -2,6 +2,8 @@
 //!
 //! A table's file reads what the table itself says. [`crate::checks`] compares it with the others.
 
+mod addresses;
+pub(crate) mod dhcp;
 pub(crate) mod forward;
 pub(crate) mod guest;
 mod interfaces;
@@ -12,6 +14,7 @@ pub(crate) mod nat;
 pub(crate) mod network;
 mod parts;
 pub(crate) mod policy;
+pub(crate) mod ra;
 pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod snat;

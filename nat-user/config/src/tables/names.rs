@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::Ipv6Net;
 
-use super::network::{self, Addresses};
+use super::addresses::{Addresses, addresses_of};
 use crate::{
     model::{GuestAddress, Identity, NetworkId, UplinkId, mac_text},
     syntax::{Fault, Field, Section},
@@ -24,10 +24,12 @@ pub(crate) struct Names<'n> {
     /// The guests' names, in the order of the file.
     addresses: Vec<Result<GuestAddresses, Fault>>,
     macs: BTreeMap<[u8; 6], usize>,
-    /// The networks in which addresses are leased.
+    /// The networks in which IPv4 addresses are leased.
     leasing: BTreeSet<usize>,
-    /// The host's addresses in the networks, and whether the networks follow their interfaces.
-    places: Vec<(Addresses, bool)>,
+    /// The networks in which IPv6 addresses are leased.
+    leasing6: BTreeSet<usize>,
+    /// The host's addresses in the networks.
+    places: Vec<Addresses>,
 }
 
 /// What has a name.
@@ -64,13 +66,15 @@ impl<'n> Names<'n> {
             let names = sections.iter().map(|section| &*section.name);
             names.zip(0..).collect()
         };
-        let leasing = networks.iter().enumerate();
-        let leasing = leasing.filter(|(_, section)| section.field("dhcp").is_some());
-        let places = networks.iter().map(|section| {
-            let follows = section.field("follow").map(|field| field.boolean());
-            let addresses = network::addresses_of(section).unwrap_or_default();
-            (addresses, follows == Some(Ok(true)))
-        });
+        let leasing = |key: &str| {
+            let leases = networks
+                .iter()
+                .map(|section| section.has_in_part("dhcp", key));
+            let leases = (0..).zip(leases).filter(|(_, leases)| *leases);
+            leases.map(|(index, _)| index).collect()
+        };
+        let places = networks.iter().map(addresses_of);
+        let places = places.map(Result::unwrap_or_default);
         let macs = guests.iter().zip(0..);
         let macs = macs.filter_map(|(section, index)| {
             Some((section.field("mac").map(values::mac)?.ok()?, index))
@@ -81,7 +85,8 @@ impl<'n> Names<'n> {
             guests: by_name(guests),
             addresses: Vec::new(),
             macs: macs.collect(),
-            leasing: leasing.map(|(index, _)| index).collect(),
+            leasing: leasing("range"),
+            leasing6: leasing("range6"),
             places: places.collect(),
         };
         let addresses = guests.iter().map(|section| names.addresses_of(section));
@@ -95,12 +100,12 @@ impl<'n> Names<'n> {
         let network = section.field("network").map(|field| self.network(field));
         let network = network.and_then(Result::ok);
         let leasing = network.filter(|id| self.leasing.contains(&id.0));
+        let leasing6 = network.filter(|id| self.leasing6.contains(&id.0));
+        let is_leased = leasing.or(leasing6).is_some();
         let mut addresses = match section.field("address") {
             Some(field) if field.allows_ipv6() => self.written(field, network)?,
             Some(field) => values::host_address(field).map(GuestAddress::Fixed)?.into(),
-            None if section.mistyped("address").is_none() && leasing.is_some() => {
-                GuestAddresses::default()
-            }
+            None if section.mistyped("address").is_none() && is_leased => GuestAddresses::default(),
             None => return section.required("address", |_| Ok(GuestAddresses::default())),
         };
         if let Some(network) = leasing
@@ -108,6 +113,12 @@ impl<'n> Names<'n> {
         {
             let mac = Identity::Mac(section.required("mac", values::mac)?);
             addresses.ipv4 = Some(GuestAddress::leased(Some(network), mac));
+        }
+        if let Some(network) = leasing6
+            && addresses.ipv6.is_empty()
+        {
+            let mac = Identity::Mac(section.required("mac", values::mac)?);
+            addresses.ipv6 = vec![GuestAddress::leased(Some(network), mac)];
         }
         Ok(addresses)
     }
@@ -144,7 +155,11 @@ impl<'n> Names<'n> {
         let Some(NetworkId(id)) = network else {
             return Ok(Vec::new()); // (That is a fault of its own.)
         };
-        let (Addresses { ipv6: prefixes, .. }, follows) = &self.places[id];
+        let Addresses {
+            ipv6: prefixes,
+            follows,
+            ..
+        } = &self.places[id];
         if prefixes.is_empty() && !follows {
             let problem = format!("{suffix} is a suffix, but the network has no IPv6 prefix");
             let remedy = "write the whole address, or add an IPv6 address to the network";
@@ -163,9 +178,9 @@ impl<'n> Names<'n> {
 
     /// Whether a network has IPv4, and whether it has unique local IPv6 addresses.
     pub(super) fn translated_in(&self, NetworkId(id): NetworkId) -> (bool, bool) {
-        let (addresses, follows) = &self.places[id];
+        let addresses = &self.places[id];
         let is_local = |own: &Ipv6Net| own.addr().is_unique_local();
-        let ipv6 = *follows || addresses.ipv6.iter().any(is_local);
+        let ipv6 = addresses.follows || addresses.ipv6.iter().any(is_local);
         (addresses.ipv4.is_some(), ipv6)
     }
 
@@ -200,13 +215,13 @@ impl<'n> Names<'n> {
         }
         let looks_like_address =
             text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
-        let may_be_leased = !self.leasing.is_empty() && is_host_name(text);
+        let may_be_leased = self.has_leases() && is_host_name(text);
         if looks_like_address && !may_be_leased {
             return fixed();
         }
         if may_be_leased {
             let name = Identity::Name(text.to_ascii_lowercase());
-            return Ok(GuestAddress::leased(None, name).into());
+            return Ok(self.leased(name));
         }
         if self.guests.is_empty() {
             let problem = format!("{} is not an address", quote(text));
@@ -243,17 +258,32 @@ impl<'n> Names<'n> {
         names.chain(self.guests.keys()).copied()
     }
 
+    fn has_leases(&self) -> bool {
+        !self.leasing.is_empty() || !self.leasing6.is_empty()
+    }
+
+    /// In any network that leases addresses.
+    fn leased(&self, identity: Identity) -> GuestAddresses {
+        let ipv4 = !self.leasing.is_empty();
+        let ipv6 = !self.leasing6.is_empty();
+        let of_ipv6 = || GuestAddress::leased(None, identity.clone());
+        GuestAddresses {
+            ipv6: ipv6.then(of_ipv6).into_iter().collect(),
+            ipv4: ipv4.then(|| GuestAddress::leased(None, identity)),
+        }
+    }
+
     /// The guest with an Ethernet address, or the owner of a lease with it.
     fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddresses, Fault> {
         if let Some(index) = self.macs.get(&mac) {
             return self.addresses[*index].clone();
         }
-        if self.leasing.is_empty() {
+        if !self.has_leases() {
             let problem = format!("there is no guest with {}", mac_text(mac));
             let remedy = "add a [[guest]] with this mac, or add [network.NAME.dhcp] to a network";
             return Err(field.fault(problem, remedy));
         }
-        Ok(GuestAddress::leased(None, Identity::Mac(mac)).into())
+        Ok(self.leased(Identity::Mac(mac)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! `[network.NAME]`.
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::Ipv6Net;
 
-use super::{names::Names, service};
+use super::{addresses::addresses_of, names::Names, service};
 use crate::{
     model::{Action, ForwardProtocol, HostService, Inbound, Network},
     syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
@@ -24,6 +24,7 @@ pub(crate) const KEYS: &[Key] = &[
     ipv6_key("inbound", "\"accept\""),
     key("host", "[\"dhcp\", \"dns\", \"ping\"]"),
     key("dhcp", ""),
+    ipv6_key("ra", ""),
     key("dns", ""),
 ];
 
@@ -34,7 +35,7 @@ pub(crate) fn read_network(
 ) -> Option<Network> {
     report.errors(section.unknown_keys());
     let interface = report.keep(section.required("interface", values::interface));
-    let follow = report.keep(section.optional("follow", |field| field.boolean()));
+    report.errors(section.optional("follow", |field| field.boolean()).err());
     let ndp = report.keep(section.optional("ndp", |field| names.uplink(field)));
     let addresses = report.keep(addresses_of(section));
     let create = report.keep(section.optional("create", |field| field.boolean()));
@@ -49,9 +50,9 @@ pub(crate) fn read_network(
     let policy = policy.flatten().unwrap_or(Action::Accept);
     let host = report.keep(host(section, policy));
     let inbound = report.keep(section.optional("inbound", values::action));
-    let prefix = addresses.as_ref().and_then(|own| own.ipv4);
-    let served = service::read_services(section, prefix, report);
-    if (served.dhcp.is_some() || served.dns.is_some())
+    let served = service::read_services(section, addresses.as_ref(), report);
+    let is_served = served.dhcp.is_some() || served.dhcp6.is_some() || served.ra.is_some();
+    if (is_served || served.dns.is_some())
         && let Some(fault) = section.field("interface").and_then(service::unservable)
     {
         report.error(fault);
@@ -63,7 +64,8 @@ pub(crate) fn read_network(
         address: addresses.ipv4,
         addresses6: addresses.ipv6,
         ndp: ndp?,
-        follow: follow?.unwrap_or(false),
+        follow: addresses.follows,
+        followed: 0,
         create: create?.unwrap_or(false),
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
@@ -72,6 +74,8 @@ pub(crate) fn read_network(
         inbound: inbound?.map_or_else(Inbound::default, |ipv4| Inbound { ipv4, ipv6: ipv4 }),
         host: host?,
         dhcp: served.dhcp,
+        dhcp6: served.dhcp6,
+        ra: served.ra,
         dns: served.dns,
     };
     if !network.create && !network.ports.is_empty() {
@@ -94,43 +98,6 @@ fn without_prefix(network: &Network, section: &Section<'_>) -> Option<Fault> {
     let problem = "has no effect, because the network has no public IPv6 prefix";
     let remedy = "add the host's IPv6 address in the provider's prefix, or leave ndp out";
     Some(section.fault("ndp", problem, remedy))
-}
-
-/// The host's addresses in a network.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Addresses {
-    pub(super) ipv4: Option<Ipv4Net>,
-    pub(super) ipv6: Vec<Ipv6Net>,
-}
-
-/// Those that the file says. A network that follows its interface needs none.
-pub(super) fn addresses_of(section: &Section<'_>) -> Result<Addresses, Fault> {
-    let follows = section.field("follow").map(|field| field.boolean());
-    match section.field("address") {
-        None if follows == Some(Ok(true)) => Ok(Addresses::default()),
-        _ => section.required("address", addresses),
-    }
-}
-
-fn addresses(field: Field<'_>) -> Result<Addresses, Fault> {
-    if !field.allows_ipv6() {
-        return Ok(Addresses {
-            ipv4: Some(values::address_in_prefix(field)?),
-            ipv6: Vec::new(),
-        });
-    }
-    let items = field.required_items()?;
-    let is_ipv4 = |item: &&Field<'_>| !values::looks_like_ipv6(item);
-    if let Some(second) = items.iter().filter(is_ipv4).nth(1) {
-        let problem = "is the second IPv4 address of the network";
-        return Err(second.fault(problem, "write one, and any number of IPv6 addresses"));
-    }
-    let (ipv4, ipv6) =
-        values::by_family(items, values::address_in_prefix, values::address_in_prefix6)?;
-    Ok(Addresses {
-        ipv4: ipv4.first().copied(),
-        ipv6,
-    })
 }
 
 /// The services of the host for a network's guests: all, unless the network says otherwise or drops

@@ -11,7 +11,9 @@ use super::{
             SnatTarget, Timeouts, UplinkAddresses, UplinkId,
         },
         parse,
-        tables::{forward, guest, limits, nat, network, policy, route, service, snat, uplink},
+        tables::{
+            dhcp, forward, guest, limits, nat, network, policy, ra, route, service, snat, uplink,
+        },
     },
     BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, thread_cpu_time,
     warnings,
@@ -160,7 +162,8 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
     let keys = [
         uplink::KEYS,
         network::KEYS,
-        service::DHCP,
+        dhcp::DHCP,
+        ra::KEYS,
         service::DNS,
         snat::KEYS,
         guest::KEYS,

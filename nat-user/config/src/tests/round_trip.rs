@@ -427,6 +427,7 @@ fn guest(config: &Config, index: u8, name: String, network: Index) -> Option<Gue
         address: Some(Ipv4Addr::new(a, b, c, 2 + index).into()),
         addresses6: Vec::new(),
         mac: [0x52, 0x54, 0, 0xAB, 0, index],
+        duid: None,
         port: index.is_multiple_of(2).then(|| format!("tap{index}")),
     })
 }
@@ -491,6 +492,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
         addresses6: Vec::new(),
         ndp: None,
         follow: false,
+        followed: 0,
         create,
         ports: (0..ports)
             .map(|port| format!("tap{index}.{port}"))
@@ -513,10 +515,12 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
             dns: vec![Ipv4Addr::new(192, 0, 2, 53); usize::from(create)],
             domain: anti_spoof.then(|| "guests.lan".to_owned()),
         }),
+        dhcp6: None,
+        ra: None,
         dns: is_served.then(|| Dns {
             forwarders: match create {
                 true => Forwarders::Host,
-                false => Forwarders::Fixed(vec![Ipv4Addr::new(192, 0, 2, 54)]),
+                false => Forwarders::Fixed(vec![Ipv4Addr::new(192, 0, 2, 54).into()]),
             },
             private_answers: anti_spoof,
         }),
@@ -641,6 +645,7 @@ fn write_network(text: &mut String, network: &Network) {
         addresses6: _,
         ndp: _,
         follow: _,
+        followed: _,
         create,
         ports,
         anti_spoof,
@@ -649,6 +654,8 @@ fn write_network(text: &mut String, network: &Network) {
         inbound: _,
         host,
         dhcp,
+        dhcp6: _,
+        ra: _,
         dns,
     } = network;
     let ports = list(ports.iter());

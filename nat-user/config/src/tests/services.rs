@@ -60,7 +60,7 @@ fn dns_is_served_where_guests_are_sent_to_it_or_where_it_is_written() {
     let written = with("dns = [\"192.0.2.53\"]\n[network.lan.dns]\n").expect("written");
     assert_eq!(written.forwarders, Forwarders::Host);
     let fixed = with("[network.lan.dns]\nforwarders = \"192.0.2.53\"\n").expect("written");
-    let servers = vec![Ipv4Addr::new(192, 0, 2, 53)];
+    let servers = vec![Ipv4Addr::new(192, 0, 2, 53).into()];
     assert_eq!(fixed.forwarders, Forwarders::Fixed(servers));
     let alone = config(&format!("{BASE}[network.lan.dns]\nforwarders = []\n"));
     let dns = alone.networks[0].dns.as_ref().expect("written");

@@ -48,6 +48,32 @@ pub(crate) fn address_or_suffix(field: Field<'_>) -> Result<Ipv6Addr, Fault> {
     }
 }
 
+/// Addresses from one to another, or parts of addresses behind a prefix: `"::100-::1ff"`.
+pub(crate) fn address_range6(field: Field<'_>) -> Result<(Ipv6Addr, Ipv6Addr), Fault> {
+    let text = field.string()?;
+    let Some((first, last)) = text.split_once('-') else {
+        let remedy = "write two addresses, or the part behind the prefix, as in \"::100-::1ff\"";
+        return Err(field.fault(format!("{} is not a range", quote(text)), remedy));
+    };
+    let end = |text: &str| {
+        let end = address(field, text)?;
+        match is_suffix(end) {
+            true => Ok(end),
+            false => usable(field, end),
+        }
+    };
+    let (first, last) = (end(first)?, end(last)?);
+    if is_suffix(first) != is_suffix(last) {
+        let problem = format!("{first} and {last} are a part of an address and a whole one");
+        return Err(field.fault(problem, "write two of the same kind"));
+    }
+    if first > last {
+        let problem = format!("the range {first}-{last} is inverted");
+        return Err(field.fault(problem, format!("write \"{last}-{first}\"")));
+    }
+    Ok((first, last))
+}
+
 /// Whether an address is only the part behind a prefix, such as `::10`.
 pub(crate) fn is_suffix(address: Ipv6Addr) -> bool {
     !address.is_unspecified()

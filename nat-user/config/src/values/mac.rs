@@ -5,6 +5,26 @@ use crate::{
     text::words::quote,
 };
 
+/// A DHCP unique identifier (RFC 8415 section 11): bytes as a client shows them.
+pub(crate) fn duid(field: Field<'_>) -> Result<Vec<u8>, Fault> {
+    let text = field.string()?;
+    let byte = |part: &str| match part.len() {
+        1 | 2 => u8::from_str_radix(part, 16).ok(),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    let fits = |bytes: &Vec<u8>| (LEAST_DUID..=MOST_DUID).contains(&bytes.len());
+    bytes.filter(fits).ok_or_else(|| {
+        let problem = format!("{} is not a DHCP unique identifier", quote(text));
+        let remedy = "write its bytes, as in \"00:03:00:01:52:54:00:12:34:56\"";
+        field.fault(problem, remedy)
+    })
+}
+
+/// Bytes of a DHCP unique identifier: the type, and at most 128 others.
+const LEAST_DUID: usize = 3;
+const MOST_DUID: usize = 130;
+
 /// An Ethernet address that one interface can have.
 pub(crate) fn mac(field: Field<'_>) -> Result<[u8; 6], Fault> {
     let text = field.string()?;

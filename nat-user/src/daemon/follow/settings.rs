@@ -28,7 +28,7 @@ impl Instance {
     /// itself, and then knows no guest's name.
     fn closed_directory(&self) -> Option<String> {
         let networks = self.config.networks.iter();
-        let mut served = networks.filter(|one| one.dhcp.is_some() || one.dns.is_some());
+        let mut served = networks.filter(|one| one.is_served());
         served.next()?;
         let run_dir = std::path::absolute(&self.options.run_dir).ok()?;
         let is_closed = |directory: &&Path| {

@@ -130,7 +130,7 @@ impl Plan {
             has_ipv6: config.ipv6.is_some(),
             has_fast_path: config.forwarding == Forwarding::Fast,
             served_networks: (config.networks.iter())
-                .filter(|network| network.dhcp.is_some() || network.dns.is_some())
+                .filter(|network| network.is_served())
                 .count() as u32,
         }
     }

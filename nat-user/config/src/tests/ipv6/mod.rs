@@ -1,6 +1,7 @@
 //! IPv6 in a file, for a data plane that carries it; and its refusal for one that does not.
 
 mod rules;
+mod services;
 
 use std::{net::Ipv6Addr, path::Path};
 
@@ -422,6 +423,9 @@ fn ipv6_is_refused_where_nothing_carries_it() {
         base("[[policy]]\nfrom = \"2001:db8:8::/56\"\naction = \"drop\"\n"),
         base("[[policy]]\nfrom = \"2001:db8:8::7\"\naction = \"drop\"\n"),
         base("[limits]\nsessions_ipv6 = 1\n"),
+        base("[network.lan.ra]\n"),
+        base("[network.lan.dhcp]\nrange6 = \"::100-::1ff\"\n"),
+        base("[network.lan.dns]\nforwarders = [\"2001:db8::53\"]\n"),
         base("[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"2001:db8:0:1::10\"\n"),
         base("[[snat]]\nsource = \"fd12::/64\"\nuplink = \"wan\"\nto = \"masquerade\"\n"),
         base("[[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"2001:db8::1\"\n"),
