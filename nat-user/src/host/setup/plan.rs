@@ -206,7 +206,7 @@ impl Route {
 
 fn each_address(network: &model::Network) -> impl Iterator<Item = IpNet> {
     let ipv4 = network.address.map(IpNet::from).into_iter();
-    ipv4.chain(network.addresses6.iter().copied().map(IpNet::from))
+    ipv4.chain(network.written6().iter().copied().map(IpNet::from))
 }
 
 /// The IPv6 addresses of guests in a network that they hold now.
