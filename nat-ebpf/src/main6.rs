@@ -13,6 +13,7 @@ mod family;
 mod hooks;
 mod maps;
 mod memory;
+mod neighbours;
 mod offload;
 mod route;
 mod sessions;
@@ -35,6 +36,13 @@ entry_points! {
     nat6_from_guest, nat6_from_guest_l3, hook: Ingress => pipeline::from_guest::<Addr, _, _>;
     /// Network, egress.
     nat6_to_guest, nat6_to_guest_l3, hook: Egress => pipeline::to_guest::<Addr, _, _>;
+}
+
+/// Uplink with Ethernet, ingress, behind `nat6_inbound`, which lets messages between neighbours
+/// pass: answers for addresses of guests on the uplink's link; see [`neighbours`].
+#[classifier]
+pub(crate) fn nat6_neighbours(ctx: TcContext) -> i32 {
+    neighbours::answer(&ctx)
 }
 
 /// Port of a network's bridge, ingress.

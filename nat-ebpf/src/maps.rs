@@ -248,7 +248,8 @@ fn repeat<F: FnMut(u32) -> bool>(times: u32, step: &mut F) {
 /// The maps as the pipeline's tables, in the network namespace of a program's packet or socket.
 pub(crate) struct Maps {
     ctx: *mut c_void,
-    room: Room,
+    /// Room for the keys of lookups.
+    pub(crate) room: Room,
 }
 
 impl Maps {
@@ -259,7 +260,7 @@ impl Maps {
 }
 
 /// Length of a whole key of a longest-prefix match in bits.
-const fn bits<K>() -> u32 {
+pub(crate) const fn bits<K>() -> u32 {
     8 * size_of::<K>() as u32
 }
 

@@ -8,6 +8,7 @@
 //! | [`to_guest`] | network, egress | source of hairpinned packets |
 //! | [`from_port`] | bridge port, ingress | established sessions, by the fast path |
 //! | [`fn@early`] | uplink, XDP | established sessions, by the fast path |
+//! | [`neighbours::answer`] | uplink, ingress | answers to IPv6 neighbours |
 
 mod chains;
 mod direct;
@@ -21,6 +22,7 @@ pub mod guard;
 mod icmp_errors;
 pub mod local;
 mod lookup;
+pub mod neighbours;
 mod network_egress;
 mod network_ingress;
 mod owner;

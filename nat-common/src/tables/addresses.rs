@@ -22,7 +22,7 @@ pub struct ExternalAddress {
     pub uplink: u16,
     /// 1 if the host holds the address, so that packets unknown to natbpf are the host's.
     pub is_host: u8,
-    /// 1 if the programs do not answer ARP for it.
+    /// 1 if the programs do not answer neighbours that ask for it (ARP, RFC 4861).
     pub is_silent: u8,
 }
 

@@ -16,6 +16,7 @@ pub mod insert;
 pub mod inside;
 pub mod interfaces;
 pub mod mappings;
+pub mod neighbours;
 pub mod next_hops;
 pub mod origin;
 pub mod permits;

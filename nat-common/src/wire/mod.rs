@@ -3,7 +3,6 @@
 pub mod address;
 pub mod checksum;
 pub mod icmp;
-pub mod neighbour;
 pub mod offload;
 pub mod packet;
 pub mod protocol;

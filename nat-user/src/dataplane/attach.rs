@@ -125,6 +125,8 @@ struct Hook {
 enum Family {
     Ipv4,
     Ipv6,
+    /// IPv6's messages between neighbours, which have a program of their own at uplinks.
+    Neighbours,
 }
 
 impl Hook {
@@ -135,6 +137,7 @@ impl Hook {
             (Side::Egress, Family::Ipv4) => "tc-egress",
             (Side::Ingress, Family::Ipv6) => "tc-ingress-ipv6",
             (Side::Egress, Family::Ipv6) => "tc-egress-ipv6",
+            (_, Family::Neighbours) => "tc-ingress-neighbours",
         }
     }
 
@@ -143,6 +146,7 @@ impl Hook {
         match self.family {
             Family::Ipv4 => clsact::PRIORITY,
             Family::Ipv6 => clsact::PRIORITY_IPV6,
+            Family::Neighbours => clsact::PRIORITY_NEIGHBOURS,
         }
     }
 }
@@ -162,27 +166,14 @@ impl Target {
 
     /// The programs of the traffic control hooks.
     fn programs(&self) -> impl Iterator<Item = (Hook, &'static str)> {
-        let ipv4 = self.programs_of_ipv4().iter();
-        let ipv4 = ipv4.map(|(side, name)| {
-            (
-                Hook {
-                    side: *side,
-                    family: Family::Ipv4,
-                },
-                *name,
-            )
-        });
-        let ipv6 = self.programs_of_ipv6().iter().filter(|_| self.ipv6);
-        let ipv6 = ipv6.map(|(side, name)| {
-            (
-                Hook {
-                    side: *side,
-                    family: Family::Ipv6,
-                },
-                *name,
-            )
-        });
-        ipv4.chain(ipv6)
+        let of = |family| move |&(side, name): &(Side, &'static str)| (Hook { side, family }, name);
+        let ipv4 = self.programs_of_ipv4().iter().map(of(Family::Ipv4));
+        let ipv6 = self.programs_of_ipv6().iter().map(of(Family::Ipv6));
+        let neighbours = self.programs_of_neighbours().iter();
+        let neighbours = neighbours.map(of(Family::Neighbours));
+        // Each goes before those that were attached earlier.
+        let last = neighbours.filter(|_| self.ipv6);
+        last.chain(ipv4).chain(ipv6.filter(|_| self.ipv6))
     }
 
     fn programs_of_ipv4(&self) -> &'static [(Side, &'static str)] {
@@ -211,6 +202,13 @@ impl Target {
                 (Egress, "nat6_to_guest_l3"),
             ],
             (Role::Port | Role::GuardedPort, _) => &[(Ingress, "nat6_from_port")],
+        }
+    }
+
+    fn programs_of_neighbours(&self) -> &'static [(Side, &'static str)] {
+        match (self.role, self.has_ethernet) {
+            (Role::Uplink, true) => &[(Side::Ingress, "nat6_neighbours")],
+            _ => &[],
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) const PRIORITY: u16 = 100;
 /// the tag of a packet with a priority tag for its protocol (`skb_protocol` in
 /// `include/linux/if_vlan.h`).
 pub(super) const PRIORITY_IPV6: u16 = 101;
+/// That of the filter that answers IPv6 neighbours, behind the one that lets their messages pass.
+pub(super) const PRIORITY_NEIGHBOURS: u16 = 102;
 /// Number of natbpf's filters if it has created the qdisc, which is removed with them if no other
 /// filter uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
@@ -46,7 +48,7 @@ struct Filter {
 
 impl Filter {
     fn is_own(&self) -> bool {
-        [PRIORITY, PRIORITY_IPV6].contains(&self.priority)
+        [PRIORITY, PRIORITY_IPV6, PRIORITY_NEIGHBOURS].contains(&self.priority)
             && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
     }
 

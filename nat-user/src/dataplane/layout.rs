@@ -19,6 +19,7 @@ use nat_common::{
         inside::{Inside, InsideKey},
         interfaces::{CachedInterface, Interface},
         mappings::{MappingKey, MappingRecord},
+        neighbours::{Neighbour, NeighbourKey},
         next_hops::{self, NextHopKey, NextHopRecord},
         permits::PermitKey,
         policies::{Chain, ChainKey, Policy},
@@ -147,12 +148,18 @@ macro_rules! maps_of {
 const IPV4: [&[Shape]; 3] = maps_of!(Addr4, "");
 /// They exist only where natbpf carries IPv6.
 const IPV6: [&[Shape]; 3] = maps_of!(Addr6, "6");
+/// IPv4 has none of them.
+const IPV6_ALONE: &[Shape] = &[shape(
+    "NEIGHBOURS6",
+    PREFIX_LEN + size_of::<NeighbourKey>(),
+    size_of::<Neighbour>(),
+)];
 
 /// The layout of this version of natbpf.
 pub(super) static CURRENT: Layout = Layout {
     version: LAYOUT_VERSION,
     maps: &[IPV4[0], SHARED[0], IPV4[1], SHARED[1], IPV4[2], SHARED[2]],
-    optional: &IPV6,
+    optional: &[IPV6[0], IPV6[1], IPV6[2], IPV6_ALONE],
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 

@@ -30,6 +30,7 @@ use nat_common::{
         inside::{Inside, InsideAddresses, InsideKey},
         interfaces::{Interface, Interfaces},
         mappings::{MappingKey, MappingRecord, Mappings},
+        neighbours::{Neighbour, NeighbourKey, Neighbours},
         next_hops::{self, NextHop, NextHopKey, NextHops, Tag},
         origin::Origin,
         permits::{PermitKey, Permits},
@@ -46,7 +47,7 @@ use nat_common::{
         uplinks::{Uplink, Uplinks},
     },
     wire::{
-        address::{Address, Endpoint, Port},
+        address::{Addr6, Address, Endpoint, Port},
         protocol::{TCP, UDP},
     },
 };
@@ -109,6 +110,8 @@ unsafe impl<A: Address> Key for SnatKey<A> {}
 unsafe impl<A: Address> Key for ExcludeKey<A> {}
 // SAFETY: as above.
 unsafe impl<A: Address> Key for InsideKey<A> {}
+// SAFETY: as above.
+unsafe impl Key for NeighbourKey {}
 
 /// A hash table that is full at some number of entries.
 #[derive(Debug)]
@@ -269,6 +272,8 @@ pub struct MemoryTables<I: Octets> {
     pub inside: Lpm<Inside<AddressOf<I>>>,
     /// External addresses.
     pub addresses: HashMap<AddressOf<I>, ExternalAddress>,
+    /// IPv6 addresses for which natbpf answers neighbours.
+    pub neighbours: Lpm<Neighbour>,
     /// The host's sockets.
     pub sockets: Vec<Socket<AddressOf<I>>>,
     /// Sessions, an entry for each direction.
@@ -585,6 +590,16 @@ impl<I: Octets> InsideAddresses<I::Address> for MemoryTables<I> {
             address,
         };
         self.inside.get(&key)
+    }
+}
+
+impl<I: Octets> Neighbours for MemoryTables<I> {
+    fn neighbour(&self, generation: u16, uplink: u16, address: Addr6) -> Option<&Neighbour> {
+        self.neighbours.get(&NeighbourKey {
+            generation,
+            uplink,
+            address,
+        })
     }
 }
 

@@ -44,6 +44,7 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat6_to_guest", 85_800),
     ("nat6_to_guest_l3", 85_500),
     ("nat6_from_port", 23_400),
+    ("nat6_neighbours", 6_400),
     ("end_sessions6", 14_800),
     ("adopt_sessions6", 76_500),
     ("expire_fragments6", 320),
@@ -92,6 +93,8 @@ fn programs_of_the_daemon_share_no_work_area_with_packets() -> Result<()> {
         "expire_fragments",
         "expire_fragments6",
     ];
+    /// What a program at a hook has at least one of.
+    const AREAS_OF_PACKETS: [&str; 2] = ["WORK", "ROOM_OF_PACKETS"];
     /// Each count is one instruction.
     const COUNTS: [&str; 2] = ["COUNTERS", "DROPS"];
     let mut plane = Plane::with_ipv6()?;
@@ -111,7 +114,10 @@ fn programs_of_the_daemon_share_no_work_area_with_packets() -> Result<()> {
             continue;
         }
         let of_packets = areas(program)?;
-        ensure!(of_packets.contains("WORK"), "{program}: {of_packets:?}");
+        let has_area = AREAS_OF_PACKETS
+            .iter()
+            .any(|area| of_packets.contains(*area));
+        ensure!(has_area, "{program}: {of_packets:?}");
         for run in OF_THE_DAEMON {
             let shared: Vec<_> = areas(run)?.intersection(&of_packets).cloned().collect();
             ensure!(shared.is_empty(), "{run} shares {shared:?} with {program}");

@@ -7,10 +7,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nat_common::tables::interfaces::{Interface, role};
+use aya::maps::{Array, LpmTrie, Map, MapData, lpm_trie::Key};
+use nat_common::tables::{
+    interfaces::{Interface, role},
+    settings::Settings,
+};
 use nat_config::compile::{Environment, compile};
 use nat_user::{
-    dataplane::{Dataplane, Pins, Programs, Rulesets, Sizes, TestRunOutput},
+    dataplane::{Dataplane, Pins, Plain, Programs, Rulesets, Sizes, TestRunOutput},
     state::Numbers,
 };
 use tempfile::TempDir;
@@ -118,6 +122,33 @@ impl Plane {
     /// Where a data plane of this version is pinned.
     pub(super) fn pins(&self) -> Pins {
         Pins::below(&self.bpffs())
+    }
+
+    /// A pinned map.
+    pub(super) fn map(&self, name: &str) -> Result<MapData> {
+        let path = self.pins().map(name);
+        MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
+    }
+
+    /// The generation of the rules in use.
+    pub(super) fn generation(&self) -> Result<u16> {
+        let settings: Array<_, Plain<Settings>> =
+            Array::try_from(Map::Array(self.map("SETTINGS")?))?;
+        Ok(settings.get(&0, 0)?.0.generation as u16)
+    }
+
+    /// Adds an entry to a table of prefixes.
+    pub(super) fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &self,
+        table: &str,
+        bits: u32,
+        key: K,
+        value: V,
+    ) -> Result<()> {
+        let mut trie: LpmTrie<_, Plain<K>, Plain<V>> =
+            LpmTrie::try_from(Map::LpmTrie(self.map(table)?))?;
+        trie.insert(&Key::new(bits, Plain(key)), Plain(value), 0)?;
+        Ok(())
     }
 
     /// A packet from outside at the uplink.

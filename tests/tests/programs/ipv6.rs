@@ -2,8 +2,8 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
+use anyhow::{Result, ensure};
+use aya::maps::{HashMap, Map};
 use kit::packets::{At, SYN, error, icmp, ping, pong, read, tcp, udp};
 use nat_common::{
     tables::{
@@ -11,7 +11,6 @@ use nat_common::{
         forwards::{Forward, ForwardFlags, ForwardKey},
         inside::{Inside, InsideFlags, InsideKey},
         interfaces::role,
-        settings::Settings,
         snats::{Snat, SnatKey, filtering, mapping},
     },
     wire::{
@@ -53,9 +52,7 @@ impl Plane {
     /// With a masquerade of the guests' prefix, and port 8080 forwarded to a guest's port 80.
     fn with_rules_of_ipv6() -> Result<Self> {
         let plane = Self::with_ipv6()?;
-        let settings: Array<_, Plain<Settings>> =
-            Array::try_from(Map::Array(plane.map("SETTINGS")?))?;
-        let generation = settings.get(&0, 0)?.0.generation as u16;
+        let generation = plane.generation()?;
         let (guests, public) = (Addr6::new(GUEST), Addr6::new(PUBLIC));
         let inside = InsideKey {
             generation,
@@ -130,25 +127,6 @@ impl Plane {
         let mut addresses: HashMap<_, Plain<AddressKey<Addr6>>, Plain<ExternalAddress>> =
             HashMap::try_from(Map::HashMap(self.map("ADDRESSES6")?))?;
         addresses.insert(Plain(external), Plain(of_host), 0)?;
-        Ok(())
-    }
-
-    fn map(&self, name: &str) -> Result<MapData> {
-        let path = self.pins().map(name);
-        MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
-    }
-
-    /// Adds an entry to a table of prefixes.
-    fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
-        &self,
-        table: &str,
-        bits: u32,
-        key: K,
-        value: V,
-    ) -> Result<()> {
-        let mut trie: LpmTrie<_, Plain<K>, Plain<V>> =
-            LpmTrie::try_from(Map::LpmTrie(self.map(table)?))?;
-        trie.insert(&Key::new(bits, Plain(key)), Plain(value), 0)?;
         Ok(())
     }
 

@@ -169,7 +169,8 @@ impl<A: WireFamily> Compiler<'_, A> {
         }
     }
 
-    /// What masquerade uses if the host's routes do not say it: of addresses in the file, the first.
+    /// What masquerade uses if the host's routes do not say it: of addresses in the file, the
+    /// first.
     fn masqueraded(&self, uplink: UplinkId) -> Option<A> {
         let own = self.uplink_addresses(uplink);
         match A::of_uplink(&self.config.uplinks[uplink.0]) {

@@ -173,7 +173,8 @@ fn deafen(bridge: &str) -> Result<()> {
     }
 }
 
-/// The change that sets `ip_forward` or that of IPv6, which is 0, with all that the kernel changes along with it.
+/// The change that sets `ip_forward` or that of IPv6, which is 0, with all that the kernel changes
+/// along with it.
 ///
 /// # Errors
 /// When a setting cannot be read.

@@ -180,7 +180,8 @@ impl Change {
     }
 
     /// What `conf/INTERFACE/forwarding` was before natbpf first set it, as far as this change
-    /// tells: by itself, or by that of all interfaces. An interface that came later has what `default` had.
+    /// tells: by itself, or by that of all interfaces. An interface that came later has what
+    /// `default` had.
     pub(super) fn forwarding_before(&self, wanted: &Key) -> Option<&str> {
         let Self::Sysctl {
             key,

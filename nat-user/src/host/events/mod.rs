@@ -129,8 +129,9 @@ struct Pending {
 }
 
 impl Events {
-    /// Subscribes in the calling thread's network namespace, to changes of both families. Must be called from within a tokio
-    /// runtime. Subscribe first and read the state afterwards, so that no change is missed.
+    /// Subscribes in the calling thread's network namespace, to changes of both families. Must be
+    /// called from within a tokio runtime. Subscribe first and read the state afterwards, so that
+    /// no change is missed.
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
@@ -359,8 +360,8 @@ fn choose_groups(socket: &mut Socket, hears_ipv6: bool) -> io::Result<()> {
         })
 }
 
-/// Makes the kernel filter out messages about IPv6, whose neighbours have no separate group, or lets
-/// them pass (socket filters of classic BPF, `linux/filter.h`).
+/// Makes the kernel filter out messages about IPv6, whose neighbours have no separate group, or
+/// lets them pass (socket filters of classic BPF, `linux/filter.h`).
 fn choose_neighbours(socket: &Socket, hears_ipv6: bool) -> io::Result<()> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,

@@ -87,8 +87,8 @@ impl Run<'_> {
             key.write("0").context("IPv6 on a new bridge")?;
         } else if is_off {
             self.report.awaited.push(format!(
-                "{name} has no IPv6 ({key} is not 0): its IPv6 addresses are missing and IPv6 rules \
-                 are inactive there (sysctl -w {key}=0)"
+                "{name} has no IPv6 ({key} is not 0): its IPv6 addresses are missing and IPv6 \
+                 rules are inactive there (sysctl -w {key}=0)"
             ));
             let ipv4 = network.addresses.iter().filter(|net| net.addr().is_ipv4());
             return Ok(ipv4.copied().collect());

@@ -39,8 +39,8 @@ impl Route {
     }
 }
 
-/// Whether packets to others may come from it: an IPv6 address of the link alone does not get there,
-/// and one that is about to go is no source for long.
+/// Whether packets to others may come from it: an IPv6 address of the link alone does not get
+/// there, and one that is about to go is no source for long.
 fn is_source(held: &Held) -> bool {
     held.net.addr().is_ipv4() || held.is_stable && held.scope == AddressScope::Universe
 }

@@ -34,8 +34,8 @@ pub struct Address<A: Family = Ipv4Addr> {
     /// Whether another address of the interface is the primary one of their common prefix. IPv6
     /// knows no such difference.
     pub secondary: bool,
-    /// Whether it is there to stay: not temporary, deprecated, still being probed or used by another
-    /// host (RFC 4862). IPv4 addresses always are.
+    /// Whether it is there to stay: not temporary, deprecated, still being probed or used by
+    /// another host (RFC 4862). IPv4 addresses always are.
     pub is_stable: bool,
 }
 

@@ -246,7 +246,8 @@ impl Netlink {
         Ok(routes.filter(|route| route.is_main).collect())
     }
 
-    /// The routes of all tables except the one for the host's own addresses, of a family or of both.
+    /// The routes of all tables except the one for the host's own addresses, of a family or of
+    /// both.
     ///
     /// # Errors
     /// When the kernel does not answer.

@@ -1,10 +1,13 @@
 //! Neighbour solicitations and advertisements (RFC 4861): who has an IPv6 address on this link.
 
-use crate::wire::{
-    address::{Addr6, Address as _},
-    checksum::{fold, sum},
-    packet::Packet,
-    protocol::ICMPV6,
+use crate::{
+    verifier::{read_here, unknown},
+    wire::{
+        address::{Addr6, Address as _},
+        checksum::{fold, sum},
+        packet::Packet,
+        protocol::ICMPV6,
+    },
 };
 
 /// Length of an Ethernet header in bytes.
@@ -12,6 +15,9 @@ const ETHERNET: usize = 14;
 
 /// Length of an IPv6 header in bytes.
 const HEADER_LEN: usize = 40;
+
+/// Where a frame without extension headers has its message.
+const MESSAGE: usize = ETHERNET + HEADER_LEN;
 
 /// Length of a solicitation and of an advertisement without options in bytes.
 const MESSAGE_LEN: usize = 24;
@@ -31,8 +37,9 @@ const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
 const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 
-/// Options that are looked at; a solicitation has one, with RFC 3971 five.
-const OPTIONS: u32 = 8;
+/// How long the options of a solicitation may be in units of eight bytes. Today's hosts send one or
+/// two units: their Ethernet address, and a nonce against loops (RFC 7527).
+const MAX_OPTIONS: u8 = 8;
 
 /// All nodes of a link, ff02::1, and the Ethernet address that stands for them (RFC 2464).
 const ALL_NODES: Addr6 = Addr6::of_words([0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
@@ -56,33 +63,35 @@ pub struct Solicitation {
 /// Reads a valid solicitation from an Ethernet frame (RFC 4861 section 7.1.1); `None` of everything
 /// else. Extension headers, and so fragments (RFC 6980), make it none.
 #[inline(always)]
-pub fn solicitation<P: Packet>(packet: &P) -> Option<Solicitation> {
+pub fn solicitation<P: Packet>(packet: &mut P) -> Option<Solicitation> {
+    packet.make_readable(MESSAGE + MESSAGE_LEN + usize::from(MAX_OPTIONS) * OPTION_LEN);
     let [.., a, b, c, d, e, f, high, low] = packet.read::<ETHERNET>(0)?;
     let header = packet.read::<8>(ETHERNET)?;
     let is_ipv6 = [high, low] == [0x86, 0xdd] && header[0] >> 4 == 6;
     if !is_ipv6 || header[6] != ICMPV6 || header[7] != HOP_LIMIT {
         return None;
     }
-    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let (l4, end) = (ETHERNET + HEADER_LEN, ETHERNET + HEADER_LEN + len);
-    let [kind, code] = packet.read::<2>(l4)?;
-    if (kind, code) != (SOLICITATION, 0) || len < MESSAGE_LEN {
+    let len = u16::from_be_bytes([header[4], header[5]]);
+    let [kind, code] = packet.read::<2>(MESSAGE)?;
+    if (kind, code) != (SOLICITATION, 0) {
         return None;
     }
     let (source, destination) = (
         Addr6::new(packet.read::<16>(ETHERNET + 8)?),
         Addr6::new(packet.read::<16>(ETHERNET + 24)?),
     );
-    let target = Addr6::new(packet.read::<16>(l4 + 8)?);
-    let pseudo = source.sum() + destination.sum() + word(len as u16) + word(ICMPV6.into());
-    let is_right = fold(u32::from(fold(packet.sum(l4, end)?)) + pseudo) == u16::MAX;
+    let target = Addr6::new(packet.read::<16>(MESSAGE + 8)?);
+    let pseudo = source.sum() + destination.sum() + word(len) + word(ICMPV6.into());
+    let is_right = fold(u32::from(message_sum(packet)) + pseudo) == u16::MAX;
     if !is_right || target.is_group() || target == Addr6::UNSPECIFIED {
         return None;
     }
-    let has_source = has_source_option(packet, l4 + MESSAGE_LEN, end)?;
     let is_detection = source == Addr6::UNSPECIFIED;
-    if is_detection && (has_source || destination != solicited_node(target)) {
-        return None;
+    match options(packet) {
+        options::MALFORMED => return None,
+        options::WITH_SOURCE if is_detection => return None,
+        _ if is_detection && destination != solicited_node(target) => return None,
+        _ => {}
     }
     Some(Solicitation {
         target,
@@ -91,22 +100,73 @@ pub fn solicitation<P: Packet>(packet: &P) -> Option<Solicitation> {
     })
 }
 
-/// Whether one of the options says the asker's Ethernet address; `None` if they are malformed.
+/// How long the options are in units of eight bytes; `None` if they are too long or end within one.
 #[inline(always)]
-fn has_source_option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<bool> {
-    let mut has_source = false;
-    let mut left = OPTIONS;
-    while left > 0 && at < end {
-        let [kind, units] = packet.read::<2>(at)?;
-        let len = usize::from(units) * OPTION_LEN;
-        if len == 0 || at + len > end {
-            return None;
+fn options_len<P: Packet>(packet: &P) -> Option<u8> {
+    let [high, low] = packet.read::<2>(ETHERNET + 4)?;
+    let units = (low >> 3).wrapping_sub((MESSAGE_LEN / OPTION_LEN) as u8);
+    (high == 0 && low & 7 == 0 && units <= MAX_OPTIONS).then_some(units)
+}
+
+/// Sum of the words of the message; 0 if it cannot be read.
+///
+/// (This and [`options`] are functions of their own that read the length themselves: the verifier
+/// checks what follows them once, not for each length.)
+#[inline(never)]
+fn message_sum<P: Packet>(packet: &P) -> u16 {
+    let packet = read_here(packet);
+    let Some(units) = options_len(packet) else {
+        return 0;
+    };
+    let mut total = 0;
+    let mut unit = 0;
+    while unit < (MESSAGE_LEN / OPTION_LEN) as u8 + units {
+        // The compiler would count from the packet's end, which the verifier does not allow.
+        let at = unknown((MESSAGE + usize::from(unit) * OPTION_LEN) as u64);
+        let Some([a, b, c, d, e, f, g, h]) = packet.read::<OPTION_LEN>(at as usize) else {
+            return 0;
+        };
+        for pair in [[a, b], [c, d], [e, f], [g, h]] {
+            total += u32::from(u16::from_ne_bytes(pair));
         }
-        has_source |= kind == SOURCE_LINK_LAYER_ADDRESS;
-        at += len;
-        left -= 1;
+        unit += 1;
     }
-    (at == end).then_some(has_source)
+    fold(total)
+}
+
+/// What the options of a message are.
+mod options {
+    pub(super) const MALFORMED: u32 = 0;
+    /// None of them says the asker's Ethernet address.
+    pub(super) const WITHOUT_SOURCE: u32 = 1;
+    pub(super) const WITH_SOURCE: u32 = 2;
+}
+
+/// Reads the options of the message; see [`options`].
+#[inline(never)]
+fn options<P: Packet>(packet: &P) -> u32 {
+    let packet = read_here(packet);
+    let Some(mut left) = options_len(packet) else {
+        return options::MALFORMED;
+    };
+    let mut at = MESSAGE + MESSAGE_LEN;
+    let mut found = options::WITHOUT_SOURCE;
+    let mut seen = 0;
+    while left > 0 && seen < MAX_OPTIONS {
+        let Some([kind, units]) = packet.read::<2>(at) else {
+            return options::MALFORMED;
+        };
+        if units == 0 || units > left {
+            return options::MALFORMED;
+        }
+        if kind == SOURCE_LINK_LAYER_ADDRESS {
+            found = options::WITH_SOURCE;
+        }
+        at += usize::from(units) * OPTION_LEN;
+        left -= units;
+        seen += 1;
+    }
+    found
 }
 
 /// The frame that answers: the sender has the address, and forwards. It comes from the address that
