@@ -18,6 +18,7 @@ mod namespaces {
     mod icmp;
     mod import;
     mod ipv6_host;
+    mod ipv6_routed;
     mod layouts;
     mod leaks;
     mod life;
