@@ -14,10 +14,10 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use lab::Natbpf;
-use lab::topology::Proxmox;
+use lab::topology::{Ipv6, Options, Proxmox};
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{Load, at, exchange, snapshot};
 
 /// What was left of a data plane.
@@ -197,14 +197,33 @@ fn packets(natbpf: &Natbpf, rule: &str) -> Result<(u64, u64)> {
 #[test]
 fn l10_sessions_and_counts_of_layout_2_are_carried_over_under_load() -> Result<()> {
     let net = Proxmox::new()?;
+    is_carried_over(&net, &net.config(), &["tc-ingress", "tc-egress"])
+}
+
+#[test]
+fn l6_1_sessions_of_an_older_layout_outlive_an_upgrade_that_adds_ipv6() -> Result<()> {
+    let net = Proxmox::with(&Options {
+        ipv6: Some(Ipv6::ROUTED),
+        ..Options::default()
+    })?;
+    let config = net.config().replace(
+        "\"172.22.161.254/24\"",
+        "[\"172.22.161.254/24\", \"2001:db8:0:101::1/64\"]",
+    );
+    let hooks = [
+        "tc-ingress",
+        "tc-egress",
+        "tc-ingress-ipv6",
+        "tc-egress-ipv6",
+    ];
+    is_carried_over(&net, &config, &hooks)
+}
+
+/// Starts with the data plane of layout 2, which is taken over under load, and has these hooks then.
+fn is_carried_over(net: &Proxmox, config: &str, hooks: &[&str]) -> Result<()> {
     let before = snapshot::take(&net.host)?;
-    let mut natbpf = Natbpf::prepare(
-        &net.host,
-        net.lab().place(),
-        Natbpf::binary()?,
-        &net.config(),
-    )?;
-    let left = revive(&net, &natbpf)?;
+    let mut natbpf = Natbpf::prepare(&net.host, net.lab().place(), Natbpf::binary()?, config)?;
+    let left = revive(net, &natbpf)?;
     let (server, client) = (
         net.cli.udp("198.51.100.2:7000")?,
         net.cli.udp("198.51.100.2:6000")?,
@@ -229,6 +248,10 @@ fn l10_sessions_and_counts_of_layout_2_are_carried_over_under_load() -> Result<(
         !natbpf.bpffs().join("v2").exists(),
         "the old one is still there"
     );
+
+    for interface in natbpf.status()?["interfaces"].as_array().context("none")? {
+        ensure!(interface["hooks"] == json!(hooks), "{interface}");
+    }
 
     // Twice each way since; of the others, the first guest's load.
     let (count_in, count_out) = left.packets(2)?;
