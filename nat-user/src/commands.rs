@@ -3,7 +3,13 @@
 use std::{collections::HashMap, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nat_common::tables::sessions::{SessionFlags, SessionKey4};
+use nat_common::{
+    tables::{
+        sessions::{SessionFlags, SessionKey},
+        settings::Settings,
+    },
+    wire::address::{Addr4, Addr6},
+};
 use nat_config::Loaded;
 use nat_findings::Finding;
 use nat_sys::netlink::Netlink;
@@ -14,7 +20,7 @@ use crate::{
     clock,
     control::{self, Request},
     daemon::{self, Options},
-    dataplane::{Dataplane, Pins},
+    dataplane::{Dataplane, Pinned, Pins, SessionTable},
     dhcp,
     host::{
         import_options,
@@ -28,7 +34,7 @@ use crate::{
         contents::contents,
         filter::SessionFilter,
         leases::{self, LeaseView},
-        session::SessionView,
+        session::{SessionView, Shown},
         stats::{self, StatsView},
         status::{self, StatusView},
     },
@@ -65,14 +71,14 @@ fn serve(cli: Cli) -> Result<()> {
         }
         Command::Leases(args) => show_leases(&cli, Format::new(args.json)),
         Command::Conntrack(ConntrackCommand::List(args)) => {
-            let (numbers, sessions) = sessions(&cli, &args.filter)?;
-            let views = sessions.into_iter().map(|(_, view)| view).collect();
+            let found = Found::new(&cli, &args.filter)?;
+            let views = found.views();
             let format = Format::new(args.json);
-            report::to_stdout(|output| conntrack::list(output, views, &numbers, format))
+            report::to_stdout(|output| conntrack::list(output, views, &found.numbers, format))
         }
         Command::Conntrack(ConntrackCommand::Count(filter)) => {
-            let (_, sessions) = sessions(&cli, filter)?;
-            report::to_stdout(|output| conntrack::count(output, sessions.len()))
+            let found = Found::new(&cli, filter)?;
+            report::to_stdout(|output| conntrack::count(output, found.views().len()))
         }
         Command::Conntrack(ConntrackCommand::Flush(filter)) => flush(&cli, filter),
         Command::Import(ImportCommand::Iptables(args)) => import_iptables(args).map(drop),
@@ -212,26 +218,31 @@ fn open(cli: &Cli) -> Result<(Dataplane, State)> {
     Ok((dataplane, state))
 }
 
-fn occupancy(dataplane: &Dataplane) -> Result<Occupancy> {
-    let entries = dataplane.ipv4.sessions.entries()?;
-    let is_shown = |flags: SessionFlags| {
-        flags.contains(SessionFlags::PRIMARY) && !flags.contains(SessionFlags::HOST)
-    };
+fn occupancy<A: Pinned>(sessions: &SessionTable<A>) -> Result<Occupancy> {
+    let entries = sessions.entries()?;
+    let is_host = |flags: SessionFlags| flags.contains(SessionFlags::HOST);
     let active = entries
         .iter()
-        .filter(|entry| is_shown(entry.record.flags))
+        .filter(|entry| entry.is_primary() && !is_host(entry.record.flags))
         .count();
     Ok(Occupancy {
         active: active as u64,
-        max: dataplane.ipv4.sessions.capacity()?.into(),
+        max: sessions.capacity()?.into(),
     })
+}
+
+/// How full the session tables are, that of IPv6 if natbpf carries it.
+fn occupancies(dataplane: &Dataplane) -> Result<(Occupancy, Option<Occupancy>)> {
+    let ipv6 = dataplane.ipv6.as_ref();
+    let ipv6 = ipv6.map(|tables| occupancy(&tables.sessions)).transpose()?;
+    Ok((occupancy(&dataplane.ipv4.sessions)?, ipv6))
 }
 
 fn collect_stats(cli: &Cli) -> Result<StatsView> {
     let (dataplane, state) = open(cli)?;
     let drops = dataplane.drops()?;
     let counters = |rule| dataplane.rule_counters(rule);
-    StatsView::collect(&state.numbers, counters, &drops, occupancy(&dataplane)?)
+    StatsView::collect(&state.numbers, counters, &drops, occupancies(&dataplane)?)
 }
 
 fn show_status(cli: &Cli, format: Format) -> Result<()> {
@@ -248,11 +259,13 @@ fn show_status(cli: &Cli, format: Format) -> Result<()> {
                 },
             )
         });
+    let (sessions, sessions_ipv6) = occupancies(&dataplane)?;
+    let sessions_ipv6 = sessions_ipv6.map(|ipv6| ("sessions_ipv6", ipv6));
     let status = StatusView {
         state: &state,
         is_running: control::is_running(&cli.run_dir),
-        sessions: occupancy(&dataplane)?,
-        tables: tables.collect(),
+        sessions,
+        tables: sessions_ipv6.into_iter().chain(tables).collect(),
         refusals: [
             dhcp::warnings(&cli.run_dir),
             refusals::warnings(&cli.run_dir, clock::boottime_s()),
@@ -276,48 +289,94 @@ fn show_leases(cli: &Cli, format: Format) -> Result<()> {
     report::to_stdout(|output| leases::write_leases(output, &views, format))
 }
 
-/// The sessions that the filter lets through, with their primary keys.
-fn sessions(
-    cli: &Cli,
-    filter: &SessionFilter,
-) -> Result<(Numbers, Vec<(SessionKey4, SessionView)>)> {
-    let (dataplane, State { numbers, .. }) = open(cli)?;
-    if let Some(rule) = filter
-        .rule
-        .as_deref()
-        .filter(|rule| !numbers.knows_rule(rule))
-    {
-        bail!("no rule is called `{rule}`; natbpf stats shows them");
+/// The sessions that a filter lets through.
+struct Found {
+    dataplane: Dataplane,
+    numbers: Numbers,
+    ipv4: Vec<(SessionKey<Addr4>, SessionView)>,
+    ipv6: Vec<(SessionKey<Addr6>, SessionView)>,
+}
+
+impl Found {
+    fn new(cli: &Cli, filter: &SessionFilter) -> Result<Self> {
+        let (dataplane, State { numbers, .. }) = open(cli)?;
+        if let Some(rule) = filter
+            .rule
+            .as_deref()
+            .filter(|rule| !numbers.knows_rule(rule))
+        {
+            bail!("no rule is called `{rule}`; natbpf stats shows them");
+        }
+        let matches =
+            |view: &SessionView| filter.matches(view, numbers.rule_name(view.rule_number));
+        let settings = dataplane.settings()?;
+        let ipv4 = matching(&dataplane.ipv4.sessions, &settings, matches)?;
+        let ipv6 = match &dataplane.ipv6 {
+            Some(tables) => matching(&tables.sessions, &settings, matches)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            dataplane,
+            numbers,
+            ipv4,
+            ipv6,
+        })
     }
-    let (settings, now_s) = (dataplane.settings()?, clock::monotonic_s());
-    let entries = dataplane.ipv4.sessions.entries()?;
+
+    fn views(&self) -> Vec<SessionView> {
+        let ipv4 = self.ipv4.iter().map(|(_, view)| *view);
+        ipv4.chain(self.ipv6.iter().map(|(_, view)| *view))
+            .collect()
+    }
+
+    /// Ends them all, and returns how many have ended.
+    fn end(&self) -> Result<u32> {
+        let ipv4 = end_all(&self.dataplane.ipv4.sessions, &self.ipv4)?;
+        Ok(match &self.dataplane.ipv6 {
+            Some(tables) => ipv4 + end_all(&tables.sessions, &self.ipv6)?,
+            None => ipv4,
+        })
+    }
+}
+
+/// The sessions of a table, each with its primary key.
+fn matching<A: Pinned + Shown>(
+    sessions: &SessionTable<A>,
+    settings: &Settings,
+    matches: impl Fn(&SessionView) -> bool,
+) -> Result<Vec<(SessionKey<A>, SessionView)>> {
+    let now_s = clock::monotonic_s();
+    let entries = sessions.entries()?;
     let by_key: HashMap<_, _> = entries
         .iter()
         .map(|entry| (entry.key, &entry.record))
         .collect();
     let views = entries.iter().filter_map(|entry| {
         let peer = by_key.get(&entry.peer_key()).copied();
-        let view = SessionView::from_entries(&entry.key, &entry.record, peer, &settings, now_s)?;
-        filter
-            .matches(&view, numbers.rule_name(view.rule_number))
-            .then_some((entry.key, view))
+        let view = SessionView::from_entries(&entry.key, &entry.record, peer, settings, now_s)?;
+        matches(&view).then_some((entry.key, view))
     });
-    let views = views.collect();
-    Ok((numbers, views))
+    Ok(views.collect())
 }
 
-fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
-    let (_, sessions) = sessions(cli, filter)?;
-    let keys: Vec<SessionKey4> = sessions.into_iter().map(|(key, _)| key).collect();
-    let (dataplane, _) = open(cli)?;
+fn end_all<A: Pinned>(
+    sessions: &SessionTable<A>,
+    found: &[(SessionKey<A>, SessionView)],
+) -> Result<u32> {
+    let keys: Vec<SessionKey<A>> = found.iter().map(|(key, _)| *key).collect();
     let mut ended = 0;
     // A session in which a packet passed at the same moment is tried again.
     for _ in 0..FLUSH_ATTEMPTS {
-        ended += dataplane.ipv4.sessions.end(&keys)?;
+        ended += sessions.end(&keys)?;
         if ended as usize >= keys.len() {
             break;
         }
     }
+    Ok(ended)
+}
+
+fn flush(cli: &Cli, filter: &SessionFilter) -> Result<()> {
+    let ended = Found::new(cli, filter)?.end()?;
     if control::is_running(&cli.run_dir)
         && let Err(error) = control::request(&cli.run_dir, Request::Flushed { ended })
     {

@@ -86,17 +86,20 @@ impl Host {
     }
 
     /// The IPv6 addresses of an interface that are there to stay and are valid everywhere, in the
-    /// order in which they were added. Unique local ones count only if there are no others.
-    pub(super) fn ipv6_addresses_of(&self, link: &Link) -> Vec<Ipv6Addr> {
+    /// order in which they were added.
+    pub(super) fn lasting_ipv6_of(&self, link: &Link) -> impl Iterator<Item = Ipv6Addr> {
         let own = self.ipv6_addresses.iter().filter(|address| {
             let is_global = address.scope == AddressScope::Universe;
             address.ifindex == link.index && is_global && address.is_stable
         });
-        let own = own.map(|address| address.net.addr());
-        let (local, mut global): (Vec<_>, Vec<_>) = own.partition(Ipv6Addr::is_unique_local);
-        if global.is_empty() {
-            global = local;
-        }
-        global
+        own.map(|address| address.net.addr())
+    }
+
+    /// The IPv6 addresses of an interface that can be external ones: of those that are there to
+    /// stay, unique local ones count only if there are no others.
+    pub(super) fn ipv6_addresses_of(&self, link: &Link) -> Vec<Ipv6Addr> {
+        let own = self.lasting_ipv6_of(link);
+        let (local, global): (Vec<_>, Vec<_>) = own.partition(Ipv6Addr::is_unique_local);
+        if global.is_empty() { local } else { global }
     }
 }

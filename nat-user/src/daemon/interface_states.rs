@@ -1,6 +1,6 @@
 //! What `natbpf status` shows of each interface: its hooks, and why the fast path uses them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use nat_common::tables::interfaces::Interface;
 use nat_config::model::{Config, Forwarding, Uplink};
@@ -39,7 +39,7 @@ impl Attachments<'_> {
         let link = self.host.link(name);
         let index = link.map_or(0, |link| link.index);
         let target = self.targets.iter().find(|target| target.index == index);
-        let addresses = link.map(|link| self.host.addresses_of(link));
+        let addresses = link.map(|link| self.addresses(link));
         let mss = self.interfaces.get(&index).map(|interface| interface.mss);
         InterfaceState {
             name: name.to_owned(),
@@ -53,6 +53,16 @@ impl Attachments<'_> {
             fast_path: link.map(|link| self.fast_path(link)).unwrap_or_default(),
             mss: mss.filter(|mss| *mss != 0),
         }
+    }
+
+    /// The addresses of an interface, those of IPv6 only if the configuration names it.
+    fn addresses(&self, link: &Link) -> Vec<IpAddr> {
+        let ipv4 = self.host.addresses_of(link).into_iter().map(IpAddr::V4);
+        let ipv6 = match &self.config.ipv6 {
+            Some(_) => self.host.lasting_ipv6_of(link).collect(),
+            None => Vec::new(),
+        };
+        ipv4.chain(ipv6.into_iter().map(IpAddr::V6)).collect()
     }
 
     /// Describes which hooks the fast path uses on an interface, why, and what it leaves out.

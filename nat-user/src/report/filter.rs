@@ -1,12 +1,12 @@
 //! The sessions to which a command applies.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     protocol::Protocol,
@@ -16,10 +16,10 @@ use super::{
 /// Sessions that match every given condition.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct SessionFilter {
-    /// Only this protocol: tcp, udp, icmp, sctp, gre, esp or a number
+    /// Only this protocol: tcp, udp, icmp (of both families), icmpv6, sctp, gre, esp or a number
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<Protocol>,
-    /// Only this guest: ADDRESS, ADDRESS:PORT or PREFIX
+    /// Only this guest: ADDRESS, ADDRESS:PORT, [IPV6]:PORT or PREFIX
     #[arg(long, value_name = "ENDPOINT")]
     pub internal: Option<EndpointFilter>,
     /// Only this external endpoint
@@ -36,7 +36,7 @@ pub struct SessionFilter {
 /// Endpoints of one address or prefix, with one port or any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointFilter {
-    addresses: Ipv4Net,
+    addresses: IpNet,
     port: Option<u16>,
 }
 
@@ -48,7 +48,7 @@ impl SessionFilter {
             filter.is_none_or(|filter| filter.matches(endpoint))
         };
         self.protocol
-            .is_none_or(|protocol| protocol == session.protocol)
+            .is_none_or(|protocol| protocol.covers(session.protocol))
             && at(self.internal, session.internal)
             && at(self.external, session.external)
             && at(self.remote, session.remote)
@@ -73,16 +73,16 @@ impl FromStr for EndpointFilter {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(address) = text.parse::<Ipv4Addr>() {
+        if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self {
                 addresses: address.into(),
                 port: None,
             });
         }
-        if let Ok(endpoint) = text.parse::<SocketAddrV4>() {
+        if let Ok(endpoint) = text.parse::<SocketAddr>() {
             let port = Some(endpoint.port());
             return Ok(Self {
-                addresses: (*endpoint.ip()).into(),
+                addresses: endpoint.ip().into(),
                 port,
             });
         }
@@ -91,7 +91,9 @@ impl FromStr for EndpointFilter {
                 addresses,
                 port: None,
             }),
-            Err(_) => Err("expected ADDRESS, ADDRESS:PORT or a prefix such as 10.0.0.0/8"),
+            Err(_) => {
+                Err("expected ADDRESS, ADDRESS:PORT, [IPV6]:PORT or a prefix such as 10.0.0.0/8")
+            }
         }
     }
 }
@@ -181,6 +183,33 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_addresses_ports_and_prefixes_are_conditions() {
+        let address: IpAddr = "2001:db8::10".parse().unwrap();
+        let of_ipv6 = SessionView {
+            internal: Endpoint {
+                address,
+                port: 5000,
+            },
+            ..session()
+        };
+        for (text, holds) in [
+            ("2001:db8::10", true),
+            ("2001:db8::11", false),
+            ("[2001:db8::10]:5000", true),
+            ("[2001:db8::10]:5001", false),
+            ("2001:db8::/64", true),
+            ("::/0", true),
+            ("0.0.0.0/0", false),
+        ] {
+            let filter = SessionFilter {
+                internal: at(text),
+                ..SessionFilter::default()
+            };
+            assert_eq!(filter.matches(&of_ipv6, ""), holds, "{text}");
+        }
+    }
+
+    #[test]
     fn an_invalid_endpoint_is_refused_with_the_valid_forms() {
         for text in [
             "",
@@ -189,10 +218,15 @@ mod tests {
             "10.0.0.0/33",
             "10.0.0.1:65536",
             "10.0.0.1:",
-            "::1",
+            "[::1]",
+            "::1/129",
+            "fe80::1%eth0",
         ] {
             let error = text.parse::<EndpointFilter>().unwrap_err();
-            assert!(error.contains("ADDRESS:PORT or a prefix"), "{text}");
+            assert!(
+                error.contains("ADDRESS:PORT, [IPV6]:PORT or a prefix"),
+                "{text}"
+            );
         }
     }
 }

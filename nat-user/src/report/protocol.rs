@@ -8,14 +8,27 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);
 
-const NAMES: [(&str, u8); 6] = [
+const NAMES: [(&str, u8); 7] = [
     ("tcp", 6),
     ("udp", 17),
     ("icmp", 1),
+    ("icmpv6", 58),
     ("sctp", 132),
     ("gre", 47),
     ("esp", 50),
 ];
+
+impl Protocol {
+    const ICMP: Self = Self(1);
+    const ICMPV6: Self = Self(58);
+
+    /// Whether a condition that names this one holds for another: ICMP stands for that of both
+    /// families, as in the configuration.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self == other || (self, other) == (Self::ICMP, Self::ICMPV6)
+    }
+}
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +73,7 @@ mod tests {
         }
         assert_eq!("6".parse(), Ok(Protocol(6)));
         assert_eq!("UDP".parse(), Ok(Protocol(17)));
+        assert!(Protocol(1).covers(Protocol(58)) && !Protocol(58).covers(Protocol(1)));
     }
 
     #[test]
@@ -67,7 +81,7 @@ mod tests {
         for text in ["", "http", "256", "-1"] {
             let error = text.parse::<Protocol>().unwrap_err();
             assert!(
-                error.contains("tcp, udp, icmp, sctp, gre, esp or a number"),
+                error.contains("tcp, udp, icmp, icmpv6, sctp, gre, esp or a number"),
                 "{error}"
             );
         }

@@ -28,6 +28,9 @@ pub struct StatsView {
     pub drops: BTreeMap<&'static str, u64>,
     /// The session table.
     pub sessions: Occupancy,
+    /// That of IPv6, if natbpf carries it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_ipv6: Option<Occupancy>,
 }
 
 /// The traffic of a rule.
@@ -63,7 +66,7 @@ impl StatsView {
         numbers: &Numbers,
         mut counters: impl FnMut(u32) -> Result<RuleCounters>,
         drops: &BTreeMap<&'static str, u64>,
-        sessions: Occupancy,
+        (sessions, sessions_ipv6): (Occupancy, Option<Occupancy>),
     ) -> Result<Self> {
         let mut rules = Vec::with_capacity(numbers.rules().len());
         for rule in numbers.rules() {
@@ -89,6 +92,7 @@ impl StatsView {
             rules,
             drops,
             sessions,
+            sessions_ipv6,
         })
     }
 }
@@ -196,7 +200,11 @@ fn show_human(output: &mut dyn Write, stats: &StatsView) -> io::Result<()> {
         output,
         "\nsessions: {} of {}",
         stats.sessions.active, stats.sessions.max
-    )
+    )?;
+    match stats.sessions_ipv6 {
+        Some(Occupancy { active, max }) => writeln!(output, "sessions of IPv6: {active} of {max}"),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +235,7 @@ mod tests {
             active: 9,
             max: 262_144,
         };
-        StatsView::collect(&numbers, counters, &drops, sessions).unwrap()
+        StatsView::collect(&numbers, counters, &drops, (sessions, None)).unwrap()
     }
 
     fn shown(format: Format) -> String {
@@ -275,6 +283,26 @@ sessions: 9 of 262144
             (&drops["filtered"], &drops["malformed"]),
             (&json!(12), &json!(0))
         );
+    }
+
+    #[test]
+    fn sessions_of_ipv6_are_counted_where_natbpf_carries_it() {
+        let with_ipv6 = StatsView {
+            sessions_ipv6: Some(Occupancy {
+                active: 2,
+                max: 65_536,
+            }),
+            ..stats()
+        };
+        let mut output = Vec::new();
+        write_stats(&mut output, &with_ipv6, Format::Human).unwrap();
+        let shown = String::from_utf8(output).unwrap();
+        assert!(
+            shown.ends_with("262144\nsessions of IPv6: 2 of 65536\n"),
+            "{shown}"
+        );
+        let json = serde_json::to_value(&with_ipv6).unwrap();
+        assert_eq!(json["sessions_ipv6"], json!({"active": 2, "max": 65_536}));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     path::Path,
 };
 
@@ -57,7 +57,7 @@ struct JsonInterface<'a> {
     owner: &'a str,
     hooks: &'a [String],
     attachment: &'a str,
-    addresses: &'a [Ipv4Addr],
+    addresses: &'a [IpAddr],
     external: &'a [External],
     fast_path: &'a str,
     mss: Option<u16>,
@@ -84,9 +84,13 @@ fn warnings(status: &StatusView) -> Vec<String> {
     let full = tables
         .filter(|(_, Occupancy { active, max })| u128::from(*active) * 10 > u128::from(*max) * 9);
     let full = full.map(|(name, Occupancy { active, max })| {
+        let limit = match name.strip_suffix("_ipv6") {
+            Some(_) => "limits.sessions_ipv6",
+            None => "limits.sessions",
+        };
         format!(
             "table {name}: {active} of {max} entries, over 90 %; when it is full, new sessions \
-             are refused: raise limits.sessions"
+             are refused: raise {limit}"
         )
     });
     let lasting = status.state.warnings.iter().cloned();
@@ -194,11 +198,7 @@ fn show_interfaces(output: &mut dyn Write, state: &State) -> io::Result<()> {
     let columns = if has_mss { 6 } else { 5 };
     let mut interfaces = table(&HEADER[..columns], 5..columns);
     for interface in &state.interfaces {
-        let addresses: Vec<String> = interface
-            .addresses
-            .iter()
-            .map(Ipv4Addr::to_string)
-            .collect();
+        let addresses: Vec<String> = interface.addresses.iter().map(IpAddr::to_string).collect();
         let row = [
             interface.name.clone(),
             format!("{} {}", interface.role, interface.owner),

@@ -11,7 +11,7 @@ mod numbers;
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -71,7 +71,7 @@ pub struct InterfaceState {
     /// How the programs are attached: `tcx` or `netlink`.
     pub attachment: String,
     /// The addresses in use: external ones of an uplink, the gateway of a network.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// The external addresses of an uplink, and who has them; in their order.
     #[serde(default)]
     pub external: Vec<External>,
@@ -276,7 +276,7 @@ mod tests {
                 owner: "wan".to_owned(),
                 hooks: vec!["tc-ingress".to_owned()],
                 attachment: "tcx".to_owned(),
-                addresses: vec![Ipv4Addr::new(19, 19, 8, 10)],
+                addresses: vec![[19, 19, 8, 10].into()],
                 external: vec![External {
                     first: Ipv4Addr::new(19, 19, 8, 10),
                     last: Ipv4Addr::new(19, 19, 8, 10),

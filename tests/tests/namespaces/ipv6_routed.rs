@@ -10,6 +10,7 @@ use kit::packets::{At, error, icmp, raw, udp};
 use lab::service::{self, Service};
 use lab::topology::{Ipv6, Options, Proxmox};
 use lab::{Host, Natbpf};
+use serde_json::json;
 use tests::following::soon;
 use tests::hears;
 
@@ -381,5 +382,45 @@ fn n6_9_messages_of_the_link_leave_no_session_and_are_not_dropped() -> Result<()
     reaches((&net.vm1, GUEST), (&net.cli, Ipv6::CLI))?;
     let after = natbpf.stats()?["drops"].clone();
     ensure!(after == before, "{before} {after}");
+    Ok(())
+}
+
+#[test]
+fn reports_show_sessions_and_addresses_of_ipv6() -> Result<()> {
+    let net = world()?;
+    let natbpf = net.natbpf(&config("", ""))?;
+    reaches((&net.vm1, GUEST), (&net.cli, Ipv6::CLI))?;
+    net.vm2.ping(Ipv6::CLI)?;
+    let found = |filter: &[&str]| natbpf.conntrack(filter);
+    let remote = format!("[{}]:7000", Ipv6::CLI);
+    let udp = found(&["--remote", &remote])?;
+    ensure!(udp.len() == 1, "{udp:?}");
+    ensure!(
+        udp[0]["internal"] == json!({"address": GUEST, "port": 6000}),
+        "{udp:?}"
+    );
+    ensure!(udp[0]["external"] == udp[0]["internal"] && udp[0]["state"] == "replied");
+    ensure!(found(&["--protocol", "icmp"])?.len() == 1);
+    ensure!(found(&["--internal", "2001:db8:0:101::/64"])?.len() == 2);
+    ensure!(found(&["--internal", "0.0.0.0/0"])?.is_empty());
+    let text = natbpf.cli(&["conntrack", "list"])?.expect_ok()?;
+    ensure!(
+        text.contains(&format!("[{GUEST}]:6000")) && text.contains("icmpv6"),
+        "{text}"
+    );
+    let used = json!({"active": 2, "max": 65_536});
+    ensure!(natbpf.stats()?["sessions_ipv6"] == used);
+    let status = natbpf.status()?;
+    ensure!(status["tables"]["sessions_ipv6"] == used, "{status}");
+    let addresses = status["interfaces"][0]["addresses"].as_array();
+    let addresses = addresses.context("no addresses")?;
+    ensure!(
+        *addresses == [json!(Proxmox::PUBLIC), json!(NET.public)],
+        "{addresses:?}"
+    );
+    let flushed = ["conntrack", "flush", "--internal", "2001:db8:0:101::170"];
+    let said = natbpf.cli(&flushed)?.expect_ok()?;
+    ensure!(said.trim() == "1 sessions ended", "{said}");
+    ensure!(found(&[])?.len() == 1);
     Ok(())
 }

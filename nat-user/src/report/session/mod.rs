@@ -1,19 +1,23 @@
 //! A session as users see it, from its two entries in the data plane.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use nat_common::{
+    family::Family,
     session::{
         ending::idle_s,
         tracking::{self, Phase},
     },
     tables::{
-        sessions::{OPENING, SessionFlags, SessionKey4, SessionRecord4},
+        sessions::{OPENING, SessionFlags, SessionKey, SessionRecord},
         settings::Settings,
     },
     wire::{
-        address::{Addr4, Port},
-        protocol::{ICMP, TCP},
+        address::{Addr4, Addr6, Port},
+        protocol::TCP,
     },
 };
 use serde::Serialize;
@@ -24,9 +28,27 @@ use super::protocol::Protocol;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Endpoint {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port.
     pub port: u16,
+}
+
+/// A family whose addresses can be shown.
+pub trait Shown: Family {
+    /// The address as the standard library has it.
+    fn ip(self) -> IpAddr;
+}
+
+impl Shown for Addr4 {
+    fn ip(self) -> IpAddr {
+        self.0.into()
+    }
+}
+
+impl Shown for Addr6 {
+    fn ip(self) -> IpAddr {
+        self.bytes().into()
+    }
 }
 
 /// A session. Sorts by protocol, then by its endpoints.
@@ -72,10 +94,10 @@ impl SessionView {
     /// `None` if the first is not the session's primary entry, if the session is being removed, or
     /// if it is the host's own.
     #[must_use]
-    pub fn from_entries(
-        key: &SessionKey4,
-        record: &SessionRecord4,
-        peer: Option<&SessionRecord4>,
+    pub fn from_entries<A: Shown>(
+        key: &SessionKey<A>,
+        record: &SessionRecord<A>,
+        peer: Option<&SessionRecord<A>>,
         settings: &Settings,
         now_s: u32,
     ) -> Option<Self> {
@@ -137,14 +159,14 @@ struct Ports {
 }
 
 impl Ports {
-    fn new(key: &SessionKey4, record: &SessionRecord4) -> Self {
+    fn new<A: Shown>(key: &SessionKey<A>, record: &SessionRecord<A>) -> Self {
         let mut ports = Self {
             source_before: key.source_port,
             destination_before: key.destination_port,
             source_after: record.source_port,
             destination_after: record.destination_port,
         };
-        if key.protocol == ICMP {
+        if key.protocol == A::ICMP {
             // The identifier is on the client's side, and is the same for both ends.
             let (before, after) = if record.flags.contains(SessionFlags::FROM_INITIATOR) {
                 (key.source_port, record.source_port)
@@ -159,9 +181,9 @@ impl Ports {
 }
 
 impl Endpoint {
-    fn new(address: Addr4, port: Port) -> Self {
+    fn new<A: Shown>(address: A, port: Port) -> Self {
         Self {
-            address: address.0.into(),
+            address: address.ip(),
             port: port.number(),
         }
     }
@@ -195,7 +217,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
             0 => f.pad(&self.address.to_string()),
-            port => f.pad(&format!("{}:{port}", self.address)),
+            port => f.pad(&SocketAddr::new(self.address, port).to_string()),
         }
     }
 }

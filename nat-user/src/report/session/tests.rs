@@ -1,6 +1,6 @@
 use nat_common::{
     tables::sessions::{DEAD, View},
-    wire::protocol::UDP,
+    wire::protocol::{ICMP, UDP},
 };
 
 use super::*;
@@ -28,8 +28,11 @@ const GRE: u8 = 47;
 /// A packet's source and destination.
 type Way = ([u8; 4], u16, [u8; 4], u16);
 
-fn key(protocol: u8, (source, source_port, destination, destination_port): Way) -> SessionKey4 {
-    SessionKey4 {
+fn key(
+    protocol: u8,
+    (source, source_port, destination, destination_port): Way,
+) -> SessionKey<Addr4> {
+    SessionKey {
         source: Addr4(source),
         destination: Addr4(destination),
         source_port: Port::new(source_port),
@@ -43,8 +46,8 @@ fn key(protocol: u8, (source, source_port, destination, destination_port): Way) 
 fn record(
     flags: SessionFlags,
     (source, source_port, destination, destination_port): Way,
-) -> SessionRecord4 {
-    SessionRecord4 {
+) -> SessionRecord<Addr4> {
+    SessionRecord {
         source: Addr4(source),
         destination: Addr4(destination),
         source_port: Port::new(source_port),
@@ -145,14 +148,14 @@ fn a_protocol_without_ports_shows_addresses_alone() {
 #[test]
 fn only_primary_entries_of_guests_sessions_that_live_are_shown() {
     let way = (GUEST, 1, REMOTE, 2);
-    let is_shown = |record: SessionRecord4| {
+    let is_shown = |record: SessionRecord<Addr4>| {
         let key = key(UDP, way);
         SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S).is_some()
     };
     assert!(is_shown(record(FROM_INSIDE, way)));
     assert!(!is_shown(record(SessionFlags::IN, way)));
     assert!(!is_shown(record(FROM_INSIDE | SessionFlags::HOST, way)));
-    assert!(!is_shown(SessionRecord4 {
+    assert!(!is_shown(SessionRecord {
         seen_s: DEAD,
         ..record(FROM_INSIDE, way)
     }));
@@ -175,7 +178,7 @@ fn states_follow_the_packets_that_passed() {
         (ICMP, tracking::REPLIED, "replied", 40),
     ];
     for (protocol, state, name, expires_s) in cases {
-        let record = SessionRecord4 {
+        let record = SessionRecord {
             state,
             ..record(FROM_INSIDE, way)
         };
@@ -188,11 +191,11 @@ fn states_follow_the_packets_that_passed() {
 /// Idle and remaining seconds with a peer that was seen at `peer_seen_s`.
 fn times(flags: SessionFlags, peer_seen_s: u32, state: u32) -> (u32, u32) {
     let way = (GUEST, 1, REMOTE, 2);
-    let record = SessionRecord4 {
+    let record = SessionRecord {
         state,
         ..record(flags, way)
     };
-    let peer = SessionRecord4 {
+    let peer = SessionRecord {
         seen_s: peer_seen_s,
         ..record
     };
@@ -225,4 +228,48 @@ fn a_session_past_its_time_expires_now() {
     let (key, record) = (key(ICMP, way), record(FROM_INSIDE, way));
     let view = SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S + 500).unwrap();
     assert_eq!((view.idle_s, view.expires_s), (520, 0));
+}
+
+#[test]
+fn a_session_of_ipv6_has_its_ports_behind_brackets_and_icmpv6_its_identifier() {
+    let [guest, remote] = [1, 2].map(|last| {
+        let address = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
+        Addr6::new(address.octets())
+    });
+    let shown = |protocol, ports: (u16, u16)| {
+        let key = SessionKey {
+            source: guest,
+            destination: remote,
+            source_port: Port::new(ports.0),
+            destination_port: Port::new(ports.1),
+            network: 1,
+            protocol,
+            view: View::Inside as u8,
+        };
+        let record = SessionRecord {
+            source: guest,
+            destination: remote,
+            source_port: Port::new(ports.0),
+            destination_port: Port::new(ports.1),
+            peer_network: 0,
+            peer_view: View::Outside as u8,
+            flags: FROM_INSIDE,
+            rule: 3,
+            opened_s: 900,
+            seen_s: NOW_S - 20,
+            state: 0,
+            next_hop: 0,
+            xdp_passed_at: 0,
+        };
+        let view = SessionView::from_entries(&key, &record, None, &SETTINGS, NOW_S).unwrap();
+        endpoints(&view)
+    };
+    let udp = [
+        "[2001:db8::1]:5000",
+        "[2001:db8::1]:5000",
+        "[2001:db8::2]:53",
+    ];
+    assert_eq!(shown(UDP, (5000, 53)), udp);
+    let icmp = ["[2001:db8::1]:77", "[2001:db8::1]:77", "[2001:db8::2]:77"];
+    assert_eq!(shown(Addr6::ICMP, (77, Addr6::service(0).number())), icmp);
 }
