@@ -14,6 +14,7 @@ use std::{
 use nat_config::model::{Claim, Config, UplinkId};
 use nat_sys::netlink::{Layer, Link};
 
+use super::advertised::Advertised;
 use crate::host::arp::{Arp, Heard};
 
 /// How often an address is probed before it is taken, and how long an answer may take. Shorter than
@@ -67,6 +68,8 @@ pub(super) struct Claims {
     inherited: BTreeSet<Ipv4Addr>,
     /// Whether the missing probe was reported.
     has_complained: bool,
+    /// Those of IPv6, which are not probed: they are in a prefix of the host's own.
+    pub(super) ipv6: Advertised,
 }
 
 impl Claims {
@@ -120,6 +123,7 @@ impl Claims {
         for uplink in self.uplinks.values_mut() {
             has_changed |= uplink.care(now);
         }
+        self.ipv6.care();
         has_changed
     }
 
@@ -151,7 +155,7 @@ impl Claims {
             } => (announcements > 0).then_some(next),
             Standing::Taken { again, .. } => Some(again),
         });
-        due.min()
+        due.chain(self.ipv6.is_due_at()).min()
     }
 
     /// Whether this host answers for the address.

@@ -4,6 +4,7 @@
 //! The data plane does not need it. Without the daemon, only expired sessions do not end and
 //! changes on the host are not followed.
 
+mod advertised;
 mod claims;
 mod covered;
 mod differences;

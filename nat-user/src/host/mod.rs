@@ -10,6 +10,7 @@
 //! This module must not touch anything that natbpf did not create: a value that other software has
 //! changed in the meantime, a recreated interface, a foreign address on our bridge.
 
+pub mod advertise;
 pub mod arp;
 pub mod bridge_netfilter;
 pub mod change;

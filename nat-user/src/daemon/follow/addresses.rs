@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     daemon::{host::Host, instance::Instance},
-    host::change::Change,
+    host::{change::Change, setup::Plan},
 };
 
 impl Instance {
@@ -19,6 +19,8 @@ impl Instance {
         let held = host.addresses.iter().map(|address| address.net.addr());
         let held = held.filter(|address| !added.contains(address)).collect();
         self.claims.follow(config, &host.links, &held);
+        let plan = Plan::from_config(config);
+        self.claims.ipv6.follow(&plan, &host.links);
     }
 
     /// Waits until the probes have shown which external addresses are free, and takes these.

@@ -22,6 +22,13 @@ const BEFORE_THE_LINK: u32 = 128;
 const MOST_GROUPS: usize = 256;
 
 impl Network {
+    /// The guests that the configuration names and that are on an uplink's link.
+    fn shared_guests(&self) -> impl Iterator<Item = Ipv6Addr> {
+        let is_shared = |guest: &Ipv6Addr| self.shared().any(|prefix| prefix.contains(guest));
+        let guests = self.guests.iter().copied();
+        guests.filter(move |guest| is_shared(guest))
+    }
+
     /// The prefixes that are on an uplink's link: unique local ones are not.
     fn shared(&self) -> impl Iterator<Item = Ipv6Net> {
         let own = self.addresses.iter().filter_map(|net| match net {
@@ -30,6 +37,19 @@ impl Network {
         });
         let public = own.filter(|net| !net.addr().is_unique_local());
         public.map(|net| net.trunc())
+    }
+}
+
+impl Plan {
+    /// The guests that the configuration names and that are on an uplink's link, each with the
+    /// uplink's interface.
+    pub fn guests_on_links(&self) -> impl Iterator<Item = (&str, Ipv6Addr)> {
+        let networks = self.networks.iter();
+        let on_link = networks.filter_map(|network| Some((network.ndp.as_deref()?, network)));
+        on_link.flat_map(|(uplink, network)| {
+            let guests = network.shared_guests();
+            guests.map(move |guest| (uplink, guest))
+        })
     }
 }
 
@@ -77,16 +97,13 @@ impl Run<'_> {
             ifindex: uplink.index,
         };
         self.want_once(all, uplink.all_groups, links);
-        let prefixes: Vec<Ipv6Net> = network.shared().collect();
-        let guests = network.guests.iter();
-        let guests = guests.filter(|guest| prefixes.iter().any(|prefix| prefix.contains(*guest)));
-        for guest in guests.take(MOST_GROUPS) {
+        for guest in network.shared_guests().take(MOST_GROUPS) {
             let joined = Change::Proxy {
-                address: (*guest).into(),
+                address: guest.into(),
                 interface: uplink.name.clone(),
                 ifindex: uplink.index,
             };
-            self.want(joined, proxies.contains(&(uplink.index, *guest)), links);
+            self.want(joined, proxies.contains(&(uplink.index, guest)), links);
         }
     }
 
