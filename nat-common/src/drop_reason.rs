@@ -94,6 +94,8 @@ drop_reasons! {
     OutsideSessions = 31, "outside_sessions";
     /// NAT64: the other family has nothing like it, or it may not be reached this way.
     Untranslatable = 32, "untranslatable";
+    /// A guest acts as an IPv6 router or DHCPv6 server, or hides what it sends.
+    RogueRa = 33, "rogue_ra";
 }
 
 /// How many reasons there are.

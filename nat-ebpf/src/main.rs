@@ -32,7 +32,7 @@ use nat_common::{
     drop_reason::DropReason,
     pipeline::{self, fragments, guard},
 };
-use skb::{Hook, Skb, VLAN_ID};
+use skb::{Hook, Skb};
 
 /// Uplink, ingress.
 #[classifier]
@@ -65,19 +65,12 @@ pub(crate) fn nat_from_port(ctx: TcContext) -> i32 {
     run::<ETHERNET>(&ctx, Hook::Port, pipeline::from_port::<Addr, _, _>)
 }
 
-/// The number of the VLAN in the packet's tag, 0 if it has none or only a priority.
-#[inline(always)]
-fn vlan(ctx: &TcContext) -> u32 {
-    // SAFETY: the kernel passes a valid context to every program.
-    unsafe { (*ctx.skb.skb).vlan_tci & VLAN_ID }
-}
-
 /// Port of the bridge of a network with `anti_spoof`, ingress.
 #[classifier]
 pub(crate) fn nat_from_guarded_port(ctx: TcContext) -> i32 {
     Skb::clear_marks(&ctx);
     let mut skb = Skb::new(&ctx);
-    let (index, vlan) = (skb.interface(), vlan(&ctx));
+    let (index, vlan) = (skb.interface(), skb.vlan());
     match guard::check(&mut skb, &Maps::new(ctx.as_ptr(), Room), index, vlan) {
         guard::PASSES => run::<ETHERNET>(&ctx, Hook::Port, |packet, maps, place, work| {
             pipeline::from_port::<Addr, _, _>(packet, maps, place, work)

@@ -20,11 +20,14 @@ mod sessions;
 mod skb;
 mod socket;
 
-use aya_ebpf::{EbpfContext, macros::classifier, programs::TcContext};
+use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use family::{Addr, Room};
 use hooks::{ETHERNET, NEXT, NO_LINK_LAYER, entry_points, run};
-use maps::Maps;
-use nat_common::pipeline::{self, fragments};
+use maps::{Maps, count_drop};
+use nat_common::{
+    drop_reason::DropReason,
+    pipeline::{self, fragments, guard, guard_ipv6},
+};
 use skb::{Hook, Skb};
 
 entry_points! {
@@ -50,6 +53,34 @@ pub(crate) fn nat6_neighbours(ctx: TcContext) -> i32 {
 pub(crate) fn nat6_from_port(ctx: TcContext) -> i32 {
     Skb::clear_marks(&ctx);
     run::<ETHERNET>(&ctx, Hook::Port, pipeline::from_port::<Addr, _, _>)
+}
+
+/// Port of the bridge of a network with `anti_spoof`, ingress.
+#[classifier]
+pub(crate) fn nat6_from_guarded_port(ctx: TcContext) -> i32 {
+    Skb::clear_marks(&ctx);
+    if !Skb::is_of_family(&ctx) {
+        return NEXT;
+    }
+    let Some(room) = Room::of_packets() else {
+        return TC_ACT_SHOT;
+    };
+    let mut skb = Skb::new(&ctx);
+    let (index, vlan) = (skb.interface(), skb.vlan());
+    let reason = match guard_ipv6::check(&mut skb, &Maps::new(ctx.as_ptr(), room), index, vlan) {
+        guard::PASSES => return from_port(&ctx),
+        guard::PASSES_SLOWLY => return NEXT,
+        guard::FORGED => DropReason::Spoofed,
+        _ => DropReason::RogueRa,
+    };
+    count_drop(reason);
+    TC_ACT_SHOT
+}
+
+/// The fast path of a port. (A separate function: it and the guard share the stack.)
+#[inline(never)]
+fn from_port(ctx: &TcContext) -> i32 {
+    run::<ETHERNET>(ctx, Hook::Port, pipeline::from_port::<Addr, _, _>)
 }
 
 /// Ends the sessions whose primary keys are in the packet; see [`sessions`]. The daemon runs it by

@@ -192,6 +192,20 @@ impl Skb {
         }
     }
 
+    /// Whether the packet is of the family, whatever its tag.
+    #[inline(always)]
+    pub(crate) fn is_of_family(ctx: &TcContext) -> bool {
+        // SAFETY: the kernel passes a valid context to every program.
+        unsafe { (*ctx.skb.skb).protocol == u32::from(ETHER_TYPE as u16) }
+    }
+
+    /// The number of the VLAN in the packet's tag, 0 if it has none or only a priority.
+    #[inline(always)]
+    pub(crate) fn vlan(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.skb).vlan_tci & VLAN_ID }
+    }
+
     /// The packet if it is of the family, with readable headers.
     ///
     /// A packet with a VLAN tag belongs to a VLAN interface on top of this one; only a priority tag
@@ -200,8 +214,8 @@ impl Skb {
     pub(crate) fn of_family(ctx: &TcContext, l3: usize, hook: Hook) -> Option<Self> {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel passes a valid context to every program.
-        let (protocol, tci, len) = unsafe { ((*skb).protocol, (*skb).vlan_tci, (*skb).len) };
-        if protocol != u32::from(ETHER_TYPE as u16) || tci & VLAN_ID != 0 {
+        let (tci, len) = unsafe { ((*skb).vlan_tci, (*skb).len) };
+        if !Self::is_of_family(ctx) || tci & VLAN_ID != 0 {
             return None;
         }
         let this = Self { skb };

@@ -19,6 +19,7 @@ mod follow;
 mod fragment_ports;
 pub mod fragments;
 pub mod guard;
+pub mod guard_ipv6;
 mod icmp_errors;
 pub mod local;
 mod lookup;

@@ -190,7 +190,6 @@ impl Target {
         }
     }
 
-    /// No program of IPv6 checks senders at ports yet.
     fn programs_of_ipv6(&self) -> &'static [(Side, &'static str)] {
         use Side::{Egress, Ingress};
         match (self.role, self.has_ethernet) {
@@ -201,7 +200,8 @@ impl Target {
                 (Ingress, "nat6_from_guest_l3"),
                 (Egress, "nat6_to_guest_l3"),
             ],
-            (Role::Port | Role::GuardedPort, _) => &[(Ingress, "nat6_from_port")],
+            (Role::Port, _) => &[(Ingress, "nat6_from_port")],
+            (Role::GuardedPort, _) => &[(Ingress, "nat6_from_guarded_port")],
         }
     }
 

@@ -219,7 +219,8 @@ fn l6_1_sessions_of_an_older_layout_outlive_an_upgrade_that_adds_ipv6() -> Resul
     is_carried_over(&net, &config, &hooks)
 }
 
-/// Starts with the data plane of layout 2, which is taken over under load, and has these hooks then.
+/// Starts with the data plane of layout 2, which is taken over under load, and has these hooks
+/// then.
 fn is_carried_over(net: &Proxmox, config: &str, hooks: &[&str]) -> Result<()> {
     let before = snapshot::take(&net.host)?;
     let mut natbpf = Natbpf::prepare(&net.host, net.lab().place(), Natbpf::binary()?, config)?;

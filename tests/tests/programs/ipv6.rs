@@ -1,16 +1,17 @@
 //! IPv6's programs on packets, with rules written into its tables.
 
-use std::net::Ipv6Addr;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use anyhow::{Result, ensure};
 use aya::maps::{HashMap, Map};
+use kit::octets::DESTINATION_OPTIONS;
 use kit::packets::{At, SYN, error, icmp, ping, pong, read, tcp, udp};
 use nat_common::{
     tables::{
         addresses::{AddressKey, ExternalAddress},
         forwards::{Forward, ForwardFlags, ForwardKey},
         inside::{Inside, InsideFlags, InsideKey},
-        interfaces::role,
+        interfaces::{Interface, InterfaceFlags, role},
         snats::{Snat, SnatKey, filtering, mapping},
     },
     wire::{
@@ -22,7 +23,7 @@ use nat_user::dataplane::{Plain, TestRunOutput};
 
 use super::{
     harness::{HOOK, LAN, NETWORK_NUMBER, Plane},
-    vectors::GO_ON,
+    vectors::{DROP, GO_ON},
 };
 
 type Octets = [u8; 16];
@@ -232,5 +233,40 @@ fn messages_of_a_link_pass_untouched_at_every_hook() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn f6_8_the_program_at_a_guarded_port_drops_a_guests_router_advertisement() -> Result<()> {
+    let mut plane = Plane::with_rules_of_ipv6()?;
+    let port = Interface {
+        role: role::PORT,
+        number: NETWORK_NUMBER,
+        flags: InterfaceFlags::GUARDED,
+        ..Interface::default()
+    };
+    plane
+        .dataplane
+        .set_interfaces(&BTreeMap::from([(HOOK, port)]))?;
+    let own = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x10).octets();
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
+    let message = |kind| icmp(own, all, [kind, 0, 0, 0, 0, 0]).payload(&[0; 16]);
+    let options = [1, 4, 0, 0, 0, 0];
+    for (packet, verdict) in [
+        (message(135), GO_ON),
+        (message(134), DROP),
+        (message(134).extension(DESTINATION_OPTIONS, &options), DROP),
+        (message(135).extension(DESTINATION_OPTIONS, &options), GO_ON),
+        (udp(At(GUEST, 5000), At(REMOTE, 7000)), GO_ON),
+        (udp(At(REMOTE, 5000), At(REMOTE, 7000)), DROP),
+    ] {
+        let packet = packet.bytes();
+        let output = plane
+            .programs
+            .test_run("nat6_from_guarded_port", &packet, HOOK, HOOK)?;
+        ensure!(output.verdict == verdict, "{output:02x?}");
+    }
+    ensure!(plane.dropped("rogue_ra")? == 2);
+    ensure!(plane.dropped("spoofed")? == 1);
     Ok(())
 }

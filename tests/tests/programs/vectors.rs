@@ -11,7 +11,7 @@ use super::harness::{HOOK, PUBLIC, Plane};
 pub(super) const GUEST: [u8; 4] = [172, 22, 161, 170];
 pub(super) const REMOTE: [u8; 4] = [198, 51, 100, 2];
 pub(super) const GO_ON: i32 = -1;
-const DROP: i32 = 2;
+pub(super) const DROP: i32 = 2;
 pub(super) const REDIRECT: i32 = 7;
 
 pub(super) fn udp(

@@ -2,6 +2,7 @@
 
 mod extensions;
 mod fragments;
+mod guard;
 mod link;
 mod sources;
 
