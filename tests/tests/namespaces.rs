@@ -5,6 +5,7 @@
 //! instead, to judge the tests themselves.
 
 mod namespaces {
+    mod advertisements;
     mod attacks;
     mod changes;
     mod control;

@@ -217,6 +217,18 @@ const TESTS: &[Tool] = &[
         &["Usage: udhcpc"],
     ),
     tool(
+        ("rdisc6", "ndisc6"),
+        "asks for routers",
+        &["-V"],
+        &["ndisc6"],
+    ),
+    tool(
+        ("dhcpcd", "dhcpcd-base"),
+        "gets a guest its IPv6 address",
+        &["--version"],
+        &["dhcpcd"],
+    ),
+    tool(
         ("mtr", "mtr-tiny"),
         "shows the hops of a way",
         &["--help"],
