@@ -81,7 +81,8 @@ fn says(said: &str, key: &str, value: &str) -> Result<()> {
 #[test]
 fn d6_1_guests_choose_addresses_in_each_prefix_and_go_out() -> Result<()> {
     let (net, _natbpf) = start(
-        "[network.lan.ra]\nmtu = 1400\nlifetime_s = 1200\npreference = \"high\"\ndomain = \"lan\"\n",
+        "[network.lan.ra]\nmtu = 1400\nlifetime_s = 1200\npreference = \"high\"\n\
+         domain = \"lan\"\n",
     )?;
     let said = advertised(&net.vm1)?;
     for (key, value) in [
