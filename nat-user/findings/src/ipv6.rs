@@ -1,8 +1,9 @@
-//! IPv6 in networks with rules that only IPv4 obeys.
+//! IPv6: networks with rules that only IPv4 obeys, interfaces without IPv6 that need it, and
+//! bridges that keep solicitations from the programs.
 
 use std::fs;
 
-use nat_config::model::{Action, Config, NetworkId, PolicyEnd};
+use nat_config::model::{Action, Config, Network, NetworkId, PolicyEnd};
 use nat_sys::sysctl::Key;
 
 use crate::{Finding, Kind, listed};
@@ -15,12 +16,79 @@ const LINK_SCOPE: &str = "20";
 
 /// Reports networks with rules that only IPv4 obeys: natbpf leaves IPv6 to the kernel.
 pub(super) fn find_unfiltered_ipv6(config: &Config) -> Vec<Finding> {
+    if config.ipv6.is_some() {
+        return Vec::new(); // (Its rules are about both families.)
+    }
     let used = fs::read_to_string(ADDRESSES).unwrap_or_default();
     let networks = (0..config.networks.len()).map(NetworkId);
     networks
         .filter(|id| is_on(&config.networks[id.0].interface))
         .filter_map(|id| finding(config, id, &used))
         .collect()
+}
+
+/// Reports interfaces of the configuration on which IPv6 is turned off although their network has
+/// IPv6 addresses.
+pub(super) fn find_disabled(config: &Config) -> Vec<Finding> {
+    disabled(config, &is_off)
+}
+
+fn disabled(config: &Config, is_off: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    let has_ipv6 = |network: &&Network| !network.written6().is_empty() || network.follow;
+    let networks = config.networks.iter().filter(has_ipv6);
+    let off = networks.filter(|network| is_off(&network.interface));
+    let finding = |network: &Network| {
+        let interface = &network.interface;
+        Finding {
+            kind: Kind::DisabledIpv6,
+            place: interface.clone(),
+            what: format!("IPv6 is turned off, and network {} has IPv6", network.name),
+            why: "the kernel takes no IPv6 address there, so its guests have no gateway".to_owned(),
+            remedy: "turn it on".to_owned(),
+            commands: vec![format!("sysctl net/ipv6/conf/{interface}/disable_ipv6=0")],
+        }
+    };
+    off.map(finding).collect()
+}
+
+/// Reports uplinks that are bridges and show solicitations for guests' addresses only to ports that
+/// have joined their groups: natbpf has joined only those of guests that it knows.
+pub(super) fn find_snooping(config: &Config) -> Vec<Finding> {
+    snooping(config, &|bridge| {
+        let file = format!("/sys/class/net/{bridge}/bridge/multicast_snooping");
+        fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+    })
+}
+
+fn snooping(config: &Config, snoops: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    let answering = config.networks.iter().filter_map(|network| network.ndp);
+    let mut answering: Vec<_> = answering.collect();
+    answering.sort_unstable();
+    answering.dedup();
+    let uplinks = answering
+        .into_iter()
+        .filter_map(|id| config.uplinks.get(id.0));
+    let found = uplinks.filter(|uplink| snoops(&uplink.interface));
+    let finding = |interface: &str| Finding {
+        kind: Kind::MulticastSnooping,
+        place: interface.to_owned(),
+        what: "the bridge shows multicast only to ports that asked for it".to_owned(),
+        why: "routers find only guests whose addresses are in the configuration, and only while a \
+              querier on the link keeps the bridge's memory fresh"
+            .to_owned(),
+        remedy: "turn it off if guests with other addresses are not reached".to_owned(),
+        commands: vec![format!(
+            "ip link set dev {interface} type bridge mcast_snooping 0"
+        )],
+    };
+    found.map(|uplink| finding(&uplink.interface)).collect()
+}
+
+/// Whether IPv6 is turned off on an interface that exists.
+fn is_off(interface: &str) -> bool {
+    let key = Key::new(&["net", "ipv6", "conf", interface, "disable_ipv6"]);
+    let value = key.and_then(|key| key.read());
+    matches!(value, Ok(Some(value)) if value == "1")
 }
 
 /// Whether the interface takes part in IPv6. One that does not exist, or a kernel without IPv6, has
@@ -153,5 +221,49 @@ fe80000000000000505400fffe000001 03 40 20 80      br0
         assert!(!is_used(USED, "br"));
         assert!(!is_used("", "br0"));
         assert!(!is_used("cut off br0", "br0"));
+    }
+
+    fn six(text: &str) -> Config {
+        let head = "[uplink.wan]\ninterface = \"vmbr0\"\n[network.lan]\ninterface = \"br0\"\n";
+        let loaded = nat_config::parse_with_ipv6(&format!("{head}{text}"), Path::new("n.toml"));
+        loaded.unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    #[test]
+    fn policies_of_a_file_with_ipv6_are_about_it() {
+        let config = six("address = [\"10.0.0.254/24\", \"fd12::1/64\"]\npolicy = \"drop\"\n");
+        assert_eq!(find_unfiltered_ipv6(&config), []);
+    }
+
+    #[test]
+    fn ipv6_that_is_off_where_a_network_needs_it() {
+        let found = |text: &str| disabled(&six(text), &|interface| interface == "br0");
+        let [finding] = &found("address = [\"10.0.0.254/24\", \"fd12::1/64\"]\n")[..] else {
+            panic!("one");
+        };
+        assert_eq!(
+            finding.to_string(),
+            "br0: IPv6 is turned off, and network lan has IPv6; the kernel takes no IPv6 address \
+             there, so its guests have no gateway; turn it on: sysctl \
+             net/ipv6/conf/br0/disable_ipv6=0"
+        );
+        assert_eq!(found("follow = true\n").len(), 1);
+        assert_eq!(found("address = \"10.0.0.254/24\"\n"), []);
+    }
+
+    #[test]
+    fn a_bridge_that_keeps_solicitations_back() {
+        let found = |ndp: &str| {
+            let config = six(&format!("address = \"2001:db8::1:1/64\"\n{ndp}"));
+            snooping(&config, &|bridge| bridge == "vmbr0")
+        };
+        assert_eq!(found(""), []);
+        assert_eq!(
+            found("ndp = \"wan\"\n")[0].to_string(),
+            "vmbr0: the bridge shows multicast only to ports that asked for it; routers find only \
+             guests whose addresses are in the configuration, and only while a querier on the link \
+             keeps the bridge's memory fresh; turn it off if guests with other addresses are not \
+             reached: ip link set dev vmbr0 type bridge mcast_snooping 0"
+        );
     }
 }

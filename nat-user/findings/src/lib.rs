@@ -73,6 +73,10 @@ pub enum Kind {
     UnnamedBridge,
     /// A network whose rules IPv6 packets pass.
     UnfilteredIpv6,
+    /// An interface without IPv6 whose network has it.
+    DisabledIpv6,
+    /// A bridge that keeps solicitations for guests back.
+    MulticastSnooping,
     /// Rules could not be checked.
     Unread,
 }
@@ -151,6 +155,8 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     findings.extend(listeners::find_listeners(config, &held, &own));
     findings.extend(bridges::find_bridges(config, &host.links, &host.addresses));
     findings.extend(ipv6::find_unfiltered_ipv6(config));
+    findings.extend(ipv6::find_disabled(config));
+    findings.extend(ipv6::find_snooping(config));
     findings.extend(unread);
     if budget.is_spent() {
         findings.push(too_many());
