@@ -19,6 +19,7 @@ mod namespaces {
     mod icmp;
     mod import;
     mod ipv6_host;
+    mod ipv6_on_link;
     mod ipv6_routed;
     mod layouts;
     mod leaks;

@@ -23,6 +23,8 @@ pub(super) struct Host {
     pub(super) ipv6_addresses: Vec<Address<Ipv6Addr>>,
     pub(super) bridge_netfilter: BridgeNetfilter,
     pub(super) routes: Vec<LinkRoute>,
+    /// As far as a network's prefix may be on an uplink's link.
+    pub(super) ipv6_routes: Vec<LinkRoute<Ipv6Addr>>,
     /// What drivers can do with XDP, by index.
     pub(super) xdp: BTreeMap<u32, XdpFeatures>,
     pub(super) policing: Policing,
@@ -48,6 +50,10 @@ impl Host {
             ipv6_addresses: netlink.addresses_in().await?,
             bridge_netfilter: BridgeNetfilter::read()?,
             routes: netlink.routes().await?,
+            ipv6_routes: match config.networks.iter().any(|network| network.ndp.is_some()) {
+                true => netlink.main_routes().await?,
+                false => Vec::new(),
+            },
             xdp: xdp_features().context("ask drivers for XDP")?,
             links,
             uplinks,

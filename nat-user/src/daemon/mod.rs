@@ -5,6 +5,7 @@
 //! changes on the host are not followed.
 
 mod advertised;
+mod answers;
 mod claims;
 mod covered;
 mod differences;

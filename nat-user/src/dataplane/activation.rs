@@ -9,7 +9,7 @@ use nat_config::{
     model::{Limits, Timeouts},
 };
 
-use super::{Dataplane, Plain};
+use super::{Dataplane, Plain, answers::Answer};
 
 /// The rule sets of all families. They change at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Rulesets {
     pub ipv4: Ruleset,
     /// That of IPv6, if the configuration names it.
     pub ipv6: Option<Ruleset<Addr6>>,
+    /// For which addresses the programs answer neighbours.
+    pub answers: Vec<Answer>,
 }
 
 impl Dataplane {
@@ -68,11 +70,16 @@ impl Dataplane {
         };
         let tables = self.ipv6.as_mut();
         let tables = tables.context("the tables of IPv6 are not loaded")?;
-        tables.rules.write(ruleset, generation)
+        tables.rules.write(ruleset, generation)?;
+        let answers = self.answers.as_mut();
+        let answers = answers.context("the table of neighbours is not loaded")?;
+        answers.write(&rulesets.answers, generation)
     }
 
     fn remove_generations(&mut self, unwanted: impl Fn(u16) -> bool + Copy) -> Result<()> {
         self.ipv4.rules.remove_generations(unwanted)?;
+        let mut answers = self.answers.iter_mut();
+        answers.try_for_each(|answers| answers.remove_generations(unwanted))?;
         let mut tables = self.ipv6.iter_mut();
         tables.try_for_each(|tables| tables.rules.remove_generations(unwanted))
     }

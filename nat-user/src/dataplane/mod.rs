@@ -5,6 +5,7 @@
 //! sessions, ending sessions.
 
 mod activation;
+mod answers;
 pub mod attach;
 mod batch;
 mod bindings;
@@ -30,6 +31,7 @@ mod takeover;
 
 pub use self::{
     activation::Rulesets,
+    answers::Answer,
     bindings::Bound,
     expiry::{Expiry, PASS_BUDGET, Pass},
     family::{FamilyTables, Pinned},

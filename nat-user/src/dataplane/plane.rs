@@ -20,7 +20,10 @@ use nat_common::{
     wire::address::{Addr4, Addr6},
 };
 
-use super::{Pins, Plain, Programs, Sizes, batch, family::FamilyTables, layout, takeover};
+use super::{
+    Pins, Plain, Programs, Sizes, answers::AnswerTable, batch, family::FamilyTables, layout,
+    takeover,
+};
 
 /// The maps of a data plane.
 pub struct Dataplane {
@@ -29,6 +32,8 @@ pub struct Dataplane {
     pub ipv4: FamilyTables<Addr4>,
     /// Those of IPv6, if natbpf carries it.
     pub ipv6: Option<FamilyTables<Addr6>>,
+    /// It is there whenever those are.
+    pub(super) answers: Option<AnswerTable>,
     pub(super) counters: PerCpuArray<MapData, Plain<RuleCounters>>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) settings: Array<MapData, Plain<Settings>>,
@@ -58,6 +63,7 @@ impl Dataplane {
         Ok(Self {
             ipv4: FamilyTables::open(&pins)?,
             ipv6: has_ipv6.then(|| FamilyTables::open(&pins)).transpose()?,
+            answers: has_ipv6.then(|| AnswerTable::open(&pins)).transpose()?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
             settings: Array::try_from(Map::Array(map("SETTINGS")?))?,
@@ -102,6 +108,7 @@ impl Dataplane {
             return Err(error);
         }
         self.ipv6 = Some(FamilyTables::open(&self.pins)?);
+        self.answers = Some(AnswerTable::open(&self.pins)?);
         Ok(())
     }
 
@@ -119,6 +126,7 @@ impl Dataplane {
             let keys: Vec<_> = primary.map(|entry| entry.key).collect();
             ended = sessions.end(&keys)?;
         }
+        self.answers = None;
         programs.drop_ipv6();
         self.pins.remove_ipv6()?;
         Ok(ended)

@@ -23,7 +23,7 @@ use nat_config::compile::{Prefix, Ruleset};
 use super::Plain;
 
 /// A key that contains the generation of its rule set.
-trait Generational {
+pub(super) trait Generational {
     fn generation(&self) -> u16;
     fn with_generation(self, generation: u16) -> Self;
 }
@@ -203,7 +203,7 @@ fn refused(map: &str, error: MapError) -> anyhow::Error {
     }
 }
 
-fn put<K, V>(
+pub(super) fn put<K, V>(
     map: &mut LpmTrie<MapData, Plain<K>, V>,
     name: &str,
     prefix: Prefix<K>,
@@ -219,7 +219,7 @@ where
         .map_err(|error| refused(name, error))
 }
 
-fn remove<K, V>(
+pub(super) fn remove<K, V>(
     map: &mut LpmTrie<MapData, Plain<K>, V>,
     unwanted: impl Fn(u16) -> bool,
 ) -> Result<()>

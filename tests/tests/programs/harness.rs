@@ -105,6 +105,7 @@ impl Plane {
         let rulesets = Rulesets {
             ipv4: compile(&config, &environment, &mut Numbers::default()),
             ipv6: None,
+            answers: Vec::new(),
         };
         dataplane.set_rules(&rulesets, &config.timeouts, &config.limits)?;
         Ok(Self {

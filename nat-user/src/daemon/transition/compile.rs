@@ -14,7 +14,9 @@ use nat_sys::netlink::Layer;
 
 use super::active::{Applied, Wanted};
 use crate::{
-    daemon::{external, host::Host, identity::said, interfaces::interfaces, mode},
+    daemon::{
+        answers::answers, external, host::Host, identity::said, interfaces::interfaces, mode,
+    },
     dataplane::{
         Rulesets,
         attach::{Role, Target, XdpWish},
@@ -59,6 +61,7 @@ impl<'a> Compiled<'a> {
                 let environment = environment_of_ipv6(config, host);
                 compile_ipv6(config, &environment, &mut numbers)
             }),
+            answers: answers(config, host, &numbers),
         };
         let interfaces = interfaces(config, &host.bounds(), host.bridge_netfilter, &numbers);
         Self {
