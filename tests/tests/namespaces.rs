@@ -21,6 +21,7 @@ mod namespaces {
     mod ipv6_host;
     mod ipv6_on_link;
     mod ipv6_routed;
+    mod ipv6_translated;
     mod layouts;
     mod leaks;
     mod life;

@@ -12,7 +12,7 @@ use lab::topology::{Ipv6, Options, Proxmox};
 use lab::{Host, Natbpf};
 use serde_json::json;
 use tests::following::soon;
-use tests::hears;
+use tests::{hears, snapshot};
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const GUEST: Ipv6Addr = NET.vm1;
@@ -300,7 +300,8 @@ fn r6_2_two_networks_of_a_prefix_reach_each_other_as_policies_say() -> Result<()
 #[test]
 fn l6_2_without_ipv6_in_the_file_nothing_of_it_is_loaded() -> Result<()> {
     let net = world()?;
-    let natbpf = net.natbpf(&config_of_ipv4())?;
+    let before = snapshot::take(&net.host)?;
+    let mut natbpf = net.natbpf(&config_of_ipv4())?;
     for owner in ["wan", "lan"] {
         ensure!(hooks(&natbpf, owner)? == HOOKS_OF_IPV4);
     }
@@ -324,6 +325,11 @@ fn l6_2_without_ipv6_in_the_file_nothing_of_it_is_loaded() -> Result<()> {
         }
         ensure!(!has_pins(&natbpf)?);
     }
+    natbpf.reload(&config("", ""))?;
+    natbpf.down()?;
+    net.host.set_sysctl("net.ipv4.ip_forward", "0")?;
+    let after = snapshot::take(&net.host)?;
+    ensure!(after == before, "{}", snapshot::difference(&before, &after));
     Ok(())
 }
 
