@@ -103,12 +103,6 @@ fn hooks(natbpf: &Natbpf, owner: &str) -> Result<Vec<String>> {
 }
 
 const HOOKS_OF_IPV4: [&str; 2] = ["tc-ingress", "tc-egress"];
-const ALL_HOOKS: [&str; 4] = [
-    "tc-ingress",
-    "tc-egress",
-    "tc-ingress-ipv6",
-    "tc-egress-ipv6",
-];
 
 /// Whether there is anything of IPv6 among the pins of a data plane.
 fn has_pins(natbpf: &Natbpf) -> Result<bool> {
@@ -311,10 +305,14 @@ fn l6_2_without_ipv6_in_the_file_nothing_of_it_is_loaded() -> Result<()> {
     for _ in 0..2 {
         natbpf.reload(&config("", ""))?;
         for owner in ["wan", "lan"] {
+            let hooks = hooks(&natbpf, owner)?;
             ensure!(
-                hooks(&natbpf, owner)? == ALL_HOOKS,
-                "{:?}",
-                hooks(&natbpf, owner)?
+                hooks.iter().any(|hook| hook == "tc-ingress-ipv6"),
+                "{hooks:?}"
+            );
+            ensure!(
+                hooks.iter().any(|hook| hook == "tc-egress-ipv6"),
+                "{hooks:?}"
             );
         }
         ensure!(has_pins(&natbpf)?);
