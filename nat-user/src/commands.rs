@@ -283,7 +283,9 @@ fn show_leases(cli: &Cli, format: Format) -> Result<()> {
     let views = networks.flat_map(|network| {
         let file = dhcp::lease_file(&cli.run_dir, &network.name);
         let leases = dhcp::lease::read(&file, now_s).into_iter();
-        leases.map(|lease| LeaseView::new(&network.owner, lease, now_s))
+        let leases = leases.map(|lease| LeaseView::new(&network.owner, lease, now_s));
+        let leases6 = dhcp::lease::read6(&file, now_s).into_iter();
+        leases.chain(leases6.map(|lease| LeaseView::of_ipv6(&network.owner, lease, now_s)))
     });
     let views: Vec<LeaseView> = views.collect();
     report::to_stdout(|output| leases::write_leases(output, &views, format))

@@ -53,6 +53,14 @@ pub struct Lease6 {
     pub ends_s: Option<u64>,
 }
 
+impl Lease6 {
+    /// Its remaining time in seconds; `None` is forever.
+    #[must_use]
+    pub fn expires_s(&self, now_s: u64) -> Option<u64> {
+        self.ends_s.map(|ends_s| ends_s.saturating_sub(now_s))
+    }
+}
+
 /// Seconds since 1970.
 #[must_use]
 pub fn now_s() -> u64 {
