@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::Ipv4Addr,
+    fmt::Debug,
+    hash::Hash,
+    mem::offset_of,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
 use nat_common::{
     tables::{
-        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, OTHER_PROTOCOLS},
-        snats::{Snat4, mapping},
+        forwards::{FORWARD_FIXED_BITS, Forward4, ForwardFlags, ForwardKey, OTHER_PROTOCOLS},
+        snats::mapping,
     },
     wire::{
         address::Addr4,
@@ -18,7 +21,7 @@ use nat_common::{
 };
 use nat_config::{
     Diagnostic,
-    compile::{Environment, InOrder, Numbering, Ruleset, compile, wire},
+    compile::{Environment, InOrder, Numbering, Ruleset, compile, compile_ipv6, wire},
     model::{Config, ForwardProtocol, ForwardRule, PortForward, UplinkAddresses, UplinkId},
 };
 
@@ -34,6 +37,7 @@ pub fn configuration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
     };
+    of_both_families(text);
     let loaded = match nat_config::parse(text, Path::new("natbpf.toml")) {
         Ok(loaded) => loaded,
         Err(error) => return error.all().for_each(|error| assert_explained(error, text)),
@@ -55,7 +59,41 @@ pub fn configuration(data: &[u8]) {
         "compiling twice gives the same"
     );
     assert_consistent(&ruleset);
+    for (_, snat) in &ruleset.snats {
+        assert!(snat.first.0 <= snat.last.0, "{snat:?}");
+    }
     assert_forwards(config, &ruleset, &mut numbers);
+}
+
+/// The same text where IPv6 is carried.
+fn of_both_families(text: &str) {
+    let loaded = match nat_config::parse_with_ipv6(text, Path::new("natbpf.toml")) {
+        Ok(loaded) => loaded,
+        Err(error) => return error.all().for_each(|error| assert_explained(error, text)),
+    };
+    let warnings = loaded.warnings.iter();
+    warnings.for_each(|warning| assert_explained(warning, text));
+    let config = &loaded.config;
+    let own = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 2);
+    let environment = Environment {
+        uplink_addresses: vec![vec![own]; config.uplinks.len()],
+        host_addresses: [own].into(),
+        ..Environment::default()
+    };
+    let mut numbers = InOrder::default();
+    let ruleset = compile_ipv6(config, &environment, &mut numbers);
+    let again = compile_ipv6(config, &environment, &mut numbers);
+    assert_eq!(ruleset, again, "compiling twice gives the same");
+    assert_consistent(&ruleset);
+    for (_, snat) in &ruleset.snats {
+        assert!({ snat.first }.bytes() <= { snat.last }.bytes(), "{snat:?}");
+    }
+    if config.ipv6.is_none() {
+        assert!(ruleset.snats.is_empty() && ruleset.forwards.is_empty());
+    }
+    for prefixes in &ruleset.prefixes {
+        assert!((1..=64).contains(&prefixes.bits), "{prefixes:?}");
+    }
 }
 
 #[track_caller]
@@ -74,7 +112,7 @@ fn assert_explained(diagnostic: &Diagnostic, text: &str) {
 }
 
 /// Chains are one behind the other, without a gap, and each is in the order of the rules.
-fn assert_chains(ruleset: &Ruleset) {
+fn assert_chains<A: Copy + Debug>(ruleset: &Ruleset<A>) {
     let mut next = 0;
     for (sides, chain) in &ruleset.chains {
         assert_eq!(chain.first, next, "{sides:?}");
@@ -89,7 +127,8 @@ fn assert_chains(ruleset: &Ruleset) {
 }
 
 /// Every port of every address belongs to at most one entry, and every entry has a rule.
-fn assert_consistent(ruleset: &Ruleset) {
+fn assert_consistent<A: Copy + Eq + Hash + Debug>(ruleset: &Ruleset<A>) {
+    let fixed_bits = 8 * offset_of!(ForwardKey<A>, port) as u32;
     let mut addresses = HashSet::new();
     for (address, external) in &ruleset.addresses {
         assert!(addresses.insert(*address), "{address:?} twice");
@@ -99,10 +138,10 @@ fn assert_consistent(ruleset: &Ruleset) {
     let mut forwards: Vec<_> = ruleset.forwards.iter().collect();
     forwards.sort_by_key(|(prefix, _)| (prefix.key.port.number(), prefix.bits));
     for (prefix, forward) in forwards {
-        let (key, bits) = (prefix.key, prefix.bits - FORWARD_FIXED_BITS);
+        let (key, bits) = (prefix.key, prefix.bits - fixed_bits);
         let first = u32::from(key.port.number());
         let last = first + (1 << (16 - bits)) - 1;
-        let end = ends.entry((key.protocol, key.address.0)).or_insert(0);
+        let end = ends.entry((key.protocol, { key.address })).or_insert(0);
         assert!(*end <= first, "{key:?} is in two entries");
         *end = last + 1;
         assert!(
@@ -111,15 +150,10 @@ fn assert_consistent(ruleset: &Ruleset) {
         );
     }
     assert_chains(ruleset);
-    for (prefix, snat) in &ruleset.snats {
-        assert_snat(prefix.key.source, snat);
+    for (_, snat) in &ruleset.snats {
+        assert!(snat.first_port <= snat.last_port, "{snat:?}");
+        assert!(snat.mapping <= mapping::ONE_TO_ONE, "{snat:?}");
     }
-}
-
-fn assert_snat(source: Addr4, snat: &Snat4) {
-    assert!(snat.first_port <= snat.last_port, "{source:?}: {snat:?}");
-    assert!(snat.first.0 <= snat.last.0, "{source:?}: {snat:?}");
-    assert!(snat.mapping <= mapping::ONE_TO_ONE, "{source:?}: {snat:?}");
 }
 
 /// Compares the compiled forwards with the rules themselves, at the edges of every range.
