@@ -18,6 +18,7 @@ mod maps;
 mod memory;
 mod offload;
 mod refusal;
+mod reply;
 mod route;
 mod sessions;
 mod skb;

@@ -15,6 +15,8 @@ mod maps;
 mod memory;
 mod neighbours;
 mod offload;
+mod refusal_ipv6;
+mod reply;
 mod route;
 mod sessions;
 mod skb;

@@ -8,3 +8,4 @@ pub mod packet;
 pub mod protocol;
 pub mod tcp;
 pub mod unreachable;
+pub mod unreachable_ipv6;

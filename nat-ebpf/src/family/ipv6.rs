@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, TC_ACT_SHOT, bpf_fib_lookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        __sk_buff, bpf_fib_lookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::generated::bpf_csum_update,
@@ -38,11 +38,11 @@ use nat_common::{
         checksum::{Diff, fold},
         protocol::ICMPV6,
     },
-    work::Work,
 };
 use network_types::{eth::EtherType, ip::Ipv6Hdr, tcp::TcpHdr};
 
-use crate::{maps::Maps, skb::Skb};
+use crate::maps::Maps;
+pub(crate) use crate::refusal_ipv6::answer as refuse;
 
 /// An address.
 pub(crate) type Addr = nat_common::wire::address::Addr6;
@@ -247,10 +247,4 @@ pub(crate) fn port_of(_maps: &Maps, _address: Addr, _network: u16) -> u32 {
 #[inline(always)]
 pub(crate) fn shown(address: Addr) -> [u8; 16] {
     address.bytes()
-}
-
-/// Drops a refused packet without an answer; returns the code for the kernel.
-#[inline(always)]
-pub(crate) fn refuse(_skb: &Skb, _maps: &Maps, _work: &Work<Addr>, _l3: usize) -> i32 {
-    TC_ACT_SHOT
 }

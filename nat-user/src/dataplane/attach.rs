@@ -156,8 +156,10 @@ impl Target {
     /// attachments are made.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        let sides = self.programs();
-        let mut hooks: Vec<String> = sides.map(|(hook, _)| hook.name().to_owned()).collect();
+        // (The program for neighbours shares a hook with IPv6's own.)
+        let sides = self.programs().map(|(hook, _)| hook);
+        let sides = sides.filter(|hook| hook.family != Family::Neighbours);
+        let mut hooks: Vec<String> = sides.map(|hook| hook.name().to_owned()).collect();
         if self.xdp != XdpWish::No {
             hooks.push(XDP.to_owned());
         }
@@ -227,8 +229,9 @@ impl Target {
 
     /// Its possible names among the links' pins.
     fn pins(&self, pins: &Pins) -> Vec<PathBuf> {
-        let hooks = self.hooks();
-        let links = hooks.iter().map(|hook| self.pin(pins, hook));
+        let hooks = self.programs().map(|(hook, _)| hook.name());
+        let xdp = (self.xdp != XdpWish::No).then_some(XDP);
+        let links = hooks.chain(xdp).map(|hook| self.pin(pins, hook));
         links.chain([self.note(pins)]).collect()
     }
 }

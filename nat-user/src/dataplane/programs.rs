@@ -25,8 +25,9 @@ const SK_BUFF_INGRESS_IFINDEX: usize = 36;
 /// Offset of `ifindex` in `struct __sk_buff`.
 const SK_BUFF_IFINDEX: usize = 40;
 
-/// More than an ICMP error has in bytes (RFC 1812 section 4.3.2.3) and its link-layer header.
-const LONGEST_REFUSAL: usize = 576 + 14;
+/// More than an ICMP error has in bytes (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4) and its
+/// link-layer header.
+const LONGEST_REFUSAL: usize = 1280 + 14;
 
 /// The result of a program for a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use nat_common::{
     },
     wire::{
         address::{Addr6, Port},
+        checksum::{fold, sum},
         protocol::{TCP, UDP},
     },
 };
@@ -23,7 +24,7 @@ use nat_user::dataplane::{Plain, TestRunOutput};
 
 use super::{
     harness::{HOOK, LAN, NETWORK_NUMBER, Plane},
-    vectors::{DROP, GO_ON},
+    vectors::{DROP, GO_ON, REDIRECT},
 };
 
 type Octets = [u8; 16];
@@ -268,5 +269,49 @@ fn f6_8_the_program_at_a_guarded_port_drops_a_guests_router_advertisement() -> R
     }
     ensure!(plane.dropped("rogue_ra")? == 2);
     ensure!(plane.dropped("spoofed")? == 1);
+    Ok(())
+}
+
+#[test]
+fn m6_6_a_refused_guest_hears_that_the_address_is_unreachable() -> Result<()> {
+    let mut plane = Plane::with_rules_of_ipv6()?;
+    let guest = At(GUEST, 5000);
+    let long = [0x5a; 1400];
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        ensure!(number < 5000, "no table is full");
+        let mut remote = REMOTE;
+        remote[14..].copy_from_slice(&u16::to_be_bytes(number));
+        let sent = udp(guest, At(remote, 7000)).bytes();
+        let output = plane.out(&sent)?;
+        if output.verdict == REDIRECT {
+            break At(remote, 7000);
+        }
+    };
+    for payload in [&long[..], b"short"] {
+        for sent in [
+            udp(guest, refused).payload(payload).bytes(),
+            tcp(guest, refused, SYN).payload(payload).bytes(),
+        ] {
+            let output = plane.out(&sent)?;
+            ensure!(output.verdict == REDIRECT, "verdict {}", output.verdict);
+            let error = output.packet;
+            ensure!(error.len() <= 14 + 1280, "{} bytes", error.len());
+            ensure!(error[22..38] == GATEWAY && error[38..54] == GUEST);
+            let message = match error[20] {
+                DESTINATION_OPTIONS => 14 + 40 + 24,
+                _ => 14 + 40,
+            };
+            ensure!(error[message..message + 2] == [1, 3]);
+            let quoted = &error[message + 8..];
+            ensure!(quoted == &sent[14..14 + quoted.len()]);
+            ensure!(quoted.len() == sent.len() - 14 || error.len() == 14 + 1280);
+            let len = u32::try_from(error.len() - message)?.to_be_bytes();
+            let pseudo = sum(&error[22..54]) + sum(&len) + sum(&[0, 58]);
+            let whole = u32::from(fold(sum(&error[message..]))) + pseudo;
+            ensure!(fold(whole) == 0xffff, "checksum");
+        }
+    }
     Ok(())
 }
