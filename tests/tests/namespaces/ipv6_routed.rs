@@ -108,7 +108,8 @@ const HOOKS_OF_IPV4: [&str; 2] = ["tc-ingress", "tc-egress"];
 fn has_pins(natbpf: &Natbpf) -> Result<bool> {
     let is_ipv6 = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with('6')
+        // (A directory among the links is named after an interface's index.)
+        name.ends_with('6') && name.parse::<u32>().is_err()
     };
     let plane = natbpf.bpffs().join("v5");
     for directory in [plane.join("programs"), plane.join("links"), plane] {
