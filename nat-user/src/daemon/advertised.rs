@@ -1,5 +1,5 @@
-//! The IPv6 addresses of guests on an uplink's link: the daemon announces that they are at this
-//! host, so that neighbours know it before they ask, and learn that its Ethernet address has
+//! The IPv6 addresses of guests on an uplink's link, and external ones: the daemon announces that
+//! they are at this host, so that neighbours know it before they ask, and learn that its Ethernet address has
 //! changed. (The programs answer those who ask.)
 
 use std::{
@@ -42,14 +42,15 @@ pub(super) struct Advertised {
 }
 
 impl Advertised {
-    /// Follows a plan and the host's interfaces.
-    pub(super) fn follow(&mut self, plan: &Plan, links: &[Link]) {
+    /// Follows a plan and the host's interfaces. `held` are the addresses that interfaces hold and
+    /// that natbpf has not put there.
+    pub(super) fn follow(&mut self, plan: &Plan, links: &[Link], held: &BTreeSet<Ipv6Addr>) {
         let now = Instant::now();
         let mut wanted: BTreeMap<&str, BTreeSet<Ipv6Addr>> = BTreeMap::new();
-        for (uplink, guest) in plan.guests_on_links() {
+        for (uplink, address) in plan.reached_by_links() {
             let addresses = wanted.entry(uplink).or_default();
-            if addresses.len() < MOST {
-                addresses.insert(guest);
+            if addresses.len() < MOST && !held.contains(&address) {
+                addresses.insert(address);
             }
         }
         (self.uplinks).retain(|name, _| wanted.contains_key(name.as_str()));

@@ -2,14 +2,16 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    hash::Hash,
     net::Ipv4Addr,
 };
 
-use ipnet::IpNet;
 use nat_config::{
     compile::Environment,
     model::{Claim, Config, UplinkAddresses, UplinkId},
 };
+
+use nat_sys::netlink::Family;
 
 use super::claims::Claims;
 use crate::{
@@ -19,16 +21,16 @@ use crate::{
 
 /// The addresses that natbpf has added to an interface, from the journal. They do not count as the
 /// interface's own: a rule without an address does not apply to them.
-pub(super) fn added_to(interface: &str, changes: &[Change]) -> HashSet<Ipv4Addr> {
+pub(super) fn added_to<A>(interface: &str, changes: &[Change]) -> HashSet<A>
+where
+    A: Family + Hash,
+{
     let added = changes.iter().filter_map(|change| match change {
         Change::Address {
             interface: name,
             address,
             ..
-        } if name == interface => match address {
-            IpNet::V4(address) => Some(address.addr()),
-            IpNet::V6(_) => None,
-        },
+        } if name == interface => A::of(address.addr()),
         _ => None,
     });
     added.collect()

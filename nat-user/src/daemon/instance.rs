@@ -1,5 +1,7 @@
 //! One configuration at work: what the daemon holds.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use nat_config::model::Config;
 use nat_sys::netlink::Netlink;
@@ -103,7 +105,11 @@ impl Instance {
     pub(super) fn plan(&self, config: &Config) -> Plan {
         let mut plan = Plan::from_config(config);
         for uplink in &mut plan.uplinks {
-            (uplink.addresses).retain(|address| self.claims.is_ours(*address));
+            (uplink.addresses).retain(|address| match address {
+                IpAddr::V4(address) => self.claims.is_ours(*address),
+                // It is not probed for.
+                IpAddr::V6(_) => true,
+            });
         }
         plan
     }

@@ -102,9 +102,11 @@ fn answer(net: &Proxmox, target: Ipv6Addr) -> Result<Option<(Packet6, Duration)>
         let is =
             |packet: &Packet6, kind| packet.icmp() == Some(kind) && packet.target() == Some(target);
         let asked = packets.iter().find(|(_, packet)| is(packet, SOLICITATION));
-        let answered = packets
-            .iter()
-            .find(|(frame, packet)| !frame.outgoing && is(packet, ADVERTISEMENT));
+        // (Announcements go to all nodes.)
+        let answered = packets.iter().find(|(frame, packet)| {
+            let is_to_router = packet.destination == Ipv6::ROUTER;
+            !frame.outgoing && is_to_router && is(packet, ADVERTISEMENT)
+        });
         if let (Some((asked, _)), Some((frame, packet))) = (asked, answered) {
             frame.checksums()?;
             let taken = frame.at.duration_since(asked.at).unwrap_or_default();
@@ -265,5 +267,51 @@ to = "masquerade"
     ensure!(leaked.is_none(), "{leaked:?}");
     let drops = natbpf.stats()?["drops"]["no_address"].as_u64();
     ensure!(drops.is_some_and(|count| count > 0), "{}", natbpf.stats()?);
+    Ok(())
+}
+
+#[test]
+fn external_addresses_that_no_interface_has_are_answered_and_announced() -> Result<()> {
+    let net = net(Uplink::Nic)?;
+    let external: Ipv6Addr = "2001:db8:1:2::80".parse()?;
+    let capture = net.isp.capture(Proxmox::WAN)?;
+    let config = |claim: &str| {
+        format!(
+            r#"
+[uplink.wan]
+interface = "eno1"
+claim = "{claim}"
+[network.lan]
+interface = "vmbr1"
+address = ["172.22.161.254/24", "fd00:18::1/64"]
+[[forward]]
+name = "web"
+uplink = "wan"
+protocol = "udp"
+ports = 7000
+address = "{external}"
+to = "{}"
+"#,
+            Ipv6::LOCAL_VM1
+        )
+    };
+    let natbpf = net.natbpf(&config("arp"))?;
+    capture.wait_for6(|frame, packet| {
+        let is_it = packet.icmp() == Some(ADVERTISEMENT) && packet.target() == Some(external);
+        is_it && !frame.outgoing
+    })?;
+    is_answered(&net, external)?;
+    let client = net.cli.udp(&format!("[{}]:0", Ipv6::CLI))?;
+    let server = net.vm1.udp(&format!("[{}]:7000", Ipv6::LOCAL_VM1))?;
+    exchange(&client, at6(external, 7000), &server, b"by the program")?;
+    // On the interface, the kernel answers for it.
+    natbpf.reload(&config("add"))?;
+    let own = net
+        .host
+        .check(["ip", "-6", "addr", "show", "dev", "eno1"])?;
+    ensure!(own.contains("2001:db8:1:2::80/128"), "{own}");
+    exchange(&client, at6(external, 7000), &server, b"by the kernel")?;
+    natbpf.reload(&config("none"))?;
+    ensure!(answer(&net, external)?.is_none(), "others handle it");
     Ok(())
 }

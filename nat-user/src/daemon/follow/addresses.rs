@@ -1,6 +1,9 @@
 //! External addresses that no interface holds: natbpf asks for them, and the rules follow.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::Result;
 use nat_config::model::Config;
@@ -20,7 +23,11 @@ impl Instance {
         let held = held.filter(|address| !added.contains(address)).collect();
         self.claims.follow(config, &host.links, &held);
         let plan = Plan::from_config(config);
-        self.claims.ipv6.follow(&plan, &host.links);
+        let added = self.journal.changes().iter();
+        let added: BTreeSet<Ipv6Addr> = added.filter_map(Change::added_ipv6_address).collect();
+        let held = host.ipv6_addresses.iter().map(|held| held.net.addr());
+        let held = held.filter(|address| !added.contains(address)).collect();
+        self.claims.ipv6.follow(&plan, &host.links, &held);
     }
 
     /// Waits until the probes have shown which external addresses are free, and takes these.

@@ -1,14 +1,14 @@
 //! The first stage: what a configuration needs on this host. It changes nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
 use nat_common::tables::interfaces::{Interface, InterfaceFlags, role};
 use nat_config::{
     compile::{Environment, Sources, compile, compile_ipv6},
-    model::{Config, NetworkId, UplinkAddresses},
+    model::{Claim, Config, NetworkId, UplinkAddresses},
 };
 use nat_sys::netlink::Layer;
 
@@ -58,7 +58,7 @@ impl<'a> Compiled<'a> {
         let rulesets = Rulesets {
             ipv4: compile(config, &environment, &mut numbers),
             ipv6: config.ipv6.as_ref().map(|_| {
-                let environment = environment_of_ipv6(config, host);
+                let environment = environment_of_ipv6(wanted);
                 compile_ipv6(config, &environment, &mut numbers)
             }),
             answers: answers(config, host, &numbers),
@@ -98,7 +98,7 @@ fn environment(wanted: Wanted<'_>) -> Environment {
     let own = |interface: &str| {
         let link = host.link(interface);
         let mut own = link.map(|link| host.addresses_of(link)).unwrap_or_default();
-        let added = external::added_to(interface, changes);
+        let added = external::added_to::<Ipv4Addr>(interface, changes);
         own.retain(|address| !added.contains(address));
         own
     };
@@ -126,11 +126,20 @@ fn environment(wanted: Wanted<'_>) -> Environment {
     }
 }
 
-fn environment_of_ipv6(config: &Config, host: &Host) -> Environment<Ipv6Addr> {
+fn environment_of_ipv6(wanted: Wanted<'_>) -> Environment<Ipv6Addr> {
+    let Wanted {
+        config,
+        host,
+        changes,
+        ..
+    } = wanted;
     let own = |interface: &str| {
         let link = host.link(interface);
-        link.map(|link| host.ipv6_addresses_of(link))
-            .unwrap_or_default()
+        let own = link.map(|link| host.ipv6_addresses_of(link));
+        let added = external::added_to::<Ipv6Addr>(interface, changes);
+        let mut own = own.unwrap_or_default();
+        own.retain(|address| !added.contains(address));
+        own
     };
     let uplinks = config.uplinks.iter();
     let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
@@ -153,8 +162,16 @@ fn environment_of_ipv6(config: &Config, host: &Host) -> Environment<Ipv6Addr> {
             .iter()
             .map(|address| address.net.addr())
             .collect(),
+        silent: unclaimed(config),
         ..Environment::default()
     }
+}
+
+/// The external IPv6 addresses that other software handles.
+fn unclaimed(config: &Config) -> BTreeSet<Ipv6Addr> {
+    let named = config.named::<Ipv6Addr>();
+    let unclaimed = named.filter(|named| config.uplinks[named.uplink.0].claim == Claim::None);
+    unclaimed.flat_map(|named| named.addresses()).collect()
 }
 
 /// Behind which networks the host's routes place the guests of rules. A guest behind an uplink, or

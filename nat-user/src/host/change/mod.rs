@@ -10,7 +10,7 @@ mod undo;
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -173,6 +173,18 @@ impl Change {
         match self {
             Self::Address {
                 address: IpNet::V4(address),
+                ..
+            } => Some(address.addr()),
+            _ => None,
+        }
+    }
+
+    /// The IPv6 address that was added, if one was.
+    #[must_use]
+    pub fn added_ipv6_address(&self) -> Option<Ipv6Addr> {
+        match self {
+            Self::Address {
+                address: IpNet::V6(address),
                 ..
             } => Some(address.addr()),
             _ => None,

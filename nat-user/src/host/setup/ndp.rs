@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use ipnet::{IpNet, Ipv6Net};
-use nat_sys::netlink::{Layer, Link};
+use nat_sys::netlink::{Address, Layer, Link};
 
 use super::{
     links::{Routed, named},
@@ -41,27 +41,52 @@ impl Network {
 }
 
 impl Plan {
-    /// The guests that the configuration names and that are on an uplink's link, each with the
-    /// uplink's interface.
-    pub fn guests_on_links(&self) -> impl Iterator<Item = (&str, Ipv6Addr)> {
+    /// The IPv6 addresses that neighbours on an uplink's link reach by this host, each with the
+    /// uplink's interface: of guests that the configuration names, and external ones.
+    pub fn reached_by_links(&self) -> impl Iterator<Item = (&str, Ipv6Addr)> {
+        let external = self.uplinks.iter().flat_map(|uplink| {
+            let added = uplink.addresses.iter().filter_map(|address| match address {
+                IpAddr::V6(address) => Some(*address),
+                IpAddr::V4(_) => None,
+            });
+            let all = added.chain(uplink.answered.iter().copied());
+            all.map(|address| (uplink.interface.as_str(), address))
+        });
         let networks = self.networks.iter();
         let on_link = networks.filter_map(|network| Some((network.ndp.as_deref()?, network)));
-        on_link.flat_map(|(uplink, network)| {
+        let guests = on_link.flat_map(|(uplink, network)| {
             let guests = network.shared_guests();
             guests.map(move |guest| (uplink, guest))
-        })
+        });
+        external.chain(guests)
     }
 }
 
 impl Run<'_> {
-    /// Plans what networks on an uplink's link need.
+    /// Plans what external addresses and networks on an uplink's link need.
     pub(super) async fn plan_ndp(&mut self, plan: &Plan, links: &[Link]) -> Result<()> {
-        let mut on_link = plan.networks.iter().filter(|network| network.ndp.is_some());
-        if on_link.next().is_none() {
+        let has_networks = plan.networks.iter().any(|network| network.ndp.is_some());
+        let has_addresses = (plan.uplinks.iter()).any(|uplink| !uplink.answered.is_empty());
+        if !has_networks && !has_addresses {
+            return Ok(());
+        }
+        let proxies = self.netlink.proxies().await?;
+        let addresses: Vec<Address<Ipv6Addr>> = self.netlink.addresses_in().await?;
+        for uplink in &plan.uplinks {
+            let link = named(links, &uplink.interface);
+            let Some(link) = link.filter(|link| link.layer == Layer::Ethernet) else {
+                continue;
+            };
+            let is_held =
+                |wanted: &Ipv6Addr| addresses.iter().any(|held| held.net.addr() == *wanted);
+            for address in uplink.answered.iter().filter(|wanted| !is_held(wanted)) {
+                self.plan_group(*address, link, &proxies, links);
+            }
+        }
+        if !has_networks {
             return Ok(());
         }
         let routes = self.netlink.main_routes().await?;
-        let proxies = self.netlink.proxies().await?;
         for network in &plan.networks {
             let uplink = network.ndp.as_deref().and_then(|name| named(links, name));
             let Some(uplink) = uplink else {
@@ -98,13 +123,24 @@ impl Run<'_> {
         };
         self.want_once(all, uplink.all_groups, links);
         for guest in network.shared_guests().take(MOST_GROUPS) {
-            let joined = Change::Proxy {
-                address: guest.into(),
-                interface: uplink.name.clone(),
-                ifindex: uplink.index,
-            };
-            self.want(joined, proxies.contains(&(uplink.index, guest)), links);
+            self.plan_group(guest, uplink, proxies, links);
         }
+    }
+
+    /// Plans that the uplink hears who asks for one address.
+    fn plan_group(
+        &mut self,
+        address: Ipv6Addr,
+        uplink: &Link,
+        proxies: &[(u32, Ipv6Addr)],
+        links: &[Link],
+    ) {
+        let joined = Change::Proxy {
+            address: address.into(),
+            interface: uplink.name.clone(),
+            ifindex: uplink.index,
+        };
+        self.want_once(joined, proxies.contains(&(uplink.index, address)), links);
     }
 
     /// As [`Self::want`], for what several networks need.

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nat_config::model::{self, Config, Forwarding, Mode, NetworkId, UplinkAddresses, UplinkId};
+use nat_config::model::{
+    self, Claim, Config, Forwarding, Mode, NetworkId, UplinkAddresses, UplinkId,
+};
 use nat_sys::netlink::Link;
 
 use super::links::named;
@@ -34,7 +36,9 @@ pub struct Uplink {
     /// The interface, which must exist.
     pub interface: String,
     /// Addresses that it is to have where no interface of the host has them.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
+    /// IPv6 addresses for which the programs answer there where no interface of the host has them.
+    pub answered: Vec<Ipv6Addr>,
     /// Whether its driver must take an XDP program.
     pub needs_xdp: bool,
 }
@@ -97,15 +101,20 @@ impl Plan {
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
         let claimed = config.claimed_addresses();
+        let claimed_ipv6 = config.claimed::<Ipv6Addr>();
         let addresses_of = |id: UplinkId| {
-            let own = claimed.iter().filter(|(_, uplink)| **uplink == id);
-            own.map(|(address, _)| *address).collect()
+            let ipv4 = claimed.iter().filter(|(_, uplink)| **uplink == id);
+            let ipv6 = claimed_ipv6.iter().filter(|(_, uplink)| **uplink == id);
+            let ipv4 = ipv4.map(|(address, _)| IpAddr::from(*address));
+            ipv4.chain(ipv6.map(|(address, _)| IpAddr::from(*address)))
+                .collect()
         };
         let uplinks = config.uplinks.iter().zip((0..).map(UplinkId));
         let uplinks = uplinks.map(|(uplink, id)| Uplink {
             name: uplink.name.clone(),
             interface: uplink.interface.clone(),
             addresses: addresses_of(id),
+            answered: answered(config, id),
             needs_xdp: uplink.mode == Mode::Xdp && config.forwarding == Forwarding::Fast,
         });
         let networks = config.networks.iter().zip((0..).map(NetworkId));
@@ -207,6 +216,19 @@ impl Route {
 fn each_address(network: &model::Network) -> impl Iterator<Item = IpNet> {
     let ipv4 = network.address.map(IpNet::from).into_iter();
     ipv4.chain(network.written6().iter().copied().map(IpNet::from))
+}
+
+/// How many IPv6 addresses of an uplink are answered for and announced.
+const MOST_ANSWERED: usize = 256;
+
+/// The external IPv6 addresses for which the programs answer on an uplink.
+fn answered(config: &Config, id: UplinkId) -> Vec<Ipv6Addr> {
+    let named = config.named::<Ipv6Addr>().filter(|named| {
+        let is_there = named.guest.is_none_or(|guest| guest.now().is_some());
+        named.uplink == id && config.uplinks[id.0].claim == Claim::Arp && is_there
+    });
+    let all = named.flat_map(|named| named.addresses());
+    all.take(MOST_ANSWERED).collect()
 }
 
 /// The IPv6 addresses of guests in a network that they hold now.

@@ -1,7 +1,5 @@
 //! One run of a set-up: what is missing is planned, then made, in an order that can be undone.
 
-use std::net::IpAddr;
-
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use nat_sys::{
@@ -237,7 +235,7 @@ impl Run<'_> {
         let name = &uplink.interface;
         let link = named(links, name).with_context(|| format!("interface {name} has vanished"))?;
         for claimed in &uplink.addresses {
-            let net = IpNet::from(IpAddr::from(*claimed));
+            let net = IpNet::from(*claimed);
             let is_claim = |held: &&Held| held.ifindex == link.index && held.net == net;
             let holders = addresses
                 .iter()

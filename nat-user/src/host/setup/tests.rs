@@ -19,6 +19,7 @@ fn uplink(interface: &str) -> Uplink {
         name: "wan".to_owned(),
         interface: interface.to_owned(),
         addresses: Vec::new(),
+        answered: Vec::new(),
         needs_xdp: false,
     }
 }

@@ -305,3 +305,28 @@ fn n6_8_guests_of_a_prefix_on_the_uplinks_link_are_behind_the_bridge_and_the_rou
         assert!(!ip("link show vmbr0").contains("ALLMULTI"));
     });
 }
+
+#[test]
+fn external_addresses_that_no_interface_has_are_heard_or_added() {
+    in_namespace(async || {
+        let host = Host::new();
+        let before = (state(), ip("maddr show dev vmbr0"));
+        let mut plan = lan6();
+        plan.uplinks[0].answered = ["2001:db8:fe::a:1", "2001:db8:fe::b:2"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        plan.uplinks[0].addresses = vec!["2001:db8:fe::c:3".parse().unwrap()];
+        // Another interface has one of them: the kernel hears who asks for it.
+        ip("addr add 2001:db8:fe::b:2/128 dev lo");
+        host.apply(&plan).await.unwrap();
+        let groups = ip("maddr show dev vmbr0");
+        assert!(groups.contains("ff02::1:ff0a:1"), "{groups}");
+        assert!(!groups.contains("ff02::1:ff0b:2"), "{groups}");
+        assert!(ip("-6 addr show vmbr0").contains("2001:db8:fe::c:3/128"));
+        let again = host.apply(&plan).await.unwrap();
+        assert!(again.is_empty(), "{again}");
+        host.undo().await;
+        ip("addr del 2001:db8:fe::b:2/128 dev lo");
+        assert_eq!((state(), ip("maddr show dev vmbr0")), before);
+    });
+}
