@@ -91,3 +91,23 @@ fn default_memory_matches_the_documentation() -> Result<()> {
     ensure!(of_daemon <= own * MIB * (100 + DAEMON_MARGIN) / 100);
     Ok(())
 }
+
+#[test]
+fn l6_2_memory_of_ipv6_comes_and_goes_with_it() -> Result<()> {
+    let net = Proxmox::new()?;
+    let natbpf = net.natbpf(&net.config())?;
+    let pid = natbpf.id().context("a daemon")?;
+    let before = maps(pid)?;
+    let with_ipv6 = net.config().replace(
+        "\"172.22.161.254/24\"",
+        "[\"172.22.161.254/24\", \"2001:db8:0:101::1/64\"]",
+    );
+    natbpf.reload(&with_ipv6)?;
+    let more = maps(pid)?.checked_sub(before).context("less memory")?;
+    println!("tables of IPv6: {more} bytes");
+    ensure!(more > 32 * MIB, "{more}");
+    natbpf.reload(&net.config())?;
+    let after = maps(pid)?;
+    ensure!(after == before, "{before} bytes before, {after} after");
+    Ok(())
+}
