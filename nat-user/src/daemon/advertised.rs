@@ -1,6 +1,6 @@
 //! The IPv6 addresses of guests on an uplink's link, and external ones: the daemon announces that
-//! they are at this host, so that neighbours know it before they ask, and learn that its Ethernet address has
-//! changed. (The programs answer those who ask.)
+//! they are at this host, so that neighbours know it before they ask, and learn that its Ethernet
+//! address has changed. (The programs answer those who ask.)
 
 use std::{
     collections::{BTreeMap, BTreeSet},
