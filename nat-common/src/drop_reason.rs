@@ -96,6 +96,9 @@ drop_reasons! {
     Untranslatable = 32, "untranslatable";
     /// A guest acts as an IPv6 router or DHCPv6 server, or hides what it sends.
     RogueRa = 33, "rogue_ra";
+    /// An IPv6 packet with more nodes to visit, whose checksum covers the last of them: it cannot
+    /// be translated.
+    RoutingHeader = 34, "routing_header";
 }
 
 /// How many reasons there are.

@@ -326,6 +326,15 @@ fn parse_icmp<A: Family, P: Packet>(packet: &P, parsed: &mut Parsed<A>, room: us
 }
 
 impl<A: Family> Parsed<A> {
+    /// Why a packet whose ports are not known cannot be translated.
+    #[inline(always)]
+    pub fn without_ports(&self) -> DropReason {
+        match A::HAS_NEIGHBOURS && self.transport != Transport::LaterFragment {
+            true => DropReason::RoutingHeader,
+            false => DropReason::FragmentUnknown,
+        }
+    }
+
     /// Whether it is a message between neighbours of a link. (Only a family that has such messages
     /// looks.)
     #[inline(always)]

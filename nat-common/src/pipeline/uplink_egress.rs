@@ -188,7 +188,7 @@ fn from_inside<A: Family, T: Tables<A>>(tables: &T, work: &mut Work<A>, snat: &S
     }
     parsed.check_ends()?;
     if !parsed.has_ports {
-        return Err(DropReason::FragmentUnknown.into());
+        return Err(parsed.without_ports().into());
     }
     if !parsed.may_open()
         || !destination.is_unicast()

@@ -150,7 +150,7 @@ fn without_session<A: Family, P: Packet, T: Tables<A>>(
     };
     parsed.check_ends()?;
     if !parsed.has_ports {
-        return not_ours(external, DropReason::FragmentUnknown);
+        return not_ours(external, parsed.without_ports());
     }
     if !parsed.may_open() || A::covers_addresses(parsed.header.protocol) {
         return not_for_guests(tables, parsed, external);

@@ -55,7 +55,7 @@ fn end_of(chain: &[u8]) -> usize {
 }
 
 #[test]
-fn e1_packets_behind_extension_headers_are_translated_both_ways() {
+fn e6_1_packets_behind_extension_headers_are_translated_both_ways() {
     for chain in chains() {
         for protocol in [UDP, TCP, ICMPV6] {
             let mut world = World::new();
@@ -82,7 +82,7 @@ fn e1_packets_behind_extension_headers_are_translated_both_ways() {
 
 /// One more than are read past (RFC 8504 section 5.3).
 #[test]
-fn e2_seven_headers_are_dropped_at_every_hook() {
+fn e6_2_seven_headers_are_dropped_at_every_hook() {
     let world = World::new();
     for number in [DESTINATION_OPTIONS, HOP_BY_HOP] {
         let chain = [number; 7];
@@ -95,7 +95,7 @@ fn e2_seven_headers_are_dropped_at_every_hook() {
 }
 
 #[test]
-fn e2_a_chain_that_is_cut_off_or_lies_about_its_length_is_dropped() {
+fn e6_2_a_chain_that_is_cut_off_or_lies_about_its_length_is_dropped() {
     let world = World::new();
     let whole = with_chain(udp(GUEST, REMOTE), &[HOP_BY_HOP, DESTINATION_OPTIONS]).bytes();
     // The packet says that it is as long as it is, and ends within its headers.
@@ -123,7 +123,7 @@ fn e2_a_chain_that_is_cut_off_or_lies_about_its_length_is_dropped() {
 
 /// The transport's checksum covers the last destination, not the one that would be translated.
 #[test]
-fn e3_a_packet_with_segments_left_is_not_translated() {
+fn e6_3_a_packet_with_segments_left_is_not_translated() {
     let mut world = World::new();
     world.forward(UDP, 10_000..=10_000, At(C2, 80));
     world.external(POOL[0], false);
@@ -135,7 +135,7 @@ fn e3_a_packet_with_segments_left_is_not_translated() {
             // Of a session, and of none.
             for remote in [REMOTE, At(S1A, 7001)] {
                 let out = world.guest_sends(&routed(udp(GUEST, remote)).bytes());
-                assert_eq!(out.reason(), DropReason::FragmentUnknown);
+                assert_eq!(out.reason(), DropReason::RoutingHeader);
             }
             // The host is only the next hop of the route.
             for to in [At(PUBLIC, 5000), At(PUBLIC, 10_000)] {
@@ -146,14 +146,14 @@ fn e3_a_packet_with_segments_left_is_not_translated() {
             }
             let packet = routed(udp(REMOTE, At(POOL[0], 5000))).bytes();
             let fate = world.outside_sends(&packet);
-            assert_eq!(fate.reason(), DropReason::FragmentUnknown);
+            assert_eq!(fate.reason(), DropReason::RoutingHeader);
         }
     }
     assert_eq!(world.entries(), entries);
 }
 
 #[test]
-fn e3_a_packet_at_the_end_of_its_route_is_translated() {
+fn e6_3_a_packet_at_the_end_of_its_route_is_translated() {
     for kind in [0, 2, 4] {
         let world = World::new();
         let routed = |packet: Make| packet.extension(ROUTING, &[kind, 0, 0, 0, 0, 0]);
@@ -166,7 +166,7 @@ fn e3_a_packet_at_the_end_of_its_route_is_translated() {
 
 /// RFC 5095: no node obeys type 0. Where nothing is translated, the other types pass.
 #[test]
-fn e3_type_0_with_segments_left_passes_nowhere() {
+fn e6_3_type_0_with_segments_left_passes_nowhere() {
     let mut world = World::new();
     world.without_snat(C1);
     for kind in [0, 2, 4] {
@@ -182,7 +182,7 @@ fn e3_type_0_with_segments_left_passes_nowhere() {
 
 /// A protocol that natbpf does not know, and nothing at all, are translated by their addresses.
 #[test]
-fn e4_unknown_protocols_and_no_next_header_are_translated_by_address() {
+fn e6_4_unknown_protocols_and_no_next_header_are_translated_by_address() {
     for protocol in [NO_NEXT_HEADER, 50, 132, 253] {
         let world = World::new();
         let sent = raw(protocol, C1, S1A).bytes();
@@ -199,7 +199,7 @@ fn e4_unknown_protocols_and_no_next_header_are_translated_by_address() {
 
 /// An authentication header covers the addresses: it passes where nothing is translated.
 #[test]
-fn e4_an_authentication_header_passes_without_translation_alone() {
+fn e6_4_an_authentication_header_passes_without_translation_alone() {
     let mut world = World::new();
     world.forward_all(C2);
     let packet = |from, to| {
@@ -245,7 +245,7 @@ fn e6_a_packet_at_its_last_hop_is_decided_like_any_other() {
 /// An error that quotes a packet with extension headers, whole or cut within its transport header,
 /// shows its sender what it has sent; its MTU stays, below 1280 too (RFC 8201).
 #[test]
-fn g7_quoted_extension_headers_are_stepped_over() {
+fn g6_7_quoted_extension_headers_are_stepped_over() {
     for chain in chains() {
         for mtu in [1280_u32, 1000] {
             let world = World::new();
@@ -282,7 +282,7 @@ fn g7_quoted_extension_headers_are_stepped_over() {
 
 /// A quoted first fragment has a fragment header before its ports.
 #[test]
-fn g7_an_error_about_a_first_fragment_reaches_its_sender() {
+fn g6_7_an_error_about_a_first_fragment_reaches_its_sender() {
     let world = World::new();
     let whole = udp(GUEST, REMOTE).payload(&[5; 1000]).id(9).bytes();
     let sent = &kit::ipv6::fragments(&whole, 512)[0];

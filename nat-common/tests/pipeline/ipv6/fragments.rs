@@ -27,7 +27,7 @@ fn atomic(packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn g2_an_atomic_fragment_is_translated_at_once_and_remembered_nowhere() {
+fn g6_2_an_atomic_fragment_is_translated_at_once_and_remembered_nowhere() {
     let world = forwarding();
     let sent = atomic(&udp(GUEST, REMOTE).id(7).bytes());
     let out = world.guest_sends(&sent).uplink();
@@ -47,7 +47,7 @@ fn g2_an_atomic_fragment_is_translated_at_once_and_remembered_nowhere() {
 
 /// Nor is it mixed with fragments of the same identification that wait for their first one.
 #[test]
-fn g2_an_atomic_fragment_releases_nothing_that_waits() {
+fn g6_2_an_atomic_fragment_releases_nothing_that_waits() {
     let world = forwarding();
     let whole = udp(REMOTE, FORWARDED).payload(&[1; 500]).id(7).bytes();
     let parts = fragments(&whole, 256);
@@ -61,7 +61,7 @@ fn g2_an_atomic_fragment_releases_nothing_that_waits() {
 
 /// RFC 7112: the first fragment has all headers, including the transport's.
 #[test]
-fn g3_a_first_fragment_without_all_headers_is_dropped() {
+fn g6_3_a_first_fragment_without_all_headers_is_dropped() {
     let world = forwarding();
     let segment = tcp(GUEST, REMOTE, SYN).payload(&[0; 64]).bytes();
     for len in [8, 16] {
@@ -94,7 +94,7 @@ fn g3_a_first_fragment_without_all_headers_is_dropped() {
 
 /// All 32 bits of the identification count, and two guests' are kept apart.
 #[test]
-fn g4_one_identification_of_two_guests_to_one_remote_becomes_two() {
+fn g6_4_one_identification_of_two_guests_to_one_remote_becomes_two() {
     const ID: [u8; 4] = [0xde, 0xad, 0, 7];
     let world = World::new();
     let cut = |guest, byte| {

@@ -110,7 +110,7 @@ fn worlds() -> [(&'static str, World); 5] {
 }
 
 #[test]
-fn n9_messages_of_a_link_pass_each_hook_untouched_and_open_nothing() {
+fn n6_9_messages_of_a_link_pass_each_hook_untouched_and_open_nothing() {
     for (rules, world) in worlds() {
         for (name, frame) in messages() {
             for hook in Hook::ALL {
@@ -133,7 +133,7 @@ fn n9_messages_of_a_link_pass_each_hook_untouched_and_open_nothing() {
 
 /// One that a guest with a session sends is none of the session's.
 #[test]
-fn n9_messages_of_a_link_do_not_touch_sessions() {
+fn n6_9_messages_of_a_link_do_not_touch_sessions() {
     let mut world = World::new();
     let (guest, remote) = (kit::packets::At(C1, 5000), kit::packets::At(S1A, 7000));
     world
@@ -149,7 +149,7 @@ fn n9_messages_of_a_link_do_not_touch_sessions() {
 
 /// The fast path looks at no message of the link either.
 #[test]
-fn n9_the_ports_of_a_bridge_let_messages_of_the_link_pass() {
+fn n6_9_the_ports_of_a_bridge_let_messages_of_the_link_pass() {
     use nat_common::{
         pipeline::{Place, from_port},
         wire::packet::SlicePacket,

@@ -15,7 +15,7 @@ use super::ip;
 use crate::pipeline::policy::any;
 
 #[test]
-fn f9_packets_from_outside_with_impossible_sources_are_dropped() {
+fn f6_9_packets_from_outside_with_impossible_sources_are_dropped() {
     let mut world = World::new();
     world.forward(17, 10_000..=10_000, At(C1, 80));
     world.forward(58, 0..=0, At(C1, 0));
@@ -42,7 +42,7 @@ fn f9_packets_from_outside_with_impossible_sources_are_dropped() {
 
 /// What the host forwards from a guest must have a source that can be answered.
 #[test]
-fn f9_guests_packets_with_impossible_sources_are_dropped() {
+fn f6_9_guests_packets_with_impossible_sources_are_dropped() {
     let mut everything = World::new();
     everything.snat_of_everything();
     for world in [World::new(), everything] {
@@ -65,7 +65,7 @@ fn f9_guests_packets_with_impossible_sources_are_dropped() {
 
 /// A guest that has no address yet, or only that of its link, reaches the link's groups.
 #[test]
-fn f9_what_a_guest_needs_to_get_an_address_passes() {
+fn f6_9_what_a_guest_needs_to_get_an_address_passes() {
     let mut world = World::new();
     world.anti_spoof(C1, [2; 6]);
     for (source, destination) in [
@@ -163,7 +163,7 @@ fn the_host_gets_its_own_dhcpv6_answers_under_policies() {
 
 /// Traffic class and flow label are the guest's (6E5); the hop limit is the kernel's.
 #[test]
-fn e5_flow_label_and_traffic_class_stay() {
+fn e6_5_flow_label_and_traffic_class_stay() {
     let world = World::new();
     let mut sent = udp(At(C1, 5000), At(S1A, 7000)).bytes();
     sent[ETHERNET..ETHERNET + 4].copy_from_slice(&[0x6b, 0x8c, 0xde, 0xf1]);
