@@ -426,6 +426,7 @@ mod tests {
                 "enable-ra",
                 "ra-param=vmbr1,600,1800",
                 "dhcp-range=::100,::1ff,constructor:vmbr1,64,3600",
+                "dhcp-ignore-names=tag:dhcpv6",
                 "dhcp-option=option6:domain-search,lan",
                 "dhcp-authoritative",
                 "dhcp-lease-max=515",

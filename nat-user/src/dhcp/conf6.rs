@@ -49,6 +49,10 @@ pub(super) fn options(text: &mut String, network: &Network) {
         *text += &(line + "\n");
     }
     ranges(text, network, ra);
+    if is_managed(network) {
+        // Only a `[[guest]]` has a name: dnsmasq would give it to any client that claims it.
+        *text += "dhcp-ignore-names=tag:dhcpv6\n";
+    }
     if let Some(dns) = &ra.dns {
         // Without a value, guests receive none.
         let dns: Vec<String> = dns.iter().map(|server| format!(",[{server}]")).collect();

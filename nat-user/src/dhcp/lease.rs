@@ -46,8 +46,8 @@ pub struct Lease6 {
     pub address: Ipv6Addr,
     /// By which the client is known, as dnsmasq writes it.
     pub duid: String,
-    /// The name that it was given, or that it has given itself. dnsmasq gives the name of a
-    /// `[[guest]]` only to the guest itself, which it knows by its link-layer address.
+    /// The name that it was given: that of a `[[guest]]`, which dnsmasq knows by its link-layer
+    /// address.
     pub name: Option<String>,
     /// When it ends, in seconds since 1970; `None` is never.
     pub ends_s: Option<u64>,

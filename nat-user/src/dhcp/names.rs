@@ -65,7 +65,8 @@ impl Leases {
         }
     }
 
-    /// The same for IPv6. Its leases name no link-layer address, but a `[[guest]]` has its name.
+    /// The same for IPv6. Its leases name no link-layer address, but only a `[[guest]]` has a name
+    /// there, which dnsmasq gives it by its link-layer address.
     fn add6(&mut self, config: &Config, network: &Network, leases: Vec<Lease6>) {
         let Some(id) = config.networks.iter().position(|other| other == network) else {
             return;
@@ -77,15 +78,12 @@ impl Leases {
             prefixes.any(|own| own.contains(&lease.address) && own.addr() != lease.address)
         };
         for lease in leases.into_iter().filter(is_guest) {
-            let Some(name) = lease.name else {
-                continue;
-            };
-            let mut guests = config.guests.iter();
-            let guest =
-                guests.find(|guest| guest.network == id && guest.name.eq_ignore_ascii_case(&name));
-            let mac = guest.map(|guest| Identity::Mac(guest.mac));
-            let name = Identity::Name(name.to_ascii_lowercase());
-            for identity in mac.into_iter().chain([name]) {
+            let mut guests = config.guests.iter().filter(|guest| guest.network == id);
+            let guest = lease
+                .name
+                .and_then(|name| guests.find(|guest| guest.name.eq_ignore_ascii_case(&name)));
+            if let Some(guest) = guest {
+                let identity = Identity::Mac(guest.mac);
                 let addresses = self.addresses6.entry((id, identity)).or_default();
                 addresses.push(lease.address);
             }
@@ -370,7 +368,7 @@ protocol = "tcp"
 ports = 5432
 to = "db"
 [[policy]]
-to = ["db", "far", "other"]
+to = ["db", "far"]
 action = "accept"
 "#;
 
@@ -404,13 +402,17 @@ action = "accept"
             ..Leases::default()
         };
         let leases = ["2001:db8:0:1::100", "fd01::100"].map(|address| lease6(address, "DB"));
-        let odd = [lease6("2001:db8:9::1", "other"), lease6("fd01::1", "other")];
-        all.add6(&config, &config.networks[0], [leases, odd].concat());
+        let odd = [
+            lease6("2001:db8:9::1", "db"),
+            lease6("fd01::1", "db"),
+            lease6("fd01::101", "other"),
+        ];
+        all.add6(&config, &config.networks[0], [&leases[..], &odd].concat());
         let resolved = resolve(config.clone(), &all);
         let rules = resolved.ipv6.as_ref().unwrap();
         assert_eq!(
             now(&rules.policies[0].to),
-            ["2001:db8:0:1::100", "fd01::100", "-", "-"]
+            ["2001:db8:0:1::100", "fd01::100", "-"]
         );
         assert_eq!(
             rules.forwards[0].to.now(),

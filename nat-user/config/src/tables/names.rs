@@ -26,7 +26,7 @@ pub(crate) struct Names<'n> {
     macs: BTreeMap<[u8; 6], usize>,
     /// The networks in which IPv4 addresses are leased.
     leasing: BTreeSet<usize>,
-    /// The networks in which IPv6 addresses are leased.
+    /// The networks in which IPv6 addresses are leased. A lease of DHCPv6 belongs to a `[[guest]]`.
     leasing6: BTreeSet<usize>,
     /// The host's addresses in the networks.
     places: Vec<Addresses>,
@@ -215,13 +215,13 @@ impl<'n> Names<'n> {
         }
         let looks_like_address =
             text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':');
-        let may_be_leased = self.has_leases() && is_host_name(text);
+        let may_be_leased = !self.leasing.is_empty() && is_host_name(text);
         if looks_like_address && !may_be_leased {
             return fixed();
         }
         if may_be_leased {
             let name = Identity::Name(text.to_ascii_lowercase());
-            return Ok(self.leased(name));
+            return Ok(GuestAddress::leased(None, name).into());
         }
         if self.guests.is_empty() {
             let problem = format!("{} is not an address", quote(text));
@@ -258,32 +258,17 @@ impl<'n> Names<'n> {
         names.chain(self.guests.keys()).copied()
     }
 
-    fn has_leases(&self) -> bool {
-        !self.leasing.is_empty() || !self.leasing6.is_empty()
-    }
-
-    /// In any network that leases addresses.
-    fn leased(&self, identity: Identity) -> GuestAddresses {
-        let ipv4 = !self.leasing.is_empty();
-        let ipv6 = !self.leasing6.is_empty();
-        let of_ipv6 = || GuestAddress::leased(None, identity.clone());
-        GuestAddresses {
-            ipv6: ipv6.then(of_ipv6).into_iter().collect(),
-            ipv4: ipv4.then(|| GuestAddress::leased(None, identity)),
-        }
-    }
-
     /// The guest with an Ethernet address, or the owner of a lease with it.
     fn by_mac(&self, field: Field<'_>, mac: [u8; 6]) -> Result<GuestAddresses, Fault> {
         if let Some(index) = self.macs.get(&mac) {
             return self.addresses[*index].clone();
         }
-        if !self.has_leases() {
+        if self.leasing.is_empty() {
             let problem = format!("there is no guest with {}", mac_text(mac));
             let remedy = "add a [[guest]] with this mac, or add [network.NAME.dhcp] to a network";
             return Err(field.fault(problem, remedy));
         }
-        Ok(self.leased(Identity::Mac(mac)))
+        Ok(GuestAddress::leased(None, Identity::Mac(mac)).into())
     }
 }
 
