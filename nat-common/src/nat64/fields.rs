@@ -108,7 +108,7 @@ impl Fields {
         let (id, flags) = match self.fragment {
             Some(Fragment { id, offset, more }) => {
                 let more = if more { MORE_FRAGMENTS } else { 0 };
-                (id as u16, more | offset / 8)
+                (id as u16, more | (offset / 8))
             }
             None if total_len <= MIN_MTU_AS_IPV4 => (random as u16, 0),
             None => (0, DONT_FRAGMENT),

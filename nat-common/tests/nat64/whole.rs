@@ -82,7 +82,7 @@ fn x6_4_fragments_stay_fragments_both_ways() {
         packet[6] = 44;
         packet[5] += 8;
         let to_ipv4 = translated(&packet).unwrap();
-        let word = offset / 8 | if more { 0x2000 } else { 0 };
+        let word = (offset / 8) | if more { 0x2000 } else { 0 };
         assert_eq!(to_ipv4[4..8], [[0xab, 0xcd], word.to_be_bytes()].concat());
         assert_eq!(to_ipv4.len(), 20 + 8 + 64);
         assert_eq!(checksum::fold(checksum::sum(&to_ipv4[..20])), 0xffff);
