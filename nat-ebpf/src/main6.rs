@@ -13,6 +13,7 @@ mod family;
 mod hooks;
 mod maps;
 mod memory;
+mod nat64;
 mod neighbours;
 mod offload;
 mod refusal_ipv6;
@@ -83,6 +84,12 @@ pub(crate) fn nat6_from_guarded_port(ctx: TcContext) -> i32 {
 #[inline(never)]
 fn from_port(ctx: &TcContext) -> i32 {
     run::<ETHERNET>(ctx, Hook::Port, pipeline::from_port::<Addr, _, _>)
+}
+
+/// NAT64's device, egress.
+#[classifier]
+pub(crate) fn nat64_translate(ctx: TcContext) -> i32 {
+    nat64::translate(&ctx)
 }
 
 /// Ends the sessions whose primary keys are in the packet; see [`sessions`]. The daemon runs it by

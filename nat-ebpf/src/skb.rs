@@ -536,7 +536,7 @@ pub(crate) struct Saved {
 /// Two comparisons, neither with 0: the compiler would merge them, and the verifier of Linux 6.1
 /// does not conclude from "not 0" that the length is positive.
 #[inline(always)]
-fn packet_len(len: u32, room: u32) -> Option<u32> {
+pub(crate) fn packet_len(len: u32, room: u32) -> Option<u32> {
     if len > room {
         return None;
     }

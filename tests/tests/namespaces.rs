@@ -29,6 +29,7 @@ mod namespaces {
     mod local;
     mod memory;
     mod nat;
+    mod nat64;
     mod neighbours_on_host;
     mod policies;
     mod policing;

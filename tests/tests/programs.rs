@@ -8,6 +8,7 @@ mod programs {
     mod expiry;
     mod harness;
     mod ipv6;
+    mod nat64;
     mod neighbours;
     mod stack;
     mod table;

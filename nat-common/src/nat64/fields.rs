@@ -35,9 +35,11 @@ pub(super) struct Fields {
     /// Of the packet that is translated.
     pub(super) protocol: u8,
     pub(super) payload_len: usize,
-    pub(super) fragment: Option<Fragment>,
+    pub(super) fragment: Fragment,
 }
 
+/// The place of a packet's payload in a larger one. (No `Option`: the kernel refuses the type
+/// information of one with a field in the padding of another.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Fragment {
     pub(super) id: u32,
@@ -47,26 +49,33 @@ pub(super) struct Fragment {
 }
 
 impl Fields {
-    /// Of a header that was read at `at`.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::Malformed`] if its lengths contradict each other, or a header before the
-    /// transport's was not read.
+    /// Before any header is read.
+    pub(super) const EMPTY: Self = Self {
+        class: 0,
+        ttl: 0,
+        protocol: 0,
+        payload_len: 0,
+        fragment: Fragment {
+            id: 0,
+            offset: 0,
+            more: false,
+        },
+    };
+
+    /// Of a header that was read at `at`; `None` if its lengths contradict each other, or a header
+    /// before the transport's was not read.
     #[inline(always)]
     pub(super) fn of<A: Family, P: Packet>(
         packet: &P,
         at: usize,
         header: &Header<A>,
-    ) -> Result<Self, DropReason> {
-        let payload_len = header.total_len.checked_sub(header.header_len);
-        let payload_len = payload_len.ok_or(DropReason::Malformed)?;
-        let first = packet.read::<2>(at).ok_or(DropReason::Malformed)?;
+    ) -> Option<Self> {
+        let payload_len = header.total_len.checked_sub(header.header_len)?;
+        let first = packet.read::<2>(at)?;
         if A::is_extension(header.protocol) {
-            return Err(DropReason::Malformed);
+            return None;
         }
-        let is_fragment = header.more_fragments || header.fragment_offset != 0;
-        Ok(Self {
+        Some(Self {
             class: match first[0] >> 4 {
                 6 => first[0] << 4 | first[1] >> 4,
                 _ => first[1],
@@ -74,22 +83,28 @@ impl Fields {
             ttl: header.ttl,
             protocol: header.protocol,
             payload_len,
-            fragment: is_fragment.then_some(Fragment {
+            fragment: Fragment {
                 id: header.id,
                 offset: header.fragment_offset,
                 more: header.more_fragments,
-            }),
+            },
         })
+    }
+
+    /// Whether it is not a whole packet.
+    #[inline(always)]
+    pub(super) fn is_fragment(&self) -> bool {
+        self.fragment.more || self.is_later_fragment()
     }
 
     /// Whether the transport header is elsewhere.
     #[inline(always)]
     pub(super) fn is_later_fragment(&self) -> bool {
-        matches!(self.fragment, Some(Fragment { offset: 1.., .. }))
+        self.fragment.offset != 0
     }
 
-    /// Appends the IPv4 header. A packet that some link may have to fragment gets an identification
-    /// (RFC 7915 section 5.1); `random` becomes it.
+    /// Writes the IPv4 header at `at` of the start. A packet that some link may have to fragment
+    /// gets an identification (RFC 7915 section 5.1); `random` becomes it.
     ///
     /// # Errors
     ///
@@ -98,6 +113,7 @@ impl Fields {
     pub(super) fn write_ipv4(
         &self,
         plan: &mut Plan,
+        at: usize,
         [source, destination]: [Addr4; 2],
         random: u32,
     ) -> Result<(), DropReason> {
@@ -105,13 +121,14 @@ impl Fields {
             return Err(DropReason::Malformed);
         }
         let total_len = Addr4::HEADER_LEN + self.payload_len;
-        let (id, flags) = match self.fragment {
-            Some(Fragment { id, offset, more }) => {
-                let more = if more { MORE_FRAGMENTS } else { 0 };
-                (id as u16, more | (offset / 8))
-            }
-            None if total_len <= MIN_MTU_AS_IPV4 => (random as u16, 0),
-            None => (0, DONT_FRAGMENT),
+        let Fragment { id, offset, more } = self.fragment;
+        let (id, flags) = if self.is_fragment() {
+            let more = if more { MORE_FRAGMENTS } else { 0 };
+            (id as u16, more | (offset / 8))
+        } else if total_len <= MIN_MTU_AS_IPV4 {
+            (random as u16, 0)
+        } else {
+            (0, DONT_FRAGMENT)
         };
         let mut header = [0; 20];
         (header[0], header[1]) = (0x45, self.class);
@@ -123,49 +140,56 @@ impl Fields {
         header[16..].copy_from_slice(&destination.0);
         let check = !fold(sum(&header));
         header[10..12].copy_from_slice(&check.to_ne_bytes());
-        plan.push(header);
+        plan.put(at, header);
         Ok(())
     }
 
-    /// Appends the IPv6 header, and that of a fragment.
+    /// Writes the IPv6 header at `at` of the start, and that of a fragment; returns their length in
+    /// bytes.
     ///
     /// # Errors
     ///
-    /// [`DropReason::Malformed`] if it is too long for IPv6.
+    /// [`DropReason::Malformed`] if the packet is too long for IPv6.
     #[inline(always)]
     pub(super) fn write_ipv6(
         &self,
         plan: &mut Plan,
+        at: usize,
         [source, destination]: [Addr6; 2],
-    ) -> Result<(), DropReason> {
-        let protocol = self.protocol_of::<Addr6>();
-        let (next, headers_len) = match self.fragment {
-            Some(_) => (FRAGMENT, FRAGMENT_LEN),
-            None => (protocol, 0),
-        };
-        if self.payload_len + headers_len > MAX_PAYLOAD_6 {
+    ) -> Result<usize, DropReason> {
+        let headers_len = self.headers_len_ipv6();
+        let len = self.payload_len + headers_len - Addr6::HEADER_LEN;
+        if len > MAX_PAYLOAD_6 {
             return Err(DropReason::Malformed);
         }
-        let len = (self.payload_len + headers_len) as u16;
-        let [high, low] = len.to_be_bytes();
+        let protocol = self.protocol_of::<Addr6>();
+        let next = if self.is_fragment() {
+            FRAGMENT
+        } else {
+            protocol
+        };
+        let [high, low] = (len as u16).to_be_bytes();
         let class = [0x60 | self.class >> 4, self.class << 4];
-        plan.push([class[0], class[1], 0, 0, high, low, next, self.ttl]);
-        for half in [source.to_halves(), destination.to_halves()] {
-            plan.push(half[0]);
-            plan.push(half[1]);
-        }
-        if let Some(Fragment { id, offset, more }) = self.fragment {
+        plan.put(at, [class[0], class[1], 0, 0, high, low, next, self.ttl]);
+        let ([a, b], [c, d]) = (source.to_halves(), destination.to_halves());
+        plan.put(at + 8, a);
+        plan.put(at + 16, b);
+        plan.put(at + 24, c);
+        plan.put(at + 32, d);
+        if self.is_fragment() {
+            let Fragment { id, offset, more } = self.fragment;
             let [a, b] = (offset | u16::from(more)).to_be_bytes();
             let [c, d, e, f] = id.to_be_bytes();
-            plan.push([protocol, 0, a, b, c, d, e, f]);
+            plan.put(at + Addr6::HEADER_LEN, [protocol, 0, a, b, c, d, e, f]);
         }
-        Ok(())
+        Ok(headers_len)
     }
 
     /// Length of the IPv6 header, and that of a fragment, in bytes.
     #[inline(always)]
     pub(super) fn headers_len_ipv6(&self) -> usize {
-        Addr6::HEADER_LEN + self.fragment.map_or(0, |_| FRAGMENT_LEN)
+        let fragment_len = if self.is_fragment() { FRAGMENT_LEN } else { 0 };
+        Addr6::HEADER_LEN + fragment_len
     }
 
     /// The protocol's number in a family: both have an ICMP of their own.

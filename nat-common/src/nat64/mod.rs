@@ -7,15 +7,18 @@
 mod counterparts;
 mod fields;
 mod icmp;
+mod job;
 mod plan;
 mod prefix;
-mod quoted;
+mod tables;
 mod to_ipv4;
 mod to_ipv6;
 mod transport;
 
 pub use counterparts::Counterparts;
+pub use job::Job;
 pub use plan::{MAX_START, Plan, Reshape, Version, apply};
 pub use prefix::Prefix;
+pub use tables::{Counterpart, Nat64Settings};
 pub use to_ipv4::to_ipv4;
 pub use to_ipv6::to_ipv6;

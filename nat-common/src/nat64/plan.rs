@@ -1,5 +1,6 @@
 //! How a packet becomes one of the other family, and doing it.
 
+use crate::verifier::read_here;
 use crate::wire::{
     checksum::{Diff, fold},
     offload::Offload,
@@ -43,7 +44,7 @@ pub struct Plan {
     /// The family that the packet gets.
     pub version: Version,
     /// Words behind the start that change.
-    pub(super) words: [Option<Word>; 2],
+    pub(super) words: [Word; 2],
     /// The transport's checksum.
     pub(super) checksum: Checksum,
 }
@@ -86,6 +87,24 @@ pub(super) struct Word {
     /// Where it is behind the start, in bytes.
     pub(super) at: usize,
     pub(super) value: [u8; 2],
+    pub(super) is_there: bool,
+}
+
+impl Word {
+    pub(super) const NONE: Self = Self {
+        at: 0,
+        value: [0; 2],
+        is_there: false,
+    };
+
+    #[inline(always)]
+    pub(super) const fn new(at: usize, value: [u8; 2]) -> Self {
+        Self {
+            at,
+            value,
+            is_there: true,
+        }
+    }
 }
 
 impl Plan {
@@ -96,7 +115,7 @@ impl Plan {
         replaced_len: 0,
         kept_len: 0,
         version: Version::V4,
-        words: [None; 2],
+        words: [Word::NONE; 2],
         checksum: Checksum::Kept,
     };
 
@@ -104,16 +123,14 @@ impl Plan {
     #[inline(always)]
     pub(super) fn begin(&mut self, version: Version) {
         (self.start_len, self.replaced_len, self.kept_len) = (0, 0, 0);
-        (self.version, self.words, self.checksum) = (version, [None; 2], Checksum::Kept);
+        (self.version, self.words, self.checksum) = (version, [Word::NONE; 2], Checksum::Kept);
     }
 
-    /// Appends to the start.
+    /// Writes at a place of the start that the caller knows when it is compiled.
     #[inline(always)]
-    pub(super) fn push<const N: usize>(&mut self, bytes: [u8; N]) {
-        let at = self.start_len;
+    pub(super) fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
         if let Some(place) = self.start.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
             *place = bytes;
-            self.start_len = at + N;
         }
     }
 
@@ -126,12 +143,14 @@ impl Plan {
 }
 
 /// Makes the packet what the plan says. `None` if it cannot be written to; the caller drops it.
-#[inline(always)]
+#[inline(never)]
 pub fn apply<P: Reshape>(packet: &mut P, l3: usize, plan: &Plan) -> Option<()> {
     packet.reshape(l3, plan)?;
     let behind = l3 + plan.start_len;
-    for word in plan.words.iter().flatten() {
-        packet.write(behind + word.at, word.value)?;
+    for word in plan.words {
+        if word.is_there {
+            packet.write(behind + word.at, word.value)?;
+        }
     }
     match plan.checksum {
         Checksum::Kept => Some(()),
@@ -150,11 +169,19 @@ fn compute<P: Packet>(packet: &mut P, l3: usize, len: usize, how: Computation) -
     let message = l3 + how.message;
     let field = message + how.field;
     packet.write(field, [0, 0])?;
-    let sum = u32::from(fold(packet.sum(message, l3 + len)?));
+    let sum = sum_of(packet, message, l3 + len)?;
     // A sum of 0 says that there is none (RFC 768), and 0xffff is the same to a receiver.
     let check = match !fold(sum + u32::from(fold(how.pseudo))) {
         0 => u16::MAX,
         check => check,
     };
     packet.write(field, check.to_ne_bytes())
+}
+
+/// The folded sum of the words from `offset` to `end`: a separate function, for its loops.
+#[inline(never)]
+pub(super) fn sum_of<P: Packet>(packet: &P, offset: usize, end: usize) -> Option<u32> {
+    read_here(packet)
+        .sum(offset, end)
+        .map(|sum| fold(sum).into())
 }

@@ -2,15 +2,16 @@
 
 use super::{
     counterparts::Counterparts,
-    fields::{Fields, addresses_sum, pseudo_sum},
+    fields::{addresses_sum, pseudo_sum},
     icmp::{self, Error, ICMP_LEN},
-    plan::{Checksum, Computation, Plan, Version},
-    quoted,
+    job::{Job, Read},
+    plan::{Checksum, Computation, Plan, Version, sum_of},
     transport::{self, Covered},
 };
 use crate::{
     drop_reason::DropReason,
-    family::{Family, Header},
+    family::Family,
+    verifier::read_here,
     wire::{
         address::{Addr4, Addr6, Address as _},
         checksum::{Diff, fold},
@@ -25,6 +26,11 @@ const UNREACHABLE: u8 = 1;
 const TIME_EXCEEDED: u8 = 3;
 const QUOTED_UNIT: usize = 8;
 
+/// Where an error and the packet that it quotes stand, in bytes from the network header.
+const ERROR: usize = Addr4::HEADER_LEN;
+const QUOTED: usize = ERROR + ICMP_LEN;
+const START_LEN: usize = QUOTED + Addr4::HEADER_LEN;
+
 /// Plans how a guest's packet at `l3` becomes one of IPv4.
 ///
 /// # Errors
@@ -36,32 +42,32 @@ pub fn to_ipv4<P: Packet, C: Counterparts>(
     packet: &P,
     l3: usize,
     counterparts: &C,
-    plan: &mut Plan,
+    job: &mut Job,
 ) -> Result<(), DropReason> {
+    let Job { plan, ipv6, .. } = job;
     plan.begin(Version::V4);
-    let header = Addr6::parse_header(packet, l3).ok_or(DropReason::Malformed)?;
-    let mut fields = Fields::of(packet, l3, &header)?;
-    if l3 + header.total_len > packet.len() || Addr6::route_ahead(packet, l3).is_some() {
+    ipv6.read(packet, l3)?;
+    if l3 + ipv6.header.total_len > packet.len() {
         return Err(DropReason::Malformed);
     }
-    let destination = reachable(counterparts, header.destination)?;
-    let is_forged = counterparts.prefix().ipv4_in(header.source).is_some();
-    if !header.source.is_valid_source() || header.source.is_link_local() || is_forged {
+    let source = ipv6.header.source;
+    let is_forged = source.is_link_local() || counterparts.prefix().ipv4_in(source).is_some();
+    if !source.is_valid_source() || is_forged {
         return Err(DropReason::MartianSource);
     }
     // The kernel decrements it twice: before this device, and behind it.
-    fields.ttl = fields.ttl.saturating_add(1);
-    let l4 = l3 + header.header_len;
-    let is_error = header.protocol == ICMPV6 && is_error(packet, l4);
+    ipv6.fields.ttl = ipv6.fields.ttl.saturating_add(1);
+    if ipv6.header.protocol != ICMPV6 {
+        return whole(packet, counterparts, plan, ipv6);
+    }
     // The checksum of ICMPv6 covers the length of the whole message, which no fragment says.
-    if header.protocol == ICMPV6 && fields.fragment.is_some() {
+    if ipv6.fields.is_fragment() {
         return Err(DropReason::Untranslatable);
     }
-    let message = Message { l3, header, fields };
-    if is_error {
-        message.error(packet, destination, counterparts, plan)
-    } else {
-        message.whole(packet, destination, counterparts, plan)
+    let first = packet.read::<2>(ipv6.l4).ok_or(DropReason::Malformed)?;
+    match Addr6::classify(first[0]) {
+        IcmpClass::Error => error(packet, l3, counterparts, job),
+        _ => whole(packet, counterparts, plan, ipv6),
     }
 }
 
@@ -75,115 +81,106 @@ fn reachable<C: Counterparts>(counterparts: &C, destination: Addr6) -> Result<Ad
     }
 }
 
-#[inline(always)]
-fn is_error<P: Packet>(packet: &P, l4: usize) -> bool {
-    packet
-        .read::<2>(l4)
-        .is_some_and(|[kind, _]| Addr6::classify(kind) == IcmpClass::Error)
+/// All but errors.
+#[inline(never)]
+fn whole<P: Packet, C: Counterparts>(
+    packet: &P,
+    counterparts: &C,
+    plan: &mut Plan,
+    from: &Read<Addr6>,
+) -> Result<(), DropReason> {
+    let packet = read_here(packet);
+    let destination = reachable(counterparts, from.header.destination)?;
+    let source = counterparts.ipv4_of(from.header.source);
+    let to = [source.ok_or(DropReason::TableFull)?, destination];
+    (plan.kept_len, plan.replaced_len) = (from.header.total_len, from.header.header_len);
+    plan.start_len = Addr4::HEADER_LEN;
+    if !from.fields.is_later_fragment() {
+        let covered = covered(from, to);
+        transport::changes(packet, from.l4, from.fields.protocol, covered)?.plan(plan);
+    }
+    from.fields.write_ipv4(plan, 0, to, counterparts.random())
 }
 
-/// A packet with its headers.
-struct Message {
+#[inline(never)]
+fn error<P: Packet, C: Counterparts>(
+    packet: &P,
     l3: usize,
-    header: Header<Addr6>,
-    fields: Fields,
+    counterparts: &C,
+    job: &mut Job,
+) -> Result<(), DropReason> {
+    let packet = read_here(packet);
+    let Job { plan, ipv6, .. } = job;
+    let icmp = ipv6.l4;
+    let mut end = l3 + ipv6.header.total_len;
+    let message = packet.read::<ICMP_LEN>(icmp);
+    let [kind, code, _, _, rest @ ..] = message.ok_or(DropReason::Malformed)?;
+    let addresses = [ipv6.header.source, ipv6.header.destination];
+    let pseudo = pseudo_sum(addresses, ipv6.fields.payload_len);
+    let sum = sum_of(packet, icmp, end).ok_or(DropReason::Malformed)?;
+    if fold(sum + u32::from(fold(pseudo))) != u16::MAX {
+        return Err(DropReason::BadChecksum);
+    }
+    let destination = reachable(counterparts, ipv6.header.destination)?;
+    let source = counterparts.known_ipv4_of(ipv6.header.source);
+    let outer = [
+        source.unwrap_or_else(|| counterparts.ipv4_of_strangers()),
+        destination,
+    ];
+    let error = icmp::error_to_ipv4(Error { kind, code, rest });
+    let error = error.ok_or(DropReason::Untranslatable)?;
+    plan.put(ERROR, [error.kind, error.code, 0, 0]);
+    plan.put(ERROR + 4, error.rest);
+    plan.checksum = Checksum::Computed(Computation {
+        message: ERROR,
+        field: ICMP_CHECKSUM,
+        pseudo: 0,
+    });
+    if let (UNREACHABLE | TIME_EXCEEDED, len @ 1..) = (kind, usize::from(rest[0]) * QUOTED_UNIT) {
+        end = end.min(icmp + ICMP_LEN + len);
+    }
+    let mut fields = ipv6.fields;
+    // The quoted packet takes the place of the error's own header.
+    ipv6.read(packet, icmp + ICMP_LEN)?;
+    if ipv6.l4 > end {
+        return Err(DropReason::Malformed);
+    }
+    fields.payload_len = START_LEN - ERROR + (end - ipv6.l4);
+    fields.write_ipv4(plan, 0, outer, counterparts.random())?;
+    plan.start_len = START_LEN;
+    (plan.kept_len, plan.replaced_len) = (end - l3, ipv6.l4 - l3);
+    quote(packet, end, counterparts, plan, ipv6)
 }
 
-impl Message {
-    /// All but errors.
-    #[inline(always)]
-    fn whole<P: Packet, C: Counterparts>(
-        &self,
-        packet: &P,
-        destination: Addr4,
-        counterparts: &C,
-        plan: &mut Plan,
-    ) -> Result<(), DropReason> {
-        let Self { l3, header, fields } = self;
-        let source = counterparts.ipv4_of(header.source);
-        let to = [source.ok_or(DropReason::TableFull)?, destination];
-        (plan.kept_len, plan.replaced_len) = (header.total_len, header.header_len);
-        if !fields.is_later_fragment() {
-            let covered = covered(header, fields, to);
-            let l4 = l3 + header.header_len;
-            transport::changes(packet, l4, fields.protocol, covered)?.plan(plan);
-        }
-        fields.write_ipv4(plan, to, counterparts.random())
+/// Translates the packet that an error quotes up to `end`.
+#[inline(never)]
+fn quote<P: Packet, C: Counterparts>(
+    packet: &P,
+    end: usize,
+    counterparts: &C,
+    plan: &mut Plan,
+    quoted: &Read<Addr6>,
+) -> Result<(), DropReason> {
+    let packet = read_here(packet);
+    let to = [
+        counterpart(counterparts, quoted.header.source)?,
+        counterpart(counterparts, quoted.header.destination)?,
+    ];
+    if !quoted.fields.is_later_fragment() {
+        let covered = covered(quoted, to);
+        let changes = transport::changes(packet, quoted.l4, quoted.fields.protocol, covered)?;
+        plan.words = changes.words(packet, quoted.l4, end);
     }
-
-    #[inline(always)]
-    fn error<P: Packet, C: Counterparts>(
-        &self,
-        packet: &P,
-        destination: Addr4,
-        counterparts: &C,
-        plan: &mut Plan,
-    ) -> Result<(), DropReason> {
-        let Self { l3, header, fields } = self;
-        let icmp = l3 + header.header_len;
-        let message = packet.read::<ICMP_LEN>(icmp);
-        let [kind, code, _, _, rest @ ..] = message.ok_or(DropReason::Malformed)?;
-        self.verify(packet)?;
-        let error = icmp::error_to_ipv4(Error { kind, code, rest });
-        let error = error.ok_or(DropReason::Untranslatable)?;
-        let end = match (kind, usize::from(rest[0]) * QUOTED_UNIT) {
-            (UNREACHABLE | TIME_EXCEEDED, len @ 1..) => (icmp + ICMP_LEN + len).min(self.end()),
-            _ => self.end(),
-        };
-        let quoted = quoted::read::<Addr6, _>(packet, icmp, end)?;
-        let to = [
-            counterpart(counterparts, quoted.header.source)?,
-            counterpart(counterparts, quoted.header.destination)?,
-        ];
-        if !quoted.fields.is_later_fragment() {
-            let covered = covered(&quoted.header, &quoted.fields, to);
-            let changes = transport::changes(packet, quoted.l4, quoted.fields.protocol, covered)?;
-            plan.words = changes.words(packet, quoted.l4, end);
-        }
-        let source = counterparts.known_ipv4_of(header.source);
-        let source = source.unwrap_or_else(|| counterparts.ipv4_of_strangers());
-        let mut fields = *fields;
-        fields.payload_len = ICMP_LEN + Addr4::HEADER_LEN + (end - quoted.l4);
-        fields.write_ipv4(plan, [source, destination], counterparts.random())?;
-        plan.checksum = Checksum::Computed(Computation {
-            message: plan.start_len,
-            field: ICMP_CHECKSUM,
-            pseudo: 0,
-        });
-        plan.push([error.kind, error.code, 0, 0]);
-        plan.push(error.rest);
-        quoted.fields.write_ipv4(plan, to, 0)?;
-        (plan.kept_len, plan.replaced_len) = (end - l3, quoted.l4 - l3);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn end(&self) -> usize {
-        self.l3 + self.header.total_len
-    }
-
-    /// # Errors
-    ///
-    /// [`DropReason::BadChecksum`] of an error whose checksum is wrong (RFC 5508 REQ-3).
-    #[inline(always)]
-    fn verify<P: Packet>(&self, packet: &P) -> Result<(), DropReason> {
-        let addresses = [self.header.source, self.header.destination];
-        let pseudo = pseudo_sum(addresses, self.fields.payload_len);
-        let icmp = self.l3 + self.header.header_len;
-        match packet.sum(icmp, self.end()) {
-            Some(sum) if fold(u32::from(fold(sum)) + u32::from(fold(pseudo))) == 0xffff => Ok(()),
-            _ => Err(DropReason::BadChecksum),
-        }
-    }
+    quoted.fields.write_ipv4(plan, QUOTED, to, 0)
 }
 
 /// What a transport's checksum covers of the header, before and after.
 #[inline(always)]
-fn covered(header: &Header<Addr6>, fields: &Fields, to: [Addr4; 2]) -> Covered {
-    let from = [header.source, header.destination];
+fn covered(from: &Read<Addr6>, to: [Addr4; 2]) -> Covered {
+    let addresses = [from.header.source, from.header.destination];
     Covered {
-        addresses: Diff::NONE.replace(addresses_sum(from), addresses_sum(to)),
-        icmp: Diff::NONE.replace(pseudo_sum(from, fields.payload_len), 0),
+        addresses: Diff::NONE.replace(addresses_sum(addresses), addresses_sum(to)),
+        icmp: Diff::NONE.replace(pseudo_sum(addresses, from.fields.payload_len), 0),
     }
 }
 

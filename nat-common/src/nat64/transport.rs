@@ -89,7 +89,7 @@ impl Changes {
     /// Plans them for the transport header behind the start.
     #[inline(always)]
     pub(super) fn plan(&self, plan: &mut Plan) {
-        plan.words = [self.first.map(|value| Word { at: 0, value }), None];
+        plan.words[0] = self.first.map_or(Word::NONE, |value| Word::new(0, value));
         if let Some(correction) = self.checksum {
             plan.checksum = Checksum::Corrected(correction);
         }
@@ -97,7 +97,7 @@ impl Changes {
 
     /// The words of a quoted transport header at `l4`, of a quotation that ends at `end`.
     #[inline(always)]
-    pub(super) fn words<P: Packet>(&self, packet: &P, l4: usize, end: usize) -> [Option<Word>; 2] {
+    pub(super) fn words<P: Packet>(&self, packet: &P, l4: usize, end: usize) -> [Word; 2] {
         let is_quoted = |at: usize| l4 + at + 2 <= end;
         let first = self.first.filter(|_| is_quoted(0));
         let checksum = self.checksum.filter(|field| is_quoted(field.at));
@@ -113,9 +113,12 @@ impl Changes {
                     ChecksumKind::Udp => pseudo.apply_udp(value),
                     ChecksumKind::Tcp | ChecksumKind::Icmp => pseudo.and(payload).apply(value),
                 };
-                Some(Word { at, value })
+                Some(Word::new(at, value))
             },
         );
-        [first.map(|value| Word { at: 0, value }), corrected]
+        [
+            first.map_or(Word::NONE, |value| Word::new(0, value)),
+            corrected.unwrap_or(Word::NONE),
+        ]
     }
 }

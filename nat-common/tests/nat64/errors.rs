@@ -118,6 +118,17 @@ fn x6_2_a_router_without_a_counterpart_has_an_address_of_its_own() {
 }
 
 #[test]
+fn x6_2_a_router_of_a_local_network_is_heard() {
+    let (own, seen) = sent(Carried::Udp, 4);
+    let mut packet = error_4([11, 0], 0, &seen);
+    packet[12..16].copy_from_slice(&[10, 0, 0, 1]);
+    fill_in_4(&mut packet);
+    let error = translated(&packet).unwrap();
+    assert_eq!(error[8..24], ipv6("64:ff9b::10.0.0.1"));
+    assert_eq!(error[48..], own);
+}
+
+#[test]
 fn x6_2_an_error_to_a_guest_is_no_longer_than_1280_bytes() {
     for len in [1152, 1153, 1300] {
         let (own, seen) = sent(Carried::Udp, len);

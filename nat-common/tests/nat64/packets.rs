@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
 use nat_common::{
     drop_reason::DropReason,
-    nat64::{self, Counterparts, Plan, Prefix, Reshape, Version},
+    nat64::{self, Counterparts, Job, Plan, Prefix, Reshape, Version},
     wire::{
         address::{Addr4, Addr6},
         checksum,
@@ -131,13 +131,13 @@ pub(crate) fn translated(packet: &[u8]) -> Result<Vec<u8>, DropReason> {
 
 pub(crate) fn translated_by(table: &Table, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
     let mut bytes = Bytes(packet.to_vec());
-    let mut plan = Plan::EMPTY;
+    let mut job = Job::EMPTY;
     if packet[0] >> 4 == 6 {
-        nat64::to_ipv4(&bytes, 0, table, &mut plan)?;
+        nat64::to_ipv4(&bytes, 0, table, &mut job)?;
     } else {
-        nat64::to_ipv6(&bytes, 0, table, &mut plan)?;
+        nat64::to_ipv6(&bytes, 0, table, &mut job)?;
     }
-    nat64::apply(&mut bytes, 0, &plan).ok_or(DropReason::RewriteFailed)?;
+    nat64::apply(&mut bytes, 0, &job.plan).ok_or(DropReason::RewriteFailed)?;
     Ok(bytes.0)
 }
 

@@ -124,6 +124,14 @@ impl Instance {
         }
     }
 
+    /// Frees the IPv4 addresses of NAT64's guests that are gone. Call it about once a minute.
+    pub(super) fn expire_nat64(&mut self) {
+        let dataplane = &mut self.active.tables.dataplane;
+        if let Err(error) = dataplane.expire_nat64(clock::monotonic_s()) {
+            log::error!("{error:#}");
+        }
+    }
+
     /// Ends idle sessions and frees fragments that have waited too long; `true` if there is more to
     /// do.
     pub(super) fn sweep(&mut self) -> bool {

@@ -278,6 +278,7 @@ impl Daemon {
         if self.bindings_expired.elapsed() >= BINDINGS_INTERVAL {
             self.bindings_expired = Instant::now();
             self.instance.expire_bindings();
+            self.instance.expire_nat64();
         }
         self.instance.flush_packet_log();
         notify_systemd(&[NotifyState::Watchdog]);

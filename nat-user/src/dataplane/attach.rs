@@ -36,6 +36,8 @@ pub enum Role {
     Port,
     /// The same, where frames are checked.
     GuardedPort,
+    /// NAT64's device: a network, whose packets become those of the other family.
+    Nat64,
 }
 
 /// An interface to which the programs are attached.
@@ -127,6 +129,8 @@ enum Family {
     Ipv6,
     /// IPv6's messages between neighbours, which have a program of their own at uplinks.
     Neighbours,
+    /// Both, at NAT64's device.
+    Both,
 }
 
 impl Hook {
@@ -138,6 +142,7 @@ impl Hook {
             (Side::Ingress, Family::Ipv6) => "tc-ingress-ipv6",
             (Side::Egress, Family::Ipv6) => "tc-egress-ipv6",
             (_, Family::Neighbours) => "tc-ingress-neighbours",
+            (_, Family::Both) => "tc-egress-nat64",
         }
     }
 
@@ -147,6 +152,7 @@ impl Hook {
             Family::Ipv4 => clsact::PRIORITY,
             Family::Ipv6 => clsact::PRIORITY_IPV6,
             Family::Neighbours => clsact::PRIORITY_NEIGHBOURS,
+            Family::Both => clsact::PRIORITY_NAT64,
         }
     }
 }
@@ -173,8 +179,9 @@ impl Target {
         let ipv6 = self.programs_of_ipv6().iter().map(of(Family::Ipv6));
         let neighbours = self.programs_of_neighbours().iter();
         let neighbours = neighbours.map(of(Family::Neighbours));
+        let nat64 = self.programs_of_nat64().iter().map(of(Family::Both));
         // Each goes before those that were attached earlier.
-        let last = neighbours.filter(|_| self.ipv6);
+        let last = neighbours.chain(nat64).filter(|_| self.ipv6);
         last.chain(ipv4).chain(ipv6.filter(|_| self.ipv6))
     }
 
@@ -183,8 +190,10 @@ impl Target {
         match (self.role, self.has_ethernet) {
             (Role::Uplink, true) => &[(Ingress, "nat_inbound"), (Egress, "nat_outbound")],
             (Role::Uplink, false) => &[(Ingress, "nat_inbound_l3"), (Egress, "nat_outbound_l3")],
-            (Role::Network, true) => &[(Ingress, "nat_from_guest"), (Egress, "nat_to_guest")],
-            (Role::Network, false) => {
+            (Role::Network | Role::Nat64, true) => {
+                &[(Ingress, "nat_from_guest"), (Egress, "nat_to_guest")]
+            }
+            (Role::Network | Role::Nat64, false) => {
                 &[(Ingress, "nat_from_guest_l3"), (Egress, "nat_to_guest_l3")]
             }
             (Role::Port, _) => &[(Ingress, "nat_from_port")],
@@ -197,8 +206,10 @@ impl Target {
         match (self.role, self.has_ethernet) {
             (Role::Uplink, true) => &[(Ingress, "nat6_inbound"), (Egress, "nat6_outbound")],
             (Role::Uplink, false) => &[(Ingress, "nat6_inbound_l3"), (Egress, "nat6_outbound_l3")],
-            (Role::Network, true) => &[(Ingress, "nat6_from_guest"), (Egress, "nat6_to_guest")],
-            (Role::Network, false) => &[
+            (Role::Network | Role::Nat64, true) => {
+                &[(Ingress, "nat6_from_guest"), (Egress, "nat6_to_guest")]
+            }
+            (Role::Network | Role::Nat64, false) => &[
                 (Ingress, "nat6_from_guest_l3"),
                 (Egress, "nat6_to_guest_l3"),
             ],
@@ -210,6 +221,14 @@ impl Target {
     fn programs_of_neighbours(&self) -> &'static [(Side, &'static str)] {
         match (self.role, self.has_ethernet) {
             (Role::Uplink, true) => &[(Side::Ingress, "nat6_neighbours")],
+            _ => &[],
+        }
+    }
+
+    /// Behind the device's programs as a network.
+    fn programs_of_nat64(&self) -> &'static [(Side, &'static str)] {
+        match self.role {
+            Role::Nat64 => &[(Side::Egress, "nat64_translate")],
             _ => &[],
         }
     }

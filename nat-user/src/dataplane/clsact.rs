@@ -30,6 +30,8 @@ pub(super) const PRIORITY: u16 = 100;
 pub(super) const PRIORITY_IPV6: u16 = 101;
 /// That of the filter that answers IPv6 neighbours, behind the one that lets their messages pass.
 pub(super) const PRIORITY_NEIGHBOURS: u16 = 102;
+/// That of NAT64's filter, behind those of its device as a network.
+pub(super) const PRIORITY_NAT64: u16 = 103;
 /// Number of natbpf's filters if it has created the qdisc, which is removed with them if no other
 /// filter uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
@@ -48,7 +50,7 @@ struct Filter {
 
 impl Filter {
     fn is_own(&self) -> bool {
-        [PRIORITY, PRIORITY_IPV6, PRIORITY_NEIGHBOURS].contains(&self.priority)
+        [PRIORITY, PRIORITY_IPV6, PRIORITY_NEIGHBOURS, PRIORITY_NAT64].contains(&self.priority)
             && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, MapInfo};
 use nat_common::{
     LAYOUT_VERSION,
+    nat64::{Counterpart, Nat64Settings},
     tables::{
         addresses::{AddressKey, ExternalAddress},
         bindings::{BindingRecord, Name},
@@ -155,11 +156,18 @@ const IPV6_ALONE: &[Shape] = &[shape(
     size_of::<Neighbour>(),
 )];
 
+/// The maps of NAT64, which come with those of IPv6.
+const NAT64: &[Shape] = &[
+    shape("NAT64", size_of::<u32>(), size_of::<Nat64Settings>()),
+    shape("NAT64_GUESTS", size_of::<Addr6>(), size_of::<Counterpart>()),
+    shape("NAT64_ADDRESSES", size_of::<Addr4>(), size_of::<Addr6>()),
+];
+
 /// The layout of this version of natbpf.
 pub(super) static CURRENT: Layout = Layout {
     version: LAYOUT_VERSION,
     maps: &[IPV4[0], SHARED[0], IPV4[1], SHARED[1], IPV4[2], SHARED[2]],
-    optional: &[IPV6[0], IPV6[1], IPV6[2], IPV6_ALONE],
+    optional: &[IPV6[0], IPV6[1], IPV6[2], IPV6_ALONE, NAT64],
     visit_sessions: |map, visit| batch::for_each(map, visit),
 };
 

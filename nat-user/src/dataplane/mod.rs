@@ -16,6 +16,7 @@ mod layout;
 mod link;
 pub mod local;
 mod migration;
+mod nat64;
 mod next_hops;
 mod object;
 mod pins;

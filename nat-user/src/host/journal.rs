@@ -221,6 +221,7 @@ mod tests {
                 name: "vmbr1".to_owned(),
                 mac: [2, 0, 0, 0, 0, 1],
                 ifindex: None,
+                nat64: false,
             },
             Change::Address {
                 interface: "vmbr1".to_owned(),

@@ -69,7 +69,7 @@ const NAT_COMMON: &[Layer] = &[
             "work",
         ],
     ),
-    ("nat64", &["drop_reason", "family", "wire"]),
+    ("nat64", &["drop_reason", "family", "verifier", "wire"]),
     (
         "pipeline",
         &[

@@ -9,6 +9,7 @@ use super::{
     limits::{Limits, Timeouts},
     nat::NatRule,
     nat::PrefixRule,
+    nat64::Nat64,
     network::{Action, Network},
     policy::PolicyRule,
     route::Route,
@@ -57,6 +58,8 @@ pub struct Ipv6Rules {
     pub policies: Vec<PolicyRule<Ipv6Addr>>,
     /// `[[nat]]` of prefixes, in the order of the file.
     pub prefixes: Vec<PrefixRule>,
+    /// `[nat64]`.
+    pub nat64: Option<Nat64>,
 }
 
 impl Config {

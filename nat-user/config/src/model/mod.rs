@@ -13,6 +13,7 @@ mod forwarding;
 mod guest;
 mod limits;
 mod nat;
+mod nat64;
 mod network;
 mod policy;
 mod port;
@@ -31,6 +32,7 @@ pub use self::{
     guest::{Guest, GuestAddress, Identity, Tenant, mac_text},
     limits::{Limits, Timeouts},
     nat::{NatRule, PrefixRule},
+    nat64::Nat64,
     network::{Action, HostService, Inbound, Network, NetworkId},
     policy::{PolicyEnd, PolicyRule},
     port::{ForwardProtocol, PortRange},

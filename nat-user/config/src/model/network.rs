@@ -34,6 +34,8 @@ pub struct Network {
     pub followed: usize,
     /// Whether natbpf creates the bridge if it is missing.
     pub create: bool,
+    /// Whether its interface is NAT64's device, which natbpf creates too, and not a bridge.
+    pub is_nat64: bool,
     /// Interfaces to attach to a bridge that natbpf creates.
     pub ports: Vec<String>,
     /// Whether its guests may send only from addresses that are theirs.

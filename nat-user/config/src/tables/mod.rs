@@ -11,6 +11,7 @@ mod item;
 pub(crate) mod limits;
 mod names;
 pub(crate) mod nat;
+pub(crate) mod nat64;
 pub(crate) mod network;
 mod parts;
 pub(crate) mod policy;
@@ -24,7 +25,7 @@ use self::names::Names;
 pub(crate) use self::{item::Item, parts::Parts, policy::BothFamilies, uplink::SSH};
 use crate::{
     model::Forwarding,
-    syntax::{Fault, Key, Report, Section, key},
+    syntax::{Fault, Key, Report, Section, ipv6_key, key},
     values,
 };
 
@@ -39,6 +40,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
+    ipv6_key("nat64", ""),
     key("policy", ""),
     key("limits", ""),
     key("timeouts", ""),
@@ -68,7 +70,12 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     interfaces::roles(&uplinks, &networks, report);
 
     let guests = root.rules("guest", guest::KEYS, report);
-    let names = Names::new(&uplinks, &networks, &guests);
+    let nat64 = root.table("nat64", nat64::KEYS, report);
+    let nat64 = nat64.and_then(|section| {
+        let read = nat64::read_nat64(&section, &networks, report)?;
+        Some(Item::new(section, read))
+    });
+    let names = Names::new(&uplinks, &networks, &guests, nat64.as_ref());
     let guests = read_each(guests.clone(), report, |section, report| {
         guest::read_guest(section, &names, report)
     });
@@ -103,12 +110,20 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
     let timeouts = timeouts.and_then(|section| limits::timeouts(&section, report));
     let forwarding = report.keep(root.optional("forwarding", values::forwarding));
+    let mut read_networks = read_each(networks.clone(), report, |section, report| {
+        network::read_network(section, &names, report)
+    });
+    // (It comes last, so its place is right only if all others have been read. Otherwise there is
+    // an error.)
+    read_networks.extend(
+        nat64
+            .as_ref()
+            .map(|nat64| Item::new(nat64.section.clone(), nat64::network(&nat64.value))),
+    );
     Parts {
         forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
         uplinks: read_each(uplinks.clone(), report, uplink::read_uplink),
-        networks: read_each(networks.clone(), report, |section, report| {
-            network::read_network(section, &names, report)
-        }),
+        networks: read_networks,
         guests,
         routes,
         snat,
@@ -118,6 +133,7 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
         nats,
         prefixes,
         policies,
+        nat64: nat64.map(|nat64| nat64.value),
         limits: limits.unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
     }

@@ -7,9 +7,13 @@ use std::{
 
 use ipnet::Ipv6Net;
 
-use super::addresses::{Addresses, addresses_of};
+use super::{
+    addresses::{Addresses, addresses_of},
+    item::Item,
+    nat64,
+};
 use crate::{
-    model::{GuestAddress, Identity, NetworkId, UplinkId, mac_text},
+    model::{GuestAddress, Identity, Nat64, NetworkId, UplinkId, mac_text},
     syntax::{Fault, Field, Section},
     text::{suggest, words::quote},
     values,
@@ -61,6 +65,7 @@ impl<'n> Names<'n> {
         uplinks: &'n [Section<'_>],
         networks: &'n [Section<'_>],
         guests: &'n [Section<'_>],
+        nat64: Option<&Item<'_, Nat64>>,
     ) -> Self {
         let by_name = |sections: &'n [Section<'_>]| {
             let names = sections.iter().map(|section| &*section.name);
@@ -79,9 +84,13 @@ impl<'n> Names<'n> {
         let macs = macs.filter_map(|(section, index)| {
             Some((section.field("mac").map(values::mac)?.ok()?, index))
         });
+        let nat64 = nat64.map(|item| &item.value);
+        let places = places.chain(nat64.map(nat64::addresses));
         let mut names = Self {
             uplinks: by_name(uplinks),
-            networks: by_name(networks),
+            networks: (by_name(networks).into_iter())
+                .chain(nat64.map(|nat64| (Nat64::NETWORK, nat64.network.0)))
+                .collect(),
             guests: by_name(guests),
             addresses: Vec::new(),
             macs: macs.collect(),

@@ -67,6 +67,7 @@ pub(crate) fn read_network(
         follow: addresses.follows,
         followed: 0,
         create: create?.unwrap_or(false),
+        is_nat64: false,
         ports: ports?.unwrap_or_default(),
         anti_spoof: anti_spoof?.unwrap_or(false),
         isolated: isolated?.unwrap_or(false),

@@ -4,8 +4,8 @@ use std::net::Ipv6Addr;
 
 use super::{item::Item, policy::BothFamilies};
 use crate::model::{
-    Config, ForwardRule, Forwarding, Guest, Ipv6Rules, Limits, NatRule, Network, PrefixRule, Route,
-    SnatRule, Timeouts, Uplink, UplinkAddresses,
+    Config, ForwardRule, Forwarding, Guest, Ipv6Rules, Limits, Nat64, NatRule, Network, PrefixRule,
+    Route, SnatRule, Timeouts, Uplink, UplinkAddresses,
 };
 
 /// Everything that has been read.
@@ -25,6 +25,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) prefixes: Vec<Item<'a, PrefixRule>>,
     /// Each by family.
     pub(crate) policies: Vec<Item<'a, BothFamilies>>,
+    pub(crate) nat64: Option<Nat64>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
@@ -63,6 +64,7 @@ impl Parts<'_> {
                 forwards: values_of(self.forwards6),
                 policies: policies6,
                 prefixes: values_of(self.prefixes),
+                nat64: self.nat64,
             }),
             limits: self.limits,
             timeouts: self.timeouts,

@@ -494,6 +494,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
         follow: false,
         followed: 0,
         create,
+        is_nat64: false,
         ports: (0..ports)
             .map(|port| format!("tap{index}.{port}"))
             .collect(),
@@ -647,6 +648,7 @@ fn write_network(text: &mut String, network: &Network) {
         follow: _,
         followed: _,
         create,
+        is_nat64: _,
         ports,
         anti_spoof,
         isolated,

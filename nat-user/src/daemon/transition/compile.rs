@@ -211,7 +211,11 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
     });
     let networks = config.networks.iter().filter_map(|network| {
         let link = host.link(&network.interface)?;
-        Some((link, Role::Network, XdpWish::No))
+        let role = match network.is_nat64 {
+            true => Role::Nat64,
+            false => Role::Network,
+        };
+        Some((link, role, XdpWish::No))
     });
     let ports = interfaces
         .iter()

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use nat_sys::{
-    netlink::{Link, Netlink},
+    netlink::{Kind, Link, Netlink},
     sysctl::{self, Key},
 };
 
@@ -12,13 +12,28 @@ use super::{
     undo,
 };
 
+/// MTU of NAT64's device in bytes: what is left of Ethernet's for an IPv4 packet, whose headers may
+/// be 28 bytes longer as those of IPv6.
+const MTU_OF_NAT64: u32 = 1500 - 28;
+
 impl Change {
     /// Makes the change. For a bridge it fills in the index.
     pub(in crate::host) async fn make(&mut self, netlink: &Netlink) -> Result<()> {
         match self {
             Self::Sysctl { key, set, .. } => key.write(set)?,
-            Self::Bridge { name, mac, ifindex } => {
-                netlink.create_bridge(name, *mac).await?;
+            Self::Bridge {
+                name,
+                mac,
+                ifindex,
+                nat64,
+            } => {
+                if *nat64 {
+                    let peer = format!("{name}-");
+                    netlink.create_pair(name, &peer, *mac, MTU_OF_NAT64).await?;
+                    deafen(&peer)?;
+                } else {
+                    netlink.create_bridge(name, *mac).await?;
+                }
                 deafen(name)?;
                 *ifindex = Some(find(netlink, name).await?.index);
             }
@@ -159,7 +174,11 @@ impl Change {
             return Ok(Undone::Nothing);
         };
         netlink.delete_link(link).await?;
-        Ok(Undone::Done(format!("deleted bridge {}", link.name)))
+        let kind = match link.kind {
+            Kind::Bridge => "bridge ",
+            _ => "",
+        };
+        Ok(Undone::Done(format!("deleted {kind}{}", link.name)))
     }
 }
 

@@ -49,6 +49,9 @@ pub enum Change {
         mac: [u8; 6],
         /// Its index, once it exists.
         ifindex: Option<u32>,
+        /// Whether it is NAT64's device instead, one end of a pair.
+        #[serde(default, skip_serializing_if = "is_false")]
+        nat64: bool,
     },
     /// An address that natbpf added to an interface.
     Address {
@@ -353,8 +356,13 @@ impl Change {
     /// Whether an interface is the bridge that this change made, under whatever name.
     pub(super) fn made(&self, link: &Link) -> bool {
         match self {
-            Self::Bridge { mac, ifindex, .. } => {
-                link.kind == Kind::Bridge
+            Self::Bridge {
+                mac,
+                ifindex,
+                nat64,
+                ..
+            } => {
+                (link.kind == Kind::Bridge) != *nat64
                     && match ifindex {
                         Some(index) => link.index == *index,
                         None => link.mac == Some(*mac),
@@ -394,6 +402,9 @@ impl fmt::Display for Change {
             Self::Sysctl {
                 key, before, set, ..
             } => write!(f, "set {key} to {set} (was {before})"),
+            Self::Bridge {
+                name, nat64: true, ..
+            } => write!(f, "created {name}"),
             Self::Bridge { name, .. } => write!(f, "created bridge {name}"),
             Self::Address {
                 interface, address, ..

@@ -21,6 +21,7 @@ pub(in crate::host) async fn make_bridge(
         name: name.to_owned(),
         mac: random_mac()?,
         ifindex: None,
+        nat64: false,
     };
     journal.record(bridge.clone());
     journal.save()?;

@@ -59,6 +59,8 @@ pub struct Network {
     pub guests: Vec<Ipv6Addr>,
     /// Whether to make the bridge if it is missing.
     pub create: bool,
+    /// Whether it is NAT64's device, and not a bridge.
+    pub is_nat64: bool,
     /// Interfaces to attach to the bridge if natbpf made it.
     pub ports: Vec<String>,
     /// Whether these ports may not reach each other by the bridge.
@@ -127,6 +129,7 @@ impl Plan {
             interface: network.interface.clone(),
             addresses: each_address(network).collect(),
             create: network.create,
+            is_nat64: network.is_nat64,
             ports: network.ports.clone(),
             isolated: network.isolated,
         });

@@ -116,7 +116,10 @@ impl Run<'_> {
                     .changes()
                     .iter()
                     .find(|known| known.made(bridge));
-                let Some(Change::Bridge { name, mac, .. }) = ours else {
+                let Some(Change::Bridge {
+                    name, mac, nat64, ..
+                }) = ours
+                else {
                     return Ok(());
                 };
                 // The index is missing if the daemon was killed just after it created the bridge.
@@ -124,6 +127,7 @@ impl Run<'_> {
                     name: name.clone(),
                     mac: *mac,
                     ifindex: Some(bridge.index),
+                    nat64: *nat64,
                 };
                 self.journal.record(known.clone());
                 self.kept.push(known);
@@ -138,6 +142,7 @@ impl Run<'_> {
                     name: network.interface.clone(),
                     mac: known.map_or_else(random_mac, Ok)?,
                     ifindex: None,
+                    nat64: network.is_nat64,
                 });
             }
         }

@@ -31,6 +31,7 @@ fn network(name: &str, interface: &str, address: &str) -> Network {
         addresses: vec![address.parse().unwrap()],
         ndp: None,
         guests: Vec::new(),
+        is_nat64: false,
         create: true,
         ports: Vec::new(),
         isolated: false,
@@ -538,6 +539,7 @@ fn a_daemon_killed_before_its_first_change_has_nothing_to_undo() {
                 name: "vmbr1".to_owned(),
                 mac: random_mac().unwrap(),
                 ifindex: None,
+                nat64: false,
             },
             Change::Address {
                 interface: "vmbr0".to_owned(),
@@ -627,6 +629,7 @@ fn a_bridge_is_known_as_ours_after_a_kill_between_making_and_recording_it() {
                 name: "vmbr1".to_owned(),
                 mac,
                 ifindex: None,
+                nat64: false,
             });
             journal.save().unwrap();
             host.netlink.create_bridge("vmbr1", mac).await.unwrap();

@@ -6,7 +6,7 @@ use netlink_packet_route::link::{
     BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::connection::{Netlink, RequestError, answer, collect};
 
@@ -161,6 +161,30 @@ impl Netlink {
             .build();
         let request = self.handle.link().add(message).execute();
         answer(&format!("create bridge {name}"), request).await
+    }
+
+    /// Creates two interfaces that are connected to each other, of which one sends what is routed to
+    /// it without asking for neighbours (veth without ARP). The other is set up.
+    ///
+    /// # Errors
+    /// When a name is taken, or the kernel refuses.
+    pub async fn create_pair(
+        &self,
+        name: &str,
+        peer: &str,
+        mac: [u8; 6],
+        mtu: u32,
+    ) -> Result<(), RequestError> {
+        let message = LinkVeth::new(name, peer)
+            .arp(false)
+            .mtu(mtu)
+            .address(mac.to_vec())
+            .build();
+        let request = self.handle.link().add(message).execute();
+        answer(&format!("create {name} and {peer}"), request).await?;
+        let message = LinkUnspec::new_with_name(peer).up().build();
+        let request = self.handle.link().set(message).execute();
+        answer(&format!("set {peer} up"), request).await
     }
 
     /// Deletes an interface.

@@ -1,0 +1,113 @@
+//! `[nat64]`.
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::addresses::Addresses;
+use crate::{
+    model::{Action, Inbound, Nat64, Network, NetworkId},
+    syntax::{Fault, Field, Key, Report, Section, ipv6_key},
+    text::words::quote,
+    values,
+};
+
+/// The keys of `[nat64]`.
+pub(crate) const KEYS: &[Key] = &[
+    ipv6_key("prefix", "\"64:ff9b::/96\""),
+    ipv6_key("pool", "\"100.64.46.0/24\""),
+];
+
+/// Bits of a prefix behind which an IPv4 address has room.
+const PREFIX_LEN: u8 = 96;
+
+/// Bits of a pool's prefix, the fewest and the most.
+const POOL_LENS: std::ops::RangeInclusive<u8> = 16..=29;
+
+/// Reads the table, as the network that follows the `networks` of the file.
+pub(crate) fn read_nat64(
+    section: &Section<'_>,
+    networks: &[Section<'_>],
+    report: &mut Report<'_>,
+) -> Option<Nat64> {
+    report.errors(section.unknown_keys());
+    let prefix = report.keep(section.optional("prefix", prefix));
+    let pool = report.keep(section.optional("pool", pool));
+    report.errors(networks.iter().filter_map(is_taken));
+    Some(Nat64 {
+        prefix: prefix?.unwrap_or(Nat64::WELL_KNOWN),
+        pool: pool?.unwrap_or(Nat64::POOL),
+        network: NetworkId(networks.len()),
+    })
+}
+
+/// The network that stands for the guests in rules of IPv4.
+pub(crate) fn network(nat64: &Nat64) -> Network {
+    let Addresses { ipv4, ipv6, .. } = addresses(nat64);
+    Network {
+        name: Nat64::NETWORK.to_owned(),
+        interface: Nat64::INTERFACE.to_owned(),
+        address: ipv4,
+        addresses6: ipv6,
+        ndp: None,
+        follow: false,
+        followed: 0,
+        create: true,
+        is_nat64: true,
+        ports: Vec::new(),
+        anti_spoof: false,
+        isolated: false,
+        policy: Action::Accept,
+        inbound: Inbound::default(),
+        host: None,
+        dhcp: None,
+        dhcp6: None,
+        ra: None,
+        dns: None,
+    }
+}
+
+/// The host's addresses in it.
+pub(super) fn addresses(nat64: &Nat64) -> Addresses {
+    let own = Nat64::host_address(nat64.pool);
+    let own6 = Nat64::address_of(nat64.prefix, own);
+    Addresses {
+        ipv4: Some(Ipv4Net::new_assert(own, nat64.pool.prefix_len())),
+        ipv6: vec![Ipv6Net::new_assert(own6, PREFIX_LEN)],
+        ..Addresses::default()
+    }
+}
+
+fn prefix(field: Field<'_>) -> Result<Ipv6Net, Fault> {
+    let prefix = values::prefix6(field)?;
+    let remedy = "write one of 96 bits whose bits 64 to 71 are 0, as in \"64:ff9b::/96\"";
+    if prefix.prefix_len() != PREFIX_LEN {
+        let problem = format!("has {} bits", prefix.prefix_len());
+        return Err(field.fault(problem, remedy));
+    }
+    // RFC 6052 section 2.2.
+    if prefix.network().octets()[8] != 0 {
+        return Err(field.fault("has bits 64 to 71 set", remedy));
+    }
+    Ok(prefix)
+}
+
+fn pool(field: Field<'_>) -> Result<Ipv4Net, Fault> {
+    let pool = values::prefix(field)?;
+    if !POOL_LENS.contains(&pool.prefix_len()) {
+        let problem = format!("has {} bits", pool.prefix_len());
+        return Err(field.fault(problem, "write a prefix of 16 to 29 bits"));
+    }
+    Ok(pool)
+}
+
+/// A network with a name or an interface that is NAT64's.
+fn is_taken(network: &Section<'_>) -> Option<Fault> {
+    let interface = network.field("interface");
+    let is_device = interface.is_some_and(|field| field.string() == Ok(Nat64::INTERFACE));
+    let remedy = "name it otherwise";
+    if is_device {
+        let problem = format!("{} is NAT64's device", quote(Nat64::INTERFACE));
+        return Some(network.fault("interface", &problem, remedy));
+    }
+    let problem = "is the name of NAT64's own network";
+    (network.name == Nat64::NETWORK).then(|| network.fault_here("", problem, remedy))
+}

@@ -1,0 +1,74 @@
+//! IPv6-only guests and servers of IPv4, by NAT64.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use lab::service::{self, Service};
+use lab::topology::{Ipv6, Options, Proxmox};
+
+const NET: Ipv6 = Ipv6::ROUTED;
+const CLI: Ipv4Addr = Proxmox::CLI;
+const PUBLIC: Ipv4Addr = Proxmox::PUBLIC;
+
+/// The longest datagram that NAT64's device takes whole: its MTU without the headers of IPv6 and
+/// UDP.
+const LONGEST: usize = 1472 - 40 - 8;
+
+fn world() -> Result<Proxmox> {
+    Proxmox::with(&Options {
+        ipv6: Some(NET),
+        ..Options::default()
+    })
+}
+
+const CONFIG: &str = "[uplink.wan]\ninterface = \"vmbr0\"\n\n[network.lan]\ninterface = \"vmbr1\"\n\
+                      address = \"2001:db8:0:101::1/64\"\n\n[nat64]\n\n[[snat]]\nname = \"four\"\n\
+                      network = \"nat64\"\nuplink = \"wan\"\nto = \"masquerade\"\n";
+
+/// The address that stands for one of IPv4.
+fn of_ipv4(address: Ipv4Addr) -> Ipv6Addr {
+    let prefix = u128::from(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0));
+    Ipv6Addr::from(prefix | u128::from(u32::from(address)))
+}
+
+#[test]
+fn x6_1_a_guest_of_ipv6_alone_reaches_servers_of_ipv4() -> Result<()> {
+    let net = world()?;
+    let _natbpf = net.natbpf(CONFIG)?;
+    let server = of_ipv4(CLI);
+    net.vm1.ping(server)?;
+
+    let _web = Service::http(&net.cli, &SocketAddr::from((CLI, 80)).to_string())?;
+    let page = service::http_get(&net.vm1, SocketAddr::from((server, 80)))?;
+    ensure!(page.contains(&PUBLIC.to_string()), "{page}");
+
+    let there = net.cli.udp(&SocketAddr::from((CLI, 7000)).to_string())?;
+    let here = net
+        .vm1
+        .udp(&SocketAddr::from((NET.vm1, 6000)).to_string())?;
+    let mut buffer = [0; 2000];
+    for len in [1, 1400, LONGEST] {
+        let sent = vec![0x5a; len];
+        here.send_to(&sent, SocketAddr::from((server, 7000)))?;
+        let (length, from) = there.recv_from(&mut buffer).context("nothing arrived")?;
+        ensure!(
+            buffer[..length] == sent && from.ip() == PUBLIC,
+            "{len}: {from}"
+        );
+        there.send_to(&sent, from)?;
+        let (length, from) = here.recv_from(&mut buffer).context("no answer")?;
+        ensure!(
+            buffer[..length] == sent && from == SocketAddr::from((server, 7000)),
+            "{len}"
+        );
+    }
+
+    // Fragments, of which each link of IPv6 takes only smaller ones.
+    here.send_to(b"more", SocketAddr::from((server, 7000)))?;
+    let (_, from) = there.recv_from(&mut buffer)?;
+    there.send_to(&[0xa5; 3000], from)?;
+    let mut buffer = [0; 4000];
+    let (length, _) = here.recv_from(&mut buffer).context("no fragments")?;
+    ensure!(buffer[..length] == [0xa5; 3000]);
+    Ok(())
+}
