@@ -6,12 +6,11 @@ use aya_ebpf::{
     bindings::bpf_redir_neigh,
     helpers::{bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_store_bytes},
 };
-use nat_common::verifier::unknown;
 
-use crate::{ETHERNET, skb::Skb};
-
-/// Shorter than any packet in bytes.
-const SHORTEST: u64 = 20;
+use crate::{
+    ETHERNET,
+    skb::{Skb, packet_len},
+};
 
 /// Replaces the packet by `len` bytes after an Ethernet header and sends it by a network to a
 /// guest; the kernel writes that header. Returns the code for the kernel.
@@ -24,16 +23,7 @@ pub(crate) fn send<const N: usize>(
     interface: u32,
     mut guest: bpf_redir_neigh,
 ) -> Option<i32> {
-    // Two comparisons, neither with 0, as for packets that are set aside.
-    let len = unknown(len.into());
-    if len > N as u64 {
-        return None;
-    }
-    let len = unknown(len);
-    if len < SHORTEST {
-        return None;
-    }
-    let len = len as u32;
+    let tail = ETHERNET as u32 + packet_len(len, N as u32)?;
     let missing = (ETHERNET - l3) as u32;
     // SAFETY: the context is valid, `bytes` has at least `len` bytes, and no pointer into the
     // packet is used after this.
@@ -41,9 +31,11 @@ pub(crate) fn send<const N: usize>(
         if missing > 0 && bpf_skb_change_head(skb.skb, missing, 0) != 0 {
             return None;
         }
-        if bpf_skb_change_tail(skb.skb, ETHERNET as u32 + len, 0) != 0 {
+        if bpf_skb_change_tail(skb.skb, tail, 0) != 0 {
             return None;
         }
+        // Again: the verifier of Linux 6.1 forgets the bounds during the calls before.
+        let len = packet_len(len, N as u32)?;
         let from = bytes.as_ptr().cast();
         if bpf_skb_store_bytes(skb.skb, ETHERNET as u32, from, len, 0) != 0 {
             return None;
