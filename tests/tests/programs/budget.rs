@@ -43,7 +43,7 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat6_from_guest_l3", 140_200),
     ("nat6_to_guest", 85_800),
     ("nat6_to_guest_l3", 85_500),
-    ("nat6_from_port", 23_400),
+    ("nat6_from_port", 24_800),
     ("nat6_from_guarded_port", 52_000),
     ("nat6_neighbours", 11_000),
     ("nat64_translate", 30_000),
