@@ -19,7 +19,7 @@ pub struct SessionFilter {
     /// Only this protocol: tcp, udp, icmp (of both families), icmpv6, sctp, gre, esp or a number
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<Protocol>,
-    /// Only this guest: ADDRESS, ADDRESS:PORT, [IPV6]:PORT or PREFIX
+    /// Only this guest: an address, one with a port (in brackets for IPv6), or a prefix
     #[arg(long, value_name = "ENDPOINT")]
     pub internal: Option<EndpointFilter>,
     /// Only this external endpoint
