@@ -174,7 +174,7 @@ impl Counterparts for Pool<'_> {
 
     #[inline(always)]
     fn ipv4_of(&self, guest: Addr6) -> Option<Addr4> {
-        let Some(counterpart) = NAT64_GUESTS.get_ptr_mut(&guest) else {
+        let Some(counterpart) = NAT64_GUESTS.get_ptr_mut(guest) else {
             let address = self.assign(guest);
             return (address != Addr4::UNSPECIFIED).then_some(address);
         };
@@ -192,13 +192,13 @@ impl Counterparts for Pool<'_> {
     #[inline(always)]
     fn known_ipv4_of(&self, guest: Addr6) -> Option<Addr4> {
         // SAFETY: as above; the address of an entry never changes.
-        unsafe { NAT64_GUESTS.get(&guest) }.map(|counterpart| counterpart.address)
+        unsafe { NAT64_GUESTS.get(guest) }.map(|counterpart| counterpart.address)
     }
 
     #[inline(always)]
     fn ipv6_of(&self, address: Addr4) -> Option<Addr6> {
         // SAFETY: an entry never changes; freed ones hold an address until the program ends.
-        unsafe { NAT64_ADDRESSES.get(&address) }.copied()
+        unsafe { NAT64_ADDRESSES.get(address) }.copied()
     }
 
     #[inline(always)]

@@ -110,7 +110,7 @@ fn options_len<P: Packet>(packet: &P) -> Option<u8> {
 
 /// Sum of the words of the message; 0 if it cannot be read.
 ///
-/// (This and [`options`] are functions of their own that read the length themselves: the verifier
+/// (This and [`options()`] are functions of their own that read the length themselves: the verifier
 /// checks what follows them once, not for each length.)
 #[inline(never)]
 fn message_sum<P: Packet>(packet: &P) -> u16 {
@@ -142,7 +142,7 @@ mod options {
     pub(super) const WITH_SOURCE: u32 = 2;
 }
 
-/// Reads the options of the message; see [`options`].
+/// Reads the options of the message; see [`options()`].
 #[inline(never)]
 fn options<P: Packet>(packet: &P) -> u32 {
     let packet = read_here(packet);

@@ -137,8 +137,7 @@ fn n6_2_n6_5_all_other_packets_pass_untouched() -> Result<()> {
         let said = plane.heard(&frame)?;
         ensure!(
             said.verdict == GO_ON && said.packet == frame,
-            "{:02x?}",
-            frame
+            "{frame:02x?}"
         );
     }
     Ok(())
