@@ -163,8 +163,8 @@ impl Netlink {
         answer(&format!("create bridge {name}"), request).await
     }
 
-    /// Creates two interfaces that are connected to each other, of which one sends what is routed to
-    /// it without asking for neighbours (veth without ARP). The other is set up.
+    /// Creates two interfaces that are connected to each other, of which one sends what is routed
+    /// to it without asking for neighbours (veth without ARP). The other is set up.
     ///
     /// # Errors
     /// When a name is taken, or the kernel refuses.
