@@ -28,11 +28,11 @@ pub(crate) fn answer(skb: &Skb, maps: &Maps, work: &mut Work<Addr4>, l3: usize) 
         return TC_ACT_SHOT;
     };
     let len = unreachable::write(&mut work.refusal, work.parsed.header.protocol, &to, &quote);
-    let hop = bpf_redir_neigh {
+    let mut hop = bpf_redir_neigh {
         nh_family: AF_INET,
         __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
             ipv4_nh: u32::from_ne_bytes(to.guest.0),
         },
     };
-    reply::send(skb, &work.refusal, len as u32, l3, to.interface, hop).unwrap_or(TC_ACT_SHOT)
+    reply::send(skb, &work.refusal, len as u32, l3, to.interface, &mut hop).unwrap_or(TC_ACT_SHOT)
 }

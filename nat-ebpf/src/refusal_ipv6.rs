@@ -63,13 +63,13 @@ pub(crate) fn answer(skb: &Skb, maps: &Maps, work: &mut Work<Addr6>, l3: usize) 
     };
     let sum = sum(bytes);
     let len = unreachable_ipv6::write(bytes, protocol, &to, quoted, sum);
-    let hop = bpf_redir_neigh {
+    let mut hop = bpf_redir_neigh {
         nh_family: AF_INET6,
         __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
             ipv6_nh: to.guest.words(),
         },
     };
-    reply::send(skb, bytes, len as u32, l3, to.interface, hop).unwrap_or(TC_ACT_SHOT)
+    reply::send(skb, bytes, len as u32, l3, to.interface, &mut hop).unwrap_or(TC_ACT_SHOT)
 }
 
 /// Removes what an earlier refusal has left. (The compiler would make a call of it that no BPF

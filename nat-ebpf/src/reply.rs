@@ -21,9 +21,8 @@ pub(crate) fn send<const N: usize>(
     len: u32,
     l3: usize,
     interface: u32,
-    mut guest: bpf_redir_neigh,
+    guest: &mut bpf_redir_neigh,
 ) -> Option<i32> {
-    let tail = ETHERNET as u32 + packet_len(len, N as u32)?;
     let missing = (ETHERNET - l3) as u32;
     // SAFETY: the context is valid, `bytes` has at least `len` bytes, and no pointer into the
     // packet is used after this.
@@ -31,10 +30,10 @@ pub(crate) fn send<const N: usize>(
         if missing > 0 && bpf_skb_change_head(skb.skb, missing, 0) != 0 {
             return None;
         }
-        if bpf_skb_change_tail(skb.skb, tail, 0) != 0 {
+        if bpf_skb_change_tail(skb.skb, ETHERNET as u32 + len, 0) != 0 {
             return None;
         }
-        // Again: the verifier of Linux 6.1 forgets the bounds during the calls before.
+        // Here, because the verifier of Linux 6.1 forgets bounds during the calls before.
         let len = packet_len(len, N as u32)?;
         let from = bytes.as_ptr().cast();
         if bpf_skb_store_bytes(skb.skb, ETHERNET as u32, from, len, 0) != 0 {
@@ -43,6 +42,6 @@ pub(crate) fn send<const N: usize>(
     }
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the next hop is valid for the call.
-    let verdict = unsafe { bpf_redirect_neigh(interface, ptr::from_mut(&mut guest), size, 0) };
+    let verdict = unsafe { bpf_redirect_neigh(interface, ptr::from_mut(guest), size, 0) };
     Some(verdict as i32)
 }

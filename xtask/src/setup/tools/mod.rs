@@ -229,6 +229,12 @@ const TESTS: &[Tool] = &[
         &["dhcpcd"],
     ),
     tool(
+        ("ethtool", "ethtool"),
+        "changes what an interface leaves to its driver",
+        &["--version"],
+        &["ethtool version"],
+    ),
+    tool(
         ("mtr", "mtr-tiny"),
         "shows the hops of a way",
         &["--help"],
