@@ -124,6 +124,14 @@ impl Host {
         let program = words.next().context("a command without a program")?;
         let mut command = self.command(program);
         command.args(words);
+        self.run_command(command, input)
+    }
+
+    /// As [`Host::run_with_input`], with a command of [`Host::command`].
+    ///
+    /// # Errors
+    /// As for [`Host::run`].
+    pub fn run_command(&self, command: Command, input: &[u8]) -> Result<Output> {
         process::run(command, input, patience(COMMAND_LIMIT))
             .with_context(|| format!("on {}", self.name()))
     }

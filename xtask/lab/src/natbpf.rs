@@ -190,15 +190,7 @@ impl Natbpf {
     /// # Errors
     /// When it does not end; its own failure is in the result.
     pub fn cli(&self, words: &[&str]) -> Result<Output> {
-        let options = self.options();
-        let binary = self.binary.display().to_string();
-        let ungated = format!("{UNFINISHED_IPV6}=1");
-        let all = ["env", &ungated, &binary];
-        self.host.run(
-            all.into_iter()
-                .chain(options.iter().map(String::as_str))
-                .chain(words.iter().copied()),
-        )
+        self.host.run_command(self.command(words), &[])
     }
 
     fn json(&self, words: &[&str]) -> Result<Value> {
