@@ -45,9 +45,11 @@ const MAX_OPTIONS: u8 = 8;
 const ALL_NODES: Addr6 = Addr6::of_words([0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// Flags of an advertisement: the sender forwards, and was asked (RFC 4861 section 4.4).
+/// Flags of an advertisement: the sender forwards, was asked, and its Ethernet address replaces
+/// another one (RFC 4861 section 4.4).
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
 
 /// Somebody asks who has an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,8 +174,8 @@ fn options<P: Packet>(packet: &P) -> u32 {
 /// The frame that answers: the sender has the address, and forwards. It comes from the address that
 /// was asked for, since some networks drop what comes from a link-local one.
 ///
-/// Neither it nor an unsolicited one overrides what a neighbour has heard from somebody who holds
-/// the address (RFC 4861 section 7.2.8).
+/// It does not override what a neighbour has heard from a host that holds the address (RFC 4861
+/// section 7.2.8).
 #[inline(always)]
 #[must_use]
 pub fn advertisement(solicitation: &Solicitation, mac: [u8; 6]) -> [u8; FRAME_LEN] {
@@ -182,6 +184,25 @@ pub fn advertisement(solicitation: &Solicitation, mac: [u8; 6]) -> [u8; FRAME_LE
         true => (ROUTER, ALL_NODES, ALL_NODES_MAC),
         false => (ROUTER | SOLICITED, solicitation.source, solicitation.mac),
     };
+    frame(flags, solicitation.target, (to, to_mac), mac)
+}
+
+/// The frame that tells all nodes of the link, unasked, that the sender has an address: its
+/// Ethernet address replaces another one that they have heard (RFC 4861 section 7.2.6).
+#[inline(always)]
+#[must_use]
+pub fn announcement(target: Addr6, mac: [u8; 6]) -> [u8; FRAME_LEN] {
+    frame(ROUTER | OVERRIDE, target, (ALL_NODES, ALL_NODES_MAC), mac)
+}
+
+/// An advertisement of the sender's Ethernet address.
+#[inline(always)]
+fn frame(
+    flags: u8,
+    target: Addr6,
+    (to, to_mac): (Addr6, [u8; 6]),
+    mac: [u8; 6],
+) -> [u8; FRAME_LEN] {
     let mut frame = [0; FRAME_LEN];
     frame[..6].copy_from_slice(&to_mac);
     frame[6..12].copy_from_slice(&mac);
@@ -190,17 +211,15 @@ pub fn advertisement(solicitation: &Solicitation, mac: [u8; 6]) -> [u8; FRAME_LE
     frame[19] = (MESSAGE_LEN + OPTION_LEN) as u8;
     frame[20] = ICMPV6;
     frame[21] = HOP_LIMIT;
-    frame[22..38].copy_from_slice(&solicitation.target.bytes());
+    frame[22..38].copy_from_slice(&target.bytes());
     frame[38..54].copy_from_slice(&to.bytes());
     frame[54] = ADVERTISEMENT;
     frame[58] = flags;
-    frame[62..78].copy_from_slice(&solicitation.target.bytes());
+    frame[62..78].copy_from_slice(&target.bytes());
     frame[78..80].copy_from_slice(&[TARGET_LINK_LAYER_ADDRESS, 1]);
     frame[80..86].copy_from_slice(&mac);
-    let pseudo = solicitation.target.sum()
-        + to.sum()
-        + word((MESSAGE_LEN + OPTION_LEN) as u16)
-        + word(ICMPV6.into());
+    let pseudo =
+        target.sum() + to.sum() + word((MESSAGE_LEN + OPTION_LEN) as u16) + word(ICMPV6.into());
     let check = !fold(u32::from(fold(sum(&frame[54..]))) + pseudo);
     frame[56..58].copy_from_slice(&check.to_ne_bytes());
     frame

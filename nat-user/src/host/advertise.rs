@@ -4,20 +4,12 @@
 use std::{
     io, mem,
     net::Ipv6Addr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-/// Length of the headers of Ethernet and IPv6, and of an advertisement with one option, in bytes.
-const FRAME: usize = 14 + 40 + 32;
-const ICMPV6: u8 = 58;
-const ADVERTISEMENT: u8 = 136;
-/// The sender forwards, and its Ethernet address replaces another one (section 4.4). Nobody has
-/// asked.
-const FLAGS: u8 = 0x80 | 0x20;
-const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
-/// All nodes of the link (RFC 4291 section 2.7.1), and their Ethernet address (RFC 2464 section 7).
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+use nat_common::{headers::neighbour::announcement, wire::address::Addr6};
+
+use super::link_socket;
 
 /// A socket for advertisements on one interface. It receives nothing.
 #[derive(Debug)]
@@ -34,16 +26,8 @@ impl Advertiser {
     /// # Errors
     /// When the kernel refuses.
     pub fn open(ifindex: u32, mac: [u8; 6]) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: no pointers are passed. Protocol 0: nothing is received.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just created and has no other owner.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            socket,
+            socket: link_socket::open()?,
             ifindex,
             mac,
         })
@@ -60,16 +44,8 @@ impl Advertiser {
     /// # Errors
     /// When the frame cannot be sent.
     pub fn announce(&self, address: Ipv6Addr) -> io::Result<()> {
-        let frame = frame(self.mac, address);
-        let to = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: (libc::ETH_P_IPV6 as u16).to_be(),
-            sll_ifindex: self.ifindex.cast_signed(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
+        let frame = announcement(Addr6::new(address.octets()), self.mac);
+        let to = link_socket::address(self.ifindex, libc::ETH_P_IPV6);
         let length = mem::size_of_val(&to) as libc::socklen_t;
         // SAFETY: the frame is a live array of that length, which is only read; the address is a
         // `sockaddr_ll` of that length and outlives the call.
@@ -88,41 +64,6 @@ impl Advertiser {
             false => Ok(()),
         }
     }
-}
-
-/// An advertisement whose source is the address itself: some providers drop those of link-local
-/// ones.
-fn frame(mac: [u8; 6], address: Ipv6Addr) -> [u8; FRAME] {
-    let mut frame = [0; FRAME];
-    frame[..6].copy_from_slice(&ALL_NODES_MAC);
-    frame[6..12].copy_from_slice(&mac);
-    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
-    let (header, message) = frame[14..].split_at_mut(40);
-    header[0] = 0x60;
-    header[5] = message.len() as u8;
-    header[6] = ICMPV6;
-    header[7] = 255;
-    header[8..24].copy_from_slice(&address.octets());
-    header[24..].copy_from_slice(&ALL_NODES.octets());
-    message[0] = ADVERTISEMENT;
-    message[4] = FLAGS;
-    message[8..24].copy_from_slice(&address.octets());
-    message[24..26].copy_from_slice(&[TARGET_LINK_LAYER_ADDRESS, 1]);
-    message[26..].copy_from_slice(&mac);
-    // RFC 8200 section 8.1. Neither length nor protocol is larger than a byte.
-    let pseudo = [0, header[5], 0, ICMPV6];
-    let sum = !sum(&[&header[8..], &pseudo, message]);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    frame
-}
-
-/// The sum of all words (RFC 1071).
-fn sum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks_exact(2));
-    words.fold(0, |sum: u16, word| {
-        let (sum, carry) = sum.overflowing_add(u16::from_be_bytes([word[0], word[1]]));
-        sum + u16::from(carry)
-    })
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 use std::{
     io, mem,
     net::Ipv4Addr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
+
+use super::link_socket;
 
 /// Length of an Ethernet header and an ARP packet for IPv4 in bytes.
 const FRAME: usize = 14 + 28;
@@ -44,18 +46,14 @@ impl Arp {
     /// # Errors
     /// When the kernel refuses.
     pub fn open(ifindex: u32, mac: [u8; 6]) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: no pointers are passed. Protocol 0: nothing is received before the bind.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just created and has no other owner.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let address = address(ifindex);
+        let socket = link_socket::open()?;
+        let address = link_socket::address(ifindex, libc::ETH_P_ARP);
         let length = mem::size_of_val(&address) as libc::socklen_t;
         // SAFETY: the address is a `sockaddr_ll` of that length and outlives the call.
-        let bound = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
+        let bound = unsafe {
+            let fd = socket.as_raw_fd();
+            libc::bind(fd, (&raw const address).cast(), length)
+        };
         match bound {
             0 => Ok(Self {
                 socket,
@@ -121,18 +119,6 @@ impl Arp {
             true => Err(io::Error::last_os_error()),
             false => Ok(()),
         }
-    }
-}
-
-fn address(ifindex: u32) -> libc::sockaddr_ll {
-    libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ARP as u16).to_be(),
-        sll_ifindex: ifindex.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
     }
 }
 

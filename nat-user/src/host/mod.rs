@@ -18,6 +18,7 @@ pub mod events;
 pub mod grace;
 pub mod import_options;
 pub mod journal;
+mod link_socket;
 pub mod next_hops;
 pub mod policing;
 pub mod ports;
