@@ -101,7 +101,7 @@ pub(crate) fn translate(ctx: &TcContext) -> i32 {
         // SAFETY: the context is valid.
         Ok(()) => unsafe { bpf_redirect(skb.interface(), u64::from(BPF_F_INGRESS)) as i32 },
         Err(reason) => {
-            // The kernel's own messages to the link, where nobody is.
+            // The kernel's own messages to the link, which has no other node.
             if !is_ipv6 || !is_to_group(&skb) {
                 count_drop(reason);
             }

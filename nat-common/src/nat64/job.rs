@@ -8,7 +8,11 @@ use crate::{
     drop_reason::DropReason,
     family::{Family, Header},
     verifier::{read_here, verifier_barrier},
-    wire::packet::Packet,
+    wire::{
+        address::{Addr4, Addr6},
+        icmp::IcmpClass,
+        packet::Packet,
+    },
 };
 
 /// The work area of one packet.
@@ -17,8 +21,8 @@ use crate::{
 pub struct Job {
     /// What becomes of the packet.
     pub plan: Plan,
-    pub(super) ipv6: Read<crate::wire::address::Addr6>,
-    pub(super) ipv4: Read<crate::wire::address::Addr4>,
+    pub(super) ipv6: Read<Addr6>,
+    pub(super) ipv4: Read<Addr4>,
 }
 
 /// A network header, of the packet or of the one that it quotes.
@@ -58,6 +62,42 @@ impl<A: Family> Read<A> {
         let is_read = read(packet, at, self);
         verifier_barrier(self);
         is_read.then_some(()).ok_or(DropReason::Malformed)
+    }
+}
+
+impl<A: Family> Read<A> {
+    /// Reads the header of the packet itself, at `l3`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`], and if the packet is shorter than it says.
+    #[inline(always)]
+    pub(super) fn read_own<P: Packet>(&mut self, packet: &P, l3: usize) -> Result<(), DropReason> {
+        self.read(packet, l3)?;
+        if l3 + self.header.total_len > packet.len() {
+            return Err(DropReason::Malformed);
+        }
+        // The kernel decrements it twice: before this device, and behind it.
+        self.fields.ttl = self.fields.ttl.saturating_add(1);
+        Ok(())
+    }
+
+    /// Whether the packet is an ICMP error.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Untranslatable`] of a fragment of ICMP: the checksum of ICMPv6 covers the
+    /// length of the whole message, which no fragment says.
+    #[inline(always)]
+    pub(super) fn is_error<P: Packet>(&self, packet: &P) -> Result<bool, DropReason> {
+        if self.header.protocol != A::ICMP {
+            return Ok(false);
+        }
+        if self.fields.is_fragment() {
+            return Err(DropReason::Untranslatable);
+        }
+        let first = packet.read::<2>(self.l4).ok_or(DropReason::Malformed)?;
+        Ok(A::classify(first[0]) == IcmpClass::Error)
     }
 }
 

@@ -15,9 +15,8 @@ use crate::{
     wire::{
         address::{Addr4, Addr6, Address as _},
         checksum::{Diff, fold},
-        icmp::IcmpClass,
         packet::Packet,
-        protocol::{ICMP_CHECKSUM, ICMPV6},
+        protocol::ICMP_CHECKSUM,
     },
 };
 
@@ -46,28 +45,15 @@ pub fn to_ipv4<P: Packet, C: Counterparts>(
 ) -> Result<(), DropReason> {
     let Job { plan, ipv6, .. } = job;
     plan.begin(Version::V4);
-    ipv6.read(packet, l3)?;
-    if l3 + ipv6.header.total_len > packet.len() {
-        return Err(DropReason::Malformed);
-    }
+    ipv6.read_own(packet, l3)?;
     let source = ipv6.header.source;
     let is_forged = source.is_link_local() || counterparts.prefix().ipv4_in(source).is_some();
     if !source.is_valid_source() || is_forged {
         return Err(DropReason::MartianSource);
     }
-    // The kernel decrements it twice: before this device, and behind it.
-    ipv6.fields.ttl = ipv6.fields.ttl.saturating_add(1);
-    if ipv6.header.protocol != ICMPV6 {
-        return whole(packet, counterparts, plan, ipv6);
-    }
-    // The checksum of ICMPv6 covers the length of the whole message, which no fragment says.
-    if ipv6.fields.is_fragment() {
-        return Err(DropReason::Untranslatable);
-    }
-    let first = packet.read::<2>(ipv6.l4).ok_or(DropReason::Malformed)?;
-    match Addr6::classify(first[0]) {
-        IcmpClass::Error => error(packet, l3, counterparts, job),
-        _ => whole(packet, counterparts, plan, ipv6),
+    match ipv6.is_error(packet)? {
+        true => error(packet, l3, counterparts, job),
+        false => whole(packet, counterparts, plan, ipv6),
     }
 }
 

@@ -15,9 +15,8 @@ use crate::{
     wire::{
         address::{Addr4, Addr6, Address as _},
         checksum::{Diff, fold},
-        icmp::IcmpClass,
         packet::Packet,
-        protocol::{ICMP, ICMP_CHECKSUM, UDP, UDP_CHECKSUM},
+        protocol::{ICMP_CHECKSUM, UDP, UDP_CHECKSUM},
     },
 };
 
@@ -46,23 +45,10 @@ pub fn to_ipv6<P: Packet, C: Counterparts>(
 ) -> Result<(), DropReason> {
     let Job { plan, ipv4, .. } = job;
     plan.begin(Version::V6);
-    ipv4.read(packet, l3)?;
-    if l3 + ipv4.header.total_len > packet.len() {
-        return Err(DropReason::Malformed);
-    }
-    // The kernel decrements it twice: before this device, and behind it.
-    ipv4.fields.ttl = ipv4.fields.ttl.saturating_add(1);
-    if ipv4.header.protocol != ICMP {
-        return whole(packet, counterparts, plan, ipv4);
-    }
-    // The length of a whole message, which the checksum of ICMPv6 covers, is in no fragment.
-    if ipv4.fields.is_fragment() {
-        return Err(DropReason::Untranslatable);
-    }
-    let first = packet.read::<2>(ipv4.l4).ok_or(DropReason::Malformed)?;
-    match Addr4::classify(first[0]) {
-        IcmpClass::Error => error(packet, l3, counterparts, job),
-        _ => whole(packet, counterparts, plan, ipv4),
+    ipv4.read_own(packet, l3)?;
+    match ipv4.is_error(packet)? {
+        true => error(packet, l3, counterparts, job),
+        false => whole(packet, counterparts, plan, ipv4),
     }
 }
 

@@ -202,7 +202,7 @@ fn x6_3_an_error_with_a_wrong_checksum_is_dropped() {
 }
 
 #[test]
-fn x6_3_an_error_about_a_packet_of_nobody_is_dropped() {
+fn x6_3_an_error_about_an_unknown_guests_packet_is_dropped() {
     let (_, mut seen) = received(Carried::Udp, 8);
     seen[39] ^= 1;
     let packet = error_6(ipv6(GUEST), [1, 0], 0, &seen);

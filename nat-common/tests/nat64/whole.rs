@@ -193,12 +193,9 @@ fn x6_1_no_source_is_forged() {
 
 #[test]
 fn x6_1_without_a_counterpart_a_packet_is_dropped() {
-    let nobody = Table(Default::default());
+    let empty = Table(Default::default());
     let packet = packet_6(header_6(ipv6(GUEST), server_6()), Carried::Tcp, b"");
-    assert_eq!(translated_by(&nobody, &packet), Err(DropReason::TableFull));
+    assert_eq!(translated_by(&empty, &packet), Err(DropReason::TableFull));
     let answer = packet_4(header_4(SERVER, GUEST_4, 20), Carried::Tcp, b"");
-    assert_eq!(
-        translated_by(&nobody, &answer),
-        Err(DropReason::Unsolicited)
-    );
+    assert_eq!(translated_by(&empty, &answer), Err(DropReason::Unsolicited));
 }
