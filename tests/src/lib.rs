@@ -31,6 +31,12 @@ pub trait Endpoint: Into<SocketAddr> + Copy + PartialEq + fmt::Display {
     fn of(address: SocketAddr) -> Option<Self>;
 }
 
+impl Endpoint for SocketAddr {
+    fn of(address: SocketAddr) -> Option<Self> {
+        Some(address)
+    }
+}
+
 impl Endpoint for SocketAddrV4 {
     fn of(address: SocketAddr) -> Option<Self> {
         match address {

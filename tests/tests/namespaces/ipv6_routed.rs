@@ -2,7 +2,7 @@
 //! translated, and what uplinks may open is up to `inbound` and policies.
 
 use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use lab::topology::{Ipv6, Options, Proxmox};
 use lab::{Host, Natbpf};
 use serde_json::json;
 use tests::following::soon;
-use tests::{hears, snapshot};
+use tests::{exchange, hears, snapshot};
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const GUEST: Ipv6Addr = NET.vm1;
@@ -58,27 +58,11 @@ fn config_of_ipv4() -> String {
     config("", "").replace(", \"2001:db8:0:101::1/64\"", "")
 }
 
-/// Sends a datagram, which must arrive, and an answer to where it came from. Returns that.
-fn exchange(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> Result<SocketAddr> {
-    let mut buffer = [0; 64];
-    client.send_to(b"question", to)?;
-    let (length, from) = server
-        .recv_from(&mut buffer)
-        .with_context(|| format!("nothing sent to {to} arrived"))?;
-    ensure!(buffer[..length] == *b"question");
-    server.send_to(b"answer", from)?;
-    let (length, answered) = client
-        .recv_from(&mut buffer)
-        .with_context(|| format!("no answer from {to}"))?;
-    ensure!(buffer[..length] == *b"answer" && answered == to);
-    Ok(from)
-}
-
 /// Exchanges datagrams between two hosts, whose addresses must be seen as they are.
 fn reaches((client, from): (&Host, Ipv6Addr), (server, to): (&Host, Ipv6Addr)) -> Result<()> {
     let client_socket = client.udp(&at(from, 6000).to_string())?;
     let server_socket = server.udp(&at(to, 7000).to_string())?;
-    let seen = exchange(&client_socket, at(to, 7000), &server_socket)
+    let seen = exchange(&client_socket, at(to, 7000), &server_socket, b"question")
         .with_context(|| format!("{from} on {} to {to}", client.name()))?;
     ensure!(seen == at(from, 6000), "{from} was seen as {seen}");
     Ok(())
@@ -184,7 +168,7 @@ fn f6_2_answers_and_errors_about_a_guests_own_flow_reach_it() -> Result<()> {
     net.vm1.ping(Ipv6::CLI)?;
     let client = net.vm1.udp(&at(GUEST, 6001).to_string())?;
     let server = net.cli.udp(&at(Ipv6::CLI, 7001).to_string())?;
-    exchange(&client, at(Ipv6::CLI, 7001), &server)?;
+    exchange(&client, at(Ipv6::CLI, 7001), &server, b"question")?;
     let router: Ipv6Addr = "2001:db8:fe::1".parse()?;
     let sent = udp(At(GUEST.octets(), 6001), At(Ipv6::CLI.octets(), 7001));
     let sent = sent.payload(b"question").bytes();
@@ -338,7 +322,7 @@ fn sessions_of_ipv6_outlive_the_daemon_and_other_sizes() -> Result<()> {
     let mut natbpf = net.natbpf(&config("", ""))?;
     let client = net.vm1.udp(&at(GUEST, 6000).to_string())?;
     let server = net.cli.udp(&at(Ipv6::CLI, 7000).to_string())?;
-    exchange(&client, at(Ipv6::CLI, 7000), &server)?;
+    exchange(&client, at(Ipv6::CLI, 7000), &server, b"question")?;
     let answered = |what: &str| -> Result<()> {
         server.send_to(b"later", at(GUEST, 6000))?;
         let heard = client.recv(&mut [0; 8]).map(drop);

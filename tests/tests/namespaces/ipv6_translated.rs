@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use kit::packets::raw;
 use lab::service::{self, Service};
 use lab::topology::{Ipv6, Options, Proxmox};
 use lab::{Host, Natbpf};
-use tests::hears;
+use tests::{exchange, hears};
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const FIRST: Ipv6Addr = Ipv6::LOCAL_VM1;
@@ -46,22 +46,6 @@ fn config(tables: &str) -> String {
 const FORWARD: &str = "[[forward]]\nname = \"first\"\nuplink = \"wan\"\n\
     protocol = [\"tcp\", \"udp\"]\nports = \"10000-10099\"\nto = \"fd00:18::170\"\n";
 
-/// Sends a datagram, which must arrive, and an answer. Returns where it came from.
-fn exchange(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> Result<SocketAddr> {
-    let mut buffer = [0; 64];
-    client.send_to(b"question", to)?;
-    let (length, from) = server
-        .recv_from(&mut buffer)
-        .with_context(|| format!("nothing sent to {to} arrived"))?;
-    ensure!(buffer[..length] == *b"question");
-    server.send_to(b"answer", from)?;
-    let (length, answered) = client
-        .recv_from(&mut buffer)
-        .with_context(|| format!("no answer from {to}"))?;
-    ensure!(buffer[..length] == *b"answer" && answered == to);
-    Ok(from)
-}
-
 fn udp(host: &Host, address: Ipv6Addr, port: u16) -> Result<UdpSocket> {
     host.udp(&at(address, port).to_string())
 }
@@ -73,7 +57,12 @@ fn m6_1_guests_share_the_uplinks_address_in_every_protocol() -> Result<()> {
     let mut seen = BTreeSet::new();
     for (guest, address) in [(&net.vm1, FIRST), (&net.vm2, SECOND)] {
         let client = udp(guest, address, 5000)?;
-        seen.insert(exchange(&client, at(Ipv6::CLI, 7000), &server)?);
+        seen.insert(exchange(
+            &client,
+            at(Ipv6::CLI, 7000),
+            &server,
+            b"question",
+        )?);
         let ping = format!("ping -n -c1 -W2 -I {address} {}", Ipv6::CLI);
         guest.check(ping.split(' ').map(str::to_owned))?;
     }
@@ -109,7 +98,7 @@ fn r6_4_a_masquerade_leaves_public_addresses_alone() -> Result<()> {
     let mut seen = Vec::new();
     for address in [NET.vm1, FIRST] {
         let client = udp(&net.vm1, address, 5001)?;
-        seen.push(exchange(&client, at(Ipv6::CLI, 7000), &server)?.ip());
+        seen.push(exchange(&client, at(Ipv6::CLI, 7000), &server, b"question")?.ip());
     }
     ensure!(seen == [NET.vm1, NET.public], "{seen:?}");
     Ok(())
@@ -120,14 +109,14 @@ fn m6_4_forwards_lead_to_a_guest_from_outside_and_from_inside() -> Result<()> {
     let (net, natbpf) = world(FORWARD)?;
     let service = udp(&net.vm1, FIRST, 10_001)?;
     let outside = udp(&net.cli, Ipv6::CLI, 6000)?;
-    let seen = exchange(&outside, at(NET.public, 10_001), &service)?;
+    let seen = exchange(&outside, at(NET.public, 10_001), &service, b"question")?;
     ensure!(
         seen == at(Ipv6::CLI, 6000),
         "the source was changed to {seen}"
     );
     // Another guest, by the external address.
     let inside = udp(&net.vm2, SECOND, 6000)?;
-    let seen = exchange(&inside, at(NET.public, 10_001), &service)?;
+    let seen = exchange(&inside, at(NET.public, 10_001), &service, b"question")?;
     ensure!(
         seen.ip() == NET.public,
         "a hairpinned flow comes from {seen}"
@@ -140,11 +129,11 @@ fn m6_4_forwards_lead_to_a_guest_from_outside_and_from_inside() -> Result<()> {
     }
     // What the guest sends from the forwarded port leaves from the external one.
     let remote = udp(&net.srv2, Ipv6::SRV2, 7000)?;
-    let seen = exchange(&service, at(Ipv6::SRV2, 7000), &remote)?;
+    let seen = exchange(&service, at(Ipv6::SRV2, 7000), &remote, b"question")?;
     ensure!(seen == at(NET.public, 10_001), "seen as {seen}");
     // A service of the host keeps its port.
     let own = udp(&net.host, NET.public, 9000)?;
-    exchange(&outside, at(NET.public, 9000), &own)?;
+    exchange(&outside, at(NET.public, 9000), &own, b"question")?;
 
     // Without the rule, its sessions end.
     let said = natbpf.reload(&config(""))?;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
 use lab::topology::{Ipv6, Options, Proxmox};
+use tests::exchange;
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const CLI: Ipv4Addr = Proxmox::CLI;
@@ -46,27 +47,15 @@ fn x6_1_a_guest_of_ipv6_alone_reaches_servers_of_ipv4() -> Result<()> {
     let here = net
         .vm1
         .udp(&SocketAddr::from((NET.vm1, 6000)).to_string())?;
-    let mut buffer = [0; 2000];
+    let service = SocketAddr::from((server, 7000));
     for len in [1, 1400, LONGEST] {
-        let sent = vec![0x5a; len];
-        here.send_to(&sent, SocketAddr::from((server, 7000)))?;
-        let (length, from) = there.recv_from(&mut buffer).context("nothing arrived")?;
-        ensure!(
-            buffer[..length] == sent && from.ip() == PUBLIC,
-            "{len}: {from}"
-        );
-        there.send_to(&sent, from)?;
-        let (length, from) = here.recv_from(&mut buffer).context("no answer")?;
-        ensure!(
-            buffer[..length] == sent && from == SocketAddr::from((server, 7000)),
-            "{len}"
-        );
+        let seen = exchange(&here, service, &there, &vec![0x5a; len])?;
+        ensure!(seen.ip() == PUBLIC, "{len}: {seen}");
     }
 
-    // Fragments, of which each link of IPv6 takes only smaller ones.
-    here.send_to(b"more", SocketAddr::from((server, 7000)))?;
-    let (_, from) = there.recv_from(&mut buffer)?;
-    there.send_to(&[0xa5; 3000], from)?;
+    // In fragments that are shorter than those of the server.
+    let seen = exchange(&here, service, &there, b"more")?;
+    there.send_to(&[0xa5; 3000], seen)?;
     let mut buffer = [0; 4000];
     let (length, _) = here.recv_from(&mut buffer).context("no fragments")?;
     ensure!(buffer[..length] == [0xa5; 3000]);
