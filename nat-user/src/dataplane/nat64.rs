@@ -8,7 +8,7 @@ use nat_common::{
 };
 use nat_config::model::Nat64;
 
-use super::{Dataplane, Plain};
+use super::{Dataplane, Plain, family::open_map};
 
 /// The addresses of guests.
 type Guests = HashMap<MapData, Plain<Addr6>, Plain<Counterpart>>;
@@ -28,7 +28,7 @@ impl Dataplane {
         }
         let settings = nat64.map_or(NONE, settings);
         let mut table: Array<_, Plain<Nat64Settings>> =
-            Array::try_from(Map::Array(self.map64("NAT64")?))?;
+            Array::try_from(Map::Array(open_map::<Addr4>(&self.pins, "NAT64")?))?;
         let Plain(before) = table.get(&0, 0).context("read map NAT64")?;
         if before == settings {
             return Ok(());
@@ -66,8 +66,12 @@ impl Dataplane {
     }
 
     fn forget_guests(&self, is_over: impl Fn(&Counterpart) -> bool) -> Result<()> {
-        let mut guests: Guests = HashMap::try_from(Map::HashMap(self.map64("NAT64_GUESTS")?))?;
-        let mut holders: Holders = HashMap::try_from(Map::HashMap(self.map64("NAT64_ADDRESSES")?))?;
+        let mut guests: Guests =
+            HashMap::try_from(Map::HashMap(open_map::<Addr4>(&self.pins, "NAT64_GUESTS")?))?;
+        let mut holders: Holders = HashMap::try_from(Map::HashMap(open_map::<Addr4>(
+            &self.pins,
+            "NAT64_ADDRESSES",
+        )?))?;
         let all: Vec<(Plain<Addr6>, Plain<Counterpart>)> = (guests.iter())
             .collect::<Result<_, _>>()
             .context("read map NAT64_GUESTS")?;
@@ -81,11 +85,6 @@ impl Dataplane {
             }
         }
         Ok(())
-    }
-
-    fn map64(&self, name: &str) -> Result<MapData> {
-        let path = self.pins.map(name);
-        MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
     }
 }
 

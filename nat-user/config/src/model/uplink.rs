@@ -69,6 +69,17 @@ pub enum UplinkAddresses<A = Ipv4Addr> {
     Fixed(Vec<A>),
 }
 
+impl<A> UplinkAddresses<A> {
+    /// The addresses, of which `own` are the interface's.
+    #[must_use]
+    pub fn or<'a>(&'a self, own: &'a [A]) -> &'a [A] {
+        match self {
+            Self::Interface => own,
+            Self::Fixed(addresses) => addresses,
+        }
+    }
+}
+
 /// Which hook carries inbound packets of an uplink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

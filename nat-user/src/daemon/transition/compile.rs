@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
 use nat_common::tables::interfaces::{Interface, InterfaceFlags, role};
 use nat_config::{
     compile::{Environment, Sources, compile, compile_ipv6},
-    model::{Claim, Config, NetworkId, UplinkAddresses},
+    model::{Claim, Config, NetworkId},
 };
-use nat_sys::netlink::Layer;
+use nat_sys::netlink::{Family, Layer};
 
 use super::active::{Applied, Wanted};
 use crate::{
@@ -21,7 +22,10 @@ use crate::{
         Rulesets,
         attach::{Role, Target, XdpWish},
     },
-    host::routing::{self, Routing},
+    host::{
+        change::Change,
+        routing::{self, Routing},
+    },
     state::Numbers,
 };
 
@@ -97,19 +101,14 @@ fn environment(wanted: Wanted<'_>) -> Environment {
     } = wanted;
     let own = |interface: &str| {
         let link = host.link(interface);
-        let mut own = link.map(|link| host.addresses_of(link)).unwrap_or_default();
-        let added = external::added_to::<Ipv4Addr>(interface, changes);
-        own.retain(|address| !added.contains(address));
-        own
+        let own = link.map(|link| host.addresses_of(link));
+        without_added(own.unwrap_or_default(), interface, changes)
     };
     let uplinks = config.uplinks.iter();
     let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
     let sources = config.uplinks.iter().zip(&uplink_addresses);
     let sources = sources.map(|(uplink, own)| {
-        let candidates = match &uplink.addresses {
-            UplinkAddresses::Fixed(addresses) => addresses,
-            UplinkAddresses::Interface => own,
-        };
+        let candidates = uplink.addresses.or(own);
         let device = host.link(&uplink.interface).map_or(0, |link| link.index);
         routing::sources(device, &host.routes, &host.addresses, candidates)
     });
@@ -126,6 +125,13 @@ fn environment(wanted: Wanted<'_>) -> Environment {
     }
 }
 
+/// An interface's addresses without those that natbpf has put there.
+fn without_added<A: Family + Hash>(mut own: Vec<A>, interface: &str, changes: &[Change]) -> Vec<A> {
+    let added = external::added_to::<A>(interface, changes);
+    own.retain(|address| !added.contains(address));
+    own
+}
+
 fn environment_of_ipv6(wanted: Wanted<'_>) -> Environment<Ipv6Addr> {
     let Wanted {
         config,
@@ -136,19 +142,13 @@ fn environment_of_ipv6(wanted: Wanted<'_>) -> Environment<Ipv6Addr> {
     let own = |interface: &str| {
         let link = host.link(interface);
         let own = link.map(|link| host.ipv6_addresses_of(link));
-        let added = external::added_to::<Ipv6Addr>(interface, changes);
-        let mut own = own.unwrap_or_default();
-        own.retain(|address| !added.contains(address));
-        own
+        without_added(own.unwrap_or_default(), interface, changes)
     };
     let uplinks = config.uplinks.iter();
     let uplink_addresses: Vec<_> = uplinks.map(|uplink| own(&uplink.interface)).collect();
     let sources = config.uplinks.iter().zip(&uplink_addresses);
     let sources = sources.map(|(uplink, own)| {
-        let candidates = match &uplink.addresses6 {
-            UplinkAddresses::Fixed(addresses) => addresses,
-            UplinkAddresses::Interface => own,
-        };
+        let candidates = uplink.addresses6.or(own);
         Sources {
             first: candidates.first().copied(),
             others: Vec::new(),
