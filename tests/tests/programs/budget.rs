@@ -46,7 +46,7 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat6_from_port", 24_800),
     ("nat6_from_guarded_port", 52_000),
     ("nat6_neighbours", 11_000),
-    ("nat64_translate", 30_000),
+    ("nat64_translate", 33_000),
     ("end_sessions6", 14_800),
     ("adopt_sessions6", 76_500),
     ("expire_fragments6", 320),
