@@ -46,10 +46,6 @@ const MOST_VALUES: usize = 1_500_000;
 /// How many marks that the parser records one by one a file may have.
 const MOST_MARKS: usize = 3_500_000;
 
-/// If this environment variable is set, files may name IPv6 although it is not finished: for tests
-/// of the daemon.
-const UNFINISHED_IPV6: &str = "NATBPF_UNFINISHED_IPV6";
-
 /// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -78,7 +74,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         return Err(whole_file(path, None, problem, remedy));
     }
     match str::from_utf8(&bytes) {
-        Ok(text) => parse_families(text, path, std::env::var_os(UNFINISHED_IPV6).is_some()),
+        Ok(text) => parse(text, path),
         Err(error) => Err(not_utf8(path, &bytes, error.valid_up_to())),
     }
 }
@@ -108,18 +104,6 @@ fn excess(bytes: &[u8]) -> Option<(String, &'static str)> {
 /// # Errors
 /// When the text is not TOML or does not make a configuration.
 pub fn parse(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
-    parse_families(text, file, false)
-}
-
-/// [`parse`] for a data plane that carries IPv6.
-///
-/// # Errors
-/// When the text is not TOML or does not make a configuration.
-pub fn parse_with_ipv6(text: &str, file: &Path) -> Result<Loaded, ConfigError> {
-    parse_families(text, file, true)
-}
-
-fn parse_families(text: &str, file: &Path, ipv6: bool) -> Result<Loaded, ConfigError> {
     let source = Source {
         file: file.into(),
         text: text.into(),
@@ -132,7 +116,7 @@ fn parse_families(text: &str, file: &Path, ipv6: bool) -> Result<Loaded, ConfigE
         }
     };
     let mut report = Report::new(text, places);
-    let root = Section::root(&table, tables::KEYS, ipv6);
+    let root = Section::root(&table, tables::KEYS);
     let parts = tables::read(&root, text.len(), &mut report);
     checks::check(&parts, &mut report);
     let warnings = report.finish(&source.file)?;

@@ -225,7 +225,7 @@ fe80000000000000505400fffe000001 03 40 20 80      br0
 
     fn six(text: &str) -> Config {
         let head = "[uplink.wan]\ninterface = \"vmbr0\"\n[network.lan]\ninterface = \"br0\"\n";
-        let loaded = nat_config::parse_with_ipv6(&format!("{head}{text}"), Path::new("n.toml"));
+        let loaded = nat_config::parse(&format!("{head}{text}"), Path::new("n.toml"));
         loaded.unwrap_or_else(|error| panic!("{error}")).config
     }
 

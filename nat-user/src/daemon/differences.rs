@@ -248,7 +248,7 @@ to = "172.22.161.170"
             "[\"172.22.161.254/24\", \"fd00:18::1/64\"]",
         );
         let config = |text: &str| {
-            let loaded = nat_config::parse_with_ipv6(text, Path::new("n.toml"));
+            let loaded = nat_config::parse(text, Path::new("n.toml"));
             loaded.unwrap_or_else(|error| panic!("{error}")).config
         };
         let old = config(&text);

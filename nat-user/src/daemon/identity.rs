@@ -289,7 +289,7 @@ address = "172.22.161.254/24"
         let with = |to: &str| {
             let policy = format!("[[policy]]\nto = [\"lan\"{to}]\naction = \"accept\"\n");
             let text = format!("{HEAD}{policy}");
-            let loaded = nat_config::parse_with_ipv6(&text, Path::new("n.toml"));
+            let loaded = nat_config::parse(&text, Path::new("n.toml"));
             let said = said(&loaded.unwrap_or_else(|error| panic!("{error}")).config);
             said[0].says
         };

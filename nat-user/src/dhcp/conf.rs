@@ -371,7 +371,7 @@ mod tests {
                        \"fd12::1/64\"]\n";
 
     fn conf6(lines: &str) -> Conf {
-        let loaded = nat_config::parse_with_ipv6(&format!("{SIX}{lines}"), Path::new("n.toml"));
+        let loaded = nat_config::parse(&format!("{SIX}{lines}"), Path::new("n.toml"));
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
         Conf::new(&config, &config.networks[0], 7)
     }
@@ -457,7 +457,7 @@ mod tests {
         let lines = format!("[network.lan.ra]\n{guest}");
         let of = |prefix: &str| {
             let text = format!("{SIX}{lines}").replace("2001:db8:0:1:", prefix);
-            let loaded = nat_config::parse_with_ipv6(&text, Path::new("n.toml"));
+            let loaded = nat_config::parse(&text, Path::new("n.toml"));
             let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
             Conf::new(&config, &config.networks[0], 7)
         };

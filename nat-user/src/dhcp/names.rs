@@ -373,7 +373,7 @@ action = "accept"
 "#;
 
     fn six() -> Config {
-        let loaded = nat_config::parse_with_ipv6(SIX, Path::new("n.toml"));
+        let loaded = nat_config::parse(SIX, Path::new("n.toml"));
         loaded.unwrap_or_else(|error| panic!("{error}")).config
     }
 

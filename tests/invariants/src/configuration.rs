@@ -67,7 +67,7 @@ pub fn configuration(data: &[u8]) {
 
 /// The same text where IPv6 is carried.
 fn of_both_families(text: &str) {
-    let loaded = match nat_config::parse_with_ipv6(text, Path::new("natbpf.toml")) {
+    let loaded = match nat_config::parse(text, Path::new("natbpf.toml")) {
         Ok(loaded) => loaded,
         Err(error) => return error.all().for_each(|error| assert_explained(error, text)),
     };

@@ -18,9 +18,6 @@ use crate::{Background, Host, Output, Place};
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Lets configurations name IPv6 while it is not finished.
-const UNFINISHED_IPV6: &str = "NATBPF_UNFINISHED_IPV6";
-
 /// A natbpf on a host, with configuration, run-dir and pins in the lab's folder. Stopped and undone
 /// (`natbpf down`) when dropped.
 #[derive(Debug)]
@@ -164,7 +161,6 @@ impl Natbpf {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.host.command(&self.binary);
         command.args(self.options()).args(words);
-        command.env(UNFINISHED_IPV6, "1");
         command
     }
 

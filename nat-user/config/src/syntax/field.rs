@@ -41,11 +41,6 @@ impl<'s> Field<'s> {
         self.fault(format!("{written} is in the list twice"), "write it once")
     }
 
-    /// Whether IPv6 is allowed in the file.
-    pub(crate) fn allows_ipv6(&self) -> bool {
-        self.section.ipv6
-    }
-
     /// Byte offset of this value.
     pub(crate) fn at(&self) -> usize {
         self.value.span().start

@@ -21,7 +21,7 @@ const MOST_UNKNOWN_KEYS: usize = 20;
 impl<'a> Section<'a> {
     /// The first keys that this table does not know.
     pub(crate) fn unknown_keys(&self) -> impl Iterator<Item = Fault> {
-        let is_known = |name: &str| self.known().any(|key| key.name == name);
+        let is_known = |name: &str| self.keys.iter().any(|key| key.name == name);
         let keys = self.table.keys();
         let mut unknown: Vec<_> = keys.filter(|key| !is_known(key.get_ref())).collect();
         unknown.sort_by_key(|key| key.span().start);
@@ -29,17 +29,11 @@ impl<'a> Section<'a> {
         unknown.into_iter().map(|key| self.unknown_key(key))
     }
 
-    /// The keys that this table may have.
-    fn known(&self) -> impl Iterator<Item = &'static Key> + Clone {
-        let ipv6 = self.ipv6;
-        self.keys.iter().filter(move |key| ipv6 || !key.ipv6)
-    }
-
     fn unknown_key(&self, key: &Spanned<DeString<'_>>) -> Fault {
         let remedy = match self.meant_by(key.get_ref()) {
             Some(known) => format!("did you mean `{known}`?"),
             None => {
-                let known = self.known().map(|key| format!("`{}`", key.name));
+                let known = self.keys.iter().map(|key| format!("`{}`", key.name));
                 let known: Vec<_> = known.collect();
                 format!("the keys here are {}", known.join(", "))
             }
@@ -54,7 +48,7 @@ impl<'a> Section<'a> {
     }
 
     fn meant_by(&self, unknown: &str) -> Option<&'static str> {
-        suggest::nearest(unknown, self.known().map(|key| key.name))
+        suggest::nearest(unknown, self.keys.iter().map(|key| key.name))
     }
 
     /// The value of a key, if it exists.
@@ -111,7 +105,8 @@ impl<'a> Section<'a> {
     pub(crate) fn mistyped(&self, name: &str) -> Option<Fault> {
         let meant = |key: &&Spanned<DeString<'_>>| {
             let written = key.get_ref().as_ref();
-            self.known().all(|known| known.name != written) && self.meant_by(written) == Some(name)
+            self.keys.iter().all(|known| known.name != written)
+                && self.meant_by(written) == Some(name)
         };
         self.table
             .keys()

@@ -19,7 +19,7 @@ pub(crate) use self::{
     field::Field,
     places::Places,
     report::{Fault, Report},
-    section::{Key, Section, ipv6_key, key},
+    section::{Key, Section, key},
     tables::locate,
     template::{Document, document},
 };

@@ -17,25 +17,11 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     /// A value as it would be written, for messages.
     pub(crate) example: &'static str,
-    /// Whether it exists only where IPv6 is allowed.
-    pub(crate) ipv6: bool,
 }
 
 /// A [`Key`], in one line.
 pub(crate) const fn key(name: &'static str, example: &'static str) -> Key {
-    Key {
-        name,
-        example,
-        ipv6: false,
-    }
-}
-
-/// The same for a key that exists only where IPv6 is allowed.
-pub(crate) const fn ipv6_key(name: &'static str, example: &'static str) -> Key {
-    Key {
-        ipv6: true,
-        ..key(name, example)
-    }
+    Key { name, example }
 }
 
 /// One table of the file.
@@ -51,13 +37,11 @@ pub(crate) struct Section<'a> {
     pub(crate) at: usize,
     pub(super) table: &'a DeTable<'a>,
     pub(super) keys: &'static [Key],
-    /// Whether IPv6 is allowed in the file.
-    pub(super) ipv6: bool,
 }
 
 impl<'a> Section<'a> {
     /// The whole file.
-    pub(crate) fn root(table: &'a DeTable<'a>, keys: &'static [Key], ipv6: bool) -> Self {
+    pub(crate) fn root(table: &'a DeTable<'a>, keys: &'static [Key]) -> Self {
         Self {
             kind: "",
             name: Cow::Borrowed(""),
@@ -65,7 +49,6 @@ impl<'a> Section<'a> {
             at: 0,
             table,
             keys,
-            ipv6,
         }
     }
 

@@ -35,7 +35,6 @@ impl<'a> Section<'a> {
             at: value.span().start,
             table,
             keys,
-            ipv6: self.ipv6,
         })
     }
 
@@ -96,7 +95,6 @@ impl<'a> Section<'a> {
                     at: value.span().start,
                     table,
                     keys,
-                    ipv6: self.ipv6,
                 });
             }
         }
@@ -146,7 +144,6 @@ impl<'a> Section<'a> {
             at,
             table,
             keys,
-            ipv6: self.ipv6,
         }
     }
 

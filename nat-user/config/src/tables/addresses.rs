@@ -33,12 +33,6 @@ pub(super) fn addresses_of(section: &Section<'_>) -> Result<Addresses, Fault> {
 }
 
 fn addresses(field: Field<'_>) -> Result<Addresses, Fault> {
-    if !field.allows_ipv6() {
-        return Ok(Addresses {
-            ipv4: Some(values::address_in_prefix(field)?),
-            ..Addresses::default()
-        });
-    }
     let items = field.required_items()?;
     let is_ipv4 = |item: &&Field<'_>| !values::looks_like_ipv6(item);
     if let Some(second) = items.iter().filter(is_ipv4).nth(1) {

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::addresses::Addresses;
 use crate::{
     model::{Dhcp, Dhcp6},
-    syntax::{Fault, Key, Report, Section, ipv6_key, key},
+    syntax::{Fault, Key, Report, Section, key},
     text::words::quote,
     values,
 };
@@ -15,7 +15,7 @@ use crate::{
 /// The keys of `[network.NAME.dhcp]`.
 pub(crate) const DHCP: &[Key] = &[
     key("range", "\"172.22.161.10-172.22.161.200\""),
-    ipv6_key("range6", "\"::100-::1ff\""),
+    key("range6", "\"::100-::1ff\""),
     key("lease_time_s", "3600"),
     key("gateway", "\"172.22.161.254\""),
     key("dns", "[\"172.22.161.254\"]"),
@@ -46,8 +46,7 @@ pub(super) fn dhcp_of(
     report: &mut Report<'_>,
 ) -> Leased {
     report.errors(section.unknown_keys());
-    // (Where nothing carries IPv6, it is an unknown key.)
-    let written6 = section.field("range6").filter(|field| field.allows_ipv6());
+    let written6 = section.field("range6");
     let range6 = report.keep(written6.map(values::address_range6).transpose());
     let range = match written6 {
         Some(_) => section.optional("range", values::address_range),

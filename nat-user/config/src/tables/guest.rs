@@ -3,7 +3,7 @@
 use super::names::Names;
 use crate::{
     model::Guest,
-    syntax::{Key, Report, Section, ipv6_key, key},
+    syntax::{Key, Report, Section, key},
     values,
 };
 
@@ -13,7 +13,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("network", "\"lan\""),
     key("address", "\"172.22.161.170\""),
     key("mac", "\"52:54:00:12:34:56\""),
-    ipv6_key("duid", "\"00:03:00:01:52:54:00:12:34:56\""),
+    key("duid", "\"00:03:00:01:52:54:00:12:34:56\""),
     key("port", "\"tap1\""),
 ];
 

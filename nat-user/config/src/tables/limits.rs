@@ -4,13 +4,13 @@ use std::num::NonZeroU32;
 
 use crate::{
     model::{Limits, Timeouts},
-    syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
+    syntax::{Fault, Field, Key, Report, Section, key},
 };
 
 /// The keys of `[limits]`.
 pub(crate) const LIMITS: &[Key] = &[
     key("sessions", "262144"),
-    ipv6_key("sessions_ipv6", "65536"),
+    key("sessions_ipv6", "65536"),
     key("sessions_per_guest", "10000"),
     key("ports_per_guest", "4096"),
 ];

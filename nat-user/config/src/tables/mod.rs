@@ -25,7 +25,7 @@ use self::names::Names;
 pub(crate) use self::{item::Item, parts::Parts, policy::BothFamilies, uplink::SSH};
 use crate::{
     model::Forwarding,
-    syntax::{Fault, Key, Report, Section, ipv6_key, key},
+    syntax::{Fault, Key, Report, Section, key},
     values,
 };
 
@@ -40,7 +40,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("snat", ""),
     key("forward", ""),
     key("nat", ""),
-    ipv6_key("nat64", ""),
+    key("nat64", ""),
     key("policy", ""),
     key("limits", ""),
     key("timeouts", ""),

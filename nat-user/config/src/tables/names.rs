@@ -112,8 +112,7 @@ impl<'n> Names<'n> {
         let leasing6 = network.filter(|id| self.leasing6.contains(&id.0));
         let is_leased = leasing.or(leasing6).is_some();
         let mut addresses = match section.field("address") {
-            Some(field) if field.allows_ipv6() => self.written(field, network)?,
-            Some(field) => values::host_address(field).map(GuestAddress::Fixed)?.into(),
+            Some(field) => self.written(field, network)?,
             None if section.mistyped("address").is_none() && is_leased => GuestAddresses::default(),
             None => return section.required("address", |_| Ok(GuestAddresses::default())),
         };

@@ -5,15 +5,15 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::addresses::Addresses;
 use crate::{
     model::{Action, Inbound, Nat64, Network, NetworkId},
-    syntax::{Fault, Field, Key, Report, Section, ipv6_key},
+    syntax::{Fault, Field, Key, Report, Section, key},
     text::words::quote,
     values,
 };
 
 /// The keys of `[nat64]`.
 pub(crate) const KEYS: &[Key] = &[
-    ipv6_key("prefix", "\"64:ff9b::/96\""),
-    ipv6_key("pool", "\"100.64.46.0/24\""),
+    key("prefix", "\"64:ff9b::/96\""),
+    key("pool", "\"100.64.46.0/24\""),
 ];
 
 /// Bits of a prefix behind which an IPv4 address has room.

@@ -5,7 +5,7 @@ use ipnet::Ipv6Net;
 use super::{addresses::addresses_of, names::Names, service};
 use crate::{
     model::{Action, ForwardProtocol, HostService, Inbound, Network},
-    syntax::{Fault, Field, Key, Report, Section, ipv6_key, key},
+    syntax::{Fault, Field, Key, Report, Section, key},
     text::words::quote,
     values,
 };
@@ -14,17 +14,17 @@ use crate::{
 pub(crate) const KEYS: &[Key] = &[
     key("interface", "\"vmbr1\""),
     key("address", "\"172.22.161.254/24\""),
-    ipv6_key("ndp", "\"wan\""),
-    ipv6_key("follow", "true"),
+    key("ndp", "\"wan\""),
+    key("follow", "true"),
     key("create", "true"),
     key("ports", "[\"tap1\"]"),
     key("anti_spoof", "true"),
     key("isolated", "true"),
     key("policy", "\"drop\""),
-    ipv6_key("inbound", "\"accept\""),
+    key("inbound", "\"accept\""),
     key("host", "[\"dhcp\", \"dns\", \"ping\"]"),
     key("dhcp", ""),
-    ipv6_key("ra", ""),
+    key("ra", ""),
     key("dns", ""),
 ];
 

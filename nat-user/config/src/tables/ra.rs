@@ -5,19 +5,19 @@ use ipnet::Ipv6Net;
 use super::{addresses::Addresses, dhcp::Leased};
 use crate::{
     model::{Preference, Ra, RaMode},
-    syntax::{Fault, Key, Report, Section, ipv6_key},
+    syntax::{Fault, Key, Report, Section, key},
     values,
 };
 
 /// The keys of `[network.NAME.ra]`.
 pub(crate) const KEYS: &[Key] = &[
-    ipv6_key("mode", "\"slaac\""),
-    ipv6_key("dns", "[\"2001:db8:0:1::1\"]"),
-    ipv6_key("domain", "\"lan\""),
-    ipv6_key("mtu", "1500"),
-    ipv6_key("lifetime_s", "1800"),
-    ipv6_key("preference", "\"medium\""),
-    ipv6_key("default_route", "true"),
+    key("mode", "\"slaac\""),
+    key("dns", "[\"2001:db8:0:1::1\"]"),
+    key("domain", "\"lan\""),
+    key("mtu", "1500"),
+    key("lifetime_s", "1800"),
+    key("preference", "\"medium\""),
+    key("default_route", "true"),
 ];
 
 /// Three times the interval at which routers speak by default (RFC 4861 section 6.2.1).
@@ -47,8 +47,7 @@ pub(super) fn read_ra(
     own: Option<&Addresses>,
     report: &mut Report<'_>,
 ) -> Option<Ra> {
-    // (Where nothing carries IPv6, the table is an unknown key.)
-    let written = network.field("ra").filter(|field| field.allows_ipv6());
+    let written = network.field("ra");
     let section = written.and_then(|_| network.part("ra", KEYS, report));
     let ra = match &section {
         Some(section) => ra_of(section, leased, report)?,

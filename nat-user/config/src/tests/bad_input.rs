@@ -57,7 +57,7 @@ fn unknown_table() {
         "n.toml:8:2: dhcp: unknown key `dhcp`; \
          the keys here are `forwarding`, `template`, `uplink`, `network`, `guest`, `route`, \
          `snat`, \
-         `forward`, `nat`, `policy`, `limits`, `timeouts`"
+         `forward`, `nat`, `nat64`, `policy`, `limits`, `timeouts`"
     );
 }
 
@@ -191,11 +191,12 @@ fn bad_address() {
         )
     );
     assert_eq!(
-        uplink_with("addresses = \"2001:db8::1\""),
-        expected(
-            "`2001:db8::1` is an IPv6 address",
-            "write an IPv4 address; natbpf translates only IPv4"
-        )
+        refusal_of(
+            "[network.lan.dhcp]\nrange = \"172.22.161.10-172.22.161.99\"\n\
+             gateway = \"2001:db8::1\"\n"
+        ),
+        "n.toml:10:11: network.lan.dhcp.gateway: `2001:db8::1` is an IPv6 address; write an IPv4 \
+         address here"
     );
     assert_eq!(
         uplink_with("addresses = \"19.19.8.10/24\""),

@@ -12,7 +12,8 @@ use super::{
         },
         parse,
         tables::{
-            dhcp, forward, guest, limits, nat, network, policy, ra, route, service, snat, uplink,
+            dhcp, forward, guest, limits, nat, nat64, network, policy, ra, route, service, snat,
+            uplink,
         },
     },
     BASE, config, forward as rule, guest as new_guest, load, snat as snat_rule, thread_cpu_time,
@@ -171,13 +172,13 @@ fn every_key_is_in_the_reference_and_in_the_shipped_example() {
         forward::KEYS,
         nat::KEYS,
         policy::KEYS,
+        nat64::KEYS,
         limits::LIMITS,
         limits::TIMEOUTS,
     ];
     // (A key without an example is a table of its own.)
     let keys = keys.concat();
-    let keys = keys.iter().filter(|key| !key.ipv6);
-    for key in keys.filter(|key| !key.example.is_empty()) {
+    for key in keys.iter().filter(|key| !key.example.is_empty()) {
         let name = key.name;
         assert!(
             reference.contains(&format!("\n| `{name}` |")),

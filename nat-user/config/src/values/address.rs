@@ -37,10 +37,7 @@ fn address(field: Field<'_>, text: &str) -> Result<Ipv4Addr, Fault> {
                 format!("write the address alone: \"{before}\""),
             )
         } else if text.parse::<Ipv6Addr>().is_ok() {
-            field.fault(
-                problem("is an IPv6 address"),
-                "write an IPv4 address; natbpf translates only IPv4",
-            )
+            field.fault(problem("is an IPv6 address"), "write an IPv4 address here")
         } else {
             field.fault(
                 problem("is not an IPv4 address"),

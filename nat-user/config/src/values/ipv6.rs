@@ -26,7 +26,7 @@ where
 
 /// Whether a value is meant as IPv6. (In a file without IPv6, it is a wrong IPv4 value.)
 pub(crate) fn looks_like_ipv6(field: &Field<'_>) -> bool {
-    field.allows_ipv6() && field.string().is_ok_and(|text| text.contains(':'))
+    field.string().is_ok_and(|text| text.contains(':'))
 }
 
 /// An address that one host can have.

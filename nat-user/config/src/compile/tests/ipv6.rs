@@ -57,7 +57,7 @@ fn ip(address: &str) -> Ipv6Addr {
 }
 
 fn ruleset() -> Ruleset<Addr6> {
-    let loaded = crate::parse_with_ipv6(CONFIG, Path::new("n.toml"));
+    let loaded = crate::parse(CONFIG, Path::new("n.toml"));
     let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
     let own = ip("2001:db8:f::2");
     let environment = Environment {
@@ -158,7 +158,7 @@ fn services_of_the_host_have_the_ports_of_ipv6() {
 
 #[test]
 fn rules_have_the_same_numbers_in_both_families() {
-    let loaded = crate::parse_with_ipv6(CONFIG, Path::new("n.toml"));
+    let loaded = crate::parse(CONFIG, Path::new("n.toml"));
     let config = loaded.unwrap().config;
     let mut numbers = InOrder::default();
     let ipv4 = compile(&config, &Environment::default(), &mut numbers);

@@ -45,7 +45,7 @@ fn wire(address: &str) -> Addr6 {
 }
 
 fn config(rules: &str) -> Config {
-    let loaded = crate::parse_with_ipv6(&format!("{HEAD}{rules}"), Path::new("n.toml"));
+    let loaded = crate::parse(&format!("{HEAD}{rules}"), Path::new("n.toml"));
     loaded.unwrap_or_else(|error| panic!("{error}")).config
 }
 

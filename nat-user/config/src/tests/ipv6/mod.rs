@@ -11,9 +11,9 @@ use super::{
         model::{
             Action, Config, GuestAddress, Identity, Inbound, NetworkId, UplinkAddresses, UplinkId,
         },
-        parse_with_ipv6,
+        parse,
     },
-    BASE, refusal,
+    BASE,
 };
 
 /// Both families on both sides. Seven lines, like [`BASE`].
@@ -27,7 +27,7 @@ address = ["172.22.161.254/24", "2001:db8:0:1::1/64", "fd12:3456:789a:1::1/64"]
 "#;
 
 fn load(text: &str) -> Loaded {
-    let loaded = parse_with_ipv6(text, Path::new("n.toml"));
+    let loaded = parse(text, Path::new("n.toml"));
     loaded.unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
@@ -37,7 +37,7 @@ fn config(lines: &str) -> Config {
 
 /// The message with which [`BOTH`] and further lines are refused.
 fn refused(lines: &str) -> String {
-    let error = parse_with_ipv6(&format!("{BOTH}{lines}"), Path::new("n.toml"));
+    let error = parse(&format!("{BOTH}{lines}"), Path::new("n.toml"));
     error.expect_err(lines).to_string()
 }
 
@@ -168,7 +168,7 @@ fn a_suffix_needs_a_prefix_with_room_for_it() {
     let alone = format!("{BOTH}{guest}");
     let without = ", \"2001:db8:0:1::1/64\", \"fd12:3456:789a:1::1/64\"";
     let error = |text: &str| {
-        let error = parse_with_ipv6(text, Path::new("n.toml"));
+        let error = parse(text, Path::new("n.toml"));
         error.expect_err(text).to_string()
     };
     assert_eq!(
@@ -404,47 +404,4 @@ fn the_number_of_ipv6_sessions() {
         refused("[limits]\nsessions_ipv6 = 0\n"),
         "n.toml:9:17: limits.sessions_ipv6: 0 is out of range; write a number from 1 to 4194304"
     );
-}
-
-#[test]
-fn ipv6_is_refused_where_nothing_carries_it() {
-    let base = |lines: &str| refusal(&format!("{BASE}{lines}"));
-    let uplink = BOTH.lines().take(3).collect::<Vec<_>>().join("\n");
-    let network = "[network.six]\ninterface = \"br6\"\naddress = ";
-    for message in [
-        refusal(&uplink),
-        base(&format!("{network}\"2001:db8:0:1::1/64\"\n")),
-        base(&format!(
-            "{network}[\"10.0.0.1/24\", \"2001:db8:0:1::1/64\"]\n"
-        )),
-        base(&guest("\"2001:db8:0:1::10\"")),
-        base(&guest("[\"172.22.161.10\", \"::10\"]")),
-        base("[[route]]\nnetwork = \"lan\"\naddresses = \"2001:db8:8::/56\"\n"),
-        base("[[policy]]\nfrom = \"2001:db8:8::/56\"\naction = \"drop\"\n"),
-        base("[[policy]]\nfrom = \"2001:db8:8::7\"\naction = \"drop\"\n"),
-        base("[limits]\nsessions_ipv6 = 1\n"),
-        base("[network.lan.ra]\n"),
-        base("[network.lan.dhcp]\nrange6 = \"::100-::1ff\"\n"),
-        base("[network.lan.dns]\nforwarders = [\"2001:db8::53\"]\n"),
-        base("[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"2001:db8:0:1::10\"\n"),
-        base("[[snat]]\nsource = \"fd12::/64\"\nuplink = \"wan\"\nto = \"masquerade\"\n"),
-        base("[[snat]]\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"2001:db8::1\"\n"),
-        refusal(&(BASE.trim_end().to_owned() + "\nndp = \"wan\"\n")),
-        refusal(&(BASE.trim_end().to_owned() + "\nfollow = true\n")),
-        base("[[nat]]\nuplink = \"wan\"\naddress = \"2001:db8:5::/64\"\nto = \"fd12::/64\"\n"),
-        refusal(&(BASE.trim_end().to_owned() + "\ninbound = \"drop\"\n")),
-    ] {
-        let reasons = [
-            "is an IPv6 address",
-            "must be a string, not a list",
-            "unknown key",
-            "is not an address",
-            "is not an IPv4 address",
-        ];
-        let is_refused = reasons.iter().any(|reason| message.contains(reason));
-        assert!(
-            is_refused && !message.contains("sessions_ipv6, "),
-            "{message}"
-        );
-    }
 }

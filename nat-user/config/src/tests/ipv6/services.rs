@@ -134,7 +134,7 @@ fn guests_choose_addresses_only_in_a_64() {
             + &format!("[network.lan.ra]\nmode = \"{mode}\"\n")
     };
     let refused = |text: &str| {
-        crate::parse_with_ipv6(text, std::path::Path::new("n.toml"))
+        crate::parse(text, std::path::Path::new("n.toml"))
             .expect_err(text)
             .to_string()
     };
