@@ -1,5 +1,7 @@
 //! NAT64's tables: what its program is told, and the addresses of guests that no longer need them.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use nat_common::{
@@ -30,28 +32,37 @@ impl Dataplane {
         let mut table: Array<_, Plain<Nat64Settings>> =
             Array::try_from(Map::Array(open_map::<Addr4>(&self.pins, "NAT64")?))?;
         let Plain(before) = table.get(&0, 0).context("read map NAT64")?;
-        if before == settings {
-            return Ok(());
+        if before != settings {
+            table
+                .set(0, Plain(settings), 0)
+                .context("write map NAT64")?;
         }
-        table
-            .set(0, Plain(settings), 0)
-            .context("write map NAT64")?;
+        let (mut guests, mut holders) = self.guests()?;
         if (before.first, before.count) != (settings.first, settings.count) {
-            self.forget_guests(|_| true)?;
+            forget(&mut guests, &mut holders, |_, _| true)?;
+        }
+        for (address, guest) in nat64.iter().flat_map(|nat64| &nat64.holders) {
+            hold(&mut guests, &mut holders, *address, *guest)?;
         }
         Ok(())
     }
 
+    fn guests(&self) -> Result<(Guests, Holders)> {
+        let open =
+            |name| Ok::<_, anyhow::Error>(Map::HashMap(open_map::<Addr4>(&self.pins, name)?));
+        Ok((
+            HashMap::try_from(open("NAT64_GUESTS")?)?,
+            HashMap::try_from(open("NAT64_ADDRESSES")?)?,
+        ))
+    }
+
     /// Frees the addresses of guests that have sent nothing for longer than any timeout: none of
-    /// their sessions is left then.
+    /// their sessions is left then. Those to which rules lead keep theirs.
     ///
     /// # Errors
     ///
     /// When a map cannot be opened, read or written.
-    pub fn expire_nat64(&mut self, now_s: u32) -> Result<()> {
-        if self.ipv6.is_none() {
-            return Ok(());
-        }
+    pub fn expire_nat64(&mut self, nat64: &Nat64, now_s: u32) -> Result<()> {
         let settings = self.settings()?;
         let longest_s = [
             settings.udp_s,
@@ -62,30 +73,71 @@ impl Dataplane {
             settings.other_s,
         ];
         let idle_s = longest_s.into_iter().fold(MARGIN_S, u32::max) + MARGIN_S;
-        self.forget_guests(|counterpart| now_s.saturating_sub(counterpart.used_s) > idle_s)
+        let (mut guests, mut holders) = self.guests()?;
+        forget(&mut guests, &mut holders, |guest, counterpart| {
+            let holder = nat64.holders.get(&Ipv4Addr::from(counterpart.address.0));
+            let is_held = holder.is_some_and(|holder| holder.octets() == guest.bytes());
+            !is_held && now_s.saturating_sub(counterpart.used_s) > idle_s
+        })
     }
+}
 
-    fn forget_guests(&self, is_over: impl Fn(&Counterpart) -> bool) -> Result<()> {
-        let mut guests: Guests =
-            HashMap::try_from(Map::HashMap(open_map::<Addr4>(&self.pins, "NAT64_GUESTS")?))?;
-        let mut holders: Holders = HashMap::try_from(Map::HashMap(open_map::<Addr4>(
-            &self.pins,
-            "NAT64_ADDRESSES",
-        )?))?;
-        let all: Vec<(Plain<Addr6>, Plain<Counterpart>)> = (guests.iter())
-            .collect::<Result<_, _>>()
-            .context("read map NAT64_GUESTS")?;
-        for (guest, Plain(counterpart)) in all {
-            if is_over(&counterpart) {
-                // In this order: no guest has an address that another one may get.
-                guests.remove(&guest).context("write map NAT64_GUESTS")?;
-                holders
-                    .remove(&Plain(counterpart.address))
-                    .context("write map NAT64_ADDRESSES")?;
-            }
+/// Takes the addresses of guests that `is_over` names.
+fn forget(
+    guests: &mut Guests,
+    holders: &mut Holders,
+    is_over: impl Fn(Addr6, &Counterpart) -> bool,
+) -> Result<()> {
+    let all: Vec<(Plain<Addr6>, Plain<Counterpart>)> = (guests.iter())
+        .collect::<Result<_, _>>()
+        .context("read map NAT64_GUESTS")?;
+    for (guest, Plain(counterpart)) in all {
+        if is_over(guest.0, &counterpart) {
+            take(guests, holders, guest, counterpart.address)?;
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Takes the address of a guest. In this order, no guest has an address that another one may get.
+fn take(
+    guests: &mut Guests,
+    holders: &mut Holders,
+    guest: Plain<Addr6>,
+    address: Addr4,
+) -> Result<()> {
+    guests.remove(&guest).context("write map NAT64_GUESTS")?;
+    holders
+        .remove(&Plain(address))
+        .context("write map NAT64_ADDRESSES")
+}
+
+/// Gives a guest the address to which rules lead. Another guest that has it gets another one, and
+/// its sessions end by their timeouts.
+fn hold(
+    guests: &mut Guests,
+    holders: &mut Holders,
+    address: Ipv4Addr,
+    guest: Ipv6Addr,
+) -> Result<()> {
+    let (address, guest) = (Addr4(address.octets()), Plain(Addr6::new(guest.octets())));
+    let before = guests.get(&guest, 0).ok().map(|Plain(known)| known.address);
+    if before == Some(address) {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        take(guests, holders, guest, before)?;
+    }
+    if let Ok(other) = holders.get(&Plain(address), 0) {
+        take(guests, holders, other, address)?;
+    }
+    holders
+        .insert(Plain(address), guest, 0)
+        .context("write map NAT64_ADDRESSES")?;
+    let counterpart = Counterpart { address, used_s: 0 };
+    guests
+        .insert(guest, Plain(counterpart), 0)
+        .context("write map NAT64_GUESTS")
 }
 
 /// How late a guest's clock and the end of a session may be, in seconds.
@@ -109,11 +161,11 @@ fn settings(nat64: &Nat64) -> Nat64Settings {
         })
     };
     let host = Nat64::host_address(nat64.pool);
-    let first = u32::from(host) + 1;
+    let addresses = Nat64::guest_addresses(nat64.pool);
     Nat64Settings {
         prefix: Prefix([word(0), word(1), word(2)]),
         strangers: Addr4(host.octets()),
-        first: Addr4(first.to_be_bytes()),
-        count: u32::from(nat64.pool.broadcast()).saturating_sub(first),
+        first: Addr4(addresses.start.to_be_bytes()),
+        count: addresses.end - addresses.start,
     }
 }

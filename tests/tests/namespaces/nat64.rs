@@ -61,3 +61,48 @@ fn x6_1_a_guest_of_ipv6_alone_reaches_servers_of_ipv4() -> Result<()> {
     ensure!(buffer[..length] == [0xa5; 3000]);
     Ok(())
 }
+
+/// A rule to the guest, for one address and for all of the uplink.
+fn forwards() -> String {
+    let to = NET.vm1;
+    format!(
+        "{CONFIG}\n[[forward]]\nname = \"web\"\nuplink = \"wan\"\nprotocol = \"tcp\"\n\
+         address = \"{PUBLIC}\"\nports = 8080\nto = \"{to}\"\nto_ports = 80\n\n[[forward]]\n\
+         name = \"talk\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = 7000\nto = \"{to}\"\n"
+    )
+}
+
+#[test]
+fn x6_7_clients_of_ipv4_reach_a_guest_of_ipv6_alone_by_a_forward() -> Result<()> {
+    let net = world()?;
+    let natbpf = net.natbpf(&forwards())?;
+    let _web = Service::http(&net.vm1, &SocketAddr::from((NET.vm1, 80)).to_string())?;
+    // Before the guest has sent anything.
+    let page = service::http_get(&net.cli, SocketAddr::from((PUBLIC, 8080)))?;
+    ensure!(page.contains(&of_ipv4(CLI).to_string()), "{page}");
+
+    let here = net.cli.udp(&SocketAddr::from((CLI, 6000)).to_string())?;
+    let there = net
+        .vm1
+        .udp(&SocketAddr::from((NET.vm1, 7000)).to_string())?;
+    let service = SocketAddr::from((PUBLIC, 7000));
+    let seen = exchange(&here, service, &there, b"hello")?;
+    ensure!(seen == SocketAddr::from((of_ipv4(CLI), 6000)), "{seen}");
+
+    // A further rule for another guest leaves the flow alone.
+    let more = format!(
+        "{}\n[[forward]]\nname = \"more\"\nuplink = \"wan\"\nprotocol = \"udp\"\nports = 7001\n\
+         address = \"{PUBLIC}\"\nto = \"{}\"\n",
+        forwards(),
+        NET.vm2
+    );
+    natbpf.reload(&more)?;
+    let seen = exchange(&here, service, &there, b"again")?;
+    ensure!(seen == SocketAddr::from((of_ipv4(CLI), 6000)), "{seen}");
+    let there = net
+        .vm2
+        .udp(&SocketAddr::from((NET.vm2, 7001)).to_string())?;
+    let seen = exchange(&here, SocketAddr::from((PUBLIC, 7001)), &there, b"more")?;
+    ensure!(seen.ip() == of_ipv4(CLI), "{seen}");
+    Ok(())
+}

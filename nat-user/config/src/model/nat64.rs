@@ -1,10 +1,17 @@
 //! `[nat64]`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::network::NetworkId;
+
+/// Odd, so that no two words have the same product (that of FNV-1a with 32 bits).
+const HASH_FACTOR: u32 = 0x0100_0193;
 
 /// How IPv6-only guests reach IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +22,8 @@ pub struct Nat64 {
     pub pool: Ipv4Net,
     /// The network that stands for the guests in rules of IPv4.
     pub network: NetworkId,
+    /// The guests to which rules of IPv4 lead, with the address of the pool that each one keeps.
+    pub holders: BTreeMap<Ipv4Addr, Ipv6Addr>,
 }
 
 impl Nat64 {
@@ -36,6 +45,34 @@ impl Nat64 {
     #[must_use]
     pub fn host_address(pool: Ipv4Net) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(pool.network()) + 1)
+    }
+
+    /// The addresses of a pool that guests may have: those between the host's and the last one.
+    #[must_use]
+    pub fn guest_addresses(pool: Ipv4Net) -> Range<u32> {
+        u32::from(Self::host_address(pool)) + 1..u32::from(pool.broadcast())
+    }
+
+    /// The address of the pool that a guest keeps; `None` if all are taken. It depends on the
+    /// guest's address and not on the rule's place in the file, so that another rule moves it only
+    /// where both would have the same one.
+    pub(crate) fn hold(&mut self, guest: Ipv6Addr) -> Option<Ipv4Addr> {
+        if let Some((own, _)) = self.holders.iter().find(|(_, holder)| **holder == guest) {
+            return Some(*own);
+        }
+        let addresses = Self::guest_addresses(self.pool);
+        let count = addresses.end - addresses.start;
+        let bits = u128::from(guest);
+        let hash = (0..4).fold(0, |hash: u32, word| {
+            (hash ^ (bits >> (32 * word)) as u32).wrapping_mul(HASH_FACTOR)
+        });
+        let mut tried = (0..count).map(|step| {
+            let at = (hash.rotate_left(16) % count + step) % count;
+            Ipv4Addr::from(addresses.start + at)
+        });
+        let free = tried.find(|own| !self.holders.contains_key(own))?;
+        self.holders.insert(free, guest);
+        Some(free)
     }
 
     /// The address in a prefix that stands for an IPv4 address.

@@ -1,15 +1,15 @@
 //! `[[forward]]`.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    item::Halves,
+    item::{self, Halves, Item},
     names::{GuestAddresses, Names},
 };
 use crate::{
     model::{
-        Address, ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, GuestAddress, PortForward,
-        PortRange, UplinkId,
+        Address, ForwardMatch, ForwardProtocol, ForwardRule, Forwarding, GuestAddress, Nat64,
+        PortForward, PortRange, UplinkId,
     },
     syntax::{Fault, Field, Key, Report, Section, key},
     values,
@@ -33,7 +33,7 @@ pub(crate) fn read_forward(
     section: &Section<'_>,
     names: &Names<'_>,
     report: &mut Report<'_>,
-) -> Option<Halves<ForwardRule, ForwardRule<Ipv6Addr>>> {
+) -> Option<Forward> {
     report.errors(section.unknown_keys());
     let uplink = report.keep(section.required("uplink", |field| names.uplink(field)));
     let protocols = report.keep(section.required("protocol", values::protocols));
@@ -60,24 +60,90 @@ pub(crate) fn read_forward(
         forwarding: forwarding?.unwrap_or(Forwarding::Fast),
     };
     let GuestAddresses { ipv4, ipv6 } = to?;
-    let ipv6 = preferred(ipv6);
-    Some(match address? {
-        None => (
-            ipv4.map(|to| rule.to(None, to)),
-            ipv6.map(|to| rule.to(None, to)),
-        ),
-        Some(IpAddr::V4(address)) => {
-            let to = report.keep(ipv4.ok_or_else(|| mixed(section, "IPv6", "IPv4")));
-            (Some(rule.to(Some(address), to?)), None)
-        }
-        Some(IpAddr::V6(address)) => {
-            let to = report.keep(ipv6.ok_or_else(|| mixed(section, "IPv4", "IPv6")));
-            (None, Some(rule.to(Some(address), to?)))
-        }
+    Some(Forward {
+        rule,
+        address: address?,
+        ipv4,
+        ipv6: preferred(ipv6),
     })
 }
 
+/// The rules of each family. With NAT64, a rule to a guest with IPv6 alone is one of IPv4 too: to
+/// the address that stands for the guest.
+pub(super) fn by_family<'a>(
+    forwards: Vec<Item<'a, Forward>>,
+    mut nat64: Option<&mut Nat64>,
+    report: &mut Report<'_>,
+) -> (Forwards<'a>, Forwards<'a, Ipv6Addr>) {
+    let halves = forwards.into_iter().filter_map(|item| {
+        let halves = item.value.halves(&item.section, nat64.as_deref_mut());
+        let value = report.keep(halves)?;
+        Some(Item::new(item.section, value))
+    });
+    item::by_family(halves.collect())
+}
+
+/// The rules of one family.
+type Forwards<'a, A = Ipv4Addr> = Vec<Item<'a, ForwardRule<A>>>;
+
+/// A rule as the file has it.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    rule: Written,
+    address: Option<IpAddr>,
+    ipv4: Option<GuestAddress>,
+    ipv6: Option<GuestAddress<Ipv6Addr>>,
+}
+
+impl Forward {
+    fn halves(
+        self,
+        section: &Section<'_>,
+        nat64: Option<&mut Nat64>,
+    ) -> Result<Halves<ForwardRule, ForwardRule<Ipv6Addr>>, Fault> {
+        let Self {
+            rule,
+            address,
+            ipv4,
+            ipv6,
+        } = self;
+        let translated = |ipv6: &Option<GuestAddress<Ipv6Addr>>| {
+            let guest = ipv6.as_ref().and_then(GuestAddress::fixed);
+            let Some((nat64, guest)) = nat64.zip(guest) else {
+                return Ok(None);
+            };
+            let held = nat64.hold(guest).map(GuestAddress::Fixed);
+            held.map(Some).ok_or_else(|| pool_is_used_up(section))
+        };
+        Ok(match address {
+            None => {
+                let ipv4 = match ipv4 {
+                    None => translated(&ipv6)?,
+                    own => own,
+                };
+                (
+                    ipv4.map(|to| rule.to(None, to)),
+                    ipv6.map(|to| rule.to(None, to)),
+                )
+            }
+            Some(IpAddr::V4(address)) => {
+                let ipv4 = match ipv4 {
+                    None => translated(&ipv6)?,
+                    own => own,
+                };
+                let to = ipv4.ok_or_else(|| mixed(section, "IPv6", "IPv4"))?;
+                (Some(rule.to(Some(address), to)), None)
+            }
+            Some(IpAddr::V6(address)) => {
+                let to = ipv6.ok_or_else(|| mixed(section, "IPv4", "IPv6"))?;
+                (None, Some(rule.to(Some(address), to)))
+            }
+        })
+    }
+}
+
 /// What a rule says about both families.
+#[derive(Debug)]
 struct Written {
     name: String,
     uplink: UplinkId,
@@ -114,6 +180,11 @@ fn preferred(addresses: Vec<GuestAddress<Ipv6Addr>>) -> Option<GuestAddress<Ipv6
         true => Some(first),
         false => Some(addresses.find(is_local).unwrap_or(first)),
     }
+}
+
+fn pool_is_used_up(section: &Section<'_>) -> Fault {
+    let problem = "NAT64's pool has no address left for this guest";
+    section.fault("to", problem, "write a larger pool in [nat64]")
 }
 
 /// No packet has addresses of both families.

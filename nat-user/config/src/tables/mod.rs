@@ -71,7 +71,7 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
 
     let guests = root.rules("guest", guest::KEYS, report);
     let nat64 = root.table("nat64", nat64::KEYS, report);
-    let nat64 = nat64.and_then(|section| {
+    let mut nat64 = nat64.and_then(|section| {
         let read = nat64::read_nat64(&section, &networks, report)?;
         Some(Item::new(section, read))
     });
@@ -92,7 +92,8 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     let forwards = read_each(forwards, report, |section, report| {
         forward::read_forward(section, &names, report)
     });
-    let (forwards, forwards6) = item::by_family(forwards);
+    let translating = nat64.as_mut().map(|nat64| &mut nat64.value);
+    let (forwards, forwards6) = forward::by_family(forwards, translating, report);
     let nats = root.rules("nat", nat::KEYS, report);
     let (prefixes, nats) = nats.into_iter().partition(nat::is_of_prefixes);
     let prefixes = read_each(prefixes, report, |section, report| {

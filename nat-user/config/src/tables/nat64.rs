@@ -1,5 +1,7 @@
 //! `[nat64]`.
 
+use std::collections::BTreeMap;
+
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::addresses::Addresses;
@@ -36,6 +38,7 @@ pub(crate) fn read_nat64(
         prefix: prefix?.unwrap_or(Nat64::WELL_KNOWN),
         pool: pool?.unwrap_or(Nat64::POOL),
         network: NetworkId(networks.len()),
+        holders: BTreeMap::new(),
     })
 }
 

@@ -1,5 +1,6 @@
-//! IPv6 in a file, for a data plane that carries it; and its refusal for one that does not.
+//! IPv6 in a file.
 
+mod nat64;
 mod rules;
 mod services;
 

@@ -1,0 +1,79 @@
+//! `[nat64]`, and rules that need it.
+
+use std::net::Ipv4Addr;
+
+use super::{config, refused};
+use crate::model::{GuestAddress, Nat64};
+
+const NAT64: &str = "[nat64]\n";
+
+fn forward(to: &str, more: &str) -> String {
+    format!("[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nto = \"{to}\"\n{more}\n")
+}
+
+fn nat64(lines: &str) -> Nat64 {
+    let ipv6 = config(lines).ipv6.expect("IPv6");
+    ipv6.nat64.expect("a table")
+}
+
+#[test]
+fn a_forward_to_a_guest_of_ipv6_alone_leads_to_its_address_in_the_pool() {
+    let guest = "2001:db8:0:1::77";
+    let lines = format!("{NAT64}{}", forward(guest, "ports = 80"));
+    let config = config(&lines);
+    let holders = nat64(&lines).holders;
+    let [(address, holder)] = holders.into_iter().collect::<Vec<_>>()[..] else {
+        panic!("one guest");
+    };
+    assert_eq!(holder.to_string(), guest);
+    assert!(Nat64::POOL.contains(&address) && address != Nat64::host_address(Nat64::POOL));
+    assert_eq!(config.forwards[0].to, GuestAddress::Fixed(address));
+    // It is a rule of both families.
+    assert_eq!(config.ipv6.expect("IPv6").forwards.len(), 1);
+}
+
+#[test]
+fn a_guest_keeps_its_address_whatever_other_rules_come() {
+    let guest = "2001:db8:0:1::77";
+    let one = forward(guest, "ports = 80\naddress = \"19.19.8.10\"");
+    let alone = nat64(&format!("{NAT64}{one}")).holders;
+    let other = forward("2001:db8:0:1::78", "ports = 81");
+    let again = forward(guest, "ports = 82");
+    let together = nat64(&format!("{NAT64}{other}{one}{again}")).holders;
+    assert_eq!(together.len(), 2);
+    assert!(
+        alone
+            .iter()
+            .all(|one| together.iter().any(|own| own == one))
+    );
+}
+
+#[test]
+fn a_guest_with_both_families_needs_no_translation() {
+    let guest = "[[guest]]\nname = \"both\"\nnetwork = \"lan\"\nmac = \"52:54:00:00:00:77\"\n\
+                 address = [\"172.22.161.77\", \"::77\"]\n";
+    let lines = format!("{NAT64}{guest}{}", forward("both", "ports = 80"));
+    assert!(nat64(&lines).holders.is_empty());
+    let own = GuestAddress::Fixed(Ipv4Addr::new(172, 22, 161, 77));
+    assert_eq!(config(&lines).forwards[0].to, own);
+}
+
+#[test]
+fn a_pool_for_too_few_guests_is_refused() {
+    let rules: String = (1..=6)
+        .map(|guest| {
+            forward(
+                &format!("2001:db8:0:1::7{guest}"),
+                &format!("ports = {guest}"),
+            )
+        })
+        .collect();
+    let message = refused(&format!("[nat64]\npool = \"100.64.0.0/29\"\n{rules}"));
+    assert!(
+        message.ends_with(
+            "forward.forward-6.to: NAT64's pool has no address left for this guest; write a \
+             larger pool in [nat64]"
+        ),
+        "{message}"
+    );
+}
