@@ -24,7 +24,7 @@ pub(crate) mod uplink;
 use self::names::Names;
 pub(crate) use self::{item::Item, parts::Parts, policy::BothFamilies, uplink::SSH};
 use crate::{
-    model::Forwarding,
+    model::{Forwarding, Nat64, Network},
     syntax::{Fault, Key, Report, Section, key},
     values,
 };
@@ -47,13 +47,14 @@ pub(crate) const KEYS: &[Key] = &[
 ];
 
 /// Applies `read` to each table. A failure leaves an error in the report.
-fn read_each<'a, T>(
+fn read_each<'a, T, N>(
     sections: Vec<Section<'a>>,
+    names: &N,
     report: &mut Report<'_>,
-    read: impl Fn(&Section<'a>, &mut Report<'_>) -> Option<T>,
+    read: impl Fn(&Section<'a>, &N, &mut Report<'_>) -> Option<T>,
 ) -> Vec<Item<'a, T>> {
     let read_one =
-        |section: Section<'a>| read(&section, report).map(|value| Item::new(section, value));
+        |section: Section<'a>| read(&section, names, report).map(|value| Item::new(section, value));
     sections.into_iter().filter_map(read_one).collect()
 }
 
@@ -70,61 +71,37 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     interfaces::roles(&uplinks, &networks, report);
 
     let guests = root.rules("guest", guest::KEYS, report);
-    let nat64 = root.table("nat64", nat64::KEYS, report);
-    let mut nat64 = nat64.and_then(|section| {
-        let read = nat64::read_nat64(&section, &networks, report)?;
-        Some(Item::new(section, read))
-    });
+    let mut nat64 = read_nat64(root, &networks, report);
     let names = Names::new(&uplinks, &networks, &guests, nat64.as_ref());
-    let guests = read_each(guests.clone(), report, |section, report| {
-        guest::read_guest(section, &names, report)
-    });
-    let routes = root.rules("route", route::KEYS, report);
-    let routes = read_each(routes, report, |section, report| {
-        route::read_route(section, &names, report)
-    });
-    let snat = root.rules("snat", snat::KEYS, report);
-    let snat = read_each(snat, report, |section, report| {
-        snat::read_snat(section, &names, report)
-    });
-    let (snat, snat6) = item::by_family(snat);
-    let forwards = root.rules("forward", forward::KEYS, report);
-    let forwards = read_each(forwards, report, |section, report| {
-        forward::read_forward(section, &names, report)
-    });
+    let mut rules = |key, keys| root.rules(key, keys, report);
+    let routes = rules("route", route::KEYS);
+    let snat = rules("snat", snat::KEYS);
+    let forwards = rules("forward", forward::KEYS);
+    let (prefixes, nats) = rules("nat", nat::KEYS)
+        .into_iter()
+        .partition(nat::is_of_prefixes);
+    let policies = rules("policy", policy::KEYS);
+    let guests = read_each(guests.clone(), &names, report, guest::read_guest);
+    let routes = read_each(routes, &names, report, route::read_route);
+    let (snat, snat6) = item::by_family(read_each(snat, &names, report, snat::read_snat));
+    let forwards = read_each(forwards, &names, report, forward::read_forward);
     let translating = nat64.as_mut().map(|nat64| &mut nat64.value);
     let (forwards, forwards6) = forward::by_family(forwards, translating, report);
-    let nats = root.rules("nat", nat::KEYS, report);
-    let (prefixes, nats) = nats.into_iter().partition(nat::is_of_prefixes);
-    let prefixes = read_each(prefixes, report, |section, report| {
-        nat::read_prefixes(section, &names, report)
-    });
-    let nats = read_each(nats, report, |section, report| {
-        nat::read_nat(section, &names, report)
-    });
-    let policies = root.rules("policy", policy::KEYS, report);
-    let policies = read_each(policies, report, |section, report| {
-        policy::read_policy(section, &names, report)
-    });
+    let prefixes = read_each(prefixes, &names, report, nat::read_prefixes);
+    let nats = read_each(nats, &names, report, nat::read_nat);
+    let policies = read_each(policies, &names, report, policy::read_policy);
     let limits = root.table("limits", limits::LIMITS, report);
     let limits = limits.and_then(|section| limits::limits(&section, report));
     let timeouts = root.table("timeouts", limits::TIMEOUTS, report);
     let timeouts = timeouts.and_then(|section| limits::timeouts(&section, report));
     let forwarding = report.keep(root.optional("forwarding", values::forwarding));
-    let mut read_networks = read_each(networks.clone(), report, |section, report| {
-        network::read_network(section, &names, report)
-    });
-    // (It comes last, so its place is right only if all others have been read. Otherwise there is
-    // an error.)
-    read_networks.extend(
-        nat64
-            .as_ref()
-            .map(|nat64| Item::new(nat64.section.clone(), nat64::network(&nat64.value))),
-    );
+    let networks = read_networks(networks.clone(), nat64.as_ref(), &names, report);
     Parts {
         forwarding: forwarding.flatten().unwrap_or(Forwarding::Fast),
-        uplinks: read_each(uplinks.clone(), report, uplink::read_uplink),
-        networks: read_networks,
+        uplinks: read_each(uplinks.clone(), &(), report, |section, (), report| {
+            uplink::read_uplink(section, report)
+        }),
+        networks,
         guests,
         routes,
         snat,
@@ -138,6 +115,32 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
         limits: limits.unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
     }
+}
+
+fn read_nat64<'a>(
+    root: &Section<'a>,
+    networks: &[Section<'_>],
+    report: &mut Report<'_>,
+) -> Option<Item<'a, Nat64>> {
+    let section = root.table("nat64", nat64::KEYS, report)?;
+    let read = nat64::read_nat64(&section, networks, report)?;
+    Some(Item::new(section, read))
+}
+
+/// The networks of the file, and NAT64's.
+fn read_networks<'a>(
+    sections: Vec<Section<'a>>,
+    nat64: Option<&Item<'a, Nat64>>,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Vec<Item<'a, Network>> {
+    let mut networks = read_each(sections, names, report, network::read_network);
+    // (It comes last, so its place is right only if all others have been read. Otherwise there is
+    // an error.)
+    let own =
+        |nat64: &Item<'a, Nat64>| Item::new(nat64.section.clone(), nat64::network(&nat64.value));
+    networks.extend(nat64.map(own));
+    networks
 }
 
 fn no_uplink(root: &Section<'_>, end: usize) -> Fault {
