@@ -99,6 +99,8 @@ drop_reasons! {
     /// An IPv6 packet with more nodes to visit, whose checksum covers the last of them: it cannot
     /// be translated.
     RoutingHeader = 34, "routing_header";
+    /// NPTv6: no address of the other prefix stands for this one (RFC 6296 sections 3.4, 3.7).
+    NoCounterpart = 35, "no_counterpart";
 }
 
 /// How many reasons there are.
@@ -117,6 +119,7 @@ impl DropReason {
                 | Self::NoAddress
                 | Self::GuestSessions
                 | Self::GuestPorts
+                | Self::NoCounterpart
         )
     }
 }

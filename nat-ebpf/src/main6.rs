@@ -16,6 +16,7 @@ mod memory;
 mod nat64;
 mod neighbours;
 mod offload;
+mod prefixes;
 mod refusal_ipv6;
 mod reply;
 mod route;
@@ -49,6 +50,30 @@ entry_points! {
 #[classifier]
 pub(crate) fn nat6_neighbours(ctx: TcContext) -> i32 {
     neighbours::answer(&ctx)
+}
+
+/// Uplink and network, ingress, in front of the others; see [`prefixes`].
+#[classifier]
+pub(crate) fn nat6_from_prefix(ctx: TcContext) -> i32 {
+    prefixes::ingress::<ETHERNET>(&ctx)
+}
+
+/// The same for devices without a link-layer header.
+#[classifier]
+pub(crate) fn nat6_from_prefix_l3(ctx: TcContext) -> i32 {
+    prefixes::ingress::<NO_LINK_LAYER>(&ctx)
+}
+
+/// Uplink and network, egress, behind the others; see [`prefixes`].
+#[classifier]
+pub(crate) fn nat6_to_prefix(ctx: TcContext) -> i32 {
+    prefixes::egress::<ETHERNET>(&ctx)
+}
+
+/// The same for devices without a link-layer header.
+#[classifier]
+pub(crate) fn nat6_to_prefix_l3(ctx: TcContext) -> i32 {
+    prefixes::egress::<NO_LINK_LAYER>(&ctx)
 }
 
 /// Port of a network's bridge, ingress.

@@ -20,6 +20,7 @@ mod namespaces {
     mod import;
     mod ipv6_host;
     mod ipv6_on_link;
+    mod ipv6_prefixes;
     mod ipv6_routed;
     mod ipv6_translated;
     mod layouts;

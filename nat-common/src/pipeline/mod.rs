@@ -9,6 +9,8 @@
 //! | [`from_port`] | bridge port, ingress | established sessions, by the fast path |
 //! | [`fn@early`] | uplink, XDP | established sessions, by the fast path |
 //! | [`neighbours::answer`] | uplink, ingress | answers to IPv6 neighbours |
+//! | [`prefixes::from_prefix`] | uplink and network, ingress | external IPv6 prefixes |
+//! | [`prefixes::to_prefix`] | uplink and network, egress | internal IPv6 prefixes |
 
 mod chains;
 mod direct;
@@ -30,6 +32,7 @@ mod owner;
 mod place;
 mod policy;
 mod port_ingress;
+pub mod prefixes;
 pub mod refusal;
 mod uplink_egress;
 mod uplink_ingress;

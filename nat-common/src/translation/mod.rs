@@ -8,6 +8,7 @@ mod apply;
 pub mod icmp_error;
 pub mod mss;
 pub mod prefix;
+pub mod prefix_table;
 pub mod rewrite;
 mod value;
 mod verdict;

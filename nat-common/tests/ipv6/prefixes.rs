@@ -11,7 +11,7 @@ fn translation(from: &str, to: &str, len: u32) -> PrefixTranslation {
 
 /// The example of RFC 6296 section 3.6, as its erratum 3033 has it.
 #[test]
-fn the_example_of_the_rfc_is_translated() {
+fn p6_1_the_example_of_the_rfc_is_translated() {
     let outward = translation("fd01:203:405::", "2001:db8:1::", 48);
     let inside = address("fd01:203:405:1::1234");
     let outside = address("2001:db8:1:d550::1234");
@@ -24,7 +24,7 @@ fn the_example_of_the_rfc_is_translated() {
 /// A prefix of 49 bits or more changes the first word of the interface identifier that is not
 /// 0xffff (section 3.5).
 #[test]
-fn words_of_ones_are_passed_by() {
+fn p6_1_p6_3_words_of_ones_are_passed_by() {
     let outward = translation("fd00:0:0:1::", "fd00:0:0:3::", 64);
     for (inside, outside) in [
         ("fd00:0:0:1::5", "fd00:0:0:3:fffd:0:0:5"),
@@ -48,7 +48,7 @@ proptest! {
     /// Whatever the prefixes: the sum stays, the prefix is the new one, and the way back leads to
     /// where it came from.
     #[test]
-    fn sums_stay_and_the_way_back_is_exact(
+    fn p6_1_p6_2_sums_stay_and_the_way_back_is_exact(
         from in any::<[u32; 4]>(),
         to in any::<[u32; 4]>(),
         host in any::<[u32; 4]>(),

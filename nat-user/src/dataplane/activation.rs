@@ -73,13 +73,18 @@ impl Dataplane {
         tables.rules.write(ruleset, generation)?;
         let answers = self.answers.as_mut();
         let answers = answers.context("the table of neighbours is not loaded")?;
-        answers.write(&rulesets.answers, generation)
+        answers.write(&rulesets.answers, generation)?;
+        let prefixes = self.prefixes.as_mut();
+        let prefixes = prefixes.context("the table of prefixes is not loaded")?;
+        prefixes.write(ruleset, generation)
     }
 
     fn remove_generations(&mut self, unwanted: impl Fn(u16) -> bool + Copy) -> Result<()> {
         self.ipv4.rules.remove_generations(unwanted)?;
         let mut answers = self.answers.iter_mut();
         answers.try_for_each(|answers| answers.remove_generations(unwanted))?;
+        let mut prefixes = self.prefixes.iter_mut();
+        prefixes.try_for_each(|prefixes| prefixes.remove_generations(unwanted))?;
         let mut tables = self.ipv6.iter_mut();
         tables.try_for_each(|tables| tables.rules.remove_generations(unwanted))
     }

@@ -53,6 +53,8 @@ pub struct Target {
     pub has_ethernet: bool,
     /// Whether to attach the programs of IPv6 too.
     pub ipv6: bool,
+    /// Whether IPv6 prefixes become others here.
+    pub prefixes: bool,
     /// Whether to attach the XDP program too.
     pub xdp: XdpWish,
 }
@@ -131,6 +133,8 @@ enum Family {
     Neighbours,
     /// Both, at NAT64's device.
     Both,
+    /// IPv6's prefixes that become others.
+    Prefixes,
 }
 
 impl Hook {
@@ -143,16 +147,28 @@ impl Hook {
             (Side::Egress, Family::Ipv6) => "tc-egress-ipv6",
             (_, Family::Neighbours) => "tc-ingress-neighbours",
             (_, Family::Both) => "tc-egress-nat64",
+            (Side::Ingress, Family::Prefixes) => "tc-ingress-prefixes",
+            (Side::Egress, Family::Prefixes) => "tc-egress-prefixes",
         }
     }
 
     /// The priority of its filter, where attachments are not links.
     const fn priority(self) -> u16 {
-        match self.family {
-            Family::Ipv4 => clsact::PRIORITY,
-            Family::Ipv6 => clsact::PRIORITY_IPV6,
-            Family::Neighbours => clsact::PRIORITY_NEIGHBOURS,
-            Family::Both => clsact::PRIORITY_NAT64,
+        match (self.family, self.side) {
+            (Family::Ipv4, _) => clsact::PRIORITY,
+            (Family::Ipv6, _) => clsact::PRIORITY_IPV6,
+            (Family::Neighbours, _) => clsact::PRIORITY_NEIGHBOURS,
+            (Family::Both, _) => clsact::PRIORITY_NAT64,
+            (Family::Prefixes, Side::Ingress) => clsact::PRIORITY_FROM_PREFIX,
+            (Family::Prefixes, Side::Egress) => clsact::PRIORITY_TO_PREFIX,
+        }
+    }
+
+    /// Where its link goes among those that are there.
+    fn order(self) -> LinkOrder {
+        match (self.family, self.side) {
+            (Family::Prefixes, Side::Egress) => LinkOrder::last(),
+            _ => LinkOrder::first(),
         }
     }
 }
@@ -162,9 +178,10 @@ impl Target {
     /// attachments are made.
     #[must_use]
     pub fn hooks(&self) -> Vec<String> {
-        // (The program for neighbours shares a hook with IPv6's own.)
+        // (The programs for neighbours and prefixes share hooks with IPv6's own.)
         let sides = self.programs().map(|(hook, _)| hook);
-        let sides = sides.filter(|hook| hook.family != Family::Neighbours);
+        let sides =
+            sides.filter(|hook| !matches!(hook.family, Family::Neighbours | Family::Prefixes));
         let mut hooks: Vec<String> = sides.map(|hook| hook.name().to_owned()).collect();
         if self.xdp != XdpWish::No {
             hooks.push(XDP.to_owned());
@@ -182,7 +199,10 @@ impl Target {
         let nat64 = self.programs_of_nat64().iter().map(of(Family::Both));
         // Each goes before those that were attached earlier.
         let last = neighbours.chain(nat64).filter(|_| self.ipv6);
-        last.chain(ipv4).chain(ipv6.filter(|_| self.ipv6))
+        let prefixes = self.programs_of_prefixes().iter();
+        last.chain(ipv4)
+            .chain(ipv6.filter(|_| self.ipv6))
+            .chain(prefixes.map(of(Family::Prefixes)))
     }
 
     fn programs_of_ipv4(&self) -> &'static [(Side, &'static str)] {
@@ -222,6 +242,22 @@ impl Target {
         match (self.role, self.has_ethernet) {
             (Role::Uplink, true) => &[(Side::Ingress, "nat6_neighbours")],
             _ => &[],
+        }
+    }
+
+    /// They see external addresses, and all others internal ones.
+    fn programs_of_prefixes(&self) -> &'static [(Side, &'static str)] {
+        use Side::{Egress, Ingress};
+        match (self.role, self.has_ethernet) {
+            (Role::Uplink | Role::Network, _) if !self.prefixes => &[],
+            (Role::Uplink | Role::Network, true) => {
+                &[(Ingress, "nat6_from_prefix"), (Egress, "nat6_to_prefix")]
+            }
+            (Role::Uplink | Role::Network, false) => &[
+                (Ingress, "nat6_from_prefix_l3"),
+                (Egress, "nat6_to_prefix_l3"),
+            ],
+            (Role::Port | Role::GuardedPort | Role::Nat64, _) => &[],
         }
     }
 
@@ -422,7 +458,7 @@ fn attach_link(
             Err(_) => fs::remove_file(&path)?,
         }
     }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let order = TcAttachOptions::TcxOrder(hook.order());
     let id = program.attach_with_options(&target.name, hook.side.attach_type(), order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;

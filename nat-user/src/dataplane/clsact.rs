@@ -32,6 +32,18 @@ pub(super) const PRIORITY_IPV6: u16 = 101;
 pub(super) const PRIORITY_NEIGHBOURS: u16 = 102;
 /// That of NAT64's filter, behind those of its device as a network.
 pub(super) const PRIORITY_NAT64: u16 = 103;
+/// Those of the filters for prefixes, in front of all others at ingress and behind them at egress.
+pub(super) const PRIORITY_FROM_PREFIX: u16 = 99;
+pub(super) const PRIORITY_TO_PREFIX: u16 = 104;
+/// All of natbpf's.
+const PRIORITIES: [u16; 6] = [
+    PRIORITY,
+    PRIORITY_IPV6,
+    PRIORITY_NEIGHBOURS,
+    PRIORITY_NAT64,
+    PRIORITY_FROM_PREFIX,
+    PRIORITY_TO_PREFIX,
+];
 /// Number of natbpf's filters if it has created the qdisc, which is removed with them if no other
 /// filter uses it.
 const IN_OWN_QDISC: u32 = 0x006e_6274;
@@ -50,7 +62,7 @@ struct Filter {
 
 impl Filter {
     fn is_own(&self) -> bool {
-        [PRIORITY, PRIORITY_IPV6, PRIORITY_NEIGHBOURS, PRIORITY_NAT64].contains(&self.priority)
+        PRIORITIES.contains(&self.priority)
             && [IN_OWN_QDISC, IN_OTHERS_QDISC].contains(&self.number)
     }
 

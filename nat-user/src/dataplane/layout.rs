@@ -31,6 +31,7 @@ use nat_common::{
         snats::{Snat, SnatKey},
         uplinks::Uplink,
     },
+    translation::prefix_table::{PrefixEntry, PrefixKey},
     wire::address::{Addr4, Addr6},
 };
 
@@ -150,11 +151,18 @@ const IPV4: [&[Shape]; 3] = maps_of!(Addr4, "");
 /// They exist only where natbpf carries IPv6.
 const IPV6: [&[Shape]; 3] = maps_of!(Addr6, "6");
 /// IPv4 has none of them.
-const IPV6_ALONE: &[Shape] = &[shape(
-    "NEIGHBOURS6",
-    PREFIX_LEN + size_of::<NeighbourKey>(),
-    size_of::<Neighbour>(),
-)];
+const IPV6_ALONE: &[Shape] = &[
+    shape(
+        "NEIGHBOURS6",
+        PREFIX_LEN + size_of::<NeighbourKey>(),
+        size_of::<Neighbour>(),
+    ),
+    shape(
+        "PREFIXES6",
+        PREFIX_LEN + size_of::<PrefixKey>(),
+        size_of::<PrefixEntry>(),
+    ),
+];
 
 /// The maps of NAT64, which come with those of IPv6.
 const NAT64: &[Shape] = &[

@@ -22,6 +22,7 @@ mod object;
 mod pins;
 mod plain;
 mod plane;
+mod prefixes;
 mod programs;
 mod record;
 mod removal;

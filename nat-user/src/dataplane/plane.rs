@@ -22,7 +22,7 @@ use nat_common::{
 
 use super::{
     Pins, Plain, Programs, Sizes, answers::AnswerTable, batch, family::FamilyTables, layout,
-    takeover,
+    prefixes::PrefixRules, takeover,
 };
 
 /// The maps of a data plane.
@@ -34,6 +34,7 @@ pub struct Dataplane {
     pub ipv6: Option<FamilyTables<Addr6>>,
     /// It is there whenever those are.
     pub(super) answers: Option<AnswerTable>,
+    pub(super) prefixes: Option<PrefixRules>,
     pub(super) counters: PerCpuArray<MapData, Plain<RuleCounters>>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) settings: Array<MapData, Plain<Settings>>,
@@ -64,6 +65,7 @@ impl Dataplane {
             ipv4: FamilyTables::open(&pins)?,
             ipv6: has_ipv6.then(|| FamilyTables::open(&pins)).transpose()?,
             answers: has_ipv6.then(|| AnswerTable::open(&pins)).transpose()?,
+            prefixes: has_ipv6.then(|| PrefixRules::open(&pins)).transpose()?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("COUNTERS")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("DROPS")?))?,
             settings: Array::try_from(Map::Array(map("SETTINGS")?))?,
@@ -109,6 +111,7 @@ impl Dataplane {
         }
         self.ipv6 = Some(FamilyTables::open(&self.pins)?);
         self.answers = Some(AnswerTable::open(&self.pins)?);
+        self.prefixes = Some(PrefixRules::open(&self.pins)?);
         Ok(())
     }
 
@@ -127,6 +130,7 @@ impl Dataplane {
             ended = sessions.end(&keys)?;
         }
         self.answers = None;
+        self.prefixes = None;
         programs.drop_ipv6();
         self.pins.remove_ipv6()?;
         Ok(ended)

@@ -1,8 +1,8 @@
 //! NPTv6: the prefixes that become others.
 
-use std::net::Ipv6Addr;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
-use nat_common::translation::prefix::PrefixTranslation;
+use nat_common::{translation::prefix::PrefixTranslation, wire::address::Addr6};
 
 use super::{
     compiler::Compiler,
@@ -17,6 +17,20 @@ impl Compiler<'_, Ipv6Addr> {
         let rules = self.config.ipv6.iter().flat_map(|rules| &rules.prefixes);
         let all = rules.map(|rule| self.translation(rule, numbers.nat(&rule.name)));
         self.ruleset.prefixes = all.collect();
+        self.ruleset.spared = self.spared();
+    }
+
+    /// The host's addresses, and those that other rules name.
+    fn spared(&self) -> Vec<Addr6> {
+        let host = self.environment.host_addresses.iter();
+        let host = host.map(|address| Addr6::new(address.octets()));
+        let named = self.ruleset.addresses.iter().map(|(address, _)| *address);
+        let all: BTreeSet<Addr6> = host.chain(named).collect();
+        let is_external = |address: &Addr6| {
+            let mut rules = self.ruleset.prefixes.iter();
+            rules.any(|rule| rule.outbound.reversed().covers(*address))
+        };
+        all.into_iter().filter(is_external).collect()
     }
 
     fn translation(&self, rule: &PrefixRule, number: u32) -> Prefixes {

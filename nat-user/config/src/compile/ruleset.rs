@@ -123,6 +123,8 @@ pub struct Ruleset<A: Copy = Addr4> {
     pub policies: Vec<Policy<A>>,
     /// The prefixes that become others, of IPv6 alone.
     pub prefixes: Vec<Prefixes>,
+    /// Addresses in external prefixes that the host or another rule has, so they stay.
+    pub spared: Vec<A>,
     /// What the loopback address stands for, if the host itself has access to any forward.
     pub own: Option<Vec<A>>,
 }
@@ -139,6 +141,7 @@ impl<A: Copy> Default for Ruleset<A> {
             chains: Vec::new(),
             policies: Vec::new(),
             prefixes: Vec::new(),
+            spared: Vec::new(),
             own: None,
         }
     }

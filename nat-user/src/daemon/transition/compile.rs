@@ -237,6 +237,7 @@ fn targets(config: &Config, host: &Host, interfaces: &BTreeMap<u32, Interface>) 
             role,
             has_ethernet: link.layer == Layer::Ethernet,
             ipv6: config.ipv6.is_some(),
+            prefixes: (config.ipv6.as_ref()).is_some_and(|ipv6| !ipv6.prefixes.is_empty()),
             xdp,
         })
         .collect()
