@@ -3,12 +3,13 @@
 //! A [`Flow`] stands for many packets at once, so a rule may concern all of them, none, or some.
 //! Conditions that cannot be judged from outside (sets, limits, owners) are [`Fit::Unknown`].
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::rules::{Match, Name, Rule, State, Test, range};
 
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
-const ICMP: u8 = 1;
+/// ICMP and ICMPv6.
+const ICMP: [u8; 2] = [1, 58];
 
 /// A set of packets: equal in the fields given here, arbitrary in all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +17,10 @@ pub(super) struct Flow<'a> {
     pub(super) input: &'a str,
     /// Empty before the packet is routed.
     pub(super) output: &'a str,
-    pub(super) source: Ipv4Net,
-    pub(super) destination: Ipv4Net,
+    pub(super) source: IpNet,
+    pub(super) destination: IpNet,
     /// The network's addresses, which "anywhere" excludes.
-    pub(super) inside: Ipv4Net,
+    pub(super) inside: IpNet,
     pub(super) protocol: u8,
     /// All if it is `None`.
     pub(super) from_ports: Option<(u16, u16)>,
@@ -42,7 +43,7 @@ pub(super) enum Fit {
 
 impl Flow<'_> {
     /// How much of one of its ends is in a range.
-    fn holds(&self, end: Ipv4Net, one: &(u32, u32)) -> Fit {
+    fn holds(&self, end: IpNet, one: &(u128, u128)) -> Fit {
         let is_inside = within(*one, &range(self.inside)) == Fit::All;
         if end.prefix_len() == 0 && is_inside {
             return Fit::None;
@@ -82,7 +83,7 @@ impl Match {
             Self::Protocol(test) => test.fit(|one| all_or_none(*one == flow.protocol)),
             Self::FromPort(test) => ports(flow, flow.from_ports, test),
             Self::ToPort(test) => ports(flow, flow.to_ports, test),
-            Self::IcmpType(test) if flow.protocol == ICMP => {
+            Self::IcmpType(test) if ICMP.contains(&flow.protocol) => {
                 test.fit(|one| all_or_none(*one == flow.icmp_type))
             }
             Self::IcmpType(_) => Fit::None,
@@ -121,7 +122,7 @@ fn within<N: PartialOrd>(own: (N, N), range: &(N, N)) -> Fit {
 }
 
 fn ports(flow: &Flow, own: Option<(u16, u16)>, test: &Test<(u16, u16)>) -> Fit {
-    if flow.protocol == ICMP {
+    if ICMP.contains(&flow.protocol) {
         return Fit::None;
     }
     test.fit(|one| within(own.unwrap_or(ALL_PORTS), one))

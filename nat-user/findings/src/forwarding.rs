@@ -142,7 +142,7 @@ fn common_fates(
 ) -> Option<(Fate, Fate)> {
     let first = group.first()?;
     let whole = Way {
-        guests: inside_of(first.network)?,
+        guests: inside_of(first.network, first.guests)?,
         protocols: vec![TCP, UDP],
         ports: Vec::new(),
         ..(*first).clone()
@@ -316,8 +316,7 @@ impl Passage {
                     own.table
                 );
             }
-            Source::IptablesLegacy => "iptables-legacy",
-            Source::IptablesNft => "iptables-nft",
+            source => source.tool(rules.family),
         };
         let table = match own.table.as_str() {
             "filter" => String::new(),

@@ -1,16 +1,17 @@
 //! Parses the output of `iptables-save` into a [`Ruleset`].
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::rules::{
-    Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range,
+    Base, Chain, Family, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, number,
+    range,
 };
 
-/// Reads the tables of `iptables-save`. An unknown expression is a condition that cannot be judged.
-pub(super) fn parse(text: &str, source: Source) -> Ruleset {
-    let mut rules = Ruleset::default();
+/// Reads the tables of `iptables-save`, or of `ip6tables-save`. An unknown expression is a condition that cannot be judged.
+pub(super) fn parse(text: &str, source: Source, family: Family) -> Ruleset {
+    let mut rules = Ruleset::new(family);
     let mut table = "";
     let mut incompatible = Vec::new();
     for line in text.lines() {
@@ -175,7 +176,7 @@ fn condition(option: &str, values: &[&str], negated: bool) -> Option<Match> {
         "-p" => test(protocols(value, negated).map(Match::Protocol)),
         "--sport" | "--sports" => test(ports(value, negated).map(Match::FromPort)),
         "--dport" | "--dports" => test(ports(value, negated).map(Match::ToPort)),
-        "--icmp-type" => test(icmp_type(value, negated)),
+        "--icmp-type" | "--icmpv6-type" => test(icmp_type(value, negated)),
         "--ctstate" | "--state" => test(states(value, negated)),
         "--mark" => test(mark(value, negated)),
         "--dst-type" if value == "LOCAL" => Match::ToHost(!negated),
@@ -200,22 +201,27 @@ fn test<T>(values: Option<Vec<T>>, negated: bool) -> Option<Test<T>> {
 }
 
 /// `10.0.0.0/8`, `10.0.0.1`, several of them; a mask with holes is not understood.
-fn addresses(value: &str, negated: bool) -> Option<Test<(u32, u32)>> {
+fn addresses(value: &str, negated: bool) -> Option<Test<(u128, u128)>> {
     let one = |text: &str| {
-        let (address, mask) = text.split_once('/').unwrap_or((text, "32"));
-        let address: Ipv4Addr = address.parse().ok()?;
+        let Some((address, mask)) = text.split_once('/') else {
+            return text
+                .parse()
+                .ok()
+                .map(|address: IpAddr| range(address.into()));
+        };
+        let address: IpAddr = address.parse().ok()?;
         let prefix = match mask.parse() {
-            Ok(length) => Ipv4Net::new(address, length),
-            Err(_) => Ipv4Net::with_netmask(address, mask.parse().ok()?),
+            Ok(length) => IpNet::new(address, length),
+            Err(_) => IpNet::with_netmask(address, mask.parse().ok()?),
         };
         prefix.ok().map(range)
     };
     test(value.split(',').map(one).collect(), negated)
 }
 
-fn address_range(value: &str, negated: bool) -> Option<Test<(u32, u32)>> {
+fn address_range(value: &str, negated: bool) -> Option<Test<(u128, u128)>> {
     let (first, last) = value.split_once('-').unwrap_or((value, value));
-    let number = |text: &str| text.parse::<Ipv4Addr>().ok().map(u32::from);
+    let number = |text: &str| text.parse().ok().map(number);
     test(Some(vec![(number(first)?, number(last)?)]), negated)
 }
 

@@ -23,7 +23,13 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, fmt, fs, net::Ipv4Addr, path::Path, thread};
+use std::{
+    collections::HashSet,
+    fmt, fs,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    thread,
+};
 
 use anyhow::{Context as _, Result};
 use nat_config::{model::Config, visible::visible};
@@ -32,8 +38,9 @@ use serde::Serialize;
 
 pub use self::programs::{foreign_xdp, refuse_another};
 use self::{
+    flows::Way,
     reverse_path::Detour,
-    rules::{Ruleset, Source},
+    rules::{Family, Ruleset, Source},
     tools::Outcome,
     walk::{Budget, Place},
 };
@@ -110,6 +117,7 @@ pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Ve
     let mut host = Host {
         links: netlink.links().await?,
         addresses: netlink.addresses().await?,
+        addresses6: netlink.addresses_in().await?,
         detours: Vec::new(),
     };
     let ways = flows::ways(config, &|interface| host.addresses_of(interface));
@@ -124,6 +132,7 @@ pub async fn look(netlink: &Netlink, config: &Config, bpffs: &Path) -> Result<Ve
 struct Host {
     links: Vec<Link>,
     addresses: Vec<Address>,
+    addresses6: Vec<Address<Ipv6Addr>>,
     detours: Vec<Detour>,
 }
 
@@ -134,14 +143,22 @@ impl Host {
         let own = self.addresses.iter().filter(own);
         own.map(|address| address.net.addr()).collect()
     }
+
+    fn addresses6_of(&self, interface: &str) -> Vec<Ipv6Addr> {
+        let link = self.links.iter().find(|link| link.name == interface);
+        let own =
+            |address: &&Address<Ipv6Addr>| link.is_some_and(|link| link.index == address.ifindex);
+        let own = self.addresses6.iter().filter(own);
+        own.map(|address| address.net.addr()).collect()
+    }
 }
 
 fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     let ways = flows::ways(config, &|interface| host.addresses_of(interface));
-    let (rules, unread) = read_rules();
+    let ways6 = flows::ways6(config, &|interface| host.addresses6_of(interface));
+    let (rules, rules6, unread) = read_rules(!ways6.is_empty());
     let mut budget = Budget::new();
-    let mut findings = forwarding::find_drops(&rules, &ways, &mut budget);
-    findings.extend(translation::find_translations(&rules, &ways, &mut budget));
+    let mut findings = in_rules(&[(&rules, &ways), (&rules6, &ways6)], &mut budget);
     let detours = &host.detours;
     findings.extend(reverse_path::find_reverse_path(
         &rules,
@@ -164,6 +181,22 @@ fn judge(host: &Host, config: &Config, bpffs: &Path) -> Vec<Finding> {
     findings
 }
 
+/// What the rules of each family do with its connections. A rule about both is reported once if it
+/// does the same to both.
+fn in_rules(families: &[(&Ruleset, &[Way])], budget: &mut Budget) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (rules, ways) in families {
+        let drops = forwarding::find_drops(rules, ways, budget);
+        let translations = translation::find_translations(rules, ways, budget);
+        for finding in drops.into_iter().chain(translations) {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
+
 /// As [`look`]; a failed check of the host is no error, because the caller asked for something
 /// else.
 pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
@@ -174,18 +207,86 @@ pub async fn look_if_possible(config: &Config, bpffs: &Path) -> Vec<Finding> {
     })
 }
 
-/// The rules that netfilter's tools show, and what could not be read.
-fn read_rules() -> (Ruleset, Vec<Finding>) {
+/// The rules that netfilter's tools show, for IPv4 and, if wanted, for IPv6, and what could not be
+/// read.
+fn read_rules(wants_ipv6: bool) -> (Ruleset, Ruleset, Vec<Finding>) {
     // Each of them may take seconds if there are many rules.
-    let (over_nft, nft, legacy) = thread::scope(|scope| {
-        let over_nft = scope.spawn(|| tools::run("iptables-nft-save", &[]));
+    let (ipv4, ipv6, nft) = thread::scope(|scope| {
         let nft = scope.spawn(|| tools::run("nft", &["--json", "--terse", "list", "ruleset"]));
-        // The tool would load a kernel module, which is a change.
-        let legacy = has_legacy_tables().then(|| tools::run("iptables-legacy-save", &[]));
-        (over_nft.join(), nft.join(), legacy)
+        let ipv6 = wants_ipv6.then(|| scope.spawn(|| Saved::read(Family::Ipv6)));
+        let ipv4 = Saved::read(Family::Ipv4);
+        (ipv4, ipv6.map(thread::ScopedJoinHandle::join), nft.join())
     });
     let mut unread = Vec::new();
-    let mut said = |program, outcome: Outcome| match outcome {
+    let nft = said("nft", ended(nft), &mut unread);
+    let rules = ipv4.rules(Family::Ipv4, nft.as_deref(), &mut unread);
+    let ipv6 = ipv6.and_then(Result::ok);
+    let rules6 = ipv6.map(|saved| saved.rules(Family::Ipv6, nft.as_deref(), &mut unread));
+    (rules, rules6.unwrap_or_default(), unread)
+}
+
+/// What the tools of iptables show of a family.
+struct Saved {
+    over_nft: Outcome,
+    legacy: Option<Outcome>,
+}
+
+impl Saved {
+    fn read(family: Family) -> Self {
+        let save = |source: Source| tools::run(&saver(source, family), &[]);
+        thread::scope(|scope| {
+            let over_nft = scope.spawn(|| save(Source::IptablesNft));
+            // The tool would load a kernel module, which is a change.
+            let legacy = has_legacy_tables(family).then(|| save(Source::IptablesLegacy));
+            Self {
+                over_nft: ended(over_nft.join()),
+                legacy,
+            }
+        })
+    }
+
+    /// Together with the rules of nft that are not iptables'.
+    fn rules(self, family: Family, nft: Option<&str>, unread: &mut Vec<Finding>) -> Ruleset {
+        let mut rules = Ruleset::new(family);
+        let over_nft = saver(Source::IptablesNft, family);
+        if let Some(text) = said(&over_nft, self.over_nft, unread) {
+            rules = iptables::parse(&text, Source::IptablesNft, family);
+        }
+        if let Some(text) = nft {
+            // iptables' own tool shows its rules in nftables better.
+            let is_known = |table: &str| {
+                let of_iptables = |name| rules.has_table(Source::IptablesNft, name);
+                matches!(table.split_once(' '), Some((of, name))
+                    if of == family.of_nft() && of_iptables(name))
+            };
+            match nft::parse(text, family, is_known) {
+                Ok(others) => rules.extend(others),
+                Err(error) => log::debug!("{error:#}"),
+            }
+        }
+        let legacy = saver(Source::IptablesLegacy, family);
+        if let Some(text) = self
+            .legacy
+            .and_then(|outcome| said(&legacy, outcome, unread))
+        {
+            rules.extend(iptables::parse(&text, Source::IptablesLegacy, family));
+        }
+        rules
+    }
+}
+
+/// The program that prints all rules of a tool of iptables.
+fn saver(source: Source, family: Family) -> String {
+    format!("{}-save", source.tool(family))
+}
+
+fn ended(outcome: thread::Result<Outcome>) -> Outcome {
+    outcome.unwrap_or_else(|_| Outcome::Failed("its reader panicked".to_owned()))
+}
+
+/// What a tool printed, if it printed all.
+fn said(program: &str, outcome: Outcome, unread: &mut Vec<Finding>) -> Option<String> {
+    match outcome {
         Outcome::Said(text) => Some(text),
         Outcome::Absent => {
             log::debug!("{program} is not installed, so its rules are not read");
@@ -199,34 +300,16 @@ fn read_rules() -> (Ruleset, Vec<Finding>) {
             unread.push(unlooked(program, why));
             None
         }
-    };
-    let mut rules = Ruleset::default();
-    let ended = |outcome: thread::Result<Outcome>| {
-        outcome.unwrap_or_else(|_| Outcome::Failed("its reader panicked".to_owned()))
-    };
-    if let Some(text) = said("iptables-nft-save", ended(over_nft)) {
-        rules = iptables::parse(&text, Source::IptablesNft);
     }
-    if let Some(text) = said("nft", ended(nft)) {
-        // iptables' own tool shows its rules in nftables better.
-        let is_known = |table: &str| {
-            let of_iptables = |name| rules.has_table(Source::IptablesNft, name);
-            table.strip_prefix("ip ").is_some_and(of_iptables)
-        };
-        match nft::parse(&text, is_known) {
-            Ok(others) => rules.extend(others),
-            Err(error) => log::debug!("{error:#}"),
-        }
-    }
-    if let Some(text) = legacy.and_then(|outcome| said("iptables-legacy-save", outcome)) {
-        rules.extend(iptables::parse(&text, Source::IptablesLegacy));
-    }
-    (rules, unread)
 }
 
 /// Whether tables of `iptables-legacy` are in use in this network namespace.
-fn has_legacy_tables() -> bool {
-    let names = fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+fn has_legacy_tables(family: Family) -> bool {
+    let file = match family {
+        Family::Ipv4 => "ip_tables_names",
+        Family::Ipv6 => "ip6_tables_names",
+    };
+    let names = fs::read_to_string(format!("/proc/thread-self/net/{file}"));
     names.is_ok_and(|names| !names.trim().is_empty())
 }
 
@@ -253,9 +336,8 @@ fn too_many() -> Finding {
 fn place_name(rules: &Ruleset, place: Place) -> String {
     let chain = &rules.chains[place.chain];
     let tool = match chain.source {
-        Source::IptablesLegacy => "iptables-legacy",
-        Source::IptablesNft => "iptables-nft",
         Source::Nft => "nftables",
+        source => source.tool(rules.family),
     };
     let (table, name) = (&chain.table, &chain.name);
     let rule = match place.rule {

@@ -1,28 +1,31 @@
 //! Parses the output of `nft --json list ruleset` into a [`Ruleset`] (libnftables-json(5)).
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::{
     iptables,
-    rules::{Base, Chain, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict, range},
+    rules::{
+        Base, Chain, Family, Hook, Match, Name, Rule, Ruleset, Source, State, Test, Verdict,
+        number, range,
+    },
 };
 
-/// Reads the chains for IPv4 packets, except tables in `known`, which were read otherwise: iptables
+/// Reads the chains for packets of a family, except tables in `known`, which were read otherwise: iptables
 /// has its rules in nftables, and shows more of them. An unknown expression is a condition that
 /// cannot be judged.
 ///
 /// # Errors
 /// When the text is not output of nft.
-pub(super) fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Ruleset> {
+pub(super) fn parse(text: &str, family: Family, known: impl Fn(&str) -> bool) -> Result<Ruleset> {
     let mut reader = Reader {
         known,
         asleep: Vec::new(),
-        rules: Ruleset::default(),
+        rules: Ruleset::new(family),
         has_list: false,
     };
     let mut json = serde_json::Deserializer::from_str(text);
@@ -47,7 +50,8 @@ impl<K: Fn(&str) -> bool> Reader<K> {
     fn item(&mut self, item: &Value) {
         if let Some(table) = item.get("table") {
             if names(&table["flags"]).any(|flag| flag == "dormant") {
-                self.asleep.extend(table_of(table, "name"));
+                self.asleep
+                    .extend(table_of(table, "name", self.rules.family));
             }
         } else if let Some(chain) = item.get("chain") {
             if let Some(table) = self.table_of(chain) {
@@ -57,7 +61,7 @@ impl<K: Fn(&str) -> bool> Reader<K> {
             && let Some(table) = self.table_of(rule)
         {
             let chain = rule["chain"].as_str().unwrap_or_default();
-            for one in read_rule(rule, &table, chain) {
+            for one in read_rule(rule, &table, chain, self.rules.family) {
                 self.rules.push_rule(Source::Nft, &table, chain, one);
             }
         }
@@ -66,7 +70,7 @@ impl<K: Fn(&str) -> bool> Reader<K> {
     /// The table of a chain or a rule, if it counts.
     fn table_of(&self, item: &Value) -> Option<String> {
         let is_read = |table: &String| !(self.known)(table) && !self.asleep.contains(table);
-        table_of(item, "table").filter(is_read)
+        table_of(item, "table", self.rules.family).filter(is_read)
     }
 }
 
@@ -104,10 +108,12 @@ impl<'de, K: Fn(&str) -> bool> DeserializeSeed<'de> for &mut Reader<K> {
     }
 }
 
-/// `inet firewalld`, if it is about IPv4 packets.
-fn table_of(item: &Value, key: &str) -> Option<String> {
+/// `inet firewalld`, if it is about packets of this family.
+fn table_of(item: &Value, key: &str, about: Family) -> Option<String> {
     let (family, name) = (item["family"].as_str()?, item[key].as_str()?);
-    matches!(family, "ip" | "inet").then(|| format!("{family} {name}"))
+    [about.of_nft(), "inet"]
+        .contains(&family)
+        .then(|| format!("{family} {name}"))
 }
 
 /// A string, or the strings of a list.
@@ -137,7 +143,7 @@ fn read_chain(chain: &Value, table: String) -> Chain {
 }
 
 /// One rule, or as many as a map of verdicts in it has entries.
-fn read_rule(rule: &Value, table: &str, chain: &str) -> Vec<Rule> {
+fn read_rule(rule: &Value, table: &str, chain: &str, family: Family) -> Vec<Rule> {
     let text = format!("{table} {chain} handle {}", rule["handle"]);
     let mut matches = Vec::new();
     let mut rules = Vec::new();
@@ -149,14 +155,14 @@ fn read_rule(rule: &Value, table: &str, chain: &str) -> Vec<Rule> {
     let statements = rule["expr"].as_array().into_iter().flatten();
     for (kind, value) in statements.filter_map(Value::as_object).flatten() {
         if kind == "vmap" {
-            rules.extend(verdict_map(value).map(|(condition, verdict)| {
+            rules.extend(verdict_map(value, family).map(|(condition, verdict)| {
                 let mut all = matches.clone();
                 all.extend(condition);
                 make(&all, verdict)
             }));
             continue;
         }
-        matches.extend(condition(kind, value));
+        matches.extend(condition(kind, value, family));
         if let Some(verdict) = verdict(kind, value) {
             rules.push(make(&matches, verdict));
         }
@@ -165,10 +171,10 @@ fn read_rule(rule: &Value, table: &str, chain: &str) -> Vec<Rule> {
 }
 
 /// The conditions of a statement.
-fn condition(kind: &str, value: &Value) -> Vec<Match> {
+fn condition(kind: &str, value: &Value, family: Family) -> Vec<Match> {
     match kind {
-        "match" => comparison(value),
-        "snat" | "dnat" => nat_condition(value),
+        "match" => comparison(value, family),
+        "snat" | "dnat" => nat_condition(value, family),
         "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "masquerade" | "redirect"
         | "queue" | "counter" | "log" | "mangle" | "notrack" | "set" | "flow" | "dup" | "last"
         | "secmark" | "ct helper" | "ct timeout" | "ct expectation" | "fwd" => Vec::new(),
@@ -196,14 +202,14 @@ fn verdict(kind: &str, value: &Value) -> Option<Verdict> {
 }
 
 /// The entries of `iifname vmap { "eth0" : jump a, … }`.
-fn verdict_map(value: &Value) -> impl Iterator<Item = (Vec<Match>, Verdict)> {
+fn verdict_map(value: &Value, family: Family) -> impl Iterator<Item = (Vec<Match>, Verdict)> {
     let entries = value["data"]["set"].as_array();
     let is_named = entries.is_none();
-    let entries = entries.into_iter().flatten().filter_map(|entry| {
+    let entries = entries.into_iter().flatten().filter_map(move |entry| {
         let (key, what) = (entry.get(0)?, entry.get(1)?.as_object()?);
         let (kind, target) = what.iter().next()?;
         let verdict = verdict(kind, target)?;
-        Some((compare(&value["key"], "==", key), verdict))
+        Some((compare(&value["key"], "==", key, family), verdict))
     });
     // nft does not print the content of a named map: it may do anything.
     let unknown = is_named.then(|| (vec![Match::Unknown], Verdict::Elsewhere));
@@ -211,8 +217,11 @@ fn verdict_map(value: &Value) -> impl Iterator<Item = (Vec<Match>, Verdict)> {
 }
 
 /// `dnat to tcp dport map { 8080 : 10.0.0.2 }` applies only to the map's keys.
-fn nat_condition(value: &Value) -> Vec<Match> {
-    if value["family"] == "ip6" {
+fn nat_condition(value: &Value, family: Family) -> Vec<Match> {
+    if value["family"]
+        .as_str()
+        .is_some_and(|named| named != family.of_nft())
+    {
         return vec![Match::Never];
     }
     let Some(map) = value["addr"].get("map") else {
@@ -224,27 +233,32 @@ fn nat_condition(value: &Value) -> Vec<Match> {
     let keys: Vec<Value> = (entries.iter())
         .filter_map(|entry| entry.get(0).cloned())
         .collect();
-    compare(&map["key"], "==", &serde_json::json!({ "set": keys }))
+    compare(
+        &map["key"],
+        "==",
+        &serde_json::json!({ "set": keys }),
+        family,
+    )
 }
 
-fn comparison(value: &Value) -> Vec<Match> {
+fn comparison(value: &Value, family: Family) -> Vec<Match> {
     let operator = value["op"].as_str().unwrap_or_default();
-    compare(&value["left"], operator, &value["right"])
+    compare(&value["left"], operator, &value["right"], family)
 }
 
 /// A comparison as conditions, all of which must hold.
-fn compare(left: &Value, operator: &str, right: &Value) -> Vec<Match> {
+fn compare(left: &Value, operator: &str, right: &Value, family: Family) -> Vec<Match> {
     let negated = match operator {
         "==" | "in" => false,
         "!=" => true,
         _ => return vec![Match::Unknown],
     };
     let conditions = if let Some(key) = left["meta"]["key"].as_str() {
-        meta(key, right, negated)
+        meta(key, right, negated, family)
     } else if let Some(key) = left["ct"]["key"].as_str() {
         tracking(key, right, negated)
     } else if left.get("payload").is_some() {
-        payload(&left["payload"], right, negated)
+        payload(&left["payload"], right, negated, family)
     } else if left.get("fib").is_some() {
         fib(&left["fib"], right, negated).map(|one| vec![one])
     } else if left["&"][0]["meta"]["key"] == "mark" {
@@ -255,13 +269,13 @@ fn compare(left: &Value, operator: &str, right: &Value) -> Vec<Match> {
     conditions.unwrap_or_else(|| vec![Match::Unknown])
 }
 
-fn meta(key: &str, right: &Value, negated: bool) -> Option<Vec<Match>> {
+fn meta(key: &str, right: &Value, negated: bool, family: Family) -> Option<Vec<Match>> {
     let one = match key {
         "iif" | "iifname" => Match::In(test(right, negated, name)?),
         "oif" | "oifname" => Match::Out(test(right, negated, name)?),
         "l4proto" => Match::Protocol(test(right, negated, protocol)?),
-        "nfproto" => constant(right == "ipv4", negated),
-        "protocol" => constant(right == "ip", negated),
+        "nfproto" => constant(right == family.of_nfproto(), negated),
+        "protocol" => constant(right == family.of_nft(), negated),
         "mark" => mark(right, negated)?,
         _ => return None,
     };
@@ -291,17 +305,24 @@ fn tracking(key: &str, right: &Value, negated: bool) -> Option<Vec<Match>> {
     Some(vec![one])
 }
 
-fn payload(left: &Value, right: &Value, negated: bool) -> Option<Vec<Match>> {
+fn payload(left: &Value, right: &Value, negated: bool, family: Family) -> Option<Vec<Match>> {
     let (header, field) = (left["protocol"].as_str()?, left["field"].as_str()?);
     let of = |number, condition| Some(vec![Match::Protocol(Test::is(vec![number])), condition]);
+    let others = match family {
+        Family::Ipv4 => ["ip6", "icmpv6"],
+        Family::Ipv6 => ["ip", "icmp"],
+    };
     match (header, field) {
-        ("ip", "saddr") => Some(vec![Match::From(test(right, negated, address)?)]),
-        ("ip", "daddr") => Some(vec![Match::To(test(right, negated, address)?)]),
-        ("ip", "protocol") => Some(vec![Match::Protocol(test(right, negated, protocol)?)]),
-        ("ip6" | "icmpv6", _) => Some(vec![Match::Never]),
+        (header, _) if others.contains(&header) => Some(vec![Match::Never]),
+        ("ip" | "ip6", "saddr") => Some(vec![Match::From(test(right, negated, address)?)]),
+        ("ip" | "ip6", "daddr") => Some(vec![Match::To(test(right, negated, address)?)]),
+        ("ip", "protocol") | ("ip6", "nexthdr") => {
+            Some(vec![Match::Protocol(test(right, negated, protocol)?)])
+        }
         ("th", "sport") => Some(vec![Match::FromPort(test(right, negated, port)?)]),
         ("th", "dport") => Some(vec![Match::ToPort(test(right, negated, port)?)]),
         ("icmp", "type") => of(1, Match::IcmpType(test(right, negated, icmp_type)?)),
+        ("icmpv6", "type") => of(58, Match::IcmpType(test(right, negated, icmpv6_type)?)),
         (name, "sport") => of(
             iptables::protocol(name)?,
             Match::FromPort(test(right, negated, port)?),
@@ -361,12 +382,12 @@ fn protocol(value: &Value) -> Option<u8> {
     }
 }
 
-fn address(value: &Value) -> Option<(u32, u32)> {
-    let number = |value: &Value| value.as_str()?.parse::<Ipv4Addr>().ok().map(u32::from);
+fn address(value: &Value) -> Option<(u128, u128)> {
+    let number = |value: &Value| value.as_str()?.parse().ok().map(number);
     if let Some(prefix) = value.get("prefix") {
-        let address = prefix["addr"].as_str()?.parse().ok()?;
+        let address: IpAddr = prefix["addr"].as_str()?.parse().ok()?;
         let length = prefix["len"].as_u64()?.try_into().ok()?;
-        return Ipv4Net::new(address, length).ok().map(range);
+        return IpNet::new(address, length).ok().map(range);
     }
     if let Some(ends) = value.get("range") {
         return Some((number(ends.get(0)?)?, number(ends.get(1)?)?));
@@ -394,6 +415,21 @@ fn icmp_type(value: &Value) -> Option<u8> {
         "echo-request" => 8,
         "time-exceeded" => 11,
         "parameter-problem" => 12,
+        _ => return None,
+    })
+}
+
+fn icmpv6_type(value: &Value) -> Option<u8> {
+    if let Some(number) = value.as_u64() {
+        return number.try_into().ok();
+    }
+    Some(match value.as_str()? {
+        "destination-unreachable" => 1,
+        "packet-too-big" => 2,
+        "time-exceeded" => 3,
+        "parameter-problem" => 4,
+        "echo-request" => 128,
+        "echo-reply" => 129,
         _ => return None,
     })
 }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use anyhow::Result;
@@ -57,9 +57,9 @@ pub(super) async fn detours(
     };
     let incoming = ways.iter().filter(|way| way.direction == Direction::In);
     let pairs: BTreeSet<(&str, &str, Ipv4Addr)> = incoming
-        .map(|way| {
+        .filter_map(|way| {
             let (uplink, network) = (&way.uplink.interface, &way.network.interface);
-            (uplink.as_str(), network.as_str(), way.guests.addr())
+            Some((uplink.as_str(), network.as_str(), guest_of(way)?))
         })
         .collect();
     let mut detours: BTreeMap<&str, BTreeSet<Ipv4Addr>> = BTreeMap::new();
@@ -104,6 +104,14 @@ fn is_strict(interface: &str) -> Result<bool> {
         value = value.max(own);
     }
     Ok(value == 1)
+}
+
+/// The first guest of a way of IPv4: `rp_filter` is about no other.
+fn guest_of(way: &Way) -> Option<Ipv4Addr> {
+    match way.guests.addr() {
+        IpAddr::V4(guest) => Some(guest),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// What drops packets on these detours.
@@ -154,7 +162,8 @@ fn dropped(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Option<Place> {
 
 impl Detour {
     fn is_of(&self, way: &Way) -> bool {
-        way.uplink.interface == self.uplink && self.guests.contains(&way.guests.addr())
+        way.uplink.interface == self.uplink
+            && guest_of(way).is_some_and(|guest| self.guests.contains(&guest))
     }
 
     fn finding(&self, place: String, rules: &[String], commands: Vec<String>) -> Finding {

@@ -1,8 +1,16 @@
 //! Rules of netfilter, from any tool.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+
+/// Whose packets rules are about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Family {
+    #[default]
+    Ipv4,
+    Ipv6,
+}
 
 /// Where rules were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,9 +23,10 @@ pub(super) enum Source {
     Nft,
 }
 
-/// Everything that was read.
+/// Everything that was read about one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ruleset {
+    pub(super) family: Family,
     pub(super) chains: Vec<Chain>,
     by_name: HashMap<(Source, String, String), usize>,
 }
@@ -69,8 +78,8 @@ pub(super) enum Match {
     /// The interface that it leaves by.
     Out(Test<Name>),
     /// Addresses, as ranges of numbers.
-    From(Test<(u32, u32)>),
-    To(Test<(u32, u32)>),
+    From(Test<(u128, u128)>),
+    To(Test<(u128, u128)>),
     /// By number.
     Protocol(Test<u8>),
     FromPort(Test<(u16, u16)>),
@@ -88,7 +97,7 @@ pub(super) enum Match {
     WayBack(bool),
     /// A condition that unmodified packets fulfil, such as one about marks.
     Usual,
-    /// A condition that they never fulfil: translated by netfilter, or IPv6.
+    /// A condition that they never fulfil: translated by netfilter, or of the other family.
     Never,
     /// A condition that cannot be judged.
     Unknown,
@@ -136,7 +145,45 @@ pub(super) enum Verdict {
     Elsewhere,
 }
 
+impl Family {
+    /// Its value of `family` in nftables, but for `inet`.
+    pub(super) fn of_nft(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    /// Its value of `meta nfproto` in nftables.
+    pub(super) fn of_nfproto(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+impl Source {
+    /// The tool that shows and changes the rules of a family.
+    pub(super) fn tool(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Self::IptablesLegacy, Family::Ipv4) => "iptables-legacy",
+            (Self::IptablesLegacy, Family::Ipv6) => "ip6tables-legacy",
+            (Self::IptablesNft, Family::Ipv4) => "iptables-nft",
+            (Self::IptablesNft, Family::Ipv6) => "ip6tables-nft",
+            (Self::Nft, _) => "nft",
+        }
+    }
+}
+
 impl Ruleset {
+    pub(super) fn new(family: Family) -> Self {
+        Self {
+            family,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&mut self, chain: Chain) {
         let key = (chain.source, chain.table.clone(), chain.name.clone());
         self.by_name.insert(key, self.chains.len());
@@ -162,7 +209,7 @@ impl Ruleset {
 
     /// Removes tables of these names.
     pub(super) fn forget_tables(&mut self, tables: &[&str]) {
-        let chains = std::mem::take(self).chains;
+        let chains = std::mem::replace(self, Self::new(self.family)).chains;
         let kept = chains.into_iter();
         kept.filter(|chain| !tables.contains(&chain.table.as_str()))
             .for_each(|chain| self.push(chain));
@@ -204,6 +251,14 @@ impl<T> Test<T> {
 }
 
 /// A prefix as a range of numbers.
-pub(super) fn range(prefix: Ipv4Net) -> (u32, u32) {
-    (prefix.network().into(), prefix.broadcast().into())
+pub(super) fn range(prefix: IpNet) -> (u128, u128) {
+    (number(prefix.network()), number(prefix.broadcast()))
+}
+
+/// An address as a number. Those of the two families are never compared.
+pub(super) fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
 }

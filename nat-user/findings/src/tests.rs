@@ -1,5 +1,7 @@
 //! Rules as text, and the findings for the configuration of one host.
 
+mod ipv6;
+
 use std::{net::Ipv4Addr, path::Path};
 
 use nat_config::model::Config;
@@ -7,7 +9,7 @@ use nat_config::model::Config;
 use crate::{
     Finding, Kind, flows, forwarding, iptables, nft, reverse_path,
     reverse_path::Detour,
-    rules::{Ruleset, Source},
+    rules::{Family, Ruleset, Source},
     translation,
     walk::Budget,
 };
@@ -62,7 +64,7 @@ fn forward(policy: &str, rules: &str) -> Ruleset {
         "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {policy} [7:99]\n:mine - [0:0]\n:other - [0:0]\n\
          {rules}\nCOMMIT\n"
     );
-    iptables::parse(&text, Source::IptablesNft)
+    iptables::parse(&text, Source::IptablesNft, Family::Ipv4)
 }
 
 fn dropped(policy: &str, rules: &str) -> Vec<String> {
@@ -75,7 +77,11 @@ fn nat(rules: &str) -> Vec<Finding> {
         "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:mine - [0:0]\n{rules}\n\
          COMMIT\n"
     );
-    found(&iptables::parse(&text, Source::IptablesLegacy))
+    found(&iptables::parse(
+        &text,
+        Source::IptablesLegacy,
+        Family::Ipv4,
+    ))
 }
 
 const ALL: &str = "drops new connections of [[snat]] \"lan-out\", [[forward]] \"web\", \
@@ -239,9 +245,17 @@ fn chains_of_nft_and_iptables_differ_by_their_table() {
         {"chain": {"family": "bridge", "table": "b", "name": "f", "type": "filter",
                    "hook": "forward", "prio": 0, "policy": "drop"}}
     ]}"#;
-    assert_eq!(found(&nft::parse(text, |_| false).unwrap()).len(), 1);
-    assert!(found(&nft::parse(text, |table| table == "ip filter").unwrap()).is_empty());
-    assert!(nft::parse("{}", |_| false).is_err() && nft::parse("", |_| false).is_err());
+    assert_eq!(
+        found(&nft::parse(text, Family::Ipv4, |_| false).unwrap()).len(),
+        1
+    );
+    assert!(
+        found(&nft::parse(text, Family::Ipv4, |table| table == "ip filter").unwrap()).is_empty()
+    );
+    assert!(
+        nft::parse("{}", Family::Ipv4, |_| false).is_err()
+            && nft::parse("", Family::Ipv4, |_| false).is_err()
+    );
 }
 
 /// Whether a chain that drops, with a rule of these expressions in it, may let packets through.
@@ -253,7 +267,7 @@ fn may_accept(expression: &str) -> bool {
         {{"rule": {{"family": "inet", "table": "t", "chain": "f", "handle": 4,
                   "expr": [{expression}]}}}}]}}"#
     );
-    let found = found(&nft::parse(&text, |_| false).unwrap());
+    let found = found(&nft::parse(&text, Family::Ipv4, |_| false).unwrap());
     !found.iter().any(|finding| finding.what == ALL)
 }
 
@@ -400,7 +414,7 @@ fn tables_that_iptables_cannot_show_are_left_to_nft() {
                 *nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n\
                 *filter\n:FORWARD DROP [0:0]\nCOMMIT\n\
                 # Table `filter' is incompatible, use 'nft' tool.\n";
-    let rules = iptables::parse(text, Source::IptablesNft);
+    let rules = iptables::parse(text, Source::IptablesNft, Family::Ipv4);
     assert!(rules.chains.is_empty(), "{rules:?}");
 }
 
@@ -417,7 +431,7 @@ fn a_filter_that_looks_for_the_way_back_concerns_guests_on_a_detour_alone() {
         is_filtered: false,
     };
     let found = |text: &str, detours: &[Detour]| {
-        let rules = iptables::parse(text, Source::IptablesNft);
+        let rules = iptables::parse(text, Source::IptablesNft, Family::Ipv4);
         reverse_path::find_reverse_path(&rules, &ways, detours, &mut Budget::new())
     };
     assert!(found(text, &[]).is_empty() && found(&loose, std::slice::from_ref(&detour)).is_empty());
@@ -490,7 +504,7 @@ fn software_that_recreates_rules_has_a_setting_as_remedy() {
             "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:LIBVIRT_PRT - [0:0]\n\
              :DOCKER - [0:0]\n{rules}\nCOMMIT\n"
         );
-        let mut found = found(&iptables::parse(&text, Source::IptablesNft));
+        let mut found = found(&iptables::parse(&text, Source::IptablesNft, Family::Ipv4));
         assert!(!found.is_empty(), "{rules}");
         found.remove(0)
     };

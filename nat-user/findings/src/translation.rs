@@ -1,15 +1,15 @@
 //! Whether netfilter translates what natbpf translates.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{
     Finding, Kind,
     fits::Flow,
-    flows::{Direction, REMOTE, Way},
+    flows::{Direction, REMOTE, REMOTE6, Way},
     listed, place_name,
-    rules::{Hook, Ruleset, Source, Verdict},
+    rules::{Family, Hook, Ruleset, Source, Verdict},
     walk::{Budget, Place, translation},
 };
 
@@ -125,9 +125,10 @@ fn of_way(rules: &Ruleset, way: &Way, budget: &mut Budget) -> Vec<(Place, Effect
 
 /// A flow to or from the whole internet. Rules for some prefixes, such as a tunnel's, are intended.
 fn at_large(flow: Flow) -> Flow {
-    let narrowed = |prefix: Ipv4Net| match prefix.prefix_len() {
-        0 => REMOTE.into(),
-        _ => prefix,
+    let narrowed = |prefix: IpNet| match prefix {
+        IpNet::V4(prefix) if prefix.prefix_len() == 0 => IpAddr::from(REMOTE).into(),
+        IpNet::V6(prefix) if prefix.prefix_len() == 0 => IpAddr::from(REMOTE6).into(),
+        prefix => prefix,
     };
     Flow {
         source: narrowed(flow.source),
@@ -152,7 +153,11 @@ fn remedy(rules: &Ruleset, place: Place) -> (String, Vec<String>) {
     }
     for (program, tool) in [("LXD", "lxc"), ("Incus", "incus")] {
         if let Some(network) = network_of_manager(table, name, text, program) {
-            let command = format!("{tool} network set {network} ipv4.nat=false");
+            let key = match rules.family {
+                Family::Ipv4 => "ipv4.nat",
+                Family::Ipv6 => "ipv6.nat",
+            };
+            let command = format!("{tool} network set {network} {key}=false");
             let remedy = format!("{program} recreates it: turn its translation off");
             return (remedy, vec![command]);
         }
@@ -188,7 +193,9 @@ fn removal(rules: &Ruleset, place: Place) -> Option<String> {
     let arguments = rule.text.strip_prefix("-A ");
     Some(match chain.source {
         Source::Nft => format!("nft delete rule {}", rule.text),
-        Source::IptablesLegacy => format!("iptables-legacy -t {} -D {}", chain.table, arguments?),
-        Source::IptablesNft => format!("iptables-nft -t {} -D {}", chain.table, arguments?),
+        source => {
+            let tool = source.tool(rules.family);
+            format!("{tool} -t {} -D {}", chain.table, arguments?)
+        }
     })
 }
