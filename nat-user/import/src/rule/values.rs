@@ -127,7 +127,7 @@ pub(crate) fn prefix(text: &str) -> Result<Ipv4Net, String> {
 pub(crate) fn address(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| {
         if text.contains(':') || text.starts_with('[') {
-            "IPv6 passes natbpf untouched".to_owned()
+            "is about IPv6, and import reads rules of IPv4 alone".to_owned()
         } else {
             format!("{text} is not an IPv4 address: write it in numbers")
         }

@@ -10,6 +10,8 @@ use crate::{
     shell::{self, Command, Join, LONGEST_LINE},
 };
 
+const OF_IPV6: &str = "is about IPv6, and import reads rules of IPv4 alone: it stays in force, and \
+    natbpf leaves IPv6 to the kernel until the configuration has an IPv6 address";
 const NO_RULE: &str = "is not an iptables rule";
 pub(super) const UNDOES: &str = "runs only when the interface goes down or the script stops";
 const ELSEWHERE: &str = "applies to another host or network namespace";
@@ -282,7 +284,7 @@ impl Reader {
                 return Status::Success;
             }
             "ip6tables" | "ip6tables-restore" => {
-                self.dump.put_aside(place, "IPv6 passes natbpf untouched");
+                self.dump.put_aside(place, OF_IPV6);
                 return Status::Success;
             }
             _ if loads(name, words) => {
