@@ -322,6 +322,13 @@ fn a_prefix_of_an_uplinks_link_needs_ndp() {
         refused(&format!("{lines}ndp = \"wam\"\n")),
         "n.toml:11:7: network.six.ndp: there is no uplink `wam`; did you mean `wan`?"
     );
+    let again = "[network.seven]\ninterface = \"br7\"\naddress = \"2001:db8:f::2:1/64\"\n\
+                 ndp = \"wan\"\n";
+    assert_eq!(
+        refused(&format!("{lines}ndp = \"wan\"\n{again}")),
+        "n.toml:14:11: network.seven.address: 2001:db8:f::/64 overlaps 2001:db8:f::/64 of network \
+         `six` (line 8); give each network its own prefix"
+    );
     let useless = "[network.four]\ninterface = \"br4\"\naddress = \"10.0.0.1/24\"\nndp = \"wan\"\n";
     assert_eq!(
         load(&format!("{BOTH}{useless}")).warnings[0].to_string(),
