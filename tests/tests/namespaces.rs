@@ -18,6 +18,7 @@ mod namespaces {
     mod host_flows;
     mod icmp;
     mod import;
+    mod ipv6_guests;
     mod ipv6_host;
     mod ipv6_on_link;
     mod ipv6_prefixes;

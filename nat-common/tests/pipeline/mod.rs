@@ -19,7 +19,7 @@ mod icmp;
 mod limits;
 mod local;
 mod malformed;
-mod mss;
+pub(crate) mod mss;
 mod offloads;
 mod one_to_one;
 pub(crate) mod policy;

@@ -12,7 +12,7 @@ const DATA_OFFSET: usize = ETHERNET + HEADER + 12;
 const CHECKSUM: usize = ETHERNET + HEADER + 16;
 
 /// A segment that opens a connection, with these options; sums are made right by hand.
-fn syn(source: At<Ip>, destination: At<Ip>, flags: u8, options: &[u8]) -> Vec<u8> {
+pub(crate) fn syn(source: At<Ip>, destination: At<Ip>, flags: u8, options: &[u8]) -> Vec<u8> {
     let mut packet = tcp(source, destination, flags).payload(options).bytes();
     // What was data becomes options: no byte moves, so only the header's length changes the sum.
     let old = packet[DATA_OFFSET];
@@ -27,7 +27,7 @@ fn syn(source: At<Ip>, destination: At<Ip>, flags: u8, options: &[u8]) -> Vec<u8
     packet
 }
 
-fn options(packet: &[u8], len: usize) -> &[u8] {
+pub(crate) fn options(packet: &[u8], len: usize) -> &[u8] {
     // Checks all checksums.
     read(packet);
     &packet[OPTIONS..OPTIONS + len]

@@ -177,6 +177,34 @@ fn n6_2_others_on_the_link_and_other_prefixes_are_not_answered_for() -> Result<(
     Ok(())
 }
 
+/// The guest's own detection of duplicates is about the bridge, where natbpf answers for nobody.
+#[test]
+fn n6_4_guests_get_their_addresses_on_the_bridge() -> Result<()> {
+    let (net, _natbpf) = started(Uplink::Bridge)?;
+    let address: Ipv6Addr = "2001:db8:1:2::d0d".parse()?;
+    for setting in ["accept_dad", "dad_transmits"] {
+        let name = format!("net.ipv6.conf.eth0.{setting}");
+        net.vm1.set_sysctl(&name, "1")?;
+    }
+    net.vm1.ip(&format!("address add {address}/64 dev eth0"))?;
+    let deadline = Instant::now() + patience(Duration::from_secs(10));
+    loop {
+        let shown = net
+            .vm1
+            .check(["ip", "-6", "address", "show", "dev", "eth0"])?;
+        let line = shown.lines().find(|line| line.contains("::d0d/64"));
+        let line = line.with_context(|| format!("it is gone: {shown}"))?;
+        ensure!(!line.contains("dadfailed"), "{line}");
+        if !line.contains("tentative") {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{line}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(reaches((&net.vm1, address), (&net.cli, Ipv6::CLI))? == address);
+    Ok(())
+}
+
 #[test]
 fn n6_6_neighbours_are_answered_without_the_daemon() -> Result<()> {
     let (net, mut natbpf) = started(Uplink::Nic)?;

@@ -1,4 +1,4 @@
-//! Fragment headers (6G2 to 6G4).
+//! Fragments and their headers (6G1 to 6G4).
 
 use kit::{
     ipv6::{
@@ -90,6 +90,61 @@ fn g6_3_a_first_fragment_without_all_headers_is_dropped() {
         );
     }
     assert_eq!(world.entries(), [0; 4]);
+}
+
+/// Fragments of one packet in every order, both ways.
+#[test]
+fn g6_1_fragments_arrive_in_any_order() {
+    const ORDERS: [[usize; 3]; 6] = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for order in ORDERS {
+        let world = forwarding();
+        for (hook, whole) in [
+            (Hook::Inbound, udp(REMOTE, FORWARDED)),
+            (Hook::Outbound, udp(GUEST, REMOTE)),
+        ] {
+            let parts = fragments(&whole.payload(&[9; 700]).id(9).bytes(), 256);
+            let sent = order.map(|number| &parts[number]);
+            let fates = sent.iter().flat_map(|part| match hook {
+                Hook::Inbound => world.fragment(hook, part),
+                _ => world.fragment(Hook::FromGuest, part),
+            });
+            let arrived: Vec<_> = fates
+                .filter_map(|fate| match fate {
+                    Fate::Network(_, packet) | Fate::Uplink(packet) => Some(packet),
+                    Fate::Queued => None,
+                    other => panic!("{order:?}: {other:?}"),
+                })
+                .collect();
+            let seen = read(&reassemble(&arrived));
+            assert_eq!(seen.payload, [9; 700], "{order:?}");
+            match hook {
+                Hook::Inbound => assert_eq!(seen.destination, At(C1, 80)),
+                _ => assert_eq!(seen.source.0, PUBLIC),
+            }
+        }
+        world.check();
+    }
+}
+
+/// One fragment that overlaps another spoils the packet (RFC 5722).
+#[test]
+fn g6_1_fragments_that_overlap_end_their_packet() {
+    let world = forwarding();
+    let whole = udp(REMOTE, FORWARDED).payload(&[9; 700]).id(9).bytes();
+    let parts = fragments(&whole, 256);
+    assert_eq!(world.fragment(Hook::Inbound, &parts[0]).len(), 1);
+    let overlapping = piece_of(&whole, 248, &[7; 256], true);
+    for part in [&overlapping, &parts[1], &parts[2]] {
+        let fates = world.fragment(Hook::Inbound, part);
+        assert_eq!(fates, [Fate::Dropped(DropReason::FragmentOverlap)]);
+    }
 }
 
 /// All 32 bits of the identification count, and two guests' are kept apart.

@@ -4,6 +4,7 @@ mod extensions;
 mod fragments;
 mod guard;
 mod link;
+mod outside;
 mod sources;
 
 use kit::ipv6::Ip;

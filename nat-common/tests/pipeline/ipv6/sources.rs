@@ -179,7 +179,7 @@ fn e6_5_flow_label_and_traffic_class_stay() {
 /// RFC 6935, RFC 6936: a checksum of 0 means none, as tunnels use it. None becomes one, and one
 /// that computes to 0 is sent as 0xffff.
 #[test]
-fn c3_a_udp_checksum_of_0_stays_and_none_is_made() {
+fn c6_3_a_udp_checksum_of_0_stays_and_none_is_made() {
     let world = World::new();
     let (guest, remote) = (At(C1, 5000), At(S1A, 7000));
     let out = world
