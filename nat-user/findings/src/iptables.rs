@@ -9,7 +9,8 @@ use crate::rules::{
     range,
 };
 
-/// Reads the tables of `iptables-save`, or of `ip6tables-save`. An unknown expression is a condition that cannot be judged.
+/// Reads the tables of `iptables-save`, or of `ip6tables-save`. An unknown expression is a
+/// condition that cannot be judged.
 pub(super) fn parse(text: &str, source: Source, family: Family) -> Ruleset {
     let mut rules = Ruleset::new(family);
     let mut table = "";

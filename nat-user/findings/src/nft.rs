@@ -15,9 +15,9 @@ use crate::{
     },
 };
 
-/// Reads the chains for packets of a family, except tables in `known`, which were read otherwise: iptables
-/// has its rules in nftables, and shows more of them. An unknown expression is a condition that
-/// cannot be judged.
+/// Reads the chains for packets of a family, except tables in `known`, which were read otherwise:
+/// iptables has its rules in nftables, and shows more of them. An unknown expression is a condition
+/// that cannot be judged.
 ///
 /// # Errors
 /// When the text is not output of nft.
