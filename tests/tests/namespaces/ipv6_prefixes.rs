@@ -65,6 +65,19 @@ fn world(lan: &str, tables: &str) -> Result<(Proxmox, Natbpf)> {
     Ok((net, natbpf))
 }
 
+#[test]
+fn the_hosts_own_address_in_the_external_prefix_stays_its_own() -> Result<()> {
+    let (net, natbpf) = world("", "")?;
+    let own = Ipv6Addr::from(u128::from(EXTERNAL) | 1);
+    net.host
+        .ip(&format!("address add {own}/128 dev vmbr1 nodad"))?;
+    // (The daemon hears of it by itself; a reload is done when it returns.)
+    natbpf.reload(&config(EXTERNAL, "", ""))?;
+    net.cli.ping(own)?;
+    net.vm1.ping(Ipv6::CLI)?;
+    Ok(())
+}
+
 const OPEN: &str = "inbound = \"accept\"";
 
 #[test]
@@ -228,6 +241,13 @@ fn p6_5_another_prefix_is_in_use_at_once_and_inbound_still_counts() -> Result<()
         seen.is_none_or(|from| from == FIRST),
         "still translated: {seen:?}"
     );
+    // A rule that comes to a running daemon: its programs are in their places among the others.
+    natbpf.reload(&config(OTHER, "", ""))?;
+    let seen = exchange(&client, at(Ipv6::CLI, 7000), &server, b"question")?;
+    ensure!(seen == at(outside(OTHER, FIRST), 5000), "seen as {seen}");
+    let stranger = udp(&net.srv2, Ipv6::SRV2, 7001)?;
+    stranger.send_to(b"hello", at(outside(OTHER, FIRST), 5000))?;
+    ensure!(hears(&client)?.is_none(), "a stranger reached the guest");
     Ok(())
 }
 
@@ -249,6 +269,8 @@ fn p6_3_what_has_no_counterpart_is_refused() -> Result<()> {
     let skipped = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0xffff, 0, 0, 0x170);
     net.vm1
         .ip(&format!("address add {skipped}/64 dev eth0 nodad"))?;
+    // The guest is known on the link.
+    net.host.ping(skipped)?;
     let server = udp(&net.cli, Ipv6::CLI, 7000)?;
     let client = udp(&net.vm1, skipped, 5000)?;
     let seen = exchange(&client, at(Ipv6::CLI, 7000), &server, b"question")?;
