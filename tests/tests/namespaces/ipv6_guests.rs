@@ -1,6 +1,8 @@
 //! What IPv6 guests, and those who look for them, notice of the host in between.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use kit::packets::{At, SYN, icmp, ping, tcp, udp};
@@ -264,4 +266,60 @@ fn g6_5_a_guest_learns_the_mtu_of_the_uplink() -> Result<()> {
         ping_of(&net.vm1, guest.parse()?, &["-s", "1400"])?.expect_ok()?;
     }
     Ok(())
+}
+
+/// How much is sent through the narrow hop.
+const MUCH: usize = 100 << 20;
+
+/// Sends it all one way and waits until the other end has it.
+fn sends(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
+    let reader = thread::spawn(move || -> std::io::Result<usize> {
+        let mut room = vec![0; 1 << 20];
+        let mut total = 0;
+        loop {
+            match to.read(&mut room)? {
+                0 => return Ok(total),
+                read => total += read,
+            }
+        }
+    });
+    let chunk = vec![0x5a; 1 << 20];
+    for _ in 0..MUCH / chunk.len() {
+        from.write_all(&chunk)?;
+    }
+    drop(from);
+    let total = reader.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    ensure!(total == MUCH, "{total} bytes arrived");
+    Ok(())
+}
+
+/// Connects to a listener; both ends.
+fn connected(client: &Host, to: SocketAddr, at: &TcpListener) -> Result<(TcpStream, TcpStream)> {
+    let one = client.tcp(to)?;
+    Ok((one, at.accept()?.0))
+}
+
+#[test]
+fn g6_6_much_by_tcp_passes_a_hop_of_1280_bytes() -> Result<()> {
+    let net = world()?;
+    let forward = "[[forward]]\nuplink = \"wan\"\nprotocol = \"tcp\"\nports = 10000\n\
+                   to = \"fd00:18::170\"\n";
+    let _natbpf = net.natbpf(&(config("") + forward))?;
+    net.isp.ip("link set out mtu 1280")?;
+    let server = net.cli.tcp_listen(&at(Ipv6::CLI, 7000).to_string())?;
+    let service = net
+        .vm1
+        .tcp_listen(&at(Ipv6::LOCAL_VM1, 10_000).to_string())?;
+    let (guest, remote) = connected(&net.vm1, at(Ipv6::CLI, 7000), &server)?;
+    sends(guest, remote).context("routed")?;
+    let to = Ipv6::CLI.to_string();
+    let known = net.vm1.check(["ip", "-6", "route", "get", &to])?;
+    ensure!(known.contains("mtu 1280"), "the hop was wide: {known}");
+    let (remote, guest) = connected(&net.cli, at(NET.public, 10_000), &service)?;
+    sends(guest, remote).context("by a forward")?;
+    let own = format!("address del {}/64 dev eth0", NET.vm1);
+    net.vm1.ip(&own)?;
+    let (guest, remote) = connected(&net.vm1, at(Ipv6::CLI, 7000), &server)?;
+    ensure!(remote.peer_addr()?.ip() == NET.public);
+    sends(guest, remote).context("by masquerade")
 }
