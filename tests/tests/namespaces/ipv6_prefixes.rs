@@ -113,8 +113,13 @@ fn p6_2_every_protocol_passes_both_ways_with_its_checksum() -> Result<()> {
             seen.source == first && seen.bytes[40..] == sent[ETHERNET + 40..]
         })?;
     }
-    let stats = natbpf.stats()?.to_string();
-    ensure!(stats.contains("lan6"), "{stats}");
+    let stats = natbpf.stats()?;
+    let mut rules = stats["rules"].as_array().context("no rules")?.iter();
+    let rule = rules.find(|rule| rule["name"] == "lan6");
+    let rule = rule.with_context(|| format!("no lan6 in {stats}"))?;
+    for direction in ["packets_in", "packets_out"] {
+        ensure!(rule[direction].as_u64() > Some(10), "{rule}");
+    }
     Ok(())
 }
 
