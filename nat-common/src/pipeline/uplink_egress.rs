@@ -62,10 +62,11 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
     parse(packet, place.l3, parsed)?;
     work.translation.begin(parsed);
     let network = network_of(tables, packet.ingress_interface());
-    let (uplink, is_one_of_several) = match tables.interface(place.interface) {
+    let (uplink, is_one_of_several, has_prefixes) = match tables.interface(place.interface) {
         Some(interface) if interface.role == role::UPLINK => (
             interface.number,
             interface.flags.contains(InterfaceFlags::ONE_OF_SEVERAL),
+            interface.flags.contains(InterfaceFlags::HAS_PREFIXES),
         ),
         _ => return Err(Verdict::Untouched),
     };
@@ -85,7 +86,9 @@ fn decide_outbound<A: Family, P: Packet, T: Tables<A>>(
         // A packet that left by another uplink may have ended it since.
         && session.is_usable()
     {
-        if network != 0 && tables.is_fast_path_on(tables.now_s()) {
+        let is_as_inside = session.source == parsed.header.source;
+        if network != 0 && !(has_prefixes && is_as_inside) && tables.is_fast_path_on(tables.now_s())
+        {
             fast::learn(packet, tables, session, place);
         }
         work.translation.of_session(session);

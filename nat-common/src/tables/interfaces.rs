@@ -75,6 +75,9 @@ bitflags! {
         const SLOW = 1 << 8;
         /// natbpf serves DHCP behind this port: no guest may, and no guest takes all addresses.
         const SERVED = 1 << 9;
+        /// Prefixes of IPv6 become others at this uplink, behind the program at its egress: packets
+        /// that are not translated here do not take the fast path, which may send them past it.
+        const HAS_PREFIXES = 1 << 10;
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nat_common::tables::{
     interfaces::{Interface, InterfaceFlags, role},
-    uplinks::{EXITS, UPLINKS, Uplink},
+    uplinks::{self, EXITS, UPLINKS},
 };
-use nat_config::model::{Config, Forwarding, MssClamp, Network};
+use nat_config::model::{Config, Forwarding, MssClamp, Network, Uplink};
 use nat_sys::netlink::{Kind, Layer, Link};
 
 use super::{fast_path::is_open_port, policed::Bounds};
@@ -41,7 +41,10 @@ pub(super) fn interfaces(
         let interface = Interface {
             role: role::UPLINK,
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
-            flags: uplink_flags(config) | device_flags(link) | netfilter_flags(link) | policed,
+            flags: uplink_flags(config, uplink)
+                | device_flags(link)
+                | netfilter_flags(link)
+                | policed,
             mss: mss(uplink.mss_clamp, link.mtu, &inside_mtus),
             mac: link.mac.unwrap_or_default(),
             ..Interface::default()
@@ -82,7 +85,7 @@ pub(super) fn interfaces(
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Exits {
     /// The uplinks, including missing ones.
-    pub(super) uplinks: Vec<Uplink>,
+    pub(super) uplinks: Vec<uplinks::Uplink>,
     /// The interfaces by which packets may leave while an uplink is missing, by index.
     pub(super) interfaces: BTreeSet<u32>,
 }
@@ -94,11 +97,11 @@ pub(super) fn exits(config: &Config, links: &[Link], numbers: &Numbers) -> Exits
         let link = links.iter().find(|link| link.name == name);
         link.map(|link| link.index)
     };
-    let mut uplinks: Vec<Uplink> = (config.uplinks.iter())
-        .map(|uplink| Uplink {
+    let mut uplinks: Vec<uplinks::Uplink> = (config.uplinks.iter())
+        .map(|uplink| uplinks::Uplink {
             index: index(&uplink.interface).unwrap_or(0),
             number: numbers.uplinks.get(&uplink.name).copied().unwrap_or(0),
-            ..Uplink::default()
+            ..uplinks::Uplink::default()
         })
         .collect();
     if uplinks.len() > UPLINKS as usize {
@@ -172,10 +175,14 @@ fn bridge_flags(link: &Link, bounds: &Bounds) -> InterfaceFlags {
     }
 }
 
-fn uplink_flags(config: &Config) -> InterfaceFlags {
-    match config.uplinks.len() {
+fn uplink_flags(config: &Config, uplink: &Uplink) -> InterfaceFlags {
+    let several = match config.uplinks.len() {
         1 => InterfaceFlags::empty(),
         _ => InterfaceFlags::ONE_OF_SEVERAL,
+    };
+    match config.translates_prefixes_at(uplink) {
+        true => several | InterfaceFlags::HAS_PREFIXES,
+        false => several,
     }
 }
 
@@ -327,10 +334,10 @@ address = "172.22.162.254/24"
             port,
             down(12, "eth0"),
         ];
-        let uplink = |index| Uplink {
+        let uplink = |index| uplinks::Uplink {
             index,
             number: 1,
-            ..Uplink::default()
+            ..uplinks::Uplink::default()
         };
         let told = exits(&config, &links, &numbers);
         assert_eq!(told.uplinks, [uplink(7)]);

@@ -284,3 +284,24 @@ fn p6_3_what_has_no_counterpart_is_refused() -> Result<()> {
     ensure!(seen == at(expected.into(), 5000), "seen as {seen}");
     Ok(())
 }
+
+/// The fast path would send packets past a bridge that is the uplink, and past its programs.
+#[test]
+fn p6_1_no_packet_of_a_long_flow_leaves_by_its_internal_address() -> Result<()> {
+    let (net, _natbpf) = world("", "")?;
+    let server = udp(&net.cli, Ipv6::CLI, 7000)?;
+    let _web = Service::http(&net.cli, &at(Ipv6::CLI, 80).to_string())?;
+    for (guest, inside) in [(&net.vm1, FIRST), (&net.vm2, SECOND)] {
+        let client = udp(guest, inside, 5000)?;
+        for _ in 0..40 {
+            let seen = exchange(&client, at(Ipv6::CLI, 7000), &server, b"question")?;
+            ensure!(seen == at(outside(EXTERNAL, inside), 5000), "{seen}");
+        }
+        for _ in 0..3 {
+            let page = service::http_get(guest, at(Ipv6::CLI, 80))?;
+            let own = outside(EXTERNAL, inside).to_string();
+            ensure!(page.contains(&own), "{page}");
+        }
+    }
+    Ok(())
+}

@@ -103,6 +103,13 @@ impl Config {
         self.nats.len() + self.ipv6.as_ref().map_or(0, |ipv6| ipv6.prefixes.len())
     }
 
+    /// Whether prefixes of IPv6 become others at an uplink.
+    #[must_use]
+    pub fn translates_prefixes_at(&self, uplink: &Uplink) -> bool {
+        let mut rules = self.ipv6.iter().flat_map(|ipv6| &ipv6.prefixes);
+        rules.any(|rule| self.uplinks[rule.uplink.0].name == uplink.name)
+    }
+
     /// Whether policies have any effect.
     #[must_use]
     pub fn has_policies(&self) -> bool {
