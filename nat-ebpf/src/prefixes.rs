@@ -4,7 +4,7 @@
 //! The mark of a packet between guests says, from the ingress of the sender's network to the egress
 //! of the receiver's, that its source must become an external one.
 
-use aya_ebpf::{EbpfContext as _, macros::map, maps::LpmTrie, programs::TcContext};
+use aya_ebpf::{macros::map, maps::LpmTrie, programs::TcContext};
 use nat_common::{
     pipeline::{Verdict, prefixes},
     tables::interfaces::{Interfaces as _, role},
@@ -13,7 +13,7 @@ use nat_common::{
 };
 
 use crate::{
-    family::{QUEUED_MARK, RECEIVED_ANEW, Room},
+    family::{QUEUED_MARK, RECEIVED_ANEW},
     hooks::{NEXT, run},
     maps::{Maps, bits},
     skb::{Hook, Skb},
