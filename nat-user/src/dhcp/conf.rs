@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, Permissions},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::unix::fs::PermissionsExt as _,
 };
 
@@ -15,7 +15,10 @@ use nat_config::model::{
 };
 use nix::unistd::User;
 
-use super::{conf6, farewell, files::Files};
+use super::{
+    conf6, dns64, farewell,
+    files::{Files, Program},
+};
 
 /// The user that Debian's package creates for it.
 const USER: &str = "dnsmasq";
@@ -33,9 +36,11 @@ const PRIVATE: [&str; 7] = [
     "fe80::/10",
 ];
 
-/// A dnsmasq's configuration, without paths, which are on its command line.
+/// The configuration of a program, without paths, which are on its command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Conf {
+    /// The index of the interface.
+    pub(super) index: u32,
     /// The host's address in the network.
     pub(super) address: Option<Ipv4Addr>,
     /// What the host is to guests as a router of IPv6, if it is one. dnsmasq follows the prefixes
@@ -98,6 +103,7 @@ impl Conf {
         let guests: Vec<&Guest> = config.guests.iter().filter(is_here).collect();
         let has_user = User::from_name(USER).is_ok_and(|user| user.is_some());
         Self {
+            index,
             address: network.address.map(|own| own.addr()),
             router: Router::of(network, index),
             options: options(network, index, &guests, has_user),
@@ -105,7 +111,29 @@ impl Conf {
         }
     }
 
-    /// Whether a dnsmasq with the other configuration serves this one too.
+    /// That of the network's DNS64, if it has one; `servers` are those of the host.
+    pub(super) fn of_dns64(
+        config: &Config,
+        network: &Network,
+        index: u32,
+        servers: &[IpAddr],
+    ) -> Option<Self> {
+        let dns = network.dns.as_ref().filter(|dns| dns.dns64)?;
+        let nat64 = config.ipv6.as_ref()?.nat64.as_ref()?;
+        let forwarders = match &dns.forwarders {
+            Forwarders::Host => servers,
+            Forwarders::Fixed(forwarders) => forwarders,
+        };
+        Some(Self {
+            index,
+            address: None,
+            router: None,
+            options: dns64::options(&network.name, nat64, index, forwarders),
+            hosts: String::new(),
+        })
+    }
+
+    /// Whether a program with the other configuration serves this one too.
     pub(super) fn serves(&self, other: &Self) -> bool {
         let of = |conf: &Self| (conf.address, conf.options.clone(), conf.hosts.clone());
         of(self) == of(other)
@@ -114,13 +142,15 @@ impl Conf {
     /// Whether the files say the same.
     pub(super) fn is_written(&self, files: &Files) -> bool {
         let is = |path, text: &str| fs::read_to_string(path).is_ok_and(|written| written == text);
-        is(&files.conf, &self.options) && is(&files.hosts, &self.hosts)
+        is(&files.conf, &self.options)
+            && (files.program == Program::Unbound || is(&files.hosts, &self.hosts))
     }
 
     pub(super) fn write(&self, files: &Files) -> Result<()> {
         files.make_folder()?;
-        for (path, text) in [(&files.conf, &self.options), (&files.hosts, &self.hosts)] {
-            // (dnsmasq reads them as another user, whatever the umask of this process is.)
+        let hosts = (files.program == Program::Dnsmasq).then_some((&files.hosts, &self.hosts));
+        for (path, text) in [(&files.conf, &self.options)].into_iter().chain(hosts) {
+            // (The programs read them as another user, whatever the umask of this process is.)
             fs::write(path, text)
                 .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o644)))
                 .with_context(|| format!("write {}", path.display()))?;
@@ -148,7 +178,10 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
         text += &format!("user={USER}\n");
     }
     match &network.dns {
-        Some(dns) => name_options(&mut text, dns, network.domain()),
+        Some(dns) => {
+            let resolver = dns.dns64.then(|| dns64::address(index));
+            name_options(&mut text, dns, network.domain(), resolver);
+        }
         None => text += "port=0\n",
     }
     if let Some(dhcp) = &network.dhcp {
@@ -162,14 +195,25 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
 }
 
 /// Names without a dot belong to guests, and no other server is asked for them.
-fn name_options(text: &mut String, dns: &Dns, domain: Option<&str>) {
+fn name_options(
+    text: &mut String,
+    dns: &Dns,
+    domain: Option<&str>,
+    resolver: Option<SocketAddrV4>,
+) {
     *text += "no-hosts\ndomain-needed\n";
     if !dns.private_answers {
         for prefix in PRIVATE {
             line(text, format_args!("bogus-nxdomain={prefix}"));
         }
     }
-    if let Forwarders::Fixed(forwarders) = &dns.forwarders {
+    if let Some(resolver) = resolver {
+        *text += "no-resolv\n";
+        line(
+            text,
+            format_args!("server={}#{}", resolver.ip(), resolver.port()),
+        );
+    } else if let Forwarders::Fixed(forwarders) = &dns.forwarders {
         *text += "no-resolv\n";
         for forwarder in forwarders {
             line(text, format_args!("server={forwarder}"));

@@ -1,4 +1,4 @@
-//! The files of one dnsmasq.
+//! The files of the programs that serve a network.
 
 use std::{
     ffi::OsStr,
@@ -9,9 +9,41 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The files of one dnsmasq.
+/// A program that serves a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Program {
+    /// DHCP, router advertisements and DNS.
+    Dnsmasq,
+    /// DNS64, which dnsmasq asks where it has no answer itself.
+    Unbound,
+}
+
+impl Program {
+    /// Its name.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Dnsmasq => "dnsmasq",
+            Self::Unbound => "unbound",
+        }
+    }
+
+    /// The package of Debian that has it.
+    pub(super) const fn package(self) -> &'static str {
+        match self {
+            Self::Dnsmasq => "dnsmasq-base",
+            Self::Unbound => "unbound",
+        }
+    }
+}
+
+/// Where Debian's AppArmor profile lets unbound read files (`/etc/apparmor.d/usr.sbin.unbound`) and
+/// root may write them without further capabilities.
+const OF_UNBOUND: &str = "/etc/unbound";
+
+/// The files of one program.
 #[derive(Debug)]
 pub(super) struct Files {
+    pub(super) program: Program,
     pub(super) conf: PathBuf,
     pub(super) hosts: PathBuf,
     pub(super) leases: PathBuf,
@@ -21,10 +53,21 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Those of the dnsmasq on an interface.
     pub(super) fn of(folder: &Path, interface: &str) -> Self {
-        let file = |kind: &str| folder.join(format!("{interface}.{kind}"));
+        Self::of_program(folder, interface, Program::Dnsmasq)
+    }
+
+    /// Those of a program on an interface.
+    pub(super) fn of_program(folder: &Path, interface: &str, program: Program) -> Self {
+        let prefix = match program {
+            Program::Dnsmasq => "",
+            Program::Unbound => "dns64-",
+        };
+        let file = |kind: &str| folder.join(format!("{interface}.{prefix}{kind}"));
         Self {
-            conf: file("conf"),
+            program,
+            conf: folder_of(folder, program).join(format!("{interface}.conf")),
             hosts: file("hosts"),
             leases: file("leases"),
             pid: file("pid"),
@@ -40,7 +83,9 @@ impl Files {
     }
 
     pub(super) fn make_folder(&self) -> Result<()> {
-        make_folder(self.conf.parent().unwrap_or(Path::new(".")))
+        [&self.conf, &self.pid]
+            .into_iter()
+            .try_for_each(|file| make_folder(file.parent().unwrap_or(Path::new("."))))
     }
 
     /// The existing files.
@@ -56,9 +101,28 @@ impl Files {
         }
     }
 
-    /// `--conf-file=…`, which no other process has among its arguments.
+    /// An argument that no other process has: the configuration.
     pub(super) fn argument(&self) -> Vec<u8> {
-        [b"--conf-file=", self.conf.as_os_str().as_bytes()].concat()
+        let conf = self.conf.as_os_str().as_bytes();
+        match self.program {
+            Program::Dnsmasq => [b"--conf-file=", conf].concat(),
+            Program::Unbound => conf.to_owned(),
+        }
+    }
+}
+
+/// Where the configurations of a program are, if all other files are in `folder`.
+pub(super) fn folder_of(folder: &Path, program: Program) -> PathBuf {
+    match program {
+        Program::Dnsmasq => folder.to_owned(),
+        Program::Unbound => {
+            // (FNV-1a: another natbpf has another run directory, and so another folder.)
+            let bytes = folder.as_os_str().as_bytes().iter();
+            let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            Path::new(OF_UNBOUND).join(format!("natbpf-{hash:016x}"))
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! DHCP and DNS for the guests of a network: a dnsmasq for each, which natbpf configures, starts
-//! and watches.
+//! and watches, and with DNS64 an unbound that dnsmasq asks ([`dns64`]).
 //!
 //! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over;
 //! `natbpf down` ends it. All its files are in `dhcp` in the run directory, named after the
@@ -8,6 +8,7 @@
 
 mod conf;
 mod conf6;
+mod dns64;
 mod farewell;
 mod files;
 mod followed;
@@ -20,6 +21,7 @@ mod stall;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -30,7 +32,7 @@ use nat_config::{Diagnostic, Loaded, model::Config};
 
 use self::{
     conf::Conf,
-    files::Files,
+    files::{Files, Program},
     followed::Followed,
     lease::{Look, Watch},
     names::Leases,
@@ -54,17 +56,21 @@ const MOST_PAUSE: Duration = Duration::from_secs(60);
 /// A dnsmasq that has run this long is healthy.
 const IS_WELL_AFTER: Duration = Duration::from_secs(60);
 
-/// All dnsmasqs of this host.
+/// All dnsmasqs of this host, and what serves beside them.
 pub struct Services {
     folder: PathBuf,
-    /// By interface.
-    services: BTreeMap<String, Service>,
+    services: BTreeMap<Key, Service>,
+    /// The host's name servers, as DNS64 has them.
+    servers: Vec<IpAddr>,
     leases: Watch,
     /// What was last written for `natbpf status`.
     told: Vec<String>,
 }
 
-/// One dnsmasq.
+/// An interface and a program that serves there.
+type Key = (String, Program);
+
+/// One dnsmasq, or one unbound.
 struct Service {
     network: String,
     files: Files,
@@ -91,19 +97,29 @@ enum Condition {
 /// The message.
 pub fn check_installed(loaded: &Loaded) -> Result<(), Box<Diagnostic>> {
     let mut networks = loaded.config.networks.iter();
+    let is_missing = |program| process::find_program(program).is_none();
     let served = networks.find(|network| network.is_served());
-    let Some(network) = served.filter(|_| process::find_program().is_none()) else {
-        return Ok(());
+    let Some(network) = served.filter(|_| is_missing(Program::Dnsmasq)) else {
+        let mut networks = loaded.config.networks.iter();
+        let has_dns64 = networks.find(|network| network.dns.as_ref().is_some_and(|dns| dns.dns64));
+        return match has_dns64.filter(|_| is_missing(Program::Unbound)) {
+            Some(network) => Err(missing(loaded, &network.name, "dns", Program::Unbound)),
+            None => Ok(()),
+        };
     };
     let part = match (&network.dhcp, &network.dhcp6, &network.ra) {
         (None, None, None) => "dns",
         (None, None, Some(_)) => "ra",
         _ => "dhcp",
     };
-    let problem = "is served by dnsmasq, which is not installed";
-    let remedy = "install Debian's package dnsmasq-base";
-    let path = ["network", &network.name, part];
-    Err(Box::new(loaded.source.diagnostic(&path, problem, remedy)))
+    Err(missing(loaded, &network.name, part, Program::Dnsmasq))
+}
+
+fn missing(loaded: &Loaded, network: &str, part: &str, program: Program) -> Box<Diagnostic> {
+    let problem = format!("is served by {}, which is not installed", program.name());
+    let remedy = format!("install Debian's package {}", program.package());
+    let path = ["network", network, part];
+    Box::new(loaded.source.diagnostic(&path, &problem, &remedy))
 }
 
 /// What does not work at the moment, for `natbpf status`.
@@ -126,28 +142,33 @@ pub fn lease_file(run_dir: &Path, interface: &str) -> PathBuf {
 pub async fn end_all(run_dir: &Path) -> Result<Vec<String>> {
     let folder = folder_of(run_dir)?;
     let mut running = Vec::new();
-    for interface in interfaces_in(&folder) {
-        let files = Files::of(&folder, &interface);
+    for (interface, program) in keys_in(&folder) {
+        let files = Files::of_program(&folder, &interface, program);
         if let Some(process) = Process::find(&files) {
-            running.push((interface, process, conf::is_router(&files)));
+            let is_router = program == Program::Dnsmasq && conf::is_router(&files);
+            running.push(((interface, program), process, is_router));
         }
     }
     let ends = running.into_iter();
-    let ends = ends.map(|(interface, process, is_router)| async move {
+    let ends = ends.map(|((interface, program), process, is_router)| async move {
         process.end().await?;
         if is_router {
             farewell::say_all(&interface);
         }
-        Ok(format!("ended dnsmasq on {interface}"))
+        Ok(format!("ended {} on {interface}", program.name()))
     });
     let ended: Vec<Result<String>> = stream::iter(ends).buffered(AT_ONCE).collect().await;
     let lines = ended.into_iter().collect::<Result<_>>()?;
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", folder.display()))
+    for program in [Program::Unbound, Program::Dnsmasq] {
+        let folder = files::folder_of(&folder, program);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", folder.display()));
+            }
+            _ => {}
         }
-        _ => Ok(lines),
     }
+    Ok(lines)
 }
 
 /// Absolute, because a dnsmasq is recognised by the path of its configuration.
@@ -158,12 +179,16 @@ fn folder_of(run_dir: &Path) -> Result<PathBuf> {
     Ok(folder.join(FOLDER))
 }
 
-/// The interfaces that have files.
-fn interfaces_in(folder: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| Files::interface_of(&entry.file_name()))
-        .collect()
+/// The interfaces that have files, with the programs whose files they are.
+fn keys_in(folder: &Path) -> BTreeSet<Key> {
+    let of_program = |program| {
+        let entries = fs::read_dir(files::folder_of(folder, program));
+        let entries = entries.into_iter().flatten().flatten();
+        let interfaces = entries.filter_map(|entry| Files::interface_of(&entry.file_name()));
+        interfaces.map(move |interface| (interface, program))
+    };
+    let dnsmasq = of_program(Program::Dnsmasq);
+    dnsmasq.chain(of_program(Program::Unbound)).collect()
 }
 
 impl Services {
@@ -175,6 +200,7 @@ impl Services {
         Ok(Self {
             folder: folder_of(run_dir)?,
             services: BTreeMap::new(),
+            servers: Vec::new(),
             leases: Watch::default(),
             told: Vec::new(),
         })
@@ -184,30 +210,37 @@ impl Services {
     /// their indices. A running dnsmasq with the right configuration continues, whichever daemon
     /// started it.
     pub async fn follow(&mut self, config: &Config, interfaces: &BTreeMap<String, u32>) {
+        self.servers = dns64::host_servers();
         let mut wanted = BTreeMap::new();
         let mut named = BTreeSet::new();
         for network in conf::served(config) {
             let interface = &network.interface;
-            named.insert(interface.clone());
+            named.insert((interface.clone(), Program::Dnsmasq));
             if let Some(index) = interfaces.get(interface) {
-                let conf = Conf::new(config, network, *index);
-                wanted.insert(interface.clone(), (network.name.clone(), conf));
+                let mut want = |program, conf| {
+                    let key = (interface.clone(), program);
+                    wanted.insert(key, (network.name.clone(), conf));
+                };
+                want(Program::Dnsmasq, Conf::new(config, network, *index));
+                if let Some(conf) = Conf::of_dns64(config, network, *index, &self.servers) {
+                    want(Program::Unbound, conf);
+                }
             }
         }
         self.end_others(&wanted, &named).await;
-        for (interface, service) in &mut self.services {
-            if let Some((_, conf)) = wanted.get(interface) {
+        for (key, service) in &mut self.services {
+            if let Some((_, conf)) = wanted.get(key) {
                 service.conf = conf.clone();
             }
         }
         let (folder, services) = (&self.folder, &self.services);
         let missing = wanted
             .into_iter()
-            .filter(|(interface, _)| !services.contains_key(interface));
-        let starts = missing.map(|(interface, (network, conf))| async move {
-            let files = Files::of(folder, &interface);
+            .filter(|(key, _)| !services.contains_key(key));
+        let starts = missing.map(|((interface, program), (network, conf))| async move {
+            let files = Files::of_program(folder, &interface, program);
             let service = Service::take_over_or_start(network, files, conf).await;
-            (interface, service)
+            ((interface, program), service)
         });
         let started: Vec<_> = stream::iter(starts).buffered(AT_ONCE).collect().await;
         self.services.extend(started);
@@ -216,16 +249,12 @@ impl Services {
 
     /// Ends each dnsmasq that is no longer needed or has another configuration. If a network has no
     /// service any more, its leases are removed too.
-    async fn end_others(
-        &mut self,
-        wanted: &BTreeMap<String, (String, Conf)>,
-        named: &BTreeSet<String>,
-    ) {
+    async fn end_others(&mut self, wanted: &BTreeMap<Key, (String, Conf)>, named: &BTreeSet<Key>) {
         let mut unwanted = Vec::new();
-        for interface in interfaces_in(&self.folder) {
-            let files = Files::of(&self.folder, &interface);
-            let wish = wanted.get(&interface).map(|(_, conf)| conf);
-            let is_right = match self.services.get(&interface) {
+        for key in keys_in(&self.folder) {
+            let files = Files::of_program(&self.folder, &key.0, key.1);
+            let wish = wanted.get(&key).map(|(_, conf)| conf);
+            let is_right = match self.services.get(&key) {
                 Some(service) => wish.is_some_and(|conf| conf.serves(&service.conf)),
                 // It belongs to an earlier daemon. Its files contain its configuration.
                 None => wish.is_some_and(|conf| conf.is_written(&files)),
@@ -233,17 +262,17 @@ impl Services {
             if is_right {
                 continue;
             }
-            let known = self.services.remove(&interface);
+            let known = self.services.remove(&key);
             let router = known.as_ref().and_then(|known| known.conf.router.clone());
             let process = known
                 .and_then(Service::into_process)
                 .or_else(|| Process::find(&files));
             let next = wish.and_then(|conf| conf.router.clone());
-            unwanted.push((interface, files, process, router.zip(Some(next))));
+            unwanted.push((key, files, process, router.zip(Some(next))));
         }
         let ends = unwanted
             .into_iter()
-            .map(|(interface, files, process, router)| async move {
+            .map(|(key, files, process, router)| async move {
                 if let Some(process) = process
                     && let Err(error) = process.end().await
                 {
@@ -252,7 +281,7 @@ impl Services {
                 if let Some((router, next)) = router {
                     router.say_goodbye(next.as_ref());
                 }
-                if !named.contains(&interface) {
+                if !named.contains(&key) {
                     files.remove();
                 }
             });
@@ -261,15 +290,16 @@ impl Services {
             .collect::<Vec<()>>()
             .await;
         // (One that could not even write its files.)
-        self.services.retain(|interface, service| {
+        self.services.retain(|key, service| {
             wanted
-                .get(interface)
+                .get(key)
                 .is_some_and(|(_, conf)| conf.serves(&service.conf))
         });
     }
 
-    /// Restarts each dnsmasq that has ended. Call it about once a second.
+    /// Restarts each program that has ended. Call it about once a second.
     pub async fn care(&mut self, config: &Config) {
+        self.follow_servers(config).await;
         let waiting = match self.services.is_empty() {
             true => Waiting::default(),
             false => Waiting::now(),
@@ -278,6 +308,29 @@ impl Services {
             service.care(&waiting).await;
         }
         self.tell(config);
+    }
+
+    /// Restarts each unbound whose forwarders are the host's name servers, if these have changed.
+    async fn follow_servers(&mut self, config: &Config) {
+        let mut unbounds = self.services.keys();
+        if !unbounds.any(|(_, program)| *program == Program::Unbound) {
+            return;
+        }
+        let servers = dns64::host_servers();
+        if servers == self.servers {
+            return;
+        }
+        self.servers = servers;
+        for network in conf::served(config) {
+            let key = (network.interface.clone(), Program::Unbound);
+            let Some(service) = self.services.get_mut(&key) else {
+                continue;
+            };
+            let conf = Conf::of_dns64(config, network, service.conf.index, &self.servers);
+            if let Some(conf) = conf.filter(|conf| !conf.serves(&service.conf)) {
+                service.restart(conf).await;
+            }
+        }
     }
 
     /// The configuration with the addresses that its guests have by lease.
@@ -307,7 +360,10 @@ impl Services {
     pub fn tell(&mut self, config: &Config) {
         let problems = self.services.values().filter_map(Service::problem);
         let absent = conf::served(config)
-            .filter(|network| !self.services.contains_key(&network.interface))
+            .filter(|network| {
+                let key = (network.interface.clone(), Program::Dnsmasq);
+                !self.services.contains_key(&key)
+            })
             .map(|network| {
                 format!(
                     "network {}: DHCP and DNS wait for {}",
@@ -383,6 +439,20 @@ impl Service {
         }
     }
 
+    async fn restart(&mut self, conf: Conf) {
+        let waiting = Condition::Waiting {
+            until: Instant::now(),
+            why: String::new(),
+        };
+        if let Condition::Running { process, .. } = std::mem::replace(&mut self.condition, waiting)
+            && let Err(error) = process.end().await
+        {
+            log::error!("{error:#}");
+        }
+        self.conf = conf;
+        self.start().await;
+    }
+
     async fn care(&mut self, waiting: &Waiting) {
         match &mut self.condition {
             Condition::Running {
@@ -426,10 +496,16 @@ impl Service {
     fn problem(&self) -> Option<String> {
         match &self.condition {
             Condition::Running { .. } => None,
-            Condition::Waiting { why, .. } => Some(format!(
-                "network {}: no DHCP and no DNS: {why}; it is tried again",
-                self.network
-            )),
+            Condition::Waiting { why, .. } => {
+                let what = match self.files.program {
+                    Program::Dnsmasq => "no DHCP and no DNS",
+                    Program::Unbound => "no names but those of guests",
+                };
+                let network = &self.network;
+                Some(format!(
+                    "network {network}: {what}: {why}; it is tried again"
+                ))
+            }
         }
     }
 

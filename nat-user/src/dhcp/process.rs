@@ -1,10 +1,12 @@
-//! A dnsmasq as a process: found again, started, ended.
+//! A dnsmasq or an unbound as a process: found again, started, ended.
 
 use std::{
     env,
     ffi::OsStr,
     fmt,
     fs::{self, File},
+    io,
+    net::UdpSocket,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -20,9 +22,13 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{conf::Conf, files::Files, holder, lease};
+use super::{
+    conf::Conf,
+    dns64,
+    files::{Files, Program},
+    holder, lease,
+};
 
-const PROGRAM: &str = "dnsmasq";
 /// Further places, for users whose PATH lacks them.
 const FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -33,13 +39,14 @@ const START_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// A dnsmasq that runs, or has run.
+/// One that runs, or has run.
 #[derive(Debug)]
 pub(super) enum Process {
     /// Started by this daemon.
-    Own(Child),
+    Own(Program, Child),
     /// Started by an earlier one.
     Found {
+        program: Program,
         pid: i32,
         /// The argument that identifies it.
         argument: Vec<u8>,
@@ -47,27 +54,29 @@ pub(super) enum Process {
 }
 
 /// The program, as a search would find it.
-pub(super) fn find_program() -> Option<PathBuf> {
+pub(super) fn find_program(program: Program) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    find_in(env::split_paths(&path).chain(FOLDERS.map(PathBuf::from)))
+    let folders = env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
+    find_in(folders, program.name())
 }
 
-fn find_in(mut folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+fn find_in(mut folders: impl Iterator<Item = PathBuf>, name: &str) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         fs::metadata(path)
             .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
     };
-    folders.find_map(|folder| Some(folder.join(PROGRAM)).filter(is_program))
+    folders.find_map(|folder| Some(folder.join(name)).filter(is_program))
 }
 
-/// Starts a dnsmasq, and returns when it serves.
+/// Starts a program, and returns when it serves.
 ///
 /// # Errors
 /// When it is missing or ends at once; the error says why.
 pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
-    let program = find_program()
-        .context("dnsmasq is not installed; install Debian's package dnsmasq-base")?;
-    // A former dnsmasq may have left it.
+    let (name, package) = (files.program.name(), files.program.package());
+    let program = find_program(files.program)
+        .with_context(|| format!("{name} is not installed; install Debian's package {package}"))?;
+    // A former one may have left it.
     let _missing = fs::remove_file(&files.pid);
     let errors = File::create(&files.errors)
         .with_context(|| format!("create {}", files.errors.display()))?;
@@ -76,12 +85,18 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
         argument.push(path);
         argument
     };
-    let mut child = Command::new(&program)
-        .arg(OsStr::from_bytes(&files.argument()))
-        .arg("--keep-in-foreground")
-        .arg(with_path("--pid-file=", &files.pid))
-        .arg(with_path("--dhcp-leasefile=", &files.leases))
-        .arg(with_path("--addn-hosts=", &files.hosts))
+    let mut command = Command::new(&program);
+    match files.program {
+        Program::Dnsmasq => command
+            .arg(OsStr::from_bytes(&files.argument()))
+            .arg("--keep-in-foreground")
+            .arg(with_path("--pid-file=", &files.pid))
+            .arg(with_path("--dhcp-leasefile=", &files.leases))
+            .arg(with_path("--addn-hosts=", &files.hosts)),
+        // In the foreground, with messages to where errors go.
+        Program::Unbound => command.args(["-d", "-c"]).arg(&files.conf),
+    };
+    let mut child = command
         // systemd's variables for this process are not meant for it.
         .env_clear()
         .current_dir("/")
@@ -93,16 +108,33 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
     let deadline = Instant::now() + START_LIMIT;
-    while Instant::now() < deadline && pid_in(&files.pid).is_none() {
-        if let Some(status) = child.try_wait().context("wait for dnsmasq")? {
+    while Instant::now() < deadline && !serves(files, conf, &child)? {
+        if let Some(status) = child
+            .try_wait()
+            .with_context(|| format!("wait for {name}"))?
+        {
             let words = last_words(files);
             let folder = files.conf.parent().unwrap_or(&files.conf);
             let why = holder::explain(&words, conf.address, folder);
-            bail!("dnsmasq does not start ({status}): {words}{why}");
+            bail!("{name} does not start ({status}): {words}{why}");
         }
         sleep(POLL).await;
     }
-    Ok(Process::Own(child))
+    Ok(Process::Own(files.program, child))
+}
+
+/// Whether a program that was just started has its sockets. (AppArmor lets unbound write no file for
+/// its process id, so natbpf does.)
+fn serves(files: &Files, conf: &Conf, child: &Child) -> Result<bool> {
+    match files.program {
+        Program::Dnsmasq => Ok(pid_in(&files.pid).is_some()),
+        Program::Unbound => {
+            fs::write(&files.pid, child.id().to_string())
+                .with_context(|| format!("write {}", files.pid.display()))?;
+            let taken = UdpSocket::bind(dns64::address(conf.index));
+            Ok(taken.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse))
+        }
+    }
 }
 
 /// Its last message about why it cannot continue.
@@ -122,6 +154,7 @@ impl Process {
     /// The dnsmasq that an earlier daemon has started with these files, if it still runs.
     pub(super) fn find(files: &Files) -> Option<Self> {
         let found = Self::Found {
+            program: files.program,
             pid: pid_in(&files.pid)?,
             argument: files.argument(),
         };
@@ -130,7 +163,7 @@ impl Process {
 
     pub(super) fn pid(&self) -> i32 {
         match self {
-            Self::Own(child) => i32::try_from(child.id()).unwrap_or(i32::MAX),
+            Self::Own(_, child) => i32::try_from(child.id()).unwrap_or(i32::MAX),
             Self::Found { pid, .. } => *pid,
         }
     }
@@ -138,7 +171,7 @@ impl Process {
     /// How it has ended, if it has.
     pub(super) fn ended(&mut self) -> Option<String> {
         match self {
-            Self::Own(child) => match child.try_wait() {
+            Self::Own(_, child) => match child.try_wait() {
                 Ok(None) => None,
                 Ok(Some(status)) => Some(status.to_string()),
                 Err(error) => Some(error.to_string()),
@@ -149,7 +182,7 @@ impl Process {
 
     /// The pid may belong to another process by now. A zombie has no arguments.
     fn is_running(&self) -> bool {
-        let Self::Found { pid, argument } = self else {
+        let Self::Found { pid, argument, .. } = self else {
             return true;
         };
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -196,7 +229,8 @@ impl Process {
 
 impl fmt::Display for Process {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "dnsmasq (pid {})", self.pid())
+        let (Self::Own(program, _) | Self::Found { program, .. }) = self;
+        write!(formatter, "{} (pid {})", program.name(), self.pid())
     }
 }
 
@@ -216,15 +250,15 @@ mod tests {
         ] {
             fs::create_dir(folder).unwrap();
             if let Some(mode) = mode {
-                let file = folder.join(PROGRAM);
+                let file = folder.join("dnsmasq");
                 fs::write(&file, "").unwrap();
                 fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             }
         }
         let without = [empty.clone(), text.clone()];
-        assert_eq!(find_in(without.into_iter()), None);
-        let found = find_in([empty, text, program.clone()].into_iter());
-        assert_eq!(found, Some(program.join(PROGRAM)));
+        assert_eq!(find_in(without.into_iter(), "dnsmasq"), None);
+        let found = find_in([empty, text, program.clone()].into_iter(), "dnsmasq");
+        assert_eq!(found, Some(program.join("dnsmasq")));
     }
 
     #[test]

@@ -5,7 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
 use lab::topology::{Ipv6, Options, Proxmox};
+use lab::{Background, Host};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::exchange;
+use tests::following::soon;
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const CLI: Ipv4Addr = Proxmox::CLI;
@@ -105,4 +109,103 @@ fn x6_7_clients_of_ipv4_reach_a_guest_of_ipv6_alone_by_a_forward() -> Result<()>
     let seen = exchange(&here, SocketAddr::from((PUBLIC, 7001)), &there, b"more")?;
     ensure!(seen.ip() == of_ipv4(CLI), "{seen}");
     Ok(())
+}
+
+/// Another's name server. It knows a name with an IPv4 address alone, and one with both.
+fn name_server(net: &Proxmox) -> Result<Background> {
+    let server = net.srv2.spawn([
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--listen-address=198.51.100.4",
+        "--address=/four.example.net/192.0.2.99",
+        "--host-record=both.example.net,203.0.114.98,2001:db8:99::98",
+        "--pid-file",
+    ])?;
+    soon("the name server outside", || {
+        let output = net
+            .srv2
+            .run(["busybox", "nslookup", "four.example.net", "198.51.100.4"])?;
+        Ok(output.stdout.contains("192.0.2.99"))
+    })?;
+    Ok(server)
+}
+
+/// What the name server of the guests' network says.
+fn told(guest: &Host, kind: &str, name: &str) -> Result<String> {
+    let (kind, gateway) = (format!("-type={kind}"), NET.gateway.to_string());
+    let output = guest.run(["busybox", "nslookup", &kind, name, &gateway])?;
+    let answer = output.stdout.split_once("\n\n");
+    Ok(answer.map_or_else(String::new, |(_, answer)| answer.to_owned()))
+}
+
+const DNS64: &str = "[network.lan.dns]\nforwarders = [\"198.51.100.4\"]\ndns64 = true\n";
+
+#[test]
+fn x6_6_names_with_ipv4_alone_have_addresses_of_the_prefix() -> Result<()> {
+    let net = world()?;
+    let _server = name_server(&net)?;
+    let mut natbpf = net.natbpf(&format!("{CONFIG}\n{DNS64}"))?;
+    let ask = |kind: &str, name: &str| told(&net.vm1, kind, name);
+    let synthesized = of_ipv4(Ipv4Addr::new(192, 0, 2, 99)).to_string();
+    soon("names", || {
+        Ok(ask("aaaa", "four.example.net")?.contains(&synthesized))
+    })?;
+
+    let both = ask("aaaa", "both.example.net")?;
+    ensure!(
+        both.contains("2001:db8:99::98") && !both.contains("64:ff9b"),
+        "{both}"
+    );
+    let both = ask("a", "both.example.net")?;
+    ensure!(both.contains("203.0.114.98"), "{both}");
+    for last in [170, 171] {
+        let known = of_ipv4(Ipv4Addr::new(192, 0, 0, last)).to_string();
+        let all = ask("aaaa", "ipv4only.arpa")?;
+        ensure!(all.contains(&known), "{known}: {all}");
+        let all = ask("a", "ipv4only.arpa")?;
+        ensure!(all.contains(&format!("192.0.0.{last}")), "{all}");
+    }
+    // Of 64:ff9b::203.0.114.98.
+    let reversed = "2.6.2.7.0.0.b.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.b.9.f.f.4.6.0.0.ip6.arpa";
+    let name = ask("ptr", reversed)?;
+    ensure!(name.contains("both.example.net"), "{name}");
+
+    let first = unbound(&net.host)?.context("no unbound")?;
+    kill(Pid::from_raw(first), Signal::SIGKILL).context("kill it")?;
+    soon("another unbound", || {
+        Ok(unbound(&net.host)?.is_some_and(|pid| pid != first))
+    })?;
+    soon("names again", || {
+        Ok(ask("aaaa", "four.example.net")?.contains(&synthesized))
+    })?;
+    // It outlives the daemon, and the next one takes it over.
+    let second = unbound(&net.host)?;
+    natbpf.stop()?;
+    natbpf.launch()?;
+    ensure!(
+        unbound(&net.host)? == second && ask("aaaa", "four.example.net")?.contains(&synthesized)
+    );
+    natbpf.reload(&format!("{CONFIG}\n{}", DNS64.replace("true", "false")))?;
+    soon("the end of unbound", || Ok(unbound(&net.host)?.is_none()))?;
+    let four = ask("aaaa", "four.example.net")?;
+    ensure!(!four.contains(&synthesized), "{four}");
+    natbpf.reload(&format!("{CONFIG}\n{DNS64}"))?;
+    soon("unbound", || Ok(unbound(&net.host)?.is_some()))?;
+    natbpf.down()?;
+    ensure!(unbound(&net.host)?.is_none(), "unbound is left");
+    Ok(())
+}
+
+/// The process that serves DNS64 on a host.
+fn unbound(host: &Host) -> Result<Option<i32>> {
+    let sockets = host.check(["ss", "-Hulnp", "sport = :5364"])?;
+    let pid = sockets
+        .split_once("pid=")
+        .and_then(|(_, rest)| rest.split_once(','));
+    pid.map(|(pid, _)| pid.parse().context("a process id"))
+        .transpose()
 }

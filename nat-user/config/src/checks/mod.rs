@@ -25,6 +25,7 @@ pub(crate) fn check(parts: &Parts<'_>, report: &mut Report<'_>) {
     network::check_prefixes(&parts.networks, report);
     network::check_links(&of_ipv6, report);
     network::published(parts, report);
+    network::check_dns64(parts, report);
     guest::check_guests(&parts.guests, &parts.networks, report);
     nat::check_nats(&of_ipv4, report);
     nat::check_prefixes(&parts.prefixes, report);

@@ -49,6 +49,18 @@ pub(super) fn check_links(around: &Surroundings<'_, Ipv6Addr>, report: &mut Repo
     }
 }
 
+/// Refuses DNS64 without NAT64: nothing would carry the packets.
+pub(super) fn check_dns64(parts: &Parts<'_>, report: &mut Report<'_>) {
+    let has_dns64 = |network: &Network| network.dns.as_ref().is_some_and(|dns| dns.dns64);
+    let networks = parts.networks.iter();
+    let lonely = networks.filter(|network| parts.nat64.is_none() && has_dns64(&network.value));
+    let problem = "dns64 needs NAT64, which is not configured";
+    report.errors(lonely.map(|network| {
+        let section = &network.section;
+        section.fault("dns", problem, "add a table [nat64], or leave dns64 out")
+    }));
+}
+
 fn overlap<A: Address>([(before, first), (prefix, second)]: [Written<'_, A, Network>; 2]) -> Fault {
     let problem = format!(
         "{} overlaps {} of network {}",

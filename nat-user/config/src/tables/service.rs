@@ -18,6 +18,7 @@ use crate::{
 pub(crate) const DNS: &[Key] = &[
     key("forwarders", "[\"192.0.2.53\"]"),
     key("private_answers", "false"),
+    key("dns64", "true"),
 ];
 
 /// What this host does for the guests of a network besides translation.
@@ -53,6 +54,7 @@ pub(super) fn read_services(
     let by_default = (is_named || is_named6).then_some(Dns {
         forwarders: Forwarders::Host,
         private_answers: false,
+        dns64: false,
     });
     Served {
         dns: dns.or(by_default),
@@ -69,8 +71,16 @@ fn dns_of(section: &Section<'_>, report: &mut Report<'_>) -> Option<Dns> {
     });
     let forwarders = report.keep(forwarders);
     let private_answers = report.keep(section.optional("private_answers", |field| field.boolean()));
+    let dns64 = report.keep(section.optional("dns64", |field| field.boolean()));
+    let forwarders = forwarders?;
+    let dns64 = dns64?.unwrap_or(false);
+    if dns64 && forwarders.as_ref().is_some_and(Vec::is_empty) {
+        let remedy = "name one, or leave forwarders out";
+        report.error(section.fault("forwarders", "is empty, but dns64 asks forwarders", remedy));
+    }
     Some(Dns {
-        forwarders: forwarders?.map_or(Forwarders::Host, Forwarders::Fixed),
+        dns64,
+        forwarders: forwarders.map_or(Forwarders::Host, Forwarders::Fixed),
         private_answers: private_answers?.unwrap_or(false),
     })
 }

@@ -524,6 +524,7 @@ fn network((index, (name, [create, anti_spoof], ports, length)): (u8, NetworkPar
                 false => Forwarders::Fixed(vec![Ipv4Addr::new(192, 0, 2, 54).into()]),
             },
             private_answers: anti_spoof,
+            dns64: false,
         }),
     }
 }

@@ -211,6 +211,12 @@ const TESTS: &[Tool] = &[
         &["Dnsmasq", " DHCP "],
     ),
     tool(
+        ("unbound", "unbound"),
+        "answers guests that have IPv6 alone (DNS64)",
+        &["-V"],
+        &["Version 1."],
+    ),
+    tool(
         ("udhcpc", "udhcpc"),
         "gets a guest its address",
         &["--help"],

@@ -77,3 +77,23 @@ fn a_pool_for_too_few_guests_is_refused() {
         "{message}"
     );
 }
+
+#[test]
+fn dns64_needs_nat64_and_somebody_to_ask() {
+    let dns = |lines: &str| format!("[network.lan.dns]\ndns64 = true\n{lines}\n");
+    let network = config(&format!("{NAT64}{}", dns(""))).networks.remove(0);
+    assert!(network.dns.expect("a table").dns64);
+    assert_eq!(
+        refused(&dns("")),
+        "n.toml:8:1: network.lan.dns: dns64 needs NAT64, which is not configured; add a table \
+         [nat64], or leave dns64 out"
+    );
+    let message = refused(&format!("{NAT64}{}", dns("forwarders = []")));
+    assert!(
+        message.ends_with(
+            "network.lan.dns.forwarders: is empty, but dns64 asks forwarders; name one, or leave \
+             forwarders out"
+        ),
+        "{message}"
+    );
+}
