@@ -8,16 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ipnet::Ipv6Net;
 use nat_config::model::{
-    Address as _, Config, Dhcp, Dns, Forwarders, Guest, GuestAddress, Network, NetworkId, RaMode,
-    mac_text,
+    Address as _, Config, Dhcp, Dns, Forwarders, Guest, GuestAddress, Network, NetworkId, mac_text,
 };
 use nix::unistd::User;
 
 use super::{
-    conf6, dns64, farewell,
+    conf6, dns64,
     files::{Files, Program},
+    router::Router,
 };
 
 /// The user that Debian's package creates for it.
@@ -26,7 +25,7 @@ const USER: &str = "dnsmasq";
 /// Prefixes to which no name of the internet may resolve. (dnsmasq's own `stop-dns-rebind` also
 /// refuses the prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask
 /// answer.)
-const PRIVATE: [&str; 7] = [
+pub(super) const PRIVATE: [&str; 7] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
     "192.168.0.0/16",
@@ -49,43 +48,6 @@ pub(super) struct Conf {
     options: String,
     /// Names that need no lease, as in `/etc/hosts`.
     hosts: String,
-}
-
-/// What the host is to guests as a router of IPv6.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Router {
-    /// The index of the interface.
-    pub(super) ifindex: u32,
-    /// For how long it is a default router, in seconds.
-    pub(super) lifetime_s: u16,
-    /// The prefixes.
-    pub(super) prefixes: Vec<Ipv6Net>,
-}
-
-impl Router {
-    fn of(network: &Network, ifindex: u32) -> Option<Self> {
-        let ra = network.ra.as_ref().filter(|ra| ra.mode != RaMode::Off)?;
-        Some(Self {
-            ifindex,
-            lifetime_s: u16::try_from(ra.lifetime_s).unwrap_or(u16::MAX),
-            prefixes: network.written6().iter().map(Ipv6Net::trunc).collect(),
-        })
-    }
-
-    /// Says what guests had from this router and no longer have from the next one, if there is one.
-    pub(super) fn say_goodbye(&self, next: Option<&Self>) {
-        let gone = self
-            .prefixes
-            .iter()
-            .filter(|prefix| next.is_none_or(|next| !next.prefixes.contains(prefix)));
-        let gone: Vec<Ipv6Net> = gone.copied().collect();
-        let lifetime_s = next.map_or(0, |next| next.lifetime_s);
-        if (next.is_none() || !gone.is_empty())
-            && let Err(error) = farewell::say(self.ifindex, lifetime_s, &gone)
-        {
-            log::debug!("last router advertisement: {error}");
-        }
-    }
 }
 
 /// The networks that have DHCP or DNS.
@@ -128,7 +90,7 @@ impl Conf {
             index,
             address: None,
             router: None,
-            options: dns64::options(&network.name, nat64, index, forwarders),
+            options: dns64::options(&network.name, nat64, dns, index, forwarders),
             hosts: String::new(),
         })
     }
@@ -202,7 +164,8 @@ fn name_options(
     resolver: Option<SocketAddrV4>,
 ) {
     *text += "no-hosts\ndomain-needed\n";
-    if !dns.private_answers {
+    // (With DNS64, unbound refuses them, before it makes addresses of its own.)
+    if !dns.private_answers && resolver.is_none() {
         for prefix in PRIVATE {
             line(text, format_args!("bogus-nxdomain={prefix}"));
         }

@@ -6,8 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
-use nat_config::model::Nat64;
+use nat_config::model::{Dns, Nat64};
 use nix::unistd::User;
+
+use super::conf;
 
 /// The user that Debian's package creates for it.
 const USER: &str = "unbound";
@@ -25,6 +27,15 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(super) fn address(index: u32) -> SocketAddrV4 {
     let [_, _, high, low] = index.to_be_bytes();
     SocketAddrV4::new(Ipv4Addr::new(127, 64, high, low), PORT)
+}
+
+/// Whether a socket has that address.
+pub(super) fn is_served(index: u32) -> bool {
+    let own = address(index);
+    // The kernel prints the words of an address as they are in memory.
+    let address = u32::from_ne_bytes(own.ip().octets());
+    let own = format!(" {address:08X}:{:04X} ", own.port());
+    fs::read_to_string("/proc/net/udp").is_ok_and(|table| table.contains(&own))
 }
 
 /// The host's name servers; without any, the resolver asks the host itself (resolv.conf(5)).
@@ -46,7 +57,13 @@ fn servers_in(text: &str) -> Vec<IpAddr> {
 
 /// The configuration. Without a file for the process id: natbpf knows it. The names of private
 /// addresses are the forwarders' to know.
-pub(super) fn options(network: &str, nat64: &Nat64, index: u32, forwarders: &[IpAddr]) -> String {
+pub(super) fn options(
+    network: &str,
+    nat64: &Nat64,
+    dns: &Dns,
+    index: u32,
+    forwarders: &[IpAddr],
+) -> String {
     let has_user = User::from_name(USER).is_ok_and(|user| user.is_some());
     let user = if has_user { USER } else { "" };
     let (prefix, own) = (nat64.prefix, address(index));
@@ -75,6 +92,11 @@ pub(super) fn options(network: &str, nat64: &Nat64, index: u32, forwarders: &[Ip
              \tlocal-data: \"ipv4only.arpa. 3600 IN AAAA {ipv6}\"\n"
         );
     }
+    if !dns.private_answers {
+        for prefix in conf::PRIVATE {
+            text += &format!("\tprivate-address: {prefix}\n");
+        }
+    }
     text += "remote-control:\n\tcontrol-enable: no\nforward-zone:\n\tname: \".\"\n";
     for forwarder in forwarders {
         text += &format!("\tforward-addr: {forwarder}\n");
@@ -84,7 +106,7 @@ pub(super) fn options(network: &str, nat64: &Nat64, index: u32, forwarders: &[Ip
 
 #[cfg(test)]
 mod tests {
-    use nat_config::model::NetworkId;
+    use nat_config::model::{Forwarders, NetworkId};
 
     use super::*;
 
@@ -114,14 +136,23 @@ mod tests {
             network: NetworkId(1),
             holders: std::collections::BTreeMap::new(),
         };
-        let text = options("six", &nat64, 7, &["192.0.2.53".parse().unwrap()]);
+        let dns = |private_answers| Dns {
+            forwarders: Forwarders::Host,
+            private_answers,
+            dns64: true,
+        };
+        let servers = ["192.0.2.53".parse().unwrap()];
+        let text = options("six", &nat64, &dns(false), 7, &servers);
         for line in [
             "\tdns64-prefix: 2001:db8:64::/96",
             "\tinterface: 127.64.0.7@5364",
             "\tforward-addr: 192.0.2.53",
+            "\tprivate-address: 10.0.0.0/8",
             "\tlocal-data: \"ipv4only.arpa. 3600 IN AAAA 2001:db8:64::c000:aa\"",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");
         }
+        let text = options("six", &nat64, &dns(true), 7, &servers);
+        assert!(!text.contains("private-address"), "{text}");
     }
 }

@@ -99,6 +99,9 @@ impl Files {
         ] {
             let _missing = fs::remove_file(file);
         }
+        if let (Program::Unbound, Some(folder)) = (self.program, self.conf.parent()) {
+            let _has_others = fs::remove_dir(folder);
+        }
     }
 
     /// An argument that no other process has: the configuration.

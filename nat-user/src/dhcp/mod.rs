@@ -16,6 +16,8 @@ mod holder;
 pub mod lease;
 pub mod names;
 mod process;
+mod router;
+mod service;
 mod stall;
 
 use std::{
@@ -23,7 +25,6 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -37,9 +38,9 @@ use self::{
     lease::{Look, Watch},
     names::Leases,
     process::Process,
-    stall::{Stall, Waiting},
+    service::Service,
+    stall::Waiting,
 };
-use crate::backoff::Backoff;
 
 /// The directory in the run directory.
 const FOLDER: &str = "dhcp";
@@ -49,12 +50,6 @@ const NEW_WARNINGS: &str = "warnings.json.new";
 
 /// How many are started or ended at the same time: this is mostly waiting.
 const AT_ONCE: usize = 32;
-
-/// The pause before a dnsmasq that has ended is restarted.
-const LEAST_PAUSE: Duration = Duration::from_secs(1);
-const MOST_PAUSE: Duration = Duration::from_secs(60);
-/// A dnsmasq that has run this long is healthy.
-const IS_WELL_AFTER: Duration = Duration::from_secs(60);
 
 /// All dnsmasqs of this host, and what serves beside them.
 pub struct Services {
@@ -69,27 +64,6 @@ pub struct Services {
 
 /// An interface and a program that serves there.
 type Key = (String, Program);
-
-/// One dnsmasq, or one unbound.
-struct Service {
-    network: String,
-    files: Files,
-    conf: Conf,
-    condition: Condition,
-    backoff: Backoff,
-}
-
-enum Condition {
-    Running {
-        process: Process,
-        since: Instant,
-        stall: Stall,
-    },
-    Waiting {
-        until: Instant,
-        why: String,
-    },
-}
 
 /// Refuses a configuration with DHCP or DNS on a host without dnsmasq.
 ///
@@ -390,129 +364,5 @@ impl Services {
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("write {}", file.display()))
-    }
-}
-
-impl Condition {
-    fn running(process: Process) -> Self {
-        Self::Running {
-            process,
-            since: Instant::now(),
-            stall: Stall::default(),
-        }
-    }
-}
-
-impl Service {
-    async fn take_over_or_start(network: String, files: Files, conf: Conf) -> Self {
-        let mut service = Self {
-            network,
-            condition: Condition::Waiting {
-                until: Instant::now(),
-                why: String::new(),
-            },
-            files,
-            conf,
-            backoff: Backoff::new(LEAST_PAUSE, MOST_PAUSE),
-        };
-        match Process::find(&service.files) {
-            Some(process) => {
-                log::info!("network {}: took over {process}", service.network);
-                service.condition = Condition::running(process);
-            }
-            None => service.start().await,
-        }
-        service
-    }
-
-    async fn start(&mut self) {
-        let started = match self.conf.write(&self.files) {
-            Ok(()) => process::start(&self.files, &self.conf).await,
-            Err(error) => Err(error),
-        };
-        match started {
-            Ok(process) => {
-                log::info!("network {}: {process} started", self.network);
-                self.condition = Condition::running(process);
-            }
-            Err(error) => self.wait(format!("{error:#}")),
-        }
-    }
-
-    async fn restart(&mut self, conf: Conf) {
-        let waiting = Condition::Waiting {
-            until: Instant::now(),
-            why: String::new(),
-        };
-        if let Condition::Running { process, .. } = std::mem::replace(&mut self.condition, waiting)
-            && let Err(error) = process.end().await
-        {
-            log::error!("{error:#}");
-        }
-        self.conf = conf;
-        self.start().await;
-    }
-
-    async fn care(&mut self, waiting: &Waiting) {
-        match &mut self.condition {
-            Condition::Running {
-                process,
-                since,
-                stall,
-            } => {
-                if let Some(how) = process.ended() {
-                    let why = match process::last_words(&self.files) {
-                        words if words.is_empty() => format!("{process} has ended ({how})"),
-                        words => format!("{process} has ended ({how}): {words}"),
-                    };
-                    self.wait(why);
-                } else if stall.hangs((process.pid(), self.conf.address), waiting, Instant::now()) {
-                    // The next check finds that it has ended, and starts another one.
-                    process.kill();
-                    *stall = Stall::default();
-                    log::error!("network {}: {process} hangs and is killed", self.network);
-                } else if since.elapsed() >= IS_WELL_AFTER {
-                    self.backoff.succeeded();
-                }
-            }
-            Condition::Waiting { until, .. } if *until <= Instant::now() => self.start().await,
-            Condition::Waiting { .. } => {}
-        }
-    }
-
-    fn wait(&mut self, why: String) {
-        let pause = self.backoff.failed();
-        let seconds = pause.as_secs();
-        log::error!(
-            "network {}: {why}; tried again in {seconds} s",
-            self.network
-        );
-        self.condition = Condition::Waiting {
-            until: Instant::now() + pause,
-            why,
-        };
-    }
-
-    fn problem(&self) -> Option<String> {
-        match &self.condition {
-            Condition::Running { .. } => None,
-            Condition::Waiting { why, .. } => {
-                let what = match self.files.program {
-                    Program::Dnsmasq => "no DHCP and no DNS",
-                    Program::Unbound => "no names but those of guests",
-                };
-                let network = &self.network;
-                Some(format!(
-                    "network {network}: {what}: {why}; it is tried again"
-                ))
-            }
-        }
-    }
-
-    fn into_process(self) -> Option<Process> {
-        match self.condition {
-            Condition::Running { process, .. } => Some(process),
-            Condition::Waiting { .. } => None,
-        }
     }
 }

@@ -5,8 +5,6 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File},
-    io,
-    net::UdpSocket,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -131,8 +129,7 @@ fn serves(files: &Files, conf: &Conf, child: &Child) -> Result<bool> {
         Program::Unbound => {
             fs::write(&files.pid, child.id().to_string())
                 .with_context(|| format!("write {}", files.pid.display()))?;
-            let taken = UdpSocket::bind(dns64::address(conf.index));
-            Ok(taken.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse))
+            Ok(dns64::is_served(conf.index))
         }
     }
 }

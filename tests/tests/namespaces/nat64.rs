@@ -123,6 +123,7 @@ fn name_server(net: &Proxmox) -> Result<Background> {
         "--listen-address=198.51.100.4",
         "--address=/four.example.net/192.0.2.99",
         "--host-record=both.example.net,203.0.114.98,2001:db8:99::98",
+        "--address=/inside.example.net/10.1.2.3",
         "--pid-file",
     ])?;
     soon("the name server outside", || {
@@ -160,6 +161,8 @@ fn x6_6_names_with_ipv4_alone_have_addresses_of_the_prefix() -> Result<()> {
         both.contains("2001:db8:99::98") && !both.contains("64:ff9b"),
         "{both}"
     );
+    let inside = ask("aaaa", "inside.example.net")?;
+    ensure!(!inside.contains("64:ff9b"), "a private address: {inside}");
     let both = ask("a", "both.example.net")?;
     ensure!(both.contains("203.0.114.98"), "{both}");
     for last in [170, 171] {
