@@ -47,7 +47,7 @@ const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
-const PROG_TYPE_SCHED_CLS: u32 = 3;
+pub(crate) const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -55,7 +55,7 @@ const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const XDP_PASS: i32 = 2;
-const TC_ACT_UNSPEC: i32 = -1;
+pub(crate) const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_OK: i32 = 0;
 
 /// The beginnings of `union bpf_attr`; omitted fields are 0.
@@ -72,7 +72,7 @@ struct MapLookup {
     map: u32,
     _padding: u32,
     key: *const u32,
-    value: *mut u64,
+    value: *mut u8,
     flags: u64,
 }
 
@@ -124,27 +124,14 @@ impl ForeignProgram {
         name: &str,
         verdict: Verdict,
     ) -> Result<Self> {
-        let counter = counter()?;
+        let counter = array_of(size_of::<u64>())?;
         let program = program(&counter, hook, name, verdict)?;
-        let (attach_type, flags) = match hook {
-            Hook::TcIngress => (BPF_TCX_INGRESS, 0),
-            Hook::TcIngressFirst => (BPF_TCX_INGRESS, BPF_F_BEFORE),
-            Hook::TcEgress => (BPF_TCX_EGRESS, 0),
-            Hook::Xdp => (BPF_XDP, XDP_FLAGS_DRV_MODE),
-        };
-        let create = LinkCreate {
-            program: number(&program)?,
-            interface: host.index(interface)?,
-            attach_type,
-            flags,
-        };
-        // The index is one of the host's namespace.
-        let link = host.enter(|| bpf(LINK_CREATE, &create))?;
-        let link = link.with_context(|| format!("attach {name} to {interface}"))?;
+        let link = link(&program, host, interface, hook)
+            .with_context(|| format!("attach {name} to {interface}"))?;
         Ok(Self {
             counter,
             program,
-            _link: Some(owned(link)?),
+            _link: Some(link),
         })
     }
 
@@ -154,7 +141,7 @@ impl ForeignProgram {
     /// # Errors
     /// When the kernel refuses.
     pub fn pinned(path: &Path, name: &str) -> Result<Self> {
-        let counter = counter()?;
+        let counter = array_of(size_of::<u64>())?;
         let program = program(&counter, Hook::TcIngress, name, Verdict::Next)?;
         let path_bytes = CString::new(path.as_os_str().as_bytes())?;
         let pin = ObjectPin {
@@ -175,15 +162,7 @@ impl ForeignProgram {
     /// # Errors
     /// When the kernel does not tell.
     pub fn seen(&self) -> Result<u64> {
-        let mut value = 0;
-        let lookup = MapLookup {
-            map: number(&self.counter)?,
-            _padding: 0,
-            key: &0,
-            value: &mut value,
-            flags: 0,
-        };
-        bpf(MAP_LOOKUP_ELEM, &lookup).context("read the counter")?;
+        let [value] = read(&self.counter)?;
         Ok(value)
     }
 
@@ -204,14 +183,47 @@ impl ForeignProgram {
     }
 }
 
-fn counter() -> Result<OwnedFd> {
+/// Makes a map with one value of so many bytes.
+pub(crate) fn array_of(bytes: usize) -> Result<OwnedFd> {
     let create = MapCreate {
         kind: MAP_TYPE_ARRAY,
         key_size: 4,
-        value_size: 8,
+        value_size: u32::try_from(bytes)?,
         max_entries: 1,
     };
     owned(bpf(MAP_CREATE, &create).context("make a map")?)
+}
+
+/// The value of a map that has one, of so many words.
+pub(crate) fn read<const N: usize>(map: &OwnedFd) -> Result<[u64; N]> {
+    let mut value = [0; N];
+    let lookup = MapLookup {
+        map: number(map)?,
+        _padding: 0,
+        key: &0,
+        value: value.as_mut_ptr().cast(),
+        flags: 0,
+    };
+    bpf(MAP_LOOKUP_ELEM, &lookup).context("read a map")?;
+    Ok(value)
+}
+
+/// Attaches a program to an interface of a host, until the link is closed.
+pub(crate) fn link(program: &OwnedFd, host: &Host, interface: &str, hook: Hook) -> Result<OwnedFd> {
+    let (attach_type, flags) = match hook {
+        Hook::TcIngress => (BPF_TCX_INGRESS, 0),
+        Hook::TcIngressFirst => (BPF_TCX_INGRESS, BPF_F_BEFORE),
+        Hook::TcEgress => (BPF_TCX_EGRESS, 0),
+        Hook::Xdp => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+    };
+    let create = LinkCreate {
+        program: number(program)?,
+        interface: host.index(interface)?,
+        attach_type,
+        flags,
+    };
+    // The index is one of the host's namespace.
+    owned(host.enter(|| bpf(LINK_CREATE, &create))??)
 }
 
 fn program(counter: &OwnedFd, hook: Hook, name: &str, verdict: Verdict) -> Result<OwnedFd> {
@@ -237,6 +249,11 @@ fn program(counter: &OwnedFd, hook: Hook, name: &str, verdict: Verdict) -> Resul
         // exit
         0x0095,
     ];
+    load(kind, name, &instructions)
+}
+
+/// Loads a program of this kind and name.
+pub(crate) fn load(kind: u32, name: &str, instructions: &[u64]) -> Result<OwnedFd> {
     ensure!(name.len() < 16, "{name} is longer than 15 bytes");
     let mut name_bytes = [0; 16];
     name_bytes[..name.len()].copy_from_slice(name.as_bytes());
@@ -256,7 +273,7 @@ fn program(counter: &OwnedFd, hook: Hook, name: &str, verdict: Verdict) -> Resul
     owned(bpf(PROG_LOAD, &load).with_context(|| format!("load {name}"))?)
 }
 
-fn number(fd: &OwnedFd) -> Result<u32> {
+pub(crate) fn number(fd: &OwnedFd) -> Result<u32> {
     Ok(fd.as_raw_fd().try_into()?)
 }
 

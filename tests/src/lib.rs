@@ -7,6 +7,7 @@ pub mod bulk;
 mod connect;
 pub mod following;
 pub mod foreign_program;
+pub mod kernel_sum;
 mod load;
 mod nat;
 mod oracle;

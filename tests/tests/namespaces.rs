@@ -45,6 +45,7 @@ mod namespaces {
     mod scenarios;
     mod security;
     mod standards;
+    mod sums;
     mod tags;
     mod takeover;
     mod tcp;
