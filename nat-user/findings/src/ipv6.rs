@@ -108,12 +108,14 @@ fn finding(config: &Config, id: NetworkId, used: &str) -> Option<Finding> {
     let interface = &network.interface;
     let (remedy, commands) = match is_used(used, interface) {
         true => (
-            "this interface has IPv6 addresses: filter IPv6 there with ip6tables or nftables"
+            "this interface has IPv6 addresses: give the network its IPv6 prefix (docs/ipv6.md), \
+             or filter IPv6 there with ip6tables or nftables"
                 .to_owned(),
             Vec::new(),
         ),
         false => (
-            "turn IPv6 off there if no guest needs it, or filter it with ip6tables or nftables"
+            "give the network its IPv6 prefix (docs/ipv6.md), filter IPv6 there with ip6tables or \
+             nftables, or turn it off if no guest needs it"
                 .to_owned(),
             vec![format!("sysctl net/ipv6/conf/{interface}/disable_ipv6=1")],
         ),
@@ -171,8 +173,12 @@ fe80000000000000505400fffe000001 03 40 20 80      br0
 ";
 
     fn found(network: &str, rest: &str) -> Option<Finding> {
+        found_on("br0", network, rest)
+    }
+
+    fn found_on(interface: &str, network: &str, rest: &str) -> Option<Finding> {
         let text = format!(
-            "[uplink.wan]\ninterface = \"eth0\"\n[network.lan]\ninterface = \"br0\"\n\
+            "[uplink.wan]\ninterface = \"eth0\"\n[network.lan]\ninterface = {interface:?}\n\
              address = \"10.0.0.254/24\"\n{network}\n{rest}"
         );
         let config = nat_config::parse(&text, Path::new("n.toml"));
@@ -212,6 +218,21 @@ fe80000000000000505400fffe000001 03 40 20 80      br0
                 ["sysctl net/ipv6/conf/br0/disable_ipv6=1"]
             );
         }
+    }
+
+    #[test]
+    fn the_first_remedy_is_the_prefix_in_the_configuration() {
+        let remedy = |interface: &str| {
+            let finding = found_on(interface, "anti_spoof = true", "").expect(interface);
+            (finding.remedy, finding.commands.len())
+        };
+        let unused = "give the network its IPv6 prefix (docs/ipv6.md), filter IPv6 there with \
+                      ip6tables or nftables, or turn it off if no guest needs it";
+        assert_eq!(remedy("br0"), (unused.to_owned(), 1));
+        // Whoever uses IPv6 there would lose it.
+        let used = "this interface has IPv6 addresses: give the network its IPv6 prefix \
+                    (docs/ipv6.md), or filter IPv6 there with ip6tables or nftables";
+        assert_eq!(remedy("br1"), (used.to_owned(), 0));
     }
 
     #[test]
