@@ -1,5 +1,5 @@
 //! DHCP and DNS for the guests of a network: a dnsmasq for each, which natbpf configures, starts
-//! and watches, and with DNS64 an unbound that dnsmasq asks ([`dns64`]).
+//! and watches, and with DNS64 an unbound that dnsmasq asks (`dns64`).
 //!
 //! A dnsmasq outlives the daemon, as the data plane does, and the next daemon takes it over;
 //! `natbpf down` ends it. All its files are in `dhcp` in the run directory, named after the
