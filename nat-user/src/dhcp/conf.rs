@@ -22,19 +22,6 @@ use super::{
 /// The user that Debian's package creates for it.
 const USER: &str = "dnsmasq";
 
-/// Prefixes to which no name of the internet may resolve. (dnsmasq's own `stop-dns-rebind` also
-/// refuses the prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask
-/// answer.)
-pub(super) const PRIVATE: [&str; 7] = [
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "100.64.0.0/10",
-    "169.254.0.0/16",
-    "fc00::/7",
-    "fe80::/10",
-];
-
 /// The configuration of a program, without paths, which are on its command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Conf {
@@ -166,7 +153,7 @@ fn name_options(
     *text += "no-hosts\ndomain-needed\n";
     // (With DNS64, unbound refuses them, before it makes addresses of its own.)
     if !dns.private_answers && resolver.is_none() {
-        for prefix in PRIVATE {
+        for prefix in dns64::PRIVATE {
             line(text, format_args!("bogus-nxdomain={prefix}"));
         }
     }

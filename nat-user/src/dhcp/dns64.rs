@@ -9,8 +9,6 @@ use std::{
 use nat_config::model::{Dns, Nat64};
 use nix::unistd::User;
 
-use super::conf;
-
 /// The user that Debian's package creates for it.
 const USER: &str = "unbound";
 
@@ -19,6 +17,19 @@ const PORT: u16 = 5364;
 
 /// The addresses of `ipv4only.arpa`, by which guests find the prefix (RFC 7050 section 2.2).
 const IPV4_ONLY: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
+
+/// Prefixes to which no name of the internet may resolve. (dnsmasq's own `stop-dns-rebind` also
+/// refuses the prefixes for documentation, and 127.0.0.0/8, by which lists that mail servers ask
+/// answer.)
+pub(super) const PRIVATE: [&str; 7] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 /// Where programs read the host's name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -93,7 +104,7 @@ pub(super) fn options(
         );
     }
     if !dns.private_answers {
-        for prefix in conf::PRIVATE {
+        for prefix in PRIVATE {
             text += &format!("\tprivate-address: {prefix}\n");
         }
     }

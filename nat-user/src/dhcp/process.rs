@@ -121,8 +121,8 @@ pub(super) async fn start(files: &Files, conf: &Conf) -> Result<Process> {
     Ok(Process::Own(files.program, child))
 }
 
-/// Whether a program that was just started has its sockets. (AppArmor lets unbound write no file for
-/// its process id, so natbpf does.)
+/// Whether a program that was just started has its sockets. (AppArmor lets unbound write no file
+/// for its process id, so natbpf does.)
 fn serves(files: &Files, conf: &Conf, child: &Child) -> Result<bool> {
     match files.program {
         Program::Dnsmasq => Ok(pid_in(&files.pid).is_some()),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lab::topology::Proxmox;
 
 use super::guest::{Flows, is_resolved, lease};
-use super::machine::Machine;
+use super::machine::{Machine, eventually};
 
 const DROP_IN: &str = "/etc/systemd/system/natbpf.service.d/watchdog.conf";
 

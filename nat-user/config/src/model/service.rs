@@ -90,7 +90,8 @@ pub struct Dns {
     pub forwarders: Forwarders,
     /// Whether these may answer with private addresses.
     pub private_answers: bool,
-    /// Whether names that have IPv4 addresses alone also get addresses of NAT64's prefix (RFC 6147).
+    /// Whether names that have IPv4 addresses alone also get addresses of NAT64's prefix (RFC
+    /// 6147).
     pub dns64: bool,
 }
 

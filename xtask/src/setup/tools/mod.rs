@@ -212,7 +212,7 @@ const TESTS: &[Tool] = &[
     ),
     tool(
         ("unbound", "unbound"),
-        "answers guests that have IPv6 alone (DNS64)",
+        "answers the names that guests with IPv6 alone ask for",
         &["-V"],
         &["Version 1."],
     ),
