@@ -1,7 +1,7 @@
 //! The table of IPv6 addresses for which the programs answer neighbours on an uplink's link. Its
 //! entries change with the rules.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::maps::{LpmTrie, Map, MapData};
 use ipnet::Ipv6Net;
 use nat_common::{
@@ -12,6 +12,7 @@ use nat_config::compile::Prefix;
 
 use super::{
     Pins, Plain,
+    family::open_named,
     rules::{Generational, put, remove},
 };
 
@@ -46,10 +47,9 @@ impl Generational for NeighbourKey {
 impl AnswerTable {
     /// Opens the pinned table.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let path = pins.map(NAME);
-        let map = MapData::from_pin(&path);
-        let map = map.with_context(|| format!("open map {}", path.display()))?;
-        Ok(Self(LpmTrie::try_from(Map::LpmTrie(map))?))
+        Ok(Self(LpmTrie::try_from(Map::LpmTrie(open_named(
+            pins, NAME,
+        )?))?))
     }
 
     /// Adds entries, with a generation that packets do not use yet.

@@ -109,7 +109,12 @@ impl<A: Pinned> FamilyTables<A> {
 
 /// Opens a pinned map of a family.
 pub(super) fn open_map<A: Pinned>(pins: &Pins, name: &str) -> Result<MapData> {
-    let path = pins.map(&name_of::<A>(name));
+    open_named(pins, &name_of::<A>(name))
+}
+
+/// Opens a pinned map by its whole name.
+pub(super) fn open_named(pins: &Pins, name: &str) -> Result<MapData> {
+    let path = pins.map(name);
     MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
 }
 

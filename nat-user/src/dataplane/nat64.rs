@@ -10,7 +10,7 @@ use nat_common::{
 };
 use nat_config::model::Nat64;
 
-use super::{Dataplane, Plain, family::open_map};
+use super::{Dataplane, Plain, family::open_named};
 
 /// The addresses of guests.
 type Guests = HashMap<MapData, Plain<Addr6>, Plain<Counterpart>>;
@@ -30,7 +30,7 @@ impl Dataplane {
         }
         let settings = nat64.map_or(NONE, settings);
         let mut table: Array<_, Plain<Nat64Settings>> =
-            Array::try_from(Map::Array(open_map::<Addr4>(&self.pins, "NAT64")?))?;
+            Array::try_from(Map::Array(open_named(&self.pins, "NAT64")?))?;
         let Plain(before) = table.get(&0, 0).context("read map NAT64")?;
         if before != settings {
             table
@@ -48,8 +48,7 @@ impl Dataplane {
     }
 
     fn guests(&self) -> Result<(Guests, Holders)> {
-        let open =
-            |name| Ok::<_, anyhow::Error>(Map::HashMap(open_map::<Addr4>(&self.pins, name)?));
+        let open = |name| Ok::<_, anyhow::Error>(Map::HashMap(open_named(&self.pins, name)?));
         Ok((
             HashMap::try_from(open("NAT64_GUESTS")?)?,
             HashMap::try_from(open("NAT64_ADDRESSES")?)?,

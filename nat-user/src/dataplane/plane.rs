@@ -21,8 +21,13 @@ use nat_common::{
 };
 
 use super::{
-    Pins, Plain, Programs, Sizes, answers::AnswerTable, batch, family::FamilyTables, layout,
-    prefixes::PrefixRules, takeover,
+    Pins, Plain, Programs, Sizes,
+    answers::AnswerTable,
+    batch,
+    family::{FamilyTables, open_named},
+    layout,
+    prefixes::PrefixRules,
+    takeover,
 };
 
 /// The maps of a data plane.
@@ -56,10 +61,7 @@ impl Dataplane {
     /// When there is none, when it has another layout, or without the privilege.
     pub fn open(pins: Pins) -> Result<Self> {
         layout::check_current(&pins)?;
-        let map = |name: &str| {
-            let path = pins.map(name);
-            MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))
-        };
+        let map = |name| open_named(&pins, name);
         let has_ipv6 = pins.have_ipv6();
         Ok(Self {
             ipv4: FamilyTables::open(&pins)?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::maps::{LpmTrie, Map, MapData};
 use nat_common::{
     translation::prefix_table::{PREFIX_FIXED_BITS, PrefixEntry, PrefixKey, side},
@@ -12,6 +12,7 @@ use nat_config::compile::{Prefix, Ruleset};
 
 use super::{
     Pins, Plain,
+    family::open_named,
     rules::{Generational, put, remove},
 };
 
@@ -43,10 +44,9 @@ type Entries = BTreeMap<(u16, Addr6, u32), PrefixEntry>;
 impl PrefixRules {
     /// Opens the pinned table.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let path = pins.map(NAME);
-        let map = MapData::from_pin(&path);
-        let map = map.with_context(|| format!("open map {}", path.display()))?;
-        Ok(Self(LpmTrie::try_from(Map::LpmTrie(map))?))
+        Ok(Self(LpmTrie::try_from(Map::LpmTrie(open_named(
+            pins, NAME,
+        )?))?))
     }
 
     /// Adds the entries of a rule set, with a generation that packets do not use yet.
@@ -55,9 +55,8 @@ impl PrefixRules {
     ///
     /// When the table is full. Some entries are there then.
     pub(super) fn write(&mut self, rules: &Ruleset<Addr6>, generation: u16) -> Result<()> {
-        let entries = entries(rules).into_iter();
-        entries.into_iter().try_for_each(|(at, entry)| {
-            let (uplink, address, bits) = at;
+        let mut entries = entries(rules).into_iter();
+        entries.try_for_each(|((uplink, address, bits), entry)| {
             let key = PrefixKey {
                 generation,
                 uplink,

@@ -107,31 +107,20 @@ impl Forward {
             ipv4,
             ipv6,
         } = self;
-        let translated = |ipv6: &Option<GuestAddress<Ipv6Addr>>| {
-            let guest = ipv6.as_ref().and_then(GuestAddress::fixed);
-            let Some((nat64, guest)) = nat64.zip(guest) else {
-                return Ok(None);
-            };
-            let held = nat64.hold(guest).map(GuestAddress::Fixed);
-            held.map(Some).ok_or_else(|| pool_is_used_up(section))
+        let of_ipv4 = || match (ipv4, nat64, ipv6.as_ref().and_then(GuestAddress::fixed)) {
+            (None, Some(nat64), Some(guest)) => {
+                let held = nat64.hold(guest).map(GuestAddress::Fixed);
+                held.map(Some).ok_or_else(|| pool_is_used_up(section))
+            }
+            (own, ..) => Ok(own),
         };
         Ok(match address {
-            None => {
-                let ipv4 = match ipv4 {
-                    None => translated(&ipv6)?,
-                    own => own,
-                };
-                (
-                    ipv4.map(|to| rule.to(None, to)),
-                    ipv6.map(|to| rule.to(None, to)),
-                )
-            }
+            None => (
+                of_ipv4()?.map(|to| rule.to(None, to)),
+                ipv6.map(|to| rule.to(None, to)),
+            ),
             Some(IpAddr::V4(address)) => {
-                let ipv4 = match ipv4 {
-                    None => translated(&ipv6)?,
-                    own => own,
-                };
-                let to = ipv4.ok_or_else(|| mixed(section, "IPv6", "IPv4"))?;
+                let to = of_ipv4()?.ok_or_else(|| mixed(section, "IPv6", "IPv4"))?;
                 (Some(rule.to(Some(address), to)), None)
             }
             Some(IpAddr::V6(address)) => {
