@@ -121,7 +121,20 @@ pub(super) fn resolve_at(gateway: Ipv4Addr, guest: &Host, name: &str) -> Result<
 
 /// Another's name server, who knows `outside.test`.
 fn name_server(net: &Proxmox) -> Result<Background> {
-    let server = net.srv2.spawn([
+    let records = [
+        "--address=/outside.test/192.0.2.99",
+        "--address=/rebound.test/172.22.161.171",
+    ];
+    name_server_of(net, &records, ("outside.test", "192.0.2.99"))
+}
+
+/// Another's name server at 198.51.100.4 with these options, when it knows a name's address.
+pub(super) fn name_server_of(
+    net: &Proxmox,
+    records: &[&str],
+    (name, address): (&str, &str),
+) -> Result<Background> {
+    let words = [
         "dnsmasq",
         "--keep-in-foreground",
         "--conf-file=/dev/null",
@@ -129,15 +142,14 @@ fn name_server(net: &Proxmox) -> Result<Background> {
         "--no-hosts",
         "--bind-interfaces",
         "--listen-address=198.51.100.4",
-        "--address=/outside.test/192.0.2.99",
-        "--address=/rebound.test/172.22.161.171",
         "--pid-file",
-    ])?;
+    ];
+    let server = net.srv2.spawn(words.iter().chain(records))?;
     soon("the name server outside", || {
         let output = net
             .srv2
-            .run(["busybox", "nslookup", "outside.test", "198.51.100.4"])?;
-        Ok(output.stdout.contains("192.0.2.99"))
+            .run(["busybox", "nslookup", name, "198.51.100.4"])?;
+        Ok(output.stdout.contains(address))
     })?;
     Ok(server)
 }

@@ -177,7 +177,8 @@ fn n6_2_others_on_the_link_and_other_prefixes_are_not_answered_for() -> Result<(
     Ok(())
 }
 
-/// The guest's own detection of duplicates is about the bridge, where natbpf answers for nobody.
+/// A guest's duplicate address detection happens on the bridge, where natbpf answers no
+/// solicitations.
 #[test]
 fn n6_4_guests_get_their_addresses_on_the_bridge() -> Result<()> {
     let (net, _natbpf) = started(Uplink::Bridge)?;

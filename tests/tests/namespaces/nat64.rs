@@ -11,6 +11,8 @@ use nix::unistd::Pid;
 use tests::exchange;
 use tests::following::soon;
 
+use super::dhcp::name_server_of;
+
 const NET: Ipv6 = Ipv6::ROUTED;
 const CLI: Ipv4Addr = Proxmox::CLI;
 const PUBLIC: Ipv4Addr = Proxmox::PUBLIC;
@@ -113,26 +115,12 @@ fn x6_7_clients_of_ipv4_reach_a_guest_of_ipv6_alone_by_a_forward() -> Result<()>
 
 /// Another's name server. It knows a name with an IPv4 address alone, and one with both.
 fn name_server(net: &Proxmox) -> Result<Background> {
-    let server = net.srv2.spawn([
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--no-resolv",
-        "--no-hosts",
-        "--bind-interfaces",
-        "--listen-address=198.51.100.4",
+    let records = [
         "--address=/four.example.net/192.0.2.99",
         "--host-record=both.example.net,203.0.114.98,2001:db8:99::98",
         "--address=/inside.example.net/10.1.2.3",
-        "--pid-file",
-    ])?;
-    soon("the name server outside", || {
-        let output = net
-            .srv2
-            .run(["busybox", "nslookup", "four.example.net", "198.51.100.4"])?;
-        Ok(output.stdout.contains("192.0.2.99"))
-    })?;
-    Ok(server)
+    ];
+    name_server_of(net, &records, ("four.example.net", "192.0.2.99"))
 }
 
 /// What the name server of the guests' network says.
