@@ -126,10 +126,8 @@ impl Instance {
 
     /// Frees the IPv4 addresses of NAT64's guests that are gone. Call it about once a minute.
     pub(super) fn expire_nat64(&mut self) {
-        let nat64 = self.config.ipv6.as_ref();
-        let nat64 = nat64.and_then(|ipv6| ipv6.nat64.as_ref());
         let dataplane = &mut self.active.tables.dataplane;
-        if let Some(nat64) = nat64
+        if let Some(nat64) = self.config.nat64()
             && let Err(error) = dataplane.expire_nat64(nat64, clock::monotonic_s())
         {
             log::error!("{error:#}");

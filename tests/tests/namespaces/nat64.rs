@@ -1,6 +1,6 @@
 //! IPv6-only guests and servers of IPv4, by NAT64.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use lab::service::{self, Service};
@@ -8,8 +8,8 @@ use lab::topology::{Ipv6, Options, Proxmox};
 use lab::{Background, Host};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::exchange;
 use tests::following::soon;
+use tests::{exchange, hears};
 
 use super::dhcp::name_server_of;
 
@@ -65,6 +65,55 @@ fn x6_1_a_guest_of_ipv6_alone_reaches_servers_of_ipv4() -> Result<()> {
     let mut buffer = [0; 4000];
     let (length, _) = here.recv_from(&mut buffer).context("no fragments")?;
     ensure!(buffer[..length] == [0xa5; 3000]);
+    Ok(())
+}
+
+/// Whether a guest's datagram arrives at a server, which answers.
+fn reaches(guest: &UdpSocket, server: &UdpSocket) -> Result<bool> {
+    guest.send_to(b"ask", (of_ipv4(CLI), 7000))?;
+    let Some((_, from)) = hears(server)? else {
+        return Ok(false);
+    };
+    server.send_to(b"answer", from)?;
+    guest.recv(&mut [0; 16]).context("no answer")?;
+    Ok(true)
+}
+
+#[test]
+fn it_is_for_the_networks_and_the_uplink_of_the_file() -> Result<()> {
+    let net = world()?;
+    // The second guest moves to a network of its own, and the host has a second uplink.
+    net.lab().veth((&net.host, "wan1"), (&net.isp, "wan1"))?;
+    net.host.ip(
+        "link add vmbr3 type bridge forward_delay 0\nlink set vmbr3 up\n\
+         link set tap2 master vmbr3\naddress add 2001:db8:0:102::1/64 dev vmbr3 nodad\n\
+         address add 19.19.9.10/24 dev wan1",
+    )?;
+    net.isp.ip("address add 19.19.9.1/24 dev wan1")?;
+    net.vm2
+        .ip("address add 2001:db8:0:102::171/64 dev eth0 nodad\n\
+         route replace default via 2001:db8:0:102::1 src 2001:db8:0:102::171")?;
+    let more = "[uplink.other]\ninterface = \"wan1\"\n\n[network.more]\ninterface = \"vmbr3\"\n\
+                address = \"2001:db8:0:102::1/64\"\n\n[[snat]]\nname = \"other\"\n\
+                network = \"nat64\"\nuplink = \"other\"\nto = \"masquerade\"\n\n";
+    let with = |keys: &str| format!("{more}{}", CONFIG.replace("[nat64]", keys));
+    let natbpf = net.natbpf(&with("[nat64]"))?;
+    let server = net.cli.udp(&SocketAddr::from((CLI, 7000)).to_string())?;
+    let one = net.vm1.udp(&format!("[{}]:6000", NET.vm1))?;
+    let two = net.vm2.udp("[2001:db8:0:102::171]:6000")?;
+    ensure!(reaches(&one, &server)? && reaches(&two, &server)?);
+
+    natbpf.reload(&with("[nat64]\nnetworks = [\"lan\"]\nuplink = \"wan\""))?;
+    ensure!(reaches(&one, &server)? && !reaches(&two, &server)?);
+    let drops = &natbpf.stats()?["drops"]["policy"];
+    ensure!(drops.as_u64() == Some(1), "{drops}");
+
+    let by_other = format!("route add {CLI}/32 via 19.19.9.1 dev wan1");
+    net.host.ip(&by_other)?;
+    let new = net.vm1.udp(&format!("[{}]:6001", NET.vm1))?;
+    ensure!(!reaches(&new, &server)?);
+    natbpf.reload(&with("[nat64]\nnetworks = [\"lan\"]"))?;
+    ensure!(reaches(&new, &server)?);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::index::{Surroundings, Written, overlaps};
 use crate::{
-    model::{Action, Address, Family, Network, Prefix as _, UplinkAddresses, UplinkId},
+    model::{Action, Address, Family, Network, NetworkId, Prefix as _, UplinkAddresses, UplinkId},
     syntax::{Fault, Report},
     tables::{Item, Parts},
     text::words::quote,
@@ -49,16 +49,28 @@ pub(super) fn check_links(around: &Surroundings<'_, Ipv6Addr>, report: &mut Repo
     }
 }
 
-/// Refuses DNS64 without NAT64: nothing would carry the packets.
+/// Refuses DNS64 for guests without NAT64: nothing would carry their packets.
 pub(super) fn check_dns64(parts: &Parts<'_>, report: &mut Report<'_>) {
-    let has_dns64 = |network: &Network| network.dns.as_ref().is_some_and(|dns| dns.dns64);
-    let networks = parts.networks.iter();
-    let lonely = networks.filter(|network| parts.nat64.is_none() && has_dns64(&network.value));
-    let problem = "dns64 needs NAT64, which is not configured";
-    report.errors(lonely.map(|network| {
-        let section = &network.section;
-        section.fault("dns", problem, "add a table [nat64], or leave dns64 out")
-    }));
+    let count = parts.networks.len();
+    let nat64 = parts.nat64.as_ref();
+    // (Its own network is the last one, unless another one has an error.)
+    let users = nat64.map(|one| one.networks.as_ref().filter(|_| one.network.0 + 1 == count));
+    for (index, network) in parts.networks.iter().enumerate() {
+        let has_dns64 = network.value.dns.as_ref().is_some_and(|dns| dns.dns64);
+        let (problem, remedy) = match users {
+            _ if !has_dns64 => continue,
+            None => (
+                "dns64 needs NAT64, which is not configured",
+                "add a table [nat64], or leave dns64 out",
+            ),
+            Some(Some(users)) if !users.contains(&NetworkId(index)) => (
+                "dns64 needs NAT64, which is not for this network",
+                "add the network to networks in [nat64], or leave dns64 out",
+            ),
+            Some(_) => continue,
+        };
+        report.error(network.section.fault("dns", problem, remedy));
+    }
 }
 
 fn overlap<A: Address>([(before, first), (prefix, second)]: [Written<'_, A, Network>; 2]) -> Fault {

@@ -12,7 +12,8 @@ use nat_common::{
 
 use super::{compiler::Compiler, family::WireFamily, ruleset::Numbering};
 use crate::model::{
-    Action, Address, ForwardProtocol, HostService, PolicyEnd, PolicyRule, PortRange, Prefix as _,
+    Action, Address, ForwardProtocol, HostService, Nat64, PolicyEnd, PolicyRule, PortRange,
+    Prefix as _,
 };
 
 /// All ports, and no port.
@@ -87,6 +88,7 @@ impl<A: WireFamily> Compiler<'_, A> {
             self.policy(&mut chains, rule, number, order);
         }
         self.defaults(&mut chains, numbers);
+        self.nat64(&mut chains, numbers);
         self.inbound(&mut chains, numbers);
         if chains.0.is_empty() {
             return;
@@ -170,6 +172,20 @@ impl<A: WireFamily> Compiler<'_, A> {
                 };
                 chains.add(here, any, EVERYTHING, saying);
                 chains.add(any, here, EVERYTHING, saying);
+            }
+        }
+    }
+
+    /// What `[nat64]` keeps apart.
+    fn nat64(&self, chains: &mut Chains<A>, numbers: &mut impl Numbering) {
+        for [from, to] in A::closed_by_nat64(self.config) {
+            let saying = Saying {
+                rule: numbers.default_of(Nat64::NETWORK),
+                order: DROPPED,
+                action: action::DROP,
+            };
+            if let (Some(from), Some(to)) = (self.end(&from), self.end(&to)) {
+                chains.add(from, to, EVERYTHING, saying);
             }
         }
     }

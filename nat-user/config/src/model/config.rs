@@ -1,8 +1,12 @@
 //! The whole configuration.
 
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
+    family::Family as _,
     forward::ForwardRule,
     forwarding::Forwarding,
     guest::Guest,
@@ -63,6 +67,12 @@ pub struct Ipv6Rules {
 }
 
 impl Config {
+    /// `[nat64]`.
+    #[must_use]
+    pub fn nat64(&self) -> Option<&Nat64> {
+        self.ipv6.as_ref()?.nat64.as_ref()
+    }
+
     /// What a policy, by its place, says about IPv6 addresses, if it names any.
     #[must_use]
     pub fn ipv6_policy(&self, index: usize) -> Option<&PolicyRule<Ipv6Addr>> {
@@ -123,6 +133,8 @@ impl Config {
         let says_something = |network: &Network| {
             network.policy == Action::Drop || network.host.is_some() || keeps_out(network)
         };
-        !self.policies.is_empty() || self.networks.iter().any(says_something)
+        let is_closed = !Ipv4Addr::closed_by_nat64(self).is_empty()
+            || !Ipv6Addr::closed_by_nat64(self).is_empty();
+        is_closed || !self.policies.is_empty() || self.networks.iter().any(says_something)
     }
 }

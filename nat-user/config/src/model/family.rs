@@ -8,8 +8,8 @@ use super::{
     forward::ForwardRule,
     guest::{Guest, GuestAddress},
     nat::NatRule,
-    network::{Action, Inbound, Network},
-    policy::PolicyRule,
+    network::{Action, Inbound, Network, NetworkId},
+    policy::{PolicyEnd, PolicyRule},
     route::Route,
     snat::SnatRule,
     uplink::{Uplink, UplinkAddresses, UplinkId},
@@ -36,6 +36,8 @@ pub trait Family: Address {
     fn nats(config: &Config) -> &[NatRule<Self>];
     /// `[[policy]]`.
     fn policies(config: &Config) -> &[PolicyRule<Self>];
+    /// Ends between which `[nat64]` lets no flow be opened where no policy says otherwise.
+    fn closed_by_nat64(config: &Config) -> Vec<[PolicyEnd<Self>; 2]>;
     /// What may be opened from uplinks by default.
     fn inbound(inbound: Inbound) -> Action;
     /// The inside prefixes of `[[nat]]` of prefixes, and the uplinks where they become others.
@@ -77,6 +79,17 @@ impl Family for Ipv4Addr {
 
     fn policies(config: &Config) -> &[PolicyRule] {
         &config.policies
+    }
+
+    fn closed_by_nat64(config: &Config) -> Vec<[PolicyEnd; 2]> {
+        let Some((nat64, uplink)) = config.nat64().and_then(|one| Some((one, one.uplink?))) else {
+            return Vec::new();
+        };
+        let uplinks = (0..config.uplinks.len()).map(UplinkId);
+        let others = uplinks.filter(|id| *id != uplink);
+        others
+            .map(|id| [PolicyEnd::Network(nat64.network), PolicyEnd::Uplink(id)])
+            .collect()
     }
 
     fn inbound(inbound: Inbound) -> Action {
@@ -126,6 +139,19 @@ impl Family for Ipv6Addr {
 
     fn policies(config: &Config) -> &[PolicyRule<Self>] {
         config.ipv6.as_ref().map_or(&[], |rules| &rules.policies)
+    }
+
+    fn closed_by_nat64(config: &Config) -> Vec<[PolicyEnd<Self>; 2]> {
+        let nat64 = config.nat64();
+        let Some((nat64, users)) = nat64.and_then(|one| Some((one, one.networks.as_ref()?))) else {
+            return Vec::new();
+        };
+        let networks = (0..config.networks.len()).map(NetworkId);
+        let others = networks.filter(|id| *id != nat64.network && !users.contains(id));
+        let device = PolicyEnd::Network(nat64.network);
+        others
+            .map(|id| [PolicyEnd::Network(id), device.clone()])
+            .collect()
     }
 
     fn inbound(inbound: Inbound) -> Action {

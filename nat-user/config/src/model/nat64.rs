@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::network::NetworkId;
+use super::{network::NetworkId, uplink::UplinkId};
 
 /// Odd, so that no two words have the same product (that of FNV-1a with 32 bits).
 const HASH_FACTOR: u32 = 0x0100_0193;
@@ -22,6 +22,10 @@ pub struct Nat64 {
     pub pool: Ipv4Net,
     /// The network that stands for the guests in rules of IPv4.
     pub network: NetworkId,
+    /// The networks whose guests may use it, where no policy says otherwise; `None` if all may.
+    pub networks: Option<Vec<NetworkId>>,
+    /// The only uplink by which their packets leave, where no policy says otherwise.
+    pub uplink: Option<UplinkId>,
     /// The guests to which rules of IPv4 lead, with the address of the pool that each one keeps.
     pub holders: BTreeMap<Ipv4Addr, Ipv6Addr>,
 }

@@ -73,6 +73,10 @@ pub(crate) fn read<'a>(root: &Section<'a>, end: usize, report: &mut Report<'_>) 
     let guests = root.rules("guest", guest::KEYS, report);
     let mut nat64 = read_nat64(root, &networks, report);
     let names = Names::new(&uplinks, &networks, &guests, nat64.as_ref());
+    if let Some(Item { section, value, .. }) = &mut nat64 {
+        value.networks = report.keep(nat64::users(section, &names)).flatten();
+        value.uplink = report.keep(nat64::way_out(section, &names)).flatten();
+    }
     let mut rules = |key, keys| root.rules(key, keys, report);
     let routes = rules("route", route::KEYS);
     let snat = rules("snat", snat::KEYS);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::addresses::Addresses;
+use super::{addresses::Addresses, names::Names};
 use crate::{
-    model::{Action, Inbound, Nat64, Network, NetworkId},
+    model::{Action, Inbound, Nat64, Network, NetworkId, UplinkId},
     syntax::{Fault, Field, Key, Report, Section, key},
     text::words::quote,
     values,
@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const KEYS: &[Key] = &[
     key("prefix", "\"64:ff9b::/96\""),
     key("pool", "\"100.64.46.0/24\""),
+    key("networks", "[\"lan\"]"),
+    key("uplink", "\"wan\""),
 ];
 
 /// Bits of a prefix behind which an IPv4 address has room.
@@ -38,8 +40,37 @@ pub(crate) fn read_nat64(
         prefix: prefix?.unwrap_or(Nat64::WELL_KNOWN),
         pool: pool?.unwrap_or(Nat64::POOL),
         network: NetworkId(networks.len()),
+        networks: None,
+        uplink: None,
         holders: BTreeMap::new(),
     })
+}
+
+/// Whose guests may use it.
+pub(super) fn users(
+    section: &Section<'_>,
+    names: &Names<'_>,
+) -> Result<Option<Vec<NetworkId>>, Fault> {
+    section.optional("networks", |field| {
+        let mut users = Vec::new();
+        for item in field.some_items()? {
+            let network = names.network(item)?;
+            if item.string() == Ok(Nat64::NETWORK) {
+                let problem = "is NAT64's own network";
+                return Err(item.fault(problem, "write the networks of guests"));
+            }
+            if users.contains(&network) {
+                return Err(item.repeated());
+            }
+            users.push(network);
+        }
+        Ok(users)
+    })
+}
+
+/// By which uplink packets leave.
+pub(super) fn way_out(section: &Section<'_>, names: &Names<'_>) -> Result<Option<UplinkId>, Fault> {
+    section.optional("uplink", |field| names.uplink(field))
 }
 
 /// The network that stands for the guests in rules of IPv4.

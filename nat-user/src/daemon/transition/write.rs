@@ -49,8 +49,7 @@ impl<'a> Loaded<'a> {
         let dataplane = &mut active.tables.dataplane;
         dataplane.set_rule_flags(&flags)?;
         dataplane.set_interfaces(&compiled.interfaces)?;
-        let nat64 = config.ipv6.as_ref().and_then(|ipv6| ipv6.nat64.as_ref());
-        dataplane.set_nat64(nat64)?;
+        dataplane.set_nat64(config.nat64())?;
         let bound = bound(config, host, &compiled.interfaces, &active.state.numbers);
         dataplane.bind(&bound)?;
         active.bound = bound;

@@ -1,9 +1,9 @@
 //! `[nat64]`, and rules that need it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{config, refused};
-use crate::model::{GuestAddress, Nat64};
+use super::{super::load, config, refused};
+use crate::model::{Family as _, GuestAddress, Nat64, NetworkId, PolicyEnd, UplinkId};
 
 const NAT64: &str = "[nat64]\n";
 
@@ -95,5 +95,63 @@ fn dns64_needs_nat64_and_somebody_to_ask() {
              forwarders out"
         ),
         "{message}"
+    );
+}
+
+/// Two uplinks, and two networks with IPv6.
+const WIDE: &str = "[uplink.wan]\ninterface = \"vmbr0\"\naddresses = [\"19.19.8.10\"]\n\
+                    [uplink.other]\ninterface = \"vmbr2\"\naddresses = [\"19.19.9.10\"]\n\
+                    [network.six]\ninterface = \"vmbr1\"\naddress = \"2001:db8:0:1::1/64\"\n\
+                    [network.both]\ninterface = \"vmbr3\"\n\
+                    address = [\"10.2.0.1/24\", \"2001:db8:0:2::1/64\"]\n";
+
+fn wide(keys: &str) -> String {
+    format!("{WIDE}[nat64]\n{keys}\n")
+}
+
+#[test]
+fn it_is_for_the_networks_and_the_uplink_that_it_names() {
+    let both = load(&wide("networks = [\"six\"]\nuplink = \"other\"")).config;
+    let device = both.nat64().expect("a table").network;
+    let of_ipv4 = [PolicyEnd::Network(device), PolicyEnd::Uplink(UplinkId(0))];
+    assert_eq!(Ipv4Addr::closed_by_nat64(&both), [of_ipv4]);
+    let of_ipv6 = [PolicyEnd::Network(NetworkId(1)), PolicyEnd::Network(device)];
+    assert_eq!(Ipv6Addr::closed_by_nat64(&both), [of_ipv6]);
+    assert!(both.has_policies());
+    let all = load(&wide("")).config;
+    assert!(Ipv4Addr::closed_by_nat64(&all).is_empty());
+    assert!(Ipv6Addr::closed_by_nat64(&all).is_empty());
+}
+
+#[test]
+fn names_that_it_cannot_use_are_refused() {
+    let refused = |keys: &str, problem: &str| {
+        let message = super::super::refusal(&wide(keys));
+        assert!(message.ends_with(problem), "{message}");
+    };
+    refused(
+        "networks = [\"seven\"]",
+        "nat64.networks: there is no network `seven`; the networks are `six`, `both`, `nat64`",
+    );
+    refused(
+        "networks = [\"nat64\"]",
+        "nat64.networks: is NAT64's own network; write the networks of guests",
+    );
+    refused(
+        "networks = [\"six\", \"six\"]",
+        "nat64.networks: `six` is in the list twice; write it once",
+    );
+    refused(
+        "networks = []",
+        "nat64.networks: is an empty list; write networks = [\"lan\"], or leave it out",
+    );
+    refused(
+        "uplink = \"wam\"",
+        "nat64.uplink: there is no uplink `wam`; did you mean `wan`? there are `wan`, `other`",
+    );
+    refused(
+        "networks = [\"six\"]\n[network.both.dns]\ndns64 = true",
+        "network.both.dns: dns64 needs NAT64, which is not for this network; add the network to \
+         networks in [nat64], or leave dns64 out",
     );
 }
