@@ -145,6 +145,8 @@ mod tests {
             prefix: "2001:db8:64::/96".parse().unwrap(),
             pool: Nat64::POOL,
             network: NetworkId(1),
+            networks: None,
+            uplink: None,
             holders: std::collections::BTreeMap::new(),
         };
         let dns = |private_answers| Dns {
