@@ -9,8 +9,9 @@ use crate::sources;
 const DOCUMENT: &str = "docs/rfc-compliance.md";
 const VERDICTS: [&str; 3] = ["meets", "does not meet", "not applicable"];
 
-/// The requirements of each RFC, by number and letter; of RFC 7857, the sections that hold some.
-const REQUIREMENTS: [(&str, &str, &str); 5] = [
+/// The requirements of each RFC, by number and letter; of RFCs without numbers, the sections
+/// that hold some, with a letter where there are several.
+const REQUIREMENTS: [(&str, &str, &str); 11] = [
     (
         "RFC 4787",
         "REQ-",
@@ -27,6 +28,39 @@ const REQUIREMENTS: [(&str, &str, &str); 5] = [
         "RFC 6888",
         "REQ-",
         "1 2 3 4 4A 4B 4C 5 6 7 8 9 10 11A 11B 11C 11D 12 13 14 15",
+    ),
+    (
+        "RFC 4890",
+        "",
+        "4.3.1 4.3.1a 4.3.2 4.3.2a 4.3.3 4.3.4 4.3.5 4.4.1 4.4.4",
+    ),
+    (
+        "RFC 6092",
+        "REC-",
+        "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 \
+         31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50",
+    ),
+    (
+        "RFC 6146",
+        "",
+        "3 3.1 3.4 3.4a 3.4b 3.5 3.5.1 3.5.1.1 3.5.2.2 3.5.2.2a 3.5.3 3.5.4 3.8 5.2 5.3 \
+         5.4",
+    ),
+    (
+        "RFC 6296",
+        "",
+        "3.1 3.2 3.2a 3.3 3.4 3.5 3.7 4.1 4.2 4.3 6 7",
+    ),
+    (
+        "RFC 7915",
+        "",
+        "1.4 4 4a 4.1 4.1a 4.1b 4.1c 4.1d 4.2 4.2a 4.2b 4.3 4.5 4.5a 4.5b 4.5c 5 5.1 5.1a \
+         5.1b 5.1.1 5.2 5.2a 5.3 5.4 5.5 6 6a",
+    ),
+    (
+        "RFC 8200",
+        "",
+        "4 4.1 4.4 4.5 4.5a 4.5b 4.5c 4.7 5 6 8.1 8.1a 8.3",
     ),
 ];
 

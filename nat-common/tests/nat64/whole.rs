@@ -50,6 +50,19 @@ fn x6_1_headers_before_the_transport_are_left_out() {
     assert_eq!(translated(&packet), translated(&plain));
 }
 
+/// RFC 7915 section 5.1.
+#[test]
+fn x6_3_a_packet_with_segments_left_is_dropped() {
+    let plain = packet_6(header_6(ipv6(GUEST), server_6()), Carried::Tcp, b"data");
+    for (left, expected) in [(0, translated(&plain)), (1, Err(DropReason::Malformed))] {
+        let routing = [6, 0, 2, left, 0, 0, 0, 0];
+        let mut packet = [&plain[..40], &routing[..], &plain[40..]].concat();
+        packet[6] = 43;
+        packet[5] += 8;
+        assert_eq!(translated(&packet), expected, "{left}");
+    }
+}
+
 #[test]
 fn x6_1_options_of_ipv4_are_left_out() {
     let plain = packet_4(header_4(SERVER, GUEST_4, 12), Carried::Udp, b"data");

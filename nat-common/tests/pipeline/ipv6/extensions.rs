@@ -180,10 +180,11 @@ fn e6_3_type_0_with_segments_left_passes_nowhere() {
     }
 }
 
-/// A protocol that natbpf does not know, and nothing at all, are translated by their addresses.
+/// ESP, SCTP, protocols that natbpf does not know, and nothing at all, are translated by their
+/// addresses: so are mobility, HIP and Shim6, which RFC 6092 names.
 #[test]
 fn e6_4_unknown_protocols_and_no_next_header_are_translated_by_address() {
-    for protocol in [NO_NEXT_HEADER, 50, 132, 253] {
+    for protocol in [NO_NEXT_HEADER, 50, 132, 253, 135, 139, 140] {
         let world = World::new();
         let sent = raw(protocol, C1, S1A).bytes();
         let out = world.guest_sends(&sent).uplink();
