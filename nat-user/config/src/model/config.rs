@@ -1,12 +1,8 @@
 //! The whole configuration.
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use super::{
-    family::Family as _,
     forward::ForwardRule,
     forwarding::Forwarding,
     guest::Guest,
@@ -14,11 +10,11 @@ use super::{
     nat::NatRule,
     nat::PrefixRule,
     nat64::Nat64,
-    network::{Action, Network},
+    network::{Action, Network, NetworkId},
     policy::PolicyRule,
     route::Route,
     snat::SnatRule,
-    uplink::Uplink,
+    uplink::{Uplink, UplinkId},
 };
 
 /// A whole configuration.
@@ -71,6 +67,28 @@ impl Config {
     #[must_use]
     pub fn nat64(&self) -> Option<&Nat64> {
         self.ipv6.as_ref()?.nat64.as_ref()
+    }
+
+    /// The networks whose guests may not use NAT64.
+    #[must_use]
+    pub fn networks_without_nat64(&self) -> Vec<NetworkId> {
+        let nat64 = self.nat64();
+        let Some((nat64, users)) = nat64.and_then(|one| Some((one, one.networks.as_ref()?))) else {
+            return Vec::new();
+        };
+        let all = (0..self.networks.len()).map(NetworkId);
+        all.filter(|id| *id != nat64.network && !users.contains(id))
+            .collect()
+    }
+
+    /// The uplinks by which packets of NAT64 may not leave.
+    #[must_use]
+    pub fn uplinks_without_nat64(&self) -> Vec<UplinkId> {
+        let Some(only) = self.nat64().and_then(|nat64| nat64.uplink) else {
+            return Vec::new();
+        };
+        let all = (0..self.uplinks.len()).map(UplinkId);
+        all.filter(|id| *id != only).collect()
     }
 
     /// What a policy, by its place, says about IPv6 addresses, if it names any.
@@ -133,8 +151,8 @@ impl Config {
         let says_something = |network: &Network| {
             network.policy == Action::Drop || network.host.is_some() || keeps_out(network)
         };
-        let is_closed = !Ipv4Addr::closed_by_nat64(self).is_empty()
-            || !Ipv6Addr::closed_by_nat64(self).is_empty();
-        is_closed || !self.policies.is_empty() || self.networks.iter().any(says_something)
+        let has_closed =
+            !self.networks_without_nat64().is_empty() || !self.uplinks_without_nat64().is_empty();
+        has_closed || !self.policies.is_empty() || self.networks.iter().any(says_something)
     }
 }

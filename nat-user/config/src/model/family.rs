@@ -8,7 +8,7 @@ use super::{
     forward::ForwardRule,
     guest::{Guest, GuestAddress},
     nat::NatRule,
-    network::{Action, Inbound, Network, NetworkId},
+    network::{Action, Inbound, Network},
     policy::{PolicyEnd, PolicyRule},
     route::Route,
     snat::SnatRule,
@@ -82,13 +82,13 @@ impl Family for Ipv4Addr {
     }
 
     fn closed_by_nat64(config: &Config) -> Vec<[PolicyEnd; 2]> {
-        let Some((nat64, uplink)) = config.nat64().and_then(|one| Some((one, one.uplink?))) else {
-            return Vec::new();
-        };
-        let uplinks = (0..config.uplinks.len()).map(UplinkId);
-        let others = uplinks.filter(|id| *id != uplink);
-        others
-            .map(|id| [PolicyEnd::Network(nat64.network), PolicyEnd::Uplink(id)])
+        let device = config
+            .nat64()
+            .map(|nat64| PolicyEnd::Network(nat64.network));
+        let closed = config.uplinks_without_nat64().into_iter();
+        let uplinks = closed.map(PolicyEnd::Uplink);
+        uplinks
+            .filter_map(|uplink| Some([device.clone()?, uplink]))
             .collect()
     }
 
@@ -142,15 +142,13 @@ impl Family for Ipv6Addr {
     }
 
     fn closed_by_nat64(config: &Config) -> Vec<[PolicyEnd<Self>; 2]> {
-        let nat64 = config.nat64();
-        let Some((nat64, users)) = nat64.and_then(|one| Some((one, one.networks.as_ref()?))) else {
-            return Vec::new();
-        };
-        let networks = (0..config.networks.len()).map(NetworkId);
-        let others = networks.filter(|id| *id != nat64.network && !users.contains(id));
-        let device = PolicyEnd::Network(nat64.network);
-        others
-            .map(|id| [PolicyEnd::Network(id), device.clone()])
+        let device = config
+            .nat64()
+            .map(|nat64| PolicyEnd::Network(nat64.network));
+        let closed = config.networks_without_nat64().into_iter();
+        let networks = closed.map(PolicyEnd::Network);
+        networks
+            .filter_map(|network| Some([network, device.clone()?]))
             .collect()
     }
 
