@@ -3,6 +3,7 @@
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::{
+    model::Nat64,
     syntax::{Fault, Field, Section},
     values,
 };
@@ -46,4 +47,15 @@ fn addresses(field: Field<'_>) -> Result<Addresses, Fault> {
         ipv6,
         ..Addresses::default()
     })
+}
+
+/// The host's addresses in NAT64's network.
+pub(super) fn addresses_of_nat64(nat64: &Nat64) -> Addresses {
+    let own = Nat64::host_address(nat64.pool);
+    let own6 = Nat64::address_of(nat64.prefix, own);
+    Addresses {
+        ipv4: Some(Ipv4Net::new_assert(own, nat64.pool.prefix_len())),
+        ipv6: vec![Ipv6Net::new_assert(own6, nat64.prefix.prefix_len())],
+        ..Addresses::default()
+    }
 }

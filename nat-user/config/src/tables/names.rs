@@ -8,9 +8,8 @@ use std::{
 use ipnet::Ipv6Net;
 
 use super::{
-    addresses::{Addresses, addresses_of},
+    addresses::{Addresses, addresses_of, addresses_of_nat64},
     item::Item,
-    nat64,
 };
 use crate::{
     model::{GuestAddress, Identity, Nat64, NetworkId, UplinkId, mac_text},
@@ -85,7 +84,7 @@ impl<'n> Names<'n> {
             Some((section.field("mac").map(values::mac)?.ok()?, index))
         });
         let nat64 = nat64.map(|item| &item.value);
-        let places = places.chain(nat64.map(nat64::addresses));
+        let places = places.chain(nat64.map(addresses_of_nat64));
         let mut names = Self {
             uplinks: by_name(uplinks),
             networks: (by_name(networks).into_iter())

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{addresses::Addresses, names::Names};
+use super::{
+    addresses::{Addresses, addresses_of_nat64},
+    names::Names,
+};
 use crate::{
     model::{Action, Inbound, Nat64, Network, NetworkId, UplinkId},
     syntax::{Fault, Field, Key, Report, Section, key},
@@ -75,7 +78,7 @@ pub(super) fn way_out(section: &Section<'_>, names: &Names<'_>) -> Result<Option
 
 /// The network that stands for the guests in rules of IPv4.
 pub(crate) fn network(nat64: &Nat64) -> Network {
-    let Addresses { ipv4, ipv6, .. } = addresses(nat64);
+    let Addresses { ipv4, ipv6, .. } = addresses_of_nat64(nat64);
     Network {
         name: Nat64::NETWORK.to_owned(),
         interface: Nat64::INTERFACE.to_owned(),
@@ -96,17 +99,6 @@ pub(crate) fn network(nat64: &Nat64) -> Network {
         dhcp6: None,
         ra: None,
         dns: None,
-    }
-}
-
-/// The host's addresses in it.
-pub(super) fn addresses(nat64: &Nat64) -> Addresses {
-    let own = Nat64::host_address(nat64.pool);
-    let own6 = Nat64::address_of(nat64.prefix, own);
-    Addresses {
-        ipv4: Some(Ipv4Net::new_assert(own, nat64.pool.prefix_len())),
-        ipv6: vec![Ipv6Net::new_assert(own6, PREFIX_LEN)],
-        ..Addresses::default()
     }
 }
 
