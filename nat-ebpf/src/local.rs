@@ -1,27 +1,27 @@
-//! Programs at the host's own sockets: the host reaches forwards by its own addresses and by
-//! 127.0.0.1. See [`nat_common::pipeline::local`].
+//! Programs at the host's own sockets: the host reaches forwards by its own addresses and by the
+//! loopback address. See [`nat_common::pipeline::local`].
 //!
 //! They are attached to the root of all control groups, so they run for every socket of the
 //! machine: they ignore those of other network namespaces. The system call always continues.
 
+use core::{marker::PhantomData, mem::MaybeUninit};
+
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::{cgroup_sock_addr, map},
-    maps::{Array, LruHashMap},
+    macros::map,
+    maps::Array,
     programs::SockAddrContext,
 };
 use nat_common::{
     pipeline::local::{Caller, redirect},
-    tables::destinations::{
-        OriginalDestination, OriginalDestination4, OriginalDestinationKey, OriginalDestinationKey4,
-        OwnAddresses4,
-    },
-    wire::address::{Addr4, Endpoint, Port},
+    tables::destinations::{OriginalDestination, OriginalDestinationKey, OwnAddresses},
+    wire::address::{Endpoint, Port},
 };
 
 use crate::{
-    family::Room,
+    family::{Addr, DESTINATIONS, Room},
     maps::{COUNTERS, Maps, add_at_once},
 };
 
@@ -32,37 +32,38 @@ static NETNS_COOKIE: u64 = 0;
 
 /// What the loopback address stands for.
 #[map]
-static OWN_ADDRESSES: Array<OwnAddresses4> = Array::with_max_entries(1, 0);
-
-/// The destinations that sockets with guests as peers have named. The least recently used are
-/// evicted.
-#[map]
-static DESTINATIONS: LruHashMap<OriginalDestinationKey4, OriginalDestination4> =
-    LruHashMap::pinned(16_384, 0);
+static OWN_ADDRESSES: Array<OwnAddresses<Addr>> = Array::with_max_entries(1, 0);
 
 /// What the loopback address stands for.
 #[inline(always)]
-fn own_addresses<'a>() -> Option<&'a OwnAddresses4> {
+fn own_addresses<'a>() -> Option<&'a OwnAddresses<Addr>> {
     OWN_ADDRESSES.get(0)
 }
 
 /// The destination that a socket with a guest as its peer has named.
 #[inline(always)]
-fn destination(key: &OriginalDestinationKey4) -> Option<OriginalDestination4> {
+fn destination(
+    room: &Room,
+    key: &OriginalDestinationKey<Addr>,
+) -> Option<OriginalDestination<Addr>> {
     // SAFETY: it is copied at once; an entry that is recycled meanwhile shows another socket's.
-    unsafe { DESTINATIONS.get(key) }.copied()
+    unsafe { DESTINATIONS.get(room.key(key)) }.copied()
 }
 
 /// Stores the destination that a socket has named.
 #[inline(always)]
-fn remember_destination(key: &OriginalDestinationKey4, value: &OriginalDestination4) {
-    let _full_of_newer = DESTINATIONS.insert(key, value, 0);
+fn remember_destination(
+    room: &Room,
+    key: &OriginalDestinationKey<Addr>,
+    value: &OriginalDestination<Addr>,
+) {
+    let _full_of_newer = DESTINATIONS.insert(room.key(key), room.value(value), 0);
 }
 
 /// Forgets the destination of a socket: it uses the guest's own address.
 #[inline(always)]
-fn forget_destination(key: &OriginalDestinationKey4) {
-    let _gone_already = DESTINATIONS.remove(key);
+fn forget_destination(room: &Room, key: &OriginalDestinationKey<Addr>) {
+    let _gone_already = DESTINATIONS.remove(room.key(key));
 }
 
 /// Counts a connection of the host. It is no session, because its end is unknown.
@@ -80,60 +81,11 @@ fn count_local(rule: u32) {
 
 /// The code for the kernel: the system call continues. (The hooks that show a source allow nothing
 /// else.)
-const GO_ON: i32 = 1;
-
-/// `connect`, TCP and UDP.
-#[cgroup_sock_addr(connect4)]
-pub(crate) fn local_connect(ctx: SockAddrContext) -> i32 {
-    ask(&Call::<false>(ctx), Count::EachTime);
-    GO_ON
-}
-
-/// `connect` of a socket that speaks IPv6 as well, to an IPv4 address.
-#[cgroup_sock_addr(connect6)]
-pub(crate) fn local_connect_6(ctx: SockAddrContext) -> i32 {
-    ask(&Call::<true>(ctx), Count::EachTime);
-    GO_ON
-}
-
-/// A datagram with a destination, from either kind of socket.
-#[cgroup_sock_addr(sendmsg4)]
-pub(crate) fn local_send(ctx: SockAddrContext) -> i32 {
-    ask(&Call::<false>(ctx), Count::Once);
-    GO_ON
-}
-
-/// The source of a datagram.
-#[cgroup_sock_addr(recvmsg4)]
-pub(crate) fn local_receive(ctx: SockAddrContext) -> i32 {
-    show(&Call::<false>(ctx));
-    GO_ON
-}
-
-/// The source of a datagram, for a socket that speaks IPv6 as well.
-#[cgroup_sock_addr(recvmsg6)]
-pub(crate) fn local_receive_6(ctx: SockAddrContext) -> i32 {
-    show(&Call::<true>(ctx));
-    GO_ON
-}
-
-/// `getpeername`.
-#[cgroup_sock_addr(getpeername4)]
-pub(crate) fn local_peer(ctx: SockAddrContext) -> i32 {
-    show(&Call::<false>(ctx));
-    GO_ON
-}
-
-/// `getpeername` of a socket that speaks IPv6 as well.
-#[cgroup_sock_addr(getpeername6)]
-pub(crate) fn local_peer_6(ctx: SockAddrContext) -> i32 {
-    show(&Call::<true>(ctx));
-    GO_ON
-}
+pub(crate) const GO_ON: i32 = 1;
 
 /// When a connection is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Count {
+pub(crate) enum Count {
     /// At each call.
     EachTime,
     /// At the first call.
@@ -142,28 +94,30 @@ enum Count {
 
 /// Replaces the named destination by the guest, if there is one.
 #[inline(always)]
-fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
+pub(crate) fn ask<F: Form>(call: &Call<F>, count: Count) {
     if !call.is_here() {
         return;
     }
     let (Some(wanted), Some(own)) = (call.address(), own_addresses()) else {
         return;
     };
-    let maps = Maps::new(call.0.as_ptr(), Room);
+    let mut bytes = MaybeUninit::uninit();
+    let maps = Maps::new(call.context.as_ptr(), Room::within(&mut bytes));
     let found = redirect(&maps, own, &call.caller(), call.protocol(), wanted);
+    let room = &maps.room;
     let Some(found) = found else {
         // It may have named the same guest before, by another address.
         let key = OriginalDestinationKey::new(call.socket(), wanted);
-        if destination(&key).is_some() {
-            forget_destination(&key);
+        if destination(room, &key).is_some() {
+            forget_destination(room, &key);
         }
         return;
     };
     let key = OriginalDestinationKey::new(call.socket(), found.guest);
     let value = OriginalDestination::new(wanted);
-    let before = destination(&key);
+    let before = destination(room, &key);
     if before != Some(value) {
-        remember_destination(&key, &value);
+        remember_destination(room, &key, &value);
     }
     if count == Count::EachTime || before.is_none() {
         count_local(found.rule);
@@ -173,23 +127,57 @@ fn ask<const MAPPED: bool>(call: &Call<MAPPED>, count: Count) {
 
 /// Replaces the guest by the destination that the program has named.
 #[inline(always)]
-fn show<const MAPPED: bool>(call: &Call<MAPPED>) {
+pub(crate) fn show<F: Form>(call: &Call<F>) {
     if !call.is_here() {
         return;
     }
     let Some(guest) = call.address() else { return };
-    if let Some(named) = destination(&OriginalDestinationKey::new(call.socket(), guest)) {
+    let mut bytes = MaybeUninit::uninit();
+    let key = OriginalDestinationKey::new(call.socket(), guest);
+    if let Some(named) = destination(&Room::within(&mut bytes), &key) {
         call.set_address(named.endpoint());
     }
 }
 
-/// A system call that names an address; in the form of IPv6 (RFC 4291 section 2.5.5.2) if `MAPPED`.
-struct Call<const MAPPED: bool>(SockAddrContext);
+/// The form in which the kernel shows an address to a program.
+pub(crate) trait Form {
+    /// The address of a call, if it has one in this form.
+    ///
+    /// # Safety
+    ///
+    /// The call must be the program's. (This reads and writes words: the kernel allows only those.)
+    unsafe fn address(call: *const bpf_sock_addr) -> Option<Addr>;
 
-/// The third word of an IPv4-mapped IPv6 address, as it is in memory.
-const MAPPED_WORD: u32 = 0xffff_u32.to_be();
+    /// Changes the address of a call that has one.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    unsafe fn set_address(call: *mut bpf_sock_addr, to: Addr);
 
-impl<const MAPPED: bool> Call<MAPPED> {
+    /// The address to which a socket is bound.
+    ///
+    /// # Safety
+    ///
+    /// The socket must be that of the program's call.
+    unsafe fn bound(socket: *const bpf_sock) -> Addr;
+}
+
+/// A system call that names an address.
+pub(crate) struct Call<F> {
+    context: SockAddrContext,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Call<F> {
+    #[inline(always)]
+    pub(crate) fn new(context: SockAddrContext) -> Self {
+        Self {
+            context,
+            form: PhantomData,
+        }
+    }
+
     /// Whether the socket is in the daemon's network namespace.
     #[inline(always)]
     fn is_here(&self) -> bool {
@@ -197,64 +185,47 @@ impl<const MAPPED: bool> Call<MAPPED> {
         // that the loader has written another.
         let here = unsafe { (&raw const NETNS_COOKIE).read_volatile() };
         // SAFETY: the context is the program's.
-        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) == here }
+        unsafe { bpf_get_netns_cookie(self.context.as_ptr()) == here }
     }
 
     /// The kernel's number of the socket.
     #[inline(always)]
     fn socket(&self) -> u64 {
         // SAFETY: the context is the program's.
-        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+        unsafe { bpf_get_socket_cookie(self.context.as_ptr()) }
     }
 
     #[inline(always)]
     fn protocol(&self) -> u8 {
         // SAFETY: the context is the program's; volatile, since the kernel allows whole fields
         // only.
-        let protocol = unsafe { (&raw const (*self.0.sock_addr).protocol).read_volatile() };
+        let protocol = unsafe { (&raw const (*self.context.sock_addr).protocol).read_volatile() };
         // (That of multipath TCP is larger than a byte; its subflows are TCP.)
         if protocol > 0xff { 0 } else { protocol as u8 }
     }
 
-    /// The address of the call, if it is one of IPv4.
+    /// The address of the call, if it is one in this form.
     #[inline(always)]
-    fn address(&self) -> Option<Endpoint<Addr4>> {
-        let call = self.0.sock_addr;
+    fn address(&self) -> Option<Endpoint<Addr>> {
+        let call = self.context.sock_addr;
         // SAFETY: as above.
         let (address, port) = unsafe {
-            let address = if MAPPED {
-                let words = &raw const (*call).user_ip6;
-                let words = words.cast::<u32>();
-                let prefix = words.read_volatile() | words.add(1).read_volatile();
-                if prefix != 0 || words.add(2).read_volatile() != MAPPED_WORD {
-                    return None;
-                }
-                words.add(3).read_volatile()
-            } else {
-                (&raw const (*call).user_ip4).read_volatile()
-            };
-            (address, (&raw const (*call).user_port).read_volatile())
+            (
+                F::address(call)?,
+                (&raw const (*call).user_port).read_volatile(),
+            )
         };
         let [first, second, ..] = port.to_ne_bytes();
-        Some(Endpoint::new(
-            Addr4(address.to_ne_bytes()),
-            Port([first, second]),
-        ))
+        Some(Endpoint::new(address, Port([first, second])))
     }
 
     #[inline(always)]
-    fn set_address(&self, to: Endpoint<Addr4>) {
-        let call = self.0.sock_addr;
-        let address = u32::from_ne_bytes(to.address.0);
+    fn set_address(&self, to: Endpoint<Addr>) {
+        let call = self.context.sock_addr;
         let [first, second] = to.port.0;
         // SAFETY: as above.
         unsafe {
-            if MAPPED {
-                let words = &raw mut (*call).user_ip6;
-                words.cast::<u32>().add(3).write_volatile(address);
-            } else {
-                (&raw mut (*call).user_ip4).write_volatile(address);
-            }
+            F::set_address(call, to.address);
             let port = u32::from_ne_bytes([first, second, 0, 0]);
             (&raw mut (*call).user_port).write_volatile(port);
         }
@@ -262,18 +233,19 @@ impl<const MAPPED: bool> Call<MAPPED> {
 
     /// The socket that asks.
     #[inline(always)]
-    fn caller(&self) -> Caller<Addr4> {
+    fn caller(&self) -> Caller<Addr> {
+        let call = self.context.sock_addr;
         // SAFETY: as above; every such call has a socket.
         let (interface, address, port) = unsafe {
-            let socket = (&raw const (*self.0.sock_addr).__bindgen_anon_1.sk).read_volatile();
+            let socket = (&raw const (*call).__bindgen_anon_1.sk).read_volatile();
             (
                 (&raw const (*socket).bound_dev_if).read_volatile(),
-                (&raw const (*socket).src_ip4).read_volatile(),
+                F::bound(socket),
                 (&raw const (*socket).src_port).read_volatile(),
             )
         };
         Caller {
-            bound: Endpoint::new(Addr4(address.to_ne_bytes()), Port::new(port as u16)),
+            bound: Endpoint::new(address, Port::new(port as u16)),
             interface,
         }
     }

@@ -14,6 +14,7 @@ mod counts;
 mod family;
 mod hooks;
 mod local;
+mod local_ipv4;
 mod maps;
 mod memory;
 mod offload;

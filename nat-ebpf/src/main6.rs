@@ -1,4 +1,4 @@
-//! natbpf's BPF programs for IPv6: entry points.
+//! natbpf's BPF programs for IPv6, and for the host's own sockets: entry points.
 //!
 //! A separate object with tables of its own: a host without IPv6 loads none of it. The modules are
 //! those of IPv4's object, compiled for the other family.
@@ -11,6 +11,8 @@ mod adopt;
 #[path = "family/ipv6.rs"]
 mod family;
 mod hooks;
+mod local;
+mod local_ipv6;
 mod maps;
 mod memory;
 mod nat64;

@@ -29,6 +29,7 @@ mod namespaces {
     mod life;
     mod lifecycle;
     mod local;
+    mod local_ipv6;
     mod memory;
     mod nat;
     mod nat64;

@@ -1,7 +1,7 @@
 //! `DESTINATIONS` and `OWN_ADDRESSES`: the destinations that sockets of the host have named, and
 //! the addresses that the loopback address stands for.
 
-use crate::wire::address::{Addr4, Address, Endpoint, Port};
+use crate::wire::address::{Addr4, Addr6, Address, Endpoint, Port};
 
 /// How many addresses the loopback address can stand for.
 pub const MAX_OWN: usize = 64;
@@ -12,13 +12,15 @@ pub const MAX_OWN: usize = 64;
 pub struct OwnAddresses<A> {
     /// How many there are.
     pub count: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The uplinks' addresses, in the order in which they are tried.
     pub addresses: [A; MAX_OWN],
 }
 
 /// Key of `DESTINATIONS`: a socket and its guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct OriginalDestinationKey<A> {
     /// The kernel's number of the socket, which is unique.
     pub socket: u64,
@@ -32,7 +34,7 @@ pub struct OriginalDestinationKey<A> {
 
 /// Value of `DESTINATIONS`: the destination that the socket has named and sees as its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct OriginalDestination<A> {
     /// The address.
     pub address: A,
@@ -73,15 +75,6 @@ impl<A: Address> OriginalDestination<A> {
     }
 }
 
-/// IPv4 value of `OWN_ADDRESSES`.
-pub type OwnAddresses4 = OwnAddresses<Addr4>;
-
-/// IPv4 key of `DESTINATIONS`.
-pub type OriginalDestinationKey4 = OriginalDestinationKey<Addr4>;
-
-/// IPv4 value of `DESTINATIONS`.
-pub type OriginalDestination4 = OriginalDestination<Addr4>;
-
-crate::map_layout!(OwnAddresses4, 260);
-crate::map_layout!(OriginalDestinationKey4, 16);
-crate::map_layout!(OriginalDestination4, 8);
+crate::map_layouts!(OwnAddresses, 264, 1032);
+crate::map_layouts!(OriginalDestinationKey, 16, 28);
+crate::map_layouts!(OriginalDestination, 8, 20);

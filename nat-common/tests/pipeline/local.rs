@@ -19,6 +19,7 @@ const ANY: At<Ip> = At(host([0; 4]), 0);
 fn own(addresses: &[Ip]) -> OwnAddresses<Addr> {
     let mut own = OwnAddresses {
         count: addresses.len() as u32,
+        reserved: 0,
         addresses: [addr(host([0; 4])); MAX_OWN],
     };
     for (place, address) in own.addresses.iter_mut().zip(addresses) {

@@ -1,6 +1,6 @@
 //! What is IPv4's own: its tables, and how the kernel shows its packets.
 
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::{
     bindings::{
@@ -15,6 +15,7 @@ use nat_common::{
         addresses::{AddressKey, ExternalAddress},
         bindings::{Bindings as _, Name},
         datagrams::Datagram,
+        destinations::{OriginalDestination, OriginalDestinationKey},
         excludes::ExcludeKey,
         forward_sources::{ForwardSource, ForwardSourceKey},
         forwards::{Forward, ForwardKey},
@@ -103,10 +104,27 @@ pub(crate) static DATAGRAMS: LruHashMap<FragmentKey<Addr>, Datagram> = LruHashMa
 #[map]
 pub(crate) static QUEUED: Array<Queued<Addr>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
 
-/// Room for keys and values outside of the stack, which addresses of four bytes do not need.
+/// The destinations that sockets with guests as peers have named. The least recently used are
+/// evicted.
+#[map]
+pub(crate) static DESTINATIONS: LruHashMap<
+    OriginalDestinationKey<Addr>,
+    OriginalDestination<Addr>,
+> = LruHashMap::pinned(16_384, 0);
+
+/// Room for keys and values, which addresses of four bytes do not need.
 pub(crate) struct Room;
 
+/// None.
+pub(crate) type RoomBytes = ();
+
 impl Room {
+    /// That of the programs at system calls.
+    #[inline(always)]
+    pub(crate) fn within(_bytes: &mut MaybeUninit<RoomBytes>) -> Self {
+        Self
+    }
+
     /// That of the programs at the hooks.
     #[inline(always)]
     pub(crate) fn of_packets() -> Option<Self> {

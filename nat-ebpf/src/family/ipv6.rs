@@ -1,7 +1,7 @@
 //! What is IPv6's own: its tables, and how the kernel shows its packets.
 
 use core::{
-    mem::size_of,
+    mem::{MaybeUninit, size_of},
     ptr::{self, NonNull},
 };
 
@@ -19,6 +19,7 @@ use nat_common::{
     tables::{
         addresses::{AddressKey, ExternalAddress},
         datagrams::Datagram,
+        destinations::{OriginalDestination, OriginalDestinationKey},
         excludes::ExcludeKey,
         forward_sources::{ForwardSource, ForwardSourceKey},
         forwards::{Forward, ForwardKey},
@@ -111,8 +112,16 @@ pub(crate) static DATAGRAMS: LruHashMap<FragmentKey<Addr>, Datagram> = LruHashMa
 #[map(name = "QUEUED6")]
 pub(crate) static QUEUED: Array<Queued<Addr>> = Array::pinned(QUEUE_SETS * QUEUE_WAYS, 0);
 
-/// Room for one key and one value of a map, whose addresses the stack has no room for.
-type RoomBytes = [u64; 2 * ROOM / 8];
+/// The destinations that sockets with guests as peers have named. The least recently used are
+/// evicted.
+#[map(name = "DESTINATIONS6")]
+pub(crate) static DESTINATIONS: LruHashMap<
+    OriginalDestinationKey<Addr>,
+    OriginalDestination<Addr>,
+> = LruHashMap::pinned(16_384, 0);
+
+/// Room for one key and one value of a map, for which a packet's stack has no room.
+pub(crate) type RoomBytes = [u64; 2 * ROOM / 8];
 
 /// Bytes of the longest key and the longest value, and a word.
 const ROOM: usize = 72;
@@ -125,7 +134,7 @@ static ROOM_OF_PACKETS: PerCpuArray<RoomBytes> = PerCpuArray::with_max_entries(1
 #[map]
 static ROOM_OF_DAEMON: PerCpuArray<RoomBytes> = PerCpuArray::with_max_entries(1, 0);
 
-/// Room for keys and values outside of the stack. A key or value is there until the next one.
+/// Room for keys and values. A key or value is there until the next one.
 pub(crate) struct Room(NonNull<RoomBytes>);
 
 impl Room {
@@ -145,6 +154,13 @@ impl Room {
             .get_ptr_mut(0)
             .and_then(NonNull::new)
             .map(Self)
+    }
+
+    /// That of the programs at system calls, which packets may interrupt: on their own stack. The
+    /// room must not be used after `bytes`.
+    #[inline(always)]
+    pub(crate) fn within(bytes: &mut MaybeUninit<RoomBytes>) -> Self {
+        Self(NonNull::from(bytes).cast())
     }
 
     /// A key as a map takes it.

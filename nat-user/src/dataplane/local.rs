@@ -1,5 +1,5 @@
 //! The host's own access to forwards: programs at the root of all control groups, which see every
-//! `connect` of the machine and act on those of this network namespace.
+//! `connect` of the machine and act on those of this network namespace. Each family has its own.
 //!
 //! Attachments are links, pinned beside those of the interfaces. The destinations that sockets have
 //! named are in a separate pinned map, which is not part of a layout: it is created if it is
@@ -18,16 +18,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::{
+    Ebpf,
     maps::{Array, MapData},
     programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
 };
 use bytemuck::{Pod, Zeroable};
 use nat_common::{
-    tables::destinations::{MAX_OWN, OwnAddresses4},
-    wire::address::Addr4,
+    tables::destinations::{MAX_OWN, OwnAddresses},
+    wire::address::Address,
 };
 
-use super::{Pins, Plain, Programs, link, object::LOCAL_PROGRAMS};
+use super::{
+    Pins, Plain, Programs, Rulesets, link,
+    object::{LOCAL_PROGRAMS, LOCAL_PROGRAMS_6},
+};
 
 /// What the names of their links' pins begin with. (Those of interfaces begin with a number.)
 const PIN_PREFIX: &str = "local-";
@@ -36,6 +40,8 @@ const PIN_PREFIX: &str = "local-";
 const DESTINATIONS: &str = "DESTINATIONS";
 /// Its name up to layout 4.
 const DESTINATIONS_4: &str = "ASKED";
+/// Those of IPv6.
+pub(super) const DESTINATIONS_OF_IPV6: &str = "DESTINATIONS6";
 
 /// `BPF_OBJ_GET` in `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -61,43 +67,73 @@ struct LinkUpdateAttr {
     old_prog_fd: u32,
 }
 
-/// Gives the host access, or removes it if `own` is `None` because no rule needs it. `own` is what
-/// 127.0.0.1 stands for. Returns the state of the access in words, for `natbpf status`.
-pub fn attach_local(programs: &mut Programs, pins: &Pins, own: Option<&[Addr4]>) -> String {
-    let Some(own) = own else {
-        let removed = detach(pins);
-        return removed.map_or_else(|error| format!("{error:#}"), |()| "off".to_owned());
-    };
-    match try_attach(programs, pins, own) {
-        Ok(root) => format!("on, for sockets below control group {}", root.display()),
+/// Gives the host access to the forwards of the families that have such rules, and removes it from
+/// the others. Returns the state of the access in words, for `natbpf status`.
+pub fn attach_local(programs: &mut Programs, pins: &Pins, rulesets: &Rulesets) -> String {
+    match try_attach(programs, pins, rulesets) {
+        Ok(None) => "off".to_owned(),
+        Ok(Some(root)) => format!("on, for sockets below control group {}", root.display()),
         Err(error) => {
             let why = format!("off: {error:#}");
             log::warn!("local access to forwards is {why}");
             // Programs of an earlier natbpf would follow outdated rules.
-            if let Err(error) = detach(pins) {
-                log::warn!("{error:#}");
+            for programs in [LOCAL_PROGRAMS, LOCAL_PROGRAMS_6] {
+                if let Err(error) = detach(pins, programs) {
+                    log::warn!("{error:#}");
+                }
             }
             why
         }
     }
 }
 
-fn try_attach(programs: &mut Programs, pins: &Pins, own: &[Addr4]) -> Result<PathBuf> {
+/// Returns the control group of the programs, if there are any.
+fn try_attach(
+    programs: &mut Programs,
+    pins: &Pins,
+    rulesets: &Rulesets,
+) -> Result<Option<PathBuf>> {
+    let wanted = prepare(programs, pins, rulesets)?;
+    if wanted.is_empty() {
+        return Ok(None);
+    }
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     let root = control_groups(&mounts)
         .context("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
     let group = File::open(&root).with_context(|| format!("open {}", root.display()))?;
-    programs.set_own_addresses(own)?;
     // Load all programs first, so that a refusal by the kernel changes nothing.
-    for name in LOCAL_PROGRAMS {
+    for &name in &wanted {
         programs.local(name)?;
     }
-    for name in LOCAL_PROGRAMS {
+    for &name in &wanted {
         let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
         attach_one(programs.local(name)?, &group, &path)
             .with_context(|| format!("attach {name} to {}", root.display()))?;
     }
-    Ok(root)
+    Ok(Some(root))
+}
+
+/// Tells the families with such rules what their loopback addresses stand for, and detaches the
+/// programs of the others. Returns the programs that are to run.
+fn prepare(programs: &mut Programs, pins: &Pins, rulesets: &Rulesets) -> Result<Vec<&'static str>> {
+    let mut wanted = Vec::new();
+    match &rulesets.ipv4.own {
+        Some(own) => {
+            set_own_addresses(&mut programs.ebpf, own)?;
+            wanted.extend(LOCAL_PROGRAMS);
+        }
+        None => detach(pins, LOCAL_PROGRAMS)?,
+    }
+    let ipv6 = rulesets.ipv6.as_ref();
+    match ipv6.and_then(|ruleset| ruleset.own.as_ref()) {
+        Some(own) => {
+            let object = programs.ipv6.as_mut();
+            set_own_addresses(object.context("IPv6's programs are not loaded")?, own)?;
+            wanted.extend(LOCAL_PROGRAMS_6);
+        }
+        None => detach(pins, LOCAL_PROGRAMS_6)?,
+    }
+    Ok(wanted)
 }
 
 /// Where the hierarchy of version 2 is mounted: the first place, as `/proc/self/mounts` has them.
@@ -161,9 +197,9 @@ fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
     }
 }
 
-/// Detaches the programs.
-fn detach(pins: &Pins) -> Result<()> {
-    for name in LOCAL_PROGRAMS {
+/// Detaches a family's programs.
+fn detach(pins: &Pins, programs: &[&str]) -> Result<()> {
+    for name in programs {
         let path = pins.links().join(format!("{PIN_PREFIX}{name}"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -205,30 +241,34 @@ pub(super) fn detach_local(pins: &Pins) -> Result<()> {
 ///
 /// When the map cannot be pinned there.
 pub(super) fn share_destinations(former: &Pins, next: &Pins) -> Result<()> {
-    let paths = [DESTINATIONS, DESTINATIONS_4].map(|name| former.map(name));
-    let Some(path) = paths.into_iter().find(|path| path.exists()) else {
-        return Ok(());
-    };
-    let map = MapData::from_pin(&path).with_context(|| format!("open map {}", path.display()))?;
-    map.pin(next.map(DESTINATIONS))
-        .with_context(|| format!("share map {DESTINATIONS}"))?;
+    for (name, names) in [
+        (DESTINATIONS, &[DESTINATIONS, DESTINATIONS_4][..]),
+        (DESTINATIONS_OF_IPV6, &[DESTINATIONS_OF_IPV6]),
+    ] {
+        let mut paths = names.iter().map(|name| former.map(name));
+        let Some(path) = paths.find(|path| path.exists()) else {
+            continue;
+        };
+        let map = MapData::from_pin(&path);
+        let map = map.with_context(|| format!("open map {}", path.display()))?;
+        map.pin(next.map(name))
+            .with_context(|| format!("share map {name}"))?;
+    }
     Ok(())
 }
 
-impl Programs {
-    /// Writes what 127.0.0.1 stands for, as many addresses as there is room for.
-    fn set_own_addresses(&mut self, own: &[Addr4]) -> Result<()> {
-        let mut value = OwnAddresses4::zeroed();
-        for (place, address) in value.addresses.iter_mut().zip(own) {
-            *place = *address;
-        }
-        value.count = own.len().min(MAX_OWN) as u32;
-        let map = self.ebpf.map_mut("OWN_ADDRESSES");
-        let map = map.context("no map OWN_ADDRESSES")?;
-        let mut map = Array::<_, Plain<OwnAddresses4>>::try_from(map)?;
-        let result = map.set(0, Plain(value), 0);
-        result.context("write map OWN_ADDRESSES")
+/// Writes what a family's loopback address stands for, as many addresses as there is room for.
+fn set_own_addresses<A: Address>(object: &mut Ebpf, own: &[A]) -> Result<()> {
+    let mut value = OwnAddresses::<A>::zeroed();
+    for (place, address) in value.addresses.iter_mut().zip(own) {
+        *place = *address;
     }
+    value.count = own.len().min(MAX_OWN) as u32;
+    let map = object.map_mut("OWN_ADDRESSES");
+    let map = map.context("no map OWN_ADDRESSES")?;
+    let mut map = Array::<_, Plain<OwnAddresses<A>>>::try_from(map)?;
+    let result = map.set(0, Plain(value), 0);
+    result.context("write map OWN_ADDRESSES")
 }
 
 #[cfg(test)]

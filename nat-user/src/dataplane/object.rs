@@ -26,7 +26,7 @@ pub static OBJECT_6: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR")
 pub(super) const XDP_PROGRAM: &str = "nat_early";
 
 /// The programs of control groups, each at the hook that its section in the object names.
-pub(super) const LOCAL_PROGRAMS: [&str; 7] = [
+pub(super) const LOCAL_PROGRAMS: &[&str] = &[
     "local_connect",
     "local_connect_6",
     "local_send",
@@ -34,6 +34,14 @@ pub(super) const LOCAL_PROGRAMS: [&str; 7] = [
     "local_receive_6",
     "local_peer",
     "local_peer_6",
+];
+
+/// Those of IPv6.
+pub(super) const LOCAL_PROGRAMS_6: &[&str] = &[
+    "local6_connect",
+    "local6_send",
+    "local6_receive",
+    "local6_peer",
 ];
 
 /// aya-log's levels: 0 leaves all messages out when the programs are verified, so that they cost

@@ -49,9 +49,14 @@ impl Programs {
     /// A program by its name, loaded when it is first asked for: devices without Ethernet headers
     /// have separate programs, which most hosts never need.
     pub(super) fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        object::program(self.object_of(name), name)
+    }
+
+    /// The object that has a program.
+    fn object_of(&mut self, name: &str) -> &mut Ebpf {
         match &mut self.ipv6 {
-            Some(ipv6) if ipv6.program(name).is_some() => object::program(ipv6, name),
-            _ => object::program(&mut self.ebpf, name),
+            Some(ipv6) if ipv6.program(name).is_some() => ipv6,
+            _ => &mut self.ebpf,
         }
     }
 
@@ -102,7 +107,7 @@ impl Programs {
 
     /// A program of control groups by its name, loaded into the kernel when it is first asked for.
     pub(super) fn local(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
-        object::local_program(&mut self.ebpf, name)
+        object::local_program(self.object_of(name), name)
     }
 
     /// Runs one packet through a program that need not be attached, with the tables as they are.
@@ -178,7 +183,10 @@ impl Programs {
     fn info(&mut self, program: &str) -> Result<ProgramInfo> {
         let info = if program == object::XDP_PROGRAM {
             self.xdp()?.info()
-        } else if object::LOCAL_PROGRAMS.contains(&program) {
+        } else if [object::LOCAL_PROGRAMS, object::LOCAL_PROGRAMS_6]
+            .concat()
+            .contains(&program)
+        {
             self.local(program)?.info()
         } else {
             self.program(program)?.info()

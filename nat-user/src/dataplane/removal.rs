@@ -60,7 +60,9 @@ impl Pins {
     pub(super) fn remove_ipv6(&self) -> Result<()> {
         let programs = [EXPIRE_FRAGMENTS, END_SESSIONS].map(name_of::<Addr6>);
         let programs = programs.iter().map(|name| self.program(name));
-        let maps = layout::CURRENT.ipv6_names().map(|name| self.map(name));
+        let names = layout::CURRENT.ipv6_names();
+        let names = names.chain([local::DESTINATIONS_OF_IPV6]);
+        let maps = names.map(|name| self.map(name));
         for pin in programs.chain(maps) {
             match fs::remove_file(&pin) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -38,8 +38,9 @@ fn reaches_guest(host: &Host, to: SocketAddrV4) -> Result<()> {
 }
 
 /// Nobody takes a connection, and the host says so at once.
-fn is_refused(host: &Host, to: SocketAddrV4) -> Result<()> {
-    match host.enter(|| TcpStream::connect_timeout(&to.into(), Duration::from_secs(2)))? {
+pub(super) fn is_refused(host: &Host, to: impl Into<SocketAddr>) -> Result<()> {
+    let to = to.into();
+    match host.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)))? {
         Ok(_) => bail!("{to} takes a connection"),
         Err(error) => {
             let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
@@ -50,7 +51,7 @@ fn is_refused(host: &Host, to: SocketAddrV4) -> Result<()> {
 }
 
 /// Where the links of the host's own access are pinned.
-fn pins(natbpf: &Natbpf) -> Result<Vec<PathBuf>> {
+pub(super) fn pins(natbpf: &Natbpf) -> Result<Vec<PathBuf>> {
     let mut pins = Vec::new();
     for entry in fs::read_dir(Pins::below(natbpf.bpffs()).links())? {
         let path = entry?.path();
@@ -64,18 +65,17 @@ fn pins(natbpf: &Natbpf) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel's numbers of the links, and of the programs that they run.
-fn links(natbpf: &Natbpf) -> Result<Vec<(u32, u32)>> {
+pub(super) fn links(natbpf: &Natbpf) -> Result<Vec<(u32, u32)>> {
     let link = |path: &PathBuf| {
         let info = FdLink::from(PinnedLink::from_pin(path)?).info()?;
         Ok((info.id(), info.program_id()))
     };
-    let links: Result<Vec<(u32, u32)>> = pins(natbpf)?.iter().map(link).collect();
-    let links = links?;
-    ensure!(links.len() == 7, "not seven links: {links:?}");
+    let links: Vec<(u32, u32)> = pins(natbpf)?.iter().map(link).collect::<Result<_>>()?;
+    ensure!(!links.is_empty(), "no links");
     Ok(links)
 }
 
-fn counted(natbpf: &Natbpf, rule: &str) -> Result<[u64; 2]> {
+pub(super) fn counted(natbpf: &Natbpf, rule: &str) -> Result<[u64; 2]> {
     let stats = natbpf.stats()?;
     let rules = stats["rules"].as_array().context("no rules")?;
     let rule = rules.iter().find(|one| one["name"] == rule);
@@ -313,6 +313,7 @@ fn m5_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables() -> Result
     };
     let seen = deliver(&client, to, &server, b"a question")?;
     let before = links(&natbpf)?;
+    ensure!(before.len() == 7, "not seven links: {before:?}");
     natbpf.kill()?;
     // An answer to what was asked before, and new ones.
     server.send_to(b"a late answer", seen)?;
@@ -329,7 +330,8 @@ fn m5_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables() -> Result
 }
 
 /// The links are the same, and run other programs: nothing was missed in between.
-fn replaced(before: &[(u32, u32)], after: &[(u32, u32)]) -> Result<()> {
+pub(super) fn replaced(before: &[(u32, u32)], after: &[(u32, u32)]) -> Result<()> {
+    ensure!(before.len() == after.len(), "{before:?} became {after:?}");
     for ((link, program), (link_after, program_after)) in before.iter().zip(after) {
         ensure!(
             link == link_after && program != program_after,

@@ -83,6 +83,13 @@ impl Addr6 {
         u64::from_be(self.upper) >> 54 == 0xfe80 >> 6
     }
 
+    /// Whether it stands for one of IPv4 (::ffff:0:0/96).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mapped(self) -> bool {
+        self.upper == 0 && u64::from_be(self.lower) >> 32 == MAPPED
+    }
+
     /// The upper and the lower half as numbers.
     #[inline(always)]
     const fn halves(self) -> (u64, u64) {
@@ -135,8 +142,7 @@ impl Address for Addr6 {
     #[inline(always)]
     fn is_valid_source(self) -> bool {
         // RFC 4291 sections 2.5.2, 2.5.3 and 2.7; section 2.5.5.2 names no address of a host.
-        let is_mapped = self.upper == 0 && u64::from_be(self.lower) >> 32 == MAPPED;
-        !(self.is_group() || is_mapped || self == Self::UNSPECIFIED || self.is_loopback())
+        !(self.is_group() || self.is_mapped() || self == Self::UNSPECIFIED || self.is_loopback())
     }
 
     #[inline(always)]

@@ -37,8 +37,7 @@ impl<'a> Written<'a> {
         let (programs, pins) = (&mut tables.programs, tables.dataplane.pins());
         let refused = attach::attach_programs(programs, pins, &mut self.targets)?;
         drop(grace);
-        let own = self.compiled.rulesets.ipv4.own.as_deref();
-        active.state.local = local::attach_local(programs, pins, own);
+        active.state.local = local::attach_local(programs, pins, &self.compiled.rulesets);
         if let Some(migration) = active.migration.take() {
             migration.finish(&mut tables.dataplane, &mut tables.programs)?;
         }

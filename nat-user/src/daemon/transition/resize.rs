@@ -97,8 +97,8 @@ impl Active {
         } = &mut self.tables;
         let targets = &mut self.applied.targets.clone();
         attach::attach_programs(programs, dataplane.pins(), targets)?;
-        let own = self.applied.rulesets.ipv4.own.as_deref();
-        self.state.local = local::attach_local(programs, dataplane.pins(), own);
+        let rulesets = &self.applied.rulesets;
+        self.state.local = local::attach_local(programs, dataplane.pins(), rulesets);
         Ok(())
     }
 }
@@ -119,8 +119,8 @@ impl Filled {
             active.attach_again(migration)?;
             return Err(error);
         }
-        let own = active.applied.rulesets.ipv4.own.as_deref();
-        active.state.local = local::attach_local(programs, dataplane.pins(), own);
+        let rulesets = &active.applied.rulesets;
+        active.state.local = local::attach_local(programs, dataplane.pins(), rulesets);
         migration.finish(dataplane, programs)?;
         active.tables = tables;
         active.state.sessions_max = sizes.sessions;
