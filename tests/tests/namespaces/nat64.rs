@@ -12,6 +12,7 @@ use tests::following::soon;
 use tests::{exchange, hears};
 
 use super::dhcp::name_server_of;
+use super::local::is_refused;
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const CLI: Ipv4Addr = Proxmox::CLI;
@@ -159,6 +160,23 @@ fn x6_7_clients_of_ipv4_reach_a_guest_of_ipv6_alone_by_a_forward() -> Result<()>
         .udp(&SocketAddr::from((NET.vm2, 7001)).to_string())?;
     let seen = exchange(&here, SocketAddr::from((PUBLIC, 7001)), &there, b"more")?;
     ensure!(seen.ip() == of_ipv4(CLI), "{seen}");
+    Ok(())
+}
+
+/// NAT64 would not see the answers to the host, so the host's programs are not led there.
+#[test]
+fn x6_7_the_host_itself_reaches_a_guest_of_ipv6_alone_by_ipv6() -> Result<()> {
+    let net = world()?;
+    let _natbpf = net.natbpf(&forwards())?;
+    let service = SocketAddr::from((NET.vm1, 7000)).to_string();
+    let there = net.vm1.udp(&service)?;
+    let here = net.host.udp("[::]:0")?;
+    for address in [NET.public, Ipv6Addr::LOCALHOST] {
+        exchange(&here, SocketAddr::from((address, 7000)), &there, b"hello")?;
+    }
+    for address in [PUBLIC, Ipv4Addr::LOCALHOST] {
+        is_refused(&net.host, SocketAddr::from((address, 8080)))?;
+    }
     Ok(())
 }
 

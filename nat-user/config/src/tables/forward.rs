@@ -107,21 +107,29 @@ impl Forward {
             ipv4,
             ipv6,
         } = self;
-        let of_ipv4 = || match (ipv4, nat64, ipv6.as_ref().and_then(GuestAddress::fixed)) {
+        let guest = ipv6.as_ref().and_then(GuestAddress::fixed);
+        let of_ipv4 = |address: Option<Ipv4Addr>| match (ipv4, nat64, guest) {
             (None, Some(nat64), Some(guest)) => {
                 let held = nat64.hold(guest).map(GuestAddress::Fixed);
-                held.map(Some).ok_or_else(|| pool_is_used_up(section))
+                let to = held.ok_or_else(|| pool_is_used_up(section))?;
+                if address.is_some() && rule.local && section.field("local").is_some() {
+                    return Err(unreached(section));
+                }
+                // NAT64 would not see the guest's answers to the host.
+                let to = ForwardRule {
+                    local: false,
+                    ..rule.to(address, to)
+                };
+                Ok(Some(to))
             }
-            (own, ..) => Ok(own),
+            (own, ..) => Ok(own.map(|to| rule.to(address, to))),
         };
         Ok(match address {
-            None => (
-                of_ipv4()?.map(|to| rule.to(None, to)),
-                ipv6.map(|to| rule.to(None, to)),
-            ),
+            None => (of_ipv4(None)?, ipv6.map(|to| rule.to(None, to))),
             Some(IpAddr::V4(address)) => {
-                let to = of_ipv4()?.ok_or_else(|| mixed(section, "IPv6", "IPv4"))?;
-                (Some(rule.to(Some(address), to)), None)
+                let ipv4 = of_ipv4(Some(address))?;
+                let ipv4 = ipv4.ok_or_else(|| mixed(section, "IPv6", "IPv4"))?;
+                (Some(ipv4), None)
             }
             Some(IpAddr::V6(address)) => {
                 let to = ipv6.ok_or_else(|| mixed(section, "IPv4", "IPv6"))?;
@@ -174,6 +182,12 @@ fn preferred(addresses: Vec<GuestAddress<Ipv6Addr>>) -> Option<GuestAddress<Ipv6
 fn pool_is_used_up(section: &Section<'_>) -> Fault {
     let problem = "NAT64's pool has no address left for this guest";
     section.fault("to", problem, "write a larger pool in [nat64]")
+}
+
+/// NAT64 does not serve the host itself.
+fn unreached(section: &Section<'_>) -> Fault {
+    let problem = "the host does not reach a guest with IPv6 alone by an IPv4 address";
+    section.fault("local", problem, "leave local out, or leave address out")
 }
 
 /// No packet has addresses of both families.

@@ -98,6 +98,26 @@ fn dns64_needs_nat64_and_somebody_to_ask() {
     );
 }
 
+/// NAT64 would not see the guest's answers.
+#[test]
+fn the_host_reaches_a_guest_of_ipv6_alone_by_ipv6() {
+    let rule = |lines: &str| {
+        let lines = format!("ports = 80\n{lines}");
+        format!("{NAT64}{}", forward("2001:db8:0:1::77", &lines))
+    };
+    for lines in ["", "local = true"] {
+        let config = config(&rule(lines));
+        let ipv6 = config.ipv6.expect("IPv6");
+        let local = (config.forwards[0].local, ipv6.forwards[0].local);
+        assert_eq!(local, (false, true), "{lines}");
+    }
+    let message = refused(&rule("address = \"19.19.8.10\"\nlocal = true"));
+    assert!(
+        message.contains("local: the host does not reach a guest with IPv6 alone"),
+        "{message}"
+    );
+}
+
 /// Two uplinks, and two networks with IPv6.
 const WIDE: &str = "[uplink.wan]\ninterface = \"vmbr0\"\naddresses = [\"19.19.8.10\"]\n\
                     [uplink.other]\ninterface = \"vmbr2\"\naddresses = [\"19.19.9.10\"]\n\
