@@ -1,6 +1,6 @@
 //! Several public addresses, routed to guests that are kept apart.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
 use lab::{Background, Capture, Host, Lab, Natbpf};
@@ -9,10 +9,19 @@ use super::super::dhcp::{Told, lease_in};
 
 use super::matrix::Service::{Ping, Tcp, Udp};
 use super::matrix::{Difference, Matrix, Questions, compare};
-use super::{by_hand, configuration, with_imported};
+use super::{block, by_hand, configuration, extended, with_imported};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(123, 45, 12, 48);
 const OUT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x48);
+const GW6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+const OUT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
+
+/// An address of a bridge's /64 of 2001:db8:0:100::/56.
+fn of_bridge(number: u8, last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0x100 + u16::from(number), 0, 0, 0, last)
+}
 
 /// The number of a guest's bridge and the public address behind it: all eight of the subnet and
 /// the single ones.
@@ -40,13 +49,19 @@ struct World {
     host: Host,
     guests: Vec<Host>,
     installing: Vec<Host>,
+    make: fn(&Lab, &str) -> Result<Host>,
     lab: Lab,
 }
 
 impl World {
     fn new() -> Result<Self> {
+        Self::of(Lab::host)
+    }
+
+    /// With machines that are made so.
+    fn of(make: fn(&Lab, &str) -> Result<Host>) -> Result<Self> {
         let lab = Lab::new()?;
-        let (out, gw, host) = (lab.host("out")?, lab.host("gw")?, lab.vm_host("host")?);
+        let (out, gw, host) = (make(&lab, "out")?, make(&lab, "gw")?, lab.vm_host("host")?);
         lab.veth((&host, "eth0"), (&gw, "wan0"))?;
         lab.veth((&gw, "lan0"), (&out, "eth0"))?;
         host.ip(&format!(
@@ -67,6 +82,7 @@ impl World {
             out,
             gw,
             host,
+            make,
             guests: Vec::new(),
             installing: Vec::new(),
             lab,
@@ -95,7 +111,7 @@ impl World {
     }
 
     fn guest(&self, name: &str, tap: &str) -> Result<Host> {
-        let guest = self.lab.host(name)?;
+        let guest = (self.make)(&self.lab, name)?;
         self.lab.veth((&self.host, tap), (&guest, "eth0"))?;
         // As many systems have it: what a router says of shorter ways is not believed.
         guest.set_sysctl("net.ipv4.conf.all.accept_redirects", "0")?;
@@ -142,6 +158,63 @@ impl World {
             self.host.ip(&name)?;
         }
         self.host.spawn(words)
+    }
+
+    /// The same with IPv6 beside it: a prefix that the provider routes to the host.
+    fn with_ipv6() -> Result<Self> {
+        let net = Self::of(Lab::dual_host)?;
+        net.host.ip(&format!(
+            "address add {HOST6}/64 dev eth0 nodad\nroute add default via {GW6} dev eth0"
+        ))?;
+        net.gw.ip(&format!(
+            "address add {GW6}/64 dev wan0 nodad\naddress add 2001:db8:ffff::1/64 dev lan0 nodad\n\
+             route add 2001:db8:0:100::/56 via {HOST6}"
+        ))?;
+        net.gw.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        net.out.ip(&format!(
+            "address add {OUT6}/64 dev eth0 nodad\nroute add default via 2001:db8:ffff::1"
+        ))?;
+        for (guest, (number, _)) in net.guests.iter().zip(publics()) {
+            let (own, gateway) = (of_bridge(number, 0x10), of_bridge(number, 1));
+            guest.ip(&format!(
+                "address add {own}/64 dev eth0 nodad\nroute add default via {gateway}"
+            ))?;
+        }
+        Ok(net)
+    }
+
+    /// IPv6 as people set it up, on the bridges that are there.
+    fn ipv6_by_hand(&self) -> Result<()> {
+        for (number, _) in publics() {
+            let gateway = of_bridge(number, 1);
+            self.host
+                .ip(&format!("address add {gateway}/64 dev br{number} nodad"))?;
+        }
+        self.host.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        let restored = ["ip6tables-restore"];
+        self.host
+            .run_with_input(restored, RULES6.as_bytes())?
+            .expect_ok()
+            .map(drop)
+    }
+
+    fn matrix6(&self) -> Result<Matrix> {
+        let machines: Vec<&Host> = [&self.out, &self.host]
+            .into_iter()
+            .chain(&self.guests)
+            .collect();
+        let gateways = [112, 11].map(|number| of_bridge(number, 1));
+        let guests = publics().map(|(number, _)| of_bridge(number, 0x10));
+        let addresses = [HOST6, OUT6].into_iter().chain(gateways).chain(guests);
+        let addresses: Vec<Ipv6Addr> = addresses.collect();
+        Questions {
+            machines: &machines,
+            addresses: &addresses,
+            own: &[],
+            services: &[Tcp(80), Udp(7000), Ping],
+            forwarded: &[],
+        }
+        .ask()
     }
 
     /// The guests' taps, as they are attached when the guests start.
@@ -252,6 +325,66 @@ const GATEWAYS: [Difference<'_>; 3] = {
         row("out ping 172.30.112.1|172.30.11.1"),
     ]
 };
+
+/// The rules of IPv4 for a prefix.
+const RULES6: &str = "*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -s 2001:db8:0:100::/56 -i br+ -o eth0 -j ACCEPT
+-A FORWARD -d 2001:db8:0:100::/56 -i eth0 -o br+ -j ACCEPT
+-A FORWARD -s 2001:db8:0:100::/56 -d 2001:db8:0:100::/56 -i br+ -o br+ -j ACCEPT
+COMMIT
+";
+
+/// The recipe with what its page says of IPv6.
+fn with_ipv6() -> Result<String> {
+    let address = "address = \"172.30.{n}.1/24\"\n";
+    let config = extended("hetzner")?;
+    ensure!(config.contains(address), "{config}");
+    Ok(config.replace(address, &block("hetzner", "toml template")?))
+}
+
+#[test]
+fn recipe_hetzner_matches_the_rules_in_both_families() -> Result<()> {
+    let (original, original6) = {
+        let net = World::with_ipv6()?;
+        let _dnsmasq = net.by_hand()?;
+        net.ipv6_by_hand()?;
+        let told = net.leases()?;
+        (net.matrix(&told)?, net.matrix6()?)
+    };
+    let net = World::with_ipv6()?;
+    let natbpf = Natbpf::start(&net.host, net.lab.place(), &with_ipv6()?)?;
+    net.attach(&natbpf)?;
+    let told = net.leases()?;
+    compare(&original, &net.matrix(&told)?, &GATEWAYS)?;
+    let wire = net.gw.capture("wan0")?;
+    let matrix = net.matrix6()?;
+    let own = net.host.mac("eth0")?;
+    let frames = wire.stop();
+    let is_foreign = |frame: &&lab::Frame| !frame.outgoing && frame.bytes[6..12] != own;
+    let foreign = frames.iter().find(is_foreign);
+    ensure!(foreign.is_none(), "of another: {foreign:?}");
+    compare(&original6, &matrix, &[])?;
+    // It is the policies that do it.
+    natbpf.reload(&with_ipv6()?.replace("2001:db8:0:100::/56", "2001:db8:0:1ff::/64"))?;
+    let guest = of_bridge(112, 0x10);
+    let closed = Questions {
+        machines: &[&net.out, &net.guests[0], &net.guests[8]],
+        addresses: &[guest],
+        own: &[],
+        services: &[Tcp(80)],
+        forwarded: &[],
+    }
+    .ask()?;
+    for from in ["out", "vm11"] {
+        let probe = format!("{from} tcp {guest} 80");
+        ensure!(closed[&probe] == "nothing", "{probe}: {}", closed[&probe]);
+    }
+    Ok(())
+}
 
 #[test]
 fn recipe_hetzner_matches_the_rules() -> Result<()> {

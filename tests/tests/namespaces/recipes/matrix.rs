@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +26,44 @@ const AT_ONCE: usize = 64;
 /// What every payload begins with, so that nothing else is taken for an answer.
 const MARK: &[u8] = b"natbpf matrix ";
 
-const ECHO_REPLY: u8 = 0;
-const ECHO: u8 = 8;
 const ICMP_HEADER: usize = 8;
+
+/// What differs between the families.
+#[derive(Debug)]
+struct Version {
+    /// Types of an echo and its answer.
+    echo: [u8; 2],
+    /// Whether raw sockets get packets with their network header.
+    has_header: bool,
+    family: AddressFamily,
+    icmp: SockProtocol,
+    /// Any address of the family.
+    any: &'static str,
+    /// The option of `ip`.
+    option: &'static str,
+}
+
+static IPV4: Version = Version {
+    echo: [8, 0],
+    has_header: true,
+    family: AddressFamily::Inet,
+    icmp: SockProtocol::Icmp,
+    any: "0.0.0.0:0",
+    option: "-4",
+};
+
+static IPV6: Version = Version {
+    echo: [128, 129],
+    has_header: false,
+    family: AddressFamily::Inet6,
+    icmp: SockProtocol::IcmpV6,
+    any: "[::]:0",
+    option: "-6",
+};
+
+fn version(address: IpAddr) -> &'static Version {
+    if address.is_ipv4() { &IPV4 } else { &IPV6 }
+}
 
 /// What is tried at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +93,14 @@ pub(super) struct Difference<'a> {
     pub(super) why: &'a str,
 }
 
-/// Who takes part, and what is tried.
-pub(super) struct Questions<'a> {
+/// Who takes part, and what is tried, with addresses of one family.
+pub(super) struct Questions<'a, A> {
     /// Each reaches out to every address, and serves what it has below.
     pub(super) machines: &'a [&'a Host],
     /// What is tried at each of them, from every machine.
-    pub(super) addresses: &'a [Ipv4Addr],
+    pub(super) addresses: &'a [A],
     /// By the host alone.
-    pub(super) own: &'a [Ipv4Addr],
+    pub(super) own: &'a [A],
     /// At each address.
     pub(super) services: &'a [Service],
     /// What the machine `host` does not serve, because it forwards it.
@@ -74,7 +109,7 @@ pub(super) struct Questions<'a> {
 
 struct Probe<'a> {
     from: &'a Host,
-    to: Ipv4Addr,
+    to: IpAddr,
     service: Service,
 }
 
@@ -89,10 +124,12 @@ impl Probe<'_> {
     }
 }
 
-impl Questions<'_> {
+impl<A: Copy + Into<IpAddr>> Questions<'_, A> {
     /// Asks them all.
     pub(super) fn ask(&self) -> Result<Matrix> {
         let pings = Arc::new(Mutex::new(BTreeMap::new()));
+        let first = self.addresses.first().context("no address")?;
+        let version = version((*first).into());
         let mut answering = Vec::new();
         for machine in self.machines {
             let is_host = machine.name() == "host";
@@ -100,7 +137,7 @@ impl Questions<'_> {
             let services: Vec<Service> = services
                 .filter(|service| !is_host || !self.forwarded.contains(service))
                 .collect();
-            answering.push(Answering::start(machine, &services, &pings)?);
+            answering.push(Answering::start(machine, &services, &pings, version)?);
         }
         let probes = self.probes();
         let (next, answers) = (AtomicUsize::new(0), Mutex::new(Matrix::new()));
@@ -131,7 +168,7 @@ impl Questions<'_> {
             for to in self.addresses.iter().chain(own) {
                 probes.extend(self.services.iter().map(|service| Probe {
                     from,
-                    to: *to,
+                    to: (*to).into(),
                     service: *service,
                 }));
             }
@@ -183,7 +220,7 @@ impl Probe<'_> {
 
     fn ask(&self, port: u16) -> Result<String> {
         let to = SocketAddr::from((self.to, port));
-        let socket = self.from.udp("0.0.0.0:0")?;
+        let socket = self.from.udp(version(self.to).any)?;
         let mut answer = [0; 256];
         for _ in 0..TRIES {
             // (A route that is missing is an error at once.)
@@ -196,14 +233,16 @@ impl Probe<'_> {
     }
 
     fn ping(&self, number: usize, pings: &Pings) -> Result<String> {
-        let socket = ping_socket(self.from)?;
+        let version = version(self.to);
+        let socket = ping_socket(self.from, version)?;
         let to = SocketAddr::from((self.to, 0));
-        let request = echo(number)?;
+        let [kind, reply] = version.echo;
+        let request = echo(kind, number)?;
         let mut answer = [0; 256];
         for _ in 0..TRIES {
             let _ = socket.send_to(&request, to);
             let is_reply = |from: SocketAddr, packet: &[u8]| {
-                from.ip() == to.ip() && echo_of(packet) == Some((ECHO_REPLY, number))
+                from.ip() == to.ip() && echo_of(packet, version) == Some((reply, number))
             };
             if receive(&socket, &mut answer, is_reply)?.is_some() {
                 return who_got(number, pings);
@@ -251,23 +290,23 @@ fn receive(
 }
 
 /// A raw socket for ICMP, with the interface of one for UDP.
-fn ping_socket(host: &Host) -> Result<UdpSocket> {
+fn ping_socket(host: &Host, version: &Version) -> Result<UdpSocket> {
     let made = host.enter(|| {
-        let protocol = Some(SockProtocol::Icmp);
         socket(
-            AddressFamily::Inet,
+            version.family,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            protocol,
+            Some(version.icmp),
         )
     })?;
     Ok(UdpSocket::from(made.context("a raw socket")?))
 }
 
-/// An echo request whose identifier and payload are the probe's own (RFC 792).
-fn echo(number: usize) -> Result<Vec<u8>> {
+/// An echo request whose identifier and payload are the probe's own (RFC 792, RFC 4443). The kernel
+/// writes the checksum of ICMPv6.
+fn echo(kind: u8, number: usize) -> Result<Vec<u8>> {
     let identifier = u16::try_from(number + 1).context("too many probes")?;
-    let mut packet = vec![ECHO, 0, 0, 0];
+    let mut packet = vec![kind, 0, 0, 0];
     packet.extend(identifier.to_be_bytes());
     packet.extend([0, 1]);
     packet.extend(MARK);
@@ -278,8 +317,11 @@ fn echo(number: usize) -> Result<Vec<u8>> {
 }
 
 /// Type and number of an echo of ours, from a packet as raw sockets get it.
-fn echo_of(packet: &[u8]) -> Option<(u8, usize)> {
-    let header = usize::from(packet.first()? & 0x0f) * 4;
+fn echo_of(packet: &[u8], version: &Version) -> Option<(u8, usize)> {
+    let header = match version.has_header {
+        true => usize::from(packet.first()? & 0x0f) * 4,
+        false => 0,
+    };
     let icmp = packet.get(header..)?;
     let number = icmp.get(ICMP_HEADER..)?.strip_prefix(MARK)?;
     let number = u64::from_be_bytes(number.try_into().ok()?);
@@ -295,26 +337,34 @@ struct Answering {
 enum Listener {
     Tcp(TcpListener),
     Udp(UdpSocket),
-    Ping(UdpSocket),
+    Ping(UdpSocket, &'static Version),
 }
 
 impl Answering {
-    fn start(machine: &Host, services: &[Service], pings: &Arc<Pings>) -> Result<Self> {
+    fn start(
+        machine: &Host,
+        services: &[Service],
+        pings: &Arc<Pings>,
+        version: &'static Version,
+    ) -> Result<Self> {
         let mut listeners = Vec::new();
+        let addresses = addresses(machine, version)?;
         for service in services {
             match service {
                 Tcp(port) => {
-                    let socket = machine.tcp_listen(&format!("0.0.0.0:{port}"))?;
+                    let any: SocketAddr = version.any.parse()?;
+                    let any = SocketAddr::from((any.ip(), *port));
+                    let socket = machine.tcp_listen(&any.to_string())?;
                     listeners.push(Listener::Tcp(socket));
                 }
                 // One for each address, as an answer comes from where the question went.
                 Udp(port) => {
-                    for address in addresses(machine)? {
-                        let socket = machine.udp(&format!("{address}:{port}"))?;
-                        listeners.push(Listener::Udp(socket));
+                    for address in &addresses {
+                        let own = SocketAddr::from((*address, *port));
+                        listeners.push(Listener::Udp(machine.udp(&own.to_string())?));
                     }
                 }
-                Ping => listeners.push(Listener::Ping(ping_socket(machine)?)),
+                Ping => listeners.push(Listener::Ping(ping_socket(machine, version)?, version)),
             }
         }
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -322,7 +372,7 @@ impl Answering {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(number)?);
             match listener {
                 Listener::Tcp(socket) => epoll.add(socket.as_fd(), event)?,
-                Listener::Udp(socket) | Listener::Ping(socket) => {
+                Listener::Udp(socket) | Listener::Ping(socket, _) => {
                     epoll.add(socket.as_fd(), event)?;
                 }
             }
@@ -348,15 +398,17 @@ impl Drop for Answering {
     }
 }
 
-fn addresses(machine: &Host) -> Result<Vec<String>> {
-    let said = machine.check(["ip", "-4", "-o", "address", "show"])?;
+fn addresses(machine: &Host, version: &Version) -> Result<Vec<IpAddr>> {
+    let said = machine.check(["ip", version.option, "-o", "address", "show"])?;
     // 2: eth0    inet 10.0.0.1/24 …
     let words = said
         .lines()
         .filter_map(|line| line.split_whitespace().nth(3));
-    let mut found: Vec<String> = words
-        .filter_map(|net| Some(net.split('/').next()?.to_owned()))
-        .collect();
+    let found = words.filter_map(|net| net.split('/').next()?.parse().ok());
+    // (A link-local address needs its link.)
+    let is_asked =
+        |address: &IpAddr| !matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
+    let mut found: Vec<IpAddr> = found.filter(is_asked).collect();
     found.sort();
     found.dedup();
     Ok(found)
@@ -394,9 +446,10 @@ fn answer(name: &str, listener: &Listener, pings: &Pings) {
                 let _ = socket.send_to(sees(peer.ip()).as_bytes(), peer);
             }
         }
-        Listener::Ping(socket) => {
+        Listener::Ping(socket, version) => {
             if let Ok((length, peer)) = socket.recv_from(&mut buffer)
-                && let Some((ECHO, number)) = echo_of(&buffer[..length])
+                && let Some((kind, number)) = echo_of(&buffer[..length], version)
+                && kind == version.echo[0]
             {
                 locked(pings).insert(number, sees(peer.ip()));
             }
