@@ -1,6 +1,6 @@
 //! The host itself reaches what it forwards by IPv6: by its own address and by ::1, TCP and UDP.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -244,6 +244,28 @@ fn m6_4_the_hosts_access_follows_the_configuration() -> Result<()> {
     natbpf.reload(&config(&net, ""))?;
     reaches_guest(&net.host, at6(LOOPBACK, WEB))?;
     ensure!(destinations.exists());
+    Ok(())
+}
+
+/// What the host itself opens needs no policy, in either family. What guests open to it does.
+#[test]
+fn m6_4_the_host_reaches_a_guest_of_a_closed_network() -> Result<()> {
+    let net = world()?;
+    let bridge = "interface = \"vmbr1\"";
+    let closed = format!("{bridge}\npolicy = \"drop\"");
+    let _natbpf = net.natbpf(&config(&net, "").replace(bridge, &closed))?;
+    let _webs = [
+        web(&net.vm1, FIRST, WEB)?,
+        Service::http(&net.vm1, &format!("{}:{WEB}", Proxmox::VM1))?,
+        web(&net.host, Ipv6::LOCAL_GATEWAY, 80)?,
+    ];
+    for address in OWN {
+        reaches_guest(&net.host, at6(address, WEB))?;
+    }
+    let ipv4 = SocketAddr::from((Ipv4Addr::LOCALHOST, WEB));
+    ensure!(service::http_get(&net.host, ipv4)?.starts_with("vm1 sees "));
+    let page = service::http_get(&net.vm1, at6(Ipv6::LOCAL_GATEWAY, 80));
+    ensure!(page.is_err(), "{page:?}");
     Ok(())
 }
 
