@@ -1,5 +1,6 @@
 //! The host itself reaches what it forwards by IPv6: by its own address and by ::1, TCP and UDP.
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -23,6 +24,9 @@ const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
 const OWN: [Ipv6Addr; 2] = [LOOPBACK, NET.public];
 const FIRST: Ipv6Addr = Ipv6::LOCAL_VM1;
 const SECOND: Ipv6Addr = Ipv6::LOCAL_VM2;
+
+/// The pin of the destinations that sockets have named.
+const DESTINATIONS: &str = "v5/DESTINATIONS6";
 
 /// The port by which a guest's web server is reached, and the one at which it listens.
 const WEB: u16 = 10_080;
@@ -239,7 +243,7 @@ fn m6_4_the_hosts_access_follows_the_configuration() -> Result<()> {
     natbpf.reload(&net.config())?;
     is_refused(&net.host, at6(LOOPBACK, WEB))?;
     ensure!(pins(&natbpf)?.len() == 7, "still attached");
-    let destinations = natbpf.bpffs().join("v5/DESTINATIONS6");
+    let destinations = natbpf.bpffs().join(DESTINATIONS);
     ensure!(!destinations.exists(), "{} is left", destinations.display());
     natbpf.reload(&config(&net, ""))?;
     reaches_guest(&net.host, at6(LOOPBACK, WEB))?;
@@ -324,6 +328,27 @@ fn m6_4_the_hosts_access_outlives_the_daemon_and_changes_of_the_tables() -> Resu
     replaced(&before, &links(&natbpf)?)?;
     natbpf.down()?;
     is_refused(&net.host, at6(LOOPBACK, WEB))
+}
+
+/// Versions of natbpf before this access have pinned the rest of IPv6.
+#[test]
+fn m6_4_a_daemon_adds_the_hosts_access_to_what_an_older_one_has_pinned() -> Result<()> {
+    let net = world()?;
+    let mut natbpf = natbpf(&net)?;
+    let _web = web(&net.vm1, FIRST, WEB)?;
+    natbpf.kill()?;
+    let all = pins(&natbpf)?;
+    let added = all.iter().filter(|pin| {
+        let name = pin.file_name().unwrap_or_default();
+        name.to_string_lossy().contains("local6")
+    });
+    for pin in added.chain([&natbpf.bpffs().join(DESTINATIONS)]) {
+        fs::remove_file(pin).with_context(|| format!("remove {}", pin.display()))?;
+    }
+    natbpf.launch()?;
+    reaches_guest(&net.host, at6(LOOPBACK, WEB))?;
+    ensure!(pins(&natbpf)? == all && natbpf.bpffs().join(DESTINATIONS).exists());
+    Ok(())
 }
 
 /// Connects from an address that the program has chosen.
