@@ -62,8 +62,9 @@ impl Fields {
         },
     };
 
-    /// Of a header that was read at `at`; `None` if its lengths contradict each other, or a header
-    /// before the transport's was not read.
+    /// Of a header that was read at `at`; `None` if its lengths contradict each other, a header
+    /// before the transport's was not read, or the protocol's number says something else in the
+    /// other family: the payload would become extension headers there, or ICMP.
     #[inline(always)]
     pub(super) fn of<A: Family, P: Packet>(
         packet: &P,
@@ -72,7 +73,8 @@ impl Fields {
     ) -> Option<Self> {
         let payload_len = header.total_len.checked_sub(header.header_len)?;
         let first = packet.read::<2>(at)?;
-        if A::is_extension(header.protocol) {
+        let is_foreign = header.protocol == ICMP + ICMPV6 - A::ICMP;
+        if is_foreign || Addr6::is_extension(header.protocol) {
             return None;
         }
         Some(Self {

@@ -2,6 +2,8 @@
 
 use network_types::icmp::Icmpv4Hdr;
 
+use crate::wire::protocol::{ICMP, ICMPV6};
+
 /// Length of a message's header in bytes, in both families.
 pub(super) const ICMP_LEN: usize = Icmpv4Hdr::LEN;
 
@@ -48,14 +50,14 @@ pub(super) struct Error {
     pub(super) rest: [u8; 4],
 }
 
-/// The type of an echo message in the other family.
+/// The type of an echo message in the other family; `protocol` is the ICMP of its own.
 #[inline(always)]
-pub(super) const fn echo(icmp_type: u8) -> Option<u8> {
-    match icmp_type {
-        ECHO_REQUEST_4 => Some(ECHO_REQUEST_6),
-        ECHO_REPLY_4 => Some(ECHO_REPLY_6),
-        ECHO_REQUEST_6 => Some(ECHO_REQUEST_4),
-        ECHO_REPLY_6 => Some(ECHO_REPLY_4),
+pub(super) const fn echo(protocol: u8, icmp_type: u8) -> Option<u8> {
+    match (protocol, icmp_type) {
+        (ICMP, ECHO_REQUEST_4) => Some(ECHO_REQUEST_6),
+        (ICMP, ECHO_REPLY_4) => Some(ECHO_REPLY_6),
+        (ICMPV6, ECHO_REQUEST_6) => Some(ECHO_REQUEST_4),
+        (ICMPV6, ECHO_REPLY_6) => Some(ECHO_REPLY_4),
         _ => None,
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn changes<P: Packet>(
     covered: Covered,
 ) -> Result<Changes, DropReason> {
     let (at, kind) = match protocol {
-        ICMP | ICMPV6 => return echo(packet, l4, covered),
+        ICMP | ICMPV6 => return echo(packet, l4, protocol, covered),
         TCP => (TCP_CHECKSUM, ChecksumKind::Tcp),
         UDP => (UDP_CHECKSUM, ChecksumKind::Udp),
         UDP_LITE | DCCP => (UDP_CHECKSUM, ChecksumKind::Tcp),
@@ -69,9 +69,14 @@ pub(super) fn changes<P: Packet>(
 }
 
 #[inline(always)]
-fn echo<P: Packet>(packet: &P, l4: usize, covered: Covered) -> Result<Changes, DropReason> {
+fn echo<P: Packet>(
+    packet: &P,
+    l4: usize,
+    protocol: u8,
+    covered: Covered,
+) -> Result<Changes, DropReason> {
     let old = packet.read::<2>(l4).ok_or(DropReason::Malformed)?;
-    let kind = icmp::echo(old[0]).ok_or(DropReason::Untranslatable)?;
+    let kind = icmp::echo(protocol, old[0]).ok_or(DropReason::Untranslatable)?;
     let new = [kind, old[1]];
     let first = Diff::NONE.replace(sum(&old), sum(&new));
     Ok(Changes {

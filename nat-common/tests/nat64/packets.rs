@@ -1,19 +1,9 @@
 //! Packets of both families, written by another library, and the addresses that stand for each
 //! other.
 
-use std::collections::BTreeMap;
-
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
-use nat_common::{
-    drop_reason::DropReason,
-    nat64::{self, Counterparts, Job, Plan, Prefix, Reshape, Version},
-    wire::{
-        address::{Addr4, Addr6},
-        checksum,
-        offload::Offload,
-        packet::{Frames, Packet},
-    },
-};
+use kit::nat64::Table;
+use nat_common::{drop_reason::DropReason, nat64::Prefix};
 
 pub(crate) const GUEST: &str = "2001:db8:7::10";
 pub(crate) const SERVER: [u8; 4] = [203, 0, 113, 2];
@@ -34,111 +24,19 @@ pub(crate) fn server_6() -> [u8; 16] {
     ipv6("64:ff9b::203.0.113.2")
 }
 
-/// Addresses that stand for each other.
-pub(crate) struct Table(pub(crate) BTreeMap<[u8; 4], [u8; 16]>);
-
-impl Table {
-    pub(crate) fn new() -> Self {
-        Self([(GUEST_4, ipv6(GUEST))].into())
-    }
-}
-
-impl Counterparts for Table {
-    fn prefix(&self) -> Prefix {
-        Prefix::WELL_KNOWN
-    }
-
-    fn ipv4_of(&self, guest: Addr6) -> Option<Addr4> {
-        self.known_ipv4_of(guest)
-    }
-
-    fn known_ipv4_of(&self, guest: Addr6) -> Option<Addr4> {
-        let mut entries = self.0.iter();
-        entries
-            .find(|(_, address)| **address == guest.bytes())
-            .map(|(address, _)| Addr4(*address))
-    }
-
-    fn ipv6_of(&self, address: Addr4) -> Option<Addr6> {
-        self.0.get(&address.0).copied().map(Addr6::new)
-    }
-
-    fn ipv4_of_strangers(&self) -> Addr4 {
-        Addr4(STRANGER)
-    }
-
-    fn random(&self) -> u32 {
-        RANDOM
-    }
-}
-
-/// A packet whose length can change, without a link's header.
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
-
-impl Packet for Bytes {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.0.get(offset..)?.first_chunk().copied()
-    }
-
-    fn make_readable(&mut self, _end: usize) {}
-
-    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        *self.0.get_mut(offset..)?.first_chunk_mut()? = bytes;
-        Some(())
-    }
-
-    fn sum(&self, offset: usize, end: usize) -> Option<u32> {
-        Some(checksum::sum(self.0.get(offset..end)?))
-    }
-
-    fn frames(&self) -> Frames {
-        Frames { segment_len: 0 }
-    }
-
-    fn offload(&self) -> Offload {
-        Offload::NOTHING
-    }
-
-    fn ingress_interface(&self) -> u32 {
-        0
-    }
-}
-
-impl Reshape for Bytes {
-    fn reshape(&mut self, l3: usize, plan: &Plan) -> Option<()> {
-        self.0.truncate(l3 + plan.kept_len);
-        let start = plan.start.get(..plan.start_len)?;
-        self.0
-            .splice(l3..l3 + plan.replaced_len, start.iter().copied());
-        let version = match plan.version {
-            Version::V4 => 4,
-            Version::V6 => 6,
-        };
-        assert_eq!(self.0[l3] >> 4, version);
-        assert_eq!(self.0.len(), l3 + plan.new_len());
-        Some(())
+/// The guest and its counterpart.
+pub(crate) fn table() -> Table {
+    Table {
+        prefix: Prefix::WELL_KNOWN,
+        guests: [(GUEST_4, ipv6(GUEST))].into(),
+        strangers: STRANGER,
+        random: RANDOM,
     }
 }
 
 /// The packet as one of the other family.
 pub(crate) fn translated(packet: &[u8]) -> Result<Vec<u8>, DropReason> {
-    translated_by(&Table::new(), packet)
-}
-
-pub(crate) fn translated_by(table: &Table, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
-    let mut bytes = Bytes(packet.to_vec());
-    let mut job = Job::EMPTY;
-    if packet[0] >> 4 == 6 {
-        nat64::to_ipv4(&bytes, 0, table, &mut job)?;
-    } else {
-        nat64::to_ipv6(&bytes, 0, table, &mut job)?;
-    }
-    nat64::apply(&mut bytes, 0, &job.plan).ok_or(DropReason::RewriteFailed)?;
-    Ok(bytes.0)
+    table().translate(packet)
 }
 
 /// A header of IPv4 as the translation writes it.

@@ -1,10 +1,11 @@
 //! Packets that are no errors.
 
+use etherparse::IpNumber;
 use nat_common::{drop_reason::DropReason, wire::checksum};
 
 use crate::packets::{
-    ALL, Carried, GUEST, GUEST_4, RANDOM, SERVER, TTL, Table, header_4, header_6, ipv6, packet_4,
-    packet_6, server_6, translated, translated_by, transport_len,
+    ALL, Carried, GUEST, GUEST_4, RANDOM, SERVER, TTL, header_4, header_6, ipv6, packet_4,
+    packet_6, server_6, table, translated, transport_len,
 };
 
 fn data(len: usize) -> Vec<u8> {
@@ -206,9 +207,54 @@ fn x6_1_no_source_is_forged() {
 
 #[test]
 fn x6_1_without_a_counterpart_a_packet_is_dropped() {
-    let empty = Table(Default::default());
+    let mut empty = table();
+    empty.guests.clear();
     let packet = packet_6(header_6(ipv6(GUEST), server_6()), Carried::Tcp, b"");
-    assert_eq!(translated_by(&empty, &packet), Err(DropReason::TableFull));
+    assert_eq!(empty.translate(&packet), Err(DropReason::TableFull));
     let answer = packet_4(header_4(SERVER, GUEST_4, 20), Carried::Tcp, b"");
-    assert_eq!(translated_by(&empty, &answer), Err(DropReason::Unsolicited));
+    assert_eq!(empty.translate(&answer), Err(DropReason::Unsolicited));
+}
+
+#[test]
+fn x6_3_a_protocol_that_is_another_in_the_other_family_is_dropped() {
+    // Hop-by-hop options, routing, fragment, ICMPv6, destination options.
+    for protocol in [0, 43, 44, 58, 60] {
+        let mut header = header_4(SERVER, GUEST_4, 16);
+        header.protocol = IpNumber(protocol);
+        header.header_checksum = header.calc_header_checksum();
+        let packet = [&header.to_bytes()[..], &[8, 0, 0, 0, 0, 0, 0, 0].repeat(2)].concat();
+        assert_eq!(
+            translated(&packet),
+            Err(DropReason::Malformed),
+            "{protocol}"
+        );
+    }
+    let mut packet = packet_6(
+        header_6(ipv6(GUEST), server_6()),
+        Carried::EchoRequest,
+        b"data",
+    );
+    packet[6] = 1;
+    assert_eq!(translated(&packet), Err(DropReason::Malformed));
+}
+
+/// Types of ICMP that are echoes in the other family alone.
+#[test]
+fn x6_3_a_type_that_is_an_echo_in_the_other_family_is_dropped() {
+    for (kind, other) in [(8, 128), (0, 129)] {
+        let mut packet = packet_6(header_6(ipv6(GUEST), server_6()), Carried::EchoRequest, b"");
+        packet[40] = kind;
+        assert_eq!(
+            translated(&packet),
+            Err(DropReason::Untranslatable),
+            "{kind}"
+        );
+        let mut packet = packet_4(header_4(SERVER, GUEST_4, 8), Carried::EchoRequest, b"");
+        packet[20] = other;
+        assert_eq!(
+            translated(&packet),
+            Err(DropReason::Untranslatable),
+            "{other}"
+        );
+    }
 }

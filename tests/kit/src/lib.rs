@@ -9,6 +9,7 @@ pub mod craft;
 mod families;
 pub mod flawed;
 pub mod interleave;
+pub mod nat64;
 pub mod octets;
 pub mod packets;
 pub mod tables;
