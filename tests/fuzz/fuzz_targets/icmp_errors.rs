@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| invariants::icmp_errors(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| invariants::run("icmp_errors", data));

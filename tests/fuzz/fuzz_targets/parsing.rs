@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| invariants::parsing(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| invariants::run("parsing", data));

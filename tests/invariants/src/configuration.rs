@@ -33,7 +33,7 @@ const HOST: [Ipv4Addr; 2] = [Ipv4Addr::new(19, 19, 8, 10), Ipv4Addr::new(19, 19,
 /// # Panics
 ///
 /// If a refusal is not explained, or if a packet would not get the first rule that applies to it.
-pub fn configuration(data: &[u8]) {
+pub(crate) fn configuration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
     };

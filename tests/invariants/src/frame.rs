@@ -3,44 +3,30 @@
 //! A checksum is right when the one's complement sum over it and all that it covers is 0 (RFC
 //! 1071). Whether it is right or not, a translation must leave that sum as it is.
 
-use std::{iter, ops::Range};
+use std::ops::Range;
 
-use nat_common::wire::protocol::{ICMP, TCP, UDP};
+use nat_common::wire::protocol::{TCP, UDP};
 
-use kit::{ipv4::Ip, packets::ETHERNET};
+use crate::header::{Header, Read, sum, word};
+use kit::packets::ETHERNET;
 
 /// UDP-Lite and DCCP have a checksum where UDP has it.
 pub(crate) const UDP_LITE: u8 = 136;
 pub(crate) const DCCP: u8 = 33;
 
-/// Offsets in an IPv4 header.
-const TOTAL_LEN: usize = 2;
-const ID: usize = 4;
-const FRAGMENT: usize = 6;
-const PROTOCOL: usize = 9;
-const IP_CHECKSUM: usize = 10;
-const SOURCE: usize = 12;
-const DESTINATION: usize = 16;
-
-const MIN_HEADER: usize = 20;
 const ICMP_HEADER: usize = 8;
 
 /// See [`View::ends`].
-pub(crate) type Ends = (u8, [(Ip, u16); 2], Option<u16>);
+pub(crate) type Ends<I> = (u8, [(I, u16); 2], Option<u16>);
 
 /// What a NAT may know about a packet from its IP header on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a> {
-    bytes: &'a [u8],
-    pub(crate) header_len: usize,
-    pub(crate) protocol: u8,
-    pub(crate) source: Ip,
-    pub(crate) destination: Ip,
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
+#[derive(Debug, Clone)]
+pub(crate) struct View<'a, I> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) header: Header<I>,
 }
 
-impl<'a> View<'a> {
+impl<'a, I: Read> View<'a, I> {
     /// A packet in a frame, without the padding behind it; `None` if its header is not whole.
     pub(crate) fn of_frame(frame: &'a [u8]) -> Option<Self> {
         Self::new(frame.get(ETHERNET..)?)
@@ -48,114 +34,122 @@ impl<'a> View<'a> {
 
     /// A packet that is whole.
     pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
-        let view = Self::quoted(bytes)?;
-        let total_len = usize::from(word(bytes, TOTAL_LEN)?);
-        let is_whole = (view.header_len..=bytes.len()).contains(&total_len);
+        let header = I::header(bytes)?;
+        let is_whole = (header.len..=bytes.len()).contains(&header.total_len);
         is_whole.then(|| Self {
-            bytes: &bytes[..total_len],
-            ..view
+            bytes: &bytes[..header.total_len],
+            header,
         })
     }
 
     /// A packet that may have been cut off behind its header.
-    fn quoted(bytes: &'a [u8]) -> Option<Self> {
-        let first = *bytes.first()?;
-        let header_len = usize::from(first & 0xf) * 4;
-        if first >> 4 != 4 || header_len < MIN_HEADER || bytes.len() < header_len {
-            return None;
-        }
-        let fragment = word(bytes, FRAGMENT)?;
-        Some(Self {
-            bytes,
-            header_len,
-            protocol: bytes[PROTOCOL],
-            source: address(bytes, SOURCE),
-            destination: address(bytes, DESTINATION),
-            offset: (fragment & 0x1fff) * 8,
-            more: fragment & 0x2000 != 0,
-        })
+    pub(crate) fn quoted(bytes: &'a [u8]) -> Option<Self> {
+        let header = I::header(bytes)?;
+        Some(Self { bytes, header })
+    }
+
+    pub(crate) fn protocol(&self) -> u8 {
+        self.header.protocol
+    }
+
+    pub(crate) fn source(&self) -> I {
+        self.header.source
+    }
+
+    pub(crate) fn destination(&self) -> I {
+        self.header.destination
     }
 
     pub(crate) fn message(&self) -> &'a [u8] {
-        &self.bytes[self.header_len..]
+        self.bytes.get(self.header.len..).unwrap_or_default()
     }
 
     pub(crate) fn is_fragment(&self) -> bool {
-        self.offset != 0 || self.more
+        self.header.offset != 0 || self.header.more
     }
 
     fn icmp_type(&self) -> Option<u8> {
-        let is_icmp = self.protocol == ICMP && self.offset == 0;
+        let is_icmp = self.header.protocol == I::ICMP && self.header.offset == 0;
         self.message().first().copied().filter(|_| is_icmp)
     }
 
     pub(crate) fn is_icmp_error(&self) -> bool {
-        matches!(self.icmp_type(), Some(3 | 11 | 12))
+        self.icmp_type()
+            .is_some_and(|kind| I::ERRORS.contains(&kind))
     }
 
     pub(crate) fn is_icmp_query(&self) -> bool {
-        matches!(self.icmp_type(), Some(0 | 8 | 13..=18))
+        let is = |kind| I::QUERIES.iter().flatten().any(|query| *query == kind);
+        self.icmp_type().is_some_and(is)
     }
 
     pub(crate) fn is_icmp_reply(&self) -> bool {
-        matches!(self.icmp_type(), Some(0 | 14 | 16 | 18))
+        let is = |kind| I::QUERIES.iter().any(|[_, answer]| *answer == kind);
+        self.icmp_type().is_some_and(is)
     }
 
     /// The packet that an ICMP error quotes.
-    pub(crate) fn quote(&self) -> Option<View<'a>> {
+    pub(crate) fn quote(&self) -> Option<Self> {
         let quote = self.message().get(ICMP_HEADER..)?;
         let view = Self::quoted(quote).filter(|_| self.is_icmp_error())?;
-        let min_len = match view.protocol {
-            TCP | UDP | ICMP => 8,
+        let protocol = view.header.protocol;
+        let min_len = match protocol {
+            TCP | UDP => 8,
+            _ if protocol == I::ICMP => 8,
             _ => 0,
         };
-        (view.offset == 0 && view.message().len() >= min_len).then_some(view)
+        (view.header.offset == 0 && view.message().len() >= min_len).then_some(view)
     }
 
     /// Where the checksum stands in the message, if it is all there.
-    fn checksum(&self) -> Option<Range<usize>> {
-        let start = match self.protocol {
+    pub(crate) fn checksum(&self) -> Option<Range<usize>> {
+        let start = match self.header.protocol {
             TCP => 16,
             UDP | UDP_LITE | DCCP => 6,
-            ICMP => 2,
+            protocol if protocol == I::ICMP => 2,
             _ => return None,
         };
-        (self.offset == 0 && start + 2 <= self.message().len()).then_some(start..start + 2)
+        (self.header.offset == 0 && start + 2 <= self.message().len()).then_some(start..start + 2)
     }
 
     /// Where checksums stand other than those of UDP, from the IP header on, a quotation's
     /// included.
     fn checksums(&self) -> Vec<Range<usize>> {
-        let own = self.checksum().filter(|_| self.protocol != UDP);
-        let own = own.map(|field| self.header_len + field.start..self.header_len + field.end);
-        let header = IP_CHECKSUM..IP_CHECKSUM + 2;
-        let mut fields: Vec<_> = iter::once(header).chain(own).collect();
+        let own = self.checksum().filter(|_| self.header.protocol != UDP);
+        let own = own.map(|field| self.header.len + field.start..self.header.len + field.end);
+        let mut fields: Vec<_> = I::CHECKSUM.into_iter().chain(own).collect();
         if let Some(quote) = self.quote() {
-            let start = self.header_len + ICMP_HEADER;
+            let start = self.header.len + ICMP_HEADER;
             let quoted = quote.checksums().into_iter();
             fields.extend(quoted.map(|field| start + field.start..start + field.end));
         }
         fields
     }
 
-    /// The sum over the message, and over the addresses too if its checksum covers those.
-    fn message_sum(&self) -> Option<u16> {
+    /// The sum over the message, and over the pseudo-header too if its checksum covers that.
+    pub(crate) fn message_sum(&self) -> Option<u16> {
         let field = self.checksum()?;
         let message = self.message();
-        if self.protocol == ICMP {
-            return Some(sum(&[message]));
+        if self.header.protocol == I::ICMP {
+            let (source, destination) = (self.header.source, self.header.destination);
+            let pseudo = I::icmp_pseudo_header(source, destination, message.len());
+            return Some(sum(&[&pseudo, message]));
         }
-        if self.protocol == UDP && message[field] == [0, 0] {
+        if self.header.protocol == UDP && message[field] == [0, 0] {
             return None;
         }
-        let addresses = &self.bytes[SOURCE..DESTINATION + 4];
+        let addresses = &self.bytes[I::ADDRESSES];
         let len = (message.len() as u16).to_be_bytes();
-        Some(sum(&[addresses, &[0, self.protocol], &len, message]))
+        Some(sum(&[addresses, &[0, self.header.protocol], &len, message]))
     }
 
-    /// The sums of header and message.
+    /// The sums of header and message; 0 if headers have none.
     pub(crate) fn sums(&self) -> (u16, Option<u16>) {
-        (sum(&[&self.bytes[..self.header_len]]), self.message_sum())
+        let header = match I::CHECKSUM {
+            Some(_) => sum(&[&self.bytes[..self.header.len]]),
+            None => 0,
+        };
+        (header, self.message_sum())
     }
 
     /// Whether the checksums of a packet that is no fragment are right.
@@ -166,30 +160,31 @@ impl<'a> View<'a> {
 
     /// The ports, or 0 where there are none.
     pub(crate) fn ports(&self) -> [u16; 2] {
-        let has_ports = matches!(self.protocol, TCP | UDP) && self.offset == 0;
+        let has_ports = matches!(self.header.protocol, TCP | UDP) && self.header.offset == 0;
         [0, 2].map(|at| word(self.message(), at).filter(|_| has_ports).unwrap_or(0))
     }
 
     /// What tells its session: protocol, ends, and the identifier of an ICMP query.
-    pub(crate) fn ends(&self) -> Ends {
+    pub(crate) fn ends(&self) -> Ends<I> {
         let id = word(self.message(), 4).filter(|_| self.is_icmp_query());
         let ports = self.ports();
-        let ends = [(self.source, ports[0]), (self.destination, ports[1])];
-        (self.protocol, ends, id)
+        let ends = [(self.source(), ports[0]), (self.destination(), ports[1])];
+        (self.header.protocol, ends, id)
     }
 
     /// Which bytes a translation may change, from the IP header on.
     fn changeable(&self) -> Vec<Range<usize>> {
-        let mut ranges = vec![IP_CHECKSUM..SOURCE, SOURCE..DESTINATION + 4];
+        let mut ranges = vec![I::ADDRESSES];
+        ranges.extend(I::CHECKSUM);
         if self.is_fragment() {
-            ranges.push(ID..FRAGMENT);
+            ranges.push(self.header.id.clone());
         }
         let mut in_message = |range: Range<usize>| {
-            ranges.push(self.header_len + range.start..self.header_len + range.end);
+            ranges.push(self.header.len + range.start..self.header.len + range.end);
         };
-        match self.protocol {
-            TCP | UDP if self.offset == 0 => in_message(0..4),
-            ICMP if self.is_icmp_query() => in_message(4..6),
+        match self.header.protocol {
+            TCP | UDP if self.header.offset == 0 => in_message(0..4),
+            _ if self.is_icmp_query() => in_message(4..6),
             _ => {}
         }
         if let Some(field) = self.checksum() {
@@ -199,7 +194,7 @@ impl<'a> View<'a> {
             in_message(options);
         }
         if let Some(quote) = self.quote() {
-            let start = self.header_len + ICMP_HEADER;
+            let start = self.header.len + ICMP_HEADER;
             let quoted = quote.changeable().into_iter();
             ranges.extend(quoted.map(|range| start + range.start..start + range.end));
         }
@@ -209,7 +204,7 @@ impl<'a> View<'a> {
     /// The options of a TCP segment that opens a connection: one of them is the segment size.
     fn mss(&self) -> Option<Range<usize>> {
         let message = self.message();
-        if self.protocol != TCP || self.offset != 0 || message.len() < 20 {
+        if self.header.protocol != TCP || self.header.offset != 0 || message.len() < 20 {
             return None;
         }
         let is_syn = message[13] & 2 != 0;
@@ -220,9 +215,9 @@ impl<'a> View<'a> {
 /// Checks that a frame was translated as a whole: what it has more than addresses, ports and their
 /// checksums is as before, and so is every sum.
 #[track_caller]
-pub(crate) fn assert_translated(before: &[u8], after: &[u8]) {
+pub(crate) fn assert_translated<I: Read>(before: &[u8], after: &[u8]) {
     assert_eq!(before.len(), after.len());
-    let Some((old, new)) = View::of_frame(before).zip(View::of_frame(after)) else {
+    let Some((old, new)) = View::<I>::of_frame(before).zip(View::<I>::of_frame(after)) else {
         panic!("translated without a whole header: {before:02x?}");
     };
     let allowed = old.changeable();
@@ -240,9 +235,9 @@ pub(crate) fn assert_translated(before: &[u8], after: &[u8]) {
 
 /// The frame with 0 for checksums of 0xffff, which says the same, where it does (RFC 768: not in
 /// UDP).
-pub(crate) fn canonical(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn canonical<I: Read>(frame: &[u8]) -> Vec<u8> {
     let mut canonical = frame.to_vec();
-    let view = View::of_frame(frame);
+    let view = View::<I>::of_frame(frame);
     for field in view.map_or_else(Vec::new, |view| view.checksums()) {
         let field = &mut canonical[ETHERNET + field.start..ETHERNET + field.end];
         if *field == [0xff, 0xff] {
@@ -253,22 +248,25 @@ pub(crate) fn canonical(frame: &[u8]) -> Vec<u8> {
 }
 
 /// Makes all checksums right that the frame is long enough for.
-pub(crate) fn correct(frame: &mut [u8]) {
-    let Some(view) = View::of_frame(frame) else {
+pub(crate) fn correct<I: Read>(frame: &mut [u8]) {
+    let Some(view) = View::<I>::of_frame(frame) else {
         return;
     };
-    let header = ETHERNET..ETHERNET + view.header_len;
-    let (protocol, message_end) = (view.protocol, ETHERNET + view.bytes.len());
+    let start = ETHERNET + view.header.len;
+    let (protocol, message_end) = (view.header.protocol, ETHERNET + view.bytes.len());
     let field = view.checksum().filter(|_| !view.is_fragment());
-    let field = field.map(|field| header.end + field.start..header.end + field.end);
-    frame[ETHERNET + IP_CHECKSUM..][..2].fill(0);
-    let right = checksum(sum(&[&frame[header.clone()]]));
-    frame[ETHERNET + IP_CHECKSUM..][..2].copy_from_slice(&right.to_be_bytes());
+    let field = field.map(|field| start + field.start..start + field.end);
+    if let Some(place) = I::CHECKSUM {
+        let place = ETHERNET + place.start..ETHERNET + place.end;
+        frame[place.clone()].fill(0);
+        let right = checksum(sum(&[&frame[ETHERNET..start]]));
+        frame[place].copy_from_slice(&right.to_be_bytes());
+    }
     if let Some(field) = field {
         // Not 0, which UDP takes for none, and without a change of the sum.
         frame[field.clone()].fill(0xff);
         let packet = &frame[ETHERNET..message_end];
-        let sum = View::new(packet).and_then(|view| view.message_sum());
+        let sum = View::<I>::new(packet).and_then(|view| view.message_sum());
         let right = match checksum(sum.unwrap_or(0)) {
             0 if protocol == UDP => 0xffff,
             right => right,
@@ -278,27 +276,28 @@ pub(crate) fn correct(frame: &mut [u8]) {
 }
 
 /// The packet as its receiver would send it back: ends swapped, a query answered.
-pub(crate) fn reversed(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn reversed<I: Read>(frame: &[u8]) -> Vec<u8> {
     let mut reversed = frame.to_vec();
-    let Some(view) = View::of_frame(frame) else {
+    let Some(view) = View::<I>::of_frame(frame) else {
         return reversed;
     };
-    let (ip, message) = (ETHERNET, ETHERNET + view.header_len);
-    for at in 0..4 {
-        reversed.swap(ip + SOURCE + at, ip + DESTINATION + at);
+    let (ip, message) = (ETHERNET, ETHERNET + view.header.len);
+    let len = size_of::<I>();
+    for at in I::SOURCE..I::SOURCE + len {
+        reversed.swap(ip + at, ip + at + len);
     }
     match view.icmp_type() {
         Some(kind) => {
-            reversed[message] = match kind {
-                0 => 8,
-                8 => 0,
-                13 | 15 | 17 => kind + 1,
-                14 | 16 | 18 => kind - 1,
-                other => other,
-            };
-            correct(&mut reversed);
+            for [query, answer] in I::QUERIES {
+                match kind {
+                    _ if kind == *query => reversed[message] = *answer,
+                    _ if kind == *answer => reversed[message] = *query,
+                    _ => {}
+                }
+            }
+            correct::<I>(&mut reversed);
         }
-        None if matches!(view.protocol, TCP | UDP) && view.message().len() >= 4 => {
+        None if matches!(view.protocol(), TCP | UDP) && view.message().len() >= 4 => {
             for at in 0..2 {
                 reversed.swap(message + at, message + 2 + at);
             }
@@ -308,23 +307,7 @@ pub(crate) fn reversed(frame: &[u8]) -> Vec<u8> {
     reversed
 }
 
-/// One's complement sum of words; 0xffff is given as 0, which is the same number.
-fn sum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let words = words.map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |&b| b.into()));
-    (words.sum::<u64>() % 0xffff) as u16
-}
-
 /// The checksum that makes a sum 0. The words of a packet are not all 0, so theirs is the other 0.
 fn checksum(sum: u16) -> u16 {
     if sum == 0 { 0 } else { !sum }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    let word = bytes.get(at..)?.first_chunk()?;
-    Some(u16::from_be_bytes(*word))
-}
-
-fn address(bytes: &[u8], at: usize) -> Ip {
-    bytes[at..].first_chunk().copied().unwrap_or_default()
 }

@@ -21,7 +21,7 @@ use crate::{
 ///
 /// If a packet is refused that etherparse takes, or taken that it refuses, or if both see another
 /// thing in it.
-pub fn parsing(data: &[u8]) {
+pub(crate) fn parsing(data: &[u8]) {
     let mut input = Input::new(data);
     // Behind Ethernet, on a device without a link header, or anywhere.
     let anywhere = usize::from(input.byte());

@@ -10,19 +10,23 @@ use nat_common::{
         rewrite::rewrite,
     },
     wire::{
-        address::{Addr4, Endpoint, Port},
+        address::{Endpoint, Port},
         packet::SlicePacket,
-        protocol::{ICMP, TCP, UDP},
+        protocol::{TCP, UDP},
     },
 };
 
 use crate::{
     frame::{View, assert_translated, canonical, correct},
+    header::Read,
     input::Input,
 };
-use kit::packets::ETHERNET;
+use kit::{
+    octets::{AddressOf, Octets},
+    packets::ETHERNET,
+};
 
-type End = Endpoint<Addr4>;
+type End<I> = Endpoint<AddressOf<I>>;
 
 /// Gives any packet any ends, and then its own ones again.
 ///
@@ -30,50 +34,64 @@ type End = Endpoint<Addr4>;
 ///
 /// If anything else than ends and checksums changes, if a checksum is right before and wrong after,
 /// if the packet does not get these ends, or if the reverse translation differs.
-pub fn rewriting(data: &[u8]) {
+pub(crate) fn rewriting<I: Read>(data: &[u8]) {
     let mut input = Input::new(data);
-    let ends = [end(&mut input), end(&mut input)];
-    let outer = [Addr4(input.array()), Addr4(input.array())];
+    let ends = [end::<I>(&mut input), end::<I>(&mut input)];
+    let outer = [address::<I>(&mut input), address::<I>(&mut input)];
     let is_corrected = input.bit();
     let mut frame = [&[0; ETHERNET], input.rest()].concat();
     if is_corrected {
-        correct(&mut frame);
+        correct::<I>(&mut frame);
     }
-    let mut parsed = Parsed::EMPTY;
+    let mut parsed = Parsed::<AddressOf<I>>::EMPTY;
     if parse(&SlicePacket::new(&mut frame, 1), ETHERNET, &mut parsed).is_err() {
         return;
     }
     let there = match parsed.transport {
-        Transport::IcmpError => write_error(&frame, &parsed, outer, ends),
-        _ => Some(write(&frame, &parsed, ends)),
+        // No session is about them, and their checksum covers addresses in IPv6.
+        Transport::IcmpOther | Transport::Neighbours if I::CHECKSUM.is_none() => return,
+        Transport::IcmpError => write_error::<I>(&frame, &parsed, outer, ends),
+        _ => Some(write::<I>(&frame, &parsed, ends)),
     };
     let Some((there, back)) = there else {
         return;
     };
-    assert_translated(&frame, &there);
-    assert_translated(&there, &back);
-    assert_eq!(canonical(&back), canonical(&frame), "by {there:02x?}");
+    assert_translated::<I>(&frame, &there);
+    assert_translated::<I>(&there, &back);
+    assert_eq!(
+        canonical::<I>(&back),
+        canonical::<I>(&frame),
+        "by {there:02x?}"
+    );
 }
 
 /// The packet with other ends, and with its own ones again.
-fn write(frame: &[u8], parsed: &Parsed<Addr4>, ends: [End; 2]) -> (Vec<u8>, Vec<u8>) {
-    let ends = possible(ends, [parsed.source(), parsed.destination()], parsed);
-    let there = written(frame, parsed, ends);
-    let view = View::of_frame(&there).expect("still a packet");
-    let addresses = ends.map(|end| end.address.0);
-    assert_eq!([view.source, view.destination], addresses);
+fn write<I: Read>(
+    frame: &[u8],
+    parsed: &Parsed<AddressOf<I>>,
+    ends: [End<I>; 2],
+) -> (Vec<u8>, Vec<u8>) {
+    let ends = possible::<I>(ends, [parsed.source(), parsed.destination()], parsed);
+    let there = written::<I>(frame, parsed, ends);
+    let view = View::<I>::of_frame(&there).expect("still a packet");
+    let addresses = ends.map(|end| I::of_address(end.address));
+    assert_eq!([view.source(), view.destination()], addresses);
     if matches!(parsed.transport, Transport::Tcp { .. } | Transport::Udp) {
         assert_eq!(view.ports(), ends.map(|end| end.port.number()));
     }
     let mut other = *parsed;
     (other.header.source, other.header.destination) = (ends[0].address, ends[1].address);
     (other.source_port, other.destination_port) = (ends[0].port, ends[1].port);
-    let back = written(&there, &other, [parsed.source(), parsed.destination()]);
+    let back = written::<I>(&there, &other, [parsed.source(), parsed.destination()]);
     (there, back)
 }
 
 /// Ports only where a session could have changed them.
-fn possible(ends: [End; 2], own: [End; 2], parsed: &Parsed<Addr4>) -> [End; 2] {
+fn possible<I: Octets>(
+    ends: [End<I>; 2],
+    own: [End<I>; 2],
+    parsed: &Parsed<AddressOf<I>>,
+) -> [End<I>; 2] {
     let [mut source, mut destination] = ends;
     let keeps = match parsed.transport {
         Transport::Tcp { .. } | Transport::Udp => [false, false],
@@ -89,7 +107,11 @@ fn possible(ends: [End; 2], own: [End; 2], parsed: &Parsed<Addr4>) -> [End; 2] {
     [source, destination]
 }
 
-fn written(frame: &[u8], parsed: &Parsed<Addr4>, [source, destination]: [End; 2]) -> Vec<u8> {
+fn written<I: Octets>(
+    frame: &[u8],
+    parsed: &Parsed<AddressOf<I>>,
+    [source, destination]: [End<I>; 2],
+) -> Vec<u8> {
     let mut frame = frame.to_vec();
     let mut packet = SlicePacket::new(&mut frame, 1);
     let outcome = rewrite(&mut packet, parsed, source, destination);
@@ -98,19 +120,19 @@ fn written(frame: &[u8], parsed: &Parsed<Addr4>, [source, destination]: [End; 2]
 }
 
 /// The same of an ICMP error, if it quotes a packet.
-fn write_error(
+fn write_error<I: Read>(
     frame: &[u8],
-    parsed: &Parsed<Addr4>,
-    outer: [Addr4; 2],
-    ends: [End; 2],
+    parsed: &Parsed<AddressOf<I>>,
+    outer: [AddressOf<I>; 2],
+    ends: [End<I>; 2],
 ) -> Option<(Vec<u8>, Vec<u8>)> {
-    let quoted = quoted(frame, parsed)?;
+    let quoted = quoted::<I>(frame, parsed)?;
     let own = [quoted.source, quoted.destination];
-    let mut to = translation(outer, ends);
-    let quote = View::of_frame(frame).and_then(|error| error.quote());
+    let mut to = translation::<I>(outer, ends);
+    let quote = View::<I>::of_frame(frame).and_then(|error| error.quote());
     let is_reply = quote.is_some_and(|quote| quote.is_icmp_reply());
     if quoted.protocol != TCP && quoted.protocol != UDP {
-        let is_query = quoted.protocol == ICMP;
+        let is_query = quoted.protocol == I::ICMP;
         if !is_query || is_reply {
             to.quoted_source.port = own[0].port;
         }
@@ -118,24 +140,31 @@ fn write_error(
             to.quoted_destination.port = own[1].port;
         }
     }
-    let there = error_written(frame, parsed, &quoted, &to);
+    let there = error_written::<I>(frame, parsed, &quoted, &to);
     let mut other = *parsed;
     (other.header.source, other.header.destination) = (to.source, to.destination);
-    let now = self::quoted(&there, &other).expect("still a quotation");
+    let now = self::quoted::<I>(&there, &other).expect("still a quotation");
     assert_eq!(
         [now.source, now.destination],
         [to.quoted_source, to.quoted_destination]
     );
-    let own = translation([parsed.header.source, parsed.header.destination], own);
-    let back = error_written(&there, &other, &now, &own);
+    let own = translation::<I>([parsed.header.source, parsed.header.destination], own);
+    let back = error_written::<I>(&there, &other, &now, &own);
     Some((there, back))
 }
 
-fn end(input: &mut Input<'_>) -> End {
-    Endpoint::new(Addr4(input.array()), Port(input.array()))
+fn end<I: Octets>(input: &mut Input<'_>) -> End<I> {
+    Endpoint::new(address::<I>(input), Port(input.array()))
 }
 
-fn translation(outer: [Addr4; 2], quoted: [End; 2]) -> ErrorTranslation<Addr4> {
+fn address<I: Octets>(input: &mut Input<'_>) -> AddressOf<I> {
+    I::at(input.bytes(size_of::<I>()), 0).address()
+}
+
+fn translation<I: Octets>(
+    outer: [AddressOf<I>; 2],
+    quoted: [End<I>; 2],
+) -> ErrorTranslation<AddressOf<I>> {
     ErrorTranslation {
         source: outer[0],
         destination: outer[1],
@@ -144,18 +173,18 @@ fn translation(outer: [Addr4; 2], quoted: [End; 2]) -> ErrorTranslation<Addr4> {
     }
 }
 
-fn quoted(frame: &[u8], error: &Parsed<Addr4>) -> Option<Quoted<Addr4>> {
+fn quoted<I: Octets>(frame: &[u8], error: &Parsed<AddressOf<I>>) -> Option<Quoted<AddressOf<I>>> {
     let mut quoted = Quoted::EMPTY;
     let mut frame = frame.to_vec();
     let packet = SlicePacket::new(&mut frame, 1);
     read_quoted(&packet, error, &mut quoted).then_some(quoted)
 }
 
-fn error_written(
+fn error_written<I: Octets>(
     frame: &[u8],
-    error: &Parsed<Addr4>,
-    quoted: &Quoted<Addr4>,
-    to: &ErrorTranslation<Addr4>,
+    error: &Parsed<AddressOf<I>>,
+    quoted: &Quoted<AddressOf<I>>,
+    to: &ErrorTranslation<AddressOf<I>>,
 ) -> Vec<u8> {
     let mut frame = frame.to_vec();
     let mut packet = SlicePacket::new(&mut frame, 1);

@@ -8,20 +8,18 @@ use nat_common::{
         interfaces::Interfaces as _,
         snats::{Snats as _, filtering, mapping},
     },
-    wire::{
-        address::Addr4,
-        protocol::{ICMP, TCP, UDP},
-    },
+    wire::protocol::{TCP, UDP},
 };
 
 use crate::{
     frame::{DCCP, UDP_LITE, View, assert_translated, canonical, correct, reversed},
+    header::Read,
     input::Input,
 };
 use kit::{
-    ipv4::{C1, C2, C3, Ip, POOL, PUBLIC, S1A, S1B, S2, World, fragments, is_inside},
-    packets::{At, ETHERNET, GRE, raw},
-    world::{DMZ, Hook, LAN, SNAT_RULE, UPLINK, run_frame},
+    ipv4::{C1, C2, C3, POOL, PUBLIC, S1A, S1B, S2},
+    packets::{At, ETHERNET, GRE, fragments, raw},
+    world::{DMZ, Hook, LAN, SNAT_RULE, UPLINK, World, network_of, run_frame},
 };
 
 /// The generation of the rules of the host in memory.
@@ -29,15 +27,17 @@ const GENERATION: u16 = 1;
 /// The number of its uplink.
 const UPLINK_NUMBER: u16 = 1;
 /// An external address that is one guest's alone.
-const ONE: Ip = [19, 19, 8, 20];
+const ONE: [u8; 4] = [19, 19, 8, 20];
 /// As many as matter, and no more than take no time.
 const MAX_STEPS: usize = 24;
 /// Longer than any session is idle.
 const FOREVER_S: u32 = 100_000;
 
 const SCTP: u8 = 132;
-const PROTOCOLS: [u8; 9] = [TCP, UDP, ICMP, TCP, UDP, GRE, SCTP, UDP_LITE, DCCP];
-const ADDRESSES: [Ip; 16] = [
+/// 1 stands for the family's ICMP.
+const PROTOCOLS: [u8; 9] = [TCP, UDP, 1, TCP, UDP, GRE, SCTP, UDP_LITE, DCCP];
+/// The hosts with these addresses.
+const ADDRESSES: [[u8; 4]; 16] = [
     C1,
     C2,
     C3,
@@ -64,9 +64,9 @@ const PORTS: [u16; 12] = [
 /// # Panics
 ///
 /// If something does not hold; see `Place::run`.
-pub fn translation(data: &[u8]) {
+pub(crate) fn translation<I: Read>(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut world = world(&mut input);
+    let mut world = world::<I>(&mut input);
     let mut place = Place::inbound();
     let mut last = Vec::new();
     for _ in 0..MAX_STEPS {
@@ -79,9 +79,9 @@ pub fn translation(data: &[u8]) {
             world.check();
             continue;
         }
-        let mut frames = vec![frame(step, &mut input, &last)];
-        if input.byte().is_multiple_of(4) && has_whole_packet(&frames[0]) {
-            frames = cut(&frames[0], &mut input);
+        let mut frames = vec![frame::<I>(step, &mut input, &last)];
+        if input.byte().is_multiple_of(4) && has_whole_packet::<I>(&frames[0]) {
+            frames = cut::<I>(&frames[0], &mut input);
         }
         place = Place::from_input(&mut input, &last, place);
         for frame in frames {
@@ -97,7 +97,7 @@ pub fn translation(data: &[u8]) {
 }
 
 /// A host whose rules the input chooses.
-fn world(input: &mut Input<'_>) -> World {
+fn world<I: Read>(input: &mut Input<'_>) -> World<I> {
     let mut world = World::new();
     let rules = input.word();
     let has = |bit: u16| rules & 1 << bit != 0;
@@ -113,51 +113,56 @@ fn world(input: &mut Input<'_>) -> World {
     world.snat(|snat| {
         (snat.mapping, snat.filtering) = (mapping, filtering);
         if has(0) {
-            (snat.first, snat.last) = (Addr4(POOL[0]), Addr4(POOL[1]));
+            (snat.first, snat.last) =
+                (I::of_host(POOL[0]).address(), I::of_host(POOL[1]).address());
         }
         if has(1) {
             (snat.first_port, snat.last_port) = (5000, 5002);
         }
     });
     for last in (POOL[0][3]..=POOL[1][3]).filter(|_| has(0)) {
-        world.external([19, 19, 8, last], false);
+        world.external(I::of_host([19, 19, 8, last]), false);
     }
     for protocol in [TCP, UDP].into_iter().filter(|_| has(2)) {
-        world.forward(protocol, 10_000..=10_003, At(C1, 80));
-        world.forward_to_one(protocol, 10_016..=10_019, At(C2, 443));
+        world.forward(protocol, 10_000..=10_003, At(I::of_host(C1), 80));
+        world.forward_to_one(protocol, 10_016..=10_019, At(I::of_host(C2), 443));
     }
     exceptions(&mut world, has);
     limits(&mut world, has);
     world
 }
 
-fn exceptions(world: &mut World, has: impl Fn(u16) -> bool) {
+fn exceptions<I: Read>(world: &mut World<I>, has: impl Fn(u16) -> bool) {
     if has(3) {
-        world.forward_all(C2);
+        world.forward_all(I::of_host(C2));
     }
     if has(4) {
-        world.one_to_one(ONE, C3);
+        world.one_to_one(I::of_host(ONE), I::of_host(C3));
     }
     if has(5) {
-        world.exclude(S2, 32);
+        world.exclude(I::of_host(S2), 32);
     }
     if has(6) {
-        world.without_snat(C2);
+        world.without_snat(I::of_host(C2));
     }
     if has(7) {
         world.mss(1200);
     }
     if has(8) {
-        world.anti_spoof(C1, [4; 6]);
+        world.anti_spoof(I::of_host(C1), [4; 6]);
     }
     if has(10) {
-        world.socket(TCP, At(PUBLIC, 5001), None);
-        world.socket(UDP, At(PUBLIC, 5000), Some(At(S1A, 7000)));
+        world.socket(TCP, At(I::of_host(PUBLIC), 5001), None);
+        world.socket(
+            UDP,
+            At(I::of_host(PUBLIC), 5000),
+            Some(At(I::of_host(S1A), 7000)),
+        );
     }
 }
 
 /// Little room in the tables.
-fn limits(world: &mut World, has: impl Fn(u16) -> bool) {
+fn limits<I: Read>(world: &mut World<I>, has: impl Fn(u16) -> bool) {
     if has(9) {
         world.caps(3, 2);
     }
@@ -180,11 +185,11 @@ fn limits(world: &mut World, has: impl Fn(u16) -> bool) {
 }
 
 /// A frame: made of valid parts, any bytes, or what the last one makes its receiver send.
-fn frame(step: u8, input: &mut Input<'_>, last: &[u8]) -> Vec<u8> {
+fn frame<I: Read>(step: u8, input: &mut Input<'_>, last: &[u8]) -> Vec<u8> {
     match step {
-        1..=3 => made(input),
-        4 | 5 if !last.is_empty() => reversed(last),
-        6 if !last.is_empty() => damaged(last, input),
+        1..=3 => made::<I>(input),
+        4 | 5 if !last.is_empty() => reversed::<I>(last),
+        6 if !last.is_empty() => damaged::<I>(last, input),
         _ => {
             let len = usize::from(input.byte());
             [&[0; ETHERNET], input.bytes(len)].concat()
@@ -193,9 +198,12 @@ fn frame(step: u8, input: &mut Input<'_>, last: &[u8]) -> Vec<u8> {
 }
 
 /// A packet with a right length, and right checksums unless the input says otherwise.
-fn made(input: &mut Input<'_>) -> Vec<u8> {
+fn made<I: Read>(input: &mut Input<'_>) -> Vec<u8> {
     let how = input.byte();
-    let protocol = input.one_of(&PROTOCOLS);
+    let protocol = match input.one_of(&PROTOCOLS) {
+        1 => I::ICMP,
+        protocol => protocol,
+    };
     let [source, destination] = [0; 2].map(|_| (input.one_of(&ADDRESSES), port(input)));
     let len = usize::from(input.byte() % 64);
     let mut message = input.bytes(len).to_vec();
@@ -210,24 +218,39 @@ fn made(input: &mut Input<'_>) -> Vec<u8> {
             let len = message.len() as u16;
             message[4..6].copy_from_slice(&len.to_be_bytes());
         }
-        ICMP => message.resize(message.len().max(8), 0),
+        _ if protocol == I::ICMP => message.resize(message.len().max(8), 0),
         _ => {}
     }
     if matches!(protocol, TCP | UDP) {
         message[..2].copy_from_slice(&source.1.to_be_bytes());
         message[2..4].copy_from_slice(&destination.1.to_be_bytes());
     }
-    if protocol == ICMP {
-        message[0] = input.one_of(&[8, 0, 13, 14, 8, 0, 3, 5]);
+    if protocol == I::ICMP {
+        message[0] = input.one_of(&icmp_types::<I>());
         message[4..6].copy_from_slice(&source.1.to_be_bytes());
     }
-    let options: &[u8] = if how & 1 != 0 { &[1; 8] } else { &[] };
-    let make = raw(protocol, source.0, destination.0).payload(&message);
-    let mut frame = make.options(options).id(u16::from(how >> 6)).bytes();
+    let [from, to] = [source, destination].map(|end| I::of_host(end.0));
+    let mut make = raw(protocol, from, to).payload(&message);
+    if how & 1 != 0 {
+        make = make.options(&[1; 8]);
+    }
+    let mut frame = make.id(u16::from(how >> 6)).bytes();
     if how & 2 == 0 {
-        correct(&mut frame);
+        correct::<I>(&mut frame);
     }
     frame
+}
+
+/// Types of ICMP: mostly queries and answers, an error, and a redirect.
+fn icmp_types<I: Read>() -> [u8; 8] {
+    let [first, last] = [0, I::QUERIES.len().min(2) - 1].map(|at| I::QUERIES[at]);
+    let [[a, b], [c, d]] = [first, last];
+    [a, b, c, d, a, b, I::UNREACHABLE, I::REDIRECT]
+}
+
+/// Whether an address is a guest's.
+pub(crate) fn is_inside<I: Read>(address: I) -> bool {
+    network_of(address).is_some()
 }
 
 fn port(input: &mut Input<'_>) -> u16 {
@@ -238,7 +261,7 @@ fn port(input: &mut Input<'_>) -> u16 {
 }
 
 /// The frame with other bytes here and there, and maybe shorter.
-pub(crate) fn damaged(frame: &[u8], input: &mut Input<'_>) -> Vec<u8> {
+pub(crate) fn damaged<I: Read>(frame: &[u8], input: &mut Input<'_>) -> Vec<u8> {
     let mut frame = frame.to_vec();
     for _ in 0..input.byte() % 4 {
         let at = usize::from(input.byte());
@@ -251,19 +274,19 @@ pub(crate) fn damaged(frame: &[u8], input: &mut Input<'_>) -> Vec<u8> {
         frame.truncate(usize::from(input.byte()));
     }
     if input.bit() {
-        correct(&mut frame);
+        correct::<I>(&mut frame);
     }
     frame
 }
 
-fn has_whole_packet(frame: &[u8]) -> bool {
-    let view = View::of_frame(frame);
+fn has_whole_packet<I: Read>(frame: &[u8]) -> bool {
+    let view = View::<I>::of_frame(frame);
     view.is_some_and(|view| !view.is_fragment() && view.is_right() && view.message().len() > 8)
 }
 
 /// The packet's fragments, in an order that the input chooses.
-fn cut(frame: &[u8], input: &mut Input<'_>) -> Vec<Vec<u8>> {
-    let mut left = fragments(frame, 8 * (1 + usize::from(input.byte() % 4)));
+fn cut<I: Read>(frame: &[u8], input: &mut Input<'_>) -> Vec<Vec<u8>> {
+    let mut left = fragments::<I>(frame, 8 * (1 + usize::from(input.byte() % 4)));
     let mut ordered = Vec::new();
     while !left.is_empty() {
         let next = usize::from(input.byte()) % left.len();
@@ -332,7 +355,7 @@ impl Place {
     }
 
     /// Runs a frame, and the queued ones that are sent now; returns those that passed.
-    fn run_all(self, world: &World, frame: &[u8]) -> Vec<(Verdict, Vec<u8>)> {
+    fn run_all<I: Read>(self, world: &World<I>, frame: &[u8]) -> Vec<(Verdict, Vec<u8>)> {
         let mut gone = Vec::new();
         gone.extend(self.run(world, frame, false));
         let mut sent = world.tables.sent.take();
@@ -348,9 +371,9 @@ impl Place {
     /// Runs a frame and checks what must hold at every hook: an untranslated packet is unchanged, a
     /// translated one is translated completely, the tables agree with each other, no inside address
     /// leaves, and the answer reaches the sender.
-    pub(crate) fn run(
+    pub(crate) fn run<I: Read>(
         self,
-        world: &World,
+        world: &World<I>,
         frame: &[u8],
         was_queued: bool,
     ) -> Option<(Verdict, Vec<u8>)> {
@@ -368,7 +391,7 @@ impl Place {
         match verdict {
             Verdict::Untouched => assert_eq!(after, frame),
             Verdict::Translated | Verdict::Opened | Verdict::ReceivedAnew => {
-                assert_translated(frame, &after);
+                assert_translated::<I>(frame, &after);
             }
             Verdict::Forwarded => panic!("there is no next hop"),
             Verdict::Beyond | Verdict::Dropped(_) => panic!("undecided"),
@@ -387,8 +410,8 @@ impl Place {
     }
 
     /// Checks that a packet on the uplink has no source that a rule hides.
-    fn assert_hidden(self, world: &World, after: &[u8]) {
-        let Some(view) = View::of_frame(after) else {
+    fn assert_hidden<I: Read>(self, world: &World<I>, after: &[u8]) {
+        let Some(view) = View::<I>::of_frame(after) else {
             return;
         };
         let network = match self.ingress {
@@ -397,10 +420,10 @@ impl Place {
             _ => 0,
         };
         let tables = &world.tables;
-        let source = Addr4(view.source);
+        let source = view.source().address();
         let rule = tables.snat(GENERATION, UPLINK_NUMBER, network, source);
         let is_hidden = rule.is_some_and(|rule| rule.mapping != mapping::NONE);
-        let is_excluded = tables.is_excluded(GENERATION, SNAT_RULE, Addr4(view.destination));
+        let is_excluded = tables.is_excluded(GENERATION, SNAT_RULE, view.destination().address());
         assert!(
             !is_hidden || is_excluded,
             "leaves from {network} with the source {source:?}: {after:02x?}"
@@ -408,17 +431,17 @@ impl Place {
     }
 
     /// Checks that translating there and back gives the original.
-    fn assert_answered(self, world: &World, before: &[u8], after: &[u8]) {
-        let Some(view) = View::of_frame(before).filter(View::is_right) else {
+    fn assert_answered<I: Read>(self, world: &World<I>, before: &[u8], after: &[u8]) {
+        let Some(view) = View::<I>::of_frame(before).filter(View::<I>::is_right) else {
             return;
         };
         let tables = &world.tables;
         let has_answer =
-            matches!(view.protocol, TCP | UDP) || view.is_icmp_query() && !view.is_fragment();
+            matches!(view.protocol(), TCP | UDP) || view.is_icmp_query() && !view.is_fragment();
         // A session with an address of the host's or of a guest's is none through the uplink.
-        let is_remote = !is_inside(view.destination)
+        let is_remote = !is_inside(view.destination())
             && tables
-                .external_address(GENERATION, Addr4(view.destination))
+                .external_address(GENERATION, view.destination().address())
                 .is_none();
         let is_clamped = tables
             .interface(UPLINK)
@@ -426,7 +449,7 @@ impl Place {
         if view.is_fragment() || !has_answer || !is_remote || is_clamped {
             return;
         }
-        let answer = reversed(after);
+        let answer = reversed::<I>(after);
         let run = run_frame(tables, Hook::Inbound, &answer, UPLINK, UPLINK, false);
         world.check();
         let (verdict, delivered) = run.unwrap_or_else(|reason| {
@@ -438,6 +461,9 @@ impl Place {
             false => Verdict::Translated,
         };
         assert_eq!(verdict, expected, "answer to {before:02x?}");
-        assert_eq!(canonical(&delivered), canonical(&reversed(before)));
+        assert_eq!(
+            canonical::<I>(&delivered),
+            canonical::<I>(&reversed::<I>(before))
+        );
     }
 }
