@@ -3,5 +3,6 @@
 
 mod oracles {
     mod coturn;
+    mod tayga;
     mod tools;
 }

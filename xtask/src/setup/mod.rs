@@ -21,7 +21,7 @@ use crate::command::workspace;
 
 pub(crate) use needs::Needs;
 pub(crate) use tools::lab_programs;
-use tools::{Bundle, OWNERS, Tool, needed};
+use tools::{BUNDLES, Bundle, Tool, needed};
 
 /// Packages whose installation starts an unwanted service: the tests run the program themselves.
 const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
@@ -71,7 +71,9 @@ pub(crate) fn ensure(needs: Needs) -> Result<()> {
         Toolchain::install(&workspace)?;
     }
     if needs == Needs::Tests {
-        ensure_bundle(&workspace, &OWNERS)?;
+        for bundle in BUNDLES {
+            ensure_bundle(&workspace, bundle)?;
+        }
         ensure_components()?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use bpf_toolchain::process::find_programs;
-use bpf_toolchain::unpack::{NETWORK_OWNERS, Unpacked, Wanted};
+use bpf_toolchain::unpack::{NETWORK_OWNERS, TRANSLATORS, Unpacked, Wanted};
 
 use super::needs::Needs;
 use crate::kernels::QEMU;
@@ -307,7 +307,7 @@ pub(super) struct Bundle {
 }
 
 /// Tests run them on a host of the lab that has its own files.
-pub(super) const OWNERS: Bundle = Bundle {
+const OWNERS: Bundle = Bundle {
     name: NETWORK_OWNERS,
     packages: &[
         "libvirt-daemon",
@@ -326,6 +326,17 @@ pub(super) const OWNERS: Bundle = Bundle {
         ("brctl", Test::Says(&["--version"], &["bridge-utils"])),
     ],
 };
+
+/// tayga's service, once installed, makes a device and routes.
+const TAYGA: Bundle = Bundle {
+    name: TRANSLATORS,
+    packages: &["tayga"],
+    why: "translates as NAT64 does, to compare with",
+    programs: &[("tayga", Test::Says(&["--help"], &["--nodetach"]))],
+};
+
+/// All bundles.
+pub(super) const BUNDLES: [&Bundle; 2] = [&OWNERS, &TAYGA];
 
 impl Bundle {
     /// Whether all its programs work where they are unpacked.

@@ -29,6 +29,9 @@ const ALWAYS_FROM_THE_SYSTEM: [&str; 4] = ["libc6", "libgcc-s1", "libstdc++6", "
 /// The directory of the packages that tests run as owners of bridges: libvirt and ifupdown.
 pub const NETWORK_OWNERS: &str = "network-owners";
 
+/// Name of the packages of programs that translate between IPv6 and IPv4.
+pub const TRANSLATORS: &str = "translators";
+
 /// The directory of unpacked packages, and of the programs that are run from them.
 #[derive(Clone, Debug)]
 pub struct Unpacked {
