@@ -130,6 +130,7 @@ fn options(network: &Network, index: u32, guests: &[&Guest], has_user: bool) -> 
         Some(dns) => {
             let resolver = dns.dns64.then(|| dns64::address(index));
             name_options(&mut text, dns, network.domain(), resolver);
+            looked_up_options(&mut text, network);
         }
         None => text += "port=0\n",
     }
@@ -171,6 +172,16 @@ fn name_options(
     }
     if let Some(domain) = domain {
         line(text, format_args!("local=/{domain}/"));
+        *text += "expand-hosts\n";
+    }
+}
+
+/// The guests' names are also in the domain in which guests look them up. Others may have names
+/// there, for which the forwarders are asked.
+fn looked_up_options(text: &mut String, network: &Network) {
+    let looked_up = network.ra.as_ref().and_then(|ra| ra.domain.as_deref());
+    if let Some(domain) = looked_up.filter(|_| network.domain().is_none()) {
+        line(text, format_args!("domain={domain}"));
         *text += "expand-hosts\n";
     }
 }
@@ -396,6 +407,7 @@ mod tests {
         assert_eq!(
             lines6(&format!("[network.lan.ra]\n{more}")),
             [
+                "domain=lan",
                 "enable-ra",
                 "ra-param=vmbr1,mtu:1400,high,300,900",
                 "dhcp-range=::,constructor:vmbr1,ra-stateless,64,86400",

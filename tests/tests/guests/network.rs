@@ -91,8 +91,8 @@ fn guests_find_everything_that_they_expect_of_a_network() -> Result<()> {
     names_and_ways_out(&net, &mut alpha)?;
     services(&net, &mut alpha, &mut beta)?;
     for (machine, port) in [(&mut alpha, 10080), (&mut beta, 10081)] {
-        bulk_to_the_guest(&net, machine, &folder)?;
-        bulk_from_the_guest(&net, machine, port)?;
+        bulk_to_the_guest(&net, machine, &folder, "198.51.100.2:8000")?;
+        bulk_from_the_guest(&net, machine, &format!("19.19.8.10:{port}"))?;
         // To the first guest went what a neighbour on the same machine sends, large and with sums
         // unfinished; to the second goes what comes over a wire.
         net.isp.set_offloads(Proxmox::WAN, false)?;
@@ -179,7 +179,13 @@ fn services(net: &Proxmox, alpha: &mut Machine, beta: &mut Machine) -> Result<()
     Ok(())
 }
 
-fn bulk_to_the_guest(net: &Proxmox, machine: &mut Machine, folder: &Path) -> Result<()> {
+/// From a server that is made at an address outside.
+pub(crate) fn bulk_to_the_guest(
+    net: &Proxmox,
+    machine: &mut Machine,
+    folder: &Path,
+    server: &str,
+) -> Result<()> {
     let www = folder.join("www");
     fs::create_dir_all(&www)?;
     let make = format!(
@@ -188,28 +194,29 @@ fn bulk_to_the_guest(net: &Proxmox, machine: &mut Machine, folder: &Path) -> Res
     let mut command = net.cli.command("sh");
     let made = command.args(["-c", &make]).current_dir(&www).output()?;
     let expected = String::from_utf8(made.stdout).context("a hash")?;
-    let mut server = net.cli.command("busybox");
-    let mut server = server
-        .args(["httpd", "-f", "-p", "198.51.100.2:8000", "-h"])
+    let mut httpd = net.cli.command("busybox");
+    let mut httpd = httpd
+        .args(["httpd", "-f", "-p", server, "-h"])
         .arg(&www)
         .stdin(Stdio::null())
         .spawn()
         .context("start busybox httpd")?;
-    let fetch = "timeout 60 wget -q -O - http://198.51.100.2:8000/bulk | sha256sum";
-    let got = machine.check_for(fetch, BULK_LIMIT);
-    server.kill()?;
-    server.wait()?;
+    let fetch = format!("timeout 60 wget -q -O - http://{server}/bulk | sha256sum");
+    let got = machine.check_for(&fetch, BULK_LIMIT);
+    httpd.kill()?;
+    httpd.wait()?;
     let got = got?;
     ensure!(got.trim() == expected.trim(), "{got}, not {expected}");
     Ok(())
 }
 
-fn bulk_from_the_guest(net: &Proxmox, machine: &mut Machine, port: u16) -> Result<()> {
+/// By the address and port at which the guest's server is reached.
+pub(crate) fn bulk_from_the_guest(net: &Proxmox, machine: &mut Machine, at: &str) -> Result<()> {
     let make = format!(
         "dd if=/dev/urandom of=/www/bulk bs=1M count={BULK_MIB} 2>/dev/null; sha256sum < /www/bulk"
     );
     let expected = machine.check_for(&make, BULK_LIMIT)?;
-    let fetch = format!("curl -sS -m 25 http://19.19.8.10:{port}/bulk | sha256sum");
+    let fetch = format!("curl -gsS -m 25 http://{at}/bulk | sha256sum");
     let got = net.cli.check(["sh", "-c", &fetch])?;
     ensure!(got.trim() == expected.trim(), "{got}, not {expected}");
     Ok(())
