@@ -26,6 +26,7 @@ mod namespaces {
     mod ipv6_translated;
     mod layouts;
     mod leaks;
+    mod leases;
     mod life;
     mod lifecycle;
     mod local;
