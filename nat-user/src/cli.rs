@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::report::filter::SessionFilter;
 
@@ -168,12 +168,13 @@ pub enum ImportCommand {
 /// Arguments of `natbpf import iptables`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ImportArgs {
-    /// Output of iptables-save, a script or a configuration file; - is standard input
+    /// Output of iptables-save or ip6tables-save, a script or a configuration file; - is standard
+    /// input
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
     /// An interface and the host's address on it; may be repeated
     #[arg(long = "address", value_name = "IFACE=PREFIX", value_parser = interface_address)]
-    pub addresses: Vec<(String, Ipv4Net)>,
+    pub addresses: Vec<(String, IpNet)>,
     /// Also read this host's interfaces, addresses and default route
     #[arg(long)]
     pub host: bool,
@@ -182,7 +183,7 @@ pub struct ImportArgs {
     pub policies: bool,
 }
 
-fn interface_address(text: &str) -> Result<(String, Ipv4Net), String> {
+fn interface_address(text: &str) -> Result<(String, IpNet), String> {
     let wanted = "write an interface and an address with its prefix length, as in \
                   vmbr1=172.22.161.254/24";
     let (interface, address) = text.split_once('=').ok_or(wanted)?;

@@ -18,7 +18,7 @@ use proptest::{
 };
 
 /// Every dump, and whether all of its nat table can be expressed.
-const FIXTURES: [(&str, bool); 12] = [
+const FIXTURES: [(&str, bool); 16] = [
     ("proxmox", true),
     ("kvm", true),
     ("snat", true),
@@ -33,6 +33,12 @@ const FIXTURES: [(&str, bool); 12] = [
     // Rules that netfilter goes on with.
     ("stays", false),
     ("foreign", false),
+    ("docker6", true),
+    ("libvirt6", true),
+    // Redirects to the host.
+    ("filtered6", false),
+    // A prefix that nothing maps back.
+    ("prefixes6", false),
 ];
 
 fn file(name: &str) -> PathBuf {
@@ -150,8 +156,7 @@ fn known_host_facts_leave_nothing_to_check() {
             addresses: addresses
                 .map(|(interface, net)| address(interface, net))
                 .to_vec(),
-            default_route: None,
-            policies: false,
+            ..Options::default()
         };
         let (_, import) = import(name, &options);
         let config = config(&import);
@@ -270,6 +275,7 @@ proptest! {
         let options = Options {
             addresses: vec![("br0".to_owned(), "10.0.0.1/24".parse().unwrap())],
             default_route: Some("eth0".to_owned()),
+            default_route6: None,
             policies: true,
         };
         let targets = ["ACCEPT", "DROP", "REJECT"];

@@ -117,6 +117,46 @@ const ERRORS: [&str; 15] = [
     "parameter-problem",
 ];
 
+const ERRORS_OF_IPV6: [&str; 13] = [
+    "1",
+    "2",
+    "3",
+    "4",
+    "129",
+    "destination-unreachable",
+    "packet-too-big",
+    "time-exceeded",
+    "ttl-exceeded",
+    "ttl-zero-during-transit",
+    "parameter-problem",
+    "bad-header",
+    "echo-reply",
+];
+
+/// Multicast listeners, routers and neighbours (RFC 2710, 3810, 4861).
+const NEIGHBOURS: [&str; 15] = [
+    "130",
+    "131",
+    "132",
+    "133",
+    "134",
+    "135",
+    "136",
+    "137",
+    "143",
+    "router-solicitation",
+    "router-advertisement",
+    "neighbour-solicitation",
+    "neighbor-solicitation",
+    "neighbour-advertisement",
+    "neighbor-advertisement",
+];
+
+/// `1/0` is a type with a code.
+fn without_code(kind: &str) -> &str {
+    kind.split('/').next().unwrap_or(kind)
+}
+
 impl Foreign {
     /// Whether it is true only for answers and errors of open connections.
     pub(super) fn is_answer(&self) -> bool {
@@ -124,6 +164,16 @@ impl Foreign {
         match self.text.split_once(' ') {
             Some(("--ctstate" | "--state", states)) => has(&ANSWERS, states),
             Some(("--icmp-type", kind)) => has(&ERRORS, kind),
+            Some(("--icmpv6-type", kind)) => has(&ERRORS_OF_IPV6, without_code(kind)),
+            _ => false,
+        }
+    }
+
+    /// Whether it is true only for messages by which neighbours of one link find each other,
+    /// which natbpf always lets pass.
+    pub(super) fn is_about_neighbours(&self) -> bool {
+        match self.text.split_once(' ') {
+            Some(("--icmpv6-type", kind)) => NEIGHBOURS.contains(&without_code(kind)),
             _ => false,
         }
     }
@@ -204,6 +254,11 @@ impl Condition {
     /// Whether no packet that opens something matches.
     pub(super) fn is_about_answers(&self) -> bool {
         self.foreign.iter().any(Foreign::is_answer)
+    }
+
+    /// Whether only messages match by which neighbours of one link find each other.
+    pub(super) fn is_about_neighbours(&self) -> bool {
+        self.foreign.iter().any(Foreign::is_about_neighbours)
     }
 
     /// Whether a packet may match this and `other`. The fields that differ most often come first,

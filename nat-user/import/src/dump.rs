@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
-    HOOKS, options,
+    HOOKS,
+    family::Family,
+    options,
     rule::{self, Action, Rule},
     spent::Spent,
 };
@@ -13,6 +15,8 @@ use super::{
 /// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
+    /// The family of its addresses.
+    pub(super) family: Family,
     pub(super) rules: Vec<Rule>,
     pub(super) tables: BTreeMap<String, Table>,
     /// Lines without a rule, and what they are instead.
@@ -22,7 +26,7 @@ pub(super) struct Dump {
     /// Rules that the file adds only under an unknown condition.
     pub(super) doubtful: Vec<(usize, String)>,
     /// Addresses in the file itself (`/etc/network/interfaces`, wg-quick).
-    pub(super) addresses: Vec<(String, Ipv4Net)>,
+    pub(super) addresses: Vec<(String, IpNet)>,
     /// The interface that the file gives a gateway.
     pub(super) default_route: Option<String>,
     /// The cost of reading it so far.
@@ -239,7 +243,7 @@ impl Dump {
     ) {
         self.spent.entry(place.text);
         let position = self.rules.len();
-        let mut rule = rule::read(place.line, place.text, words);
+        let mut rule = rule::read(self.family, place.line, place.text, words);
         if let Some(unknown) = place.unknown {
             rule.action = Action::Unknown(unset(unknown));
         }
@@ -259,7 +263,7 @@ impl Dump {
 
     /// The position of an equal rule in a chain.
     fn find(&mut self, table: &str, chain: &str, words: &[String]) -> Option<usize> {
-        let wanted = rule::read(0, "", words);
+        let wanted = rule::read(self.family, 0, "", words);
         let rules = self.tables.get(table)?.chains.get(chain)?;
         self.spent.steps(rules.len() * wanted.condition.parts());
         let is_same = |rule: &usize| {

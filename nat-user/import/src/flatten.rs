@@ -184,7 +184,7 @@ fn without(condition: &Condition, taken: &[Condition]) -> Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script;
+    use crate::{family::Family, script};
 
     const DOCKER: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n\
         -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_return_becomes_a_condition_of_later_rules_in_its_chain() {
-        let dump = script::read(DOCKER, "rules").unwrap();
+        let dump = script::read(Family::V4, DOCKER, "rules").unwrap();
         let steps = steps(&dump, "nat", "PREROUTING").unwrap();
         let rules: Vec<usize> = steps.iter().map(|step| step.rule).collect();
         assert_eq!(rules, [0, 2, 3, 1]);
@@ -212,7 +212,12 @@ mod tests {
     fn packets_returning_from_goto_stop() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n:b - [0:0]\n\
             -A PREROUTING -j a\n-A a -i eth0 -g b\n-A a -j ACCEPT\nCOMMIT\n";
-        let steps = steps(&script::read(text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
+        let steps = steps(
+            &script::read(Family::V4, text, "rules").unwrap(),
+            "nat",
+            "PREROUTING",
+        )
+        .unwrap();
         assert_eq!(steps.last().unwrap().condition.input.is_not, ["eth0"]);
     }
 
@@ -231,7 +236,12 @@ mod tests {
     fn a_loop_ends() {
         let text = "*nat\n:PREROUTING ACCEPT [0:0]\n:a - [0:0]\n-A PREROUTING -j a\n\
             -A PREROUTING -j a\n-A a -j PREROUTING\n-A a -j a\n";
-        let steps = steps(&script::read(text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
+        let steps = steps(
+            &script::read(Family::V4, text, "rules").unwrap(),
+            "nat",
+            "PREROUTING",
+        )
+        .unwrap();
         assert_eq!(steps.len(), 6);
         assert_eq!(unknown(&steps).len(), 4);
         assert!(unknown(&steps)[0].contains("leads back to chain PREROUTING"));
@@ -243,7 +253,12 @@ mod tests {
         for chain in 0..100_000 {
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{}\n", chain + 1);
         }
-        let steps = steps(&script::read(&text, "rules").unwrap(), "nat", "PREROUTING").unwrap();
+        let steps = steps(
+            &script::read(Family::V4, &text, "rules").unwrap(),
+            "nat",
+            "PREROUTING",
+        )
+        .unwrap();
         assert_eq!(steps.len(), DEEPEST + 1);
         assert!(unknown(&steps)[0].contains("no further"));
     }
@@ -255,7 +270,7 @@ mod tests {
             let next = chain + 1;
             text += &format!(":c{chain} - [0:0]\n-A c{chain} -j c{next}\n-A c{chain} -j c{next}\n");
         }
-        let dump = script::read(&text, "rules").unwrap();
+        let dump = script::read(Family::V4, &text, "rules").unwrap();
         let error = steps(&dump, "nat", "PREROUTING").unwrap_err();
         assert!(error.contains("in parts"), "{error}");
     }
@@ -269,7 +284,7 @@ mod tests {
             text += &format!(":c{chain} - [0:0]\n-A c{chain} {}{next}\n", marks(200));
         }
         text += &format!("-A c59 {}-j ACCEPT\n", marks(1)).repeat(1_000);
-        let dump = script::read(&text, "rules").unwrap();
+        let dump = script::read(Family::V4, &text, "rules").unwrap();
         assert!(steps(&dump, "nat", "PREROUTING").is_err());
     }
 
@@ -279,7 +294,7 @@ mod tests {
         for port in 1..15_000 {
             text += &format!("-A c -p tcp --dport {port} -j RETURN\n");
         }
-        let dump = script::read(&text, "rules").unwrap();
+        let dump = script::read(Family::V4, &text, "rules").unwrap();
         assert!(steps(&dump, "nat", "PREROUTING").is_err());
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn protocols(set: &Protocols) -> Vec<&'static str> {
         .filter(|(number, _)| set.contains(*number))
         .map(|(_, word)| *word)
         .collect();
-    if words.len() as u64 == set.count() {
+    if words.len() as u128 == set.count() {
         words
     } else {
         Vec::new()
@@ -54,7 +54,7 @@ fn list(ports: &Ports) -> Vec<PortRange> {
     if ports.is_full() {
         return Vec::new();
     }
-    let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    let port = |number: u128| u16::try_from(number).unwrap_or(u16::MAX);
     let ports = ports.without(&unreached());
     let ranges = ports.ranges().iter();
     ranges
@@ -139,8 +139,8 @@ pub(super) fn targets(ports: &Ports, choice: &Choice) -> Result<Vec<Part>, Strin
 }
 
 fn shifted(ports: &Ports, (first, last): PortRange, base: u16) -> Result<Vec<Part>, String> {
-    let size = u32::from(last - first);
-    let (base, first) = (u32::from(base), u32::from(first));
+    let size = u128::from(last - first);
+    let (base, first) = (u128::from(base), u128::from(first));
     if !Ports::range(base, (base + size).min(65535)).covers(ports) {
         return Err("ports outside of the shifted range wrap around".to_owned());
     }

@@ -71,7 +71,7 @@ impl Locals<'_, '_> {
                     all.or(&Addresses::address(*address))
                 }),
                 true => {
-                    let loopback = Addresses::range(0x7f00_0000, 0x7fff_ffff);
+                    let loopback = Addresses::loopback(self.topology.family);
                     self.topology.inside().complement().without(&loopback)
                 }
             };

@@ -1,8 +1,8 @@
 //! The future content of the configuration: rules with their source lines.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// A range of ports, both ends included.
 pub(super) type PortRange = (u16, u16);
@@ -37,10 +37,10 @@ pub(super) struct Forward {
     pub(super) name: String,
     pub(super) uplink: usize,
     pub(super) protocols: Vec<&'static str>,
-    pub(super) address: Option<Ipv4Addr>,
+    pub(super) address: Option<IpAddr>,
     /// Empty for all ports.
     pub(super) ports: Vec<PortRange>,
-    pub(super) to: Ipv4Addr,
+    pub(super) to: IpAddr,
     /// Empty for the same ports.
     pub(super) to_ports: Vec<PortRange>,
     pub(super) hairpin: bool,
@@ -70,7 +70,7 @@ impl Forward {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     Network(usize),
-    Prefix(Ipv4Net),
+    Prefix(IpNet),
 }
 
 /// A `[[snat]]`.
@@ -79,12 +79,12 @@ pub(super) struct Snat {
     pub(super) name: String,
     pub(super) source: Source,
     /// The same as a prefix.
-    pub(super) prefix: Ipv4Net,
+    pub(super) prefix: IpNet,
     pub(super) uplink: usize,
     /// `None` is masquerade.
-    pub(super) to: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub(super) to: Option<(IpAddr, IpAddr)>,
     pub(super) ports: Option<PortRange>,
-    pub(super) exclude: Vec<Ipv4Net>,
+    pub(super) exclude: Vec<IpNet>,
     pub(super) origin: Origin,
 }
 
@@ -93,8 +93,9 @@ pub(super) struct Snat {
 pub(super) struct Nat {
     pub(super) name: String,
     pub(super) uplink: usize,
-    pub(super) address: Ipv4Addr,
-    pub(super) to: Ipv4Addr,
+    /// An address, or a prefix (NPTv6).
+    pub(super) address: IpNet,
+    pub(super) to: IpNet,
     pub(super) hairpin: bool,
     pub(super) origin: Origin,
 }
@@ -147,4 +148,11 @@ pub(super) struct Plan {
     pub(super) keep: Option<(Vec<String>, String)>,
     /// `mss_clamp` of single uplinks.
     pub(super) mss_clamp: Vec<(usize, Option<u16>, Origin)>,
+}
+
+impl Plan {
+    /// Whether a rule is part of a `[[nat]]`.
+    pub(super) fn is_nat(&self, rule: usize) -> bool {
+        self.nats.iter().any(|nat| nat.origin.rules.contains(&rule))
+    }
 }

@@ -1,18 +1,22 @@
 //! Sets of numbers: addresses, ports, protocols. Conditions of rules are compared by them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv4Subnets};
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+
+use super::family::Family;
 
 /// A set of the numbers from 0 to `MAX`, as ascending ranges with a gap between each two.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ranges<const MAX: u32>(Vec<(u32, u32)>);
+pub(super) struct Ranges<const MAX: u128>(Vec<(u128, u128)>);
 
-pub(super) type Addresses = Ranges<{ u32::MAX }>;
+/// Addresses of one family. Its bits are the first ones of the number, so that sets of IPv4 and
+/// of IPv6 are compared and inverted in the same way: an IPv4 address is a prefix of 32 bits.
+pub(super) type Addresses = Ranges<{ u128::MAX }>;
 pub(super) type Ports = Ranges<65535>;
 pub(super) type Protocols = Ranges<255>;
 
-impl<const MAX: u32> Ranges<MAX> {
+impl<const MAX: u128> Ranges<MAX> {
     pub(super) fn full() -> Self {
         Self(vec![(0, MAX)])
     }
@@ -22,18 +26,18 @@ impl<const MAX: u32> Ranges<MAX> {
     }
 
     /// The numbers from `first` to `last`; none if they are in the wrong order.
-    pub(super) fn range(first: u32, last: u32) -> Self {
+    pub(super) fn range(first: u128, last: u128) -> Self {
         Self::from_ranges(vec![(first, last)])
     }
 
-    pub(super) fn one(number: u32) -> Self {
+    pub(super) fn one(number: u128) -> Self {
         Self::range(number, number)
     }
 
-    fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
+    fn from_ranges(mut ranges: Vec<(u128, u128)>) -> Self {
         ranges.retain(|(first, last)| first <= last && *last <= MAX);
         ranges.sort_unstable();
-        let mut joined: Vec<(u32, u32)> = Vec::new();
+        let mut joined: Vec<(u128, u128)> = Vec::new();
         for (first, last) in ranges {
             match joined.last_mut() {
                 Some(before) if first <= before.1.saturating_add(1) => {
@@ -53,33 +57,32 @@ impl<const MAX: u32> Ranges<MAX> {
         self.0.is_empty()
     }
 
-    pub(super) fn ranges(&self) -> &[(u32, u32)] {
+    pub(super) fn ranges(&self) -> &[(u128, u128)] {
         &self.0
     }
 
-    /// How many numbers there are.
-    pub(super) fn count(&self) -> u64 {
-        let sizes = self
-            .0
-            .iter()
-            .map(|(first, last)| u64::from(last - first) + 1);
-        sizes.sum()
+    /// How many numbers there are; of more than fit, as many as fit.
+    pub(super) fn count(&self) -> u128 {
+        let sizes = self.0.iter().map(|(first, last)| last - first);
+        sizes.fold(0, |all: u128, size| {
+            all.saturating_add(size).saturating_add(1)
+        })
     }
 
     /// The number, if there is just one.
-    pub(super) fn single(&self) -> Option<u32> {
+    pub(super) fn single(&self) -> Option<u128> {
         match self.0[..] {
             [(first, last)] if first == last => Some(first),
             _ => None,
         }
     }
 
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u128> {
         self.0.iter().flat_map(|(first, last)| *first..=*last)
     }
 
-    pub(super) fn contains(&self, number: u32) -> bool {
-        let inside = |(first, last): &(u32, u32)| (*first..=*last).contains(&number);
+    pub(super) fn contains(&self, number: u128) -> bool {
+        let inside = |(first, last): &(u128, u128)| (*first..=*last).contains(&number);
         self.0.iter().any(inside)
     }
 
@@ -115,7 +118,7 @@ impl<const MAX: u32> Ranges<MAX> {
     }
 
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let within = |(first, last): &(u32, u32)| {
+        let within = |(first, last): &(u128, u128)| {
             let behind = self.0.partition_point(|(_, own)| own < last);
             self.0.get(behind).is_some_and(|(own, _)| own <= first)
         };
@@ -138,20 +141,82 @@ impl<const MAX: u32> Ranges<MAX> {
 }
 
 impl Addresses {
-    pub(super) fn address(address: Ipv4Addr) -> Self {
-        Self::one(address.into())
+    pub(super) fn address(address: IpAddr) -> Self {
+        Self::prefix(address.into())
     }
 
-    pub(super) fn prefix(prefix: Ipv4Net) -> Self {
-        Self::range(prefix.network().into(), prefix.broadcast().into())
+    pub(super) fn prefix(prefix: IpNet) -> Self {
+        Self::span(prefix.network(), prefix.broadcast())
+    }
+
+    /// The host's own addresses.
+    pub(super) fn loopback(family: Family) -> Self {
+        Self::prefix(match family {
+            Family::V4 => IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+            Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST).into(),
+        })
+    }
+
+    /// Multicast, limited broadcast and addresses of one link, which natbpf never translates.
+    pub(super) fn never_translated(family: Family) -> Self {
+        match family {
+            Family::V4 => {
+                let groups = IpNet::new_assert(Ipv4Addr::new(224, 0, 0, 0).into(), 4);
+                Self::prefix(groups).or(&Self::address(Ipv4Addr::BROADCAST.into()))
+            }
+            Family::V6 => Self::prefix(IpNet::new_assert(GROUPS.into(), 8))
+                .or(&Self::prefix(IpNet::new_assert(LINK.into(), 10))),
+        }
+    }
+
+    /// The addresses from `first` to `last`, of one family.
+    pub(super) fn span(first: IpAddr, last: IpAddr) -> Self {
+        let rest = u128::MAX.checked_shr(Family::of(last).bits()).unwrap_or(0);
+        Self::range(bits(first), bits(last) | rest)
+    }
+
+    /// Whether these are less than half of all addresses.
+    pub(super) fn are_few(&self) -> bool {
+        self.count() < 1 << 127
+    }
+
+    /// How many addresses of a family there are.
+    pub(super) fn hosts(&self, family: Family) -> u128 {
+        self.count() >> (u128::BITS - family.bits())
+    }
+
+    /// The addresses one by one.
+    pub(super) fn each(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let one = 1u128 << (u128::BITS - family.bits());
+        let first = move |(first, last): &(u128, u128)| (*first, (last - first) / one);
+        let each = move |(first, more)| (0..=more).map(move |at| family.address(first + at * one));
+        self.0.iter().map(first).flat_map(each)
     }
 
     /// The fewest prefixes that make up the set.
-    pub(super) fn prefixes(&self) -> Vec<Ipv4Net> {
-        let whole = |(first, last): &(u32, u32)| {
-            Ipv4Subnets::new(Ipv4Addr::from(*first), Ipv4Addr::from(*last), 0)
-        };
+    pub(super) fn prefixes(&self, family: Family) -> Vec<IpNet> {
+        let whole =
+            |(first, last): &(u128, u128)| match (family.address(*first), family.address(*last)) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    IpSubnets::V4(Ipv4Subnets::new(first, last, 0))
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    IpSubnets::V6(Ipv6Subnets::new(first, last, 0))
+                }
+                _ => unreachable!("both ends are of one family"),
+            };
         self.0.iter().flat_map(whole).collect()
+    }
+}
+
+const LINK: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+const GROUPS: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
+
+/// An address as the first bits of a number.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
     }
 }
 
@@ -166,17 +231,15 @@ mod tests {
         let ports = Ports::range(0, 79).or(&Ports::range(81, 65535));
         assert_eq!(ports.complement(), Ports::one(80));
         assert_eq!(ports.complement().complement(), ports);
-        assert_eq!(
-            Addresses::one(u32::MAX).complement().complement().count(),
-            1
-        );
+        let last = Addresses::address([255; 4].into());
+        assert_eq!(last.complement().complement().hosts(Family::V4), 1);
     }
 
     proptest::proptest! {
         #[test]
         fn sets_are_compared_as_their_parts_are(
-            a in proptest::collection::vec((0u32..40, 0u32..40), 0..5),
-            b in proptest::collection::vec((0u32..40, 0u32..40), 0..5),
+            a in proptest::collection::vec((0u128..40, 0u128..40), 0..5),
+            b in proptest::collection::vec((0u128..40, 0u128..40), 0..5),
         ) {
             let (a, b) = (Ports::from_ranges(a), Ports::from_ranges(b));
             proptest::prop_assert_eq!(a.meets(&b), !a.and(&b).is_empty());
@@ -201,8 +264,12 @@ mod tests {
     #[test]
     fn a_range_of_addresses_is_cut_into_prefixes() {
         let outside = Addresses::prefix("128.0.0.0/2".parse().unwrap()).complement();
-        let prefixes: Vec<String> = outside.prefixes().iter().map(ToString::to_string).collect();
+        let prefixes: Vec<String> = outside
+            .prefixes(Family::V4)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(prefixes, ["0.0.0.0/1", "192.0.0.0/2"]);
-        assert_eq!(Addresses::full().prefixes().len(), 1);
+        assert_eq!(Addresses::full().prefixes(Family::V4).len(), 1);
     }
 }

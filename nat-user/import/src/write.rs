@@ -1,11 +1,12 @@
 //! The configuration as text: each table below its source lines.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     dump::Dump,
+    family::is_unique_local,
     findings::{Findings, Kind, printable},
     plan::{Origin, Plan, PortRange, Snat, Source},
     topology::Topology,
@@ -39,7 +40,9 @@ pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {
         let about = match snat.source {
             Source::Network(network) => topology.networks[network].name.clone(),
             Source::Prefix(prefix) if prefix.prefix_len() == 0 => "all".to_owned(),
-            Source::Prefix(prefix) if prefix.prefix_len() == 32 => prefix.addr().to_string(),
+            Source::Prefix(prefix) if prefix.prefix_len() == prefix.max_prefix_len() => {
+                prefix.addr().to_string()
+            }
             Source::Prefix(prefix) => prefix.to_string(),
         };
         let own = comment(&snat.origin);
@@ -47,7 +50,7 @@ pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {
     }
     let mut names = Names::default();
     for nat in &mut plan.nats {
-        nat.name = names.unique(comment(&nat.origin).unwrap_or_else(|| nat.address.to_string()));
+        nat.name = names.unique(comment(&nat.origin).unwrap_or_else(|| short(&nat.address)));
     }
     let mut names = Names::default();
     for policy in &mut plan.policies {
@@ -116,6 +119,9 @@ struct Writer<'a, 'd> {
     topology: &'a Topology,
     findings: &'a Findings<'d>,
 }
+
+const OPEN: &str = "What outside opens to guests' own addresses is left to netfilter's FORWARD, \
+    as before. Without this line natbpf drops it unless a [[policy]] accepts it.";
 
 /// Comments are as wide as this; rules stay in one line, so that they can be searched for.
 const WIDTH: usize = 96;
@@ -209,10 +215,10 @@ impl Writer<'_, '_> {
             .forwards
             .iter()
             .filter(|forward| forward.uplink == number);
-        let mut more: Vec<Ipv4Addr> = of_forwards.filter_map(|forward| forward.address).collect();
+        let mut more: Vec<IpAddr> = of_forwards.filter_map(|forward| forward.address).collect();
         more.sort();
         more.dedup();
-        let is_pool = |address: &Ipv4Addr| {
+        let is_pool = |address: &IpAddr| {
             let pools = plan.snats.iter().filter(|snat| snat.uplink == number);
             let mut pools = pools.filter_map(|snat| snat.to);
             pools.any(|(first, last)| (first..=last).contains(address))
@@ -257,6 +263,11 @@ impl Writer<'_, '_> {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("address", &network.address.to_string());
+            let is_public = network.address.addr().is_ipv6() && !is_unique_local(&network.address);
+            if is_public && plan.defaults.drops.is_none() {
+                self.comment(OPEN);
+                self.text_key("inbound", "accept");
+            }
             self.defaults(number, plan);
         }
         for (prefix, why) in &topology.homeless {
@@ -347,7 +358,7 @@ impl Writer<'_, '_> {
             self.key("ports", &range(ports));
         }
         if !snat.exclude.is_empty() {
-            let prefixes: Vec<String> = snat.exclude.iter().map(Ipv4Net::to_string).collect();
+            let prefixes: Vec<String> = snat.exclude.iter().map(IpNet::to_string).collect();
             let prefixes: Vec<String> = prefixes.iter().map(|prefix| quoted(prefix)).collect();
             self.key("exclude", &format!("[{}]", prefixes.join(", ")));
         }
@@ -392,8 +403,8 @@ impl Writer<'_, '_> {
             self.text_key("name", &nat.name);
             let uplink = self.topology.uplinks[nat.uplink].name.clone();
             self.text_key("uplink", &uplink);
-            self.text_key("address", &nat.address.to_string());
-            self.text_key("to", &nat.to.to_string());
+            self.text_key("address", &short(&nat.address));
+            self.text_key("to", &short(&nat.to));
             self.key("hairpin", &nat.hairpin.to_string());
         }
     }
@@ -416,6 +427,14 @@ impl Writer<'_, '_> {
             self.line(&line);
             self.comment(&format!("  {}.", finding.reason));
         }
+    }
+}
+
+/// A prefix, or the address that it is.
+fn short(prefix: &IpNet) -> String {
+    match prefix.prefix_len() == prefix.max_prefix_len() {
+        true => prefix.addr().to_string(),
+        false => prefix.to_string(),
     }
 }
 

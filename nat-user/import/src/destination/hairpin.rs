@@ -71,7 +71,7 @@ impl Destinations<'_, '_> {
             false => own.iter().fold(Addresses::empty(), |all, address| {
                 all.or(&Addresses::address(*address))
             }),
-            true if (1..=MOST_ADDRESSES).contains(&named.count()) => named,
+            true if (1..=MOST_ADDRESSES).contains(&named.hosts(self.topology.family)) => named,
             true => outside,
         }
     }

@@ -2,10 +2,11 @@
 
 mod hairpin;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{
     condition::{Condition, Rest},
+    family::is_of_link,
     findings::Findings,
     flatten::Step,
     forward::{protocols, set, targets, unreached},
@@ -18,9 +19,9 @@ use super::{
 const IN_TURNS: &str = "natbpf forwards to one guest, not to several in turn";
 
 /// More single addresses than this are not converted individually.
-const MOST_ADDRESSES: u64 = 16;
+const MOST_ADDRESSES: u128 = 16;
 /// A prefix of NETMAP that is written out.
-const MOST_OF_NETMAP: u64 = 256;
+const MOST_OF_NETMAP: u128 = 256;
 
 pub(super) struct Destinations<'a, 'd> {
     pub(super) topology: &'a Topology,
@@ -56,6 +57,7 @@ impl Destinations<'_, '_> {
             match &step.action {
                 Action::Dnat(choice) => self.dnat(index, step, choice),
                 Action::Redirect => self.findings.untranslated(step.rule, TO_HOST),
+                Action::Netmap(_) if self.plan.is_nat(step.rule) => {}
                 Action::Netmap(to) => self.netmap(index, step, *to),
                 _ => {}
             }
@@ -122,24 +124,27 @@ impl Destinations<'_, '_> {
     }
 
     /// Whether an address is known to be the host's own inside address.
-    fn is_host(&self, address: Ipv4Addr) -> bool {
+    fn is_host(&self, address: IpAddr) -> bool {
         let network = self.topology.network_of(address);
         network.is_some_and(|net| net.address.addr() == address && net.check_address.is_none())
     }
 
     /// Whether no host of its network can have an address.
-    fn is_reserved(&self, address: Ipv4Addr) -> bool {
+    fn is_reserved(&self, address: IpAddr) -> bool {
         let network = self
             .topology
             .network_of(address)
             .map(|network| network.address);
-        let network = network.filter(|net| net.prefix_len() <= 30);
-        network.is_some_and(|net| address == net.network() || address == net.broadcast())
+        let network =
+            network.filter(|net| net.prefix_len() <= self.topology.family.longest_network());
+        network.is_some_and(|net| {
+            address == net.network() || net.addr().is_ipv4() && address == net.broadcast()
+        })
     }
 
     /// Whether an external address counts for an uplink: for the one that is known to have it, else
     /// for the first possible one.
-    fn is_of(&self, address: Ipv4Addr, uplink: usize, uplinks: &[usize]) -> bool {
+    fn is_of(&self, address: IpAddr, uplink: usize, uplinks: &[usize]) -> bool {
         let has = |uplink: &&usize| self.topology.uplinks[**uplink].addresses.contains(&address);
         let owner = uplinks.iter().find(has).or(uplinks.first());
         owner == Some(&uplink)
@@ -153,10 +158,11 @@ impl Destinations<'_, '_> {
     }
 
     /// The external addresses that a rule names; `None` is every one of the uplink.
-    fn addresses(&self, condition: &Condition) -> Result<Vec<Option<Ipv4Addr>>, String> {
+    fn addresses(&self, condition: &Condition) -> Result<Vec<Option<IpAddr>>, String> {
         let named = &condition.destinations;
         let inside = self.topology.inside();
-        let loopback = Addresses::range(0x7f00_0000, 0x7fff_ffff);
+        let family = self.topology.family;
+        let loopback = Addresses::loopback(family);
         // `! -d 127.0.0.0/8` says nothing about packets from outside.
         if named
             .complement()
@@ -166,17 +172,19 @@ impl Destinations<'_, '_> {
         {
             return Ok(vec![None]);
         }
-        if named.count() > MOST_ADDRESSES {
+        if named.hosts(family) > MOST_ADDRESSES {
             return Err(
                 "natbpf's forwards name single external addresses, or all of an uplink".to_owned(),
             );
         }
-        let all: Vec<Ipv4Addr> = named.numbers().map(Ipv4Addr::from).collect();
-        let unusable = |address: &&Ipv4Addr| {
+        let all: Vec<IpAddr> = named.each(family).collect();
+        let unusable = |address: &&IpAddr| {
+            let is_low = matches!(address, IpAddr::V4(address) if address.octets()[0] == 0);
             address.is_loopback()
-                || address.is_multicast()
-                || address.is_broadcast()
-                || address.octets()[0] == 0
+                || address.is_unspecified()
+                || Addresses::never_translated(family).covers(&Addresses::address(**address))
+                || is_of_link(**address)
+                || is_low
         };
         if let Some(address) = all.iter().find(unusable) {
             return Err(format!("packets to {address} do not arrive by an uplink"));
@@ -239,7 +247,7 @@ impl Destinations<'_, '_> {
 
     /// An earlier rule takes a part that a forward cannot exclude.
     fn takes_from(&mut self, before: &Step, taken: &Condition, left: &Condition) {
-        let ports: Vec<u32> = if taken.ports.count() <= MOST_ADDRESSES {
+        let ports: Vec<u128> = if taken.ports.count() <= MOST_ADDRESSES {
             taken.ports.numbers().collect()
         } else {
             Vec::new()
@@ -253,7 +261,8 @@ impl Destinations<'_, '_> {
             && taken.sources.covers(&left.sources)
             // `keep` applies to all addresses of the host, which usually has one.
             && (taken.destinations.covers(&left.destinations)
-                || left.destinations.is_full() && taken.destinations.count() <= MOST_ADDRESSES)
+                || left.destinations.is_full()
+                    && taken.destinations.hosts(self.topology.family) <= MOST_ADDRESSES)
             && before.action == Action::Accept;
         if let Some(protocol) = protocol.filter(|_| is_plain && !ports.is_empty()) {
             let ports = ports.iter().map(|port| format!("{protocol}/{port}"));
@@ -270,7 +279,7 @@ impl Destinations<'_, '_> {
         &mut self,
         step: &Step,
         choice: &Choice,
-        (uplink, address): (usize, Option<Ipv4Addr>),
+        (uplink, address): (usize, Option<IpAddr>),
         ports: &Ports,
         spares: bool,
     ) {
@@ -332,32 +341,32 @@ impl Destinations<'_, '_> {
         }
     }
 
-    fn netmap(&mut self, index: usize, step: &Step, to: ipnet::Ipv4Net) {
-        let prefix = match step.condition.destinations.prefixes()[..] {
+    fn netmap(&mut self, index: usize, step: &Step, to: ipnet::IpNet) {
+        let family = self.topology.family;
+        let prefix = match step.condition.destinations.prefixes(family)[..] {
             [prefix] if prefix.prefix_len() == to.prefix_len() => prefix,
             _ => {
                 let reason = "does not map one prefix to another of the same size";
                 return self.findings.untranslated(step.rule, reason);
             }
         };
-        if step.condition.destinations.count() > MOST_OF_NETMAP {
+        if step.condition.destinations.hosts(family) > MOST_OF_NETMAP {
             let reason = "natbpf needs one rule for each address, and these are more than 256";
             return self.findings.untranslated(step.rule, reason);
         }
         for (external, guest) in step
             .condition
             .destinations
-            .numbers()
-            .zip(Addresses::prefix(to).numbers())
+            .each(family)
+            .zip(Addresses::prefix(to).each(family))
         {
             let mut one = step.clone();
-            one.condition.destinations = Addresses::one(external);
-            let guest = Ipv4Addr::from(guest);
+            one.condition.destinations = Addresses::address(external);
             let choice = Choice {
                 addresses: Some((guest, guest)),
                 ..Choice::default()
             };
-            debug_assert!(prefix.contains(&Ipv4Addr::from(external)));
+            debug_assert!(prefix.contains(&external));
             self.dnat(index, &one, &choice);
         }
     }

@@ -1,14 +1,20 @@
 //! The two ends of a policy: the networks, uplinks and addresses that a condition means.
 
+use ipnet::IpNet;
+
 use super::{
-    BY_ADDRESS, HOMELESS, MOST_PAIRS, NOT_HERE, Policies, PolicyEnd, SHORTEST, SPOOFED, Side,
-    not_all, unknown,
+    BY_ADDRESS, HOMELESS, MOST_PAIRS, NOT_HERE, Policies, PolicyEnd, SPOOFED, Side, not_all,
+    unknown,
 };
 use crate::{
     condition::Interfaces,
+    family::{Family, has_hosts},
     ranges::Addresses,
-    topology::{self, Topology},
+    topology::Topology,
 };
+
+const OF_LINK: &str = "names addresses of one link or of groups, and policies are about packets \
+    that the host forwards";
 
 impl Policies<'_, '_> {
     /// Uplinks and networks whose interfaces match.
@@ -60,6 +66,11 @@ impl Policies<'_, '_> {
             end.remarks.extend(not_all(interfaces));
             return Ok(end);
         }
+        if self.topology.family == Family::V6
+            && Addresses::never_translated(Family::V6).covers(addresses)
+        {
+            return Err(OF_LINK.to_owned());
+        }
         let named = if interfaces.is_any() {
             addresses.clone()
         } else {
@@ -68,13 +79,13 @@ impl Policies<'_, '_> {
             }
             self.behind(&sides, addresses, accepts, &mut end)?
         };
-        let prefixes = named.prefixes();
+        let prefixes = named.prefixes(self.topology.family);
         if prefixes.len() > MOST_PAIRS {
             return Err("needs more prefixes than natbpf accepts".to_owned());
         }
-        let text = |prefix: &ipnet::Ipv4Net| match prefix.prefix_len() {
+        let text = |prefix: &IpNet| match prefix.prefix_len() == prefix.max_prefix_len() {
             // (An address that no host can have is not a guest's address but a prefix.)
-            32 if topology::has_hosts(prefix) => prefix.addr().to_string(),
+            true if has_hosts(prefix) => prefix.addr().to_string(),
             _ => prefix.to_string(),
         };
         end.names = prefixes.iter().map(text).collect();
@@ -111,9 +122,10 @@ impl Policies<'_, '_> {
         let mut named = here.clone();
         if !beyond.is_empty() && (has_uplink || here.is_empty()) {
             if !has_uplink {
-                let prefixes = beyond.prefixes();
-                let mut lengths = prefixes.iter().map(ipnet::Ipv4Net::prefix_len);
-                if !accepts || lengths.any(|length| length < SHORTEST) {
+                let prefixes = beyond.prefixes(self.topology.family);
+                let mut lengths = prefixes.iter().map(IpNet::prefix_len);
+                if !accepts || lengths.any(|length| length < self.topology.family.shortest_guess())
+                {
                     return Err(NOT_HERE.to_owned());
                 }
                 end.warnings.push(if sides.is_empty() {

@@ -25,8 +25,6 @@ use super::{
 
 /// A rule with more prefixes than this, of both ends together, is not converted.
 const MOST_PAIRS: usize = 1024;
-/// Shorter prefixes are not additional addresses of guests.
-const SHORTEST: u8 = 16;
 
 const ANSWERS: &str = "natbpf lets answers pass without a rule, and errors about accepted packets";
 const NOTHING_DROPPED: &str = "accepts packets that no rule drops: no policy is needed for it";
@@ -45,6 +43,9 @@ const NOT_HERE: &str = "matches addresses at an interface whose network does not
     guests that have them";
 const REST_ACCEPTED: &str = "accepts all remaining packets, as natbpf does without a policy";
 const UNANSWERED: &str = "REJECT becomes drop: no RST or ICMP error is sent";
+const ICMP_TYPES: [&str; 2] = ["--icmp-type", "--icmpv6-type"];
+const NEIGHBOURS: &str = "accepts messages of one link, which no host forwards: nothing is needed \
+    for it";
 const ALL_QUERIES: &str = "icmp in a policy matches every query, not only an echo request";
 
 /// Converts FORWARD to policies, and reports what cannot be converted.
@@ -167,6 +168,9 @@ impl Policies<'_, '_> {
             self.plan.defaults.implied.remark(ANSWERS);
             return self.findings.done(step.rule);
         }
+        if condition.is_about_neighbours() && accepts {
+            return self.findings.note(step.rule, NEIGHBOURS);
+        }
         if self.is_not_asked(condition) {
             return self.findings.note(step.rule, NOT_ASKED);
         }
@@ -216,7 +220,10 @@ impl Policies<'_, '_> {
             origin.remark(UNANSWERED);
         }
         let text = &self.dump.rules[step.rule].text;
-        if protocols == ["icmp"] && text.contains("--icmp-type") && !text.contains("-type any") {
+        if protocols == ["icmp"]
+            && ICMP_TYPES.iter().any(|option| text.contains(option))
+            && !text.contains("-type any")
+        {
             origin.remark(ALL_QUERIES);
         }
         let ends = [from, to];
@@ -364,7 +371,7 @@ impl Policies<'_, '_> {
         let chain = Chain::read(self.dump, "INPUT");
         let networks = self.topology.networks.iter();
         let hosts: Vec<Option<Services>> = networks
-            .map(|network| services(&chain, &network.interface))
+            .map(|network| services(self.topology.family, &chain, &network.interface))
             .collect();
         let lists = |rule: &usize| {
             let mut all = hosts.iter().flatten();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::chain::{Chain, Living};
 use crate::{
     condition::Condition,
+    family::Family,
     plan::{PortRange, Services},
     ranges::{Ports, Protocols},
     rule::{ICMP, TCP, UDP, protocol_name},
@@ -39,10 +40,10 @@ fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
         return Ok(Vec::new());
     }
     let known = BTreeMap::from([(TCP, "tcp"), (UDP, "udp"), (ICMP, "icmp")]);
-    if protocols.count() > known.len() as u64 {
+    if protocols.count() > known.len() as u128 {
         return Err("policies cannot exclude a single protocol".to_owned());
     }
-    let name = |number: u32| {
+    let name = |number: u128| {
         let unknown = || {
             format!(
                 "policies match tcp, udp and icmp, not {}",
@@ -56,12 +57,14 @@ fn protocols(protocols: &Protocols) -> Result<Vec<&'static str>, String> {
 
 /// The services of the host for guests behind an interface; nothing if that is everything, or if
 /// `host` cannot express it.
-pub(super) fn services(input: &Chain, interface: &str) -> Option<Services> {
+pub(super) fn services(family: Family, input: &Chain, interface: &str) -> Option<Services> {
     let mut services = Services::default();
     for Living { step, accepts } in &input.living {
         let condition = &step.condition;
         let Some(accepts) = accepts else { continue };
-        if !condition.input.matches(interface) || condition.is_about_answers() && *accepts {
+        if !condition.input.matches(interface)
+            || (condition.is_about_answers() || condition.is_about_neighbours()) && *accepts
+        {
             continue;
         }
         let is_plain = condition.foreign.is_empty()
@@ -75,7 +78,7 @@ pub(super) fn services(input: &Chain, interface: &str) -> Option<Services> {
         let is_all = condition.protocols.is_full() && condition.ports.is_full();
         match (accepts, is_all) {
             (false, true) => return Some(with_dns(services)),
-            (true, false) => services.words.extend(words(condition)?),
+            (true, false) => services.words.extend(words(family, condition)?),
             // (All are accepted here, or something is dropped that `host` cannot say.)
             _ => return None,
         }
@@ -85,7 +88,11 @@ pub(super) fn services(input: &Chain, interface: &str) -> Option<Services> {
 }
 
 /// The words of `host` for protocols and ports.
-fn words(condition: &Condition) -> Option<Vec<String>> {
+fn words(family: Family, condition: &Condition) -> Option<Vec<String>> {
+    let server = match family {
+        Family::V4 => 67,
+        Family::V6 => 547,
+    };
     let (protocols, ports) = service(condition).ok()?;
     if protocols == ["icmp"] {
         return Some(vec!["ping".to_owned()]);
@@ -103,7 +110,7 @@ fn words(condition: &Condition) -> Option<Vec<String>> {
         let protocol = (*protocol).to_owned();
         let ports = ports.clone().into_iter();
         ports.map(move |port| match (protocol.as_str(), port) {
-            ("udp", 67) => "dhcp".to_owned(),
+            ("udp", port) if port == server => "dhcp".to_owned(),
             (protocol, port) => format!("{protocol}/{port}"),
         })
     };

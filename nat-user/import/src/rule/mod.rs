@@ -3,15 +3,23 @@
 //! Nothing is refused here: a condition that natbpf cannot express is stored as [`Foreign`], with
 //! the reason.
 
+mod reasons;
 mod values;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
+pub(super) use self::reasons::COUNTS;
 pub(super) use self::values::{ICMP, TCP, UDP, protocol_name};
-use self::values::{address, matched, number, prefix};
-use super::condition::{Condition, Foreign};
+use self::{
+    reasons::reason_of,
+    values::{address, matched, number, prefix},
+};
+use super::{
+    condition::{Condition, Foreign},
+    family::Family,
+};
 
 /// A rule of a chain, or a line about a chain.
 #[derive(Debug, Clone)]
@@ -29,7 +37,7 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Choice {
     /// The first and the last address, if any is named.
-    pub(super) addresses: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub(super) addresses: Option<(IpAddr, IpAddr)>,
     /// The first and the last port, if they are named.
     pub(super) ports: Option<(u16, u16)>,
     /// `A-B/BASE`: the port `BASE` becomes `A`, and so on.
@@ -38,7 +46,7 @@ pub(super) struct Choice {
 
 impl Choice {
     /// The address, if it is a single one.
-    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+    pub(super) fn address(&self) -> Option<IpAddr> {
         let (first, last) = self.addresses?;
         (first == last).then_some(first)
     }
@@ -57,7 +65,12 @@ pub(super) enum Action {
     },
     Dnat(Choice),
     Redirect,
-    Netmap(Ipv4Net),
+    Netmap(IpNet),
+    /// SNPT and DNPT of the mangle table.
+    Npt {
+        from: IpNet,
+        to: IpNet,
+    },
     Snat(Choice),
     Masquerade(Choice),
     /// `None` is what fits the path, otherwise a size in bytes.
@@ -81,13 +94,15 @@ const PASSING: [&str; 13] = [
 ];
 
 /// Reads the words behind `-A CHAIN`.
-pub(super) fn read(line: usize, text: &str, words: &[String]) -> Rule {
+pub(super) fn read(family: Family, line: usize, text: &str, words: &[String]) -> Rule {
     let mut reader = Reader {
+        family,
         words,
         condition: Condition::default(),
         target: None,
         choice: Choice::default(),
         netmap: None,
+        npt: (None, None),
         size: None,
         comment: None,
         problem: None,
@@ -105,17 +120,20 @@ pub(super) fn read(line: usize, text: &str, words: &[String]) -> Rule {
     }
 }
 
-/// Of limits, and of rules that take their turns.
-pub(super) const COUNTS: &str = "natbpf's rules do not count packets";
+const NO_MAC: &str = "natbpf's rules do not look at Ethernet addresses: for forged senders, write \
+    anti_spoof = true";
 
 const NO_FLAGS: &str = "natbpf's rules do not look at TCP flags";
 
 struct Reader<'w> {
+    family: Family,
     words: &'w [String],
     condition: Condition,
     target: Option<(&'w str, bool)>,
     choice: Choice,
-    netmap: Option<Ipv4Net>,
+    netmap: Option<IpNet>,
+    /// What SNPT and DNPT turn into what.
+    npt: (Option<IpNet>, Option<IpNet>),
     size: Option<u16>,
     comment: Option<String>,
     /// The part of the target that natbpf cannot express.
@@ -153,6 +171,10 @@ impl<'w> Reader<'w> {
             value = self.next().unwrap_or_default();
         }
         let narrow = match name {
+            // A match without options.
+            "-m" | "--match" if value == "eui64" => {
+                return self.foreign(name, value, is, NO_MAC);
+            }
             "-m" | "--match" | "-w" | "--wait" => return,
             "-c" | "--set-counters" => {
                 self.next();
@@ -161,7 +183,7 @@ impl<'w> Reader<'w> {
             "-j" | "--jump" => return self.jump(value, false),
             "-g" | "--goto" => return self.jump(value, true),
             "--comment" => return self.comment = Some(value.to_owned()),
-            name => match matched(name, value, is) {
+            name => match matched(self.family, name, value, is) {
                 Some(narrow) => narrow,
                 None => return self.target_option(name, value, is),
             },
@@ -221,7 +243,9 @@ impl<'w> Reader<'w> {
     fn target_option(&mut self, name: &'w str, value: &'w str, is: bool) {
         let read = match name {
             "--to-destination" | "--to-source" | "--to-ports" => self.to(name, value),
-            "--to" => prefix(value).map(|prefix| self.netmap = Some(prefix)),
+            "--to" => prefix(self.family, value).map(|prefix| self.netmap = Some(prefix)),
+            "--src-pfx" => prefix(self.family, value).map(|prefix| self.npt.0 = Some(prefix)),
+            "--dst-pfx" => prefix(self.family, value).map(|prefix| self.npt.1 = Some(prefix)),
             "--set-mss" => number(value).map(|size| self.size = Some(size)),
             _ if self.target.is_some() => Ok(()),
             _ => {
@@ -246,14 +270,19 @@ impl<'w> Reader<'w> {
         if self.choice != Choice::default() {
             return Err("natbpf forwards to one destination, not to several in turn".to_owned());
         }
-        let (addresses, ports) = match value.split_once(':') {
-            _ if name == "--to-ports" => ("", value),
-            Some(parts) => parts,
-            None => (value, ""),
+        let (addresses, ports) = match name {
+            "--to-ports" => ("", value),
+            _ => destination(self.family, value),
         };
         if !addresses.is_empty() {
+            let plain = addresses.replace(['[', ']'], "");
+            let addresses = match self.family {
+                Family::V4 => addresses,
+                Family::V6 => &plain,
+            };
             let (first, last) = addresses.split_once('-').unwrap_or((addresses, addresses));
-            self.choice.addresses = Some((address(first)?, address(last)?));
+            self.choice.addresses =
+                Some((address(self.family, first)?, address(self.family, last)?));
         }
         let (ports, base) = match ports.split_once('/') {
             Some((ports, base)) => (ports, Some(number(base)?)),
@@ -288,6 +317,10 @@ impl<'w> Reader<'w> {
                 Some(prefix) => Action::Netmap(prefix),
                 None => Action::Unknown("NETMAP without --to".to_owned()),
             },
+            "SNPT" | "DNPT" => match self.npt {
+                (Some(from), Some(to)) => Action::Npt { from, to },
+                _ => Action::Unknown(format!("{target} without --src-pfx and --dst-pfx")),
+            },
             "TCPMSS" => Action::ClampMss(self.size),
             passing if PASSING.contains(&passing) => Action::Pass(passing.to_owned()),
             chain => Action::Run {
@@ -298,53 +331,28 @@ impl<'w> Reader<'w> {
     }
 }
 
+/// The addresses and the ports of a value such as `[fd00::10]:80`. Brackets may be around one
+/// address, or a range of them.
+fn destination(family: Family, value: &str) -> (&str, &str) {
+    let parts = match family {
+        Family::V4 => value.split_once(':'),
+        Family::V6 if value.starts_with('[') => match value.rsplit_once(']') {
+            Some((addresses, ports)) => Some((addresses, ports.strip_prefix(':').unwrap_or(ports))),
+            None => None,
+        },
+        // One colon is before a port, several are an address.
+        Family::V6 => value
+            .strip_prefix(':')
+            .map(|ports| ("", ports))
+            .filter(|(_, ports)| !ports.contains(':')),
+    };
+    parts.unwrap_or((value, ""))
+}
+
 fn is_option(word: &str) -> bool {
     let mut letters = word.chars();
     let is_short = letters.next() == Some('-') && letters.next().is_some_and(char::is_alphabetic);
     word.starts_with("--") || (is_short && word.chars().count() == 2)
-}
-
-fn reason_of(option: &str) -> String {
-    let has = |words: &[&str]| words.iter().any(|word| option.contains(word));
-    let reason = if has(&["owner", "socket"]) {
-        "natbpf does not know which process sent a packet"
-    } else if has(&["mark"]) {
-        "natbpf's rules do not look at marks"
-    } else if has(&["physdev"]) {
-        "natbpf's rules match a bridge, not its ports"
-    } else if has(&["match-set"]) {
-        "natbpf has no sets: write a rule for each of their addresses"
-    } else if has(&["--pol", "--dir", "--strict", "--reqid", "--spi", "--tunnel"]) {
-        "natbpf's rules do not look at IPsec policies: exclude the other side's prefix instead"
-    } else if has(&[
-        "limit",
-        "connlimit",
-        "--every",
-        "--mode",
-        "--packet",
-        "--prob",
-        "quota",
-    ]) {
-        COUNTS
-    } else if has(&[
-        "recent",
-        "seconds",
-        "--rsource",
-        "hitcount",
-        "--name",
-        "--rcheck",
-    ]) {
-        "natbpf's rules do not remember senders"
-    } else if has(&["time", "date", "weekdays", "monthdays", "utc"]) {
-        "natbpf's rules do not depend on the time"
-    } else if has(&["-type"]) {
-        "natbpf's rules do not match types of addresses or messages"
-    } else if has(&["--ports"]) {
-        "natbpf's rules cannot match either the source or the destination port"
-    } else {
-        return format!("natbpf's rules have no equivalent of {option}");
-    };
-    reason.to_owned()
 }
 
 #[cfg(test)]
@@ -353,7 +361,7 @@ mod tests {
     use crate::shell;
 
     fn rule(text: &str) -> Rule {
-        read(1, text, &shell::words(text).unwrap())
+        read(Family::V4, 1, text, &shell::words(text).unwrap())
     }
 
     #[test]
@@ -361,7 +369,7 @@ mod tests {
         let before = rule("-s 10.0.0.0/8 ! -d 10.0.0.0/255.0.0.0 -j MASQUERADE");
         let behind = rule("-s 10.0.0.0/8 -d ! 10.0.0.0/8 -j MASQUERADE");
         assert_eq!(before.condition, behind.condition);
-        assert_eq!(before.condition.destinations.prefixes().len(), 8);
+        assert_eq!(before.condition.destinations.prefixes(Family::V4).len(), 8);
         assert_eq!(before.action, Action::Masquerade(Choice::default()));
     }
 
@@ -382,7 +390,7 @@ mod tests {
             Action::Dnat(choice) => choice,
             other => panic!("{other:?}"),
         };
-        let address = Ipv4Addr::new(10, 0, 0, 1);
+        let address = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(to("10.0.0.1").address(), Some(address));
         assert_eq!(to("10.0.0.1:80").ports, Some((80, 80)));
         assert_eq!(to("10.0.0.1:80-90/8000").base, Some(8000));

@@ -1,23 +1,27 @@
 //! The values of options that natbpf's rules can express: addresses, ports, protocols, states.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{
     condition::{Condition, Interfaces},
+    family::Family,
     ranges::{Addresses, Ports, Protocols, Ranges},
 };
 
-pub(crate) const ICMP: u32 = 1;
-pub(crate) const TCP: u32 = 6;
-pub(crate) const UDP: u32 = 17;
+/// Of the file's family, as `icmp` in natbpf's rules is: ICMP, or ICMPv6.
+pub(crate) const ICMP: u128 = 1;
+pub(crate) const TCP: u128 = 6;
+pub(crate) const UDP: u128 = 17;
+
+const NOT_OF_IPV6: &str = "no packet of IPv6 has this protocol; that of IPv6 is ipv6-icmp";
 
 /// How many ports `-m multiport` accepts (`XT_MULTI_PORTS`).
 const MOST_PORTS: usize = 15;
 
 /// The protocols that iptables-save writes by name (`/etc/protocols`, `xtables_chain_protos`).
-const PROTOCOLS: [(&str, u32); 15] = [
+const PROTOCOLS: [(&str, u128); 15] = [
     ("tcp", TCP),
     ("udp", UDP),
     ("icmp", ICMP),
@@ -36,19 +40,24 @@ const PROTOCOLS: [(&str, u32); 15] = [
 ];
 
 /// What an option matches, if natbpf's rules may express it.
-pub(crate) fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condition, String>> {
+pub(crate) fn matched(
+    family: Family,
+    name: &str,
+    value: &str,
+    is: bool,
+) -> Option<Result<Condition, String>> {
     let mut narrow = Condition::default();
     let read = match name {
         "-s" | "--source" | "--src" => {
-            addresses(value, is).map(|addresses| narrow.sources = addresses)
+            addresses(family, value, is).map(|addresses| narrow.sources = addresses)
         }
         "-d" | "--destination" | "--dst" => {
-            addresses(value, is).map(|addresses| narrow.destinations = addresses)
+            addresses(family, value, is).map(|addresses| narrow.destinations = addresses)
         }
-        "--src-range" => range(value, is).map(|addresses| narrow.sources = addresses),
-        "--dst-range" => range(value, is).map(|addresses| narrow.destinations = addresses),
+        "--src-range" => range(family, value, is).map(|addresses| narrow.sources = addresses),
+        "--dst-range" => range(family, value, is).map(|addresses| narrow.destinations = addresses),
         "-p" | "--protocol" | "--proto" => {
-            protocol(value, is).map(|protocols| narrow.protocols = protocols)
+            protocol(family, value, is).map(|protocols| narrow.protocols = protocols)
         }
         "-i" | "--in-interface" => {
             interface(value).map(|()| narrow.input = Interfaces::one(is, value))
@@ -69,6 +78,9 @@ pub(crate) fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condit
         "--ctstate" | "--state" => {
             state(value, is).map(|translated| narrow.is_translated = translated)
         }
+        "--icmpv6-type" if is && ["128", "128/0", "echo-request", "ping"].contains(&value) => {
+            Ok(())
+        }
         "--icmp-type" if is && ["8", "8/0", "echo-request", "ping", "any"].contains(&value) => {
             Ok(())
         }
@@ -77,7 +89,7 @@ pub(crate) fn matched(name: &str, value: &str, is: bool) -> Option<Result<Condit
     Some(read.map(|()| narrow))
 }
 
-fn signed<const MAX: u32>(ranges: Ranges<MAX>, is: bool) -> Ranges<MAX> {
+fn signed<const MAX: u128>(ranges: Ranges<MAX>, is: bool) -> Ranges<MAX> {
     if is { ranges } else { ranges.complement() }
 }
 
@@ -95,41 +107,47 @@ fn interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn addresses(text: &str, is: bool) -> Result<Addresses, String> {
+fn addresses(family: Family, text: &str, is: bool) -> Result<Addresses, String> {
     let mut all = Addresses::empty();
     for part in text.split(',') {
-        all = all.or(&Addresses::prefix(prefix(part)?));
+        all = all.or(&Addresses::prefix(prefix(family, part)?));
     }
     Ok(signed(all, is))
 }
 
-fn range(text: &str, is: bool) -> Result<Addresses, String> {
+fn range(family: Family, text: &str, is: bool) -> Result<Addresses, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let range = Addresses::range(address(first)?.into(), address(last)?.into());
+    let range = Addresses::span(address(family, first)?, address(family, last)?);
     Ok(signed(range, is))
 }
 
 /// Reads `A`, `A/24` and `A/255.255.255.0`.
-pub(crate) fn prefix(text: &str) -> Result<Ipv4Net, String> {
-    let (start, length) = text.split_once('/').unwrap_or((text, "32"));
-    let start = address(start)?;
-    let net = match length.parse::<Ipv4Addr>() {
-        Ok(mask) => Ipv4Net::with_netmask(start, mask).ok(),
+pub(crate) fn prefix(family: Family, text: &str) -> Result<IpNet, String> {
+    let (start, length) = text.split_once('/').unwrap_or((text, ""));
+    let start = address(family, start)?;
+    let net = match length.parse::<IpAddr>() {
+        Err(_) if !text.contains('/') => Some(start.into()),
+        Ok(mask) => IpNet::with_netmask(start, mask).ok(),
         Err(_) => length
             .parse()
             .ok()
-            .and_then(|length| Ipv4Net::new(start, length).ok()),
+            .and_then(|length| IpNet::new(start, length).ok()),
     };
     net.map(|net| net.trunc())
         .ok_or_else(|| format!("{text} is not a prefix of addresses"))
 }
 
-pub(crate) fn address(text: &str) -> Result<Ipv4Addr, String> {
-    text.parse().map_err(|_| {
-        if text.contains(':') || text.starts_with('[') {
-            "is about IPv6, and import reads rules of IPv4 alone".to_owned()
+pub(crate) fn address(family: Family, text: &str) -> Result<IpAddr, String> {
+    let (read, wanted) = match family {
+        Family::V4 => (text.parse().map(IpAddr::V4), "IPv4"),
+        Family::V6 => (text.parse().map(IpAddr::V6), "IPv6"),
+    };
+    read.map_err(|_| {
+        if family == Family::V4 && (text.contains(':') || text.starts_with('[')) {
+            "is about IPv6 in a file of rules of IPv4: give rules of IPv6 in a file of their own"
+                .to_owned()
         } else {
-            format!("{text} is not an IPv4 address: write it in numbers")
+            format!("{text} is not an {wanted} address: write it in numbers")
         }
     })
 }
@@ -158,13 +176,20 @@ fn ports(text: &str, is: bool) -> Result<Ports, String> {
     Ok(signed(all, is))
 }
 
-pub(crate) fn protocol_name(number: u32) -> String {
+pub(crate) fn protocol_name(number: u128) -> String {
     let known = PROTOCOLS.iter().find(|(_, known)| *known == number);
     known.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }
 
-fn protocol(text: &str, is: bool) -> Result<Protocols, String> {
+fn protocol(family: Family, text: &str, is: bool) -> Result<Protocols, String> {
     let text = text.to_ascii_lowercase();
+    if family == Family::V6 {
+        match text.as_str() {
+            "ipv6-icmp" | "icmpv6" | "58" => return Ok(signed(Protocols::one(ICMP), is)),
+            "icmp" | "1" => return Err(NOT_OF_IPV6.to_owned()),
+            _ => {}
+        }
+    }
     let known = PROTOCOLS.iter().find(|(name, _)| *name == text);
     let number = match known {
         Some((_, number)) => *number,

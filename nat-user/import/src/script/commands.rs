@@ -10,8 +10,9 @@ use crate::{
     shell::{self, Command, Join, LONGEST_LINE},
 };
 
-const OF_IPV6: &str = "is about IPv6, and import reads rules of IPv4 alone: it stays in force, and \
-    natbpf leaves IPv6 to the kernel until the configuration has an IPv6 address";
+const OF_IPV6: &str = "is about IPv6, and import reads a script's rules of IPv4 alone: give the \
+    output of ip6tables-save too. It stays in force, and natbpf leaves IPv6 to the kernel until \
+    the configuration has an IPv6 address";
 const NO_RULE: &str = "is not an iptables rule";
 pub(super) const UNDOES: &str = "runs only when the interface goes down or the script stops";
 const ELSEWHERE: &str = "applies to another host or network namespace";

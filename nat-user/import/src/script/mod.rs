@@ -7,6 +7,7 @@
 
 mod blocks;
 mod commands;
+mod families;
 mod programs;
 mod reader;
 mod saved;
@@ -14,6 +15,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::families::family;
 use self::{
     commands::WRITTEN,
     programs::is_of_nat,
@@ -22,6 +24,7 @@ use self::{
 };
 use super::{
     dump::{Dump, Place},
+    family::Family,
     shell::{LONGEST_LINE, first_word},
 };
 
@@ -32,8 +35,8 @@ const DEEPEST_BLOCK: usize = 256;
 ///
 /// # Errors
 /// The number of the line that is not a line of iptables-save, and what is wrong with it.
-pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
-    let dump = read_lines(text, file)?;
+pub(super) fn read(family: Family, text: &str, file: &str) -> Result<Dump, (usize, String)> {
+    let dump = read_lines(family, text, file)?;
     if dump.tables.is_empty() && dump.unread.is_empty() {
         return Err(match dump.aside.first() {
             Some((line, _, _)) => (*line, NO_LINE.to_owned()),
@@ -46,7 +49,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<Dump, (usize, String)> {
     Ok(dump)
 }
 
-fn read_lines(text: &str, file: &str) -> Result<Dump, (usize, String)> {
+fn read_lines(family: Family, text: &str, file: &str) -> Result<Dump, (usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let is_interfaces = text
         .lines()
@@ -56,6 +59,7 @@ fn read_lines(text: &str, file: &str) -> Result<Dump, (usize, String)> {
         own_name: wg_name(file),
         ..Reader::default()
     };
+    reader.dump.family = family;
     let mut lines = (1..).zip(text.lines());
     while let Some((number, line)) = lines.next() {
         let mut whole = line.trim().to_owned();
@@ -68,6 +72,12 @@ fn read_lines(text: &str, file: &str) -> Result<Dump, (usize, String)> {
         }
         let result = reader.bounded(number, &whole);
         result.map_err(|problem| (number, problem))?;
+    }
+    // (Rules of IPv4 are also typed by hand.)
+    if family == Family::V6 && reader.table.as_ref().is_some_and(|table| table.is_saved) {
+        let problem =
+            "is the last line, and the COMMIT of its table is missing: the file is cut off";
+        return Err((text.lines().count(), problem.to_owned()));
     }
     reader.end_of_list();
     Ok(reader.dump)

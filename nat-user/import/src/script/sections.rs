@@ -1,7 +1,7 @@
 //! Lines of `/etc/network/interfaces`, of wg-quick's files and of units: addresses, and the keys
 //! whose values are commands.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     commands::{INCLUDES, UNDOES},
@@ -47,7 +47,9 @@ impl Reader {
             }
             "Address" if self.section.as_deref() == Some("Interface") => {
                 let name = self.own_name.clone().unwrap_or_else(|| "wg0".to_owned());
-                let nets = value.split(',').filter_map(|net| net.trim().parse().ok());
+                let nets = value
+                    .split(',')
+                    .filter_map(|net| net.trim().parse::<IpNet>().ok());
                 let nets = nets.map(|net| (name.clone(), net));
                 self.dump.addresses.extend(nets);
                 self.dump.spent.entry(line);
@@ -105,7 +107,7 @@ impl Reader {
             },
         };
         if let (Some(net), Some(interface)) = (net, &self.interface) {
-            self.dump.addresses.push((interface.clone(), net));
+            self.dump.addresses.push((interface.clone(), net.into()));
             self.dump.spent.entry(text);
             self.address = None;
         }

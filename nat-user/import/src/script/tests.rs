@@ -3,7 +3,7 @@
 use super::*;
 
 fn dump(text: &str) -> Dump {
-    read_lines(text, "rules").unwrap()
+    read_lines(Family::V4, text, "rules").unwrap()
 }
 
 fn texts(dump: &Dump, table: &str, chain: &str) -> Vec<String> {
@@ -40,7 +40,9 @@ fn files_that_would_take_too_much_are_refused_with_a_line() {
         ),
         ("if a\nthen\n".repeat(300), "inside more than 256 blocks"),
     ] {
-        let refused = read_lines(&text, "rules").err().map(|(_, problem)| problem);
+        let refused = read_lines(Family::V4, &text, "rules")
+            .err()
+            .map(|(_, problem)| problem);
         let refused = refused.unwrap_or_default();
         assert!(refused.contains(problem), "{problem}: {refused}");
     }
@@ -139,6 +141,7 @@ fn a_variable_that_nothing_sets_is_named() {
     }
     let own = RULE.replace("eth0", "%i");
     let wg = read_lines(
+        Family::V4,
         &format!("[Interface]\nPostUp = {own}"),
         "/etc/wireguard/wg7.conf",
     )

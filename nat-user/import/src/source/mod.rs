@@ -3,13 +3,12 @@
 mod nat;
 mod parts;
 
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     condition::Condition,
     destination::foreign,
+    family::is_unique_local,
     findings::Findings,
     flatten::Step,
     forward::{numbers, set},
@@ -21,7 +20,7 @@ use super::{
 
 /// The complement of a few prefixes has at most this many; more is no rule but a list.
 const MOST_PREFIXES: usize = 64;
-const MOST_OF_NETMAP: u64 = 256;
+const MOST_OF_NETMAP: u128 = 256;
 /// The ports that natbpf uses by default.
 const USUAL_PORTS: (u16, u16) = (1024, 65535);
 
@@ -44,11 +43,11 @@ struct Translation<'s> {
 
 /// The translation of rules that differ only in the source prefix.
 struct Part {
-    prefixes: Vec<Ipv4Net>,
+    prefixes: Vec<IpNet>,
     /// Whether these are all sources.
     is_of_all: bool,
     /// Excluded destinations.
-    exclude: Vec<Ipv4Net>,
+    exclude: Vec<IpNet>,
     /// Whether the original excludes multicast and broadcast explicitly.
     multicast: bool,
     /// Rules of the original that exclude these.
@@ -67,6 +66,8 @@ impl Sources<'_, '_> {
         for step in self.steps {
             match &step.action {
                 Action::Accept => outbound.push(step),
+                // The part of a [[nat]] with prefixes.
+                Action::Netmap(_) if self.plan.is_nat(step.rule) => {}
                 Action::Snat(_) | Action::Masquerade(_) | Action::Netmap(_) => {
                     if self.stays_inside(step) {
                         self.inside(step);
@@ -164,7 +165,7 @@ impl Sources<'_, '_> {
                  host{more}; natbpf's hairpin needs no such rule, and shows the external address"
             );
             // A guest that reaches itself needs no hiding.
-            if sources.count() > 1 {
+            if sources.hosts(self.topology.family) > 1 {
                 self.findings.warning(step.rule, warning);
             }
             self.findings.done(step.rule);
@@ -212,7 +213,8 @@ impl Sources<'_, '_> {
 
     /// Multicast and broadcast, which libvirt excludes explicitly: natbpf never translates them.
     fn is_never_translated(&self, step: &Step) -> bool {
-        never_translated().covers(&step.condition.destinations)
+        let never = Addresses::never_translated(self.topology.family);
+        never.covers(&step.condition.destinations)
     }
 
     /// A rule without an interface also takes packets between guests.
@@ -275,7 +277,8 @@ impl Sources<'_, '_> {
             }
             Action::Netmap(to) => {
                 let sources = &step.condition.sources;
-                if sources.count() > MOST_OF_NETMAP
+                let family = self.topology.family;
+                if sources.hosts(family) > MOST_OF_NETMAP
                     || sources.count() != Addresses::prefix(*to).count()
                 {
                     let reason = "natbpf needs one rule for each address: this does not map one \
@@ -284,11 +287,10 @@ impl Sources<'_, '_> {
                     return Vec::new();
                 }
                 let to = Addresses::prefix(*to);
-                let pairs = sources.numbers().zip(to.numbers());
+                let pairs = sources.each(family).zip(to.each(family));
                 let each = pairs.map(|(source, to)| {
                     let mut condition = step.condition.clone();
-                    condition.sources = Addresses::one(source);
-                    let to = Ipv4Addr::from(to);
+                    condition.sources = Addresses::address(source);
                     let choice = Choice {
                         addresses: Some((to, to)),
                         ..Choice::default()
@@ -379,6 +381,10 @@ impl Sources<'_, '_> {
         left_alone: &[&Step],
         later: &[&Translation<'_>],
     ) {
+        let never = Addresses::never_translated(self.topology.family);
+        if never.covers(&translation.condition.sources) {
+            return self.refuse(translation, OF_LINK);
+        }
         if self.is_by_destination(uplink, translation, later) {
             return self.refuse(translation, BY_DESTINATION);
         }
@@ -402,6 +408,8 @@ impl Sources<'_, '_> {
             let network = networks
                 .clone()
                 .position(|net| net.address.trunc() == prefix);
+            // A rule for a network leaves its public addresses of IPv6 as they are.
+            let network = network.filter(|_| prefix.addr().is_ipv4() || is_unique_local(&prefix));
             let mut origin = Origin::default();
             translation.parts.iter().for_each(|part| origin.add(*part));
             origin.add(rule);
@@ -454,11 +462,7 @@ impl Sources<'_, '_> {
     }
 }
 
-/// Multicast and limited broadcast.
-fn never_translated() -> Addresses {
-    Addresses::range(0xe000_0000, 0xefff_ffff).or(&Addresses::one(u32::MAX))
-}
-
+const OF_LINK: &str = "natbpf does not translate addresses of groups or of one link";
 const BY_DESTINATION: &str = "natbpf chooses the external address by source and uplink, and \
     another rule translates these sources for other destinations: leave it in netfilter";
 

@@ -1,6 +1,6 @@
 //! A forward of everything and a source rule of the same guest, together: `[[nat]]`.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Sources;
 use crate::plan::{Nat, Snat};
@@ -22,7 +22,7 @@ impl Sources<'_, '_> {
                 .iter()
                 .position(|snat| snat.uplink == uplink && snat.prefix.contains(&to));
             let is_back = |snat: &Snat| {
-                snat.prefix == Ipv4Net::from(to)
+                snat.prefix == IpNet::from(to)
                     && snat.to == Some((address, address))
                     && snat.exclude.is_empty()
                     && snat.ports.is_none()
@@ -39,8 +39,8 @@ impl Sources<'_, '_> {
             self.plan.nats.push(Nat {
                 name: String::new(),
                 uplink,
-                address,
-                to,
+                address: address.into(),
+                to: to.into(),
                 hairpin: forward.hairpin,
                 origin,
             });

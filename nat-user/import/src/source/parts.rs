@@ -1,6 +1,6 @@
 //! The prefixes of guests that a rule translates, apart from those that other rules take.
 
-use super::{Part, Sources, Translation, never_translated};
+use super::{Part, Sources, Translation};
 use crate::{
     condition::Condition,
     destination::foreign,
@@ -29,7 +29,7 @@ impl Sources<'_, '_> {
             other.condition.sources.meets(&condition.sources)
                 && other.condition.destinations.meets(&not_these)
         });
-        let is_positive = condition.destinations.count() < 1 << 31;
+        let is_positive = condition.destinations.are_few();
         let is_taken = |snat: &Snat| {
             snat.uplink == uplink
                 && !snat.exclude.is_empty()
@@ -75,6 +75,7 @@ impl Sources<'_, '_> {
 
     /// The translation of some sources, except to `left`.
     pub(super) fn part(&self, sources: &Addresses, left: &Addresses, used: Vec<usize>) -> Part {
+        let family = self.topology.family;
         // Packets within a network do not leave by an uplink.
         let stays = self
             .topology
@@ -82,20 +83,20 @@ impl Sources<'_, '_> {
             .iter()
             .map(|net| Addresses::prefix(net.address.trunc()));
         let stays = stays.fold(Addresses::empty(), |all, prefix| all.or(&prefix));
-        let everything = left.or(&never_translated()).is_full();
+        let everything = left.or(&Addresses::never_translated(family)).is_full();
         let exclude = match everything {
             true => Addresses::full(),
-            false => left.without(&never_translated()),
+            false => left.without(&Addresses::never_translated(family)),
         };
         Part {
-            prefixes: sources.prefixes(),
+            prefixes: sources.prefixes(family),
             is_of_all: sources.is_full(),
             exclude: if stays.covers(&exclude) {
                 Vec::new()
             } else {
-                exclude.prefixes()
+                exclude.prefixes(family)
             },
-            multicast: left.meets(&never_translated()) && !stays.covers(left),
+            multicast: left.meets(&Addresses::never_translated(family)) && !stays.covers(left),
             used,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, net::Ipv4Addr};
 
+use ipnet::Ipv4Net;
 use nat_config::model::{self, Config, ForwardProtocol, PolicyEnd};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 
@@ -9,6 +10,8 @@ use super::*;
 use crate::{
     condition::Condition,
     dump::Dump,
+    family::Family,
+    ranges::Addresses,
     rule::{ICMP, TCP, UDP},
 };
 
@@ -22,13 +25,13 @@ const PLACES: [(&str, [u8; 4]); 6] = [
     ("br1", [10, 0, 1, 200]),
 ];
 
-const SERVICES: [(u32, u16); 5] = [(TCP, 22), (TCP, 80), (UDP, 53), (UDP, 70), (ICMP, 0)];
+const SERVICES: [(u128, u16); 5] = [(TCP, 22), (TCP, 80), (UDP, 53), (UDP, 70), (ICMP, 0)];
 
 /// What opens a flow.
 struct Opening {
     from: (&'static str, Ipv4Addr),
     to: (&'static str, Ipv4Addr),
-    protocol: u32,
+    protocol: u128,
     port: u16,
 }
 
@@ -55,8 +58,12 @@ impl Opening {
 
     fn matches(&self, condition: &Condition) -> bool {
         condition.foreign.is_empty()
-            && condition.sources.contains(self.from.1.into())
-            && condition.destinations.contains(self.to.1.into())
+            && condition
+                .sources
+                .covers(&Addresses::address(self.from.1.into()))
+            && condition
+                .destinations
+                .covers(&Addresses::address(self.to.1.into()))
             && condition.protocols.contains(self.protocol)
             && (self.protocol == ICMP && condition.ports.is_full()
                 || condition.ports.contains(self.port.into()))
@@ -235,7 +242,7 @@ fn decide_alike(text: &str, drops: bool) -> Result<bool, TestCaseError> {
         return Ok(false);
     }
     let loaded = nat_config::parse(&import.toml, Path::new("imported")).unwrap();
-    let dump = script::read(text, "rules").unwrap();
+    let dump = script::read(Family::V4, text, "rules").unwrap();
     for packet in Opening::all() {
         let original = walk(&dump, "FORWARD", &packet).unwrap_or(!drops);
         let (to, service) = (packet.to.1, (packet.protocol, packet.port));

@@ -5,6 +5,7 @@ use super::*;
 mod alike;
 mod dump;
 mod files;
+mod ipv6;
 mod policies;
 
 /// The import of rules of the nat table, which begin on line 2.
@@ -27,7 +28,7 @@ fn known() -> Options {
             address("br0", "10.0.0.1/24"),
         ],
         default_route: Some("eth0".to_owned()),
-        policies: false,
+        ..Options::default()
     }
 }
 
@@ -521,6 +522,7 @@ fn several_uplinks_have_separate_rules() {
                 ("br0".to_owned(), "10.0.0.1/24".parse().unwrap()),
             ],
             default_route: None,
+            default_route6: None,
             policies: false,
         },
     );
@@ -665,6 +667,7 @@ fn several_ways_out_are_doubted_where_nothing_is_known_of_the_host() {
     let options = Options {
         addresses,
         default_route: None,
+        default_route6: None,
         policies: false,
     };
     let known = nat(rules, &options);

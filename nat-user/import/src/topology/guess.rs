@@ -1,10 +1,10 @@
 //! Networks and uplinks that no rule names, guessed from what rules need.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::{BY_ELIMINATION, SHORTEST_GUESS, View, around, overlap, prefix_of};
+use super::{BY_ELIMINATION, View, around, overlap, prefix_of};
 use crate::dump::Dump;
 
 impl View {
@@ -23,7 +23,7 @@ impl View {
         }
         let check = "no rule says by which interface packets leave";
         let leaving = dump.rules.iter().filter_map(|rule| {
-            let from = prefix_of(&rule.condition.sources)?;
+            let from = prefix_of(&rule.condition.sources, dump.family)?;
             self.is_inside(from)
                 .then(|| rule.condition.output.named())
                 .flatten()
@@ -38,17 +38,18 @@ impl View {
 
     /// Networks for inside prefixes without a known address, and for forwards' targets.
     pub(super) fn guessed_networks(&mut self, left: &[String]) {
+        let longest = self.topology.family.longest_network();
         let mut wanted = self.topology.inside.clone();
         for target in self.targets.clone() {
             let is_explained = self.topology.network_of(target).is_some()
                 || wanted.iter().any(|prefix| prefix.contains(&target));
             if !is_explained {
                 let paired = self.pairs.iter().map(|(_, prefix)| *prefix);
-                let paired =
-                    paired.filter(|prefix| prefix.contains(&target) && prefix.prefix_len() <= 30);
+                let paired = paired
+                    .filter(|prefix| prefix.contains(&target) && prefix.prefix_len() <= longest);
                 wanted.push(
                     paired
-                        .max_by_key(Ipv4Net::prefix_len)
+                        .max_by_key(IpNet::prefix_len)
                         .unwrap_or_else(|| around(target)),
                 );
             }
@@ -59,9 +60,9 @@ impl View {
                 .iter()
                 .any(|network| overlap(network.address.trunc(), *prefix))
         });
-        let wanted: Vec<Ipv4Net> = wanted
+        let wanted: Vec<IpNet> = wanted
             .into_iter()
-            .filter(|p| p.prefix_len() <= 30)
+            .filter(|p| p.prefix_len() <= longest)
             .collect();
         for (number, prefix) in wanted.iter().enumerate() {
             let left = if wanted.len() == 1 && left.len() == 1 {
@@ -95,7 +96,7 @@ impl View {
         }
     }
 
-    pub(super) fn guess_network(&mut self, prefix: Ipv4Net, left: Option<&str>, number: usize) {
+    pub(super) fn guess_network(&mut self, prefix: IpNet, left: Option<&str>, number: usize) {
         let paired: BTreeSet<&String> = self
             .pairs
             .iter()
@@ -127,7 +128,7 @@ impl View {
                 );
                 return self.topology.homeless.push((prefix, why));
             }
-            ([], None) if prefix.prefix_len() < SHORTEST_GUESS => {
+            ([], None) if prefix.prefix_len() < self.topology.family.shortest_guess() => {
                 let why = "no rule says which interfaces these are behind: write a [network] for \
                            each bridge, or give --address BRIDGE=ADDRESS/LENGTH";
                 return self.topology.homeless.push((prefix, why.to_owned()));
@@ -146,14 +147,14 @@ impl View {
             None => Some("no rule says the host's own address in it"),
         };
         let address = gateway.copied().unwrap_or_else(|| self.first_free(prefix));
-        let address = Ipv4Net::new_assert(address, prefix.prefix_len());
+        let address = IpNet::new_assert(address, prefix.prefix_len());
         if !self.add_network(&interface, address, [check, check_address]) {
             let why = format!("{interface} already has a role");
             self.topology.homeless.push((prefix, why));
         }
     }
 
-    pub(super) fn usual_interface(&self, prefix: Ipv4Net, number: usize) -> String {
+    pub(super) fn usual_interface(&self, prefix: IpNet, number: usize) -> String {
         let usual = [("192.168.122.0/24", "virbr0"), ("172.17.0.0/16", "docker0")];
         let text = prefix.to_string();
         if let Some((_, name)) = usual.iter().find(|(prefix, _)| *prefix == text) {
@@ -172,8 +173,12 @@ impl View {
     }
 
     /// The first address of a prefix that no guest has.
-    pub(super) fn first_free(&self, prefix: Ipv4Net) -> Ipv4Addr {
-        let mut hosts = prefix.hosts();
+    pub(super) fn first_free(&self, prefix: IpNet) -> IpAddr {
+        // The first address of a prefix of IPv6 is every router's.
+        let is_whole = prefix.prefix_len() <= self.topology.family.longest_network();
+        let mut hosts = prefix
+            .hosts()
+            .skip(usize::from(prefix.addr().is_ipv6() && is_whole));
         let free = hosts.find(|address| !self.targets.contains(address));
         free.unwrap_or_else(|| prefix.network())
     }

@@ -3,14 +3,15 @@
 
 mod guess;
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     Options,
     condition::Condition,
     dump::Dump,
+    family::{Family, has_hosts, is_of_link},
     flatten::{self, Step},
     ranges::Addresses,
     rule::Action,
@@ -24,7 +25,7 @@ pub(super) struct Uplink {
     /// Why the interface is only likely.
     pub(super) check: Option<String>,
     /// The addresses that are known to be on it.
-    pub(super) addresses: Vec<Ipv4Addr>,
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// A network of guests.
@@ -32,7 +33,7 @@ pub(super) struct Uplink {
 pub(super) struct Network {
     pub(super) name: String,
     pub(super) interface: String,
-    pub(super) address: Ipv4Net,
+    pub(super) address: IpNet,
     /// Why the interface is only likely.
     pub(super) check_interface: Option<&'static str>,
     /// Why the address is only likely.
@@ -41,12 +42,13 @@ pub(super) struct Network {
 
 #[derive(Debug, Default)]
 pub(super) struct Topology {
+    pub(super) family: Family,
     pub(super) uplinks: Vec<Uplink>,
     pub(super) networks: Vec<Network>,
     /// Every inside address according to the rules.
-    pub(super) inside: Vec<Ipv4Net>,
+    pub(super) inside: Vec<IpNet>,
     /// Prefixes of guests without a possible network, and why.
-    pub(super) homeless: Vec<(Ipv4Net, String)>,
+    pub(super) homeless: Vec<(IpNet, String)>,
     /// Known interfaces without a role.
     pub(super) unserved: Vec<String>,
 }
@@ -57,14 +59,14 @@ impl Topology {
         prefixes.fold(Addresses::empty(), |all, prefix| all.or(&prefix))
     }
 
-    pub(super) fn network_of(&self, address: Ipv4Addr) -> Option<&Network> {
+    pub(super) fn network_of(&self, address: IpAddr) -> Option<&Network> {
         self.networks
             .iter()
             .find(|network| network.address.contains(&address))
     }
 
     /// The addresses around a guest: its network, or as many as such a network usually has.
-    pub(super) fn neighbourhood(&self, guest: Ipv4Addr) -> Ipv4Net {
+    pub(super) fn neighbourhood(&self, guest: IpAddr) -> IpNet {
         let network = self
             .network_of(guest)
             .map(|network| network.address.trunc());
@@ -80,14 +82,9 @@ impl Topology {
 
 const BY_ELIMINATION: &str = "guests' connections come by it, but no rule says from which prefix";
 
-fn around(guest: Ipv4Addr) -> Ipv4Net {
-    Ipv4Net::new_assert(guest, USUAL_LENGTH).trunc()
+fn around(guest: IpAddr) -> IpNet {
+    IpNet::new_assert(guest, Family::of(guest).usual_length()).trunc()
 }
-
-/// The length of most prefixes of guests.
-const USUAL_LENGTH: u8 = 24;
-/// Shorter prefixes mean "everything private" rather than one bridge.
-const SHORTEST_GUESS: u8 = 16;
 
 /// Derives interfaces and networks from the rules and what is known of the host. Of the steps
 /// before and after routing, those that can match count first, and then all.
@@ -97,8 +94,12 @@ pub(super) fn derive(
     [all_before, all_after]: [&[Step]; 2],
     options: &Options,
 ) -> Topology {
-    let known: Vec<(String, Ipv4Net)> = [&options.addresses[..], &dump.addresses].concat();
-    let default_route = options.default_route.clone();
+    let mut known: Vec<(String, IpNet)> = [&options.addresses[..], &dump.addresses].concat();
+    known.retain(|(_, net)| Family::of(net.addr()) == dump.family && !is_of_link(net.addr()));
+    let default_route = match dump.family {
+        Family::V4 => options.default_route.clone(),
+        Family::V6 => options.default_route6.clone(),
+    };
     let default_route = default_route.or_else(|| dump.default_route.clone());
     let mut view = View {
         known,
@@ -106,7 +107,10 @@ pub(super) fn derive(
         pairs: pairs_inside(dump, default_route.as_ref()),
         targets: targets(before),
         gateways: gateways(after),
-        topology: Topology::default(),
+        topology: Topology {
+            family: dump.family,
+            ..Topology::default()
+        },
     };
     view.inside(after);
     view.known_networks();
@@ -125,26 +129,26 @@ pub(super) fn derive(
 }
 
 struct View {
-    known: Vec<(String, Ipv4Net)>,
+    known: Vec<(String, IpNet)>,
     default_route: Option<String>,
     /// Interfaces (or patterns) with the prefixes that are behind them according to rules.
-    pairs: Vec<(String, Ipv4Net)>,
-    targets: Vec<Ipv4Addr>,
+    pairs: Vec<(String, IpNet)>,
+    targets: Vec<IpAddr>,
     /// Addresses that guests' packets get, which may include the host's own inside address.
-    gateways: Vec<Ipv4Addr>,
+    gateways: Vec<IpAddr>,
     topology: Topology,
 }
 
 /// The one prefix that a set is, if it is one and not nearly everything.
-fn prefix_of(addresses: &Addresses) -> Option<Ipv4Net> {
-    match addresses.prefixes()[..] {
+fn prefix_of(addresses: &Addresses, family: Family) -> Option<IpNet> {
+    match addresses.prefixes(family)[..] {
         [prefix] if prefix.prefix_len() >= 8 => Some(prefix),
         _ => None,
     }
 }
 
 /// The interface of the default route has everything behind it.
-fn pairs_inside(dump: &Dump, default_route: Option<&String>) -> Vec<(String, Ipv4Net)> {
+fn pairs_inside(dump: &Dump, default_route: Option<&String>) -> Vec<(String, IpNet)> {
     let mut pairs = pairs(dump);
     pairs.retain(|(interface, _)| default_route != Some(interface));
     pairs
@@ -158,10 +162,20 @@ const THROUGH: [(&str, &str); 3] = [
     ("filter", "FORWARD"),
 ];
 
-fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
+/// Where SNPT and DNPT are.
+const OF_PREFIXES: [(&str, &str); 2] = [("mangle", "PREROUTING"), ("mangle", "POSTROUTING")];
+
+fn pairs(dump: &Dump) -> Vec<(String, IpNet)> {
     let mut pairs = Vec::new();
     // (Too many rules of FORWARD only reveal less, and are no reason to refuse those of nat.)
-    let steps = THROUGH.map(|(table, hook)| flatten::steps(dump, table, hook).unwrap_or_default());
+    let through = match dump.family {
+        Family::V4 => &THROUGH[..],
+        Family::V6 => &[&THROUGH[..], &OF_PREFIXES].concat(),
+    };
+    let steps = through
+        .iter()
+        .map(|(table, hook)| flatten::steps(dump, table, hook));
+    let steps: Vec<Vec<Step>> = steps.map(Result::unwrap_or_default).collect();
     for rule in steps.iter().flatten() {
         // Addresses that are dropped at an interface are not behind it.
         if matches!(rule.action, Action::Drop { .. }) {
@@ -174,8 +188,8 @@ fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
             output,
             ..
         } = &rule.condition;
-        let from = prefix_of(sources);
-        let to = prefix_of(destinations);
+        let from = prefix_of(sources, dump.family);
+        let to = prefix_of(destinations, dump.family);
         let behind = from.map(|from| (&input.is, from)).into_iter();
         let behind = behind.chain(to.map(|to| (&output.is, to)));
         // `-s 172.17.0.0/16 ! -o docker0`: packets that leave their own bridge.
@@ -194,7 +208,7 @@ fn pairs(dump: &Dump) -> Vec<(String, Ipv4Net)> {
     pairs
 }
 
-fn targets(before: &[Step]) -> Vec<Ipv4Addr> {
+fn targets(before: &[Step]) -> Vec<IpAddr> {
     let dnat = before.iter().filter_map(|step| match &step.action {
         Action::Dnat(choice) => choice.address(),
         _ => None,
@@ -202,7 +216,7 @@ fn targets(before: &[Step]) -> Vec<Ipv4Addr> {
     dnat.collect()
 }
 
-fn gateways(after: &[Step]) -> Vec<Ipv4Addr> {
+fn gateways(after: &[Step]) -> Vec<IpAddr> {
     let snat = after.iter().filter_map(|step| match &step.action {
         Action::Snat(choice) => choice.address(),
         _ => None,
@@ -213,40 +227,34 @@ fn gateways(after: &[Step]) -> Vec<Ipv4Addr> {
 fn translates_source(step: &Step) -> bool {
     matches!(
         step.action,
-        Action::Snat(_) | Action::Masquerade(_) | Action::Netmap(_)
+        Action::Snat(_) | Action::Masquerade(_) | Action::Netmap(_) | Action::Npt { .. }
     )
 }
 
-/// Whether guests could have its addresses: not the host's own ones (loopback), nor those of
-/// groups.
-pub(super) fn has_hosts(prefix: &Ipv4Net) -> bool {
-    let first = prefix.network().octets()[0];
-    prefix.prefix_len() >= 8 && !matches!(first, 0 | 127 | 224..)
-}
-
-fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
 impl View {
     /// Prefixes whose packets get another source are inside.
     fn inside(&mut self, after: &[Step]) {
+        let family = self.topology.family;
         let steps = after.iter().filter(|step| translates_source(step));
         let sources = steps.flat_map(|step| match step.condition.sources.is_full() {
             true => Vec::new(),
-            false => step.condition.sources.prefixes(),
+            false => step.condition.sources.prefixes(family),
         });
-        let inside: Vec<Ipv4Net> = sources.filter(has_hosts).collect();
-        self.topology.inside = Ipv4Net::aggregate(&inside);
+        let inside: Vec<IpNet> = sources.filter(has_hosts).collect();
+        self.topology.inside = IpNet::aggregate(&inside);
         // Neighbouring networks are not one network.
-        let widest = |prefix: &Ipv4Net| !inside.iter().any(|p| p != prefix && p.contains(prefix));
-        let mut apart: Vec<Ipv4Net> = inside.iter().copied().filter(widest).collect();
+        let widest = |prefix: &IpNet| !inside.iter().any(|p| p != prefix && p.contains(prefix));
+        let mut apart: Vec<IpNet> = inside.iter().copied().filter(widest).collect();
         apart.sort();
         apart.dedup();
         self.topology.inside = apart;
     }
 
-    fn is_inside(&self, prefix: Ipv4Net) -> bool {
+    fn is_inside(&self, prefix: IpNet) -> bool {
         self.topology
             .inside
             .iter()
@@ -257,7 +265,7 @@ impl View {
     fn add_network(
         &mut self,
         interface: &str,
-        address: Ipv4Net,
+        address: IpNet,
         [check_interface, check_address]: [Option<&'static str>; 2],
     ) -> bool {
         let Topology {
@@ -281,7 +289,7 @@ impl View {
 
     fn known_networks(&mut self) {
         for (interface, address) in self.known.clone() {
-            let is_host = address.prefix_len() == 32;
+            let is_host = address.prefix_len() == address.max_prefix_len();
             if !is_host && self.is_inside(address.trunc()) && !address.addr().is_loopback() {
                 self.add_network(&interface, address, [None; 2]);
             }
@@ -295,7 +303,7 @@ impl View {
             .networks
             .iter()
             .map(|network| network.interface.clone());
-        let is_inside = |prefix: Ipv4Net| {
+        let is_inside = |prefix: IpNet| {
             self.topology
                 .inside
                 .iter()
