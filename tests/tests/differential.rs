@@ -10,6 +10,7 @@ mod differential {
     pub(crate) mod compare;
     pub(crate) mod decisions;
     pub(crate) mod generate;
+    mod ipv6;
     pub(crate) mod model;
     mod run;
     mod tests;

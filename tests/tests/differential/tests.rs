@@ -23,7 +23,7 @@ const PACKETS: u64 = 20_000;
 /// How many flows begin with two packets at once.
 const PAIRS: usize = 200;
 
-fn number(name: &str, otherwise: u64) -> Result<u64> {
+pub(crate) fn number(name: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(name) {
         Ok(text) => text.parse().with_context(|| format!("{name} is {text:?}")),
         Err(_) => Ok(otherwise),

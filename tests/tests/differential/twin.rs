@@ -440,7 +440,7 @@ fn go_to_another_cpu() -> Result<()> {
     sched_setaffinity(this, &one).context("go to another CPU")
 }
 
-fn text(mac: [u8; 6]) -> String {
+pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
