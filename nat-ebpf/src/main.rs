@@ -26,7 +26,13 @@ mod skb;
 mod socket;
 mod xdp;
 
-use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{TC_ACT_SHOT, xdp_action},
+    macros::{classifier, map, xdp},
+    maps::ProgramArray,
+    programs::{TcContext, XdpContext},
+};
 use family::{Addr, Room};
 use hooks::{ETHERNET, NEXT, NO_LINK_LAYER, entry_points, run};
 use maps::{Maps, count_drop};
@@ -92,6 +98,23 @@ entry_points! {
     nat_from_guest, nat_from_guest_l3, hook: Ingress => pipeline::from_guest::<Addr, _, _>;
     /// Network, egress.
     nat_to_guest, nat_to_guest_l3, hook: Egress => pipeline::to_guest::<Addr, _, _>;
+}
+
+/// The program that [`nat_early`] calls for other frames, because an interface has one XDP program:
+/// that of IPv6, or none.
+#[map]
+static EARLY_OTHERS: ProgramArray = ProgramArray::pinned(1, 0);
+
+/// Uplink, before the kernel processes a frame: the fast path of established sessions. Everything
+/// else passes unchanged.
+#[xdp]
+pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
+    if !xdp::is_of_family(&ctx) {
+        // SAFETY: the program takes the same context. The call returns if there is none.
+        unsafe { EARLY_OTHERS.tail_call(&ctx, 0) };
+        return xdp_action::XDP_PASS;
+    }
+    xdp::run(&ctx)
 }
 
 /// Ends the sessions whose primary keys are in the packet; see [`sessions`]. The daemon runs it by

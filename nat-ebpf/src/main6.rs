@@ -25,8 +25,14 @@ mod route;
 mod sessions;
 mod skb;
 mod socket;
+mod xdp;
 
-use aya_ebpf::{EbpfContext, bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{TC_ACT_SHOT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use family::{Addr, Room};
 use hooks::{ETHERNET, NEXT, NO_LINK_LAYER, entry_points, run};
 use maps::{Maps, count_drop};
@@ -111,6 +117,16 @@ pub(crate) fn nat6_from_guarded_port(ctx: TcContext) -> i32 {
 #[inline(never)]
 fn from_port(ctx: &TcContext) -> i32 {
     run::<ETHERNET>(ctx, Hook::Port, pipeline::from_port::<Addr, _, _>)
+}
+
+/// Uplink, before the kernel processes a frame: the fast path of established sessions. IPv4's
+/// program calls it for what it does not take itself.
+#[xdp]
+pub(crate) fn nat6_early(ctx: XdpContext) -> u32 {
+    match xdp::is_of_family(&ctx) {
+        true => xdp::run(&ctx),
+        false => xdp_action::XDP_PASS,
+    }
 }
 
 /// NAT64's device, egress.

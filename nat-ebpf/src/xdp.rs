@@ -8,7 +8,6 @@ use aya_ebpf::{
         bpf_csum_diff, bpf_redirect,
         generated::{bpf_ktime_get_ns, bpf_xdp_load_bytes},
     },
-    macros::xdp,
     programs::XdpContext,
 };
 use nat_common::{
@@ -26,26 +25,31 @@ use nat_common::{
         packet::{Frames, Packet},
     },
 };
-use network_types::eth::EtherType;
 
 use crate::{
     ETHERNET,
-    family::{Addr, Room},
+    family::{Addr, ETHER_TYPE, Room},
     maps::{self, Maps, count_drop, work_area},
     memory,
 };
 
 /// Offset of the protocol in an Ethernet header.
-const ETHER_TYPE: usize = 12;
+const ETHER_TYPE_AT: usize = 12;
 
-/// Uplink, before the kernel processes a frame: the fast path of established sessions. Everything
-/// else passes unchanged.
-#[xdp]
-pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
+/// Whether a frame has a packet of the family.
+#[inline(always)]
+pub(crate) fn is_of_family(ctx: &XdpContext) -> bool {
+    let frame = Frame { md: ctx.ctx };
+    frame.read::<2>(ETHER_TYPE_AT) == Some((ETHER_TYPE as u16).to_ne_bytes())
+}
+
+/// The fast path of established sessions, for a packet of the family. Everything else passes
+/// unchanged.
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> u32 {
     let mut frame = Frame { md: ctx.ctx };
-    let is_ipv4 = frame.read::<2>(ETHER_TYPE) == Some((EtherType::Ipv4 as u16).to_ne_bytes());
     // SAFETY: this is a program at a hook, and asks once.
-    let Some(work) = (unsafe { work_area() }).filter(|_| is_ipv4) else {
+    let (Some(work), Some(room)) = (unsafe { work_area() }, Room::of_packets()) else {
         return xdp_action::XDP_PASS;
     };
     let place = Place {
@@ -54,7 +58,7 @@ pub(crate) fn nat_early(ctx: XdpContext) -> u32 {
         interface: unsafe { (*ctx.ctx).ingress_ifindex },
         is_to_host: true,
     };
-    let maps = Maps::new(ptr::null_mut(), Room);
+    let maps = Maps::new(ptr::null_mut(), room);
     match pipeline::early::<Addr, _, _>(&mut frame, &maps, place, work, fine_clock) {
         // SAFETY: only names an interface.
         Verdict::Forwarded => unsafe { bpf_redirect(work.redirect.port, 0) as u32 },

@@ -13,4 +13,5 @@ mod programs {
     mod stack;
     mod table;
     mod vectors;
+    mod xdp;
 }

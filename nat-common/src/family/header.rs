@@ -110,6 +110,8 @@ pub trait Family: Address {
 
     /// Whether neighbours talk by the family's ICMP.
     const HAS_NEIGHBOURS: bool;
+    /// Whether rules may replace its prefixes (NPTv6).
+    const HAS_PREFIX_RULES: bool;
 
     /// Whether an ICMP message of this type is one between neighbours: it never leaves its link,
     /// and no other link's can look like it.

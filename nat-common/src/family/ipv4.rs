@@ -26,6 +26,7 @@ impl Family for Addr4 {
     const HEADER_LEN: usize = HEADER_LEN;
     const MAX_PAYLOAD: usize = 65535 - HEADER_LEN;
     const HAS_NEIGHBOURS: bool = false;
+    const HAS_PREFIX_RULES: bool = false;
     const ICMP: u8 = ICMP;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Icmp;
 

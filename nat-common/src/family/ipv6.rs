@@ -61,6 +61,7 @@ impl Family for Addr6 {
     /// The length is that of the payload alone (RFC 8200 sections 3 and 4.5).
     const MAX_PAYLOAD: usize = 65535;
     const HAS_NEIGHBOURS: bool = true;
+    const HAS_PREFIX_RULES: bool = true;
     const ICMP: u8 = ICMPV6;
     const ICMP_CHECKSUM: ChecksumKind = ChecksumKind::Tcp;
 

@@ -30,8 +30,12 @@ pub fn early<A: Family, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     clock: impl Fn() -> u32,
 ) -> Verdict {
-    let is_ours =
-        |uplink: &Interface| uplink.role == role::UPLINK && is_to(packet, place.l3, uplink.mac);
+    // (Sessions know internal addresses, which a program behind this one puts in.)
+    let is_ours = |uplink: &Interface| {
+        uplink.role == role::UPLINK
+            && is_to(packet, place.l3, uplink.mac)
+            && !(A::HAS_PREFIX_RULES && uplink.flags.contains(InterfaceFlags::HAS_PREFIXES))
+    };
     let Some(uplink) = tables.cached_interface(place.interface).filter(is_ours) else {
         return Verdict::Untouched;
     };

@@ -4,7 +4,7 @@ use nat_common::{
     atomics::Shared,
     pipeline::{self, Place, Verdict},
     tables::{
-        interfaces::{Interface, role},
+        interfaces::{Interface, InterfaceFlags, role},
         next_hops::{self, NextHop, NextHopKey},
         sessions::{REFRESH_S, SessionKey, Touch, View},
     },
@@ -214,6 +214,22 @@ fn xdp_takes_datagrams_after_more_than_the_pause() {
         assert_eq!(run(&world, UPLINK, &frame, 1000).0, Verdict::Untouched);
         assert_eq!(run(&world, UPLINK, &frame, 1000 + pause).0, expected);
     }
+}
+
+/// A program behind XDP puts internal addresses into packets of IPv6.
+#[test]
+fn xdp_passes_up_ipv6_where_its_prefixes_become_others() {
+    let mut world = world();
+    establish(&world, UDP);
+    let uplink = world.tables.interfaces.get_mut(&UPLINK).unwrap();
+    uplink.flags |= InterfaceFlags::HAS_PREFIXES;
+    let frame = to(UPLINK_MAC, &udp(REMOTE, EXTERNAL));
+    run(&world, UPLINK, &frame, 1000);
+    let expected = match IS_IPV6 {
+        true => Verdict::Untouched,
+        false => Verdict::Forwarded,
+    };
+    assert_eq!(run(&world, UPLINK, &frame, 2000).0, expected);
 }
 
 /// Where spoofing is not looked for, whose address it is says nothing.

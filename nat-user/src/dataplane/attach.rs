@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::TcAttachOptions,
     },
@@ -22,7 +22,7 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 
 pub(crate) use super::clsact::foreign_filters;
-use super::{Pins, Programs, clsact, link, local};
+use super::{Pins, Programs, clsact, link, local, xdp};
 use crate::owned;
 
 /// What an interface is to natbpf.
@@ -100,6 +100,8 @@ impl Mechanism {
 
 /// The hook of XDP programs that run in the driver, as `natbpf status` names it.
 const XDP: &str = "xdp-native";
+/// The same for packets of IPv6, which that program passes on.
+const XDP_IPV6: &str = "xdp-native-ipv6";
 
 /// A side of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +188,15 @@ impl Target {
         if self.xdp != XdpWish::No {
             hooks.push(XDP.to_owned());
         }
+        if self.has_ipv6_in_xdp() {
+            hooks.push(XDP_IPV6.to_owned());
+        }
         hooks
+    }
+
+    /// Whether the XDP program passes packets of IPv6 on to another one.
+    fn has_ipv6_in_xdp(&self) -> bool {
+        self.ipv6 && self.xdp != XdpWish::No
     }
 
     /// The programs of the traffic control hooks.
@@ -304,6 +314,7 @@ pub fn load_programs(programs: &mut Programs, targets: &[Target]) -> Result<()> 
         }
         if target.xdp != XdpWish::No {
             programs.xdp()?;
+            programs.xdp_ipv6()?;
         }
     }
     Ok(())
@@ -324,6 +335,7 @@ pub fn attach_programs(
     targets: &mut [Target],
 ) -> Result<Vec<(u32, String)>> {
     let mut refused = Vec::new();
+    programs.join_xdp(targets.iter().any(Target::has_ipv6_in_xdp))?;
     for target in &mut *targets {
         match attach_target(programs, pins, target) {
             Ok(why) => refused.extend(why.map(|why| (target.index, why))),
@@ -363,7 +375,7 @@ fn attach_target(
     if target.xdp == XdpWish::No {
         return Ok(None);
     }
-    match attach_xdp(programs.xdp()?, pins, target) {
+    match xdp::attach(programs.xdp()?, &target.name, &target.pin(pins, XDP)) {
         Ok(()) => Ok(None),
         Err(error) if target.xdp == XdpWish::May => {
             target.xdp = XdpWish::No;
@@ -460,28 +472,6 @@ fn attach_link(
     }
     let order = TcAttachOptions::TcxOrder(hook.order());
     let id = program.attach_with_options(&target.name, hook.side.attach_type(), order)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(&path)?;
-    Ok(())
-}
-
-/// Attaches the XDP program in the driver. It must be a link: a link reserves the hook, and goes
-/// with its pin.
-fn attach_xdp(program: &mut Xdp, pins: &Pins, target: &Target) -> Result<()> {
-    let path = target.pin(pins, XDP);
-    if path.exists() {
-        let link = FdLink::from(PinnedLink::from_pin(&path)?);
-        match program.attach_to_link(link.try_into()?) {
-            // Only the pin may hold the link, so that the link goes with the pin.
-            Ok(id) => {
-                drop(program.take_link(id)?);
-                return Ok(());
-            }
-            // The interface is gone, and its link with it.
-            Err(_) => fs::remove_file(&path)?,
-        }
-    }
-    let id = program.attach(&target.name, XdpMode::Driver)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
     Ok(())

@@ -30,6 +30,7 @@ mod rules;
 mod sessions;
 mod signals;
 mod takeover;
+mod xdp;
 
 pub use self::{
     activation::Rulesets,

@@ -24,6 +24,8 @@ pub static OBJECT_6: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR")
 
 /// The program of the XDP hook.
 pub(super) const XDP_PROGRAM: &str = "nat_early";
+/// That of IPv6, which the other one calls.
+pub(super) const XDP_PROGRAM_6: &str = "nat6_early";
 
 /// The programs of control groups, each at the hook that its section in the object names.
 pub(super) const LOCAL_PROGRAMS: &[&str] = &[
@@ -183,14 +185,14 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
     Ok(program)
 }
 
-/// The program of the XDP hook, loaded into the kernel when it is first asked for.
-pub(super) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(XDP_PROGRAM);
-    let program = program.with_context(|| format!("no program {XDP_PROGRAM}"))?;
+/// A program of the XDP hook by its name, loaded into the kernel when it is first asked for.
+pub(super) fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("no program {name}"))?;
     let program: &mut Xdp = program.try_into()?;
     if program.fd().is_err() {
         with_signals_blocked(|| program.load())
-            .with_context(|| format!("load program {XDP_PROGRAM}: refused by the kernel"))?;
+            .with_context(|| format!("load program {name}: refused by the kernel"))?;
     }
     Ok(program)
 }

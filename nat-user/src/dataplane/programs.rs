@@ -11,8 +11,9 @@ use nat_common::wire::address::Addr6;
 
 use super::{
     family::{END_SESSIONS, EXPIRE_FRAGMENTS, name_of},
-    object::{self, Sizes},
+    object::{self, Sizes, XDP_PROGRAM, XDP_PROGRAM_6},
     pins::Pins,
+    xdp,
 };
 
 /// Length of `struct bpf_insn`.
@@ -102,7 +103,27 @@ impl Programs {
 
     /// The program of the XDP hook, loaded when it is first asked for.
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
-        object::xdp_program(&mut self.ebpf)
+        object::xdp_program(&mut self.ebpf, XDP_PROGRAM)
+    }
+
+    /// That of IPv6, if IPv6 is loaded.
+    pub(super) fn xdp_ipv6(&mut self) -> Result<Option<&mut Xdp>> {
+        let ipv6 = self.ipv6.as_mut();
+        ipv6.map(|ipv6| object::xdp_program(ipv6, XDP_PROGRAM_6))
+            .transpose()
+    }
+
+    /// Lets the program of the XDP hook call that of IPv6, if IPv6 is loaded, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn join_xdp(&mut self, wants_ipv6: bool) -> Result<()> {
+        let program = match self.xdp_ipv6()? {
+            Some(program) if wants_ipv6 => Some(program.fd()?.try_clone()?),
+            _ => None,
+        };
+        xdp::set_others(&mut self.ebpf, program.as_ref())
     }
 
     /// A program of control groups by its name, loaded into the kernel when it is first asked for.
@@ -146,6 +167,28 @@ impl Programs {
         })
     }
 
+    /// The same for the program of the XDP hook, at the loopback interface. The return code is 2 to
+    /// pass and 4 to send (`XDP_PASS`, `XDP_REDIRECT`).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet.
+    pub fn test_run_xdp(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
+        let mut output = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut output),
+            ..TestRunOptions::default()
+        };
+        let result = self.xdp()?.test_run(options)?;
+        let verdict = result.return_value.cast_signed();
+        output.truncate(result.data_size_out as usize);
+        Ok(TestRunOutput {
+            verdict,
+            packet: output,
+        })
+    }
+
     /// How many instructions the verifier processed to accept a program.
     ///
     /// # Errors
@@ -181,8 +224,10 @@ impl Programs {
     }
 
     fn info(&mut self, program: &str) -> Result<ProgramInfo> {
-        let info = if program == object::XDP_PROGRAM {
+        let info = if program == XDP_PROGRAM {
             self.xdp()?.info()
+        } else if program == XDP_PROGRAM_6 {
+            self.xdp_ipv6()?.context("IPv6 is not loaded")?.info()
         } else if [object::LOCAL_PROGRAMS, object::LOCAL_PROGRAMS_6]
             .concat()
             .contains(&program)

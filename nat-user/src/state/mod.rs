@@ -66,7 +66,7 @@ pub struct InterfaceState {
     pub role: String,
     /// Name of the uplink or network.
     pub owner: String,
-    /// `tc-ingress`, `tc-egress`, `xdp-native`, `xdp-generic`.
+    /// `tc-ingress`, `tc-egress`, `xdp-native`, and the same with `-ipv6`.
     pub hooks: Vec<String>,
     /// How the programs are attached: `tcx` or `netlink`.
     pub attachment: String,

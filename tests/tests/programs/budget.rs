@@ -49,6 +49,7 @@ const VERIFIER_BUDGET: &[(&str, u32)] = &[
     ("nat6_to_guest_l3", 85_500),
     ("nat6_from_port", 24_800),
     ("nat6_from_guarded_port", 52_000),
+    ("nat6_early", 4_300),
     ("nat6_neighbours", 11_000),
     ("nat64_translate", 33_000),
     ("nat6_from_prefix", 10_600),
@@ -66,6 +67,7 @@ const SIZE_BUDGET: &[(&str, u32)] = &[
     ("nat_from_port", 1_670),
     ("nat_early", 1_225),
     ("nat6_from_port", 1_885),
+    ("nat6_early", 1_390),
 ];
 
 /// The kernel takes every program, and finds it no more complex than it was.

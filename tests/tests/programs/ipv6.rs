@@ -27,12 +27,12 @@ use super::{
     vectors::{DROP, GO_ON, REDIRECT},
 };
 
-type Octets = [u8; 16];
+pub(super) type Octets = [u8; 16];
 
-const GUEST: Octets = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 0x10).octets();
+pub(super) const GUEST: Octets = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 0x10).octets();
 const GATEWAY: Octets = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 1).octets();
-const PUBLIC: Octets = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0, 0, 0, 2).octets();
-const REMOTE: Octets = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x99).octets();
+pub(super) const PUBLIC: Octets = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0, 0, 0, 2).octets();
+pub(super) const REMOTE: Octets = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x99).octets();
 const ROUTER: Octets = Ipv6Addr::new(0x2001, 0xdb8, 0xfffe, 0, 0, 0, 0, 1).octets();
 
 /// Bits of the guests' prefix.
@@ -48,11 +48,11 @@ const OF_THE_LINK: [u8; 6] = [133, 134, 135, 136, 137, 143];
 const TOO_BIG: u8 = 2;
 
 /// Where a frame has the hop limit.
-const HOP_LIMIT: usize = 14 + 7;
+pub(super) const HOP_LIMIT: usize = 14 + 7;
 
 impl Plane {
     /// With a masquerade of the guests' prefix, and port 8080 forwarded to a guest's port 80.
-    fn with_rules_of_ipv6() -> Result<Self> {
+    pub(super) fn with_rules_of_ipv6() -> Result<Self> {
         let plane = Self::with_ipv6()?;
         let generation = plane.generation()?;
         let (guests, public) = (Addr6::new(GUEST), Addr6::new(PUBLIC));
@@ -132,7 +132,7 @@ impl Plane {
         Ok(())
     }
 
-    fn out(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
+    pub(super) fn out(&mut self, packet: &[u8]) -> Result<TestRunOutput> {
         self.run("nat6_outbound", role::UPLINK, packet, LAN)
     }
 

@@ -40,6 +40,7 @@ const CHOSEN: &[&str] = &[
     "established_sessions_go_past_the_kernel_and_are_counted",
     "established_ipv6_sessions_bypass_the_kernel",
     "xdp_takes_inbound_datagrams_and_they_stay_right",
+    "xdp_takes_inbound_datagrams_of_ipv6_and_they_stay_right",
     "f2_reversed_fragments_arrive",
     "i1_two_guests_ping_with_the_same_identifier",
     "i4_an_error_about_a_hairpinned_flow_reaches_its_sender",

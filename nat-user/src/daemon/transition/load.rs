@@ -25,9 +25,10 @@ impl<'a> Compiled<'a> {
     pub(super) fn load(self, active: &mut Active) -> Result<Loaded<'a>> {
         let (config, options) = (self.wanted.config, self.wanted.options);
         let rules = self.numbers.rule_count();
-        active.make_room(config, rules, options.log_packets)?;
         let mut targets = self.targets.clone();
+        // (Other tables have other programs, which the look at the host has not seen.)
         let refused = leave_foreign_xdp(&mut targets, self.wanted.host, options)?;
+        active.make_room(config, rules, options.log_packets)?;
         let begun = Instant::now();
         attach::load_programs(&mut active.tables.programs, &targets)?;
         log::info!("programs loaded in {} ms", begun.elapsed().as_millis());
