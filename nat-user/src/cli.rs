@@ -168,10 +168,10 @@ pub enum ImportCommand {
 /// Arguments of `natbpf import iptables`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ImportArgs {
-    /// Output of iptables-save or ip6tables-save, a script or a configuration file; - is standard
-    /// input
-    #[arg(value_name = "FILE", default_value = "-")]
-    pub file: PathBuf,
+    /// Output of iptables-save or ip6tables-save, a script or a configuration file; one, or one
+    /// of each family; - is standard input
+    #[arg(value_name = "FILE", default_value = "-", num_args = 1..=2)]
+    pub files: Vec<PathBuf>,
     /// An interface and the host's address on it; may be repeated
     #[arg(long = "address", value_name = "IFACE=PREFIX", value_parser = interface_address)]
     pub addresses: Vec<(String, IpNet)>,
@@ -299,6 +299,7 @@ mod tests {
             "conntrack flush --rule web",
             "import iptables",
             "import iptables --policies",
+            "import iptables rules.v4 rules.v6 --host",
             "import iptables rules.v4 --host --address vmbr1=172.22.161.254/24 --address \
              a=10.0.0.1/8",
             "port add tap0",
@@ -324,6 +325,7 @@ mod tests {
             "natbpf check --json",
             "natbpf import",
             "natbpf import iptables --address vmbr1",
+            "natbpf import iptables a b c",
             "natbpf import iptables --address vmbr1=172.22.161.254",
             "natbpf run --time-scale 0",
             "natbpf port add",

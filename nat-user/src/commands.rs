@@ -104,19 +104,30 @@ fn run(cli: &Cli, log_packets: bool) -> Result<ExitCode> {
 
 /// Writes the configuration to standard output, and remarks about lines to standard error.
 fn import_iptables(args: &ImportArgs) -> Result<ExitCode> {
-    bounds::hold(args.file.display().to_string());
+    let files: Vec<String> = args
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    bounds::hold(files.join(" and "));
     let mut options = nat_import::Options::default();
     if args.host {
         options = runtime()?.block_on(import_options::of_this_host())?;
     }
     options.policies = args.policies;
     options.addresses.extend(args.addresses.iter().cloned());
-    let file = args.file.display().to_string();
-    let imported = nat_import::iptables(&nat_import::read(&args.file)?, &file, &options)?;
+    let texts = args.files.iter().map(|file| nat_import::read(file));
+    let texts: Vec<String> = texts.collect::<Result<_>>()?;
+    let named = texts
+        .iter()
+        .map(String::as_str)
+        .zip(files.iter().map(String::as_str));
+    let imported = nat_import::together(&named.collect::<Vec<_>>(), &options)?;
     for finding in &imported.findings {
-        eprintln!("{}", finding.show(&file));
+        eprintln!("{}", finding.show(&files[finding.file]));
     }
     if let Some(problem) = &imported.problem {
+        let file = files.join(" and ");
         eprintln!("{file}: natbpf does not take the configuration as it is: {problem}");
     }
     report::to_stdout(|output| output.write_all(imported.toml.as_bytes()))?;

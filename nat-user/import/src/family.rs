@@ -20,6 +20,13 @@ impl Family {
         }
     }
 
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// What prints its rules.
     pub(super) fn program(self) -> &'static str {
         match self {
@@ -89,4 +96,12 @@ pub(super) fn is_of_link(address: IpAddr) -> bool {
 /// Whether these are unique local addresses, which a rule for their network translates.
 pub(super) fn is_unique_local(prefix: &IpNet) -> bool {
     matches!(prefix, IpNet::V6(prefix) if prefix.addr().is_unique_local())
+}
+
+/// A prefix, or the address that it is.
+pub(super) fn short(prefix: &IpNet) -> String {
+    match prefix.prefix_len() == prefix.max_prefix_len() {
+        true => prefix.addr().to_string(),
+        false => prefix.to_string(),
+    }
 }

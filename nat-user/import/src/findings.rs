@@ -20,6 +20,8 @@ pub enum Kind {
 /// A remark about a line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Finding {
+    /// Which of the files, from 0.
+    pub file: usize,
     /// The line's number, from 1.
     pub line: usize,
     /// How much it matters.
@@ -102,6 +104,7 @@ impl<'d> Findings<'d> {
 
     pub(super) fn line(&mut self, line: usize, text: &str, kind: Kind, reason: String) {
         let finding = Finding {
+            file: 0,
             line,
             kind,
             text: printable(text),
@@ -121,8 +124,9 @@ impl<'d> Findings<'d> {
         warnings.map(|finding| finding.reason.as_str())
     }
 
-    /// In the order of the file.
-    pub(super) fn finish(mut self) -> Vec<Finding> {
+    /// In the order of the file, which is the `file`-th.
+    pub(super) fn finish(mut self, file: usize) -> Vec<Finding> {
+        self.list.iter_mut().for_each(|finding| finding.file = file);
         self.list
             .sort_by_key(|finding| (finding.line, finding.kind));
         self.list

@@ -17,8 +17,11 @@ mod findings;
 mod flatten;
 mod forward;
 mod local;
+mod merge;
+mod names;
 mod options;
 mod others;
+mod part;
 mod plan;
 mod policies;
 mod prefixes;
@@ -46,7 +49,7 @@ use nat_config::input;
 pub use self::findings::{Finding, Kind};
 use self::{
     destination::Destinations, dump::Dump, findings::Findings, flatten::Step, local::Locals,
-    plan::Plan, prefixes::Prefixes, rule::Action, source::Sources,
+    part::Part, plan::Plan, prefixes::Prefixes, rule::Action, source::Sources, topology::Topology,
 };
 
 /// What is known about the host besides its rules.
@@ -119,81 +122,170 @@ pub fn read(file: &Path) -> Result<String> {
 /// When a line is not a line of iptables-save, there is no table, or the rules are of both
 /// families.
 pub fn iptables(text: &str, file: &str, options: &Options) -> Result<Import> {
-    let family =
-        script::family(text).map_err(|(line, problem)| anyhow!("{file}:{line}: {problem}"))?;
-    let dump = script::read(family, text, file).map_err(|(line, problem)| match line {
-        0 => anyhow!("{file}: {problem}"),
-        line => anyhow!(
-            "{file}:{line}: {problem}; give the output of {}",
-            family.program()
-        ),
-    })?;
-    let mut findings = Findings::new(&dump);
-    for (line, text, reason) in &dump.aside {
-        findings.line(*line, text, Kind::Note, reason.clone());
+    together(&[(text, file)], options)
+}
+
+/// Converts one file of each family, or only one, to one configuration. Each is a text and its
+/// name in messages.
+///
+/// # Errors
+/// As [`iptables`], and when two files are of one family, or cannot be said in one configuration.
+pub fn together(files: &[(&str, &str)], options: &Options) -> Result<Import> {
+    let dumps: Vec<(&str, Dump)> = files.iter().map(read_file).collect::<Result<_>>()?;
+    if let Some((_, first)) = dumps.first()
+        && dumps[1..]
+            .iter()
+            .any(|(_, other)| other.family == first.family)
+    {
+        bail!(
+            "all files have rules of {}: give one file of iptables-save and one of ip6tables-save",
+            first.family.name()
+        );
     }
-    for (line, text, reason) in &dump.unread {
-        findings.line(*line, text, Kind::Untranslated, reason.clone());
+    let begun = dumps
+        .iter()
+        .map(|(file, dump)| Begun::new(dump, file, options));
+    let mut begun: Vec<Begun<'_>> = begun.collect::<Result<_>>()?;
+    if let [first, second] = &mut begun[..] {
+        if options.policies {
+            bail!("{POLICIES_OF_ONE}");
+        }
+        let named = [&*first.file, &*second.file];
+        let topologies = [&mut first.topology, &mut second.topology];
+        merge::topologies(topologies, named).map_err(|problem| anyhow!(problem))?;
     }
-    for (rule, doubt) in &dump.doubtful {
-        findings.warning(*rule, doubt.clone());
+    let mut parts: Vec<Part<'_>> = begun.into_iter().map(|one| one.finish(options)).collect();
+    if let [first, second] = &mut parts[..] {
+        merge::plans(first, second).map_err(|problem| anyhow!(problem))?;
     }
-    let hooks = flattened(&dump, options).map_err(|problem| anyhow!("{file}: {problem}"))?;
-    let [(_, all_before), (_, all_after), ..] = hooks.clone();
-    let living = living(&dump, hooks, &mut findings);
-    let [before, after, output, input] = living.map_err(|problem| anyhow!("{file}: {problem}"))?;
-    let npt = Prefixes::steps(&dump);
-    let with = |steps: &[Step], more: &[Step]| [steps, more].concat();
-    let topology = topology::derive(
-        &dump,
-        [&with(&before, &npt[0]), &with(&after, &npt[1])],
-        [&with(&all_before, &npt[0]), &with(&all_after, &npt[1])],
-        options,
-    );
-    let mut plan = Plan::default();
-    let mut prefixes = Prefixes {
-        topology: &topology,
-        findings: &mut findings,
-        plan: &mut plan,
-    };
-    prefixes.translate([&before, &after], &npt);
-    let mut destinations = Destinations {
-        topology: &topology,
-        steps: &before,
-        after: &after,
-        findings: &mut findings,
-        plan: &mut plan,
-    };
-    destinations.translate();
-    let mut sources = Sources {
-        topology: &topology,
-        steps: &after,
-        findings: &mut findings,
-        plan: &mut plan,
-    };
-    sources.translate();
-    destination::keep(&mut plan);
-    let mut locals = Locals {
-        topology: &topology,
-        steps: &output,
-        findings: &mut findings,
-        plan: &mut plan,
-    };
-    locals.translate();
-    for_the_host(&input, &mut findings);
-    the_rest(&dump, &mut findings);
-    if options.policies {
-        policies::translate(&dump, &topology, &mut findings, &mut plan);
-    }
-    others::note(&dump, &topology, &mut findings, &mut plan);
-    write::name(&dump, &topology, &mut plan);
-    let toml = write::configuration(file, &dump, &topology, &plan, &findings);
+    names::name(&mut parts);
+    let toml = write::configuration(&parts);
     let problem = nat_config::parse(&toml, Path::new("configuration")).err();
+    let findings = parts.into_iter().enumerate();
+    let findings = findings.flat_map(|(number, part)| part.findings.finish(number));
     Ok(Import {
         toml,
-        findings: findings.finish(),
+        findings: findings.collect(),
         problem: problem.map(|error| error.to_string()),
     })
+}
+
+const POLICIES_OF_ONE: &str = "--policies takes one file: a policy is about both families, and the \
+    filter rules of two files may differ. Import the files without it; or import each alone with \
+    it, and join the policies";
+
+fn read_file<'f>((text, file): &(&str, &'f str)) -> Result<(&'f str, Dump)> {
+    let family = script::family(text);
+    let family = family.map_err(|(line, problem)| anyhow!("{file}:{line}: {problem}"))?;
+    let dump = script::read(family, text, file).map_err(|(line, problem)| match line {
+        0 => anyhow!("{file}: {problem}"),
+        line => {
+            let program = family.program();
+            anyhow!("{file}:{line}: {problem}; give the output of {program}")
+        }
+    })?;
+    Ok((file, dump))
+}
+
+/// A file of which the interfaces are known.
+struct Begun<'d> {
+    file: String,
+    dump: &'d Dump,
+    findings: Findings<'d>,
+    /// The steps of each hook that can match.
+    living: [Vec<Step>; 4],
+    npt: [Vec<Step>; 2],
+    topology: Topology,
+}
+
+impl<'d> Begun<'d> {
+    fn new(dump: &'d Dump, file: &str, options: &Options) -> Result<Self> {
+        let mut findings = Findings::new(dump);
+        for (line, text, reason) in &dump.aside {
+            findings.line(*line, text, Kind::Note, reason.clone());
+        }
+        for (line, text, reason) in &dump.unread {
+            findings.line(*line, text, Kind::Untranslated, reason.clone());
+        }
+        for (rule, doubt) in &dump.doubtful {
+            findings.warning(*rule, doubt.clone());
+        }
+        let hooks = flattened(dump, options).map_err(|problem| anyhow!("{file}: {problem}"))?;
+        let [(_, all_before), (_, all_after), ..] = hooks.clone();
+        let living = living(dump, hooks, &mut findings);
+        let living = living.map_err(|problem| anyhow!("{file}: {problem}"))?;
+        let [before, after, ..] = &living;
+        let npt = Prefixes::steps(dump);
+        let with = |steps: &[Step], more: &[Step]| [steps, more].concat();
+        let topology = topology::derive(
+            dump,
+            [&with(before, &npt[0]), &with(after, &npt[1])],
+            [&with(&all_before, &npt[0]), &with(&all_after, &npt[1])],
+            options,
+        );
+        Ok(Self {
+            file: file.to_owned(),
+            dump,
+            findings,
+            living,
+            npt,
+            topology,
+        })
+    }
+
+    fn finish(self, options: &Options) -> Part<'d> {
+        let Self {
+            file,
+            dump,
+            mut findings,
+            living: [before, after, output, input],
+            npt,
+            topology,
+        } = self;
+        let mut plan = Plan::default();
+        let mut prefixes = Prefixes {
+            topology: &topology,
+            findings: &mut findings,
+            plan: &mut plan,
+        };
+        prefixes.translate([&before, &after], &npt);
+        let mut destinations = Destinations {
+            topology: &topology,
+            steps: &before,
+            after: &after,
+            findings: &mut findings,
+            plan: &mut plan,
+        };
+        destinations.translate();
+        let mut sources = Sources {
+            topology: &topology,
+            steps: &after,
+            findings: &mut findings,
+            plan: &mut plan,
+        };
+        sources.translate();
+        destination::keep(&mut plan);
+        let mut locals = Locals {
+            topology: &topology,
+            steps: &output,
+            findings: &mut findings,
+            plan: &mut plan,
+        };
+        locals.translate();
+        for_the_host(&input, &mut findings);
+        the_rest(dump, &mut findings);
+        if options.policies {
+            policies::translate(dump, &topology, &mut findings, &mut plan);
+        }
+        others::note(dump, &topology, &mut findings, &mut plan);
+        Part {
+            file,
+            dump,
+            topology,
+            plan,
+            findings,
+        }
+    }
 }
 
 /// The steps of each built-in chain of the nat table.

@@ -14,6 +14,8 @@ pub(super) struct Origin {
     pub(super) rules: Vec<usize>,
     /// Its remarks.
     pub(super) remarks: Vec<String>,
+    /// Lines about rules of another file that say the same.
+    pub(super) elsewhere: Vec<String>,
 }
 
 impl Origin {

@@ -1,123 +1,40 @@
 //! The configuration as text: each table below its source lines.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
 
 use super::{
-    dump::Dump,
-    family::is_unique_local,
-    findings::{Findings, Kind, printable},
+    family::{is_unique_local, short},
+    findings::{Finding, Kind, printable},
+    part::Part,
     plan::{Origin, Plan, PortRange, Snat, Source},
-    topology::Topology,
+    topology::Network,
 };
 
-/// Gives every rule a name: from the rule's comment, or from its content.
-pub(super) fn name(dump: &Dump, topology: &Topology, plan: &mut Plan) {
-    let comment = |origin: &Origin| {
-        let comments = origin
-            .rules
-            .iter()
-            .filter_map(|rule| dump.rules[*rule].comment.as_deref());
-        comments.map(slug).find(|name| !name.is_empty())
-    };
-    let mut names = Names::default();
-    for forward in &mut plan.forwards {
-        let about = || {
-            let mut name = forward.protocols.join("-");
-            match (&forward.ports[..], forward.address) {
-                ([(first, last), ..], _) if first == last => name += &format!("-{first}"),
-                ([(first, last), ..], _) => name += &format!("-{first}-{last}"),
-                ([], Some(address)) => name += &format!("-{address}"),
-                ([], None) => {}
-            }
-            name
-        };
-        forward.name = names.unique(comment(&forward.origin).unwrap_or_else(about));
-    }
-    let mut names = Names::default();
-    for snat in &mut plan.snats {
-        let about = match snat.source {
-            Source::Network(network) => topology.networks[network].name.clone(),
-            Source::Prefix(prefix) if prefix.prefix_len() == 0 => "all".to_owned(),
-            Source::Prefix(prefix) if prefix.prefix_len() == prefix.max_prefix_len() => {
-                prefix.addr().to_string()
-            }
-            Source::Prefix(prefix) => prefix.to_string(),
-        };
-        let own = comment(&snat.origin);
-        snat.name = names.unique(own.unwrap_or_else(|| format!("{about}-out")));
-    }
-    let mut names = Names::default();
-    for nat in &mut plan.nats {
-        nat.name = names.unique(comment(&nat.origin).unwrap_or_else(|| short(&nat.address)));
-    }
-    let mut names = Names::default();
-    for policy in &mut plan.policies {
-        let about = std::mem::take(&mut policy.name);
-        policy.name = names.unique(comment(&policy.origin).unwrap_or(about));
-    }
-}
-
-#[derive(Default)]
-struct Names(BTreeSet<String>);
-
-impl Names {
-    fn unique(&mut self, name: String) -> String {
-        let numbered = (2..).map(|number| format!("{name}-{number}"));
-        let mut candidates = std::iter::once(name.clone()).chain(numbered);
-        let free = candidates
-            .find(|name| !self.0.contains(name))
-            .unwrap_or(name);
-        self.0.insert(free.clone());
-        free
-    }
-}
-
-/// A comment as a name: without blanks, and not too long.
-fn slug(comment: &str) -> String {
-    let keep = |c: char| {
-        if c.is_alphanumeric() || "._/".contains(c) {
-            c
-        } else {
-            '-'
-        }
-    };
-    let words: String = comment.chars().map(keep).collect();
-    let words: Vec<&str> = words.split('-').filter(|word| !word.is_empty()).collect();
-    words.join("-").chars().take(40).collect()
-}
-
 /// The whole configuration.
-pub(super) fn configuration(
-    file: &str,
-    dump: &Dump,
-    topology: &Topology,
-    plan: &Plan,
-    findings: &Findings<'_>,
-) -> String {
+pub(super) fn configuration(parts: &[Part<'_>]) -> String {
     let mut writer = Writer {
         text: String::new(),
-        dump,
-        topology,
-        findings,
+        parts,
+        part: &parts[0],
     };
-    writer.head(file);
-    writer.uplinks(plan);
-    writer.networks(plan);
-    writer.snats(plan);
-    writer.forwards(plan);
-    writer.nats(plan);
-    writer.policies(plan);
+    writer.head();
+    writer.uplinks();
+    writer.networks();
+    writer.each(|writer, plan| writer.snats(plan));
+    writer.each(|writer, plan| writer.forwards(plan));
+    writer.each(|writer, plan| writer.nats(plan));
+    writer.each(|writer, plan| writer.policies(plan));
     writer.untranslated();
     writer.text
 }
 
 struct Writer<'a, 'd> {
     text: String,
-    dump: &'d Dump,
-    topology: &'a Topology,
-    findings: &'a Findings<'d>,
+    parts: &'a [Part<'d>],
+    /// The one at hand.
+    part: &'a Part<'d>,
 }
 
 const OPEN: &str = "What outside opens to guests' own addresses is left to netfilter's FORWARD, \
@@ -127,8 +44,31 @@ const OPEN: &str = "What outside opens to guests' own addresses is left to netfi
 const WIDTH: usize = 96;
 
 impl Writer<'_, '_> {
-    fn head(&mut self, file: &str) {
-        let file = printable(file);
+    /// Writes something of each part.
+    fn each(&mut self, write: impl Fn(&mut Self, &Plan)) {
+        let parts = self.parts;
+        for part in parts {
+            self.part = part;
+            write(self, &part.plan);
+        }
+    }
+
+    /// A line of the file at hand, with the file's name if there are several.
+    fn written(&mut self, line: usize, text: &str) {
+        let file = match self.parts.len() {
+            1 => String::new(),
+            _ => format!("{} ", printable(&self.part.file)),
+        };
+        self.line(&format!("# {file}line {line}: {text}"));
+    }
+
+    fn head(&mut self) {
+        let files: Vec<String> = self
+            .parts
+            .iter()
+            .map(|part| printable(&part.file))
+            .collect();
+        let file = files.join(" and ");
         self.comment(&format!(
             "natbpf's configuration for the rules of {file}, written by `natbpf import iptables`."
         ));
@@ -166,111 +106,139 @@ impl Writer<'_, '_> {
 
     fn origin(&mut self, origin: &Origin) {
         let mut rules = origin.rules.clone();
-        rules.sort_by_key(|rule| self.dump.rules[*rule].line);
+        rules.sort_by_key(|rule| self.part.dump.rules[*rule].line);
         for rule in rules {
-            let written = &self.dump.rules[rule];
-            let line = format!("# line {}: {}", written.line, printable(&written.text));
-            self.line(&line);
+            let written = &self.part.dump.rules[rule];
+            self.written(written.line, &printable(&written.text));
             let warnings: Vec<String> = self
+                .part
                 .findings
                 .warnings_of(rule)
                 .map(|text| format!("warning: {text}."))
                 .collect();
             warnings.iter().for_each(|warning| self.comment(warning));
         }
+        for line in &origin.elsewhere {
+            self.line(line);
+        }
         for remark in &origin.remarks {
             self.comment(&format!("{remark}."));
         }
     }
 
-    fn uplinks(&mut self, plan: &Plan) {
-        let topology = self.topology;
-        for (number, uplink) in topology.uplinks.iter().enumerate() {
+    /// An uplink of several files is written once.
+    fn uplinks(&mut self) {
+        for uplink in distinct(
+            self.parts,
+            |part| &part.topology.uplinks,
+            |up| &up.interface,
+        ) {
             self.line("");
             let _ = writeln!(self.text, "[uplink.{}]", table_key(&uplink.name));
             if let Some(check) = &uplink.check {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("interface", &uplink.interface);
-            self.addresses(number, plan);
-            if let Some((keep, why)) = &plan.keep {
+            self.addresses(&uplink.interface);
+            let keep = self.parts.iter().find_map(|part| part.plan.keep.as_ref());
+            if let Some((keep, why)) = keep {
                 self.comment(&format!("{why}."));
                 let keep: Vec<String> = keep.iter().map(|port| quoted(port)).collect();
                 self.key("keep", &format!("[{}]", keep.join(", ")));
             }
-            for (_, size, origin) in plan.mss_clamp.iter().filter(|(up, ..)| *up == number) {
+            self.mss_clamp(&uplink.interface);
+        }
+    }
+
+    fn mss_clamp(&mut self, interface: &str) {
+        let mut size = None;
+        let parts = self.parts;
+        for part in parts {
+            self.part = part;
+            let uplinks = &part.topology.uplinks;
+            let clamps = part.plan.mss_clamp.iter();
+            for (_, clamp, origin) in clamps.filter(|(up, ..)| uplinks[*up].interface == interface)
+            {
                 self.origin(origin);
-                match size {
-                    Some(size) => self.key("mss_clamp", &size.to_string()),
-                    None => self.text_key("mss_clamp", "auto"),
-                }
+                size.get_or_insert(*clamp);
             }
         }
+        match size {
+            Some(Some(size)) => self.key("mss_clamp", &size.to_string()),
+            Some(None) => self.text_key("mss_clamp", "auto"),
+            None => {}
+        }
     }
 
-    /// Without `addresses`, an uplink has those of its interface and no others.
-    fn addresses(&mut self, number: usize, plan: &Plan) {
-        let own = &self.topology.uplinks[number].addresses;
-        let of_forwards = plan
-            .forwards
-            .iter()
-            .filter(|forward| forward.uplink == number);
-        let mut more: Vec<IpAddr> = of_forwards.filter_map(|forward| forward.address).collect();
-        more.sort();
-        more.dedup();
-        let is_pool = |address: &IpAddr| {
-            let pools = plan.snats.iter().filter(|snat| snat.uplink == number);
-            let mut pools = pools.filter_map(|snat| snat.to);
-            pools.any(|(first, last)| (first..=last).contains(address))
-        };
-        more.retain(|address| !own.contains(address) && !is_pool(address));
-        if more.is_empty() {
-            return;
-        }
-        let texts: Vec<String> = more
-            .iter()
-            .map(|address| quoted(&address.to_string()))
-            .collect();
-        let texts = texts.join(", ");
-        if own.is_empty() {
+    /// Without `addresses`, an uplink has those of its interface and no others, of each family.
+    fn addresses(&mut self, interface: &str) {
+        let quoted = |address: &IpAddr| quoted(&address.to_string());
+        let mut key = Vec::new();
+        for part in self.parts {
+            let Some((own, more)) = part.addresses(interface) else {
+                continue;
+            };
+            let texts: Vec<String> = more.iter().map(quoted).collect();
+            let texts = texts.join(", ");
+            if own.is_empty() {
+                self.comment(&format!(
+                    "check: forwards name {texts}. If the interface does not have them, write its \
+                     own and these as addresses = [\"its own\", {texts}]."
+                ));
+                continue;
+            }
             self.comment(&format!(
-                "check: forwards name {texts}. If the interface does not have them, write its own \
-                 and these as addresses = [\"its own\", {texts}]."
+                "The interface does not have {texts}, which forwards name."
             ));
-            return;
+            key.extend(own.iter().map(quoted));
+            key.push(texts);
         }
-        self.comment(&format!(
-            "The interface does not have {texts}, which forwards name."
-        ));
-        let own: Vec<String> = own
-            .iter()
-            .map(|address| quoted(&address.to_string()))
-            .collect();
-        let own = own.join(", ");
-        self.key("addresses", &format!("[{own}, {texts}]"));
+        if !key.is_empty() {
+            self.key("addresses", &format!("[{}]", key.join(", ")));
+        }
     }
 
-    fn networks(&mut self, plan: &Plan) {
-        let topology = self.topology;
-        for (number, network) in topology.networks.iter().enumerate() {
+    /// A network of several files is written once, with the addresses of all.
+    fn networks(&mut self) {
+        let parts = self.parts;
+        for network in distinct(parts, |part| &part.topology.networks, |net| &net.interface) {
             self.line("");
             let _ = writeln!(self.text, "[network.{}]", table_key(&network.name));
             if let Some(check) = network.check_interface {
                 self.comment(&format!("check: {check}."));
             }
             self.text_key("interface", &network.interface);
-            if let Some(check) = network.check_address {
+            let same = |part: &&Part<'_>| part.network(&network.interface).is_some();
+            let holders: Vec<&Part<'_>> = parts.iter().filter(same).collect();
+            let here = holders
+                .iter()
+                .filter_map(|part| part.network(&network.interface));
+            let here: Vec<(usize, &Network)> = here.collect();
+            let mut checks: Vec<&str> = here
+                .iter()
+                .filter_map(|(_, net)| net.check_address)
+                .collect();
+            checks.dedup();
+            for check in checks {
                 self.comment(&format!("check: {check}."));
             }
-            self.text_key("address", &network.address.to_string());
-            let is_public = network.address.addr().is_ipv6() && !is_unique_local(&network.address);
-            if is_public && plan.defaults.drops.is_none() {
-                self.comment(OPEN);
-                self.text_key("inbound", "accept");
+            let addresses: Vec<String> = here
+                .iter()
+                .map(|(_, net)| net.address.to_string())
+                .collect();
+            self.texts("address", &addresses);
+            for (part, (number, network)) in holders.iter().zip(&here) {
+                let is_public =
+                    network.address.addr().is_ipv6() && !is_unique_local(&network.address);
+                if is_public && part.plan.defaults.drops.is_none() {
+                    self.comment(OPEN);
+                    self.text_key("inbound", "accept");
+                }
+                self.part = part;
+                self.defaults(*number, &part.plan);
             }
-            self.defaults(number, plan);
         }
-        for (prefix, why) in &topology.homeless {
+        for (prefix, why) in parts.iter().flat_map(|part| &part.topology.homeless) {
             self.line("");
             self.comment(&format!(
                 "check: guests in {prefix} have no [network]: {why}."
@@ -281,7 +249,7 @@ impl Writer<'_, '_> {
     /// The default policy of a network's flows.
     fn defaults(&mut self, network: usize, plan: &Plan) {
         if let Some((line, text)) = &plan.defaults.drops {
-            self.line(&format!("# line {line}: {}", printable(text)));
+            self.written(*line, &printable(text));
             self.text_key("policy", "drop");
         }
         match plan.defaults.hosts.get(network) {
@@ -342,12 +310,12 @@ impl Writer<'_, '_> {
     fn snat(&mut self, snat: &Snat) {
         match snat.source {
             Source::Network(network) => {
-                let name = self.topology.networks[network].name.clone();
+                let name = self.part.topology.networks[network].name.clone();
                 self.text_key("network", &name);
             }
             Source::Prefix(prefix) => self.text_key("source", &prefix.to_string()),
         }
-        let uplink = self.topology.uplinks[snat.uplink].name.clone();
+        let uplink = self.part.topology.uplinks[snat.uplink].name.clone();
         self.text_key("uplink", &uplink);
         match snat.to {
             None => self.text_key("to", "masquerade"),
@@ -370,7 +338,7 @@ impl Writer<'_, '_> {
             self.origin(&forward.origin);
             self.line("[[forward]]");
             self.text_key("name", &forward.name);
-            let uplink = self.topology.uplinks[forward.uplink].name.clone();
+            let uplink = self.part.topology.uplinks[forward.uplink].name.clone();
             self.text_key("uplink", &uplink);
             let protocols: Vec<String> = forward.protocols.iter().map(|p| quoted(p)).collect();
             match &protocols[..] {
@@ -401,7 +369,7 @@ impl Writer<'_, '_> {
             self.origin(&nat.origin);
             self.line("[[nat]]");
             self.text_key("name", &nat.name);
-            let uplink = self.topology.uplinks[nat.uplink].name.clone();
+            let uplink = self.part.topology.uplinks[nat.uplink].name.clone();
             self.text_key("uplink", &uplink);
             self.text_key("address", &short(&nat.address));
             self.text_key("to", &short(&nat.to));
@@ -410,32 +378,41 @@ impl Writer<'_, '_> {
     }
 
     fn untranslated(&mut self) {
-        let mut left: Vec<_> = self
-            .findings
-            .list
+        let is_left = |finding: &&Finding| finding.kind == Kind::Untranslated;
+        let parts = self.parts;
+        if !parts
             .iter()
-            .filter(|finding| finding.kind == Kind::Untranslated)
-            .collect();
-        left.sort_by_key(|finding| finding.line);
-        if left.is_empty() {
+            .any(|part| part.findings.list.iter().any(|finding| is_left(&finding)))
+        {
             return;
         }
         self.line("");
         self.comment("Not expressed:");
-        for finding in left {
-            let line = format!("# line {}: {}", finding.line, finding.text);
-            self.line(&line);
-            self.comment(&format!("  {}.", finding.reason));
+        for part in parts {
+            self.part = part;
+            let mut left: Vec<_> = part.findings.list.iter().filter(is_left).collect();
+            left.sort_by_key(|finding| finding.line);
+            for finding in left {
+                self.written(finding.line, &finding.text);
+                self.comment(&format!("  {}.", finding.reason));
+            }
         }
     }
 }
 
-/// A prefix, or the address that it is.
-fn short(prefix: &IpNet) -> String {
-    match prefix.prefix_len() == prefix.max_prefix_len() {
-        true => prefix.addr().to_string(),
-        false => prefix.to_string(),
+/// The items of all parts, of each interface the first.
+fn distinct<'p, T>(
+    parts: &'p [Part<'_>],
+    items: impl Fn(&'p Part<'_>) -> &'p Vec<T>,
+    interface: impl Fn(&T) -> &String,
+) -> Vec<&'p T> {
+    let mut all: Vec<&T> = Vec::new();
+    for item in parts.iter().flat_map(items) {
+        if !all.iter().any(|known| interface(known) == interface(item)) {
+            all.push(item);
+        }
     }
+    all
 }
 
 fn quoted(text: &str) -> String {
