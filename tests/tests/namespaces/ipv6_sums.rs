@@ -1,11 +1,14 @@
-//! UDP checksums of IPv6 on the wire: none, and the one that would compute to 0.
+//! Checksums of IPv6 on the wire: of UDP without one, of one that would compute to 0, and those
+//! that are left to devices.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddrV6, TcpStream};
+use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use kit::packets::{At, ETHERNET, udp};
 use lab::topology::{Ipv6, Options, Proxmox};
-use lab::{L4, Natbpf, Packet6};
+use lab::{Host, L4, Natbpf, Packet6};
 use tests::hears;
 
 const NET: Ipv6 = Ipv6::ROUTED;
@@ -13,7 +16,7 @@ const GUEST: Ipv6Addr = Ipv6::LOCAL_VM1;
 const CONFIG: &str = "[uplink.wan]\ninterface = \"vmbr0\"\n\n[network.lan]\ninterface = \
     \"vmbr1\"\naddress = [\"172.22.161.254/24\", \"fd00:18::1/64\"]\n\n[[snat]]\nnetwork = \
     \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n\n[[forward]]\nuplink = \"wan\"\nprotocol = \
-    \"udp\"\nports = 10000\nto = \"fd00:18::170\"\n";
+    [\"tcp\", \"udp\"]\nports = 10000\nto = \"fd00:18::170\"\n";
 
 /// An end of a datagram.
 type End = (Ipv6Addr, u16);
@@ -95,4 +98,96 @@ fn c6_3_no_checksum_and_one_of_zero_leave_and_arrive_as_rfc_8200_says() -> Resul
         }
     }
     Ok(())
+}
+
+/// How much each connection carries.
+const MUCH: usize = 16 << 20;
+/// Bytes of a segment before it is cut, of BIG TCP.
+const BIG: &str = "gso_max_size 185000 gro_max_size 185000";
+
+fn at((address, port): End) -> SocketAddrV6 {
+    SocketAddrV6::new(address, port, 0, 0)
+}
+
+/// Sends much one way, and waits until the other end has all of it as it was sent.
+fn carry(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
+    let sent: Vec<u8> = (0..MUCH).map(|at| (at / 7) as u8).collect();
+    let received = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut bytes = Vec::new();
+            to.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let written = from.write_all(&sent);
+        drop(from);
+        let read = reader.join().map_err(|_| anyhow!("the reader"))?;
+        written.context("send").and(read.context("receive"))
+    })?;
+    ensure!(received == sent, "{} bytes, or others", received.len());
+    Ok(())
+}
+
+/// How many segments with a wrong checksum a host has received.
+fn wrong_sums(host: &Host) -> Result<u64> {
+    let text = host.check(["cat", "/proc/net/snmp"])?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next(), lines.next());
+    let (names, values) = names.zip(values).context("no counters of TCP")?;
+    let mut both = names.split(' ').zip(values.split(' '));
+    let wrong = both.find(|(name, _)| *name == "InCsumErrors");
+    wrong
+        .context("no InCsumErrors")?
+        .1
+        .parse()
+        .context("a number")
+}
+
+/// By masquerade and by a forward, both ways.
+fn carry_all(net: &Proxmox, what: &str) -> Result<()> {
+    let listeners = [
+        net.cli.tcp_listen(&at((Ipv6::CLI, 7000)).to_string())?,
+        net.vm1.tcp_listen(&at((GUEST, 10000)).to_string())?,
+    ];
+    for (client, to, listener) in [
+        (&net.vm1, (Ipv6::CLI, 7000), &listeners[0]),
+        (&net.cli, (NET.public, 10000), &listeners[1]),
+    ] {
+        for is_upload in [true, false] {
+            let near = client.tcp(at(to))?;
+            let far = listener.accept()?.0;
+            let (from, to) = if is_upload { (near, far) } else { (far, near) };
+            carry(from, to).with_context(|| format!("{what}, upload {is_upload}"))?;
+        }
+    }
+    for host in [&net.vm1, &net.cli] {
+        ensure!(
+            wrong_sums(host)? == 0,
+            "{what}: wrong sums at {}",
+            host.name()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn c6_2_much_by_tcp_has_right_sums_with_offloads_and_without() -> Result<()> {
+    let (net, _natbpf) = world()?;
+    // Guests have the address of masquerade alone.
+    net.vm1
+        .ip(&format!("address del {}/64 dev eth0", NET.vm1))?;
+    let ends = [&net.vm1, &net.cli];
+    for is_on in [true, false] {
+        for end in ends {
+            end.set_offloads("eth0", is_on)?;
+        }
+        net.host.set_offloads(net.wire, is_on)?;
+        carry_all(&net, &format!("offloads {is_on}"))?;
+    }
+    for end in ends {
+        end.set_offloads("eth0", true)?;
+        // Kernels before 5.19 have no BIG TCP.
+        let words = format!("ip link set eth0 {BIG}");
+        let _is_known = end.run(words.split(' ').map(str::to_owned))?;
+    }
+    net.host.set_offloads(net.wire, true)?;
+    carry_all(&net, "BIG TCP")
 }
