@@ -57,7 +57,10 @@ pub(super) fn note(dump: &Dump, topology: &Topology, findings: &mut Findings<'_>
     }
     for table in ["raw", "mangle"] {
         let steps = flatten::steps(dump, table, "PREROUTING").unwrap_or_default();
-        for step in steps.iter().filter(|step| step.action != Action::Count) {
+        for step in steps
+            .iter()
+            .filter(|step| step.action != Action::Count && !plan.is_nat(step.rule))
+        {
             before_translation(step, findings, plan);
         }
     }
