@@ -67,7 +67,8 @@ fn writer(line: &str) -> Option<Family> {
 
 /// By the first address or protocol that a rule names. Lines of scripts say it by the program.
 fn by_rule(line: &str) -> Option<Family> {
-    if !line.starts_with("-A ") && !(line.starts_with('[') && line.contains("] -A ")) {
+    let is_rule = line.starts_with("-A ") || line.starts_with('[') && line.contains("] -A ");
+    if !is_rule {
         return None;
     }
     let words = shell::words(line).ok()?;
