@@ -24,6 +24,7 @@ mod namespaces {
     mod ipv6_prefixes;
     mod ipv6_routed;
     mod ipv6_sums;
+    mod ipv6_too_large;
     mod ipv6_translated;
     mod ipv6_xdp;
     mod layouts;

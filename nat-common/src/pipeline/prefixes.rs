@@ -52,7 +52,10 @@ pub fn from_prefix<P: Packet, T: PrefixTables>(
         return Verdict::Untouched;
     };
     match entry.side {
-        side::EXTERNAL => translate::<P, T, true>(packet, tables, &work.parsed, at, entry),
+        side::EXTERNAL => {
+            translate_quoted(packet, tables, &work.parsed, at, (SOURCE, entry.side));
+            translate::<P, T, true>(packet, tables, &work.parsed, entry)
+        }
         // (A tunnel of the kernel ends at the uplink itself, where its packets arrive again.)
         side::INTERNAL if at.uplink != 0 && !packet.was_decrypted() => {
             DropReason::DirectToInside.into()
@@ -61,7 +64,8 @@ pub fn from_prefix<P: Packet, T: PrefixTables>(
     }
 }
 
-/// Gives a packet from an internal prefix its external source.
+/// Gives a packet from an internal prefix its external source. An error about a packet to such a
+/// prefix quotes it as its sender knows it, also if the error is the host's own.
 #[inline(always)]
 pub fn to_prefix<P: Packet, T: PrefixTables>(
     packet: &mut P,
@@ -72,11 +76,14 @@ pub fn to_prefix<P: Packet, T: PrefixTables>(
     let Some(at) = locate(packet, tables, place, work) else {
         return Verdict::Untouched;
     };
+    let quoted = (DESTINATION, side::INTERNAL);
+    let is_changed = translate_quoted(packet, tables, &work.parsed, at, quoted).is_some();
     let source = work.parsed.header.source;
     match tables.prefix(at.generation, at.uplink, source) {
         Some(entry) if entry.side == side::INTERNAL => {
-            translate::<P, T, false>(packet, tables, &work.parsed, at, entry)
+            translate::<P, T, false>(packet, tables, &work.parsed, entry)
         }
+        _ if is_changed => Verdict::Translated,
         _ => Verdict::Untouched,
     }
 }
@@ -116,29 +123,21 @@ fn locate<P: Packet, T: PrefixTables>(
     })
 }
 
-/// Replaces the prefix of one address, and in an ICMPv6 error that of the packet's other end, which
-/// it quotes. No checksum changes.
+/// Replaces the prefix of one address. No checksum changes.
 #[inline(always)]
 fn translate<P: Packet, T: PrefixTables, const IS_IN: bool>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<Addr6>,
-    at: Part,
     entry: &PrefixEntry,
 ) -> Verdict {
-    let (place, old, quoted) = match IS_IN {
-        true => (DESTINATION, parsed.header.destination, SOURCE),
-        false => (SOURCE, parsed.header.source, DESTINATION),
+    let (place, old) = match IS_IN {
+        true => (DESTINATION, parsed.header.destination),
+        false => (SOURCE, parsed.header.source),
     };
     let Some(new) = entry.translation.apply(old) else {
         return DropReason::NoCounterpart.into();
     };
-    if parsed.transport == Transport::IcmpError {
-        let quotation = parsed.l4 + Icmpv4Hdr::LEN;
-        if quotation + Ipv6Hdr::LEN <= parsed.end() {
-            translate_quoted(packet, tables, quotation + quoted, at, entry.side);
-        }
-    }
     tables.count(entry.rule, parsed.traffic(packet, IS_IN));
     match write(packet, parsed.l3 + place, new) {
         Some(()) => Verdict::Translated,
@@ -146,15 +145,21 @@ fn translate<P: Packet, T: PrefixTables, const IS_IN: bool>(
     }
 }
 
-/// The same for a quoted address, if it has a prefix of the same side.
+/// The same in the packet that an ICMPv6 error quotes: for the address at this place in its header,
+/// if it has a prefix of this side.
 #[inline(always)]
 fn translate_quoted<P: Packet, T: PrefixTables>(
     packet: &mut P,
     tables: &T,
-    place: usize,
+    parsed: &Parsed<Addr6>,
     at: Part,
-    side: u32,
+    (place, side): (usize, u32),
 ) -> Option<()> {
+    let quotation = parsed.l4 + Icmpv4Hdr::LEN;
+    if parsed.transport != Transport::IcmpError || quotation + Ipv6Hdr::LEN > parsed.end() {
+        return None;
+    }
+    let place = quotation + place;
     let old = Addr6::of_halves([packet.read::<8>(place)?, packet.read::<8>(place + 8)?]);
     let entry = tables.prefix(at.generation, at.uplink, old)?;
     if entry.side != side {
