@@ -130,6 +130,33 @@ fn x6_4_a_datagram_without_a_checksum_gets_one() {
     assert_eq!(translated(&packet), Err(DropReason::Untranslatable));
 }
 
+/// A sum that computes to 0 is sent as 0xffff both ways (RFC 768, RFC 8200 section 8.1), also one
+/// that the translation makes itself.
+#[test]
+fn c6_3_no_datagram_loses_its_checksum() {
+    let mut header = header_4(SERVER, GUEST_4, 10);
+    header.time_to_live = TTL;
+    let of_4 = |word: u16| packet_4(header.clone(), Carried::Udp, &word.to_be_bytes());
+    let of_6 = |word: u16| {
+        let header = header_6(ipv6(GUEST), server_6());
+        packet_6(header, Carried::Udp, &word.to_be_bytes())
+    };
+    let (at_4, at_6) = (20 + 6, 40 + 6);
+    let mut all_ones = [0; 3];
+    for word in 0..=u16::MAX {
+        let mut without = of_4(word);
+        without[at_4..at_4 + 2].fill(0);
+        let ways = [(of_6(word), at_4), (of_4(word), at_6), (without, at_6)];
+        for ((packet, at), all_ones) in ways.into_iter().zip(&mut all_ones) {
+            let out = translated(&packet).unwrap();
+            let field = &out[at..at + 2];
+            assert_ne!(field, [0, 0], "{word:#06x}");
+            *all_ones += u32::from(field == [0xff, 0xff]);
+        }
+    }
+    assert!(all_ones.iter().all(|count| *count > 0), "{all_ones:?}");
+}
+
 #[test]
 fn x6_1_a_packet_that_links_may_fragment_has_an_identification() {
     let packet = |len| packet_6(header_6(ipv6(GUEST), server_6()), Carried::Udp, &data(len));

@@ -27,24 +27,24 @@ use kit::{
 };
 
 /// The port of the bridge behind which the guest is.
-pub(super) const PORT: u32 = 7;
-pub(super) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const PORT: u32 = 7;
+pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 /// Tags of the router and of the guest.
 const ROUTER: u32 = next_hops::tag(1, 1);
 const GUEST: u32 = next_hops::tag(2, 1);
-pub(super) const MTU: u32 = 1500;
+pub(crate) const MTU: u32 = 1500;
 /// The most data that a datagram of that length has.
 const LARGEST: usize = MTU as usize - HEADER - 8;
 
-pub(super) const CLIENT: At<Ip> = At(C1, 5000);
-pub(super) const REMOTE: At<Ip> = At(S1A, 7000);
-pub(super) const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
+pub(crate) const CLIENT: At<Ip> = At(C1, 5000);
+pub(crate) const REMOTE: At<Ip> = At(S1A, 7000);
+pub(crate) const EXTERNAL: At<Ip> = At(PUBLIC, 5000);
 
 /// A host whose next hops are known.
-pub(super) fn world() -> World {
+pub(crate) fn world() -> World {
     let mut world = World::new();
     let tables = &mut world.tables;
     tables.is_fast_path_on = true;
@@ -83,14 +83,14 @@ pub(super) fn world() -> World {
 }
 
 /// A frame for a MAC address.
-pub(super) fn to(mac: [u8; 6], packet: &Make) -> Vec<u8> {
+pub(crate) fn to(mac: [u8; 6], packet: &Make) -> Vec<u8> {
     let mut frame = packet.bytes();
     frame[..6].copy_from_slice(&mac);
     frame
 }
 
 /// Opens the session by the slow path: packets each way, until both directions have learned.
-pub(super) fn establish(world: &World, protocol: u8) {
+pub(crate) fn establish(world: &World, protocol: u8) {
     let flags = |flags| move |from, to| tcp(from, to, flags).payload(b"");
     let out = |make: &Make| {
         let fate = world.guest_sends(&to(ROUTER_MAC, make));
@@ -117,7 +117,7 @@ fn run(world: &World, hook: u32, frame: &[u8], clock: u32) -> (Verdict, Vec<u8>,
 }
 
 /// The same, for a packet whose checksum or segmentation is unfinished.
-pub(super) fn run_offloaded(
+pub(crate) fn run_offloaded(
     world: &World,
     hook: u32,
     frame: &[u8],

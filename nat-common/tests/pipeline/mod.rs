@@ -8,7 +8,7 @@ mod direct;
 mod dns;
 mod errors;
 mod exits;
-mod fast;
+pub(crate) mod fast;
 mod forward_sources;
 mod fragments;
 mod guests;

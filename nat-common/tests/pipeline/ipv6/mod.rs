@@ -6,6 +6,7 @@ mod guard;
 mod link;
 mod outside;
 mod sources;
+mod sums;
 
 use kit::ipv6::Ip;
 
