@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use aya::util::KernelVersion;
 use lab::patience::patience;
 use lab::topology::{Ipv6, Options, Proxmox, Uplink};
 use lab::{Capture, Natbpf, Offload};
@@ -107,7 +108,10 @@ impl Sessions {
 
     fn are_in_xdp(&self, net: &Proxmox) -> Result<()> {
         let slow = self.slow_packets(net)?;
-        ensure!(slow <= FEW, "{slow} packets went through traffic control");
+        // Before, the kernel does not say that a veth takes frames, and traffic control sends them.
+        if KernelVersion::current()? >= KernelVersion::new(6, 3, 0) {
+            ensure!(slow <= FEW, "{slow} packets went through traffic control");
+        }
         Ok(())
     }
 }
