@@ -2,13 +2,15 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Host;
 use lab::patience::patience;
+
+use crate::Endpoint;
 
 /// Far longer than 100 MB take on a busy machine.
 const STALL_LIMIT: Duration = Duration::from_secs(20);
@@ -28,17 +30,22 @@ pub enum Sender {
 ///
 /// # Errors
 /// When the connection fails or stalls, or when other bytes arrive than were sent.
-pub fn transfer(
+pub fn transfer<A: Endpoint>(
     client: &Host,
-    to: SocketAddrV4,
+    to: A,
     server: &Host,
     port: u16,
     sender: Sender,
     bytes: usize,
-) -> Result<SocketAddrV4> {
-    let listener = server.tcp_listen(&format!("0.0.0.0:{port}"))?;
+) -> Result<A> {
+    let everywhere = match to.into() {
+        SocketAddr::V4(_) => "0.0.0.0",
+        SocketAddr::V6(_) => "[::]",
+    };
+    let listener = server.tcp_listen(&format!("{everywhere}:{port}"))?;
     let near = client.tcp(to)?;
     let (far, peer) = accept(&listener)?;
+    let peer = A::of(peer).with_context(|| format!("connected from {peer}"))?;
     for stream in [&near, &far] {
         stream
             .set_read_timeout(Some(patience(STALL_LIMIT)))
@@ -64,13 +71,13 @@ pub fn transfer(
 }
 
 /// Accepts a connection that has been made already.
-fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddrV4)> {
+fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
     listener
         .set_nonblocking(true)
         .context("listen without waiting")?;
     for _ in 0..300 {
         match listener.accept() {
-            Ok((stream, std::net::SocketAddr::V4(peer))) => {
+            Ok((stream, peer)) => {
                 stream.set_nonblocking(false).context("wait for data")?;
                 return Ok((stream, peer));
             }

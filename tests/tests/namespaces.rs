@@ -26,6 +26,7 @@ mod namespaces {
     mod ipv6_sums;
     mod ipv6_too_large;
     mod ipv6_translated;
+    mod ipv6_wire;
     mod ipv6_xdp;
     mod layouts;
     mod leaks;
