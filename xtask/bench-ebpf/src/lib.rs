@@ -29,6 +29,48 @@ pub const UDP_LENGTH: usize = UDP + 2;
 /// The UDP checksum.
 pub const UDP_CHECKSUM: usize = UDP + 3;
 
+/// Words of the headers of an IPv6 frame: Ethernet (7), IPv6 (20), UDP (4).
+pub const HEADER6_WORDS: usize = 31;
+/// Length of these headers in bytes.
+pub const HEADER6_BYTES: usize = 2 * HEADER6_WORDS;
+/// Length of such a frame in bytes: its payload is that of [`FRAME_BYTES`].
+pub const FRAME6_BYTES: usize = FRAME_BYTES + 20;
+
+/// The next header and the hop limit.
+pub const NEXT6: usize = IP + 3;
+/// The IPv6 source address's first word.
+pub const SOURCE6: usize = IP + 4;
+/// The IPv6 destination address's first word.
+pub const DESTINATION6: usize = IP + 12;
+/// First word of the UDP header behind IPv6, the source port.
+pub const UDP6: usize = IP + 20;
+
+/// What the generator is to send by IPv6: flows that differ in their source port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Traffic6 {
+    /// Everything but the source port and the checksum, which are 0.
+    pub header: [u16; HEADER6_WORDS],
+    /// The first flow's port, in the machine's byte order.
+    pub first_port: u16,
+    /// Flows in all, 1 at the least: after the last one the first comes again.
+    pub flows: u32,
+    /// Sum of the UDP header's words and of the pseudo header's (RFC 8200 section 8.1).
+    pub udp_sum: u32,
+    /// The interface by which the frames leave.
+    pub interface: u32,
+}
+
+/// What the sink is to receive by IPv6, in words as they lie in a frame.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Expected6 {
+    /// Source and destination address.
+    pub addresses: [u16; 16],
+    /// Destination port.
+    pub port: u16,
+}
+
 /// What the generator is to send.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -95,7 +137,8 @@ pub struct Received {
     pub right: u64,
     /// Other UDP packets.
     pub wrong: u64,
-    /// Addresses and ports of the last wrong one, as they lie in a packet; then its checksums.
+    /// Addresses and ports of the last wrong one, as they lie in a packet; then its checksums. Of
+    /// IPv6, the last words of the addresses, the ports and the checksum.
     pub last_wrong: [u16; 8],
 }
 

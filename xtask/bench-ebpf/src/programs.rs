@@ -9,8 +9,9 @@ use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use bench_ebpf::{
-    DESTINATION, Expected, HEADER_BYTES, HEADER_WORDS, IP, IP_CHECKSUM, Joined, Progress, Received,
-    SOURCE, Traffic, UDP, UDP_CHECKSUM, UDP_LENGTH, checksum,
+    DESTINATION, DESTINATION6, Expected, Expected6, HEADER_BYTES, HEADER_WORDS, HEADER6_BYTES,
+    HEADER6_WORDS, IP, IP_CHECKSUM, Joined, NEXT6, Progress, Received, SOURCE, SOURCE6, Traffic,
+    Traffic6, UDP, UDP_CHECKSUM, UDP_LENGTH, UDP6, checksum,
 };
 
 #[map]
@@ -22,10 +23,15 @@ static EXPECTED: Array<Expected> = Array::with_max_entries(1, 0);
 #[map]
 static RECEIVED: PerCpuArray<Received> = PerCpuArray::with_max_entries(1, 0);
 #[map]
+static TRAFFIC6: Array<Traffic6> = Array::with_max_entries(1, 0);
+#[map]
+static EXPECTED6: Array<Expected6> = Array::with_max_entries(1, 0);
+#[map]
 static JOINED: Array<Joined> = Array::with_max_entries(1, 0);
 
-/// The Ethernet type of IPv4, as it lies in a frame.
+/// The Ethernet types, as they lie in a frame.
 const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
 /// Version 4 and five words of header: the first byte of IPv4 without options.
 const NO_OPTIONS: u8 = 0x45;
 /// UDP's protocol number.
@@ -34,12 +40,20 @@ const UDP_PROTOCOL: u8 = 17;
 const PSEUDO_UDP: u16 = (UDP_PROTOCOL as u16).to_be();
 
 type Header = [u16; HEADER_WORDS];
+type Header6 = [u16; HEADER6_WORDS];
 
 /// The frame's headers, if it is long enough to have them.
 #[inline(always)]
 fn header(ctx: &XdpContext) -> Option<*mut Header> {
     let start = ctx.data();
     (start + HEADER_BYTES <= ctx.data_end()).then_some(start as *mut Header)
+}
+
+/// The same for IPv6.
+#[inline(always)]
+fn header6(ctx: &XdpContext) -> Option<*mut Header6> {
+    let start = ctx.data();
+    (start + HEADER6_BYTES <= ctx.data_end()).then_some(start as *mut Header6)
 }
 
 /// Makes the next packet of the traffic and sends it. For live frames of `BPF_PROG_TEST_RUN`; they
@@ -56,6 +70,43 @@ pub(crate) fn generate(ctx: XdpContext) -> u32 {
     // SAFETY: `header` holds the headers' words, checked against the frame's end.
     unsafe { write_packet(header, traffic, progress) };
     advance(traffic, progress);
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect(traffic.interface, 0) as u32 }
+}
+
+/// The same for IPv6.
+#[xdp]
+pub(crate) fn generate6(ctx: XdpContext) -> u32 {
+    let (Some(header), Some(traffic), Some(progress)) =
+        (header6(&ctx), TRAFFIC6.get(0), PROGRESS.get_ptr_mut(0))
+    else {
+        return XDP_DROP;
+    };
+    // SAFETY: the slot is this CPU's own, where one generator runs at a time.
+    let progress = unsafe { &mut *progress };
+    let port = traffic.first_port.wrapping_add(progress.flow as u16);
+    let port = port.to_be();
+    // 0 would say that there is none.
+    let udp_checksum = match checksum(traffic.udp_sum + u32::from(port)) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    let header = header.cast::<u16>();
+    let mut index = 0;
+    while index < HEADER6_WORDS {
+        // SAFETY: the index is below the number of words, checked against the frame's end.
+        unsafe { ptr::write(header.add(index), traffic.header[index]) };
+        index += 1;
+    }
+    for (index, word) in [(UDP6, port), (UDP6 + 3, udp_checksum)] {
+        // SAFETY: both of them are indices of header words.
+        unsafe { ptr::write(header.add(index), word) };
+    }
+    progress.made += 1;
+    progress.flow += 1;
+    if progress.flow >= traffic.flows {
+        progress.flow = 0;
+    }
     // SAFETY: the helper takes no pointers.
     unsafe { bpf_redirect(traffic.interface, 0) as u32 }
 }
@@ -117,8 +168,8 @@ fn advance(traffic: &Traffic, progress: &mut Progress) {
     }
 }
 
-/// Counts the expected and the other UDP packets, and drops them. Packets other than UDP over IPv4,
-/// such as the bridge's IGMP, pass.
+/// Counts the expected and the other UDP packets, and drops them. Packets other than UDP, such as
+/// the bridge's IGMP, pass.
 #[xdp]
 pub(crate) fn sink(ctx: XdpContext) -> u32 {
     let Some(header) = header(&ctx) else {
@@ -126,6 +177,9 @@ pub(crate) fn sink(ctx: XdpContext) -> u32 {
     };
     // SAFETY: checked against the frame's end; every content is a valid value.
     let header = unsafe { &*header };
+    if header[IP - 1] == IPV6 {
+        return sink6(&ctx);
+    }
     if header[IP - 1] != IPV4 || header[IP + 4].to_ne_bytes()[1] != UDP_PROTOCOL {
         return XDP_PASS;
     }
@@ -150,6 +204,58 @@ pub(crate) fn sink(ctx: XdpContext) -> u32 {
         ];
     }
     XDP_DROP
+}
+
+#[inline(always)]
+fn sink6(ctx: &XdpContext) -> u32 {
+    let Some(header) = header6(ctx) else {
+        return XDP_PASS;
+    };
+    // SAFETY: checked against the frame's end; every content is a valid value.
+    let header = unsafe { &*header };
+    if header[NEXT6].to_ne_bytes()[0] != UDP_PROTOCOL {
+        return XDP_PASS;
+    }
+    let (Some(expected), Some(received)) = (EXPECTED6.get(0), RECEIVED.get_ptr_mut(0)) else {
+        return XDP_DROP;
+    };
+    // SAFETY: the slot is this CPU's own, where one sink runs at a time.
+    let received = unsafe { &mut *received };
+    if is_right6(header, expected) {
+        received.right += 1;
+    } else {
+        received.wrong += 1;
+        received.last_wrong = [
+            header[DESTINATION6 - 2],
+            header[DESTINATION6 - 1],
+            header[UDP6 - 2],
+            header[UDP6 - 1],
+            header[UDP6],
+            header[UDP6 + 1],
+            0,
+            header[UDP6 + 3],
+        ];
+    }
+    XDP_DROP
+}
+
+/// Whether addresses, port and checksum are right, given that the payload is 0.
+#[inline(always)]
+fn is_right6(header: &Header6, expected: &Expected6) -> bool {
+    let mut sum = u32::from(PSEUDO_UDP) + u32::from(header[UDP6 + 2]);
+    let mut differs = header[UDP6 + 1] ^ expected.port;
+    let mut index = 0;
+    while index < UDP6 - SOURCE6 {
+        sum += u32::from(header[SOURCE6 + index]);
+        differs |= header[SOURCE6 + index] ^ expected.addresses[index];
+        index += 1;
+    }
+    index = UDP6;
+    while index < HEADER6_WORDS {
+        sum += u32::from(header[index]);
+        index += 1;
+    }
+    differs == 0 && checksum(sum) == 0
 }
 
 #[inline(always)]

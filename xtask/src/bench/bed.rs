@@ -1,6 +1,6 @@
 //! The hosts between which is measured.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use lab::{Host, Lab, Offload};
@@ -39,6 +39,12 @@ pub(crate) const VM1: Ipv4Addr = Ipv4Addr::new(172, 22, 161, 170);
 /// The other guest.
 pub(crate) const VM2: Ipv4Addr = Ipv4Addr::new(172, 22, 161, 171);
 
+/// The same machines by IPv6.
+pub(crate) const PUBLIC6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+pub(crate) const CLI6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x161, 0, 0, 0, 0, 0, 0xfe);
+pub(crate) const VM1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x161, 0, 0, 0, 0, 0, 0x170);
+
 /// The host's interface towards the client.
 pub(crate) const WAN: &str = "wan0";
 /// The bridge of the guests.
@@ -54,12 +60,26 @@ impl Bed {
     /// # Errors
     /// Without root, or when something cannot be made.
     pub(crate) fn new() -> Result<Self> {
+        Self::of(Lab::host)
+    }
+
+    /// Makes hosts of both families.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(crate) fn with_ipv6() -> Result<Self> {
+        let bed = Self::of(Lab::dual_host)?;
+        bed.add_ipv6()?;
+        Ok(bed)
+    }
+
+    fn of(make: fn(&Lab, &str) -> Result<Host>) -> Result<Self> {
         let lab = Lab::new()?;
         let bed = Self {
-            cli: lab.host("cli")?,
-            host: lab.host("host")?,
-            vm1: lab.host("vm1")?,
-            vm2: lab.host("vm2")?,
+            cli: make(&lab, "cli")?,
+            host: make(&lab, "host")?,
+            vm1: make(&lab, "vm1")?,
+            vm2: make(&lab, "vm2")?,
             lab,
         };
         bed.connect_outside()?;
@@ -127,6 +147,26 @@ impl Bed {
         self.vm1.ip(&format!(
             "neighbour replace {GATEWAY} lladdr {bridge} dev {ETH} nud permanent\n\
              neighbour replace {CLI} lladdr {cli} dev {ETH} nud permanent"
+        ))
+    }
+
+    fn add_ipv6(&self) -> Result<()> {
+        let (wan, bridge) = (mac(&self.host, WAN)?, mac(&self.host, BRIDGE)?);
+        let (cli, vm1) = (mac(&self.cli, ETH)?, mac(&self.vm1, ETH)?);
+        self.host.ip(&format!(
+            "address add {PUBLIC6}/64 dev {WAN} nodad\n\
+             address add {GATEWAY6}/64 dev {BRIDGE} nodad\n\
+             neighbour replace {CLI6} lladdr {cli} dev {WAN} nud permanent\n\
+             neighbour replace {VM1_6} lladdr {vm1} dev {BRIDGE} nud permanent"
+        ))?;
+        self.host.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        self.cli.ip(&format!(
+            "address add {CLI6}/64 dev {ETH} nodad\n\
+             neighbour replace {PUBLIC6} lladdr {wan} dev {ETH} nud permanent"
+        ))?;
+        self.vm1.ip(&format!(
+            "address add {VM1_6}/64 dev {ETH} nodad\nroute add default via {GATEWAY6}\n\
+             neighbour replace {GATEWAY6} lladdr {bridge} dev {ETH} nud permanent"
         ))
     }
 

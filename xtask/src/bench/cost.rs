@@ -26,7 +26,7 @@ const PATHS: [Path; 4] = [
     Path::NatbpfXdp,
 ];
 /// The programs that belong to measuring, by the names that the kernel keeps.
-const OURS: [&str; 2] = ["generate", "sink"];
+const OURS: [&str; 3] = ["generate", "generate6", "sink"];
 /// Length of `struct bpf_insn`.
 const INSTRUCTION_BYTES: u32 = 8;
 /// A program is on the path if it runs for one packet in this many.

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use bench_ebpf::{
     Expected, FRAME_BYTES, HEADER_WORDS, IP, Progress, Received, SOURCE, Traffic, UDP, UDP_LENGTH,
 };
@@ -123,7 +123,26 @@ pub(crate) fn shoot(
         progress(flows),
         expected(arrival),
     )?;
-    let elapsed = sender.host.enter(|| send(programs, amount))??;
+    let frame = [0; FRAME_BYTES];
+    run(
+        programs,
+        sender,
+        (programs.generator("generate")?, &frame),
+        amount,
+    )
+}
+
+/// The same with what has been prepared, by a generator of frames of a length.
+///
+/// # Errors
+/// As for [`shoot`].
+pub(crate) fn run(
+    programs: &Programs,
+    sender: &Sender<'_>,
+    generator: (&Xdp, &[u8]),
+    amount: Amount,
+) -> Result<Shot> {
+    let elapsed = sender.host.enter(|| send(generator, amount))??;
     sleep(SETTLE);
     let (made, received) = (programs.made()?, programs.received()?);
     let (arrived, wrong) = (received.right, received.wrong);
@@ -142,7 +161,7 @@ pub(crate) fn shoot(
 
 /// Runs in a separate thread in the sender's namespace, on one core and with priority there, so
 /// that other load on the machine is not measured.
-fn send(programs: &Programs, amount: Amount) -> Result<Duration> {
+fn send((generator, frame): (&Xdp, &[u8]), amount: Amount) -> Result<Duration> {
     pin_to_one_core()?;
     // SAFETY: the call takes no pointers. 0 is the calling thread.
     let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
@@ -151,8 +170,6 @@ fn send(programs: &Programs, amount: Amount) -> Result<Duration> {
         "raise the generator's priority: {}",
         std::io::Error::last_os_error()
     );
-    let generator = programs.generator()?;
-    let frame = [0; FRAME_BYTES];
     let mut left = match amount {
         Amount::Packets(packets) => packets,
         Amount::Time(_) => u32::MAX,
@@ -162,7 +179,7 @@ fn send(programs: &Programs, amount: Amount) -> Result<Duration> {
         let chunk = left.min(CHUNK);
         generator
             .test_run(TestRunOptions {
-                data_in: Some(&frame),
+                data_in: Some(frame),
                 repeat: chunk,
                 attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                 ..TestRunOptions::default()

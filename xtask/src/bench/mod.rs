@@ -8,6 +8,7 @@ mod bulk;
 mod cost;
 mod curves;
 mod extent;
+mod families;
 mod flows;
 mod generator;
 mod lanes;
@@ -73,6 +74,8 @@ enum Stage {
     Inbound,
     /// Small packets from the guest to the client
     Outbound,
+    /// Small packets of IPv6 beside those of IPv4
+    Families,
     /// Packets that open sessions
     Flows,
     /// Requests and answers, one at a time
@@ -157,6 +160,7 @@ fn measure(stage: Stage, lanes: &mut Lanes, extent: &Extent) -> Result<Vec<Table
     match stage {
         Stage::Inbound => small_packets(lanes, extent, Direction::Inbound),
         Stage::Outbound => small_packets(lanes, extent, Direction::Outbound),
+        Stage::Families => families::measure(lanes, extent),
         Stage::Flows => new_flows(lanes, extent),
         Stage::Latency => latencies(lanes, extent),
         Stage::Bulk => transfers(lanes, extent),

@@ -12,12 +12,12 @@ use super::programs::Programs;
 /// Flows that take turns.
 pub(crate) const FLOWS: u32 = 512;
 /// Length of one measurement.
-const MEASURE: Duration = Duration::from_millis(200);
+pub(crate) const MEASURE: Duration = Duration::from_millis(200);
 /// Packets in a burst that opens sessions.
-const BURST: u32 = 32 * FLOWS;
+pub(crate) const BURST: u32 = 32 * FLOWS;
 /// Between two bursts: a session's clock runs in seconds, so that after this one the next packet of
 /// each belongs to an established session.
-const PAUSE: Duration = Duration::from_millis(2100);
+pub(crate) const PAUSE: Duration = Duration::from_millis(2100);
 
 /// Opens the sessions of some directions on all lanes, with what ends packets attached.
 ///

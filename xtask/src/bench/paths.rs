@@ -1,13 +1,13 @@
 //! The paths of a packet through the host, each with its own hosts.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path as File;
 
 use anyhow::{Context, Result};
 use bench_ebpf::Joined;
 use lab::{Host, Natbpf};
 
-use super::bed::{BRIDGE, Bed, CLI, ETH, GATEWAY, PUBLIC, TAP, VM1, WAN};
+use super::bed::{BRIDGE, Bed, CLI, ETH, GATEWAY, GATEWAY6, PUBLIC, PUBLIC6, TAP, VM1, VM1_6, WAN};
 use super::generator::{Arrival, Flows, Sender};
 use super::programs::{Attached, Programs};
 use super::report::count_of;
@@ -75,6 +75,8 @@ pub(crate) struct Variant {
     pub(crate) forwards: u32,
     /// Sessions that natbpf makes room for.
     pub(crate) sessions: u32,
+    /// Whether it has IPv6 as well.
+    pub(crate) has_ipv6: bool,
 }
 
 impl Variant {
@@ -84,6 +86,15 @@ impl Variant {
             path,
             forwards: 1,
             sessions: 262_144,
+            has_ipv6: false,
+        }
+    }
+
+    /// With IPv6 as well.
+    pub(crate) const fn with_ipv6(self) -> Self {
+        Self {
+            has_ipv6: true,
+            ..self
         }
     }
 
@@ -153,7 +164,10 @@ impl Lane {
         let mut lane = Self {
             variant,
             natbpf: None,
-            bed: Bed::new()?,
+            bed: match variant.has_ipv6 {
+                true => Bed::with_ipv6()?,
+                false => Bed::new()?,
+            },
             redirects: Vec::new(),
         };
         lane.set_up(programs, binary)
@@ -175,6 +189,10 @@ impl Lane {
             }
             Path::RedirectTc => {
                 self.redirect(|host, interface| programs.attach_tc("redirect_tc", host, interface))
+            }
+            Path::Nftables if self.variant.has_ipv6 => {
+                load_nftables(&self.bed)?;
+                load_nftables6(&self.bed)
             }
             Path::Nftables => load_nftables(&self.bed),
             Path::Iptables => load_iptables(&self.bed, self.variant.forwards),
@@ -319,21 +337,28 @@ impl Lane {
 fn config(mode: &str, variant: &Variant) -> String {
     let mut text = format!(
         "[uplink.wan]\ninterface = \"{WAN}\"\nmode = \"{mode}\"\n\n\
-         [network.lan]\ninterface = \"{BRIDGE}\"\naddress = \"{GATEWAY}/24\"\n\n\
+         [network.lan]\ninterface = \"{BRIDGE}\"\naddress = {1}\n\n\
          [limits]\nsessions = {0}\nsessions_per_guest = {0}\nports_per_guest = {0}\n\n\
          [[snat]]\nname = \"out\"\nnetwork = \"lan\"\nuplink = \"wan\"\nto = \"masquerade\"\n",
-        variant.sessions
+        variant.sessions,
+        match variant.has_ipv6 {
+            true => format!("[\"{GATEWAY}/24\", \"{GATEWAY6}/64\"]"),
+            false => format!("\"{GATEWAY}/24\""),
+        }
     );
-    let mut forward = |protocols: &str, port: u16| {
+    let mut forward = |protocols: &str, port: u16, to: IpAddr| {
         text += &format!(
             "\n[[forward]]\nuplink = \"wan\"\nprotocol = [{protocols}]\nports = {port}\n\
-             to = \"{VM1}\"\n"
+             to = \"{to}\"\n"
         );
     };
     for (protocol, port) in other_forwards(variant.forwards) {
-        forward(&format!("\"{protocol}\""), port);
+        forward(&format!("\"{protocol}\""), port, VM1.into());
     }
-    forward("\"tcp\", \"udp\"", PORT);
+    forward("\"tcp\", \"udp\"", PORT, VM1.into());
+    if variant.has_ipv6 {
+        forward("\"tcp\", \"udp\"", PORT, VM1_6.into());
+    }
     text
 }
 
@@ -356,6 +381,18 @@ fn load_nftables(bed: &Bed) -> Result<()> {
          ip daddr {PUBLIC} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to {VM1}\n}}\n\
          chain after {{\ntype nat hook postrouting priority srcnat;\n\
          oifname \"{WAN}\" ip saddr 172.22.161.0/24 masquerade\n}}\n}}\n"
+    );
+    load(bed, &["nft", "-f", "-"], &rules)
+}
+
+/// The same for IPv6.
+fn load_nftables6(bed: &Bed) -> Result<()> {
+    let rules = format!(
+        "table ip6 bench {{\n\
+         chain before {{\ntype nat hook prerouting priority dstnat;\n\
+         ip6 daddr {PUBLIC6} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to {VM1_6}\n}}\n\
+         chain after {{\ntype nat hook postrouting priority srcnat;\n\
+         oifname \"{WAN}\" ip6 saddr fd00:161::/64 masquerade\n}}\n}}\n"
     );
     load(bed, &["nft", "-f", "-"], &rules)
 }

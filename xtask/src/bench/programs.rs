@@ -8,7 +8,7 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp};
 use aya::util::nr_cpus;
-use bench_ebpf::{Expected, Joined, Progress, Received, Traffic};
+use bench_ebpf::{Expected, Expected6, Joined, Progress, Received, Traffic, Traffic6};
 use bpf_toolchain::{ObjectBuild, Toolchain};
 use bytemuck::Pod;
 use lab::Host;
@@ -69,13 +69,13 @@ impl Programs {
         Ok(Self { ebpf })
     }
 
-    /// The program that makes packets.
+    /// A program that makes packets.
     ///
     /// # Errors
-    /// When the object has none.
-    pub(crate) fn generator(&self) -> Result<&Xdp> {
-        let program = self.ebpf.program("generate").context("no generate")?;
-        program.try_into().context("generate is not for XDP")
+    /// When the object has none of this name.
+    pub(crate) fn generator(&self, name: &str) -> Result<&Xdp> {
+        let program = self.ebpf.program(name).context("no such generator")?;
+        program.try_into().context("it is not for XDP")
     }
 
     /// Attaches an XDP program to a host's interface, by its driver.
@@ -142,6 +142,17 @@ impl Programs {
         self.write("TRAFFIC", traffic)?;
         self.write("EXPECTED", expected)?;
         self.write_per_cpu("PROGRESS", begin)?;
+        self.write_per_cpu("RECEIVED", Received::default())
+    }
+
+    /// The same for IPv6.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub(crate) fn prepare6(&mut self, traffic: Traffic6, expected: Expected6) -> Result<()> {
+        self.write("TRAFFIC6", traffic)?;
+        self.write("EXPECTED6", expected)?;
+        self.write_per_cpu("PROGRESS", Progress::default())?;
         self.write_per_cpu("RECEIVED", Received::default())
     }
 
