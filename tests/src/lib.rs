@@ -11,6 +11,7 @@ pub mod kernel_sum;
 mod load;
 mod nat;
 mod oracle;
+pub mod order;
 pub mod owners;
 pub mod snapshot;
 pub mod traffic;

@@ -12,7 +12,7 @@ use lab::topology::{Options, Proxmox, Uplink};
 use lab::{Host, Natbpf, Offload};
 use serde_json::Value;
 use tests::bulk::{Sender, transfer};
-use tests::{at, exchange, hears};
+use tests::{at, exchange, hears, order};
 
 /// What may go through the kernel of many packets of a session: the first ones, and one in 16 s
 /// each way.
@@ -529,39 +529,11 @@ fn a_reset_after_gigabytes_passes_a_stateful_firewall() -> Result<()> {
     Ok(())
 }
 
-/// Sends numbered datagrams without a pause, and looks that they arrive in order.
+/// Datagrams of a forward, while something happens.
 fn arrive_in_order(net: &Proxmox, meanwhile: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let sender = net.cli.udp("198.51.100.2:6001")?;
     let receiver = net.vm2.udp("0.0.0.0:10001")?;
-    receiver.set_read_timeout(Some(Duration::from_millis(500)))?;
-    thread::scope(|scope| {
-        let receiving = scope.spawn(|| {
-            let (mut last, mut seen, mut buffer) = (None, 0_u32, [0; 4]);
-            while receiver.recv(&mut buffer).is_ok() {
-                let number = u32::from_be_bytes(buffer);
-                if last.is_some_and(|last| last >= number) {
-                    bail!("{number} arrived after {last:?}");
-                }
-                (last, seen) = (Some(number), seen + 1);
-            }
-            Ok(seen)
-        });
-        let changing = scope.spawn(meanwhile);
-        let deadline = Instant::now() + Duration::from_secs(4);
-        let mut number = 0_u32;
-        while Instant::now() < deadline {
-            // Bursts, as applications send them.
-            for _ in 0..16 {
-                sender.send_to(&number.to_be_bytes(), at(Proxmox::PUBLIC, 10001))?;
-                number += 1;
-            }
-            thread::sleep(Duration::from_micros(500));
-        }
-        changing.join().expect("it does not panic")?;
-        let seen = receiving.join().expect("the receiver does not panic")?;
-        ensure!(seen > number / 2, "{seen} of {number} arrived");
-        Ok(())
-    })
+    order::arrive_in_order(&sender, at(Proxmox::PUBLIC, 10001), &receiver, meanwhile)
 }
 
 /// Routes come and go: each time, sessions move to the kernel's way and back.

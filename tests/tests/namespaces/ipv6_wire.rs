@@ -8,7 +8,7 @@ use lab::topology::{Ipv6, Options, Proxmox};
 use tests::at6;
 use tests::bulk::{Sender, transfer};
 
-use super::wire::bad_checksums;
+use super::wire::{bad_checksums, with_each_offload};
 
 const NET: Ipv6 = Ipv6::ROUTED;
 const GUEST: Ipv6Addr = Ipv6::LOCAL_VM1;
@@ -75,20 +75,5 @@ fn both_ways(net: &Proxmox) -> Result<()> {
 #[test]
 fn c6_2_nptv6_with_offloads_on_and_off_at_each_end() -> Result<()> {
     let (net, _natbpf) = world()?;
-    for (guest, outside, host) in [
-        (true, true, true),
-        (false, true, true),
-        (true, false, true),
-        (true, true, false),
-        (false, false, false),
-    ] {
-        net.vm1.set_offloads("eth0", guest)?;
-        net.cli.set_offloads("eth0", outside)?;
-        for interface in ["tap1", net.wire] {
-            net.host.set_offloads(interface, host)?;
-        }
-        both_ways(&net)
-            .with_context(|| format!("offloads: guest {guest}, outside {outside}, host {host}"))?;
-    }
-    Ok(())
+    with_each_offload(&net, || both_ways(&net))
 }

@@ -2,13 +2,14 @@
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use aya::util::KernelVersion;
 use lab::patience::patience;
 use lab::topology::{Ipv6, Options, Proxmox, Uplink};
 use lab::{Capture, Natbpf, Offload};
+use tests::order::arrive_in_order;
 use tests::{exchange, hears};
 
 const NET: Ipv6 = Ipv6::ROUTED;
@@ -209,40 +210,9 @@ fn xdp_leaves_other_packets_of_ipv6_to_the_kernel() -> Result<()> {
 #[test]
 fn packets_of_ipv6_keep_their_order_when_a_session_moves_to_xdp() -> Result<()> {
     let (net, _natbpf) = world()?;
-    arrive_in_order(&net)
-}
-
-/// Sends numbered datagrams without a pause, and looks that they arrive in order.
-fn arrive_in_order(net: &Proxmox) -> Result<()> {
     let sender = udp(&net.cli, Ipv6::CLI, 6001)?;
     let receiver = udp(&net.vm1, Ipv6::LOCAL_VM1, 10_001)?;
-    receiver.set_read_timeout(Some(Duration::from_millis(500)))?;
-    thread::scope(|scope| {
-        let receiving = scope.spawn(|| {
-            let (mut last, mut seen, mut buffer) = (None, 0_u32, [0; 4]);
-            while receiver.recv(&mut buffer).is_ok() {
-                let number = u32::from_be_bytes(buffer);
-                if last.is_some_and(|last| last >= number) {
-                    bail!("{number} arrived after {last:?}");
-                }
-                (last, seen) = (Some(number), seen + 1);
-            }
-            Ok(seen)
-        });
-        let deadline = Instant::now() + Duration::from_secs(4);
-        let mut number = 0_u32;
-        while Instant::now() < deadline {
-            // Bursts, as applications send them.
-            for _ in 0..16 {
-                sender.send_to(&number.to_be_bytes(), at(NET.public, 10_001))?;
-                number += 1;
-            }
-            thread::sleep(Duration::from_micros(500));
-        }
-        let seen = receiving.join().expect("the receiver does not panic")?;
-        ensure!(seen > number / 2, "{seen} of {number} arrived");
-        Ok(())
-    })
+    arrive_in_order(&sender, at(NET.public, 10_001), &receiver, || Ok(()))
 }
 
 /// The XDP program of IPv4 stays when IPv6 goes and comes.
