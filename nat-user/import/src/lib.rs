@@ -187,7 +187,7 @@ fn read_file<'f>((text, file): &(&str, &'f str)) -> Result<(&'f str, Dump)> {
     Ok((file, dump))
 }
 
-/// A file of which the interfaces are known.
+/// A file whose interfaces are known.
 struct Begun<'d> {
     file: String,
     dump: &'d Dump,

@@ -192,7 +192,7 @@ fn xdp_passes_everything_else_of_ipv6_unchanged() -> Result<()> {
         .dataplane
         .set_interfaces(&BTreeMap::from([(HOOK, UPLINK)]))?;
     plane.is_sent("a datagram", &plain)?;
-    // Without a daemon, nobody follows changes.
+    // Without a daemon, changes of the host are not followed.
     plane.dataplane.set_fast_until(0)?;
     plane.passes("no lease", &plain)
 }

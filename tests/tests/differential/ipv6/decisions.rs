@@ -83,8 +83,8 @@ pub(super) const DECISIONS: &[Decision] = &[
     },
     Decision {
         name: "InsideSourcesComeFromInside",
-        why: "A packet from outside with an inside source, or one that nobody has, is a forgery \
-              (RFC 6092 REC-5).",
+        why: "A packet from outside with an inside or an impossible source is a forgery (RFC 6092 \
+              REC-3 and REC-6).",
         explains: |case| {
             case.cause == Cause::Spoofed && case.is_from_outside && case.came[1] == Came::Nothing
         },

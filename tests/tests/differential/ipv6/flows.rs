@@ -87,7 +87,7 @@ pub(super) enum Cause {
     ErrorAboutNothing,
     /// With a wrong checksum.
     Flawed,
-    /// From an address that nobody can have there.
+    /// From an address that no host there can have.
     Spoofed,
     /// With hop limit 1.
     LastHop,

@@ -269,7 +269,7 @@ impl Generator {
         Some(self.step(Cause::Error, index, is_reply, shape))
     }
 
-    /// About a flow that nobody has, by one who would have got its packet.
+    /// About an unknown flow, from the host that would have received its packet.
     fn error_about_nothing(&mut self, model: &mut Model) -> Option<Step> {
         let index = self.burnt(model)?;
         let mut shape = self.error_shape();
@@ -296,7 +296,7 @@ impl Generator {
         Some(self.step(Cause::ErrorAboutNothing, index, is_reply, shape))
     }
 
-    /// A flow of which no packet was sent.
+    /// A flow without any packet sent.
     fn burnt(&mut self, model: &mut Model) -> Option<usize> {
         let step = self.new_flow(model)?;
         let flow = &mut model.flows[step.flow];
